@@ -27,15 +27,8 @@ from bench_common import (
 from bench_mint import add_urls, create_dataset, write_table
 
 from neuromirror.annex import key_for, link_target, location_log, log_path, url_log
-from neuromirror.mint import (
-    DeltaBase,
-    MintResult,
-    ObjectReader,
-    ParentCommits,
-    Snapshot,
-    mint,
-    mint_delta,
-)
+from neuromirror.git import ObjectReader
+from neuromirror.mint import DeltaBase, MintResult, ParentCommits, Snapshot, mint, mint_delta
 from neuromirror.mint.delta_writer import patch_manifest
 from neuromirror.mint.manifest_writer import CanonicalManifestWriter
 from neuromirror.model import Change, Digest, FileRecord, SnapshotEntry

@@ -22,7 +22,8 @@ from bench_common import (
     write_records,
 )
 
-from neuromirror.mint import ObjectReader, ParentCommits, Snapshot, mint
+from neuromirror.git import ObjectReader
+from neuromirror.mint import ParentCommits, Snapshot, mint
 from neuromirror.model import SnapshotEntry
 from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, Repository
 

@@ -14,12 +14,12 @@ from fuzz_core import check_agreement, fixed_seeds, target
 from fuzz_git import scratch
 from fuzz_sources import _BOSS, _DESCRIPTION, _INFO, _LAYER, _NDSTORE
 
+from neuromirror.git import ObjectMissingError, ObjectReader
 from neuromirror.lab.cite.errors import NotCitableError
 from neuromirror.lab.cite.formats import cite
 from neuromirror.lab.cite.work_reader import read_work
 from neuromirror.lab.cite.works import CitationCollection, CitedState
 from neuromirror.lab.minted_commit import CommitUnreadableError, MintedCommit
-from neuromirror.mint import ObjectMissingError, ObjectReader
 from neuromirror.model import NeuromirrorError
 
 _DESCRIPTION_JSON: dict[str, Any] = {

@@ -13,13 +13,18 @@ from pathlib import Path
 from fuzz_core import check_agreement, fixed_seeds, target
 
 from neuromirror.annex import git_path
-from neuromirror.git.objects import ObjectMissingError, ObjectReader, parse_tree
-from neuromirror.git.submodules import Submodule, gitmodules_content
-from neuromirror.lab.bundles import read_bundle_refs
-from neuromirror.mint import git_environment
+from neuromirror.git import (
+    ObjectMissingError,
+    ObjectReader,
+    PackIndexError,
+    Submodule,
+    git_environment,
+    gitmodules_content,
+    parse_tree,
+    read_bundle_refs,
+)
+from neuromirror.git.pack_indexes import PackIndex, multi_pack_index_names, pack_size
 from neuromirror.model import NeuromirrorError
-from neuromirror.store.errors import StoreDamagedError
-from neuromirror.store.pack_indexes import PackObjectIds, multi_pack_index_names, pack_size
 
 
 @cache
@@ -111,7 +116,7 @@ def git_commit(data: bytes) -> None:
         check_agreement(tree_line == b"tree " + tree.hex().encode(), tree_line, tree.hex())
 
 
-@target("pack-index", StoreDamagedError, seeds=lambda: [_pack(".idx")], slow=True)
+@target("pack-index", PackIndexError, seeds=lambda: [_pack(".idx")], slow=True)
 def pack_index(data: bytes) -> None:
     """Indexes of packs, compared with ``git show-index``."""
     folder = scratch() / "objects" / "pack"
@@ -119,7 +124,7 @@ def pack_index(data: bytes) -> None:
     (folder / "pack-x.pack").write_bytes(b"")
     (folder / "pack-x.idx").write_bytes(data)
     size = pack_size(folder, "pack-x")
-    with PackObjectIds.open(folder / "pack-x.idx") as ids:
+    with PackIndex(folder / "pack-x.idx") as ids:
         found = set[bytes]().union(*(ids.ids_starting_with(first) for first in range(256)))
     shown = _git("show-index", data=data, check=False)
     if shown:

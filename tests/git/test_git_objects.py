@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.mint import ObjectMissingError, ObjectReader
+from neuromirror.git import ObjectMissingError, ObjectReader
 
 
 @pytest.mark.parametrize(

@@ -11,22 +11,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuromirror.git.packs import _ObjectTable
-from neuromirror.mint import (
+from neuromirror.git import (
     BLOB,
     COMMIT,
     REGULAR_FILE_MODE,
     TREE,
     KnownObjects,
-    LineSorter,
     ObjectMissingError,
     ObjectReader,
     Pack,
     PackWriter,
     TreeBuilder,
-    commit_bytes,
     write_tree,
 )
+from neuromirror.git.packs import _ObjectTable
+from neuromirror.mint import LineSorter, commit_bytes
 from support.mint_oracle import add_pack, bare_repository, git, pack_ids
 
 SIZES = [0, 1, 15, 16, 1023, 1024, 2047, 2048, 32767, 65535, 65536, 1 << 20]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 import zstandard
 from test_mint_snapshot_writer import many_files
 
-from neuromirror.mint import BaseManifestDamagedError, MintResult
+from neuromirror.mint import BaseManifestDamagedError, MintResult, snapshot_writer
 from neuromirror.model import NeuromirrorError, SnapshotHeader
 from support.mint_oracle import MintedRepository, git, header, placed_files, record
 
@@ -50,7 +49,7 @@ def test_annex_worker_writes_the_same_branch(
     one, two = MintedRepository.create(tmp_path / "one"), MintedRepository.create(tmp_path / "two")
     first, second = many_files(4), many_files(5)
     expected = [one.mint(0, first), one.mint(1, second)]
-    monkeypatch.setattr(sys.modules["neuromirror.mint.snapshot_writer"], "_WORTH_A_PROCESS", 0)
+    monkeypatch.setattr(snapshot_writer, "_MIN_WORKER_BYTES", 0)
     got = [two.mint_records(0, first), two.mint_records(1, second)]
     assert [ids(minted) for minted in got] == [ids(minted) for minted in expected]
     assert [len(minted.packs) for minted in got] == [2, 2]
@@ -77,7 +76,7 @@ def test_states_without_a_time_are_the_same_from_every_writer(
     ]
     got = [delta.mint(0, first, undated(0))]
     got += [delta.mint_delta(1, other, undated(1)), delta.mint_delta(2, first, undated(2))]
-    monkeypatch.setattr(sys.modules["neuromirror.mint.snapshot_writer"], "_WORTH_A_PROCESS", 0)
+    monkeypatch.setattr(snapshot_writer, "_MIN_WORKER_BYTES", 0)
     beside = [
         second.mint_records(number, files, undated(number))
         for number, files in enumerate((first, other, first))
@@ -95,7 +94,7 @@ def test_annex_worker_error_is_raised_in_the_caller_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     minting = MintedRepository.create(tmp_path / "m")
-    monkeypatch.setattr(sys.modules["neuromirror.mint.snapshot_writer"], "_WORTH_A_PROCESS", 0)
+    monkeypatch.setattr(snapshot_writer, "_MIN_WORKER_BYTES", 0)
     monkeypatch.chdir(tmp_path)
     # what lies in the working folder is not what the second process is made of
     (tmp_path / "json.py").write_text("raise SystemExit(5)\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neuromirror.annex import link_target, location_log, log_path, url_log_path
-from neuromirror.mint import LineSorter, ParentCommits, Snapshot, mint
+from neuromirror.mint import LineSorter, ParentCommits, Snapshot, mint, snapshot_writer
 from neuromirror.model import (
     FileRecord,
     SnapshotEntry,
@@ -150,7 +149,7 @@ def test_listing_order_and_sort_memory_change_no_id(
 
     shuffled = random.Random(2).sample(files, len(files))
     monkeypatch.setattr(
-        sys.modules["neuromirror.mint.snapshot_writer"],
+        snapshot_writer,
         "LineSorter",
         partial(LineSorter, limit=5000),
     )

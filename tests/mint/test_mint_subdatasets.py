@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,14 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
 
-from neuromirror.mint import MintResult, ParentCommits, Snapshot, UnsuitableBaseError, mint
+from neuromirror.mint import (
+    MintResult,
+    ParentCommits,
+    Snapshot,
+    UnsuitableBaseError,
+    mint,
+    snapshot_writer,
+)
 from neuromirror.model import Document, FileTotals
 from support.dataset_states import SUBDATASETS, DatasetState, histories, subdataset
 from support.mint_oracle import (
@@ -32,7 +38,7 @@ ID_FIELDS = ("commit", "annex_commit", "tree", "state", "metadata", "files", "by
 
 
 def assert_same_result(one: MintResult, other: MintResult) -> None:
-    for field in (*ID_FIELDS, "manifest_only", "in_parts"):
+    for field in (*ID_FIELDS, "manifest_only", "in_subdatasets"):
         assert getattr(one, field) == getattr(other, field), field
 
 
@@ -152,7 +158,7 @@ def test_annex_worker_skips_subdatasets(tmp_path: Path, monkeypatch: pytest.Monk
         {b"x": (8, (0,)), b"y/x": (4, (1,))}, subdatasets={b"img.zarr": 3, b"a/b": 1}
     ).listed_files
     expected = one.mint(0, files)
-    monkeypatch.setattr(sys.modules["neuromirror.mint.snapshot_writer"], "_WORTH_A_PROCESS", 0)
+    monkeypatch.setattr(snapshot_writer, "_MIN_WORKER_BYTES", 0)
     assert_same_result(expected, two.mint_records(0, files))
 
 

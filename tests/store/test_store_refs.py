@@ -13,17 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neuromirror.git import InvalidRefNameError, is_ref_name, read_refs
 from neuromirror.store import (
     ANNEX_BRANCH,
     MAIN_BRANCH,
     PUBLISHED_BRANCH,
     TAG_PREFIX,
-    InvalidRefNameError,
     RefsMovedError,
     Repository,
     StoreBusyError,
-    is_ref_name,
-    read_refs,
     update_refs,
 )
 from support.store_publisher import bare_repository, commits, git, git_refs, kill_steps, read_files

@@ -125,7 +125,7 @@ git_states = st.builds(
     DatasetState,
     files=_file_maps(FILES),
     documents=st.dictionaries(st.sampled_from(sorted(DOCUMENTS)), st.integers(0, 2)),
-    parts=st.dictionaries(st.sampled_from(SUBDATASETS), st.integers(0, 4), max_size=4),
+    subdatasets=st.dictionaries(st.sampled_from(SUBDATASETS), st.integers(0, 4), max_size=4),
     facts=st.integers(0, 2),
     inline=st.dictionaries(
         st.sampled_from([b"a.zarr", b"a/z.zarr", b"b\xff.zarr"]), st.integers(1, 3)

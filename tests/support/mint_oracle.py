@@ -25,7 +25,8 @@ from neuromirror.annex import (
     uuid_line,
     web_remote,
 )
-from neuromirror.mint import DeltaBase, MintResult, Pack, ParentCommits, Snapshot, mint, mint_delta
+from neuromirror.git import Pack
+from neuromirror.mint import DeltaBase, MintResult, ParentCommits, Snapshot, mint, mint_delta
 from neuromirror.model import (
     DatasetFacts,
     DatasetRef,

@@ -1,1 +1,69 @@
-"""git's own formats and programs: objects, trees, packs and submodules."""
+"""git's own formats and programs: objects, trees, packs, refs, submodules and bundles.
+
+The package knows nothing of git-annex, mirrors or archives.
+"""
+
+from neuromirror.git.bundles import create_bundle, create_bundle_of_commits, read_bundle_refs
+from neuromirror.git.errors import (
+    GitError,
+    InvalidRefNameError,
+    ObjectMissingError,
+    ObjectsRefusedError,
+    PackIndexError,
+)
+from neuromirror.git.fsck import FSCK_OPTIONS, check_objects
+from neuromirror.git.objects import ObjectReader, parse_tree
+from neuromirror.git.pack_indexes import KnownObjects
+from neuromirror.git.packs import BLOB, COMMIT, TREE, Pack, PackWriter
+from neuromirror.git.refs import is_ref_name, read_refs, ref_creation_commands
+from neuromirror.git.runner import MEMORY_LIMIT, git_environment, run_git, start_git, try_git
+from neuromirror.git.submodules import Submodule, gitmodules_content
+from neuromirror.git.trees import (
+    GITLINK_MODE,
+    REGULAR_FILE_MODE,
+    SYMLINK_MODE,
+    TREE_MODE,
+    ListedEntry,
+    TreeBuilder,
+    list_tree,
+    write_tree,
+)
+
+__all__ = [
+    "BLOB",
+    "COMMIT",
+    "FSCK_OPTIONS",
+    "GITLINK_MODE",
+    "MEMORY_LIMIT",
+    "REGULAR_FILE_MODE",
+    "SYMLINK_MODE",
+    "TREE",
+    "TREE_MODE",
+    "GitError",
+    "InvalidRefNameError",
+    "KnownObjects",
+    "ListedEntry",
+    "ObjectMissingError",
+    "ObjectReader",
+    "ObjectsRefusedError",
+    "Pack",
+    "PackIndexError",
+    "PackWriter",
+    "Submodule",
+    "TreeBuilder",
+    "check_objects",
+    "create_bundle",
+    "create_bundle_of_commits",
+    "git_environment",
+    "gitmodules_content",
+    "is_ref_name",
+    "list_tree",
+    "parse_tree",
+    "read_bundle_refs",
+    "read_refs",
+    "ref_creation_commands",
+    "run_git",
+    "start_git",
+    "try_git",
+    "write_tree",
+]

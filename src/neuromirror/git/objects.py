@@ -1,57 +1,21 @@
-"""Reading git objects of a bare repository, by one ``git cat-file --batch`` process."""
+"""Read git objects of a repository through one ``git cat-file --batch`` process."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from neuromirror.model import NeuromirrorError, environment_without_secrets
-
-# what `git rev-parse --local-env-vars` lists, and what makes git show other objects than there are
-_REPOSITORY_VARIABLES = frozenset(
-    f"GIT_{name}"
-    for name in (
-        *("ALTERNATE_OBJECT_DIRECTORIES", "COMMON_DIR", "DIR", "GRAFT_FILE", "INDEX_FILE"),
-        *("IMPLICIT_WORK_TREE", "NAMESPACE", "OBJECT_DIRECTORY", "PREFIX", "REPLACE_REF_BASE"),
-        *("SHALLOW_FILE", "WORK_TREE"),
-    )
-)
-
-
-def git_environment(
-    repository: Path, *, fetch_missing: bool = False, credentials: bool = False
-) -> dict[str, str]:
-    """The environment for a git command on one bare repository of the store.
-
-    A sync may be started from a git hook, whose GIT_DIR is of another repository. Named by
-    GIT_DIR, a repository is used whoever owns it. Hash and ref format are what the store is
-    written in, whatever git makes by default. A missing object is not fetched from a remote, whose
-    program the repository's own configuration may name, unless ``fetch_missing`` says so.
-    Tokens and passwords are in it only with ``credentials``, for a command that talks to a remote.
-    """
-    inherited = dict(os.environ) if credentials else environment_without_secrets()
-    environment = {
-        name: value for name, value in inherited.items() if name not in _REPOSITORY_VARIABLES
-    }
-    if not fetch_missing:
-        environment["GIT_NO_LAZY_FETCH"] = "1"
-    return environment | {
-        "GIT_DIR": str(repository),
-        "GIT_DEFAULT_HASH": "sha1",
-        "GIT_DEFAULT_REF_FORMAT": "files",
-        "GIT_NO_REPLACE_OBJECTS": "1",
-    }
-
-
-class ObjectMissingError(NeuromirrorError):
-    """The repository lacks an object it refers to: it is damaged."""
+from neuromirror.git.errors import ObjectMissingError
+from neuromirror.git.runner import git_environment
 
 
 class ObjectReader:
-    """Reads objects by id from one repository; a context manager."""
+    """Reads objects of one repository by name; a context manager.
+
+    Names are those of ``git rev-parse``: an object id in hex, ``HEAD``, ``<commit>:<path>``.
+    """
 
     def __init__(self, repository: Path) -> None:
         self._repository = repository
@@ -66,7 +30,7 @@ class ObjectReader:
             self._process = None
 
     def read(self, name: str) -> bytes:
-        """The content of an object; raises ObjectMissingError."""
+        """Return the content of an object; raise ObjectMissingError where git has none."""
         if "\n" in name:
             raise ObjectMissingError(f"{self._repository}: no git object has the name {name!r}")
         if self._process is None:
@@ -79,10 +43,10 @@ class ObjectReader:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         header: list[bytes] = []
-        with suppress(BrokenPipeError):  # git has ended: there is no repository, or it is damaged
+        with suppress(BrokenPipeError):  # git has exited: no repository, or a damaged one
             self._process.stdin.write(name.encode("utf-8", "surrogateescape") + b"\n")
             self._process.stdin.flush()
-            # a name that is missing is repeated, with any number of spaces in it
+            # for a missing object git repeats the name, which may contain spaces
             header = self._process.stdout.readline().split(b" ")
         if len(header) != 3 or not header[2].strip().isdigit():
             raise ObjectMissingError(
@@ -93,22 +57,25 @@ class ObjectReader:
         return data[:-1]
 
     def read_tree(self, sha: bytes) -> dict[bytes, tuple[bytes, bytes]]:
-        """A tree's entries: name → (mode, 20-byte id)."""
+        """Return a tree's entries: name → (mode, 20-byte id)."""
         return {name: (mode, entry) for mode, name, entry in parse_tree(self.read(sha.hex()))}
 
     def read_commit_tree(self, commit: str) -> bytes:
-        """The 20-byte id of a commit's tree."""
+        """Return the 20-byte id of a commit's tree."""
         first = self.read(commit).split(b"\n", 1)[0]
         return bytes.fromhex(first.removeprefix(b"tree ").decode())
 
 
 def parse_tree(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """The entries of a tree object: (mode, name, 20-byte id); raises ValueError where it is cut."""
-    at = 0
-    while at < len(data):
-        space = data.index(b" ", at)
+    """Yield the entries of a tree object: mode, name, 20-byte id.
+
+    Raises ValueError where the object is truncated.
+    """
+    start = 0
+    while start < len(data):
+        space = data.index(b" ", start)
         end = data.index(b"\0", space)
         if end + 21 > len(data):
             raise ValueError("a tree ends within an object id")
-        yield data[at:space], data[space + 1 : end], data[end + 1 : end + 21]
-        at = end + 21
+        yield data[start:space], data[space + 1 : end], data[end + 1 : end + 21]
+        start = end + 21

@@ -1,14 +1,13 @@
-"""Git packs written directly: entries as they come, a version 2 index at the end.
+"""Write git packs: each object as it is added, and a version 2 index at the end.
 
-Formats: gitformat-pack(5). Objects are whole (no deltas); a pack names itself by its own
-checksum, as git does.
+Formats: gitformat-pack(5). Objects are stored whole, without deltas. A pack's name is its checksum,
+as in git.
 """
 
 from __future__ import annotations
 
 import bisect
 import hashlib
-import mmap
 import os
 import struct
 import sys
@@ -23,6 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from neuromirror.git.pack_indexes import INDEX_MAGIC, KnownObjects
+
 BLOB = b"blob"
 TREE = b"tree"
 COMMIT = b"commit"
@@ -32,11 +33,10 @@ _ENTRY = struct.Struct(">20sIQ")
 _FLUSH = 1 << 20
 _MAX_STORED_BYTES = 0xFFFF
 _LARGE_OFFSET = 1 << 31
-_MIN_INDEX_BYTES = 8 + 4 * 256 + 2 * 20
 
 
 def object_id(kind: bytes, data: bytes) -> bytes:
-    """The 20-byte id of a git object."""
+    """Return the 20-byte id of a git object."""
     return hashlib.sha1(b"%s %d\0%s" % (kind, len(data), data), usedforsecurity=False).digest()
 
 
@@ -53,9 +53,9 @@ def _entry_header(bits: int, size: int) -> bytes:
 
 
 def _headers(kind: bytes, size: int) -> tuple[bytes, bytes]:
-    """What git hashes before the data, and what stands before it in a pack.
+    """Return what precedes an object's data: in the input of its id, and in its pack entry.
 
-    That is a zlib stream of one stored block: nothing compressed, and ten times quicker to make.
+    The entry is a zlib stream of one stored block. Writing it is ten times as fast as compression.
     """
     block = b"\x78\x01\x01" + struct.pack("<HH", size & 0xFFFF, size & 0xFFFF ^ 0xFFFF)
     return b"%s %d\0" % (kind, size), _entry_header(_TYPE_BITS[kind], size) + block
@@ -68,53 +68,12 @@ _CACHED_HEADERS = {
 _sha1, _adler32, _crc32 = hashlib.sha1, zlib.adler32, zlib.crc32
 
 
-class KnownObjects:
-    """Which objects the packs of a repository hold already (loose objects are not looked at)."""
-
-    def __init__(self, objects: Path) -> None:
-        self._maps: list[mmap.mmap] = []
-        self._tables: list[tuple[mmap.mmap, tuple[int, ...]]] = []
-        for path in sorted(objects.glob("pack/pack-*.idx")):
-            # what git does not take for a pack must not be taken for one here
-            if not path.with_suffix(".pack").exists() or path.stat().st_size < _MIN_INDEX_BYTES:
-                continue
-            with path.open("rb") as file:
-                view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._maps.append(view)
-            if view[:8] == b"\xfftOc\x00\x00\x00\x02":
-                self._tables.append((view, struct.unpack(">256I", view[8 : 8 + 1024])))
-
-    def __bool__(self) -> bool:
-        return bool(self._tables)
-
-    def __contains__(self, sha: bytes) -> bool:
-        first = sha[0]
-        for view, fanout in self._tables:
-            low = fanout[first - 1] if first else 0
-            high = fanout[first]
-            while low < high:
-                middle = (low + high) >> 1
-                at = 1032 + 20 * middle
-                found = view[at : at + 20]
-                if found < sha:
-                    low = middle + 1
-                elif found > sha:
-                    high = middle
-                else:
-                    return True
-        return False
-
-    def close(self) -> None:
-        """Unmaps the indexes."""
-        for view in self._maps:
-            view.close()
-        self._maps.clear()
-        self._tables.clear()
-
-
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """A finished pack under temporary names: move ``pack`` first, then ``index``."""
+    """A finished pack under temporary names.
+
+    Rename ``pack`` first, then ``index``: git looks for an index and expects its pack.
+    """
 
     name: str
     pack: Path
@@ -123,16 +82,23 @@ class Pack:
     bytes: int
 
     def discard(self) -> None:
-        """Removes the files."""
+        """Remove the files."""
         self.pack.unlink(missing_ok=True)
         self.index.unlink(missing_ok=True)
 
 
 class PackWriter:
-    """Writes one pack into ``directory`` under a temporary name.
+    """Writes one pack under a temporary name; a context manager.
 
-    Objects that ``known`` holds are not written. An object may be added twice; the second copy is
-    dropped when the pack is finished. Leave by :meth:`finish`, else everything is removed.
+    Without a call of :meth:`finish` the file is removed at the end of the block. A duplicate object
+    is dropped when the pack is finished.
+
+    Parameters
+    ----------
+    directory
+        Where the pack is written; created if it is missing.
+    known
+        Objects that are not written, since the repository has them.
     """
 
     def __init__(
@@ -163,14 +129,22 @@ class PackWriter:
         self.discard()
 
     def discard(self) -> None:
-        """Removes what was written, unless it was finished."""
+        """Remove the file, unless the pack is finished."""
         self._file.close()
         if not self._is_closed:
             self._path.unlink(missing_ok=True)
             self._is_closed = True
 
     def add(self, kind: bytes, data: bytes) -> bytes:
-        """Adds an object and gives its 20-byte id."""
+        """Add an object; return its 20-byte id.
+
+        Parameters
+        ----------
+        kind
+            The object's type: ``BLOB``, ``TREE`` or ``COMMIT``.
+        data
+            The object's content, without a header.
+        """
         size = len(data)
         if size < _CACHED_SIZES:
             name, head = _CACHED_HEADERS[kind][size]
@@ -198,13 +172,13 @@ class PackWriter:
         self._pending_size = 0
 
     def _write(self, block: bytes) -> None:
-        """Writes all of a block: on a disk that fills up the file takes the first part of it."""
+        """Write a whole block. A single ``write`` may be short where the disk is full."""
         view = memoryview(block)
         while view:
             view = view[self._file.write(view) :]
 
     def finish(self) -> Pack | None:
-        """Completes pack and index; None when there was nothing to write."""
+        """Complete the pack and its index; return None where no object was written."""
         self._flush()
         table = _ObjectTable(self._buckets)
         self._buckets = []
@@ -221,7 +195,7 @@ class PackWriter:
         return Pack(f"pack-{checksum.hex()}", self._path, index, table.count, size)
 
     def _drop_duplicates(self, table: _ObjectTable) -> None:
-        """Rewrites the pack without the second copies of objects, and corrects the table."""
+        """Rewrite the pack without duplicate objects, and correct the offsets in the table."""
         starts = array(
             "Q", sorted([*chain(*table.offsets), *table.duplicate_offsets, self._offset])
         )
@@ -246,7 +220,7 @@ class PackWriter:
         self._file = self._path.open("r+b", buffering=0)
 
     def _write_trailer(self, count: int) -> bytes:
-        """Fills in the object count, adds the trailer, and gives the pack's checksum."""
+        """Write the object count and the trailer; return the pack's checksum."""
         self._file.seek(8)
         self._write(struct.pack(">I", count))
         self._file.seek(0)
@@ -275,7 +249,7 @@ class PackWriter:
 
 @contextmanager
 def _temporary_file(directory: Path, prefix: str) -> Iterator[tuple[BinaryIO, Path]]:
-    """A new file and its path; the file is removed again when the block fails."""
+    """Create a file; yield it with its path. It is removed if the block raises."""
     handle, name = tempfile.mkstemp(prefix=prefix, dir=directory)
     path = Path(name)
     try:
@@ -287,15 +261,15 @@ def _temporary_file(directory: Path, prefix: str) -> Iterator[tuple[BinaryIO, Pa
 
 
 class _ObjectTable:
-    """The entries of a pack in order of object id, each once; takes the buckets apart.
+    """The entries of a pack without duplicates, sorted by object id.
 
-    ``repeated`` holds the offsets of second copies, sorted.
+    The buckets are cleared on the way. ``duplicate_offsets`` has the sorted offsets of duplicates.
     """
 
     def __init__(self, buckets: list[bytearray]) -> None:
         self.fanout: list[int] = []
         self.duplicate_offsets: list[int] = []
-        # in pieces as large as the buckets that go: one growing array would need twice the memory
+        # one array per bucket: a single growing array would need twice the memory
         self.shas: list[bytes] = []
         self.crcs: list[array[int]] = []
         self.offsets: list[array[int]] = []
@@ -324,8 +298,8 @@ class _ObjectTable:
         self.count += len(crcs)
 
     def index_blocks(self) -> Iterator[bytes]:
-        """The pack index but for its two trailing checksums, in pieces."""
-        yield b"\xfftOc\x00\x00\x00\x02"
+        """Yield the content of the pack index, without its two trailing checksums."""
+        yield INDEX_MAGIC
         yield struct.pack(">256I", *self.fanout)
         yield from self.shas
         for crcs in self.crcs:
@@ -344,7 +318,7 @@ class _ObjectTable:
 
 
 def _big_endian(numbers: array[int]) -> bytes:
-    """The bytes of numbers, which are turned around in place."""
+    """Return numbers as big-endian bytes; the array itself is changed."""
     if sys.byteorder == "little":
         numbers.byteswap()
     return numbers.tobytes()

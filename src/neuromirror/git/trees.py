@@ -1,13 +1,15 @@
-"""Building git trees from paths that come sorted, each tree written when its last path is past."""
+"""Write git trees from sorted paths, and list the files of a commit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import NamedTuple
 
-from neuromirror.annex import link_target
+from neuromirror.git.errors import GitError
 from neuromirror.git.objects import parse_tree
-from neuromirror.git.packs import BLOB, TREE, PackWriter
-from neuromirror.model import SnapshotEntry
+from neuromirror.git.packs import TREE, PackWriter
+from neuromirror.git.runner import start_git
 
 SYMLINK_MODE = b"120000"
 REGULAR_FILE_MODE = b"100644"
@@ -15,26 +17,49 @@ TREE_MODE = b"40000"
 GITLINK_MODE = b"160000"
 
 
+class ListedEntry(NamedTuple):
+    """A file, symlink or gitlink of a commit: its mode, its id in hex, its full path."""
+
+    mode: bytes
+    id: str
+    path: bytes
+
+
+def list_tree(git_dir: Path, commit: str) -> Generator[ListedEntry, None, None]:
+    """Yield all files, symlinks and gitlinks of a commit in the order of ``git ls-tree -r``.
+
+    Raises
+    ------
+    GitError
+        git cannot list the commit; raised after the entries that git did list.
+    """
+    with start_git(git_dir, "ls-tree", "-r", "-z", "--full-tree", commit) as process:
+        assert process.stdout is not None
+        rest = b""
+        while block := process.stdout.read(1 << 16):
+            lines = (rest + block).split(b"\0")
+            rest = lines.pop()
+            for line in lines:
+                header, _, path = line.partition(b"\t")
+                mode, _, sha = header.split(b" ")
+                yield ListedEntry(mode, sha.decode(), path)
+        if process.wait():
+            raise GitError(f"git cannot list commit {commit} of {git_dir}")
+
+
 def tree_sort_key(name: bytes, mode: bytes) -> bytes:
-    """What git sorts a tree's entry by: a folder as if its name ended in a slash."""
+    """Return the key by which git sorts a tree's entries: a folder's name ends in a slash."""
     return name + b"/" if mode == TREE_MODE else name
 
 
-def tree_entry(pack: PackWriter, placed: SnapshotEntry) -> tuple[bytes, bytes]:
-    """What stands for a file in a tree: mode and id of its symlink, which is written.
-
-    Of a sub-dataset, those of its gitlink.
-    """
-    if placed.subdataset is None:
-        return SYMLINK_MODE, pack.add(BLOB, link_target(placed.key, placed.git_path))
-    commit = bytes.fromhex(placed.subdataset.commit)
-    if len(commit) != 20:
-        raise ValueError(f"the sub-dataset at {placed.git_path!r} has no commit")
-    return GITLINK_MODE, commit
-
-
 def write_tree(pack: PackWriter, entries: Mapping[bytes, tuple[bytes, bytes]]) -> bytes:
-    """Writes one tree from name → (mode, 20-byte id), in any order, and gives its id."""
+    """Write one tree from entries in any order: name → (mode, 20-byte id).
+
+    Returns
+    -------
+    bytes
+        The tree's 20-byte id.
+    """
     ordered = sorted(entries.items(), key=lambda item: tree_sort_key(item[0], item[1][0]))
     return pack.add(
         TREE, b"".join(b"%s %s\0%s" % (mode, name, sha) for name, (mode, sha) in ordered)
@@ -42,10 +67,11 @@ def write_tree(pack: PackWriter, entries: Mapping[bytes, tuple[bytes, bytes]]) -
 
 
 class TreeBuilder:
-    """Takes (path, mode, id) sorted by path bytes and writes the trees.
+    """Writes the trees of many paths, which are added in order of their bytes.
 
-    Sorted paths are in git's tree order by themselves: a folder's paths go on with a slash, which
-    is just what git sorts a folder's name with. Only the open folders are in memory.
+    That order is git's order within each tree: the path of a file in a folder continues with a
+    slash, and git sorts the folder's name as if it ended in one. A tree is written as soon as a
+    path outside of it is added, so only the open folders are in memory.
     """
 
     def __init__(self, pack: PackWriter) -> None:
@@ -55,7 +81,7 @@ class TreeBuilder:
         self._open_trees = [bytearray()]
 
     def add(self, path: bytes, mode: bytes, sha: bytes) -> None:
-        """The next path."""
+        """Add a path that sorts after all earlier ones."""
         folder, _, name = path.rpartition(b"/")
         if folder != self._folder:
             self._enter_folder(folder)
@@ -80,7 +106,13 @@ class TreeBuilder:
             self._open_trees[-1] += b"%s %s\0%s" % (TREE_MODE, self._names.pop(), sha)
 
     def finish(self, extra_entries: Mapping[bytes, tuple[bytes, bytes]]) -> bytes:
-        """Writes what is open, with ``more`` (name → mode, id) in the root; gives the root's id."""
+        """Write the open trees; return the root's 20-byte id.
+
+        Parameters
+        ----------
+        extra_entries
+            More entries of the root, which replace those of the same name: name → (mode, id).
+        """
         self._close_below(0)
         if not extra_entries:
             return self._pack.add(TREE, bytes(self._open_trees[0]))

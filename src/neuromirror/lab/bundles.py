@@ -7,14 +7,10 @@ objects in it do not.
 
 from __future__ import annotations
 
-import os
-import subprocess
-from pathlib import Path
-
+from neuromirror.git import GitError, create_bundle_of_commits, read_bundle_refs
 from neuromirror.index import VersionRow
-from neuromirror.model import DatasetRef, NeuromirrorError, environment_without_secrets
+from neuromirror.model import DatasetRef, NeuromirrorError
 from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, TAG_PREFIX, SafeFolder, Store
-from neuromirror.transfer.git_commands import ref_creation_commands, try_git
 
 _MODE = 0o644
 
@@ -44,37 +40,11 @@ def write_bundle(store: Store, row: VersionRow, into: SafeFolder, name: str) -> 
         return
     repository = store.repository(DatasetRef(row.mirror, row.local_id, row.source_uri)).path
     with into.scratch() as folder:
-        bare = folder.path.absolute() / "git"
-        draft = folder.path.absolute() / name
-        _git(bare, "init", "-q", "--bare", str(bare))
-        borrowed = bare / "objects" / "info" / "alternates"
-        borrowed.write_bytes(os.fsencode(repository.absolute() / "objects") + b"\n")
-        (bare / "HEAD").write_text(f"ref: {MAIN_BRANCH}\n")
-        _git(bare, "update-ref", "--stdin", "-z", lines=ref_creation_commands(refs))
-        _git(bare, "bundle", "create", "-q", str(draft), "HEAD", *refs)
+        scratch = folder.path.absolute()
+        draft = scratch / name
+        try:
+            create_bundle_of_commits(repository, scratch / "git", draft, refs, MAIN_BRANCH)
+        except GitError as error:
+            raise BundleError(f"no bundle could be written: {error}") from error
         draft.chmod(_MODE)
         folder.replace(name, into, name)
-
-
-def read_bundle_refs(bundle: Path) -> dict[str, str]:
-    """The refs that a bundle names; empty where there is none, or none that can be read."""
-    if not bundle.is_file():
-        return {}
-    done = subprocess.run(
-        ["git", "bundle", "list-heads", str(bundle.absolute())],
-        env=environment_without_secrets(),
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    pairs = (line.partition(" ") for line in done.stdout.split("\n") if line)
-    return {name: commit for commit, _, name in pairs}
-
-
-def _git(repository: Path, *arguments: str, lines: str = "") -> None:
-    done = try_git(repository, *arguments, lines=lines)
-    if done.returncode:
-        raise BundleError(
-            f"no bundle could be made: 'git {arguments[0]}' failed: {done.stderr.strip()}"
-        )

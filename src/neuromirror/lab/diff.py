@@ -18,12 +18,13 @@ import msgspec
 from neuromirror.annex import key_digest, parse_key
 from neuromirror.crawl import StateDifference
 from neuromirror.crawl.guards.difference import has_different_bytes
+from neuromirror.git import REGULAR_FILE_MODE, ObjectReader
 from neuromirror.index import Index, UnknownDatasetError, UnknownVersionError, VersionRow
 from neuromirror.lab.lock_manifests import ListedFile, ListedSubdataset
 from neuromirror.lab.mint_differences import tree_changes
 from neuromirror.lab.minted_commit import MintedCommit
 from neuromirror.lab.remint import stored_record_lines
-from neuromirror.mint import REGULAR_FILE_MODE, LineSorter, ObjectReader
+from neuromirror.mint import LineSorter
 from neuromirror.mint.documents import OWN_NAMES
 from neuromirror.model import (
     DatasetRef,

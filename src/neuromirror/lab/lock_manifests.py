@@ -24,6 +24,7 @@ import msgspec
 import zstandard
 
 from neuromirror.annex import CLAIM_PREFIX, CLAIMED_LOCATION_KINDS
+from neuromirror.git import is_ref_name
 from neuromirror.lab.regular_files import NotARegularFileError, open_regular
 from neuromirror.mint import LONGEST_LINE, FrameLimits, ZstdFrameError, decompress_frame, read_lines
 from neuromirror.model import (
@@ -46,7 +47,7 @@ from neuromirror.model import (
     parse_json,
     subdataset_line,
 )
-from neuromirror.store import TAG_PREFIX, SafeFolder, is_ref_name
+from neuromirror.store import TAG_PREFIX, SafeFolder
 
 MANIFEST_VERSION = 1
 _BLOCK = 1 << 18

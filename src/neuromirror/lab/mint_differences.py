@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from neuromirror.crawl import StateDifference
-from neuromirror.mint import REGULAR_FILE_MODE, SYMLINK_MODE, TREE_MODE, ObjectReader
+from neuromirror.git import REGULAR_FILE_MODE, SYMLINK_MODE, TREE_MODE, ObjectReader
 from neuromirror.model import FileRecord, SnapshotEntry, diff_lines, parse_json, path_to_text
 
 MAX_NAMED_PATHS = 20

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 from neuromirror.annex import find_pointer_key, key_from_file_name, link_target, parse_key
+from neuromirror.git import (
+    GITLINK_MODE,
+    SYMLINK_MODE,
+    GitError,
+    ListedEntry,
+    ObjectMissingError,
+    ObjectReader,
+    list_tree,
+    start_git,
+)
 from neuromirror.lab.lock_manifests import (
     ListedFile,
     ListedSubdataset,
     canonical_line,
-)
-from neuromirror.mint import (
-    GITLINK_MODE,
-    SYMLINK_MODE,
-    ObjectMissingError,
-    ObjectReader,
-    git_environment,
 )
 from neuromirror.model import (
     DESCRIPTION_PATH,
@@ -101,27 +104,24 @@ class MintedCommit:
         annexed as well. Raises CommitUnreadableError.
         """
         with ExitStack() as stack:
-            listing = self._git(stack, "ls-tree", "-r", "-z", "--full-tree", self.commit)
-            objects = self._git(stack, "cat-file", "--batch")
-            sizes = self._git(stack, "cat-file", "--batch-check=%(objectsize)")
-            assert listing.stdout is not None
-            entries = _entries(listing.stdout)
-            while some := list(islice(entries, _AT_ONCE)):
-                try:
+            objects = stack.enter_context(start_git(self.git_dir, "cat-file", "--batch"))
+            sizes = stack.enter_context(
+                start_git(self.git_dir, "cat-file", "--batch-check=%(objectsize)")
+            )
+            entries = stack.enter_context(closing(list_tree(self.git_dir, self.commit)))
+            try:
+                while some := list(islice(entries, _AT_ONCE)):
                     yield from self._read(some, objects, sizes)
-                except ValueError as error:
-                    raise CommitUnreadableError(
-                        f"commit {self.commit} in {self.git_dir} was not made by neuromirror: "
-                        f"{error}"
-                    ) from error
-            if listing.wait():
+            except ValueError as error:
                 raise CommitUnreadableError(
-                    f"git cannot list commit {self.commit} of {self.git_dir}"
-                )
+                    f"commit {self.commit} in {self.git_dir} was not made by neuromirror: {error}"
+                ) from error
+            except GitError as error:
+                raise CommitUnreadableError(str(error)) from error
 
     def _read(
         self,
-        entries: list[tuple[bytes, str, bytes]],
+        entries: list[ListedEntry],
         objects: subprocess.Popen[bytes],
         sizes: subprocess.Popen[bytes],
     ) -> Iterator[ListedFile | ListedSubdataset]:
@@ -165,30 +165,6 @@ class MintedCommit:
             subdataset["files"],
             subdataset["bytes"],
         )
-
-    def _git(self, stack: ExitStack, *arguments: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            ["git", *arguments],
-            env=git_environment(self.git_dir),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        stack.enter_context(process)
-        # a reader that stops early must not wait for git
-        stack.callback(process.kill)
-        return process
-
-
-def _entries(listing: IO[bytes]) -> Iterator[tuple[bytes, str, bytes]]:
-    """Mode, object id and path of all that ``git ls-tree -z`` lists."""
-    rest = b""
-    while block := listing.read(1 << 16):
-        lines = (rest + block).split(b"\0")
-        rest = lines.pop()
-        for line in lines:
-            what, _, path = line.partition(b"\t")
-            mode, _, sha = what.split(b" ")
-            yield mode, sha.decode(), path
 
 
 def _ask(process: subprocess.Popen[bytes], names: list[str]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from neuromirror.git import ObjectMissingError, ObjectReader
 from neuromirror.index import Index, VersionRow
 from neuromirror.index.rows import RETENTION
 from neuromirror.lab.bundles import write_bundle
@@ -35,7 +36,6 @@ from neuromirror.lab.lockfile import (
     read_lock_bytes,
 )
 from neuromirror.lab.remint import stored_record_lines
-from neuromirror.mint import ObjectMissingError, ObjectReader
 from neuromirror.model import (
     DESCRIPTION_PATH,
     ConfigurationError,

@@ -17,6 +17,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from neuromirror.annex import UrlRemote, link_target, log_path, parse_remote_log
+from neuromirror.git import (
+    BLOB,
+    COMMIT,
+    GITLINK_MODE,
+    REGULAR_FILE_MODE,
+    SYMLINK_MODE,
+    ObjectReader,
+    PackWriter,
+    TreeBuilder,
+)
 from neuromirror.lab.lock_manifests import (
     ListedFile,
     ListedSubdataset,
@@ -26,19 +36,7 @@ from neuromirror.lab.lock_manifests import (
     ManifestEntry,
     PlainFile,
 )
-from neuromirror.mint import (
-    BLOB,
-    COMMIT,
-    GITLINK_MODE,
-    MINT_SPEC,
-    REGULAR_FILE_MODE,
-    SYMLINK_MODE,
-    LineSorter,
-    ObjectReader,
-    PackWriter,
-    TreeBuilder,
-    commit_bytes,
-)
+from neuromirror.mint import MINT_SPEC, LineSorter, commit_bytes
 from neuromirror.mint.annex_branch import REMOTE_LOG, TRUST_LOG, UUID_LOG, AnnexBranchWriter
 from neuromirror.model import path_to_text
 from neuromirror.store import ANNEX_BRANCH, TAG_PREFIX

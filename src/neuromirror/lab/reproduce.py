@@ -23,6 +23,7 @@ from pathlib import Path
 
 from neuromirror.crawl import Mirror, open_recorder
 from neuromirror.crawl.embargo import private_source
+from neuromirror.git import ObjectReader
 from neuromirror.index import Index, SubdatasetRow, VersionRow
 from neuromirror.lab.mint_differences import (
     MAX_NAMED_PATHS,
@@ -32,7 +33,6 @@ from neuromirror.lab.mint_differences import (
     find_differences,
 )
 from neuromirror.lab.remint import Reminter, SelectedVersionsSource, stored_record_lines
-from neuromirror.mint import ObjectReader
 from neuromirror.model import (
     ConfigurationError,
     DatasetHint,

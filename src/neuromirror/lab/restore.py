@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from neuromirror.annex import SkippedRemote, initialize, skipped_remotes_message
+from neuromirror.git import GitError
 from neuromirror.lab.clone_urls import clone_urls
 from neuromirror.lab.lock_manifests import (
     ListedSubdataset,
@@ -34,7 +35,7 @@ from neuromirror.model import ConfigurationError, Evidence, NeuromirrorError, St
 from neuromirror.store import SafeFolder, Store, file_lock
 from neuromirror.transfer import JOBS, get
 from neuromirror.transfer.annex_clone import committer_environment
-from neuromirror.transfer.git_commands import GitError, disabled_filters
+from neuromirror.transfer.git_commands import disabled_filters
 from neuromirror.transfer.outcomes import EvidenceStatus, Outcome, Status
 from neuromirror.transfer.repository_check import check_restored_repository
 

@@ -13,7 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from neuromirror.lab.bundles import read_bundle_refs
+from neuromirror.git import (
+    FSCK_OPTIONS,
+    MEMORY_LIMIT,
+    GitError,
+    ObjectsRefusedError,
+    check_objects,
+    git_environment,
+    read_bundle_refs,
+    ref_creation_commands,
+)
 from neuromirror.lab.clone_urls import subdataset_url, to_git_url
 from neuromirror.lab.lock_manifests import (
     ListedSubdataset,
@@ -24,18 +33,9 @@ from neuromirror.lab.lock_manifests import (
 )
 from neuromirror.lab.lockfile import Lock, Pin
 from neuromirror.lab.repository_rebuild import rebuild_repository
-from neuromirror.mint import git_environment
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import redact
 from neuromirror.store import ANNEX_BRANCH, TAG_PREFIX, Store
-from neuromirror.transfer.git_commands import (
-    FSCK_OPTIONS,
-    MEMORY_LIMIT,
-    GitError,
-    ObjectsRefusedError,
-    check_objects,
-    ref_creation_commands,
-)
 
 _STALL_LIMIT = ("-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60")
 _REMOTE_PROTOCOLS = "https:http:ssh"

@@ -20,9 +20,15 @@ from neuromirror.annex import (
     merge_url_log,
     url_lines,
 )
-from neuromirror.git.objects import ObjectReader
-from neuromirror.git.packs import BLOB, TREE, PackWriter
-from neuromirror.git.trees import REGULAR_FILE_MODE, TREE_MODE, write_tree
+from neuromirror.git import (
+    BLOB,
+    REGULAR_FILE_MODE,
+    TREE,
+    TREE_MODE,
+    ObjectReader,
+    PackWriter,
+    write_tree,
+)
 from neuromirror.model import Location, SnapshotEntry, Subdataset
 
 REMOTE_LOG = "remote.log"

@@ -16,8 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from neuromirror.annex import UrlRemote
-from neuromirror.git.objects import ObjectReader
-from neuromirror.git.packs import KnownObjects, Pack, PackWriter
+from neuromirror.git import KnownObjects, ObjectReader, Pack, PackWriter
 from neuromirror.mint.annex_branch import AnnexBranchWriter, annex_line_from_record
 from neuromirror.mint.line_sorter import LineSorter
 from neuromirror.mint.transaction import MintTransaction

@@ -11,14 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuromirror.git.objects import ObjectReader
-from neuromirror.git.packs import BLOB, PackWriter
-from neuromirror.git.trees import REGULAR_FILE_MODE, TREE_MODE, tree_entry, write_tree
+from neuromirror.git import BLOB, REGULAR_FILE_MODE, TREE_MODE, ObjectReader, PackWriter, write_tree
 from neuromirror.mint.annex_branch import annex_line
 from neuromirror.mint.documents import OWN_NAMES
 from neuromirror.mint.line_sorter import LineSorter
 from neuromirror.mint.state_counts import StateCounts
-from neuromirror.mint.transaction import MintResult, MintTransaction, ParentCommits
+from neuromirror.mint.transaction import MintResult, MintTransaction, ParentCommits, tree_entry
 from neuromirror.mint.zstd_lines import ZstdFrameError, decompress_frame
 from neuromirror.model import (
     DESCRIPTION_PATH,

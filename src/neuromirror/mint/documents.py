@@ -6,9 +6,15 @@ import json
 from collections.abc import Sequence
 
 from neuromirror.annex import fits_path_limits, git_path
-from neuromirror.git.packs import BLOB, PackWriter
-from neuromirror.git.submodules import Submodule, gitmodules_content, ria_url
-from neuromirror.git.trees import REGULAR_FILE_MODE, TREE_MODE, write_tree
+from neuromirror.git import (
+    BLOB,
+    REGULAR_FILE_MODE,
+    TREE_MODE,
+    PackWriter,
+    Submodule,
+    gitmodules_content,
+    write_tree,
+)
 from neuromirror.mint.commits import MINT_SPEC
 from neuromirror.mint.state_counts import StateCounts
 from neuromirror.model import (
@@ -134,6 +140,14 @@ def write_root_entries(
     if sums.subdatasets:
         entries[b".gitmodules"] = (REGULAR_FILE_MODE, pack.add(BLOB, _gitmodules(sums)))
     return entries
+
+
+def ria_url(dataset_id: str) -> str:
+    """Return the URL of a dataset in the store, relative to that of another one.
+
+    It is valid from the other's path ``<id[:3]>/<id[3:]>`` as well as from ``alias/<name>``.
+    """
+    return f"../../{dataset_id[:3]}/{dataset_id[3:]}"
 
 
 def _write_folder(pack: PackWriter, name: bytes, content: bytes) -> bytes:

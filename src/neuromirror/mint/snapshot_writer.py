@@ -11,13 +11,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuromirror.git.packs import BLOB
-from neuromirror.git.trees import REGULAR_FILE_MODE, TreeBuilder, tree_entry
+from neuromirror.git import BLOB, REGULAR_FILE_MODE, TreeBuilder
 from neuromirror.mint.annex_branch import annex_line
 from neuromirror.mint.annex_worker import AnnexWorker
 from neuromirror.mint.line_sorter import LineSorter
 from neuromirror.mint.state_counts import StateCounts
-from neuromirror.mint.transaction import MintResult, MintTransaction, ParentCommits
+from neuromirror.mint.transaction import MintResult, MintTransaction, ParentCommits, tree_entry
 from neuromirror.model import (
     SnapshotEntry,
     SnapshotHeader,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import uuid
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -14,13 +13,24 @@ from typing import Self
 from neuromirror.annex import (
     WEB_UUID,
     UrlRemote,
+    link_target,
     special_remote,
     untrusted_line,
     uuid_line,
     web_remote,
 )
-from neuromirror.git.objects import ObjectMissingError, ObjectReader, git_environment
-from neuromirror.git.packs import COMMIT, KnownObjects, Pack, PackWriter
+from neuromirror.git import (
+    BLOB,
+    COMMIT,
+    GITLINK_MODE,
+    SYMLINK_MODE,
+    KnownObjects,
+    ObjectMissingError,
+    ObjectReader,
+    Pack,
+    PackWriter,
+    try_git,
+)
 from neuromirror.mint.annex_branch import REMOTE_LOG, TRUST_LOG, UUID_LOG, AnnexBranchWriter
 from neuromirror.mint.commits import annex_message, commit_bytes, version_message
 from neuromirror.mint.documents import dataset_json, sorted_documents, write_root_entries
@@ -28,6 +38,7 @@ from neuromirror.mint.manifest_writer import CanonicalManifestWriter
 from neuromirror.mint.state_counts import StateCounts
 from neuromirror.model import (
     FileTotals,
+    SnapshotEntry,
     SnapshotHeader,
     VersionKind,
     WebRemote,
@@ -58,13 +69,7 @@ def next_commit_second(repository: Path, parent: str | None) -> int:
     """
     if parent is None:
         return 1
-    done = subprocess.run(
-        ["git", "rev-list", "--count", "--first-parent", parent],
-        env=git_environment(repository),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = try_git(repository, "rev-list", "--count", "--first-parent", parent)
     if done.returncode:
         raise ObjectMissingError(
             f"{repository}: git cannot count the commits up to {parent} ({done.stderr.strip()}); "
@@ -105,6 +110,16 @@ class MintResult:
         self.manifest.unlink(missing_ok=True)
         for pack in self.packs:
             pack.discard()
+
+
+def tree_entry(pack: PackWriter, placed: SnapshotEntry) -> tuple[bytes, bytes]:
+    """Return mode and 20-byte id of an entry's symlink, which is written, or gitlink."""
+    if placed.subdataset is None:
+        return SYMLINK_MODE, pack.add(BLOB, link_target(placed.key, placed.git_path))
+    commit = bytes.fromhex(placed.subdataset.commit)
+    if len(commit) != 20:
+        raise ValueError(f"the subdataset at {placed.git_path!r} has no commit")
+    return GITLINK_MODE, commit
 
 
 class MintTransaction:

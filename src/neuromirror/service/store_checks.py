@@ -14,6 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from neuromirror.git import git_environment
 from neuromirror.index import (
     Index,
     IndexMissingError,
@@ -22,7 +23,6 @@ from neuromirror.index import (
     UnknownMirrorError,
 )
 from neuromirror.index.backup import integrity_errors
-from neuromirror.mint import git_environment
 from neuromirror.model import (
     AnnexBranchMoved,
     DatasetRef,

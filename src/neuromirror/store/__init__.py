@@ -2,7 +2,6 @@
 
 from neuromirror.store.durable_files import write_atomically
 from neuromirror.store.errors import (
-    InvalidRefNameError,
     NotAStoreError,
     RefsMovedError,
     StoreBusyError,
@@ -16,7 +15,7 @@ from neuromirror.store.housekeeping import (
 )
 from neuromirror.store.locks import file_lock
 from neuromirror.store.records_from_git import read_records_from_git
-from neuromirror.store.refs import is_ref_name, read_refs, update_refs
+from neuromirror.store.ref_transaction import update_refs
 from neuromirror.store.repository import (
     ANNEX_BRANCH,
     DRAFT_BRANCH,
@@ -43,7 +42,6 @@ __all__ = [
     "TAG_PREFIX",
     "HousekeepingPolicy",
     "HousekeepingResult",
-    "InvalidRefNameError",
     "NotAStoreError",
     "RefsMovedError",
     "RepackError",
@@ -57,9 +55,7 @@ __all__ = [
     "dataset_ref_of",
     "file_lock",
     "has_complete_commit",
-    "is_ref_name",
     "read_records_from_git",
-    "read_refs",
     "read_versions_from_git",
     "refuse_symlinks",
     "run_git",

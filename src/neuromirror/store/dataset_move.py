@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from neuromirror.mint import git_environment
+from neuromirror.git import try_git
 from neuromirror.model import (
     DatasetRef,
     HoldLapsed,
@@ -222,13 +221,7 @@ def _check_fast_forward(
 
 
 def _is_ancestor(repository: Repository, commit: str, of: str) -> bool:
-    done = subprocess.run(
-        ["git", "merge-base", "--is-ancestor", commit, of],
-        env=git_environment(repository.path),
-        capture_output=True,
-        check=False,
-    )
-    return done.returncode == 0
+    return try_git(repository.path, "merge-base", "--is-ancestor", commit, of).returncode == 0
 
 
 def _copy_repository(source_repository: Repository, target_repository: Repository) -> None:

@@ -17,9 +17,5 @@ class RefsMovedError(NeuromirrorError):
     """A ref is not where this visit found it: somebody else wrote to the repository."""
 
 
-class InvalidRefNameError(NeuromirrorError):
-    """A name that git takes for no ref."""
-
-
 class StoreDamagedError(NeuromirrorError):
     """Something in the store that ought to be there is not, or cannot be read."""

@@ -9,13 +9,12 @@ was published by a visit that was killed before it recorded it.
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from neuromirror.mint import git_environment
+from neuromirror.git import try_git
 from neuromirror.model import AnnexBranchMoved, NeuromirrorError, VersionKind, VersionMinted
 from neuromirror.store.errors import StoreDamagedError
 from neuromirror.store.repository import (
@@ -173,19 +172,12 @@ def read_history(repository: Path, extra_commits: Iterable[str] = ()) -> CommitH
 
     Raises StoreDamagedError where git cannot walk the history.
     """
-    done = subprocess.run(
-        # rev-list, whose output no configuration of a person changes
-        [
-            *("git", "-c", "i18n.logOutputEncoding=UTF-8", "rev-list", "--all", "--reverse"),
-            *("--topo-order", "--ignore-missing", f"--format={_FORMAT}", "--stdin"),
-        ],
-        env=git_environment(repository),
-        input="".join(f"{commit}\n" for commit in extra_commits),
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
+    # rev-list: unlike that of git log, its output does not depend on the user's configuration
+    done = try_git(
+        repository,
+        *("-c", "i18n.logOutputEncoding=UTF-8", "rev-list", "--all", "--reverse"),
+        *("--topo-order", "--ignore-missing", f"--format={_FORMAT}", "--stdin"),
+        stdin="".join(f"{commit}\n" for commit in extra_commits),
     )
     if done.returncode:
         raise StoreDamagedError(

@@ -15,24 +15,23 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from neuromirror.mint import git_environment
-from neuromirror.model import NeuromirrorError
-from neuromirror.store.durable_files import UMASK, fsync_path
-from neuromirror.store.errors import StoreBusyError, StoreDamagedError
-from neuromirror.store.pack_indexes import (
-    PackObjectIds,
+from neuromirror.git import try_git
+from neuromirror.git.pack_indexes import (
+    PackIndex,
     PackSize,
     multi_pack_index_names,
     pack_bytes,
     pack_size,
 )
+from neuromirror.model import NeuromirrorError
+from neuromirror.store.durable_files import UMASK, fsync_path
+from neuromirror.store.errors import StoreBusyError, StoreDamagedError
 from neuromirror.store.repository import Repository
 from neuromirror.store.retired_packs import (
     PackRecord,
@@ -361,15 +360,13 @@ def _borrowed_objects(
 
 def _run_git(repository: Path, folder: Path, command: Sequence[str], lines: str = "") -> str:
     """What a git command printed that writes to the object store of ``folder``."""
-    done = subprocess.run(
-        ["git", *_GIT_OPTIONS, *command],
-        env={**git_environment(repository), "GIT_OBJECT_DIRECTORY": str(folder.parent)},
+    done = try_git(
+        repository,
+        *_GIT_OPTIONS,
+        *command,
+        stdin=lines,
+        environment={"GIT_OBJECT_DIRECTORY": str(folder.parent)},
         umask=UMASK,
-        input=lines,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
     )
     if done.returncode:
         message = done.stderr.strip() or f"exit code {done.returncode}"
@@ -392,7 +389,7 @@ def _check_contains(index: Path, others: Sequence[Path]) -> None:
 def _first_missing(index: Path, others: Sequence[Path]) -> bytes | None:
     """An object that a pack index names and none of the others; None without one."""
     with ExitStack() as stack:
-        one, *rest = (stack.enter_context(PackObjectIds.open(path)) for path in (index, *others))
+        one, *rest = (stack.enter_context(PackIndex(path)) for path in (index, *others))
         for first in range(256):
             ids = one.ids_starting_with(first)
             for other in rest:

@@ -18,10 +18,11 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from neuromirror.git import create_bundle
 from neuromirror.store.durable_files import fsync_path, fsync_tree, make_folder, write_atomically
 from neuromirror.store.foreign_commits import CommitHistory, ForeignRef
-from neuromirror.store.refs import update_refs
-from neuromirror.store.repository import Repository, run_git
+from neuromirror.store.ref_transaction import update_refs
+from neuromirror.store.repository import Repository
 from neuromirror.store.store import Store
 from neuromirror.store.write_protection import CONFIG, protect
 
@@ -51,7 +52,7 @@ def quarantine_foreign_refs(
         own = {one for one in repository.refs().values() if one in history.own_commits}
         own |= {one.expected for one in refs if one.expected is not None}
         bundle = folder / "foreign.bundle"
-        run_git(repository.path, "bundle", "create", str(bundle), *foreign, "--not", *sorted(own))
+        create_bundle(repository.path, bundle, foreign, sorted(own))
         bundle.chmod(0o600)
         fsync_path(bundle)
     fsync_path(folder)

@@ -6,7 +6,6 @@ is gone until the next visit.
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from heapq import merge
@@ -26,12 +25,14 @@ from neuromirror.annex import (
     upstream_path,
     url_log_path,
 )
-from neuromirror.mint import (
+from neuromirror.git import (
     GITLINK_MODE,
     SYMLINK_MODE,
+    GitError,
+    ListedEntry,
     ObjectMissingError,
     ObjectReader,
-    git_environment,
+    list_tree,
 )
 from neuromirror.model import (
     DESCRIPTION_PATH,
@@ -172,24 +173,8 @@ def _location(url: str) -> Location:
     return Location(url, "api" if url.endswith("/") else "s3")
 
 
-def _list_tree(repository: Repository, commit: str) -> Iterator[tuple[bytes, str, bytes]]:
-    """Mode, object id and path of all that is in a commit, in order of path."""
-    with subprocess.Popen(
-        ["git", "ls-tree", "-r", "-z", "--full-tree", commit],
-        env=git_environment(repository.path),
-        stdout=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        rest = b""
-        while block := process.stdout.read(1 << 16):
-            entries = (rest + block).split(b"\0")
-            rest = entries.pop()
-            for entry in entries:
-                header, _, path = entry.partition(b"\t")
-                mode, _, sha = header.split(b" ")
-                yield mode, sha.decode(), path
-    if process.returncode:
-        raise StoreDamagedError(
-            f"git cannot list commit {commit} of {repository.path}; restore the repository from a "
-            "backup"
-        )
+def _list_tree(repository: Repository, commit: str) -> Iterator[ListedEntry]:
+    try:
+        yield from list_tree(repository.path, commit)
+    except GitError as error:
+        raise StoreDamagedError(f"{error}; restore the repository from a backup") from error

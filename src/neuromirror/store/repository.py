@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from neuromirror.mint import Pack, git_environment
+from neuromirror import git
+from neuromirror.git import GitError, Pack, read_refs
+from neuromirror.git.refs import info_refs_content
 from neuromirror.store.durable_files import (
     FILE_MODE,
     FOLDER_MODE,
@@ -19,13 +20,7 @@ from neuromirror.store.durable_files import (
     write_atomically,
 )
 from neuromirror.store.errors import StoreDamagedError
-from neuromirror.store.refs import (
-    DRAFT_PREFIX,
-    info_refs_content,
-    read_refs,
-    remove_own_locks,
-    update_refs,
-)
+from neuromirror.store.ref_transaction import DRAFT_PREFIX, remove_own_locks, update_refs
 from neuromirror.store.retired_packs import is_pack_list_current, write_pack_list
 from neuromirror.store.write_protection import CONFIG, protect
 
@@ -157,17 +152,11 @@ def _read_text(path: Path) -> str:
 
 
 def run_git(repository: Path, *arguments: str) -> str:
-    """What a git command printed; raises StoreDamagedError with git's own words when it failed."""
-    done = subprocess.run(
-        ["git", *arguments],
-        env=git_environment(repository),
-        umask=UMASK,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise StoreDamagedError(
-            f"'git {' '.join(arguments[:2])}' failed in {repository}: {done.stderr.strip()}"
-        )
-    return done.stdout
+    """Return the output of a git command on a store's repository.
+
+    Raises StoreDamagedError with git's own message where the command fails.
+    """
+    try:
+        return git.run_git(repository, *arguments, umask=UMASK)
+    except GitError as error:
+        raise StoreDamagedError(str(error)) from error

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from neuromirror.mint import (
+from neuromirror.git import (
     BLOB,
     COMMIT,
     GITLINK_MODE,
-    MINT_SPEC,
     REGULAR_FILE_MODE,
     TREE_MODE,
     KnownObjects,
@@ -18,11 +17,10 @@ from neuromirror.mint import (
     PackWriter,
     Submodule,
     TreeBuilder,
-    commit_bytes,
     gitmodules_content,
-    next_commit_second,
     write_tree,
 )
+from neuromirror.mint import MINT_SPEC, commit_bytes, next_commit_second
 from neuromirror.model import DatasetRef
 from neuromirror.store.repository import MAIN_BRANCH
 from neuromirror.store.store import Store

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from neuromirror.mint import ObjectMissingError, ObjectReader
+from neuromirror.git import ObjectMissingError, ObjectReader
 from neuromirror.model import (
     DESCRIPTION_PATH,
     DatasetRef,

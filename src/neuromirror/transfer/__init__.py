@@ -1,9 +1,9 @@
 """Files of a clone got from where their bytes are, many at a time, and checked as they arrive."""
 
+from neuromirror.git import GitError
 from neuromirror.transfer.annex_clone import NotACloneError
 from neuromirror.transfer.clone_get import JOBS, ByteProgress, get
 from neuromirror.transfer.content_checks import ContentCheck, check_for
-from neuromirror.transfer.git_commands import GitError
 
 __all__ = [
     "JOBS",

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from neuromirror.annex import hash_lower, key_file_name
-from neuromirror.mint import git_environment
-from neuromirror.transfer.git_commands import GitError
+from neuromirror.git import GitError, git_environment
 
 _AT_ONCE: Final = 500
 """Requests that are sent before their answers are read; all of them fit into a pipe."""

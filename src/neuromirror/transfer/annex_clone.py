@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neuromirror.annex import SkippedRemote, hash_lower, hash_mixed, initialize, key_file_name
-from neuromirror.mint import git_environment
+from neuromirror.git import MEMORY_LIMIT, GitError, git_environment
 from neuromirror.model import ConfigurationError
 from neuromirror.net import redact
 from neuromirror.store import refuse_symlinks
 from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.transfer.config_check import check_programs
-from neuromirror.transfer.git_commands import MEMORY_LIMIT, GitError
 
 BRANCH = "refs/heads/git-annex"
 _ADJUSTED = "refs/heads/adjusted/"

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from neuromirror.mint import git_environment
-from neuromirror.transfer.git_commands import GitError
+from neuromirror.git import GitError, git_environment
 
 _RESERVE: Final = 100_000_000
 _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)")

@@ -18,11 +18,10 @@ from neuromirror.annex import (
     parse_pointer,
     pointer_content,
 )
-from neuromirror.mint import GITLINK_MODE, REGULAR_FILE_MODE, SYMLINK_MODE, git_environment
+from neuromirror.git import GITLINK_MODE, REGULAR_FILE_MODE, SYMLINK_MODE, GitError, git_environment
 from neuromirror.model import ConfigurationError
 from neuromirror.transfer.annex_branch import BatchObjectReader
 from neuromirror.transfer.annex_clone import AnnexClone
-from neuromirror.transfer.git_commands import GitError
 
 _EXECUTABLE: Final = b"100755"
 _REGULAR: Final = (REGULAR_FILE_MODE, _EXECUTABLE)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from neuromirror.annex import parse_key
+from neuromirror.git import GitError
 from neuromirror.model import Evidence, NeuromirrorError, path_to_text
 from neuromirror.net import HostCircuitBreaker, RequestLimits, permanent_refusal
 from neuromirror.store import refuse_symlinks
@@ -30,7 +31,6 @@ from neuromirror.transfer.content_checks import check_for
 from neuromirror.transfer.download_pool import DownloadPool
 from neuromirror.transfer.fetcher import FetchResult, FetchTask
 from neuromirror.transfer.git_annex_get import DelegatedFile, get_with_git_annex
-from neuromirror.transfer.git_commands import GitError
 from neuromirror.transfer.host_errors import displayed_url
 from neuromirror.transfer.key_checksums import key_checksum
 from neuromirror.transfer.key_locations import CloneRemotes, KeyLocations

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from neuromirror.mint import git_environment
-from neuromirror.transfer.git_commands import GitError
+from neuromirror.git import GitError, git_environment
 from neuromirror.transfer.repository_check import RepositoryRefusedError, is_hook_of_git_annex
 
 _NEVER: Final = r"(?!)"

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from neuromirror.annex import hash_lower, key_file_name, merge_url_log
-from neuromirror.mint import git_environment
+from neuromirror.git import GitError, git_environment
 from neuromirror.transfer.annex_branch import (
     EQUIVALENT_KEYS,
     LOCATIONS,
@@ -36,7 +36,6 @@ from neuromirror.transfer.annex_branch import (
 )
 from neuromirror.transfer.annex_clone import BRANCH, FALLBACK_IDENTITY, AnnexClone
 from neuromirror.transfer.annex_objects import AnnexObjectStore
-from neuromirror.transfer.git_commands import GitError
 
 _MAX_UNRECORDED: Final = 50_000
 """Contents that are told at once, at most."""

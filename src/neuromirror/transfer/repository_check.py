@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Final
 
-from neuromirror.mint import git_environment
+from neuromirror.git import git_environment
 from neuromirror.model import ConfigurationError
 from neuromirror.store import SafeFolder
 

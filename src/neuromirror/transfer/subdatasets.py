@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from neuromirror.git import FSCK_OPTIONS
 from neuromirror.net import redact
 from neuromirror.transfer.annex_clone import work_tree_environment
-from neuromirror.transfer.git_commands import FSCK_OPTIONS
 
 _AT_ONCE: Final = 500
 _HINT: Final = "it is a sub-dataset that is not installed"

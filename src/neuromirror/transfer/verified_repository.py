@@ -20,10 +20,16 @@ from neuromirror.annex import (
     strip_claim_prefix,
     url_log_path,
 )
-from neuromirror.git.objects import parse_tree
-from neuromirror.mint import TREE_MODE, ObjectMissingError, ObjectReader, git_environment
+from neuromirror.git import (
+    MEMORY_LIMIT,
+    TREE_MODE,
+    ObjectMissingError,
+    ObjectReader,
+    git_environment,
+    parse_tree,
+    try_git,
+)
 from neuromirror.model import DESCRIPTION_PATH, NeuromirrorError, parse_description, path_to_text
-from neuromirror.transfer.git_commands import try_git
 
 _ADJUSTED: Final = re.compile(r"refs/heads/adjusted/(.+)\([^()]*\)")
 _MAX_DEPTH: Final = 500
@@ -268,7 +274,7 @@ class VerifiedRepository:
 
     def _git(self, *arguments: str) -> str:
         """What a git command printed; empty where it failed."""
-        done = try_git(self.git_dir, *arguments)
+        done = try_git(self.git_dir, *arguments, environment=MEMORY_LIMIT)
         return "" if done.returncode else done.stdout.strip()
 
 

@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 from neuromirror.annex import hash_mixed, key_file_name, parse_link_target, parse_pointer
-from neuromirror.mint import GITLINK_MODE, SYMLINK_MODE
+from neuromirror.git import GITLINK_MODE, SYMLINK_MODE
 from neuromirror.model import path_to_text
 from neuromirror.transfer.findings import NOT_HERE, Finding, FindingKind
 from neuromirror.transfer.key_checksums import Hasher, KeyChecksum, key_checksum

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from neuromirror.annex import POINTER_PREFIX, find_pointer_key, is_pointer
-from neuromirror.mint import ObjectMissingError, ObjectReader
+from neuromirror.git import ObjectMissingError, ObjectReader
 from neuromirror.volume.annex_get import AnnexGet
 from neuromirror.volume.content_check import check_content, map_file
 from neuromirror.volume.errors import BlockUnavailableError

@@ -30,7 +30,7 @@ from neuromirror.annex import (
     strip_claim_prefix,
     url_log_path,
 )
-from neuromirror.mint import SYMLINK_MODE, TREE_MODE, ObjectMissingError, ObjectReader
+from neuromirror.git import SYMLINK_MODE, TREE_MODE, ObjectMissingError, ObjectReader
 from neuromirror.model import DatasetRef, NeuromirrorError, environment_without_secrets
 from neuromirror.net import (
     HostCircuitBreaker,

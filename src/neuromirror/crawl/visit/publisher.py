@@ -14,11 +14,11 @@ from neuromirror.crawl.index_rebuild import restore_records
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.crawl.timestamps import current_timestamp
 from neuromirror.crawl.visit.validate import SpooledSnapshot
+from neuromirror.git import ObjectReader
 from neuromirror.index import Index, UnknownDatasetError, UnknownMirrorError, VersionRow, is_indexed
 from neuromirror.mint import (
     DeltaBase,
     MintResult,
-    ObjectReader,
     ParentCommits,
     Snapshot,
     UnsuitableBaseError,

@@ -7,9 +7,8 @@ outside git, and what is in sub-datasets, is not here.
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import IO, Final
@@ -23,9 +22,9 @@ from neuromirror.annex import (
     parse_log,
     strip_claim_prefix,
 )
+from neuromirror.git import GITLINK_MODE, SYMLINK_MODE, GitError, ListedEntry, list_tree, start_git
 from neuromirror.lab.cite.errors import NotCitableError
 from neuromirror.lab.cite.works import CitedState
-from neuromirror.mint import GITLINK_MODE, SYMLINK_MODE, git_environment
 from neuromirror.store import run_git
 
 _AT_ONCE: Final = 1000
@@ -87,9 +86,7 @@ def cited_files(state: CitedState) -> Iterator[CitedEntry]:
             yield from _read(some, objects, logs)
 
 
-def _read(
-    entries: list[tuple[bytes, str, bytes]], objects: _ObjectReader, logs: _Logs
-) -> Iterator[CitedEntry]:
+def _read(entries: list[ListedEntry], objects: _ObjectReader, logs: _Logs) -> Iterator[CitedEntry]:
     contents = iter(objects.read([sha for mode, sha, _ in entries if mode != GITLINK_MODE]))
     read = [
         (mode, path.decode(), sha.encode() if mode == GITLINK_MODE else next(contents))
@@ -117,18 +114,13 @@ def _key(path: str, target: bytes) -> tuple[str, int | None, tuple[str, str] | N
         raise NotCitableError(f"{path!r} is a symlink, and not to a file of git-annex") from error
 
 
-def _entries(stack: ExitStack, state: CitedState) -> Iterator[tuple[bytes, str, bytes]]:
+def _entries(stack: ExitStack, state: CitedState) -> Iterator[ListedEntry]:
     """Mode, object id and path of what is upstream's, and chosen, in order of path."""
-    process = _start(stack, state, "ls-tree", "-r", "-z", "--full-tree", state.commit)
-    assert process.stdout is not None
-    rest = b""
     parents: list[bytes] = []
-    while block := process.stdout.read(1 << 16):
-        lines = (rest + block).split(b"\0")
-        rest = lines.pop()
-        for line in lines:
-            what, _, path = line.partition(b"\t")
-            mode, _, sha = what.split(b" ")
+    entries = stack.enter_context(closing(list_tree(state.git_dir, state.commit)))
+    try:
+        for entry in entries:
+            path = entry.path
             if _UNSAFE.search(path):
                 raise NotCitableError(
                     f"commit {state.commit} has a file {path!r}, which no mirror makes"
@@ -140,16 +132,16 @@ def _entries(stack: ExitStack, state: CitedState) -> Iterator[tuple[bytes, str, 
                 )
             is_own = path in _OWN_FILES or path.startswith(_OWN_FOLDERS)
             if not is_own and (state.is_cited is None or state.is_cited(path)):
-                yield mode, sha.decode(), path
-    if process.wait():
-        raise NotCitableError(f"git cannot list commit {state.commit} of {state.git_dir}")
+                yield entry
+    except GitError as error:
+        raise NotCitableError(str(error)) from error
 
 
 class _ObjectReader:
     """Objects of the repository by id, through one ``git cat-file``."""
 
     def __init__(self, stack: ExitStack, state: CitedState) -> None:
-        self._process = _start(stack, state, "cat-file", "--batch")
+        self._process = stack.enter_context(start_git(state.git_dir, "cat-file", "--batch"))
         self._where = state.git_dir
 
     def read(self, names: list[str]) -> Iterator[bytes]:
@@ -254,16 +246,3 @@ def _folder(tree: bytes, name: bytes) -> str:
 def _child(tree: bytes, name: bytes) -> str:
     """The id of an entry of a tree; empty where there is none of this name."""
     return next((sha for found, sha in _children(tree) if found == name), "")
-
-
-def _start(stack: ExitStack, state: CitedState, *arguments: str) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
-        ["git", *arguments],
-        env=git_environment(state.git_dir),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    stack.enter_context(process)
-    # a reader that stops early must not wait for git
-    stack.callback(process.kill)
-    return process

@@ -14,11 +14,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from neuromirror.git import FSCK_OPTIONS, MEMORY_LIMIT, check_objects, try_git
 from neuromirror.lab.cite.errors import NotCitableError, NothingToCiteError, StateUnavailableError
 from neuromirror.lab.cite.works import CitedState
 from neuromirror.model import DatasetRef, time_of_commit
 from neuromirror.store import ANNEX_BRANCH
-from neuromirror.transfer.git_commands import FSCK_OPTIONS, check_objects, try_git
 
 if TYPE_CHECKING:
     from neuromirror.index import VersionRow
@@ -113,7 +113,14 @@ def _repository_with(
     _git(scratch, "init", "--quiet", "--bare", str(scratch))
     bundle = lock.bundle_path(pin)
     if bundle is not None and bundle.is_file():
-        try_git(scratch, *FSCK_OPTIONS, "bundle", "unbundle", str(bundle.absolute()))
+        try_git(
+            scratch,
+            *FSCK_OPTIONS,
+            "bundle",
+            "unbundle",
+            str(bundle.absolute()),
+            environment=MEMORY_LIMIT,
+        )
         if _has(scratch, pin.commit) and _has(scratch, pin.annex_commit):
             check_objects(scratch)
             return scratch, pin.annex_commit
@@ -175,9 +182,14 @@ def _git_dir(folder: Path) -> Path:
 
 
 def _has(git_dir: Path, commit: str) -> bool:
-    return try_git(git_dir, "cat-file", "-e", f"{commit}^{{commit}}").returncode == 0
+    return (
+        try_git(
+            git_dir, "cat-file", "-e", f"{commit}^{{commit}}", environment=MEMORY_LIMIT
+        ).returncode
+        == 0
+    )
 
 
 def _git(git_dir: Path, *arguments: str) -> str:
     """What git printed; nothing where it failed."""
-    return try_git(git_dir, *arguments).stdout
+    return try_git(git_dir, *arguments, environment=MEMORY_LIMIT).stdout

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any, Final
 
+from neuromirror.git import ObjectMissingError, ObjectReader
 from neuromirror.lab.cite import aind_documents, dandi_documents, volume_documents
 from neuromirror.lab.cite.errors import NotCitableError
 from neuromirror.lab.cite.person_names import make_organisation, make_person
@@ -23,7 +24,6 @@ from neuromirror.lab.cite.text_values import (
 )
 from neuromirror.lab.cite.upstream_documents import mapping, parse_object
 from neuromirror.lab.cite.works import CitedState, CitedWork, Funder, UpstreamMetadata
-from neuromirror.mint import ObjectMissingError, ObjectReader
 from neuromirror.model import UNREADABLE, VersionKind, parse_description
 
 _DESCRIPTION: Final = ".neuromirror/dataset.json"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from neuromirror.git import GITLINK_MODE
 from neuromirror.lab.lock_manifests import sibling_path
 from neuromirror.lab.verify.state_checks import (
     GitStateCheck,
@@ -14,7 +15,6 @@ from neuromirror.lab.verify.state_checks import (
     StateCheck,
     annexed_file_line,
 )
-from neuromirror.mint import GITLINK_MODE
 from neuromirror.model import path_to_text, subdataset_line
 from neuromirror.transfer.findings import NOT_HERE, Finding
 from neuromirror.transfer.verified_repository import (

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuromirror.annex import parse_link_target, parse_pointer, strip_claim_prefix
+from neuromirror.git import GITLINK_MODE
 from neuromirror.lab.lock_manifests import (
     ListedFile,
     ListedSubdataset,
@@ -19,7 +20,6 @@ from neuromirror.lab.lock_manifests import (
 )
 from neuromirror.lab.verify.dataset_walk import ExpectedState
 from neuromirror.lab.verify.state_checks import annexed_file_line
-from neuromirror.mint import GITLINK_MODE
 from neuromirror.model import path_to_text
 from neuromirror.transfer.findings import Finding
 from neuromirror.transfer.verified_repository import (

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from neuromirror.git import GITLINK_MODE
 from neuromirror.lab.verify.dataset_walk import ExpectedState, walk
 from neuromirror.lab.verify.remote_files import (
     GitUrlCollector,
@@ -16,7 +17,6 @@ from neuromirror.lab.verify.remote_files import (
     check_manifest,
     walk_manifest,
 )
-from neuromirror.mint import GITLINK_MODE
 from neuromirror.model import Digest, path_to_text
 from neuromirror.transfer.findings import NOT_HERE, Finding
 from neuromirror.transfer.outcomes import Status
