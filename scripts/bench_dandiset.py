@@ -126,9 +126,9 @@ def _listed(mirrors: Path, folder: Path, name: str, count: int) -> list[Snapshot
     workspace.mkdir()
     source = load_mirrors(mirrors)["big"].open()
     (draft,) = source.versions(source.dataset(name))
-    entries = list(source.listing(draft, _NothingKnown(workspace)).entries)
+    entries = list(source.listing(draft, _NothingKnown(workspace)).entries())
     if isinstance(entries[0], ComponentEntry):
-        entries = list(entries[0].listing(_NothingKnown(workspace)).entries)
+        entries = list(entries[0].listing(_NothingKnown(workspace)).entries())
     records = [one for one in entries if isinstance(one, FileRecord)]
     expect(len(records) == count, f"{len(records)} files were listed instead of {count}")
     paths = [git_path(one.path) for one in records]

@@ -34,9 +34,23 @@ from neuromirror.model import (
     VersionKind,
     VersionRef,
 )
-from neuromirror.sources import Listing, VisitContext
+from neuromirror.sources import Listing, ListingEntry, VisitContext
 
 REPEATS = 3
+
+
+class SyntheticListing(Listing):
+    """The files of the synthetic state."""
+
+    def __init__(self, version: VersionRef, count: int) -> None:
+        super().__init__(version, DatasetFacts(title="Bench"))
+        self._count = count
+
+    def entries(self) -> Iterator[ListingEntry]:
+        return (placed.record for placed in synthetic(self._count))
+
+    def confirm_version(self) -> VersionRef:
+        return self.version
 
 
 class SyntheticSource:
@@ -61,13 +75,7 @@ class SyntheticSource:
         return [VersionRef(dataset, "v1", VersionKind.PUBLISHED, MOMENT)]
 
     def listing(self, version: VersionRef, context: VisitContext) -> Listing:
-        return Listing(
-            version=version,
-            facts=DatasetFacts(title="Bench"),
-            documents=(),
-            entries=(placed.record for placed in synthetic(self._count)),
-            confirm_version=lambda: version,
-        )
+        return SyntheticListing(version, self._count)
 
     def capabilities(self) -> dict[str, str]:
         return {}

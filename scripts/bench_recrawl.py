@@ -77,7 +77,7 @@ def list_dandi(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
             begin = time.perf_counter()
             (version,) = source.versions(source.dataset(DANDISET))
             listing = source.listing(version, _AllKnown())
-            for _ in listing.entries:
+            for _ in listing.entries():
                 pass
             listing.confirm_version()
             times.append(time.perf_counter() - begin)

@@ -137,7 +137,7 @@ def test_without_mirrors_the_three_lines_are_shown_that_a_person_needs(
         ("source = dandi", ["not valid TOML", "line 1"]),
         ('source = "dandi"\nsuorce = 1\n', ["'suorce'"]),
         ("source = 3\n", ["'source'", "string"]),
-        ('source = "dropbox"\n', ["no source 'dropbox'", "known are boss, dandi"]),
+        ('source = "dropbox"\n', ["no source 'dropbox'", "boss, dandi"]),
         ("", ["'source'", "required"]),
         ('source = "dandi"\n', ["api", "required"]),
         (api_mirror_settings("ftp://example.org"), ["api"]),

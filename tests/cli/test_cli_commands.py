@@ -372,7 +372,7 @@ def test_check_config_names_every_wrong_file_at_once(
     assert "line 1" in lines["syntax"]
     assert "suorce" in lines["key"]
     assert "dropbox" in lines["kind"]
-    assert "known are boss, dandi" in lines["kind"]
+    assert "boss, dandi" in lines["kind"]
     assert "pagesize" in lines["option"]
     assert "title" in lines["type"]
     assert "api" in lines["missing"]

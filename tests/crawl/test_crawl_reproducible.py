@@ -11,7 +11,6 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import pytest
 from neuromirror.crawl import Mirror, rebuild_index
 from neuromirror.index import Index
 from neuromirror.model import VersionMinted, VersionRef
-from neuromirror.sources import Listing, Source
+from neuromirror.sources import Listing, ListingEntry, Source
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.boss import DemoBoss
 from neuromirror_demo.ndstore import DemoNdstore
@@ -48,9 +47,15 @@ class ShuffledSource:
 
     def listing(self, version: VersionRef, known: Any) -> Listing:
         listing = self._source.listing(version, known)
-        entries = list(listing.entries)
-        self._random.shuffle(entries)
-        return replace(listing, entries=iter(entries))
+        in_order = listing.entries
+
+        def shuffled() -> Iterator[ListingEntry]:
+            entries = list(in_order())
+            self._random.shuffle(entries)
+            yield from entries
+
+        listing.entries = shuffled  # type: ignore[method-assign]
+        return listing
 
 
 class ShuffledMirror(Mirror):

@@ -379,13 +379,13 @@ def test_the_projects_own_source_lists_it_whole(big: BigArchive, tmp_path: Path)
     for hint in source.datasets():
         for version in source.versions(hint.dataset):
             listing = source.listing(version, Nothing())  # type: ignore[arg-type]
-            for entry in listing.entries:
+            for entry in listing.entries():
                 files += isinstance(entry, FileRecord)
                 parts += [entry] if isinstance(entry, ComponentEntry) else []
             listing.confirm_version()
     assert files + len(parts) == big.about()["listed"]
     listing = parts[0].listing(Nothing())  # type: ignore[arg-type]
-    entries = list(listing.entries)
+    entries = list(listing.entries())
     assert all(isinstance(one, FileRecord) for one in entries)
     assert listing.version.claimed_totals is not None
     assert len(entries) == listing.version.claimed_totals.files

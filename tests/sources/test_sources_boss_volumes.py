@@ -107,9 +107,9 @@ def test_an_isotropic_time_series_has_its_axes(shared_boss):
 def test_without_downsampling_only_the_base_level_is_listed(boss, status):
     add_volume(boss, "c/e/ch", noise((8, 40, 40)), levels=3)
     source = make_source(boss.api)
-    assert levels_in(list(listing_of(source, "c/e/ch").entries)) == {b"0", b"1", b"2"}
+    assert levels_in(list(listing_of(source, "c/e/ch").entries())) == {b"0", b"1", b"2"}
     boss.set_status("c/e/ch", status)
-    assert levels_in(list(listing_of(source, "c/e/ch").entries)) == {b"0"}
+    assert levels_in(list(listing_of(source, "c/e/ch").entries())) == {b"0"}
 
 
 def test_how_the_downsampling_job_fares_is_in_no_document(boss):
@@ -130,7 +130,7 @@ def test_levels_begin_with_the_one_that_was_written_on(boss):
     boss.add_channel("c/e/ch", voxels=noise(shape), base_resolution=2)
     source = make_source(boss.api)
     listing = listing_of(source, "c/e/ch")
-    assert levels_in(list(listing.entries)) == {b"2", b"3"}
+    assert levels_in(list(listing.entries())) == {b"2", b"3"}
     assert multiscales(documents_of(listing)) == [
         ("2", [40, 16, 16], [0, 6, 6]),
         ("3", [40, 32, 32], [0, 14, 14]),
@@ -144,7 +144,7 @@ def test_voxels_before_the_frame_start_are_reported_and_not_listed(boss):
     add_volume(boss, "c/e/ch", noise((8, 60, 60)), start=(20, 0, 0), levels=4)
     source = make_source(boss.api)
     listing = listing_of(source, "c/e/ch")
-    entries = list(listing.entries)
+    entries = list(listing.entries())
     exceptions = {one.path: one for one in entries if isinstance(one, ExcludedEntry)}
     # in x, level 1 has 10:40, level 2 has 5:20, level 3 has 2:10
     assert levels_in(entries) == {b"0", b"1"}
@@ -161,7 +161,7 @@ def test_voxels_before_the_frame_start_are_reported_and_not_listed(boss):
 
 def test_levels_that_are_not_selected_are_not_reported(boss):
     add_volume(boss, "c/e/ch", noise((8, 60, 60)), start=(20, 0, 0), levels=3)
-    entries = list(listing_of(make_source(boss.api, levels=[0]), "c/e/ch").entries)
+    entries = list(listing_of(make_source(boss.api, levels=[0]), "c/e/ch").entries())
     assert levels_in(entries) == {one.path.partition(b"/")[0] for one in entries} == {b"0"}
 
 
@@ -247,7 +247,7 @@ def test_a_level_that_upstream_does_not_have_is_an_error(shared_boss):
 def test_an_estimate_equals_the_listing_of_a_visit(shared_boss):
     source = make_source(shared_boss.api, hash="fetch")
     estimate = source.estimate(source.dataset(TISSUE))
-    records = list(listing_of(make_source(shared_boss.api), TISSUE).entries)
+    records = list(listing_of(make_source(shared_boss.api), TISSUE).entries())
     assert estimate is not None
     assert estimate.files == len(records) == estimate.requests
     assert estimate.bytes == sum(record.size for record in records) == estimate.fetched
@@ -307,7 +307,7 @@ def test_a_storage_move_changes_only_the_links(boss):
     boss.move_storage("c/e/ch", bucket="bossdb-open-data", cv_path="/c/e/ch")
     after = listing_of(source, "c/e/ch")
     assert documents_of(after) == documents_of(before)
-    assert list(after.entries) == list(before.entries)
+    assert list(after.entries()) == list(before.entries())
     link = "precomputed://https://bossdb-open-data.s3.amazonaws.com/c/e/ch"
     assert "precomputed" not in dict(before.facts.links)
     assert dict(after.facts.links)["precomputed"] == link
@@ -400,7 +400,7 @@ def test_other_trouble_with_metadata_is_an_error(shared_boss, httpserver):
 def test_a_volume_that_grows_while_it_is_read_is_not_proven(boss):
     add_volume(boss, "c/e/ch", noise((8, 40, 40)), levels=2, downsampled=False)
     listing = listing_of(make_source(boss.api), "c/e/ch")
-    list(listing.entries)
+    list(listing.entries())
     boss.downsample("c/e/ch")
     with pytest.raises(UnreliableListingError, match="changed while it was read"):
         listing.confirm_version()
@@ -410,5 +410,5 @@ def test_the_token_is_in_no_record(shared_boss, monkeypatch):
     monkeypatch.setenv(TOKEN, shared_boss.token)
     source = make_source(shared_boss.api, token_env=TOKEN, hash="fetch", levels=[2])
     listing = listing_of(source, ACTIVITY)
-    output = repr((list(listing.entries), listing.documents, listing.facts, listing.memo()))
+    output = repr((list(listing.entries()), listing.documents, listing.facts, listing.memo()))
     assert shared_boss.token not in output

@@ -40,13 +40,13 @@ def version_of(source, name, label):
 
 def entries_of(source, name, label, known=EMPTY_CONTEXT):
     listing = source.listing(version_of(source, name, label), known)
-    return list(listing.entries)
+    return list(listing.entries())
 
 
 def read_of(source, name, label):
     """A listing read to its end, where facts and documents are known."""
     listing = source.listing(version_of(source, name, label), EMPTY_CONTEXT)
-    deque(listing.entries, maxlen=0)
+    deque(listing.entries(), maxlen=0)
     return listing
 
 
@@ -243,14 +243,14 @@ def test_the_listing_carries_upstreams_own_summary_before_and_after(make_source,
     version = version_of(source, "000002", "draft")
     archive.replies["v000002_draft_info"]["asset_count"] = 8
     listing = source.listing(version, EMPTY_CONTEXT)
-    list(listing.entries)
+    list(listing.entries())
     assert listing.version.claimed_totals == FileTotals(7, 758146)
     assert listing.confirm_version().claimed_totals == FileTotals(8, 758146)
     archive.replies["v000002_draft_info"]["modified"] = "2026-12-01T00:00:00Z"
     second = source.listing(version, EMPTY_CONTEXT)  # it served once
     assert second.version.claimed_totals == FileTotals(8, 758146)
     assert second.version.time == datetime(2026, 12, 1, tzinfo=UTC)
-    list(second.entries)
+    list(second.entries())
     assert second.confirm_version() == second.version
 
 
@@ -262,7 +262,7 @@ def test_an_outdated_version_row_is_requested_anew(make_source, archive):
     assert lately.consume(version)
     assert not lately.consume(version)
     lately.remember([version])
-    assert not lately.consume(replace(version, claimed=FileTotals(1, 1)))
+    assert not lately.consume(replace(version, claimed_totals=FileTotals(1, 1)))
     lately.remember([version])
     seconds[0] = 3600.0
     assert not lately.consume(version)
@@ -273,7 +273,7 @@ def test_a_version_costs_one_request_beside_its_pages(make_source, archive):
     versions = source.versions(source.dataset("000002"))
     archive.requests.clear()
     for version in versions:
-        list(source.listing(version, EMPTY_CONTEXT).entries)
+        list(source.listing(version, EMPTY_CONTEXT).entries())
     of_versions = [one for one in archive.requests if "/versions/" in one]
     assert len(of_versions) == 2 * len(versions)
 
@@ -645,7 +645,7 @@ def test_a_version_that_is_none_is_an_error(make_source, archive, broken):
     version = version_of(source, "000001", "draft")
     archive.replies["v000001_draft_info"] = broken
     with pytest.raises(UnexpectedReplyError):
-        list(source.listing(version, EMPTY_CONTEXT).entries)
+        list(source.listing(version, EMPTY_CONTEXT).entries())
     with pytest.raises(UnexpectedReplyError):
         source.listing(version, EMPTY_CONTEXT)
 
@@ -667,7 +667,7 @@ def test_options_are_checked(archive):
     with pytest.raises(ConfigurationError) as caught:
         open_source("dandi", "local", {"api": "https://me:hunter2@x/api"})
     assert "hunter2" not in str(caught.value)
-    with pytest.raises(ConfigurationError, match=r"no source 'nope'; known are .*dandi"):
+    with pytest.raises(ConfigurationError, match=r"'nope'.*dandi"):
         open_source("nope", "local", {})
 
 

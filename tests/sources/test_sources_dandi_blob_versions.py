@@ -12,7 +12,7 @@ import pytest
 from neuromirror.model import ExcludedEntry
 from neuromirror.net import ObjectRow, RequestLimits, Session
 from neuromirror.sources.dandi import DandiOptions, DandiSource
-from neuromirror.sources.dandi import blob_versions as sweep_module
+from neuromirror.sources.dandi import blob_versions as blob_versions_module
 from neuromirror.sources.dandi.blob_versions import BlobTable, BlobVersionLookup
 from neuromirror.sources.dandi.buckets import BucketCache
 from neuromirror_demo import DemoBuckets
@@ -93,8 +93,8 @@ def test_a_few_blobs_make_no_sweep(filled):
 
 
 def test_the_sweep_waits_until_single_requests_would_have_cost_as_much(filled, monkeypatch):
-    monkeypatch.setattr(sweep_module, "_WORTH_A_LOOK", 10)
-    monkeypatch.setattr(sweep_module, "_cost", lambda bucket, root: 30)
+    monkeypatch.setattr(blob_versions_module, "_MIN_REQUESTS", 10)
+    monkeypatch.setattr(blob_versions_module, "_cost", lambda bucket, root: 30)
     sweep = sweep_of()
     filled.clear_requests()
     for first in (0, 10):
@@ -104,16 +104,16 @@ def test_the_sweep_waits_until_single_requests_would_have_cost_as_much(filled, m
 
 
 def test_the_number_of_pages_is_estimated_from_the_first(filled, monkeypatch):
-    monkeypatch.setattr(sweep_module, "_PAGE", 100)
+    monkeypatch.setattr(blob_versions_module, "_PAGE", 100)
     session = Session(allow_private=True)
     buckets = BucketCache(session)
-    address = sweep_module.parse_object_url(urls_of(filled, [0])[0])
-    cost = sweep_module._cost(buckets.bucket(address), b"blobs/")
+    address = blob_versions_module.parse_object_url(urls_of(filled, [0])[0])
+    cost = blob_versions_module._cost(buckets.bucket(address), b"blobs/")
     assert 10 <= cost <= 14
 
 
 def test_a_large_sweep_goes_by_first_digits_and_loses_nothing(filled, monkeypatch):
-    monkeypatch.setattr(sweep_module, "_WORTH_PARTS", 1)
+    monkeypatch.setattr(blob_versions_module, "_MIN_PARALLEL_COST", 1)
     urls = urls_of(filled, range(1200))
     assert len(sweep_of().look_up(urls)) == 1200
 
@@ -127,7 +127,7 @@ def test_a_bucket_that_refuses_version_listings_gets_one_request(few):
 
 
 def test_a_sweep_that_breaks_off_is_no_sweep(few, monkeypatch):
-    monkeypatch.setattr(sweep_module, "_cost", lambda bucket, root: 1)
+    monkeypatch.setattr(blob_versions_module, "_cost", lambda bucket, root: 1)
     with few.cut_listing("cut"):
         sweep = sweep_of()
         assert sweep.look_up(urls_of(few, range(60))) == {}
@@ -196,7 +196,7 @@ def test_urls_with_a_common_prefix_parse_as_each_does_by_itself():
     urls += [urls[0] + "/x", urls[0] + "?", urls[0][:-1] + "x", urls[0].upper()]
 
     def parse_each(url):
-        parsed = sweep_module._parse_blob_url(url)
+        parsed = blob_versions_module._parse_blob_url(url)
         if parsed is None:
             return []
         address, root, found = parsed
@@ -204,7 +204,7 @@ def test_urls_with_a_common_prefix_parse_as_each_does_by_itself():
 
     found = [
         (url, (address.bucket, address.region, address.endpoint, root, one))
-        for url, (address, root, one) in sweep_module._parse_blob_urls(urls)
+        for url, (address, root, one) in blob_versions_module._parse_blob_urls(urls)
     ]
     assert found == [one for url in urls for one in parse_each(url)]
     assert len(found) > 20
@@ -256,7 +256,7 @@ def draft_of(demo, name, known=EMPTY_CONTEXT):
     options = DandiOptions(api=demo.api_url)
     source = DandiSource("demo", options, options.session())
     versions = source.versions(source.dataset(name))
-    return list(source.listing(versions[-1], known).entries)
+    return list(source.listing(versions[-1], known).entries())
 
 
 def heads(demo) -> int:
@@ -269,7 +269,7 @@ def test_a_large_dandiset_is_located_by_a_sweep_as_by_single_requests(demo, monk
     swept = draft_of(demo, name)
     assert heads(demo) == 0
     assert len(demo.s3_requests) <= 4
-    monkeypatch.setattr(sweep_module, "_WORTH_A_LOOK", 10**9)
+    monkeypatch.setattr(blob_versions_module, "_MIN_REQUESTS", 10**9)
     demo.clear_requests()
     assert draft_of(demo, name) == swept
     assert heads(demo) == 120

@@ -20,13 +20,13 @@ def listing_of(source, known=EMPTY_CONTEXT, name="000002", label="draft"):
 def memo_of(source, **which):
     """What a whole reading remembers."""
     listing = listing_of(source, **which)
-    for _ in listing.entries:
+    for _ in listing.entries():
         pass
     return listing.memo()
 
 
 def requested_pages(archive):
-    return [path for path in archive.asked if path.startswith(ASSETS)]
+    return [path for path in archive.requests if path.startswith(ASSETS)]
 
 
 @pytest.mark.parametrize("page_size", [2, 3, 7, 1000])
@@ -37,7 +37,7 @@ def test_an_unchanged_list_is_recognized_with_one_request_per_page(make_source, 
     first = requested_pages(archive)
     archive.requests.clear()
     archive.heads.clear()
-    assert listing_of(source, FakeVisitContext(memo=memo)).unchanged()
+    assert listing_of(source, FakeVisitContext(memo=memo)).is_unchanged()
     assert requested_pages(archive) == first
     assert archive.heads == []
 
@@ -46,7 +46,7 @@ def test_an_unchanged_list_is_recognized_with_one_request_per_page(make_source, 
 def test_small_zarr_and_empty_lists_are_recognized(make_source, name):
     source = make_source()
     memo = memo_of(source, name=name)
-    assert listing_of(source, FakeVisitContext(memo=memo), name=name).unchanged()
+    assert listing_of(source, FakeVisitContext(memo=memo), name=name).is_unchanged()
 
 
 def test_a_memo_does_not_depend_on_the_reader(make_source):
@@ -70,7 +70,7 @@ def test_any_change_of_a_row_is_noticed(make_source, archive, change, number):
     source = make_source(page_size=3)
     memo = memo_of(source)
     change(archive.assets("000002_draft")[number])
-    assert not listing_of(source, FakeVisitContext(memo=memo)).unchanged()
+    assert not listing_of(source, FakeVisitContext(memo=memo)).is_unchanged()
 
 
 def test_a_sha256_that_comes_late_is_noticed(make_source, archive):
@@ -78,9 +78,9 @@ def test_a_sha256_that_comes_late_is_noticed(make_source, archive):
     sha256 = digest.pop("dandi:sha2-256", "b" * 64)
     source = make_source()
     memo = memo_of(source)
-    assert listing_of(source, FakeVisitContext(memo=memo)).unchanged()
+    assert listing_of(source, FakeVisitContext(memo=memo)).is_unchanged()
     digest["dandi:sha2-256"] = sha256
-    assert not listing_of(source, FakeVisitContext(memo=memo)).unchanged()
+    assert not listing_of(source, FakeVisitContext(memo=memo)).is_unchanged()
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_another_summary_or_time_is_noticed_without_a_page(make_source, archive,
     memo = memo_of(source)
     archive.replies["v000002_draft_info"][field] = value
     archive.requests.clear()
-    assert not listing_of(source, FakeVisitContext(memo=memo)).unchanged()
+    assert not listing_of(source, FakeVisitContext(memo=memo)).is_unchanged()
     assert requested_pages(archive) == []
 
 
@@ -100,7 +100,7 @@ def test_other_metadata_of_the_dandiset_is_noticed_without_a_page(make_source, a
     memo = memo_of(source)
     archive.replies["v000002_draft_info"]["metadata"]["description"] = "Said anew"
     archive.requests.clear()
-    assert not listing_of(source, FakeVisitContext(memo=memo)).unchanged()
+    assert not listing_of(source, FakeVisitContext(memo=memo)).is_unchanged()
     assert requested_pages(archive) == []
 
 
@@ -110,14 +110,14 @@ def test_a_memo_made_under_other_options_is_of_no_use(make_source, archive, opti
     archive.requests.clear()
     assert not listing_of(
         make_source(**{"page_size": 3, **options}), FakeVisitContext(memo=memo)
-    ).unchanged()
+    ).is_unchanged()
     assert requested_pages(archive) == []
 
 
 def test_a_memo_of_another_version_is_of_no_use(make_source):
     source = make_source()
     memo = memo_of(source, label="0.261121.0904")
-    assert not listing_of(source, FakeVisitContext(memo=memo)).unchanged()
+    assert not listing_of(source, FakeVisitContext(memo=memo)).is_unchanged()
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_memo_of_another_version_is_of_no_use(make_source):
     [None, b"", b"{", b"[]", b'{"bound":"x"}', b'{"bound":1,"pages":[]}', b"\xff", b'{"pages":[]}'],
 )
 def test_what_is_no_memo_is_nothing_remembered(make_source, archive, memo):
-    assert not listing_of(make_source(), FakeVisitContext(memo=memo)).unchanged()
+    assert not listing_of(make_source(), FakeVisitContext(memo=memo)).is_unchanged()
     assert requested_pages(archive) == []
 
 
@@ -135,7 +135,7 @@ def test_no_page_is_requested_after_the_first_that_differs(make_source, archive)
     changed = sorted(archive.assets("000002_draft"), key=lambda row: row["path"])[2]
     changed["size"] += 1
     archive.requests.clear()
-    assert not listing_of(source, FakeVisitContext(memo=memo)).unchanged()
+    assert not listing_of(source, FakeVisitContext(memo=memo)).is_unchanged()
     assert len(requested_pages(archive)) == 2
 
 
@@ -144,9 +144,9 @@ def test_a_page_that_cannot_be_had_leaves_it_to_the_reading(make_source, archive
     memo = memo_of(source)
     archive.on_request = lambda handler, path, _: path == ASSETS and send(handler, 503, b"{}")
     listing = listing_of(source, FakeVisitContext(memo=memo))
-    assert not listing.unchanged()
+    assert not listing.is_unchanged()
     with pytest.raises(ServerError):
-        list(listing.entries)
+        list(listing.entries())
     assert listing.memo() is None
 
 
@@ -161,7 +161,7 @@ def test_the_smaller_pages_of_a_weak_server_are_requested_in_the_same_size(make_
     source = make_source(page_size=80)
     memo = memo_of(source)
     archive.requests.clear()
-    assert listing_of(source, FakeVisitContext(memo=memo)).unchanged()
+    assert listing_of(source, FakeVisitContext(memo=memo)).is_unchanged()
     assert len(requested_pages(archive)) == 5
 
 
@@ -171,18 +171,19 @@ def test_rows_beyond_unicode_are_remembered(make_source, archive):
     row["metadata"]["anything"] = 10**40
     source = make_source()
     memo = memo_of(source)
-    assert listing_of(source, FakeVisitContext(memo=memo)).unchanged()
+    assert listing_of(source, FakeVisitContext(memo=memo)).is_unchanged()
     row["path"] = "half \ud801"
-    assert not listing_of(source, FakeVisitContext(memo=memo)).unchanged()
+    assert not listing_of(source, FakeVisitContext(memo=memo)).is_unchanged()
 
 
 def test_nothing_is_remembered_before_the_list_was_read_to_its_end(make_source):
     listing = listing_of(make_source(page_size=3))
     assert listing.memo() is None
+    entries = listing.entries()
     for _ in range(7):
-        next(listing.entries)
+        next(entries)
         assert listing.memo() is None
-    assert list(listing.entries) == []
+    assert list(entries) == []
     assert listing.memo() is not None
 
 
@@ -196,7 +197,7 @@ def test_a_missing_object_is_requested_in_the_next_visit(make_source, archive, s
     archive.on_request = before
     source = make_source()
     listing = listing_of(source, name="000001")
-    entries = list(listing.entries)
+    entries = list(listing.entries())
     assert len(entries) == 3
     assert any(refused in path for path in archive.heads)
     assert listing.memo() is None
@@ -225,7 +226,7 @@ def test_known_locations_are_looked_up_page_by_page(make_source, archive):
                 for url in urls
             ]
 
-    records = list(listing_of(make_source(page_size=40), Counting()).entries)
+    records = list(listing_of(make_source(page_size=40), Counting()).entries())
     assert lookup_sizes == [40, 40, 10]
     assert [record.path for record in records] == [b"sub-%05d.nwb" % n for n in range(90)]
     assert [record.locations[0].version_id[:2] for record in records] == ["v-", "k-"] * 45

@@ -203,7 +203,7 @@ def listing_of(source, name, label):
 
 def documents_of(source, name, label="draft"):
     listing = listing_of(source, name, label)
-    for _ in listing.entries:
+    for _ in listing.entries():
         pass
     return {one.path: one.content for one in listing.documents}
 
@@ -246,7 +246,7 @@ def test_a_listing_that_breaks_off_has_no_shards(make_source, archive):
     archive.on_request = refuse
     listing = listing_of(make_source(page_size=2), "000002", "draft")
     with pytest.raises(UnreliableListingError):
-        list(listing.entries)
+        list(listing.entries())
     assert listing.documents == ()
 
 

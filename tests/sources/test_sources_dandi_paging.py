@@ -30,7 +30,7 @@ def listing_of(source, name="000002", label="draft"):
 
 
 def paths_of(source):
-    return [entry.path for entry in listing_of(source).entries]
+    return [entry.path for entry in listing_of(source).entries()]
 
 
 def change_page(archive, number, change, path=ASSETS):
@@ -44,7 +44,7 @@ def change_page(archive, number, change, path=ASSETS):
         change(page)
         return send(handler, status, json.dumps(page).encode())
 
-    archive.before = before
+    archive.on_request = before
 
 
 def test_the_replay_pages_as_the_real_archive_did():
@@ -80,7 +80,7 @@ def test_a_cut_page_is_not_a_whole_listing(make_source, archive, number):
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_list_that_ends_early_is_not_whole(make_source, archive, number):
     change_page(archive, number, lambda page: page.update(next=None))
-    with pytest.raises(UnreliableListingError, match="7 were promised"):
+    with pytest.raises(UnreliableListingError, match=r"\b7\b"):
         paths_of(make_source(page_size=3))
 
 
@@ -95,13 +95,13 @@ def test_the_errors_can_be_pickled():
 
 def test_an_empty_page_is_not_an_empty_version(make_source, archive):
     change_page(archive, 1, lambda page: page.update(results=[], next=None))
-    with pytest.raises(UnreliableListingError, match="7 were promised and 0 came"):
+    with pytest.raises(UnreliableListingError, match=r"\b0\b.*\b7\b"):
         paths_of(make_source())
 
 
 def test_more_rows_than_promised_are_not_a_whole_listing(make_source, archive):
     change_page(archive, 1, lambda page: page.update(count=5))
-    with pytest.raises(UnreliableListingError, match="5 were promised"):
+    with pytest.raises(UnreliableListingError, match=r"\b5\b"):
         paths_of(make_source(page_size=3))
 
 
@@ -172,7 +172,7 @@ def test_a_row_that_slips_away_between_pages_is_noticed(make_source, archive):
         return False
 
     archive.on_request = before
-    with pytest.raises(UnreliableListingError, match="7 were promised"):
+    with pytest.raises(UnreliableListingError, match=r"\b7\b"):
         paths_of(make_source(page_size=3))
 
 
@@ -236,10 +236,10 @@ def test_dandisets_are_counted_too(make_source, archive):
     path = "/api/dandisets/"
     for number in (1, 2):
         change_page(archive, number, lambda page: page.update(next=None), path)
-        with pytest.raises(UnreliableListingError, match="9 were promised"):
+        with pytest.raises(UnreliableListingError, match=r"\b9\b"):
             list(make_source(page_size=4).datasets())
     change_page(archive, 2, lambda page: page.update(count=8), path)
-    with pytest.raises(UnreliableListingError, match="8 on page 2"):
+    with pytest.raises(UnreliableListingError, match=r"\b8\b.*page 2"):
         list(make_source(page_size=4).datasets())
     change_page(archive, 1, lambda page: page["results"][1].update(identifier="000001"), path)
     with pytest.raises(UnreliableListingError, match="repeats"):
@@ -303,7 +303,7 @@ def test_rows_that_move_while_pages_shrink_are_noticed(make_source, archive):
         return send(handler, 502, b"")
 
     archive.on_request = before
-    with pytest.raises(UnreliableListingError, match="moved while they were read"):
+    with pytest.raises(UnreliableListingError, match="rows moved"):
         paths_of(make_source(page_size=30))
 
 
@@ -322,14 +322,14 @@ def test_order_is_kept_however_slowly_the_bucket_answers(make_source, archive):
         return False
 
     archive.on_request = before
-    entries = list(listing_of(make_source()).entries)
+    entries = list(listing_of(make_source()).entries())
     assert [entry.path for entry in entries] == [b"sub-%05d.nwb" % i for i in range(60)]
     assert [entry.locations[0].version_id for entry in entries] == [f"v-{i}" for i in range(60)]
 
 
 def test_few_pages_are_requested_ahead_of_the_reader(make_source, archive):
     archive.set_blob_count("000002_draft", 300)
-    entries = listing_of(make_source(connections=2)).entries
+    entries = listing_of(make_source(connections=2)).entries()
     next(entries)
     entries.close()
     assert 0 < len(archive.heads) < 40
@@ -341,7 +341,7 @@ def test_a_single_object_in_trouble_ends_the_listing(make_source, archive):
     bad = next(path for path in archive.objects if path.endswith("-0000-4000-8000-000000000000"))
     archive.on_request = lambda handler, path, _query: path == bad and send(handler, 503, b"")
     with pytest.raises(ServerError):
-        list(listing_of(make_source()).entries)
+        list(listing_of(make_source()).entries())
 
 
 def test_a_bucket_in_trouble_ends_the_listing(make_source, archive):
@@ -367,7 +367,7 @@ def test_a_long_listing_needs_no_more_memory(make_source, archive):
         for row in archive.assets("000002_draft"):
             row["metadata"]["contentUrl"].pop()
         tracemalloc.start()
-        for _ in listing.entries:
+        for _ in listing.entries():
             pass
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
@@ -396,7 +396,7 @@ def test_the_token_reaches_the_api_and_not_the_bucket(make_source, archive, monk
             )
         leaked = []
         bucket.on_request = lambda handler, *_: leaked.append(handler.headers.get("Authorization"))
-        entries = list(listing_of(make_source(token_env="DANDI_TEST_TOKEN")).entries)
+        entries = list(listing_of(make_source(token_env="DANDI_TEST_TOKEN")).entries())
     assert set(sent) == {("GET", f"token {secret}")}
     assert leaked == [None] * 7
     assert secret not in repr(entries)

@@ -77,8 +77,8 @@ def part_of(archive: ZarrArchive, zarr_id: str, path: bytes = b"a/img.ome.zarr")
 
 
 def read(listing):
-    entries = list(listing.entries)
-    assert listing.closing() == listing.version
+    entries = list(listing.entries())
+    assert listing.confirm_version() == listing.version
     found = {entry.path: entry for entry in entries}
     assert len(found) == len(entries)
     return found
@@ -290,7 +290,7 @@ def test_a_listing_that_does_not_add_up_is_not_proven(zarr_archive):
     zarr_archive.put(zarr_id, {"0/1/0": None})
     listing = part.listing(EMPTY_CONTEXT)
     with pytest.raises(UnreliableListingError) as caught:
-        next(listing.entries)
+        next(listing.entries())
     assert stated in str(caught.value)
     assert zarr_archive.library_checksum(zarr_id) in str(caught.value)
     assert f"dandi:zarr/{zarr_id}" in str(caught.value)
@@ -335,7 +335,7 @@ def test_pages_left_by_a_killed_visit_do_not_make_a_moved_zarr_wrong_for_ever(
     zarr_archive.set_state(zarr_id, "0" * 32 + "-1--1")
     part = part_of(zarr_archive, zarr_id)
     with pytest.raises(UnreliableListingError):
-        list(part.listing(FakeVisitContext(workspace=tmp_path)).entries)
+        list(part.listing(FakeVisitContext(workspace=tmp_path)).entries())
     zarr_archive.put(zarr_id, {"0/11/0": b"more"})
     zarr_archive.finalize(zarr_id)
     assert len(read(part.listing(FakeVisitContext(workspace=tmp_path)))) == 7
@@ -369,7 +369,7 @@ def test_a_zarr_that_is_finalized_while_it_is_listed_is_not_proven(zarr_archive)
     age(zarr_archive, zarr_id)
     zarr_archive.set_state(zarr_id, None)
     listing = part_of(zarr_archive, zarr_id).listing(EMPTY_CONTEXT)
-    assert len(list(listing.entries)) == 6
+    assert len(list(listing.entries())) == 6
     zarr_archive.finalize(zarr_id)
     with pytest.raises(UnreliableListingError, match="finalized while"):
         listing.confirm_version()
@@ -382,7 +382,7 @@ def test_a_zarr_that_is_written_to_while_it_is_listed_is_not_proven(zarr_archive
     zarr_archive.put(zarr_id, {"0/11/0": b"more"})
     zarr_archive.set_state(zarr_id, None)
     with pytest.raises(ComponentUnavailableError) as caught:
-        next(listing.entries)
+        next(listing.entries())
     assert caught.value.reason == "pending"
 
 
@@ -393,7 +393,7 @@ def test_a_never_finalized_zarr_that_grows_while_it_is_listed_is_not_proven(zarr
     listing = part_of(zarr_archive, zarr_id).listing(EMPTY_CONTEXT)
     ahead = datetime.now(UTC) + timedelta(seconds=2)
     zarr_archive.put(zarr_id, {"0/11/0": b"more"}, at=ahead)
-    assert len(list(listing.entries)) == 7
+    assert len(list(listing.entries())) == 7
     while datetime.now(UTC) < ahead + timedelta(seconds=1):
         time.sleep(0.1)
     with pytest.raises(ComponentUnavailableError) as caught:
@@ -426,7 +426,7 @@ def test_a_zarr_that_is_gone_is_not_taken_for_an_embargoed_one(zarr_archive):
     zarr_id = zarr_archive.make(ENTRIES)
     part = part_of(zarr_archive, zarr_id)
     del zarr_archive.rows[zarr_id]
-    with pytest.raises(DatasetNotFoundError, match="no such Zarr, or none that it would show"):
+    with pytest.raises(DatasetNotFoundError, match=zarr_id):
         part.listing(EMPTY_CONTEXT)
     with pytest.raises(DatasetNotFoundError, match=r"Not found\."):
         zarrs_of(zarr_archive).hint(part.dataset)
@@ -458,7 +458,7 @@ def test_an_embargoed_zarr_whose_files_answers_200_gives_no_path(zarr_archive):
         part = zarrs_of(zarr_archive).component(b"z.zarr", 1, zarr_id, metadata)
         listing = part.listing(EMPTY_CONTEXT)
         with pytest.raises(ComponentRefusedError) as caught:
-            next(listing.entries)
+            next(listing.entries())
     assert not re.search(r"zgroup|0/1/0", str(caught.value))
 
 
@@ -484,7 +484,7 @@ def test_a_never_finalized_zarr_is_no_longer_as_remembered_once_it_is(zarr_archi
     zarr_archive.set_state(zarr_id, None)
     part = part_of(zarr_archive, zarr_id)
     listing = part.listing(EMPTY_CONTEXT)
-    for _ in listing.entries:
+    for _ in listing.entries():
         pass
     memo = listing.memo()
     assert part.listing(FakeVisitContext(memo=memo)).is_unchanged()
@@ -585,7 +585,7 @@ def rows_of(archive, name="000003"):
 
 def test_zarr_assets_of_a_dandiset_are_parts_and_count_as_upstream_counts(make_source, archive):
     listing = draft_of(make_source(zarrs=True), "000003")
-    entries = list(listing.entries)
+    entries = list(listing.entries())
     parts = [one for one in entries if isinstance(one, ComponentEntry)]
     assert [part.path for part in parts] == [b"sub-001/img.ome.zarr", b"sub-002/arr.zarr"]
     assert parts[0].version.upstream == "c65ff2cc7009f922711a3acfd8e70e79-37--13166"
@@ -597,30 +597,30 @@ def test_zarr_assets_of_a_dandiset_are_parts_and_count_as_upstream_counts(make_s
 
 
 def test_without_the_option_a_zarr_is_a_named_exception(make_source):
-    entries = list(draft_of(make_source(zarrs=False), "000003").entries)
+    entries = list(draft_of(make_source(zarrs=False), "000003").entries())
     left_out = [one for one in entries if isinstance(one, ExcludedEntry)]
     assert [one.reason for one in left_out] == ["zarr", "zarr"]
 
 
 def test_a_memo_without_zarrs_is_void_once_zarrs_are_mirrored(make_source):
     listing = draft_of(make_source(zarrs=False), "000003")
-    for _ in listing.entries:
+    for _ in listing.entries():
         pass
     known = FakeVisitContext(memo=listing.memo())
-    assert draft_of(make_source(zarrs=False), "000003", known).unchanged()
-    assert not draft_of(make_source(zarrs=True), "000003", known).unchanged()
+    assert draft_of(make_source(zarrs=False), "000003", known).is_unchanged()
+    assert not draft_of(make_source(zarrs=True), "000003", known).is_unchanged()
 
 
 def test_zarr_checksum_null_is_never_taken_as_unchanged_by_its_row(make_source, archive):
     """Its objects may change while its row says nothing, neither of size nor of checksum."""
     listing = draft_of(make_source(zarrs=True), "000003")
-    for _ in listing.entries:
+    for _ in listing.entries():
         pass
     assert listing.memo() is not None
     row = next(row for row in rows_of(archive) if row["zarr"])
     row["metadata"]["digest"]["dandi:dandi-zarr-checksum"] = None
     listing = draft_of(make_source(zarrs=True), "000003")
-    parts = [one for one in listing.entries if isinstance(one, ComponentEntry)]
+    parts = [one for one in listing.entries() if isinstance(one, ComponentEntry)]
     assert parts[0].version.upstream == "current"
     assert listing.memo() is None
 
@@ -638,7 +638,7 @@ def test_rows_shifting_between_pages_are_noticed_among_zarrs_too(make_source, ar
     assert len(rows_of(archive)) >= 3
     listing = draft_of(make_source(zarrs=True, page_size=1), "000003")
     with pytest.raises(UnreliableListingError):
-        list(listing.entries)
+        list(listing.entries())
     assert gone
 
 
@@ -646,7 +646,7 @@ def test_rows_shifting_between_pages_are_noticed_among_zarrs_too(make_source, ar
 def test_a_broken_row_of_a_zarr_blocks_no_other(make_source, archive, field, value):
     row = next(row for row in rows_of(archive) if row["zarr"])
     row[field] = value
-    entries = list(draft_of(make_source(zarrs=True), "000003").entries)
+    entries = list(draft_of(make_source(zarrs=True), "000003").entries())
     assert [one.reason for one in entries if isinstance(one, ExcludedEntry)] == ["malformed"]
     assert len([one for one in entries if isinstance(one, ComponentEntry)]) == 1
 
@@ -657,7 +657,9 @@ def test_a_zarr_of_the_demo_archive_is_listed_through_its_dandiset(demo):
     options = DandiOptions(api=demo.api_url, zarrs=True)
     source = DandiSource("demo", options, options.session())
     demo.clear_requests()
-    [part] = [one for one in draft_of(source, "000005").entries if isinstance(one, ComponentEntry)]
+    [part] = [
+        one for one in draft_of(source, "000005").entries() if isinstance(one, ComponentEntry)
+    ]
     assert part.path == ZARR.encode()
     assert not [one for one in demo.s3_requests if "zarr" in one]
     found = read(part.listing(EMPTY_CONTEXT))

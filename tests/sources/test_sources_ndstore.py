@@ -226,7 +226,7 @@ def test_nothing_is_listed_while_levels_are_being_made(ndstore: DemoNdstore) -> 
 
 def test_a_level_that_comes_while_blocks_are_read_is_no_proof(ndstore: DemoNdstore) -> None:
     listing = listing_of(make_source(ndstore), SINGLE_12)
-    list(listing.entries)
+    list(listing.entries())
     ndstore.propagate(SINGLE_12)
     with pytest.raises(UnreliableListingError, match="levels changed"):
         listing.confirm_version()
@@ -254,7 +254,7 @@ def test_a_block_that_cannot_be_had_fails_the_listing_and_is_named(
     listing = listing_of(make_source(ndstore, hash="fetch", workers=2), IMAGE_11)
     where = "/npz/0/64,128/64,128/17,33/"
     with ndstore.fault(fault, path=where, **options), pytest.raises(NeuromirrorError) as raised:
-        list(listing.entries)
+        list(listing.entries())
     assert isinstance(raised.value, BlockReadError | NetError)
     assert "0/64:128/64:128/17:33" in str(raised.value)
     assert says in str(raised.value)

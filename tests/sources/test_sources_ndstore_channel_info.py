@@ -202,7 +202,7 @@ def test_a_removed_project_differs_from_a_failing_one(ndstore: DemoNdstore) -> N
 
 def test_a_channel_that_vanishes_while_it_is_read_is_no_proof(ndstore: DemoNdstore) -> None:
     listing = listing_of(make_source(ndstore), IMAGE_11)
-    list(listing.entries)
+    list(listing.entries())
     ndstore.remove(IMAGE_11)
     with pytest.raises(DatasetNotFoundError):
         listing.confirm_version()

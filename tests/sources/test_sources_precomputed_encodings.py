@@ -182,7 +182,7 @@ def test_an_object_rewritten_in_another_encoding_gets_another_path(layers, encod
     assert (name + ending).encode() in found
     assert f"{name}.br".encode() not in found
     assert len(found) == 30
-    assert listing.find_present is not None
+    assert listing.can_find_present
     assert listing.find_present([f"{name}.br".encode()]) == []
     # what was found once is not forgotten when something else changes
     for number in (30, 31):
@@ -248,7 +248,7 @@ def test_two_objects_with_the_same_path_are_reported(layers):
     layers.put(f"{CH}/8_8_8/b.br", "by itself")
     layers.put(f"{CH}/8_8_8/c.gz", TEXT, "br")
     layers.put(f"{CH}/8_8_8/d.gz", TEXT, "gzip")
-    entries = list(listing_of(layers.source(), CH).entries)
+    entries = list(listing_of(layers.source(), CH).entries())
     exceptions = [one for one in entries if isinstance(one, ExcludedEntry)]
     assert [(one.path, one.reason, one.size) for one in exceptions] == [
         (b"8_8_8/a.br", "name-taken", len("by itself"))
@@ -349,7 +349,7 @@ def test_what_a_listing_lacks_is_looked_for_under_both_names(layers, monkeypatch
     layers.put(f"{CH}/packed.json", "{}", "gzip")
     listing = listing_of(layers.source(), CH)
     read(listing)
-    assert listing.find_present is not None
+    assert listing.can_find_present
     there = [f"{chunk(0)}.br"[len(CH) + 1 :], "8_8_8/plain", "info", "packed.json"]
     gone = [
         *(chunk(0)[len(CH) + 1 :], f"{chunk(0)}.gz"[len(CH) + 1 :], "8_8_8/plain.br"),
@@ -357,7 +357,7 @@ def test_what_a_listing_lacks_is_looked_for_under_both_names(layers, monkeypatch
     ]
     requested_paths = [one.encode() for one in (*there, *gone)]
     assert listing.find_present(requested_paths) == [one.encode() for one in there]
-    monkeypatch.setattr("neuromirror.sources.s3.listing_reader._PIECE", 3)
+    monkeypatch.setattr("neuromirror.sources.s3.listing_reader._BATCH", 3)
     assert listing.find_present(requested_paths) == [one.encode() for one in there]
 
 
@@ -399,7 +399,7 @@ def named(rows: list[ObjectRow], stored: dict[bytes, str], **options: object) ->
             path = path.result() if isinstance(path, Future) else path
             assert isinstance(path, bytes)
             made[row.key] = path.decode()
-    made[b""] = encodings._document().content.decode()
+    made[b""] = encodings.document().content.decode()
     made[b"asked"] = str(len(set(requests)))
     return made
 
@@ -433,7 +433,7 @@ def test_folders_without_end_are_sampled_together():
 
 
 def test_many_new_objects_are_sampled_and_few_are_all_requested(layers, monkeypatch):
-    monkeypatch.setattr("neuromirror.sources.precomputed.encodings.FRESH", 12)
+    monkeypatch.setattr("neuromirror.sources.precomputed.encodings.FRESH_SAMPLE", 12)
     assert FRESH_SAMPLE > 12
     layers.scale(f"{CH}/8_8_8", 10, "br")
     source = layers.source(etags="md5")

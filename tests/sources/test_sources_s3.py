@@ -118,7 +118,7 @@ def test_capabilities_are_described(bucket, versioned_bucket):
     bucket.put("a/1", b"1", ChecksumAlgorithm="SHA256")
     assert bucket.source().capabilities() == {
         "versions": "listable",
-        "version-reads": "nothing to try",
+        "version-reads": "not tested",
         "checksums": "returned",
         "durability": "mutable-bucket",
     }
@@ -126,7 +126,7 @@ def test_capabilities_are_described(bucket, versioned_bucket):
     assert versioned_bucket.source().capabilities() == {
         "versions": "listable",
         "version-reads": "allowed",
-        "checksums": "nothing to try",
+        "checksums": "not tested",
         "durability": "versioned-bucket",
     }
 
@@ -139,14 +139,14 @@ def test_an_unchanged_prefix_is_known_by_its_memo(bucket):
     listing = listing_of(bucket.source(), "a")
     read(listing)
     memo = listing.memo()
-    assert not listing_of(bucket.source(), "a").unchanged()
-    assert listing_of(bucket.source(), "a", FakeVisitContext(memo=memo)).unchanged()
+    assert not listing_of(bucket.source(), "a").is_unchanged()
+    assert listing_of(bucket.source(), "a", FakeVisitContext(memo=memo)).is_unchanged()
     changed = listing_of(bucket.source(overwrites="incident"), "a", FakeVisitContext(memo=memo))
-    assert not changed.unchanged()
-    assert not listing_of(bucket.source(), "a", FakeVisitContext(memo=b"broken")).unchanged()
+    assert not changed.is_unchanged()
+    assert not listing_of(bucket.source(), "a", FakeVisitContext(memo=b"broken")).is_unchanged()
     bucket.put("a/2", b"other")
     later = listing_of(bucket.source(), "a", FakeVisitContext(memo=memo))
-    assert not later.unchanged()
+    assert not later.is_unchanged()
     assert read(later)[b"2"].digests == (Digest("md5", md5(b"other"), "s3"),)
 
 
@@ -175,7 +175,7 @@ def test_an_object_that_changed_since_it_was_listed_breaks_the_proof(bucket):
 
     source.bucket.objects = then_change
     with pytest.raises(UnreliableListingError, match="no longer as it was listed"):
-        list(listing_of(source, "a").entries)
+        list(listing_of(source, "a").entries())
 
 
 def test_writes_during_a_listing_break_the_proof(bucket):
@@ -183,10 +183,10 @@ def test_writes_during_a_listing_break_the_proof(bucket):
     begin = datetime.now(UTC)
     bucket.set_time("a/2", begin + timedelta(seconds=2))
     listing = listing_of(bucket.source(), "a")
-    list(listing.entries)
+    list(listing.entries())
     until(begin + timedelta(seconds=3))
     with pytest.raises(UnreliableListingError, match="written while they were listed"):
-        listing.closing()
+        listing.confirm_version()
 
 
 def until(moment: datetime) -> None:
@@ -197,16 +197,16 @@ def until(moment: datetime) -> None:
 def test_a_listing_that_was_killed_began_when_it_first_began(bucket, tmp_path):
     bucket.put_all("a/1", "a/2")
     killed = listing_of(bucket.source(), "a", FakeVisitContext(workspace=tmp_path))
-    next(iter(killed.entries))
+    next(killed.entries())
     until(datetime.now(UTC) + timedelta(seconds=2))
     for left in tmp_path.iterdir():
         if left.name != "began":
             left.unlink()
     bucket.put("a/2", b"written between")
     going_on = listing_of(bucket.source(), "a", FakeVisitContext(workspace=tmp_path))
-    list(going_on.entries)
+    list(going_on.entries())
     with pytest.raises(UnreliableListingError, match="written while they were listed"):
-        going_on.closing()
+        going_on.confirm_version()
     assert set(files_of(bucket.source(), "a")) == {b"1", b"2"}
 
 
@@ -219,7 +219,7 @@ def test_a_time_to_come_is_no_write(bucket):
 def test_missing_files_are_requested_before_they_count_as_removed(bucket):
     bucket.put_all("a/1", "a/up/../2", "b/3")
     listing = listing_of(bucket.source(), "a")
-    assert listing.find_present is not None
+    assert listing.can_find_present
     assert listing.find_present([b"1", b"3", b"up/../2", b"none"]) == [b"1", b"up/../2"]
     many = [b"no/%d" % number for number in range(1500)]
     assert listing.find_present([*many, b"1"]) == [b"1"]

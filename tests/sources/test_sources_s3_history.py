@@ -57,8 +57,8 @@ def states_of(source, workspace=None, since=None):
     for version in source.history(source.dataset("a"), since):
         known = EMPTY_CONTEXT if workspace is None else FakeVisitContext(workspace=workspace)
         listing = source.listing(version, known)
-        entries = {entry.path: entry for entry in listing.entries}
-        assert listing.closing() == version
+        entries = {entry.path: entry for entry in listing.entries()}
+        assert listing.confirm_version() == version
         states.append((version, entries, listing))
     return states
 
@@ -100,8 +100,8 @@ def test_a_state_of_the_past_has_versions_and_no_memo(lived_in):
     assert [one.content for one in listing.documents] == [b'{"subject_id": "7"}']
     assert ("subject", "7") in listing.facts.attributes
     assert listing.memo() is None
-    assert not listing.unchanged()
-    assert listing.find_present is None
+    assert not listing.is_unchanged()
+    assert not listing.can_find_present
 
 
 def test_history_begins_where_it_was_left(lived_in):
@@ -256,7 +256,7 @@ def test_docdb_is_never_believed_about_what_there_is(assets, docdb):
     source = assets.source(docdb=docdb.url, exclude=["tmp"])
     hints = hints_of(source)
     assert set(hints) == {"a", "b", "c", "d", "==docdb"}
-    assert hints["==docdb"].unavailable_result == (
+    assert hints["==docdb"].unavailable == (
         "in DocDB, but no dataset of the bucket (7):"
         " lost-0, lost-1, lost-2, lost-3, lost-4 and 2 more"
     )
@@ -268,7 +268,7 @@ def test_without_docdb_discovery_goes_on_and_says_so(assets, httpserver):
     httpserver.expect_request("/find").respond_with_data("<p>down", status=503)
     source = assets.source(docdb=httpserver.url_for("/find"))
     hints = hints_of(source)
-    notice = hints.pop("==docdb").unavailable_result
+    notice = hints.pop("==docdb").unavailable
     assert notice is not None
     assert "every dataset is visited" in notice
     assert "503" in notice
@@ -281,5 +281,5 @@ def test_without_docdb_discovery_goes_on_and_says_so(assets, httpserver):
 def test_nonsense_from_docdb_is_no_list(assets, httpserver, reply):
     httpserver.expect_request("/find").respond_with_data(reply, mimetype="application/json")
     hints = hints_of(assets.source(docdb=httpserver.url_for("/find")))
-    assert "DocDB gave no list" in hints["==docdb"].unavailable_result
+    assert "DocDB gave no list" in hints["==docdb"].unavailable
     assert "a" in hints

@@ -82,8 +82,8 @@ def test_large_or_oddly_named_sidecars_are_ordinary_files(bucket):
 
 
 def test_too_many_sidecars_are_ordinary_files(bucket, monkeypatch):
-    monkeypatch.setattr("neuromirror.sources.s3.sidecars.MOST", 5)
-    monkeypatch.setattr("neuromirror.sources.s3.sidecars.ALL", 6)
+    monkeypatch.setattr("neuromirror.sources.s3.sidecars.MAX_DOCUMENTS", 5)
+    monkeypatch.setattr("neuromirror.sources.s3.sidecars.MAX_TOTAL_BYTES", 6)
     sizes = [1, 2, 1, 9, 1, 1, 1]
     for number in reversed(range(len(sizes))):
         bucket.put(f"a/original_metadata/{number}", b"x" * sizes[number])
@@ -104,7 +104,7 @@ def test_a_sidecar_that_changes_while_it_is_read_breaks_the_proof(bucket):
 
     source.bucket.read = late
     with pytest.raises(UnreliableListingError, match="written since"):
-        list(listing_of(source, "asset").entries)
+        list(listing_of(source, "asset").entries())
 
 
 def test_the_same_bucket_gives_the_same_listing_in_any_order(bucket):

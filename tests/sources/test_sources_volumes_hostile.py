@@ -141,7 +141,7 @@ def test_a_channel_that_cannot_be_read_stops_no_other(httpserver: HTTPServer) ->
             with pytest.raises(UnexpectedReplyError, match="propagate"):
                 source.listing(version, FakeVisitContext())
         else:
-            assert len(list(source.listing(version, FakeVisitContext()).entries)) == 1
+            assert len(list(source.listing(version, FakeVisitContext()).entries())) == 1
 
 
 def test_an_ndstores_voxels_have_sizes_that_can_be_meant(httpserver: HTTPServer) -> None:

@@ -27,9 +27,9 @@ from neuromirror.sources.volumes import (
     Level,
     TooManyFilesError,
     Volume,
+    VolumeListing,
     VolumeOptions,
     blocks,
-    volume_listing,
     zarr_documents,
 )
 from neuromirror.sources.volumes.digests import BlockDigests, DigestLog, dump_memo, load_memo
@@ -77,14 +77,14 @@ class Visits:
         self.workspace.mkdir(exist_ok=True)
         self.service.requests.clear()
         given = {"api": self.service.api, "hash": "fetch", "sample": 4, "rolling": 6, **options}
-        return volume_listing(
+        return VolumeListing(
             _VERSION,
             self.volume,
             FakeVisitContext(memo=self.memo, workspace=self.workspace, deep=deep),
             self.session,
             VolumeOptions.model_validate(given),
             facts=DatasetFacts(attributes=(("type", "image"),)),
-            documents=self.upstream,
+            documents=[*self.upstream, *zarr_documents(self.volume)],
             reload_volume=self.reload_volume,
             signal=self.signal,
         )
@@ -96,7 +96,7 @@ class Visits:
             self.memo = listing.renewed_memo() or self.memo
             same = True
         else:
-            self.records = list(listing.entries)  # type: ignore[arg-type]
+            self.records = list(listing.entries())  # type: ignore[arg-type]
             listing.confirm_version()
             self.memo = listing.memo()
             same = False
@@ -174,7 +174,7 @@ def test_no_more_blocks_are_read_at_once_than_workers(visits: Visits) -> None:
 
 
 def test_records_come_as_their_blocks_are_read(visits: Visits) -> None:
-    entries = visits.open(workers=2).entries
+    entries = visits.open(workers=2).entries()
     assert len(list(islice(entries, 3))) == 3
     assert visits.request_count < _COUNT / 2
     entries.close()  # type: ignore[attr-defined]
@@ -191,7 +191,7 @@ def test_an_unchanged_volume_is_recognized_by_a_sample_and_a_rolling_check(visit
         f"metadata, 4 sampled blocks, blocks 1–6 of {_COUNT} in the rolling pass begun 20"
     )
     assert visits.visit()
-    assert "blocks 7–12 of" in visits.words
+    assert "blocks 7–12 of" in visits.check_description
 
 
 def test_in_time_every_block_is_read_in_turn_and_the_pass_begins_anew(visits: Visits) -> None:
@@ -202,7 +202,7 @@ def test_in_time_every_block_is_read_in_turn_and_the_pass_begins_anew(visits: Vi
         seen |= set(visits.service.requests)
     assert len(seen) == _COUNT
     assert visits.visit(sample=0, rolling=7)
-    assert "blocks 1–7 of" in visits.words
+    assert "blocks 1–7 of" in visits.check_description
 
 
 def test_each_visit_samples_other_blocks_and_a_rerun_the_same(visits: Visits) -> None:
@@ -258,7 +258,7 @@ def test_other_metadata_with_the_same_sample_read_no_more(visits: Visits) -> Non
     assert visits.evidence == "metadata and a sample of 10 blocks"
     assert visits.check_description.startswith("metadata, 4 sampled blocks, blocks 1–6")
     assert visits.visit()
-    assert "blocks 7–12" in visits.words
+    assert "blocks 7–12" in visits.check_description
 
 
 def test_other_metadata_and_another_sample_read_all(visits: Visits) -> None:
@@ -312,7 +312,7 @@ def test_a_memo_that_is_damaged_is_no_memo(visits: Visits) -> None:
 
 
 def test_a_visit_that_was_killed_goes_on_where_it_was(visits: Visits) -> None:
-    entries = visits.open().entries
+    entries = visits.open().entries()
     assert len(list(islice(entries, 30))) == 30
     entries.close()  # type: ignore[attr-defined]
     before = visits.request_count
@@ -325,7 +325,7 @@ def test_a_visit_that_was_killed_goes_on_where_it_was(visits: Visits) -> None:
 def test_a_visit_that_failed_goes_on_with_the_block_that_failed(visits: Visits) -> None:
     visits.service.replacements["0/32:40/24:30/9:13"] = [(404, {}, b"")]
     with pytest.raises(BlockReadError):
-        list(visits.open(workers=1).entries)
+        list(visits.open(workers=1).entries())
     assert not visits.visit()
     assert visits.request_count < 20
     assert visits.digests() == true_digests(visits)

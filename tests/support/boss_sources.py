@@ -47,7 +47,7 @@ def read_level(
 ) -> np.ndarray[Any, Any]:
     """The voxels of a level, put together of all its blocks as they are fetched."""
     made = np.zeros(shape, dtype)
-    for record in listing.entries:
+    for record in listing.entries():
         found = re.fullmatch(rb"%d/c/((?:\d+/)*\d+)" % level, record.path)
         if found is None:
             continue

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-DATA = Path(__file__).parent / "data" / "dandi"
+DATA = Path(__file__).parents[1] / "sources" / "data" / "dandi"
 RECORDED_API = "http://127.0.0.1:18900"
 RECORDED_BUCKET = "http://127.0.0.1:15900"
 

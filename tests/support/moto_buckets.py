@@ -143,8 +143,8 @@ def listing_of(source, name, known=EMPTY_CONTEXT):
 
 def read(listing):
     """All entries by path, closed as a crawl does."""
-    entries = list(listing.entries)
-    assert listing.closing() == listing.version
+    entries = list(listing.entries())
+    assert listing.confirm_version() == listing.version
     found = {entry.path: entry for entry in entries}
     assert len(found) == len(entries)
     return found

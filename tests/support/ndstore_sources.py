@@ -36,7 +36,7 @@ def listing_of(source: NdstoreSource, local_id: str, **known: Any) -> Listing:
 
 def read(listing: Listing) -> tuple[list[FileRecord], list[ExcludedEntry]]:
     """All entries, and the closing proof."""
-    entries = list(listing.entries)
+    entries = list(listing.entries())
     listing.confirm_version()
     return (
         [one for one in entries if isinstance(one, FileRecord)],

@@ -71,7 +71,7 @@ def listing_of(
 
 def read(listing: Listing) -> dict[bytes, FileRecord | ExcludedEntry]:
     """All entries by path, closed as a crawl does."""
-    entries = list(listing.entries)
+    entries = list(listing.entries())
     assert listing.confirm_version() == listing.version
     found = {entry.path: entry for entry in entries}
     assert len(found) == len(entries)

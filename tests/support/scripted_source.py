@@ -31,12 +31,50 @@ from neuromirror.sources import (
     DatasetNotFoundError,
     Estimate,
     Listing,
+    ListingEntry,
     Source,
     VisitContext,
 )
 from support.mirror_harness import MirrorHarness
 
 START = datetime(2024, 3, 1, 12, 0, 0, tzinfo=UTC)
+
+
+class ScriptedListing(Listing):
+    """A listing whose results are given to the constructor."""
+
+    def __init__(
+        self,
+        version: VersionRef,
+        facts: DatasetFacts,
+        *,
+        read_entries: Callable[[ScriptedListing], Iterator[ListingEntry]],
+        own_memo: bytes | None,
+        unchanged: bool,
+        find: Callable[[Sequence[bytes]], list[bytes]] = lambda _paths: [],
+        late_sha256: bool = False,
+        can_find_present: bool = False,
+    ) -> None:
+        super().__init__(version, facts, late_sha256=late_sha256, can_find_present=can_find_present)
+        self._read_entries = read_entries
+        self._own_memo = own_memo
+        self._unchanged = unchanged
+        self._find = find
+
+    def entries(self) -> Iterator[ListingEntry]:
+        return self._read_entries(self)
+
+    def confirm_version(self) -> VersionRef:
+        return self.version
+
+    def is_unchanged(self) -> bool:
+        return self._unchanged
+
+    def memo(self) -> bytes | None:
+        return self._own_memo
+
+    def find_present(self, paths: Sequence[bytes]) -> list[bytes]:
+        return self._find(paths)
 
 
 def at(minutes: float) -> datetime:
@@ -240,7 +278,7 @@ class ScriptedSource:
             content = zarr.earlier_states[moment]
         memo = repr(sorted(content.items())).encode()
 
-        def entries() -> Iterator[FileRecord | ExcludedEntry | ComponentEntry]:
+        def entries(_listing: ScriptedListing) -> Iterator[ListingEntry]:
             zarr.on_read()
             if zarr.error is not None:
                 raise zarr.error
@@ -248,14 +286,12 @@ class ScriptedSource:
                 yield one.record(path)
             self.read_listings.append(f"{dataset.local_id} {version.upstream}")
 
-        return Listing(
-            version=version,
-            facts=DatasetFacts(title=name),
-            documents=(),
-            entries=entries(),
-            confirm_version=lambda: version,
-            is_unchanged=lambda: zarr.error is None and context.memo == memo,
-            memo=lambda: memo,
+        return ScriptedListing(
+            version,
+            DatasetFacts(title=name),
+            read_entries=entries,
+            own_memo=memo,
+            unchanged=zarr.error is None and context.memo == memo,
         )
 
     def listing(self, version: VersionRef, context: VisitContext) -> Listing:
@@ -287,7 +323,7 @@ class ScriptedSource:
             (sorted(listed.items()), scripted_dataset.documents, component_versions)
         ).encode()
 
-        def entries() -> Iterator[FileRecord | ExcludedEntry | ComponentEntry]:
+        def entries(listing: ScriptedListing) -> Iterator[ListingEntry]:
             for path, one in listed.items():
                 yield one.record(path)
             yield from parts
@@ -300,27 +336,23 @@ class ScriptedSource:
                 listing.documents = tuple(scripted_dataset.documents)
             listing.facts = scripted_dataset.facts
 
-        def still_there(paths: Sequence[bytes]) -> list[bytes]:
+        def find_present(paths: Sequence[bytes]) -> list[bytes]:
             self.checked_paths += paths
             there = (
                 content.keys() | scripted_dataset.present_unlisted | scripted_dataset.zarrs.keys()
             )
             return [path for path in paths if path.decode() in there]
 
-        listing = Listing(
-            version=version,
-            facts=DatasetFacts(),
-            documents=(),
-            entries=entries(),
-            confirm_version=lambda: version,
+        return ScriptedListing(
+            version,
+            DatasetFacts(),
+            read_entries=entries,
+            own_memo=memo if self.memos else None,
+            unchanged=context.memo == memo,
+            find=find_present,
             late_sha256=self.late_sha256,
-            is_unchanged=lambda: context.memo == memo,
-            memo=lambda: memo if self.memos else None,
-            find_present=still_there
-            if self.can_check_paths and not scripted_dataset.has_summary
-            else None,
+            can_find_present=self.can_check_paths and not scripted_dataset.has_summary,
         )
-        return listing
 
 
 class ScriptedMirror(Mirror):

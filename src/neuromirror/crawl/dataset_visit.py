@@ -360,7 +360,7 @@ class DatasetVisit:
         thorough: bool,
     ) -> None:
         """Check upstream for the files that the listing lacks: all (``thorough``), or a sample."""
-        if listing.find_present is None:
+        if not listing.can_find_present:
             return
         header = snapshot.header
         elsewhere = {one.path for one in header.documents} | {one.path for one in header.exceptions}

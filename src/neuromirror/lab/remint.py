@@ -6,10 +6,10 @@ visits: no index, no memo, no known place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 from pydantic import BaseModel
 
@@ -22,10 +22,8 @@ from neuromirror.model import (
     VersionKind,
     VersionRef,
 )
-from neuromirror.sources import Estimate, Listing, Source, VisitContext
+from neuromirror.sources import Estimate, Listing, ListingEntry, Source, VisitContext
 from neuromirror.store import Store, read_records_from_git
-
-_T = TypeVar("_T")
 
 
 class NotMintedError(NeuromirrorError):
@@ -101,21 +99,41 @@ class SelectedVersionsSource:
         upstream_version = self._upstream_versions.get(version.upstream)
         if upstream_version is None:
             return self._source.listing(version, context)
-        listing = self._source.listing(upstream_version, context)
-        closing = listing.confirm_version
-
-        def rename() -> None:
-            listing.version = replace(listing.version, upstream=version.upstream)
-
-        # a source may set the version while its entries are read
-        listing.entries = _then_call(listing.entries, rename)
-        listing.confirm_version = lambda: replace(closing(), upstream=version.upstream)
-        return listing
+        return _RenamedListing(self._source.listing(upstream_version, context), version.upstream)
 
 
-def _then_call(entries: Iterator[_T], step: Callable[[], None]) -> Iterator[_T]:
-    yield from entries
-    step()
+class _RenamedListing(Listing):
+    """A listing of an earlier state under the upstream name that its version has in the store."""
+
+    def __init__(self, listing: Listing, upstream: str) -> None:
+        super().__init__(
+            listing.version,
+            listing.facts,
+            listing.documents,
+            web_remotes=listing.web_remotes,
+            special_remotes=listing.special_remotes,
+            late_sha256=listing.late_sha256,
+            loss_hint=listing.loss_hint,
+            unversioned=listing.unversioned,
+            manifest_only=listing.manifest_only,
+        )
+        self._listing = listing
+        self._upstream = upstream
+
+    def entries(self) -> Iterator[ListingEntry]:
+        yield from self._listing.entries()
+        # known only now
+        self.version = replace(self._listing.version, upstream=self._upstream)
+        self.facts, self.documents = self._listing.facts, self._listing.documents
+
+    def confirm_version(self) -> VersionRef:
+        return replace(self._listing.confirm_version(), upstream=self._upstream)
+
+    def problems(self) -> Sequence[str]:
+        return self._listing.problems()
+
+    def refused_count(self) -> int:
+        return self._listing.refused_count()
 
 
 class Reminter:

@@ -1,7 +1,7 @@
-"""The archives that can be mirrored, behind one protocol.
+"""Sources: one subpackage per kind of archive, behind one protocol.
 
-Names are imported when they are first used: a clone's special remote needs few of them, and
-git-annex starts it again and again.
+Names are imported on first use, because git-annex starts the special remote of a clone often, and
+it needs few of them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Estimate,
         KnownContent,
         Listing,
+        ListingEntry,
         Source,
         SupportsPendingCheck,
         VisitContext,
@@ -40,6 +41,7 @@ __all__ = [
     "Estimate",
     "KnownContent",
     "Listing",
+    "ListingEntry",
     "MalformedIdError",
     "Source",
     "SourceOptions",

@@ -1,4 +1,4 @@
-"""What can go wrong with what a source says."""
+"""Errors that sources raise."""
 
 from __future__ import annotations
 
@@ -6,46 +6,55 @@ from neuromirror.model import ConfigurationError, NeuromirrorError
 
 
 class UnreliableListingError(NeuromirrorError):
-    """A list that cannot be trusted to be whole: absence from it means nothing.
+    """A list that may be incomplete or inconsistent, so that absence from it proves nothing.
 
-    The message ends by saying that nothing was changed, unless it already tells what to do.
+    Unless the message already has a next step, "nothing was changed, try again" is appended.
     """
 
-    def __init__(self, what: str) -> None:
-        super().__init__(what if "try again" in what else f"{what}; nothing was changed, try again")
+    def __init__(self, message: str) -> None:
+        hint = "" if "try again" in message else "; nothing was changed, try again"
+        super().__init__(message + hint)
 
 
 class UnexpectedReplyError(UnreliableListingError):
-    """A reply that is JSON, but not what the archive's API promises."""
+    """A reply that does not follow the archive's API."""
 
 
 class ComponentUnavailableError(UnreliableListingError):
-    """A part that the archive itself states cannot be mirrored now; the state goes without it.
+    """A component that cannot be mirrored now, as the archive itself states.
 
-    ``reason`` is the archive's reason in a word: ``embargoed``, or ``pending`` while it is being
-    written. A refusal without such a statement (:class:`ComponentRefusedError`) is another thing.
+    The version is mirrored without it. A refusal without such a statement is a
+    :class:`ComponentRefusedError`.
+
+    Attributes
+    ----------
+    reason
+        ``embargoed``, or ``pending`` while the component is being written.
     """
 
-    def __init__(self, what: str, reason: str = "embargoed") -> None:
-        super().__init__(what)
+    def __init__(self, message: str, reason: str = "embargoed") -> None:
+        super().__init__(message)
         self.reason = reason
 
 
 class ComponentRefusedError(UnreliableListingError):
-    """A part that may not be read, where the archive states no reason; that may pass."""
+    """A component that may not be read, without a stated reason; possibly only for now."""
 
 
 class ComponentMismatchError(UnreliableListingError):
-    """A part that was read whole and is not what the archive states that it is.
+    """A component that was read completely and does not match the archive's checksum.
 
-    Another attempt reads the same: the statement or the objects are wrong upstream.
+    Retrying does not help: the checksum or the objects are wrong upstream.
     """
 
 
 class DatasetNotFoundError(NeuromirrorError):
-    """The archive itself says that it has no such dataset (any more).
+    """The archive itself reports that a dataset does not exist, or was removed.
 
-    ``owner_may_delete`` says that it lets owners delete a dataset of which nothing is published.
+    Attributes
+    ----------
+    owner_may_delete
+        Whether the archive lets owners delete a dataset without published versions.
     """
 
     owner_may_delete: bool = False

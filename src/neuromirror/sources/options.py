@@ -1,4 +1,4 @@
-"""What the options of every source have in common."""
+"""The common part of all sources' options."""
 
 from __future__ import annotations
 
@@ -10,27 +10,36 @@ from neuromirror.net import Session, origin
 
 
 class SourceOptions(BaseModel):
-    """Options that know the session they need; unknown names are refused."""
+    """The ``[options]`` of a mirror file; unknown names are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def session(self) -> Session:
-        """A session as these options ask for it."""
+        """Return a session for these options, with its tokens and address rules."""
         return Session()
 
 
 def base_address(address: str, alternative: str) -> str:
-    """An http(s) address in its normal form, without a slash at its end.
+    """Return an HTTP(S) base URL in its normal form, without a final slash.
 
-    Raises ValueError for anything else, for a query, and for a user or password in it, then
-    saying what to do ``instead``.
+    Parameters
+    ----------
+    address
+        The URL as configured.
+    alternative
+        Where to put a user or password instead, for the error message.
+
+    Raises
+    ------
+    ValueError
+        If it is no HTTP(S) URL, or has a query, fragment, user or password.
     """
     scheme, host, port = origin(address)
     parts = urlsplit(address)
     if "@" in parts.netloc:
         raise ValueError(f"an address must not hold a user or password; {alternative}")
     if parts.query or parts.fragment:
-        raise ValueError("an address ends with its path")
+        raise ValueError("the address must have no query or fragment")
     host = f"[{host}]" if ":" in host else host
     usual = port == (443 if scheme == "https" else 80)
     return f"{scheme}://{host}{'' if usual else f':{port}'}{parts.path.rstrip('/')}"

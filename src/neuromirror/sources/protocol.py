@@ -1,10 +1,11 @@
-"""What a source of datasets must offer.
+"""The interface between an archive's source and the crawler.
 
 Sources are registered in the entry point group ``neuromirror.sources``.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,9 +32,16 @@ from neuromirror.net import Session
 
 @dataclass(frozen=True, slots=True)
 class KnownContent:
-    """What is known of a content that upstream names by its ETag alone.
+    """Recorded properties of an object's content, found by its ETag.
 
-    ``part_size`` in bytes, of a multipart ETag; ``sha256`` as upstream once claimed it.
+    Attributes
+    ----------
+    size
+        In bytes; None if unknown.
+    part_size
+        Part size in bytes of a multipart upload; None for another ETag, or if unknown.
+    sha256
+        The digest that upstream once stated; None if it stated none.
     """
 
     size: int | None
@@ -42,126 +50,180 @@ class KnownContent:
 
 
 class VisitContext(Protocol):
-    """What earlier visits learnt, so that a source need not ask again.
-
-    ``memo`` is what :attr:`AnnexedFileListing.memo` gave when this version was last taken whole,
-    None where
-    nothing is remembered. ``workspace`` is a folder of this version's own (it exists, and is
-    empty at first) that stays when a visit is killed, and is removed once its listing was taken.
-    ``deep`` asks for the thorough way: nothing that could be read again is to be believed.
-    """
+    """Results of earlier visits, which spare a source repeated requests."""
 
     @property
     def deep(self) -> bool:
-        """Whether the visit is a deep one."""
+        """Whether the source must read everything again that it can, and trust no memo."""
         ...
 
     @property
     def memo(self) -> bytes | None:
-        """What :attr:`AnnexedFileListing.memo` gave the last time."""
+        """The :meth:`Listing.memo` of the last accepted listing of this version, if any."""
         ...
 
     @property
     def workspace(self) -> Path:
-        """The folder, made when it is first asked for."""
+        """A folder for this version, created on first use.
+
+        It survives an interrupted visit, and is removed once the listing has been read.
+        """
         ...
 
     def locations(self, urls: Sequence[str]) -> list[Location | None]:
-        """The exact location last learnt for each plain URL."""
+        """Return, for each URL, the last known location with a version id."""
         ...
 
     def record_refusal(self, url: str) -> bool:
-        """Record that a bucket refuses an object, and return whether that is no passing fault.
+        """Record that a bucket refuses an object, and return whether the refusal is lasting.
 
-        It is none once the object was refused in visits of a day or longer. May be called by any
-        thread.
+        A refusal is lasting if visits over a day or longer all met it. Thread-safe.
         """
         ...
 
     def contents(self, etags: Sequence[str]) -> list[KnownContent | None]:
-        """What is known of the content of each ETag: ``<md5>`` or ``<md5>-<parts>``."""
+        """Return the known content of each ETag (``<md5>`` or ``<md5>-<parts>``)."""
         ...
 
 
-def _never_unchanged() -> bool:
-    return False
+class Listing(ABC):
+    """One reading of a version's files; a source subclasses it.
 
+    The crawler first calls :meth:`is_unchanged` if it has a memo. If that is False, it reads
+    :meth:`entries` to the end, once, and then calls :meth:`confirm_version`. The other methods are
+    called after that.
 
-def _no_memo() -> bytes | None:
-    return None
-
-
-def _no_text() -> str:
-    return ""
-
-
-def _no_problems() -> Sequence[str]:
-    return ()
-
-
-@dataclass(slots=True)
-class Listing:
-    """One reading of a version's files.
-
-    ``entries`` may be read once, in any order upstream gives; it raises
-    :class:`~neuromirror.sources.UnreliableListingError` or a :class:`~neuromirror.net.NetError`
-    when
-    the listing cannot be trusted to be whole. After the last entry ``closing`` asks upstream for
-    the version once more: the proof is that nothing moved meanwhile.
-
-    ``unchanged`` asks upstream whether all is as it was when ``known.memo`` was made, without
-    reading the entries; ``memo``, after the last entry, gives what that takes (None: the source
-    does not offer it). ``renewed``, after ``unchanged`` said yes, gives what is to be remembered in
-    its place (None: the same). ``checked`` says in words, after either, what was compared, where
-    that is less than everything (upstream gives no checksums, and a sample was read).
-
-    ``pending``, after the last entry, names what upstream has yet to complete, as
-    :meth:`SupportsPendingCheck.still_pending` takes it (None: only a visit can tell).
-
-    ``loss_hint`` says why files may be missing that an earlier listing had, where upstream tells:
-    it is shown to the operator whose approval a loss needs.
-
-    ``problems``, after either, returns a line for each thing that is left out, or incomplete,
-    because upstream contradicts itself: the visit is partial and looks at it again each time.
-    ``refused`` returns how many files upstream lists and refuses to be asked about: what it said
-    in the listing is all that is known of them.
-
-    ``find_present`` gives those of some missing paths that upstream has after all; None where the
-    listing proves itself by a summary.
+    Parameters
+    ----------
+    version
+        The version; a subclass may replace it while its entries are read.
+    facts, documents
+        Descriptive metadata and metadata files; a subclass may complete both until its last entry
+        was read.
+    web_remotes, special_remotes
+        Remotes that a clone needs for the files' locations.
+    late_sha256
+        Whether upstream will state a sha256 of every file later.
+    loss_hint
+        Upstream's explanation why files may be missing; shown to the operator who has to approve
+        a loss.
+    unversioned
+        Whether the bucket keeps no old object versions.
+    manifest_only
+        Whether the version is one array with too many files for git, to be listed in a manifest
+        only.
+    can_find_present
+        Whether :meth:`find_present` can look up missing files; needless if upstream states totals,
+        which the listing is compared with.
     """
 
-    version: VersionRef
-    facts: DatasetFacts
-    documents: tuple[Document, ...]  # both may be set until the last entry was read
-    entries: Iterator[FileRecord | ExcludedEntry | ComponentEntry]
-    confirm_version: Callable[[], VersionRef] = field(repr=False)
-    web_remotes: tuple[WebRemote, ...] = ()
-    special_remotes: tuple[SpecialRemote, ...] = ()
-    late_sha256: bool = False  # upstream will tell a sha256 of every file some time later
-    loss_hint: str = ""
-    unversioned: bool = False  # the bucket keeps no old object versions
-    manifest_only: bool = (
-        False  # it is one array: too large for git, its files are in a manifest alone
-    )
-    is_unchanged: Callable[[], bool] = field(default=_never_unchanged, repr=False)
-    memo: Callable[[], bytes | None] = field(default=_no_memo, repr=False)
-    renewed_memo: Callable[[], bytes | None] = field(default=_no_memo, repr=False)
-    pending_items: Callable[[], bytes | None] = field(default=_no_memo, repr=False)
-    find_present: Callable[[Sequence[bytes]], list[bytes]] | None = field(default=None, repr=False)
-    describe_checks: Callable[[], str] = field(default=_no_text, repr=False)
-    problems: Callable[[], Sequence[str]] = field(default=_no_problems, repr=False)
-    refused_count: Callable[[], int] = field(default=lambda: 0, repr=False)
+    def __init__(
+        self,
+        version: VersionRef,
+        facts: DatasetFacts,
+        documents: tuple[Document, ...] = (),
+        *,
+        web_remotes: tuple[WebRemote, ...] = (),
+        special_remotes: tuple[SpecialRemote, ...] = (),
+        late_sha256: bool = False,
+        loss_hint: str = "",
+        unversioned: bool = False,
+        manifest_only: bool = False,
+        can_find_present: bool = False,
+    ) -> None:
+        self.version = version
+        self.facts = facts
+        self.documents = documents
+        self.web_remotes = web_remotes
+        self.special_remotes = special_remotes
+        self.late_sha256 = late_sha256
+        self.loss_hint = loss_hint
+        self.unversioned = unversioned
+        self.manifest_only = manifest_only
+        self.can_find_present = can_find_present
+
+    @abstractmethod
+    def entries(self) -> Iterator[ListingEntry]:
+        """Yield the files, exclusions and components, in any order; called once.
+
+        Raises
+        ------
+        UnreliableListingError
+            If the listing may be incomplete or inconsistent.
+        NetError
+            If upstream cannot be read.
+        """
+
+    @abstractmethod
+    def confirm_version(self) -> VersionRef:
+        """Return the version as upstream states it after the last entry.
+
+        A difference from :attr:`version` means that upstream changed during the listing.
+
+        Raises
+        ------
+        UnreliableListingError
+            If the source itself finds that upstream changed.
+        """
+
+    def is_unchanged(self) -> bool:
+        """Return whether upstream still matches :attr:`VisitContext.memo`, without its entries."""
+        return False
+
+    def memo(self) -> bytes | None:
+        """Return what :meth:`is_unchanged` needs in the next visit; None if not supported."""
+        return None
+
+    def renewed_memo(self) -> bytes | None:
+        """Return a memo to replace the stored one after :meth:`is_unchanged`; None to keep it."""
+        return None
+
+    def pending_items(self) -> bytes | None:
+        """Return the items that upstream has yet to complete, for :class:`SupportsPendingCheck`.
+
+        None if only another visit can tell.
+        """
+        return None
+
+    def find_present(self, paths: Sequence[bytes]) -> list[bytes]:
+        """Return those of some missing paths that upstream still has.
+
+        Only called if :attr:`can_find_present`.
+        """
+        return []
+
+    def describe_checks(self) -> str:
+        """Return what was compared, if that was not everything; for example a sample of blocks."""
+        return ""
+
+    def problems(self) -> Sequence[str]:
+        """Return one line for each item that is left out because upstream contradicts itself.
+
+        A listing with problems makes the visit partial, and the next visit reads it again.
+        """
+        return ()
+
+    def refused_count(self) -> int:
+        """Return the number of files that upstream lists but refuses to serve."""
+        return 0
 
 
 @dataclass(frozen=True, slots=True)
 class ComponentEntry:
-    """An entry of a listing that is a dataset of its own: a Zarr asset.
+    """An entry that is a dataset of its own, such as a Zarr asset.
 
-    ``path`` is its place in the version listed, ``size`` in bytes what upstream's summary counts
-    it as (one file of that many bytes). ``version`` names its state: ``version.upstream`` is
-    upstream's checksum of it where there is one, and then the label too; ``version.claimed``
-    counts its entries. ``listing`` reads them; it raises
-    :class:`~neuromirror.sources.UnreliableListingError` when they do not add up to the checksum.
+    Attributes
+    ----------
+    path
+        Its path in the listed version.
+    size
+        Its bytes in upstream's totals, where it counts as one file.
+    version
+        Its version. ``version.upstream`` is upstream's checksum, if there is one;
+        ``version.claimed_totals`` are upstream's totals.
+    listing
+        Opens the listing of its files, which raises
+        :class:`~neuromirror.sources.UnreliableListingError` unless they match the checksum.
     """
 
     path: bytes
@@ -171,16 +233,25 @@ class ComponentEntry:
 
     @property
     def dataset(self) -> DatasetRef:
-        """The dataset that the part is."""
+        """The component's dataset."""
         return self.version.dataset
+
+
+ListingEntry = FileRecord | ExcludedEntry | ComponentEntry
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What mirroring a dataset would take, told before it begins.
+    """The cost of mirroring a dataset for the first time.
 
-    ``files`` and ``bytes`` are what it would list; ``fetched`` bytes would be read once to learn
-    checksums, ``requests`` be made at least.
+    Attributes
+    ----------
+    files, bytes
+        Totals of the listed files.
+    fetched
+        Bytes that the visit reads once, to compute checksums.
+    requests
+        Minimum number of requests.
     """
 
     files: int
@@ -191,69 +262,80 @@ class Estimate:
 
 @runtime_checkable
 class SupportsPendingCheck(Protocol):
-    """A source that can ask about the pending items of a dataset alone."""
+    """A source that can check the pending items of a dataset without a visit."""
 
     def is_still_pending(self, dataset: DatasetRef, pending: bytes) -> bool:
-        """Return whether upstream has completed none of the items of
-        :attr:`AnnexedFileListing.pending`.
+        """Return whether upstream has completed none of :meth:`Listing.pending_items`.
 
-        False also where that cannot be found out: then a visit is made.
+        False also if that cannot be determined, so that a visit is made.
         """
         ...
 
 
 class Source(Protocol):
-    """One upstream archive, bound to a mirror's name and options."""
+    """One archive, bound to a mirror's name and options."""
 
     Options: ClassVar[type[BaseModel]]
     """The pydantic model of the mirror file's ``[options]`` table."""
 
     mirror: str
     uri: str
-    """Upstream's own URI, of which the mirror's super-dataset id is made."""
+    """The archive's URI, from which the id of the mirror's superdataset is derived."""
 
     def __init__(self, mirror: str, options: Any, session: Session) -> None: ...
 
     def dataset(self, local_id: str) -> DatasetRef:
-        """The reference of a local id; no request is made; ValueError for a malformed id."""
+        """Return the reference for a local id, without a request.
+
+        Raises
+        ------
+        MalformedIdError
+            If no dataset can have this id.
+        """
         ...
 
     def datasets(self) -> Iterator[DatasetHint]:
-        """All datasets of the archive, with the fewest requests."""
+        """Yield all datasets of the archive, with as few requests as possible."""
         ...
 
     def hint(self, dataset: DatasetRef) -> DatasetHint:
-        """One dataset's hint, asked for alone; raises :class:`DatasetNotFoundError`."""
+        """Return the hint of one dataset.
+
+        Raises
+        ------
+        DatasetNotFoundError
+            If upstream states that it does not exist.
+        """
         ...
 
     def versions(self, dataset: DatasetRef) -> list[VersionRef]:
-        """Published versions, oldest first, then what can only be observed (a draft)."""
+        """Return published versions, oldest first, then observed ones (a draft)."""
         ...
 
     def history(self, dataset: DatasetRef, since: datetime | None) -> list[VersionRef]:
-        """Earlier states that upstream can still list, oldest first, younger than ``since``.
+        """Return earlier states that upstream can still list, newer than ``since``, oldest first.
 
-        Their times are set, and each can be given to :meth:`listing`. Empty where upstream keeps
-        none, or its versions are all in :meth:`versions`.
+        Each has a time and can be passed to :meth:`listing`. Empty if upstream keeps no earlier
+        states, or if :meth:`versions` has all of them.
         """
         ...
 
     def capabilities(self) -> Mapping[str, str]:
-        """What upstream was found to allow, in words by name; a few requests; empty if fixed."""
+        """Return what upstream was found to allow, by name; empty if that never varies."""
         ...
 
     def listing(self, version: VersionRef, context: VisitContext) -> Listing:
-        """The files of a version."""
+        """Return the listing of a version."""
         ...
 
     def estimate(self, dataset: DatasetRef) -> Estimate | None:
-        """What a first visit would take; None where only listing it can tell."""
+        """Return the cost of a first visit; None if only the listing can tell."""
         ...
 
     def superdataset(self, id_prefix: str) -> DatasetRef | None:
-        """The super-dataset of all datasets whose local id begins with ``local_ids`` and a slash.
+        """Return the superdataset of all datasets whose local ids start with ``id_prefix/``.
 
-        None where there is none between them and the mirror's own. Its URI is upstream's of what
-        the datasets have in common (a collection, an experiment).
+        Its URI is upstream's for that level (a collection, an experiment). None if those datasets
+        belong to the mirror's own superdataset.
         """
         ...

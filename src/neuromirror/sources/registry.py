@@ -1,4 +1,4 @@
-"""Sources by name: what a mirror file's ``source`` may say."""
+"""The installed sources, by the name that a mirror file has in ``source``."""
 
 from __future__ import annotations
 
@@ -26,15 +26,29 @@ def source_kinds() -> Mapping[str, EntryPoint]:
 def open_source(
     kind: str, mirror: str, options: Mapping[str, Any], request_policy: RequestPolicy | None = None
 ) -> Source:
-    """The source of a mirror, with a session of its own that has ``manners``; no request is made.
+    """Return the source of a mirror, with its own session; no request is made.
 
-    Raises :class:`~neuromirror.model.ConfigurationError` naming the mirror and the option.
+    Parameters
+    ----------
+    kind
+        The source's name, as in the mirror file.
+    mirror
+        The mirror's name.
+    options
+        The mirror file's ``[options]``, unchecked.
+    request_policy
+        Rate and concurrency limits for the session; None for the defaults.
+
+    Raises
+    ------
+    ConfigurationError
+        If the source or an option is unknown or invalid.
     """
     kinds = source_kinds()
     if kind not in kinds:
         raise ConfigurationError(
             f"mirror {mirror!r}: there is no source {kind!r};"
-            f" known are {', '.join(kinds) or 'none'}"
+            f" installed are {', '.join(kinds) or 'none'}"
         )
     try:
         source_class = cast("type[Source]", kinds[kind].load())
@@ -54,7 +68,7 @@ def open_source(
 
 
 def _format_errors(mirror: str, error: ValidationError) -> str:
-    """All faults in one line each, without the values: one may be a password in a URL."""
+    """Return the faults without the values, of which one may be a password in a URL."""
     faults = error.errors(include_url=False, include_input=False, include_context=False)
     lines = [
         f"option {'.'.join(map(str, fault['loc'])) or '(all)'}: "

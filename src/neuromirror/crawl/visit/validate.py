@@ -245,7 +245,7 @@ def validate_listing(
     listed_components: list[ComponentEntry] = []
     count = _ListingTotals()
     with LineSorter(scratch) as sorter:
-        for entry in listing.entries:
+        for entry in listing.entries():
             if isinstance(entry, ComponentEntry):
                 listed_components.append(entry)
                 _check_count("components", listed_components, _MAX_COMPONENTS, listing.version)

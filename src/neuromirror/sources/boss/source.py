@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import chain
 from typing import Any, ClassVar, Final
 from urllib.parse import quote
 
@@ -28,11 +27,12 @@ from neuromirror.sources.volumes import (
     UNNAMEABLE,
     ChannelSource,
     Volume,
+    VolumeListing,
     estimate_volume,
     local_id_of,
     plan_volume,
     segments_of,
-    volume_listing,
+    zarr_documents,
 )
 
 RESTRICTED: Final = (
@@ -180,23 +180,24 @@ class BossSource(ChannelSource):
         dataset, found = version.dataset, _names(version.dataset)
         self._check_current(version)
         info = self._fetch_channel_info(found, self._channel(dataset, found, self._reader))
-        volume, left_out = self._plan(info)
-        listing = volume_listing(
+        volume, excluded = self._plan(info)
+        return VolumeListing(
             version,
             volume,
             context,
             self.session,
             self.options,
             facts=facts(info, self._address(found)),
-            documents=documents(info),
-            reload_volume=lambda: self._plan(self._geometry(found, self._reader.channel(*found)))[
-                0
-            ],
+            documents=[*documents(info), *zarr_documents(volume)],
+            reload_volume=lambda: self._reload_volume(found),
             signal=info.status,
+            excluded=excluded,
+            loss_hint=info.loss_hint,
         )
-        listing.entries = chain(left_out, listing.entries)
-        listing.loss_hint = info.loss_hint
-        return listing
+
+    def _reload_volume(self, found: Names) -> Volume:
+        volume, _ = self._plan(self._geometry(found, self._reader.channel(*found)))
+        return volume
 
     def estimate(self, dataset: DatasetRef) -> Estimate | None:
         """The blocks that a first visit takes; raises :class:`DatasetNotFoundError`."""

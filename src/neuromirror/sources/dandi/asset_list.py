@@ -1,4 +1,4 @@
-"""The asset list of one version: its rows, page by page, and whether its pages are as they were."""
+"""The asset list of one version, read page by page, and its comparison with a memo."""
 
 from __future__ import annotations
 
@@ -18,8 +18,14 @@ _QUERY: Final = {"metadata": "true", "order": "path"}
 class AssetList:
     """The list at ``url``; ``name`` is the version's, for messages.
 
-    ``seen`` are the pages that were read, and ``whole`` says whether they are all. ``moving`` says
-    that some row is of a Zarr without a checksum, which may change though its row does not.
+    Attributes
+    ----------
+    page_digests
+        Digests of the pages that were read.
+    is_complete
+        Whether all pages were read.
+    has_unfinalized_zarrs
+        Whether a row is a Zarr without checksum, which can change although its row does not.
     """
 
     def __init__(self, session: Session, url: str, name: str) -> None:
@@ -40,14 +46,25 @@ class AssetList:
         private: bool = False,
         first: Future[Any] | None = None,
     ) -> Iterator[list[Row]]:
-        """Yields the checked rows of each page; raises as :func:`pages` does.
+        """Yield the parsed rows of each page; raise as :func:`read_pages` does.
 
-        ``take`` is given them as they came, page by page. Unless ``private``, what a row states
-        to be under embargo is left out by name. ``first`` is a request by :meth:`first_page` that
-        was made ahead.
+        Parameters
+        ----------
+        published
+            Whether the version is published.
+        page_size
+            Rows per page.
+        to_component
+            Returns the entry for a Zarr asset; None to exclude Zarrs.
+        on_rows
+            Called with the unparsed rows of each page.
+        private
+            Whether rows under embargo are included; else each becomes an excluded entry.
+        first
+            A request by :meth:`first_page` that was sent earlier.
         """
 
-        def fetched(number: int, size: int, page: Any) -> None:
+        def add_digest(number: int, size: int, page: Any) -> None:
             self.page_digests.append(PageDigest.of(number, size, page))
 
         before = 0
@@ -59,7 +76,7 @@ class AssetList:
             page_size=page_size,
             key="path",
             shrink=True,
-            on_page=fetched,
+            on_page=add_digest,
             first=first,
         ):
             if on_rows is not None:
@@ -83,14 +100,13 @@ class AssetList:
         self.is_complete = True
 
     def first_page(self, page_size: int) -> Any:
-        """Return the first page, unchecked; raises a NetError."""
+        """Return the first page, unchecked; raise NetError."""
         return fetch_page(self._session, self._url, _QUERY, 1, page_size, attempts=1)
 
     def matches(self, remembered: Sequence[PageDigest]) -> bool:
-        """Whether each page is as it is remembered; asks no further than the first that is not.
+        """Return whether every page matches a memo; stop at the first that does not.
 
-        False also where a page cannot be had: the reading of the list copes with that, or says
-        what is wrong.
+        False also if a page cannot be read: :meth:`rows` handles or reports that.
         """
         try:
             return all(

@@ -1,10 +1,9 @@
-"""Version ids of all blobs from one sweep of the bucket's version listing.
+"""Version ids of all blobs, from the bucket's listing of versions.
 
-A request for each blob is cheap for a few and not for an archive: below ``blobs/`` one page of
-the version listing tells a thousand. Blobs are named by random uuids, so that the first page
-tells how many pages there will be: as many as the part of all names that it does not reach. The
-sweep begins once as many single requests were wanted as it costs; so all together are never more
-than twice what the cheaper way would have taken.
+One HEAD request per blob is cheap for a few blobs but not for a whole archive, and one page of the
+listing of versions below ``blobs/`` has a thousand. Blobs are named by random UUIDs, so the first
+page shows how many pages there are. All versions are listed once the single requests would have
+cost as much, so the total is at most twice that of the cheaper method.
 """
 
 from __future__ import annotations
@@ -30,15 +29,16 @@ _PLAIN: Final = re.compile(
     r"(https?://[a-z0-9.:-]+/(?:[A-Za-z0-9._-]+/)*?blobs/)[0-9a-f]{3}/[0-9a-f]{3}/"
     r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
 )
-"""Addresses of blobs that differ in nothing but the blob where their beginnings are equal."""
+"""URLs of blobs; two with equal first groups have the same bucket and root."""
 _ETAG: Final = re.compile(r"[0-9a-f]{32}(?:-[0-9]{1,9})?")
-_WORTH_A_LOOK: Final = 50
-"""Single requests before which not even the cost of a sweep is asked for."""
-_WORTH_PARTS: Final = 64
+_MIN_REQUESTS: Final = 50
+"""Single requests before the cost of listing all versions is determined."""
+_MIN_PARALLEL_COST: Final = 64
+"""Pages from which on the versions are listed in parallel."""
 _PAGE: Final = 1000
 _OLDEST: Final = 6 * 3600.0
 _VERSION_ID: Final = 32
-"""Characters of S3's version ids; others are left to single requests."""
+"""Characters of S3's version ids; blobs with other ids are requested singly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,13 @@ class BlobVersion:
 
 
 class BlobTable:
-    """Blob uuid → :class:`BlobVersion`, 80 bytes each.
+    """A compact map of blob UUIDs to :class:`BlobVersion`, with 80 bytes per blob.
 
-    Blobs lie in shards by the first three hex digits of their uuid; one is found by its bytes in
-    the few kilobytes of a shard.
+    Blobs are divided into shards of a few kilobytes by the first three hex digits of their UUID; a
+    shard is searched for the UUID's bytes.
     """
 
-    # uuid, size, md5 of the ETag, its parts + 1 (0: put in one piece), version id
+    # uuid, size, MD5 in the ETag, its parts + 1 (0: a single-part upload), version id
     _RECORD: Final = struct.Struct(f"<16sQ16sI{_VERSION_ID}s")
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class BlobTable:
         return sum(map(len, self._shards)) // self._RECORD.size
 
     def add(self, blob: uuid.UUID, row: ObjectRow) -> bool:
-        """Keeps the row of a blob; False for one that does not fit, which is left out."""
+        """Add a blob's row; return False if its ETag or version id has another format."""
         version_id = (row.version_id or "").encode()
         md5, dash, parts = row.etag.partition("-")
         if not _ETAG.fullmatch(row.etag) or len(version_id) != _VERSION_ID:
@@ -79,7 +79,7 @@ class BlobTable:
         return True
 
     def get(self, blob: uuid.UUID) -> BlobVersion | None:
-        """What is known of a blob."""
+        """Return a blob's version, if known."""
         shard = self._shards[blob.int >> 116]
         step = self._RECORD.size
         at = shard.find(blob.bytes)
@@ -94,7 +94,7 @@ class BlobTable:
 
 @dataclass(slots=True)
 class _BlobRoot:
-    """The blobs below one root of a bucket, and what is decided about them."""
+    """The blobs below one root of a bucket, and the cost of listing them."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     requested: int = 0
@@ -105,10 +105,10 @@ class _BlobRoot:
 
 
 class BlobVersionLookup:
-    """Knows the latest versions of blobs once that is cheaper than to ask for each.
+    """Looks up the latest versions of blobs, once listing them is cheaper than single requests.
 
-    Shared by all listings of a source, and by threads; while one sweeps, the others wait for it.
-    ``clock`` gives seconds.
+    Shared by all listings of a source. Thread-safe: while one thread lists a root, the others wait.
+    ``clock`` returns seconds.
     """
 
     def __init__(
@@ -121,10 +121,10 @@ class BlobVersionLookup:
         self._archives: dict[tuple[str, str | None, bytes], _BlobRoot] = {}
 
     def look_up(self, urls: Iterable[str]) -> dict[str, BlobVersion]:
-        """What is known of the objects at these plain URLs, all of them yet without a version.
+        """Return the known versions of objects, by URL.
 
-        Makes no request for a URL of its own, but may sweep. What is missing in the reply must
-        be asked for singly, and is counted as that.
+        Makes no requests for single URLs, but may list all versions. URLs that are missing in the
+        result count as single requests, which the caller has to make.
         """
         by_root: dict[
             tuple[str, str | None, bytes], list[tuple[str, uuid.UUID, ObjectAddress]]
@@ -139,9 +139,9 @@ class BlobVersionLookup:
             with archive.lock:
                 table = self._table(archive, requested[0][2], name[2], len(requested))
             for url, blob, _ in requested:
-                swept = None if table is None else table.get(blob)
-                if swept is not None:
-                    found[url] = swept
+                version = None if table is None else table.get(blob)
+                if version is not None:
+                    found[url] = version
         return found
 
     def _table(
@@ -151,7 +151,7 @@ class BlobVersionLookup:
             return archive.table
         archive.table = None
         archive.requested += more
-        if archive.refused or archive.requested < _WORTH_A_LOOK:
+        if archive.refused or archive.requested < _MIN_REQUESTS:
             return None
         try:
             bucket = self._buckets.bucket(address)
@@ -163,26 +163,26 @@ class BlobVersionLookup:
             archive.table = self._list_versions(bucket, root, archive.cost)
             archive.requested = 0
         except NetError:
-            # Each blob can still be asked about; and whoever does so will hear what is wrong.
+            # single requests for blobs still work, or report the problem
             archive.refused = True
         return archive.table
 
     def _list_versions(self, bucket: S3Bucket, root: bytes, cost: int) -> BlobTable:
         table = BlobTable()
 
-        def take(prefix: bytes) -> None:
+        def add_blobs(prefix: bytes) -> None:
             for row in bucket.objects(prefix, versions=True, connections=1).rows():
                 found = _BLOB.match(row.key)
                 if row.latest and not row.deleted and found is not None and found["root"] == root:
                     table.add(uuid.UUID(found["id"].decode("ascii")), row)
 
-        if cost < _WORTH_PARTS:
-            take(root)
+        if cost < _MIN_PARALLEL_COST:
+            add_blobs(root)
             return table
-        # A listing of versions can only be gone through page by page; sixteen can at once.
+        # pages of one listing are sequential, so list sixteen prefixes in parallel
         prefixes = [root + b"%x" % digit for digit in range(16)]
-        with ContextThreadPool(self._connections, thread_name_prefix="dandi-sweep") as pool:
-            for _ in pool.map(take, prefixes):
+        with ContextThreadPool(self._connections, thread_name_prefix="dandi-blob-versions") as pool:
+            for _ in pool.map(add_blobs, prefixes):
                 pass
         return table
 
@@ -190,23 +190,23 @@ class BlobVersionLookup:
 def _parse_blob_urls(
     urls: Iterable[str],
 ) -> Iterator[tuple[str, tuple[ObjectAddress, bytes, uuid.UUID]]]:
-    """Yields those of some URLs that are of blobs, each with its place."""
-    beginnings: dict[str, tuple[ObjectAddress, bytes]] = {}
+    """Yield those of some URLs that are of blobs, with address, root and UUID."""
+    roots: dict[str, tuple[ObjectAddress, bytes]] = {}
     for url in urls:
         plain = _PLAIN.fullmatch(url)
-        known = None if plain is None else beginnings.get(plain[1])
+        known = None if plain is None else roots.get(plain[1])
         if plain is not None and known is not None:
             yield url, (*known, uuid.UUID(plain[2]))
             continue
         parsed = _parse_blob_url(url)
         if parsed is not None:
             if plain is not None:
-                beginnings[plain[1]] = parsed[:2]
+                roots[plain[1]] = parsed[:2]
             yield url, parsed
 
 
 def _parse_blob_url(url: str) -> tuple[ObjectAddress, bytes, uuid.UUID] | None:
-    """Bucket, root and blob of a blob's plain URL."""
+    """Return address, root and UUID of a blob's URL; None for another URL."""
     if "?" in url:
         return None
     try:
@@ -220,11 +220,11 @@ def _parse_blob_url(url: str) -> tuple[ObjectAddress, bytes, uuid.UUID] | None:
 
 
 def _cost(bucket: S3Bucket, root: bytes) -> int:
-    """About how many pages a sweep has, from its first one; raises where none is given."""
+    """Estimate the number of pages of a listing of versions from its first page; raise NetError."""
     rows = bucket.objects(root, versions=True, connections=1).rows()
     first = list(islice(rows, _PAGE))
     if isinstance(rows, Generator):
-        rows.close()  # else the pages after it might be asked for
+        rows.close()  # or further pages could be requested
     found = _BLOB.match(first[-1].key) if len(first) == _PAGE else None
     if found is None:
         return 1

@@ -1,4 +1,4 @@
-"""The buckets behind an archive's addresses, each opened once."""
+"""The buckets behind an archive's object URLs, each opened once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}\Z")
 
 @dataclass(frozen=True, slots=True)
 class ObjectAddress:
-    """An object's (or prefix's) place: ``endpoint`` None is AWS, ``region`` None not known."""
+    """The address of an object or prefix; ``endpoint`` None is AWS, ``region`` None is unknown."""
 
     bucket: str
     region: str | None
@@ -29,10 +29,10 @@ class ObjectAddress:
 
 
 def parse_object_url(url: str) -> ObjectAddress:
-    """What an object's plain URL names; raises ValueError for one that names no bucket.
+    """Return the address in an object's URL; raise ValueError if it names no bucket.
 
-    AWS's virtual-hosted and path-style forms, with and without a region, and path-style
-    addresses of other stores (``<endpoint>/<bucket>/<key>``). The query is not looked at.
+    Supported are AWS's virtual-hosted and path-style URLs, with and without a region, and the
+    path-style URLs of other stores (``<endpoint>/<bucket>/<key>``). The query is ignored.
     """
     scheme, host, port = origin(url)
     path = urlsplit(url).path.removeprefix("/")
@@ -58,7 +58,7 @@ class _OpenBucket:
 
 
 class BucketCache:
-    """The buckets that a source met; shared by threads."""
+    """The buckets that a source has used. Thread-safe."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -66,14 +66,14 @@ class BucketCache:
         self._opened: dict[tuple[str, str | None], _OpenBucket] = {}
 
     def bucket(self, address: ObjectAddress) -> S3Bucket:
-        """The bucket of an address; one request for its region, where the address has none."""
+        """Return the bucket of an address; send one request if the region is unknown."""
         return self._of(address).bucket
 
     def capabilities(self, address: ObjectAddress) -> S3Capabilities:
-        """Return what the bucket lets anybody do with versions, tried below the address's key.
+        """Return what the bucket allows anonymously, probed below the address's key.
 
-        It is tried once. The version that was read is in the reply to that call alone: later ones
-        must not take it for readable still.
+        A bucket whose versions can be read is probed once. ``sample_version`` is only in the result
+        of that call, because the object may be unreadable later.
         """
         opened = self._of(address)
         with opened.lock:
@@ -81,7 +81,7 @@ class BucketCache:
                 return opened.capabilities
             found = opened.bucket.probe(address.key, checksums=False)
             if found.version_readable:
-                # Anything less may be true of these few objects alone.
+                # a refusal may apply to the probed objects only, so it is not kept
                 opened.capabilities = replace(found, sample_version=None)
             return found
 
@@ -98,7 +98,7 @@ class BucketCache:
             return S3Bucket(self._session, address.bucket, endpoint=address.endpoint)
         region = address.region
         if region is None:
-            # AWS tells it with whatever it answers, from whichever region it is asked.
+            # every reply of AWS names the bucket's region, from whichever endpoint
             reply = S3Bucket(self._session, address.bucket, region=_USUAL_REGION).head(b"")
             region = reply.headers.get("x-amz-bucket-region") or _USUAL_REGION
         return S3Bucket(self._session, address.bucket, region=region)

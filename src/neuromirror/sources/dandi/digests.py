@@ -1,4 +1,4 @@
-"""What DANDI's digests look like."""
+"""The format of DANDI's digests."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ ETAG: Final = re.compile(r"[0-9a-f]{32}-(0|[1-9][0-9]{0,4})\Z")
 
 
 def part_count(size: int) -> int:
-    """How many parts a file has; none when it is empty."""
+    """Return the number of parts of a multipart upload by DANDI; 0 for an empty file."""
     return -(-size // dandi_part_size(size))

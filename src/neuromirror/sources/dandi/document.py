@@ -1,10 +1,10 @@
-"""``dandiset.yaml`` and the facts of a version, without what moves by itself.
+"""``dandiset.yaml`` and the facts of a version, without volatile fields.
 
-Equal upstream state must give equal bytes whenever it is read, so these are left out: ``citation``
-(it carries the year of the last save), ``manifestLocation`` (it lags after publishing), and of a
-draft what the archive computes for itself (``assetsSummary`` changes on mere validation). A
-published version's ``doi`` comes some time after the version itself; it is derived by the
-archive's own rule, so that its coming changes nothing.
+Equal upstream state must give equal bytes at any time, so these fields are left out: ``citation``
+(it has the year of the last save), ``manifestLocation`` (it is updated some time after publishing),
+and of a draft the computed fields (``assetsSummary`` changes with mere validation). The archive
+adds a published version's ``doi`` some time after publishing, so it is derived by the archive's own
+rule.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ALWAYS_LEFT_OUT: Final = frozenset({"citation", "manifestLocation", "doi"})
 _LEFT_OUT_OF_DRAFTS: Final = frozenset(
     {"assetsSummary", "dateModified", "datePublished", "publishedBy", "releaseNotes"}
 )
-# JSON may hold these unescaped, YAML and UTF-8 may not.
+# JSON allows these characters unescaped, YAML and UTF-8 do not.
 _NOT_YAML: Final = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 _SIGNED: Final = SignedUrlPattern(
     "https?", "x-(?:amz|goog)-signature|awsaccesskeyid|signature|sig|access_token|token"
@@ -30,7 +30,7 @@ _REPLACED: Final = "***"
 
 
 def published_doi(instance: Mapping[str, Any], local_id: str, version: str) -> str | None:
-    """The DOI that an instance gives to a published version, None where it gives none.
+    """Return the DOI of a published version; None if the instance assigns no DOIs.
 
     ``instance`` is ``instance_config`` of the API's ``/info/``.
     """
@@ -41,9 +41,9 @@ def published_doi(instance: Mapping[str, Any], local_id: str, version: str) -> s
 
 
 def dandiset_document(metadata: Mapping[str, Any], *, published: bool, doi: str | None) -> Document:
-    """``dandiset.yaml``: the metadata as JSON with sorted keys, which is YAML too.
+    """Return ``dandiset.yaml``: the metadata as JSON with sorted keys, which is also YAML.
 
-    Dandi's own tools read it. The text is UTF-8 and ends in a newline.
+    DANDI's own tools can read it. The text is UTF-8 and ends with a newline.
     """
     left_out = _ALWAYS_LEFT_OUT if published else _ALWAYS_LEFT_OUT | _LEFT_OUT_OF_DRAFTS
     kept = {name: clean(value) for name, value in metadata.items() if name not in left_out}
@@ -54,7 +54,7 @@ def dandiset_document(metadata: Mapping[str, Any], *, published: bool, doi: str 
 
 
 def utf8(dumped: str) -> bytes:
-    """Dumped JSON as UTF-8; what YAML or UTF-8 cannot hold becomes an escape."""
+    """Encode dumped JSON as UTF-8, escaping characters that YAML or UTF-8 does not allow."""
     if dumped.isascii() and "\x7f" not in dumped:
         return dumped.encode("ascii")
     return _NOT_YAML.sub(_escape_match, dumped).encode("utf-8")
@@ -65,9 +65,9 @@ def _escape_match(found: re.Match[str]) -> str:
 
 
 def clean(value: Any) -> Any:
-    """The value with every text in it free of signed queries and user info.
+    """Return a JSON value without signed queries and user info in its texts.
 
-    Only those: fragments and other parameters mean something in ontology terms and prose.
+    Fragments and other parameters stay: they matter in ontology terms and prose.
     """
     if isinstance(value, str):
         return _SIGNED.sub(_clean_or_replace, value)
@@ -79,9 +79,9 @@ def clean(value: Any) -> Any:
 
 
 def may_need_cleaning(dumped: str) -> bool:
-    """Whether :func:`clean` could change what was dumped; False only where it would not.
+    """Return whether :func:`clean` could change dumped JSON.
 
-    JSON escapes nothing that makes an address one with user info or a signature.
+    JSON escapes no character that is part of user info or of a signature's name.
     """
     return ("@" in dumped or "=" in dumped) and _SIGNED.search(dumped)
 
@@ -94,7 +94,7 @@ def _clean_or_replace(url: str) -> str:
 
 
 def dandiset_facts(metadata: Mapping[str, Any], name: str, doi: str | None) -> DatasetFacts:
-    """Title, licenses, DOI and landing page of a version."""
+    """Return title, licenses, DOI and landing page of a version."""
     licenses = metadata.get("license")
     page = metadata.get("url")
     title = metadata.get("name")

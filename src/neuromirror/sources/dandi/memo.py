@@ -1,7 +1,6 @@
-"""What is remembered of a listing: where its pages were cut, and a digest of each one.
+"""The memo of an asset list: the number, size and digest of each page.
 
-An asset list holds all that its records are made of but the version ids, so equal pages give
-equal records.
+An asset list determines its records, except for version ids, so equal pages give equal records.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from neuromirror import __version__
 from neuromirror.model import DatasetFacts, Document, VersionRef, WebRemote
 
 _RULES: Final = 1
-"""Number of the rules by which replies become records; raise it with them."""
+"""Version of the rules that turn replies into records; increment it when they change."""
 
 
 class PageDigest(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One page: its number and size as it was asked for, and the sha256 (hex) of what it says."""
+    """One page: its number and size as requested, and the sha256 (hex) of its content."""
 
     number: int
     size: int
@@ -30,28 +29,28 @@ class PageDigest(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @classmethod
     def of(cls, number: int, size: int, page: Any) -> PageDigest:
-        """The digest of a page, parsed; members in another order make another one."""
+        """Return the digest of a parsed page, which depends on the order of members."""
         try:
             encoded = msgspec.json.encode(page)
         except (ValueError, OverflowError):
-            # JSON may hold half characters and numbers of any length; this is ten times as slow
+            # for lone surrogates and very long numbers; ten times as slow
             encoded = json.dumps(page).encode("ascii")
         return cls(number, size, _digest(encoded))
 
 
 class AssetListMemo(msgspec.Struct, frozen=True, gc=False):
-    """A listing as it is remembered; ``bound`` is what :func:`bound` gave."""
+    """The memo of a listing, with its :func:`context_digest`."""
 
     context_digest: str
     pages: list[PageDigest]
 
     def dump(self) -> bytes:
-        """The memo as JSON."""
+        """Return the memo as JSON."""
         return msgspec.json.encode(self)
 
 
 def load_memo(memo: bytes | None) -> AssetListMemo | None:
-    """The memo of :meth:`Memo.dump`; None for anything else: then nothing is remembered."""
+    """Return the memo from :meth:`AssetListMemo.dump`; None if it is invalid or has no pages."""
     try:
         found = None if memo is None else msgspec.json.decode(memo, type=AssetListMemo)
     except ValueError:
@@ -66,9 +65,10 @@ def context_digest(
     documents: Iterable[Document],
     web_remotes: Iterable[WebRemote],
 ) -> str:
-    """A digest of what a listing is made of beside its pages; another one makes a memo void.
+    """Return a digest of everything but the pages on which a listing depends.
 
-    That is: these options, this program, upstream's summary and time, facts and documents.
+    These are the options, this program's version, and upstream's totals, time, facts and documents.
+    A memo with another digest is void.
     """
     parts = {
         "rules": [_RULES, __version__],

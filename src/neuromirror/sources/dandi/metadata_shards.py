@@ -1,15 +1,16 @@
-"""The assets' metadata as documents: one JSON object a line, in shards of under 10 MB.
+"""The assets' metadata as documents: one JSON object per line, in shards of under 10 MB.
 
-``.dandi/assets.jsonl`` where all of it fits into one; else ``.dandi/assets-<hex>.jsonl``, each with
-the assets whose path's sha256 begins with these digits. A shard that grows over the limit is
-split into sixteen, and no other is touched: so one changed asset rewrites one shard, and equal
-upstream state gives equal bytes, whatever came before. Lines are sorted by path.
+If all of it fits, there is one file, ``.dandi/assets.jsonl``. Otherwise there are several,
+``.dandi/assets-<hex>.jsonl``, each with the assets whose path's sha256 starts with these digits. A
+shard over the limit is split into sixteen, and the others stay the same. So one changed asset
+rewrites one shard, and equal upstream state gives equal bytes, whatever the earlier states were.
+Lines are sorted by path.
 
-What is left out moves without the asset: what the archive computes for each reply (``access``,
-``contentUrl``, ``id``, ``@context``), ``digest`` (a sha256 comes late, and the keys have it),
-``publishedBy`` and ``datePublished`` (publishing writes them into the draft's assets, too),
-``dateModified`` and the activity ``Metadata generation``, which say when and by which program the
-metadata were taken from the file. ``identifier`` stays: it is the asset's id.
+Fields that change although the asset does not are left out: the ones computed for each reply
+(``access``, ``contentUrl``, ``id``, ``@context``), ``digest`` (the sha256 is added later, and the
+keys contain it), ``publishedBy`` and ``datePublished`` (publishing writes them into the draft's
+assets too), ``dateModified`` and the activity ``Metadata generation`` (when and with which program
+the metadata were extracted). ``identifier`` is the asset's id and stays.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from neuromirror.net import ListingTooLongError
 from neuromirror.sources.dandi.document import clean, may_need_cleaning, utf8
 
 SHARD_LIMIT: Final = 8 << 20
-"""Bytes of a shard."""
+"""Maximum bytes of a shard."""
 TOTAL_LIMIT: Final = 1 << 30
-"""Bytes of all shards of a list: ten times those of the largest list known."""
+"""Maximum bytes of all shards of a list: ten times the largest known list."""
 
 _FOLDER: Final = ".dandi"
 _LEFT_OUT: Final = frozenset(
@@ -42,7 +43,7 @@ _BASIC: Final = ("path", "identifier", "encodingFormat", "contentSize", "schemaV
 
 
 def metadata_line(metadata: Mapping[str, Any], path: str) -> bytes:
-    """One asset's line, with its newline; ``path`` is the row's own."""
+    """Return an asset's line with its newline; ``path`` is the row's own."""
     kept = {
         name: value
         for name, value in metadata.items()
@@ -58,7 +59,7 @@ def metadata_line(metadata: Mapping[str, Any], path: str) -> bytes:
         dumped = _dump(kept)
     line = utf8(dumped) + b"\n"
     if len(line) > SHARD_LIMIT:
-        # Nothing may be larger than a shard.
+        # a line must fit into a shard
         kept = {name: kept[name] for name in _BASIC if name in kept} | {"metadataLeftOut": "size"}
         line = utf8(_dump(kept)) + b"\n"
     return line
@@ -69,10 +70,16 @@ def _is_generation(activity: object) -> bool:
 
 
 class MetadataShards:
-    """Collects the rows of one asset list; :meth:`documents` gives the shards of them all.
+    """Collects the rows of one asset list and builds its shards.
 
-    All lines are in memory, compressed by nothing: of the largest list known (68,210 assets)
-    about 100 MB. Raises :class:`~neuromirror.net.ListingTooLongError` beyond ``most`` bytes.
+    All lines are in memory: about 100 MB for the largest known list (68,210 assets).
+
+    Parameters
+    ----------
+    limit
+        Maximum bytes of a shard.
+    most
+        Bytes of all shards beyond which :class:`~neuromirror.net.ListingTooLongError` is raised.
     """
 
     def __init__(self, limit: int = SHARD_LIMIT, most: int = TOTAL_LIMIT) -> None:
@@ -82,7 +89,7 @@ class MetadataShards:
         self._lines: list[tuple[bytes, bytes, bytes]] = []
 
     def add_rows(self, rows: Iterable[Any]) -> None:
-        """Takes the rows of one page, as upstream gave them; what is no asset is passed over."""
+        """Add the unparsed rows of one page; rows that are not assets are skipped."""
         for row in rows:
             metadata = row.get("metadata") if isinstance(row, Mapping) else None
             path = row.get("path") if isinstance(row, Mapping) else None
@@ -97,13 +104,13 @@ class MetadataShards:
     def _check_size(self) -> None:
         if self._size > self._most:
             raise ListingTooLongError(
-                f"the assets' metadata take more than {self._most} bytes; nothing of this listing "
-                "is used; to mirror the files without them, set metadata = false in the options of "
-                "the mirror's file"
+                f"the assets' metadata have more than {self._most} bytes; the listing is not used; "
+                "to mirror the files without metadata, set metadata = false in the options of the "
+                "mirror's file"
             )
 
     def documents(self) -> tuple[Document, ...]:
-        """The shards, sorted by name; none where there is no asset. Empties the collection."""
+        """Return the shards sorted by name, empty without assets, and clear the collection."""
         lines, self._lines = self._lines, []
         return tuple(self._shards(lines, ""))
 

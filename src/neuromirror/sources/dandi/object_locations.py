@@ -1,4 +1,4 @@
-"""Where a blob's bytes are: the object with its version id, then the API's download address."""
+"""The locations of blobs: the object with its version id, then the API's download URL."""
 
 from __future__ import annotations
 
@@ -18,21 +18,31 @@ from neuromirror.sources.dandi.rows import BlobRow, Row
 from neuromirror.sources.protocol import ComponentEntry, VisitContext
 
 AssetEntry = FileRecord | ComponentEntry | ExcludedEntry
-_AHEAD: Final = 8
-"""Rows waiting for each connection; more would only use memory."""
+_QUEUED_PER_CONNECTION: Final = 8
+"""Rows that wait per connection; more would only use memory."""
 
 
 def exact_location(plain: str, version_id: str) -> Location:
-    """The location of one version of an object."""
-    joint = "&" if urlsplit(plain).query else "?"
-    return Location(f"{plain}{joint}versionId={quote(version_id, safe='')}", "s3", version_id)
+    """Return the location of one version of an object."""
+    separator = "&" if urlsplit(plain).query else "?"
+    return Location(f"{plain}{separator}versionId={quote(version_id, safe='')}", "s3", version_id)
 
 
 class ObjectLocator:
-    """Finds where the blobs of one listing are.
+    """Finds the locations of the blobs in one listing.
 
-    ``settled`` says that all were read and that the bucket has every object that it was asked
-    about: the same rows would give the same records again.
+    Parameters
+    ----------
+    heads
+        Sends HEAD requests for single objects.
+    context
+        Locations of earlier visits.
+    blob_versions
+        Version ids from the bucket's listing of versions.
+    api
+        The archive's API, for download URLs.
+    connections
+        Number of parallel requests.
     """
 
     def __init__(
@@ -55,23 +65,26 @@ class ObjectLocator:
 
     @property
     def is_settled(self) -> bool:
-        """Whether no object is still to be asked about, now or next time."""
+        """Whether all rows were located without problems, so that equal rows give equal records."""
         return self._is_finished and not self._object_problems.count
 
     def problems(self) -> list[str]:
-        """Return a line for each object that is missing, or of another size than its row says."""
+        """Return one line for each object that is missing or has another size than its row."""
         return self._object_problems.lines()
 
     def locate(self, pages: Iterable[Sequence[Row]]) -> Iterator[AssetEntry]:
-        """Yields the rows as records with their locations: parts at once, the others in order.
+        """Yield the rows as records with locations: components at once, the others in order.
 
-        A version id comes from the row's own address, from the index (looked up page by page), from
-        the sweep, or else from one HEAD request per object, ``connections`` at a time. An object
-        that the bucket says it does not have keeps its plain address, so that it does not block
-        the rest, and so does one that the bucket has refused for a day. Raises a
-        :class:`~neuromirror.net.NetError` where the bucket gives no answer, or refuses one for a
-        shorter time: records without version ids because of a fault that passes would differ from
-        the next visit's, for ever.
+        A version id comes from the row's URL, from the index, from the bucket's listing of
+        versions, or else from a HEAD request for the object. An object that is missing keeps its
+        URL without a version id, so that it does not block the others; so does one that the bucket
+        has refused for a day.
+
+        Raises
+        ------
+        NetError
+            If the bucket does not reply, or has refused an object for less than a day. Otherwise a
+            transient fault would cause records without version ids, and with them a new state.
         """
         waiting: deque[Callable[[], AssetEntry]] = deque()
         pool = ContextThreadPool(self._connections, thread_name_prefix="dandi-head")
@@ -87,12 +100,12 @@ class ObjectLocator:
                     waiting.append(_ready(self._entry_from_reply(row, row.object_url, reply)))
                 else:
                     waiting.append(pool.submit(self._request_entry, row, row.object_url).result)
-                if len(waiting) > self._connections * _AHEAD:
+                if len(waiting) > self._connections * _QUEUED_PER_CONNECTION:
                     yield waiting.popleft()()
             while waiting:
                 yield waiting.popleft()()
             if self._refused:
-                # only now, so that all of them are known to be refused
+                # at the end, after the refusal of every object was recorded
                 raise self._refused[0]
             self._is_finished = True
         finally:
@@ -111,21 +124,21 @@ class ObjectLocator:
             urls = [url for url, location in locations.items() if location is None]
             if urls:
                 locations.update(zip(urls, self._context.locations(urls), strict=True))
-            swept = self._blob_versions.look_up(
+            versions = self._blob_versions.look_up(
                 [url for url in urls if locations[url] is None and self._heads.cached(url) is None]
             )
             for row in rows:
                 url = row.object_url if isinstance(row, BlobRow) else None
                 location = None if url is None else locations[url]
-                if location is None and isinstance(row, BlobRow) and url in swept:
-                    found = swept[url]
-                    # Of another size it is asked about, which tells what is wrong.
+                if location is None and isinstance(row, BlobRow) and url in versions:
+                    found = versions[url]
+                    # an object of another size is requested, to report the problem
                     if found.size == row.record.size:
                         location = exact_location(url, found.version_id)
                 yield row, location
 
     def _request_entry(self, row: BlobRow, url: str) -> AssetEntry:
-        """Return the entry of a row whose object the bucket has to be asked about."""
+        """Request a row's object and return the row's entry."""
         unfit = self._object_problems.reply(url)
         if unfit is not None:
             return self._entry_from_reply(row, url, unfit)
@@ -136,21 +149,20 @@ class ObjectLocator:
             return _record(row, None, self._api)
 
     def _entry_from_reply(self, row: BlobRow, url: str, reply: ObjectReply) -> AssetEntry:
-        """Return the entry of a row as its object's HEAD reply has it."""
+        """Return a row's entry, given the reply for its object."""
         if reply.status in (401, 403):
             self._object_problems.note(url, reply)
             if not self._context.record_refusal(url):
                 refused = AccessDeniedError(
-                    f"{url}: HTTP {reply.status}. The archive lists the object"
-                    f" ({path_to_text(row.record.path)}) and states no embargo, and its bucket "
-                    f"refuses it",
+                    f"{url}: HTTP {reply.status}. The bucket refuses the object, although the"
+                    f" archive lists it ({path_to_text(row.record.path)}) and states no embargo",
                     url=url,
                     status=reply.status,
                 )
                 self._refused.append(refused)
             return _record(row, Location(url, "s3"), self._api)
         if not reply.found:
-            # It may be back next time, with nothing in the list to tell so.
+            # it may reappear without a change in the list, so this is not settled
             self._object_problems.note(url, reply)
             return _record(row, Location(url, "s3"), self._api)
         if reply.size is not None and reply.size != row.record.size:
@@ -159,7 +171,7 @@ class ObjectLocator:
             return ExcludedEntry(
                 row.record.path,
                 "size-mismatch",
-                f"The archive says {row.record.size} bytes, the object at {url} has {reply.size}",
+                f"The archive states {row.record.size} bytes, the object at {url} has {reply.size}",
                 row.record.size or 0,
             )
         if reply.version_id is None:
@@ -168,7 +180,7 @@ class ObjectLocator:
 
 
 def _stated_version(url: str) -> Location | None:
-    """Return the location of an address that itself names the object's version."""
+    """Return the location of a URL that contains a version id; None for another URL."""
     named = parse_qs(urlsplit(url).query).get("versionId") if "versionId=" in url else None
     return Location(url, "s3", named[0]) if named else None
 
@@ -192,7 +204,7 @@ def _describe_reply(reply: ObjectReply) -> str:
 
 
 class _ObjectProblems:
-    """The objects of one listing that are missing, or not what the archive's row says."""
+    """Objects of one listing that are missing or differ from their rows. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -204,21 +216,21 @@ class _ObjectProblems:
         return len(self._replies)
 
     def lines(self) -> list[str]:
-        """Return what is wrong with each object that was asked for."""
+        """Return one line for each object that was requested."""
         with self._lock:
             replies = sorted(self._replies.items())
         return [
-            f"{url}: the archive lists the object, and its bucket " + _describe_reply(one)
+            f"{url}: the archive lists the object, but its bucket " + _describe_reply(one)
             for url, one in replies
             if one is not None
         ]
 
     def reply(self, url: str) -> ObjectReply | None:
-        """Return the reply that was noted for an object."""
+        """Return the recorded reply for an object, if any."""
         with self._lock:
             return self._replies.get(url)
 
     def note(self, url: str, reply: ObjectReply | None) -> None:
-        """Note an object; ``reply`` None for one whose address must not be asked."""
+        """Record an object; ``reply`` is None if its address must not be requested."""
         with self._lock:
             self._replies[url] = reply

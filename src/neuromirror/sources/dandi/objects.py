@@ -1,4 +1,4 @@
-"""HEAD requests about objects: one per object, however many assets and dandisets share it."""
+"""HEAD requests for objects: one per object, even if several assets share it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Final
 from neuromirror.net import ResponseHead, Session, content_length
 
 _MOST: Final = 50_000
-"""Replies to keep, about 300 bytes each."""
+"""Maximum cached replies, of about 300 bytes each."""
 _OLDEST: Final = 6 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectReply:
-    """What a HEAD reply says about an object.
+    """A HEAD reply for an object.
 
-    ``size`` is in bytes, and None where the reply does not state the size of the stored bytes.
+    ``size`` is in bytes; None if the reply does not state the size of the stored bytes.
     """
 
     status: int
@@ -29,7 +29,7 @@ class ObjectReply:
 
     @classmethod
     def of(cls, reply: ResponseHead) -> ObjectReply:
-        """Return what a reply says; an unusable version id counts as none."""
+        """Parse a reply; an unusable version id becomes None."""
         plain = "Content-Encoding" not in reply.headers
         version_id = reply.headers.get("x-amz-version-id", "null")
         usable = version_id not in ("", "null") and len(version_id) <= 1024
@@ -46,10 +46,10 @@ class ObjectReply:
 
 
 class ObjectHeads:
-    """Sends HEAD requests and keeps the successful replies; shared by listings and threads.
+    """Sends HEAD requests and caches successful replies. Thread-safe.
 
-    Concurrent calls for one URL share one request, and its error if it fails. Failures are not
-    kept: the next call sends a new request. ``clock`` returns seconds.
+    Concurrent calls for one URL share a request, and its error if it fails. Failures are not
+    cached: the next call sends a new request. ``clock`` returns seconds.
     """
 
     def __init__(self, session: Session, clock: Callable[[], float] = time.monotonic) -> None:
@@ -60,17 +60,17 @@ class ObjectHeads:
         self._running: dict[str, Future[ObjectReply]] = {}
 
     def cached(self, url: str) -> ObjectReply | None:
-        """Return the reply for a plain URL if it is known; send no request."""
+        """Return the cached reply for a URL, if any; send no request."""
         with self._lock:
             return self._recent(url)
 
     def forget(self, url: str) -> None:
-        """Drop the reply for a plain URL, so that another listing asks again."""
+        """Drop the cached reply for a URL, so that the next listing requests it."""
         with self._lock:
             self._replies.pop(url, None)
 
     def head(self, url: str) -> ObjectReply:
-        """Return the reply for a plain URL; raises a NetError."""
+        """Return the reply for a URL; raise NetError."""
         with self._lock:
             reply = self._recent(url)
             if reply is not None:

@@ -14,14 +14,27 @@ from neuromirror.sources.options import SourceOptions, base_address
 class DandiOptions(SourceOptions):
     """The ``[options]`` of a mirror of a DANDI archive.
 
-    ``api`` is the API's base (``https://api.dandiarchive.org/api``); ``token_env`` names the
-    environment variable with a token; ``page_size`` is at most the archive's own limit, 1000;
-    ``connections`` is how many objects are asked about at once; ``allow_private`` says that the
-    archive is on this machine or network (by default: exactly when ``api`` says so). ``zarrs``
-    says that Zarr assets are mirrored, and changes of one with shorter pauses between them than
-    ``history_gap_minutes`` are one past state; ``metadata`` that the assets' metadata are.
-    ``embargoed`` says what becomes of dandisets under embargo that the token may read; with
-    ``all`` every dandiset counts as one.
+    Attributes
+    ----------
+    api
+        Base URL of the API (``https://api.dandiarchive.org/api``).
+    token_env
+        Name of the environment variable with a token.
+    page_size
+        Rows per page; the archive's own limit is 1000.
+    connections
+        Number of parallel requests for objects.
+    allow_private
+        Whether the archive is on this machine or network. By default derived from ``api``.
+    zarrs
+        Whether Zarr assets are mirrored.
+    metadata
+        Whether the assets' metadata are mirrored.
+    history_gap_minutes
+        Changes of a Zarr with shorter pauses between them count as one earlier state.
+    embargoed
+        What to do with embargoed dandisets that the token can read: ``skip``, or mirror them in the
+        ``private`` store; with ``all``, every dandiset counts as embargoed.
     """
 
     api: str
@@ -45,7 +58,7 @@ class DandiOptions(SourceOptions):
 
     @property
     def has_token(self) -> bool:
-        """Whether there is a token to ask with now."""
+        """Whether the environment variable has a token now."""
         return self.token_env is not None and bool(os.environ.get(self.token_env, "").strip())
 
     @field_validator("api")
@@ -54,7 +67,7 @@ class DandiOptions(SourceOptions):
         return base_address(api, "use token_env")
 
     def session(self) -> Session:
-        """A session that gives the token to the API's host alone."""
+        """Return a session that sends the token only to the API's host."""
         private = self.allow_private
         if private is None:
             private = is_local_name(origin(self.api)[1])

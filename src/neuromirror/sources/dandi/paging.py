@@ -1,8 +1,7 @@
-"""Page-by-page reading that notices what is missing.
+"""Reading of paged lists, with checks for missing rows.
 
-An archive's list is ``{count, next, previous, results}`` under ``page`` and ``page_size``. The
-address in ``next`` is never asked: pages are numbered here, and ``next`` is only held against
-what it should say. So neither a cycle nor another host in it can lead anywhere.
+A page is ``{count, next, previous, results}``, selected by ``page`` and ``page_size``. The URL in
+``next`` is only checked, never requested, so a cycle or another host in it has no effect.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from neuromirror.sources.errors import UnexpectedReplyError, UnreliableListingEr
 _SMALLEST: Final = 10
 _SHRINK: Final = 4
 _ATTEMPTS_BEFORE_SHRINKING: Final = 2
-"""Attempts at a page that could still be asked for in smaller pieces."""
+"""Attempts at a page before smaller pages are requested."""
 
 
 def read_pages(
@@ -44,18 +43,34 @@ def read_pages(
     on_page: Callable[[int, int, Any], object] | None = None,
     first: Future[Any] | None = None,
 ) -> Iterator[list[Any]]:
-    """Yields the rows of each page, until all that the first page counted have come.
+    """Yield the rows of each page, up to the count that the first page states.
 
-    ``what`` names the list in messages; ``key`` is the field that no two rows share. With
-    ``shrink`` a page that the server cannot give is asked for in quarters, and so are the pages
-    after it. ``fetched`` is told each page's number and size, and the page itself. ``first`` is
-    the request for the first page, where it was made ahead; it is made again where that failed.
+    Parameters
+    ----------
+    session, url, params
+        Where the list is.
+    what
+        The list's name, for messages.
+    page_size
+        Rows per page.
+    key
+        The field that identifies a row.
+    shrink
+        Whether to continue with pages a quarter as long if the server fails to return a page.
+    on_page
+        Called with number, size and content of each page.
+    first
+        A request for the first page that was sent earlier; repeated if it failed.
 
-    Raises :class:`UnreliableListingError` when rows are short, repeated or too many, when a page
-    before
-    the last is not full or is not there, and when ``next`` names another host or page; another
-    :class:`~neuromirror.net.NetError` when a page cannot be had,
-    :class:`~neuromirror.net.ListingTooLongError` beyond the session's limits.
+    Raises
+    ------
+    UnreliableListingError
+        If rows are missing, repeated or too many, if a page other than the last is missing or not
+        full, or if ``next`` names another host or page.
+    ListingTooLongError
+        Beyond the session's limits.
+    NetError
+        If a page cannot be read.
     """
     bounds = ListingBudget(session.limits.listing, what)
     size, offset = page_size, 0
@@ -87,18 +102,18 @@ def read_pages(
             size //= _SHRINK
             continue
         except NotFoundError as error:
-            # Past the end some lists say 404, just as for something that is gone.
+            # some servers return 404 for a page past the end
             if number == 1:
                 raise
             raise UnreliableListingError(
-                f"{what}: page {number} was promised, and is not there"
+                f"{what}: page {number} is missing, although the page before it is not the last"
             ) from error
         rows, stated, following = _parse_page(page, what)
         if stated is None and count is None:
-            raise UnexpectedReplyError(f"{what}: the first page does not say how many there are")
+            raise UnexpectedReplyError(f"{what}: the first page has no count")
         if count is not None and stated not in (None, count):
             raise UnreliableListingError(
-                f"{what}: {count} were promised on the first page and {stated} on page {number}"
+                f"{what}: the count is {count} on the first page but {stated} on page {number}"
             )
         count = count if stated is None else stated
         assert count is not None
@@ -106,29 +121,27 @@ def read_pages(
         _check_next(following, url, number, what)
         if len(rows) > size or (following is not None and len(rows) != size):
             raise UnreliableListingError(
-                f"{what}: page {number} holds {len(rows)} rows instead of {size}"
-                " (if this archive gives smaller pages, set page_size)"
+                f"{what}: page {number} has {len(rows)} rows instead of {size}"
+                " (if this archive returns smaller pages, set page_size)"
             )
         names = [_name(row, key) for row in rows]
         seen = set(recent)
         if any(name not in seen for name in names[:skip]):
-            raise UnreliableListingError(f"{what}: rows moved while they were read")
+            raise UnreliableListingError(f"{what}: rows moved between pages during the listing")
         fresh = [name for name in names[skip:] if name is not None]
         if len(set(fresh)) < len(fresh) or not seen.isdisjoint(fresh):
-            raise UnreliableListingError(f"{what}: page {number} repeats rows that came before")
+            raise UnreliableListingError(f"{what}: page {number} repeats rows of earlier pages")
         recent.extend(names[skip:])
         offset += len(rows[skip:])
         if offset > count or (following is None and offset != count):
-            raise UnreliableListingError(f"{what}: {count} were promised and {offset} came")
+            raise UnreliableListingError(f"{what}: {offset} rows instead of {count}")
         if on_page is not None:
             on_page(number, size, page)
         yield rows[skip:]
         if following is None:
             return
         if not rows[skip:]:
-            raise UnreliableListingError(
-                f"{what}: page {number} is empty, and is said not to be the last"
-            )
+            raise UnreliableListingError(f"{what}: page {number} is empty, but has a next page")
 
 
 def fetch_page(
@@ -141,34 +154,34 @@ def fetch_page(
     attempts: int | None = None,
     received: Callable[[int], object] | None = None,
 ) -> Any:
-    """The page of this number and size, unchecked; raises a NetError.
+    """Return a page, unchecked; raise NetError.
 
-    ``received`` is called with the size of each body.
+    ``received`` is called with the size of each response body.
     """
     query = {**params, "page": number, "page_size": size}
     return session.get_json(url, query, attempts=attempts, check_size=received)
 
 
 def _parse_page(page: Any, what: str) -> tuple[list[Any], int | None, str | None]:
-    """Rows, count and next of a page."""
+    """Return rows, count and next of a page."""
     if not isinstance(page, dict) or not isinstance(page.get("results"), list):
-        raise UnexpectedReplyError(f"{what}: the reply is no page of a list")
+        raise UnexpectedReplyError(f"{what}: the reply is not a page of a list")
     count, following = page.get("count"), page.get("next")
     if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 0):
-        raise UnexpectedReplyError(f"{what}: the page's count is no number")
+        raise UnexpectedReplyError(f"{what}: the page's count is not a number")
     if following is not None and not isinstance(following, str):
-        raise UnexpectedReplyError(f"{what}: the page's next is no address")
+        raise UnexpectedReplyError(f"{what}: the page's next is not a URL")
     if "next" not in page:
-        raise UnexpectedReplyError(f"{what}: the page does not say whether it is the last")
+        raise UnexpectedReplyError(f"{what}: the page lacks next")
     return page["results"], count, following
 
 
 def _check_next(following: str | None, url: str, number: int, what: str) -> None:
-    """Refuses a next page that is not on this host, or not the next."""
+    """Raise UnreliableListingError unless ``next`` names this host and the next number."""
     if following is None:
         return
     try:
-        # The scheme may differ: an archive behind a proxy often calls itself http.
+        # the scheme may differ: behind a proxy, archives often use http in their URLs
         same = origin(following)[1] == origin(url)[1]
         next_numbers = parse_qs(urlsplit(following).query).get("page", [])
     except ValueError:

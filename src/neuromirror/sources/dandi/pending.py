@@ -1,7 +1,7 @@
-"""What the archive has yet to complete in a draft: the sha256 of files, the checksums of Zarrs.
+"""The items that the archive has yet to complete in a draft: sha256 of files, checksums of Zarrs.
 
-Both may appear without a new ``modified`` of the draft. The archive is asked about each of these
-assets and Zarrs by its own URL, as long as that takes fewer requests than a visit of the dandiset.
+Both can appear without a new ``modified`` time of the draft. Each item is requested by its own URL
+if that takes fewer requests than a visit of the dandiset.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from neuromirror.sources.dandi.rows import EMBARGOED, Row
 from neuromirror.sources.protocol import ComponentEntry
 
 _MOST: Final = 1_000
-"""Items to collect; a visit takes fewer requests than that."""
+"""Maximum items; a visit takes fewer requests."""
 _REQUESTS_PER_VISIT: Final = 2
-"""Requests of a visit of an unchanged draft beside its pages."""
+"""Requests of a visit of an unchanged draft, without its pages."""
 _REQUESTS_PER_ZARR: Final = 3
-"""Requests about a Zarr without a checksum in such a visit, at least."""
+"""Minimum requests per Zarr without checksum in such a visit."""
 
 
 @dataclass(slots=True)
 class PendingItems:
     """Ids of the assets without a sha256, and of the Zarr datasets without a checksum.
 
-    ``embargoed`` says that a Zarr was left out that may be opened: no request tells that sooner
-    than the list of assets.
+    ``embargoed`` is whether a Zarr under embargo was left out. The end of the embargo shows only in
+    the list of assets.
     """
 
     assets: list[str] = field(default_factory=list)
@@ -39,7 +39,7 @@ class PendingItems:
     embargoed: bool = False
 
     def collect(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """Collect what is pending in the rows of a page; return the rows."""
+        """Collect the pending items of a page, and return its rows."""
         for row in rows:
             if len(self.assets) + len(self.zarrs) > _MOST:
                 break
@@ -55,8 +55,8 @@ class PendingItems:
     def dump(self, pages: int) -> bytes | None:
         """Return the items as JSON.
 
-        None where nothing is pending, or where a visit, in which the list of assets has so many
-        pages, takes no more requests.
+        None if nothing is pending, or if a visit, whose asset list has this number of ``pages``,
+        takes no more requests.
         """
         count = len(self.assets) + len(self.zarrs)
         visit = _REQUESTS_PER_VISIT + pages + _REQUESTS_PER_ZARR * len(self.zarrs)
@@ -74,9 +74,8 @@ def is_still_pending(
 ) -> bool:
     """Return whether the archive has completed none of the items of :meth:`PendingItems.dump`.
 
-    ``compute_zarr_checksum`` asks for the checksum of a Zarr dataset by its local id. False also
-    where an
-    item cannot be asked about: a visit finds out what is wrong.
+    ``zarr_checksum`` requests the checksum of a Zarr dataset by its local id. False also if an item
+    cannot be requested: a visit reports the problem.
     """
 
     def asset_is_pending(asset_id: str) -> bool:

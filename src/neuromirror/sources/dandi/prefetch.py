@@ -1,4 +1,4 @@
-"""First pages of asset lists, requested while the version before is still being read."""
+"""First pages of asset lists, requested while the previous version is being read."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _T = TypeVar("_T")
 
 
 class PrefetchedPages:
-    """Requests for the first page of the version that a visit reads next; shared by threads.
+    """Requests for the first page of the version that a visit reads next. Thread-safe.
 
-    At most one is kept per dandiset, and each is given out once.
+    At most one request per dandiset is kept, and each is returned once.
     """
 
     def __init__(self) -> None:
@@ -35,6 +35,6 @@ class PrefetchedPages:
 
 
 def yield_then_call(items: Iterable[_T], step: Callable[[], object]) -> Iterator[_T]:
-    """Yield all items, then take a step."""
+    """Yield all items, then call ``step``."""
     yield from items
     step()

@@ -1,6 +1,6 @@
-"""One row of an asset list, checked and turned into a record.
+"""Validation of asset list rows, and their conversion to records.
 
-A row that is not as the API promises becomes a :class:`ExcludedEntry` and blocks no other.
+A row that does not follow the API becomes an :class:`ExcludedEntry` and does not block the others.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from neuromirror.sources.protocol import ComponentEntry
 
 CLAIMED_BY: Final = "dandi"
 EMBARGOED: Final = "embargoed"
-"""Why something under embargo is not mirrored: all that is told of it."""
+"""Why a dandiset or asset is not mirrored; nothing else about it is recorded."""
 _EMBARGOED_ACCESS: Final = "dandi:EmbargoedAccess"
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE)
 _SPACE: Final = re.compile(r"\s")
 _PLAIN: Final = re.compile(
     r"https?://([a-z0-9.-]+)(?::(?:[1-9][0-9]{1,3}|[1-5][0-9]{4}))?(?:/[A-Za-z0-9._~-]+)+/?"
 )
-"""An address in which nothing is to be cleaned, and its host: nearly all are such."""
+"""A URL that needs no cleaning, with its host: a fast path for nearly all of them."""
 _SHOWN: Final = 80
 
 
 class _MalformedRowError(Exception):
-    """What is wrong with a row, in words."""
+    """A description of what is wrong with a row."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlobRow:
-    """A good row of a blob: its record without locations, its asset id, its object's address."""
+    """A valid row of a blob; ``record`` has no locations yet."""
 
     record: FileRecord
     asset_id: str
@@ -46,7 +46,7 @@ class BlobRow:
 
 Row = BlobRow | ComponentEntry | ExcludedEntry
 ToComponent = Callable[[bytes, int, str, Mapping[str, Any]], ComponentEntry | ExcludedEntry]
-"""Makes a part of a Zarr asset's path, size in bytes, Zarr id and metadata."""
+"""Returns the entry of a Zarr asset, given its path, size in bytes, Zarr id and metadata."""
 
 
 def parse_row(
@@ -58,17 +58,28 @@ def parse_row(
     to_component: ToComponent | None = None,
     private: bool = False,
 ) -> Row:
-    """The record of a row with metadata; ``number`` counts rows, to name one without a path.
+    """Return the entry for a row of an asset list with metadata.
 
-    Without ``to_component`` a Zarr asset is a named exception, and so is, unless ``private``, a
-    blob
-    that the row states to be under embargo.
+    Parameters
+    ----------
+    row
+        The row as parsed JSON.
+    number
+        Its number in the list, which identifies a row without a path.
+    published
+        Whether the version is published.
+    allow_private
+        Whether object URLs may be on this machine or network.
+    to_component
+        Returns the entry for a Zarr asset; None to exclude Zarrs.
+    private
+        Whether blobs under embargo are included.
     """
     path = _exception_path(row, number)
     size = _size(row) if isinstance(row, dict) else None
     try:
         if not isinstance(row, dict):
-            raise _MalformedRowError("the row is no object")
+            raise _MalformedRowError("the row is not a JSON object")
         if not private and row.get("blob") is not None and is_embargoed(row.get("metadata")):
             return ExcludedEntry(path, EMBARGOED, "The asset is under embargo", size or 0)
         return _parse(
@@ -79,7 +90,7 @@ def parse_row(
 
 
 def is_embargoed(metadata: object) -> bool:
-    """Whether the metadata of an asset state that it is under embargo."""
+    """Return whether an asset's metadata state that it is under embargo."""
     access = metadata.get("access") if isinstance(metadata, Mapping) else None
     return isinstance(access, list) and any(
         isinstance(one, Mapping) and one.get("status") == _EMBARGOED_ACCESS for one in access
@@ -120,7 +131,7 @@ def _parse(
         size=size,
         digests=digests,
         part_size=part_size,
-        # Publishing rewrites ``modified``; ``created`` stays with the content.
+        # publishing changes ``modified``; ``created`` changes only with the content
         modified=created,
         upstream_id=_uuid(row, "blob"),
         retention=Retention.PUBLISHED if published else Retention.DRAFT,
@@ -135,7 +146,7 @@ def _path(row: Mapping[str, Any]) -> bytes:
     try:
         return path.encode("utf-8")
     except UnicodeEncodeError:
-        raise _MalformedRowError("path holds half a character") from None
+        raise _MalformedRowError("path has a lone surrogate") from None
 
 
 def _exception_path(row: Any, number: int) -> bytes:
@@ -167,12 +178,12 @@ def _shown(value: object) -> str:
 
 
 def _digests(metadata: Mapping[str, Any], size: int) -> tuple[tuple[Digest, ...], int | None]:
-    """The claims, and the part size where the etag has the parts that the size calls for."""
+    """Return the digests, and the part size if the number of parts in the etag fits the size."""
     claims = metadata.get("digest")
     if claims is None:
         claims = {}
     if not isinstance(claims, dict):
-        raise _MalformedRowError("metadata.digest is no object")
+        raise _MalformedRowError("metadata.digest is not a JSON object")
     digests: list[Digest] = []
     part_size: int | None = None
     for name, algorithm, pattern in (
@@ -196,7 +207,7 @@ def _digests(metadata: Mapping[str, Any], size: int) -> tuple[tuple[Digest, ...]
 
 
 def _object_url(metadata: Mapping[str, Any], *, allow_private: bool) -> str | None:
-    """The cleaned address of the object itself: the one that is no API download address."""
+    """Return the cleaned URL of the object: the content URL that is no API download URL."""
     urls = metadata.get("contentUrl")
     for url in urls if isinstance(urls, list) else []:
         if not isinstance(url, str):
@@ -220,13 +231,13 @@ def _object_url(metadata: Mapping[str, Any], *, allow_private: bool) -> str | No
 
 
 _NO_VERSION: Final = re.compile(r"[?&]versionId=(?:null)?(?=\Z)")
-"""A query that names no version that stays: without it, the bucket is asked which one it is."""
+"""A query without a usable version id; it is removed, so that the version id is requested."""
 
 _is_local: Final = lru_cache(64)(is_local_name)
 
 
 def moment_or_none(value: object) -> datetime | None:
-    """A time with a zone, in UTC; None for anything else."""
+    """Parse a time with a zone, and return it in UTC; None for anything else."""
     try:
         time = datetime.fromisoformat(value) if isinstance(value, str) else None
         return None if time is None or time.tzinfo is None else time.astimezone(UTC)

@@ -1,4 +1,4 @@
-"""Rows of a listing in the order of their keys, however many and in whatever order they come."""
+"""Sorting of any number of listing rows by key, on disk."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _key = attrgetter("key")
 
 
 class SortedRows:
-    """Rows sorted by key, to be gone through as often as one likes; in files from 50,000 on.
+    """Rows sorted by key, which can be iterated repeatedly.
 
-    Takes all ``rows`` when it is made. The files are in ``folder``, and not taken away.
+    The constructor reads all ``rows``. From 50,000 rows on they are stored in files in ``folder``,
+    which the caller removes.
     """
 
     def __init__(self, rows: Iterable[ObjectRow], folder: Path) -> None:

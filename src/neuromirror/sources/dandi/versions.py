@@ -1,4 +1,4 @@
-"""What the archive says of one version: in a row of the list of versions, and by ``/info/``."""
+"""Parsing of a version, from a row of the list of versions or from its ``/info/``."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ from neuromirror.sources.errors import UnexpectedReplyError
 DRAFT: Final = "draft"
 OPEN: Final = "OPEN"
 _RECENT_SECONDS: Final = 60.0
-"""Seconds for which a version is taken to be as it was told; longer makes no wrong listing, but
-more often one that is read in vain."""
+"""Seconds for which a listed version counts as current.
+
+A longer time would not make listings wrong, but more of them would have to be repeated."""
 
 
 class UnderEmbargoError(NeuromirrorError):
-    """A dandiset that was open a moment ago, and is not any more."""
+    """A dandiset was put under embargo between two requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class VersionInfo:
-    """A version, its facts and its ``dandiset.yaml``, all from one reply."""
+    """A version, its facts and its ``dandiset.yaml``, from one reply."""
 
     version: VersionRef
     facts: DatasetFacts
@@ -44,10 +45,14 @@ class VersionInfo:
 
 
 def parse_version(dataset: DatasetRef, label: str, row: Any, *, private: bool) -> VersionRef:
-    """The version of a row or of its ``/info/``.
+    """Return the version in a row of the list of versions, or in an ``/info/`` reply.
 
-    Raises UnderEmbargoError unless ``private``, and UnexpectedReplyError for what describes no
-    such version.
+    Raises
+    ------
+    UnderEmbargoError
+        If the dandiset is under embargo, unless ``private``.
+    UnexpectedReplyError
+        If the row does not describe this version.
     """
     if not isinstance(row, dict) or row.get("version") != label:
         raise UnexpectedReplyError(f"{dataset.name}@{label}: the reply describes no such version")
@@ -67,7 +72,10 @@ def parse_version(dataset: DatasetRef, label: str, row: Any, *, private: bool) -
 def parse_version_info(
     dataset: DatasetRef, label: str, info: Any, *, doi: str | None, private: bool
 ) -> VersionInfo:
-    """What ``/info/`` says; raises as :func:`parse_version`. ``doi`` is a published version's."""
+    """Return the contents of an ``/info/`` reply; raise as :func:`parse_version` does.
+
+    ``doi`` is the DOI of a published version, if it has one.
+    """
     version = parse_version(dataset, label, info, private=private)
     metadata = info.get("metadata")
     if not isinstance(metadata, dict):
@@ -81,11 +89,11 @@ def parse_version_info(
 
 
 def fingerprint(draft: Mapping[str, Any], published: Any, embargo: str) -> str:
-    """A digest of what moves when a dandiset changes, the same from every kind of reply.
+    """Return a digest of the fields that change with a dandiset, equal for every kind of reply.
 
-    ``status``, ``active_uploads`` and stars move without the data and are not in it. ``modified``
-    of both versions is, though validation and late DOIs move it: a visit too many costs a few
-    requests, one too few loses a state.
+    ``status``, ``active_uploads`` and stars are left out because they change without the data.
+    ``modified`` of both versions is included, although validation and late DOIs change it: a
+    needless visit costs a few requests, a missed one loses a state.
     """
     fields = ("version", "name", "asset_count", "size", "created", "modified")
     moving = {
@@ -100,7 +108,7 @@ def fingerprint(draft: Mapping[str, Any], published: Any, embargo: str) -> str:
 
 
 def _embargo_of(row: Mapping[str, Any]) -> object:
-    """The embargo status of the dandiset that a version's row is of."""
+    """Return the embargo status of the dandiset in a version's row."""
     dandiset = row.get("dandiset")
     return dandiset.get("embargo_status", OPEN) if isinstance(dandiset, dict) else OPEN
 
@@ -110,11 +118,10 @@ def _count(value: object) -> int | None:
 
 
 class RecentVersions:
-    """Versions as they were listed a moment ago; each serves once as the state before a listing.
+    """Versions that were just listed; each is used once as the state before a listing.
 
-    Only once: where upstream moved meanwhile, the listing is read again, and then upstream is to
-    be asked again, too. Shared by threads, of which each visits another dandiset. ``clock`` gives
-    seconds.
+    After an upstream change the listing is repeated, and then the version must be requested again.
+    Threads may share it if each visits another dandiset. ``clock`` returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -123,7 +130,7 @@ class RecentVersions:
         self._next_versions: dict[tuple[str, str], VersionRef] = {}
 
     def remember(self, versions: Iterable[VersionRef]) -> None:
-        """Remember a dandiset's versions as upstream has them now, in the order of visits."""
+        """Store a dandiset's versions as just listed, in the order of visits."""
         now = self._clock()
         before: VersionRef | None = None
         for one in versions:
@@ -133,14 +140,14 @@ class RecentVersions:
             before = one
 
     def next_version(self, version: VersionRef) -> VersionRef | None:
-        """Return the version after this one, if it was listed a moment ago and not taken yet."""
+        """Return the next version, if it was just listed and not consumed."""
         found = self._next_versions.get((version.dataset.local_id, version.upstream))
         if found is None or (found.dataset.local_id, found.upstream) not in self._versions:
             return None
         return found
 
     def consume(self, version: VersionRef) -> bool:
-        """Whether upstream had a version like this a moment ago; forgets that it did."""
+        """Return whether upstream just listed this very version, and forget it."""
         found = self._versions.pop((version.dataset.local_id, version.upstream), None)
         return (
             found is not None and found[0] == version and self._clock() - found[1] < _RECENT_SECONDS

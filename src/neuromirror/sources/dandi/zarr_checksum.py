@@ -1,7 +1,7 @@
-"""The checksum that an archive states of a whole Zarr: ``<md5>-<files>--<bytes>``.
+"""DANDI's checksum of a whole Zarr: ``<md5>-<files>--<bytes>``.
 
-Format: the ``zarr-checksum`` library. A folder's is the md5 of its compact JSON listing,
-``{"directories":[{"digest","name","size"}…],"files":[…]}``, each list sorted by name.
+The format is that of the ``zarr-checksum`` library. A folder's checksum is the MD5 of its compact
+JSON listing, ``{"directories":[{"digest","name","size"}…],"files":[…]}``, each list sorted by name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CHECKSUM_PATTERN: Final = re.compile(
     r"(?P<md5>[0-9a-f]{32})-(?P<files>[0-9]{1,19})--(?P<bytes>[0-9]{1,19})\Z"
 )
 _LIBRARY_MOST: Final = 20_000
-"""Files of one folder above which the library's 600 bytes each would be felt."""
+"""Files per folder up to which the library is used; it needs 600 bytes of memory per file."""
 _SPILL: Final = 1 << 24
 _CHUNK: Final = 1 << 20
 
@@ -32,7 +32,7 @@ class _Entry(NamedTuple):
 
 
 def parse_checksum(checksum: str) -> FileTotals:
-    """Files and bytes that a checksum states; raises ValueError for text that is none."""
+    """Return the totals in a checksum; raise ValueError for other text."""
     found = CHECKSUM_PATTERN.match(checksum)
     if found is None:
         raise ValueError(f"{checksum[:80]!r} is no checksum of a Zarr")
@@ -40,14 +40,14 @@ def parse_checksum(checksum: str) -> FileTotals:
 
 
 def compute_zarr_checksum(rows: Iterable[ObjectRow], prefix: bytes) -> str:
-    """The checksum of a Zarr's objects; ``rows`` are sorted by the bytes of their keys.
+    """Return the checksum of a Zarr's objects; ``rows`` are sorted by the bytes of their keys.
 
-    Sorted so, all that is below a folder comes in one run, and only the open folders are in
-    memory: of one with more than 20,000 files directly in it, its folders alone.
+    In this order everything below a folder is contiguous, so only the open folders are in memory.
+    The files of a folder with more than 20,000 are spooled to disk.
     """
     open_folders = [_Folder("")]
     for row in rows:
-        # as pathlib takes a path apart, which is what the archive does
+        # split paths like pathlib, as the archive does
         *above, name = [
             one for one in decode_key(row.key[len(prefix) :]).split("/") if one not in ("", ".")
         ] or [""]
@@ -66,7 +66,7 @@ def compute_zarr_checksum(rows: Iterable[ObjectRow], prefix: bytes) -> str:
 
 
 def decode_key(key: bytes) -> str:
-    """A key as text, reversibly."""
+    """Return a key as text, reversibly."""
     return key.decode("utf-8", "surrogateescape")
 
 
@@ -77,7 +77,7 @@ def _close(open_folders: list[_Folder], until: int) -> None:
 
 
 class _Folder:
-    """A folder while its entries come; its files come sorted, its folders do not."""
+    """A folder whose entries are being added: files in order of name, folders in any order."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -108,16 +108,16 @@ class _Folder:
 
     def _spill(self) -> None:
         if self._spool is None:
-            self._spool = SpooledTemporaryFile(_SPILL)  # noqa: SIM115 - closed when it was hashed
+            self._spool = SpooledTemporaryFile(_SPILL)  # noqa: SIM115 - closed after hashing
         for one in self._files:
             self._spool.write(_json(one) + b",")
         self._files.clear()
 
     def _checksum_from_spool(self) -> str:
-        """The same, of more files than should be in memory: they follow the folders in it."""
+        """Compute the checksum of a folder whose files are in the spool."""
         self._spill()
-        spilt = self._spool
-        assert spilt is not None
+        spool = self._spool
+        assert spool is not None
         md5 = hashlib.md5(b'{"directories":[', usedforsecurity=False)
         count, size = self._count, self._bytes
         for number, folder in enumerate(sorted(self.folders, key=lambda one: one.name)):
@@ -125,13 +125,13 @@ class _Folder:
             count += parse_checksum(folder.digest).files
             size += folder.size
         md5.update(b'],"files":[')
-        left = spilt.tell() - 1  # without the last comma
-        spilt.seek(0)
+        left = spool.tell() - 1  # without the last comma
+        spool.seek(0)
         while left > 0:
-            chunk = spilt.read(min(left, _CHUNK))
+            chunk = spool.read(min(left, _CHUNK))
             left -= len(chunk)
             md5.update(chunk)
-        spilt.close()
+        spool.close()
         md5.update(b"]}")
         return f"{md5.hexdigest()}-{count}--{size}"
 

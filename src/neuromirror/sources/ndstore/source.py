@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
 from typing import Any, ClassVar, Final
 from urllib.parse import quote
 
@@ -43,11 +42,12 @@ from neuromirror.sources.volumes import (
     UNNAMEABLE,
     ChannelSource,
     Volume,
+    VolumeListing,
     estimate_volume,
     local_id_of,
     plan_volume,
     segments_of,
-    volume_listing,
+    zarr_documents,
 )
 
 REQUEST_LIMIT: Final = 256 << 20
@@ -207,21 +207,19 @@ class NdstoreSource(ChannelSource):
         dataset = version.dataset
         self._check_current(version)
         info = self._fetch_channel_info(dataset)
-        volume, left_out = self._plan(dataset, info)
-        listing = volume_listing(
+        volume, excluded = self._plan(dataset, info)
+        return VolumeListing(
             version,
             volume,
             context,
             self.session,
             self.options,
             facts=facts(info, self.options.api),
-            documents=documents(info),
+            documents=shift_levels([*documents(info), *zarr_documents(volume)], level_shifts(info)),
             reload_volume=lambda: self._plan(dataset, self._fetch_channel_info(dataset))[0],
             signal=info.signal,
+            excluded=excluded,
         )
-        listing.documents = shift_levels(listing.documents, level_shifts(info))
-        listing.entries = chain(left_out, listing.entries)
-        return listing
 
     def estimate(self, dataset: DatasetRef) -> Estimate | None:
         """The blocks that a first visit takes; raises as :meth:`listing`."""

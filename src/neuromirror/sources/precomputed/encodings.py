@@ -25,7 +25,7 @@ import zlib
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from operator import itemgetter
 from pathlib import Path
@@ -34,10 +34,9 @@ from typing import IO, ClassVar, Final
 
 import msgspec
 
-from neuromirror.model import Document, ExcludedEntry, FileRecord
+from neuromirror.model import Document, ExcludedEntry
 from neuromirror.net import ContextThreadPool, ObjectRow
 from neuromirror.sources.precomputed.memo import LayerMemo
-from neuromirror.sources.protocol import ComponentEntry, Listing
 from neuromirror.sources.s3 import local_ids
 from neuromirror.sources.s3.file_naming import PathOrException, RequestHeaders
 
@@ -278,21 +277,15 @@ class EncodingNaming:
 
     # --- what was learnt
 
-    def with_document(
-        self, entries: Iterator[FileRecord | ExcludedEntry | ComponentEntry], listing: Listing
-    ) -> Iterator[FileRecord | ExcludedEntry | ComponentEntry]:
-        """Yields the entries; then puts what was learnt into the listing's documents and facts."""
-        yield from entries
-        listing.documents = (*listing.documents, self._document())
+    def attributes(self) -> set[tuple[str, str]]:
+        """Return the dataset's attributes about encodings, after the last entry."""
         found = {one for folder in self._folders.values() for one in folder.found}
-        attributes = {("encoding", one) for one in found if one}
-        attributes |= {
-            ("encoding-learnt", self._describe_basis(one)) for one in self._folders.values()
+        if not found:
+            return set()
+        learned = {self._describe_basis(one) for one in self._folders.values()}
+        return {("encoding", one) for one in found if one} | {
+            ("encoding-learnt", one) for one in learned
         }
-        kept = listing.facts.attributes
-        listing.facts = replace(
-            listing.facts, attributes=tuple(sorted({*kept, *(attributes if found else ())}))
-        )
 
     @property
     def newest(self) -> datetime | None:
@@ -305,7 +298,8 @@ class EncodingNaming:
         found = (_label(key) for key, one in self._folders.items() if len(one.found) > 1)
         return tuple(sorted(found))
 
-    def _document(self) -> Document:
+    def document(self) -> Document:
+        """Return the document with each folder's encodings, after the last entry."""
         object_names = {
             _label(key): {
                 "asked": self._describe_basis(folder),

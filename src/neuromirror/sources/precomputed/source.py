@@ -1,9 +1,8 @@
-"""Precomputed layers in a public bucket as a source of datasets: one a layer."""
+"""A source for Neuroglancer precomputed layers in a public bucket: each layer is a dataset."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import ClassVar
 
 from neuromirror.model import DatasetHint, DatasetRef, VersionRef
@@ -11,7 +10,8 @@ from neuromirror.net import Session
 from neuromirror.sources.errors import DatasetNotFoundError
 from neuromirror.sources.precomputed.encodings import EncodingNaming
 from neuromirror.sources.precomputed.layer import is_volume, layer_profile, read_info
-from neuromirror.sources.precomputed.memo import LayerMemo, load_layer_memo
+from neuromirror.sources.precomputed.layer_listing import LayerListing
+from neuromirror.sources.precomputed.memo import load_layer_memo
 from neuromirror.sources.precomputed.options import PrecomputedOptions
 from neuromirror.sources.precomputed.search import LayerScope, LayerSearch
 from neuromirror.sources.protocol import Listing, VisitContext
@@ -24,8 +24,8 @@ from neuromirror.sources.s3.history import moment_of
 class PrecomputedSource(BucketSource):
     """A bucket of layers as a :class:`~neuromirror.sources.Source`.
 
-    Local ids are the layers' prefixes, mostly ``collection/experiment/channel``, written as those
-    of any bucket are.
+    Local ids are the layers' prefixes, usually ``collection/experiment/channel``, encoded as those
+    of any bucket.
     """
 
     Options: ClassVar[type[PrecomputedOptions]] = PrecomputedOptions
@@ -43,7 +43,7 @@ class PrecomputedSource(BucketSource):
         )
 
     def superdataset(self, id_prefix: str) -> DatasetRef | None:
-        """The super-dataset of all layers below a folder; None for what is no folder's name."""
+        """Return the superdataset of all layers below a folder; None if it is not a folder."""
         try:
             segments = local_ids.segments_of(id_prefix)
         except ValueError:
@@ -54,9 +54,9 @@ class PrecomputedSource(BucketSource):
     # --- discovery
 
     def datasets(self) -> Iterator[DatasetHint]:
-        """Yields all layers, and notices about what is in none of them.
+        """Yield all layers, and hints that report objects outside of them.
 
-        A notice has a local id that begins with ``==``, and says in ``unavailable`` what there is.
+        Such a hint has a local id that starts with ``==`` and a description in ``unavailable``.
         """
         search = LayerSearch(self.bucket, self._scope, self.options.connections)
         for segments in search.layers():
@@ -66,9 +66,14 @@ class PrecomputedSource(BucketSource):
             yield DatasetHint(ref, None, unavailable=summary)
 
     def hint(self, dataset: DatasetRef) -> DatasetHint:
-        """One layer's hint; raises :class:`DatasetNotFoundError` when its folder has no ``info``.
+        """Return one layer's hint.
 
-        Raises :class:`~neuromirror.sources.UnexpectedReplyError` for an ``info`` that is broken.
+        Raises
+        ------
+        DatasetNotFoundError
+            If its folder has no ``info``.
+        UnexpectedReplyError
+            If the ``info`` is malformed.
         """
         segments = self._segments(dataset.local_id)
         reason = None
@@ -92,43 +97,19 @@ class PrecomputedSource(BucketSource):
     # --- listing
 
     def listing(self, version: VersionRef, context: VisitContext) -> Listing:
-        """The objects of a layer's state; raises :class:`MalformedIdError` for another version."""
-        if moment_of(version.upstream) is not None:
-            return self._read(version, context, None, None)
-        remembered, kept = load_layer_memo(context.memo, self._shape)
-        return self._read(version, context, remembered, kept)
-
-    def _read(
-        self,
-        version: VersionRef,
-        context: VisitContext,
-        before: LayerMemo | None,
-        kept: bytes | None,
-    ) -> Listing:
-        encodings = EncodingNaming(
+        """Return the listing of a state; raise MalformedIdError for another kind of version."""
+        layer_memo, bucket_memo = None, None
+        if moment_of(version.upstream) is None:
+            layer_memo, bucket_memo = load_layer_memo(context.memo, self._shape)
+        naming = EncodingNaming(
             local_ids.prefix_of(self._segments(version.dataset.local_id)),
             self._profile.is_document,
             head_each=self.options.encodings == "each",
-            memo=before,
+            memo=layer_memo,
             folder=context.workspace if context.workspace.is_dir() else None,
         )
-        listing = self._listing(version, context, kept, encodings)
-        listing.manifest_only = True
-        listing.entries = encodings.with_document(listing.entries, listing)
-        if before is not None:
-            # what stays where nothing has changed, and nothing is read
-            listing.facts = replace(listing.facts, links=before.links)
-        pages = listing.memo
-
-        def remembered() -> bytes | None:
-            content = pages()
-            if content is None:
-                return None
-            links = listing.facts.links
-            return LayerMemo(self._shape, encodings.newest, encodings.mixed, links).dump(content)
-
-        listing.memo = remembered
-        return listing
+        reading = self._read(version, context, bucket_memo, naming)
+        return LayerListing(reading, naming, layer_memo)
 
     # --- facts
 

@@ -1,9 +1,9 @@
-"""The Allen Institute for Neural Dynamics: names of assets, and sidecars of all schema generations.
+"""Profile of the Allen Institute for Neural Dynamics: asset names, and sidecars of all schemas.
 
-Sidecars are JSON files in an asset's root, made by aind-data-schema, and ``original_metadata/``.
-``metadata.nd.json`` joins them all; where a sidecar of its own is missing, its part in there
-stands in. Names and fields have changed often and are broken now and then: nothing here raises,
-whatever a sidecar holds, and what is not understood is left out.
+Sidecars are JSON files in an asset's root, written by aind-data-schema, and ``original_metadata/``.
+``metadata.nd.json`` combines them all, and replaces a missing sidecar. Names and fields have
+changed often and are sometimes malformed, so nothing here raises for any content, and unknown
+content is left out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from neuromirror.sources.s3.profile import Profile
 from neuromirror.sources.s3.sidecars import without_members
 
 _TIME: Final = r"\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2}"
-# The input may itself be derived; a name that goes on after the time is broken, but tells as much.
+# The input may itself be derived. A name that continues after the time is malformed but readable.
 _DERIVED: Final = (
     re.compile(rf"(?P<input>.+_{_TIME})_(?P<process>.+?)_(?P<time>{_TIME})\Z", re.ASCII),
     re.compile(rf"(?P<input>.+?_{_TIME})_(?P<process>.+?)_(?P<time>{_TIME})", re.ASCII),
@@ -39,33 +39,33 @@ _LEVELS: Final = {"raw data": "raw", "derived data": "derived", "simulated data"
 _INFERABLE: Final = ("subject", "platform", "created", "process")
 _LONGEST: Final = 300
 _MOST: Final = 200
-"""Values of one attribute; a sidecar with more of them is broken."""
+"""Maximum values of an attribute; a sidecar with more is malformed."""
 _DEEP: Final = 8
 
 
 def is_document(path: bytes) -> bool:
-    """Whether a path below an asset's root is a sidecar."""
+    """Return whether a path in an asset is a sidecar."""
     return path.startswith(_ORIGINALS) or _TOP.match(path) is not None
 
 
 def normalize(path: bytes, content: bytes) -> bytes:
-    """A sidecar without what an indexer changes by itself; all else byte for byte."""
+    """Return a sidecar without the members that AIND's indexer updates."""
     return without_members(content, _VOLATILE) if path == _JOINED.encode() else content
 
 
 def asset_facts(
     name: str, documents: Sequence[Document], refused: Sequence[bytes] = ()
 ) -> DatasetFacts:
-    """Return what the sidecars say of an asset; what its name says only without a description.
+    """Return an asset's facts from its sidecars, or from its name if it has no description.
 
     Parameters
     ----------
     name
-        The local id of the dataset, whose last component is the asset's name.
+        The local id of the dataset, whose last segment is the asset's name.
     documents
-        The sidecars that were read, whatever they hold.
+        The sidecars that were read.
     refused
-        Paths of sidecars that are listed and may not be read.
+        Paths of listed sidecars that could not be read.
 
     Returns
     -------
@@ -120,7 +120,7 @@ def asset_facts(
         attributes=tuple(
             sorted({(kind, value) for kind, values in found.items() for value in values[:_MOST]})
         ),
-        # Some say that they were made of themselves.
+        # some assets list themselves as input
         inputs=tuple(sorted(set(inputs) - {name, name.rpartition("/")[2]})),
     )
 
@@ -145,12 +145,12 @@ class _Sidecars:
             self._parsed[path] = _mapping(value)
 
     def has(self, stem: str) -> bool:
-        """Return whether there is such a sidecar, be it unreadable."""
+        """Return whether this sidecar exists, even if unreadable."""
         path = f"{stem}.json"
         return path in self._parsed or path in self.unreadable or bool(self.read(stem))
 
     def read(self, *stems: str) -> Mapping[str, Any]:
-        """Return the first of some sidecars that says anything, on its own or in the joined one."""
+        """Return the first non-empty one of some sidecars, on its own or in the combined one."""
         for stem in stems:
             own = self._parsed.get(f"{stem}.json") or _mapping(self.joined.get(stem))
             if own:
@@ -159,13 +159,13 @@ class _Sidecars:
 
 
 def name_parts(name: str) -> dict[str, list[str]]:
-    """What an asset's name says: subject, platform, created, process, input; {} where nothing.
+    """Parse an asset's name into subject, platform, created, process and input, where present.
 
-    A derived name matches the pattern of a raw one too, so it is tried first.
+    A derived name also matches the pattern of a raw one, so it is tried first.
     """
     derived = next(filter(None, (pattern.match(name) for pattern in _DERIVED)), None)
     if derived is not None:
-        # Of the input only what stays the same: its time is not this asset's.
+        # the input's time is not this asset's
         parts = {
             kind: value
             for kind, value in name_parts(derived["input"]).items()
@@ -190,7 +190,7 @@ def _moment(time: str) -> str:
 
 
 def _inputs(description: Mapping[str, Any]) -> list[str]:
-    """Names of the assets that this one was made of, from the newest field that holds any."""
+    """Return the names of the input assets, from the newest schema's field that has any."""
     for field in ("source_data", "input_data_name", "input_data"):
         stated = [_asset(one) for one in _field_texts(description, field)]
         if found := [one for one in stated if one]:
@@ -199,13 +199,13 @@ def _inputs(description: Mapping[str, Any]) -> list[str]:
 
 
 def _asset(stated: str) -> str:
-    """The asset's name in a name or in an address in a bucket."""
+    """Return the asset's name, given a name or an S3 URL."""
     found = _S3.match(stated)
     return (found["path"] if found else stated).strip("/")
 
 
 def _people(value: Any) -> list[str]:
-    """Names of persons without degrees: one per object, one or several per text."""
+    """Return names of persons without degrees: one per object, one or several per text."""
     found: list[str] = []
     for one in _flat(value):
         names = _texts(one, "name")
@@ -223,7 +223,7 @@ def _funders(value: Any) -> list[str]:
 
 
 def _created(description: Mapping[str, Any]) -> list[str]:
-    """Time of creation; early schemas keep date and time of day apart."""
+    """Return the time of creation; early schemas have separate fields for date and time."""
     dates = _field_texts(description, "creation_date")
     if dates:
         times = _field_texts(description, "creation_time")
@@ -233,7 +233,7 @@ def _created(description: Mapping[str, Any]) -> list[str]:
 
 
 def _times(holder: Mapping[str, Any], *names: str) -> list[str]:
-    """The first valid ISO 8601 date or time in some fields."""
+    """Return the first valid ISO 8601 date or time in some fields."""
     return _valid_times(text for name in names for text in _field_texts(holder, name))
 
 
@@ -273,7 +273,7 @@ def _field_texts(holder: Mapping[str, Any], field: str, prefer: str = "name") ->
 
 
 def _texts(value: Any, prefer: str) -> list[str]:
-    """The texts of a value that may be a text, a number, an object with a name, or a list."""
+    """Return the texts in a value that is a text, a number, an object with a name, or a list."""
     found: list[str] = []
     for one in _flat(value):
         stated = one
@@ -288,7 +288,7 @@ def _texts(value: Any, prefer: str) -> list[str]:
 
 
 def _flat(value: Any, depth: int = 0) -> Iterator[Any]:
-    """Yields the innermost values of lists in lists, a few levels deep."""
+    """Yield the innermost values of nested lists, up to a limited depth."""
     if isinstance(value, list):
         if depth < _DEEP:
             for one in value[:_MOST]:
@@ -298,7 +298,7 @@ def _flat(value: Any, depth: int = 0) -> Iterator[Any]:
 
 
 def _line(text: str) -> str:
-    """One line of valid text, not too long; empty for what says nothing."""
+    """Return a text as one short line; empty for a null value."""
     line = " ".join(text.encode("utf-8", "replace").decode().split())
     line = "".join(one for one in line if one.isprintable())
     return "" if line.casefold() in ("none", "null", "unknown", "") else line[:_LONGEST]

@@ -1,4 +1,4 @@
-"""What all sources that take prefixes of a bucket for datasets have in common."""
+"""The common part of sources whose datasets are prefixes of a bucket."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from itertools import islice
 from typing import Final
 
 from neuromirror.model import (
-    DatasetFacts,
     DatasetHint,
     DatasetRef,
     VersionKind,
@@ -29,6 +28,7 @@ from neuromirror.net import (
 from neuromirror.sources.errors import MalformedIdError
 from neuromirror.sources.protocol import Estimate, Listing, VisitContext
 from neuromirror.sources.s3 import local_ids
+from neuromirror.sources.s3.bucket_listing import BucketListing, BucketReading
 from neuromirror.sources.s3.discovery import Segments
 from neuromirror.sources.s3.file_naming import OBJECT_NAMING, FileNaming
 from neuromirror.sources.s3.history import burst_ends, moment_of, state_at, upstream_name
@@ -40,18 +40,25 @@ from neuromirror.sources.s3.profile import Profile
 
 CURRENT: Final = "current"
 _SPEC: Final = 2
-"""Counted up when the same listing gives other records or documents than before."""
+"""Version of the rules that turn a listing into records; increment it when they change."""
 _SHAPING: Final = ("bucket", "region", "endpoint", "profile", "overwrites", "etags")
 _PROBE_LIMIT: Final = 1000
-"""Objects of a prefix among which a version id is looked for: one page."""
+"""Objects of a prefix that are checked for a version id: one page."""
 
 
 class BucketSource:
-    """A bucket in which some prefixes are datasets, but for how these are found.
+    """A bucket in which some prefixes are datasets; a subclass finds these.
 
-    ``profile`` says what is known of their objects, ``whole`` that the bucket itself is the one
-    dataset; ``shaping`` names options, beside those of every bucket, by which the same listing
-    gives other records.
+    Parameters
+    ----------
+    mirror, options, session
+        As of every :class:`~neuromirror.sources.Source`.
+    profile
+        The layout and metadata files of the datasets.
+    whole_bucket
+        Whether the bucket itself is the only dataset.
+    shaping
+        Names of further options on which the records of a listing depend.
     """
 
     def __init__(
@@ -69,7 +76,7 @@ class BucketSource:
         self.bucket = S3Bucket(
             session, options.bucket, region=options.region, endpoint=options.endpoint
         )
-        # No slash at the end: the whole bucket as one dataset has that name.
+        # without a final slash, which only the URI of the whole bucket as a dataset has
         self.uri = self.bucket.uri + local_ids.uri_path(options.prefix.encode("utf-8")).rstrip("/")
         self.uri = self.uri.rstrip("/")
         self.bucket_prefix = options.prefix.encode("utf-8")
@@ -77,10 +84,10 @@ class BucketSource:
         self._is_whole_bucket = whole_bucket
         self._profile = profile
         self._lock = threading.Lock()
-        self._allowed: S3Capabilities | None = None
+        self._found_capabilities: S3Capabilities | None = None
         self._head_each: set[bytes] = set()
         self._mismatched: dict[bytes, frozenset[bytes]] = {}
-        """Keys of objects that were found to be odd, by prefix."""
+        """Keys of objects that differed from their rows, by prefix."""
         dumped = options.model_dump(mode="json")
         shape = {name: dumped[name] for name in (*_SHAPING, *shaping) if name in dumped}
         text = json.dumps(shape, separators=(",", ":"), ensure_ascii=False)
@@ -89,7 +96,7 @@ class BucketSource:
     # --- names
 
     def dataset(self, local_id: str) -> DatasetRef:
-        """The dataset at a prefix; raises :class:`MalformedIdError` (a ValueError)."""
+        """Return the dataset at a prefix; raise MalformedIdError."""
         return self._ref(self._segments(local_id), local_id)
 
     def _segments(self, local_id: str) -> Segments:
@@ -99,10 +106,9 @@ class BucketSource:
             return local_ids.segments_of(local_id)
         except ValueError as error:
             raise MalformedIdError(
-                f"{self.mirror}: {local_id[:200]!r} is no dataset's name; it is the prefix in the"
-                " bucket without its last slash, with other signs than letters, digits, . _ - + ,"
-                " written as =XX ('neuromirror sync "
-                f"{self.mirror} --dry-run' names all)"
+                f"{self.mirror}: {local_id[:200]!r} is no dataset id; write the prefix in the"
+                " bucket without its final slash, and every character except letters, digits and"
+                f" . _ - + , as =XX ('neuromirror sync {self.mirror} --dry-run' lists all ids)"
             ) from error
 
     def _ref(self, segments: Segments, local_id: str) -> DatasetRef:
@@ -113,7 +119,7 @@ class BucketSource:
         return local_ids.local_id(segments) if segments else self._settings.bucket
 
     def _too_long_notice(self, segments: Segments) -> DatasetHint:
-        """The notice about a prefix that is too long for a name."""
+        """Return a hint that reports a prefix too long for a local id."""
         cut = hashlib.sha256(local_ids.prefix_of(segments)).hexdigest()[:8]
         ref = self._ref(segments, f"{local_ids.NOTICE}too-long-{cut}")
         why = f"the prefix is too long for a name: {ref.source_uri}"
@@ -122,13 +128,13 @@ class BucketSource:
     # --- versions
 
     def versions(self, dataset: DatasetRef) -> list[VersionRef]:
-        """The current state, which is all that a bucket names; no request is made."""
+        """Return the current state; no request is made."""
         return [VersionRef(dataset, CURRENT, VersionKind.OBSERVED, None)]
 
     def history(self, dataset: DatasetRef, since: datetime | None) -> list[VersionRef]:
-        """Earlier states from object versions; none where the bucket does not list them."""
-        allowed = self._capabilities()
-        if not allowed.versions_listable or allowed.version_readable is False:
+        """Return earlier states from object versions; empty if the bucket does not list them."""
+        capabilities = self._capabilities()
+        if not capabilities.versions_listable or capabilities.version_readable is False:
             return []
         prefix = local_ids.prefix_of(self._segments(dataset.local_id))
         listing = self.bucket.objects(prefix, versions=True, connections=self._settings.connections)
@@ -141,55 +147,59 @@ class BucketSource:
         ]
 
     def capabilities(self) -> Mapping[str, str]:
-        """What the bucket allows, tried on a few objects."""
-        allowed = self._capabilities()
+        """Return what the bucket allows, as found with a few objects."""
+        capabilities = self._capabilities()
         return {
-            "versions": "listable" if allowed.versions_listable else "not listable",
-            "version-reads": _describe_capability(allowed.version_readable, "allowed", "refused"),
+            "versions": "listable" if capabilities.versions_listable else "not listable",
+            "version-reads": _describe_capability(
+                capabilities.version_readable, "allowed", "refused"
+            ),
             "checksums": _describe_capability(
-                allowed.checksums_returned, "returned", "not returned"
+                capabilities.checksums_returned, "returned", "not returned"
             ),
             "durability": "versioned-bucket"
-            if allowed.versions_listable and allowed.version_readable
+            if capabilities.versions_listable and capabilities.version_readable
             else "mutable-bucket",
         }
 
     def estimate(self, dataset: DatasetRef) -> Estimate | None:
-        """None: only the listing tells."""
+        """Return None: only the listing can tell."""
         return None
 
     def superdataset(self, id_prefix: str) -> DatasetRef | None:
-        """None: all datasets are the mirror's own."""
+        """Return None: all datasets belong to the mirror's superdataset."""
         return None
 
     def _capabilities(self) -> S3Capabilities:
         with self._lock:
-            if self._allowed is None:
-                self._allowed = self._probe(self._settings.prefix.encode("utf-8"))
-            return self._allowed
+            if self._found_capabilities is None:
+                self._found_capabilities = self._probe(self._settings.prefix.encode("utf-8"))
+            return self._found_capabilities
 
     def _probe(self, prefix: bytes) -> S3Capabilities:
         try:
             return self.bucket.probe(prefix)
         except InvalidListingError:
-            # Some stores garble odd keys in their list of versions, and not in that of objects.
+            # Some stores garble unusual keys in lists of versions but not in lists of objects.
             return S3Capabilities(False, None, None)
 
     # --- listing
 
     def listing(self, version: VersionRef, context: VisitContext) -> Listing:
-        """The objects of a state; raises :class:`MalformedIdError` for a version of another
-        kind."""
-        return self._listing(version, context, context.memo, OBJECT_NAMING)
+        """Return the listing of a state; raise MalformedIdError for another kind of version."""
+        return BucketListing(self._read(version, context, context.memo, OBJECT_NAMING))
 
-    def _listing(
+    def _read(
         self,
         version: VersionRef,
         context: VisitContext,
         stored_memo: bytes | None,
         naming: FileNaming,
-    ) -> Listing:
-        """The objects of a state; ``kept`` is what the memo of this very listing was."""
+    ) -> BucketReading:
+        """Prepare the reading of a state.
+
+        ``stored_memo`` is an earlier :meth:`BucketListing.memo` of this version.
+        """
         moment = moment_of(version.upstream)
         if moment is None and version.upstream != CURRENT:
             raise MalformedIdError(
@@ -200,87 +210,75 @@ class BucketSource:
         versions = moment is not None or self._lists_versions(prefix, memo)
         if memo is not None and memo.versions != versions:
             memo = None
-        with self._lock:
-            if memo is not None and memo.head_each:
-                self._head_each.add(prefix)
-            ask_each = prefix in self._head_each
-            doubted = self._mismatched.get(prefix, frozenset())
         workspace = context.workspace if context.workspace.is_dir() else None
-        listed = self.bucket.objects(
+        pages = self.bucket.objects(
             prefix,
             workspace=workspace,
             memo=None if memo is None else memo.pages,
             versions=versions,
             connections=self._settings.connections,
         )
-        etags = self._settings.etags
-        reading = ListingReader(
+        head_each, resolver = self._claim_resolver(version, prefix, memo)
+        reader = ListingReader(
             self.bucket,
             version,
             prefix,
-            ClaimResolver(
-                self.bucket,
-                version.dataset.name,
-                head_each=ask_each and etags == "probe",
-                etags_opaque=etags == "opaque",
-                head_empty=self._settings.endpoint is not None,
-                doubted=doubted,
-            ),
+            resolver,
             ReaderRules(
                 profile=self._profile,
                 connections=self._settings.connections,
                 key_is_id=self._settings.overwrites_are_incidents and moment is None,
                 versioned=versions,
                 exact=moment is not None,
-                sample=etags == "probe" and not ask_each,
+                sample=self._settings.etags == "probe" and not head_each,
             ),
             context,
             workspace=workspace,
-            rows=partial(_newest, listed)
+            rows=partial(_newest, pages)
             if moment is None
-            else lambda: state_at(listed.rows(), moment, workspace),
+            else lambda: state_at(pages.rows(), moment, workspace),
             on_opaque=partial(self._require_heads, prefix),
             on_mismatch=partial(self._doubt_objects, prefix),
             naming=naming,
         )
-        listing = Listing(
-            version=version,
-            facts=DatasetFacts(title=version.dataset.local_id),
-            documents=(),
-            entries=iter(()),
-            confirm_version=reading.confirm_version,
-            unversioned=not versions,
+        return BucketReading(
+            version, reader, pages, memo, self._shape, moment is None, versions, head_each
         )
-        listing.entries = reading.entries(listing)
-        if moment is None:
 
-            def remembered() -> bytes | None:
-                if reading.degraded.is_set():
-                    return None
-                return BucketMemo(self._shape, versions, ask_each, listed.memo()).dump()
-
-            listing.is_unchanged = lambda: memo is not None and listed.unchanged()
-            listing.memo = remembered
-            listing.find_present = reading.find_present
-            listing.problems = lambda: reading.unreadable
-            listing.refused_count = lambda: reading.refused_count
-        return listing
+    def _claim_resolver(
+        self, version: VersionRef, prefix: bytes, memo: BucketMemo | None
+    ) -> tuple[bool, ClaimResolver]:
+        """Return whether every object must be requested, and what finds their claims."""
+        with self._lock:
+            if memo is not None and memo.head_each:
+                self._head_each.add(prefix)
+            head_each = prefix in self._head_each
+            doubted = self._mismatched.get(prefix, frozenset())
+        etags = self._settings.etags
+        return head_each, ClaimResolver(
+            self.bucket,
+            version.dataset.name,
+            head_each=head_each and etags == "probe",
+            etags_opaque=etags == "opaque",
+            head_empty=self._settings.endpoint is not None,
+            doubted=doubted,
+        )
 
     def _lists_versions(self, prefix: bytes, memo: BucketMemo | None) -> bool:
-        """Whether versions can be listed and read, so that each object has an exact address.
+        """Return whether versions can be listed and read, so that URLs have version ids.
 
-        A list of versions cannot be read in parallel: it is asked for only where it gives some.
+        Lists of versions cannot be read in parallel, so they are requested only if they have ids.
         """
-        allowed = self._capabilities()
-        if allowed.version_readable is None and allowed.versions_listable:
-            # The first objects of the bucket had no version id; those of this prefix may.
+        capabilities = self._capabilities()
+        if capabilities.version_readable is None and capabilities.versions_listable:
+            # The bucket's first objects have no version id; those of this prefix may have one.
             if memo is not None:
                 return memo.versions
             return self._has_versions(prefix)
-        return allowed.versions_listable and allowed.version_readable is True
+        return capabilities.versions_listable and capabilities.version_readable is True
 
     def _has_versions(self, prefix: bytes) -> bool:
-        """Whether the first objects of a prefix have version ids by which they can be read."""
+        """Return whether a prefix's first objects can be read by version id."""
         rows = self.bucket.objects(prefix, versions=True, connections=1).rows()
         try:
             for row in islice(rows, _PROBE_LIMIT):
@@ -292,7 +290,7 @@ class BucketSource:
         return False
 
     def _doubt_objects(self, prefix: bytes, keys: Sequence[bytes]) -> None:
-        """Doubts some objects from now on; all of them, where that was said before."""
+        """Request these objects in later listings; the second time, all objects of the prefix."""
         with self._lock:
             if prefix in self._mismatched:
                 self._head_each.add(prefix)
@@ -308,4 +306,4 @@ def _newest(listed: S3Listing) -> Iterator[ObjectRow]:
 
 
 def _describe_capability(answer: bool | None, yes: str, no: str) -> str:
-    return "nothing to try" if answer is None else yes if answer else no
+    return "not tested" if answer is None else yes if answer else no

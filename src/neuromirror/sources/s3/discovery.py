@@ -1,4 +1,4 @@
-"""Where in a bucket the datasets are, found level by level."""
+"""Discovery of the datasets in a bucket, level by level."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _SHOWN: Final = 5
 
 
 class PrefixScope:
-    """What of a bucket the options leave in; prefixes are told in their components."""
+    """The part of a bucket that the options select; prefixes are given as segments."""
 
     def __init__(self, options: BucketOptions) -> None:
         self.top: Segments = local_ids.split_prefix(options.prefix.encode("utf-8"))
         self._exclude = options.exclude
 
     def is_excluded(self, segments: Segments) -> bool:
-        """Whether this prefix, or one around it, is passed over."""
+        """Return whether this prefix, or one above it, is excluded."""
         return self.matches(segments, self._exclude)
 
     def matches(self, segments: Segments, patterns: Sequence[str]) -> bool:
-        """Whether one of some shell patterns is of this prefix, or of one around it."""
+        """Return whether a shell pattern matches this prefix or one above it."""
         return any(
             fnmatchcase(local_ids.display_key(b"/".join(segments[:end])), pattern)
             for end in range(len(self.top) + 1, len(segments) + 1)
@@ -34,21 +34,21 @@ class PrefixScope:
         )
 
     def is_below(self, segments: Segments) -> bool:
-        """Whether a prefix is the mirror's own, or below it."""
+        """Return whether a prefix is the mirror's prefix or below it."""
         return segments[: len(self.top)] == self.top
 
     def level(self, segments: Segments) -> int:
-        """How many folders below the mirror's own prefix this one lies."""
+        """Return the number of levels below the mirror's prefix."""
         return len(segments) - len(self.top)
 
 
 class DatasetLayout(PrefixScope):
-    """What the options say of where roots lie."""
+    """The depth of datasets' roots, from the options."""
 
     def __init__(self, options: S3Options) -> None:
         super().__init__(options)
         self._depth = options.depth
-        # The closest around a prefix is the longest.
+        # the longest matching prefix applies
         self._overrides = sorted(
             (
                 (local_ids.split_prefix(one.prefix.encode("utf-8")), one.depth)
@@ -59,7 +59,7 @@ class DatasetLayout(PrefixScope):
         )
 
     def is_root(self, segments: Segments) -> bool:
-        """Whether a dataset's root lies exactly here."""
+        """Return whether this prefix is a dataset's root."""
         return self.is_below(segments) and self.level(segments) == self._depth_at(segments)
 
     def _depth_at(self, segments: Segments) -> int:
@@ -70,7 +70,7 @@ class DatasetLayout(PrefixScope):
 
 
 class UnassignedObjects:
-    """Objects that lie above the roots, and so in no dataset."""
+    """Objects above the roots, which belong to no dataset."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -78,14 +78,14 @@ class UnassignedObjects:
         self._first: list[bytes] = []
 
     def add(self, row: ObjectRow) -> None:
-        """One more."""
+        """Count an object."""
         self.count += 1
         self.bytes += row.size
         if len(self._first) < _SHOWN:
             self._first.append(row.key)
 
     def summary(self) -> str | None:
-        """What there is to say of them; None where there are none."""
+        """Describe the objects; None if there are none."""
         if not self.count:
             return None
         shown = ", ".join(map(local_ids.display_key, self._first))
@@ -100,7 +100,7 @@ class UnassignedObjects:
 def find_roots(
     bucket: S3Bucket, layout: DatasetLayout, unassigned: UnassignedObjects
 ) -> Iterator[Segments]:
-    """Yields the roots in order of their keys' bytes, level by level where depths differ."""
+    """Yield the roots in order of their keys' bytes, level by level if depths differ."""
     if layout.is_root(layout.top):
         if next(bucket.list_level(local_ids.prefix_of(layout.top)), None) is not None:
             yield layout.top

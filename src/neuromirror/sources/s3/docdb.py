@@ -1,9 +1,8 @@
-"""AIND's DocDB: when the record of an asset last changed. A hint, never the authority.
+"""The times of last change of assets in AIND's DocDB. They are hints only.
 
-``GET <find>?filter=&projection=&limit=&skip=`` gives a list of records; it may give fewer than
-``limit`` before the last (a reply has a largest size), so the next page begins after those that
-came, and only an empty page is the end. Records of v1 say ``last_modified``, of v2
-``_last_modified``.
+``GET <find>?filter=&projection=&limit=&skip=`` returns a list of records. Since the size of a reply
+is limited, a page may have fewer than ``limit`` records; only an empty page is the end. The field
+is ``last_modified`` in v1 and ``_last_modified`` in v2.
 """
 
 from __future__ import annotations
@@ -19,22 +18,26 @@ from neuromirror.sources.errors import UnexpectedReplyError
 _PAGE: Final = 1000
 _MOST_PAGES: Final = 100_000
 _ATTEMPTS: Final = 2
-"""A hint is not worth long waits."""
+"""Few, because this is only a hint."""
 _PROJECTION: Final = {"name": 1, "location": 1, "last_modified": 1, "_last_modified": 1}
 
 
 def all_times(session: Session, find: str, location: str) -> dict[str, str]:
-    """The times of all assets below a location (``s3://bucket/prefix``), by their own location.
+    """Return the times of all assets below a location (``s3://bucket/prefix``), by location.
 
-    Locations come without a last slash. Several records of one asset give all their times.
-    Raises a :class:`~neuromirror.net.NetError` or :class:`UnexpectedReplyError`.
+    Locations have no final slash. The times of several records of an asset are joined.
+
+    Raises
+    ------
+    NetError, UnexpectedReplyError
+        If DocDB cannot be read.
     """
     rows = _rows(session, find, {"location": {"$regex": f"^{re.escape(location)}"}})
     return _by_location(row for row in rows if _location(row).startswith(location))
 
 
 def times_of(session: Session, find: str, location: str) -> str | None:
-    """The same of one asset; None where DocDB has no record of it."""
+    """Return the times of one asset; None if DocDB has no record of it."""
     rows = _rows(session, find, {"location": {"$in": [location, f"{location}/"]}})
     return _by_location(rows).get(location)
 
@@ -72,7 +75,7 @@ def _rows(session: Session, find: str, mongo_filter: Mapping[str, Any]) -> Itera
     for _ in range(_MOST_PAGES):
         rows = session.get_json(find, {**query, "skip": skip}, attempts=_ATTEMPTS)
         if not isinstance(rows, list):
-            raise UnexpectedReplyError(f"{find}: the reply is no list of records")
+            raise UnexpectedReplyError(f"{find}: the reply is not a list of records")
         if not rows:
             return
         yield from rows

@@ -1,4 +1,4 @@
-"""What the objects of a dataset are called in git, where a source names them anew."""
+"""The mapping of objects to file paths, for sources whose paths differ from the keys."""
 
 from __future__ import annotations
 
@@ -10,60 +10,62 @@ from neuromirror.model import ExcludedEntry
 from neuromirror.net import ContextThreadPool, ObjectRow
 
 RequestHeaders = Callable[[ObjectRow], Mapping[str, str] | None]
-"""Gives the headers of the very object of a row; None where nobody may ask.
+"""Returns the headers of a row's object; None if the bucket refuses them.
 
-Raises a NetError, and UnreliableListingError for an object that is no longer the one that was
-listed.
+Raises NetError, and UnreliableListingError if the object is no longer the listed one.
 """
 
 PathOrException = bytes | ExcludedEntry
-"""The path of a file, or why an object can have none."""
+"""The path of a file, or the reason why an object has none."""
 
 
 class FileNaming(Protocol):
-    """Gives the files of one listing their paths.
+    """Assigns paths to the objects of one listing.
 
-    ``needs_headers`` says that the name of an object alone does not tell that of its file.
+    Attributes
+    ----------
+    needs_headers
+        Whether a path depends on more than the object's name.
     """
 
     needs_headers: ClassVar[bool]
 
     def prepare_rows(
         self,
-        prepare_rows: Iterable[ObjectRow],
+        rows: Iterable[ObjectRow],
         request_headers: RequestHeaders,
         pool: ContextThreadPool,
     ) -> Iterable[ObjectRow]:
-        """The same rows, after as many of them were asked about as it takes."""
+        """Yield the same rows, after requesting the headers that :meth:`file_path` depends on."""
         ...
 
     def file_path(
         self, row: ObjectRow, name: bytes, request_headers: RequestHeaders, pool: ContextThreadPool
     ) -> PathOrException | Future[PathOrException]:
-        """The path of the file that an object is, whose name in the dataset is ``name``."""
+        """Return the path for an object whose key within the dataset is ``name``."""
         ...
 
     def object_names(self, file_path: bytes) -> Sequence[bytes]:
-        """The names of the objects of which each may be the file at a path."""
+        """Return the names of the objects that can have this path."""
         ...
 
     def is_file(self, name: bytes, headers: Mapping[str, str], file_path: bytes) -> bool:
-        """Whether an object of this name, with these headers, is the file at a path."""
+        """Return whether an object with this name and these headers has this path."""
         ...
 
 
 class _ObjectNaming:
-    """Every file is called as its object is."""
+    """Uses the objects' names as paths."""
 
     needs_headers: ClassVar[bool] = False
 
     def prepare_rows(
         self,
-        prepare_rows: Iterable[ObjectRow],
+        rows: Iterable[ObjectRow],
         request_headers: RequestHeaders,
         pool: ContextThreadPool,
     ) -> Iterable[ObjectRow]:
-        return prepare_rows
+        return rows
 
     def file_path(
         self, row: ObjectRow, name: bytes, request_headers: RequestHeaders, pool: ContextThreadPool

@@ -1,8 +1,8 @@
-"""Earlier states of a prefix, from the versions and delete markers that its bucket keeps.
+"""Earlier states of a prefix, from the object versions and delete markers in its bucket.
 
-A burst of changes, with no longer pause in it than a gap, makes one state: that at its last
-change. What lifecycle rules have expired is not known any more; and what happened before the
-bucket kept versions cannot be told, so states before its first version id are left out.
+A burst of changes with shorter pauses than a given gap makes one state, as of its last change.
+Versions that lifecycle rules removed are unknown. States before the first version id are left out,
+because changes before the bucket was versioned are unknown too.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _decode = msgspec.msgpack.Decoder(ObjectRow).decode
 
 
 def upstream_name(moment: datetime) -> str:
-    """How a version that is the state at a moment is called."""
+    """Return the upstream name of the state at a time."""
     return f"{_AT}{moment.astimezone(UTC).isoformat().replace('+00:00', 'Z')}"
 
 
 def moment_of(upstream: str) -> datetime | None:
-    """The moment of a version with such a name; None for any other name."""
+    """Parse the time in an upstream name; None for another name."""
     if not upstream.startswith(_AT):
         return None
     try:
@@ -45,11 +45,11 @@ def moment_of(upstream: str) -> datetime | None:
 
 
 def burst_ends(rows: Iterable[ObjectRow], gap: timedelta) -> list[datetime]:
-    """The last change of each burst, oldest first, from the first version id on.
+    """Return the time of each burst's last change, oldest first, from the first version id on.
 
-    Memory is bounded by the time between the first and the last change, not by their number.
+    Memory depends on the time between the first and the last change, not on their number.
     """
-    # Two changes in one slot are closer than the gap, so first and last of a slot are enough.
+    # changes in one slot are closer than the gap, so its first and last change are enough
     slots: dict[int, tuple[datetime, datetime]] = {}
     begin: datetime | None = None
     for row in rows:
@@ -71,10 +71,16 @@ def burst_ends(rows: Iterable[ObjectRow], gap: timedelta) -> list[datetime]:
 def state_at(
     rows: Iterable[ObjectRow], moment: datetime, workspace: Path | None
 ) -> Iterator[ObjectRow]:
-    """Yields each key's latest version at a moment, but for those deleted then.
+    """Yield the latest version of each key at a time, except for deleted keys.
 
-    ``rows`` are all versions and delete markers, a key's own newest first; they go through files
-    in ``workspace`` (None: the system's place for such), so that memory stays flat.
+    Parameters
+    ----------
+    rows
+        All versions and delete markers, newest first for each key.
+    moment
+        The time.
+    workspace
+        A folder for spooling the rows; None for the system's temporary folder.
     """
     with TemporaryDirectory(prefix="at-", dir=workspace) as folder, ExitStack() as stack:
         parts = [
@@ -95,7 +101,7 @@ def _latest(part: BinaryIO) -> Iterator[ObjectRow]:
     while head := part.read(_LENGTH):
         row = _decode(part.read(int.from_bytes(head, "big")))
         known = latest.get(row.key)
-        # Of two of the same second the one listed first is the newer.
+        # of two versions in the same second, the one listed first is newer
         if known is None or row.modified > known.modified:
             latest[row.key] = row
     yield from (row for row in latest.values() if not row.deleted)

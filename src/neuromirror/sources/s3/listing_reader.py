@@ -1,7 +1,7 @@
-"""One reading of a dataset's objects: rows of a listing become records and documents.
+"""One reading of a dataset's objects, whose rows become records and documents.
 
-Rows are looked at in pieces, so that what earlier visits know is asked for once a piece, and the
-requests about single objects run beside the listing.
+Rows are processed in batches: known contents are looked up once per batch, and requests for single
+objects run in parallel with the listing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import threading
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -22,6 +21,7 @@ from urllib.parse import quote
 
 from neuromirror.model import (
     FOLDER_MARKER,
+    DatasetFacts,
     Document,
     ExcludedEntry,
     FileRecord,
@@ -29,57 +29,55 @@ from neuromirror.model import (
     Retention,
     VersionRef,
 )
-from neuromirror.net import (
-    AccessDeniedError,
-    ContextThreadPool,
-    InvalidJsonError,
-    NotFoundError,
-    ObjectChangedError,
-    ObjectRow,
-    ResponseTooLargeError,
-    S3Bucket,
-    parse_http_date,
-)
+from neuromirror.net import ContextThreadPool, ObjectRow, S3Bucket, parse_http_date
 from neuromirror.sources.errors import UnreliableListingError
-from neuromirror.sources.protocol import KnownContent, Listing, VisitContext
+from neuromirror.sources.protocol import KnownContent, VisitContext
+from neuromirror.sources.s3.document_reader import DocumentReader
+from neuromirror.sources.s3.etag_samples import EtagSample
 from neuromirror.sources.s3.file_naming import OBJECT_NAMING, FileNaming, PathOrException
 from neuromirror.sources.s3.local_ids import display_key
 from neuromirror.sources.s3.object_claims import (
-    MD5,
     ClaimResolver,
     ObjectClaims,
     has_sha256,
     part_count,
 )
 from neuromirror.sources.s3.profile import Profile
-from neuromirror.sources.s3.sidecars import (
-    MAX_DOCUMENT_BYTES,
-    DocumentSelection,
-    is_plain,
-    without_secrets,
-)
+from neuromirror.sources.s3.sidecars import MAX_DOCUMENT_BYTES, DocumentSelection, is_plain
 
 ObjectEntry = FileRecord | ExcludedEntry
-_PIECE: Final = 1000
-_AHEAD: Final = 4
-"""Pieces that wait for requests about their objects."""
+_BATCH: Final = 1000
+"""Rows per batch."""
+_PENDING_BATCHES: Final = 4
+"""Batches that may wait for requests for their objects."""
 _CACHED: Final = 50_000
-_SAME_IN_A_URL: Final = re.compile(
+_UNQUOTED: Final = re.compile(
     rb"[A-Za-z0-9_~-][A-Za-z0-9_~.-]*(?:/[A-Za-z0-9_~-][A-Za-z0-9_~.-]*)*\Z"
 )
-"""Keys that stand in an address as they are, which is quicker than to quote them."""
-_SAMPLES: Final = 8
+"""Keys that need no quoting in a URL, which is slow."""
 _START_FILE: Final = "began"
 UNREADABLE: Final = "unreadable"
-"""Why an object is left out that is listed and not there when it is asked for."""
+"""Why an object is left out that is listed but cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReaderRules:
-    """How the rows of one reading are taken.
+    """How rows become records.
 
-    ``versioned`` says that version ids can be read, ``exact`` that each row is the state at a
-    moment and no longer the newest; ``sample`` that single-part ETags must be tried on a few.
+    Attributes
+    ----------
+    profile
+        The bucket's layout and metadata files.
+    connections
+        Number of parallel requests.
+    key_is_id
+        Whether the key identifies the file, so that an overwritten object is an incident.
+    versioned
+        Whether objects can be read by version id.
+    exact
+        Whether the rows are a past or verified state, which later writes do not affect.
+    sample
+        Whether a sample of single-part ETags must be requested, to learn whether they are MD5s.
     """
 
     profile: Profile
@@ -92,7 +90,7 @@ class ReaderRules:
 
 @dataclass(frozen=True, slots=True)
 class _PendingObject:
-    """An object that the bucket is asked about."""
+    """An object whose path or claims are still being requested."""
 
     row: ObjectRow
     path: PathOrException | Future[PathOrException]
@@ -100,7 +98,30 @@ class _PendingObject:
 
 
 class ListingReader:
-    """Reads the rows of one state; ``rows`` is called once."""
+    """Reads the objects of one state.
+
+    Parameters
+    ----------
+    bucket, prefix, version
+        The objects, and the version that they are.
+    claim_resolver
+        Finds the objects' digests.
+    rules
+        How rows become records.
+    context
+        Results of earlier visits.
+    workspace
+        A folder for files that an interrupted visit leaves to the next; None for none.
+    rows
+        Opens the listing; called once.
+    on_opaque
+        Called if ETags turned out not to be MD5s.
+    on_mismatch
+        Called with the keys of sampled objects that differ from their rows; the default calls
+        ``on_opaque``.
+    naming
+        Assigns paths to objects.
+    """
 
     def __init__(
         self,
@@ -131,21 +152,24 @@ class ListingReader:
         self._on_mismatch = on_mismatch or (lambda keys: on_opaque())
         self._naming = naming
         self._pending_claims: dict[str, Future[ObjectClaims]] = {}
-        self._samples: dict[int, tuple[int, ObjectRow]] = {}
-        self._worst = 0
-        self._opaque = threading.Event()
+        self._sample = EtagSample()
+        self._has_opaque_etag = threading.Event()
         self._created = time.monotonic()
         self._started: datetime | None = None
         self._newest: datetime | None = None
         self.degraded = threading.Event()
-        """Set when something could not be asked for that may be allowed another time."""
+        """Set if a request was refused that may be allowed in another visit."""
         self.unreadable: list[str] = []
-        """What is listed and cannot be read, a line each."""
+        """One line per object that is listed but cannot be read."""
         self.refused_count = 0
-        """How many objects the bucket lists and refuses to be asked about."""
+        """Number of objects that the bucket lists but refuses to return."""
+        self.documents: tuple[Document, ...] = ()
+        """The metadata files, after the last entry."""
+        self.facts = DatasetFacts(title=version.dataset.local_id)
+        """The facts, complete after the last entry."""
 
-    def entries(self, listing: Listing) -> Iterator[ObjectEntry]:
-        """Yields all but the documents, which are put on the listing at the end, with the facts."""
+    def entries(self) -> Iterator[ObjectEntry]:
+        """Yield everything but the documents; then set :attr:`documents` and :attr:`facts`."""
         if not self._rules.exact:
             self._started = self._start_time()
         chosen = DocumentSelection(len(self._prefix))
@@ -153,28 +177,35 @@ class ListingReader:
         try:
             yield from self._build_entries(self._files(chosen, pool), pool)
             rows, others = chosen.split()
-            read = list(pool.map(self._document, rows))
-            others += [row for row, one in zip(rows, read, strict=True) if one is None]
-            yield from self._build_entries(others, pool)
-            self._check_samples(pool)
+            read = list(pool.map(self._document_reader().read, rows))
+            unread = [row for row, one in zip(rows, read, strict=True) if one is None]
+            yield from self._build_entries(others + unread, pool)
+            self._check_sample(pool)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
         documents = [one[0] for one in read if one is not None]
-        start = len(self._prefix)
-        refused_count = [
-            row.key[start:] for row, one in zip(rows, read, strict=True) if one is None
-        ]
-        facts = self._rules.profile.facts(self._version.dataset.local_id, documents, refused_count)
+        unread_paths = [row.key[len(self._prefix) :] for row in unread]
+        facts = self._rules.profile.facts(self._version.dataset.local_id, documents, unread_paths)
         cleaned = [("cleaned", one[0].path.decode()) for one in read if one is not None and one[1]]
-        listing.documents = tuple(documents)
-        listing.facts = replace(facts, attributes=tuple(sorted([*facts.attributes, *cleaned])))
+        self.documents = tuple(documents)
+        self.facts = replace(facts, attributes=tuple(sorted([*facts.attributes, *cleaned])))
+
+    def _document_reader(self) -> DocumentReader:
+        return DocumentReader(
+            self._name,
+            self._bucket,
+            self._prefix,
+            self._rules.profile,
+            self._claim_resolver,
+            self._version_id,
+            self.degraded.set,
+        )
 
     def confirm_version(self) -> VersionRef:
-        """The version again; raises UnreliableListingError when the listing shows its own
-        disturbance."""
+        """Return the version; raise UnreliableListingError if objects were written meanwhile."""
         if self._started is not None and self._newest is not None:
             newest = self._newest.replace(microsecond=0)
-            # Times to come are a clock's fault, and say nothing about now.
+            # A time in the future comes from a wrong clock and proves nothing.
             if newest > self._started and newest <= (self._server_time() or newest):
                 raise UnreliableListingError(
                     f"{self._name}: objects were written while they were listed"
@@ -183,8 +214,11 @@ class ListingReader:
         return self._version
 
     def find_present(self, paths: Sequence[bytes]) -> list[bytes]:
-        """Those of some paths that the bucket has after all; it is asked for each, or for all."""
-        if len(paths) > _PIECE:
+        """Return those of some paths that the bucket has.
+
+        Many paths are looked up in a new listing of the prefix, a few with one request each.
+        """
+        if len(paths) > _BATCH:
             keys = {
                 self._prefix + name for path in paths for name in self._naming.object_names(path)
             }
@@ -207,15 +241,15 @@ class ListingReader:
             reply = self._bucket.head(self._prefix + name)
             if reply.status in (404, 410):
                 continue
-            # What is refused is there: the bucket lets anybody list it.
+            # An object that is refused exists.
             if reply.status != 200 or self._naming.is_file(name, reply.headers, path):
                 return True
         return False
 
     def _start_time(self) -> datetime | None:
-        """When the first page may have been asked for, by the bucket's clock.
+        """Return a time before the first page was requested, by the bucket's clock.
 
-        That was in an earlier process, where this one goes on with what it left.
+        If this process resumes a listing, that is the time of the process that started it.
         """
         kept = None if self._workspace is None else self._workspace / _START_FILE
         if kept is not None and kept.is_file():
@@ -223,12 +257,12 @@ class ListingReader:
         now = self._server_time()
         if now is None:
             return None
-        # It says whole seconds, so it may be nearly one second later by now.
-        began = now + timedelta(seconds=1 - (time.monotonic() - self._created))
-        began = began.replace(microsecond=0)
+        # The Date header is cut to whole seconds, so the time may be a second later.
+        started = now + timedelta(seconds=1 - (time.monotonic() - self._created))
+        started = started.replace(microsecond=0)
         if kept is not None:
-            kept.write_text(began.isoformat(), "ascii")
-        return began
+            kept.write_text(started.isoformat(), "ascii")
+        return started
 
     def _server_time(self) -> datetime | None:
         return parse_http_date(self._bucket.head(b"").headers.get("Date", ""))
@@ -236,7 +270,7 @@ class ListingReader:
     # --- rows
 
     def _files(self, chosen: DocumentSelection, pool: ContextThreadPool) -> Iterator[ObjectRow]:
-        """Yields the rows that are no documents; keeps those that may be in ``chosen``."""
+        """Yield the rows that are no documents; add the others to ``chosen``."""
         is_document = self._rules.profile.is_document
         start = len(self._prefix)
         for row in self._naming.prepare_rows(self._rows(), self._headers, pool):
@@ -244,9 +278,9 @@ class ListingReader:
                 self._newest = row.modified
             path = row.key[start:]
             if is_document(path) and row.size <= MAX_DOCUMENT_BYTES and is_plain(path):
-                spilt = chosen.add(row)
-                if spilt is not None:
-                    yield spilt
+                dropped = chosen.add(row)
+                if dropped is not None:
+                    yield dropped
             else:
                 yield row
 
@@ -255,9 +289,9 @@ class ListingReader:
     ) -> Iterator[ObjectEntry]:
         waiting: deque[list[ObjectEntry | _PendingObject]] = deque()
         every = iter(rows)
-        while piece := list(islice(every, _PIECE)):
-            waiting.append(self._piece(piece, pool))
-            if len(waiting) > _AHEAD:
+        while batch := list(islice(every, _BATCH)):
+            waiting.append(self._batch(batch, pool))
+            if len(waiting) > _PENDING_BATCHES:
                 yield from map(self._resolve, waiting.popleft())
         for left in waiting:
             yield from map(self._resolve, left)
@@ -270,19 +304,19 @@ class ListingReader:
         if isinstance(claims, Future):
             claims = claims.result()
             if claims.contradicts_listing and part_count(entry.row) is not None:
-                # what was asked about one object of this ETag may not hold for the others
+                # the reply for one object with this ETag may not apply to the others
                 claims = self._claim_resolver.request_claims(entry.row, self._version_id(entry.row))
         claimed = self._note(claims)
         return self._record(entry.row, named, claimed)
 
-    def _piece(
+    def _batch(
         self, rows: list[ObjectRow], pool: ContextThreadPool
     ) -> list[ObjectEntry | _PendingObject]:
         known = self._contents(rows)
         return [self._row(row, known.get(row.etag), pool) for row in rows]
 
     def _contents(self, rows: list[ObjectRow]) -> dict[str, KnownContent]:
-        """What is known of the contents that would have to be asked about."""
+        """Return the known contents of objects that would have to be requested, by ETag."""
         etags = sorted(
             {
                 row.etag
@@ -303,27 +337,30 @@ class ListingReader:
         path = row.key[len(self._prefix) :]
         if not row.size and (not path or path.endswith(b"/")):
             return ExcludedEntry(
-                path, FOLDER_MARKER, f"{display_key(row.key)!r} only says that there is a folder"
+                path, FOLDER_MARKER, f"{display_key(row.key)!r} only marks a folder"
             )
         named = self._naming.file_path(row, path, self._headers, pool)
         claims = self._claim_resolver.claims_from_listing(row, known)
         if claims is None:
             return _PendingObject(row, named, self._request_claims(row, pool))
         if self._rules.sample and row.size and "-" not in row.etag:
-            self._maybe_sample(row, path)
+            self._sample.add(row, path)
         if isinstance(named, Future):
             return _PendingObject(row, named, claims)
         return self._record(row, named, claims)
 
     def _headers(self, row: ObjectRow) -> Mapping[str, str] | None:
-        """The headers of the very object of a row; None where nobody may ask for them."""
+        """Return the headers of a row's object; None if the bucket refuses them."""
         headers = self._claim_resolver.headers(row, self._version_id(row))
         if headers is None:
             self.degraded.set()
         return headers
 
     def _request_claims(self, row: ObjectRow, pool: ContextThreadPool) -> Future[ObjectClaims]:
-        """The claims to come; equal multipart ETags are of equal parts, and asked for once."""
+        """Request the claims of an object.
+
+        Objects with equal multipart ETags have equal parts, so they share one request.
+        """
         if part_count(row) is None or has_sha256(row):
             return pool.submit(self._claim_resolver.request_claims, row, self._version_id(row))
         if len(self._pending_claims) > _CACHED:
@@ -337,14 +374,14 @@ class ListingReader:
 
     def _note(self, claims: ObjectClaims) -> ObjectClaims:
         if claims.opaque and not claims.refused:
-            self._opaque.set()
+            self._has_opaque_etag.set()
         self.refused_count += claims.refused
         if claims.refused or claims.status != 200:
             self.degraded.set()
         return claims
 
     def _version_id(self, row: ObjectRow) -> str | None:
-        """What must be asked for to get this very row's bytes; None for the newest."""
+        """Return the version id that selects this row's bytes; None for the newest."""
         if self._rules.versioned and row.version_id is not None:
             return row.version_id
         return "null" if self._rules.exact and not row.latest else None
@@ -353,13 +390,13 @@ class ListingReader:
         if isinstance(path, ExcludedEntry):
             return path
         if claims.status != 200:
-            detail = f"it is listed, and asked for it the bucket answers HTTP {claims.status}"
+            detail = f"it is listed, but the bucket returns HTTP {claims.status} for it"
             self.unreadable.append(f"{display_key(row.key)}: {detail}")
             return ExcludedEntry(path, UNREADABLE, detail, row.size)
         version_id = self._version_id(row)
         url = self._url(row.key, version_id)
         identity = display_key(row.key) if self._rules.key_is_id else version_id
-        # the version "null" is overwritten while versioning is suspended
+        # while versioning is suspended, the version "null" can be overwritten
         exact = None if version_id == "null" else version_id
         return FileRecord(
             path,
@@ -373,89 +410,40 @@ class ListingReader:
         )
 
     def _url(self, key: bytes, version_id: str | None) -> str:
-        if _SAME_IN_A_URL.match(key):
+        if _UNQUOTED.match(key):
             plain = self._base + key.decode("ascii")
             return (
                 plain if version_id is None else f"{plain}?versionId={quote(version_id, safe='')}"
             )
         return self._bucket.object_url(key, version_id)
 
-    # --- documents
-
-    def _document(self, row: ObjectRow) -> tuple[Document, bool] | None:
-        """A document, and whether secrets were taken out; None where it may not be read."""
-        path = row.key[len(self._prefix) :]
-        try:
-            content = self._bucket.read(
-                row.key,
-                version_id=self._version_id(row),
-                etag=row.etag,
-                limit=MAX_DOCUMENT_BYTES + 1,
-            )
-        except AccessDeniedError:
-            self.degraded.set()
-            return None
-        except (InvalidJsonError, ResponseTooLargeError):
-            return None  # stored in an encoding that is not undone, or that swells
-        except (NotFoundError, ObjectChangedError) as error:
-            if self._claim_resolver.still_listed(row, self._version_id(row)):
-                return None
-            raise UnreliableListingError(f"{self._name}: {error}") from error
-        if len(content) != row.size and not self._is_encoded(row):
-            if self._claim_resolver.still_listed(row, self._version_id(row)):
-                return None
-            raise UnreliableListingError(
-                f"{self._name}: {display_key(row.key)!r} was listed with {row.size} bytes and gave"
-                f" {len(content)}"
-            )
-        kept = self._rules.profile.normalize(path, content)
-        clean = without_secrets(kept)
-        return Document(path, clean, row.modified), clean != kept
-
-    def _is_encoded(self, row: ObjectRow) -> bool:
-        """Whether an object is stored in an encoding that was undone when it was read."""
-        headers = self._headers(row) or {}
-        return bool(headers.get("Content-Encoding"))
-
     # --- single-part ETags
 
-    def _maybe_sample(self, row: ObjectRow, path: bytes) -> None:
-        """Keeps one row of every eighth of the folders, the same in whatever order they come."""
-        rank = zlib.crc32(row.key)
-        if rank >= self._worst and len(self._samples) == _SAMPLES:
+    def _check_sample(self, pool: ContextThreadPool) -> None:
+        """Raise UnreliableListingError if ETags that were taken for MD5s may be none."""
+        if not self._rules.sample or not len(self._sample):
             return
-        group = zlib.crc32(path.partition(b"/")[0]) % _SAMPLES
-        best = self._samples.get(group)
-        if best is not None and (best[0], best[1].key) <= (rank, row.key):
-            return
-        if MD5.match(row.etag) and is_plain(path):
-            self._samples[group] = (rank, row)
-            self._worst = max(rank for rank, _ in self._samples.values())
-
-    def _check_samples(self, pool: ContextThreadPool) -> None:
-        """Raises UnreliableListingError when ETags that were taken for MD5s may be none."""
-        if not self._rules.sample or not self._samples:
-            return
-        if not self._opaque.is_set():
-            rows = [row for _, row in self._samples.values()]
+        mismatched: list[bytes] = []
+        if not self._has_opaque_etag.is_set():
+            rows = self._sample.rows()
             ids = [self._version_id(row) for row in rows]
             found = list(pool.map(self._claim_resolver.request_claims, rows, ids))
-            odd = [
-                row.key
-                for row, claims in zip(rows, found, strict=True)
-                if claims.contradicts_listing
-            ]
-            if not odd and not any(claims.opaque for claims in found):
-                return
             if not any(claims.opaque for claims in found):
-                self._on_mismatch(odd)
-                raise UnreliableListingError(
-                    f"{self._name}: {display_key(odd[0])!r} is not what its listing says, so it "
-                    f"must be"
-                    " asked about; try again"
-                )
+                mismatched = [
+                    row.key
+                    for row, claims in zip(rows, found, strict=True)
+                    if claims.contradicts_listing
+                ]
+                if not mismatched:
+                    return
+        if mismatched:
+            self._on_mismatch(mismatched)
+            raise UnreliableListingError(
+                f"{self._name}: {display_key(mismatched[0])!r} differs from its row in the listing,"
+                " so the next attempt requests it; try again"
+            )
         self._on_opaque()
         raise UnreliableListingError(
-            f"{self._name}: some ETags are no MD5s (objects are encrypted), so each object must be"
-            " asked about; try again"
+            f"{self._name}: some ETags are no MD5s (the objects are encrypted), so the next attempt"
+            " requests every object; try again"
         )

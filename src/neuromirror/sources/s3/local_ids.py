@@ -1,9 +1,9 @@
-"""Prefixes as local ids of datasets, and back.
+"""The mapping between prefixes and local ids of datasets.
 
-A local id is the prefix without its last slash. Names go into aliases (``:`` and ``/`` become
-``--`` there), file names and addresses, so a component keeps only ``A-Z a-z 0-9 . _ + ,`` and
-single hyphens inside; everything else is written ``=XX`` (upper-case hex), an empty component
-``=_``. Ids that begin with ``==`` are notices about a mirror, never datasets.
+A local id is the prefix without its final slash. Ids are used in aliases (where ``:`` and ``/``
+become ``--``), file names and URLs, so a segment keeps only ``A-Z a-z 0-9 . _ + ,`` and single
+inner hyphens. Every other byte is written as ``=XX`` (upper-case hex), and an empty segment as
+``=_``. Ids that start with ``==`` are hints that report a problem, never datasets.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _TOKEN: Final = re.compile(r"=([0-9A-F]{2})")
 
 
 def local_id(segments: Sequence[bytes]) -> str | None:
-    """The local id of a prefix in its components; None where it would be too long for a name."""
+    """Return the local id of a prefix in segments; None if it would be too long."""
     made = "/".join(_encode_segment(one) for one in segments)
     return made if len(made) <= _LONGEST else None
 
 
 def segments_of(local: str) -> tuple[bytes, ...]:
-    """The components of the prefix with this local id; raises ValueError for what is none."""
+    """Return the segments of the prefix with this local id; raise ValueError if it is none."""
     segments = tuple(_decode_segment(one) for one in local.split("/"))
     if local_id(segments) != local:
         raise ValueError(f"no prefix is called {local!r}")
@@ -35,22 +35,22 @@ def segments_of(local: str) -> tuple[bytes, ...]:
 
 
 def prefix_of(segments: Sequence[bytes]) -> bytes:
-    """The prefix, with its last slash; empty for the whole bucket."""
+    """Return the prefix with its final slash; empty for the whole bucket."""
     return b"".join(one + b"/" for one in segments)
 
 
 def split_prefix(prefix: bytes) -> tuple[bytes, ...]:
-    """The components of a prefix that is empty or ends in a slash."""
+    """Return the segments of a prefix that is empty or ends with a slash."""
     return tuple(prefix.split(b"/")[:-1])
 
 
 def uri_path(prefix: bytes) -> str:
-    """A prefix as it stands in a URI; ordinary names as they are."""
+    """Return a prefix quoted for a URI."""
     return quote(prefix, safe="/-._~+,=@")
 
 
 def display_key(key: bytes) -> str:
-    """A key or prefix for people."""
+    """Return a key or prefix as text for messages."""
     return key.decode("utf-8", "backslashreplace")
 
 

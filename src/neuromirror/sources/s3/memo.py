@@ -1,4 +1,4 @@
-"""What is remembered of a listing: its pages, and in which way they were taken."""
+"""The memo of a bucket's listing: its pages, and how they were read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class BucketMemo:
-    """The listing's own memo; whether versions were listed, and each object was asked about."""
+    """The memo of a listing.
+
+    Attributes
+    ----------
+    shape
+        A digest of the options on which the records depend.
+    versions
+        Whether object versions were listed.
+    head_each
+        Whether every object was requested.
+    pages
+        The memo of the pages.
+    """
 
     shape: str
     versions: bool
@@ -15,7 +27,7 @@ class BucketMemo:
     pages: bytes
 
     def dump(self) -> bytes:
-        """One line of words, then the pages."""
+        """Return one line of text, followed by the pages."""
         return f"{self._head()}\n".encode() + self.pages
 
     def _head(self) -> str:
@@ -24,13 +36,13 @@ class BucketMemo:
 
 
 def load_memo(memo: bytes | None, shape: str) -> BucketMemo | None:
-    """A memo of this shape; None for any other, and for what is none."""
+    """Parse a memo; None if it has another shape or is invalid."""
     head, newline, pages = (memo or b"").partition(b"\n")
     if not newline:
         return None
     for versions in (False, True):
-        for ask_each in (False, True):
-            made = BucketMemo(shape, versions, ask_each, pages)
+        for head_each in (False, True):
+            made = BucketMemo(shape, versions, head_each, pages)
             if made.dump()[: len(head) + 1] == head + newline:
                 return made
     return None

@@ -1,18 +1,18 @@
-"""What S3 itself says of an object's bytes, without a download.
+"""The digests and sizes that S3 states for an object, without a download.
 
-- A FULL_OBJECT SHA256 (``HEAD`` with ``x-amz-checksum-mode: ENABLED``), asked for where the
-  listing names the algorithm. A COMPOSITE one is a digest of digests, and none of the content.
-- The ETag of an object put in one piece is its MD5, unless SSE-KMS or SSE-C hides it; only
-  ``HEAD`` tells that.
-- The ETag of a multipart upload, with the size of its parts (``HEAD ?partNumber=1``), where all
-  parts but the last are of one size.
-- Else the size. The ETag as it was listed goes with it, as an ``etag`` without a part size: of the
-  bytes it proves nothing, but another one says that the object was written again.
+- A FULL_OBJECT SHA256 (``HEAD`` with ``x-amz-checksum-mode: ENABLED``), requested if the listing
+  names the algorithm. A COMPOSITE one is a digest of digests, not of the content.
+- The ETag of a single-part upload is its MD5, except with SSE-KMS or SSE-C, which only ``HEAD``
+  shows.
+- The ETag of a multipart upload, with its part size (``HEAD ?partNumber=1``), if all parts but the
+  last have the same size.
+- Otherwise the size, with the listed ETag as an ``etag`` without a part size. It does not identify
+  the bytes, but a different one shows that the object was overwritten.
 
-An object is odd where ``HEAD`` contradicts the listing and the listing, read again, still says the
-same. The size is then what ``HEAD`` says, and nothing else is claimed. Large objects of Swift are
-odd in one known way: Ceph's gateway and others list the size of the manifest, or 0, with the MD5 of
-nothing, and ``HEAD`` and ``GET`` answer for the whole object.
+An object contradicts its listing if ``HEAD`` differs and the listing, read again, does not. Then
+the size is that of ``HEAD``, and there are no digests. Large Swift objects are a known case: Ceph's
+gateway and others list the size of the manifest, or 0, with the MD5 of empty input, while ``HEAD``
+and ``GET`` return the whole object.
 
 Formats: S3 API reference, "Object" (ETag), "HeadObject"; S3 user guide, "Checking object
 integrity".
@@ -42,19 +42,31 @@ _MULTIPART: Final = re.compile(r"[0-9a-f]{32}-([1-9][0-9]{0,4})\Z")
 _NOTHING: Final = "d41d8cd98f00b204e9800998ecf8427e"
 _MD5_OF_NOTHING: Final = Digest("md5", _NOTHING, CLAIMED_BY)
 _SERVERS_WITHOUT_SWIFT_OBJECTS: Final = ("amazons3", "minio")
-"""Servers, by their header, that have no large objects of Swift."""
+"""Servers without Swift's large objects, as named in the ``Server`` header."""
 _KMS: Final = frozenset({"aws:kms", "aws:kms:dsse", "aws:fsx"})
 _REFUSED: Final = frozenset({400, 401, 403, 405})
-"""400 is what SSE-C and SSE-KMS answer to a request without keys or signature."""
+"""400 is the status with SSE-C and SSE-KMS for a request without key or signature."""
 
 
 class ObjectClaims(msgspec.Struct, frozen=True, gc=False):
-    """What is claimed of one object; ``part_size`` in bytes, of a multipart ETag.
+    """The stated properties of one object.
 
-    ``opaque`` says that its ETag was found to be no MD5; ``refused`` that the bucket did not
-    let anybody ask. ``odd`` says that the object is not what the listing says: ``size`` in bytes is
-    then what it has, None where that is unknown, and ``status`` the HTTP status of the answer where
-    it cannot be read at all.
+    Attributes
+    ----------
+    digests
+        The digests.
+    part_size
+        In bytes, of a multipart ETag; None if unknown.
+    opaque
+        Whether the ETag turned out not to be an MD5.
+    refused
+        Whether the bucket refused the request.
+    contradicts_listing
+        Whether the object differs from its row in the listing.
+    size
+        The object's real size in bytes if it contradicts the listing; None if unknown.
+    status
+        The HTTP status, if the object cannot be read.
     """
 
     digests: tuple[Digest, ...] = ()
@@ -67,17 +79,17 @@ class ObjectClaims(msgspec.Struct, frozen=True, gc=False):
 
 
 class _ListingMismatchError(Exception):
-    """HEAD contradicts the listing, and not because the object was written since."""
+    """HEAD contradicts the listing although the object was not overwritten."""
 
 
 def part_count(row: ObjectRow) -> int | None:
-    """How many parts a multipart object has; None for one put in one piece."""
+    """Return the number of parts of a multipart upload; None for a single-part upload."""
     found = _MULTIPART.match(row.etag) if "-" in row.etag else None
     return int(found[1]) if found else None
 
 
 def has_sha256(row: ObjectRow) -> bool:
-    """Whether the listing lets one hope for a sha256 of the content."""
+    """Return whether the listing indicates a sha256 of the content."""
     return (
         row.checksum_algorithm is not None
         and "SHA256" in row.checksum_algorithm.upper().split(",")
@@ -89,22 +101,32 @@ def has_sha256(row: ObjectRow) -> bool:
 
 
 def _etag_digest(row: ObjectRow) -> Digest:
-    """The ETag as a name of what was written, whatever it is a digest of."""
+    """Return the ETag as an identifier of this upload."""
     return Digest("etag", row.etag, CLAIMED_BY)
 
 
 def parts_fit(size: int, part_size: int, parts: int) -> bool:
-    """Whether so many parts of a size make a whole, the last one shorter or equal."""
+    """Return whether an object of ``size`` bytes can have this number of parts of this size."""
     return part_size > 0 and (parts - 1) * part_size < size <= parts * part_size
 
 
 class ClaimResolver:
-    """Finds the claims of objects of one listing; ``claims`` may be called by many threads.
+    """Finds the claims of the objects in one listing. Thread-safe.
 
-    ``head_each`` says that single-part ETags are believed only after a ``HEAD`` of their own;
-    ``never`` that they are not believed at all. ``head_empty`` says that a listed size of 0 is
-    believed only after a ``HEAD``, unless the server is one of which that is known; ``doubted``
-    are the keys of objects that are asked about in any case.
+    Parameters
+    ----------
+    bucket
+        The bucket.
+    name
+        The dataset's name, for messages.
+    head_each
+        Whether a single-part ETag counts as an MD5 only after a ``HEAD`` request.
+    etags_opaque
+        Whether single-part ETags never count as MD5s.
+    head_empty
+        Whether a listed size of 0 must be confirmed by ``HEAD``, unless the server is known.
+    doubted
+        Keys of objects that are requested in any case.
     """
 
     def __init__(
@@ -124,16 +146,16 @@ class ClaimResolver:
         self._head_empty = head_empty
         self._doubted = set(doubted)
         self.denied = threading.Event()
-        """Set when the bucket refused to be asked about an object (HTTP 401 or 403)."""
+        """Set once the bucket refused a request for an object (HTTP 401 or 403)."""
 
     def doubt(self, key: bytes) -> None:
-        """Asks about an object in any case, from now on."""
+        """Request this object in any case from now on."""
         self._doubted.add(key)
 
     def claims_from_listing(
         self, row: ObjectRow, content: KnownContent | None
     ) -> ObjectClaims | None:
-        """The claims where the listing, or an earlier visit, says enough; else None."""
+        """Return the claims if the listing or an earlier visit suffices; else None."""
         if row.size == 0:
             return None if self._head_empty else ObjectClaims((_MD5_OF_NOTHING,))
         if row.etag == _NOTHING or row.key in self._doubted:
@@ -160,8 +182,15 @@ class ClaimResolver:
         return None if self._head_each else ObjectClaims((Digest("md5", row.etag, CLAIMED_BY),))
 
     def request_claims(self, row: ObjectRow, version_id: str | None) -> ObjectClaims:
-        """The claims, asked for; raises a NetError, and UnreliableListingError for a changed
-        object."""
+        """Request an object's claims.
+
+        Raises
+        ------
+        UnreliableListingError
+            If the object is no longer the listed one.
+        NetError
+            If the bucket cannot be read.
+        """
         if row.size == 0 or row.etag == _NOTHING:
             return self._empty_object_claims(row, version_id)
         try:
@@ -170,7 +199,7 @@ class ClaimResolver:
             return self._mismatch_claims(row, version_id)
 
     def _empty_object_claims(self, row: ObjectRow, version_id: str | None) -> ObjectClaims:
-        """The claims of what was listed as empty, or with the MD5 of nothing."""
+        """Return the claims of an object listed as empty, or with the MD5 of empty input."""
         reply = self._bucket.head(row.key, version_id=version_id)
         size = content_length(reply.headers)
         if reply.status == 200 and size == 0 == row.size:
@@ -191,7 +220,7 @@ class ClaimResolver:
         )
 
     def _mismatch_claims(self, row: ObjectRow, version_id: str | None) -> ObjectClaims:
-        """The claims of an object that HEAD describes otherwise than the listing."""
+        """Return the claims of an object for which HEAD contradicts the listing."""
         reply = self._bucket.head(row.key, version_id=version_id)
         if reply.status != 200:
             return ObjectClaims(contradicts_listing=True, status=reply.status)
@@ -221,7 +250,7 @@ class ClaimResolver:
         return ObjectClaims(tuple(found), part_size, refused=refused)
 
     def headers(self, row: ObjectRow, version_id: str | None) -> Mapping[str, str] | None:
-        """The headers of the very object; None where nobody may ask. Raises as ``claims`` does."""
+        """Return the object's headers; None if refused. Raise as :meth:`request_claims` does."""
         reply = self._bucket.head(row.key, version_id=version_id)
         if self._is_refused(row, reply):
             return None
@@ -233,7 +262,7 @@ class ClaimResolver:
         return reply.headers
 
     def _part_size(self, row: ObjectRow, version_id: str | None) -> tuple[int | None, bool, bool]:
-        """The size of the parts where all but the last have one, and opaque, and refused."""
+        """Return the part size, if uniform except for the last part; ``opaque``; ``refused``."""
         parts = part_count(row)
         assert parts is not None
         first = self._bucket.head(row.key, version_id=version_id, part_number=1)
@@ -246,7 +275,7 @@ class ClaimResolver:
         if size is None or not parts_fit(row.size, size, parts):
             return None, False, False
         if parts > 2:
-            # Of parts that differ in the middle the sum may fit by chance: ask for the last too.
+            # parts of different sizes may fit by chance, so the last part is requested too
             last = self._bucket.head(row.key, version_id=version_id, part_number=parts)
             self._check(row, version_id, last, parts)
             if content_length(last.headers) != row.size - (parts - 1) * size:
@@ -254,7 +283,7 @@ class ClaimResolver:
         return size, False, False
 
     def _is_refused(self, row: ObjectRow, reply: ResponseHead) -> bool:
-        """Whether nobody may ask, or something on the way does not take the key as it is."""
+        """Return whether the request was refused, or an intermediary mangled the key."""
         if reply.status in (401, 403):
             self.denied.set()
         return reply.status in _REFUSED or (reply.status == 404 and not is_plain(row.key))
@@ -262,18 +291,20 @@ class ClaimResolver:
     def _check(
         self, row: ObjectRow, version_id: str | None, reply: ResponseHead, parts: int | None = None
     ) -> None:
-        """Raises UnreliableListingError for an object that was written since, and _Odd for an odd
-        one."""
+        """Raise an error if a reply is not about the listed object.
+
+        UnreliableListingError if the object was overwritten, else _ListingMismatchError.
+        """
         etag = reply.headers.get("ETag", "").strip('"')
         counted = reply.headers.get("x-amz-mp-parts-count")
-        # moto gives a part's own ETag, S3 the object's.
+        # for a part, moto returns the part's ETag and S3 the object's
         same = etag == row.etag or (parts is not None and counted == str(parts))
         if reply.status not in (200, 206) or not same:
             self._check_listed(row, version_id, reply.status)
             raise _ListingMismatchError
 
     def _check_listed(self, row: ObjectRow, version_id: str | None, status: int) -> None:
-        """Raises UnreliableListingError unless the bucket still lists the object as it did."""
+        """Raise UnreliableListingError unless the bucket still lists the object unchanged."""
         now = self._bucket.find_object(row.key, version_id)
         if now is None or (now.size, now.etag, now.modified) != (row.size, row.etag, row.modified):
             raise UnreliableListingError(
@@ -282,7 +313,7 @@ class ClaimResolver:
             )
 
     def still_listed(self, row: ObjectRow, version_id: str | None) -> bool:
-        """Whether the bucket lists an object as it did, whatever it answers for it; doubts it."""
+        """Return whether the bucket still lists the object unchanged; if so, :meth:`doubt` it."""
         try:
             self._check_listed(row, version_id, 0)
         except UnreliableListingError:
@@ -292,7 +323,7 @@ class ClaimResolver:
 
 
 def has_encrypted_etag(headers: Mapping[str, str]) -> bool:
-    """Whether the ETag that comes with these headers is one of encrypted bytes."""
+    """Return whether the ETag in these headers is one of encrypted bytes."""
     return (
         headers.get("x-amz-server-side-encryption", "") in _KMS
         or "x-amz-server-side-encryption-customer-algorithm" in headers
@@ -300,7 +331,7 @@ def has_encrypted_etag(headers: Mapping[str, str]) -> bool:
 
 
 def _sha256(headers: Mapping[str, str]) -> str | None:
-    """The sha256 of the whole content in these headers."""
+    """Return the sha256 of the whole content, if these headers have it."""
     if headers.get("x-amz-checksum-type", "FULL_OBJECT") != "FULL_OBJECT":
         return None
     try:

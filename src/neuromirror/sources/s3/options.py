@@ -1,4 +1,4 @@
-"""What a mirror file may say about a bucket."""
+"""The ``[options]`` of mirrors of buckets."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Depth = Annotated[int, Field(ge=0, le=32)]
 
 
 def _normalize_prefix(prefix: str) -> str:
-    """A prefix as folders have it: no slash before it, one after it."""
+    """Return a prefix without a leading slash and with a final one."""
     if prefix.startswith("/"):
-        raise ValueError("a prefix begins with the name of a folder, not with a slash")
+        raise ValueError("a prefix must not start with a slash")
     return prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
 
 
@@ -38,11 +38,26 @@ class DatasetOverride(BaseModel):
 
 
 class BucketOptions(SourceOptions):
-    """The ``[options]`` that all mirrors of buckets have; all requests are anonymous.
+    """The common ``[options]`` of mirrors of buckets; all requests are anonymous.
 
-    ``exclude`` holds shell patterns of prefixes that are passed over. ``overwrites`` says what
-    other bytes under the same key are: an ``incident`` or a new ``version``. ``etags`` says what
-    single-part ETags are: ``md5``, ``opaque``, or for each listing to be found out (``probe``).
+    Attributes
+    ----------
+    bucket, region, endpoint
+        The bucket; ``endpoint`` is the base URL of another service than AWS.
+    prefix
+        Only this part of the bucket is mirrored.
+    exclude
+        Shell patterns of prefixes that are skipped.
+    overwrites
+        What different bytes under the same key are: an ``incident`` or a new ``version``.
+    etags
+        What single-part ETags are: ``md5``, ``opaque``, or detected in each listing (``probe``).
+    history_gap_minutes
+        Changes with shorter pauses between them count as one earlier state.
+    connections
+        Number of parallel requests.
+    allow_private
+        Whether the bucket is on this machine or network. By default derived from ``endpoint``.
     """
 
     bucket: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$")
@@ -65,11 +80,11 @@ class BucketOptions(SourceOptions):
 
     @property
     def overwrites_are_incidents(self) -> bool:
-        """Whether other bytes under the same key are an incident."""
+        """Whether different bytes under the same key are an incident."""
         return self.overwrites == "incident"
 
     def session(self) -> Session:
-        """A session with as many connections as are asked for."""
+        """Return a session with enough connections per host."""
         private = self.allow_private
         if private is None:
             private = any(is_local_name(origin(one)[1]) for one in self._configured_addresses())
@@ -78,19 +93,25 @@ class BucketOptions(SourceOptions):
         )
 
     def _configured_addresses(self) -> list[str]:
-        """The addresses that are asked, as far as they are written here."""
+        """Return the addresses in these options."""
         return [] if self.endpoint is None else [self.endpoint]
 
 
 class S3Options(BucketOptions):
     """The ``[options]`` of a mirror of a bucket; all requests are anonymous.
 
-    ``depth`` is how many folders below ``prefix`` a dataset's root lies; 0 makes one dataset of
-    all. ``exclude`` holds shell patterns of prefixes that are passed over. ``profile`` says whose
-    naming rules and sidecars are known. ``overwrites`` says what other bytes under the same key
-    are: an ``incident`` (the default with the profile ``aind``) or a new ``version``. ``etags``
-    says what single-part ETags are: ``md5``, ``opaque``, or for each listing to be found out
-    (``probe``). ``docdb`` is the address of a DocDB's ``find``.
+    Attributes
+    ----------
+    depth
+        Number of levels below ``prefix`` at which the datasets' roots are; 0 makes the prefix the
+        only dataset.
+    datasets
+        Other depths below some prefixes.
+    profile
+        The publisher's naming rules and sidecars. With ``aind``, ``overwrites`` is ``incident`` by
+        default.
+    docdb
+        URL of a DocDB's ``find``.
     """
 
     depth: Depth = 1
@@ -105,13 +126,13 @@ class S3Options(BucketOptions):
 
     @model_validator(mode="after")
     def _check_nesting(self) -> S3Options:
-        """Refuses what would put one dataset into another, or outside the mirror."""
+        """Raise ValueError if a dataset would be within another one, or outside the mirror."""
         by_prefix = {one.prefix: one for one in self.datasets}
         if len(by_prefix) < len(self.datasets):
             raise ValueError("two of the datasets have the same prefix")
         for one in self.datasets:
             if not one.prefix.startswith(self.prefix) or one.prefix == self.prefix:
-                raise ValueError(f"datasets: {one.prefix} does not lie below the mirror's prefix")
+                raise ValueError(f"datasets: {one.prefix} is not below the mirror's prefix")
             level = one.prefix.removeprefix(self.prefix).count("/")
             outer = [two for two in self.datasets if two is not one]
             around = max(
@@ -122,12 +143,12 @@ class S3Options(BucketOptions):
             limit = self.depth if around is None else around.depth
             if level > limit:
                 raise ValueError(
-                    f"datasets: {one.prefix} lies inside of a dataset (depth {limit}); give what"
-                    " is around it a greater depth"
+                    f"datasets: {one.prefix} is inside of a dataset (depth {limit}); increase the"
+                    " depth of the prefix above it"
                 )
             if one.depth < level:
                 raise ValueError(
-                    f"datasets: the depth of {one.prefix} must be {level} at least, which makes"
+                    f"datasets: the depth of {one.prefix} must be at least {level}, which makes"
                     " it one dataset"
                 )
         return self

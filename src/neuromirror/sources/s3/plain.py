@@ -1,4 +1,4 @@
-"""Any bucket: no sidecars, and nothing is known but the name."""
+"""The profile of a bucket without known sidecars."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a kind of bucket means by its names and sidecars."""
+"""The layout rules of a publisher's buckets."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from neuromirror.model import DatasetFacts, Document
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The rules of one publisher of buckets.
+    """The layout rules of one publisher.
 
-    ``is_document`` says whether a path below a dataset's root is a sidecar, to be committed as a
-    plain git file; ``kept`` gives what is kept of its content, without what moves by itself;
-    ``facts`` reads what the sidecars say of a dataset with this local id, whatever they hold; it
-    is given the paths of sidecars that are listed and may not be read, too.
+    Attributes
+    ----------
+    is_document
+        Returns whether a path in a dataset is a sidecar, to be committed as a plain git file.
+    normalize
+        Returns a sidecar's content, given its path and content, without volatile fields.
+    facts
+        Returns the facts of a dataset, given its local id, the sidecars with any content, and the
+        paths of listed sidecars that could not be read.
     """
 
     is_document: Callable[[bytes], bool]

@@ -1,7 +1,7 @@
-"""Sidecars as they are kept: which of them, and without secrets or what moves by itself.
+"""Selection of sidecars, and removal of secrets and volatile members from them.
 
-What is kept stays byte for byte but for the places named here; JSON is never written anew, so
-numbers, spaces and the order of members are as upstream wrote them.
+Everything else stays byte for byte. JSON is not serialized again, so numbers, spaces and the order
+of members stay as upstream wrote them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Final
 from neuromirror.net import ObjectRow, SignedUrlPattern, clean_url
 
 MAX_DOCUMENT_BYTES: Final = 4 * 2**20
-"""Bytes of one document; what is larger is an ordinary file."""
+"""Maximum bytes of a document; a larger one is an ordinary file."""
 MAX_DOCUMENTS: Final = 256
 MAX_TOTAL_BYTES: Final = 64 * 2**20
-"""Bytes of all documents of a dataset."""
+"""Maximum bytes of all documents of a dataset."""
 
 _PLAIN: Final = re.compile(rb"[A-Za-z0-9_-](?:[A-Za-z0-9_.,+= ()-]*[A-Za-z0-9_,+=()-])?\Z")
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
@@ -41,13 +41,13 @@ _ASSIGNED: Final = re.compile(
     r"|(?:access|auth|refresh)_?token)[\"']?\s*[=:]\s*[\"']?"
     r"|authorization[\"']?\s*[=:]\s*[\"']?(?:bearer|basic|token)\s+)[^\s\"',;&<>]+"
 )
-"""In prose, scripts and what is no JSON: a name, a sign, and the value up to the next space."""
+"""In texts other than JSON: a name, ``=`` or ``:``, and the value up to the next space."""
 _KNOWN_FORM: Final = re.compile(
     r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[oprsu]_[A-Za-z0-9]{20,}|\bgithub_pat_[A-Za-z0-9_]{20,}"
     r"|\bxox[abeprs]-[A-Za-z0-9-]{10,}"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*(?:-----END [A-Z ]*PRIVATE KEY-----)?"
 )
-_WORTH_A_LOOK: Final = re.compile(
+_MAY_HAVE_SECRETS: Final = re.compile(
     rb"(?i)://|AKIA|ASIA|gh[oprsu]_|github_pat_|xox[abeprs]-|secret|token|password|passwd"
     rb"|api[_-]?key|private[_ -]?key|authorization|\\u"
 )
@@ -56,16 +56,16 @@ _COLON: Final = re.compile(r"[ \t\n\r]*:")
 
 
 def is_plain(path: bytes) -> bool:
-    """Whether a path surely means itself in git and everywhere else."""
+    """Return whether a path is valid and unambiguous in git and on every file system."""
     return len(path) <= 400 and all(
         len(one) <= 200 and _PLAIN.match(one) for one in path.split(b"/")
     )
 
 
 class DocumentSelection:
-    """The rows of a listing that become documents: the first by path that fit the bounds.
+    """Selects the rows that become documents: the first ones by path within the limits.
 
-    The same rows in another order give the same choice.
+    The selection does not depend on the order in which rows are added.
     """
 
     def __init__(self, start: int) -> None:
@@ -73,7 +73,7 @@ class DocumentSelection:
         self._kept: list[tuple[_ReversedKey, ObjectRow]] = []
 
     def add(self, row: ObjectRow) -> ObjectRow | None:
-        """Takes a row in; gives one that is no document after all."""
+        """Add a row; return a row that is dropped from the selection, if any."""
         entry = (_ReversedKey(row.key), row)
         if len(self._kept) < MAX_DOCUMENTS:
             heapq.heappush(self._kept, entry)
@@ -81,7 +81,7 @@ class DocumentSelection:
         return heapq.heappushpop(self._kept, entry)[1]
 
     def split(self) -> tuple[list[ObjectRow], list[ObjectRow]]:
-        """The documents, by path, and what does not fit beside them."""
+        """Return the selected rows by path, and the rows that exceed the limits."""
         rows = sorted((row for _, row in self._kept), key=lambda row: row.key)
         folders = {
             row.key[:end]
@@ -102,7 +102,7 @@ class DocumentSelection:
 
 
 class _ReversedKey:
-    """A key that sorts the other way round, for a heap whose first is the last by path."""
+    """A key in reversed order, for a heap whose first item is the last by path."""
 
     __slots__ = ("key",)
 
@@ -114,7 +114,7 @@ class _ReversedKey:
 
 
 def without_members(content: bytes, names: Collection[str]) -> bytes:
-    """A JSON object without the members of these names at its top; anything else as it is."""
+    """Remove top-level members from a JSON object; return other content unchanged."""
     try:
         text = content.decode("utf-8")
         members, end = _members(text)
@@ -126,20 +126,20 @@ def without_members(content: bytes, names: Collection[str]) -> bytes:
     kept = [text[start:stop] for name, start, stop in members if name not in names]
     if not kept:
         return b"{}" + text[end:].encode("utf-8")
-    # The text between two members (comma, line break, indent) goes with the member before it.
+    # the separator (comma, line break, indent) is removed with the member before it
     head, tail = text[: members[0][1]], text[members[-1][2] :]
     between = [text[members[index][2] : members[index + 1][1]] for index in range(len(members) - 1)]
-    joints = [joint for index, joint in enumerate(between) if index not in dropped]
+    separators = [one for index, one in enumerate(between) if index not in dropped]
     parts = [head]
     for index, part in enumerate(kept):
         parts.append(part)
         if index < len(kept) - 1:
-            parts.append(joints[index])
+            parts.append(separators[index])
     return "".join([*parts, tail]).encode("utf-8")
 
 
 def _members(text: str) -> tuple[list[tuple[str, int, int]], int]:
-    """Name, start and end of each member of the object a text is; raises ValueError."""
+    """Return name, start and end of each member of a JSON object; raise ValueError."""
     decoder = json.JSONDecoder()
 
     def skip(at: int) -> int:
@@ -172,11 +172,11 @@ def _members(text: str) -> tuple[list[tuple[str, int, int]], int]:
 
 
 def without_secrets(content: bytes) -> bytes:
-    """A document free of signed queries, user info in addresses, and named credentials.
+    """Remove signed queries, user info in URLs, and named credentials from a document.
 
-    In JSON only the texts that hold any are written anew; what is no JSON is searched as text.
+    In JSON only the affected texts are serialized again; other content is searched as text.
     """
-    if not _WORTH_A_LOOK.search(content):
+    if not _MAY_HAVE_SECRETS.search(content):
         return content
     try:
         text = content.decode("utf-8")

@@ -34,10 +34,10 @@ class S3Source(BucketSource):
     # --- discovery
 
     def datasets(self) -> Iterator[DatasetHint]:
-        """Yields all datasets, in order of their prefixes, and notices about what is none.
+        """Yield all datasets in order of their prefixes, and hints that report problems.
 
-        A notice has a local id that begins with ``==`` and says in ``unavailable`` what lies
-        above the depth, or what DocDB and the bucket do not agree about.
+        Such a hint has a local id that starts with ``==``. Its ``unavailable`` describes objects
+        above the datasets' depth, or differences between DocDB and the bucket.
         """
         times, trouble = self._docdb_times()
         unassigned = UnassignedObjects()
@@ -53,35 +53,35 @@ class S3Source(BucketSource):
                 yield DatasetHint(ref, None, unavailable=summary)
 
     def hint(self, dataset: DatasetRef) -> DatasetHint:
-        """One dataset's hint; raises :class:`DatasetNotFoundError` when its prefix lists empty."""
+        """Return one dataset's hint; raise DatasetNotFoundError if its prefix has no objects."""
         segments = self._segments(dataset.local_id)
         reason = None
         if self._layout.is_excluded(segments):
             reason = "excluded in the mirror's file"
         elif not self._layout.is_root(segments):
-            reason = "no dataset: the mirror's file puts the roots at another depth"
+            reason = "not a dataset: the depth in the mirror's file differs"
         if reason is not None:
             return DatasetHint(dataset, None, unavailable=reason)
         if next(self.bucket.list_level(local_ids.prefix_of(segments)), None) is None:
-            raise DatasetNotFoundError(f"{dataset.name}: {dataset.source_uri} holds no object")
+            raise DatasetNotFoundError(f"{dataset.name}: {dataset.source_uri} has no objects")
         time = None
         if self.options.docdb is not None:
             try:
                 time = docdb.times_of(self.session, self.options.docdb, self._location(segments))
             except (NetError, UnexpectedReplyError):
-                time = None  # the bucket alone says what there is
+                time = None  # only a hint
         return self._hint(segments, time)
 
     def _hint(self, segments: Segments, time: str | None) -> DatasetHint:
         local_id = self._local_id(segments)
         if local_id is None:
             return self._too_long_notice(segments)
-        # A change of the options that shape a dataset must not be skipped either.
+        # includes the options, so that a change of them causes a visit
         fingerprint = f"{time} {self._shape}" if time else None
         return DatasetHint(self._ref(segments, local_id), fingerprint, title=local_id)
 
     def _location(self, segments: Segments) -> str:
-        """Where DocDB says that an asset is."""
+        """Return an asset's location as DocDB has it."""
         path = b"/".join(segments).decode("utf-8", "replace")
         return f"s3://{self.options.bucket}/{path}"
 
@@ -93,12 +93,12 @@ class S3Source(BucketSource):
             return docdb.all_times(self.session, self.options.docdb, where), None
         except (NetError, UnexpectedReplyError) as error:
             return {}, (
-                f"DocDB gave no list ({error}), so nothing tells what changed and every dataset"
-                " is visited"
+                f"DocDB returned no list ({error}), so changes are unknown and every dataset is"
+                " visited"
             )
 
     def _missing(self, times: Mapping[str, str], found: set[Segments]) -> str | None:
-        """What DocDB knows and the bucket does not; None where there is nothing."""
+        """Describe the assets in DocDB that the bucket does not have; None if there are none."""
         top = self._location(())
         listed = {self._location(segments) for segments in found}
         lost: list[str] = []
@@ -110,7 +110,4 @@ class S3Source(BucketSource):
         if not lost:
             return None
         more = f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
-        return (
-            f"in DocDB, but no dataset of the bucket ({len(lost)}): "
-            f"{', '.join(lost[:_SHOWN])}{more}"
-        )
+        return f"in DocDB, but not in the bucket ({len(lost)}): {', '.join(lost[:_SHOWN])}{more}"

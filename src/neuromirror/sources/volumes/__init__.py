@@ -1,6 +1,6 @@
-"""Volumes that upstream can only be cut out of, as Zarr chunks: what BOSS and ndstore share.
+"""Volumes behind a cutout API, mirrored as Zarr chunks: the common part of BOSS and ndstore.
 
-Names are imported when they are first used, as in :mod:`neuromirror.sources`.
+Names are imported on first use, as in :mod:`neuromirror.sources`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         choose_chunk,
         level_blocks,
     )
-    from neuromirror.sources.volumes.listing import volume_listing
+    from neuromirror.sources.volumes.listing import VolumeListing
     from neuromirror.sources.volumes.ngff import zarr_documents
     from neuromirror.sources.volumes.options import VolumeOptions
     from neuromirror.sources.volumes.planning import check_size, estimate_volume, plan_volume
@@ -72,6 +72,7 @@ __all__ = [
     "TooManyFilesError",
     "Triple",
     "Volume",
+    "VolumeListing",
     "VolumeOptions",
     "WrongVoxelsError",
     "block_at",
@@ -88,7 +89,6 @@ __all__ = [
     "parse_url",
     "plan_volume",
     "segments_of",
-    "volume_listing",
     "zarr_documents",
 ]
 
@@ -113,6 +113,7 @@ _EXPORTS = {
     "UNNAMEABLE": "neuromirror.sources.volumes.channels",
     "VOLUME_REMOTE": "neuromirror.sources.volumes.remote_identity",
     "Volume": "neuromirror.sources.volumes.grid",
+    "VolumeListing": "neuromirror.sources.volumes.listing",
     "VolumeOptions": "neuromirror.sources.volumes.options",
     "WrongVoxelsError": "neuromirror.sources.volumes.errors",
     "block_at": "neuromirror.sources.volumes.grid",
@@ -129,7 +130,6 @@ _EXPORTS = {
     "parse_url": "neuromirror.sources.volumes.urls",
     "plan_volume": "neuromirror.sources.volumes.planning",
     "segments_of": "neuromirror.sources.volumes.channels",
-    "volume_listing": "neuromirror.sources.volumes.listing",
     "zarr_documents": "neuromirror.sources.volumes.ngff",
 }
 

@@ -1,10 +1,9 @@
-"""The files of a volume as a source lists them, and how it is told that they changed.
+"""The listing of a volume's blocks, and the detection of changed blocks.
 
-Upstream has no checksums, no ETags and no history. What is known of a block is the sha256 of its
-chunk file, learnt by reading it once; whether it is still the same is told in tiers: the metadata
-at each visit, a sample of blocks chosen by lot, and as many in turn, so that every block is read
-again in time. Where one is found to differ, all that are known are read again: a changed block is
-seldom alone.
+Upstream states no checksums, no ETags and no history. The sha256 of a block's chunk file is learned
+by reading the block once. Later visits check in tiers whether it is unchanged: the metadata, a
+random sample of blocks, and a rolling pass that reads every block in time. If one block differs,
+all known ones are read again, because a changed block rarely comes alone.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from neuromirror.model import (
     DatasetFacts,
     Digest,
     Document,
+    ExcludedEntry,
     FileRecord,
     Location,
     Retention,
@@ -31,7 +31,7 @@ from neuromirror.model import (
 )
 from neuromirror.net import Session
 from neuromirror.sources.errors import UnreliableListingError
-from neuromirror.sources.protocol import Listing, VisitContext
+from neuromirror.sources.protocol import Listing, ListingEntry, VisitContext
 from neuromirror.sources.volumes.digests import (
     CHANGED,
     KNOWN,
@@ -45,7 +45,6 @@ from neuromirror.sources.volumes.digests import (
 )
 from neuromirror.sources.volumes.grid import Block, Volume, blocks, blocks_by_number
 from neuromirror.sources.volumes.hashing import BlockHasher
-from neuromirror.sources.volumes.ngff import zarr_documents
 from neuromirror.sources.volumes.options import VolumeOptions
 from neuromirror.sources.volumes.planning import check_size
 from neuromirror.sources.volumes.remote_identity import VOLUME_REMOTE
@@ -53,59 +52,11 @@ from neuromirror.sources.volumes.remote_identity import VOLUME_REMOTE
 CLAIMED_BY: Final = "neuromirror"
 
 _SPEC: Final = 1
-"""Counted up when the same volume gives other records than before."""
-
-
-def volume_listing(
-    version: VersionRef,
-    volume: Volume,
-    context: VisitContext,
-    session: Session,
-    options: VolumeOptions,
-    *,
-    facts: DatasetFacts,
-    documents: Sequence[Document],
-    reload_volume: Callable[[], Volume],
-    signal: str = "",
-) -> Listing:
-    """The files of a planned volume, as a source's listing.
-
-    ``documents`` are upstream's own; the Zarr's are added. ``again`` learns the volume anew, to
-    prove at the end that it is still the same (planned like ``volume``). ``signal`` is a word of
-    upstream that moves when voxels may have been written (a downsample status): where it is not
-    the one remembered, every block is read again. Raises :class:`TooManyFilesError` at once;
-    reading
-    the entries raises :class:`BlockReadError` and UnreliableListingError.
-    """
-    check_size(volume, options, version.dataset.name)
-    every = tuple(sorted([*documents, *zarr_documents(volume)], key=lambda document: document.path))
-    reading = _VolumeReader(version, volume, context, session, options, every, signal)
-
-    def once_more() -> VersionRef:
-        if fingerprint(reload_volume(), options) != reading.shape:
-            raise UnreliableListingError(
-                f"{version.dataset.name}: the volume's extent or levels changed while it was read"
-            )
-        return version
-
-    listing = Listing(
-        version=version,
-        facts=facts,
-        documents=every,
-        entries=iter(()),
-        confirm_version=once_more,
-        special_remotes=(VOLUME_REMOTE,),
-        is_unchanged=reading.is_unchanged,
-        memo=reading.memo,
-        renewed_memo=reading.memo,
-        describe_checks=reading.describe_checks,
-    )
-    listing.entries = reading.entries(listing)
-    return listing
+"""Version of the rules that turn a volume into records; increment it when they change."""
 
 
 def fingerprint(volume: Volume, options: VolumeOptions) -> str:
-    """What the blocks of a volume are and how they are read: 32 hex digits."""
+    """Return 32 hex digits that identify a volume's blocks and how they are read."""
     levels = [(one.name, one.start, one.stop, one.chunk) for one in volume.levels]
     identity = [
         *(_SPEC, volume.scheme, volume.host, volume.path, volume.secure, volume.dtype),
@@ -115,8 +66,34 @@ def fingerprint(volume: Volume, options: VolumeOptions) -> str:
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
 
 
-class _VolumeReader:
-    """One visit of a volume."""
+class VolumeListing(Listing):
+    """The blocks of a planned volume.
+
+    Parameters
+    ----------
+    version
+        The version to list.
+    volume
+        The volume, planned by :func:`~neuromirror.sources.volumes.planning.plan_volume`.
+    context, session, options
+        Results of earlier visits, and how blocks are requested.
+    facts, documents
+        Complete but for the attribute that describes the checks; the documents include the Zarr's.
+    reload_volume
+        Reads the volume's description again and plans it, to confirm that it is the same.
+    signal
+        Upstream's value that changes if voxels may have been written (a downsample status). If it
+        differs from the memo's, every block is read again.
+    excluded
+        Entries for levels that are left out.
+    loss_hint
+        As of :class:`~neuromirror.sources.Listing`.
+
+    Raises
+    ------
+    TooManyFilesError
+        If the volume has more blocks than the options allow.
+    """
 
     def __init__(
         self,
@@ -125,27 +102,41 @@ class _VolumeReader:
         context: VisitContext,
         session: Session,
         options: VolumeOptions,
+        *,
+        facts: DatasetFacts,
         documents: Sequence[Document],
-        signal: str,
+        reload_volume: Callable[[], Volume],
+        signal: str = "",
+        excluded: Sequence[ExcludedEntry] = (),
+        loss_hint: str = "",
     ) -> None:
+        check_size(volume, options, version.dataset.name)
+        super().__init__(
+            version,
+            facts,
+            tuple(sorted(documents, key=lambda document: document.path)),
+            special_remotes=(VOLUME_REMOTE,),
+            loss_hint=loss_hint,
+        )
         self._name = version.dataset.name
         self._seed = version.dataset.dataset_id
         self._volume = volume
         self._options = options
+        self._reload_volume = reload_volume
+        self._excluded = excluded
         self._count = volume.files
         self._hasher = BlockHasher(session, self._name, options.workers)
-        self.shape = fingerprint(volume, options)
+        self._shape = fingerprint(volume, options)
         self._hashes_all = options.hash == "fetch"
-        today = datetime.now(UTC).date().isoformat()
-        fresh = CheckProgress(self.shape, metadata_digest(documents), signal, 0, 0, today)
-        self._today = today
-        self._check_progress = fresh
+        self._today = datetime.now(UTC).date().isoformat()
+        metadata = metadata_digest(self.documents)
+        self._check_progress = CheckProgress(self._shape, metadata, signal, 0, 0, self._today)
         self._digests = BlockDigests(self._count)
         self._before: CheckProgress | None = None
-        found = load_memo(context.memo, self.shape, self._count)
+        found = load_memo(context.memo, self._shape, self._count)
         if found is not None:
             self._before, self._digests = found
-            self._check_progress = replace(self._before, metadata=fresh.metadata, signal=signal)
+            self._check_progress = replace(self._before, metadata=metadata, signal=signal)
         self._digest_log = self._open_digest_log(context)
         self._trusts_memo = (
             self._before is not None
@@ -157,48 +148,67 @@ class _VolumeReader:
         self._check_description = self._evidence = ""
 
     def _open_digest_log(self, context: VisitContext) -> DigestLog | None:
-        """Where the digests are kept of a reading that may be broken off."""
+        """Return the log that keeps the digests of an interrupted visit; None if none are read."""
         if not (self._hashes_all or self._options.sample_count or self._options.rolling_count):
             return None
         folder = context.workspace
         if not folder.is_dir():
             return None
-        suffix = hashlib.sha256(f"{self.shape} {self._check_progress.signal}".encode()).hexdigest()[
-            :16
-        ]
+        identity = f"{self._shape} {self._check_progress.signal}"
+        suffix = hashlib.sha256(identity.encode()).hexdigest()[:16]
         return DigestLog(folder / f"digests-{suffix}")
 
-    # --- whether it is the same
+    def confirm_version(self) -> VersionRef:
+        """Return the version.
+
+        Raises
+        ------
+        UnreliableListingError
+            If the volume's extent or levels changed while it was read.
+        """
+        if fingerprint(self._reload_volume(), self._options) != self._shape:
+            raise UnreliableListingError(
+                f"{self._name}: the volume's extent or levels changed while it was read"
+            )
+        return self.version
+
+    # --- comparison with the memo
 
     def is_unchanged(self) -> bool:
-        """Whether all is as remembered, as far as the metadata and some blocks tell."""
+        """Return whether the metadata and the checked blocks match the memo."""
         if self._before is None or self._before.metadata != self._check_progress.metadata:
             return False
         return self._is_same()
 
     def describe_checks(self) -> str:
-        """What was compared, in words; empty where everything was read."""
+        """Return what was compared; empty if every block was read."""
         return self._check_description
 
     def memo(self) -> bytes:
-        """What the next visit goes on from."""
+        """Return the digests and the progress of the rolling pass."""
         return dump_memo(self._check_progress, self._digests)
 
+    def renewed_memo(self) -> bytes:
+        """Return the memo with the progress of this visit's checks."""
+        return self.memo()
+
     def _is_same(self) -> bool:
-        """Whether the memo may be believed: a sample of blocks is as remembered."""
+        """Return whether the memo applies: the checked blocks match it."""
         if self._trusts_memo and not self._compared:
             self._compared = True
             self._trusts_memo = self._compare()
         return self._trusts_memo
 
     def _compare(self) -> bool:
-        course = self._check_progress
-        turn = range(course.cursor, min(course.cursor + self._options.rolling_count, self._count))
+        progress = self._check_progress
+        stop = min(progress.cursor + self._options.rolling_count, self._count)
+        rolled = range(progress.cursor, stop)
         population = range(self._count) if self._hashes_all else self._digests.known()
-        lot = random.Random(f"{self._seed} {course.visit}")
-        sample = lot.sample(population, min(self._options.sample_count, len(population)))
+        sample = random.Random(f"{self._seed} {progress.visit}").sample(
+            population, min(self._options.sample_count, len(population))
+        )
         read: list[tuple[int, bytes]] = []
-        with closing(self._read(sorted({*sample, *turn}))) as digests:
+        with closing(self._read(sorted({*sample, *rolled}))) as digests:
             for number, digest in digests:
                 read.append((number, digest))
                 if self._digests.get(number) not in (None, digest):
@@ -207,13 +217,16 @@ class _VolumeReader:
         for number, digest in read:
             if self._digests.states[number] == UNKNOWN:
                 self._digests.put(number, digest, KNOWN)
-        self._set_description(len(sample), turn)
+        self._set_description(len(sample), rolled)
         if read:
-            self._check_progress = course.advanced_by(len(turn), self._count, self._today)
+            self._check_progress = progress.advanced_by(len(rolled), self._count, self._today)
         return True
 
     def _log_changed(self, read: Sequence[tuple[int, bytes]]) -> None:
-        """Lets the next visit know, should this one not come to its end; its lot is another."""
+        """Log blocks of which one changed, for the case that this visit is interrupted.
+
+        The next visit checks another sample and could miss the change.
+        """
         if self._digest_log is not None:
             for number, digest in read:
                 self._digest_log.add(number, digest)
@@ -225,26 +238,33 @@ class _VolumeReader:
 
     # --- entries
 
-    def entries(self, listing: Listing) -> Iterator[FileRecord]:
-        """Yields the records of all blocks; the facts then say what vouches for them."""
+    def entries(self) -> Iterator[ListingEntry]:
+        """Yield the excluded levels and all blocks; then add to the facts what was checked.
+
+        Raises
+        ------
+        BlockReadError
+            If a block cannot be read.
+        """
+        yield from self._excluded
         if self._is_same():
             digests = self._digests
             for number, block in enumerate(blocks(self._volume)):
                 yield self._record(block, digests.get(number), digests.states[number])
         else:
             yield from self._read_all()
-        attributes = [*listing.facts.attributes, (CHECKED_BY_VISIT, self._evidence)]
-        listing.facts = replace(listing.facts, attributes=tuple(sorted(attributes)))
+        attributes = [*self.facts.attributes, (CHECKED_BY_VISIT, self._evidence)]
+        self.facts = replace(self.facts, attributes=tuple(sorted(attributes)))
 
     def _read_all(self) -> Iterator[FileRecord]:
-        """Reads whatever is to be known of the blocks, and yields the records of all.
+        """Read all blocks whose digests are needed, and yield the records of all blocks.
 
-        What an earlier process read of it is not read again.
+        Blocks in the log of an interrupted visit are not read again.
         """
-        lot = self._sampled_blocks()
+        sampled = self._sampled_blocks()
         selected: Collection[int] = range(self._count)
         if not self._hashes_all:
-            selected = {*lot, *self._digests.known()}
+            selected = {*sampled, *self._digests.known()}
         new = BlockDigests(self._count)
         if self._digest_log is not None:
             for number, digest in self._digest_log.read():
@@ -258,7 +278,7 @@ class _VolumeReader:
                     digest = new.get(number) or next(read)[1]
                     state = (
                         RECORDED
-                        if self._hashes_all or number in lot
+                        if self._hashes_all or number in sampled
                         else self._state(number, digest)
                     )
                     new.put(number, digest, state)
@@ -273,7 +293,7 @@ class _VolumeReader:
             self._set_description(len(selected), range(0))
 
     def _sampled_blocks(self) -> Collection[int]:
-        """The blocks whose checksums are learnt though not all are: always the same."""
+        """Return the blocks whose checksums are recorded if not all are; always the same ones."""
         if self._hashes_all:
             return ()
         some = random.Random(self._seed).sample(
@@ -282,7 +302,7 @@ class _VolumeReader:
         return frozenset(some)
 
     def _state(self, number: int, digest: bytes) -> int:
-        """Whether the record of a block outside of the lot tells its digest."""
+        """Return the state of a block outside of the sample, given its new digest."""
         if self._digests.states[number] in (RECORDED, CHANGED):
             return self._digests.states[number]
         return KNOWN if self._digests.get(number) == digest else CHANGED
@@ -294,13 +314,13 @@ class _VolumeReader:
             block.size,
             () if sha256 is None else (Digest("sha256", sha256, CLAIMED_BY, True),),
             (Location(block.url, self._volume.scheme),),
-            # Without an id that moved, what had no checksum before would seem to be the same.
+            # the id shows a change of a block that had no checksum before
             upstream_id=f"seen:{sha256[:16]}" if sha256 is not None and state == CHANGED else None,
             retention=Retention.MUTABLE_BUCKET,
         )
 
     def _set_description(self, sampled: int, rolled: range) -> None:
-        """Says what was compared, for people and for the facts."""
+        """Describe the compared blocks, for messages and for the facts."""
         phrases = ["metadata"]
         if sampled:
             phrases.append(f"{sampled:,} sampled block{'s' if sampled > 1 else ''}")

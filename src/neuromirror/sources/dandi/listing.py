@@ -1,0 +1,154 @@
+"""The listing of one version of a dandiset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+
+from neuromirror.model import DatasetFacts, VersionRef
+from neuromirror.net import ContextThreadPool
+from neuromirror.sources.dandi.archive import VERSION_PATTERN, DandiArchive
+from neuromirror.sources.dandi.memo import AssetListMemo, context_digest, load_memo
+from neuromirror.sources.dandi.metadata_shards import MetadataShards
+from neuromirror.sources.dandi.object_locations import AssetEntry, ObjectLocator
+from neuromirror.sources.dandi.pending import PendingItems
+from neuromirror.sources.dandi.prefetch import yield_then_call
+from neuromirror.sources.dandi.rows import BlobRow, Row
+from neuromirror.sources.dandi.versions import DRAFT, VersionInfo
+from neuromirror.sources.errors import MalformedIdError
+from neuromirror.sources.protocol import Listing, VisitContext
+
+
+class DandisetListing(Listing):
+    """The assets of a dandiset's version.
+
+    :attr:`version` has the totals that upstream stated before the list was read. Facts and
+    documents are complete after the last entry; they come from the reply that confirms the totals.
+    """
+
+    def __init__(self, archive: DandiArchive, version: VersionRef, context: VisitContext) -> None:
+        dataset, label = version.dataset, version.upstream
+        if label != DRAFT and not VERSION_PATTERN.match(label):
+            raise MalformedIdError(f"{dataset.name}: {label!r} is no version of a dandiset")
+        self._archive = archive
+        self._context = context
+        page = archive.prefetched_pages.pop(version)
+        self._before = (
+            None
+            if archive.recent_versions.consume(version)
+            else archive.fetch_version_info(dataset, label)
+        )
+        # The totals must be older than the list that they are compared with, so a page that was
+        # fetched before them is of no use.
+        self._first_page = page if self._before is None else None
+        self._after: VersionInfo | None = None
+        self._assets = archive.asset_list(version)
+        self._locator = ObjectLocator(
+            archive.heads,
+            context,
+            archive.blob_versions,
+            api=archive.options.api,
+            connections=archive.options.connections,
+        )
+        self._shards = MetadataShards()
+        self._pending = PendingItems()
+        before = self._before
+        super().__init__(
+            version if before is None else before.version,
+            DatasetFacts() if before is None else before.facts,
+            () if before is None else (before.document,),
+            web_remotes=archive.web_remotes,
+            late_sha256=True,
+        )
+
+    def entries(self) -> Iterator[AssetEntry]:
+        """Yield the assets with their locations."""
+        options = self._archive.options
+        is_private = self._archive.is_private
+        is_published = self.version.upstream != DRAFT
+        with ContextThreadPool(3, thread_name_prefix="dandi-prefetch") as pool:
+            if is_published:
+                pool.submit(self._archive.instance_config)
+            after: list[Future[VersionInfo]] = []
+            rows = self._assets.rows(
+                published=is_published,
+                page_size=options.page_size,
+                to_component=self._archive.to_component if options.zarrs else None,
+                on_rows=self._shards.add_rows if options.metadata else None,
+                private=is_private,
+                first=self._first_page,
+            )
+            rows = yield_then_call(rows, lambda: after.append(self._request_ahead(pool)))
+            collected: Iterator[Sequence[Row]] = map(self._pending.collect, rows)
+            if is_private:
+                collected = map(_drop_object_urls, collected)
+            yield from self._locator.locate(collected)
+            self._after = after[0].result()
+        self.facts = self._after.facts
+        self.documents = (self._after.document, *self._shards.documents())
+
+    def _request_ahead(self, pool: ContextThreadPool) -> Future[VersionInfo]:
+        """Request the closing totals and the next version's first page, after the last page."""
+        version = self.version
+        info = pool.submit(self._archive.fetch_version_info, version.dataset, version.upstream)
+        following = self._archive.recent_versions.next_version(version)
+        if following is not None:
+            page_size = self._archive.options.page_size
+            page = pool.submit(self._archive.asset_list(following).first_page, page_size)
+            self._archive.prefetched_pages.add(following, page)
+        return info
+
+    def confirm_version(self) -> VersionRef:
+        """Return the version as of the end of the list."""
+        version = self.version
+        after = self._after or self._archive.fetch_version_info(version.dataset, version.upstream)
+        return after.version
+
+    def is_unchanged(self) -> bool:
+        """Return whether totals, facts and every page of the list match the memo."""
+        memo = load_memo(self._context.memo)
+        if memo is None:
+            return False
+        if self._before is None:
+            version = self.version
+            self._before = self._archive.fetch_version_info(version.dataset, version.upstream)
+            self.version = self._before.version
+        return memo.context_digest == self._context_digest(self._before) and self._assets.matches(
+            memo.pages
+        )
+
+    def memo(self) -> bytes | None:
+        """Return the digests of the pages; None if an equal list could give other records."""
+        is_complete = self._is_settled() and not self._assets.has_unfinalized_zarrs
+        if not is_complete or self._after is None:
+            return None
+        return AssetListMemo(self._context_digest(self._after), self._assets.page_digests).dump()
+
+    def pending_items(self) -> bytes | None:
+        """Return the assets without sha256 and the Zarrs without checksum."""
+        if not self._is_settled():
+            return None
+        return self._pending.dump(len(self._assets.page_digests))
+
+    def problems(self) -> Sequence[str]:
+        """Return one line for each object that is missing or has another size."""
+        return self._locator.problems()
+
+    def _is_settled(self) -> bool:
+        """Return whether the list was read and every version id is known."""
+        return self._assets.is_complete and self._locator.is_settled
+
+    def _context_digest(self, info: VersionInfo) -> str:
+        return context_digest(
+            self._archive.listing_options(),
+            info.version,
+            info.facts,
+            (info.document,),
+            self.web_remotes,
+        )
+
+
+def _drop_object_urls(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows without object URLs, because the bucket refuses these objects."""
+    return [replace(row, object_url=None) if isinstance(row, BlobRow) else row for row in rows]

@@ -1,0 +1,278 @@
+"""The listing of one Zarr's objects, verified by its checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+from urllib.parse import quote
+
+import msgspec
+
+from neuromirror import __version__
+from neuromirror.model import DatasetFacts, ExcludedEntry, FileRecord, Location, VersionRef
+from neuromirror.net import ObjectRow, S3Bucket, S3Capabilities, S3Listing
+from neuromirror.sources.dandi.sorted_rows import SortedRows
+from neuromirror.sources.dandi.zarr_api import ZarrApi, ZarrState
+from neuromirror.sources.dandi.zarr_checksum import compute_zarr_checksum
+from neuromirror.sources.errors import (
+    ComponentMismatchError,
+    ComponentRefusedError,
+    ComponentUnavailableError,
+    UnreliableListingError,
+)
+from neuromirror.sources.protocol import Listing, VisitContext
+from neuromirror.sources.s3.history import moment_of, state_at
+from neuromirror.sources.s3.listing_reader import ListingReader, ReaderRules
+from neuromirror.sources.s3.object_claims import ClaimResolver
+from neuromirror.sources.s3.plain import PLAIN
+
+CHECKSUM: Final = "zarr-checksum"
+"""The attribute with the checksum of the listed objects, also if the archive states none."""
+FINALIZED: Final = "zarr-finalized"
+"""The attribute that is ``no`` if the archive states no checksum."""
+PENDING: Final = "pending"
+"""Why a Zarr is left out that is still being written, so that the archive has no checksum."""
+
+_RULES: Final = 1
+"""Version of the rules that turn rows into records; increment it when they change."""
+_ATTEMPTS: Final = 3
+
+
+class ZarrListing(Listing):
+    """The objects of a Zarr: the current ones, or those at the time that the version names.
+
+    :attr:`version` is replaced with the first entry if the archive states another checksum by then.
+
+    Parameters
+    ----------
+    api
+        The archive's Zarr endpoints.
+    version, state
+        The version to list, and the archive's state of the Zarr.
+    context
+        Results of earlier visits.
+    bucket, prefix, capabilities
+        The address of the objects, and what the bucket allows.
+    connections
+        Number of parallel requests.
+    objects_are_private
+        Whether the objects can be listed but not read, as under embargo. Then only the checksum
+        verifies them, and records get the API's URL too, which accepts the token.
+    must_head
+        Set once an ETag turned out not to be an MD5: then every object is requested.
+    """
+
+    def __init__(
+        self,
+        api: ZarrApi,
+        version: VersionRef,
+        state: ZarrState,
+        context: VisitContext,
+        bucket: S3Bucket,
+        prefix: bytes,
+        capabilities: S3Capabilities,
+        *,
+        connections: int,
+        objects_are_private: bool,
+        must_head: threading.Event,
+    ) -> None:
+        self._moment = moment_of(version.upstream)
+        if self._moment is None:
+            version = api.version(version.dataset, state.checksum)
+        super().__init__(version, DatasetFacts(title=state.name))
+        self._api = api
+        self._state = state
+        self._context = context
+        self._bucket = bucket
+        self._prefix = prefix
+        self._capabilities = capabilities
+        self._connections = connections
+        self._is_private = objects_are_private
+        self._must_head = must_head
+        self._name = version.dataset.name
+        self._workspace = context.workspace if context.workspace.is_dir() else None
+        self._stated_version = version
+        """The version as the archive states it now."""
+        digest, _, pages = (context.memo or b"").partition(b"\n")
+        self._stored_pages = pages if pages and digest == self._context_digest() else None
+        self._pages = self._open(self._workspace, self._stored_pages)
+        self._reader: ListingReader | None = None
+
+    def _open(self, workspace: Path | None, memo: bytes | None) -> S3Listing:
+        return self._bucket.objects(
+            self._prefix,
+            workspace=workspace,
+            memo=memo,
+            versions=self._capabilities.versions_listable,
+            connections=self._connections,
+        )
+
+    def _context_digest(self) -> bytes:
+        """Return a digest of everything but the pages on which the records depend."""
+        shape = [
+            *(_RULES, __version__, self._bucket.uri),
+            *(self._stated_version.upstream, self._state.name),
+            *(self._capabilities.versions_listable, self._capabilities.version_readable),
+        ]
+        return hashlib.sha256(json.dumps(shape).encode()).hexdigest().encode()
+
+    def is_unchanged(self) -> bool:
+        """Return whether the Zarr has the same checksum and the bucket the same objects."""
+        if self._moment is not None or self._stored_pages is None:
+            return False
+        return self._pages.unchanged()
+
+    def memo(self) -> bytes | None:
+        """Return the pages' memo; None for a past state, or if an object could not be read."""
+        if self._moment is not None or self._reader is None or self._reader.degraded.is_set():
+            return None
+        return self._context_digest() + b"\n" + self._pages.memo()
+
+    def confirm_version(self) -> VersionRef:
+        """Return the version: verified by its checksum, else as the archive states it now.
+
+        Raises
+        ------
+        ComponentUnavailableError
+            If objects were written during the listing, and there is no checksum to verify them.
+        UnreliableListingError
+            If the Zarr was finalized during the listing.
+        """
+        version = self._stated_version
+        if self._state.checksum is not None or self._moment is not None:
+            return version
+        now = self._api.state(version.dataset)
+        if now.checksum is not None:
+            raise UnreliableListingError(f"{self._name}: it was finalized while it was listed")
+        if self._reader is not None:
+            try:
+                self._reader.confirm_version()
+            except UnreliableListingError as error:
+                raise ComponentUnavailableError(
+                    f"{error}; the archive has no checksum of it", PENDING
+                ) from error
+        return version
+
+    def entries(self) -> Iterator[FileRecord | ExcludedEntry]:
+        """Yield the objects as records, after all of them were listed and verified.
+
+        Raises
+        ------
+        ComponentUnavailableError
+            If the Zarr is being written.
+        ComponentRefusedError
+            If the bucket refuses objects although the archive states no embargo.
+        ComponentMismatchError
+            If the objects do not match the checksum.
+        """
+        has_checksum = self._state.checksum is not None
+        with TemporaryDirectory(prefix="zarr-", dir=self._workspace) as folder:
+            verified: list[SortedRows] = []
+            resolver = ClaimResolver(
+                self._bucket, self._name, head_each=self._must_head.is_set(), etags_opaque=False
+            )
+            # Created before the objects are listed: it notices what is written from now on.
+            self._reader = reader = ListingReader(
+                self._bucket,
+                self._stated_version,
+                self._prefix,
+                resolver,
+                self._reader_rules(has_checksum),
+                self._context,
+                workspace=self._workspace,
+                rows=lambda: verified[0],
+                on_opaque=self._must_head.set,
+            )
+            rows, checksum = self._verified_rows(Path(folder))
+            if not self._is_private:
+                self._check_readable(rows)
+            verified.append(rows)
+            attributes = [(CHECKSUM, checksum)]
+            if self._moment is None and not has_checksum:
+                attributes.append((FINALIZED, "no"))
+            self.version = self._stated_version
+            yield from map(self._add_api_location, reader.entries())
+            if resolver.denied.is_set() and not self._is_private:
+                raise ComponentRefusedError(
+                    f"{self._name}: the bucket lists some of its objects but refuses to return "
+                    "them, and the archive states no embargo"
+                )
+            self.facts = replace(self.facts, attributes=tuple(sorted(attributes)))
+
+    def _reader_rules(self, has_checksum: bool) -> ReaderRules:
+        return ReaderRules(
+            profile=PLAIN,
+            connections=self._connections,
+            key_is_id=False,
+            versioned=self._capabilities.versions_listable
+            and self._capabilities.version_readable is not False,
+            # The checksum verifies what the listing's times would have to,
+            exact=has_checksum or self._moment is not None,
+            # and that the ETags are MD5s, since it is computed from MD5s.
+            sample=not (has_checksum or self._must_head.is_set()),
+        )
+
+    def _add_api_location(self, entry: FileRecord | ExcludedEntry) -> FileRecord | ExcludedEntry:
+        """Return a record with the API's URL, if the object itself is private."""
+        if not self._is_private or not isinstance(entry, FileRecord):
+            return entry
+        start = f"{self.version.dataset.source_uri}files/?download=true&prefix="
+        location = Location(start + quote(entry.path, safe=""), "api")
+        return msgspec.structs.replace(entry, locations=(*entry.locations, location))
+
+    def _verified_rows(self, folder: Path) -> tuple[SortedRows, str]:
+        """Return all rows and their checksum, which is the archive's if it states one."""
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                # the workspace has pages of the attempt before
+                self._pages = self._open(None, None)
+            attempt_folder = folder / str(attempt)
+            attempt_folder.mkdir()
+            rows = SortedRows(self._rows(attempt_folder), attempt_folder)
+            found = compute_zarr_checksum(rows, self._prefix)
+            stated = self._state.checksum
+            if self._moment is not None or stated in (None, found):
+                return rows, found
+            now = self._api.state(self.version.dataset)
+            has_moved = now.checksum != stated
+            self._state = now
+            if now.checksum is None:
+                raise ComponentUnavailableError(
+                    f"{self._name}: it is being written (the archive no longer states a checksum)",
+                    PENDING,
+                )
+            self._stated_version = self._api.version(self.version.dataset, now.checksum)
+            if now.checksum == found:
+                return rows, found
+            if not has_moved and attempt:
+                break
+        raise ComponentMismatchError(
+            f"{self._name}: its objects have the checksum {found}, but the archive states"
+            f" {self._state.checksum}"
+        )
+
+    def _rows(self, workspace: Path) -> Iterable[ObjectRow]:
+        if self._moment is not None:
+            return state_at(self._pages.rows(), self._moment, workspace)
+        return (row for row in self._pages.rows() if row.latest and not row.deleted)
+
+    def _check_readable(self, rows: SortedRows) -> None:
+        """Raise ComponentRefusedError if the objects can be listed but not read.
+
+        The first object is requested, unless the probe for this listing has just read it.
+        """
+        first = next(iter(rows), None)
+        if first is None or (first.key, first.version_id) == self._capabilities.sample_version:
+            return
+        status = self._bucket.head(first.key, version_id=first.version_id).status
+        if status in (401, 403):
+            raise ComponentRefusedError(
+                f"{self._name}: the bucket lists its objects but refuses to return them (HTTP "
+                f"{status}), and the archive states no embargo"
+            )

@@ -1,0 +1,97 @@
+"""The listing of a dataset in a bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from neuromirror.model import DatasetFacts, VersionRef
+from neuromirror.net import S3Listing
+from neuromirror.sources.protocol import Listing, ListingEntry
+from neuromirror.sources.s3.listing_reader import ListingReader
+from neuromirror.sources.s3.memo import BucketMemo
+
+
+@dataclass(frozen=True, slots=True)
+class BucketReading:
+    """A prepared reading of a dataset's objects.
+
+    Attributes
+    ----------
+    version
+        The version to read.
+    reader
+        Turns the rows into records and documents.
+    pages
+        The pages of the bucket's listing.
+    memo
+        The memo of an earlier listing that these pages can be compared with, if any.
+    shape
+        A digest of the options on which the records depend.
+    is_current
+        Whether the objects are the current ones, and not those of an earlier time.
+    versions
+        Whether object versions are listed.
+    head_each
+        Whether every object is requested.
+    """
+
+    version: VersionRef
+    reader: ListingReader
+    pages: S3Listing
+    memo: BucketMemo | None
+    shape: str
+    is_current: bool
+    versions: bool
+    head_each: bool
+
+
+class BucketListing(Listing):
+    """The objects of a prefix: the current ones, or those at the time that the version names.
+
+    Only the current state has a memo, and is checked for missing and refused objects.
+    """
+
+    def __init__(self, reading: BucketReading, *, manifest_only: bool = False) -> None:
+        super().__init__(
+            reading.version,
+            DatasetFacts(title=reading.version.dataset.local_id),
+            unversioned=not reading.versions,
+            manifest_only=manifest_only,
+            can_find_present=reading.is_current,
+        )
+        self._reading = reading
+        self._reader = reading.reader
+
+    def entries(self) -> Iterator[ListingEntry]:
+        """Yield the objects as records; documents and facts are set after the last one."""
+        yield from self._reader.entries()
+        self.documents, self.facts = self._reader.documents, self._reader.facts
+
+    def confirm_version(self) -> VersionRef:
+        """Return the version; raise UnreliableListingError if objects were written meanwhile."""
+        return self._reader.confirm_version()
+
+    def is_unchanged(self) -> bool:
+        """Return whether every page of the listing matches the memo."""
+        return self._reading.memo is not None and self._reading.pages.unchanged()
+
+    def memo(self) -> bytes | None:
+        """Return the pages' memo; None if a request was refused that may be allowed later."""
+        reading = self._reading
+        if not reading.is_current or self._reader.degraded.is_set():
+            return None
+        pages = reading.pages.memo()
+        return BucketMemo(reading.shape, reading.versions, reading.head_each, pages).dump()
+
+    def find_present(self, paths: Sequence[bytes]) -> list[bytes]:
+        """Return those of some paths that the bucket has."""
+        return self._reader.find_present(paths)
+
+    def problems(self) -> Sequence[str]:
+        """Return one line for each object that is listed but cannot be read."""
+        return self._reader.unreadable if self._reading.is_current else ()
+
+    def refused_count(self) -> int:
+        """Return the number of objects that the bucket lists but refuses to return."""
+        return self._reader.refused_count if self._reading.is_current else 0
