@@ -179,7 +179,7 @@ def test_a_dataset_that_may_still_grow_waits(
     assert (result.status, result.visit) == ("ok", "full")
 
 
-def test_a_dataset_that_is_mirrored_already_waits_no_more(
+def test_a_mirrored_dataset_does_not_settle_again(
     settling_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"))
@@ -188,7 +188,7 @@ def test_a_dataset_that_is_mirrored_already_waits_no_more(
     assert settling_harness.sync()["box:a"].status == "ok"
 
 
-def test_nothing_waits_unless_the_mirror_says_so(
+def test_datasets_settle_only_if_the_mirror_file_requires_it(
     scripted_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     source.scripted_datasets["a"] = ScriptedDataset({"x.bin": ScriptedFile(b"x", recent_time(0))})
@@ -237,7 +237,7 @@ def test_an_overwritten_file_is_an_incident_until_it_is_released(
     assert scripted_harness.sync()["box:a"].status == "notneeded"
 
 
-def test_a_released_overwrite_lets_no_other_one_through(
+def test_a_released_overwrite_releases_no_other(
     scripted_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"))
@@ -281,7 +281,7 @@ def test_a_dataset_that_comes_back_raises_one_event_each_time(
 # --- capabilities of the archive
 
 
-def test_what_upstream_allows_is_recorded_when_it_changes(
+def test_changed_capabilities_are_recorded(
     scripted_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"))

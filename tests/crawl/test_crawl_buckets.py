@@ -66,7 +66,7 @@ def versions(mirror_harness: MirrorHarness, dataset: str) -> list[VersionMinted]
     ]
 
 
-def test_both_buckets_are_mirrored_and_a_second_sync_makes_nothing_new(
+def test_both_buckets_are_mirrored_and_a_second_sync_adds_nothing(
     bucket_harness: MirrorHarness, buckets: DemoBuckets
 ) -> None:
     results = bucket_harness.sync()
@@ -263,7 +263,7 @@ def test_a_clone_gets_what_was_uploaded_in_parts_and_checks_it(
 
 
 @pytest.mark.slow
-def test_a_listing_that_was_killed_goes_on_and_comes_to_the_same_ids(tmp_path: Path) -> None:
+def test_a_killed_listing_resumes_and_leads_to_the_same_ids(tmp_path: Path) -> None:
     with DemoBuckets(tmp_path / "buckets", page_size=10, empty=True) as buckets:
         buckets.make_many("asset", 2000)
         for path in buckets.mirrors.iterdir():

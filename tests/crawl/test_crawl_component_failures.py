@@ -33,7 +33,7 @@ from support.scripted_zarrs import (
 
 
 @pytest.mark.parametrize("chunks", [3, 9])
-def test_a_zarr_that_is_not_proven_keeps_its_earlier_state_and_blocks_no_other(
+def test_a_zarr_that_fails_validation_keeps_its_previous_state_and_blocks_no_other(
     zarr_harness: ScriptedHarness, source: ScriptedSource, chunks: int
 ) -> None:
     source.zarrs = {
@@ -76,7 +76,7 @@ def test_a_zarr_that_is_not_proven_keeps_its_earlier_state_and_blocks_no_other(
 
 
 @pytest.mark.parametrize("chunks", [3, 9])
-def test_a_new_zarr_that_is_not_proven_is_a_named_exception_until_it_is(
+def test_a_new_zarr_that_fails_validation_is_a_named_exception_until_it_passes(
     zarr_harness: ScriptedHarness, source: ScriptedSource, chunks: int
 ) -> None:
     source.zarrs = {"z": scripted_zarr(chunks, error=CONTRADICTED), "other": scripted_zarr(8)}
@@ -96,7 +96,7 @@ def test_a_new_zarr_that_is_not_proven_is_a_named_exception_until_it_is(
     assert exceptions(zarr_harness) == {}
 
 
-def test_a_zarr_that_outgrew_its_folder_unproven_keeps_its_files(
+def test_a_zarr_that_outgrew_its_folder_and_fails_validation_keeps_its_files(
     zarr_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     source.zarrs = {"z": scripted_zarr(3)}
@@ -176,7 +176,7 @@ def test_a_zarr_that_is_being_written_counts_once_whichever_versions_have_it(
     assert [one.pending for one in zarr_harness.entries(VisitEnded)] == [2]
 
 
-def test_a_published_version_waits_until_all_its_zarrs_are_proven(
+def test_a_published_version_waits_until_all_its_zarrs_are_valid(
     zarr_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     source.zarrs = {"s": scripted_zarr(3), "l": scripted_zarr(9)}
@@ -241,7 +241,7 @@ def test_the_memo_of_a_zarr_makes_a_deep_visit_of_it_cheap(
     assert source.read_listings == ["a current"]
 
 
-def test_earlier_states_of_a_zarr_go_before_the_present_one(
+def test_earlier_states_of_a_zarr_come_before_the_current_one(
     zarr_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     past = {at(-9): files("0"), at(-6): {}, at(-3): files("0", "1", modified=at(-3))}
@@ -281,7 +281,7 @@ def test_a_zarr_is_synced_only_with_the_dataset_that_holds_it(
         zarr_harness.sync("box:zarr/l")
 
 
-def test_the_index_can_be_made_anew_with_parts(
+def test_the_index_can_be_rebuilt_with_components(
     zarr_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     source.zarrs = {"s": scripted_zarr(3), "l": scripted_zarr(9)}

@@ -68,7 +68,7 @@ def test_a_small_zarr_is_a_folder_of_files_and_a_large_one_a_dataset(
     zarr_harness.fsck()
 
 
-def test_listed_is_committed_and_named_exceptions_with_parts_as_one_file_each(
+def test_listed_files_are_committed_or_named_exceptions_with_one_per_component(
     zarr_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     source.zarrs = {
@@ -95,7 +95,7 @@ def test_listed_is_committed_and_named_exceptions_with_parts_as_one_file_each(
     )
 
 
-def test_the_summary_is_held_against_parts_as_one_file_each(
+def test_the_summary_counts_each_component_as_one_file(
     zarr_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     source.zarrs = {"l": scripted_zarr(9)}
@@ -115,7 +115,7 @@ def test_the_summary_is_held_against_parts_as_one_file_each(
 
 
 @pytest.mark.parametrize(("limit", "inline"), [(0, False), (3, False), (4, True)])
-def test_the_mirror_says_how_small_a_small_zarr_is(
+def test_the_mirror_file_sets_the_size_of_inline_zarrs(
     tmp_path: Path, source: ScriptedSource, limit: int, inline: bool
 ) -> None:
     scripted_harness = ScriptedHarness(
@@ -314,7 +314,7 @@ def test_a_zarr_that_changed_has_a_new_version_and_the_dataset_links_it(
     zarr_harness.fsck()
 
 
-def test_a_zarr_grows_out_of_its_folder_and_back_and_is_weighed_as_one_file(
+def test_a_zarr_that_grows_to_a_subdataset_and_back_counts_as_one_file(
     tmp_path: Path, source: ScriptedSource
 ) -> None:
     settings = "[zarr]\ninline_components = 100\n"
@@ -394,7 +394,7 @@ def test_one_zarr_in_two_datasets_is_one_dataset_that_waits_for_neither(
     )
 
 
-def test_files_of_a_zarr_do_not_wait_for_a_sha256(
+def test_files_of_a_zarr_are_not_pending(
     zarr_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     source.late_sha256 = True
@@ -410,7 +410,7 @@ def test_files_of_a_zarr_do_not_wait_for_a_sha256(
     assert source.read_listings == []
 
 
-def test_a_zarr_that_was_never_finalized_is_looked_at_each_time(
+def test_an_unfinalized_zarr_is_checked_in_each_sync(
     zarr_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     source.zarrs = {"l": scripted_zarr(2, is_finalized=False)}
@@ -435,7 +435,7 @@ def test_a_zarr_that_was_never_finalized_is_looked_at_each_time(
     assert exceptions(zarr_harness) == {"other.zarr": ("zarr-empty", 0)}
 
 
-def test_a_zarr_that_went_on_since_its_row_was_read_is_mirrored_as_it_is(
+def test_a_zarr_that_changed_after_its_row_was_read_is_mirrored_as_it_is(
     zarr_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     source.zarrs = {"s": scripted_zarr(3), "l": scripted_zarr(9), "grown": scripted_zarr(9)}

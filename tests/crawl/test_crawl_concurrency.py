@@ -56,7 +56,7 @@ def test_dandisets_do_not_wait_for_each_other(
     mirror_harness.fsck()
 
 
-def test_a_dandiset_that_fails_keeps_no_other_waiting(
+def test_a_dandiset_that_fails_delays_no_other(
     empty_archive: DemoArchive, tmp_path: Path, background: ThreadPoolExecutor
 ) -> None:
     held, broken, *others = empty_archive.make_dandisets(DANDISETS)
@@ -140,9 +140,7 @@ def test_a_zarr_that_was_read_before_its_dandiset_changed_is_not_used(
     assert files == {"a.txt", "image.zarr/.zgroup", "image.zarr/0", "image.zarr/1"}
 
 
-def test_a_zarr_that_is_as_it_was_is_not_read_ahead(
-    empty_archive: DemoArchive, tmp_path: Path
-) -> None:
+def test_an_unchanged_zarr_is_not_prefetched(empty_archive: DemoArchive, tmp_path: Path) -> None:
     name = add_dandiset_with_zarr(empty_archive)
     mirror_harness = MirrorHarness(empty_archive.mirrors, tmp_path / "store")
     mirror_harness.sync()

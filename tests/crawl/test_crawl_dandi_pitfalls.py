@@ -362,7 +362,7 @@ def test_an_old_state_of_a_zarr_is_got_by_the_versions_of_its_objects(
         assert count_verified_files(clone) == len(expected)
 
 
-def test_a_clone_goes_on_with_a_zarr_that_changed(
+def test_a_clone_follows_a_changed_zarr(
     small_archive_harness: MirrorHarness,
     images: DemoArchive,
     serve_directory: Serve,
@@ -432,7 +432,7 @@ def test_show_reports_the_retention_of_the_files(
     )
 
 
-def test_a_replaced_blob_of_a_draft_may_die_and_published_ones_do_not(
+def test_a_replaced_blob_of_a_draft_may_be_deleted_and_published_ones_are_not(
     small_archive_harness: MirrorHarness, empty_archive: DemoArchive, tmp_path: Path
 ) -> None:
     empty_archive.create_dandiset(Description("Replaced"))
@@ -513,7 +513,7 @@ def test_list_and_show_report_that_a_dandiset_was_deleted(
 # --- secrets
 
 
-def test_of_an_archive_for_members_nothing_is_in_the_public_store(embargo: EmbargoHarness) -> None:
+def test_an_archive_for_members_is_never_in_the_public_store(embargo: EmbargoHarness) -> None:
     """Like LINC, where every request needs a token although all dandisets are called open."""
     embargo.demo.members_only = True
     embargo.write_mirror_file('embargoed = "all"', private=False)
@@ -548,7 +548,7 @@ def test_an_embargoed_dandiset_is_reproduced_only_in_the_private_store(
     embargo.assert_no_canary_outside()
 
 
-def test_signed_addresses_and_passwords_get_nowhere(
+def test_signed_urls_and_passwords_are_stored_nowhere(
     small_archive_harness: MirrorHarness, empty_archive: DemoArchive
 ) -> None:
     secret = "https://me:hunter2@h/x and https://h/y?X-Amz-Signature=5ee5ee&X-Amz-Date=1"

@@ -83,7 +83,7 @@ def test_a_dataset_without_published_versions_is_its_draft(
     assert run_git(clone, "rev-parse", "origin/draft").strip() == head(clone)
 
 
-def test_the_super_dataset_links_what_the_names_mean(
+def test_the_superdataset_links_the_versions_that_the_names_mean(
     mirror_harness: MirrorHarness, tmp_path: Path
 ) -> None:
     clone = clone_alias(mirror_harness, "demo", tmp_path)

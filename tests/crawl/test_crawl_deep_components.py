@@ -128,7 +128,7 @@ def test_a_published_zarr_that_lost_files_is_an_incident_that_fails_one_run(
 
 
 @CHUNKS
-def test_a_published_zarr_that_went_on_is_an_incident_and_the_version_stays(
+def test_a_published_zarr_that_changed_is_an_incident_and_the_version_stays(
     deep_harness: ScriptedHarness, source: PublishedZarrSource, chunks: int
 ) -> None:
     refs, before = deep_harness.refs(), source.zarrs["z"].checksum
@@ -171,7 +171,7 @@ def test_a_published_zarr_that_cannot_be_listed_now_is_no_incident(
 
 
 @CHUNKS
-def test_a_published_zarr_is_held_against_its_own_version_and_not_the_draft(
+def test_a_published_zarr_is_compared_with_its_own_version_and_not_the_draft(
     deep_harness: ScriptedHarness, source: PublishedZarrSource, chunks: int
 ) -> None:
     """The draft has another, valid Zarr at the same path."""

@@ -152,7 +152,7 @@ def test_time_and_label_are_those_of_the_newest_file_or_document(
     assert scripted_harness.sync()["box:c"].status == "notneeded"
 
 
-def test_what_upstream_says_of_a_dataset_is_in_the_journal(
+def test_the_metadata_of_a_dataset_is_in_the_journal(
     scripted_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     facts = DatasetFacts(

@@ -69,7 +69,7 @@ def test_the_last_copy_of_an_overwritten_object_stays(buckets: DemoBuckets, tmp_
     assert read_annex_log(mirror_harness, dataset, "remote.log") == []
 
 
-def test_an_object_version_is_reason_enough_to_drop(buckets: DemoBuckets, tmp_path: Path) -> None:
+def test_an_object_version_permits_a_drop(buckets: DemoBuckets, tmp_path: Path) -> None:
     mirror_harness = MirrorHarness(buckets.mirrors, tmp_path / "store")
     dataset = f"demo-aind-benchmark:{MEAREC}"
     assert mirror_harness.sync(dataset)[dataset].exit_code == 0
@@ -111,7 +111,7 @@ class NullVersionFile(ScriptedFile):
         return msgspec.structs.replace(made, locations=(location,), upstream_id=path)
 
 
-def test_the_version_null_is_no_reason_to_drop(
+def test_the_version_null_does_not_permit_a_drop(
     scripted_harness: ScriptedHarness, source: ScriptedSource, tmp_path: Path
 ) -> None:
     source.scripted_datasets["a"] = ScriptedDataset(

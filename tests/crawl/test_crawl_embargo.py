@@ -63,7 +63,7 @@ def test_by_default_it_is_skipped_and_only_its_name_is_reported(
 
 
 @pytest.mark.parametrize("private", [False, True])
-def test_one_that_is_called_open_and_refused_to_strangers_is_not_public(
+def test_one_that_is_called_open_but_refused_without_a_token_is_not_public(
     embargo: EmbargoHarness, monkeypatch: pytest.MonkeyPatch, private: bool
 ) -> None:
     """The archive's own word, given to the token, is not enough."""
@@ -120,7 +120,7 @@ def test_with_a_token_it_is_mirrored_into_the_private_store(embargo: EmbargoHarn
     )
 
 
-def test_its_files_have_the_apis_address_and_no_other(embargo: EmbargoHarness) -> None:
+def test_its_files_have_only_the_url_of_the_api(embargo: EmbargoHarness) -> None:
     embargo.sync()
     assert set(embargo.locations(embargo.private)) == {("api", None)}
     blobs = [

@@ -39,7 +39,7 @@ KILLED_MOVE = Path(__file__).with_name("killed_move.py")
 # --- the embargo ends
 
 
-def test_opened_it_moves_over_with_its_history(embargo: EmbargoHarness) -> None:
+def test_an_opened_dandiset_moves_with_its_history(embargo: EmbargoHarness) -> None:
     embargo.sync()
     embargo.demo.add_file(ID, f"{FOLDER}/more.txt", "more\n")
     embargo.sync()
@@ -87,7 +87,7 @@ def test_opened_it_moves_over_with_its_history(embargo: EmbargoHarness) -> None:
     assert f"{ID}" not in run_git(embargo.private / "alias" / "demo", "show", "main:.gitmodules")
 
 
-def test_opened_it_moves_whatever_the_mirror_says_now(embargo: EmbargoHarness) -> None:
+def test_an_opened_dandiset_moves_whatever_the_mirror_file_says(embargo: EmbargoHarness) -> None:
     embargo.sync()
     commits = embargo.commits(embargo.private)
     embargo.demo.unembargo(ID)
@@ -97,7 +97,7 @@ def test_opened_it_moves_whatever_the_mirror_says_now(embargo: EmbargoHarness) -
     assert commits.items() <= embargo.commits(embargo.public).items()
 
 
-def test_opened_it_moves_when_it_is_named(embargo: EmbargoHarness) -> None:
+def test_an_opened_dandiset_moves_when_requested_by_name(embargo: EmbargoHarness) -> None:
     embargo.sync()
     embargo.demo.unembargo(ID)
     printed = embargo.run("sync", NAME, "--dry-run", "--private-store", str(embargo.private))
@@ -240,7 +240,7 @@ class StorePair:
 PARTS = {"box--x--y", "box--x--y--z.zarr"}
 
 
-def test_the_parts_of_a_dataset_move_with_it(tmp_path: Path) -> None:
+def test_the_components_of_a_dataset_move_with_it(tmp_path: Path) -> None:
     pair = StorePair(tmp_path)
     assert pair.sync()["box:x/y"].message.startswith("embargoed: ")
     before = pair.refs(pair.private_folder)
@@ -255,7 +255,7 @@ def test_the_parts_of_a_dataset_move_with_it(tmp_path: Path) -> None:
     assert pair.sync()["box:x/y"].status == "notneeded"
 
 
-def test_parts_are_forgotten_even_after_a_move_that_broke_off(
+def test_components_are_dropped_even_after_an_interrupted_move(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = StorePair(tmp_path)
@@ -280,7 +280,7 @@ def test_parts_are_forgotten_even_after_a_move_that_broke_off(
 # --- killed during a move
 
 
-def test_a_sync_killed_while_it_moves_is_made_good_by_the_next(embargo: EmbargoHarness) -> None:
+def test_a_killed_move_is_completed_by_the_next_sync(embargo: EmbargoHarness) -> None:
     closed = embargo.demo.create_dandiset(
         Description("Stays closed: Othercanary"), identifier="000009", embargoed=True
     )

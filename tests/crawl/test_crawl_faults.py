@@ -102,7 +102,7 @@ def test_summer_time_and_zones_make_no_difference(
     ],
     ids=["403", "401", "login-page", "404", "empty-list"],
 )
-def test_who_answers_everything_alike_deletes_nothing_however_often(
+def test_a_server_with_one_answer_for_everything_deletes_nothing(
     mirror_harness: MirrorHarness, demo: DemoArchive, fault: str, options: dict[str, object]
 ) -> None:
     mirror_harness.sync()
@@ -148,7 +148,7 @@ def test_a_refused_credential_is_reported_as_such(
     assert "refuses access (HTTP 403)" in results["demo"].message
 
 
-def test_what_the_archive_itself_says_is_gone_gets_one_tombstone_and_stays(
+def test_a_dandiset_that_the_archive_reports_as_deleted_gets_one_tombstone_and_stays(
     mirror_harness: MirrorHarness, demo: DemoArchive
 ) -> None:
     mirror_harness.sync()
@@ -208,7 +208,7 @@ def test_an_old_state_that_returns_is_recorded_and_moves_no_tag(
         assert [(row.label, row.commit) for row in index.versions("box:a")] == before
 
 
-def test_an_old_index_that_was_put_back_catches_up(
+def test_an_old_index_that_was_restored_catches_up(
     mirror_harness: MirrorHarness, demo: DemoArchive
 ) -> None:
     mirror_harness.sync()

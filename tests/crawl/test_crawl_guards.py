@@ -82,7 +82,7 @@ def test_a_hold_lapses_when_the_files_are_back_upstream(
         assert not list(index.open_holds())
 
 
-def test_a_few_files_may_go_without_asking(
+def test_a_few_files_may_be_removed_without_a_hold(
     mirror_harness: MirrorHarness, archive_with_many_files: DemoArchive
 ) -> None:
     mirror_harness.sync("demo:000007")

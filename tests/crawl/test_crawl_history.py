@@ -65,7 +65,7 @@ def test_earlier_states_are_listed_only_on_request(
     assert labels(scripted_harness) == ["2024-03-01T120300Z"]
 
 
-def test_only_what_is_younger_than_the_last_state_is_added(
+def test_only_states_after_the_last_one_are_added(
     scripted_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     scripted_dataset = overwritten_dataset()
@@ -87,7 +87,7 @@ def test_only_what_is_younger_than_the_last_state_is_added(
     assert labels(scripted_harness) == [*before, "2024-03-01T120400Z", "2024-03-01T120500Z"]
 
 
-def test_states_that_were_seen_are_not_minted_after_what_came_of_them(
+def test_observed_states_are_not_minted_after_their_successors(
     scripted_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     """After a deletion the current state is older than its own past."""
@@ -111,7 +111,7 @@ def test_states_that_were_seen_are_not_minted_after_what_came_of_them(
     ]
 
 
-def test_losses_and_overwrites_in_the_past_are_believed(
+def test_losses_and_overwrites_in_the_past_are_accepted(
     scripted_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     many = files(*(f"{number}.bin" for number in range(40)))
@@ -141,7 +141,7 @@ def test_an_emptied_past_waits_for_an_operator_and_nothing_overtakes_it(
     assert (result.status, len(result.versions)) == ("ok", 2)
 
 
-def test_a_history_that_was_broken_off_comes_to_the_same_commits(
+def test_an_interrupted_history_leads_to_the_same_commits(
     scripted_harness: ScriptedHarness,
     second_scripted_harness: ScriptedHarness,
     source: ScriptedSource,

@@ -81,7 +81,7 @@ def test_a_name_that_git_would_misread_fails_only_that_dataset(
     scripted_harness.fsck()
 
 
-def test_odd_names_are_folders_of_the_super_dataset_and_nothing_more(
+def test_odd_names_are_folders_of_the_superdataset_and_nothing_more(
     scripted_harness: ScriptedHarness, source: ScriptedSource, tmp_path: Path
 ) -> None:
     source.scripted_datasets.update({name: ScriptedDataset(files("f.txt", name)) for name in ODD})
@@ -115,7 +115,7 @@ def test_a_version_that_git_cannot_name_is_reported_and_not_minted(
 
 
 @pytest.mark.parametrize("label", ["-rf", "--all", "HEAD", "main", "%s", "$(pwned)"])
-def test_a_version_may_be_called_what_git_has_options_for(
+def test_a_version_may_have_the_name_of_a_git_option(
     scripted_harness: ScriptedHarness, source: ScriptedSource, label: str
 ) -> None:
     source.scripted_datasets["a"] = ScriptedDataset(

@@ -117,7 +117,7 @@ def test_a_deep_visit_of_an_unchanged_published_version_reads_nothing(
     assert b"forged" not in memo.content
 
 
-def test_files_that_wait_for_a_sha256_are_not_forgotten_by_the_short_cut(
+def test_pending_files_are_not_forgotten_when_the_listing_is_skipped(
     scripted_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     source.late_sha256 = True
@@ -139,7 +139,7 @@ def test_files_that_wait_for_a_sha256_are_not_forgotten_by_the_short_cut(
     assert source.read_listings == []
 
 
-def test_files_do_not_wait_where_upstream_has_no_sha256(
+def test_files_are_not_pending_where_upstream_has_no_sha256(
     scripted_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"))
@@ -162,7 +162,7 @@ def test_a_hold_lapses_when_upstream_returns_to_the_old_state(
         assert not list(index.open_holds())
 
 
-def test_pages_of_a_broken_off_visit_are_there_for_the_next_and_go_when_it_is_over(
+def test_pages_of_an_interrupted_visit_are_kept_until_the_next_one_finishes(
     scripted_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     seen: list[list[str]] = []
@@ -183,7 +183,7 @@ def test_pages_of_a_broken_off_visit_are_there_for_the_next_and_go_when_it_is_ov
     assert workspaces(scripted_harness) == []
 
 
-def test_pages_that_contradict_each_other_are_not_gone_on_with(
+def test_contradictory_pages_are_not_resumed(
     scripted_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     seen: list[int] = []
@@ -223,7 +223,7 @@ def test_the_source_gets_what_earlier_visits_recorded(
     assert answers == [[location, None], [KnownContent(5, None, one.digests[1]), None]]
 
 
-def test_memos_and_workspaces_may_be_thrown_away(
+def test_memos_and_workspaces_may_be_deleted(
     scripted_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"))

@@ -148,7 +148,7 @@ def test_a_refused_object_is_requested_in_each_sync(
     assert files(mirror_harness)["parts.bin"].evidence is Evidence.ETAG
 
 
-def test_a_listed_object_that_is_not_there_is_left_out_by_name_and_looked_at_in_each_sync(
+def test_a_missing_object_is_a_named_exception_and_requested_in_each_sync(
     buckets: DemoBuckets, mirror_harness: MirrorHarness
 ) -> None:
     fill(buckets, FEW)
@@ -186,7 +186,7 @@ def test_more_bytes_than_an_integer_holds_fail_only_their_dataset(
     assert mirror_harness.sync()["swift:other"].exit_code == 0
 
 
-def test_datasets_of_more_bytes_than_a_number_can_say_are_added_up(
+def test_datasets_of_more_bytes_than_an_integer_holds_are_added_up(
     buckets: DemoBuckets, mirror_harness: MirrorHarness
 ) -> None:
     for name in ("a", "b", "c"):

@@ -84,7 +84,7 @@ def test_cloudvolume_reads_what_git_annex_got(
     assert (cells["vertices"], cells["joints"]) == (8, 3)
 
 
-def test_a_second_sync_asks_about_no_object_and_makes_nothing_new(
+def test_a_second_sync_requests_no_object_and_adds_nothing(
     layers_harness: MirrorHarness, buckets: DemoBuckets
 ) -> None:
     layers_harness.sync()

@@ -96,7 +96,7 @@ def test_a_push_over_ssh_is_refused(protected_harness: MirrorHarness, tmp_path: 
     assert SIBLING in run_in(clone, "git", "push", "--no-verify", environment=environment).stdout
 
 
-def test_hooks_of_a_person_s_own_let_no_push_through(
+def test_hooks_of_a_user_allow_no_push(
     protected_harness: MirrorHarness, tmp_path: Path, isolated_home: Path
 ) -> None:
     clone, refs = tmp_path / "clone", protected_harness.refs()
@@ -158,7 +158,9 @@ def test_hooks_run_whatever_the_umask(
             assert stat.S_IMODE(hook.stat().st_mode) == 0o755
 
 
-def test_a_store_of_before_is_protected_by_the_next_sync(protected_harness: MirrorHarness) -> None:
+def test_an_unprotected_store_is_protected_by_the_next_sync(
+    protected_harness: MirrorHarness,
+) -> None:
     protected = repository_files(protected_harness)
     unprotect(protected_harness)
     config = protected_harness.repository(NAME) / "config"

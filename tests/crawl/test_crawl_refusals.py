@@ -35,7 +35,7 @@ def test_a_refusal_lasts_after_a_day_whichever_version_is_read(
     assert record_refusals(tmp_path, "draft", "u", "v") == [True, True]
 
 
-def test_an_object_that_answered_meanwhile_counts_anew(tmp_path: Path) -> None:
+def test_an_object_that_was_available_meanwhile_starts_a_new_period(tmp_path: Path) -> None:
     record_refusals(tmp_path, "1", "u", "v")
     memo = MemoFolder(tmp_path).read(ID, "refused")
     assert memo is not None

@@ -109,7 +109,7 @@ def test_a_push_blocks_no_other_dataset_and_repair_undoes_it(
     assert theirs in run_git(copy, "rev-list", "--all")
 
 
-def test_what_git_annex_left_in_a_repository_is_moved_out(
+def test_files_that_git_annex_left_in_a_repository_are_moved_out(
     unprotected_harness: ScriptedHarness, tmp_path: Path
 ) -> None:
     before, repository = unprotected_harness.refs(), unprotected_harness.repository(HIT)
@@ -129,7 +129,7 @@ def test_what_git_annex_left_in_a_repository_is_moved_out(
     assert problems_of(unprotected_harness) == []
 
 
-def test_a_foreign_commit_that_an_older_neuromirror_recorded_is_taken_out(
+def test_a_foreign_commit_that_an_older_neuromirror_recorded_is_removed(
     unprotected_harness: ScriptedHarness,
     second_scripted_harness: ScriptedHarness,
     source: ScriptedSource,
@@ -200,7 +200,7 @@ def test_a_version_on_top_of_a_foreign_git_annex_branch_is_reminted(
     ],
     ids=["synced", "tag", "annotated", "no-main", "no-annex", "main-back", "annex-back"],
 )
-def test_each_ref_that_was_moved_is_named_and_put_back(
+def test_each_moved_ref_is_named_and_restored(
     unprotected_harness: ScriptedHarness,
     source: ScriptedSource,
     command: tuple[str, ...],
@@ -241,7 +241,7 @@ def test_a_foreign_commit_in_a_superdataset_is_undone(
     assert problems_of(unprotected_harness) == []
 
 
-def test_a_killed_visit_s_commits_are_own(
+def test_the_commits_of_a_killed_visit_are_not_foreign(
     unprotected_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     store: Store = unprotected_harness.store
@@ -259,7 +259,7 @@ def test_a_killed_visit_s_commits_are_own(
     assert dataset_refs(unprotected_harness.refs()) == after
 
 
-def test_the_journal_knows_where_a_git_annex_branch_went_without_a_version(
+def test_the_journal_records_moves_of_the_git_annex_branch_without_a_version(
     unprotected_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     # another URL of the same bytes changes no tree
@@ -276,7 +276,7 @@ def test_the_journal_knows_where_a_git_annex_branch_went_without_a_version(
     assert unprotected_harness.refs()[f"box--a {ANNEX_BRANCH}"] == moved
 
 
-def test_the_commands_say_what_is_foreign_and_undo_it(
+def test_the_commands_report_foreign_changes_and_undo_them(
     unprotected_harness: ScriptedHarness, tmp_path: Path
 ) -> None:
     theirs = push_commit(unprotected_harness, HIT, tmp_path / "clones" / "one")

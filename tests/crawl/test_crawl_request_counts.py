@@ -21,7 +21,7 @@ def object_heads(demo: DemoArchive) -> Counter[str]:
     return Counter(one for one in demo.s3_requests if one.startswith("HEAD /demo-dandiarchive/bl"))
 
 
-def test_the_first_sync_of_a_real_archive_asks_about_each_object_once(
+def test_the_first_sync_of_a_real_archive_requests_each_object_once(
     empty_archive: DemoArchive, tmp_path: Path
 ) -> None:
     large = fill_like_a_real_archive(empty_archive)
@@ -139,7 +139,7 @@ def test_a_pending_file_that_cannot_be_checked_causes_a_full_visit(
     assert demo.count_requests(f"/dandisets/{name}/versions/draft/assets/") == 1
 
 
-def test_a_deep_sync_believes_nothing_of_what_is_pending(
+def test_a_deep_sync_rereads_pending_items(
     pending_dandiset: tuple[DemoArchive, MirrorHarness, str],
 ) -> None:
     demo, mirror_harness, name = pending_dandiset

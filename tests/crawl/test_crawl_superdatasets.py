@@ -85,7 +85,7 @@ def exit_codes(mirror_harness: MirrorHarness, *names: str) -> set[int]:
     return {one.exit_code for one in mirror_harness.sync(*names).values()}
 
 
-def test_failed_syncs_leave_no_trace_in_super_datasets(tmp_path: Path) -> None:
+def test_failed_syncs_leave_no_trace_in_superdatasets(tmp_path: Path) -> None:
     calm, calm_source = faulty_harness(tmp_path / "calm", "a", "b", "c")
     mirror_harness, source = faulty_harness(tmp_path / "faulty", "a", "b", "c")
     assert exit_codes(calm) == {0}
@@ -123,7 +123,7 @@ def test_a_list_that_fails_leaves_no_trace_either(tmp_path: Path) -> None:
     assert mirror_harness.refs() == calm.refs()
 
 
-def test_several_datasets_of_one_run_make_one_commit_of_their_super_dataset(tmp_path: Path) -> None:
+def test_several_datasets_of_one_run_make_one_commit_of_their_superdataset(tmp_path: Path) -> None:
     mirror_harness, _ = faulty_harness(tmp_path, "a", "b")
     assert exit_codes(mirror_harness, "box:a", "box:b") == {0}
     for alias in ("box", "neuromirror"):
@@ -144,7 +144,7 @@ def age_postponements(mirror_harness: MirrorHarness) -> None:
         os.utime(mark, (since, since))
 
 
-def test_a_new_super_dataset_does_not_wait_for_what_fails(tmp_path: Path) -> None:
+def test_a_new_superdataset_is_not_postponed(tmp_path: Path) -> None:
     mirror_harness, source = faulty_harness(tmp_path, "a", "b")
     source.unlistable_ids = {"b"}
     assert exit_codes(mirror_harness) == {0, 1}
@@ -159,7 +159,7 @@ def test_a_new_super_dataset_does_not_wait_for_what_fails(tmp_path: Path) -> Non
     assert run_git(mirror_harness.repository("box"), "rev-parse", "main^").strip() == kept
 
 
-def test_a_lasting_fault_holds_super_datasets_up_for_a_day(tmp_path: Path) -> None:
+def test_a_lasting_fault_postpones_superdatasets_for_a_day(tmp_path: Path) -> None:
     mirror_harness, source = faulty_harness(tmp_path, "a")
     assert exit_codes(mirror_harness) == {0}
     source.scripted_datasets["b"] = ScriptedDataset({"file.txt": ScriptedFile(b"b")})

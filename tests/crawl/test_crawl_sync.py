@@ -188,7 +188,7 @@ def test_a_vanished_dandiset_with_a_published_version_is_an_error(
     assert (result.status, result.visit, result.exit_code) == ("error", "not_found", 1)
 
 
-def test_datalad_clones_the_mirror_and_gets_down_into_a_dandiset(
+def test_datalad_clones_the_mirror_and_reaches_a_dandiset(
     mirror_harness: MirrorHarness, tmp_path: Path, demo: DemoArchive
 ) -> None:
     from neuromirror_demo.walkthrough import serve_folder

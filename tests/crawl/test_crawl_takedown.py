@@ -92,7 +92,7 @@ def secrets(mirror_harness: MirrorHarness) -> list[bytes]:
     ]
 
 
-def test_nothing_of_it_is_shown_but_that_it_was_taken_down(synced_harness: MirrorHarness) -> None:
+def test_only_its_takedown_is_shown(synced_harness: MirrorHarness) -> None:
     hidden, dataset_id = secrets(synced_harness), synced_harness.repository(NAME)
     assert take_dataset_down(synced_harness) == {NAME: "ok"}
     with synced_harness.index() as index:
@@ -127,7 +127,7 @@ def test_nothing_of_it_is_shown_but_that_it_was_taken_down(synced_harness: Mirro
     assert (stone["dataset"], stone["reason"]) == (NAME, REASON)
 
 
-def test_the_super_datasets_lose_it_and_the_others_stay(synced_harness: MirrorHarness) -> None:
+def test_the_superdatasets_lose_it_and_the_others_stay(synced_harness: MirrorHarness) -> None:
     before = synced_harness.refs()
     take_dataset_down(synced_harness)
     modules = run_git(synced_harness.repository("demo"), "show", "main:.gitmodules")
@@ -174,7 +174,7 @@ def test_nothing_is_deleted_and_only_its_owner_may_look(synced_harness: MirrorHa
     assert run_git(kept / "repository", "fsck", "--full", "--strict").strip() == ""
 
 
-def test_the_index_made_anew_is_the_same_without_what_was_moved_out(
+def test_a_rebuilt_index_is_the_same_without_the_moved_files(
     synced_harness: MirrorHarness,
 ) -> None:
     take_dataset_down(synced_harness)
@@ -184,7 +184,7 @@ def test_the_index_made_anew_is_the_same_without_what_was_moved_out(
     assert dump(synced_harness) == before
 
 
-def test_what_was_deleted_for_good_stays_down_and_the_index_can_be_made(
+def test_a_deleted_dataset_stays_down_and_the_index_can_be_rebuilt(
     synced_harness: MirrorHarness,
 ) -> None:
     take_dataset_down(synced_harness)
@@ -211,7 +211,7 @@ def test_the_crawl_never_visits_it_until_it_is_reinstated(synced_harness: Mirror
     synced_harness.fsck()
 
 
-def test_a_visit_that_was_planned_before_it_was_taken_down_finds_that_out(
+def test_a_visit_planned_before_the_takedown_is_skipped(
     synced_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     take_dataset_down(synced_harness)
@@ -224,7 +224,7 @@ def test_a_visit_that_was_planned_before_it_was_taken_down_finds_that_out(
     assert dump(synced_harness) == before
 
 
-def test_undone_everything_is_as_if_it_had_never_been(synced_harness: MirrorHarness) -> None:
+def test_a_reinstated_dataset_is_as_if_never_taken_down(synced_harness: MirrorHarness) -> None:
     refs, rows, kept = synced_harness.refs(), dump(synced_harness), stored_digests(synced_harness)
     take_dataset_down(synced_harness)
     assert reinstate_dataset(synced_harness) == {NAME: "ok"}
@@ -245,7 +245,7 @@ def test_undone_everything_is_as_if_it_had_never_been(synced_harness: MirrorHarn
     synced_harness.fsck()
 
 
-def test_what_others_have_too_stays_where_it_is(synced_harness: MirrorHarness) -> None:
+def test_data_shared_with_other_datasets_stays(synced_harness: MirrorHarness) -> None:
     """The manifest of a state that another dataset has, and a content of another dataset."""
     versions = synced_harness.entries(VersionMinted)
     other = next(one for one in versions if f"demo:{one.local_id}" != NAME)
@@ -262,7 +262,7 @@ def test_what_others_have_too_stays_where_it_is(synced_harness: MirrorHarness) -
     assert shared.exists()
 
 
-def test_the_parts_that_only_it_has_go_and_come_with_it(
+def test_components_that_only_it_has_are_taken_down_and_reinstated_with_it(
     takedown_store: MirrorHarness, tmp_path: Path
 ) -> None:
     mirrors = tmp_path / "mirrors"
@@ -349,9 +349,7 @@ def test_a_store_on_another_disk_is_copied_before_it_is_removed(
 
 
 @pytest.mark.slow
-def test_killed_anywhere_and_repeated_it_comes_to_the_same(
-    synced_harness: MirrorHarness, tmp_path: Path
-) -> None:
+def test_a_killed_takedown_can_be_repeated(synced_harness: MirrorHarness, tmp_path: Path) -> None:
     program = str(Path(__file__).with_name("killed_takedown.py"))
     whole = MirrorHarness(synced_harness.mirrors, tmp_path / "whole")
     shutil.copytree(synced_harness.folder, whole.folder, symlinks=True)

@@ -113,7 +113,7 @@ def test_a_run_that_finds_nothing_new_reports_its_requests_and_writes_nothing(
     assert mirror_harness.store.journal_size() == size
 
 
-def test_a_dataset_that_vanished_is_recorded_with_the_question_whether_it_did(
+def test_a_vanished_dataset_is_recorded_with_the_traffic_of_the_check(
     demo: DemoArchive, mirror_harness: MirrorHarness
 ) -> None:
     run(mirror_harness)

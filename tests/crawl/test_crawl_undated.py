@@ -107,7 +107,7 @@ def test_two_stores_that_saw_the_same_states_have_the_same_refs(
     assert scripted_harness.refs() == second_scripted_harness.refs()
 
 
-def test_a_time_of_observation_never_dates_what_a_part_is_linked_in(
+def test_the_observation_time_never_dates_a_dataset_that_links_a_component(
     zarr_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     source.zarrs["z"] = ScriptedZarr(files(*(f"0/{number}" for number in range(6)), modified=None))
@@ -121,7 +121,7 @@ def test_a_time_of_observation_never_dates_what_a_part_is_linked_in(
         ]
 
 
-def test_the_time_of_observation_is_a_label_wherever_labels_are_taken(
+def test_the_observation_time_is_accepted_wherever_labels_are(
     scripted_harness: ScriptedHarness,
     source: ScriptedSource,
     tmp_path: Path,
@@ -188,7 +188,7 @@ def test_such_versions_are_rebuilt_from_the_index_or_from_git(
     assert {entry.time for entry in scripted_harness.entries(VersionMinted)} == {None}
 
 
-def test_what_a_clone_recorded_later_counts_and_so_does_the_mirrors_next_state(
+def test_later_records_of_a_clone_and_of_the_mirror_both_count(
     scripted_harness: ScriptedHarness, source: ScriptedSource, tmp_path: Path
 ) -> None:
     source.scripted_datasets["a"] = ScriptedDataset(FIRST_FILES)

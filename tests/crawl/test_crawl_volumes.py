@@ -68,7 +68,7 @@ def clone_with_content(mirror_harness: MirrorHarness, channel: str, target: Path
 
 
 @pytest.mark.slow
-def test_every_kind_of_channel_comes_back_as_it_was_at_every_level(
+def test_every_kind_of_channel_is_restored_at_every_level(
     boss: DemoBoss, create_boss_harness: Callable[..., MirrorHarness], tmp_path: Path
 ) -> None:
     import zarr
@@ -109,7 +109,7 @@ def test_ten_syncs_of_an_unchanged_channel_are_one_version(
     )
 
 
-def test_a_voxel_changed_in_a_sampled_block_is_the_next_visits_version(
+def test_a_voxel_changed_in_a_sampled_block_makes_a_version_at_the_next_visit(
     boss: DemoBoss, create_boss_harness: Callable[..., MirrorHarness]
 ) -> None:
     mirror_harness = create_boss_harness(TISSUE, levels=[1, 2], sample=1000, rolling=0)
@@ -123,7 +123,7 @@ def test_a_voxel_changed_in_a_sampled_block_is_the_next_visits_version(
     assert changed.splitlines() == ["1/c/0/0/0"]
 
 
-def test_a_voxel_changed_outside_of_the_sample_is_found_in_turn(
+def test_a_voxel_changed_outside_of_the_sample_is_found_by_the_rolling_sample(
     boss: DemoBoss, create_boss_harness: Callable[..., MirrorHarness]
 ) -> None:
     mirror_harness = create_boss_harness(TISSUE, levels=[1, 2], sample=0, rolling=3)
@@ -272,7 +272,7 @@ def test_a_wrong_token_names_the_variable_and_changes_nothing(
     assert mirror_harness.refs() == refs
 
 
-def test_collections_and_experiments_are_super_datasets(
+def test_collections_and_experiments_are_superdatasets(
     boss: DemoBoss, create_boss_harness: Callable[..., MirrorHarness]
 ) -> None:
     mirror_harness = create_boss_harness(TISSUE, CELLS, ACTIVITY, levels=[2])
@@ -296,7 +296,7 @@ def test_collections_and_experiments_are_super_datasets(
     mirror_harness.fsck()
 
 
-def test_an_index_made_anew_is_the_same_and_has_the_links(
+def test_a_rebuilt_index_is_the_same_and_has_the_links(
     boss: DemoBoss, create_boss_harness: Callable[..., MirrorHarness]
 ) -> None:
     mirror_harness = create_boss_harness(TISSUE, ACTIVITY, levels=[2])
@@ -374,7 +374,7 @@ def test_without_hashing_nothing_is_read_and_only_metadata_is_compared(
         assert index.resolve(f"b:{TISSUE}").metadata_only
 
 
-def test_a_crawl_that_dies_goes_on_with_the_blocks_that_are_missing(
+def test_a_killed_crawl_resumes_with_the_missing_blocks(
     boss: DemoBoss, create_boss_harness: Callable[..., MirrorHarness]
 ) -> None:
     mirror_harness = create_boss_harness(TISSUE, levels=[1], workers=1)

@@ -114,7 +114,7 @@ def test_a_zarr_that_changes_between_visits_and_back(
     assert all(label.count("-") == 3 for label in labels)
 
 
-def test_states_that_were_missed_between_visits_are_made_up_for(
+def test_states_missed_between_visits_are_added(
     demo: DemoArchive, mirror_harness: MirrorHarness, zarrs: Zarrs
 ) -> None:
     zarr = zarrs["v2x1200"]
@@ -143,7 +143,7 @@ def test_states_that_were_missed_between_visits_are_made_up_for(
     mirror_harness.fsck()
 
 
-def test_a_clone_of_the_mirror_gets_down_into_dandisets_and_their_zarrs(
+def test_a_clone_of_the_mirror_reaches_dandisets_and_their_zarrs(
     demo: DemoArchive,
     mirror_harness: MirrorHarness,
     zarrs: Zarrs,

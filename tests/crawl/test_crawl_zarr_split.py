@@ -84,7 +84,7 @@ def test_a_large_zarr_becomes_a_dataset_of_its_own(
     assert zarr_harness.refs() == refs
 
 
-def test_a_zarr_that_grows_into_a_part_and_back_loses_nothing(
+def test_a_zarr_that_grows_into_a_subdataset_and_back_loses_nothing(
     zarr_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     scripted_dataset = source.scripted_datasets["a"] = ScriptedDataset(
@@ -108,7 +108,7 @@ def test_a_zarr_that_grows_into_a_part_and_back_loses_nothing(
     zarr_harness.fsck()
 
 
-def test_files_lost_in_a_part_are_held_like_others(
+def test_files_lost_in_a_component_are_held_like_others(
     zarr_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     scripted_dataset = source.scripted_datasets["a"] = ScriptedDataset(
@@ -156,7 +156,7 @@ def test_an_overwritten_chunk_is_an_incident(
     assert zarr_harness.refs() == refs
 
 
-def test_a_change_beside_a_part_makes_no_new_state_of_it(
+def test_a_change_beside_a_component_makes_no_new_state_of_it(
     zarr_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     scripted_dataset = source.scripted_datasets["a"] = ScriptedDataset(
@@ -172,7 +172,7 @@ def test_a_change_beside_a_part_makes_no_new_state_of_it(
     assert (versions(zarr_harness, "box:a"), versions(zarr_harness, name)) == (3, 2)
 
 
-def test_a_part_that_git_has_and_the_journal_lacks_is_recorded(
+def test_a_component_that_git_has_and_the_journal_lacks_is_recorded(
     zarr_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     source.scripted_datasets["a"] = ScriptedDataset(files("x.bin") | zarr("one.zarr", 9))
