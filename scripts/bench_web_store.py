@@ -201,17 +201,17 @@ class _JournalRecorder:
         self._index = Index.open(path)
 
     def record(self, *entries: JournalEntry) -> None:
-        """See :class:`~neuromirror.crawl.LocationRecorder`."""
+        """See :class:`~neuromirror.crawl.Recorder`."""
         self.store.append_entries(*entries)
         self._entries += entries
         self._index.catch_up(self)
 
     def ask(self, question: Callable[[Index], _T]) -> _T:
-        """See :class:`~neuromirror.crawl.LocationRecorder`."""
+        """See :class:`~neuromirror.crawl.Recorder`."""
         return question(self._index)
 
     def reader(self) -> Index:
-        """See :class:`~neuromirror.crawl.LocationRecorder`."""
+        """See :class:`~neuromirror.crawl.Recorder`."""
         return Index.open_readonly(self._path)
 
     def confirm(self) -> None:
