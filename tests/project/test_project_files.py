@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import stat
@@ -15,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-MAX_LINES = 560
+MAX_CODE_LINES = 460
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
@@ -36,9 +37,27 @@ def texts() -> Iterator[tuple[str, str]]:
                 yield path.relative_to(ROOT).as_posix(), content
 
 
+def code_lines(path: Path) -> int:
+    """Count the lines of a module without docstrings, comments and blank lines."""
+    text = path.read_text("utf-8")
+    docstrings = {
+        line
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    lines = enumerate(text.splitlines(), 1)
+    return sum(
+        bool(line.strip()) and not line.lstrip().startswith("#") and number not in docstrings
+        for number, line in lines
+    )
+
+
 def test_source_files_stay_short_enough_to_read() -> None:
-    lengths = {path: len(path.read_text("utf-8").splitlines()) for path in SOURCES}
-    assert [str(path) for path, length in lengths.items() if length > MAX_LINES] == []
+    lengths = {path.relative_to(ROOT).as_posix(): code_lines(path) for path in SOURCES}
+    assert {path: length for path, length in lengths.items() if length > MAX_CODE_LINES} == {}
 
 
 def test_nothing_is_left_to_do_in_the_text() -> None:
