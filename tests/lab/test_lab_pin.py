@@ -343,10 +343,10 @@ def test_a_damaged_manifest_is_distinguished_from_a_missing_one(lock_folder: Loc
     other = lines[-1][:start] + digit + lines[-1][start + 1 :]
     assert other != lines[-1]
     for content, message in (
-        (whole[:-20], "cut off"),
+        (whole[:-20], "truncated"),
         (whole[:-60] + bytes([whole[-60] ^ 1]) + whole[-59:], "cannot be used"),
         (b"hello", "cannot be used"),
-        (b"", "it is empty"),
+        (b"", "empty"),
         (written(*lines[:-1]), "give the state"),
         (written(*lines[:-1], other), "give the state"),
         (written(*lines, files[-1]), "wrong place"),
@@ -355,7 +355,7 @@ def test_a_damaged_manifest_is_distinguished_from_a_missing_one(lock_folder: Loc
         (written(head.replace(b'"manifest":1', b'"manifest":2'), *lines[1:]), "newer neuromirror"),
         (written(*lines, b'{"path":"z"}\n'), "nothing is said of 'z'"),
         (written(*lines, b"[1]\n"), "expected `object`"),
-        (written(*lines, b"{"), "not whole"),
+        (written(*lines, b"{"), "newline"),
     ):
         path.write_bytes(content)
         with pytest.raises(LockManifestDamagedError, match=message):

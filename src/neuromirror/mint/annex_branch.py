@@ -1,4 +1,4 @@
-"""The git-annex branch of a state: log files of its keys, merged into the branch as it was."""
+"""Write the git-annex branch of a state: the logs of its keys, merged into the old branch."""
 
 from __future__ import annotations
 
@@ -43,19 +43,22 @@ Entries = dict[bytes, tuple[bytes, bytes]]
 
 
 def annex_line(placed: SnapshotEntry) -> bytes | None:
-    """What the branch must know of a file, as one line that sorts by log path.
+    """Return the line from which the branch's logs of a file are written.
 
-    None for a sub-dataset, and for a file without locations: a key that nobody says where to get
-    must not be claimed to be on the web.
+    The line is ``<hash directories>/<key file>.log NUL url NUL url …``; lines sort by log path. A
+    URL that a special remote claims starts with a colon. Keys and URLs have no newline or NUL.
 
-    ``<hash directories>/<key file>.log NUL url NUL url …``; neither part can hold a newline or
-    NUL, since keys and stored URLs do not. A URL that a special remote claims begins with a colon.
+    Returns
+    -------
+    bytes | None
+        None for a subdataset, and for a file without locations: a location log must not claim that
+        the web remote has a key without a URL.
     """
     return None if placed.subdataset is not None else _line(placed.key, placed.record.locations)
 
 
 class _Record(msgspec.Struct, gc=False):
-    """What the branch needs of a record line; the rest is not parsed."""
+    """The fields of a record line that the branch needs; the rest is not parsed."""
 
     key: str
     at: tuple[Location, ...] = ()
@@ -66,7 +69,7 @@ _load = msgspec.json.Decoder(_Record).decode
 
 
 def annex_line_from_record(record_line: bytes) -> bytes | None:
-    """Return :func:`annex_line` of the file that a record line holds."""
+    """Return the :func:`annex_line` of a file from its record line."""
     record = _load(record_line)
     return None if record.sub is not None else _line(record.key, record.at)
 
@@ -89,9 +92,20 @@ def _line(key: str, locations: Sequence[Location]) -> bytes | None:
 class AnnexBranchWriter:
     """Writes the branch's trees from sorted lines of :func:`annex_line`.
 
-    ``timestamp`` is that of new log lines, in whole seconds. ``root`` is the 20-byte id of the
-    branch's last tree, or None; only trees and logs of keys in the lines are read. ``holders`` are
-    the remotes beside the plain web one.
+    Of the old branch, only the trees and logs of keys in the lines are read.
+
+    Parameters
+    ----------
+    pack
+        Where the objects are written.
+    reader
+        Reads the objects of the old branch.
+    timestamp
+        The time of new log lines, in whole seconds since the epoch.
+    root
+        The 20-byte id of the old branch's tree; None where there is no branch yet.
+    holders
+        The remotes beside git-annex's own web remote.
     """
 
     def __init__(
@@ -115,11 +129,16 @@ class AnnexBranchWriter:
     def write(
         self, lines: Iterable[bytes], settings: Mapping[str, Sequence[bytes]] | None = None
     ) -> bytes:
-        """Write the branch; return the id of its new root tree.
+        """Write the branch; return the 20-byte id of its new root tree.
 
-        ``settings`` are lines of files at the top (remote.log, uuid.log, trust.log), beside those
-        of the remotes that hold something now. Of a remote whose newest line says the same
-        already, whatever its timestamp, no line is added.
+        Parameters
+        ----------
+        lines
+            The sorted lines.
+        settings
+            Lines to add to the files in the root (remote.log, uuid.log, trust.log), beside those of
+            the remotes in use. A line is not added where the newest line of its remote differs
+            from it in the timestamp only.
         """
         if self._root is None:
             root = self._write_new_root(lines)
@@ -140,7 +159,7 @@ class AnnexBranchWriter:
         return write_tree(self._pack, root)
 
     def _write_new_root(self, lines: Iterable[bytes]) -> Entries:
-        """The root's entries where the branch begins: nothing is to be read or merged."""
+        """Return the root's entries of a new branch, where there is nothing to merge."""
         root: Entries = {}
         top, folders = b"", bytearray()
         for leaf, group in _group_by_leaf(lines):
@@ -185,7 +204,7 @@ class AnnexBranchWriter:
             uuid = setting.partition(b" ")[0]
             last, known = newest.get(uuid, (when - 1, b""))
             if setting != known:
-                # of several lines of one remote the newest counts
+                # git-annex uses the newest line of a remote
                 newest[uuid] = max(when, last + 1), setting
                 have += b"%s timestamp=%ds\n" % (setting, newest[uuid][0])
         return self._pack.add(BLOB, have)
@@ -208,7 +227,7 @@ class AnnexBranchWriter:
         return write_tree(self._pack, tree)
 
     def _holders(self, urls: list[bytes]) -> tuple[str, ...]:
-        """Return the remotes that have a content which these URLs lead to, sorted."""
+        """Return the UUIDs of the remotes that serve these URLs, sorted."""
         if len(urls) == 1 and urls[0][:1] != _CLAIMED and _EXACT_VERSION.search(urls[0]):
             return _WEB
         holders = self._holders_of.uuids_for(urls)
@@ -216,7 +235,7 @@ class AnnexBranchWriter:
         return holders
 
     def _new_location_log(self, holders: tuple[str, ...]) -> bytes:
-        """The id of the location log of a key that these remotes have."""
+        """Return the id of the location log of a new key that these remotes have."""
         known = self._present_ids.get(holders)
         if known is None:
             log = b"".join([location_log(self._timestamp, one) for one in sorted(holders)])
@@ -242,7 +261,7 @@ class AnnexBranchWriter:
 
 
 def _group_by_leaf(lines: Iterable[bytes]) -> Iterator[tuple[bytes, list[bytes]]]:
-    """Sorted lines by leaf folder (``abc/def``)."""
+    """Yield sorted lines in groups, by leaf folder (``abc/def``)."""
     leaf, group = b"", list[bytes]()
     for line in lines:
         if line[:7] != leaf:
@@ -256,7 +275,7 @@ def _group_by_leaf(lines: Iterable[bytes]) -> Iterator[tuple[bytes, list[bytes]]
 
 
 def _split_timestamp(line: bytes) -> tuple[bytes, int]:
-    """Return a line of remote.log and the like without its timestamp, and that in seconds."""
+    """Return a line of remote.log or a similar log without its timestamp, and the timestamp."""
     setting, _, when = line.strip().rpartition(b" timestamp=")
     return setting, int(when.removesuffix(b"s").partition(b".")[0])
 
@@ -267,7 +286,7 @@ def _folder_id(entries: Entries, name: bytes) -> bytes | None:
 
 
 def _group_by_key(lines: Iterable[bytes]) -> Iterator[tuple[bytes, list[bytes]]]:
-    """Log path and URLs of each key: several paths may hold one content."""
+    """Yield log path and URLs of each key; several files may have the same key."""
     for path, group in groupby(lines, key=lambda line: line.partition(b"\0")[0]):
         urls: dict[bytes, None] = {}
         for line in group:

@@ -1,8 +1,8 @@
-"""The git-annex branch of a large state, written by a process of its own.
+"""Write the git-annex branch of a large state in a worker process.
 
-The two branches have no object in common, so each process writes its own pack; both read the same
-file of record lines. The worker is told what to do by a JSON object on its stdin, and answers by
-one on its stdout.
+The branches of a state share no object, so each process writes its own pack. Both read the same
+file of record lines. The worker reads its task as a JSON object from stdin, and writes its result
+as one to stdout.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from neuromirror.model import NeuromirrorError, environment_without_secrets
 
 
 class AnnexWorkerError(NeuromirrorError):
-    """The second process of a mint ended without an answer."""
+    """The worker process of a mint exited without a result."""
 
 
 class AnnexWorker:
-    """The second process of a mint, from the beginning of the block to its end."""
+    """The worker process of a mint; a context manager that kills it at the end of the block."""
 
     def __init__(
         self, records: Path, repository: Path, transaction: MintTransaction, scratch: Path
@@ -46,7 +46,7 @@ class AnnexWorker:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            # -P: what lies in the working folder is not imported
+            # -P: import nothing from the working directory
             [sys.executable, "-P", "-m", "neuromirror.mint.annex_worker"],
             env=environment_without_secrets(),
             stdin=subprocess.PIPE,
@@ -71,9 +71,16 @@ class AnnexWorker:
         self._process.communicate()
 
     def result(self) -> tuple[bytes, Pack | None]:
-        """The branch's root tree and its pack; waits for the process.
+        """Wait for the process; return the 20-byte id of the branch's root tree, and the pack.
 
-        Raises the OSError that the process met, else AnnexWorkerError.
+        The pack is None where no object is new.
+
+        Raises
+        ------
+        OSError
+            The worker failed with this error, for example on a full disk.
+        AnnexWorkerError
+            The worker exited without a result.
         """
         assert self._process is not None
         stdout, stderr = self._process.communicate()
@@ -81,11 +88,11 @@ class AnnexWorker:
             response = json.loads(stdout)
         except ValueError:
             stderr_lines = stderr.decode(errors="replace").strip().splitlines() or [
-                "no reason given"
+                "no message on stderr"
             ]
             raise AnnexWorkerError(
-                f"the second process of a mint died (exit code {self._process.returncode}): "
-                f"{stderr_lines[-1]}; run the sync again"
+                f"the process that writes the git-annex branch failed with exit code "
+                f"{self._process.returncode}: {stderr_lines[-1]}. Run the sync again."
             ) from None
         if "errno" in response:
             raise OSError(response["errno"], response["message"], response["file"])
@@ -97,7 +104,7 @@ class AnnexWorker:
 
 
 def main() -> None:
-    """Does one task."""
+    """Read a task from stdin, do it, and write its result to stdout."""
     try:
         response = _write(json.load(sys.stdin))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Commit objects of mint spec 1: fixed identity, upstream's time, trailers."""
+"""Commit objects of mint spec 1: a fixed identity, upstream's time, and trailers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,21 @@ MINT_SPEC = 1
 def commit_bytes(
     mirror: str, tree: bytes, parent: str | None, timestamp: int, message: str
 ) -> bytes:
-    """A commit object; ``tree`` is a 20-byte id, ``timestamp`` whole seconds, zone +0000."""
+    """Return the content of a commit object.
+
+    Parameters
+    ----------
+    mirror
+        The mirror's name, in author and committer.
+    tree
+        The tree's 20-byte id.
+    parent
+        The parent's id in hex; None for a root commit.
+    timestamp
+        Author and committer date, in whole seconds since the epoch; the time zone is +0000.
+    message
+        Subject, body and trailers.
+    """
     identity = f"neuromirror <{mirror}@neuromirror.invalid> {timestamp} +0000"
     lines = [f"tree {tree.hex()}"]
     if parent is not None:
@@ -20,7 +34,7 @@ def commit_bytes(
 
 
 def version_message(header: SnapshotHeader, label: str, state: str, files: int, size: int) -> str:
-    """Subject and trailers of a state's commit."""
+    """Return the message of a state's commit: subject and trailers."""
     version = header.version
     return (
         f"{version.dataset.name} {label}\n\n"
@@ -34,5 +48,5 @@ def version_message(header: SnapshotHeader, label: str, state: str, files: int, 
 
 
 def annex_message(header: SnapshotHeader, label: str) -> str:
-    """The message of the git-annex branch's commit for a state."""
+    """Return the message of the commit on the git-annex branch for a state."""
     return f"{header.version.dataset.name} {label}\n\nMirror-Spec: {MINT_SPEC}\n"

@@ -1,7 +1,8 @@
-"""The delta writer: a state minted from the state before and what changed.
+"""Mint a state from the preceding state and the changes since.
 
-It touches the trees on changed paths and the log files of new or changed keys, and passes over the
-manifest in large pieces; the objects are those the whole-state writer makes.
+Only the trees on changed paths and the logs of new or changed keys are written; the manifest is
+copied in large pieces. The objects are the same as those of the whole-state writer
+(:mod:`neuromirror.mint.snapshot_writer`).
 """
 
 from __future__ import annotations
@@ -35,20 +36,20 @@ _PATH = b'","path":"'
 _SIZE = b'","size":'
 _SUBDATASET_START = b'{"dataset":'
 _STATE = b'","state":'
-_REMEDY = "restore it from a backup, or remove it: the next sync then does without it"
+_REMEDY = "restore it from a backup, or remove it: the next sync then mints the state whole"
 
 
 class UnsuitableBaseError(NeuromirrorError):
-    """No delta can be made from this base: the state is to be minted whole."""
+    """A delta from this base is impossible; the state must be minted whole."""
 
 
 class BaseManifestDamagedError(UnsuitableBaseError):
-    """The canonical manifest of a state in the store is missing, or of other content."""
+    """The canonical manifest of the base is missing or damaged."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeltaBase:
-    """The state a delta starts from: its commit (hex), and its canonical manifest (zstd)."""
+    """The state from which a delta starts: its commit id in hex, its canonical manifest (zstd)."""
 
     commit: str
     manifest: Path
@@ -64,13 +65,37 @@ def mint_delta(
     scratch: Path,
     within: str = "",
 ) -> MintResult:
-    """Writes the objects of a state that differs from ``base`` by ``changes``.
+    """Write the objects of a state that differs from ``base`` by ``changes``.
 
-    ``changes`` are sorted by git path, to be read again at will; they are held in memory, so that
-    a state which shares little with its base is better minted whole. ``within`` is Snapshot's.
-    Gives what :func:`neuromirror.mint.snapshot_writer` gives, object for object. Raises
-    UnsuitableBaseError where that
-    takes more than the changes.
+    The objects are the same as those of :func:`neuromirror.mint.mint`.
+
+    Parameters
+    ----------
+    header
+        The state's header.
+    changes
+        Returns the changes since the base, sorted by git path; called twice. Edits are kept in
+        memory: mint a state whole if it shares little with the base.
+    base
+        The state from which the delta starts.
+    repository
+        The bare repository, which has the base.
+    parents
+        The parent commits.
+    label
+        Returns the version's label for a state digest.
+    scratch
+        The directory in which packs and manifest are written.
+    within
+        The local id of the dataset that has this one as a component; empty for a dataset of its
+        own.
+
+    Raises
+    ------
+    UnsuitableBaseError
+        The base has another form than the state, or its manifest is damaged.
+    OSError
+        The disk is full; nothing is left behind.
     """
     with (
         MintTransaction(header, repository, parents, scratch, within) as transaction,
@@ -83,8 +108,8 @@ def mint_delta(
         sums = StateCounts.from_description(description)
         if sums.form != header.form:
             raise UnsuitableBaseError(
-                f"{header.version.dataset.name}: the base is of form {sums.form!r}, the state of "
-                f"form {header.form!r}; mint it whole"
+                f"{header.version.dataset.name}: the base has the form {sums.form!r}, the state "
+                f"{header.form!r}; mint the state whole"
             )
         edits = _FolderEdits()
         for old, new in changes():
@@ -115,14 +140,14 @@ def mint_delta(
 
 
 def _needs_annex_line(old: SnapshotEntry | None, new: SnapshotEntry, form: str) -> bool:
-    """Whether the git-annex branch may lack something of ``new``, given that it has ``old``."""
+    """Return whether a branch with the logs of ``old`` may lack some of ``new``."""
     if not is_in_git(new, form):
         return False
     return old is None or old.key != new.key or old.record.locations != new.record.locations
 
 
 class _FolderEdits:
-    """What is to change below a folder: entries by name (None: gone), and folders by name."""
+    """The changes in a folder: new entries by name (None: removed), and changed folders by name."""
 
     __slots__ = ("entries", "folders")
 
@@ -133,7 +158,7 @@ class _FolderEdits:
     def change(
         self, old: SnapshotEntry | None, new: SnapshotEntry | None, form: str, pack: PackWriter
     ) -> None:
-        """Takes in one change; the link of a new or changed file is written."""
+        """Record one change; the symlink of a new or changed file is written."""
         old = old if old is not None and is_in_git(old, form) else None
         new = new if new is not None and is_in_git(new, form) else None
         if new is None:
@@ -143,12 +168,12 @@ class _FolderEdits:
             self.put(new.git_path, tree_entry(pack, new))
 
     def put(self, path: bytes, entry: tuple[bytes, bytes]) -> None:
-        """What stands at a path from now on."""
+        """Set the entry at a path."""
         folder, name = self._locate(path)
         folder.entries[name] = entry
 
     def drop(self, path: bytes) -> None:
-        """Nothing stands at a path any more, unless something is put there, before or after."""
+        """Remove the entry at a path, unless :meth:`put` sets one, before or after."""
         folder, name = self._locate(path)
         folder.entries.setdefault(name, None)
 
@@ -166,7 +191,7 @@ def _apply_edits(
     tree: dict[bytes, tuple[bytes, bytes]],
     edits: _FolderEdits,
 ) -> None:
-    """Changes a tree's entries in place, writing the folders below that change."""
+    """Change a tree's entries in place; write the folders below it that change."""
     for name, entry in edits.entries.items():
         if entry is not None:
             tree[name] = entry
@@ -183,10 +208,21 @@ def _apply_edits(
 
 
 def patch_manifest(manifest: Path, state: str, changes: Iterable[Change]) -> Iterator[bytes]:
-    """The lines of a state's manifest after changes, in pieces of whole lines.
+    """Yield a manifest with changes applied, in pieces of whole lines.
 
-    Raises ManifestDamaged, at the latest at its end, where the manifest is not that of ``state``:
-    what is made of it would have a wrong digest for ever.
+    Parameters
+    ----------
+    manifest
+        The manifest to change (zstd).
+    state
+        Its state digest.
+    changes
+        The changes, sorted by git path.
+
+    Raises
+    ------
+    BaseManifestDamagedError
+        The manifest has another digest; raised at its end at the latest.
     """
     pending = _manifest_edits(changes)
     edit = next(pending, None)
@@ -221,7 +257,7 @@ def _manifest_edits(changes: Iterable[Change]) -> Iterator[tuple[bytes, bytes | 
 
 
 def _read_pieces(manifest: Path, state: str) -> Iterator[bytes]:
-    """The manifest in pieces of whole lines."""
+    """Yield the manifest in pieces of whole lines; raise BaseManifestDamagedError."""
     digest = StateDigest()
     rest: list[bytes] = []
     try:
@@ -238,7 +274,9 @@ def _read_pieces(manifest: Path, state: str) -> Iterator[bytes]:
             f"the manifest {manifest} cannot be read ({error}); {_REMEDY}"
         ) from error
     if digest.value() != state:
-        raise BaseManifestDamagedError(f"the manifest {manifest} is not that of {state}; {_REMEDY}")
+        raise BaseManifestDamagedError(
+            f"the manifest {manifest} does not have the digest {state}; {_REMEDY}"
+        )
 
 
 def _path_of(line: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""The plain files of a state: what makes it a DataLad dataset, and upstream's documents."""
+"""Write the files that are in git itself: DataLad's, our own, and upstream's documents."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ zarr.json annex.largefiles=(largerthan=4MiB)
 """
 """One rule per kind of document, the same in every dataset and state.
 
-So a lab may add rules of its own (``datalad create -c text2git``) and still merge later states.
-Documents larger than 4 MiB are annexed files (``sources.s3.sidecars.LARGEST``).
+Because the file never changes, a lab can add its own rules (``datalad create -c text2git``) and
+still merge later states. Documents larger than 4 MiB are annexed.
 """
 
 
 def sorted_documents(header: SnapshotHeader) -> list[Document]:
-    """Upstream's documents in order of path.
+    """Return upstream's documents sorted by path.
 
-    Raises ValueError for a path that is there twice, or that git paths do not map to itself.
+    Raises ValueError for a duplicate path, and for one that would have to be escaped in git.
     """
     documents = sorted(header.documents, key=lambda one: one.path)
     last = b""
     for one in documents:
         if one.path == last or not fits_path_limits(one.path) or git_path(one.path) != one.path:
-            raise ValueError(f"a document cannot have the path {one.path!r}")
+            raise ValueError(f"duplicate or invalid path of a document: {one.path!r}")
         last = one.path
     return documents
 
@@ -71,7 +71,7 @@ def dataset_json(
     state: str,
     sums: StateCounts,
 ) -> bytes:
-    """``.neuromirror/dataset.json``: a pure function of the state, with no volatile field."""
+    """Return ``.neuromirror/dataset.json``, which depends on nothing but the state."""
     facts = header.facts
     attributes: dict[str, list[str]] = {}
     for name, value in sorted(facts.attributes):
@@ -129,7 +129,7 @@ def write_root_entries(
     description: bytes,
     sums: StateCounts,
 ) -> dict[bytes, tuple[bytes, bytes]]:
-    """Writes the root's own files and gives their entries: name → (mode, id)."""
+    """Write the files that are in every root tree; return their entries: name → (mode, id)."""
     dataset = header.version.dataset
     config = b'[datalad "dataset"]\n\tid = %s\n' % dataset.dataset_id.encode()
     entries = {
@@ -156,7 +156,7 @@ def _write_folder(pack: PackWriter, name: bytes, content: bytes) -> bytes:
 
 def _gitmodules(sums: StateCounts) -> bytes:
     if any(path.startswith("-") for path in sums.subdatasets):
-        raise ValueError("git takes no sub-dataset at a path that begins with a dash")
+        raise ValueError("git rejects a submodule whose path starts with a dash")
     return gitmodules_content(
         Submodule(path, ria_url(part["id"]), part["id"]) for path, part in sums.subdatasets.items()
     )

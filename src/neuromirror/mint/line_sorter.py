@@ -1,4 +1,4 @@
-"""External sorting of lines, so that memory stays flat however long a listing is."""
+"""Sort lines on disk, in constant memory for listings of any length."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import IO
 
 
 class LineSorter:
-    """Takes byte strings without newline, in any order, and gives them back sorted.
+    """Collects byte strings without newline and yields them sorted; a context manager.
 
-    Lines wait in memory up to ``limit`` bytes; beyond that sorted runs go to unnamed temporary
-    files in ``directory``, merged while reading. Use as a context manager, so that the files go.
+    Beyond ``limit`` bytes of memory, sorted runs are written to unnamed temporary files in
+    ``directory``, and merged while reading. The end of the block removes the files.
     """
 
     def __init__(self, directory: Path, limit: int = 32 << 20) -> None:
@@ -33,9 +33,9 @@ class LineSorter:
         self._lines.clear()
 
     def add(self, line: bytes) -> None:
-        """One more line."""
+        """Add a line."""
         self._lines.append(line)
-        # 41: a bytes object's own size and its place in the list
+        # 41: the size of a bytes object without its content, and of its list element
         self._size += len(line) + 41
         if self._size > self._limit:
             self._spill()
@@ -49,7 +49,7 @@ class LineSorter:
         self._size = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        """The lines in order of their bytes; may be asked for again."""
+        """Yield the lines sorted by their bytes; may be called more than once."""
         self._lines.sort()
         if not self._runs:
             yield from self._lines

@@ -1,4 +1,4 @@
-"""The canonical manifest of a state on its way into the store: zstd, content-addressed."""
+"""Write the canonical manifest of a state, compressed with zstd."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from neuromirror.model import StateDigest
 
 
 class CanonicalManifestWriter:
-    """Takes manifest lines in order; digests and compresses them as they come.
+    """Digests and compresses manifest lines in one pass; a context manager.
 
-    The file has a temporary name in ``directory``; leave by :meth:`finish`, else it is removed.
+    The file has a temporary name in ``directory``. Without a call of :meth:`finish` it is removed
+    at the end of the block.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -22,7 +23,7 @@ class CanonicalManifestWriter:
         handle, name = tempfile.mkstemp(prefix="tmp_manifest_", dir=directory)
         self._path = Path(name)
         self._file = os.fdopen(handle, "wb")
-        # one thread and no content size: the same lines give the same bytes wherever they are made
+        # one thread and no content size: equal lines give equal bytes on every machine
         self._zstd = zstandard.ZstdCompressor(level=3).stream_writer(self._file, closefd=False)
         self._digest = StateDigest()
         self._is_finished = False
@@ -35,20 +36,20 @@ class CanonicalManifestWriter:
             try:
                 self._file.close()
             finally:
-                # closing writes what is still in memory, which a full disk refuses
+                # close() flushes the buffer, which fails on a full disk
                 self._path.unlink(missing_ok=True)
 
     def add(self, line: bytes) -> None:
-        """The next line, newline included."""
+        """Add the next line, newline included."""
         self._digest.add(line)
         self._zstd.write(line)
 
     def state(self) -> str:
-        """The state digest of the lines so far, ``sha256:<hex>``."""
+        """Return the state digest of the lines so far, ``sha256:<hex>``."""
         return self._digest.value()
 
     def finish(self) -> Path:
-        """Completes the file and gives its temporary path."""
+        """Complete the file; return its temporary path."""
         self._zstd.flush(zstandard.FLUSH_FRAME)
         self._file.flush()
         os.fchmod(self._file.fileno(), 0o444)

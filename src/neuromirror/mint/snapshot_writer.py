@@ -1,7 +1,7 @@
-"""A snapshot becomes git objects: mint spec 1 (docs/design.md, section 5).
+"""Write a whole snapshot as git objects: mint spec 1 (docs/mint.md).
 
-A mint is a pure function of the snapshot and its parent commits: two machines, two years apart,
-get the same object ids. Nothing here moves a ref. This is the writer of whole states.
+The objects are a pure function of the snapshot and its parent commits: every machine writes the
+same object ids, at any time. No ref is moved.
 """
 
 from __future__ import annotations
@@ -26,16 +26,25 @@ from neuromirror.model import (
 )
 
 _MIN_WORKER_BYTES = 8 << 20
-_AFTER_ALL_PATHS = b"\xff"  # no UTF-8 begins so
+_AFTER_ALL_PATHS = b"\xff"  # not the first byte of any UTF-8 character
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A proven state: its header, and its files sorted by git path, to be read again at will.
+    """A validated listing, ready to be committed.
 
-    ``records`` names the file of record lines that ``placed`` reads, where there is one: the
-    git-annex branch of a large state is then written by a second process. ``within`` is the local
-    id of the dataset of which this one is a part, empty for one that stands alone.
+    Attributes
+    ----------
+    header
+        The version, the dataset's facts and documents, and the remotes.
+    read_files
+        Returns the files, sorted by git path; may be called more than once.
+    records
+        The file of record lines that ``read_files`` reads, if there is one: then a worker process
+        writes the git-annex branch of a large state.
+    within
+        The local id of the dataset that has this one as a component; empty for a dataset of its
+        own.
     """
 
     header: SnapshotHeader
@@ -45,7 +54,7 @@ class Snapshot:
 
     @classmethod
     def from_records(cls, header: SnapshotHeader, records: Path, within: str = "") -> Snapshot:
-        """The snapshot whose files are the lines of a file."""
+        """Return the snapshot whose files are in a file of record lines."""
         return cls(header, lambda: _read_files(records), records, within)
 
 
@@ -61,16 +70,35 @@ def mint(
     label: Callable[[str], str],
     scratch: Path,
 ) -> MintResult:
-    """Writes the objects of a snapshot for a bare repository, as files in ``scratch``.
+    """Write the objects of a snapshot as packs under temporary names.
 
-    ``label`` gives the version's label from its state digest. Raises OSError when the disk is
-    full; then, as after any failure, nothing is left behind.
+    After a failure nothing is left behind.
+
+    Parameters
+    ----------
+    snapshot
+        The state.
+    repository
+        The bare repository of the dataset; objects in its packs are not written again.
+    parents
+        The parent commits.
+    label
+        Returns the version's label for a state digest.
+    scratch
+        The directory in which packs and manifest are written.
+
+    Raises
+    ------
+    OSError
+        The disk is full.
+    ValueError
+        The snapshot cannot be committed, for example because two files have the same path.
     """
     with MintTransaction(
         snapshot.header, repository, parents, scratch, snapshot.within
     ) as transaction:
         records = snapshot.records
-        # in form "manifest" git holds too little of the records to be worth reading them twice
+        # with the form "manifest" most records are not in git: reading them twice does not pay
         if (
             records is not None
             and transaction.header.form == "files"
@@ -94,9 +122,9 @@ def mint(
 def _write_main_tree(
     transaction: MintTransaction, placed_files: Iterator[SnapshotEntry], lines: LineSorter | None
 ) -> tuple[StateCounts, bytes]:
-    """Writes the tree of a state: its files, upstream's documents, sub-datasets, own files.
+    """Write the tree of the main branch; return the state's counts and the tree's 20-byte id.
 
-    Annex lines go to ``lines``.
+    The annex lines are added to ``lines``, unless a worker process reads the records itself.
     """
     pack, manifest, form = transaction.pack, transaction.manifest, transaction.header.form
     trees = TreeBuilder(pack)
@@ -120,9 +148,9 @@ def _write_main_tree(
 
 
 class _Documents:
-    """Puts upstream's documents among the files, in order of path.
+    """Adds upstream's documents to the trees, in order of path among the files.
 
-    ``following`` is the path of the next one, after all paths where there is none left.
+    ``next_path`` is the path of the next document; after the last one it sorts after all paths.
     """
 
     def __init__(self, transaction: MintTransaction, trees: TreeBuilder) -> None:
@@ -132,10 +160,10 @@ class _Documents:
         self.next_path = self._remaining[-1].path if self._remaining else _AFTER_ALL_PATHS
 
     def add_before(self, path: bytes) -> None:
-        """Adds the documents before a file's path; ValueError where one has that very path."""
+        """Add the documents that sort before a file; raise ValueError for one with its path."""
         while self.next_path < path:
             one = self._remaining.pop()
             self._trees.add(one.path, REGULAR_FILE_MODE, self._pack.add(BLOB, one.content))
             self.next_path = self._remaining[-1].path if self._remaining else _AFTER_ALL_PATHS
         if self.next_path == path and self._remaining:
-            raise ValueError(f"a document and a file have the path {path!r}")
+            raise ValueError(f"a document and a file have the same path {path!r}")

@@ -1,4 +1,4 @@
-"""What a state's own document counts, taken together file by file."""
+"""Count the files of a state for its ``.neuromirror/dataset.json``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,22 @@ from neuromirror.model import FileTotals, SnapshotEntry, Subdataset, is_in_git, 
 
 @dataclass(slots=True)
 class StateCounts:
-    """Counts of a state's own files; ``form`` is SnapshotHeader's.
+    """Counts of a state's files, without those in subdatasets.
 
-    ``files`` and ``bytes`` are of all files, in git or not, but for those in sub-datasets;
-    ``manifest_only_files`` and ``manifest_only_bytes`` of those that are in the manifest only.
-    ``escaped`` maps paths
-    in git to upstream's names; ``parts`` are the sub-datasets by git path.
+    Attributes
+    ----------
+    form
+        The dataset's form, ``files`` or ``manifest``.
+    files, bytes
+        Number and size of all files, in git or not.
+    evidence
+        Number of files by evidence.
+    escaped_paths
+        Upstream's path by path in git, where the two differ.
+    subdatasets
+        The JSON objects of the subdatasets by path in git.
+    manifest_only_files, manifest_only_bytes
+        Number and size of the files that are in the manifest but not in git.
     """
 
     form: str
@@ -29,8 +39,8 @@ class StateCounts:
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> Self:
-        """The counts that a state's own document tells."""
-        # the first commits of spec 1 do not tell of forms and parts
+        """Return the counts in a state's parsed ``.neuromirror/dataset.json``."""
+        # the first commits of spec 1 lack these fields
         only = description.get("manifest-only", {"files": 0, "bytes": 0})
         return cls(
             form=description.get("form", "files"),
@@ -44,7 +54,7 @@ class StateCounts:
         )
 
     def count(self, placed: SnapshotEntry, sign: int) -> None:
-        """Takes a file or a sub-dataset in (``sign`` 1) or out (-1)."""
+        """Count a file or subdataset: ``sign`` is 1 to add it, -1 to remove it."""
         record, path, part = placed.record, placed.git_path, placed.subdataset
         if part is not None:
             if sign > 0:
@@ -73,12 +83,12 @@ class StateCounts:
 
     @property
     def manifest_only(self) -> FileTotals:
-        """The files that have no place in git."""
+        """Number and size of the files that are not in git."""
         return FileTotals(self.manifest_only_files, self.manifest_only_bytes)
 
     @property
     def in_subdatasets(self) -> FileTotals:
-        """How many files and bytes are in the sub-datasets."""
+        """Number and size of the files in the subdatasets."""
         subdatasets = self.subdatasets.values()
         return FileTotals(
             sum(one["files"] for one in subdatasets), sum(one["bytes"] for one in subdatasets)

@@ -1,4 +1,4 @@
-"""What the whole-state writer and the delta writer share: a mint under way."""
+"""The part of a mint that the whole-state writer and the delta writer share."""
 
 from __future__ import annotations
 
@@ -47,25 +47,32 @@ from neuromirror.model import (
 )
 
 _UNVERSIONED_REMOTE = WebRemote("unversioned", "*", 250, urlexclude="*versionId=?????*")
-"""Gets the URLs that name no version of an object, and those of the version ``null``.
+"""The remote of URLs without a version id of at least six characters.
 
-S3 overwrites that version while versioning is suspended. All other version ids are longer.
+The version ``null`` is overwritten while a bucket's versioning is suspended; all other ids are
+longer.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class ParentCommits:
-    """What a mint builds on, as commit ids in hex; None where the branch begins."""
+    """The parent commits of a mint, as ids in hex; None for a new branch."""
 
     branch: str | None = None
     annex: str | None = None
 
 
 def next_commit_second(repository: Path, parent: str | None) -> int:
-    """Return the date of a commit whose state has no upstream time.
+    """Return the date of a commit whose state has no upstream time, in seconds since the epoch.
 
-    It is second N of 1970 for the Nth commit of the branch, so that it follows from the chain
-    alone. ``parent`` is the branch's last commit in hex, None where the branch begins.
+    The Nth commit of a branch has the date N, which depends on the history alone.
+
+    Parameters
+    ----------
+    repository
+        The bare repository.
+    parent
+        The branch's last commit in hex; None for a new branch.
     """
     if parent is None:
         return 1
@@ -80,16 +87,30 @@ def next_commit_second(repository: Path, parent: str | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class MintResult:
-    """The objects of a state, waiting in packs under temporary names; ids in hex.
+    """The objects of a state, in packs under temporary names; ids in hex.
 
-    ``commit`` equals the parent where the tree is the parent's (nothing changed), and the same
-    holds for ``annex_commit``. ``manifest`` is a zstd file of the canonical manifest, ``metadata``
-    the metadata digest. ``files``, ``bytes`` and ``evidence`` are of the state's own files;
-    ``manifest_only`` of those among them that have no place in git, ``in_subdatasets`` of those
-    that are
-    not its own but its sub-datasets'. So what was listed is ``files`` and ``in_subdatasets``,
-    documents
-    and named exceptions; and what is committed here is ``files`` but for ``manifest_only``.
+    The listing is the sum of ``files``, ``in_subdatasets``, documents and exceptions.
+
+    Attributes
+    ----------
+    commit, annex_commit
+        The commits of the two branches; the parent itself where its tree did not change.
+    tree
+        The tree of ``commit``.
+    state
+        The state digest.
+    files, bytes, evidence
+        Number and size of the state's files, and their number by evidence, without subdatasets.
+    manifest_only
+        Those of the files that are in the manifest but not in git.
+    in_subdatasets
+        The files in subdatasets.
+    metadata
+        The metadata digest.
+    manifest
+        The canonical manifest (zstd).
+    packs
+        The packs with the new objects.
     """
 
     commit: str
@@ -106,7 +127,7 @@ class MintResult:
     packs: tuple[Pack, ...]
 
     def discard(self) -> None:
-        """Removes the files, when the state turned out to be nothing new."""
+        """Remove the files; for a state that turned out to be the current one."""
         self.manifest.unlink(missing_ok=True)
         for pack in self.packs:
             pack.discard()
@@ -123,11 +144,24 @@ def tree_entry(pack: PackWriter, placed: SnapshotEntry) -> tuple[bytes, bytes]:
 
 
 class MintTransaction:
-    """A mint under way: objects go to ``pack``, manifest lines to ``manifest``.
+    """A mint in progress; a context manager that removes all files unless it is finished.
 
-    A context manager; what is not finished leaves nothing behind. ``reader`` reads the objects
-    that the repository has. ``documents`` are upstream's, in order of path; ``holders`` are the
-    remotes beside the plain web one.
+    Attributes
+    ----------
+    pack
+        Where new objects are written.
+    reader
+        Reads the objects of the repository.
+    manifest
+        Where manifest lines are written.
+    documents
+        Upstream's documents, sorted by path.
+    holders
+        The remotes beside git-annex's own web remote.
+    annex_root
+        The 20-byte id of the old git-annex branch's tree; None for a new branch.
+    timestamp
+        The date of the commits, in whole seconds since the epoch.
     """
 
     def __init__(
@@ -139,9 +173,9 @@ class MintTransaction:
         within: str = "",
     ) -> None:
         if header.form not in ("files", "manifest"):
-            raise ValueError(f"there is no form {header.form!r} of a dataset")
+            raise ValueError(f"unknown form of a dataset: {header.form!r}")
         if len(header.special_remotes) > 1:
-            raise ValueError("a dataset has one special remote at most")
+            raise ValueError("a dataset has at most one special remote")
         self.header = header
         self.within = within
         self.documents = sorted_documents(header)
@@ -173,11 +207,11 @@ class MintTransaction:
         self._stack.close()
 
     def _find_holders(self) -> tuple[UrlRemote, ...]:
-        """Return the remotes beside the plain web one that URLs of this state may lead to.
+        """Return the remotes beside git-annex's own web remote that may serve URLs of this state.
 
-        A web remote of one dataset has a UUID of its own, a special remote the same everywhere.
-        git-annex compares no more than sizes before a drop, so a web remote of URLs that may get
-        other bytes is untrusted. In a bucket without versions that is the plain one.
+        Further web remotes have a UUID per dataset; a special remote has the same UUID everywhere.
+        Before a drop git-annex compares only sizes, so a web remote whose URLs may return other
+        bytes later is untrusted. For a bucket without versions that is git-annex's own.
         """
         header, stamp = self.header, self.timestamp
         holders = [
@@ -197,7 +231,7 @@ class MintTransaction:
         holders += [replace(self._web_holder(one), declared=True) for one in header.web_remotes]
         unversioned = self._web_holder(_UNVERSIONED_REMOTE)
         remotes, trust = self._read_log(REMOTE_LOG), self._read_log(TRUST_LOG)
-        # what a log says of earlier keys must stay right
+        # the branch has logs of earlier keys, so an untrusted remote stays untrusted
         is_untrusted = any(line.startswith(f"{WEB_UUID} 0 ") for line in trust.splitlines())
         if is_untrusted or (header.unversioned and unversioned.uuid not in remotes):
             line = untrusted_line(WEB_UUID, stamp).decode()
@@ -221,21 +255,24 @@ class MintTransaction:
         return UrlRemote(own, urlinclude=include, urlexclude=exclude, lines=lines)
 
     def _read_log(self, name: str) -> str:
-        """Return a file at the top of the git-annex branch as it was, empty where there is none."""
+        """Return a file in the root of the old git-annex branch; empty where it is missing."""
         if self.annex_root is None:
             return ""
         found = self.reader.read_tree(self.annex_root).get(name.encode())
         return "" if found is None else self.reader.read(found[1].hex()).decode()
 
     def write_annex_tree(self, lines: Iterable[bytes]) -> bytes:
-        """Writes the git-annex branch's trees from sorted lines (see annex_line)."""
+        """Write the git-annex branch's trees from sorted annex lines; return the root's id."""
         branch = AnnexBranchWriter(
             self.pack, self.reader, self.timestamp, self.annex_root, self.holders
         )
         return branch.write(lines)
 
     def write_root_entries(self, sums: StateCounts) -> dict[bytes, tuple[bytes, bytes]]:
-        """Writes the root's own files, once all manifest lines are in: name → (mode, id)."""
+        """Write the files that are in every root tree; return their entries: name → (mode, id).
+
+        All manifest lines must have been added, since one of the files has the state digest.
+        """
         state = self.manifest.state()
         description = dataset_json(self.header, self.documents, self.within, state, sums)
         return write_root_entries(self.pack, self.header, self.documents, description, sums)
@@ -244,13 +281,24 @@ class MintTransaction:
         self,
         sums: StateCounts,
         tree: bytes,
-        write_annex_tree: bytes,
+        annex_tree: bytes,
         label: Callable[[str], str],
         packs: tuple[Pack, ...] = (),
     ) -> MintResult:
-        """Writes the commits, where there is something new, and completes the files.
+        """Write the commits of changed trees, and complete the files.
 
-        ``packs`` are finished ones that belong to the state too.
+        Parameters
+        ----------
+        sums
+            The state's counts.
+        tree
+            The main branch's tree.
+        annex_tree
+            The git-annex branch's tree.
+        label
+            Returns the version's label for a state digest.
+        packs
+            Finished packs that belong to the state as well.
         """
         state = self.manifest.state()
         name = label(state)
@@ -260,10 +308,9 @@ class MintTransaction:
         if commit is None or not observed or self.reader.read_commit_tree(commit) != tree:
             message = version_message(self.header, name, state, sums.files, sums.bytes)
             commit = self._write_commit(mirror, tree, commit, message)
-        if annex is None or self.annex_root != write_annex_tree:
-            annex = self._write_commit(
-                mirror, write_annex_tree, annex, annex_message(self.header, name)
-            )
+        if annex is None or self.annex_root != annex_tree:
+            message = annex_message(self.header, name)
+            annex = self._write_commit(mirror, annex_tree, annex, message)
         manifest_path = self.manifest.finish()
         with ExitStack() as undo:
             undo.callback(manifest_path.unlink, missing_ok=True)

@@ -1,7 +1,8 @@
-"""Lines of a zstd frame, whoever wrote it: in pieces, in one pass, and never more than promised.
+"""Read lines from an untrusted zstd frame, within limits on memory and size.
 
-A frame may grow to 32,000 times its size, and a line go on without end. So little is unpacked at a
-time, the pieces of a line are joined once, and what grows beyond its limits is refused.
+A frame may expand to 32,000 times its size, and a line may have any length. So a frame is
+decompressed in small blocks, the pieces of a line are joined once, and a frame that exceeds its
+limits is rejected.
 """
 
 from __future__ import annotations
@@ -15,21 +16,29 @@ import zstandard
 from neuromirror.model import NeuromirrorError
 
 _BLOCK_BYTES = 1 << 10
-"""Bytes that are unpacked at a time: a block of 4 bytes stands for up to 128 KiB."""
+"""Compressed bytes per read: 4 of them may expand to 128 KiB."""
 _PIECE_BYTES = 1 << 20
 LONGEST_LINE = 1 << 26
 
 
 class ZstdFrameError(NeuromirrorError, ValueError):
-    """A frame that is damaged, cut off, or larger than it may be."""
+    """A frame is damaged, truncated, or larger than its limits."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrameLimits:
-    """How much a frame may hold.
+    """Limits of a frame's decompressed content.
 
-    ``longest`` counts the bytes of a line, ``total`` those of all lines. Beyond ``free`` bytes a
-    frame must not be packed more tightly than ``ratio`` to one: lines of a manifest are about 10.
+    Attributes
+    ----------
+    max_line_bytes
+        Bytes of a line.
+    max_bytes
+        Bytes of all lines.
+    max_ratio
+        Compression ratio, which is checked beyond ``ratio_free_bytes``; manifests reach about 10.
+    ratio_free_bytes
+        Bytes that may have any compression ratio.
     """
 
     max_line_bytes: int = LONGEST_LINE
@@ -39,7 +48,7 @@ class FrameLimits:
 
 
 def decompress_frame(file: IO[bytes], limits: FrameLimits | None = None) -> Iterator[bytes]:
-    """Yield what a frame holds, in pieces of at most a megabyte; raises ZstdFrameError.
+    """Yield the content of a frame in pieces of at most 1 MiB; raise ZstdFrameError.
 
     The file must end with the frame.
     """
@@ -48,7 +57,7 @@ def decompress_frame(file: IO[bytes], limits: FrameLimits | None = None) -> Iter
     packed = size = 0
     while block := file.read(_BLOCK_BYTES):
         if frame.eof:
-            raise ZstdFrameError("it goes on after its end")
+            raise ZstdFrameError("there are bytes after the end of the frame")
         try:
             content = frame.decompress(block)
         except zstandard.ZstdError as error:
@@ -56,32 +65,32 @@ def decompress_frame(file: IO[bytes], limits: FrameLimits | None = None) -> Iter
         packed += len(block)
         size += len(content)
         if size > limits.max_bytes:
-            raise ZstdFrameError(f"it holds more than {limits.max_bytes} bytes")
+            raise ZstdFrameError(f"more than {limits.max_bytes} bytes")
         if size > limits.ratio_free_bytes and size > packed * limits.max_ratio:
-            raise ZstdFrameError(f"it grows to more than {limits.max_ratio} times its size")
+            raise ZstdFrameError(f"a compression ratio of more than {limits.max_ratio}")
         for start in range(0, len(content), _PIECE_BYTES):
             yield content[start : start + _PIECE_BYTES] if len(content) > _PIECE_BYTES else content
     if not frame.eof:
-        raise ZstdFrameError("it is cut off" if packed else "it is empty, or cut off")
+        raise ZstdFrameError("truncated" if packed else "empty")
     if frame.unused_data:
-        raise ZstdFrameError("it goes on after its end")
+        raise ZstdFrameError("there are bytes after the end of the frame")
 
 
 def read_lines(file: IO[bytes], limits: FrameLimits | None = None) -> Iterator[bytes]:
-    """Yield the lines that a frame holds, without their newlines; raises ZstdFrameError."""
+    """Yield the lines of a frame without their newlines; raise ZstdFrameError."""
     limits = limits or FrameLimits()
     return split_lines(decompress_frame(file, limits), limits.max_line_bytes)
 
 
 def split_lines(pieces: Iterable[bytes], max_line_bytes: int = LONGEST_LINE) -> Iterator[bytes]:
-    """Yield lines without their newlines; raises ZstdFrameError.
+    """Yield the lines of a text that comes in pieces, without newlines; raise ZstdFrameError.
 
     Parameters
     ----------
     pieces
-        The content, cut anywhere.
-    longest
-        The most bytes of a line; at least as many as a piece has.
+        The content, split anywhere.
+    max_line_bytes
+        The limit on the bytes of a line; at least the size of a piece.
     """
     rest: list[bytes] = []
     size = 0
@@ -90,7 +99,7 @@ def split_lines(pieces: Iterable[bytes], max_line_bytes: int = LONGEST_LINE) -> 
         rest.append(first)
         size += len(first)
         if size > max_line_bytes:
-            raise ZstdFrameError(f"it has a line of more than {max_line_bytes} bytes")
+            raise ZstdFrameError(f"a line of more than {max_line_bytes} bytes")
         if not newline:
             continue
         yield b"".join(rest)
@@ -98,4 +107,4 @@ def split_lines(pieces: Iterable[bytes], max_line_bytes: int = LONGEST_LINE) -> 
         yield from lines
         rest, size = [last], len(last)
     if size:
-        raise ZstdFrameError("its last line is not whole")
+        raise ZstdFrameError("the last line has no newline")
