@@ -26,7 +26,7 @@ class ShiftedDatetime(datetime.datetime):
 
 def main() -> None:
     from neuromirror.crawl import Sync, load_mirrors, parse_sync_requests
-    from neuromirror.crawl import timestamps as crawl_times
+    from neuromirror.model import current_timestamp
     from neuromirror.service import serve
     from neuromirror.store import Store
 
@@ -49,7 +49,7 @@ def main() -> None:
     bad = [one for one in results if one.exit_code]
     if bad:
         sys.exit(f"failed: {bad}")
-    sys.stdout.write(crawl_times.current_timestamp())
+    sys.stdout.write(current_timestamp())
 
 
 if __name__ == "__main__":

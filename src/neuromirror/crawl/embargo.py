@@ -16,7 +16,6 @@ from neuromirror.crawl.guards.events import record_event
 from neuromirror.crawl.index_rebuild import rebuild_index
 from neuromirror.crawl.recorder import Recorder, open_recorder
 from neuromirror.crawl.results import Result
-from neuromirror.crawl.timestamps import current_timestamp
 from neuromirror.index import Index, UnknownDatasetError, UnknownMirrorError
 from neuromirror.model import (
     ConfigurationError,
@@ -24,6 +23,7 @@ from neuromirror.model import (
     EventRaised,
     NeuromirrorError,
     VersionMinted,
+    current_timestamp,
 )
 from neuromirror.sources import Source
 from neuromirror.store import Store, dataset_ref_of

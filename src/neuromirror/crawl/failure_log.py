@@ -8,9 +8,8 @@ from typing import Final
 
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.crawl.results import Result, describe_error
-from neuromirror.crawl.timestamps import current_timestamp
 from neuromirror.index import FailureRow
-from neuromirror.model import NeuromirrorError, TaskFailed, TaskRecovered
+from neuromirror.model import NeuromirrorError, TaskFailed, TaskRecovered, current_timestamp
 from neuromirror.net import redact
 from neuromirror.store import HousekeepingResult, Store
 

@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from neuromirror.config.mirror_files import ZarrLimits
-from neuromirror.crawl.timestamps import current_timestamp
 from neuromirror.index import effective_entries, is_indexed, rebuild_from_journal
-from neuromirror.model import DatasetRef, MirrorSeen, VersionMinted
+from neuromirror.model import DatasetRef, MirrorSeen, VersionMinted, current_timestamp
 from neuromirror.store import Store, dataset_ref_of, read_records_from_git, read_versions_from_git
 from neuromirror.store.withdrawn_datasets import find_withdrawn_datasets
 

@@ -16,7 +16,6 @@ from neuromirror.crawl.plan import RELEASED, DatasetTask, takedown_message
 from neuromirror.crawl.planner import Planner, SyncRequest
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.crawl.results import Result, describe_error, result_from_outcome, unplanned_result
-from neuromirror.crawl.timestamps import current_timestamp
 from neuromirror.index import Index, LastVisit, MirrorStatus
 from neuromirror.model import (
     ConfigurationError,
@@ -27,6 +26,7 @@ from neuromirror.model import (
     NeuromirrorError,
     VersionKind,
     VisitEnded,
+    current_timestamp,
     dump_traffic,
 )
 from neuromirror.net import TrafficCounter, count_traffic

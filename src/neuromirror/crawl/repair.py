@@ -9,7 +9,6 @@ from pathlib import Path
 
 from neuromirror.crawl.index_rebuild import rebuild_index
 from neuromirror.crawl.recorder import open_recorder
-from neuromirror.crawl.timestamps import current_timestamp
 from neuromirror.model import (
     AnnexBranchMoved,
     DatasetRef,
@@ -18,6 +17,7 @@ from neuromirror.model import (
     NeuromirrorError,
     VersionMinted,
     VisitEnded,
+    current_timestamp,
 )
 from neuromirror.store import Repository, Store, dataset_ref_of
 from neuromirror.store.foreign_commits import RepositoryDamage, find_damage

@@ -13,9 +13,14 @@ from neuromirror.config.mirror_files import Mirror
 from neuromirror.crawl.recorder import JournalRecorder
 from neuromirror.crawl.results import Result
 from neuromirror.crawl.sync import Sync
-from neuromirror.crawl.timestamps import current_timestamp
 from neuromirror.index import Index, UnknownDatasetError
-from neuromirror.model import ConfigurationError, DatasetRef, DatasetReinstated, DatasetWithdrawn
+from neuromirror.model import (
+    ConfigurationError,
+    DatasetRef,
+    DatasetReinstated,
+    DatasetWithdrawn,
+    current_timestamp,
+)
 from neuromirror.store import Store
 from neuromirror.store.private_store import require_public_store
 from neuromirror.store.withdrawn_datasets import (

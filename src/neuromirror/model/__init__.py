@@ -36,6 +36,7 @@ from neuromirror.model.journal import (
     TaskRecovered,
     VersionMinted,
     VisitEnded,
+    current_timestamp,
     dump_entry,
     load_entry,
 )
@@ -172,6 +173,7 @@ __all__ = [
     "check_values",
     "compose_pairs",
     "convert",
+    "current_timestamp",
     "dandi_part_size",
     "declare_secrets",
     "diff_lines",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -306,6 +307,11 @@ _TYPES: dict[str, type[JournalEntry]] = {
     "recovery": TaskRecovered,
 }
 _NAMES = {kind: name for name, kind in _TYPES.items()}
+
+
+def current_timestamp() -> str:
+    """Return the current time as in journal entries: UTC, ISO 8601, whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def dump_entry(entry: JournalEntry) -> bytes:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from neuromirror.crawl.recorder import Recorder
-from neuromirror.crawl.timestamps import current_timestamp
 from neuromirror.index import EventRow, UnknownDatasetError, UnknownMirrorError
-from neuromirror.model import DatasetRef, EventRaised
+from neuromirror.model import DatasetRef, EventRaised, current_timestamp
 
 TOMBSTONE, RETURNED = "tombstone", "returned"
 

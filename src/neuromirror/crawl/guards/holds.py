@@ -6,7 +6,6 @@ import getpass
 import hashlib
 
 from neuromirror.crawl.recorder import Recorder
-from neuromirror.crawl.timestamps import current_timestamp
 from neuromirror.index import HoldRow, UnknownDatasetError, UnknownMirrorError
 from neuromirror.model import (
     ConfigurationError,
@@ -14,6 +13,7 @@ from neuromirror.model import (
     HoldLapsed,
     HoldPlaced,
     HoldReleased,
+    current_timestamp,
 )
 
 

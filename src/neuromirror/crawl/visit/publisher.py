@@ -12,7 +12,6 @@ from typing import TypeVar
 from neuromirror.crawl.guards.difference import StateDifference
 from neuromirror.crawl.index_rebuild import restore_records
 from neuromirror.crawl.recorder import Recorder
-from neuromirror.crawl.timestamps import current_timestamp
 from neuromirror.crawl.visit.validate import SpooledSnapshot
 from neuromirror.git import ObjectReader
 from neuromirror.index import Index, UnknownDatasetError, UnknownMirrorError, VersionRow, is_indexed
@@ -33,6 +32,7 @@ from neuromirror.model import (
     SnapshotHeader,
     VersionKind,
     VersionMinted,
+    current_timestamp,
     diff_lines,
     metadata_digest,
     parse_description,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from neuromirror.crawl.recorder import Recorder
-from neuromirror.crawl.timestamps import current_timestamp
-from neuromirror.model import DatasetRef, LinksFound
+from neuromirror.model import DatasetRef, LinksFound, current_timestamp
 
 ViewerLinks = tuple[tuple[str, str], ...]
 
