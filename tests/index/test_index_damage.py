@@ -30,7 +30,7 @@ QUESTIONS: dict[str, Callable[[Index], Any]] = {
     "events": lambda index: list(index.events()),
     "failures": lambda index: index.failures(),
     "mirrors": lambda index: list(index.mirror_status()),
-    "withheld": lambda index: list(index.tombstones()),
+    "withdrawn": lambda index: list(index.tombstones()),
     "position": lambda index: index.position,
 }
 

@@ -66,7 +66,7 @@ def test_second_writer_error_names_the_first_process(journal: DiskJournal, path:
             fcntl.flock(lock, fcntl.LOCK_EX)
             lock.write("4711\n")
             lock.flush()
-            with pytest.raises(IndexBusyError, match=r"id 4711.*more than 0\.3 seconds"):
+            with pytest.raises(IndexBusyError, match=r"4711.*0\.3 seconds"):
                 index.catch_up(journal)
             with pytest.raises(IndexBusyError):
                 rebuild_from_journal(path, journal, lock_wait=0)
@@ -117,16 +117,6 @@ def test_file_that_is_not_an_index_is_named_in_the_error_and_unchanged(
     with pytest.raises(IndexUnusableError, match="not an index of neuromirror"):
         how(path)
     assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize("how", [Index.open, Index.open_readonly])
-def test_a_newer_schema_is_not_touched(how: object, path: Path) -> None:
-    assert callable(how)
-    Index.open(path).close()
-    with contextlib.closing(sqlite3.connect(path)) as newer:
-        newer.execute("PRAGMA user_version = 99")
-    with pytest.raises(IndexUnusableError, match=r"newer neuromirror \(schema 99.*rebuild-index"):
-        how(path)
 
 
 def test_a_rebuild_heals_a_corrupt_index(journal: DiskJournal, path: Path) -> None:

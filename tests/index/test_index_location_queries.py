@@ -120,8 +120,8 @@ def test_due_locations_are_found_by_an_index(journal: DiskJournal, index: Index)
     index.due_locations(10, "9")
     index.due_locations(10, "9", mirror="dandi")
     index.failing_locations()
-    assert sum("SEARCH l USING INDEX locations_checked" in one for one in plans) == 4
-    assert not [one for one in plans if one.startswith("SCAN l") and "ailing" not in one]
+    assert sum("SEARCH l USING INDEX locations_probed" in one for one in plans) == 4
+    assert not [one for one in plans if one.startswith("SCAN l") and "failing" not in one]
     assert not [one for one in plans if "TEMP B-TREE FOR ORDER BY" in one]
 
 

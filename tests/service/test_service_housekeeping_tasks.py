@@ -139,7 +139,7 @@ def test_a_lost_path_token_of_the_index_is_detected(copied_mirror_harness: Mirro
             "SELECT rowid FROM path_text WHERE path_text MATCH 'ecephys' ORDER BY rowid"
         ).fetchall()
         db.execute(
-            "INSERT INTO path_text (path_text, rowid, words) VALUES ('delete', ?, 'ecephys')",
+            "INSERT INTO path_text (path_text, rowid, terms) VALUES ('delete', ?, 'ecephys')",
             rows[0],
         )
     found = broken(copied_mirror_harness)

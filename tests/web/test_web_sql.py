@@ -278,7 +278,7 @@ def test_visitor_sql_is_off_by_default(site: RunningCatalogue) -> None:
     assert site.get("/index/files.json?path__contains=a").status_code == 200
     version = site.api("/datasets/demo:000001@latest")["version"]
     named = f"dataset=demo:000001&label={quote(version)}&_shape=array"
-    assert json.loads(site.get(f"/index/files_of_a_version.json?{named}").text)
+    assert json.loads(site.get(f"/index/version_files.json?{named}").text)
 
 
 def test_the_processes_that_answer_have_no_secrets_and_end_with_the_catalogue(

@@ -28,7 +28,7 @@ DEFAULT_DEPTH = 5
 _INPUT = f"""
 SELECT d.id, m.name || ':' || d.local_id FROM datasets d JOIN mirrors m ON m.id = d.mirror
 WHERE {LAST_COMPONENT.format("d.local_id")} = ?1 AND (d.local_id = ?2 OR ?1 = ?2)
-    AND d.id <> ?3 AND d.within = '' AND d.withheld = ''
+    AND d.id <> ?3 AND d.within = '' AND d.withdrawn = ''
 ORDER BY d.mirror <> ?4, d.local_id <> ?2, m.name, d.local_id LIMIT 1
 """
 
@@ -41,7 +41,7 @@ _PLATFORM = re.compile(
 _OTHER_SCHEME = f"""
 SELECT d.id, m.name || ':' || d.local_id, {LAST_COMPONENT.format("d.local_id")}
 FROM datasets d JOIN mirrors m ON m.id = d.mirror
-WHERE d.local_id LIKE '%' || ?1 ESCAPE '=' AND d.id <> ?2 AND d.within = '' AND d.withheld = ''
+WHERE d.local_id LIKE '%' || ?1 ESCAPE '=' AND d.id <> ?2 AND d.within = '' AND d.withdrawn = ''
 ORDER BY d.mirror <> ?3, d.id
 """
 
@@ -49,11 +49,11 @@ _EXACT_NAME = "i.name IN (?1, ?1 || '/', ?2, ?2 || '/')"
 _SIMILAR_NAME = f"({_EXACT_NAME} OR i.name LIKE '%' || ?4 ESCAPE '=')"
 
 _DERIVED = """
-SELECT i.name, v.id, v.label, coalesce(nullif(v.time, ''), v.minted), d.id, d.mirror,
+SELECT i.name, v.id, v.label, coalesce(nullif(v.time, ''), v.recorded_at), d.id, d.mirror,
     m.name || ':' || d.local_id
 FROM inputs i JOIN versions v ON v.id = i.version JOIN datasets d ON d.id = v.dataset
 JOIN mirrors m ON m.id = d.mirror
-WHERE {} AND d.id <> ?3 AND d.withheld = ''
+WHERE {} AND d.id <> ?3 AND d.withdrawn = ''
 ORDER BY m.name, d.local_id, v.seq DESC, i.name
 """
 
@@ -113,7 +113,7 @@ class AncestryQueries(DatasetQueries):
     def _read_version(self, version: int) -> _Version:
         row = self._row(
             "SELECT v.id, v.dataset, d.mirror, d.local_id, v.label, "
-            "coalesce(nullif(v.time, ''), v.minted) FROM versions v "
+            "coalesce(nullif(v.time, ''), v.recorded_at) FROM versions v "
             "JOIN datasets d ON d.id = v.dataset WHERE v.id = ?",
             (version,),
         )
@@ -187,7 +187,7 @@ class AncestryQueries(DatasetQueries):
 
     def _version_at(self, dataset: int, time: str) -> _Version | None:
         found = self._row(
-            "SELECT id FROM (SELECT id, seq, coalesce(nullif(time, ''), minted) AS time "
+            "SELECT id FROM (SELECT id, seq, coalesce(nullif(time, ''), recorded_at) AS time "
             "FROM versions WHERE dataset = ?1) ORDER BY "
             "CASE WHEN time <= ?2 THEN time END DESC, time, "
             "CASE WHEN time <= ?2 THEN -seq ELSE seq END LIMIT 1",

@@ -7,7 +7,6 @@ backup (https://www.sqlite.org/backup.html) reads it in one transaction, and a w
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 import stat
 import time
@@ -182,25 +181,22 @@ def _check_regular(path: Path) -> None:
             )
 
 
-def _check_schema(draft: Path, source: Path) -> None:
-    """Bring a copy to this release's schema, and check that it has its tables and nothing else.
+def _check_schema(copy: Path, source: Path) -> None:
+    """Check that a copy has the tables of an index and nothing else.
 
-    A trigger or a view of a copy would act on all that is recorded or asked from then on. Raises
-    IndexUnusableError.
+    A trigger or view in it would take effect on every later write or query. Raises
+    IndexUnusableError naming the ``source``.
     """
-    with closing(_connect(draft, "rw")) as connection, closing(sqlite3.connect(":memory:")) as new:
+    with closing(_connect(copy, "rw")) as connection, closing(sqlite3.connect(":memory:")) as new:
         connection.execute("PRAGMA trusted_schema = OFF")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        kinds = {kind for kind, *_ in _schema_of(connection)}
-        if version > schema.SCHEMA or not kinds <= {"table", "index"}:
+        if version != schema.SCHEMA:
             raise IndexUnusableError(
-                f"{source} has {', '.join(sorted(kinds))} of schema {version}, which no index of "
-                f"this release has; use another copy, or {REBUILD_HINT}"
+                f"{source} has schema {version}, this release needs schema {schema.SCHEMA}; "
+                f"use another copy, or {REBUILD_HINT}"
             )
         new.isolation_level = None
-        schema.migrate(new)
-        if version != schema.SCHEMA:
-            schema.migrate(connection)
+        schema.create_tables(new)
         different = {name for _, name, *_ in _schema_of(connection) ^ _schema_of(new)}
     if different:
         raise IndexUnusableError(
@@ -213,8 +209,7 @@ def _schema_of(connection: sqlite3.Connection) -> set[tuple[str, str, str, str]]
     """Kind, name, table and SQL of all in a schema, but for SQLite's own statistics."""
     rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
     return {
-        # releases of sqlite-utils and SQLite differ in white space and quotes
-        (str(kind), str(name), str(table), re.sub(r"[\s\"\[\]`]+", " ", sql or "").strip())
+        (str(kind), str(name), str(table), str(sql))
         for kind, name, table, sql in rows
         if not str(name).startswith("sqlite_stat")
     }

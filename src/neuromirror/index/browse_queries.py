@@ -122,7 +122,7 @@ class BrowseQueries(FileQueries):
         rows = self._rows(
             "SELECT a.label, b.label, f.until IS NULL, c.size, c.key FROM files f "
             "JOIN contents c ON c.id = f.content "
-            "JOIN datasets d ON d.id = f.dataset JOIN versions n ON n.id = d.newest "
+            "JOIN datasets d ON d.id = f.dataset JOIN versions n ON n.id = d.newest_version "
             "JOIN versions a ON a.dataset = f.dataset AND a.seq = f.since "
             "JOIN versions b ON b.dataset = f.dataset "
             "AND b.seq = CASE WHEN f.until IS NULL THEN n.seq ELSE f.until - 1 END "
@@ -148,7 +148,7 @@ class BrowseQueries(FileQueries):
             condition += " AND d.mirror = ?"
             given.append(self._mirror_number(mirror))
         rows = self._rows(
-            f"SELECT {VERSION_COLUMNS} FROM {VERSION_TABLES} WHERE d.withheld = '' "
+            f"SELECT {VERSION_COLUMNS} FROM {VERSION_TABLES} WHERE d.withdrawn = '' "
             f"AND {condition} ORDER BY v.id DESC LIMIT ?",
             (*given, limit),
         )
@@ -156,7 +156,7 @@ class BrowseQueries(FileQueries):
 
     def count_top_level_datasets(self) -> int:
         """How many datasets have a page of their own that is not a part's."""
-        row = self._row("SELECT count(*) FROM datasets WHERE withheld = '' AND within = ''")
+        row = self._row("SELECT count(*) FROM datasets WHERE withdrawn = '' AND within = ''")
         assert row is not None
         return int(row[0])
 
@@ -166,9 +166,9 @@ class BrowseQueries(FileQueries):
         In the order in which they came to be known, so that new ones come last.
         """
         rows = self._rows(
-            "SELECT m.name || ':' || d.local_id, n.minted FROM datasets d "
-            "JOIN mirrors m ON m.id = d.mirror LEFT JOIN versions n ON n.id = d.newest "
-            "WHERE d.withheld = '' AND d.within = '' ORDER BY d.id LIMIT ? OFFSET ?",
+            "SELECT m.name || ':' || d.local_id, n.recorded_at FROM datasets d "
+            "JOIN mirrors m ON m.id = d.mirror LEFT JOIN versions n ON n.id = d.newest_version "
+            "WHERE d.withdrawn = '' AND d.within = '' ORDER BY d.id LIMIT ? OFFSET ?",
             (limit, first),
         )
         return [(name, minted) for name, minted in rows]

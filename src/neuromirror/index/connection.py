@@ -1,4 +1,4 @@
-"""How the index file is opened, checked and locked, and what SQLite's errors mean."""
+"""Open, check and lock the index file; translate SQLite's errors."""
 
 from __future__ import annotations
 
@@ -24,27 +24,26 @@ from neuromirror.index.errors import (
 READ_TIMEOUT = 30.0
 """Seconds that a statement waits for another connection."""
 
-STOPPED_MESSAGE = "this takes too long here, or too long just now; ask for less, or try again later"
+STOPPED_MESSAGE = "the query exceeded its time limit; narrow it, or try again later"
 
 MIN_SQLITE_VERSION = (3, 37, 0)  # STRICT tables
 _POLL_SECONDS = 0.1
 
 _LIMITS = {
-    # the longest text that a question makes is a list of blocks of paths
+    # the longest value of any query is a list of path blocks
     sqlite3.SQLITE_LIMIT_LENGTH: 64 << 20,
     sqlite3.SQLITE_LIMIT_ATTACHED: 0,
     sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 1,
     sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
 }
-"""Of connections that only read."""
-
+"""Limits of read-only connections."""
 
 _DAMAGE_CODES = (
-    0,  # Python's own: text that is not UTF-8
+    0,  # raised by Python itself: text that is not UTF-8
     sqlite3.SQLITE_CORRUPT,
     sqlite3.SQLITE_NOTADB,
     sqlite3.SQLITE_FORMAT,
-    # statements are fixed: the schema that they need was changed
+    # the statements are constant, so an error in one means that the schema was modified
     sqlite3.SQLITE_ERROR,
     sqlite3.SQLITE_MISMATCH,
     sqlite3.SQLITE_TOOBIG,
@@ -54,19 +53,36 @@ _DAMAGE_CODES = (
 
 @contextlib.contextmanager
 def translate_errors(path: Path) -> Iterator[None]:
-    """SQLite's errors as ours; bugs (a wrong statement, a broken constraint) stay as they are."""
+    """Translate SQLite's errors into errors of the index; errors that are bugs pass unchanged.
+
+    Parameters
+    ----------
+    path : Path
+        The index file, for the messages.
+
+    Raises
+    ------
+    IndexBusyError
+        If another process holds a lock.
+    QueryStoppedError
+        If a progress handler interrupted the query.
+    IndexDamagedError
+        If the file is damaged.
+    IndexUnusableError
+        If the file cannot be read or written.
+    """
     try:
         yield
     except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError):
         raise
     except (MemoryError, UnicodeDecodeError) as error:
-        # a length that no row has, or a message of SQLite's with what stands in the schema
+        # an impossible length in a row, or an SQLite message that quotes a damaged schema
         raise damage_error(path, error) from error
     except sqlite3.DatabaseError as error:
-        code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # without the extension
+        code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # the primary code
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise IndexBusyError(
-                f"the index {path} is locked by another process; try again"
+                f"the index {path} is locked by another process; try again later"
             ) from error
         if code == sqlite3.SQLITE_INTERRUPT:
             raise QueryStoppedError(STOPPED_MESSAGE) from error
@@ -81,26 +97,26 @@ def translate_errors(path: Path) -> Iterator[None]:
             sqlite3.SQLITE_AUTH,
         ):
             raise IndexUnusableError(
-                f"the index {path} cannot be read or written ({error}); see to the space and "
+                f"the index {path} cannot be read or written ({error}); check free space and "
                 "permissions of its folder, then run the command again"
             ) from error
         raise
 
 
 class ReadConnection(sqlite3.Connection):
-    """A connection that only reads.
+    """A read-only connection.
 
-    An ``immutable`` one sees no change of its file: see :func:`identity`.
+    An immutable one never sees changes of its file: see :func:`file_identity`.
     """
 
     is_immutable = False
 
 
 def file_identity(path: Path) -> tuple[int, ...]:
-    """Return a value that differs when a connection to a database has to be opened again.
+    """Return numbers that identify the state of a database file and its write-ahead log.
 
-    The file is told by the first two numbers. An ``immutable`` connection is stale as well when one
-    of the others differs, that is after any write.
+    The first two (device, inode) identify the file: if they change, it was replaced. The others
+    change with every write, which makes an immutable connection stale too.
     """
     numbers: list[int] = []
     for name in (path, path.with_name(path.name + "-wal")):
@@ -112,31 +128,55 @@ def file_identity(path: Path) -> tuple[int, ...]:
 
 
 def is_stale(connection: sqlite3.Connection, path: Path, opened: tuple[int, ...]) -> bool:
-    """Return whether a connection sees an old state for good; ``opened`` is from before opening."""
+    """Return whether a connection no longer sees the current state of the file.
+
+    Parameters
+    ----------
+    connection : sqlite3.Connection
+        The connection.
+    path : Path
+        The file it was opened from.
+    opened : tuple of int
+        :func:`file_identity` from before it was opened.
+    """
     immutable = isinstance(connection, ReadConnection) and connection.is_immutable
     compared = None if immutable else 2
     return file_identity(path)[:compared] != opened[:compared]
 
 
 def open_writer(path: Path, lock_wait: float | None) -> sqlite3.Connection:
-    """A connection that may write; makes the file or migrates an older one.
+    """Open a connection that may write; create the file with its tables if it does not exist.
 
-    That takes the writing lock; ``lock_wait`` is None for a caller that holds it already.
+    Parameters
+    ----------
+    path : Path
+        The index file.
+    lock_wait : float or None
+        Seconds to wait for the write lock, which creating the tables takes; None if the caller
+        holds it.
+
+    Raises
+    ------
+    IndexUnusableError
+        If the file is not an index, has another schema version or cannot be written.
+    IndexBusyError
+        If another process holds the lock for longer.
     """
     _check_sqlite_version()
     if not path.parent.is_dir():
         raise IndexUnusableError(f"the folder of the index {path} does not exist; create it first")
     with translate_errors(path):
-        locked = lock_wait is None or not _needs_migration(path)
+        locked = lock_wait is None or not _lacks_tables(path)
         with contextlib.nullcontext() if locked else write_lock(path, lock_wait or 0):
             connection = _connect(path, "rwc")
             try:
-                _migrate(connection, path)
+                if not _has_tables(connection, path):
+                    schema.create_tables(connection)
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute("PRAGMA foreign_keys = ON")
                 connection.execute("PRAGMA cache_size = -65536")
-                # one huge version makes one huge log; give the space back afterwards
+                # a huge version makes a huge log; release the space afterwards
                 connection.execute(f"PRAGMA journal_size_limit = {64 << 20}")
             except BaseException:
                 connection.close()
@@ -145,7 +185,7 @@ def open_writer(path: Path, lock_wait: float | None) -> sqlite3.Connection:
 
 
 def open_scratch(path: Path) -> sqlite3.Connection:
-    """A new file for a rebuild: without a log, since a rebuild that dies is thrown away."""
+    """Create a file for a rebuild, without a log, because a failed rebuild is discarded."""
     _check_sqlite_version()
     with translate_errors(path):
         connection = _connect(path, "rwc")
@@ -153,17 +193,32 @@ def open_scratch(path: Path) -> sqlite3.Connection:
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("PRAGMA cache_size = -131072")
         connection.execute("PRAGMA foreign_keys = ON")
-        schema.migrate(connection)
+        schema.create_tables(connection)
         return connection
 
 
 def open_reader(path: Path, factory: type[ReadConnection] = ReadConnection) -> ReadConnection:
-    """A connection that only reads; works in a folder that cannot be written, too."""
+    """Open a read-only connection, also in a folder that is not writable.
+
+    Parameters
+    ----------
+    path : Path
+        The index file.
+    factory : type
+        The class of the connection.
+
+    Raises
+    ------
+    IndexMissingError
+        If the file does not exist.
+    IndexUnusableError
+        If the file is not an index or has another schema version.
+    """
     _check_sqlite_version()
     if not path.is_file():
         raise IndexMissingError(
-            f"there is no index at {path}; run `neuromirror sync` to make a mirror, or "
-            "`neuromirror rebuild-index` if the store is there and only its index is gone"
+            f"there is no index at {path}; run `neuromirror sync` to create a mirror, or "
+            "`neuromirror rebuild-index` if only the index of an existing store is missing"
         )
     with translate_errors(path):
         connection = _connect_reader(path, factory)
@@ -176,16 +231,13 @@ def open_reader(path: Path, factory: type[ReadConnection] = ReadConnection) -> R
                 denied = code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
                 if not denied or (log.exists() and log.stat().st_size):
                     raise
-                # This reader may not make the log's files, and nobody has them open now. Should
-                # a writer come while it reads, it may see both old and new pages: such a reader
-                # should be short-lived, or look at `identity` before each question.
+                # This reader may not create the log's files, and no process has them open. If a
+                # writer starts while it reads, it may see a mixture of old and new pages: such a
+                # reader should be short-lived, or compare `file_identity` before each query.
                 connection.close()
                 connection = _connect_reader(path, factory, immutable=True)
-            if _read_schema_number(connection, path) != schema.SCHEMA:
-                raise IndexUnusableError(
-                    f"the index {path} is of an older release; `neuromirror sync` brings it up to "
-                    f"date, or {REBUILD_HINT}"
-                )
+            if not _has_tables(connection, path):
+                raise IndexUnusableError(f"the index {path} is empty; {REBUILD_HINT}")
             connection.execute("PRAGMA query_only = ON")
         except BaseException:
             connection.close()
@@ -195,14 +247,29 @@ def open_reader(path: Path, factory: type[ReadConnection] = ReadConnection) -> R
 
 @contextlib.contextmanager
 def write_lock(path: Path, wait: float) -> Iterator[None]:
-    """The one writer's lock, ``<index>.lock``; raises IndexBusyError after ``wait`` seconds."""
+    """Hold the lock of the single writer, ``<index>.lock``.
+
+    Parameters
+    ----------
+    path : Path
+        The index file.
+    wait : float
+        Seconds to wait for another writer.
+
+    Raises
+    ------
+    IndexBusyError
+        If another process holds the lock for longer.
+    IndexUnusableError
+        If the lock file cannot be created.
+    """
     name = path.with_name(path.name + ".lock")
     try:
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise IndexUnusableError(
             f"the index {path} cannot be written: {name.name}: {error.strerror}; "
-            "see to the permissions of its folder"
+            "check the permissions of its folder"
         ) from error
     try:
         _flock(descriptor, path, wait)
@@ -225,8 +292,8 @@ def _flock(descriptor: int, path: Path, wait: float) -> None:
                 continue
             holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
             raise IndexBusyError(
-                f"the index {path} has been written by another process (id {holder}) for more "
-                f"than {wait:g} seconds; wait for it to end, then run the command again"
+                f"process {holder} has been writing the index {path} for more than {wait:g} "
+                "seconds; wait until it has finished, then run the command again"
             ) from None
 
 
@@ -248,42 +315,40 @@ def _connect_reader(
     return made
 
 
-def _needs_migration(path: Path) -> bool:
+def _lacks_tables(path: Path) -> bool:
+    """Return whether the file does not exist or is empty; raises IndexUnusableError."""
     if not path.exists():
         return True
     connection = _connect(path, "rw")
     try:
-        return _read_schema_number(connection, path) != schema.SCHEMA
+        return not _has_tables(connection, path)
     finally:
         connection.close()
 
 
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    if _read_schema_number(connection, path) != schema.SCHEMA:
-        schema.migrate(connection)
+def _has_tables(connection: sqlite3.Connection, path: Path) -> bool:
+    """Return whether a database is an index of this schema version; False if it is empty.
 
-
-def _read_schema_number(connection: sqlite3.Connection, path: Path) -> int:
-    """The file's schema number, 0 for an empty one; raises IndexUnusableError."""
+    Raises IndexUnusableError for any other database.
+    """
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     if application != schema.APPLICATION_ID:
-        # a first migration that was killed may have left its own bookkeeping table
-        if application or any("_sqlite_migrations" not in name for name in tables):
+        if application or tables:
             raise IndexUnusableError(
-                f"{path} is a database, but not an index of neuromirror; name another file with "
-                "--index, or move this one away"
+                f"{path} is an SQLite database, but not an index of neuromirror; choose another "
+                "file with --index, or move this one away"
             )
-        return 0
-    if version > schema.SCHEMA:
+        return False
+    if version != schema.SCHEMA:
         raise IndexUnusableError(
-            f"the index {path} was made by a newer neuromirror (schema {version}, this one knows "
-            f"{schema.SCHEMA}); install that release, or {REBUILD_HINT}"
+            f"the index {path} has schema {version}, this release needs schema {schema.SCHEMA}; "
+            f"{REBUILD_HINT}"
         )
-    if version and "progress" not in tables:
+    if "progress" not in tables:
         raise IndexUnusableError(f"the index {path} lacks its tables; {REBUILD_HINT}")
-    return int(version)
+    return True
 
 
 def _check_sqlite_version() -> None:

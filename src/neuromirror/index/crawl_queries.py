@@ -12,25 +12,25 @@ from neuromirror.index.rows import EventRow, FailureRow, HoldRow, LastVisit, Mir
 from neuromirror.model import UNREADABLE, load_traffic
 
 _HOLDS = """
-SELECT h.hold, m.name || ':' || d.local_id, h.upstream, h.state, h.reason, h.removed,
-    h.files_before, h.placed, h.outcome, h.ended, h.released_by
+SELECT h.hold, m.name || ':' || d.local_id, h.upstream, h.state, h.reason, h.files_removed,
+    h.files_before, h.placed_at, h.outcome, h.ended_at, h.released_by
 FROM holds h JOIN datasets d ON d.id = h.dataset JOIN mirrors m ON m.id = d.mirror
 """
 
 _STATUS = f"""
-SELECT m.name, m.source, m.uri, count(d.id), count(d.newest),
+SELECT m.name, m.source, m.uri, count(d.id), count(d.newest_version),
     (SELECT count(*) FROM versions v JOIN datasets e ON e.id = v.dataset
-     WHERE e.mirror = m.id AND e.withheld = ''),
-    coalesce(sum(n.files), 0), CAST(total(n.bytes) AS INTEGER), m.contents, max(t.ended),
-    max(d.last_full), coalesce(sum(t.status IN ('failed', 'partial')), 0),
+     WHERE e.mirror = m.id AND e.withdrawn = ''),
+    coalesce(sum(n.files), 0), CAST(total(n.bytes) AS INTEGER), m.first_contents, max(t.ended_at),
+    max(d.last_full_visit), coalesce(sum(t.status IN ('failed', 'partial')), 0),
     (SELECT count(*) FROM holds h JOIN datasets e ON e.id = h.dataset
-     WHERE e.mirror = m.id AND e.withheld = '' AND h.outcome IS NULL),
+     WHERE e.mirror = m.id AND e.withdrawn = '' AND h.outcome IS NULL),
     (SELECT count(*) FROM events x WHERE x.kind = 'incident' AND x.mirror = m.id),
     coalesce(sum(d.within <> ''), 0), coalesce(sum(t.status = 'waiting'), 0),
     (SELECT count(DISTINCT a.dataset) FROM attributes a JOIN datasets e ON e.id = a.dataset
-     WHERE a.name = '{UNREADABLE}' AND e.mirror = m.id AND e.withheld = ''),
+     WHERE a.name = '{UNREADABLE}' AND e.mirror = m.id AND e.withdrawn = ''),
     coalesce(sum(t.status = 'not_found'), 0), m.capabilities
-FROM mirrors m LEFT JOIN datasets d ON d.mirror = m.id AND d.withheld = ''
+FROM mirrors m LEFT JOIN datasets d ON d.mirror = m.id AND d.withdrawn = ''
 LEFT JOIN versions n ON n.id = {CURRENT} LEFT JOIN visits t ON t.id = d.last_visit
 GROUP BY m.id ORDER BY m.name
 """
@@ -38,19 +38,19 @@ GROUP BY m.id ORDER BY m.name
 
 _FAILED_VISITS = """
 SELECT 'visit', m.name, d.local_id, t.message,
-    (SELECT min(x.ended) FROM visits x WHERE x.dataset = d.id AND x.id > coalesce(
+    (SELECT min(x.ended_at) FROM visits x WHERE x.dataset = d.id AND x.id > coalesce(
         (SELECT max(y.id) FROM visits y
          WHERE y.dataset = d.id AND y.status NOT IN ('failed', 'partial')), 0)),
-    t.ended
+    t.ended_at
 FROM datasets d JOIN mirrors m ON m.id = d.mirror JOIN visits t ON t.id = d.last_visit
-WHERE t.status IN ('failed', 'partial') AND d.withheld = ''
+WHERE t.status IN ('failed', 'partial') AND d.withdrawn = ''
 ORDER BY m.name, d.local_id
 """
 
 _FAILED_TASKS = """
-SELECT f.task, f.mirror, f.local_id, f.message, f.since, f.at FROM failures f
+SELECT f.task, f.mirror, f.local_id, f.message, f.first_at, f.last_at FROM failures f
 WHERE NOT EXISTS (SELECT 1 FROM datasets d JOIN mirrors m ON m.id = d.mirror
-    WHERE m.name = f.mirror AND d.local_id = f.local_id AND d.withheld <> '')
+    WHERE m.name = f.mirror AND d.local_id = f.local_id AND d.withdrawn <> '')
 ORDER BY f.mirror, f.task, f.local_id
 """
 
@@ -61,7 +61,7 @@ class CrawlQueries(QueryBase):
     def last_visits(self, mirror: str) -> dict[str, LastVisit]:
         """The last visit of each dataset of a mirror, by local id; empty for a new mirror."""
         rows = self._rows(
-            "SELECT d.local_id, t.fingerprint, t.status, t.pending, t.ended FROM datasets d "
+            "SELECT d.local_id, t.fingerprint, t.status, t.pending, t.ended_at FROM datasets d "
             "JOIN mirrors m ON m.id = d.mirror JOIN visits t ON t.id = d.last_visit "
             "WHERE m.name = ? ORDER BY d.local_id",
             (mirror,),
@@ -71,7 +71,7 @@ class CrawlQueries(QueryBase):
     def visits(self, dataset: str, limit: int = 20) -> Iterator[VisitRow]:
         """The last visits of a dataset, newest first."""
         rows = self._rows(
-            "SELECT visit, started, ended, status, fingerprint, pending, message, traffic "
+            "SELECT visit, started_at, ended_at, status, fingerprint, pending, message, traffic "
             "FROM visits WHERE dataset = ? ORDER BY id DESC LIMIT ?",
             (self._dataset_number(dataset), limit),
         )
@@ -81,7 +81,7 @@ class CrawlQueries(QueryBase):
         """Listings that wait for an operator, oldest first, of one dataset or of all."""
         number = None if dataset is None else self._dataset_number(dataset)
         return self._holds(
-            "WHERE h.outcome IS NULL AND d.withheld = '' AND (? IS NULL OR h.dataset = ?) "
+            "WHERE h.outcome IS NULL AND d.withdrawn = '' AND (? IS NULL OR h.dataset = ?) "
             "ORDER BY h.id",
             (number, number),
         )
@@ -129,7 +129,7 @@ class CrawlQueries(QueryBase):
         }
         conditions = {clause: value for clause, value in clauses.items() if value is not None}
         # of what was taken down no more is told than that
-        shown = "(coalesce(d.withheld, '') = '' OR e.kind = 'takedown')"
+        shown = "(coalesce(d.withdrawn, '') = '' OR e.kind = 'takedown')"
         rows = self._rows(
             "SELECT e.id, m.name, d.local_id, e.kind, e.message, e.at, e.data FROM events e "
             "JOIN mirrors m ON m.id = e.mirror LEFT JOIN datasets d ON d.id = e.dataset "
@@ -143,7 +143,7 @@ class CrawlQueries(QueryBase):
         return dict(
             self._rows(
                 "SELECT e.kind, count(*) FROM events e LEFT JOIN datasets d ON d.id = e.dataset "
-                "WHERE coalesce(d.withheld, '') = '' OR e.kind = 'takedown' "
+                "WHERE coalesce(d.withdrawn, '') = '' OR e.kind = 'takedown' "
                 "GROUP BY e.kind ORDER BY e.kind"
             )
         )
@@ -161,7 +161,7 @@ class CrawlQueries(QueryBase):
         row = self._row(
             "SELECT 1 FROM datasets d JOIN mirrors m ON m.id = d.mirror "
             "JOIN visits t ON t.id = d.last_visit WHERE t.status IN ('failed', 'partial') "
-            "AND d.withheld = '' AND (?1 IS NULL OR m.name = ?1) UNION ALL "
+            "AND d.withdrawn = '' AND (?1 IS NULL OR m.name = ?1) UNION ALL "
             "SELECT 1 FROM failures WHERE task = 'list' AND (?1 IS NULL OR mirror = ?1) LIMIT 1",
             (mirror,),
         )
@@ -174,8 +174,8 @@ class CrawlQueries(QueryBase):
             for (name,) in self._rows(
                 "SELECT DISTINCT m.name || ':' || d.local_id FROM holds h "
                 "JOIN datasets d ON d.id = h.dataset JOIN mirrors m ON m.id = d.mirror "
-                "WHERE h.outcome = 'released' AND h.after_visit IS d.last_visit "
-                "AND d.withheld = ''"
+                "WHERE h.outcome = 'released' AND h.visit_at_release IS d.last_visit "
+                "AND d.withdrawn = ''"
             )
         )
 

@@ -42,10 +42,6 @@ Progress = Callable[[int], None]
 
 _BATCH = 8000
 
-_MIGRATIONS_TABLE = (
-    "_sqlite_migrations"  # sqlite-utils' own table says when a migration was applied
-)
-
 
 class Index(
     AncestryQueries,
@@ -174,9 +170,8 @@ class Index(
         But for the inner tables of full-text search, which tell in how many steps it was filled.
         """
         names = self._rows(
-            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN "
-            r"('sqlite_sequence', ?) AND name NOT LIKE '%\_text\_%' ESCAPE '\' ORDER BY name",
-            (_MIGRATIONS_TABLE,),
+            "SELECT name FROM sqlite_master WHERE type = 'table' "
+            r"AND name NOT LIKE '%\_text\_%' ESCAPE '\' ORDER BY name"
         )
         for (name,) in list(names):
             columns = [row[1] for row in self._rows(f'PRAGMA table_info("{name}")')]

@@ -30,10 +30,11 @@ _DATASETS = f"""
 SELECT d.id, m.name, d.local_id, coalesce(d.source_uri, ''), coalesce(d.dataset_id, ''), d.title,
     c.license, c.doi, (SELECT count(*) FROM versions v WHERE v.dataset = d.id), c.label, n.label,
     CASE WHEN c.kind = 'published' THEN c.label END,
-    nullif(c.time, ''), coalesce(c.files, 0), coalesce(c.bytes, 0), t.ended, t.status, d.last_full,
+    nullif(c.time, ''), coalesce(c.files, 0), coalesce(c.bytes, 0), t.ended_at, t.status,
+    d.last_full_visit,
     (SELECT count(*) FROM holds h WHERE h.dataset = d.id AND h.outcome IS NULL), d.within
 FROM datasets d JOIN mirrors m ON m.id = d.mirror
-LEFT JOIN versions n ON n.id = d.newest LEFT JOIN versions c ON c.id = {CURRENT}
+LEFT JOIN versions n ON n.id = d.newest_version LEFT JOIN versions c ON c.id = {CURRENT}
 LEFT JOIN visits t ON t.id = d.last_visit
 """
 
@@ -42,7 +43,7 @@ SELECT p.path, p.source_path, m.name || ':' || p.local_id, p.dataset_id,
     (SELECT v.label FROM versions v JOIN datasets e ON e.id = v.dataset
      WHERE e.mirror = d.mirror AND e.local_id = p.local_id AND v.commit_id = p.commit_id),
     p.commit_id, p.state, p.files, p.bytes, p.since
-FROM parts p JOIN datasets d ON d.id = p.dataset JOIN mirrors m ON m.id = d.mirror
+FROM subdatasets p JOIN datasets d ON d.id = p.dataset JOIN mirrors m ON m.id = d.mirror
 WHERE p.dataset = ? AND p.since <= ? AND (p.until IS NULL OR p.until > ?) ORDER BY p.path
 """
 
@@ -67,7 +68,7 @@ class DatasetQueries(TermQueries):
         those that are parts of another are given too. Raises :class:`UnknownMirrorError`,
         :class:`UnknownAttributeError` and :class:`MalformedQueryError`.
         """
-        clauses = ["d.withheld = ''"]
+        clauses = ["d.withdrawn = ''"]
         given: list[int | str] = []
         if mirror is not None:
             clauses.append("d.mirror = ?")
@@ -96,10 +97,10 @@ class DatasetQueries(TermQueries):
             known = f"there are {', '.join(names)}" if names else "no dataset has any yet"
             raise UnknownAttributeError(f"no dataset has an attribute {name!r}; {known}")
         folded = value.casefold()
-        matches = "folded = ?"
+        matches = "casefolded = ?"
         values: tuple[Any, ...] = (name, folded)
         if folded.endswith("*"):
-            matches = "folded >= ? AND substr(folded, 1, ?) = ?"
+            matches = "casefolded >= ? AND substr(casefolded, 1, ?) = ?"
             values = (name, folded[:-1], len(folded) - 1, folded[:-1])
         return f"d.id IN (SELECT dataset FROM attributes WHERE name = ? AND {matches})", values
 
@@ -115,9 +116,9 @@ class DatasetQueries(TermQueries):
     def tombstones(self, mirror: str | None = None) -> list[Tombstone]:
         """The datasets that were taken down, by name, their own parts among them."""
         rows = self._rows(
-            "SELECT m.name || ':' || d.local_id, d.withheld FROM datasets d "
-            "JOIN mirrors m ON m.id = d.mirror WHERE d.withheld <> '' AND (? IS NULL OR m.name = ?)"
-            " ORDER BY m.name, d.local_id",
+            "SELECT m.name || ':' || d.local_id, d.withdrawn FROM datasets d "
+            "JOIN mirrors m ON m.id = d.mirror "
+            "WHERE d.withdrawn <> '' AND (? IS NULL OR m.name = ?) ORDER BY m.name, d.local_id",
             (mirror, mirror),
         )
         return [Tombstone(name, **json.loads(document)) for name, document in rows]
@@ -126,7 +127,7 @@ class DatasetQueries(TermQueries):
         """What is said of a dataset that was taken down; None for any other."""
         mirror, _, local_id = name.partition(":")
         row = self._row(
-            "SELECT d.withheld FROM datasets d JOIN mirrors m ON m.id = d.mirror "
+            "SELECT d.withdrawn FROM datasets d JOIN mirrors m ON m.id = d.mirror "
             "WHERE m.name = ? AND d.local_id = ?",
             (mirror, local_id),
         )
@@ -146,8 +147,8 @@ class DatasetQueries(TermQueries):
         """The local ids of the sub-datasets, in any version, that no other dataset ever had."""
         number = self._dataset_number(name)
         rows = self._rows(
-            "SELECT p.local_id, max(p.dataset = ?1), max(p.dataset <> ?1) FROM parts p "
-            "JOIN datasets h ON h.id = p.dataset AND h.withheld = '' "
+            "SELECT p.local_id, max(p.dataset = ?1), max(p.dataset <> ?1) FROM subdatasets p "
+            "JOIN datasets h ON h.id = p.dataset AND h.withdrawn = '' "
             "JOIN datasets d ON d.id = ?1 AND d.mirror = h.mirror "
             "GROUP BY p.local_id ORDER BY p.local_id",
             (number,),
@@ -177,13 +178,13 @@ class DatasetQueries(TermQueries):
 
     def exceptions(self, version: VersionRow) -> list[dict[str, Any]]:
         """The named exceptions of a version, as the journal has them."""
-        row = self._row("SELECT exceptions_json FROM versions WHERE id = ?", (version.id,))
+        row = self._row("SELECT exceptions FROM versions WHERE id = ?", (version.id,))
         found: list[dict[str, Any]] = json.loads(row[0]) if row else []
         return found
 
     def inline_components(self, version: VersionRow) -> list[dict[str, Any]]:
         """The parts of a version that stand as folders of files, as the journal has them."""
-        row = self._row("SELECT inline FROM versions WHERE id = ?", (version.id,))
+        row = self._row("SELECT inline_components FROM versions WHERE id = ?", (version.id,))
         found: list[dict[str, Any]] = json.loads(row[0]) if row else []
         return found
 
@@ -214,7 +215,7 @@ class DatasetQueries(TermQueries):
         """The names of datasets that other mirrors have a version of, by source URI."""
         rows = self._rows(
             "SELECT d.source_uri, m.name || ':' || d.local_id FROM datasets d "
-            "JOIN mirrors m ON m.id = d.mirror WHERE m.name <> ? AND d.newest IS NOT NULL",
+            "JOIN mirrors m ON m.id = d.mirror WHERE m.name <> ? AND d.newest_version IS NOT NULL",
             (mirror,),
         )
         return dict(rows)
@@ -223,7 +224,7 @@ class DatasetQueries(TermQueries):
         """The names of the datasets whose newest state has this one as a sub-dataset."""
         rows = self._rows(
             "SELECT DISTINCT m.name || ':' || h.local_id FROM datasets d "
-            "JOIN parts p ON p.local_id = d.local_id AND p.until IS NULL "
+            "JOIN subdatasets p ON p.local_id = d.local_id AND p.until IS NULL "
             "JOIN datasets h ON h.id = p.dataset AND h.mirror = d.mirror "
             "JOIN mirrors m ON m.id = h.mirror "
             "WHERE d.id = ? ORDER BY 1",
@@ -272,7 +273,7 @@ class DatasetQueries(TermQueries):
         if moment is None:
             return None
         rows = self._versions(
-            "WHERE v.dataset = ? AND v.minted = ? AND v.time = '' ORDER BY v.seq DESC LIMIT 1",
+            "WHERE v.dataset = ? AND v.recorded_at = ? AND v.time = '' ORDER BY v.seq DESC LIMIT 1",
             (dataset, moment.isoformat(timespec="seconds")),
         )
         return next(rows, None)

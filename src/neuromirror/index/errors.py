@@ -1,34 +1,35 @@
-"""What can go wrong with the index, one class a cause."""
+"""Errors of the index, one class per cause."""
 
 from __future__ import annotations
 
 from neuromirror.model import ConfigurationError, NeuromirrorError
 
-REBUILD_HINT = "run `neuromirror rebuild-index`: it is made again from the store, nothing is lost"
+REBUILD_HINT = "run `neuromirror rebuild-index`: it is rebuilt from the store, no data is lost"
 
 
 class IndexUnusableError(NeuromirrorError):
-    """The index file cannot be used: corrupt, of a newer schema, not ours, or not writable."""
+    """The index file cannot be used: damaged, another schema version, another kind of
+    file, or not writable."""
 
 
 class IndexMissingError(IndexUnusableError):
-    """There is no index file where one was to be read."""
+    """The index file does not exist."""
 
 
 class IndexDamagedError(IndexUnusableError):
-    """The index file has bytes that it cannot have."""
+    """The content of the index file is damaged."""
 
 
 class IndexBusyError(NeuromirrorError):
-    """Another process has held the index's writing lock for too long."""
+    """Another process has held the index's write lock for too long."""
 
 
 class QueryStoppedError(NeuromirrorError):
-    """A query that took too long, or whose result nobody waits for any more."""
+    """A query was stopped: it exceeded its time limit, or its client disconnected."""
 
 
 class JournalDamagedError(NeuromirrorError):
-    """The store's journal or a version's records say what cannot be."""
+    """The store's journal or the records of a version are inconsistent."""
 
 
 class UnknownMirrorError(ConfigurationError):
@@ -40,7 +41,7 @@ class UnknownDatasetError(ConfigurationError):
 
 
 class DatasetWithdrawnError(UnknownDatasetError):
-    """The dataset was taken down by the operator: this is all that is said of it."""
+    """The operator withdrew the dataset; nothing else of it is shown."""
 
 
 class UnknownVersionError(ConfigurationError):
@@ -56,16 +57,16 @@ class UnknownAttributeError(ConfigurationError):
 
 
 class FilesNotIndexedError(NeuromirrorError):
-    """The index was set not to have the files of this version; the store's records have them."""
+    """The files of this version are in the store's records only, by a setting of its mirror."""
 
 
 class UnknownHoldError(ConfigurationError):
-    """There is no hold of this id."""
+    """No hold has this id."""
 
 
 class AmbiguousNameError(ConfigurationError):
-    """A shortened commit id or state fits more than one version."""
+    """A shortened commit id or state matches more than one version."""
 
 
 class MalformedQueryError(ConfigurationError):
-    """What was asked for is not a checksum, a key, or words to search."""
+    """The query is neither a checksum nor a key, or has no search terms."""

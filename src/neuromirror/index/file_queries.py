@@ -28,10 +28,10 @@ FILE_COLUMNS = f"{CONTENT_COLUMNS}, f.path, f.source_path, f.since, f.retention"
 
 # A URL that may be overwritten is not offered once it has brought other bytes.
 _LOCATIONS = """
-SELECT l.url, l.kind, l.version_id, l.checked_at, l.result FROM locations l
+SELECT l.url, l.kind, l.version_id, l.probed_at, l.probe_result FROM locations l
 WHERE l.content = ? AND (l.rank = ? OR NOT EXISTS (
-    SELECT 1 FROM locations o WHERE o.plain_hash = l.plain_hash AND o.url = l.url
-    AND o.content <> l.content AND o.learned > l.learned))
+    SELECT 1 FROM locations o WHERE o.url_hash = l.url_hash AND o.url = l.url
+    AND o.content <> l.content AND o.last_version > l.last_version))
 ORDER BY l.rank, l.id LIMIT ?
 """
 
@@ -40,18 +40,18 @@ SELECT {CONTENT_COLUMNS}, m.name || ':' || d.local_id, f.path, first.label, last
     f.until IS NULL, f.dataset, f.since, f.retention
 FROM contents c CROSS JOIN files f ON f.content = c.id
 JOIN datasets d ON d.id = f.dataset JOIN mirrors m ON m.id = d.mirror
-JOIN versions newest ON newest.id = d.newest
+JOIN versions newest ON newest.id = d.newest_version
 JOIN versions first ON first.dataset = f.dataset AND first.seq = f.since
 JOIN versions last ON last.dataset = f.dataset
     AND last.seq = CASE WHEN f.until IS NULL THEN newest.seq ELSE f.until - 1 END
-WHERE c.id = ? AND (f.dataset, f.path, f.since) > (?, ?, ?) AND d.withheld = ''
+WHERE c.id = ? AND (f.dataset, f.path, f.since) > (?, ?, ?) AND d.withdrawn = ''
 ORDER BY f.dataset, f.path, f.since
 """
 
 _UNINDEXED_FILES = """
 SELECT m.name, count(*), sum(z.files), max(z.files)
 FROM (SELECT dataset, max(files) AS files FROM versions WHERE NOT indexed GROUP BY dataset) z
-JOIN datasets d ON d.id = z.dataset AND d.withheld = '' JOIN mirrors m ON m.id = d.mirror
+JOIN datasets d ON d.id = z.dataset AND d.withdrawn = '' JOIN mirrors m ON m.id = d.mirror
 GROUP BY m.id ORDER BY m.name
 """
 
@@ -59,26 +59,26 @@ GROUP BY m.id ORDER BY m.name
 _EVIDENCE_COUNTS = f"""
 SELECT f.since, f.until, f.retention,
     CASE WHEN c.sha256 IS NOT NULL THEN 'sha256' WHEN c.md5 IS NOT NULL THEN 'md5' ELSE 'etag' END
-        AS word,
+        AS strongest,
     CASE WHEN c.sha256 IS NOT NULL THEN c.checked & {CHECKED_BITS["sha256"]}
         WHEN c.md5 IS NOT NULL THEN c.checked & {CHECKED_BITS["md5"]}
-        ELSE c.checked & {CHECKED_BITS["etag"]} END <> 0 AS sure, count(*)
+        ELSE c.checked & {CHECKED_BITS["etag"]} END <> 0 AS is_checked, count(*)
 FROM files f JOIN contents c ON c.id = f.content
 WHERE f.dataset = ? AND f.since <= ? AND (f.until IS NULL OR f.until > ?)
-GROUP BY f.since, f.until, f.retention, word, sure
+GROUP BY f.since, f.until, f.retention, strongest, is_checked
 """
 
 
 # by content first: very many blocks of a volume may be one content
 _COPIES = """
-SELECT m.name || ':' || d.local_id, max(c.promise), sum(c.files) AS files
-FROM (SELECT o.dataset AS dataset, max(o.retention) AS promise, mine.files AS files
-    FROM (SELECT content, min(retention) AS promise, count(*) AS files FROM files
+SELECT m.name || ':' || d.local_id, max(c.retention_rank), sum(c.files) AS files
+FROM (SELECT o.dataset AS dataset, max(o.retention) AS retention_rank, mine.files AS files
+    FROM (SELECT content, min(retention) AS retention_rank, count(*) AS files FROM files
         WHERE dataset = ? AND since <= ? AND (until IS NULL OR until > ?) GROUP BY content) mine
     CROSS JOIN files o ON o.content = mine.content
-    WHERE o.dataset <> ? AND o.retention > mine.promise GROUP BY mine.content, o.dataset) c
+    WHERE o.dataset <> ? AND o.retention > mine.retention_rank GROUP BY mine.content, o.dataset) c
 JOIN datasets d ON d.id = c.dataset JOIN mirrors m ON m.id = d.mirror
-WHERE d.withheld = '' GROUP BY c.dataset ORDER BY files DESC, m.name, d.local_id LIMIT ?
+WHERE d.withdrawn = '' GROUP BY c.dataset ORDER BY files DESC, m.name, d.local_id LIMIT ?
 """
 
 
@@ -162,8 +162,8 @@ class FileQueries(QueryBase):
     def url_locations(self, url: str) -> list[LocationRow]:
         """What is known of a URL, once for each content that was had from it."""
         rows = self._rows(
-            "SELECT url, kind, version_id, checked_at, result FROM locations "
-            "WHERE plain_hash = ? AND url = ? ORDER BY id",
+            "SELECT url, kind, version_id, probed_at, probe_result FROM locations "
+            "WHERE url_hash = ? AND url = ? ORDER BY id",
             (short_hash(plain_url(url)), url),
         )
         return [_location_row(row) for row in rows]

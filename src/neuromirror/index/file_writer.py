@@ -30,7 +30,7 @@ from neuromirror.model import (
 )
 
 _BATCH = 8000
-_INTO_FILES = "files (dataset, path, since, content, source_path, record, retention)"
+_INTO_FILES = "files (dataset, path, since, content, source_path, record_hash, retention)"
 
 _Row = tuple[str, int, int, bytes | None, int]
 """An open row of ``files``: path, since, content, source_path, record."""
@@ -210,7 +210,7 @@ def _match_changes(
         before = path
         name = _decode_path(path, where)
         row: _Row | None = connection.execute(
-            "SELECT path, since, content, source_path, record FROM files "
+            "SELECT path, since, content, source_path, record_hash FROM files "
             "WHERE dataset = ? AND path = ? AND until IS NULL AND since < ?",
             (dataset, name, seq),
         ).fetchone()
@@ -238,7 +238,7 @@ def _open_rows(connection: sqlite3.Connection, dataset: int, seq: int) -> Iterat
     after = ""
     while True:
         page = connection.execute(
-            "SELECT path, since, content, source_path, record FROM files WHERE dataset = ? "
+            "SELECT path, since, content, source_path, record_hash FROM files WHERE dataset = ? "
             "AND path > ? AND until IS NULL AND since < ? ORDER BY path LIMIT ?",
             (dataset, after, seq, _BATCH),
         ).fetchall()
@@ -318,7 +318,7 @@ class _BatchWriter:
             "UPDATE files SET until = ? WHERE dataset = ? AND path = ? AND since = ?", closed
         )
         self._db.executemany(
-            "UPDATE files SET record = ?, retention = max(retention, ?) "
+            "UPDATE files SET record_hash = ?, retention = max(retention, ?) "
             "WHERE dataset = ? AND path = ? AND since = ?",
             rewritten,
         )

@@ -15,19 +15,20 @@ _CONTENT_WIDTH = 12
 # What brought other bytes since is no place of these any more, unless it names their very version.
 _IS_CURRENT = f"""
 (l.rank = {EXACT} OR NOT EXISTS (
-    SELECT 1 FROM locations o WHERE o.plain_hash = l.plain_hash AND o.url = l.url
-    AND o.content <> l.content AND o.learned > l.learned))
+    SELECT 1 FROM locations o WHERE o.url_hash = l.url_hash AND o.url = l.url
+    AND o.content <> l.content AND o.last_version > l.last_version))
 """
 
 _DUE = f"""
 SELECT {CONTENT_COLUMNS}, l.url, m.name || ':' || d.local_id,
     coalesce((SELECT f.path FROM files f WHERE f.content = c.id LIMIT 1), ''),
-    l.checked_at, l.result,
+    l.probed_at, l.probe_result,
     (SELECT count(*) FROM locations o WHERE o.content = l.content) = 1
-FROM {{places}}
-CROSS JOIN versions v ON v.id = l.learned CROSS JOIN datasets d ON d.id = v.dataset
+FROM {{locations}}
+CROSS JOIN versions v ON v.id = l.last_version
+CROSS JOIN datasets d ON d.id = v.dataset
 CROSS JOIN mirrors m ON m.id = d.mirror CROSS JOIN contents c ON c.id = l.content
-WHERE {{asked}} AND d.withheld = '' AND {_IS_CURRENT}
+WHERE {{condition}} AND d.withdrawn = '' AND {_IS_CURRENT}
 """
 
 _OF_MIRROR = """
@@ -65,7 +66,7 @@ class LocationQueries(QueryBase):
         found: list[DueLocation] = []
         claimants = self._claimants()
         # two questions, so that each goes along the index from its beginning
-        for condition, given in (("l.checked_at IS NULL", ()), ("l.checked_at < ?", (before,))):
+        for condition, given in (("l.probed_at IS NULL", ()), ("l.probed_at < ?", (before,))):
             for row in self._due_rows(condition, given, limit - len(found), mirror, dataset):
                 found.append(_due_location(row, digests(row, claimants)))
             if len(found) >= limit:
@@ -80,24 +81,24 @@ class LocationQueries(QueryBase):
         mirror: str | None,
         dataset: str | None,
     ) -> Iterator[tuple[Any, ...]]:
-        order = "ORDER BY l.checked_at, l.id LIMIT ?"
+        order = "ORDER BY l.probed_at, l.id LIMIT ?"
         if dataset is not None:
-            sql = _DUE.format(places=_OF_DATASET, asked=condition)
+            sql = _DUE.format(locations=_OF_DATASET, condition=condition)
             return self._rows(sql + order, (self._dataset_number(dataset), *given, limit))
-        sql = _DUE.format(places="locations l INDEXED BY locations_checked", asked=condition)
+        sql = _DUE.format(locations="locations l INDEXED BY locations_probed", condition=condition)
         if mirror is None:
             return self._rows(sql + order, (*given, limit))
         number = self._mirror_number(mirror)
         if self._is_small(number):
             # along the index would be past all that larger ones have
-            sql = _DUE.format(places=_OF_MIRROR, asked=condition)
+            sql = _DUE.format(locations=_OF_MIRROR, condition=condition)
             return self._rows(sql + order, (number, *given, limit))
         return self._rows(f"{sql} AND d.mirror = ? {order}", (*given, number, limit))
 
     def _is_small(self, mirror: int) -> bool:
         row = self._row(
             "SELECT coalesce(sum(n.files), 0), (SELECT max(id) FROM locations) FROM datasets d "
-            "JOIN versions n ON n.id = d.newest WHERE d.mirror = ?",
+            "JOIN versions n ON n.id = d.newest_version WHERE d.mirror = ?",
             (mirror,),
         )
         assert row is not None
@@ -107,11 +108,12 @@ class LocationQueries(QueryBase):
         """How many places of each mirror said something else than ok, by what they said."""
         found: dict[str, dict[str, int]] = {}
         for mirror, result, count in self._rows(
-            "SELECT m.name, l.result, count(*) FROM locations l INDEXED BY locations_ailing "
-            "CROSS JOIN versions v ON v.id = l.learned CROSS JOIN datasets d ON d.id = v.dataset "
+            "SELECT m.name, l.probe_result, count(*) FROM locations l INDEXED BY locations_failing "
+            "CROSS JOIN versions v ON v.id = l.last_version "
+            "CROSS JOIN datasets d ON d.id = v.dataset "
             "CROSS JOIN mirrors m ON m.id = d.mirror "
-            f"WHERE l.result <> 'ok' AND d.withheld = '' AND {_IS_CURRENT} "
-            "GROUP BY m.name, l.result ORDER BY m.name, l.result"
+            f"WHERE l.probe_result <> 'ok' AND d.withdrawn = '' AND {_IS_CURRENT} "
+            "GROUP BY m.name, l.probe_result ORDER BY m.name, l.probe_result"
         ):
             found.setdefault(mirror, {})[result] = count
         return found
@@ -124,17 +126,18 @@ class LocationQueries(QueryBase):
         """
         found: dict[str, tuple[Counter[str], str, str]] = {}
         for mirror, result, count, first, last in self._rows(
-            "SELECT m.name, l.result, count(*), min(l.checked_at), max(l.checked_at) "
-            "FROM locations l INDEXED BY locations_ailing "
-            "CROSS JOIN versions w ON w.id = l.learned CROSS JOIN datasets e ON e.id = w.dataset "
+            "SELECT m.name, l.probe_result, count(*), min(l.probed_at), max(l.probed_at) "
+            "FROM locations l INDEXED BY locations_failing "
+            "CROSS JOIN versions w ON w.id = l.last_version "
+            "CROSS JOIN datasets e ON e.id = w.dataset "
             "CROSS JOIN mirrors m ON m.id = e.mirror "
-            "WHERE l.result <> 'ok' AND l.result IN ('gone', 'changed', 'refused') "
-            f"AND e.withheld = '' AND {_IS_CURRENT} AND EXISTS ("
+            "WHERE l.probe_result <> 'ok' AND l.probe_result IN ('gone', 'changed', 'refused') "
+            f"AND e.withdrawn = '' AND {_IS_CURRENT} AND EXISTS ("
             "SELECT 1 FROM files f JOIN datasets d ON d.id = f.dataset "
             "JOIN versions v ON v.dataset = d.id AND v.seq >= f.since "
             "AND (f.until IS NULL OR v.seq < f.until) "
-            "WHERE f.content = l.content AND (v.id = d.newest OR v.kind = 'published')) "
-            "GROUP BY m.name, l.result ORDER BY m.name, l.result"
+            "WHERE f.content = l.content AND (v.id = d.newest_version OR v.kind = 'published')) "
+            "GROUP BY m.name, l.probe_result ORDER BY m.name, l.probe_result"
         ):
             counts, since, at = found.setdefault(mirror, (Counter(), first, last))
             counts[result] = count
@@ -156,11 +159,12 @@ class LocationQueries(QueryBase):
     def failing_locations_of(self, version: VersionRow) -> dict[str, int]:
         """How many places of a version's files said something else than ok, by what they said."""
         rows = self._rows(
-            "SELECT l.result, count(DISTINCT l.id) FROM locations l INDEXED BY locations_ailing "
+            "SELECT l.probe_result, count(DISTINCT l.id) "
+            "FROM locations l INDEXED BY locations_failing "
             "CROSS JOIN files f ON f.content = l.content "
-            f"WHERE l.result <> 'ok' AND f.dataset = ? AND f.since <= ? "
+            f"WHERE l.probe_result <> 'ok' AND f.dataset = ? AND f.since <= ? "
             f"AND (f.until IS NULL OR f.until > ?) AND {_IS_CURRENT} "
-            "GROUP BY l.result ORDER BY l.result",
+            "GROUP BY l.probe_result ORDER BY l.probe_result",
             (version.dataset, version.seq, version.seq),
         )
         return dict(rows)
@@ -170,14 +174,15 @@ class LocationQueries(QueryBase):
         # of https://host/path the host, of s3://bucket/key the bucket
         rows = self._rows(
             "SELECT mirror, substr(rest, 1, instr(rest || '/', '/') - 1) AS host, result, "
-            "count(*) AS places, max(at) FROM ("
+            "count(*) AS locations, max(at) FROM ("
             "SELECT m.name AS mirror, substr(l.url, instr(l.url, '://') + 3) AS rest, "
-            "l.result AS result, l.checked_at AS at "
-            "FROM locations l INDEXED BY locations_ailing "
-            "CROSS JOIN versions v ON v.id = l.learned CROSS JOIN datasets d ON d.id = v.dataset "
+            "l.probe_result AS result, l.probed_at AS at "
+            "FROM locations l INDEXED BY locations_failing "
+            "CROSS JOIN versions v ON v.id = l.last_version "
+            "CROSS JOIN datasets d ON d.id = v.dataset "
             "CROSS JOIN mirrors m ON m.id = d.mirror "
-            f"WHERE l.result <> 'ok' AND d.withheld = '' AND {_IS_CURRENT}"
-            ") GROUP BY mirror, host, result ORDER BY places DESC, mirror, host, result LIMIT ?",
+            f"WHERE l.probe_result <> 'ok' AND d.withdrawn = '' AND {_IS_CURRENT}"
+            ") GROUP BY mirror, host, result ORDER BY locations DESC, mirror, host, result LIMIT ?",
             (limit,),
         )
         return [FailingHost(*row) for row in rows]
@@ -185,10 +190,10 @@ class LocationQueries(QueryBase):
     def probe_summary(self, version: VersionRow) -> ProbeSummary:
         """What the places of a version's files said; it looks at every file."""
         row = self._row(
-            "SELECT count(*), coalesce(sum(hashed), 0), coalesce(sum(fine IS NOT NULL), 0), "
-            "coalesce(sum(asked), 0), min(fine) FROM (SELECT c.checked <> 0 AS hashed, "
-            "max(CASE WHEN l.result = 'ok' THEN l.checked_at END) AS fine, "
-            "max(l.checked_at) IS NOT NULL AS asked "
+            "SELECT count(*), coalesce(sum(hashed), 0), coalesce(sum(available IS NOT NULL), 0), "
+            "coalesce(sum(probed), 0), min(available) FROM (SELECT c.checked <> 0 AS hashed, "
+            "max(CASE WHEN l.probe_result = 'ok' THEN l.probed_at END) AS available, "
+            "max(l.probed_at) IS NOT NULL AS probed "
             "FROM files f CROSS JOIN contents c ON c.id = f.content "
             "LEFT JOIN locations l ON l.content = c.id "
             "WHERE f.dataset = ? AND f.since <= ? AND (f.until IS NULL OR f.until > ?) "
@@ -200,8 +205,8 @@ class LocationQueries(QueryBase):
 
     def probe_coverage(self) -> tuple[bool, str | None]:
         """Whether every place was asked once, and when the one was that was asked longest ago."""
-        never = self._row("SELECT 1 FROM locations WHERE checked_at IS NULL LIMIT 1")
-        oldest = self._row("SELECT min(checked_at) FROM locations WHERE checked_at IS NOT NULL")
+        never = self._row("SELECT 1 FROM locations WHERE probed_at IS NULL LIMIT 1")
+        oldest = self._row("SELECT min(probed_at) FROM locations WHERE probed_at IS NOT NULL")
         return never is None, None if oldest is None else oldest[0]
 
 

@@ -12,7 +12,7 @@ from neuromirror.model import Location, RecordLine
 _PendingLocation = tuple[Location, int, bool]
 """A place, the hash of its plain URL, whether a changed file brings it."""
 
-_COLUMNS = "locations (content, rank, url, kind, version_id, plain_hash, learned)"
+_COLUMNS = "locations (content, rank, url, kind, version_id, url_hash, last_version)"
 
 EXACT, OBJECT, ADDRESS = 0, 1, 2
 """Ranks: an exact object version, an object that may be overwritten, another address."""
@@ -65,7 +65,7 @@ class LocationWriter:
                 )
             elif changed and found[1] != version:
                 relearned.append((version, found[0]))
-        self._db.executemany("UPDATE locations SET learned = ? WHERE id = ?", relearned)
+        self._db.executemany("UPDATE locations SET last_version = ? WHERE id = ?", relearned)
         insert_rows(self._db, _COLUMNS, new)
 
     def add_new(self, contents: Sequence[int], records: Sequence[RecordLine]) -> None:
@@ -103,7 +103,7 @@ class LocationWriter:
             some = hashes[start : start + 10_000]
             marks = ",".join("?" * len(some))
             for row in self._db.execute(
-                f"SELECT content, url, id, learned FROM locations WHERE plain_hash IN ({marks})",
+                f"SELECT content, url, id, last_version FROM locations WHERE url_hash IN ({marks})",
                 some,
             ):
                 found[row[:2]] = row[2:]

@@ -30,8 +30,8 @@ class LookupQueries(QueryBase):
         last: dict[str, tuple[int, int, str, str | None]] = {}
         for some in _batches(list(map(short_hash, plain))):
             for url, version_id, learned, number in self._fetch_all(
-                "SELECT url, version_id, learned, id FROM locations "
-                f"WHERE plain_hash IN ({_placeholders(some)}) AND rank = {EXACT}",
+                "SELECT url, version_id, last_version, id FROM locations "
+                f"WHERE url_hash IN ({_placeholders(some)}) AND rank = {EXACT}",
                 some,
             ):
                 address = plain_url(url)

@@ -66,7 +66,7 @@ class NameQueries(DatasetQueries):
         rows = list(
             self._rows(
                 f"SELECT m.name || ':' || d.local_id, v.label FROM {_VERSIONS} "
-                f"WHERE {condition} AND d.withheld = '' ORDER BY v.id DESC",
+                f"WHERE {condition} AND d.withdrawn = '' ORDER BY v.id DESC",
                 values,
             )
         )
@@ -82,7 +82,7 @@ class NameQueries(DatasetQueries):
                 "SELECT m.name || ':' || d.local_id, v.label, lower(v.doi) FROM dataset_text t "
                 "JOIN datasets d ON d.id = t.rowid JOIN mirrors m ON m.id = d.mirror "
                 "JOIN versions v ON v.dataset = d.id "
-                "WHERE dataset_text MATCH ? AND d.withheld = '' AND v.doi IS NOT NULL "
+                "WHERE dataset_text MATCH ? AND d.withdrawn = '' AND v.doi IS NOT NULL "
                 "ORDER BY v.id DESC",
                 ('doi : "{}"'.format(doi.replace('"', '""')),),
             )
@@ -97,8 +97,8 @@ class NameQueries(DatasetQueries):
             return None
         row = self._row(
             "SELECT c.key FROM locations l JOIN contents c ON c.id = l.content "
-            "WHERE l.plain_hash = ? AND (l.url = ? OR ? NOT LIKE '%versionId=%') "
-            "ORDER BY l.learned DESC, l.id DESC LIMIT 1",
+            "WHERE l.url_hash = ? AND (l.url = ? OR ? NOT LIKE '%versionId=%') "
+            "ORDER BY l.last_version DESC, l.id DESC LIMIT 1",
             (short_hash(plain_url(text)), text, text),
         )
         if row is not None:
@@ -148,7 +148,7 @@ class NameQueries(DatasetQueries):
             self._rows(
                 "SELECT d.id, m.name || ':' || d.local_id FROM mirrors m "
                 "JOIN datasets d ON d.mirror = m.id WHERE d.local_id = ? "
-                "AND (? IS NULL OR lower(m.name) = lower(?)) AND d.withheld = ''",
+                "AND (? IS NULL OR lower(m.name) = lower(?)) AND d.withdrawn = ''",
                 (local_id, mirror, mirror),
             )
         )
@@ -166,7 +166,7 @@ class NameQueries(DatasetQueries):
             for name, number, uri in self._rows(
                 "SELECT m.name || ':' || d.local_id, d.id, coalesce(d.source_uri, '') "
                 "FROM datasets d JOIN mirrors m ON m.id = d.mirror "
-                f"WHERE {LAST_COMPONENT.format('d.local_id')} = ? AND d.withheld = ''",
+                f"WHERE {LAST_COMPONENT.format('d.local_id')} = ? AND d.withdrawn = ''",
                 (tail,),
             )
         ]

@@ -13,8 +13,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, groupby, islice
-from operator import itemgetter
+from itertools import count, islice
 from unicodedata import ucd_3_2_0
 
 PATHS_PER_BLOCK = 500
@@ -107,20 +106,5 @@ def _write_block(connection: sqlite3.Connection, block: PathBlock) -> None:
         "INSERT INTO path_blocks VALUES (?,?,?)", (block.id, block.paths[0], block.paths[-1])
     )
     connection.execute(
-        "INSERT INTO path_text (rowid, words) VALUES (?,?)", (block.id, " ".join(block.terms))
+        "INSERT INTO path_text (rowid, terms) VALUES (?,?)", (block.id, " ".join(block.terms))
     )
-
-
-def write_all_blocks(connection: sqlite3.Connection) -> None:
-    """Write the blocks of an index that has none yet, as recording its versions does."""
-    datasets = connection.execute("SELECT id FROM datasets WHERE within = ''").fetchall()
-    for dataset in datasets:
-        rows = connection.execute(
-            "SELECT v.id, f.path FROM files f JOIN versions v "
-            "ON v.dataset = f.dataset AND v.seq = f.since "
-            "WHERE f.dataset = ? ORDER BY f.since, f.path",
-            dataset,
-        )
-        for version, brought in groupby(rows, key=itemgetter(0)):
-            for block in split_blocks(version, map(itemgetter(1), brought)):
-                _write_block(connection, block)

@@ -25,13 +25,14 @@ from neuromirror.model import Digest, Evidence
 VERSION_COLUMNS = (
     "v.id, v.dataset, m.name, d.local_id, coalesce(d.source_uri, ''), v.seq, v.label, v.upstream, "
     "v.kind, v.state, v.commit_id, v.tree_id, v.annex_commit_id, nullif(v.time, ''), v.files, "
-    "v.bytes, v.exceptions, v.evidence, v.title, v.license, v.doi, v.metadata_only, v.minted, "
-    "v.metadata, v.form, v.only_files, v.only_bytes, v.indexed"
+    "v.bytes, v.exception_count, v.evidence, v.title, v.license, v.doi, v.metadata_only, "
+    "v.recorded_at, v.metadata_digest, v.form, v.manifest_only_files, "
+    "v.manifest_only_bytes, v.indexed"
 )
 VERSION_TABLES = "versions v JOIN datasets d ON d.id = v.dataset JOIN mirrors m ON m.id = d.mirror"
-CURRENT = """(CASE WHEN d.within <> '' THEN d.newest ELSE coalesce(
+CURRENT = """(CASE WHEN d.within <> '' THEN d.newest_version ELSE coalesce(
     (SELECT p.id FROM versions p WHERE p.dataset = d.id AND p.kind = 'published'
-     ORDER BY p.seq DESC LIMIT 1), d.newest) END)"""
+     ORDER BY p.seq DESC LIMIT 1), d.newest_version) END)"""
 """The id of the version that the name of dataset ``d`` means: its newest published one, else the
 newest observed. A part of another dataset has no published versions."""
 HAS_ROWS = """(d.title <> '' OR EXISTS (SELECT 1 FROM files f WHERE f.dataset = d.id)
@@ -107,7 +108,7 @@ class QueryBase:
             )
         number = self._mirror_number(mirror)
         found = self._row(
-            "SELECT id, withheld FROM datasets WHERE mirror = ? AND local_id = ?",
+            "SELECT id, withdrawn FROM datasets WHERE mirror = ? AND local_id = ?",
             (number, local_id),
         )
         if found is None:
@@ -133,7 +134,7 @@ class QueryBase:
         for prefix in mirrors:
             for part in (">= ? ORDER BY local_id", "< ? ORDER BY local_id DESC"):
                 rows = self._rows(
-                    "SELECT local_id FROM datasets WHERE withheld = '' AND mirror = "
+                    "SELECT local_id FROM datasets WHERE withdrawn = '' AND mirror = "
                     f"(SELECT id FROM mirrors WHERE name = ?) AND local_id {part} LIMIT ?",
                     (prefix, local, _COMPARED_NAMES),
                 )

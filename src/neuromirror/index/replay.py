@@ -72,8 +72,9 @@ def apply_entry(connection: sqlite3.Connection, entry: JournalEntry, journal: Jo
     match entry:
         case MirrorSeen():
             connection.execute(
-                "INSERT INTO mirrors (name, source, uri, seen) VALUES (?,?,?,?) ON CONFLICT (name) "
-                "DO UPDATE SET source = excluded.source, uri = excluded.uri, seen = excluded.seen",
+                "INSERT INTO mirrors (name, source, uri, last_seen) VALUES (?,?,?,?) "
+                "ON CONFLICT (name) DO UPDATE SET source = excluded.source, uri = excluded.uri, "
+                "last_seen = excluded.last_seen",
                 (entry.mirror, entry.source, entry.uri, entry.at),
             )
         case MirrorProbed():
@@ -96,14 +97,16 @@ def apply_entry(connection: sqlite3.Connection, entry: JournalEntry, journal: Jo
             _apply_hold(connection, entry)
         case HoldReleased():
             connection.execute(
-                "UPDATE holds SET outcome = 'released', ended = ?, released_by = ?, after_visit = "
+                "UPDATE holds SET outcome = 'released', ended_at = ?, released_by = ?, "
+                "visit_at_release = "
                 "(SELECT d.last_visit FROM datasets d WHERE d.id = holds.dataset) "
                 "WHERE hold = ? AND outcome IS NULL",
                 (entry.at, entry.by, entry.hold),
             )
         case HoldLapsed():
             connection.execute(
-                "UPDATE holds SET outcome = 'lapsed', ended = ? WHERE hold = ? AND outcome IS NULL",
+                "UPDATE holds SET outcome = 'lapsed', ended_at = ? "
+                "WHERE hold = ? AND outcome IS NULL",
                 (entry.at, entry.hold),
             )
         case EventRaised():
@@ -143,7 +146,7 @@ def record_skipped_version(
 def _apply_failure(connection: sqlite3.Connection, entry: TaskFailed) -> None:
     connection.execute(
         "INSERT INTO failures VALUES (?,?,?,?,?,?) ON CONFLICT DO UPDATE "
-        "SET message = excluded.message, at = excluded.at",
+        "SET message = excluded.message, last_at = excluded.last_at",
         (
             entry.task,
             entry.mirror,
@@ -177,9 +180,10 @@ def _apply_version(connection: sqlite3.Connection, entry: VersionMinted, journal
     seq = 1 if last is None else last[0] + 1
     version = connection.execute(
         "INSERT INTO versions (dataset, seq, label, upstream, kind, state, commit_id, tree_id, "
-        "annex_commit_id, time, files, bytes, exceptions, exceptions_json, evidence, title, "
-        "license, doi, metadata_only, minted, metadata, attributes, form, only_files, only_bytes, "
-        "inline, indexed) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        "annex_commit_id, time, files, bytes, exception_count, exceptions, evidence, title, "
+        "license, doi, metadata_only, recorded_at, metadata_digest, attributes, form, "
+        "manifest_only_files, manifest_only_bytes, inline_components, indexed) "
+        "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (
             dataset,
             seq,
@@ -222,7 +226,8 @@ def _apply_version(connection: sqlite3.Connection, entry: VersionMinted, journal
         (INDEX_TASK, entry.mirror, entry.local_id, entry.commit),
     )
     connection.execute(
-        "UPDATE datasets SET newest = ?, within = ? WHERE id = ?", (version, entry.within, dataset)
+        "UPDATE datasets SET newest_version = ?, within = ? WHERE id = ?",
+        (version, entry.within, dataset),
     )
     if _is_current(connection, dataset, version):
         connection.execute(
@@ -230,7 +235,7 @@ def _apply_version(connection: sqlite3.Connection, entry: VersionMinted, journal
         )
         _write_attributes(connection, dataset, attributes)
     connection.execute(
-        "UPDATE mirrors SET contents = contents + ? WHERE name = ?",
+        "UPDATE mirrors SET first_contents = first_contents + ? WHERE name = ?",
         (recorded.contents, entry.mirror),
     )
     _refresh_text(connection, dataset)
@@ -313,8 +318,8 @@ def _apply_visit(connection: sqlite3.Connection, entry: VisitEnded) -> None:
     dataset = _dataset_number(connection, entry.mirror, entry.local_id, entry.source_uri)
     title = _storable_text(entry.title)
     visit = connection.execute(
-        "INSERT INTO visits (dataset, visit, started, ended, status, fingerprint, pending, message,"
-        " traffic) VALUES (?,?,?,?,?,?,?,?,?)",
+        "INSERT INTO visits (dataset, visit, started_at, ended_at, status, fingerprint, pending, "
+        "message, traffic) VALUES (?,?,?,?,?,?,?,?,?)",
         (
             dataset,
             entry.visit,
@@ -329,9 +334,9 @@ def _apply_visit(connection: sqlite3.Connection, entry: VisitEnded) -> None:
     ).lastrowid
     connection.execute(
         "UPDATE datasets SET last_visit = ?, "
-        "last_full = CASE WHEN ? = 'full' THEN ? ELSE last_full END, "
+        "last_full_visit = CASE WHEN ? = 'full' THEN ? ELSE last_full_visit END, "
         # what a version says of itself goes before what a visit was told of the dataset
-        "title = CASE WHEN newest IS NULL AND ? <> '' THEN ? ELSE title END WHERE id = ?",
+        "title = CASE WHEN newest_version IS NULL AND ? <> '' THEN ? ELSE title END WHERE id = ?",
         (visit, entry.status, entry.ended, title, title, dataset),
     )
     _refresh_text(connection, dataset)
@@ -340,8 +345,8 @@ def _apply_visit(connection: sqlite3.Connection, entry: VisitEnded) -> None:
 def _apply_hold(connection: sqlite3.Connection, entry: HoldPlaced) -> None:
     dataset = _dataset_number(connection, entry.mirror, entry.local_id)
     connection.execute(
-        "INSERT INTO holds (hold, dataset, upstream, state, reason, removed, files_before, placed) "
-        "SELECT ?,?,?,?,?,?,?,? "
+        "INSERT INTO holds (hold, dataset, upstream, state, reason, files_removed, files_before, "
+        "placed_at) SELECT ?,?,?,?,?,?,?,? "
         "WHERE NOT EXISTS (SELECT 1 FROM holds WHERE hold = ? AND outcome IS NULL)",
         (
             entry.hold,
@@ -373,13 +378,13 @@ def _apply_withdrawal(
     connection: sqlite3.Connection, entry: DatasetWithdrawn | DatasetReinstated
 ) -> None:
     dataset = _dataset_number(connection, entry.mirror, entry.local_id, entry.source_uri)
-    withheld = ""
+    withdrawn = ""
     if isinstance(entry, DatasetWithdrawn):
-        withheld = _compact_json({"at": entry.at, "reason": entry.reason, "within": entry.within})
+        withdrawn = _compact_json({"at": entry.at, "reason": entry.reason, "within": entry.within})
         message = f"taken down by {entry.by}: {entry.reason}"
     else:
         message = f"shown again by {entry.by}"
-    connection.execute("UPDATE datasets SET withheld = ? WHERE id = ?", (withheld, dataset))
+    connection.execute("UPDATE datasets SET withdrawn = ? WHERE id = ?", (withdrawn, dataset))
     connection.execute(
         "INSERT INTO events (mirror, dataset, kind, message, at, data) VALUES (?,?,?,?,?,?)",
         (_mirror_number(connection, entry.mirror), dataset, "takedown", message, entry.at, "{}"),
@@ -388,7 +393,7 @@ def _apply_withdrawal(
 
 def _record_probe(connection: sqlite3.Connection, url: str, result: str, at: str) -> None:
     connection.execute(
-        "UPDATE locations SET checked_at = ?, result = ? WHERE plain_hash = ? AND url = ?",
+        "UPDATE locations SET probed_at = ?, probe_result = ? WHERE url_hash = ? AND url = ?",
         (at, result, short_hash(plain_url(url)), url),
     )
 
@@ -433,26 +438,6 @@ def _is_current(connection: sqlite3.Connection, dataset: int, version: int) -> b
     return bool(current == version)
 
 
-def update_published_datasets(connection: sqlite3.Connection) -> None:
-    """Give datasets with published versions the title and attributes of the newest of these."""
-    rows = connection.execute(
-        "SELECT dataset, min(seq), max(seq) FROM versions WHERE kind = 'published' GROUP BY dataset"
-    ).fetchall()
-    for dataset, first, last in rows:
-        (attributes,) = connection.execute(
-            "SELECT attributes FROM versions WHERE dataset = ? AND seq = ?", (dataset, last)
-        ).fetchone()
-        titled = connection.execute(
-            "SELECT title FROM versions WHERE dataset = ? AND title <> '' "
-            "AND (kind = 'published' OR seq < ?) ORDER BY seq DESC LIMIT 1",
-            (dataset, first),
-        ).fetchone()
-        if titled is not None:
-            connection.execute("UPDATE datasets SET title = ? WHERE id = ?", (*titled, dataset))
-        _write_attributes(connection, dataset, json.loads(attributes))
-        _refresh_text(connection, dataset)
-
-
 def _write_attributes(
     connection: sqlite3.Connection, dataset: int, attributes: dict[str, list[str]]
 ) -> None:
@@ -466,7 +451,7 @@ def _write_attributes(
     connection.execute("DELETE FROM attributes WHERE dataset = ?", (dataset,))
     connection.executemany(
         # names are the same whatever their case
-        "INSERT INTO attributes (dataset, name, value, folded) VALUES (?,?,?,?) "
+        "INSERT INTO attributes (dataset, name, value, casefolded) VALUES (?,?,?,?) "
         "ON CONFLICT DO NOTHING",
         [(dataset, name, value, value.casefold()) for name, value in rows],
     )

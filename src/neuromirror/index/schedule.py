@@ -21,7 +21,7 @@ from neuromirror.index.connection import READ_TIMEOUT, translate_errors
 from neuromirror.index.errors import IndexUnusableError
 
 APPLICATION_ID = 0x6E6D7363  # "nmsc"
-SCHEMA = 1
+SCHEMA = 2
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS tasks (
@@ -50,7 +50,7 @@ CREATE TABLE IF NOT EXISTS leases (
     name TEXT PRIMARY KEY,
     token INTEGER NOT NULL,
     owner TEXT NOT NULL,
-    until REAL  -- null: given back
+    expires REAL  -- POSIX seconds; null: released
 ) STRICT, WITHOUT ROWID;
 """
 
@@ -103,8 +103,8 @@ _COLUMNS = ", ".join(one.name for one in fields(TaskRow))
 _MARKS = ", ".join("?" for _ in fields(TaskRow))
 _values = attrgetter(*(one.name for one in fields(TaskRow)))
 _FREE = (
-    "NOT EXISTS (SELECT 1 FROM leases l WHERE l.name = t.name AND l.until IS NOT NULL "
-    "AND l.until > ?)"
+    "NOT EXISTS (SELECT 1 FROM leases l WHERE l.name = t.name AND l.expires IS NOT NULL "
+    "AND l.expires > ?)"
 )
 
 
@@ -176,7 +176,7 @@ class Schedule:
             db.execute(
                 "UPDATE tasks SET due = ?, failures = 0, disabled = 0 WHERE name = ? "
                 "AND (disabled OR due IS NULL OR due > ? OR EXISTS "
-                "(SELECT 1 FROM leases l WHERE l.name = tasks.name AND l.until > ?))",
+                "(SELECT 1 FROM leases l WHERE l.name = tasks.name AND l.expires > ?))",
                 (now, name, now, now),
             )
 
@@ -232,7 +232,7 @@ class Schedule:
     def claim(self, name: str, owner: str, now: float, seconds: float) -> int | None:
         """The token of a new lease; None while somebody else has one."""
         with self._writing() as db:
-            row = db.execute("SELECT token, until FROM leases WHERE name = ?", (name,)).fetchone()
+            row = db.execute("SELECT token, expires FROM leases WHERE name = ?", (name,)).fetchone()
             if row is not None and row[1] is not None and row[1] > now:
                 return None
             token = 1 if row is None else int(row[0]) + 1
@@ -246,7 +246,8 @@ class Schedule:
         """Prolongs leases by name and token; one that somebody else has meanwhile is left alone."""
         with self._writing() as db:
             db.executemany(
-                "UPDATE leases SET until = ? WHERE name = ? AND token = ? AND until IS NOT NULL",
+                "UPDATE leases SET expires = ? "
+                "WHERE name = ? AND token = ? AND expires IS NOT NULL",
                 ((now + seconds, name, token) for name, token in tokens),
             )
 
@@ -256,19 +257,22 @@ class Schedule:
         That its time is over is no matter as long as nobody else has taken the work.
         """
         with self._reading() as db:
-            row = db.execute("SELECT token, until FROM leases WHERE name = ?", (name,)).fetchone()
+            row = db.execute("SELECT token, expires FROM leases WHERE name = ?", (name,)).fetchone()
         return row is not None and row[0] == token and row[1] is not None
 
     def release(self, name: str, token: int) -> None:
         """Ends a lease, if it is still the last one of the name."""
         with self._writing() as db:
-            db.execute("UPDATE leases SET until = NULL WHERE name = ? AND token = ?", (name, token))
+            db.execute(
+                "UPDATE leases SET expires = NULL WHERE name = ? AND token = ?", (name, token)
+            )
 
     def leases(self, now: float) -> list[LeaseRow]:
         """The leases that hold, by name."""
         with self._reading() as db:
             rows = db.execute(
-                "SELECT name, token, owner, until FROM leases WHERE until > ? ORDER BY name", (now,)
+                "SELECT name, token, owner, expires FROM leases WHERE expires > ? ORDER BY name",
+                (now,),
             )
             return [LeaseRow(*row) for row in rows]
 
@@ -302,16 +306,16 @@ def _task(row: tuple[Any, ...]) -> TaskRow:
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > SCHEMA and application == APPLICATION_ID:
-        raise IndexUnusableError(
-            f"the schedule {path} was made by a newer neuromirror (schema {version}, this one "
-            f"knows {SCHEMA}); install that release, or remove the file: it is made again"
-        )
     if application not in (0, APPLICATION_ID):
-        raise IndexUnusableError(f"{path} is a database, but not a schedule of neuromirror")
+        raise IndexUnusableError(f"{path} is an SQLite database, but not a schedule of neuromirror")
+    if application and version != SCHEMA:
+        raise IndexUnusableError(
+            f"the schedule {path} has schema {version}, this release needs schema {SCHEMA}; "
+            "remove the file, it is re-created"
+        )
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
-    if version < SCHEMA:
+    if not application:
         connection.executescript(
             f"BEGIN IMMEDIATE; {_TABLES} PRAGMA application_id = {APPLICATION_ID}; "
             f"PRAGMA user_version = {SCHEMA}; COMMIT;"

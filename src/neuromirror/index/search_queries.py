@@ -211,7 +211,8 @@ class SearchQueries(DatasetQueries, FileQueries):
         if 0 in counts.values():
             rows = self._rows(
                 "SELECT t.name || ' ' || t.title || ' ' || t.attributes FROM dataset_text t "
-                "JOIN datasets d ON d.id = t.rowid WHERE d.withheld = '' AND d.within = '' LIMIT ?",
+                "JOIN datasets d ON d.id = t.rowid "
+                "WHERE d.withdrawn = '' AND d.within = '' LIMIT ?",
                 (_MAX_KNOWN_TEXTS,),
             )
             known = {token for (text,) in rows for token in _tokens(text)}

@@ -178,7 +178,7 @@ class SandboxIndex:
         self._checked_version = version
 
 
-_WITHDRAWN_ROWS = f"SELECT 1 FROM datasets d WHERE d.withheld <> '' AND {HAS_ROWS} LIMIT 1"
+_WITHDRAWN_ROWS = f"SELECT 1 FROM datasets d WHERE d.withdrawn <> '' AND {HAS_ROWS} LIMIT 1"
 
 
 def _count_row(cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> sqlite3.Row:

@@ -24,7 +24,7 @@ class SubdatasetWriter:
             path: (since, tuple(values))
             for path, since, *values in connection.execute(
                 "SELECT path, since, dataset_id, local_id, commit_id, state, files, bytes, "
-                "source_path FROM parts WHERE dataset = ? AND until IS NULL AND since < ?",
+                "source_path FROM subdatasets WHERE dataset = ? AND until IS NULL AND since < ?",
                 (dataset, seq),
             )
         }
@@ -62,8 +62,8 @@ class SubdatasetWriter:
                 return
             self._close(path)
         self._db.execute(
-            "INSERT INTO parts (dataset, path, since, dataset_id, local_id, commit_id, state, "
-            "files, bytes, source_path) VALUES (?,?,?,?,?,?,?,?,?,?)",
+            "INSERT INTO subdatasets (dataset, path, since, dataset_id, local_id, commit_id, "
+            "state, files, bytes, source_path) VALUES (?,?,?,?,?,?,?,?,?,?)",
             (self._dataset, path, self._seq, *values),
         )
 
@@ -80,6 +80,6 @@ class SubdatasetWriter:
 
     def _close(self, path: str) -> None:
         self._db.execute(
-            "UPDATE parts SET until = ? WHERE dataset = ? AND path = ? AND since = ?",
+            "UPDATE subdatasets SET until = ? WHERE dataset = ? AND path = ? AND since = ?",
             (self._seq, self._dataset, path, self._before[path][0]),
         )

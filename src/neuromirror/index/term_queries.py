@@ -30,7 +30,7 @@ _NUMBERED = re.compile(r"([0-9A-Za-z\x80-\U0010ffff]+)-\Z")
 
 _TEXT = """
 SELECT t.rowid, m.name FROM dataset_text t JOIN datasets d ON d.id = t.rowid
-JOIN mirrors m ON m.id = d.mirror WHERE dataset_text MATCH ? AND d.withheld = ''
+JOIN mirrors m ON m.id = d.mirror WHERE dataset_text MATCH ? AND d.withdrawn = ''
 """
 # a name or a title says more than an attribute, an attribute more than a license
 _BEST_FIRST = (
@@ -42,7 +42,7 @@ SELECT d.id, m.name, b.blocks FROM (
     FROM path_text p CROSS JOIN versions v ON v.id = p.rowid >> {BLOCK_SHIFT}
     WHERE path_text MATCH ? GROUP BY v.dataset
 ) b JOIN datasets d ON d.id = b.dataset JOIN mirrors m ON m.id = d.mirror
-WHERE d.withheld = '' ORDER BY b.last DESC
+WHERE d.withdrawn = '' ORDER BY b.last DESC
 """
 _IN_BLOCK = """
 SELECT path, until FROM (
