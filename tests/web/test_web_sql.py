@@ -261,7 +261,7 @@ def test_ordinary_questions_are_answered(sql_catalogue: RunningCatalogue) -> Non
         "select rowid, bm25(dataset_text) from dataset_text where dataset_text match 'demo'",
         "select path from files where path like '%nwb' and path glob '*.nwb' limit 3",
         "select name, sql from sqlite_master",
-        "select date(minted), strftime('%Y', minted) from versions",
+        "select date(recorded_at), strftime('%Y', recorded_at) from versions",
     ):
         reply = sql_catalogue.get(sql_url(sql, _shape="array"))
         assert reply.status_code == 200, (sql, reply.text)
