@@ -1,4 +1,4 @@
-"""Writes the generated pages of ``docs/`` anew, or checks them; started by ``scripts/docs``."""
+"""Write or check the generated pages of ``docs/``; started by ``scripts/docs``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from neuromirror.cli import main as program
+from neuromirror.cli.commands import Argument, Command, CommandGroup
 from neuromirror.config.mirror_files import MirrorFile
 from neuromirror.sources import source_kinds
 
@@ -22,26 +23,26 @@ HEAD = """\
 
 <!-- Written by scripts/docs from the commands themselves: do not edit. -->
 
-Every command also tells its options itself: `neuromirror COMMAND --help`. Results go to stdout,
-progress and errors to stderr. The options of `neuromirror` itself may stand before or after a
-command's name.
+`neuromirror COMMAND --help` prints the short form of this page. Results go to stdout, progress and
+errors to stderr. The options of `neuromirror` itself are accepted before and after the name of a
+command.
 
 | exit code | meaning |
 |---|---|
-| 0 | done, or nothing to do |
-| 1 | something failed, or did not verify; the message says what |
+| 0 | success, or nothing to do |
+| 1 | something failed or did not verify; see the message |
 | 2 | wrong usage or configuration |
-| 3 | held until an operator approves it: `neuromirror release` |
+| 3 | a listing is held for approval: `neuromirror release` |
 """
 
 
 def plain(text: str) -> str:
-    """Text in one line, with nothing in it that a page would take for a tag."""
+    """Return text in one line, with ``<`` escaped."""
     return " ".join(text.split()).replace("<", r"\<")
 
 
 def paragraphs(text: str | None) -> str:
-    """A docstring as click shows it: cut at a form feed, without click's own marks."""
+    """Convert a docstring to Markdown; blocks marked with ``\\b`` become code blocks."""
     if not text:
         return ""
     shown = inspect.cleandoc(text.split("\f")[0])
@@ -56,23 +57,23 @@ def paragraphs(text: str | None) -> str:
 
 
 def cell(text: str) -> str:
-    """Text that stays in its cell of a table."""
+    """Return text for a cell of a table."""
     return plain(text).replace("|", r"\|")
 
 
 def default_of(option: click.Option, context: click.Context) -> str:
-    """The default as a person would type it; empty where there is none to speak of."""
+    """Return the default as it is typed, or an empty text."""
     if isinstance(option.show_default, str):
         return option.show_default
     if option.is_flag or option.multiple or callable(option.default):
         return ""
     default = option.get_default(context, call=False)
-    # click marks "no default" with a value of its own, which is no plain value.
+    # click marks "no default" with a special value
     return f"`{default}`" if isinstance(default, str | int | float | Path) else ""
 
 
 def variables_of(option: click.Option, context: click.Context) -> str:
-    """The environment variables that stand for an option."""
+    """Return the environment variables of an option."""
     names = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or ())
     if not names and context.auto_envvar_prefix and option.allow_from_autoenv and option.name:
         names = [f"{context.auto_envvar_prefix}_{option.name.upper()}"]
@@ -80,7 +81,7 @@ def variables_of(option: click.Option, context: click.Context) -> str:
 
 
 def common(context: click.Context) -> list[tuple[list[str], str | None]]:
-    """The options that the program itself has already: told once, not at every command."""
+    """Return the options of the program itself, which are not repeated for each command."""
     if context.parent is None:
         return []
     return [
@@ -91,8 +92,11 @@ def common(context: click.Context) -> list[tuple[list[str], str | None]]:
 
 
 def rows(command: click.Command, context: click.Context) -> Iterator[str]:
-    """The lines of a command's table of options."""
+    """Yield the rows of the table of arguments and options."""
     for option in command.get_params(context):
+        if isinstance(option, Argument):
+            metavar, description = option.describe(context)
+            yield f"| `{cell(metavar)}` | {cell(description)} |"
         if not isinstance(option, click.Option) or option.hidden:
             continue
         if "--help" in option.opts or (option.opts, option.help) in common(context):
@@ -113,7 +117,7 @@ def rows(command: click.Command, context: click.Context) -> Iterator[str]:
 
 
 def section(command: click.Command, context: click.Context) -> Iterator[str]:
-    """A command's part of the page, and those of its sub-commands."""
+    """Yield the section of a command, and those of its subcommands."""
     yield f"## {context.command_path}"
     usage = " ".join(command.collect_usage_pieces(context))
     yield f"```text\n{context.command_path} {usage}".rstrip() + "\n```"
@@ -121,10 +125,20 @@ def section(command: click.Command, context: click.Context) -> Iterator[str]:
         yield text
     options = list(rows(command, context))
     if options:
-        yield "\n".join(["| option | what it does |", "|---|---|", *options])
-    if text := paragraphs(command.epilog):
-        yield text
-    if isinstance(command, click.Group):
+        yield "\n".join(["| argument or option | description |", "|---|---|", *options])
+    if isinstance(command, Command):
+        yield f"```text\n{command.example}\n```"
+    if isinstance(command, CommandGroup):
+        yield "\n".join(
+            [
+                "| group | commands |",
+                "|---|---|",
+                *(
+                    f"| {title} | {', '.join(f'[{name}](#neuromirror-{name})' for name in names)} |"
+                    for title, names in command.sections.items()
+                ),
+            ]
+        )
         for name in command.list_commands(context):
             inner = command.get_command(context, name)
             if inner is not None and not inner.hidden:
@@ -135,13 +149,13 @@ def section(command: click.Command, context: click.Context) -> Iterator[str]:
 
 
 def reference() -> str:
-    """The page of all commands."""
+    """Return the page of all commands."""
     context = click.Context(program, info_name="neuromirror", **program.context_settings)
     return "\n".join([HEAD, "\n\n".join(section(program, context)), ""])
 
 
 def schema() -> str:
-    """The JSON Schema of a mirror file, with the options of the sources that come with us."""
+    """Return the JSON Schema of a mirror file, with the options of the built-in sources."""
     made = MirrorFile.model_json_schema()
     made["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     made["allOf"] = []
@@ -159,7 +173,7 @@ def schema() -> str:
 
 
 def main() -> int:
-    """Writes the pages; with ``--check`` says which are out of date and gives 1."""
+    """Write the pages; with ``--check``, print those that are out of date and return 1."""
     parser = argparse.ArgumentParser(prog="scripts/docs", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing")
     check = parser.parse_args().check

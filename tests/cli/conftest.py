@@ -1,4 +1,4 @@
-"""A store that was synced once from the archive that stands still, and copies of it."""
+"""A store synced once from an unchanging demo archive, and copies of it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from support.command_shell import PROGRAM, Shell
 
 @pytest.fixture
 def shell(demo: DemoArchive, tmp_path: Path) -> Shell:
-    """An empty place for a store, beside an archive of its own."""
+    """A missing store, and a demo archive of its own."""
     return Shell(demo.mirrors, tmp_path / "store")
 
 
 @pytest.fixture(scope="session")
 def still_store(shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that was synced from the archive that stands still."""
+    """A store synced from the unchanging archive."""
     folder = tmp_path_factory.mktemp("synced")
     subprocess.run(
         [*PROGRAM, "--mirrors", str(shared_demo.mirrors), "--store", str(folder / "store"), "sync"],
@@ -37,20 +37,20 @@ def still_store(shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def synced(shared_demo: DemoArchive, still_store: Path) -> Shell:
-    """The archive that stands still and its store, to read only."""
+    """The unchanging archive and its store, read-only."""
     return Shell(shared_demo.mirrors, still_store)
 
 
 @pytest.fixture
 def copied(synced: Shell, tmp_path: Path) -> Shell:
-    """A copy of that store, to write to."""
+    """A writable copy of that store."""
     shutil.copytree(synced.store, tmp_path / "copy", symlinks=True)
     return synced.with_changes(store=tmp_path / "copy")
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits between attempts are short, in this process."""
+    """Short waits between request attempts, in this process."""
     limits = RequestLimits(
         attempts=2, wait=0.01, wait_max=0.01, retry_after_max=5, connect=2, read=2
     )

@@ -1,4 +1,4 @@
-"""Assets of a bucket: what upstream says of them, what they came from, what they are made of."""
+"""Assets of a bucket: attributes, ancestors, derivatives and subdatasets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MD5 = "5" * 32
 
 
 class _Bucket:
-    """Puts versions into a store's journal, as visits of a bucket would."""
+    """Writes versions to the journal of a store, like visits of a bucket."""
 
     def __init__(self, root: Path) -> None:
         self.store = Store.open(root, create=True)
@@ -93,7 +93,7 @@ def bucket(tmp_path: Path) -> _Bucket:
 
 @pytest.fixture
 def assets(bucket: _Bucket, tmp_path: Path) -> Shell:
-    """A raw asset with a Zarr of its own, what was sorted of it, and what was curated of that."""
+    """A raw asset with a Zarr as a subdataset, a sorted asset derived from it, a curated one."""
     zarr = bucket.mint(ZARR, "2022-08-04", [_file("0.0")], within=RAW)
     about = {"subject": ["625749"], "modality": ["behavior", "ecephys"]}
     files = [_file("a.bin"), _part("ecephys.zarr", zarr)]
@@ -124,10 +124,11 @@ def _listed(shell: Shell, *options: str) -> list[str]:
 
 def test_list_omits_subdatasets_unless_requested(assets: Shell) -> None:
     assert _listed(assets) == [RAW, SORTED, CURATED]
-    assert _listed(assets, "--parts", "aind") == [RAW, ZARR, SORTED, CURATED]
-    part = {one["dataset"]: one["part"] for one in assets.records("list", "--parts")}
-    assert part[f"aind:{ZARR}"]
-    assert not part[f"aind:{RAW}"]
+    assert _listed(assets, "--subdatasets", "aind") == [RAW, ZARR, SORTED, CURATED]
+    records = assets.records("list", "--subdatasets")
+    is_subdataset = {one["dataset"]: one["is_subdataset"] for one in records}
+    assert is_subdataset[f"aind:{ZARR}"]
+    assert not is_subdataset[f"aind:{RAW}"]
 
 
 def test_list_finds_datasets_by_attributes_and_search_terms(assets: Shell) -> None:
@@ -137,17 +138,18 @@ def test_list_finds_datasets_by_attributes_and_search_terms(assets: Shell) -> No
     assert _listed(assets, "--search", "platform 625749") == [RAW]
     assert _listed(assets, "--search", "curated", "--where", "subject=625749") == []
     result = assets.run("list", "--where", "subject=1")
-    assert (result.out, result.err) == ("no dataset is like that\n", "")
+    assert (result.out, result.err) == ("no dataset matches\n", "")
+    assert assets.records("list", "--where", "subject=1") == []
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
         (["--where", "species=mouse"], "there are modality, project, subject"),
-        (["--where", "subject"], "write <attribute>=<value>"),
-        (["--where", "=625749"], "write <attribute>=<value>"),
-        (["--where", "subject="], "write <attribute>=<value>"),
-        (["--where", "subject=a\x1b[0m"], "no name has"),
+        (["--where", "subject"], "NAME=VALUE"),
+        (["--where", "=625749"], "NAME=VALUE"),
+        (["--where", "subject="], "NAME=VALUE"),
+        (["--where", "subject=a\x1b[0m"], "control characters"),
         (["--search", "*"], "no words to search for"),
         (["ember", "--where", "subject=1"], "'ember'"),
     ],
@@ -172,21 +174,21 @@ def test_versions_marks_metadata_only_changes(assets: Shell) -> None:
 def test_show_prints_attributes_subdatasets_and_the_metadata_digest(assets: Shell) -> None:
     out = assets.run("show", f"aind:{RAW}").out
     for line in (
-        r"  kind        observed (current), metadata only",
-        r"  subject     625749",
-        r"  modality    behavior, ecephys",
-        r"  project     Ephys Platform",
-        r"  parts       1, datasets of their own with 60000 files, 5.0 GB",
-        r"              ecephys.zarr: 2022-08-04, 60000 files, 5.0 GB",
-        r"  metadata    sha256:2",
+        r"  kind         observed (current), metadata only",
+        r"  subject      625749",
+        r"  modality     behavior, ecephys",
+        r"  project      Ephys Platform",
+        r"  subdatasets  1 with 60000 files, 5.0 GB",
+        r"               ecephys.zarr: 2022-08-04, 60000 files, 5.0 GB",
+        r"  metadata     sha256:2",
     ):
         assert f"{line}\n" in out
     (record,) = assets.records("show", f"aind:{RAW}")
     assert record["attributes"]["modality"] == ["behavior", "ecephys"]
     assert record["metadata"] == "sha256:2"
-    assert record["part_of"] == []
-    (part,) = record["parts"]
-    assert (part["dataset"], part["version"], part["files"]) == (
+    assert record["superdatasets"] == []
+    (subdataset,) = record["subdatasets"]
+    assert (subdataset["dataset"], subdataset["version"], subdataset["files"]) == (
         f"aind:{ZARR}",
         "2022-08-04",
         60000,
@@ -194,7 +196,7 @@ def test_show_prints_attributes_subdatasets_and_the_metadata_digest(assets: Shel
     (old,) = assets.records("show", f"aind:{RAW}@2022-08-04")
     assert "project" not in old["attributes"]
     out = assets.run("show", f"aind:{ZARR}").out
-    assert f"  part of     aind:{RAW}\n" in out
+    assert f"  superdataset aind:{RAW}\n" in out
     assert "derived from" not in out
 
 
@@ -219,17 +221,16 @@ def test_show_prints_the_form_of_a_version_and_its_inline_zarrs(
     shell = Shell(tmp_path / "mirrors", bucket.store.root)
     out = shell.run("show", "aind:whole").out
     for line in (
-        "  inline      12, Zarrs as folders of files here, 24 of them, 66 B",
-        "              00.zarr: c0, 2 files, 0 B",
-        "              … and 2 more (--json lists all)",
+        "  inline       12 Zarrs as folders in this dataset, 24 files, 66 B",
+        "               00.zarr: c0, 2 files, 0 B",
+        "               … and 2 more (--json lists all)",
     ):
         assert f"{line}\n" in out
     assert "10.zarr" not in out
     (record,) = shell.records("show", "aind:whole")
     assert (record["form"], record["inline"]) == ("files", inline)
     out = shell.run("show", "aind:huge").out
-    form = "manifest (40 files, 5.0 kB, are outside git, in the manifest only)"
-    assert f"  form        {form}\n" in out
+    assert "  form         manifest (40 files, 5.0 kB, " in out
     assert "  inline " not in out
     (record,) = shell.records("show", "aind:huge")
     assert record["form"] == "manifest"
@@ -257,7 +258,7 @@ def test_show_prints_ancestors_and_derivatives(assets: Shell) -> None:
     (record,) = assets.records("show", f"aind:{SORTED}")
     (above,), (below,) = record["derived_from"], record["derivatives"]
     assert (above["name"], above["version"], above["derived_from"]) == (RAW, "2022-09-01", [])
-    assert (below["dataset"], below["of"]) == (f"aind:{CURATED}", "2023-02-02")
+    assert (below["dataset"], below["ancestor_version"]) == (f"aind:{CURATED}", "2023-02-02")
 
 
 def test_many_relatives_are_counted_instead_of_listed(
@@ -272,15 +273,15 @@ def test_many_relatives_are_counted_instead_of_listed(
     assert len(assets.records("show", f"aind:{RAW}")[0]["derivatives"]) == 14
 
 
-def test_files_passes_over_no_part(assets: Shell) -> None:
+def test_files_lists_subdatasets(assets: Shell) -> None:
     file, part = assets.run("files", f"aind:{RAW}").lines
     assert file.startswith(f"md5:{MD5}")
     assert part.startswith(f"aind:{ZARR}@2022-08-04")
-    assert part.split()[1:] == ["part", "5000000000", "ecephys.zarr"]
-    assert [one["type"] for one in assets.records("files", f"aind:{RAW}")] == ["file", "part"]
+    assert part.split()[1:] == ["subdataset", "5000000000", "ecephys.zarr"]
+    assert [one["type"] for one in assets.records("files", f"aind:{RAW}")] == ["file", "subdataset"]
 
 
-def test_find_says_which_dataset_has_the_file_be_it_a_part_or_not(assets: Shell) -> None:
+def test_find_lists_datasets_and_subdatasets_that_have_a_file(assets: Shell) -> None:
     found = {(one["dataset"], one["path"]) for one in assets.records("find", MD5)}
     assert found == {
         (f"aind:{RAW}", "a.bin"),
@@ -292,15 +293,14 @@ def test_find_says_which_dataset_has_the_file_be_it_a_part_or_not(assets: Shell)
 def test_status_prints_upstream_capabilities_and_waiting_datasets(assets: Shell) -> None:
     out = assets.run("status").out
     for line in (
-        "  datasets    3 and 1 that are parts of others, with 5 versions",
-        "  waiting     1 (to settle)",
-        "  upstream    checksums: returned",
-        "              versions: not listable",
+        "  datasets     3 and 1 subdatasets, 5 versions",
+        "  upstream     checksums: returned",
+        "               versions: not listable",
     ):
         assert f"{line}\n" in out
     (record,) = assets.records("status")
     assert record["capabilities"] == {"checksums": "returned", "versions": "not listable"}
-    assert (record["waiting"], record["failing"], record["parts"]) == (1, 0, 1)
+    assert (record["settling"], record["failing"], record["subdatasets"]) == (1, 0, 1)
 
 
 def test_a_rebuilt_index_shows_the_same_assets(assets: Shell) -> None:
@@ -311,7 +311,7 @@ def test_a_rebuilt_index_shows_the_same_assets(assets: Shell) -> None:
     ] == shown_before
 
 
-def test_find_counts_the_zarrs_that_the_index_has_no_files_of(bucket: _Bucket) -> None:
+def test_find_counts_the_zarrs_whose_files_are_not_indexed(bucket: _Bucket) -> None:
     for number in range(3):
         name = f"{ZARR}{number}"
         bucket.mint(name, "2022-08-04", [_file("0.0")], within=RAW, indexed=False, in_parts=0)
@@ -319,7 +319,6 @@ def test_find_counts_the_zarrs_that_the_index_has_no_files_of(bucket: _Bucket) -
         index.catch_up(bucket.store)
     shell = Shell(bucket.store.root, bucket.store.root)
     message = shell.run("find", MD5, code=1).err.splitlines()[-1]
-    assert message.startswith(
-        "not looked at: the files of 3 Zarrs of aind (3 files), which are not"
-    )
+    (*_, record) = shell.records("find", MD5, code=1)
+    assert (record["mirror"], record["zarrs"], record["files"]) == ("aind", 3, 3)
     assert "'[zarr] index_entries = 1' in aind.toml" in message

@@ -37,7 +37,7 @@ ODD = "ünï\x1b[31m漢\u202e\n\x00'\"; rm -rf"
         ("versions ''", 2, ["''", "<mirror>:<id>"]),
         ("show demo:000001@", 2, ["'demo:000001@'", "dandi:000027@draft"]),
         ("show ''", 2, ["dandi:000027@draft"]),
-        ("show @", 2, ["'@' is not a version"]),
+        ("show @", 2, ["'@'"]),
         ("show demo:000002@0.000000.0000", 2, ["no version '0.000000.0000'", "0.240301.1055"]),
         ("show demo:000002@state:xyz", 2, ["no version 'state:xyz'"]),
         ("files demo:000002@0.240301", 2, ["no version '0.240301'", "0.240301.1055"]),
@@ -46,8 +46,8 @@ ODD = "ünï\x1b[31m漢\u202e\n\x00'\"; rm -rf"
         ("find ''", 2, ["not a checksum: ''"]),
         ("find md5:xyz", 2, ["not a checksum: 'md5:xyz'"]),
         ("events demo:000099", 2, ["no dataset 'demo:000099'"]),
-        ("release ffffffff", 2, ["'ffffffff'", "none"]),
-        ("release ''", 2, ["''"]),
+        ("release ffffffff", 2, ["'ffffffff'"]),
+        ("release ''", 2, []),
     ],
 )
 def test_a_wrong_name_is_one_error_line(
@@ -201,7 +201,7 @@ def test_one_name_is_not_two_archives(shell: Shell, shared_demo: DemoArchive) ->
     for command in (["sync"], ["sync", "demo:000001"], ["sync", "--dry-run"]):
         line = shell.with_changes(mirrors=shared_demo.mirrors).run(*command, code=2).error_line
         assert shared_demo.api_url in line
-        assert "another name" in line
+        assert "'demo'" in line
     assert folder_snapshot(shell.store) == before
 
 
@@ -218,14 +218,14 @@ def test_one_dataset_is_not_mirrored_twice(shell: Shell) -> None:
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    """A port on which nobody listens, and that nobody else is given."""
+    """A bound port without a listener."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
 
 
 def _fails(shell: Shell, *fragments: str) -> str:
-    """All datasets fail for one reason, which is told in one line; nothing is mirrored."""
+    """Sync and expect one error line for the whole mirror; return the line."""
     line = shell.run("sync", code=1).error_line
     assert line.startswith("error      away  ")
     assert [fragment for fragment in fragments if fragment not in line] == [], line
@@ -234,7 +234,7 @@ def _fails(shell: Shell, *fragments: str) -> str:
     (dry,) = shell.records("sync", "--dry-run", code=1)
     assert dry["message"] == record["message"]
     assert list((shell.store / "alias").iterdir()) == []
-    assert shell.run("list").out.startswith("the store holds no datasets yet")
+    assert shell.records("list") == []
     return line
 
 

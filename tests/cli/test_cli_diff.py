@@ -66,8 +66,8 @@ def test_nothing_is_written_to_the_store(synced: Shell) -> None:
     [
         ("demo:000002@9.9", "no version '9.9'"),
         ("demo:999999", "999999"),
-        ("some/folder", "there is no folder"),
-        ("demo", "not a version"),
+        ("some/folder", "some/folder"),
+        ("demo", "<mirror>:<id>"),
         (".", "no dataset"),
     ],
 )

@@ -23,7 +23,7 @@ def content_of(demo: DemoArchive, dandiset: str, path: str) -> bytes:
 def test_a_file_is_found_by_its_bytes_whatever_it_is_called(
     synced: Shell, shared_demo: DemoArchive, tmp_path: Path
 ) -> None:
-    # the second one's sha256 nobody knows
+    # upstream has no sha256 of the second file
     for path in shared_demo.paths("000004"):
         mine = tmp_path / "mine.bin"
         mine.write_bytes(content_of(shared_demo, "000004", path))
@@ -46,9 +46,9 @@ def test_bytes_that_several_datasets_hold_are_found_in_all_of_them_once(
 
 def test_a_file_that_is_nowhere_is_code_1(synced: Shell, tmp_path: Path) -> None:
     mine = tmp_path / "mine.nwb"
-    mine.write_bytes(b"nobody has these")
+    mine.write_bytes(b"in no dataset")
     ran = synced.run("find", str(mine), code=1)
-    assert f"no file with the bytes of {mine} is in the index" in ran.error_line
+    assert str(mine) in ran.error_line
 
 
 def test_a_name_that_is_a_checksum_is_one_unless_it_is_written_as_a_path(
@@ -57,7 +57,7 @@ def test_a_name_that_is_a_checksum_is_one_unless_it_is_written_as_a_path(
     monkeypatch.chdir(tmp_path)
     record = next(one for one in synced.records("files", "demo:000002") if one["type"] == "file")
     digest = record["digests"]["sha256"]
-    Path(digest).write_bytes(b"nobody has these")
+    Path(digest).write_bytes(b"in no dataset")
     assert synced.records("find", digest)[0]["path"] == record["path"]
     synced.run("find", f"./{digest}", code=1)
 
@@ -68,7 +68,7 @@ def test_an_argument_that_is_neither_file_nor_checksum_is_reported(
     for name in ("nothing.nwb", str(tmp_path)):
         ran = synced.run("find", name, code=2)
         assert "not a checksum" in ran.error_line
-        assert "nor is there a file of this name" in ran.error_line
+        assert name in ran.error_line
 
 
 def test_an_annexed_file_without_content_is_found_by_its_key(synced: Shell, tmp_path: Path) -> None:
@@ -142,11 +142,10 @@ def test_odd_names_are_those_of_the_clone(shell: Shell, demo: DemoArchive, tmp_p
 def test_what_has_no_sha256_is_named_and_the_list_is_not_whole(synced: Shell) -> None:
     ran = synced.run("files", "demo:000004@draft", "--format", "sha256sum", code=1)
     assert len(ran.lines) == 2
-    assert ran.error_line == (
-        "not in the list: no sha256 is known of sub-401/sub-401_ses-02_ecephys.nwb (etag)"
-    )
+    assert "sub-401/sub-401_ses-02_ecephys.nwb" in ran.error_line
+    assert "etag" in ran.error_line
     ran = synced.run("files", "demo:000005@draft", "--format", "sha256sum", code=1)
     assert len(ran.err.splitlines()) == 11
-    assert "and of 26 more files" in ran.err
+    assert " 26 more files " in ran.err
     ran = synced.run("--json", "files", "demo:000004", "--format", "sha256sum", code=2)
-    assert "not JSON" in ran.err
+    assert "--json" in ran.err

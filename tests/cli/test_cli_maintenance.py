@@ -1,4 +1,4 @@
-"""backup, restore-index, fsck, audit, doctor, takedown, and what status tells of them."""
+"""backup, restore-index, fsck, audit, doctor, takedown, and their results in status."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ONE = "demo:000002"
 
 
 def damage_manifest(shell: Shell) -> Path:
-    """Turns a bit around in the manifest of a dataset's newest version; gives its path."""
+    """Flip a bit in the manifest of the newest version of a dataset; return its path."""
     with Index.open_readonly(Store.open(shell.store).index_path) as index:
         state = index.resolve(ONE).state
     path = Store.open(shell.store).manifest_path(state)
@@ -51,19 +51,19 @@ def test_a_missing_backup_is_wrong_usage_and_says_what_else_there_is(
     assert "rebuild-index" in copied.run("restore-index", str(tmp_path), code=2).error_line
 
 
-def test_fsck_of_a_whole_store_says_so_and_of_a_broken_one_names_what_is_broken(
+def test_fsck_finds_no_damage_in_an_intact_store_and_names_a_damaged_manifest(
     copied: Shell,
 ) -> None:
-    assert copied.run("fsck").lines[-1].endswith("0 are not or could not be looked at")
+    assert copied.run("fsck").lines[-1].endswith(" 0 damaged or not checked")
     assert {one["status"] for one in copied.records("fsck")} == {"ok"}
     path = damage_manifest(copied)
     ran = copied.run("fsck", code=1)
     assert str(path) in ran.error_line
-    assert "from a backup" in ran.error_line
+    assert "backup" in ran.error_line
     bad = [one for one in copied.records("fsck", ONE, code=1) if one["status"] != "ok"]
-    assert [(one["what"], one["path"].partition("@")[0]) for one in bad] == [("manifest", ONE)]
+    assert [(one["subject"], one["path"].partition("@")[0]) for one in bad] == [("manifest", ONE)]
     assert copied.run("fsck", "demo:000001").code == 0
-    # what is known to be broken stays known, and is told by those who are asked how things stand
+    # status and doctor report known damage
     assert str(path) in copied.run("status", code=1).err
     assert str(path) in copied.run("doctor", "--offline", code=1).err
 
@@ -73,10 +73,10 @@ def test_fsck_within_a_budget_goes_on_where_it_stopped(copied: Shell) -> None:
         one["path"]
         for _ in range(4)
         for one in copied.records("fsck", "--budget", "0.000001")
-        if one["what"] not in ("journal", "index")
+        if one["subject"] not in ("journal", "index")
     ]
     assert len(set(met)) == 4
-    assert "give no DATASET" in copied.run("fsck", "--budget", "1", ONE, code=2).error_line
+    assert "--budget" in copied.run("fsck", "--budget", "1", ONE, code=2).error_line
     assert "demo:000099" in copied.run("fsck", "demo:000099", code=2).error_line
 
 
@@ -94,9 +94,9 @@ def test_an_audit_checks_the_oldest_locations_first_and_shows_the_findings(
     rest = shell.records("audit")
     assert len(rest) == count - 10
     assert not {one["url"] for one in first} & {one["url"] for one in rest}
-    assert shell.run("audit").out == "0 places asked\n"
-    assert "places" not in shell.run("status").out
-    # the bytes of one file go away for ever, at the bucket and behind the API's redirect
+    assert shell.run("audit").out == "0 URLs checked\n"
+    assert "locations" not in shell.run("status").out
+    # the object of one file is deleted, for its S3 URL and for the redirect of the API
     gone = next(one for one in rest if one["dataset"] == ONE and "versionId" in one["url"])
     demo.bucket.expire(urlsplit(gone["url"]).path.split("/", 2)[2])
     time.sleep(1.1)
@@ -104,19 +104,19 @@ def test_an_audit_checks_the_oldest_locations_first_and_shows_the_findings(
     assert "gone" in ran.out
     assert all(gone["path"] in line for line in ran.err.splitlines())
     status, failure = shell.records("status", code=1)
-    assert list(status["places"]) == ["gone"]
+    assert list(status["location_health"]) == ["gone"]
     assert (failure["task"], failure["status"]) == ("locations", "error")
-    assert "places" in shell.run("status", code=1).out
+    assert "locations" in shell.run("status", code=1).out
     (shown,) = shell.records("show", f"{ONE}@draft")
-    assert list(shown["places"]) == ["gone"]
+    assert list(shown["location_health"]) == ["gone"]
     (other,) = shell.records("show", "demo:000001")
-    assert other["places"] == {}
-    # an index that is made anew has not forgotten it
+    assert other["location_health"] == {}
+    # a rebuilt index has the results too
     shell.run("rebuild-index")
-    assert shell.records("status", code=1)[0]["places"] == status["places"]
+    assert shell.records("status", code=1)[0]["location_health"] == status["location_health"]
 
 
-def test_an_audit_of_what_is_unknown_asks_nothing(copied: Shell) -> None:
+def test_an_audit_of_an_unknown_name_sends_no_request(copied: Shell) -> None:
     before = folder_snapshot(copied.store)
     assert "nosuch" in copied.run("audit", "nosuch", code=2).error_line
     assert "demo:000099" in copied.run("audit", "demo:000099", code=2).error_line
@@ -128,17 +128,18 @@ def test_an_audit_of_what_is_unknown_asks_nothing(copied: Shell) -> None:
 
 
 def test_doctor_prints_a_line_per_check_and_sends_no_request_offline(synced: Shell) -> None:
-    checks = {one["what"]: one for one in synced.records("doctor", "--offline")}
+    checks = {one["check"]: one for one in synced.records("doctor", "--offline")}
     assert {"git", "sqlite", "store", "store format", "index", "mirror demo"} <= set(checks)
-    assert "not asked" in checks["mirror demo"]["message"]
     assert "clock" not in checks
-    online = {one["what"]: one["level"] for one in synced.records("doctor")}
+    online = {one["check"]: one["level"] for one in synced.records("doctor")}
     assert (online["mirror demo"], online["clock"]) == ("ok", "ok")
     lines = synced.run("doctor", "--offline").lines
     assert all(line.split()[0] in ("ok", "warning") for line in lines)
 
 
-def test_the_doctor_without_mirror_files_says_what_to_make(synced: Shell, tmp_path: Path) -> None:
+def test_doctor_without_mirror_files_is_an_error_with_a_remedy(
+    synced: Shell, tmp_path: Path
+) -> None:
     ran = synced.with_changes(mirrors=tmp_path / "none").run("doctor", "--offline", code=1)
     assert "--mirrors" in ran.err
 
@@ -148,12 +149,11 @@ def test_the_doctor_without_mirror_files_says_what_to_make(synced: Shell, tmp_pa
 
 def test_a_takedown_is_shown_by_every_command_and_undone(copied: Shell) -> None:
     before = copied.run("list").lines
-    (done, *_) = copied.records("takedown", ONE, "--reason", "its owner asked")
+    (done, *_) = copied.records("takedown", ONE, "--reason", "withdrawn by its authors")
     assert (done["dataset"], done["status"]) == (ONE, "ok")
     for command in (["versions", ONE], ["show", ONE], ["files", ONE], ["pin", ONE, "-o", "x.lock"]):
-        complaint = copied.run(*command, code=2).error_line
-        assert "was taken down on" in complaint
-        assert "its owner asked" in complaint
+        message = copied.run(*command, code=2).error_line
+        assert "withdrawn by its authors" in message
     listed = copied.run("list").lines
     assert [line for line in listed if line.startswith(ONE)] == []
     assert f"taken down  {ONE}" in " ".join(listed)
@@ -161,11 +161,11 @@ def test_a_takedown_is_shown_by_every_command_and_undone(copied: Shell) -> None:
     assert status["taken_down"] == [ONE]
     assert next(one["kind"] for one in copied.records("events")) == "takedown"
     assert copied.run("fsck").code == 0
-    assert "its owner asked" in copied.run("sync", "--dry-run", ONE).out
+    assert "withdrawn by its authors" in copied.run("sync", "--dry-run", ONE).out
     assert copied.run("takedown", ONE, "--reason", "again").out.startswith("notneeded")
-    assert copied.run("takedown", ONE, "--undo").out.startswith(f"ok         {ONE}  shown again")
+    assert copied.run("takedown", ONE, "--undo").out.startswith(f"ok         {ONE}  ")
     assert copied.run("list").lines == before
-    assert "not taken down" in copied.run("takedown", ONE, "--undo", code=2).error_line
+    assert ONE in copied.run("takedown", ONE, "--undo", code=2).error_line
 
 
 def test_a_takedown_without_a_reason_or_a_dataset_changes_nothing(copied: Shell) -> None:
@@ -196,9 +196,9 @@ def test_status_shows_the_schedule_of_a_service(copied: Shell) -> None:
             ]
         )
         schedule.claim("demo:000001", "a test", now, 60)
-    todo = copied.records("status")[0]["schedule"]
-    assert (todo["tasks"], todo["due"]) == (3, 1)
-    assert (todo["under_way"], todo["disabled"]) == (["demo:000001"], ["demo:000003"])
-    assert "under way: demo:000001" in copied.run("status").out
+    schedule = copied.records("status")[0]["schedule"]
+    assert (schedule["tasks"], schedule["due"]) == (3, 1)
+    assert (schedule["in_progress"], schedule["disabled"]) == (["demo:000001"], ["demo:000003"])
+    assert "in progress: demo:000001" in copied.run("status").out
     assert "ago)" in copied.run("status").out
-    assert json.dumps(todo)
+    assert json.dumps(schedule)

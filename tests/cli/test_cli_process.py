@@ -275,7 +275,8 @@ def test_a_folder_in_which_nothing_can_be_made_is_named(synced: Shell, tmp_path:
     folder.mkdir(mode=0o555)
     person = {"preexec_fn": without_root_privileges}
     line = synced.with_changes(store=folder / "store").program("sync", code=1, **person).error_line
-    assert f"Permission denied: {folder}/store" in line
+    assert f"{folder}/store" in line
+    assert "Permission denied" in line
     assert "--store" in line
 
 

@@ -1,4 +1,4 @@
-"""What archives were asked is told to whoever runs a sync, and again when a dataset is shown."""
+"""The request summary of a sync, and of the last visit of a dataset."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def test_quiet_suppresses_the_request_summary(shell: Shell) -> None:
 def test_throttling_by_the_archive_is_reported(shell: Shell, demo: DemoArchive) -> None:
     demo.fault("status", path="/000003/versions/$", status=429, times=1)
     (line,) = shell.run("sync", "demo:000003").traffic_lines
-    assert re.search(r" 1 sent again after \d+ s of waiting, told once to slow down \(", line)
+    assert re.search(r" 1 retried after \d+ s of waiting, throttled once \(", line)
     shown = shell.run("show", "demo:000003").out
-    assert "told once to slow down" in shown
+    assert "throttled once" in shown
 
 
 def test_a_failed_sync_prints_the_request_summary_too(shell: Shell, demo: DemoArchive) -> None:
@@ -59,8 +59,8 @@ def test_a_failed_sync_prints_the_request_summary_too(shell: Shell, demo: DemoAr
     assert ended.error_line.startswith("error      demo:000003")
 
 
-def test_a_wrong_configuration_asks_nothing(shell: Shell) -> None:
-    ended = shell.run("sync", "nobody", code=2)
+def test_a_wrong_configuration_sends_no_request(shell: Shell) -> None:
+    ended = shell.run("sync", "unknown", code=2)
     assert ended.traffic_lines == ()
 
 

@@ -44,7 +44,7 @@ def test_equal_versions_exit_with_0(still_lab: LabStore) -> None:
     assert len(lines) == 3
     with still_lab.mirror_harness.index() as index:
         commit = index.resolve("demo:000002").commit
-    assert f"  commit {commit}  the same" in done.stdout.splitlines()
+    assert f"  commit {commit}  equal" in done.stdout.splitlines()
 
 
 def test_one_that_differs_does_not_keep_the_others_from_being_looked_at(
@@ -95,9 +95,9 @@ def test_what_was_minted_is_kept_where_one_asks_for_it(still_lab: LabStore, tmp_
     keep = tmp_path / "kept"
     done = run(still_lab, "--json", "--keep", str(keep), "demo:000002")
     (record,) = records(done)
-    kept = Path(record["kept"])
-    assert kept.parent == keep
-    (repository,) = kept.glob("*/alias/demo--000002")
+    folder = Path(record["folder"])
+    assert folder.parent == keep
+    (repository,) = folder.glob("*/alias/demo--000002")
     assert record["minted"]["commit"] in (repository / "packed-refs").read_text()
     done = run(still_lab, "--keep", str(keep), "demo:000002")
     assert (done.exit_code, "not an empty folder" in done.stderr) == (2, True)
@@ -114,7 +114,7 @@ def test_keep_folder_must_not_be_in_the_store(still_lab: LabStore) -> None:
     [
         ("demo:000002@0.1", "no version '0.1'"),
         ("demo:999999", "999999"),
-        ("demo", "not a version"),
+        ("demo", "<mirror>:<id>"),
     ],
 )
 def test_a_name_that_means_nothing_is_refused_before_anything_is_minted(

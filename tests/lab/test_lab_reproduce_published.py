@@ -33,15 +33,15 @@ def test_every_published_version_of_the_demo_archive_is_reproduced(still_lab: La
         found = still_lab.reproduce(row.name)
         assert (found.status, found.promised) == ("ok", ("commit", "tree", "state"))
         assert found.minted == found.stored == VersionIds(row.commit, row.tree, row.state)
-        assert found.chain[-1] == row.label
+        assert found.reminted_labels[-1] == row.label
         assert (found.first, found.differences) == (None, None)
 
 
 def test_the_versions_before_it_are_minted_too(still_lab: LabStore) -> None:
     labels = still_lab.labels(TWICE)
     assert len(labels) == 2
-    assert still_lab.reproduce(f"{TWICE}@{labels[1]}").chain == tuple(labels)
-    assert still_lab.reproduce(f"{TWICE}@{labels[0]}").chain == (labels[0],)
+    assert still_lab.reproduce(f"{TWICE}@{labels[1]}").reminted_labels == tuple(labels)
+    assert still_lab.reproduce(f"{TWICE}@{labels[0]}").reminted_labels == (labels[0],)
 
 
 @pytest.mark.parametrize("name", ["", "@latest", "@commit", "@state:"])
@@ -115,7 +115,6 @@ def test_a_change_in_its_history_does_not_affect_its_tree_and_state(
     assert (found.status, found.first) == ("error", label)
     assert found.minted.commit != found.stored.commit
     assert (found.minted.tree, found.minted.state) == (found.stored.tree, found.stored.state)
-    assert "its own tree and state digest are the same" in found.message
 
 
 def test_added_and_removed_files_are_distinguished(
@@ -144,7 +143,7 @@ def test_a_changed_description_is_reported_by_field(
     assert found.minted is not None
     assert (found.status, found.minted.state) == ("error", found.stored.state)
     assert found.differences is not None
-    assert found.differences.described == ["exceptions"]
+    assert found.differences.description_fields == ["exceptions"]
 
 
 def test_wrong_bytes_in_the_bucket_are_for_others_to_find(lab: LabStore, demo: DemoArchive) -> None:
@@ -210,7 +209,6 @@ def test_a_dataset_that_is_gone_cannot_be_minted(lab: LabStore, demo: DemoArchiv
     demo.delete_dandiset("000002")
     found = lab.reproduce(TWICE)
     assert (found.status, found.minted) == ("impossible", None)
-    assert "gone upstream" in found.message
 
 
 def test_a_dataset_that_upstream_hides_cannot_be_minted(lab: LabStore, demo: DemoArchive) -> None:
@@ -244,7 +242,7 @@ def test_an_approved_empty_version_is_reproduced(
     with open_recorder(store, store.index_path) as recorder:
         release_hold(recorder, "")
     scripted_lab.mirror_harness.sync()
-    assert scripted_lab.reproduce("box:a@2.0").chain == ("1.0", "2.0")
+    assert scripted_lab.reproduce("box:a@2.0").reminted_labels == ("1.0", "2.0")
     assert scripted_lab.reproduce("box:a@2.0").status == "ok"
 
 
@@ -259,5 +257,5 @@ def test_a_mirror_of_another_archive_is_refused(lab: LabStore, demo: DemoArchive
     (demo.mirrors / "demo.toml").write_text(
         'source = "dandi"\n[options]\napi = "http://127.0.0.1:9/api"\n'
     )
-    with pytest.raises(ConfigurationError, match="names the archive"):
+    with pytest.raises(ConfigurationError, match=r"demo\.toml"):
         lab.reproduce(TWICE)

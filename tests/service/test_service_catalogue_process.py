@@ -35,7 +35,7 @@ def catalogue_url(service: ServiceProcess, times: int = 1) -> str:
 def catalogue_pid(service: ServiceProcess) -> int:
     """The catalogue's process: jobs are done in threads here."""
     named = {one: Path("/proc", str(one), "cmdline").read_bytes() for one in service.children()}
-    (found,) = [one for one, command in named.items() if b"--kept" in command]
+    (found,) = [one for one, command in named.items() if b"--supervised" in command]
     return found
 
 

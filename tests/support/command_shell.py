@@ -1,4 +1,4 @@
-"""A person at a command line: runs neuromirror in this process or as a program of its own."""
+"""Run neuromirror commands, in this process or as a program."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INTERRUPTIBLE = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "from neuromirror.cli import main; main()"
 )
-"""As from a terminal, though these tests may run in the background, where SIGINT is ignored."""
+"""Handles SIGINT as on a terminal; background processes ignore it by default."""
 STATUS = {"ok", "notneeded", "impossible", "error"}
 
 _TRAFFIC_LINE = re.compile(r"^neuromirror: [a-z0-9-]+: [0-9]+ requests?, .*\n", re.M)
@@ -29,10 +29,9 @@ _TRAFFIC_LINE = re.compile(r"^neuromirror: [a-z0-9-]+: [0-9]+ requests?, .*\n", 
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a command printed, and its exit code.
+    """The exit code and the output of a command.
 
-    ``asked`` are the lines on stderr that say what a sync asked of the archives; the others are in
-    ``err``.
+    ``traffic_lines`` are the request summaries of a sync, which are removed from ``err``.
     """
 
     code: int
@@ -55,7 +54,7 @@ class CommandResult:
 
     @property
     def error_line(self) -> str:
-        """The one line on stderr; fails where there is none, or more, or a traceback."""
+        """Return the only line on stderr; fails for another number of lines, or a traceback."""
         assert "Traceback" not in self.out + self.err, self.err
         (line,) = self.err.splitlines()
         return line
@@ -63,14 +62,14 @@ class CommandResult:
 
 @dataclass(frozen=True)
 class Shell:
-    """A folder of mirrors and a store, and variables of the environment."""
+    """A folder of mirror files, a store, and environment variables."""
 
     mirrors: Path
     store: Path
     variables: Mapping[str, str] = field(default_factory=dict)
 
     def with_changes(self, **changes: Any) -> Shell:
-        """The same with another folder of mirrors, store or variables."""
+        """Return a copy with other mirror files, store or variables."""
         return replace(self, **changes)
 
     def _environment(self) -> dict[str, str]:
@@ -81,16 +80,21 @@ class Shell:
         }
 
     def run(self, *arguments: str, code: int = 0) -> CommandResult:
-        """Runs a command in this process."""
+        """Run a command in this process and check its exit code."""
+        done = self.run_any(*arguments)
+        assert done.code == code, (done.code, done.out, done.err)
+        return done
+
+    def run_any(self, *arguments: str) -> CommandResult:
+        """Run a command in this process."""
         done = CliRunner().invoke(
             main, arguments, env=self._environment(), prog_name="neuromirror",
             catch_exceptions=False,
         )  # fmt: skip
-        assert done.exit_code == code, (done.exit_code, done.stdout, done.stderr)
         return CommandResult.from_output(done.exit_code, done.stdout, done.stderr)
 
     def records(self, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
-        """What a command prints with ``--json``; every record has DataLad's words."""
+        """Run a command with ``--json``; check that each line is a DataLad result record."""
         found = [json.loads(line) for line in self.run("--json", *arguments, code=code).lines]
         command = next(argument for argument in arguments if not argument.startswith("-"))
         for record in found:
@@ -100,7 +104,7 @@ class Shell:
         return found
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-        """Starts a command as a program; the caller waits for it."""
+        """Start a command as a program; the caller waits for it."""
         return subprocess.Popen(
             [*PROGRAM, *arguments],
             env={**os.environ, **self._environment(), **options.pop("env", {})},
@@ -112,7 +116,7 @@ class Shell:
         )
 
     def program(self, *arguments: str, code: int = 0, **options: Any) -> CommandResult:
-        """Runs a command as a program of its own."""
+        """Run a command as a program and check its exit code."""
         with self.start(*arguments, **options) as process:
             out, err = process.communicate(timeout=600)
         assert process.returncode == code, (process.returncode, out, err)
@@ -120,7 +124,7 @@ class Shell:
 
 
 def folder_snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """All that a folder holds: mode and content by path, but what stands beside an open index."""
+    """Return mode and content by path, without the temporary files of an open index."""
     return {
         str(path.relative_to(folder)): (
             path.lstat().st_mode,
@@ -132,12 +136,12 @@ def folder_snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def write_mirror_file(folder: Path, name: str, content: str) -> Path:
-    """Writes a mirror file; gives the folder."""
+    """Write a mirror file; return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.toml").write_text(content, "utf-8")
     return folder
 
 
 def api_mirror_settings(address: str, *more: str) -> str:
-    """A mirror file's content for an API."""
+    """Return the content of a mirror file for a DANDI API."""
     return "\n".join(['source = "dandi"', "[options]", f'api = "{address}"', *more, ""])

@@ -6,37 +6,38 @@ import click
 
 from neuromirror import __version__
 from neuromirror.cli.audit import audit_command
-from neuromirror.cli.backup import backup_command, fsck_command, restore_index_command
-from neuromirror.cli.browse import (
-    events_command,
-    files_command,
-    find_command,
-    list_command,
-    versions_command,
-)
+from neuromirror.cli.backup import backup_command, restore_index_command
 from neuromirror.cli.catalogue import catalogue_command
 from neuromirror.cli.check_archive import check_archive_command
 from neuromirror.cli.cite import cite_command
-from neuromirror.cli.common import Commands, Settings, settings_options
+from neuromirror.cli.commands import CommandGroup
+from neuromirror.cli.common import Settings, settings_options
+from neuromirror.cli.config import check_config_command
+from neuromirror.cli.datasets import events_command, list_command, versions_command
 from neuromirror.cli.demo import demo_command
 from neuromirror.cli.diff import diff_command
 from neuromirror.cli.doctor import doctor_command
 from neuromirror.cli.export import export_command
+from neuromirror.cli.files import files_command
+from neuromirror.cli.find import find_command
+from neuromirror.cli.fsck import fsck_command
 from neuromirror.cli.get import get_command
+from neuromirror.cli.holds import holds_command, release_command
 from neuromirror.cli.housekeeping import housekeeping_command
 from neuromirror.cli.pin import outdated_command, pin_command
+from neuromirror.cli.rebuild_index import rebuild_index_command
 from neuromirror.cli.repair import repair_command
 from neuromirror.cli.reproduce import reproduce_command
 from neuromirror.cli.restore import restore_command
 from neuromirror.cli.serve import serve_command
 from neuromirror.cli.show import show_command
-from neuromirror.cli.status import check_config_command, rebuild_index_command, status_command
-from neuromirror.cli.sync import holds_command, release_command, sync_command
+from neuromirror.cli.status import status_command
+from neuromirror.cli.sync import sync_command
 from neuromirror.cli.takedown import takedown_command
 from neuromirror.cli.verify import verify_command
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="neuromirror")
 @settings_options
 def main(settings: Settings) -> None:
@@ -45,46 +46,62 @@ def main(settings: Settings) -> None:
     A dataset is named <mirror>:<id> (dandi:000027), a version <dataset>@<label>
     (dandi:000027@0.210831.2033, dandi:000027@draft).
 
-    Exit codes: 0 done, 1 something failed or did not verify, 2 wrong usage or configuration,
-    3 held for approval.
+    Exit codes: 0 success, 1 something failed or did not verify, 2 wrong usage or configuration,
+    3 a listing is held for approval.
     """
 
 
-for _command in (
-    sync_command,
-    serve_command,
-    catalogue_command,
-    list_command,
-    versions_command,
-    show_command,
-    files_command,
-    find_command,
-    pin_command,
-    outdated_command,
-    restore_command,
-    get_command,
-    export_command,
-    diff_command,
-    verify_command,
-    cite_command,
-    reproduce_command,
-    status_command,
-    holds_command,
-    release_command,
-    events_command,
-    check_config_command,
-    check_archive_command,
-    doctor_command,
-    rebuild_index_command,
-    housekeeping_command,
-    audit_command,
-    fsck_command,
-    repair_command,
-    backup_command,
-    restore_index_command,
-    takedown_command,
-    demo_command,
-):
-    main.add_command(_command)
+main.add_section(
+    "Mirror",
+    [
+        demo_command,
+        check_config_command,
+        check_archive_command,
+        sync_command,
+        status_command,
+        events_command,
+        holds_command,
+        release_command,
+    ],
+)
+main.add_section(
+    "Explore",
+    [
+        list_command,
+        versions_command,
+        show_command,
+        files_command,
+        find_command,
+        diff_command,
+        catalogue_command,
+    ],
+)
+main.add_section(
+    "Pin and restore",
+    [
+        pin_command,
+        cite_command,
+        restore_command,
+        verify_command,
+        outdated_command,
+        reproduce_command,
+    ],
+)
+main.add_section("Data", [get_command, export_command])
+main.add_section(
+    "Operate",
+    [
+        serve_command,
+        doctor_command,
+        audit_command,
+        fsck_command,
+        repair_command,
+        housekeeping_command,
+        backup_command,
+        restore_index_command,
+        rebuild_index_command,
+        takedown_command,
+    ],
+)
 
 __all__ = ["main"]

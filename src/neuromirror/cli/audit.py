@@ -8,21 +8,27 @@ from contextlib import closing
 
 import click
 
+from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import HostMessages, Settings, settings_options
 
 _MAX_SHOWN = 20
-"""Places that are named up to so many; --json names all."""
+"""Maximum number of URLs in text output; --json prints all."""
 
 
-@click.command("audit")
-@click.argument("names", nargs=-1, metavar="[MIRROR | DATASET]...")
+@command("audit", example="neuromirror audit dandi --budget 5000")
+@argument(
+    "names",
+    nargs=-1,
+    metavar="[MIRROR | DATASET]...",
+    help="Mirrors (dandi) or datasets (dandi:000027) [default: the whole store].",
+)
 @click.option(
     "--budget",
     type=click.IntRange(min=1),
     default=1000,
     show_default=True,
     metavar="N",
-    help="Ask at most so many places.",
+    help="Maximum number of URLs to check.",
 )
 @click.option(
     "--older-than",
@@ -30,21 +36,21 @@ _MAX_SHOWN = 20
     default=30,
     show_default=True,
     metavar="DAYS",
-    help="Ask those that were not asked for so long.",
+    help="Check only URLs that were not checked for this long.",
 )
 @settings_options
 def audit_command(
     settings: Settings, names: tuple[str, ...], *, budget: int, older_than: float
 ) -> None:
-    """Ask whether the places of files still have what was mirrored.
+    """Check that the URLs of files still serve the mirrored content.
 
-    Nothing is downloaded: a place is asked for size, checksum and object version, as "neuromirror
-    verify --remote" asks. Those that were never asked come first, then those asked longest ago; the
-    next run goes on behind them. What they say is recorded, and shown by status and show. MIRROR is
-    a mirror (dandi), DATASET one of its datasets (dandi:000027) in all its versions; without names
-    it is the whole store. One server gets ten requests a second at most.
+    Nothing is downloaded: size, checksum and object version are requested, as by "neuromirror
+    verify --remote". URLs that were never checked come first, then those with the oldest check;
+    the next run continues after them. The results are recorded, and shown by "neuromirror status"
+    and "neuromirror show". All versions of a dataset are checked. Each server receives at most ten
+    requests per second.
 
-    Exit code: 0 all that were asked have it, 1 some do not, or could not be asked.
+    Exit code: 0 all checked URLs serve the content, 1 some do not or could not be checked.
     """
     from datetime import UTC, datetime, timedelta
 
@@ -56,7 +62,7 @@ def audit_command(
     from neuromirror.service.housekeeping_tasks import audit_settings_of
 
     store = settings.store()
-    # the store alone is enough; mirror files say how hard their archives may be asked
+    # mirror files are optional here; they have the request limits of their archives
     mirrors = settings.mirrors().values() if any(settings.mirrors_folder.glob("*.toml")) else ()
     counts: Counter[str] = Counter()
     failed = named = 0
@@ -76,7 +82,7 @@ def audit_command(
         with (
             closing(asking) as findings,
             tqdm(
-                total=budget, disable=None, leave=False, file=sys.stderr, unit=" places"
+                total=budget, disable=None, leave=False, file=sys.stderr, unit=" URLs"
             ) as progress,
         ):
             for finding in findings:
@@ -96,5 +102,5 @@ def audit_command(
     if named > _MAX_SHOWN:
         settings.print_text(f"… and {named - _MAX_SHOWN} more (--json lists all)")
     summary = ", ".join(f"{count} {health}" for health, count in sorted(counts.items()))
-    settings.print_text(f"{counts.total()} places asked" + (f": {summary}" if summary else ""))
+    settings.print_text(f"{counts.total()} URLs checked" + (f": {summary}" if summary else ""))
     sys.exit(1 if failed else 0)

@@ -8,38 +8,44 @@ from contextlib import ExitStack
 
 import click
 
+from neuromirror.cli.commands import command
 from neuromirror.cli.common import Settings, settings_options
 
 _LISTEN = "127.0.0.1:8270"
 
 
-@click.command("catalogue")
+@command(
+    "catalogue",
+    example="""\
+neuromirror catalogue
+neuromirror catalogue --listen 0.0.0.0:8270 --address https://data.example.org""",
+)
 @click.option(
     "--listen",
     default=_LISTEN,
     show_default=True,
     metavar="HOST:PORT",
-    help="Where the pages are; port 0 takes a free one.",
+    help="Address to listen on; port 0 selects a free port.",
 )
 @click.option(
     "--address",
     default="",
     metavar="URL",
-    help="The address as people type it, behind a proxy [default: as it is asked for].",
+    help="Public URL behind a reverse proxy [default: taken from each request].",
 )
-@click.option("--title", default="", help="What the pages are called.")
+@click.option("--title", default="", metavar="TEXT", help="Title of the site.")
 @click.option(
     "--cutouts/--no-cutouts",
     default=True,
     show_default=True,
-    help="Have voxels of volumes from upstream for whoever asks, within limits.",
+    help="Fetch regions of volumes from upstream for clients, with limits.",
 )
 @click.option(
     "--limit",
     "limits",
     multiple=True,
     metavar="KIND=NUMBER",
-    help="Requests per minute of one client: cutout, diff, search or sql; 0: any number "
+    help="Requests per minute and client, for cutout, diff, search or sql; 0 is unlimited "
     "[default: cutout=60, diff=30, search=120, sql=60].",
 )
 @click.option(
@@ -47,16 +53,16 @@ _LISTEN = "127.0.0.1:8270"
     "proxies",
     multiple=True,
     metavar="ADDRESS",
-    help="A proxy, or a network of them, whose X-Forwarded-For names the client [default: none].",
+    help="Address or network of a proxy whose X-Forwarded-For header is trusted [default: none].",
 )
 @click.option(
     "--sql/--no-sql",
     default=False,
     show_default=True,
-    help="Run SQL that visitors write at /index, within limits.",
+    help="Run SQL queries of visitors at /index, with limits.",
 )
-@click.option("--log-json", is_flag=True, help="Log a JSON object a line.")
-@click.option("--kept", nargs=2, type=int, hidden=True)
+@click.option("--log-json", is_flag=True, help="Write the log as one JSON object per line.")
+@click.option("--supervised", nargs=2, type=int, hidden=True)
 @settings_options
 def catalogue_command(
     settings: Settings,
@@ -69,17 +75,18 @@ def catalogue_command(
     proxies: tuple[str, ...],
     sql: bool,
     log_json: bool,
-    kept: tuple[int, int] | None,
+    supervised: tuple[int, int] | None,
 ) -> None:
-    """Serve the store and its pages over HTTP.
+    """Serve the store and its web pages over HTTP.
 
-    One address gives pages to look around and search, JSON below /api/v1, Atom feeds, the index's
-    tables below /index, and the store itself, to clone from:
-    datalad clone 'ria+http://HOST:PORT/#~dandi--000027'. Nothing can be changed by it, and it runs
-    beside syncs and the service; "neuromirror serve --catalogue" keeps one running. To the open
-    internet, put it behind a web server that speaks TLS.
+    One address serves the pages, the JSON API below /api/v1, Atom feeds, the tables of the index
+    below /index, and the store itself, for clones:
+    datalad clone 'ria+http://HOST:PORT/#~dandi--000027'. Access is read-only, and syncs and the
+    service can run at the same time; "neuromirror serve --catalogue" runs a catalogue as part of
+    the service. On the open internet, run it behind a web server with TLS.
 
-    Ctrl-C and SIGTERM end it; replies under way have 5 seconds. Needs the extra "web".
+    Ctrl-C and SIGTERM stop it; requests in progress have 5 seconds to finish. Requires the extra
+    "web".
     """
     from neuromirror.service.catalogue_process import SupervisorConnection
     from neuromirror.service.listen_address import (
@@ -101,20 +108,20 @@ def catalogue_command(
     beat: Callable[[Mapping[str, int]], None] | None = None
     with ExitStack() as stack:
         stack.enter_context(logging_to(as_json=log_json, mirrors={}))
-        if kept is None:
+        if supervised is None:
             listens = open_listener(parse_listen_address(listen), "the catalogue")
         else:
-            # "neuromirror serve" gave the socket, and the one over which it hears of this process
-            listens = socket.socket(fileno=kept[0])
-            beat = stack.enter_context(SupervisorConnection(kept[1])).beat
+            # "neuromirror serve" passes the listening socket and a socket for heartbeats
+            listens = socket.socket(fileno=supervised[0])
+            beat = stack.enter_context(SupervisorConnection(supervised[1])).beat
             stack.enter_context(log_printed_output())
         from neuromirror.web.server.uvicorn_server import serve_catalogue
 
         url = f"http://{format_address(bound_address(listens))}"
 
         def ready() -> None:
-            if kept is None:
-                line = f"the catalogue is at {url} (Ctrl-C ends it)"
+            if supervised is None:
+                line = f"the catalogue is at {url} (press Ctrl-C to stop)"
                 settings.emit("catalogue", {"url": url}, line)
 
         store = settings.store()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import Settings, settings_options
 
 if TYPE_CHECKING:
@@ -15,26 +16,37 @@ if TYPE_CHECKING:
     from neuromirror.sources import Source
 
 
-@click.command("check-archive")
-@click.argument("archive", metavar="URL|MIRROR")
+@command(
+    "check-archive",
+    example="""\
+neuromirror check-archive dandi
+neuromirror check-archive s3://aind-open-data --output report.json""",
+)
+@argument(
+    "archive",
+    metavar="URL|MIRROR",
+    help="A mirror, the base URL of a DANDI, BOSS or ndstore API, or a bucket (s3://NAME/PREFIX).",
+)
 @click.option(
-    "--output", type=click.Path(path_type=Path), help="Write the report to this file, too."
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the report to this file too.",
 )
 @settings_options
 def check_archive_command(settings: Settings, archive: str, output: Path | None) -> None:
-    """Check which rules a live archive keeps.
+    """Check which rules a live archive follows.
 
-    The archive is only read, with at most 200 requests. ARCHIVE is the name of a mirror, or an
-    address: the base of the API of a DANDI archive, a BOSS or an ndstore, or a bucket
-    (s3://NAME/PREFIX, or its https address). Checked are lists and their pages, digests, versions,
-    part HEADs, ranges, conditions, redirects, missing objects and rate limits.
+    The archive is only read, with at most 200 requests. The rules are about listings and their
+    pages, digests, versions, HEAD requests for parts, byte ranges, conditional requests, redirects,
+    missing objects and rate limits.
 
     Each finding is a line: ok (the documented rule holds), limited (the archive does not offer
-    it), broken (the archive contradicts it) or unknown (there was nothing to check it on). The
-    report of a mirror is kept in the store, if there is one, and "neuromirror doctor --archives"
-    compares the archive with it later.
+    it), broken (the archive contradicts it) or unknown (no data to check it on). The report about
+    a mirror is saved in the store, if there is one, so that "neuromirror doctor --archives" can
+    compare it with the archive later.
 
-    Exit code: 0 no rule is broken, 1 some rule is broken, 2 wrong usage or no such archive.
+    Exit code: 0 no rule is broken, 1 a rule is broken, 2 wrong usage or unknown archive.
     """
     from neuromirror.conformance import check_archive
 
@@ -54,16 +66,16 @@ def check_archive_command(settings: Settings, archive: str, output: Path | None)
         settings.emit("check-archive", record, line)
 
     report = check_archive(source, archive, kind, show)
-    kept = _save_report(settings, archive, report, output)
+    saved = _save_report(settings, archive, report, output)
     settings.print_text(
         f"{report.requests} requests, {len(report.findings)} findings, {len(report.broken)} broken"
-        + (f"; report in {kept}" if kept else "")
+        + (f"; report in {saved}" if saved else "")
     )
     sys.exit(1 if report.broken else 0)
 
 
 def _open_source(settings: Settings, archive: str) -> tuple[str, Source]:
-    """The kind and the source of a mirror or an address."""
+    """Return the kind and the source of a mirror or a URL."""
     from neuromirror.conformance import open_archive
     from neuromirror.crawl import find_mirror
 
@@ -76,7 +88,7 @@ def _open_source(settings: Settings, archive: str) -> tuple[str, Source]:
 def _save_report(
     settings: Settings, archive: str, report: ConformanceReport, output: Path | None
 ) -> Path | None:
-    """Write the report to ``output`` and, for a mirror, into the store; return where it is."""
+    """Write the report to ``output`` and, for a mirror, to the store; return its path."""
     from neuromirror.store import NotAStoreError
 
     content = report.dump()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, settings_options, split_version
 from neuromirror.model.errors import ConfigurationError
 
@@ -19,49 +20,74 @@ if TYPE_CHECKING:
 
 _IN_MEMORY = 1 << 20
 
-# as in lab.cite.FORMATS, which takes time to import
+# the same as lab.cite.FORMATS, which is slow to import
 _FORMATS = ("text", "bibtex", "csl", "cff", "datacite", "ro-crate", "bagit", "croissant")
 
 
-@click.command("cite")
-@click.argument("what", nargs=-1, required=True, metavar="VERSION|LOCK|DIR...")
-@click.option("--format", "form", type=click.Choice(_FORMATS), default="text", show_default=True)
+@command(
+    "cite",
+    example="""\
+neuromirror cite dandi:000027@0.210831.2033
+neuromirror cite datasets.lock --format bibtex -o datasets.bib
+neuromirror cite ./clone --format ro-crate -o crate""",
+)
+@argument(
+    "what",
+    nargs=-1,
+    required=True,
+    metavar="VERSION|LOCK|DIR...",
+    help="Versions, lock files (all their pins) or folders of clones.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(_FORMATS),
+    default="text",
+    show_default=True,
+    help="Output format.",
+)
 @click.option(
     "-o",
     "--output",
     type=NamedPath(),
     metavar="FILE|DIR",
-    help="A file, or a folder to put it in; of bagit the bag, a folder that is empty or new.",
+    help="Output file, or a folder for it; for bagit, a folder that is empty or missing.",
 )
 @click.option(
-    "--no-files", is_flag=True, help="In ro-crate and croissant, leave out the list of files."
+    "--no-files", is_flag=True, help="Leave out the list of files (ro-crate and croissant)."
 )
 @settings_options
 def cite_command(
     settings: Settings, what: tuple[str, ...], *, form: str, output: Path | None, no_files: bool
 ) -> None:
-    """Cite versions: authors, title, DOI, and the exact state.
+    """Cite versions: authors, title, DOI and exact state.
 
-    VERSION is a name such as dandi:000027@0.210831.2033, as 'neuromirror show' takes it; LOCK a
-    file that 'neuromirror pin' wrote, of which all pins are cited; DIR a clone of a dataset, which
-    needs no store. Several are cited in one file.
+    All versions are cited in one file. A clone needs no store. The versions of a lock file are
+    read from the store, or from the bundles or manifests beside the lock file.
 
-    What is said of authors, license and dates stands in upstream's own documents in the version's
-    git tree; what they do not say is left out, and no archive is asked. A lock's states are read
-    from the store, or from the bundles or manifests beside the lock. The same version gives the
-    same bytes wherever and whenever it is cited.
+    Authors, license and dates come from the documents of the archive in the git tree of the
+    version; missing fields are left out, and no request is sent to the archive. The same version
+    gives the same bytes at any time and place.
 
-    text is a paragraph, bibtex an entry for biblatex, csl CSL-JSON, cff a CITATION.cff, datacite
-    DataCite's JSON. ro-crate (1.2) and croissant (1.0) list every file with its address and
-    checksum. bagit makes a bag that other programs can fill: it holds upstream's documents, and in
-    fetch.txt the addresses of all files that have a sha256 or md5.
+    \b
+    text       a paragraph
+    bibtex     an entry for biblatex
+    csl        CSL-JSON
+    cff        a CITATION.cff
+    datacite   JSON of DataCite
+    ro-crate   RO-Crate 1.2, with the URL and checksum of every file
+    croissant  Croissant 1.0, with the URL and checksum of every file
+    bagit      a bag with the documents, and in fetch.txt the URLs of all files that have a sha256
+               or md5, so that other programs can complete it
     """
     from neuromirror.lab.cite import FORMATS, cite, write_citation
 
     if no_files and form not in ("ro-crate", "croissant"):
-        raise ConfigurationError(f"{form} has no list of files that --no-files could leave out")
+        raise ConfigurationError(
+            f"--no-files is for ro-crate and croissant; {form} has no list of files"
+        )
     if settings.json and output is None and FORMATS[form].lists_files and not no_files:
-        raise ConfigurationError(f"{form} may be long: with --json name a file for it with -o")
+        raise ConfigurationError(f"{form} can be long; with --json, name an output file with -o")
     with ExitStack() as stack:
         collection = _collection(settings, what, stack)
         record: dict[str, Any] = {
@@ -78,9 +104,9 @@ def cite_command(
             settings.emit("cite", {**record, "path": None, "citation": "".join(pieces)})
             return
         with tempfile.SpooledTemporaryFile(_IN_MEMORY) as whole:
-            # nothing is printed of a citation that cannot be finished
+            # print nothing if a citation fails halfway
             for piece in pieces:
-                # a file in a format of its own: UTF-8 whatever the terminal's encoding
+                # the formats require UTF-8, whatever the encoding of the terminal
                 whole.write(piece.encode("utf-8"))
             whole.seek(0)
             sys.stdout.flush()
@@ -99,7 +125,7 @@ def _collection(settings: Settings, what: tuple[str, ...], stack: ExitStack) -> 
 
 
 def _states(settings: Settings, name: str, stack: ExitStack) -> list[CitedState]:
-    """The states that an argument means: a lock, a clone, or else a version."""
+    """Return the states of a lock file, a clone or a version."""
     from neuromirror.lab.cite import (
         NothingToCiteError,
         state_of_clone,
@@ -109,7 +135,7 @@ def _states(settings: Settings, name: str, stack: ExitStack) -> list[CitedState]
 
     path = Path(name)
     if not name:
-        raise NothingToCiteError("one of the names is empty; is a variable of a script unset?")
+        raise NothingToCiteError("an argument is empty; is a variable of your script unset?")
     if path.is_file():
         from neuromirror.lab.lockfile import load_lock
         from neuromirror.store import NotAStoreError
@@ -120,13 +146,15 @@ def _states(settings: Settings, name: str, stack: ExitStack) -> list[CitedState]
             store = None
         states = states_of_lock(load_lock(path), store, stack)
         if not states:
-            raise NothingToCiteError(f"{path} pins nothing")
+            raise NothingToCiteError(
+                f"{path}: the lock file has no pins; add one with 'neuromirror pin'"
+            )
         return states
     if path.is_dir():
         return [state_of_clone(path)]
     if ":" not in name:
         raise NothingToCiteError(
-            f"there is no lock and no clone {name!r}, and it is not a version; write "
+            f"{name!r} is not a lock file, a clone or a version; write a version as "
             "<mirror>:<id>@<label>, for example dandi:000027@0.210831.2033"
         )
     with settings.index() as index:

@@ -1,11 +1,10 @@
-"""What all commands share: common options, output in text or JSON, exit codes.
+"""Shared by all commands: common options, and output as text or JSON.
 
-Nothing but click is imported here before it is needed, so that ``--help`` is quick.
+Heavy packages are imported inside functions, so that ``--help`` is fast.
 """
 
 from __future__ import annotations
 
-import errno
 import functools
 import json
 import os
@@ -20,7 +19,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from neuromirror.cli.process import forbid_core_dumps
 from neuromirror.model.display import UNPRINTABLE, escape_unprintable, format_bytes
 from neuromirror.model.errors import ConfigurationError, NeuromirrorError
 
@@ -35,38 +33,38 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 _FAILURES = ("error", "impossible")
 _MIN_COLUMN = 12
-"""Characters of a last column that are worth showing."""
+"""Minimum width in characters of a truncated last column."""
 _MAX_HOSTS = 5
-"""Hosts that are named; the JSON output names all."""
+"""Maximum number of hosts listed in text output; the JSON output has all of them."""
 INTERRUPTED = 130
-"""The exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
+"""Exit code after Ctrl-C: 128 plus the number of SIGINT, as in shells."""
 
 
 @dataclass(slots=True)
 class HostMessages:
-    """Messages that are about a host: each is printed once, with a count at the end."""
+    """Prints each message about a host once, and the number of occurrences at the end."""
 
     action: str
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def is_first(self, outcome: Outcome) -> bool:
-        """Count an outcome; return whether its message was not printed yet."""
+        """Count an outcome and return whether its message has not been printed yet."""
         if outcome.host is None:
             return True
         self.counts[outcome.host, outcome.status] += 1
         return self.counts[outcome.host, outcome.status] == 1
 
     def print_counts(self, settings: Settings) -> None:
-        """Print how many files or locations each message is about."""
+        """Print the number of files or URLs that each message applies to."""
         for (host, status), count in self.counts.items():
             record = {"what": "host", "host": host, "status": status, "count": count}
-            line = f"{status:<10} {host}  in all {count} times" if count > 1 else None
+            line = f"{status:<10} {host}  {count} times in total" if count > 1 else None
             settings.emit(self.action, record, line)
 
 
 @dataclass(slots=True)
 class Settings:
-    """Where mirrors, store and index are, and how results are printed."""
+    """Paths of the mirror files, the store and the index, and the output format."""
 
     mirrors_folder: Path = Path("mirrors")
     store_folder: Path = Path("store")
@@ -74,19 +72,31 @@ class Settings:
     json: bool = False
 
     def mirrors(self) -> dict[str, Mirror]:
-        """The declared mirrors by name; raises ConfigurationError."""
+        """Load the declared mirrors by name.
+
+        Raises
+        ------
+        ConfigurationError
+            A mirror file is missing or invalid.
+        """
         from neuromirror.crawl import load_mirrors
 
         return load_mirrors(self.mirrors_folder)
 
     def store(self, *, create: bool = False) -> Store:
-        """The store; raises NotAStoreError."""
+        """Open the store.
+
+        Raises
+        ------
+        NotAStoreError
+            The folder is not a store.
+        """
         from neuromirror.store import Store
 
         return Store.open(self.store_folder, create=create)
 
     def index_path(self, store: Store) -> Path:
-        """The index file: the one named, or the store's own; of a private store only that."""
+        """Return the path of the index: the given one or, always for a private store, its own."""
         from neuromirror.store.private_store import is_private_store
 
         return (
@@ -97,9 +107,12 @@ class Settings:
 
     @contextmanager
     def index(self) -> Iterator[Index]:
-        """The index, read only, closed at the end of the block.
+        """Open the index read-only for the duration of the block.
 
-        Values of a wrong type that a damaged one gives raise IndexDamagedError where they are used.
+        Raises
+        ------
+        IndexDamagedError
+            Also for a value of a wrong type that the block reads from a damaged index.
         """
         from neuromirror.index import Index, raise_if_damaged
 
@@ -114,25 +127,24 @@ class Settings:
 
     @contextmanager
     def failure_log(self, store: Store) -> Iterator[FailureLog | None]:
-        """The store's record of failures; None where journal or index cannot be written."""
+        """Open the failure log of the store; yields None if journal or index cannot be written."""
         from neuromirror.crawl import FailureLog, open_recorder
 
         with ExitStack() as stack:
             try:
                 recorder = stack.enter_context(open_recorder(store, self.index_path(store)))
             except (OSError, NeuromirrorError) as error:
-                click.echo(
-                    printable(f"neuromirror: success or failure is not recorded: {error}"), err=True
-                )
+                warning = f"neuromirror: warning: the result is not recorded in the store: {error}"
+                click.echo(printable(warning), err=True)
                 yield None
                 return
             yield FailureLog(recorder)
 
     def emit(self, action: str, record: Mapping[str, Any], line: str | None = None) -> None:
-        """Prints one result: a JSON object a line with ``--json``, else ``line``.
+        """Print one result: one JSON object per line with ``--json``, else ``line``.
 
-        The line of a failure (status ``error`` or ``impossible``) goes to stderr, with ``--json``
-        too, so that it is seen wherever the results go.
+        The line of a failure (status ``error`` or ``impossible``) goes to stderr, also with
+        ``--json``, so that it is visible when stdout is redirected.
         """
         content = {"action": action, "status": "ok", "message": "", **record}
         failed = content["status"] in _FAILURES
@@ -144,16 +156,16 @@ class Settings:
             self.print_text(line)
 
     def print_text(self, line: str) -> None:
-        """Prints a line in text mode only."""
+        """Print a line, in text mode only."""
         if not self.json:
             click.echo(printable(line))
 
     def print_table(
         self, rows: Sequence[Sequence[str]], heads: Sequence[str], numbers: Sequence[str] = ()
     ) -> None:
-        """Prints rows in columns, in text mode only; ``numbers`` are heads of columns set right.
+        """Print rows in columns, in text mode only; columns in ``numbers`` are right-aligned.
 
-        On a terminal the last column is cut where the line would not fit.
+        On a terminal, lines that do not fit are truncated in the last column.
         """
         if self.json or not rows:
             return
@@ -172,55 +184,55 @@ class Settings:
 
 
 def printable(text: str) -> str:
-    """Text from upstream as it may be shown: control characters as escapes (``\\x1b``).
+    """Escape control characters in text from upstream (``\\x1b``).
 
-    So are characters that stdout's encoding lacks, and bytes that are not UTF-8.
+    Bytes that are not UTF-8 and characters missing from the encoding of stdout are escaped too.
     """
     encoding = sys.stdout.encoding or "utf-8"
     return escape_unprintable(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def json_line(content: Mapping[str, Any]) -> str:
-    """JSON in one line of text, however lines are split; what cannot be shown is escaped."""
+    """Encode as one line of JSON; line separators and unprintable characters are escaped."""
     line = json.dumps(content, ensure_ascii=False, default=str)
     return line if printable(line) == line else json.dumps(content, default=str)
 
 
 class NamedPath(click.Path):
-    """A path that is not empty: an unset variable of a script must not mean this folder."""
+    """A path that is not empty, so that an unset shell variable is not the current folder."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path; fails as click's own types do."""
+        """Convert to a path; an empty name is a usage error."""
         if value == "":
-            self.fail("the name is empty", param, ctx)
+            self.fail("the path is empty; is a variable of your script unset?", param, ctx)
         return super().convert(value, param, ctx)
 
 
 def settings_options(command: _F) -> _F:
-    """Adds the common options to a command; they may stand before or after its name."""
+    """Add the common options, which are accepted before and after the name of a command."""
 
     @click.option(
         "--mirrors",
         type=NamedPath(),
         metavar="DIR",
-        help="Folder of mirror files [default: ./mirrors; NEUROMIRROR_MIRRORS].",
+        help="Folder with the mirror files [default: ./mirrors or $NEUROMIRROR_MIRRORS].",
     )
     @click.option(
         "--store",
         type=NamedPath(),
         metavar="DIR",
-        help="The store [default: ./store; NEUROMIRROR_STORE].",
+        help="Folder of the mirror store [default: ./store or $NEUROMIRROR_STORE].",
     )
     @click.option(
         "--index",
         type=NamedPath(),
         metavar="FILE",
-        help="The index [default: inside the store; NEUROMIRROR_INDEX].",
+        help="Index file [default: inside the store, or $NEUROMIRROR_INDEX].",
     )
-    @click.option("--json", "as_json", is_flag=True, help="One JSON record a line on stdout.")
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON record per line.")
     @click.pass_context
     @functools.wraps(command)
     def wrapped(context: click.Context, *args: Any, **kwargs: Any) -> Any:
@@ -232,14 +244,17 @@ def settings_options(command: _F) -> _F:
         for value in kwargs.values():
             for name in value if isinstance(value, tuple) else (value,):
                 if isinstance(name, str) and UNPRINTABLE.search(name):
-                    raise ConfigurationError(f"{name!a} holds characters that no name has")
+                    raise ConfigurationError(
+                        f"{name!a}: names cannot contain control characters; check for a copy-and-"
+                        "paste error"
+                    )
         return command(settings, *args, **kwargs)
 
     return wrapped  # type: ignore[return-value]
 
 
 def settings_from_environment() -> Settings:
-    """The settings that the environment gives."""
+    """Return the settings from the environment variables."""
     settings = Settings()
     if folder := os.environ.get("NEUROMIRROR_MIRRORS"):
         settings.mirrors_folder = Path(folder)
@@ -250,52 +265,8 @@ def settings_from_environment() -> Settings:
     return settings
 
 
-class Commands(click.Group):
-    """The group of all commands: turns our own errors into one line and an exit code."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order a person meets them, not by letter."""
-        return list(self.commands)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command; see the class."""
-        forbid_core_dumps()
-        ctx.obj = settings_from_environment()
-        try:
-            return super().invoke(ctx)
-        except NeuromirrorError as error:
-            message, code = str(error), error.exit_code
-        except BrokenPipeError:
-            # the reader of our output went away, as `| head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(1)
-        except KeyboardInterrupt:
-            message, code = "interrupted", INTERRUPTED
-        except OSError as error:
-            message, code = _os_error_message(error, ctx.obj), 1
-        if ctx.obj.json:
-            record = {"action": ctx.invoked_subcommand or "", "status": "error"}
-            click.echo(json_line({**record, "message": message}))
-        click.echo("\n".join(map(printable, f"neuromirror: {message}".splitlines())), err=True)
-        ctx.exit(code)
-
-
-def _os_error_message(error: OSError, settings: Settings) -> str:
-    """What the system refused, where, and what to do about it."""
-    advice = {
-        errno.ENOSPC: "free some space there and run the command again",
-        errno.EDQUOT: "free some space there and run the command again",
-        errno.EFBIG: "see to the limits of the system (ulimit -f)",
-        errno.EROFS: "name another folder with --store or --index",
-        errno.EACCES: "see to its permissions, or name another with --store or --index",
-        errno.EPERM: "see to its permissions, or name another with --store or --index",
-    }.get(error.errno or 0)
-    what, where = error.strerror or str(error), error.filename or settings.store_folder
-    return f"{what}: {where}{f'; {advice}' if advice else ''}"
-
-
 def format_traffic(hosts: Mapping[str, Traffic]) -> str:
-    """What was asked, for people: ``12 requests, 3.4 MB received (api.example.org 2, …)``."""
+    """Format traffic: ``12 requests, 3.4 MB received (api.example.org 2, …)``."""
     from neuromirror.model import total_traffic
 
     total = total_traffic(hosts)
@@ -304,10 +275,10 @@ def format_traffic(hosts: Mapping[str, Traffic]) -> str:
         f"{format_bytes(total.bytes)} received",
     ]
     if total.retries:
-        parts.append(f"{total.retries} sent again after {total.waited:.0f} s of waiting")
+        parts.append(f"{total.retries} retried after {total.waited:.0f} s of waiting")
     if total.throttled:
         times = "once" if total.throttled == 1 else f"{total.throttled} times"
-        parts.append(f"told {times} to slow down")
+        parts.append(f"throttled {times}")
     most = sorted(hosts, key=lambda host: (-hosts[host].requests, host))
     named = [f"{host} {hosts[host].requests}" for host in most[:_MAX_HOSTS]]
     named += [f"{len(most) - _MAX_HOSTS} more hosts"] * (len(most) > _MAX_HOSTS)
@@ -315,22 +286,22 @@ def format_traffic(hosts: Mapping[str, Traffic]) -> str:
 
 
 def split_condition(text: str) -> tuple[str, str]:
-    """``(name, value)`` of ``<name>=<value>``."""
+    """Split ``<name>=<value>`` into name and value."""
     name, equals, value = text.partition("=")
     if not name.strip() or not equals or not value.strip():
         raise ConfigurationError(
-            f"'{text}' is not a condition; write <attribute>=<value>, for example subject=625749 "
-            "or modality=eph*"
+            f"--where '{text}': not a condition; write NAME=VALUE, for example subject=625749 or "
+            "modality=eph*"
         )
     return name.strip(), value.strip()
 
 
 def split_version(name: str) -> tuple[str, str]:
-    """``(dataset, label)`` of ``<dataset>@<label>``; without a label it is ``latest``."""
+    """Split ``<dataset>@<label>`` into dataset and label; the default label is ``latest``."""
     dataset, at, label = name.partition("@")
     if not dataset or ":" not in dataset or (at and not label):
         raise ConfigurationError(
-            f"'{name}' is not a version; write <mirror>:<id>@<label>, for example "
+            f"'{name}' is not the name of a version; write <mirror>:<id>@<label>, for example "
             "dandi:000027@0.210831.2033, dandi:000027@draft or dandi:000027"
         )
     return dataset, label or "latest"

@@ -7,27 +7,36 @@ from pathlib import Path
 
 import click
 
+from neuromirror.cli.commands import command
 from neuromirror.cli.common import Settings, settings_options
 
 
-@click.command("demo")
+@command(
+    "demo",
+    example="""\
+neuromirror demo
+neuromirror demo --serve --keep demo""",
+)
 @click.option(
     "--serve",
     is_flag=True,
-    help="At the end mirror the volumes, too, and serve archives, store and pages.",
+    help="Mirror volumes too, then serve the archives, the store and the catalogue.",
 )
 @click.option(
-    "--keep", type=click.Path(path_type=Path), metavar="DIR", help="Leave everything in DIR."
+    "--keep",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Keep all files in DIR [default: a temporary folder].",
 )
-@click.option("--no-input", is_flag=True, help="Never wait for a key.")
+@click.option("--no-input", is_flag=True, help="Run all steps without waiting for a key.")
 @settings_options
 def demo_command(settings: Settings, *, serve: bool, keep: Path | None, no_input: bool) -> None:
-    """Show the whole way on this machine alone.
+    """Mirror a simulated archive on this machine, step by step.
 
-    Starts small DANDI and S3 archives on loopback, mirrors them, clones a dataset with datalad,
-    gets a file and lets git-annex check it; each step is printed as the command a person would
-    type, with what it gave. With --serve it stays, and prints the address at which the catalogue
-    shows all of it, until Ctrl-C. Needs the extras 'demo' and 'datalad', and for pages 'web'.
+    The demo starts small DANDI and S3 archives on the loopback interface, mirrors them, clones a
+    dataset with datalad, gets a file and checks it with git-annex. Every step is printed as the
+    command to type and its output. With --serve it runs until Ctrl-C and prints the address of the
+    catalogue. Requires the extras "demo" and "datalad", and for the catalogue "web".
     """
     from neuromirror_demo.walkthrough import run_walkthrough
 

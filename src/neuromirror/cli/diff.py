@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import Settings, settings_options, split_version
 from neuromirror.model.display import format_bytes
 from neuromirror.model.errors import ConfigurationError
@@ -22,29 +23,39 @@ _KINDS = ("added", "removed", "changed", "moved", "metadata", "document")
 _EXIT = 1
 
 
-@click.command("diff")
-@click.argument("old", metavar="A")
-@click.argument("new", metavar="B")
-@click.option("-r", "--recursive", is_flag=True, help="Open sub-datasets that differ.")
-@click.option("--exit-code", is_flag=True, help="Exit with 1 if anything differs.")
+@command(
+    "diff",
+    example="""\
+neuromirror diff dandi:000027@0.210831.2033 dandi:000027@draft
+neuromirror diff --exit-code ./clone dandi:000027""",
+)
+@argument("old", metavar="A", help="The old version, or the folder of a clone.")
+@argument("new", metavar="B", help="The new version, or the folder of a clone.")
+@click.option(
+    "-r", "--recursive", is_flag=True, help="List the changes inside changed subdatasets too."
+)
+@click.option("--exit-code", is_flag=True, help="Exit with code 1 if there is a difference.")
 @settings_options
 def diff_command(
     settings: Settings, old: str, new: str, *, recursive: bool, exit_code: bool
 ) -> None:
-    """Tell what is different in B from what is in A.
+    """Compare two versions or clones.
 
-    Each is a version, such as dandi:000027@0.210831.2033, as "neuromirror show" takes it, or the
-    folder of a clone, of which the commit that is checked out counts (whether the files there are
-    as they were committed is for "neuromirror verify" to say).
+    Of a clone, the checked-out commit is compared, not its work tree; use "neuromirror verify" to
+    check the files. The kinds of changes are:
 
-    A file was added, removed or changed (other bytes); moved, if the same bytes are at another path
-    now; "metadata" means the same bytes, of which other places, times or checksums are told, and
-    "document" a plain file of git, such as dandiset.yaml. Of a clone no more is known than its keys
-    tell, so that "metadata" is not compared. A sub-dataset (a Zarr) is one line, with the bytes of
-    all in it; -r also tells what differs inside, where both sides are at hand.
+    \b
+    added, removed
+    changed   other bytes
+    moved     the same bytes at another path
+    metadata  the same bytes with other URLs, times or checksums
+    document  a plain file in git, such as dandiset.yaml
 
-    Exit code: 0, whether anything differs or not; with --exit-code 1 if anything does; 2 wrong
-    usage.
+    Clones have no records of URLs and times, so "metadata" is not compared for them. A subdataset
+    (a Zarr) is one line with the number of its files; with --recursive the changes inside it are
+    listed if both sides are available.
+
+    Exit code: 0, with --exit-code 1 if there is a difference, 2 wrong usage.
     """
     from tempfile import TemporaryDirectory
 
@@ -62,7 +73,7 @@ def diff_command(
     totals = {
         "files": dict(counts.files),
         "bytes": dict(counts.bytes),
-        "parts": dict(counts.subdatasets),
+        "subdatasets": dict(counts.subdatasets),
     }
     message = _summary(counts)
     settings.emit("diff", {"type": "summary", **names, **totals, "message": message})
@@ -72,7 +83,7 @@ def diff_command(
 
 
 class _Sides:
-    """Opens what is compared; a store only where a version is named."""
+    """Opens the two sides; the store is opened only for a version."""
 
     def __init__(self, settings: Settings, stack: ExitStack) -> None:
         self._settings = settings
@@ -80,7 +91,7 @@ class _Sides:
         self._version: Callable[[str], DiffSide] | None = None
 
     def open(self, name: str) -> DiffSide:
-        """The side of a name; raises what the store, the index and git raise."""
+        """Return the side of a name: the folder of a clone, or a version."""
         folder = Path(name)
         if folder.is_dir():
             from neuromirror.lab.diff import clone_side
@@ -89,7 +100,10 @@ class _Sides:
             with VerifiedRepository.at(folder) as clone:
                 return clone_side(clone.git_dir, folder, clone.head())
         if "/" in name and ":" not in name:
-            raise ConfigurationError(f"there is no folder {name}, and it is no version's name")
+            raise ConfigurationError(
+                f"{name}: no such folder; name the folder of a clone, or a version such as "
+                "dandi:000027@draft"
+            )
         return self._version_opener()(name)
 
     def _version_opener(self) -> Callable[[str], DiffSide]:
@@ -114,14 +128,14 @@ def _change_json(change: FileChange) -> dict[str, Any]:
         "new_digest": change.new_digest,
         "old_size": change.old_size,
         "new_size": change.new_size,
-        "part": change.files is not None,
+        "is_subdataset": change.files is not None,
         "files": change.files,
         "message": change.message,
     }
 
 
 def _change_line(change: FileChange) -> str:
-    """A change in columns as wide as a size of up to a terabyte needs."""
+    """Format a change in columns that fit a size of up to a terabyte."""
     size = change.old_size if change.kind == "removed" else change.new_size
     columns = [change.path]
     if change.before is not None:
@@ -129,7 +143,7 @@ def _change_line(change: FileChange) -> str:
     if change.kind == "changed" and change.old_size not in (None, change.new_size):
         columns.append(f"(was {change.old_size} bytes)")
     if change.files is not None:
-        columns.append(f"(a sub-dataset of {change.files} files)")
+        columns.append(f"(subdataset with {change.files} files)")
     if change.message:
         columns.append(f"({change.message})")
     return f"{change.kind:<8}  {'-' if size is None else size:>13}  {' '.join(columns)}"
@@ -138,10 +152,10 @@ def _change_line(change: FileChange) -> str:
 def _summary(counts: ChangeCounts) -> str:
     changes = []
     for kind in _KINDS:
-        files, parts = counts.files[kind], counts.subdatasets[kind]
+        files, subdatasets = counts.files[kind], counts.subdatasets[kind]
         size = "" if kind == "document" else f" ({format_bytes(counts.bytes[kind])})"
         if files:
             changes.append(f"{files} {kind}{size}")
-        if parts:
-            changes.append(f"{parts} sub-dataset{'s' * (parts > 1)} {kind}")
+        if subdatasets:
+            changes.append(f"{subdatasets} subdataset{'s' * (subdatasets > 1)} {kind}")
     return ", ".join(changes) or "no difference"

@@ -6,32 +6,33 @@ import sys
 
 import click
 
+from neuromirror.cli.commands import command
 from neuromirror.cli.common import Settings, settings_options
 
 
-@click.command("doctor")
-@click.option("--offline", is_flag=True, help="Ask no archive.")
+@command("doctor", example="neuromirror doctor --offline")
+@click.option("--offline", is_flag=True, help="Send no request to an archive.")
 @click.option(
     "--archives",
     is_flag=True,
-    help="Check each archive of which the store has a report again, and compare.",
+    help="Check archives with a saved report again, and print the rules that changed.",
 )
 @settings_options
 def doctor_command(settings: Settings, *, offline: bool, archives: bool) -> None:
-    """Look whether this machine has all that mirroring takes.
+    """Check this machine, the store and the archives.
 
-    Programs (git, git-annex and what it finds on PATH), SQLite, room and rights of the store, its
-    format, the index and its place in the journal, open files, the mirror files, and of each
-    archive whether it answers one small request; by these answers, the clock. Each is a line: ok,
-    warning or error, and what to do. Where "neuromirror check-archive" left a report, its age and
-    its broken rules are shown; --archives checks these archives again (at most 200 requests each)
-    and names every rule that changed.
+    Checked are git, git-annex and the programs it uses, SQLite, the free space and permissions of
+    the store, its format, the index and its position in the journal, the limit on open files, the
+    mirror files, one small request to each archive, and the clock against the replies. Each check
+    is a line: ok, warning or error, with the remedy. If "neuromirror check-archive" saved a report,
+    its age and the broken rules are shown; --archives repeats these checks (at most 200 requests
+    per archive) and prints every rule that changed.
 
-    Exit code: 0 nothing is wrong (there may be warnings), 1 something is.
+    Exit code: 0 no error (there may be warnings), 1 an error.
     """
     from neuromirror.service.doctor import run_doctor_checks
 
-    worst = 0
+    code = 0
     for one in run_doctor_checks(
         settings.mirrors_folder,
         settings.store_folder,
@@ -40,12 +41,12 @@ def doctor_command(settings: Settings, *, offline: bool, archives: bool) -> None
         archives=archives,
     ):
         failed = one.level == "error"
-        worst = max(worst, int(failed))
+        code = max(code, int(failed))
         record = {
-            "what": one.subject,
+            "check": one.subject,
             "level": one.level,
             "status": "error" if failed else "ok",
             "message": one.message,
         }
         settings.emit("doctor", record, f"{one.level:<8} {one.subject:<12} {one.message}")
-    sys.exit(worst)
+    sys.exit(code)

@@ -9,30 +9,46 @@ from pathlib import Path
 
 import click
 
+from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, settings_options
 from neuromirror.model.display import format_bytes
 
 _FORMATS = ("tiff", "ome-tiff", "zarr", "npy")
 
 
-@click.command("export")
-@click.argument("version")
+@command(
+    "export",
+    example="""\
+neuromirror export bossdb:coll/exp/chan --box 0:512,0:512,0:16 -o cutout""",
+)
+@argument("version", help="A version of a volume, e.g. bossdb:coll/exp/chan, or a clone's folder.")
 @click.option(
     "--box",
     metavar="X0:X1,Y0:Y1,Z0:Z1",
-    help="What to export, in upstream's voxels of the level [default: all of it].",
+    help="Region in voxels of the level, as upstream numbers them [default: the whole volume].",
 )
-@click.option("--level", default=0, show_default=True, help="Resolution, by upstream's number.")
-@click.option("--time", type=int, metavar="T", help="Upstream's time sample, of a time series.")
+@click.option(
+    "--level",
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Resolution level, as upstream numbers it.",
+)
+@click.option("--time", type=int, metavar="T", help="Time sample of a time series.")
 @click.option(
     "--format",
     type=click.Choice(_FORMATS),
     default="tiff",
     show_default=True,
-    help="One TIFF a z-slice, one OME-TIFF, an OME-Zarr, or one array of NumPy's.",
+    help="One TIFF per z-slice, one OME-TIFF, an OME-Zarr, or one NumPy array.",
 )
 @click.option(
-    "-o", "--output", type=NamedPath(), required=True, metavar="DIR", help="Folder for the files."
+    "-o",
+    "--output",
+    type=NamedPath(),
+    required=True,
+    metavar="DIR",
+    help="Folder for the files.",
 )
 @settings_options
 def export_command(
@@ -45,19 +61,18 @@ def export_command(
     format: str,
     output: Path,
 ) -> None:
-    """Write a region of a volume to files.
+    """Export a region of a volume to files.
 
-    VERSION is a version of a channel (bossdb:coll/exp/chan@label), or the folder of a clone. Of a
-    version the blocks are fetched from their service; in a clone git-annex gets those that are not
-    there, and they stay. Each is checked against what the version says of it.
+    For a version, the blocks are fetched from their service. In a clone, git-annex gets missing
+    blocks, and they stay in the clone. Each block is checked against the records of the version.
 
-    The box is in upstream's own voxels at that level, as in the URLs of blocks: a volume may begin
-    at other numbers than 0. TIFFs are named as ndpull names them, and not compressed. The same
-    region of the same state gives the same bytes, where the state has checksums. An export that was
-    broken off goes on where it was when it is run again with the same folder.
+    The box is in the voxels of upstream at that level, as in the URLs of blocks; a volume can
+    start at other coordinates than 0. TIFF files are named like those of ndpull and are not
+    compressed. The same region of the same state gives the same bytes if the state has checksums.
+    Run an interrupted export again with the same folder to resume it.
 
-    Exit code: 0 all is written (or was already), 1 a block could not be had or a file not be
-    written, 2 wrong usage, among it a box that is not wholly in the volume.
+    Exit code: 0 all files are written (or were already), 1 a block could not be fetched or a file
+    not be written, 2 wrong usage, such as a box that is not completely inside the volume.
     """
     from neuromirror.volume import export, parse_box
 
@@ -84,24 +99,24 @@ def export_command(
         "format": made.format,
         "path": str(made.folder.absolute()),
         "files": len(made.paths),
-        "kept": made.unchanged,
+        "unchanged": made.unchanged,
         "bytes": made.bytes,
     }
     files = "1 file" if len(made.paths) == 1 else f"{len(made.paths)} files"
-    kept = f", {made.unchanged} of them as they were" if made.unchanged else ""
-    summary = f"{files}, {format_bytes(made.bytes)} of voxels, in {made.folder}{kept}"
+    unchanged = f", {made.unchanged} of them unchanged" if made.unchanged else ""
+    summary = f"{files}, {format_bytes(made.bytes)} of voxels, in {made.folder}{unchanged}"
     settings.emit("export", record, f"{status:<10} {made.version}  {summary}")
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Shows on stderr how far it is, where that is a terminal."""
+    """Show a progress bar of bytes on stderr if that is a terminal."""
     from tqdm import tqdm
 
     with tqdm(disable=None, leave=False, file=sys.stderr, unit="B", unit_scale=True) as bar:
 
-        def show(done: int, whole: int) -> None:
-            bar.total = whole
+        def show(done: int, total: int) -> None:
+            bar.total = total
             bar.update(done - bar.n)
 
         yield show

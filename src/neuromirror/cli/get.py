@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import HostMessages, NamedPath, Settings, settings_options
 from neuromirror.model.display import format_bytes
 
@@ -17,23 +18,34 @@ if TYPE_CHECKING:
     from neuromirror.lab import Outcome, Tally
 
 _REFRESH_SECONDS: Final = 0.1
-"""Seconds between changes of the progress bar."""
+"""Refresh interval of the progress bar, in seconds."""
 
 
-@click.command("get")
-@click.argument("paths", nargs=-1, type=NamedPath(), metavar="[PATH]...")
-@click.option("-r", "--recursive", is_flag=True, help="The files of sub-datasets, too.")
+@command(
+    "get",
+    example="""\
+neuromirror get sub-01
+neuromirror get -r -J 64 .""",
+)
+@argument(
+    "paths",
+    nargs=-1,
+    type=NamedPath(),
+    metavar="[PATH]...",
+    help="Files or folders of a clone [default: the current folder].",
+)
+@click.option("-r", "--recursive", is_flag=True, help="Get the files of subdatasets too.")
 @click.option(
     "-J",
     "--jobs",
     type=click.IntRange(1, 256),
     metavar="N",
-    help="Files got at once [default: 32].",
+    help="Number of files fetched in parallel [default: 32].",
 )
 @click.option(
     "--trust-config",
     is_flag=True,
-    help="Obey the repository's own git configuration and hooks, which may run programs.",
+    help="Trust the configuration and hooks of this repository, which may run programs.",
 )
 @settings_options
 def get_command(
@@ -44,24 +56,22 @@ def get_command(
     recursive: bool,
     trust_config: bool,
 ) -> None:
-    """Get the contents of files in a clone, many at a time.
+    """Get the content of files in a clone.
 
-    PATH is a file or folder of a cloned dataset, of this mirror or any other that git-annex looks
-    after; without one it is the folder you are in. A path in a sub-dataset is got there; what is
-    not installed, DataLad installs.
+    The clone can be of this mirror or of any other dataset of git-annex. A PATH in a subdataset is
+    fetched there; DataLad installs missing subdatasets.
 
-    Each file is fetched from the places that the dataset names, in turn, until one gives the bytes
-    that its key stands for: they are hashed while they arrive, and wrong ones are not kept. What
-    was had lies where git-annex would have put it, and git-annex knows. Files that are not on the
-    web, or that the clone's settings leave to git-annex, git-annex gets. Large files that broke
-    off go on where they were.
+    The URLs of each file are tried in order until one delivers the content of its key. The content
+    is hashed while it arrives, and wrong content is discarded. Downloaded files are stored and
+    recorded as git-annex does it. git-annex itself gets files that have no usable URL, or that the
+    settings of the clone reserve for it. Interrupted downloads of large files are resumed.
 
-    A repository that was received as files, and not cloned, brings settings and hooks of whoever
-    made it. One whose own configuration or hooks name programs that git-annex and DataLad did not
-    set up is refused; your own configuration (git config --global) is trusted.
+    A repository that was received as files, not cloned, contains the settings and hooks of its
+    sender. It is refused if its own configuration or hooks run programs that git-annex and DataLad
+    did not set up; your own configuration (git config --global) is trusted.
 
-    Exit code: 0 all is there, 1 something could not be had (and why), 2 wrong usage, no clone, or a
-    repository that is refused.
+    Exit code: 0 all content is present, 1 a file could not be fetched (with the reason), 2 wrong
+    usage, no clone, or a repository that is refused.
     """
     from neuromirror.lab import Tally
     from neuromirror.transfer import JOBS, get
@@ -92,7 +102,7 @@ def get_command(
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar of bytes on stderr, where that is a terminal."""
+    """Show a progress bar of bytes on stderr if that is a terminal."""
     from tqdm import tqdm
 
     with tqdm(
@@ -117,16 +127,16 @@ def _outcome_line(outcome: Outcome) -> str:
     if outcome.failed:
         return f"{outcome.status:<10} {outcome.host or outcome.path}  {outcome.message}"
     size = "" if outcome.size is None else f"  {format_bytes(outcome.size)}"
-    proved = f"  {outcome.evidence}" if outcome.checked == "checked" and outcome.evidence else ""
-    return f"{outcome.status:<10} {outcome.path}{size}{proved}"
+    evidence = f"  {outcome.evidence}" if outcome.checked == "checked" and outcome.evidence else ""
+    return f"{outcome.status:<10} {outcome.path}{size}{evidence}"
 
 
 def _summary(counted: Tally, received: int) -> str:
-    fetched, here = counted.statuses["ok"], counted.statuses["notneeded"]
+    fetched, present = counted.statuses["ok"], counted.statuses["notneeded"]
     failed = counted.statuses["error"] + counted.statuses["impossible"]
-    parts = [f"{fetched} got, {format_bytes(received)}"] if fetched else []
-    if here:
-        parts.append(f"{here} here already")
+    parts = [f"{fetched} fetched, {format_bytes(received)}"] if fetched else []
+    if present:
+        parts.append(f"{present} already present")
     if failed:
-        parts.append(f"{failed} not had")
-    return ", ".join(parts) or "there is nothing to get"
+        parts.append(f"{failed} failed")
+    return ", ".join(parts) or "no files to get"

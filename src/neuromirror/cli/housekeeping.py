@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import Settings, settings_options
 from neuromirror.model.display import format_bytes
 
@@ -18,29 +19,33 @@ if TYPE_CHECKING:
     from neuromirror.store import Store
 
 
-@click.command("housekeeping")
-@click.argument("names", nargs=-1, metavar="[MIRROR | DATASET]...")
-@click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+@command("housekeeping", example="neuromirror housekeeping dandi --dry-run")
+@argument(
+    "names",
+    nargs=-1,
+    metavar="[MIRROR | DATASET]...",
+    help="Mirrors (dandi) or datasets (dandi:000027) [default: the whole store].",
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and write nothing.")
 @click.option(
     "--grace",
     type=click.FloatRange(min=0),
     default=24,
     show_default=True,
     metavar="HOURS",
-    help="How long packs that were replaced stay, for clones under way over plain HTTP.",
+    help="Time to keep replaced packs, for clones over plain HTTP that are in progress.",
 )
 @settings_options
 def housekeeping_command(
     settings: Settings, names: tuple[str, ...], *, dry_run: bool, grace: float
 ) -> None:
-    """Make the store's repositories smaller and quicker to clone.
+    """Repack repositories to make clones faster.
 
-    The packs that syncs wrote are compressed and made one; no ref and no object id changes, and
-    nothing is lost when it is interrupted. MIRROR is a mirror (dandi) with all its datasets,
-    DATASET one of them (dandi:000027); without names it is the whole store. Run it now and then,
-    when no sync runs: a dataset that is visited just now is passed over.
+    The packs of a repository are compressed into one. No ref and no object id changes, and an
+    interrupted run loses nothing. Run it from time to time while no sync runs; a dataset that is
+    being visited is skipped.
 
-    Exit code: 0 done, 1 something failed (the others are done), 2 wrong usage.
+    Exit code: 0 success, 1 a repository failed (the others are done), 2 wrong usage.
     """
     from datetime import timedelta
 
@@ -53,29 +58,35 @@ def housekeeping_command(
     code = unneeded = freed = 0
     with ExitStack() as stack:
         log = None if dry_run else stack.enter_context(settings.failure_log(store))
-        for kept in run_housekeeping(store, aliases, rules, dry_run=dry_run):
+        for result in run_housekeeping(store, aliases, rules, dry_run=dry_run):
             if log is not None:
-                record_housekeeping(log, kept)
-            dataset = name_from_alias(kept.alias)
-            line: str | None = f"{kept.status:<10} {dataset}  {kept.message}"
-            if kept.status == "notneeded":
+                record_housekeeping(log, result)
+            dataset = name_from_alias(result.alias)
+            line: str | None = f"{result.status:<10} {dataset}  {result.message}"
+            if result.status == "notneeded":
                 unneeded += 1
                 line = None
-            elif kept.status == "error":
+            elif result.status == "error":
                 code = 1
-            freed += kept.bytes_before - kept.bytes_after
-            settings.emit("housekeeping", {"dataset": dataset, **asdict(kept)}, line)
+            freed += result.bytes_before - result.bytes_after
+            settings.emit("housekeeping", {"dataset": dataset, **asdict(result)}, line)
     if unneeded:
-        settings.print_text(f"notneeded  {unneeded} of them need nothing")
+        settings.print_text(f"notneeded  {unneeded} repositories need no repacking")
     if freed > 0 and not dry_run:
         settings.print_text(
-            f"{format_bytes(freed)} less once the packs that were replaced are deleted"
+            f"{format_bytes(freed)} will be freed when the replaced packs are deleted"
         )
     sys.exit(code)
 
 
 def aliases_of(store: Store, names: Iterable[str]) -> set[str]:
-    """The aliases that are named, each by its dataset or its mirror; raises UnknownDatasetError."""
+    """Return the aliases of datasets and of all datasets of mirrors.
+
+    Raises
+    ------
+    UnknownDatasetError
+        The store has no dataset or mirror of a name.
+    """
     from neuromirror.index import UnknownDatasetError
     from neuromirror.model import alias_of
 
@@ -86,8 +97,8 @@ def aliases_of(store: Store, names: Iterable[str]) -> set[str]:
         of_mirror = {one for one in known if ":" not in name and one.startswith(f"{alias}--")}
         if alias not in known and not of_mirror:
             raise UnknownDatasetError(
-                f"there is no dataset or mirror {name!r} in the store; 'neuromirror list' shows "
-                "those that are"
+                f"dataset or mirror {name!r} is not in the store; 'neuromirror list' shows the "
+                "datasets that are"
             )
         found |= of_mirror | ({alias} & known)
     return found

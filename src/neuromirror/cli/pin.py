@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import (
     NamedPath,
     Settings,
@@ -26,8 +27,20 @@ if TYPE_CHECKING:
 DEFAULT_LOCK = Path("datasets.lock")
 
 
-@click.command("pin")
-@click.argument("versions", nargs=-1, metavar="[VERSION]...")
+@command(
+    "pin",
+    example="""\
+neuromirror pin dandi:000027@0.210831.2033
+neuromirror pin dandi:000027 --path 'sub-01/*' --bundle
+neuromirror pin --remove dandi:000027""",
+)
+@argument(
+    "versions",
+    nargs=-1,
+    metavar="[VERSION]...",
+    help="Versions, e.g. dandi:000027@draft, or folders of clones, whose checked-out version is "
+    "pinned.",
+)
 @click.option(
     "-o",
     "--output",
@@ -35,30 +48,33 @@ DEFAULT_LOCK = Path("datasets.lock")
     metavar="FILE",
     default=DEFAULT_LOCK,
     show_default=True,
-    help="The lock, made if it is missing.",
+    help="Lock file; it is created if it does not exist.",
 )
 @click.option(
     "--path",
     "paths",
     metavar="GLOB",
     multiple=True,
-    help="Pin only what fits: sub-01, sub-*/anat, **/*.nwb (several: what fits any).",
+    help="Pin only paths that match, e.g. sub-01, sub-*/anat or **/*.nwb. Repeat to pin more.",
 )
-@click.option("--whole", is_flag=True, help="Pin all of it again, after an earlier --path.")
+@click.option("--whole", is_flag=True, help="Pin the whole dataset again, after --path.")
 @click.option(
     "--bundle/--no-bundle",
     default=None,
-    help="Make git bundles beside the lock, from which the datasets can be cloned.",
+    help="Write git bundles beside the lock file, from which the datasets can be cloned.",
 )
 @click.option(
     "--clone",
     "clones",
     metavar="URL",
     multiple=True,
-    help="Where others can clone: a store (ria+https://…), or a URL with {alias} or {id} in it.",
+    help="URL for others to clone from: a store (ria+https://…), or a URL with {alias} or {id}.",
 )
 @click.option(
-    "--remove", metavar="DATASET", multiple=True, help="Take the pin of a dataset out of the lock."
+    "--remove",
+    metavar="DATASET",
+    multiple=True,
+    help="Remove the pin of this dataset from the lock file.",
 )
 @settings_options
 def pin_command(
@@ -72,35 +88,34 @@ def pin_command(
     whole: bool,
     bundle: bool | None,
 ) -> None:
-    """Write versions into a lock, which brings exactly them back.
+    """Record versions in a lock file.
 
-    VERSION is a name such as dandi:000027@0.210831.2033, as 'neuromirror show' takes it, or the
-    folder of a clone, such as ".": then the version that is checked out is pinned, and a warning
-    says where the dataset's name alone means another one ("latest" with --json).
+    For the folder of a clone, such as ".", the checked-out version is pinned; a warning (JSON
+    field "latest") is printed if the name of the dataset alone means another version.
 
-    A dataset that is pinned already gets the new version in its old place; its paths, clone URLs
-    and whether it has a bundle stay as they are, unless an option says otherwise. Sub-datasets are
+    A new version of a pinned dataset replaces the old one at the same position in the file. Its
+    paths, clone URLs and bundle setting are kept unless an option changes them. Subdatasets are
     pinned with the version.
 
-    Beside FILE, in FILE.d, stand the manifests (every file with its digest and places) and the
-    bundles: they belong to the lock; keep them with it. 'neuromirror restore' brings the datasets
-    back.
+    The folder FILE.d has the manifests (every file with its digest and URLs) and the bundles. It
+    belongs to the lock file; keep both together. "neuromirror restore" restores the datasets.
 
-    Exit code: 0 all is pinned, 1 the store cannot give a version, 2 wrong usage, or a file that is
-    no lock.
+    Exit code: 0 success, 1 the store cannot provide a version, 2 wrong usage or an invalid lock
+    file.
     """
     from neuromirror.lab.clone_urls import is_per_dataset
     from neuromirror.lab.pin import PinRequest, pin, pin_request_for_clone
 
     if not versions and not remove:
-        raise ConfigurationError("name a VERSION to pin, or a dataset to --remove")
+        raise ConfigurationError("nothing to pin: name a VERSION, or a dataset with --remove")
     if paths and whole:
-        raise ConfigurationError("--path pins a part and --whole all of it; give one of them")
-    one_for_all = [url for url in clones if not is_per_dataset(url)]
-    if one_for_all and len(versions) > 1:
+        raise ConfigurationError("--path and --whole exclude each other; use one of them")
+    shared_urls = [url for url in clones if not is_per_dataset(url)]
+    if shared_urls and len(versions) > 1:
         raise ConfigurationError(
-            f"{one_for_all[0]} cannot be the clone URL of {len(versions)} datasets; put {{alias}} "
-            "or {id} where they differ, name a store (ria+https://…), or pin one at a time"
+            f"--clone {shared_urls[0]}: one URL cannot serve {len(versions)} datasets; write "
+            "{alias} or {id} where their URLs differ, name a store (ria+https://…), or pin one "
+            "dataset at a time"
         )
     globs = () if whole else paths or None
 
@@ -118,24 +133,28 @@ def pin_command(
         if outcome.latest is not None:
             warning = (
                 f"neuromirror: warning: {outcome.dataset}@{outcome.version} is checked out and "
-                f"pinned, but {outcome.dataset} means {outcome.latest}"
+                f"pinned, but {outcome.dataset} alone means {outcome.latest}"
             )
             click.echo(printable(warning), err=True)
 
 
-@click.command("outdated")
-@click.argument("lock", type=NamedPath(), default=DEFAULT_LOCK, metavar="[LOCK]")
+@command("outdated", example="neuromirror outdated datasets.lock")
+@argument(
+    "lock",
+    type=NamedPath(),
+    default=DEFAULT_LOCK,
+    metavar="[LOCK]",
+    help="A lock file [default: datasets.lock].",
+)
 @settings_options
 def outdated_command(settings: Settings, lock: Path) -> None:
-    """Tell which pins of a LOCK have newer versions in the store.
+    """List the pins that have newer versions in the store.
 
-    LOCK is datasets.lock unless another is named. A pin of a draft is compared with the draft as
-    last seen, any other with the newest published version, or where nothing is published, with
-    the newest seen. With --json, status 'ok' is a pin that can be brought up to date, 'notneeded'
-    one that is the newest.
+    The pin of a draft is compared with the newest state of the draft, any other pin with the
+    newest published version (with the newest state if nothing is published). With --json, status
+    "ok" is a pin with a newer version, "notneeded" a pin of the newest version.
 
-    Exit code: 0 all could be compared, 1 the store does not know a dataset or a version, 2 a file
-    that is no lock.
+    Exit code: 0 success, 1 the store lacks a dataset or a version, 2 an invalid lock file.
     """
     from neuromirror.lab import tally
     from neuromirror.lab.lockfile import load_lock

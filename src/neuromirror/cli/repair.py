@@ -7,23 +7,29 @@ from dataclasses import asdict
 
 import click
 
+from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import Settings, settings_options
 
 
-@click.command("repair")
-@click.argument("names", nargs=-1, metavar="[MIRROR | DATASET]...")
-@click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+@command("repair", example="neuromirror repair dandi:000027 --dry-run")
+@argument(
+    "names",
+    nargs=-1,
+    metavar="[MIRROR | DATASET]...",
+    help="Mirrors (dandi) or datasets (dandi:000027) [default: the whole store].",
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and write nothing.")
 @settings_options
 def repair_command(settings: Settings, names: tuple[str, ...], *, dry_run: bool) -> None:
-    """Undo what other programs wrote to the store's repositories.
+    """Undo the changes of other programs to repositories.
 
-    Commits and refs that a push left, and what git-annex leaves where it was initialized in a
-    repository, go to neuromirror/quarantine in the store, so that nothing is lost. The refs go back
-    to where the journal has them, versions that were recorded of foreign commits leave journal and
-    index, and missing hooks that reject pushes are written. "neuromirror fsck" names what there is
-    to repair. Stop a service before, and sync afterwards.
+    Commits and refs of a push, and files of git-annex where it was initialized in a repository,
+    are moved to neuromirror/quarantine in the store, so that nothing is lost. The refs are reset
+    to those of the journal, versions that were recorded of foreign commits are removed from journal
+    and index, and missing hooks that reject pushes are written. "neuromirror fsck" lists what needs
+    repair. Stop the service first, and sync afterwards.
 
-    Exit code: 0 done, 1 some repository could not be repaired (the others are), 2 wrong usage.
+    Exit code: 0 success, 1 a repository could not be repaired (the others are), 2 wrong usage.
     """
     from neuromirror.cli.housekeeping import aliases_of
     from neuromirror.crawl.repair import repair_repositories
@@ -38,7 +44,7 @@ def repair_command(settings: Settings, names: tuple[str, ...], *, dry_run: bool)
         line = f"{one.status:<10} {one.dataset}  {one.message}"
         settings.emit("repair", asdict(one), None if one.status == "notneeded" else line)
     if unneeded:
-        settings.print_text(f"notneeded  {unneeded} repositories hold nothing foreign")
+        settings.print_text(f"notneeded  {unneeded} repositories have no foreign changes")
     if repaired and not dry_run:
         settings.print_text("repaired; now run: neuromirror sync")
     sys.exit(code)

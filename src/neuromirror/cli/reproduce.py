@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, settings_options, split_version
+from neuromirror.cli.restore import progress_line
 from neuromirror.model.errors import ConfigurationError, NeuromirrorError
 
 if TYPE_CHECKING:
@@ -19,30 +21,34 @@ if TYPE_CHECKING:
     from neuromirror.lab import Reproduction
 
 
-@click.command("reproduce")
-@click.argument("versions", nargs=-1, required=True, metavar="VERSION...")
+@command("reproduce", example="neuromirror reproduce dandi:000027@0.210831.2033")
+@argument(
+    "versions",
+    nargs=-1,
+    required=True,
+    metavar="VERSION...",
+    help="Versions, e.g. dandi:000027@0.210831.2033.",
+)
 @click.option(
     "--keep",
     type=NamedPath(),
     metavar="DIR",
-    help="An empty or new folder, in which what is minted stays.",
+    help="Keep the new commits in DIR, an empty or missing folder [default: delete them].",
 )
 @settings_options
 def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Path | None) -> None:
-    """Mint versions again from upstream, and compare.
+    """Mint versions again from upstream and compare the commits.
 
-    VERSION is a name such as dandi:000027@0.210831.2033, as 'neuromirror show' takes it. What is
-    minted goes to a scratch store; the store and its index stay as they are.
+    The new commits go to a scratch store; the store and its index do not change.
 
-    Of a published version the commit, the tree and the state digest must be the same; all
-    published versions before it are minted too, since a commit names the one before. Of an
-    observed state (a draft, a bucket) tree and state digest must be the same, as long as upstream
-    still has the state, now or among the earlier states that it can list. Sub-datasets are minted
-    again too, on the commits that they stand on in the store. Compared is what upstream says of
-    its files; their bytes are not read.
+    A published version must have the same commit, tree and state digest. All published versions
+    before it are minted too, because a commit contains the id of its parent. An observed state (of
+    a draft or a bucket) must have the same tree and state digest, if upstream still has the state,
+    now or among the earlier states that it lists. Subdatasets are minted on the parents that they
+    have in the store. The listings are compared; the content of the files is not read.
 
-    Exit code: 0 all are the same, 1 something differs (and what), or upstream has moved on
-    ("impossible") or could not be read, 2 wrong usage or configuration.
+    Exit code: 0 everything is equal, 1 something differs (with details), or upstream no longer has
+    the state ("impossible") or could not be read, 2 wrong usage or configuration.
     """
     from neuromirror.crawl import find_mirror
     from neuromirror.lab import reproduce
@@ -61,7 +67,7 @@ def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Pa
         for number, (row, mirror) in enumerate(rows.values()):
             folder = scratch / f"{number + 1:02d}-{_folder_name(row)}"
             try:
-                with _progress() as progress:
+                with progress_line("minting") as progress:
                     found = reproduce(row, store, index, mirror, folder, progress)
             except ConfigurationError:
                 raise
@@ -76,8 +82,8 @@ def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Pa
                 code = 1
                 continue
             code = max(code, found.exit_code)
-            kept = None if keep is None else str(folder.absolute())
-            record = {**_version_json(row), **_reproduction_json(found), "kept": kept}
+            kept_folder = None if keep is None else str(folder.absolute())
+            record = {**_version_json(row), **_reproduction_json(found), "folder": kept_folder}
             settings.emit("reproduce", record, _result_line(found.status, row.name, found.message))
             _print_ids(settings, found)
     sys.exit(code)
@@ -85,9 +91,9 @@ def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Pa
 
 @contextmanager
 def _scratch(keep: Path | None, *, private: bool) -> Iterator[Path]:
-    """The folder for what is minted: one that goes away, or the one to keep.
+    """Create the folder for the new commits: a temporary one, or ``keep``.
 
-    Made for a private store it is its owner's alone.
+    For a private store, only its owner can read the folder.
     """
     if keep is None:
         from tempfile import TemporaryDirectory
@@ -96,20 +102,13 @@ def _scratch(keep: Path | None, *, private: bool) -> Iterator[Path]:
             yield Path(folder)
         return
     if keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
-        raise ConfigurationError(f"{keep} is not an empty folder; name another with --keep")
+        raise ConfigurationError(
+            f"--keep {keep}: not an empty folder; name an empty or missing one"
+        )
     keep.mkdir(0o700 if private else 0o777, parents=True, exist_ok=True)
     if private:
         keep.chmod(0o700)
     yield keep
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """Says on stderr what is being minted, where that is a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(disable=None, leave=False, file=sys.stderr, bar_format="{desc}[{elapsed}]") as bar:
-        yield lambda what: bar.set_description_str(f"minting {what} ")
 
 
 def _folder_name(row: VersionRow) -> str:
@@ -120,7 +119,7 @@ def _folder_name(row: VersionRow) -> str:
 
 
 def _result_line(status: str, name: str, message: str) -> str:
-    # many messages begin with the dataset, for those who see nothing else
+    # many messages start with the name of the dataset
     dataset = name.partition("@")[0]
     return f"{status:<10} {name}  {message.removeprefix(f'{dataset}: ')}"
 
@@ -142,18 +141,18 @@ def _reproduction_json(found: Reproduction) -> dict[str, Any]:
 
 
 def _print_ids(settings: Settings, found: Reproduction) -> None:
-    """The ids in the store, and where they differ, those that were minted."""
+    """Print the ids in the store, and the new ones if they differ."""
     if found.exit_code:
         settings.print_text(found.name)
     for field in ("commit", "tree", "state"):
         stored = getattr(found.stored, field)
         reminted = None if found.minted is None else getattr(found.minted, field)
         if found.minted is None or reminted == stored:
-            same = "" if found.minted is None else "the same"
+            same = "" if found.minted is None else "equal"
         elif field not in found.promised:
             same = "not promised"
         else:
-            same = f"minted again: {reminted}"
+            same = f"now: {reminted}"
         settings.print_text(f"  {field:<6} {stored}  {same}".rstrip())
-    for part in found.parts:
-        settings.print_text(f"  {part.path}: {part.dataset} differs")
+    for one in found.subdatasets:
+        settings.print_text(f"  {one.path}: {one.dataset} differs")

@@ -9,30 +9,34 @@ from pathlib import Path
 
 import click
 
+from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, settings_options
 
 
-@click.command("restore")
-@click.argument("lock", type=NamedPath())
+@command("restore", example="neuromirror restore datasets.lock --into data")
+@argument("lock", type=NamedPath(), help='A lock file of "neuromirror pin".')
 @click.option(
     "--into",
     type=NamedPath(),
     metavar="DIR",
     required=True,
-    help="The folder for the datasets, made if it is missing.",
+    help="Folder for the datasets; it is created if it does not exist.",
 )
 @click.option(
     "--clone",
     "clones",
     metavar="URL",
     multiple=True,
-    help="Where to clone from too: as for 'neuromirror pin'.",
+    help="Additional URL to clone from, as for 'neuromirror pin --clone'.",
 )
 @click.option(
-    "--offline", is_flag=True, help="Ask no network: only the store and what is beside the lock."
+    "--offline", is_flag=True, help="Use only the store and the files beside the lock file."
 )
 @click.option(
-    "--jobs", type=click.IntRange(min=1), metavar="N", help="Files got at once [default: 32]."
+    "--jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Number of files fetched in parallel [default: 32].",
 )
 @settings_options
 def restore_command(
@@ -44,18 +48,18 @@ def restore_command(
     *,
     offline: bool,
 ) -> None:
-    """Bring the datasets of a LOCK back, with their files.
+    """Restore the datasets of a lock file, with their content.
 
-    Each dataset becomes DIR/<mirror>--<id>, a DataLad dataset at the pinned commit, by the first
-    way that leads there: the store (where there is one), the clone URLs of the lock, those of
-    --clone, the bundle beside the lock, the manifest alone. Commit, tree and state digest are
-    checked whatever way it comes, and a way that leads to something else is not taken. Told is
-    what was proved of the files, and by what; what could not be had is named.
+    Each dataset becomes DIR/<mirror>--<id>, a DataLad dataset at the pinned commit. The strategies
+    are tried in this order: the store, the clone URLs of the lock file, those of --clone, the
+    bundle beside the lock file, the manifest alone. Commit, tree and state digest are checked for
+    each of them, and a result that differs is rejected. The output has the evidence for the files,
+    and each file that could not be fetched with the reason.
 
-    What is there already is kept: run it again to go on after a failure.
+    Existing files are kept: run the command again to continue after a failure.
 
-    Exit code: 0 all is there, 1 something could not be restored, got or proved to be what was
-    pinned, 2 wrong usage, a file that is no lock, or something else in a dataset's place.
+    Exit code: 0 success, 1 a dataset or file could not be restored, fetched or verified, 2 wrong
+    usage, an invalid lock file, or other files in the folder of a dataset.
     """
     from neuromirror.lab import Tally
     from neuromirror.lab.lockfile import load_lock
@@ -78,8 +82,8 @@ def restore_command(
 
 @contextmanager
 def progress_line(verb: str) -> Iterator[Callable[[str], None]]:
-    """Says on stderr what is being done, where that is a terminal."""
+    """Show the current step on stderr if that is a terminal."""
     from tqdm import tqdm
 
     with tqdm(disable=None, leave=False, file=sys.stderr, bar_format="{desc}[{elapsed}]") as bar:
-        yield lambda what: bar.set_description_str(f"{verb} {what} ")
+        yield lambda message: bar.set_description_str(f"{verb} {message} ")

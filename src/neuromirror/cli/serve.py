@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, settings_options
 from neuromirror.cli.sync import format_result, worst_exit_code
 from neuromirror.model.errors import ConfigurationError
@@ -21,39 +22,57 @@ if TYPE_CHECKING:
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)i?B?", re.IGNORECASE)
 _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _MIN_WORKER_MEMORY = 256 << 20
-"""Bytes without which a worker does not even start."""
+"""Bytes that a worker needs to start."""
 
 
 def _parse_size(context: click.Context, option: click.Parameter, value: str) -> int:
-    """Bytes of ``4G`` or ``512M`` (powers of 1024)."""
+    """Parse a size such as ``4G`` or ``512M`` (powers of 1024) to bytes."""
     found = _SIZE.fullmatch(value.strip())
     if found is None:
-        raise click.BadParameter(f"'{value}' is not a size; write for example 4G or 512M")
+        raise click.BadParameter(f"'{value}' is not a size; write, for example, 4G or 512M")
     size = int(float(found[1]) * 1024 ** _UNITS[found[2].lower()])
     if size < _MIN_WORKER_MEMORY:
-        raise click.BadParameter(f"a worker needs 256M at the least, not {value}")
+        raise click.BadParameter(f"{value} is too little; a worker needs at least 256M")
     return size
 
 
-@click.command("serve")
-@click.argument("names", nargs=-1, metavar="[MIRROR]...")
+@command(
+    "serve",
+    example="""\
+neuromirror serve --metrics 127.0.0.1:9100 --catalogue 127.0.0.1:8270
+neuromirror serve --once""",
+)
+@argument(
+    "names",
+    nargs=-1,
+    metavar="[MIRROR]...",
+    help="Mirrors, e.g. dandi [default: all mirrors, including those added later].",
+)
 @click.option(
-    "--workers", type=click.IntRange(1, 256), default=4, show_default=True, help="Jobs at a time."
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=4,
+    show_default=True,
+    metavar="N",
+    help="Number of jobs that run in parallel.",
 )
 @click.option(
     "--executor",
     type=click.Choice(["processes", "threads"]),
     default="processes",
     show_default=True,
-    help="What jobs are done in, on this machine.",
+    help="Run jobs in processes or in threads of this machine.",
 )
-@click.option("--scheduler", metavar="ADDRESS", help="Do jobs on the workers of a Dask scheduler.")
+@click.option(
+    "--scheduler", metavar="ADDRESS", help="Run jobs on the workers of this Dask scheduler."
+)
 @click.option(
     "--visit-hours",
     type=click.FloatRange(0, min_open=True),
     default=24.0,
     show_default=True,
-    help="End a job that takes longer (processes).",
+    metavar="HOURS",
+    help="Stop a job that runs longer (with processes).",
 )
 @click.option(
     "--worker-memory",
@@ -61,61 +80,66 @@ def _parse_size(context: click.Context, option: click.Parameter, value: str) -> 
     metavar="SIZE",
     default="4G",
     show_default=True,
-    help="End a job that takes more (processes).",
+    help="Stop a job that uses more memory (with processes).",
 )
 @click.option(
     "--metrics",
     metavar="HOST:PORT",
-    help="Serve /healthz, /readyz and /metrics there [default: nowhere].",
+    help="Serve /healthz, /readyz and /metrics at this address [default: off].",
 )
 @click.option(
     "--catalogue",
     metavar="HOST:PORT",
-    help='Serve the store and its pages there, as "neuromirror catalogue" does [default: nowhere].',
+    help='Run "neuromirror catalogue" at this address [default: off].',
 )
 @click.option(
     "--catalogue-address",
     metavar="URL",
-    help="The pages' address as people type it, behind a proxy [default: as they are asked for; "
-    "NEUROMIRROR_CATALOGUE_ADDRESS].",
+    help="Public URL of the catalogue behind a reverse proxy [default: taken from each request, or "
+    "$NEUROMIRROR_CATALOGUE_ADDRESS].",
 )
 @click.option(
     "--catalogue-title",
     metavar="TEXT",
-    help="What the pages are called [default: neuromirror; NEUROMIRROR_CATALOGUE_TITLE].",
+    help="Title of the catalogue [default: neuromirror, or $NEUROMIRROR_CATALOGUE_TITLE].",
 )
 @click.option(
-    "--catalogue-no-cutouts", is_flag=True, help="Let nobody have voxels from upstream by it."
+    "--catalogue-no-cutouts",
+    is_flag=True,
+    help="Do not fetch regions of volumes from upstream for clients of the catalogue.",
 )
 @click.option(
     "--catalogue-limit",
     "catalogue_limits",
     multiple=True,
     metavar="KIND=NUMBER",
-    help='Requests of a client, as "neuromirror catalogue --limit" [NEUROMIRROR_CATALOGUE_LIMITS].',
+    help='Request limit, as "neuromirror catalogue --limit" [$NEUROMIRROR_CATALOGUE_LIMITS].',
 )
 @click.option(
     "--catalogue-trusted-proxy",
     "catalogue_proxies",
     multiple=True,
     metavar="ADDRESS",
-    help='As "neuromirror catalogue --trusted-proxy" [NEUROMIRROR_CATALOGUE_TRUSTED_PROXIES].',
+    help='Trusted proxy, as "neuromirror catalogue --trusted-proxy" '
+    "[$NEUROMIRROR_CATALOGUE_TRUSTED_PROXIES].",
 )
-@click.option("--catalogue-sql", is_flag=True, help="Run SQL that visitors write at its /index.")
-@click.option("--log-json", is_flag=True, help="Log a JSON object a line.")
+@click.option(
+    "--catalogue-sql", is_flag=True, help="Run SQL queries of visitors at /index of the catalogue."
+)
+@click.option("--log-json", is_flag=True, help="Write the log as one JSON object per line.")
 @click.option(
     "--private-store",
     type=NamedPath(),
     metavar="DIR",
-    help="The store of what is under embargo [no default; NEUROMIRROR_PRIVATE_STORE].",
+    help="Store for embargoed datasets [default: $NEUROMIRROR_PRIVATE_STORE].",
 )
 @click.option(
     "--backup",
     type=NamedPath(),
     metavar="DIR",
-    help="Copy index and schedule there every day [default: no copies; NEUROMIRROR_BACKUP].",
+    help="Back up index and schedule to DIR every day [default: off, or $NEUROMIRROR_BACKUP].",
 )
-@click.option("--once", is_flag=True, help="Do what is due now, and end.")
+@click.option("--once", is_flag=True, help="Run the jobs that are due now, then exit.")
 @settings_options
 def serve_command(
     settings: Settings,
@@ -139,22 +163,19 @@ def serve_command(
     backup: Path | None,
     once: bool,
 ) -> None:
-    """Keep mirrors current, until it is told to end.
+    """Keep mirrors up to date, as a service.
 
-    Without names all declared mirrors are served, those whose files come later too. How often an
-    archive is looked at is in [schedule] of its mirror's file; files are read again when they
-    change. What is due next is kept in the store: after a pause, or a crash, it goes on from
-    there.
+    The interval between visits is set in [schedule] of the mirror file; mirror files are reloaded
+    when they change. The schedule is in the store, so that the service continues where it stopped,
+    after a pause or a crash.
 
-    On SIGTERM or Ctrl-C it begins nothing new, gives jobs under way 20 seconds, and ends; what was
-    not finished is done at the next start. A second signal ends it at once.
+    On SIGTERM or Ctrl-C no new job starts, running jobs have 20 seconds to finish, and the service
+    exits; unfinished jobs run at the next start. A second signal exits at once.
 
-    With --catalogue it keeps a catalogue running beside it, in a process of its own that is started
-    again when it dies; mirroring takes no notice of it.
+    With --catalogue a catalogue runs in a process of its own, which is restarted if it exits and
+    cannot disturb mirroring. --once is for cron, and to try a configuration.
 
-    With --once it does what is due now and ends: for cron, and to try a configuration.
-
-    Exit code: 0 ended as it was told, 1 something failed, 2 wrong usage or configuration; with
+    Exit code: 0 stopped by a signal, 1 something failed, 2 wrong usage or configuration; with
     --once as "neuromirror sync": 3 a listing is held for approval.
     """
     from neuromirror.service.optional_dependencies import require_service, require_web
@@ -175,15 +196,15 @@ def serve_command(
         if ":" in name:
             mirror = name.partition(":")[0]
             raise ConfigurationError(
-                f"'{name}' is a dataset, and mirrors are served; write {mirror}, or use "
+                f"'{name}' is a dataset, but only whole mirrors are served; write {mirror}, or run "
                 f"'neuromirror sync {name}'"
             )
     catalogue_options = None
     if catalogue is not None:
         if once:
             raise ConfigurationError(
-                "--catalogue is for a service that stays, and with --once it ends; run "
-                "'neuromirror catalogue' beside it"
+                "--catalogue and --once exclude each other; run 'neuromirror catalogue' in a "
+                "process of its own"
             )
         from neuromirror.web.rate_limits import parse_limits, parse_proxies
 
@@ -211,7 +232,7 @@ def serve_command(
         or catalogue_sql
     ):
         raise ConfigurationError(
-            "--catalogue-… says how pages are; name where they are with --catalogue HOST:PORT"
+            "options --catalogue-… require an address for the catalogue; add --catalogue HOST:PORT"
         )
     folder = settings.store_folder.absolute()
     require_public_store(folder)
@@ -235,18 +256,18 @@ def serve_command(
     if not once:
         serve(store, index_path, files, options)
         return
-    code, anything = 0, False
+    code, has_results = 0, False
 
     def on_result(result: Result) -> None:
-        nonlocal code, anything
-        code, anything = worst_exit_code(code, result.exit_code), True
+        nonlocal code, has_results
+        code, has_results = worst_exit_code(code, result.exit_code), True
         if (result.status, result.message) != ("notneeded", "unchanged"):
             settings.emit("serve", asdict(result), format_result(result))
 
-    ended = serve_once(store, index_path, files, options, on_result)
-    if not anything:
+    exit_code = serve_once(store, index_path, files, options, on_result)
+    if not has_results:
         settings.print_text("notneeded  nothing is due")
-    sys.exit(ended if ended > 1 else worst_exit_code(code, ended))
+    sys.exit(exit_code if exit_code > 1 else worst_exit_code(code, exit_code))
 
 
 def _environment_values(name: str) -> tuple[str, ...]:
@@ -254,5 +275,5 @@ def _environment_values(name: str) -> tuple[str, ...]:
 
 
 def _environment_path(name: str) -> Path | None:
-    named = os.environ.get(name)
-    return Path(named) if named else None
+    path = os.environ.get(name)
+    return Path(path) if path else None

@@ -5,21 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from neuromirror.cli.browse import (
-    MAX_SHOWN,
-    NOT_INDEXED,
-    format_counts,
-    subdataset_json,
-    version_json,
-)
+from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import (
     Settings,
     format_traffic,
     settings_options,
     split_version,
 )
+from neuromirror.cli.datasets import format_counts, subdataset_json, version_json
 from neuromirror.model import Retention, alias_of, format_bytes
 
 if TYPE_CHECKING:
@@ -35,22 +28,25 @@ if TYPE_CHECKING:
         VisitRow,
     )
 
-_REMOVED = " (gone upstream; what is mirrored is kept)"
-_EXPIRES = "what a draft no longer lists, upstream may delete"
+_MAX_SHOWN = 10
+"""Maximum number of lines per field in text output."""
+_REMOVED = "removed upstream, kept in the store"
+_NOT_INDEXED = "without the files of this version: 'files' lists them, 'find' does not search them"
+_EXPIRES = "upstream may delete files that a draft no longer lists"
 
 
-@click.command("show")
-@click.argument("version")
+@command("show", example="neuromirror show dandi:000027@0.210831.2033")
+@argument("version", help="A version, e.g. dandi:000027@draft; the default label is latest.")
 @settings_options
 def show_command(settings: Settings, version: str) -> None:
-    """Show all that is known of a VERSION.
+    """Show the details of a version.
 
-    VERSION is a name such as dandi:000027@0.210831.2033. The label may also be latest (the
-    default: the newest published version, or the draft where nothing is published), draft, a
-    commit id or state:<hex>. Each dataset that is derived from this one is told by its newest
-    version that was made of this version, else by its newest one and what that was made of. Told
-    is the dataset's last visit, too, and what it asked of the archive; of visits in a row that
-    find nothing new only the first is recorded.
+    The label is the name of a version, "draft", a commit id, state:<hex>, or "latest" (default):
+    the newest published version, or the draft if nothing is published.
+
+    A dataset that is derived from this one is shown with its newest version that was made from
+    this version, or with its newest version and the version that it was made from. The last visit
+    is shown with its requests; of consecutive visits without changes only the first is recorded.
     """
     name, label = split_version(version)
     with settings.index() as index:
@@ -58,7 +54,7 @@ def show_command(settings: Settings, version: str) -> None:
         row = index.resolve(name, label)
         exceptions = index.exceptions(row)
         attributes = index.attributes(row)
-        parts = list(index.subdatasets(row))
+        subdatasets = list(index.subdatasets(row))
         inline = index.inline_components(row)
         ancestors = index.ancestors(row)
         descendants = index.descendants(row)
@@ -79,19 +75,19 @@ def show_command(settings: Settings, version: str) -> None:
         "dataset_id": dataset.dataset_id,
         "swhid": f"swh:1:rev:{row.commit}",
         "annex_commit": row.annex_commit,
-        "gone": dataset.is_removed_upstream,
+        "removed": dataset.is_removed_upstream,
         "checked": evidence.checked,
         "retention": evidence.retention,
         "copies": [asdict(one) for one in copies],
-        "places": location_health,
-        "part_of": superdatasets,
+        "location_health": location_health,
+        "superdatasets": superdatasets,
         "attributes": attributes,
         "links": [{"kind": kind, "url": address} for kind, address in links],
         "derived_from": [_relative_json(one, "derived_from") for one in ancestors],
         "derivatives": [_relative_json(one, "derivatives") for one in descendants],
         "form": row.form or None,
         "manifest_only": {"files": row.manifest_only_files, "bytes": row.manifest_only_bytes},
-        "parts": [subdataset_json(one) for one in parts],
+        "subdatasets": [subdataset_json(one) for one in subdatasets],
         "inline": inline,
         "exceptions": exceptions,
         "last_visit": None if visit is None else asdict(visit),
@@ -102,31 +98,30 @@ def show_command(settings: Settings, version: str) -> None:
     if settings.json:
         return
     settings.print_text(f"{name}@{row.label}")
-    left_out = [f"{one['path']}: {one['detail']}" for one in exceptions]
+    not_mirrored = [f"{one['path']}: {one['detail']}" for one in exceptions]
     lines = [
         ("title", row.title),
         ("kind", f"{row.kind} ({row.upstream})" + ", metadata only" * row.metadata_only),
-        ("time", row.upstream_time or f"observed {row.recorded_at} (upstream gives none)"),
+        ("time", row.upstream_time or f"observed {row.recorded_at} (unspecified upstream)"),
         (
             "source",
-            dataset.source_uri
-            + " (gone upstream: what is mirrored is kept)" * dataset.is_removed_upstream,
+            dataset.source_uri + f" ({_REMOVED})" * dataset.is_removed_upstream,
         ),
         ("doi", row.doi or "-"),
         ("license", ", ".join(row.license) or "-"),
         *[(name, ", ".join(values)) for name, values in attributes.items()],
-        *[("part of", one) for one in superdatasets],
+        *[("superdataset", one) for one in superdatasets],
         ("files", f"{row.files}, {format_bytes(row.bytes)} ({row.bytes} bytes)"),
         *([("form", _form_text(row))] if row.form == "manifest" else []),
-        *([] if row.indexed else [("index", NOT_INDEXED)]),
+        *([] if row.indexed else [("index", _NOT_INDEXED)]),
         ("evidence", _evidence_text(row.evidence, evidence)),
-        *([("kept", _retention_text(evidence))] if evidence.retention else []),
-        *[("another copy", _copy_text(one)) for one in copies],
-        *([("places", _location_health_text(location_health))] if location_health else []),
-        ("left out", f"{len(exceptions)} listed upstream but not mirrored" if exceptions else "0"),
-        *_shortened(left_out),
-        *([("parts", _subdatasets_text(parts))] if parts else []),
-        *_shortened([_subdataset_line(one) for one in parts]),
+        *([("retention", _retention_text(evidence))] if evidence.retention else []),
+        *[("other copy", _copy_text(one)) for one in copies],
+        *([("locations", _location_health_text(location_health))] if location_health else []),
+        ("not mirrored", f"{len(exceptions)} files that upstream lists" if exceptions else "0"),
+        *_shortened(not_mirrored),
+        *([("subdatasets", _subdatasets_text(subdatasets))] if subdatasets else []),
+        *_shortened([_subdataset_line(one) for one in subdatasets]),
         *([("inline", _inline_text(inline))] if inline else []),
         *_shortened([_inline_line(one) for one in inline]),
         ("commit", row.commit),
@@ -140,7 +135,7 @@ def show_command(settings: Settings, version: str) -> None:
         *[("failed", f"{one.task}: {one.message} (since {one.since})") for one in failures],
         ("clone", record["clone"]),
     ]
-    width = max(11, *(len(head) for head, _ in lines))
+    width = max(12, *(len(head) for head, _ in lines))
     for head, text in lines:
         settings.print_text(f"  {head:<{width}} {text}")
     for head, relatives, end in [
@@ -153,25 +148,25 @@ def show_command(settings: Settings, version: str) -> None:
             settings.print_text(f"    {line}")
 
 
-def _evidence_text(evidence: Mapping[str, int], vouched: EvidenceCounts) -> str:
-    """What is proved of the files, by the words of Evidence, and who says so."""
-    checked = sum(vouched.checked.values())
+def _evidence_text(evidence: Mapping[str, int], counts: EvidenceCounts) -> str:
+    """Format the number of files per kind of evidence, and who computed the checksums."""
+    checked = sum(counts.checked.values())
     text = format_counts(evidence)
     if not checked:
         return f"{text} (claimed by upstream)"
     if checked == sum(evidence.values()):
         return f"{text} (checked: hashed here)"
-    return f"{text} ({format_counts(vouched.checked)} checked here, others claimed by upstream)"
+    return f"{text} ({format_counts(counts.checked)} checked here, others claimed by upstream)"
 
 
-def _retention_text(vouched: EvidenceCounts) -> str:
-    """How long upstream keeps the files, by the words of Retention."""
-    text = format_counts(vouched.retention)
-    return f"{text} ({_EXPIRES})" if Retention.DRAFT in vouched.retention else text
+def _retention_text(counts: EvidenceCounts) -> str:
+    """Format how long upstream promises to keep the files."""
+    text = format_counts(counts.retention)
+    return f"{text} ({_EXPIRES})" if Retention.DRAFT in counts.retention else text
 
 
 def _copy_text(copy: CopyRow) -> str:
-    """Another dataset with the same bytes, and its stronger promise."""
+    """Format another dataset that has the same files and a stronger retention."""
     files = f"{copy.files} file{'s' if copy.files != 1 else ''}"
     return f"{files} in {copy.dataset} ({copy.retention.value})"
 
@@ -183,35 +178,33 @@ def _visit_text(visit: VisitRow) -> str:
 
 def _location_health_text(counts: dict[str, int]) -> str:
     text = ", ".join(f"{count} {health}" for health, count in counts.items())
-    return f"asked last, {text} (neuromirror audit)"
+    return f"{text} (neuromirror audit)"
 
 
 def _shortened(lines: Sequence[str]) -> list[tuple[str, str]]:
-    """The first lines below a head, and how many there are more."""
-    more = [f"… and {len(lines) - MAX_SHOWN} more (--json lists all)"] * (len(lines) > MAX_SHOWN)
-    return [("", line) for line in [*lines[:MAX_SHOWN], *more]]
+    """Return the first lines of a field, and the number of the others."""
+    more = [f"… and {len(lines) - _MAX_SHOWN} more (--json lists all)"] * (len(lines) > _MAX_SHOWN)
+    return [("", line) for line in [*lines[:_MAX_SHOWN], *more]]
 
 
-def _subdatasets_text(parts: Sequence[SubdatasetRow]) -> str:
-    files, size = sum(one.files for one in parts), sum(one.bytes for one in parts)
-    return f"{len(parts)}, datasets of their own with {files} files, {format_bytes(size)}"
+def _subdatasets_text(subdatasets: Sequence[SubdatasetRow]) -> str:
+    files, size = sum(one.files for one in subdatasets), sum(one.bytes for one in subdatasets)
+    return f"{len(subdatasets)} with {files} files, {format_bytes(size)}"
 
 
-def _subdataset_line(part: SubdatasetRow) -> str:
-    version = part.label or part.commit[:12]
-    return f"{part.path}: {version}, {part.files} files, {format_bytes(part.bytes)}"
+def _subdataset_line(one: SubdatasetRow) -> str:
+    version = one.label or one.commit[:12]
+    return f"{one.path}: {version}, {one.files} files, {format_bytes(one.bytes)}"
 
 
 def _form_text(version: VersionRow) -> str:
     size = format_bytes(version.manifest_only_bytes)
-    return (
-        f"manifest ({version.manifest_only_files} files, {size}, in the manifest only, not in git)"
-    )
+    return f"manifest ({version.manifest_only_files} files, {size}, in the manifest but not in git)"
 
 
 def _inline_text(inline: Sequence[dict[str, Any]]) -> str:
     files, size = sum(one["files"] for one in inline), sum(one["bytes"] for one in inline)
-    return f"{len(inline)}, Zarrs as folders of files here, {files} of them, {format_bytes(size)}"
+    return f"{len(inline)} Zarrs as folders in this dataset, {files} files, {format_bytes(size)}"
 
 
 def _inline_line(one: dict[str, Any]) -> str:
@@ -224,9 +217,9 @@ def _relative_json(relative: RelatedVersion, key: str) -> dict[str, Any]:
         "name": edge.name,
         "dataset": edge.dataset,
         "version": edge.label,
-        "of": edge.own_label,
+        "ancestor_version": edge.own_label,
         key: [_relative_json(one, key) for one in relative.relatives],
-        "more": relative.is_truncated,
+        "is_truncated": relative.is_truncated,
     }
 
 
@@ -247,12 +240,12 @@ def _edge_name(edge: EdgeRow) -> str:
 def _relative_lines(
     relatives: Sequence[RelatedVersion], version: str | None, end: Callable[[EdgeRow, str], str]
 ) -> Iterator[str]:
-    """A line for each relative of a version, those that go on from it set in."""
-    for relative in relatives[:MAX_SHOWN]:
+    """Yield one line per relative of a version, with its own relatives indented."""
+    for relative in relatives[:_MAX_SHOWN]:
         edge = relative.edge
         yield end(edge, version or "")
         yield from (f"  {line}" for line in _relative_lines(relative.relatives, edge.label, end))
         if relative.is_truncated:
             yield "  …"
-    if len(relatives) > MAX_SHOWN:
-        yield f"… and {len(relatives) - MAX_SHOWN} more (--json lists all)"
+    if len(relatives) > _MAX_SHOWN:
+        yield f"… and {len(relatives) - _MAX_SHOWN} more (--json lists all)"

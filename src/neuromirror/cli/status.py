@@ -1,4 +1,4 @@
-"""``neuromirror status``, ``check-config`` and ``rebuild-index``."""
+"""``neuromirror status``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-import click
-
+from neuromirror.cli.commands import command
 from neuromirror.cli.common import Settings, settings_options
 from neuromirror.model.display import format_bytes
 
@@ -17,20 +16,23 @@ if TYPE_CHECKING:
     from neuromirror.service.store_status import ScheduleSummary
 
 _MAX_SHOWN = 5
+"""Maximum number of names per line."""
 
 
-@click.command("status")
+@command("status", example="neuromirror status")
 @settings_options
 def status_command(settings: Settings) -> None:
-    """Say how each mirror stands.
+    """Show the status of each mirror.
 
-    Datasets and files, how long ago its list was read and a visit came to its end, everything that
-    failed and has not succeeded since (lists, visits, superdatasets, housekeeping, backups, audits,
-    the service itself), datasets left to settle, holds, incidents, what was taken down, places that
-    no longer have what was mirrored (as "neuromirror audit" found), and what upstream was found to
-    allow; where a service runs on the store, what is under way and what comes next. --json has a
-    record for each mirror and one, with status "error", for each failure. Exit code: 0 all well,
-    1 something fails or something of the store is broken or cannot be written, 3 something is held.
+    For each mirror: the number of datasets and files, the time of the last listing and of the last
+    visit, everything that failed and has not succeeded since (listings, visits, superdatasets,
+    housekeeping, backups, audits, the service itself), datasets that are settling, holds,
+    incidents, datasets that were taken down, URLs that no longer serve the mirrored bytes (found by
+    "neuromirror audit"), and the capabilities of the archive. If a service runs on the store, also
+    the jobs in progress and the time of the next one. --json prints one record per mirror, and one
+    with status "error" per failure.
+
+    Exit code: 0 no problem, 1 something fails, is damaged or is read-only, 3 a listing is held.
     """
     from neuromirror.service.store_status import known_damage, schedule_summaries, unwritable_paths
 
@@ -52,7 +54,7 @@ def status_command(settings: Settings) -> None:
             record = {
                 **asdict(one),
                 "last_checked": when,
-                "places": location_health,
+                "location_health": location_health,
                 "taken_down": withdrawn,
             }
             settings.emit(
@@ -63,15 +65,17 @@ def status_command(settings: Settings) -> None:
             if settings.json:
                 continue
             own = [row for row in failures if row.mirror == one.mirror]
-            gone = (
+            removed = (
                 [row.name for row in index.datasets(one.mirror) if row.is_removed_upstream]
                 if one.removed_upstream
                 else []
             )
-            for line in _mirror_lines(one, when, own, gone, withdrawn, location_health, schedule):
+            for line in _mirror_lines(
+                one, when, own, removed, withdrawn, location_health, schedule
+            ):
                 settings.print_text(line)
     if not shown:
-        settings.print_text("nothing is mirrored yet; run 'neuromirror sync'")
+        settings.print_text("the store has no mirrors yet; run 'neuromirror sync'")
     for failure in failures:
         code = 1
         record = {**asdict(failure), "status": "error"}
@@ -80,7 +84,7 @@ def status_command(settings: Settings) -> None:
     for message in (*known_damage(store), *unwritable_paths(store)):
         code = 1
         record = {"status": "error", "path": str(store.root), "message": message}
-        settings.emit("status", record, f"broken  {message}")
+        settings.emit("status", record, f"damaged {message}")
     sys.exit(code)
 
 
@@ -88,12 +92,12 @@ def _mirror_lines(
     one: MirrorStatus,
     when: str,
     own: list[FailureRow],
-    gone: list[str],
+    removed: list[str],
     withdrawn: list[str],
     location_health: dict[str, int],
     schedule: ScheduleSummary | None,
 ) -> Iterator[str]:
-    """Yield the lines about a mirror; ``own`` are its failures."""
+    """Yield the lines about a mirror; ``own`` are the failures of the mirror."""
     from neuromirror.service.store_status import format_age
 
     failing = [row.dataset for row in own if row.task == "visit" and row.dataset]
@@ -101,27 +105,28 @@ def _mirror_lines(
     for head, text in [
         ("datasets", _dataset_counts(one)),
         ("content", f"{one.files} files in latest versions, {format_bytes(one.bytes)}"),
-        ("list read", when + format_age(when)),
+        ("last listing", when + format_age(when)),
         ("last visit", (one.last_visit or "never") + format_age(one.last_visit)),
         ("last full", (one.last_full_visit or "never") + format_age(one.last_full_visit)),
         ("failing", f"{one.failing}" + (f" ({_first_names(failing)})" * bool(failing))),
         *[("failed", line) for line in _failure_lines(own)],
-        *[("gone", f"{len(gone)} upstream, kept here ({_first_names(gone)})")] * bool(gone),
-        *[("waiting", f"{one.settling} (to settle)")] * bool(one.settling),
+        *[("removed", f"{len(removed)} upstream, kept in the store ({_first_names(removed)})")]
+        * bool(removed),
+        *[("settling", f"{one.settling} (still changing upstream)")] * bool(one.settling),
         *[("sidecars", _unreadable_text(one.unreadable_sidecars))] * bool(one.unreadable_sidecars),
         ("held", f"{one.open_holds}" + (" (neuromirror holds)" * bool(one.open_holds))),
         ("incidents", f"{one.incidents}" + (" (neuromirror events)" * bool(one.incidents))),
         *[("taken down", f"{len(withdrawn)} ({_first_names(withdrawn)})")] * bool(withdrawn),
-        *[("places", _location_health_text(location_health))] * bool(location_health),
+        *[("locations", _location_health_text(location_health))] * bool(location_health),
         *([] if schedule is None else [("service", _schedule_text(schedule))]),
     ]:
-        yield f"  {head:<11} {text}"
+        yield f"  {head:<12} {text}"
     for number, (name, value) in enumerate(one.capabilities.items()):
-        yield f"  {'' if number else 'upstream':<11} {name}: {value}"
+        yield f"  {'' if number else 'upstream':<12} {name}: {value}"
 
 
 def _failure_lines(failures: list[FailureRow]) -> list[str]:
-    more = [f"... {len(failures) - _MAX_SHOWN} more (--json has all)"] * (
+    more = [f"... {len(failures) - _MAX_SHOWN} more (--json lists all)"] * (
         len(failures) > _MAX_SHOWN
     )
     return [*map(_failure_text, failures[:_MAX_SHOWN]), *more]
@@ -140,7 +145,7 @@ def _unreadable_text(datasets: int) -> str:
 
 def _location_health_text(counts: dict[str, int]) -> str:
     text = ", ".join(f"{count} {health}" for health, count in counts.items())
-    return f"asked last, {text} (neuromirror audit, show)"
+    return f"{text} (neuromirror audit, neuromirror show)"
 
 
 def _schedule_text(schedule: ScheduleSummary) -> str:
@@ -148,83 +153,18 @@ def _schedule_text(schedule: ScheduleSummary) -> str:
     if schedule.next_due is not None:
         parts.append(f"next {schedule.next_due}")
     if schedule.in_progress:
-        parts.append(f"under way: {_first_names(schedule.in_progress)}")
+        parts.append(f"in progress: {_first_names(schedule.in_progress)}")
     if schedule.disabled:
-        parts.append(f"disabled after failures: {_first_names(schedule.disabled)}")
+        parts.append(f"disabled after repeated failures: {_first_names(schedule.disabled)}")
     return ", ".join(parts)
 
 
 def _dataset_counts(mirror: MirrorStatus) -> str:
-    parts = f" and {mirror.subdatasets} that are parts of others," if mirror.subdatasets else ""
-    return f"{mirror.datasets - mirror.subdatasets}{parts} with {mirror.versions} versions"
+    subdatasets = f" and {mirror.subdatasets} subdatasets" if mirror.subdatasets else ""
+    return f"{mirror.datasets - mirror.subdatasets}{subdatasets}, {mirror.versions} versions"
 
 
 def _first_names(names: list[str]) -> str:
     return ", ".join(names[:_MAX_SHOWN]) + (
         f", … {len(names) - _MAX_SHOWN} more" * (len(names) > _MAX_SHOWN)
-    )
-
-
-@click.command("check-config")
-@settings_options
-def check_config_command(settings: Settings) -> None:
-    """Check the mirror files.
-
-    No archive is asked. Every file is checked, and every wrong one is named. Exit code: 0 all
-    right, 2 something is wrong.
-    """
-    from neuromirror.crawl import list_mirror_files, load_mirror
-    from neuromirror.model import ConfigurationError
-
-    code = 0
-    for path in list_mirror_files(settings.mirrors_folder):
-        try:
-            mirror = load_mirror(path)
-            source = mirror.open()
-        except ConfigurationError as error:
-            code = 2
-            record = {"path": str(path), "status": "error", "message": str(error)}
-            settings.emit("check-config", record, f"error  {error}")
-            continue
-        record = {
-            "path": str(path),
-            "mirror": mirror.name,
-            "source": mirror.settings.source,
-            "uri": source.uri,
-        }
-        settings.emit(
-            "check-config", record, f"ok     {mirror.name}: {record['source']} at {source.uri}"
-        )
-    sys.exit(code)
-
-
-@click.command("rebuild-index")
-@settings_options
-def rebuild_index_command(settings: Settings) -> None:
-    """Make the index anew from the store.
-
-    Whatever became of the old one: nothing is lost, and it takes no request to any archive. What
-    the mirror files say of the files of Zarrs ([zarr] index_entries) then holds for versions that
-    are there already, too; without mirror files all stays as it was.
-    """
-    from tqdm import tqdm
-
-    from neuromirror.crawl import rebuild_index
-
-    store = settings.store()
-    path = settings.index_path(store)
-    limits = {}
-    # the store alone is enough: mirror files say only what became another setting since
-    if any(settings.mirrors_folder.glob("*.toml")):
-        limits = {name: one.settings.zarr for name, one in settings.mirrors().items()}
-    with tqdm(unit="B", unit_scale=True, disable=None, leave=False, file=sys.stderr) as bar:
-
-        def show(position: int) -> None:
-            bar.update(position - bar.n)
-
-        count = rebuild_index(store, path, show, limits)
-    settings.emit(
-        "rebuild-index",
-        {"path": str(path), "entries": count},
-        f"rebuilt {path} from {count} journal entries",
     )

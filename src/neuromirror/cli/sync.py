@@ -1,4 +1,4 @@
-"""``neuromirror sync``, ``holds`` and ``release``."""
+"""``neuromirror sync``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import (
     NamedPath,
     Settings,
@@ -30,26 +31,45 @@ if TYPE_CHECKING:
 
 
 _MAX_SHOWN = 20
-"""Datasets in progress that are named when a sync is ended."""
+"""Maximum number of datasets in progress that are listed when a sync is interrupted."""
 
 
-@click.command("sync")
-@click.argument("names", nargs=-1, metavar="[MIRROR | DATASET]...")
-@click.option("--dry-run", is_flag=True, help="Say what would be visited; write nothing.")
-@click.option("--deep", is_flag=True, help="Visit datasets even if upstream's overview is unmoved.")
-@click.option(
-    "--history", is_flag=True, help="Mirror earlier states too, where upstream keeps them."
+@command(
+    "sync",
+    example="""\
+neuromirror sync dandi:000027
+neuromirror sync dandi --dry-run""",
+)
+@argument(
+    "names",
+    nargs=-1,
+    metavar="[MIRROR | DATASET]...",
+    help="Mirrors (dandi) or datasets (dandi:000027) [default: all mirrors].",
 )
 @click.option(
-    "--jobs", type=click.IntRange(1, 64), default=16, show_default=True, help="Datasets at a time."
+    "--dry-run", is_flag=True, help="Print which datasets would be visited, and write nothing."
+)
+@click.option(
+    "--deep", is_flag=True, help="Visit every dataset, even if the archive lists it as unchanged."
+)
+@click.option(
+    "--history", is_flag=True, help="Mirror earlier states too, if the archive keeps them."
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    default=16,
+    show_default=True,
+    metavar="N",
+    help="Number of datasets visited in parallel.",
 )
 @click.option(
     "--private-store",
     type=NamedPath(),
     metavar="DIR",
-    help="The store of what is under embargo [no default; NEUROMIRROR_PRIVATE_STORE].",
+    help="Store for embargoed datasets [default: $NEUROMIRROR_PRIVATE_STORE].",
 )
-@click.option("--quiet", is_flag=True, help="Do not say at the end what the archives were asked.")
+@click.option("--quiet", is_flag=True, help="Suppress the request summary.")
 @settings_options
 def sync_command(
     settings: Settings,
@@ -64,26 +84,24 @@ def sync_command(
 ) -> None:
     """Bring datasets up to date with their archives.
 
-    Without names all declared mirrors are synced. MIRROR is a declared mirror (dandi), DATASET
-    one of its datasets (dandi:000027). Where the archive's list tells what has changed, unchanged
-    datasets cost no request of their own.
+    If the archive lists which datasets changed, unchanged datasets need no request of their own.
 
-    With --history, states between the last one that is mirrored (or the beginning) and now are
-    minted first, oldest first, as far as the archive keeps the versions of its objects.
+    --history mirrors the states between the last mirrored state (or the first) and the present
+    one, oldest first, as far as the archive keeps the versions of its objects.
 
-    What is under embargo is passed over, or, where the mirror's file says embargoed = "private",
-    goes to the store that --private-store names, outside the other one. All other commands look
-    into that store with --store.
+    Embargoed datasets are skipped. If the mirror file has embargoed = "private", they are mirrored
+    to the store of --private-store, which is outside the public store. Use --store to work with
+    the private store in other commands.
 
-    Beside "neuromirror serve", a dataset that it is visiting at the moment is left to it.
+    A dataset that "neuromirror serve" is visiting is skipped.
 
-    At the end stderr is told, mirror by mirror, how many requests that took, how much came, and
-    whether the archive asked to slow down; "neuromirror show" tells it of a dataset's last visit.
+    The request summary on stderr has the number of requests per mirror, the bytes received, and
+    whether the archive throttled requests; "neuromirror show" prints the same of the last visit of
+    a dataset. After Ctrl-C or SIGTERM, the datasets in progress and the number of remaining
+    datasets are printed.
 
-    Ended by Ctrl-C or SIGTERM it prints which datasets were in progress and how many are left.
-
-    Exit code: 0 all done, 1 something failed (the others are done), 2 wrong usage or
-    configuration, 3 a listing is held for approval, 130 or 143 ended by a signal.
+    Exit code: 0 success, 1 a dataset failed (the others are done), 2 wrong usage or configuration,
+    3 a listing is held for approval, 130 or 143 interrupted by a signal.
     """
     from neuromirror.crawl import PrivateStore, Sync, parse_sync_requests
     from neuromirror.crawl import dry_run as dry_results
@@ -127,7 +145,7 @@ def sync_command(
 
 @contextmanager
 def _index_if_any(settings: Settings) -> Iterator[Index | None]:
-    """The index for a dry run, which must work before the first sync too."""
+    """Open the index for a dry run; yields None before the first sync."""
     from neuromirror.store import NotAStoreError
 
     try:
@@ -147,18 +165,17 @@ def _index_if_any(settings: Settings) -> Iterator[Index | None]:
 
 @contextmanager
 def _exit_on_signal(run: Sync) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the process there and then, without waiting for visits.
+    """Exit at once on Ctrl-C and SIGTERM, without waiting for visits, which may take minutes.
 
-    They may be minutes from their end. A store takes no harm from a process that dies (its writes
-    are ordered for that), so no more is needed than to print what is left.
+    The store stays consistent if a process dies, because its writes are ordered for that.
     """
 
     def stop(number: int, frame: object) -> None:
-        # a bar may stand in the line; the process ends here, so nothing is left to draw it again
+        # clear the progress bar from the current line
         start = "\r\x1b[K" if sys.stderr.isatty() else ""
         reason = "interrupted" if number == signal.SIGINT else "terminated"
         left = _remaining_text(run.active_datasets, max(0, run.total - run.finished))
-        line = f"neuromirror: {reason}{left}; the store is whole, run the sync again to go on"
+        line = f"neuromirror: {reason}{left}; the store is intact, run the sync again to continue"
         os.write(2, f"{start}{printable(line)}\n".encode())
         os._exit(128 + number)
 
@@ -174,7 +191,7 @@ def _exit_on_signal(run: Sync) -> Iterator[None]:
 
 
 def _remaining_text(visiting: Sequence[str], unfinished: int) -> str:
-    """``; in progress: demo:1, demo:2; not started: 5 datasets``, as far as there is any."""
+    """Format ``; in progress: demo:1, demo:2; not visited: 5 datasets``; empty if none remain."""
     parts = []
     if visiting:
         more = f" and {len(visiting) - _MAX_SHOWN} more" if len(visiting) > _MAX_SHOWN else ""
@@ -185,14 +202,14 @@ def _remaining_text(visiting: Sequence[str], unfinished: int) -> str:
 
 
 def _with_progress(run: Sync, results: Iterator[Result]) -> Iterator[Result]:
-    """Passes results on, with a progress bar on stderr where that is a terminal."""
+    """Yield the results; show a progress bar if stderr is a terminal."""
     from tqdm import tqdm
 
-    over = threading.Event()
+    finished = threading.Event()
 
     def tick() -> None:
-        # a visit may take long: the time goes on, so that one sees that it runs
-        while not over.wait(1):
+        # refresh the elapsed time during long visits
+        while not finished.wait(1):
             bar.total = run.total or None
             bar.refresh()
 
@@ -208,13 +225,13 @@ def _with_progress(run: Sync, results: Iterator[Result]) -> Iterator[Result]:
                 with bar.external_write_mode(file=sys.stdout):
                     yield result
         finally:
-            over.set()
+            finished.set()
             if ticker.is_alive():
                 ticker.join()
 
 
 def _report(settings: Settings, results: Iterable[Result], *, count_unchanged: bool) -> int:
-    """Prints the results as they come, unchanged datasets as a number; gives the exit code."""
+    """Print the results, and the number of unchanged datasets; return the exit code."""
     code, any_result = 0, False
     unchanged: list[str] = []
     for result in results:
@@ -241,66 +258,23 @@ def _print_traffic(run: Sync) -> None:
 
 
 def format_result(result: Result) -> str:
-    """How a dataset fared, in a line."""
-    # many messages begin with the dataset, for those who see nothing else
+    """Format the result of a visit as one line."""
+    # many messages start with the name of the dataset
     message = result.message.removeprefix(f"{result.dataset}: ")
     estimate = "" if result.estimate is None else f"; {_estimate_text(result.estimate)}"
     return f"{result.status:<10} {result.dataset}  {message}{estimate}"
 
 
 def _estimate_text(estimate: Estimate) -> str:
-    """``1,218 files, 252.0 GB; 252.0 GB read once, in 1,218 requests``."""
+    """Format ``1,218 files, 252.0 GB; 252.0 GB to be read once, in 1,218 requests``."""
     size = f"{estimate.files:,} files, {format_bytes(estimate.bytes)}"
     if not estimate.fetched:
-        return f"{size}; nothing would be read of them"
-    read = f"{format_bytes(estimate.fetched)} read once, in {estimate.requests:,} requests"
+        return f"{size}; no content to be read"
+    read = f"{format_bytes(estimate.fetched)} to be read once, in {estimate.requests:,} requests"
     return f"{size}; {read}"
 
 
 def worst_exit_code(one: int, other: int) -> int:
-    """1 (failed) outranks 3 (held), which outranks 0."""
+    """Return the worse of two exit codes: 1 (failed) before 3 (held) before 0."""
     ranks = {0: 0, 3: 1, 1: 2}
     return max(one, other, key=lambda code: ranks[code])
-
-
-@click.command("holds")
-@settings_options
-def holds_command(settings: Settings) -> None:
-    """List what waits for an operator's approval.
-
-    A listing that is empty, loses more than the mirror's guards allow, or has other bytes where
-    they should never change, is held: look at the archive, then let it through with "neuromirror
-    release", or wait until upstream is mended.
-    Exit code: 0 none waits, 3 something does.
-    """
-    with settings.index() as index:
-        holds = list(index.open_holds())
-    for hold in holds:
-        settings.emit("holds", asdict(hold))
-    settings.print_table(
-        [[h.hold, h.dataset, h.upstream, h.reason, h.placed_at] for h in holds],
-        ["HOLD", "DATASET", "VERSION", "WHY", "SINCE"],
-    )
-    if not holds:
-        settings.print_text("nothing is held")
-    sys.exit(3 if holds else 0)
-
-
-@click.command("release")
-@click.argument("hold")
-@settings_options
-def release_command(settings: Settings, hold: str) -> None:
-    """Let a held listing through.
-
-    HOLD is its id in "neuromirror holds", or the first digits of it. The next sync accepts that
-    very listing, and holds any other. A service visits the dataset at once.
-    """
-    from neuromirror.service.hold_release import release_and_make_due
-
-    store = settings.store()
-    dataset = release_and_make_due(store, settings.index_path(store), hold)
-    settings.emit(
-        "release",
-        {"hold": hold, "dataset": dataset, "message": "released"},
-        f"released; a running service visits it now; without one: neuromirror sync {dataset}",
-    )

@@ -8,37 +8,51 @@ from dataclasses import asdict
 
 import click
 
+from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import Settings, settings_options
 from neuromirror.model.errors import ConfigurationError
 
 
-@click.command("takedown")
-@click.argument("dataset")
-@click.option("--reason", metavar="TEXT", help="Why; it is told to everybody who asks for it.")
-@click.option("--undo", is_flag=True, help="Show it again, as if it had never been taken down.")
+@command(
+    "takedown",
+    example="""\
+neuromirror takedown dandi:000027 --reason "withdrawn by its authors"
+neuromirror takedown dandi:000027 --undo""",
+)
+@argument("dataset", help="A dataset, e.g. dandi:000027.")
+@click.option(
+    "--reason", metavar="TEXT", help="The reason, which every command shows in place of the data."
+)
+@click.option("--undo", is_flag=True, help="Reinstate a dataset that was taken down.")
 @settings_options
 def takedown_command(settings: Settings, dataset: str, *, reason: str | None, undo: bool) -> None:
-    """Stop showing a DATASET, and visiting it.
+    """Withdraw a dataset from the store.
 
-    Its repository, records and manifests, and those of sub-datasets that only it has, are moved out
-    of the store to a folder beside it that only you can read (STORE-withdrawn); nothing is deleted.
-    Alias and super-datasets lose it, and the index, which is made anew, knows no more of it than
-    its name, the ids of its versions, and REASON: that is what every command answers, and what is
-    in tombstones/. No sync visits it until --undo. Killed anywhere, repeat it.
+    The repository, records and manifests of the dataset, and of subdatasets that no other dataset
+    has, are moved to a folder beside the store that only you can read (STORE-withdrawn); nothing is
+    deleted. The alias and the entries in superdatasets are removed, and the index is rebuilt; it
+    keeps only the name, the ids of the versions and the reason, which every command and
+    tombstones/ show. No sync visits the dataset until --undo. If the command is interrupted, run
+    it again.
 
-    What copies are elsewhere, and what else to see to: docs/takedown.md.
+    docs/takedown.md explains what else to do, for example about copies elsewhere.
 
-    Exit code: 0 done, 1 something failed (repeat it), 2 there is no such dataset, or it is a part.
+    Exit code: 0 success, 1 something failed (run the command again), 2 an unknown dataset, or a
+    subdataset.
     """
     from neuromirror.crawl import open_recorder
     from neuromirror.crawl.takedown import reinstate, take_down
 
     if undo == (reason is not None):
         raise ConfigurationError(
-            "--undo takes no --reason" if undo else "say why with --reason; everybody is told"
+            "--undo takes no --reason"
+            if undo
+            else f"{dataset}: a takedown needs a reason, which every command shows; add --reason"
         )
     if ":" not in dataset or "@" in dataset:
-        raise ConfigurationError(f"'{dataset}' is not a dataset; write <mirror>:<id>")
+        raise ConfigurationError(
+            f"'{dataset}' is not the name of a dataset; write <mirror>:<id>, e.g. dandi:000027"
+        )
     store = settings.store()
     mirrors = settings.mirrors()
     by, code = getpass.getuser(), 0

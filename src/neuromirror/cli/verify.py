@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import (
     INTERRUPTED,
     HostMessages,
@@ -31,25 +32,37 @@ if TYPE_CHECKING:
     from neuromirror.model import Digest
 
 _MAX_SHOWN = 20
-"""Files that are not here, or not the mirror's, are named up to so many; --json names all."""
+"""Maximum number of missing files and of local changes in text output; --json prints all."""
 
 
-@click.command("verify")
-@click.argument("target", metavar="LOCK|DIR", type=NamedPath())
-@click.option("--remote", is_flag=True, help="Ask all places of all files; download nothing.")
-@click.option("--full", is_flag=True, help="Fetch all files from their places; keep nothing.")
+@command(
+    "verify",
+    example="""\
+neuromirror verify datasets.lock --in data
+neuromirror verify --remote ./clone""",
+)
+@argument(
+    "target", metavar="LOCK|DIR", type=NamedPath(), help="A lock file, or the folder of a dataset."
+)
+@click.option(
+    "--remote", is_flag=True, help="Check what the URLs of all files serve, without downloads."
+)
+@click.option(
+    "--full", is_flag=True, help="Download and hash the content of all files, and keep nothing."
+)
 @click.option(
     "--in",
     "folder",
     metavar="DIR",
     type=NamedPath(),
-    help="Where the datasets of LOCK were restored [default: beside it].",
+    help="Folder with the restored datasets of LOCK [default: the folder of LOCK].",
 )
-@click.option("--allow-missing", is_flag=True, help="Content that is not here is no failure.")
+@click.option("--allow-missing", is_flag=True, help="Do not count missing content as a failure.")
 @click.option(
     "--jobs",
     type=click.IntRange(1, 64),
-    help="Files at a time [default: one a processor; 8 where places are asked].",
+    metavar="N",
+    help="Number of files checked in parallel [default: number of processors; 8 for URLs].",
 )
 @settings_options
 def verify_command(
@@ -62,36 +75,39 @@ def verify_command(
     allow_missing: bool,
     jobs: int | None,
 ) -> None:
-    """Compare bytes with what is pinned.
+    """Verify files against a lock file or the commit of a dataset.
 
-    LOCK is a file that "neuromirror pin" made: each of its datasets is compared with what it pins.
-    DIR is the folder of a dataset, which is compared with its own commit. Commit, tree and state
-    digest are computed again in every case. Where commits of your own stand on the mirror's, the
-    mirror's files are compared with the mirror's commit, and those that you added are listed apart.
+    Each dataset of a lock file is compared with its pin, the dataset in DIR with its own commit.
+    Commit, tree and state digest are always computed again. If commits of your own follow the
+    commit of the mirror, the files of the mirror are compared with its commit, and your changes
+    are listed separately.
 
-    Without an option all files are read here and hashed. With --remote every place of every file
-    is asked for size, checksums and object version, and nothing is downloaded: what a server says
-    is "claimed", not checked. With --full files are fetched from the best of their places that
-    gives the right bytes, hashed, and not kept. Neither needs content here, and for a LOCK no
-    dataset either: the manifest beside it is enough. What places answer goes into the index of the
-    store, if there is one.
+    By default all files in the dataset are read and hashed. With --remote, size, checksums and
+    object version are requested from every URL of every file, and nothing is downloaded: the reply
+    of a server is "claimed", not checked. With --full, files are downloaded from the first URL that
+    delivers the right content, hashed, and not kept. Both work without content in the dataset, and
+    for a lock file even without a dataset: the manifest beside the lock file is sufficient. The
+    replies are recorded in the index of the store, if there is one.
 
-    Only what is not as it should be is named, and each dataset is summed up; --json has a record
-    for each file and place. A file whose key holds no checksum is known by "size" at most, and
-    never proved.
+    The text output has the problems and a summary per dataset; --json prints one record per file
+    and URL. A file whose key has no checksum can be compared by its size only.
 
-    Exit code: 0 all is as it should be, 1 something differs, is missing, or could not be asked,
-    2 wrong usage, a LOCK that cannot be used, or a DIR that is no dataset.
+    Exit code: 0 everything is as expected, 1 something differs, is missing or could not be checked,
+    2 wrong usage, an invalid lock file, or a folder that is not a dataset.
     """
     from neuromirror.lab.verify import verify
 
     if remote and full:
-        raise ConfigurationError("--remote and --full are two ways to verify; choose one")
+        raise ConfigurationError("--remote and --full exclude each other; use one of them")
     mode: Mode = "remote" if remote else "full" if full else "local"
     if not target.exists():
-        raise ConfigurationError(f"there is no lock or dataset {target}")
+        raise ConfigurationError(
+            f"{target}: no such file or folder; name a lock file or the folder of a dataset"
+        )
     if folder is not None and target.is_dir():
-        raise ConfigurationError(f"--in says where datasets of a lock are; {target} is a folder")
+        raise ConfigurationError(
+            f"--in is for lock files, and {target} is a folder; leave out --in"
+        )
     with ExitStack() as stack:
         recorder = stack.enter_context(_recorder(settings)) if mode != "local" else None
         remote_options: dict[str, Any] = {}
@@ -109,7 +125,7 @@ def verify_command(
         try:
             code = _report(settings, _with_progress(findings), mode, str(target))
         except KeyboardInterrupt:
-            # not by way of the threads that wait for a server's answer
+            # do not wait for the threads that wait for a server
             click.echo("neuromirror: interrupted", err=True)
             sys.stdout.flush()
             os._exit(INTERRUPTED)
@@ -117,7 +133,7 @@ def verify_command(
 
 
 class _KnownDigests:
-    """More checksums of a key's bytes, as far as the store's index has some."""
+    """Looks up further checksums of a key in the index of the store."""
 
     def __init__(self, recorder: Recorder | None) -> None:
         self._recorder = recorder
@@ -140,7 +156,7 @@ class _KnownDigests:
 
 @contextmanager
 def _recorder(settings: Settings) -> Iterator[Recorder | None]:
-    """What records answers in the store, if there is one that can be written."""
+    """Open a recorder for the results; yields None without a store that can be written."""
     from neuromirror.crawl import open_recorder
     from neuromirror.store import NotAStoreError
 
@@ -155,7 +171,7 @@ def _recorder(settings: Settings) -> Iterator[Recorder | None]:
         try:
             recorder = stack.enter_context(open_recorder(store, settings.index_path(store)))
         except (OSError, NeuromirrorError) as error:
-            warning = f"neuromirror: what places answer is not recorded: {error}"
+            warning = f"neuromirror: warning: the results are not recorded in the store: {error}"
             click.echo(printable(warning), err=True)
             yield None
             return
@@ -163,7 +179,7 @@ def _recorder(settings: Settings) -> Iterator[Recorder | None]:
 
 
 def _with_progress(findings: Iterator[Finding]) -> Iterator[Finding]:
-    """Passes findings on, and counts files on stderr where that is a terminal."""
+    """Yield the findings; show their number on stderr if that is a terminal."""
     from tqdm import tqdm
 
     shape = "{desc}{n_fmt} [{elapsed}, {rate_fmt}]"
@@ -177,7 +193,7 @@ def _with_progress(findings: Iterator[Finding]) -> Iterator[Finding]:
 
 @dataclass(slots=True)
 class _DatasetSummary:
-    """What was found of one dataset, counted."""
+    """Counts of the findings in one dataset."""
 
     name: str
     version: str | None
@@ -223,7 +239,7 @@ def _is_absent(finding: Finding) -> bool:
 
 
 def _report(settings: Settings, findings: Iterator[Finding], mode: Mode, target: str) -> int:
-    """Prints what is not as it should be, sums up each dataset; gives the exit code."""
+    """Print the problems and a summary of each dataset; return the exit code."""
     code = 0
     summary: _DatasetSummary | None = None
     hosts = HostMessages("verify")
@@ -233,15 +249,15 @@ def _report(settings: Settings, findings: Iterator[Finding], mode: Mode, target:
             code = max(code, _print_summary(settings, summary, mode))
             summary = _DatasetSummary(name, finding.version)
         summary.add(finding)
-        news = finding.failed and hosts.is_first(finding)
-        line = _finding_line(finding) if news or finding.what == "own" else None
+        is_new = finding.failed and hosts.is_first(finding)
+        line = _finding_line(finding) if is_new or finding.what == "own" else None
         if _is_absent(finding) and summary.missing > _MAX_SHOWN:
             line = None
         if finding.what == "own" and summary.local_changes > _MAX_SHOWN:
             line = None
         settings.emit("verify", finding.to_json(), line)
     if summary is None:
-        settings.print_text(f"{target} pins no dataset")
+        settings.print_text(f"{target}: the lock file has no pins")
     hosts.print_counts(settings)
     return max(code, _print_summary(settings, summary, mode))
 
@@ -273,11 +289,11 @@ def _print_summary(settings: Settings, summary: _DatasetSummary | None, mode: Mo
         "version": summary.version,
         "mode": mode,
         "failed": failed,
-        "not_here": summary.missing,
-        "own": summary.local_changes,
+        "missing": summary.missing,
+        "local_changes": summary.local_changes,
         "documents": summary.documents,
         "files": {"checked": dict(summary.checked), "claimed": dict(summary.claimed)},
-        "places": dict(summary.locations),
+        "location_health": dict(summary.locations),
         "bytes": summary.bytes,
         "message": message,
     }
@@ -288,32 +304,31 @@ def _print_summary(settings: Settings, summary: _DatasetSummary | None, mode: Mo
 def _summary_text(summary: _DatasetSummary, mode: Mode) -> str:
     parts = []
     if summary.whole >= {"commit", "state"}:
-        parts.append("commit and state digest hold")
+        parts.append("commit and state digest verified")
     if summary.checked:
         breakdown = ", ".join(f"{count} by {label}" for label, count in summary.checked.items())
-        how = "fetched and hashed" if mode == "full" else "hashed here"
+        how = "downloaded and hashed" if mode == "full" else "hashed"
         parts.append(
             f"{_count(summary.checked, 'file')} {how} ({breakdown}; {format_bytes(summary.bytes)})"
         )
     if summary.claimed:
         breakdown = ", ".join(f"{count} by {label}" for label, count in summary.claimed.items())
-        parts.append(f"{_count(summary.claimed, 'file')} not proved ({breakdown})")
+        parts.append(f"{_count(summary.claimed, 'file')} without checksum ({breakdown})")
     if summary.locations:
         breakdown = ", ".join(f"{count} {label}" for label, count in summary.locations.items())
-        what = "asked" if mode == "remote" else "gave no right bytes"
-        parts.append(f"{_count(summary.locations, 'place')} {what}: {breakdown}")
+        what = "checked" if mode == "remote" else "without the right content"
+        parts.append(f"{_count(summary.locations, 'URL')} {what}: {breakdown}")
     if summary.stated:
         breakdown = ", ".join(f"{count} by {label}" for label, count in summary.stated.items())
-        parts.append(f"claimed by the servers, not checked ({breakdown})")
+        parts.append(f"evidence claimed by the servers ({breakdown})")
     if summary.missing:
-        parts.append(f"{summary.missing} not here")
+        parts.append(f"{summary.missing} missing")
     if summary.local_changes:
         parts.append(
-            f"{summary.local_changes} of the clone's own commits, not from the mirror and not "
-            f"looked at"
+            f"{summary.local_changes} local changes, from commits of the clone, not checked"
         )
     if summary.failed:
-        parts.append(f"{summary.failed} not as pinned, or not to be had")
+        parts.append(f"{summary.failed} differ from the pin or are unavailable")
     return "; ".join(parts) or "no files"
 
 

@@ -1,7 +1,7 @@
-"""Whether the places of mirrored files still have what was mirrored: asked, never downloaded.
+"""Check whether the URLs of mirrored files still serve the mirrored content, without downloads.
 
-Places that were never asked come first, then those asked longest ago; what each said is recorded
-for all, so that an audit goes on where the last one stopped, whoever made it.
+URLs that were never checked come first, then those with the oldest check. All results are recorded,
+so that an audit continues where the last one stopped.
 """
 
 from __future__ import annotations
@@ -22,19 +22,25 @@ from neuromirror.transfer.url_sessions import VERIFY_LIMITS, UrlSessions
 from neuromirror.transfer.verify_items import PinnedFile
 
 DEFAULT_MAX_AGE = timedelta(days=30)
-"""After so long a place is asked again, unless somebody says otherwise."""
+"""Default age of a result after which its URL is checked again."""
 
 _BATCH = 256
-"""Places that are looked up, asked and recorded at a time."""
+"""Number of URLs that are looked up, checked and recorded together."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditSettings:
-    """How servers are asked.
+    """Limits and permissions for requests to servers.
 
-    ``connections`` and ``per_second`` bound what goes to one host. ``allowed`` are private
-    addresses that may be asked, as git-annex's configuration has them
-    (``annex.security.allowed-ip-addresses``); ``token`` gives the token for a host of volumes.
+    Attributes
+    ----------
+    connections, per_second
+        Maximum number of connections, and of requests per second, per host.
+    allowed
+        Private addresses that may be requested, as in the git-annex option
+        ``annex.security.allowed-ip-addresses``.
+    token
+        Returns the token for a volume host.
     """
 
     connections: int = 4
@@ -43,21 +49,21 @@ class AuditSettings:
     token: Callable[[str], str | None] = lambda host: None
 
     def open_sessions(self) -> UrlSessions:
-        """The sessions to ask by; the caller closes them."""
+        """Open the sessions; the caller closes them."""
         limits = replace(VERIFY_LIMITS, per_host=self.connections, per_second=self.per_second)
         return UrlSessions(self.allowed, self.token, limits, setting="git config --global")
 
 
 @dataclass(frozen=True, slots=True)
 class AuditScope:
-    """What is audited: a mirror, a dataset, or (both None) all."""
+    """The scope of an audit: a mirror, a dataset, or (both None) the whole store."""
 
     mirror: str | None = None
     dataset: str | None = None
 
     @classmethod
     def parse(cls, name: str) -> AuditScope:
-        """What a person names: ``dandi`` or ``dandi:000027``."""
+        """Parse the name of a mirror or a dataset: ``dandi`` or ``dandi:000027``."""
         return cls(dataset=name) if ":" in name else cls(mirror=name)
 
 
@@ -71,13 +77,26 @@ def audit(
     now: datetime,
     until: float | None = None,
 ) -> Generator[Finding, None, None]:
-    """Asks places that were not asked since ``now - older_than``, and yields what each says.
+    """Check URLs that were not checked since ``now - older_than``.
 
-    At most ``budget`` places, and none after ``until`` (of time.monotonic). Raises
-    UnknownMirrorError
-    and UnknownDatasetError before anything is asked. Close it where it is left before its end:
-    what was
-    asked is then recorded.
+    Close the generator if it is not exhausted: the results so far are then recorded.
+
+    Parameters
+    ----------
+    budget
+        Maximum number of URLs.
+    until
+        Time of :func:`time.monotonic` after which no further URL is checked.
+
+    Yields
+    ------
+    Finding
+        The result for each URL.
+
+    Raises
+    ------
+    UnknownMirrorError, UnknownDatasetError
+        A scope is not in the index; no request was sent.
     """
     before = (now - older_than).astimezone(UTC).isoformat(timespec="seconds")
     left = budget
@@ -91,13 +110,13 @@ def audit(
             while left is None or left > 0:
                 limit = _BATCH if left is None else min(left, _BATCH)
                 due = _due_locations(recorder, scope, limit, before)
-                # what cannot be recorded would come again and again
+                # a result that cannot be recorded would be due forever
                 fresh = [one for one in due if (one.url, one.key) not in seen]
                 if not fresh or (until is not None and time.monotonic() >= until):
                     break
                 seen.update((one.url, one.key) for one in fresh)
                 fresh.sort(key=lambda one: (one.dataset, one.path, one.url))
-                # all of these are recorded, whatever they said before: by that the next come up
+                # record every result, also an unchanged one, so that the URL is no longer due
                 yield from record_health(
                     _probe_all(prober, fresh, settings.connections, until),
                     recorder,
@@ -119,14 +138,14 @@ def _due_locations(
 def _probe_all(
     prober: Prober, due: list[DueLocation], connections: int, until: float | None
 ) -> Iterator[Finding]:
-    """What places say, in order; those that it came too late for say nothing."""
+    """Yield the results in order; URLs that were not checked in time are skipped."""
 
     def ask(location: DueLocation) -> Finding | None:
         if until is not None and time.monotonic() >= until:
             return None
         return _probe_one(prober, location)
 
-    # several hosts may be among them, each of which has its own bounds
+    # the URLs may be of several hosts, and the limits are per host
     with ThreadPoolExecutor(4 * connections, thread_name_prefix="audit") as pool:
         running: list[Future[Finding | None]] = [pool.submit(ask, location) for location in due]
         try:
@@ -143,7 +162,7 @@ def _probe_one(prober: Prober, location: DueLocation) -> Finding:
     file = PinnedFile(location.path.encode(), location.key, (location.url,))
     found = prober.probe(file, location.digests, is_only_url=location.is_only_location)[0]
     health = found.health or Health.UNKNOWN
-    # told by the address that the index has, for what it says to be found again
+    # report the URL as the index has it, so that the result can be recorded
     return replace(
         found,
         action="audit",

@@ -1,7 +1,7 @@
-"""What differs between two states: of one dataset or of two, in the store or in a clone.
+"""Compare two states, of one dataset or of two, in the store or in a clone.
 
-Both are read once, in order of path, and what differs is sorted on disk: memory does not grow with
-the number of files.
+Both are read once, in the order of paths, and the differences are sorted on disk, so that memory
+does not grow with the number of files.
 """
 
 from __future__ import annotations
@@ -44,20 +44,29 @@ from neuromirror.model import (
 from neuromirror.store import Store
 
 Kind = Literal["added", "removed", "changed", "moved", "metadata", "document"]
-"""How a file differs.
+"""The kind of a difference.
 
-``changed``: other bytes at the same path; ``moved``: the same bytes at another path, and no more
-at the old one; ``metadata``: the same bytes, of which other places, times or checksums are told.
-A ``document`` is a plain file of git, whatever became of it.
+``changed``: other bytes at the same path; ``moved``: the same bytes at another path, and no longer
+at the old one; ``metadata``: the same bytes with other URLs, times or checksums; ``document``: an
+added, removed or changed plain file in git.
 """
 
 
 class FileChange(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """A file that differs: its path, or the path that it had where it was removed.
+    """A file or subdataset that differs.
 
-    ``before`` is the path that a moved file had. Digests are as the canonical manifest spells them,
-    sizes in bytes; ``files`` is given for a sub-dataset and counts the files in it, with sizes of
-    all of them, and digests that are its states.
+    Attributes
+    ----------
+    path
+        The path in the new state; for a removed file, its old path.
+    before
+        The old path of a moved file.
+    old_digest, new_digest
+        Digests as in the canonical manifest; of a subdataset, the digests of its states.
+    old_size, new_size
+        Sizes in bytes; of a subdataset, the size of all its files.
+    files
+        The number of files in a subdataset; None for a file.
     """
 
     kind: Kind
@@ -73,12 +82,21 @@ class FileChange(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class DiffSide:
-    """One of two states that are compared.
+    """One of the two states that are compared.
 
-    ``form`` is model.SnapshotHeader's; ``lines`` gives its record lines by git path; those of a
-    clone (``told`` is False) say no more than git does. ``since`` gives the pairs of them that
-    differ from another commit of the dataset, None where that takes reading both. ``part`` gives
-    a sub-dataset's side, None where it is not at hand.
+    Attributes
+    ----------
+    form
+        As in ``model.SnapshotHeader``.
+    has_records
+        Whether the record lines have more than git has; False for a clone.
+    lines
+        Returns the record lines, by git path.
+    changes_since
+        Returns the pairs of lines that differ from another commit of the dataset, or None if both
+        states must be read in full.
+    subdataset
+        Returns the side of a subdataset, or None if it is not available.
     """
 
     name: str
@@ -92,7 +110,7 @@ class DiffSide:
 
 
 def version_side(store: Store, index: Index, row: VersionRow) -> DiffSide:
-    """A version in a store."""
+    """Return the side of a version in a store."""
 
     def subdataset(placed: SnapshotEntry) -> DiffSide | None:
         assert placed.subdataset is not None
@@ -101,7 +119,7 @@ def version_side(store: Store, index: Index, row: VersionRow) -> DiffSide:
                 f"{row.mirror}:{placed.subdataset.local_id}", placed.subdataset.commit
             )
         except (UnknownDatasetError, UnknownVersionError):
-            return None  # it was taken out of the store
+            return None  # withdrawn from the store
         return version_side(store, index, inner)
 
     dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
@@ -119,7 +137,7 @@ def version_side(store: Store, index: Index, row: VersionRow) -> DiffSide:
 
 
 def clone_side(git_dir: Path, root: Path, commit: str) -> DiffSide:
-    """A commit of a clone, of which what its keys say is known."""
+    """Return the side of a commit of a clone, with the fields that its keys contain."""
     committed = MintedCommit(git_dir, commit)
 
     def lines() -> Iterator[bytes]:
@@ -138,14 +156,14 @@ def clone_side(git_dir: Path, root: Path, commit: str) -> DiffSide:
 
 @dataclass(slots=True)
 class ChangeCounts:
-    """How many files and bytes there are of each kind; those of sub-datasets are of all in them."""
+    """Counts of files, bytes and subdatasets by kind of change."""
 
     files: Counter[str] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
     subdatasets: Counter[str] = field(default_factory=Counter)
 
     def add(self, change: FileChange) -> None:
-        """One more."""
+        """Count a change."""
         if change.files is not None:
             self.subdatasets[change.kind] += 1
             return
@@ -157,11 +175,19 @@ class ChangeCounts:
 def diff(
     old: DiffSide, new: DiffSide, scratch: Path, *, recursive: bool = False
 ) -> Iterator[FileChange]:
-    """Yields what became of ``old`` in ``new``, in order of path; then documents.
+    """Yield the changes from ``old`` to ``new`` in the order of paths, then those of documents.
 
-    ``scratch`` is a folder for files of the size of what differs. ``recursive`` opens sub-datasets
-    that differ and are at hand on both sides. Raises StoreDamagedError, ObjectMissingError or
-    CommitUnreadableError where a side cannot be read.
+    Parameters
+    ----------
+    scratch
+        A folder for temporary files of the size of the differences.
+    recursive
+        Compare the files of changed subdatasets that are available on both sides.
+
+    Raises
+    ------
+    StoreDamagedError, ObjectMissingError, CommitUnreadableError
+        A side cannot be read.
     """
     yield from _diff(old, new, scratch, "", recursive=recursive)
 
@@ -171,15 +197,15 @@ def _diff(
 ) -> Iterator[FileChange]:
     reduce = not (old.has_records and new.has_records)
     lines = [_lines_as_in_git(side) if reduce else side.lines() for side in (old, new)]
-    # of two versions of one dataset the store often has kept no more than what changed
+    # the store often has the difference of two versions of one dataset
     known = None if reduce or old.git_dir != new.git_dir else new.changes_since(old.commit)
     between = StateDifference(scratch / "difference", known or diff_lines(*lines))
     opened: list[tuple[SnapshotEntry, SnapshotEntry]] = []
     with ExitStack() as stack:
-        gone, come, out = (stack.enter_context(LineSorter(scratch)) for _ in range(3))
+        removed, added, out = (stack.enter_context(LineSorter(scratch)) for _ in range(3))
         for before, after in between.changes():
-            part = (before and before.subdataset) or (after and after.subdataset)
-            if part is not None or (before is not None and after is not None):
+            subdataset = (before and before.subdataset) or (after and after.subdataset)
+            if subdataset is not None or (before is not None and after is not None):
                 change = _at_same_path(before, after, below)
                 if change is not None:
                     _put(out, change)
@@ -193,8 +219,8 @@ def _diff(
             else:
                 one = before or after
                 assert one is not None
-                (gone if after is None else come).add(_row(one))
-        for change in _moves(gone, come, below):
+                (removed if after is None else added).add(_row(one))
+        for change in _moves(removed, added, below):
             _put(out, change)
         yield from (_decode(row.partition(b"\0")[2]) for row in out)
     yield from _documents(old, new, below)
@@ -215,12 +241,12 @@ def _put(out: LineSorter, change: FileChange) -> None:
 
 
 def _sortable(name: bytes) -> bytes:
-    """A name to sort rows by, in which no row may end."""
+    """Return a name as a sort key without line breaks."""
     return name.replace(b"\n", b" ")
 
 
 def _row(placed: SnapshotEntry) -> bytes:
-    """A row that sorts by content, and within it by file name, so that like finds like."""
+    """Encode an entry as a row that sorts by content, then by file name."""
     record, path = placed.record, placed.git_path
     digest = manifest_digest(record)
     if digest != "none":
@@ -231,9 +257,9 @@ def _row(placed: SnapshotEntry) -> bytes:
     return b"\0".join((_sortable(content), _sortable(name), dump_snapshot_entry(placed)))
 
 
-def _moves(gone: Iterable[bytes], come: Iterable[bytes], below: str) -> Iterator[FileChange]:
-    """What was moved, added and removed, from the rows of what is gone and of what has come."""
-    olds, news = iter(gone), iter(come)
+def _moves(removed: Iterable[bytes], added: Iterable[bytes], below: str) -> Iterator[FileChange]:
+    """Yield moved, added and removed files from the sorted rows of both sides."""
+    olds, news = iter(removed), iter(added)
     old, new = next(olds, None), next(news, None)
     while old is not None or new is not None:
         before = None if old is None else old.split(b"\0", 2)
@@ -276,7 +302,7 @@ def _moved_change(old: SnapshotEntry, new: SnapshotEntry, below: str) -> FileCha
 
 
 def _digest_size_files(one: SnapshotEntry) -> tuple[str | None, int | None, int | None]:
-    """Digest and size, and of a sub-dataset the number of its files."""
+    """Return digest and size and, for a subdataset, the number of its files."""
     if one.subdataset is not None:
         return one.subdataset.state, one.subdataset.bytes, one.subdataset.files
     digest = manifest_digest(one.record)
@@ -286,7 +312,7 @@ def _digest_size_files(one: SnapshotEntry) -> tuple[str | None, int | None, int 
 def _at_same_path(
     old: SnapshotEntry | None, new: SnapshotEntry | None, below: str
 ) -> FileChange | None:
-    """What became of a file or sub-dataset; None where nothing did that matters."""
+    """Return the change of a file or subdataset at one path, or None if it is equal."""
     if new is None:
         assert old is not None
         return _one_sided_change("removed", old, below)
@@ -303,11 +329,11 @@ def _at_same_path(
                 return None
             kind, message = "metadata", "another commit of the same state"
     elif old.subdataset is not None or new.subdataset is not None:
-        message = "a file is a sub-dataset now" if new.subdataset else "a sub-dataset is a file now"
+        message = "was a file, is a subdataset" if new.subdataset else "was a subdataset, is a file"
     elif old.key == new.key or _same_bytes(old.record, new.record):
         kind, message = "metadata", _changed_fields(old.record, new.record)
     elif not has_different_bytes(old.record, new.record):
-        message = "known by other checksums, so that nothing tells whether the bytes are the same"
+        message = "no common checksum algorithm; the content may be equal"
     (old_digest, old_size, was), (new_digest, new_size, files) = (
         _digest_size_files(old),
         _digest_size_files(new),
@@ -334,17 +360,17 @@ def _same_bytes(old: FileRecord, new: FileRecord) -> bool:
 def _changed_fields(old: FileRecord, new: FileRecord) -> str:
     pairs = {
         "checksums": (set(old.digests), set(new.digests)),
-        "places": (old.locations, new.locations),
+        "URLs": (old.locations, new.locations),
         "time": (old.modified, new.modified),
-        "upstream's id": (old.upstream_id, new.upstream_id),
+        "upstream id": (old.upstream_id, new.upstream_id),
         "retention": (old.retention, new.retention),
-        "upstream's name": (old.path, new.path),
+        "upstream path": (old.path, new.path),
     }
     return ", ".join(name for name, (one, other) in pairs.items() if one != other)
 
 
 def _documents(old: DiffSide, new: DiffSide, below: str) -> Iterator[FileChange]:
-    """Plain files of git that differ, but for those that a mirror adds itself."""
+    """Yield the changes of plain files in git, without those that the mirror writes."""
     with ExitStack() as stack:
         one = other = stack.enter_context(ObjectReader(old.git_dir))
         if new.git_dir != old.git_dir:
@@ -359,7 +385,7 @@ def _documents(old: DiffSide, new: DiffSide, below: str) -> Iterator[FileChange]
 
 
 def _lines_as_in_git(side: DiffSide) -> Iterator[bytes]:
-    """The record lines of a side that say no more than git does, of no more than is in git."""
+    """Yield the record lines of a side, reduced to the fields and files in git."""
     for line in side.lines():
         placed = load_snapshot_entry(line)
         if not is_in_git(placed, side.form):
@@ -378,8 +404,10 @@ def _to_placed(one: ListedFile | ListedSubdataset) -> SnapshotEntry:
     path = one.path.encode()
     if isinstance(one, ListedSubdataset):
         local_id = one.name.partition(":")[2]
-        part = Subdataset(one.dataset_id, local_id, one.commit, one.state, one.files, one.bytes)
-        return SnapshotEntry(path, "", _empty_record(path), part)
+        subdataset = Subdataset(
+            one.dataset_id, local_id, one.commit, one.state, one.files, one.bytes
+        )
+        return SnapshotEntry(path, "", _empty_record(path), subdataset)
     return _placed_by_key(path, one.key)
 
 
@@ -388,7 +416,7 @@ def _empty_record(path: bytes) -> FileRecord:
 
 
 def _placed_by_key(path: bytes, key: str) -> SnapshotEntry:
-    """A file of which its key alone is known."""
+    """Return the entry of a file whose key is the only source."""
     parts, digest = parse_key(key), key_digest(key)
     part_size = None
     if digest is not None and digest[0] == "etag":

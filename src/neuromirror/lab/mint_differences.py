@@ -1,4 +1,4 @@
-"""What is not the same in two mints of one state: files, plain files of git, the commit itself."""
+"""Compare two mints of one state: files, plain files in git, and the commit itself."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from neuromirror.git import REGULAR_FILE_MODE, SYMLINK_MODE, TREE_MODE, ObjectRe
 from neuromirror.model import FileRecord, SnapshotEntry, diff_lines, parse_json, path_to_text
 
 MAX_NAMED_PATHS = 20
-"""Paths of a kind that are named; the rest is counted."""
+"""Maximum number of paths listed per kind of difference; the others are counted."""
 
 _MAX_SHOWN = 3
 _DESCRIPTION = b".neuromirror/dataset.json"
-# they differ because something else does
+# fields that follow from other differences
 _DERIVED_FIELDS = frozenset(
     ("state", "metadata", "files", "bytes", "evidence", "documents", "parts")
 )
 
 _Entry = tuple[bytes, bytes]
-"""Mode and 20-byte id of a tree's entry."""
+"""Mode and 20-byte id of a tree entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class VersionIds:
-    """A version's commit and tree (hex) and its state digest (``sha256:<hex>``)."""
+    """The commit and tree of a version (hex) and its state digest (``sha256:<hex>``)."""
 
     commit: str
     tree: str
@@ -38,13 +38,13 @@ class VersionIds:
 
 @dataclass(slots=True)
 class PathSample:
-    """How many there are, and the first :data:`MAX_NAMED_PATHS` of them."""
+    """The number of paths, and the first :data:`MAX_NAMED_PATHS` of them."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
 
     def add(self, path: bytes) -> None:
-        """One more."""
+        """Count a path."""
         self.count += 1
         if len(self.first) < MAX_NAMED_PATHS:
             self.first.append(path_to_text(path))
@@ -59,15 +59,27 @@ class PathSample:
 
 @dataclass(slots=True)
 class MintDifferences:
-    """In what a version that was minted again differs from the one in the store; paths as in git.
+    """The differences between a version in the store and the same version minted again.
 
-    ``added`` and ``removed`` are files, ``other_bytes`` those of another size or checksum,
-    ``other_checksums`` those of the same size that are known by checksums of other kinds, so that
-    nothing tells whether the bytes are the same. ``documents`` are plain files of git: upstream's
-    documents and our own. ``described`` are the words of ``.neuromirror/dataset.json`` with
-    another value (``title``, ``exceptions``, …), ``parts`` sub-datasets at another commit.
-    ``links`` are symlinks that lead elsewhere, told where no file differs. ``commit`` says in
-    sentences what differs in the commit object beside its tree.
+    Attributes
+    ----------
+    added, removed
+        Files on one side only.
+    other_bytes
+        Files with another size or checksum.
+    other_checksums
+        Files of the same size that have checksums of other algorithms only, so that their content
+        cannot be compared.
+    documents
+        Plain files in git: documents of upstream and of neuromirror.
+    subdatasets
+        Subdatasets at another commit.
+    links
+        Symlinks with another target, if no file differs.
+    description_fields
+        Fields of ``.neuromirror/dataset.json`` with another value (``title``, ``exceptions``, …).
+    commit
+        Differences of the commit object other than its tree, as sentences.
     """
 
     added: PathSample = field(default_factory=PathSample)
@@ -75,36 +87,37 @@ class MintDifferences:
     other_bytes: PathSample = field(default_factory=PathSample)
     other_checksums: PathSample = field(default_factory=PathSample)
     documents: PathSample = field(default_factory=PathSample)
-    parts: PathSample = field(default_factory=PathSample)
+    subdatasets: PathSample = field(default_factory=PathSample)
     links: PathSample = field(default_factory=PathSample)
-    described: list[str] = field(default_factory=list)
+    description_fields: list[str] = field(default_factory=list)
     commit: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.sentences())
 
     def sentences(self) -> list[str]:
-        """All of it in words, the weightiest first."""
+        """Return the differences as text, most important first."""
         counted = [
             (self.added, "file added", "files added"),
             (self.removed, "file removed", "files removed"),
             (self.other_bytes, "file with other bytes", "files with other bytes"),
             (
                 self.other_checksums,
-                "file known by other checksums",
-                "files known by other checksums",
+                "file with other kinds of checksums",
+                "files with other kinds of checksums",
             ),
-            (self.parts, "sub-dataset in another state", "sub-datasets in another state"),
+            (self.subdatasets, "subdataset in another state", "subdatasets in another state"),
             (self.documents, "plain file differs", "plain files differ"),
-            (self.links, "symlink leads elsewhere", "symlinks lead elsewhere"),
+            (self.links, "symlink with another target", "symlinks with another target"),
         ]
         sentences = [
             f"{paths.count} {one if paths.count == 1 else many} ({paths})"
             for paths, one, many in counted
             if paths
         ]
-        if self.described:
-            sentences.append(f"the dataset is described otherwise ({', '.join(self.described)})")
+        if self.description_fields:
+            fields = ", ".join(self.description_fields)
+            sentences.append(f"the description of the dataset differs ({fields})")
         if not sentences and self.commit:
             return [f"only the commit differs: {'; '.join(self.commit)}"]
         return sentences
@@ -112,7 +125,7 @@ class MintDifferences:
 
 @dataclass(frozen=True, slots=True)
 class MintedSide:
-    """One of two mints: a bare repository, a commit in it, and its record lines by git path."""
+    """One side of a comparison: a bare repository, a commit, and its record lines by git path."""
 
     repository: Path
     commit: str
@@ -120,10 +133,17 @@ class MintedSide:
 
 
 def find_differences(stored: MintedSide, minted: MintedSide, scratch: Path) -> MintDifferences:
-    """What differs between a version in the store and the same minted again.
+    """Compare a version in the store with the same version minted again.
 
-    ``scratch`` is a folder for files of the size of the records; raises ObjectMissingError and
-    StoreDamagedError where a side cannot be read.
+    Parameters
+    ----------
+    scratch
+        A folder for temporary files of the size of the records.
+
+    Raises
+    ------
+    ObjectMissingError, StoreDamagedError
+        A side cannot be read.
     """
     found = MintDifferences()
     with ExitStack() as stack:
@@ -142,29 +162,29 @@ def find_differences(stored: MintedSide, minted: MintedSide, scratch: Path) -> M
 
 
 def _classify(found: MintDifferences, old: SnapshotEntry | None, new: SnapshotEntry | None) -> None:
-    there = old or new
-    assert there is not None
-    if there.subdataset is not None or (new is not None and new.subdataset is not None):
+    entry = old or new
+    assert entry is not None
+    if entry.subdataset is not None or (new is not None and new.subdataset is not None):
         ids = [
             None if one is None or one.subdataset is None else one.subdataset.commit
             for one in (old, new)
         ]
         if ids[0] != ids[1]:
-            found.parts.add(there.git_path)
+            found.subdatasets.add(entry.git_path)
     elif old is None:
-        found.added.add(there.git_path)
+        found.added.add(entry.git_path)
     elif new is None:
-        found.removed.add(there.git_path)
+        found.removed.add(entry.git_path)
     elif old.key != new.key:
         same_size = old.record.size == new.record.size
         kind = found.other_bytes
         if same_size and not _contradict(old.record, new.record):
             kind = found.other_checksums
-        kind.add(there.git_path)
+        kind.add(entry.git_path)
 
 
 def _contradict(old: FileRecord, new: FileRecord) -> bool:
-    """Whether a checksum of one kind has two values."""
+    """Return whether the records have different values for one algorithm."""
     others = ((one.value, new.digest(one.algorithm)) for one in old.digests)
     return any(other is not None and other.value != value for value, other in others)
 
@@ -172,18 +192,18 @@ def _contradict(old: FileRecord, new: FileRecord) -> bool:
 def _compare_trees(
     found: MintDifferences, old: ObjectReader, new: ObjectReader, before: bytes, after: bytes
 ) -> None:
-    """Plain files that differ; links and sub-datasets are weighed by their records."""
-    links, described = PathSample(), set[str]()
+    """Compare the plain files; links and subdatasets are compared by their records."""
+    links, fields = PathSample(), set[str]()
     for path, one, other in tree_changes(old, new, before, after, b""):
         if path == _DESCRIPTION and one is not None and other is not None:
-            described = _changed_fields(old.read(one[1].hex()), new.read(other[1].hex()))
+            fields = _changed_fields(old.read(one[1].hex()), new.read(other[1].hex()))
         elif any(entry is not None and entry[0] == REGULAR_FILE_MODE for entry in (one, other)):
             found.documents.add(path)
         elif one is not None and other is not None and one[0] == other[0] == SYMLINK_MODE:
             links.add(path)
-    found.described = sorted(described - _DERIVED_FIELDS)
+    found.description_fields = sorted(fields - _DERIVED_FIELDS)
     if not found:
-        found.links, found.described = links, sorted(described)
+        found.links, found.description_fields = links, sorted(fields)
 
 
 def _changed_fields(before: bytes, after: bytes) -> set[str]:
@@ -193,16 +213,16 @@ def _changed_fields(before: bytes, after: bytes) -> set[str]:
 
 def _parse_description(content: bytes) -> dict[str, Any]:
     try:
-        described = parse_json(content, _DESCRIPTION.decode())
+        description = parse_json(content, _DESCRIPTION.decode())
     except ValueError:
         return {}
-    return described if isinstance(described, dict) else {}
+    return description if isinstance(description, dict) else {}
 
 
 def tree_changes(
     old: ObjectReader, new: ObjectReader, before: bytes | None, after: bytes | None, folder: bytes
 ) -> Iterator[tuple[bytes, _Entry | None, _Entry | None]]:
-    """Yields path and both entries of all that differs and is no folder."""
+    """Yield the path and both entries of each difference that is not a folder."""
     olds = {} if before is None else old.read_tree(before)
     news = {} if after is None else new.read_tree(after)
     for name in sorted(olds.keys() | news.keys()):
@@ -222,7 +242,7 @@ def tree_changes(
 
 
 def _compare_commits(before: bytes, after: bytes) -> list[str]:
-    """What differs in two commit objects beside their trees."""
+    """Return the differences of two commit objects other than their trees."""
     old, new = _parse_commit(before), _parse_commit(after)
     found = []
     for role in ("author", "committer"):

@@ -1,4 +1,4 @@
-"""Pinning: versions of datasets are written into a lock, with what brings them back beside it."""
+"""Pin versions in a lock file, and write the manifests and bundles to restore them."""
 
 from __future__ import annotations
 
@@ -55,30 +55,36 @@ MANIFEST_ENDING = ".jsonl.zst"
 BUNDLE_ENDING = ".bundle"
 
 MessageCallback = Callable[[str], None]
-"""Is told in words what is being done."""
+"""Called with a description of the current step."""
 
 _OWN_FILE_NAME = re.compile(
     rf"[0-9a-f]{{40}}(?:{re.escape(MANIFEST_ENDING)}|{re.escape(BUNDLE_ENDING)})\Z"
 )
 
 _PERISHABLE = {
-    Retention.DRAFT: "upstream may delete what is replaced in a draft (DANDI after 30 days)",
-    Retention.MUTABLE_BUCKET: "what is overwritten or deleted in the bucket is gone at once",
+    Retention.DRAFT: "upstream may delete replaced files of a draft (DANDI after 30 days)",
+    Retention.MUTABLE_BUCKET: "overwritten or deleted objects of the bucket are lost at once",
 }
 
 
 class NotPinnedError(NeuromirrorError):
-    """A version that could not be pinned, or a pin that is not there."""
+    """A version cannot be pinned."""
 
 
 @dataclass(frozen=True, slots=True)
 class PinRequest:
-    """What to pin: a dataset's name and a label; what is None stays as the lock has it.
+    """A version to pin; None keeps the value that the lock file has.
 
-    ``paths`` are globs (lab.globs), none of them for the whole; ``clones`` URLs, or patterns of
-    URLs (lab.clones); ``bundle`` says whether git bundles are made. ``is_checked_out`` says that
-    the
-    version was read from a clone, and not chosen by its label.
+    Attributes
+    ----------
+    paths
+        Globs (:mod:`neuromirror.lab.globs`); an empty tuple pins the whole dataset.
+    clones
+        URLs, or patterns of URLs (:mod:`neuromirror.lab.clone_urls`).
+    bundle
+        Whether to write git bundles.
+    is_checked_out
+        The version was read from a clone, not chosen by its label.
     """
 
     dataset: str
@@ -96,28 +102,33 @@ def pin_request_for_clone(
     clones: tuple[str, ...] | None = None,
     bundle: bool | None = None,
 ) -> PinRequest:
-    """Return what pins the version that is checked out in a clone; the rest as in
-    :class:`PinRequest`.
+    """Return a request to pin the checked-out version of a clone.
 
-    Raises NotADatasetError for a folder that is no clone, NotPinnedError where a commit is checked
-    out that
-    the mirror did not make, and what the index raises for a dataset that it does not have.
+    Raises
+    ------
+    NotADatasetError
+        The folder is not a clone.
+    NotPinnedError
+        The checked-out commit was not made by a mirror.
+    UnknownDatasetError, UnknownVersionError
+        The index does not have the version.
     """
     with VerifiedRepository.at(folder) as clone:
         head = clone.head()
         minted = clone.newest_minted(head)
-        described = None if minted is None else clone.describe(minted)
-    if described is None or not described.dataset:
+        description = None if minted is None else clone.describe(minted)
+    if description is None or not description.dataset:
         raise NotPinnedError(
-            f"{folder}: the commit {head[:12]} that is checked out is of no mirror; name a VERSION"
+            f"{folder}: the checked-out commit {head[:12]} was not made by a mirror; name a VERSION"
         )
     if minted != head:
         raise NotPinnedError(
-            f"{folder}: the commit {head[:12]} that is checked out is not the mirror's, but stands "
-            f"on its {described.dataset}@{described.label}; a lock names states of the mirror: pin "
-            f"{described.dataset}@{described.label}, and keep your own commits with your work"
+            f"{folder}: the checked-out commit {head[:12]} was not made by the mirror, but follows "
+            f"{description.dataset}@{description.label}. A lock file can pin commits of the mirror "
+            f"only: pin {description.dataset}@{description.label}, and keep your own commits with "
+            "your work."
         )
-    row = index.resolve(described.dataset, head)
+    row = index.resolve(description.dataset, head)
     return PinRequest(row.dataset_name, row.label, paths, clones, bundle, is_checked_out=True)
 
 
@@ -128,22 +139,40 @@ def pin(
     index: Index,
     *,
     remove: Sequence[str] = (),
-    progress: MessageCallback = lambda what: None,
+    progress: MessageCallback = lambda message: None,
 ) -> Iterator[Outcome]:
-    """Pins versions in the lock at ``path``, made if it is missing; yields an outcome for each.
+    """Pin versions in the lock file at ``path``, which is created if it does not exist.
 
-    ``remove`` names datasets whose pins go. A dataset that is pinned already keeps its place in the
-    file. The lock is written once, at the end, and manifests and bundles that it no longer names
-    are removed after that; nothing of it changes where anything fails.
+    The new version of a pinned dataset replaces the old one at its position. The lock file is
+    written once, at the end; manifests and bundles without a pin are removed after that. If
+    anything fails, nothing changes.
 
-    Raises ConfigurationError for what is asked for wrongly, LockUnusableError for a file that is no
-    lock, LockBusyError while another process writes it, and what the store and the index raise.
+    Parameters
+    ----------
+    remove
+        Names of datasets whose pins are removed.
+    progress
+        Called with a description of each step.
+
+    Yields
+    ------
+    Outcome
+        The result for each version and each removed pin.
+
+    Raises
+    ------
+    ConfigurationError
+        The request is invalid.
+    LockUnusableError
+        The file is not a valid lock file.
+    LockBusyError
+        Another process is writing it.
     """
     names = [*(one.dataset for one in requests), *remove]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ConfigurationError(
-            f"{twice} is named twice; a lock holds one version of a dataset (use a second lock for "
-            "another)"
+            f"{twice} is named twice; a lock file has one version per dataset (use a second lock "
+            "file for another version)"
         )
     for one in requests:
         Globs(one.paths or ())
@@ -162,22 +191,22 @@ def _write(
     remove: Sequence[str],
     progress: MessageCallback,
 ) -> list[Outcome]:
-    """Writes the lock and what belongs beside it; nobody else may do so meanwhile."""
+    """Write the lock file, its manifests and bundles; the caller holds the lock for writing."""
     content, lock = _read(path)
     for name in remove:
         if lock.pin(name) is None:
-            raise ConfigurationError(f"{path} does not pin {name}; nothing was changed")
+            raise ConfigurationError(f"{path} has no pin of {name}; nothing was changed")
     pins = {one.name: one for one in lock.datasets}
-    outcomes = [Outcome("pin", "ok", name, "is not pinned any more", name) for name in remove]
+    outcomes = [Outcome("pin", "ok", name, "removed from the lock file", name) for name in remove]
     kept: set[Path] = set()
     with ExitStack() as folders, ExitStack() as undo:
         for one, row in rows:
             old = pins.get(row.dataset_name)
             folder = folders.enter_context(_own_folder(beside, lock, row.dataset_name))
-            pinning = _PinWriter(lock, folder, one, row, old, store, index, progress)
-            undo.callback(pinning.undo)
-            new = pinning.run()
-            kept |= pinning.files
+            writer = _PinWriter(lock, folder, one, row, old, store, index, progress)
+            undo.callback(writer.undo)
+            new = writer.run()
+            kept |= writer.files
             pins[new.name] = new
             outcomes.append(
                 _pin_outcome(old, new, _latest(index, row) if one.is_checked_out else None)
@@ -200,18 +229,23 @@ def _read(path: Path) -> tuple[bytes, Lock]:
     except FileNotFoundError:
         return b"", Lock(path)
     except IsADirectoryError as error:
-        raise LockMissingError(f"{path} is a folder; name a file with -o") from error
+        raise LockMissingError(f"{path} is a folder; name a file with --output") from error
     return content, parse_lock(path, content)
 
 
 def _own_folder(beside: SafeFolder, lock: Lock, name: str, *, create: bool = True) -> SafeFolder:
-    """Open the folder for a dataset's manifests and bundles; raises UnsafePathError for a
-    symlink."""
+    """Open the folder for the manifests and bundles of a dataset.
+
+    Raises
+    ------
+    UnsafePathError
+        A component of the path is a symlink.
+    """
     return beside.folder(lock.folder.name, alias_of(name), create=create)
 
 
 def _remove_unused(beside: SafeFolder, lock: Lock, name: str, kept: set[Path]) -> None:
-    """Removes manifests and bundles that nothing names any more, and the folder if it is empty."""
+    """Remove manifests and bundles that no pin refers to, and the folder if it is empty."""
     try:
         with _own_folder(beside, lock, name, create=False) as folder:
             for file in folder.names():
@@ -229,7 +263,7 @@ def _remove_unused(beside: SafeFolder, lock: Lock, name: str, kept: set[Path]) -
 
 
 def _latest(index: Index, row: VersionRow) -> str | None:
-    """Return the label of what the dataset's name means, where that is another version."""
+    """Return the label of the version that the name alone means, or None if it is this one."""
     latest = index.resolve(row.dataset_name)
     return None if latest.commit == row.commit else latest.label
 
@@ -239,11 +273,11 @@ def _pin_outcome(old: Pin | None, new: Pin, latest: str | None) -> Outcome:
     count = "1 file" if new.files == 1 else f"{new.files} files"
     message = f"{new.resolved.version}{requested}, {count}"
     if old is not None and old.commit != new.commit:
-        message += f", before {old.resolved.version}"
+        message += f", replaces {old.resolved.version}"
     if warning := _PERISHABLE.get(new.durability):
         message += f"; {new.durability.value}: {warning}"
     if latest is not None:
-        message += f"; as it is checked out: {new.name} alone means {latest}"
+        message += f"; checked out in the clone ({new.name} alone means {latest})"
     return Outcome(
         "pin",
         "notneeded" if old == new else "ok",
@@ -258,7 +292,7 @@ def _pin_outcome(old: Pin | None, new: Pin, latest: str | None) -> Outcome:
 
 @dataclass(slots=True)
 class _PinTotals:
-    """What is pinned of a version, counted."""
+    """Counts of the pinned files of a version."""
 
     files: int = 0
     bytes: int = 0
@@ -269,7 +303,7 @@ class _PinTotals:
     def add(self, one: ListedFile, retention: Retention) -> None:
         self.files += 1
         self.bytes += one.size or 0
-        # enums are slow to hash, and there are a million of them
+        # hashing enum members is slow for a million files
         self.evidence_counts[one.evidence._value_, one.checked] += 1
         if retention is not self._last:
             self.retentions.add(retention)
@@ -285,12 +319,12 @@ class _PinTotals:
         return {kind: one for kind, one in counts.items() if one.checked or one.claimed}
 
     def durability(self) -> Retention:
-        """The weakest promise; of no file at all it is kept as long as anything."""
+        """Return the weakest retention; the strongest if there is no file."""
         return next((one for one in RETENTION if one in self.retentions), Retention.PUBLISHED)
 
 
 class _PinWriter:
-    """One version on its way into a lock; ``files`` are the manifests and bundles it needs."""
+    """Pins one version; ``files`` are the manifests and bundles that the pin refers to."""
 
     def __init__(
         self,
@@ -316,7 +350,7 @@ class _PinWriter:
         self.files: set[Path] = set()
 
     def undo(self) -> None:
-        """Removes what was written, where it is not to be used after all."""
+        """Remove the files written so far."""
         for path in self._new:
             self._folder.unlink(path.name)
 
@@ -336,8 +370,8 @@ class _PinWriter:
         manifest = self._write_files(row, b"", globs, bundle=bundle)
         if paths and not self._totals.files:
             raise ConfigurationError(
-                f"{row.name} has no file that fits {' or '.join(paths)}; 'neuromirror files "
-                f"{row.name}' lists what it has"
+                f"{row.name}: no file matches {' or '.join(paths)}; 'neuromirror files {row.name}' "
+                "lists the files"
             )
         here = self._lock.path.parent
         return Pin(
@@ -366,18 +400,18 @@ class _PinWriter:
         return self._folder.path / f"{row.commit}{BUNDLE_ENDING}"
 
     def _write_files(self, row: VersionRow, prefix: bytes, globs: Globs, *, bundle: bool) -> Path:
-        """Writes the manifest of a version, and those of its parts as far as they are pinned."""
+        """Write the manifest of a version, and those of its subdatasets with pinned files."""
         self._progress(f"{row.name}, {row.files} files")
         target = self._folder.path / f"{row.commit}{MANIFEST_ENDING}"
         self._record_needed(target)
-        parts = self._write(row, target, prefix, globs)
+        subdatasets = self._write(row, target, prefix, globs)
         if bundle:
-            self._progress(f"{row.name}, the bundle")
+            self._progress(f"{row.name}, bundle")
             self._record_needed(self._bundle_path(row))
             write_bundle(self._store, row, self._folder, self._bundle_path(row).name)
-        for part in parts:
-            inner = self._index.resolve(part.name, part.commit)
-            self._write_files(inner, prefix + part.path.encode() + b"/", globs, bundle=bundle)
+        for one in subdatasets:
+            inner = self._index.resolve(one.name, one.commit)
+            self._write_files(inner, prefix + one.path.encode() + b"/", globs, bundle=bundle)
         return target
 
     def _record_needed(self, path: Path) -> None:
@@ -388,17 +422,17 @@ class _PinWriter:
     def _write(
         self, row: VersionRow, target: Path, prefix: bytes, globs: Globs
     ) -> list[ListedSubdataset]:
-        """Writes one manifest and counts its files; gives the parts that may hold pinned ones."""
-        parts: list[ListedSubdataset] = []
+        """Write one manifest; return the subdatasets that may have pinned files."""
+        subdatasets: list[ListedSubdataset] = []
         dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
         repository = self._store.repository(dataset)
         with ObjectReader(repository.path) as reader:
-            described = parse_description(
+            description = parse_description(
                 reader.read(f"{row.commit}:{DESCRIPTION_PATH}"), f"{row.name}: {DESCRIPTION_PATH}"
             )
-            head = _head(reader, row, dataset, described.get("form", "files"))
+            head = _head(reader, row, dataset, description.get("form", "files"))
             with LockManifestWriter(self._folder, target.name, head) as writer:
-                for name in _plain_names(described):
+                for name in _plain_names(description):
                     writer.add_plain(name, reader.read(f"{row.commit}:{name}"))
                 for line in stored_record_lines(self._store, row):
                     placed = load_snapshot_entry(line)
@@ -407,11 +441,11 @@ class _PinWriter:
                     path = (prefix + placed.git_path).decode()
                     if isinstance(one, ListedSubdataset):
                         if globs.reaches(path):
-                            parts.append(one)
+                            subdatasets.append(one)
                     elif globs.matches(path):
                         self._totals.add(one, placed.record.retention)
                 writer.finish()
-        return parts
+        return subdatasets
 
 
 def _head(
@@ -420,8 +454,8 @@ def _head(
     commit = reader.read(row.commit).decode("utf-8")
     if commit.partition("\n")[0] != f"tree {row.tree}":
         raise NotPinnedError(
-            f"the index says that {row.name} has the tree {row.tree}, and the store that it has "
-            "not; run 'neuromirror rebuild-index'"
+            f"{row.name}: its tree is {row.tree} in the index and another one in the store; run "
+            "'neuromirror rebuild-index'"
         )
     return LockManifestHead(
         manifest=MANIFEST_VERSION,
@@ -447,8 +481,8 @@ def _text(reader: ObjectReader, name: str) -> str:
         return ""
 
 
-def _plain_names(described: dict[str, Any]) -> list[str]:
-    """The files that git holds itself, sorted by their bytes."""
+def _plain_names(description: dict[str, Any]) -> list[str]:
+    """Return the names of the plain files in git, sorted by their bytes."""
     own = [".datalad/config", ".gitattributes", ".neuromirror/dataset.json"]
-    modules = [".gitmodules"] * bool(described.get("parts"))
-    return sorted([*own, *modules, *described["documents"]], key=str.encode)
+    modules = [".gitmodules"] * bool(description.get("parts"))
+    return sorted([*own, *modules, *description["documents"]], key=str.encode)

@@ -1,16 +1,16 @@
-"""A version minted again from upstream, beside what the store has: equal, or what is not (I4).
+"""Mint a version again from upstream and compare it with the one in the store (I4).
 
-What is promised depends on the kind of version:
+What must be equal depends on the kind of version:
 
-- *published* versions never change upstream, so commit, tree and state digest must come out again.
-  A commit's parent is the version before, so all published versions up to it are minted again.
-- *observed* states (a draft, a bucket's prefix) follow one another as they were seen, and upstream
-  cannot tell what was seen. Tree and state digest must come out again, as long as upstream still
-  has the state: as its present one, or among the earlier ones that it can list.
+- *Published* versions never change upstream: commit, tree and state digest must be equal. A commit
+  contains the id of its parent, so all published versions before it are minted too.
+- *Observed* states (a draft, the prefix of a bucket) are a chain that only the mirror has seen.
+  Tree and state digest must be equal, if upstream still has the state: as the present one, or among
+  the earlier states that it lists.
 
-Of a dataset's sub-datasets the states are minted again too. Each is an observed state, so the
-commit on which it stands is taken from the store; its own commit is promised for that parent.
-What a version's git-annex branch says is not promised: it tells in which order states were seen.
+The states of subdatasets are minted too, on the parents that they have in the store, so that their
+commits must be equal. The git-annex branch of a version is not compared: it depends on the order in
+which states were observed.
 """
 
 from __future__ import annotations
@@ -47,18 +47,17 @@ from neuromirror.store.private_store import is_private_store
 _PUBLISHED = ("commit", "tree", "state")
 _OBSERVED = ("tree", "state")
 _MAX_EARLIER_STATES = 8
-"""Earlier states of upstream that are tried in the place of an observed one."""
+"""Maximum number of earlier upstream states that are compared with an observed version."""
 
 MessageCallback = Callable[[str], None]
-"""Is told in words what is being minted."""
+"""Called with the name of the version that is being minted."""
 
 
 @dataclass(frozen=True, slots=True)
 class SubdatasetReproduction:
-    """A sub-dataset of a version that does not come out again.
+    """A subdataset that differs.
 
-    ``path`` is its place, ``dataset`` its name; ``stored`` and ``minted`` are None where there is
-    none on that side.
+    ``stored`` or ``minted`` is None if only the other side has the subdataset.
     """
 
     path: str
@@ -70,14 +69,26 @@ class SubdatasetReproduction:
 
 @dataclass(frozen=True, slots=True)
 class Reproduction:
-    """How a version fared that was minted again.
+    """The result of minting a version again.
 
-    ``status`` is ``ok`` (all that is promised is equal), ``error`` (something is not) or
-    ``impossible`` (upstream no longer has the state); ``message`` says it in words. ``promised``
-    names the ids that must be equal; ``stored`` and ``minted`` are those of the version itself,
-    ``minted`` None where nothing could be minted. ``chain`` are the labels that were minted, oldest
-    first; ``first`` is the first of them that differs, of which ``differences`` and ``parts`` (the
-    first twenty that differ) tell; ``subdatasets_compared`` counts sub-datasets.
+    Attributes
+    ----------
+    status
+        ``ok`` (everything promised is equal), ``error`` (something differs) or ``impossible``
+        (upstream no longer has the state).
+    message
+        The result as text.
+    promised
+        The names of the ids that must be equal.
+    stored, minted
+        The ids in the store and the new ones; ``minted`` is None if nothing could be minted.
+    reminted_labels
+        The labels of the versions that were minted, oldest first.
+    first
+        The first of these versions that differs; ``differences`` and ``subdatasets`` (at most 20)
+        are about this version.
+    subdatasets_compared
+        The number of subdatasets that were compared.
     """
 
     dataset: str
@@ -88,20 +99,20 @@ class Reproduction:
     promised: tuple[str, ...]
     stored: VersionIds
     minted: VersionIds | None = None
-    chain: tuple[str, ...] = ()
+    reminted_labels: tuple[str, ...] = ()
     first: str | None = None
     differences: MintDifferences | None = None
-    parts: tuple[SubdatasetReproduction, ...] = ()
-    parts_compared: int = 0
+    subdatasets: tuple[SubdatasetReproduction, ...] = ()
+    subdatasets_compared: int = 0
 
     @property
     def name(self) -> str:
-        """``<mirror>:<local id>@<label>``."""
+        """Return ``<mirror>:<local id>@<label>``."""
         return f"{self.dataset}@{self.label}"
 
     @property
     def exit_code(self) -> int:
-        """0 where all that is promised is equal, else 1."""
+        """Return 0 if everything promised is equal, else 1."""
         return 0 if self.status == "ok" else 1
 
 
@@ -111,25 +122,38 @@ def reproduce(
     index: Index,
     mirror: Mirror,
     scratch: Path,
-    progress: MessageCallback = lambda told: None,
+    progress: MessageCallback = lambda message: None,
 ) -> Reproduction:
-    """Mints a version again from upstream and compares it with what the store has.
+    """Mint a version again from upstream and compare it with the one in the store.
 
-    ``row`` is the version, as :meth:`Index.resolve` gives it; ``mirror`` the declared mirror of
-    its name. ``scratch`` is an empty or missing folder for stores that are filled on the way and
-    stay there; the caller removes it. Nothing is written to ``store`` or ``index``.
+    Nothing is written to ``store`` or ``index``.
 
-    Raises what the source raises where upstream cannot be read (NetError, UnreliableListingError),
-    StoreDamagedError or ObjectMissingError where the store cannot, and ConfigurationError where
-    the mirror
-    is of another archive than the version.
+    Parameters
+    ----------
+    row
+        The version, as returned by :meth:`Index.resolve`.
+    mirror
+        The declared mirror of the dataset.
+    scratch
+        An empty or missing folder for the new stores; the caller removes it.
+    progress
+        Called with the name of each version before it is minted.
+
+    Raises
+    ------
+    NetError, UnreliableListingError
+        The archive cannot be read.
+    StoreDamagedError, ObjectMissingError
+        The store cannot be read.
+    ConfigurationError
+        The mirror is of another archive than the version.
     """
     return _Reproducer(row, store, index, mirror, scratch, progress).run()
 
 
 @dataclass(slots=True)
 class _Comparison:
-    """A version beside the same minted again."""
+    """The ids of a version, stored and minted again, and their differences."""
 
     stored: VersionIds
     minted: VersionIds
@@ -141,12 +165,12 @@ class _Comparison:
         return all(getattr(self.stored, name) == getattr(self.minted, name) for name in promised)
 
     def describe(self) -> str:
-        """What differs, in words."""
+        """Return the differences as text."""
         description = "; ".join(self.differences.sentences())
-        for part in self.subdatasets:
-            inner = part.differences.sentences() if part.differences is not None else []
+        for one in self.subdatasets:
+            inner = one.differences.sentences() if one.differences is not None else []
             if inner:
-                return f"{description}; in {part.path}: {'; '.join(inner)}"
+                return f"{description}; in {one.path}: {'; '.join(inner)}"
         return description
 
 
@@ -185,7 +209,7 @@ class _Reproducer:
             around = " and ".join(self._index.superdatasets(row.dataset_name)) or "other datasets"
             return replace(
                 whole,
-                message=f"it is a part of {around} and minted with it: reproduce a version of that",
+                message=f"a subdataset of {around}; reproduce a version of that dataset instead",
             )
         source = self._mirror.open()
         self._check_archive(source)
@@ -195,9 +219,9 @@ class _Reproducer:
             hint = source.hint(self._dataset)
             versions = [] if hint.unavailable else source.versions(self._dataset)
         except DatasetNotFoundError as error:
-            return replace(whole, message=f"the dataset is gone upstream: {error}")
+            return replace(whole, message=f"upstream no longer has the dataset: {error}")
         if hint.unavailable:
-            return replace(whole, message=f"upstream does not show it now: {hint.unavailable}")
+            return replace(whole, message=f"upstream does not list it now: {hint.unavailable}")
         if self._is_published():
             return self._reproduce_published(whole, source, hint, versions)
         return self._reproduce_observed(whole, source, hint, versions)
@@ -212,7 +236,7 @@ class _Reproducer:
             named = None
         if named != self._row.source_uri:
             raise ConfigurationError(
-                f"{self._mirror.path} names the archive {source.uri}, but {self._row.dataset_name} "
+                f"{self._mirror.path}: the archive is {source.uri}, but {self._row.dataset_name} "
                 f"in this store is {self._row.source_uri}; name the right --mirrors or --store"
             )
 
@@ -249,29 +273,25 @@ class _Reproducer:
         whole = replace(
             whole,
             minted=last.minted,
-            chain=tuple(one.upstream for one in chain),
-            parts_compared=last.subdatasets_compared,
+            reminted_labels=tuple(one.upstream for one in chain),
+            subdatasets_compared=last.subdatasets_compared,
         )
         if first is None:
-            minted_too = f"; {len(chain)} versions were minted" if len(chain) > 1 else ""
+            minted_too = f"; {len(chain)} versions minted" if len(chain) > 1 else ""
             return replace(
-                whole, status="ok", message=f"the same commit, tree and state digest{minted_too}"
+                whole, status="ok", message=f"commit, tree and state digest are equal{minted_too}"
             )
         label, found = first
         what = found if isinstance(found, str) else found.describe()
         message = f"it differs: {what}"
         if label != row.label:
             same = last.is_equal(_OBSERVED)
-            own = (
-                "its own tree and state digest are the same"
-                if same
-                else f"itself: {last.describe()}"
-            )
-            message = f"the history before it differs, first in {label}: {what}; {own}"
+            own = "its tree and state digest are equal" if same else f"itself: {last.describe()}"
+            message = f"its history differs, first in {label}: {what}; {own}"
         whole = replace(whole, status="error", message=message, first=label)
         if isinstance(found, str):
             return whole
-        return replace(whole, differences=found.differences, parts=tuple(found.subdatasets))
+        return replace(whole, differences=found.differences, subdatasets=tuple(found.subdatasets))
 
     # --- observed states
 
@@ -293,12 +313,12 @@ class _Reproducer:
             )
             if compared.is_equal(_OBSERVED):
                 return _equal_to(whole, compared, f"upstream's earlier state {version.upstream!r}")
-        tried = "upstream lists no earlier state that could be it"
+        tried = "upstream lists no earlier state that could match"
         if earlier:
-            tried = f"none of {len(earlier)} earlier states that upstream lists is it"
+            tried = f"none of the {len(earlier)} earlier states that upstream lists matches"
         if found is None or present is None:
             now = ", ".join(one.upstream for one in observed) or "nothing"
-            message = f"upstream has moved on (to {now}), and {tried}"
+            message = f"upstream has changed (to {now}), and {tried}"
             return replace(whole, message=message)
         compared, minted = found
         whole = replace(
@@ -306,21 +326,21 @@ class _Reproducer:
             minted=compared.minted,
             first=row.label,
             differences=compared.differences,
-            parts=tuple(compared.subdatasets),
-            parts_compared=compared.subdatasets_compared,
+            subdatasets=tuple(compared.subdatasets),
+            subdatasets_compared=compared.subdatasets_compared,
         )
         moved = _upstream_change(
             row, minted, present, compared.differences
         ) or self._newer_equal_label(minted)
         if moved:
             message = (
-                f"upstream has moved on ({moved}), and {tried}; since then: {compared.describe()}"
+                f"upstream has changed ({moved}), and {tried}; differences: {compared.describe()}"
             )
             return replace(whole, message=message)
         return replace(whole, status="error", message=f"it differs: {compared.describe()}")
 
     def _newer_equal_label(self, minted: VersionRow) -> str:
-        """The younger version in the store that upstream's present state is; empty for none."""
+        """Return the newer stored version that equals the present state, or an empty text."""
         row = self._row
         for one in self._index.versions(row.dataset_name):
             same = (one.kind, one.tree, one.state) == (row.kind, minted.tree, minted.state)
@@ -336,7 +356,7 @@ class _Reproducer:
         hint: DatasetHint,
         folder: str,
     ) -> tuple[_Comparison, VersionRow]:
-        """An observed state minted again beside the version, and its row."""
+        """Mint an observed state; return its comparison with the version, and its row."""
         name = (upstream_version or version).upstream
         self._progress(f"{self._row.dataset_name}, state {name}")
         narrowed = SelectedVersionsSource(
@@ -347,13 +367,13 @@ class _Reproducer:
             return self._compare(self._row, minted, reminter, _OBSERVED), minted
 
     def _earlier_candidates(self, source: Source) -> list[VersionRef]:
-        """Earlier states of upstream that may be the version, the likeliest first."""
+        """Return the earlier upstream states that may be the version, most likely first."""
         row = self._row
         states = source.history(self._dataset, None)
         named = [one for one in states if one.upstream == row.upstream]
         if named:
             return named
-        # no file in it is younger than its time, and it was there when it was seen
+        # no file is newer than the time of the state, which existed when it was recorded
         oldest, newest = (datetime.fromisoformat(one) for one in (row.time, row.recorded_at))
         fitting = [
             one
@@ -371,7 +391,7 @@ class _Reproducer:
             yield Reminter(self._mirror, hint, scratch, recorder)
 
     def _stored_ids(self, row: VersionRow) -> VersionIds:
-        """What git has under the version's name: the index is only a cache of it."""
+        """Read the ids from git; the index is only a cache of them."""
         dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
         repository = self._store.repository(dataset)
         commit = repository.refs().get(TAG_PREFIX + row.label, row.commit)
@@ -449,43 +469,40 @@ def _read_ids(repository: Repository, commit: str, state: str) -> VersionIds:
 def _history_difference(
     number: int, chain: Sequence[VersionRef], kept: Sequence[VersionRow]
 ) -> tuple[str, str] | None:
-    """Whether upstream and store differ in which version stands at a place in the chain.
-
-    Gives the label and what is the matter with it.
-    """
+    """Return a label and the problem if upstream and store differ at a position of the chain."""
     listed = chain[number].upstream
     here = kept[number] if number < len(kept) else None
     if here is not None and here.upstream == listed:
         return None
     if here is not None and here.upstream not in {one.upstream for one in chain}:
         return here.label, "upstream no longer lists it"
-    return listed, "upstream lists it at this place, and the store does not"
+    return listed, "upstream lists it at this position, and the store does not"
 
 
 def _equal_to(whole: Reproduction, compared: _Comparison, what: str) -> Reproduction:
     return replace(
         whole,
         status="ok",
-        message=f"the same tree and state digest as {what}; of an observed state no more is "
-        "promised",
+        message=f"tree and state digest are equal to those of {what}; the commit of an observed "
+        "state is not compared",
         minted=compared.minted,
-        parts_compared=compared.subdatasets_compared,
+        subdatasets_compared=compared.subdatasets_compared,
     )
 
 
 def _upstream_change(
     row: VersionRow, minted: VersionRow, present: VersionRef, found: MintDifferences
 ) -> str:
-    """How one can tell that upstream has another state now; empty where nothing says so."""
+    """Return the sign that upstream has another state now, or an empty text."""
     if minted.upstream_time is None and row.upstream_time is None:
-        return f"to {minted.label}; it gives no times" if minted.state != row.state else ""
+        return f"to {minted.label}; it has no times" if minted.state != row.state else ""
     if minted.time != row.time:
-        return f"its state is of {minted.time}, this version of {row.time}"
+        return f"its state is from {minted.time}, this version from {row.time}"
     if found.added or found.other_bytes or found.documents or found.links:
         return ""
-    # what follows comes without a new time
+    # these changes do not update the time
     if found.removed:
         return "" if present.time is not None else "files were deleted"
-    if found.parts:
-        return "sub-datasets have changed"
-    return "it tells other checksums of the files" if found.other_checksums else ""
+    if found.subdatasets:
+        return "subdatasets changed"
+    return "it has other checksums of the files" if found.other_checksums else ""

@@ -1,4 +1,4 @@
-"""Restoring: the datasets of a lock are brought back, checked, and their pinned files got."""
+"""Restore the datasets of a lock file, verify them, and get the content of pinned files."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ from neuromirror.transfer.outcomes import EvidenceStatus, Outcome, Status
 from neuromirror.transfer.repository_check import check_restored_repository
 
 MessageCallback = Callable[[str], None]
-"""Is told in words what is being done."""
+"""Called with a description of the current step."""
 
 _SCRATCH = ".neuromirror-restore"
 _DRAFT = "dataset"
 _QUIET_OPTIONS = ("-c", "advice.detachedHead=false")
-_EDITED_HINT = "was the lock edited by hand? Take it back from git, or pin the dataset again"
+_EDITED_HINT = "if the lock file was edited, restore it from git or pin the dataset again"
 
 
 class NotRestoredError(NeuromirrorError):
-    """A dataset that no way led to; the message says of each why."""
+    """No strategy restored a dataset; the message has the reason for each."""
 
 
 class LockMismatchError(NeuromirrorError):
-    """A lock names a commit, and says something of it that is not so."""
+    """A lock file contradicts the commit that it names."""
 
 
 class GitAnnexMissingError(ConfigurationError):
@@ -61,12 +61,12 @@ class GitAnnexMissingError(ConfigurationError):
 
 
 class TargetOccupiedError(ConfigurationError):
-    """Where a dataset is to be restored, there is something else."""
+    """The target folder of a dataset has other content."""
 
 
 @dataclass(frozen=True, slots=True)
 class _RestoreOptions:
-    """What was asked for beside the lock; see :func:`restore`."""
+    """The options of :func:`restore`."""
 
     store: Store | None
     clones: tuple[str, ...]
@@ -74,7 +74,7 @@ class _RestoreOptions:
     jobs: int
     progress: MessageCallback
     unreachable_hosts: set[str] = field(default_factory=set)
-    """Hosts that did not answer, and are not asked again."""
+    """Hosts that did not answer; they are not contacted again."""
 
 
 def restore(
@@ -85,28 +85,47 @@ def restore(
     clones: Sequence[str] = (),
     offline: bool = False,
     jobs: int = JOBS,
-    progress: MessageCallback = lambda what: None,
+    progress: MessageCallback = lambda message: None,
 ) -> Iterator[Outcome]:
-    """Restores every dataset of a lock as ``into/<mirror>--<local id>``, and gets what is pinned.
+    """Restore every dataset of a lock file as ``into/<mirror>--<local id>``, with its pinned files.
 
-    Each comes by the first way that leads to its commit: the ``store``, the lock's clone URLs,
-    ``clones`` (URLs, or patterns as lab.clones takes them), the bundle, the manifest. ``offline``
-    asks no network, and gets no content. What is there already is kept: a second run does what the
-    first one could not.
+    The strategies are the ``store``, the clone URLs of the lock file, ``clones``, the bundle and
+    the manifest, in this order. Existing datasets and files are kept, so that a second run
+    completes the first one.
 
-    Yields an outcome for each file that was got or could not be, and after them one for the
-    dataset (action ``restore``). Raises, before anything is done, TargetOccupiedError where
-    something
-    else stands in a dataset's place, UnsafePathError for a symlink there, GitAnnexMissingError
-    without
-    git-annex, and StoreBusyError while another process restores there.
+    Parameters
+    ----------
+    clones
+        Further URLs, or patterns of URLs (:mod:`neuromirror.lab.clone_urls`).
+    offline
+        Send no request, and get no content.
+    jobs
+        Number of files fetched in parallel.
+    progress
+        Called with a description of each step.
+
+    Yields
+    ------
+    Outcome
+        The result for each file and, after its files, for each dataset (action ``restore``).
+
+    Raises
+    ------
+    TargetOccupiedError
+        The folder of a dataset has other content.
+    UnsafePathError
+        The folder of a dataset is a symlink.
+    GitAnnexMissingError
+        git-annex is not installed.
+    StoreBusyError
+        Another process is restoring into the same folder.
     """
     if shutil.which("git-annex") is None:
         raise GitAnnexMissingError(
-            "git-annex is not installed, and no dataset can be restored without it: 'pip install "
-            "neuromirror[annex]', or take your system's package"
+            "git-annex is not installed, and is required to restore datasets; run 'pip install "
+            "neuromirror[annex]' or install the package of your system"
         )
-    how = _RestoreOptions(store, tuple(clones), offline, jobs, progress)
+    options = _RestoreOptions(store, tuple(clones), offline, jobs, progress)
     with _open_target_folder(into, lock.path.parent) as target:
         for pin in lock.datasets:
             is_restored(
@@ -118,11 +137,11 @@ def restore(
             )
         with _scratch_folder(target) as scratch:
             for pin in lock.datasets:
-                yield from _DatasetRestorer(lock, pin, target, scratch, how).run()
+                yield from _DatasetRestorer(lock, pin, target, scratch, options).run()
 
 
 def _open_target_folder(into: Path, lock_dir: Path) -> SafeFolder:
-    """Open the folder for the datasets; one beside the lock may have come with the lock."""
+    """Open the folder for the datasets; below the folder of the lock file it is not trusted."""
     try:
         return SafeFolder.open_path(into, create=True, below=lock_dir)
     except (FileExistsError, NotADirectoryError) as error:
@@ -131,10 +150,12 @@ def _open_target_folder(into: Path, lock_dir: Path) -> SafeFolder:
 
 @contextmanager
 def _scratch_folder(target: SafeFolder) -> Iterator[SafeFolder]:
-    """Make the folder for repositories that are not whole yet, and keep other processes out."""
+    """Create the folder for incomplete repositories, and lock it against other processes."""
     with target.folder(_SCRATCH, create=True, mode=0o700) as scratch:
         if os.fstat(scratch.descriptor).st_uid != os.geteuid():
-            raise TargetOccupiedError(f"{scratch.path} belongs to another user; have it removed")
+            raise TargetOccupiedError(
+                f"{scratch.path} belongs to another user; ask them to remove it"
+            )
         os.fchmod(scratch.descriptor, 0o700)
         with file_lock(scratch.path / "lock", f"restoring into {target.path}", folder=scratch):
             try:
@@ -145,13 +166,22 @@ def _scratch_folder(target: SafeFolder) -> Iterator[SafeFolder]:
 
 @dataclass(slots=True)
 class _RestoredDataset:
-    """A dataset in its place.
+    """A restored dataset.
 
-    ``way`` is how it came, None where it was there; ``files`` are the paths of what is pinned,
-    None for all; ``parts`` its sub-datasets that may hold pinned files. ``manifest_only_files``
-    counts
-    pinned files that git has no place for, None where the manifest is missing that lists them.
-    ``left_out`` are the special remotes that were not enabled.
+    Attributes
+    ----------
+    strategy
+        The strategy that restored it; None if it existed before.
+    failed_strategies
+        The reasons by the names of the strategies that failed before.
+    files
+        The paths of the pinned files; None for all files.
+    subdatasets
+        Subdatasets that may have pinned files.
+    manifest_only_files
+        Number of pinned files that are not in git; None if the manifest that lists them is missing.
+    skipped_remotes
+        Special remotes that were not enabled.
     """
 
     target: RestoreTarget
@@ -168,7 +198,7 @@ class _RestoredDataset:
 
 @dataclass(slots=True)
 class _EvidenceSummary:
-    """What was proved of the pinned files."""
+    """Counts of the pinned files by their evidence."""
 
     fetched: Counter[tuple[Evidence, EvidenceStatus]] = field(default_factory=Counter)
     present: int = 0
@@ -181,27 +211,29 @@ class _EvidenceSummary:
             self.present += 1
         else:
             evidence = outcome.evidence or Evidence.NONE
-            proved = outcome.checked == "checked" and evidence is not Evidence.NONE
-            self.fetched[evidence, "checked" if proved else "claimed"] += 1
+            checked = outcome.checked == "checked" and evidence is not Evidence.NONE
+            self.fetched[evidence, "checked" if checked else "claimed"] += 1
 
     def messages(self) -> list[str]:
-        """In words."""
+        """Return the counts as text."""
         messages = [
-            f"{_count_of(self.fetched[evidence, 'checked'], 'file')} proved by {evidence.value}"
+            f"{_count_of(self.fetched[evidence, 'checked'], 'file')} verified by {evidence.value}"
             for evidence in Evidence
             if self.fetched[evidence, "checked"]
         ]
-        unproved = sum(count for (_, how), count in self.fetched.items() if how == "claimed")
-        messages += [f"{_count_of(unproved, 'file')} not proved at all"] * bool(unproved)
-        messages += [f"{_count_of(self.present, 'file')} here already, and not read again"] * bool(
-            self.present
+        unverified = sum(count for (_, how), count in self.fetched.items() if how == "claimed")
+        messages += [f"{_count_of(unverified, 'file')} not verified (no checksum)"] * bool(
+            unverified
         )
-        messages += [f"{_count_of(self.failed, 'file')} could not be had"] * bool(self.failed)
+        messages += [
+            f"{_count_of(self.present, 'file')} already present, not verified again"
+        ] * bool(self.present)
+        messages += [f"{_count_of(self.failed, 'file')} not available"] * bool(self.failed)
         return messages
 
 
 class _DatasetRestorer:
-    """One pin of a lock being restored."""
+    """Restores the dataset of one pin."""
 
     def __init__(
         self,
@@ -222,8 +254,8 @@ class _DatasetRestorer:
         self._problems: list[str] = []
 
     def run(self) -> Iterator[Outcome]:
-        """See :func:`restore`."""
-        pin, proofs, placed = self._pin, _EvidenceSummary(), list[_RestoredDataset]()
+        """Restore the dataset and yield the outcomes; see :func:`restore`."""
+        pin, evidence, placed = self._pin, _EvidenceSummary(), list[_RestoredDataset]()
         try:
             for one in self._restore_tree(self._restore_target, self._target, pin.dataset.alias):
                 placed.append(one)
@@ -231,20 +263,20 @@ class _DatasetRestorer:
                 self._check_counts(placed)
         except NeuromirrorError as error:
             self._problems.append(str(error))
-            # a lock that disagrees with its commit does not say which files are meant
+            # a lock file that contradicts its commit does not define the pinned files
             placed = []
         for one in placed if not self._options.offline else ():
             try:
                 for outcome in self._get_content(one):
-                    proofs.add(outcome)
+                    evidence.add(outcome)
                     yield outcome
             except NeuromirrorError as error:
                 self._problems.append(str(error))
             if one.manifest_only_files != 0:
                 yield self._not_in_git_outcome(one)
-        new = any(one.strategy for one in placed) or proofs.fetched.total() > 0
+        new = any(one.strategy for one in placed) or evidence.fetched.total() > 0
         status: Status = "ok" if new else "notneeded"
-        if self._problems or proofs.failed:
+        if self._problems or evidence.failed:
             status = "error"
         elif not self._options.offline and any(one.manifest_only_files != 0 for one in placed):
             status = "impossible"
@@ -252,27 +284,27 @@ class _DatasetRestorer:
             "restore",
             status,
             str(self._root),
-            self._summary(placed, proofs),
+            self._summary(placed, evidence),
             dataset=pin.name,
             version=pin.resolved.version,
             size=sum(one.bytes for one in placed),
             url=placed[0].strategy.url if placed and placed[0].strategy else None,
         )
 
-    def _summary(self, placed: Sequence[_RestoredDataset], proofs: _EvidenceSummary) -> str:
-        """What came of it, in words."""
+    def _summary(self, placed: Sequence[_RestoredDataset], evidence: _EvidenceSummary) -> str:
+        """Return the result as text."""
         messages = []
         if placed:
             first = placed[0]
-            messages.append(f"from {first.strategy.name}" if first.strategy else "was there")
+            messages.append(f"from {first.strategy.name}" if first.strategy else "already restored")
             if len(placed) > 1:
-                messages.append(f"with {_count_of(len(placed) - 1, 'sub-dataset')}")
+                messages.append(f"with {_count_of(len(placed) - 1, 'subdataset')}")
             if self._options.offline:
                 pinned = _count_of(sum(one.count for one in placed), "file")
-                messages.append(f"content of {pinned} was not asked for (offline)")
-            messages += proofs.messages()
+                messages.append(f"content of {pinned} not requested (offline)")
+            messages += evidence.messages()
             if any(one.manifest_only_files != 0 for one in placed):
-                messages.append("the chunks of a huge Zarr are only listed")
+                messages.append("the chunks of a huge Zarr are listed but not restored")
             messages += [f"not from {name}: {why}" for name, why in first.failed_strategies.items()]
             shown = skipped_remotes_message(
                 dict.fromkeys(out for one in placed for out in one.skipped_remotes)
@@ -281,14 +313,12 @@ class _DatasetRestorer:
         messages += self._problems
         return "; ".join(messages)
 
-    # --- placing
-
     def _restore_tree(
         self, target: RestoreTarget, top: SafeFolder, path: str
     ) -> Iterator[_RestoredDataset]:
-        """Places a dataset and, within it, its parts as far as something of them is pinned.
+        """Restore a dataset at ``path`` in ``top``, and its subdatasets with pinned files.
 
-        ``path`` is in the folder ``top``, and the dataset's parent is too: symlinks are refused.
+        Symlinks in ``path`` are rejected.
         """
         *above, name = path.split("/")
         with top.folder(*above, create=True) as parent:
@@ -298,12 +328,12 @@ class _DatasetRestorer:
                 return
             target = target.without_clones(placed.failed_strategies)
             with parent.folder(name) as root:
-                for part in placed.subdatasets:
+                for one in placed.subdatasets:
                     try:
-                        yield from self._restore_tree(target.for_subdataset(part), root, part.path)
-                        _register_submodule(root.path, part)
+                        yield from self._restore_tree(target.for_subdataset(one), root, one.path)
+                        _register_submodule(root.path, one)
                     except NeuromirrorError as error:
-                        self._problems.append(f"{target.prefix.decode()}{part.path}: {error}")
+                        self._problems.append(f"{target.prefix.decode()}{one.path}: {error}")
 
     def _restore_one(
         self, target: RestoreTarget, parent: SafeFolder, name: str
@@ -320,7 +350,7 @@ class _DatasetRestorer:
             host = None if strategy.url is None else urlsplit(strategy.url).netloc
             try:
                 if host in self._options.unreachable_hosts:
-                    raise HostUnreachableError("its host did not answer before")
+                    raise HostUnreachableError("its host did not answer an earlier request")
                 placed = self._try_strategy(target, strategy, parent, name)
             except StrategyFailedError as error:
                 refused[strategy.name] = str(error)
@@ -333,17 +363,17 @@ class _DatasetRestorer:
         why = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         hint = ""
         if self._options.offline:
-            hint = "; no network was asked (--offline)"
+            hint = "; the network was not used (--offline)"
         elif target.clones and not reached:
-            hint = "; no host could be reached: is there a network?"
+            hint = "; no host could be reached, check the network"
         raise NotRestoredError(
-            f"no way leads to commit {target.commit} of {target.name}: {why}{hint}"
+            f"{target.name}: commit {target.commit} could not be restored: {why}{hint}"
         )
 
     def _try_strategy(
         self, target: RestoreTarget, strategy: RestoreStrategy, parent: SafeFolder, name: str
     ) -> _RestoredDataset:
-        """Brings a dataset by one way, checks it, and moves it into its place in one step."""
+        """Restore a dataset with one strategy, verify it, and move it to its folder atomically."""
         with self._scratch.scratch() as scratch:
             with scratch.folder(_DRAFT, create=True) as folder:
                 placed = self._fill_draft(target, strategy, folder.path, parent.path / name)
@@ -353,15 +383,15 @@ class _DatasetRestorer:
     def _fill_draft(
         self, target: RestoreTarget, strategy: RestoreStrategy, draft: Path, root: Path
     ) -> _RestoredDataset:
-        """Makes a dataset in the empty folder ``draft``; its place will be ``root``."""
+        """Restore a dataset in the empty folder ``draft``; it is moved to ``root`` later."""
         run_git(draft, "init", "-q", "--template=", "-b", "main")
         strategy.fill(draft)
         if not has_commit(draft, target.commit):
-            raise StrategyFailedError(
-                f"it leads to something else: it has no commit {target.commit}"
-            )
+            raise StrategyFailedError(f"it lacks the commit {target.commit}")
         if not has_annex(draft):
-            raise StrategyFailedError("it has no git-annex branch, which says where content is")
+            raise StrategyFailedError(
+                "it lacks the git-annex branch, which has the URLs of the content"
+            )
         placed = self._examine(target, draft, root)
         placed.strategy = strategy
         unfiltered = disabled_filters()
@@ -379,20 +409,19 @@ class _DatasetRestorer:
             lambda *args: run_git(draft, *args, environment=identity)
         )
         if not self._options.offline:
-            # any command that lists remotes finds out, once, whether the origin has contents
+            # a command that lists remotes lets git-annex check once whether the origin has content
             run_git(draft, "annex", "group", "here", environment=identity)
         return placed
 
     def _examine(self, target: RestoreTarget, repository: Path, root: Path) -> _RestoredDataset:
-        """Checks tree and state of a dataset, and counts what is pinned of it."""
+        """Verify the tree and the state of a dataset, and count its pinned files."""
         pin, placed = self._pin, _RestoredDataset(target, root)
         placed.files = [] if pin.paths else None
         committed = MintedCommit(repository / ".git", target.commit)
         if target.tree not in (None, committed.tree):
             raise LockMismatchError(
-                f"the lock says that commit {target.commit} of {target.name} has the tree "
-                f"{target.tree}, "
-                f"but it has {committed.tree}; {_EDITED_HINT}"
+                f"{target.name}: the tree of commit {target.commit} is {committed.tree}, but "
+                f"{target.tree} in the lock file; {_EDITED_HINT}"
             )
         digest = StateDigest()
         for one in committed.entries():
@@ -413,16 +442,15 @@ class _DatasetRestorer:
             self._count_listed(placed)
         if state != target.state:
             raise LockMismatchError(
-                f"the lock says that commit {target.commit} of {target.name} is of state "
-                f"{target.state}, "
-                f"but it is of {state}; {_EDITED_HINT}"
+                f"{target.name}: the state of commit {target.commit} is {state}, but "
+                f"{target.state} in the lock file; {_EDITED_HINT}"
             )
         if not target.prefix and (why := pin.contradictions(committed.description)):
             raise LockMismatchError(f"{target.name}: {why}; {_EDITED_HINT}")
         return placed
 
     def _count_listed(self, placed: _RestoredDataset) -> None:
-        """Counts the pinned files that are in the manifest and not in git."""
+        """Count the pinned files that are in the manifest and not in git."""
         prefix, placed.manifest_only_files = placed.target.prefix, 0
         try:
             for one in LockManifestReader(placed.target.manifest, placed.target.files).entries():
@@ -443,15 +471,12 @@ class _DatasetRestorer:
         size = sum(one.bytes for one in placed)
         if (files, size) != (pin.files, pin.bytes):
             raise LockMismatchError(
-                f"the lock says that {_count_of(pin.files, 'file')} of {pin.name} with {pin.bytes} "
-                f"bytes are pinned, but its commit and paths make {files} with {size}; "
-                f"{_EDITED_HINT}"
+                f"{pin.name}: commit and paths select {_count_of(files, 'file')} with {size} "
+                f"bytes, but the lock file has {pin.files} with {pin.bytes}; {_EDITED_HINT}"
             )
 
-    # --- content
-
     def _get_content(self, placed: _RestoredDataset) -> Iterator[Outcome]:
-        """Gets what is pinned of one dataset."""
+        """Get the content of the pinned files of one dataset."""
         pin = self._pin
         if not placed.count:
             return
@@ -465,14 +490,14 @@ class _DatasetRestorer:
             )
 
     def _not_in_git_outcome(self, placed: _RestoredDataset) -> Outcome:
-        """That git has no place for the chunks of a huge Zarr."""
+        """Return the outcome for chunks of a huge Zarr, which are not in git."""
         count = "its" if placed.manifest_only_files is None else str(placed.manifest_only_files)
         return Outcome(
             "get",
             "impossible",
             str(placed.root),
-            f"{count} chunks of this Zarr have no place in git, and git-annex cannot get them; the "
-            f"manifest {placed.target.manifest} lists them with their digests and places",
+            f"{count} chunks of this Zarr are not in git, so that git-annex cannot get them; the "
+            f"manifest {placed.target.manifest} has their digests and URLs",
             dataset=self._pin.name,
             version=self._pin.resolved.version,
         )
@@ -481,11 +506,21 @@ class _DatasetRestorer:
 def is_restored(
     parent: SafeFolder, name: str, target: RestoreTarget, lock_dir: Path, store: Store | None
 ) -> bool:
-    """Whether a dataset is in its place already, at its commit; ``beside`` is the lock's folder.
+    """Return whether a dataset is restored already, at its commit; an empty folder is not.
 
-    Raises TargetOccupiedError where something else is there, UnsafePathError for a symlink,
-    RepositoryRefusedError for
-    a repository with settings or hooks that could run anything; an empty folder is nothing.
+    Parameters
+    ----------
+    lock_dir
+        The folder of the lock file.
+
+    Raises
+    ------
+    TargetOccupiedError
+        The folder has other content.
+    UnsafePathError
+        The folder is a symlink.
+    RepositoryRefusedError
+        The repository has settings or hooks that could run programs.
     """
     root = parent.path / name
     head = ""
@@ -506,16 +541,15 @@ def is_restored(
         raise TargetOccupiedError(f"{root} is not a folder; name another with --into") from error
     if head == target.commit:
         return True
-    what = f"a repository at commit {head}" if head else "something else"
+    what = f"a repository at commit {head}" if head else "other content"
     raise TargetOccupiedError(
-        f"{root} holds {what}, and not {target.name} at commit {target.commit}; move it away, or "
-        f"name "
+        f"{root} has {what}, not {target.name} at commit {target.commit}; move it away, or name "
         "another folder with --into"
     )
 
 
 def has_commit(repository: Path, commit: str) -> bool:
-    """Whether a commit came."""
+    """Return whether a repository has a commit."""
     try:
         run_git(repository, "cat-file", "-e", f"{commit}^{{commit}}")
     except GitError:
@@ -524,17 +558,17 @@ def has_commit(repository: Path, commit: str) -> bool:
 
 
 def has_annex(repository: Path) -> bool:
-    """Whether a git-annex branch came, as a branch or as that of the origin."""
+    """Return whether a repository has a git-annex branch, of its own or of the origin."""
     listed = ("refs/heads/git-annex", "refs/remotes/origin/git-annex")
     return bool(run_git(repository, "for-each-ref", *listed).strip())
 
 
-def _register_submodule(root: Path, part: ListedSubdataset) -> None:
-    """Makes git know that a sub-dataset is installed, as ``datalad get`` does."""
-    name = f"submodule.{part.path}"
+def _register_submodule(root: Path, one: ListedSubdataset) -> None:
+    """Mark a subdataset as active in the git configuration, as ``datalad get`` does."""
+    name = f"submodule.{one.path}"
     run_git(root, "config", f"{name}.active", "true")
     with suppress(GitError):
-        url = run_git(root / part.path, "config", "remote.origin.url").strip()
+        url = run_git(root / one.path, "config", "remote.origin.url").strip()
         run_git(root, "config", f"{name}.url", url)
 
 

@@ -1,7 +1,7 @@
-"""The ways to a pinned dataset, in the order in which they are tried.
+"""Restore strategies, in the order in which they are tried.
 
-The mirror's store, clone URLs, the bundle, the manifest alone. Each fills an empty repository; what
-came is for the caller to check, since a way may lead to something else.
+They are the store, the clone URLs, the bundle and the manifest. Each fills an empty repository; the
+caller verifies the result, which can differ from the pin.
 """
 
 from __future__ import annotations
@@ -49,22 +49,31 @@ _UNREACHABLE = re.compile(
 
 
 class StrategyFailedError(NeuromirrorError):
-    """A way that leads nowhere, or to something else than what was pinned."""
+    """A strategy failed, or its result differs from the pin."""
 
 
 class HostUnreachableError(StrategyFailedError):
-    """A host that could not be reached."""
+    """A host cannot be reached."""
 
 
 @dataclass(frozen=True, slots=True)
 class RestoreTarget:
-    """A dataset at the state that a lock pins: a pin's own, or a part of one.
+    """A pinned dataset or subdataset to restore.
 
-    ``prefix`` is the path of a part in its pin's dataset, with a slash at its end. ``tree`` is
-    None where only the commit is known. ``manifest`` and ``bundle`` are files that may be missing.
-    ``clones`` are the URLs to try, and ``home`` the one that is the origin of what is restored,
-    whatever way it comes, as git has it; None for none. ``files`` is how many files it has at most,
-    None where a lock does not say.
+    Attributes
+    ----------
+    manifest, bundle
+        Paths of files that may be missing.
+    clones
+        Clone URLs to try.
+    origin_url
+        URL of the remote ``origin`` of the restored repository, for git.
+    tree
+        None if only the commit is known.
+    prefix
+        Path of a subdataset in the pinned dataset, with a trailing slash.
+    files
+        Maximum number of files; None if the lock file does not have it.
     """
 
     name: str
@@ -81,7 +90,7 @@ class RestoreTarget:
 
     @classmethod
     def of_pin(cls, lock: Lock, pin: Pin, more: tuple[str, ...]) -> RestoreTarget:
-        """What a pin stands for; ``more`` are clone URLs that the lock does not have."""
+        """Return the target of a pin; ``more`` are clone URLs that the lock file does not have."""
         clones = tuple(dict.fromkeys((*pin.clone, *more)))
         return cls(
             name=pin.name,
@@ -96,55 +105,58 @@ class RestoreTarget:
             files=None if pin.paths else pin.files,
         )
 
-    def for_subdataset(self, for_subdataset: ListedSubdataset) -> RestoreTarget:
-        """A part of it."""
+    def for_subdataset(self, subdataset: ListedSubdataset) -> RestoreTarget:
+        """Return the target of a subdataset."""
         return replace(
             self,
-            name=for_subdataset.name,
-            dataset_id=for_subdataset.dataset_id,
-            commit=for_subdataset.commit,
-            state=for_subdataset.state,
-            manifest=sibling_path(self.manifest, for_subdataset.commit),
-            bundle=None
-            if self.bundle is None
-            else sibling_path(self.bundle, for_subdataset.commit),
-            clones=tuple(subdataset_url(url, for_subdataset.dataset_id) for url in self.clones),
+            name=subdataset.name,
+            dataset_id=subdataset.dataset_id,
+            commit=subdataset.commit,
+            state=subdataset.state,
+            manifest=sibling_path(self.manifest, subdataset.commit),
+            bundle=None if self.bundle is None else sibling_path(self.bundle, subdataset.commit),
+            clones=tuple(subdataset_url(url, subdataset.dataset_id) for url in self.clones),
             origin_url=None
             if self.origin_url is None
-            else subdataset_url(self.origin_url, for_subdataset.dataset_id),
+            else subdataset_url(self.origin_url, subdataset.dataset_id),
             tree=None,
-            files=for_subdataset.files,
-            prefix=self.prefix + for_subdataset.path.encode() + b"/",
+            files=subdataset.files,
+            prefix=self.prefix + subdataset.path.encode() + b"/",
         )
 
     def without_clones(self, urls: Iterable[str]) -> RestoreTarget:
-        """The same, not to be looked for at some of its URLs."""
+        """Return a copy without some of the clone URLs."""
         return replace(self, clones=tuple(url for url in self.clones if url not in set(urls)))
 
 
 class RestoreStrategy(Protocol):
-    """A way to a dataset; ``url`` is where it asks, None for what is on this machine."""
+    """A way to obtain the commits of a dataset."""
 
     @property
     def name(self) -> str:
-        """What it is, for people."""
+        """The name in messages."""
         ...
 
     @property
     def url(self) -> str | None:
-        """The clone URL, as it stands in the lock."""
+        """The clone URL, as in the lock file; None for a local strategy."""
         ...
 
     def fill(self, repository: Path) -> None:
-        """Brings objects and refs into an empty repository with a work tree; raises
-        StrategyFailedError."""
+        """Write objects and refs to an empty repository with a work tree.
+
+        Raises
+        ------
+        StrategyFailedError
+            The strategy cannot provide the dataset.
+        """
         ...
 
 
 def restore_strategies(
     target: RestoreTarget, store: Store | None, *, offline: bool
 ) -> Iterator[RestoreStrategy]:
-    """The ways to a goal, best first."""
+    """Yield the strategies for a target, best first."""
     if store is not None:
         path = store.root / target.dataset_id[:3] / target.dataset_id[3:]
         if (path / "HEAD").exists():
@@ -158,7 +170,7 @@ def restore_strategies(
 
 @dataclass(frozen=True, slots=True)
 class StoreStrategy:
-    """The dataset's repository in a store on this machine."""
+    """Fetch from the repository in a local store."""
 
     path: Path
     origin_url: str
@@ -166,7 +178,7 @@ class StoreStrategy:
     url: str | None = None
 
     def fill(self, repository: Path) -> None:
-        """See Way."""
+        """See :class:`RestoreStrategy`."""
         try:
             _fetch(repository, str(self.path), _ALL_REFS, _LOCAL_PROTOCOLS)
         except GitError as error:
@@ -176,32 +188,38 @@ class StoreStrategy:
 
 @dataclass(frozen=True, slots=True)
 class CloneUrlStrategy:
-    """A repository somewhere else."""
+    """Fetch from a clone URL."""
 
     url: str
 
     @property
     def name(self) -> str:
-        """See Way."""
+        """See :class:`RestoreStrategy`."""
         return self.url
 
     def fill(self, repository: Path) -> None:
-        """See Way; raises HostUnreachableError where nobody is there."""
+        """Fetch all refs; see :class:`RestoreStrategy`.
+
+        Raises
+        ------
+        HostUnreachableError
+            The host does not answer.
+        """
         url = to_git_url(self.url)
         try:
             _fetch(repository, url, _ALL_REFS, _REMOTE_PROTOCOLS)
         except GitError as error:
             message = _ACCESS.sub("", str(error))
             if _UNREACHABLE.search(message):
-                raise HostUnreachableError(f"it cannot be reached ({message})") from error
-            raise StrategyFailedError(f"git cannot clone from it ({message})") from error
+                raise HostUnreachableError(f"cannot be reached ({message})") from error
+            raise StrategyFailedError(f"git cannot clone it ({message})") from error
         _check_objects(repository)
         run_git(repository, "remote", "add", "origin", url)
 
 
 @dataclass(frozen=True, slots=True)
 class BundleStrategy:
-    """A git bundle beside the lock."""
+    """Fetch from the git bundle beside the lock file."""
 
     path: Path
     origin_url: str | None
@@ -209,11 +227,11 @@ class BundleStrategy:
     url: str | None = None
 
     def fill(self, repository: Path) -> None:
-        """See Way."""
+        """See :class:`RestoreStrategy`."""
         if not self.path.exists():
             raise StrategyFailedError(f"{self.path} is missing")
         if ANNEX_BRANCH not in read_bundle_refs(self.path):
-            raise StrategyFailedError(f"{self.path} is no bundle of a dataset, or a damaged one")
+            raise StrategyFailedError(f"{self.path} is damaged, or not a bundle of a dataset")
         refs = (f"+{ANNEX_BRANCH}:{ANNEX_BRANCH}", f"+{TAG_PREFIX}*:{TAG_PREFIX}*")
         try:
             _fetch(repository, str(self.path.absolute()), refs, _LOCAL_PROTOCOLS)
@@ -225,21 +243,21 @@ class BundleStrategy:
 
 @dataclass(frozen=True, slots=True)
 class ManifestStrategy:
-    """The manifest beside the lock, which knows all but the history."""
+    """Rebuild the commit from the manifest beside the lock file, without its history."""
 
     target: RestoreTarget
     name: str = "the manifest"
     url: str | None = None
 
     def fill(self, repository: Path) -> None:
-        """See Way."""
+        """See :class:`RestoreStrategy`."""
         path = self.target.manifest
         try:
             reader = LockManifestReader(path, self.target.files)
             head = reader.head
             if (head.commit, head.state) != (self.target.commit, self.target.state):
                 raise StrategyFailedError(
-                    f"{path} is of commit {head.commit} and state {head.state} "
+                    f"{path} describes commit {head.commit} and state {head.state} "
                     f"({head.dataset}@{head.version})"
                 )
             refs = rebuild_repository(reader, repository / ".git")
@@ -260,10 +278,10 @@ def _check_objects(repository: Path) -> None:
 
 
 def _add_unreachable_origin(repository: Path, url: str | None) -> None:
-    """Names the place that did not answer, or was not asked, so that it can be one day."""
+    """Add a remote that was not reached, for later use."""
     if url is not None:
         run_git(repository, "remote", "add", "origin", url)
-        # until somebody lifts it, git-annex would ask in vain before each of its commands
+        # without this, git-annex would contact the remote before each of its commands
         run_git(repository, "config", "remote.origin.annex-ignore", "true")
 
 
@@ -293,7 +311,13 @@ def run_git(
     environment: Mapping[str, str] | None = None,
     credentials: bool = False,
 ) -> str:
-    """What a git command printed that ran in a repository with a work tree; raises GitError."""
+    """Run a git command in a repository with a work tree; return its output.
+
+    Raises
+    ------
+    GitError
+        The command failed.
+    """
     kept = git_environment(repository, credentials=credentials)
     del kept["GIT_DIR"]
     done = subprocess.run(

@@ -194,7 +194,7 @@ class SupervisedCatalogue:
                 [
                     *(sys.executable, "-c", _PROGRAM, json.dumps(sys.path)),
                     *self._command,
-                    *("--kept", *map(str, numbers)),
+                    *("--supervised", *map(str, numbers)),
                 ],
                 stdin=subprocess.DEVNULL,
                 # what the service prints is for programs

@@ -1,0 +1,174 @@
+"""The click classes of the command line: groups, help texts, errors and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import click
+
+from neuromirror.cli.common import (
+    INTERRUPTED,
+    Settings,
+    json_line,
+    printable,
+    settings_from_environment,
+)
+from neuromirror.model.errors import NeuromirrorError
+
+_COMMON_OPTIONS = {"--mirrors", "--store", "--index", "--json", "--help"}
+"""Options that every command has; its help shows them last."""
+
+_FREE_SPACE = "Free some disk space and run the command again."
+_PERMISSIONS = "Change its permissions, or name another location with --store or --index."
+_ADVICE = {
+    errno.ENOSPC: _FREE_SPACE,
+    errno.EDQUOT: _FREE_SPACE,
+    errno.EFBIG: "Raise the limit on the size of files (ulimit -f).",
+    errno.EROFS: "Name another location with --store or --index.",
+    errno.EACCES: _PERMISSIONS,
+    errno.EPERM: _PERMISSIONS,
+}
+
+
+class Argument(click.Argument):
+    """An argument with a description of its own, shown by ``--help``."""
+
+    def __init__(self, *arguments: Any, help: str, **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        self.description = help
+
+    def describe(self, ctx: click.Context) -> tuple[str, str]:
+        """Return the argument as the usage line shows it, and its description."""
+        return self.make_metavar(ctx).strip("[]."), self.description
+
+
+class Command(click.Command):
+    """A command whose help is one sentence, its arguments and options, and an example.
+
+    Further paragraphs of the docstring are part of the reference page only.
+    """
+
+    def __init__(self, *arguments: Any, example: str, **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        self.example = example
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the first paragraph of the docstring."""
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text((self.help or "").strip().split("\n\n")[0])
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the arguments, the options of the command and the common options."""
+        arguments: list[tuple[str, str]] = []
+        own: list[tuple[str, str]] = []
+        common: list[tuple[str, str]] = []
+        for parameter in self.get_params(ctx):
+            if isinstance(parameter, Argument):
+                arguments.append(parameter.describe(ctx))
+            elif (record := parameter.get_help_record(ctx)) is not None:
+                (own if _COMMON_OPTIONS.isdisjoint(parameter.opts) else common).append(record)
+        sections = {"Arguments": arguments, "Options": own, "Common options": common}
+        for title, rows in sections.items():
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the example, line by line."""
+        with formatter.section("Example"):
+            for line in self.example.splitlines():
+                formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+
+
+def command(name: str, *, example: str) -> Callable[[Callable[..., Any]], Command]:
+    """Return a decorator that makes a :class:`Command` of a function."""
+    return click.command(name, cls=Command, example=example)
+
+
+def argument(
+    name: str, *, help: str, **attributes: Any
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds an :class:`Argument` to a command."""
+    return click.argument(name, cls=Argument, help=help, **attributes)
+
+
+class CommandGroup(click.Group):
+    """The group of all commands; it turns exceptions into one message and an exit code."""
+
+    def __init__(self, *arguments: Any, **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        self.sections: dict[str, tuple[str, ...]] = {}
+
+    def add_section(self, title: str, commands: Iterable[click.Command]) -> None:
+        """Add commands below a title of their own."""
+        members = tuple(commands)
+        for member in members:
+            self.add_command(member)
+        self.sections[title] = tuple(member.name or "" for member in members)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands, section by section."""
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands with their one-sentence help, section by section."""
+        width = max(map(len, self.commands))
+        for title, names in self.sections.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [
+                        (f"{name:<{width}}", self.commands[name].get_short_help_str(100))
+                        for name in names
+                    ]
+                )
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; print its error to stderr and exit with the code of the error."""
+        forbid_core_dumps()
+        ctx.obj = settings_from_environment()
+        try:
+            return super().invoke(ctx)
+        except NeuromirrorError as error:
+            message, code = str(error), error.exit_code
+        except BrokenPipeError:
+            # the reader of the output exited, as `| head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            message, code = "interrupted", INTERRUPTED
+        except OSError as error:
+            message, code = _os_error_message(error, ctx.obj), 1
+        if ctx.obj.json:
+            record: Mapping[str, Any] = {
+                "action": ctx.invoked_subcommand or "",
+                "status": "error",
+                "message": message,
+            }
+            click.echo(json_line(record))
+        click.echo("\n".join(map(printable, f"neuromirror: {message}".splitlines())), err=True)
+        ctx.exit(code)
+
+
+def _os_error_message(error: OSError, settings: Settings) -> str:
+    """Return the path, the error of the operating system, and advice."""
+    path, reason = error.filename or settings.store_folder, error.strerror or str(error)
+    advice = _ADVICE.get(error.errno or 0)
+    return f"{path}: {reason}" + (f". {advice}" if advice else "")
+
+
+def forbid_core_dumps() -> None:
+    """Forbid core dumps of this process and its children, whose memory holds tokens.
+
+    Only the soft limit is lowered, so that it can be raised again to debug a child.
+    """
+    with suppress(ImportError, OSError, ValueError):
+        import resource  # missing on some systems
+
+        _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, hard))

@@ -1,0 +1,196 @@
+"""``neuromirror list``, ``versions`` and ``events``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from neuromirror.cli.commands import argument, command
+from neuromirror.cli.common import Settings, settings_options, split_condition
+from neuromirror.model.display import format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from neuromirror.index import SubdatasetRow, VersionRow
+
+
+@command(
+    "list",
+    example="""\
+neuromirror list
+neuromirror list aind --where subject=625749 --where modality=ecephys
+neuromirror list --search "mouse visual cortex\"""",
+)
+@argument("mirror", required=False, help="A mirror, e.g. dandi [default: all mirrors].")
+@click.option(
+    "--where",
+    "conditions",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="List only datasets with this attribute; VALUE may end in *. Repeat to require several.",
+)
+@click.option(
+    "--search",
+    "search_terms",
+    metavar="TERMS",
+    help="List only datasets that contain all these words, in their metadata or in a file path.",
+)
+@click.option("--subdatasets", is_flag=True, help="List subdatasets too, such as large Zarrs.")
+@settings_options
+def list_command(
+    settings: Settings,
+    mirror: str | None,
+    conditions: tuple[str, ...],
+    search_terms: str | None,
+    *,
+    subdatasets: bool,
+) -> None:
+    """List the datasets in the store.
+
+    LATEST is the newest published version, or the newest state of the draft if nothing is
+    published; FILES and SIZE are those of that version.
+
+    --where compares the attributes of the latest version, such as subject or modality, that
+    "neuromirror show" prints; upper and lower case are equal. --search looks for each word in
+    names, titles, licenses, DOIs and attributes; all remaining words must be in the path of one
+    file of any version.
+    """
+    rows = []
+    where = [split_condition(condition) for condition in conditions]
+    with settings.index() as index:
+        for dataset in index.datasets(
+            mirror, where=where, text=search_terms, subdatasets=subdatasets
+        ):
+            newest = index.resolve(dataset.name) if dataset.versions else None
+            record = {
+                "dataset": dataset.name,
+                "title": dataset.title,
+                "dataset_id": dataset.dataset_id,
+                "is_subdataset": bool(dataset.within),
+                "removed": dataset.is_removed_upstream,
+                "version": None if newest is None else newest.label,
+                "files": None if newest is None else newest.files,
+                "bytes": None if newest is None else newest.bytes,
+            }
+            settings.emit("list", record)
+            title = "(removed upstream) " * dataset.is_removed_upstream + dataset.title
+            if newest is None:
+                rows.append([dataset.name, "-", "-", "-", title])
+            else:
+                size = format_bytes(newest.bytes)
+                rows.append([dataset.name, newest.label, str(newest.files), size, title])
+        tombstones = [] if conditions or search_terms else index.tombstones(mirror)
+    settings.print_table(rows, ["DATASET", "LATEST", "FILES", "SIZE", "TITLE"], ["FILES", "SIZE"])
+    for tombstone in tombstones:
+        if subdatasets or not tombstone.within:
+            settings.print_text(
+                f"taken down  {tombstone.dataset}  {tombstone.at[:10]}: {tombstone.reason}"
+            )
+    if not rows and (conditions or search_terms):
+        settings.print_text("no dataset matches")
+    elif not rows:
+        settings.print_text("the store has no datasets yet; run 'neuromirror sync'")
+
+
+@command("versions", example="neuromirror versions dandi:000027")
+@argument("dataset", help="A dataset, e.g. dandi:000027.")
+@settings_options
+def versions_command(settings: Settings, dataset: str) -> None:
+    """List the versions of a dataset.
+
+    The versions are in the order in which they were mirrored. KIND is "published", or "observed"
+    for a state of the draft; "metadata only" marks a version whose files equal those of the
+    version before. EVIDENCE is the number of files by their strongest checksum.
+    """
+    rows = []
+    with settings.index() as index:
+        for version in index.versions(dataset):
+            settings.emit("versions", version_json(dataset, version))
+            rows.append(
+                [
+                    version.label,
+                    version.kind + ", metadata only" * version.metadata_only,
+                    str(version.files),
+                    format_bytes(version.bytes),
+                    format_counts(version.evidence),
+                    version.commit[:12],
+                ]
+            )
+    heads = ["VERSION", "KIND", "FILES", "SIZE", "EVIDENCE", "COMMIT"]
+    settings.print_table(rows, heads, ["FILES", "SIZE"])
+    if not rows:
+        settings.print_text(
+            f"{dataset} has no versions yet; 'neuromirror status' shows the result of its last "
+            "visit"
+        )
+
+
+@command("events", example="neuromirror events dandi:000027 --limit 20")
+@argument("dataset", required=False, help="A dataset, e.g. dandi:000027 [default: all datasets].")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="Maximum number of events.",
+)
+@settings_options
+def events_command(settings: Settings, dataset: str | None, limit: int) -> None:
+    """List incidents and other events, newest first.
+
+    An incident is data that must never change and did change upstream. A tombstone is a dataset
+    that upstream removed; the mirrored copy is kept.
+    """
+    with settings.index() as index:
+        events = list(index.events(dataset, limit=limit))
+    for event in events:
+        line = f"{event.at}  {event.kind:<14} {event.dataset or event.mirror}  {event.message}"
+        settings.emit("events", asdict(event), line)
+    if not events:
+        settings.print_text("no events")
+
+
+def version_json(dataset: str, version: VersionRow) -> dict[str, Any]:
+    """Return the JSON fields of a version."""
+    return {
+        "dataset": dataset,
+        "version": version.label,
+        "name": f"{dataset}@{version.label}",
+        "kind": version.kind,
+        "upstream": version.upstream,
+        "time": version.upstream_time,
+        "observed_at": version.recorded_at,
+        "commit": version.commit,
+        "tree": version.tree,
+        "state": version.state,
+        "metadata": version.metadata,
+        "files": version.files,
+        "bytes": version.bytes,
+        "evidence": version.evidence,
+        "doi": version.doi,
+        "metadata_only": version.metadata_only,
+        "indexed": version.indexed,
+    }
+
+
+def subdataset_json(subdataset: SubdatasetRow) -> dict[str, Any]:
+    """Return the JSON fields of a subdataset."""
+    return {
+        "path": subdataset.path,
+        "dataset": subdataset.dataset,
+        "version": subdataset.label,
+        "dataset_id": subdataset.dataset_id,
+        "commit": subdataset.commit,
+        "state": subdataset.state,
+        "files": subdataset.files,
+        "bytes": subdataset.bytes,
+    }
+
+
+def format_counts(counts: Mapping[str, int]) -> str:
+    """Format counts as ``12 sha256, 3 etag``; a dash if there are none."""
+    return ", ".join(f"{count} {label}" for label, count in counts.items()) or "-"

@@ -1,0 +1,183 @@
+"""``neuromirror files``."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from neuromirror.cli.commands import argument, command
+from neuromirror.cli.common import Settings, printable, settings_options, split_version
+from neuromirror.cli.datasets import subdataset_json
+from neuromirror.model.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+
+    from neuromirror.index import FileRow, FoundFile, Index, VersionRow
+
+_MAX_SHOWN = 10
+"""Maximum number of files without sha256 that are named on stderr."""
+
+
+@command(
+    "files",
+    example="""\
+neuromirror files dandi:000027@0.210831.2033
+neuromirror files dandi:000027 --format sha256sum > SHA256SUMS""",
+)
+@argument("version", help="A version, e.g. dandi:000027@draft; the default label is latest.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["columns", "sha256sum"]),
+    default="columns",
+    show_default=True,
+    help="Output format; sha256sum prints lines that 'sha256sum -c' can check in a clone.",
+)
+@settings_options
+def files_command(settings: Settings, version: str, *, form: str) -> None:
+    """List the files of a version.
+
+    The columns are the strongest checksum of the file ("size" or "none" if it has no checksum),
+    whether the checksum is claimed by upstream or was checked here, the size in bytes, and the
+    path. Subdatasets and files that upstream lists but that are not mirrored follow. The files of
+    a Zarr that are not in the index are read from the store.
+
+    --format sha256sum names files without sha256, and subdatasets, on stderr.
+
+    Exit code: 0, or with --format sha256sum 1 if the list is incomplete.
+    """
+    name, label = split_version(version)
+    if form == "sha256sum" and settings.json:
+        raise ConfigurationError(
+            "--format sha256sum and --json exclude each other; --json alone prints all checksums"
+        )
+    with settings.index() as index:
+        row = index.resolve(name, label)
+        # closed before the index, also if the reader of the output exits
+        with closing(_files(index, row, settings)) as files:
+            if form == "sha256sum":
+                sys.exit(_print_sha256sums(files, _omissions(index, row)))
+            for file in files:
+                record = {"type": "file", "dataset": name, "version": row.label, **file}
+                status = "checked" if file["checked"] else "claimed"
+                digest = file["digest"] or file["evidence"]
+                line = _file_line(digest, status, file["size"], file["path"])
+                settings.emit("files", record, line)
+        for one in index.subdatasets(row):
+            record = {
+                "type": "subdataset",
+                **subdataset_json(one),
+                "superdataset": f"{name}@{row.label}",
+            }
+            version_name = f"{one.dataset}@{one.label or one.commit[:12]}"
+            line = _file_line(version_name, "subdataset", one.bytes, one.path)
+            settings.emit("files", record, line)
+        exceptions = index.exceptions(row)
+    for exception in exceptions:
+        record = {"type": "exception", "dataset": name, "version": row.label, **exception}
+        settings.emit("files", {**record, "status": "impossible", "message": exception["detail"]})
+        reason = f"not mirrored: {exception['reason']}"
+        settings.print_text(_file_line(reason, "", exception["size"], exception["path"]))
+
+
+def file_json(file: FileRow | FoundFile, urls: Sequence[str]) -> dict[str, Any]:
+    """Return the JSON fields of a file."""
+    return {
+        "path": file.path,
+        "size": file.size,
+        "key": file.key,
+        "digest": _evidence_digest(file),
+        "digests": {one.algorithm: one.value for one in file.digests},
+        "evidence": file.evidence.value,
+        "checked": file.checked,
+        "retention": file.retention.value,
+        "urls": list(urls),
+    }
+
+
+def _evidence_digest(file: FileRow | FoundFile) -> str | None:
+    """Return the strongest digest, or None for a file known by its size at most."""
+    for digest in file.digests:
+        if digest.algorithm == file.evidence.value:
+            return f"{digest.algorithm}:{digest.value}"
+    return None
+
+
+def _files(
+    index: Index, version: VersionRow, settings: Settings
+) -> Generator[dict[str, Any], None, None]:
+    """Yield the JSON fields of the files of a version, from the index or from the store."""
+    if not version.indexed:
+        yield from _stored_files(version, settings)
+        return
+    for file in index.files(version):
+        urls = [location.url for location in index.locations(file.content)] if settings.json else []
+        yield file_json(file, urls)
+
+
+def _stored_files(version: VersionRow, settings: Settings) -> Iterator[dict[str, Any]]:
+    """Yield the JSON fields of the files of a version, from its stored records."""
+    from neuromirror.lab.remint import stored_record_lines
+    from neuromirror.model import load_snapshot_entries
+
+    for placed in load_snapshot_entries(stored_record_lines(settings.store(), version)):
+        if placed.subdataset is not None:
+            continue  # subdatasets are listed from the index
+        record = placed.record
+        best = record.digest(record.evidence.value)
+        yield {
+            "path": placed.git_path.decode(),
+            "size": record.size,
+            "key": placed.key,
+            "digest": None if best is None else f"{best.algorithm}:{best.value}",
+            "digests": {one.algorithm: one.value for one in record.digests},
+            "evidence": record.evidence.value,
+            "checked": best is not None and best.checked,
+            "retention": record.retention.value,
+            "urls": [location.url for location in record.locations],
+        }
+
+
+def _file_line(digest: str, status: str, size: int | None, path: str) -> str:
+    """Format columns that fit a sha256 and a size of up to a terabyte."""
+    return f"{digest:<71}  {status:<7}  {'-' if size is None else size:>13}  {path}"
+
+
+def _omissions(index: Index, version: VersionRow) -> Iterator[str]:
+    """Yield why the subdatasets and exceptions of a version have no sha256 line."""
+    for one in index.subdatasets(version):
+        name = f"{one.dataset}@{one.label or one.commit}"
+        yield f"{one.path} is a subdataset; run 'neuromirror files {name} --format sha256sum'"
+    for exception in index.exceptions(version):
+        yield f"{exception['path']} is not mirrored: {exception['detail']}"
+
+
+def _print_sha256sums(files: Iterable[Mapping[str, Any]], omissions: Iterable[str]) -> int:
+    """Print one line per file that ``sha256sum -c`` accepts; return the exit code.
+
+    Files without sha256 and ``omissions`` are printed to stderr and make the exit code 1.
+    """
+    without_sha256 = 0
+    for file in files:
+        sha256 = file["digests"].get("sha256")
+        if sha256 is not None:
+            # paths in git contain no characters that sha256sum escapes (annex.git_path)
+            click.echo(f"{sha256}  {file['path']}".encode())
+            continue
+        without_sha256 += 1
+        if without_sha256 <= _MAX_SHOWN:
+            _print_omission(f"{file['path']} has no sha256 (evidence: {file['evidence']})")
+    if without_sha256 > _MAX_SHOWN:
+        _print_omission(f"{without_sha256 - _MAX_SHOWN} more files have no sha256")
+    others = list(omissions)
+    for sentence in others:
+        _print_omission(sentence)
+    return 1 if without_sha256 or others else 0
+
+
+def _print_omission(sentence: str) -> None:
+    click.echo(printable(f"omitted: {sentence}"), err=True)

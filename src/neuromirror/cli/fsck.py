@@ -1,0 +1,76 @@
+"""``neuromirror fsck``."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from neuromirror.cli.commands import argument, command
+from neuromirror.cli.common import Settings, settings_options
+
+
+@command(
+    "fsck",
+    example="""\
+neuromirror fsck
+neuromirror fsck dandi:000027
+neuromirror fsck --budget 3600""",
+)
+@argument(
+    "names",
+    nargs=-1,
+    metavar="[DATASET]...",
+    help="Datasets, e.g. dandi:000027 [default: the whole store].",
+)
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Stop after this time; the next run with --budget, or the service, continues there.",
+)
+@settings_options
+def fsck_command(settings: Settings, names: tuple[str, ...], *, budget: float | None) -> None:
+    """Check the integrity of the store and its index.
+
+    Checked are the alias and the repository of each dataset (git fsck; every version is reached
+    by a ref; no other program wrote to the repository), the records and the manifest of each
+    version against its state digest, and the entries of the index. Without names, the journal and
+    the whole index are checked too. Nothing is changed, and no request is sent to an archive. Each
+    problem is printed with its remedy.
+
+    Exit code: 0 everything is intact, 1 something is damaged or could not be checked.
+    """
+    from neuromirror.index import UnknownDatasetError
+    from neuromirror.model import ConfigurationError, alias_of
+    from neuromirror.service.integrity import check_integrity
+
+    if names and budget is not None:
+        raise ConfigurationError("--budget checks the whole store; it takes no DATASET")
+    store = settings.store()
+    requested = {alias_of(name): name for name in names}
+    known = {alias for alias, _ in store.aliases()}
+    intact = failed = 0
+    seen: set[str] = set()
+    for result in check_integrity(
+        store, settings.index_path(store), set(requested) or None, budget
+    ):
+        seen.add(result.position.alias)
+        record = {
+            "subject": result.subject,
+            "path": result.name,
+            "status": result.status,
+            "message": result.message,
+        }
+        intact += result.status == "ok"
+        failed += result.status != "ok"
+        line = f"{result.status:<10} {result.subject:<8} {result.name}  {result.message}"
+        settings.emit("fsck", record, line if result.status != "ok" else None)
+    for alias, name in requested.items():
+        if alias not in seen and alias not in known:
+            raise UnknownDatasetError(
+                f"dataset {name!r} is not in the store; 'neuromirror list' shows the datasets that "
+                "are"
+            )
+    settings.print_text(f"{intact} items intact, {failed} damaged or not checked")
+    sys.exit(1 if failed else 0)

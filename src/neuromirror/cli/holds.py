@@ -1,0 +1,53 @@
+"""``neuromirror holds`` and ``release``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+
+from neuromirror.cli.commands import argument, command
+from neuromirror.cli.common import Settings, settings_options
+
+
+@command("holds", example="neuromirror holds")
+@settings_options
+def holds_command(settings: Settings) -> None:
+    """List the listings that wait for approval.
+
+    A listing is held if it is empty, lacks more files than the [guards] of the mirror file allow,
+    or has other bytes where they must never change. Check the archive, then approve the listing
+    with "neuromirror release", or wait until upstream is repaired.
+
+    Exit code: 0 nothing is held, 3 a listing is held.
+    """
+    with settings.index() as index:
+        holds = list(index.open_holds())
+    for hold in holds:
+        settings.emit("holds", asdict(hold))
+    settings.print_table(
+        [[h.hold, h.dataset, h.upstream, h.reason, h.placed_at] for h in holds],
+        ["HOLD", "DATASET", "VERSION", "REASON", "SINCE"],
+    )
+    if not holds:
+        settings.print_text("nothing is held")
+    sys.exit(3 if holds else 0)
+
+
+@command("release", example="neuromirror release 4f1c")
+@argument("hold", help='The id of the hold in "neuromirror holds", or its first digits.')
+@settings_options
+def release_command(settings: Settings, hold: str) -> None:
+    """Approve a held listing.
+
+    The next sync accepts exactly this listing and holds any other. A running service visits the
+    dataset at once.
+    """
+    from neuromirror.service.hold_release import release_and_make_due
+
+    store = settings.store()
+    dataset = release_and_make_due(store, settings.index_path(store), hold)
+    settings.emit(
+        "release",
+        {"hold": hold, "dataset": dataset, "message": "released"},
+        f"released; if no service runs on this store, run: neuromirror sync {dataset}",
+    )
