@@ -1,4 +1,4 @@
-"""Files of a clone got from where their bytes are, many at a time, and checked as they arrive."""
+"""Download, hash and verify the bytes of annexed files."""
 
 from neuromirror.git import GitError
 from neuromirror.transfer.annex_clone import NotACloneError

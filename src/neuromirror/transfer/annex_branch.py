@@ -1,7 +1,7 @@
-"""What the git-annex branch of a clone knows of keys: read for thousands of them at a time.
+"""Reader for the logs on the git-annex branch, for thousands of keys at a time.
 
-``git cat-file`` finds a path in the branch by reading a tree of thousands of entries for each; here
-the trees are read once, those of the first level kept.
+``git cat-file`` resolves a path by reading every tree on the way, and trees of the branch have
+thousands of entries. This reader reads each tree once, and keeps those of the first level.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from neuromirror.annex import hash_lower, key_file_name
 from neuromirror.git import GitError, git_environment
 
 _AT_ONCE: Final = 500
-"""Requests that are sent before their answers are read; all of them fit into a pipe."""
+"""Requests sent before their replies are read; all of them fit into a pipe's buffer."""
 
 LOCATIONS: Final = b".log"
 URLS: Final = b".log.web"
@@ -30,21 +30,27 @@ _FOLDER: Final = b"40000 "
 
 @dataclass(slots=True)
 class KeyLogs:
-    """A key's files on the branch, by their endings; those that are not there are left out.
+    """The logs of one key.
 
-    ``private`` is what only this clone may know.
+    Parameters
+    ----------
+    files
+        Contents of the existing logs, by file name suffix (``LOCATIONS``, ``URLS``,
+        ``EQUIVALENT_KEYS``).
+    private
+        Lines of the location log from this clone's private journal.
     """
 
     files: dict[bytes, bytes] = field(default_factory=dict)
     private: bytes = b""
 
     def content(self, ending: bytes) -> bytes:
-        """One of them; empty where it is not there."""
+        """Return the content of a log, empty if the log does not exist."""
         return self.files.get(ending, b"")
 
 
 class BatchObjectReader:
-    """Reads git objects of a repository, many at a time; a context manager."""
+    """Reader for git objects by ``git cat-file --batch``; a context manager."""
 
     def __init__(self, git_dir: Path) -> None:
         self._process = subprocess.Popen(
@@ -62,7 +68,7 @@ class BatchObjectReader:
         self._process.communicate()
 
     def read(self, names: Sequence[bytes]) -> Iterator[bytes | None]:
-        """The contents of objects in order; None for those that are not there."""
+        """Yield the contents of objects in order, None for objects that do not exist."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         send, out = self._process.stdin, self._process.stdout
@@ -81,9 +87,18 @@ class BatchObjectReader:
 
 
 class AnnexBranchReader:
-    """The git-annex branch at one commit (hex), with what git-annex's journals add to it.
+    """Reader for the git-annex branch at one commit, with the changes in git-annex's journals.
 
-    A file in the journal stands for that of the branch; one in the private journal adds to it.
+    A file in the journal replaces that of the branch; lines of the private journal are added to it.
+
+    Parameters
+    ----------
+    objects
+        Reader for the repository.
+    commit
+        Commit of the branch, in hexadecimal.
+    annex
+        git-annex's directory, ``.git/annex``.
     """
 
     def __init__(self, objects: BatchObjectReader, commit: str, annex: Path) -> None:
@@ -94,7 +109,7 @@ class AnnexBranchReader:
         self._folders: dict[bytes, bytes] = {}
 
     def file(self, name: bytes) -> bytes:
-        """A file at the top of the branch (``remote.log``); empty where there is none."""
+        """Return a file at the top of the branch (``remote.log``), empty if it does not exist."""
         found = _entry(self._root, _FILE, name)
         public = read_journal(self._journal, journal_file(name))
         if public is None:
@@ -102,7 +117,7 @@ class AnnexBranchReader:
         return public + (read_journal(self._private, journal_file(name)) or b"")
 
     def logs(self, keys: Sequence[str]) -> dict[str, KeyLogs]:
-        """What is known of keys."""
+        """Return the logs of keys, by key."""
         folders = {key: hash_lower(key) for key in keys}
         self._read_folders({folder[:3] for folder in folders.values()})
         inner = {
@@ -150,26 +165,26 @@ class AnnexBranchReader:
         self._folders.update(self._read_found(missing))
 
     def _read_found(self, object_ids: dict[bytes, bytes | None]) -> Iterator[tuple[bytes, bytes]]:
-        """What has an object, with its content."""
+        """Yield the names that have an object id, with the object's content."""
         there = [(name, found) for name, found in object_ids.items() if found]
         contents = self._objects.read([found for _, found in there])
         for (name, _), content in zip(there, contents, strict=True):
             yield name, content or b""
 
     def _contents(self, object_ids: dict[bytes, bytes]) -> dict[bytes, bytes]:
-        """Contents by path; logs that are alike, as many are, are read once."""
+        """Return contents by path. Many logs are identical, and identical objects are read once."""
         distinct = list(dict.fromkeys(object_ids.values()))
         read = dict(zip(distinct, self._objects.read(distinct), strict=True))
         return {path: read[found] or b"" for path, found in object_ids.items()}
 
 
 def journal_file(path: bytes) -> bytes:
-    """The name in git-annex's journal of a file of its branch."""
+    """Return the name in git-annex's journal of a file of the branch."""
     return path.replace(b"_", b"__").replace(b"/", b"_")
 
 
 def read_journal(folder: Path, name: bytes) -> bytes | None:
-    """A journal file up to its last whole line; None where it has gone."""
+    """Return a journal file up to its last complete line, None if it does not exist."""
     try:
         with open(os.path.join(os.fsencode(folder), name), "rb") as file:
             content = file.read()
@@ -186,7 +201,9 @@ def _file_names(folder: Path) -> frozenset[bytes]:
 
 
 def _entry(tree: bytes, mode: bytes, name: bytes) -> bytes | None:
-    """The id (hex) of a tree's entry, by looking for it: trees here have thousands."""
+    """Return the id (in hexadecimal) of a tree's entry; searching is faster than parsing a large
+    tree.
+    """
     mark = mode + name + b"\0"
     at = tree.find(mark)
     if at < 0:

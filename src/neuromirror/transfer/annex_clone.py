@@ -1,4 +1,4 @@
-"""A clone whose files are to be got: where it is, and how git-annex keeps contents there."""
+"""A clone to download files into, and its git-annex repository."""
 
 from __future__ import annotations
 
@@ -23,19 +23,23 @@ _WRITTEN_PATHS = (
     *("annex/transfer/download", "neuromirror"),
 )
 FALLBACK_IDENTITY = ("neuromirror", "get@neuromirror.invalid")
-"""Name and address that commit to the git-annex branch where git knows nobody."""
+"""Name and e-mail address for commits to the git-annex branch where git has no identity."""
 
 _MISSING = (
-    "{top}: 'git annex {command}' has to be run, and git-annex is not installed: pip install "
-    "git-annex"
+    "{top}: git-annex is required to run 'git annex {command}', and is not installed; "
+    "pip install git-annex"
 )
 
 
 def work_tree_environment(*, credentials: bool = False) -> dict[str, str]:
-    """The environment for a program that finds the repository by the folder it is started in.
+    """Return the environment for a program that discovers the repository by its working directory.
 
-    git itself then says whether that repository may be trusted. Tokens and passwords are in it only
-    with ``credentials``.
+    git then applies its own ownership check (``safe.directory``).
+
+    Parameters
+    ----------
+    credentials
+        Whether variables that hold tokens and passwords are kept.
     """
     kept = git_environment(Path(), fetch_missing=True, credentials=credentials)
     for name in ("GIT_DIR", "GIT_DEFAULT_HASH", "GIT_DEFAULT_REF_FORMAT"):
@@ -44,10 +48,10 @@ def work_tree_environment(*, credentials: bool = False) -> dict[str, str]:
 
 
 def committer_environment(folder: Path) -> dict[str, str]:
-    """Variables by which git-annex can commit in a repository; none where git knows who is at it.
+    """Return variables with which git-annex can commit; empty if git has an identity.
 
-    In containers and at CI git knows nobody. git-annex has a way of its own out of that, but not
-    where it merges branches that were cloned.
+    In containers and in CI git often has none. git-annex then uses an identity of its own, but not
+    when it merges branches that were cloned.
     """
     command = ["git", "-C", str(folder), "var", "GIT_COMMITTER_IDENT"]
     done = subprocess.run(command, env=work_tree_environment(), capture_output=True, check=False)
@@ -63,15 +67,31 @@ def committer_environment(folder: Path) -> dict[str, str]:
 
 
 class NotACloneError(ConfigurationError):
-    """Where there should be a clone of a dataset, there is none."""
+    """The folder is not in a clone of a dataset."""
 
 
 class AnnexClone:
-    """A clone with its work tree at ``top``; ``annex`` is git-annex's folder in it.
+    """A clone and its work tree.
 
-    ``left`` says why git-annex has to get everything itself; None where it has not. Where it is not
-    ``is_annexed``, git-annex knows nothing of it, here or at its remotes. ``left_out`` are special
-    remotes that were not enabled when it was made ready.
+    Parameters
+    ----------
+    top
+        Top folder of the work tree.
+    git_dir
+        The repository's own folder.
+    settings
+        git configuration of the clone.
+    delegation_reason
+        Why git-annex itself must get all files; None if this package can.
+
+    Attributes
+    ----------
+    annex_dir
+        git-annex's directory, ``.git/annex``.
+    is_annexed
+        False if neither the clone nor its remotes have a git-annex branch.
+    skipped_remotes
+        Special remotes that were not enabled when git-annex was initialized.
     """
 
     def __init__(
@@ -88,12 +108,18 @@ class AnnexClone:
 
     @classmethod
     def at(cls, folder: Path, *, trust_config: bool = False) -> AnnexClone:
-        """The clone that a folder is in, made ready for git-annex where it is not.
+        """Open the clone that contains ``folder``, and initialize git-annex in it if needed.
 
-        Raises NotACloneError, UnsafePathError for a symlink where contents are written,
+        Raises
+        ------
+        NotACloneError
+            The folder is not in a work tree.
+        UnsafePathError
+            The repository has a symlink at a path that is written to.
         RepositoryRefusedError
-        where the repository's own configuration names programs (unless ``trust_config``), and
-        GitError where git or git-annex does not do its part.
+            The repository's configuration or hooks name programs, and ``trust_config`` is not set.
+        GitError
+            git or git-annex failed.
         """
         options = ["--show-toplevel", "--absolute-git-dir", "--git-common-dir"]
         done = subprocess.run(
@@ -105,7 +131,7 @@ class AnnexClone:
         if done.returncode:
             message = done.stderr.decode(errors="replace").strip()
             raise NotACloneError(
-                f"{folder} is not in the work tree of a dataset; clone one, and go there "
+                f"{folder} is not in the work tree of a dataset; change to a clone of one "
                 f"({message})"
             )
         top, git_dir, common = (
@@ -118,40 +144,45 @@ class AnnexClone:
         if (folder / common).resolve() != git_dir.resolve():
             delegation_reason = "this is one of several work trees of a repository"
         clone = cls(top, git_dir, settings, delegation_reason)
-        # what is written there by path; a repository may have come with symlinks in it
+        # these are written by path, and a received repository may contain symlinks
         refuse_symlinks(git_dir, *_WRITTEN_PATHS)
         clone._prepare()
         return clone
 
     @classmethod
     def of_subdataset(cls, folder: Path, *, trust_config: bool = False) -> AnnexClone:
-        """The clone that a folder is; raises as :meth:`at`, NotACloneError where it is only in
-        one."""
+        """Open the clone whose top folder is ``folder``.
+
+        Raises
+        ------
+        NotACloneError
+            The folder is not the top folder of a clone. See also :meth:`at`.
+        """
         clone = cls.at(folder, trust_config=trust_config)
         if clone.top.resolve() != folder.resolve():
             raise NotACloneError(
-                f"{folder} is a sub-dataset, and git cannot read its repository: mend it, or "
-                "remove it and get it again"
+                f"{folder} is a subdataset whose repository git cannot read; repair it, or remove "
+                "the folder and get the subdataset again"
             )
         return clone
 
     @property
     def uuid(self) -> str:
-        """By which name git-annex knows this clone."""
+        """git-annex's UUID of this clone."""
         return self.settings.get("annex.uuid")
 
     def git(self, *arguments: str) -> bytes:
-        """What a git command says; raises GitError."""
+        """Run a git command, and return its output; raises GitError."""
         return self._run(("git", *arguments), git_environment(self.git_dir, fetch_missing=True))
 
     def git_annex(self, *arguments: str) -> None:
-        """Runs a git-annex command; raises GitError."""
+        """Run a git-annex command; raises GitError."""
         if shutil.which("git-annex") is None:
             raise GitError(_MISSING.format(top=self.top, command=arguments[0]))
         self._run(("git", "annex", *arguments), self.annex_environment())
 
     def annex_environment(self, *, credentials: bool = False) -> dict[str, str]:
-        """The environment for a git-annex command here; ``credentials`` for one that downloads."""
+        """Return the environment for a git-annex command, with ``credentials`` if it downloads."""
         return work_tree_environment(credentials=credentials) | committer_environment(self.top)
 
     def _run(self, command: Sequence[str], environment: dict[str, str]) -> bytes:
@@ -164,11 +195,15 @@ class AnnexClone:
         return done.stdout
 
     def annex_branch_commit(self) -> str | None:
-        """The commit (hex) that the git-annex branch is at."""
+        """Return the commit of the git-annex branch, in hexadecimal; None if there is no such
+        branch.
+        """
         return self._refs().get(BRANCH)
 
     def _refs(self) -> dict[str, str]:
-        """All refs whose name ends in ``git-annex``: git-annex merges them into its branch."""
+        """Return commits by ref, for all refs named ``git-annex``: git-annex merges them into its
+        branch.
+        """
         done = subprocess.run(
             ["git", "show-ref", "git-annex"],
             env=git_environment(self.git_dir, fetch_missing=True),
@@ -196,7 +231,7 @@ class AnnexClone:
             self.settings = AnnexSettings.load(self.git_dir)
             refs = self._refs()
         if BRANCH not in refs or self._has_unmerged_branches(refs):
-            # any command that reads the branch merges what was fetched, and this one does no more
+            # any command that reads the branch merges fetched ones first; this one changes nothing
             self.git_annex("wanted", "here")
         head = subprocess.run(
             ["git", "symbolic-ref", "-q", "HEAD"],
@@ -209,7 +244,7 @@ class AnnexClone:
             self.delegation_reason = "an adjusted branch is checked out"
 
     def _has_unmerged_branches(self, refs: dict[str, str]) -> bool:
-        """Whether some fetched git-annex branch is not in the one here."""
+        """Return whether a fetched git-annex branch is not yet merged."""
         if not self.settings.is_true("annex.merge-annex-branches", default=True):
             return False
         known = {refs[BRANCH]}
@@ -226,7 +261,7 @@ class AnnexClone:
         return bool(more.strip())
 
     def object_paths(self, key: str) -> Sequence[bytes]:
-        """Where a key's content may lie: first where it is to be put."""
+        """Return the possible paths of a key's object, the one to write to first."""
         name = key_file_name(key)
         return [
             b"/".join((self._objects, folders, name, name))
@@ -234,5 +269,5 @@ class AnnexClone:
         ]
 
     def find_object(self, key: str) -> bytes | None:
-        """Where a key's content lies; None where it is not here."""
+        """Return the path of a key's object, None if its content is not here."""
         return next(filter(os.path.exists, self.object_paths(key)), None)

@@ -1,8 +1,8 @@
-"""Contents put into git-annex's object folders, as git-annex would leave them.
+"""Writer for git-annex's object directory that leaves the same files as git-annex.
 
-Names and locks are git-annex's own (Annex.Content, Annex.Locations, Logs.Transfer). A whole small
-content is written below ``othertmp``, which git-annex empties when nobody uses it. A large one
-grows in ``tmp``, where git-annex and the next run find it, while its transfer is locked.
+File names and locks are git-annex's own (Annex.Content, Annex.Locations, Logs.Transfer). Small
+content is written to ``othertmp``, which git-annex empties when it is unused. Large content grows
+in ``tmp``, where git-annex and the next run resume it; its transfer is locked meanwhile.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _PART: Final = 64
 
 
 class InsufficientSpaceError(NeuromirrorError):
-    """The disk has too little room for a content, or for what is to be left free."""
+    """The disk has too little free space for the content and ``annex.diskreserve``."""
 
 
 class TransferBusyError(NeuromirrorError):
-    """Another process is getting the same content."""
+    """Another process is downloading the same content."""
 
 
 class AnnexObjectStore:
-    """Where a clone keeps its contents; shared by threads, a context manager."""
+    """The object directory of a clone; shared by threads; a context manager."""
 
     def __init__(self, clone: AnnexClone) -> None:
         self._clone = clone
@@ -58,7 +58,7 @@ class AnnexObjectStore:
         with suppress(OSError):
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._remove_stale_files()
-        # shared: as long as it is held, git-annex leaves what is below othertmp alone
+        # git-annex does not empty othertmp while this shared lock is held
         fcntl.lockf(self._lock, fcntl.LOCK_SH)
         os.makedirs(self._temporary, exist_ok=True)
         os.makedirs(self._partial, exist_ok=True)
@@ -68,16 +68,26 @@ class AnnexObjectStore:
         os.close(self._lock)
 
     def _remove_stale_files(self) -> None:
-        """Removes what killed runs left below othertmp, while nobody uses it."""
+        """Remove files of killed runs from ``othertmp``; the exclusive lock must be held."""
         for entry in os.scandir(self._temporary):
             if entry.name.startswith(_PREFIX):
                 os.unlink(entry.path)
 
     @contextmanager
     def reserve_space(self, size: int | None, there: int = 0) -> Iterator[None]:
-        """Sets room aside for a content of which ``there`` bytes are on the disk already.
+        """Reserve disk space for content while it is downloaded.
 
-        Raises InsufficientSpaceError where ``annex.diskreserve`` could not be kept.
+        Parameters
+        ----------
+        size
+            Size of the content in bytes, None if unknown.
+        there
+            Bytes of it that are on the disk already.
+
+        Raises
+        ------
+        InsufficientSpaceError
+            Less than ``annex.diskreserve`` would stay free.
         """
         more = max((size or 1) - there, 0)
         with self._space_lock:
@@ -90,24 +100,24 @@ class AnnexObjectStore:
                 self._reserved_bytes -= more
 
     def check_space(self, more: int = 0) -> None:
-        """Raises InsufficientSpaceError where ``more`` bytes do not fit beside those that are to
-        come."""
+        """Raise InsufficientSpaceError if ``more`` bytes do not fit beside the reserved ones."""
         self._spare -= more
         if more and self._spare > 0:
             return
         found = os.statvfs(self._annex)
         free = found.f_bavail * found.f_frsize - self._reserved_bytes - self._reserve
-        # small contents are many: of what is free they may take a part before it is looked at again
+        # calling statvfs for each of many small files is slow: allow a fraction of the free space
+        # before the next call
         self._spare = free // _PART
         short = more - free
         if short > 0:
             raise InsufficientSpaceError(
-                f"not enough free space, {short} bytes more are needed; free some, or adjust "
+                f"not enough free space: {short} more bytes are needed; free some, or adjust "
                 "annex.diskreserve"
             )
 
     def put(self, key: str, content: memoryview) -> None:
-        """Puts a whole, checked content in its place."""
+        """Store verified content that is completely in memory."""
         path = self._temporary + self._prefix + b"%d" % next(self._numbers)
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
         try:
@@ -123,9 +133,13 @@ class AnnexObjectStore:
 
     @contextmanager
     def open_partial(self, key: str) -> Iterator[int]:
-        """The open file in which a key's content grows, with what an earlier attempt left there.
+        """Yield the file descriptor of a key's partial content, which may hold bytes of an earlier
+        attempt.
 
-        Raises Busy where another process is at it.
+        Raises
+        ------
+        TransferBusyError
+            Another process is downloading the key.
         """
         name = key_file_name(key)
         with self._locked(name):
@@ -141,18 +155,20 @@ class AnnexObjectStore:
                 os.close(file)
 
     def finish_partial(self, key: str, file: int) -> None:
-        """Puts what has grown, checked, in its place."""
+        """Move verified partial content to its object path."""
         os.fchmod(file, os.fstat(file).st_mode & 0o777 & ~_WRITE_BITS | _OWNER_READS)
         self._move_to_object_path(key, self._partial + b"/" + key_file_name(key))
 
     def discard_partial(self, key: str) -> None:
-        """Forgets what has grown."""
+        """Delete partial content."""
         with suppress(FileNotFoundError):
             os.unlink(self._partial + b"/" + key_file_name(key))
 
     @contextmanager
     def _locked(self, name: bytes) -> Iterator[None]:
-        """Takes the locks of a download: that of the key, and the one older git-annexes look at."""
+        """Hold the transfer locks of a key: the current one, and the one that older git-annex
+        versions use.
+        """
         held: list[tuple[int, bytes]] = []
         try:
             for folder in (b"lck", WEB_UUID.encode()):
@@ -169,9 +185,7 @@ class AnnexObjectStore:
                     sane = False
                 if not sane:
                     os.close(held.pop()[0])
-                    raise TransferBusyError(
-                        "another process is getting it right now; try again later"
-                    )
+                    raise TransferBusyError("another process is downloading it; try again later")
             yield
         finally:
             for lock, path in reversed(held):
@@ -191,7 +205,7 @@ class AnnexObjectStore:
         freeze_folder(folder)
 
     def _make_object_folder(self, folder: bytes) -> bool:
-        """Makes a content's own folder, and those above; whether it was not there."""
+        """Create a key's object directory and its parents; return whether it did not exist."""
         hashed = os.path.dirname(folder)
         try:
             os.mkdir(hashed)
@@ -206,7 +220,9 @@ class AnnexObjectStore:
         return True
 
     def repair(self, key: str) -> bool:
-        """Finishes what a killed run left half done at a key; whether its content is here."""
+        """Finish a key's object that a killed run left incomplete; return whether its content is
+        here.
+        """
         found = self._clone.find_object(key)
         if found is None:
             return False
@@ -215,11 +231,11 @@ class AnnexObjectStore:
 
 
 def freeze_folder(folder: bytes) -> None:
-    """Lets nothing be deleted by accident from a content's own folder."""
+    """Remove write permission from an object directory, as git-annex does."""
     os.chmod(folder, os.stat(folder).st_mode & 0o7777 & ~_WRITE_BITS)
 
 
 def write_all(file: int, content: memoryview) -> None:
-    """Writes all of a piece: on a disk that fills up the file takes the first part of it."""
+    """Write all of ``content``: a write to a disk that fills up may be partial."""
     while content:
         content = content[os.write(file, content) :]

@@ -1,4 +1,4 @@
-"""What git's configuration says that git-annex would heed when it gets files."""
+"""git configuration that git-annex obeys when it gets files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _RESERVE: Final = 100_000_000
 _SIZE: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)")
 _UNITS: Final = {"": 1, "b": 1, "byte": 1} | {
     name: base**power
-    for power, word in enumerate(
+    for power, prefix in enumerate(
         ("kilo", "mega", "giga", "tera", "peta", "exa", "zetta", "yotta"), 1
     )
     for base, names in (
-        (1000, (word[0], f"{word[0]}b", f"{word}byte")),
-        (1024, (f"{word[0]}ib", f"{word[:2]}bibyte")),
+        (1000, (prefix[0], f"{prefix[0]}b", f"{prefix}byte")),
+        (1024, (f"{prefix[0]}ib", f"{prefix[:2]}bibyte")),
     )
     for name in names
 }
@@ -48,14 +48,14 @@ _COMMIT_HOOKS: Final = ("commitmessage-annex", "post-update-annex")
 
 
 class AnnexSettings:
-    """The configuration of a clone: git's names in lower case but for what stands in the middle."""
+    """The configuration of a clone. As in git, names are lower case except for a subsection."""
 
     def __init__(self, values: Mapping[str, Sequence[str]]) -> None:
         self._values = values
 
     @classmethod
     def load(cls, git_dir: Path) -> AnnexSettings:
-        """What ``git config`` says for a repository; raises GitError."""
+        """Read the configuration of a repository with ``git config``; raises GitError."""
         done = subprocess.run(
             ["git", "config", "--list", "-z", "--includes"],
             env=git_environment(git_dir, fetch_missing=True),
@@ -73,69 +73,73 @@ class AnnexSettings:
         return cls(values)
 
     def values(self, name: str) -> Sequence[str]:
-        """All values of a name, in order."""
+        """Return all values of a setting, in order."""
         return self._values.get(name, ())
 
     def get(self, name: str, default: str = "") -> str:
-        """The value that counts: the last one."""
+        """Return the effective value of a setting: the last one."""
         found = self._values.get(name)
         return found[-1] if found else default
 
     def is_true(self, name: str, *, default: bool = False) -> bool:
-        """A truth value as git reads it."""
+        """Return a setting as a boolean, parsed as git does."""
         found = self._values.get(name)
         if not found:
             return default
         return found[-1].strip().lower() in _TRUE
 
     def remotes(self) -> list[str]:
-        """The names of all remotes that are set up, git's and git-annex's own."""
+        """Return the names of all configured remotes, including special remotes."""
         names = [name[7:].rpartition(".")[0] for name in self._values if name[:7] == "remote."]
         return [name for name in dict.fromkeys(names) if name]
 
     @property
     def disk_reserve(self) -> int:
-        """Bytes of the disk that are to be left free (``annex.diskreserve``)."""
+        """Bytes to leave free on the disk (``annex.diskreserve``)."""
         return _parse_size(self.get("annex.diskreserve"), _RESERVE)
 
     @property
     def schemes(self) -> frozenset[str]:
-        """The schemes of URLs that may be asked, of those that are spoken here."""
+        """URL schemes that are allowed by the configuration and supported by this package."""
         allowed = self.get("annex.security.allowed-url-schemes", "http https").split()
         return frozenset({"http", "https"}.intersection(allowed))
 
     @property
     def allowed_addresses(self) -> list[str]:
-        """The words of ``annex.security.allowed-ip-addresses``, or of its old name."""
+        """Values of ``annex.security.allowed-ip-addresses``, or of its old name."""
         old = self.get("annex.security.allowed-http-addresses")
         return self.get("annex.security.allowed-ip-addresses", old).split()
 
     @property
     def verifies_content(self) -> bool:
-        """Whether git-annex checks all that it gets."""
+        """Whether git-annex verifies all content that it gets."""
         names = ["annex.verify", *(f"remote.{name}.annex-verify" for name in self.remotes())]
         return all(self.is_true(name, default=True) for name in names)
 
     @property
     def headers(self) -> dict[str, str]:
-        """What ``annex.http-headers`` sends with each request; raises GitError for no header."""
+        """Headers for each request (``annex.http-headers``); raises GitError if malformed."""
         found = {}
         for line in self.values("annex.http-headers"):
             name, colon, value = line.partition(":")
             if not colon or not name.strip() or not line.isprintable() or not line.isascii():
-                raise GitError("annex.http-headers holds a line that is no header; mend it")
+                raise GitError(
+                    "annex.http-headers: a value is not a header (NAME: VALUE); correct it"
+                )
             found[name.strip()] = value.strip()
         return found
 
     def find_hook(self, git_dir: Path, names: Iterable[str]) -> str | None:
-        """The first of some hooks that a repository has."""
+        """Return the first of some hooks that exists in a repository, None if none does."""
         folders = [git_dir / "hooks"]
         if self.get("core.hookspath"):
             folders.append(git_dir.parent / self.get("core.hookspath"))
         return next((one for one in names for at in folders if (at / one).exists()), None)
 
     def can_commit_directly(self, git_dir: Path) -> bool:
-        """Whether a commit to the git-annex branch is git's matter alone."""
+        """Return whether git alone may commit to the git-annex branch: no hook, command or
+        signature is due.
+        """
         return not (
             any(self.get(name) for name in _COMMIT_COMMANDS)
             or self.find_hook(git_dir, _COMMIT_HOOKS)
@@ -143,9 +147,9 @@ class AnnexSettings:
         )
 
     def delegation_reason(self, git_dir: Path) -> str | None:
-        """Why git-annex has to get all files itself, or None."""
+        """Return why git-annex itself must get all files, None if this package can."""
         if self.get("annex.version", "10") not in _VERSIONS:
-            return f"the repository is of version {self.get('annex.version')}"
+            return f"unsupported repository version {self.get('annex.version')} (annex.version)"
         for name in _UNSUPPORTED_FLAGS:
             if self.is_true(name):
                 return f"{name} is set"
@@ -153,18 +157,18 @@ class AnnexSettings:
             if self.get(name):
                 return f"{name} is set"
         if hook := self.find_hook(git_dir, _UNSUPPORTED_HOOKS):
-            return f"there is a hook {hook}"
+            return f"the hook {hook} is set up"
         if self.get("extensions.objectformat", "sha1").lower() != "sha1":
-            return "its git objects are not named by SHA-1 (extensions.objectFormat)"
+            return "unsupported object format, not SHA-1 (extensions.objectFormat)"
         if not self.is_true("core.symlinks", default=True):
-            return "the file system has no symlinks (core.symlinks)"
+            return "the file system does not support symlinks (core.symlinks)"
         if self.get("core.sharedrepository").lower() not in _UNSHARED:
             return "core.sharedRepository is set"
         return None
 
 
 def _parse_size(text: str, default: int) -> int:
-    """A size as git-annex reads it: ``1 gigabyte``, ``0.5tb``, ``100 MiB``, ``1000000``."""
+    """Parse a size as git-annex does: ``1 gigabyte``, ``0.5tb``, ``100 MiB``, ``1000000``."""
     found = _SIZE.match(text.lower())
     if found is None:
         return default

@@ -1,4 +1,4 @@
-"""Which annexed files a clone has below some paths, as git's index lists them."""
+"""The annexed files of a clone below selected paths, as listed in git's index."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _BLOCK: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class AnnexedFile:
-    """A file whose content git-annex keeps; ``unlocked`` where it is no symlink."""
+    """An annexed file; ``is_unlocked`` if it is a pointer file rather than a symlink."""
 
     path: bytes
     key: str
@@ -40,9 +40,16 @@ class AnnexedFile:
 
 @dataclass(frozen=True, slots=True)
 class SelectedSubdataset:
-    """A sub-dataset, and what of it is chosen: paths in it, or everything (None).
+    """A subdataset with selected files.
 
-    ``named`` says that it was asked for by name, or something in it was.
+    Parameters
+    ----------
+    path
+        Its path.
+    paths
+        Selected paths inside it, None for all.
+    is_explicit
+        Whether the user named it or a path in it.
     """
 
     path: bytes
@@ -51,9 +58,19 @@ class SelectedSubdataset:
 
 
 class PathSelection:
-    """Paths of a clone, relative to its top or absolute; None stands for everything.
+    """A selection of paths in a clone.
 
-    Raises ConfigurationError for a path outside.
+    Parameters
+    ----------
+    top
+        Top folder of the clone.
+    paths
+        Paths relative to ``top``, or absolute; None selects everything.
+
+    Raises
+    ------
+    ConfigurationError
+        A path is outside of the clone.
     """
 
     def __init__(self, top: Path, paths: Sequence[str | Path] | None) -> None:
@@ -62,7 +79,7 @@ class PathSelection:
         self._folders: dict[bytes, bytes | None] = {b"": None}
         real = os.path.realpath(top)
         for path in paths or ():
-            # the last part may be an annexed file: its symlink must not be followed
+            # the last component may be the symlink of an annexed file: do not follow it
             folder, name = os.path.split(os.path.normpath(os.path.join(top, path)))
             full = os.path.join(os.path.realpath(folder), name)
             below = os.path.relpath(full, real)
@@ -74,7 +91,7 @@ class PathSelection:
                 self._chosen[os.fsencode(below)] = False
 
     def includes(self, path: bytes) -> bool:
-        """Whether a path is chosen, or something that it is in."""
+        """Return whether a path, or a folder above it, is selected."""
         within = path if path in self._chosen else self._within(path.rpartition(b"/")[0])
         if within is None:
             return self._all
@@ -82,7 +99,7 @@ class PathSelection:
         return True
 
     def _within(self, folder: bytes) -> bytes | None:
-        """The innermost chosen path that a folder is, or is in."""
+        """Return the innermost selected path that is ``folder`` or above it."""
         passed = []
         while folder not in self._folders:
             passed.append(folder)
@@ -95,7 +112,7 @@ class PathSelection:
         return found
 
     def subdataset(self, path: bytes) -> SelectedSubdataset | None:
-        """What is chosen of a sub-dataset, if anything is."""
+        """Return the selection inside a subdataset, None if nothing in it is selected."""
         below = [one for one in self._chosen if one.startswith(path + b"/")]
         for one in below:
             self._chosen[one] = True
@@ -109,7 +126,7 @@ class PathSelection:
         )
 
     def unmatched(self) -> list[bytes]:
-        """The chosen paths that nothing was found for."""
+        """Return the selected paths that no file matched."""
         found = [path for path, seen in self._chosen.items() if seen]
         return [
             path
@@ -120,12 +137,18 @@ class PathSelection:
 
 @dataclass(slots=True)
 class AnnexedFileListing:
-    """The chosen files of a clone.
+    """The selected annexed files of a clone.
 
-    ``pointers`` are the keys of all its unlocked files, chosen or not: their contents belong into
-    the work tree too, which only git-annex sees to. ``subdatasets``, ``strange`` (links whose
-    keys are not understood) and ``elsewhere`` (links into another repository) are filled while the
-    files are read.
+    Parameters
+    ----------
+    clone, selection, objects
+        The clone, the paths, and a reader for the clone's objects.
+    pointer_keys
+        Keys of all unlocked files, selected or not. Their content must also be written to the work
+        tree, which only git-annex does.
+    subdatasets, unrecognized_links, foreign_links
+        Selected subdatasets, links whose key is not supported, and links into another repository;
+        filled while :meth:`files` is iterated.
     """
 
     clone: AnnexClone
@@ -137,7 +160,7 @@ class AnnexedFileListing:
     foreign_links: list[bytes] = field(default_factory=list)
 
     def files(self) -> Iterator[AnnexedFile]:
-        """The chosen files in git's order; raises GitError."""
+        """Yield the selected files in the order of git's index; raises GitError."""
         unlocked = self._unlocked()
         self.pointer_keys = frozenset(unlocked.values())
         for mode, name, path in self._entries():
@@ -160,7 +183,7 @@ class AnnexedFileListing:
                 yield AnnexedFile(path, unlocked[path], is_unlocked=True)
 
     def _entries(self) -> Iterator[tuple[bytes, bytes, bytes]]:
-        """Mode, object id (hex) and path of each entry of git's index."""
+        """Yield mode, object id (hexadecimal) and path of each entry of git's index."""
         with subprocess.Popen(
             ["git", "ls-files", "--stage", "-z"],
             cwd=self.clone.top,
@@ -176,10 +199,10 @@ class AnnexedFileListing:
                     mode, name, _ = head.split(b" ")
                     yield mode, name, path
         if process.returncode:
-            raise GitError(f"{self.clone.top}: git cannot list its index; see 'git status'")
+            raise GitError(f"{self.clone.top}: git failed to list the index; see 'git status'")
 
     def _unlocked(self) -> dict[bytes, str]:
-        """The keys of all unlocked files by path: of those whose content in git is a pointer."""
+        """Return the keys of all unlocked files, by path."""
         regular = [(name, path) for mode, name, path in self._entries() if mode in _REGULAR]
         if not regular:
             return {}
@@ -205,13 +228,13 @@ class AnnexedFileListing:
         return found
 
     def _is_foreign_link(self, path: bytes, target: bytes) -> bool:
-        """Whether a link gives the content of another repository, whatever is got for its key."""
+        """Return whether a link leads to existing content of another repository."""
         top = os.fsencode(self.clone.top)
         resolved = os.path.normpath(os.path.join(top, os.path.dirname(path), target))
         return os.path.lexists(resolved) and not resolved.startswith(os.path.join(top, _TARGET))
 
     def _link_target(self, path: bytes, name: bytes) -> bytes:
-        """Where a link leads: the one in the work tree, else the one in git."""
+        """Return the target of a link in the work tree, or else in git."""
         try:
             return os.readlink(os.path.join(os.fsencode(self.clone.top), path))
         except OSError:
@@ -219,7 +242,7 @@ class AnnexedFileListing:
 
 
 def _key_of(name: bytes) -> str | None:
-    """The key that a file name stands for; None where that is none, or none that is spoken here."""
+    """Return the key of an object's file name, None if it is not a supported key."""
     try:
         key = key_from_file_name(name)
         parse_key(key)

@@ -1,4 +1,4 @@
-"""``get``: the chosen files of a clone, and of its sub-datasets."""
+"""``get``: download the selected files of a clone and of its subdatasets."""
 
 from __future__ import annotations
 
@@ -40,18 +40,19 @@ from neuromirror.transfer.subdatasets import install_subdatasets, is_installed
 from neuromirror.transfer.url_sessions import UrlSessions, no_token
 
 JOBS: Final = 32
-"""Connections, if nothing else is asked for."""
+"""Default number of concurrent downloads."""
 
 _FIRST_BATCH: Final = 256
 _BATCH: Final = 2000
-"""Files whose places are looked up together; few at first, so that connections soon have work."""
+"""Files whose URLs are looked up together; the first batch is small, so that downloads start early.
+"""
 
 _MAX_IN_FLIGHT: Final = 1000
 _ATTEMPTS: Final = 3
 _ETAG_BACKEND: Final = "git-annex-backend-XS3ETAG"
 
 ByteProgress = Callable[[int, int], None]
-"""Is told how many bytes have come, and how many are known to be wanted."""
+"""Called with the bytes received and the bytes expected so far."""
 
 
 def get(
@@ -63,19 +64,39 @@ def get(
     trust_config: bool = False,
     progress: ByteProgress | None = None,
 ) -> Iterator[Outcome]:
-    """Gets files of the clone that ``dataset`` is in; yields one outcome a file.
+    """Download files of the clone that contains ``dataset``; yield one outcome per file.
 
-    ``paths`` are relative to the top of the clone, or absolute; None is all of it. Sub-datasets
-    that are named are got too, all others with ``recursive``; what is not installed, DataLad
-    installs. At most ``jobs`` files are fetched at a time. A repository whose own configuration
-    or hooks name programs is refused, unless ``trust_config``.
+    The status is ``notneeded`` if the content is here, ``ok`` if it was downloaded and matches its
+    key, ``error`` if it could not be downloaded, with the reason for each URL, and ``impossible``
+    if no URL is known or the file does not exist. The caller may stop at any time: the clone stays
+    consistent, and downloaded content is recorded in git-annex.
 
-    A file is ``notneeded`` where its content is here, ``ok`` where it was had and is what its key
-    says, ``error`` where it was not, with each place's reason, and ``impossible`` where nobody
-    knows a place or there is no such file. Breaking off at any time leaves the clone whole, and
-    what was had is told to git-annex. Raises NotACloneError, RepositoryRefusedError,
-    ConfigurationError and
-    GitError.
+    Parameters
+    ----------
+    dataset
+        A folder in the clone.
+    paths
+        Files and folders, relative to the top of the clone or absolute; None is the whole clone.
+        Subdatasets that are not installed are cloned by git.
+    recursive
+        Whether to get subdatasets that are not named in ``paths``.
+    jobs
+        Maximum number of concurrent downloads.
+    trust_config
+        Whether to accept a repository whose own configuration or hooks name programs.
+    progress
+        Called with the bytes received and expected so far.
+
+    Raises
+    ------
+    NotACloneError
+        ``dataset`` is not in a clone.
+    RepositoryRefusedError
+        The repository's configuration or hooks name programs.
+    ConfigurationError
+        A path is outside of the clone.
+    GitError
+        git or git-annex failed.
     """
     meter = _ProgressMeter(progress)
     clone = AnnexClone.at(Path(dataset), trust_config=trust_config)
@@ -84,7 +105,7 @@ def get(
 
 
 class _ProgressMeter:
-    """Adds up bytes that have come and are wanted, over all sub-datasets."""
+    """Sum of received and expected bytes over all subdatasets."""
 
     def __init__(self, progress: ByteProgress | None) -> None:
         self._progress = progress
@@ -101,7 +122,7 @@ class _ProgressMeter:
         self._report()
 
     def reset(self, key: str) -> None:
-        """Nothing of it is of use, as yet."""
+        """Discount the received bytes of a key, which have to be downloaded again."""
         self._received_bytes -= self._arrived.pop(key, 0)
 
     def give_up(self, key: str, size: int | None) -> None:
@@ -122,7 +143,7 @@ class _ProgressMeter:
 
 @dataclass(slots=True)
 class _RequestedContent:
-    """A content that is wanted: the paths that have it, and what is known of it."""
+    """Requested content: the paths that have it, its size, logs and locations."""
 
     paths: list[bytes]
     size: int | None
@@ -140,7 +161,7 @@ class _How:
 
 
 class _CloneGet:
-    """One clone's files; ``prefix`` is where it is in the one that was asked for."""
+    """Download of one clone's files; ``prefix`` is its path in the outermost clone."""
 
     def __init__(
         self,
@@ -159,7 +180,7 @@ class _CloneGet:
         self._delegated: list[DelegatedFile] = []
 
     def outcomes(self) -> Iterator[Outcome]:
-        """All of them."""
+        """Yield the outcomes of all selected files."""
         with ExitStack() as stack:
             objects = stack.enter_context(BatchObjectReader(self._clone.git_dir))
             listing = AnnexedFileListing(self._clone, self._selection, objects)
@@ -172,31 +193,35 @@ class _CloneGet:
                     yield from self._examine(file, listing, [])
         yield from self._get_delegated()
         for path in listing.unrecognized_links:
-            why = "its key is not one that is understood here; try 'git annex get'"
+            why = "the key in its link is not supported; try 'git annex get'"
             yield self._failed("impossible", path, why)
         for path in listing.foreign_links:
-            why = "its link leads into another repository, whose content nobody checked"
+            why = "its link leads into another repository, whose content is not verified"
             yield self._failed("impossible", path, why)
         yield from self._in_subdatasets(listing.subdatasets)
         for path in self._selection.unmatched():
-            yield self._failed("impossible", path, "git knows no file of this name here")
+            yield self._failed("impossible", path, "no such file in git's index")
 
     def _without_annex(self, listing: AnnexedFileListing) -> Iterator[Outcome]:
-        """What is to be said of a repository that git-annex knows nothing of.
+        """Yield the outcomes for a repository without git-annex branch; its subdatasets may have
+        one.
 
-        Its sub-datasets can be got. Raises NotACloneError where there are none.
+        Raises
+        ------
+        NotACloneError
+            It has no subdatasets.
         """
         why = "the repository has no git-annex branch, here or at its remotes"
         files = [file.path for file in listing.files()]
         if not listing.subdatasets:
-            raise NotACloneError(f"{self._clone.top}: {why}, so that nothing of it can be got")
+            raise NotACloneError(f"{self._clone.top}: {why}; it has no annexed files to get")
         for path in files:
             yield self._failed("impossible", path, why)
 
     def _fetch(
         self, listing: AnnexedFileListing, objects: BatchObjectReader, stack: ExitStack
     ) -> Iterator[Outcome]:
-        """Fetches what is to be fetched here; what is not, is in ``_left`` afterwards."""
+        """Download what this package can; collect the other files in ``_delegated``."""
         clone = self._clone
         commit = clone.annex_branch_commit()
         if commit is None:
@@ -254,7 +279,7 @@ class _CloneGet:
         branch: AnnexBranchReader,
         remotes: CloneRemotes,
     ) -> Iterator[Outcome]:
-        """Looks up where files can be had, and has them fetched."""
+        """Look up the locations of files, and queue their downloads."""
         new: list[str] = []
         for file in files:
             yield from self._examine(file, listing, new)
@@ -265,8 +290,8 @@ class _CloneGet:
             if (
                 never := next(filter(None, map(permanent_refusal, locations.urls)), None)
             ) is not None:
-                # nor is git-annex to ask, which knows few of these addresses
-                why = f"one of its URLs is that of {never}, which is never asked"
+                # not left to git-annex either, which does not block all of these addresses
+                why = f"one of its URLs leads to {never}, which is never requested"
                 yield from self._failed_content("error", key, why)
             elif not self._is_fetched_here(key, locations):
                 self._delegated.append(DelegatedFile(content.paths[0], key))
@@ -274,15 +299,17 @@ class _CloneGet:
                 fetching.add(key)
                 pool.put(FetchTask(key, content.size, locations.urls, locations.equivalent_keys))
             else:
-                why = "no place is known where it could be had" + _unconfigured_hint(locations)
+                why = "no URL or configured remote is known to have it" + _unconfigured_hint(
+                    locations
+                )
                 yield from self._failed_content("impossible", key, why)
 
     def _examine(
         self, file: AnnexedFile, listing: AnnexedFileListing, new: list[str]
     ) -> Iterator[Outcome]:
-        """Takes in a file that is wanted; yields an outcome for one whose content is here.
+        """Register a requested file; yield an outcome if its content is here.
 
-        Keys of which it has to be looked up where they are go into ``new``.
+        Keys whose locations have to be looked up are appended to ``new``.
         """
         key, path = file.key, file.path
         if key in self._requested:
@@ -304,7 +331,7 @@ class _CloneGet:
             new.append(key)
 
     def _is_fetched_here(self, key: str, locations: KeyLocations) -> bool:
-        """Whether a key's content is to be fetched here at all, or by git-annex."""
+        """Return whether this package, not git-annex, downloads the content of a key."""
         if (
             self._clone.settings.is_true("annex.securehashesonly")
             and not key_checksum(key).is_secure
@@ -319,7 +346,7 @@ class _CloneGet:
             recorder.add(found.task.key, self._requested[found.task.key].logs, found.equivalent_key)
 
     def _finish_fetch(self, found: FetchResult) -> Iterator[Outcome]:
-        """What a task gave, as outcomes; or it is left to git-annex."""
+        """Yield the outcomes of a finished download, or delegate its file to git-annex."""
         key = found.task.key
         content = self._requested[key]
         if found.check is not None:
@@ -337,7 +364,7 @@ class _CloneGet:
         elif content.locations.has_other_source or (
             found.has_refused_address and self._clone.settings.allowed_addresses
         ):
-            # git-annex resolves names before it looks whether their addresses are allowed
+            # git-annex resolves host names before it checks whether their addresses are allowed
             self._meter.reset(key)
             self._delegated.append(DelegatedFile(content.paths[0], key, found.errors))
         else:
@@ -345,7 +372,7 @@ class _CloneGet:
             yield from self._failed_content("error", key, why, found.host)
 
     def _get_delegated(self) -> Iterator[Outcome]:
-        """Has git-annex get what was left to it."""
+        """Have git-annex get the delegated files; yield their outcomes."""
         came = get_with_git_annex(self._clone, self._delegated, self._how.jobs, self._meter.add)
         for left, fault in came:
             if fault is not None:
@@ -366,7 +393,9 @@ class _CloneGet:
                 )
 
     def _checked_by_git_annex(self, key: str) -> Evidence | None:
-        """What git-annex has checked of a content that it got, as far as that is sure."""
+        """Return the evidence that git-annex checked for content that it got, None if it is not
+        certain.
+        """
         check = check_for(key)
         if check is None or not check.has_digest or not self._clone.settings.verifies_content:
             return None
@@ -428,7 +457,6 @@ def _unconfigured_hint(locations: KeyLocations) -> str:
     if not locations.unconfigured_repositories:
         return ""
     return (
-        f" (it is also said to be at {', '.join(locations.unconfigured_repositories)}, "
-        "no remote here; "
-        "'git annex enableremote' sets up one that you trust)"
+        f" (also recorded in {', '.join(locations.unconfigured_repositories)}, not a remote of "
+        "this clone; 'git annex enableremote' sets up one that you trust)"
     )

@@ -1,11 +1,11 @@
-"""Settings and hooks of a repository by which it runs programs when its files are got.
+"""Check that a repository's own configuration and hooks run no programs.
 
-A repository that was received as files (a tarball, a shared disk) brings its own configuration and
-hooks, and git and git-annex run what these name. ``get`` runs both, so it refuses a repository that
-names programs, unless its configuration is trusted. Only the repository's own configuration counts:
-that of the user and of the system is theirs. What git, git-annex, DataLad, git-lfs and ``restore``
-write is accepted. Commands that ``get`` never runs (aliases, editors, drivers of diff and merge,
-hooks of commits that are pushed or mailed) are left alone.
+git and git-annex run the programs that a repository's configuration and hooks name. A repository
+that was received as files (a tarball, a shared disk) brings its own. ``get`` refuses a repository
+that names programs, unless its configuration is trusted. Only the repository's own configuration is
+checked, not that of the user or the system. Settings and hooks that git, git-annex, DataLad,
+git-lfs and ``restore`` write are accepted, and so are those of commands that ``get`` never runs
+(aliases, editors, diff and merge drivers, hooks of commits and pushes).
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _LOCATION: Final = (
     r"|(?!-)(?:[\w.-]+@(?!-))?(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):(?!:|//).*"
     r"|(?!-)(?:[^:/]*/.*|[^:]*)"
 )
-"""A URL, host:path or path that git follows without a helper (``ext::``) and without options."""
+"""A URL, host:path or path that git uses without a remote helper (``ext::``) and without options.
+"""
 _SSH_OPTIONS: Final = r"(?:\s*-(?:[46Cqx]|p ?\d+|i ?[\w./~]+|S ?[\w./~]+|o ?ControlMaster=auto))*"
 _RULES: Final = tuple(
     (re.compile(name, re.DOTALL), re.compile(value, re.DOTALL))
@@ -53,7 +54,7 @@ _RULES: Final = tuple(
         r"remote\..*\.uploadpack": r"|git-upload-pack",
         r"submodule\..*\.update": r"[^!]*",
         r"alias\.annex": r"",
-        # places that git or git-annex connect to
+        # locations that git or git-annex connect to
         r"remote\..*\.(?:url|pushurl|annexurl)|submodule\..*\.url": _LOCATION,
         r"remote\..*\.annex-\w*(?:url|repo|location)": _LOCATION,
         # git-annex
@@ -77,7 +78,7 @@ _NOT_RUN: Final = frozenset(
         *("push-to-checkout", "pre-rebase", "post-rewrite"),
     }
 )
-"""Hooks of commands that ``get`` never runs, neither here nor at a remote."""
+"""Hooks of commands that ``get`` never runs, neither in the clone nor in a remote."""
 _HOOK_OF_GIT_LFS: Final = re.compile(
     rb"#!/bin/sh\n"
     rb"command -v git-lfs >/dev/null 2>&1 \|\| \{ (?:echo|printf) >&2"
@@ -89,7 +90,7 @@ _HOOK_OF_A_STORE: Final = re.compile(
     rb"(?:cat > /dev/null\n|cat >&2 <<'END'\n(?:(?!END\n).*\n)*END\n"
     rb"|\[ \"\$1\" = prepared \] \|\| exit 0\n|echo \"[^\"$`\\]*\" >&2\n)*exit 1\n"
 )
-"""Hooks of a repository of a store, as any release writes them: they print, and fail."""
+"""Hooks in a store's repositories, as written by any release: they print a message and fail."""
 _LONGEST: Final = 1 << 16
 _SHOWN: Final = 5
 
@@ -97,7 +98,12 @@ _SHOWN: Final = 5
 def check_programs(top: Path, git_dir: Path) -> None:
     """Check that a repository, and each local repository it fetches from, names no programs.
 
-    Raises RepositoryRefusedError, which names the settings and hooks that do. Nothing of it is run.
+    Nothing from the repository is run.
+
+    Raises
+    ------
+    RepositoryRefusedError
+        A setting or hook names a program; the message lists them.
     """
     settings = list(_settings(git_dir))
     found = [
@@ -113,8 +119,12 @@ def check_programs(top: Path, git_dir: Path) -> None:
 def check_absorbed(top: Path, git_dir: Path) -> None:
     """Check the repositories of subdatasets that are not checked out (``.git/modules``).
 
-    git uses such a repository, instead of cloning it again, when it installs the subdataset. Raises
-    RepositoryRefusedError.
+    git reuses such a repository, instead of cloning it again, when it installs the subdataset.
+
+    Raises
+    ------
+    RepositoryRefusedError
+        A setting or hook names a program.
     """
     found: list[str] = []
     for folder, folders, files in os.walk(git_dir / "modules"):
@@ -129,10 +139,10 @@ def check_absorbed(top: Path, git_dir: Path) -> None:
 def _refused(top: Path, found: Sequence[str]) -> RepositoryRefusedError:
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return RepositoryRefusedError(
-        f"{top}: this repository's own configuration runs programs that neither git-annex nor "
+        f"{top}: the repository's own configuration runs programs that neither git-annex nor "
         f"DataLad set up: {', '.join(found[:_SHOWN])}{more}. Nothing was run. Remove each (git "
-        "config --local --unset-all NAME, or delete the hook), get the files in a fresh clone of "
-        "the repository, or, if you trust whoever set it up, run again with --trust-config"
+        "config --local --unset-all NAME, or delete the hook), get the files in a fresh clone, or "
+        "use --trust-config if you trust the repository's origin"
     )
 
 
@@ -145,7 +155,7 @@ def _own(git_dir: Path) -> Iterator[str]:
 
 
 def _runs(name: str, value: str) -> bool:
-    """Whether a setting makes git, git-annex or DataLad run a program of its value."""
+    """Return whether git, git-annex or DataLad would run a program because of a setting."""
     if (rewritten := _REWRITTEN.fullmatch(name)) is not None:
         return re.fullmatch(_LOCATION, rewritten[1], re.DOTALL) is None
     return any(
@@ -155,7 +165,7 @@ def _runs(name: str, value: str) -> bool:
 
 
 def _settings(git_dir: Path) -> Iterator[tuple[str, str]]:
-    """The settings of a repository itself, with what it includes; raises GitError."""
+    """Yield the repository's own settings, including included files; raises GitError."""
     done = subprocess.run(
         ["git", "config", "--list", "-z", "--includes", "--show-scope"],
         cwd=git_dir,
@@ -164,8 +174,8 @@ def _settings(git_dir: Path) -> Iterator[tuple[str, str]]:
         check=False,
     )
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()
-        raise GitError(f"git cannot read the configuration of {git_dir}: {said}")
+        stderr = done.stderr.decode(errors="replace").strip()
+        raise GitError(f"git cannot read the configuration of {git_dir}: {stderr}")
     fields = done.stdout.decode("utf-8", "surrogateescape").split("\0")
     for scope, entry in zip(fields[::2], fields[1::2], strict=False):
         name, equals, value = entry.partition("\n")
@@ -176,7 +186,7 @@ def _settings(git_dir: Path) -> Iterator[tuple[str, str]]:
 def _worktree_elsewhere(
     top: Path, git_dir: Path, settings: Sequence[tuple[str, str]]
 ) -> Iterator[str]:
-    """``core.worktree``, where it leads to a folder whose repository this is not."""
+    """Yield ``core.worktree`` if it names a folder that belongs to another repository."""
     if not any(name == "core.worktree" for name, _ in settings):
         return
     done = subprocess.run(
@@ -198,7 +208,7 @@ def _discovering(git_dir: Path) -> Mapping[str, str]:
 
 
 def _hooks(git_dir: Path) -> Iterator[Path]:
-    """Hooks that git or git-annex would run, and that no known program wrote."""
+    """Yield the hooks that git or git-annex would run and that no known program wrote."""
     for folder in dict.fromkeys((git_dir / "hooks", _common(git_dir) / "hooks")):
         try:
             names = sorted(os.listdir(folder))
@@ -219,7 +229,7 @@ def _is_known_hook(content: bytes) -> bool:
 
 
 def _common(git_dir: Path) -> Path:
-    """The folder whose hooks a linked work tree shares with its repository."""
+    """Return the folder whose hooks a linked work tree shares with its repository."""
     try:
         text = (git_dir / "commondir").read_text(errors="surrogateescape")
     except (FileNotFoundError, NotADirectoryError):
@@ -228,7 +238,7 @@ def _common(git_dir: Path) -> Path:
 
 
 def _content(path: Path) -> bytes | None:
-    """A hook's content, empty for one that is no file; None where there is nothing to run."""
+    """Return a hook's content, empty if it is not a regular file, None if it does not exist."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -243,13 +253,13 @@ def _content(path: Path) -> bytes | None:
 
 
 def _remotes(top: Path, settings: Sequence[tuple[str, str]]) -> Iterator[Path]:
-    """The repositories on this machine that are remotes: git-annex works in them, too."""
+    """Yield the remotes on this machine, since git-annex also runs commands in them."""
     seen = set()
     for name, value in settings:
         if _REMOTE_URL.fullmatch(name) is None:
             continue
         path = unquote(urlsplit(value).path) if value.startswith("file://") else value
-        for place in (top / path, top / path / ".git", Path(f"{top / path}.git")):
-            if (place / "HEAD").is_file() and place not in seen:
-                seen.add(place)
-                yield place
+        for candidate in (top / path, top / path / ".git", Path(f"{top / path}.git")):
+            if (candidate / "HEAD").is_file() and candidate not in seen:
+                seen.add(candidate)
+                yield candidate

@@ -1,4 +1,4 @@
-"""Threads that fetch: tasks go in, what came of them comes out."""
+"""A pool of download threads: tasks in, results out."""
 
 from __future__ import annotations
 
@@ -18,19 +18,30 @@ from neuromirror.transfer.url_sessions import UrlSessions
 
 _MIN_POLL: Final = 0.001
 _MAX_POLL: Final = 0.02
-"""Seconds between looks at what came."""
+"""Maximum seconds between polls of the result queue."""
 
 _STOP_TIMEOUT: Final = 2.0
-"""Seconds that threads have to come to their end once a run is broken off."""
+"""Seconds that threads have to finish when the pool is stopped."""
 
 ReceivedBytes = tuple[str, int]
-"""A key, and how many bytes more of it have come."""
+"""A key, and the number of bytes received since the last report."""
 
 
 class DownloadPool:
-    """Up to ``jobs`` threads at work on tasks; a context manager, which breaks off at its end.
+    """Up to ``jobs`` download threads; a context manager that stops them on exit.
 
-    ``intend`` is told each key whose content is about to be put in its place.
+    Parameters
+    ----------
+    sessions
+        Sessions and circuit breaker for the requests.
+    settings
+        Configuration of the clone.
+    store
+        Object directory of the clone.
+    jobs
+        Maximum number of threads.
+    before_store
+        Called with each key before its content is moved to its object path.
     """
 
     def __init__(
@@ -62,18 +73,18 @@ class DownloadPool:
         self.stop()
 
     def put(self, task: FetchTask) -> None:
-        """One more task."""
+        """Queue a task."""
         self._tasks.put(task)
         if len(self._threads) < self._jobs:
-            # a daemon, since no program may wait at its end for a server that says nothing; and in
-            # this context, so that requests count for whoever has it asked
+            # a daemon thread, so that a server that does not respond cannot block the exit; in
+            # the caller's context, so that requests are counted for the caller
             working = threading.Thread(target=copy_context().run, args=(self._work,), daemon=True)
             self._threads.append(working)
             working.start()
 
     def take(self) -> Iterator[FetchResult | ReceivedBytes]:
-        """What came of tasks, and has arrived of them, since the last time; waits for something."""
-        # whoever waits on a queue is woken for each small file, and all threads wait for that
+        """Yield results and progress since the last call; wait until there is at least one."""
+        # polling is faster than a blocking get(), which wakes this thread for each small file
         wait = _MIN_POLL
         while self._results.empty():
             time.sleep(wait)
@@ -81,14 +92,14 @@ class DownloadPool:
         for _ in range(self._results.qsize()):
             found = self._results.get()
             if found is None:
-                raise AssertionError("a thread ended before its time") from self._error
+                raise AssertionError("a download thread exited early") from self._error
             yield found
 
     def stop(self) -> list[FetchResult]:
-        """Breaks off what is under way; gives what was not taken yet.
+        """Stop all downloads; return the results that were not taken yet.
 
-        A thread that still waits for a server after some seconds is left to itself: once something
-        comes it finds that all is over, and writes nothing.
+        A thread that still waits for a server after the timeout is abandoned: when a reply arrives,
+        it notices the stop and writes nothing.
         """
         self._stop.set()
         with suppress(queue.Empty):
@@ -130,5 +141,5 @@ class DownloadPool:
             raise
         finally:
             connection.close()
-            # wakes the one who waits: before the end of all, no thread should get here
+            # wake the caller of take(): no thread should exit before stop()
             self._results.put(None)

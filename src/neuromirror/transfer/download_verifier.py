@@ -1,4 +1,4 @@
-"""The bytes of files fetched from their places and hashed, and not kept."""
+"""Download files, hash them and discard the bytes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,18 @@ from neuromirror.transfer.verify_items import PinnedFile
 from neuromirror.transfer.work_tree import VerificationStoppedError, compare_content
 
 _ATTEMPTS: Final = 3
-"""Of a body that broke off; the session itself tries again to be answered at all."""
+"""Attempts to read a body that is cut off; the session retries requests that get no reply."""
 
 
 class DownloadVerifier:
-    """Reads files from the best of their places that gives the right bytes.
+    """Verifies files by downloading them from the first URL with the right bytes.
 
-    ``fetch`` may be called by many threads; ``stop`` says that nobody waits any more.
+    Parameters
+    ----------
+    sessions
+        Sessions and circuit breaker for the requests.
+    stop
+        Set when the results are no longer needed.
     """
 
     def __init__(self, sessions: UrlSessions, stop: threading.Event) -> None:
@@ -33,7 +38,7 @@ class DownloadVerifier:
         self._stop = stop
 
     def verify(self, file: PinnedFile) -> list[Finding]:
-        """What came of a file: each place that failed, and at the end the file itself."""
+        """Return a finding for each URL that failed, and one for the file; thread-safe."""
         path = path_to_text(file.path)
         try:
             proof = key_checksum(file.key)
@@ -46,9 +51,9 @@ class DownloadVerifier:
                 return [*failed, found]
             failed.append(found)
         if not failed:
-            message = "no place is known that has its bytes"
+            message = "no URL is known for its content"
         else:
-            message = f"none of its places ({len(failed)}) gives its bytes"
+            message = f"none of its {len(failed)} URLs returns its content"
         wrong = any(one.health is Health.CHANGED for one in failed)
         last = Finding(
             status="error" if wrong else "impossible",
@@ -60,7 +65,7 @@ class DownloadVerifier:
         return [*failed, last]
 
     def _verify_url(self, url: str, key: str, path: str, proof: KeyChecksum) -> Finding:
-        """The file, if a place gives its bytes, else what is the matter with the place."""
+        """Return a finding for the file if the URL has its bytes, else one for the URL."""
         for left in reversed(range(_ATTEMPTS)):
             try:
                 self._sessions.breaker.check(url)
@@ -104,7 +109,7 @@ class DownloadVerifier:
             return replace(found, url=displayed_url(url), health=Health.OK)
         message = found.message
         if proof.size is not None and size > proof.size:
-            message = f"other bytes: more than {proof.size} of them"
+            message = f"different bytes: more than {proof.size}"
         return replace(
             found, what="place", message=message, url=displayed_url(url), health=Health.CHANGED
         )
@@ -119,6 +124,6 @@ class DownloadVerifier:
             block = parse_url(url)
             yield from fetch_block(session, block, size=size, token=sessions.token(block.host))
         else:
-            # any other scheme is refused there
+            # the session refuses any other scheme
             with session.stream(url) as stream:
                 yield from stream.chunks

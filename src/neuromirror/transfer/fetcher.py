@@ -1,4 +1,4 @@
-"""One content fetched: from the first of its places that gives the right bytes."""
+"""Download one content: from the first URL with the right bytes, resuming partial content."""
 
 from __future__ import annotations
 
@@ -31,34 +31,43 @@ from neuromirror.transfer.content_checks import ContentCheck, EquivalentKeyCheck
 from neuromirror.transfer.host_errors import displayed_url, host_at_fault, host_of
 
 MAX_IN_MEMORY: Final = 1 << 19
-"""Contents of at most so many bytes are held in memory until they are checked."""
+"""Maximum size in bytes of content that is held in memory until it is verified."""
 
 _BLOCK: Final = 1 << 20
 _MAX_IDLE_ATTEMPTS: Final = 3
-"""How often in turn one place may break off without a byte more."""
+"""Consecutive attempts at one URL that may be cut off without a new byte."""
 
 _MAX_RESTARTS: Final = 2
 _BODY_TIMEOUT: Final = 300.0
 _MIN_BYTES_PER_SECOND: Final = 1 << 14
-"""Bytes a second below which a server is taken to hang."""
+"""Rate below which a server counts as stalled."""
 
 _SPACE_CHECK_INTERVAL: Final = 1 << 26
-"""Bytes of a content of unknown size after which the free space is looked at again."""
+"""Bytes between two checks of the free space, for content of unknown size."""
 
 
 class ContentMismatchError(NeuromirrorError):
-    """What a place gives is not the key's content."""
+    """A URL returns bytes that are not the key's content."""
 
 
 class TransferStoppedError(NeuromirrorError):
-    """The run was broken off."""
+    """The run was stopped."""
 
 
 @dataclass(frozen=True, slots=True)
 class FetchTask:
-    """A content to fetch, of ``size`` bytes where that is known; ``urls`` are its places in order.
+    """A download task.
 
-    ``equivalent`` are the keys recorded for a VURL key.
+    Parameters
+    ----------
+    key
+        Annex key.
+    size
+        Size in bytes, None if unknown.
+    urls
+        URLs, in the order in which to try them.
+    equivalent_keys
+        Keys recorded for a VURL key.
     """
 
     key: str
@@ -67,7 +76,7 @@ class FetchTask:
     equivalent_keys: Sequence[str] = ()
 
     def check(self) -> ContentCheck:
-        """A new check; the key's backend must be one that is known."""
+        """Return a new check for the content; the key's backend must be supported."""
         found = check_for(self.key, self.equivalent_keys)
         assert found is not None
         return found
@@ -75,11 +84,22 @@ class FetchTask:
 
 @dataclass(slots=True)
 class FetchResult:
-    """What came of a task: ``check`` is what the content was proved by, None where it was not had.
+    """The result of a download task.
 
-    ``url`` is the place that gave it. ``faults`` say of each place why it did not, ``refused``
-    that one was not asked because of its address; ``hosts`` are those of the faults that are about
-    a host, None of the others.
+    Parameters
+    ----------
+    task
+        The task.
+    check
+        The check that the content passed; None if the download failed.
+    url
+        The URL it was downloaded from.
+    errors
+        Why each URL failed.
+    has_refused_address
+        Whether a URL was refused because of its address.
+    hosts
+        Host of each error that concerns a whole host; None for errors that concern one file.
     """
 
     task: FetchTask
@@ -91,7 +111,7 @@ class FetchResult:
 
     @property
     def host(self) -> str | None:
-        """The hosts that all faults are about, whatever file they were asked for; else None."""
+        """The hosts at fault if all errors concern a whole host, else None."""
         named = sorted(one for one in self.hosts if one is not None)
         return ", ".join(named) if named and None not in self.hosts else None
 
@@ -102,11 +122,27 @@ class FetchResult:
 
 
 class Fetcher:
-    """Fetches one content after the other; for one thread.
+    """Downloads one task after the other; for one thread.
 
-    ``headers`` go along with each request. ``arrived(key, bytes)`` is told what has come of a
-    large content, less than nothing where it was of no use; ``intend(key)`` is called before a
-    content is put in its place. ``pause`` is the wait in seconds after a place broke off.
+    Parameters
+    ----------
+    connection
+        Connection of this thread.
+    store
+        Object directory of the clone.
+    breaker
+        Circuit breaker shared by all threads.
+    headers
+        Headers for each request.
+    stop
+        Set when the run is stopped.
+    report_bytes
+        Called with a key and the number of bytes received; negative if received bytes are
+        discarded.
+    before_store
+        Called with a key before its content is moved to its object path.
+    pause
+        Seconds to wait after a download was cut off.
     """
 
     def __init__(
@@ -131,7 +167,7 @@ class Fetcher:
         self._pause = pause
 
     def fetch(self, task: FetchTask) -> FetchResult:
-        """Fetches a content; what goes wrong is told in what comes back."""
+        """Download the content of a task; errors are returned in the result."""
         found = FetchResult(task)
         try:
             if task.size is not None and task.size <= MAX_IN_MEMORY:
@@ -142,7 +178,7 @@ class Fetcher:
             found.errors.append(str(error))
         except OSError as error:
             where = os.fsdecode(error.filename) if error.filename else "the clone"
-            found.errors.append(f"{where} cannot be written: {error.strerror}")
+            found.errors.append(f"cannot write {where}: {error.strerror}")
         return found
 
     def _fetch_small(self, task: FetchTask, size: int, found: FetchResult) -> None:
@@ -160,7 +196,7 @@ class Fetcher:
                 return
 
     def _read_small(self, url: str, task: FetchTask, size: int) -> tuple[memoryview, ContentCheck]:
-        """A small content, good until the lane is used again."""
+        """Return small content, valid until the connection is used again, and its check."""
         tries = _MAX_IDLE_ATTEMPTS
         while True:
             begun = False
@@ -208,7 +244,7 @@ class Fetcher:
                     self._store.discard_partial(task.key)
 
     def _extend(self, url: str, growth: _PartialContent) -> None:
-        """Lets a content grow to its end; raises NetError or WrongBytes."""
+        """Download the rest of partial content; raises NetError or ContentMismatchError."""
         idle = restarts = 0
         while True:
             if growth.is_complete and growth.check.mismatch() is None:
@@ -241,18 +277,18 @@ class Fetcher:
             except HttpError as error:
                 if error.status != 416 or not had:
                     raise
-                fault = "its end is elsewhere"
+                fault = "the URL has fewer bytes than were received before"
             if fault is None:
                 return
             growth.restart()
-            # what was there already may be what is wrong with the whole
+            # the bytes of an earlier attempt may be the wrong ones
             restarts += 1
             if not had or restarts > _MAX_RESTARTS:
                 raise ContentMismatchError(fault)
 
     @contextmanager
     def _open_body(self, url: str, start: int, total: float | None) -> Iterator[OpenBody]:
-        """The body at an address; the circuit breaker learns whether its host answers."""
+        """Open the body at a URL, and report to the circuit breaker whether its host answers."""
         self._breaker.check(url)
         begun = False
         try:
@@ -269,7 +305,7 @@ class Fetcher:
 
     def _check_stopped(self) -> None:
         if self._stop.is_set():
-            raise TransferStoppedError("the run was broken off")
+            raise TransferStoppedError("the run was stopped")
 
     def _wait_before_retry(self) -> None:
         self._stop.wait(self._pause)
@@ -280,8 +316,8 @@ class Fetcher:
         if isinstance(error, UnsafeAddressError) and not error.always_refused:
             found.has_refused_address = True
             found.errors.append(
-                f"{host_of(error.url or url)} is not asked, since it is on this machine or a "
-                "private network: git config annex.security.allowed-ip-addresses has to allow it"
+                f"{host_of(error.url or url)} is on this machine or a private network, and not "
+                "allowed; list its address in git config annex.security.allowed-ip-addresses"
             )
         elif isinstance(error, NetError):
             found.errors.append(str(error))
@@ -290,7 +326,7 @@ class Fetcher:
 
 
 class _PartialContent:
-    """A large content that grows in a file, checked as it grows."""
+    """Content that grows in a file and is hashed as it grows."""
 
     def __init__(
         self, task: FetchTask, file: int, report_bytes: Callable[[str, int], None]
@@ -306,15 +342,15 @@ class _PartialContent:
         return self.task.size is not None and self.check.bytes_seen >= self.task.size
 
     def remaining_timeout(self) -> float | None:
-        """Seconds that the rest may take."""
+        """Return the seconds allowed for the remaining bytes, None if the size is unknown."""
         if self.task.size is None:
             return None
         return _BODY_TIMEOUT + (self.task.size - self.check.bytes_seen) / _MIN_BYTES_PER_SECOND
 
     def resume(self, look: Callable[[], None]) -> None:
-        """Hashes what an earlier attempt left, from its start; nobody is trusted to have done so.
+        """Hash the bytes of an earlier attempt, which are not trusted.
 
-        What could not be found to be wrong is not taken.
+        They are discarded if the key has no checksum to verify them with.
         """
         if not self.check.has_digest:
             self.restart()
@@ -328,14 +364,14 @@ class _PartialContent:
             self.restart()
 
     def start_at(self, start: int) -> None:
-        """Makes ready for bytes from ``start`` on, which is where the file ends, or 0."""
+        """Prepare for bytes from offset ``start``: the end of the file, or 0."""
         if start != self.check.bytes_seen:
             if start:
-                raise ContentMismatchError("it sent another part of the file than was asked for")
+                raise ContentMismatchError("the server sent another range than requested")
             self.restart()
 
     def restart(self) -> None:
-        """Forgets all that came."""
+        """Discard all received bytes."""
         if self._reported:
             self._report_bytes(self.task.key, -self._reported)
             self._reported = 0
@@ -344,7 +380,7 @@ class _PartialContent:
         self.check = self.task.check()
 
     def append(self, piece: memoryview) -> None:
-        """The next bytes."""
+        """Write and hash the next bytes."""
         try:
             _update_check(self.check, piece)
         except ContentMismatchError:
@@ -360,10 +396,10 @@ class _PartialContent:
 
 def _check_length(size: int | None, start: int, length: int | None) -> None:
     if size is not None and length is not None and start + length != size:
-        raise ContentMismatchError(f"it has {start + length} bytes, not {size}")
+        raise ContentMismatchError(f"the URL has {start + length} bytes, expected {size}")
 
 
 def _update_check(check: ContentCheck, piece: memoryview) -> None:
     check.update(piece)
     if check.size is not None and check.bytes_seen > check.size:
-        raise ContentMismatchError(f"it has more than {check.size} bytes")
+        raise ContentMismatchError(f"the URL has more than {check.size} bytes")

@@ -1,4 +1,4 @@
-"""What is said of each thing that was looked at; a word for what it was, and one for a place."""
+"""Findings: the results of a verification, one per commit, file, URL or other object."""
 
 from __future__ import annotations
 

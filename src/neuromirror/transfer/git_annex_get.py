@@ -1,4 +1,4 @@
-"""What is not spoken here, got by git-annex itself: ``git annex get --batch --json``."""
+"""Get files with git-annex itself: ``git annex get --batch --json``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from neuromirror.net import redact
 from neuromirror.transfer.annex_clone import AnnexClone
 
 _JOBS: Final = 8
-_MISSING: Final = "git-annex, which alone can get it, is not installed: pip install git-annex"
+_MISSING: Final = "only git-annex can get it, and git-annex is not installed; pip install git-annex"
 
 
 @dataclass(frozen=True, slots=True)
 class DelegatedFile:
-    """A file left to git-annex; ``faults`` say why it could not be had otherwise."""
+    """A file that git-annex has to get; ``reasons`` says why other downloads of it failed."""
 
     path: bytes
     key: str
@@ -33,9 +33,23 @@ def get_with_git_annex(
     jobs: int,
     report_bytes: Callable[[str, int], None],
 ) -> Iterator[tuple[DelegatedFile, str | None]]:
-    """Has git-annex get files, each of another key; gives each with what went wrong, or None.
+    """Have git-annex get files, each with a different key.
 
-    ``arrived(key, bytes)`` is told of what has come.
+    Parameters
+    ----------
+    clone
+        The clone.
+    files
+        The files to get.
+    jobs
+        Maximum number of concurrent downloads.
+    report_bytes
+        Called with a key and the number of bytes received.
+
+    Yields
+    ------
+    tuple of DelegatedFile and str or None
+        A file and why it failed, None if git-annex got it.
     """
     if not files:
         return
@@ -70,7 +84,7 @@ def get_with_git_annex(
             feeding.join()
             listening.join()
     lines = b"".join(stderr_lines).decode(errors="replace").split("\n")
-    last = next((line for line in reversed(lines) if line.strip()), "it said nothing of it")
+    last = next((line for line in reversed(lines) if line.strip()), "no error message")
     for file in waiting.values():
         why = f"git annex get failed: {redact(last.strip())}"
         yield file, None if clone.find_object(file.key) else why
@@ -78,7 +92,7 @@ def get_with_git_annex(
 
 def _send_paths(process: subprocess.Popen[bytes], files: Sequence[DelegatedFile]) -> None:
     assert process.stdin is not None
-    # where it has ended, what it said before that is told
+    # if git-annex has exited, its own error message is reported
     with suppress(BrokenPipeError):
         for file in files:
             process.stdin.write(file.path + b"\0")
@@ -92,22 +106,22 @@ def _collect_stderr(process: subprocess.Popen[bytes], stderr_lines: list[bytes])
 
 
 def _records(
-    process: subprocess.Popen[bytes], arrived: Callable[[str, int], None]
+    process: subprocess.Popen[bytes], report_bytes: Callable[[str, int], None]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The final records by key; progress is passed on."""
+    """Yield the final JSON records with their keys; report progress."""
     assert process.stdout is not None
     seen: dict[str, int] = {}
     for line in process.stdout:
         try:
             record = json.loads(line)
         except ValueError:
-            continue  # an empty line stands for a file of which nothing is to be done
+            continue  # git-annex prints an empty line for a file it has nothing to do for
         action = record.get("action")
         if isinstance(action, dict) and isinstance(action.get("key"), str):
             key = action["key"]
-            come = int(record.get("byte-progress") or 0)
-            arrived(key, come - seen.get(key, 0))
-            seen[key] = come
+            received = int(record.get("byte-progress") or 0)
+            report_bytes(key, received - seen.get(key, 0))
+            seen[key] = received
         elif isinstance(record.get("key"), str):
             yield record["key"], record
 
@@ -116,5 +130,5 @@ def _reason(record: dict[str, Any]) -> str:
     messages = [str(message).strip() for message in record.get("error-messages") or []]
     note = str(record.get("note") or "").strip()
     reasons = [message for message in messages if message] or ([note] if note else [])
-    # what git-annex says of a signed URL has its signature
+    # git-annex prints signed URLs with their signatures
     return "git annex get: " + redact("; ".join(reasons) or "failed")

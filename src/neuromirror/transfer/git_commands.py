@@ -1,4 +1,4 @@
-"""Variables that keep git from running the filters of this machine."""
+"""Variables that keep git from running the configured filters of this machine."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from neuromirror.git import git_environment
 
 
 def disabled_filters() -> dict[str, str]:
-    """Return variables with which git runs no filter of this machine but git-annex's.
+    """Return variables that disable all configured git filters except git-annex's.
 
-    A ``.gitattributes`` of others could start any of them (git-lfs would ask its server).
+    A foreign ``.gitattributes`` could activate any of them (git-lfs would contact its server).
     """
     done = subprocess.run(
         ["git", "config", "-z", "--name-only", "--get-regexp", r"^filter\."],

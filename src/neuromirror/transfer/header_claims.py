@@ -1,4 +1,4 @@
-"""What a reply's headers say of a file, weighed against what is known of it."""
+"""Comparison of a reply's headers with the known size and checksums of a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _RANGE: Final = re.compile(r"bytes (?:[0-9]+-[0-9]+|\*)/([0-9]{1,19})\Z")
 
 
 class ProbeResult(NamedTuple):
-    """What a place says; ``evidence`` is the best of it that agrees with what is known."""
+    """The result of probing a URL; ``evidence`` is the strongest header that matches."""
 
     health: Health
     message: str
@@ -29,7 +29,17 @@ class ProbeResult(NamedTuple):
 
 
 class KnownDigests:
-    """What is known of one file: its key's own words, and what else has been said of its bytes."""
+    """Checksums known for one file: the one in its key, and those reported by others.
+
+    Parameters
+    ----------
+    key
+        Annex key.
+    proof
+        The checksum in the key, which takes precedence.
+    digests
+        Checksums from other sources.
+    """
 
     def __init__(self, key: str, proof: KeyChecksum, digests: Iterable[Digest] = ()) -> None:
         self.key = key
@@ -39,16 +49,16 @@ class KnownDigests:
             self._add(digest.algorithm, digest.value)
         self._add(proof.algorithm, proof.value)
         if proof.algorithm in ("md5", "etag", "sha256"):
-            # what the key says outranks what others say
+            # the key's checksum overrides those from other sources
             self._values[proof.algorithm] = {proof.value}
 
     def _add(self, algorithm: str, value: str) -> None:
-        # an etag of one piece is the bytes' md5, one of parts is comparable with as many parts
+        # multipart ETags are comparable only with those of the same number of parts
         name = f"etag-{value.partition('-')[2]}" if algorithm == "etag" and "-" in value else ""
         self._values.setdefault(name or algorithm, set()).add(value)
 
     def add_object_version(self, headers: Mapping[str, str]) -> None:
-        """Takes the ETag of an object version, which cannot change, for that of the file."""
+        """Add the ETag of an object version, which is immutable, as a known checksum."""
         etag = _etag(headers)
         if _MULTIPART.match(etag):
             self._add("etag", etag)
@@ -56,13 +66,15 @@ class KnownDigests:
             self._add("md5", etag)
 
     def contradiction(self, algorithm: str, value: str) -> str | None:
-        """What is known instead of this value; None where it is known, or none of its kind is."""
+        """Return the known values if ``value`` contradicts them, None if it matches or none are
+        known.
+        """
         name = f"etag-{value.partition('-')[2]}" if algorithm == "etag" else algorithm
         known = self._values.get(name)
         return None if known is None or value in known else ", ".join(sorted(known))
 
     def has_value(self, algorithm: str, value: str) -> bool:
-        """Whether this very value is known."""
+        """Return whether this value is known."""
         name = f"etag-{value.partition('-')[2]}" if algorithm == "etag" else algorithm
         return value in self._values.get(name, ())
 
@@ -70,44 +82,55 @@ class KnownDigests:
 def compare_headers(
     url: str, headers: Mapping[str, str], known: KnownDigests, *, is_only_url: bool
 ) -> ProbeResult:
-    """What the headers of a successful reply say of a file.
+    """Compare the headers of a successful reply with the known checksums.
 
-    ``alone`` says that the file has no other place than ``url``.
+    Parameters
+    ----------
+    url
+        The requested URL.
+    headers
+        Headers of the reply.
+    known
+        Size and checksums of the file.
+    is_only_url
+        Whether the file has no other URL, so that a VURL key may contain this URL's ETag.
     """
     size = stated_size(headers)
     if size is not None and known.size is not None and size != known.size:
-        return ProbeResult(Health.CHANGED, f"it has {size} bytes now, not {known.size}")
+        return ProbeResult(Health.CHANGED, f"the size is now {size} bytes, expected {known.size}")
     version, returned_version = _version(url), headers.get("x-amz-version-id")
     if version is not None and returned_version is not None and returned_version != version:
         return ProbeResult(
-            Health.CHANGED, f"it gives the object version {returned_version} in place of its own"
+            Health.CHANGED, f"the object version is {returned_version}, expected {version}"
         )
     best: Evidence | None = None if size is None or known.size is None else Evidence.SIZE
     for algorithm, value in _checksums(headers):
         instead = known.contradiction(algorithm, value)
         if instead is not None:
-            return ProbeResult(Health.CHANGED, f"its {algorithm} is {value} now, not {instead}")
+            return ProbeResult(
+                Health.CHANGED, f"the {algorithm} is now {value}, expected {instead}"
+            )
         if known.has_value(algorithm, value):
             best = Evidence(algorithm)
     etag = _etag(headers)
     if is_only_url and etag and known.key.startswith("VURL"):
         if known.key == url_key(f"{url}#{etag}", known.size):
-            return ProbeResult(Health.OK, "the ETag that was listed", best)
+            return ProbeResult(Health.OK, "the ETag is unchanged since the listing", best)
         if known.key != url_key(url, known.size):
-            return ProbeResult(Health.CHANGED, f"its ETag is {etag} now, another than was listed")
-    message = "it answers, and tells nothing of the bytes" if best is None else ""
+            return ProbeResult(Health.CHANGED, f"the ETag is now {etag}, not the listed one")
+    message = "the reply states neither size nor checksum" if best is None else ""
     return ProbeResult(Health.OK, message, best)
 
 
 def stated_size(headers: Mapping[str, str]) -> int | None:
-    """How many bytes the whole has, as headers say; None where they do not."""
+    """Return the size of the whole file in bytes, None if the headers do not state it."""
     part = _RANGE.match(headers.get("Content-Range", ""))
     stated = part[1] if part else headers.get("Content-Length", "")
     return int(stated) if stated.isdecimal() and len(stated) < 20 else None
 
 
 def _checksums(headers: Mapping[str, str]) -> Iterable[tuple[str, str]]:
-    """Checksums of the whole content, weakest first."""
+    """Yield the checksums of the whole content, weakest first."""
     etag = _etag(headers)
     if _MULTIPART.match(etag):
         yield "etag", etag

@@ -1,7 +1,7 @@
-"""Where a key's bytes are said to be, in the order in which they are to be asked for.
+"""The locations of a key's content, in the order in which to try them.
 
-The web's URLs stand in the branch's ``.log.web`` files. Which of git-annex's web remotes has a URL,
-and at what cost, ``remote.log`` says (git-annex: special remotes, web; internals, remote.log).
+URLs are in the ``.log.web`` logs of the git-annex branch; ``remote.log`` defines which web remote
+has a URL, and its cost (git-annex: special remotes, web; internals, remote.log).
 """
 
 from __future__ import annotations
@@ -30,12 +30,20 @@ _PRESENT: Final = "1"
 
 @dataclass(frozen=True, slots=True)
 class KeyLocations:
-    """Where one key can be had: ``urls`` of the web, the cheapest first.
+    """The locations of one key.
 
-    ``cheaper`` says that a remote which only git-annex speaks with has it for less than the web
-    does, ``others`` that there is such a remote, or a URL that only git-annex may know how to ask
-    for. ``elsewhere`` names repositories that have it and are not set up here. ``equivalent`` are
-    the keys recorded for a VURL key.
+    Parameters
+    ----------
+    urls
+        Supported URLs, the cheapest first.
+    has_cheaper_remote
+        Whether a remote that only git-annex supports costs less than the URLs.
+    has_other_source
+        Whether there is such a remote at any cost, or a URL with another scheme.
+    unconfigured_repositories
+        Repositories that have the content and are not remotes of this clone.
+    equivalent_keys
+        Keys recorded for a VURL key.
     """
 
     urls: Sequence[str] = ()
@@ -47,7 +55,7 @@ class KeyLocations:
 
 @dataclass(frozen=True, slots=True)
 class _WebRemote:
-    """One of the web remotes: the URLs that it takes, and what it costs."""
+    """A web special remote: its cost, and the URLs it accepts."""
 
     cost: float
     include: re.Pattern[str] | None
@@ -60,7 +68,7 @@ class _WebRemote:
 
 
 class CloneRemotes:
-    """The remotes of a clone, as its configuration and its git-annex branch tell them."""
+    """The remotes of a clone, from its configuration and its git-annex branch."""
 
     def __init__(self, settings: AnnexSettings, branch: AnnexBranchReader) -> None:
         self._settings = settings
@@ -74,7 +82,7 @@ class CloneRemotes:
         self._uuid = settings.get("annex.uuid")
 
     def locations(self, logs: KeyLogs) -> KeyLocations:
-        """Where a key can be had, by what is known of it."""
+        """Return the locations of a key, from its logs."""
         present = _present_values(logs.content(LOCATIONS) + logs.private)
         known = _present_values(logs.content(URLS))
         urls = self._ordered(known)
@@ -92,8 +100,7 @@ class CloneRemotes:
         )
 
     def _ordered(self, urls: Sequence[str]) -> list[tuple[float, str]]:
-        """The URLs that are spoken here, each with its cost; those of one cost as git-annex tries
-        them."""
+        """Return the supported URLs with their costs; equal costs keep git-annex's order."""
         found = []
         for url in urls:
             if self._is_supported(url):
@@ -107,7 +114,7 @@ class CloneRemotes:
         return url.lower().startswith(self._schemes)
 
     def _remote_costs(self) -> dict[str, float]:
-        """The remotes that only git-annex speaks with, by uuid, with what they cost it at least."""
+        """Return the lowest cost of each remote that only git-annex supports, by UUID."""
         costs: dict[str, float] = {}
         for name in self._settings.remotes():
             uuid = self._settings.get(f"remote.{name}.annex-uuid")
@@ -126,7 +133,7 @@ class CloneRemotes:
         return costs
 
     def _web_remotes(self) -> tuple[list[_WebRemote], float | None]:
-        """The web remotes that choose their URLs, and the cost of the one for the rest."""
+        """Return the web remotes with URL patterns, and the cost of the default web remote."""
         webs = []
         for uuid, config in self._remote_configs.items():
             if config.get("type") != "web":
@@ -153,7 +160,7 @@ class CloneRemotes:
 
     @cached_property
     def _names(self) -> dict[str, str]:
-        """What repositories are called, by uuid."""
+        """Descriptions of repositories, by UUID."""
         names = {}
         for line in self._branch.file(b"uuid.log").decode(errors="replace").splitlines():
             uuid, _, rest = line.partition(" ")
@@ -162,9 +169,9 @@ class CloneRemotes:
 
 
 def _present_values(log: bytes) -> list[str]:
-    """The values that a log says are present, in its order.
+    """Return the values that a log marks as present, in the log's order.
 
-    Each distinct one counts by its newest line.
+    The newest line of each value counts.
     """
     newest: dict[str, tuple[object, str]] = {}
     for line in parse_log(log):

@@ -1,13 +1,13 @@
-"""That contents are here now, told to git-annex: on its branch, or in its journal.
+"""Record in git-annex which content is here: on its branch, or in its journal.
 
-git-annex would write a file for each key into its journal and stage them one by one; here the
-branch gets one commit by ``git fast-import``, under the lock of the journal, as if it had been
-fetched: git-annex brings its own index up to date when it next looks. Where its settings ask for
-more (a private repository, no commits, hooks) the journal is written instead (git-annex:
-internals; Annex.Journal, Annex.Branch).
+git-annex would write one journal file per key and stage them one by one. This recorder commits all
+changes at once with ``git fast-import``, under the lock of the journal, as if the commit had been
+fetched: git-annex updates its own index when it next reads the branch. If its settings require more
+(a private repository, no commits, hooks), the journal is written instead (git-annex: internals;
+Annex.Journal, Annex.Branch).
 
-What was put in its place and is not told yet stands in a file of this process, so that the next run
-after one that was killed can tell it.
+Keys that are stored but not recorded yet are listed in a file per process, so that the next run can
+record those of a killed one.
 """
 
 from __future__ import annotations
@@ -38,20 +38,19 @@ from neuromirror.transfer.annex_clone import BRANCH, FALLBACK_IDENTITY, AnnexClo
 from neuromirror.transfer.annex_objects import AnnexObjectStore
 
 _MAX_UNRECORDED: Final = 50_000
-"""Contents that are told at once, at most."""
+"""Maximum number of keys per commit."""
 
 _FLUSH_INTERVAL: Final = 300.0
-"""Seconds after which what is untold is told."""
+"""Seconds after which stored keys are recorded."""
 
 _MESSAGE: Final = "update"
 _MAX_ERROR_BYTES: Final = 1 << 12
-"""Bytes of the end of git's messages that are read."""
+"""Bytes that are read from the end of git's error output."""
 
 
 class PendingKeys:
-    """The keys whose contents are being put in their places, in a file of this process.
-
-    Shared by threads; a context manager.
+    """Keys that are stored but not recorded yet, in a file of this process; thread-safe; a context
+    manager.
     """
 
     def __init__(self, clone: AnnexClone) -> None:
@@ -79,19 +78,19 @@ class PendingKeys:
             with suppress(FileNotFoundError):
                 file = os.open(path, flags, 0o666)
                 fcntl.flock(file, fcntl.LOCK_EX)
-                # another run may have taken it for one left behind, before it was locked
+                # another run may have deleted it as stale before it was locked
                 if os.path.samestat(os.fstat(file), os.stat(path)):
                     return file
                 os.close(file)
 
     def add(self, key: str) -> None:
-        """One more."""
+        """Add a key."""
         with self._lock:
             self._pending.add(key)
             os.write(self._file, key.encode() + b"\n")
 
     def remove(self, keys: Iterable[str]) -> None:
-        """These are told; those that were added meanwhile are not."""
+        """Remove recorded keys; keys that were added meanwhile stay."""
         with self._lock:
             self._pending.difference_update(keys)
             if not self._pending:
@@ -105,7 +104,7 @@ class PendingKeys:
             self._file = file
 
     def recover(self, is_here: Callable[[str], bool]) -> list[str]:
-        """Those of runs that were killed, if their contents are here: they are now this one's."""
+        """Take over the keys of killed runs whose content is here."""
         found: list[str] = []
         for path in sorted(self._folder.glob("get-*.keys")):
             with path.open("r+") as file:
@@ -125,7 +124,17 @@ class PendingKeys:
 
 
 class LocationRecorder:
-    """Tells git-annex what is here; ``branch`` is what was read of its branch, ``commit`` when."""
+    """Records keys as present in this clone.
+
+    Parameters
+    ----------
+    clone
+        The clone.
+    commit
+        Commit of the git-annex branch that the logs were read from.
+    intentions
+        Keys that are not recorded yet.
+    """
 
     def __init__(self, clone: AnnexClone, commit: str, intentions: PendingKeys) -> None:
         self._clone = clone
@@ -139,24 +148,34 @@ class LocationRecorder:
         self._commits_directly = settings.can_commit_directly(clone.git_dir)
 
     def add(self, key: str, logs: KeyLogs, equivalent_key: str | None = None) -> None:
-        """A content that is here; ``logs`` are the key's, ``learnt`` what its bytes are."""
+        """Queue a key whose content is here.
+
+        Parameters
+        ----------
+        key
+            Annex key.
+        logs
+            The key's logs at the commit.
+        equivalent_key
+            Key to record for a VURL key.
+        """
         self._unrecorded[key] = (logs, equivalent_key)
 
     def recover(self, store: AnnexObjectStore, branch: AnnexBranchReader) -> None:
-        """Takes in what runs that were killed had not told."""
+        """Queue the keys that killed runs did not record."""
         there = self._pending_keys.recover(store.repair)
         for key, logs in branch.logs(there).items():
             self.add(key, logs)
 
     @property
     def is_flush_due(self) -> bool:
-        """Whether it is time to tell."""
+        """Whether queued keys should be recorded now."""
         if len(self._unrecorded) >= _MAX_UNRECORDED:
             return True
         return bool(self._unrecorded) and time.monotonic() - self._since > _FLUSH_INTERVAL
 
     def flush(self) -> None:
-        """Tells all that is not told yet; raises GitError."""
+        """Record all queued keys; raises GitError."""
         self._since = time.monotonic()
         if not self._unrecorded:
             return
@@ -182,9 +201,9 @@ class LocationRecorder:
             os.close(lock)
 
     def _changes(self) -> dict[bytes, bytes]:
-        """The new contents of files of the branch that have no file in the journal.
+        """Return the new contents of files of the branch that are not in the journal.
 
-        Those that have get a new one there at once, as have all that tell of a private repository.
+        Files that are in the journal, and private ones, are written there immediately.
         """
         self._refresh_logs()
         journal = self._clone.annex_dir / "journal"
@@ -193,10 +212,10 @@ class LocationRecorder:
         in_journal: dict[bytes, bytes] = {}
         private: dict[bytes, bytes] = {}
         now = int(time.time())
-        for key, (logs, learnt) in self._unrecorded.items():
+        for key, (logs, equivalent_key) in self._unrecorded.items():
             news = [(LOCATIONS, self._clone.uuid)]
-            if learnt is not None:
-                news.append((EQUIVALENT_KEYS, learnt))
+            if equivalent_key is not None:
+                news.append((EQUIVALENT_KEYS, equivalent_key))
             for ending, value in news:
                 path = b"%s/%s%s" % (hash_lower(key), key_file_name(key), ending)
                 name = journal_file(path)
@@ -218,10 +237,10 @@ class LocationRecorder:
         return changed
 
     def _refresh_logs(self) -> None:
-        """Reads the logs once more where the branch has moved on since."""
+        """Read the logs again if the branch has changed."""
         commit = self._clone.annex_branch_commit()
         if commit is None:
-            raise GitError(f"{self._clone.top} has lost its git-annex branch; see 'git reflog'")
+            raise GitError(f"{self._clone.top} has no git-annex branch any more; see 'git reflog'")
         if commit == self._commit:
             return
         with BatchObjectReader(self._clone.git_dir) as objects:
@@ -229,7 +248,7 @@ class LocationRecorder:
                 list(self._unrecorded)
             )
         self._unrecorded = {
-            key: (found[key], learnt) for key, (_, learnt) in self._unrecorded.items()
+            key: (found[key], equivalent) for key, (_, equivalent) in self._unrecorded.items()
         }
         self._commit = commit
 
@@ -247,13 +266,13 @@ class LocationRecorder:
             os.rename(draft, b"%s/%s" % (folder, name))
 
     def _write_branch(self, files: dict[bytes, bytes]) -> str:
-        """Commits files to the branch; gives the commit."""
+        """Commit files to the git-annex branch; return the commit."""
         message = self._clone.settings.get("annex.commitmessage", _MESSAGE).encode()
         head = b"feature done\ncommit %s\ncommitter %s now\ndata %d\n%s\nfrom %s\n" % (
             *(BRANCH.encode(), self._committer(), len(message), message),
             self._commit.encode(),
         )
-        # a file, because a pipe that is read only at the end would fill up
+        # a file: a pipe that is not read until the end could fill up and block git
         with tempfile.TemporaryFile(prefix="neuromirror-") as errors:
             process = subprocess.Popen(
                 ["git", "fast-import", "--quiet", "--done", "--date-format=now"],
@@ -277,9 +296,9 @@ class LocationRecorder:
         if process.returncode or commit is None or commit == self._commit:
             why = output.decode(errors="replace").strip().splitlines()
             raise GitError(
-                f"{self._clone.top}: the git-annex branch could not be brought up to date: "
-                f"{why[-1] if why else 'git fast-import failed'}; the contents are here, and the "
-                "next run tells of them"
+                f"{self._clone.top}: cannot update the git-annex branch: "
+                f"{why[-1] if why else 'git fast-import failed'}; the downloaded content is kept, "
+                "and the next run records it"
             )
         return commit
 
@@ -287,14 +306,14 @@ class LocationRecorder:
         try:
             found = self._clone.git("var", "GIT_COMMITTER_IDENT")
         except GitError:
-            # as git-annex, which commits whether or not git knows who is at it
+            # git-annex also commits without a configured identity
             name, address = FALLBACK_IDENTITY
             return f"{name} <{address}>".encode()
         return found.rstrip(b"\n").rsplit(b" ", 2)[0]
 
 
 def _quoted(path: bytes) -> bytes:
-    """A path as fast-import takes it."""
+    """Return a path in the syntax of ``git fast-import``."""
     if path.startswith(b'"') or b"\n" in path:
         return b'"%s"' % path.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
     return path

@@ -1,4 +1,4 @@
-"""What every long verb of the lab yields: one record a thing done, in DataLad's words."""
+"""Outcomes: one record per file or dataset that a command processed, in DataLad's terms."""
 
 from __future__ import annotations
 
@@ -10,26 +10,45 @@ from typing import Any, Literal
 from neuromirror.model import Evidence
 
 Status = Literal["ok", "notneeded", "impossible", "error"]
-"""DataLad's: done, nothing to do, cannot be done here, went wrong."""
+"""As in DataLad: done, nothing to do, not possible here, failed."""
 
 EvidenceStatus = Literal["checked", "claimed"]
-"""Whether bytes were hashed here, or only upstream says so."""
+"""Whether the bytes were hashed here (``checked``), or upstream states the value (``claimed``)."""
 
 FAILURES: frozenset[Status] = frozenset(("impossible", "error"))
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One thing that a verb did, or could not do.
+    """The outcome of a command for one file or dataset. Fields that do not apply are None.
 
-    ``action`` is the verb (``get``, ``verify``, ``restore``); ``path`` names what it was done to
-    (surrogate escapes where a path is not UTF-8), relative to the dataset or the lock where there
-    is one. The rest is None where it does not apply: ``dataset`` is ``<mirror>:<local id>``,
-    ``version`` a label, ``key`` an annex key, ``size`` in bytes, ``evidence`` the word for what is
-    known of the bytes and ``checked`` whether they were hashed here for it. ``url`` is where bytes
-    came from or were looked for, without credentials. ``host`` is there where the message is about
-    a host, whatever file it was asked for: people are told once. ``latest`` is the label of the
-    version that the dataset's name means, where a clone holds another one.
+    Parameters
+    ----------
+    action
+        The command (``get``, ``verify``, ``restore``).
+    status
+        The outcome.
+    path
+        The processed path, relative to the dataset or the lock file where there is one; bytes that
+        are not UTF-8 are surrogate escapes.
+    message
+        Details, or the reason of a failure.
+    dataset
+        ``<mirror>:<local id>``.
+    version
+        Label of the version.
+    key
+        Annex key.
+    size
+        Size in bytes.
+    evidence, checked
+        Evidence for the file's identity, and whether the bytes were hashed here.
+    url
+        URL of the bytes, without credentials.
+    host
+        The host at fault if ``message`` concerns a whole host; such messages are printed once.
+    latest
+        Label of the version that the dataset's name means, if a clone has another one.
     """
 
     action: str
@@ -48,21 +67,27 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        """Whether it is one that makes the verb exit with 1."""
+        """Whether the outcome makes the command exit with 1."""
         return self.status in FAILURES
 
     def to_json(self) -> dict[str, Any]:
-        """What ``--json`` prints: all but what does not apply."""
+        """Return the fields that apply, for ``--json``."""
         found = {one.name: getattr(self, one.name) for one in fields(self)}
         return {name: value for name, value in found.items() if value is not None}
 
 
 @dataclass(slots=True)
 class Tally:
-    """Outcomes counted as they go by: what a verb says at its end.
+    """Totals over outcomes.
 
-    ``statuses`` counts by status, ``bytes`` those of outcomes that did not fail, ``proved`` by
-    ``(evidence, checked)`` those of them that say so.
+    Parameters
+    ----------
+    statuses
+        Number of outcomes by status.
+    evidence_counts
+        Number of successful outcomes by ``(evidence, checked)``.
+    bytes
+        Size of all successful outcomes.
     """
 
     statuses: Counter[Status] = field(default_factory=Counter)
@@ -70,7 +95,7 @@ class Tally:
     bytes: int = 0
 
     def add(self, outcome: Outcome) -> None:
-        """Counts one."""
+        """Add an outcome."""
         self.statuses[outcome.status] += 1
         if outcome.failed:
             return
@@ -80,17 +105,17 @@ class Tally:
 
     @property
     def failed(self) -> bool:
-        """Whether anything counted failed."""
+        """Whether any outcome failed."""
         return any(self.statuses[status] for status in FAILURES)
 
     @property
     def exit_code(self) -> int:
-        """0 where all is well, 1 where anything failed."""
+        """1 if any outcome failed, else 0."""
         return 1 if self.failed else 0
 
 
 def tally(outcomes: Iterable[Outcome]) -> Tally:
-    """All of them counted."""
+    """Return the totals over outcomes."""
     counted = Tally()
     for outcome in outcomes:
         counted.add(outcome)

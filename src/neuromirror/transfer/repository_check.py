@@ -1,8 +1,8 @@
-"""Whether a repository that is there already can be one that ``restore`` made.
+"""Check that an existing repository is one that ``restore`` may have created.
 
-git and git-annex run what a repository's configuration and hooks name, and read and write where
-its symlinks lead. A folder that came with a lock may hold a repository with any of these. Only what
-git, git-annex, DataLad and ``restore`` write is accepted, and a few settings that run nothing.
+git and git-annex run the programs that a repository's configuration and hooks name, and follow its
+symlinks. A folder that came with a lock file may contain a repository with any of these. Only what
+git, git-annex, DataLad and ``restore`` write is accepted, and settings that run nothing.
 """
 
 from __future__ import annotations
@@ -59,17 +59,29 @@ _WRITTEN_FOLDERS: Final = ("", "annex", "annex/objects", "hooks", "info", "logs"
 
 
 class RepositoryRefusedError(ConfigurationError):
-    """A repository in which git would run or follow what somebody else put there."""
+    """git would run programs, or follow symlinks, that came with the repository."""
 
 
 def check_restored_repository(
     folder: SafeFolder, foreign: Sequence[Path] = (), store: Path | None = None
 ) -> None:
-    """Check the repository whose work tree is ``folder``; nothing of it is run.
+    """Check the repository whose work tree is ``folder``; nothing from it is run.
 
-    No remote may be in the folders ``foreign``, which others may have filled, but for those in the
-    folder ``store``. Raises
-    RepositoryRefusedError, and UnsafePathError for a symlink in the place of ``.git``.
+    Parameters
+    ----------
+    folder
+        Top folder of the work tree.
+    foreign
+        Folders that others may have filled: no remote may be in them.
+    store
+        A store, whose repositories are accepted as remotes even inside ``foreign``.
+
+    Raises
+    ------
+    RepositoryRefusedError
+        A symlink, hook or setting is not accepted.
+    UnsafePathError
+        ``.git`` is a symlink.
     """
     with folder.folder(".git") as git_dir:
         found = [
@@ -81,19 +93,19 @@ def check_restored_repository(
     if found:
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         raise RepositoryRefusedError(
-            f"{folder.path} is no repository as 'restore' leaves it, and nothing is run in it: in "
-            f"{git_dir.path} it has {', '.join(found[:5])}{more}. Remove what is not yours, run "
-            "'git annex get' there yourself, or restore into another folder"
+            f"{folder.path}: not a repository as 'restore' creates it, so nothing is run in it. "
+            f"{git_dir.path} has {', '.join(found[:5])}{more}. Remove these, run 'git annex get' "
+            "in the folder yourself, or restore into another folder"
         )
 
 
 def is_hook_of_git_annex(content: bytes) -> bool:
-    """Whether a hook is one that git-annex writes, and nothing else."""
+    """Return whether the content of a hook is exactly that of a git-annex hook."""
     return _ANNEX_HOOK.fullmatch(content) is not None
 
 
 def _links(git_dir: SafeFolder) -> Iterator[str]:
-    """Symlinks in the folders that git and git-annex write to."""
+    """Yield symlinks in the folders that git and git-annex write to."""
     for name in _WRITTEN_FOLDERS:
         try:
             with git_dir.folder(*PurePath(name).parts) as inner:
@@ -115,7 +127,7 @@ def _status(git_dir: SafeFolder, path: str) -> os.stat_result | None:
 
 
 def _hooks(git_dir: SafeFolder) -> Iterator[str]:
-    """Hooks that are not git-annex's own; git runs none with the ending ``.sample``."""
+    """Yield hooks other than git-annex's own; git does not run ``.sample`` files."""
     try:
         hooks = git_dir.folder("hooks")
     except (FileNotFoundError, NotADirectoryError):
@@ -129,7 +141,7 @@ def _hooks(git_dir: SafeFolder) -> Iterator[str]:
 
 
 def _settings(git_dir: SafeFolder, foreign: Sequence[Path], store: Path | None) -> Iterator[str]:
-    """Settings that are not among those that are known to run nothing."""
+    """Yield settings that are not known to run nothing."""
     environment = git_environment(git_dir.path)
     del environment["GIT_DIR"]
     done = subprocess.run(
@@ -152,7 +164,7 @@ def _settings(git_dir: SafeFolder, foreign: Sequence[Path], store: Path | None) 
 
 
 def _is_local(url: str, foreign: Sequence[Path], store: Path | None) -> bool:
-    """Whether a URL is an absolute path in the store, or outside of what others may have filled."""
+    """Return whether a URL is an absolute path in the store, or outside of the foreign folders."""
     if not url.startswith("/"):
         return False
     paths = os.path.normpath(url), os.path.realpath(url)
@@ -163,7 +175,7 @@ def _is_local(url: str, foreign: Sequence[Path], store: Path | None) -> bool:
 
 
 def _read_small_file(folder: SafeFolder, name: str) -> bytes:
-    """A small file; of anything else a content that nothing accepts."""
+    """Return the content of a small regular file, else a content that no check accepts."""
     with open(folder.open(name, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             return b"[not a file"

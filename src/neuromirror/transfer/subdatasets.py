@@ -1,7 +1,7 @@
-"""Sub-datasets: whether they are installed, and having git clone them.
+"""Installation of subdatasets with git alone.
 
-git alone does it. ``datalad get -n`` and the commands of git-annex would enable the special remotes
-that the sub-dataset names, and follow the settings of a ``.datalad/config`` that came with it.
+``datalad get -n`` and git-annex's commands would enable the special remotes that a subdataset
+names, and obey a ``.datalad/config`` that came with it.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from neuromirror.net import redact
 from neuromirror.transfer.annex_clone import work_tree_environment
 
 _AT_ONCE: Final = 500
-_HINT: Final = "it is a sub-dataset that is not installed"
+_HINT: Final = "the subdataset is not installed"
 _STALL_LIMIT: Final = ("-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60")
 _REMOTE: Final = "https:http:ssh"
 _LOCAL: Final = f"{_REMOTE}:file"
 
 
 def is_installed(top: Path, path: bytes) -> bool:
-    """Whether a sub-dataset has been cloned to its place."""
+    """Return whether a subdataset is cloned."""
     return os.path.lexists(os.path.join(os.fsencode(top), path, b".git"))
 
 
 def install_subdatasets(top: Path, paths: Sequence[bytes]) -> dict[bytes, str]:
-    """Clone sub-datasets, without contents, and return why for those that could not be."""
+    """Clone subdatasets without content; return the reasons for those that failed, by path."""
     failed: dict[bytes, str] = {}
     for first in range(0, len(paths), _AT_ONCE):
         some = paths[first : first + _AT_ONCE]
         _update(top, some)
         for path in some:
             if not is_installed(top, path):
-                # one that git knows no URL for keeps it from the others
-                message = _update(top, [path]) or "git could not clone it"
+                # git stops at the first subdataset without a URL: try the others one by one
+                message = _update(top, [path]) or "git failed to clone it"
                 if not is_installed(top, path):
                     failed[path] = f"{_HINT}: {message}"
     return failed
 
 
 def _update(top: Path, paths: Sequence[bytes]) -> str:
-    """Clone sub-datasets and check out their commits; return the last line of git's message."""
+    """Clone subdatasets and check out their commits; return the last line of git's message."""
     done = subprocess.run(
         [
             *(
@@ -77,9 +77,11 @@ def _update(top: Path, paths: Sequence[bytes]) -> str:
 
 
 def _allowed_protocols(top: Path) -> str:
-    """What git may clone by: files of this machine only where the dataset itself came from there.
+    """Return the protocols git may clone by: local files only if the dataset itself came from a
+    local path.
 
-    A ``.gitmodules`` is foreign: ``ext::`` would run a program, and a path read any repository.
+    A ``.gitmodules`` is foreign: ``ext::`` would run a program, and a path could read any
+    repository.
     """
     done = subprocess.run(
         ["git", "-C", str(top), "config", "--get-regexp", r"^remote\..*\.url$"],

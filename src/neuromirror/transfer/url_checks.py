@@ -1,4 +1,4 @@
-"""Places asked for what they have, or for the bytes themselves, several at a time."""
+"""Probe or download the URLs of many files concurrently."""
 
 from __future__ import annotations
 
@@ -22,10 +22,20 @@ def check_urls(
     jobs: int,
     full: bool,
 ) -> Iterator[Finding]:
-    """Yields what there is to say of each item, in order.
+    """Yield findings for items, in order.
 
-    Of a file, what each of its places says, or with ``full`` what it gives. ``claims`` is asked in
-    this thread for what more is known of a key's bytes.
+    Parameters
+    ----------
+    items
+        Findings, which are passed on, and files whose URLs are to be checked.
+    sessions
+        Sessions and circuit breaker for the requests.
+    claims
+        Returns further checksums of a key's content; called in this thread.
+    jobs
+        Number of threads.
+    full
+        Whether to download and hash the files instead of probing their URLs.
     """
     stop = threading.Event()
     prober, fetcher = Prober(sessions), DownloadVerifier(sessions, stop)

@@ -1,4 +1,4 @@
-"""What places said, kept for all: in the store's journal, and by that in the index."""
+"""Record the health of URLs in the store's journal, and thereby in the index."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from neuromirror.model import LocationsChecked
 from neuromirror.transfer.findings import Finding
 
 RECORD_INTERVAL = timedelta(days=30)
-"""After so long a place that still says the same is recorded again."""
+"""After this time, unchanged health is recorded again."""
 
 _BATCH = 1000
 
@@ -22,10 +22,21 @@ def record_health(
     now: datetime,
     interval: timedelta = RECORD_INTERVAL,
 ) -> Iterator[Finding]:
-    """Passes findings on, and records what places said, as far as the index has these places.
+    """Pass findings on, and record the health of URLs that the index knows.
 
-    What the index knows already is recorded again only after ``again``, so that a store's journal
-    does not grow by every look. ``now`` has a zone.
+    Unchanged health is recorded again only after ``interval``, so that the journal does not grow
+    with each run.
+
+    Parameters
+    ----------
+    findings
+        Findings of a verification or audit.
+    recorder
+        Writer for the journal and the index.
+    now
+        The current time, with a time zone.
+    interval
+        Minimum time between two records of unchanged health.
     """
     waiting: dict[str, str] = {}
     dataset: str | None = None
@@ -39,7 +50,7 @@ def record_health(
                 waiting[finding.url] = finding.health.value
             yield finding
     finally:
-        # what was found before an interruption was found
+        # record what was found before an interruption, too
         _record(dataset, waiting, recorder, now, interval)
 
 
@@ -68,5 +79,5 @@ def _record(
 
 
 def _format_time(moment: datetime) -> str:
-    """As journal entries have it."""
+    """Return a time in the journal's format."""
     return moment.astimezone(UTC).isoformat(timespec="seconds")

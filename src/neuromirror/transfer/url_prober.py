@@ -1,9 +1,9 @@
-"""What a place says of the bytes that it has, without giving them.
+"""Check URLs without downloading the files.
 
-An http(s) place is asked by ``HEAD``; where that is refused, or leads elsewhere, by a ``GET`` of
-one byte: a redirect to S3 is signed for one method. Told are size, ETag, version id and, where
-somebody put one there, the sha256 (S3 API reference, "HeadObject"). A block of a volume is asked
-for one voxel. All of it is the server's word: nothing is hashed.
+An http(s) URL is probed by ``HEAD``. If that is refused or redirected, one byte is requested by
+``GET``, since a redirect to S3 is signed for one method. Replies state size, ETag, version id and,
+if the uploader computed it, the sha256 (S3 API reference, "HeadObject"). Of a volume block one
+voxel is read. All results are claims of the server: nothing is hashed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from neuromirror.transfer.url_sessions import UrlSessions
 from neuromirror.transfer.verify_items import PinnedFile
 
 _NO_VERSION: Final = frozenset({"NoSuchVersion", "InvalidArgument"})
-_FORBIDDEN_HINT: Final = "a bucket that may not be listed says so of what is gone, too"
+_FORBIDDEN_HINT: Final = "a bucket without list permission also returns 403 for a missing object"
 STATUSES: Final[dict[Health, Status]] = {
     Health.OK: "ok",
     Health.GONE: "error",
@@ -44,7 +44,7 @@ STATUSES: Final[dict[Health, Status]] = {
 
 
 class Prober:
-    """Asks places; ``probe`` may be called by many threads."""
+    """Probes URLs; thread-safe."""
 
     def __init__(self, sessions: UrlSessions) -> None:
         self._sessions = sessions
@@ -52,10 +52,16 @@ class Prober:
     def probe(
         self, file: PinnedFile, claims: Iterable[Digest] = (), *, is_only_url: bool | None = None
     ) -> list[Finding]:
-        """What each place of a file says; one finding of the file itself where it has none.
+        """Return a finding for each URL of a file, or one for the file if it has no URL.
 
-        ``alone`` says whether its bytes have no other place than the one named here; without it
-        the places named are all there are.
+        Parameters
+        ----------
+        file
+            The file and its URLs.
+        claims
+            Checksums of the file from other sources than its key.
+        is_only_url
+            Whether the file has no other URLs than the one given; None if all its URLs are given.
         """
         path = path_to_text(file.path)
         try:
@@ -63,7 +69,7 @@ class Prober:
         except ValueError as error:
             return [Finding(status="error", path=path, key=file.key, message=str(error))]
         if not file.urls:
-            message = "no place is known that has its bytes"
+            message = "no URL is known for its content"
             return [
                 Finding(
                     status="impossible", path=path, key=file.key, size=proof.size, message=message
@@ -95,7 +101,7 @@ class Prober:
     def _ask(
         self, url: str, known: KnownDigests, *, is_only_url: bool
     ) -> tuple[ProbeResult, str | None]:
-        """Return what a URL answers, and its host where the answer is about that."""
+        """Return the result of probing a URL, and the host at fault if there is one."""
         scheme, host = url.partition("://")[0].lower(), None
         sessions = self._sessions
         try:
@@ -105,7 +111,7 @@ class Prober:
             elif scheme in ("boss", "ndstore"):
                 answer = _ask_volume(sessions.session_for(url), url, known, sessions.token)
             else:
-                answer = ProbeResult(Health.UNKNOWN, f"nobody here knows how to ask {scheme}://")
+                answer = ProbeResult(Health.UNKNOWN, f"unsupported URL scheme {scheme}://")
                 return answer, None
         except NeuromirrorError as error:
             health = health_of(error)
@@ -116,7 +122,7 @@ class Prober:
 
 
 def health_of(error: NeuromirrorError) -> Health:
-    """What a failure says of a place."""
+    """Return the health of a URL whose request failed."""
     status = error.status if isinstance(error, NetError) else None
     if isinstance(error, NotFoundError) or status in (404, 410):
         return Health.GONE
@@ -140,8 +146,8 @@ def _ask_web(session: Session, url: str, known: KnownDigests, *, is_only_url: bo
     if reply.headers.get("x-amz-delete-marker") == "true":
         return ProbeResult(Health.GONE, f"HTTP {reply.status}: the object was deleted")
     if reply.status in (404, 410):
-        return ProbeResult(Health.GONE, f"HTTP {reply.status}: it is not there")
-    # nothing more may be asked for here: a signed redirect takes no header that it does not know
+        return ProbeResult(Health.GONE, f"HTTP {reply.status}: not found")
+    # no checksum header here: a signed redirect accepts only the headers that it was signed for
     headers = {} if known.size == 0 else {"Range": "bytes=0-0"}
     try:
         with session.stream(url, headers=headers) as stream:
@@ -149,14 +155,14 @@ def _ask_web(session: Session, url: str, known: KnownDigests, *, is_only_url: bo
                 url, ResponseHead(stream.status, stream.headers), known, is_only_url=is_only_url
             )
     except AccessDeniedError as error:
-        if error.status == 401:  # of the whole host
+        if error.status == 401:  # concerns the whole host
             raise AccessDeniedError(
                 f"{error} ({_FORBIDDEN_HINT})", url=error.url, status=401
             ) from error
         return ProbeResult(Health.REFUSED, f"{error} ({_FORBIDDEN_HINT})")
     except HttpError as error:
         if error.status == 416:
-            return ProbeResult(Health.CHANGED, "it has no bytes any more (HTTP 416)")
+            return ProbeResult(Health.CHANGED, "the file is empty now (HTTP 416)")
         raise
 
 
@@ -183,4 +189,4 @@ def _ask_volume(
             pass
     except WrongVoxelsError as error:
         return ProbeResult(Health.CHANGED, str(error))
-    return ProbeResult(Health.OK, "it answers: one voxel was read")
+    return ProbeResult(Health.OK, "one voxel was read")

@@ -1,4 +1,4 @@
-"""A git repository that is read without being believed: every object is hashed on the way."""
+"""A reader for foreign git repositories that hashes every object it reads."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ _MAX_DEPTH: Final = 500
 
 
 class NotADatasetError(NeuromirrorError):
-    """A folder that is no git repository with a commit."""
+    """The folder is not a git repository with a commit."""
 
     exit_code = 2
 
 
 class ObjectDamagedError(NeuromirrorError):
-    """A git object that is missing, or is not what its id says."""
+    """A git object is missing, or its content does not match its id."""
 
 
 class VerifiedEntry(NamedTuple):
-    """What stands at a path of a commit: mode, path in the dataset, id in hex."""
+    """An entry of a commit: mode, git path, object id in hexadecimal."""
 
     mode: bytes
     path: bytes
@@ -55,11 +55,22 @@ class VerifiedEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CommitDescription:
-    """A commit and what it says of itself.
+    """A commit and its description.
 
-    ``dataset``, ``state`` and ``label`` are empty in one that no mirror minted. ``parts`` are its
-    sub-datasets by git path: ``id``, ``state``, ``files`` and ``bytes`` of each. ``said`` is all of
-    its description.
+    Parameters
+    ----------
+    commit, tree
+        Object ids, in hexadecimal.
+    label, dataset, state
+        Version label, dataset and state digest; empty if the commit was not minted.
+    form
+        Form of the dataset, as in its description.
+    manifest_only_files
+        Number of files that are in the manifest but not in git.
+    subdatasets
+        ``id``, ``state``, ``files`` and ``bytes`` of the subdatasets, by git path.
+    document
+        The whole description.
     """
 
     commit: str
@@ -74,9 +85,14 @@ class CommitDescription:
 
 
 class VerifiedRepository:
-    """A repository, with a work tree or (``root`` None) without; a context manager.
+    """A git repository; shared by threads; a context manager.
 
-    Shared by threads. ``git_dir`` is the repository's own folder, and used whoever owns it.
+    Parameters
+    ----------
+    git_dir
+        The repository's own folder, used whoever owns it.
+    work_tree
+        Top folder of its work tree, None for a bare repository.
     """
 
     def __init__(self, git_dir: Path, work_tree: Path | None) -> None:
@@ -88,9 +104,12 @@ class VerifiedRepository:
 
     @classmethod
     def at(cls, folder: Path) -> VerifiedRepository:
-        """The repository whose work tree, or whose own folder, is ``folder``.
+        """Open the repository whose work tree, or own folder, is ``folder``.
 
-        Raises :class:`NotADatasetError` for any other folder.
+        Raises
+        ------
+        NotADatasetError
+            The folder is neither.
         """
         inner = folder / ".git"
         with suppress(OSError, ValueError):
@@ -102,7 +121,7 @@ class VerifiedRepository:
         if (folder / "HEAD").is_file() and (folder / "objects").is_dir():
             return cls(folder.resolve(), None)
         raise NotADatasetError(
-            f"{folder} is no dataset: it is not the top folder of a git repository"
+            f"{folder} is not a dataset: it is not the top folder of a git repository"
         )
 
     def __enter__(self) -> VerifiedRepository:
@@ -118,24 +137,24 @@ class VerifiedRepository:
             self._reader.__exit__()
 
     def head(self) -> str:
-        """The commit that is checked out; of an adjusted branch the one that was adjusted.
+        """Return the checked-out commit; for an adjusted branch, that of the original branch.
 
-        Raises :class:`NotADatasetError` where there is none yet.
+        Raises
+        ------
+        NotADatasetError
+            There is no commit yet.
         """
         branch = self._git("symbolic-ref", "-q", "HEAD")
         adjusted = _ADJUSTED.fullmatch(branch)
         name = f"refs/heads/{adjusted[1]}" if adjusted else "HEAD"
         found = self._git("rev-parse", "-q", "--verify", name)
         if not found:
-            raise NotADatasetError(
-                f"{self.work_tree or self.git_dir} has no commit that is checked out"
-            )
+            raise NotADatasetError(f"{self.work_tree or self.git_dir} has no commit checked out")
         return found
 
     def newest_minted(self, commit: str) -> str | None:
-        """Return the newest commit of a mirror in the history of a commit; itself, where it is one.
-
-        None where no mirror made any of them.
+        """Return the newest minted commit in the history of ``commit``, including itself; None
+        without one.
         """
         found = self._git(
             *("rev-list", "--topo-order", "--max-count=1", "-E", "--grep=^Mirror-Spec: [0-9]+$"),
@@ -146,9 +165,12 @@ class VerifiedRepository:
         return found or None
 
     def changed_paths(self, old: str, new: str) -> dict[str, str]:
-        """Return the paths in which two commits differ, each with A (only in ``new``), D, M or T.
+        """Return the paths that differ between commits, with A (added in ``new``), D, M or T.
 
-        Raises :class:`ObjectDamagedError`.
+        Raises
+        ------
+        ObjectDamagedError
+            git cannot compare the commits.
         """
         done = subprocess.run(
             ["git", "diff-tree", "-r", "-z", "--no-renames", "--name-status", old, new],
@@ -168,11 +190,11 @@ class VerifiedRepository:
         }
 
     def has_commit(self, commit: str) -> bool:
-        """Whether a commit is here."""
+        """Return whether the repository has a commit."""
         return self._git("cat-file", "-t", commit) == "commit"
 
     def read(self, kind: str, sha: str) -> bytes:
-        """An object's content, hashed; raises :class:`ObjectDamagedError`."""
+        """Return the content of an object after hashing it; raises ObjectDamagedError."""
         try:
             with self._lock:
                 content = self._reader.read(sha)
@@ -180,13 +202,13 @@ class VerifiedRepository:
             raise ObjectDamagedError(str(error)) from error
         if object_id(kind, content) != sha:
             raise ObjectDamagedError(
-                f"{self.git_dir}: the {kind} {sha} holds something else; check the repository with "
+                f"{self.git_dir}: the {kind} {sha} does not match its id; check it with "
                 f"'git -C {self.git_dir} fsck', or clone it again"
             )
         return content
 
     def describe(self, commit: str) -> CommitDescription:
-        """A commit, and what it says of itself."""
+        """Return a commit and its description."""
         headers, _, message = self.read("commit", commit).partition(b"\n\n")
         tree = headers.split(b"\n", 1)[0].removeprefix(b"tree ").decode()
         plain = CommitDescription(commit, tree)
@@ -207,10 +229,16 @@ class VerifiedRepository:
                 document=document,
             )
         except (ObjectMissingError, ValueError, TypeError, KeyError, AttributeError):
-            return plain  # no mirror made it
+            return plain  # not a minted commit
 
     def entries(self, tree: str, below: bytes = b"") -> Iterator[VerifiedEntry]:
-        """All that is in a tree, in order of path; every tree is hashed. Raises Damaged."""
+        """Yield all files of a tree, in order of path; every tree is hashed.
+
+        Raises
+        ------
+        ObjectDamagedError
+            A tree is malformed, or too deep.
+        """
         if below.count(b"/") > _MAX_DEPTH:
             raise ObjectDamagedError(
                 f"{self.git_dir}: the tree {tree} is more than {_MAX_DEPTH} folders deep"
@@ -218,34 +246,36 @@ class VerifiedRepository:
         try:
             found = list(parse_tree(self.read("tree", tree)))
         except ValueError as error:
-            raise ObjectDamagedError(f"{self.git_dir}: the tree {tree} is no tree") from error
+            raise ObjectDamagedError(f"{self.git_dir}: tree {tree} is malformed") from error
         for mode, name, sha in found:
             if name in (b"", b".", b"..") or b"/" in name or name.lower() == b".git":
-                raise ObjectDamagedError(f"{self.git_dir}: the tree {tree} holds the name {name!r}")
+                raise ObjectDamagedError(
+                    f"{self.git_dir}: tree {tree} has an entry with the forbidden name {name!r}"
+                )
             if mode == TREE_MODE:
                 yield from self.entries(sha.hex(), below + name + b"/")
             else:
                 yield VerifiedEntry(mode, below + name, sha.hex())
 
     def use_annex_commit(self, commit: str) -> None:
-        """Takes places from a commit of the git-annex branch, where it is here, from now on."""
+        """Read logs from this commit of the git-annex branch from now on, if it exists."""
         if self.has_commit(commit):
             self._annex = commit
 
     def urls(self, key: str) -> list[str]:
-        """Where the bytes of a key can be had, as the git-annex branch says; the exact first."""
+        """Return the URLs of a key's content from the git-annex branch, the most exact first."""
         found = [strip_claim_prefix(value) for value in self._log_values(url_log_path(key))]
         return sorted(found, key=_url_rank)
 
     def equivalent_keys(self, key: str) -> list[str]:
-        """Keys that a VURL key's bytes had when they were first got; none where nobody says so."""
+        """Return the keys recorded for a VURL key when it was first downloaded."""
         try:
             return self._log_values(log_path(key) + b".ek")
         except NotADatasetError:
             return []
 
     def _log_values(self, path: bytes) -> list[str]:
-        """The values of a log of the git-annex branch that hold now."""
+        """Return the values that a log of the git-annex branch marks as present."""
         self._annex = self._annex or self._annex_branch()
         try:
             with self._lock:
@@ -259,7 +289,7 @@ class VerifiedRepository:
         return [value for value, line in newest.items() if line.status == "1"]
 
     def _annex_branch(self) -> str:
-        """The git-annex branch; of a clone that git-annex has not seen yet, that of its origin."""
+        """Return the git-annex branch; before "git annex init", the one of a remote."""
         listed = self._git(
             "for-each-ref",
             "--format=%(objectname)",
@@ -267,23 +297,22 @@ class VerifiedRepository:
         )
         if not listed:
             raise NotADatasetError(
-                f"{self.work_tree or self.git_dir} has no git-annex branch, which says where "
-                f"content is"
+                f"{self.work_tree or self.git_dir} has no git-annex branch, so no URLs are known"
             )
         return listed.split()[0]
 
     def _git(self, *arguments: str) -> str:
-        """What a git command printed; empty where it failed."""
+        """Return the output of a git command, empty if it failed."""
         done = try_git(self.git_dir, *arguments, environment=MEMORY_LIMIT)
         return "" if done.returncode else done.stdout.strip()
 
 
 def _url_rank(url: str) -> tuple[bool, bool]:
-    """What to sort places by: those of an object version come first, an API's last."""
+    """Return a sort key for URLs: object versions first, API URLs last."""
     return "versionId=" not in url, url.endswith("/")
 
 
 def object_id(kind: str, content: bytes) -> str:
-    """The id that git gives an object: the sha1 of its kind, length and content."""
+    """Return the id of a git object: the sha1 of its type, length and content."""
     head = b"%s %d\0" % (kind.encode(), len(content))
     return hashlib.sha1(head + content, usedforsecurity=False).hexdigest()

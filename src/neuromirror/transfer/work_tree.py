@@ -1,7 +1,7 @@
-"""The files of a work tree, looked at one by one: what lies there, and whether it is what it was.
+"""Verification of the files in a work tree against its commit.
 
-Files are read by several threads, some at a time; what comes out is in the order of the commit, and
-memory does not grow with their number.
+Several threads read files; results come in the order of the commit, and memory use does not depend
+on the number of files.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from neuromirror.transfer.verify_items import InspectedEntry, VerifyScope, unrea
 
 _BLOCK: Final = 1 << 20
 _QUEUED_PER_JOB: Final = 4
-"""Tasks that wait for each one that is under way, so that a large file does not stop the rest."""
+"""Queued tasks per thread, so that a large file does not block the others."""
 _MAX_GROUP: Final = 64
 _MAX_GROUP_BYTES: Final = 8 << 20
 _POINTER: Final = 1 << 12
-_CHANGED: Final = "it is not as it was committed"
+_CHANGED: Final = "differs from the commit"
 _MISSING: Final = "missing from the work tree"
 
 _T = TypeVar("_T")
@@ -46,15 +46,15 @@ _R = TypeVar("_R")
 
 
 class VerificationStoppedError(Exception):
-    """Nobody waits for this any more."""
+    """The results are no longer needed."""
 
 
 def map_in_order(
     jobs: int, stop: threading.Event, work: Callable[[_T], _R], items: Iterable[_T]
 ) -> Generator[_R, None, None]:
-    """What ``work`` makes of each thing, in the order of the things, several at a time.
+    """Yield ``work(item)`` for each item, in order, computed by ``jobs`` threads.
 
-    ``stop`` is set once nobody waits for more, because of an error or by :meth:`Generator.close`.
+    ``stop`` is set when the caller stops, by an error or by :meth:`Generator.close`.
     """
     pool = ThreadPoolExecutor(jobs, thread_name_prefix="verify")
     waiting: deque[Future[_R]] = deque()
@@ -68,7 +68,7 @@ def map_in_order(
             yield waiting.popleft().result()
     except BaseException as error:
         stop.set()
-        # who presses Ctrl-C does not wait for a server that may answer in minutes
+        # after Ctrl-C, do not wait for a server that may take minutes to answer
         waits = not isinstance(error, KeyboardInterrupt)
         raise
     finally:
@@ -76,9 +76,9 @@ def map_in_order(
 
 
 def _grouped(entries: Iterable[tuple[VerifiedEntry, int]]) -> Iterator[list[VerifiedEntry]]:
-    """Entries in tasks worth a thread's while: many small ones, or one large one.
+    """Group entries into tasks large enough for a thread: many small files, or one large one.
 
-    Each comes with its size in bytes, as far as that is known.
+    Each entry comes with its size in bytes, 0 if unknown.
     """
     some: list[VerifiedEntry] = []
     size = 0
@@ -93,7 +93,7 @@ def _grouped(entries: Iterable[tuple[VerifiedEntry, int]]) -> Iterator[list[Veri
 
 
 class WorkTreeInspector:
-    """Looks at what lies in clones' work trees, in ``jobs`` threads."""
+    """Inspects the files in the work trees of clones, in ``jobs`` threads."""
 
     def __init__(self, scope: VerifyScope, jobs: int) -> None:
         self._scope = scope
@@ -103,7 +103,7 @@ class WorkTreeInspector:
     def inspect(
         self, clone: VerifiedRepository, below: bytes, entries: Iterable[VerifiedEntry]
     ) -> Iterator[InspectedEntry]:
-        """What came of each entry of a clone, which stands in the folder ``below``, in order."""
+        """Yield the result for each entry, in order; ``below`` is the folder of the clone."""
         looker = _EntryVerifier(clone, below, self._scope, self._stop)
         tasks = _grouped((entry, looker.size(entry)) for entry in entries)
         for some in map_in_order(self._jobs, self._stop, looker.inspect, tasks):
@@ -111,7 +111,7 @@ class WorkTreeInspector:
 
 
 class _EntryVerifier:
-    """Looks at one work tree; its methods may be called by many threads."""
+    """Verifier for the entries of one work tree; thread-safe."""
 
     def __init__(
         self, clone: VerifiedRepository, below: bytes, scope: VerifyScope, stop: threading.Event
@@ -125,14 +125,14 @@ class _EntryVerifier:
         self._stop = stop
 
     def size(self, entry: VerifiedEntry) -> int:
-        """About how many bytes there are to be read of an entry."""
+        """Return the approximate number of bytes to read for an entry."""
         try:
             return os.stat(self._root + entry.path).st_size
         except OSError:
             return 0
 
     def inspect(self, entries: list[VerifiedEntry]) -> list[InspectedEntry]:
-        """What came of each of some entries; raises Stopped."""
+        """Return the results for some entries; raises VerificationStoppedError."""
         return [self._inspect_or_report(entry) for entry in entries]
 
     def _inspect_or_report(self, entry: VerifiedEntry) -> InspectedEntry:
@@ -163,12 +163,12 @@ class _EntryVerifier:
         elif key is None:
             finding = self._verify_document(entry, path)
         else:
-            # a regular file in the place of a link is one that was unlocked
+            # a regular file instead of a link was unlocked
             finding = self._verify_content(key, path, location)
         return InspectedEntry(entry, key, (finding,))
 
     def _verify_document(self, entry: VerifiedEntry, path: str) -> Finding:
-        """A plain file of git, hashed as git does."""
+        """Verify a file that is stored in git, by its git object id."""
         try:
             with _open_regular(self._root + entry.path) as descriptor:
                 size = os.fstat(descriptor).st_size
@@ -183,7 +183,7 @@ class _EntryVerifier:
         return Finding(path=path, what="document", checked="checked", size=size)
 
     def _verify_content(self, key: str, path: str, location: bytes) -> Finding:
-        """An annexed file whose link, or pointer, is as it was committed."""
+        """Verify the content of an annexed file."""
         try:
             proof = key_checksum(key)
         except ValueError as error:
@@ -203,7 +203,7 @@ class _EntryVerifier:
             return Finding(status="error", path=path, key=key, size=proof.size, message=message)
 
     def _is_pointer(self, descriptor: int, key: str, proof: KeyChecksum) -> bool:
-        """Whether an unlocked file was not filled yet; its content may be in the annex anyway."""
+        """Return whether an unlocked file is still a pointer; its content may be in the annex."""
         if proof.algorithm and os.fstat(descriptor).st_size == proof.size:
             return False
         return parse_pointer(os.pread(descriptor, _POINTER, 0)) == key
@@ -245,19 +245,31 @@ class _EntryVerifier:
 def compare_content(
     key: str, path: str, proof: KeyChecksum, size: int, checksum_by: Callable[[KeyChecksum], str]
 ) -> Finding:
-    """So many bytes beside what their key says; their checksum is asked for where it matters."""
+    """Compare content with its key.
+
+    Parameters
+    ----------
+    key, path
+        Annex key and path of the file.
+    proof
+        Size and checksum in the key.
+    size
+        Size of the content in bytes.
+    checksum_by
+        Computes the checksum of the content; called only if the size matches.
+    """
     if proof.size is not None and proof.size != size:
-        message = f"other bytes: {size} of them, not {proof.size}"
+        message = f"different bytes: the size is {size}, expected {proof.size}"
         return Finding(status="error", path=path, key=key, size=proof.size, message=message)
     if not proof.algorithm:
         evidence = proof.evidence
-        message = "only its size is known" if proof.size is not None else "nothing is known of it"
+        message = "only the size is known" if proof.size is not None else "no checksum is known"
         return Finding(
             path=path, key=key, size=size, evidence=evidence, checked="claimed", message=message
         )
     checksum = checksum_by(proof)
     if not proof.matches(checksum, size):
-        message = f"other bytes: their {proof.algorithm} is {checksum}, not {proof.value}"
+        message = f"different bytes: the {proof.algorithm} is {checksum}, expected {proof.value}"
         return Finding(status="error", path=path, key=key, size=size, message=message)
     message = "" if proof.evidence else f"by {proof.algorithm}"
     return Finding(
@@ -266,18 +278,18 @@ def compare_content(
 
 
 def _compare_equivalent(found: Finding, others: list[Finding]) -> Finding:
-    """A finding by size alone, where it is known what the bytes were when they were first got.
+    """Return the finding for content known by size, compared with the keys of its first download.
 
-    Nobody has pinned that checksum: bytes that have it are no better proved, others are wrong.
+    These keys are not pinned: bytes that match one are no better proved, others are wrong.
     """
     same = next((one for one in others if not one.failed), None)
     if same is None:
         return replace(others[0], key=found.key)
-    return replace(found, message=f"{found.message}; the bytes are those that were first got here")
+    return replace(found, message=f"{found.message}; the bytes match the first download")
 
 
 def _link_finding(key: str | None, path: str, *, as_was: bool, is_there: bool) -> Finding:
-    """A link that is no file's, or that is another than was committed."""
+    """Return the finding for a link that is not an annexed file, or differs from the commit."""
     what: FindingKind = "document" if key is None else "file"
     if as_was:
         return Finding(path=path, what=what, checked="checked")
@@ -287,12 +299,12 @@ def _link_finding(key: str | None, path: str, *, as_was: bool, is_there: bool) -
 
 @contextmanager
 def _open_regular(path: bytes) -> Iterator[int]:
-    """A regular file, open to be read; raises OSError for anything else."""
-    # without waiting for whoever may write to a pipe
+    """Open a regular file for reading; raises OSError for anything else."""
+    # do not block on a named pipe
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file")
+            raise OSError(errno.EINVAL, "not a regular file")
         yield descriptor
     finally:
         os.close(descriptor)
@@ -306,4 +318,4 @@ def _is_file(path: bytes) -> bool:
 
 
 def _read_error(error: OSError) -> str:
-    return f"it cannot be read: {error.strerror or error}"
+    return f"cannot be read: {error.strerror or error}"
