@@ -65,10 +65,10 @@ def test_each_file_is_a_record_and_the_last_record_is_a_summary(
     without_store: Shell, clone: Path
 ) -> None:
     *found, last = without_store.records("verify", str(clone))
-    assert [one["what"] for one in found].count("file") == 3
-    assert {"commit", "tree", "state", "document", "file"} == {one["what"] for one in found}
+    assert [one["kind"] for one in found].count("file") == 3
+    assert {"commit", "tree", "state", "document", "file"} == {one["kind"] for one in found}
     for one in found:
-        if one["what"] == "file":
+        if one["kind"] == "file":
             assert one["checked"] == "checked"
             assert one["evidence"] in ("sha256", "etag")
             assert one["key"].startswith(("SHA256E-", "XS3ETAG-"))
@@ -144,7 +144,7 @@ def test_remote_locations_are_claimed_and_never_checked(without_store: Shell, cl
     assert "6 URLs checked: 6 ok; evidence claimed by the servers" in line
     assert " hashed" not in line
     *found, last = without_store.records("verify", "--remote", str(clone))
-    locations = [one for one in found if one["what"] == "place"]
+    locations = [one for one in found if one["kind"] == "url"]
     assert {(one["health"], one["checked"]) for one in locations} == {("ok", "claimed")}
     assert all(one["url"].startswith("http://127.0.0.1:") for one in locations)
     assert last["location_health"] == {"ok": 6}

@@ -329,12 +329,12 @@ def test_locations_that_lost_a_current_file_fail_until_it_is_back(
             at = "2026-03-01T12:00:00+00:00"
             recorder.record(LocationsChecked("box", "one", {result: list(urls)}, at))
 
-    record_audit("gone", url)
+    record_audit("not-found", url)
     assert failing_tasks(scripted_harness) == {("locations", "box", None)}
     record_audit("ok", url)
     assert failing_tasks(scripted_harness) == set()
     # files of older observed states may be lost
-    record_audit("gone", old)
+    record_audit("not-found", old)
     assert failing_tasks(scripted_harness) == set()
 
 

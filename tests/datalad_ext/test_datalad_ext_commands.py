@@ -127,7 +127,7 @@ def test_files_are_got_verified_and_what_is_wrong_is_a_result(clone: DataladFold
     # the rest is not here
     found = clone.records("mirror-verify", "--allow-missing")
     assert {one["status"] for one in found} == {"ok", "notneeded"}
-    assert {one["what"] for one in found} >= {"commit", "tree", "state", "file"}
+    assert {one["kind"] for one in found} >= {"commit", "tree", "state", "file"}
     wrong = Path(got[0]["path"]).resolve()
     wrong.chmod(0o644)
     wrong.write_bytes(b"x" * wrong.stat().st_size)

@@ -25,7 +25,7 @@ def probe_entry(found: dict[str, list[str]], at: str) -> LocationsChecked:
 
 
 def test_an_entry_comes_back_from_its_line() -> None:
-    entry = probe_entry({"ok": ["https://a.invalid/é"], "gone": []}, FIRST)
+    entry = probe_entry({"ok": ["https://a.invalid/é"], "not-found": []}, FIRST)
     assert load_entry(dump_entry(entry)) == entry
 
 
@@ -35,15 +35,15 @@ def test_last_probe_of_each_location_counts(journal: DiskJournal, index: Index) 
     exact, address = urls(index, "a")
     assert probe_results(index, exact) == [(None, None)]
     journal.append(probe_entry({"ok": [exact], "refused": [address]}, FIRST))
-    journal.append(probe_entry({"gone": [exact]}, LATER))
+    journal.append(probe_entry({"not-found": [exact]}, LATER))
     index.catch_up(journal)
-    assert probe_results(index, exact) == [("gone", LATER)]
+    assert probe_results(index, exact) == [("not-found", LATER)]
     assert probe_results(index, address) == [("refused", FIRST)]
     for url in urls(index, "b"):
         assert probe_results(index, url) == [(None, None)]
     # it goes with the place, wherever that is told
     (row, _) = index.locations(next(index.files(index.resolve("dandi:000001"))).content)
-    assert (row.url, row.result, row.checked_at) == (exact, "gone", LATER)
+    assert (row.url, row.result, row.checked_at) == (exact, "not-found", LATER)
 
 
 def test_probe_of_an_unknown_location_changes_nothing(journal: DiskJournal, index: Index) -> None:
@@ -52,7 +52,7 @@ def test_probe_of_an_unknown_location_changes_nothing(journal: DiskJournal, inde
     exact, _ = urls(index, "a")
     before = list(index.dump())
     plain = exact.partition("?")[0]
-    journal.append(probe_entry({"gone": ["https://elsewhere.invalid/", plain]}, FIRST))
+    journal.append(probe_entry({"not-found": ["https://elsewhere.invalid/", plain]}, FIRST))
     index.catch_up(journal)
     assert [one for one in index.dump() if not one.startswith("progress")] == [
         one for one in before if not one.startswith("progress")

@@ -51,13 +51,13 @@ def test_locations_never_probed_come_first_then_the_longest_unprobed(
     first = urls(index)
     assert len(first) == 4
     append_probe(journal, {"ok": [first[0]]}, "2025-02-01")
-    append_probe(journal, {"gone": [first[1]]}, "2025-01-01")
+    append_probe(journal, {"not-found": [first[1]]}, "2025-01-01")
     index.catch_up(journal)
     assert urls(index) == [first[2], first[3], first[1], first[0]]
     assert urls(index, "2025-01-15") == [first[2], first[3], first[1]]
     assert [one.url for one in index.due_locations(3, "9")] == [first[2], first[3], first[1]]
     due = {one.url: one for one in index.due_locations(9, "9")}
-    assert (due[first[1]].result, due[first[1]].checked_at) == ("gone", "2025-01-01")
+    assert (due[first[1]].result, due[first[1]].checked_at) == ("not-found", "2025-01-01")
     assert (due[first[0]].dataset, due[first[0]].path) == ("dandi:000001", "a")
     assert {one.algorithm for one in due[first[0]].digests} == {"sha256", "etag"}
     assert not due[first[0]].is_only_location

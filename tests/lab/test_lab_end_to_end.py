@@ -124,8 +124,8 @@ def test_a_paper_is_pinned_cited_lost_restored_and_watched(
     assert reader.run(*here).count("commit and state digest hold") == len(NAMES)
     # the bytes that upstream has now
     full = reader.records(*here, "--full")
-    assert [one["status"] for one in full if one["what"] == "dataset"] == ["ok"] * len(NAMES)
-    assert {one["checked"] for one in full if one["what"] == "file"} == {"checked"}
+    assert [one["status"] for one in full if one["kind"] == "dataset"] == ["ok"] * len(NAMES)
+    assert {one["checked"] for one in full if one["kind"] == "file"} == {"checked"}
     assert {form: reader.run("cite", "paper/datasets.lock", "--format", form) for form in FORMATS}
     reader.run("verify", "paper/datasets.lock", "--remote")
 
@@ -134,7 +134,7 @@ def test_a_paper_is_pinned_cited_lost_restored_and_watched(
     path = upstream.archive.paths("000002", str(version))[0]
     upstream.archive.tamper_published("000002", str(version), path, b"other bytes")
     found = reader.records("verify", "paper/datasets.lock", "--remote", code=1)
-    failed = [one for one in found if one["status"] == "error" and one["what"] != "dataset"]
+    failed = [one for one in found if one["status"] == "error" and one["kind"] != "dataset"]
     assert [(one["dataset"], one["path"]) for one in failed] == [(PUBLISHED, path)]
     output = reader.run("verify", "paper/datasets.lock", "--remote", code=1)
     assert path in output

@@ -40,14 +40,14 @@ def run(*arguments: str) -> tuple[int, list[dict[str, Any]], list[str]]:
 def test_a_forbidden_host_is_named_once_with_the_setting(restricted_clone: Path, mode: str) -> None:
     code, records, lines = run("verify", mode, str(restricted_clone))
     assert code == 1
-    url_findings = [one for one in records if one.get("what") == "place"]
+    url_findings = [one for one in records if one.get("kind") == "url"]
     hosts = {one["host"] for one in url_findings}
     assert len(url_findings) > len(hosts)
     assert len(hosts) == 2  # the archive's API, and its bucket
     for host in hosts:
         own = [line for line in lines if line.split()[1] == host]
         assert len(own) == 2  # the message, and the count at the end
-        (total,) = [one for one in records if one.get("what") == "host" and one["host"] == host]
+        (total,) = [one for one in records if one.get("kind") == "host" and one["host"] == host]
         assert total["count"] == sum(one["host"] == host for one in url_findings)
         message = next(one["message"] for one in url_findings if one["host"] == host)
         assert f"git config {SETTING} '127.0.0.1'" in message
@@ -71,7 +71,7 @@ def test_a_host_that_takes_no_token_is_named_once(
     with demo.fault("status", server="s3", path=".", status=401):
         code, records, lines = run("verify", "--remote", str(restricted_clone))
     assert code == 1
-    hosts = [one["host"] for one in records if one.get("what") == "place" and one.get("host")]
+    hosts = [one["host"] for one in records if one.get("kind") == "url" and one.get("host")]
     assert len(hosts) > 2
     for host in set(hosts):
         assert len([line for line in lines if line.split()[1] == host]) == 2
@@ -87,7 +87,7 @@ def test_an_audit_names_a_host_that_takes_no_token_once(lab: LabStore, demo: Dem
     for host in set(hosts):
         # the message, and the count at the end
         assert len([line for line in lines if host in line.split()[:2]]) == 2
-        (total,) = [one for one in records if one.get("what") == "host" and one["host"] == host]
+        (total,) = [one for one in records if one.get("kind") == "host" and one["host"] == host]
         assert total["count"] == hosts.count(host)
 
 
@@ -101,4 +101,4 @@ def test_get_names_forbidden_hosts_once(
     assert len(failed) > 2
     (hosts,) = {one["host"] for one in failed}
     assert len([line for line in lines if hosts in line]) == 2
-    assert [one["count"] for one in records if one.get("what") == "host"] == [len(failed)]
+    assert [one["count"] for one in records if one.get("kind") == "host"] == [len(failed)]

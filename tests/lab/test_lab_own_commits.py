@@ -38,7 +38,7 @@ def records(folder: Path, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
 def verify_clone(clone: Path) -> tuple[int, dict[str, tuple[str, str]], dict[str, Any]]:
     """Exit code, status and kind by path, and the summary."""
     code, found = records(clone, "verify", str(clone), "--allow-missing")
-    files = {one["path"]: (one["status"], one["what"]) for one in found if one["path"] != "."}
+    files = {one["path"]: (one["status"], one["kind"]) for one in found if one["path"] != "."}
     return code, files, found[-1]
 
 
@@ -59,13 +59,13 @@ def test_a_labs_own_files_are_listed_apart_and_fail_nothing(
     datalad(clone, "run-procedure", "cfg_text2git")
     datalad(clone, "save", "-m", "own work")
     code, files, summary = verify_clone(clone)
-    own = {path for path, (_, what) in files.items() if what == "own"}
+    own = {path for path, (_, kind) in files.items() if kind == "local"}
     assert own == {"analysis.py", "figure.bin", ".gitattributes"}
     assert {files[path][0] for path in own} == {"notneeded"}
     assert {path: files[path] for path in mirrored if path not in own} == {
         path: status_and_kind for path, status_and_kind in mirrored.items() if path not in own
     }
-    assert (code, summary["own"], summary["failed"]) == (0, 3, 0)
+    assert (code, summary["local"], summary["failed"]) == (0, 3, 0)
     assert (summary["dataset"], summary["version"]) == (before["dataset"], before["version"])
 
 
@@ -80,9 +80,9 @@ def test_files_of_the_mirror_that_a_lab_changed_are_named(
     datalad(clone, "save", "-m", "own work")
     code, files, summary = verify_clone(clone)
     assert {path for path, (status, _) in files.items() if status == "error"} == {changed}
-    assert (files[changed][1], files[removed]) == ("file", ("notneeded", "own"))
+    assert (files[changed][1], files[removed]) == ("file", ("notneeded", "local"))
     # the other failure is of the state as a whole
-    assert (code, summary["failed"], summary["own"]) == (1, 2, 1)
+    assert (code, summary["failed"], summary["local"]) == (1, 2, 1)
 
 
 def test_after_an_update_is_merged_the_newest_version_is_verified(
@@ -96,8 +96,8 @@ def test_after_an_update_is_merged_the_newest_version_is_verified(
     assert verify_clone(clone)[2]["version"] == old
     datalad(clone, "update", "--how", "merge")
     code, files, summary = verify_clone(clone)
-    assert (code, summary["version"], summary["own"]) == (0, new, 1)
-    assert files["analysis.py"] == ("notneeded", "own")
+    assert (code, summary["version"], summary["local"]) == (0, new, 1)
+    assert files["analysis.py"] == ("notneeded", "local")
 
 
 def test_own_commits_on_a_restored_dataset_are_no_failure(
@@ -115,7 +115,7 @@ def test_own_commits_on_a_restored_dataset_are_no_failure(
     arguments = ("verify", str(paper.file), "--in", str(into), "--allow-missing")
     code, found = records(clone, *arguments)
     assert code == 0, found
-    assert [one["path"] for one in found if one["what"] == "own"] == ["analysis.py"]
+    assert [one["path"] for one in found if one["kind"] == "local"] == ["analysis.py"]
 
 
 # --- pin

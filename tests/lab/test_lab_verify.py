@@ -66,10 +66,10 @@ def test_a_clone_with_all_its_content_holds(filled_clones: Path, still_lab: LabS
     assert evidence_counts(found) == {("sha256", "checked"): 2, ("etag", "checked"): 1}
     with still_lab.mirror_harness.index() as index:
         row = index.resolve(NWB)
-    whole = {one.what: one.message for one in found if one.path == "."}
+    whole = {one.kind: one.message for one in found if one.path == "."}
     assert whole == {"commit": row.commit, "tree": row.tree, "state": row.state}
     assert {(one.dataset, one.version) for one in found} == {(NWB, row.label)}
-    assert {one.path for one in found if one.what == "document"} >= {"dandiset.yaml"}
+    assert {one.path for one in found if one.kind == "document"} >= {"dandiset.yaml"}
     assert evidence_counts(verify_all(filled_clones / "000005")) == {
         ("md5", "checked"): 36,
         ("sha256", "checked"): 2,
@@ -215,7 +215,7 @@ def test_hostile_trees_do_not_lead_out_of_the_dataset(tmp_path: Path) -> None:
     commit = run_git(folder, "commit-tree", "-m", "x", tree).strip()
     run_git(folder, "update-ref", "HEAD", commit)
     (found,) = [one for one in verify_all(folder) if one.failed]
-    assert (found.what, "'..'" in found.message) == ("tree", True)
+    assert (found.kind, "'..'" in found.message) == ("tree", True)
 
 
 # --- what is no clone of a mirror's
@@ -255,7 +255,7 @@ def test_every_kind_of_key_is_hashed(tmp_path: Path) -> None:
     run_git(folder, "commit", "-qm", "all")
     for backend in BACKENDS:
         assert f"/{backend}-s" in os.readlink(folder / f"{backend}.bin"), output
-    found = {one.path: one for one in verify_all(folder) if one.what == "file"}
+    found = {one.path: one for one in verify_all(folder) if one.kind == "file"}
     assert len(found) == len(BACKENDS)
     for backend in BACKENDS:
         one = found[f"{backend}.bin"]
@@ -267,7 +267,7 @@ def test_every_kind_of_key_is_hashed(tmp_path: Path) -> None:
         )
         flip_bit(folder / one.path)
     for one in verify_all(folder):
-        if one.what == "file":
+        if one.kind == "file":
             assert one.failed == (one.path.removesuffix(".bin") not in UNPROVED), one
 
 
@@ -296,7 +296,7 @@ def test_unlocked_files_count_as_what_they_stand_for(nwb_clone: Path) -> None:
     assert not first.is_symlink()
     found = verify_all(nwb_clone)
     assert failures(found) == []
-    assert next(one.message for one in found if one.what == "commit") == head
+    assert next(one.message for one in found if one.kind == "commit") == head
     assert evidence_counts(found) == {("sha256", "checked"): 2, ("etag", "checked"): 1}
     flip_bit(first)
     # the pointer that git-annex leaves where content is not here
@@ -315,7 +315,7 @@ def test_unlocked_files_count_as_what_they_stand_for(nwb_clone: Path) -> None:
     flip_bit(first)
     run_git(nwb_clone, "commit", "-qam", "unlocked", "--allow-empty")
     run_git(nwb_clone, "checkout", "-q", "--detach")
-    states = [one for one in verify_all(nwb_clone, allow_missing=True) if one.what == "state"]
+    states = [one for one in verify_all(nwb_clone, allow_missing=True) if one.kind == "state"]
     assert [one.status for one in states] == ["ok"]
 
 
@@ -373,11 +373,11 @@ def test_sub_datasets_are_opened(scripted_lab: LabStore, source: ScriptedSource)
     # of the huge one only its metadata is in git
     assert evidence_counts(found) == {("md5", "checked"): 8}
     assert {one.dataset for one in found} == {"box:a"}
-    assert [one.path for one in found if one.what == "state" and one.status == "ok"] == [
+    assert [one.path for one in found if one.kind == "state" and one.status == "ok"] == [
         ".",
         "one.zarr",
     ]
-    (manifest,) = [one for one in found if one.what == "state" and one.status != "ok"]
+    (manifest,) = [one for one in found if one.kind == "state" and one.status != "ok"]
     assert (manifest.path, manifest.status) == ("huge.zarr", "notneeded")
     assert "20 of its files are not in git" in manifest.message
     assert failures(verify_all(folder)) == [("state", "huge.zarr", "impossible")]
@@ -393,7 +393,7 @@ def test_a_missing_or_foreign_subdataset_is_reported(
     inner = folder / "one.zarr"
     run_git(inner, "rm", "-q", "4")
     run_git(inner, "commit", "-qm", "one less")
-    found = {one.path: one for one in verify_all(folder) if one.what == "part"}
+    found = {one.path: one for one in verify_all(folder) if one.kind == "subdataset"}
     assert found["huge.zarr"].status == "impossible"
     assert found["huge.zarr"].message == f"{NOT_HERE}: a sub-dataset of 21 files"
     assert found["one.zarr"].status == "error"
@@ -440,5 +440,5 @@ def test_a_key_that_names_no_checksum_we_know_proves_nothing(key: str) -> None:
 
 def test_looking_can_be_given_up(filled_clones: Path) -> None:
     findings = verify(filled_clones / "000005")
-    assert next(findings).what == "commit"
+    assert next(findings).kind == "commit"
     findings.close()  # type: ignore[attr-defined]

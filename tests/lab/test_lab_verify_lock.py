@@ -75,7 +75,7 @@ def test_what_was_restored_beside_the_lock_holds(restored_lock: Path) -> None:
     assert evidence_counts(found) == {("sha256", "checked"): 7, ("etag", "checked"): 1}
     pins = {one.name: one for one in load_lock(restored_lock).datasets}
     for name in NAMES:
-        whole = {one.what: one.message for one in found if one.dataset == name and one.path == "."}
+        whole = {one.kind: one.message for one in found if one.dataset == name and one.path == "."}
         one = pins[name]
         assert whole == {
             "commit": one.commit,
@@ -94,11 +94,11 @@ def test_datasets_may_be_elsewhere(restored_lock: Path, tmp_path: Path) -> None:
     ).parent
     shutil.copy(restored_lock, lock_parent)
     found = verify_all(lock_parent / restored_lock.name, within=moved)
-    assert failures(found) == [("part", ".", "impossible")] * 2
+    assert failures(found) == [("subdataset", ".", "impossible")] * 2
     assert all(NOT_HERE in one.message for one in found if one.failed)
     # a wrong folder is not taken for content that is not here
     found = verify_all(lock_parent / restored_lock.name, within=moved, allow_missing=True)
-    assert failures(found) == [("part", ".", "impossible")] * 2
+    assert failures(found) == [("subdataset", ".", "impossible")] * 2
     assert failures(verify_all(lock_parent / restored_lock.name, within=restored_lock.parent)) == []
 
 
@@ -117,14 +117,14 @@ def test_another_version_in_the_folder_is_not_what_is_pinned(lock: Path) -> None
     (other, *_) = [one for one in run_git(folder, "tag").split() if one != pinned.resolved.version]
     run_git(folder, "checkout", "-q", other)
     found = [one for one in verify_all(lock) if one.failed]
-    assert found[0].what == "commit"
+    assert found[0].kind == "commit"
     assert pinned.commit in found[0].message
     # and what is pinned is looked at all the same, as far as it is there
-    assert "error" in {one.status for one in found if one.what == "document"}
+    assert "error" in {one.status for one in found if one.kind == "document"}
     run_git(folder, "checkout", "-q", "--orphan", "none")
     shutil.rmtree(folder / ".git" / "objects")
     (folder / ".git" / "objects").mkdir()
-    assert [one.what for one in verify_all(lock) if one.failed] == ["commit"]
+    assert [one.kind for one in verify_all(lock) if one.failed] == ["commit"]
 
 
 @pytest.mark.parametrize("mode", ["local", "remote"])
@@ -134,7 +134,7 @@ def test_a_lock_that_was_edited_is_found_out(lock: Path, field: str, mode: Mode)
     value = getattr(load_lock(lock).datasets[0], field)
     lock.write_text(text.replace(value, value[:-4] + "0000"))
     found = [one for one in verify_all(lock, mode=mode) if one.failed]
-    assert {(one.dataset, one.what) for one in found} <= {
+    assert {(one.dataset, one.kind) for one in found} <= {
         ("demo:000004", field),
         ("demo:000004", "manifest"),
     }
@@ -172,7 +172,7 @@ def test_a_missing_or_damaged_manifest_is_reported(lock: Path) -> None:
     # what places have can then be told by the clone
     found = verify_all(lock, mode="remote")
     assert failures(found) == [("manifest", ".", "error")]
-    assert sum(one.what == "place" for one in found if one.dataset == "demo:000004") == 6
+    assert sum(one.kind == "url" for one in found if one.dataset == "demo:000004") == 6
     manifest.write_bytes(kept[:-20])
     assert ["cannot be used" in one for one in messages(lock)] == [True]
     assert ["cannot be used" in one for one in messages(lock, "remote")] == [True]
@@ -204,7 +204,7 @@ def test_a_key_not_covered_by_the_state_digest_is_not_requested(lock: Path, mode
 
     rewrite(manifest_of(lock, "demo--000004"), swap)
     (found,) = [one for one in verify_all(lock, mode=mode) if one.failed]
-    assert (found.what, found.status) == ("file", "error")
+    assert (found.kind, found.status) == ("file", "error")
     assert "is not of its checksum" in found.message
 
 
@@ -221,7 +221,7 @@ def test_a_commit_that_is_not_of_the_pinned_state_is_found_without_a_clone(lock:
     lock.write_text(lock.read_text().replace(ours.state, theirs.state))
     found = [one for one in verify_all(lock, mode="remote") if one.failed]
     # other files, too, than the lock counts
-    assert [(one.dataset, one.what) for one in found] == [
+    assert [(one.dataset, one.kind) for one in found] == [
         ("demo:000004", "state"),
         ("demo:000004", "lock"),
     ]
@@ -238,13 +238,13 @@ def test_only_what_is_pinned_need_be_here(
     shutil.rmtree(outside.resolve().parent)
     found = verify_all(lock)
     assert failures(found) == []
-    assert [one.path.partition("/")[0] for one in found if one.what == "file"] == ["sub-401"] * 2
+    assert [one.path.partition("/")[0] for one in found if one.kind == "file"] == ["sub-401"] * 2
     # the whole state is proved nevertheless
-    assert "state" in {one.what for one in found}
+    assert "state" in {one.kind for one in found}
     outside.unlink()
     assert failures(verify_all(lock)) == []
     remote = verify_all(lock, mode="remote")
-    assert {one.path.partition("/")[0] for one in remote if one.what == "place"} == {"sub-401"}
+    assert {one.path.partition("/")[0] for one in remote if one.kind == "url"} == {"sub-401"}
 
 
 def test_a_huge_zarr_is_proved_by_the_manifest_beside_the_lock(
@@ -261,11 +261,16 @@ def test_a_huge_zarr_is_proved_by_the_manifest_beside_the_lock(
     clone_dataset(scripted_lab.mirror_harness, "box:a/huge.zarr", folder / "huge.zarr")
 
     def of_zarr(found: list[Finding]) -> dict[str, str]:
-        return {one.what: one.status for one in found if one.path == "huge.zarr"}
+        return {one.kind: one.status for one in found if one.path == "huge.zarr"}
 
     found = verify_all(lock, allow_missing=True)
     assert failures(found) == []
-    assert of_zarr(found) == {"commit": "ok", "tree": "ok", "state": "ok", "part": "notneeded"}
+    assert of_zarr(found) == {
+        "commit": "ok",
+        "tree": "ok",
+        "state": "ok",
+        "subdataset": "notneeded",
+    }
     assert any("20 files that are not in git" in one.message for one in found)
     run_git(folder / "huge.zarr", "rm", "-q", ".zarray")
     run_git(folder / "huge.zarr", "commit", "-qm", "less")

@@ -33,7 +33,7 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 def url_health(found: list[Finding]) -> list[tuple[str, str | None]]:
-    return [(one.path, one.health and one.health.value) for one in found if one.what == "place"]
+    return [(one.path, one.health and one.health.value) for one in found if one.kind == "url"]
 
 
 def test_all_urls_of_a_clone_answer_without_a_download(
@@ -45,8 +45,8 @@ def test_all_urls_of_a_clone_answer_without_a_download(
     found = verify_all(folder, mode="remote")
     assert failures(found) == []
     assert len(url_health(found)) == 6
-    assert {one.checked for one in found if one.what == "place"} == {"claimed"}
-    assert {one.what for one in found if one.checked == "checked"} == {"commit", "tree", "state"}
+    assert {one.checked for one in found if one.kind == "url"} == {"claimed"}
+    assert {one.kind for one in found if one.checked == "checked"} == {"commit", "tree", "state"}
     # of the bucket exact versions are asked for by HEAD alone, an address of the API leads to it
     assert demo.count_requests("^HEAD /demo-dandiarchive/.*versionId=") == 3
     assert demo.count_requests("^GET /demo-dandiarchive/.*versionId=") == 0
@@ -91,9 +91,9 @@ def test_bytes_that_rot_behind_the_same_etag_are_found_by_reading_them(
     # a server that does not know is believed by nobody who reads "claimed" for what it says
     assert failures(verify_all(folder, mode="remote")) == []
     found = [one for one in verify_all(folder, mode="full") if one.failed]
-    assert [(one.what, one.path, one.status) for one in found] == [
-        ("place", path, "error"),
-        ("place", path, "error"),
+    assert [(one.kind, one.path, one.status) for one in found] == [
+        ("url", path, "error"),
+        ("url", path, "error"),
         ("file", path, "error"),
     ]
 
@@ -144,14 +144,14 @@ def test_volume_blocks_are_probed_by_one_voxel_or_read(tmp_path: Path) -> None:
         prober, fetcher = Prober(sessions), DownloadVerifier(sessions, threading.Event())
         file = PinnedFile(b"0/0.0.0", key, (url, elsewhere))
         found = prober.probe(file)
-        assert [one.health for one in found] == [Health.OK, Health.GONE]
+        assert [one.health for one in found] == [Health.OK, Health.NOT_FOUND]
         assert found[0].checked is None
         (got,) = fetcher.verify(file)
         assert (got.status, got.evidence, got.checked, got.url) == ("ok", "sha256", "checked", url)
         boss.edit(volume, ((5, 6), (70, 71), (13, 14)))
         assert prober.probe(file)[0].health is Health.OK
         wrong = fetcher.verify(file)
-        assert [one.health for one in wrong] == [Health.CHANGED, Health.GONE, None]
+        assert [one.health for one in wrong] == [Health.CHANGED, Health.NOT_FOUND, None]
         sessions.close()
 
 
@@ -166,7 +166,7 @@ def recorder(lab: LabStore) -> Iterator[Recorder]:
 
 
 def url_finding(url: str, health: Health, dataset: str = LATE) -> Finding:
-    return Finding(what="place", url=url, health=health, dataset=dataset)
+    return Finding(kind="url", url=url, health=health, dataset=dataset)
 
 
 def urls_of(recorder: Recorder, path: str) -> list[str]:
@@ -191,7 +191,7 @@ def test_url_health_is_written_to_the_index(
     found = list(record_health(verify(folder, "remote", jobs=1), recorder, NOW))
     assert len(failures(found)) == 1
     exact, address = urls_of(recorder, path)
-    assert recorded_health(recorder, exact) == ("gone", "2026-03-01T12:00:00+00:00")
+    assert recorded_health(recorder, exact) == ("not-found", "2026-03-01T12:00:00+00:00")
     assert recorded_health(recorder, address) == ("ok", "2026-03-01T12:00:00+00:00")
     assert {recorded_health(recorder, url)[0] for url in urls_of(recorder, gone)} == {"ok"}
     # it is the journal's, so that an index that is made anew has it
@@ -223,7 +223,7 @@ def test_the_journal_grows_by_changes_only(
     assert len(record(later, *good)) == 4
     # addresses that the index does not have, files, and datasets without a name
     strange = url_finding("https://example.invalid/x", Health.OK)
-    nameless = replace(url_finding(exact, Health.GONE), dataset=None)
+    nameless = replace(url_finding(exact, Health.NOT_FOUND), dataset=None)
     assert len(record(later, strange, nameless, Finding(dataset=LATE))) == 4
 
 
@@ -231,8 +231,8 @@ def test_what_was_found_before_an_interruption_is_kept(
     lab: LabStore, demo: DemoArchive, recorder: Recorder
 ) -> None:
     exact, _ = urls_of(recorder, demo.paths("000004")[0])
-    findings = record_health(iter([url_finding(exact, Health.GONE), Finding()]), recorder, NOW)
+    findings = record_health(iter([url_finding(exact, Health.NOT_FOUND), Finding()]), recorder, NOW)
     next(findings)
     next(findings)
     findings.close()  # type: ignore[attr-defined]
-    assert recorded_health(recorder, exact)[0] == "gone"
+    assert recorded_health(recorder, exact)[0] == "not-found"

@@ -158,7 +158,9 @@ def test_how_mirrors_stand_comes_from_the_index(mirror_harness: MirrorHarness) -
     gone, other = (one.url for one in mirror_harness.index().due_locations(2, "9999"))
     with open_recorder(store, store.index_path) as recorder:
         recorder.record(
-            LocationsChecked("demo", "000001", {"gone": [gone], "unreachable": [other]}, _at(NOW)),
+            LocationsChecked(
+                "demo", "000001", {"not-found": [gone], "unreachable": [other]}, _at(NOW)
+            ),
             HoldPlaced("h1", "demo", "000001", "draft", "sha256:0", "fewer", 9, 10, _at(NOW)),
             EventRaised("demo", "000001", "incident", "an incident", _at(NOW)),
             EventRaised("demo", "000001", "unavailable", "no incident", _at(NOW)),

@@ -70,7 +70,7 @@ def verify_all(folder: Path, **options: object) -> list[Finding]:
 
 def failures(findings: Iterable[Finding]) -> list[tuple[str, str, str]]:
     """What failed: what it is, where, and with which status."""
-    return [(one.what, one.path, one.status) for one in findings if one.failed]
+    return [(one.kind, one.path, one.status) for one in findings if one.failed]
 
 
 def evidence_counts(findings: Iterable[Finding]) -> dict[tuple[str | None, str | None], int]:
@@ -78,7 +78,7 @@ def evidence_counts(findings: Iterable[Finding]) -> dict[tuple[str | None, str |
     return Counter(
         (one.evidence and one.evidence.value, one.checked)
         for one in findings
-        if one.what == "file" and one.status == "ok"
+        if one.kind == "file" and one.status == "ok"
     )
 
 

@@ -124,7 +124,7 @@ def test_each_location_shows_its_last_probe(
         urls = [one.url for one in index.locations(index.file(row, "deep/copy.txt").content)]
     with closing(JournalRecorder(box.store, box.store.index_path)) as recorder:
         at = "2026-03-01T12:00:00+00:00"
-        recorder.record(LocationsChecked("box", "two", {"gone": urls[:1]}, at))
+        recorder.record(LocationsChecked("box", "two", {"not-found": urls[:1]}, at))
     text = catalogue.text(page)
     assert "gone 2026-03-01 12:00 UTC" in text
     # what is gone is not what the page would have one fetch

@@ -36,7 +36,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> ScriptedHarness:
             location.url for file in index.files(row) for location in index.locations(file.content)
         ]
     dead = sorted(one for one in set(urls) if "/dead/" in one)
-    probe_results = {"gone": dead[:7], "refused": dead[7:10], "ok": dead[10:]}
+    probe_results = {"not-found": dead[:7], "refused": dead[7:10], "ok": dead[10:]}
     with closing(JournalRecorder(found.store, found.store.index_path)) as recorder:
         recorder.record(LocationsChecked("box", "dead", probe_results, "2026-03-01T12:00:00+00:00"))
         for number in range(120):

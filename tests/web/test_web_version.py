@@ -167,7 +167,7 @@ def test_badge_shows_only_the_last_probe(box: ScriptedHarness, catalogue: Runnin
     assert badge_label("?show=verified") == "verified on: 2026-03-01 · all 2 files offered"
     text = catalogue.text("/dataset/box:asked@latest")
     assert "2 of 2 files have a place that said it still has them" in text
-    record_probe("gone", "a.txt", "2026-05-01T00:00:00+00:00")
+    record_probe("not-found", "a.txt", "2026-05-01T00:00:00+00:00")
     assert badge_label("?show=verified") == "verified on: 2026-04-01 · 1 of 2 files offered"
     assert catalogue.get("/badge/box:asked@latest.svg?show=x").status_code == 400
 

@@ -210,19 +210,19 @@ class _DatasetSummary:
 
     def add(self, finding: Finding) -> None:
         self.statuses[finding.status] += 1
-        if finding.what == "place" and finding.health is not None:
+        if finding.kind == "url" and finding.health is not None:
             self.locations[finding.health.value] += 1
         self.missing += _is_absent(finding)
-        self.local_changes += finding.what == "own"
+        self.local_changes += finding.kind == "local"
         if finding.status != "ok":
             return
         if finding.path == ".":
-            self.whole.add(finding.what)
-        if finding.what == "place":
+            self.whole.add(finding.kind)
+        if finding.kind == "url":
             self.stated["nothing" if finding.evidence is None else finding.evidence.value] += 1
-        elif finding.what == "document":
+        elif finding.kind == "document":
             self.documents += 1
-        elif finding.what == "file":
+        elif finding.kind == "file":
             counter = self.checked if finding.checked == "checked" else self.claimed
             counter["other" if finding.evidence is None else finding.evidence.value] += 1
             self.bytes += finding.size or 0
@@ -235,7 +235,7 @@ class _DatasetSummary:
 def _is_absent(finding: Finding) -> bool:
     from neuromirror.lab.verify import NOT_HERE
 
-    return finding.what in ("file", "part") and finding.message.startswith(NOT_HERE)
+    return finding.kind in ("file", "subdataset") and finding.message.startswith(NOT_HERE)
 
 
 def _report(settings: Settings, findings: Iterator[Finding], mode: Mode, target: str) -> int:
@@ -249,11 +249,16 @@ def _report(settings: Settings, findings: Iterator[Finding], mode: Mode, target:
             code = max(code, _print_summary(settings, summary, mode))
             summary = _DatasetSummary(name, finding.version)
         summary.add(finding)
+<<<<<<< HEAD
         is_new = finding.failed and hosts.is_first(finding)
         line = _finding_line(finding) if is_new or finding.what == "own" else None
+=======
+        news = finding.failed and hosts.is_first(finding)
+        line = _finding_line(finding) if news or finding.kind == "local" else None
+>>>>>>> b2d6a14 (refactor(transfer): findings have a kind, URLs the results not-found and unsupported)
         if _is_absent(finding) and summary.missing > _MAX_SHOWN:
             line = None
-        if finding.what == "own" and summary.local_changes > _MAX_SHOWN:
+        if finding.kind == "local" and summary.local_changes > _MAX_SHOWN:
             line = None
         settings.emit("verify", finding.to_json(), line)
     if summary is None:
@@ -263,9 +268,9 @@ def _report(settings: Settings, findings: Iterator[Finding], mode: Mode, target:
 
 
 def _finding_line(finding: Finding) -> str:
-    if finding.what == "own":
-        return f"{finding.what:<10} {finding.path}  {finding.message}"
-    where = finding.host or (finding.path if finding.path != "." else finding.what)
+    if finding.kind == "local":
+        return f"{finding.kind:<10} {finding.path}  {finding.message}"
+    where = finding.host or (finding.path if finding.path != "." else finding.kind)
     location = f" ({finding.url})" if _needs_url(finding) else ""
     return f"{finding.status:<10} {where}  {finding.message}{location}"
 
@@ -282,18 +287,26 @@ def _print_summary(settings: Settings, summary: _DatasetSummary | None, mode: Mo
     name = summary.name if summary.version is None else f"{summary.name}@{summary.version}"
     message = _summary_text(summary, mode)
     record = {
-        "what": "dataset",
+        "kind": "dataset",
         "status": "error" if failed else "ok",
         "path": ".",
         "dataset": summary.name,
         "version": summary.version,
         "mode": mode,
         "failed": failed,
+<<<<<<< HEAD
         "missing": summary.missing,
         "local_changes": summary.local_changes,
         "documents": summary.documents,
         "files": {"checked": dict(summary.checked), "claimed": dict(summary.claimed)},
         "location_health": dict(summary.locations),
+=======
+        "not_here": summary.missing,
+        "local": summary.local_changes,
+        "documents": summary.documents,
+        "files": {"checked": dict(summary.checked), "claimed": dict(summary.claimed)},
+        "urls": dict(summary.locations),
+>>>>>>> b2d6a14 (refactor(transfer): findings have a kind, URLs the results not-found and unsupported)
         "bytes": summary.bytes,
         "message": message,
     }

@@ -31,7 +31,7 @@ from neuromirror.model import NeuromirrorError
 if TYPE_CHECKING:
     from neuromirror.lab import Finding
 
-_FILE_KINDS = ("file", "document", "place", "manifest", "lock")
+_FILE_KINDS = ("file", "document", "url", "manifest", "lock")
 
 
 @build_doc
@@ -128,9 +128,9 @@ class MirrorVerify(Interface):  # type: ignore[misc]
 
 
 def _finding_result(finding: Finding, folder: Path, refds: str | None) -> ResultRecord:
-    kind = "file" if finding.what in _FILE_KINDS and finding.path != "." else "dataset"
+    kind = "file" if finding.kind in _FILE_KINDS and finding.path != "." else "dataset"
     result = outcome_result(finding, "mirror_verify", folder / finding.path, kind, refds)
-    result["what"] = finding.what
+    result["kind"] = finding.kind
     if finding.health is not None:
         result["health"] = finding.health.value
     return result

@@ -166,7 +166,7 @@ def _probe_one(prober: Prober, location: DueLocation) -> Finding:
     return replace(
         found,
         action="audit",
-        what="place",
+        kind="url",
         status=STATUSES[health],
         dataset=location.dataset,
         url=location.url,

@@ -203,10 +203,10 @@ class LinksFound:
 
 @dataclass(frozen=True, slots=True)
 class LocationsChecked:
-    """What places said when they were asked for the bytes that a dataset has from them.
+    """The results of checking URLs of a dataset.
 
-    ``found`` are URLs, as the records have them, by a word: ok | gone | refused | not-offered |
-    changed | unreachable | unknown.
+    ``found`` are URLs, as in the records, by result: ok, not-found, refused, unsupported, changed,
+    unreachable or unknown.
     """
 
     mirror: str

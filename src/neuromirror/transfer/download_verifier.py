@@ -80,7 +80,7 @@ class DownloadVerifier:
                 return Finding(
                     status=STATUSES[health],
                     path=path,
-                    what="place",
+                    kind="url",
                     message=str(error),
                     key=key,
                     size=proof.size,
@@ -111,7 +111,7 @@ class DownloadVerifier:
         if proof.size is not None and size > proof.size:
             message = f"different bytes: more than {proof.size}"
         return replace(
-            found, what="place", message=message, url=displayed_url(url), health=Health.CHANGED
+            found, kind="url", message=message, url=displayed_url(url), health=Health.CHANGED
         )
 
     def _pieces(self, url: str, size: int | None) -> Generator[bytes | memoryview, None, None]:

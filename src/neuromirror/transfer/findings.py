@@ -9,7 +9,7 @@ from typing import Literal
 from neuromirror.transfer.outcomes import Outcome
 
 FindingKind = Literal[
-    "commit", "tree", "state", "manifest", "lock", "document", "file", "place", "part", "own"
+    "commit", "tree", "state", "manifest", "lock", "document", "file", "url", "subdataset", "local"
 ]
 """What a finding is about.
 
@@ -27,11 +27,11 @@ class Health(StrEnum):
     """What a place answered."""
 
     OK = "ok"
-    GONE = "gone"
+    NOT_FOUND = "not-found"
     """404 or 410, a delete marker, a version that is no more."""
     REFUSED = "refused"
     """401 or 403; a bucket that may not be listed says so of what is gone, too."""
-    NOT_OFFERED = "not-offered"
+    UNSUPPORTED = "unsupported"
     """405 or 501 for each way to ask: nothing is known."""
     CHANGED = "changed"
     """Something else than what was mirrored: another size, checksum or object version."""
@@ -52,7 +52,7 @@ class Finding(Outcome):
     action: str = "verify"
     status: Literal["ok", "notneeded", "impossible", "error"] = "ok"
     path: str = "."
-    what: FindingKind = "file"
+    kind: FindingKind = "file"
     health: Health | None = None
 
     def at_path(self, path: str) -> Finding:

@@ -34,10 +34,10 @@ _NO_VERSION: Final = frozenset({"NoSuchVersion", "InvalidArgument"})
 _FORBIDDEN_HINT: Final = "a bucket without list permission also returns 403 for a missing object"
 STATUSES: Final[dict[Health, Status]] = {
     Health.OK: "ok",
-    Health.GONE: "error",
+    Health.NOT_FOUND: "error",
     Health.REFUSED: "error",
     Health.CHANGED: "error",
-    Health.NOT_OFFERED: "impossible",
+    Health.UNSUPPORTED: "impossible",
     Health.UNREACHABLE: "impossible",
     Health.UNKNOWN: "impossible",
 }
@@ -85,7 +85,7 @@ class Prober:
                 Finding(
                     status=STATUSES[answer.health],
                     path=path,
-                    what="place",
+                    kind="url",
                     message=answer.message,
                     key=file.key,
                     size=proof.size,
@@ -125,15 +125,15 @@ def health_of(error: NeuromirrorError) -> Health:
     """Return the health of a URL whose request failed."""
     status = error.status if isinstance(error, NetError) else None
     if isinstance(error, NotFoundError) or status in (404, 410):
-        return Health.GONE
+        return Health.NOT_FOUND
     if isinstance(error, AccessDeniedError) or status in (401, 403):
         return Health.REFUSED
     if isinstance(error, HttpError):
         if error.fields.get("Code") in _NO_VERSION:
-            return Health.GONE
+            return Health.NOT_FOUND
         if status == 416:
             return Health.CHANGED
-        return Health.NOT_OFFERED if status in (405, 501) else Health.UNREACHABLE
+        return Health.UNSUPPORTED if status in (405, 501) else Health.UNREACHABLE
     if isinstance(error, NetError) and not isinstance(error, UnsafeAddressError):
         return Health.UNREACHABLE
     return Health.UNKNOWN
@@ -144,9 +144,9 @@ def _ask_web(session: Session, url: str, known: KnownDigests, *, is_only_url: bo
     if 200 <= reply.status < 300:
         return _compare_reply(url, reply, known, is_only_url=is_only_url)
     if reply.headers.get("x-amz-delete-marker") == "true":
-        return ProbeResult(Health.GONE, f"HTTP {reply.status}: the object was deleted")
+        return ProbeResult(Health.NOT_FOUND, f"HTTP {reply.status}: the object was deleted")
     if reply.status in (404, 410):
-        return ProbeResult(Health.GONE, f"HTTP {reply.status}: not found")
+        return ProbeResult(Health.NOT_FOUND, f"HTTP {reply.status}: not found")
     # no checksum header here: a signed redirect accepts only the headers that it was signed for
     headers = {} if known.size == 0 else {"Range": "bytes=0-0"}
     try:

@@ -38,7 +38,7 @@ class InspectedEntry:
 
 def unreadable_entry(entry: VerifiedEntry, path: str, error: ObjectDamagedError) -> InspectedEntry:
     """Return the result for an entry whose git object cannot be read."""
-    finding = Finding(status="error", path=path, what="document", message=str(error))
+    finding = Finding(status="error", path=path, kind="document", message=str(error))
     return InspectedEntry(entry, None, (finding,))
 
 

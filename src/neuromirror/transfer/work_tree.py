@@ -175,12 +175,12 @@ class _EntryVerifier:
                 sha = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
                 self._read(descriptor, size, sha)
         except FileNotFoundError:
-            return Finding(status="error", path=path, what="document", message=_MISSING)
+            return Finding(status="error", path=path, kind="document", message=_MISSING)
         except OSError as error:
-            return Finding(status="error", path=path, what="document", message=_read_error(error))
+            return Finding(status="error", path=path, kind="document", message=_read_error(error))
         if sha.hexdigest() != entry.sha:
-            return Finding(status="error", path=path, what="document", message=_CHANGED)
-        return Finding(path=path, what="document", checked="checked", size=size)
+            return Finding(status="error", path=path, kind="document", message=_CHANGED)
+        return Finding(path=path, kind="document", checked="checked", size=size)
 
     def _verify_content(self, key: str, path: str, location: bytes) -> Finding:
         """Verify the content of an annexed file."""
@@ -290,11 +290,11 @@ def _compare_equivalent(found: Finding, others: list[Finding]) -> Finding:
 
 def _link_finding(key: str | None, path: str, *, as_was: bool, is_there: bool) -> Finding:
     """Return the finding for a link that is not an annexed file, or differs from the commit."""
-    what: FindingKind = "document" if key is None else "file"
+    kind: FindingKind = "document" if key is None else "file"
     if as_was:
-        return Finding(path=path, what=what, checked="checked")
+        return Finding(path=path, kind=kind, checked="checked")
     message = _CHANGED if is_there else _MISSING
-    return Finding(status="error", path=path, what=what, key=key, message=message)
+    return Finding(status="error", path=path, kind=kind, key=key, message=message)
 
 
 @contextmanager

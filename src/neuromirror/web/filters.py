@@ -37,9 +37,9 @@ _RETENTION_SHORT: Mapping[str, str] = {
 }
 PROBE_RESULT_TEXT: Mapping[str, str] = {
     "ok": "has it",
-    "gone": "gone",
+    "not-found": "not found",
     "refused": "refused",
-    "not-offered": "says nothing",
+    "unsupported": "unsupported",
     "changed": "has something else",
     "unreachable": "no answer",
     "unknown": "cannot be asked",

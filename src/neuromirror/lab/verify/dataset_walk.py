@@ -55,12 +55,12 @@ def walk(
     try:
         described = clone.describe(expected.commit)
     except ObjectDamagedError as error:
-        yield Finding(status="error", path=where, what="commit", message=str(error))
+        yield Finding(status="error", path=where, kind="commit", message=str(error))
         return
-    yield Finding(path=where, what="commit", message=described.commit, checked="checked")
+    yield Finding(path=where, kind="commit", message=described.commit, checked="checked")
     if expected.tree and expected.tree != described.tree:
         message = f"the commit is of tree {described.tree}, not {expected.tree}"
-        yield Finding(status="error", path=where, what="tree", message=message)
+        yield Finding(status="error", path=where, kind="tree", message=message)
     state = _state_check(expected, described)
     parts: list[VerifiedEntry] = []
     try:
@@ -74,9 +74,9 @@ def walk(
                 state.add(entry.path, _line(entry.path, key))
             yield from looked.items
     except ObjectDamagedError as error:
-        yield Finding(status="error", path=where, what="tree", message=str(error))
+        yield Finding(status="error", path=where, kind="tree", message=str(error))
         return
-    yield Finding(path=where, what="tree", message=described.tree, checked="checked")
+    yield Finding(path=where, kind="tree", message=described.tree, checked="checked")
     yield from _state(state, expected, described, scope, where)
     for entry in parts:
         if scope.reaches(below + entry.path):
@@ -136,13 +136,13 @@ def _state(
             f"{only} of its files are not in git but in a manifest, which is at hand only where a "
             "lock pins them: neither they nor the state digest can be checked"
         )
-        yield Finding(status=scope.missing_status, path=where, what="state", message=message)
+        yield Finding(status=scope.missing_status, path=where, kind="state", message=message)
         return
     found = state.finding()
     yield found.at_path(where)
     if only:
         message = f"{NOT_HERE}: {only} files that are not in git but in the manifest"
-        yield Finding(status=scope.missing_status, path=where, what="part", message=message)
+        yield Finding(status=scope.missing_status, path=where, kind="subdataset", message=message)
 
 
 def _line(path: bytes, key: str) -> bytes:
@@ -168,14 +168,19 @@ def _walk_subdataset(
         inner = VerifiedRepository.at(folder)
     except NotADatasetError as error:
         yield Finding(
-            status=scope.missing_status, path=path_to_text(path), what="part", message=str(error)
+            status=scope.missing_status,
+            path=path_to_text(path),
+            kind="subdataset",
+            message=str(error),
         )
         return
     with inner:
         commit = part.entry.sha
         if (found := inner.head()) != commit:
             message = f"it is at commit {found}, not {commit}"
-            yield Finding(status="error", path=path_to_text(path), what="part", message=message)
+            yield Finding(
+                status="error", path=path_to_text(path), kind="subdataset", message=message
+            )
             if not inner.has_commit(commit):
                 return
         manifest = expected.manifest and sibling_path(expected.manifest, commit)

@@ -106,11 +106,11 @@ def walk_manifest(
                 yield _manifest_item(one, at)
     except (LockManifestDamagedError, LockManifestMissingError) as error:
         counts.is_complete = False
-        yield Finding(status="error", path=where, what="manifest", message=str(error))
+        yield Finding(status="error", path=where, kind="manifest", message=str(error))
         return
     if reader.head.state == expected.state:
         message = reader.head.state
-        yield Finding(path=where, what="state", message=message, checked="checked")
+        yield Finding(path=where, kind="state", message=message, checked="checked")
     else:
         counts.is_complete = False
     for part in parts:
@@ -145,15 +145,15 @@ def check_manifest(
         found = reader.head.state
     except (LockManifestDamagedError, LockManifestMissingError) as error:
         counts.is_complete = False
-        return Finding(status="error", what="manifest", message=str(error))
+        return Finding(status="error", kind="manifest", message=str(error))
     if found != state:
         counts.is_complete = False
         message = f"the manifest is of another state: {found}, not {state}"
-        return Finding(status="error", what="manifest", message=message)
+        return Finding(status="error", kind="manifest", message=message)
     for part in parts:
         prefix = below + part.path.encode() + b"/"
         check_manifest(sibling_path(path, part.commit), part.state, scope, counts, prefix)
-    return Finding(what="manifest", message=found, checked="checked")
+    return Finding(kind="manifest", message=found, checked="checked")
 
 
 def _manifest_item(one: ListedFile, path: bytes) -> Item:
@@ -176,15 +176,15 @@ def _check_head(
     commit = object_id("commit", head.commit_object.encode())
     if commit != expected.commit:
         message = f"the manifest is of commit {commit}, not {expected.commit}"
-        yield Finding(status="error", path=where, what="commit", message=message)
+        yield Finding(status="error", path=where, kind="commit", message=message)
     else:
-        yield Finding(path=where, what="commit", message=commit, checked="checked")
+        yield Finding(path=where, kind="commit", message=commit, checked="checked")
     tree = head.commit_object.partition("\n")[0].removeprefix("tree ")
     if expected.tree and tree != expected.tree:
         message = f"the commit is of tree {tree}, not {expected.tree}"
-        yield Finding(status="error", path=where, what="tree", message=message)
+        yield Finding(status="error", path=where, kind="tree", message=message)
     if head.state != expected.state or f"\nState: {head.state}\n" not in head.commit_object:
         message = f"the manifest is of another state: {head.state}, not {expected.state}"
         if head.state == expected.state:
             message = f"the commit is not of the state {head.state}"
-        yield Finding(status="error", path=where, what="state", message=message)
+        yield Finding(status="error", path=where, kind="state", message=message)

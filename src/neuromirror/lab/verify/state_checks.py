@@ -54,9 +54,9 @@ class GitStateCheck:
         """Whether the digest is the one that was wanted."""
         found = self._digest.value()
         if found == self._expected:
-            return Finding(what="state", message=found, checked="checked")
+            return Finding(kind="state", message=found, checked="checked")
         message = f"the files in git give another state: {found}, not {self._expected}"
-        return Finding(status="error", what="state", message=message)
+        return Finding(status="error", kind="state", message=message)
 
 
 class ManifestStateCheck:
@@ -105,5 +105,5 @@ class ManifestStateCheck:
             message = f"the manifest is of another state: {self._state}, not {self._expected}"
         message = self._error or message
         if message:
-            return Finding(status="error", what="state", message=message)
-        return Finding(what="state", message=self._state, checked="checked")
+            return Finding(status="error", kind="state", message=message)
+        return Finding(kind="state", message=self._state, checked="checked")

@@ -140,7 +140,7 @@ class _Verifier:
         except NotADatasetError:
             message = f"{NOT_HERE}: there is no dataset {folder}; 'neuromirror restore' brings it"
             # a dataset in another place than where one looks must not pass for missing content
-            yield Finding(status="impossible", what="part", message=message)
+            yield Finding(status="impossible", kind="subdataset", message=message)
             return
         with clone:
             yield from self._of_clone(clone, pin, scope, expected, folder)
@@ -162,7 +162,7 @@ class _Verifier:
             found = pin.commit  # the clone's own commits stand on it
         if found != pin.commit:
             message = f"{folder} is at commit {found}, pinned is {pin.commit}"
-            yield Finding(status="error", what="commit", message=message)
+            yield Finding(status="error", kind="commit", message=message)
             if not clone.has_commit(pin.commit):
                 return
         yield from _contradictions(pin, clone)
@@ -223,7 +223,7 @@ def separate_own_changes(
         changed = clone.changed_paths(commit, head)
     except ObjectDamagedError as error:
         yield from findings
-        yield Finding(status="error", what="commit", message=str(error))
+        yield Finding(status="error", kind="commit", message=str(error))
         return
     removed = [path for path, kind in changed.items() if kind == "D" and not _is_setting(path)]
     for finding in findings:
@@ -233,14 +233,14 @@ def separate_own_changes(
         elif _is_setting(path) or path in removed:
             verb = "removed" if changed[path] == "D" else "changed"
             message = f"the clone's own commits {verb} it"
-            yield Finding(status="notneeded", path=path, what="own", message=message)
+            yield Finding(status="notneeded", path=path, kind="local", message=message)
         else:
             message = f"{finding.message}; the clone's own commits changed it"
             yield replace(finding, message=message)
     if removed:
         named = ", ".join(removed[:_MAX_NAMED]) + (", …" if len(removed) > _MAX_NAMED else "")
         message = f"the clone's own commits removed {len(removed)} of the mirror's files: {named}"
-        yield Finding(status="error", what="state", message=message)
+        yield Finding(status="error", kind="state", message=message)
     yield from _own_files(clone, head, {path for path, kind in changed.items() if kind == "A"})
 
 
@@ -253,9 +253,9 @@ def _own_files(clone: VerifiedRepository, head: str, added: set[str]) -> Iterato
                 if entry.mode != GITLINK_MODE:
                     clone.read("blob", entry.sha)
                 message = "not from the mirror: the clone's own commits added it"
-                yield Finding(status="notneeded", path=path, what="own", message=message)
+                yield Finding(status="notneeded", path=path, kind="local", message=message)
     except ObjectDamagedError as error:
-        yield Finding(status="error", what="tree", message=str(error))
+        yield Finding(status="error", kind="tree", message=str(error))
 
 
 def _is_setting(path: str) -> bool:
@@ -277,7 +277,7 @@ def _contradictions(pin: Pin, clone: VerifiedRepository) -> Iterator[Finding]:
         return  # told by who walks through it
     if document and (why := pin.contradictions(document)):
         message = f"{why}; was the lock edited by hand?"
-        yield Finding(status="error", what="lock", message=message)
+        yield Finding(status="error", kind="lock", message=message)
 
 
 def _check_counts(pin: Pin, counted: PinnedCounts) -> Iterator[Finding]:
@@ -287,4 +287,4 @@ def _check_counts(pin: Pin, counted: PinnedCounts) -> Iterator[Finding]:
             f"the lock says that {pin.files} files with {pin.bytes} bytes are pinned, but its "
             f"commit and paths make {counted.files} with {counted.bytes}; was it edited by hand?"
         )
-        yield Finding(status="error", what="lock", message=message)
+        yield Finding(status="error", kind="lock", message=message)
