@@ -72,7 +72,7 @@ def test_each_file_is_a_record_and_the_last_record_is_a_summary(
             assert one["checked"] == "checked"
             assert one["evidence"] in ("sha256", "etag")
             assert one["key"].startswith(("SHA256E-", "XS3ETAG-"))
-    assert last["what"] == "dataset"
+    assert last["kind"] == "dataset"
     assert last["files"] == {"checked": {"sha256": 2, "etag": 1}, "claimed": {}}
     assert (last["dataset"], last["mode"], last["failed"], last["missing"]) == (
         *(NAME, "local"),
@@ -186,7 +186,7 @@ def test_urls_are_checked_even_if_the_store_cannot_be_written(copied: Shell, clo
         (["nothing.lock"], "nothing.lock"),
         (["--remote", "--full", "CLONE"], "--full"),
         (["--in", "x", "CLONE"], "--in"),
-        (["."], "no dataset"),
+        (["."], "not a dataset"),
         (["LOCK"], "lock-version"),
         (["--remote", "--store", "nowhere", "CLONE"], "no store"),
     ],

@@ -65,7 +65,7 @@ def test_a_labs_own_files_are_listed_apart_and_fail_nothing(
     assert {path: files[path] for path in mirrored if path not in own} == {
         path: status_and_kind for path, status_and_kind in mirrored.items() if path not in own
     }
-    assert (code, summary["local"], summary["failed"]) == (0, 3, 0)
+    assert (code, summary["local_changes"], summary["failed"]) == (0, 3, 0)
     assert (summary["dataset"], summary["version"]) == (before["dataset"], before["version"])
 
 
@@ -82,7 +82,7 @@ def test_files_of_the_mirror_that_a_lab_changed_are_named(
     assert {path for path, (status, _) in files.items() if status == "error"} == {changed}
     assert (files[changed][1], files[removed]) == ("file", ("notneeded", "local"))
     # the other failure is of the state as a whole
-    assert (code, summary["failed"], summary["local"]) == (1, 2, 1)
+    assert (code, summary["failed"], summary["local_changes"]) == (1, 2, 1)
 
 
 def test_after_an_update_is_merged_the_newest_version_is_verified(
@@ -96,7 +96,7 @@ def test_after_an_update_is_merged_the_newest_version_is_verified(
     assert verify_clone(clone)[2]["version"] == old
     datalad(clone, "update", "--how", "merge")
     code, files, summary = verify_clone(clone)
-    assert (code, summary["version"], summary["local"]) == (0, new, 1)
+    assert (code, summary["version"], summary["local_changes"]) == (0, new, 1)
     assert files["analysis.py"] == ("notneeded", "local")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import zlib
 from pathlib import Path
@@ -99,7 +100,9 @@ def test_one_flipped_bit_is_found_and_the_others_hold(nwb_clone: Path) -> None:
 def test_content_of_another_length_is_not_even_hashed(nwb_clone: Path) -> None:
     first = nwb_files(nwb_clone)[0]
     overwrite(first, first.read_bytes() + b"!")
-    assert finding_for_file(nwb_clone, first).message == "other bytes: 52777 of them, not 52776"
+    found = finding_for_file(nwb_clone, first)
+    assert (found.status, found.checked) == ("error", None)
+    assert {"52776", "52777"} <= set(re.findall(r"\d+", found.message))
 
 
 def test_missing_content_is_named_and_allowed_where_one_says_so(nwb_clone: Path) -> None:
@@ -143,7 +146,7 @@ def test_a_file_replacing_a_link_is_verified(nwb_clone: Path) -> None:
     first, second, third = nwb_files(nwb_clone)
     content = first.read_bytes()
     first.unlink()
-    assert finding_for_file(nwb_clone, first).message == "missing from the work tree"
+    assert finding_for_file(nwb_clone, first).status == "error"
     first.write_bytes(content)
     assert (
         finding_for_file(nwb_clone, first).status,
@@ -156,9 +159,7 @@ def test_a_file_replacing_a_link_is_verified(nwb_clone: Path) -> None:
     second.symlink_to(os.path.relpath((nwb_clone / "other").resolve(), second.parent))
     third.unlink()
     third.symlink_to("/dev/zero")
-    assert {finding_for_file(nwb_clone, one).message for one in (third,)} == {
-        "it is not as it was committed"
-    }
+    assert finding_for_file(nwb_clone, third).status == "error"
     assert len(failures(verify_all(nwb_clone))) == 2 + (
         finding_for_file(nwb_clone, second).status == "error"
     )
@@ -223,14 +224,14 @@ def test_hostile_trees_do_not_lead_out_of_the_dataset(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path, nwb_clone: Path) -> None:
     for folder in (tmp_path, nwb_clone / "sub-401"):
-        with pytest.raises(NotADatasetError, match="no dataset") as error:
+        with pytest.raises(NotADatasetError, match=re.escape(str(folder))) as error:
             verify_all(folder)
         assert error.value.exit_code == 2
     run_git(tmp_path, "init", "-q", "empty")
-    with pytest.raises(NotADatasetError, match="no commit"):
+    with pytest.raises(NotADatasetError, match="/empty "):
         verify_all(tmp_path / "empty")
     run_git(tmp_path, "clone", "-q", "--bare", str(nwb_clone), str(tmp_path / "bare"))
-    with pytest.raises(NotADatasetError, match="bare"):
+    with pytest.raises(NotADatasetError, match="/bare "):
         verify_all(tmp_path / "bare")
 
 
@@ -278,10 +279,10 @@ def test_what_fsck_finds_is_found(nwb_clone: Path) -> None:
     overwrite(second, second.read_bytes()[:-1])
     found = {path for what, path, _ in failures(verify_all(nwb_clone)) if what == "file"}
     output = run_annex(nwb_clone, "fsck", "--json", "--json-error-messages")
-    told = [line for line in output.splitlines() if '"success":false' in line]
-    assert len(told) == len(found) == 2
+    failed_lines = [line for line in output.splitlines() if '"success":false' in line]
+    assert len(failed_lines) == len(found) == 2
     for path in found:
-        assert any(path in line for line in told)
+        assert any(path in line for line in failed_lines)
     # git-annex has put them aside
     assert {finding_for_file(nwb_clone, one).message for one in (first, second)} == {NOT_HERE}
     assert finding_for_file(nwb_clone, third).status == "ok"
@@ -335,7 +336,6 @@ def test_the_hash_that_git_annex_learnt_of_a_url_counts_but_proves_nothing(
     run_annex(folder, "get", "-q", ".")
     found = finding_for_file(folder, folder / "x.nwb")
     assert (found.status, found.evidence, found.checked) == ("ok", "size", "claimed")
-    assert "first got" in found.message
     flip_bit(folder / "x.nwb")
     assert finding_for_file(folder, folder / "x.nwb").status == "error"
 

@@ -259,7 +259,6 @@ def test_an_unsupported_url_scheme_is_unknown(sessions: UrlSessions) -> None:
 def test_a_file_without_urls_is_reported(sessions: UrlSessions) -> None:
     for found in (probe(sessions), fetch_and_hash(sessions)):
         assert [(one.kind, one.status) for one in found] == [("file", "impossible")]
-        assert "no place" in found[0].message
 
 
 def test_a_secret_in_a_url_is_redacted(sessions: UrlSessions) -> None:
@@ -345,7 +344,6 @@ def test_wrong_bytes_everywhere_make_the_file_wrong(
         ("url", "error"),
         ("file", "error"),
     ]
-    assert "none of its places (2)" in found[-1].message
     assert fetch_and_hash(sessions, "ftp://x.invalid/")[-1].status == "impossible"
 
 

@@ -181,7 +181,7 @@ def test_how_mirrors_stand_comes_from_the_index(mirror_harness: MirrorHarness) -
         "incidents": 1,
     }.items():
         assert found[f"neuromirror_{name}{{mirror=demo}}"] == value, name
-    assert found["neuromirror_dead_links{answer=gone,mirror=demo}"] >= 1
+    assert found["neuromirror_dead_links{answer=not-found,mirror=demo}"] >= 1
     assert found["neuromirror_dead_links{answer=unreachable,mirror=demo}"] >= 1
     assert status.versions > 3 < status.files < status.bytes
     for what in ("list", "visit"):

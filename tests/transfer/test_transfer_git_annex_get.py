@@ -183,7 +183,7 @@ def test_hooks_for_contents_are_left_to_git_annex(tmp_path: Path) -> None:
     settings = AnnexSettings({"annex.version": ["10"]})
     (tmp_path / "hooks").mkdir()
     (tmp_path / "hooks" / "thawcontent-annex").touch()
-    assert settings.delegation_reason(tmp_path) == "there is a hook thawcontent-annex"
+    assert "thawcontent-annex" in (settings.delegation_reason(tmp_path) or "")
 
 
 REMOTE = """#!{python}

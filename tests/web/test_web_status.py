@@ -83,7 +83,7 @@ def test_the_mirrors_page_says_what_lets_a_listing_through(
 
 def test_failing_locations_are_counted_by_host_and_result(catalogue: RunningCatalogue) -> None:
     text = catalogue.text("/mirrors")
-    assert "box bucket.example.invalid gone 7 2026-03-01 12:00 UTC" in text
+    assert "box bucket.example.invalid not found 7 2026-03-01 12:00 UTC" in text
     assert "box bucket.example.invalid refused 3 2026-03-01 12:00 UTC" in text
 
 

@@ -57,13 +57,8 @@ class HostMessages:
     def print_counts(self, settings: Settings) -> None:
         """Print the number of files or URLs that each message applies to."""
         for (host, status), count in self.counts.items():
-<<<<<<< HEAD
-            record = {"what": "host", "host": host, "status": status, "count": count}
-            line = f"{status:<10} {host}  {count} times in total" if count > 1 else None
-=======
             record = {"kind": "host", "host": host, "status": status, "count": count}
-            line = f"{status:<10} {host}  in all {count} times" if count > 1 else None
->>>>>>> b2d6a14 (refactor(transfer): findings have a kind, URLs the results not-found and unsupported)
+            line = f"{status:<10} {host}  {count} times in total" if count > 1 else None
             settings.emit(self.action, record, line)
 
 

@@ -249,13 +249,8 @@ def _report(settings: Settings, findings: Iterator[Finding], mode: Mode, target:
             code = max(code, _print_summary(settings, summary, mode))
             summary = _DatasetSummary(name, finding.version)
         summary.add(finding)
-<<<<<<< HEAD
         is_new = finding.failed and hosts.is_first(finding)
-        line = _finding_line(finding) if is_new or finding.what == "own" else None
-=======
-        news = finding.failed and hosts.is_first(finding)
-        line = _finding_line(finding) if news or finding.kind == "local" else None
->>>>>>> b2d6a14 (refactor(transfer): findings have a kind, URLs the results not-found and unsupported)
+        line = _finding_line(finding) if is_new or finding.kind == "local" else None
         if _is_absent(finding) and summary.missing > _MAX_SHOWN:
             line = None
         if finding.kind == "local" and summary.local_changes > _MAX_SHOWN:
@@ -294,19 +289,11 @@ def _print_summary(settings: Settings, summary: _DatasetSummary | None, mode: Mo
         "version": summary.version,
         "mode": mode,
         "failed": failed,
-<<<<<<< HEAD
         "missing": summary.missing,
         "local_changes": summary.local_changes,
         "documents": summary.documents,
         "files": {"checked": dict(summary.checked), "claimed": dict(summary.claimed)},
         "location_health": dict(summary.locations),
-=======
-        "not_here": summary.missing,
-        "local": summary.local_changes,
-        "documents": summary.documents,
-        "files": {"checked": dict(summary.checked), "claimed": dict(summary.claimed)},
-        "urls": dict(summary.locations),
->>>>>>> b2d6a14 (refactor(transfer): findings have a kind, URLs the results not-found and unsupported)
         "bytes": summary.bytes,
         "message": message,
     }
