@@ -1,7 +1,7 @@
-"""Commands of DataLad for what a lab does with mirrored versions, thin over neuromirror.lab.
+"""DataLad commands for mirrored versions: a thin layer over neuromirror.lab.
 
-DataLad finds them by the entry point ``neuromirror`` of the group ``datalad.extensions``, and reads
-this module at each of its starts; the commands' own modules it imports as they are used.
+DataLad finds them by the entry point ``neuromirror`` of the group ``datalad.extensions``, and
+imports this module at each start. The modules of the commands are imported when they are used.
 """
 
 command_suite = (
@@ -16,7 +16,8 @@ command_suite = (
         for verb in ("pin", "get", "verify", "cite")
     ],
 )
-"""What DataLad shows above the commands; of each its module, class, and names in shell and Python.
+"""The heading of the commands in ``datalad --help``, and the module, class, and names in shell and
+Python of each command.
 """
 
 __all__ = ["command_suite"]

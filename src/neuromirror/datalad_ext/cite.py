@@ -46,9 +46,9 @@ _FORMATS = ("text", "bibtex", "csl", "cff", "datacite", "ro-crate", "bagit", "cr
 class MirrorCite(Interface):  # type: ignore[misc]
     """Cite versions: authors, title, DOI, and the exact state
 
-    Of a dataset that neuromirror made, of all pins of a lock, or of versions in a store. What is
-    said of authors, license and dates stands in upstream's own documents in the version's git tree;
-    what they do not say is left out, and no archive is asked.
+    Cites a dataset that neuromirror mirrored, all pins of a lock file, or versions in a store.
+    Authors, license and dates come from the archive's own documents in the version's git tree;
+    fields that they do not specify are left out, and no archive is contacted.
     """
 
     result_renderer = "tailored"
@@ -57,7 +57,7 @@ class MirrorCite(Interface):  # type: ignore[misc]
             args=("version",),
             metavar="VERSION",
             nargs="*",
-            doc="""versions in the store, such as dandi:000027@0.210831.2033; without any, and
+            doc="""versions in the store, such as dandi:000027@0.210831.2033. By default, and
             without --lock, the dataset is cited""",
             constraints=EnsureStr() | EnsureNone(),
         ),
@@ -65,26 +65,26 @@ class MirrorCite(Interface):  # type: ignore[misc]
         "lock": Parameter(
             args=("--lock",),
             metavar="PATH",
-            doc="""a lock, as mirror-pin writes it, of which all pins are cited in one file""",
+            doc="""a lock file written by mirror-pin, whose pins are all cited in one file""",
             constraints=EnsureStr() | EnsureNone(),
         ),
         "format": Parameter(
             args=("--format",),
-            doc="""a paragraph (text), or a format for programs""",
+            doc="""a paragraph (text), or a machine-readable format""",
             constraints=EnsureChoice(*_FORMATS),
         ),
         "output": Parameter(
             args=("-o", "--output"),
             metavar="PATH",
-            doc="""a file, or a folder to put it in; of bagit the bag, a folder that is empty or
-            new. Without it the citation is printed""",
+            doc="""a file, or a folder to write the file to; for bagit an empty or new folder. By
+            default the citation is printed""",
             constraints=EnsureStr() | EnsureNone(),
         ),
         "store": STORE,
     }
     _examples_: ClassVar[list[dict[str, str]]] = [
         {
-            "text": "Cite the dataset one is in, as BibTeX",
+            "text": "Cite the current dataset as BibTeX",
             "code_py": "mirror_cite(format='bibtex')",
             "code_cmd": "datalad mirror-cite --format bibtex",
         },
@@ -101,7 +101,7 @@ class MirrorCite(Interface):  # type: ignore[misc]
         output: str | None = None,
         store: str | None = None,
     ) -> Iterator[ResultRecord]:
-        """Yields one result, whose ``citation`` is the text where no file was asked for."""
+        """Yield one result; without ``output`` its ``citation`` is the text."""
         from neuromirror.lab import CitationCollection, cite, read_work, write_citation
 
         refds = reference_path(dataset)
@@ -134,7 +134,7 @@ class MirrorCite(Interface):  # type: ignore[misc]
 
     @staticmethod
     def custom_result_renderer(res: ResultRecord, **_: Any) -> None:
-        """Prints the citation itself, or what DataLad prints of any result."""
+        """Print the citation, or any other result as DataLad does."""
         if "citation" in res:
             ui.message(res["citation"].removesuffix("\n"))
         else:
@@ -148,7 +148,7 @@ def _kind(path: Path) -> str:
 def _states(
     names: tuple[str, ...], lock: Path | None, folder: Path, store: str | None, stack: ExitStack
 ) -> list[CitedState]:
-    """What is to be cited: versions in the store, the pins of a lock, or else the dataset."""
+    """Return the states to cite: versions in the store, the pins of a lock file, or the dataset."""
     from neuromirror.lab import load_lock, state_of_clone, state_of_version, states_of_lock
     from neuromirror.store import NotAStoreError
 

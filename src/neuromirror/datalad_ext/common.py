@@ -1,4 +1,4 @@
-"""What commands have in common: results in DataLad's words, parameters, and where the store is."""
+"""Helpers shared by the commands: results, parameters, and access to the store."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
 LOCK = "datasets.lock"
 
 ResultRecord = dict[str, Any]
-"""A result as DataLad has it: action, status, path, type, refds, message, and more."""
+"""A DataLad result: action, status, path, type, refds, message, and further fields."""
 
 DATASET = Parameter(
     args=("-d", "--dataset"),
-    doc="""the dataset to work in. Without it, it is the one around the current directory""",
+    doc="""the dataset. By default the one that contains the current directory""",
     constraints=EnsureDataset() | EnsureNone(),
 )
 STORE = Parameter(
     args=("--store",),
     metavar="PATH",
-    doc="""the store of the mirror, as made by 'neuromirror sync'. By default the environment
-    variable NEUROMIRROR_STORE names it, and else it is 'store' in the current directory""",
+    doc="""the mirror store, created by 'neuromirror sync'. By default the environment variable
+    NEUROMIRROR_STORE, or 'store' in the current directory""",
     constraints=EnsureStr() | EnsureNone(),
 )
 JOBS = Parameter(
     args=("-J", "--jobs"),
     metavar="NJOBS",
-    doc="""how many files at a time. By default mirror-get fetches 32, and mirror-verify hashes one
-    a processor or asks for 8""",
+    doc="""number of concurrent files. By default 32 for mirror-get; for mirror-verify one per
+    processor, or 8 with --what remote or full""",
     constraints=EnsureInt() | EnsureNone(),
 )
 
@@ -53,7 +53,7 @@ JOBS = Parameter(
 def outcome_result(
     outcome: Outcome, action: str, path: Path, kind: str, refds: str | None
 ) -> ResultRecord:
-    """An outcome of the lab as a result of DataLad's, of a ``file`` or a ``dataset``."""
+    """Return an outcome as a DataLad result of type ``file`` or ``dataset``."""
     more = {
         "mirror_dataset": outcome.dataset,
         "mirror_version": outcome.version,
@@ -79,7 +79,7 @@ def outcome_result(
 def failure_result(
     action: str, path: Path, kind: str, refds: str | None, error: Exception
 ) -> ResultRecord:
-    """The result that stands for what could not be begun, or not be ended."""
+    """Return the result for a command that failed as a whole."""
     found: ResultRecord = get_status_dict(
         action=action, status="error", path=str(path), type=kind, message=str(error), refds=refds
     )
@@ -87,36 +87,36 @@ def failure_result(
 
 
 def require_installed(dataset: Any, purpose: str) -> Any:
-    """The installed dataset that is meant; raises DataLad's NoDatasetFound."""
+    """Return the installed dataset; raises DataLad's NoDatasetFound."""
     return require_dataset(dataset, check_installed=True, purpose=purpose)
 
 
 def resolve_datalad_path(path: str | os.PathLike[str], dataset: Any) -> Path:
-    """A path as DataLad takes it: of a Dataset object within that, else of where one stands."""
+    """Resolve a path as DataLad does: relative to a Dataset object, or the current directory."""
     return Path(resolve_path(path, dataset))
 
 
 def lock_path(lock: str | None, dataset: Any) -> Path:
-    """The lock that is named, or else that of the dataset, or of where one stands."""
+    """Return the lock file: the given one, or that of the dataset or current directory."""
     if lock is not None:
         return resolve_datalad_path(lock, dataset)
     return Path(require_installed(dataset, "find its lock").path if dataset else Path.cwd()) / LOCK
 
 
 def reference_path(dataset: Any) -> str | None:
-    """The path of the dataset that was named, if one was."""
+    """Return the path of the dataset argument, None without one."""
     return None if dataset is None else str(require_installed(dataset, "report on it").path)
 
 
 def as_tuple(values: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Values of a parameter that may be given alone, or not at all."""
+    """Return the values of a parameter that may be single, multiple or missing."""
     if values is None:
         return ()
     return (values,) if isinstance(values, str) else tuple(map(str, values))
 
 
 def open_store(store: str | None) -> Store:
-    """The store; raises NotAStoreError."""
+    """Open the store; raises NotAStoreError."""
     from neuromirror.store import Store
 
     return Store.open(Path(store or os.environ.get("NEUROMIRROR_STORE") or "store"))
@@ -124,7 +124,7 @@ def open_store(store: str | None) -> Store:
 
 @contextmanager
 def open_index(store: Store) -> Iterator[Index]:
-    """The index of a store, read only."""
+    """Open the index of a store, read only."""
     from neuromirror.index import Index
     from neuromirror.store.private_store import is_private_store
 
@@ -137,6 +137,6 @@ def open_index(store: Store) -> Iterator[Index]:
 
 
 def split_version(name: str) -> tuple[str, str]:
-    """``(dataset, label)`` of ``<dataset>@<label>``; without a label it is ``latest``."""
+    """Split ``<dataset>@<label>`` into dataset and label; the default label is ``latest``."""
     dataset, _, label = name.partition("@")
     return dataset, label or "latest"

@@ -1,4 +1,4 @@
-"""The names of DataLad that commands are made of, in one place, since DataLad has no types."""
+"""DataLad's names that the commands use, in one module, since DataLad has no type annotations."""
 
 from __future__ import annotations
 

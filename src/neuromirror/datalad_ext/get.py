@@ -33,13 +33,12 @@ from neuromirror.model import NeuromirrorError
 class MirrorGet(Interface):  # type: ignore[misc]
     """Get the content of many files over parallel connections
 
-    What 'datalad get' does, much faster where files are many and small: files of this dataset that
-    are on the web are fetched 32 at a time, hashed while they arrive, and placed where git-annex
-    would have put them; git-annex knows. Where one address gives wrong bytes, or none, the next is
-    asked. What is not on the web, or is left to git-annex by the dataset's settings, git-annex
-    gets.
+    A faster 'datalad get' for many small files: files with a web URL are downloaded 32 at a time,
+    hashed while they arrive, stored where git-annex stores them, and recorded in git-annex. If a
+    URL returns wrong bytes or fails, the next one is tried. Files without a web URL, and those that the
+    dataset's settings leave to git-annex, are got by git-annex.
 
-    Works in any dataset, not only in those that neuromirror made.
+    Works in any dataset, not only in those that neuromirror mirrored.
     """
 
     _params_: ClassVar[dict[str, Any]] = {
@@ -48,7 +47,7 @@ class MirrorGet(Interface):  # type: ignore[misc]
             args=("path",),
             metavar="PATH",
             nargs="*",
-            doc="""files and folders to get; without any it is the whole dataset""",
+            doc="""files and folders to get. By default the whole dataset""",
             constraints=EnsureStr() | EnsureNone(),
         ),
         "recursive": recursion_flag,
@@ -56,12 +55,13 @@ class MirrorGet(Interface):  # type: ignore[misc]
         "trust_config": Parameter(
             args=("--trust-config",),
             action="store_true",
-            doc="""obey the repository's own git configuration and hooks, which may run programs""",
+            doc="""accept the repository's own git configuration and hooks, which may run
+            programs""",
         ),
     }
     _examples_: ClassVar[list[dict[str, str]]] = [
         {
-            "text": "Get a folder, and all of the subdatasets in it",
+            "text": "Get a folder and all subdatasets in it",
             "code_py": "mirror_get('sub-01', recursive=True)",
             "code_cmd": "datalad mirror-get -r sub-01",
         },
@@ -77,7 +77,7 @@ class MirrorGet(Interface):  # type: ignore[misc]
         jobs: int | None = None,
         trust_config: bool = False,
     ) -> Iterator[ResultRecord]:
-        """Yields a result for each file."""
+        """Yield a result for each file."""
         from neuromirror.transfer import JOBS as AT_ONCE
         from neuromirror.transfer import get
 

@@ -33,15 +33,15 @@ from neuromirror.model import NeuromirrorError
 
 @build_doc
 class MirrorPin(Interface):  # type: ignore[misc]
-    """Write exact versions of mirrored datasets into a lock
+    """Write exact versions of mirrored datasets to a lock file
 
-    The lock, 'datasets.lock', says which commits of which datasets a piece of work stands on; the
-    folder beside it holds what brings them back: manifests, and git bundles where they are asked
-    for. It belongs into the repository of the work, so save both:
-    'datalad save -m "pin" datasets.lock datasets.lock.d'. Years later 'neuromirror restore' gets
-    exactly these bytes again, even where the mirror is gone.
+    The lock file, 'datasets.lock', lists the commits of the datasets that a project uses. The
+    folder 'datasets.lock.d' beside it holds the manifests to restore them from, and git bundles on
+    request. Save both in the project's repository:
+    'datalad save -m "pin" datasets.lock datasets.lock.d'. Later, 'neuromirror restore' gets exactly
+    these bytes again, even if the mirror no longer exists.
 
-    A dataset that is pinned already gets the new version in its old place.
+    If a dataset is already pinned, its pin is replaced.
     """
 
     _params_: ClassVar[dict[str, Any]] = {
@@ -49,47 +49,48 @@ class MirrorPin(Interface):  # type: ignore[misc]
             args=("version",),
             metavar="VERSION",
             nargs="*",
-            doc="""versions to pin, such as dandi:000027@0.210831.2033; without what follows the @
-            it is the latest. The folder of a clone stands for the version that is checked out""",
+            doc="""versions to pin, such as dandi:000027@0.210831.2033. The default label is the
+            latest version. The folder of a clone pins the version that is checked out""",
             constraints=EnsureStr() | EnsureNone(),
         ),
         "dataset": DATASET,
         "lock": Parameter(
             args=("--lock",),
             metavar="PATH",
-            doc="""the lock, made if it is missing. By default it is datasets.lock in the dataset
-            that --dataset names, and else in the current directory""",
+            doc="""the lock file, created if it does not exist. By default datasets.lock in the
+            dataset given by --dataset, or in the current directory""",
             constraints=EnsureStr() | EnsureNone(),
         ),
         "glob": Parameter(
             args=("--glob",),
             metavar="GLOB",
             action="append",
-            doc="""pin only what fits: sub-01, sub-*/anat, **/*.nwb. Can be given several times""",
+            doc="""pin only matching paths: sub-01, sub-*/anat, **/*.nwb. Can be given several
+            times""",
         ),
         "bundle": Parameter(
             args=("--bundle",),
             action="store_true",
-            doc="""make git bundles beside the lock, from which the datasets can be cloned""",
+            doc="""write git bundles beside the lock file, from which the datasets can be cloned""",
         ),
         "clone": Parameter(
             args=("--clone",),
             metavar="URL",
             action="append",
-            doc="""where others can clone: a store (ria+https://...), or a URL with {alias} or {id}
-            in it. Can be given several times""",
+            doc="""where the datasets can be cloned from: a store (ria+https://...), or a URL with
+            {alias} or {id} in it. Can be given several times""",
         ),
         "remove": Parameter(
             args=("--remove",),
             metavar="NAME",
             action="append",
-            doc="""take the pin of a dataset (dandi:000027) out. Can be given several times""",
+            doc="""remove the pin of a dataset (dandi:000027). Can be given several times""",
         ),
         "store": STORE,
     }
     _examples_: ClassVar[list[dict[str, str]]] = [
         {
-            "text": "Pin two versions in the dataset one is in, with bundles",
+            "text": "Pin two versions in the current dataset, with bundles",
             "code_py": "mirror_pin(['dandi:000027', 'aind:ecephys_1'], dataset='.', bundle=True)",
             "code_cmd": "datalad mirror-pin -d . --bundle dandi:000027 aind:ecephys_1",
         },
@@ -108,7 +109,7 @@ class MirrorPin(Interface):  # type: ignore[misc]
         remove: Any = None,
         store: str | None = None,
     ) -> Iterator[ResultRecord]:
-        """Yields a result for each version."""
+        """Yield a result for each version."""
         from neuromirror.lab import PinRequest, pin
         from neuromirror.lab.pin import pin_request_for_clone
 

@@ -36,15 +36,15 @@ _FILE_KINDS = ("file", "document", "url", "manifest", "lock")
 
 @build_doc
 class MirrorVerify(Interface):  # type: ignore[misc]
-    """Compare bytes with what a dataset's commit, or a lock, says of them
+    """Compare content with a dataset's commit, or with a lock file
 
-    Files are read here and hashed by whatever their keys name; commit, trees and the state digest
-    of datasets that neuromirror made are computed again. With '--what remote' every address of
-    every file is asked for size and checksum, and nothing is downloaded; with '--what full' files
-    are fetched and hashed, and not kept.
+    By default, local files are hashed with the algorithms that their keys name, and commit, trees
+    and the state digest of mirrored datasets are recomputed. With '--what remote' the servers of
+    all URLs are asked for size and checksum, and nothing is downloaded. With '--what full' files are
+    downloaded, hashed and discarded.
 
-    What a server says is 'claimed', what was hashed is 'checked': see the field of that name in
-    each result.
+    Each result has a field 'checked': 'checked' if the bytes were hashed here, 'claimed' if a
+    server states the checksum.
     """
 
     _params_: ClassVar[dict[str, Any]] = {
@@ -52,31 +52,31 @@ class MirrorVerify(Interface):  # type: ignore[misc]
         "lock": Parameter(
             args=("--lock",),
             metavar="PATH",
-            doc="""a lock, as mirror-pin writes it, whose datasets are verified""",
+            doc="""a lock file written by mirror-pin, whose datasets are verified""",
             constraints=EnsureStr() | EnsureNone(),
         ),
         "within": Parameter(
             args=("--within",),
             metavar="PATH",
-            doc="""where the datasets of the lock were restored. By default it is beside it""",
+            doc="""where the datasets of the lock file were restored. By default its folder""",
             constraints=EnsureStr() | EnsureNone(),
         ),
         "what": Parameter(
             args=("--what",),
-            doc="""what is looked at: the bytes here, what all addresses say of theirs, or what
-            they give""",
+            doc="""what to verify: local content, the servers' statements on all URLs, or
+            downloaded content""",
             constraints=EnsureChoice("local", "remote", "full"),
         ),
         "allow_missing": Parameter(
             args=("--allow-missing",),
             action="store_true",
-            doc="""content that is not here is no failure""",
+            doc="""accept missing content""",
         ),
         "jobs": JOBS,
     }
     _examples_: ClassVar[list[dict[str, str]]] = [
         {
-            "text": "Look whether archives still have what a lock pins",
+            "text": "Check that the archives still have the pinned files",
             "code_py": "mirror_verify(lock='datasets.lock', what='remote')",
             "code_cmd": "datalad mirror-verify --lock datasets.lock --what remote",
         },
@@ -93,7 +93,7 @@ class MirrorVerify(Interface):  # type: ignore[misc]
         allow_missing: bool = False,
         jobs: int | None = None,
     ) -> Iterator[ResultRecord]:
-        """Yields a result for each thing that was looked at."""
+        """Yield a result for each finding."""
         from neuromirror.lab import load_lock, verify
         from neuromirror.volume.tokens import token_from_environment
 

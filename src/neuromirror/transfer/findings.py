@@ -11,42 +11,49 @@ from neuromirror.transfer.outcomes import Outcome
 FindingKind = Literal[
     "commit", "tree", "state", "manifest", "lock", "document", "file", "url", "subdataset", "local"
 ]
-"""What a finding is about.
+"""The object of a finding.
 
-``commit``, ``tree`` and ``state`` are of a dataset as a whole, ``manifest`` of the canonical one
-beside a lock, ``lock`` of how much is pinned. A ``document`` is a plain file of git, a ``file`` one
-of the annex, a ``place`` a URL of one, a ``part`` a sub-dataset. ``own`` is a file that the clone's
-own commits brought, on top of the mirror's; it is not looked at.
+``commit``, ``tree`` and ``state`` concern a whole dataset, ``manifest`` the canonical manifest
+beside a lock file, and ``lock`` the totals in a lock file. A ``document`` is a file stored in git,
+a ``file`` an annexed one, a ``url`` one of its URLs. A ``subdataset`` is missing, or at another
+commit. A ``local`` file was added or changed by the clone's own commits on top of the mirror's; its
+content is not verified.
 """
 
 NOT_HERE = "not here"
-"""The message of content that this machine does not have."""
+"""The message for content that is not on this machine."""
 
 
 class Health(StrEnum):
-    """What a place answered."""
+    """The state of a URL."""
 
     OK = "ok"
     NOT_FOUND = "not-found"
-    """404 or 410, a delete marker, a version that is no more."""
+    """404 or 410, a delete marker, or a deleted object version."""
     REFUSED = "refused"
-    """401 or 403; a bucket that may not be listed says so of what is gone, too."""
+    """401 or 403; a bucket without list permission also returns 403 for a missing object."""
     UNSUPPORTED = "unsupported"
-    """405 or 501 for each way to ask: nothing is known."""
+    """405 or 501 for each kind of request: the state is not known."""
     CHANGED = "changed"
-    """Something else than what was mirrored: another size, checksum or object version."""
+    """Size, checksum or object version differ from the mirrored ones."""
     UNREACHABLE = "unreachable"
-    """No answer, or one of trouble that may pass."""
+    """No reply, or a temporary error."""
     UNKNOWN = "unknown"
-    """An address that nobody here knows how to ask."""
+    """A URL that cannot be requested: unsupported scheme, or an address that is not allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding(Outcome):
-    """One thing that was looked at.
+    """The result of verifying one object.
 
-    ``what`` says what it was, ``health`` what a place answered. ``path`` is in the dataset, through
-    sub-datasets; ``.`` for the dataset itself.
+    Parameters
+    ----------
+    path
+        Path in the outermost dataset; ``.`` for a dataset as a whole.
+    kind
+        The object of the finding.
+    health
+        The state of a ``url``.
     """
 
     action: str = "verify"
@@ -56,9 +63,9 @@ class Finding(Outcome):
     health: Health | None = None
 
     def at_path(self, path: str) -> Finding:
-        """The same, of another path."""
+        """Return a copy with another path."""
         return replace(self, path=path)
 
     def for_version(self, dataset: str, version: str) -> Finding:
-        """The same, of a dataset and version; empty for one that no mirror made."""
+        """Return a copy for a dataset and version, both empty for a commit that was not minted."""
         return replace(self, dataset=dataset or None, version=version or None)

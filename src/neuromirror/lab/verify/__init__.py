@@ -1,6 +1,7 @@
-"""Bytes beside what is pinned: here, as places state them, or as places give them.
+"""Verification of datasets and lock files: local content, replies of servers, or downloaded
+content.
 
-What is said to be checked was hashed here; what a place only states is claimed.
+``checked`` findings were hashed here; ``claimed`` ones are statements of a server.
 """
 
 from neuromirror.lab.verify.verification import Mode, verify

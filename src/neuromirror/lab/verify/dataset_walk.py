@@ -1,4 +1,4 @@
-"""A dataset's commit, trees and state, hashed while its files and sub-datasets are passed on."""
+"""Verification of a dataset's commit, trees and state digest, and iteration over its entries."""
 
 from __future__ import annotations
 
@@ -29,9 +29,14 @@ from neuromirror.transfer.verify_items import EntryInspector, Item, VerifyScope
 
 @dataclass(frozen=True, slots=True)
 class ExpectedState:
-    """What a dataset is to be; what is empty is not known, and not compared.
+    """The expected state of a dataset. Empty fields are unknown, and not compared.
 
-    ``manifest`` is where the manifest of this very state is.
+    Parameters
+    ----------
+    commit, tree, state
+        Commit, tree and state digest.
+    manifest
+        Path of the manifest of this state, None if there is none.
     """
 
     commit: str
@@ -47,9 +52,20 @@ def walk(
     expected: ExpectedState,
     below: bytes = b"",
 ) -> Iterator[Item]:
-    """Yields all there is to say of a dataset, files in order of path, then its sub-datasets.
+    """Yield findings and files for a dataset: its files in order of path, then its subdatasets.
 
-    ``below`` is the folder of a sub-dataset in the outermost dataset, with a slash at its end.
+    Parameters
+    ----------
+    inspector
+        Strategy for inspecting the entries.
+    scope
+        The part of the dataset to verify.
+    clone
+        Repository of the dataset.
+    expected
+        Its expected state.
+    below
+        Path in the outermost dataset, with a slash at its end; empty for the outermost one.
     """
     where = path_to_text(below[:-1]) or "."
     try:
@@ -59,7 +75,7 @@ def walk(
         return
     yield Finding(path=where, kind="commit", message=described.commit, checked="checked")
     if expected.tree and expected.tree != described.tree:
-        message = f"the commit is of tree {described.tree}, not {expected.tree}"
+        message = f"the commit has tree {described.tree}, expected {expected.tree}"
         yield Finding(status="error", path=where, kind="tree", message=message)
     state = _state_check(expected, described)
     parts: list[VerifiedEntry] = []
@@ -86,7 +102,7 @@ def walk(
 
 
 class _Subdataset(NamedTuple):
-    """A sub-dataset as the dataset around it tells of it."""
+    """A subdataset, as described by its superdataset."""
 
     entry: VerifiedEntry
     dataset_id: str
@@ -104,13 +120,13 @@ def _subdataset(described: CommitDescription, entry: VerifiedEntry) -> _Subdatas
 
 
 def _subdataset_line(clone: VerifiedRepository, part: _Subdataset) -> bytes:
-    """Return the line of a sub-dataset in the canonical manifest; raises Damaged."""
+    """Return the line of a subdataset in the canonical manifest; raises ObjectDamagedError."""
     try:
         return subdataset_line(part.entry.path, part.dataset_id, part.state)
     except UnicodeError as error:
         raise ObjectDamagedError(
-            f"{clone.git_dir}: no mirror makes the sub-dataset {part.entry.path!r}: its "
-            "name, id or state is not UTF-8"
+            f"{clone.git_dir}: subdataset {part.entry.path!r} is malformed: its name, id or state "
+            "is not UTF-8"
         ) from error
 
 
@@ -129,12 +145,12 @@ def _state(
     where: str,
 ) -> Iterator[Finding]:
     if not (expected.state or described.state):
-        return  # nobody says what it is to be
+        return  # no state digest to compare with
     only = described.manifest_only_files
     if described.form != "files" and expected.manifest is None:
         message = (
-            f"{only} of its files are not in git but in a manifest, which is at hand only where a "
-            "lock pins them: neither they nor the state digest can be checked"
+            f"{only} of its files are not in git, and the manifest that lists them is only "
+            "available for a lock file: neither they nor the state digest can be verified"
         )
         yield Finding(status=scope.missing_status, path=where, kind="state", message=message)
         return
@@ -149,7 +165,7 @@ def _line(path: bytes, key: str) -> bytes:
     try:
         return annexed_file_line(path, key)
     except ValueError:
-        return b""  # the file itself is told of, and the digest will be another
+        return b""  # the file has a finding of its own, and the digest will not match
 
 
 def _walk_subdataset(
@@ -164,7 +180,7 @@ def _walk_subdataset(
     folder = None if clone.work_tree is None else clone.work_tree / path_to_text(part.entry.path)
     try:
         if folder is None or not (folder / ".git").exists():
-            raise NotADatasetError(f"{NOT_HERE}: a sub-dataset of {part.files} files")
+            raise NotADatasetError(f"{NOT_HERE}: a subdataset of {part.files} files")
         inner = VerifiedRepository.at(folder)
     except NotADatasetError as error:
         yield Finding(
@@ -177,7 +193,7 @@ def _walk_subdataset(
     with inner:
         commit = part.entry.sha
         if (found := inner.head()) != commit:
-            message = f"it is at commit {found}, not {commit}"
+            message = f"the subdataset is at commit {found}, expected {commit}"
             yield Finding(
                 status="error", path=path_to_text(path), kind="subdataset", message=message
             )

@@ -1,4 +1,4 @@
-"""Files looked at where they can be had, of a clone or of the manifest beside a lock."""
+"""Files to verify at their URLs: those of a clone, or of the manifest beside a lock file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from neuromirror.transfer.verify_items import (
 
 
 class GitUrlCollector:
-    """Passes on the files of clones as their commits have them, with their places."""
+    """Collects the files of clones and their URLs."""
 
     def __init__(self, scope: VerifyScope) -> None:
         self._is_selected = scope.is_selected
@@ -47,7 +47,7 @@ class GitUrlCollector:
     def inspect(
         self, clone: VerifiedRepository, below: bytes, entries: Iterable[VerifiedEntry]
     ) -> Iterator[InspectedEntry]:
-        """The key and the places of each entry of a clone, in order."""
+        """Yield the key and URLs of each entry, in order."""
         for entry in entries:
             if entry.mode == GITLINK_MODE:
                 yield InspectedEntry(entry, None)
@@ -67,14 +67,14 @@ class GitUrlCollector:
 
 @dataclass(slots=True)
 class PinnedCounts:
-    """How much is pinned, by the manifests; nobody knows where not all of them are ``known``."""
+    """Totals of pinned files, from the manifests; ``is_complete`` is False if one is unreadable."""
 
     files: int = 0
     bytes: int = 0
     is_complete: bool = True
 
     def add(self, files: int, size: int) -> None:
-        """So much more."""
+        """Add files and bytes."""
         self.files += files
         self.bytes += size
 
@@ -82,10 +82,20 @@ class PinnedCounts:
 def walk_manifest(
     scope: VerifyScope, expected: ExpectedState, counts: PinnedCounts, below: bytes = b""
 ) -> Iterator[Item]:
-    """Yields what a manifest, and those of its sub-datasets beside it, say of what is pinned.
+    """Yield findings and files for a manifest and those of its subdatasets.
 
-    The state digest is made again of its lines, and the commit's id of the commit object in it.
-    What is pinned is ``counted``.
+    The state digest is recomputed from its lines, the commit id from the commit object in it.
+
+    Parameters
+    ----------
+    scope
+        The part of the dataset to verify.
+    expected
+        Expected state, with the path of the manifest.
+    counts
+        Totals, to which the pinned files are added.
+    below
+        Path in the outermost dataset, with a slash at its end.
     """
     where = path_to_text(below[:-1]) or "."
     path = expected.manifest
@@ -125,9 +135,22 @@ def walk_manifest(
 def check_manifest(
     path: Path, state: str, scope: VerifyScope, counts: PinnedCounts, below: bytes = b""
 ) -> Finding:
-    """Reads a manifest to its end: whether it is that of a state. What is pinned is ``counted``.
+    """Return whether a manifest is complete and has the expected state.
 
-    Those of sub-datasets are read only where a part of them is pinned.
+    Manifests of subdatasets are read only if a part of them is pinned.
+
+    Parameters
+    ----------
+    path
+        Path of the manifest.
+    state
+        Expected state digest.
+    scope
+        The part of the dataset that is pinned.
+    counts
+        Totals, to which the pinned files are added.
+    below
+        Path in the outermost dataset, with a slash at its end.
     """
     parts: list[ListedSubdataset] = []
     whole = scope.is_selected is select_all
@@ -148,7 +171,7 @@ def check_manifest(
         return Finding(status="error", kind="manifest", message=str(error))
     if found != state:
         counts.is_complete = False
-        message = f"the manifest is of another state: {found}, not {state}"
+        message = f"the manifest has state {found}, expected {state}"
         return Finding(status="error", kind="manifest", message=message)
     for part in parts:
         prefix = below + part.path.encode() + b"/"
@@ -157,13 +180,18 @@ def check_manifest(
 
 
 def _manifest_item(one: ListedFile, path: bytes) -> Item:
-    """A file to be looked at, by a key that says no more than what the state digest vouches for."""
+    """Return the file to verify, or an error if its key contradicts the manifest line.
+
+    The state digest covers the line's checksum and size, not the key.
+    """
     try:
         same = annexed_file_line(one.path.encode(), one.key) == canonical_line(one)
     except ValueError:
         same = False
     if not same:
-        message = f"its key in the manifest ({one.key or 'none'}) is not of its checksum and size"
+        message = (
+            f"its key in the manifest ({one.key or 'none'}) does not match its checksum and size"
+        )
         return Finding(status="error", path=path_to_text(path), key=one.key, message=message)
     return PinnedFile(path, one.key, tuple(strip_claim_prefix(url) for url in one.urls))
 
@@ -171,20 +199,20 @@ def _manifest_item(one: ListedFile, path: bytes) -> Item:
 def _check_head(
     reader: LockManifestReader, expected: ExpectedState, where: str
 ) -> Iterator[Finding]:
-    """Whether a manifest is that of what is expected."""
+    """Yield findings for the commit, tree and state in a manifest's header."""
     head = reader.head
     commit = object_id("commit", head.commit_object.encode())
     if commit != expected.commit:
-        message = f"the manifest is of commit {commit}, not {expected.commit}"
+        message = f"the manifest has commit {commit}, expected {expected.commit}"
         yield Finding(status="error", path=where, kind="commit", message=message)
     else:
         yield Finding(path=where, kind="commit", message=commit, checked="checked")
     tree = head.commit_object.partition("\n")[0].removeprefix("tree ")
     if expected.tree and tree != expected.tree:
-        message = f"the commit is of tree {tree}, not {expected.tree}"
+        message = f"the commit has tree {tree}, expected {expected.tree}"
         yield Finding(status="error", path=where, kind="tree", message=message)
     if head.state != expected.state or f"\nState: {head.state}\n" not in head.commit_object:
-        message = f"the manifest is of another state: {head.state}, not {expected.state}"
+        message = f"the manifest has state {head.state}, expected {expected.state}"
         if head.state == expected.state:
-            message = f"the commit is not of the state {head.state}"
+            message = f"the commit does not have state {head.state}"
         yield Finding(status="error", path=where, kind="state", message=message)

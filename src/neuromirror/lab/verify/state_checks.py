@@ -1,4 +1,4 @@
-"""The state digest, made again of what is in git, or of the manifest beside a lock."""
+"""Recomputation of the state digest from git, or from the manifest beside a lock file."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from neuromirror.transfer.findings import Finding
 
 
 class StateCheck(Protocol):
-    """A state that is made again while what is in git goes by."""
+    """An incremental comparison of a dataset's state."""
 
     def add(self, path: bytes, line: bytes) -> None:
-        """The next file or sub-dataset, in order of path: its canonical line."""
+        """Add the canonical line of the next file or subdataset, in order of path."""
         ...
 
     def finding(self) -> Finding:
-        """What came of it, once everything has gone by."""
+        """Return the result after the last line."""
         ...
 
 
 def annexed_file_line(path: bytes, key: str) -> bytes:
-    """The canonical line of an annexed file, as its key tells it; raises ValueError for no key."""
+    """Return the canonical manifest line of an annexed file, from its key; raises ValueError."""
     parts, digest = parse_key(key), key_digest(key)
     if digest is None:
         return manifest_line(path, "none", parts.size)
@@ -40,27 +40,29 @@ def annexed_file_line(path: bytes, key: str) -> bytes:
 
 
 class GitStateCheck:
-    """The state of a dataset all of whose files are in git; ``wanted`` is what it is to be."""
+    """State check for a dataset whose files are all in git."""
 
     def __init__(self, expected: str) -> None:
         self._expected = expected
         self._digest = StateDigest()
 
     def add(self, path: bytes, line: bytes) -> None:
-        """The next file or sub-dataset."""
+        """Add the line of the next file or subdataset."""
         self._digest.add(line)
 
     def finding(self) -> Finding:
-        """Whether the digest is the one that was wanted."""
+        """Return whether the digest is the expected one."""
         found = self._digest.value()
         if found == self._expected:
             return Finding(kind="state", message=found, checked="checked")
-        message = f"the files in git give another state: {found}, not {self._expected}"
+        message = f"the files in git have state {found}, expected {self._expected}"
         return Finding(status="error", kind="state", message=message)
 
 
 class ManifestStateCheck:
-    """The state that a manifest tells of, and whether just what it says is in git."""
+    """State check for a dataset with a manifest: git must contain exactly the files listed as in
+    git.
+    """
 
     def __init__(self, expected: str, manifest: Path) -> None:
         self._expected = expected
@@ -79,13 +81,13 @@ class ManifestStateCheck:
             self._error = str(error)
 
     def add(self, path: bytes, line: bytes) -> None:
-        """The next file or sub-dataset."""
+        """Add the line of the next file or subdataset."""
         if self._next() != line:
             self._mismatched.append(path)
 
     def _next(self) -> bytes | None:
         if self._error or self._mismatched:
-            return None  # one is enough: nothing after it is in its place
+            return None  # after the first mismatch the sequences are not aligned
         try:
             return next(self._expected_lines, None)
         except (LockManifestDamagedError, LockManifestMissingError) as error:
@@ -93,16 +95,14 @@ class ManifestStateCheck:
             return None
 
     def finding(self) -> Finding:
-        """Whether the manifest is of the state that was wanted, and git as it says."""
+        """Return whether the manifest has the expected state, and git the files that it lists."""
         message = ""
         if not self._mismatched and self._next() is not None:
             message = "git lacks files that the manifest has"
         if self._mismatched:
-            message = (
-                f"{path_to_text(self._mismatched[0])} is in git otherwise than in the manifest"
-            )
+            message = f"{path_to_text(self._mismatched[0])} differs between git and the manifest"
         if self._state != self._expected:
-            message = f"the manifest is of another state: {self._state}, not {self._expected}"
+            message = f"the manifest has state {self._state}, expected {self._expected}"
         message = self._error or message
         if message:
             return Finding(status="error", kind="state", message=message)

@@ -1,4 +1,4 @@
-"""Datasets and locks looked at: what is here, what places say, or what they give."""
+"""``verify``: compare datasets, or the datasets of a lock file, with their pinned state."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
     from neuromirror.lab.lockfile import Lock, Pin
 
 Mode = Literal["local", "remote", "full"]
-"""What is looked at: the bytes here, what places say of theirs, or the bytes that places give."""
+"""Hash local content, ask servers about their copies, or download and hash their copies."""
 
 ClaimLookup = Callable[[str], Iterable[Digest]]
-"""What is known of a key's bytes besides what the key says."""
+"""Returns checksums of a key's content from other sources than the key."""
 
 _DEFAULT_REQUESTS: Final = 8
 _MAX_NAMED: Final = 5
-"""Removed files that a message names."""
+"""Maximum number of removed files in a message."""
 
 
 def no_claims(key: str) -> Iterable[Digest]:
-    """Nothing besides what the key says."""
+    """Return no checksums."""
     return ()
 
 
@@ -58,26 +58,41 @@ def verify(
     token: Callable[[str], str | None] | None = None,
     claims: ClaimLookup = no_claims,
 ) -> Iterator[Finding]:
-    """Yields what there is to say of a dataset, or of all datasets of a lock.
+    """Verify a dataset, or all datasets of a lock file; yield findings.
 
-    ``target`` is the folder of a clone, which is compared with its own commit, or a lock, or the
-    file of one. Its datasets are in ``within`` as ``restore`` puts them, by default beside the
-    lock; what places have is asked for by the manifest beside it, so that no clone is needed then.
-    Files come in order of path, then sub-datasets.
+    Findings come in order of path, then those of subdatasets.
 
-    ``allow_missing`` makes content and sub-datasets that are not here no failure, but not a dataset
-    of a lock that is not there as a whole; ``jobs`` is how many threads look (None: as many as
-    there are processors, or 8 where places are asked). ``token`` gives the token for a host of
-    volumes, ``claims`` more checksums of a key's bytes, for places to be compared with.
+    Parameters
+    ----------
+    target
+        A clone, which is compared with its own commit; or a lock file, opened or as a path.
+    mode
+        ``local``, ``remote`` or ``full``. For a lock file, URLs come from the manifest beside it,
+        so that no clone is needed.
+    within
+        Where the datasets of the lock file were restored, by default the lock file's folder.
+    allow_missing
+        Whether missing content and subdatasets are accepted. A whole missing dataset is not.
+    jobs
+        Number of threads; by default one per processor, or 8 for URLs.
+    token
+        Returns the token for a volume host, or None.
+    claims
+        Returns further checksums of a key's content, to compare with those of servers.
 
-    Raises :class:`NotADatasetError`, and LockUnusableError for a file that is no lock.
+    Raises
+    ------
+    NotADatasetError
+        The folder is not a dataset.
+    LockUnusableError
+        The file is not a lock file.
     """
     verifier = _Verifier(mode, allow_missing, jobs, token, claims)
     if isinstance(target, Path):
         if target.is_dir():
             yield from verifier.dataset(target)
             return
-        # who looks at a folder need not wait for all that a lock's URLs are checked with
+        # imported late: not needed to verify a folder
         from neuromirror.lab.lockfile import load_lock
 
         target = load_lock(target)
@@ -88,7 +103,7 @@ def verify(
 
 
 class _Verifier:
-    """Looks at datasets in one mode; see :func:`verify`."""
+    """Verifies datasets in one mode; parameters as for :func:`verify`."""
 
     def __init__(
         self,
@@ -105,14 +120,14 @@ class _Verifier:
         self._claims = claims
 
     def dataset(self, folder: Path) -> Iterator[Finding]:
-        """Yields what there is to say of a clone, beside its own commit."""
+        """Yield findings for a clone, compared with its own commit."""
         with VerifiedRepository.at(folder) as clone:
             head = clone.head()
             commit = clone.newest_minted(head) or head
             try:
                 described = clone.describe(commit)
             except ObjectDamagedError:
-                described = CommitDescription(commit, "")  # told below
+                described = CommitDescription(commit, "")  # walk() yields the error
             items = self._walk(
                 clone, VerifyScope(missing_status=self._missing_status), ExpectedState(commit)
             )
@@ -121,7 +136,7 @@ class _Verifier:
                 yield finding.for_version(described.dataset, described.label)
 
     def pin(self, lock: Lock, pin: Pin, folder: Path) -> Iterator[Finding]:
-        """Yields what there is to say of a dataset, beside what a lock pins."""
+        """Yield findings for a dataset, compared with its pin."""
         manifest = lock.manifest_path(pin)
         expected = ExpectedState(pin.commit, pin.tree, pin.state, manifest)
         scope = VerifyScope(missing_status=self._missing_status)
@@ -138,8 +153,8 @@ class _Verifier:
         try:
             clone = VerifiedRepository.at(folder)
         except NotADatasetError:
-            message = f"{NOT_HERE}: there is no dataset {folder}; 'neuromirror restore' brings it"
-            # a dataset in another place than where one looks must not pass for missing content
+            message = f"{NOT_HERE}: dataset {folder} does not exist; use 'neuromirror restore'"
+            # not subject to allow_missing: a wrong folder must not pass as missing content
             yield Finding(status="impossible", kind="subdataset", message=message)
             return
         with clone:
@@ -159,9 +174,9 @@ class _Verifier:
             found = str(error)
         head = found
         if clone.newest_minted(found) == pin.commit:
-            found = pin.commit  # the clone's own commits stand on it
+            found = pin.commit  # the clone has commits of its own on top of it
         if found != pin.commit:
-            message = f"{folder} is at commit {found}, pinned is {pin.commit}"
+            message = f"{folder} is at commit {found}, expected {pin.commit}"
             yield Finding(status="error", kind="commit", message=message)
             if not clone.has_commit(pin.commit):
                 return
@@ -182,15 +197,15 @@ class _Verifier:
         if self._mode != "local":
             return walk(GitUrlCollector(scope), scope, clone, expected)
         if clone.work_tree is None:
-            raise NotADatasetError(f"{clone.git_dir} is a bare repository: no files lie there")
+            raise NotADatasetError(f"{clone.git_dir} is a bare repository: it has no work tree")
         return walk(WorkTreeInspector(scope, self._jobs), scope, clone, expected)
 
     def _findings(self, items: Iterable[Item], folder: Path) -> Iterator[Finding]:
-        """What there is to say of each item; places are asked by threads of their own."""
+        """Yield findings for items; in remote modes, check the URLs of files in threads."""
         if self._mode == "local":
             yield from (item for item in items if isinstance(item, Finding))
             return
-        # whoever looks at what is here need not wait for all that speaks to a network
+        # imported late: the network modules are not needed in local mode
         from neuromirror.transfer.url_checks import check_urls
         from neuromirror.transfer.url_sessions import (
             UrlSessions,
@@ -210,11 +225,12 @@ class _Verifier:
 def separate_own_changes(
     findings: Iterable[Finding], clone: VerifiedRepository, commit: str, head: str
 ) -> Iterator[Finding]:
-    """Yield findings on a mirror's commit, then what the clone's own commits on top of it changed.
+    """Yield findings on a mirror's commit, then the changes by the clone's own commits on top of
+    it.
 
-    A file of the mirror that they changed is a failure that says so; of those that they removed,
-    the state is. Files that they added, and settings of git and DataLad, are listed apart. Objects
-    of the own commits are hashed like those of the mirror's.
+    Failures of files that own commits changed say so; removed files make the state a failure. Added
+    files, and settings of git and DataLad, have findings of kind ``local``. Objects of own commits
+    are hashed like the mirror's.
     """
     if head == commit:
         yield from findings
@@ -232,10 +248,10 @@ def separate_own_changes(
             yield finding
         elif _is_setting(path) or path in removed:
             verb = "removed" if changed[path] == "D" else "changed"
-            message = f"the clone's own commits {verb} it"
+            message = f"{verb} by the clone's own commits"
             yield Finding(status="notneeded", path=path, kind="local", message=message)
         else:
-            message = f"{finding.message}; the clone's own commits changed it"
+            message = f"{finding.message}; changed by the clone's own commits"
             yield replace(finding, message=message)
     if removed:
         named = ", ".join(removed[:_MAX_NAMED]) + (", …" if len(removed) > _MAX_NAMED else "")
@@ -245,14 +261,14 @@ def separate_own_changes(
 
 
 def _own_files(clone: VerifiedRepository, head: str, added: set[str]) -> Iterator[Finding]:
-    """Yield the files that own commits added; their trees and blobs are hashed."""
+    """Yield findings for files that own commits added; their trees and blobs are hashed."""
     try:
         for entry in clone.entries(clone.describe(head).tree):
             path = path_to_text(entry.path)
             if path in added:
                 if entry.mode != GITLINK_MODE:
                     clone.read("blob", entry.sha)
-                message = "not from the mirror: the clone's own commits added it"
+                message = "not from the mirror: added by the clone's own commits"
                 yield Finding(status="notneeded", path=path, kind="local", message=message)
     except ObjectDamagedError as error:
         yield Finding(status="error", kind="tree", message=str(error))
@@ -263,28 +279,28 @@ def _is_setting(path: str) -> bool:
 
 
 def _processors() -> int:
-    """How many processors this process may use."""
+    """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _contradictions(pin: Pin, clone: VerifiedRepository) -> Iterator[Finding]:
-    """What the pinned commit says of itself that the lock says otherwise."""
+    """Yield the differences between the pinned commit's description and the lock file."""
     try:
         document = clone.describe(pin.commit).document
     except ObjectDamagedError:
-        return  # told by who walks through it
+        return  # walk() yields the error
     if document and (why := pin.contradictions(document)):
         message = f"{why}; was the lock edited by hand?"
         yield Finding(status="error", kind="lock", message=message)
 
 
 def _check_counts(pin: Pin, counted: PinnedCounts) -> Iterator[Finding]:
-    """What is pinned, beside how much the lock says that it is."""
+    """Yield a finding if the totals in the lock file are not those of the pinned files."""
     if counted.is_complete and (counted.files, counted.bytes) != (pin.files, pin.bytes):
         message = (
-            f"the lock says that {pin.files} files with {pin.bytes} bytes are pinned, but its "
-            f"commit and paths make {counted.files} with {counted.bytes}; was it edited by hand?"
+            f"the lock file pins {pin.files} files with {pin.bytes} bytes, but its commit and "
+            f"paths have {counted.files} with {counted.bytes}; was it edited by hand?"
         )
         yield Finding(status="error", kind="lock", message=message)
