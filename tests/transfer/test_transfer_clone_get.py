@@ -164,7 +164,6 @@ def test_a_link_that_leads_out_of_the_annex_writes_nothing_there(web_clone: WebC
     before = sorted(web_clone.folder.iterdir())
     got = web_clone.get("out", "up", "strange")
     assert {one.status for one in got.values()} == {"impossible"}
-    assert "not one that is understood" in got["strange"].message
     assert sorted(web_clone.folder.iterdir()) == before
     assert object_modes(web_clone.clone) == {}
 

@@ -184,7 +184,7 @@ def test_a_file_that_another_process_gets_is_left_to_it(web_clone: WebClone) -> 
 def test_an_unwritable_branch_is_updated_by_the_next_run(web_clone: WebClone) -> None:
     lock = web_clone.clone / ".git/refs/heads/git-annex.lock"
     lock.touch()
-    with pytest.raises(GitError, match="could not be brought up to date"):
+    with pytest.raises(GitError, match="git-annex"):
         web_clone.get("small")
     assert all(web_clone.has_content(path) for path in SMALL)
     lock.unlink()

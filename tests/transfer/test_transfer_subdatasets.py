@@ -114,5 +114,5 @@ def test_a_sub_dataset_that_cannot_be_had_does_not_stop_the_others(
     shutil.rmtree(superdataset_clone / "here" / ".git" / "objects")
     got = by_path(list(get(superdataset_clone, ["here", "own.dat"])))
     assert got["here"].status == "error"
-    assert "cannot read its repository" in got["here"].message
+    assert str(superdataset_clone / "here") in got["here"].message
     assert got["own.dat"].status == "ok"

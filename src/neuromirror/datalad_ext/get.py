@@ -35,8 +35,8 @@ class MirrorGet(Interface):  # type: ignore[misc]
 
     A faster 'datalad get' for many small files: files with a web URL are downloaded 32 at a time,
     hashed while they arrive, stored where git-annex stores them, and recorded in git-annex. If a
-    URL returns wrong bytes or fails, the next one is tried. Files without a web URL, and those that the
-    dataset's settings leave to git-annex, are got by git-annex.
+    URL returns wrong bytes or fails, the next one is tried. Files without a web URL, and those that
+    the dataset's settings leave to git-annex, are got by git-annex.
 
     Works in any dataset, not only in those that neuromirror mirrored.
     """

@@ -40,8 +40,8 @@ class MirrorVerify(Interface):  # type: ignore[misc]
 
     By default, local files are hashed with the algorithms that their keys name, and commit, trees
     and the state digest of mirrored datasets are recomputed. With '--what remote' the servers of
-    all URLs are asked for size and checksum, and nothing is downloaded. With '--what full' files are
-    downloaded, hashed and discarded.
+    all URLs are asked for size and checksum, and nothing is downloaded. With '--what full' files
+    are downloaded, hashed and discarded.
 
     Each result has a field 'checked': 'checked' if the bytes were hashed here, 'claimed' if a
     server states the checksum.
