@@ -395,7 +395,7 @@ def test_a_missing_or_foreign_subdataset_is_reported(
     run_git(inner, "commit", "-qm", "one less")
     found = {one.path: one for one in verify_all(folder) if one.kind == "subdataset"}
     assert found["huge.zarr"].status == "impossible"
-    assert found["huge.zarr"].message == f"{NOT_HERE}: a sub-dataset of 21 files"
+    assert found["huge.zarr"].message == f"{NOT_HERE}: a subdataset of 21 files"
     assert found["one.zarr"].status == "error"
     assert run_git(inner, "rev-parse", "HEAD").strip() in found["one.zarr"].message
     # what is to be there is looked at all the same
