@@ -90,7 +90,7 @@ def run(command: list[str | os.PathLike[str]], what: str) -> None:
 
 
 def describe(extra: str, version: str) -> dict[str, str]:
-    """What an environment with this extra is made of; the same again means nothing to do."""
+    """Return the record of an environment with this extra; an equal record means nothing to do."""
     digest = hashlib.sha256()
     for name in INPUTS:
         content = (ROOT / name).read_bytes()
@@ -104,7 +104,7 @@ def describe(extra: str, version: str) -> dict[str, str]:
 
 
 def installed() -> dict[str, str]:
-    """What the environment says it was made of; empty where there is none, or half of one."""
+    """Return the environment's stored record; empty if it does not exist or is incomplete."""
     if UNFINISHED.exists():
         return {}
     try:

@@ -41,7 +41,7 @@ _HANG_WALL = 300.0
 
 
 class Shared:
-    """What a fuzzing process tells the one that watches it, in a file that outlives it."""
+    """Progress of a fuzzing process, in a file that survives its crash."""
 
     def __init__(self, path: Path) -> None:
         with path.open("r+b") as file:
@@ -238,7 +238,7 @@ def _keep_crash(folder: Path, data: bytes, code: int) -> None:
     type=click.Path(path_type=Path),
     default=ROOT / "build" / "fuzz",
     show_default=True,
-    help="Folder for inputs and findings, which a later run goes on with.",
+    help="Directory for inputs and findings, with which a later run continues.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object per target.")
 @click.option("--child", is_flag=True, hidden=True)

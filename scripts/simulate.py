@@ -32,14 +32,14 @@ _NAMES = [one.name for one in POLICIES]
 @click.option("--datasets", default=10_000, show_default=True, type=click.IntRange(20))
 @click.option("--days", default=365.0, show_default=True, type=click.FloatRange(0.1, 365))
 @click.option("--down", default=30.0, show_default=True, help="Days without a service, half-way.")
-@click.option("--seed", default=1, show_default=True, help="What is drawn.")
-@click.option("--rate", default=10.0, show_default=True, help="Requests a second at a host.")
+@click.option("--seed", default=1, show_default=True, help="Seed of the random numbers.")
+@click.option("--rate", default=10.0, show_default=True, help="Requests per second and host.")
 @click.option("--workers", default=4, show_default=True, help="Jobs at a time.")
 @click.option("--policy", "names", multiple=True, type=click.Choice(_NAMES), help="All, if none.")
 @click.option("--ticks", is_flag=True, help="Instead: how long ticks of the real engine take.")
 @click.option("--costs", is_flag=True, help="Instead: crawl the demo archives for their costs.")
 @click.option("--plan", "planned", is_flag=True, help="Instead: what a first crawl takes.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.option("--write", is_flag=True, help="Update docs/scale.md and its plot.")
 def main(
     *,
@@ -158,7 +158,7 @@ def _table(lines: list[dict[str, Any]]) -> str:
     row("… of them deep", _each(lines, "deep_a_day"))
     for host in lines[0]["requests_a_day"]:
         requests = [one["requests_a_day"][host] for one in lines]
-        row(f"requests a day, {host}", (one["mean"] for one in requests))
+        row(f"requests per day, {host}", (one["mean"] for one in requests))
         row("… on the busiest day", (one["peak"] for one in requests))
     row("longest queue", _each(lines, "peak_queue"))
     row("… after the downtime", _each(lines, "peak_queue_after_downtime"))
@@ -168,7 +168,7 @@ def _table(lines: list[dict[str, Any]]) -> str:
     text += [
         "",
         f"{first['n']:,} datasets ({first['active']:,} active) for {first['days']:g} days, "
-        f"{first['workers']} jobs at a time, {first['rate']:g} requests a second at a host, seed "
+        f"{first['workers']} concurrent jobs, {first['rate']:g} requests per second and host, seed "
         f"{first['seed']}; simulated {_today()} at commit {first['commit']}.",
     ]
     return "\n".join(text)

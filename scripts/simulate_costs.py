@@ -90,7 +90,7 @@ def measured(cache: Path | None = None) -> Iterator[dict[str, Any]]:
                 if mirror.name == "demo-hostile":
                     continue
                 line: dict[str, Any] = {"source": mirror.settings.source, "mirror": mirror.name}
-                # where the overview tells, only a deep visit is made for nothing
+                # if the overview reports changes, only a deep visit can be unnecessary
                 is_dandi = mirror.settings.source == "dandi"
                 for what, deep in (("first", False), ("unchanged", is_dandi)):
                     sync = Sync(store, store.index_path, deep=deep, jobs=1)

@@ -193,7 +193,7 @@ class SimulatedService:
         return JobReport(due=list(self._tasks(about)))
 
     def _tasks(self, read: SimulatedListing) -> Iterator[DatasetTask]:
-        """What the plan says is to be visited, as it says it at each list."""
+        """Yield the tasks that the planner derives from each listing."""
         for number, subject in enumerate(self._world.subjects):
             if subject.archive != read.archive or subject.changes[0] > read.since:
                 continue

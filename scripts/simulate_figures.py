@@ -1,4 +1,4 @@
-"""What a simulation is measured by: how far the mirror was behind, and what that cost.
+"""Figures of a simulation: how far the mirror was behind, and the cost.
 
 A dataset is stale by the age of its oldest change that the mirror has not got; 0 where it has all.
 Those that change (or appear) in the time that is simulated are *active*. Staleness is weighed by
@@ -49,7 +49,7 @@ class Measure:
         """The mirror has all changes up to ``state`` of a subject, and had those to ``before``."""
         changes = self._world.subjects[number].changes
         if changes[0] == EPOCH:
-            # what was there before the service is no change
+            # datasets that existed before the service started are no change
             if before == 0:
                 self._first.append(now)
             before = max(before, 1)
@@ -66,7 +66,7 @@ class Measure:
             self.seen(number, mirrored[number], subject.state(self._world.end), self._world.end)
 
     def figures(self) -> dict[str, Any]:
-        """All of it; times in hours, and days where it says so."""
+        """Return all figures; times in hours unless named otherwise."""
         world = self._world
         active, watched = self._active()
         stale = _Staleness(self._episodes, world.down)

@@ -1,4 +1,4 @@
-"""What a first crawl of the whole field takes: sizes, times the figures of docs/benchmarks.md."""
+"""Estimate a first crawl of all archives: sizes, times the figures of docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -77,5 +77,9 @@ def table(lines: list[dict[str, Any]], rate: float, jobs: int) -> str:
         cells = (f"{one[name]:,}" for name in names)
         text.append(f"| {one['what']} | {' | '.join(cells)} |")
     return "\n".join(
-        [*text, "", f"At {rate:g} requests a second and {jobs} jobs, one archive after the other."]
+        [
+            *text,
+            "",
+            f"At {rate:g} requests per second and {jobs} jobs, one archive after the other.",
+        ]
     )

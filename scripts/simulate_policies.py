@@ -16,7 +16,7 @@ _DAY = 86_400.0
 class Policy(Protocol):
     """When what is done; see :mod:`neuromirror.service.scheduling_policy`, which ``after`` is of.
 
-    ``believes``: upstream's overview decides, where it tells.
+    ``uses_fingerprints``: upstream's overview decides, where it reports changes.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Policy(Protocol):
 
 
 class ServicePolicy:
-    """The service's own; not ``believes``: as if no overview ever told."""
+    """The service's own policy; without ``uses_fingerprints`` no overview reports changes."""
 
     def __init__(self, *, uses_fingerprints: bool = True) -> None:
         self.uses_fingerprints = uses_fingerprints
@@ -54,7 +54,7 @@ class ServicePolicy:
 
 
 class Fixed:
-    """Every dataset once a day, whatever is said or found."""
+    """Visit every dataset once per day."""
 
     name = "fixed, 24 h"
     uses_fingerprints = False

@@ -30,7 +30,7 @@ _NEVER = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Jobs at a time, and requests a second that a host is asked at the most."""
+    """Maximum of concurrent jobs, and of requests per second and host."""
 
     workers: int
     rate: float
@@ -136,7 +136,7 @@ class Simulation:
         assert row is not None
         self._put(number, repair_row(row, now, self._bounds_of(number)))
 
-    # --- what is over
+    # --- finished jobs
 
     def _record_listing(self, read: SimulatedListing, now: float) -> None:
         position = read.archive
@@ -184,7 +184,7 @@ class Simulation:
         if row.deep_due is not None:
             heapq.heappush(self._deep_due[position], (row.deep_due, number))
 
-    # --- what is due
+    # --- due tasks
 
     def _begin_due(self, now: float) -> None:
         while len(self._busy) < self._workers:
@@ -211,7 +211,7 @@ class Simulation:
                     yield found
 
     def _first(self, heap: list[tuple[float, int]], *, deep: bool) -> tuple[float, int] | None:
-        """The first of a heap that is still so, and nobody is at."""
+        """Return the first valid entry of a heap that no job is processing."""
         while heap:
             when, number = heap[0]
             row = self._rows[number]

@@ -1,6 +1,6 @@
 """Upstream as a service meets it: lists and visits with their requests, time, failures, outcomes.
 
-All jobs at one host keep its limit of requests a second together.
+All jobs share the limit of requests per second of a host.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class SimulatedListing:
 
 
 class Upstream:
-    """A world, and what one mirror of it has; ``believes``: overviews are heeded."""
+    """A simulated world and one mirror's view of it; ``uses_fingerprints``: overviews are used."""
 
     def __init__(self, world: World, rate: float, seed: int, *, uses_fingerprints: bool) -> None:
         self.world = world
@@ -73,7 +73,7 @@ class Upstream:
         self._sizes = [held[position] for position in range(len(ARCHIVES))]
 
     def _all_news(self, position: int) -> list[tuple[float, int]]:
-        """What the list of a mirror says some time, and when: datasets appear, and change."""
+        """A mirror's listing at a given time: datasets appear and change."""
         uses_fingerprints = self.uses_fingerprints(position)
         return sorted(
             (when, number)
@@ -85,7 +85,7 @@ class Upstream:
         )
 
     def uses_fingerprints(self, position: int) -> bool:
-        """Whether an archive's overview tells of changes, and is heeded."""
+        """Whether an archive's overview reports changes and is used."""
         return ARCHIVES[position].has_fingerprints and self._uses_fingerprints
 
     def archive_of(self, number: int) -> int:
@@ -106,12 +106,12 @@ class Upstream:
         return SimulatedListing(position, now, end, ok, numbers if ok else (), last)
 
     def finish_listing(self, read: SimulatedListing) -> None:
-        """A list has been read, and what it said is heeded."""
+        """Apply a listing that has been read."""
         if read.ok:
             self._read[read.archive] = read.last
 
     def task(self, number: int, when: float) -> DatasetTask:
-        """What the overview of ``when`` says of a subject that is to be visited."""
+        """Return the task for a dataset according to the overview of ``when``."""
         subject = self.world.subjects[number]
         fingerprint = subject.fingerprint(when) if self.uses_fingerprints(subject.archive) else None
         hint = DatasetHint(subject.ref, fingerprint)

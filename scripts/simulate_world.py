@@ -1,4 +1,4 @@
-"""What is simulated: archives with datasets that change, fail and appear, drawn from a seed.
+"""The simulated world: archives with datasets that change, fail and appear, drawn from a seed.
 
 Nothing here knows of a policy: each has to do with the same world.
 """
@@ -32,7 +32,7 @@ ARRIVING = 0.2
 """Share of datasets that appear in the year (or however long it is), spread over it."""
 
 UNLISTED = 0.01
-"""Share of changes that an overview should tell of, and does not."""
+"""Share of changes that an overview should report but does not."""
 
 FAILING = 0.01
 """Share of visits that fail for a reason that has passed by the next."""
@@ -44,12 +44,12 @@ OUTAGES, OUTAGE_HOURS = 6, 3.0
 """Times a host a year that it answers nothing, and for how long in the mean (exponentially)."""
 
 SETTLE = HOUR
-"""``settle_minutes``: a dataset that nobody has yet is left alone so long after a change."""
+"""``settle_minutes``: minutes without a change before a new dataset is mirrored."""
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedArchive:
-    """One mirror: a share of all datasets, told of by an overview or not, at a host.
+    """One mirror: a share of all datasets, with or without an overview, at a host.
 
     ``files`` are the median and the sigma of the log-normal number of files of a dataset.
     """
@@ -96,7 +96,7 @@ ARCHIVES = (
 class SimulatedDataset:
     """A dataset upstream; ``changes`` are times, the first that of its appearance.
 
-    ``told`` are those that the overview tells of. ``spells`` are when every visit fails.
+    ``listed_changes`` are those that the overview reports. ``spells`` are when every visit fails.
     """
 
     ref: DatasetRef
@@ -111,7 +111,7 @@ class SimulatedDataset:
         return bisect_right(self.changes, when)
 
     def fingerprint(self, when: float) -> str:
-        """What the overview says."""
+        """Return what the overview reports."""
         return str(bisect_right(self.listed_changes, when))
 
     def fails(self, when: float) -> bool:

@@ -25,7 +25,7 @@ def _is_alias(one: Any) -> TypeGuard[griffe.Alias]:
 
 
 def _of_one_name(module: griffe.Module) -> griffe.Object | griffe.Alias | None:
-    """What a module, or package, has that is called as it is itself."""
+    """Return the member of a module or package that has the module's own name."""
     found = module.members.get(module.name)
     return found.final_target if isinstance(found, griffe.Alias) else found
 
@@ -33,7 +33,7 @@ def _of_one_name(module: griffe.Module) -> griffe.Object | griffe.Alias | None:
 class Shown(griffe.Extension):
     """Takes the roles of Sphinx off docstrings, and puts verbs before modules of their names.
 
-    ``neuromirror.lab.pin`` is a function for whoever imports it, and a module for griffe.
+    ``neuromirror.lab.pin`` is a function at import, and a module for griffe.
     """
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
@@ -42,7 +42,7 @@ class Shown(griffe.Extension):
             obj.docstring.value = plain(obj.docstring.value)
 
     def on_package(self, *, pkg: griffe.Module, loader: Any, **_: Any) -> None:
-        """Once all is read: has each room's public names lead to what they import."""
+        """After loading: resolve each package's public names to what they import."""
         for module in list(pkg.modules.values()):
             named = {str(name): module.members.get(str(name)) for name in module.exports or ()}
             # first all that leads through a module, which is not found by its name afterwards

@@ -45,7 +45,7 @@ def on_files(files: Files, *, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> str:
-    """Writes the links anew that lead out of ``docs/``, or from the project's pages into it."""
+    """Rewrite links that lead out of ``docs/``, or from the project's pages into it."""
     here = PurePosixPath(page.file.src_uri)
     up = "../" * (len(here.parts) - 1)
     if here.name in PAGES:

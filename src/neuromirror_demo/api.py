@@ -367,13 +367,13 @@ class DandiApi:
         return self._documents.zarr_row(found)
 
     def _zarr_files(self, request: Request, zarr: str) -> Response | Json:
-        # Upstream asks nobody here who they are, not even under embargo.
+        # Upstream requires no authentication here, not even under embargo.
         found = self._archive.zarrs.get(zarr)
         if found is None:
             raise not_found()
         query = zarr_listing.parse_query(request.args)
         if request.method == "HEAD" or query.download:
-            # What is signed for a HEAD lost its slash at the end, what is signed for a GET has it.
+            # The signature of a HEAD omits the trailing slash; that of a GET includes it.
             if request.method == "HEAD":
                 return self._redirect_to_signed_url(found.key(query.prefix).rstrip("/"), {}, "HEAD")
             return self._redirect_to_signed_url(found.key(query.prefix), {})

@@ -55,7 +55,7 @@ class Archive(ZarrVerbs):
             draft.description = replace(draft.description, **changed)
 
     def touch(self, dandiset: str) -> None:
-        """Validate the draft anew: its ``modified`` moves, nothing else."""
+        """Validate the draft again: only its ``modified`` changes."""
         with self._draft(dandiset):
             pass
 
@@ -288,7 +288,7 @@ class Archive(ZarrVerbs):
     # -- looking
 
     def freeze_summaries(self) -> None:
-        """From now on the lists tell of each version what is true at this moment."""
+        """Freeze what the lists report of each version at its present state."""
         with self.lock:
             self.frozen_summaries = {
                 (one.identifier, version.label): version.summary

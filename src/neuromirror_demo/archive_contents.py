@@ -1,4 +1,4 @@
-"""What the demo archive holds when it starts."""
+"""Initial contents of the demo archive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the demo archive holds, and how it is stored: the parts that its verbs are made of."""
+"""State of the demo archive, and the operations that its verbs are composed of."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ class ArchiveState:
         self.members_only = False
         """Whether the archive answers nothing without a token, as LINC's does."""
         self.frozen_summaries: dict[tuple[str, str], VersionSummary] | None = None
-        """Where set, what the lists tell of each version in place of the truth."""
+        """If set, the outdated state that the lists report for each version."""
         self.manifests: Callable[[Dandiset, DandisetVersion], dict[str, bytes]] | None = None
         """Gives the documents that the archive leaves in the bucket for a published version."""
         self._cache = cache
         self._uuid_counter = 0
 
     def is_embargoed(self, asset: Asset) -> bool:
-        """Whether an asset is under embargo: a blob is by itself, a Zarr as its dandiset is."""
+        """Whether an asset is embargoed: a blob has its own status, a Zarr that of its dandiset."""
         if asset.blob is not None:
             return asset.blob.embargoed
         assert asset.zarr is not None

@@ -64,7 +64,7 @@ class NoKeys(Keys):
         raise IndexError(at)
 
     def listing_rows(self, start: int, end: int, *, versions: bool) -> str:
-        """Nothing."""
+        """Do nothing."""
         return ""
 
 

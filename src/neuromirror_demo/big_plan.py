@@ -174,7 +174,7 @@ class ArchivePlan:
 
 
 def blob_facts(ids: SortedUuids, rank: int) -> BlobFacts:
-    """What is known of the blob of this rank."""
+    """Return the properties of the blob of this rank."""
     drawn = ids.drawn(rank)
     sha256 = hashlib.sha256(drawn.encode()).hexdigest()
     # From 10 kB to 10 GB, each size as likely as ten times as much.

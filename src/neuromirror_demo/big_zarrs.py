@@ -168,7 +168,7 @@ def _rows(start: int, end: int, versions: bool) -> str:
 
 @lru_cache(PLANE)
 def _plane_json(chunks: int) -> str:
-    """A template of the listings of a plane's folders, one a line, to be filled with ETags."""
+    """A template of the listings of a plane's folders, one per line, to be filled with ETags."""
     files = [
         f'{{"digest":"%s","name":"{_X[number % _COLUMNS]}","size":{_SIZES[number]}}}'
         for number in range(chunks)

@@ -1,4 +1,4 @@
-"""What the demo buckets hold when they start."""
+"""Initial contents of the demo buckets."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ RAW_2025 = "746346_2025-06-05_09-41-17"
 """A raw recording of 2025: its name has no platform."""
 
 SORTED_0 = f"{RAW}_sorted_2022-11-18_02-27-40"
-"""Made from RAW; schema 0.3 says so in ``input_data``."""
+"""Derived from RAW; schema 0.3 records this in ``input_data``."""
 
 SORTED_1 = f"{RAW}_sorted-ks25_2024-02-11_20-05-33"
-"""Made from RAW; schema 1.x says so in ``input_data_name``."""
+"""Derived from RAW; schema 1.x records this in ``input_data_name``."""
 
 SORTED_2 = f"{RAW_2025}_sorted_2025-06-07_23-12-09"
-"""Made from RAW_2025; schema 2.x says so in ``source_data``."""
+"""Derived from RAW_2025; schema 2.x records this in ``source_data``."""
 
 BEHAVIOR = "behavior_717121_2024-06-15_10-00-58"
 """A behavior session."""
 
 PROCESSED = f"{BEHAVIOR}_processed_2024-06-16_08-30-00"
-"""Made from BEHAVIOR; only its name says so."""
+"""Derived from BEHAVIOR; only its name records this."""
 
 FUSION = "exaSPIM_653158_2023-06-01_20-41-38_fusion_2023-08-24"
 """An image whose name breaks the rules: a date without a time."""
@@ -111,7 +111,7 @@ def _raw(demo: DemoBuckets) -> None:
 
 
 def _raw_2025(demo: DemoBuckets) -> None:
-    # The parts are longer than the file: one part, whose size nobody can guess from the ETag.
+    # The part size exceeds the file size: one part, whose size cannot be derived from the ETag.
     folder = spikeinterface_folder(1, 3)
     demo.put_tree(f"{RAW_2025}/ecephys/si_folder", folder, {TRACES: 50 * MIB})
     name = f"{RAW_2025}/ecephys/ecephys_compressed/experiment1.zarr"

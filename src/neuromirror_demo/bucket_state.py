@@ -45,7 +45,7 @@ class BucketState:
         self.clock = ArchiveClock(first, timedelta(seconds=1)) if clock is None else clock
         self.lock = threading.RLock()
         self.records: dict[str, dict[str, Any]] = {}
-        """What the document database holds, by asset."""
+        """Documents of the document database, by asset."""
         self._descriptions: dict[str, AssetDescription] = {}
         self._removed: dict[tuple[str, str], list[tuple[ObjectVersion, bytes]]] = {}
         self._buckets = {
@@ -205,7 +205,7 @@ class BucketState:
     # -- assets change
 
     def describe(self, asset: AssetDescription, *, docdb: bool = True) -> None:
-        """Write an asset's documents, and tell the document database unless ``docdb`` is false."""
+        """Write an asset's documents, also to the document database unless ``docdb`` is false."""
         documents = sidecars(asset)
         for name, body in documents.items():
             self.put(f"{asset.name}/{name}", _text(body), content_type="application/json")

@@ -71,7 +71,7 @@ def volumes(folder: Path, stack: ExitStack) -> dict[str, Any]:
 def first_line(process: subprocess.Popen[str]) -> str:
     """Return the first line of a process's output, and discard the rest in the background.
 
-    A pipe that nobody reads stops its writer once it is full.
+    A pipe without a reader blocks its writer once it is full.
     """
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -165,7 +165,7 @@ def _highlights(address: str, archives: Mapping[str, Any]) -> str:
     """A line for each dataset, by what there is to see of it."""
     shown = {"versions, and what changed": "demo:000008", "a Zarr": "demo:000005"}
     if "buckets" in archives:
-        shown["what was made of what"] = f"demo-aind:{SORTED_1}"
+        shown["provenance"] = f"demo-aind:{SORTED_1}"
     if "boss" in archives:
         shown["a volume"] = "demo-boss:demo_cortex/sections/em"
     width = max(map(len, shown))

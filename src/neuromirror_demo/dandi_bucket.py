@@ -1,6 +1,6 @@
 """The archive's versioned, public S3 bucket, on loopback.
 
-What is under embargo is tagged: S3 refuses a tagged version to everybody but the holder of a URL
+Embargoed objects are tagged: S3 refuses a tagged version to every client without a URL
 that the archive signed. A tag is put on with the upload, and is one version's own.
 """
 

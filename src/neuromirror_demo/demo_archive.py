@@ -77,7 +77,7 @@ class DemoArchive(Archive):
     """The owner's token: may read the embargoed dandiset (``Authorization: token …``)."""
 
     other_token = "1d0e5a7c93b84f26" + "1" * 24
-    """Somebody else's token: embargoed is 403."""
+    """Token of a user without access: embargoed data is 403."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What the demo services of one server have in common: a life, an address, faults, a log."""
+"""Base of the demo services: start and stop, address, faults, request log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class DemoServer(ABC):
     _faults: Faults
 
     def _initialize(self, directory: Path | str, port: int) -> None:
-        """What a service has before it runs."""
+        """Initialise a service that is not running yet."""
         self.mirrors = Path(directory).absolute() / "mirrors"
         self._address = ""
         self._port = port
@@ -34,7 +34,7 @@ class DemoServer(ABC):
 
     @abstractmethod
     def _prepare(self) -> None:
-        """What is done before it serves."""
+        """Prepare the service before it accepts requests."""
 
     @abstractmethod
     def _mirror_files(self) -> dict[str, tuple[str, str, str]]:

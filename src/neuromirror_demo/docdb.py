@@ -24,7 +24,7 @@ _RENAMED = {"created": "_created", "last_modified": "_last_modified"}
 
 
 def collection(records: Iterable[Record], version: str) -> list[Record]:
-    """What a version of the database holds: v1 older schemas, v2 all, with v2's names of times."""
+    """Records of a database version: v1 older schemas, v2 all, with v2's names of times."""
     if version == "v1":
         return [one for one in records if "_created" not in one]
     return [{_RENAMED.get(name, name): value for name, value in one.items()} for one in records]

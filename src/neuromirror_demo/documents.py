@@ -209,7 +209,7 @@ class DandiDocuments:
         return document
 
     def manifests(self, dandiset: Dandiset, version: DandisetVersion) -> dict[str, bytes]:
-        """What a published version leaves in the bucket, by key; its YAML is plain JSON."""
+        """Return the objects written to the bucket at publication, by key; YAML is plain JSON."""
         folder = _manifest_folder(dandiset, version)
         about = json.dumps(self.version_metadata(dandiset, version), indent=1).encode()
         assets = [self.asset_metadata(asset) for asset in version.assets.values()]

@@ -117,7 +117,7 @@ class Fault:
 
 
 class Faults:
-    """The faults that are on, of those named; ``server`` is what they strike unless told."""
+    """The active faults among those named; ``server`` is the default target."""
 
     def __init__(
         self,
@@ -213,7 +213,7 @@ class FaultInjector:
         return response(environ, start_response)
 
     def get(self, url: str) -> Response:
-        """What the application itself answers, without log and faults."""
+        """Return the application's own response, without log and faults."""
         parts = urlsplit(url)
         builder = EnvironBuilder(path=parts.path, query_string=parts.query)
         return Response.from_app(self._app, builder.get_environ(), buffered=True)

@@ -1,4 +1,4 @@
-"""What the demo's bucket of precomputed layers holds when it starts."""
+"""Initial contents of the demo bucket of precomputed layers."""
 
 from __future__ import annotations
 

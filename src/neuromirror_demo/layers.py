@@ -168,7 +168,7 @@ def _shards(scale: LayerScale) -> dict[str, bytes]:
 
 
 def _morton(grid_position: Sequence[int], grid: Sequence[int]) -> int:
-    """The compressed Morton code of a chunk: bits of x, y, z in turn, as far as there are any."""
+    """Return the compressed Morton code of a chunk: interleaved bits of x, y and z."""
     code = at = 0
     for bit in range(max(grid).bit_length()):
         for one, size in zip(grid_position, grid, strict=True):

@@ -28,7 +28,7 @@ _HTTP_DATE: Final = "Wed, 05 Apr 2023 06:07:08 GMT"
 _XML: Final = '<?xml version="1.0" encoding="UTF-8"?>\n'
 _MAX_KEYS: Final = 1000
 _CACHED: Final = 1000
-"""Pages kept ready, of about 250 kB each, if nothing else is said."""
+"""Default number of cached pages, of about 250 kB each."""
 
 
 class NumberedKeys(Sequence[bytes]):
@@ -139,7 +139,7 @@ class BigBucket:
         self._ready.clear()
 
     def content(self, key: bytes) -> bytes:
-        """What an object holds now."""
+        """Return the current content of an object."""
         return b"content %d of %s\n" % (self._revisions.get(key, 0), key)
 
     def etag(self, at: int) -> str:
@@ -310,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--objects", type=int, default=200_000)
     parser.add_argument("--prefixes", type=int, default=8)
     parser.add_argument("--multipart", type=float, default=0.0, help="share of the objects")
-    parser.add_argument("--delay", type=float, default=0.0, help="seconds a page")
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds per page")
     parser.add_argument("--port", type=int, default=0)
     given = parser.parse_args(arguments)
     ended = threading.Event()

@@ -27,7 +27,7 @@ class LoopbackServer:
             Any,
             make_server("127.0.0.1", port, app, threaded=True, request_handler=_QuietHandler),
         )
-        # The end waits for the requests under way.
+        # Shutdown waits for requests in progress.
         self._server.daemon_threads = False
         self._server.block_on_close = True
         self._thread = threading.Thread(
@@ -41,7 +41,7 @@ class LoopbackServer:
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def stop(self) -> None:
-        """Take no more requests, finish those under way, free the port."""
+        """Stop accepting requests, finish those in progress, and free the port."""
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()

@@ -26,7 +26,7 @@ _PATH = re.compile(r"sub-(?P<subject>[^_/]+)_ses-(?P<session>[^_/]+)(_(?P<kind>[
 
 @dataclass(frozen=True, slots=True)
 class NwbRecipe:
-    """What a file is made of; ``revision`` gives other data for the same session."""
+    """Contents of a file; another ``revision`` has other data for the same session."""
 
     subject: str
     session: str
@@ -43,7 +43,7 @@ def parse_recipe(path: str, revision: int = 0) -> NwbRecipe:
 
 
 def session_start(recipe: NwbRecipe) -> datetime:
-    """When the session is said to have begun (UTC)."""
+    """Start time of the session (UTC)."""
     days = int(fixed_uuid("start", recipe.subject, recipe.session)[:6], 16) % 300
     return datetime(2021, 5, 3, 10, tzinfo=UTC) + timedelta(days=days)
 

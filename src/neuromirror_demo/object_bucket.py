@@ -241,7 +241,7 @@ class ObjectBucket:
             yield self._read(key, one, latest=number == 0)
 
     def current(self, key: bytes) -> ObjectVersion | None:
-        """The object as it is now, None where there is none or it is deleted."""
+        """Return the current object, or None if it does not exist or is deleted."""
         newest = next(self.versions(key), None)
         return None if newest is None or newest.deleted else newest
 

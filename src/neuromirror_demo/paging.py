@@ -1,4 +1,4 @@
-"""What the archive's API answers around its documents: pages, errors, flags."""
+"""Pages, errors and flags of the archive's API."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class RawServer:
         with self._lock:
             threads = list(self._open.values())
             for one in self._open:
-                with suppress(OSError):  # whoever asked may be gone
+                with suppress(OSError):  # the client may have disconnected
                     one.shutdown(socket.SHUT_RDWR)
         for thread in threads:
             thread.join()

@@ -1,4 +1,4 @@
-"""What the demo archive holds: dandisets, versions, assets, blobs, Zarrs, and its clock."""
+"""Records of the demo archive: dandisets, versions, assets, blobs, Zarrs, and its clock."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Blob:
 
 @dataclass(slots=True)
 class ZarrEntry:
-    """One object of a Zarr."""
+    """An object of a Zarr."""
 
     data: bytes
     etag: str
@@ -167,7 +167,7 @@ class DandisetVersion:
 
     @property
     def summary(self) -> VersionSummary:
-        """What the archive's lists tell of it now."""
+        """Return what the archive's lists report for it now."""
         size = sum(asset.size for asset in self.assets.values())
         return VersionSummary(len(self.assets), size, self.status, self.modified)
 

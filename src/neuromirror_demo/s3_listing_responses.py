@@ -1,7 +1,7 @@
 """What S3 answers when a bucket is listed: its objects, or all their versions.
 
 As the S3 API reference has it (ListObjects, ListObjectsV2, ListObjectVersions), names in the
-order of their bytes, at most 1,000 a page. With ``encoding-type=url`` names are written as S3
+order of their bytes, at most 1,000 per page. With ``encoding-type=url`` names are written as S3
 writes them: a space becomes ``+``; letters, digits, ``-._*/`` stay; every other byte becomes
 ``%XX``.
 """
@@ -34,7 +34,7 @@ _OWNER = "<Owner><ID>0123456789abcdef</ID></Owner>"
 
 @dataclass(frozen=True, slots=True)
 class ListingFaults:
-    """What is wrong with the answer: keys it leaves out, how it ends.
+    """Faults of a response: omitted keys, how it ends.
 
     ``ends`` is ``""`` (well), ``"early"`` (says that it is the last page), ``"no-token"`` (says
     that there is more, not where) or ``"cut"`` (half the document).
@@ -46,7 +46,7 @@ class ListingFaults:
 
 
 def listing_faults(environ: Mapping[str, Any]) -> ListingFaults:
-    """What the faults named ``listing`` that struck a request do to its answer."""
+    """Return the effect of the active ``listing`` faults on a response."""
     without: set[bytes] = set()
     after: bytes | None = None
     ends = ""

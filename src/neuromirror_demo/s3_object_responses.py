@@ -49,11 +49,11 @@ def object_response(
 ) -> Response:
     """The answer to GET or HEAD of ``key``; ``query`` is the request's, decoded.
 
-    ``refuses`` says of a version that whoever asks may not read it.
+    ``refuses`` states whether the client may not read a version.
     """
     allowed = {"versionId", "partNumber", "x-id"} | _SIGNATURE
     if "X-Amz-Signature" in query:
-        # Only whoever signs may choose headers of the answer.
+        # Only signed requests may choose response headers.
         allowed |= _OVERRIDES.keys()
     if query.keys() - allowed:
         return error_response(403, "AccessDenied")

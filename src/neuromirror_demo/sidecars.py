@@ -1,7 +1,7 @@
 """Metadata documents of AIND assets, in the shapes that aind-data-schema had over the years.
 
 ``0`` stands for versions up to 0.3 (2022), ``1`` for 0.5 to 1.4 (2023 to early 2025), ``2`` for
-2.x. What is said in them is made up.
+2.x. Their values are invented.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PLATFORMS = {
 
 @dataclass(frozen=True, slots=True)
 class AssetDescription:
-    """An asset as its documents tell of it.
+    """An asset as its documents describe it.
 
     ``generation`` is 0, 1 or 2; ``inputs`` are names of assets, of a derived one; ``process`` its
     process.

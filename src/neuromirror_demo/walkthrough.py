@@ -72,14 +72,14 @@ def run_walkthrough(*, keep: Path | None, serve: bool, ask: bool, as_json: bool)
             f"datalad -C dataset get {shlex.quote(path)}",
         )
         steps.shell(
-            "git-annex hashes it, and finds it right; then it looks over the whole dataset.",
+            "git-annex verifies the checksum of the file; then it checks the whole dataset.",
             f"git -C dataset annex fsck {shlex.quote(path)}",
         )
         steps.shell("", "git -C dataset annex fsck --fast --quiet")
         label = _publish(demo, steps)
         steps.run(
-            "The next sync finds what is new. (The archive has not told the sha256 of one file\n"
-            "of 000004 yet, so that dandiset is looked at again, too.)",
+            "The next sync finds what is new. (The archive has no sha256 yet for one file\n"
+            "of 000004, so that dandiset is visited again, too.)",
             "sync",
         )
         steps.run("", f"files demo:000008@{label}")
@@ -98,23 +98,23 @@ def run_walkthrough(*, keep: Path | None, serve: bool, ask: bool, as_json: bool)
 
 
 _END = """
-That was the whole way: archive, mirror, datalad, git-annex. Type next, in a new folder:
+This was the complete workflow: archive, mirror, datalad, git-annex. To continue, in a new folder:
 
     mkdir mirrors
     cp …/mirrors/dandi.toml mirrors/    # the real archive; the file comes with neuromirror
     neuromirror sync dandi:000027       # one dandiset of it, into ./store
     neuromirror show dandi:000027
 
-docs/tutorial.md goes through it slowly."""
+docs/tutorial.md explains each step."""
 
 _KEPT = """
 
-What was made here is in {folder}: the store, and clones in folders beside it.
-There too 'neuromirror list' and the other commands that only read go on working."""
+The store and the clones are in {folder}. There, 'neuromirror list' and the other
+commands that only read continue to work."""
 
 
 def _refuse_earlier(folder: Path) -> None:
-    """An archive that starts anew would look like one that lost its history."""
+    """Refuse to restart an archive: it would appear to have lost its history."""
     for name in ("store", "dataset", "recording"):
         if (folder / name).exists():
             raise ConfigurationError(
@@ -141,32 +141,29 @@ def _mirror_buckets(buckets: DemoBuckets, address: str, steps: CommandSteps) -> 
     samples = f"si_folder/{TRACES}"
     steps.run(
         "Now a bucket on S3, as the Allen Institute for Neural Dynamics keeps one: every asset\n"
-        "becomes a dataset, though the bucket keeps no versions and nothing is downloaded.",
+        "becomes a dataset. The bucket keeps no versions, and nothing is downloaded.",
         "sync demo-aind",
     )
     steps.run(
-        "What is known of a sorted recording, and what it was made of?",
+        "Show a sorted recording and the recording from which it was derived.",
         f"show demo-aind:{SORTED_1}",
         shown=2 * _SHOWN + 4,
     )
     steps.shell(
         "The raw recording is cloned like any other dataset. Its samples were uploaded in parts:\n"
-        "the bucket tells no MD5 of them, only an ETag of the parts.",
+        "the bucket states no MD5 for them, only a multipart ETag.",
         f"datalad clone 'ria+{address}/#~demo-aind--{RAW}' recording",
     )
     steps.shell("", f"datalad -C recording get {samples}")
     steps.shell(
-        "With git-annex-backend-XS3ETAG, which came with neuromirror, git-annex checks them all\n"
-        "the same.",
+        "With git-annex-backend-XS3ETAG, which comes with neuromirror, git-annex can verify\nthem.",
         f"git -C recording annex fsck {samples}",
     )
     buckets.edit_sidecar(SORTED_1, "quality_control.json")
     steps.print_text(
-        "\nMeanwhile, upstream: somebody edits the quality control of the sorted recording."
+        "\nMeanwhile, upstream: the quality control of the sorted recording is edited."
     )
-    steps.run(
-        "The next sync makes a version of it that is marked as metadata-only.", "sync demo-aind"
-    )
+    steps.run("The next sync records a version that is marked as metadata-only.", "sync demo-aind")
     steps.run("", f"versions demo-aind:{SORTED_1}")
 
 
@@ -179,7 +176,7 @@ class CommandSteps:
         self.json = as_json
         self.environment = {
             **os.environ,
-            # git-annex talks to loopback only when told so; a clone of a real archive needs none
+            # git-annex refuses loopback addresses by default
             "GIT_CONFIG_COUNT": "3",
             "GIT_CONFIG_KEY_0": "annex.security.allowed-ip-addresses",
             "GIT_CONFIG_VALUE_0": "127.0.0.1",

@@ -14,7 +14,7 @@ _MAX_PAGE_SIZE = 1000
 
 @dataclass(frozen=True, slots=True)
 class ZarrFilesQuery:
-    """What a request asks for."""
+    """A parsed request."""
 
     prefix: str
     after: str

@@ -129,7 +129,7 @@ class ZarrVerbs(ArchiveState):
         zarr.finalize()
         if now is None:
             return
-        # Of a Zarr that two dandisets use only its own draft is told.
+        # If two dandisets use a Zarr, only its own draft is notified.
         self._dandiset(zarr.dandiset).draft.modified = now
         asset.modified = now
         for one in self.assets.values():

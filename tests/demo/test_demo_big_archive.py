@@ -276,13 +276,13 @@ CLIENT = """
 import json, sys
 from dandi.dandiapi import DandiAPIClient
 with DandiAPIClient(sys.argv[1]) as client:
-    told = {}
+    results = {}
     for dandiset in client.get_dandisets():
         for version in dandiset.get_versions():
             listed = client.get_dandiset(dandiset.identifier, version.identifier)
             names = [one.path for one in listed.get_assets(order="path")]
-            told[f"{dandiset.identifier}/{version.identifier}"] = names
-    print(json.dumps(told))
+            results[f"{dandiset.identifier}/{version.identifier}"] = names
+    print(json.dumps(results))
 """
 
 

@@ -24,7 +24,7 @@ from intern.resource.boss.resource import (
 def remote(token):
     return BossRemote({"protocol": "http", "host": sys.argv[1], "token": token})
 
-boss, told = remote(sys.argv[2]), {}
+boss, results = remote(sys.argv[2]), {}
 
 def failing(act):
     try:
@@ -36,8 +36,8 @@ def failing(act):
 
 
 def intern(boss: DemoBoss, code: str, folder: Path, token: str = DemoBoss.token) -> Any:
-    """What the code leaves in ``told``; it finds a ``boss``, and saves arrays to the folder."""
-    script = f"{_BEFORE}{code}\nprint(json.dumps(told))"
+    """Run code with intern in the folder; return its ``results``. The code uses ``boss``."""
+    script = f"{_BEFORE}{code}\nprint(json.dumps(results))"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, boss.host, token],
         capture_output=True,
@@ -52,15 +52,15 @@ def intern(boss: DemoBoss, code: str, folder: Path, token: str = DemoBoss.token)
 
 def test_intern_lists_and_cuts_out(boss: DemoBoss, tmp_path: Path) -> None:
     code = """
-told["collections"] = boss.list_collections()
-told["experiments"] = boss.list_experiments("demo_cortex")
-told["channels"] = boss.list_channels("demo_cortex", "sections")
-told["frames"] = boss.list_coordinate_frames()
+results["collections"] = boss.list_collections()
+results["experiments"] = boss.list_experiments("demo_cortex")
+results["channels"] = boss.list_channels("demo_cortex", "sections")
+results["frames"] = boss.list_coordinate_frames()
 section = boss.get_experiment("demo_cortex", "sections")
-told["extents"] = boss.get_extents(section)
-told["keys"] = boss.list_metadata(section)
+results["extents"] = boss.get_extents(section)
+results["keys"] = boss.list_metadata(section)
 em = boss.get_channel("em", "demo_cortex", "sections")
-told["license"] = boss.get_metadata(CollectionResource("demo_cortex"), ["license"])
+results["license"] = boss.get_metadata(CollectionResource("demo_cortex"), ["license"])
 np.save("whole", boss.get_cutout(em, 0, [0, 300], [0, 260], [12, 82]))
 np.save("coarse", boss.get_cutout(em, 2, [0, 75], [0, 65], [12, 82]))
 how = {"chunk_size": (128, 128, 32), "parallel": 2}
@@ -73,7 +73,7 @@ np.save("cell", boss.get_cutout(cells, 0, [0, 300], [0, 260], [20, 24], id_list=
 from intern import array
 from intern.convenience.array import _BossDBVolumeProvider
 opened = array("bossdb://demo_cortex/sections/em", volume_provider=_BossDBVolumeProvider(boss))
-told["shape"] = opened.shape
+results["shape"] = opened.shape
 np.save("sliced", opened[20:30, 0:50, 10:60])
 """
     output = intern(boss, code, tmp_path, token="public")
@@ -102,20 +102,20 @@ boss.create_project(CollectionResource("mine", "Mine"))
 boss.create_project(CoordinateFrameResource("mine", "", 0, 90, 0, 70, 5, 45, 4, 4, 40))
 boss.create_project(ExperimentResource("try", "mine", "mine", num_hierarchy_levels=2))
 channel = ChannelResource("em", "mine", "try", "image", datatype="uint16")
-told["made"] = boss.create_project(channel).raw
+results["made"] = boss.create_project(channel).raw
 voxels = np.load("voxels.npy")
 boss.create_cutout(channel, 0, [0, 90], [0, 70], [5, 45], voxels)
 np.save("again", boss.get_cutout(channel, 0, [0, 90], [0, 70], [5, 45]))
 boss.create_metadata(channel, {"who": "me", "what": "a b"})
 boss.update_metadata(channel, {"who": "you"})
 boss.delete_metadata(channel, ["what"])
-told["metadata"] = boss.get_metadata(channel, boss.list_metadata(channel))
+results["metadata"] = boss.get_metadata(channel, boss.list_metadata(channel))
 channel.description = "Better"
-told["described"] = boss.update_project("em", channel).description
-told["black"] = boss.create_cutout_to_black(channel, 0, [0, 10], [0, 10], [5, 6])
+results["described"] = boss.update_project("em", channel).description
+results["black"] = boss.create_cutout_to_black(channel, 0, [0, 10], [0, 10], [5, 6])
 np.save("blackened", boss.get_cutout(channel, 0, [0, 90], [0, 70], [5, 45]))
 boss.delete_project(channel)
-told["listed"] = boss.list_channels("mine", "try")
+results["listed"] = boss.list_channels("mine", "try")
 """
     output = intern(boss, code, tmp_path)
     assert (output["made"]["datatype"], output["made"]["downsample_status"]) == (
@@ -133,12 +133,12 @@ def test_intern_reports_errors(boss: DemoBoss, tmp_path: Path) -> None:
     boss.fault("status", status=429, path="/demo_activity/")
     code = """
 em = boss.get_channel("em", "demo_cortex", "sections")
-told["token"] = failing(lambda: remote("wrong").get_cutout(em, 0, [0, 9], [0, 9], [12, 13]))
-told["list"] = failing(lambda: remote("wrong").list_collections())
-told["deleted"] = failing(lambda: boss.get_channel("cells", "demo_cortex", "sections"))
-told["outside"] = failing(lambda: boss.get_cutout(em, 0, [0, 9], [0, 9], [0, 13]))
-told["throttled"] = failing(lambda: boss.list_channels("demo_activity", "calcium"))
-told["twice"] = failing(lambda: boss.create_project(CollectionResource("demo_cortex")))
+results["token"] = failing(lambda: remote("wrong").get_cutout(em, 0, [0, 9], [0, 9], [12, 13]))
+results["list"] = failing(lambda: remote("wrong").list_collections())
+results["deleted"] = failing(lambda: boss.get_channel("cells", "demo_cortex", "sections"))
+results["outside"] = failing(lambda: boss.get_cutout(em, 0, [0, 9], [0, 9], [0, 13]))
+results["throttled"] = failing(lambda: boss.list_channels("demo_activity", "calcium"))
+results["twice"] = failing(lambda: boss.create_project(CollectionResource("demo_cortex")))
 """
     messages = intern(boss, code, tmp_path)
     assert {

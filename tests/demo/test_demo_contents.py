@@ -1,4 +1,4 @@
-"""What the demo holds is real data, coherent, and the same at every start."""
+"""The contents of the demo are real data, consistent, and the same at every start."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def test_two_starts_give_the_same_ids_times_and_bytes(
 
 def test_an_nwb_file_is_written_with_the_same_bytes_by_another_process(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib; from neuromirror_demo.nwb import nwb_bytes, recipe_of;"
-        "sys.stdout.buffer.write(nwb_bytes(recipe_of(sys.argv[1]), pathlib.Path(sys.argv[2])))"
+        "import sys, pathlib; from neuromirror_demo.nwb import nwb_bytes, parse_recipe;"
+        "sys.stdout.buffer.write(nwb_bytes(parse_recipe(sys.argv[1]), pathlib.Path(sys.argv[2])))"
     )
     for path in (SHARED, "sub-1/sub-1_ses-1_behavior.nwb"):
         other = subprocess.run(

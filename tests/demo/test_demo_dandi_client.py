@@ -20,7 +20,7 @@ with DandiAPIClient(api) as client:
     newest = client.get_dandiset("000002", labels[-1])
     assets = {{one.path: one for one in newest.get_assets()}}
     image = client.get_dandiset("000005").get_asset_by_path({ZARR!r})
-    told = {{
+    results = {{
         "dandisets": list(found),
         "labels": labels,
         "paths": sorted(assets),
@@ -33,9 +33,9 @@ with DandiAPIClient(api) as client:
 EMBARGOED = """
 with DandiAPIClient(api, token=token or None) as client:
     try:
-        told = client.get_dandiset("000006", "draft").get_raw_metadata()["name"]
+        results = client.get_dandiset("000006", "draft").get_raw_metadata()["name"]
     except (HTTPError, HTTP404Error) as error:
-        told = None
+        results = None
 """
 
 
@@ -49,7 +49,7 @@ def run_script(script: str, api: str, token: str = "") -> Any:
         "from dandi.dandiapi import DandiAPIClient\n"
         "from dandi.exceptions import HTTP404Error\n"
         "from requests import HTTPError\n"
-        f"api, token = sys.argv[1:]\n{script}\nprint(json.dumps(told))"
+        f"api, token = sys.argv[1:]\n{script}\nprint(json.dumps(results))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, api, token], capture_output=True, text=True, check=False

@@ -181,7 +181,7 @@ def test_slices_are_taken_together_where_voxels_are_wider_than_thick(ndstore: De
     assert get(ndstore, "thin/image/npz/0/0,40/0,40/1,8/neariso/").status_code == 404
 
 
-# -- what is wrong with it
+# -- errors
 
 
 def test_unpropagated_level_gives_misplaced_voxels(still_ndstore: DemoNdstore) -> None:
@@ -224,7 +224,7 @@ def test_refusals_are_text_that_quotes_itself(still_ndstore: DemoNdstore) -> Non
     assert (fewer.status_code, fewer.text) == (404, repr(repr(message)))
     assert "Illegal scaling level" in get(still_ndstore, f"{IMAGE_11}/raw/3/0,5/0,5/1,2/").text
     assert "Incorrect cutout arguments" in get(still_ndstore, f"{IMAGE_11}/raw/0/0,5/0,5/").text
-    assert get(still_ndstore, "demo11/nobody/npz/0/0,5/0,5/1,2/").text == "\"''\""
+    assert get(still_ndstore, "demo11/missing/npz/0/0,5/0,5/1,2/").text == "\"''\""
     assert get(still_ndstore, f"{IMAGE_11}/jpeg/0/0,5/0,5/1,2/").status_code == 404
     assert get(still_ndstore, f"{IMAGE_11}/npz/0/5,5/0,5/1,2/").status_code == 404
     assert get(still_ndstore, "demo11/info").status_code == 404
@@ -237,14 +237,14 @@ def test_refusals_are_text_that_quotes_itself(still_ndstore: DemoNdstore) -> Non
 def test_what_is_private_and_what_is_not_there_are_refused_alike(
     still_ndstore: DemoNdstore,
 ) -> None:
-    replies = [get(still_ndstore, f"{token}/info/") for token in ("demo13_private", "nobody")]
+    replies = [get(still_ndstore, f"{token}/info/") for token in ("demo13_private", "missing")]
     assert [one.status_code for one in replies] == [401, 401]
     assert replies[0].json() == replies[1].json()
     assert replies[0].headers["WWW-Authenticate"] == "Token"
     where = f"{PRIVATE}/npz/0/0,5/0,5/1,2/"
     assert get(still_ndstore, where).status_code == 403
     assert get(still_ndstore, where, **OWNER).status_code == 200
-    assert get(still_ndstore, "nobody/info/", **OWNER).status_code == 403
+    assert get(still_ndstore, "missing/info/", **OWNER).status_code == 403
     # A wrong token is like none.
     wrong = {"Authorization": "Token wrong"}
     assert get(still_ndstore, where, **wrong).status_code == 403
@@ -282,7 +282,9 @@ def test_objects_are_returned_with_their_bounds(still_ndstore: DemoNdstore) -> N
     missing = requests.get(f"{base}/77777/", timeout=300)
     assert missing.status_code == 404
     assert "No annotation found" in missing.text
-    assert requests.get(f"{still_ndstore.url}/nd/ramon/nobody/x/1/", timeout=300).status_code == 404
+    assert (
+        requests.get(f"{still_ndstore.url}/nd/ramon/missing/x/1/", timeout=300).status_code == 404
+    )
 
 
 # -- what can happen to it
@@ -335,7 +337,7 @@ def test_it_is_controlled_over_http(ndstore: DemoNdstore) -> None:
     assert post("remove", path="demo12").ok
     assert get(ndstore, "demo12/info/").status_code == 401
     for refused in (
-        post("edit", path="nobody/image", box=[[0, 1], [0, 1], [1, 2]]),
+        post("edit", path="missing/image", box=[[0, 1], [0, 1], [1, 2]]),
         post("edit", path=IMAGE_11, box=[[0, 1], [0, 1], [0, 1]]),
         post("edit", path=SINGLE_12, box=[[0, 1], [0, 1], [0, 1]], level=1),
         post("set_propagate", path=IMAGE_11, value=3),

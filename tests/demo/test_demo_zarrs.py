@@ -240,7 +240,7 @@ def test_a_never_finalized_zarr_has_files_and_nothing_else(
         40,
     )
     assert row_of(demo, one)["modified"] > row["modified"]
-    # whoever uploads takes the checksum away, and neither asset nor draft shows a change
+    # the upload removes the checksum; neither asset nor draft shows a change
     row = row_of(demo, one)
     demo.change_zarr(one["dandiset"], one["path"], "0/0/0", "half done", finalize=False)
     assert get(demo, f"/zarr/{one['zarr']}/").json()["checksum"] is None

@@ -115,7 +115,7 @@ class BossApi:
         if request.method in {"POST", "PUT"} and (key is None or value is None):
             raise _bad("Missing optional argument key/value in the request")
         resource = locate(self._state, names.values())[-1]
-        # Even what is public is told to those only who say that they are the public.
+        # Even public data requires the token of the public user.
         open_to_all = resource.public and request.method == "GET"
         check(request, user == OWNER or (user == PUBLIC and open_to_all))
         path = "/".join(name for name in names.values() if name)

@@ -1,4 +1,4 @@
-"""What the demo BOSS starts with."""
+"""Initial contents of the demo BOSS."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ACTIVITY: Final = "demo_activity/calcium/gcamp"
 """uint16 images, three isotropic levels, three samples."""
 
 PRIVATE: Final = "demo_private/notes/draft"
-"""Nobody's business but the owner's."""
+"""A collection that only its owner can read."""
 
 
 def fill(boss: BossState) -> None:

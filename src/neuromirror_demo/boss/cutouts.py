@@ -29,7 +29,7 @@ MAX_REQUEST_BYTES: Final = 520 << 20
 
 
 class BossCutouts:
-    """Cuts out and takes in voxels, and tells of levels; ``most`` is a request's limit, bytes."""
+    """Read and write voxels, and describe levels; ``most`` limits a request in bytes."""
 
     def __init__(self, state: BossState, max_bytes: int = MAX_REQUEST_BYTES) -> None:
         self.max_bytes = max_bytes
@@ -74,7 +74,7 @@ class BossCutouts:
         iso = request.args.get("iso", "").lower() == "true"
         return levels_document(experiment, channel, iso=iso)
 
-    # -- what is asked
+    # -- request parsing
 
     def _channel(
         self, request: Request, user: str, names: dict[str, str]

@@ -21,7 +21,7 @@ OWNER = "demo"
 """Whose all resources are."""
 
 PUBLIC = "public"
-"""The user that everybody may be."""
+"""The public user."""
 
 ANONYMOUS = ""
 

@@ -22,7 +22,7 @@ NPYGZ: Final = "application/npygz"
 JPEG: Final = "image/jpeg"
 JSON: Final = "application/json"
 OFFERED: Final = (BLOSC, BLOSC_PYTHON, NPYGZ, JPEG, JSON)
-"""What is sent, in order of preference; the first unless the request accepts something else."""
+"""Media types in order of preference; the first is sent unless the request accepts another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class BossCutoutRequest:
 
 
 def accepted_type(request: Request) -> str:
-    """What the request would have.
+    """Return the media type that the request accepts.
 
     Raises Broken where upstream has nothing of the kind: its first renderer then fails at the
     error's own JSON.

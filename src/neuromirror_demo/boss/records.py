@@ -1,4 +1,4 @@
-"""What a BOSS holds: collections, experiments, coordinate frames, channels (bosscore/models.py)."""
+"""Collections, experiments, coordinate frames and channels of a BOSS (bosscore/models.py)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class CoordinateFrame:
 
 @dataclass(slots=True, eq=False)
 class BossChannel:
-    """One volume. ``pending`` gives its voxels of the base level when they are first wanted."""
+    """A channel. ``pending`` computes the voxels of the base level at first use."""
 
     name: str
     kind: str

@@ -69,7 +69,7 @@ class DemoBoss(DemoServer, BossState):
     """The owner's token (``Authorization: Token …``): reads all and writes."""
 
     public_token: Final = "public"
-    """Everybody's token: reads what is public."""
+    """Token of the public user, which can read public data."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What the demo BOSS holds, and everything that can happen to it."""
+"""State of the demo BOSS, and the operations on it."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class BossState:
 
         ``value`` is a number, or an array of the box's shape; None flips the lowest bit of every
         voxel. ``level`` is by default the channel's base, ``time`` all its samples. Nothing else
-        tells of the change: the channel's JSON stays as it is.
+        reports the change: the channel's JSON stays as it is.
         """
         import numpy as np
 
@@ -152,7 +152,7 @@ class BossState:
             self.find(path).deleted = False
 
     def purge(self, path: str) -> None:
-        """Remove a resource and all in it for good: 404 with code 4000."""
+        """Delete a resource and its contents permanently: 404 with code 4000."""
         with self.lock:
             self.find(path)
             if "/" not in path:
@@ -164,7 +164,7 @@ class BossState:
             ]
 
     def set_public(self, path: str, public: bool) -> None:
-        """Open a resource to everybody, or close it."""
+        """Make a resource public or private."""
         with self.lock:
             self.find(path).public = public
 
@@ -214,7 +214,7 @@ class BossState:
             self._channel(path)[1].downsample_status = status
 
     def downsample(self, path: str) -> None:
-        """Make the coarser levels anew."""
+        """Recompute the coarser levels."""
         with self.lock:
             experiment, channel = self._channel(path)
             self.fill(experiment, channel)

@@ -36,7 +36,7 @@ SINGLE_12: Final = "demo12/image"
 """uint8 images that were never propagated; of whole cuboids, so that it shows."""
 
 PRIVATE: Final = "demo13_private/image"
-"""Nobody's business but the owner's."""
+"""A project that only its owner can read."""
 
 SECTIONS: Final = Space("demo11", (200, 150, 40), (0, 0, 1), (3.0, 3.0, 30.0), 3, "zslices")
 CUBE: Final = Space("democube", (100, 90, 36), (10, 6, 4), (500.0, 500.0, 500.0), 3, "xyz")
@@ -45,7 +45,7 @@ SINGLE: Final = Space("demo12", (256, 128, 32), (0, 0, 0), (4.0, 4.0, 40.0), 3, 
 
 
 def projects() -> Iterator[Project]:
-    """Yields the projects, made anew."""
+    """Yield new instances of the projects."""
     tissue = volumes.tissue(SECTIONS.image_size)[None]
     sections = Project("demo11", SECTIONS, description="Tissue in sections (demo)")
     sections.lims = {"species": "nobody", "subvolumes": []}

@@ -49,7 +49,7 @@ class NdstoreError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class NdstoreCutoutRequest:
-    """What is to be cut: voxels of a level, counted from the dataset's offset.
+    """The requested region: voxels of a level, counted from the dataset's offset.
 
     ``times`` is None where the reply is to have no time axis.
     """

@@ -34,7 +34,7 @@ def zlib_compressed(cuts: list[Cut]) -> bytes:
 
 
 def blosc(cuts: list[Cut]) -> bytes:
-    """What ``blosc.pack_array`` makes: a pickle, which nobody should open."""
+    """Encode as ``blosc.pack_array`` does: a pickle, which clients must not load."""
     import blosc as library  # type: ignore[import-untyped]
 
     packed: bytes = library.pack_array(_stacked(cuts))

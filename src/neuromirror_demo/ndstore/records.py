@@ -1,4 +1,4 @@
-"""What an ndstore keeps of a project: its dataset (the space), channels, and the info JSON.
+"""Records of an ndstore project: its dataset (the space), channels, and the info JSON.
 
 The numbers follow neurodata/ndstore: ``ndproj/nddataset.py`` and ``ndproj/jsonprojinfo.py``, with
 the whole-number divisions of the Python 2 it ran on.
@@ -128,7 +128,7 @@ class NdstoreChannel:
 
 @dataclass(slots=True)
 class Project:
-    """A project under its token; ``private`` tokens are shown to nobody but their owner."""
+    """A project under its token; ``private`` tokens are listed for their owner only."""
 
     token: str
     space: Space

@@ -1,4 +1,4 @@
-"""What the demo ndstore holds, and everything that can happen to it."""
+"""State of the demo ndstore, and the operations on it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class NdstoreState:
                 project.propagate(channel, at)
 
     def propagate(self, path: str) -> None:
-        """Make all coarser levels anew, and mark the channel as propagated."""
+        """Recompute all coarser levels, and mark the channel as propagated."""
         with self.lock:
             project, channel = self._channel(path)
             project.propagate(channel, channel.resolution)
@@ -83,7 +83,7 @@ class NdstoreState:
             channel.readonly = 0
 
     def set_propagate(self, path: str, value: int) -> None:
-        """Say how far propagation is: 0 not begun, 1 under way, 2 done; no voxel changes.
+        """Set the state of propagation: 0 not started, 1 in progress, 2 finished; no voxel changes.
 
         ndstore locks a channel meanwhile, and leaves it open afterwards.
         """
@@ -121,7 +121,7 @@ class NdstoreState:
             self._project(token).lims = {}
 
     def set_public(self, token: str, public: bool) -> None:
-        """Open a project to everybody, or close it."""
+        """Make a project public or private."""
         with self.lock:
             self._project(token).private = not public
 
