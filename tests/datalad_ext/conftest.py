@@ -1,3 +1,3 @@
-"""The places of the crawl's and the lab's tests, for the commands of DataLad."""
+"""Fixtures of the DataLad commands' tests."""
 
 from __future__ import annotations

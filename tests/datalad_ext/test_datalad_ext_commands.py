@@ -1,4 +1,4 @@
-"""The commands of DataLad, as somebody types them, and as a script calls them."""
+"""The DataLad commands, in the shell and in Python."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ VERBS = ("pin", "get", "verify", "cite")
 
 @dataclass(frozen=True)
 class DataladFolder:
-    """A dataset of somebody's own, beside a store."""
+    """A user's dataset, beside a store."""
 
     mirror_harness: MirrorHarness
     folder: Path
 
     def run(self, *arguments: str, code: int = 0) -> str:
-        """Runs datalad in the dataset; gives what it printed, on both streams."""
+        """Run datalad in the dataset; return its output on both streams."""
         done = subprocess.run(
             [Path(sys.executable).with_name("datalad"), *arguments],
             cwd=self.folder,
@@ -48,7 +48,7 @@ class DataladFolder:
         return done.stdout + done.stderr
 
     def records(self, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
-        """The results of a command."""
+        """Return the results of a command."""
         printed = self.run("-f", "json", *arguments, code=code).splitlines()
         found = [json.loads(line) for line in printed if line.startswith("{")]
         for one in found:
@@ -88,7 +88,7 @@ def test_datalad_finds_the_commands_and_lists_them(work: DataladFolder) -> None:
     assert all(f"\n  mirror-{verb}\n" in listed for verb in VERBS)
 
 
-def test_what_datalad_reads_at_each_start_imports_nothing() -> None:
+def test_the_extension_module_imports_nothing() -> None:
     code = (
         "import sys\nimport neuromirror.datalad_ext\n"
         "assert not {'datalad', 'requests', 'msgspec', 'neuromirror.lab'} & sys.modules.keys()"
@@ -114,7 +114,7 @@ def test_versions_are_pinned_in_the_dataset_and_cited(work: DataladFolder) -> No
     assert (work.folder / "our.bib").read_text("utf-8").count("@dataset{") == 1
 
 
-def test_files_are_got_verified_and_what_is_wrong_is_a_result(clone: DataladFolder) -> None:
+def test_downloads_and_wrong_files_are_results(clone: DataladFolder) -> None:
     got = clone.records("mirror-get", "sub-201")
     assert [(one["status"], one["type"], one["checked"]) for one in got] == [
         ("ok", "file", "checked")
@@ -124,7 +124,7 @@ def test_files_are_got_verified_and_what_is_wrong_is_a_result(clone: DataladFold
     assert "notneeded: 2" in clone.run("mirror-get", "sub-201")
     (result,) = clone.records("mirror-get", "no-such", code=1)
     assert result["status"] == "impossible"
-    # the rest is not here
+    # the other files are missing
     found = clone.records("mirror-verify", "--allow-missing")
     assert {one["status"] for one in found} == {"ok", "notneeded"}
     assert {one["kind"] for one in found} >= {"commit", "tree", "state", "file"}
@@ -135,7 +135,7 @@ def test_files_are_got_verified_and_what_is_wrong_is_a_result(clone: DataladFold
     assert [one["path"] for one in found if one["status"] == "error"] == [got[0]["path"]]
 
 
-def test_in_python_they_are_commands_and_methods_of_datasets(
+def test_commands_are_functions_and_dataset_methods_in_python(
     clone: DataladFolder, work: DataladFolder, tmp_path: Path
 ) -> None:
     code = (
@@ -148,15 +148,16 @@ def test_in_python_they_are_commands_and_methods_of_datasets(
         "assert [one['status'] for one in got] == ['ok'], got\n"
         "(cited,) = dataset.mirror_cite(format='csl', **quiet)\n"
         "assert 'swh:1:rev:' in cited['citation'], cited\n"
-        f"(told,) = dl.mirror_pin({PUBLISHED!r}, lock=lock, store=store, **quiet)\n"
-        "assert told['status'] == 'ok', told\n"
+        f"(result,) = dl.mirror_pin({PUBLISHED!r}, lock=lock, store=store, **quiet)\n"
+        "assert result['status'] == 'ok', result\n"
         "found = dl.mirror_verify(lock=lock, what='remote', **quiet)\n"
         "assert {one['status'] for one in found} == {'ok'}, found\n"
         "try:\n"
         "    dl.mirror_verify(lock=folder + '/none.lock', **quiet)\n"
         "except IncompleteResultsError as error:\n"
-        "    (told,) = error.failed\n"
-        "    assert 'there is no lock' in told['message'], told\n"
+        "    (result,) = error.failed\n"
+        "    assert result['status'] == 'error', result\n"
+        "    assert 'none.lock' in result['message'], result\n"
         "else:\n"
         "    raise AssertionError('it should have failed')\n"
     )

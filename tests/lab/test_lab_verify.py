@@ -1,4 +1,4 @@
-"""Bytes that are here beside what a clone's own commit says of them."""
+"""Verification of local content against a clone's own commit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ZARR = "demo:000005"
 
 @pytest.fixture(scope="session")
 def filled_clones(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Clones of two datasets with all their content; to be copied, not to be changed."""
+    """Clones of two datasets with all their content; copy before changing them."""
     folder = tmp_path_factory.mktemp("filled")
     for name in (NWB, ZARR):
         fetch_content(
@@ -46,7 +46,7 @@ def filled_clones(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def nwb_clone(filled_clones: Path, tmp_path: Path) -> Path:
-    """Three NWB files, one of which is known by its ETag alone."""
+    """A clone with three NWB files, one of which has an ETag only."""
     return copy_folder(filled_clones / "000004", tmp_path / "000004")
 
 
@@ -55,13 +55,13 @@ def nwb_files(folder: Path) -> list[Path]:
 
 
 def finding_for_file(folder: Path, file: Path, **options: object) -> Finding:
-    """What is found of one file."""
+    """Return the finding for one file."""
     path = str(file.relative_to(folder))
     (found,) = [one for one in verify_all(folder, **options) if one.path == path]
     return found
 
 
-def test_a_clone_with_all_its_content_holds(filled_clones: Path, still_lab: LabStore) -> None:
+def test_a_complete_clone_has_no_failures(filled_clones: Path, still_lab: LabStore) -> None:
     found = verify_all(filled_clones / "000004")
     assert failures(found) == []
     assert evidence_counts(found) == {("sha256", "checked"): 2, ("etag", "checked"): 1}
@@ -77,13 +77,13 @@ def test_a_clone_with_all_its_content_holds(filled_clones: Path, still_lab: LabS
     }
 
 
-def test_files_come_in_order_of_path_however_many_look(filled_clones: Path) -> None:
+def test_findings_are_in_order_of_path_for_any_number_of_jobs(filled_clones: Path) -> None:
     names = [one.path for one in verify_all(filled_clones / "000005", jobs=5) if one.path != "."]
     assert names == sorted(names)
     assert len(names) == len(set(names)) > 38
 
 
-def test_one_flipped_bit_is_found_and_the_others_hold(nwb_clone: Path) -> None:
+def test_one_flipped_bit_is_found(nwb_clone: Path) -> None:
     for number, file in enumerate(nwb_files(nwb_clone)):
         flip_bit(file)
         assert len(failures(verify_all(nwb_clone))) == number + 1
@@ -97,7 +97,7 @@ def test_one_flipped_bit_is_found_and_the_others_hold(nwb_clone: Path) -> None:
     assert evidence_counts(verify_all(nwb_clone)) == {}
 
 
-def test_content_of_another_length_is_not_even_hashed(nwb_clone: Path) -> None:
+def test_content_of_another_size_is_an_error(nwb_clone: Path) -> None:
     first = nwb_files(nwb_clone)[0]
     overwrite(first, first.read_bytes() + b"!")
     found = finding_for_file(nwb_clone, first)
@@ -105,7 +105,7 @@ def test_content_of_another_length_is_not_even_hashed(nwb_clone: Path) -> None:
     assert {"52776", "52777"} <= set(re.findall(r"\d+", found.message))
 
 
-def test_missing_content_is_named_and_allowed_where_one_says_so(nwb_clone: Path) -> None:
+def test_missing_content_is_a_failure_unless_allowed(nwb_clone: Path) -> None:
     first, second, _ = nwb_files(nwb_clone)
     shutil.rmtree(first.resolve().parent)
     found = finding_for_file(nwb_clone, first)
@@ -116,20 +116,20 @@ def test_missing_content_is_named_and_allowed_where_one_says_so(nwb_clone: Path)
     flip_bit(second)
     found = finding_for_file(nwb_clone, first, allow_missing=True)
     assert (found.status, found.evidence) == ("notneeded", None)
-    # missing is no reason to pass over what is wrong
+    # missing content must not hide wrong content
     assert failures(verify_all(nwb_clone, allow_missing=True)) == [
         ("file", str(second.relative_to(nwb_clone)), "error")
     ]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read_is_not_called_missing(nwb_clone: Path) -> None:
+def test_an_unreadable_file_is_an_error_not_missing(nwb_clone: Path) -> None:
     first = nwb_files(nwb_clone)[0]
     first.resolve().chmod(0)
     assert finding_for_file(nwb_clone, first).status == "error"
 
 
-def test_what_is_no_regular_file_does_not_make_it_wait(nwb_clone: Path) -> None:
+def test_pipes_and_folders_are_errors_without_blocking(nwb_clone: Path) -> None:
     first, second, _ = nwb_files(nwb_clone)
     for file, make in ((first, os.mkfifo), (second, os.mkdir)):
         there = file.resolve()
@@ -154,7 +154,7 @@ def test_a_file_replacing_a_link_is_verified(nwb_clone: Path) -> None:
     ) == ("ok", "checked")
     first.write_bytes(content[::-1])
     assert finding_for_file(nwb_clone, first).status == "error"
-    # a link that leads to the right bytes is not the one that was committed
+    # a link to the right bytes that differs from the committed link
     second.rename(nwb_clone / "other")
     second.symlink_to(os.path.relpath((nwb_clone / "other").resolve(), second.parent))
     third.unlink()
@@ -165,7 +165,7 @@ def test_a_file_replacing_a_link_is_verified(nwb_clone: Path) -> None:
     )
 
 
-def test_documents_are_hashed_too(nwb_clone: Path) -> None:
+def test_files_stored_in_git_are_hashed(nwb_clone: Path) -> None:
     document = nwb_clone / "dandiset.yaml"
     document.write_bytes(document.read_bytes() + b"\n")
     (nwb_clone / ".datalad" / "config").unlink()
@@ -175,16 +175,14 @@ def test_documents_are_hashed_too(nwb_clone: Path) -> None:
     ]
 
 
-def test_a_commit_of_other_files_is_not_the_state_that_it_names(nwb_clone: Path) -> None:
+def test_a_removed_file_contradicts_the_state_digest(nwb_clone: Path) -> None:
     run_git(nwb_clone, "rm", "-q", str(nwb_files(nwb_clone)[0].relative_to(nwb_clone)))
     run_git(nwb_clone, "commit", "-qm", "one less")
     assert failures(verify_all(nwb_clone)) == [("state", ".", "error")]
 
 
 @pytest.mark.parametrize("kind", ["commit", "tree", "blob"])
-def test_an_object_of_git_that_is_not_what_its_id_says_is_not_believed(
-    nwb_clone: Path, kind: str
-) -> None:
+def test_a_damaged_git_object_is_reported(nwb_clone: Path, kind: str) -> None:
     # a commit of its own, so that its objects lie loose
     (nwb_clone / "more").mkdir()
     (nwb_clone / "more" / "notes.txt").write_text("notes")
@@ -203,7 +201,7 @@ def test_an_object_of_git_that_is_not_what_its_id_says_is_not_believed(
     assert any(sha in one.message for one in found)
 
 
-def test_hostile_trees_do_not_lead_out_of_the_dataset(tmp_path: Path) -> None:
+def test_a_tree_entry_with_dots_is_refused(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("secret")
     folder = tmp_path / "clone"
@@ -219,7 +217,7 @@ def test_hostile_trees_do_not_lead_out_of_the_dataset(tmp_path: Path) -> None:
     assert (found.kind, "'..'" in found.message) == ("tree", True)
 
 
-# --- what is no clone of a mirror's
+# --- other repositories
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path, nwb_clone: Path) -> None:
@@ -272,7 +270,7 @@ def test_every_kind_of_key_is_hashed(tmp_path: Path) -> None:
             assert one.failed == (one.path.removesuffix(".bin") not in UNPROVED), one
 
 
-def test_what_fsck_finds_is_found(nwb_clone: Path) -> None:
+def test_git_annex_fsck_finds_the_same_files(nwb_clone: Path) -> None:
     run_annex(nwb_clone, "init", "-q")
     first, second, third = nwb_files(nwb_clone)
     flip_bit(first)
@@ -283,12 +281,12 @@ def test_what_fsck_finds_is_found(nwb_clone: Path) -> None:
     assert len(failed_lines) == len(found) == 2
     for path in found:
         assert any(path in line for line in failed_lines)
-    # git-annex has put them aside
+    # git-annex has moved them to its "bad" folder
     assert {finding_for_file(nwb_clone, one).message for one in (first, second)} == {NOT_HERE}
     assert finding_for_file(nwb_clone, third).status == "ok"
 
 
-def test_unlocked_files_count_as_what_they_stand_for(nwb_clone: Path) -> None:
+def test_unlocked_files_are_verified_by_their_keys(nwb_clone: Path) -> None:
     run_annex(nwb_clone, "init", "-q")
     head = run_git(nwb_clone, "rev-parse", "HEAD").strip()
     run_annex(nwb_clone, "adjust", "--unlock", "-q")
@@ -300,12 +298,12 @@ def test_unlocked_files_count_as_what_they_stand_for(nwb_clone: Path) -> None:
     assert next(one.message for one in found if one.kind == "commit") == head
     assert evidence_counts(found) == {("sha256", "checked"): 2, ("etag", "checked"): 1}
     flip_bit(first)
-    # the pointer that git-annex leaves where content is not here
+    # the pointer that git-annex writes for missing content
     key = finding_for_file(nwb_clone, second).key
     assert key is not None
     (there,) = (nwb_clone / ".git" / "annex" / "objects").glob(f"*/*/{key}/{key}")
     second.write_bytes(f"/annex/objects/{key}\n".encode())
-    # not filled, but in the annex all the same
+    # a pointer in the work tree, but the content is in the annex
     assert failures(verify_all(nwb_clone)) == [("file", str(first.relative_to(nwb_clone)), "error")]
     shutil.rmtree(there.parent)
     assert (
@@ -320,7 +318,7 @@ def test_unlocked_files_count_as_what_they_stand_for(nwb_clone: Path) -> None:
     assert [one.status for one in states] == ["ok"]
 
 
-def test_the_hash_that_git_annex_learnt_of_a_url_counts_but_proves_nothing(
+def test_the_equivalent_key_of_a_url_detects_changes_but_is_no_evidence(
     nwb_clone: Path, still_lab: LabStore, tmp_path: Path
 ) -> None:
     from neuromirror.lab.verify import VerifiedRepository
@@ -340,11 +338,11 @@ def test_the_hash_that_git_annex_learnt_of_a_url_counts_but_proves_nothing(
     assert finding_for_file(folder, folder / "x.nwb").status == "error"
 
 
-# --- sub-datasets
+# --- subdatasets
 
 
 def zarr_clone(box: LabStore, source: ScriptedSource) -> Path:
-    """A dataset with a Zarr of its own, and a huge one, cloned with both."""
+    """Clone a dataset with two subdatasets: a small and a huge Zarr."""
     names = [f"one.zarr/{name}" for name in (".zarray", *map(str, range(5)))]
     huge = [f"huge.zarr/{name}" for name in (".zarray", *map(str, range(20)))]
     source.scripted_datasets["a"] = ScriptedDataset(files("x.bin", *names, *huge))
@@ -398,7 +396,7 @@ def test_a_missing_or_foreign_subdataset_is_reported(
     assert found["huge.zarr"].message == f"{NOT_HERE}: a subdataset of 21 files"
     assert found["one.zarr"].status == "error"
     assert run_git(inner, "rev-parse", "HEAD").strip() in found["one.zarr"].message
-    # what is to be there is looked at all the same
+    # the expected commit of the subdataset is verified all the same
     assert ("file", "one.zarr/4", "error") in failures(verify_all(folder))
 
 
@@ -407,7 +405,7 @@ def test_a_missing_or_foreign_subdataset_is_reported(
 
 @pytest.mark.parametrize("part_size", [1, 7, 64, 100, 1000])
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 128, 999])
-def test_an_etag_is_the_same_in_whatever_pieces_the_bytes_come(part_size: int, size: int) -> None:
+def test_an_etag_does_not_depend_on_chunk_sizes(part_size: int, size: int) -> None:
     import io
 
     content = bytes(range(256)) * 4
@@ -420,7 +418,7 @@ def test_an_etag_is_the_same_in_whatever_pieces_the_bytes_come(part_size: int, s
         assert hashing.hexdigest() == expected
 
 
-def test_no_bytes_have_the_etag_of_dandi_or_of_s3() -> None:
+def test_both_etags_of_empty_content_are_accepted() -> None:
     for etag in ("d41d8cd98f00b204e9800998ecf8427e-0", "59adb24ef3cdbe0297f05b395827453f-1"):
         proof = key_checksum(f"XS3ETAG-s0--{etag}-67108864")
         hashing = proof.hasher()
@@ -433,12 +431,12 @@ def test_no_bytes_have_the_etag_of_dandi_or_of_s3() -> None:
     "key",
     ["XS3ETAG-s5--nonsense", "BLAKE2B999-s5--00", "XFOO-s5--00", "WORM-s5-m1--x", "URL-s5--x"],
 )
-def test_a_key_that_names_no_checksum_we_know_proves_nothing(key: str) -> None:
+def test_a_key_without_known_checksum_has_size_evidence(key: str) -> None:
     proof = key_checksum(key)
     assert (proof.hasher(), proof.size, proof.evidence) == (None, 5, "size")
 
 
-def test_looking_can_be_given_up(filled_clones: Path) -> None:
+def test_verification_can_be_stopped(filled_clones: Path) -> None:
     findings = verify(filled_clones / "000005")
     assert next(findings).kind == "commit"
     findings.close()  # type: ignore[attr-defined]

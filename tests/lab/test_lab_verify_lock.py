@@ -1,4 +1,4 @@
-"""Restored datasets beside what a lock pins."""
+"""Verification of restored datasets against a lock file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NAMES = ("demo:000004", "demo:000002")
 
 @pytest.fixture(scope="session")
 def restored_lock(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A lock of two datasets, beside both with all their content; to be copied."""
+    """A lock file beside its two restored datasets; copy before changing it."""
     folder = tmp_path_factory.mktemp("pinned")
     lock = write_lock(
         still_lab, folder / "datasets.lock", *(PinRequest(name, "latest") for name in NAMES)
@@ -55,7 +55,7 @@ def restored_lock(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def lock(restored_lock: Path, tmp_path: Path) -> Path:
-    """A copy to be changed."""
+    """A copy of the lock file and datasets, to be changed."""
     return copy_folder(restored_lock.parent, tmp_path / "paper") / restored_lock.name
 
 
@@ -69,7 +69,7 @@ def messages(lock: Path, mode: Mode = "local", **options: object) -> list[str]:
     return [one.message for one in verify_all(lock, mode=mode, **options) if one.failed]
 
 
-def test_what_was_restored_beside_the_lock_holds(restored_lock: Path) -> None:
+def test_restored_datasets_have_no_failures(restored_lock: Path) -> None:
     found = verify_all(restored_lock)
     assert failures(found) == []
     assert evidence_counts(found) == {("sha256", "checked"): 7, ("etag", "checked"): 1}
@@ -86,7 +86,9 @@ def test_what_was_restored_beside_the_lock_holds(restored_lock: Path) -> None:
     assert list(verify(load_lock(restored_lock))) == found
 
 
-def test_datasets_may_be_elsewhere(restored_lock: Path, tmp_path: Path) -> None:
+def test_datasets_in_another_folder_are_found_by_option(
+    restored_lock: Path, tmp_path: Path
+) -> None:
     moved = tmp_path / "elsewhere"
     moved.mkdir()
     lock_parent = copy_folder(
@@ -96,7 +98,7 @@ def test_datasets_may_be_elsewhere(restored_lock: Path, tmp_path: Path) -> None:
     found = verify_all(lock_parent / restored_lock.name, within=moved)
     assert failures(found) == [("subdataset", ".", "impossible")] * 2
     assert all(NOT_HERE in one.message for one in found if one.failed)
-    # a wrong folder is not taken for content that is not here
+    # a wrong folder does not pass as missing content
     found = verify_all(lock_parent / restored_lock.name, within=moved, allow_missing=True)
     assert failures(found) == [("subdataset", ".", "impossible")] * 2
     assert failures(verify_all(lock_parent / restored_lock.name, within=restored_lock.parent)) == []
@@ -110,7 +112,7 @@ def test_a_corrupt_file_is_named_with_its_dataset(lock: Path) -> None:
     assert found.path == f"{first.parent.name}/{first.name}"
 
 
-def test_another_version_in_the_folder_is_not_what_is_pinned(lock: Path) -> None:
+def test_another_checked_out_version_is_an_error(lock: Path) -> None:
     folder = lock.parent / "demo--000002"
     pinned = load_lock(lock).pin("demo:000002")
     assert pinned is not None
@@ -119,7 +121,7 @@ def test_another_version_in_the_folder_is_not_what_is_pinned(lock: Path) -> None
     found = [one for one in verify_all(lock) if one.failed]
     assert found[0].kind == "commit"
     assert pinned.commit in found[0].message
-    # and what is pinned is looked at all the same, as far as it is there
+    # the pinned files that exist are verified all the same
     assert "error" in {one.status for one in found if one.kind == "document"}
     run_git(folder, "checkout", "-q", "--orphan", "none")
     shutil.rmtree(folder / ".git" / "objects")
@@ -129,7 +131,7 @@ def test_another_version_in_the_folder_is_not_what_is_pinned(lock: Path) -> None
 
 @pytest.mark.parametrize("mode", ["local", "remote"])
 @pytest.mark.parametrize("field", ["state", "tree"])
-def test_a_lock_that_was_edited_is_found_out(lock: Path, field: str, mode: Mode) -> None:
+def test_an_edited_lock_is_detected(lock: Path, field: str, mode: Mode) -> None:
     text = lock.read_text()
     value = getattr(load_lock(lock).datasets[0], field)
     lock.write_text(text.replace(value, value[:-4] + "0000"))
@@ -169,7 +171,7 @@ def test_a_missing_or_damaged_manifest_is_reported(lock: Path) -> None:
     other = next((lock.parent / "datasets.lock.d" / "demo--000002").glob("*.jsonl.zst"))
     manifest.unlink()
     assert ["is missing" in one for one in messages(lock)] == [True]
-    # what places have can then be told by the clone
+    # URLs then come from the clone
     found = verify_all(lock, mode="remote")
     assert failures(found) == [("manifest", ".", "error")]
     assert sum(one.kind == "url" for one in found if one.dataset == "demo:000004") == 6
@@ -182,7 +184,7 @@ def test_a_missing_or_damaged_manifest_is_reported(lock: Path) -> None:
 
 
 def rewrite(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
-    """Writes a manifest anew after a change of its lines."""
+    """Rewrite a manifest after changing its lines."""
     content = zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read()
     lines = [json.loads(line) for line in content.splitlines()]
     change(lines)
@@ -198,7 +200,7 @@ def manifest_of(lock: Path, name: str) -> Path:
 @pytest.mark.parametrize("mode", ["remote", "full"])
 def test_a_key_not_covered_by_the_state_digest_is_not_requested(lock: Path, mode: Mode) -> None:
     def swap(lines: list[dict[str, Any]]) -> None:
-        # bytes that are there, under the key that they have, at the path of others
+        # existing content, under its own key, at another file's path
         first, second = [line for line in lines if line.get("digest", "").startswith("sha256")][:2]
         first["key"], first["urls"] = second["key"], second["urls"]
 
@@ -208,7 +210,7 @@ def test_a_key_not_covered_by_the_state_digest_is_not_requested(lock: Path, mode
     assert str(found.key) in found.message
 
 
-def test_a_commit_that_is_not_of_the_pinned_state_is_found_without_a_clone(lock: Path) -> None:
+def test_a_commit_of_another_state_is_detected_without_a_clone(lock: Path) -> None:
     ours, theirs = load_lock(lock).datasets
     kept: list[dict[str, Any]] = []
     rewrite(manifest_of(lock, "demo--000002"), kept.extend)
@@ -220,14 +222,14 @@ def test_a_commit_that_is_not_of_the_pinned_state_is_found_without_a_clone(lock:
     rewrite(manifest_of(lock, "demo--000004"), swap)
     lock.write_text(lock.read_text().replace(ours.state, theirs.state))
     found = [one for one in verify_all(lock, mode="remote") if one.failed]
-    # other files, too, than the lock counts
+    # the totals in the lock file differ, too
     assert [(one.dataset, one.kind) for one in found] == [
         ("demo:000004", "state"),
         ("demo:000004", "lock"),
     ]
 
 
-def test_only_what_is_pinned_need_be_here(
+def test_only_pinned_files_are_required(
     still_lab: LabStore, restored_lock: Path, tmp_path: Path
 ) -> None:
     lock = write_lock(
@@ -239,7 +241,7 @@ def test_only_what_is_pinned_need_be_here(
     found = verify_all(lock)
     assert failures(found) == []
     assert [one.path.partition("/")[0] for one in found if one.kind == "file"] == ["sub-401"] * 2
-    # the whole state is proved nevertheless
+    # the state digest of the whole dataset is verified all the same
     assert "state" in {one.kind for one in found}
     outside.unlink()
     assert failures(verify_all(lock)) == []
@@ -247,7 +249,7 @@ def test_only_what_is_pinned_need_be_here(
     assert {one.path.partition("/")[0] for one in remote if one.kind == "url"} == {"sub-401"}
 
 
-def test_a_huge_zarr_is_proved_by_the_manifest_beside_the_lock(
+def test_a_huge_zarr_is_verified_by_its_manifest(
     scripted_lab: LabStore, source: ScriptedSource
 ) -> None:
     huge = [f"huge.zarr/{name}" for name in (".zarray", *map(str, range(20)))]

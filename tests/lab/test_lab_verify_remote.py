@@ -1,4 +1,4 @@
-"""Whole datasets looked at where archives have them, and what the index keeps of it."""
+"""Verification of whole datasets at the archives, and its results in the index."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_all_urls_of_a_clone_answer_without_a_download(
     assert len(url_health(found)) == 6
     assert {one.checked for one in found if one.kind == "url"} == {"claimed"}
     assert {one.kind for one in found if one.checked == "checked"} == {"commit", "tree", "state"}
-    # of the bucket exact versions are asked for by HEAD alone, an address of the API leads to it
+    # object versions in the bucket are probed by HEAD only; the API redirects to the bucket
     assert demo.count_requests("^HEAD /demo-dandiarchive/.*versionId=") == 3
     assert demo.count_requests("^GET /demo-dandiarchive/.*versionId=") == 0
     assert not list((folder / ".git" / "annex").glob("objects/*"))
@@ -77,18 +77,18 @@ def test_a_lock_without_clone_names_an_altered_file(
         (path, Health.CHANGED, "error")
     ]
     assert "/api/assets/" in str(found[0].url)
-    # the object version has the old bytes still, and is tried first
+    # the object version, which is tried first, still has the old bytes
     assert failures(verify_all(lock, mode="full")) == []
 
 
-def test_bytes_that_rot_behind_the_same_etag_are_found_by_reading_them(
+def test_damage_behind_the_same_etag_is_found_by_download(
     lab: LabStore, demo: DemoArchive, tmp_path: Path
 ) -> None:
     lab.mirror_harness.sync(LATE)
     folder = clone_dataset(lab.mirror_harness, LATE, tmp_path / "clone")
     path = demo.paths("000004")[0]
     demo.corrupt_blob("000004", path)
-    # a server that does not know is believed by nobody who reads "claimed" for what it says
+    # the server does not know of the damage, and its statement is only "claimed"
     assert failures(verify_all(folder, mode="remote")) == []
     found = [one for one in verify_all(folder, mode="full") if one.failed]
     assert [(one.kind, one.path, one.status) for one in found] == [
@@ -98,7 +98,7 @@ def test_bytes_that_rot_behind_the_same_etag_are_found_by_reading_them(
     ]
 
 
-def test_no_network_is_no_proof_of_anything(
+def test_refused_addresses_give_no_evidence(
     lab: LabStore, demo: DemoArchive, tmp_path: Path
 ) -> None:
     lab.mirror_harness.sync(LATE)
@@ -125,7 +125,7 @@ def test_embargoed_files_are_requested_with_the_archives_token(
     keys = {demo.api_url.removesuffix("/api"): "ITS_KEY"}
     (found,) = Prober(UrlSessions(("127.0.0.1",), lambda host: None, keys=keys)).probe(pinned_file)
     assert found.health is Health.OK
-    # whatever addresses a dataset names, nobody else is shown it
+    # no URL in a dataset makes another host receive the token
     assert set(API_KEY_VARIABLES.values()) == {"DANDI_API_KEY"}
     assert set(API_KEY_VARIABLES) == {"https://api.dandiarchive.org"}
 
@@ -133,7 +133,7 @@ def test_embargoed_files_are_requested_with_the_archives_token(
 def test_volume_blocks_are_probed_by_one_voxel_or_read(tmp_path: Path) -> None:
     with DemoBoss(tmp_path / "boss") as boss:
         volume = "demo_cortex/sections/em"
-        # the demo's voxels begin where its box does
+        # offsets of the demo's voxels
         assert [start for start, _ in boss.box(volume, 0)] == [0, 0, 12]
         voxels = np.asarray(boss.voxels(volume, 0))[..., 0:16, 64:128, :64]
         content = np.ascontiguousarray(voxels).tobytes()
@@ -155,7 +155,7 @@ def test_volume_blocks_are_probed_by_one_voxel_or_read(tmp_path: Path) -> None:
         sessions.close()
 
 
-# --- what is kept of it
+# --- records of URL health
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_url_health_is_written_to_the_index(
     assert recorded_health(recorder, exact) == ("not-found", "2026-03-01T12:00:00+00:00")
     assert recorded_health(recorder, address) == ("ok", "2026-03-01T12:00:00+00:00")
     assert {recorded_health(recorder, url)[0] for url in urls_of(recorder, gone)} == {"ok"}
-    # it is the journal's, so that an index that is made anew has it
+    # it is in the journal, so that a rebuilt index has it
     before = recorder.ask(lambda index: list(index.dump()))
     other = tmp_path / "index.sqlite"
     rebuild_index(lab.mirror_harness.store, other)
@@ -221,13 +221,13 @@ def test_the_journal_grows_by_changes_only(
     assert record(NOW, *good)[2:] == [replace(first, found={"ok": [address]})]
     later = NOW + RECORD_INTERVAL + timedelta(minutes=1)
     assert len(record(later, *good)) == 4
-    # addresses that the index does not have, files, and datasets without a name
+    # URLs that the index does not have, findings of files, and datasets without a name
     strange = url_finding("https://example.invalid/x", Health.OK)
     nameless = replace(url_finding(exact, Health.NOT_FOUND), dataset=None)
     assert len(record(later, strange, nameless, Finding(dataset=LATE))) == 4
 
 
-def test_what_was_found_before_an_interruption_is_kept(
+def test_findings_before_an_interruption_are_recorded(
     lab: LabStore, demo: DemoArchive, recorder: Recorder
 ) -> None:
     exact, _ = urls_of(recorder, demo.paths("000004")[0])

@@ -1,4 +1,4 @@
-"""What places say, one place at a time: each answer has its own word."""
+"""Probing and downloading single URLs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def server() -> Iterator[ScriptedServer]:
 def single_attempt_sessions(
     *allowed: str, breaker: HostCircuitBreaker | None = None
 ) -> UrlSessions:
-    """Sessions that do not ask again."""
+    """Return sessions that do not retry."""
     return UrlSessions(allowed, lambda host: None, RequestLimits(attempts=1), breaker=breaker)
 
 
@@ -77,12 +77,12 @@ def sha256_header(content: bytes) -> dict[str, str]:
     ("headers", "expected"),
     [
         ({}, "size"),
-        ({"ETag": f'"{MD5}"'}, "size"),  # nobody knows this file's md5
+        ({"ETag": f'"{MD5}"'}, "size"),  # the md5 of this file is not known
         (sha256_header(CONTENT), "sha256"),
         ({"x-amz-checksum-sha256": "AAAA-3", "x-amz-checksum-type": "COMPOSITE"}, "size"),
     ],
 )
-def test_what_agrees_is_claimed_and_never_checked(
+def test_matching_headers_are_claimed_not_checked(
     server: ScriptedServer, sessions: UrlSessions, headers: dict[str, str], expected: str
 ) -> None:
     url = server.add("/a", head=ScriptedReply(headers=headers))
@@ -97,7 +97,7 @@ def test_what_agrees_is_claimed_and_never_checked(
     [
         (f"MD5E-s{SIZE}--{MD5}.bin", {"ETag": f'"{MD5}"'}, "md5"),
         (f"XS3ETAG-s{SIZE}--{ETAG}-10", {"ETag": f'"{ETAG}"'}, "etag"),
-        # in other parts, or encrypted, an ETag tells nothing of this one
+        # ETags of other part sizes or of encrypted objects are not comparable
         (f"XS3ETAG-s{SIZE}--{ETAG}-10", {"ETag": f'"{ETAG[:-1]}7"'}, "size"),
         (f"MD5E-s{SIZE}--{MD5}.bin", {"ETag": f'"{ETAG}"'}, "size"),
         (
@@ -107,7 +107,7 @@ def test_what_agrees_is_claimed_and_never_checked(
         ),
     ],
 )
-def test_an_etag_counts_where_it_is_of_the_kind_that_is_known(
+def test_an_etag_counts_if_the_key_has_one_of_the_same_kind(
     server: ScriptedServer, sessions: UrlSessions, key: str, headers: dict[str, str], expected: str
 ) -> None:
     (found,) = probe(sessions, server.add("/a", head=ScriptedReply(headers=headers)), key=key)
@@ -130,7 +130,7 @@ def test_changed_bytes_are_detected_by_any_checksum(
     assert (found.status, found.health, found.evidence) == ("error", Health.CHANGED, None)
 
 
-def test_what_the_index_knows_more_is_compared_too(
+def test_checksums_from_the_index_are_compared(
     server: ScriptedServer, sessions: UrlSessions
 ) -> None:
     url = server.add("/a", head=ScriptedReply(headers={"ETag": f'"{ETAG}"'}))
@@ -148,7 +148,7 @@ def test_an_object_version_is_the_reference_for_other_urls(
     other = server.add("/c", head=ScriptedReply(headers={"ETag": f'"{"0" * 32}"'}))
     found = probe(sessions, exact, same, other)
     assert health(found) == ["ok", "ok", "changed"]
-    # what may be overwritten is no measure for what may not
+    # a mutable URL is not the reference for an object version
     assert health(probe(sessions, other, exact)) == ["ok", "ok"]
 
 
@@ -183,7 +183,7 @@ def test_a_different_object_version_is_reported(
             "not-found",
             "error",
         ),
-        # what is refused for one way to ask may be there for another
+        # HEAD may be refused where GET is not
         (ScriptedReply(403), ScriptedReply(), "ok", "ok"),
         (ScriptedReply(405), ScriptedReply(), "ok", "ok"),
         (ScriptedReply(403), ScriptedReply(content=CONTENT + b"!"), "changed", "error"),
@@ -288,7 +288,7 @@ def test_a_host_that_recovers_is_retried_in_the_same_run(
         assert health(look(sessions, server.add("/a"))) == ["ok"]
 
 
-def test_refusals_of_the_circuit_breaker_are_no_failures_of_the_host(
+def test_refusals_by_the_circuit_breaker_do_not_count_as_failures(
     server: ScriptedServer,
 ) -> None:
     breaker = HostCircuitBreaker(failures=2, seconds=0.0, retry_after=3600.0)
@@ -302,10 +302,10 @@ def test_refusals_of_the_circuit_breaker_are_no_failures_of_the_host(
         assert given_up.value.status == 503
 
 
-# --- the bytes themselves
+# --- downloads
 
 
-def test_bytes_that_were_fetched_are_hashed(server: ScriptedServer, sessions: UrlSessions) -> None:
+def test_downloads_are_hashed(server: ScriptedServer, sessions: UrlSessions) -> None:
     url = server.add("/a")
     for key, expected in (
         (KEY, "sha256"),

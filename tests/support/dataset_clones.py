@@ -1,4 +1,4 @@
-"""Clones of mirrored datasets whose content is here, and what tests do to them."""
+"""Clones of mirrored datasets with content, and helpers to change and verify them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.mirror_harness import MirrorHarness, run_git
 def clone_dataset(
     mirror_harness: MirrorHarness, dataset: str, target: Path, label: str = ""
 ) -> Path:
-    """A plain git clone of a dataset in a store, at a version or at its newest state."""
+    """Clone a dataset from a store with plain git, at a version or its newest state."""
     target.parent.mkdir(parents=True, exist_ok=True)
     run_git(target.parent, "clone", "-q", str(mirror_harness.repository(dataset)), str(target))
     if label:
@@ -27,7 +27,7 @@ def clone_dataset(
 
 
 def fetch_content(folder: Path) -> Path:
-    """Puts all content where git-annex would, from the first place of each file."""
+    """Download all content to git-annex's object directory, from the first URL of each file."""
     with VerifiedRepository.at(folder) as opened:
         for entry in opened.entries(opened.describe(opened.head()).tree):
             link = folder / path_to_text(entry.path)
@@ -44,37 +44,37 @@ def fetch_content(folder: Path) -> Path:
 
 
 def copy_folder(folder: Path, target: Path) -> Path:
-    """A copy to be changed."""
+    """Return a copy to be changed."""
     shutil.copytree(folder, target, symlinks=True)
     return target
 
 
 def overwrite(path: Path, content: bytes) -> None:
-    """Gives a file's content other bytes, wherever a link leads to."""
+    """Replace a file's content, through its link."""
     there = path.resolve()
     there.chmod(0o644)
     there.write_bytes(content)
 
 
 def flip_bit(path: Path) -> None:
-    """Changes one bit in the middle of a file."""
+    """Change one bit in the middle of a file."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     overwrite(path, bytes(content))
 
 
 def verify_all(folder: Path, **options: object) -> list[Finding]:
-    """All that is found of a dataset."""
+    """Return all findings for a dataset."""
     return list(verify(folder, **options))  # type: ignore[arg-type]
 
 
 def failures(findings: Iterable[Finding]) -> list[tuple[str, str, str]]:
-    """What failed: what it is, where, and with which status."""
+    """Return kind, path and status of the failed findings."""
     return [(one.kind, one.path, one.status) for one in findings if one.failed]
 
 
 def evidence_counts(findings: Iterable[Finding]) -> dict[tuple[str | None, str | None], int]:
-    """How many files are proved by what, and whether they were hashed."""
+    """Return the number of files by evidence, and whether they were hashed."""
     return Counter(
         (one.evidence and one.evidence.value, one.checked)
         for one in findings

@@ -1,4 +1,4 @@
-"""A server on loopback whose answers a test writes down, method by method."""
+"""A server on loopback with scripted replies per method and path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEY = f"SHA256E-s{len(CONTENT)}--{SHA256}.bin"
 
 @dataclass
 class ScriptedReply:
-    """A reply; ``cut`` sends less than its headers say."""
+    """A reply; ``cut`` is the number of bytes missing at the end of its body."""
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
@@ -27,7 +27,7 @@ class ScriptedReply:
 
 @dataclass
 class ScriptedServer:
-    """``answers`` are by ``<METHOD> <path>``, of which the last goes on being given."""
+    """A scripted server: ``answers`` by ``<METHOD> <path>``; the last one is repeated."""
 
     url: str = ""
     answers: dict[str, list[ScriptedReply]] = field(default_factory=dict)
@@ -36,14 +36,14 @@ class ScriptedServer:
     def add(
         self, path: str, *, head: ScriptedReply | None = None, get: ScriptedReply | None = None
     ) -> str:
-        """Writes down what a path answers; gives its URL."""
+        """Script the replies for a path; return its URL."""
         given = get or ScriptedReply()
         self.answers[f"HEAD {path}"] = [head or given]
         self.answers[f"GET {path}"] = [given]
         return self.url + path
 
     def methods(self, path: str) -> list[str]:
-        """How a path was asked, in order."""
+        """Return the methods of the requests for a path, in order."""
         return [one.partition(" ")[0] for one in self.requests if one.endswith(f" {path}")]
 
 
@@ -84,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def running_server() -> Iterator[ScriptedServer]:
-    """Such a server, on a free port."""
+    """Run a scripted server on a free port."""
     script = ScriptedServer()
     handler = type("Handler", (_Handler,), {"server_script": script})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

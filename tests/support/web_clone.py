@@ -1,4 +1,4 @@
-"""Clones to get files into, and the web that their files are on, with what can go wrong there."""
+"""Clones to download files into, and a web server with faults that serves their files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Fault = Callable[["WebHandler", bytes], None]
 
 @dataclass
 class RecordedRequest:
-    """A request: its path, its headers, and on which connection it came."""
+    """A request: path, headers, and the client's connection."""
 
     path: str
     headers: Mapping[str, str]
@@ -55,7 +55,7 @@ class RecordedRequest:
 
 @dataclass
 class FaultyWebServer:
-    """A server on loopback; ``faults`` says what goes wrong with a path, in turn."""
+    """A server on loopback; ``faults`` lists the faults of successive requests, by path."""
 
     host: str = "127.0.0.1"
     contents: dict[str, bytes] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class FaultyWebServer:
         self._thread.join()
 
     def paths(self) -> list[str]:
-        """What was asked for, in order."""
+        """Return the requested paths, in order."""
         return [one.path for one in self.requests]
 
 
@@ -106,7 +106,7 @@ class WebHandler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def send_content(self, content: bytes) -> None:
-        """A file, or the part of it that is asked for."""
+        """Send a file, or the requested range of it."""
         byte_range = self.headers.get("Range")
         if byte_range is None:
             self.reply(200, content)
@@ -140,7 +140,7 @@ def no_fault(handler: WebHandler, content: bytes) -> None:
 
 
 def other_bytes(handler: WebHandler, content: bytes) -> None:
-    """As long as the file, and not it."""
+    """Send other bytes of the same length."""
     handler.send_content(content[:-1] + bytes([content[-1] ^ 1]))
 
 
@@ -163,7 +163,7 @@ def chunked(handler: WebHandler, content: bytes) -> None:
 
 
 def endless(handler: WebHandler, content: bytes) -> None:
-    """The file, and then more of it than anybody wants."""
+    """Send the file many times over."""
     handler.send_response(200)
     handler.end_headers()
     handler.close_connection = True
@@ -172,7 +172,7 @@ def endless(handler: WebHandler, content: bytes) -> None:
 
 
 def cut_after(count: int) -> Fault:
-    """The connection ends after so many bytes of what was asked for."""
+    """Return a fault that closes the connection after ``count`` bytes of the requested range."""
 
     def fault(handler: WebHandler, content: bytes) -> None:
         byte_range = handler.headers.get("Range")
@@ -213,7 +213,7 @@ def redirect_to(url: str) -> Fault:
 
 @dataclass(frozen=True)
 class File:
-    """A file of a dataset: its path, key, and places on the web."""
+    """A file of a dataset: path, key, URLs, and repositories that have it."""
 
     path: str
     key: str
@@ -223,13 +223,13 @@ class File:
 
 
 def content_of(name: str, size: int = 2000) -> bytes:
-    """Bytes of a file's own."""
+    """Return bytes that are unique to a name."""
     digest = hashlib.sha256(name.encode()).digest()
     return (digest * (size // 32 + 1))[:size]
 
 
 def files_of_all_kinds(web: FaultyWebServer) -> list[File]:
-    """A file of each kind that there is, served by the web."""
+    """Return a file of each kind, served by the web server."""
     files: list[File] = []
 
     def add(path: str, make: Callable[[bytes], str], size: int = 2000, **named: object) -> None:
@@ -300,7 +300,7 @@ def git(folder: Path, *arguments: str, given: bytes | None = None) -> str:
 def make_dataset(
     folder: Path, files: Sequence[File], more: Mapping[str, tuple[str, bytes]] | None = None
 ) -> Path:
-    """A bare repository of files, which a clone gets from the web; ``more`` are plain ones."""
+    """Return a bare repository of annexed files with URLs; ``more`` are files stored in git."""
     lines: list[bytes] = []
 
     def put(mode: str, path: bytes, data: bytes) -> None:
@@ -339,7 +339,7 @@ def make_dataset(
 
 @dataclass
 class WebClone:
-    """A web, a dataset with files of all kinds on it, and a clone that nobody has got a file of."""
+    """A web server, a dataset with files of all kinds on it, and a clone without content."""
 
     web: FaultyWebServer
     folder: Path
@@ -347,28 +347,28 @@ class WebClone:
     clone: Path
 
     def copy(self, name: str) -> Path:
-        """Another clone, which git-annex takes for the same."""
+        """Return a copy of the clone, with the same git-annex UUID."""
         target = self.folder / name
         shutil.copytree(self.clone, target, symlinks=True)
         return target
 
     def url_path(self, path: str, index: int = 0) -> str:
-        """The path on the web of a file."""
+        """Return the path of a file on the web server."""
         return self.files[path].urls[index].removeprefix(self.web.url)
 
     def get(self, *paths: str, **options: object) -> dict[str, Outcome]:
-        """Gets files; gives the outcomes by path."""
+        """Download files; return the outcomes by path."""
         found = list(get(self.clone, list(paths) or None, **options))  # type: ignore[arg-type]
         assert len(found) == len({one.path for one in found})
         return {one.path: one for one in found}
 
     def has_content(self, path: str, clone: Path | None = None) -> bool:
-        """Whether a file's content is there, and is what it should be."""
+        """Return whether a file's content is present and right."""
         target = (clone or self.clone) / path
         return target.exists() and target.read_bytes() == self.files[path].content
 
     def recorded_files(self) -> set[str]:
-        """The files that git-annex's logs say are here, whether they are or not."""
+        """Return the files that git-annex's logs record as present, whether they are or not."""
         lines = self.annex("whereis", "--json").splitlines()
         found = [json.loads(line) for line in lines]
         return {one["file"] for one in found if any(copy["here"] for copy in one["whereis"])}
@@ -378,7 +378,7 @@ class WebClone:
 
 
 def object_modes(clone: Path) -> dict[str, int]:
-    """The modes of all that is in the object folders, by path."""
+    """Return the modes of all files and folders in the object directory, by path."""
     root = clone / ".git" / "annex" / "objects"
     found = {}
     for folder, folders, names in os.walk(root):
@@ -389,7 +389,7 @@ def object_modes(clone: Path) -> dict[str, int]:
 
 
 def temporary_files(clone: Path) -> list[str]:
-    """What lies in git-annex's folders for what is under way."""
+    """Return the files in git-annex's directories for unfinished work."""
     annex = clone / ".git" / "annex"
     found = []
     for name in ("tmp", "othertmp", "journal", "journal-private", "transfer", "bad"):
@@ -398,7 +398,7 @@ def temporary_files(clone: Path) -> list[str]:
 
 
 def branch_logs(clone: Path) -> dict[str, list[str]]:
-    """The git-annex branch: what each file says, without the times."""
+    """Return the lines of each file of the git-annex branch, without timestamps."""
     found = {}
     names = git(clone, "ls-tree", "-r", "--name-only", "git-annex").splitlines()
     for name in names:
@@ -437,7 +437,7 @@ def _use_home(patch: pytest.MonkeyPatch, home: Path) -> None:
 
 @pytest.fixture
 def web_clone(web_clone_template: WebClone, tmp_path: Path) -> Iterator[WebClone]:
-    """A clone of all kinds of files, of which none is there."""
+    """A clone with files of all kinds, without content."""
     clone = tmp_path / "clone"
     shutil.copytree(web_clone_template.clone, clone, symlinks=True)
     web = web_clone_template.web

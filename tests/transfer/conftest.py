@@ -1,4 +1,4 @@
-"""Fixtures of the transfer's tests: clones whose contents lie on a web server with faults."""
+"""Fixtures for the tests of transfer: clones whose content is on a faulty web server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Getting files: what comes of it is what git-annex itself would have left, only sooner."""
+"""``get`` leaves the same files and records as git-annex."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ NOWHERE = "nowhere.dat"
 
 
 def fsck(world: WebClone, *paths: str) -> list[str]:
-    """What git-annex finds fault with."""
+    """Return the complaints of ``git annex fsck``."""
     lines = world.annex("fsck", *paths, clone=world.clone).splitlines()
     return [line for line in lines if "fixing" in line or "**" in line or "failed" in line]
 
 
-def test_what_is_got_lies_as_git_annex_would_have_left_it(web_clone: WebClone) -> None:
+def test_object_files_and_logs_are_those_of_git_annex(web_clone: WebClone) -> None:
     theirs = web_clone.copy("theirs")
     git(theirs, "annex", "get", "-q", *(set(web_clone.files) - {NOWHERE}))
     got = web_clone.get()
@@ -43,7 +43,7 @@ def test_what_is_got_lies_as_git_annex_would_have_left_it(web_clone: WebClone) -
     assert git(web_clone.clone, "status", "--porcelain") == ""
 
 
-def test_git_annex_finds_no_fault_with_what_was_got_and_knows_it_here(web_clone: WebClone) -> None:
+def test_git_annex_fsck_accepts_downloaded_files(web_clone: WebClone) -> None:
     web_clone.get()
     assert fsck(web_clone, *(set(web_clone.files) - {NOWHERE})) == []
     assert web_clone.recorded_files() == set(web_clone.files) - {NOWHERE}
@@ -57,7 +57,7 @@ def test_present_content_is_not_requested(web_clone: WebClone) -> None:
     assert web_clone.web.requests == []
 
 
-def test_only_what_is_named_is_got(web_clone: WebClone) -> None:
+def test_only_named_paths_are_downloaded(web_clone: WebClone) -> None:
     got = web_clone.get("small/3.dat", str(web_clone.clone / "kinds"))
     assert set(got) == {path for path in web_clone.files if path.startswith("kinds/")} | {
         "small/3.dat"
@@ -65,7 +65,7 @@ def test_only_what_is_named_is_got(web_clone: WebClone) -> None:
     assert not web_clone.has_content("small/4.dat")
 
 
-def test_a_path_is_understood_wherever_one_stands(web_clone: WebClone) -> None:
+def test_paths_are_resolved_through_symlinked_folders(web_clone: WebClone) -> None:
     link = web_clone.folder / "link"
     link.symlink_to(web_clone.clone / "small")
     got = list(
@@ -74,13 +74,13 @@ def test_a_path_is_understood_wherever_one_stands(web_clone: WebClone) -> None:
     assert {one.path for one in got} == {"small/1.dat", "small/2.dat"}
 
 
-def test_two_paths_of_one_content_cost_one_request(web_clone: WebClone) -> None:
+def test_two_paths_of_one_key_cost_one_request(web_clone: WebClone) -> None:
     got = web_clone.get("small/0.dat", "twice.dat")
     assert [one.status for one in got.values()] == ["ok", "ok"]
     assert web_clone.web.paths() == [web_clone.url_path("twice.dat")]
 
 
-def test_each_file_says_what_it_was_proved_by(web_clone: WebClone) -> None:
+def test_each_outcome_has_its_evidence(web_clone: WebClone) -> None:
     got = web_clone.get("small/1.dat", "kinds")
     proved = {path.rpartition("/")[2]: (one.evidence, one.checked) for path, one in got.items()}
     assert proved["1.dat"] == (Evidence.SHA256, "checked")
@@ -106,7 +106,7 @@ def test_a_file_without_a_url_names_the_repositories_that_have_it(web_clone: Web
     assert "attic" in got[NOWHERE].message
 
 
-def test_a_path_outside_is_wrong_usage(web_clone: WebClone) -> None:
+def test_a_path_outside_of_the_clone_is_a_usage_error(web_clone: WebClone) -> None:
     with pytest.raises(ConfigurationError, match="not in the dataset"):
         web_clone.get("../elsewhere")
 
@@ -119,7 +119,7 @@ def test_a_folder_that_is_no_clone_is_refused(tmp_path: Path) -> None:
         list(get(tmp_path))
 
 
-def test_a_clone_that_git_annex_has_not_seen_yet_is_made_ready(web_clone: WebClone) -> None:
+def test_git_annex_is_initialized_in_a_plain_git_clone(web_clone: WebClone) -> None:
     fresh = web_clone.folder / "fresh"
     git(
         web_clone.folder,
@@ -133,7 +133,7 @@ def test_a_clone_that_git_annex_has_not_seen_yet_is_made_ready(web_clone: WebClo
     assert git(fresh, "config", "annex.uuid").strip() in git(fresh, "annex", "whereis", "small")
 
 
-def test_what_was_fetched_of_the_git_annex_branch_since_counts(web_clone: WebClone) -> None:
+def test_fetched_git_annex_branches_are_merged(web_clone: WebClone) -> None:
     origin = Path(git(web_clone.clone, "config", "remote.origin.url").strip())
     other = web_clone.folder / "other"
     git(web_clone.folder, "clone", "-q", str(origin), str(other))

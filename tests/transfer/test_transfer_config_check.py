@@ -1,4 +1,4 @@
-"""Repositories that were received as files, and name programs: ``get`` runs none of them."""
+"""``get`` runs no programs that a received repository names."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _lfs_hook(folder: Path, program: str) -> None:
 
 
 def _promisor(folder: Path, program: str) -> None:
-    """A partial clone that lacks an object, which git asks a program for."""
+    """Make a partial clone that lacks an object, which git would get with a program."""
     for name, value in {
         "core.repositoryformatversion": "1",
         "extensions.partialClone": "evil",
@@ -84,7 +84,7 @@ def _promisor(folder: Path, program: str) -> None:
 
 
 def _remote(folder: Path, program: str) -> None:
-    """A remote that came with the repository, in which git-annex works, too."""
+    """Add a remote that came with the repository; git-annex runs commands in it."""
     beside = folder.parent / "beside.git"
     git(folder.parent, "clone", "-q", "--bare", str(folder), str(beside))
     git(beside, "config", "annex.freezecontent-command", program)
@@ -184,22 +184,22 @@ def test_a_trusted_configuration_is_obeyed(web_clone: WebClone, tmp_path: Path, 
         ("datalad.get.subdataset-source-candidate-000x", "ria+file:///store#{id}"),
     ],
 )
-def test_what_a_lab_sets_is_no_program(web_clone: WebClone, name: str, value: str) -> None:
+def test_common_settings_are_accepted(web_clone: WebClone, name: str, value: str) -> None:
     git(web_clone.clone, "config", name, value)
     assert [one.status for one in get(web_clone.clone, [FILE])] == ["ok"]
 
 
-def test_hooks_of_git_annex_and_git_lfs_are_no_programs(web_clone: WebClone) -> None:
+def test_hooks_of_git_annex_and_git_lfs_are_accepted(web_clone: WebClone) -> None:
     assert [one.status for one in get(web_clone.clone, [FILE])] == ["ok"]
     hooks = web_clone.clone / ".git" / "hooks"
     assert (hooks / "post-checkout").exists()
-    said = (
+    message = (
         "This repository is configured for Git LFS but 'git-lfs' was not found on your path. If "
         "you no longer wish to use Git LFS, remove this hook by deleting the 'post-commit' file"
     )
     for name, text in {
-        "post-commit": f'printf >&2 "\\n%s\\n\\n" "{said}"',
-        "post-merge": f'echo >&2 "\\n{said}\\n"',
+        "post-commit": f'printf >&2 "\\n%s\\n\\n" "{message}"',
+        "post-merge": f'echo >&2 "\\n{message}\\n"',
     }.items():
         (hooks / name).write_text(
             f"#!/bin/sh\ncommand -v git-lfs >/dev/null 2>&1 || {{ {text}; exit 2; }}\n"
@@ -237,7 +237,7 @@ def test_the_users_own_configuration_is_trusted(
 
 
 def _with_part(world: WebClone, folder: Path) -> Path:
-    """A clone with a subdataset ``part``, whose repository is in ``.git/modules``."""
+    """Return a clone with a subdataset ``part``, whose repository is in ``.git/modules``."""
     above = folder / "above"
     git(folder, "init", "-q", str(above))
     git(
@@ -277,12 +277,12 @@ def test_a_subdataset_s_repository_without_work_tree_is_refused_too(
     assert not marker.exists()
 
 
-def test_a_clone_with_a_subdataset_is_no_program(web_clone: WebClone, tmp_path: Path) -> None:
+def test_a_clone_with_a_subdataset_is_accepted(web_clone: WebClone, tmp_path: Path) -> None:
     above = _with_part(web_clone, tmp_path)
     assert [one.status for one in get(above, [f"part/{FILE}"])] == ["ok"]
 
 
-def test_the_command_refuses_in_one_line_unless_told_to_trust(
+def test_the_command_refuses_in_one_line_without_trust_config(
     web_clone: WebClone, tmp_path: Path
 ) -> None:
     marker = tmp_path / "marker"

@@ -1,4 +1,4 @@
-"""``neuromirror get``: what it prints, and how it exits."""
+"""The command ``neuromirror get``: output and exit codes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_it_gets_the_folder_it_is_in_and_says_what_it_did(web_clone: WebClone) -> None:
+def test_the_current_folder_is_downloaded_and_summarized(web_clone: WebClone) -> None:
     done = run(web_clone.clone / "small", "get")
     assert (done.returncode, done.stderr) == (0, "")
     *lines, last = done.stdout.splitlines()
@@ -27,7 +27,7 @@ def test_it_gets_the_folder_it_is_in_and_says_what_it_did(web_clone: WebClone) -
     assert run(web_clone.clone / "small", "get").stdout == "12 here already\n"
 
 
-def test_a_file_that_was_not_had_makes_it_exit_with_1_and_say_why(web_clone: WebClone) -> None:
+def test_a_failed_file_makes_it_exit_with_1(web_clone: WebClone) -> None:
     web_clone.web.faults[web_clone.url_path("small/1.dat")] = [missing]
     done = run(web_clone.clone, "--json", "get", "small/1.dat", "small/2.dat")
     assert done.returncode == 1

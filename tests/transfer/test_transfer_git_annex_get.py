@@ -1,4 +1,4 @@
-"""What is left to git-annex: what is not spoken here, and where a clone is set up otherwise."""
+"""Files that ``get`` leaves to git-annex."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def configure(world: WebClone, name: str, value: str) -> None:
 
 
 def other_clone(world: WebClone, *paths: str) -> Path:
-    """A clone beside this one that has files, and is a remote of it."""
+    """Return another clone that has files, and is a remote of this one."""
     origin = git(world.clone, "config", "remote.origin.url").strip()
     other = world.folder / "other"
     git(world.folder, "clone", "-q", origin, str(other))
     assert all(one.status == "ok" for one in get(other, list(paths)))
     git(world.clone, "remote", "add", "other", str(other))
     git(world.clone, "fetch", "-q", "other")
-    # git-annex learns here whose remote it is
+    # git-annex stores the remote's UUID
     world.annex("info", "--fast", "other")
     return other
 
@@ -50,14 +50,14 @@ def test_a_remote_is_tried_when_the_web_fails(web_clone: WebClone) -> None:
     assert (got[SMALL].status, got[SMALL].message) == ("ok", "by git-annex")
 
 
-def test_an_address_that_is_not_spoken_here_is_left_to_git_annex(web_clone: WebClone) -> None:
+def test_an_unsupported_url_scheme_is_left_to_git_annex(web_clone: WebClone) -> None:
     key = web_clone.files["nowhere.dat"].key
     web_clone.annex("registerurl", key, "ftp://127.0.0.1:9/nowhere")
     message = web_clone.get("nowhere.dat")["nowhere.dat"].message
     assert "git annex get" in message
 
 
-def test_a_remote_that_is_to_be_ignored_is(web_clone: WebClone) -> None:
+def test_an_ignored_remote_is_not_used(web_clone: WebClone) -> None:
     other_clone(web_clone, SMALL)
     configure(web_clone, "remote.other.annex-ignore", "true")
     assert web_clone.get(SMALL)[SMALL].url is not None
@@ -87,7 +87,7 @@ def test_an_unlocked_file_gets_its_content_and_stays_unmodified(web_clone: WebCl
     assert git(web_clone.clone, "status", "--porcelain") == ""
 
 
-def test_a_content_that_is_unlocked_elsewhere_gets_there_too(web_clone: WebClone) -> None:
+def test_another_unlocked_file_of_the_same_key_gets_its_content(web_clone: WebClone) -> None:
     web_clone.annex("unlock", "twice.dat")
     git(web_clone.clone, "commit", "-q", "-m", "unlocked")
     assert web_clone.get("small/0.dat")["small/0.dat"].status == "ok"
@@ -170,7 +170,7 @@ def test_sizes_are_read_as_git_annex_reads_them(value: str, size: int) -> None:
         ("core.sharedrepository", "group"),
     ],
 )
-def test_what_changes_how_git_annex_keeps_or_gets_contents_is_left_to_it(
+def test_unsupported_settings_leave_all_files_to_git_annex(
     name: str, value: str, tmp_path: Path
 ) -> None:
     plain = {"annex.version": ["10"], "annex.uuid": ["x"], "annex.pidlock": ["false"]}
@@ -189,28 +189,28 @@ def test_hooks_for_contents_are_left_to_git_annex(tmp_path: Path) -> None:
 REMOTE = """#!{python}
 import sys
 
-def say(line):
+def send(line):
     print(line, flush=True)
 
-say("VERSION 1")
+send("VERSION 1")
 for line in sys.stdin:
-    word, *rest = line.rstrip("\\n").split(" ")
-    if word in ("INITREMOTE", "PREPARE"):
-        say(f"{{word}}-SUCCESS")
-    elif word == "CLAIMURL":
-        say("CLAIMURL-SUCCESS" if rest[0].startswith("made:") else "CLAIMURL-FAILURE")
-    elif word == "TRANSFER":
+    command, *rest = line.rstrip("\\n").split(" ")
+    if command in ("INITREMOTE", "PREPARE"):
+        send(f"{{command}}-SUCCESS")
+    elif command == "CLAIMURL":
+        send("CLAIMURL-SUCCESS" if rest[0].startswith("made:") else "CLAIMURL-FAILURE")
+    elif command == "TRANSFER":
         with open(" ".join(rest[2:]), "wb") as file:
             file.write({content!r})
-        say(f"TRANSFER-SUCCESS RETRIEVE {{rest[1]}}")
-    elif word == "CHECKPRESENT":
-        say(f"CHECKPRESENT-SUCCESS {{rest[0]}}")
+        send(f"TRANSFER-SUCCESS RETRIEVE {{rest[1]}}")
+    elif command == "CHECKPRESENT":
+        send(f"CHECKPRESENT-SUCCESS {{rest[0]}}")
     else:
-        say("UNSUPPORTED-REQUEST")
+        send("UNSUPPORTED-REQUEST")
 """
 
 
-def test_what_a_special_remote_makes_is_had_from_it(
+def test_a_file_of_an_external_special_remote_is_got_by_git_annex(
     web_clone: WebClone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = web_clone.files["nowhere.dat"]

@@ -1,4 +1,4 @@
-"""Where files are got from, and what happens when a place does not do what it should."""
+"""The order in which ``get`` tries URLs, and its behaviour when one fails."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BIG = "large/1.dat"
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits between attempts are short: what is tested is what comes of them."""
+    """Shorten the waits between attempts."""
     monkeypatch.setattr(RequestLimits, "__init__", _with_short_waits(RequestLimits.__init__))
 
 
@@ -48,7 +48,7 @@ def _with_short_waits(made):  # type: ignore[no-untyped-def]
 
 @pytest.fixture
 def other_server() -> Iterator[FaultyWebServer]:
-    """Another server, at another address of this machine."""
+    """A second server, at another loopback address."""
     with FaultyWebServer("127.0.0.2") as web:
         yield web
 
@@ -153,7 +153,7 @@ def test_a_secret_in_a_url_is_redacted(web_clone: WebClone) -> None:
     assert "hush" not in message
 
 
-def test_a_large_file_that_breaks_off_goes_on_where_it_was(web_clone: WebClone) -> None:
+def test_an_interrupted_large_download_is_resumed(web_clone: WebClone) -> None:
     web_clone.web.faults[web_clone.url_path(BIG)] = [
         cut_after(1 << 20),
         cut_after(1 << 20),
@@ -173,20 +173,20 @@ def test_a_url_that_keeps_disconnecting_is_given_up(web_clone: WebClone) -> None
 
 
 def leave_partial(world: WebClone, path: str, content: bytes) -> None:
-    """What an earlier run, or git-annex, left of a file."""
+    """Write partial content as an interrupted run, or git-annex, leaves it."""
     folder = world.clone / ".git" / "annex" / "tmp"
     folder.mkdir(exist_ok=True)
     (folder / key_file_name(world.files[path].key).decode()).write_bytes(content)
 
 
-def test_what_was_kept_of_a_file_is_gone_on_from(web_clone: WebClone) -> None:
+def test_partial_content_of_an_earlier_run_is_resumed(web_clone: WebClone) -> None:
     leave_partial(web_clone, BIG, web_clone.files[BIG].content[:1_000_000])
     assert web_clone.get(BIG)[BIG].status == "ok"
     assert [one.headers.get("Range") for one in web_clone.web.requests] == ["bytes=1000000-"]
     assert temporary_files(web_clone.clone) == []
 
 
-def test_git_annex_goes_on_from_what_was_kept_here(web_clone: WebClone) -> None:
+def test_git_annex_resumes_partial_content(web_clone: WebClone) -> None:
     web_clone.web.faults[web_clone.url_path(BIG)] = [cut_after(1 << 20), missing]
     assert web_clone.get(BIG)[BIG].status == "error"
     assert temporary_files(web_clone.clone) == [f"tmp/{web_clone.files[BIG].key}"]
@@ -206,14 +206,14 @@ def test_git_annex_goes_on_from_what_was_kept_here(web_clone: WebClone) -> None:
         lambda content: b"",
     ],
 )
-def test_what_was_kept_is_never_trusted(web_clone: WebClone, spoil) -> None:  # type: ignore[no-untyped-def]
+def test_partial_content_is_never_trusted(web_clone: WebClone, spoil) -> None:  # type: ignore[no-untyped-def]
     leave_partial(web_clone, BIG, spoil(web_clone.files[BIG].content))
     assert web_clone.get(BIG)[BIG].status == "ok"
     assert web_clone.has_content(BIG)
     assert temporary_files(web_clone.clone) == []
 
 
-def test_a_whole_file_that_was_kept_costs_no_request(web_clone: WebClone) -> None:
+def test_complete_partial_content_costs_no_request(web_clone: WebClone) -> None:
     leave_partial(web_clone, BIG, web_clone.files[BIG].content)
     assert web_clone.get(BIG)[BIG].status == "ok"
     assert web_clone.web.requests == []
@@ -227,7 +227,7 @@ def test_a_server_without_ranges_restarts_the_download(web_clone: WebClone) -> N
     assert web_clone.has_content(BIG)
 
 
-def test_what_cannot_be_checked_is_not_gone_on_from(web_clone: WebClone) -> None:
+def test_content_without_checksum_is_not_resumed(web_clone: WebClone) -> None:
     path = "kinds/vurl-large"
     leave_partial(web_clone, path, b"x" * 1000)
     assert web_clone.get(path)[path].status == "ok"

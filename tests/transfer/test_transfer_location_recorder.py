@@ -1,4 +1,6 @@
-"""What git-annex is told of what was got, whatever happens, and however it wants to be told."""
+"""``get`` records downloaded content in git-annex, in every configuration and after every
+interruption.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ def configure(world: WebClone, name: str, value: str) -> None:
     git(world.clone, "config", name, value)
 
 
-def test_the_branch_gets_one_commit_and_its_files_nothing_else(web_clone: WebClone) -> None:
+def test_the_branch_gets_one_commit_with_location_lines_only(web_clone: WebClone) -> None:
     before = branch_logs(web_clone.clone)
     commit = git(web_clone.clone, "rev-parse", "git-annex").strip()
     web_clone.get("small")
@@ -65,14 +67,14 @@ def test_locations_are_recorded_without_a_git_identity(
     assert "neuromirror" in git(web_clone.clone, "log", "-n1", "--format=%cn", "git-annex")
 
 
-def test_nothing_is_committed_where_nothing_was_got(web_clone: WebClone) -> None:
+def test_no_commit_without_downloads(web_clone: WebClone) -> None:
     web_clone.get("small")
     commit = git(web_clone.clone, "rev-parse", "git-annex")
     web_clone.get("small")
     assert git(web_clone.clone, "rev-parse", "git-annex") == commit
 
 
-def test_a_private_clone_keeps_it_to_itself(web_clone: WebClone) -> None:
+def test_a_private_clone_records_locations_in_its_private_journal(web_clone: WebClone) -> None:
     configure(web_clone, "annex.private", "true")
     commit = git(web_clone.clone, "rev-parse", "git-annex")
     web_clone.get("small")
@@ -84,7 +86,7 @@ def test_a_private_clone_keeps_it_to_itself(web_clone: WebClone) -> None:
     assert f"1 {uuid(web_clone)}" not in log_lines
 
 
-def test_what_is_private_about_others_stays_private(web_clone: WebClone) -> None:
+def test_private_locations_of_other_remotes_stay_private(web_clone: WebClone) -> None:
     key = web_clone.files[SMALL[0]].key
     configure(web_clone, "remote.x.url", "/nowhere")
     configure(web_clone, "remote.x.annex-uuid", ATTIC)
@@ -100,7 +102,7 @@ def test_what_is_private_about_others_stays_private(web_clone: WebClone) -> None
     assert f"1 {ATTIC}" not in log_lines[0]
 
 
-def test_a_clone_that_commits_later_finds_it_in_its_journal(web_clone: WebClone) -> None:
+def test_without_alwayscommit_locations_go_to_the_journal(web_clone: WebClone) -> None:
     configure(web_clone, "annex.alwayscommit", "false")
     commit = git(web_clone.clone, "rev-parse", "git-annex")
     web_clone.get("small", "kinds/vurl")
@@ -113,7 +115,7 @@ def test_a_clone_that_commits_later_finds_it_in_its_journal(web_clone: WebClone)
     assert is_known_here(web_clone, *SMALL)
 
 
-def test_a_hook_that_waits_for_the_branch_is_run(web_clone: WebClone) -> None:
+def test_a_post_update_annex_hook_is_run(web_clone: WebClone) -> None:
     hook = web_clone.clone / ".git" / "hooks" / "post-update-annex"
     hook.write_text(f"#!/bin/sh\ntouch {web_clone.folder}/ran\n")
     hook.chmod(0o755)
@@ -123,7 +125,7 @@ def test_a_hook_that_waits_for_the_branch_is_run(web_clone: WebClone) -> None:
     assert is_known_here(web_clone, *SMALL)
 
 
-def test_what_the_journal_holds_already_is_not_lost(web_clone: WebClone) -> None:
+def test_existing_journal_lines_are_kept(web_clone: WebClone) -> None:
     key = web_clone.files[SMALL[0]].key
     configure(web_clone, "annex.alwayscommit", "false")
     web_clone.annex("setpresentkey", key, ATTIC, "1")
@@ -150,7 +152,7 @@ def test_concurrent_changes_of_the_branch_are_not_lost(web_clone: WebClone) -> N
     assert is_known_here(web_clone, *SMALL)
 
 
-def test_the_disk_keeps_what_it_has_to_keep_free(web_clone: WebClone) -> None:
+def test_diskreserve_stays_free(web_clone: WebClone) -> None:
     configure(web_clone, "annex.diskreserve", "900 petabytes")
     got = web_clone.get(SMALL[0], "large/1.dat")
     assert {one.status for one in got.values()} == {"error"}
@@ -160,7 +162,7 @@ def test_the_disk_keeps_what_it_has_to_keep_free(web_clone: WebClone) -> None:
     assert web_clone.get(SMALL[0])[SMALL[0]].status == "ok"
 
 
-def test_a_file_that_another_process_gets_is_left_to_it(web_clone: WebClone) -> None:
+def test_a_file_locked_by_another_process_is_skipped(web_clone: WebClone) -> None:
     path = "large/1.dat"
     name = f".git/annex/transfer/download/lck/lck.{web_clone.files[path].key}"
     lock = web_clone.clone / name
@@ -198,7 +200,7 @@ def start_get(world: WebClone) -> subprocess.Popen[bytes]:
     return subprocess.Popen([program, "get", "-J4"], cwd=world.clone, stdout=quiet, stderr=quiet)
 
 
-def test_a_run_that_is_killed_leaves_all_whole_and_the_next_goes_on(web_clone: WebClone) -> None:
+def test_a_killed_run_leaves_a_consistent_clone_and_the_next_resumes(web_clone: WebClone) -> None:
     for path in web_clone.files:
         if path != "nowhere.dat":
             web_clone.web.faults[web_clone.url_path(path)] = [delay(0.05)]

@@ -1,4 +1,4 @@
-"""Servers that are there and do not serve: none of them keeps a run, or who breaks it off."""
+"""Servers that accept connections and stall: they block neither a run nor its interruption."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from support.web_clone import WebClone, WebHandler
 TWO, OTHER = "two/a.dat", "two/b.dat"
 BIG = "large/1.dat"
 DEADLINE = 600.0
-"""Seconds within which what should not wait has stopped: far less than ``CLIENT_TIMEOUT``."""
+"""Seconds within which a test must have stopped; much less than ``CLIENT_TIMEOUT``."""
 CLIENT_TIMEOUT = 36000.0
-"""Seconds for which the client, made patient, waits for a server."""
+"""Seconds for which the client waits for a server in tests with long timeouts."""
 
 LONG_TIMEOUTS_CODE = f"""
 from neuromirror.transfer import fetcher
@@ -35,7 +35,7 @@ fetcher._BODY_TIMEOUT = {CLIENT_TIMEOUT}
 
 
 class StallingServer:
-    """Lets faults go on once a test is over, so that no thread of the server outlives it."""
+    """Faults of a server that stalls until the end of the test, when its threads exit."""
 
     def __init__(self) -> None:
         self._over = threading.Event()
@@ -45,19 +45,19 @@ class StallingServer:
         self._over.set()
 
     def never(self, handler: WebHandler, content: bytes) -> None:
-        """The request is taken, and nothing comes."""
+        """Accept the request and send nothing."""
         self.reached.set()
         self._over.wait(CLIENT_TIMEOUT)
         handler.close_connection = True
 
     def half(self, handler: WebHandler, content: bytes) -> None:
-        """Half of the file comes, and the connection stays open."""
+        """Send half of the file, and keep the connection open."""
         self._begin(handler, len(content))
         handler.wfile.write(content[: len(content) // 2])
         self.never(handler, content)
 
     def stalled(self, handler: WebHandler, content: bytes) -> None:
-        """A part of a body of no stated length comes, and the connection stays open."""
+        """Send a part of a body without stated length, and keep the connection open."""
         handler.send_response(200)
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()
@@ -65,7 +65,7 @@ class StallingServer:
         self.never(handler, content)
 
     def dripping(self, handler: WebHandler, content: bytes) -> None:
-        """A byte now and then, for ever."""
+        """Send one byte at a time, without end."""
         self._begin(handler, len(content))
         self.reached.set()
         for start in range(len(content)):
@@ -75,7 +75,7 @@ class StallingServer:
         handler.close_connection = True
 
     def dripping_head(self, handler: WebHandler, content: bytes) -> None:
-        """A head that never ends."""
+        """Send a header that never ends."""
         handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Drip: ")
         self.reached.set()
         while not self._over.wait(0.02):
@@ -98,7 +98,7 @@ def stalling_server() -> Iterator[StallingServer]:
 
 @pytest.fixture
 def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is waited for in minutes is waited for in parts of a second."""
+    """Replace timeouts of minutes by fractions of a second."""
     made = RequestLimits.__init__
 
     def init(self, **named):  # type: ignore[no-untyped-def]
@@ -111,7 +111,7 @@ def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client itself gives up no server while a test runs."""
+    """Let the client wait for any server for the duration of the test."""
     monkeypatch.setattr(RequestLimits, "__init__", RequestLimits.__init__)
     monkeypatch.setattr(fetcher, "_BODY_TIMEOUT", fetcher._BODY_TIMEOUT)
     exec(LONG_TIMEOUTS_CODE, {})
@@ -149,7 +149,7 @@ def test_without_another_url_the_stalled_one_is_named(
 @pytest.mark.usefixtures("long_timeouts")
 @pytest.mark.parametrize("name", FAULTS)
 @pytest.mark.parametrize("path", [TWO, BIG])
-def test_breaking_off_does_not_wait_for_a_server(
+def test_an_interruption_does_not_wait_for_a_server(
     web_clone: WebClone, stalling_server: StallingServer, path: str, name: str
 ) -> None:
     web_clone.web.faults[web_clone.url_path(path)] = [getattr(stalling_server, name)]
@@ -164,7 +164,7 @@ def test_breaking_off_does_not_wait_for_a_server(
 
 
 @pytest.mark.parametrize("name", ["never", "stalled"])
-def test_ctrl_c_ends_the_program_at_once(
+def test_ctrl_c_exits_immediately(
     web_clone: WebClone, stalling_server: StallingServer, name: str
 ) -> None:
     web_clone.web.faults[web_clone.url_path(TWO)] = [getattr(stalling_server, name)]
@@ -193,7 +193,7 @@ def test_a_silent_host_is_given_up_and_retried_occasionally() -> None:
         breaker.check(here)
         breaker.record_failure(here)
     time.sleep(0.25)
-    breaker.check(here)  # once in so many seconds
+    breaker.check(here)  # one request per retry interval
     with pytest.raises(CircuitOpenError) as refused:
         breaker.check(here)
     assert refused.value.host == "example.org"

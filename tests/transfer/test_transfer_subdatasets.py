@@ -1,4 +1,4 @@
-"""Sub-datasets: got when they are named, or all of them, and installed where they are not."""
+"""Subdatasets: installed and downloaded if they are named, or all of them with ``recursive``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.web_clone import File, WebClone, content_of, git, make_dataset
 
 @pytest.fixture
 def superdataset_clone(web_clone: WebClone) -> Path:
-    """A clone of a dataset with a file of its own and two sub-datasets; one is not installed."""
+    """A clone of a dataset with one file and two subdatasets, of which one is not installed."""
     import hashlib
 
     content = content_of("above")
@@ -51,7 +51,7 @@ def test_without_recursive_only_the_datasets_own_files_are_fetched(
     assert [one.path for one in get(superdataset_clone)] == ["own.dat"]
 
 
-def test_a_path_in_a_sub_dataset_is_got_there(superdataset_clone: Path) -> None:
+def test_a_path_in_a_subdataset_is_downloaded(superdataset_clone: Path) -> None:
     got = by_path(
         list(get(superdataset_clone, ["here/small/1.dat", "here/small/2.dat", "own.dat"]))
     )
@@ -62,7 +62,7 @@ def test_a_path_in_a_sub_dataset_is_got_there(superdataset_clone: Path) -> None:
     assert not (superdataset_clone / "here/small/3.dat").exists()
 
 
-def test_a_sub_dataset_is_installed_without_datalad(
+def test_a_subdataset_is_installed_without_datalad(
     superdataset_clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs = tmp_path / "bin"
@@ -86,7 +86,7 @@ def test_a_subdataset_without_a_url_is_named_and_blocks_nothing(superdataset_clo
     assert got["there/small/1.dat"].status == "ok"
 
 
-def test_recursively_all_is_got_and_what_is_missing_is_installed(superdataset_clone: Path) -> None:
+def test_recursive_installs_and_downloads_all_subdatasets(superdataset_clone: Path) -> None:
     got = by_path(list(get(superdataset_clone, recursive=True)))
     for part in ("here", "there"):
         assert got[f"{part}/small/1.dat"].status == "ok"
@@ -94,7 +94,7 @@ def test_recursively_all_is_got_and_what_is_missing_is_installed(superdataset_cl
     assert got["own.dat"].status == "ok"
 
 
-def test_a_repository_without_git_annex_may_hold_datasets(
+def test_a_repository_without_git_annex_may_contain_datasets(
     superdataset_clone: Path, tmp_path: Path
 ) -> None:
     paper = tmp_path / "paper"
@@ -108,7 +108,7 @@ def test_a_repository_without_git_annex_may_hold_datasets(
     }
 
 
-def test_a_sub_dataset_that_cannot_be_had_does_not_stop_the_others(
+def test_a_broken_subdataset_does_not_stop_the_others(
     superdataset_clone: Path, web_clone: WebClone
 ) -> None:
     shutil.rmtree(superdataset_clone / "here" / ".git" / "objects")
