@@ -22,9 +22,11 @@ def test_the_current_folder_is_downloaded_and_summarized(web_clone: WebClone) ->
     done = run(web_clone.clone / "small", "get")
     assert (done.returncode, done.stderr) == (0, "")
     *lines, last = done.stdout.splitlines()
-    assert sorted(lines)[1] == "ok         small/1.dat  2.0 kB  sha256"
-    assert last == "12 got, 24.0 kB"
-    assert run(web_clone.clone / "small", "get").stdout == "12 here already\n"
+    assert sorted(lines)[1].split() == ["ok", "small/1.dat", "2.0", "kB", "sha256"]
+    assert last.startswith("12 ")
+    assert last.endswith(", 24.0 kB")
+    records = run(web_clone.clone / "small", "--json", "get").stdout.splitlines()
+    assert [json.loads(one)["status"] for one in records] == ["notneeded"] * 12
 
 
 def test_a_failed_file_makes_it_exit_with_1(web_clone: WebClone) -> None:
