@@ -25,7 +25,7 @@ import click
 
 from neuromirror.annex import key_for
 from neuromirror.crawl import PublishedState, Publisher, Recorder
-from neuromirror.crawl.visit.validate import RecordSpool, SpooledSnapshot
+from neuromirror.crawl.visit.snapshot import RecordSpool, SpooledSnapshot
 from neuromirror.index import Index, rebuild_from_journal
 from neuromirror.mint import MINT_SPEC
 from neuromirror.model import (

@@ -133,7 +133,7 @@ def test_time_and_label_are_those_of_the_newest_file_or_document(
         {"x.bin": ScriptedFile(b"x", at(7))}, documents=[SUBJECT]
     )
     source.scripted_datasets["c"] = ScriptedDataset({"x.bin": ScriptedFile(b"x", None)})
-    begun = datetime.now(UTC).replace(microsecond=0)
+    started = datetime.now(UTC).replace(microsecond=0)
     results = scripted_harness.sync()
     assert results["box:a"].versions == ("2024-03-01T120500Z",)
     assert results["box:b"].versions == ("2024-03-01T120700Z",)
@@ -141,7 +141,7 @@ def test_time_and_label_are_those_of_the_newest_file_or_document(
     assert int(date) == at(5).timestamp()
     timeless = next(one for one in scripted_harness.entries(VersionMinted) if one.local_id == "c")
     assert timeless.time is None
-    assert datetime.fromisoformat(timeless.at) >= begun
+    assert datetime.fromisoformat(timeless.at) >= started
     assert results["box:c"].versions == (f"state-{timeless.state.partition(':')[2][:8]}",)
     assert (
         run_git(

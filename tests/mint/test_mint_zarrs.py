@@ -193,7 +193,7 @@ def test_subdatasets_at_unexpected_paths_are_refused(tmp_path: Path) -> None:
     one = Subdataset("id", "local", "ab" * 20, "sha256:00", 5, 1)
     assert part.git_path == b"a.zarr"
     for wrong in ({b"b.zarr": one}, {b"x": one}, {b"a.zarr": one, b"b": one}):
-        with pytest.raises(ValueError, match="sub-dataset"):
+        with pytest.raises(ValueError, match=r"'(b|x)"):
             insert_subdatasets(rest, wrong)
     with pytest.raises(ValueError, match="no commit"):
         MintedRepository.create(tmp_path / "m").mint(0, list(rest.spool.files()))

@@ -24,9 +24,10 @@ from neuromirror.crawl.planner import SyncRequest, parse_sync_requests
 from neuromirror.crawl.recorder import JournalRecorder, Recorder, open_recorder
 from neuromirror.crawl.results import Result
 from neuromirror.crawl.sync import Sync, dry_run
+from neuromirror.crawl.visit.listing_reader import read_listing
 from neuromirror.crawl.visit.outcome import VisitOutcome
 from neuromirror.crawl.visit.publisher import PublishedState, Publisher
-from neuromirror.crawl.visit.validate import RecordSpool, SpooledSnapshot, validate_listing
+from neuromirror.crawl.visit.snapshot import RecordSpool, SpooledSnapshot
 
 __all__ = [
     "RELEASED",
@@ -60,7 +61,7 @@ __all__ = [
     "load_mirrors",
     "open_recorder",
     "parse_sync_requests",
+    "read_listing",
     "rebuild_index",
     "release_hold",
-    "validate_listing",
 ]

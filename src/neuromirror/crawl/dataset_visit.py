@@ -24,7 +24,7 @@ from neuromirror.crawl.recorder import Recorder
 from neuromirror.crawl.visit.history import list_earlier_states, unseen_states
 from neuromirror.crawl.visit.outcome import VisitOutcome
 from neuromirror.crawl.visit.publisher import Publisher
-from neuromirror.crawl.visit.validate import SpooledSnapshot
+from neuromirror.crawl.visit.snapshot import SpooledSnapshot
 from neuromirror.crawl.visit.version_reader import StateCommits, VersionReader
 from neuromirror.crawl.visit.viewer_links import record_viewer_links
 from neuromirror.index import VersionRow

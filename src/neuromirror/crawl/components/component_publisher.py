@@ -15,7 +15,7 @@ from neuromirror.crawl.guards.difference import ComponentRoots, StateChanges, St
 from neuromirror.crawl.index_rebuild import restore_records
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.crawl.visit.publisher import Publisher
-from neuromirror.crawl.visit.validate import SpooledSnapshot
+from neuromirror.crawl.visit.snapshot import SpooledSnapshot
 from neuromirror.index import VersionRow
 from neuromirror.model import (
     DatasetRef,
@@ -52,7 +52,7 @@ class ComponentPublisher:
         links: dict[bytes, Subdataset] = {}
         for number, component in enumerate(components):
             dataset = component.header.version.dataset
-            own = scratch / f"part-{number}"
+            own = scratch / f"component-{number}"
             own.mkdir()
             with self._store.lock(dataset.dataset_id, dataset.name):
                 publisher = Publisher(
@@ -120,11 +120,11 @@ class ComponentPublisher:
         files = (line for line in lines if line_path(line) not in component_paths)
         yield from merge(files, *map(self._component_lines, components), key=line_path)
 
-    def _component_lines(self, placed: SnapshotEntry) -> Iterator[bytes]:
-        component = placed.subdataset
+    def _component_lines(self, entry: SnapshotEntry) -> Iterator[bytes]:
+        component = entry.subdataset
         assert component is not None
         self._restore_records(component)
-        root, upstream = placed.git_path, placed.record.path
+        root, upstream = entry.git_path, entry.record.path
         if upstream.startswith(b"-"):
             root = b"-" + root.removeprefix(b"%2D")  # only the link has the escape
         for line in self._store.record_lines(component.dataset_id, component.commit):

@@ -20,7 +20,7 @@ from neuromirror.crawl.plan import takedown_message
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.crawl.visit.history import is_earlier_state, list_earlier_states, unseen_states
 from neuromirror.crawl.visit.publisher import Publisher
-from neuromirror.crawl.visit.validate import SpooledSnapshot
+from neuromirror.crawl.visit.snapshot import SpooledSnapshot
 from neuromirror.crawl.visit.version_reader import StateCommits, VersionReader
 from neuromirror.index import VersionRow
 from neuromirror.model import VersionRef
@@ -33,7 +33,7 @@ from neuromirror.sources import (
 )
 from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, TAG_PREFIX, Store
 
-_MEMO_NAME = "part"
+_MEMO_NAME = "component"
 """A component has one memo, not one per state."""
 
 

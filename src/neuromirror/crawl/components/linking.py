@@ -27,7 +27,7 @@ from neuromirror.crawl.components.subdataset_links import (
     SubdatasetLink,
     is_subdataset_line,
 )
-from neuromirror.crawl.visit.validate import (
+from neuromirror.crawl.visit.snapshot import (
     InlineComponentState,
     RecordSpool,
     ResolvedComponents,
@@ -150,7 +150,7 @@ def link_components(
 def _visit_components(
     due: Mapping[bytes, ComponentEntry], visitor: ComponentVisitor
 ) -> dict[bytes, _VisitResult]:
-    with ContextThreadPool(min(CONCURRENT_READS, len(due)), thread_name_prefix="part") as pool:
+    with ContextThreadPool(min(CONCURRENT_READS, len(due)), thread_name_prefix="component") as pool:
         running: dict[bytes, Future[_VisitResult]] = {
             path: pool.submit(_visit_component, visitor, component)
             for path, component in due.items()
@@ -201,15 +201,13 @@ class _LinkedRecords:
         """Yield the state's lines, with the resolved links."""
         for line in self._spool.lines():
             if is_subdataset_line(line):
-                placed = load_snapshot_entry(line)
-                path = placed.record.path
+                entry = load_snapshot_entry(line)
+                path = entry.record.path
                 link = self._links.get(path)
                 if link is not None:
                     self._note_time(link.time)
-                    record = msgspec.structs.replace(placed.record, modified=link.time)
-                    yield dump_snapshot_entry(
-                        SnapshotEntry(placed.git_path, "", record, link.state)
-                    )
+                    record = msgspec.structs.replace(entry.record, modified=link.time)
+                    yield dump_snapshot_entry(SnapshotEntry(entry.git_path, "", record, link.state))
                 elif path not in self._due:
                     yield line
             else:
@@ -219,9 +217,9 @@ class _LinkedRecords:
         """Yield the previous state's lines of the components that failed."""
         for path, line in previous.lines(self._failed) if self._failed else ():
             self.kept_paths.add(path)
-            placed = load_snapshot_entry(line)
-            self.files += placed.subdataset is None
-            self._note_time(placed.record.modified)
+            entry = load_snapshot_entry(line)
+            self.files += entry.subdataset is None
+            self._note_time(entry.record.modified)
             yield line
 
     def _note_time(self, time: datetime | None) -> None:

@@ -29,12 +29,12 @@ from neuromirror.crawl.components.subdataset_links import (
     unresolved_link,
 )
 from neuromirror.crawl.recorder import Recorder
-from neuromirror.crawl.visit.validate import (
+from neuromirror.crawl.visit.listing_reader import read_listing
+from neuromirror.crawl.visit.snapshot import (
     InlineComponentState,
     ResolvedComponents,
     ResolvedEntry,
     SpooledSnapshot,
-    validate_listing,
 )
 from neuromirror.crawl.visit.visit_context import StoreVisitContext
 from neuromirror.index import Index
@@ -166,7 +166,7 @@ class _TemporaryWorkspace:
 
 
 class StoreComponentResolver:
-    """Resolves the components of one listing (a validate.ComponentResolver).
+    """Resolves the components of one listing (a snapshot.ComponentResolver).
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ class StoreComponentResolver:
         self._incidents: list[str] = []
         self._is_final = True
         self._pending_ids: set[str] = set()
-        self._pool = ContextThreadPool(CONCURRENT_READS, thread_name_prefix="part")
+        self._pool = ContextThreadPool(CONCURRENT_READS, thread_name_prefix="component")
         self._numbers = count()
         self._pending_reads: deque[_PendingRead] = deque()
 
@@ -322,8 +322,8 @@ class StoreComponentResolver:
         The files of each exist until the next one is requested.
         """
         reads = self._pending_reads
-        begun = {id(component) for component, _, _ in reads}
-        left = (component for component in components if id(component) not in begun)
+        started = {id(component) for component, _, _ in reads}
+        left = (component for component in components if id(component) not in started)
         while True:
             for component in islice(left, 2 * CONCURRENT_READS - len(reads)):
                 reads.append(self._start(component, scratch))
@@ -343,7 +343,7 @@ class StoreComponentResolver:
                 listing = component.listing(
                     StoreVisitContext(index, _TemporaryWorkspace(folder / "pages"))
                 )
-                found = validate_listing(listing, folder)
+                found = read_listing(listing, folder)
             if found.header.documents:
                 raise UnreliableListingError(
                     f"{component.dataset.name}: a folder cannot hold documents"
@@ -361,8 +361,8 @@ class StoreComponentResolver:
             return
         start = component.path + b"/"
         size = 0
-        for placed in found.spool.files():
-            record = placed.record
+        for entry in found.spool.files():
+            record = entry.record
             size += record.size or 0
             yield msgspec.structs.replace(record, path=start + record.path)
         for one in header.exceptions:
@@ -410,15 +410,15 @@ class StoreComponentResolver:
         while some := list(islice(left, _LOOKUP_BATCH)):
             found = self._recorder.ask(partial(_find_links, components=some))
             for component, link in zip(some, found, strict=True):
-                placed = unresolved_link(component) if link is None else link.as_file(component)
-                if not fits_path_limits(placed.git_path):
+                entry = unresolved_link(component) if link is None else link.as_file(component)
+                if not fits_path_limits(entry.git_path):
                     detail = "its path is longer than file systems hold"
                     yield ExcludedEntry(component.path, "path-too-long", detail, component.size)
                     continue
                 self._subdatasets[component.path] = component
                 if link is None:
                     self._unmirrored.add(component.path)
-                yield placed
+                yield entry
 
 
 def _find_links(index: Index, components: Iterable[ComponentEntry]) -> list[SubdatasetLink | None]:

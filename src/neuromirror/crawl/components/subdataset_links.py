@@ -11,7 +11,7 @@ import msgspec
 from neuromirror.annex import git_path, mark_clash
 from neuromirror.crawl.index_rebuild import restore_records
 from neuromirror.crawl.visit.publisher import dataset_versions
-from neuromirror.crawl.visit.validate import InlineComponentState
+from neuromirror.crawl.visit.snapshot import InlineComponentState
 from neuromirror.index import Index, VersionRow
 from neuromirror.model import (
     DatasetRef,

@@ -26,7 +26,7 @@ import msgspec
 
 from neuromirror.annex import upstream_path
 from neuromirror.config.mirror_files import ZarrLimits
-from neuromirror.crawl.visit.validate import RecordSpool, SpooledSnapshot
+from neuromirror.crawl.visit.snapshot import RecordSpool, SpooledSnapshot
 from neuromirror.model import (
     ZARR_MARKERS,
     DatasetFacts,
@@ -151,18 +151,18 @@ def insert_subdatasets(
     if not subdatasets:
         return snapshot
     left = dict(subdatasets)
-    target = RecordSpool(snapshot.spool.path.with_suffix(".placed"))
+    target = RecordSpool(snapshot.spool.path.with_suffix(".linked"))
     with target.path.open("wb", buffering=1 << 18) as file:
         for line in snapshot.spool.lines():
             subdataset = left.pop(line_path(line), None)
             if subdataset is None:
                 file.write(line + b"\n")
                 continue
-            placed = load_snapshot_entry(line)
-            if placed.subdataset is None:
-                raise ValueError(f"{placed.git_path!r} is a file, not a subdataset")
+            entry = load_snapshot_entry(line)
+            if entry.subdataset is None:
+                raise ValueError(f"{entry.git_path!r} is a file, not a subdataset")
             file.write(
-                dump_snapshot_entry(msgspec.structs.replace(placed, subdataset=subdataset)) + b"\n"
+                dump_snapshot_entry(msgspec.structs.replace(entry, subdataset=subdataset)) + b"\n"
             )
     if left:
         raise ValueError(f"no Zarr was split off at {min(left)!r}")
@@ -321,15 +321,15 @@ class _ZarrExtractor:
 
     def take_file(self, line: bytes, file: BinaryIO) -> None:
         """Write a file to ``file`` with its path in the Zarr."""
-        placed = load_snapshot_entry(line)
-        record = placed.record
+        entry = load_snapshot_entry(line)
+        record = entry.record
         self._files += 1
         self._bytes += record.size or 0
         self._pending += record.evidence is not Evidence.SHA256
         self._note_time(record.modified)
         inner = SnapshotEntry(
-            placed.git_path[len(self._root.path) + 1 :],
-            placed.key,
+            entry.git_path[len(self._root.path) + 1 :],
+            entry.key,
             msgspec.structs.replace(record, path=self._relative_path(record.path)),
         )
         file.write(dump_snapshot_entry(inner) + b"\n")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from neuromirror.crawl.visit.validate import SpooledSnapshot
+from neuromirror.crawl.visit.snapshot import SpooledSnapshot
 from neuromirror.crawl.visit.version_reader import VersionReader
 from neuromirror.index import VersionRow
 from neuromirror.model import DatasetRef, VersionRef

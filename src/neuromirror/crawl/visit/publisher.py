@@ -12,7 +12,7 @@ from typing import TypeVar
 from neuromirror.crawl.guards.difference import StateDifference
 from neuromirror.crawl.index_rebuild import restore_records
 from neuromirror.crawl.recorder import Recorder
-from neuromirror.crawl.visit.validate import SpooledSnapshot
+from neuromirror.crawl.visit.snapshot import SpooledSnapshot
 from neuromirror.git import ObjectReader
 from neuromirror.index import Index, UnknownDatasetError, UnknownMirrorError, VersionRow, is_indexed
 from neuromirror.mint import (

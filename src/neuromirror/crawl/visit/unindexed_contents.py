@@ -75,7 +75,7 @@ class UnindexedContents:
         """Yield the files whose ETag alone does not identify the content."""
         dataset = DatasetRef(version.mirror, version.local_id, version.source_uri)
         restore_records(self._store, dataset, version.commit, version.annex_commit, version.kind)
-        for placed in self._store.records(dataset.dataset_id, version.commit):
-            record = placed.record
+        for entry in self._store.records(dataset.dataset_id, version.commit):
+            record = entry.record
             if record.part_size is not None or record.digest("sha256") is not None:
-                yield placed
+                yield entry

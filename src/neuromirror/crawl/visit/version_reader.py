@@ -7,9 +7,10 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from neuromirror.crawl.recorder import Recorder
+from neuromirror.crawl.visit.listing_reader import read_listing
 from neuromirror.crawl.visit.refusals import RefusalHistory
+from neuromirror.crawl.visit.snapshot import ComponentResolver, SpooledSnapshot
 from neuromirror.crawl.visit.unindexed_contents import UnindexedContents
-from neuromirror.crawl.visit.validate import ComponentResolver, SpooledSnapshot, validate_listing
 from neuromirror.crawl.visit.visit_context import StoreVisitContext, ignore_refusal
 from neuromirror.model import DatasetRef, VersionKind, VersionRef
 from neuromirror.net import AccessDeniedError, InvalidListingError
@@ -184,7 +185,7 @@ class VersionReader:
                 resolver = None
                 if self._create_resolver is not None:
                     resolver = stack.enter_context(closing(self._create_resolver(version)))
-                snapshot = validate_listing(listing, scratch, resolver)
+                snapshot = read_listing(listing, scratch, resolver)
             self._note_listing(listing, memo_name)
             content = listing.memo()
             # the next steps restart with a new listing: kept pages would hide changes
