@@ -49,7 +49,7 @@ bucket = "simulated"
 _RESULTS: Mapping[JobOutcome, tuple[str, str]] = {
     "changed": ("ok", "full"),
     "unchanged": ("notneeded", "full"),
-    "waiting": ("notneeded", "waiting"),
+    "settling": ("notneeded", "waiting"),
     "failed": ("error", "failed"),
 }
 
@@ -165,7 +165,7 @@ class SimulatedService:
     def _begin(self, job: Job, future: Future[JobReport]) -> None:
         about: SimulatedListing | SimulatedVisit | None = None
         end = self._now
-        if job.kind == "list":
+        if job.kind == "listing":
             about = self._upstream.list(self._archive_numbers[job.mirror.name], self._now)
             end = about.end
         elif job.kind == "visit":

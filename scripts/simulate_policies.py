@@ -92,7 +92,7 @@ class Exponential:
         if outcome == "failed" and row.failures < 3:
             due = now + 3600 * jitter(row.name, int(now))
             return replace(row, due=due, failures=row.failures + 1, status=outcome, ended=now)
-        spacing = row.spacing * (0.5 if outcome in ("changed", "waiting") else 2.0)
+        spacing = row.spacing * (0.5 if outcome in ("changed", "settling") else 2.0)
         spacing = max(bounds.least, min(spacing, bounds.most))
         due = now + spacing * jitter(row.name, int(now))
         return replace(row, due=due, spacing=spacing, failures=0, status=outcome, ended=now)

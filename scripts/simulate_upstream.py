@@ -24,7 +24,7 @@ _TRIED = 5
 _GIVEN_UP = 30.0
 """Seconds of such a visit."""
 
-_STATUS = {"failed": "failed", "waiting": "waiting"}
+_STATUS = {"failed": "failed", "settling": "waiting"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class Upstream:
         ):
             outcome, requests, seconds = "failed", min(requests, _TRIED), _GIVEN_UP
         elif archive.settles and first and now - subject.changes[state - 1] < SETTLE:
-            outcome = "waiting"
+            outcome = "settling"
         end = self._send_requests(archive.host, requests, now, seconds)
         self.measure.visits += 1
         self.measure.failed += outcome == "failed"

@@ -339,7 +339,7 @@ def figures(tmp_path: Path) -> dict[str, set[str]]:
     for family in text_string_to_metric_families(page):
         # a family without a sample for now: one that has labels has one of these
         if not family.samples:
-            found[family.name] = {"mirror", "chore", "answer"}
+            found[family.name] = {"mirror", "task", "result"}
         for sample in family.samples:
             found[sample.name] = set(sample.labels)
     return found
@@ -360,7 +360,13 @@ def test_alerts_are_about_figures_that_there_are(figures: dict[str, set[str]]) -
         used |= set(re.findall(r"by \((\w+)\)", expression))
         used |= {name for name in re.findall(r"[{,]\s*(\w+)=~?\"", expression) if name != "job"}
         assert used <= labels, rule["alert"]
-    for what in ("list_last_success", "open_holds", "incidents", "jobs_total", "store_free_bytes"):
+    for what in (
+        "listing_last_success",
+        "open_holds",
+        "incidents",
+        "jobs_total",
+        "store_free_bytes",
+    ):
         assert any(what in name for name in metrics), what
 
 

@@ -28,7 +28,9 @@ PAGES = ("--catalogue", "127.0.0.1:0", "--executor", "threads")
 
 def catalogue_url(service: ServiceProcess, times: int = 1) -> str:
     """The address of the catalogue, once it answered so many times anew."""
-    found: str = service.wait(lambda: service.find_events("catalogue")[times - 1 :])[0]["message"]
+    found: str = service.wait(lambda: service.find_events("catalogue started")[times - 1 :])[0][
+        "message"
+    ]
     return found
 
 
@@ -65,7 +67,7 @@ def test_one_address_gives_pages_json_feeds_and_clones(
         address = catalogue_url(service)
         # from nothing: there is no dataset yet, and the pages are there
         assert "Ours" in requests.get(address, timeout=300).text
-        service.wait_for("grouped", outcome="changed")
+        service.wait_for("superdatasets updated", outcome="changed")
         assert status(f"{address}/dataset/demo:000002") == 200
         known = requests.get(f"{address}/api/v1/datasets/demo:000002", timeout=300).json()
         assert known["name"] == "demo:000002"
@@ -102,7 +104,7 @@ def test_a_dead_catalogue_is_restarted_and_mirroring_continues(
     with running_service(
         copied_mirror_harness, *PAGES, "--metrics", "127.0.0.1:0", first=SHORT_TIMEOUTS
     ) as service:
-        health = service.wait_for("health")["message"].removesuffix("/healthz")
+        health = service.wait_for("health server started")["message"].removesuffix("/healthz")
         address = catalogue_url(service)
         pages = f"{address}/dataset/demo:000002"
         assert status(pages) == 200
@@ -113,7 +115,7 @@ def test_a_dead_catalogue_is_restarted_and_mirroring_continues(
 
         first = catalogue_pid(service)
         os.kill(first, signal.SIGKILL)
-        ended = service.wait_for("catalogue ended")
+        ended = service.wait_for("catalogue exited")
         assert (ended["level"], "it was killed (SIGKILL)" in ended["message"]) == ("error", True)
         # who asks meanwhile waits: the address is never given back
         assert status(pages) == 200
@@ -134,7 +136,7 @@ def test_refused_requests_are_counted_in_the_figures_across_restarts(
     with running_service(
         copied_mirror_harness, *PAGES, *limited, "--metrics", "127.0.0.1:0", first=SHORT_TIMEOUTS
     ) as service:
-        health = service.wait_for("health")["message"].removesuffix("/healthz")
+        health = service.wait_for("health server started")["message"].removesuffix("/healthz")
 
         def searched(address: str, number: int) -> int:
             headers = {"X-Forwarded-For": f"198.51.100.{number % 2}"}
@@ -167,14 +169,14 @@ def test_readyz_reports_a_missing_catalogue_and_stays_ready(
     with running_service(
         copied_mirror_harness, *PAGES, "--metrics", "127.0.0.1:0", first=slow
     ) as service:
-        health = service.wait_for("health")["message"].removesuffix("/healthz")
+        health = service.wait_for("health server started")["message"].removesuffix("/healthz")
         catalogue_url(service)
         os.kill(catalogue_pid(service), signal.SIGKILL)
-        assert "again in 120 s" in service.wait_for("catalogue ended")["message"]
+        assert " 120 s" in service.wait_for("catalogue exited")["message"]
         ready = requests.get(f"{health}/readyz", timeout=300)
         assert (ready.status_code, ready.text.splitlines()) == (
             200,
-            ["ok", "degraded: the catalogue does not answer; mirroring goes on"],
+            ["ok", "degraded: the catalogue does not respond; mirroring continues"],
         )
         figures = requests.get(f"{health}/metrics", timeout=300).text
         assert "\nneuromirror_catalogue_up 0.0\n" in figures
@@ -209,7 +211,7 @@ def test_a_hanging_catalogue_is_killed_and_restarted(copied_mirror_harness: Mirr
         first = catalogue_pid(service)
         os.kill(first, signal.SIGSTOP)
         try:
-            assert "no sign of life" in service.wait_for("catalogue ended")["message"]
+            assert "heartbeat" in service.wait_for("catalogue exited")["message"]
             service.wait_until_gone([first])
         finally:
             with suppress(ProcessLookupError):
@@ -294,7 +296,7 @@ def test_what_is_under_embargo_is_never_shown_nor_is_a_token_known(
     ) as service:
         address = catalogue_url(service)
         service.wait(lambda: list(private.glob("alias/*")))
-        service.wait_for("grouped", outcome="changed")
+        service.wait_for("superdatasets updated", outcome="changed")
         assert status(f"{address}/dataset/demo:{closed}") == 404
         names = requests.get(f"{address}/api/v1/datasets?limit=1000", timeout=300).text
         assert "demo:000002" in names
@@ -321,7 +323,7 @@ def test_its_log_is_the_services(copied_mirror_harness: MirrorHarness) -> None:
         assert str(index) in failed["message"]
         assert service.wait(
             lambda: [
-                one for one in service.find_events("catalogue ended") if "code 1" in one["message"]
+                one for one in service.find_events("catalogue exited") if "code 1" in one["message"]
             ]
         )
         away.replace(index)
@@ -412,6 +414,6 @@ def test_whatever_it_prints_or_dies_of_is_an_event(tmp_path: Path) -> None:
         )
     assert (done.returncode, done.stdout) == (1, "")
     printed, failed = map(json.loads, done.stderr.splitlines())
-    assert (printed["event"], printed["message"]) == ("printed", "odd words")
+    assert (printed["event"], printed["message"]) == ("printed output", "odd words")
     assert (failed["event"], failed["message"]) == ("catalogue failed", "odder ones")
     assert any("ValueError" in line for line in failed["trace"])

@@ -33,7 +33,7 @@ def test_a_served_mirror_becomes_the_store_that_a_sync_makes(mirror_harness: Mir
     with open_service_harness(mirror_harness) as harness:
         assert harness.settle().count("visit") > 3
         # of the mirror, and of all mirrors
-        assert harness.write_superdatasets() == ["group", "group"]
+        assert harness.write_superdatasets() == ["superdatasets", "superdatasets"]
         heard = harness.take_results()
         assert {one.exit_code for one in heard.values()} == {0}
 
@@ -59,7 +59,7 @@ def test_no_request_is_sent_before_it_is_due(
         # one file waits for its sha256
         assert harness.settle() in ([], ["visit"])
         harness.clock.now += 30 * 60
-        assert "list" in harness.settle()
+        assert "listing" in harness.settle()
 
 
 def test_what_changed_upstream_is_found_with_the_next_list(
@@ -72,7 +72,7 @@ def test_what_changed_upstream_is_found_with_the_next_list(
         harness.clock.now += 2 * HOUR
         done = harness.settle()
         # super-datasets may be due, too, and be done first
-        assert done.index("list") < done.index("visit")
+        assert done.index("listing") < done.index("visit")
         result = harness.take_results()["demo:000001"]
         assert result.versions
         assert harness.row("demo:000001").status == "changed"
@@ -85,7 +85,7 @@ def test_a_list_that_is_overdue_many_times_is_read_once(
         harness.settle()
         harness.clock.now += 30 * DAY
         done = harness.settle()
-        assert done.count("list") == 1
+        assert done.count("listing") == 1
 
 
 def test_a_failing_dataset_blocks_no_other_is_disabled_and_comes_back_with_a_change(
@@ -228,19 +228,19 @@ def test_super_datasets_follow_their_datasets_once_a_minute(
         before = mirror_harness.refs()["demo refs/heads/main"]
         demo.add_file("000001", "sub-9/sub-9_new.nwb", content=b"new")
         harness.clock.now += 2 * HOUR
-        assert "group" not in harness.settle()
+        assert "superdatasets" not in harness.settle()
         harness.clock.now += 6
-        assert harness.settle() == ["group"]
+        assert harness.settle() == ["superdatasets"]
         after = mirror_harness.refs()["demo refs/heads/main"]
         assert after != before
         # and not again within the minute, whatever comes
         harness.job_harness.schedule.put([replace(harness.row("demo"), due=harness.clock.now)])
         demo.add_file("000001", "sub-9/sub-9_newer.nwb", content=b"newer")
-        assert harness.settle()[:2] == ["list", "visit"]
+        assert harness.settle()[:2] == ["listing", "visit"]
         harness.clock.now += 50
-        assert "group" not in harness.settle()
+        assert "superdatasets" not in harness.settle()
         harness.clock.now += 11
-        assert "group" in harness.settle()
+        assert "superdatasets" in harness.settle()
         assert mirror_harness.refs()["demo refs/heads/main"] != after
 
 
@@ -259,20 +259,20 @@ def test_what_changes_while_super_datasets_are_made_is_not_forgotten(
             harness.service.tick()
         harness.clock.now += 6
         harness.service.tick()
-        assert "group demo" in manual_executor.names
+        assert "superdatasets demo" in manual_executor.names
         harness.job_harness.schedule.put([replace(harness.row("demo"), due=harness.clock.now)])
         harness.service.tick()
         manual_executor.run("demo")
         harness.service.tick()
         harness.settle_writing()
-        manual_executor.run("group demo")
+        manual_executor.run("superdatasets demo")
         harness.service.tick()
-        assert harness.row("group demo").due is not None
+        assert harness.row("superdatasets demo").due is not None
         harness.clock.now += 61
         harness.service.tick()
-        manual_executor.run("group demo")
+        manual_executor.run("superdatasets demo")
         harness.service.tick()
-        assert harness.row("group demo").due is None
+        assert harness.row("superdatasets demo").due is None
 
 
 def test_a_failed_listing_is_retried_and_nothing_is_lost(
@@ -280,7 +280,7 @@ def test_a_failed_listing_is_retried_and_nothing_is_lost(
 ) -> None:
     fault = demo.fault("status", path=r"^/api/dandisets/$", status=403)
     with open_service_harness(mirror_harness) as harness:
-        assert harness.settle() == ["list"]
+        assert harness.settle() == ["listing"]
         assert harness.take_results()["demo"].exit_code == 1
         row = harness.row("demo")
         assert (row.failures, row.status, row.disabled) == (1, "failed", False)
@@ -371,7 +371,7 @@ def test_a_service_without_workers_blames_no_dataset(mirror_harness: MirrorHarne
     with open_service_harness(mirror_harness, executor=broken, workers=2) as harness:
         for _ in range(3):
             assert harness.service.tick() == 0
-        assert harness.service.worker_error == "no worker can be had: the cluster is away"
+        assert harness.service.worker_error == "no worker is available: the cluster is away"
         assert (harness.row("demo").failures, harness.row("demo").ended) == (0, None)
         assert harness.job_harness.schedule.leases(harness.clock.now) == []
         broken.broken = False

@@ -34,7 +34,7 @@ def test_an_invalid_edit_is_logged_once_and_the_old_settings_stay(
         assert "'optoins'" in messages[0]
         assert harness.files.mirrors["demo"] is before
         harness.clock.now += 2 * HOUR
-        assert "list" in harness.settle()
+        assert "listing" in harness.settle()
         assert harness.row("demo").status != "failed"
 
         # the old words again are no change
@@ -49,7 +49,7 @@ def test_a_right_edit_counts_at_once(mirror_harness: MirrorHarness) -> None:
         harness.settle()
         file.write_text(file.read_text("utf-8") + "\n[schedule]\nlist_minutes = 10\n", "utf-8")
         harness.service.reload_mirror_files()
-        assert "list" in harness.settle()
+        assert "listing" in harness.settle()
         assert harness.clock.now < (harness.row("demo").due or 0) <= harness.clock.now + 660
 
 
@@ -79,14 +79,14 @@ def test_a_mirror_comes_and_goes_with_its_file(
         # the same archive under another name: its datasets have a mirror already
         write_mirror_file(mirror_harness.mirrors, "second", content)
         harness.service.reload_mirror_files()
-        assert harness.settle() == ["list"]
+        assert harness.settle() == ["listing"]
         assert "demo:000001" in harness.row("second").message
 
         (mirror_harness.mirrors / "demo.toml").unlink()
         harness.service.reload_mirror_files()
         harness.clock.now += 10 * HOUR
         harness.settle()
-        listed = [mirror for kind, mirror, _ in harness.observer.jobs if kind == "list"]
+        listed = [mirror for kind, mirror, _ in harness.observer.jobs if kind == "listing"]
         assert listed[-1] == "second"
         before = len(harness.observer.jobs)
         harness.clock.now += 10 * HOUR

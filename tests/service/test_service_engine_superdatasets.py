@@ -51,19 +51,19 @@ def test_superdatasets_wait_for_the_visits_of_the_round(several: MirrorHarness) 
         do_all(harness, manual_executor, first)
         assert commits(several, first) == []
         harness.service.tick()
-        manual_executor.run(f"group {first}")
+        manual_executor.run(f"superdatasets {first}")
         harness.clock.now += 6
         harness.service.tick()
         # another mirror is not yet listed
         assert manual_executor.names == [second]
         assert commits(several, "neuromirror") == []
         do_all(harness, manual_executor, second)
-        manual_executor.run(f"group {second}")
+        manual_executor.run(f"superdatasets {second}")
         harness.service.tick()
         harness.clock.now += 6
         harness.service.tick()
-        assert manual_executor.names == ["group neuromirror"]
-        manual_executor.run("group neuromirror")
+        assert manual_executor.names == ["superdatasets neuromirror"]
+        manual_executor.run("superdatasets neuromirror")
         harness.service.tick()
         assert harness.service.is_idle
 
@@ -89,18 +89,18 @@ def test_superdatasets_wait_an_hour_for_visits_that_do_not_end(
         harness.service.tick()
         harness.clock.now += 3000
         harness.service.tick()
-        assert "group demo" not in manual_executor.names
+        assert "superdatasets demo" not in manual_executor.names
         harness.clock.now += 700
         harness.service.tick()
-        manual_executor.run("group demo")
+        manual_executor.run("superdatasets demo")
         harness.service.tick()
         assert len(commits(mirror_harness, "demo")) == 1
         harness.clock.now += 3000
         harness.service.tick()
-        assert "group neuromirror" not in manual_executor.names
+        assert "superdatasets neuromirror" not in manual_executor.names
         harness.clock.now += 700
         harness.service.tick()
-        manual_executor.run("group neuromirror")
+        manual_executor.run("superdatasets neuromirror")
         harness.service.tick()
         assert len(commits(mirror_harness, "neuromirror")) == 1
 
@@ -111,6 +111,6 @@ def test_a_list_without_anything_due_brings_superdatasets_on(mirror_harness: Mir
         harness.write_superdatasets()
         harness.job_harness.schedule.put([replace(harness.row("demo"), due=harness.clock.now)])
         harness.clock.now += 61
-        assert "list" in harness.settle()
+        assert "listing" in harness.settle()
         harness.clock.now += 6
-        assert "group" in harness.settle()
+        assert "superdatasets" in harness.settle()

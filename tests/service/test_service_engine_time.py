@@ -50,7 +50,7 @@ def test_a_new_service_goes_on_where_the_last_one_was(
         assert harness.settle() == []
         assert demo.requests == []
         clock.now += 2 * HOUR
-        assert harness.settle()[0] == "list"
+        assert harness.settle()[0] == "listing"
 
 
 def test_a_first_service_on_a_store_of_syncs_visits_nothing_that_is_current(
@@ -150,7 +150,7 @@ def test_a_clock_set_forward_reads_each_list_once(mirror_harness: MirrorHarness,
     with open_service_harness(mirror_harness) as harness:
         harness.settle()
         harness.clock.now += days * DAY
-        assert harness.settle().count("list") == 1
+        assert harness.settle().count("listing") == 1
 
 
 def test_leases_of_a_service_that_was_killed_end_at_the_next_start(

@@ -160,7 +160,7 @@ def test_a_visit_whose_dask_worker_died_runs_elsewhere_or_is_reported_lost_and_r
     executor: Executor,
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    listing = job_harness.job("list", "demo")
+    listing = job_harness.job("listing", "demo")
     due = submit(executor, job_harness, listing).result().due
     give_back(job_harness, listing)
     jobs = {
@@ -304,7 +304,7 @@ def test_jobs_of_a_strict_scheduler_and_of_one_that_ends_are_lost_and_nothing_ha
             job = executor.submit(time.sleep, 300)
             wait_until(lambda: job_begun(cluster))
             cluster.scheduler.kill()
-            with pytest.raises(WorkerLostError, match=r"the Dask scheduler at .* has lost it"):
+            with pytest.raises(WorkerLostError, match=r"the Dask scheduler at tcp://"):
                 job.result(60)
         monkeypatch.setattr(dask_cluster, "SCHEDULER_TIMEOUT", 0.5)
         with (

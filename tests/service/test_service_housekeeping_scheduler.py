@@ -69,7 +69,7 @@ def test_housekeeping_tasks_run_when_due_and_are_recorded(
     clock.now += 100 * DAY
     times.run_due()
     assert work.done[3:] == ["hourly", "daily"]
-    row = schedule.task("chore daily")
+    row = schedule.task("housekeeping daily")
     assert row is not None
     assert (row.status, row.message, row.failures) == ("ok", "daily is done", 0)
 
@@ -90,7 +90,7 @@ def test_a_failed_housekeeping_task_is_logged_and_stops_no_other(
     clock.now += 2 * HOUR
     assert times.run_due() == 1
     assert work.done == ["one", "two"] * 2
-    row = schedule.task("chore one")
+    row = schedule.task("housekeeping one")
     assert row is not None
     assert (row.status, row.message, row.failures) == ("failed", "one is broken", 2)
 

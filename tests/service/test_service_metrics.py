@@ -57,11 +57,11 @@ def test_jobs_are_counted_by_kind_mirror_and_outcome(metrics: Metrics) -> None:
     metrics.job_finished("visit", "demo", "changed", 2.5)
     metrics.job_finished("visit", "demo", "changed", 0.5)
     metrics.job_finished("visit", "demo", "failed", 1.0)
-    metrics.job_finished("list", "other", "unchanged", 0.25)
+    metrics.job_finished("listing", "other", "unchanged", 0.25)
     found = read(metrics)
     assert found["neuromirror_jobs_total{kind=visit,mirror=demo,outcome=changed}"] == 2
     assert found["neuromirror_jobs_total{kind=visit,mirror=demo,outcome=failed}"] == 1
-    assert found["neuromirror_jobs_total{kind=list,mirror=other,outcome=unchanged}"] == 1
+    assert found["neuromirror_jobs_total{kind=listing,mirror=other,outcome=unchanged}"] == 1
     assert found["neuromirror_job_duration_seconds_sum{kind=visit,mirror=demo}"] == 4.0
     assert found["neuromirror_job_duration_seconds_count{kind=visit,mirror=demo}"] == 3
     assert found["neuromirror_job_duration_seconds_bucket{kind=visit,le=1.0,mirror=demo}"] == 2
@@ -72,9 +72,9 @@ def test_housekeeping_tasks_and_ticks_are_counted(metrics: Metrics) -> None:
     metrics.housekeeping_finished("backup", False, 1.0)
     metrics.tick_finished(0.125)
     found = read(metrics)
-    assert found["neuromirror_chores_total{chore=backup,outcome=ok}"] == 1
-    assert found["neuromirror_chores_total{chore=backup,outcome=failed}"] == 1
-    assert found["neuromirror_chore_duration_seconds_sum{chore=backup}"] == 4.0
+    assert found["neuromirror_housekeeping_runs_total{outcome=ok,task=backup}"] == 1
+    assert found["neuromirror_housekeeping_runs_total{outcome=failed,task=backup}"] == 1
+    assert found["neuromirror_housekeeping_duration_seconds_sum{task=backup}"] == 4.0
     assert found["neuromirror_tick_duration_seconds_sum"] == 0.125
 
 
@@ -123,9 +123,9 @@ def test_how_far_behind_a_mirror_is_comes_from_the_schedule(
             row(7, due=NOW - 9999, disabled=True, failures=3),
             TaskRow("other", "other", due=NOW + 60),
             TaskRow("gone", "gone", due=NOW - 999),  # its file was removed
-            TaskRow("chore backup", due=NOW - 5, ended=NOW - 86400, failures=1),
-            TaskRow("chore housekeeping", due=NOW + 5),
-            TaskRow("group demo", failures=2),
+            TaskRow("housekeeping backup", due=NOW - 5, ended=NOW - 86400, failures=1),
+            TaskRow("housekeeping housekeeping", due=NOW + 5),
+            TaskRow("superdatasets demo", failures=2),
         ]
     )
     assert schedule.claim("demo:4", "somebody", NOW, 60) == 1
@@ -135,19 +135,20 @@ def test_how_far_behind_a_mirror_is_comes_from_the_schedule(
     assert found["neuromirror_oldest_due_age_seconds{mirror=demo}"] == 50
     assert found["neuromirror_current_datasets_ratio{mirror=demo}"] == pytest.approx(2 / 7)
     assert found["neuromirror_disabled_datasets{mirror=demo}"] == 1
-    assert found["neuromirror_failing_lists{mirror=demo}"] == 2
+    assert found["neuromirror_failing_listings{mirror=demo}"] == 2
     assert found["neuromirror_leases"] == 1
     assert found["neuromirror_queue_length{mirror=other}"] == 0
     assert found["neuromirror_oldest_due_age_seconds{mirror=other}"] == 0
     assert not any("gone" in name for name in found)
     # nothing can be said of a mirror without datasets
     assert "neuromirror_current_datasets_ratio{mirror=other}" not in found
-    assert found["neuromirror_failing_chores{chore=backup}"] == 1
-    assert found["neuromirror_chore_last_end_timestamp_seconds{chore=backup}"] == NOW - 86400
-    assert found["neuromirror_failing_chores{chore=housekeeping}"] == 0
-    assert found["neuromirror_failing_groups{mirror=demo}"] == 2
-    assert not any("chore=group" in name for name in found)
-    assert "neuromirror_chore_last_end_timestamp_seconds{chore=housekeeping}" not in found
+    assert found["neuromirror_failing_housekeeping_tasks{task=backup}"] == 1
+    finished = "neuromirror_housekeeping_last_finish_timestamp_seconds"
+    assert found[f"{finished}{{task=backup}}"] == NOW - 86400
+    assert found["neuromirror_failing_housekeeping_tasks{task=housekeeping}"] == 0
+    assert found["neuromirror_failing_superdatasets{mirror=demo}"] == 2
+    assert not any("task=superdatasets" in name for name in found)
+    assert f"{finished}{{task=housekeeping}}" not in found
     assert found["neuromirror_schedule_readable"] == 1
 
 
@@ -176,13 +177,13 @@ def test_how_mirrors_stand_comes_from_the_index(mirror_harness: MirrorHarness) -
         "files": status.files,
         "content_bytes": status.bytes,
         "failing_datasets": 1,
-        "waiting_datasets": status.settling,
+        "settling_datasets": status.settling,
         "open_holds": 1,
         "incidents": 1,
     }.items():
         assert found[f"neuromirror_{name}{{mirror=demo}}"] == value, name
-    assert found["neuromirror_dead_links{answer=not-found,mirror=demo}"] >= 1
-    assert found["neuromirror_dead_links{answer=unreachable,mirror=demo}"] >= 1
+    assert found["neuromirror_unavailable_locations{mirror=demo,result=not-found}"] >= 1
+    assert found["neuromirror_unavailable_locations{mirror=demo,result=unreachable}"] >= 1
     assert status.versions > 3 < status.files < status.bytes
     for what in ("list", "visit"):
         name = f"neuromirror_{what}_last_success_timestamp_seconds"
@@ -207,7 +208,7 @@ def test_a_mirror_that_is_served_no_more_is_late_for_nothing(store: Store) -> No
     with Schedule.open(store.schedule_path) as schedule:
         found = read(Metrics(store, store.index_path, schedule, SERVED))
     assert found["neuromirror_datasets{mirror=old}"] == 0
-    assert "neuromirror_list_last_success_timestamp_seconds{mirror=old}" not in found
+    assert "neuromirror_listing_last_success_timestamp_seconds{mirror=old}" not in found
 
 
 def test_store_and_process_metrics_exist(metrics: Metrics, store: Store) -> None:
@@ -260,11 +261,11 @@ def test_names_are_as_prometheus_has_them(metrics: Metrics) -> None:
 
 
 def test_what_was_found_broken_is_counted(metrics: Metrics, store: Store) -> None:
-    assert read(metrics)["neuromirror_broken"] == 0
+    assert read(metrics)["neuromirror_damaged_items"] == 0
     known = IntegrityState.load(store)
     known.damage = {"demo--000001": ["a pack", "a manifest"], "index": ["a table"]}
     known.save(store)
-    assert read(metrics)["neuromirror_broken"] == 3
+    assert read(metrics)["neuromirror_damaged_items"] == 3
 
 
 def test_the_figures_of_two_services_do_not_mix(store: Store, schedule: Schedule) -> None:

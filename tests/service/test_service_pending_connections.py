@@ -64,11 +64,11 @@ def test_silent_peers_keep_no_worker_from_the_write_server(job_harness: JobHarne
     with WriteServer(job_harness.recorder, job_harness.schedule, "127.0.0.1") as write_server:
         assert not isinstance(write_server.address.socket_address, str)
         with silent_connections(write_server.address.socket_address):
-            eventually(lambda: thread_count("desk worker") <= MAX_PENDING + 1)
+            eventually(lambda: thread_count("write server connection") <= MAX_PENDING + 1)
             worker = RemoteRecorder(write_server.address, job_harness.lease("demo:000001"), None)
             worker.confirm()
             worker.close()
-        eventually(lambda: thread_count("desk worker") == 0)
+        eventually(lambda: thread_count("write server connection") == 0)
 
 
 @pytest.mark.parametrize("drip", [b"", b"x"])

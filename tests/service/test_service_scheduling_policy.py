@@ -75,7 +75,7 @@ def test_no_two_visits_follow_each_other_immediately(
     row = _row(spacing=spacing, deep_due=deep_due)
     done = row_after_visit(row, outcome, now, took, bounds, "said")
     assert (done.status, done.ended, done.seconds, done.message) == (outcome, now, took, "said")
-    if outcome == "gone":
+    if outcome == "removed":
         assert (done.due, done.deep_due) == (None, None)
     else:
         assert done.due is not None
@@ -113,7 +113,7 @@ def test_one_that_keeps_changing_comes_to_the_least_and_one_that_rests_to_the_mo
 def test_one_left_to_settle_comes_back_soon_and_later_each_time() -> None:
     row, gaps = _row(), []
     for _ in range(10):
-        row = row_after_visit(row, "waiting", NOW, 1, BOUNDS)
+        row = row_after_visit(row, "settling", NOW, 1, BOUNDS)
         gaps.append(row.spacing)
     assert gaps[0] == HOUR
     assert gaps == sorted(gaps)
@@ -188,7 +188,7 @@ def test_one_under_embargo_is_not_visited_until_it_is_open() -> None:
 
 def test_a_removed_dataset_that_reappears_is_visited() -> None:
     for fingerprint in (None, "a"):
-        gone = row_after_visit(_row(fingerprint), "gone", NOW, 1, BOUNDS)
+        gone = row_after_visit(_row(fingerprint), "removed", NOW, 1, BOUNDS)
         last = _last("not_found", fingerprint or "")
         back = row_after_listing(gone, _task(fingerprint=fingerprint, last=last), NOW + DAY, BOUNDS)
         assert back.due == NOW + DAY
@@ -270,12 +270,12 @@ def test_a_failed_deep_visit_is_retried_later_and_deep() -> None:
         ([("notneeded", "full", ())], "unchanged"),
         ([("ok", "full", ("draft",))], "changed"),
         ([("ok", "full", ())], "changed"),
-        ([("notneeded", "waiting", ())], "waiting"),
+        ([("notneeded", "waiting", ())], "settling"),
         ([("impossible", "held", ("1.0",))], "held"),
         ([("error", "failed", ())], "failed"),
         ([("error", "partial", ())], "failed"),
         ([("error", "partial", ("1.0",))], "changed"),
-        ([("error", "not_found", ())], "gone"),
+        ([("error", "not_found", ())], "removed"),
         ([("ok", "full", ("1.0",)), ("error", "failed", ())], "failed"),
     ],
 )
@@ -404,7 +404,7 @@ def test_a_dataset_without_a_fingerprint_always_has_a_next_visit(
             now += DAY if number % 2 else -DAY
         else:
             row = row_after_visit(row, outcome, now, 1, BOUNDS)
-            there = outcome != "gone"
+            there = outcome != "removed"
         row = repair_row(row, now, BOUNDS)
         if there:
             assert row.due is not None

@@ -193,7 +193,7 @@ def test_no_token_is_in_logs_figures_health_index_or_git(
         "DEMO_WORD": demo.token,
     }
     with running(tmp_path, environment) as service:
-        address = str(service.wait_for("health")["message"]).split("/")[2]
+        address = str(service.wait_for("health server started")["message"]).split("/")[2]
         # somebody writes a token where its variable's name belongs, and one into an address
         bad = [*lines[:2], f'api = "http://someone:{SECRET}@{leaking_archive.here}/api"']
         (mirrors / "bad-address.toml").write_text("\n".join(bad))
@@ -202,7 +202,7 @@ def test_no_token_is_in_logs_figures_health_index_or_git(
         )
         (mirrors / "bad-option.toml").write_text("\n".join([*lines, f'token = "{SECRET}"']))
         failed = {service.wait_for("visited", outcome="failed")["dataset"] for _ in FAILING}
-        wrong = {str(service.wait_for("mirror file wrong")["message"]) for _ in range(3)}
+        wrong = {str(service.wait_for("mirror file invalid")["message"]) for _ in range(3)}
         figures = service.get(address, "/metrics")
         service.get(address, "/healthz")
         service.get(address, "/readyz")

@@ -157,7 +157,7 @@ def test_it_serves_metrics_and_reloads_mirror_files(
     with running_service(
         mirror_harness, "--metrics", "127.0.0.1:0", first=SHORT_TIMEOUTS
     ) as service:
-        address = service.wait_for("health")["message"].removesuffix("/healthz")
+        address = service.wait_for("health server started")["message"].removesuffix("/healthz")
         service.wait_for("started")
         service.wait(lambda: len(service.find_events("visited")) > 5)
 
@@ -173,13 +173,13 @@ def test_it_serves_metrics_and_reloads_mirror_files(
         assert int(found[1]) > 3
 
         file.write_text("source = \n", "utf-8")
-        assert "not valid TOML" in service.wait_for("mirror file wrong")["message"]
+        assert "not valid TOML" in service.wait_for("mirror file invalid")["message"]
         demo.add_file("000001", "sub-9/sub-9_new.nwb", content=b"new")
         file.write_text(f"{right}\n[schedule]\nlist_minutes = 30\n", "utf-8")
         service.wait_for("mirror changed")
         service.wait(lambda: len(service.find_events("visited", dataset="demo:000001")) > 1)
         # the super-datasets follow
-        service.wait_for("grouped", outcome="changed")
+        service.wait_for("superdatasets updated", outcome="changed")
         assert service.send_signal(signal.SIGTERM) == 0
     assert service.other_lines == []
 

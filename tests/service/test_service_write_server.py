@@ -26,15 +26,14 @@ from support.mirror_harness import MirrorHarness
 
 def _all_visited(job_harness: JobHarness, *, far: bool) -> list[str]:
     """Reads the list, visits what is due, brings on the super-datasets; gives what was visited."""
-    listed = job_harness.run_job("list", "demo", far=far)
+    listed = job_harness.run_job("listing", "demo", far=far)
     names = [task.hint.dataset.local_id for task in listed.due]
     for task in listed.due:
         local_id = task.hint.dataset.local_id
         done = job_harness.run_job("visit", f"demo:{local_id}", hint=task.hint, far=far)
         assert [one.exit_code for one in done.results] == [0], done.results
-    assert [
-        one for one in job_harness.run_job("group", "demo", far=far).results if one.exit_code
-    ] == []
+    report = job_harness.run_job("superdatasets", "demo", far=far)
+    assert [one for one in report.results if one.exit_code] == []
     return names
 
 
@@ -93,7 +92,7 @@ def test_an_expired_lease_holds_until_another_owner_takes_it(job_harness: JobHar
 
 def test_a_client_without_the_key_is_rejected(job_harness: JobHarness) -> None:
     address = WriteServerAddress(job_harness.write_server.address.socket_address, b"a guess")
-    with pytest.raises(WriteServerLostError, match="does not answer"):
+    with pytest.raises(WriteServerLostError):
         RemoteRecorder(address, job_harness.lease("demo"), None)
     # the desk goes on
     assert job_harness.run_job("visit", "demo:000001").results[0].status == "ok"
@@ -122,7 +121,7 @@ def test_queries_go_to_a_rebuilt_index(job_harness: JobHarness) -> None:
 def test_remote_clients_can_query_the_index_and_nothing_else(job_harness: JobHarness) -> None:
     recorder = RemoteRecorder(job_harness.write_server.address, job_harness.lease("demo"), None)
     for name in ("_db", "catch_up"):
-        with pytest.raises(NeuromirrorError, match="is not asked"):
+        with pytest.raises(NeuromirrorError, match=name):
             recorder._call("ask", name, (), {})
     recorder.close()
 

@@ -1,4 +1,4 @@
-"""Copies of the index and the schedule, several generations, and the way back.
+"""Backups of the index and the schedule in several generations, and their restoration.
 
 ::
 
@@ -6,9 +6,9 @@
     <folder>/<UTC time>/schedule.sqlite   the schedule, where a service has run
     <folder>/<UTC time>/backup.json       {"format": 1, "at", "position", "journal": "sha256:…"}
 
-``position`` is how much of the journal the index had, ``journal`` the digest of just that much: by
-it a copy is known to be of this store. Git repositories, records, manifests and the journal are
-plain files that any program copies; see docs/how-to.md.
+``position`` is the length of the journal that the index covered, ``journal`` the digest of that
+prefix: it proves that a copy belongs to this store. Git repositories, records, manifests and the
+journal are plain files that any backup program can copy; see docs/how-to.md.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from neuromirror.model import (
 from neuromirror.store import Store, file_lock, write_atomically
 
 DEFAULT_GENERATIONS = 7
-"""Generations that are kept unless somebody says otherwise."""
+"""Default number of generations to keep."""
 
 _FORMAT = 1
 _PRIVATE_MODE = 0o700
@@ -44,22 +44,22 @@ _BLOCK = 1 << 20
 
 
 class BackupError(NeuromirrorError):
-    """A copy could not be made, or is not what it should be; older ones are kept."""
+    """A backup failed or is damaged; older ones are kept."""
 
 
 class BackupNotFoundError(ConfigurationError):
-    """There is no copy of this store's index where one was looked for."""
+    """The folder has no backup of this store's index."""
 
 
 class ForeignBackupError(NeuromirrorError):
-    """A copy that this store's journal does not go on from: it cannot be caught up."""
+    """A backup of another journal, which this store's journal cannot bring up to date."""
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One copy: its folder, when it was made (ISO 8601), and how large it is.
+    """A backup: its folder, its time (ISO 8601) and its size.
 
-    ``position`` are the bytes of the journal that its index has, ``journal`` their digest.
+    ``position`` is the length of the journal that its index covers, ``journal`` its digest.
     """
 
     folder: Path
@@ -71,9 +71,9 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class RestoredIndex:
-    """An index put back: from which copy, and how many entries of the journal came after it.
+    """A restored index: its backup, and the number of journal entries applied after it.
 
-    ``passed_over`` says what was wrong with newer copies.
+    ``skipped`` has the reasons why newer backups were not usable.
     """
 
     generation: Generation
@@ -84,10 +84,19 @@ class RestoredIndex:
 def back_up(
     store: Store, index_path: Path, folder: Path, keep: int = DEFAULT_GENERATIONS
 ) -> Generation:
-    """Adds a copy to a folder, looks it over, and only then drops those beyond ``keep``.
+    """Add a backup to a folder, verify it, and then remove those beyond ``keep``.
 
-    The folder is made where it is missing, for its owner alone. Killed anywhere, the older copies
-    are whole. Raises BackupError, IndexUnusableError, StoreBusyError.
+    A missing folder is created with access for its owner only. If the process is killed, older
+    backups remain complete.
+
+    Raises
+    ------
+    BackupError
+        If the disk has too little space, or the copy is damaged.
+    IndexUnusableError
+        If the index cannot be read.
+    StoreBusyError
+        If another backup is running.
     """
     if not folder.is_dir():
         folder.mkdir(parents=True, mode=_PRIVATE_MODE)
@@ -98,8 +107,8 @@ def back_up(
         free = shutil.disk_usage(folder).free
         if free < needed:
             raise BackupError(
-                f"a copy takes {needed:,} bytes, and {folder} has {free:,} free; make room there, "
-                "or keep fewer copies (--keep)"
+                f"a backup needs {needed:,} bytes, and {folder} has {free:,}; free some space, "
+                "or keep fewer backups (--keep)"
             )
         at = datetime.now(UTC)
         destination = folder / at.strftime("%Y-%m-%dT%H%M%S.%fZ")
@@ -131,25 +140,35 @@ def back_up(
 
 
 def generations(folder: Path) -> list[Generation]:
-    """The copies in a folder, newest first."""
+    """Return the backups in a folder, newest first."""
     found = sorted((path.parent for path in folder.glob(f"[!.]*/{_METADATA_FILE}")), reverse=True)
     return [_read_generation(path) for path in found]
 
 
 def restore_from_backup(store: Store, index_path: Path, folder: Path) -> RestoredIndex:
-    """Puts the newest sound copy in the index's place, and brings it up to date by the journal.
+    """Replace the index by the newest intact backup, and apply the journal since then.
 
-    ``folder`` is one that :func:`back_up` fills, or one copy in it. No other process may be writing
-    the index; readers keep the one they have. Raises BackupNotFoundError, ForeignBackupError,
-    IndexBusyError.
+    Parameters
+    ----------
+    folder
+        A folder that :func:`back_up` fills, or one backup in it.
+
+    Raises
+    ------
+    BackupNotFoundError
+        If there is no backup.
+    ForeignBackupError
+        If no backup belongs to this store's journal.
+    IndexBusyError
+        If another process is writing the index.
     """
     found = (
         [_read_generation(folder)] if (folder / _METADATA_FILE).exists() else generations(folder)
     )
     if not found:
         raise BackupNotFoundError(
-            f"there is no backup of an index in {folder}; 'neuromirror rebuild-index' makes the "
-            "index anew from the store"
+            f"{folder} contains no backup of an index; run 'neuromirror rebuild-index' to rebuild "
+            "the index from the store"
         )
     wrong: list[str] = []
     for one in found:
@@ -170,13 +189,13 @@ def _check_generation(store: Store, one: Generation) -> None:
         or read_position(one.folder / "index.sqlite") != one.position
     ):
         raise ForeignBackupError(
-            f"{one.folder} is of another journal than {store.root} has; 'neuromirror "
-            "rebuild-index' makes the index anew from the store"
+            f"{one.folder} does not match the journal of {store.root}; run 'neuromirror "
+            "rebuild-index' to rebuild the index from the store"
         )
     for _, entry in store.read_entries(one.position):
         if isinstance(entry, MirrorSeen) and entry.index_entries is not None:
             raise ForeignBackupError(
-                f"{one.folder} is older than a change of [zarr] index_entries, which holds for "
+                f"{one.folder} is older than a change of [zarr] index_entries, which applies to "
                 "all versions; run 'neuromirror rebuild-index'"
             )
         if isinstance(entry, DatasetWithdrawn | DatasetReinstated):
@@ -222,7 +241,7 @@ def _journal_digest(store: Store, position: int) -> str:
 
 
 def _drop_unfinished(folder: Path) -> None:
-    """Removes what a killed backup left; the caller holds the folder's lock."""
+    """Remove the remains of a killed backup; the caller holds the folder's lock."""
     for left in (*folder.glob(".new-*"), *folder.glob(".old-*")):
         shutil.rmtree(left)
 

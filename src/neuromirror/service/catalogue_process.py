@@ -1,10 +1,9 @@
-"""The catalogue beside a service: a process of its own, started again where it dies.
+"""The catalogue process of a service: started, supervised and restarted.
 
-Pages never slow a turn of the service's loop then, and whatever becomes of them, mirroring goes on.
-The service holds the socket at which people ask, so that the address stays taken, and those who ask
-wait, while one process follows another. Over a second socket the process tells every few seconds
-that its loop turns, and how many requests it refused; when it hears its keeper's end of it close,
-it ends at once.
+In a separate process the catalogue cannot slow down the service loop, and its failures do not
+affect mirroring. The service owns the listening socket: during a restart the address stays bound,
+and clients wait. Over a second socket the catalogue sends a heartbeat every few seconds with the
+number of refused requests; when the service closes its end, the catalogue exits at once.
 """
 
 from __future__ import annotations
@@ -35,42 +34,42 @@ from neuromirror.service.listen_address import bound_address, format_address, op
 from neuromirror.service.logs import log_event
 
 _HEARTBEAT_TIMEOUT = 90.0
-"""Seconds after which one that says nothing hangs."""
+"""Seconds without a heartbeat after which the process is considered hung."""
 
 _FIRST_DELAY, _LONGEST_DELAY = 1.0, 60.0
-"""Seconds before it is started again: the first time, and at most; twice as long each time …"""
+"""First and maximum delay before a restart; the delay doubles each time …"""
 
 _STABLE_SECONDS = 120.0
-"""… and the first time again where it ran for so long."""
+"""… and is reset after the process ran for this long."""
 
 _EXIT_SECONDS = 8.0
-"""Seconds that replies under way have when it is to end."""
+"""Seconds that running requests have when the process is stopped."""
 
 _STEP = 0.5
 _LINE = 4096
-"""Bytes of a sign of life at most."""
+"""Maximum size of a heartbeat in bytes."""
 
 _OOM_SCORE = 500
-"""Of 1000: the kernel, out of memory, takes the catalogue and not the service."""
+"""Out of 1000: if memory runs out, the kernel kills the catalogue before the service."""
 
 _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
     "from neuromirror.cli import main; main(prog_name='neuromirror')"
 )
-"""It imports what this process can, from the same places."""
+"""The process uses the module search path of this one."""
 
 _SYSTEMD_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
-"""What systemd says to this process alone."""
+"""Variables that systemd sets for this process only."""
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogueOptions:
-    """Where the catalogue is, and how it is called.
+    """Options of the catalogue.
 
-    ``listen`` is the host and port to serve it at; ``address`` the one that people type, behind a
-    proxy, and ``title`` what its pages are called, both empty: as :mod:`neuromirror.web` has it;
-    ``cutouts`` whether voxels are had from upstream for those who ask; ``limits`` and ``proxies``
-    are its options ``--limit`` and ``--trusted-proxy``; ``sql`` whether visitors may write SQL.
+    ``listen`` is the host and port to serve at; ``address`` the public URL behind a proxy, and
+    ``title`` the title of its pages, both empty for the defaults of :mod:`neuromirror.web`;
+    ``cutouts`` whether visitors may request voxels from upstream; ``limits`` and ``proxies`` are
+    the options ``--limit`` and ``--trusted-proxy``; ``sql`` whether visitors may write SQL.
     """
 
     listen: tuple[str, int]
@@ -83,11 +82,12 @@ class CatalogueOptions:
 
 
 class SupervisedCatalogue:
-    """A ``neuromirror catalogue`` that runs while the block lasts.
+    """Runs ``neuromirror catalogue`` during the block and restarts it when it exits.
 
-    ``command`` are its arguments. It gets this process's environment without the variables that
-    ``withheld`` names, looked at for each start; ``ended`` is told of each that died, and ``log``
-    records it until one answers again. Raises ConfigurationError where the address cannot be had.
+    ``command`` are its arguments. It gets the environment of this process without the variables
+    that ``secret_variables()`` returns at each start. ``on_exit`` is called for each unexpected
+    exit, and ``log`` records the failure until the catalogue responds again. Raises
+    ConfigurationError if the address cannot be bound.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class SupervisedCatalogue:
         self._is_up = False
         self._has_died = False
         self.refused: Counter[str] = Counter()
-        """Requests that it refused, by kind, since this object was made."""
+        """Refused requests by kind, over all restarts."""
         self._thread = threading.Thread(target=self._supervise, name="catalogue")
 
     def __enter__(self) -> Self:
@@ -129,20 +129,20 @@ class SupervisedCatalogue:
 
     @property
     def is_up(self) -> bool:
-        """Whether it answers, as far as is known."""
+        """Whether the catalogue responds, as of its last heartbeat."""
         return self._is_up
 
     def remarks(self) -> list[str]:
-        """What is not well, a line each; that the first one is still starting is well."""
-        return ["degraded: the catalogue does not answer; mirroring goes on"] * self._has_died
+        """Return degradations for the readiness check; the first start is none."""
+        return ["degraded: the catalogue does not respond; mirroring continues"] * self._has_died
 
     def stop(self) -> None:
-        """Tells it to end, and does not wait for that; nobody is let in any more."""
+        """Close the listening socket and terminate the process, without waiting for its exit."""
         with self._lock:
             self._stopping.set()
             self._socket.close()
             if self._process is not None:
-                # a process that was waited for is not sent anything
+                # terminate() ignores a process that has been waited for
                 self._process.terminate()
 
     def _supervise(self) -> None:
@@ -160,28 +160,28 @@ class SupervisedCatalogue:
             with suppress(NeuromirrorError, OSError):
                 self._log.record_failure(CATALOGUE, why)
             log_event(
-                "catalogue ended",
-                f"{why}; it is started again in {pause:.0f} s, and mirroring goes on meanwhile",
+                "catalogue exited",
+                f"{why}; restart in {pause:.0f} s; mirroring continues",
                 level=logging.ERROR,
             )
             self._stopping.wait(pause)
             pause = min(2 * pause, _LONGEST_DELAY)
 
     def _run_once(self) -> str:
-        """Starts it and waits for its end; gives in words what that was."""
+        """Start the process, wait for its exit, and return a description of the exit."""
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
                 try:
                     process = self._start(theirs)
                 except OSError as error:
-                    return f"it cannot be started: {error}"
+                    return f"cannot be started: {error}"
             if process is None:
-                return "it was told to end"
+                return "stopped"
             hangs = self._watch(ours)
             if hangs:
                 _kill(process)
-                return f"it gave no sign of life for {_HEARTBEAT_TIMEOUT:.0f} s, and was ended"
+                return f"no heartbeat for {_HEARTBEAT_TIMEOUT:.0f} s: killed"
         return _exit_description(process)
 
     def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes] | None:
@@ -197,17 +197,17 @@ class SupervisedCatalogue:
                     *("--supervised", *map(str, numbers)),
                 ],
                 stdin=subprocess.DEVNULL,
-                # what the service prints is for programs
+                # the stdout of the service is for programs
                 stdout=2,
                 env={name: value for name, value in os.environ.items() if name not in withheld},
                 pass_fds=numbers,
-                # Ctrl-C is for the service, which then ends this one
+                # Ctrl-C goes to the service, which stops this process
                 start_new_session=True,
             )
             return self._process
 
     def _watch(self, ours: socket.socket) -> bool:
-        """Hears it until it ends or is to end; gives whether it went silent instead."""
+        """Read heartbeats until the process exits or is stopped; return whether they ceased."""
         ours.settimeout(_STEP)
         heard, rest = time.monotonic(), b""
         while not self._stopping.is_set() and time.monotonic() - heard < _HEARTBEAT_TIMEOUT:
@@ -229,7 +229,7 @@ class SupervisedCatalogue:
                 self._is_up, self._has_died = True, False
                 with suppress(NeuromirrorError, OSError):
                     self._log.record_success(CATALOGUE)
-                log_event("catalogue", self.url)
+                log_event("catalogue started", self.url)
         return not self._stopping.is_set()
 
 
@@ -238,26 +238,26 @@ def _exit_description(process: subprocess.Popen[bytes]) -> str:
         code = process.wait(_EXIT_SECONDS)
     except subprocess.TimeoutExpired:
         _kill(process)
-        return "it did not end, and was ended"
+        return "did not exit: killed"
     if code >= 0:
-        return f"it ended (exit code {code})"
-    return f"it was killed ({signal.Signals(-code).name})"
+        return f"exited with code {code}"
+    return f"was killed ({signal.Signals(-code).name})"
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Ends it with all that it has started."""
-    # before it is waited for: until then nobody else can get its number
+    """Kill the process with its children."""
+    # before wait(): until then its process id cannot be reused
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    with suppress(subprocess.TimeoutExpired):  # a disk that hangs lets nobody die
+    with suppress(subprocess.TimeoutExpired):  # a process blocked on a disk does not die
         process.wait(_EXIT_SECONDS)
 
 
 class SupervisorConnection:
-    """In the process that is kept: what tells its keeper that it goes on, while the block lasts.
+    """The catalogue's connection to its supervisor: sends heartbeats during the block.
 
-    ``number`` is that of its socket. When the keeper is gone the process ends at once; an error
-    that leaves the block is logged, and ends it.
+    ``number`` is the file descriptor of its socket. When the supervisor is gone, the process exits
+    at once; an exception that leaves the block is logged and ends the process.
     """
 
     def __init__(self, number: int) -> None:
@@ -269,7 +269,7 @@ class SupervisorConnection:
         if sys.platform == "linux":
             with suppress(OSError):
                 Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
-        threading.Thread(target=self._exit_with_supervisor, name="keeper", daemon=True).start()
+        threading.Thread(target=self._exit_with_supervisor, name="supervisor", daemon=True).start()
         return self
 
     def __exit__(
@@ -286,9 +286,9 @@ class SupervisorConnection:
             sys.exit(1)
 
     def beat(self, refused: Mapping[str, int]) -> None:
-        """The server's loop has turned; ``refused`` counts the requests refused so far, by kind."""
+        """Send a heartbeat; ``refused`` counts the refused requests so far by kind."""
         more = {kind: count - self._refused.get(kind, 0) for kind, count in refused.items()}
-        with suppress(OSError):  # a keeper that does not listen is gone soon, or hangs itself
+        with suppress(OSError):  # the supervisor is exiting or hangs
             self._supervisor.send(msgspec.json.encode(more) + b"\n", socket.MSG_DONTWAIT)
             self._refused = dict(refused)
 

@@ -1,7 +1,7 @@
-"""Jobs on a Dask cluster, whose workers see the store's folder and can reach the desk.
+"""Jobs on a Dask cluster whose workers share the store's folder and reach the write server.
 
-A job goes through Dask's scheduler as Python's pickle, by name: neuromirror must be installed
-there, and on the workers, in the same release. What comes back is a report, never data.
+Jobs are pickled by reference, so that scheduler and workers need the same release of neuromirror.
+The result is a report, never file content.
 """
 
 from __future__ import annotations
@@ -27,22 +27,21 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 SCHEDULER_TIMEOUT = 10.0
-"""Seconds in which a scheduler must answer."""
+"""Seconds that the scheduler may take to respond."""
 
 
 class SchedulerUnavailableError(NeuromirrorError):
-    """Dask's scheduler does not answer."""
+    """The Dask scheduler cannot be reached."""
 
 
 class DaskExecutor(Executor):
-    """What the workers of one Dask scheduler do; the connection is made anew where it was lost.
+    """Runs jobs on the workers of a Dask scheduler; reconnects if the connection is lost.
 
-    On each worker jobs have ``seconds`` and ``memory`` bytes, as in a
-    :class:`~neuromirror.service.worker_pool.Crew`, and the same errors; where a Dask worker dies
-    its job
-    is WorkerLostError, and begun by no other. A lock of the store is held meanwhile, and a worker
-    that
-    does not see it does nothing: it has another folder there, or locks for one machine only.
+    Jobs have the limits ``seconds`` and ``memory`` of a
+    :class:`~neuromirror.service.worker_pool.WorkerPool` and raise the same errors. If a Dask worker
+    dies, its job fails with WorkerLostError, and Dask does not rerun it elsewhere. The executor
+    holds a lock in the store; a worker that does not see the lock has another folder or local file
+    locks, and refuses the job.
     """
 
     def __init__(self, address: str, seconds: float, memory: int) -> None:
@@ -55,7 +54,7 @@ class DaskExecutor(Executor):
         self._locked_stores: set[Path] = set()
         self._store_locks = ExitStack()
         self._client = self._connect()
-        self._gathering = ThreadPoolExecutor(1, thread_name_prefix="from dask")
+        self._gathering = ThreadPoolExecutor(1, thread_name_prefix="dask results")
 
     def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
         """See :meth:`concurrent.futures.Executor.submit`; raises SchedulerUnavailableError."""
@@ -65,7 +64,7 @@ class DaskExecutor(Executor):
         call = PickledCall(f"{self._plugin}-{secrets.token_hex(8)}", fn, args, kwargs)
         with self._lock:
             if self._closed:
-                raise RuntimeError("the executor takes no more jobs")
+                raise RuntimeError("the executor is closed")
             if self._client.status in ("closed", "closing"):
                 self._client = self._connect()
             for one in args:
@@ -82,7 +81,7 @@ class DaskExecutor(Executor):
         return ours
 
     def _gather(self, ours: Future[Any], call: PickledCall, theirs: Any) -> None:
-        # in a thread of its own: Dask's must not wait for what comes by Dask's
+        # in a separate thread: Dask's own must not block on a Dask result
         gathered = self._gathering.submit(_fetch_result, theirs, call.ticket)
         gathered.add_done_callback(partial(_set_result, ours, call.label, self._address))
 
@@ -93,14 +92,13 @@ class DaskExecutor(Executor):
             theirs.cancel()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Leaves the cluster, at once or (``wait``) when the jobs are done."""
+        """Disconnect from the cluster, immediately or (``wait``) when all jobs have finished."""
         self.leave(0.0 if cancel_futures or not wait else None)
 
     def leave(self, grace: float | None) -> None:
-        """Leaves the cluster after so many seconds, or when all jobs are done.
+        """Disconnect after ``grace`` seconds, or when all jobs have finished.
 
-        Of jobs that are not done, which of them run is not known: all are given up, and what runs
-        is ended.
+        Unfinished jobs are cancelled and killed, since it is unknown which of them are running.
         """
         with self._lock:
             self._closed = True
@@ -109,7 +107,7 @@ class DaskExecutor(Executor):
         for job in left:
             job.cancel()
         if self._client.status == "running":
-            # a scheduler that dies meanwhile takes its workers along
+            # if the scheduler dies now, its workers stop too
             with suppress(OSError, RuntimeError, ValueError):
                 self._client.unregister_worker_plugin(self._plugin)
         self._client.close()
@@ -117,8 +115,15 @@ class DaskExecutor(Executor):
         self._store_locks.close()
 
     def _connect(self) -> Any:
-        """A client whose workers have their crews; raises SchedulerUnavailableError,
-        ConfigurationError."""
+        """Return a client and start a worker pool on each worker.
+
+        Raises
+        ------
+        SchedulerUnavailableError
+            If the scheduler cannot be reached.
+        ConfigurationError
+            If Dask is not installed, or the releases of neuromirror differ.
+        """
         try:
             import distributed
 
@@ -159,7 +164,7 @@ def _check_releases(versions: dict[str, Any]) -> None:
 
 
 def _fetch_result(theirs: Any, ticket: str) -> Any:
-    """What came of a job on Dask, which forgets about it."""
+    """Return the result of a job and delete its event on the scheduler."""
     import distributed
 
     untyped: Any = distributed.Event
@@ -172,7 +177,7 @@ def _fetch_result(theirs: Any, ticket: str) -> Any:
 
 
 def _set_result(ours: Future[Any], what: str, address: str, gathered: Future[Any]) -> None:
-    """Gives what came of a job to those who wait for it."""
+    """Set the result or exception of a job's future."""
     from distributed.scheduler import KilledWorker
 
     from neuromirror.service.dask_worker import worker_lost_error
@@ -184,8 +189,8 @@ def _set_result(ours: Future[Any], what: str, address: str, gathered: Future[Any
         )
     elif isinstance(error, CancelledError):
         error = WorkerLostError(
-            f"{what}: the Dask scheduler at {address} has lost it, as one does that was started "
-            "anew. It is done again"
+            f"{what}: the Dask scheduler at {address} lost the job, probably in a restart. It is "
+            "retried"
         )
     if not ours.set_running_or_notify_cancel():
         return

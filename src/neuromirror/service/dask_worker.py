@@ -1,7 +1,7 @@
-"""What of a service is on a Dask worker: a crew of processes, and the way to it.
+"""The part of a service that runs on Dask workers: a pool of processes for the jobs.
 
-A job is done beside the Dask worker and not in it: so it has limits of time and memory there as
-well, it ends when the service leaves, and the worker can always tell its scheduler that it lives.
+Jobs run in processes beside the Dask worker, not in it: they get time and memory limits, stop when
+the service disconnects, and never block the worker's heartbeat to the scheduler.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from neuromirror.service.worker_pool import WorkerLostError, WorkerPool, job_lab
 from neuromirror.store import NotAStoreError, Store, StoreBusyError
 
 CLUSTER_LOCK = "cluster"
-"""The lock of a store that is held while a service has workers elsewhere."""
+"""Name of the store lock that a service with remote workers holds."""
 
 
 class PickledCall:
-    """A call as Dask sees it: it logs the arguments of what fails, and one of them is a key.
+    """A pickled call: Dask logs the arguments of failed calls, and one of them is a secret key.
 
-    ``ticket`` is a name of Dask's that is set when a worker begins with it.
+    ``ticket`` names the Dask event that is set when a worker starts the call.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class PickledCall:
             raise NeuromirrorError(f"{self.label} cannot be given to a worker: {error}") from error
 
     def run_in(self, pool: WorkerPool) -> Any:
-        """What the call gives."""
+        """Run the call in a pool and return its result."""
         function, args, kwargs = pickle.loads(self._pickled)
         for one in args:
             if isinstance(one, JobContext):
@@ -53,10 +53,10 @@ class PickledCall:
 
 
 def _check_shared(context: JobContext) -> None:
-    """Raises ConfigurationError where the service's lock of the store is not seen."""
+    """Raise ConfigurationError if the service's lock is not visible in the store."""
     try:
         with Store.open(context.store).lock(CLUSTER_LOCK, "the store"):
-            why = "or the locks of its file system do not reach from one machine to another"
+            why = "or its file system does not share locks between machines"
     except StoreBusyError:
         return
     except NotAStoreError as error:
@@ -69,7 +69,7 @@ def _check_shared(context: JobContext) -> None:
 
 
 class WorkerPoolPlugin(WorkerPlugin):
-    """A crew on every Dask worker: a process for each of its threads."""
+    """Starts a worker pool on every Dask worker, with one process per thread."""
 
     def __init__(self, seconds: float, memory: int) -> None:
         self._seconds = seconds
@@ -77,28 +77,28 @@ class WorkerPoolPlugin(WorkerPlugin):
         self.pool: WorkerPool | None = None
 
     def setup(self, worker: Worker) -> None:
-        """Dask's, when a worker comes."""
+        """Start the pool; called by Dask when a worker joins."""
         self.pool = WorkerPool(worker.state.nthreads, self._seconds, self._memory)
 
     def teardown(self, worker: Worker) -> None:
-        """Dask's, when a worker or the service goes."""
+        """Stop the pool; called by Dask when the worker or the service leaves."""
         if self.pool is not None:
             self.pool.close()
 
 
 def worker_lost_error(label: str, worker: str) -> WorkerLostError:
-    """What those are told who wait for a job of a Dask worker that died."""
+    """Return the error for a job whose Dask worker died."""
     return WorkerLostError(
-        f"{label}: the Dask worker {worker} died; its log says why (most often it had no memory "
-        "left). It is done again"
+        f"{label}: the Dask worker {worker} died; see its log (usually it ran out of "
+        "memory). The job is retried"
     )
 
 
 def run_on_worker(version: str, plugin: str, call: PickledCall) -> Any:
-    """A job, on the worker; raises ConfigurationError where that has another release.
+    """Run a job on a Dask worker; raises ConfigurationError if it has another release.
 
-    Dask gives to others what a worker had that is gone, for all that Dask knows. That one may work
-    on under the same lease: so this is refused, and tried again under another by the service.
+    Dask reruns the jobs of a worker that it considers dead. That worker may still be running under
+    the same lease, so a rerun is refused, and the service retries with a new lease.
     """
     if version != __version__:
         raise ConfigurationError(
@@ -107,7 +107,7 @@ def run_on_worker(version: str, plugin: str, call: PickledCall) -> Any:
         )
     found = get_worker().plugins.get(plugin)
     if not isinstance(found, WorkerPoolPlugin) or found.pool is None:
-        raise WorkerLostError(f"{call.label}: the service that gave this job to Dask is gone")
+        raise WorkerLostError(f"{call.label}: the service that submitted this job is gone")
     untyped: Any = Event
     begun = untyped(call.ticket)
     if begun.is_set():

@@ -1,6 +1,6 @@
-"""Whether this machine has what mirroring takes: programs, room, rights, a clock, the network.
+"""Checks of the environment: programs, disk space, permissions, clock and network.
 
-Nothing is written but a file of no content, which is removed again, to see whether that can be.
+The only write is an empty temporary file in each folder, to check that it is writable.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _GIT: Final = (2, 34)
 _ANNEX: Final = (10, 20250101)
 _OPEN_FILES: Final = 1024
 _CRITICAL_SPACE, _LOW_SPACE = 256 << 20, 5 << 30
-"""Bytes of a disk: fewer are an error, fewer a warning."""
+"""Free bytes on a disk below which there is an error or a warning."""
 _CLOCK_TOLERANCE, _CLOCK_LIMIT = 30.0, 300.0
-"""Seconds that the clock may differ from the archives'."""
+"""Offset of the clock, in seconds, above which there is a warning or an error."""
 _LIMITS: Final = RequestLimits(
     attempts=2, wait=0.5, wait_max=1.0, retry_after_max=2, connect=5, read=10
 )
@@ -52,7 +52,7 @@ _LIMITS: Final = RequestLimits(
 
 @dataclass(frozen=True, slots=True)
 class DoctorCheck:
-    """One thing that was looked at, how it is, and, where it is not well, what to do."""
+    """The result of one check, with advice in case of a problem."""
 
     subject: str
     level: Level
@@ -67,14 +67,28 @@ def run_doctor_checks(
     offline: bool = False,
     archives: bool = False,
 ) -> Iterator[DoctorCheck]:
-    """Looks at everything; without asking any archive where ``offline``.
+    """Run all checks.
 
-    ``index`` is where the index is if it is not in the store.
+    Parameters
+    ----------
+    mirrors, store
+        The folder of mirror files, and the store.
+    index
+        The path of the index if it is not in the store.
+    offline
+        Send no requests to archives.
+    archives
+        Check the archives again for which a report exists.
+
+    Yields
+    ------
+    DoctorCheck
+        One result per check.
     """
     yield _git()
     yield from _git_annex()
-    yield _program("git-annex-backend-XS3ETAG", "files known by a multipart ETag are not checked")
-    yield _program("git-annex-remote-neuromirror", "volumes cannot be got with git-annex")
+    yield _program("git-annex-backend-XS3ETAG", "files with a multipart ETag cannot be verified")
+    yield _program("git-annex-remote-neuromirror", "git-annex cannot fetch volumes")
     yield _sqlite()
     yield _files()
     yield from _folders(store, index)
@@ -110,8 +124,8 @@ def _git_annex() -> Iterator[DoctorCheck]:
     output = _program_output("git-annex", "version", "--raw")
     if output is None:
         message = (
-            "git-annex is not on PATH: mirrors are made without it, but nothing can be got or "
-            "checked here; pip install 'neuromirror[annex]', or apt-get install git-annex"
+            "git-annex is not on PATH: mirroring works without it, but file content cannot be "
+            "fetched or verified; pip install 'neuromirror[annex]', or apt-get install git-annex"
         )
         yield DoctorCheck("git-annex", "warning", message)
         return
@@ -127,7 +141,7 @@ def _program(name: str, without: str) -> DoctorCheck:
     if found is not None:
         return DoctorCheck(name, "ok", found)
     folder = Path(sys.executable).parent
-    message = f"it is not on PATH: {without}; put {folder} on PATH, or activate the environment"
+    message = f"not on PATH: {without}; add {folder} to PATH, or activate the environment"
     return DoctorCheck(name, "warning", message)
 
 
@@ -162,16 +176,18 @@ def _sqlite() -> DoctorCheck:
 def _files() -> DoctorCheck:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < _OPEN_FILES:
-        message = f"{soft} files may be open at a time; allow {_OPEN_FILES} or more (ulimit -n)"
+        message = (
+            f"the limit of open files is {soft}; raise it to {_OPEN_FILES} or more (ulimit -n)"
+        )
         return DoctorCheck("files", "warning", message)
-    return DoctorCheck("files", "ok", f"{soft} may be open at a time")
+    return DoctorCheck("files", "ok", f"the limit of open files is {soft}")
 
 
 # --- folders
 
 
 def _folders(store: Path, index: Path | None) -> Iterator[DoctorCheck]:
-    """Room and rights where something is written; each disk is told once."""
+    """Check space and permissions of the folders that are written; each disk once."""
     folders = [("store", store), ("temporary files", Path(tempfile.gettempdir()))]
     if index is not None:
         folders.insert(1, ("index", index.parent))
@@ -184,7 +200,7 @@ def _folders(store: Path, index: Path | None) -> Iterator[DoctorCheck]:
             with tempfile.TemporaryFile(prefix=".new-", dir=existing):
                 pass
         except OSError as error:
-            message = f"{existing} cannot be written: {error.strerror}; see to its permissions"
+            message = f"{existing} cannot be written: {error.strerror}; check its permissions"
             yield DoctorCheck(what, "error", message)
             continue
         free = shutil.disk_usage(existing).free
@@ -198,9 +214,12 @@ def _folders(store: Path, index: Path | None) -> Iterator[DoctorCheck]:
             "error" if free < _CRITICAL_SPACE else "warning" if free < _LOW_SPACE else "ok"
         )
         if level != "ok":
-            message += "; make room: what does not fit fails, and is done again later"
+            message += "; free some space: writes fail on a full disk, and are retried later"
         if nodes.f_files and nodes.f_favail < 10_000:
-            level, message = "warning", f"{existing} has room for {nodes.f_favail} more files"
+            level, message = (
+                "warning",
+                f"the file system of {existing} has {nodes.f_favail} free inodes",
+            )
         yield DoctorCheck(what, level, message)
 
 
@@ -209,7 +228,7 @@ def _store(root: Path, index: Path | None) -> Iterator[DoctorCheck]:
         store = Store.open(root)
     except NotAStoreError as error:
         missing = not root.exists() or not any(root.iterdir())
-        message = f"there is none at {root} yet; 'neuromirror sync' makes it"
+        message = f"{root} does not exist yet; 'neuromirror sync' creates it"
         yield DoctorCheck(
             "store format", "ok" if missing else "error", message if missing else str(error)
         )
@@ -225,7 +244,7 @@ def _store(root: Path, index: Path | None) -> Iterator[DoctorCheck]:
         f"{message}; run neuromirror as that user" if others else f"a store at {root}",
     )
     if not os.access(store.journal_path, os.W_OK, effective_ids=True) and store.journal_size():
-        message = f"{store.journal_path} cannot be written; see to its permissions"
+        message = f"{store.journal_path} cannot be written; check its permissions"
         yield DoctorCheck("journal", "error", message)
     yield _index(store, index or store.index_path)
     known = IntegrityState.load(store)
@@ -233,36 +252,36 @@ def _store(root: Path, index: Path | None) -> Iterator[DoctorCheck]:
     if broken:
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
         yield DoctorCheck(
-            "integrity", "error", f"{broken[0]}{more}; 'neuromirror fsck' looks again"
+            "integrity", "error", f"{broken[0]}{more}; 'neuromirror fsck' checks again"
         )
     else:
         when = (
-            f"whole when last looked at, {known.finished_at}"
+            f"intact at the last check, {known.finished_at}"
             if known.finished_at
-            else "never looked at"
+            else "never checked"
         )
         yield DoctorCheck("integrity", "ok", f"{when} ('neuromirror fsck')")
 
 
 def _index(store: Store, path: Path) -> DoctorCheck:
-    rebuild = "'neuromirror rebuild-index' makes it anew"
+    rebuild = "run 'neuromirror rebuild-index'"
     try:
         with Index.open_readonly(path) as index:
             position = index.position
     except IndexMissingError as error:
         if store.journal_size():
             return DoctorCheck("index", "error", str(error))
-        return DoctorCheck("index", "ok", "there is none yet; 'neuromirror sync' makes it")
+        return DoctorCheck("index", "ok", "does not exist yet; 'neuromirror sync' creates it")
     except (IndexUnusableError, OSError) as error:
         return DoctorCheck("index", "error", str(error))
     size = store.journal_size()
     if position > size:
-        message = f"it has {position:,} bytes of a journal of {size:,}; {rebuild}"
+        message = f"covers {position:,} bytes of a journal of {size:,}; {rebuild}"
         return DoctorCheck("index", "error", message)
     if position < size:
-        message = f"{size - position:,} bytes of the journal behind; the next sync brings it on"
+        message = f"{size - position:,} bytes of the journal behind; the next sync updates it"
         return DoctorCheck("index", "warning", message)
-    return DoctorCheck("index", "ok", f"{path} has all of the journal")
+    return DoctorCheck("index", "ok", f"{path} covers the whole journal")
 
 
 # --- archives
@@ -271,7 +290,7 @@ def _index(store: Store, path: Path) -> DoctorCheck:
 def _mirror(
     path: Path, record_clock_offset: Callable[[float], None] | None
 ) -> Iterator[DoctorCheck]:
-    """A mirror file, its archive's address and list; ``took`` gets its clock's advance."""
+    """Check a mirror file and its archive; ``record_clock_offset`` None: send no request."""
     name = f"mirror {path.stem}"
     try:
         mirror = load_mirror(path)
@@ -281,14 +300,14 @@ def _mirror(
         return
     unset = str(mirror.settings.options.get("token_env") or "")
     if unset and not os.environ.get(unset):
-        message = f"the environment variable {unset} of its token is not set: it asks as anybody"
+        message = f"its token variable {unset} is not set: requests are anonymous"
         yield DoctorCheck(name, "warning", message)
     if record_clock_offset is None:
-        yield DoctorCheck(name, "ok", f"{uri} (not asked)")
+        yield DoctorCheck(name, "ok", f"{uri} (not contacted)")
         return
     address = _probe_url(mirror)
     if address is None:
-        yield DoctorCheck(name, "ok", f"{uri} (its source names no address to ask)")
+        yield DoctorCheck(name, "ok", f"{uri} (its source has no URL to probe)")
         return
     private = mirror.settings.options.get("allow_private")
     if private is None:
@@ -299,7 +318,7 @@ def _mirror(
                 address, redirects=3
             )
     except (NeuromirrorError, ValueError) as error:
-        message = f"{error}; see to the network, a proxy, or the address in {path}"
+        message = f"{error}; check the network, the proxy, and the URL in {path}"
         yield DoctorCheck(name, "error", message)
         return
     if "Date" in reply.headers:
@@ -307,29 +326,29 @@ def _mirror(
         if theirs is not None:
             record_clock_offset((datetime.now(UTC) - theirs).total_seconds())
     if reply.status in (401, 403) or reply.status >= 500:
-        message = f"{uri} answers HTTP {reply.status}: it may refuse this machine, or want a token"
+        message = f"{uri}: HTTP {reply.status}; it may reject this machine, or require a token"
         yield DoctorCheck(name, "warning", message)
         return
     yield _check_listing(name, uri, mirror)
 
 
 def _check_listing(name: str, uri: str, mirror: Mirror) -> DoctorCheck:
-    """Whether the archive lists datasets; that something answers at its address proves nothing."""
+    """Check that the archive lists datasets: a response to a probe alone proves little."""
     try:
         first = next(iter(mirror.open().datasets()), None)
     except AccessDeniedError as error:
-        message = f"{error}; it may refuse this machine, or want a token"
+        message = f"{error}; it may reject this machine, or require a token"
         return DoctorCheck(name, "warning", message)
     except (NeuromirrorError, OSError, ValueError) as error:
-        message = f"{uri} gives no list of datasets: {error}; check the address in {mirror.path}"
+        message = f"{uri} returns no list of datasets: {error}; check the URL in {mirror.path}"
         return DoctorCheck(name, "error", message)
     if first is None:
-        return DoctorCheck(name, "warning", f"{uri} answers, and lists no dataset")
-    return DoctorCheck(name, "ok", f"{uri} answers, and lists datasets")
+        return DoctorCheck(name, "warning", f"{uri} is reachable, but lists no dataset")
+    return DoctorCheck(name, "ok", f"{uri} is reachable and lists datasets")
 
 
 def _report(path: Path, store: Path, *, recheck: bool) -> Iterator[DoctorCheck]:
-    """What the last report about a mirror's archive says, and what changed since if ``again``."""
+    """Check the last report about a mirror's archive, and compare it if ``recheck``."""
     try:
         kept = Store.open(store).archive_report_path(path.stem)
         before = load_report(kept.read_bytes())
@@ -344,7 +363,7 @@ def _report(path: Path, store: Path, *, recheck: bool) -> Iterator[DoctorCheck]:
     yield DoctorCheck(
         name,
         "warning" if rules else "ok",
-        f"checked {before.at}: {f'broken are {rules}' if rules else 'no rule is broken'}",
+        f"checked {before.at}: {f'violated: {rules}' if rules else 'no rule violated'}",
     )
     if not recheck:
         return
@@ -359,11 +378,11 @@ def _report(path: Path, store: Path, *, recheck: bool) -> Iterator[DoctorCheck]:
         message = f"{now.rule} was {then.status} ({then.observed}), is {now.status}: {now.observed}"
         yield DoctorCheck(name, "warning", message)
     if not changes:
-        yield DoctorCheck(name, "ok", f"as in the report ({after.requests} requests)")
+        yield DoctorCheck(name, "ok", f"unchanged since the report ({after.requests} requests)")
 
 
 def _probe_url(mirror: Mirror) -> str | None:
-    """What answers a small request: the base of an API, or a bucket."""
+    """Return a URL for a probe: the base of an API, or a bucket; None without one."""
     options = mirror.settings.options
     api = options.get("api")
     if isinstance(api, str):
@@ -383,7 +402,7 @@ def _probe_url(mirror: Mirror) -> str | None:
 
 
 def _clock(ahead: list[float]) -> DoctorCheck:
-    """The clock beside that of most archives."""
+    """Compare the clock with the median of the archives' clocks."""
     off = sorted(ahead)[len(ahead) // 2]
     if abs(off) <= _CLOCK_TOLERANCE:
         return DoctorCheck("clock", "ok", f"within {_CLOCK_TOLERANCE:.0f} s of the archives'")

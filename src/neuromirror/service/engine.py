@@ -1,7 +1,7 @@
-"""The heart of a service: tick by tick it writes down what is over, and begins what is due.
+"""The service engine: each tick records finished jobs and starts those that are due.
 
-Everything that must outlive it is in the schedule. A job that was under way when the service died
-is still due, and is done again.
+All state that must survive a crash is in the schedule. A job that was running when the service
+died is still due, and runs again.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from neuromirror.service.stale_leases import StaleLeases
 
 _RENEW_SECONDS = LEASE_SECONDS / 3
 _WRITE_SECONDS = 0.05
-"""Seconds of a tick in which what may be much is written, piece by piece."""
+"""Time per tick for long writes, which are done in steps."""
 
 _SET_BACK = 30.0
-"""Seconds by which a clock must go back to have been set back; less is a correction."""
+"""A clock that goes back by more was set back; less is a normal correction."""
 
 _REPAIR_SECONDS = 600.0
-"""Seconds between two looks at all rows of the schedule."""
+"""Seconds between two repairs of all rows of the schedule."""
 
 _CONNECTIONS = 16
-"""Requests at one host at a time where a mirror's file says nothing, as a session has it."""
+"""Concurrent requests per host unless a mirror's file sets another limit."""
 
 _PAUSE = 30.0
-"""Seconds in which nothing is begun after workers could not be had."""
+"""Seconds without new jobs after no worker was available."""
 
 
 SUPERDATASET_WAIT = 3600.0
@@ -51,11 +51,10 @@ SUPERDATASET_WAIT = 3600.0
 class Service:
     """Keeps the mirrors of ``files`` current, ``workers`` jobs at a time.
 
-    ``owner`` is its name in leases; ``heard`` is told how each dataset fared; ``clock`` gives POSIX
-    seconds. Superdatasets are written from the final states of a round: once nothing of their
-    mirrors is in progress or due, or after ``superdataset_wait`` seconds. :meth:`tick` is for one
-    thread
-    at a time; the caller holds the lock of the store's one service.
+    ``owner`` is its name in leases; ``on_result`` receives the result of each dataset; ``clock``
+    returns POSIX seconds. Superdatasets are updated once no visit of their mirrors is in progress
+    or due, or after ``superdataset_wait`` seconds. One thread at a time calls :meth:`tick`; the
+    caller holds the service lock of the store.
     """
 
     def __init__(
@@ -101,14 +100,14 @@ class Service:
         self._valid_files: set[str] = set()
         self.wakeup = threading.Event()
 
-    # --- what comes from outside
+    # --- control
 
     def start(self) -> None:
-        """Takes the schedule over from the service before, and its mirrors."""
+        """Take over the schedule: end orphaned leases, add new mirrors, make releases due."""
         now = self._clock()
         self._log.forget(SERVICE_TASKS)
         for name in self._stale_leases.end_orphaned(now):
-            log_event("lease ended", "its owner is dead", dataset=name)
+            log_event("lease ended", "its owner is no longer running", dataset=name)
         for mirror in self._files.served_mirrors():
             self._schedule_writer.add_mirror(mirror, now)
         self._schedule_writer.make_released_due(now)
@@ -118,21 +117,23 @@ class Service:
         )
 
     def reload_mirror_files(self) -> None:
-        """Looks whether mirror files were changed; what is wrong is told, and nothing else done."""
+        """Apply changed mirror files; log invalid ones, and keep their last valid content."""
         found = self._files.reload()
         for message in found.errors.values():
-            log_event("mirror file wrong", message, level=logging.ERROR)
+            log_event("mirror file invalid", message, level=logging.ERROR)
         self._invalid_files |= found.errors
         self._valid_files = (
             self._valid_files | {*found.valid, *found.removed}
         ) - found.errors.keys()
         for name in found.removed:
-            log_event("mirror gone", "its file is gone: it is not looked at any more", mirror=name)
+            log_event(
+                "mirror removed",
+                "its file was removed: the mirror is no longer served",
+                mirror=name,
+            )
         now = self._clock()
         for name in found.changed:
-            log_event(
-                "mirror changed", "its file says something new: its list is read", mirror=name
-            )
+            log_event("mirror changed", "its file changed: its list is read now", mirror=name)
             self._schedule_writer.make_listing_due(self._files.mirrors[name], now)
         if found.removed or found.changed:
             self._update_excluded_mirrors()
@@ -145,7 +146,7 @@ class Service:
         self._record_file_errors()
 
     def _record_file_errors(self) -> None:
-        """Record which mirror files are wrong; what cannot be recorded now is tried again."""
+        """Record which mirror files are invalid; retried if that fails."""
         for name in list(self._valid_files):
             self._log.record_success(CONFIGURATION, name)
             self._invalid_files.pop(name, None)
@@ -154,28 +155,28 @@ class Service:
             self._log.record_failure(CONFIGURATION, message, name)
 
     def close(self) -> None:
-        """From now on nothing is begun; what is under way is still written down."""
+        """Start no more jobs; finished jobs are still recorded."""
         self._closed = True
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is under way, nor to be written."""
+        """Whether no job is running and no result remains to be recorded."""
         return not (self._running or self._finished or self._pending_writes)
 
     @property
     def running_count(self) -> int:
-        """How many jobs are under way."""
+        """Number of running jobs."""
         return len(self._running)
 
     def make_superdatasets_due(self) -> bool:
-        """Makes due what waits for more to come of a mirror; gives whether anything does."""
+        """Make pending superdataset updates due now; return whether there are any."""
         now = self._clock()
         late = self._pending_superdatasets(ALL_MIRRORS)
         self._schedule.put(replace(one, due=now) for one in late)
         return bool(late)
 
     def abandon(self) -> list[str]:
-        """Gives back the leases of all that is under way, and gives its names; it stays due."""
+        """Release the leases of all running jobs, which stay due; return their names."""
         left = list(self._running.values())
         for running_job in left:
             running_job.future.cancel()
@@ -188,7 +189,7 @@ class Service:
     # --- the tick
 
     def tick(self) -> int:
-        """Takes what is over and begins what is due; gives the number of jobs begun."""
+        """Record finished jobs and start due ones; return the number of started jobs."""
         began = time.monotonic()
         self.wakeup.clear()
         now = self._read_clock()
@@ -215,7 +216,7 @@ class Service:
         return now
 
     def _maintain_leases(self, now: float, instant: float) -> None:
-        """Renews ours; looks now and then for those that nobody will ever give back."""
+        """Renew the leases of running jobs; periodically end overlong leases of others."""
         if instant - self._last_renewal >= _RENEW_SECONDS:
             self._last_renewal = instant
             tokens = [(one.job.lease.name, one.job.lease.token) for one in self._running.values()]
@@ -223,7 +224,11 @@ class Service:
         if instant - self._last_lease_check >= LEASE_SECONDS:
             self._last_lease_check = instant
             for name in self._stale_leases.end_overlong(now):
-                log_event("lease ended", "it was of a clock that was ahead", dataset=name)
+                log_event(
+                    "lease ended",
+                    "its expiry was too far in the future",
+                    dataset=name,
+                )
         if instant - self._last_repair >= _REPAIR_SECONDS:
             self._last_repair = instant
             self._pending_writes.append(
@@ -231,7 +236,7 @@ class Service:
             )
 
     def _continue_writes(self, until: float) -> None:
-        """Takes a step at least, so that it comes to an end whatever else there is to do."""
+        """Continue long writes until a time, by at least one step so that they always finish."""
         while self._pending_writes:
             try:
                 next(self._pending_writes[0])
@@ -240,7 +245,7 @@ class Service:
             if time.monotonic() >= until:
                 return
 
-    # --- what is over
+    # --- finished jobs
 
     def _process_finished(self, now: float) -> None:
         running_job = self._finished.popleft()
@@ -250,15 +255,17 @@ class Service:
                 return
             lease = running_job.job.lease
             if job_result.is_superseded or not self._schedule.holds(lease.name, lease.token):
-                log_event("lease lost", "somebody else has the work", dataset=lease.name)
+                log_event(
+                    "lease lost", "another worker has taken over the task", dataset=lease.name
+                )
                 self._release(running_job)
-            elif running_job.job.kind == "list":
+            elif running_job.job.kind == "listing":
                 self._pending_writes.append(self._record_listing(running_job, job_result, now))
             else:
                 self._record_finished(running_job, job_result, now)
                 self._release(running_job)
         except BaseException:
-            # what cannot be written now (a disk is full) is written later, the others before it
+            # retried later, after the other jobs: the disk may be full
             self._finished.append(running_job)
             raise
         for result in job_result.results:
@@ -271,11 +278,11 @@ class Service:
         self._running.pop(running_job.row.name, None)
 
     def _record_finished(self, running_job: RunningJob, job_result: JobResult, now: float) -> None:
-        if running_job.job.kind == "group":
+        if running_job.job.kind == "superdatasets":
             if running_job.mirror != ALL_MIRRORS.name:
                 self._schedule_superdatasets(ALL_MIRRORS.name, now)
             outcome = self._schedule_writer.record_superdatasets(running_job, job_result, now)
-            self._log_job(running_job, job_result, outcome, "grouped")
+            self._log_job(running_job, job_result, outcome, "superdatasets updated")
             return
         outcome = self._schedule_writer.record_visit(running_job, job_result, now)
         self._log_job(
@@ -335,17 +342,19 @@ class Service:
             seconds=seconds,
         )
 
-    # --- what is due
+    # --- due tasks
 
     def _start_due(self, now: float) -> int:
         started = 0
         for mirror in self._files.served_mirrors():
-            started += self._start_named(mirror.name, mirror, "list", now)
+            started += self._start_named(mirror.name, mirror, "listing", now)
         while more := self._start_visits(now):
             started += more
-        # last, so that none begins before the visits that are due
+        # last, so that none starts before the visits that are due
         for mirror in (*self._files.served_mirrors(), ALL_MIRRORS):
-            started += self._start_named(SUPERDATASET_PREFIX + mirror.name, mirror, "group", now)
+            started += self._start_named(
+                SUPERDATASET_PREFIX + mirror.name, mirror, "superdatasets", now
+            )
         return started
 
     def _start_named(self, name: str, mirror: Mirror, kind: str, now: float) -> int:
@@ -355,7 +364,7 @@ class Service:
         if row is None or row.due is None or row.due > now:
             return 0
         if (
-            kind == "group"
+            kind == "superdatasets"
             and now - row.due < self._superdataset_wait
             and self._has_pending_work(mirror, now)
         ):
@@ -378,7 +387,7 @@ class Service:
         return not names.isdisjoint(self._schedule.waiting(now))
 
     def _pending_superdatasets(self, *more: Mirror) -> list[TaskRow]:
-        """Return the group tasks, of mirrors and of ``more``, that are pending and did not fail."""
+        """Return superdataset tasks, of mirrors and ``more``, that are pending and did not fail."""
         rows = [
             self._schedule.task(SUPERDATASET_PREFIX + one.name)
             for one in (*self._files.served_mirrors(), *more)
@@ -386,14 +395,14 @@ class Service:
         return [one for one in rows if one is not None and one.due is not None and not one.failures]
 
     def _start_visits(self, now: float) -> int:
-        """Begins visits, the longest due first; what is left may be of mirrors that have enough."""
+        """Start visits, the longest due first, within the limit of workers per mirror."""
         visits = Counter(one.mirror for one in self._running.values() if one.job.kind == "visit")
         mirrors = self._files.mirrors
         most = {name: one.settings.schedule.workers for name, one in mirrors.items()}
         without = self._excluded_mirrors | {name for name in most if visits[name] >= most[name]}
         if not self._free_slots() or without.issuperset(most):
             return 0
-        # the rows of mirrors themselves may be among them
+        # the result may include rows of mirrors
         limit = self._free_slots() + len(mirrors)
         deep = [(row.deep_due, row) for row in self._schedule.deep_due(now, limit, without)]
         due = [(row.due, row) for row in self._schedule.due(now, limit, without)]
@@ -416,17 +425,17 @@ class Service:
         return started
 
     def _free_slots(self) -> int:
-        """Places for jobs; none while workers cannot be had."""
+        """Return the number of jobs that can be started; 0 while no worker is available."""
         return 0 if self.worker_error else max(0, self._workers - len(self._running))
 
     def _has_deep_slot(self) -> bool:
-        """Deep visits, which cost the most, are a quarter of the jobs at the most."""
+        """Whether another deep visit may start: at most a quarter of the jobs are deep."""
         return sum(one.job.deep for one in self._running.values()) < max(1, self._workers // 4)
 
     def _start_job(
         self, row: TaskRow, mirror: Mirror, kind: str, now: float, *, deep: bool = False
     ) -> int:
-        """Gives a job to the executor; gives 1, or 0 where somebody else is at it already."""
+        """Submit a job; return 1, or 0 if another worker holds the lease."""
         token = self._schedule.claim(row.name, self._owner, now, LEASE_SECONDS)
         if token is None:
             return 0
@@ -438,11 +447,11 @@ class Service:
         try:
             future = self._executor.submit(run_job, self._job_context, job)
         except (NeuromirrorError, OSError, RuntimeError) as error:
-            # that no worker can be had is no fault of the dataset's
+            # a missing worker is not a failure of the dataset
             self._schedule.release(lease.name, lease.token)
-            self.worker_error, self._has_no_workers = f"no worker can be had: {error}", True
+            self.worker_error, self._has_no_workers = f"no worker is available: {error}", True
             self._paused_until = time.monotonic() + _PAUSE
-            log_event("no workers", self.worker_error, level=logging.ERROR)
+            log_event("workers unavailable", self.worker_error, level=logging.ERROR)
             self._log.record_failure(WORKERS, self.worker_error)
             return 0
         if self._has_no_workers:
@@ -453,15 +462,12 @@ class Service:
         return 1
 
     def _on_job_finished(self, running_job: RunningJob) -> None:
-        """Called in whatever thread a job ends in."""
+        """Queue a finished job; called in any thread."""
         self._finished.append(running_job)
         self.wakeup.set()
 
     def _with_shared_limits(self, mirror: Mirror) -> Mirror:
-        """The mirror for one of several jobs at a time: together they keep the limits of its file.
-
-        Each has connections of its own, and knows nothing of the others.
-        """
+        """Return the mirror with a job's share of its limits: jobs share no connections."""
         settings = mirror.settings
         jobs = min(settings.schedule.workers, self._workers)
         if jobs == 1:
@@ -477,7 +483,7 @@ class Service:
         return replace(mirror, settings=shared)
 
     def _update_excluded_mirrors(self) -> None:
-        """Tasks of mirrors that are not served, and chores, are left where they are."""
+        """Exclude tasks of mirrors that are not served, and housekeeping tasks."""
         self._excluded_mirrors = {row.mirror for row in self._schedule.tasks()} - set(
             self._files.mirrors
         )
@@ -485,7 +491,7 @@ class Service:
 
 
 def _hint(row: TaskRow) -> DatasetHint | None:
-    """What the overview said of a dataset; None to ask again, where the schedule has not all."""
+    """Return the list's entry of a dataset; None if the schedule does not hold all of it."""
     if not row.local_id or (row.fingerprint is not None and not row.title):
         return None
     dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)

@@ -1,7 +1,7 @@
-"""Where jobs are done: in threads of the service, in processes beside it, on a Dask cluster.
+"""Executors for jobs: threads of the service, worker processes, or a Dask cluster.
 
-Each is a context that yields an executor, to which ``submit(do, place, job)`` is said. When it is
-left, jobs that wait are cancelled, those that run have ``grace`` seconds, and then are ended.
+Each is a context manager that yields an executor for ``submit(run_job, context, job)``. On exit,
+pending jobs are cancelled, and running ones are killed after ``grace`` seconds.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ __all__ = [
 _T = TypeVar("_T")
 
 JOB_SECONDS = 24 * 3600.0
-"""A job's time where nothing else is said."""
+"""Default time limit of a job."""
 
 JOB_MEMORY = 4 << 30
-"""A job's bytes of memory where nothing else is said."""
+"""Default memory limit of a job in bytes."""
 
 GRACE_SECONDS = 20.0
-"""Seconds in which jobs may come to their end when a service stops."""
+"""Default time that running jobs have to finish when a service stops."""
 
 
 class _ThreadExecutor(Executor):
-    """Threads that do jobs by ``do``, and that can be left while they have some."""
+    """A thread pool that calls ``run`` for each job; it can be left while jobs are running."""
 
     def __init__(self, workers: int, run: Callable[..., Any]) -> None:
         self._run = run
@@ -78,7 +78,7 @@ class _ThreadExecutor(Executor):
         self._pool.shutdown(wait, cancel_futures=cancel_futures)
 
     def leave(self, grace: float) -> None:
-        """Cancels the jobs that wait, and waits so many seconds for those that run."""
+        """Cancel pending jobs, and wait up to ``grace`` seconds for running ones."""
         self.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             left = list(self._jobs)
@@ -87,7 +87,7 @@ class _ThreadExecutor(Executor):
 
 @contextmanager
 def thread_executor(workers: int, grace: float = GRACE_SECONDS) -> Iterator[Executor]:
-    """Jobs in this process; nothing ends one that hangs, and Python waits for it before it ends."""
+    """Run jobs in threads; a job that hangs cannot be killed and delays the exit of Python."""
     pool = _ThreadExecutor(workers, lambda function, *args, **kwargs: function(*args, **kwargs))
     try:
         yield pool
@@ -99,9 +99,9 @@ def thread_executor(workers: int, grace: float = GRACE_SECONDS) -> Iterator[Exec
 def process_executor(
     workers: int, seconds: float, memory: int, grace: float = GRACE_SECONDS
 ) -> Iterator[Executor]:
-    """Jobs in processes beside this one, each for ``seconds`` and with ``memory`` bytes.
+    """Run jobs in worker processes with limits of ``seconds`` and ``memory`` bytes.
 
-    See :class:`~neuromirror.service.worker_pool.Crew` for what the limits are worth.
+    See :class:`~neuromirror.service.worker_pool.WorkerPool` for how the limits are enforced.
     """
     worker_pool = WorkerPool(workers, seconds, memory)
     pool = _ThreadExecutor(workers, worker_pool.run)
@@ -120,11 +120,16 @@ def dask_executor(
     memory: int = JOB_MEMORY,
     grace: float = GRACE_SECONDS,
 ) -> Iterator[Executor]:
-    """Jobs on the workers of a Dask scheduler, as ``tcp://HOST:8786``; limits as of processes.
+    """Run jobs on the workers of a Dask scheduler, such as ``tcp://HOST:8786``.
 
-    Raises SchedulerUnavailableError, and ConfigurationError where Dask is not installed, or other
-    releases of
-    neuromirror are. See :class:`~neuromirror.service.dask_cluster.DaskExecutor`.
+    See :class:`~neuromirror.service.dask_cluster.DaskExecutor`.
+
+    Raises
+    ------
+    SchedulerUnavailableError
+        If the scheduler cannot be reached.
+    ConfigurationError
+        If Dask is not installed, or the cluster has another release of neuromirror.
     """
     cluster = DaskExecutor(address, seconds, memory)
     try:
@@ -134,12 +139,17 @@ def dask_executor(
 
 
 def write_server_host(scheduler: str | None, host: str | None = None) -> str | None:
-    """The address at which the desk is to listen: None where all workers are of this machine.
+    """Return the address for the write server to listen at; None for local workers only.
 
-    By default that is the address by which this machine reaches the Dask scheduler; ``host`` is
-    another one that the workers can reach. Raises SchedulerUnavailableError, and
-    ConfigurationError for an
-    address of a scheduler that is none.
+    By default it is the address from which this machine reaches the Dask scheduler; ``host``
+    overrides it.
+
+    Raises
+    ------
+    SchedulerUnavailableError
+        If the scheduler cannot be reached.
+    ConfigurationError
+        If ``scheduler`` is not a valid address.
     """
     if scheduler is None or host is not None:
         return host if scheduler is not None else None
@@ -153,7 +163,7 @@ def write_server_host(scheduler: str | None, host: str | None = None) -> str | N
             f"'{scheduler}' is not the address of a Dask scheduler; it is like tcp://HOST:8786"
         )
     try:
-        # of IPv4, as the desk's connections are
+        # IPv4, as the write server uses it
         with socket.create_connection(
             (socket.gethostbyname(name), port), SCHEDULER_TIMEOUT
         ) as connection:
@@ -168,16 +178,16 @@ def write_server_host(scheduler: str | None, host: str | None = None) -> str | N
 def job_context(
     store: Store, index: Path, private: Path | None, address: WriteServerAddress
 ) -> JobContext:
-    """Where jobs are done, for workers of this machine or, by a desk that has a host, of others.
+    """Return the context of jobs for local workers, or remote ones if the address has a host.
 
-    These have no index: SQLite's files must not be read over a network, and the desk answers for
-    it. Nor have they a private store, which has an index of its own: raises ConfigurationError.
+    Remote workers query the index through the write server, since SQLite files must not be read
+    over a network. For the same reason they cannot use a private store: raises ConfigurationError.
     """
     if not isinstance(address.socket_address, tuple):
         return JobContext(store.root, index, private, address)
     if private is not None:
         raise ConfigurationError(
-            "a private store cannot be kept by workers on other machines: its index must not be "
-            "read over a network. Leave out --scheduler or --private-store"
+            "workers on other machines cannot use a private store: its index must not be read "
+            "over a network. Omit --scheduler or --private-store"
         )
     return JobContext(store.root, None, None, address)

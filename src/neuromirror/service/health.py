@@ -1,7 +1,7 @@
-"""Whether a service is well, for programs that ask over HTTP: /healthz, /readyz, /metrics.
+"""HTTP server for health checks and metrics: /healthz, /readyz, /metrics.
 
-It has an address of its own, to be kept from the world; what it says is meant for everybody all
-the same: no name of a dataset, no path, nothing that upstream wrote.
+It listens at a separate address, which should not be public; its pages are safe to publish all
+the same: they contain no names of datasets, no paths and no text from upstream.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from neuromirror.store import Store
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _CLIENT_TIMEOUT: Final = 10.0
-"""Seconds that somebody who asks may take for the request, and to read the reply."""
+"""Seconds that a client may take to send a request and to read the response."""
 
 _MAX_PAGES: Final = 8
-"""Pages that are made at a time; others are told to come again."""
+"""Maximum number of concurrent responses; further requests get a 503."""
 
 
 class Heartbeat:
-    """When the service's loop turned last; ``limit`` are the seconds after which it hangs."""
+    """Time of the last pass of the service loop; after ``limit`` seconds the loop hangs."""
 
     def __init__(self, limit: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.limit = limit
@@ -45,20 +45,20 @@ class Heartbeat:
         self._last = clock()
 
     def beat(self) -> None:
-        """The loop has turned."""
+        """Record a pass of the loop."""
         self._last = self._clock()
 
     def age(self) -> float:
-        """Seconds since then (since the start, before the first)."""
+        """Return the seconds since the last pass, or since the start."""
         return self._clock() - self._last
 
     def is_alive(self) -> bool:
-        """Whether it turned lately."""
+        """Whether the last pass is recent."""
         return self.age() < self.limit
 
 
 class Readiness:
-    """Whether the service can take work: store, index and schedule as they are right now."""
+    """Checks whether the service can work: state of store, index and schedule."""
 
     def __init__(self, store: Store, index: Path, schedule: Schedule) -> None:
         self._store = store
@@ -67,12 +67,12 @@ class Readiness:
         self._stopping = threading.Event()
 
     def stop(self) -> None:
-        """From now on it takes none."""
+        """Report that the service is stopping."""
         self._stopping.set()
 
     def problems(self) -> list[str]:
-        """What keeps it from working, a line each, without a path; empty where all is well."""
-        found = ["stopping: no work is taken"] if self._stopping.is_set() else []
+        """Return what prevents the service from working, one line per problem, without paths."""
+        found = ["stopping: no new jobs are started"] if self._stopping.is_set() else []
         for what, ask in (
             ("store: cannot be written to", self._write),
             ("journal: cannot be written to", self._write_journal),
@@ -88,7 +88,7 @@ class Readiness:
         return found
 
     def _write(self) -> None:
-        # a full disk takes an empty file, but no byte in it
+        # a full disk may allow an empty file, but no byte in it
         with tempfile.TemporaryFile(dir=self._store.schedule_path.parent, buffering=0) as probe:
             probe.write(b"1")
 
@@ -105,12 +105,12 @@ class Readiness:
 
 
 class HealthServer:
-    """Serves the three pages while the block lasts; ``address`` is where, its port known then.
+    """Serves health checks and metrics during the block.
 
-    /healthz: 200 while the loop turns; /readyz: 200 where nothing keeps the service from working,
-    with a line for each of ``remarks``: what is not well, and keeps it from nothing; otherwise 503,
-    and why. /metrics: what ``metrics`` gives. Raises ConfigurationError where the address cannot be
-    had.
+    /healthz responds 200 while the service loop runs; /readyz responds 200 unless there are
+    ``problems``, with a line for each of ``remarks``, which are degradations; otherwise both
+    respond 503 with the reasons. /metrics returns ``metrics()``. ``address`` is the bound address
+    with its actual port. Raises ConfigurationError if the address cannot be bound.
     """
 
     def __init__(
@@ -184,11 +184,11 @@ class _Server(ThreadingHTTPServer):
         super().__init__(*given)
 
     def service_actions(self) -> None:
-        """Cut off those who dawdle (called by the loop that accepts)."""
+        """Disconnect overdue clients; called by the accept loop."""
         self.pending.cut_off_overdue()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer a connection in a thread of its own, if it asks soon."""
+        """Serve a connection in a separate thread, with a deadline for its request."""
         self.pending.add(request)
         super().process_request(request, client_address)
 
@@ -198,7 +198,7 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Tells of a page that failed; that somebody hung up, or dawdled, is no matter of ours."""
+        """Log a page that failed; ignore clients that disconnect or time out."""
         error = sys.exception()
         if not isinstance(error, OSError):
             log_event("health page failed", level=logging.ERROR, error=error)

@@ -1,4 +1,4 @@
-"""Holds released, beside a service or without one."""
+"""Release of holds, with or without a running service."""
 
 from __future__ import annotations
 

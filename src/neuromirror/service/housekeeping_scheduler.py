@@ -1,4 +1,4 @@
-"""The chores of a service, each at its time, one after the other."""
+"""Scheduler for the housekeeping tasks of a service, which run one at a time."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from neuromirror.service.logs import log_event
 from neuromirror.service.running_jobs import ServiceObserver
 from neuromirror.service.scheduling_policy import jitter
 
-HOUSEKEEPING_PREFIX = "chore "
-"""What the names of chores' tasks begin with; no dataset's name does."""
+HOUSEKEEPING_PREFIX = "housekeeping "
+"""Prefix of the schedule's rows for housekeeping tasks; names of datasets contain no space."""
 
 
 class HousekeepingScheduler:
-    """Runs chores that are due; when each is due next is in the schedule.
+    """Runs housekeeping tasks that are due; their next due times are in the schedule.
 
-    ``log`` records the failures that a chore itself does not record; ``over`` tells that the
-    service ends, and that no other chore is to be begun.
+    ``log`` records failures that a task does not record itself; no task starts once ``is_stopping``
+    returns true.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class HousekeepingScheduler:
         self._clock = clock
 
     def run_due(self) -> int:
-        """Runs what is due; gives the number of chores that failed."""
+        """Run the due tasks; return how many failed."""
         return sum(not self._run(one) for one in self._tasks if self._is_due(one))
 
     def _row(self, task: HousekeepingTask) -> TaskRow:
@@ -53,12 +53,12 @@ class HousekeepingScheduler:
 
     def _is_due(self, task: HousekeepingTask) -> bool:
         row, now = self._row(task), self._clock()
-        # a clock that was ahead must not put a chore off for longer than it ever is
+        # a wrong clock must not postpone a task by more than its interval
         soon = row.due is None or row.due <= now or row.due > now + 2 * task.interval
         return soon and not self._is_stopping()
 
     def _run_and_record(self, task: HousekeepingTask) -> tuple[str, bool]:
-        """Run a chore; return its message, and whether it succeeded."""
+        """Run a task; return its message, and whether it succeeded."""
         failed = ""
         try:
             message, done = task.run(), True
@@ -98,7 +98,7 @@ class HousekeepingScheduler:
         )
         self._observer.housekeeping_finished(task.name, done, seconds)
         log_event(
-            "chore done" if done else "chore failed",
+            "housekeeping finished" if done else "housekeeping failed",
             message,
             level=logging.INFO if done else logging.ERROR,
             kind=task.name,

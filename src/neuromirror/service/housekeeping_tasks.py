@@ -1,9 +1,8 @@
-"""What a service does beside its visits: a slice of each at a time, none for long.
+"""Housekeeping tasks of a service, run in time slices between visits.
 
-Each chore goes on where its last slice ended; see :mod:`neuromirror.service.integrity`. A slice
-ends
-soon after its time is over: one repository, one table or one answer of a server is not cut short.
-Should a chore find something broken, it raises, and says what and what to do.
+Each task continues where its last slice ended; see :mod:`neuromirror.service.integrity`. A slice
+ends soon after its time limit: one repository, one table or one response is never interrupted. A
+task that finds damage raises an error that names the damage and the remedy.
 """
 
 from __future__ import annotations
@@ -41,18 +40,17 @@ _LOOPBACK = ("127.0.0.1", "::1")
 
 
 class HousekeepingError(NeuromirrorError):
-    """Something that a chore looked at is broken, or could not be done; the rest of it was.
+    """A housekeeping task found damage or failed in part; the rest of its work is done.
 
-    What it was is on record: with the datasets that it is about, or as :class:`IntegrityState` has
-    it.
+    The failures are recorded with their datasets, or in :class:`IntegrityState`.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class HousekeepingTask:
-    """Work that is done again and again: its name, after how many seconds, and how.
+    """A recurring task: its name, its interval in seconds, and the function that runs it.
 
-    ``run`` gives a line that says what it did, or raises NeuromirrorError or OSError.
+    ``run`` returns a one-line summary, or raises NeuromirrorError or OSError.
     """
 
     name: str
@@ -62,10 +60,11 @@ class HousekeepingTask:
 
 @dataclass(frozen=True, slots=True)
 class HousekeepingSettings:
-    """How much of each: ``seconds`` a slice, ``backup`` the folder of copies (None: none).
+    """Settings of the housekeeping tasks.
 
-    ``keep`` copies are kept. ``audit_days`` is after how long a place is asked again (0: none
-    is), ``asking`` how servers are asked (None: see :func:`audit_settings_of`).
+    ``seconds`` is the length of a time slice. ``backup_folder`` receives the backups (None: no
+    backups), of which the last ``backup_generations`` are kept. A location is probed again after
+    ``audit_days`` (0: never), with ``audit_settings`` (None: see :func:`audit_settings_of`).
     """
 
     seconds: float = 60.0
@@ -84,9 +83,14 @@ def housekeeping_tasks(
     is_stopping: Callable[[], bool] = lambda: False,
     mirrors: Callable[[], Iterable[Mirror]] = tuple,
 ) -> list[HousekeepingTask]:
-    """The chores of a store; a slice under way ends early when the service is ``over``.
+    """Return the housekeeping tasks of a store.
 
-    ``mirrors`` gives those that are served now, which say how archives are to be asked.
+    Parameters
+    ----------
+    is_stopping
+        Ends a running slice early when it returns true.
+    mirrors
+        Returns the served mirrors, whose settings limit the requests of the audit.
     """
     settings = settings or HousekeepingSettings()
     log = FailureLog(recorder)
@@ -122,7 +126,7 @@ def housekeeping_tasks(
 def _housekeeping(
     store: Store, log: FailureLog, seconds: float, is_stopping: Callable[[], bool]
 ) -> str:
-    """Consolidates the repositories that come next."""
+    """Repack the repositories that come next."""
     until = time.monotonic() + seconds
     path = store.task_state_path("housekeeping")
     after = str(load_progress(path).get("alias", ""))
@@ -141,14 +145,14 @@ def _housekeeping(
     else:
         last = ""
     save_progress(path, {"alias": last})
-    summary = f"{done} repositories looked at, {changed} changed, {max(0, freed):,} bytes less"
-    return _summary_or_error(summary if last else f"{summary}; the round is over", failed)
+    summary = f"{done} repositories checked, {changed} changed, {max(0, freed):,} bytes freed"
+    return _summary_or_error(summary if last else f"{summary}; pass complete", failed)
 
 
 def _integrity(
     store: Store, index_path: Path, seconds: float, is_stopping: Callable[[], bool]
 ) -> str:
-    """Looks at what comes next; what was found broken earlier stays a failure until it is whole."""
+    """Check the next items; earlier damage stays a failure until a check finds none."""
     count, unchecked = 0, []
     with closing(
         check_integrity(store, index_path, seconds=seconds, git_seconds=seconds)
@@ -160,11 +164,11 @@ def _integrity(
             if is_stopping():
                 break
     known = IntegrityState.load(store)
-    summary = f"{count} things are whole"
+    summary = f"{count} items intact"
     if unchecked:
-        summary += f"; not looked at: {'; '.join(unchecked[:_NAMED])}"
+        summary += f"; not checked: {'; '.join(unchecked[:_NAMED])}"
     elif not known.position.alias:
-        summary += "; the round is over"
+        summary += "; pass complete"
     return _summary_or_error(summary, [one for found in known.damage.values() for one in found])
 
 
@@ -179,7 +183,7 @@ def _audit(
     audit_settings: AuditSettings,
     is_stopping: Callable[[], bool],
 ) -> str:
-    """Asks the places that were asked longest ago."""
+    """Probe the locations whose last probe is oldest."""
     until = time.monotonic() + settings.seconds
     checked, unavailable = 0, []
     audit_run = audit(
@@ -189,7 +193,7 @@ def _audit(
         now=datetime.now(UTC),
         until=until,
     )
-    # what was asked is recorded when it is closed
+    # closing the audit records the probes
     with closing(audit_run) as findings:
         for finding in findings:
             checked += 1
@@ -197,16 +201,16 @@ def _audit(
                 unavailable.append(f"{finding.dataset} {finding.path}: {finding.message}")
             if is_stopping():
                 break
-    summary = f"{checked} places asked, {len(unavailable)} of them do not have the bytes"
+    summary = f"{checked} locations probed, {len(unavailable)} without the bytes"
     return f"{summary}: {'; '.join(unavailable[:_NAMED])}" if unavailable else summary
 
 
 def audit_settings_of(store: Store, mirrors: Iterable[Mirror] = ()) -> AuditSettings:
-    """How servers are asked unless somebody says otherwise.
+    """Return the default settings of an audit.
 
-    No harder than any mirror's ``[net]`` allows, since several may lead to one server. Private
-    addresses only where an archive is at one, or git's configuration of the store's folder lets
-    git-annex ask it.
+    The limits are the lowest of all mirrors' ``[net]``, since several mirrors may share a server.
+    Private addresses are allowed if an archive has one, or if git's configuration of the store
+    allows git-annex to use them.
     """
     usual = AuditSettings()
     connections, per_second = usual.connections, usual.per_second

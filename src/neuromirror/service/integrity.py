@@ -1,7 +1,7 @@
-"""Work on a whole store that is done a slice at a time, round after round.
+"""Integrity checks of a whole store, done in time slices.
 
-How far a round has come is in ``<store>/neuromirror/tasks/<name>.json``. Without the file, or with
-one that cannot be read, a round begins anew: nothing is lost by that but work.
+The progress of a pass is in ``<store>/neuromirror/tasks/<name>.json``. If the file is missing or
+unreadable, the pass starts from the beginning; only time is lost.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from neuromirror.store.durable_files import make_folder
 
 _FORMAT = 1
 _INDEX_SHARE = 1 / 3
-"""The share of a slice that the pages of the index may take."""
+"""Share of a time slice for the pages of the index."""
 
 
 def load_progress(path: Path) -> dict[str, Any]:
-    """What a chore wrote down; empty where there is nothing to read."""
+    """Return the saved progress of a housekeeping task; empty if there is none."""
     try:
         found = parse_json(path.read_bytes(), path.name)
     except (FileNotFoundError, ValueError):
@@ -37,7 +37,7 @@ def load_progress(path: Path) -> dict[str, Any]:
 
 
 def save_progress(path: Path, progress: dict[str, Any]) -> None:
-    """Writes down how far a chore has come."""
+    """Save the progress of a housekeeping task."""
     make_folder(path.parent)
     content = json.dumps({"format": _FORMAT, **progress}, sort_keys=True).encode()
     write_atomically(path, content + b"\n", durable=False)
@@ -45,11 +45,11 @@ def save_progress(path: Path, progress: dict[str, Any]) -> None:
 
 @dataclass(slots=True)
 class IntegrityState:
-    """What is known of a store's wholeness.
+    """Known integrity of a store.
 
-    ``mark`` is how far the round has come, ``table`` the table of the index that was looked at
-    last; ``ended`` when the last round was over (ISO 8601, empty before the first). ``broken`` has
-    by alias (or ``journal``, ``index``) what is broken, until a look finds it whole.
+    ``position`` is the progress of the current pass, ``table`` the index table checked last,
+    ``finished_at`` the end of the last complete pass (ISO 8601, empty before the first).
+    ``damage`` holds messages by alias (or ``journal``, ``index``) until a check finds no damage.
     """
 
     position: CheckPosition = field(default_factory=CheckPosition)
@@ -59,26 +59,29 @@ class IntegrityState:
 
     @classmethod
     def load(cls, store: Store) -> IntegrityState:
-        """What earlier looks found."""
+        """Return the state that earlier checks saved."""
         progress = load_progress(store.task_state_path("integrity"))
         try:
             return cls(
-                CheckPosition(str(progress["alias"]), int(progress["steps"])),
+                CheckPosition(str(progress["alias"]), int(progress["completed_steps"])),
                 str(progress["table"]),
-                str(progress["ended"]),
-                {str(name): list(map(str, found)) for name, found in progress["broken"].items()},
+                str(progress["finished_at"]),
+                {str(name): list(map(str, found)) for name, found in progress["damage"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError):
             return cls()
 
     def save(self, store: Store) -> None:
-        """Writes it down."""
+        """Save the state."""
         alias, steps = self.position
-        progress = {"alias": alias, "steps": steps, "table": self.table, "ended": self.finished_at}
-        save_progress(store.task_state_path("integrity"), {**progress, "broken": self.damage})
+        progress = {"alias": alias, "completed_steps": steps, "table": self.table}
+        save_progress(
+            store.task_state_path("integrity"),
+            {**progress, "finished_at": self.finished_at, "damage": self.damage},
+        )
 
     def record(self, checked: CheckResult) -> None:
-        """Notes what is broken."""
+        """Add a failed check to the known damage."""
         name = checked.position.alias or checked.subject
         if checked.status == "error":
             self.damage.setdefault(name, []).append(f"{checked.name}: {checked.message}")
@@ -91,20 +94,36 @@ def check_integrity(
     seconds: float | None = None,
     git_seconds: float | None = None,
 ) -> Generator[CheckResult, None, None]:
-    """Looks at a store and its index, and keeps in mind what is broken, until it is found whole.
+    """Check a store and its index, and record the damage until a later check finds none.
 
-    All of it; or what is behind the ``wanted`` aliases; or, for so many ``seconds``, what comes
-    after where the last such look ended. Raises StoreBusyError where another look is under way.
+    Parameters
+    ----------
+    selected
+        Check the datasets with these aliases only.
+    seconds
+        Stop after this time, and continue at this position the next time.
+    git_seconds
+        Time limit of ``git fsck`` per repository.
+
+    Yields
+    ------
+    CheckResult
+        One result per checked item.
+
+    Raises
+    ------
+    StoreBusyError
+        If another integrity check is running.
     """
     began = time.monotonic()
     with (
-        store.lock("integrity", "the look at the store's integrity"),
+        store.lock("integrity", "the integrity check of the store"),
         _persistent_state(store) as state,
     ):
         checks = StoreChecker(store, index_path, git_seconds)
         for name in ("journal", "index"):
             state.damage.pop(name, None)
-        # a step may take long: what went before it is known all the same
+        # a step may take long: record each result before the next step
         for checked in checks.check_journal():
             state.record(checked)
             yield checked
@@ -148,7 +167,7 @@ def _persistent_state(store: Store) -> Iterator[IntegrityState]:
 def _check_next_tables(
     index_path: Path, state: IntegrityState, seconds: float
 ) -> Iterator[CheckResult]:
-    """The pages of some tables of the index, those that come next."""
+    """Check the pages of the index tables that come next."""
     if not index_path.exists():
         message = f"the index {index_path} is missing; run 'neuromirror rebuild-index'"
         yield CheckResult("index", "index", CheckPosition(), "error", message)
@@ -156,13 +175,16 @@ def _check_next_tables(
     for table, wrong in integrity_errors_by_table(index_path, state.table, seconds):
         state.table = table
         if wrong is None:
-            message = f"the table {table} takes longer; 'neuromirror fsck' looks at all of it"
+            message = (
+                f"the table {table} takes too long for this check; run 'neuromirror fsck' to "
+                "check all tables"
+            )
             yield CheckResult("index", "index", CheckPosition(), "impossible", message)
             return
         if wrong:
             message = (
                 f"the table {table} of the index {index_path} is damaged ({wrong[0]}); run "
-                "'neuromirror rebuild-index': it is made again from the store, nothing is lost"
+                "'neuromirror rebuild-index', which rebuilds the index from the store without loss"
             )
             yield CheckResult("index", "index", CheckPosition(), "error", message)
     state.table = ""

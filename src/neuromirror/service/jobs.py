@@ -1,7 +1,7 @@
-"""What a worker does: one dataset visited, one mirror's list read, its super-datasets brought on.
+"""Jobs of workers: visit a dataset, read a mirror's list, or update its superdatasets.
 
-A job may run twice, or be killed anywhere: what it does is the same the second time. It is told all
-that it needs, and gives back metadata alone.
+A job is idempotent: it may run twice or be killed at any point. It carries everything that it
+needs, and its report holds metadata only.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from neuromirror.service.write_server import RemoteRecorder, WriteServerAddress
 from neuromirror.store import Store
 
 ALL_MIRRORS: Final = Mirror(TOP_ALIAS, Path(), MirrorFile(source=""))
-"""Stands for all mirrors in a group job: that of the superdataset above theirs."""
+"""The mirror of the job that updates the superdataset above all mirrors."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobContext:
-    """Where a worker works: the store's folder, its index, the private store, the desk.
+    """Context of a job: store, index, private store and write server.
 
-    ``index`` is None for workers on machines that see the store's folder over a network.
+    ``index`` is None for workers that see the store's folder over a network.
     """
 
     store: Path
@@ -37,9 +37,10 @@ class JobContext:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One piece of work. ``kind`` is visit | list | group; ``lease`` is the right to write.
+    """A unit of work for one worker.
 
-    A visit is of ``local_id``; ``hint`` is what the overview said of it, None to ask again.
+    ``kind`` is visit, listing or superdatasets; ``lease`` is the right to write. A visit concerns
+    the dataset ``local_id``; ``hint`` is its entry in the mirror's list, None to fetch it again.
     """
 
     kind: str
@@ -52,7 +53,7 @@ class Job:
 
 @dataclass(slots=True)
 class JobReport:
-    """What came of a job: how datasets fared, and which are to be visited; it took ``seconds``."""
+    """The report of a job: results by dataset, datasets due for a visit, and its duration."""
 
     results: list[Result] = field(default_factory=list)
     due: list[DatasetTask] = field(default_factory=list)
@@ -60,8 +61,17 @@ class JobReport:
 
 
 def run_job(context: JobContext, job: Job) -> JobReport:
-    """Does a job in this process. Raises what a run raises, WriteServerLostError, and
-    LeaseLostError."""
+    """Run a job in this process.
+
+    Raises
+    ------
+    WriteServerLostError
+        If the write server cannot be reached.
+    LeaseLostError
+        If another worker has taken over the task.
+    NeuromirrorError
+        If the visit itself fails.
+    """
     began, report = time.monotonic(), JobReport()
     recorder = RemoteRecorder(context.write_server, job.lease, context.index)
     try:
@@ -76,7 +86,7 @@ def run_job(context: JobContext, job: Job) -> JobReport:
         )
         if job.kind == "visit":
             found = sync.visit(SyncRequest(job.mirror, job.local_id, job.hint))
-        elif job.kind == "list":
+        elif job.kind == "listing":
             found = sync.survey(job.mirror, report.due.append)
         elif job.mirror.name == ALL_MIRRORS.name:
             found = sync.update_top_superdataset()

@@ -1,4 +1,4 @@
-"""Leases: one worker at a dataset, and a dead worker's lease ends by itself."""
+"""Leases: one worker per dataset at a time; the lease of a dead worker expires."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from neuromirror.index import Schedule
 from neuromirror.model import DatasetRef, NeuromirrorError
 
 LEASE_SECONDS = 60.0
-"""How long a lease holds without being renewed."""
+"""Lifetime of a lease without renewal."""
 
 _RENEW_SECONDS = LEASE_SECONDS / 3
 
 
 class LeaseLostError(NeuromirrorError):
-    """Somebody else has taken a dataset over, and what was found out about it is not written."""
+    """Another worker has taken over the dataset; the results of this visit are discarded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,12 @@ class Lease:
 
 
 def lease_owner(what: str) -> str:
-    """A name for whoever takes leases, told to people: machine, process, and what it does."""
+    """Return a readable name for an owner of leases: purpose, machine and process."""
     return f"{what} on {socket.gethostname()}, process {os.getpid()} ({secrets.token_hex(3)})"
 
 
 class LeaseManager:
-    """Takes leases for runs outside of the service, dataset by dataset, and renews them."""
+    """Claims and renews leases for runs outside of the service, one per dataset."""
 
     def __init__(
         self, schedule: Schedule, owner: str, clock: Callable[[], float] = time.time
@@ -51,8 +51,13 @@ class LeaseManager:
 
     @contextmanager
     def claim(self, dataset: DatasetRef) -> Iterator[None]:
-        """Holds the dataset's lease; raises VisitSkippedError, naming who has it, where somebody
-        does."""
+        """Hold the dataset's lease during the block.
+
+        Raises
+        ------
+        VisitSkippedError
+            If another owner, named in the message, holds the lease.
+        """
         name, clock = dataset.name, self._clock
         token = self._schedule.claim(name, self._owner, clock(), LEASE_SECONDS)
         if token is None:
@@ -77,7 +82,7 @@ class LeaseManager:
 
 @contextmanager
 def open_lease_manager(path: Path, what: str) -> Iterator[LeaseManager | None]:
-    """Claims in the schedule of a store; None where no service ever ran on it."""
+    """Yield a lease manager for a store's schedule; None if no service ever ran on it."""
     if not path.exists():
         yield None
         return

@@ -1,4 +1,4 @@
-"""Addresses that something of ours is served at: as people write them, and as sockets."""
+"""Listen addresses: parsing, formatting and binding."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from urllib.parse import urlsplit
 from neuromirror.model import ConfigurationError
 
 _BACKLOG = 128
-"""Connections that wait to be accepted, as long as nobody does."""
+"""Backlog of the listening socket."""
 
 
 def parse_listen_address(text: str) -> tuple[str, int]:
-    """``127.0.0.1:9464``, ``[::1]:9464`` or ``:9464`` (this machine alone) as host and port.
+    """Parse ``127.0.0.1:9464``, ``[::1]:9464`` or ``:9464`` (loopback) into host and port.
 
-    Raises ConfigurationError for anything else.
+    Raises
+    ------
+    ConfigurationError
+        If the text has another form.
     """
     try:
         parts = urlsplit(f"//{text}")
@@ -27,15 +30,18 @@ def parse_listen_address(text: str) -> tuple[str, int]:
 
 
 def format_address(address: tuple[str, int]) -> str:
-    """The same, as people write it."""
+    """Return ``host:port``, with brackets around an IPv6 address."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def parse_site_url(text: str) -> str:
-    """``https://mirror.example.org``, as people type it; empty: none of its own.
+    """Return the public URL of a site without a trailing slash; empty if it has none.
 
-    Raises ConfigurationError for anything else.
+    Raises
+    ------
+    ConfigurationError
+        If the text is not an http or https URL, or has a query or fragment.
     """
     try:
         parts = urlsplit(text)
@@ -52,9 +58,12 @@ def parse_site_url(text: str) -> str:
 
 
 def open_listener(address: tuple[str, int], what: str) -> socket.socket:
-    """A socket at which connections wait from now on; port 0 takes a free one.
+    """Return a listening socket; port 0 selects a free port.
 
-    Raises ConfigurationError, with ``what`` should be served, where it cannot be had.
+    Raises
+    ------
+    ConfigurationError
+        If the address cannot be bound; the message names ``what`` should be served there.
     """
     host, port = address
     try:
@@ -77,6 +86,6 @@ def open_listener(address: tuple[str, int], what: str) -> socket.socket:
 
 
 def bound_address(listener: socket.socket) -> tuple[str, int]:
-    """Where a socket listens, its port known."""
+    """Return the address of a listening socket with its actual port."""
     host, port = listener.getsockname()[:2]
     return str(host), int(port)

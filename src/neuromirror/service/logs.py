@@ -1,8 +1,7 @@
-"""What a service says while it runs: a line an event, for people or as JSON, without secrets.
+"""Logging of a service: one line per event, as text or JSON, with secrets redacted.
 
-Every line has the time (UTC), a level and an event; and, where they are known, mirror, dataset, the
-visit's id (as in the journal), the job's kind, how it ended, how many seconds it took, and a
-message in words.
+Every line has the time (UTC), a level and an event; if known, also the mirror, the dataset, the
+visit's id (as in the journal), the job's kind, its outcome, its duration in seconds, and a message.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ LOGGER: Final = "neuromirror.service"
 
 _FIELDS: Final = ("event", "mirror", "dataset", "visit", "kind", "outcome", "seconds")
 _SHORTEST_SECRET: Final = 6
-"""Characters of a value that can be a secret; to blot out shorter ones would spoil every line."""
+"""Minimum length of a secret; redacting shorter values would make the log unreadable."""
 _LONGEST_TEXT: Final = 4_000
-"""Characters of a message or a trace that are told."""
+"""Maximum length of a message or a traceback."""
 
 
 _ExceptionInfo = (
@@ -39,18 +38,18 @@ _ExceptionInfo = (
 
 
 class Secrets:
-    """The secrets of this process's environment, and texts without them.
+    """Finds the secrets in this process's environment and redacts them.
 
-    Secret is what a mirror's options name (``token_env``), and each variable whose name says so
-    (``DANDI_API_KEY``, ``AWS_SECRET_ACCESS_KEY``). ``mirrors`` is looked at each time, so that it
-    may change meanwhile.
+    Secret are the variables that a mirror's options name (``token_env``), and those with a telling
+    name (``DANDI_API_KEY``, ``AWS_SECRET_ACCESS_KEY``). ``mirrors`` is read each time, so that it
+    may change.
     """
 
     def __init__(self, mirrors: Mapping[str, Mirror]) -> None:
         self._mirrors = mirrors
 
     def names(self) -> set[str]:
-        """The variables that have them."""
+        """Return the names of the environment variables that hold secrets."""
         named = {
             value
             for mirror in list(self._mirrors.values())
@@ -60,14 +59,14 @@ class Secrets:
         return {name for name in os.environ if name in named or is_secret(name)}
 
     def values(self) -> set[str]:
-        """What must not be told, as it is and as it stands in a URL."""
+        """Return the secret values, plain and URL-encoded."""
         plain = {os.environ.get(name, "").strip() for name in self.names()}
         plain = {value for value in plain if len(value) >= _SHORTEST_SECRET}
         return plain | {quote(value, safe="") for value in plain}
 
     def redact(self, text: str) -> str:
-        """The text without them, and without what :func:`neuromirror.net.redact` takes out."""
-        # a secret may be the beginning of another
+        """Return the text without secrets, and redacted by :func:`neuromirror.net.redact`."""
+        # a secret may be a prefix of another
         for value in sorted(self.values(), key=len, reverse=True):
             text = text.replace(value, "***")
         return redact(text)
@@ -86,9 +85,10 @@ def log_event(
     seconds: float | None = None,
     error: BaseException | None = None,
 ) -> None:
-    """Logs an event: ``event`` is one or two plain words, the same each time it happens.
+    """Log an event with its fields.
 
-    ``error`` adds its trace: for what should not have happened.
+    ``event`` is a fixed name of one to three words. ``error`` adds its traceback, for unexpected
+    errors.
     """
     fields = {
         "event": event,
@@ -100,7 +100,7 @@ def log_event(
         "seconds": None if seconds is None else round(seconds, 3),
     }
     extra = {name: value for name, value in fields.items() if value not in ("", None)}
-    # %-signs of upstream's are no business of the logger's
+    # the message may contain % signs from upstream
     logging.getLogger(LOGGER).log(level, "%s", message, extra=extra, exc_info=error)
 
 
@@ -108,10 +108,19 @@ def log_event(
 def logging_to(
     stream: TextIO | None = None, *, as_json: bool = False, mirrors: Mapping[str, Mirror]
 ) -> Iterator[None]:
-    """Writes all that is logged in the block to a stream (stderr), a line an event.
+    """Write everything that is logged in the block to a stream, one line per event.
 
-    Of other packages only warnings and worse are told; what they say is redacted too, and so is
-    what kills a thread. ``mirrors`` by name say which variables of the environment are secret.
+    Other packages are logged from level warning on. Secrets are redacted in all lines, including
+    uncaught exceptions of threads.
+
+    Parameters
+    ----------
+    stream
+        Where to write; stderr by default.
+    as_json
+        Write JSON objects instead of text.
+    mirrors
+        Mirrors by name, whose options name secret environment variables.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_formatter(Secrets(mirrors), as_json=as_json))
@@ -133,9 +142,9 @@ def logging_to(
 
 @contextmanager
 def log_printed_output() -> Iterator[None]:
-    """Logs what is printed in the block, a line an event: other packages print their troubles.
+    """Log the lines that are printed in the block: some packages print their errors.
 
-    To be used inside of :func:`logging_to`, whose stream stays what it was.
+    Use it inside :func:`logging_to`, whose stream is not redirected.
     """
     printed = _PrintedLines()
     with redirect_stdout(printed), redirect_stderr(printed):
@@ -143,21 +152,21 @@ def log_printed_output() -> Iterator[None]:
 
 
 class _PrintedLines(io.TextIOBase):
-    """Where lines become events."""
+    """A text stream that logs each complete line."""
 
     def __init__(self) -> None:
         self._logging = threading.local()
         self._partial = ""
 
     def write(self, text: str) -> int:
-        """Tells of the lines that are whole now."""
-        if getattr(self._logging, "now", False):  # of a line that could not be told
+        """Log the lines that are complete now."""
+        if getattr(self._logging, "now", False):  # a line about a failure to log
             return len(text)
         *lines, self._partial = (self._partial + text).split("\n")
         self._logging.now = True
         try:
             for line in filter(str.strip, lines):
-                log_event("printed", line, level=logging.WARNING)
+                log_event("printed output", line, level=logging.WARNING)
         finally:
             self._logging.now = False
         return len(text)
@@ -179,7 +188,7 @@ def _timestamp(record: logging.LogRecord) -> str:
 
 
 def _event(record: logging.LogRecord) -> str:
-    """The event; of another package's line its logger's name."""
+    """Return the event's name; for other packages the name of the logger."""
     return getattr(record, "event", None) or record.name
 
 
@@ -188,7 +197,7 @@ def _formatter(secrets: Secrets, *, as_json: bool) -> logging.Formatter:
 
 
 class _TextFormatter(logging.Formatter):
-    """One line an event, whatever stands in it; the lines of a trace are set in."""
+    """Formats one line per event; lines of a traceback are indented."""
 
     def __init__(self, secrets: Secrets) -> None:
         super().__init__()
@@ -218,14 +227,14 @@ class _TextFormatter(logging.Formatter):
 
 
 def _json_formatter(secrets: Secrets) -> logging.Formatter:
-    """One JSON object a line."""
+    """Return a formatter that writes one JSON object per line."""
     from pythonjsonlogger.json import JsonFormatter
 
     class EventFormatter(JsonFormatter):
-        """What :func:`tell` was told, and nothing else that a record may hold."""
+        """Writes the fields of :func:`log_event`, and no other attributes of a record."""
 
         def process_log_record(self, log_data: dict[str, object]) -> dict[str, object]:
-            """Each text without secrets, before it is written as JSON."""
+            """Redact each text before it is encoded as JSON."""
             return {
                 name: _printable(secrets, value) if isinstance(value, str) else value
                 for name, value in log_data.items()
@@ -237,7 +246,7 @@ def _json_formatter(secrets: Secrets) -> logging.Formatter:
             record: logging.LogRecord,
             message_dict: dict[str, object],
         ) -> None:
-            """Puts the fields in, in the order in which people read them."""
+            """Add the fields in reading order."""
             log_data |= {"time": _timestamp(record), "level": record.levelname.lower()}
             log_data |= {name: getattr(record, name) for name in _FIELDS if hasattr(record, name)}
             log_data |= {"event": _event(record), "message": record.getMessage()}

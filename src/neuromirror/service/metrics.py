@@ -1,8 +1,8 @@
-"""Figures of a service as Prometheus reads them.
+"""Prometheus metrics of a service.
 
-What happened is counted as it happens, from zero at each start; how things stand is read from
-index, schedule and disk when somebody asks. Labels are names of mirrors and chores, and our own
-words: never a dataset, an address, or anything else that upstream or an operator's secret is in.
+Events are counted as they happen, from zero at each start; the current state is read from index,
+schedule and disk at each scrape. Labels are names of mirrors and housekeeping tasks and values of
+fixed sets: never a dataset, a URL, or other text from upstream or from an operator's secrets.
 """
 
 from __future__ import annotations
@@ -36,10 +36,9 @@ _TICK_BUCKETS: Final = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 30)
 
 
 class Metrics:
-    """Counts what the service does, and gives the page of all figures; for many threads.
+    """Counts the events of a service and renders the metrics page; thread-safe.
 
-    ``served`` are the names of the mirrors that are to be current, looked at for each page:
-    the others are late for nothing.
+    ``served`` are the names of the served mirrors, read at each scrape: only these can be overdue.
     """
 
     def __init__(
@@ -66,44 +65,49 @@ class Metrics:
 
         self._jobs = counter(
             "jobs",
-            "Jobs that ended, by kind (visit, list, group) and outcome.",
+            "Finished jobs by kind (visit, listing, superdatasets) and outcome.",
             *("kind", "mirror", "outcome"),
         )
         self._job_seconds = histogram(
-            "job_duration_seconds", "How long jobs took.", _JOB_BUCKETS, "kind", "mirror"
+            "job_duration_seconds", "Duration of jobs.", _JOB_BUCKETS, "kind", "mirror"
         )
         self._housekeeping = counter(
-            "chores", "Chores that ended, by outcome (ok, failed).", "chore", "outcome"
+            "housekeeping_runs",
+            "Finished runs of housekeeping tasks by outcome (ok, failed).",
+            *("task", "outcome"),
         )
         self._housekeeping_seconds = histogram(
-            "chore_duration_seconds", "How long chores took.", _JOB_BUCKETS, "chore"
+            "housekeeping_duration_seconds",
+            "Duration of housekeeping tasks.",
+            _JOB_BUCKETS,
+            "task",
         )
         self._tick_seconds = histogram(
-            "tick_duration_seconds", "How long turns of the service's loop took.", _TICK_BUCKETS
+            "tick_duration_seconds", "Duration of one pass of the service loop.", _TICK_BUCKETS
         )
         self._requests = counter(
-            "http_requests", "Requests sent to archives, those sent again too.", "mirror"
+            "http_requests", "Requests sent to archives, retries included.", "mirror"
         )
         self._received = counter(
-            "http_received_bytes", "Bytes of replies' bodies, as they came.", "mirror"
+            "http_received_bytes", "Bytes of response bodies, as received.", "mirror"
         )
         self._retries = counter(
-            "http_retries", "Requests sent again after a trouble that passes.", "mirror"
+            "http_retries", "Requests retried after a transient error.", "mirror"
         )
         self._throttled = counter(
-            "http_throttled", "Replies that asked to slow down (429 and the like).", "mirror"
+            "http_throttled", "Responses that asked to slow down (429, 503).", "mirror"
         )
         self._waited = counter(
-            "http_wait_seconds", "Pauses before requests were sent again, added up.", "mirror"
+            "http_wait_seconds", "Total time spent waiting before retries.", "mirror"
         )
 
     def job_finished(self, kind: str, mirror: str, outcome: str, seconds: float) -> None:
-        """A job has ended; ``kind`` is visit | list | group, ``outcome`` one of our words."""
+        """Count a finished job; ``kind`` is visit, listing or superdatasets."""
         self._jobs.labels(_label(kind), _label(mirror), _label(outcome)).inc()
         self._job_seconds.labels(_label(kind), _label(mirror)).observe(seconds)
 
     def requests_sent(self, mirror: str, traffic: Mapping[str, Traffic]) -> None:
-        """What a job asked of each host (``Result.traffic``)."""
+        """Count the requests of a job by host (``Result.traffic``)."""
         total, name = total_traffic(traffic), _label(mirror)
         self._requests.labels(name).inc(total.requests)
         self._received.labels(name).inc(total.bytes)
@@ -112,31 +116,31 @@ class Metrics:
         self._waited.labels(name).inc(total.waited)
 
     def housekeeping_finished(self, name: str, ok: bool, seconds: float) -> None:
-        """A chore has ended, well or not."""
+        """Count a finished run of a housekeeping task."""
         self._housekeeping.labels(_label(name), "ok" if ok else "failed").inc()
         self._housekeeping_seconds.labels(_label(name)).observe(seconds)
 
     def tick_finished(self, seconds: float) -> None:
-        """The loop has turned, which took so long."""
+        """Count a pass of the service loop."""
         self._tick_seconds.observe(seconds)
 
     def add_catalogue(
         self, up: Callable[[], bool], refused: Callable[[], Mapping[str, int]]
     ) -> None:
-        """There is a catalogue: ``up`` says whether it answers, ``refused`` what it refused."""
+        """Add the catalogue: whether it responds, and how many requests it refused by kind."""
         self._catalogue.up, self._catalogue.refused = up, refused
 
     def catalogue_exited(self) -> None:
-        """A catalogue has died, and is started again."""
+        """Count a restart of the catalogue."""
         self._catalogue.restarts += 1
 
     def page(self) -> bytes:
-        """All figures in Prometheus' text format, 0.0.4."""
+        """Return all metrics in Prometheus' text format 0.0.4."""
         return generate_latest(self._registry)
 
 
 def _label(value: str) -> str:
-    """A word of ours; whatever else comes would be told to everybody, and make rows without end."""
+    """Return a label value, or ``other`` for unexpected text: it would be public and unbounded."""
     return value if _LABEL.fullmatch(value) else "other"
 
 
@@ -145,7 +149,7 @@ def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
 
 
 class _CatalogueCollector(Collector):
-    """How the catalogue is; without samples where the service keeps none."""
+    """State of the catalogue; without samples if the service runs none."""
 
     def __init__(self) -> None:
         self.up: Callable[[], bool] | None = None
@@ -153,22 +157,22 @@ class _CatalogueCollector(Collector):
         self.restarts = 0
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing, as below."""
+        """Return nothing, as :meth:`_StateCollector.describe` does."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yields all families."""
-        up = _gauge("catalogue_up", "Whether the catalogue answers (1 or 0).")
+        """Yield all metric families."""
+        up = _gauge("catalogue_up", "Whether the catalogue responds (1 or 0).")
         restarts = CounterMetricFamily(
-            "neuromirror_catalogue_restarts", "Times that the catalogue had to be started again."
+            "neuromirror_catalogue_restarts", "Number of restarts of the catalogue process."
         )
         if self.up is not None:
             up.add_metric([], int(self.up()))
             restarts.add_metric([], self.restarts)
         refused = CounterMetricFamily(
             "neuromirror_catalogue_refused",
-            "Requests that the catalogue refused for their number, by kind (cutout, diff, search, "
-            "sql).",
+            "Requests that the catalogue refused because of a rate limit, by kind (cutout, diff, "
+            "search, sql).",
             labels=["kind"],
         )
         for kind, count in sorted(self.refused().items()):
@@ -177,9 +181,9 @@ class _CatalogueCollector(Collector):
 
 
 class _StateCollector(Collector):
-    """How things stand, read anew for each page.
+    """State of store, index and schedule, read at each scrape.
 
-    What cannot be read has no samples, and its ``…_readable`` is 0.
+    An unreadable part has no samples, and its ``…_readable`` is 0.
     """
 
     def __init__(
@@ -197,17 +201,17 @@ class _StateCollector(Collector):
         self._clock = clock
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: it would be read at registration."""
+        """Return nothing: the registry would otherwise collect at registration."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yields all families, those without a sample too."""
-        build = _gauge("build_info", "The release that runs; always 1.", "version")
+        """Yield all metric families, including those without a sample."""
+        build = _gauge("build_info", "The running release; always 1.", "version")
         build.add_metric([__version__], 1)
         yield build
         now = self._clock()
         served = sorted(self._served)
-        leases, readable = _gauge("leases", "Leases that hold: jobs under way."), True
+        leases, readable = _gauge("leases", "Valid leases, one per running job."), True
         tasks: dict[str, list[TaskRow]] = {}
         leased: set[str] = set()
         try:
@@ -223,39 +227,41 @@ class _StateCollector(Collector):
         others = {row.name: row for row in tasks.pop("", [])}
         yield from _housekeeping_metrics(others)
         yield from _schedule_metrics(tasks, leased, now)
-        groups = _gauge(
-            "failing_groups",
-            "Times in a row that the mirror's super-datasets could not be brought on.",
+        superdatasets = _gauge(
+            "failing_superdatasets",
+            "Consecutive failures to update the mirror's superdatasets.",
             "mirror",
         )
         for name in (*served, ALL_MIRRORS.name):
             if (row := others.get(SUPERDATASET_PREFIX + name)) is not None:
-                groups.add_metric([name], row.failures)
-        yield groups
+                superdatasets.add_metric([name], row.failures)
+        yield superdatasets
         status, unavailable_counts, failures, readable = self._status()
         yield _boolean_gauge("index_readable", "Whether the index can be read (1 or 0).", readable)
         yield from _index_metrics(status)
         unavailable = _gauge(
-            "dead_links",
-            "Places that did not have what was mirrored when asked last, by what they said.",
-            *("mirror", "answer"),
+            "unavailable_locations",
+            "Locations whose last probe did not find the mirrored bytes, by probe result.",
+            *("mirror", "result"),
         )
-        for mirror, answers in unavailable_counts.items():
-            for answer, count in answers.items():
-                unavailable.add_metric([mirror, _label(answer)], count)
+        for mirror, counts in unavailable_counts.items():
+            for result, count in counts.items():
+                unavailable.add_metric([mirror, _label(result)], count)
         yield unavailable
         failing = _gauge(
             "failures",
-            "What failed and has not succeeded since, by task (list, visit, backup ...); mirror is "
-            "empty for the store.",
+            "Tasks that failed and have not succeeded since, by task (list, visit, backup ...); "
+            "mirror is empty for tasks of the whole store.",
             *("mirror", "task"),
         )
         for (mirror, task), count in failures.items():
             failing.add_metric([mirror and _label(mirror), _label(task)], count)
         yield failing
-        broken = _gauge("broken", "What the look at store and index found broken.")
-        broken.add_metric([], len(known_damage(self._store)))
-        yield broken
+        damaged = _gauge(
+            "damaged_items", "Damaged items that the integrity check of store and index has found."
+        )
+        damaged.add_metric([], len(known_damage(self._store)))
+        yield damaged
         yield from self._successes(served, {one.mirror: one for one in status}, readable)
         yield from self._disk()
 
@@ -272,15 +278,16 @@ class _StateCollector(Collector):
     def _successes(
         self, mirrors: list[str], status: Mapping[str, MirrorStatus], readable: bool
     ) -> Iterator[Metric]:
-        """When the lists and datasets of the mirrors that are served were last read well."""
+        """Yield the times of the last successful listing and visit of each served mirror."""
         listed = _gauge(
-            "list_last_success_timestamp_seconds",
-            "When the mirror's list was last read through, in POSIX seconds; 0: never.",
+            "listing_last_success_timestamp_seconds",
+            "When the mirror's list of datasets was last read completely, in POSIX seconds; "
+            "0: never.",
             "mirror",
         )
         visited = _gauge(
             "visit_last_success_timestamp_seconds",
-            "When a visit of a dataset of the mirror last ended well, in POSIX seconds; 0: never.",
+            "When a visit of a dataset of the mirror last succeeded, in POSIX seconds; 0: never.",
             "mirror",
         )
         for name in mirrors:
@@ -293,8 +300,8 @@ class _StateCollector(Collector):
         yield from (listed, visited)
 
     def _disk(self) -> Iterator[Metric]:
-        free = _gauge("store_free_bytes", "Bytes that the store's disk has room for.")
-        size = _gauge("store_disk_bytes", "Bytes of the store's disk.")
+        free = _gauge("store_free_bytes", "Free bytes on the store's disk.")
+        size = _gauge("store_disk_bytes", "Size of the store's disk in bytes.")
         try:
             usage = shutil.disk_usage(self._store.root)
         except OSError:
@@ -314,19 +321,23 @@ def _boolean_gauge(name: str, text: str, value: bool) -> Metric:
 def _schedule_metrics(
     tasks: Mapping[str, list[TaskRow]], leased: set[str], now: float
 ) -> Iterator[Metric]:
-    """How far each mirror is behind its schedule."""
-    queue = _gauge("queue_length", "Tasks that are due and have nobody at them.", "mirror")
-    oldest = _gauge("oldest_due_age_seconds", "For how long the oldest of them is due.", "mirror")
+    """Yield how far each mirror is behind its schedule."""
+    queue = _gauge("queue_length", "Tasks that are due and that no worker has taken.", "mirror")
+    oldest = _gauge(
+        "oldest_due_age_seconds", "Time since the oldest of these tasks became due.", "mirror"
+    )
     current = _gauge(
         "current_datasets_ratio",
-        "Share of the datasets whose last visit went well and that are not due for another.",
+        "Share of the datasets whose last visit succeeded and that are not due for another.",
         "mirror",
     )
     disabled = _gauge(
-        "disabled_datasets", "Datasets not visited until the list says something new.", "mirror"
+        "disabled_datasets",
+        "Datasets not visited until the mirror's list reports a change.",
+        "mirror",
     )
     failing = _gauge(
-        "failing_lists", "Times in a row that the mirror's list could not be read.", "mirror"
+        "failing_listings", "Consecutive failures to read the mirror's list.", "mirror"
     )
     for mirror, rows in tasks.items():
         waiting = [row for row in rows if _is_due(row, now) and row.name not in leased]
@@ -343,11 +354,15 @@ def _schedule_metrics(
 
 
 def _housekeeping_metrics(tasks: Mapping[str, TaskRow]) -> Iterator[Metric]:
-    """How chores fare."""
+    """Yield the metrics of housekeeping tasks."""
     ended = _gauge(
-        "chore_last_end_timestamp_seconds", "When the chore ended last, in POSIX seconds.", "chore"
+        "housekeeping_last_finish_timestamp_seconds",
+        "When the task last finished, in POSIX seconds.",
+        "task",
     )
-    failures = _gauge("failing_chores", "Times in a row that the chore failed.", "chore")
+    failures = _gauge(
+        "failing_housekeeping_tasks", "Consecutive failures of the housekeeping task.", "task"
+    )
     for name, row in tasks.items():
         if not name.startswith(HOUSEKEEPING_PREFIX):
             continue
@@ -368,31 +383,31 @@ def _is_current(row: TaskRow, now: float) -> bool:
 
 
 def _index_metrics(status: list[MirrorStatus]) -> Iterator[Metric]:
-    """What the index says of each mirror."""
+    """Yield the metrics that the index has of each mirror."""
     figures: list[tuple[str, str, Callable[[MirrorStatus], float]]] = [
-        ("datasets", "Datasets known, parts of others too.", lambda one: one.datasets),
-        ("mirrored_datasets", "Datasets that have a version.", lambda one: one.mirrored),
+        ("datasets", "Known datasets, subdatasets included.", lambda one: one.datasets),
+        ("mirrored_datasets", "Datasets with at least one version.", lambda one: one.mirrored),
         ("versions", "Versions minted.", lambda one: one.versions),
         ("files", "Files in the latest versions of all datasets.", lambda one: one.files),
-        ("content_bytes", "Bytes of these, which are upstream's.", lambda one: one.bytes),
+        ("content_bytes", "Bytes of these files, stored upstream.", lambda one: one.bytes),
         (
             "failing_datasets",
-            "Datasets whose last visit ended failed or partial.",
+            "Datasets whose last visit failed or was partial.",
             lambda one: one.failing,
         ),
         (
-            "gone_datasets",
-            "Datasets that upstream no longer has.",
+            "removed_datasets",
+            "Datasets that upstream no longer lists.",
             lambda one: one.removed_upstream,
         ),
-        ("waiting_datasets", "Datasets that were left to settle.", lambda one: one.settling),
+        ("settling_datasets", "Datasets postponed until they settle.", lambda one: one.settling),
         (
             "unreadable_sidecar_datasets",
-            "Datasets in whose newest version a sidecar could not be read.",
+            "Datasets with an unreadable sidecar file in their newest version.",
             lambda one: one.unreadable_sidecars,
         ),
-        ("open_holds", "Listings that wait for an operator.", lambda one: one.open_holds),
-        ("incidents", "Incidents on record; they never become fewer.", lambda one: one.incidents),
+        ("open_holds", "Listings held until an operator decides.", lambda one: one.open_holds),
+        ("incidents", "Recorded incidents; never decreases.", lambda one: one.incidents),
     ]
     for name, text, figure in figures:
         family = _gauge(name, text, "mirror")

@@ -1,4 +1,4 @@
-"""The mirrors that a service serves, read again when their files change."""
+"""The mirrors of a service, reloaded when their files change."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from neuromirror.crawl import Mirror, find_mirror, list_mirror_files, load_mirro
 from neuromirror.model import ConfigurationError
 
 _Stamp = tuple[int, int, int]
-"""What tells that a file was written: its time, its size, its number on the disk."""
+"""Modification time, size and inode of a file: they change when it is written."""
 
 
 @dataclass(slots=True)
 class MirrorFileChanges:
-    """What changed since the last look: names of mirrors, and what is wrong with files now.
+    """Changes since the last reload: names of mirrors, and errors in their files.
 
-    ``wrong`` has messages by mirror, the folder's by the empty name; ``right`` are the names of
-    files that were read and are not wrong.
+    ``errors`` has messages by mirror, that of the folder under the empty name; ``valid`` are the
+    names of files that were read without error.
     """
 
     changed: list[str] = field(default_factory=list)
@@ -28,18 +28,18 @@ class MirrorFileChanges:
 
 
 class MirrorFiles:
-    """Mirror files as they were when they were last right; ``mirrors`` by name.
+    """The last valid content of the mirror files; ``mirrors`` by name.
 
-    ``names`` are those that are served, none: all of the folder, those to come too. ``check``
-    raises ConfigurationError for a mirror that cannot be served here. Raises ConfigurationError
-    where a file is wrong from the beginning.
+    ``names`` are the mirrors to serve; if empty, all mirrors of the folder, also those added later.
+    ``check`` raises ConfigurationError for a mirror that cannot be served. Raises
+    ConfigurationError if a file is invalid at the start.
     """
 
     def __init__(self, folder: Path, names: Sequence[str], check: Callable[[Mirror], None]) -> None:
         self._folder = folder
         self._names = frozenset(names)
         self._check = check
-        # looked at before they are read: what is written meanwhile is seen the next time
+        # taken before reading, so that a concurrent write is noticed by the next reload
         self._stamps = {path.stem: _stamp(path) for path in list_mirror_files(folder)}
         loaded = load_mirrors(folder)
         for name in names:
@@ -50,11 +50,11 @@ class MirrorFiles:
         self._folder_error = ""
 
     def served_mirrors(self) -> list[Mirror]:
-        """The mirrors as they are now, for any thread."""
+        """Return the current mirrors; thread-safe."""
         return list(self.mirrors.values())
 
     def reload(self) -> MirrorFileChanges:
-        """Reads what was written since; a mirror whose file is wrong now stays as it was."""
+        """Read changed files; a mirror whose file is invalid keeps its last valid content."""
         changes = MirrorFileChanges()
         try:
             paths = {path.stem: path for path in list_mirror_files(self._folder)}

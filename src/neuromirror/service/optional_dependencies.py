@@ -1,4 +1,4 @@
-"""Whether the packages are there that a service and its catalogue need."""
+"""Checks for the optional packages of the service and the catalogue."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WEB_PACKAGES = ("datasette", "uvicorn")
 
 
 def require_service() -> None:
-    """Raises ConfigurationError where one is missing."""
+    """Raise ConfigurationError if a package that the service needs is missing."""
     for name in _SERVICE_PACKAGES:
         try:
             import_module(name)
@@ -22,12 +22,12 @@ def require_service() -> None:
 
 
 def require_web() -> None:
-    """Raises ConfigurationError where one that pages need is missing; imports none of them."""
+    """Raise ConfigurationError if a package of the catalogue is missing, without importing any."""
     _require(_WEB_PACKAGES, "the catalogue", "web")
 
 
 def require_json_logging() -> None:
-    """Raises ConfigurationError where what logs in JSON is missing."""
+    """Raise ConfigurationError if the package for JSON logging is missing."""
     _require(("pythonjsonlogger",), "--log-json", "service")
 
 

@@ -1,4 +1,4 @@
-"""Limits for connections whose peers have not proved anything yet: how many, and for how long."""
+"""Limits on unauthenticated connections: their number, and how long they may take."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from contextlib import suppress
 from typing import Final
 
 HANDSHAKE_SECONDS: Final = 10.0
-"""That a peer may take until it has asked, or has authenticated."""
+"""Seconds that a peer may take to send its request or to authenticate."""
 
 MAX_PENDING: Final = 64
-"""Connections that may wait for that at a time."""
+"""Maximum number of such connections."""
 
 
 class PendingConnections:
-    """Connections that wait for their peer's request or key; shared by threads.
+    """Connections that have not sent a request or key yet; thread-safe.
 
-    A silent peer, or one that sends a byte at a time, is cut off after ``seconds`` as a whole.
-    Beyond ``most`` the connection that has waited longest is cut off, and not the new one: so
-    whoever asks at once is heard whatever others do. To cut off is to shut the socket down, which
-    wakes the thread that reads from it.
+    A peer that is silent, or sends one byte at a time, is disconnected after ``seconds`` in total.
+    Beyond ``limit`` connections the oldest is disconnected, not the new one, so that a prompt
+    client is served even during an attack. Disconnecting shuts the socket down, which wakes the
+    thread that reads from it.
     """
 
     def __init__(
@@ -41,19 +41,19 @@ class PendingConnections:
         return len(self._pending)
 
     def add(self, sock: socket.socket) -> None:
-        """Begin to wait for a peer; whoever adds a socket discards it before closing it."""
+        """Add a connection; the caller discards it before closing the socket."""
         with self._lock:
             self._pending[id(sock)] = sock, self._clock() + self._seconds
             while len(self._pending) > self._limit:
                 self._cut_off(next(iter(self._pending)))
 
     def discard(self, sock: socket.socket) -> bool:
-        """Wait no longer for a peer; return whether it was still waited for."""
+        """Remove a connection; return whether it was still pending."""
         with self._lock:
             return self._pending.pop(id(sock), None) is not None
 
     def cut_off_overdue(self) -> None:
-        """Cut off those that have taken too long; to be called every second or so."""
+        """Disconnect the connections that are overdue; call it about every second."""
         now = self._clock()
         with self._lock:
             for key in [key for key, (_, until) in self._pending.items() if until < now]:

@@ -1,4 +1,4 @@
-"""Jobs on their way, and how they fared."""
+"""Running jobs and their results."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from neuromirror.service.leases import LeaseLostError
 
 
 class ServiceObserver(Protocol):
-    """Who counts what a service does."""
+    """Receives the events that metrics count."""
 
     def job_finished(self, kind: str, mirror: str, outcome: str, seconds: float) -> None:
-        """A job is over; ``outcome`` is a word of :mod:`neuromirror.service.scheduling_policy`."""
+        """Count a finished job; ``outcome`` is a JobOutcome or a listing's outcome."""
         ...
 
     def requests_sent(self, mirror: str, traffic: Mapping[str, Traffic]) -> None:
-        """What a job asked of each host."""
+        """Count the requests of a job by host."""
         ...
 
     def housekeeping_finished(self, name: str, ok: bool, seconds: float) -> None:
-        """A chore is over."""
+        """Count a finished run of a housekeeping task."""
         ...
 
     def tick_finished(self, seconds: float) -> None:
-        """A tick is over."""
+        """Count a finished tick."""
         ...
 
 
 @dataclass(slots=True, eq=False)
 class RunningJob:
-    """A job that somebody is at, or that is over and not written down yet.
+    """A job that is running, or finished and not recorded yet.
 
-    ``row`` is its task as it was when the job began, at ``since`` (the schedule's clock) and
-    ``began`` (ISO 8601, as the journal has times). ``again``: what the job is about changed
-    meanwhile. ``told``: the journal knows of its failure.
+    ``row`` is its task when the job started, at ``started_at`` (clock of the schedule) or
+    ``started_iso`` (ISO 8601, as in the journal). ``is_outdated``: its input changed since.
+    ``is_recorded``: its failure is in the journal.
     """
 
     row: TaskRow
@@ -54,15 +54,15 @@ class RunningJob:
 
     @property
     def mirror(self) -> str:
-        """The mirror's name."""
+        """Name of the mirror."""
         return self.job.mirror.name
 
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """How a job fared: what it reported, or ``broken``, why there is no report.
+    """Result of a finished job: its report, or in ``error`` the reason why there is none.
 
-    ``dropped``: somebody else has the work now, and nothing is written of it here.
+    ``is_superseded``: another worker has taken over the task, so that nothing is recorded.
     """
 
     results: Sequence[Result] = ()
@@ -72,12 +72,12 @@ class JobResult:
 
     @property
     def problems(self) -> list[Result]:
-        """What went wrong, for people."""
+        """Results that report an error or a warning."""
         return [one for one in self.results if one.exit_code]
 
 
 def collect_result(running_job: RunningJob) -> JobResult:
-    """How a job fared that is over; never raises."""
+    """Return the result of a finished job; never raises."""
     if running_job.future.cancelled():
         return JobResult(is_superseded=True)
     error = running_job.future.exception()
@@ -88,7 +88,7 @@ def collect_result(running_job: RunningJob) -> JobResult:
         return JobResult(is_superseded=True)
     if isinstance(error, NeuromirrorError | OSError):
         return JobResult(error=redact(str(error)) or type(error).__name__)
-    # nobody has looked at what is in it, and it goes into the journal
+    # the text of an unexpected error may hold secrets, and it goes into the journal
     return JobResult(
         error=redact(f"unexpected {type(error).__name__}: {error}; please report this")
     )

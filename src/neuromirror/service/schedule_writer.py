@@ -1,4 +1,4 @@
-"""What a service writes of jobs that are over: when each task is due next, and how it fared."""
+"""Writing of the schedule: results of finished jobs, and when each task is due next."""
 
 from __future__ import annotations
 
@@ -31,26 +31,28 @@ from neuromirror.service.scheduling_policy import (
     row_after_visit,
 )
 
-SUPERDATASET_PREFIX = "group "
-"""What the name of the task begins with that brings on a mirror's super-datasets; the mirror's
-name follows, or that of the one above all mirrors. No dataset has such a name, and neither has a
-mirror."""
+SUPERDATASET_PREFIX = "superdatasets "
+"""Prefix of the names of superdataset tasks.
+
+The name of the mirror follows, or that of the superdataset above all mirrors. Names of datasets
+and mirrors contain no space, so that they cannot collide.
+"""
 
 SUPERDATASET_SECONDS = 60.0
-"""The super-datasets of a mirror are brought on at most this often."""
+"""Minimum time between two updates of a mirror's superdatasets."""
 
 _SUPERDATASET_MIN_DELAY, _SUPERDATASET_MAX_DELAY = 5.0, 3600.0
 _BATCH_SIZE = 250
-"""Rows that are written in one go: some ten milliseconds."""
+"""Rows per transaction: about ten milliseconds."""
 
 _Item = TypeVar("_Item", Result, DatasetTask, str)
 
 
 class ScheduleWriter:
-    """Writes the schedule; one thread uses it.
+    """Writes the schedule; not thread-safe.
 
-    What may be much comes as an iterator: each step takes some ten milliseconds, and the caller
-    does something else between two.
+    Long writes are generators: each step takes about ten milliseconds, so that the caller can do
+    other work in between.
     """
 
     def __init__(self, schedule: Schedule, recorder: Recorder) -> None:
@@ -61,12 +63,12 @@ class ScheduleWriter:
     # --- mirrors
 
     def add_mirror(self, mirror: Mirror, now: float) -> None:
-        """Makes sure that a mirror's list is read some time."""
+        """Add a mirror's task, due now, unless the schedule has it."""
         if self._schedule.task(mirror.name) is None:
             self._schedule.put([TaskRow(mirror.name, mirror.name, due=now)])
 
     def make_listing_due(self, mirror: Mirror, now: float) -> None:
-        """A mirror's file says something else: its list is read again now."""
+        """Make a mirror's list due now, because its file changed."""
         row = self._schedule.task(mirror.name) or TaskRow(mirror.name, mirror.name)
         self._schedule.put([replace(row, due=now, failures=0, disabled=False)])
 
@@ -77,15 +79,15 @@ class ScheduleWriter:
         running: Mapping[str, RunningJob],
         now: float,
     ) -> Iterator[None]:
-        """Writes what an overview said; the mirror's own row last, so that none of it is lost.
+        """Record a listing step by step; the mirror's own row last, so that a crash loses nothing.
 
-        ``busy`` are the jobs under way by name, as they are at each step.
+        ``running`` are the running jobs by name, current at each step.
         """
         bounds = ScheduleBounds.from_settings(running_job.job.mirror.settings.schedule)
         own = [one for one in job_result.problems if one.dataset == running_job.mirror]
         error = job_result.error or "; ".join(one.message for one in own)
         if job_result.error:
-            # other failures the job has recorded itself
+            # the job itself has recorded other failures
             self._log.record_failure(LIST, job_result.error, running_job.mirror)
         for tasks in _batches(job_result.due):
             self._update_listed(tasks, running_job, running, now, bounds)
@@ -138,7 +140,7 @@ class ScheduleWriter:
         running: Mapping[str, RunningJob],
         now: float,
     ) -> None:
-        """Of datasets that are not to be visited: no longer due, or new to the schedule."""
+        """Update the rows of datasets that need no visit, or add them."""
         rows = []
         for result in results:
             row = self._schedule.task(result.dataset)
@@ -152,14 +154,14 @@ class ScheduleWriter:
     # --- datasets
 
     def make_released_due(self, now: float) -> None:
-        """Makes datasets due that were not visited since a hold on them was released."""
+        """Make datasets due whose hold was released since their last visit."""
         for name in self._recorder.ask(lambda index: index.released_datasets()):
             self._schedule.make_due(name, now)
 
     def record_visit(
         self, running_job: RunningJob, job_result: JobResult, now: float
     ) -> JobOutcome:
-        """Writes how a visit went, and when the next one is due."""
+        """Record the outcome of a visit, and when the next one is due."""
         job, name = running_job.job, running_job.row.name
         bounds = ScheduleBounds.from_settings(job.mirror.settings.schedule)
         outcome: JobOutcome = "failed" if job_result.error else classify_results(job_result.results)
@@ -169,19 +171,19 @@ class ScheduleWriter:
             running_job.is_recorded = True
         row = self._schedule.task(name) or running_job.row
         new = row_after_visit(row, outcome, now, now - running_job.started_at, bounds, message)
-        if outcome not in ("failed", "gone") and not job.deep:
+        if outcome not in ("failed", "removed") and not job.deep:
             new = replace(new, deep_due=row.deep_due or new.deep_due)
         made_due = (
             row.due != running_job.row.due and running_job.started_at <= (row.due or 0.0) <= now
         )
         if made_due or row.fingerprint != running_job.row.fingerprint:
-            # released meanwhile, or the overview was read, and says yet another thing
+            # released in the meantime, or the list was read again and has another fingerprint
             new = replace(new, due=now, disabled=False)
         self._schedule.put([new])
         return outcome
 
     def _record_failure(self, running_job: RunningJob, message: str) -> None:
-        """A worker that died could not say so itself."""
+        """Record the failure of a worker that died and could not do so."""
         row = running_job.row
         dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
         self._recorder.record(
@@ -201,7 +203,7 @@ class ScheduleWriter:
         )
 
     def visit_id(self, running_job: RunningJob) -> str:
-        """The journal's name of a visit that is over; empty where it was not worth an entry."""
+        """Return the journal's id of a finished visit; empty if it was not journaled."""
 
         def last(index: Index) -> str:
             try:
@@ -212,10 +214,10 @@ class ScheduleWriter:
 
         return self._recorder.ask(last)
 
-    # --- super-datasets
+    # --- superdatasets
 
     def schedule_superdatasets(self, mirror: str, now: float) -> None:
-        """Make the group task of a mirror, or of all of them, due soon."""
+        """Make the superdataset task of a mirror, or of all mirrors, due soon."""
         name = SUPERDATASET_PREFIX + mirror
         row = self._schedule.task(name) or TaskRow(name)
         if row.due is None:
@@ -226,7 +228,7 @@ class ScheduleWriter:
     def record_superdatasets(
         self, running_job: RunningJob, job_result: JobResult, now: float
     ) -> JobOutcome:
-        """Writes how it went; it is due again where datasets changed meanwhile, or it failed."""
+        """Record an update of superdatasets; due again if it failed or datasets changed since."""
         row = running_job.row
         error = job_result.error or "; ".join(one.message for one in job_result.problems)
         if job_result.error:
@@ -257,7 +259,7 @@ class ScheduleWriter:
     # --- time
 
     def repair_rows(self, mirrors: Iterable[Mirror], now: float) -> Iterator[None]:
-        """Puts rows right that time, another clock or new settings have gone over."""
+        """Repair rows that a wrong clock or changed settings have left with wrong times."""
         for mirror in mirrors:
             bounds = ScheduleBounds.from_settings(mirror.settings.schedule)
             wrong = [
@@ -274,7 +276,7 @@ class ScheduleWriter:
                 yield
 
     def shift_back(self, seconds: float) -> None:
-        """The clock was set back: all that is to come comes as much earlier."""
+        """Move all times back by as much as the clock was set back."""
         self._schedule.put(
             [
                 replace(
@@ -291,7 +293,7 @@ class ScheduleWriter:
 def _was_visited_since(
     running_job: RunningJob, row: TaskRow, running: Mapping[str, RunningJob]
 ) -> bool:
-    """Whether a dataset was visited since its mirror's list began to be read, or is right now."""
+    """Whether a dataset was visited since the listing started, or is being visited now."""
     return row.name in running or (
         row.ended is not None and row.ended >= running_job.started_at and not row.failures
     )
@@ -299,7 +301,7 @@ def _was_visited_since(
 
 @dataclass(frozen=True, slots=True)
 class _UnvisitedDatasets:
-    """Datasets that are not to be visited; ``last`` are their last visits by local id."""
+    """Datasets that need no visit; ``last_visits`` are by local id."""
 
     dataset_ref: Callable[[str], DatasetRef]
     last_visits: Mapping[str, LastVisit]
@@ -308,11 +310,11 @@ class _UnvisitedDatasets:
     def updated_row(
         self, updated_row: TaskRow | None, result: Result, now: float
     ) -> TaskRow | None:
-        """What becomes of a dataset's row; None: it has none, and needs none."""
+        """Return the new row of a dataset; None if it has no row and needs none."""
         local_id = result.dataset.partition(":")[2]
         last_visits = self.last_visits.get(local_id)
         if updated_row is not None and result.visit == "not_found":
-            return row_after_visit(updated_row, "gone", now, 0.0, self.bounds, result.message)
+            return row_after_visit(updated_row, "removed", now, 0.0, self.bounds, result.message)
         if last_visits is None or (result.status, result.message) != ("notneeded", "unchanged"):
             return None if updated_row is None else replace(updated_row, due=None)
         fingerprint = last_visits.fingerprint or None
@@ -321,7 +323,7 @@ class _UnvisitedDatasets:
             return row_after_listing(
                 None, DatasetTask(hint, "skip", result.message, last_visits), now, self.bounds
             )
-        # where another program has visited it, that is news to the row
+        # another program may have visited it since the row was written
         updated_row = replace(
             updated_row, fingerprint=fingerprint, due=None, failures=0, disabled=False
         )
@@ -329,7 +331,7 @@ class _UnvisitedDatasets:
 
 
 def _batches(items: Sequence[_Item]) -> Iterator[list[_Item]]:
-    """Yields the items, not too many at a time."""
+    """Yield the items in batches."""
     rest = iter(items)
     while batch := list(islice(rest, _BATCH_SIZE)):
         yield batch

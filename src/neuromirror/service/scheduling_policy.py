@@ -1,13 +1,13 @@
-"""When what is done next: arithmetic over the rows of the schedule, without a clock of its own.
+"""Scheduling policy: pure functions from a row of the schedule to the next one.
 
-Where upstream's overview tells that a dataset changed (its fingerprint), the dataset waits for
-that. Where only a visit can tell, the time between two visits falls to a quarter after a change
-and grows by a fifth after none, so that about one visit in nine of a dataset that goes on changing
-finds something, and one that rests is left in peace in time: docs/scale.md compares. Every span is
-spread by ten per cent either way, so that what was done at one time does not come back at one time.
+If the mirror's list shows changes (a fingerprint per dataset), a dataset is visited when its
+fingerprint changes. If only a visit can show them, the interval between visits falls to a quarter
+after a change and grows by a fifth after a visit without one: about one visit in nine of an active
+dataset finds a change, and an inactive one is visited less and less (docs/scale.md has the
+comparison). Every interval is jittered by ±10 %, so that tasks do not synchronize.
 
-``now`` is POSIX seconds everywhere, and may jump: what a clock that was ahead put off too far is
-brought back by :func:`mended`.
+``now`` is in POSIX seconds and may jump: :func:`repair_row` corrects times that a clock ahead of
+time has set too late.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from typing import Literal, Self
 from neuromirror.crawl import RELEASED, DatasetTask, Result, ScheduleSettings
 from neuromirror.index import TaskRow
 
-JobOutcome = Literal["changed", "unchanged", "waiting", "held", "failed", "gone"]
+JobOutcome = Literal["changed", "unchanged", "settling", "held", "failed", "removed"]
 
 MAX_FAILURES = 3
-"""So many in a row, and a dataset is disabled."""
+"""Consecutive failures after which a dataset is disabled."""
 
 _HOUR, _DAY = 3600.0, 86_400.0
 _SHORTER, _LONGER = 1 / 4, 1.2
 _SETTLING = 1.5
 _FAILURE_BACKOFF = 12.0
-"""How much longer is waited after the second failure than after the first."""
+"""Factor between the delays after the first and the second failure."""
 _LIST_LATEST = 4 * _HOUR
-"""A list that cannot be read is tried again after so long at the latest: it is one request."""
+"""Maximum delay before an unreadable list is retried; it costs one request."""
 _MAX_JITTER = 1.1
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleBounds:
-    """A mirror's ``[schedule]`` in seconds; ``deep`` 0 is never.
+    """The settings ``[schedule]`` of a mirror, in seconds; ``deep`` 0 means never.
 
-    ``soon`` is when a dataset is looked at again that was left to settle, or failed once.
+    ``soon`` is the delay after a visit that failed once or let a dataset settle.
     """
 
     listing: float
@@ -49,7 +49,7 @@ class ScheduleBounds:
 
     @classmethod
     def from_settings(cls, settings: ScheduleSettings) -> Self:
-        """The bounds of a mirror's settings."""
+        """Return the bounds that a mirror's settings define."""
         least = settings.min_hours * _HOUR
         return cls(
             listing=settings.list_minutes * 60,
@@ -60,29 +60,29 @@ class ScheduleBounds:
 
     @property
     def soon(self) -> float:
-        """An hour, where ``least`` is six."""
+        """A sixth of ``least``: one hour by default."""
         return self.least / 6
 
 
 def classify_results(results: Sequence[Result]) -> JobOutcome:
-    """How the visit of one dataset went; no results are a visit that found nothing to do.
+    """Classify the results of one dataset's visit; without results it is unchanged.
 
-    A visit that minted versions and failed at something else changed: it is worth coming again.
+    A visit that minted versions and then failed counts as changed: the dataset is active.
     """
     visits = {one.visit for one in results}
     if "not_found" in visits:
-        return "gone"
+        return "removed"
     if any(one.status == "error" and not one.versions for one in results):
         return "failed"
     if "held" in visits:
         return "held"
     if any(one.versions or (one.visit == "full" and one.status == "ok") for one in results):
         return "changed"
-    return "waiting" if "waiting" in visits else "unchanged"
+    return "settling" if "waiting" in visits else "unchanged"
 
 
 def jitter(name: str, round: int) -> float:
-    """A factor from 0.9 to 1.1: another one for each name and round, and the same each time."""
+    """Return a factor from 0.9 to 1.1, determined by name and round."""
     return 0.9 + 0.2 * _hash_fraction(f"{name} {round}")
 
 
@@ -99,11 +99,11 @@ def row_after_visit(
     bounds: ScheduleBounds,
     message: str = "",
 ) -> TaskRow:
-    """A dataset's row once a visit has ended that took ``seconds``.
+    """Return a dataset's row after a visit that took ``seconds``.
 
-    A visit that began when ``deep_due`` had come was a deep one. One that failed is made again
-    sooner, and as deep. After three failures in a row the row is disabled; its ``due`` is then
-    when it is tried once more (see :func:`mended`), whatever the overview says till then.
+    A visit that started after ``deep_due`` was a deep one. A failed visit is retried sooner, and is
+    deep again. After three consecutive failures the row is disabled; ``due`` is then the time of
+    one more attempt (see :func:`repair_row`), unless the mirror's list shows a change before.
     """
     has_fingerprint = row.fingerprint is not None
     ended = replace(row, status=outcome, ended=now, seconds=seconds, message=message)
@@ -112,10 +112,10 @@ def row_after_visit(
     ended = replace(
         ended, failures=0, disabled=False, deep_due=_next_deep(row, now, seconds, bounds)
     )
-    if outcome == "gone":
+    if outcome == "removed":
         return replace(ended, due=None, deep_due=None)
-    if outcome == "waiting":
-        longer = row.spacing * _SETTLING if row.status == "waiting" else 0.0
+    if outcome == "settling":
+        longer = row.spacing * _SETTLING if row.status == "settling" else 0.0
         spacing = _clamp(bounds.soon, longer, bounds.least)
         return replace(ended, spacing=spacing, due=_due_in(spacing, row, now))
     factor = _SHORTER if outcome == "changed" else _LONGER
@@ -134,7 +134,7 @@ def _row_after_failure(row: TaskRow, now: float, bounds: ScheduleBounds) -> Task
             due = min(due, row.deep_due)
     else:
         due = _due_in(min(bounds.soon * _FAILURE_BACKOFF ** (failures - 1), bounds.most), row, now)
-    # or a deep visit that failed would be due at once
+    # otherwise a failed deep visit would be due immediately
     deep_due = None if row.deep_due is None else max(row.deep_due, due)
     return replace(row, failures=failures, disabled=disabled, due=due, deep_due=deep_due)
 
@@ -150,7 +150,7 @@ def _next_deep(row: TaskRow, now: float, seconds: float, bounds: ScheduleBounds)
 
 
 def _first_deep(name: str, now: float, bounds: ScheduleBounds) -> float | None:
-    """Anywhere in the first period: those of a first crawl never come on one day."""
+    """Return a time within the first period, so that the first deep visits are spread over it."""
     return now + bounds.deep * (0.1 + 0.9 * _hash_fraction(name)) if bounds.deep else None
 
 
@@ -165,11 +165,11 @@ def _clamp(least: float, value: float, most: float) -> float:
 def row_after_listing(
     row: TaskRow | None, task: DatasetTask, now: float, bounds: ScheduleBounds
 ) -> TaskRow:
-    """A dataset's row once the overview has been read; ``row`` None: it is new to the schedule.
+    """Return a dataset's row after its mirror's list was read; ``row`` is None for a new dataset.
 
-    What the overview says anew, and what an operator released, is visited now, and a row that was
-    disabled is enabled by it. What is to be visited although the overview says nothing new (files
-    wait for a checksum, only a visit can tell) keeps its pace.
+    A dataset with a new fingerprint or title, or one that an operator released, is visited now and
+    enabled if it was disabled. A dataset that needs a visit for another reason (files without a
+    checksum, a list without fingerprints) keeps its interval.
     """
     hint = task.hint
     if row is None:
@@ -203,7 +203,7 @@ def _new_row(task: DatasetTask, now: float, bounds: ScheduleBounds) -> TaskRow:
             and task.hint.fingerprint is None
             and task.reason != RELEASED
         ):
-            # a schedule that was lost, or a first service on an old store: no stampede
+            # a lost schedule, or the first service on an old store: spread the visits
             due += bounds.least * _hash_fraction(dataset.name)
     deep_due = _first_deep(dataset.name, now, bounds)
     return TaskRow(
@@ -219,28 +219,27 @@ def _new_row(task: DatasetTask, now: float, bounds: ScheduleBounds) -> TaskRow:
 
 
 def _has_news(row: TaskRow, task: DatasetTask) -> bool:
-    """Whether the overview says of a dataset what it did not say when that was put on the row."""
+    """Whether the list shows a change since the row was written."""
     hint, last = task.hint, task.last_visit
     if hint.title != row.title:
         return True
     if hint.fingerprint is None:
         return False
     if row.fingerprint is None:
-        # an overview that begins to tell: all at once is no news, and each has its time already
+        # the list has fingerprints for the first time: that is no change
         return row.due is None
     if hint.fingerprint != row.fingerprint:
         return True
-    # it changed while it was being visited; a visit that failed is another matter
+    # it changed during the visit; failed visits have their own delay
     seen = last is None or last.fingerprint == hint.fingerprint
     return not seen and row.status in ("changed", "unchanged")
 
 
 def repair_row(row: TaskRow, now: float, bounds: ScheduleBounds) -> TaskRow:
-    """The same row but where time has gone over it, to be asked for all rows now and then.
+    """Return the row with times that are plausible now; called for all rows periodically.
 
-    A disabled dataset is enabled again for one try when the time for that has come. What lies
-    further ahead than the bounds allow was put there by a clock that was ahead, or by bounds that
-    were changed since, and is brought back.
+    A disabled dataset is enabled for one attempt once that is due. Times beyond the bounds, set by
+    a wrong clock or under other settings, are moved to the bounds.
     """
     due, deep_due = row.due, row.deep_due
     if due is not None:
@@ -260,10 +259,10 @@ def repair_row(row: TaskRow, now: float, bounds: ScheduleBounds) -> TaskRow:
 def mirror_row_after_listing(
     row: TaskRow, ok: bool, now: float, seconds: float, bounds: ScheduleBounds, message: str = ""
 ) -> TaskRow:
-    """A mirror's row once its list was read, or could not be; it is never disabled."""
+    """Return a mirror's row after an attempt to read its list; it is never disabled."""
     failures = 0 if ok else row.failures + 1
     latest = max(bounds.listing, _LIST_LATEST)
-    # the exponent has its bound for the sake of an archive that is away for months
+    # the exponent is bounded: an archive may be unavailable for months
     spacing = min(bounds.listing * 2.0 ** min(failures, 20), latest)
     return replace(
         row,

@@ -1,6 +1,6 @@
-"""A service as a process: what it needs around it, its clock, and how it ends.
+"""The service process: setup, clock and shutdown.
 
-APScheduler is the clock and nothing else: all that it must not forget is in the schedule.
+APScheduler is used as a clock only; all persistent state is in the schedule.
 """
 
 from __future__ import annotations
@@ -50,34 +50,34 @@ if TYPE_CHECKING:
     from neuromirror.service.metrics import Metrics
 
 _TURN = 1.0
-"""Seconds between two turns of the loop where nothing wakes it."""
+"""Seconds between two passes of the loop unless a finished job wakes it."""
 
 _RELOAD, _HOUSEKEEPING, _STATUS = 10, 60, 60
 _HANG_SECONDS = 120.0
-"""Seconds after which a loop that does not turn hangs."""
+"""Seconds without a pass after which the loop is considered hung."""
 
 _STEP = 0.2
-"""Seconds after which the main thread looks whether it was told to end."""
+"""Seconds between two checks of the main thread for a signal."""
 
 _STOP_TIMEOUT = 20.0
-"""Seconds that jobs under way have when the service is to end …"""
+"""Seconds that running jobs have to finish when the service stops …"""
 
 _EXIT_TIMEOUT = 28.0
-"""… and that all of it may take."""
+"""… and that the whole shutdown may take."""
 
 
 class ServiceRunningError(NeuromirrorError):
-    """A store has a service already."""
+    """Another service already runs on the store."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """How a service works.
+    """Options of a service.
 
-    ``workers`` jobs are done at a time, each for ``visit_seconds`` and with ``worker_memory`` bytes
-    at most; ``executor`` is processes | threads, ``scheduler`` the address of a Dask scheduler that
-    is used instead. ``private`` is the private store's folder; ``metrics`` where health and
-    figures are served, ``catalogue`` how pages are, None: nowhere.
+    ``workers`` jobs run at a time, each with at most ``visit_seconds`` and ``worker_memory`` bytes;
+    ``executor`` is processes or threads, ``scheduler`` the address of a Dask scheduler to use
+    instead. ``private`` is the folder of the private store; ``metrics`` the address for health
+    checks and metrics, ``catalogue`` the options of the catalogue; None disables either.
     """
 
     workers: int = 4
@@ -95,7 +95,7 @@ class ServeOptions:
 def open_mirror_files(
     folder: Path, names: Sequence[str], store: Store, private: Path | None
 ) -> MirrorFiles:
-    """The mirrors to be served; raises ConfigurationError."""
+    """Return the mirrors to serve; raises ConfigurationError."""
     side = PrivateStore(private, store)
 
     def check(mirror: Mirror) -> None:
@@ -105,10 +105,10 @@ def open_mirror_files(
 
 
 class StopSignal:
-    """Whether the process was told to end: SIGTERM or SIGINT; the second time it ends at once.
+    """Handles SIGTERM and SIGINT: the first stops the service, the second exits at once.
 
-    To be used in the main thread, as a context. What the signal's handler does is to set a number:
-    it may run while the thread that it interrupts holds the lock of whatever else it would use.
+    Use it in the main thread. The signal handler only sets a number, because the interrupted
+    thread may hold any lock that it would need for more.
     """
 
     def __init__(self) -> None:
@@ -116,7 +116,7 @@ class StopSignal:
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Signals are heeded in the block."""
+        """Handle signals during the block."""
         before = [
             (one, signal.signal(one, self._handle)) for one in (signal.SIGTERM, signal.SIGINT)
         ]
@@ -128,19 +128,19 @@ class StopSignal:
 
     def _handle(self, number: int, frame: object) -> None:
         if self.signal_number:
-            # workers end with the process, and leases by themselves
+            # workers exit with the process, and leases expire
             os._exit(128 + number)
         self.signal_number = number
 
     def is_received(self) -> bool:
-        """Whether it was."""
+        """Whether a signal was received."""
         return self.signal_number != 0
 
     def wait(self) -> None:
-        """Until it is.
+        """Wait for a signal.
 
-        In short steps: the system may give a signal to any thread, and Python heeds it when the
-        main thread does something next.
+        Polls, because the system may deliver a signal to any thread, and Python runs the handler
+        when the main thread executes next.
         """
         while not self.signal_number:
             time.sleep(_STEP)
@@ -148,7 +148,7 @@ class StopSignal:
 
 @dataclass(frozen=True, slots=True)
 class _RunningService:
-    """A service and what there is around it."""
+    """A service and the objects that it uses."""
 
     service: Service
     metrics: Metrics
@@ -165,8 +165,8 @@ def _sole_service(store: Store) -> Iterator[None]:
             yield
     except StoreBusyError as error:
         raise ServiceRunningError(
-            f"another 'neuromirror serve' works on the store {store.root}, and one writes for all; "
-            "stop that one first ('neuromirror sync' can be used beside it)"
+            f"another 'neuromirror serve' is running on the store {store.root}; stop it first "
+            "('neuromirror sync' can run beside a service)"
         ) from error
 
 
@@ -180,7 +180,17 @@ def _open_service(
     on_result: Callable[[Result], None],
     group_wait: float = SUPERDATASET_WAIT,
 ) -> Iterator[_RunningService]:
-    """Raises ServiceRunningError, ConfigurationError, SchedulerUnavailableError."""
+    """Set up a service.
+
+    Raises
+    ------
+    ServiceRunningError
+        If another service runs on the store.
+    ConfigurationError
+        If an option cannot be used.
+    SchedulerUnavailableError
+        If the Dask scheduler cannot be reached.
+    """
     from neuromirror.service.metrics import Metrics
 
     with ExitStack() as stack:
@@ -193,7 +203,7 @@ def _open_service(
         )
         context = job_context(store, index_path, options.private, write_server.address)
         housekeeping_lock = threading.Lock()
-        # a chore that is at it uses all of the above
+        # a running housekeeping task uses all of the above
         stack.callback(housekeeping_lock.acquire)
         executor = stack.enter_context(_executor(options))
         name = lease_owner("serve")
@@ -225,7 +235,7 @@ def _open_service(
 
 
 def _executor(options: ServeOptions) -> AbstractContextManager[Executor]:
-    """Jobs that are still under way when it is left had their time before."""
+    """Return the executor; without grace, since running jobs had their time before."""
     if options.scheduler is not None:
         return dask_executor(
             options.scheduler, options.visit_seconds, options.worker_memory, grace=0
@@ -235,11 +245,11 @@ def _executor(options: ServeOptions) -> AbstractContextManager[Executor]:
     return process_executor(options.workers, options.visit_seconds, options.worker_memory, grace=0)
 
 
-# --- for months
+# --- continuous
 
 
 def serve(store: Store, index_path: Path, files: MirrorFiles, options: ServeOptions) -> None:
-    """Keeps mirrors current until the process is told to end. Raises before it begins only."""
+    """Keep mirrors current until a signal stops the process; raises during setup only."""
     stop = StopSignal()
     with (
         stop.handled(),
@@ -266,7 +276,7 @@ def serve(store: Store, index_path: Path, files: MirrorFiles, options: ServeOpti
                 remarks=list if catalogue is None else catalogue.remarks,
             )
             stack.enter_context(server)
-            log_event("health", f"http://{format_address(server.address)}/healthz")
+            log_event("health server started", f"http://{format_address(server.address)}/healthz")
         notifier = SystemdNotifier.from_environment()
         running.service.start()
         loop = _ServiceLoop(running, heartbeat, stop)
@@ -283,7 +293,7 @@ def serve(store: Store, index_path: Path, files: MirrorFiles, options: ServeOpti
             guard = _exit_timer(0)
         log_event(
             "stopping",
-            f"{signal.Signals(stop.signal_number).name}; jobs have {_STOP_TIMEOUT:.0f} s",
+            f"{signal.Signals(stop.signal_number).name}; running jobs have {_STOP_TIMEOUT:.0f} s",
         )
         left = loop.stop(_STOP_TIMEOUT)
     if not left:
@@ -298,7 +308,7 @@ def _supervised_catalogue(
     running: _RunningService,
     files: MirrorFiles,
 ) -> SupervisedCatalogue:
-    """The catalogue of a store, not started yet; raises ConfigurationError."""
+    """Return the supervised catalogue, not started yet; raises ConfigurationError."""
     command = ["--store", str(store.root), "--index", str(index_path), "catalogue"]
     command += ["--address", shown.address, "--title", shown.title]
     command += [] if shown.cutouts else ["--no-cutouts"]
@@ -319,9 +329,9 @@ def _supervised_catalogue(
 
 
 def _exit_timer(code: int) -> threading.Timer:
-    """Ends the process when its time is over, whatever hangs: a chore, or a job in a thread.
+    """Start a timer that exits if a housekeeping task or a job in a thread hangs.
 
-    Leases were given back by then, and nothing is ever half written.
+    Leases have been released by then, and all writes are atomic.
     """
     guard = threading.Timer(_EXIT_TIMEOUT, os._exit, [code])
     guard.daemon = True
@@ -330,7 +340,7 @@ def _exit_timer(code: int) -> threading.Timer:
 
 
 class _ServiceLoop:
-    """Turns the service, in one thread at a time."""
+    """Runs the ticks of the service, one at a time."""
 
     def __init__(self, running: _RunningService, heartbeat: Heartbeat, stop: StopSignal) -> None:
         self._service = running.service
@@ -341,7 +351,7 @@ class _ServiceLoop:
         self._error = self._recorded_error = ""
 
     def turn(self) -> None:
-        """Ticks, and again as soon as a job is over, for about as long as to the next turn."""
+        """Tick now and after each finished job, until shortly before the next pass."""
         until = time.monotonic() + 0.8 * _TURN
         while True:
             with self._lock:
@@ -351,12 +361,12 @@ class _ServiceLoop:
                 return
 
     def reload_mirror_files(self) -> None:
-        """Looks at the mirror files."""
+        """Reload changed mirror files."""
         with self._lock:
             self._call(self._service.reload_mirror_files)
 
     def stop(self, timeout: float) -> list[str]:
-        """Lets what is under way come to its end; gives what does not, whose leases are over."""
+        """Wait for running jobs; release the leases of the others and return their names."""
         until = time.monotonic() + timeout
         with self._lock:
             self._service.close()
@@ -364,17 +374,17 @@ class _ServiceLoop:
                 self._call(self._service.tick)
                 self._service.wakeup.wait(0.1)
             left = self._service.abandon()
-        log_event("stopped", f"left under way: {', '.join(left)}" if left else "nothing was left")
+        log_event("stopped", f"interrupted: {', '.join(left)}" if left else "all jobs finished")
         return left
 
     def _call(self, what: Callable[[], object]) -> None:
-        """A full disk, an index that is away: it is told once, and tried again."""
+        """Call a function; log an error such as a full disk once, and retry at the next pass."""
         try:
             what()
         except (NeuromirrorError, OSError) as error:
             if self._error != str(error):
                 self._error = str(error)
-                log_event("trouble", self._error, level=logging.ERROR)
+                log_event("service error", self._error, level=logging.ERROR)
         else:
             self._error = ""
         if self._error != self._recorded_error:
@@ -382,10 +392,7 @@ class _ServiceLoop:
         self._heartbeat.beat()
 
     def _record_error(self) -> None:
-        """Record what keeps the loop from working, or that nothing does any more.
-
-        On a full disk that cannot be done; the next turn tries again.
-        """
+        """Record the error of the loop, or its end; retried at the next pass if that fails."""
         with suppress(NeuromirrorError, OSError):
             if self._error:
                 self._log.record_failure(SERVICE, self._error)
@@ -398,14 +405,14 @@ class _ServiceLoop:
 def _clock(
     loop: _ServiceLoop, notifier: SystemdNotifier, running: _RunningService
 ) -> Iterator[None]:
-    """Runs the service's jobs at their times while the block lasts."""
+    """Run the periodic functions of the service during the block."""
     from apscheduler.executors.pool import ThreadPoolExecutor  # type: ignore[import-untyped]
     from apscheduler.jobstores.memory import MemoryJobStore  # type: ignore[import-untyped]
     from apscheduler.schedulers.background import (  # type: ignore[import-untyped]
         BackgroundScheduler,
     )
 
-    # it warns of each turn that is left out because the last one is not over, as it is meant to be
+    # it warns of each skipped pass, which is normal while the last one is running
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
 
     def run_housekeeping() -> None:
@@ -414,7 +421,7 @@ def _clock(
 
     def status() -> None:
         waiting = sum(running.schedule.waiting(time.time()).values())
-        notifier.status(f"{running.service.running_count} jobs under way, {waiting} tasks due")
+        notifier.status(f"{running.service.running_count} running jobs, {waiting} tasks due")
 
     clock = BackgroundScheduler(
         timezone="UTC",
@@ -423,9 +430,9 @@ def _clock(
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
     )
     for name, job, seconds in (
-        ("turn", loop.turn, _TURN),
+        ("tick", loop.turn, _TURN),
         ("mirror files", loop.reload_mirror_files, _RELOAD),
-        ("chores", run_housekeeping, _HOUSEKEEPING),
+        ("housekeeping", run_housekeeping, _HOUSEKEEPING),
         ("status", status, _STATUS),
     ):
         clock.add_job(job, "interval", seconds=seconds, id=name)
@@ -436,7 +443,7 @@ def _clock(
         clock.shutdown(wait=False)
 
 
-# --- for cron
+# --- once, for cron
 
 
 def serve_once(
@@ -446,13 +453,21 @@ def serve_once(
     options: ServeOptions,
     on_result: Callable[[Result], None],
 ) -> int:
-    """Does what is due now, chores too, and tells ``heard`` how each dataset fared.
+    """Run everything that is due now, housekeeping included, and return the exit code.
 
-    Gives 0, 1 where a chore failed, or 128 and the number of the signal that ended it.
+    Parameters
+    ----------
+    on_result
+        Receives the result of each dataset.
+
+    Returns
+    -------
+    int
+        0; 1 if a housekeeping task failed; 128 plus the number of a signal that stopped it.
     """
     stop = StopSignal()
     logged = logging_to(as_json=True, mirrors=files.mirrors) if options.log_json else _unlogged()
-    # superdatasets are written at the end, however long it takes
+    # superdatasets are updated at the end, however long it takes
     opened = _open_service(store, index_path, files, options, stop, on_result, math.inf)
     with stop.handled(), logged, opened as running:
         service = running.service
@@ -476,7 +491,7 @@ def serve_once(
 
 @contextmanager
 def _unlogged() -> Iterator[None]:
-    """Results are printed instead."""
+    """Log nothing, since results are printed."""
     logger, nowhere = logging.getLogger("neuromirror"), logging.NullHandler()
     logger.addHandler(nowhere)
     try:

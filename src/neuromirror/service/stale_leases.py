@@ -1,4 +1,4 @@
-"""Leases that nobody works by any more, ended before their time."""
+"""Early release of leases whose owner no longer runs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from neuromirror.service.leases import LEASE_SECONDS
 from neuromirror.store import Store, StoreBusyError
 
 _OWNER = re.compile(r".* on (.*), process (\d+) \([0-9a-f]+\)")
-"""What :func:`neuromirror.service.leases.owner` gives."""
+"""The format of :func:`neuromirror.service.leases.lease_owner`."""
 
 _WAIT = 1.0
-"""Seconds in which the workers of a service that was killed end."""
+"""Seconds that the workers of a killed service may take to exit."""
 
 
 class StaleLeases:
-    """Ends leases of the dead, and those that a clock that was ahead has made too long.
+    """Ends orphaned leases, and those that a wrong clock has made too long.
 
-    ``owner`` is the name of those that are not left over. The caller holds the lock of the store's
-    one service.
+    ``owner`` is the owner of valid leases. The caller holds the service lock of the store.
     """
 
     def __init__(self, store: Store, schedule: Schedule, owner: str) -> None:
@@ -32,10 +31,10 @@ class StaleLeases:
         self._overlong: set[LeaseRow] = set()
 
     def end_orphaned(self, now: float) -> list[str]:
-        """Ends leases of processes of this machine that are no more; gives what they were of.
+        """End the leases of processes of this machine that have exited; return their names.
 
-        A dataset's lease only when nobody has its lock: a worker may outlive its service for a
-        moment.
+        A dataset's lease only if the dataset's lock is free: a worker may briefly outlive its
+        service.
         """
         ended = []
         for lease in self._schedule.leases(now):
@@ -49,9 +48,9 @@ class StaleLeases:
         return ended
 
     def end_overlong(self, now: float) -> list[str]:
-        """Ends leases longer than any that is given, and not renewed since the last call.
+        """End leases that exceed the maximum lifetime and were not renewed since the last call.
 
-        That is to be as long ago as leases hold.
+        Call it at intervals of at least the lifetime of a lease.
         """
         found = set(self._schedule.leases(now + 2 * LEASE_SECONDS))
         left = sorted(found & self._overlong, key=lambda one: one.name)
@@ -77,7 +76,7 @@ def _is_orphaned(owner: str) -> bool:
     if match is None or match[1] != socket.gethostname():
         return False
     process = int(match[2])
-    # in a container every service has the number of the one before
+    # in a container each service may get the same process id
     return process == os.getpid() or not _is_running(process)
 
 

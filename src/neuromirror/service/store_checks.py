@@ -1,7 +1,7 @@
-"""Whether a store and its index are whole: git's objects, records, manifests, journal, tables.
+"""Integrity checks of a store and its index: git objects, records, manifests, journal, tables.
 
-Nothing is written and nothing mended. What is looked at comes in a fixed order, each thing with a
-:class:`CheckPosition`, so that a look can end at any of them and the next one go on there.
+The checks are read-only. They run in a fixed order, and each result has a :class:`CheckPosition`
+at which a later check can continue.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from neuromirror.store.manifests import manifest_lines
 
 CheckSubject = Literal["journal", "index", "alias", "git", "refs", "records", "manifest"]
 
-_REBUILD = "'neuromirror rebuild-index' makes the index anew from the store, nothing is lost"
+_REBUILD = "run 'neuromirror rebuild-index' to rebuild the index from the store without loss"
 _BACKUP = "restore {path} from a backup of the store (docs/how-to.md)"
 
 
 class CheckPosition(NamedTuple):
-    """How far a look has come: an alias, and how many of its steps are done.
+    """The progress of a check: an alias, and the number of its completed steps.
 
-    The first step is git, then each version is one; what is told in the midst of a step has the
-    mark before it, so that the step is done again.
+    The first step is git, and each version is one more; a result within a step has the position
+    before it, so that the step is repeated.
     """
 
     alias: str = ""
@@ -60,9 +60,9 @@ START_POSITION = CheckPosition()
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One thing that was looked at, and what is wrong with it, and what to do about that.
+    """The result of one check, with the damage and the remedy in its message.
 
-    ``status`` is ok, error for what is broken, or impossible for what could not be looked at.
+    ``status`` is ok, error for damage, or impossible if the item could not be checked.
     """
 
     name: str
@@ -73,7 +73,7 @@ class CheckResult:
 
 
 class _Version(NamedTuple):
-    """What the journal says of a version, as far as it is compared."""
+    """The fields of a version in the journal that are compared with the index."""
 
     commit: str
     state: str
@@ -99,10 +99,10 @@ class _Dataset:
 
 
 class StoreChecker:
-    """A look at a store and its index.
+    """Checks a store and its index.
 
-    ``git_seconds`` is how long git may take for one repository; one that takes longer is
-    ``impossible``, and the look goes on behind it.
+    ``git_seconds`` is the time limit of git per repository; a repository that takes longer is
+    reported as ``impossible``.
     """
 
     def __init__(self, store: Store, index_path: Path, git_seconds: float | None = None) -> None:
@@ -115,9 +115,9 @@ class StoreChecker:
         self._is_journal_intact = True
 
     def check_journal(self) -> Iterator[CheckResult]:
-        """Reads the journal through, and compares the index's place in it.
+        """Check the journal, and the position of the index in it.
 
-        To be done first: what it says of the versions is what everything else is held against.
+        Run it first: the other checks compare with the versions of the journal.
         """
         position = self._index_position()
         end, met = 0, position == 0
@@ -135,20 +135,20 @@ class StoreChecker:
                         else self._withdrawn.discard
                     )(alias)
         except StoreDamagedError as error:
-            # what comes after that is unknown, and no fault of the index
+            # the rest of the journal is unknown, which is no error of the index
             self._is_journal_intact = False
             yield CheckResult("journal", "journal", CheckPosition(), "error", str(error))
         else:
             yield CheckResult("journal", "journal", CheckPosition(), message=f"{end:,} bytes")
         if position is not None and not met and self._is_journal_intact:
             message = (
-                f"the index has {position:,} bytes of the journal, which has no entry that ends "
-                f"there (it has {end:,}); {_REBUILD}"
+                f"the index covers {position:,} bytes of the journal, but no entry ends there (the "
+                f"journal has {end:,} bytes); {_REBUILD}"
             )
             yield CheckResult("index", "index", CheckPosition(), "error", message)
 
     def check_index_pages(self) -> Iterator[CheckResult]:
-        """What SQLite says of the index: its pages, and its tables beside their own indexes."""
+        """Check the index with SQLite: its pages, and its tables against their indexes."""
         wrong = integrity_errors(self._index_path, deep=True)
         if not self._index_path.exists():
             wrong = ["it is missing"]
@@ -160,7 +160,7 @@ class StoreChecker:
         )
 
     def aliases(self) -> list[str]:
-        """All names under which something is looked at, in order."""
+        """Return all aliases to check, sorted."""
         there = {path.name for path in (self._store.root / "alias").iterdir()}
         return sorted(
             {name for name in there if not name.startswith(".")}
@@ -170,7 +170,7 @@ class StoreChecker:
     def check_repositories(
         self, selected: Collection[str] | None = None, after: CheckPosition = START_POSITION
     ) -> Iterator[CheckResult]:
-        """Looks at what is behind each alias, or at the ``wanted`` ones, from a mark on."""
+        """Check the repository of each alias, or of the ``selected`` ones, from a position on."""
         for alias in self.aliases():
             if alias < after.alias or (selected is not None and alias not in selected):
                 continue
@@ -198,7 +198,7 @@ class StoreChecker:
             *(entry.commit, entry.state, entry.label, entry.kind, entry.tree, entry.time),
             *(entry.files, entry.bytes, entry.title),
         )
-        # the first counts where one was told twice, by a writer that died before it knew
+        # the first entry counts if a writer died and recorded the version twice
         known.by_commit.setdefault(entry.commit, version)
 
     def _index_position(self) -> int | None:
@@ -206,10 +206,10 @@ class StoreChecker:
             with Index.open_readonly(self._index_path) as index:
                 return index.position
         except IndexUnusableError:
-            return None  # which check_index_pages tells
+            return None  # check_index_pages reports it
 
     def _check_repository(self, alias: str) -> Iterator[CheckResult]:
-        """The alias, and what git says of the repository."""
+        """Check an alias and its repository."""
         known = self._datasets.get(alias)
         name = alias if known is None else known.name
         link = self._store.root / "alias" / alias
@@ -223,16 +223,16 @@ class StoreChecker:
         path = (link.parent / expected).resolve()
         if target != expected or not target:
             message = (
-                f"the alias {link} leads to {target or 'nothing'}, not to {expected}; nobody finds "
-                f"the dataset by its name. Mend it with 'ln -sfn {expected} {link}'"
+                f"the alias {link} points to {target or 'nothing'}, not to {expected}, so that the "
+                f"dataset cannot be found by name. Run 'ln -sfn {expected} {link}'"
             )
             yield CheckResult(name, "alias", CheckPosition(alias), "error", message)
         if not (path / "HEAD").exists():
-            message = f"there is no repository at {path}; {_BACKUP.format(path='it')}"
+            message = f"the repository {path} is missing; {_BACKUP.format(path='it')}"
             yield CheckResult(name, "git", CheckPosition(alias, 1), "error", message)
             return
         for message in _foreign_changes(path, [] if known is None else known.entries):
-            detail = f"{message}; 'neuromirror repair {name}' puts it right and loses nothing"
+            detail = f"{message}; run 'neuromirror repair {name}', which loses no data"
             yield CheckResult(name, "refs", CheckPosition(alias), "error", detail)
         yield self._check_git(name, path, CheckPosition(alias, 1), known)
 
@@ -244,7 +244,7 @@ class StoreChecker:
             listed = _git(path, self._git_seconds, "rev-list", "--all")
         except subprocess.TimeoutExpired as error:
             message = (
-                f"git takes longer than {error.timeout:.0f} s for {path}; look at it with "
+                f"git takes longer than {error.timeout:.0f} s for {path}; run "
                 f"'neuromirror fsck {name}'"
             )
             return CheckResult(name, "git", mark, "impossible", message)
@@ -259,14 +259,14 @@ class StoreChecker:
         for version in () if known is None else known.versions:
             if version.commit not in reached:
                 message = (
-                    f"no ref of {path} leads to {version.commit} ({version.label}), which pins may "
-                    f"name; {advice}"
+                    f"no ref of {path} reaches {version.commit} ({version.label}), which pins may "
+                    f"refer to; {advice}"
                 )
                 return CheckResult(name, "git", mark, "error", message)
         return CheckResult(name, "git", mark, message=f"{len(reached)} commits")
 
     def _check_versions(self, alias: str, done: int) -> Iterator[CheckResult]:
-        """Records, manifest and index rows of each version of a dataset, from a step on."""
+        """Check records, manifest and index rows of each version, from a step on."""
         known = self._datasets[alias]
         versions = known.versions
         for number, version in enumerate(versions, 1):
@@ -297,25 +297,25 @@ class StoreChecker:
             files += placed.subdataset is None
         if digest.value() != version.state or files != version.files:
             raise StoreDamagedError(
-                f"the records of commit {version.commit} are of {files} files and the state "
-                f"{digest.value()}, not of {version.files} and {version.state}; restore the "
+                f"the records of commit {version.commit} have {files} files and the state "
+                f"{digest.value()}, not {version.files} and {version.state}; restore the "
                 f"store's records from a backup, or move them away and run 'neuromirror "
-                "rebuild-index': git gives them back, without what only the source said"
+                "rebuild-index', which recovers from git all that git has"
             )
 
     def _check_index_rows(
         self, known: _Dataset, number: int, mark: CheckPosition
     ) -> Iterator[CheckResult]:
-        """Whether the index has one of the journal's versions as it is, and its files."""
+        """Compare a version in the index with the journal and the records."""
         try:
             with Index.open_readonly(self._index_path) as index:
                 message = self._index_difference(index, known, number)
         except IndexMissingError:
-            return  # told once, for the index as a whole
+            return  # reported once for the whole index
         except (IndexUnusableError, UnknownDatasetError, UnknownMirrorError) as error:
             message = str(error)
         except StoreDamagedError:
-            return  # told of the records
+            return  # reported with the records
         if message:
             detail = message if "rebuild-index" in message else f"{message}; {_REBUILD}"
             yield CheckResult(known.name, "index", mark, "error", detail)
@@ -334,23 +334,20 @@ class StoreChecker:
             *(row.files, row.bytes, row.title),
         )
         if same != version._replace(title=_storable_title(version.title)):
-            return f"the index tells otherwise of {version.label} than the journal"
+            return f"the index and the journal differ in the version {version.label}"
         if not row.indexed:
             return ""
         records = self._store.records(known.dataset_id, row.commit)
         files = (one for one in records if one.subdataset is None)
         for placed, file in zip_longest(files, index.files(row)):
             if placed is None or file is None:
-                return f"the index and the records of {row.label} have other numbers of files"
+                return f"the index and the records of {row.label} have different numbers of files"
             found = (file.path.encode(), file.key, file.size)
             if found != (placed.git_path, placed.key, placed.record.size):
-                return (
-                    f"the index tells otherwise of {path_to_text(placed.git_path)} in {row.label} "
-                    f"than the "
-                    "records"
-                )
+                path = path_to_text(placed.git_path)
+                return f"the index and the records of {row.label} differ in {path}"
         if not index.path_terms_agree(row):
-            return f"the index has other words for the paths of {row.label} than its files have"
+            return f"the search terms of the paths of {row.label} do not match its files"
         return ""
 
 
@@ -359,12 +356,12 @@ def _foreign_changes(path: Path, entries: list[VersionMinted | AnnexBranchMoved]
     try:
         damage = find_damage(Repository(path), entries)
     except StoreDamagedError:
-        return  # which git fsck names
+        return  # git fsck reports it
     yield from damage.messages()
 
 
 def _storable_title(title: str) -> str:
-    """As the index has to write it."""
+    """Return the title as the index stores it."""
     return title.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

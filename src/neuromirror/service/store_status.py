@@ -1,4 +1,4 @@
-"""How a store stands beside its index: what a service is to do next, and what is broken."""
+"""Status of a store beyond its index: the schedule, known damage, permissions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from neuromirror.store import Store
 
 @dataclass(slots=True)
 class ScheduleSummary:
-    """A mirror's tasks: how many, how many are due now, and when the next is (ISO 8601).
+    """A mirror's tasks: their number, how many are due now, and when the next one is (ISO 8601).
 
-    ``under_way`` are names that somebody has a lease of, ``disabled`` those that failed too often.
+    ``in_progress`` are the tasks with a valid lease, ``disabled`` those that failed too often.
     """
 
     tasks: int = 0
@@ -28,7 +28,7 @@ class ScheduleSummary:
 
 
 def schedule_summaries(store: Store, now: float | None = None) -> dict[str, ScheduleSummary]:
-    """The agenda of each mirror; empty where no service ever ran on the store."""
+    """Return the schedule summary of each mirror; empty if no service ever ran on the store."""
     if not store.schedule_path.exists():
         return {}
     now = time.time() if now is None else now
@@ -63,28 +63,28 @@ def _moments(row: TaskRow) -> Iterable[float]:
 
 
 def known_damage(store: Store) -> list[str]:
-    """What the last looks at the store's integrity found broken, and was not whole since."""
+    """Return the damage that integrity checks have found and no later check has cleared."""
     return [one for found in IntegrityState.load(store).damage.values() for one in found]
 
 
 def unwritable_paths(store: Store) -> list[str]:
-    """Parts of a store that its owner, who asks, may not write.
+    """Return a message for each path of a store that its owner cannot write.
 
-    Others may be meant to read it only, and are told nothing.
+    Empty for other users, who may be meant to have read access only.
     """
     if os.geteuid() not in (0, store.root.stat().st_uid):
         return []
     folder = store.journal_path.parent
     return [
-        f"{path} cannot be written, so that no sync can record anything; see to its permissions, "
-        "and to how its file system is mounted"
+        f"{path} cannot be written, so that no sync can record anything; check its permissions "
+        "and the mount options of its file system"
         for path in (folder, folder / "locks", store.journal_path)
         if path.exists() and not os.access(path, os.W_OK, effective_ids=True)
     ]
 
 
 def format_age(moment: str | None) -> str:
-    """`` (3 h ago)`` for a time as journal entries have it; empty for none."""
+    """Return `` (3 h ago)`` for a time of the journal; empty without one."""
     try:
         seconds = (datetime.now(UTC) - datetime.fromisoformat(moment or "")).total_seconds()
     except (ValueError, TypeError):

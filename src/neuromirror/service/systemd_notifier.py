@@ -1,6 +1,6 @@
-"""What systemd is told of a service: that it is ready, alive, or ending (sd_notify(3)).
+"""Notifications to systemd: ready, alive, stopping (sd_notify(3)).
 
-Where systemd did not start it, nothing is said.
+Without systemd nothing is sent.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from contextlib import contextmanager, suppress
 from typing import Protocol, Self
 
 _LONGEST_STATUS = 512
-"""Bytes of a status that systemd shows in a line."""
+"""Maximum length of a status in bytes."""
 
 
 class Liveness(Protocol):
-    """What says whether the service goes on."""
+    """Something that knows whether the service is alive."""
 
     def is_alive(self) -> bool:
-        """Whether the loop turned lately."""
+        """Whether the last pass of the service loop is recent."""
         ...
 
 
 class SystemdNotifier:
-    """Sends to the socket that systemd gave; ``socket_name`` None: to nobody.
+    """Sends notifications to systemd's socket; none if ``socket_name`` is None.
 
-    A name that begins with ``@`` is an abstract one. ``watchdog`` are the seconds after which
-    systemd takes silence for death; None where it does not watch.
+    A name that starts with ``@`` is an abstract socket. ``watchdog`` is the timeout of systemd's
+    watchdog in seconds, None without a watchdog.
     """
 
     def __init__(self, socket_name: str | None, watchdog: float | None = None) -> None:
@@ -37,7 +37,7 @@ class SystemdNotifier:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """As ``NOTIFY_SOCKET``, ``WATCHDOG_USEC`` and ``WATCHDOG_PID`` say."""
+        """Create a notifier from ``NOTIFY_SOCKET``, ``WATCHDOG_USEC`` and ``WATCHDOG_PID``."""
         name = environment.get("NOTIFY_SOCKET", "")
         usec, pid = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", "")
         meant = not pid or pid == str(os.getpid())
@@ -46,20 +46,20 @@ class SystemdNotifier:
         return cls(name if known else None, int(usec) / 1e6 if watched else None)
 
     def ready(self, status: str = "") -> None:
-        """The service is up; ``systemctl start`` ends."""
+        """Report that the service is up; ``systemctl start`` returns."""
         self._send("READY=1", status)
 
     def stopping(self, status: str = "") -> None:
-        """The service has begun to end."""
+        """Report that the service is stopping."""
         self._send("STOPPING=1", status)
 
     def status(self, status: str) -> None:
-        """What ``systemctl status`` shows; in words, without names of datasets or addresses."""
+        """Set the text that ``systemctl status`` shows; without names of datasets or URLs."""
         self._send("", status)
 
     @contextmanager
     def feed_watchdog(self, liveness: Liveness) -> Iterator[None]:
-        """Tells the watchdog twice in its time that all is well, as long as the loop turns."""
+        """Notify the watchdog twice per timeout while the service is alive."""
         if self._name is None or self.watchdog is None:
             yield
             return
@@ -85,6 +85,6 @@ class SystemdNotifier:
         shown = " ".join(status.split()).encode()[:_LONGEST_STATUS].decode(errors="ignore")
         lines = [state, f"STATUS={shown}" if shown else ""]
         address = f"\0{self._name[1:]}" if self._name.startswith("@") else self._name
-        # a service goes on where systemd does not listen any more
+        # the service continues if systemd no longer listens
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as its:
             its.sendto("\n".join(filter(None, lines)).encode(), address)

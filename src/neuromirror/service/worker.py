@@ -1,7 +1,7 @@
-"""What a worker process does: one job after another, for the process at the other end of a socket.
+"""The main program of a worker process: runs the jobs that arrive on a socket, one at a time.
 
-It is a program of its own, not a fork of a service that has threads, and is the first of its
-session: with it go all programs that its jobs started. When the service is gone it ends at once.
+It is a separate program, because a process with threads must not fork, and the leader of a session,
+so that its jobs' processes can be killed with it. It exits as soon as the service is gone.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from typing import Any
 from neuromirror.model import NeuromirrorError
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
-"""A function, its arguments by place and by name."""
+"""A function with positional and keyword arguments."""
 
 THREAD_STACK_BYTES = 1 << 29
-"""Bytes that threads have for their stacks, and do not use; they count where the kernel counts."""
+"""Allowance for thread stacks, which the kernel counts although they are mostly unused."""
 
 _OOM_SCORE = 500
-"""Of 1000: the kernel, out of memory, takes a worker and not the service."""
+"""Out of 1000: if memory runs out, the kernel kills a worker before the service."""
 
 
 def serve(number: int) -> None:
-    """Takes the limit (bytes of memory), then jobs from the socket of this number; never ends.
+    """Receive the memory limit in bytes and then jobs from a socket; never returns.
 
-    The first answer, None, says that it is ready. Each other is a pickled pair: whether it went
-    well, and the result or the error.
+    The first reply, None, means ready. Each further one is a pickled pair: whether the call
+    succeeded, and its result or exception.
     """
-    # git's processes must not hold the socket open
+    # git processes must not inherit the socket
     os.set_inheritable(number, False)
-    # what the service prints is for programs
+    # the stdout of the service is for programs
     os.dup2(2, 1)
     connection = Connection(number)
     calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
     _limit(connection.recv())
-    # what every job needs, before the first one comes
+    # import what every job needs before the first one arrives
     import neuromirror.service.jobs  # noqa: F401
 
     connection.send(None)
@@ -65,7 +65,7 @@ def _listen(connection: Connection, calls: queue.SimpleQueue[Call]) -> None:
 
 
 def _limit(memory: int) -> None:
-    """No process of a job gets much more; for all but Linux there is no such limit."""
+    """Limit the memory of each process of a job; on Linux only."""
     if sys.platform != "linux":
         return
     most = memory + THREAD_STACK_BYTES
@@ -84,7 +84,7 @@ def _pickled_result(done: Future[Any]) -> bytes:
         if not isinstance(error, NeuromirrorError):
             error.add_note("".join(traceback.format_exception(error)))
         content = pickle.dumps((False, error))
-        # some errors can be packed and not unpacked
+        # some exceptions can be pickled but not unpickled
         pickle.loads(content)
     except (pickle.PicklingError, TypeError, AttributeError, ValueError) as other:
         content = pickle.dumps((False, NeuromirrorError(f"{error or 'no answer'} ({other})")))

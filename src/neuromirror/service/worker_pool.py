@@ -1,8 +1,8 @@
-"""Jobs in worker processes, each with a time limit and a memory limit.
+"""A pool of worker processes with a time limit and a memory limit per job.
 
-Pebble's pool was looked at and left: its workers share one pipe and the locks around it, so that
-one killed at the wrong moment stops the others for a minute; and of a worker that is over its time
-only the process itself is ended, not the git processes that it started.
+Pebble's pool was rejected: its workers share a pipe and its locks, so that killing one at the wrong
+moment blocks the others for a minute; and on a timeout it kills the worker only, not the git
+processes that the worker started.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ from neuromirror.service.worker import Call
 _T = TypeVar("_T")
 
 _MEMORY_INTERVAL = 0.1
-"""Seconds between two looks at a worker's memory."""
+"""Seconds between two checks of a worker's memory."""
 
 _KILL_TIMEOUT = 5.0
-"""Seconds that a killed process is waited for."""
+"""Seconds to wait for a killed process to exit."""
 
 _START_TIMEOUT = 60.0
-"""Seconds in which a worker must be ready for its first job."""
+"""Seconds that a worker may take to start."""
 
-_STOPPED_MESSAGE = "was ended with the service; the next one does it again"
+_STOPPED_MESSAGE = "was stopped with the service; the next one runs the job again"
 
 _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
     "from neuromirror.service.worker import serve; serve(int(sys.argv[1]))"
 )
-"""The worker imports what this process can, from the same places."""
+"""Workers use the module search path of this process."""
 
 
 class WorkerLostError(NeuromirrorError):
-    """The process that did a job is gone; what it had published is whole, and it is done again."""
+    """The worker process of a job died; published states are complete, and the job is retried."""
 
 
 class JobTimeoutError(NeuromirrorError):
-    """A job was over its time, and was ended with all that it had started."""
+    """A job exceeded its time limit and was killed with all its processes."""
 
 
 def job_label(function: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
-    """What a job is called where people are told of it."""
+    """Return the name of a job for messages."""
     for one in arguments:
         if isinstance(one, Job):
             return f"{one.lease.name} ({one.kind})"
@@ -64,12 +64,11 @@ def job_label(function: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
 
 
 class WorkerPool:
-    """``workers`` processes, which a job may keep ``seconds``, with ``memory`` bytes.
+    """A pool of ``workers`` processes; each job may take ``seconds`` and ``memory`` bytes.
 
-    The limit of memory holds on Linux alone: for what a worker has of its own (files that it maps
-    do not count), looked at several times a second, and for each process somewhat above it, where
-    the kernel refuses more. That of time holds everywhere. A worker that a job has left with more
-    than half of the memory is replaced.
+    The memory limit is enforced on Linux only: the private memory of a worker (without mapped
+    files) is checked several times per second, and the kernel enforces a slightly higher limit for
+    each process. A worker that still holds more than half of the limit after a job is replaced.
     """
 
     def __init__(self, workers: int, seconds: float, memory: int) -> None:
@@ -79,10 +78,10 @@ class WorkerPool:
             self._idle.put(slot)
 
     def run(self, function: Callable[..., _T], /, *args: Any, **kwargs: Any) -> _T:
-        """What a function gives in the next worker that is free; all must bear to be pickled.
+        """Call a function in the next free worker and return its result; thread-safe.
 
-        Raises what it raises, and WorkerLostError and JobTimeoutError. To be called from many
-        threads.
+        Function, arguments and result must be picklable. Raises the function's exception,
+        WorkerLostError or JobTimeoutError.
         """
         slot = self._idle.get()
         try:
@@ -92,13 +91,13 @@ class WorkerPool:
         return done
 
     def close(self) -> None:
-        """Ends the workers, and all that they started, whatever they do."""
+        """Kill all workers and the processes that they started."""
         for slot in self._slots:
             slot.close()
 
 
 class _Slot:
-    """The place of one worker: always the same limits, another process where one is lost."""
+    """A slot of the pool: fixed limits, and a new process whenever one is lost."""
 
     def __init__(self, seconds: float, memory: int) -> None:
         self._seconds = seconds
@@ -131,7 +130,7 @@ class _Slot:
         raise self._memory_error(what) if isinstance(result, MemoryError) else result
 
     def _submit(self, request: bytes, what: str) -> _Process:
-        """A process that was given the job; one that died while it had none is replaced."""
+        """Send a job to the process, replacing it if it died while idle."""
         for _ in range(2):
             process = self._process
             if process is not None:
@@ -143,15 +142,17 @@ class _Slot:
             self._replace_process()
         if self._closed:
             raise WorkerLostError(f"{what}: {_STOPPED_MESSAGE}")
-        raise WorkerLostError(f"{what}: no worker process stays alive; what it printed says why")
+        raise WorkerLostError(
+            f"{what}: worker processes exit at once; see their output for the reason"
+        )
 
     def _wait(self, process: _Process, what: str) -> tuple[bool, Any]:
         until = time.monotonic() + self._seconds
         while not process.connection.poll(_MEMORY_INTERVAL):
             if time.monotonic() > until:
                 raise JobTimeoutError(
-                    f"{what}: not done after {self._seconds:g} s, and was ended; it is tried "
-                    "again later. If upstream is only slow, allow more by --visit-hours"
+                    f"{what}: not finished after {self._seconds:g} s, and was killed; it is "
+                    "retried later. If upstream is merely slow, raise --visit-hours"
                 )
             if process.memory() > self._memory:
                 raise self._memory_error(what)
@@ -160,27 +161,27 @@ class _Slot:
 
     def _memory_error(self, what: str) -> WorkerLostError:
         return WorkerLostError(
-            f"{what}: took more than the {self._memory / (1 << 20):,.0f} MiB of memory that a job "
-            "may have, and was ended; if the dataset is that large, allow more by --worker-memory"
+            f"{what}: used more than {self._memory / (1 << 20):,.0f} MiB of memory, the limit of a "
+            "job, and was killed; if the dataset is that large, raise --worker-memory"
         )
 
     def _lost_message(self, what: str, code: int) -> str:
         if self._closed:
             return f"{what}: {_STOPPED_MESSAGE}"
         if code >= 0:
-            return f"{what}: the worker process ended (exit code {code}); it is done again"
+            return f"{what}: the worker process exited with code {code}; the job is retried"
         more = ""
         if -code == signal.SIGKILL:
-            more = "; if nobody did that, the machine had no memory left: see the kernel's log"
+            more = "; probably the machine ran out of memory: see the kernel's log"
         name = signal.Signals(-code).name
-        return f"{what}: the worker process was killed ({name}){more}. It is done again"
+        return f"{what}: the worker process was killed ({name}){more}. The job is retried"
 
     def _replace_process(self) -> None:
         with self._lock:
             self._process = None if self._closed else _Process(self._memory)
 
     def close(self) -> None:
-        """Ends the process, whatever it does."""
+        """Kill the process."""
         with self._lock:
             self._closed = True
             process = self._process
@@ -189,7 +190,7 @@ class _Slot:
 
 
 class _Process:
-    """A worker process and the socket to it; it starts in the background."""
+    """A worker process and its socket; it starts in the background."""
 
     def __init__(self, memory: int) -> None:
         ours, theirs = socket.socketpair()
@@ -204,18 +205,18 @@ class _Process:
         self.connection = Connection(ours.detach())
         self._has_started = False
         self._kill_lock = threading.Lock()
-        with suppress(OSError):  # one that is dead already is seen when it gets a job
+        with suppress(OSError):  # a dead process is noticed when it gets a job
             self.connection.send(memory)
 
     def is_ready(self) -> bool:
-        """Whether it has started; raises EOFError or OSError where it ended instead."""
+        """Whether the process is ready; raises EOFError or OSError if it has exited."""
         if not self._has_started and self.connection.poll(_START_TIMEOUT):
             self.connection.recv()
             self._has_started = True
         return self._has_started
 
     def memory(self) -> int:
-        """Bytes that it has of its own; 0 where that is not told."""
+        """Return the private memory in bytes; 0 if the system does not report it."""
         try:
             pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()
         except OSError:
@@ -223,13 +224,15 @@ class _Process:
         return (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGE_SIZE")
 
     def kill(self) -> int:
-        """Kills it with all that it has started; gives what a shell would call its status."""
+        """Kill the process and its children; return its exit status."""
         with self._kill_lock:
             if self._process.returncode is None:
-                # before it is waited for: until then nobody else can get its number
+                # before wait(): until then its process id cannot be reused
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(self._process.pid, signal.SIGKILL)
-                with suppress(subprocess.TimeoutExpired):  # a disk that hangs lets nobody die
+                with suppress(
+                    subprocess.TimeoutExpired
+                ):  # a process blocked on a disk does not die
                     return self._process.wait(_KILL_TIMEOUT)
         code: int | None = self._process.returncode
         return -signal.SIGKILL if code is None else code

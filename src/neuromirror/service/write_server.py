@@ -1,7 +1,7 @@
-"""The desk: the one place that writes journal and index, and the workers who ask it to.
+"""The write server: the only writer of journal and index, and the client that workers use.
 
-Workers connect by a socket (of this machine, or TCP for those elsewhere) whose both ends prove that
-they know the same key; what goes over it is Python's pickle, so the key is as good as a login.
+Workers connect through a Unix socket, or TCP from other machines. Both ends authenticate with a
+shared key. The messages are pickled, so a client with the key can run code in the service.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ _T = TypeVar("_T")
 
 _BACKLOG = 128
 _POLL_SECONDS = 0.5
-"""Seconds between looks at connections that wait to be authenticated."""
+"""Seconds between two checks of unauthenticated connections."""
 
 
 class WriteServerLostError(NeuromirrorError):
-    """The service that a worker works for does not answer; nothing more is written."""
+    """The write server of the service is gone; nothing more is written."""
 
 
 @dataclass(frozen=True, slots=True)
 class WriteServerAddress:
-    """Where a desk is: a socket file, or ``(host, port)``; and the key both ends must know."""
+    """Address of a write server, a socket file or ``(host, port)``, and the shared key."""
 
     socket_address: str | tuple[str, int]
     key: bytes
 
 
 class WriteServer:
-    """Serves workers: entries are recorded if the lease that they came with holds.
+    """Records the entries of workers whose lease is valid, and answers queries of the index.
 
-    ``host`` is an address of this machine that workers elsewhere can reach; without it only
-    processes here can. A peer has ``patience`` seconds to prove that it knows the key.
+    ``host`` is an address of this machine that remote workers can reach; without it only local
+    processes can connect. A peer must authenticate within ``timeout`` seconds.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class WriteServer:
         if host is None:
             self._folder = tempfile.TemporaryDirectory(prefix="neuromirror-")
             self._listener = socket.socket(socket.AF_UNIX)
-            self._listener.bind(os.path.join(self._folder.name, "desk"))
+            self._listener.bind(os.path.join(self._folder.name, "write-server"))
             self._listener.listen(_BACKLOG)
         else:
             self._listener = socket.create_server((host, 0), backlog=_BACKLOG)
@@ -84,7 +84,7 @@ class WriteServer:
         self._unauthenticated = PendingConnections(seconds=timeout)
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
-        self._accepting = threading.Thread(target=self._accept, name="desk", daemon=True)
+        self._accepting = threading.Thread(target=self._accept, name="write server", daemon=True)
         self._accepting.start()
 
     def __enter__(self) -> Self:
@@ -99,14 +99,14 @@ class WriteServer:
         self.close()
 
     def close(self) -> None:
-        """Ends all connections; workers that go on are told by their next question."""
+        """Close all connections; workers notice at their next request."""
         self._closing.set()
         self._accepting.join()
         self._listener.close()
         with self._lock:
             for one in self._connections:
                 with suppress(OSError):
-                    # to close it would not wake the thread that reads from it
+                    # closing it would not wake the thread that reads from it
                     one.shutdown(socket.SHUT_RDWR)
         if self._folder is not None:
             self._folder.cleanup()
@@ -118,14 +118,14 @@ class WriteServer:
                 sock, _ = self._listener.accept()
             except TimeoutError:
                 continue
-            except OSError:  # one who died on the way in, or no file descriptor left
+            except OSError:  # the client disconnected, or no file descriptor is left
                 self._closing.wait(_POLL_SECONDS)
                 continue
             self._unauthenticated.add(sock)
             with self._lock:
                 self._connections.add(sock)
             serving = threading.Thread(
-                target=self._serve, args=(sock,), name="desk worker", daemon=True
+                target=self._serve, args=(sock,), name="write server connection", daemon=True
             )
             try:
                 serving.start()
@@ -139,7 +139,7 @@ class WriteServer:
             sock.close()
 
     def _serve(self, sock: socket.socket) -> None:
-        # here and not where it is accepted: a stranger who says nothing holds nobody up
+        # authenticate here, so that a silent client cannot block accept()
         with (
             suppress(EOFError, OSError, AuthenticationError),
             closing(Connection(os.dup(sock.fileno()))) as connection,
@@ -155,8 +155,10 @@ class WriteServer:
                     answer = (False, error)
                 try:
                     connection.send(answer)
-                except (TypeError, AttributeError) as error:  # what pickle cannot take
-                    connection.send((False, NeuromirrorError(f"no answer: {error}")))
+                except (TypeError, AttributeError) as error:  # not picklable
+                    connection.send(
+                        (False, NeuromirrorError(f"the result cannot be sent: {error}"))
+                    )
         self._forget(sock)
 
     def _answer(self, verb: str, arguments: list[Any]) -> object:
@@ -171,14 +173,14 @@ class WriteServer:
         assert verb == "ask", verb
         name, args, named = arguments
         if name.startswith("_") or name in _FORBIDDEN_METHODS:
-            raise NeuromirrorError(f"the index is not asked for {name!r} from afar")
+            raise NeuromirrorError(f"the index method {name!r} cannot be called remotely")
         return self._recorder.ask(lambda index: _query_index(index, name, args, named))
 
     def _check_lease(self, lease: Lease) -> None:
         if not self._schedule.holds(lease.name, lease.token):
             raise LeaseLostError(
-                f"{lease.name}: the lease of this visit is over and somebody else has taken the "
-                "work; nothing more of this visit is written"
+                f"{lease.name}: the lease of this visit has expired and another worker has taken "
+                "over the task; nothing more of this visit is written"
             )
 
 
@@ -190,7 +192,7 @@ _FORBIDDEN_METHODS = frozenset(
 def _query_index(
     index: Index, name: str, args: tuple[Any, ...], named: dict[str, Any]
 ) -> tuple[bool, object]:
-    """The index's answer, and whether it came as an iterator."""
+    """Call a method of the index; return whether it gave an iterator, and the result."""
     found = getattr(index, name)
     if callable(found):
         found = found(*args, **named)
@@ -198,10 +200,10 @@ def _query_index(
 
 
 class RemoteRecorder:
-    """A worker's recorder: it asks the desk to write, and reads the index by itself where it can.
+    """A worker's recorder: writes through the write server, reads a local index directly.
 
-    ``index_path`` is None on a machine that has not the index's disk: SQLite's files must not be
-    read over a network. ``lease`` is the worker's right to write.
+    ``index_path`` is None on other machines, since SQLite files must not be read over a network.
+    ``lease`` is the worker's right to write.
     """
 
     def __init__(self, address: WriteServerAddress, lease: Lease, index_path: Path | None) -> None:
@@ -212,21 +214,21 @@ class RemoteRecorder:
             self._connection = Client(address.socket_address, authkey=address.key)
         except (OSError, EOFError, AuthenticationError) as error:
             raise WriteServerLostError(
-                f"the service at {address.socket_address} does not answer: {error}"
+                f"the service at {address.socket_address} cannot be reached: {error}"
             ) from error
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="index")
         self._index: Index | None = None
 
     def record(self, *entries: JournalEntry) -> None:
-        """See :class:`~neuromirror.crawl.LocationRecorder`."""
+        """See :class:`~neuromirror.crawl.Recorder`."""
         self._call("record", self._lease, entries)
 
     def confirm(self) -> None:
-        """Raises LeaseLostError where another worker has the dataset now."""
+        """Raise LeaseLostError if another worker has taken over the dataset."""
         self._call("confirm", self._lease)
 
     def ask(self, question: Callable[[Index], _T]) -> _T:
-        """See :class:`~neuromirror.crawl.LocationRecorder`."""
+        """See :class:`~neuromirror.crawl.Recorder`."""
         if self._path is None:
             return question(self.reader())
         return self._thread.submit(self._ask, self._path, question).result()
@@ -243,18 +245,18 @@ class RemoteRecorder:
         try:
             return Index.open_readonly(path)
         except IndexMissingError:
-            # deleted under the service: its writer makes it again from the journal
+            # deleted while the service runs: its writer rebuilds it from the journal
             self.record()
             return Index.open_readonly(path)
 
     def reader(self) -> Index:
-        """See :class:`~neuromirror.crawl.LocationRecorder`."""
+        """See :class:`~neuromirror.crawl.Recorder`."""
         if self._path is None:
             return cast(Index, _RemoteIndex(self._call))
         return self._open_index(self._path)
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Close the connection."""
         if self._index is not None:
             self._thread.submit(self._index.close).result()
         self._thread.shutdown()
@@ -267,7 +269,7 @@ class RemoteRecorder:
                 done, answer = self._connection.recv()
         except (OSError, EOFError) as error:
             raise WriteServerLostError(
-                "the service ended while a visit was under way; the next one does it again"
+                "the service exited during a visit; the next one repeats it"
             ) from error
         if not done:
             raise answer
@@ -275,7 +277,7 @@ class RemoteRecorder:
 
 
 class _RemoteIndex:
-    """The index's questions, each put to the desk; its iterators come as lists."""
+    """Calls the methods of the index through the write server; iterators arrive as lists."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self._call = call
