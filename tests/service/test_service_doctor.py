@@ -168,7 +168,7 @@ def test_damage_found_by_the_last_check_is_reported(copied_mirror_harness: Mirro
     )
     assert "integrity" not in failed_checks(copied_mirror_harness)
     assert [one for one in check_integrity(store, store.index_path) if one.status == "error"]
-    level, _ = failed_checks(copied_mirror_harness)["integrity"]
+    level, message = failed_checks(copied_mirror_harness)["integrity"]
     assert level == "error"
     assert message.startswith("demo:000002: git fsck: ")
 
