@@ -160,7 +160,7 @@ def test_jobs_keep_to_the_limits_of_the_mirror_and_of_all(mirror_harness: Mirror
         for _ in range(3):
             harness.service.tick()
         assert len(manual_executor.names) == 2
-        net = manual_executor.jobs[0][2][1].write_mirror_file.settings.net
+        net = manual_executor.jobs[0][2][1].mirror.settings.net
         assert net.connections_per_host == 8
     manual_executor = ManualExecutor()
     with open_service_harness(mirror_harness, executor=manual_executor, workers=1) as harness:

@@ -185,7 +185,7 @@ def test_how_mirrors_stand_comes_from_the_index(mirror_harness: MirrorHarness) -
     assert found["neuromirror_unavailable_locations{mirror=demo,result=not-found}"] >= 1
     assert found["neuromirror_unavailable_locations{mirror=demo,result=unreachable}"] >= 1
     assert status.versions > 3 < status.files < status.bytes
-    for what in ("list", "visit"):
+    for what in ("listing", "visit"):
         name = f"neuromirror_{what}_last_success_timestamp_seconds"
         assert began - 2 <= found[f"{name}{{mirror=demo}}"] <= time.time()
         assert found[f"{name}{{mirror=new}}"] == 0

@@ -162,9 +162,7 @@ _TEXT: Final = "text/plain; charset=utf-8"
 
 def _loop_problems(heartbeat: Heartbeat) -> list[str]:
     age = heartbeat.age()
-    return (
-        [] if heartbeat.is_alive() else [f"the loop turned {age:.0f} s ago, and should each second"]
-    )
+    return [] if heartbeat.is_alive() else [f"the service loop last ran {age:.0f} s ago"]
 
 
 def _health_page(problems: list[str], remarks: list[str]) -> _Page:

@@ -1,7 +1,7 @@
-"""The catalogue: a plugin of Datasette over the index, beside the store's own files.
+"""The catalogue: a Datasette plugin that serves pages, an API and the store's files.
 
-Where Datasette finds this package (entry point group ``datasette``) it does nothing until its
-metadata say which store it is of; :func:`neuromirror.web.site.catalogue` does that.
+The plugin (entry point group ``datasette``) is inactive until a site is attached to a Datasette
+instance; :func:`neuromirror.web.site.catalogue_app` does that.
 """
 
 from neuromirror.web.datasette_hooks import asgi_wrapper, handle_exception, skip_csrf

@@ -1,4 +1,4 @@
-"""Where each page is."""
+"""URLs of the pages, as paths."""
 
 from __future__ import annotations
 
@@ -7,80 +7,80 @@ from urllib.parse import quote, urlencode
 
 
 def dataset_address(name: str) -> str:
-    """``/dataset/dandi:000027``."""
+    """Return the path of a dataset's page: ``/dataset/dandi:000027``."""
     return f"/dataset/{quote(name, safe='/:')}"
 
 
 def version_address(
     name: str, label: str, under: str = "", start: str = "", match: str = ""
 ) -> str:
-    """``/dataset/dandi:000027@0.210831.2033``, at a folder, or at the paths with some words."""
+    """Return ``/dataset/dandi:000027@0.210831.2033``, for a folder or a search in paths."""
     query = {"under": under, "match": match, "start": start}
     present = {key: value for key, value in query.items() if value}
     return f"{dataset_address(name)}@{quote(label, safe='')}" + _query(present)
 
 
 def file_address(name: str, label: str, path: str) -> str:
-    """A file of a version."""
+    """Return the path of a file's page."""
     return f"/file/{quote(name, safe='/:')}@{quote(label, safe='')}" + _query({"path": path})
 
 
 def volume_address(name: str, label: str, level: str = "") -> str:
-    """A version as a volume, with the form for cut-outs of a level."""
+    """Return the path of a volume's page, with the cutout form for a level."""
     query = _query({"level": level}) if level else ""
     return f"/volume/{quote(name, safe='/:')}@{quote(label, safe='')}" + query
 
 
 def slice_address(name: str, label: str) -> str:
-    """The picture of a volume."""
+    """Return the path of a volume's preview."""
     return f"/slice/{quote(name, safe='/:')}@{quote(label, safe='')}.png"
 
 
 def cutout_address(name: str, label: str) -> str:
-    """Where cut-outs of a volume are asked for."""
+    """Return the path of a volume's cutout service."""
     return f"/cutout/{quote(name, safe='/:')}@{quote(label, safe='')}"
 
 
 def diff_address(old: str, new: str, page: int = 1) -> str:
-    """What is different between two versions (``dandi:000027@0.210831.2033``)."""
+    """Return the path of a comparison of two versions (``dandi:000027@0.210831.2033``)."""
     return "/diff" + _query({"a": old, "b": new, **({"page": str(page)} if page > 1 else {})})
 
 
 def checksums_address(name: str, label: str) -> str:
-    """The list of checksums of a version."""
+    """Return the path of a version's list of checksums."""
     return f"/checksums/{quote(name, safe='/:')}@{quote(label, safe='')}"
 
 
 def cite_address(name: str, label: str, form: str) -> str:
-    """A citation of a version as a file."""
+    """Return the path of a citation file."""
     return f"/cite/{quote(name, safe='/:')}@{quote(label, safe='')}" + _query({"format": form})
 
 
 def badge_address(name: str, label: str, show: str = "") -> str:
-    """A picture for a README."""
+    """Return the path of a badge."""
     query = _query({"show": show}) if show else ""
     return f"/badge/{quote(name, safe='/:')}@{quote(label, safe='')}.svg" + query
 
 
 def manifest_address(state: str) -> str:
-    """The canonical manifest of a state (``sha256:<hex>``), as the store has it."""
+    """Return the path of the canonical manifest of a state (``sha256:<hex>``)."""
     digest = state.removeprefix("sha256:")
     return f"/manifests/{digest[:2]}/{digest[2:]}.jsonl.zst"
 
 
 def events_address(kind: str = "", mirror: str = "", before: int | None = None) -> str:
-    """Events, of one kind or mirror."""
+    """Return the path of the events, filtered by kind and mirror."""
     present = {"kind": kind, "mirror": mirror, "before": "" if before is None else str(before)}
     return "/events" + _query({key: value for key, value in present.items() if value})
 
 
 def search_address(terms: str) -> str:
-    """What is found for some words, or a checksum."""
+    """Return the path of a search for terms or a checksum."""
     return "/" + _query({"q": terms})
 
 
 def find_address(checksum: str) -> str:
-    """Every place of some bytes."""
+    """Return the path of a search by checksum."""
     return "/find" + _query({"checksum": checksum})
 
 

@@ -1,4 +1,4 @@
-"""Questions to the index from a loop that must not wait: in threads, each with a connection."""
+"""Asynchronous queries of the index, in threads with one connection each."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from neuromirror.index import Index
 
 _T = TypeVar("_T")
 _THREADS = 4
-"""Of each kind: a question that takes long keeps no file waiting."""
+"""Threads per pool; separate pools keep slow queries from blocking file reads."""
 _LONG_QUERY_THREADS = 2
 _QUERY_SECONDS = 10.0
-"""Seconds that a question may take, and …"""
+"""Time limit of a query …"""
 _LONG_QUERY_SECONDS = 60.0
-"""… that one may take which others do not wait for."""
+"""… and of a long query in its own pool."""
 
 
 class AsyncIndexReader:
-    """Reads the index at ``path``, and the new one where a rebuild has put another in its place.
+    """Queries the index at ``path``, and reopens it after a rebuild has replaced it.
 
-    Questions raise IndexMissingError where there is none.
+    Queries raise IndexMissingError if there is no index.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,20 +40,23 @@ class AsyncIndexReader:
         self._file_pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="read")
 
     async def query(self, question: Callable[[Index], _T]) -> _T:
-        """The answer to a question about the index as it is now; no iterator may come out.
+        """Run a query of the current index and return its result, which must not be lazy.
 
-        Raises QueryStoppedError where it takes too long.
+        Raises
+        ------
+        QueryStoppedError
+            If the query exceeds its time limit.
         """
         return await self._run_stoppable(self._query_pool, _QUERY_SECONDS, question)
 
     async def long_query(self, question: Callable[[Index], _T]) -> _T:
-        """The answer to a question that may take seconds; :meth:`ask` does not wait for it."""
+        """Run a query that may take many seconds, without blocking :meth:`query`."""
         return await self._run_stoppable(self._long_query_pool, _LONG_QUERY_SECONDS, question)
 
     async def _run_stoppable(
         self, pool: ThreadPoolExecutor, seconds: float, question: Callable[[Index], _T]
     ) -> _T:
-        """Ask in a thread, which stops soon after ``seconds`` or when this is cancelled."""
+        """Run a query in a thread; stop it after ``seconds`` or when cancelled."""
         cancelled = threading.Event()
 
         def run() -> _T:
@@ -69,25 +72,23 @@ class AsyncIndexReader:
         index: Index | None = getattr(self._thread_local, "index", None)
         if index is not None and index.is_replaced:
             index.close()
-            index = self._thread_local.index = (
-                None  # nor is it asked again where no other can be opened
-            )
+            index = self._thread_local.index = None  # not reused if the next line fails
         if index is None:
             index = self._thread_local.index = Index.open_readonly(self._path)
         with index.stop_when(stop):
             return question(index)
 
     async def run_in_thread(self, work: Callable[[], _T]) -> _T:
-        """Something that waits for a program, or takes its time."""
+        """Run a function that takes long or waits for a program."""
         return await asyncio.get_running_loop().run_in_executor(self._work_pool, work)
 
     async def run_file_read(self, work: Callable[[], _T]) -> _T:
-        """Something that waits for a disk alone: a piece of a file."""
+        """Run a function that reads from disk only."""
         return await asyncio.get_running_loop().run_in_executor(self._file_pool, work)
 
     @property
     def revision(self) -> tuple[int, ...]:
-        """Another one whenever the index may have changed."""
+        """A value that changes whenever the index may have changed."""
         stamps: list[int] = []
         for path in (self._path, self._path.with_name(self._path.name + "-wal")):
             with suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""What is cited of a version, read from git once: citations, people, upstream's own words."""
+"""Citations of versions, read from git and cached."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CACHE_SIZE = 100
 
 @dataclass(frozen=True, slots=True)
 class CitationData:
-    """Citations by format, the names of people, upstream's description."""
+    """Citations by format, with authors, description and keywords."""
 
     formats: dict[str, str]
     people: tuple[str, ...]
@@ -28,7 +28,7 @@ class CitationData:
 
 
 class _CommitKey:
-    """A version, equal to every other one of its commit: what is cited depends on no more."""
+    """Cache key of a version: equal for equal commits, on which citations depend only."""
 
     def __init__(self, row: VersionRow) -> None:
         self.row = row
@@ -41,15 +41,21 @@ class _CommitKey:
 
 
 def read_citation(store: Store, row: VersionRow) -> CitationData | None:
-    """What is cited of a version; None where git cannot read its commit."""
+    """Return the citations of a version; None if git cannot read its commit."""
     try:
         return _read_citation(store, _CommitKey(row))
     except (NeuromirrorError, OSError):
-        return None  # a page has more to tell than that
+        return None  # the page is useful without citations
 
 
 def format_citation(store: Store, row: VersionRow, form: str) -> str:
-    """A citation of a version in one of :data:`FORMATS`; raises NotCitableError."""
+    """Return a citation of a version in one of :data:`FORMATS`.
+
+    Raises
+    ------
+    NotCitableError
+        If the commit cannot be read.
+    """
     found = read_citation(store, row)
     if found is None:
         raise NotCitableError(

@@ -1,8 +1,7 @@
-"""Voxels that are had from upstream while somebody waits: few at a time, and for a short while.
+"""Cutouts and previews of volumes, read from upstream on request.
 
-Anybody may ask, so that all of it is bounded: how many cut-outs are made at once and how many are
-on their way to somebody, how long one may take, how many pictures are kept. Hosts are asked without
-any token: what is shown is what anybody may have of upstream.
+The service is public, so everything is bounded: concurrent cutouts and downloads, time per cutout,
+size of the preview cache. Requests to archives carry no token, so that only public data is shown.
 """
 
 from __future__ import annotations
@@ -42,15 +41,15 @@ from neuromirror.volume import (
 )
 
 MAX_CONCURRENT: Final = 2
-"""Cut-outs that are made at a time; as many pictures beside them."""
+"""Maximum number of concurrent cutouts, and of concurrent previews."""
 MAX_SENDING: Final = 8
-"""Cut-outs that are on their way to somebody."""
+"""Maximum number of cutouts that are being sent."""
 
 _MAX_QUEUED_PICTURES: Final = 8
-"""Pictures that wait for their turn."""
+"""Maximum number of queued previews."""
 _SECONDS: Final = 60.0
 _GRACE: Final = 5.0
-"""Seconds beyond, after which nobody waits for a thread that has not ended yet."""
+"""Additional seconds before a request stops waiting for its thread."""
 _LIMITS: Final = RequestLimits(
     attempts=2,
     wait=0.5,
@@ -62,10 +61,10 @@ _LIMITS: Final = RequestLimits(
     per_host=4,
 )
 _PICTURE_CACHE_BYTES: Final = 32_000_000
-"""Bytes of pictures that are kept."""
+"""Maximum size of the preview cache."""
 _MAX_FAILURES: Final = 256
 _FAILURE_SECONDS: Final = 60.0
-"""Seconds for which upstream is not asked again for a picture that could not be had."""
+"""Seconds before a failed preview is tried again."""
 _MAX_DESCRIPTIONS: Final = 256
 _REQUIRED_PACKAGES: Final = ("numpy", "tifffile")
 
@@ -73,7 +72,7 @@ T = TypeVar("T")
 
 
 class CutoutFailedError(NeuromirrorError):
-    """A cut-out, or a picture, that cannot be had now; ``status`` is HTTP's word for why."""
+    """A cutout or preview failed; ``status`` is the HTTP status to return."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -82,17 +81,17 @@ class CutoutFailedError(NeuromirrorError):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A plane as a PNG, and in words what was done to its voxels."""
+    """A plane as a PNG, with a caption about its rendering."""
 
     png: bytes
     caption: str
 
 
 class CutoutService:
-    """What is read from upstream for the pages of a store; used in one event loop.
+    """Reads cutouts and previews for the pages of a store; for one event loop.
 
-    ``allowed`` False: nothing is asked of anybody. ``seconds`` is how long one may take,
-    ``kept`` the bytes of pictures that are kept.
+    Nothing is requested from upstream unless ``is_allowed``. ``seconds`` is the time limit of one
+    cutout, ``cache_bytes`` the size of the preview cache.
     """
 
     def __init__(
@@ -116,11 +115,11 @@ class CutoutService:
 
     @property
     def missing_package(self) -> str:
-        """The package without which no voxel is read; empty where all are there."""
+        """Name of a missing required package; empty if all are installed."""
         return next((name for name in _REQUIRED_PACKAGES if find_spec(name) is None), "")
 
     def describe(self, row: VersionRow) -> VolumeDescription:
-        """What a version is as a volume; reads git. Raises NotAVolumeError."""
+        """Describe a version as a volume from its git files; raises NotAVolumeError."""
         name = row.name, row.commit
         found = self._descriptions.get(name)
         if found is None:
@@ -130,18 +129,17 @@ class CutoutService:
                 self._descriptions.popitem(last=False)
         return found
 
-    # --- cut-outs
+    # --- cutouts
 
     async def cut(self, row: VersionRow, cutout: Cutout, kind: OutputFile) -> BinaryIO:
-        """The file of a cut-out, which has no name any more; raises :class:`CutoutFailedError`.
+        """Return a cutout as an unlinked open file; raises :class:`CutoutFailedError`.
 
-        Whoever gets it holds a place among those that are sent, until :meth:`sent` is called.
+        The caller occupies one of the sending slots until it calls :meth:`finish_sending`.
         """
         self.check_possible()
         if self._cutouts_in_progress >= MAX_CONCURRENT or self._cutouts_being_sent >= MAX_SENDING:
             raise CutoutFailedError(
-                f"{MAX_CONCURRENT} cut-outs are made at a time, and others are under way; try again"
-                " in half a minute",
+                "the maximum number of cutouts is in progress; try again in half a minute",
                 503,
             )
 
@@ -175,20 +173,20 @@ class CutoutService:
         return made
 
     def finish_sending(self) -> None:
-        """Says that a cut-out is no longer on its way."""
+        """Release the sending slot of a cutout."""
         self._cutouts_being_sent -= 1
 
-    # --- pictures
+    # --- previews
 
     def cached_picture(self, commit: str) -> Picture | CutoutFailedError | None:
-        """The picture of a commit that was made, or why it could not be a moment ago."""
+        """Return the cached preview of a commit, or its recent failure."""
         at, failure = self._failures.get(commit, (0.0, None))
         if failure is not None and time.monotonic() - at < _FAILURE_SECONDS:
             return failure
         return self._pictures.get(commit)
 
     async def picture(self, row: VersionRow, of: VolumeDescription, middle: MiddlePlane) -> Picture:
-        """The picture of a version; raises :class:`CutoutFailedError`."""
+        """Return the preview of a version; raises :class:`CutoutFailedError`."""
         self.check_possible()
         cached_picture = self.cached_picture(row.commit)
         if isinstance(cached_picture, CutoutFailedError):
@@ -208,7 +206,7 @@ class CutoutService:
     ) -> Picture:
         if self._pictures_in_progress >= MAX_CONCURRENT + _MAX_QUEUED_PICTURES:
             raise CutoutFailedError(
-                "many pictures are being made; look again in half a minute", 503
+                "too many previews are in progress; try again in half a minute", 503
             )
 
         def draw() -> Picture:
@@ -242,24 +240,23 @@ class CutoutService:
     # --- both
 
     def check_possible(self) -> None:
-        """Raises :class:`CutoutFailedError` where no voxel can be read at all."""
+        """Raise :class:`CutoutFailedError` if voxels cannot be read at all."""
         if not self.is_allowed:
-            raise CutoutFailedError("this catalogue asks nobody for voxels (--no-cutouts)", 403)
+            raise CutoutFailedError("cutouts are disabled in this catalogue (--no-cutouts)", 403)
         if self.missing_package:
             raise CutoutFailedError(
-                f"this catalogue cannot read voxels: it needs {self.missing_package}, which its "
-                f"operator"
-                " gets with pip install 'neuromirror[volumes]'",
+                f"this catalogue cannot read voxels: {self.missing_package} is missing; its "
+                "operator can run pip install 'neuromirror[volumes]'",
                 501,
             )
 
     async def _run(self, work: Callable[[], T], ended: Callable[[], None]) -> T:
-        """What ``work`` gives in a thread; ``ended`` is called when that has ended."""
+        """Run ``work`` in a thread and return its result; call ``ended`` when it is done."""
 
         def end(done: asyncio.Future[T]) -> None:
             ended()
             if not done.cancelled():
-                done.exception()  # nobody may be waiting for it any more
+                done.exception()  # retrieved, because the request may be gone
 
         future = asyncio.get_running_loop().run_in_executor(self._threads, work)
         future.add_done_callback(end)
@@ -286,44 +283,48 @@ class CutoutService:
 
 
 def _no_space_error() -> CutoutFailedError:
-    return CutoutFailedError("this catalogue has no room for it just now; try again later", 503)
+    return CutoutFailedError(
+        "the catalogue has too little disk space at present; try again later", 503
+    )
 
 
 def _timeout_error(seconds: float) -> CutoutFailedError:
     return CutoutFailedError(
-        f"upstream took longer than the {seconds:.0f} seconds that a page waits; ask for less, or"
-        " use 'neuromirror export', which waits",
+        f"the archive took longer than {seconds:.0f} seconds, the limit of this page; request a "
+        "smaller box, or use 'neuromirror export'",
         504,
     )
 
 
 def _public_error(error: BlockUnavailableError, seconds: float) -> CutoutFailedError:
-    """Why a block cannot be had, for anybody's eyes: the error itself may name files here."""
+    """Return a public error for an unavailable block; the original may contain local paths."""
     if isinstance(error.__cause__, OSError):
         return _no_space_error()
-    block = f"block {error.block} cannot be had"
+    block = f"block {error.block} is unavailable"
     if error.closed:
         return _timeout_error(seconds)
     network_errors = [one for one in error.causes if isinstance(one, NetError)]
     statuses = [one.status for one in network_errors if one.status is not None]
     if any(status in (401, 403) for status in statuses):
         return CutoutFailedError(
-            f"{block}: upstream gives it only to those who have a token, and this page shows none."
-            " With a token of your own, 'neuromirror export' gets it",
+            f"{block}: the archive requires a token, which this page does not use. Use "
+            "'neuromirror export' with your own token",
             403,
         )
     if any(status in (429, 503) for status in statuses):
         return CutoutFailedError(
-            f"{block}: upstream is busy ({statuses[0]}); try again in a minute", 503
+            f"{block}: the archive is busy (HTTP {statuses[0]}); try again in a minute", 503
         )
     if any(isinstance(one, RequestTimeoutError) for one in network_errors) or 504 in statuses:
-        return CutoutFailedError(f"{block}: upstream did not answer in time; try again later", 504)
+        return CutoutFailedError(
+            f"{block}: the archive did not respond in time; try again later", 504
+        )
     if statuses:
-        return CutoutFailedError(f"{block}: upstream answered {statuses[0]}", 502)
+        return CutoutFailedError(f"{block}: HTTP {statuses[0]} from the archive", 502)
     if network_errors:
-        return CutoutFailedError(f"{block}: upstream cannot be reached; try again later", 502)
+        return CutoutFailedError(f"{block}: the archive cannot be reached; try again later", 502)
     return CutoutFailedError(
-        f"{block} as this version has it: what upstream gives now was refused, since it is not what"
-        " was mirrored, or no place of it may be asked",
+        f"{block} in this version: the archive now returns other content, or no location may be "
+        "requested",
         502,
     )

@@ -1,4 +1,4 @@
-"""What Datasette asks of its plugins."""
+"""Plugin hooks of Datasette."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @hookimpl  # type: ignore[untyped-decorator]
 def asgi_wrapper(datasette: Datasette) -> Any:
-    """Our pages, headers on all replies, and the store's own files."""
+    """Add the catalogue's pages, security headers and the store's files."""
     site = find_site(datasette)
     if site is None or site.tables is None:
         return lambda app: app
@@ -25,10 +25,7 @@ def asgi_wrapper(datasette: Datasette) -> Any:
 
 @hookimpl(hookwrapper=True)  # type: ignore[untyped-decorator]
 def handle_exception(datasette: Datasette, request: Any, exception: Exception) -> Any:
-    """Errors of Datasette's own pages.
-
-    In place of its own handler, which shows what an exception says and logs all that was known.
-    """
+    """Replace Datasette's error handler, which shows exceptions and logs all variables."""
     outcome = yield
     if find_site(datasette) is not None:
         outcome.force_result([lambda: error_response(datasette, request, exception)])
@@ -36,5 +33,5 @@ def handle_exception(datasette: Datasette, request: Any, exception: Exception) -
 
 @hookimpl  # type: ignore[untyped-decorator]
 def skip_csrf(datasette: Datasette) -> bool:
-    """Nothing can be changed here, so no cookie guards it."""
+    """Skip CSRF protection: the site is read-only."""
     return find_site(datasette) is not None

@@ -1,4 +1,4 @@
-"""What an error page can tell beside the error: what is near to what was asked for."""
+"""Suggestions on error pages: similar datasets, versions and files."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ _MIN_SIMILARITY = 0.4
 def suggest(
     index: Index, error: NeuromirrorError, name: str, label: str, path: str
 ) -> dict[str, Any]:
-    """(address, text) pairs as ``near``, and the ``tombstone`` of what was taken down.
+    """Return context for an error page: ``suggestions`` or a ``tombstone``.
 
-    ``name``, ``label`` and ``path`` are what was asked for, as far as it was.
+    ``suggestions`` are pairs of URL and text. ``name``, ``label`` and ``path`` are those of the
+    request, empty if it had none.
     """
     if isinstance(error, DatasetWithdrawnError):
         return {"tombstone": index.tombstone(name)}

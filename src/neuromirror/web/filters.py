@@ -1,4 +1,4 @@
-"""Numbers, times and the words of proof, as people read them."""
+"""Template filters: formatting of numbers, times and fixed vocabularies."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from neuromirror.model import escape_unprintable, format_bytes
 
 EVIDENCE_TEXT: Mapping[str, str] = {
-    "sha256": "known by their SHA-256: any change of a byte would be seen",
-    "md5": "known by their MD5: accidents would be seen, a forgery might not",
-    "etag": "known by S3's checksum of an upload in parts: accidents would be seen",
-    "size": "known by their size alone",
-    "none": "nothing is known to compare them with",
+    "sha256": "with a SHA-256: any change is detected",
+    "md5": "with an MD5: accidental changes are detected, forgeries may not be",
+    "etag": "with the S3 ETag of a multipart upload: accidental changes are detected",
+    "size": "with a size only",
+    "none": "without checksum and size: cannot be verified",
 }
 _EVIDENCE_SHORT: Mapping[str, str] = {
     "sha256": "SHA-256",
@@ -24,25 +24,25 @@ _EVIDENCE_SHORT: Mapping[str, str] = {
     "none": "no checksum",
 }
 RETENTION_TEXT: Mapping[str, str] = {
-    "published": "upstream promises to keep these bytes for ever",
-    "versioned-bucket": "the bucket keeps this very version, until somebody removes it",
-    "mutable-bucket": "upstream may put other bytes in their place at any time",
-    "draft": "of a draft: upstream may delete what it no longer lists",
+    "published": "the archive promises to keep this content permanently",
+    "versioned-bucket": "the bucket keeps this object version until it is deleted",
+    "mutable-bucket": "the archive may overwrite this content at any time",
+    "draft": "part of a draft: the archive may delete content that it no longer lists",
 }
 _RETENTION_SHORT: Mapping[str, str] = {
-    "published": "kept for ever",
-    "versioned-bucket": "kept by version",
+    "published": "permanent",
+    "versioned-bucket": "versioned",
     "mutable-bucket": "may be overwritten",
     "draft": "draft, may be deleted",
 }
 PROBE_RESULT_TEXT: Mapping[str, str] = {
-    "ok": "has it",
+    "ok": "available",
     "not-found": "not found",
-    "refused": "refused",
+    "refused": "access denied",
     "unsupported": "unsupported",
-    "changed": "has something else",
-    "unreachable": "no answer",
-    "unknown": "cannot be asked",
+    "changed": "changed",
+    "unreachable": "unreachable",
+    "unknown": "cannot be probed",
 }
 _VIEWERS: Mapping[str, str] = {
     "neurosift": "Neurosift",
@@ -54,7 +54,7 @@ _VIEWERS: Mapping[str, str] = {
 }
 _CHANGES: Mapping[str, str] = {
     "moved": "renamed",
-    "metadata": "same bytes, told otherwise",
+    "metadata": "metadata changed",
     "document": "document",
 }
 _KINDS: Mapping[str, str] = {
@@ -85,34 +85,34 @@ _STEPS = ((60, "second"), (60, "minute"), (24, "hour"), (7, "day"))
 
 
 def format_size(count: int | None) -> str:
-    """A size: ``189.5 kB`` (SI units, as archives state them)."""
+    """Format a size: ``189.5 kB`` (SI units, as archives use them)."""
     return "unknown" if count is None else format_bytes(count)
 
 
 def format_number(count: int | None) -> str:
-    """A number with its thousands apart: ``1,200``."""
+    """Format a number with thousands separators: ``1,200``."""
     return "unknown" if count is None else f"{count:,}"
 
 
 def pluralize(count: int, one: str, more: str = "") -> str:
-    """``1 file``, ``1,200 files``."""
+    """Format a count with its noun: ``1 file``, ``1,200 files``."""
     return f"{count:,} {one if count == 1 else more or one + 's'}"
 
 
 def format_time(text: str | None) -> str:
-    """A time of the journal: ``2024-03-01 12:00 UTC``."""
+    """Format an ISO 8601 time: ``2024-03-01 12:00 UTC``."""
     if not text:
         return "never"
     return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def format_date(text: str | None) -> str:
-    """The day of a time of the journal: ``2024-03-01``."""
+    """Format the date of an ISO 8601 time: ``2024-03-01``."""
     return text[:10] if text else "never"
 
 
 def format_age(time: str | datetime | None) -> str:
-    """How long ago a time was: ``3 hours ago``; ``never`` without one."""
+    """Format the age of a time: ``3 hours ago``; ``never`` without a time."""
     if time is None or time == "":
         return "never"
     then = datetime.fromisoformat(time) if isinstance(time, str) else time
@@ -127,28 +127,28 @@ def format_age(time: str | datetime | None) -> str:
 
 
 def printable(text: object) -> str:
-    """Text from upstream as it may be shown; HTML's own signs are left to the template."""
+    """Escape unprintable characters; HTML escaping is left to the template."""
     return escape_unprintable(str(text))
 
 
 def printable_lines(text: object) -> str:
-    """The same for text of several lines."""
+    """Escape unprintable characters, except line breaks."""
     return "\n".join(map(escape_unprintable, str(text).split("\n")))
 
 
 def shell_quote(text: object) -> str:
-    """A word as a shell takes it."""
+    """Quote an argument for a shell."""
     return shlex.quote(printable(text))
 
 
 def file_kind(path: str) -> str:
-    """What a file is, by its name; empty where that does not tell."""
+    """Return the type of a file by its name; empty if unknown."""
     name = path.rpartition("/")[2].lower()
     return next((label for ending, label in _KINDS.items() if name.endswith(ending)), "")
 
 
 def license_name(text: str) -> str:
-    """A license as people call it: without the ``spdx:`` of archives."""
+    """Return a license without the prefix ``spdx:`` that archives use."""
     return text.removeprefix("spdx:")
 
 
@@ -164,11 +164,11 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "shell_quote": shell_quote,
     "kind": file_kind,
     "license": license_name,
-    "evidence": lambda word: EVIDENCE_TEXT.get(word, word),
-    "evidence_short": lambda word: _EVIDENCE_SHORT.get(word, word),
-    "retention": lambda word: RETENTION_TEXT.get(word, word),
-    "retention_short": lambda word: _RETENTION_SHORT.get(word, word),
-    "probe_result": lambda word: PROBE_RESULT_TEXT.get(word, word),
+    "evidence": lambda key: EVIDENCE_TEXT.get(key, key),
+    "evidence_short": lambda key: _EVIDENCE_SHORT.get(key, key),
+    "retention": lambda key: RETENTION_TEXT.get(key, key),
+    "retention_short": lambda key: _RETENTION_SHORT.get(key, key),
+    "probe_result": lambda key: PROBE_RESULT_TEXT.get(key, key),
     "viewer": lambda kind: _VIEWERS.get(kind, kind),
     "change": lambda kind: _CHANGES.get(kind, kind),
 }

@@ -1,4 +1,4 @@
-"""What the catalogue tells of things, the same to people and to programs."""
+"""Conversion of index rows into the JSON shapes that pages and the API share."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from neuromirror.web import shapes, volume_shapes
 
 
 def dataset_json(row: DatasetRow) -> shapes.DatasetJson:
-    """A dataset: name, title, where it is from, the version that its name means."""
+    """Return a dataset with the version that its name refers to."""
     return {
         "name": row.name,
         "mirror": row.mirror,
@@ -57,7 +57,7 @@ def dataset_json(row: DatasetRow) -> shapes.DatasetJson:
 
 
 def match_json(row: FoundDataset) -> shapes.MatchJson:
-    """A dataset that was found, and where the words are."""
+    """Return a search result: a dataset, and where its terms were found."""
     return {
         "dataset": dataset_json(row.dataset),
         "matched": [{"name": name, "value": value} for name, value in row.matched],
@@ -67,7 +67,7 @@ def match_json(row: FoundDataset) -> shapes.MatchJson:
 
 
 def version_json(row: VersionRow) -> shapes.VersionJson:
-    """A version: its ids, counts and evidence."""
+    """Return a version: its ids, counts and evidence."""
     return {
         "name": row.name,
         "dataset": row.dataset_name,
@@ -92,7 +92,7 @@ def version_json(row: VersionRow) -> shapes.VersionJson:
 
 
 def file_json(row: FileRow) -> shapes.FileJson:
-    """A file: size, key, digests, evidence."""
+    """Return a file: size, key, digests and evidence."""
     return {
         "path": row.path,
         "size": row.size,
@@ -105,14 +105,14 @@ def file_json(row: FileRow) -> shapes.FileJson:
 
 
 def folder_entry_json(row: FolderEntryRow) -> shapes.FolderFileJson | shapes.SubfolderJson:
-    """What stands in a folder."""
+    """Return an entry of a folder: a file or a subfolder."""
     if row.file is not None:
         return {"type": "file", **file_json(row.file)}
     return {"type": "folder", "path": row.path, "files": row.files, "bytes": row.bytes}
 
 
 def occurrence_json(row: FoundFile) -> shapes.OccurrenceJson:
-    """A place of some bytes."""
+    """Return an occurrence of a content: a dataset, a path and a range of versions."""
     return {
         "dataset": row.dataset,
         "path": row.path,
@@ -130,7 +130,7 @@ def occurrence_json(row: FoundFile) -> shapes.OccurrenceJson:
 
 
 def event_json(row: EventRow) -> shapes.EventJson:
-    """An event."""
+    """Return an event."""
     return {
         "id": row.id,
         "mirror": row.mirror,
@@ -142,7 +142,7 @@ def event_json(row: EventRow) -> shapes.EventJson:
 
 
 def mirror_json(row: MirrorStatus) -> shapes.MirrorJson:
-    """A mirror at a glance."""
+    """Return the status of a mirror."""
     return {
         "mirror": row.mirror,
         "source": row.source,
@@ -167,12 +167,12 @@ def mirror_json(row: MirrorStatus) -> shapes.MirrorJson:
 
 
 def failure_json(row: FailureRow) -> shapes.FailureJson:
-    """A failure, without its message: that may name addresses, or folders of this machine."""
+    """Return a failure without its message, which may contain private URLs or paths."""
     return {"task": row.task, "mirror": row.mirror, "dataset": row.dataset, "since": row.since}
 
 
 def hold_json(row: HoldRow) -> shapes.HoldJson:
-    """A listing that waits."""
+    """Return an open hold."""
     return {
         "hold": row.hold,
         "dataset": row.dataset,
@@ -186,12 +186,12 @@ def hold_json(row: HoldRow) -> shapes.HoldJson:
 
 
 def tombstone_json(row: Tombstone) -> shapes.TombstoneJson:
-    """What is said of a dataset that was taken down."""
+    """Return the tombstone of a withdrawn dataset."""
     return {"dataset": row.dataset, "at": row.at, "reason": row.reason, "within": row.within}
 
 
 def location_json(row: LocationRow) -> shapes.LocationJson:
-    """A place of some bytes, and its last probe."""
+    """Return a location and its last probe."""
     return {
         "url": row.url,
         "kind": row.kind,
@@ -202,7 +202,7 @@ def location_json(row: LocationRow) -> shapes.LocationJson:
 
 
 def span_json(row: ContentSpanRow) -> shapes.SpanJson:
-    """What a path had for some versions."""
+    """Return the content of a path over a range of versions."""
     return {
         "first": row.first,
         "last": row.last,
@@ -213,7 +213,7 @@ def span_json(row: ContentSpanRow) -> shapes.SpanJson:
 
 
 def subdataset_json(row: SubdatasetRow) -> shapes.SubdatasetJson:
-    """A sub-dataset."""
+    """Return a subdataset."""
     return {
         "path": row.path,
         "dataset": row.dataset,
@@ -226,7 +226,7 @@ def subdataset_json(row: SubdatasetRow) -> shapes.SubdatasetJson:
 
 
 def relative_json(row: RelatedVersion) -> shapes.EdgeJson:
-    """What something was derived from, or what was derived from it, and so on."""
+    """Return an edge of the ancestry and, recursively, its further relatives."""
     return {
         "name": row.edge.name,
         "dataset": row.edge.dataset,
@@ -240,8 +240,8 @@ def relative_json(row: RelatedVersion) -> shapes.EdgeJson:
 def other_occurrences_json(
     index: Index, row: VersionRow, file: FileRow, limit: int
 ) -> tuple[list[shapes.OccurrenceJson], bool]:
-    """Where else a file's bytes are, and whether there are more such places than ``most``."""
-    # places of the same dataset and path are its history
+    """Return other occurrences of a file's content, and whether there are more than ``limit``."""
+    # occurrences at the same dataset and path are its history
     others = (
         occurrence_json(one)
         for one in index.find(file.key)
@@ -252,7 +252,7 @@ def other_occurrences_json(
 
 
 def change_json(change: FileChange) -> shapes.ChangeJson:
-    """What became of a file."""
+    """Return the change of a file between two versions."""
     return {
         "kind": change.kind,
         "path": change.path,
@@ -267,12 +267,12 @@ def change_json(change: FileChange) -> shapes.ChangeJson:
 
 
 def is_volume(source: str, links: Iterable[tuple[str, str]]) -> bool:
-    """Whether a dataset is a volume: a channel that is cut out of, or a precomputed layer."""
+    """Whether a dataset is a volume: a channel with a cutout service, or a precomputed layer."""
     return source.partition("://")[0] in SCHEMES or any(kind == "precomputed" for kind, _ in links)
 
 
 def volume_json(found: VolumeDescription) -> volume_shapes.VolumeJson:
-    """A volume: its levels from the finest on; triples are x, y, z."""
+    """Return a volume with its levels from the finest on; triples are x, y, z."""
     volume = found.volume
     times = volume.times
     frame, about = found.frame

@@ -1,7 +1,7 @@
-"""Limits on expensive requests: a rate per client, and a number at a time of all clients together.
+"""Limits on expensive requests: a rate per client, and a total concurrency.
 
-A client is an address, of IPv6 its /64. What is kept of clients is bounded, whatever addresses
-send requests: the client that was idle longest is forgotten first.
+A client is an IPv4 address or an IPv6 /64 network. The number of tracked clients is bounded; the
+one that was idle longest is dropped first.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from urllib.parse import parse_qsl
 from neuromirror.model import ConfigurationError, NeuromirrorError
 
 _MAX_CLIENTS: Final = 10_000
-"""Clients of which the rate is kept."""
+"""Maximum number of tracked clients."""
 _MAX_FIELDS: Final = 100
 _BUSY_RETRY_SECONDS: Final = 10.0
-"""Seconds after which a request that found no room is sent again."""
+"""Retry-After for requests beyond the total concurrency."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestKind:
     """A kind of expensive request.
 
-    A client may send ``per_minute`` of them, the first so many at once, and have ``each`` in
-    progress (any number of both where the rate is 0); of all clients ``running`` are worked on and
-    ``admitted`` in progress.
+    A client may send ``per_minute`` of them, as a burst if it likes, and have ``max_per_client`` in
+    progress; both are unlimited if the rate is 0. Over all clients ``max_running`` are processed
+    and ``max_admitted`` are in progress, including those that wait.
     """
 
     noun: str
@@ -44,8 +44,8 @@ class RequestKind:
 
 
 REQUEST_KINDS: Final[Mapping[str, RequestKind]] = {
-    # how many of them are made and sent at a time, Cutouts decides
-    "cutout": RequestKind("cut-outs and slices", 60, 16, 16, 4),
+    # CutoutService limits their concurrency
+    "cutout": RequestKind("cutouts and previews", 60, 16, 16, 4),
     "diff": RequestKind("comparisons", 30, 2, 8, 2),
     "search": RequestKind("searches", 120, 2, 8, 3),
     "sql": RequestKind("requests for tables", 60, 2, 8, 2),
@@ -59,11 +59,11 @@ _PATHS: Final = (
 )
 _SEARCHABLE_PATHS: Final = re.compile(rb"/\Z|/dataset/|/api/v1/datasets\Z")
 _SEARCH_FIELDS: Final = frozenset({b"q", b"match", b"page"})
-"""Fields of a query that make a search of a page."""
+"""Query parameters that turn a page into a search."""
 
 
 class RequestLimitError(NeuromirrorError):
-    """A request that is refused: ``status`` is HTTP's, ``seconds`` when it may be sent again."""
+    """A request was refused; ``status`` is the HTTP status, ``retry_after`` in seconds."""
 
     def __init__(self, message: str, status: int, retry_after: float) -> None:
         super().__init__(message)
@@ -71,25 +71,27 @@ class RequestLimitError(NeuromirrorError):
 
 
 def parse_limits(given: Iterable[str]) -> dict[str, int]:
-    """Requests per client and minute by kind, from texts such as ``search=60``.
+    """Parse limits such as ``search=60`` into requests per client and minute by kind.
 
-    Raises ConfigurationError.
+    Raises
+    ------
+    ConfigurationError
+        If a text has another form or an unknown kind.
     """
     limits = {name: kind.per_minute for name, kind in REQUEST_KINDS.items()}
     for text in given:
         name, _, number = text.partition("=")
         if name not in REQUEST_KINDS or not re.fullmatch(r"[0-9]{1,6}", number):
             raise ConfigurationError(
-                f"limit {text!r}: not KIND=NUMBER; the kinds are {', '.join(REQUEST_KINDS)}, and "
-                f"the "
-                "number is of requests per minute and client, 0 for no limit"
+                f"limit {text!r}: not KIND=NUMBER; the kinds are {', '.join(REQUEST_KINDS)}, the "
+                "number is in requests per minute and client, 0 for no limit"
             )
         limits[name] = int(number)
     return limits
 
 
 def parse_proxies(given: Iterable[str]) -> list[str]:
-    """Networks of proxies as uvicorn takes them; raises ConfigurationError."""
+    """Parse networks of proxies into uvicorn's form; raises ConfigurationError."""
     found: list[str] = []
     for text in given:
         try:
@@ -100,18 +102,18 @@ def parse_proxies(given: Iterable[str]) -> list[str]:
                 "network such as 10.0.0.0/8"
             ) from error
         found.append(str(network))
-        if network.version == 4:  # as a socket for both versions names its peers
+        if network.version == 4:  # the form in which a dual-stack socket reports IPv4 peers
             found.append(f"::ffff:{network.network_address}/{96 + network.prefixlen}")
     return found
 
 
 def client_key(scope: Mapping[str, Any]) -> str:
-    """The client that a request is counted for."""
+    """Return the client to which a request is counted."""
     peer = scope.get("client")
     try:
         address = ipaddress.ip_address(peer[0] if peer else "")
     except ValueError:
-        return "unknown"  # a proxy's word for it: whatever it says, it is one client
+        return "unknown"  # reported by a proxy: all such requests count as one client
     if address.version == 4:
         return str(address)
     if address.ipv4_mapped is not None:
@@ -120,7 +122,7 @@ def client_key(scope: Mapping[str, Any]) -> str:
 
 
 def request_kind(scope: Mapping[str, Any]) -> str | None:
-    """The kind of an expensive request, None for another one."""
+    """Return the kind of an expensive request, None for other requests."""
     path = scope.get("raw_path", scope["path"].encode()).partition(b"?")[0]
     for name, pattern in _PATHS:
         if pattern.match(path):
@@ -136,9 +138,9 @@ def request_kind(scope: Mapping[str, Any]) -> str | None:
 
 
 class RequestLimiter:
-    """Admits requests within ``per_minute``, by kind; ``now`` gives the time in seconds.
+    """Admits requests within ``per_minute`` by kind; for one event loop.
 
-    ``refused`` counts the others by kind. For one event loop.
+    ``now`` returns the time in seconds; ``refused`` counts refused requests by kind.
     """
 
     def __init__(
@@ -158,12 +160,12 @@ class RequestLimiter:
 
     @property
     def clients(self) -> int:
-        """The number of clients of which something is kept, those of each kind for themselves."""
+        """Number of tracked clients, counted per kind."""
         return len(self._bucket_full_at)
 
     @asynccontextmanager
     async def admit(self, name: str, client: str) -> AsyncIterator[None]:
-        """Wait for a turn, and hold it for the block; raises :class:`TooManyRequests`."""
+        """Hold a slot for the block, waiting for it; raises :class:`RequestLimitError`."""
         try:
             self._admit(name, client)
         except RequestLimitError:
@@ -184,7 +186,7 @@ class RequestLimiter:
         kind = REQUEST_KINDS[name]
         if self._per_minute[name] and self._in_progress[name, client] >= kind.max_per_client:
             raise RequestLimitError(
-                f"{kind.max_per_client} {kind.noun} of your address are in progress; wait for them",
+                f"{kind.max_per_client} {kind.noun} from your address are in progress; try again",
                 429,
                 1,
             )
@@ -197,16 +199,16 @@ class RequestLimiter:
         wait = self._take_token(name, client)
         if wait > 0:
             raise RequestLimitError(
-                f"your address may send {self._per_minute[name]} {kind.noun} per minute; try again "
-                f"in {math.ceil(wait)} seconds",
+                f"the limit for {kind.noun} is {self._per_minute[name]} per minute and address; "
+                f"try again in {math.ceil(wait)} seconds",
                 429,
                 wait,
             )
 
     def _take_token(self, name: str, client: str) -> float:
-        """Take a token of a client's bucket, or return the seconds until there is one.
+        """Take a token from a client's bucket, or return the seconds until there is one.
 
-        Of a bucket there is kept when it will be full again: each token puts that off.
+        A bucket is stored as the time at which it will be full; each token moves that time.
         """
         rate = self._per_minute[name]
         if rate == 0:
@@ -214,7 +216,7 @@ class RequestLimiter:
         now, each = self._now(), 60 / rate
         full_at = max(now, self._bucket_full_at.pop((name, client), now)) + each
         wait = full_at - now - 60
-        # a rounding error is no reason to wait
+        # tolerate rounding errors
         taken = wait < each / 1000
         self._bucket_full_at[name, client] = full_at if taken else full_at - each
         while len(self._bucket_full_at) > self._clients:

@@ -1,4 +1,4 @@
-"""What an address asks for, and replies: pages, errors that help, ETags."""
+"""Requests and responses of the catalogue: pages, errors with suggestions, ETags."""
 
 from __future__ import annotations
 
@@ -55,12 +55,10 @@ _UNAVAILABLE_ERRORS = (
     DatasetteProcessError,
 )
 
-_INDEX_BUSY_MESSAGE = "The index is being written or made anew. Try again in a moment."
-_TABLES_BUSY_MESSAGE = (
-    "As many requests for tables are being answered as may be at once. Try again in a moment."
-)
+_INDEX_BUSY_MESSAGE = "The index is being written or rebuilt. Try again in a moment."
+_TABLES_BUSY_MESSAGE = "Too many requests for tables are in progress. Try again in a moment."
 _INTERNAL_ERROR_MESSAGE = (
-    "Something is wrong here, and not with what you asked for. It is in the operator's log."
+    "Internal error of the catalogue; your request was valid. The operator's log has the details."
 )
 
 _TAG = re.compile(r'(?:W/)?("[^"]*")')
@@ -68,21 +66,21 @@ _CORS_HEADERS = {
     "access-control-allow-origin": "*",
     "access-control-expose-headers": "ETag, Link, Retry-After",
 }
-"""So that scripts of other sites may read it."""
+"""Allow scripts of other sites to read responses."""
 
 View = Callable[["CatalogueRequest"], Awaitable[Response]]
 
 
 class BadRequestError(NeuromirrorError):
-    """An address that asks for something in a way that cannot be."""
+    """The request has an invalid parameter."""
 
 
 class OperationDisabledError(NeuromirrorError):
-    """Something that this catalogue is set not to do."""
+    """The operator has disabled this operation."""
 
 
 class PageNotFoundError(NeuromirrorError):
-    """An address that no page has."""
+    """No page exists at this URL."""
 
 
 class CatalogueRequest:
@@ -95,79 +93,79 @@ class CatalogueRequest:
         self.query_index = site.reader.query
 
     def path_parameter(self, name: str) -> str:
-        """A part of the path, as the route names it; raises :class:`BadRequestError`."""
+        """Return a named group of the route; raises :class:`BadRequestError`."""
         try:
             return unquote(self._request.url_vars[name], errors="strict")
         except UnicodeDecodeError:
             raise BadRequestError("the address has bytes that are not UTF-8") from None
 
     def query_parameters(self) -> dict[str, list[str]]:
-        """All that the query says, by name; raises :class:`BadRequestError`."""
+        """Return all query parameters by name; raises :class:`BadRequestError`."""
         try:
             return parse_qs(self._request.query_string, keep_blank_values=True, errors="strict")
         except UnicodeDecodeError:
             raise BadRequestError("the address's query has bytes that are not UTF-8") from None
 
     def query_parameter(self, name: str, default: str = "") -> str:
-        """A value of the query, the first where it has more; raises :class:`BadRequestError`."""
+        """Return the first value of a query parameter; raises :class:`BadRequestError`."""
         return self.query_parameters().get(name, [""])[0] or default
 
     def integer_parameter(self, name: str, default: int, maximum: int) -> int:
-        """A whole number of the query, 1 or more; raises :class:`BadRequestError`."""
+        """Return a query parameter from 1 to ``maximum``; raises :class:`BadRequestError`."""
         text = self.query_parameter(name, str(default))
         is_valid = text.isascii() and text.isdecimal() and len(text) < 10
         if not is_valid or not 1 <= int(text) <= maximum:
             raise BadRequestError(
-                f"{name} is a whole number from 1 to {maximum}, not {text[:40]!r}"
+                f"{name} must be a whole number from 1 to {maximum}, not {text[:40]!r}"
             )
         return int(text)
 
     async def datasette_response(self) -> Response:
-        """Datasette's reply to this request; raises as :meth:`DatasettePool.reply`."""
-        assert self.site.tables is not None  # the route is only where they are
+        """Return Datasette's response; raises as :meth:`DatasettePool.respond`."""
+        assert self.site.tables is not None  # the route exists only with tables
         reply = await self.site.tables.respond(self._request.scope)
         kind = reply.headers.pop("content-type", "text/plain; charset=utf-8")
         return Response(reply.body, reply.status, reply.headers, kind)
 
     @property
     def is_head(self) -> bool:
-        """Whether only the headers of the reply are wanted."""
+        """Whether the method is HEAD."""
         return bool(self._request.method == "HEAD")
 
     def has_etag(self, tag: str) -> bool:
-        """Whether somebody has this already, who tells the quoted tags of what they have."""
+        """Whether the client's If-None-Match contains this ETag, quotes included."""
         known = self._request.headers.get("if-none-match", "")
         return known.strip() == "*" or tag in _TAG.findall(known)
 
     @property
     def base_url(self) -> str:
-        """The site's own address, as the one who asks knows it if nobody set it."""
+        """The site's public URL: the configured one, or else that of the request."""
         if self.site.address:
             return self.site.address.rstrip("/")
         return f"{self._request.scheme}://{self._request.host}"
 
     async def render_page(self, template: str, status: int = 200, **context: Any) -> Response:
-        """A page of HTML."""
+        """Return a page of HTML."""
         text = await self.render_template(f"{template}.html", **context)
         return self.etag_response(text, "text/html; charset=utf-8", status)
 
     async def render_template(self, template: str, **context: Any) -> str:
-        """What a template makes of what it is told."""
+        """Render a template in a thread."""
         found = self.site.templates.get_template(f"neuromirror_{template}")
-        given = {"site": self.site, "own_address": self.base_url, **context}
-        return await self.site.reader.run_in_thread(lambda: found.render(given))
+        variables = {"site": self.site, "own_address": self.base_url, **context}
+        return await self.site.reader.run_in_thread(lambda: found.render(variables))
 
     def json_response(self, content: Mapping[str, Any]) -> Response:
-        """A reply for programs."""
+        """Return a JSON response with CORS headers."""
         text = json.dumps(content, default=str, ensure_ascii=True, separators=(",", ":"))
         reply = self.etag_response(text + "\n", "application/json", 200)
         reply.headers.update(_CORS_HEADERS)
         return reply
 
     def etag_response(self, text: str, kind: str, status: int = 200) -> Response:
-        """A reply with an ETag; 304 without a body for somebody who has it already.
+        """Return a response with an ETag, or a 304 without a body if the client has it.
 
-        The ETag is a weak one: what stands between may compress the body.
+        The ETag is weak, because proxies and the middleware may compress the body.
         """
         body = text.encode("utf-8", "backslashreplace").decode()
         tag = f'"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'
@@ -178,11 +176,11 @@ class CatalogueRequest:
 
 
 def view(make: View) -> Any:
-    """A page as Datasette calls it; what goes wrong is a page that says what to do."""
+    """Wrap a page for Datasette; an error becomes an error page or a problem document."""
 
     async def handle(datasette: Datasette, request: Request) -> Response:
         site = find_site(datasette)
-        assert site is not None  # routes are only given to a Datasette that shows a store
+        assert site is not None  # only a Datasette with a site has these routes
         catalogue_request = CatalogueRequest(datasette, request, site)
         for_programs = request.path.startswith("/api/")
         try:
@@ -191,15 +189,15 @@ def view(make: View) -> Any:
             status = _status(error)
             message = str(error)
             if status >= 500 and not isinstance(error, QueryStoppedError):
-                # it names files of this machine
+                # the message may contain local paths
                 logging.getLogger(__name__).warning("%s: %s", request.path, error)
                 message = _public_message(error, status)
             if for_programs:
                 reply = problem_response(status, message)
             else:
-                near = await _suggestions(catalogue_request, request, error)
+                suggestions = await _suggestions(catalogue_request, request, error)
                 reply = await catalogue_request.render_page(
-                    "error", status, code=status, message=message, **near
+                    "error", status, code=status, message=message, **suggestions
                 )
             if status == 503:
                 reply.headers["retry-after"] = "10"
@@ -211,8 +209,8 @@ def view(make: View) -> Any:
 async def _suggestions(
     catalogue_request: CatalogueRequest, request: Request, error: NeuromirrorError
 ) -> dict[str, Any]:
-    """What is near to what was asked for in vain; see
-    :func:`~neuromirror.web.error_suggestions.helped`."""
+    """Return suggestions for something that was not found; see
+    :func:`~neuromirror.web.error_suggestions.suggest`."""
     if not isinstance(error, _NOT_FOUND_ERRORS) or "name" not in request.url_vars:
         return {}
     name = catalogue_request.path_parameter("name")
@@ -223,11 +221,11 @@ async def _suggestions(
             lambda index: suggest(index, error, name, label, path)
         )
     except NeuromirrorError:
-        return {}  # the first error is the one to tell
+        return {}  # report the first error instead
 
 
 def problem_response(status: int, detail: str) -> Response:
-    """What went wrong, as RFC 9457 has it."""
+    """Return a problem document (RFC 9457)."""
     document = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -239,7 +237,7 @@ def problem_response(status: int, detail: str) -> Response:
 
 
 def _public_message(error: NeuromirrorError, status: int) -> str:
-    """Return what to tell of an error that is not the visitor's."""
+    """Return the public message for a server error."""
     if status != 503:
         return _INTERNAL_ERROR_MESSAGE
     return (

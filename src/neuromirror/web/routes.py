@@ -1,7 +1,4 @@
-"""Which page answers which address; the more particular ones first.
-
-What is left to Datasette are its style sheets.
-"""
+"""Routes of the pages, the more specific first; Datasette serves its style sheets only."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The shapes of what is told: mypy holds the records to them, and the API's description is made
-of them (:mod:`neuromirror.web.api.openapi`). Whole replies: :mod:`neuromirror.web.api.responses`.
+"""JSON shapes of the catalogue, checked by mypy and described in OpenAPI.
 
-Times are ISO 8601 with their zone, sizes bytes, digests lower-case hexadecimal.
+Whole responses are in :mod:`neuromirror.web.api.responses`. Times are ISO 8601 with a time zone,
+sizes are in bytes, digests in lower-case hexadecimal.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ _with_field_docs = with_config(ConfigDict(use_attribute_docstrings=True))
 
 @_with_field_docs
 class DatasetJson(TypedDict):
-    """A dataset and where it stands; counts, license and DOI are of the version minted last."""
+    """A dataset with the counts and metadata of the version that its name refers to."""
 
     name: str
-    """``<mirror>:<upstream's id>``."""
+    """``<mirror>:<id>``, with the id that the archive assigned."""
     mirror: str
     title: str
     license: list[str]
     doi: str | None
     source: str
-    """Names the dataset upstream."""
+    """URI of the dataset at the archive."""
     dataset_id: str
-    """DataLad's."""
+    """The DataLad dataset id, a UUID."""
     versions: int
     version: str | None
-    """Label of the version that the name means: the newest published one, else the newest observed.
+    """Label of the version that the name refers to: the newest published, else the newest observed.
 
     Title, license, doi, time, files and bytes are of this version.
     """
@@ -43,13 +43,13 @@ class DatasetJson(TypedDict):
     bytes: int
     last_visit: str | None
     status: str | None
-    """How the last visit ended."""
+    """Outcome of the last visit."""
     has_open_holds: bool
-    """A listing of it waits for an operator."""
+    """Whether a listing of the dataset is held for approval."""
     removed_upstream: bool
-    """Upstream no longer has it."""
+    """Whether the archive no longer lists the dataset."""
     is_subdataset: bool
-    """It is a part of another dataset."""
+    """Whether it is a subdataset of another dataset."""
 
 
 @_with_field_docs
@@ -57,33 +57,33 @@ class VersionJson(TypedDict):
     """A version: its ids, counts and evidence."""
 
     name: str
-    """``<mirror>:<upstream's id>@<label>``."""
+    """``<mirror>:<id>@<label>``."""
     dataset: str
     version: str
     """The label."""
     kind: Literal["published", "observed"]
     upstream: str
-    """Upstream's word for it."""
+    """Identifier of the version at the archive."""
     time: str | None
-    """Upstream's time of it, null where upstream has none."""
+    """Time of the version at the archive, null if unspecified."""
     observed_at: str
     """When this mirror recorded it."""
     commit: str
     tree: str
     swhid: str
     state: str
-    """``sha256:`` and the digest of its canonical manifest."""
+    """The state: ``sha256:`` and the digest of the canonical manifest."""
     files: int
     bytes: int
     exceptions: int
-    """How many things upstream names could not be recorded; the version's ``left_out`` has them."""
+    """Number of listed files that could not be recorded; ``left_out`` of the version has them."""
     evidence: dict[str, int]
-    """Files by the word for what is known of their bytes: sha256, md5, etag, size, none."""
+    """Number of files by evidence: sha256, md5, etag, size, none."""
     title: str
     license: list[str]
     doi: str | None
     metadata_only: bool
-    """It differs from the one before in metadata alone."""
+    """Whether only metadata changed since the previous version."""
 
 
 @_with_field_docs
@@ -91,29 +91,29 @@ class FileJson(TypedDict):
     """A file of a version."""
 
     path: str
-    """In git; upstream's name may be another where git could not have it."""
+    """Path in git; it may differ from the archive's name if git does not allow that."""
     size: int | None
     key: str
-    """git-annex's."""
+    """The git-annex key."""
     digests: dict[str, str]
     """By algorithm: sha256, md5, etag."""
     evidence: Literal["sha256", "md5", "etag", "size", "none"]
     checked: bool
-    """The bytes were hashed here, not only named so upstream."""
+    """Whether this mirror hashed the bytes, rather than take the archive's checksum."""
     retention: Literal["published", "versioned-bucket", "draft", "mutable-bucket"]
-    """How long upstream promises to keep these bytes."""
+    """How long the archive promises to keep this content."""
 
 
 @_with_field_docs
 class FolderFileJson(FileJson):
-    """A file that stands in a folder."""
+    """A file in a folder."""
 
     type: Literal["file"]
 
 
 @_with_field_docs
 class SubfolderJson(TypedDict):
-    """A folder with what is below it at any depth; counts are null where they would take long."""
+    """A subfolder with recursive counts, null if counting would take too long."""
 
     type: Literal["folder"]
     path: str
@@ -126,21 +126,21 @@ FolderEntryJson = Annotated[FolderFileJson | SubfolderJson, Field(discriminator=
 
 @_with_field_docs
 class OccurrenceJson(FileJson):
-    """A place of some bytes: a dataset, a path, and an unbroken range of versions."""
+    """An occurrence of a content: a dataset, a path and a contiguous range of versions."""
 
     dataset: str
     first: str
     """Label of the first version of the range."""
     last: str
     current: bool
-    """The range reaches the newest state."""
+    """Whether the range includes the newest state."""
     urls: list[str]
-    """The best few places upstream."""
+    """The best few locations upstream."""
 
 
 @_with_field_docs
 class EventJson(TypedDict):
-    """What people should know: a tombstone, a return, an incident, a takedown."""
+    """A notable event: a tombstone, a return, an incident, a takedown."""
 
     id: int
     mirror: str
@@ -152,54 +152,51 @@ class EventJson(TypedDict):
 
 @_with_field_docs
 class MirrorJson(TypedDict):
-    """A mirror at a glance; files and bytes are of the latest versions."""
+    """Status of a mirror; files and bytes are those of the latest versions."""
 
     mirror: str
     source: str
     uri: str
     datasets: int
     mirrored: int
-    """Datasets with a version."""
+    """Datasets with at least one version."""
     subdatasets: int
-    """Datasets that are parts of another."""
+    """Subdatasets of other datasets."""
     versions: int
     files: int
     bytes: int
     contents: int
-    """Distinct contents that this mirror was the first to bring."""
+    """Distinct contents that this mirror recorded first."""
     last_visit: str | None
     last_full_visit: str | None
     failing: int
-    """Datasets whose last visit failed, wholly or in part."""
+    """Datasets whose last visit failed completely or partially."""
     settling: int
-    """Datasets that change too often at present to be recorded; see the setting ``settle``."""
+    """Datasets postponed until they settle."""
     unreadable_sidecars: int
     """Datasets with sidecar files that cannot be parsed."""
     removed_upstream: int
-    """Datasets that upstream no longer has."""
+    """Datasets that the archive no longer lists."""
     open_holds: int
     incidents: int
     capabilities: dict[str, str]
-    """What upstream was found to allow."""
+    """Detected capabilities of the archive."""
 
 
 @_with_field_docs
 class FailureJson(TypedDict):
-    """Something that failed and has not succeeded since; the operator sees why.
-
-    Visits of datasets are among them.
-    """
+    """A task that failed and has not succeeded since, such as a visit of a dataset."""
 
     task: str
     mirror: str
-    """Empty for the store."""
+    """Empty for tasks of the whole store."""
     dataset: str | None
     since: str
 
 
 @_with_field_docs
 class HoldJson(TypedDict):
-    """A listing that waits for an operator, since it would take away too much."""
+    """A listing held for approval, because it would remove too much."""
 
     hold: str
     dataset: str
@@ -208,24 +205,24 @@ class HoldJson(TypedDict):
     reason: str
     files_removed: int
     files_before: int
-    """Files that the dataset had."""
+    """Number of files in the last accepted version."""
     placed_at: str
 
 
 @_with_field_docs
 class TombstoneJson(TypedDict):
-    """A dataset that was taken down by the operator: when, and why."""
+    """A dataset that the operator withdrew, with time and reason."""
 
     dataset: str
     at: str
     reason: str
     within: str
-    """Upstream's id of the dataset that it was a part of, or empty."""
+    """Id of the dataset of which it was a subdataset, or empty."""
 
 
 @_with_field_docs
 class LocationJson(TypedDict):
-    """A place of some bytes upstream, and what its last probe said."""
+    """A location of a content upstream, with its last probe."""
 
     url: str
     kind: str
@@ -236,7 +233,7 @@ class LocationJson(TypedDict):
 
 @_with_field_docs
 class SpanJson(TypedDict):
-    """A content that a path had from one version to another, unbroken."""
+    """The content of a path over a contiguous range of versions."""
 
     first: str
     last: str
@@ -247,12 +244,12 @@ class SpanJson(TypedDict):
 
 @_with_field_docs
 class SubdatasetJson(TypedDict):
-    """A sub-dataset in a version's tree."""
+    """A subdataset in a version's tree."""
 
     path: str
     dataset: str
     version: str | None
-    """The label of its version, null where the index does not have it."""
+    """Label of its version, null if it is not in the index."""
     commit: str
     state: str
     files: int
@@ -261,42 +258,42 @@ class SubdatasetJson(TypedDict):
 
 @_with_field_docs
 class EdgeJson(TypedDict):
-    """One end of "was derived from"."""
+    """An edge of the provenance graph ("was derived from")."""
 
     name: str
-    """The input, as upstream wrote it."""
+    """Name of the input, as the archive wrote it."""
     dataset: str | None
-    """At the other end; null where it is not mirrored."""
+    """The dataset at the other end, null if it is not mirrored."""
     version: str | None
     own_version: str
-    """The label at this end."""
+    """Label of the version at this end."""
     relatives: list[EdgeJson]
-    """Those that go on from the other end, as far as they were asked for."""
+    """Further edges from the other end, up to the requested depth."""
     is_truncated: bool
-    """There are some that are not told here: too deep, or told elsewhere."""
+    """Whether further edges exist beyond the depth, or elsewhere in this response."""
 
 
 @_with_field_docs
 class ChangeJson(TypedDict):
-    """What became of a file between two versions."""
+    """The change of a file between two versions."""
 
     kind: Literal["added", "removed", "changed", "moved", "metadata", "document"]
     path: str
     before: str | None
-    """The path that a moved file had."""
+    """Previous path of a moved file."""
     old_digest: str | None
     new_digest: str | None
     old_size: int | None
     new_size: int | None
     files: int | None
-    """Of a sub-dataset: how many files are in it."""
+    """Number of files of a subdataset, null for a file."""
     message: str
-    """What else is to be said, empty mostly."""
+    """A remark, usually empty."""
 
 
 @_with_field_docs
 class LinkJson(TypedDict):
-    """Where people can look at a dataset."""
+    """A page or viewer for a dataset."""
 
     kind: str
     url: str
@@ -304,7 +301,7 @@ class LinkJson(TypedDict):
 
 @_with_field_docs
 class MatchedFieldJson(TypedDict):
-    """What is said of a dataset and has a word that was searched."""
+    """A metadata field in which a search term was found."""
 
     name: str
     """name, title, license, doi, or an attribute's name."""
@@ -313,11 +310,11 @@ class MatchedFieldJson(TypedDict):
 
 @_with_field_docs
 class MatchJson(TypedDict):
-    """A dataset that has all words of a search."""
+    """A dataset that matches all search terms."""
 
     dataset: DatasetJson
     matched: list[MatchedFieldJson]
     version: str | None
-    """Label of a version that has the other words in a path, null where there are no others."""
+    """Label of the version whose paths match the remaining terms, null if none remain."""
     path: str | None
-    """Such a path, null where it could not be told in time."""
+    """Such a path, null if the search for it took too long."""

@@ -1,4 +1,4 @@
-"""The whole site of one store: Datasette with the catalogue, as an ASGI application."""
+"""The site of a store: Datasette with the catalogue, as an ASGI application."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What the pages are made from; ``address`` is the site's own, as people type it.
+    """What the pages need; ``address`` is the public URL of the site.
 
-    ``tables`` are None in the processes that answer for tables themselves.
+    ``tables`` is None in the Datasette processes themselves.
     """
 
     store: Store
@@ -39,11 +39,11 @@ class Site:
 
 
 _SITES: weakref.WeakKeyDictionary[Any, Site] = weakref.WeakKeyDictionary()
-"""Of each Datasette that shows a store."""
+"""The site of each Datasette instance."""
 
 
 def find_site(datasette: Datasette) -> Site | None:
-    """The site that a Datasette shows, or None: it is another one's Datasette."""
+    """Return the site of a Datasette instance; None if it has none."""
     return _SITES.get(datasette)
 
 
@@ -57,13 +57,28 @@ def catalogue_app(
     sql: bool = False,
     limiter: RequestLimiter | None = None,
 ) -> Any:
-    """The site of a store, as an ASGI application; see :class:`Site`.
+    """Return the site of a store as an ASGI application.
 
-    ``cutouts`` says whether voxels may be had from upstream for those who ask, ``sql`` whether
-    visitors may write SQL statements of their own; ``limiter`` admits expensive requests, by
-    default as :data:`~neuromirror.web.rate_limits.REQUEST_KINDS` says.
+    Parameters
+    ----------
+    store, index_path
+        The store and its index.
+    title, address
+        Title and public URL of the site.
+    cutouts
+        Whether visitors may request voxels from upstream.
+    sql
+        Whether visitors may write SQL statements.
+    limiter
+        Limits expensive requests, by default as
+        :data:`~neuromirror.web.rate_limits.REQUEST_KINDS`.
 
-    Raises ConfigurationError without the extra ``web``, for a private store, and IndexMissingError.
+    Raises
+    ------
+    ConfigurationError
+        If the extra ``web`` is not installed, or the store is private.
+    IndexMissingError
+        If the store has no index.
     """
     require_public_store(store.root)
     try:
@@ -76,11 +91,11 @@ def catalogue_app(
         ) from error
     from neuromirror import web
 
-    if not pm.is_registered(web):  # as where its entry point is not seen
+    if not pm.is_registered(web):  # if its entry point is not installed
         pm.register(web)
     Index.open_readonly(index_path).close()
     title = title or "neuromirror"
-    # for its style sheets; what asks the index runs in processes of its own
+    # it serves style sheets only; queries of tables run in separate processes
     datasette = Datasette([], metadata={"title": title})
     found = DatasettePool(store.root, index_path, title=title, address=address, sql=sql)
     attach_site(
@@ -107,7 +122,7 @@ def attach_site(
     limiter: RequestLimiter | None = None,
     tables: DatasettePool | None = None,
 ) -> None:
-    """Make a Datasette show a store; see :class:`Site`."""
+    """Attach the site of a store to a Datasette instance; see :class:`Site`."""
     from neuromirror.web.template_environment import template_environment
 
     _SITES[datasette] = Site(

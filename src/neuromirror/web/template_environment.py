@@ -1,6 +1,6 @@
-"""The templates, read and compiled once.
+"""The Jinja environment of the templates, compiled once.
 
-Not by Datasette's ways: those ask all plugins for more at every page, and wait at every macro.
+Datasette's own environment is not used: it calls all plugins for each page and awaits each macro.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from neuromirror.web import addresses, filters
 
 
 def template_environment() -> Environment:
-    """The templates with the words and addresses they use; what they are told is escaped."""
+    """Return the environment with filters and URL functions; output is HTML-escaped."""
     made = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,

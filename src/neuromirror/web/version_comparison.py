@@ -1,4 +1,4 @@
-"""Two versions compared, for the page and for the API."""
+"""Comparison of two versions, for the page and the API."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _CHECK_INTERVAL = 500
-"""Items between two looks at whether to stop."""
+"""Items between two checks for cancellation."""
 
 
 @dataclass(frozen=True, slots=True)
 class VersionComparison:
-    """Some of what became of one version in another; ``all`` counts the rest too."""
+    """A page of the changes between two versions; ``total`` counts all changes."""
 
     counts: ChangeCounts
     changes: list[shapes.ChangeJson]
@@ -33,9 +33,9 @@ class VersionComparison:
 
 
 def split_version_name(text: str) -> tuple[str, str]:
-    """Dataset and label of ``<dataset>@<label>``; without a label that is empty.
+    """Split ``<dataset>@<label>`` into dataset and label, empty if missing.
 
-    An id upstream may have an ``@``, a label has none.
+    An id may contain an ``@``, a label may not.
     """
     name, at, label = text.rpartition("@")
     return (name, label) if at else (text, "")
@@ -44,7 +44,7 @@ def split_version_name(text: str) -> tuple[str, str]:
 def compare_versions(
     store: Store, index: Index, old: VersionRow, new: VersionRow, offset: int, limit: int
 ) -> VersionComparison:
-    """What differs, of which ``most`` things are told, from the one with the number ``first`` on.
+    """Compare two versions and return up to ``limit`` changes from ``offset`` on.
 
     Raises as :func:`neuromirror.lab.diff` does, and QueryStoppedError.
     """
@@ -72,7 +72,7 @@ def _stoppable(side: DiffSide, index: Index) -> DiffSide:
 
 
 def _until_stopped(items: Iterable[T], index: Index) -> Iterator[T]:
-    """The items, until the work is to stop."""
+    """Yield the items; raise QueryStoppedError when the query is cancelled."""
     for number, item in enumerate(items):
         if number % _CHECK_INTERVAL == 0:
             index.raise_if_stopped()

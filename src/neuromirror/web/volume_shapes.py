@@ -1,4 +1,4 @@
-"""The shapes of what is told of volumes; see :mod:`neuromirror.web.shapes`."""
+"""JSON shapes of volumes; see :mod:`neuromirror.web.shapes`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _with_field_docs = with_config(ConfigDict(use_attribute_docstrings=True))
 
 @_with_field_docs
 class FrameJson(TypedDict):
-    """The coordinate frame in which upstream has a volume."""
+    """The coordinate frame of a volume at the archive."""
 
     name: str
     description: str
@@ -20,12 +20,12 @@ class FrameJson(TypedDict):
 
 @_with_field_docs
 class TimesJson(TypedDict):
-    """The samples of a time series, by upstream's numbers."""
+    """The samples of a time series, numbered as at the archive."""
 
     first: int
     last: int
     step: float | None
-    """The time between two of them."""
+    """Time between two samples, in ``unit``."""
     unit: str | None
 
 
@@ -34,26 +34,26 @@ class VolumeLevelJson(TypedDict):
     """One resolution of a volume; lists are along x, y, z, in voxels of this level."""
 
     level: str
-    """Upstream's number; of a precomputed layer counted from 0."""
+    """Number of the level at the archive; counted from 0 for a precomputed layer."""
     folder: str
-    """Where its blocks are in the version."""
+    """Folder of its blocks in the version."""
     start: list[int]
-    """The first voxel, in upstream's coordinates."""
+    """First voxel, in the coordinates of the archive."""
     stop: list[int]
-    """One beyond the last voxel."""
+    """Exclusive upper bound."""
     extent: list[int]
     voxel_size: list[float]
     """In the volume's ``unit``."""
     block: list[int]
     block_bytes: int
-    """The voxels of a whole block, decoded."""
+    """Decoded size of a whole block."""
     blocks: int
-    """Of all times; one that a precomputed layer leaves out is all zeros."""
+    """Number over all time samples; missing blocks of a precomputed layer are zero."""
     bytes: int
-    """All voxels of all times, decoded."""
+    """Decoded size of all voxels of all time samples."""
     encoding: str
     unreadable_reason: str | None
-    """Why the catalogue cuts nothing out of it; null where it does."""
+    """Why the level cannot be cut out, null if it can."""
 
 
 @_with_field_docs
@@ -62,12 +62,12 @@ class VolumeJson(TypedDict):
 
     version: str
     kind: Literal["image", "annotation"]
-    """Of an annotation voxels are ids of objects."""
+    """The voxels of an annotation are ids of objects."""
     format: str
     data_type: str
     unit: str
-    """Of voxel sizes."""
+    """Unit of voxel sizes."""
     frame: FrameJson | None
     times: TimesJson | None
     levels: list[VolumeLevelJson]
-    """From the finest on."""
+    """Levels from the finest on."""

@@ -1,1 +1,1 @@
-"""The JSON of the catalogue: its addresses, what is answered, and their description."""
+"""The JSON API of the catalogue: operations, response shapes and OpenAPI document."""

@@ -1,7 +1,7 @@
-"""The JSON of the catalogue, version 1: mirrors, datasets, and what happened.
+"""API version 1: mirrors, datasets, events and searches.
 
-What is said here is what the pages and ``--json`` say, in the shapes of
-:mod:`neuromirror.web.shapes`. Versions and files are in :mod:`neuromirror.web.api.versions`.
+The shapes are in :mod:`neuromirror.web.shapes`; operations on versions and files are in
+:mod:`neuromirror.web.api.versions`.
 """
 
 from __future__ import annotations
@@ -41,12 +41,17 @@ from neuromirror.web.json_records import (
 from neuromirror.web.request import CatalogueRequest, view
 
 _TERMS = Parameter(
-    "q", "words that the name, title, license, DOIs or attributes have, all of them", "mouse"
+    "q",
+    "search terms, all of which must occur in name, title, license, DOIs or attributes",
+    "mouse",
 )
 _SEARCH_TERMS = Parameter(
-    "q", "the words; each may be the beginning of one, or a part of a path", "mouse", required=True
+    "q",
+    "search terms; each matches the start of a word in metadata or paths",
+    "mouse",
+    required=True,
 )
-_MIRROR = Parameter("mirror", "the mirror to stay in", "dandi", names_resource=True)
+_MIRROR = Parameter("mirror", "only datasets of this mirror", "dandi", names_resource=True)
 _KIND = Parameter("kind", "a kind of event: tombstone, return, incident, takedown, …", "tombstone")
 _DATASET = Parameter("dataset", "a dataset's name", "dandi:000027", names_resource=True)
 
@@ -55,7 +60,7 @@ _Start = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
 
 
 async def root(request: CatalogueRequest, arguments: Arguments) -> responses.RootResponse:
-    """Where everything is."""
+    """List the operations of the API."""
     base = request.base_url + ROOT
     return {
         "version": 1,
@@ -74,9 +79,9 @@ def _template(parameters: Sequence[Parameter]) -> str:
 
 
 async def datasets(request: CatalogueRequest, arguments: Arguments) -> responses.DatasetsResponse:
-    """Datasets, by name: all, those of a mirror, or those that have some words.
+    """List datasets by name: all, those of a mirror, or those that match search terms.
 
-    Parts of other datasets are not among them.
+    Subdatasets are not included.
     """
     terms, mirror, limit = arguments["q"].strip(), arguments["mirror"], arguments.integer("limit")
     last = arguments.cursor(str, "")
@@ -94,9 +99,9 @@ async def datasets(request: CatalogueRequest, arguments: Arguments) -> responses
 
 
 async def search(request: CatalogueRequest, arguments: Arguments) -> responses.SearchResponse:
-    """Datasets that have all the words, best first: in what is said of them, or in paths.
+    """Search datasets by metadata and file paths, best matches first.
 
-    The order is that of today; `datasets` gives the same in one that stays.
+    The ranking may change over time; `datasets` has a stable order.
     """
     terms, mirror, limit = arguments["q"].strip(), arguments["mirror"], arguments.integer("limit")
     start = arguments.cursor(_Start, 0)
@@ -116,7 +121,7 @@ async def search(request: CatalogueRequest, arguments: Arguments) -> responses.S
 
 
 async def dataset(request: CatalogueRequest, arguments: Arguments) -> responses.DatasetResponse:
-    """One dataset with its versions."""
+    """Return a dataset with its versions."""
     name = arguments["name"]
 
     def look(index: Index) -> responses.DatasetResponse:
@@ -140,7 +145,7 @@ async def dataset(request: CatalogueRequest, arguments: Arguments) -> responses.
 
 
 async def versions(request: CatalogueRequest, arguments: Arguments) -> responses.VersionsResponse:
-    """The versions of a dataset, in the order they were minted."""
+    """List the versions of a dataset, in the order in which they were minted."""
     name, limit = arguments["name"], arguments.integer("limit")
     last = arguments.cursor(_Number, 0)
     found = await request.query_index(lambda index: list(index.versions(name, last, limit + 1)))
@@ -152,7 +157,7 @@ async def versions(request: CatalogueRequest, arguments: Arguments) -> responses
 
 
 async def find(request: CatalogueRequest, arguments: Arguments) -> responses.OccurrencesResponse:
-    """Every place where some bytes are or were."""
+    """Find all current and past occurrences of a content."""
     checksum, limit = arguments["checksum"].strip(), arguments.integer("limit")
     last = arguments.cursor(tuple[_Number, _Number, str, _Number], (0, 0, "", 0))
     found = await request.query_index(
@@ -166,7 +171,7 @@ async def find(request: CatalogueRequest, arguments: Arguments) -> responses.Occ
 
 
 async def events(request: CatalogueRequest, arguments: Arguments) -> responses.EventsResponse:
-    """What people should know, the last first: tombstones, returns, incidents, takedowns."""
+    """List events, newest first: tombstones, returns, incidents, takedowns."""
     kind, name, mirror = arguments["kind"], arguments["dataset"], arguments["mirror"]
     limit, last = arguments.integer("limit"), arguments.cursor(_Number, 1 << 62)
     found = await request.query_index(
@@ -182,7 +187,7 @@ async def events(request: CatalogueRequest, arguments: Arguments) -> responses.E
 
 
 async def mirrors(request: CatalogueRequest, arguments: Arguments) -> responses.MirrorsResponse:
-    """How each mirror stands."""
+    """Return the status of each mirror."""
     found, failures = await request.query_index(
         lambda index: (list(index.mirror_status()), index.failures())
     )
@@ -193,7 +198,7 @@ async def mirrors(request: CatalogueRequest, arguments: Arguments) -> responses.
 
 
 async def holds(request: CatalogueRequest, arguments: Arguments) -> responses.HoldsResponse:
-    """The listings that wait for an operator, the oldest first."""
+    """List the open holds, oldest first."""
     name = arguments["dataset"] or None
     found = await request.query_index(lambda index: list(index.open_holds(name)))
     return {"holds": [hold_json(one) for one in found]}
@@ -202,9 +207,9 @@ async def holds(request: CatalogueRequest, arguments: Arguments) -> responses.Ho
 async def tombstones(
     request: CatalogueRequest, arguments: Arguments
 ) -> responses.TombstonesResponse:
-    """Datasets that were taken down, by name: when, and why.
+    """List withdrawn datasets by name, with time and reason.
 
-    Those that upstream no longer has are kept and shown; `events` tells of them.
+    Datasets that the archive has removed remain visible; `events` lists their tombstones.
     """
     mirror, limit = arguments["mirror"], arguments.integer("limit")
     last = arguments.cursor(tuple[str, str], ("", ""))
@@ -220,7 +225,7 @@ async def tombstones(
 
 _LIST = (LIMIT, AFTER)
 
-# The more particular ones first.
+# The more specific paths first.
 OPERATIONS: Sequence[Operation] = (
     Operation("/", responses.RootResponse, root),
     Operation("/mirrors", responses.MirrorsResponse, mirrors),
@@ -238,7 +243,7 @@ OPERATIONS: Sequence[Operation] = (
 
 @view
 async def openapi_view(request: CatalogueRequest) -> Any:
-    """The API's OpenAPI description."""
+    """Return the OpenAPI document."""
     title, address = request.site.title, request.base_url
     document = await request.site.reader.run_in_thread(
         lambda: openapi_document(OPERATIONS, title, address)

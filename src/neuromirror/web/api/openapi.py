@@ -1,4 +1,4 @@
-"""The API described for programs: OpenAPI 3.1, made of what its operations declare."""
+"""OpenAPI 3.1 document of the API, generated from its operations."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from neuromirror.web.api.operations import ROOT, Operation, Parameter
 
 _REFERENCE = "#/components/schemas/{model}"
 _PROBLEMS = {
-    "400": "The address asks for something in a way that cannot be.",
-    "404": "There is no such thing here.",
-    "410": "It was taken down; the reply says when, and why.",
-    "429": "Your address sends too many requests of this kind; `Retry-After` says when to go on.",
-    "503": "The index is being written or made anew, takes too long, or is busy; try again.",
+    "400": "A parameter is invalid.",
+    "404": "Not found.",
+    "410": "The dataset was withdrawn; `detail` has the time and the reason.",
+    "429": "Your address exceeds the rate limit for this kind of request; see `Retry-After`.",
+    "503": "The index is being written or rebuilt, or is too busy; retry later.",
 }
 _PATH_PARAMETERS = {
-    "name": ("A dataset, as `<mirror>:<upstream's id>`.", "dandi:000027"),
+    "name": ("A dataset, as `<mirror>:<id>`.", "dandi:000027"),
     "version": (
-        "A label, `latest`, `draft`, or the beginning of a commit's id; the reply says which "
-        "version that is.",
+        "A label, `latest`, `draft`, or the first digits of a commit's id; the response contains "
+        "the label.",
         "latest",
     ),
 }
 _DESCRIPTION = """\
-What the catalogue knows, for programs. Everything may be read by anybody, also by scripts of other
-sites (CORS); nothing can be changed. `HEAD` is answered wherever `GET` is.
+Read-only access to the catalogue, public and with CORS enabled. `HEAD` is supported wherever
+`GET` is.
 
-Lists come in pages: `next` (and the header `Link` with `rel="next"`) is the address of the
-following one, null at the end. `after` says where the page before ended; take it as it is. What is
-recorded while you go through the pages neither doubles a row nor hides one.
+Lists are paginated: `next` (and the header `Link` with `rel="next"`) is the URL of the next page,
+null on the last one. `after` is an opaque cursor. Entries recorded between two requests neither
+duplicate nor hide rows.
 
-Every reply has an `ETag`; send it as `If-None-Match` and an unchanged reply is a 304 without a
-body. What goes wrong is told as `application/problem+json` (RFC 9457).
+Every response has an `ETag`; send it as `If-None-Match` to get a 304 without a body if nothing
+changed. Errors are `application/problem+json` (RFC 9457).
 """
 
 
 def openapi_document(operations: Sequence[Operation], title: str, address: str) -> dict[str, Any]:
-    """The OpenAPI document of some operations, at the site with this address."""
+    """Return the OpenAPI document of the operations for a site with this URL."""
     references, definitions = _schemas(
         (*(one.shape for one in operations), responses.ProblemDetails)
     )
@@ -65,7 +65,7 @@ def openapi_document(operations: Sequence[Operation], title: str, address: str) 
             "schemas": definitions,
             "headers": {
                 "ETag": {
-                    "description": "Changes when the reply does.",
+                    "description": "Changes with the response.",
                     "required": True,
                     "schema": {"type": "string", "pattern": '^W/"[0-9a-f]{32}"$'},
                 },
@@ -87,9 +87,9 @@ def openapi_document(operations: Sequence[Operation], title: str, address: str) 
     }
 
 
-@cache  # it takes a second, and there is one list of them
+@cache  # takes a second, and the operations are constant
 def _schemas(kinds: tuple[Any, ...]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """A reference to the schema of each kind, and all schemas by name."""
+    """Return a reference to the schema of each type, and all schemas by name."""
     references, definitions = TypeAdapter.json_schemas(
         [(number, "serialization", TypeAdapter(kind)) for number, kind in enumerate(kinds)],
         ref_template=_REFERENCE,
@@ -116,7 +116,7 @@ def _operation(one: Operation, schema: dict[str, Any]) -> dict[str, Any]:
             {
                 "name": "If-None-Match",
                 "in": "header",
-                "description": "ETags of the replies that you have, or `*`.",
+                "description": "ETags of responses that you have, or `*`.",
                 "schema": {"type": "string"},
             },
         ],
@@ -126,7 +126,7 @@ def _operation(one: Operation, schema: dict[str, Any]) -> dict[str, Any]:
                 "headers": headers,
                 "content": {"application/json": {"schema": schema}},
             },
-            "304": {"description": "You have this reply already.", "headers": etag},
+            "304": {"description": "The response has not changed.", "headers": etag},
             **{code: {"$ref": f"#/components/responses/{code}"} for code in codes},
         },
     }

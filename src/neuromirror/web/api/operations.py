@@ -1,7 +1,6 @@
-"""How an address of the API is declared: once, for what it takes, what it replies, and its words.
+"""Declaration of API operations: path, parameters, response shape and handler.
 
-What a declaration says is checked of each request here, and described by
-:mod:`neuromirror.web.api.openapi`.
+Requests are validated against the declaration, and :mod:`neuromirror.web.api.openapi` describes it.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A value that an address takes in its query.
+    """A query parameter.
 
-    With ``most`` it is a whole number from 1 to that, with ``words`` one of these, and any text
-    otherwise; ``default`` stands for it where it is not given and ``needed`` says that it must be.
-    ``names`` says that it names something that may not be there.
+    With ``maximum`` it is a whole number from 1 to that, with ``choices`` one of these, and any
+    text otherwise. ``default`` is used if it is missing, unless it is ``required``.
+    ``names_resource``: the operation responds 404 if the named thing does not exist.
     """
 
     name: str
@@ -41,7 +40,7 @@ class Parameter:
     names_resource: bool = False
 
     def validate(self, text: str) -> str:
-        """A value that somebody gave; raises Wrong."""
+        """Return a valid value; raises BadRequestError."""
         if self.maximum and not (
             text.isascii()
             and text.isdecimal()
@@ -49,17 +48,19 @@ class Parameter:
             and 1 <= int(text) <= self.maximum
         ):
             raise BadRequestError(
-                f"{self.name} is a whole number from 1 to {self.maximum}, not {text[:40]!r}"
+                f"{self.name} must be a whole number from 1 to {self.maximum}, not {text[:40]!r}"
             )
         if self.choices and text not in self.choices:
-            raise BadRequestError(f"{self.name} is {' or '.join(self.choices)}, not {text[:40]!r}")
+            raise BadRequestError(
+                f"{self.name} must be {' or '.join(self.choices)}, not {text[:40]!r}"
+            )
         if self.required and not text:
-            raise BadRequestError(f"{self.name} is empty; it is {self.description}")
+            raise BadRequestError(f"{self.name} is empty; expected: {self.description}")
         return text
 
 
 class Arguments:
-    """The values that somebody gave, each as its parameter wants it."""
+    """The validated arguments of a request."""
 
     def __init__(self, values: Mapping[str, str]) -> None:
         self._values = values
@@ -68,11 +69,11 @@ class Arguments:
         return self._values[name]
 
     def integer(self, name: str) -> int:
-        """A whole number."""
+        """Return an argument as a number."""
         return int(self._values[name])
 
     def cursor(self, kind: type[_T], start: _T) -> _T:
-        """Where the page before ended, as :func:`following` wrote it; raises Wrong."""
+        """Return the cursor that :func:`next_page_url` encoded; raises BadRequestError."""
         text = self._values["after"]
         if not text:
             return start
@@ -81,15 +82,15 @@ class Arguments:
             return msgspec.json.decode(urlsafe_b64decode(padded), type=kind)
         except (ValueError, msgspec.DecodeError):
             raise BadRequestError(
-                f"after is not {text[:40]!r}: take it from the 'next' of the page before"
+                f"after={text[:40]!r} is invalid; copy it from 'next' of the previous page"
             ) from None
 
 
 def next_page_url(request: CatalogueRequest, path: str, cursor: object, **values: str | int) -> str:
-    """The address of the page behind ``place``, with the values that are not empty.
+    """Return the URL of the next page with the non-empty values.
 
-    ``place`` is what the last row of a page is sorted by, so that what comes in between neither
-    doubles a row nor hides one.
+    ``cursor`` is the sort key of the last row of a page, so that concurrent insertions neither
+    duplicate nor hide rows.
     """
     token = urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
     parameters = {name: value for name, value in values.items() if value != ""}
@@ -101,10 +102,10 @@ Handler = Callable[[CatalogueRequest, Arguments], Awaitable[Mapping[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An address of the API.
+    """An operation of the API.
 
-    ``path`` is its template below :data:`ROOT`, ``shape`` what it replies (one of
-    :mod:`neuromirror.web.api.responses`), and the first line of ``answer``'s docstring its title.
+    ``path`` is its template below :data:`ROOT`, ``shape`` the type of its response (see
+    :mod:`neuromirror.web.api.responses`). The docstring of ``handler`` is its description.
     """
 
     path: str
@@ -114,16 +115,16 @@ class Operation:
 
     @property
     def path_names(self) -> tuple[str, ...]:
-        """What stands in braces."""
+        """Names of the path parameters."""
         return tuple(re.findall(r"\{(\w+)\}", self.path))
 
     @property
     def pattern(self) -> str:
-        """The path as a regular expression, as Datasette takes it."""
+        """The path as a regular expression, for Datasette."""
         return re.sub(r"\{(\w+)\}", lambda found: _PATTERNS[found[1]], ROOT + self.path) + "$"
 
     def route(self) -> Any:
-        """The view that checks what is given, answers, and says where the next page is."""
+        """Return a view that validates the arguments, responds, and links to the next page."""
 
         @view
         async def respond(request: CatalogueRequest) -> Response:
@@ -140,13 +141,13 @@ class Operation:
         arguments = request.query_parameters()
         for name, values in arguments.items():
             if name not in known:
-                takes = f"it takes {', '.join(known)}" if known else "it takes none"
-                raise BadRequestError(f"this address takes no {name[:40]!r}; {takes}")
+                allowed = f"the parameters are {', '.join(known)}" if known else "it has none"
+                raise BadRequestError(f"unknown parameter {name[:40]!r}; {allowed}")
             if len(values) > 1:
-                raise BadRequestError(f"{name} is given {len(values)} times; once is enough")
+                raise BadRequestError(f"{name} is given {len(values)} times instead of once")
         for one in self.parameters:
             if one.required and one.name not in arguments:
-                raise BadRequestError(f"{one.name} is missing: it is {one.description}")
+                raise BadRequestError(f"{one.name} is missing; expected: {one.description}")
         return Arguments(
             {
                 name: one.validate(arguments[name][0]) if name in arguments else one.default
@@ -160,5 +161,5 @@ _PATTERNS = {"name": r"(?P<name>[^@?]+)", "version": r"(?P<version>[^/?]+)"}
 
 
 def routes(operations: Sequence[Operation]) -> list[tuple[str, Any]]:
-    """What Datasette is to call for each operation."""
+    """Return the routes of the operations for Datasette."""
     return [(one.pattern, one.route()) for one in operations]

@@ -1,4 +1,4 @@
-"""What each address of the API replies, in the shapes of :mod:`neuromirror.web.shapes`."""
+"""Responses of the API, made of the shapes in :mod:`neuromirror.web.shapes`."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ _with_field_docs = with_config(ConfigDict(use_attribute_docstrings=True))
 
 @_with_field_docs
 class RootResponse(TypedDict):
-    """Where everything is: addresses as URI templates (RFC 6570), by name."""
+    """The operations of the API as URI templates (RFC 6570), by name."""
 
     version: int
     title: str
     description: str
-    """The address of this API's OpenAPI description."""
+    """URL of the OpenAPI document."""
     addresses: dict[str, str]
 
 
 @_with_field_docs
 class DatasetsResponse(TypedDict):
-    """Some datasets, by name."""
+    """A page of datasets, sorted by name."""
 
     datasets: list[DatasetJson]
     next: str | None
@@ -51,34 +51,34 @@ class DatasetsResponse(TypedDict):
 
 @_with_field_docs
 class SearchResponse(TypedDict):
-    """Datasets that have all the words, best first."""
+    """Datasets that match all search terms, best first."""
 
     found: list[MatchJson]
     mirrors: dict[str, int]
-    """How many were found in each mirror."""
+    """Number of matches by mirror."""
     total: int
     exact: bool
-    """False where ``mirrors`` and ``total`` may be a little too high."""
+    """False if ``mirrors`` and ``total`` may be slightly too high."""
     next: str | None
 
 
 @_with_field_docs
 class DatasetResponse(DatasetJson):
-    """A dataset with its versions and neighbours."""
+    """A dataset with its versions, links and superdatasets."""
 
     all_versions: list[VersionJson]
-    """In the order they were minted; no more than 1,000."""
+    """Versions in the order in which they were minted, at most 1,000."""
     more_versions: str | None
-    """Where the rest of them is."""
+    """URL of the remaining versions."""
     links: list[LinkJson]
     within: list[str]
-    """Datasets whose newest state has this one as a part."""
+    """Superdatasets: datasets whose newest state contains this one."""
     page: str
 
 
 @_with_field_docs
 class VersionsResponse(TypedDict):
-    """Some versions of a dataset, in the order they were minted."""
+    """A page of versions, in the order in which they were minted."""
 
     versions: list[VersionJson]
     next: str | None
@@ -86,25 +86,25 @@ class VersionsResponse(TypedDict):
 
 @_with_field_docs
 class VersionResponse(VersionJson):
-    """A version, and what can be had of it."""
+    """A version with its subdatasets and URLs for cloning and downloading."""
 
     attributes: dict[str, list[str]]
-    """What upstream tells of it: species, modality, …"""
+    """Attributes from the archive: species, modality, …"""
     left_out: list[dict[str, Any]]
-    """What upstream names and could not be recorded, and why."""
+    """Listed files that could not be recorded, with the reason."""
     subdatasets: list[SubdatasetJson]
     clone: str
-    """For ``datalad clone``."""
+    """URL for ``datalad clone``."""
     checksums: str
-    """A list for ``sha256sum -c``."""
+    """URL of a list for ``sha256sum -c``."""
     manifest: str | None
-    """The canonical manifest (JSON lines, zstd), whose SHA-256 is the state."""
+    """URL of the canonical manifest (JSON lines, zstd), whose SHA-256 is the state."""
     page: str
 
 
 @_with_field_docs
 class FilesResponse(TypedDict):
-    """Some files of a version, by the bytes of their paths."""
+    """A page of files of a version, sorted by the bytes of their paths."""
 
     version: str
     """The version's full name."""
@@ -114,7 +114,7 @@ class FilesResponse(TypedDict):
 
 @_with_field_docs
 class FolderResponse(TypedDict):
-    """What stands in a folder of a version."""
+    """The entries of a folder of a version."""
 
     version: str
     under: str
@@ -124,32 +124,32 @@ class FolderResponse(TypedDict):
 
 @_with_field_docs
 class PathsResponse(TypedDict):
-    """Files of a version whose paths have all the words."""
+    """Files of a version whose paths match all search terms."""
 
     version: str
     files: list[FileJson]
     next: str | None
     complete: bool
-    """False where the search stopped before the end: ``next`` goes on from there."""
+    """False if the search stopped early: ``next`` continues it."""
 
 
 @_with_field_docs
 class FileResponse(FileJson):
-    """A file with its places, its past, and where else its bytes are."""
+    """A file with its locations, its history and other occurrences of its content."""
 
     version: str
     locations: list[LocationJson]
     history: list[SpanJson]
     other_occurrences: list[OccurrenceJson]
-    """Other places of the same bytes, 100 at most."""
+    """Other occurrences of the same content, at most 100."""
     other_occurrences_url: str | None
-    """Where all of them are."""
+    """URL of all occurrences, null if there are no more."""
     page: str
 
 
 @_with_field_docs
 class CitationResponse(TypedDict):
-    """A citation of a version, as people paste it."""
+    """A citation of a version in one format."""
 
     version: str
     format: Literal["text", "bibtex", "csl", "cff"]
@@ -158,7 +158,7 @@ class CitationResponse(TypedDict):
 
 @_with_field_docs
 class AncestryResponse(TypedDict):
-    """What a version was derived from, and what was derived from its dataset."""
+    """The ancestors of a version and the descendants of its dataset."""
 
     version: str
     ancestors: list[EdgeJson]
@@ -167,23 +167,23 @@ class AncestryResponse(TypedDict):
 
 @_with_field_docs
 class DiffResponse(TypedDict):
-    """What became of one version in another."""
+    """A page of the changes between two versions."""
 
     old: str
     """The version's full name."""
     new: str
     files: dict[str, int]
-    """How many, by kind of change, over all pages; those in sub-datasets are not counted."""
+    """Number of files by kind of change, over all pages, without those in subdatasets."""
     bytes: dict[str, int]
     subdatasets: dict[str, int]
-    """How many sub-datasets, likewise."""
+    """Number of subdatasets by kind of change, over all pages."""
     changes: list[ChangeJson]
     next: str | None
 
 
 @_with_field_docs
 class OccurrencesResponse(TypedDict):
-    """Places of some bytes."""
+    """A page of occurrences of a content."""
 
     found: list[OccurrenceJson]
     next: str | None
@@ -191,7 +191,7 @@ class OccurrencesResponse(TypedDict):
 
 @_with_field_docs
 class EventsResponse(TypedDict):
-    """What happened, the last first."""
+    """A page of events, newest first."""
 
     events: list[EventJson]
     next: str | None
@@ -199,7 +199,7 @@ class EventsResponse(TypedDict):
 
 @_with_field_docs
 class MirrorsResponse(TypedDict):
-    """All mirrors, by name, and what fails: of a mirror, or of the store."""
+    """All mirrors by name, and the failing tasks of mirrors and store."""
 
     mirrors: list[MirrorJson]
     failures: list[FailureJson]
@@ -207,14 +207,14 @@ class MirrorsResponse(TypedDict):
 
 @_with_field_docs
 class HoldsResponse(TypedDict):
-    """All listings that wait for an operator, the oldest first."""
+    """All open holds, oldest first."""
 
     holds: list[HoldJson]
 
 
 @_with_field_docs
 class TombstonesResponse(TypedDict):
-    """Datasets that were taken down, by name."""
+    """A page of withdrawn datasets, sorted by name."""
 
     tombstones: list[TombstoneJson]
     next: str | None
@@ -222,7 +222,7 @@ class TombstonesResponse(TypedDict):
 
 @_with_field_docs
 class ProblemDetails(TypedDict):
-    """What went wrong (RFC 9457): ``detail`` says it, and what to do."""
+    """An error (RFC 9457); ``detail`` has the cause and advice."""
 
     type: str
     title: str

@@ -1,6 +1,6 @@
-"""The JSON of the catalogue, version 1: versions, their files, and what differs between them.
+"""API version 1: versions, their files, and comparisons.
 
-A label may mean another version tomorrow (``latest``), so the address of a next page names the
+A label such as ``latest`` may refer to another version later, so URLs of further pages identify the
 version by its commit.
 """
 
@@ -38,23 +38,21 @@ from neuromirror.web.version_comparison import compare_versions, split_version_n
 MAX_PAGE_SIZE = 1000
 _MAX_OTHER_LOCATIONS = 100
 
-LIMIT = Parameter(
-    "limit", "how many there are in a page at most", default="100", maximum=MAX_PAGE_SIZE
-)
-AFTER = Parameter("after", "where the page before ended, as its `next` has it")
+LIMIT = Parameter("limit", "maximum number of items per page", default="100", maximum=MAX_PAGE_SIZE)
+AFTER = Parameter("after", "end of the previous page, as in its `next`")
 CHECKSUM = Parameter(
     "checksum",
-    "which bytes: sha256:…, md5:…, etag:…, a bare checksum, or a git-annex key",
+    "the content: sha256:…, md5:…, etag:…, a bare checksum, or a git-annex key",
     "md5:d41d8cd98f00b204e9800998ecf8427e",
     required=True,
 )
-_UNDER = Parameter("under", "a folder to stay in", "sub-01")
+_UNDER = Parameter("under", "only files below this folder", "sub-01")
 _PATH = Parameter("path", "the file's path", "sub-01/sub-01_ecephys.nwb", required=True)
 _PATH_TERMS = Parameter(
-    "q", "words that a path has, all of them, whatever their case", "nwb", required=True
+    "q", "search terms, all of which a path must match, ignoring case", "nwb", required=True
 )
-_FORMAT = Parameter("format", "how the citation is written", default="text", choices=FORMATS)
-_DEPTH = Parameter("depth", "how many generations are followed", default="1", maximum=5)
+_FORMAT = Parameter("format", "format of the citation", default="text", choices=FORMATS)
+_DEPTH = Parameter("depth", "number of generations to follow", default="1", maximum=5)
 _OLD = Parameter(
     "a",
     "the old version, as <dataset>@<label>",
@@ -63,24 +61,24 @@ _OLD = Parameter(
     names_resource=True,
 )
 _NEW = Parameter(
-    "b", "the new version, likewise", "dandi:000027@0.2", required=True, names_resource=True
+    "b", "the new version, in the same form", "dandi:000027@0.2", required=True, names_resource=True
 )
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 
 
 def dataset_path(name: str) -> str:
-    """A dataset's address below the API's root."""
+    """Return the path of a dataset below the root of the API."""
     return f"/datasets/{quote(name, safe=':')}"
 
 
 def _version_path(row: VersionRow, rest: str) -> str:
-    """An address of what belongs to a version, whatever its label may mean tomorrow."""
+    """Return a path below a version, identified by its commit."""
     return f"{dataset_path(row.dataset_name)}@{row.commit}{rest}"
 
 
 async def version(request: CatalogueRequest, arguments: Arguments) -> responses.VersionResponse:
-    """One version, and what can be had of it."""
+    """Return a version with its subdatasets and URLs for cloning and downloading."""
 
     def look(index: Index) -> responses.VersionResponse:
         row = index.resolve(arguments["name"], arguments["version"])
@@ -102,7 +100,7 @@ async def version(request: CatalogueRequest, arguments: Arguments) -> responses.
 
 
 async def files(request: CatalogueRequest, arguments: Arguments) -> responses.FilesResponse:
-    """The files of a version, by the bytes of their paths."""
+    """List the files of a version, sorted by the bytes of their paths."""
     under, limit = arguments["under"], arguments.integer("limit")
     last = arguments.cursor(str, "")
 
@@ -123,9 +121,9 @@ async def files(request: CatalogueRequest, arguments: Arguments) -> responses.Fi
 
 
 async def folder(request: CatalogueRequest, arguments: Arguments) -> responses.FolderResponse:
-    """What stands in a folder of a version: files, and folders with what is below them.
+    """List the files and subfolders of a folder, with recursive counts.
 
-    Parts that are datasets of their own are told by the version.
+    Subdatasets are listed by the operation `version`.
     """
     under, limit = arguments["under"].strip("/"), arguments.integer("limit")
     last = arguments.cursor(str, "")
@@ -148,7 +146,7 @@ async def folder(request: CatalogueRequest, arguments: Arguments) -> responses.F
 
 
 async def paths(request: CatalogueRequest, arguments: Arguments) -> responses.PathsResponse:
-    """The files of a version whose paths have all the words, 200 in a page at most."""
+    """Search the paths of a version; at most 200 files per page."""
     terms, start = arguments["q"], arguments.cursor(str, "")
 
     def look(index: Index) -> responses.PathsResponse:
@@ -168,13 +166,13 @@ async def paths(request: CatalogueRequest, arguments: Arguments) -> responses.Pa
 
 
 async def file(request: CatalogueRequest, arguments: Arguments) -> responses.FileResponse:
-    """One file: its places with their last probe, its past, and where else its bytes are."""
+    """Return a file with its locations, its history and other occurrences of its content."""
 
     def look(index: Index) -> responses.FileResponse:
         row = index.resolve(arguments["name"], arguments["version"])
         found = index.file(row, arguments["path"])
         others, more = other_occurrences_json(index, row, found, _MAX_OTHER_LOCATIONS)
-        everywhere = f"{request.base_url}{ROOT}/find?checksum={quote(found.key, safe='')}"
+        all_occurrences = f"{request.base_url}{ROOT}/find?checksum={quote(found.key, safe='')}"
         return {
             **file_json(found),
             "version": row.name,
@@ -184,7 +182,7 @@ async def file(request: CatalogueRequest, arguments: Arguments) -> responses.Fil
             ],
             "history": [span_json(one) for one in index.content_spans(row, found.path)],
             "other_occurrences": others,
-            "other_occurrences_url": everywhere if more else None,
+            "other_occurrences_url": all_occurrences if more else None,
             "page": request.base_url + file_address(row.dataset_name, row.label, found.path),
         }
 
@@ -192,7 +190,7 @@ async def file(request: CatalogueRequest, arguments: Arguments) -> responses.Fil
 
 
 async def volume(request: CatalogueRequest, arguments: Arguments) -> volume_shapes.VolumeJson:
-    """What a version is as a volume, read from its own documents."""
+    """Describe a version as a volume, from its own metadata files."""
     row = await request.query_index(
         lambda index: index.resolve(arguments["name"], arguments["version"])
     )
@@ -204,7 +202,7 @@ async def volume(request: CatalogueRequest, arguments: Arguments) -> volume_shap
 
 
 async def citation(request: CatalogueRequest, arguments: Arguments) -> responses.CitationResponse:
-    """A citation of a version, upstream's own first."""
+    """Return a citation of a version in one format."""
     row = await request.query_index(
         lambda index: index.resolve(arguments["name"], arguments["version"])
     )
@@ -218,7 +216,7 @@ async def citation(request: CatalogueRequest, arguments: Arguments) -> responses
 
 
 async def ancestry(request: CatalogueRequest, arguments: Arguments) -> responses.AncestryResponse:
-    """What a version was derived from, and what was derived from its dataset."""
+    """Return the ancestors of a version and the descendants of its dataset."""
     depth = arguments.integer("depth")
 
     def look(index: Index) -> responses.AncestryResponse:
@@ -233,7 +231,7 @@ async def ancestry(request: CatalogueRequest, arguments: Arguments) -> responses
 
 
 async def diff(request: CatalogueRequest, arguments: Arguments) -> responses.DiffResponse:
-    """What became of one version in another, by path."""
+    """Compare two versions by path."""
     limit, first = arguments.integer("limit"), arguments.cursor(_Count, 0)
     names = [_parse_version_name(arguments[one]) for one in ("a", "b")]
 
@@ -260,7 +258,7 @@ async def diff(request: CatalogueRequest, arguments: Arguments) -> responses.Dif
 def _parse_version_name(text: str) -> tuple[str, str]:
     name, label = split_version_name(text)
     if not name or not label:
-        raise BadRequestError(f"a version is named <dataset>@<label>, not {text[:80]!r}")
+        raise BadRequestError(f"a version must be given as <dataset>@<label>, not {text[:80]!r}")
     return name, label
 
 

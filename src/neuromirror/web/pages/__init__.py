@@ -1,1 +1,1 @@
-"""The pages that people see, one module a page or kind of page; and feeds."""
+"""The HTML pages and feeds of the catalogue, one module per kind."""

@@ -1,4 +1,4 @@
-"""The page of a dataset: what it is, its versions, how to get and to cite it."""
+"""The page of a dataset: metadata, versions, download and citation."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from neuromirror.web.pages.viewers import Viewer, is_web, zarr_viewers
 from neuromirror.web.request import CatalogueRequest, view
 
 _DETAILED_VERSIONS = 20
-"""Versions of the timeline that are told at length."""
+"""Versions of the timeline that are shown in detail."""
 _MAX_VERSIONS = 100
-"""Versions of a page in all."""
+"""Versions per page."""
 _MAX_COUNTED_FILES = 200_000
-"""Files of a dataset above which what each version changed is not counted for its page."""
+"""Number of files above which changes between versions are not counted."""
 _MAX_RETENTION_FILES = 20_000
-"""Files that are looked at for the words on how long upstream keeps them, in all versions shown."""
+"""Number of files, over all shown versions, for which retention is counted."""
 
 
 @view
 async def dataset(request: CatalogueRequest) -> Response:
-    """A dataset: what it is, its versions, how to get and to cite it."""
+    """Show a dataset with its metadata, versions, download and citation."""
     name = request.path_parameter("name")
     older = request.query_parameter("older")
     first = request.integer_parameter("older", 1, 999_999_999) if older else None
@@ -94,7 +94,7 @@ def _is_published(row: VersionRow) -> bool:
 def _timeline(
     index: Index, name: str, versions: Sequence[VersionRow], first: int | None
 ) -> dict[str, Any]:
-    """The versions from the newest on, or from the ``first`` one, an ordinal, backwards."""
+    """Return the versions, newest first, optionally starting at the ordinal ``first``."""
     counted = max((one.files for one in versions), default=0) <= _MAX_COUNTED_FILES
     changes = index.change_counts(name) if counted else {}
     newest = index.resolve(name).seq if versions else 0
@@ -104,7 +104,7 @@ def _timeline(
     kept = dict(zip((one.seq for one in looked), index.evidence_counts_each(looked), strict=True))
     entries = []
     for number, one in enumerate(rows[:_MAX_VERSIONS]):
-        vouched = kept.get(one.seq)
+        counts = kept.get(one.seq)
         earlier = before.get(one.seq)
         known = counted and one.indexed and (earlier is None or earlier.indexed)
         entries.append(
@@ -116,8 +116,8 @@ def _timeline(
                 "changed_subdatasets": _changed_subdatasets(index, earlier, one)
                 if earlier and number < _DETAILED_VERSIONS
                 else 0,
-                "retention": None if vouched is None else vouched.retention,
-                "checked": None if vouched is None else sum(vouched.checked.values()),
+                "retention": None if counts is None else counts.retention,
+                "checked": None if counts is None else sum(counts.checked.values()),
             }
         )
     older = rows[_MAX_VERSIONS].seq if len(rows) > _MAX_VERSIONS else None
@@ -132,7 +132,7 @@ def _timeline(
 
 
 def _changed_subdatasets(index: Index, earlier: VersionRow, one: VersionRow) -> int:
-    """How many sub-datasets are in another state than in the version before, or in one alone."""
+    """Return the number of subdatasets that were added, removed or changed."""
     if one.metadata_only:
         return 0
     before, now = ({(p.path, p.state) for p in index.subdatasets(row)} for row in (earlier, one))
@@ -140,7 +140,7 @@ def _changed_subdatasets(index: Index, earlier: VersionRow, one: VersionRow) -> 
 
 
 def _within_file_limit(rows: Sequence[VersionRow]) -> list[VersionRow]:
-    """The versions whose files may all be looked at for a page."""
+    """Return the versions within the limit of files per page."""
     few, looked = [], 0
     for one in rows:
         if one.indexed and looked + one.files <= _MAX_RETENTION_FILES:
@@ -150,7 +150,7 @@ def _within_file_limit(rows: Sequence[VersionRow]) -> list[VersionRow]:
 
 
 def _upstream(found: CitationData | None, links: Sequence[Viewer], source: str) -> str:
-    """The archive's own page of a dataset, empty where none is known."""
+    """Return the archive's page of a dataset, empty if unknown."""
     known = [found.work.address] if found is not None else []
     known += [address for kind, address in links if kind == "upstream"]
     return next((one for one in (*known, source) if is_web(one)), "")
@@ -159,5 +159,5 @@ def _upstream(found: CitationData | None, links: Sequence[Viewer], source: str) 
 def _viewer_links(
     links: Sequence[Viewer], viewers: Sequence[Viewer]
 ) -> list[tuple[str, str, bool]]:
-    """Kind and address of what shows a dataset, and whether a browser can follow it."""
+    """Return kind and URL of links and viewers, and whether the URL is http(s)."""
     return [(kind, address, is_web(address)) for kind, address in (*links, *viewers)]

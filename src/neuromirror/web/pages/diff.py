@@ -1,4 +1,4 @@
-"""The page of what differs between two versions."""
+"""The page that compares two versions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_CHOICES = 300
 
 @view
 async def diff(request: CatalogueRequest) -> Response:
-    """What is different between two versions, or a form to choose them."""
+    """Show the differences between two versions, or a form to choose them."""
     old, new = request.query_parameter("a").strip(), request.query_parameter("b").strip()
     page = request.integer_parameter("page", 1, 1_000_000)
     if old and new:
@@ -33,7 +33,7 @@ async def diff(request: CatalogueRequest) -> Response:
     choices = await request.query_index(lambda index: _version_choices(index, old, new))
     error = ""
     if old or new:
-        error = "say which versions: one is missing. A version is <mirror>:<id>@<label>, "
+        error = "two versions are required. A version is <mirror>:<id>@<label>, "
         error += "such as dandi:000027@0.210831.2033"
     return await request.render_page(
         "diff", 400 if error else 200, a=old, b=new, choices=choices, error=error, old=None
@@ -41,7 +41,7 @@ async def diff(request: CatalogueRequest) -> Response:
 
 
 def _version_choices(index: Index, *names: str) -> list[str]:
-    """The versions of the datasets that were named, newest first."""
+    """Return the versions of the given datasets, newest first."""
     found: list[str] = []
     for name in dict.fromkeys(_split(one)[0] for one in names if one):
         try:
@@ -57,7 +57,7 @@ def _difference(store: Store, index: Index, one: str, other: str, page: int) -> 
     first = (page - 1) * _PAGE_SIZE
     found = compare_versions(store, index, old, new, first, _PAGE_SIZE)
     if page > 1 and not found.changes:
-        raise BadRequestError(f"there is no page {page} of this: {found.total} things differ")
+        raise BadRequestError(f"page {page} does not exist: there are {found.total} differences")
     return {
         "old": version_json(old),
         "new": version_json(new),

@@ -1,4 +1,4 @@
-"""What is saved and kept: checksums, citations, badges."""
+"""Downloads: checksum lists, citations, badges."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from neuromirror.web.filters import pluralize
 from neuromirror.web.request import BadRequestError, CatalogueRequest, view
 
 _BATCH_SIZE = 5000
-"""Files of a list that are asked for and sent at once."""
+"""Files per query and chunk of a checksum list."""
 _MAX_PROBED_FILES = 200_000
-"""Files above which a badge does not count what their places said."""
+"""Number of files above which a badge has no probe results."""
 
 
 @view
 async def checksums(request: CatalogueRequest) -> Any:
-    """The sha256 of all files, as ``sha256sum -c`` takes them.
+    """Stream the sha256 of all files in the format of ``sha256sum -c``.
 
-    What has none is in lines of comment, which it passes over.
+    Files without a sha256 are in comment lines.
     """
     name, label = request.path_parameter("name"), request.path_parameter("label")
     row = await request.query_index(lambda index: _indexed_version(index, name, label))
@@ -43,27 +43,27 @@ async def checksums(request: CatalogueRequest) -> Any:
             lambda index: [one.path for one in index.subdatasets(row)]
         )
         for path in parts:
-            await to.write(f"# a sub-dataset, which has a list of its own: {path}\n")
+            await to.write(f"# subdataset with its own list: {path}\n")
         if left_out:
-            await to.write(f"# not in the list: {pluralize(left_out, 'file')} without a sha256\n")
+            await to.write(f"# not listed: {pluralize(left_out, 'file')} without a sha256\n")
 
     headers = {"cache-control": "no-cache"}
     return AsgiStream(write, 200, headers, "text/plain; charset=utf-8")
 
 
 def _indexed_version(index: Index, name: str, label: str) -> VersionRow:
-    """The version; raises FilesNotIndexedError at once, before anything is sent."""
+    """Return the version; raises FilesNotIndexedError before the response starts."""
     row = index.resolve(name, label)
     if not row.indexed:
         raise FilesNotIndexedError(
-            f"the files of {row.name} are not in the index but in the store's records: "
-            f"'neuromirror files {row.name} --format sha256sum' lists them"
+            f"the files of {row.name} are not in the index; run "
+            f"'neuromirror files {row.name} --format sha256sum' to list them"
         )
     return row
 
 
 def _next_files(index: Index, name: str, row: VersionRow, after: str) -> list[FileRow]:
-    # by its commit, since a rebuild may have given it another row meanwhile
+    # by commit, since a rebuild may have changed the row meanwhile
     return list(index.files(index.resolve(name, row.commit), after=after, limit=_BATCH_SIZE))
 
 
@@ -72,17 +72,17 @@ def _sha256(file: FileRow) -> str | None:
 
 
 def _line(file: FileRow) -> str:
-    # a path in git holds nothing that sha256sum would want escaped (annex.git_path)
+    # a path in git contains no character that sha256sum escapes (annex.git_path)
     sha256 = _sha256(file)
     if sha256 is not None:
         return f"{sha256}  {file.path}\n"
-    known = " ".join(f"{one.algorithm}:{one.value}" for one in file.digests) or "nothing"
-    return f"# no sha256 is known, but {known}: {file.path}\n"
+    known = " ".join(f"{one.algorithm}:{one.value}" for one in file.digests) or "no checksum"
+    return f"# no sha256, {known}: {file.path}\n"
 
 
 @view
 async def citation(request: CatalogueRequest) -> Response:
-    """A citation as a file."""
+    """Return a citation as a file."""
     name, label, form = (
         request.path_parameter("name"),
         request.path_parameter("label"),
@@ -90,7 +90,7 @@ async def citation(request: CatalogueRequest) -> Response:
     )
     if form not in FORMATS:
         raise BadRequestError(
-            f"a citation is written as {', '.join(FORMATS)}, not as {form[:40]!r}"
+            f"the format of a citation must be {', '.join(FORMATS)}, not {form[:40]!r}"
         )
     row = await request.query_index(lambda index: index.resolve(name, label))
     store = request.site.store
@@ -100,14 +100,14 @@ async def citation(request: CatalogueRequest) -> Response:
 
 @view
 async def badge(request: CatalogueRequest) -> Response:
-    """A picture that says which state a paper stands on, or when its places were asked."""
+    """Return a badge with the pinned state, or with the date of its last verification."""
     name, label, show = (
         request.path_parameter("name"),
         request.path_parameter("label"),
         request.query_parameter("show", "pinned"),
     )
     if show not in ("pinned", "verified"):
-        raise BadRequestError(f"a badge shows pinned or verified, not {show[:40]!r}")
+        raise BadRequestError(f"show must be pinned or verified, not {show[:40]!r}")
     row = await request.query_index(lambda index: index.resolve(name, label))
     if show == "pinned":
         labels = "pinned", f"{row.name} · {row.state.removeprefix('sha256:')[:12]}"
@@ -123,12 +123,12 @@ async def badge(request: CatalogueRequest) -> Response:
 
 
 def verification_label(found: ProbeSummary | None) -> str:
-    """When the places of a version's files were last seen to have them, in a few words."""
+    """Return a short text about the last probes of a version's files."""
     if found is None:
-        return "not counted"
+        return "too many files"
     if found.since is None:
         hashed = found.files and found.hashed == found.files
-        return "no date; hashed when mirrored" if hashed else "no date yet"
+        return "hashed when mirrored" if hashed else "not yet"
     if found.available == found.files:
-        return f"{found.since[:10]} · all {pluralize(found.files, 'file')} offered"
-    return f"{found.since[:10]} · {found.available:,} of {pluralize(found.files, 'file')} offered"
+        return f"{found.since[:10]} · all {pluralize(found.files, 'file')} available"
+    return f"{found.since[:10]} · {found.available:,} of {pluralize(found.files, 'file')} available"

@@ -1,6 +1,6 @@
-"""Atom feeds (RFC 4287) of versions and of what happened, a sitemap, and what robots should leave.
+"""Atom feeds (RFC 4287) of versions and events, sitemaps, and robots.txt.
 
-What was taken down is in none of them.
+Withdrawn datasets are not included.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _DISALLOWED_PATHS = (
     ),
     *("/alias/", "/manifests/"),
 )
-_SITEMAP_LIMIT = 50_000  # a sitemap holds no more
+_SITEMAP_LIMIT = 50_000  # the limit of the protocol
 _EPOCH = "1970-01-01T00:00:00+00:00"
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """An entry of a feed; ``id`` is the same wherever and whenever it is shown."""
+    """An entry of a feed; ``id`` is the same in all feeds and catalogues."""
 
     id: str
     title: str
@@ -53,7 +53,7 @@ class _Entry:
 
 @view
 async def global_feed(request: CatalogueRequest) -> Response:
-    """What is new of all datasets."""
+    """Return the feed of all datasets."""
 
     def look(index: Index) -> list[_Entry]:
         return _newest(index.recent_versions(_ENTRIES), _recent_events(index, None, None))
@@ -64,7 +64,7 @@ async def global_feed(request: CatalogueRequest) -> Response:
 
 @view
 async def scoped_feed(request: CatalogueRequest) -> Response:
-    """What is new of a mirror (``dandi``) or of a dataset (``dandi:000027``)."""
+    """Return the feed of a mirror (``dandi``) or of a dataset (``dandi:000027``)."""
     name = request.path_parameter("name")
 
     def look(index: Index) -> tuple[str, list[_Entry]]:
@@ -93,7 +93,7 @@ def _newest(versions: Sequence[VersionRow], events: Iterator[EventRow]) -> list[
 
 def _version_entry(row: VersionRow) -> _Entry:
     return _Entry(
-        # the state is what it is, wherever it is shown
+        # the same id in every catalogue that has this state
         f"urn:swh:1:rev:{row.commit}",
         f"{row.name}: {row.title}",
         row.recorded_at,
@@ -139,7 +139,7 @@ def _feed(
 
 @view
 async def sitemap(request: CatalogueRequest) -> Response:
-    """The datasets' pages, for search engines; or where they are, when one sitemap is too small."""
+    """Return the sitemap of dataset pages, or an index of sitemaps if one is too small."""
     count = await request.query_index(lambda index: index.count_top_level_datasets())
     if count <= _SITEMAP_LIMIT:
         return await _sitemap_urls(request, 0)
@@ -152,11 +152,11 @@ async def sitemap(request: CatalogueRequest) -> Response:
 
 @view
 async def sitemap_page(request: CatalogueRequest) -> Response:
-    """One of several sitemaps."""
+    """Return one of several sitemaps."""
     number = int(request.path_parameter("number"))
     count = await request.query_index(lambda index: index.count_top_level_datasets())
     if not 1 <= number <= max(1, -(-count // _SITEMAP_LIMIT)):
-        raise PageNotFoundError(f"there is no sitemap {number}")
+        raise PageNotFoundError(f"sitemap {number} does not exist")
     return await _sitemap_urls(request, (number - 1) * _SITEMAP_LIMIT)
 
 
@@ -174,7 +174,7 @@ async def _sitemap_urls(request: CatalogueRequest, first: int) -> Response:
 
 @view
 async def robots(request: CatalogueRequest) -> Response:
-    """Pages of which there is one for every file, every pair of versions, every box of voxels."""
+    """Return robots.txt, which excludes pages per file, pair of versions or box of voxels."""
     lines = ["User-agent: *"]
     lines += [f"Disallow: {path}" for path in _DISALLOWED_PATHS]
     lines.append(f"Sitemap: {request.base_url}/sitemap.xml")
@@ -194,7 +194,7 @@ def _put(parent: ElementTree.Element, name: str, text: str) -> None:
 
 
 def _plain(text: str) -> str:
-    # two signs that are no trick, and no XML either
+    # two characters that are harmless, but not allowed in XML
     return printable(text).replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")
 
 

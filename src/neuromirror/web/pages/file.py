@@ -1,4 +1,4 @@
-"""The page of a file: its checksums, its places, its past, and where else its bytes are."""
+"""The page of a file: checksums, locations, history and other occurrences."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_OTHER_LOCATIONS = 100
 
 @view
 async def file(request: CatalogueRequest) -> Response:
-    """A file: its checksums, its places, its past, and where else its bytes are."""
+    """Show a file with its checksums, locations, history and other occurrences."""
     name, label, path = (
         request.path_parameter("name"),
         request.path_parameter("label"),

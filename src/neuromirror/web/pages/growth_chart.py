@@ -1,4 +1,4 @@
-"""Pictures that are made on the server."""
+"""The chart of a dataset's size over time, as SVG coordinates."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 10.0, 10.0, 24.0, 26.0
 
 @dataclass(frozen=True, slots=True)
 class GrowthChart:
-    """Steps through (time, bytes) of versions, in the units of an SVG's view box.
+    """A step chart of (time, bytes), in the units of the SVG view box.
 
-    ``points`` are x, y and whether the version is a published one; ``floor`` is where zero is.
+    ``points`` are x, y and whether the version is published; ``floor`` is the y of zero.
     """
 
     width: float
@@ -29,8 +29,10 @@ class GrowthChart:
 
 
 def growth_chart(sizes: Sequence[tuple[str, int, bool]]) -> GrowthChart | None:
-    """How a dataset grew, by (time, bytes, published); None where fewer than two versions tell."""
-    samples = sorted((datetime.fromisoformat(time), size, sure) for time, size, sure in sizes)
+    """Return the chart of (time, bytes, published) samples; None for fewer than two versions."""
+    samples = sorted(
+        (datetime.fromisoformat(time), size, published) for time, size, published in sizes
+    )
     if len(samples) < 2:
         return None
     first, last = samples[0][0], samples[-1][0]
@@ -41,11 +43,11 @@ def growth_chart(sizes: Sequence[tuple[str, int, bool]]) -> GrowthChart | None:
         (
             round(_LEFT + (_WIDTH - _LEFT - _RIGHT) * (time - first).total_seconds() / span, 1),
             round(floor - (floor - _TOP) * size / (most or 1), 1),
-            sure,
+            published,
         )
-        for time, size, sure in samples
+        for time, size, published in samples
     )
-    # a size stands until the next version
+    # a size holds until the next version
     line = f"M{points[0][0]} {points[0][1]}" + "".join(f"H{x}V{y}" for x, y, _ in points[1:])
     least = min(size for _, size, _ in samples)
     days = f"{first:%Y-%m-%d}", f"{last:%Y-%m-%d}"

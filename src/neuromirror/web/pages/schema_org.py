@@ -1,4 +1,4 @@
-"""A version as schema.org's Dataset, for search engines.
+"""Schema.org metadata of a version (Dataset), for search engines.
 
 Format: Google Search Central, "Dataset (Dataset, DataCatalog, DataDownload) structured data".
 """
@@ -14,9 +14,9 @@ from neuromirror.model import format_bytes
 from neuromirror.web.addresses import checksums_address, dataset_address, manifest_address
 
 _MIN_DESCRIPTION, _MAX_DESCRIPTION = 50, 5000
-"""Characters of a description, as Google takes it."""
+"""Length of a description that Google accepts."""
 _KEYWORD_ATTRIBUTES = ("species", "modality", "platform", "project")
-"""Attributes whose values people search by."""
+"""Attributes whose values become keywords."""
 
 
 def linked_data(
@@ -28,10 +28,16 @@ def linked_data(
     title: str,
     has_checksums: bool,
 ) -> str:
-    """JSON-LD of a version, safe inside of a ``script`` element.
+    """Return the JSON-LD of a version, escaped for a ``script`` element.
 
-    ``attributes`` are the version's, as the index has them. ``site`` is the catalogue's own address
-    and ``title`` its name; ``has_checksums`` says whether it has a list of checksums.
+    Parameters
+    ----------
+    work, alias, attributes
+        The cited work, the alias of the dataset, and the version's attributes in the index.
+    site, title
+        Public URL and title of the catalogue.
+    has_checksums
+        Whether the catalogue has a checksum list of the version.
     """
     state = work.state
     searched = [value for name in _KEYWORD_ATTRIBUTES for value in attributes.get(name, ())]
@@ -66,7 +72,7 @@ def linked_data(
 
 
 def _description(work: CitedWork) -> str:
-    """Upstream's own words; what is counted where these are too few."""
+    """Return the archive's description, extended by counts if it is too short."""
     own = work.description.strip()
     if len(own) < _MIN_DESCRIPTION:
         name = work.title or work.state.name
@@ -119,7 +125,7 @@ def _distributions(
         "@type": "DataDownload",
         "name": "Git repository (a DataLad dataset)",
         "contentUrl": f"{site}/alias/{alias}",
-        # as MLCommons Croissant names a repository
+        # the encoding format of a repository in MLCommons Croissant
         "encodingFormat": f"git+{scheme}",
     }
     yield {

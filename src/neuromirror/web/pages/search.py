@@ -1,4 +1,4 @@
-"""Where people look: the front page, what a search found, and the places of some bytes."""
+"""The front page, search results, and files by checksum."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _PAGE_SIZE = 50
 _RESULTS_PER_PAGE = 20
 _RECENT = 10
 _RECENT_CANDIDATES = 60
-"""Versions among which those of the front page are chosen, one of each dataset."""
+"""Candidates for the recent versions on the front page, which shows one per dataset."""
 _MAX_SCANNED_FILES = 200_000
-"""Files of a version that its page looks through at once: of a larger one, it starts behind."""
+"""Number of files that a version's page searches at once."""
 _MAX_VALUE_LENGTH = 120
 
 
 @view
 async def front(request: CatalogueRequest) -> Response:
-    """The search, the archives, and what is new; or what was found."""
-    # signs that nobody sees are no part of a word, and must not come back in the page
-    plain = (sign if sign.isprintable() else " " for sign in request.query_parameter("q"))
+    """Show the front page, a mirror's datasets, or search results."""
+    # invisible characters are no part of a term and must not be shown
+    plain = (one if one.isprintable() else " " for one in request.query_parameter("q"))
     terms, mirror = "".join(plain).strip(), request.query_parameter("mirror") or None
     page = request.integer_parameter("page", 1, 20_000)
     if terms and mirror is None and page == 1:
@@ -69,7 +69,7 @@ async def front(request: CatalogueRequest) -> Response:
 
 
 async def _direct_url(request: CatalogueRequest, terms: str) -> str:
-    """Where a name, an id or a checksum leads to; empty for words to search for."""
+    """Return the page of a name, an id or a checksum; empty for search terms."""
     if is_checksum(terms):
         return find_address(terms)
     found = await request.query_index(lambda index: index.match_name(terms))
@@ -85,7 +85,7 @@ def _named_url(named: NameMatch) -> str:
 
 
 def _recent(rows: list[VersionRow]) -> list[dict[str, Any]]:
-    """The last version of each dataset, and how many before it were recorded lately, too."""
+    """Return the newest version of each dataset with the number of other recent ones."""
     newest: dict[str, VersionRow] = {}
     more: dict[str, int] = {}
     for row in rows:
@@ -98,7 +98,7 @@ def _recent(rows: list[VersionRow]) -> list[dict[str, Any]]:
 
 
 async def _mirror_page(request: CatalogueRequest, mirror: str, page: int) -> Response:
-    """The datasets of a mirror by name."""
+    """Show the datasets of a mirror by name."""
     first = (page - 1) * _PAGE_SIZE
 
     def look(index: Index) -> dict[str, Any]:
@@ -114,7 +114,7 @@ async def _mirror_page(request: CatalogueRequest, mirror: str, page: int) -> Res
 async def _results_page(
     request: CatalogueRequest, terms: str, mirror: str | None, page: int
 ) -> Response:
-    """What has the words, by mirror; where nothing has, what could help."""
+    """Show the matching datasets, or suggestions if there are none."""
 
     def look(index: Index) -> dict[str, Any]:
         try:
@@ -144,11 +144,11 @@ async def _results_page(
 
 
 def _result_context(one: FoundDataset) -> dict[str, Any]:
-    """A dataset, what of it has the words, and where its files are that have them."""
+    """Return a dataset with its matching fields and links to matching files."""
     row = one.dataset
     files = path = ""
     if one.version is not None:
-        # a larger version's page would have to be looked through from its beginning
+        # in a large version, start the search at the match
         start = one.path if one.path and row.files > _MAX_SCANNED_FILES else ""
         files = version_address(row.name, one.version, start=start, match=" ".join(one.in_paths))
         if one.path:
@@ -170,7 +170,7 @@ def _shorten(text: str) -> str:
 
 @view
 async def find(request: CatalogueRequest) -> Response:
-    """Every place of some bytes, content by content."""
+    """Show all occurrences of a checksum, grouped by content."""
     checksum, page = (
         request.query_parameter("checksum").strip(),
         request.integer_parameter("page", 1, 20_000),

@@ -1,4 +1,4 @@
-"""Pages of how things stand: events, mirrors, and addresses that no page has."""
+"""Status pages: events, mirrors, and the page for unknown URLs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAX_INCIDENTS = 5
 
 @view
 async def events(request: CatalogueRequest) -> Response:
-    """What people should know, of one kind or mirror or of all."""
+    """Show events, optionally of one kind or mirror."""
     kind, mirror = request.query_parameter("kind"), request.query_parameter("mirror")
     before = (
         request.integer_parameter("before", 1, 999_999_999)
@@ -44,7 +44,7 @@ async def events(request: CatalogueRequest) -> Response:
 
 @view
 async def mirrors(request: CatalogueRequest) -> Response:
-    """How each mirror stands, what waits for an operator, and which places answer no more."""
+    """Show the status of each mirror, open holds and unavailable locations."""
 
     def look(index: Index) -> dict[str, Any]:
         all_probed, oldest_probe = index.probe_coverage()
@@ -68,5 +68,5 @@ async def mirrors(request: CatalogueRequest) -> Response:
 
 @view
 async def not_found(request: CatalogueRequest) -> Response:
-    """No page has this address."""
-    raise PageNotFoundError(f"there is no page /{request.path_parameter('rest')[:200]}")
+    """Raise PageNotFoundError for an unknown URL."""
+    raise PageNotFoundError(f"page not found: /{request.path_parameter('rest')[:200]}")

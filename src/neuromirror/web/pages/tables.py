@@ -1,4 +1,4 @@
-"""The index's tables and queries, as Datasette shows them."""
+"""The tables and queries of the index, served by Datasette."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _THROUGH = frozenset({"table", "column", "value"})
 
 @view
 async def tables(request: CatalogueRequest) -> Response:
-    """What is below ``/index``."""
+    """Serve a page below ``/index``."""
     for name, values in request.query_parameters().items():
         if name == "_through" or name.startswith("_facet"):
             for value in values:
@@ -22,7 +22,7 @@ async def tables(request: CatalogueRequest) -> Response:
 
 
 def _check_filter(name: str, value: str) -> None:
-    """Raise Wrong for a filter or a facet in JSON that Datasette takes for granted."""
+    """Raise BadRequestError for a JSON filter or facet that would make Datasette fail."""
     if name != "_through" and not value.startswith("{"):
         return
     try:
@@ -33,9 +33,9 @@ def _check_filter(name: str, value: str) -> None:
     if name == "_through":
         if not (sound and found.keys() == _THROUGH):
             raise BadRequestError(
-                f"_through is a JSON object of texts: {', '.join(sorted(_THROUGH))}"
+                f"_through must be a JSON object of strings: {', '.join(sorted(_THROUGH))}"
             )
     elif not (sound and found.keys() & {"column", "simple"}):
         raise BadRequestError(
-            f"{name} is a column's name, or a JSON object of texts that has it as 'column'"
+            f"{name} must be the name of a column, or a JSON object with a string 'column'"
         )

@@ -1,4 +1,4 @@
-"""The page of a version: what it is, and its files folder by folder or by words of their paths."""
+"""The page of a version: metadata, and its files by folder or by search terms."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from neuromirror.web.request import CatalogueRequest, view
 
 PAGE_SIZE = 200
 _MAX_RETENTION_FILES = 50_000
-"""Files above which how long upstream keeps each is not counted for a page."""
+"""Number of files above which retention is not counted."""
 _MAX_PROBED_FILES = 20_000
-"""Files above which what their places said is not counted for a page."""
+"""Number of files above which probe results are not counted."""
 _MAX_EXCEPTIONS = 200
 
 
 @view
 async def version(request: CatalogueRequest) -> Response:
-    """A version, and its files folder by folder."""
+    """Show a version and the files of one folder."""
     name, label = request.path_parameter("name"), request.path_parameter("label")
     under, start = request.query_parameter("under").strip("/"), request.query_parameter("start")
     terms = request.query_parameter("match").strip()
@@ -80,13 +80,13 @@ async def version(request: CatalogueRequest) -> Response:
 
 
 def _breadcrumbs(under: str) -> list[tuple[str, str]]:
-    """Name and path of each folder on the way."""
+    """Return name and path of each parent folder."""
     parts = under.split("/") if under else []
     return [(part, "/".join(parts[: depth + 1])) for depth, part in enumerate(parts)]
 
 
 def _folder_entries(index: Index, row: VersionRow, under: str, start: str) -> dict[str, Any]:
-    """What stands in a folder: files, folders and sub-datasets by the bytes of their paths."""
+    """Return the files, folders and subdatasets of a folder, sorted by the bytes of their paths."""
     if not row.indexed:
         return {"indexed": False, "rows": [], "next": "", "complete": True}
     within = f"{under}/" if under else ""
@@ -94,14 +94,16 @@ def _folder_entries(index: Index, row: VersionRow, under: str, start: str) -> di
         (one.path, dict(folder_entry_json(one)), one.next)
         for one in islice(index.folder_entries(row, under, start), PAGE_SIZE + 1)
     ]
-    parts = [
+    subdatasets = [
         one
         for one in index.subdatasets(row)
         if one.path.startswith(within)
         and "/" not in one.path[len(within) :]
         and one.path >= max(start, within)
     ]
-    found += [(one.path, _subdataset_entry(one), f"{one.path}\0") for one in parts[: PAGE_SIZE + 1]]
+    found += [
+        (one.path, _subdataset_entry(one), f"{one.path}\0") for one in subdatasets[: PAGE_SIZE + 1]
+    ]
     found.sort(key=lambda one: one[0])
     shown = found[:PAGE_SIZE]
     for _, entry, _ in shown:
@@ -117,14 +119,14 @@ def _folder_entries(index: Index, row: VersionRow, under: str, start: str) -> di
     }
 
 
-def _subdataset_entry(part: SubdatasetRow) -> dict[str, Any]:
+def _subdataset_entry(row: SubdatasetRow) -> dict[str, Any]:
     return {
         "type": "subdataset",
-        "path": part.path,
-        "dataset": part.dataset,
-        "label": part.label,
-        "files": part.files,
-        "bytes": part.bytes,
+        "path": row.path,
+        "dataset": row.dataset,
+        "label": row.label,
+        "files": row.files,
+        "bytes": row.bytes,
     }
 
 
@@ -135,12 +137,12 @@ def _subdataset_viewers(index: Index, entry: dict[str, Any]) -> list[Viewer]:
         inner = index.resolve(entry["dataset"], entry["label"])
     except UnknownVersionError:
         return []
-    # it is named where it stands, and has but an id of its own
+    # its name is its path here; as a dataset it has an id only
     return zarr_viewers(index, inner, name=entry["path"])
 
 
 def _matching_files(index: Index, row: VersionRow, terms: str, start: str) -> dict[str, Any]:
-    """The files whose paths have all the words."""
+    """Return the files whose paths match all search terms."""
     if not row.indexed:
         return {"indexed": False, "rows": [], "next": "", "complete": True}
     found = index.matching_files(row, terms, start)

@@ -1,8 +1,8 @@
-"""Where people can look at a file or a Zarr with nothing but a browser.
+"""Links to browser-based viewers of files and Zarrs.
 
-Viewers fetch by themselves, so that only places on the open web are given to them. Forms:
+Viewers download the data themselves, so that they get public URLs only. URL formats:
 Neurosift's ``/nwb?url=…&dandisetId=…&dandisetVersion=…``; Neuroglancer's state in a URL, whose
-sources are plain addresses; Vol-E's ``/viewer?url=…`` and the OME-NGFF validator's ``?source=…``.
+sources are plain URLs; Vol-E's ``/viewer?url=…`` and the OME-NGFF validator's ``?source=…``.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _DANDI = "https://api.dandiarchive.org/"
 _MAX_LOCATIONS = 20
 
 Viewer = tuple[str, str]
-"""Name and address."""
+"""Name and URL."""
 
 
 def file_viewers(row: VersionRow, path: str, locations: Iterable[LocationRow]) -> list[Viewer]:
-    """Viewers of a file of a version, by the first of its places that anybody can reach."""
+    """Return viewers of a file, for the first of its locations that is public."""
     name = path.lower()
     if not name.endswith((".nwb", ".nii", ".nii.gz")):
         return []
@@ -35,7 +35,7 @@ def file_viewers(row: VersionRow, path: str, locations: Iterable[LocationRow]) -
     if not urls:
         return []
     if name.endswith(".nwb"):
-        # Neurosift asks the archive's own address for more, such as where a lighter copy is
+        # with the archive's own URL Neurosift can query it, for example for a preprocessed copy
         url = next((one for one in urls if one.startswith(_DANDI)), urls[0])
         query = {"url": url}
         if url.startswith(_DANDI):
@@ -45,10 +45,10 @@ def file_viewers(row: VersionRow, path: str, locations: Iterable[LocationRow]) -
 
 
 def zarr_viewers(index: Index, row: VersionRow, under: str = "", *, name: str = "") -> list[Viewer]:
-    """Viewers of the Zarr at a folder of a version; none where it is no Zarr of the open web.
+    """Return viewers of the Zarr in a folder of a version; empty without a public Zarr.
 
-    ``name`` is what it is called, where that is not the name of the folder. They show what
-    upstream has there now, which may be another state.
+    ``name`` is its name if that differs from the folder's. The viewers show the current state at
+    the archive, which may differ from this version.
     """
     if not row.indexed:
         return []
@@ -63,7 +63,7 @@ def zarr_viewers(index: Index, row: VersionRow, under: str = "", *, name: str = 
 
 
 def _zarr_urls(index: Index, row: VersionRow, under: str) -> Iterator[str]:
-    """The addresses of the folder in which the file lies that makes it a Zarr."""
+    """Yield public URLs of the folder with the file that marks it as a Zarr."""
     for marker in sorted(one.decode() for one in ZARR_MARKERS):
         try:
             file = index.file(row, f"{under}/{marker}" if under else marker)
@@ -81,16 +81,16 @@ def _neuroglancer(name: str, url: str) -> str:
 
 
 def is_web(url: str) -> bool:
-    """Whether a browser can follow an address."""
+    """Whether a URL is http or https."""
     return url.startswith(("https://", "http://"))
 
 
 def is_public(url: str) -> bool:
-    """Whether a page of the open web may fetch an address: https, and no machine of one's own."""
+    """Whether a public web page may fetch a URL: https, and no private host."""
     try:
         parts = urlsplit(url)
     except ValueError:
-        return False  # no address at all
+        return False  # not a URL
     host = parts.hostname or ""
     if parts.scheme != "https" or "." not in host:
         return False

@@ -1,4 +1,4 @@
-"""The pages of volumes: what one is, a picture of its middle, and boxes cut out of it."""
+"""The pages of volumes: description, preview and cutouts."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ from neuromirror.web.request import BadRequestError, CatalogueRequest, PageNotFo
 
 _EDGES: Final = ("x0", "x1", "y0", "y1", "z0", "z1")
 _MAX_DIGITS: Final = 16
-"""Digits of a number that a form sends."""
+"""Maximum number of digits in a form field."""
 _SEND_SECONDS: Final = 600.0
 _CHUNK_SIZE: Final = 1 << 18
 _FORMAT_VERSION: Final = "1"
-"""Told in ETags: a release that writes the same voxels as other bytes counts on."""
+"""Part of ETags: increment it when the same voxels are encoded differently."""
 _CACHE_CONTROL: Final = "public, max-age=0, must-revalidate"
 _LINE_WIDTH: Final = 60
-"""Letters in a line of words that stand in a picture's place."""
+"""Characters per line of the error image."""
 _MIN_DISPLAY_SIZE: Final = 400
-"""Pixels on the screen up to which a small picture is enlarged."""
+"""Pixels to which a small preview is enlarged."""
 
 
 @view
 async def volume(request: CatalogueRequest) -> Response:
-    """A version as a volume."""
+    """Show a version as a volume."""
     row, found = await _volume(request)
     level = request.query_parameter("level")
     if level and level not in [one.name for one in found.volume.levels]:
@@ -63,7 +63,7 @@ async def volume(request: CatalogueRequest) -> Response:
 
 @view
 async def picture(request: CatalogueRequest) -> Response:
-    """The picture of a version's middle; where it cannot be had, a picture that says so."""
+    """Return the preview of a version, or an image with the error message."""
     row, found = await _volume(request)
     cutouts = request.site.cutouts
     tag = _etag("slice", row.commit)
@@ -82,7 +82,7 @@ async def picture(request: CatalogueRequest) -> Response:
 
 @view
 async def cut(request: CatalogueRequest) -> Response:
-    """A box of a version as a file; what cannot be given is told on the volume's page."""
+    """Return a cutout as a file, or the volume's page with the error message."""
     row, found = await _volume(request)
     given = {
         name: request.query_parameter(name).strip() for name in (*_EDGES, "t", "level", "format")
@@ -93,7 +93,7 @@ async def cut(request: CatalogueRequest) -> Response:
         make = CUTOUT_FORMATS.get(given["format"] or "tiff")
         if make is None:
             raise BadRequestError(
-                f"a cut-out is {' or '.join(CUTOUT_FORMATS)}, not {given['format'][:40]!r}"
+                f"format must be {' or '.join(CUTOUT_FORMATS)}, not {given['format'][:40]!r}"
             )
         request.site.cutouts.check_possible()
         kind = make(region.region)
@@ -130,7 +130,7 @@ async def _error_page(
     why: str,
     status: int,
 ) -> Response:
-    """The volume's page with what was asked for, and why it is not given."""
+    """Return the volume's page with the submitted form and an error message."""
     levels = [one.name for one in found.volume.levels]
     level = given["level"] if given["level"] in levels else ""
     reply = await _page(request, row, found, level, given, problem=why, status=status)
@@ -188,7 +188,7 @@ def _middle_plane(found: VolumeDescription) -> tuple[MiddlePlane | None, str]:
 
 
 def _picture(shown: MiddlePlane, known: Picture | CutoutFailedError | None) -> dict[str, Any]:
-    """What the page tells of the picture, before it is there."""
+    """Return the description of the preview, which is loaded later."""
     region = shown.cutout.region
     (x0, x1), (y0, y1), (z, _) = region.box
     return {
@@ -207,7 +207,7 @@ def _picture(shown: MiddlePlane, known: Picture | CutoutFailedError | None) -> d
 
 
 def _form(found: VolumeDescription, level: str) -> dict[str, Any]:
-    """The level that the form is for, and a box to begin with: all of it, or what is given."""
+    """Return the cutout form for a level, with a default box."""
     names = [one.name for one in found.volume.levels]
     number = names.index(level) if level in names else 0
     one, stored = found.volume.levels[number], found.storage[number]
@@ -230,7 +230,7 @@ def _form(found: VolumeDescription, level: str) -> dict[str, Any]:
 def _command_box(
     found: VolumeDescription, form: Mapping[str, Any], given: Mapping[str, str]
 ) -> dict[str, str]:
-    """The numbers of a command that gives the same: those given, if they lie in the volume."""
+    """Return the box for the example command: the submitted one if valid, or the default."""
     names = [name for name in (*_EDGES, "t") if name in form["defaults"]]
     with suppress(BadRequestError, OutsideVolumeError):
         numbers = {name: str(_parse_integer(name, given.get(name, ""))) for name in names}
@@ -240,7 +240,7 @@ def _command_box(
 
 
 def _first_box(found: VolumeDescription, level: str, time: int | None) -> Box:
-    """As much of a level as may be cut out, with its middle."""
+    """Return the largest central box of a level that may be cut out."""
     of, _ = found.level(level)
     boxes = nested_boxes(of.level)
     for box in boxes:
@@ -255,7 +255,7 @@ def _first_box(found: VolumeDescription, level: str, time: int | None) -> Box:
 
 
 def _parse_box(given: Mapping[str, str]) -> Box | None:
-    """The box that a form tells; None where it tells none. Raises :class:`BadRequestError`."""
+    """Return the submitted box, None if empty; raises :class:`BadRequestError`."""
     if not any(given[name] for name in _EDGES):
         return None
     x0, x1, y0, y1, z0, z1 = (_parse_integer(name, given[name]) for name in _EDGES)
@@ -269,7 +269,7 @@ def _parse_time(text: str) -> int | None:
 def _parse_integer(name: str, text: str) -> int:
     digits = text.removeprefix("-")
     if not digits.isascii() or not digits.isdecimal() or len(digits) > _MAX_DIGITS:
-        raise BadRequestError(f"{name} is a whole number of voxels, not {text[:40]!r}")
+        raise BadRequestError(f"{name} must be a whole number of voxels, not {text[:40]!r}")
     return int(text)
 
 
@@ -282,7 +282,7 @@ def _headers(tag: str) -> dict[str, str]:
 
 
 async def _error_image(request: CatalogueRequest, why: str, status: int) -> Response:
-    """Words in the picture's place: browsers show them, whatever the status."""
+    """Return an image with an error message, which browsers show despite the status."""
     lines = [""]
     for token in why.split():
         if len(lines[-1]) + len(token) > _LINE_WIDTH:
@@ -296,7 +296,7 @@ async def _error_image(request: CatalogueRequest, why: str, status: int) -> Resp
 
 
 class _CutoutResponse(Response):  # type: ignore[misc,unused-ignore]
-    """A file that is sent piece by piece, and is gone then; one that is not fetched is cut off."""
+    """Streams a temporary file with a time limit, and closes it."""
 
     def __init__(
         self, request: CatalogueRequest, file: BinaryIO, headers: dict[str, str], media_type: str
@@ -306,7 +306,7 @@ class _CutoutResponse(Response):  # type: ignore[misc,unused-ignore]
         self._catalogue_request, self._file = request, file
 
     async def asgi_send(self, send: Any) -> None:
-        """Sends it."""
+        """Send the file."""
         named = {**self.headers, "content-type": self.content_type}
         raw = [[name.encode(), value.encode()] for name, value in named.items()]
         try:
@@ -318,11 +318,13 @@ class _CutoutResponse(Response):  # type: ignore[misc,unused-ignore]
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
                 await send({"type": "http.response.body", "body": b""})
         except TimeoutError as error:
-            raise _SlowClientError("a cut-out was fetched too slowly, and is cut off") from error
+            raise _SlowClientError(
+                "a client read a cutout too slowly and was disconnected"
+            ) from error
         finally:
             self._file.close()
             self._catalogue_request.site.cutouts.finish_sending()
 
 
 class _SlowClientError(NeuromirrorError):
-    """Somebody who takes very long to fetch what was made."""
+    """A client reads a response too slowly."""

@@ -1,1 +1,1 @@
-"""What stands between the pages and the network: files, headers, packing, patience."""
+"""The server of the catalogue: files, headers, compression, caching and timeouts."""

@@ -1,7 +1,7 @@
-"""Datasette, which answers what is below ``/index``, in processes of its own.
+"""A pool of Datasette processes that serve the pages below ``/index``.
 
-Whatever a visitor's statement takes is taken from such a process: its memory is limited, it is
-ended when it takes too long, and there are few of them. Requests and replies go over a socket.
+A visitor's SQL statement runs in one of these processes, which has a memory limit and is killed
+after a timeout; their number is small. Requests and responses go through a socket.
 """
 
 from __future__ import annotations
@@ -25,41 +25,41 @@ from typing import IO, Any
 from neuromirror.model import NeuromirrorError
 
 MAX_CONCURRENT = 2
-"""Requests that are answered at the same time."""
+"""Maximum number of concurrent requests."""
 TIMEOUT_SECONDS = 15.0
-"""That a request may take."""
+"""Time limit of a request."""
 _ABANDONED_SECONDS = 1.0
-"""That a request may go on after its client has left."""
+"""Time that a request may continue after its client has disconnected."""
 _START_TIMEOUT = 60.0
 _LENGTH = struct.Struct("!Q")
 _MAX_LOG_LINE = 4096
-"""Bytes of a log line; the rest of a longer one is a line of its own."""
+"""Maximum length of a log line; longer lines are split."""
 _MAX_MESSAGE_BYTES = 32 << 20
-"""Bytes of a message; the process sends less."""
+"""Maximum size of a message in bytes; the process sends less."""
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
     "from neuromirror.web.server.datasette_process import main; main()"
 )
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ")
-"""All that such a process gets of this one's: no token, no password."""
+"""Environment variables that the processes inherit: no tokens or passwords."""
 
 
 class DatasetteBusyError(NeuromirrorError):
-    """As many requests are answered as may be at once."""
+    """The maximum number of requests is in progress."""
 
 
 class DatasetteProcessError(NeuromirrorError):
-    """The process that was to answer ended."""
+    """The process of a request died."""
 
 
 class DatasetteTimeoutError(NeuromirrorError):
-    """The reply took too long."""
+    """The response took too long."""
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetteReply:
-    """A reply of Datasette."""
+    """A response of Datasette."""
 
     status: int
     headers: dict[str, str]
@@ -72,7 +72,7 @@ def send(to: socket.socket, *parts: bytes) -> None:
 
 
 def receive(source: socket.socket) -> bytes:
-    """Receive a message; raises EOFError where the other end is closed."""
+    """Receive a message; raises EOFError if the other end is closed."""
     (length,) = _LENGTH.unpack(_receive_exactly(source, _LENGTH.size))
     if length > _MAX_MESSAGE_BYTES:
         raise EOFError
@@ -116,7 +116,7 @@ class _DatasetteProcess:
         self._started = False
 
     def request(self, request: bytes) -> tuple[DatasetteReply, bool]:
-        """Return the reply, and whether the process goes on to answer others."""
+        """Return the response, and whether the process can be reused."""
         if not self._started:
             self._socket.settimeout(_START_TIMEOUT)
             receive(self._socket)
@@ -133,12 +133,12 @@ class _DatasetteProcess:
         self._process.wait()
 
     def kill(self) -> None:
-        """Make :meth:`ask`, which waits in another thread, fail."""
+        """Kill the process, so that :meth:`request` fails in its thread."""
         self._process.kill()
 
 
 class _PendingRequest:
-    """A request, and the process that answers it; shared by threads."""
+    """A request and its process; thread-safe."""
 
     def __init__(self, request: bytes) -> None:
         self.request = request
@@ -158,7 +158,7 @@ class _PendingRequest:
                 self._process = None
 
     def abandon(self) -> None:
-        """Kill the process that still answers."""
+        """Kill the process of the request, if it still runs."""
         with self._lock:
             self._is_abandoned = True
             if self._process is not None:
@@ -166,9 +166,9 @@ class _PendingRequest:
 
 
 class DatasettePool:
-    """The processes that answer for one site; each is started when it is needed.
+    """The Datasette processes of one site, started on demand.
 
-    ``sql`` says whether visitors may write statements of their own.
+    ``sql`` is whether visitors may write SQL statements.
     """
 
     def __init__(self, store: Path, index_path: Path, *, title: str, address: str, sql: bool):
@@ -187,13 +187,13 @@ class DatasettePool:
     async def respond(self, scope: Mapping[str, Any]) -> DatasetteReply:
         """Return Datasette's reply to a request.
 
-        Raises DatasetteBusyError, DatasetteTimeoutError and DatasetteProcessError. Cancelled, it
-        leaves the process a
-        moment, because a new one takes longer to start than most replies, and then kills it.
+        Raises DatasetteBusyError, DatasetteTimeoutError or DatasetteProcessError. If cancelled, the
+        process gets another moment to finish, because a new one takes longer to start than most
+        requests take, and is then killed.
         """
         with self._lock:
             if self._busy >= MAX_CONCURRENT:
-                raise DatasetteBusyError(f"{MAX_CONCURRENT} requests for tables are being answered")
+                raise DatasetteBusyError(f"{MAX_CONCURRENT} requests for tables are in progress")
             self._busy += 1
         request = {
             "method": scope["method"],
@@ -202,32 +202,32 @@ class DatasettePool:
             "scheme": scope["scheme"],
             "host": dict(scope["headers"]).get(b"host", b"").decode("latin-1"),
         }
-        question = _PendingRequest(json.dumps(request).encode())
+        pending = _PendingRequest(json.dumps(request).encode())
         loop = asyncio.get_running_loop()
-        replying = loop.run_in_executor(self._threads, self._respond, question)
-        # one that is cancelled before its thread has it would never be counted down
+        replying = loop.run_in_executor(self._threads, self._respond, pending)
+        # shielded below: a cancelled future would not reach its thread and release its slot
         replying.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             return await asyncio.shield(replying)
         except asyncio.CancelledError:
-            loop.call_later(_ABANDONED_SECONDS, question.abandon)
+            loop.call_later(_ABANDONED_SECONDS, pending.abandon)
             raise
 
-    def _respond(self, question: _PendingRequest) -> DatasetteReply:
+    def _respond(self, pending: _PendingRequest) -> DatasetteReply:
         process = None
         is_reusable = False
         try:
             with self._lock:
                 process = self._idle.pop() if self._idle else None
             process = process or _DatasetteProcess(self._process_options)
-            respond, is_reusable = question.send_to(process)
+            respond, is_reusable = pending.send_to(process)
             return respond
         except TimeoutError:
-            raise DatasetteTimeoutError(f"the reply took more than {TIMEOUT_SECONDS:g} s") from None
-        except (OSError, EOFError, ValueError) as error:
-            raise DatasetteProcessError(
-                f"a process for the index's tables ended: {error!r}"
+            raise DatasetteTimeoutError(
+                f"the response took more than {TIMEOUT_SECONDS:g} s"
             ) from None
+        except (OSError, EOFError, ValueError) as error:
+            raise DatasetteProcessError(f"a Datasette process died: {error!r}") from None
         finally:
             if process is not None and not is_reusable:
                 process.stop()
@@ -237,7 +237,7 @@ class DatasettePool:
                     self._idle.append(process)
 
     def close(self) -> None:
-        """End the processes that wait."""
+        """Stop the idle processes."""
         self._threads.shutdown(wait=False)
         with self._lock, suppress(IndexError):
             while True:

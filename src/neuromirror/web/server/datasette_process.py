@@ -1,4 +1,4 @@
-"""The process that answers requests for the index's tables, one after the other."""
+"""The main program of a Datasette process, which serves one request at a time."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 MEMORY = 1 << 30
-"""Bytes of addresses that this process may have."""
+"""Limit of the address space in bytes."""
 _RESTART_BYTES = 400 << 20
-"""Bytes of memory after which it makes room for a new one."""
+"""Memory in bytes beyond which the process is replaced."""
 _MAX_FILE_BYTES = 64 << 20
-"""Bytes of a file that it writes: SQLite's shared memory, which is small."""
+"""Maximum size of a written file: SQLite's shared memory file, which is small."""
 _MAX_REPLY_BYTES = 16 << 20
 _ONE_ARENA = -8, 1
 """M_ARENA_MAX of mallopt(3)."""
@@ -49,16 +49,16 @@ _SETTINGS = {
 
 _FORMULA_PREFIXES = (
     *("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20"),
-    # a spreadsheet passes over these, and computes what follows
+    # spreadsheets ignore these and evaluate the rest
     *("\ufeff", "\0"),
 )
-"""With these a spreadsheet begins what it computes."""
+"""Characters at which a spreadsheet recognizes a formula."""
 _CELL_WITHIN: Final = re.compile(rf"([;\t][\s\"]*)(?=[{re.escape(''.join(_FORMULA_PREFIXES))}])")
-"""The start of what computes in a part of a text, where a spreadsheet separates cells by these."""
+"""The start of a formula after a character that a spreadsheet may take as a separator."""
 
 
 def main() -> None:
-    """Answer what comes over the socket, until its other end is closed."""
+    """Serve requests from the socket until its other end is closed."""
     options = json.loads(sys.argv[1])
     _set_resource_limits()
     connection = socket.socket(fileno=options["socket"])
@@ -74,7 +74,7 @@ def main() -> None:
         send(connection, b"ready")
         asyncio.run(_serve_requests(application, connection))
     except (EOFError, OSError):
-        return  # nobody asks any more
+        return  # the parent closed the socket
 
 
 def _set_resource_limits() -> None:
@@ -118,7 +118,7 @@ def _add_database(datasette: Datasette, index_path: Path) -> None:
     from datasette.database import Database
 
     class VisitorDatabase(Database):  # type: ignore[misc]
-        """The index, by connections that are limited; never one that was replaced."""
+        """The index through restricted connections, reopened when it is replaced."""
 
         def __init__(self) -> None:
             super().__init__(datasette, path=str(index_path), is_mutable=True)
@@ -130,7 +130,7 @@ def _add_database(datasette: Datasette, index_path: Path) -> None:
             return self._index.run(fn)
 
         async def execute(self, sql: str, params: Any = None, **named: Any) -> Any:
-            # else what visitors ask is written to stderr
+            # otherwise visitors' statements are written to stderr
             return await super().execute(sql, params, **{**named, "log_sql_errors": False})
 
         async def attached_databases(self) -> list[Any]:
@@ -140,7 +140,7 @@ def _add_database(datasette: Datasette, index_path: Path) -> None:
 
 
 def _refuse_failed_csv() -> None:
-    """Make Datasette answer with an error where it would send CSV without rows."""
+    """Make Datasette respond with an error where it would send CSV without rows."""
     from datasette.views.base import DatasetteError
     from datasette.views.database import QueryView
 
@@ -158,7 +158,7 @@ def _refuse_failed_csv() -> None:
 
 
 def _escape_csv_formulas() -> None:
-    """Make Datasette write CSV in which no text is a formula."""
+    """Make Datasette write CSV without formulas."""
     from datasette.views import base
 
     def writer(to: Any) -> Any:
@@ -169,7 +169,7 @@ def _escape_csv_formulas() -> None:
 
 
 def escape_cell(value: Any) -> Any:
-    """Return a value as a spreadsheet shows it; text that it would compute after a quote."""
+    """Return a CSV value with a quote before text that a spreadsheet would evaluate."""
     if not isinstance(value, str):
         return value
     first = value[:1] if value.startswith(_FORMULA_PREFIXES) else ""
@@ -189,9 +189,9 @@ async def _serve_requests(application: Any, connection: socket.socket) -> None:
 
 
 def _memory() -> int:
-    """Return the bytes of memory that this process has.
+    """Return the resident memory of this process in bytes.
 
-    Its peak in ``getrusage`` begins at its parent's, which may be large.
+    The peak of ``getrusage`` includes the parent's memory before exec, which may be large.
     """
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
@@ -241,4 +241,4 @@ async def _respond(application: Any, request: dict[str, str]) -> tuple[int, dict
     return status, headers, bytes(body)
 
 
-_TOO_LONG = b"The reply would be too long: ask for fewer rows or columns.\n"
+_TOO_LONG = b"The response would be too large: select fewer rows or columns.\n"

@@ -1,7 +1,7 @@
-"""Which of our pages an address has; what has none is left to Datasette.
+"""Dispatch of requests to the catalogue's pages; other paths go to Datasette.
 
-Ours do not pass through Datasette's own router: that looks for cookies, actors and messages, which
-there are none of, and of an error in a page it writes down all that the page knew.
+Datasette's own router is bypassed: it handles cookies, actors and messages, which the catalogue
+does not use, and logs all variables of a page that raises an error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ App = Callable[[Any, Receive, Send], Any]
 
 
 def dispatch_middleware(app: App, datasette: Datasette) -> App:
-    """An application that answers what is ours, before another one."""
+    """Return an application that serves the catalogue's routes before another application."""
     routes = [(re.compile(pattern), make) for pattern, make in ROUTES]
 
     async def asgi(scope: Any, receive: Receive, send: Send) -> None:
@@ -52,5 +52,5 @@ async def _send_response(datasette: Datasette, request: Request, make: Any, send
         done = True
     finally:
         if not done and not started:
-            # a defect of ours; whoever runs the server logs it
-            await send_text(send, 500, "Something is wrong here, and not with what you asked for.")
+            # a defect; the server logs the exception
+            await send_text(send, 500, "Internal server error.")

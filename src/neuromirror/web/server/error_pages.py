@@ -1,6 +1,6 @@
-"""What Datasette could not answer: told as a page of ours, with no word of this machine.
+"""Error pages for Datasette's errors, without local details.
 
-Nothing of it is printed: Datasette's own handler prints the request and all variables.
+Datasette's own handler prints the request and all variables; this one prints nothing.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     from datasette.app import Datasette
 
 _SQL_DISABLED_MESSAGE = (
-    "this catalogue runs no SQL of its visitors; the queries that /index lists, the tables with "
-    "their filters, and /api/v1 answer"
+    "this catalogue does not run SQL of visitors; use the queries on /index, the filters of the "
+    "tables, or /api/v1"
 )
-_TIMEOUT_MESSAGE = "the statement took too long; ask for less, or for rows by an index"
+_TIMEOUT_MESSAGE = "the statement took too long; select fewer rows, or use an indexed column"
 
 
 class _InternalError(NeuromirrorError):
-    """Something that nobody expected; whoever asked is told no more than that."""
+    """An unexpected error, whose details are not public."""
 
 
 def error_response(
     datasette: Datasette, request: Request, exception: Exception
 ) -> Awaitable[Response]:
-    """The reply to somebody whose question made Datasette raise ``exception``."""
+    """Return the response to a request for which Datasette raised ``exception``."""
 
     @view
     async def render_error(catalogue_request: CatalogueRequest) -> Response:
@@ -57,7 +57,7 @@ def error_response(
 
 
 def _translate_error(exception: Exception, path: str) -> NeuromirrorError:
-    """Return the error of ours that says the same."""
+    """Return the corresponding error of this package."""
     if isinstance(exception, NeuromirrorError):
         return exception
     if isinstance(exception, QueryInterrupted):
@@ -74,7 +74,7 @@ def _translate_error(exception: Exception, path: str) -> NeuromirrorError:
         )
     if isinstance(exception, Base400):
         if exception.status == 404:
-            return PageNotFoundError(f"there is no page {path[:200]}")
+            return PageNotFoundError(f"page not found: {path[:200]}")
         return BadRequestError(str(exception))
     damage = sqlite_damage_error(exception)
     if damage is not None:

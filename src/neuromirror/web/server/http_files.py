@@ -1,4 +1,4 @@
-"""The store's own files, as git and DataLad ask for them: whole, in part, or if changed."""
+"""Static serving of the store's public files to git and DataLad, with ranges and ETags."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _REPOSITORY_FILES = re.compile(
     r"|objects/(?:info/(?:packs|alternates|http-alternates)|[0-9a-f]{2}/[0-9a-f]{38,62}"
     r"|pack/pack-[0-9a-f]{40,64}\.[a-z]{1,20})"
 )
-"""What git and DataLad ask of a repository: no quarantined objects, locks, hooks or other files."""
+"""Files that git and DataLad need; no quarantined objects, locks, hooks or other files."""
 
 
 @dataclass(frozen=True, slots=True)
 class _OpenFile:
-    """An open file: its size, its time as HTTP has it, and a word for its content."""
+    """An open file with its size, its modification time in HTTP format, and its ETag."""
 
     file: BinaryIO
     size: int
@@ -44,7 +44,7 @@ class _OpenFile:
 
 
 async def serve_file(scope: Mapping[str, Any], receive: Receive, send: Send, site: Site) -> None:
-    """A file of the store; nothing outside of it, whatever a link or a name says."""
+    """Serve a public file of the store; never one outside of it, not even through a symlink."""
     path = scope.get("raw_path", scope["path"].encode()).partition(b"?")[0]
     found = await site.reader.run_file_read(lambda: _open_file(site.store.root, path))
     if found is None:
@@ -65,7 +65,7 @@ async def serve_file(scope: Mapping[str, Any], receive: Receive, send: Send, sit
         first, last, status = _requested_range(headers, found)
         if status == 416:
             of_all = (b"content-range", b"bytes */%d" % found.size)
-            await send_text(send, 416, "The file does not reach so far.", of_all)
+            await send_text(send, 416, "Range beyond the end of the file.", of_all)
             return
         if status == 206:
             response_headers.append(
@@ -81,12 +81,12 @@ async def serve_file(scope: Mapping[str, Any], receive: Receive, send: Send, sit
 
 
 def _open_file(root: Path, path: bytes) -> _OpenFile | None:
-    """The file that a path names; None where there is none that may be given."""
+    """Open the file that a path names; None if it does not exist or is not public."""
     try:
         named = unquote_to_bytes(path[1:]).decode()
         resolved = (root / named).resolve(strict=True)
         inside = resolved.relative_to(root.resolve())
-        # a pipe would keep this thread for ever
+        # non-blocking: opening a pipe would block this thread
         descriptor = os.open(resolved, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError, RuntimeError):
         return None
@@ -94,7 +94,7 @@ def _open_file(root: Path, path: bytes) -> _OpenFile | None:
     if not _is_public(inside) or not S_ISREG(stats.st_mode):
         os.close(descriptor)
         return None
-    # one that replaced another within a tick of the clock has another inode, which is not shown
+    # the inode distinguishes files replaced within one clock tick; it is hashed, not published
     same = blake2b(f"{stats.st_ino} {stats.st_mtime_ns}".encode(), digest_size=8).hexdigest()
     etag = f'"{same}-{stats.st_size:x}"'
     modified = formatdate(stats.st_mtime, usegmt=True)
@@ -102,7 +102,7 @@ def _open_file(root: Path, path: bytes) -> _OpenFile | None:
 
 
 def _is_public(inside: Path) -> bool:
-    """Return whether others may have a file, by its path in the store."""
+    """Whether a file is public, by its path in the store."""
     first, *rest = inside.parts
     if first in ("manifests", "tombstones", "ria-layout-version"):
         return True
@@ -110,7 +110,7 @@ def _is_public(inside: Path) -> bool:
 
 
 def _is_not_modified(headers: Mapping[bytes, bytes], found: _OpenFile) -> bool:
-    """Whether the one who asks has the file already (RFC 9110, section 13.2.2)."""
+    """Whether the client has the current file (RFC 9110, section 13.2.2)."""
     tags = headers.get(b"if-none-match")
     if tags is not None:
         return b"*" in tags or found.etag in tags
@@ -118,7 +118,7 @@ def _is_not_modified(headers: Mapping[bytes, bytes], found: _OpenFile) -> bool:
 
 
 def _requested_range(headers: Mapping[bytes, bytes], found: _OpenFile) -> tuple[int, int, int]:
-    """First and last byte, and the status; all of it for several ranges, which nobody needs."""
+    """Return first and last byte and the status; multiple ranges get the whole file."""
     whole = 0, found.size - 1, 200
     match = _RANGE.fullmatch(headers.get(b"range", b"").replace(b" ", b""))
     if match is None or headers.get(b"if-range", found.etag) not in (found.etag, found.modified):
@@ -137,9 +137,9 @@ def _requested_range(headers: Mapping[bytes, bytes], found: _OpenFile) -> tuple[
 async def _send_range(
     receive: Receive, send: Send, site: Site, file: BinaryIO, first: int, end: int
 ) -> None:
-    """Sends bytes until they are all sent, or nobody is there any more.
+    """Send a byte range until it is complete or the client disconnects.
 
-    Of a file that is cut off meanwhile too few are sent, which the other side sees.
+    If the file is truncated meanwhile, the body is too short, which the client notices.
     """
     gone = asyncio.ensure_future(_wait_for_disconnect(receive))
     block = b"."
@@ -161,7 +161,7 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 
 
 async def run_while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Do ``work``, or as much of it as there is until the client closes the connection."""
+    """Run ``work`` until it finishes or the client disconnects."""
     doing, gone = asyncio.ensure_future(work), asyncio.ensure_future(_wait_for_disconnect(receive))
     try:
         await asyncio.wait((doing, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -175,7 +175,7 @@ async def run_while_connected(receive: Receive, work: Coroutine[Any, Any, None])
 
 
 async def send_text(send: Send, status: int, text: str, *more: Header) -> None:
-    """A reply of one line."""
+    """Send a response with one line of text."""
     body = text.encode() + b"\n"
     headers = [
         *more,

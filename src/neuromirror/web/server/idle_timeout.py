@@ -1,4 +1,4 @@
-"""Connections on which nothing moves are closed, so that they keep nobody else out."""
+"""Timeouts for idle connections, so that they cannot exhaust the server."""
 
 from __future__ import annotations
 
@@ -10,18 +10,15 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _REQUEST_TIMEOUT = 20.0
-"""Seconds that the head of a request may take."""
+"""Seconds that a client may take to send the head of a request."""
 _READ_TIMEOUT = 60.0
-"""Seconds in which some of a reply must be read: a quarter of a megabyte of a large one."""
+"""Seconds in which the client must read from the send buffer (about 256 kB)."""
 _MAX_IDLE_CONNECTIONS: Final = 250
-"""Connections that may wait for a request at a time; beyond them the oldest is closed."""
+"""Maximum number of connections without a request; beyond it the oldest is closed."""
 
 
 class IdleTimeoutProtocol(H11Protocol):
-    """HTTP/1.1 as uvicorn speaks it; but it does not wait for ever for the rest of a request.
-
-    Nor for somebody who has asked to read on.
-    """
+    """uvicorn's HTTP/1.1 protocol with timeouts for slow requests and slow readers."""
 
     request_timeout, read_timeout, max_idle = _REQUEST_TIMEOUT, _READ_TIMEOUT, _MAX_IDLE_CONNECTIONS
     _idle_connections: ClassVar[dict[IdleTimeoutProtocol, None]] = {}
@@ -32,16 +29,16 @@ class IdleTimeoutProtocol(H11Protocol):
         self._read_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Somebody is there; their request is to follow soon."""
+        """Start the timeout of the first request."""
         super().connection_made(transport)
         held = transport.get_extra_info("socket")
         if held is not None and held.family in (socket.AF_INET, socket.AF_INET6):
-            # else the end of a small reply waits 40 ms for the other side to have seen its head
+            # otherwise Nagle's algorithm delays the end of a small response by 40 ms
             held.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._start_request_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Some of a request, or all of it; nothing here takes a body, so that it counts, too."""
+        """Stop the timeout when the request is complete, including an ignored body."""
         super().data_received(data)
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
             self._stop_request_timer()
@@ -49,25 +46,25 @@ class IdleTimeoutProtocol(H11Protocol):
             self._start_request_timer()
 
     def on_response_complete(self) -> None:
-        """The reply is written; the next request may have begun."""
+        """Start the timeout of a pipelined request, if there is one."""
         super().on_response_complete()
-        # what began to come meanwhile is a request that was sent ahead
+        # buffered data is the start of a pipelined request
         begun = self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]
         if begun and self._request_timer is None:
             self._start_request_timer()
 
     def pause_writing(self) -> None:
-        """Much of a reply is not read yet."""
+        """Start the read timeout: the send buffer is full."""
         super().pause_writing()
         self._read_timer = self.loop.call_later(self.read_timeout, self._abort)
 
     def resume_writing(self) -> None:
-        """Most of it was read."""
+        """Stop the read timeout."""
         super().resume_writing()
         self._read_timer = _cancel_timer(self._read_timer)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nobody is there any more."""
+        """Stop all timers."""
         self._stop_request_timer()
         self._read_timer = _cancel_timer(self._read_timer)
         super().connection_lost(exc)
@@ -77,7 +74,7 @@ class IdleTimeoutProtocol(H11Protocol):
         waiting = self._idle_connections
         waiting[self] = None
         if len(waiting) > self.max_idle:
-            # whoever asks at once is answered, however many others say nothing
+            # prompt clients are served, however many others are silent
             next(iter(waiting))._abort()
 
     def _stop_request_timer(self) -> None:
@@ -86,7 +83,7 @@ class IdleTimeoutProtocol(H11Protocol):
 
     def _abort(self) -> None:
         self._stop_request_timer()
-        # what is still to be written is not waited for
+        # discard unsent data
         self.transport.abort()
 
 

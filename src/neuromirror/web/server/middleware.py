@@ -1,4 +1,4 @@
-"""What stands around all replies: headers that keep browsers safe, and the store's own files."""
+"""Middleware for all responses: security headers, methods, rate limits and store files."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ _STORE_PATHS = re.compile(
     rb"/(?:ria-layout-version|alias/[^/]+/.+|[0-9a-f]{3}/[0-9a-f-]{33}/.+|manifests/[0-9a-f]{2}/.+"
     rb"|tombstones/[^/]+\.json)"
 )
-"""What anybody may have of a store: repositories, manifests; never the journal or the index."""
+"""Public paths of a store: repositories and manifests; never the journal or the index."""
 
 _HOST_HEADER = re.compile(rb"(?:[\w.~-]*|\[[0-9a-fA-F:.]+\])(?::[0-9]{0,5})?", re.ASCII)
-"""A host and port that may stand in links, feeds and clone commands."""
+"""A valid Host header, which ends up in links, feeds and clone commands."""
 
 _ALLOWED_METHODS = b"GET, HEAD, OPTIONS"
 
@@ -60,14 +60,14 @@ _PREFLIGHT_HEADERS = (
     (b"allow", _ALLOWED_METHODS),
     (b"content-length", b"0"),
 )
-"""What a browser is told that asks whether another site's script may ask the API."""
+"""Headers of the response to a CORS preflight request of the API."""
 
 _STATIC_PATHS = re.compile(rb"/-/static(?:-plugins)?/[\w./-]{1,200}\Z")
-"""Pages of Datasette about itself tell paths of the machine: only its style sheets are given."""
+"""Static files of Datasette; its other internal pages reveal local paths."""
 
 
 def catalogue_middleware(app: App, datasette: Datasette, site: Site) -> App:
-    """Datasette with our pages before it, and the headers and the files around them."""
+    """Return Datasette wrapped with the catalogue's pages, headers and store files."""
     pages, remembered = dispatch_middleware(app, datasette), ResponseCache()
 
     async def asgi(scope: Any, receive: Receive, send: Send) -> None:
@@ -141,7 +141,7 @@ def _has_body(scope: Any) -> bool:
 def _rate_limited(
     scope: Any, site: Site, respond: Callable[[Send], Awaitable[None]]
 ) -> Callable[[Send], Awaitable[None]]:
-    """``ask`` within the limits on expensive requests; a refused one gets 429 or 503."""
+    """Apply the limits on expensive requests to ``respond``; refused requests get 429 or 503."""
     kind = request_kind(scope)
     if kind is None:
         return respond

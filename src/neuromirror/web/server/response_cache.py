@@ -1,7 +1,7 @@
-"""Replies that are given again for a moment: to many who come at once, and to those who reload.
+"""A short-lived cache of responses, for concurrent clients and reloads.
 
-Each is kept for some seconds, and only as long as the index stays as it is; what the store itself
-tells beside the index is so at most as old. All that is kept together is bounded.
+Entries live for a few seconds, and only while the index is unchanged; data that comes from the
+store instead may be outdated by as much. The total size is bounded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from neuromirror.web.server.http_files import Message, Send
 
 _MAX_AGE = 5.0
 _MAX_BYTES = 1 << 22
-"""Bytes, with those that each takes beside its body."""
+"""Maximum size of the cache, including overhead per entry."""
 _ENTRY_OVERHEAD = 1 << 12
 
 _Respond = Callable[[Send], Awaitable[None]]
@@ -33,7 +33,7 @@ class _CachedResponse:
 
 
 class ResponseCache:
-    """The replies of one site; ``now`` tells the time in seconds."""
+    """Caches the responses of one site; ``now`` returns the time in seconds."""
 
     def __init__(
         self, now: Callable[[], float] = time.monotonic, max_bytes: int = _MAX_BYTES
@@ -44,15 +44,15 @@ class ResponseCache:
         self.bytes = 0
 
     async def send_response(self, key: _Key | None, send: Send, respond: _Respond) -> None:
-        """Sends the reply that is kept under a key, or else what is asked for, and keeps it.
+        """Send the cached response of a key, or produce, cache and send it.
 
-        Nothing is kept without a key.
+        Without a key the cache is bypassed.
         """
         if key is None:
             await respond(send)
             return
         if key in self._in_progress:
-            # many may come at once for what has just grown old
+            # many clients may request an expired entry at once
             await self._in_progress[key].wait()
         found = self._responses.get(key)
         if found is not None and self._now() < found.until:
@@ -71,7 +71,7 @@ class ResponseCache:
             else:
                 start = None
             if start is None or message["type"] != "http.response.start":
-                # nobody waits for a client that reads slowly
+                # waiting requests must not depend on a client that reads slowly
                 making.set()
                 self._in_progress.pop(key, None)
             await send(message)
@@ -98,9 +98,9 @@ class ResponseCache:
 
 
 def cache_key(scope: Mapping[str, Any], index_revision: object) -> _Key | None:
-    """What a reply depends on, ``state`` among it; None for one that must be made for this request.
+    """Return everything that a response depends on; None if it must not be cached.
 
-    The host is in it, since pages tell the address that they were asked at.
+    The host is included, because pages contain their own URL.
     """
     headers: dict[bytes, bytes] = dict(scope["headers"])
     if b"if-none-match" in headers or b"cookie" in headers or b"authorization" in headers:

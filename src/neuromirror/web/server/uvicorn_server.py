@@ -1,4 +1,4 @@
-"""The catalogue as a running server."""
+"""Serving the catalogue with uvicorn."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from neuromirror.web.rate_limits import RequestLimiter
 from neuromirror.web.site import catalogue_app
 
 _HEARTBEAT_SECONDS = 2
-"""Seconds between two signs of life."""
+"""Seconds between two heartbeats."""
 _MALLOC_ARENA_MAX = -8, 2
-"""M_ARENA_MAX of mallopt(3), and how many."""
+"""M_ARENA_MAX of mallopt(3), and its value."""
 _MAX_CONNECTIONS = 500
-"""Above so many at once, others are told to come again (503)."""
+"""Maximum number of connections; further ones get a 503."""
 
 
 def serve_catalogue(
@@ -34,14 +34,34 @@ def serve_catalogue(
     on_ready: Callable[[], None],
     heartbeat: Callable[[Mapping[str, int]], None] | None = None,
 ) -> None:
-    """Serves at a socket that listens until the process is told to end, and closes it.
+    """Serve the catalogue on a listening socket until the process is stopped.
 
-    ``cutouts`` says whether voxels may be had from upstream for those who ask, ``sql`` whether
-    visitors may write SQL; ``per_minute`` are the limits of
-    :func:`~neuromirror.web.rate_limits.parse_limits`, and ``proxies`` the networks of
-    :func:`~neuromirror.web.rate_limits.parse_proxies`, whose X-Forwarded-For names the client.
-    ``ready`` is called once, ``beat`` every few seconds while the server's loop turns, with the
-    number of refused requests by kind. Raises as :func:`~neuromirror.web.site.catalogue` does.
+    Parameters
+    ----------
+    store, index_path
+        The store and its index.
+    listener
+        The listening socket, closed on return.
+    title, address
+        Title and public URL of the site.
+    cutouts
+        Whether visitors may request voxels from upstream.
+    per_minute
+        Rate limits by kind; see :func:`~neuromirror.web.rate_limits.parse_limits`.
+    proxies
+        Networks of trusted proxies, whose X-Forwarded-For names the client; see
+        :func:`~neuromirror.web.rate_limits.parse_proxies`.
+    sql
+        Whether visitors may write SQL statements.
+    on_ready
+        Called once before the first request.
+    heartbeat
+        Called every few seconds with the number of refused requests by kind.
+
+    Raises
+    ------
+    ConfigurationError, IndexMissingError
+        As :func:`~neuromirror.web.site.catalogue_app`.
     """
     _limit_malloc_arenas()
     limiter = RequestLimiter(per_minute)
@@ -62,22 +82,22 @@ def serve_catalogue(
         if heartbeat is not None:
             heartbeat(limiter.refused)
 
-    # it warns of each malformed request, of which anybody can send any number
+    # it warns of each malformed request, which could fill the log
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     with listener:
         on_ready()
         config = uvicorn.Config(
             application,
-            # as whoever runs this process has set it up; who asks is not written down
+            # logging is set up by the caller; client addresses are not logged
             log_config=None,
             access_log=False,
             server_header=False,
-            # of others than these proxies such headers say what anybody can say
+            # from other clients these headers can be forged
             proxy_headers=bool(proxies),
             forwarded_allow_ips=list(proxies),
             http=IdleTimeoutProtocol,
             ws="none",
-            # each takes a descriptor, of which a process often has a thousand
+            # each takes a file descriptor, often limited to 1024
             limit_concurrency=_MAX_CONNECTIONS,
             timeout_graceful_shutdown=5,
             callback_notify=beating,
@@ -87,7 +107,7 @@ def serve_catalogue(
 
 
 def _limit_malloc_arenas() -> None:
-    """Lets threads share heaps where glibc would give each its own, which it never gives back."""
+    """Limit glibc's malloc arenas: arenas per thread are never returned to the system."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(*_MALLOC_ARENA_MAX)

@@ -1,15 +1,15 @@
-// Without this script everything works; with it, commands are copied by a button.
+// Adds copy buttons to commands; the pages work without this script.
 "use strict";
-const said = document.createElement("p");
-said.className = "unseen";
-said.setAttribute("role", "status");
-document.body.append(said);
-for (const place of document.querySelectorAll(".copy")) {
-  const text = place.querySelector("pre");
+const liveRegion = document.createElement("p");
+liveRegion.className = "unseen";
+liveRegion.setAttribute("role", "status");
+document.body.append(liveRegion);
+for (const box of document.querySelectorAll(".copy")) {
+  const text = box.querySelector("pre");
   const button = document.createElement("button");
   button.type = "button";
   button.textContent = "Copy";
-  const what = place.dataset.what || "text";
+  const what = box.dataset.what || "text";
   button.setAttribute("aria-label", "Copy: " + what);
   button.addEventListener("click", async () => {
     try {
@@ -22,8 +22,8 @@ for (const place of document.querySelectorAll(".copy")) {
       getSelection().addRange(range);
       button.textContent = "Selected";
     }
-    said.textContent = button.textContent + ": " + what;
+    liveRegion.textContent = button.textContent + ": " + what;
     setTimeout(() => { button.textContent = "Copy"; }, 2000);
   });
-  place.append(button);
+  box.append(button);
 }
