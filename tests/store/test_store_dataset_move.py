@@ -206,7 +206,7 @@ def test_two_histories_are_not_mixed(private: Store, public: Store) -> None:
     publisher = Publisher(public, ONE)
     publisher.publish("other", {"x.bin": 1, "other.bin": 5})
     before, there = read_kept_files(private, ONE), git_refs(publisher.repository.path)
-    with pytest.raises(DivergedHistoriesError, match="history of its own"):
+    with pytest.raises(DivergedHistoriesError):
         move(private, public, ONE)
     assert read_kept_files(private, ONE) == before
     assert git_refs(publisher.repository.path) == there
@@ -267,7 +267,7 @@ def test_a_private_store_of_a_group_stays_one(tmp_path: Path, public: Store) -> 
 @pytest.mark.parametrize("where", ["", "private", "deep/private", "neuromirror"])
 def test_a_private_store_is_never_in_the_public_one(public: Store, where: str) -> None:
     before = sorted(public.root.rglob("*"))
-    with pytest.raises(StoreNotPrivateError, match="must not be in one another"):
+    with pytest.raises(StoreNotPrivateError):
         open_private_store(public.root / where, public.root)
     with pytest.raises(StoreNotPrivateError):
         find_private_store(public.root / where, public.root)
@@ -304,7 +304,7 @@ def test_public_store_does_not_become_private_nor_vice_versa(tmp_path: Path, pub
     other = Store.open(tmp_path / "other", create=True)
     other.root.chmod(0o700)
     for opening in (open_private_store, find_private_store):
-        with pytest.raises(StoreNotPrivateError, match="public store already"):
+        with pytest.raises(StoreNotPrivateError):
             opening(other.root, public.root)
     private = open_private_store(tmp_path / "private", public.root)
     require_public_store(public.root)

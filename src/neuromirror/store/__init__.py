@@ -1,4 +1,4 @@
-"""The store: bare repositories in RIA layout, atomic refs, the journal, super-datasets."""
+"""The store: bare repositories in RIA layout, ref transactions, journal, records, superdatasets."""
 
 from neuromirror.store.durable_files import write_atomically
 from neuromirror.store.errors import (

@@ -1,9 +1,9 @@
-"""A dataset carried whole from one store to another, and then forgotten by the first.
+"""Move a dataset from one store to another.
 
-Copying goes from what nobody sees to what everybody does: manifests and records, then the
-repository by one rename, then its alias; the caller appends the journal's entries last. Forgetting
-goes the other way. Each step leaves alone what is done already, so that after a crash all of it is
-done again, and only what is missing is.
+The copy becomes visible last: first manifests and records are copied, then the repository, which
+gets its name by one rename, then its alias; the caller appends the journal entries at the end. The
+removal from the first store goes in the opposite order. Each step skips what is done already, so
+that after a crash the whole sequence can be repeated.
 """
 
 from __future__ import annotations
@@ -45,20 +45,29 @@ _DATASET_FOLDERS = (Path("neuromirror", "records"), Path("neuromirror", "memos")
 
 
 class DivergedHistoriesError(NeuromirrorError):
-    """Both stores have the dataset, and neither history goes on where the other ends."""
+    """Both stores have the dataset, and the target's history does not contain the source's."""
 
 
 def dataset_entries(store: Store, dataset: DatasetRef) -> list[JournalEntry]:
-    """The journal's entries about one dataset, oldest first."""
+    """Return the journal entries of a dataset, oldest first."""
     belongs = _DatasetFilter(dataset)
     return [entry for _, entry in store.read_entries(0) if belongs(entry)]
 
 
 def copy_dataset(source: Store, target: Store, dataset: DatasetRef) -> list[JournalEntry]:
-    """Gives ``target`` all that ``source`` has of a dataset, with the same ids.
+    """Copy a dataset's files from ``source`` to ``target``.
 
-    Returns the journal entries that ``target`` lacks, for the caller to append. The caller holds
-    the dataset's locks in both stores. Raises DivergedHistoriesError, before anything is written.
+    The caller holds the dataset's locks in both stores.
+
+    Returns
+    -------
+    list[JournalEntry]
+        The journal entries that ``target`` lacks, for the caller to append.
+
+    Raises
+    ------
+    DivergedHistoriesError
+        ``target`` has another history of the dataset; nothing was written.
     """
     source_repository, target_repository = source.repository(dataset), target.repository(dataset)
     if source_repository.exists():
@@ -81,11 +90,14 @@ def copy_dataset(source: Store, target: Store, dataset: DatasetRef) -> list[Jour
 
 
 def check_copy_complete(source: Store, target: Store, dataset: DatasetRef) -> None:
-    """Raises unless ``target`` lacks nothing that ``source`` has of a dataset.
+    """Check that ``target`` has everything that ``source`` has of a dataset.
 
-    Raises DivergedHistoriesError where a file or an entry is missing, StoreDamagedError where git
-    finds the
-    copy broken.
+    Raises
+    ------
+    DivergedHistoriesError
+        ``target`` lacks a file or a journal entry.
+    StoreDamagedError
+        ``git fsck`` rejects the copied repository.
     """
     source_repository, target_repository = source.repository(dataset), target.repository(dataset)
     missing = [
@@ -96,15 +108,15 @@ def check_copy_complete(source: Store, target: Store, dataset: DatasetRef) -> No
     known = {dump_entry(entry) for entry in dataset_entries(target, dataset)}
     for entry in dataset_entries(source, dataset):
         if dump_entry(entry) not in known:
-            missing.append("an entry of the journal")
+            missing.append("a journal entry")
         if isinstance(entry, VersionMinted):
             name = source.manifest_path(entry.state)
             if name.exists() and not target.manifest_path(entry.state).exists():
                 missing.append(name.name)
     if missing:
         raise DivergedHistoriesError(
-            f"{dataset.name}: {target.root} still lacks {missing[0]} ({len(missing)} things in "
-            f"all); everything is kept in {source.root}, run the sync again"
+            f"{dataset.name}: {target.root} lacks {missing[0]} ({len(missing)} files and entries "
+            f"in all). {source.root} still has everything; run the sync again."
         )
     if source_repository.exists():
         _check_fast_forward(dataset, source_repository, target_repository)
@@ -114,9 +126,9 @@ def check_copy_complete(source: Store, target: Store, dataset: DatasetRef) -> No
 
 
 def remove_from_journal(store: Store, dataset: DatasetRef) -> None:
-    """Takes a dataset's alias, manifests and journal entries out of a store.
+    """Remove a dataset's alias, manifests and journal entries from a store.
 
-    Its index must be made anew after this. The caller holds the dataset's lock.
+    The caller holds the dataset's lock, and must rebuild the index afterwards.
     """
     alias = store.root / "alias" / dataset.alias
     alias.unlink(missing_ok=True)
@@ -142,7 +154,7 @@ def remove_from_journal(store: Store, dataset: DatasetRef) -> None:
 
 
 def remove_files(store: Store, dataset: DatasetRef) -> None:
-    """Removes a dataset's repository, records, memos and unfinished listings from a store.
+    """Remove a dataset's repository, records, memos and unfinished listings from a store.
 
     The caller holds the dataset's lock.
     """
@@ -155,7 +167,7 @@ def remove_files(store: Store, dataset: DatasetRef) -> None:
 
 
 class _DatasetFilter:
-    """Tells the entries about one dataset from all others; asked in the journal's order."""
+    """Selects the entries of one dataset; must be called in the journal's order."""
 
     def __init__(self, dataset: DatasetRef) -> None:
         self._name = (dataset.mirror, dataset.local_id)
@@ -175,7 +187,7 @@ class _DatasetFilter:
 
 
 def _read_lines(path: Path) -> Iterator[bytes]:
-    """The whole lines of the journal; none where there is no journal."""
+    """Yield the complete lines of the journal; none where the file is missing."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -191,7 +203,7 @@ def _states(entries: list[JournalEntry]) -> set[str]:
 
 
 def _dataset_folders(root: Path, dataset: DatasetRef) -> list[Path]:
-    """The folders that hold what is kept by dataset: records first, then memos."""
+    """Return the folders of a dataset's records and memos, in this order."""
     name = dataset.dataset_id
     return [root / folder / name[:3] / name[3:] for folder in _DATASET_FOLDERS]
 
@@ -199,8 +211,10 @@ def _dataset_folders(root: Path, dataset: DatasetRef) -> list[Path]:
 def _check_fast_forward(
     dataset: DatasetRef, source_repository: Repository, target_repository: Repository
 ) -> None:
-    """Raises DivergedHistoriesError unless each ref of ``found`` is in ``there``, or that has no
-    refs."""
+    """Check that the target's refs contain the source's; a target without refs passes.
+
+    Raises DivergedHistoriesError.
+    """
     refs = target_repository.refs()
     for name, commit in source_repository.refs().items() if refs else ():
         at = refs.get(name)
@@ -212,11 +226,9 @@ def _check_fast_forward(
             or not _is_ancestor(target_repository, commit, at)
         ):
             raise DivergedHistoriesError(
-                f"{dataset.name}: {target_repository.path} has a history of its own, in which "
-                f"{name} is not "
-                f"what it is in {source_repository.path}; both are kept. Move the one that is not "
-                f"wanted out "
-                "of its store"
+                f"{dataset.name}: the histories of {target_repository.path} and "
+                f"{source_repository.path} differ at {name}. Both were kept; move one of the "
+                "repositories out of its store."
             )
 
 
@@ -225,7 +237,7 @@ def _is_ancestor(repository: Repository, commit: str, of: str) -> bool:
 
 
 def _copy_repository(source_repository: Repository, target_repository: Repository) -> None:
-    """Copies a repository beside its place, and gives it its name when it is on disk."""
+    """Copy a repository under a temporary name, fsync it, and rename it."""
     draft = target_repository.path.with_name(f".new-{target_repository.path.name}")
     shutil.rmtree(draft, ignore_errors=True)
     make_folder(draft.parent)
@@ -237,14 +249,14 @@ def _copy_repository(source_repository: Repository, target_repository: Repositor
             path.chmod(FILE_MODE if path.stat().st_mode & 0o200 else FILE_MODE & 0o444)
     protect(draft)
     fsync_tree(draft)
-    # what is there without a ref is what a killed visit had begun
+    # a repository without refs is left over from a killed visit
     shutil.rmtree(target_repository.path, ignore_errors=True)
     os.rename(draft, target_repository.path)
     fsync_path(target_repository.path.parent)
 
 
 def _copy_file(path: Path, target: Path, scratch: Path) -> None:
-    """Copies a file that never changes, unless it is there, or is missing in both places."""
+    """Copy an immutable file; do nothing where the target exists or the source is missing."""
     if target.exists() or not path.exists():
         return
     make_folder(target.parent)

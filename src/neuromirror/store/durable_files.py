@@ -1,7 +1,7 @@
-"""Files and folders that outlive a crash of the machine, and that a web server may read.
+"""Write files and folders that survive a crash of the machine, and that a web server can read.
 
-A rename is on disk only when its folder has been forced there. Modes do not follow the umask: what
-is in the store is there to be served.
+A rename is durable only after an fsync of its folder. Modes do not depend on the umask, because the
+store's files are served.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ UMASK = 0o022
 
 
 def make_folder(path: Path, *, durable: bool = True) -> None:
-    """Makes a folder, and those above it that are missing; forces them to disk if ``lasting``."""
+    """Create a folder and its missing parents; with ``durable``, fsync them."""
     if path.is_dir():
         return
     make_folder(path.parent, durable=durable)
@@ -28,9 +28,9 @@ def make_folder(path: Path, *, durable: bool = True) -> None:
 
 
 def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Writes a small file so that it is never seen half written.
+    """Write a small file by a rename, so that readers see the old or the new content.
 
-    Unless it is ``lasting`` it may be lost, or cut off, in a crash of the machine.
+    Without ``durable`` a crash of the machine may lose or truncate it.
     """
     handle, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
     try:
@@ -48,14 +48,14 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
 
 
 def finish_file(file: IO[bytes]) -> None:
-    """Gives a file that is about to be renamed its mode, and forces its content to disk."""
+    """Flush, chmod and fsync a file that is about to be renamed."""
     file.flush()
     os.fchmod(file.fileno(), FILE_MODE)
     os.fsync(file.fileno())
 
 
 def fsync_path(path: Path) -> None:
-    """Forces to disk what a file holds, or which names a folder has."""
+    """Fsync a file's content, or a folder's entries."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -64,7 +64,7 @@ def fsync_path(path: Path) -> None:
 
 
 def fsync_tree(root: Path) -> None:
-    """Forces a folder to disk with all that is in it."""
+    """Fsync a folder and everything in it."""
     for folder, _, files in os.walk(root):
         for name in files:
             fsync_path(Path(folder, name))

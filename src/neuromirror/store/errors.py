@@ -1,4 +1,4 @@
-"""What can be wrong with a store."""
+"""Errors of a store."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from neuromirror.model import ConfigurationError, NeuromirrorError
 
 
 class NotAStoreError(ConfigurationError):
-    """The folder is not a neuromirror store, and not an empty place for one."""
+    """The folder is neither a neuromirror store nor an empty folder for a new one."""
 
 
 class StoreBusyError(NeuromirrorError):
-    """Another process is at work on the same thing."""
+    """Another process has the lock of a dataset, a file or a ref."""
 
 
 class RefsMovedError(NeuromirrorError):
-    """A ref is not where this visit found it: somebody else wrote to the repository."""
+    """A ref moved since the start of the visit: another program wrote to the repository."""
 
 
 class StoreDamagedError(NeuromirrorError):
-    """Something in the store that ought to be there is not, or cannot be read."""
+    """A file or object of the store is missing or unreadable."""

@@ -1,9 +1,9 @@
-"""Refs and commits in a repository that neuromirror did not write.
+"""Find refs and commits in a repository that neuromirror did not write.
 
-A commit is neuromirror's own if its author and its committer are, and all its ancestors, of which
-each has one parent at most, are too. A push by a person, or by git-annex, adds commits of theirs.
-What the journal has of a dataset says where each ref must be; an own commit that the journal lacks
-was published by a visit that was killed before it recorded it.
+A commit is our own if neuromirror is its author and committer, it has at most one parent, and the
+same holds for all its ancestors. Pushes by people or by git-annex add foreign commits. The journal
+gives the expected position of each ref; an own commit that the journal lacks was published by a
+visit that was killed before it wrote its entry.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ForeignCommitsError(NeuromirrorError):
 
 @dataclass(frozen=True, slots=True)
 class OwnCommit:
-    """An own commit: its place in its history, from 1 on, its parent, and its message's subject."""
+    """An own commit: its number in its history (from 1), its parent, its message's subject."""
 
     number: int
     parent: str | None
@@ -49,13 +49,13 @@ class OwnCommit:
 
 @dataclass(frozen=True, slots=True)
 class CommitHistory:
-    """All commits that were looked at: own ones, and the ids of foreign ones."""
+    """The commits of a repository: own ones by id, and the ids of foreign ones."""
 
     own_commits: dict[str, OwnCommit]
     foreign_commits: set[str]
 
     def newest_own_commit(self, repository: Path, tip: str, after: str | None = None) -> str | None:
-        """Return the last own commit that ``tip`` leads to and that follows ``after``, if any."""
+        """Return the newest own commit among ``tip`` and its ancestors that follows ``after``."""
         below = [
             one for one in run_git(repository, "rev-list", tip).split() if one in self.own_commits
         ]
@@ -63,7 +63,7 @@ class CommitHistory:
         return max(follow, key=lambda one: self.own_commits[one].number, default=None)
 
     def descends_from(self, commit: str, ancestor: str) -> bool:
-        """Return whether an own commit is ``ancestor``, or has it among its ancestors."""
+        """Return whether an own commit is ``ancestor`` or one of its descendants."""
         at: str | None = commit
         while at is not None and at != ancestor:
             at = self.own_commits[at].parent
@@ -72,10 +72,10 @@ class CommitHistory:
 
 @dataclass(frozen=True, slots=True)
 class ForeignRef:
-    """A ref that is not where neuromirror put it.
+    """A ref that another program moved, created or deleted.
 
-    ``found`` is its object id in hex, None for a ref that is missing; ``expected`` is where it
-    belongs, None for a ref that must not exist.
+    ``found`` is its object id in hex, None for a missing ref; ``expected`` is the id that it must
+    have, None for a ref that must not exist.
     """
 
     name: str
@@ -89,41 +89,58 @@ class ForeignRef:
 
 
 class RecordedVersion(Protocol):
-    """A version as journal and index have it; see model.VersionMinted."""
+    """A version as recorded in journal and index; see model.VersionMinted."""
 
     @property
     def commit(self) -> str:
-        """The commit id in hex."""
+        """Commit id in hex."""
         ...
 
     @property
     def annex_commit(self) -> str:
-        """The git-annex branch's commit id in hex."""
+        """Commit id of the git-annex branch in hex."""
         ...
 
     @property
     def label(self) -> str:
-        """The version's label."""
+        """Label of the version."""
         ...
 
     @property
     def kind(self) -> str:
-        """published | observed."""
+        """``published`` or ``observed``."""
         ...
 
     @property
     def upstream(self) -> str:
-        """Upstream's own name of it."""
+        """Upstream's name of the version."""
         ...
 
 
 class JournalRefs:
-    """Where a dataset's refs are by what was recorded of it, oldest entry first.
+    """The expected refs of a dataset, from its journal entries.
 
-    What the entries say of foreign commits does not count, and neither do versions that were minted
-    on top of a foreign commit of the git-annex branch: their keys would be missing in what is left
-    of it. ``dropped`` are the commits of these versions; they are foreign in ``history`` too.
-    ``is_subdataset`` says that the dataset is a part of another one, whose states have no parents.
+    Ignored are entries of foreign commits, and versions whose commit of the git-annex branch is
+    foreign: without that commit the branch lacks their keys.
+
+    Parameters
+    ----------
+    entries
+        The dataset's entries, oldest first.
+    history
+        The repository's commits, in which the dropped ones are marked as foreign; None if all are
+        known to be own.
+    is_subdataset
+        Whether the dataset is a component of another one: then its commits have no parents.
+
+    Attributes
+    ----------
+    tips
+        Commit id by ref.
+    labels
+        Label by commit id.
+    dropped_commits
+        The commits of ignored versions.
     """
 
     def __init__(
@@ -152,7 +169,7 @@ class JournalRefs:
     def _add(self, entry: RecordedVersion) -> None:
         self.tips[ANNEX_BRANCH] = entry.annex_commit
         if entry.commit in self.labels:
-            return  # it is there twice, by a writer that died before it knew
+            return  # recorded twice: the first writer was killed right after
         self.labels[entry.commit] = entry.label
         published = entry.kind == VersionKind.PUBLISHED.value and not self.is_subdataset
         self.tips[PUBLISHED_BRANCH if published else MAIN_BRANCH] = entry.commit
@@ -161,14 +178,14 @@ class JournalRefs:
         self.tips[TAG_PREFIX + entry.label] = entry.commit
 
     def matches(self, refs: Mapping[str, str]) -> bool:
-        """Return whether refs are just where they were recorded."""
+        """Return whether refs equal the expected ones; the draft branch may be missing."""
         return refs.items() <= self.tips.items() and self.tips.keys() - refs.keys() <= {
             DRAFT_BRANCH
         }
 
 
 def read_history(repository: Path, extra_commits: Iterable[str] = ()) -> CommitHistory:
-    """Read the commits that refs, or the commit ids in ``more``, lead to.
+    """Read the commits that are reachable from all refs and from ``extra_commits``.
 
     Raises StoreDamagedError where git cannot walk the history.
     """
@@ -200,7 +217,7 @@ def read_history(repository: Path, extra_commits: Iterable[str] = ()) -> CommitH
 
 
 def _mark_foreign(history: CommitHistory, commits: Iterable[str]) -> None:
-    """Make commits, and those that follow them, foreign."""
+    """Mark commits and their descendants as foreign."""
     history.foreign_commits.update(commits)
     # parents come before their children
     for commit, own in list(history.own_commits.items()):
@@ -212,7 +229,7 @@ def _mark_foreign(history: CommitHistory, commits: Iterable[str]) -> None:
 def find_foreign_refs(
     repository: Repository, journal: JournalRefs, history: CommitHistory
 ) -> list[ForeignRef]:
-    """Return the refs of a repository that are not where neuromirror put them, by name."""
+    """Return the refs of a repository that differ from the expected ones, sorted by name."""
     refs = repository.refs()
     found = []
     for name in sorted(refs.keys() | journal.tips.keys()):
@@ -234,7 +251,7 @@ def _is_own(name: str, tip: str | None, journal: JournalRefs, history: CommitHis
     if tip == expected:
         return True
     if name.startswith(TAG_PREFIX):
-        # of a version that a killed visit did not record, whose message has the label
+        # a tag of a killed visit: not recorded, but the commit message has the label
         unrecorded = expected is None and tip not in journal.labels
         return unrecorded and history.own_commits[tip].subject.endswith(
             f" {name.removeprefix(TAG_PREFIX)}"
@@ -242,12 +259,12 @@ def _is_own(name: str, tip: str | None, journal: JournalRefs, history: CommitHis
     if name not in _BRANCHES:
         return False
     if journal.is_subdataset and tip in journal.labels:
-        return True  # a part's states have no parents, and no order where the journal was lost
+        return True  # commits without parents have no order if the journal was lost
     return expected is None or history.descends_from(tip, expected)
 
 
 def find_annex_files(repository: Path) -> list[str]:
-    """Return what a git-annex that was initialized in a repository left: names in its folder."""
+    """Return the names of files that git-annex created or changed in a repository."""
     found = ["annex"] if (repository / "annex").exists() else []
     try:
         config = (repository / "config").read_text(errors="replace")
@@ -258,10 +275,20 @@ def find_annex_files(repository: Path) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class RepositoryDamage:
-    """What other programs than neuromirror wrote to a repository.
+    """The changes that other programs made to a repository.
 
-    ``versions`` are what the journal has of foreign commits; ``leftovers`` the names of what a
-    git-annex left that was initialized in the repository.
+    Attributes
+    ----------
+    refs
+        Refs that differ from the expected ones.
+    versions
+        Journal entries of foreign commits.
+    annex_files
+        Files of a git-annex that was initialized in the repository.
+    is_protected
+        Whether hooks and settings that reject pushes are in place.
+    history
+        The repository's commits.
     """
 
     refs: list[ForeignRef]
@@ -274,13 +301,13 @@ class RepositoryDamage:
         return bool(self.refs or self.versions or self.annex_files or not self.is_protected)
 
     def messages(self) -> Iterator[str]:
-        """Yield one message per thing that is foreign or missing."""
+        """Yield one message per problem."""
         for ref in self.refs:
             yield f"{ref}, which neuromirror did not write"
         for version in self.versions:
-            yield f"the version {version.label} was recorded of foreign commits"
+            yield f"the journal has the version {version.label} of foreign commits"
         for name in self.annex_files:
-            yield f"git-annex was initialized in the repository and left {name!r}"
+            yield f"git-annex was initialized in the repository and wrote {name!r}"
         if not self.is_protected:
             yield "the repository lacks hooks or settings that reject pushes"
 
@@ -288,7 +315,7 @@ class RepositoryDamage:
 def find_damage(
     repository: Repository, entries: Sequence[VersionMinted | AnnexBranchMoved]
 ) -> RepositoryDamage:
-    """Find what is foreign in a repository; ``entries`` are the journal's of its dataset.
+    """Compare a repository with its dataset's journal entries.
 
     Raises StoreDamagedError where git cannot walk the history.
     """

@@ -1,4 +1,4 @@
-"""The store's journal: an append-only file of entries, one JSON line each."""
+"""Append to and read the store's journal: a file with one JSON entry per line."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from neuromirror.store.locks import file_lock
 
 
 class JournalFile:
-    """Appends and reads entries; positions are in bytes."""
+    """The journal file; positions in it are in bytes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def append(self, entries: Iterable[JournalEntry]) -> None:
-        """Adds entries and forces them to disk; readers see each whole, or not at all.
+        """Append entries and fsync the file; readers see complete entries only.
 
-        Raises ValueError for what could not be read again, which would stop the whole store.
+        Raises ValueError for an entry that could not be parsed again: it would block the store.
         """
         lines = [dump_entry(entry) for entry in entries]
         if not lines:
@@ -41,7 +41,7 @@ class JournalFile:
                 fsync_path(self._path.parent)
 
     def drop_entries(self, should_drop: Callable[[JournalEntry], bool]) -> list[bytes]:
-        """Remove entries and return their lines; an index must be rebuilt after that."""
+        """Remove entries and return their lines; the caller must rebuild the index."""
         with file_lock(self._path.with_suffix(".lock"), "the journal", wait=60):
             lines = self._path.read_bytes().splitlines(keepends=True)
             dropped = [
@@ -55,16 +55,16 @@ class JournalFile:
         return dropped
 
     def size(self) -> int:
-        """Bytes of the file."""
+        """Return the size of the file in bytes."""
         try:
             return self._path.stat().st_size
         except FileNotFoundError:
             return 0
 
     def read_entries(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
-        """Entries that begin at or after a position, each with the position of its end.
+        """Yield the entries from a position on, each with the position of its end.
 
-        A last line without newline was being written when its writer died: it is no entry.
+        A last line without a newline is ignored: its writer was killed.
         """
         try:
             file = self._path.open("rb")
@@ -80,13 +80,13 @@ class JournalFile:
                     yield position, load_entry(line)
                 except ValueError as error:
                     raise StoreDamagedError(
-                        f"{self._path}: the line that ends at byte {position} is {error}; move "
-                        "the file aside and run 'neuromirror rebuild-index'"
+                        f"{self._path}: invalid entry in the line that ends at byte {position}: "
+                        f"{error}. Move the file away and run 'neuromirror rebuild-index'."
                     ) from error
 
 
 def _drop_torn_line(handle: int) -> int:
-    """Cuts the file after its last newline; gives its size."""
+    """Truncate the file after its last newline; return its size."""
     size = os.fstat(handle).st_size
     end = size
     while end:

@@ -1,4 +1,4 @@
-"""Locks that the kernel lets go when their holder dies, however it dies."""
+"""Lock files by flock(2): the kernel releases a lock when its holder exits or is killed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,25 @@ from neuromirror.store.safe_paths import SafeFolder
 def file_lock(
     path: Path, resource: str, wait: float = 0.0, folder: SafeFolder | None = None
 ) -> Iterator[None]:
-    """Holds an exclusive lock on ``path`` (made if missing) while the block runs.
+    """Hold an exclusive lock on a file during the block.
 
-    ``folder`` is the open folder that the file is in, where it may hold what others put there.
-    Raises StoreBusyError, naming ``what``, when another holder is still there after ``wait``
-    seconds,
-    and UnsafePathError for a symlink.
+    Parameters
+    ----------
+    path
+        The lock file; created if it is missing.
+    resource
+        What the lock protects, for the error message.
+    wait
+        Seconds to wait for another holder.
+    folder
+        The file's folder, already open; for a folder that other users can write to.
+
+    Raises
+    ------
+    StoreBusyError
+        Another process holds the lock.
+    UnsafePathError
+        The file is a symlink.
     """
     if folder is None:
         opened = SafeFolder.open_path(path.parent.absolute(), create=True)
@@ -40,7 +53,7 @@ def file_lock(
                 if time.monotonic() >= deadline:
                     raise StoreBusyError(
                         f"{resource} is in use by another neuromirror process; try again when it "
-                        f"is done (lock: {path})"
+                        f"has finished (lock: {path})"
                     ) from None
                 time.sleep(pause)
                 pause = min(2 * pause, 0.05)

@@ -1,4 +1,4 @@
-"""The canonical manifests of a store: ``manifests/<ab>/<rest>.jsonl.zst`` by state digest."""
+"""Read canonical manifests: ``manifests/<ab>/<rest>.jsonl.zst``, named by state digest."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from neuromirror.store.errors import StoreDamagedError
 
 
 def manifest_file(root: Path, state: str) -> Path:
-    """Where the canonical manifest of a state (``sha256:<hex>``) is in the store at ``root``."""
+    """Return the path of the manifest of a state (``sha256:<hex>``) in the store at ``root``."""
     digest = state.removeprefix("sha256:")
     return root / "manifests" / digest[:2] / f"{digest[2:]}.jsonl.zst"
 
 
 def manifest_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a manifest, without newline.
+    """Yield the lines of a manifest, without newlines.
 
-    Raises StoreDamagedError, at the latest at its end, where it is missing or of another state
-    than its
-    name says.
+    Raises
+    ------
+    StoreDamagedError
+        The manifest is missing, or its digest differs from its name; raised at its end at the
+        latest.
     """
     digest = StateDigest()
 
@@ -41,5 +43,5 @@ def manifest_lines(path: Path) -> Iterator[bytes]:
         ) from error
     if manifest_file(path.parents[2], digest.value()) != path:
         raise StoreDamagedError(
-            f"the manifest {path} is of another state; restore it from a backup"
+            f"the digest of the manifest {path} differs from its name; restore it from a backup"
         )

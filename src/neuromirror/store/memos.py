@@ -1,12 +1,12 @@
-"""What a source wants to know again next time, and what it keeps while a listing is under way.
+"""Keep a source's data between visits (memos) and during a listing (workspaces).
 
 ::
 
-    <store>/neuromirror/memos/<id[:3]>/<id[3:]>/<word>.memo     a JSON line, then the memo's bytes
-    <store>/neuromirror/workspaces/<dataset id>/<word>/pages/   a folder of the source's own
+    <store>/neuromirror/memos/<id[:3]>/<id[3:]>/<version>.memo     a JSON line, then the content
+    <store>/neuromirror/workspaces/<dataset id>/<version>/pages/   a folder for the source
 
-``<word>`` stands for upstream's name of the version: the first 16 hex digits of its sha256. All of
-it may be removed while nothing runs: the next visit then reads the whole listing.
+``<version>`` is the first 16 hex digits of the sha256 of upstream's name of the version. All of it
+may be removed while no visit runs: the next visit then reads the whole listing.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from neuromirror.store.durable_files import make_folder, write_atomically
 
 _FORMAT = 3
 _MAX_IDLE_SECONDS = 24 * 3600.0
-"""Seconds without a word written after which what is left of a listing is of no use any more."""
+"""Seconds since the last write after which the pages of an interrupted listing are discarded."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredMemo:
-    """A source's memo of a listing, and the commits (hex) of the state that was made of it.
+    """A source's memo of a listing, and the commits (hex) of the state that was minted from it.
 
-    ``pending`` counts the files and Zarrs whose checksums upstream has yet to compute.
+    ``pending`` is the number of files and Zarrs whose checksums upstream has not computed yet.
     """
 
     commit: str
@@ -41,7 +41,7 @@ class StoredMemo:
 
 
 class MemoFolder:
-    """The memos of all datasets of a store; the caller holds the dataset's lock to write."""
+    """The memos of all datasets of a store; a writer holds the dataset's lock."""
 
     def __init__(self, store: Path) -> None:
         self._root = store / "neuromirror" / "memos"
@@ -50,7 +50,7 @@ class MemoFolder:
         return self._root / dataset_id[:3] / dataset_id[3:] / f"{_file_name(upstream)}.memo"
 
     def read(self, dataset_id: str, upstream: str) -> StoredMemo | None:
-        """The memo of a version, by upstream's word for it; None where none can be read."""
+        """Return the memo of a version by upstream's name; None where it is missing or damaged."""
         try:
             head, _, content = self._path(dataset_id, upstream).read_bytes().partition(b"\n")
             found = parse_json(head, "memo")
@@ -62,10 +62,7 @@ class MemoFolder:
         return memo if found.get("checksum") == _checksum(memo) else None
 
     def write(self, dataset_id: str, upstream: str, memo: StoredMemo | None) -> None:
-        """Keeps a memo in the place of an older one; None removes it.
-
-        Nothing is written where it is the same.
-        """
+        """Write or replace a memo, unless it is unchanged; None removes it."""
         path = self._path(dataset_id, upstream)
         if memo is None:
             path.unlink(missing_ok=True)
@@ -80,7 +77,7 @@ class MemoFolder:
             "pending": memo.pending,
             "checksum": _checksum(memo),
         }
-        # not forced to disk: its sum tells when it was cut off, and then the listing is read again
+        # no fsync: a truncated memo fails its checksum, and then the listing is read again
         make_folder(path.parent, durable=False)
         for left in path.parent.glob(".new-*"):
             left.unlink(missing_ok=True)
@@ -89,10 +86,10 @@ class MemoFolder:
 
 
 class Workspace:
-    """The folder in which a source keeps the pages of one version's listing while it reads.
+    """The folder in which a source keeps the pages of a version's listing while it reads them.
 
-    It is made when first asked for, and survives the process, so that a listing that was broken
-    off can go on. The caller holds the dataset's lock.
+    It survives the process, so that an interrupted listing can be resumed. The caller holds the
+    dataset's lock.
     """
 
     def __init__(self, store: Path, dataset_id: str, upstream: str) -> None:
@@ -100,32 +97,32 @@ class Workspace:
         self._folder = self._dataset_folder / _file_name(upstream)
 
     def path(self) -> Path:
-        """The folder; where nothing was written in it for a day or longer, it is empty."""
+        """Return the folder; create it if needed, and empty it a day after the last write."""
         pages = self._folder / "pages"
         with suppress(FileNotFoundError):
-            # reading all of a large volume takes longer than that
+            # the newest page counts: a large volume is listed for more than a day
             times = [one.stat().st_mtime for one in (pages, *pages.iterdir())]
             if abs(time.time() - max(times)) > _MAX_IDLE_SECONDS:
                 self.remove()
-        # not forced to disk: nothing is lost with it but time
+        # no fsync: a lost page costs only time
         pages.mkdir(parents=True, exist_ok=True)
         return pages
 
     def remove(self) -> None:
-        """Removes the folder with all that is in it."""
+        """Remove the folder and its content."""
         if self._folder.exists():
             shutil.rmtree(self._folder)
         self._remove_empty_parent()
 
     def remove_if_empty(self) -> None:
-        """Removes the folder if nothing is in it."""
+        """Remove the folder if it is empty."""
         with suppress(OSError):
             (self._folder / "pages").rmdir()
             self._folder.rmdir()
         self._remove_empty_parent()
 
     def _remove_empty_parent(self) -> None:
-        with suppress(OSError):  # another version's folder is in it, or there is none
+        with suppress(OSError):  # not empty, or missing
             self._dataset_folder.rmdir()
 
 

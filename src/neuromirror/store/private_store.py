@@ -1,8 +1,8 @@
-"""A store of what is not public: a folder of its own that only its owner can enter.
+"""Open private stores: stores of datasets that are not public, which only their owner can enter.
 
-It is a store like any other, with ``neuromirror/private`` in it to tell which kind it is. Each kind
-refuses to be used as the other, and neither may lie in the other: a server that shows the public
-store cannot come upon it.
+The file ``neuromirror/private`` marks a store as private. A private store is rejected where a
+public one is expected and the other way round. Neither may be inside the other, so that a server of
+the public store cannot reach the private one.
 """
 
 from __future__ import annotations
@@ -17,46 +17,54 @@ from neuromirror.store.durable_files import fsync_path, make_folder
 from neuromirror.store.store import Store
 
 _MARKER = Path("neuromirror", "private")
-_PUBLIC_MESSAGE = "{root} is a public store already; name another folder with --private-store"
+_PUBLIC_MESSAGE = "{root} is a public store; name another folder with --private-store"
 _OTHERS_MODE = 0o007
 _OWNER_MODE = 0o700
 
 
 class StoreNotPrivateError(ConfigurationError):
-    """A folder that cannot be a private store: others may see it, or it is a public one."""
+    """The folder cannot be a private store: other users can read it, or it is a public store."""
 
 
 class UnexpectedPrivateStoreError(ConfigurationError):
-    """A private store where a public one is called for."""
+    """A private store was given where a public one is expected."""
 
 
 def is_private_store(root: Path) -> bool:
-    """Whether the store at ``root`` is a private one."""
+    """Return whether the store at ``root`` is private."""
     return (root / _MARKER).exists()
 
 
 def require_public_store(root: Path) -> None:
-    """Raises UnexpectedPrivateStoreError for a private store."""
+    """Raise UnexpectedPrivateStoreError for a private store."""
     if is_private_store(root):
         raise UnexpectedPrivateStoreError(
-            f"{root} is a private store, of dandisets under embargo; name it with --private-store, "
-            "and the public store with --store"
+            f"{root} is a private store; name it with --private-store, and the public store with "
+            "--store"
         )
 
 
 def open_private_store(root: Path, public: Path) -> Store:
-    """The private store at ``root``, made if it is missing; ``public`` is the public one's folder.
+    """Open the private store at ``root``; create it with mode 0700 if it is missing.
 
-    A new one has mode 0700. Raises StoreNotPrivateError, before anything is made, for a folder
-    that is
-    in the public store or around it, that others than its owner's group can enter, or that is
-    another kind of store.
+    Parameters
+    ----------
+    root
+        The private store's folder.
+    public
+        The public store's folder.
+
+    Raises
+    ------
+    StoreNotPrivateError
+        One of the stores is inside the other, users outside of the owner's group can enter
+        ``root``, or it is a public store. Nothing was created.
     """
     root = root.absolute()
     _check_not_nested(root.resolve(), public.resolve())
     if not root.exists():
         make_folder(root.parent)
-        # never open, not even for a moment
+        # mkdir with the mode: the folder is never open to others
         with suppress(FileExistsError):
             root.mkdir(_OWNER_MODE)
             root.chmod(_OWNER_MODE)
@@ -71,9 +79,9 @@ def open_private_store(root: Path, public: Path) -> Store:
 
 
 def find_private_store(root: Path, public: Path) -> Store | None:
-    """The private store at ``root`` if there is one; nothing is written.
+    """Open the private store at ``root`` if there is one; write nothing.
 
-    Raises as :func:`open_private_store` does.
+    Raises StoreNotPrivateError as :func:`open_private_store` does.
     """
     _check_not_nested(root.resolve(), public.resolve())
     if not (root / "neuromirror" / "store.json").exists():
@@ -85,15 +93,15 @@ def find_private_store(root: Path, public: Path) -> Store | None:
 
 
 def restrict_to_owner(folder: Path) -> None:
-    """Takes from all that is in a folder the rights of those who may not enter the folder.
+    """Remove the permissions that a folder denies from everything in it.
 
-    Programs give files modes of their own, whatever the folder is.
+    Programs choose the modes of their files without regard to the folder's.
     """
     refused = ~folder.stat().st_mode & 0o077
     for directory, folders, files in os.walk(folder):
         for name in (*folders, *files):
             path = Path(directory, name)
-            # others at work may remove what they made
+            # another process may remove its files meanwhile
             with suppress(FileNotFoundError):
                 found = path.lstat().st_mode
                 if not stat.S_ISLNK(found) and found & refused:
@@ -103,8 +111,8 @@ def restrict_to_owner(folder: Path) -> None:
 def _check_not_nested(root: Path, public: Path) -> None:
     if root == public or public in root.parents or root in public.parents:
         raise StoreNotPrivateError(
-            f"the private store {root} and the public store {public} must not be in one another: "
-            "what serves the public one would show both; name another folder with --private-store"
+            f"the private store {root} and the public store {public} must not contain each other: "
+            "a server of the public one would show both; name another folder with --private-store"
         )
 
 
@@ -112,18 +120,18 @@ def _check_mode(root: Path) -> None:
     mode = stat.S_IMODE(root.stat().st_mode)
     if mode & _OTHERS_MODE:
         raise StoreNotPrivateError(
-            f"everybody on this machine can look into {root} (mode {mode:04o}); close it with "
-            f"'chmod 700 {root}' (or 750 for a group), or name another folder with --private-store"
+            f"all users of this machine can read {root} (mode {mode:04o}); run 'chmod 700 {root}' "
+            "(or 750 for a group), or name another folder with --private-store"
         )
 
 
 def _write_marker(root: Path) -> None:
-    """Makes a private store of an empty folder, or of what a killed process left of one."""
+    """Mark an empty folder, or the incomplete store of a killed process, as private."""
     own = root / _MARKER.parent
     if (own / "store.json").exists():
         raise StoreNotPrivateError(_PUBLIC_MESSAGE.format(root=root))
     if any(root.iterdir()) and not own.is_dir():
-        return  # no store at all, which opening it says
+        return  # not a store: Store.open raises the error
     own.mkdir(_OWNER_MODE, exist_ok=True)
     (own / _MARKER.name).touch()
     fsync_path(own)

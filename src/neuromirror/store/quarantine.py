@@ -1,14 +1,14 @@
-"""Where foreign refs, commits and files of a repository are kept when it is repaired.
+"""Keep foreign refs, commits and files when a repository is repaired.
 
 ::
 
     <store>/neuromirror/quarantine/<alias>/<time>/    mode 0700
         refs.json         {"at": …, "refs": {name: {"actual": …, "expected": …}}}
         foreign.bundle    the foreign commits with their refs, for 'git fetch'
-        config, annex/    of a repository in which git-annex had been initialized
-        journal.jsonl     entries that the journal had of foreign commits
+        config, annex/    files of a git-annex that was initialized in the repository
+        journal.jsonl     journal entries of foreign commits
 
-The objects stay in the repository too: no ref leads to them there.
+The objects stay in the repository as well, unreachable from its refs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ def quarantine_foreign_refs(
     history: CommitHistory,
     at: str,
 ) -> Path:
-    """Keep what foreign refs lead to; return the folder, which is for the store's owner alone."""
+    """Write foreign refs and their commits to a new folder; return it.
+
+    Only the store's owner can read the folder.
+    """
     parent = store.root / "neuromirror" / "quarantine"
     make_folder(parent)
     parent.chmod(_OWNER_MODE)
@@ -60,7 +63,7 @@ def quarantine_foreign_refs(
 
 
 def quarantine_annex_files(repository: Repository, folder: Path) -> None:
-    """Move what an initialized git-annex left into ``folder``, content of files included."""
+    """Move the files of an initialized git-annex, annexed content included, to ``folder``."""
     config = repository.path / "config"
     write_atomically(folder / "config", config.read_bytes())
     annex = repository.path / "annex"
@@ -73,7 +76,7 @@ def quarantine_annex_files(repository: Repository, folder: Path) -> None:
 
 
 def restore_refs(repository: Repository, refs: Sequence[ForeignRef]) -> None:
-    """Put refs where they belong, and protect the repository; the caller holds its lock."""
+    """Move refs to their expected commits, and protect the repository; the caller has its lock."""
     protect(repository.path)
     found: Mapping[str, str | None] = {one.name: one.found for one in refs}
     update_refs(repository.path, found, {one.name: one.expected for one in refs})
@@ -81,7 +84,7 @@ def restore_refs(repository: Repository, refs: Sequence[ForeignRef]) -> None:
 
 
 def _new_folder(parent: Path, name: str) -> Path:
-    """Make a folder with a name that is not taken."""
+    """Create a folder; append a number to the name if it exists."""
     make_folder(parent)
     number, folder = 1, parent / name
     while folder.exists():

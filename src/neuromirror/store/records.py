@@ -1,8 +1,8 @@
-"""What the sources said of every version: whole, or as what changed since another version.
+"""Store the records of every version: whole, or as changes since another version.
 
-``<commit>.jsonl.zst`` holds record lines sorted by git path; ``<commit>.delta.zst`` a first line
-``{"base":"<commit>","depth":<n>}`` and then the lines that differ, ``-`` before and ``+`` after
-(model.changes). A version of a huge dataset costs no more room than its changes.
+``<commit>.jsonl.zst`` has record lines sorted by git path. ``<commit>.delta.zst`` has a first line
+``{"base":"<commit>","depth":<n>}`` and then the lines that differ: ``-`` of the base, ``+`` of the
+version (model.changes). So the size of a version depends on its changes, not on the dataset.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from neuromirror.store.durable_files import finish_file, fsync_path, make_folder
 from neuromirror.store.errors import StoreDamagedError
 
 MAX_DELTA_DEPTH = 16
-"""Deltas that may stand on each other before a version is kept whole again."""
+"""The length of a chain of deltas, beyond which a version is stored whole."""
 
 
 class RecordsFolder:
-    """The records of all versions below one folder."""
+    """The records of all versions of all datasets, below one folder."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -46,13 +46,13 @@ class RecordsFolder:
         return self._root / dataset_id[:3] / dataset_id[3:] / f"{commit}.{ending}.zst"
 
     def has(self, dataset_id: str, commit: str) -> bool:
-        """Whether a version's records are here."""
+        """Return whether the folder has a version's records."""
         return any(self._path(dataset_id, commit, ending).exists() for ending in ("jsonl", "delta"))
 
     def write(
         self, dataset_id: str, commit: str, record_lines: Iterable[bytes], scratch: Path
     ) -> None:
-        """Keeps a version whole."""
+        """Store a version whole."""
         if not self.has(dataset_id, commit):
             _write(self._path(dataset_id, commit, "jsonl"), record_lines, scratch)
 
@@ -64,9 +64,12 @@ class RecordsFolder:
         pairs: Iterable[LinePair],
         scratch: Path,
     ) -> bool:
-        """Keeps a version as its changes since ``base``.
+        """Store a version as its changes since ``base``.
 
-        False, and nothing is kept, where too many deltas would stand on each other.
+        Returns
+        -------
+        bool
+            False where the chain of deltas would be too long; then nothing is stored.
         """
         if self.has(dataset_id, commit):
             return True
@@ -85,7 +88,7 @@ class RecordsFolder:
         return _read_header(_read(path), path).depth
 
     def read_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[LinePair]] | None:
-        """The version that a version is kept as changes of, and the changes; None if it is whole.
+        """Return the base of a version and the changes since; None if it is stored whole.
 
         Raises StoreDamagedError, also while the pairs are read.
         """
@@ -96,10 +99,10 @@ class RecordsFolder:
         return _read_header(record_lines, path).base, load_pairs(record_lines)
 
     def pairs_between(self, dataset_id: str, old: str, new: str) -> Iterator[LinePair] | None:
-        """The pairs of lines in which two versions differ, without reading either whole.
+        """Yield the pairs of lines in which two versions differ, without reading either whole.
 
-        None where they are not kept as changes of one version. Raises StoreDamagedError, also while
-        the pairs are read.
+        Returns None where the versions' chains of deltas share no version. Raises
+        StoreDamagedError, also while the pairs are read.
         """
         olds, news = (self._base_chain(dataset_id, commit) for commit in (old, new))
         shared = next((commit for commit in news if commit in olds), None)
@@ -113,16 +116,18 @@ class RecordsFolder:
         return self._check_pairs(pairs, dataset_id, old, new)
 
     def _base_chain(self, dataset_id: str, commit: str) -> list[str]:
-        """A version, what it is kept as changes of, and so on to one that is kept whole."""
+        """Return a version, its base, and so on to the version that is stored whole.
+
+        The list is empty where the last one is missing.
+        """
         found = [commit]
         while changed := self.read_changes(dataset_id, found[-1]):
             found.append(changed[0])
             if len(found) > MAX_DELTA_DEPTH + 1:
                 path = self._path(dataset_id, commit, "delta")
                 raise StoreDamagedError(
-                    f"the records {path} stand on more than {MAX_DELTA_DEPTH} others, or on "
-                    f"themselves; "
-                    "restore the file from a backup"
+                    f"the records {path} have a chain of more than {MAX_DELTA_DEPTH} deltas, or a "
+                    "cycle; restore the file from a backup"
                 )
         return found if self.has(dataset_id, found[-1]) else []
 
@@ -143,7 +148,7 @@ class RecordsFolder:
             ) from error
 
     def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
-        """A version's record lines, sorted by git path; raises StoreDamagedError while reading."""
+        """Yield a version's record lines, sorted by git path; raise StoreDamagedError."""
         found = self.read_changes(dataset_id, commit)
         if found is None:
             yield from _read(self._path(dataset_id, commit, "jsonl"))
@@ -165,7 +170,7 @@ def _prepend(head: bytes, lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class _DeltaHeader(msgspec.Struct):
-    """The first line of a version that is kept as changes."""
+    """The first line of a version that is stored as changes."""
 
     base: CommitId
     depth: Count
@@ -175,7 +180,9 @@ def _read_header(lines: Iterator[bytes], path: Path) -> _DeltaHeader:
     try:
         return convert(parse_json(next(lines), str(path)), _DeltaHeader, str(path))
     except (InvalidDocumentError, StopIteration) as error:
-        raise StoreDamagedError(f"{path} does not begin as it should; restore it") from error
+        raise StoreDamagedError(
+            f"{path} has no valid first line; restore it from a backup"
+        ) from error
 
 
 def _write(target: Path, lines: Iterable[bytes], scratch: Path) -> None:

@@ -1,7 +1,7 @@
-"""A version's records read back from git, where the store's own have been lost.
+"""Rebuild a version's records from git where the store's own are lost.
 
-Git has of each file its name, key and URLs; what else a source said (further digests, times, ids)
-is gone until the next visit.
+git has name, key and URLs of each file. Other fields (further digests, times, ids) are missing
+until the next visit.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from neuromirror.store.repository import Repository
 
 
 class _ManifestLine(msgspec.Struct, gc=False):
-    """A file in a canonical manifest."""
+    """A line of a canonical manifest."""
 
     path: str
     digest: str
@@ -69,10 +69,24 @@ _CLAIMED_BY_MANIFEST = "manifest"
 def read_records_from_git(
     repository: Repository, commit: str, annex_commit: str, kind: str
 ) -> Iterator[bytes]:
-    """The record lines of a commit, sorted by git path; ``kind`` is the version's.
+    """Yield the record lines of a commit, sorted by git path.
 
-    Files of form ``manifest`` that git lacks come from the canonical manifest, without places.
-    Raises StoreDamagedError or ObjectMissingError where git, or the manifest, cannot give them.
+    In a dataset of form ``manifest``, the files that git lacks are read from the canonical
+    manifest, without locations.
+
+    Parameters
+    ----------
+    repository
+        The dataset's repository.
+    commit, annex_commit
+        The version's commits in hex.
+    kind
+        The version's kind, ``published`` or ``observed``.
+
+    Raises
+    ------
+    StoreDamagedError, ObjectMissingError
+        git or the manifest cannot be read.
     """
     with ObjectReader(repository.path) as reader:
         description = parse_description(
@@ -88,7 +102,7 @@ def read_records_from_git(
         only = _records_in_manifest(manifest_file(repository.path.parents[1], description["state"]))
         last = None
         for line in merge(lines, only, key=line_path):
-            # what both have comes from git first
+            # of a file in both, the record from git comes first
             if (path := line_path(line)) != last:
                 yield line
             last = path
@@ -110,7 +124,7 @@ def _files_in_git(
         elif mode == SYMLINK_MODE:
             key = key_from_file_name(reader.read(sha).rpartition(b"/")[2])
             log = b""
-            with suppress(ObjectMissingError):  # a file that nobody says where to get has none
+            with suppress(ObjectMissingError):  # a file without a known URL has no log
                 log = reader.read(f"{annex_commit}:{url_log_path(key).decode()}")
             urls = [strip_claim_prefix(line.value) for line in parse_log(log) if line.status == "1"]
             yield SnapshotEntry(path, key, _record(path, key, urls, retention))
@@ -130,7 +144,7 @@ def _subdataset(path: bytes, commit: str, description: dict[str, Any]) -> Snapsh
 
 
 def _records_in_manifest(path: Path) -> Iterator[bytes]:
-    """Record lines of the files in a canonical manifest."""
+    """Yield the record lines of the files in a canonical manifest."""
     for line in manifest_lines(path):
         try:
             entry = _decode(line)
@@ -145,7 +159,7 @@ def _records_in_manifest(path: Path) -> Iterator[bytes]:
             key = key_for(record, git_path) if digests else ""
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
             raise StoreDamagedError(
-                f"the manifest {path} has a line that is none ({error}); restore it from a backup"
+                f"the manifest {path} has an invalid line ({error}); restore it from a backup"
             ) from error
         yield dump_snapshot_entry(SnapshotEntry(git_path, key, record))
 

@@ -1,4 +1,4 @@
-"""One bare repository of the store."""
+"""A bare repository of the store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from neuromirror.store.write_protection import CONFIG, protect
 MAIN_BRANCH = "refs/heads/main"
 PUBLISHED_BRANCH = "refs/heads/published"
 DRAFT_BRANCH = "refs/heads/draft"
-"""Where upstream calls what is observed its draft: the same as ``main``, to be cloned by name."""
+"""The same commit as ``main`` where upstream calls the observed state its draft."""
 ANNEX_BRANCH = "refs/heads/git-annex"
 TAG_PREFIX = "refs/tags/"
 
@@ -40,12 +40,12 @@ _FILES = {
     "config": CONFIG,
     "ria-layout-version": "2\n",
 }
-"""What ``git init --bare`` makes (gitrepository-layout(5)), and what RIA stores want beside it."""
+"""The files of ``git init --bare`` (gitrepository-layout(5)), and the one that RIA stores need."""
 _TEMPORARY_PATTERNS = (
     *(f"{DRAFT_PREFIX}*", ".new-*", "info/.new-*", "info/refs_*"),
     *("objects/info/.new-*", "objects/info/packs_*"),
 )
-"""Drafts, ours and git's, of files that are put in place by a rename."""
+"""Temporary files, ours and git's, that a rename would have replaced."""
 
 
 class Repository:
@@ -55,11 +55,11 @@ class Repository:
         self.path = path
 
     def exists(self) -> bool:
-        """Whether the repository has been made."""
+        """Return whether the repository exists."""
         return (self.path / "HEAD").exists()
 
     def create(self) -> None:
-        """Makes the empty repository in one step, unless it is there."""
+        """Create the empty repository in one step, unless it exists."""
         if self.exists():
             return
         make_folder(self.path.parent)
@@ -77,7 +77,7 @@ class Repository:
         fsync_path(self.path.parent)
 
     def remove_stale_files(self) -> None:
-        """Removes what a killed visit left; the caller holds the dataset's lock."""
+        """Remove temporary files and locks of a killed visit; the caller has the dataset's lock."""
         remove_own_locks(self.path)
         if self.exists():
             protect(self.path)
@@ -86,36 +86,36 @@ class Repository:
                 path.unlink(missing_ok=True)
 
     def refs(self) -> dict[str, str]:
-        """All refs: full name → object id in hex."""
+        """Return all refs: full name → object id in hex."""
         return read_refs(self.path) if self.exists() else {}
 
     def main_tip(self) -> tuple[str, int] | None:
-        """The newest commit on ``main`` and its date in whole seconds, or None."""
+        """Return the newest commit on ``main`` and its date in seconds since the epoch, or None."""
         commit = self.refs().get(MAIN_BRANCH)
         if commit is None:
             return None
         return commit, int(run_git(self.path, "show", "-s", "--format=%ct", commit))
 
     def add_pack(self, pack: Pack) -> None:
-        """Gives a finished pack its name; its objects are in the repository from then on."""
+        """Rename a finished pack into the repository, and fsync the folder."""
         folder = self.path / "objects" / "pack"
         os.replace(pack.pack, folder / f"{pack.name}.pack")
         os.replace(pack.index, folder / f"{pack.name}.idx")
         fsync_path(folder)
 
     def publish(self, expected: Mapping[str, str | None], new: Mapping[str, str]) -> None:
-        """Moves refs in one transaction, then makes them seen over plain HTTP."""
+        """Move refs in one transaction, then update the files for clients of plain HTTP."""
         update_refs(self.path, expected, new)
         self.update_server_info()
 
     def update_server_info(self) -> None:
-        """Brings HEAD and the files for plain HTTP in line with the refs, where they are not.
+        """Update HEAD and the files for clients of plain HTTP to match the refs.
 
-        HEAD is the branch of the newest published version, and ``main`` where there is none: a
-        clone without a label checks out what the dataset's name means everywhere else.
+        HEAD is the branch of published versions, and ``main`` where there is none, so that a clone
+        checks out the version that the dataset's name means everywhere else.
 
-        Retired packs are not listed, which ``git update-server-info`` would do; it is only asked
-        where somebody else has put refs here.
+        ``git update-server-info`` is run only where another program created refs: it would list
+        retired packs.
         """
         refs = self.refs()
         head = PUBLISHED_BRANCH if PUBLISHED_BRANCH in refs else MAIN_BRANCH
@@ -124,11 +124,11 @@ class Repository:
             write_atomically(self.path / "HEAD", expected.encode())
         info = self.path / "info" / "refs"
         listed = "".join(f"{sha}\t{name}\n" for name, sha in sorted(refs.items()))
-        # lines that end so tell what annotated tags of others stand for
+        # these lines are the peeled ids of annotated tags, which only other programs create
         current_lines = [
             line for line in _read_text(info).splitlines(True) if not line.endswith("^{}\n")
         ]
-        # packs first: refs must not be told of before what they lead to
+        # packs first: a client that sees the new refs must find their objects
         if not is_pack_list_current(self.path):
             write_pack_list(self.path)
         if "".join(current_lines) == listed:

@@ -1,15 +1,15 @@
-"""Which packs of a repository housekeeping made, and which it has put out of use.
+"""Record which packs of a repository housekeeping wrote, and which it retired.
 
-A retired pack's objects are all in another pack. It stays for a while, for those who read about it
-before it was retired, and is named to nobody new. What is known of packs is in
+All objects of a retired pack are in another pack. It stays for a grace period, for clients that
+read the old list of packs, and is not in the new list. The record is
 ``<repository>/housekeeping.json``::
 
     {"format": 2,
      "consolidated": ["pack-<40 hex>", …],
      "retired": {"pack-<40 hex>": "<ISO 8601 time>", …}}
 
-Without the file, or with one that cannot be read, all packs are in use and none was made by
-housekeeping: nothing is lost by that but work.
+Where the file is missing or unreadable, all packs count as in use and as not consolidated: the
+next housekeeping repeats the work, and nothing is lost.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _FORMAT = 2
 
 @dataclass(frozen=True, slots=True)
 class PackRecord:
-    """Names of packs (``pack-<40 hex>``): made by housekeeping; retired, and when."""
+    """Names of packs (``pack-<40 hex>``): written by housekeeping; retired, with the time."""
 
     consolidated_packs: frozenset[str] = frozenset()
     retired_packs: dict[str, datetime] = field(default_factory=dict)
 
     @classmethod
     def load(cls, repository: Path) -> PackRecord:
-        """The record of a bare repository; an empty one where there is none to read."""
+        """Return a bare repository's record; an empty one where it is missing or unreadable."""
         try:
             content = parse_json((repository / RECORD_NAME).read_bytes(), RECORD_NAME)
             if content["format"] != _FORMAT:
@@ -52,7 +52,7 @@ class PackRecord:
             return cls()
 
     def save(self, repository: Path) -> None:
-        """Puts the record in the place of the old one, in one step."""
+        """Write the record; the old one is replaced in one step."""
         content = {
             "format": _FORMAT,
             "consolidated": sorted(self.consolidated_packs),
@@ -62,7 +62,7 @@ class PackRecord:
 
 
 def pack_names(repository: Path) -> list[str]:
-    """All packs that git sees in a bare repository: those with an index, by name."""
+    """Return the names of all packs with an index in a bare repository, sorted."""
     folder = repository / "objects" / "pack"
     return sorted(
         path.stem for path in folder.glob("pack-*.idx") if path.with_suffix(".pack").exists()
@@ -70,13 +70,13 @@ def pack_names(repository: Path) -> list[str]:
 
 
 def active_pack_names(repository: Path) -> list[str]:
-    """The packs that are named to clients of plain HTTP: all but the retired ones."""
+    """Return the names of the packs in use: all but the retired ones."""
     retired = PackRecord.load(repository).retired_packs
     return [name for name in pack_names(repository) if name not in retired]
 
 
 def is_pack_list_current(repository: Path) -> bool:
-    """Whether ``objects/info/packs`` names the packs in use, all of them and no other."""
+    """Return whether ``objects/info/packs`` lists exactly the packs in use."""
     try:
         lines = (repository / "objects" / "info" / "packs").read_bytes().splitlines()
     except FileNotFoundError:
@@ -88,6 +88,6 @@ def is_pack_list_current(repository: Path) -> bool:
 
 
 def write_pack_list(repository: Path) -> None:
-    """Names the packs in use to clients of plain HTTP (gitrepository-layout(5))."""
+    """Write the list of packs for clients of plain HTTP (gitrepository-layout(5))."""
     lines = "".join(f"P {name}.pack\n" for name in active_pack_names(repository))
     write_atomically(repository / "objects" / "info" / "packs", f"{lines}\n".encode())

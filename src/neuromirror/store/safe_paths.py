@@ -1,10 +1,11 @@
-"""Folders that somebody else may have filled: nothing below them is reached through a symlink.
+"""Access untrusted folders without following symlinks.
 
-A lock arrives with the folder it is in, and a clone with its work tree. Both may hold symlinks that
-lead elsewhere. A :class:`SafeFolder` is held open by its descriptor. What is below it is opened,
-made, renamed and removed relative to descriptors (``openat`` and the like), one name at a time and
-with ``O_NOFOLLOW``. That holds on Linux and macOS, and also while somebody else changes the folder.
-Programs that take paths (git, git-annex) work in scratch folders with mode 0700.
+A lock file comes with its folder, and a clone with its work tree; either may contain symlinks that
+lead elsewhere. A :class:`SafeFolder` keeps the folder's descriptor open. Everything below it is
+opened, created, renamed and removed relative to descriptors (``openat`` and similar calls), one
+component at a time and with ``O_NOFOLLOW``. This is safe on Linux and macOS even if another process
+changes the folder meanwhile. Programs that take paths (git, git-annex) run in scratch folders with
+mode 0700.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ _OWNER_MODE: Final = 0o700
 
 
 class UnsafePathError(ConfigurationError):
-    """A path that leads through a symlink, or out of the folder that it should be in."""
+    """A path leads through a symlink, or out of its folder."""
 
 
 class SafeFolder:
-    """A folder that is held open; a context manager. ``path`` is its name in messages.
+    """An open folder; a context manager. ``path`` is its name in messages.
 
-    All names are single components: they are refused (UnsafePathError) with a slash, or as ``..``.
+    Names are single path components: a slash or ``..`` raises UnsafePathError.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -43,9 +44,15 @@ class SafeFolder:
     def open_path(cls, path: Path, *, create: bool = False, below: Path | None = None) -> Self:
         """Open a folder.
 
-        Of a relative path, and of one in the folder ``below``, no component may be a symlink.
-        The symlinks of any other absolute path are those of the person who named it. Raises
-        UnsafePathError, and NotADirectoryError or FileNotFoundError as ``os.open`` does.
+        No component of a relative path, or of a path in the folder ``below``, may be a symlink.
+        Symlinks in any other absolute path are trusted: the user named it.
+
+        Raises
+        ------
+        UnsafePathError
+            A component is a symlink.
+        NotADirectoryError, FileNotFoundError
+            As from ``os.open``.
         """
         top, names = _split_trusted(path, below)
         if create and not top.exists():
@@ -65,7 +72,7 @@ class SafeFolder:
         os.close(self.descriptor)
 
     def folder(self, *names: str, create: bool = False, mode: int = 0o777) -> Self:
-        """Open the folder at a relative path, made if it is missing and ``create`` says so."""
+        """Open the folder at a relative path; with ``create``, create it if it is missing."""
         path, opened = self.path, os.dup(self.descriptor)
         try:
             for name in names:
@@ -82,12 +89,12 @@ class SafeFolder:
         return type(self)(path, opened)
 
     def open(self, name: str, flags: int, mode: int = 0o666) -> int:
-        """Open a file; returns a descriptor."""
+        """Open a file; return its descriptor."""
         path = self.path / _check_name(self.path, name)
         return _open(path, name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, self.descriptor, mode)
 
     def new_file(self, mode: int = 0o600) -> tuple[str, int]:
-        """Make a file with a name of its own; returns name and descriptor."""
+        """Create a file with a random name; return name and descriptor."""
         name = f".new-{secrets.token_hex(8)}"
         return name, self.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
 
@@ -96,7 +103,7 @@ class SafeFolder:
         return sorted(os.listdir(self.descriptor))
 
     def status(self, name: str) -> os.stat_result | None:
-        """Return the status of an entry, of a symlink its own; None where there is nothing."""
+        """Return the ``lstat`` result of an entry; None where it is missing."""
         try:
             return os.lstat(_check_name(self.path, name), dir_fd=self.descriptor)
         except FileNotFoundError:
@@ -109,7 +116,7 @@ class SafeFolder:
             raise _symlink_error(self.path / name)
 
     def unlink(self, name: str) -> None:
-        """Remove a file or a symlink; nothing happens where there is none."""
+        """Remove a file or a symlink, if it exists."""
         with suppress(FileNotFoundError):
             os.unlink(_check_name(self.path, name), dir_fd=self.descriptor)
 
@@ -118,11 +125,11 @@ class SafeFolder:
         os.rmdir(_check_name(self.path, name), dir_fd=self.descriptor)
 
     def remove_tree(self, name: str) -> None:
-        """Remove a folder with all that is in it, as far as that is possible."""
+        """Remove a folder and its content; ignore errors."""
         shutil.rmtree(_check_name(self.path, name), ignore_errors=True, dir_fd=self.descriptor)
 
     def replace(self, name: str, folder: SafeFolder, new_name: str) -> None:
-        """Move an entry to a folder, in the place of what is there (``os.replace``)."""
+        """Move an entry to a folder, and replace an existing one (``os.replace``)."""
         os.replace(
             _check_name(self.path, name),
             _check_name(folder.path, new_name),
@@ -132,7 +139,7 @@ class SafeFolder:
 
     @contextmanager
     def scratch(self, prefix: str = ".new-") -> Iterator[Self]:
-        """Make a folder for its owner alone, and remove it at the end of the block."""
+        """Create a folder with mode 0700, and remove it at the end of the block."""
         name = f"{prefix}{secrets.token_hex(8)}"
         os.mkdir(name, _OWNER_MODE, dir_fd=self.descriptor)
         try:
@@ -143,9 +150,9 @@ class SafeFolder:
 
 
 def refuse_symlinks(top: Path, *relative: str) -> None:
-    """Raise UnsafePathError where a symlink stands at a path below a folder, or on the way to it.
+    """Raise UnsafePathError where a component of a path below a folder is a symlink.
 
-    What is missing is no symlink. For folders whose files another program opens by path.
+    Missing components are accepted. For folders whose files another program opens by path.
     """
     seen: set[Path] = set()
     for path in relative:
@@ -158,22 +165,20 @@ def refuse_symlinks(top: Path, *relative: str) -> None:
 
 
 def _split_trusted(path: Path, below: Path | None) -> tuple[Path, tuple[str, ...]]:
-    """Take a path apart into the folder that is trusted, and the names below it."""
+    """Split a path into the trusted folder and the components below it."""
     full = Path(os.path.abspath(path))
     tops = [] if below is None else [Path(os.path.abspath(below))]
     if not path.is_absolute():
         tops.append(Path.cwd())
     found = [top for top in tops if full.is_relative_to(top)]
-    # the outermost one leaves nothing unchecked
+    # the outermost one, so that all components are checked
     top = min(found, key=lambda one: len(one.parts), default=full)
     return top, full.relative_to(top).parts
 
 
 def _check_name(folder: Path, name: str) -> str:
     if name in ("", ".", "..") or "/" in name or "\0" in name:
-        raise UnsafePathError(
-            f"{name!r} is no name for a file or folder in {folder}; nothing was done"
-        )
+        raise UnsafePathError(f"{folder}: {name!r} is not a valid file name; nothing was changed")
     return name
 
 
@@ -192,6 +197,6 @@ def _open(path: Path, name: str, flags: int, folder: int, mode: int = 0o666) -> 
 
 def _symlink_error(path: Path) -> UnsafePathError:
     return UnsafePathError(
-        f"{path} is a symlink, and nothing is read or written through symlinks that came with a "
-        "folder; remove it, or name the folder that it leads to by its absolute path"
+        f"{path} is a symlink, and symlinks in an untrusted folder are not followed; remove it, or "
+        "name its target by an absolute path"
     )

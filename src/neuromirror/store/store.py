@@ -1,12 +1,14 @@
-"""The directory of bare repositories in RIA layout, with all that the index is rebuilt from.
+"""The store: a directory of bare repositories in RIA layout, journal, records and manifests.
 
 ::
 
-    <store>/ria-layout-version            what DataLad's RIA access expects
-    <store>/<id[:3]>/<id[3:]>             one bare repository a dataset
-    <store>/alias/<mirror>--<local id>    links to them
+    <store>/ria-layout-version            required by DataLad's RIA access
+    <store>/<id[:3]>/<id[3:]>             one bare repository per dataset
+    <store>/alias/<mirror>--<local id>    symlinks to the repositories
     <store>/manifests/<ab>/<rest>.jsonl.zst    canonical manifests by state digest
     <store>/neuromirror/                  store.json, journal.jsonl, records/, locks/, index.sqlite
+
+The index can be rebuilt from everything else.
 """
 
 from __future__ import annotations
@@ -40,13 +42,13 @@ from neuromirror.store.repository import Repository
 from neuromirror.store.write_protection import protect, protection_digest
 
 _FORMAT = 2
-"""Counted up when stores of before can no longer be continued."""
+"""The format of the store; a store of another format is rejected."""
 
 _CREATED_FIRST = ("alias", "error_logs", "ria-layout-version")
 
 
 class Store:
-    """A store on a local disk; :meth:`open` makes one in an empty or missing folder."""
+    """A store on a local disk."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -56,10 +58,10 @@ class Store:
 
     @classmethod
     def open(cls, root: Path, *, create: bool = False) -> Store:
-        """The store at ``root``.
+        """Open the store at ``root``; with ``create``, create it in a missing or empty folder.
 
-        Raises NotAStoreError for a folder that is something else, and, unless ``create``, for one
-        that is missing or empty.
+        Raises NotAStoreError for a folder that is not a store, and without ``create`` for a missing
+        or empty one.
         """
         store = cls(root.absolute())
         marker = store._own_folder / "store.json"
@@ -75,8 +77,8 @@ class Store:
             )
         if not create:
             raise NotAStoreError(
-                f"there is no store at {root}; 'neuromirror sync' makes one, or name the right "
-                "folder with --store"
+                f"there is no store at {root}; run 'neuromirror sync' to create one, or name "
+                "another folder with --store"
             )
         store._create(marker)
         return store
@@ -85,21 +87,23 @@ class Store:
         try:
             found = parse_json(marker.read_bytes(), str(marker))["format"]
         except (ValueError, KeyError, TypeError) as error:
-            raise NotAStoreError(f"{marker} cannot be read: {error!r}; is this a store?") from error
+            raise NotAStoreError(
+                f"{marker} cannot be read ({error!r}); name another folder with --store"
+            ) from error
         if found in range(1, _FORMAT):
             raise NotAStoreError(
-                f"{self.root} was made by an earlier neuromirror (format {found}), whose commits "
-                f"differ from those of format {_FORMAT}; move it away, and 'neuromirror sync' "
-                "makes a new store from the archives"
+                f"{self.root} was created by an earlier neuromirror (format {found}, this one has "
+                f"{_FORMAT}), whose commits differ; move it away and run 'neuromirror sync' to "
+                "create a new store from the archives"
             )
         if found != _FORMAT:
             raise NotAStoreError(
-                f"{self.root} is a store of format {found}, this neuromirror knows {_FORMAT}; "
-                "use the neuromirror that made it, or a newer one"
+                f"{self.root} has the format {found}, this neuromirror supports {_FORMAT}; use the "
+                "neuromirror that created it, or a newer one"
             )
 
     def _is_empty_or_partial(self) -> bool:
-        """Whether the folder is empty, or what a process killed in :meth:`_make` left."""
+        """Return whether the folder is empty, or has only files that :meth:`_create` writes."""
         names = {path.name for path in self.root.iterdir() if not path.name.startswith(".new-")}
         return not names or ("neuromirror" in names and names <= {"neuromirror", *_CREATED_FIRST})
 
@@ -111,33 +115,33 @@ class Store:
 
     @property
     def index_path(self) -> Path:
-        """Where the index is when it is named nowhere else."""
+        """The default path of the index."""
         return self._own_folder / "index.sqlite"
 
     @property
     def schedule_path(self) -> Path:
-        """Where a service keeps what it is to do next, and who is at it."""
+        """The service's database of due tasks and leases."""
         return self._own_folder / "schedule.sqlite"
 
     def archive_report_path(self, mirror: str) -> Path:
-        """Where the last report of ``check-archive`` about a mirror's archive is kept."""
+        """Return the path of the last ``check-archive`` report on a mirror's archive."""
         return self._own_folder / "archives" / f"{mirror}.json"
 
     def task_state_path(self, name: str) -> Path:
-        """Where a chore that is done in slices remembers how far it has come."""
+        """Return the file in which a housekeeping task keeps its progress between slices."""
         return self._own_folder / "tasks" / f"{name}.json"
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder on the store's own disk for files that do not outlive the block.
+        """Create a temporary folder on the store's disk; it is removed at the end of the block.
 
-        What a killed process left in another scratch folder is removed on the way.
+        Scratch folders of killed processes are removed as well.
         """
         parent = self._own_folder / "tmp"
         folder = parent / secrets.token_hex(8)
         lock = folder.with_suffix(".lock")
         with ExitStack() as stack:
-            # one at a time: a lock file that is not locked yet looks like a dead process's
+            # one at a time: a new lock file that is not locked yet would look orphaned
             with self.lock("scratch", "the list of scratch folders", wait=60):
                 for left in parent.glob("*.lock"):
                     _remove_if_orphaned(left)
@@ -151,13 +155,13 @@ class Store:
                 lock.unlink(missing_ok=True)
 
     def mark_listed(self, mirror: str) -> None:
-        """Remembers that a mirror's list was read through just now; the file's time says when."""
+        """Record, as the mtime of a file, that a mirror's list of datasets was read completely."""
         folder = self._own_folder / "listed"
         make_folder(folder)
         (folder / mirror).touch()
 
     def last_listed(self, mirror: str) -> datetime | None:
-        """When a mirror's list was last read through."""
+        """Return when a mirror's list of datasets was last read completely."""
         try:
             return datetime.fromtimestamp(
                 (self._own_folder / "listed" / mirror).stat().st_mtime, UTC
@@ -166,9 +170,9 @@ class Store:
             return None
 
     def may_postpone(self, task: str, at_most: timedelta) -> bool:
-        """Return whether a task may wait: it has not been waiting for longer than ``at_most``.
+        """Return whether a task may be postponed: its first postponement is recent enough.
 
-        The store remembers since when it waits, until :meth:`clear_postponement`.
+        The store keeps the time of the first call until :meth:`clear_postponement`.
         """
         mark = self._own_folder / "postponed" / task
         try:
@@ -177,26 +181,26 @@ class Store:
             make_folder(mark.parent)
             mark.touch()
             return True
-        # a clock that was set back must not make it wait for ever
+        # abs: after the clock was set back, the task must not be postponed for ever
         return abs(time.time() - since) < at_most.total_seconds()
 
     def clear_postponement(self, task: str) -> None:
-        """Forget that a task was waiting."""
+        """Forget since when a task is postponed."""
         (self._own_folder / "postponed" / task).unlink(missing_ok=True)
 
     def lock(self, name: str, resource: str, wait: float = 0.0) -> AbstractContextManager[None]:
-        """A lock of the store; see :func:`neuromirror.store.locked`."""
+        """Hold a lock of the store; see :func:`neuromirror.store.file_lock`."""
         return file_lock(self._own_folder / "locks" / f"{name}.lock", resource, wait)
 
     # --- repositories
 
     def repository(self, dataset: DatasetRef) -> Repository:
-        """The dataset's repository, made or not."""
+        """Return the dataset's repository, which may not exist yet."""
         name = dataset.dataset_id
         return Repository(self.root / name[:3] / name[3:])
 
     def alias(self, dataset: DatasetRef, name: str | None = None) -> None:
-        """Makes the alias of a dataset that has refs (its own, or another name)."""
+        """Create or update the alias of a dataset that has refs; ``name`` replaces its own name."""
         link = self.root / "alias" / (name or dataset.alias)
         name = dataset.dataset_id
         target = f"../{name[:3]}/{name[3:]}"
@@ -210,15 +214,15 @@ class Store:
         fsync_path(link.parent)
 
     def aliases(self) -> Iterator[tuple[str, Repository]]:
-        """All aliases in order of name, with their repositories."""
+        """Yield all aliases, sorted, with their repositories."""
         for link in sorted((self.root / "alias").iterdir()):
             if not link.name.startswith("."):
                 yield link.name, Repository(link.resolve())
 
     def protect_repositories(self) -> int:
-        """Protect all repositories against other writers; return how many lacked something.
+        """Protect all repositories against other writers; return how many had to be changed.
 
-        They are looked at once for each form of the protection; see
+        They are checked once per version of the protection; see
         :mod:`neuromirror.store.write_protection`.
         """
         marker, form = self._own_folder / "protected", f"{protection_digest()}\n"
@@ -232,49 +236,50 @@ class Store:
     # --- records and manifests
 
     def write_records(self, dataset_id: str, commit: str, lines: Iterable[bytes]) -> None:
-        """Keeps a version's records: lines without newline, sorted by git path."""
+        """Store a version's records: lines without newlines, sorted by git path."""
         with self.scratch() as scratch:
             self._records.write(dataset_id, commit, lines, scratch)
 
     def write_record_changes(
         self, dataset_id: str, commit: str, base: str, pairs: Iterable[LinePair]
     ) -> bool:
-        """Keeps a version's records as changes since another; False where it is to be kept whole.
+        """Store a version's records as changes since another version.
 
-        See :class:`neuromirror.store.records.RecordsFolder`.
+        Returns False, and stores nothing, where the version must be stored whole; see
+        :class:`neuromirror.store.records.RecordsFolder`.
         """
         with self.scratch() as scratch:
             return self._records.write_changes(dataset_id, commit, base, pairs, scratch)
 
     def has_records(self, dataset_id: str, commit: str) -> bool:
-        """Whether the store has a version's records."""
+        """Return whether the store has a version's records."""
         return self._records.has(dataset_id, commit)
 
     def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
-        """A version's records, line by line; raises StoreDamagedError."""
+        """Yield a version's record lines; raise StoreDamagedError."""
         return self._records.record_lines(dataset_id, commit)
 
     def records_between(self, dataset_id: str, old: str, new: str) -> Iterator[LinePair] | None:
-        """The pairs of lines in which two versions' records differ; None where they must be read.
+        """Yield the pairs of lines in which two versions differ; return None if both must be read.
 
-        See :meth:`neuromirror.store.records.RecordsFolder.between`.
+        See :meth:`neuromirror.store.records.RecordsFolder.pairs_between`.
         """
         return self._records.pairs_between(dataset_id, old, new)
 
     def records(self, dataset_id: str, commit: str) -> Iterator[SnapshotEntry]:
-        """A version's files, sorted by git path; raises StoreDamagedError while reading."""
+        """Yield a version's files, sorted by git path; raise StoreDamagedError."""
         try:
             yield from load_snapshot_entries(self.record_lines(dataset_id, commit))
         except ValueError as error:
             raise StoreDamagedError(
-                f"the records of commit {commit} hold a line that is none ({error}); restore the "
+                f"the records of commit {commit} have an invalid line ({error}); restore the "
                 "store's records from a backup, or run 'neuromirror sync --deep' for the dataset"
             ) from error
 
     def record_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[Change]] | None:
-        """The version that a version is kept as changes of, and the changed files; None if whole.
+        """Return the base of a version and the changes since; None if it is stored whole.
 
-        Raises StoreDamagedError.
+        Raises StoreDamagedError, also while the changes are read.
         """
         found = self._records.read_changes(dataset_id, commit)
         if found is None:
@@ -283,11 +288,11 @@ class Store:
         return base, load_changes(pairs)
 
     def manifest_path(self, state: str) -> Path:
-        """Where the canonical manifest of a state (``sha256:<hex>``) is kept."""
+        """Return the path of the canonical manifest of a state (``sha256:<hex>``)."""
         return manifest_file(self.root, state)
 
     def add_manifest(self, state: str, draft: Path) -> None:
-        """Moves a finished manifest to its place."""
+        """Rename a finished manifest into the store; discard it if the store has it."""
         target = self.manifest_path(state)
         if target.exists():
             draft.unlink()
@@ -300,31 +305,31 @@ class Store:
 
     @property
     def journal_path(self) -> Path:
-        """The journal's file, to which lines are only added."""
+        """The journal, an append-only file."""
         return self._own_folder / "journal.jsonl"
 
     def append_entries(self, *entries: JournalEntry) -> None:
-        """Adds entries to the journal."""
+        """Append entries to the journal."""
         self._journal.append(entries)
 
     def drop_entries(self, should_drop: Callable[[JournalEntry], bool]) -> list[bytes]:
-        """Remove entries from the journal; see :meth:`JournalFile.drop`."""
+        """Remove entries from the journal; see :meth:`JournalFile.drop_entries`."""
         return self._journal.drop_entries(should_drop)
 
     def journal_size(self) -> int:
-        """Bytes of the journal."""
+        """Return the size of the journal in bytes."""
         return self._journal.size()
 
     def read_entries(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
-        """Journal entries from a byte position on, each with the position of its end."""
+        """Yield the journal entries from a byte position on, each with the position of its end."""
         return self._journal.read_entries(position)
 
 
 def _remove_if_orphaned(lock: Path) -> None:
-    """Removes a scratch folder whose process died: its lock is free."""
+    """Remove a scratch folder whose process was killed, as its free lock shows."""
     with suppress(StoreBusyError, FileNotFoundError), file_lock(lock, "a scratch folder"):
         folder = lock.with_suffix("")
         shutil.rmtree(folder, ignore_errors=True)
-        # its own child process may still write there for a moment: then the next visit tries again
+        # a child of the killed process may still write there; then the next visit retries
         if not folder.exists():
             lock.unlink()

@@ -1,4 +1,4 @@
-"""Super-datasets: one a mirror, with a dataset each as sub-dataset, and one above the mirrors."""
+"""Write superdatasets: one per mirror with its datasets, and one with all mirrors."""
 
 from __future__ import annotations
 
@@ -28,10 +28,20 @@ from neuromirror.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class SuperdatasetMember:
-    """A sub-dataset: its path in the super-dataset, what it is, and its newest commit.
+    """A subdataset of a superdataset.
 
-    ``date`` is the commit's, in whole seconds, None where upstream has no time of the state;
-    ``url`` is relative to the super-dataset's own.
+    Attributes
+    ----------
+    path
+        Its path in the superdataset.
+    dataset
+        The dataset.
+    commit
+        Its newest commit in hex.
+    date
+        The commit's date in seconds since the epoch; None where upstream has no time of the state.
+    url
+        Its URL, relative to the superdataset's.
     """
 
     path: str
@@ -42,7 +52,7 @@ class SuperdatasetMember:
 
 
 _INCOMPLETE_TRAILER = "Incomplete: visits of some datasets failed\n"
-"""The trailer of a first commit that is to be replaced."""
+"""The trailer of an incomplete first commit, which the next one replaces."""
 
 
 def update_superdataset(
@@ -53,18 +63,31 @@ def update_superdataset(
     *,
     complete: bool = True,
 ) -> str | None:
-    """Bring a super-dataset's ``main`` to its members' commits.
+    """Commit the current state of a superdataset's members to its ``main`` branch.
 
-    The commit is dated like the newest member, so that equal members give an equal tree and date.
-    Where upstream has no time of any member, it is second N of 1970 for the Nth commit. Where not
-    ``complete``, the commit is marked as one that the next takes the place of.
+    The commit has the date of the newest member, so that equal members give equal trees and dates.
+    Where upstream has no time of any member, the Nth commit is dated N seconds after the epoch.
+
+    Parameters
+    ----------
+    store
+        The store.
+    top
+        The superdataset.
+    alias
+        Its alias in the store.
+    members
+        Its subdatasets.
+    complete
+        Whether all members were visited without a failure. If not, a first commit is marked as
+        incomplete, and the next commit replaces it.
 
     Returns
     -------
     str | None
         The new commit id, or None when nothing changed.
     """
-    with store.lock(top.dataset_id, f"the super-dataset {alias}", wait=60):
+    with store.lock(top.dataset_id, f"the superdataset {alias}", wait=60):
         repository = store.repository(top)
         repository.create()
         repository.remove_stale_files()
@@ -75,7 +98,7 @@ def update_superdataset(
 
 
 def has_complete_commit(store: Store, top: DatasetRef) -> bool:
-    """Return whether a super-dataset has a complete commit, which may stay its newest."""
+    """Return whether the newest commit of a superdataset is complete."""
     repository = store.repository(top)
     tip = repository.refs().get(MAIN_BRANCH)
     if tip is None:
@@ -105,7 +128,7 @@ def _write_commit(
         store.scratch() as scratch,
         PackWriter(scratch, known) as pack,
     ):
-        # only the first commit is ever incomplete: it has no parent
+        # only a first commit may be incomplete, so its replacement has no parent
         parent = None if tip is None or _is_incomplete(reader, tip) else tip
         tree = _write_tree(pack, top, members)
         if parent is not None and reader.read_commit_tree(parent) == tree:

@@ -1,4 +1,4 @@
-"""What git alone tells of the versions in a repository: the index's last resort."""
+"""Rebuild journal entries from the commits of a repository where the journal is lost."""
 
 from __future__ import annotations
 
@@ -30,11 +30,25 @@ from neuromirror.store.repository import (
 def read_versions_from_git(
     repository: Repository, known: set[str], observed_at: str
 ) -> Iterator[VersionMinted]:
-    """Journal entries of all own commits on ``published``, then ``main``, that are not ``known``.
+    """Yield journal entries of a repository's versions that are not ``known``.
 
-    Oldest first; then what only tags name, as the states of a part, which have no parents. A
-    super-dataset has no versions, and a foreign commit (store.foreign) is none.
-    ``observed_at`` stands for the time of observation, which git does not keep.
+    The order is ``published``, then ``main``, each oldest first, then commits that only a tag
+    reaches: the commits of a component have no parents. Superdatasets and foreign commits
+    (:mod:`neuromirror.store.foreign_commits`) give no entries.
+
+    Parameters
+    ----------
+    repository
+        The dataset's repository.
+    known
+        Commit ids that the journal has.
+    observed_at
+        The time of observation in the entries, which git does not have.
+
+    Raises
+    ------
+    StoreDamagedError
+        The repository was not written by neuromirror, or is damaged.
     """
     refs = repository.refs()
     seen: set[str] = set()
@@ -54,9 +68,9 @@ def read_versions_from_git(
             if main is not None and _is_superdataset(reader, main):
                 return
             raise StoreDamagedError(
-                f"{repository.path} has no git-annex branch; this repository was not made by "
-                "neuromirror, or lost it: 'neuromirror repair' puts the branch back if the journal "
-                "has it, else restore the repository from a backup"
+                f"{repository.path} has no git-annex branch: it was deleted, or neuromirror "
+                "did not write this repository. 'neuromirror repair' restores the branch if the "
+                "journal has it; else restore the repository from a backup."
             )
         annex = refs.get(ANNEX_BRANCH, "")
         if annex and annex not in history.own_commits:
@@ -88,7 +102,7 @@ def read_versions_from_git(
 
 
 def _is_superdataset(reader: ObjectReader, commit: str) -> bool:
-    """Whether a commit is one of ours that describes no version."""
+    """Return whether an own commit is one of a superdataset."""
     try:
         reader.read(f"{commit}:{DESCRIPTION_PATH}")
     except ObjectMissingError:
@@ -101,7 +115,9 @@ def _read_description(reader: ObjectReader, commit: str) -> dict[str, Any]:
     try:
         return parse_description(content, f"commit {commit}: {DESCRIPTION_PATH}")
     except InvalidDocumentError as error:
-        raise StoreDamagedError(f"{error}; this repository was not made by neuromirror") from None
+        raise StoreDamagedError(
+            f"{error}; this repository was not written by neuromirror"
+        ) from None
 
 
 def _entry(
@@ -121,8 +137,8 @@ def _entry(
         tree = fields["tree"]
     except (ValueError, KeyError, IndexError) as error:
         raise StoreDamagedError(
-            f"commit {commit} is not of the form that neuromirror writes ({error!r}); this "
-            "repository was not made by neuromirror"
+            f"commit {commit} does not have the format of neuromirror's commits ({error!r}); this "
+            "repository was not written by neuromirror"
         ) from error
     mirror, _, local_id = description["dataset"].partition(":")
     time = time_of_commit(seconds)
@@ -147,7 +163,7 @@ def _entry(
         doi=description["doi"],
         metadata_only=before == description["state"],
         at=observed_at,
-        # what the first commits of spec 1 do not tell
+        # the first commits of spec 1 lack these fields
         metadata=description.get("metadata", ""),
         attributes=description.get("attributes", {}),
         inputs=description.get("inputs", []),
@@ -163,5 +179,5 @@ def _entry(
 
 
 def dataset_ref_of(entry: VersionMinted) -> DatasetRef:
-    """The dataset a version is of."""
+    """Return the dataset of a version."""
     return DatasetRef(entry.mirror, entry.local_id, entry.source_uri)

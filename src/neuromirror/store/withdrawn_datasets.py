@@ -1,14 +1,14 @@
-"""Datasets out of the served tree: what was taken down, whole, where its owner alone can look.
+"""Move withdrawn datasets out of the served store to a folder that only its owner can read.
 
 ::
 
-    <store>-withdrawn/<dataset id>/    beside the store, mode 0700: no server reaches it
+    <store>-withdrawn/<dataset id>/    beside the store, mode 0700: not served
         takedown.json                  {"dataset": …, "at": …, "reason": …, "source": …}
         repository/ records/ memos/ workspaces/ manifests/<ab>/…
-    <store>/tombstones/<alias>.json    {"dataset": …, "at": …, "reason": …}, for all to read
+    <store>/tombstones/<alias>.json    {"dataset": …, "at": …, "reason": …}, public
 
-Each thing goes by one rename where both are on one disk. Both ways leave alone what is done
-already, so that after a crash all of it is done again, and only what is missing is.
+Each file or folder is moved by one rename if both are on one disk. Withdrawal and reinstatement
+skip what is done already, so that after a crash the whole sequence can be repeated.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _DATASET_FOLDERS = ("records", "memos")
 
 
 def withdrawn_folder(store: Store) -> Path:
-    """Where what was taken out of a store is."""
+    """Return the folder of all withdrawn datasets of a store."""
     return store.root.with_name(f"{store.root.name}-withdrawn")
 
 
 def find_withdrawn_datasets(store: Store) -> dict[DatasetRef, DatasetWithdrawn]:
-    """What the journal says is taken down now."""
+    """Return the datasets that are withdrawn according to the journal, with their entries."""
     found: dict[DatasetRef, DatasetWithdrawn] = {}
     for _, entry in store.read_entries(0):
         if isinstance(entry, DatasetWithdrawn):
@@ -47,16 +47,18 @@ def find_withdrawn_datasets(store: Store) -> dict[DatasetRef, DatasetWithdrawn]:
 
 
 def find_withdrawn_folder(store: Store, dataset: DatasetRef) -> Path | None:
-    """The folder of a dataset that was taken out, wholly or in part; None where there is none."""
+    """Return the folder of a withdrawn dataset, complete or not; None where there is none."""
     folder = withdrawn_folder(store) / dataset.dataset_id
     return folder if (folder / _TAKEDOWN_FILE).exists() else None
 
 
 def withdraw_dataset(store: Store, entry: DatasetWithdrawn) -> bool:
-    """Takes a dataset out of the served tree; gives whether anything was left to be taken.
+    """Move a dataset out of the served store; return whether anything had to be moved.
 
-    First what leads to it, then its repository, then all else. The caller holds the dataset's lock
-    and has the entry in the journal. Raises StoreDamagedError where the folder may not be made.
+    The alias is removed first, then the repository is moved, then everything else. The caller holds
+    the dataset's lock and has appended the entry to the journal.
+
+    Raises StoreDamagedError where the folder of withdrawn datasets cannot be created.
     """
     dataset = _dataset_ref(entry)
     folder = _open_withdrawn_folder(store) / dataset.dataset_id
@@ -80,17 +82,17 @@ def withdraw_dataset(store: Store, entry: DatasetWithdrawn) -> bool:
 
 
 def reinstate_dataset(store: Store, dataset: DatasetRef) -> None:
-    """Puts back all that :func:`withdraw_dataset` took, but the alias, which comes last.
+    """Move everything back that :func:`withdraw_dataset` moved, except for the alias.
 
-    The caller holds the dataset's lock.
+    The caller holds the dataset's lock, and calls :func:`finish_reinstatement` at the end.
     """
     folder = withdrawn_folder(store) / dataset.dataset_id
     path_pairs = list(_path_pairs(store, dataset, folder))
-    # what leads to the others comes after them
+    # the repository last: its commits refer to the others
     for served_path, withdrawn_path in reversed(path_pairs):
         _move(withdrawn_path, served_path)
         if not served_path.exists() and withdrawn_path.parts[len(folder.parts)] == "manifests":
-            # another dataset of the same state, that went after this one, took it along
+            # the manifest of a state that another dataset shared was withdrawn with that one
             for other in folder.parent.glob(f"*/{withdrawn_path.relative_to(folder)}"):
                 make_folder(served_path.parent)
                 shutil.copy2(other, served_path)
@@ -98,7 +100,7 @@ def reinstate_dataset(store: Store, dataset: DatasetRef) -> None:
 
 
 def finish_reinstatement(store: Store, dataset: DatasetRef) -> None:
-    """Makes a dataset that was put back one like any other: its alias, and no tombstone."""
+    """Create the alias of a reinstated dataset, and remove its tombstone and empty folder."""
     repository = store.repository(dataset)
     if repository.exists():
         repository.update_server_info()
@@ -114,11 +116,11 @@ def finish_reinstatement(store: Store, dataset: DatasetRef) -> None:
 
 
 def _path_pairs(store: Store, dataset: DatasetRef, folder: Path) -> Iterator[tuple[Path, Path]]:
-    """What a store keeps of a dataset, in the order it goes, each with its place outside."""
+    """Yield the paths of a dataset in the order of withdrawal: in the store, and outside."""
     name = dataset.dataset_id
     yield store.repository(dataset).path, folder / "repository"
-    for what in _DATASET_FOLDERS:
-        yield store.root / "neuromirror" / what / name[:3] / name[3:], folder / what
+    for kind in _DATASET_FOLDERS:
+        yield store.root / "neuromirror" / kind / name[:3] / name[3:], folder / kind
     yield store.root / "neuromirror" / "workspaces" / name, folder / "workspaces"
     for state in sorted(_exclusive_states(store, dataset)):
         path = store.manifest_path(state)
@@ -126,7 +128,7 @@ def _path_pairs(store: Store, dataset: DatasetRef, folder: Path) -> Iterator[tup
 
 
 def _exclusive_states(store: Store, dataset: DatasetRef) -> set[str]:
-    """The states of a dataset that no dataset which is shown has."""
+    """Return the states of a dataset that no served dataset shares."""
     own: set[str] = set()
     others: set[str] = set()
     down = {(one.mirror, one.local_id) for one in find_withdrawn_datasets(store)}
@@ -140,12 +142,12 @@ def _exclusive_states(store: Store, dataset: DatasetRef) -> set[str]:
 
 
 def _move(served_path: Path, withdrawn_path: Path) -> bool:
-    """Moves a file or folder, unless it is gone from there; gives whether it was there."""
+    """Move a file or folder if it exists; return whether it did."""
     if not served_path.exists():
         return False
     make_folder(withdrawn_path.parent)
     if withdrawn_path.exists():
-        # it had been copied to another disk, and the original was being removed
+        # a killed process had copied it to another disk, and had not removed the original yet
         _remove(served_path)
         return True
     try:
@@ -177,7 +179,7 @@ def _remove(path: Path) -> None:
 
 
 def _open_withdrawn_folder(store: Store) -> Path:
-    """The folder of all that was taken out, made and closed to others."""
+    """Create the folder of withdrawn datasets, with mode 0700."""
     folder = withdrawn_folder(store)
     try:
         if not folder.is_dir():
@@ -186,8 +188,8 @@ def _open_withdrawn_folder(store: Store) -> Path:
             folder.chmod(_OWNER_MODE)
     except OSError as error:
         raise StoreDamagedError(
-            f"the folder {folder} cannot be made or closed ({error.strerror}); make it, with mode "
-            "700 and for the user that runs neuromirror, and repeat the command"
+            f"the folder {folder} cannot be created with mode 700 ({error.strerror}); create it, "
+            "owned by the user that runs neuromirror, and repeat the command"
         ) from error
     return folder
 

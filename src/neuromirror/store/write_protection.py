@@ -1,15 +1,15 @@
-"""Protection of a repository against writers other than neuromirror.
+"""Protect a repository against writers other than neuromirror.
 
-Nothing of it needs neuromirror: git and git-annex run the hooks with a plain ``sh``. The store's
-own writer places packs and renames ``packed-refs`` itself, so that no hook runs for it.
+git and git-annex run the hooks with a plain ``sh``, without neuromirror. The store's own writer
+renames packs and ``packed-refs`` itself, so that no hook runs for it.
 
-- ``pre-receive`` rejects each push and names what to do instead (githooks(5)).
-- ``reference-transaction`` rejects each change of a ref by a local git or git-annex.
-- ``pre-init-annex`` keeps git-annex from initializing the repository (git-annex(1)): it would do so
-  for a remote at a local path as soon as a clone is synchronized, and would then write to its
-  git-annex branch and copy content into it.
-- ``receive.procReceiveRefs`` names a hook that does not exist. Where a user's ``core.hooksPath``
-  hides the hooks above, git fails for want of that one.
+- ``pre-receive`` rejects every push with a message that names the alternative (githooks(5)).
+- ``reference-transaction`` rejects every change of a ref by a local git or git-annex.
+- ``pre-init-annex`` keeps git-annex from initializing the repository (git-annex(1)). Otherwise
+  ``git annex sync`` in a clone would initialize a remote at a local path, write to its git-annex
+  branch and copy content into it.
+- ``receive.procReceiveRefs`` names a hook that does not exist: where a user's ``core.hooksPath``
+  hides the hooks above, a push fails because this one is missing.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ CONFIG = _CORE + SETTINGS
 
 
 def protection_digest() -> str:
-    """Return a digest of all hooks and settings: a store remembers with which it is protected."""
+    """Return a digest of all hooks and settings, which identifies the version of the protection."""
     return hashlib.sha256(repr((HOOKS, SETTINGS)).encode()).hexdigest()
 
 
@@ -89,9 +89,9 @@ def protect(repository: Path) -> bool:
         path.chmod(FOLDER_MODE)
     if settings:
         path = repository / "config"
-        # a move that was killed may have left a repository without its configuration
+        # a killed repair may have moved the configuration away
         content = path.read_bytes() if path.exists() else _CORE.encode()
-        # the last value counts, so an operator's own settings stay
+        # appended: git uses the last value, and other settings of the operator stay
         write_atomically(path, content + b"\n" * (not content.endswith(b"\n")) + SETTINGS.encode())
     return bool(hooks or settings)
 
