@@ -1,7 +1,7 @@
-"""The program ``git-annex-backend-XS3ETAG``: checks content against a multipart ETag.
+"""The program ``git-annex-backend-XS3ETAG``, which verifies content against a multipart ETag.
 
-It speaks git-annex's external backend protocol, version 1, on stdin and stdout. A key
-``XS3ETAG-s<size>--<md5>-<parts>-<part size>`` names all that the check needs.
+It implements git-annex's external backend protocol, version 1, on stdin and stdout. A key has the
+form ``XS3ETAG-s<size>--<md5>-<parts>-<part size>``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from neuromirror.annex.etags import etag_of, ignore_progress
 from neuromirror.model.dandi_etag import dandi_part_size
 
 _PROGRESS_STEP = 16 * 1024**2
-# What S3 answers for an upload of one part that holds nothing.
+# S3's ETag of an upload with a single empty part.
 _EMPTY_PART = "59adb24ef3cdbe0297f05b395827453f-1"
 
 _PROPERTIES = {
@@ -27,7 +27,7 @@ _PROPERTIES = {
 
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> int:
-    """Answers requests until there are no more; gives the exit code of the program."""
+    """Answer requests until the end of the input; return the exit code of the program."""
 
     def send(line: bytes) -> None:
         replies.write(line + b"\n")
@@ -45,7 +45,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> int:
         elif command == b"ERROR":
             return 1
         else:
-            send(b"ERROR XS3ETAG does not know the request " + command)
+            send(b"ERROR XS3ETAG: unknown request " + command)
             return 1
     return 0
 
@@ -53,10 +53,23 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> int:
 def matches_key(
     stream: BinaryIO, size: int | None, name: str, progress: Callable[[int], None] = ignore_progress
 ) -> bool:
-    """Whether content is that of a key: ``name`` is its ``<md5>-<parts>-<part size>``.
+    """Return whether content matches a key.
 
-    ``size`` is the number of bytes the stream holds, where known. Raises ValueError for a name
-    of another form.
+    Parameters
+    ----------
+    stream
+        The content.
+    size
+        Its size in bytes, if known.
+    name
+        The name of the key, ``<md5>-<parts>-<part size>``.
+    progress
+        Called with the number of bytes read so far.
+
+    Raises
+    ------
+    ValueError
+        If the name has another form.
     """
     etag, dash, part_size = name.rpartition("-")
     if not dash or not part_size.isdecimal() or len(etag.partition("-")[0]) != 32:
@@ -82,7 +95,7 @@ def _progress_reporter(send: Callable[[bytes], None]) -> Callable[[int], None]:
 
 
 def _generate(path: bytes, send: Callable[[bytes], None]) -> bytes:
-    """A key by dandi-etag's part size: the one that an upload to DANDI gives the file."""
+    """Generate a key with the part size that an upload to DANDI would use."""
     try:
         with open(path, "rb") as stream:
             size = os.fstat(stream.fileno()).st_size
@@ -106,11 +119,11 @@ def _verify(key: bytes, path: bytes, send: Callable[[bytes], None]) -> bytes:
 
 
 def main() -> None:
-    """Runs the program on stdin and stdout."""
+    """Run the program on stdin and stdout."""
     try:
         code = serve(sys.stdin.buffer, sys.stdout.buffer)
     except (BrokenPipeError, KeyboardInterrupt):
-        # git-annex is gone; a second error at exit, when stdout is flushed, would only confuse.
+        # git-annex has exited; prevent a second error when stdout is flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code)

@@ -1,7 +1,7 @@
-"""S3's multipart ETag.
+"""Compute S3's multipart ETag.
 
-A multipart ETag is the MD5 of the joined binary MD5s of the parts, a dash, and their number.
-All parts but the last are of one size.
+A multipart ETag is the MD5 of the concatenated binary MD5s of the parts, a dash, and the number of
+parts. All parts except the last have the same size.
 """
 
 from __future__ import annotations
@@ -14,17 +14,29 @@ _BLOCK = 1024**2
 
 
 def ignore_progress(position: int) -> None:
-    """Progress that nobody asked for."""
+    """Ignore a progress report."""
 
 
 def etag_of(
     stream: BinaryIO, part_size: int, progress: Callable[[int], None] = ignore_progress
 ) -> str:
-    """The multipart ETag of what is left in a stream, in memory that stays flat.
+    """Return the multipart ETag of the rest of a stream, in constant memory.
 
-    ``part_size`` is in bytes; ``progress`` is told how many bytes were read so far, about once a
-    MiB. An empty stream has no parts, as dandi-etag counts: ``d41d8cd98f00b204e9800998ecf8427e-0``.
-    Raises ValueError for a part size that is not positive.
+    An empty stream has no parts, as in dandi-etag: ``d41d8cd98f00b204e9800998ecf8427e-0``.
+
+    Parameters
+    ----------
+    stream
+        The stream.
+    part_size
+        The part size in bytes.
+    progress
+        Called with the number of bytes read so far, about once per MiB.
+
+    Raises
+    ------
+    ValueError
+        If the part size is not positive.
     """
     digest = EtagDigest(part_size)
     position = 0
@@ -36,14 +48,22 @@ def etag_of(
 
 
 class EtagDigest:
-    """A multipart ETag of bytes as they come, as :mod:`hashlib` has digests.
+    """An incremental multipart ETag, with the interface of :mod:`hashlib`.
 
-    ``part_size`` is in bytes; raises ValueError for one that is not positive.
+    Parameters
+    ----------
+    part_size
+        The part size in bytes.
+
+    Raises
+    ------
+    ValueError
+        If the part size is not positive.
     """
 
     def __init__(self, part_size: int) -> None:
         if part_size <= 0:
-            raise ValueError(f"a part size must be positive, not {part_size}")
+            raise ValueError(f"part size must be positive, not {part_size}")
         self._size = part_size
         self._left = part_size
         self._parts = 0
@@ -51,7 +71,7 @@ class EtagDigest:
         self._part = hashlib.md5(usedforsecurity=False)
 
     def update(self, data: bytes | bytearray | memoryview, /) -> None:
-        """Takes more."""
+        """Add bytes."""
         view = memoryview(data)
         while view:
             taken = view[: self._left]
@@ -65,7 +85,7 @@ class EtagDigest:
                 self._left = self._size
 
     def hexdigest(self) -> str:
-        """The ETag of all so far: ``<md5>-<parts>``."""
+        """Return the ETag of the bytes so far, ``<md5>-<parts>``."""
         if self._left == self._size:
             return f"{self._joined.hexdigest()}-{self._parts}"
         joined = self._joined.copy()

@@ -1,10 +1,10 @@
-"""Initialize git-annex in a clone without enabling the remotes that its origin names.
+"""Initialize git-annex in a clone without enabling remotes that an untrusted origin configures.
 
-``git annex init`` sets up each special remote that ``remote.log`` calls ``autoenable=true``: it
-runs the program that ``externaltype`` names, opens ``directory=/etc``, connects to a ``location``.
-Whoever wrote the dataset chose these. So none is enabled but those that neuromirror itself writes:
-remotes of type web, which git-annex asks within ``annex.security``, and neuromirror's own special
-remote. Their lines have to be what neuromirror writes, byte for byte.
+``git annex init`` enables each special remote with ``autoenable=true`` in ``remote.log``: it runs
+the program named by ``externaltype``, opens ``directory=/etc`` or connects to a ``location``, as
+chosen by the author of the dataset. This module enables only the remotes that neuromirror writes:
+web remotes, which git-annex restricts by ``annex.security``, and neuromirror's own special remote.
+Their lines must be byte-identical to those that neuromirror writes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SHOWN: Final = 80
 
 @dataclass(frozen=True, slots=True)
 class SkippedRemote:
-    """A special remote that asks to be enabled and was not; ``kind`` is its type."""
+    """A special remote with ``autoenable`` that was not enabled; ``kind`` is its type."""
 
     uuid: str
     name: str
@@ -43,14 +43,27 @@ class SkippedRemote:
 
 
 def initialize(git: RunGit) -> list[SkippedRemote]:
-    """Initialize git-annex in a clone, and return the remotes that were not enabled.
+    """Initialize git-annex in a clone.
 
-    Raises what ``git`` raises where git-annex cannot be initialized.
+    Parameters
+    ----------
+    git
+        Runs git in the clone.
+
+    Returns
+    -------
+    list of SkippedRemote
+        The remotes that were not enabled.
+
+    Raises
+    ------
+    NeuromirrorError
+        If git-annex cannot be initialized.
     """
     git("annex", "init", "-q", "--no-autoenable")
     skipped: list[SkippedRemote] = []
     lines = _remote_lines(git, skipped)
-    # git-annex looks for a name before a UUID, and merges what several branches say of a remote
+    # git-annex looks up names before UUIDs, and merges the remote.log of several branches
     names_by_uuid = {
         uuid: {_name_of(one) for one in log_lines} for uuid, log_lines in lines.items()
     }
@@ -76,8 +89,8 @@ def initialize(git: RunGit) -> list[SkippedRemote]:
 def _enable(git: RunGit, name: str) -> None:
     """Enable a remote as ``autoenable`` does.
 
-    A newer git-annex keeps one that ``enableremote`` set up from being used until its user has
-    confirmed the configuration, which is checked here; it lets one of ``autoenable`` be read from.
+    Recent versions of git-annex do not use a remote enabled by ``enableremote`` until the user
+    has confirmed its configuration. The configuration was checked here, so mark it as automatic.
     """
     git("annex", "enableremote", "-q", name)
     setting = f"remote.{name}.annex-verified"
@@ -86,7 +99,7 @@ def _enable(git: RunGit, name: str) -> None:
 
 
 def is_own_remote(line: bytes) -> bool:
-    """Whether a line of ``remote.log`` is one that neuromirror writes, and nothing else."""
+    """Return whether a line of ``remote.log`` is byte-identical to one that neuromirror writes."""
     try:
         ((uuid, config),) = parse_remote_log(line).items()
         found = _TIMESTAMP.search(line)
@@ -106,7 +119,7 @@ def is_own_remote(line: bytes) -> bool:
 
 
 def _remote_lines(git: RunGit, skipped: list[SkippedRemote]) -> dict[str, list[bytes]]:
-    """The lines of ``remote.log`` in all branches that git-annex merges, by the remote's UUID."""
+    """Return the lines of ``remote.log`` in all branches that git-annex merges, by UUID."""
     found: dict[str, list[bytes]] = {}
     for ref in git("show-ref", "git-annex").splitlines():
         entry = git("ls-tree", "-l", ref.partition(" ")[0], "remote.log").split()

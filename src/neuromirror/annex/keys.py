@@ -1,7 +1,7 @@
-"""git-annex keys: how they are made, where their objects and logs lie.
+"""git-annex keys, and the paths of their objects and logs.
 
-Formats: git-annex's internals/key_format, internals/hashing and internals pages. A key is text:
-``BACKEND[-s<size>]--<name>``.
+Formats: git-annex's internals/key_format, internals/hashing and internals pages. A key is text of
+the form ``BACKEND[-s<size>]--<name>``.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _ESCAPED_IN_FILES = b"&%:/"
 _MIXED_ALPHABET = b"0123456789zqjxkmvwgpfZQJXKMVWGPF"
 # Two characters for each 12 bits of the digest: 5 bits of every 6, the second one first.
 _MIXED = [
-    bytes((_MIXED_ALPHABET[word >> 6 & 31], _MIXED_ALPHABET[word & 31])) for word in range(4096)
+    bytes((_MIXED_ALPHABET[bits >> 6 & 31], _MIXED_ALPHABET[bits & 31])) for bits in range(4096)
 ]
 _UP = [b"../" * depth + b".git/annex/objects/" for depth in range(64)]
 
 
 class KeyParts(NamedTuple):
-    """A key taken apart; ``size`` in bytes, None where the key does not say."""
+    """The parts of a key; ``size`` in bytes, None if the key has none."""
 
     backend: str
     size: int | None
@@ -40,11 +40,15 @@ class KeyParts(NamedTuple):
 
 
 def key_extension(name: bytes | str) -> str:
-    """What git-annex's ``…E`` backends append to a key for a file of this name (or path).
+    """Return the extension that git-annex's ``…E`` backends append to a key.
 
-    At most two extensions of at most four bytes each, counted from the end; an extension with
-    ASCII other than letters and digits is left out; dots that lead the name do not count. The
-    name must be UTF-8.
+    At most two extensions of at most four bytes each, counted from the end. An extension with
+    ASCII characters other than letters and digits is skipped, and leading dots are ignored.
+
+    Parameters
+    ----------
+    name
+        The name or path of the file, in UTF-8.
     """
     raw = name.encode("utf-8") if isinstance(name, str) else name
     _, dot, endings = raw[raw.rfind(b"/") + 1 :].lstrip(b".").partition(b".")
@@ -65,17 +69,17 @@ def _extension(endings: bytes) -> str:
 
 
 def sha256e_key(size: int | None, hexdigest: str, name: bytes | str) -> str:
-    """The SHA256E key of a file with this name (or path)."""
+    """Return the SHA256E key of a file with this name or path."""
     return f"SHA256E{_size_field(size)}--{hexdigest}{key_extension(name)}"
 
 
 def md5e_key(size: int | None, hexdigest: str, name: bytes | str) -> str:
-    """The MD5E key of a file with this name (or path)."""
+    """Return the MD5E key of a file with this name or path."""
     return f"MD5E{_size_field(size)}--{hexdigest}{key_extension(name)}"
 
 
 def xs3etag_key(size: int, etag: str, part_size: int) -> str:
-    """The key of a multipart ETag ``<md5>-<parts>``; raises ValueError for another ETag."""
+    """Return the key of a multipart ETag ``<md5>-<parts>``; raises ValueError for another ETag."""
     md5, dash, parts = etag.partition("-")
     if not dash or len(md5) != 32 or not parts.isdecimal():
         raise ValueError(f"not a multipart ETag: {etag!r}")
@@ -83,7 +87,7 @@ def xs3etag_key(size: int, etag: str, part_size: int) -> str:
 
 
 def url_key(url: str, size: int | None) -> str:
-    """The VURL key that ``git annex addurl --fast`` makes for a URL."""
+    """Return the VURL key that ``git annex addurl --fast`` creates for a URL."""
     name = "".join(
         [
             char if char in _PLAIN_IN_URL_NAME else ",," if char == "," else f",{ord(char)}"
@@ -98,11 +102,15 @@ def url_key(url: str, size: int | None) -> str:
 
 
 def key_for(record: FileRecord, git_path: bytes) -> str:
-    """The key of a file: by the best that is known of its bytes (sha256, md5, ETag), or by URL.
+    """Return the annex key for a record: by its strongest digest, else by its first URL.
 
-    An address in a bucket without versions is not of one content, so what was listed there as ETag,
-    though it proves nothing of the bytes, is in the key beside it. Raises ValueError for a file of
-    which neither a digest nor a place is known.
+    The URL of an object in an unversioned bucket does not identify its content. The key then
+    also contains the listed ETag, even if it is not a digest of the bytes.
+
+    Raises
+    ------
+    ValueError
+        If the record has neither a digest nor a location.
     """
     etag = None
     md5 = None
@@ -126,7 +134,7 @@ def key_for(record: FileRecord, git_path: bytes) -> str:
 
 
 def parse_key(key: str) -> KeyParts:
-    """A key taken apart; raises ValueError for text that is no key."""
+    """Parse a key; raises ValueError for any other text."""
     head, dashes, name = key.partition("--")
     backend, *fields = head.split("-")
     if not dashes or not backend:
@@ -141,9 +149,12 @@ def parse_key(key: str) -> KeyParts:
 
 
 def key_digest(key: str) -> tuple[str, str] | None:
-    """The digest that a key proves, as (algorithm, value), or None.
+    """Return the digest in a key, or None.
 
-    ``("sha256", hex)``, ``("md5", hex)`` or ``("etag", "<md5>-<parts>")``.
+    Returns
+    -------
+    tuple of (str, str) or None
+        ``("sha256", hex)``, ``("md5", hex)`` or ``("etag", "<md5>-<parts>")``.
     """
     backend, _, name = parse_key(key)
     if backend in ("SHA256E", "SHA256"):
@@ -156,7 +167,7 @@ def key_digest(key: str) -> tuple[str, str] | None:
 
 
 def key_file_name(key: str) -> bytes:
-    """The file name of a key: ``&``, ``%``, ``:`` and ``/`` are escaped."""
+    """Return the file name of a key, with ``&``, ``%``, ``:`` and ``/`` escaped."""
     raw = key.encode("utf-8")
     if len(raw.translate(None, _ESCAPED_IN_FILES)) == len(raw):
         return raw
@@ -164,26 +175,26 @@ def key_file_name(key: str) -> bytes:
 
 
 def key_from_file_name(name: bytes) -> str:
-    """The key that a file name stands for: the inverse of :func:`key_file_name`."""
+    """Return the key of a file name, the inverse of :func:`key_file_name`."""
     raw = name.replace(b"%", b"/").replace(b"&c", b":").replace(b"&s", b"%").replace(b"&a", b"&")
     return raw.decode("utf-8")
 
 
 def hash_lower(key: str) -> bytes:
-    """The directories of a key on the git-annex branch: ``f87/4d5``."""
+    """Return the directories of a key on the git-annex branch, such as ``f87/4d5``."""
     digest = hashlib.md5(key.encode("utf-8"), usedforsecurity=False).hexdigest().encode("ascii")
     return digest[:3] + b"/" + digest[3:6]
 
 
 def hash_mixed(key: str) -> bytes:
-    """The directories of a key's object in a repository with a work tree: ``pX/ZJ``."""
+    """Return the directories of a key's object in a non-bare repository, such as ``pX/ZJ``."""
     digest = hashlib.md5(key.encode("utf-8"), usedforsecurity=False).digest()
     bits = int.from_bytes(digest[:3], "little")
     return _MIXED[bits & 0xFFF] + b"/" + _MIXED[bits >> 12]
 
 
 def link_target(key: str, git_path: bytes) -> bytes:
-    """The target of the symlink that stands for a locked file at ``git_path``."""
+    """Return the symlink target of a locked file at ``git_path``."""
     depth = git_path.count(b"/")
     up = _UP[depth] if depth < len(_UP) else b"../" * depth + _UP[0]
     name = key_file_name(key)
@@ -191,7 +202,7 @@ def link_target(key: str, git_path: bytes) -> bytes:
 
 
 def log_path(key: str) -> bytes:
-    """The path of a key's location log on the git-annex branch."""
+    """Return the path of a key's location log on the git-annex branch."""
     raw = key.encode("utf-8")
     digest = hashlib.md5(raw, usedforsecurity=False).hexdigest().encode("ascii")
     if len(raw.translate(None, _ESCAPED_IN_FILES)) != len(raw):
@@ -200,7 +211,7 @@ def log_path(key: str) -> bytes:
 
 
 def url_log_path(key: str) -> bytes:
-    """The path of a key's URL log on the git-annex branch."""
+    """Return the path of a key's URL log on the git-annex branch."""
     return hash_lower(key) + b"/" + key_file_name(key) + b".log.web"
 
 

@@ -1,9 +1,9 @@
-"""The files of the git-annex branch: location, URL and remote logs, as bytes.
+"""Read and write the logs on the git-annex branch: location, URL and remote logs.
 
 Formats: git-annex's internals page. A line of a presence log is ``<seconds>s <status> <value>``;
-of several lines with one value the newest counts. git-annex appends a new value's line, and sorts
-by the bytes of the values when it changes a line; here they are always sorted. It also *tries* a
-key's URLs in sorted order: the order of the lines says nothing about which is preferred.
+of several lines with the same value the newest counts. git-annex appends the line of a new value,
+and sorts lines by the bytes of their values when it changes one; here they are always sorted.
+git-annex tries the URLs of a key in sorted order, so the order of lines expresses no preference.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DEAD = "X"
 
 _ESCAPED = re.compile(r"&(\d{1,7});")
 _SECONDS = re.compile(rb"-?[0-9]{1,18}(?:\.[0-9]{1,18})?s?")
-"""A time as git-annex writes it; with an exponent it could have more digits than memory holds."""
+"""A time as git-annex writes it. Exponents are refused, since they allow unlimited digits."""
 
 
 class LogLine(NamedTuple):
@@ -33,51 +33,57 @@ class LogLine(NamedTuple):
 
 
 def location_log(timestamp: int, uuid: str = WEB_UUID) -> bytes:
-    """The location log of a key that one repository holds."""
+    """Return the location log of a key that one repository has."""
     return b"%ds 1 %s\n" % (timestamp, uuid.encode("ascii"))
 
 
 def url_log(urls: Iterable[str], timestamp: int) -> bytes:
-    """The URL log of a key, in git-annex's own order.
+    """Return the URL log of a key, in git-annex's order.
 
-    A URL that another remote than the web claims stands with a colon before it.
+    URLs that a special remote claims are prefixed with a colon.
     """
     return url_lines({_value(url) for url in urls}, b"%ds 1 " % timestamp)
 
 
 def url_lines(urls: Iterable[bytes], present: bytes) -> bytes:
-    """The URL log of a key, for URLs in bytes; ``present`` is ``b"<seconds>s 1 "``."""
+    """Return the URL log of a key, for URLs in bytes; ``present`` is ``b"<seconds>s 1 "``."""
     return b"".join([b"%s%s\n" % (present, url) for url in sorted(set(urls))])
 
 
 def parse_log(content: bytes) -> list[LogLine]:
-    """The lines of a location or URL log, as they stand; what is not a line is left out.
+    """Parse a location or URL log, and skip invalid lines.
 
-    Timestamps may be whole or fractional, and ``s`` may be missing (old logs).
+    Timestamps may be whole or fractional, and in old logs ``s`` may be missing.
     """
     lines = (_parse(raw) for raw in content.replace(b"\r", b"\n").split(b"\n"))
     return [line for line in lines if line is not None]
 
 
 def merge_location_log(existing: bytes, timestamp: int, uuid: str = WEB_UUID) -> bytes:
-    """A location log with the repository in it; ``existing`` itself where it is there already."""
+    """Add a repository to a location log; return ``existing`` if it is already present."""
     return _merge(existing, [uuid.encode("ascii")], timestamp)
 
 
 def merge_url_log(existing: bytes, urls: Iterable[str], timestamp: int) -> bytes:
-    """A URL log with these URLs too; ``existing`` itself where all are there already.
+    """Add URLs to a URL log; return ``existing`` if all are already present.
 
-    Lines of other URLs are kept as they are. A URL that was taken out comes back with a time
-    after that, whatever ``timestamp`` says, or the line would not count.
+    Lines of other URLs are unchanged. A URL that was removed is added with a later time than its
+    removal, even if ``timestamp`` is earlier, because the newest line counts.
     """
     return _merge(existing, [_value(url) for url in urls], timestamp)
 
 
 def remote_log(remote: str, config: dict[str, str], timestamp: int | None = None) -> bytes:
-    """The line of ``remote.log`` that configures a special remote.
+    """Return the line of ``remote.log`` that configures a special remote.
 
-    ``remote`` is its UUID. Without a timestamp it is the line's beginning only, neither time nor
-    newline at its end.
+    Parameters
+    ----------
+    remote
+        The UUID.
+    config
+        The configuration.
+    timestamp
+        Seconds since 1970; None to omit the timestamp and the newline.
     """
     fields = " ".join(f"{name}={_escape(value)}" for name, value in sorted(config.items()))
     end = "" if timestamp is None else f" timestamp={timestamp}s\n"
@@ -85,7 +91,7 @@ def remote_log(remote: str, config: dict[str, str], timestamp: int | None = None
 
 
 def parse_remote_log(content: bytes) -> dict[str, dict[str, str]]:
-    """Return the configuration of each remote in ``remote.log``: of several lines the newest."""
+    """Return the configuration of each remote in ``remote.log``, from its newest line."""
     found: dict[str, tuple[float, dict[str, str]]] = {}
     for line in content.decode("utf-8", "surrogateescape").splitlines():
         uuid, *tokens = line.split(" ")
@@ -103,7 +109,7 @@ def parse_remote_log(content: bytes) -> dict[str, dict[str, str]]:
 def _value(url: str) -> bytes:
     raw = url.encode("utf-8")
     if b"\n" in raw or b"\r" in raw:
-        raise ValueError(f"a URL must not have a line break: {url!r}")
+        raise ValueError(f"URL with a line break: {url!r}")
     return raw
 
 

@@ -1,18 +1,18 @@
-"""Upstream names as git paths: a total, injective and reversible mapping.
+"""Map upstream names to git paths. The mapping is total, injective and reversible.
 
-Ordinary names map to themselves. What git, git-annex, DataLad or a file system would refuse or
-interpret is escaped with ``%``, per component:
+Ordinary names map to themselves. Bytes that git, git-annex, DataLad or a file system would refuse
+or interpret are escaped with ``%``, per component:
 
-- ``%XX`` (upper-case hex): the byte XX. A literal ``%`` becomes ``%25``, and only where it would
-  otherwise read as one of these tokens.
-- ``%_``: nothing. It stands for an empty component, and at the end of a file whose name is also
-  a folder's.
-- ``%+`` at the end of a component: the name goes on in the next component (a component that is
-  longer than file systems allow).
+- ``%XX`` (upper-case hex): the byte XX. A literal ``%`` becomes ``%25``, but only where it would
+  otherwise form one of these tokens.
+- ``%_``: empty. It replaces an empty component, and is appended to a file name that is also the
+  name of a folder.
+- ``%+`` at the end of a component: the name continues in the next component, because it is longer
+  than file systems allow.
 
-The spellings of ``.git`` and its like follow git's own ``is_ntfs_dot*`` (path.c) and
-``is_hfs_dot*`` (utf8.c), which ``git fsck`` and checkout use on every platform. More than git
-asks for may be escaped; never less.
+The variants of ``.git`` and similar names follow git's ``is_ntfs_dot*`` (path.c) and
+``is_hfs_dot*`` (utf8.c), which ``git fsck`` and checkout use on every platform. At least the names
+that git refuses are escaped.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ import re
 _COMPONENT_LIMIT = 255
 _PATH_LIMIT = 3800
 _TARGET_LIMIT = 4000
-# What a link target holds beside its ``../``s: ``.git/annex/objects/xx/yy/`` and, twice, a
-# key's file name, which no file system lets grow over 255 bytes.
+# Length of a link target without its ``../``: ``.git/annex/objects/xx/yy/`` and twice the file
+# name of a key, which file systems limit to 255 bytes.
 _LONGEST_TARGET = len(b".git/annex/objects/xx/yy/") + 2 * 255 + 1
-# Leaves room for an escaped first character (6 bytes more), ``%+`` and ``%_``.
+# Leaves room for an escaped first character (6 more bytes), ``%+`` and ``%_``.
 _CHUNK = 240
 
 _SLASH, _DOT = b"/."
 _CLASH = b"%_"
 _CONTINUES = b"%+"
 
-# ASCII that means nothing in any place but for ``.`` and ``/``, which are looked at apart. No
-# ``~``: without it a name is no NTFS short name.
+# ASCII without special meaning, plus ``.`` and ``/``, which are checked separately. Excludes
+# ``~``, since every NTFS short name contains it.
 _ORDINARY = bytes(byte for byte in range(0x20, 0x7F) if byte not in b"%\\~")
 
 _HIGH = bytes(range(0x80, 0x100))
@@ -52,7 +52,7 @@ _NTFS_HASHED = (b"gi7eba", b"gi7d29", b"gi250a", b"maba30")
 
 
 def _any_case(text: bytes) -> bytes:
-    # Spelled out rather than re.IGNORECASE: the search keeps its literal prefix, which is quick.
+    # Character classes instead of re.IGNORECASE, which would disable the fast literal prefix.
     return b"".join(
         b"[%c%c]" % (byte, byte - 32) if 97 <= byte <= 122 else re.escape(bytes((byte,)))
         for byte in text
@@ -87,7 +87,7 @@ _UNIT = re.compile(rb"%[0-9A-F]{2}|[\x00-\x7f]|[\xc0-\xff][\x80-\xbf]*")
 
 
 def git_path(upstream: bytes) -> bytes:
-    """The path in the git tree of an upstream name; the same bytes for an ordinary name.
+    """Return the git path of an upstream name; the same bytes for an ordinary name.
 
     The result is valid UTF-8, never empty, and has no component that git refuses.
     """
@@ -111,14 +111,14 @@ def git_path(upstream: bytes) -> bytes:
 
 
 def upstream_path(git: bytes) -> bytes:
-    """The upstream name of a path made by :func:`git_path`, marked for a clash or not."""
+    """Return the upstream name of a path from :func:`git_path` or :func:`mark_clash`."""
     if b"%" not in git:
         return git
     return _TOKEN.sub(_unescape, git)
 
 
 def mark_clash(git_path: bytes) -> bytes:
-    """The path of a file whose own path is needed for a folder; the same upstream name."""
+    """Return an alternative path of a file whose path is also that of a folder."""
     folder, slash, name = git_path.rpartition(b"/")
     if len(name) + len(_CLASH) > _COMPONENT_LIMIT:
         name = _split(name)
@@ -126,9 +126,9 @@ def mark_clash(git_path: bytes) -> bytes:
 
 
 def fits_path_limits(git_path: bytes) -> bool:
-    """Whether the path and any link target it may have are short enough for a checkout.
+    """Return whether a path and its longest possible link target are short enough for a checkout.
 
-    The limits, 3,800 bytes for the path and 4,000 for the target, stay below PATH_MAX (4,096).
+    The limits (3,800 bytes for the path, 4,000 for the target) are below PATH_MAX (4,096).
     """
     return (
         len(git_path) <= _PATH_LIMIT and 3 * git_path.count(b"/") + _LONGEST_TARGET <= _TARGET_LIMIT
@@ -136,7 +136,7 @@ def fits_path_limits(git_path: bytes) -> bool:
 
 
 def _is_plain_unicode(upstream: bytes, odd: bytes) -> bool:
-    """Whether the odd bytes are all those of plain characters beyond ASCII."""
+    """Return whether all special bytes belong to printable non-ASCII characters."""
     if odd.translate(None, _HIGH) or _ODD_UNICODE.search(upstream):
         return False
     try:
@@ -147,7 +147,7 @@ def _is_plain_unicode(upstream: bytes, odd: bytes) -> bool:
 
 
 def _component(name: bytes) -> bytes:
-    """One component escaped; more than one where it is too long."""
+    """Escape one component; split it into several if it is too long."""
     if not name:
         return _CLASH
     if name in (b".", b".."):
@@ -159,7 +159,7 @@ def _component(name: bytes) -> bytes:
 
 
 def _escape_interpreted(name: bytes) -> bytes:
-    """The escaped component, its first character escaped too where git would interpret it."""
+    """Escape the first character of an escaped component that git would interpret."""
     if not _INTERPRETED.match(_HFS_IGNORED.sub(b"", name)):
         return name
     first = _unit_at(name, 0)
@@ -167,14 +167,14 @@ def _escape_interpreted(name: bytes) -> bytes:
 
 
 def _unit_at(name: bytes, start: int) -> int:
-    """Where the escape or UTF-8 character ends that begins at ``start``."""
+    """Return the end of the escape or UTF-8 character at ``start``."""
     unit = _UNIT.match(name, start)
     assert unit is not None
     return unit.end()
 
 
 def _split(name: bytes) -> bytes:
-    """An escaped component in pieces that file systems take, each safe as a name of its own."""
+    """Split an escaped component into components of valid length, each safe by itself."""
     pieces = []
     start = 0
     while len(name) - start > _CHUNK:

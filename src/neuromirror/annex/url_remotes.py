@@ -1,8 +1,8 @@
-"""Remotes beside the plain web remote, and which of them holds a URL (git-annex: internals).
+"""Remotes other than the default web remote, and their URLs (git-annex: internals).
 
-A URL that an external special remote claims stands in ``.log.web`` with a colon before it. Further
-web remotes choose their URLs by globs, and the plain one leaves these to them. In both cases the
-location log names the remote that gets the URL.
+In ``.log.web``, a URL that an external special remote claims is prefixed with a colon. Additional
+web remotes select their URLs by globs, and the default web remote skips these. In both cases the
+location log contains the UUID of the remote that downloads the URL.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from dataclasses import dataclass, field
 from neuromirror.annex.logs import WEB_UUID, remote_log
 
 CLAIMED_LOCATION_KINDS = frozenset({"boss", "ndstore"})
-"""The kinds of places (model.Location.kind) that a special remote gets, not the web."""
+"""The kinds of locations (``Location.kind``) that a special remote downloads."""
 
 LONGEST_GLOB = 4096
 
 CLAIM_PREFIX = ":"
-"""What stands before a claimed URL in a URL log."""
+"""The prefix of a claimed URL in a URL log."""
 
 
 def special_remote(name: str, externaltype: str, uuid: str, timestamp: int) -> bytes:
-    """The line of ``remote.log`` for an external special remote that every clone enables.
+    """Return the line of ``remote.log`` for an external special remote that every clone enables.
 
-    It is what ``git annex initremote NAME type=external externaltype=TYPE encryption=none
-    autoenable=true`` writes.
+    ``git annex initremote NAME type=external externaltype=TYPE encryption=none autoenable=true``
+    writes the same line.
     """
     config = {
         "autoenable": "true",
@@ -47,10 +47,10 @@ def web_remote(
     urlinclude: str,
     urlexclude: str | None = None,
 ) -> bytes:
-    """Return the line of ``remote.log`` for a further web remote, with URLs and a cost of its own.
+    """Return the line of ``remote.log`` for an additional web remote.
 
-    It is what ``git annex initremote NAME type=web urlinclude=GLOB urlexclude=GLOB cost=N
-    autoenable=true`` writes. The plain web remote (cost 200) leaves its URLs to it.
+    ``git annex initremote NAME type=web urlinclude=GLOB urlexclude=GLOB cost=N autoenable=true``
+    writes the same line. The default web remote (cost 200) skips URLs that match ``urlinclude``.
     """
     config = {
         "autoenable": "true",
@@ -70,10 +70,10 @@ def untrusted_line(uuid: str, timestamp: int) -> bytes:
 
 
 def url_glob(pattern: str) -> re.Pattern[str]:
-    """Return a glob of ``urlinclude`` or ``urlexclude`` as git-annex matches it.
+    """Compile a glob of ``urlinclude`` or ``urlexclude`` with git-annex's semantics.
 
-    Matching does not backtrack (``fnmatch`` writes atomic groups). A glob of more than
-    :data:`LONGEST_GLOB` characters matches nothing: a clone's ``remote.log`` may be anybody's.
+    Matching does not backtrack, because ``fnmatch`` uses atomic groups. A glob of more than
+    :data:`LONGEST_GLOB` characters matches nothing, since ``remote.log`` may be untrusted.
     """
     if len(pattern) > LONGEST_GLOB:
         return re.compile(r"(?!)")
@@ -82,11 +82,20 @@ def url_glob(pattern: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True, slots=True)
 class UrlRemote:
-    """A remote beside the plain web one: its UUID, the URLs it takes, its lines in log files.
+    """A remote other than the default web remote.
 
-    With ``claims`` it takes the claimed URLs, else those that fit the globs. ``lines`` are by the
-    name of a file at the top of the git-annex branch; they are written in any case if it is
-    ``declared``, else once it holds something.
+    Parameters
+    ----------
+    uuid
+        The UUID.
+    claims
+        Whether it is a special remote that downloads the claimed URLs.
+    urlinclude, urlexclude
+        The globs of a web remote's URLs.
+    declared
+        Whether ``lines`` are written even if the remote has no content.
+    lines
+        Lines for files at the top of the git-annex branch, by file name.
     """
 
     uuid: str
@@ -98,7 +107,7 @@ class UrlRemote:
 
 
 class UrlRemotes:
-    """Decides which remotes hold a content, by its URLs as URL logs spell them."""
+    """Determine the remotes that have a content, from its URLs as written in URL logs."""
 
     def __init__(self, remotes: tuple[UrlRemote, ...]) -> None:
         self._claiming_uuid = next((one.uuid for one in remotes if one.claims), None)
@@ -113,16 +122,19 @@ class UrlRemotes:
         ]
 
     def uuids_for(self, urls: list[bytes]) -> tuple[str, ...]:
-        """Return the UUIDs of all remotes that get one of the URLs, sorted.
+        """Return the sorted UUIDs of all remotes that download one of the URLs.
 
-        Raises ValueError for a claimed URL where no remote claims any.
+        Raises
+        ------
+        ValueError
+            If a URL is claimed, but no remote claims URLs.
         """
         return tuple(sorted({self._uuid_for(url) for url in urls}))
 
     def _uuid_for(self, url: bytes) -> str:
         if url[:1] == b":":
             if self._claiming_uuid is None:
-                raise ValueError("a URL is claimed, and the snapshot names no special remote")
+                raise ValueError("claimed URL in a snapshot without a special remote")
             return self._claiming_uuid
         text = url.decode()
         for uuid, include, exclude in self._web_remotes:
@@ -132,10 +144,10 @@ class UrlRemotes:
 
 
 def uuid_line(name: str, uuid: str, timestamp: int) -> bytes:
-    """The line of ``uuid.log`` that gives a remote its name."""
+    """Return the line of ``uuid.log`` that names a remote."""
     return f"{uuid} {name} timestamp={timestamp}s\n".encode()
 
 
 def strip_claim_prefix(value: str) -> str:
-    """A value of a URL log as the URL that it is."""
+    """Return the URL in a value of a URL log."""
     return value.removeprefix(CLAIM_PREFIX)

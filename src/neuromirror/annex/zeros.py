@@ -1,4 +1,4 @@
-"""Keys of content that is zeros only: such content needs no download."""
+"""Recognize keys of content that consists of zero bytes, which needs no download."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _PIECE: Final = bytes(1 << 20)
 
 
 def is_all_zeros(key: str) -> bool:
-    """Return whether a key's sha256 is that of as many zero bytes as its size states.
+    """Return whether a key's sha256 is that of zero bytes of the key's size.
 
-    The first call for a size hashes that many bytes; later calls look the digest up.
+    The first call for a size hashes that many bytes; the digest is cached.
     """
     size, digest = parse_key(key).size, key_digest(key)
     if not size or digest is None or digest[0] != "sha256":
