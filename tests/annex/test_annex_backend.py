@@ -87,7 +87,7 @@ def test_parts_begin_where_dandi_begins_them(size: int) -> None:
 
 @pytest.mark.parametrize("size", [-1, 5 * 1024**4 + 1])
 def test_a_size_that_no_object_has_is_refused(size: int) -> None:
-    with pytest.raises(ValueError, match="no S3 object"):
+    with pytest.raises(ValueError, match=str(size)):
         dandi_part_size(size)
 
 

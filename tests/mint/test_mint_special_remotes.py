@@ -203,5 +203,5 @@ def test_location_added_later_adds_its_remote_to_the_location_log(tmp_path: Path
 
 def test_url_that_no_remote_claims_cannot_be_minted(tmp_path: Path) -> None:
     minting = MintedRepository.create(tmp_path / "m")
-    with pytest.raises(ValueError, match="names no special remote"):
+    with pytest.raises(ValueError, match="special remote"):
         minting.mint(0, FIRST, header(0))

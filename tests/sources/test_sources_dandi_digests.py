@@ -38,5 +38,5 @@ def test_an_empty_file_has_no_parts():
 
 @pytest.mark.parametrize("size", [-1, 5 * 2**40 + 1])
 def test_an_impossible_size_has_no_part_size(size):
-    with pytest.raises(ValueError, match="no S3 object"):
+    with pytest.raises(ValueError, match=str(size)):
         dandi_part_size(size)

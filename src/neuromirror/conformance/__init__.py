@@ -1,4 +1,4 @@
-"""Read-only checks of a live archive: which documented rules it keeps."""
+"""Read-only checks of whether a live archive complies with its documented interface."""
 
 from neuromirror.conformance.detect import UnknownArchiveError, open_archive
 from neuromirror.conformance.report import (

@@ -15,7 +15,7 @@ from neuromirror.sources.boss.client import BossClient, url_path
 _CUBE: Final = 16
 _MOST: Final = 1 << 20
 _TRIED: Final = 5
-"""Collections and experiments that are searched for a channel."""
+"""Maximum number of collections, and of experiments, searched for a channel."""
 
 Check = Callable[[], Iterator[ConformanceFinding]]
 
@@ -28,7 +28,7 @@ def checks(source: BossSource) -> Iterator[tuple[str, Check]]:
 
 
 class BossChecks:
-    """The checks of one service, which share one channel."""
+    """The checks of one BOSS, all on the same channel."""
 
     def __init__(self, source: BossSource) -> None:
         self._session = source.session
@@ -37,7 +37,7 @@ class BossChecks:
 
     @cached_property
     def _channel(self) -> tuple[str, str, str] | None:
-        """The first channel that may be read."""
+        """The first channel that can be read without a token."""
         for collection in self._client.collections()[:_TRIED]:
             for experiment in self._client.experiments(collection)[:_TRIED]:
                 for channel in self._client.channels(collection, experiment)[:1]:
@@ -46,18 +46,18 @@ class BossChecks:
         return None
 
     def lists(self) -> Iterator[ConformanceFinding]:
-        """Collections, experiments and channels are listed."""
+        """Check that collections, experiments and channels are listed."""
         count = len(self._client.collections())
         yield ConformanceFinding("boss.lists", "ok" if count else "limited", f"{count} collections")
         found = self._channel
         yield ConformanceFinding(
             "boss.channels",
             "ok" if found else "unknown",
-            "/".join(found) if found else "no channel that may be read without a token",
+            "/".join(found) if found else "no channel is readable without a token",
         )
 
     def documents(self) -> Iterator[ConformanceFinding]:
-        """A channel says its type, and its levels their extents."""
+        """Check that a channel states its data type, and its levels their extents."""
         if self._channel is None:
             return
         channel = self._client.channel(*self._channel)
@@ -71,12 +71,12 @@ class BossChecks:
         yield ConformanceFinding(
             "boss.levels",
             "ok" if levels else "limited",
-            f"downsampling: {channel.get('downsample_status', 'not said')}",
+            f"downsampling: {channel.get('downsample_status', 'unspecified')}",
             "" if levels else "the levels are computed from the coordinate frame",
         )
 
     def cutouts(self) -> Iterator[ConformanceFinding]:
-        """The same voxels come in each encoding, and again."""
+        """Check that a cutout is available in each encoding, and repeatable."""
         if self._channel is None:
             return
         box = "/".join(["0", *[f"0:{_CUBE}"] * 3])
@@ -95,7 +95,7 @@ class BossChecks:
                 seen = (
                     f"{len(bodies[0].content)} bytes as "
                     f"{bodies[0].headers.get('Content-Type', 'no type')}, "
-                    f"{'the same' if same else 'encoded differently'} when asked for again"
+                    f"{'identical' if same else 'encoded differently'} when requested again"
                 )
             rule = f"boss.cutout-{kind.rpartition('/')[2]}"
-            yield ConformanceFinding(rule, status, seen, "identity is that of the decoded voxels")  # type: ignore[arg-type]
+            yield ConformanceFinding(rule, status, seen, "decoded voxels are compared, not bytes")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Checks of a DANDI archive (dandi-archive's API), and of the bucket behind it."""
+"""Checks of a DANDI archive (the API of dandi-archive) and of its bucket."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def checks(source: DandiSource) -> Iterator[tuple[str, Check]]:
 
 
 class DandiChecks:
-    """The checks of one API, which share a few dandisets and their assets."""
+    """The checks of one API, all on the same few dandisets and assets."""
 
     def __init__(self, session: Session, api: str) -> None:
         self._session = session
@@ -46,7 +46,7 @@ class DandiChecks:
         return self._session.get_json(f"{self._api}/{path}", query)
 
     def _status(self, path: str, **query: str | int) -> tuple[int, str | None]:
-        """The status of a reply, and what its JSON says if it is an error."""
+        """Return the status of a response, and the detail of an error."""
         try:
             self._json(path, **query)
         except HttpError as error:
@@ -55,13 +55,13 @@ class DandiChecks:
 
     @cached_property
     def _dandisets(self) -> list[Json]:
-        """The first dandisets that hold assets."""
+        """The first dandisets that have assets."""
         rows = self._json("dandisets/", page_size=_ROWS, ordering="id")["results"]
         return [row for row in rows if _newest(row).get("asset_count")][:_DANDISETS]
 
     @cached_property
     def _assets(self) -> list[tuple[Json, list[Json]]]:
-        """The newest versions of these dandisets, and up to a page of assets of each."""
+        """The newest version of each of these dandisets, and its first page of assets."""
         found = []
         for row in self._dandisets:
             version = _newest(row)
@@ -73,25 +73,25 @@ class DandiChecks:
     # --- rules
 
     def info(self) -> Iterator[ConformanceFinding]:
-        """``/info/`` says which instance this is."""
+        """Check that ``/info/`` identifies the instance."""
         info = self._json("info/")
         config = info.get("instance_config") if isinstance(info, Mapping) else None
         name = config.get("instance_name") if isinstance(config, Mapping) else None
         yield ConformanceFinding(
             "dandi.info",
             "ok" if name else "limited",
-            f"instance {name or 'not named'}, archive version {info.get('version', 'not said')}",
+            f"instance {name or 'unnamed'}, archive version {info.get('version', 'unspecified')}",
         )
 
     def lists(self) -> Iterator[ConformanceFinding]:
-        """Lists have DANDI's envelope, and their pages follow each other."""
+        """Check that lists have DANDI's envelope and contiguous pages."""
         one = self._json("dandisets/", page_size=1, page=1, ordering="id")
         envelope = isinstance(one, Mapping) and {"count", "next", "results"} <= one.keys()
         yield ConformanceFinding(
             "dandi.list-envelope",
             "ok" if envelope else "broken",
-            f"members: {', '.join(sorted(one))}" if isinstance(one, Mapping) else "no object",
-            "" if envelope else "no list of this archive is used",
+            f"members: {', '.join(sorted(one))}" if isinstance(one, Mapping) else "no JSON object",
+            "" if envelope else "the archive cannot be mirrored",
         )
         if not envelope or one["count"] < 2:
             yield ConformanceFinding("dandi.list-paging", "unknown", "fewer than 2 dandisets")
@@ -103,37 +103,37 @@ class DandiChecks:
             "dandi.list-paging",
             "ok" if follows else "broken",
             f"pages of one row: {first}, {second} of {one['count']}",
-            "" if follows else "no list of this archive is used",
+            "" if follows else "the archive cannot be mirrored",
         )
         draft = one["results"][0].get("draft_version") if one["results"] else None
         embedded = isinstance(draft, Mapping) and "modified" in draft
         yield ConformanceFinding(
             "dandi.list-versions",
             "ok" if embedded else "limited",
-            "rows hold draft_version.modified" if embedded else "rows hold no draft_version",
-            "an unchanged archive costs one request for each thousand dandisets"
+            f"rows {'contain' if embedded else 'do not contain'} draft_version.modified",
+            "an unchanged archive takes one request per thousand dandisets"
             if embedded
-            else "each dandiset is asked for by itself",
+            else "each dandiset takes a request",
         )
 
     def errors(self) -> Iterator[ConformanceFinding]:
-        """What is missing answers 404, with a JSON body."""
+        """Check that a missing dandiset returns 404 with a JSON body."""
         status, detail = self._status("dandisets/999999/")
         yield ConformanceFinding(
             "dandi.not-found",
             "ok" if status == 404 and detail else "limited" if status == 404 else "broken",
-            f"HTTP {status} {'with' if detail else 'without'} a JSON body for no dandiset",
-            "" if status == 404 else "a vanished dandiset cannot be told from a failure",
+            f"HTTP {status} {'with' if detail else 'without'} a JSON body for a missing dandiset",
+            "" if status == 404 else "a removed dandiset looks like a failure",
         )
         status, _ = self._status("dandisets/", page=1_000_000)
         yield ConformanceFinding(
             "dandi.beyond-the-end",
             "ok" if status == 404 else "limited",
-            f"HTTP {status} for a page beyond the end of a list",
+            f"HTTP {status} for a page after the end of a list",
         )
 
     def assets(self) -> Iterator[ConformanceFinding]:
-        """Assets are as many as the version says, and have digests."""
+        """Check that a version lists the stated number of assets, and that they have digests."""
         wrong = [
             f"{version['asset_count']} stated, {len(rows)} listed"
             for version, rows in self._assets
@@ -143,8 +143,8 @@ class DandiChecks:
         yield ConformanceFinding(
             "dandi.asset-count",
             "unknown" if not self._assets else "broken" if wrong else "ok",
-            "; ".join(wrong) or f"{len(self._assets)} versions list as many assets as they state",
-            "listings of these versions are not proven" if wrong else "",
+            "; ".join(wrong) or f"{len(self._assets)} versions list the stated number of assets",
+            "listings of these versions cannot be validated" if wrong else "",
         )
         blobs = [row for row in every if row.get("blob")]
         digests = [row.get("metadata", {}).get("digest") or {} for row in blobs]
@@ -161,9 +161,9 @@ class DandiChecks:
             )
 
     def downloads(self) -> Iterator[ConformanceFinding]:
-        """Assets have an address in the bucket, and the API leads there."""
+        """Check that assets have a URL in the bucket, and that the API redirects to it."""
         rows = [row for _, found in self._assets for row in found if row.get("blob")]
-        direct = led = 0
+        direct = redirected = 0
         seen = []
         for row in rows[:: max(1, len(rows) // _ASSETS)][:_ASSETS]:
             for url in _addresses(row):
@@ -172,7 +172,7 @@ class DandiChecks:
                 target = reply.headers.get("Location", "")
                 seen.append(reply.status)
                 if is_api:
-                    led += reply.status in (302, 303, 307) and target.startswith("http")
+                    redirected += reply.status in (302, 303, 307) and target.startswith("http")
                 else:
                     length = reply.headers.get("Content-Length")
                     direct += reply.status == 200 and length == str(row.get("size"))
@@ -180,24 +180,22 @@ class DandiChecks:
         yield ConformanceFinding(
             "dandi.content-url",
             "unknown" if not rows else "ok" if direct else "limited",
-            f"{direct} assets have the stated size at their address in the bucket ({status})",
+            f"{direct} assets have the stated size at their URL in the bucket ({status})",
             "content is read from the bucket" if direct else "content is read through the API",
         )
         yield ConformanceFinding(
             "dandi.download",
-            "unknown" if not rows else "ok" if led else "limited",
-            f"{led} downloads through the API redirect",
+            "unknown" if not rows else "ok" if redirected else "limited",
+            f"{redirected} downloads through the API redirect",
         )
 
     def bucket(self) -> Iterator[ConformanceFinding]:
-        """Check the bucket that holds the blobs as any other."""
+        """Run the checks of a bucket on the bucket of the blobs."""
         rows = (row for _, found in self._assets for row in found if row.get("blob"))
         urls = chain.from_iterable(map(_addresses, rows))
         url = next((one for one in urls if not one.startswith(self._api)), None)
         if url is None:
-            yield ConformanceFinding(
-                "dandi.bucket", "unknown", "no asset has an address in a bucket"
-            )
+            yield ConformanceFinding("dandi.bucket", "unknown", "no asset has a URL in a bucket")
             return
         address = parse_object_url(url)
         bucket = BucketCache(self._session).bucket(address)

@@ -1,4 +1,4 @@
-"""Which kind of archive answers at an address."""
+"""Detect the kind of archive at a URL."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _NAME: Final = "archive"
 
 
 class UnknownArchiveError(ConfigurationError):
-    """No known kind of archive answers at an address."""
+    """The URL is not that of a supported archive."""
 
 
 def open_archive(url: str) -> tuple[str, Source]:
-    """Open the archive at an address.
+    """Open the archive at a URL.
 
     Parameters
     ----------
     url
-        ``s3://bucket/prefix``, the address of a bucket or of a prefix in it, or the base of the
+        ``s3://bucket/prefix``, the URL of a bucket or of a prefix in it, or the base URL of the
         API of a DANDI archive, a BOSS or an ndstore.
 
     Returns
@@ -38,27 +38,27 @@ def open_archive(url: str) -> tuple[str, Source]:
     Raises
     ------
     UnknownArchiveError
-        No known kind of archive answers there.
+        No supported archive responds there.
     """
     if url.startswith("s3://"):
         return "s3", _open_on_aws(url)
     if not url.startswith(("https://", "http://")):
         raise UnknownArchiveError(
-            f"{url[:200]!r} is neither a mirror nor an address; give the name of a mirror, or an "
-            "address that begins with https://, http:// or s3://"
+            f"{url[:200]!r} is neither a mirror nor a URL; give the name of a mirror, or a URL "
+            "that starts with https://, http:// or s3://"
         )
     base = url.rstrip("/")
     with Session(allow_private=is_local_name(origin(url)[1]), limits=_LIMITS) as session:
         for kind, options in _candidates(session, base):
             return kind, _open(kind, **options)
     raise UnknownArchiveError(
-        f"{session.redact(base)}: no DANDI API, S3 bucket, BOSS or ndstore answers there; give the "
-        "base of the API (https://api.dandiarchive.org/api) or the bucket (s3://NAME)"
+        f"{session.redact(base)}: not a DANDI API, S3 bucket, BOSS or ndstore; give the base URL "
+        "of the API (https://api.dandiarchive.org/api) or the bucket (s3://NAME)"
     )
 
 
 def _open_on_aws(url: str) -> Source:
-    """Open a bucket of AWS, in the region that AWS says it is in."""
+    """Open an AWS bucket, in the region that AWS reports."""
     parts = urlsplit(url)
     prefix = parts.path.lstrip("/")
     with Session(limits=_LIMITS) as session:
@@ -106,7 +106,7 @@ def _candidates(session: Session, base: str) -> Iterator[tuple[str, dict[str, An
 
 
 def _bucket_url(base: str, bucket: str) -> str:
-    """The address of the bucket that an address is in."""
+    """Return the URL of the bucket of a URL."""
     parts = urlsplit(base)
     path = f"/{bucket}/" if parts.path.startswith(f"/{bucket}") else "/"
     return f"{parts.scheme}://{parts.netloc}{path}"

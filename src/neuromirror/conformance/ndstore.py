@@ -18,13 +18,13 @@ def checks(source: NdstoreSource) -> Iterator[tuple[str, Check]]:
     """Yield the name and the function of each check, in their order."""
 
     def lists() -> Iterator[ConformanceFinding]:
-        """Public tokens are listed, and describe their channels."""
+        """Check that public tokens are listed and describe their channels."""
         tokens: Any = source.session.get_json(f"{source.options.api}/public_tokens/")
         is_list = isinstance(tokens, list)
         yield ConformanceFinding(
             "ndstore.tokens",
             "ok" if is_list and tokens else "limited" if is_list else "broken",
-            f"{len(tokens)} public tokens" if is_list else "the reply is no list",
+            f"{len(tokens)} public tokens" if is_list else "the response is not a list",
         )
         for token in tokens[:_TRIED] if is_list else ():
             info: Any = source.session.get_json(f"{source.options.api}/{token}/info/")
@@ -36,7 +36,7 @@ def checks(source: NdstoreSource) -> Iterator[tuple[str, Check]]:
             )
 
     def errors() -> Iterator[ConformanceFinding]:
-        """A token that does not exist answers 404."""
+        """Check that an unknown token returns 404."""
         status = 200
         try:
             source.session.get_json(f"{source.options.api}/neuromirror-no-such-token/info/")
@@ -45,7 +45,7 @@ def checks(source: NdstoreSource) -> Iterator[tuple[str, Check]]:
         yield ConformanceFinding(
             "ndstore.not-found",
             "ok" if status == 404 else "broken",
-            f"HTTP {status} for a token that does not exist",
+            f"HTTP {status} for an unknown token",
         )
 
     yield "ndstore.lists", lists

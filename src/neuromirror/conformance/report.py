@@ -1,4 +1,4 @@
-"""Findings about one archive, and the report that they make."""
+"""The findings of one archive and their report."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ FORMAT: Final = 1
 
 
 class InvalidReportError(NeuromirrorError):
-    """A stored report that cannot be read."""
+    """A stored report that cannot be parsed."""
 
 
 class ConformanceFinding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one check found.
+    """The result of one check.
 
     Parameters
     ----------
     rule
         The name of the check, ``<kind>.<rule>``; the same in every release.
     status
-        ``ok``: the documented rule holds. ``limited``: the archive does not offer it, and the
-        mirror does without. ``broken``: the archive contradicts the rule, so that a mirror of it
-        cannot be trusted. ``unknown``: there was nothing to check it on.
+        ``ok``: the archive complies. ``limited``: the archive lacks an optional feature.
+        ``broken``: the archive violates the rule, so that a mirror of it cannot be trusted.
+        ``unknown``: the archive has no data to check the rule on.
     observed
-        What the archive answered.
+        The observed behaviour.
     consequence
-        What the mirror can or cannot rely on.
+        The effect on a mirror of the archive.
     """
 
     rule: str
@@ -42,22 +42,22 @@ class ConformanceFinding(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
 
 class ConformanceReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All findings about an archive.
+    """All findings of an archive.
 
     Parameters
     ----------
     archive
-        The mirror's name, or the address.
+        The name of the mirror, or the URL.
     source
         The kind of archive, as in mirror files.
     uri
-        The archive's own address, without credentials.
+        The URI of the archive, without credentials.
     at
-        When it was checked (ISO 8601, UTC).
+        The time of the check (ISO 8601, UTC).
     requests
-        How many requests were made.
+        The number of requests.
     findings
-        In the order of the checks.
+        The findings, in the order of the checks.
     """
 
     archive: str
@@ -70,7 +70,7 @@ class ConformanceReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
     @property
     def broken(self) -> list[ConformanceFinding]:
-        """The rules that the archive contradicts."""
+        """The findings with status ``broken``."""
         return [one for one in self.findings if one.status == "broken"]
 
     def dump(self) -> bytes:
@@ -79,22 +79,24 @@ class ConformanceReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 def load_report(content: bytes) -> ConformanceReport:
-    """Return the report in a JSON document; raises InvalidReportError."""
+    """Parse a report in JSON; raises InvalidReportError."""
     try:
         report = msgspec.json.decode(content, type=ConformanceReport)
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidReportError(f"not a report of check-archive: {error}") from error
     if report.format != FORMAT:
-        raise InvalidReportError(f"a report of format {report.format}; this program reads {FORMAT}")
+        raise InvalidReportError(
+            f"report format {report.format} is unsupported; run check-archive again"
+        )
     return report
 
 
 def compare_reports(
     before: ConformanceReport, after: ConformanceReport
 ) -> Iterator[tuple[ConformanceFinding, ConformanceFinding]]:
-    """Yield the findings whose status changed, before and after.
+    """Yield the findings whose status changed, as pairs (before, after).
 
-    A check that found nothing to try its rule on, in either report, is no change.
+    Changes from or to ``unknown`` are ignored.
     """
     earlier = {one.rule: one for one in before.findings}
     for now in after.findings:

@@ -1,4 +1,4 @@
-"""Checks of an S3 bucket (S3 API reference; docs/s3.md says what follows from each)."""
+"""Checks of an S3 bucket (S3 API reference; docs/s3.md explains their consequences)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from neuromirror.conformance.report import ConformanceFinding
 from neuromirror.net import HttpError, ObjectRow, ResponseHead, S3Bucket
 
 _SMALL: Final = 1 << 20
-"""Bytes of an object that is read whole."""
+"""Maximum size of an object that is downloaded."""
 _SAMPLES: Final = 4
 _PAGES: Final = 5
-"""Pages that are searched for a multipart object."""
+"""Maximum number of pages searched for a multipart object."""
 _EMPTY_MD5: Final = "d41d8cd98f00b204e9800998ecf8427e"
 _RATE_HEADERS: Final = ("retry-after", "ratelimit", "x-ratelimit", "x-rate-limit")
 
@@ -29,11 +29,11 @@ def checks(bucket: S3Bucket, prefix: bytes, kind: str = "s3") -> Iterator[tuple[
     Parameters
     ----------
     bucket
-        The bucket, asked anonymously.
+        The bucket.
     prefix
-        What all keys that are looked at begin with.
+        The prefix of the keys to check.
     kind
-        What the names of the rules begin with.
+        The prefix of the rule names.
     """
     bucket_checks = BucketChecks(bucket, prefix, kind)
     for check in (
@@ -53,7 +53,7 @@ def checks(bucket: S3Bucket, prefix: bytes, kind: str = "s3") -> Iterator[tuple[
 
 
 class BucketChecks:
-    """The checks of one bucket, which share the rows of its first page."""
+    """The checks of one bucket, on the objects of its first page."""
 
     def __init__(self, bucket: S3Bucket, prefix: bytes, kind: str) -> None:
         self._bucket = bucket
@@ -82,7 +82,7 @@ class BucketChecks:
 
     @cached_property
     def _multipart(self) -> ObjectRow | None:
-        """The first object with a multipart ETag on the first pages."""
+        """The first object with a multipart ETag on the first pages, or None."""
         after = b""
         for _ in range(_PAGES):
             page = self._bucket.page(self._prefix, after=after)
@@ -95,7 +95,7 @@ class BucketChecks:
         return None
 
     def _samples(self, *, most: int = _SMALL) -> list[ObjectRow]:
-        """Objects with content, from the beginning, the middle and the end of the first page."""
+        """Return non-empty objects, evenly spaced over the first page."""
         found = [row for row in self._rows if 0 < row.size <= most]
         step = max(1, len(found) // _SAMPLES)
         return found[::step][:_SAMPLES]
@@ -108,7 +108,7 @@ class BucketChecks:
     # --- rules
 
     def listing(self) -> Iterator[ConformanceFinding]:
-        """The bucket lists, in the order of the keys' bytes."""
+        """Check that the bucket can be listed, in byte order of the keys."""
         keys = [row.key for row in self._rows]
         yield self._finding("listing", True, f"{len(keys)} objects on the first page")
         ordered = all(one < two for one, two in pairwise(keys))
@@ -116,11 +116,11 @@ class BucketChecks:
             "listing-order",
             ordered if len(keys) > 1 else None,
             "keys are in the order of their UTF-8 bytes" if ordered else "keys are out of order",
-            "listings are read in parallel" if ordered else "no listing of this bucket is used",
+            "listings are read in parallel" if ordered else "the bucket cannot be mirrored",
         )
 
     def paging(self) -> Iterator[ConformanceFinding]:
-        """A listing continues after a key, by token and by prefix as it began."""
+        """Check that a listing can be continued after a key and by token."""
         keys = [row.key for row in self._rows]
         if len(keys) < 3:
             yield self._finding("paging", None, "fewer than 3 objects")
@@ -131,14 +131,14 @@ class BucketChecks:
         yield self._finding(
             "page-size",
             len(first.rows) == 2 and first.truncated,
-            f"max-keys=2 gives {len(first.rows)} objects, truncated: {first.truncated}",
+            f"max-keys=2 returns {len(first.rows)} objects, truncated: {first.truncated}",
         )
         after = [row.key for row in small.page(self._prefix, after=keys[1]).rows]
         yield self._finding(
             "start-after",
             after == keys[2:4],
-            "start-after continues behind the key" if after == keys[2:4] else f"gave {after!r}",
-            "" if after == keys[2:4] else "no listing of this bucket is used",
+            "start-after continues after the key" if after == keys[2:4] else f"returned {after!r}",
+            "" if after == keys[2:4] else "the bucket cannot be mirrored",
         )
         by_token = (
             [row.key for row in small.page(self._prefix, token=first.token).rows]
@@ -148,11 +148,13 @@ class BucketChecks:
         yield self._finding(
             "continuation-token",
             by_token == keys[2:4],
-            "the token continues the listing" if by_token == keys[2:4] else f"gave {by_token!r}",
+            "the token continues the listing"
+            if by_token == keys[2:4]
+            else f"returned {by_token!r}",
         )
 
     def versions(self) -> Iterator[ConformanceFinding]:
-        """Versions are listed and can be read."""
+        """Check that object versions are listed and can be read."""
         allowed = self._bucket.probe(self._prefix)
         yield self._finding(
             "versions-listed",
@@ -162,22 +164,22 @@ class BucketChecks:
             else "object versions are not listed",
             "earlier states can be mirrored (sync --history)"
             if allowed.versions_listable
-            else "only the present state can be mirrored",
+            else "only the current state can be mirrored",
             optional=True,
         )
         exact = allowed.version_readable
         yield self._finding(
             "versions-read",
             bool(exact),
-            "an object can be read by its version id" if exact else "no version id can be read",
-            "addresses are exact: pinned bytes stay readable while upstream keeps them"
+            f"objects {'can' if exact else 'cannot'} be read by version id",
+            "URLs contain a version: pinned bytes stay readable while upstream keeps them"
             if exact
             else "bytes may be overwritten: retention is mutable-bucket",
             optional=True,
         )
 
     def sizes(self) -> Iterator[ConformanceFinding]:
-        """HEAD gives the listed size; Swift's large objects are listed with another."""
+        """Check that HEAD returns the listed size, unlike for Swift's large objects."""
         rows = [*self._samples(most=1 << 62), *(row for row in self._rows if not row.size)][:8]
         wrong: list[str] = []
         for row in rows:
@@ -187,17 +189,17 @@ class BucketChecks:
                 wrong.append(f"{row.key.decode(errors='replace')}: {row.size} listed, {length}")
         manifests = [row for row in self._rows if row.size and row.etag == _EMPTY_MD5]
         if manifests:
-            wrong.append(f"{len(manifests)} objects have a size and the MD5 of nothing")
+            wrong.append(f"{len(manifests)} non-empty objects have the MD5 of an empty one")
         yield self._finding(
             "sizes",
             None if not rows else not wrong,
             "; ".join(wrong[:3]) or f"{len(rows)} objects have the listed size",
-            "large objects of Swift: each object without a digest is asked about" if wrong else "",
+            "large objects of Swift: each object without a digest takes a request" if wrong else "",
             optional=True,
         )
 
     def digests(self) -> Iterator[ConformanceFinding]:
-        """The ETag of an object in one part is the MD5 of its bytes."""
+        """Check that the ETag of a single-part object is the MD5 of its bytes."""
         rows = [row for row in self._samples() if "-" not in row.etag]
         wrong = []
         for row in rows:
@@ -207,13 +209,13 @@ class BucketChecks:
         yield self._finding(
             "etag-md5",
             None if not rows else not wrong,
-            f"{len(rows) - len(wrong)} of {len(rows)} objects have the MD5 that their ETag says",
-            "evidence of files in one part: md5" if not wrong else "evidence of files: size",
+            f"the ETag of {len(rows) - len(wrong)} of {len(rows)} objects is their MD5",
+            "evidence of single-part files: md5" if not wrong else "evidence of files: size",
             optional=True,
         )
 
     def checksums(self) -> Iterator[ConformanceFinding]:
-        """HEAD returns the checksums that S3 keeps."""
+        """Check that HEAD returns S3's additional checksums."""
         rows = [row for row in self._rows if row.checksum_algorithm] or self._samples()
         found = ""
         for row in rows[:_SAMPLES]:
@@ -227,12 +229,12 @@ class BucketChecks:
             "checksums",
             None if not rows else found == "sha256",
             f"HEAD returns {found or 'no checksum'}",
-            "evidence: sha256, of full objects" if found == "sha256" else "",
+            "evidence of objects with a full-object checksum: sha256" if found == "sha256" else "",
             optional=True,
         )
 
     def parts(self) -> Iterator[ConformanceFinding]:
-        """``HEAD ?partNumber=1`` gives the size of the first part."""
+        """Check that ``HEAD ?partNumber=1`` returns the size of the first part."""
         row = self._multipart
         if row is None:
             yield self._finding("part-heads", None, f"no multipart object on {_PAGES} pages")
@@ -244,13 +246,13 @@ class BucketChecks:
         yield self._finding(
             "part-heads",
             works,
-            f"HTTP {reply.status}, {length} of {row.size} bytes, parts: {count or 'not said'}",
+            f"HTTP {reply.status}, {length} of {row.size} bytes, parts: {count or 'unspecified'}",
             "evidence of multipart files: etag" if works else "evidence of multipart files: size",
             optional=True,
         )
 
     def ranges(self) -> Iterator[ConformanceFinding]:
-        """A range of bytes can be read, so that downloads resume and streams seek."""
+        """Check range requests, on which resuming and seeking depend."""
         row = next((one for one in self._samples(most=1 << 62) if one.size > 20), None)
         if row is None:
             yield self._finding("ranges", None, "no object of more than 20 bytes")
@@ -265,12 +267,12 @@ class BucketChecks:
             "ranges",
             works,
             f"HTTP {status}, {len(got)} bytes, Content-Range: {stated or 'none'}",
-            "" if works else "interrupted downloads begin again, and files cannot be streamed",
+            "" if works else "interrupted downloads restart, and files cannot be streamed",
             optional=True,
         )
 
     def conditions(self) -> Iterator[ConformanceFinding]:
-        """``If-Match`` refuses another ETag."""
+        """Check that ``If-Match`` with another ETag fails."""
         row = next(iter(self._samples()), None)
         if row is None:
             yield self._finding("if-match", None, "no small object")
@@ -285,29 +287,29 @@ class BucketChecks:
             "if-match",
             status == 412,
             f"HTTP {status} for another ETag",
-            "" if status == 412 else "sidecars are compared by the ETag of the reply instead",
+            "" if status == 412 else "the ETag of the response is compared instead",
             optional=True,
         )
 
     def missing(self) -> Iterator[ConformanceFinding]:
-        """An object that does not exist answers 404."""
+        """Check that a missing object returns 404."""
         reply = self._bucket.head(self._prefix + b"neuromirror-check-archive/does-not-exist")
         self._headers.append(reply.headers)
         yield self._finding(
             "missing-object",
             reply.status == 404,
-            f"HTTP {reply.status} for a key that does not exist",
+            f"HTTP {reply.status} for a missing key",
             "" if reply.status == 404 else "deletions cannot be confirmed object by object",
             optional=reply.status == 403,
         )
 
     def rates(self) -> Iterator[ConformanceFinding]:
-        """Report headers that limit the rate of requests."""
+        """Report rate-limit headers."""
         yield rate_limits(f"{self._kind}.rate-limits", self._headers)
 
 
 def rate_limits(rule: str, replies: list[Mapping[str, str]]) -> ConformanceFinding:
-    """Return the finding about rate-limit headers in some replies."""
+    """Return the finding about rate-limit headers in responses."""
     found = sorted(
         {
             f"{name}: {value}"
@@ -317,7 +319,7 @@ def rate_limits(rule: str, replies: list[Mapping[str, str]]) -> ConformanceFindi
         }
     )
     if not found:
-        return ConformanceFinding(rule, "ok", f"no rate-limit header in {len(replies)} replies")
+        return ConformanceFinding(rule, "ok", f"no rate-limit header in {len(replies)} responses")
     return ConformanceFinding(
-        rule, "limited", "; ".join(found[:4]), "set [net] requests_per_second to fit"
+        rule, "limited", "; ".join(found[:4]), "set [net] requests_per_second accordingly"
     )

@@ -17,20 +17,22 @@ from neuromirror.sources.ndstore import NdstoreSource
 from neuromirror.sources.s3.bucket_source import BucketSource
 
 REQUEST_LIMIT: Final = 200
-"""Requests that one run makes at most, retries and redirects included."""
+"""Maximum number of requests per run, including retries and redirects."""
 
 
 class RequestBudgetExceededError(NeuromirrorError):
-    """The requests that one run may make were made."""
+    """The run reached its maximum number of requests."""
 
 
 class _RequestBudget(TrafficCounter):
-    """Counts requests, and ends the check that makes one too many."""
+    """Count requests, and raise RequestBudgetExceededError beyond the budget."""
 
     def add(self, host: str, more: Traffic) -> None:
         super().add(host, more)
         if self.requests > REQUEST_LIMIT:  # it is counted before it is sent
-            raise RequestBudgetExceededError(f"not checked: {REQUEST_LIMIT} requests were made")
+            raise RequestBudgetExceededError(
+                f"not checked: the limit of {REQUEST_LIMIT} requests was reached"
+            )
 
     @property
     def requests(self) -> int:
@@ -48,25 +50,24 @@ def check_archive(
 ) -> ConformanceReport:
     """Check a live archive.
 
-    Nothing is written anywhere: the archive is only read, with at most :data:`REQUEST_LIMIT`
-    requests.
+    The checks are read-only and use at most :data:`REQUEST_LIMIT` requests.
 
     Parameters
     ----------
     source
-        The opened source of a mirror file or an address.
+        The source of a mirror file or a URL.
     name
-        What the report calls the archive.
+        The name of the archive in the report.
     kind
         The kind of source, as in mirror files.
     progress
-        Is called with each finding as it is made.
+        Called with each finding.
 
     Returns
     -------
-    Report
-        A check that could not be made is a finding ``broken`` where the archive failed, and
-        ``unknown`` where the budget did not reach.
+    ConformanceReport
+        A check that failed because of the archive is ``broken``; one that was not run because of
+        the request budget is ``unknown``.
     """
     counter = _RequestBudget()
     findings: list[ConformanceFinding] = []
@@ -83,11 +84,7 @@ def check_archive(
             except RequestBudgetExceededError as error:
                 add(ConformanceFinding(rule, "unknown", str(error)))
             except NetError as error:
-                add(
-                    ConformanceFinding(
-                        rule, "broken", str(error), "the check could not be made; try again"
-                    )
-                )
+                add(ConformanceFinding(rule, "broken", str(error), "the check failed; try again"))
             except NeuromirrorError as error:
                 add(ConformanceFinding(rule, "broken", str(error)))
     return ConformanceReport(

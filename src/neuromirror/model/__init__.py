@@ -1,4 +1,4 @@
-"""The words all rooms share: frozen records, canonical manifest, journal entries. No I/O."""
+"""Data types shared by all packages: records, the canonical manifest, journal entries. No I/O."""
 
 from neuromirror.model.changes import (
     Change,

@@ -1,6 +1,6 @@
-"""The difference of two versions, as pairs of record lines, and how it is written down.
+"""Compute, apply and serialize the difference of two versions, as pairs of record lines.
 
-Both sides are sorted by git path; nothing here holds more than a line of each.
+Both versions are sorted by git path and processed one line at a time.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import msgspec
 from neuromirror.model.snapshot_entries import SnapshotEntry, load_snapshot_entry
 
 LinePair = tuple[bytes | None, bytes | None]
-"""A file's record line before and after; None where it was not, or is no more."""
+"""The record line of a file before and after; None if the file was added or removed."""
 
 Change = tuple[SnapshotEntry | None, SnapshotEntry | None]
-"""A file before and after."""
+"""A file before and after; None if it was added or removed."""
 
 _HEAD = b'{"git":"'
 
@@ -28,7 +28,7 @@ _path = msgspec.json.Decoder(_Path).decode
 
 
 def line_path(line: bytes) -> bytes:
-    """The git path of a record line, without reading the rest of it."""
+    """Return the git path of a record line without parsing the rest of it."""
     end = line.find(b'"', 8)
     if end > 0 and line.startswith(_HEAD) and line.find(b"\\", 8, end + 1) < 0:
         return line[8:end]
@@ -36,7 +36,7 @@ def line_path(line: bytes) -> bytes:
 
 
 def diff_lines(before: Iterable[bytes], after: Iterable[bytes]) -> Iterator[LinePair]:
-    """The pairs in which two versions' record lines differ, in order of path."""
+    """Yield the pairs in which the record lines of two versions differ, in path order."""
     olds, news = iter(before), iter(after)
     old, new = next(olds, None), next(news, None)
     while old is not None or new is not None:
@@ -62,9 +62,12 @@ def diff_lines(before: Iterable[bytes], after: Iterable[bytes]) -> Iterator[Line
 
 
 def patch_lines(before: Iterable[bytes], pairs: Iterable[LinePair]) -> Iterator[bytes]:
-    """The lines after, made of those before and the pairs that differ.
+    """Apply a difference to the lines of a version, and yield the resulting lines.
 
-    Raises ValueError where a pair's old line is not among those before.
+    Raises
+    ------
+    ValueError
+        If the old line of a pair is not among the lines.
     """
     olds = iter(before)
     old = next(olds, None)
@@ -85,14 +88,17 @@ def patch_lines(before: Iterable[bytes], pairs: Iterable[LinePair]) -> Iterator[
 
 
 def reverse_pairs(pairs: Iterable[LinePair]) -> Iterator[LinePair]:
-    """The pairs that lead back."""
+    """Reverse a difference."""
     return ((new, old) for old, new in pairs)
 
 
 def compose_pairs(earlier: Iterable[LinePair], later: Iterable[LinePair]) -> Iterator[LinePair]:
-    """The pairs that lead from before ``first`` to after ``then``, in order of path.
+    """Compose two successive differences, in path order.
 
-    Raises ValueError where ``then`` begins with another line than ``first`` ended with.
+    Raises
+    ------
+    ValueError
+        If ``later`` does not apply to the result of ``earlier``.
     """
     ones, others = iter(earlier), iter(later)
     one, other = next(ones, None), next(others, None)
@@ -116,7 +122,7 @@ def compose_pairs(earlier: Iterable[LinePair], later: Iterable[LinePair]) -> Ite
 
 
 def dump_pairs(pairs: Iterable[LinePair]) -> Iterator[bytes]:
-    """Lines that tell of pairs: ``-`` and the old line, ``+`` and the new one."""
+    """Serialize pairs as lines: ``-`` and the old line, ``+`` and the new one."""
     for old, new in pairs:
         if old is not None:
             yield b"-" + old
@@ -125,7 +131,7 @@ def dump_pairs(pairs: Iterable[LinePair]) -> Iterator[bytes]:
 
 
 def load_pairs(lines: Iterable[bytes]) -> Iterator[LinePair]:
-    """The pairs of lines made by :func:`dump_pairs`."""
+    """Parse the lines of :func:`dump_pairs`."""
     old: bytes | None = None
     for line in lines:
         sign, rest = line[:1], line[1:]
@@ -145,7 +151,7 @@ def load_pairs(lines: Iterable[bytes]) -> Iterator[LinePair]:
 
 
 def load_changes(pairs: Iterable[LinePair]) -> Iterator[Change]:
-    """Pairs of lines as pairs of placed files."""
+    """Parse pairs of record lines into pairs of snapshot entries."""
     for old, new in pairs:
         yield (
             None if old is None else load_snapshot_entry(old),

@@ -1,4 +1,4 @@
-"""The part size behind a dandi-etag, which a claim does not state but a check needs."""
+"""The part size of a dandi-etag, which verification needs but the archive does not state."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ _LARGEST_OBJECT: Final = 5 << 40
 
 
 def dandi_part_size(size: int) -> int:
-    """Bytes in each part (but the last) of a dandi-etag for a file of ``size`` bytes.
+    """Return the part size of the dandi-etag of a file of ``size`` bytes.
 
-    64 MiB, or for larger files what makes 10,000 parts (dandischema/digests/dandietag.py, whose
-    PartGenerator calls the only part of a small file as large as the file; the etag is the same).
-    Raises ValueError for a size that no S3 object can have.
+    It is 64 MiB, or for larger files the size that results in 10,000 parts. See PartGenerator in
+    dandischema/digests/dandietag.py, where the single part of a small file has the size of the
+    file; the etag is the same.
+
+    Raises
+    ------
+    ValueError
+        If the size exceeds the limits of S3.
     """
     if not 0 <= size <= _LARGEST_OBJECT:
-        raise ValueError(f"no S3 object has {size} bytes")
+        raise ValueError(f"invalid size of an S3 object: {size} bytes")
     if -(-size // DANDI_PART_SIZE) >= _MOST_PARTS:
         return -(-size // _MOST_PARTS)
     return DANDI_PART_SIZE

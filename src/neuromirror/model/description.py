@@ -1,4 +1,4 @@
-"""``.neuromirror/dataset.json``: what a commit says of itself, as readers of it may rely on."""
+"""Parse and validate ``.neuromirror/dataset.json``, the description of a dataset in a commit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DESCRIPTION_PATH: Final = ".neuromirror/dataset.json"
 
 
 class _SubdatasetMember(msgspec.Struct, rename="kebab"):
-    """A sub-dataset."""
+    """A subdataset."""
 
     id: DatasetId
     local_id: str
@@ -31,7 +31,7 @@ class _SubdatasetMember(msgspec.Struct, rename="kebab"):
 
 
 class _InlineMember(msgspec.Struct):
-    """A component that stands as a folder of files."""
+    """An inline component: its files are in the dataset's tree."""
 
     source: str
     checksum: str
@@ -40,14 +40,14 @@ class _InlineMember(msgspec.Struct):
 
 
 class _ManifestOnlyMember(msgspec.Struct, frozen=True):
-    """The files that have no place in git."""
+    """Totals of the files that are in the manifest only."""
 
     files: Count = 0
     bytes: Count = 0
 
 
 class _Description(msgspec.Struct, kw_only=True, rename="kebab"):
-    """The members that are read; those with a default came with later releases."""
+    """The members that are validated; those with a default are optional."""
 
     dataset: DatasetName
     source: str
@@ -75,11 +75,21 @@ class _Description(msgspec.Struct, kw_only=True, rename="kebab"):
 
 
 def parse_description(content: bytes, document: str) -> dict[str, Any]:
-    """Return the description in a file's content.
+    """Parse and validate a description.
 
-    Raises InvalidDocumentError, which names ``document``, for one that no mirror wrote: its
-    members and
-    their types are as :func:`neuromirror.mint.documents.describe` writes them.
+    The members and their types are those that :func:`neuromirror.mint.documents.describe` writes.
+
+    Parameters
+    ----------
+    content
+        The content of the file.
+    document
+        The name of the file in error messages.
+
+    Raises
+    ------
+    InvalidDocumentError
+        If the description is invalid.
     """
     found = parse_json(content, document)
     checked = convert(found, _Description, document)

@@ -1,4 +1,4 @@
-"""What is shown to people: text from upstream without tricks, and sizes they can read."""
+"""Format upstream text and sizes for display."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import re
 from typing import Final
 
 UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What would move a cursor, start an escape sequence or turn the direction of writing."""
+"""Control characters, surrogates and characters that change the direction of writing."""
 
 
 def escape_unprintable(text: str) -> str:
-    """Text from upstream with escapes (``\\x1b``) in place of what is :data:`UNPRINTABLE`."""
+    """Replace :data:`UNPRINTABLE` characters in a text by escapes such as ``\\x1b``."""
     return UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], text)
 
 
 def format_bytes(count: int) -> str:
-    """A size for people: ``189.5 kB`` (SI units, as archives state them)."""
+    """Return a size in SI units, such as ``189.5 kB``."""
     size = float(count)
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if size < 1000:

@@ -1,19 +1,22 @@
-"""The one base of every error that neuromirror raises on purpose."""
+"""The base classes of all errors that neuromirror raises."""
 
 from __future__ import annotations
 
 
 class NeuromirrorError(Exception):
-    """Something a person can act on: the message says what, where, and what to do next.
+    """An error whose message states what failed, on which object, why, and what to do next.
 
-    ``exit_code`` is what the command line exits with: 1 something failed or did not verify,
-    2 wrong usage or configuration, 3 held for approval.
+    Attributes
+    ----------
+    exit_code
+        The exit code of the command line: 1 for a failure or a failed verification, 2 for wrong
+        usage or configuration, 3 for a listing held for approval.
     """
 
     exit_code = 1
 
 
 class ConfigurationError(NeuromirrorError):
-    """The configuration, or what was asked for on the command line, is wrong."""
+    """The configuration or the command line is invalid."""
 
     exit_code = 2

@@ -1,7 +1,7 @@
-"""What the store's journal holds: one entry for everything the index must know beside git.
+"""The entries of the store's journal: everything that the index contains and git does not.
 
-Entries are appended to the store's journal before they are applied to the index; replaying the
-journal rebuilds the index row by row. Times are UTC, ISO 8601, with seconds.
+Entries are appended to the journal before they are applied to the index; replaying the journal
+rebuilds the index. Times are UTC, ISO 8601, to the second.
 """
 
 from __future__ import annotations
@@ -16,16 +16,20 @@ import msgspec
 from neuromirror.model.validation import Count, convert
 
 CommitText = Annotated[str, msgspec.Meta(pattern=r"^(?:[0-9a-f]{40})?\Z")]
-"""A commit (hex), or an empty text for none."""
+"""A commit id in hex, or an empty string."""
 
 
 @dataclass(frozen=True, slots=True)
 class MirrorSeen:
-    """A mirror's configuration as first used, or as changed: its source and upstream's URI.
+    """A mirror's configuration when it was first used, or after a change.
 
-    ``index_entries``, where given, is a new setting for all versions that were recorded before: an
-    index that is made anew has the files of each Zarr of at most so many, and of no other, whatever
-    ``VersionMinted.indexed`` says.
+    Attributes
+    ----------
+    mirror, source, uri
+        The name of the mirror, its kind of source and the URI of upstream.
+    index_entries
+        If given, a new limit that also applies to earlier versions: a rebuilt index contains the
+        files of each Zarr with at most this many files, and overrides ``VersionMinted.indexed``.
     """
 
     mirror: str
@@ -37,7 +41,7 @@ class MirrorSeen:
 
 @dataclass(frozen=True, slots=True)
 class MirrorProbed:
-    """What a mirror's upstream was found to allow: words by name, as its source gives them."""
+    """The capabilities of a mirror's upstream, as its source reports them."""
 
     mirror: str
     capabilities: dict[str, str]
@@ -46,24 +50,50 @@ class MirrorProbed:
 
 @dataclass(frozen=True, slots=True)
 class VersionMinted:
-    """A state that is now in git.
+    """A version that was committed to git.
 
-    ``label`` names it (``0.210831.2033``, ``2022-12-13T101112Z``, ``state-0123abcd``); ``upstream``
-    is upstream's own word (``draft``); ``kind`` is published | observed. ``state`` is
-    ``sha256:<hex>``; ``commit``, ``tree`` and ``annex_commit`` are git object ids; the version's
-    records are in the store under ``commit``. ``time`` is upstream's, None where it has none.
-    ``evidence`` counts files by word (see model.records.Evidence). ``metadata_only`` says that no
-    file differs from the version before. ``metadata`` is the metadata digest
-    (model.metadata_digest), ``attributes`` values by name and ``inputs`` upstream's names of the
-    datasets it was derived from (model.DatasetFacts); ``within`` is the local id of the dataset of
-    which this one is a part, empty for one that stands alone. ``form`` is model.SnapshotHeader's,
-    empty where an earlier release did not record it; ``manifest_only_files`` and
-    ``manifest_only_bytes`` count what
-    has no place in git. ``inline`` are the parts that stand as folders of files: path, source,
-    checksum, files and bytes of each. ``indexed`` says whether its files are in the index, or only
-    in its records; ``in_subdatasets`` counts the files of its sub-datasets, None where an earlier
-    release
-    did not.
+    Attributes
+    ----------
+    mirror, local_id, source_uri
+        The dataset.
+    label
+        The label of the version (``0.210831.2033``, ``2022-12-13T101112Z``, ``state-0123abcd``).
+    upstream
+        Upstream's name of the version (``0.210831.2033``, ``draft``).
+    kind
+        ``published`` or ``observed``.
+    state
+        The state digest, ``sha256:<hex>``.
+    commit, tree, annex_commit
+        Git object ids. The records of the version are in the store under ``commit``.
+    time
+        Upstream's time of the version; None if it has none.
+    files, bytes
+        Totals of the version.
+    exceptions
+        The excluded entries.
+    evidence
+        Number of files by evidence (:class:`~neuromirror.model.Evidence`).
+    title, license, doi, attributes, inputs
+        See :class:`~neuromirror.model.DatasetFacts`.
+    metadata_only
+        Whether no file differs from the previous version.
+    at
+        The time of the commit on this mirror.
+    metadata
+        The metadata digest.
+    within
+        The local id of the superdataset; empty for a dataset of its own.
+    form
+        ``files`` or ``manifest``; see :class:`~neuromirror.model.SnapshotHeader`.
+    manifest_only_files, manifest_only_bytes
+        Totals of the files that are in the manifest only, not in git.
+    inline
+        The inline components: path, source, checksum, files and bytes of each.
+    indexed
+        Whether its files are in the index, or only in its records.
+    in_subdatasets
+        Number of files in its subdatasets; None if not counted.
     """
 
     mirror: str
@@ -100,7 +130,7 @@ class VersionMinted:
 
 @dataclass(frozen=True, slots=True)
 class AnnexBranchMoved:
-    """The git-annex branch of a dataset moved without a new version, to ``annex_commit``."""
+    """The git-annex branch of a dataset changed to ``annex_commit`` without a new version."""
 
     mirror: str
     local_id: str
@@ -111,14 +141,28 @@ class AnnexBranchMoved:
 
 @dataclass(frozen=True, slots=True)
 class VisitEnded:
-    """A visit of one dataset that is over.
+    """A finished visit of one dataset.
 
-    ``status`` is full | partial | held | waiting | unavailable | not_found | failed;
-    ``fingerprint`` is the source's hint as of the visit, empty where it gives none (the plan skips
-    a dataset whose last visit was full and whose hint is the same); ``pending`` counts files and
-    Zarrs that still lack their best digest (upstream is asked about these all the same).
-    ``traffic`` is what was asked of each host, as model.dump_traffic has it; empty where an earlier
-    release did not count.
+    Attributes
+    ----------
+    visit
+        The id of the visit.
+    mirror, local_id, source_uri, title
+        The dataset.
+    started, ended
+        Times.
+    status
+        ``full``, ``partial``, ``held``, ``waiting``, ``unavailable``, ``not_found`` or ``failed``.
+    fingerprint
+        The source's fingerprint at the visit; empty if it has none. The plan skips a dataset
+        whose last visit was full and whose fingerprint is unchanged.
+    pending
+        Number of files and Zarrs without their best digest yet. They are visited again even if
+        the fingerprint is unchanged.
+    message
+        A message for the operator.
+    traffic
+        Requests by host, as returned by :func:`~neuromirror.model.dump_traffic`.
     """
 
     visit: str
@@ -137,10 +181,22 @@ class VisitEnded:
 
 @dataclass(frozen=True, slots=True)
 class HoldPlaced:
-    """A listing kept back until an operator releases it.
+    """A suspicious listing that is held until an operator releases it.
 
-    ``hold`` is a short id; ``state`` the digest of the listing that was held; ``removed`` and
-    ``before`` count files.
+    Attributes
+    ----------
+    hold
+        A short id.
+    mirror, local_id, upstream
+        The version.
+    state
+        The digest of the held listing.
+    reason
+        Why it is held.
+    removed, before
+        Number of files that the listing removes, and of files before.
+    at
+        The time of the hold.
     """
 
     hold: str
@@ -156,7 +212,7 @@ class HoldPlaced:
 
 @dataclass(frozen=True, slots=True)
 class HoldReleased:
-    """An operator let a held listing through; ``by`` is who (a login name)."""
+    """An operator released a held listing; ``by`` is their login name."""
 
     hold: str
     by: str
@@ -165,7 +221,7 @@ class HoldReleased:
 
 @dataclass(frozen=True, slots=True)
 class HoldLapsed:
-    """A hold that no longer matters: upstream is back within the guards."""
+    """A hold that ended because the listing passes the guards again."""
 
     hold: str
     at: str
@@ -173,9 +229,10 @@ class HoldLapsed:
 
 @dataclass(frozen=True, slots=True)
 class EventRaised:
-    """Something an operator or a reader should know.
+    """An event worth recording.
 
-    ``kind`` is incident | tombstone | returned | digest-upgrade | unavailable | takedown | repair.
+    ``kind`` is ``incident``, ``tombstone``, ``returned``, ``digest-upgrade``, ``unavailable``,
+    ``takedown`` or ``repair``.
     """
 
     mirror: str
@@ -188,10 +245,10 @@ class EventRaised:
 
 @dataclass(frozen=True, slots=True)
 class LinksFound:
-    """Where people can look at a dataset: ``links`` are [kind, address] pairs, sorted.
+    """The viewer links of a dataset, which replace the earlier ones.
 
-    They take the place of those before; they belong to no version, since they may move while the
-    data stays.
+    ``links`` are sorted [kind, URL] pairs. They belong to no version, because they may change
+    while the data stays the same.
     """
 
     mirror: str
@@ -203,10 +260,10 @@ class LinksFound:
 
 @dataclass(frozen=True, slots=True)
 class LocationsChecked:
-    """The results of checking URLs of a dataset.
+    """The result of checking whether the locations of a dataset's files are available.
 
-    ``found`` are URLs, as in the records, by result: ok, not-found, refused, unsupported, changed,
-    unreachable or unknown.
+    ``found`` maps a result (``ok``, ``not-found``, ``refused``, ``unsupported``, ``changed``,
+    ``unreachable``, ``unknown``) to the URLs in the records.
     """
 
     mirror: str
@@ -217,11 +274,23 @@ class LocationsChecked:
 
 @dataclass(frozen=True, slots=True)
 class DatasetWithdrawn:
-    """A dataset that the operator has taken down: nothing of it is shown, and none of it is lost.
+    """A dataset that the operator withdrew: hidden from the catalogue, but not deleted.
 
-    ``reason`` is told to everybody who asks for it. ``within`` is the local id of the dataset that
-    was taken down, of a part that only that one has; empty for the dataset itself. An index that is
-    made anew has nothing of it but the ids of its versions.
+    A rebuilt index contains only the ids of its versions.
+
+    Attributes
+    ----------
+    mirror, local_id, source_uri
+        The dataset.
+    reason
+        The reason, shown to everyone who requests the dataset.
+    by
+        The login name of the operator.
+    at
+        The time.
+    within
+        For a subdataset of no other dataset, the local id of the withdrawn superdataset; else
+        empty.
     """
 
     mirror: str
@@ -235,7 +304,7 @@ class DatasetWithdrawn:
 
 @dataclass(frozen=True, slots=True)
 class DatasetReinstated:
-    """A dataset that was taken down and is shown again, as if it never had been."""
+    """A withdrawn dataset that is available again."""
 
     mirror: str
     local_id: str
@@ -246,12 +315,21 @@ class DatasetReinstated:
 
 @dataclass(frozen=True, slots=True)
 class TaskFailed:
-    """A task that failed, and fails until a :class:`TaskRecovered` of the same task and object.
+    """A task that fails until a :class:`TaskRecovered` of the same task and object.
 
-    ``task`` is list | probe | superdatasets | private | configuration, the name of a housekeeping
-    task (``housekeeping``, ``backup``, ...), or a part of the service. ``mirror`` and ``local_id``
-    name the object; both are empty for the store, ``local_id`` for a whole mirror. A failed visit
-    is a :class:`VisitEnded`.
+    Failed visits are recorded as :class:`VisitEnded`.
+
+    Attributes
+    ----------
+    task
+        ``list``, ``probe``, ``superdatasets``, ``private``, ``configuration``, the name of a
+        housekeeping task (``housekeeping``, ``backup``, …), or a component of the service.
+    mirror, local_id
+        The object: both are empty for the store, ``local_id`` for a whole mirror.
+    message
+        The error.
+    at
+        The time.
     """
 
     task: str
@@ -263,7 +341,7 @@ class TaskFailed:
 
 @dataclass(frozen=True, slots=True)
 class TaskRecovered:
-    """A task that had failed, and succeeded."""
+    """A task that succeeded after a failure."""
 
     task: str
     mirror: str
@@ -315,19 +393,19 @@ def current_timestamp() -> str:
 
 
 def dump_entry(entry: JournalEntry) -> bytes:
-    """One line of the journal, newline included: ASCII JSON with sorted keys."""
+    """Return the journal line of an entry: ASCII JSON with sorted keys, and a newline."""
     line = {"type": _NAMES[type(entry)], **asdict(entry)}
     return json.dumps(line, sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n"
 
 
 def load_entry(line: bytes) -> JournalEntry:
-    """The entry of a line; raises ValueError for a line that is not one."""
+    """Parse a journal line; raises ValueError if it is invalid."""
     try:
         got = json.loads(line)
         kind = _TYPES[got.pop("type")]
         unknown = got.keys() - kind.__dataclass_fields__.keys()
         if unknown:
-            raise ValueError(f"it has no field {min(unknown)!r}")
+            raise ValueError(f"unknown field {min(unknown)!r}")
         return convert(got, kind, "entry")
     except (TypeError, KeyError, AttributeError, RecursionError, ValueError) as error:
         raise ValueError(f"not a journal entry ({error}): {line[:80]!r}") from error

@@ -1,7 +1,8 @@
-"""The canonical manifest and the state digest (design, section 3).
+"""The canonical manifest and the state digest (docs/manifest.md).
 
-One JSON object a line, sorted by path bytes, keys sorted, no spaces, UTF-8; the state digest is
-the sha256 of all of it. URLs, times and claims are not in it: a moved file keeps its state.
+The manifest has one JSON object per line, in UTF-8, sorted by the bytes of the path, with sorted
+keys and no spaces. The state digest is its sha256. It does not contain URLs, times and claims, so
+moving a file to another URL does not change the state.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ _PLAIN = re.compile(rb'[^"\\\x00-\x1f]*\Z')
 
 
 def manifest_digest(record: FileRecord) -> str:
-    """The strongest digest as the manifest spells it.
+    """Return the strongest digest of a record in the manifest's notation.
 
-    ``sha256:<hex>``, ``md5:<hex>``, ``etag:<md5>-<parts>-<part size>``, else ``none``.
+    ``sha256:<hex>``, ``md5:<hex>``, ``etag:<md5>-<parts>-<part size>``, or ``none``.
     """
     digest = strongest_digest(record)
     if digest is None:
@@ -31,7 +32,7 @@ def manifest_digest(record: FileRecord) -> str:
 
 
 def manifest_line(git_path: bytes, digest: str, size: int | None) -> bytes:
-    """A file's line, newline included; ``git_path`` must be UTF-8 (the escaping sees to it)."""
+    """Return the manifest line of a file with its newline; ``git_path`` must be UTF-8."""
     count = b"null" if size is None else b"%d" % size
     if _PLAIN.match(git_path):
         return b'{"digest":"%s","path":"%s","size":%s}\n' % (digest.encode(), git_path, count)
@@ -40,7 +41,7 @@ def manifest_line(git_path: bytes, digest: str, size: int | None) -> bytes:
 
 
 def entry_line(entry: SnapshotEntry) -> bytes:
-    """The line of a file or a sub-dataset, newline included."""
+    """Return the manifest line of a file or a subdataset, with its newline."""
     subdataset, record = entry.subdataset, entry.record
     if subdataset is not None:
         return subdataset_line(entry.git_path, subdataset.dataset_id, subdataset.state)
@@ -48,9 +49,9 @@ def entry_line(entry: SnapshotEntry) -> bytes:
 
 
 def metadata_digest(documents: Iterable[Document]) -> str:
-    """``sha256:<hex>`` of the manifest lines of a state's documents, as the state digest is made.
+    """Return the metadata digest: the sha256 of the manifest lines of a state's documents.
 
-    Of no documents it is the digest of nothing.
+    Without documents it is the digest of the empty string.
     """
     digest = StateDigest()
     for document in sorted(documents, key=lambda one: one.path):
@@ -60,7 +61,7 @@ def metadata_digest(documents: Iterable[Document]) -> str:
 
 
 def subdataset_line(git_path: bytes, dataset_id: str, state: str) -> bytes:
-    """A sub-dataset's line, newline included; ``state`` is ``sha256:<hex>``."""
+    """Return the manifest line of a subdataset, with its newline; ``state`` is ``sha256:<hex>``."""
     quoted = json.dumps(git_path.decode("utf-8"), ensure_ascii=False).encode("utf-8")
     return b'{"dataset":"%s","path":%s,"state":"%s"}\n' % (
         dataset_id.encode(),
@@ -70,15 +71,15 @@ def subdataset_line(git_path: bytes, dataset_id: str, state: str) -> bytes:
 
 
 class StateDigest:
-    """Takes manifest lines in order of path and gives ``sha256:<hex>``."""
+    """Compute the state digest of manifest lines, which must be added in path order."""
 
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()
 
     def add(self, line: bytes) -> None:
-        """The next line."""
+        """Add the next line."""
         self._sha256.update(line)
 
     def value(self) -> str:
-        """The digest of the lines so far."""
+        """Return the digest of the lines so far, ``sha256:<hex>``."""
         return f"sha256:{self._sha256.hexdigest()}"

@@ -14,9 +14,9 @@ DEGREES: Final = frozenset(
         *("dvm", "vmd", "dds", "dmd", "pharmd", "jd", "rn", "facs", "frcp"),
     }
 )
-"""Academic degrees behind a name, without dots, in lower case. Not those that are family names."""
+"""Academic degrees after a name, without dots, in lower case, except those that are also names."""
 
-# white space is tried from its beginning alone: texts are upstream's, and as long as it likes
+# The look-behind prevents quadratic time on long white space in untrusted texts.
 _SEPARATOR: Final = re.compile(r"(?:(?<!\s)\s+)?[;&]\s*|(?<!\s)\s+(?:and|und|et)\s+")
 
 

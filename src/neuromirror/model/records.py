@@ -1,8 +1,8 @@
-"""Frozen records that flow from a source to the index. No I/O.
+"""Immutable records that are passed from a source to the index. No I/O.
 
-What there is one of for each file is a msgspec Struct, made and read ten times as fast as a frozen
-dataclass; everything else is a dataclass. They can form no cycles, so the garbage collector need
-not look at them (``gc=False``).
+Types with one instance per file are msgspec Structs, which are ten times as fast to create and
+decode as frozen dataclasses; all others are dataclasses. The Structs cannot form reference cycles,
+so they are not tracked by the garbage collector (``gc=False``).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import msgspec
 
 _TIME_LABEL = re.compile(r"\d{4}-\d\d-\d\dT\d{6}Z\Z", re.ASCII)
 _FIRST_REAL_SECOND = 86_400
-"""Commits are dated by upstream's times, or with seconds of the first day of 1970 (mint.work)."""
+"""Commits have upstream's time, or, without one, a second on the first day of 1970 (mint.work)."""
 
 
 class Evidence(StrEnum):
-    """What is proved about a file's bytes, strongest first; the words shown everywhere."""
+    """What supports a file's identity, strongest first."""
 
     SHA256 = "sha256"
     MD5 = "md5"
@@ -32,32 +32,41 @@ class Evidence(StrEnum):
 
 
 class Retention(StrEnum):
-    """How long upstream keeps this very version of the bytes."""
+    """How long upstream promises to keep these bytes."""
 
     PUBLISHED = "published"
-    """Part of a published version: kept as long as the archive."""
+    """In a published version: kept as long as the archive exists."""
     VERSIONED_BUCKET = "versioned-bucket"
-    """Old object versions stay readable."""
+    """In a versioned bucket: old object versions stay readable."""
     MUTABLE_BUCKET = "mutable-bucket"
-    """Overwritten or deleted bytes are gone at once."""
+    """In an unversioned bucket: overwritten or deleted bytes are lost at once."""
     DRAFT = "draft"
-    """In a draft: replaced bytes may be expired by upstream."""
+    """In a draft: upstream may delete replaced bytes."""
 
 
 class VersionKind(StrEnum):
-    """How a version came to be."""
+    """Whether upstream published a version or the mirror observed it."""
 
     PUBLISHED = "published"
-    """Upstream published it under a label of its own; it should never change."""
+    """Published by upstream under its own label; should never change."""
     OBSERVED = "observed"
-    """The state of something that changes (a draft, a bucket prefix), as once seen."""
+    """An observed state of something mutable (a draft, a bucket prefix)."""
 
 
 class Digest(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One checksum of a file, who claims it, and whether the bytes were hashed here.
+    """A digest of a file.
 
-    ``algorithm`` is ``sha256``, ``md5`` (both lower-case hex) or ``etag`` (S3's multipart ETag,
-    ``<md5 of the joined part md5s>-<parts>``; the part size is the record's ``part_size``).
+    Attributes
+    ----------
+    algorithm
+        ``sha256``, ``md5`` or ``etag`` (S3's multipart ETag).
+    value
+        Lower-case hex; for ``etag`` ``<md5 of the concatenated part md5s>-<parts>``. The part
+        size is the ``part_size`` of the record.
+    claimed_by
+        The source of the claim.
+    checked
+        Whether the bytes were hashed here.
     """
 
     algorithm: str
@@ -67,11 +76,18 @@ class Digest(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Location(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A place where the bytes can be had; ``url`` holds no credentials.
+    """A URL of the bytes of a file.
 
-    ``kind`` is ``s3`` (an object, exact when ``version_id`` is known and in the URL), ``api``
-    (an archive's own download address), ``boss`` or ``ndstore`` (a block of a volume, which a
-    special remote cuts out and makes into the file's bytes).
+    Attributes
+    ----------
+    url
+        The URL, without credentials.
+    kind
+        ``s3`` (an object; a specific version if ``version_id`` is given, which is then also in
+        the URL), ``api`` (a download URL of an archive), ``boss`` or ``ndstore`` (a block of a
+        volume, from which a special remote creates the bytes of the file).
+    version_id
+        The version id of an S3 object.
     """
 
     url: str
@@ -80,13 +96,27 @@ class Location(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class FileRecord(msgspec.Struct, frozen=True, gc=False):
-    """One file of a version, as its source states it.
+    """A file of a version, as its source describes it.
 
-    ``path`` is upstream's name, byte for byte; ``size`` in bytes, None where upstream does not
-    say; ``locations`` in order of preference, the most exact first; ``part_size`` in bytes, of
-    the multipart ETag; ``modified`` is upstream's time of this object (UTC); ``upstream_id``
-    names the immutable thing upstream (a blob, an object version): the same id with other bytes
-    is an incident.
+    Attributes
+    ----------
+    path
+        Upstream's name, as bytes.
+    size
+        The size in bytes; None if unknown.
+    digests
+        The known digests.
+    locations
+        URLs of the bytes, the most specific first.
+    part_size
+        The part size of the multipart ETag, in bytes.
+    modified
+        Upstream's time of the last modification (UTC).
+    upstream_id
+        The id of an immutable upstream object (a blob, an object version). The same id with
+        other bytes is an incident.
+    retention
+        How long upstream promises to keep these bytes.
     """
 
     path: bytes
@@ -99,7 +129,7 @@ class FileRecord(msgspec.Struct, frozen=True, gc=False):
     retention: Retention = Retention.DRAFT
 
     def digest(self, algorithm: str) -> Digest | None:
-        """The claim of this algorithm, or None."""
+        """Return the digest with this algorithm, or None."""
         for digest in self.digests:
             if digest.algorithm == algorithm:
                 return digest
@@ -107,7 +137,7 @@ class FileRecord(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def evidence(self) -> Evidence:
-        """The strongest thing that is known about the bytes."""
+        """The strongest evidence of the file's identity."""
         found = strongest_digest(self)
         if found is not None:
             return _EVIDENCE[found.algorithm]
@@ -118,7 +148,7 @@ _EVIDENCE = {"sha256": Evidence.SHA256, "md5": Evidence.MD5, "etag": Evidence.ET
 
 
 def strongest_digest(record: FileRecord) -> Digest | None:
-    """Return the digest that is the evidence of a file; None for evidence ``size`` or ``none``."""
+    """Return the digest on which a file's evidence is based; None for ``size`` and ``none``."""
     md5 = etag = None
     for digest in record.digests:
         algorithm = digest.algorithm
@@ -137,10 +167,18 @@ def strongest_digest(record: FileRecord) -> Digest | None:
 
 @dataclass(frozen=True, slots=True)
 class ExcludedEntry:
-    """Something upstream lists that is not committed, and why (I5: listed = committed + these).
+    """An entry of a listing that is not committed (I5: listed = committed + excluded).
 
-    ``reason`` is a short fixed word (``zarr``, ``path-too-long``, …), ``detail`` a sentence.
-    ``size`` in bytes counts towards upstream's own total.
+    Attributes
+    ----------
+    path
+        Upstream's name.
+    reason
+        A fixed identifier (``zarr``, ``path-too-long``, …).
+    detail
+        An explanation.
+    size
+        The size in bytes, which counts towards upstream's total.
     """
 
     path: bytes
@@ -150,16 +188,23 @@ class ExcludedEntry:
 
 
 def alias_of(name: str) -> str:
-    """A dataset's name (``dandi:000027``) as file names and RIA aliases have it."""
+    """Return a dataset's name (``dandi:000027``) in the form for file names and RIA aliases."""
     return name.replace(":", "--").replace("/", "--")
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetRef:
-    """A dataset: one thing upstream, under a mirror's name for it.
+    """Identifies a dataset of a mirror.
 
-    ``local_id`` is upstream's id (``000027``); ``source_uri`` names the thing whatever the mirror
-    is called, and is what the DataLad dataset id is made of.
+    Attributes
+    ----------
+    mirror
+        The name of the mirror.
+    local_id
+        Upstream's id (``000027``).
+    source_uri
+        The upstream URI, independent of the mirror's name. The DataLad dataset id is derived
+        from it.
     """
 
     mirror: str
@@ -168,12 +213,12 @@ class DatasetRef:
 
     @property
     def name(self) -> str:
-        """``<mirror>:<local id>``, as a person writes it."""
+        """The name, ``<mirror>:<local id>``."""
         return f"{self.mirror}:{self.local_id}"
 
     @property
     def alias(self) -> str:
-        """The name in file names and RIA aliases: ``:`` and ``/`` become ``--``."""
+        """The name for file names and RIA aliases, with ``--`` in place of ``:`` and ``/``."""
         return alias_of(self.name)
 
     @property
@@ -184,7 +229,7 @@ class DatasetRef:
 
 @dataclass(frozen=True, slots=True)
 class FileTotals:
-    """How many files and bytes a version holds."""
+    """The number of files and bytes of a version."""
 
     files: int
     bytes: int
@@ -192,10 +237,21 @@ class FileTotals:
 
 @dataclass(frozen=True, slots=True)
 class VersionRef:
-    """A version as upstream names it: ``upstream`` is ``0.210831.2033``, or ``draft``.
+    """Identifies an upstream version of a dataset.
 
-    ``time`` is upstream's time of the version (published: its creation; draft: its last
-    modification), None where upstream has none; ``claimed`` is upstream's own summary.
+    Attributes
+    ----------
+    dataset
+        The dataset.
+    upstream
+        Upstream's name of the version (``0.210831.2033``, ``draft``).
+    kind
+        Published or observed.
+    time
+        Upstream's time (of creation if published, of the last modification for a draft); None
+        if it has none.
+    claimed_totals
+        The totals that upstream states.
     """
 
     dataset: DatasetRef
@@ -212,7 +268,7 @@ _LICENSES: Final = 100
 
 
 def _shorten(text: str, most: int = _TEXT) -> str:
-    """Return a text of at most ``most`` characters, the last of them an ellipsis if it was cut."""
+    """Truncate a text to ``most`` characters, including an ellipsis."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
@@ -222,11 +278,20 @@ def _shorten_pairs(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str],
 
 @dataclass(frozen=True, slots=True)
 class DatasetHint:
-    """A dataset in a source's overview, with a fingerprint that moves when it may have changed.
+    """A dataset in a source's list of datasets.
 
-    ``fingerprint`` is opaque: equal to the last visit's means that the plan may skip the dataset.
-    None: upstream gives no such hint, and only a visit can tell. ``unavailable`` is a reason why
-    the dataset cannot be mirrored now (``embargoed``), else None.
+    Attributes
+    ----------
+    dataset
+        The dataset.
+    fingerprint
+        An opaque value that changes whenever the dataset may have changed; the plan skips a
+        dataset whose fingerprint equals that of its last visit. None if upstream has no such
+        information, so that only a visit can detect changes.
+    title
+        The title.
+    unavailable
+        Why the dataset cannot be mirrored now (``embargoed``), else None.
     """
 
     dataset: DatasetRef
@@ -242,10 +307,17 @@ class DatasetHint:
 class Document:
     """A small metadata document of upstream, committed as a plain git file.
 
-    ``path`` (UTF-8, may have folders) must be one that git paths map to themselves. ``content``
-    must not hold anything volatile: equal upstream state, equal bytes. ``modified`` is upstream's
-    time of the document, where it has one of its own. Documents are not in the state digest but
-    in the metadata digest: a change in them alone is a version marked metadata-only.
+    Documents are part of the metadata digest, not of the state digest. A version in which only
+    documents changed is marked metadata-only.
+
+    Attributes
+    ----------
+    path
+        The path (UTF-8, may contain folders), which must be a valid git path without escaping.
+    content
+        The content, which must depend on the upstream state only.
+    modified
+        Upstream's time of the document, if it has its own.
     """
 
     path: bytes
@@ -254,36 +326,42 @@ class Document:
 
 
 FOLDER_MARKER = "folder-marker"
-"""The reason of a named exception: an empty object that stands for a folder."""
+"""The reason of an excluded entry: an empty object that represents a folder."""
 
 INFERRED = "inferred-from-name"
-"""The attribute that lists the attributes whose values come from the dataset's name alone."""
+"""The attribute that lists the attributes whose values are inferred from the dataset's name."""
 
 UNREADABLE = "unreadable-sidecar"
-"""The attribute that lists sidecars which could not be read in a version.
+"""The attribute that lists the sidecars that could not be read in a version.
 
-What they said in the last version in which they could be read still holds for the dataset.
+For these, the dataset keeps the values of the last version in which they could be read.
 """
 
 CHECKED_BY_VISIT = "checked"
-"""The attribute that says what a visit compared: of the visit, not of the state, so not in git."""
+"""The attribute that lists what a visit compared. It is not committed, since it is not state."""
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetFacts:
-    """What upstream says about a version as a whole; all of it stable for a given state.
+    """Upstream's metadata of a version, which depends on its state only.
 
-    ``attributes`` are (name, value) pairs, sorted, to search by; a name may come more than once:
-    ``subject``, ``species``, ``modality``, ``platform``, ``project``, ``investigator``,
-    ``funder``, ``institution``, ``data-level``, ``created``, ``acquired``, ``acquisition-type``,
-    ``process``, ``schema-version``, :data:`INFERRED`, :data:`UNREADABLE`. ``inputs`` are
-    upstream's names of the datasets that this one was derived from, sorted. ``links`` are (kind,
-    address) pairs, sorted, of viewers and other places where people can look at it
-    (``neuroglancer``, ``ndviz``); the index keeps the last ones, and git none, so they may move.
+    Values are limited: 10,000 characters for a title, 4,000 for any other text, 100 licenses, and
+    5,000 values of each other field. Longer texts are truncated; longer URLs and DOIs are dropped.
 
-    Whatever upstream says, a title has at most 10,000 characters and any other text 4,000; there
-    are at most 100 licenses, and 5,000 of the others. What is longer is cut; an address or a DOI
-    that is too long is left out.
+    Attributes
+    ----------
+    title, license, doi, landing_page
+        Bibliographic metadata.
+    attributes
+        Sorted (name, value) pairs for searching; names may be repeated: ``subject``, ``species``,
+        ``modality``, ``platform``, ``project``, ``investigator``, ``funder``, ``institution``,
+        ``data-level``, ``created``, ``acquired``, ``acquisition-type``, ``process``,
+        ``schema-version``, :data:`INFERRED`, :data:`UNREADABLE`.
+    inputs
+        Sorted upstream names of the datasets from which this one was derived.
+    links
+        Sorted (kind, URL) pairs of viewers (``neuroglancer``, ``ndviz``). Only the last ones are
+        stored, in the index and not in git, because they may change.
     """
 
     title: str = ""
@@ -311,11 +389,17 @@ class DatasetFacts:
 
 @dataclass(frozen=True, slots=True)
 class WebRemote:
-    """A second web remote of git-annex, for places of another kind than the exact ones.
+    """An additional, untrusted web remote of git-annex, for less specific URLs.
 
-    ``urlinclude`` and ``urlexclude`` are git-annex's globs of the URLs it serves, and not; ``cost``
-    ranks it after the plain web remote (200): git-annex tries it when the first gave nothing, or
-    wrong bytes. It is untrusted: that it has a content is never reason enough to drop a copy.
+    Attributes
+    ----------
+    name
+        The name of the remote.
+    urlinclude, urlexclude
+        git-annex's globs of its URLs.
+    cost
+        Higher than that of the default web remote (200), so that git-annex tries it after the
+        default remote failed or returned wrong bytes.
     """
 
     name: str
@@ -326,11 +410,17 @@ class WebRemote:
 
 @dataclass(frozen=True, slots=True)
 class SpecialRemote:
-    """An external special remote of git-annex that claims URLs of a scheme of its own.
+    """An external special remote of git-annex that claims URLs of its own scheme.
 
-    ``externaltype`` names its program (``git-annex-remote-<externaltype>``), which git-annex
-    starts by itself in every clone that has it installed; ``uuid`` is the same wherever the
-    remote is used, since what it can get does not depend on the dataset.
+    Attributes
+    ----------
+    name
+        The name of the remote.
+    externaltype
+        The suffix of its program, ``git-annex-remote-<externaltype>``, which git-annex runs in
+        every clone where it is installed.
+    uuid
+        The UUID, the same for every dataset.
     """
 
     name: str
@@ -340,10 +430,18 @@ class SpecialRemote:
 
 @dataclass(frozen=True, slots=True)
 class InlineComponent:
-    """A part of upstream (a small Zarr) whose files are the dataset's own, in a folder of it.
+    """A component (a small Zarr) whose files are in a folder of the dataset.
 
-    ``path`` is upstream's; ``source_uri`` names the part, and ``checksum`` is upstream's of the
-    state it is in. ``files`` and ``bytes`` count what the dataset holds of it.
+    Attributes
+    ----------
+    path
+        Upstream's path.
+    source_uri
+        The upstream URI of the component.
+    checksum
+        Upstream's checksum of its state.
+    files, bytes
+        Totals of its files in the dataset.
     """
 
     path: bytes
@@ -355,15 +453,29 @@ class InlineComponent:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotHeader:
-    """All of a snapshot but its files.
+    """A snapshot without its files.
 
-    ``exceptions`` are sorted by path. ``newest`` is the time of the newest object in the state,
-    None where it holds none or upstream has no times. ``form`` is ``files``, or ``manifest`` for
-    what is too large for git: then only a Zarr's metadata files have a place in the git tree (and
-    all documents), and the rest is in the canonical manifest alone (model.placed.in_git).
-    ``inline`` are the parts that stand as folders of files, sorted by path, each path once.
-    ``unversioned`` says that the bucket keeps no old object versions, so that bytes at any URL
-    without a version may be replaced.
+    Attributes
+    ----------
+    version
+        The version.
+    facts, documents
+        Its metadata.
+    exceptions
+        The excluded entries, sorted by path.
+    newest
+        The time of the newest object; None if it is empty or upstream has no times.
+    web_remotes, special_remotes
+        The additional remotes.
+    form
+        ``files``; or ``manifest`` for datasets too large for git, whose tree contains only Zarr
+        metadata and documents, while all other files are in the canonical manifest only
+        (:func:`~neuromirror.model.is_in_git`).
+    unversioned
+        Whether the bucket keeps no old object versions, so that bytes may be replaced at any URL
+        without a version.
+    inline
+        The inline components, sorted by path, each path once.
     """
 
     version: VersionRef
@@ -379,24 +491,27 @@ class SnapshotHeader:
 
 
 def epoch(moment: datetime) -> int:
-    """Whole seconds since 1970, rounded down; the moment must carry a zone."""
+    """Return the seconds since 1970 of a time with a time zone, rounded down."""
     if moment.tzinfo is None:
-        raise ValueError(f"a time without a zone: {moment!r}")
+        raise ValueError(f"time without a time zone: {moment!r}")
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
 
 
 def time_label(moment: datetime) -> str:
-    """The label of a state that upstream gives none: ``2022-12-13T101112Z``.
+    """Return the label of a state without an upstream label, such as ``2022-12-13T101112Z``.
 
-    The moment must carry a zone.
+    Raises
+    ------
+    ValueError
+        If the time has no time zone.
     """
     if moment.tzinfo is None:
-        raise ValueError(f"a time without a zone: {moment!r}")
+        raise ValueError(f"time without a time zone: {moment!r}")
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H%M%SZ")
 
 
 def parse_time_label(label: str) -> datetime | None:
-    """Return the moment of a label such as ``2022-12-13T101112Z``; None for any other text."""
+    """Return the time of a label such as ``2022-12-13T101112Z``; None for any other text."""
     if not _TIME_LABEL.match(label):
         return None
     try:
@@ -406,16 +521,20 @@ def parse_time_label(label: str) -> datetime | None:
 
 
 def state_label(state: str) -> str:
-    """Return the label of a state without any upstream time: ``state-<8 hex digits>``.
+    """Return the label of a state without upstream label and time, ``state-<8 hex digits>``.
 
-    ``state`` is its digest, ``sha256:<hex>``.
+    Parameters
+    ----------
+    state
+        The state digest, ``sha256:<hex>``.
     """
     return f"state-{state.removeprefix('sha256:')[:8]}"
 
 
 def time_of_commit(seconds: int) -> datetime | None:
-    """Return upstream's time that a commit of the mirror is dated with.
+    """Return upstream's time from the date of a commit.
 
-    None for a date that only counts the commits of a chain, since upstream has no time.
+    None for a date on the first day of 1970, which only counts the commits of a branch, because
+    upstream has no time.
     """
     return None if seconds < _FIRST_REAL_SECOND else datetime.fromtimestamp(seconds, UTC)

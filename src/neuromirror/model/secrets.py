@@ -1,4 +1,4 @@
-"""Which environment variables hold credentials, and an environment without them."""
+"""Recognize environment variables with credentials, and remove them from an environment."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _declared: set[str] = set()
 
 
 def declare_secrets(names: Iterable[str]) -> None:
-    """Record that variables of these names hold credentials, for the life of this process."""
+    """Declare variables as credentials until the end of this process."""
     _declared.update(names)
 
 
 def is_secret(name: str) -> bool:
-    """Whether a variable holds a credential: it was declared, or its name says so."""
+    """Return whether a variable was declared a credential, or has the name of one."""
     return name in _declared or _SECRET_NAME.search(name) is not None
 
 
 def environment_without_secrets() -> dict[str, str]:
-    """Return this process's environment without credentials, for a child that needs none."""
+    """Return the environment without credentials, for child processes that need none."""
     return {name: value for name, value in os.environ.items() if not is_secret(name)}

@@ -1,7 +1,7 @@
-"""A file with its place in git and its annex key, and the line it is kept as.
+"""Snapshot entries (a file record with its git path and annex key) and their record lines.
 
-The lines of one version, sorted by git path, are the version's *records*: all that a source
-said, so that the index can be rebuilt from the store alone.
+The lines of one version, sorted by git path, are the *records* of the version. They contain
+everything that the source stated, so that the index can be rebuilt from the store alone.
 """
 
 from __future__ import annotations
@@ -14,17 +14,25 @@ import msgspec
 from neuromirror.model.records import Digest, FileRecord, Location, Retention
 
 ZARR_MARKERS = frozenset((b".zgroup", b".zarray", b"zarr.json"))
-"""Objects that make the folder they lie in a Zarr (Zarr 2 and 3, "storage")."""
+"""Objects whose presence makes a folder a Zarr (Zarr 2 and 3, "storage")."""
 
 ZARR_METADATA = ZARR_MARKERS | {b".zattrs", b".zmetadata"}
-"""What a Zarr is described by; everything else in it is chunks."""
+"""Names of a Zarr's metadata files; all other files are chunks."""
 
 
 class Subdataset(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What stands in a dataset's tree for a part that is a dataset of its own (a large Zarr).
+    """A subdataset (a large Zarr) in a dataset's tree.
 
-    ``dataset_id`` is DataLad's, ``local_id`` the mirror's; ``commit`` and ``state`` name the state
-    of it that belongs to this one; ``files`` and ``bytes`` count what is in it.
+    Attributes
+    ----------
+    dataset_id
+        The DataLad dataset id.
+    local_id
+        The id in the mirror.
+    commit, state
+        The commit and the state digest of the subdataset.
+    files, bytes
+        Its totals.
     """
 
     dataset_id: str
@@ -36,10 +44,18 @@ class Subdataset(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class SnapshotEntry(msgspec.Struct, frozen=True, gc=False):
-    """A file record, the path it has in the git tree (escaped) and its git-annex key.
+    """A file or a subdataset at a path of the git tree.
 
-    Where ``part`` is given, a sub-dataset stands at the path: ``key`` is empty, and the record
-    holds upstream's path, the time, and nothing else.
+    Attributes
+    ----------
+    git_path
+        The (escaped) path in the git tree.
+    key
+        The annex key; empty for a subdataset.
+    record
+        The file record; for a subdataset only its path and time.
+    subdataset
+        The subdataset, if it is one.
     """
 
     git_path: bytes
@@ -49,9 +65,9 @@ class SnapshotEntry(msgspec.Struct, frozen=True, gc=False):
 
 
 def is_in_git(entry: SnapshotEntry, form: str) -> bool:
-    """Whether a file has a place in the git tree of a dataset of this form (SnapshotHeader.form).
+    """Return whether an entry is in the git tree of a dataset of a form (SnapshotHeader.form).
 
-    In form ``manifest`` only a Zarr's metadata files have, at any depth.
+    In form ``manifest``, only the metadata files of Zarrs and subdatasets are.
     """
     if form == "files" or entry.subdataset is not None:
         return True
@@ -59,12 +75,11 @@ def is_in_git(entry: SnapshotEntry, form: str) -> bool:
 
 
 class RecordLine(msgspec.Struct, omit_defaults=True, gc=False):
-    """The JSON object of a line; ``path`` stands only where upstream's name is not the git path.
+    """The JSON object of a record line.
 
-    ``path_hex`` takes its place where upstream's name is not UTF-8. It holds what a
-    :class:`SnapshotEntry` does, as text: quicker to read where neither a record nor the path's
-    bytes
-    are needed.
+    It has the content of a :class:`SnapshotEntry` as text, and is faster to decode. ``path`` is
+    present only if upstream's name differs from the git path; ``path_hex`` replaces it if
+    upstream's name is not UTF-8.
     """
 
     git: str
@@ -82,7 +97,7 @@ class RecordLine(msgspec.Struct, omit_defaults=True, gc=False):
 
     @property
     def source_path(self) -> bytes | None:
-        """Upstream's name where it is not the git path."""
+        """Upstream's name if it differs from the git path, else None."""
         if self.path is not None:
             return self.path.encode()
         return None if self.path_hex is None else bytes.fromhex(self.path_hex)
@@ -90,21 +105,21 @@ class RecordLine(msgspec.Struct, omit_defaults=True, gc=False):
 
 _encode = msgspec.json.Encoder().encode
 parse_record_line = msgspec.json.Decoder(RecordLine).decode
-"""Parse one line; raises ValueError for anything else."""
+"""Parse a record line; raises ValueError if it is invalid."""
 
 
 def path_to_text(name: bytes) -> str:
-    """Bytes as text that JSON can carry and :func:`raw` turns back (surrogate escapes)."""
+    """Decode a path with surrogate escapes, to be stored in JSON."""
     return name.decode("utf-8", "surrogateescape")
 
 
 def text_to_path(name: str) -> bytes:
-    """The bytes of a name made by :func:`text`."""
+    """Return the bytes of a path from :func:`path_to_text`."""
     return name.encode("utf-8", "surrogateescape")
 
 
 def record_line_of(entry: SnapshotEntry) -> RecordLine:
-    """Return the JSON object that a placed file is kept as."""
+    """Return the record line of a snapshot entry, as an object."""
     record = entry.record
     line = RecordLine(
         git=entry.git_path.decode(),
@@ -127,16 +142,16 @@ def record_line_of(entry: SnapshotEntry) -> RecordLine:
 
 
 def dump_snapshot_entry(entry: SnapshotEntry) -> bytes:
-    """One line of records: compact JSON in UTF-8, no newline in it or at its end."""
+    """Return the record line of a snapshot entry: compact JSON in UTF-8 without newlines."""
     return _encode(record_line_of(entry))
 
 
 def load_snapshot_entry(line: bytes) -> SnapshotEntry:
-    """The placed file of one line; raises ValueError for anything else."""
+    """Parse a record line into a snapshot entry; raises ValueError if it is invalid."""
     try:
         record_line = parse_record_line(line)
     except RecursionError as error:
-        raise ValueError("a record nested too deeply") from error
+        raise ValueError("record nested too deeply") from error
     git_path = record_line.git.encode()
     path = record_line.source_path
     return SnapshotEntry(
@@ -157,5 +172,5 @@ def load_snapshot_entry(line: bytes) -> SnapshotEntry:
 
 
 def load_snapshot_entries(lines: Iterable[bytes]) -> Iterator[SnapshotEntry]:
-    """The placed files of many lines, in order."""
+    """Parse record lines into snapshot entries."""
     return map(load_snapshot_entry, lines)

@@ -1,4 +1,4 @@
-"""What it cost to ask archives, host by host."""
+"""Counts of requests and bytes per host."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What was asked of one host, or of several.
+    """The traffic with one or several hosts.
 
-    ``requests`` counts all that were sent, those to where a redirect led and those sent again too;
-    ``bytes`` are those of bodies, as they came; ``retries`` counts requests sent again after a
-    trouble that passes, ``throttled`` replies that ask to slow down (429, or 503 with a
-    Retry-After or S3's ``SlowDown``). ``waited`` are seconds of pauses before requests were sent
-    again; those of requests side by side add up.
+    Attributes
+    ----------
+    requests
+        Requests sent, including redirects and retries.
+    bytes
+        Bytes of response bodies, before decompression.
+    retries
+        Requests repeated after a transient error.
+    throttled
+        Responses that request to slow down (429, or 503 with a Retry-After or S3's ``SlowDown``).
+    waited
+        Seconds spent waiting before retries, added up over concurrent requests.
     """
 
     requests: int = 0
@@ -34,12 +41,12 @@ class Traffic:
 
 
 def total_traffic(hosts: Mapping[str, Traffic]) -> Traffic:
-    """What was asked of all hosts together."""
+    """Return the sum over all hosts."""
     return sum(hosts.values(), start=Traffic())
 
 
 def dump_traffic(hosts: Mapping[str, Traffic]) -> dict[str, dict[str, int | float]]:
-    """Traffic by host as the journal holds it: without what is zero."""
+    """Return traffic by host as stored in the journal, without zero values."""
     return {
         host: {name: count for name, count in asdict(one).items() if count}
         for host, one in sorted(hosts.items())
@@ -47,5 +54,5 @@ def dump_traffic(hosts: Mapping[str, Traffic]) -> dict[str, dict[str, int | floa
 
 
 def load_traffic(found: Mapping[str, Mapping[str, float]]) -> dict[str, Traffic]:
-    """What :func:`dump_traffic` gave, as it was; raises TypeError for anything else."""
+    """Parse the result of :func:`dump_traffic`; raises TypeError if it is invalid."""
     return {host: Traffic(**one) for host, one in found.items()}  # type: ignore[arg-type]

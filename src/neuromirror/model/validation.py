@@ -1,8 +1,8 @@
-"""Documents that others wrote: parsed strictly, validated by a type, refused with one clear error.
+"""Parse and validate untrusted JSON documents.
 
-Locks, manifests, ``.neuromirror/dataset.json``, journals of another store: whoever sends one may
-have written anything into it. What goes on from here has the members, types and forms that its
-format says, and no more levels than a program can walk.
+Lock files, manifests, ``.neuromirror/dataset.json`` and journals of other stores may have any
+content. A validated document has the members, types and patterns of its format, and a limited
+depth.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from neuromirror.model.display import escape_unprintable
 from neuromirror.model.errors import NeuromirrorError
 
 MAX_JSON_DEPTH: Final = 64
-"""Levels of lists and objects in a document."""
+"""Maximum depth of nested lists and objects in a document."""
 MAX_INTEGER: Final = (1 << 63) - 1
-"""The greatest number in a document: what SQLite and other programs can keep."""
+"""Maximum integer in a document, as in SQLite and most other programs."""
 
 _PATTERN_DESCRIPTIONS: Final[dict[str, str]] = {}
-"""What a pattern stands for in messages."""
+"""Descriptions of patterns for messages."""
 
 
 def _described_pattern(pattern: str, description: str) -> msgspec.Meta:
@@ -62,10 +62,16 @@ _LONGEST_SHOWN: Final = 120
 
 
 class InvalidDocumentError(NeuromirrorError, ValueError):
-    """A document that is not what its format says.
+    """A document that violates its format.
 
-    ``document`` names it, ``member`` is the place in it (empty for the whole), ``expected`` and
-    ``found`` say what the format wants there, and what there is; ``found`` may be empty.
+    Attributes
+    ----------
+    document
+        The name of the document.
+    member
+        The path of the invalid member; empty for the whole document.
+    expected, found
+        The expected and the actual value or type; ``found`` may be empty.
     """
 
     def __init__(self, document: str, member: str, expected: str, found: str = "") -> None:
@@ -79,12 +85,14 @@ class InvalidDocumentError(NeuromirrorError, ValueError):
 
 
 def parse_json(content: bytes | str, document: str) -> Any:
-    """Parse JSON of others; raises InvalidDocumentError.
+    """Parse untrusted JSON.
 
-    Refused are other encodings than UTF-8, repeated members, NaN and infinities, numbers beyond
-    64 bits, more than :data:`MAX_JSON_DEPTH` levels, and surrogates but for those that stand for
-    bytes
-    (:func:`neuromirror.model.text`).
+    Raises
+    ------
+    InvalidDocumentError
+        For encodings other than UTF-8, repeated members, NaN and infinities, numbers over 64
+        bits, more than :data:`MAX_JSON_DEPTH` levels, and surrogates other than the escapes of
+        :func:`~neuromirror.model.path_to_text`.
     """
     try:
         text = content if isinstance(content, str) else content.decode("utf-8")
@@ -104,8 +112,7 @@ def parse_json(content: bytes | str, document: str) -> Any:
 
 
 def check_values(value: Any, document: str) -> None:
-    """Raise InvalidDocumentError for values of a parsed document that no program should have to
-    take."""
+    """Raise InvalidDocumentError for values of a parsed document that exceed the limits."""
     level: list[Any] = [[value]]
     for _ in range(MAX_JSON_DEPTH + 2):
         if not level:
@@ -127,7 +134,7 @@ def check_values(value: Any, document: str) -> None:
 
 
 def convert(value: Any, kind: type[_T], document: str) -> _T:
-    """Return a parsed document as a value of its type; raises InvalidDocumentError."""
+    """Convert a parsed document to a type; raises InvalidDocumentError."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -141,7 +148,7 @@ def convert(value: Any, kind: type[_T], document: str) -> _T:
 def invalid_document_error(
     error: msgspec.DecodeError | RecursionError, document: str
 ) -> InvalidDocumentError:
-    """Return what msgspec found as one error with its parts."""
+    """Convert an error of msgspec to an InvalidDocumentError."""
     if isinstance(error, RecursionError):
         return InvalidDocumentError(document, "", f"at most {MAX_JSON_DEPTH} levels", "more")
     message, member = str(error), ""
@@ -162,8 +169,8 @@ def invalid_document_error(
 
 
 def is_git_path(path: str) -> bool:
-    """Return whether git checks a path out, and nowhere but below the work tree's top."""
-    # most paths have none of these, and there are a million of them
+    """Return whether a path is valid in git and stays below the top of the work tree."""
+    # a fast test for the common case, since there may be millions of paths
     odd = "/." in path or "//" in path or "\0" in path or path[-1:] in "/" or path[0] in "./"
     return not (odd and _UNSAFE_PATH.search(path))
 
