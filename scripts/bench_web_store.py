@@ -225,7 +225,7 @@ class _JournalRecorder:
         """The entries; positions count them."""
         for number, entry in enumerate(self._entries[position:], position + 1):
             if isinstance(entry, VersionMinted):
-                yield number, replace(entry, indexed=False, in_parts=0)
+                yield number, replace(entry, indexed=False, in_subdatasets=0)
             else:
                 yield number, entry
 

@@ -214,7 +214,9 @@ def test_show_prints_the_form_of_a_version_and_its_inline_zarrs(
         for n in range(12)
     ]
     bucket.mint("whole", "1", [_file("a.bin")], form="files", inline=inline)
-    bucket.mint("huge", "1", [_file("0")], form="manifest", only_files=40, only_bytes=5000)
+    bucket.mint(
+        "huge", "1", [_file("0")], form="manifest", manifest_only_files=40, manifest_only_bytes=5000
+    )
     bucket.mint("old", "1", [_file("a.bin")])
     with Index.open(bucket.store.index_path) as index:
         index.catch_up(bucket.store)
@@ -314,7 +316,7 @@ def test_a_rebuilt_index_shows_the_same_assets(assets: Shell) -> None:
 def test_find_counts_the_zarrs_whose_files_are_not_indexed(bucket: _Bucket) -> None:
     for number in range(3):
         name = f"{ZARR}{number}"
-        bucket.mint(name, "2022-08-04", [_file("0.0")], within=RAW, indexed=False, in_parts=0)
+        bucket.mint(name, "2022-08-04", [_file("0.0")], within=RAW, indexed=False, in_subdatasets=0)
     with Index.open(bucket.store.index_path) as index:
         index.catch_up(bucket.store)
     shell = Shell(bucket.store.root, bucket.store.root)

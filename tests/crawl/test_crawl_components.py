@@ -209,7 +209,7 @@ def test_the_form_of_each_zarr_is_in_the_documents_the_journal_and_the_index(
         dataset = source.dataset(name)
         repository = scripted_harness.store.repository(dataset)
         found = list(read_versions_from_git(repository, set(), minted[0].at))
-        for field in ("form", "only_files", "only_bytes", "inline"):
+        for field in ("form", "manifest_only_files", "manifest_only_bytes", "inline"):
             assert getattr(found[0], field) == getattr(minted[0], field)
     # entries copied from the previous state are recorded like entries that were read
     scripted_dataset.files |= files("y.bin")

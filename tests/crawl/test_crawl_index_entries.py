@@ -241,7 +241,8 @@ def test_zarrs_inside_a_zarr_keep_their_paths(tmp_path: Path, source: ScriptedSo
     assert {one.files for one in parts(scripted_harness, NAME).values()} == {8}
     assert parts(scripted_harness)["l.zarr"].files == 12
     entries = {
-        one.local_id: (one.indexed, one.in_parts) for one in scripted_harness.entries(VersionMinted)
+        one.local_id: (one.indexed, one.in_subdatasets)
+        for one in scripted_harness.entries(VersionMinted)
     }
     assert entries == {"zarr/l": (False, 8), "zarr/l/inner": (False, 0), "a": (True, 12)}
     source.zarrs["l"].files["a"] = ScriptedFile(b"other", at(3))

@@ -59,7 +59,7 @@ def record(data: bytes) -> None:
     )
 
 
-_LINES = [b'{"git":"%c","key":"","keep":"draft"}' % name for name in b"abc"]
+_LINES = [b'{"git":"%c","key":"","retention":"draft"}' % name for name in b"abc"]
 
 
 @target(

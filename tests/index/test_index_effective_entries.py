@@ -78,7 +78,7 @@ def test_versions_come_and_go_with_and_without_their_files(
                 things,
                 local_id,
                 indexed=indexed,
-                in_parts=inner if counted else None,
+                in_subdatasets=inner if counted else None,
                 within="zarr" if local_id == "zarr/1" else "",
             )
             if as_changes and local_id in last:
@@ -148,7 +148,9 @@ class _UnreadJournal(DiskJournal):
 def test_no_record_is_read_of_what_is_not_kept(journal: DiskJournal, index: Index) -> None:
     unread = _UnreadJournal(journal.root)
     for content in (1, 2):
-        unread.mint([placed_file("a", content)], "zarr/1", within="zarr", indexed=False, in_parts=0)
+        unread.mint(
+            [placed_file("a", content)], "zarr/1", within="zarr", indexed=False, in_subdatasets=0
+        )
     index.catch_up(unread)
     assert index.dataset(ZARR).versions == 2
     assert not any(line.startswith(("files ", "contents ", "locations ")) for line in index.dump())
@@ -182,7 +184,7 @@ def test_changed_setting_applies_to_earlier_versions(
     _setting(journal, 7)
     _setting(journal, 2)
     later = journal.mint(
-        [placed_file("late", 1)], "zarr/9", within="zarr", indexed=False, in_parts=0
+        [placed_file("late", 1)], "zarr/9", within="zarr", indexed=False, in_subdatasets=0
     )
     rebuilt = _rebuilt(path, journal)
     assert rebuilt != asis
@@ -266,9 +268,9 @@ def replace_size(file: SnapshotEntry, size: int) -> SnapshotEntry:
 
 
 def test_entry_keeps_its_setting_through_the_journal(journal: DiskJournal) -> None:
-    entry = journal.mint([placed_file("a", 1)], "zarr/1", indexed=False, in_parts=3)
+    entry = journal.mint([placed_file("a", 1)], "zarr/1", indexed=False, in_subdatasets=3)
     _setting(journal, 4)
     (_, first), (_, second) = journal.read_entries(0)
-    assert first == replace(entry, indexed=False, in_parts=3)
+    assert first == replace(entry, indexed=False, in_subdatasets=3)
     assert isinstance(second, MirrorSeen)
     assert second.index_entries == 4

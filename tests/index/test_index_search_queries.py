@@ -322,7 +322,7 @@ def test_a_search_for_paths_stops_in_time_and_goes_on(journal: DiskJournal, inde
 def test_of_a_version_that_is_not_indexed_no_paths_are_looked_at(
     journal: DiskJournal, index: Index
 ) -> None:
-    journal.mint([placed_file("0/0", 1)], "zarr/1", within="zarr", indexed=False, in_parts=0)
+    journal.mint([placed_file("0/0", 1)], "zarr/1", within="zarr", indexed=False, in_subdatasets=0)
     index.catch_up(journal)
     with pytest.raises(FilesNotIndexedError):
         index.matching_files(index.resolve("dandi:zarr/1"), "0")

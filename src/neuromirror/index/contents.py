@@ -101,7 +101,7 @@ class ContentWriter:
                     content.checked = CHECKED_BITS[digest.algorithm]
                 return content
         for digest in record.digests:
-            self._merge_digest(content, digest, record.part, others)
+            self._merge_digest(content, digest, record.part_size, others)
         return content
 
     def _read_known(self, hashes: list[bytes]) -> dict[str, _Content]:
@@ -133,7 +133,7 @@ class ContentWriter:
             content.size = record.size
             grew = True
         for digest in record.digests:
-            grew |= self._merge_digest(content, digest, record.part, others)
+            grew |= self._merge_digest(content, digest, record.part_size, others)
         return grew
 
     def _merge_digest(

@@ -95,5 +95,5 @@ def _strip_entry(entry: JournalEntry) -> JournalEntry | None:
         inputs=[],
         inline=[],
         indexed=False,
-        in_parts=0,
+        in_subdatasets=0,
     )

@@ -142,7 +142,7 @@ def record_subdatasets(
     files = 0
     for line in lines:
         record = _parse_record(line, where)
-        if record.sub is None:
+        if record.subdataset is None:
             files += 1
         else:
             parts.add(record.git, record)
@@ -163,7 +163,7 @@ def _read_files(lines: Iterable[bytes], parts: SubdatasetWriter, where: str) -> 
                 "the store is damaged: run `neuromirror fsck`"
             )
         before = path
-        if record.sub is not None:
+        if record.subdataset is not None:
             parts.add(path, record)
         else:
             yield path, short_hash(line), record
@@ -305,7 +305,7 @@ class _BatchWriter:
                 continue
             path, hashed, record = file
             content = next(contents)
-            source_path, retention_rank = record.source_path, _RETENTION_RANKS[record.keep]
+            source_path, retention_rank = record.source_path, _RETENTION_RANKS[record.retention]
             changed = row is None or row[2] != content or row[3] != source_path
             if row is not None and not changed:
                 rewritten.append((hashed, retention_rank, dataset, path, row[1]))
@@ -313,7 +313,7 @@ class _BatchWriter:
                 if row is not None:
                     closed.append((seq, dataset, path, row[1]))
                 opened.append((dataset, path, seq, content, source_path, hashed, retention_rank))
-            locations.append((content, content >= first_new, changed, record.at))
+            locations.append((content, content >= first_new, changed, record.locations))
         self._db.executemany(
             "UPDATE files SET until = ? WHERE dataset = ? AND path = ? AND since = ?", closed
         )
@@ -334,7 +334,15 @@ class _BatchWriter:
         ids, first_new = self.contents.resolve(records)
         dataset, seq = self._dataset, self._seq
         opened = [
-            (dataset, path, seq, content, record.source_path, hashed, _RETENTION_RANKS[record.keep])
+            (
+                dataset,
+                path,
+                seq,
+                content,
+                record.source_path,
+                hashed,
+                _RETENTION_RANKS[record.retention],
+            )
             for (path, hashed, record), content in zip(files, ids, strict=True)
         ]
         insert_rows(self._db, _INTO_FILES, opened)
@@ -342,7 +350,7 @@ class _BatchWriter:
             self._locations.add_new(ids, records)
         else:
             self._locations.add(
-                (content, content >= first_new, True, record.at)
+                (content, content >= first_new, True, record.locations)
                 for content, record in zip(ids, records, strict=True)
             )
         if self._path_terms is not None:

@@ -73,10 +73,10 @@ class LocationWriter:
         version = self._version
         new = []
         for content, record in zip(contents, records, strict=True):
-            locations: Iterable[Location] = record.at
-            if len(record.at) > 1:
+            locations: Iterable[Location] = record.locations
+            if len(record.locations) > 1:
                 once: dict[str, Location] = {}
-                for location in record.at:
+                for location in record.locations:
                     once.setdefault(location.url, location)
                 locations = once.values()
             for location in locations:

@@ -208,8 +208,8 @@ def _apply_version(connection: sqlite3.Connection, entry: VersionMinted, journal
             entry.metadata,
             _compact_json(attributes),
             entry.form,
-            entry.only_files,
-            entry.only_bytes,
+            entry.manifest_only_files,
+            entry.manifest_only_bytes,
             _compact_json(entry.inline),
             int(entry.indexed),
         ),
@@ -283,7 +283,7 @@ def _write_files(
     """
     reference = DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
     where = f"{reference.name}@{entry.label} (commit {entry.commit})"
-    if not entry.indexed and entry.in_parts == 0:
+    if not entry.indexed and entry.in_subdatasets == 0:
         return record_subdatasets(connection, dataset, seq, (), where)
     changes = journal.record_changes(reference.dataset_id, entry.commit)
     if not entry.indexed:

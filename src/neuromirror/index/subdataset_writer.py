@@ -42,7 +42,7 @@ class SubdatasetWriter:
 
     def add(self, path: str, record: RecordLine) -> None:
         """The version has this part, new, changed or as it was."""
-        part = record.sub
+        part = record.subdataset
         assert part is not None
         values: _Values = (
             part.dataset_id,

@@ -61,8 +61,8 @@ class _Record(msgspec.Struct, gc=False):
     """The fields of a record line that the branch needs; the rest is not parsed."""
 
     key: str
-    at: tuple[Location, ...] = ()
-    sub: Subdataset | None = None
+    locations: tuple[Location, ...] = ()
+    subdataset: Subdataset | None = None
 
 
 _load = msgspec.json.Decoder(_Record).decode
@@ -71,7 +71,7 @@ _load = msgspec.json.Decoder(_Record).decode
 def annex_line_from_record(record_line: bytes) -> bytes | None:
     """Return the :func:`annex_line` of a file from its record line."""
     record = _load(record_line)
-    return None if record.sub is not None else _line(record.key, record.at)
+    return None if record.subdataset is not None else _line(record.key, record.locations)
 
 
 def _line(key: str, locations: Sequence[Location]) -> bytes | None:

@@ -121,11 +121,11 @@ class VersionMinted:
     inputs: list[str] = field(default_factory=list)
     within: str = ""
     form: str = ""
-    only_files: int = 0
-    only_bytes: int = 0
+    manifest_only_files: int = 0
+    manifest_only_bytes: int = 0
     inline: list[dict[str, Any]] = field(default_factory=list)
     indexed: bool = True
-    in_parts: int | None = None
+    in_subdatasets: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,8 +378,8 @@ _TYPES: dict[str, type[JournalEntry]] = {
     "release": HoldReleased,
     "lapse": HoldLapsed,
     "event": EventRaised,
-    "places": LocationsChecked,
-    "withheld": DatasetWithdrawn,
+    "locations": LocationsChecked,
+    "withdrawn": DatasetWithdrawn,
     "reinstated": DatasetReinstated,
     "failure": TaskFailed,
     "recovery": TaskRecovered,

@@ -84,16 +84,16 @@ class RecordLine(msgspec.Struct, omit_defaults=True, gc=False):
 
     git: str
     key: str
-    keep: Retention
+    retention: Retention
     path: str | None = None
     path_hex: str | None = None
     size: int | None = None
     digests: tuple[Digest, ...] = ()
-    at: tuple[Location, ...] = ()
-    part: int | None = None
+    locations: tuple[Location, ...] = ()
+    part_size: int | None = None
     time: datetime | None = None
     id: str | None = None
-    sub: Subdataset | None = None
+    subdataset: Subdataset | None = None
 
     @property
     def source_path(self) -> bytes | None:
@@ -124,14 +124,14 @@ def record_line_of(entry: SnapshotEntry) -> RecordLine:
     line = RecordLine(
         git=entry.git_path.decode(),
         key=entry.key,
-        keep=record.retention,
+        retention=record.retention,
         size=record.size,
         digests=record.digests,
-        at=record.locations,
-        part=record.part_size,
+        locations=record.locations,
+        part_size=record.part_size,
         time=record.modified,
         id=record.upstream_id,
-        sub=entry.subdataset,
+        subdataset=entry.subdataset,
     )
     if record.path != entry.git_path:
         try:
@@ -161,13 +161,13 @@ def load_snapshot_entry(line: bytes) -> SnapshotEntry:
             git_path if path is None else path,
             record_line.size,
             record_line.digests,
-            record_line.at,
-            record_line.part,
+            record_line.locations,
+            record_line.part_size,
             record_line.time,
             record_line.id,
-            record_line.keep,
+            record_line.retention,
         ),
-        record_line.sub,
+        record_line.subdataset,
     )
 
 

@@ -169,8 +169,8 @@ def _entry(
         inputs=description.get("inputs", []),
         within=description.get("within", ""),
         form=description.get("form", ""),
-        only_files=description.get("manifest-only", {}).get("files", 0),
-        only_bytes=description.get("manifest-only", {}).get("bytes", 0),
+        manifest_only_files=description.get("manifest-only", {}).get("files", 0),
+        manifest_only_bytes=description.get("manifest-only", {}).get("bytes", 0),
         inline=[
             {"path": path, **description["inline"][path]}
             for path in sorted(description.get("inline", {}), key=text_to_path)

@@ -27,7 +27,7 @@ from neuromirror.store.memos import MemoFolder, StoredMemo
 
 # fields that only some record lines have
 _PATH_MEMBER = b',"path'
-_SUBDATASET_MEMBER = b',"sub":['
+_SUBDATASET_MEMBER = b',"subdataset":['
 
 
 @dataclass(frozen=True, slots=True)

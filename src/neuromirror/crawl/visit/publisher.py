@@ -399,8 +399,8 @@ class Publisher:
             inputs=sorted(facts.inputs),
             within=self._within,
             form=header.form,
-            only_files=minted.manifest_only.files,
-            only_bytes=minted.manifest_only.bytes,
+            manifest_only_files=minted.manifest_only.files,
+            manifest_only_bytes=minted.manifest_only.bytes,
             inline=[
                 {
                     "path": path_to_text(one.path),
@@ -411,7 +411,7 @@ class Publisher:
                 }
                 for one in header.inline
             ],
-            in_parts=minted.in_subdatasets.files,
+            in_subdatasets=minted.in_subdatasets.files,
         )
         return self._apply_index_limit(entry)
 
