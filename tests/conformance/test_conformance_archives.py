@@ -91,13 +91,13 @@ def test_the_report_is_kept_and_doctor_names_what_changed(tmp_path: Path) -> Non
         mirror(tmp_path, endpoint)
         done = run(tmp_path, "doctor", "--archives")
         doctor_records = [json.loads(line) for line in done.stdout.splitlines()]
-        changed = [one for one in doctor_records if one["what"] == "archive odd"]
+        changed = [one for one in doctor_records if one["check"] == "archive odd"]
         assert [one["level"] for one in changed] == ["ok", "warning", "warning", "warning"]
         assert run(tmp_path, "check-archive", "odd").exit_code == 1
     doctor_records = [
         json.loads(line) for line in run(tmp_path, "doctor", "--offline").stdout.splitlines()
     ]
-    [kept] = [one for one in doctor_records if one["what"] == "archive odd"]
+    [kept] = [one for one in doctor_records if one["check"] == "archive odd"]
     assert kept["level"] == "warning"
 
 
