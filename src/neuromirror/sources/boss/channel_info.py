@@ -1,7 +1,7 @@
-"""What a BOSS says of a channel, checked, and the volume that this makes.
+"""Validation of a BOSS channel's JSON, and its conversion to a volume.
 
 Format: the serializers of jhuapl-boss/boss (django/bosscore) and its downsample service. A channel
-belongs to an experiment, whose coordinate frame says where its voxels are and how large.
+belongs to an experiment, whose coordinate frame defines the position and size of its voxels.
 """
 
 from __future__ import annotations
@@ -27,24 +27,32 @@ _TIMES: Final = {
 }
 _DTYPES: Final = ("uint8", "uint16", "uint32", "uint64")
 _HALVED: Final = {"anisotropic": (True, True, False), "isotropic": (True, True, True)}
-"""Which of x, y and z each downsampling halves."""
+"""Which of x, y and z a downsampling step halves."""
 _AXES: Final = "xyz"
 _ANY_CHUNK: Final = (1, 1, 1)
 _MOST_LEVELS: Final = 30
 _MOST: Final = 1 << 48
 _MOST_TIMES: Final = 1 << 20
 _SIZES: Final = (1e-15, 1e15)
-"""Between which a length or a time can be meant."""
+"""The plausible range of a length or time."""
 
 Sizes = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class BossChannelInfo:
-    """All JSON of a channel and of what it is in, as it came.
+    """The unparsed JSON of a channel and of the levels above it.
 
-    ``names`` are those of collection, experiment and channel; ``metadata`` are the keys and values
-    of each. What may not be read is None, and ``downsampled`` where upstream cannot tell.
+    Attributes
+    ----------
+    names
+        The names of collection, experiment and channel.
+    collection, experiment, channel, frame
+        Their JSON; ``collection`` is None if it may not be read.
+    downsample_info
+        The reply of the downsample service; None if upstream cannot compute it.
+    metadata
+        Keys and values of collection, experiment and channel; None if they may not be read.
     """
 
     names: tuple[str, str, str]
@@ -59,7 +67,7 @@ class BossChannelInfo:
     def status(self) -> str:
         """``DOWNSAMPLED`` or ``NOT_DOWNSAMPLED``.
 
-        The latter, too, while upstream's job for it waits or runs, and after it has failed.
+        The latter also while upstream's job is queued or running, and after it has failed.
         """
         upstream_status = self.channel.get("downsample_status")
         is_done = isinstance(upstream_status, str) and upstream_status.upper() == DOWNSAMPLED
@@ -67,37 +75,35 @@ class BossChannelInfo:
 
     @property
     def loss_hint(self) -> str:
-        """Why levels may be missing that were there before; empty where none should be."""
+        """Why levels may be missing that existed before; empty if none should be."""
         if self.status == DOWNSAMPLED:
             return ""
         upstream_status = self.channel.get("downsample_status")
         status = str(upstream_status)[:40] if upstream_status else _NOT_DOWNSAMPLED
         return (
-            f"upstream's downsample_status is {status}, as after any write, so that only level"
-            f" {self.base} is mirrored until upstream has downsampled the channel again; then this"
-            " hold ends by itself. Release it only if the other levels are not to come back"
+            f"upstream's downsample_status is {status}, as after any write, so only level"
+            f" {self.base} is mirrored until upstream has downsampled the channel again, which ends"
+            " this hold. Release it only if upstream will not restore the other levels"
         )
 
     @property
     def base(self) -> int:
-        """The resolution at which voxels were written."""
+        """The resolution whose voxels were uploaded."""
         return self.integer(self.channel, "base_resolution", 0, _MOST_LEVELS, usual=0)
 
     def integer(
         self, record: Mapping[str, Any], name: str, least: int, most: int, usual: int | None = None
     ) -> int:
-        """A whole number of a record; raises :class:`UnexpectedReplyError`."""
+        """Return an integer member of a record; raise UnexpectedReplyError."""
         value = record.get(name)
         if value is None and usual is not None:
             return usual
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise self.unexpected_reply(
-                f"{name} {value!r} is no whole number from {least} to {most}"
-            )
+            raise self.unexpected_reply(f"{name} {value!r} is no integer from {least} to {most}")
         return value
 
     def choice(self, record: Mapping[str, Any], name: str, of: Mapping[str, str]) -> str:
-        """What one of a few words stands for; raises :class:`UnexpectedReplyError`."""
+        """Return the value for an enumerated member of a record; raise UnexpectedReplyError."""
         value = record.get(name)
         found = of.get(value.lower()) if isinstance(value, str) else None
         if found is None:
@@ -105,17 +111,30 @@ class BossChannelInfo:
         return found
 
     def unexpected_reply(self, what: str) -> UnexpectedReplyError:
-        """An error that says of which channel something was not expected."""
+        """Return an error that names the channel."""
         return UnexpectedReplyError(f"{'/'.join(self.names)}: {what[:300]}")
 
 
 def volume_of(
     found: BossChannelInfo, *, host: str, prefix: str, secure: bool
 ) -> tuple[Volume, list[ExcludedEntry]]:
-    """A channel's volume with all levels that can be asked for, and what of them cannot.
+    """Return a channel's volume with all accessible levels, and exclusions for the others.
 
-    ``host`` has its port; ``prefix`` is what goes before the names on it, empty or ending in a
-    slash. Raises :class:`UnexpectedReplyError` for what describes no volume.
+    Parameters
+    ----------
+    found
+        The channel.
+    host
+        The service's host, with its port.
+    prefix
+        The path before the channel's names, empty or ending with a slash.
+    secure
+        Whether requests use HTTPS.
+
+    Raises
+    ------
+    UnexpectedReplyError
+        If the JSON does not describe a volume.
     """
     samples = found.integer(found.experiment, "num_time_samples", 1, _MOST_TIMES, usual=1)
     step, unit = _time_step(found) if samples > 1 else (None, None)
@@ -138,7 +157,7 @@ def volume_of(
 
 
 def _time_step(found: BossChannelInfo) -> tuple[float | None, str | None]:
-    """The time between two samples and its unit, None where upstream does not tell (null, or 0)."""
+    """Return the time between two samples and its unit; None if unspecified (null, or 0)."""
     step = found.experiment.get("time_step")
     if not _is_size(step):
         return None, None
@@ -148,10 +167,10 @@ def _time_step(found: BossChannelInfo) -> tuple[float | None, str | None]:
 
 
 def _levels(found: BossChannelInfo) -> tuple[list[Level], list[ExcludedEntry]]:
-    """The levels, from the one that was written on.
+    """Return the levels from the uploaded one on.
 
-    The downsample service names as many resolutions as the experiment has, counted from 0, and its
-    job ends with the last of them. Beyond it cut-outs are answered too, with zeros.
+    The downsample service lists the experiment's resolutions, counted from 0, and creates all of
+    them. Cutouts of higher resolutions succeed too, but contain only zeros.
     """
     experiment = found.experiment
     count = found.integer(experiment, "num_hierarchy_levels", 1, _MOST_LEVELS, usual=1)
@@ -167,15 +186,15 @@ def _levels(found: BossChannelInfo) -> tuple[list[Level], list[ExcludedEntry]]:
         if beyond:
             left_out.append(ExcludedEntry(b"%d" % number, "out-of-reach", beyond))
     if not levels:
-        raise found.unexpected_reply("its coordinate frame holds no voxel that can be asked for")
+        raise found.unexpected_reply("its coordinate frame has no accessible voxel")
     return levels, left_out
 
 
 def _level(found: BossChannelInfo, number: int) -> tuple[Level | None, str]:
-    """A level as far as it can be asked for, None where that is nowhere; and what is beyond.
+    """Return the accessible part of a level, if any, and a description of the rest.
 
-    Upstream checks the coordinates of every level against the frame, which is level 0's: what a
-    coarser level has before the frame's start is refused.
+    Upstream compares the coordinates of every level with the frame, which is in voxels of level 0.
+    So it refuses the part of a coarser level before the frame's start.
     """
     starts, stops, lost = [], [], []
     for axis, factor, stop in zip(
@@ -189,8 +208,8 @@ def _level(found: BossChannelInfo, number: int) -> tuple[Level | None, str]:
         starts.append(reached)
         stops.append(stop)
     beyond = (
-        f"resolution {number}: voxels {', '.join(lost)} lie before the coordinate frame's start at"
-        " resolution 0, and BOSS refuses to cut them out"
+        f"resolution {number}: voxels {', '.join(lost)} are before the coordinate frame's start at"
+        " resolution 0, so BOSS refuses their cutouts"
         if lost
         else ""
     )
@@ -201,7 +220,7 @@ def _level(found: BossChannelInfo, number: int) -> tuple[Level | None, str]:
 
 
 def _factors(found: BossChannelInfo, number: int) -> Triple:
-    """How many voxels of resolution 0 one of this resolution covers along x, y, z."""
+    """Return the number of voxels of resolution 0 per voxel along x, y, z."""
     methods = {method: method for method in _HALVED}
     method = "anisotropic"
     if number > 0:
@@ -210,19 +229,19 @@ def _factors(found: BossChannelInfo, number: int) -> Triple:
 
 
 def _stops(found: BossChannelInfo, number: int) -> list[int]:
-    """Where a level ends along x, y, z: as upstream says, else halved and rounded up."""
+    """Return the end of a level along x, y, z: upstream's value, else halved and rounded up."""
     extent = _downsample_values(found, "extent", number)
     if extent is None:
         factors = _factors(found, number)
         stops = (found.integer(found.frame, f"{axis}_stop", -_MOST, _MOST) for axis in _AXES)
         return [-(-stop // factor) for stop, factor in zip(stops, factors, strict=True)]
     if not all(isinstance(one, int) and 0 < one <= _MOST for one in extent):
-        raise found.unexpected_reply(f"the extent {extent!r} of resolution {number} is none")
+        raise found.unexpected_reply(f"the extent {extent!r} of resolution {number} is invalid")
     return extent
 
 
 def _voxel(found: BossChannelInfo, number: int) -> Sizes:
-    """A voxel's sizes along x, y, z: as upstream says, else doubled where it is halved."""
+    """Return a voxel's size along x, y, z: upstream's value, else doubled per halving."""
     sizes = _downsample_values(found, "voxel_size", number)
     if sizes is None:
         sizes = [found.frame.get(f"{axis}_voxel_size") for axis in _AXES]
@@ -232,7 +251,9 @@ def _voxel(found: BossChannelInfo, number: int) -> Sizes:
         ]
     for size in sizes:
         if not _is_size(size):
-            raise found.unexpected_reply(f"the voxel size {sizes!r} of resolution {number} is none")
+            raise found.unexpected_reply(
+                f"the voxel size {sizes!r} of resolution {number} is invalid"
+            )
     x, y, z = map(float, sizes)
     return x, y, z
 
@@ -242,13 +263,13 @@ def _is_size(value: Any) -> TypeGuard[int | float]:
 
 
 def _downsample_values(found: BossChannelInfo, what: str, number: int) -> list[Any] | None:
-    """What the downsample service says of a level along x, y, z; None where it says nothing."""
+    """Return the downsample service's values for a level along x, y, z, if it has any."""
     by_level = (found.downsample_info or {}).get(what)
     values = by_level.get(str(number)) if isinstance(by_level, dict) else None
     if values is None:
         return None
     if not isinstance(values, list) or len(values) != len(_AXES):
-        raise found.unexpected_reply(f"the {what} {values!r} of resolution {number} is none")
+        raise found.unexpected_reply(f"the {what} {values!r} of resolution {number} is invalid")
     return values
 
 

@@ -1,7 +1,7 @@
-"""What is asked of a BOSS: intern where it can, our own session where it cannot.
+"""A client for BOSS: intern where it works, our own session otherwise.
 
-The API is described at https://docs.theboss.io; what it does beyond that was learnt from its source
-(jhuapl-boss/boss) and is said where it matters.
+The API is documented at https://docs.theboss.io. Comments name behavior that is known only from its
+source code (jhuapl-boss/boss).
 """
 
 from __future__ import annotations
@@ -27,21 +27,27 @@ from neuromirror.sources.errors import UnexpectedReplyError
 from neuromirror.sources.volumes import PUBLIC_TOKEN
 
 _ANONYMOUS_HEADERS: Final = {"Authorization": f"Token {PUBLIC_TOKEN}"}
-"""How a BOSS wants those to ask who have no token; the session's own takes its place."""
+"""The header for anonymous requests; the session's token replaces it."""
 
 
 class WrongTokenError(NetError):
-    """A token that the service does not know."""
+    """The service does not know the token."""
 
 
 class BossClient:
-    """Reads what a BOSS says about its channels; shared by threads.
+    """Reads the description of channels from a BOSS. Thread-safe.
 
-    ``api`` is the base address with the version (``https://api.bossdb.io/v1``). ``token_env`` names
-    the variable with the token that ``session`` gives to it. Every method raises a
-    :class:`~neuromirror.net.NetError`, or :class:`UnexpectedReplyError` for JSON that is not what
-    the
-    API promises.
+    Every method raises :class:`~neuromirror.net.NetError`, or :class:`UnexpectedReplyError` for
+    JSON that does not follow the API.
+
+    Parameters
+    ----------
+    session
+        Sends the requests.
+    api
+        The base URL with the version (``https://api.bossdb.io/v1``).
+    token_env
+        Name of the environment variable with the session's token.
     """
 
     def __init__(self, session: Session, api: str, token_env: str | None) -> None:
@@ -52,36 +58,36 @@ class BossClient:
 
     @property
     def has_token(self) -> bool:
-        """Whether there is a token to ask with now."""
+        """Whether the environment variable has a token now."""
         return self._token_env is not None and bool(os.environ.get(self._token_env, "").strip())
 
     def collections(self) -> list[str]:
-        """The names of all collections, sorted."""
+        """Return the names of all collections, sorted."""
         return self._intern.collections()
 
     def experiments(self, collection: str) -> list[str]:
-        """The names of a collection's experiments, sorted."""
+        """Return the names of a collection's experiments, sorted."""
         return self._intern.experiments(collection)
 
     def channels(self, collection: str, experiment: str) -> list[str]:
-        """The names of an experiment's channels, sorted."""
+        """Return the names of an experiment's channels, sorted."""
         return self._intern.channels(collection, experiment)
 
     def collection(self, name: str) -> dict[str, Any] | None:
-        """A collection; None where it may not be read, though something in it may."""
+        """Return a collection; None if it may not be read, although parts of it may."""
         try:
             return self._intern.collection(name)
         except AccessDeniedError:
             return None
 
     def frame(self, name: str) -> dict[str, Any]:
-        """A coordinate frame."""
+        """Return a coordinate frame."""
         return self._intern.frame(name)
 
     def metadata(self, names: Sequence[str]) -> dict[str, str] | None:
-        """Keys and values of a collection, experiment or channel; None where none may be read.
+        """Return the metadata of a collection, experiment or channel; None if refused.
 
-        A service shows what is public without showing its metadata.
+        The metadata of a public channel may be private.
         """
         try:
             return self._intern.metadata(names)
@@ -89,11 +95,11 @@ class BossClient:
             return None
 
     def experiment(self, collection: str, experiment: str) -> dict[str, Any]:
-        """An experiment; intern fails where the unit of time is null, as it often is."""
+        """Return an experiment; intern fails if the unit of time is null, as it often is."""
         return self._object(url_path("collection", collection, "experiment", experiment))
 
     def channel(self, collection: str, experiment: str, channel: str) -> dict[str, Any]:
-        """A channel; intern refuses those of uint32."""
+        """Return a channel; intern refuses channels of uint32."""
         return self._object(
             url_path("collection", collection, "experiment", experiment, "channel", channel)
         )
@@ -101,10 +107,10 @@ class BossClient:
     def downsample_info(
         self, collection: str, experiment: str, channel: str
     ) -> dict[str, Any] | None:
-        """Voxel sizes and extents of all levels; intern cannot ask for them.
+        """Return voxel sizes and extents of all levels, which intern does not support.
 
-        None where upstream cannot tell: of an anisotropic hierarchy whose voxels' sizes along x
-        and y differ.
+        None if upstream cannot compute them: for an anisotropic hierarchy with different voxel
+        sizes along x and y.
         """
         try:
             return self._object(url_path("downsample", collection, experiment, channel))
@@ -114,7 +120,7 @@ class BossClient:
             return None
 
     def may_read(self, collection: str, experiment: str, channel: str) -> bool:
-        """Whether a channel is shown, and the experiment that tells where its voxels are."""
+        """Return whether a channel and its experiment may be read."""
         try:
             self.channel(collection, experiment, channel)
             self.experiment(collection, experiment)
@@ -125,7 +131,7 @@ class BossClient:
     def _object(self, relative_url: str) -> dict[str, Any]:
         value = self._json(relative_url)
         if not isinstance(value, dict):
-            raise UnexpectedReplyError(f"{self._api}/{relative_url} gives no JSON object")
+            raise UnexpectedReplyError(f"{self._api}/{relative_url} returned no JSON object")
         return value
 
     def _json(self, relative_url: str) -> Any:
@@ -136,7 +142,7 @@ class BossClient:
                 raise
             raise AccessDeniedError(
                 f"{error.url} refuses access (HTTP {error.status}); set the environment variable "
-                f"{self._token_env} to a token that may read it",
+                f"{self._token_env} to a token with access",
                 url=error.url,
                 status=error.status,
             ) from error
@@ -144,15 +150,15 @@ class BossClient:
             if error.status == 500 and self.has_token and self._allows_anonymous():
                 raise WrongTokenError(
                     f"{error.url} fails (HTTP 500) with the token in the environment variable "
-                    f"{self._token_env}, and {self._api} answers without one: the token is wrong "
-                    "or has expired; set another, or unset it to read what is public",
+                    f"{self._token_env}, but {self._api} replies without one: the token is wrong "
+                    "or has expired; set another, or unset it to read public channels",
                     url=error.url,
                     status=error.status,
                 ) from error
             raise
 
     def _allows_anonymous(self) -> bool:
-        """Whether the list of collections can be read without the token."""
+        """Return whether the list of collections can be read without the token."""
         with self._session.anonymous() as anonymous:
             try:
                 _read(anonymous, self._api, "collection/")
@@ -173,7 +179,7 @@ def _read(session: Session, api: str, relative_url: str) -> Any:
 
 
 def url_path(*names: str) -> str:
-    """An address below the API's base, as intern writes it: names encoded, no slash at its end."""
+    """Return a URL path below the API's base in intern's format: names encoded, no final slash."""
     return "/".join(quote(name, safe="") for name in names)
 
 
@@ -182,8 +188,8 @@ def _parse_body(body: Response, url: str) -> Any:
         return json.loads(body.content)
     except (ValueError, RecursionError) as error:
         broken = InvalidJsonError(
-            f"{url} answered with something that is not JSON ({len(body.content)} bytes): it was "
-            "cut off, or a proxy or login page answered; check the address, and try again",
+            f"{url} returned a body that is not JSON ({len(body.content)} bytes): it was "
+            "truncated, or is from a proxy or login page; check the address, and try again",
             url=url,
             status=body.status,
         )

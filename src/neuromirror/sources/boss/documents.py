@@ -1,8 +1,8 @@
-"""What a channel's dataset keeps of upstream's JSON, its facts, and where people can look at it.
+"""The documents, facts and viewer links of a BOSS channel.
 
-Left out is what other datasets or upstream's own affairs move: the lists of siblings (which also
-depend on who asks), where and in what pieces voxels are stored, and how the job that makes coarser
-levels fares. The levels that there are say whether it is done.
+Members are left out if they change with other datasets or with upstream's operation: lists of
+siblings (which also depend on the token), the storage of voxels, and the status of the downsampling
+job, which shows in the available levels.
 """
 
 from __future__ import annotations
@@ -38,13 +38,16 @@ _ATTRIBUTES: Final = {
     **{"project": "project", "investigator": "investigator", "pi": "investigator"},
     **{"funder": "funder", "funding": "funder", "subject": "subject"},
 }
-"""Keys of the metadata that are told as attributes, without regard to case."""
+"""Case-insensitive keys of the metadata that become attributes."""
 
 
 def documents(found: BossChannelInfo) -> list[Document]:
-    """``.boss/*.json``: upstream's JSON, sorted and without secrets; equal state, equal bytes.
+    """Return ``.boss/*.json``: upstream's JSON, sorted and without secrets.
 
-    Raises UnexpectedReplyError for a NaN or infinity, which Python alone takes for JSON.
+    Raises
+    ------
+    UnexpectedReplyError
+        For NaN or infinity, which only Python accepts as JSON.
     """
     records: dict[str, Mapping[str, Any] | None] = {
         "collection": found.collection,
@@ -60,16 +63,16 @@ def documents(found: BossChannelInfo) -> list[Document]:
             if record is not None
         ]
     except ValueError as error:
-        raise found.unexpected_reply(f"what is said of it is no JSON: {error}") from error
+        raise found.unexpected_reply(f"its description is not JSON: {error}") from error
     scopes = zip(("collection", "experiment", "channel"), found.metadata, strict=True)
     metadata = {scope: dict(pairs) for scope, pairs in scopes if pairs}
     return [*made, *([_document("metadata", metadata)] if metadata else [])]
 
 
 def facts(found: BossChannelInfo, address: str) -> DatasetFacts:
-    """Title, license, attributes and links of a channel.
+    """Return title, license, attributes and links of a channel.
 
-    ``address`` is the channel's own below the service's, without the API's version:
+    ``address`` is the channel's URL without the API's version:
     ``https://api.bossdb.io/collection/experiment/channel``.
     """
     pairs = _by_key(found)
@@ -95,10 +98,10 @@ def facts(found: BossChannelInfo, address: str) -> DatasetFacts:
 
 
 def _links(found: BossChannelInfo, address: str) -> dict[str, str]:
-    """Addresses by kind.
+    """Return viewer and data URLs by kind.
 
-    Formats: Neuroglancer's data sources ``boss`` and ``precomputed``, and its state in a URL; ndviz
-    was a Neuroglancer of 2018, when layers stood by name.
+    Formats: Neuroglancer's data sources ``boss`` and ``precomputed``, and its state in a URL. ndviz
+    is a Neuroglancer of 2018, whose state had layers by name.
     """
     bucket, path = found.channel.get("bucket"), found.channel.get("cv_path")
     is_open = found.channel.get("storage_type") == _CLOUD_VOLUME
@@ -122,7 +125,7 @@ def _state(viewer: str, state: Mapping[str, Any]) -> str:
 
 
 def _local_ids(found: BossChannelInfo, siblings: list[Any]) -> Iterator[str]:
-    """The local ids of channels of the same experiment."""
+    """Yield the local ids of channels in the same experiment."""
     for sibling in filter(is_name, siblings):
         made = local_ids.local_id([one.encode() for one in (*found.names[:2], sibling)])
         if made is not None:
@@ -130,7 +133,7 @@ def _local_ids(found: BossChannelInfo, siblings: list[Any]) -> Iterator[str]:
 
 
 def _by_key(found: BossChannelInfo) -> dict[str, str]:
-    """The metadata as lines by lower-case key; the channel's stand before those around it."""
+    """Return the metadata as lines by lower-case key; the channel's values take precedence."""
     made: dict[str, str] = {}
     for pairs in found.metadata:
         for key, value in (pairs or {}).items():
@@ -157,6 +160,6 @@ def _without_volatile(record: Mapping[str, Any], left_out: frozenset[str]) -> di
 
 def _document(name: str, value: Mapping[str, Any]) -> Document:
     dumped = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2, sort_keys=True)
-    # half of a surrogate pair becomes the escape that JSON has for it
+    # a lone surrogate becomes a JSON escape
     content = without_secrets(f"{dumped}\n".encode("utf-8", "backslashreplace"))
     return Document(f".boss/{name}.json".encode(), content)

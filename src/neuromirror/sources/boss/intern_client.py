@@ -1,10 +1,9 @@
-"""intern, the client of BOSS, asked to ask through our session.
+"""intern, the Python client of BOSS, with our session as its transport.
 
-intern makes requests of its own, without timeouts or another attempt, to ``<host>/v1/``. Here its
-sessions get a transport that takes each to :class:`~neuromirror.net.Session` instead: to the
-mirror's own base address, whatever that ends in, with our agent string, bounds, retries and limits.
-So intern learns neither the address nor a token. What intern cannot read is in
-:mod:`neuromirror.sources.boss.client`.
+intern sends requests to ``<host>/v1/``, without timeouts or retries. Here its sessions have a
+transport adapter that uses :class:`~neuromirror.net.Session` instead, with the mirror's base URL
+and our user agent, limits and retries. So intern knows neither the address nor a token. Requests
+that intern does not support are in :mod:`neuromirror.sources.boss.client`.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ _BASE: Final = f"https://{_HOST}/v1/"
 _SLASHES: Final = re.compile("//+")
 
 FetchJson = Callable[[str], Any]
-"""Gives the JSON at a path (with its query) below the API's base address."""
+"""Returns the JSON at a path (with its query) below the API's base URL."""
 
 T = TypeVar("T")
 
 
 class _Transport(BaseAdapter):
-    """Takes intern's requests to ``ask``; shared by threads."""
+    """Sends intern's requests through ``fetch_json``. Thread-safe."""
 
     def __init__(self, fetch_json: FetchJson) -> None:
         super().__init__()
@@ -50,13 +49,11 @@ class _Transport(BaseAdapter):
         cert: Any = None,
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        """The reply to a request; raises a :class:`~neuromirror.net.NetError` for a failure."""
+        """Return the reply to a request; raise NetError."""
         url = request.url or ""
         if request.method != "GET" or not url.startswith(_BASE):
-            raise UnexpectedReplyError(
-                f"intern asks for {request.method} {url}, which it never should"
-            )
-        # intern writes the list of collections as collection//
+            raise UnexpectedReplyError(f"intern sent an unexpected request: {request.method} {url}")
+        # intern requests the list of collections as collection//
         value = self._fetch_json(_SLASHES.sub("/", url.removeprefix(_BASE)))
         reply = requests.Response()
         reply.status_code = 200
@@ -67,13 +64,13 @@ class _Transport(BaseAdapter):
         return reply
 
     def close(self) -> None:
-        """Nothing is open: the session behind ``ask`` belongs to somebody else."""
+        """Do nothing: the caller owns the session behind ``fetch_json``."""
 
 
 class InternClient:
-    """What intern lists and gets, as upstream's own JSON; shared by threads.
+    """Reads upstream's JSON with intern. Thread-safe.
 
-    Names are given as they are: intern puts them into addresses without encoding them.
+    Names are encoded here, because intern inserts them into URLs unchanged.
     """
 
     def __init__(self, fetch_json: FetchJson, api: str) -> None:
@@ -83,18 +80,18 @@ class InternClient:
         self._remote: Any = None
 
     def collections(self) -> list[str]:
-        """The names of all collections."""
+        """Return the names of all collections."""
         found = self._read("the list of collections", lambda remote: remote.list_collections())
         return self._check_names(found, "the list of collections")
 
     def experiments(self, collection: str) -> list[str]:
-        """The names of a collection's experiments."""
+        """Return the names of a collection's experiments."""
         what = f"the list of experiments of {collection}"
         found = self._read(what, lambda remote: remote.list_experiments(_encode(collection)))
         return self._check_names(found, what)
 
     def channels(self, collection: str, experiment: str) -> list[str]:
-        """The names of an experiment's channels."""
+        """Return the names of an experiment's channels."""
         what = f"the list of channels of {collection}/{experiment}"
         names = _encode(collection), _encode(experiment)
         return self._check_names(
@@ -102,7 +99,7 @@ class InternClient:
         )
 
     def collection(self, name: str) -> dict[str, Any]:
-        """A collection."""
+        """Return a collection."""
         from intern.resource.boss.resource import (  # type: ignore[import-untyped]
             CollectionResource,
         )
@@ -110,13 +107,13 @@ class InternClient:
         return self._project(f"the collection {name}", CollectionResource(_encode(name)))
 
     def frame(self, name: str) -> dict[str, Any]:
-        """A coordinate frame."""
+        """Return a coordinate frame."""
         from intern.resource.boss.resource import CoordinateFrameResource
 
         return self._project(f"the coordinate frame {name}", CoordinateFrameResource(_encode(name)))
 
     def metadata(self, names: Sequence[str]) -> dict[str, str]:
-        """The keys and values of a collection, of its experiment, or of that one's channel."""
+        """Return the metadata of a collection, experiment or channel, given its names."""
         from intern.resource.boss.resource import (
             ChannelResource,
             CollectionResource,
@@ -135,7 +132,7 @@ class InternClient:
         key_by_encoded = {_encode(key): key for key in keys}
         found = self._read(what, lambda remote: remote.get_metadata(resource, list(key_by_encoded)))
         if not all(isinstance(value, str) for value in found.values()):
-            raise UnexpectedReplyError(f"{self._api}: {what} has a value that is no text")
+            raise UnexpectedReplyError(f"{self._api}: {what} has a value that is not a string")
         return {key_by_encoded[key]: value for key, value in found.items()}
 
     def _project(self, what: str, resource: Any) -> dict[str, Any]:
@@ -148,7 +145,7 @@ class InternClient:
             or not all(is_name(name) for name in found)
             or len(set(found)) < len(found)
         ):
-            raise UnexpectedReplyError(f"{self._api}: {what} is no list of different names")
+            raise UnexpectedReplyError(f"{self._api}: {what} is no list of distinct names")
         return sorted(found)
 
     def _read(self, what: str, call: Callable[[Any], T]) -> T:
@@ -161,7 +158,7 @@ class InternClient:
             ) from error
 
     def _open_remote(self) -> Any:
-        """intern's remote; made when it is first needed, since importing it takes seconds."""
+        """Return intern's remote, created on first use because importing it takes seconds."""
         with self._lock:
             if self._remote is None:
                 try:
@@ -187,7 +184,7 @@ def _encode(name: str) -> str:
 
 
 def is_name(name: Any) -> TypeGuard[str]:
-    """Whether it can be a name: a text of UTF-8 that an address can hold."""
+    """Return whether a JSON value can be a name that is valid in UTF-8 and in a URL path."""
     if not isinstance(name, str) or name in ("", ".", ".."):
         return False
     return name.encode(errors="ignore").decode() == name

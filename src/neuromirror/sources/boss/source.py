@@ -1,4 +1,4 @@
-"""A BOSS (BossDB, and others that run its software) as a source of datasets: one a channel."""
+"""A source for BOSS (BossDB and other installations): each channel is a dataset."""
 
 from __future__ import annotations
 
@@ -36,26 +36,25 @@ from neuromirror.sources.volumes import (
 )
 
 RESTRICTED: Final = (
-    "only those with a token may read it; it is passed over, as long as the mirror's options do not"
-    ' say restricted = "mirror"'
+    'it requires a token and is skipped, unless the mirror\'s options have restricted = "mirror"'
 )
-LIST_REFUSED: Final = "its list may not be read, so none of its channels is mirrored"
+LIST_REFUSED: Final = "its list may not be read, so its channels are not mirrored"
 _DEPTH: Final = 3
 _FIXED: Final = re.compile(r"[^*?\[]*")
 
 Names = tuple[str, str, str]
-"""Of a collection, an experiment in it, and a channel of that."""
+"""The names of collection, experiment and channel."""
 
 
 class BossChannelNotPublicError(NeuromirrorError):
-    """A channel that only those with a token may read."""
+    """A channel requires a token."""
 
 
 class BossSource(ChannelSource):
     """A BOSS as a :class:`~neuromirror.sources.Source`.
 
-    Local ids are ``collection/experiment/channel``, with other signs than letters, digits and
-    ``._+,-`` written as ``=XX``.
+    Local ids are ``collection/experiment/channel``, in which characters other than letters, digits
+    and ``._+,-`` are written as ``=XX``.
     """
 
     levels = ("collection", "experiment", "channel")
@@ -67,8 +66,8 @@ class BossSource(ChannelSource):
         self.session = session
         self.uri = f"boss://{options.host}/{options.prefix}".rstrip("/")
         self._client = BossClient(session, options.base, options.token_env)
-        # What a stranger is shown is public; an experiment that is may be in a collection that
-        # is not.
+        # Anonymous requests show what is public. A public experiment may be in a private
+        # collection, so lists are read with the token.
         self._reader = (
             self._client
             if options.restricted == "mirror" or options.token_env is None
@@ -78,10 +77,10 @@ class BossSource(ChannelSource):
     # --- discovery
 
     def datasets(self) -> Iterator[DatasetHint]:
-        """Yields all channels that the mirror's options want, in order of their names.
+        """Yield all channels that the options include, in order of their names.
 
-        A collection or experiment whose list may not be read is told in a notice: its local id
-        begins with ``==``, and it says why.
+        A collection or experiment whose list may not be read is reported by a hint whose local id
+        starts with ``==``.
         """
         for collection in self._client.collections():
             if not self._may_include(collection):
@@ -111,7 +110,7 @@ class BossSource(ChannelSource):
                 yield self._hint(found, local_id, RESTRICTED if restricted else None)
 
     def hint(self, dataset: DatasetRef) -> DatasetHint:
-        """One channel's hint; raises :class:`DatasetNotFoundError`."""
+        """Return one channel's hint; raise DatasetNotFoundError."""
         found = _names(dataset)
         if not self.options.includes(dataset.local_id):
             return self._hint(found, dataset.local_id, "excluded in the mirror's file")
@@ -120,28 +119,33 @@ class BossSource(ChannelSource):
         return self._hint(found, dataset.local_id, RESTRICTED if restricted else None)
 
     def _hint(self, found: Names, local_id: str, unavailable: str | None) -> DatasetHint:
-        # Nothing that is cheap to ask for tells of written voxels.
+        # no fingerprint: no cheap request shows whether voxels were written
         ref = self._ref(found, local_id)
         return DatasetHint(ref, None, title="/".join(found), unavailable=unavailable)
 
     def _may_include(self, *segments: str) -> bool:
-        """Whether a channel below may be wanted: only a pattern's fixed beginning tells."""
-        begins = "".join(f"{local_id_of([one])}/" for one in segments)
+        """Return whether a channel below may be included, by the literal start of each pattern."""
+        prefix = "".join(f"{local_id_of([one])}/" for one in segments)
         fixed = [_FIXED.match(pattern) for pattern in self.options.include]
         prefixes = [found.group() for found in fixed if found is not None]
         return not prefixes or any(
-            one.startswith(begins) or begins.startswith(one) for one in prefixes
+            one.startswith(prefix) or prefix.startswith(one) for one in prefixes
         )
 
     def _is_restricted(self, found: Names) -> bool:
-        """Whether a channel must be passed over, because only the token lets it be read."""
+        """Return whether a channel must be skipped because it requires the token."""
         must_check = self._reader is not self._client and self._client.has_token
         return must_check and not self._reader.may_read(*found)
 
     def _channel(self, dataset: DatasetRef, found: Names, client: BossClient) -> dict[str, Any]:
-        """A channel's JSON; raises :class:`DatasetNotFoundError` when upstream has it no more.
+        """Return a channel's JSON.
 
-        Raises :class:`NotPublic` where only those with the token may read it.
+        Raises
+        ------
+        DatasetNotFoundError
+            If upstream does not have it.
+        BossChannelNotPublicError
+            If it requires a token.
         """
         try:
             return client.channel(*found)
@@ -153,15 +157,16 @@ class BossSource(ChannelSource):
             if self._is_listed(*found):
                 raise
             raise DatasetNotFoundError(
-                f"{dataset.name}: {self.options.service} does not list such a channel, and says"
-                f" that there is none ({error.url}); it may be marked for deletion"
+                f"{dataset.name}: {self.options.service} neither lists nor returns this channel"
+                f" ({error.url}); it may be marked for deletion"
             ) from error
 
     def _is_listed(self, collection: str, experiment: str, channel: str) -> bool:
-        """Whether the lists lead to a channel.
+        """Return whether the service's lists have a channel.
 
-        A 404 may come from anything on the way; that a list does not have it comes from the
-        service. From above, since the list of what is missing itself is no 404 but a 500.
+        A 404 may come from a proxy, but a list without the channel comes from the service. The
+        lists are read from the top, because the list of a missing collection is a 500 and not a
+        404.
         """
         client = self._client
         return (
@@ -173,9 +178,14 @@ class BossSource(ChannelSource):
     # --- listing
 
     def listing(self, version: VersionRef, context: VisitContext) -> Listing:
-        """A channel's blocks; raises :class:`DatasetNotFoundError` and :class:`NotPublic`.
+        """Return the listing of a channel's blocks.
 
-        Raises :class:`MalformedIdError` for a version of another name.
+        Raises
+        ------
+        DatasetNotFoundError, BossChannelNotPublicError
+            If the channel does not exist or requires a token.
+        MalformedIdError
+            For another version than the current one.
         """
         dataset, found = version.dataset, _names(version.dataset)
         self._check_current(version)
@@ -200,7 +210,7 @@ class BossSource(ChannelSource):
         return volume
 
     def estimate(self, dataset: DatasetRef) -> Estimate | None:
-        """The blocks that a first visit takes; raises :class:`DatasetNotFoundError`."""
+        """Return the cost of a first visit; raise DatasetNotFoundError."""
         found = _names(dataset)
         channel = self._channel(dataset, found, self._reader)
         volume, _ = self._plan(self._geometry(found, channel))
@@ -225,7 +235,7 @@ class BossSource(ChannelSource):
         )
 
     def _geometry(self, found: Names, channel: Mapping[str, Any]) -> BossChannelInfo:
-        """As much of a description as its volume takes."""
+        """Fetch the part of a channel's description that its volume depends on."""
         reader = self._reader
         experiment = reader.experiment(found[0], found[1])
         frame = experiment.get("coord_frame")

@@ -1,4 +1,4 @@
-"""DANDI archives: dandisets, their published versions and drafts."""
+"""A source for DANDI archives: dandisets with their published versions and drafts."""
 
 from neuromirror.sources.dandi.options import DandiOptions
 from neuromirror.sources.dandi.source import DandiSource

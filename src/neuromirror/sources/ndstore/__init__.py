@@ -1,4 +1,4 @@
-"""ndstore, NeuroData's older service of volumes, read through its REST interface."""
+"""A source for ndstore, NeuroData's former volume service: each channel is a dataset."""
 
 from neuromirror.sources.ndstore.options import NdstoreOptions
 from neuromirror.sources.ndstore.source import NdstoreSource

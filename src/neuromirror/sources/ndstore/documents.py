@@ -1,9 +1,9 @@
-"""What a channel's dataset keeps of upstream's JSON, its facts, and where people can look at it.
+"""The documents, facts and viewer links of an ndstore channel.
 
-Left out is what other datasets or upstream's own affairs move: the other channels of the project,
-where and in what pieces voxels are stored, the software's versions, and how far propagation is (the
-levels that there are say it). Left out is the project's ``metadata``, too: ndstore asks another
-server for it, for half a second, and says that there is none where that does not answer.
+Members are left out if they change with other datasets or with upstream's operation: the project's
+other channels, the storage of voxels, versions of software, and the progress of propagation, which
+shows in the available levels. The project's ``metadata`` is left out too: ndstore requests it from
+another server for half a second, and reports none if that does not reply.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LONGEST: Final = 200
 
 
 def documents(found: NdstoreChannelInfo) -> list[Document]:
-    """``.ndstore/*.json``: upstream's JSON, sorted, without secrets; equal state, equal bytes."""
+    """Return ``.ndstore/*.json``: upstream's JSON, sorted and without secrets."""
     records = {"project": found.project, "dataset": found.dataset, "channel": found.channel}
     return [
         _document(name, {key: one for key, one in record.items() if key not in _LEFT_OUT[name]})
@@ -41,7 +41,7 @@ def documents(found: NdstoreChannelInfo) -> list[Document]:
 
 
 def shift_levels(listed: Sequence[Document], shifts: Mapping[str, Sizes]) -> tuple[Document, ...]:
-    """A Zarr's documents with its levels moved along x, y, z to where ndstore has them."""
+    """Return a Zarr's documents with its levels shifted along x, y, z."""
     return tuple(
         _shift_group(one, shifts) if one.path == _GROUP and any(map(any, shifts.values())) else one
         for one in listed
@@ -60,7 +60,7 @@ def _shift_group(group: Document, shifts: Mapping[str, Sizes]) -> Document:
 
 
 def facts(found: NdstoreChannelInfo, api: str) -> DatasetFacts:
-    """Title, attributes and links of a channel; ``api`` is the service's base address."""
+    """Return title, attributes and links of a channel; ``api`` is the service's base URL."""
     name = f"{found.token}/{found.name}"
     about = _line(found.channel.get("description")) or _line(found.project.get("description"))
     project = _line(found.project.get("name")) or found.token
@@ -72,11 +72,11 @@ def facts(found: NdstoreChannelInfo, api: str) -> DatasetFacts:
 
 
 def _links(found: NdstoreChannelInfo, api: str) -> dict[str, str]:
-    """Addresses by kind.
+    """Return viewer and data URLs by kind.
 
-    ndviz was a Neuroglancer of 2018, when that read ndstore (its data source ``ndstore`` asks the
-    host alone, and knows the path), and layers stood by name in the state in a URL. Neuroglancer
-    itself reads it no more.
+    ndviz is a Neuroglancer of 2018, which still had the data source ``ndstore`` (given a host,
+    whose path it knows) and layers by name in its state. Current versions of Neuroglancer do not
+    read ndstore.
     """
     shown = f"{quote(found.token, safe='')}/{quote(found.name, safe='')}"
     scheme, _, rest = api.partition("://")
@@ -103,5 +103,5 @@ def _document(name: str, value: Mapping[str, Any]) -> Document:
 
 def _dump_json(value: Mapping[str, Any]) -> bytes:
     dumped = json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
-    # half of a surrogate pair becomes the escape that JSON has for it
+    # a lone surrogate becomes a JSON escape
     return dumped.encode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""What a mirror file may say about an ndstore."""
+"""The ``[options]`` of a mirror of an ndstore."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ _USUAL = "/ca"
 
 
 class NdstoreOptions(VolumeOptions):
-    """The ``[options]`` of a mirror of an ndstore; what is not said here is as in its base.
+    """The ``[options]`` of a mirror of an ndstore.
 
-    ``api`` ends in ``/nd/ca`` or ``/nd/sd``, two names of the same thing, of which the first is
-    used. ``tokens`` are the projects that are looked at, in place of all that are public;
-    ``restricted`` says what becomes of those that are not: they are passed over (``skip``), or
-    mirrored like all others into the same store (``mirror``). ``unit`` is that of the voxels'
-    sizes, of which the service says none.
+    Attributes
+    ----------
+    api
+        The service's base URL, which ends with ``/nd/ca`` or its synonym ``/nd/sd``.
+    tokens
+        The projects to mirror; by default all public ones.
+    restricted
+        What to do with projects that require a token: ``skip``, or ``mirror`` them like the others
+        into the same store.
+    unit
+        The unit of voxel sizes, which the service does not state.
     """
 
     tokens: tuple[Annotated[str, Field(pattern=r"^[^/]{1,255}$")], ...] = ()
@@ -35,23 +41,23 @@ class NdstoreOptions(VolumeOptions):
 
     @property
     def host(self) -> str:
-        """The host as it stands in an address, with its port if it has one."""
+        """The host, with its port if it has one."""
         return urlsplit(self.api).netloc
 
     @property
     def prefix(self) -> str:
-        """What stands between host and token, without slashes at its ends."""
+        """The path between host and token, without slashes at its ends."""
         return urlsplit(self.api).path.strip("/")
 
     @property
     def is_secure(self) -> bool:
-        """Whether the host is asked over https."""
+        """Whether requests use HTTPS."""
         return urlsplit(self.api).scheme == "https"
 
     def may_include(self, token: str) -> bool:
-        """Whether a channel of a project could be wanted, before its channels are known.
+        """Return whether the options can include a channel of a project.
 
-        ``token`` is as it stands in a local id.
+        ``token`` is encoded as in a local id.
         """
         if any(one.endswith("*") and fnmatchcase(f"{token}/", one) for one in self.exclude):
             return False
@@ -59,7 +65,7 @@ class NdstoreOptions(VolumeOptions):
 
 
 def _may_match(token: str, pattern: str) -> bool:
-    """False where the pattern matches nothing that is a token, a slash and a channel's name."""
+    """Return whether a pattern can match a token, a slash and a channel's name."""
     before, slash, rest = pattern.partition("/")
     if not slash or "/" in rest or "[" in pattern:
         return True

@@ -1,4 +1,4 @@
-"""An ndstore (NeuroData's service before BOSS) as a source of datasets: one a channel."""
+"""A source for ndstore, NeuroData's service before BOSS: each channel is a dataset."""
 
 from __future__ import annotations
 
@@ -51,28 +51,27 @@ from neuromirror.sources.volumes import (
 )
 
 REQUEST_LIMIT: Final = 256 << 20
-"""Bytes of voxels in one request: the service names no limit, and its client asks for no more."""
+"""Bytes of voxels per request, as in ndstore's client; the service states no limit."""
 RESTRICTED: Final = (
-    "only those with a token may read it; it is passed over, as long as the mirror's options do not"
-    ' say restricted = "mirror"'
+    'it requires a token and is skipped, unless the mirror\'s options have restricted = "mirror"'
 )
 PROPAGATING: Final = (
-    "its coarser levels are being made (propagate is 1); it is visited again when they are done"
+    "its coarser levels are being created (propagate is 1); it is visited once they are finished"
 )
 _ATTEMPTS: Final = 3
-"""For each of hundreds of projects, some of which are broken for good."""
+"""Few, because some of the hundreds of projects always fail."""
 
 
 class NdstoreProjectNotPublicError(NeuromirrorError):
-    """A project that only those with a token may read."""
+    """A project requires a token."""
 
 
 class NdstoreSource(ChannelSource):
     """An ndstore as a :class:`~neuromirror.sources.Source`.
 
-    Local ids are ``token/channel``, with other signs than letters, digits and ``._+,-`` written as
-    ``=XX``. Voxels that were never written come as zeros, which nothing tells from others; levels
-    that were never made are told, as named exceptions.
+    Local ids are ``token/channel``, in which characters other than letters, digits and ``._+,-``
+    are written as ``=XX``. Voxels that were never written are zeros, like other zeros. Levels that
+    were never created are excluded by name.
     """
 
     levels = ("token", "channel")
@@ -83,16 +82,15 @@ class NdstoreSource(ChannelSource):
         self.options = options
         self.session = session
         self.uri = f"ndstore://{options.host}/{options.prefix}".rstrip("/")
-        # What a stranger is shown is public; the service has no other word for it.
+        # anonymous requests show what is public; no field states it
         self._reader = session if options.restricted == "mirror" else session.anonymous()
 
     # --- discovery
 
     def datasets(self) -> Iterator[DatasetHint]:
-        """Yields all channels that the mirror's options want, token by token.
+        """Yield all channels that the options include, token by token.
 
-        A project of which the service does not tell is told in a notice: its local id begins with
-        ``==``, and it says why.
+        A project that cannot be read is reported by a hint whose local id starts with ``==``.
         """
         for token in self.options.tokens or self._public_tokens():
             local_id = local_id_of([token])
@@ -114,7 +112,7 @@ class NdstoreSource(ChannelSource):
                     yield self._hint(info, self._ref([token, channel], local_id))
 
     def hint(self, dataset: DatasetRef) -> DatasetHint:
-        """One channel's hint; raises :class:`DatasetNotFoundError`."""
+        """Return one channel's hint; raise DatasetNotFoundError."""
         if not self.options.includes(dataset.local_id):
             return DatasetHint(dataset, None, unavailable="excluded in the mirror's file")
         try:
@@ -123,40 +121,43 @@ class NdstoreSource(ChannelSource):
             return DatasetHint(dataset, None, unavailable=RESTRICTED)
 
     def _hint(self, found: NdstoreChannelInfo, ref: DatasetRef) -> DatasetHint:
-        # Nothing that is cheap to ask for tells of written voxels.
+        # no fingerprint: no cheap request shows whether voxels were written
         title = f"{found.token}/{found.name}"
         try:
             is_moving = found.propagation == UNDER_PROPAGATION
         except UnexpectedReplyError:
-            is_moving = False  # the channel's visit says so, and no other's
+            is_moving = False  # the channel's own visit reports it
         return DatasetHint(ref, None, title, unavailable=PROPAGATING if is_moving else None)
 
     def _public_tokens(self) -> list[str]:
-        """The tokens of all public projects, sorted."""
+        """Return the tokens of all public projects, sorted."""
         url = f"{self.options.api}/public_tokens/"
         found = self.session.get_json(url)
         if not isinstance(found, list) or not all(is_name(one) for one in found):
-            raise UnexpectedReplyError(f"{url} gives no list of tokens")
+            raise UnexpectedReplyError(f"{url} returned no list of tokens")
         return sorted(set(found))
 
-    # --- what upstream says
+    # --- channel info
 
     def _fetch_channel_info(self, dataset: DatasetRef) -> NdstoreChannelInfo:
-        """What upstream says of a channel; raises :class:`DatasetNotFoundError`,
-        :class:`NotPublic`."""
+        """Fetch a channel's info; raise as :meth:`_channels` does."""
         token, channel = segments_of(dataset.local_id)
         found = self._channels(token)
         if channel not in found:
             raise DatasetNotFoundError(
-                f"{dataset.name}: {self.options.api} says that {token} has no such channel"
+                f"{dataset.name}: {self.options.api} lists no such channel of {token}"
             )
         return found[channel]
 
     def _channels(self, token: str, attempts: int | None = None) -> dict[str, NdstoreChannelInfo]:
-        """All channels of a project by name.
+        """Return all channels of a project by name.
 
-        Raises :class:`DatasetNotFoundError` where nothing leads to it any more, and
-        :class:`NotPublic`.
+        Raises
+        ------
+        DatasetNotFoundError
+            If the project does not exist.
+        NdstoreProjectNotPublicError
+            If it requires a token.
         """
         try:
             return parse_channels(self._info(self._reader, token, attempts), token)
@@ -169,12 +170,11 @@ class NdstoreSource(ChannelSource):
         return session.get_json(url, attempts=attempts)
 
     def _raise_cause(self, token: str, error: HttpError) -> None:
-        """Raises what a refusal means, where more can be said of it than it says itself.
+        """Raise a more specific error for a refused request, if its cause can be determined.
 
-        A project that is gone and one that is private are refused alike, and either may come from
-        something on the way. The list of public projects comes from the service. Where private
-        ones are mirrored, a refusal may just mean that the user's token has expired: a wrong one
-        is to ndstore like none.
+        The service refuses removed and private projects alike, and the refusal may also come from a
+        proxy. The list of public projects shows the difference. If private projects are mirrored, a
+        refusal may mean an expired token, which ndstore treats like none.
         """
         if self._reader is self.session:
             if isinstance(error, AccessDeniedError):
@@ -183,12 +183,12 @@ class NdstoreSource(ChannelSource):
             raise NdstoreProjectNotPublicError(f"{self.mirror}:{token}: {RESTRICTED}") from error
         if token not in self._public_tokens():
             raise DatasetNotFoundError(
-                f"{self.mirror}: {self.options.api} lists no public project {token}, and answers"
-                f" HTTP {error.status} for it: it is gone, or only those with a token may read it"
+                f"{self.mirror}: {self.options.api} lists no public project {token}, and returns"
+                f" HTTP {error.status} for it: it was removed, or requires a token"
             ) from error
 
     def _may_read(self, token: str) -> bool:
-        """Whether the session's token, if it has one, opens a project."""
+        """Return whether a project is readable with the session's token, if it has one."""
         try:
             self._info(self.session, token, _ATTEMPTS)
         except NetError:
@@ -198,11 +198,16 @@ class NdstoreSource(ChannelSource):
     # --- listing
 
     def listing(self, version: VersionRef, context: VisitContext) -> Listing:
-        """A channel's blocks; raises :class:`DatasetNotFoundError` and :class:`NotPublic`.
+        """Return the listing of a channel's blocks.
 
-        Raises UnreliableListingError while levels are being made, and :class:`MalformedIdError`
-        for a version
-        of another name.
+        Raises
+        ------
+        DatasetNotFoundError, NdstoreProjectNotPublicError
+            If the channel does not exist or requires a token.
+        UnreliableListingError
+            While levels are being created.
+        MalformedIdError
+            For another version than the current one.
         """
         dataset = version.dataset
         self._check_current(version)
@@ -222,7 +227,7 @@ class NdstoreSource(ChannelSource):
         )
 
     def estimate(self, dataset: DatasetRef) -> Estimate | None:
-        """The blocks that a first visit takes; raises as :meth:`listing`."""
+        """Return the cost of a first visit; raise as :meth:`listing` does."""
         volume, _ = self._plan(dataset, self._fetch_channel_info(dataset))
         return estimate_volume(volume, self.options)
 
@@ -239,7 +244,7 @@ class NdstoreSource(ChannelSource):
             secure=options.is_secure,
             unit=options.unit,
         )
-        # Levels that the mirror's file leaves out are nobody's exception.
+        # levels that the options do not select are not reported as excluded
         return plan_volume(
             volume, options, REQUEST_LIMIT
         ), left_out if options.levels == "all" else []

@@ -1,4 +1,4 @@
-"""Layers of Neuroglancer's precomputed format in a bucket: every layer is a dataset."""
+"""A source for Neuroglancer precomputed layers in a bucket: each layer is a dataset."""
 
 from neuromirror.sources.precomputed.options import PrecomputedOptions
 from neuromirror.sources.precomputed.source import PrecomputedSource

@@ -1,20 +1,20 @@
-"""Files of a layer are called by the encoding in which their objects are stored.
+"""Paths of a layer's files, with a suffix for the encoding in which each object is stored.
 
-CloudVolume writes an object compressed and puts that into its Content-Encoding; what git-annex gets
-are the bytes as they are stored. From a disk CloudVolume reads such bytes only where the file's
-name ends in ``.br``, ``.gz`` or their like (and then asks for the name without it). So that ending
-is in the path of the file; its address stays the object's own.
+CloudVolume stores compressed objects with a Content-Encoding, and git-annex downloads the stored
+bytes. On disk, CloudVolume reads compressed files only if their names end in ``.br``, ``.gz`` and
+similar (and looks them up by the name without it). So this suffix is part of the file's path, while
+the URL remains that of the object.
 
-The path of a record therefore is the file's and not the object's name. So all that goes by paths
-(manifests, comparison, clones) needs to know nothing of encodings; and the way back is exact: the
-address holds the key, and ``.precomputed/encodings.json`` says which endings were added.
+Everything that works with paths (manifests, comparison, clones) therefore needs no knowledge of
+encodings. The mapping back is exact: the URL contains the key, and ``.precomputed/encodings.json``
+lists the added suffixes.
 
-No listing tells an encoding, and a layer has too many objects to ask for each. Those of a folder
-are mostly written by one program in one way, so a sample of them is asked, chosen by lot of their
-keys: the same objects, the same sample. Meshes keep their lists and their pieces in one folder,
-under names with one and with two colons; these count as different folders. Where a sample is of
-more than one mind, each object is asked about. What was written since the last visit is a sample
-of its own, so that a single object that was put again is noticed.
+Listings do not state encodings, and a layer has too many objects to request each one. The objects
+of a folder are usually written by one program in the same way, so a sample of them is requested,
+chosen by a checksum of their keys: the same objects give the same sample. Meshes have their
+manifests and fragments in one folder, with one and two colons in the names, which count as two
+folders. If a sample has several encodings, every object of the folder is requested. Objects written
+since the last visit are a second sample, so that a single replaced object is noticed.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ from neuromirror.sources.s3.file_naming import PathOrException, RequestHeaders
 
 DOCUMENT_PATH: Final = b".precomputed/encodings.json"
 SAMPLE: Final = 8
-"""Objects of each folder that are asked about."""
+"""Objects per folder that are requested."""
 FRESH_SAMPLE: Final = 256
-"""The same, of those written since the last visit."""
+"""The same, of the objects written since the last visit."""
 
 _SUFFIXES: Final = {
     **{"br": b".br", "gzip": b".gz", "zstd": b".zstd", "xz": b".xz", "bzip2": b".bz2"},
 }
-"""What CloudVolume looks for on a disk, by Content-Encoding."""
+"""The suffixes that CloudVolume knows, by Content-Encoding."""
 _ENCODINGS: Final = {suffix: encoding for encoding, suffix in _SUFFIXES.items()}
 _SAME: Final = {"x-gzip": "gzip", "identity": "", "aws-chunked": "", "utf-8": ""}
 _READABLE: Final = ("", "gzip")
@@ -63,7 +63,7 @@ _decode = msgspec.msgpack.Decoder(ObjectRow).decode
 
 
 def encoding_of(headers: Mapping[str, str]) -> str:
-    """The encoding that an object's headers tell; empty for bytes as they are."""
+    """Return the encoding in an object's headers; empty if it is not encoded."""
     codings = headers.get("Content-Encoding", "").lower().split(",")
     stripped = [_SAME.get(coding.strip(), coding.strip()) for coding in codings]
     return ",".join(coding for coding in stripped if coding)
@@ -74,36 +74,47 @@ def _suffix_of(encoding: str) -> bytes:
 
 
 _FolderKey = tuple[bytes, int]
-"""A folder within the layer, and how many colons its names have (two stand for more)."""
+"""A folder within the layer, and the number of colons in its names (at most two)."""
 
 
 class _Sample:
-    """The rows with the lowest lots of all that came: the same in whatever order."""
+    """The rows whose keys have the lowest checksums, independent of the order of rows."""
 
-    __slots__ = ("_lots", "_most")
+    __slots__ = ("_most", "_ranked")
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._lots: list[tuple[int, bytes, ObjectRow]] = []
+        self._ranked: list[tuple[int, bytes, ObjectRow]] = []
 
     def add(self, row: ObjectRow) -> None:
-        """One more."""
-        lot = zlib.crc32(row.key)
-        if len(self._lots) == self._most and lot > self._lots[-1][0]:
+        """Consider a row."""
+        rank = zlib.crc32(row.key)
+        if len(self._ranked) == self._most and rank > self._ranked[-1][0]:
             return
-        insort(self._lots, (lot, row.key, row), key=itemgetter(0, 1))
-        del self._lots[self._most :]
+        insort(self._ranked, (rank, row.key, row), key=itemgetter(0, 1))
+        del self._ranked[self._most :]
 
     def rows(self) -> list[ObjectRow]:
-        """What is in it."""
-        return [row for _, _, row in self._lots]
+        """Return the sampled rows."""
+        return [row for _, _, row in self._ranked]
 
 
 @dataclass(slots=True)
 class _Folder:
-    """The objects of a folder with as many colons in their names: how they are stored.
+    """The encodings of a folder's objects with the same number of colons in their names.
 
-    ``encoding`` is None where each is asked; ``found`` are those that were met.
+    Attributes
+    ----------
+    count
+        The number of objects.
+    older, fresh
+        Samples of the objects written before and since the last visit.
+    encoding
+        The common encoding; None if every object is requested.
+    found
+        The encodings that were found.
+    whole
+        Whether the samples include every object.
     """
 
     count: int = 0
@@ -114,7 +125,7 @@ class _Folder:
     whole: bool = False
 
     def merge(self, other: _Folder) -> None:
-        """Takes another one in."""
+        """Add another folder's objects."""
         self.count += other.count
         for row in other.older.rows():
             self.older.add(row)
@@ -122,17 +133,28 @@ class _Folder:
             self.fresh.add(row)
 
     def rows(self) -> list[ObjectRow]:
-        """Those to ask about."""
+        """Return the objects to request."""
         return [*self.older.rows(), *self.fresh.rows()]
 
 
 class EncodingNaming:
-    """The naming of one listing of a layer
-    (:class:`~neuromirror.sources.s3.file_naming.FileNaming`).
+    """Assigns paths in one listing of a layer, as a
+    :class:`~neuromirror.sources.s3.file_naming.FileNaming`.
 
-    ``prefix`` is the layer's. With ``each`` all objects are asked about, and no sample. Rows go
-    through a file in ``folder`` (None: the system's place for such), because nothing can be named
-    before all of them are known.
+    Rows are spooled to a file, because paths are known only after all rows.
+
+    Parameters
+    ----------
+    prefix
+        The layer's prefix.
+    is_document
+        Returns whether a path is a document.
+    head_each
+        Whether every object is requested instead of a sample.
+    memo
+        The memo of the last visit.
+    folder
+        The folder for the spool; None for the system's temporary folder.
     """
 
     needs_headers: ClassVar[bool] = True
@@ -159,17 +181,17 @@ class EncodingNaming:
         self._path_conflicts: dict[bytes, ObjectRow] = {}
         self._lock = threading.Lock()
 
-    # --- what is asked
+    # --- requests
 
     def prepare_rows(
         self,
-        prepare_rows: Iterable[ObjectRow],
+        rows: Iterable[ObjectRow],
         request_headers: RequestHeaders,
         pool: ContextThreadPool,
     ) -> Iterator[ObjectRow]:
-        """Yields the rows, once it is known how the objects of each folder are stored."""
+        """Yield the rows, after determining the encodings of each folder."""
         with TemporaryFile(prefix="rows-", dir=self._spool) as spool:
-            for row in prepare_rows:
+            for row in rows:
                 line = _encode(row)
                 spool.write(len(line).to_bytes(_LENGTH, "big") + line)
                 self._count(row)
@@ -190,12 +212,12 @@ class EncodingNaming:
                 self._coarsen()
             folder = self._folders[self._folder_key(row.key)]
         folder.count += 1
-        # One of that very second may have been written after its page was listed.
+        # an object with that very second may have been written after its page was listed
         is_fresh = self._since is not None and row.modified >= self._since
         (folder.fresh if is_fresh else folder.older).add(row)
 
     def _coarsen(self) -> None:
-        """Takes folders in one folder for one; in whatever order they came, it ends the same."""
+        """Merge the folders within a folder; the result does not depend on their order."""
         self._depth -= 1
         before, self._folders = self._folders, {}
         for (file_path, colons), folder in before.items():
@@ -221,7 +243,7 @@ class EncodingNaming:
                 (folder.encoding,) = folder.found
 
     def _find_path_conflicts(self, spool: IO[bytes]) -> None:
-        """Finds pairs such as ``a`` and ``a.br`` of which both may want the same path."""
+        """Find pairs such as ``a`` and ``a.br`` that could have the same path."""
         unpacked: dict[bytes, list[bytes]] = {}
         for row in _read(spool):
             for name in self.object_names(row.key)[1:]:
@@ -236,7 +258,7 @@ class EncodingNaming:
     def file_path(
         self, row: ObjectRow, name: bytes, request_headers: RequestHeaders, pool: ContextThreadPool
     ) -> PathOrException | Future[PathOrException]:
-        """The name with the ending of the object's encoding, known or asked for."""
+        """Return the name with the suffix for the object's encoding, which may be requested."""
         folder = self._folders[self._folder_key(row.key)]
         if folder.encoding is not None:
             return name + _suffix_of(folder.encoding)
@@ -253,7 +275,7 @@ class EncodingNaming:
             taken = rival.key + _suffix_of(self._encoding(rival, request_headers))
             if taken == row.key:
                 shown = local_ids.display_key(rival.key)
-                why = f"the file of {shown!r}, which is stored compressed, is here"
+                why = f"the file of {shown!r}, which is stored compressed, has this path"
                 return ExcludedEntry(name, "name-taken", why, row.size)
         return name + _suffix_of(encoding)
 
@@ -262,20 +284,20 @@ class EncodingNaming:
         return _stated_encoding(request_headers(row)) if known is None else known
 
     def object_names(self, file_path: bytes) -> Sequence[bytes]:
-        """The name itself, and that without an ending that may have been added."""
+        """Return the name itself, and the name without a suffix that may have been added."""
         for suffix in _ENCODINGS:
             if file_path.endswith(suffix) and len(file_path) > len(suffix):
                 return file_path, file_path[: -len(suffix)]
         return (file_path,)
 
     def is_file(self, name: bytes, headers: Mapping[str, str], file_path: bytes) -> bool:
-        """Whether the object's encoding makes its name into that path."""
+        """Return whether the object's name and encoding give this path."""
         encoding = encoding_of(headers)
         if name == file_path and encoding in _READABLE and self._is_document(file_path):
             return True
         return name + _suffix_of(encoding) == file_path
 
-    # --- what was learnt
+    # --- results
 
     def attributes(self) -> set[tuple[str, str]]:
         """Return the dataset's attributes about encodings, after the last entry."""
@@ -294,7 +316,7 @@ class EncodingNaming:
 
     @property
     def mixed(self) -> tuple[str, ...]:
-        """The folders whose objects differ."""
+        """The folders with more than one encoding."""
         found = (_label(key) for key, one in self._folders.items() if len(one.found) > 1)
         return tuple(sorted(found))
 
@@ -318,12 +340,12 @@ class EncodingNaming:
 
 
 def _stated_encoding(headers: Mapping[str, str] | None) -> str:
-    # What nobody may ask for is called as it is listed.
+    # an object that is refused keeps its name
     return "" if headers is None else encoding_of(headers)
 
 
 def _label(key: _FolderKey) -> str:
-    """A folder as a shell pattern of the names in it."""
+    """Return a folder as a shell pattern of the names in it."""
     path, colons = key
     folder = local_ids.display_key(path)
     return (f"{folder}/" if folder else "") + "*" + ":*" * colons

@@ -1,4 +1,4 @@
-"""What a layer says of itself: its ``info``, its ``provenance``, and where people can look at it.
+"""The ``info`` and ``provenance`` of a layer, its facts and viewer links.
 
 Formats: Neuroglancer's page "Precomputed: volume" for ``info``; CloudVolume for ``provenance``.
 """
@@ -27,9 +27,14 @@ _LONGEST: Final = 200
 
 
 def read_info(bucket: S3Bucket, prefix: bytes) -> Mapping[str, Any] | None:
-    """The ``info`` of a folder; None where it has none.
+    """Return the ``info`` of a folder; None if it has none.
 
-    Raises a NetError, and :class:`UnexpectedReplyError` for what is no JSON object.
+    Raises
+    ------
+    UnexpectedReplyError
+        If it is no JSON object.
+    NetError
+        If it cannot be read.
     """
     try:
         content = bucket.read(prefix + INFO, limit=MAX_DOCUMENT_BYTES)
@@ -44,7 +49,7 @@ def read_info(bucket: S3Bucket, prefix: bytes) -> Mapping[str, Any] | None:
 
 
 def is_volume(info: Mapping[str, Any]) -> bool:
-    """Whether an ``info`` is that of a layer of voxels; others are of meshes, annotations, …"""
+    """Return whether an ``info`` is that of a volume, and not of meshes or annotations."""
     if "@type" in info:
         return bool(info["@type"] == _VOLUME)
     return isinstance(info.get("scales"), list) and isinstance(info.get("data_type"), str)
@@ -53,10 +58,14 @@ def is_volume(info: Mapping[str, Any]) -> bool:
 def layer_profile(
     address: Callable[[str], str], local_id_at: Callable[[str, str], str | None]
 ) -> Profile:
-    """How layers are read.
+    """Return the profile of layers.
 
-    ``address`` gives where the layer of a local id is, as a browser asks for it; ``known`` the
-    local id of the layer at a path of a bucket, if it is of this mirror.
+    Parameters
+    ----------
+    address
+        Returns the HTTP URL of the layer with a local id.
+    local_id_at
+        Returns the local id of the layer at a path of a bucket; None if it is not in this mirror.
     """
 
     def facts(
@@ -82,7 +91,7 @@ def layer_profile(
 
 
 def _links(name: str, info: Mapping[str, Any], address: str) -> dict[str, str]:
-    """Addresses by kind. Formats: Neuroglancer's data sources, and its state in a URL."""
+    """Return viewer and data URLs by kind, in Neuroglancer's formats."""
     source = f"precomputed://{address}"
     kind = "segmentation" if info.get("type") == "segmentation" else "image"
     state = {"layers": [{"name": name, "source": source, "type": kind}]}
@@ -91,7 +100,7 @@ def _links(name: str, info: Mapping[str, Any], address: str) -> dict[str, str]:
 
 
 def _inputs(sources: Any, local_id_at: Callable[[str, str], str | None]) -> Iterator[str]:
-    """Yields the local ids of the layers that one was made of, as far as they are mirrored."""
+    """Yield the local ids of a layer's sources that are mirrored."""
     for one in sources if isinstance(sources, list) else []:
         url_match = _S3_URL.fullmatch(one) if isinstance(one, str) else None
         found = (

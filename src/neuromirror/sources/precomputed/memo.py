@@ -1,4 +1,4 @@
-"""What is remembered of a layer beside its listing: how it was named, and where it is shown."""
+"""The part of a layer's memo in addition to the pages: encodings and links."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ import msgspec
 
 
 class LayerMemo(msgspec.Struct, frozen=True):
-    """What one visit leaves to the next; ``shape`` names the options under which it holds.
+    """The memo of a layer.
 
-    ``newest`` is the time of the newest object; ``mixed`` names the folders whose objects were
-    found to be stored in more than one encoding; ``links`` are the facts' own.
+    Attributes
+    ----------
+    shape
+        A digest of the options for which it is valid.
+    newest
+        The time of the newest object.
+    mixed
+        The folders with more than one encoding.
+    links
+        The links of the facts.
     """
 
     shape: str
@@ -20,12 +28,12 @@ class LayerMemo(msgspec.Struct, frozen=True):
     links: tuple[tuple[str, str], ...]
 
     def dump(self, pages: bytes) -> bytes:
-        """One line of JSON, then the listing's own memo."""
+        """Return a line of JSON, followed by the listing's memo."""
         return msgspec.json.encode(self) + b"\n" + pages
 
 
 def load_layer_memo(memo: bytes | None, shape: str) -> tuple[LayerMemo | None, bytes | None]:
-    """What was remembered under this shape, and the listing's own memo; else None and None."""
+    """Parse a memo; return it and the listing's memo, or None twice if it is not valid."""
     head, newline, pages = (memo or b"").partition(b"\n")
     try:
         found = msgspec.json.decode(head, type=LayerMemo)

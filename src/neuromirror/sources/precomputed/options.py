@@ -1,4 +1,4 @@
-"""What a mirror file may say about layers in a bucket."""
+"""The ``[options]`` of a mirror of precomputed layers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ from neuromirror.sources.s3.options import BucketOptions
 class PrecomputedOptions(BucketOptions):
     """The ``[options]`` of a mirror of precomputed layers; all requests are anonymous.
 
-    ``depth`` is how many folders below ``prefix`` a layer lies at most; 0 says that ``prefix`` is
-    the one layer. ``include`` and ``exclude`` hold shell patterns of prefixes. ``encodings`` says
-    how it is learnt in which encoding objects are stored: by a sample of each folder (``probe``),
-    or from each of them (``each``).
+    Attributes
+    ----------
+    depth
+        Maximum number of levels between ``prefix`` and a layer; 0 if ``prefix`` is the only layer.
+    include
+        Shell patterns of the prefixes to mirror; by default all.
+    encodings
+        Whether a sample of each folder is requested to determine encodings (``probe``), or every
+        object (``each``).
     """
 
     depth: int = Field(default=4, ge=0, le=8)

@@ -1,7 +1,7 @@
-"""Where in a bucket the layers are: folders are looked into until there is an ``info``.
+"""Search of a bucket for layers: folders are descended until one has an ``info``.
 
-What is below a layer is the layer's: its scales, meshes, and whole layers that somebody put there.
-Folders of chunks are never listed; the first page of one that lost its layer's ``info`` is.
+Everything below a layer belongs to it: scales, meshes, and even other layers. Folders of chunks are
+not listed, except for the first page of one whose layer has lost its ``info``.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from neuromirror.sources.s3.discovery import PrefixScope, Segments, UnassignedOb
 
 _CHUNK: Final = re.compile(rb"-?\d+--?\d+_-?\d+--?\d+_-?\d+--?\d+(?:\.\w+)?|[0-9a-f]+\.shard")
 _MOST: Final = 5000
-"""Names in a folder that are looked at; where so many lie, no layers do."""
+"""Maximum names in a folder; a folder with more has no layers."""
 _SHOWN: Final = 5
 _FIXED: Final = re.compile(r"[^*?\[]*")
 
 
 class LayerScope(PrefixScope):
-    """What of a bucket is searched for layers."""
+    """The part of a bucket that is searched for layers."""
 
     def __init__(self, options: PrecomputedOptions) -> None:
         super().__init__(options)
@@ -40,32 +40,32 @@ class LayerScope(PrefixScope):
         self._include = options.include
 
     def is_selected(self, segments: Segments) -> bool:
-        """Whether a layer here is to be mirrored."""
+        """Return whether a layer with this prefix is mirrored."""
         if self.is_excluded(segments):
             return False
         return not self._include or self.matches(segments, self._include)
 
     def may_contain_layers(self, segments: Segments) -> bool:
-        """Whether a layer here or below may be wanted: only a pattern's fixed beginning tells."""
+        """Return whether a layer here or below may be selected, by the patterns' literal start."""
         if self.is_selected(segments):
             return True
-        begins = local_ids.display_key(local_ids.prefix_of(segments))
+        prefix = local_ids.display_key(local_ids.prefix_of(segments))
         fixed = [_FIXED.match(pattern) for pattern in self._include]
         return not self.is_excluded(segments) and any(
-            found.group().startswith(begins) or begins.startswith(found.group())
+            found.group().startswith(prefix) or prefix.startswith(found.group())
             for found in fixed
             if found is not None
         )
 
     def is_layer_position(self, segments: Segments) -> bool:
-        """Whether a layer may lie exactly here."""
+        """Return whether a layer may have exactly this prefix."""
         level = self.level(segments)
-        # With a depth, the top is where folders are looked for, and no layer itself.
+        # with a depth above 0, the top is searched and is no layer itself
         return self.is_below(segments) and min(self.depth, 1) <= level <= self.depth
 
 
 class LayerSearch:
-    """One search of a bucket; what holds no layer can be told afterwards."""
+    """One search of a bucket, with a summary of the folders without layers."""
 
     def __init__(self, bucket: S3Bucket, scope: LayerScope, connections: int) -> None:
         self._bucket = bucket
@@ -75,7 +75,7 @@ class LayerSearch:
         self._skipped: list[str] = []
 
     def layers(self) -> Iterator[Segments]:
-        """Yields the layers that are wanted, in the order of the bucket's levels."""
+        """Yield the selected layers, level by level."""
         scope = self._scope
         if scope.depth == 0:
             if (trouble := self._check_folder(scope.top)) == "":
@@ -90,13 +90,13 @@ class LayerSearch:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def summaries(self) -> dict[str, str]:
-        """What there is to say of what is in no layer, by a word for each."""
+        """Describe what is in no layer, by kind."""
         made = {}
         if (above := self._unassigned.summary()) is not None:
             made["above"] = above
         if self._skipped:
             count = len(self._skipped)
-            what = "1 folder holds" if count == 1 else f"{count} folders hold"
+            what = "1 folder is" if count == 1 else f"{count} folders are"
             more = f" and {count - _SHOWN} more" if count > _SHOWN else ""
             shown = ", ".join(self._skipped[:_SHOWN])
             made["no-layer"] = f"{what} no layer that can be mirrored: {shown}{more}"
@@ -117,7 +117,7 @@ class LayerSearch:
                 self._skip(folder, "no info")
 
     def _folders(self, around: Segments) -> Iterator[Segments]:
-        """Yields the folders of a folder that may hold layers that are wanted."""
+        """Yield the folders of a folder that may contain selected layers."""
         for count, entry in enumerate(self._bucket.list_level(local_ids.prefix_of(around))):
             if count == _MOST:
                 self._skip(around, f"more than {_MOST} names")
@@ -133,11 +133,11 @@ class LayerSearch:
                     yield segments
 
     def _check_folder(self, folder: Segments) -> str | None:
-        """Empty for a layer, else why a folder is none; None where it may hold some."""
+        """Return "" for a layer, why a folder is none, or None if it may contain layers."""
         try:
             info = read_info(self._bucket, local_ids.prefix_of(folder))
         except UnexpectedReplyError:
-            return "its info is no JSON"
+            return "its info is not JSON"
         except AccessDeniedError:
             return "its info may not be read"
         except (InvalidJsonError, ResponseTooLargeError) as error:

@@ -1,4 +1,4 @@
-"""Buckets of an S3 service: every prefix at a given depth is a dataset."""
+"""A source for S3 buckets: each prefix at a given depth is a dataset."""
 
 from neuromirror.sources.s3.options import DatasetOverride, S3Options
 from neuromirror.sources.s3.source import S3Source

@@ -1,4 +1,4 @@
-"""What sources of channels have in common: their names, and the one state that upstream has."""
+"""The common part of sources whose datasets are channels with one current state."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from neuromirror.sources.errors import MalformedIdError
 from neuromirror.sources.s3 import local_ids
 
 CURRENT: Final = "current"
-UNNAMEABLE: Final = "no dataset can have such a name: it is too long, or a dot, or two"
+UNNAMEABLE: Final = "no local id is possible for this name: it is too long, or . or .."
 _DOT_SEGMENTS: Final = frozenset({"", ".", ".."})
 
 
 class ChannelSource:
-    """A service whose channels are datasets, each within so many names.
+    """A service whose channels are datasets, identified by a fixed number of names.
 
-    Local ids are these names with ``/`` between, and other signs than letters, digits and
-    ``._+,-`` written as ``=XX``; what is above a channel is a super-dataset.
+    A local id is these names joined by ``/``, in which characters other than letters, digits and
+    ``._+,-`` are written as ``=XX``. Each level above a channel is a superdataset.
     """
 
     levels: ClassVar[tuple[str, ...]]
-    """What the names are of: ``("collection", "experiment", "channel")``."""
+    """The levels that the names are of: ``("collection", "experiment", "channel")``."""
 
     mirror: str
     uri: str
@@ -33,18 +33,18 @@ class ChannelSource:
     # --- names
 
     def dataset(self, local_id: str) -> DatasetRef:
-        """The dataset of a channel; raises :class:`MalformedIdError` (a ValueError)."""
+        """Return the dataset of a channel; raise MalformedIdError."""
         segments = segments_of(local_id)
         if len(segments) != len(self.levels):
             raise MalformedIdError(
-                f"{self.mirror}: {local_id[:200]!r} is no dataset's name; it is"
-                f" {'/'.join(self.levels)}, with other signs than letters, digits, . _ - + ,"
-                f" written as =XX ('neuromirror sync {self.mirror} --dry-run' names all)"
+                f"{self.mirror}: {local_id[:200]!r} is no dataset id; write"
+                f" {'/'.join(self.levels)}, and every character except letters, digits and"
+                f" . _ - + , as =XX ('neuromirror sync {self.mirror} --dry-run' lists all ids)"
             )
         return self._ref(segments, local_id)
 
     def superdataset(self, id_prefix: str) -> DatasetRef | None:
-        """The super-dataset of what is above a channel."""
+        """Return the superdataset of a level above channels; None for other ids."""
         segments = segments_of(id_prefix)
         above = 0 < len(segments) < len(self.levels)
         return self._ref(segments, id_prefix) if above else None
@@ -54,7 +54,7 @@ class ChannelSource:
         return DatasetRef(self.mirror, local_id, f"{self.uri}/{path}")
 
     def _notice(self, segments: Sequence[str], why: str) -> DatasetHint:
-        """What is told instead of datasets; its local id begins with ``==``."""
+        """Return a hint that reports a problem; its local id starts with ``==``."""
         path = "/".join(segments)
         suffix = local_id_of(segments) or hashlib.sha256(path.encode()).hexdigest()[:8]
         return DatasetHint(
@@ -64,15 +64,15 @@ class ChannelSource:
     # --- versions
 
     def versions(self, dataset: DatasetRef) -> list[VersionRef]:
-        """The current state, which is all that upstream has; no request is made."""
+        """Return the current state; no request is made."""
         return [VersionRef(dataset, CURRENT, VersionKind.OBSERVED, None)]
 
     def history(self, dataset: DatasetRef, since: datetime | None) -> list[VersionRef]:
-        """None: upstream keeps no earlier states."""
+        """Return an empty list: upstream keeps no earlier states."""
         return []
 
     def capabilities(self) -> Mapping[str, str]:
-        """Nothing that differs from one such service to another."""
+        """Return an empty mapping: all these services allow the same."""
         return {}
 
     @staticmethod
@@ -84,7 +84,7 @@ class ChannelSource:
 
 
 def segments_of(local_id: str) -> tuple[str, ...]:
-    """The names in a local id; empty where it is none."""
+    """Return the names in a local id; empty if it is malformed."""
     try:
         found = tuple(one.decode() for one in local_ids.segments_of(local_id))
     except ValueError:
@@ -93,6 +93,6 @@ def segments_of(local_id: str) -> tuple[str, ...]:
 
 
 def local_id_of(segments: Sequence[str]) -> str | None:
-    """The local id of names; None where there is none that leads back to them."""
+    """Return the local id of names; None if there is none that maps back to them."""
     made = local_ids.local_id([one.encode() for one in segments])
     return made if made is not None and segments_of(made) == tuple(segments) else None

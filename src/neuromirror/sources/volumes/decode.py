@@ -1,8 +1,8 @@
-"""From the body of a cut-out to the bytes of a chunk file, a piece at a time.
+"""Streaming conversion of a cutout's body to the bytes of a chunk file.
 
-Everything on the way is a generator that takes pieces and gives pieces, so that no block is ever
-held whole. (Exceptions: a blosc frame, and voxels in Fortran's order, whose first row takes some of
-the last bytes.) Nothing here evaluates or unpickles what came.
+Every step is a generator, so that no block is held in memory as a whole. (Exceptions: a blosc
+frame, and voxels in Fortran order, where the first row depends on the last bytes.) Nothing is
+evaluated or unpickled.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ENCODINGS: Final = ("blosc", "npygz", "npz", "npy", "raw", "hdf5")
 _PIECE: Final = 1 << 20
 _ZEROS: Final = bytes(_PIECE)
 Piece = bytes | memoryview
-"""Some of the bytes of a chunk file."""
+"""A part of the bytes of a chunk file."""
 
 _TYPECODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
@@ -39,17 +39,35 @@ def decode_cutout(
     *,
     where: str = "the service",
 ) -> Iterator[Piece]:
-    """Yields the bytes of a chunk file from the body of a reply, as they come.
+    """Yield the bytes of a chunk file from the body of a reply.
 
-    The file holds the voxels of ``box`` in C order (z, y, x), little-endian, with zeros beyond
-    them up to ``chunk`` (x, y, z). ``encoding`` is ``blosc`` (a frame of the voxels alone,
-    little-endian), ``npygz`` or ``npz`` (both a zlib stream of a ``.npy``), ``npy``, ``raw`` (the
-    voxels alone, little-endian) or ``hdf5`` (ndstore's ``CUTOUT``). With no ``dtype`` any unsigned
-    integer is taken that the body says. The body may have axes before z, of one entry each.
+    Parameters
+    ----------
+    body
+        The body, in pieces. Its array may have axes of length one before z.
+    encoding
+        ``blosc`` (one frame of little-endian voxels), ``npygz`` or ``npz`` (both a zlib stream of a
+        ``.npy`` file), ``npy``, ``raw`` (little-endian voxels) or ``hdf5`` (ndstore's ``CUTOUT``).
+    box
+        The requested ranges along x, y, z.
+    chunk
+        The file's shape along x, y, z; beyond the box it is filled with zeros.
+    dtype
+        Numpy's name of the expected type; None for the unsigned integer type that the body states.
+    where
+        The origin of the body, for messages.
 
-    Raises :class:`WrongVoxelsError`, naming ``where``, for another shape or type and for a body
-    that is
-    too short or too long; ValueError for an encoding that is none of these.
+    Yields
+    ------
+    bytes or memoryview
+        Voxels in C order (z, y, x), little-endian.
+
+    Raises
+    ------
+    WrongVoxelsError
+        If shape, type or length differ from the expected ones.
+    ValueError
+        For an unknown encoding.
     """
     shape = tuple(stop - start for start, stop in reversed(box))
     if encoding == "hdf5":
@@ -60,7 +78,7 @@ def decode_cutout(
         yield from _chunk_file([voxels], shape, chunk, found, where)
     elif encoding == "raw":
         if dtype is None:
-            raise ValueError("raw voxels do not say of what type they are")
+            raise ValueError("raw voxels require a dtype")
         yield from _chunk_file(body, shape, chunk, dtype, where)
     elif encoding in ENCODINGS:
         most = MAX_HEADER_BYTES + math.prod(shape) * (8 if dtype is None else ITEM_SIZES[dtype])
@@ -71,7 +89,7 @@ def decode_cutout(
         ordered = _reorder(_prepend(start, pieces), head, shape, where)
         yield from _chunk_file(ordered, shape, chunk, found, where)
     else:
-        raise ValueError(f"{encoding!r} is no encoding that is decoded here")
+        raise ValueError(f"{encoding!r} is no supported encoding")
 
 
 def _chunk_file(
@@ -88,10 +106,10 @@ def _prepend(start: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _decompress(body: Iterable[bytes], most: int, where: str) -> Iterator[bytes]:
-    """The content of a zlib (or gzip) stream that holds at most ``most`` bytes.
+    """Decompress a zlib or gzip stream with about ``most`` bytes of content.
 
-    More is for the reader to find; here only the way to it is bounded, since a stream can go on
-    for ever without giving anything.
+    The caller checks the exact size. The compressed size is limited here, because a stream may be
+    endless without having content.
     """
     inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
     longest = most + most // 64 + _PIECE
@@ -99,27 +117,28 @@ def _decompress(body: Iterable[bytes], most: int, where: str) -> Iterator[bytes]
     for packed in body:
         taken += len(packed)
         if taken > longest:
-            raise WrongVoxelsError(f"{where} gave more bytes than any packing of its voxels takes")
+            raise WrongVoxelsError(
+                f"{where} returned more bytes than any compression of its voxels"
+            )
         rest = packed
         while rest and not inflate.eof:
             try:
                 piece = inflate.decompress(rest, _PIECE)
             except zlib.error as error:
                 raise WrongVoxelsError(
-                    f"{where} gave a body that is not zlib's, or damaged; try again", transient=True
+                    f"{where} returned a body that is no zlib stream, or damaged; try again",
+                    transient=True,
                 ) from error
             rest = inflate.unconsumed_tail
             if piece:
                 yield piece
         if inflate.unused_data or (rest and inflate.eof):
-            raise WrongVoxelsError(f"{where} gave more after the end of its voxels")
+            raise WrongVoxelsError(f"{where} returned more data after its voxels")
     while not inflate.eof:
-        # what was held back because the piece was full
+        # output that did not fit into the last piece
         piece = inflate.decompress(b"", _PIECE)
         if not piece:
-            raise WrongVoxelsError(
-                f"{where} gave a body without its end; try again", transient=True
-            )
+            raise WrongVoxelsError(f"{where} returned a truncated body; try again", transient=True)
         yield piece
 
 
@@ -128,18 +147,18 @@ def _check_length(pieces: Iterable[Piece], size: int, where: str) -> Iterator[Pi
     for piece in pieces:
         seen += len(piece)
         if seen > size:
-            raise WrongVoxelsError(f"{where} gave more than the {size} bytes of its voxels")
+            raise WrongVoxelsError(f"{where} returned more than the {size} bytes of its voxels")
         yield piece
     if seen < size:
         raise WrongVoxelsError(
-            f"{where} gave {seen} of the {size} bytes of its voxels; try again", transient=True
+            f"{where} returned {seen} of the {size} bytes of its voxels; try again", transient=True
         )
 
 
 def _reorder(
     pieces: Iterator[bytes], head: NpyHeader, shape: tuple[int, ...], where: str
 ) -> Iterator[bytes]:
-    """Voxels as the file has them: little-endian, and in C order."""
+    """Convert voxels to little-endian and C order."""
     item = ITEM_SIZES[head.dtype]
     if head.big_endian and item > 1:
         pieces = _swap_bytes(pieces, item)
@@ -162,13 +181,13 @@ def _swap_bytes(pieces: Iterator[bytes], item: int) -> Iterator[bytes]:
 
 
 def _transpose(pieces: Iterator[Piece], shape: tuple[int, ...], item: int) -> Iterator[bytes]:
-    """From Fortran's order, in which z runs fastest, to C's; holds the block."""
+    """Convert from Fortran order, where z varies fastest; needs the whole block in memory."""
     items = array(_TYPECODES[item])
-    held = bytearray()
+    block = bytearray()
     for piece in pieces:
-        held += piece
-    items.frombytes(held)
-    del held
+        block += piece
+    items.frombytes(block)
+    del block
     deep, high, _ = shape
     step = deep * high
     for z in range(deep):
@@ -178,7 +197,7 @@ def _transpose(pieces: Iterator[Piece], shape: tuple[int, ...], item: int) -> It
 def _pad(
     pieces: Iterator[Piece], shape: tuple[int, ...], chunk: Triple, item: int
 ) -> Iterator[Piece]:
-    """Voxels with zeros at the far end of each axis."""
+    """Append zeros at the end of each axis, up to the chunk's shape."""
     deep, high, wide = shape
     row, plane = chunk[0] * item, chunk[0] * chunk[1] * item
     if wide < chunk[0]:
@@ -198,7 +217,7 @@ def _zeros(count: int) -> Iterator[bytes]:
 
 
 def _widen_rows(pieces: Iterator[Piece], row: int, wider: int) -> Iterator[Piece]:
-    """Rows of ``row`` bytes, each with zeros up to ``wider``."""
+    """Append zeros to rows of ``row`` bytes, up to ``wider`` bytes each."""
     left = b""
     most = _PIECE // wider
     for piece in pieces:
@@ -217,7 +236,7 @@ def _widen_rows(pieces: Iterator[Piece], row: int, wider: int) -> Iterator[Piece
 
 
 def _space_runs(pieces: Iterator[Piece], run: int, pitch: int) -> Iterator[Piece]:
-    """Runs of ``run`` bytes, each with zeros up to ``pitch``."""
+    """Append zeros to runs of ``run`` bytes, up to ``pitch`` bytes each."""
     gap = pitch - run
     due = run
     made: list[bytes | memoryview] = []

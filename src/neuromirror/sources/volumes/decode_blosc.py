@@ -1,10 +1,9 @@
-"""Voxels from a blosc frame, whose header is not trusted.
+"""Decoding of a blosc frame with an untrusted header.
 
-Format: C-Blosc 1, ``README_CHUNK_FORMAT.rst``. A frame has 16 bytes of header (version, version of
-the codec, flags, item size; then sizes as little-endian 32-bit numbers: of the content, of a block
-of it, of the frame), and, unless its content is stored as it is, the offset of each block. The
-library reads as far as the header says, so nothing is handed to it whose header and length
-disagree.
+Format: C-Blosc 1, ``README_CHUNK_FORMAT.rst``. A frame has a header of 16 bytes (version, version
+of the codec, flags, item size; then sizes as little-endian 32-bit numbers: of the content, of one
+of its blocks, of the frame). Unless the content is stored uncompressed, the offset of each block
+follows. The library trusts the header, so a frame is only passed to it if header and length agree.
 """
 
 from __future__ import annotations
@@ -32,18 +31,30 @@ _UNSIGNED: Final = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint64"}
 
 @cache
 def can_decode() -> bool:
-    """Return whether the package that unpacks blosc (numcodecs, zarr's own) is installed."""
+    """Return whether the package that decodes blosc (numcodecs, by Zarr) is installed."""
     return find_spec("numcodecs") is not None
 
 
 def blosc_voxels(
     body: Iterable[bytes], count: int, dtype: str | None, where: str
 ) -> tuple[bytes | memoryview, str]:
-    """Return the content of a frame that comes in pieces, and the type of its voxels.
+    """Return the content of a frame, and the type of its voxels.
 
-    The frame must hold exactly ``count`` voxels of ``dtype``; where that is None, of any unsigned
-    integer. Of a longer body no more is read than such a frame takes. Raises
-    :class:`WrongVoxelsError`, naming ``where``.
+    Parameters
+    ----------
+    body
+        The frame, in pieces. A longer body is not read to its end.
+    count
+        The exact number of voxels.
+    dtype
+        Their type; None for any unsigned integer.
+    where
+        The origin of the body, for messages.
+
+    Raises
+    ------
+    WrongVoxelsError
+        If the frame is malformed or has other voxels.
     """
     begin = b""
     frame = bytearray()
@@ -56,39 +67,39 @@ def blosc_voxels(
                 continue
             frame = bytearray(_frame_size(begin, count, dtype, where))
         if have + len(more) > len(frame):
-            raise WrongVoxelsError(f"{where} gave more after the end of its blosc frame")
+            raise WrongVoxelsError(f"{where} returned more data after its blosc frame")
         frame[have : have + len(more)] = more
         have += len(more)
     if not frame or have < len(frame):
         raise WrongVoxelsError(
-            f"{where} gave a blosc frame without its end ({have or len(begin)} bytes); try again",
+            f"{where} returned a truncated blosc frame ({have or len(begin)} bytes); try again",
             transient=True,
         )
     return _decompress(frame, where), dtype or _UNSIGNED[_content_size(frame) // count]
 
 
 def _frame_size(frame: bytes, count: int, dtype: str | None, where: str) -> int:
-    """Return the size of a whole frame, from a header that is found to be right."""
+    """Check a frame's header and return the frame's size."""
     version, _, flags, item, content, block, size = _HEADER.unpack_from(frame)
     fault = ""
     sizes = set(_UNSIGNED) if dtype is None else {ITEM_SIZES[dtype]}
     stored = bool(flags & _STORED)
     if version not in _VERSIONS or flags & _RESERVED or not item:
-        fault = "its header is no blosc frame's"
+        fault = "its header is not that of a blosc frame"
     elif content > _LARGEST or content not in {count * one for one in sizes}:
-        fault = f"it holds {content} bytes, not {count} voxels"
+        fault = f"it has {content} bytes, not {count} voxels"
     elif not 0 < block <= content:
         fault = f"its blocks have {block} bytes"
     elif stored and size != content + _HEADER.size:
-        fault = f"its {content} bytes, stored as they are, take {size}"
+        fault = f"its {content} uncompressed bytes take {size}"
     elif not stored and flags >> 5 not in _CODECS:
-        fault = f"its codec {flags >> 5} is not one of those that are decoded here"
+        fault = f"its codec {flags >> 5} is not supported"
     elif not stored and not (
         _HEADER.size + -(-content // block) * _OFFSET_BYTES < size <= content + _HEADER.size
     ):
         fault = f"its {content} bytes in blocks of {block} cannot take {size}"
     if fault:
-        raise WrongVoxelsError(f"{where} gave a blosc frame that is refused: {fault}")
+        raise WrongVoxelsError(f"{where} returned an invalid blosc frame: {fault}")
     return int(size)
 
 
@@ -105,8 +116,8 @@ def _decompress(frame: bytearray, where: str) -> bytes | memoryview:
         content: bytes = blosc.decompress(frame)
     except (RuntimeError, ValueError) as error:
         raise WrongVoxelsError(
-            f"{where} gave a blosc frame that is damaged; try again", transient=True
+            f"{where} returned a damaged blosc frame; try again", transient=True
         ) from error
     if len(content) != _content_size(frame):
-        raise WrongVoxelsError(f"{where} gave a blosc frame of other content than its header says")
+        raise WrongVoxelsError(f"{where} returned a blosc frame whose content and header disagree")
     return content

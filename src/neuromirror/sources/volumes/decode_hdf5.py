@@ -1,6 +1,6 @@
-"""Voxels out of an HDF5 file, as ndstore gives them: a dataset ``CUTOUT`` in a channel's group.
+"""Decoding of ndstore's HDF5 files, which have a dataset ``CUTOUT`` in a channel's group.
 
-The file is kept on disk while it is read, a few planes at a time. Format: neurodata/ndstore,
+The file is spooled to disk and read a few planes at a time. Format: neurodata/ndstore,
 docs/sphinx/api/data_api.rst.
 """
 
@@ -19,21 +19,26 @@ from neuromirror.sources.volumes.voxel_checks import check_dtype, check_shape
 
 _NAME: Final = "CUTOUT"
 _SPARE: Final = 1 << 20
-"""Bytes that a file may take beside its voxels, though they were not packed at all."""
+"""Bytes that a file may have in addition to its uncompressed voxels."""
 _PIECE: Final = 1 << 22
 _TILE: Final = 1 << 28
-"""Bytes of one HDF5 chunk, which the library unpacks as a whole."""
+"""Maximum bytes of an HDF5 chunk, which the library decompresses as a whole."""
 _DAMAGED: Final = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError)
-"""What h5py raises where a file is not what it seems."""
+"""The exceptions of h5py for malformed files."""
 
 
 @contextmanager
 def hdf5_voxels(
     body: Iterable[bytes], shape: tuple[int, ...], dtype: str | None, where: str
 ) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """The type of the voxels in a file, and their bytes in C order, little-endian.
+    """Provide the type of the voxels in a file, and their bytes in C order, little-endian.
 
-    Raises :class:`WrongVoxelsError`, naming ``where``; ConfigurationError without h5py.
+    Raises
+    ------
+    WrongVoxelsError
+        If the file is malformed or has other voxels.
+    ConfigurationError
+        If h5py is not installed.
     """
     try:
         import h5py  # type: ignore[import-untyped]
@@ -57,7 +62,7 @@ def hdf5_voxels(
 
 def _damaged(where: str, error: Exception) -> WrongVoxelsError:
     return WrongVoxelsError(
-        f"{where} gave something that is no HDF5 file, or damaged: {error}; try again",
+        f"{where} returned no HDF5 file, or a damaged one: {error}; try again",
         transient=True,
     )
 
@@ -67,33 +72,33 @@ def _spool(body: Iterable[bytes], spool: IO[bytes], most: int, where: str) -> No
     for piece in body:
         size += len(piece)
         if size > most:
-            raise WrongVoxelsError(f"{where} gave more bytes than any file of its voxels takes")
+            raise WrongVoxelsError(f"{where} returned more bytes than any file of its voxels has")
         spool.write(piece)
     spool.flush()
 
 
 def _cutout(file: Any, where: str) -> Any:
-    """The one dataset of that name; links out of the file are not followed (nor visited)."""
+    """Return the dataset of that name; links to other files are not followed."""
     import h5py
 
     found: list[Any] = []
 
-    def look(name: str | bytes, one: Any) -> None:  # bytes where it is not UTF-8
+    def collect(name: str | bytes, one: Any) -> None:  # bytes where it is not UTF-8
         if isinstance(name, bytes):
             return
         if isinstance(one, h5py.Dataset) and name.rpartition("/")[2] == _NAME:
             found.append(one)
 
-    file.visititems(look)
+    file.visititems(collect)
     if len(found) != 1:
         raise WrongVoxelsError(
-            f"{where} gave an HDF5 file with {len(found)} datasets {_NAME}, not one"
+            f"{where} returned an HDF5 file with {len(found)} datasets {_NAME}, not one"
         )
     one = found[0]
     tile = math.prod(one.chunks or ()) * one.dtype.itemsize
     if one.is_virtual or one.external or tile > _TILE:
         raise WrongVoxelsError(
-            f"{where} gave an HDF5 file whose {_NAME} is not stored in it plainly"
+            f"{where} returned an HDF5 file whose {_NAME} is virtual, external or in huge chunks"
         )
     return one
 

@@ -1,8 +1,8 @@
-"""What is known of a volume's blocks: their checksums, kept from one visit to the next.
+"""Storage of a volume's block digests between visits.
 
-A memo is a JSON line, a byte for each block (packed with zlib), and the sha256 of each block that
-is known, 32 bytes each in order of their numbers. While a volume is read, checksums are also
-appended to a file of the visit's workspace, so that a visit that was killed goes on.
+A memo consists of a JSON line, one byte per block (compressed with zlib), and the sha256 of each
+known block, 32 bytes each in order of their numbers. While a volume is being read, digests are also
+appended to a file in the visit's workspace, so that an interrupted visit can be resumed.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from typing import Final
 SIZE: Final = 32
 UNKNOWN: Final = 0
 KNOWN: Final = 1
-"""For comparing alone: the file's record does not have it."""
+"""Only used for comparison, and not in the file's record."""
 RECORDED: Final = 2
 CHANGED: Final = 3
-"""Told because it was seen to change."""
+"""Recorded because the block changed."""
 
 _FORMAT: Final = 1
 _ENTRY: Final = struct.Struct(">I32sI")
 
 
 class BlockDigests:
-    """The sha256 of the blocks of a volume, by number, and whether records tell them."""
+    """The sha256 of a volume's blocks by number, and whether their records have it."""
 
     def __init__(self, count: int) -> None:
         self.states = bytearray(count)
@@ -38,22 +38,22 @@ class BlockDigests:
         return len(self.states)
 
     def get(self, number: int) -> bytes | None:
-        """The digest of a block (32 bytes), None where it is unknown."""
+        """Return a block's digest (32 bytes); None if unknown."""
         if self.states[number] == UNKNOWN:
             return None
         return bytes(self._values[number * SIZE : number * SIZE + SIZE])
 
     def put(self, number: int, digest: bytes, state: int) -> None:
-        """Notes a block's digest in the place of what was known."""
+        """Set a block's digest and state."""
         self._values[number * SIZE : number * SIZE + SIZE] = digest
         self.states[number] = state
 
     def known(self) -> list[int]:
-        """The numbers of the blocks that are known."""
+        """Return the numbers of the known blocks."""
         return [number for number, state in enumerate(self.states) if state]
 
     def dump(self) -> bytes:
-        """As the memo holds them."""
+        """Return the digests in the memo's format."""
         packed = zlib.compress(bytes(self.states))
         parts: list[bytes | bytearray] = [struct.pack(">I", len(packed)), packed]
         if UNKNOWN in self.states:
@@ -64,7 +64,7 @@ class BlockDigests:
 
 
 def load_digests(count: int, stored: bytes) -> BlockDigests:
-    """What :meth:`BlockDigests.dump` gave; raises ValueError for anything else."""
+    """Parse the output of :meth:`BlockDigests.dump`; raise ValueError."""
     made = BlockDigests(count)
     if len(stored) < 4:
         raise ValueError("too short")
@@ -88,12 +88,22 @@ def load_digests(count: int, stored: bytes) -> BlockDigests:
 
 @dataclass(frozen=True, slots=True)
 class CheckProgress:
-    """How far the checking of a volume has come.
+    """The progress of a volume's checks.
 
-    ``shape`` names the blocks and how they are read, ``metadata`` is the digest of all documents,
-    ``signal`` upstream's word for when voxels may have been written. ``visit`` counts visits;
-    ``cursor`` is the number of the block with which the rolling pass goes on that began on the day
-    ``began`` (UTC, ISO 8601).
+    Attributes
+    ----------
+    shape
+        A digest of the blocks and how they are read.
+    metadata
+        The digest of all documents.
+    signal
+        Upstream's value that changes if voxels may have been written.
+    visit
+        The number of visits.
+    cursor
+        The number of the next block in the rolling pass.
+    began
+        The start of the rolling pass (UTC date, ISO 8601).
     """
 
     shape: str
@@ -104,16 +114,16 @@ class CheckProgress:
     began: str
 
     def advanced_by(self, count: int, blocks: int, day: str) -> CheckProgress:
-        """After another visit that read ``count`` blocks in turn, of so many."""
+        """Return the progress after a visit that checked ``count`` of ``blocks`` in the pass."""
         cursor = self.cursor + count
         if cursor < blocks:
             return replace(self, visit=self.visit + 1, cursor=cursor)
         return replace(self, visit=self.visit + 1, cursor=0, began=day)
 
 
-def dump_memo(course: CheckProgress, digests: BlockDigests) -> bytes:
-    """A memo's bytes."""
-    head = {"format": _FORMAT, "blocks": len(digests), **asdict(course)}
+def dump_memo(progress: CheckProgress, digests: BlockDigests) -> bytes:
+    """Return a memo."""
+    head = {"format": _FORMAT, "blocks": len(digests), **asdict(progress)}
     line = json.dumps(head, sort_keys=True, separators=(",", ":")).encode()
     return line + b"\n" + digests.dump()
 
@@ -121,7 +131,7 @@ def dump_memo(course: CheckProgress, digests: BlockDigests) -> bytes:
 def load_memo(
     memo: bytes | None, shape: str, count: int
 ) -> tuple[CheckProgress, BlockDigests] | None:
-    """A memo of a volume of this shape; None for any other, and for what is none."""
+    """Parse a memo; None if it has another shape or is invalid."""
     head, newline, rest = (memo or b"").partition(b"\n")
     if not newline:
         return None
@@ -135,21 +145,21 @@ def load_memo(
 
 
 class DigestLog:
-    """Digests of blocks in the order in which they were read, in a file that outlives a process.
+    """A file of block digests in the order in which they were read, for interrupted visits.
 
-    Each entry is the block's number, its sha256, and the CRC-32 of both; what follows a broken
-    entry was written by a process that died, and is dropped.
+    An entry consists of the block's number, its sha256, and the CRC-32 of both. A broken entry
+    comes from a process that was killed; it and everything after it is dropped.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def exists(self) -> bool:
-        """Whether an earlier process left something."""
+        """Return whether an interrupted visit left a log."""
         return self._path.is_file()
 
     def read(self) -> Iterator[tuple[int, bytes]]:
-        """Yields the numbers and digests that are whole, and drops what comes after."""
+        """Yield the valid entries, and truncate the file after them."""
         if not self.exists():
             return
         whole = 0
@@ -163,7 +173,7 @@ class DigestLog:
             file.truncate(whole)
 
     def add(self, number: int, digest: bytes) -> None:
-        """Appends a digest."""
+        """Append a digest."""
         entry = _ENTRY.pack(number, digest, 0)[:-4]
         with self._path.open("ab", buffering=0) as file:
             file.write(entry + zlib.crc32(entry).to_bytes(4, "big"))

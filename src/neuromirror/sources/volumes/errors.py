@@ -1,4 +1,4 @@
-"""What can go wrong with the blocks of a volume."""
+"""Errors about the blocks of a volume."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.net import HttpError
 
 _LIKELY_CAUSES: Final = {
-    ("boss", 400): "the range may lie outside of the channel, or the token be wrong",
-    ("boss", 404): "the channel may be gone, or marked as deleted",
-    ("boss", 413): "the block is larger than one request may be; set a smaller block",
+    ("boss", 400): "the range may be outside of the channel, or the token wrong",
+    ("boss", 404): "the channel may have been removed or marked for deletion",
+    ("boss", 413): "the block exceeds the size limit of a request; set a smaller block",
     ("boss", 500): "this may also mean that the token is wrong",
-    ("ndstore", 404): "the project or channel may be gone, or the range lie outside of it",
+    ("ndstore", 404): "the project or channel may have been removed, or the range be outside",
 }
-"""What a status means here beside what it means everywhere."""
+"""Additional meanings of HTTP statuses, by scheme."""
 
 
 class MalformedUrlError(NeuromirrorError, ValueError):
-    """A text that names no block of a volume."""
+    """A text that is no URL of a block."""
 
 
 class WrongVoxelsError(NeuromirrorError):
-    """A reply that is not the voxels that were asked for: another shape or type, cut, too long.
+    """A reply that is not the requested voxels: another shape or type, truncated or too long.
 
-    ``passing`` says that another attempt may help (the body may have been cut on the way).
+    ``transient`` is whether another attempt may help, for example after a truncated body.
     """
 
     def __init__(self, message: str, *, transient: bool = False) -> None:
@@ -33,7 +33,7 @@ class WrongVoxelsError(NeuromirrorError):
 
 
 class CutoutRefusedError(HttpError):
-    """A service's answer that is no cut-out; status, detail and ``passing`` are of its reply."""
+    """An HTTP error in place of a cutout, with the status and detail of the reply."""
 
     def __init__(self, scheme: str, block: str, error: HttpError, likely: str = "") -> None:
         likely = likely or _LIKELY_CAUSES.get((scheme, error.status or 0), "")
@@ -48,17 +48,22 @@ class CutoutRefusedError(HttpError):
 
 
 class TokenRefusedError(HttpError):
-    """A service refused a token; ``name`` says where it comes from, ``host`` has its port.
+    """A service refused a token.
 
-    It is an environment variable, mostly.
+    Attributes
+    ----------
+    host
+        The service's host, with its port.
+    name
+        The origin of the token, usually an environment variable.
     """
 
     def __init__(self, host: str, name: str, error: HttpError) -> None:
         detail = f" ({error.detail})" if error.detail else ""
         super().__init__(
             f"the token in {name} was refused by {host} (HTTP {error.status}){detail}: it may be"
-            " wrong, have expired, or lack the right; set another, or unset it to read what is"
-            " public",
+            " wrong or expired, or lack the permission; set another, or unset it to read public"
+            " channels",
             url=error.url,
             status=error.status,
             detail=error.detail,
@@ -68,8 +73,8 @@ class TokenRefusedError(HttpError):
 
 
 class BlockReadError(NeuromirrorError):
-    """A block that could not be read, so that nothing is known of the volume as a whole."""
+    """A block could not be read, so the volume cannot be listed."""
 
 
 class TooManyFilesError(ConfigurationError):
-    """A volume that would make more files than the mirror's file allows."""
+    """A volume has more blocks than the mirror's options allow."""

@@ -1,4 +1,4 @@
-"""A block's chunk file, from its service: in one request, or in several side by side."""
+"""Fetching of a block's chunk file, with one request or several parallel ones."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ from neuromirror.sources.volumes.tokens import token_variable
 from neuromirror.sources.volumes.urls import ITEM_SIZES, BlockUrl
 
 PARALLEL: Final = 3
-"""Requests of one block that are under way at a time.
+"""Parallel requests per block.
 
-A BOSS wants less than 25 of a client; ``git annex get -J8`` runs eight programs of this kind.
+BOSS asks clients to stay below 25 requests; ``git annex get -J8`` runs eight of these processes.
 """
 
 _NO_VOXELS: Final = ("text/", "application/json", "application/blosc", "image/")
-"""What a reply says that it is, when it is something else than was asked for."""
+"""Content types of replies that have no voxels."""
 
 _SLOWEST: Final = 32 << 10
-"""Bytes of voxels in a second: a service that is slower for long gives no more than drops."""
+"""Bytes of voxels per second below which a request fails in the end."""
 
 _ATTEMPTS: Final = 3
-"""Of a part whose reply broke off; the session itself tries again to be answered at all."""
+"""Attempts after truncated replies; the session itself retries failed requests."""
 
 _NOT_ACCEPTABLE: Final = 406
 
@@ -74,25 +74,41 @@ def fetch_block(
     breaker: HostCircuitBreaker | None = None,
     parallel: int = 1,
 ) -> Generator[bytes | memoryview, None, None]:
-    """Yields the bytes of a block's chunk file, as they come from its service.
+    """Yield the bytes of a block's chunk file from its service.
 
-    ``size`` is the file's, as the annex key tells it: with the URL it gives the type of a voxel.
-    None takes any unsigned integer that the reply says. ``token`` is sent to the URL's host alone;
-    None: the session's own, or what the service takes from anybody. ``token_name`` says where it
-    comes from, or could be set; by default the host's environment variable. ``seconds`` is how long
-    all of it may take, None: as long as its size allows. ``progress`` is told how many bytes there
-    were so far.
+    A large block of a BOSS is fetched in parts along BOSS's cuboids, of which a few are held in
+    memory. Connections stay open until the last byte, or until the generator is closed.
 
-    A large block of a BOSS is fetched in parts along its cuboids, ``parallel`` at a time; a few of
-    them are held in memory. Connections are held until the last byte, or until the generator is
-    closed. ``breaker`` learns of failures that hold for all of the host's addresses, and refuses
-    requests after one.
+    Parameters
+    ----------
+    session
+        Sends the requests.
+    url
+        The block.
+    size
+        The file's bytes, from its annex key. Together with the URL it determines the type of a
+        voxel. None accepts the unsigned integer type that the reply states.
+    token
+        Sent only to the URL's host. None for the session's own token, or the service's public one.
+    token_name
+        The origin of the token, for messages; by default the host's environment variable.
+    seconds
+        Time limit for the block; None for one that depends on its size.
+    progress
+        Called with the number of bytes so far.
+    breaker
+        Records failures that affect the whole host, and refuses requests after one.
+    parallel
+        Number of parallel requests.
 
-    Raises :class:`CutoutRefusedError`, :class:`TokenRefusedError` and other NetErrors,
-    :class:`WrongVoxelsError`,
-    and :class:`MalformedUrlError` where no file of this block has the size; what was yielded by
-    then is
-    of no use.
+    Raises
+    ------
+    CutoutRefusedError, TokenRefusedError, NetError
+        If the service refuses a request, or cannot be reached.
+    WrongVoxelsError
+        If the reply has other voxels. Bytes that were already yielded are useless then.
+    MalformedUrlError
+        If no file of this block has the size.
     """
     dtype = url.dtype if size is None else url.voxel_type(size)
     if seconds is None:
@@ -117,9 +133,9 @@ def fetch_block(
 
 @dataclass(frozen=True, slots=True)
 class _Service:
-    """How the service of one block is asked.
+    """Sends the requests for one block.
 
-    ``ends`` is a time of the monotonic clock; ``stop`` is set once nobody waits for the block.
+    ``deadline`` is a time of the monotonic clock; ``stop`` is set once the block is not needed.
     """
 
     session: Session
@@ -131,23 +147,23 @@ class _Service:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def pieces(self, url: BlockUrl, dtype: str | None) -> Generator[bytes | memoryview, None, None]:
-        """Yields the chunk file of ``url``: the block, or a part of it."""
+        """Yield the chunk file of ``url``: the block, or a part of it."""
         where = str(self.block)
         with self._reply(url, blosc=dtype is not None and can_decode()) as (request, reply):
             kind = reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
             encoding = "blosc" if kind == BLOSC and BLOSC in request.accepted else request.encoding
             if encoding != "blosc" and kind.startswith(_NO_VOXELS):
                 raise WrongVoxelsError(
-                    f"{where} gave {kind[:80]!r} instead of voxels", transient=True
+                    f"{where} returned {kind[:80]!r} instead of voxels", transient=True
                 )
             chunks = self._until_stopped(reply.chunks)
             yield from decode_cutout(chunks, encoding, url.box, url.chunk, dtype, where=where)
 
-    def fetch_subrequest(self, fetch_subrequest: Subrequest, dtype: str) -> memoryview:
-        """The voxels of a part, asked for again where its reply broke off."""
+    def fetch_subrequest(self, subrequest: Subrequest, dtype: str) -> memoryview:
+        """Return the voxels of a part; repeat the request after a truncated reply."""
         for left in reversed(range(_ATTEMPTS)):
             try:
-                pieces = list(self.pieces(fetch_subrequest.url, dtype))
+                pieces = list(self.pieces(subrequest.url, dtype))
             except (IncompleteResponseError, WrongVoxelsError) as error:
                 if not left or self.stop.is_set():
                     error.transient = False
@@ -160,16 +176,14 @@ class _Service:
     def _until_stopped(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
             if self.stop.is_set():
-                raise IncompleteResponseError(
-                    f"{self.block} was not read to its end: nobody waits for it"
-                )
+                raise IncompleteResponseError(f"{self.block}: the request was cancelled")
             yield chunk
 
     @contextmanager
     def _reply(
         self, url: BlockUrl, *, blosc: bool
     ) -> Iterator[tuple[CutoutRequest, ResponseStream]]:
-        """The reply to the request for a block or part, as the circuit breaker allows it."""
+        """Open the reply for a block or part, if the circuit breaker allows the request."""
         request = cutout_request(url, self.token, blosc=blosc)
         with self.breaker.attempt(request.address) as answered:
             try:
@@ -194,10 +208,9 @@ class _Service:
 
     @contextmanager
     def _open(self, request: CutoutRequest) -> Iterator[ResponseStream]:
-        """An open reply.
+        """Open the reply to a request, with retries.
 
-        A BOSS answers 500 to a token that it does not know: before such a request is made again,
-        the token itself is tried.
+        BOSS returns 500 for an unknown token, so the token is checked before a retry.
         """
         attempts = 1 if request.secret else None
         opened = False
@@ -228,7 +241,7 @@ class _Service:
             yield reply
 
     def _try_token(self) -> None:
-        """Raises Forbidden where the service refuses the token itself."""
+        """Raise AccessDeniedError if the service refuses the token itself."""
         probe = token_probe(self.block, self.token)
         if probe is None:
             return
@@ -241,7 +254,7 @@ class _Service:
             return
 
     def _failure_of(self, request: CutoutRequest, error: HttpError) -> NetError:
-        """The error to raise for a failed request; the circuit breaker learns what it means."""
+        """Return the error to raise for a failed request, and record it in the circuit breaker."""
         scheme, block, host = self.block.scheme, str(self.block), self.block.host
         failed: NetError
         if isinstance(error, AccessDeniedError) and request.secret:
@@ -255,7 +268,7 @@ class _Service:
             failed = CutoutRefusedError(scheme, block, error)
         breaker, address = self.breaker, request.address
         if isinstance(error, ServerError) and error.status == 500:
-            # of this block alone, perhaps: the next one tells
+            # possibly only this block
             breaker.record_failure(address, failed)
         elif isinstance(
             error, AccessDeniedError | RetryAfterTooLongError | ServerError | TooManyRequestsError
@@ -274,7 +287,7 @@ def _assemble(
     item = ITEM_SIZES[dtype]
     waiting: deque[tuple[Subrequest, Future[memoryview]]] = deque()
     rest = iter(parts)
-    # parts that fill their slab's rows need not be copied into one
+    # parts as wide as the block need not be copied into a slab
     uncopied = url.shape[1:] == (high, wide) and all(part.url.shape[2] == wide for part in parts)
     arrived: list[tuple[Subrequest, memoryview]] = []
     slab = bytearray()

@@ -1,7 +1,7 @@
-"""A volume's levels, and the blocks that each is cut into.
+"""A volume's levels, and their division into blocks.
 
-Axes are x, y, z wherever upstream's coordinates are meant, and t, z, y, x in an array and in the
-path of a chunk. Coordinates are whole voxels of the level in question, ranges half open.
+Axes are x, y, z in upstream's coordinates, and t, z, y, x in an array and in the path of a chunk.
+Coordinates are whole voxels of the respective level; ranges are half-open.
 """
 
 from __future__ import annotations
@@ -27,19 +27,25 @@ from neuromirror.sources.volumes.urls import (
 )
 
 REQUEST_LIMIT: Final = LARGEST_FILE
-"""Bytes of voxels that are asked for in one request; BOSS gives at most 520 MiB."""
+"""Maximum bytes of voxels per request; BOSS allows 520 MiB."""
 
 NO_TIMES: Final = (None,)
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One resolution of a volume.
+    """One resolution of a volume. All triples are along x, y, z.
 
-    ``name`` is upstream's number of it, and the folder in the Zarr; ``start`` and ``stop`` are the
-    voxels that there are along x, y, z, in upstream's coordinates of this level, so that the first
-    one in the array is ``start``. ``voxel`` is a voxel's size in the volume's unit, ``chunk`` a
-    chunk's voxels, both along x, y, z.
+    Attributes
+    ----------
+    name
+        Upstream's number of the level, and the folder in the Zarr.
+    start, stop
+        The range of voxels in upstream's coordinates; the array's first voxel is ``start``.
+    voxel
+        The size of a voxel in the volume's unit.
+    chunk
+        The shape of a chunk in voxels.
     """
 
     name: str
@@ -50,30 +56,48 @@ class Level:
 
     @property
     def extent(self) -> Triple:
-        """How many voxels there are along x, y and z."""
+        """The number of voxels along x, y and z."""
         (x0, y0, z0), (x1, y1, z1) = self.start, self.stop
         return x1 - x0, y1 - y0, z1 - z0
 
     @property
     def grid(self) -> Triple:
-        """How many chunks there are along x, y and z."""
+        """The number of chunks along x, y and z."""
         x, y, z = (-(-size // of) for size, of in zip(self.extent, self.chunk, strict=True))
         return x, y, z
 
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A channel that can be cut out of: what its Zarr and its blocks are made from.
+    """The description of a channel, from which its Zarr metadata and blocks are derived.
 
-    ``scheme`` is ``boss`` or ``ndstore``; ``host`` has its port, if there is one; ``path`` is the
-    channel's as it stands in a URL (``collection/experiment/channel``, ``nd/ca/token/channel``,
-    with what goes before it on the host), percent-encoded where that is needed, without slashes at
-    its ends. ``dtype`` is numpy's name of a voxel's type; ``unit`` NGFF's of a length. ``levels``
-    are in order of their numbers. ``times`` are upstream's samples, one after the other, None
-    where there is no time axis; ``time_step`` is the time between two of them, in NGFF's
-    ``time_unit``. ``labels`` says that voxels are ids of objects. ``base_voxel`` is the size of a
-    voxel at upstream's resolution 0, None where that is the first level's. ``secure`` is whether
-    the host is asked over https, None where the host tells (:func:`is_secure`).
+    Attributes
+    ----------
+    scheme
+        ``boss`` or ``ndstore``.
+    host
+        The host, with its port if there is one.
+    path
+        The channel's percent-encoded path on the host (``collection/experiment/channel``,
+        ``nd/ca/token/channel``), without slashes at its ends.
+    dtype
+        Numpy's name of the type of a voxel.
+    unit
+        NGFF's name of the unit of length.
+    levels
+        The levels in order of their numbers.
+    times
+        Upstream's consecutive time samples; None without a time axis.
+    time_step, time_unit
+        The time between two samples, in NGFF's unit.
+    labels
+        Whether voxels are ids of objects.
+    name
+        The name of the image.
+    base_voxel
+        The size of a voxel at upstream's resolution 0; None if that is the first level's.
+    secure
+        Whether requests use HTTPS; None for the host's default (:func:`is_secure`).
     """
 
     scheme: str
@@ -97,22 +121,22 @@ class Volume:
 
     @property
     def files(self) -> int:
-        """How many chunk files there are, of all levels and times."""
+        """The number of chunk files of all levels and times."""
         times = 1 if self.times is None else len(self.times)
         return times * sum(math.prod(level.grid) for level in self.levels)
 
     @property
     def bytes(self) -> int:
-        """The size of all chunk files."""
+        """The total bytes of all chunk files."""
         times = 1 if self.times is None else len(self.times)
         return times * sum(math.prod(level.grid) * self.chunk_bytes(level) for level in self.levels)
 
     def chunk_bytes(self, level: Level) -> int:
-        """The size of each chunk file of a level."""
+        """Return the bytes of each chunk file of a level."""
         return math.prod(level.chunk) * self.item_size
 
     def level(self, name: str) -> Level:
-        """The level of that name; raises KeyError."""
+        """Return the level of that name; raise KeyError."""
         for level in self.levels:
             if level.name == name:
                 return level
@@ -122,10 +146,22 @@ class Volume:
 class Block(msgspec.Struct, frozen=True, gc=False):
     """One chunk of a volume.
 
-    ``index`` is its place in the grid along t, z, y, x (t is 0 where there is no time axis);
-    ``box`` what upstream has of it, ``time`` upstream's sample or None; ``path`` the chunk file's
-    (``0/c/0/0/0``) and ``size`` its bytes, padding and all; ``url`` as in
-    :mod:`neuromirror.sources.volumes.urls`.
+    Attributes
+    ----------
+    level
+        Its level.
+    index
+        Its position in the grid along t, z, y, x; t is 0 without a time axis.
+    box
+        The range of voxels that upstream has of it.
+    time
+        Upstream's time sample; None without a time axis.
+    path
+        The path of the chunk file (``0/c/0/0/0``).
+    size
+        The bytes of the chunk file, including padding.
+    url
+        As in :mod:`neuromirror.sources.volumes.urls`.
     """
 
     level: Level
@@ -140,29 +176,29 @@ class Block(msgspec.Struct, frozen=True, gc=False):
 def choose_chunk(
     requested: Triple, extent: Triple, item_size: int, limit: int = REQUEST_LIMIT
 ) -> Triple:
-    """A chunk's voxels along x, y, z: as wanted, but no larger than the extent or one request.
+    """Return a chunk's shape along x, y, z: as requested, but within the extent and one request.
 
-    ``limit`` is in bytes. What is too large is halved along its longest axis, x before y before
-    z where two are as long, until it fits.
+    ``limit`` is in bytes. A larger chunk is halved along its longest axis (of equal ones, the first
+    of x, y, z) until it fits.
     """
     chunk = [min(pair) for pair in zip(requested, extent, strict=True)]
     while math.prod(chunk) * item_size > limit:
         longest = chunk.index(max(chunk))
         if chunk[longest] == 1:
-            raise ValueError(f"a request of {limit} bytes holds no voxel of {item_size}")
+            raise ValueError(f"a request of {limit} bytes has no room for a voxel of {item_size}")
         chunk[longest] = -(-chunk[longest] // 2)
     x, y, z = chunk
     return x, y, z
 
 
 def blocks(volume: Volume) -> Iterator[Block]:
-    """Yields all blocks: level by level, and in each along t, then z, y, x."""
+    """Yield all blocks: level by level, and within a level along t, z, y, x."""
     for level in volume.levels:
         yield from level_blocks(volume, level)
 
 
 def level_blocks(volume: Volume, level: Level) -> Iterator[Block]:
-    """Yields the blocks of one level, along t, then z, y, x."""
+    """Yield the blocks of one level along t, z, y, x."""
     cut = _LevelBlocks(volume, level)
     xs, ys, zs = (range(count) for count in level.grid)
     for t in range(1 if volume.times is None else len(volume.times)):
@@ -173,7 +209,7 @@ def level_blocks(volume: Volume, level: Level) -> Iterator[Block]:
 
 
 def block_at(volume: Volume, level: Level, index: tuple[int, int, int, int]) -> Block:
-    """The block at a place in a level's grid (t, z, y, x); raises IndexError outside of it."""
+    """Return the block at an index (t, z, y, x) of a level's grid; raise IndexError."""
     x, y, z = level.grid
     counts = 1 if volume.times is None else len(volume.times), z, y, x
     if not all(0 <= at < count for at, count in zip(index, counts, strict=True)):
@@ -182,7 +218,7 @@ def block_at(volume: Volume, level: Level, index: tuple[int, int, int, int]) -> 
 
 
 class _LevelBlocks:
-    """Makes the blocks of one level; what they share is put together once."""
+    """Creates the blocks of one level, and computes their common parts once."""
 
     def __init__(self, volume: Volume, level: Level) -> None:
         self._level = level
@@ -228,9 +264,9 @@ class _LevelBlocks:
 
 
 def blocks_by_number(volume: Volume, numbers: Iterable[int]) -> Iterator[tuple[int, Block]]:
-    """Yields blocks with their numbers, which count them from 0 in the order of :func:`blocks`.
+    """Yield blocks by number, where block 0 is the first of :func:`blocks`.
 
-    The numbers must rise.
+    The numbers must be ascending.
     """
     times = 1 if volume.times is None else len(volume.times)
     before = 0

@@ -1,4 +1,4 @@
-"""Blocks read for their checksum alone: side by side, each a piece at a time, nothing kept."""
+"""Hashing of blocks: parallel streams, of which nothing is stored."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from neuromirror.sources.volumes.grid import Block
 from neuromirror.sources.volumes.urls import parse_url
 
 _ATTEMPTS: Final = 3
-"""Of a block whose reply broke off; the session itself tries again to be answered at all."""
-_AHEAD: Final = 2
-"""Blocks that wait for each one that is being read, so that a slow one does not stop the rest."""
+"""Attempts after truncated replies; the session itself retries failed requests."""
+_QUEUED_PER_WORKER: Final = 2
+"""Queued blocks per worker, so that a slow block does not stop the others."""
 
 Numbered = tuple[int, Block]
 
 
 class _StoppedError(Exception):
-    """Another block failed: nobody waits for this one any more."""
+    """Another block failed, so this one is cancelled."""
 
 
 class BlockHasher:
-    """Learns the sha256 of blocks' chunk files; ``name`` is the dataset's, for messages."""
+    """Computes the sha256 of blocks' chunk files; ``name`` is the dataset's, for messages."""
 
     def __init__(self, session: Session, name: str, workers: int) -> None:
         self._session = session
@@ -40,10 +40,14 @@ class BlockHasher:
     def digests(
         self, numbered_blocks: Iterable[Numbered], note: Callable[[int, bytes], None] | None = None
     ) -> Generator[tuple[int, bytes], None, None]:
-        """Yields the number and the sha256 (32 bytes) of each block, in the order given.
+        """Yield number and sha256 (32 bytes) of each block, in the given order.
 
-        ``note`` is told each as soon as it is known, by whichever thread read it. Raises
-        :class:`BlockReadError` at the first that cannot be read; the others are then left.
+        ``note`` is called with each as soon as it is known, in a worker thread.
+
+        Raises
+        ------
+        BlockReadError
+            At the first block that cannot be read; the others are cancelled.
         """
         stop = threading.Event()
         pool = ContextThreadPool(self._workers, thread_name_prefix="volume-block")
@@ -51,7 +55,7 @@ class BlockHasher:
         waiting: deque[tuple[int, Future[bytes]]] = deque()
         try:
             while True:
-                capacity = self._workers * (1 + _AHEAD) - len(waiting)
+                capacity = self._workers * (1 + _QUEUED_PER_WORKER) - len(waiting)
                 for number, block in islice(rest, capacity):
                     waiting.append((number, pool.submit(self._digest, number, block, stop, note)))
                 if not waiting:

@@ -1,7 +1,7 @@
-"""The metadata of a volume as an OME-Zarr: what makes its chunk files an array.
+"""The OME-Zarr metadata of a volume, which make its chunk files an array.
 
-OME-Zarr 0.5 (https://ngff.openmicroscopy.org/0.5/) on Zarr 3, with the codec ``bytes`` alone: a
-chunk file is its voxels and nothing else.
+OME-Zarr 0.5 (https://ngff.openmicroscopy.org/0.5/) on Zarr 3 with only the ``bytes`` codec: a chunk
+file contains nothing but its voxels.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _METADATA: Final = "zarr.json"
 
 
 def zarr_documents(volume: Volume) -> list[Document]:
-    """``zarr.json`` of the group and of each level: equal volumes, equal bytes.
+    """Return ``zarr.json`` of the group and of each level; equal volumes give equal bytes.
 
-    A point of the image lies where it does at upstream: voxel ``start`` of level 0 has its centre
-    at ``start`` times the size of a voxel, and a voxel of a coarser level has its centre in the
-    middle of those it stands for.
+    Points have the same physical coordinates as upstream: the center of voxel ``start`` of level 0
+    is at ``start`` times the size of a voxel, and the center of a voxel of a coarser level is in
+    the middle of the voxels that it covers.
     """
     made = [_document(_METADATA, _group(volume))]
     made += [_document(f"{one.name}/{_METADATA}", _array(volume, one)) for one in volume.levels]
@@ -57,7 +57,7 @@ def _group(volume: Volume) -> dict[str, Any]:
 
 
 def _transformations(volume: Volume, level: Level) -> list[dict[str, Any]]:
-    """From places in a level's array to places in space and time."""
+    """Return the transformations from array indices of a level to space and time."""
     base = volume.base_voxel or volume.levels[0].voxel
     scale = [float(size) for size in level.voxel]
     move = [

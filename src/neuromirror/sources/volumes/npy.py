@@ -1,4 +1,4 @@
-"""The head of a ``.npy`` file, read without evaluating anything.
+"""Parsing of the header of a ``.npy`` file, without evaluating it.
 
 Format: numpy's ``numpy.lib.format`` (versions 1.0, 2.0 and 3.0). Pickled objects and structured
 types are refused.
@@ -14,11 +14,11 @@ from typing import Final
 from neuromirror.sources.volumes.errors import WrongVoxelsError
 
 MAX_HEADER_BYTES: Final = 4096
-"""Bytes; numpy's own heads take 128."""
+"""Maximum size of a header; numpy writes 128 bytes."""
 
 _MAGIC: Final = b"\x93NUMPY"
 _LENGTH_BYTES: Final = {1: 2, 2: 4, 3: 4}
-# Python 2, on which ndstore runs, writes the numbers of a shape as 16L.
+# ndstore runs on Python 2, which writes the numbers of a shape as 16L.
 _FIELD: Final = re.compile(
     r"""\s*(?:
     (['"])descr\1\s*:\s*(['"])(?P<order>[<>|=]?)(?P<kind>[A-Za-z])(?P<size>[0-9]*)\2
@@ -33,7 +33,7 @@ _KINDS: Final = {"u": "uint", "i": "int", "f": "float"}
 
 @dataclass(frozen=True, slots=True)
 class NpyHeader:
-    """What a ``.npy`` file holds: numpy's name of the type, byte order, order of axes, shape."""
+    """The header of a ``.npy`` file: numpy's name of the type, byte order, axis order, shape."""
 
     dtype: str
     big_endian: bool
@@ -42,25 +42,30 @@ class NpyHeader:
 
 
 def read_header(pieces: Iterator[bytes], where: str) -> tuple[NpyHeader, bytes]:
-    """The head of a file that comes in pieces, and what came of its content by then.
+    """Read the header of a file in pieces; return it and the content in its last piece.
 
-    Raises :class:`WrongVoxelsError`, naming ``where``.
+    Raises
+    ------
+    WrongVoxelsError
+        If the header is malformed or not supported.
     """
     start = _at_least(pieces, b"", 10, where)
     if start[:6] != _MAGIC:
-        raise WrongVoxelsError(f"{where} gave something that is no numpy array: {start[:16]!r}")
+        raise WrongVoxelsError(f"{where} returned no numpy array: {start[:16]!r}")
     width = _LENGTH_BYTES.get(start[6])
     if width is None or start[7]:
         raise WrongVoxelsError(
-            f"{where} gave a numpy array in an unknown format, {start[6]}.{start[7]}"
+            f"{where} returned a numpy array in an unknown format, {start[6]}.{start[7]}"
         )
-    begins = 8 + width
-    start = _at_least(pieces, start, begins, where)
-    length = int.from_bytes(start[8:begins], "little")
+    header_start = 8 + width
+    start = _at_least(pieces, start, header_start, where)
+    length = int.from_bytes(start[8:header_start], "little")
     if length > MAX_HEADER_BYTES:
-        raise WrongVoxelsError(f"{where} gave a numpy array with a head of {length} bytes")
-    start = _at_least(pieces, start, begins + length, where)
-    return _parse_header(start[begins : begins + length], where), start[begins + length :]
+        raise WrongVoxelsError(f"{where} returned a numpy array with a header of {length} bytes")
+    start = _at_least(pieces, start, header_start + length, where)
+    return _parse_header(start[header_start : header_start + length], where), start[
+        header_start + length :
+    ]
 
 
 def _at_least(pieces: Iterator[bytes], start: bytes, count: int, where: str) -> bytes:
@@ -68,7 +73,7 @@ def _at_least(pieces: Iterator[bytes], start: bytes, count: int, where: str) -> 
         piece = next(pieces, None)
         if piece is None:
             raise WrongVoxelsError(
-                f"{where} gave only {len(start)} bytes; try again", transient=True
+                f"{where} returned only {len(start)} bytes; try again", transient=True
             )
         start += piece
     return start
@@ -77,7 +82,7 @@ def _at_least(pieces: Iterator[bytes], start: bytes, count: int, where: str) -> 
 def _parse_header(text: bytes, where: str) -> NpyHeader:
     literal = text.decode("latin-1").strip(" \t\n")
     refused = WrongVoxelsError(
-        f"{where} gave a numpy array whose head is refused: {literal[:120]!r}"
+        f"{where} returned a numpy array with an unsupported header: {literal[:120]!r}"
     )
     if not (literal.startswith("{") and literal.endswith("}")):
         raise refused

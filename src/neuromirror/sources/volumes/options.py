@@ -1,4 +1,4 @@
-"""What a mirror file may say about volumes that are cut out of."""
+"""The common ``[options]`` of mirrors of cutout services."""
 
 from __future__ import annotations
 
@@ -19,18 +19,37 @@ _ROLLING = 64
 
 
 class VolumeOptions(SourceOptions):
-    """The ``[options]`` that mirrors of cut-out services share.
+    """The common ``[options]`` of mirrors of cutout services.
 
-    ``api`` is the service's base address; ``token_env`` names the environment variable with a
-    token. ``include`` and ``exclude`` hold shell patterns of local ids; without ``include``, all
-    are wanted. ``levels`` are the resolutions that are mirrored, by upstream's numbers; ``box`` the
-    part of level 0 (ranges of voxels along x, y, z), and what it covers of the others; ``block``
-    the voxels of a chunk file along x, y, z, at most. ``hash`` says whether each block is read once
-    to learn its sha256 (``fetch``) or not (``none``). ``sample`` counts the blocks that each visit
-    reads again, chosen by lot, and ``rolling`` those that it reads in turn, so that in time all
-    were; by default 16 and 64 with ``hash = "fetch"``, else none. ``workers`` is how many blocks
-    are read at once. A dataset of more than ``max_files`` chunk files fails. ``allow_private`` says
-    that the service is on this machine or network (by default: exactly when ``api`` says so).
+    Attributes
+    ----------
+    api
+        The service's base URL.
+    token_env
+        Name of the environment variable with a token.
+    include, exclude
+        Shell patterns of local ids; without ``include``, all are mirrored.
+    levels
+        The mirrored resolutions, by upstream's numbers.
+    box
+        The mirrored part of level 0 (ranges of voxels along x, y, z), and what it covers of the
+        other levels.
+    block
+        Maximum shape of a chunk file along x, y, z, in voxels.
+    hash
+        Whether each block is read once to compute its sha256 (``fetch``), or not (``none``).
+    sample
+        Number of random blocks that each visit reads again. By default 16 with ``hash = "fetch"``,
+        else 0.
+    rolling
+        Number of blocks that each visit reads again in a rolling pass over all blocks. By default
+        64 with ``hash = "fetch"``, else 0.
+    workers
+        Number of blocks that are read in parallel.
+    max_files
+        A dataset with more chunk files fails.
+    allow_private
+        Whether the service is on this machine or network. By default derived from ``api``.
     """
 
     api: str
@@ -56,38 +75,38 @@ class VolumeOptions(SourceOptions):
     @classmethod
     def _some(cls, levels: Literal["all"] | tuple[int, ...]) -> Literal["all"] | tuple[int, ...]:
         if not levels:
-            raise ValueError('name at least one level, or say "all"')
+            raise ValueError('name at least one level, or set "all"')
         return levels if levels == "all" else tuple(sorted(set(levels)))
 
     @field_validator("box")
     @classmethod
     def _not_empty(cls, box: tuple[Interval, ...] | None) -> tuple[Interval, ...] | None:
         if box is not None and any(start >= stop for start, stop in box):
-            raise ValueError("each range of the box must end after it begins")
+            raise ValueError("each range of the box must end after its start")
         return box
 
     @property
     def sample_count(self) -> int:
-        """How many blocks each visit reads again by lot."""
+        """The number of random blocks that each visit reads again."""
         usual = _SAMPLE if self.hash == "fetch" else 0
         return usual if self.sample is None else self.sample
 
     @property
     def rolling_count(self) -> int:
-        """How many blocks each visit reads again in turn."""
+        """The number of blocks that each visit reads again in the rolling pass."""
         usual = _ROLLING if self.hash == "fetch" else 0
         return usual if self.rolling is None else self.rolling
 
     def includes(self, local_id: str) -> bool:
-        """Whether a dataset of this local id is to be mirrored."""
+        """Return whether the dataset with this local id is mirrored."""
         if any(fnmatchcase(local_id, pattern) for pattern in self.exclude):
             return False
         return not self.include or any(fnmatchcase(local_id, one) for one in self.include)
 
     def session(self) -> Session:
-        """A session that gives the token to the service's host alone.
+        """Return a session that sends the token only to the service's host.
 
-        A cut-out is made before its first byte is sent, which may take minutes.
+        The read timeout is long, because a service may take minutes to prepare a cutout.
         """
         private = self.allow_private
         if private is None:

@@ -1,4 +1,4 @@
-"""From what upstream has of a volume to what a mirror takes of it."""
+"""Planning of a volume: the levels, box and chunks that a mirror takes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,21 @@ from neuromirror.sources.volumes.urls import Box, Triple
 
 
 def plan_volume(volume: Volume, options: VolumeOptions, limit: int = REQUEST_LIMIT) -> Volume:
-    """A volume as the options want it: fewer levels, a box of them, in chunks of their shape.
+    """Return a volume with the levels, box and chunks that the options select.
 
-    ``volume`` has all of upstream's levels, with any chunks; ``limit`` is in bytes, of one request.
-    Raises ConfigurationError for a level that upstream does not have, and for a box outside.
+    Parameters
+    ----------
+    volume
+        The volume with all of upstream's levels and any chunks.
+    options
+        The mirror's options.
+    limit
+        Maximum bytes per request.
+
+    Raises
+    ------
+    ConfigurationError
+        If upstream lacks a selected level, or the box is outside of one.
     """
     base = volume.base_voxel or volume.levels[0].voxel
     levels = _selected_levels(volume, options)
@@ -36,9 +47,12 @@ def plan_volume(volume: Volume, options: VolumeOptions, limit: int = REQUEST_LIM
 
 
 def estimate_volume(volume: Volume, options: VolumeOptions) -> Estimate:
-    """What a first visit of a planned volume takes; documents are not counted.
+    """Return the cost of a first visit of a planned volume, without documents.
 
-    Raises :class:`TooManyFilesError` as the visit would.
+    Raises
+    ------
+    TooManyFilesError
+        As the visit would.
     """
     check_size(volume, options, volume.path)
     if options.hash == "fetch":
@@ -51,14 +65,14 @@ def estimate_volume(volume: Volume, options: VolumeOptions) -> Estimate:
 
 
 def check_size(volume: Volume, options: VolumeOptions, name: str) -> None:
-    """Raises :class:`TooManyFilesError` for a planned volume of more files than are allowed."""
+    """Raise TooManyFilesError if a planned volume has more files than allowed."""
     if volume.files > options.max_files:
         blocks = ", ".join(
             f"{math.prod(level.grid):,} of level {level.name}" for level in volume.levels
         )
         raise TooManyFilesError(
-            f"{name} would be {volume.files:,} chunk files of {volume.bytes:,} bytes together"
-            f" ({blocks}, each as often as there are times), more than max_files"
+            f"{name} would be {volume.files:,} chunk files with {volume.bytes:,} bytes in total"
+            f" ({blocks}, for each time sample), more than max_files"
             f" = {options.max_files}; set a box, fewer levels, a larger block, or a higher"
             " max_files in the mirror's options"
         )
@@ -78,7 +92,7 @@ def _selected_levels(volume: Volume, options: VolumeOptions) -> list[Level]:
 
 
 def _crop(volume: Volume, level: Level, box: Box, base: tuple[float, float, float]) -> Level:
-    """A level without what lies outside of a box of level 0."""
+    """Crop a level to a box that is given in voxels of level 0."""
     start, stop = list(level.start), list(level.stop)
     for axis, (first, last) in enumerate(box):
         factor = max(1, round(level.voxel[axis] / base[axis]))
@@ -87,8 +101,8 @@ def _crop(volume: Volume, level: Level, box: Box, base: tuple[float, float, floa
     if any(a >= b for a, b in zip(start, stop, strict=True)):
         had = ", ".join(f"{a}:{b}" for a, b in zip(level.start, level.stop, strict=True))
         raise ConfigurationError(
-            f"{volume.path}: the box of the mirror's options holds nothing of level {level.name},"
-            f" which has {had} along x, y, z; change 'box', or leave the channel out"
+            f"{volume.path}: the box in the mirror's options has no voxel of level {level.name},"
+            f" which has {had} along x, y, z; change 'box', or exclude the channel"
         )
     return replace(level, start=_triple(start), stop=_triple(stop))
 

@@ -1,4 +1,4 @@
-"""The special remote of git-annex that makes the blocks of volumes into files."""
+"""The git-annex special remote that fetches the blocks of volumes as files."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ VOLUME_REMOTE: Final = SpecialRemote(
     externaltype="neuromirror",
     uuid=str(uuid.uuid5(uuid.NAMESPACE_URL, _PROGRAM)),
 )
-"""The same in every dataset, since what it can get depends on the URL alone."""
+"""The same in every dataset, because the content depends on the URL only."""

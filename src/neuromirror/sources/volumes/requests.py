@@ -1,4 +1,4 @@
-"""How each service is asked for a block: the address, the headers, and what the body will be."""
+"""The request for a block from each service: URL, headers and encoding of the body."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from neuromirror.sources.volumes.errors import MalformedUrlError
 from neuromirror.sources.volumes.urls import BlockUrl, is_secure
 
 PUBLIC_TOKEN: Final = "public"
-"""What BossDB takes for a token from anybody, for all that is public."""
-
+"""BossDB's token for anonymous access to public channels."""
 
 BLOSC: Final = "application/blosc"
 _NPYGZ: Final = "application/npygz"
@@ -21,9 +20,15 @@ _NPYGZ: Final = "application/npygz"
 class CutoutRequest:
     """A request for the voxels of a block.
 
-    ``encoding`` says what the body is (see :func:`~neuromirror.sources.volumes.canonical`) unless
-    its Content-Type is ``application/blosc``; ``secret`` that the headers hold something no other
-    host may see.
+    Attributes
+    ----------
+    address, headers
+        The URL and headers.
+    encoding
+        The body's encoding, as in :func:`~neuromirror.sources.volumes.decode_cutout`, unless its
+        Content-Type is ``application/blosc``.
+    secret
+        Whether the headers have a secret that no other host may receive.
     """
 
     address: str
@@ -33,19 +38,26 @@ class CutoutRequest:
 
     @property
     def accepted(self) -> str:
-        """The types that the reply may have."""
+        """The content types that the reply may have."""
         return self.headers.get("Accept", "")
 
 
 def cutout_request(
     url: BlockUrl, token: str | None = None, *, blosc: bool = False
 ) -> CutoutRequest:
-    """The request for a block, by the scheme of its URL; raises :class:`MalformedUrlError`.
+    """Return the request for a block; raise MalformedUrlError.
 
-    ``blosc`` says that a BOSS may answer with blosc, which it encodes five times as fast.
+    A URL with plain HTTP to a public host gets no token, because datasets from strangers could
+    contain such URLs to make the token readable in transit. A URL with a port is exempt.
 
-    A URL that has a public host asked over plain http gets no token, unless it names the port, and
-    so a service of its own: whoever wrote the URL would have it sent for all to read.
+    Parameters
+    ----------
+    url
+        The block.
+    token
+        The host's token; None for anonymous access.
+    blosc
+        Whether a BOSS may reply with blosc, which it encodes five times as fast.
     """
     if not url.secure and is_secure(url.host) and ":" not in url.host:
         token = None
@@ -55,9 +67,9 @@ def cutout_request(
 
 
 def _boss(url: BlockUrl, token: str | None, blosc: bool) -> CutoutRequest:
-    """BOSS's cut-out service, version 1 (jhuapl-boss/boss, django/bossspatialdb).
+    """Return a request to BOSS's cutout service, version 1 (jhuapl-boss/boss, bossspatialdb).
 
-    The cache is passed by, as intern does for reads that do not come again.
+    It bypasses the cache, as intern does for data that are read once.
     """
     *before, collection, experiment, channel = _segments(url, 3)
     prefix = "".join(f"{one}/" for one in before)
@@ -76,7 +88,7 @@ def _boss(url: BlockUrl, token: str | None, blosc: bool) -> CutoutRequest:
 
 
 def token_probe(url: BlockUrl, token: str | None) -> CutoutRequest | None:
-    """A request that only a refused token lets fail with 401; None where there is no such."""
+    """Return a request that fails with 401 only if the token is refused; None if there is none."""
     if url.scheme != "boss":
         return None
     request = cutout_request(url, token)
@@ -86,7 +98,7 @@ def token_probe(url: BlockUrl, token: str | None) -> CutoutRequest | None:
 
 
 def _ndstore(url: BlockUrl, token: str | None) -> CutoutRequest:
-    """ndstore's cut-out service (neurodata/ndstore, docs/sphinx/api/data_api.rst)."""
+    """Return a request to ndstore's cutout service (neurodata/ndstore, data_api.rst)."""
     *before, project, channel = _segments(url, 2)
     prefix = "".join(f"{one}/" for one in before)
     (x0, x1), (y0, y1), (z0, z1) = url.box

@@ -1,4 +1,4 @@
-"""The schemes of block URLs. Imports nothing: git-annex starts the special remote several times."""
+"""The schemes of block URLs, without imports: git-annex starts the special remote often."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a large block is asked for: in parts along the cuboids in which a BOSS keeps voxels."""
+"""Division of a large block into requests along the cuboids in which BOSS stores voxels."""
 
 from __future__ import annotations
 
@@ -10,18 +10,24 @@ from typing import Final
 from neuromirror.sources.volumes.urls import ITEM_SIZES, BlockUrl, Range
 
 CUBOID: Final = (512, 512, 16)
-"""Voxels along x, y and z of what BOSS reads at a time (spdb/c_lib/ndtype.py)."""
+"""Shape of a BOSS cuboid along x, y, z (spdb/c_lib/ndtype.py)."""
 
 _PART_BYTES: Final = 16 << 20
-"""Bytes of voxels in a part, unless a cuboid has more."""
+"""Maximum bytes of voxels per part, unless a cuboid has more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subrequest:
-    """A part of a block, to be asked for on its own.
+    """A part of a block with a request of its own.
 
-    ``corner`` is where it begins along x and y in a slab, which is all of the block within the
-    part's z range.
+    Attributes
+    ----------
+    url
+        The part.
+    corner
+        Its start along x and y within its slab, which is all of the block in the part's z range.
+    ends_slab
+        Whether it is the last part of its slab.
     """
 
     url: BlockUrl
@@ -30,9 +36,9 @@ class Subrequest:
 
 
 def split_block(url: BlockUrl, dtype: str | None) -> list[Subrequest]:
-    """Return the parts of a block, slab by slab; of one that is best asked for at once, itself.
+    """Return the parts of a block, slab by slab.
 
-    That is a small one, one whose voxels are of unknown type, and any of an ndstore.
+    A small block, one with voxels of unknown type, and any block of an ndstore is not divided.
     """
     whole = [Subrequest(url, (0, 0), ends_slab=True)]
     if dtype is None or url.scheme != "boss":
@@ -59,7 +65,7 @@ def split_block(url: BlockUrl, dtype: str | None) -> list[Subrequest]:
 
 
 def iter_planes(slab: Sequence[tuple[Subrequest, memoryview]], item: int) -> Iterator[memoryview]:
-    """Yield the bytes of a slab whose parts are as wide as it is, plane by plane, uncopied."""
+    """Yield a slab plane by plane without copying, if its parts are as wide as the slab."""
     for z in range(slab[0][0].url.shape[0]):
         for part, voxels in slab:
             _, high, wide = part.url.shape
@@ -74,7 +80,7 @@ def copy_subrequest(
     wide, high = plane
     x, y = subrequest.corner
     deep, tall, broad = subrequest.url.shape
-    # rows as wide as the plane lie one after the other in both
+    # rows as wide as the plane are contiguous in both
     rows = tall if broad == wide else 1
     length = rows * broad * item
     taken = 0
@@ -86,7 +92,7 @@ def copy_subrequest(
 
 
 def _steps(url: BlockUrl, item: int) -> tuple[int | None, int]:
-    """The voxels of a part along x and y, in whole cuboids; None along x: as wide as the block."""
+    """Return a part's size along x (None: the block's width) and y, in whole cuboids."""
     wide, high, deep = CUBOID
     row = url.shape[2] * high * deep * item
     if row <= _PART_BYTES:
@@ -95,7 +101,7 @@ def _steps(url: BlockUrl, item: int) -> tuple[int | None, int]:
 
 
 def _grid_ranges(whole: Range, step: int) -> Iterator[Range]:
-    """Yields the ranges of a grid that begins at 0, as far as they are in ``whole``."""
+    """Yield the ranges of a grid with origin 0, clipped to ``whole``."""
     start, stop = whole
     while start < stop:
         end = min(stop, start + step - start % step)

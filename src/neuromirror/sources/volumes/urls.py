@@ -1,19 +1,20 @@
-"""Addresses of blocks: all that is needed to make a chunk file, but its size, in one line.
+"""URLs of blocks, which together with its size define a chunk file.
 
 ::
 
     boss://HOST[:PORT]/[PREFIX/]COLLECTION/EXPERIMENT/CHANNEL/RES/x0:x1/y0:y1/z0:z1[/t][?…]
     ndstore://HOST[:PORT]/[PREFIX/]TOKEN/CHANNEL/RES/x0:x1/y0:y1/z0:z1[/t][?…]
 
-Ranges are half open, in upstream's own voxels of the resolution ``RES``; ``t`` is upstream's time
-sample. The query says what else there is to know, each only where it is not as usual:
+Ranges are half-open, in upstream's voxels of the resolution ``RES``; ``t`` is upstream's time
+sample. The query has these parameters, each only if it differs from the default:
 
-- ``chunk=X,Y,Z``: the file's voxels along each axis, where they are more than the ranges; what is
-  beyond them is zero, at the far end of each axis;
-- ``dtype=float32``: the type of a voxel, in numpy's words, where it is not the unsigned integer
-  that the size of the file tells;
-- ``scheme=http`` or ``scheme=https``: how the host is asked, where that is not https for a name or
-  a public address, and http for this machine and private addresses.
+- ``chunk=X,Y,Z``: the file's shape, if it is larger than the ranges; the rest is filled with zeros
+  at the end of each axis;
+- ``dtype=float32``: numpy's name of the type of a voxel, if it is not the unsigned integer type
+that
+  follows from the file's size;
+- ``scheme=http`` or ``scheme=https``: the protocol. The default is HTTPS for names and public
+  addresses, and HTTP for this machine and private addresses.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from neuromirror.sources.volumes.errors import MalformedUrlError
 
 Range = tuple[int, int]
 Box = tuple[Range, Range, Range]
-"""Ranges along x, y and z, in upstream's voxels of one level, half open."""
+"""Half-open ranges along x, y and z, in upstream's voxels of one level."""
 
 Triple = tuple[int, int, int]
 """Whole voxels along x, y and z."""
@@ -38,10 +39,10 @@ ITEM_SIZES: Final = {
     **{"int8": 1, "int16": 2, "int32": 4, "int64": 8},
     **{"float32": 4, "float64": 8},
 }
-"""The types that a voxel may have, by numpy's names, and their sizes in bytes."""
+"""The possible types of a voxel, by numpy's names, with their sizes in bytes."""
 
 LARGEST_FILE: Final = 512 << 20
-"""Bytes of a chunk file: what one request gives (of BOSS, at most 520 MiB)."""
+"""Maximum bytes of a chunk file, which one request must be able to return (BOSS: 520 MiB)."""
 
 _UNSIGNED: Final = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint64"}
 _SHOWN: Final = 300
@@ -56,19 +57,35 @@ _CHUNK: Final = re.compile(rf"({_NUMBER}),({_NUMBER}),({_NUMBER})")
 
 
 def is_secure(host: str) -> bool:
-    """Whether a host (with its port, if it has one) is asked over https where nothing says how."""
+    """Return whether HTTPS is the default protocol of a host (with its port, if it has one)."""
     name = host[: host.index("]") + 1] if host.startswith("[") else host.partition(":")[0]
     return not is_local_name(name.strip("[]"))
 
 
 @dataclass(frozen=True, slots=True)
 class BlockUrl:
-    """The address of a block, taken apart.
+    """The parsed URL of a block.
 
-    ``host`` has its port, if there is one; ``path`` has no slash at its ends; ``level`` is
-    upstream's resolution number. ``time`` is upstream's sample, None without a time axis.
-    ``chunk`` counts the file's voxels along x, y and z; ``dtype`` is None where the size of the
-    file tells it.
+    Attributes
+    ----------
+    scheme
+        ``boss`` or ``ndstore``.
+    host
+        The host, with its port if there is one.
+    path
+        The channel's path, without slashes at its ends.
+    level
+        Upstream's resolution number.
+    box
+        The ranges of voxels.
+    chunk
+        The file's shape along x, y, z.
+    time
+        Upstream's time sample; None without a time axis.
+    dtype
+        The type of a voxel; None if it follows from the file's size.
+    secure
+        Whether requests use HTTPS.
     """
 
     scheme: str
@@ -83,28 +100,29 @@ class BlockUrl:
 
     @property
     def shape(self) -> Triple:
-        """The voxels of the ranges along z, y and x."""
+        """The shape of the ranges along z, y and x."""
         (x0, x1), (y0, y1), (z0, z1) = self.box
         return z1 - z0, y1 - y0, x1 - x0
 
     @property
     def origin(self) -> str:
-        """Where the host is asked: ``https://api.bossdb.io``."""
+        """The origin of the service: ``https://api.bossdb.io``."""
         return f"{'https' if self.secure else 'http'}://{self.host}"
 
     def voxel_type(self, size: int) -> str:
-        """The type of a voxel in a file of ``size`` bytes; raises :class:`MalformedUrlError`.
+        """Return the type of a voxel in a file of ``size`` bytes.
 
-        It does where no file of this block has that size.
+        Raises
+        ------
+        MalformedUrlError
+            If no file of this block has this size.
         """
         count = math.prod(self.chunk)
         if size > LARGEST_FILE:
-            raise MalformedUrlError(
-                f"a file of {size} bytes is larger than any that {self} can give"
-            )
+            raise MalformedUrlError(f"a file of {size} bytes is larger than any file of {self}")
         dtype = self.dtype or _UNSIGNED.get(size // count)
         if dtype is None or ITEM_SIZES[dtype] * count != size:
-            raise MalformedUrlError(f"no file of {size} bytes is made of {self}")
+            raise MalformedUrlError(f"no file of {self} has {size} bytes")
         return dtype
 
     def __str__(self) -> str:
@@ -117,24 +135,24 @@ class BlockUrl:
 
 
 def url_base(scheme: str, host: str, path: str, level: str) -> str:
-    """What all blocks of a level have in common, with a slash at its end."""
+    """Return the common start of the URLs of a level's blocks, with a final slash."""
     return f"{scheme}://{host}/{path}/{level}/"
 
 
 def format_box(box: Box) -> str:
-    """A box as it stands in a URL: ``0:512/0:512/1:17``."""
+    """Return a box in the format of a URL: ``0:512/0:512/1:17``."""
     return "/".join(f"{start}:{stop}" for start, stop in box)
 
 
 def scheme_parameter(url: BlockUrl) -> str | None:
-    """The value of ``scheme``, None where it need not be said."""
+    """Return the value of ``scheme``; None for the default."""
     if url.secure == is_secure(url.host):
         return None
     return "https" if url.secure else "http"
 
 
 def query_string(chunk: Triple | None, dtype: str | None, scheme: str | None) -> str:
-    """The query, with its question mark, of those that are given; empty where none is."""
+    """Return the query with its question mark; empty without parameters."""
     fields = {
         "chunk": None if chunk is None else ",".join(map(str, chunk)),
         "dtype": dtype,
@@ -145,19 +163,19 @@ def query_string(chunk: Triple | None, dtype: str | None, scheme: str | None) ->
 
 
 def dtype_parameter(dtype: str) -> str | None:
-    """What a URL must say of a type: None for an unsigned integer, which the file's size tells."""
+    """Return the value of ``dtype``; None for an unsigned integer type, the default."""
     return None if dtype in _UNSIGNED.values() else dtype
 
 
 def parse_url(url: str) -> BlockUrl:
-    """The address of a block taken apart; raises :class:`MalformedUrlError` for any other text.
+    """Parse the URL of a block; raise MalformedUrlError.
 
-    Only the one spelling that :class:`BlockUrl` itself gives is taken.
+    Only the canonical spelling, which ``str(BlockUrl)`` returns, is accepted.
     """
     found = _URL.fullmatch(url)
     if found is None:
         raise MalformedUrlError(
-            f"{_shown(url)!r} names no block of a volume; such an address is like"
+            f"{_shown(url)!r} is no URL of a block; the format is"
             " boss://HOST/COLLECTION/EXPERIMENT/CHANNEL/RES/x0:x1/y0:y1/z0:z1"
         )
     scheme, name, port, path, level, *numbers, time, query = found.groups()
@@ -185,7 +203,7 @@ def _shown(url: str) -> str:
     try:
         return clean_url(url[:_SHOWN])
     except ValueError:
-        return "<an address that is no URL>"
+        return "<no URL>"
 
 
 def _triple(found: re.Match[str]) -> Triple:
@@ -200,12 +218,12 @@ def _check(made: BlockUrl, url: str) -> None:
     elif any(most < size for most, size in zip(made.chunk, made.shape[::-1], strict=True)):
         why = "its chunk is smaller than its ranges"
     elif made.dtype is not None and made.dtype not in ITEM_SIZES:
-        why = "its type is none that a voxel has"
+        why = "its dtype is not supported"
     elif math.prod(made.chunk) * ITEM_SIZES[made.dtype or "uint8"] > LARGEST_FILE:
-        why = "its file would be larger than one request gives"
+        why = "its file would be larger than one request can return"
     elif {".", ".."} & set(made.path.split("/")):
-        why = "its path leads elsewhere"
+        why = "its path has dot segments"
     elif str(made) != url:
-        why = f"it is written {str(made)[:_SHOWN]!r}"
+        why = f"its canonical spelling is {str(made)[:_SHOWN]!r}"
     if why is not None:
-        raise MalformedUrlError(f"{_shown(url)!r} names no block of a volume: {why}")
+        raise MalformedUrlError(f"{_shown(url)!r} is no URL of a block: {why}")

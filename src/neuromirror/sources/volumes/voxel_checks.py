@@ -1,4 +1,4 @@
-"""What a body must be: voxels of the type and shape that were asked for."""
+"""Checks of the type and shape of received voxels."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ _UNSIGNED: Final = ("uint8", "uint16", "uint32", "uint64")
 
 
 def check_dtype(found: str, expected: str | None, where: str) -> str:
-    """The type of a body's voxels; raises :class:`WrongVoxelsError` if it is not as wanted.
+    """Return the type of the voxels; raise WrongVoxelsError if it is not the expected one.
 
-    Where none is wanted, any unsigned integer will do.
+    If ``expected`` is None, any unsigned integer type is accepted.
     """
     if found != expected if expected is not None else found not in _UNSIGNED:
         raise WrongVoxelsError(
-            f"{where} gave voxels of type {found}, not {expected or 'an unsigned integer'}"
+            f"{where} returned voxels of type {found}, not {expected or 'an unsigned integer'}"
         )
     return found
 
 
 def check_shape(found: tuple[int, ...], shape: tuple[int, ...], where: str) -> None:
-    """Raises :class:`WrongVoxelsError` unless a body's axes are z, y, x, or single ones before
-    them."""
+    """Raise WrongVoxelsError unless the axes are z, y, x, possibly after axes of length one."""
     if found[-3:] != shape or any(size != 1 for size in found[:-3]):
-        raise WrongVoxelsError(f"{where} gave an array of shape {found}, not {shape} (z, y, x)")
+        raise WrongVoxelsError(f"{where} returned an array of shape {found}, not {shape} (z, y, x)")
