@@ -219,7 +219,7 @@ def test_a_channel_that_was_opened_for_writing_is_read_anew(
 def test_nothing_is_listed_while_levels_are_being_made(ndstore: DemoNdstore) -> None:
     source = make_source(ndstore)
     ndstore.set_propagate(IMAGE_11, 1)
-    assert "being made" in (source.hint(source.dataset(IMAGE_11)).unavailable or "")
+    assert "propagate" in (source.hint(source.dataset(IMAGE_11)).unavailable or "")
     with pytest.raises(UnreliableListingError, match=r"nd:demo11/image: .*propagate"):
         listing_of(source, IMAGE_11)
 

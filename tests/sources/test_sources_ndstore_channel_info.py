@@ -124,9 +124,7 @@ def test_a_broken_project_does_not_hide_the_others(ndstore: DemoNdstore) -> None
     assert "HTTP 500" in (hints["==demo12"].unavailable or "")
     ndstore.projects["demo11"].channels["image"].datatype = "float16"
     assert listed(ndstore) == ALL  # what is odd is told when it is visited
-    with pytest.raises(
-        UnexpectedReplyError, match=r"demo11/image: .*'float16'"
-    ):
+    with pytest.raises(UnexpectedReplyError, match=r"demo11/image: .*'float16'"):
         listing_of(make_source(ndstore), IMAGE_11)
 
 
@@ -184,9 +182,7 @@ def test_a_removed_project_differs_from_a_failing_one(ndstore: DemoNdstore) -> N
     with pytest.raises(DatasetNotFoundError, match="demo11"):
         source.hint(image)
     ndstore.remove("demo12")
-    with pytest.raises(
-        DatasetNotFoundError, match="demo12"
-    ):
+    with pytest.raises(DatasetNotFoundError, match="demo12"):
         source.hint(single)
     ndstore.set_public("demo11_anno", False)
     with pytest.raises(DatasetNotFoundError, match="HTTP 401"):

@@ -47,7 +47,7 @@ def test_every_volume_is_a_dataset_and_the_rest_is_reported(shared_layers):
     assert unavailable_by_id(source) == {
         **dict.fromkeys(LAYERS),
         "==above": "1 object (17 bytes) above the datasets' depth, in no dataset: README.md",
-        "==no-layer": "2 folders are no layer that can be mirrored:"
+        "==no-layer": "2 folders without a layer that can be mirrored:"
         f" {DRAFT}/4_4_40 (no info), {POINTS} (its info is of 'neuroglancer_annotations_v1')",
     }
     hints = {hint.dataset.local_id: hint for hint in source.datasets()}
@@ -77,7 +77,7 @@ def test_chunks_without_an_info_end_the_search(layers):
     layers.put("c/e/ch/deeper/info", INFO)
     assert unavailable_by_id(layers.source()) == {
         "c/x": None,
-        "==no-layer": "1 folder is no layer that can be mirrored:"
+        "==no-layer": "1 folder without a layer that can be mirrored:"
         " c/e/ch (chunks without an info)",
     }
 
@@ -147,7 +147,7 @@ def test_an_info_that_is_no_layer_is_reported_with_the_reason(layers):
     assert reasons.pop("squeezed") is None
     (text,) = reasons.values()
     assert text is not None
-    assert text.startswith("4 folders are no layer")
+    assert text.startswith("4 folders without a layer")
     for one in ("broken (its info is not JSON)", "list (its info is not JSON)"):
         assert one in text
     assert "other (its info is of 'something else')" in text

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from typing import Final
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
 
 from neuromirror.net import Session, origin
+
+_LITERAL: Final = re.compile(r"[^*?\[]*")
 
 
 class SourceOptions(BaseModel):
@@ -17,6 +22,15 @@ class SourceOptions(BaseModel):
     def session(self) -> Session:
         """Return a session for these options, with its tokens and address rules."""
         return Session()
+
+
+def may_match_below(patterns: Iterable[str], prefix: str) -> bool:
+    """Return whether a shell pattern may match a text that starts with ``prefix``.
+
+    Only the literal start of each pattern is compared, so True may be wrong.
+    """
+    starts = [found.group() for found in map(_LITERAL.match, patterns) if found is not None]
+    return any(one.startswith(prefix) or prefix.startswith(one) for one in starts)
 
 
 def base_address(address: str, alternative: str) -> str:

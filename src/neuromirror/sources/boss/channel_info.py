@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from neuromirror.model import ExcludedEntry
 from neuromirror.sources.errors import UnexpectedReplyError
-from neuromirror.sources.volumes import Level, Triple, Volume
+from neuromirror.sources.volumes import Level, Triple, Volume, to_triple
 
 DOWNSAMPLED: Final = "DOWNSAMPLED"
 _NOT_DOWNSAMPLED: Final = "NOT_DOWNSAMPLED"
@@ -215,7 +215,9 @@ def _level(found: BossChannelInfo, number: int) -> tuple[Level | None, str]:
     )
     if any(start >= stop for start, stop in zip(starts, stops, strict=True)):
         return None, beyond
-    level = Level(str(number), _triple(starts), _triple(stops), _voxel(found, number), _ANY_CHUNK)
+    level = Level(
+        str(number), to_triple(starts), to_triple(stops), _voxel(found, number), _ANY_CHUNK
+    )
     return level, beyond
 
 
@@ -225,7 +227,7 @@ def _factors(found: BossChannelInfo, number: int) -> Triple:
     method = "anisotropic"
     if number > 0:
         method = found.choice(found.experiment, "hierarchy_method", methods)
-    return _triple([1 << number if halved else 1 for halved in _HALVED[method]])
+    return to_triple([1 << number if halved else 1 for halved in _HALVED[method]])
 
 
 def _stops(found: BossChannelInfo, number: int) -> list[int]:
@@ -271,8 +273,3 @@ def _downsample_values(found: BossChannelInfo, what: str, number: int) -> list[A
     if not isinstance(values, list) or len(values) != len(_AXES):
         raise found.unexpected_reply(f"the {what} {values!r} of resolution {number} is invalid")
     return values
-
-
-def _triple(numbers: list[int]) -> Triple:
-    x, y, z = numbers
-    return x, y, z

@@ -17,7 +17,7 @@ from neuromirror.model import DatasetFacts, Document
 from neuromirror.sources.boss.channel_info import BossChannelInfo
 from neuromirror.sources.boss.intern_client import is_name
 from neuromirror.sources.s3 import local_ids
-from neuromirror.sources.s3.sidecars import without_secrets
+from neuromirror.sources.s3.sidecars import one_line, without_secrets
 
 _LEFT_OUT: Final[Mapping[str, frozenset[str]]] = {
     "collection": frozenset({"experiments"}),
@@ -31,7 +31,6 @@ _CLOUD_VOLUME: Final = "cloudvol"
 _NEUROGLANCER: Final = "https://neuroglancer-demo.appspot.com/#!"
 _NDVIZ: Final = "https://viz.neurodata.io/#!"
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
-_LONGEST: Final = 200
 _DOI: Final = re.compile(r"10\.[0-9]{4,9}/[^\s\"'<>]+")
 _ATTRIBUTES: Final = {
     **{"species": "species", "organism": "species", "modality": "modality"},
@@ -77,7 +76,7 @@ def facts(found: BossChannelInfo, address: str) -> DatasetFacts:
     """
     pairs = _by_key(found)
     name = "/".join(found.names)
-    description = _line(found.channel.get("description"))
+    description = one_line(found.channel.get("description"))
     attributes = {(_ATTRIBUTES[key], value) for key, value in pairs.items() if key in _ATTRIBUTES}
     if not any(known == "project" for known, _ in attributes):
         attributes.add(("project", found.names[0]))
@@ -137,17 +136,9 @@ def _by_key(found: BossChannelInfo) -> dict[str, str]:
     made: dict[str, str] = {}
     for pairs in found.metadata:
         for key, value in (pairs or {}).items():
-            if line := _line(value):
+            if line := one_line(value):
                 made[key.strip().casefold()] = line
     return made
-
-
-def _line(value: Any) -> str:
-    """A text as one short line without secrets; empty where there is none."""
-    if not isinstance(value, str):
-        return ""
-    kept = without_secrets(" ".join(value.split()).encode("utf-8", "backslashreplace")).decode()
-    return kept if len(kept) <= _LONGEST else f"{kept[: _LONGEST - 1]}…"
 
 
 def _without_volatile(record: Mapping[str, Any], left_out: frozenset[str]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Final
@@ -22,8 +21,10 @@ from neuromirror.sources.boss.documents import documents, facts
 from neuromirror.sources.boss.intern_client import is_name
 from neuromirror.sources.boss.options import BossOptions
 from neuromirror.sources.errors import DatasetNotFoundError, UnexpectedReplyError
+from neuromirror.sources.options import may_match_below
 from neuromirror.sources.protocol import Estimate, Listing, VisitContext
 from neuromirror.sources.volumes import (
+    RESTRICTED,
     UNNAMEABLE,
     ChannelSource,
     Volume,
@@ -35,12 +36,8 @@ from neuromirror.sources.volumes import (
     zarr_documents,
 )
 
-RESTRICTED: Final = (
-    'it requires a token and is skipped, unless the mirror\'s options have restricted = "mirror"'
-)
 LIST_REFUSED: Final = "its list may not be read, so its channels are not mirrored"
 _DEPTH: Final = 3
-_FIXED: Final = re.compile(r"[^*?\[]*")
 
 Names = tuple[str, str, str]
 """The names of collection, experiment and channel."""
@@ -126,11 +123,7 @@ class BossSource(ChannelSource):
     def _may_include(self, *segments: str) -> bool:
         """Return whether a channel below may be included, by the literal start of each pattern."""
         prefix = "".join(f"{local_id_of([one])}/" for one in segments)
-        fixed = [_FIXED.match(pattern) for pattern in self.options.include]
-        prefixes = [found.group() for found in fixed if found is not None]
-        return not prefixes or any(
-            one.startswith(prefix) or prefix.startswith(one) for one in prefixes
-        )
+        return not self.options.include or may_match_below(self.options.include, prefix)
 
     def _is_restricted(self, found: Names) -> bool:
         """Return whether a channel must be skipped because it requires the token."""

@@ -8,12 +8,10 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from neuromirror.net import ObjectRow
+from neuromirror.sources.s3.row_spool import read_rows, write_row
 
 _RUN: Final = 50_000
-_LENGTH: Final = 4
 
 _key = attrgetter("key")
 
@@ -29,7 +27,6 @@ class SortedRows:
         self._folder = folder
         self._runs: list[Path] = []
         self._left: list[ObjectRow] = []
-        self._encode = msgspec.msgpack.Encoder().encode
         for row in rows:
             self._left.append(row)
             if len(self._left) >= _RUN:
@@ -41,8 +38,7 @@ class SortedRows:
         path = self._folder / f"run-{len(self._runs)}"
         with path.open("xb", buffering=1 << 18) as file:
             for row in self._left:
-                line = self._encode(row)
-                file.write(len(line).to_bytes(_LENGTH, "big") + line)
+                write_row(file, row)
         self._runs.append(path)
         self._left = []
 
@@ -53,7 +49,5 @@ class SortedRows:
 
 
 def _read(path: Path) -> Iterator[ObjectRow]:
-    decode = msgspec.msgpack.Decoder(ObjectRow).decode
     with path.open("rb", buffering=1 << 16) as file:
-        while head := file.read(_LENGTH):
-            yield decode(file.read(int.from_bytes(head, "big")))
+        yield from read_rows(file)

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from neuromirror.model import ExcludedEntry
 from neuromirror.sources.errors import UnexpectedReplyError
-from neuromirror.sources.volumes import ITEM_SIZES, Level, Triple, Volume
+from neuromirror.sources.volumes import ITEM_SIZES, Level, Volume, to_triple
 
 UNDER_PROPAGATION: Final = 1
 PROPAGATED: Final = 2
@@ -240,8 +240,8 @@ def _level(found: NdstoreChannelInfo, number: int) -> Level:
     size = _numbers(found, "imagesize", number)
     start = [found.integer(one, "an offset", 0, _MOST) for one in _numbers(found, "offset", number)]
     extent = [found.integer(one, "an imagesize", 1, _MOST) for one in size]
-    stop = _triple([a + b for a, b in zip(start, extent, strict=True)])
-    return Level(str(number), _triple(start), stop, _voxel(found, number), _ANY_CHUNK)
+    stop = to_triple([a + b for a, b in zip(start, extent, strict=True)])
+    return Level(str(number), to_triple(start), stop, _voxel(found, number), _ANY_CHUNK)
 
 
 def _voxel(found: NdstoreChannelInfo, number: int) -> Sizes:
@@ -263,8 +263,3 @@ def _numbers(found: NdstoreChannelInfo, what: str, number: int) -> Sequence[floa
     ):
         raise found.unexpected_reply(f"the {what} {values!r} of resolution {number} is invalid")
     return values
-
-
-def _triple(numbers: list[int]) -> Triple:
-    x, y, z = numbers
-    return x, y, z

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from neuromirror.model import DatasetFacts, Document
 from neuromirror.sources.ndstore.channel_info import NdstoreChannelInfo, Sizes
-from neuromirror.sources.s3.sidecars import without_secrets
+from neuromirror.sources.s3.sidecars import one_line, without_secrets
 
 _LEFT_OUT: Final[Mapping[str, frozenset[str]]] = {
     "project": frozenset(
@@ -28,7 +28,6 @@ _LEFT_OUT: Final[Mapping[str, frozenset[str]]] = {
 }
 _NDVIZ: Final = "https://viz.neurodata.io/#!"
 _GROUP: Final = b"zarr.json"
-_LONGEST: Final = 200
 
 
 def documents(found: NdstoreChannelInfo) -> list[Document]:
@@ -62,8 +61,8 @@ def _shift_group(group: Document, shifts: Mapping[str, Sizes]) -> Document:
 def facts(found: NdstoreChannelInfo, api: str) -> DatasetFacts:
     """Return title, attributes and links of a channel; ``api`` is the service's base URL."""
     name = f"{found.token}/{found.name}"
-    about = _line(found.channel.get("description")) or _line(found.project.get("description"))
-    project = _line(found.project.get("name")) or found.token
+    about = one_line(found.channel.get("description")) or one_line(found.project.get("description"))
+    project = one_line(found.project.get("name")) or found.token
     return DatasetFacts(
         title=f"{name}: {about}" if about and about != found.token else name,
         attributes=(("project", project),),
@@ -87,14 +86,6 @@ def _links(found: NdstoreChannelInfo, api: str) -> dict[str, str]:
         "ndstore": f"{api}/{quote(found.token, safe='')}/info/",
         "ndviz": _NDVIZ + quote(state, safe=":/,"),
     }
-
-
-def _line(value: Any) -> str:
-    """A text as one short line without secrets; empty where there is none."""
-    if not isinstance(value, str):
-        return ""
-    kept = without_secrets(" ".join(value.split()).encode("utf-8", "backslashreplace")).decode()
-    return kept if len(kept) <= _LONGEST else f"{kept[: _LONGEST - 1]}…"
 
 
 def _document(name: str, value: Mapping[str, Any]) -> Document:

@@ -39,6 +39,7 @@ from neuromirror.sources.ndstore.documents import documents, facts, shift_levels
 from neuromirror.sources.ndstore.options import NdstoreOptions
 from neuromirror.sources.protocol import Estimate, Listing, VisitContext
 from neuromirror.sources.volumes import (
+    RESTRICTED,
     UNNAMEABLE,
     ChannelSource,
     Volume,
@@ -52,9 +53,6 @@ from neuromirror.sources.volumes import (
 
 REQUEST_LIMIT: Final = 256 << 20
 """Bytes of voxels per request, as in ndstore's client; the service states no limit."""
-RESTRICTED: Final = (
-    'it requires a token and is skipped, unless the mirror\'s options have restricted = "mirror"'
-)
 PROPAGATING: Final = (
     "its coarser levels are being created (propagate is 1); it is visited once they are finished"
 )

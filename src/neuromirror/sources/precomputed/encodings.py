@@ -32,13 +32,12 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, ClassVar, Final
 
-import msgspec
-
 from neuromirror.model import Document, ExcludedEntry
 from neuromirror.net import ContextThreadPool, ObjectRow
 from neuromirror.sources.precomputed.memo import LayerMemo
 from neuromirror.sources.s3 import local_ids
 from neuromirror.sources.s3.file_naming import PathOrException, RequestHeaders
+from neuromirror.sources.s3.row_spool import read_rows, write_row
 
 DOCUMENT_PATH: Final = b".precomputed/encodings.json"
 SAMPLE: Final = 8
@@ -56,10 +55,6 @@ _READABLE: Final = ("", "gzip")
 _IDENTITY: Final = "identity"
 _FOLDERS: Final = 512
 _DEEP: Final = 4
-_LENGTH: Final = 4
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(ObjectRow).decode
 
 
 def encoding_of(headers: Mapping[str, str]) -> str:
@@ -192,8 +187,7 @@ class EncodingNaming:
         """Yield the rows, after determining the encodings of each folder."""
         with TemporaryFile(prefix="rows-", dir=self._spool) as spool:
             for row in rows:
-                line = _encode(row)
-                spool.write(len(line).to_bytes(_LENGTH, "big") + line)
+                write_row(spool, row)
                 self._count(row)
             if not self._head_each:
                 self._request_samples(request_headers, pool)
@@ -353,5 +347,4 @@ def _label(key: _FolderKey) -> str:
 
 def _read(spool: IO[bytes]) -> Iterator[ObjectRow]:
     spool.seek(0)
-    while head := spool.read(_LENGTH):
-        yield _decode(spool.read(int.from_bytes(head, "big")))
+    yield from read_rows(spool)

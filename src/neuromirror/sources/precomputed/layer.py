@@ -15,7 +15,7 @@ from neuromirror.model import DatasetFacts, Document
 from neuromirror.net import NotFoundError, S3Bucket
 from neuromirror.sources.errors import UnexpectedReplyError
 from neuromirror.sources.s3.profile import Profile
-from neuromirror.sources.s3.sidecars import MAX_DOCUMENT_BYTES, without_secrets
+from neuromirror.sources.s3.sidecars import MAX_DOCUMENT_BYTES, one_line
 
 INFO: Final = b"info"
 _PROVENANCE: Final = b"provenance"
@@ -23,7 +23,6 @@ _VOLUME: Final = "neuroglancer_multiscale_volume"
 _DOCUMENT: Final = re.compile(rb"(?:.*/)?(?:info|provenance)|[^/]+\.json", re.DOTALL)
 _NEUROGLANCER: Final = "https://neuroglancer-demo.appspot.com/#!"
 _S3_URL: Final = re.compile(r"(?:precomputed://)?s3://(?P<bucket>[^/]+)/(?P<path>[^?#]+)")
-_LONGEST: Final = 200
 
 
 def read_info(bucket: S3Bucket, prefix: bytes) -> Mapping[str, Any] | None:
@@ -74,7 +73,7 @@ def layer_profile(
         held = {one.path: one.content for one in documents}
         info = _parse_object(held.get(INFO, b"")) or {}
         provenance = _parse_object(held.get(_PROVENANCE, b"")) or {}
-        about = _line(provenance.get("description"))
+        about = one_line(provenance.get("description"))
         parts = local_id.split("/")
         return DatasetFacts(
             title=f"{local_id}: {about}" if about else local_id,
@@ -116,11 +115,3 @@ def _parse_object(content: bytes) -> Mapping[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return made if isinstance(made, dict) else None
-
-
-def _line(value: Any) -> str:
-    """A text as one short line without secrets; empty where there is none."""
-    if not isinstance(value, str):
-        return ""
-    kept = without_secrets(" ".join(value.split()).encode("utf-8", "backslashreplace")).decode()
-    return kept if len(kept) <= _LONGEST else f"{kept[: _LONGEST - 1]}…"

@@ -19,6 +19,7 @@ from neuromirror.net import (
     S3Bucket,
 )
 from neuromirror.sources.errors import UnexpectedReplyError
+from neuromirror.sources.options import may_match_below
 from neuromirror.sources.precomputed.layer import is_volume, read_info
 from neuromirror.sources.precomputed.options import PrecomputedOptions
 from neuromirror.sources.s3 import local_ids
@@ -28,7 +29,6 @@ _CHUNK: Final = re.compile(rb"-?\d+--?\d+_-?\d+--?\d+_-?\d+--?\d+(?:\.\w+)?|[0-9
 _MOST: Final = 5000
 """Maximum names in a folder; a folder with more has no layers."""
 _SHOWN: Final = 5
-_FIXED: Final = re.compile(r"[^*?\[]*")
 
 
 class LayerScope(PrefixScope):
@@ -50,12 +50,7 @@ class LayerScope(PrefixScope):
         if self.is_selected(segments):
             return True
         prefix = local_ids.display_key(local_ids.prefix_of(segments))
-        fixed = [_FIXED.match(pattern) for pattern in self._include]
-        return not self.is_excluded(segments) and any(
-            found.group().startswith(prefix) or prefix.startswith(found.group())
-            for found in fixed
-            if found is not None
-        )
+        return not self.is_excluded(segments) and may_match_below(self._include, prefix)
 
     def is_layer_position(self, segments: Segments) -> bool:
         """Return whether a layer may have exactly this prefix."""
@@ -96,10 +91,10 @@ class LayerSearch:
             made["above"] = above
         if self._skipped:
             count = len(self._skipped)
-            what = "1 folder is" if count == 1 else f"{count} folders are"
+            what = "1 folder" if count == 1 else f"{count} folders"
             more = f" and {count - _SHOWN} more" if count > _SHOWN else ""
             shown = ", ".join(self._skipped[:_SHOWN])
-            made["no-layer"] = f"{what} no layer that can be mirrored: {shown}{more}"
+            made["no-layer"] = f"{what} without a layer that can be mirrored: {shown}{more}"
         return made
 
     def _below(self, around: Segments, pool: ContextThreadPool) -> Iterator[Segments]:

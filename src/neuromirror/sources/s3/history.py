@@ -15,17 +15,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO, Final
 
-import msgspec
-
 from neuromirror.net import ObjectRow
+from neuromirror.sources.s3.row_spool import read_rows, write_row
 
 _PARTS: Final = 64
 _AT: Final = "at "
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_LENGTH: Final = 4
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(ObjectRow).decode
 
 
 def upstream_name(moment: datetime) -> str:
@@ -89,8 +84,7 @@ def state_at(
         ]
         for row in rows:
             if row.modified <= moment:
-                line = _encode(row)
-                parts[zlib.crc32(row.key) % _PARTS].write(len(line).to_bytes(_LENGTH, "big") + line)
+                write_row(parts[zlib.crc32(row.key) % _PARTS], row)
         for part in parts:
             yield from _latest(part)
 
@@ -98,8 +92,7 @@ def state_at(
 def _latest(part: BinaryIO) -> Iterator[ObjectRow]:
     part.seek(0)
     latest: dict[bytes, ObjectRow] = {}
-    while head := part.read(_LENGTH):
-        row = _decode(part.read(int.from_bytes(head, "big")))
+    for row in read_rows(part):
         known = latest.get(row.key)
         # of two versions in the same second, the one listed first is newer
         if known is None or row.modified > known.modified:

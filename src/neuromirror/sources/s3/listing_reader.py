@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -29,7 +27,7 @@ from neuromirror.model import (
     Retention,
     VersionRef,
 )
-from neuromirror.net import ContextThreadPool, ObjectRow, S3Bucket, parse_http_date
+from neuromirror.net import ContextThreadPool, ObjectRow, S3Bucket
 from neuromirror.sources.errors import UnreliableListingError
 from neuromirror.sources.protocol import KnownContent, VisitContext
 from neuromirror.sources.s3.document_reader import DocumentReader
@@ -44,6 +42,7 @@ from neuromirror.sources.s3.object_claims import (
 )
 from neuromirror.sources.s3.profile import Profile
 from neuromirror.sources.s3.sidecars import MAX_DOCUMENT_BYTES, DocumentSelection, is_plain
+from neuromirror.sources.s3.write_detector import WriteDetector
 
 ObjectEntry = FileRecord | ExcludedEntry
 _BATCH: Final = 1000
@@ -55,7 +54,6 @@ _UNQUOTED: Final = re.compile(
     rb"[A-Za-z0-9_~-][A-Za-z0-9_~.-]*(?:/[A-Za-z0-9_~-][A-Za-z0-9_~.-]*)*\Z"
 )
 """Keys that need no quoting in a URL, which is slow."""
-_START_FILE: Final = "began"
 UNREADABLE: Final = "unreadable"
 """Why an object is left out that is listed but cannot be read."""
 
@@ -146,7 +144,6 @@ class ListingReader:
         self._claim_resolver = claim_resolver
         self._rules = rules
         self._context = context
-        self._workspace = workspace
         self._rows = rows
         self._on_opaque = on_opaque
         self._on_mismatch = on_mismatch or (lambda keys: on_opaque())
@@ -154,9 +151,7 @@ class ListingReader:
         self._pending_claims: dict[str, Future[ObjectClaims]] = {}
         self._sample = EtagSample()
         self._has_opaque_etag = threading.Event()
-        self._created = time.monotonic()
-        self._started: datetime | None = None
-        self._newest: datetime | None = None
+        self._write_detector = WriteDetector(bucket, workspace)
         self.degraded = threading.Event()
         """Set if a request was refused that may be allowed in another visit."""
         self.unreadable: list[str] = []
@@ -171,7 +166,7 @@ class ListingReader:
     def entries(self) -> Iterator[ObjectEntry]:
         """Yield everything but the documents; then set :attr:`documents` and :attr:`facts`."""
         if not self._rules.exact:
-            self._started = self._start_time()
+            self._write_detector.start()
         chosen = DocumentSelection(len(self._prefix))
         pool = ContextThreadPool(self._rules.connections, thread_name_prefix="s3-object")
         try:
@@ -203,14 +198,7 @@ class ListingReader:
 
     def confirm_version(self) -> VersionRef:
         """Return the version; raise UnreliableListingError if objects were written meanwhile."""
-        if self._started is not None and self._newest is not None:
-            newest = self._newest.replace(microsecond=0)
-            # A time in the future comes from a wrong clock and proves nothing.
-            if newest > self._started and newest <= (self._server_time() or newest):
-                raise UnreliableListingError(
-                    f"{self._name}: objects were written while they were listed"
-                    f" (at {newest.isoformat()})"
-                )
+        self._write_detector.check(self._name)
         return self._version
 
     def find_present(self, paths: Sequence[bytes]) -> list[bytes]:
@@ -246,27 +234,6 @@ class ListingReader:
                 return True
         return False
 
-    def _start_time(self) -> datetime | None:
-        """Return a time before the first page was requested, by the bucket's clock.
-
-        If this process resumes a listing, that is the time of the process that started it.
-        """
-        kept = None if self._workspace is None else self._workspace / _START_FILE
-        if kept is not None and kept.is_file():
-            return datetime.fromisoformat(kept.read_text("ascii"))
-        now = self._server_time()
-        if now is None:
-            return None
-        # The Date header is cut to whole seconds, so the time may be a second later.
-        started = now + timedelta(seconds=1 - (time.monotonic() - self._created))
-        started = started.replace(microsecond=0)
-        if kept is not None:
-            kept.write_text(started.isoformat(), "ascii")
-        return started
-
-    def _server_time(self) -> datetime | None:
-        return parse_http_date(self._bucket.head(b"").headers.get("Date", ""))
-
     # --- rows
 
     def _files(self, chosen: DocumentSelection, pool: ContextThreadPool) -> Iterator[ObjectRow]:
@@ -274,8 +241,7 @@ class ListingReader:
         is_document = self._rules.profile.is_document
         start = len(self._prefix)
         for row in self._naming.prepare_rows(self._rows(), self._headers, pool):
-            if self._newest is None or row.modified > self._newest:
-                self._newest = row.modified
+            self._write_detector.add(row.modified)
             path = row.key[start:]
             if is_document(path) and row.size <= MAX_DOCUMENT_BYTES and is_plain(path):
                 dropped = chosen.add(row)

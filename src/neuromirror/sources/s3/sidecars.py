@@ -52,6 +52,7 @@ _MAY_HAVE_SECRETS: Final = re.compile(
     rb"|api[_-]?key|private[_ -]?key|authorization|\\u"
 )
 _REPLACED: Final = "***"
+_LONGEST_LINE: Final = 200
 _COLON: Final = re.compile(r"[ \t\n\r]*:")
 
 
@@ -201,6 +202,14 @@ def without_secrets(content: bytes) -> bytes:
     if not done:
         return content
     return "".join([*pieces, text[done:]]).encode("utf-8")
+
+
+def one_line(value: object) -> str:
+    """Return a text as one line of at most 200 characters without secrets; empty for non-texts."""
+    if not isinstance(value, str):
+        return ""
+    line = without_secrets(" ".join(value.split()).encode("utf-8", "backslashreplace")).decode()
+    return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 1]}…"
 
 
 def _clean(text: str) -> str:

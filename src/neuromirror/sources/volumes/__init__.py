@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neuromirror.sources.volumes.channels import (
+        RESTRICTED,
         UNNAMEABLE,
         ChannelSource,
         local_id_of,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         Triple,
         is_secure,
         parse_url,
+        to_triple,
     )
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "PARALLEL",
     "PUBLIC_TOKEN",
     "REQUEST_LIMIT",
+    "RESTRICTED",
     "SCHEMES",
     "UNNAMEABLE",
     "VOLUME_REMOTE",
@@ -89,6 +92,7 @@ __all__ = [
     "parse_url",
     "plan_volume",
     "segments_of",
+    "to_triple",
     "zarr_documents",
 ]
 
@@ -106,6 +110,7 @@ _EXPORTS = {
     "PARALLEL": "neuromirror.sources.volumes.fetching",
     "PUBLIC_TOKEN": "neuromirror.sources.volumes.requests",
     "REQUEST_LIMIT": "neuromirror.sources.volumes.grid",
+    "RESTRICTED": "neuromirror.sources.volumes.channels",
     "SCHEMES": "neuromirror.sources.volumes.schemes",
     "TokenRefusedError": "neuromirror.sources.volumes.errors",
     "TooManyFilesError": "neuromirror.sources.volumes.errors",
@@ -130,6 +135,7 @@ _EXPORTS = {
     "parse_url": "neuromirror.sources.volumes.urls",
     "plan_volume": "neuromirror.sources.volumes.planning",
     "segments_of": "neuromirror.sources.volumes.channels",
+    "to_triple": "neuromirror.sources.volumes.urls",
     "zarr_documents": "neuromirror.sources.volumes.ngff",
 }
 

@@ -13,6 +13,9 @@ from neuromirror.sources.errors import MalformedIdError
 from neuromirror.sources.s3 import local_ids
 
 CURRENT: Final = "current"
+RESTRICTED: Final = (
+    'it requires a token and is skipped, unless the mirror\'s options have restricted = "mirror"'
+)
 UNNAMEABLE: Final = "no local id is possible for this name: it is too long, or . or .."
 _DOT_SEGMENTS: Final = frozenset({"", ".", ".."})
 

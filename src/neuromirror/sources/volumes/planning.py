@@ -15,7 +15,7 @@ from neuromirror.sources.volumes.grid import (
     choose_chunk,
 )
 from neuromirror.sources.volumes.options import VolumeOptions
-from neuromirror.sources.volumes.urls import Box, Triple
+from neuromirror.sources.volumes.urls import Box, to_triple
 
 
 def plan_volume(volume: Volume, options: VolumeOptions, limit: int = REQUEST_LIMIT) -> Volume:
@@ -104,9 +104,4 @@ def _crop(volume: Volume, level: Level, box: Box, base: tuple[float, float, floa
             f"{volume.path}: the box in the mirror's options has no voxel of level {level.name},"
             f" which has {had} along x, y, z; change 'box', or exclude the channel"
         )
-    return replace(level, start=_triple(start), stop=_triple(stop))
-
-
-def _triple(numbers: list[int]) -> Triple:
-    x, y, z = numbers
-    return x, y, z
+    return replace(level, start=to_triple(start), stop=to_triple(stop))

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -190,7 +191,7 @@ def parse_url(url: str) -> BlockUrl:
         path=path[1:],
         level=level,
         box=((x0, x1), (y0, y1), (z0, z1)),
-        chunk=(x1 - x0, y1 - y0, z1 - z0) if chunk is None else _triple(chunk),
+        chunk=(x1 - x0, y1 - y0, z1 - z0) if chunk is None else to_triple(map(int, chunk.groups())),
         time=None if time is None else int(time),
         dtype=fields.get("dtype"),
         secure={"http": False, "https": True}.get(fields.get("scheme", ""), secure),
@@ -206,8 +207,9 @@ def _shown(url: str) -> str:
         return "<no URL>"
 
 
-def _triple(found: re.Match[str]) -> Triple:
-    x, y, z = map(int, found.groups())
+def to_triple(numbers: Iterable[int]) -> Triple:
+    """Return three numbers as a triple."""
+    x, y, z = numbers
     return x, y, z
 
 
