@@ -18,7 +18,7 @@ def archive() -> Iterator[DandiReplayServer]:
 
 @pytest.fixture
 def make_source(archive: DandiReplayServer) -> Callable[..., DandiSource]:
-    """Makes sources of the archive that hardly wait; keywords are options."""
+    """Return a function that creates sources with short waits; keywords are options."""
 
     def make(mirror: str = "dandi", **options: object) -> DandiSource:
         checked = DandiOptions.model_validate({"api": archive.api, **options})
@@ -40,11 +40,11 @@ def buckets() -> Iterator[Buckets]:
 
 @pytest.fixture
 def bucket(buckets: Buckets) -> Bucket:
-    """A new bucket, open to all."""
+    """A new public bucket."""
     return buckets.make()
 
 
 @pytest.fixture
 def versioned_bucket(buckets: Buckets) -> Bucket:
-    """A new bucket that keeps old versions."""
+    """A new bucket with versioning."""
     return buckets.make(versioned=True)

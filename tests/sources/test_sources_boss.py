@@ -35,7 +35,7 @@ OPEN = sorted([ACTIVITY, CELLS, SKETCH, TISSUE])
 
 @pytest.fixture(scope="module")
 def shared_boss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoBoss]:
-    """A BOSS for tests that only read it."""
+    """A BOSS for read-only tests."""
     with DemoBoss(tmp_path_factory.mktemp("boss")) as running:
         yield running
 
@@ -100,7 +100,7 @@ def test_what_is_read_is_what_intern_gets(shared_boss, path):
         assert ours == remote.get_project(resource).raw
     assert client.frame(experiment["coord_frame"]) == remote.get_project(frame).raw
     for depth, resource in enumerate(resources, 1):
-        # intern does not encode keys, and the server takes "citation " for one
+        # intern does not encode keys, and the server accepts "citation " as one
         keys = remote.list_metadata(resource)
         ours = client.metadata(names[:depth])
         assert sorted(ours) == sorted(keys)
@@ -175,7 +175,7 @@ def test_what_names_no_channel_is_refused(shared_boss, name):
 
 
 def test_a_name_with_special_characters_is_requested_unchanged(shared_boss, httpserver):
-    """No BOSS gives such names today; the software of others, or of tomorrow, may."""
+    """No BOSS returns such names today, but other or future versions may."""
     around = RewritingProxy(httpserver, shared_boss)
     odd = "50% a/b"
 
@@ -220,7 +220,7 @@ def test_a_service_below_a_path_gets_its_requests_below_that_path(shared_boss, h
     assert (found == shared_boss.voxels(SKETCH)).all()
 
 
-# --- intern's way out
+# --- intern's transport
 
 
 def test_intern_asks_through_our_session(shared_boss, httpserver, monkeypatch):
@@ -271,7 +271,7 @@ def test_a_page_instead_of_json_is_an_error_that_says_so(shared_boss, httpserver
         list(make_source(around.api).datasets())
 
 
-# --- trouble
+# --- errors
 
 
 def test_a_storm_of_429_is_waited_for(boss):
@@ -325,7 +325,7 @@ def test_an_error_names_the_token_variable_that_is_not_set(shared_boss, httpserv
         source.hint(source.dataset(PRIVATE))
 
 
-# --- what only some may read
+# --- restricted channels
 
 
 def test_what_only_the_token_may_read_stays_out(shared_boss, monkeypatch):
@@ -372,7 +372,7 @@ def test_a_channel_in_a_restricted_experiment_is_left_out(boss, monkeypatch):
     assert [name for name, why in hints.items() if why is None] == [ACTIVITY]
 
 
-# --- what is gone
+# --- removed channels
 
 
 @pytest.mark.parametrize("how", ["soft_delete", "purge"])
@@ -381,7 +381,7 @@ def test_a_deleted_channel_is_gone(boss, how, depth):
     source = make_source(boss.api)
     dataset = source.dataset(ACTIVITY)
     names = ACTIVITY.split("/")
-    # upstream deletes from within
+    # upstream deletes from the inside out
     for inner in range(3, depth - 1, -1):
         getattr(boss, how)("/".join(names[:inner]))
     assert ACTIVITY not in [hint.dataset.local_id for hint in source.datasets()]

@@ -28,14 +28,14 @@ from support.boss_sources import (
 
 @pytest.fixture(scope="module")
 def shared_boss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoBoss]:
-    """A BOSS for tests that only read it."""
+    """A BOSS for read-only tests."""
     with DemoBoss(tmp_path_factory.mktemp("boss")) as running:
         yield running
 
 
 @pytest.fixture
 def boss(tmp_path: Path) -> Iterator[DemoBoss]:
-    """A BOSS with nothing in it."""
+    """An empty BOSS."""
     with DemoBoss(tmp_path / "boss", empty=True) as running:
         yield running
 
@@ -46,7 +46,7 @@ def noise(shape: tuple[int, ...], dtype: str = "uint8") -> np.ndarray[Any, Any]:
 
 
 def multiscales(documents: dict[str, bytes]) -> list[tuple[str, list[float], list[float]]]:
-    """Of each level its folder, a voxel's size, and where the first one's centre is."""
+    """Return folder, voxel size and center of the first voxel of each level."""
     (only,) = json.loads(documents["zarr.json"])["attributes"]["ome"]["multiscales"]
     return [
         (
@@ -122,7 +122,7 @@ def test_how_the_downsampling_job_fares_is_in_no_document(boss):
 
 
 def test_levels_begin_with_the_one_that_was_written_on(boss):
-    """The downsample service counts from 0 and ends at the experiment's number of levels."""
+    """The downsample service counts levels from 0, up to the experiment's number of levels."""
     shape = (8, 40, 40)
     boss.add_collection("c")
     boss.add_frame("f", stop=(160, 160, 8), voxel=(4, 4, 40))
@@ -140,7 +140,7 @@ def test_levels_begin_with_the_one_that_was_written_on(boss):
 
 
 def test_voxels_before_the_frame_start_are_reported_and_not_listed(boss):
-    """Upstream measures every level by the frame of level 0, and refuses what is before it."""
+    """Upstream compares every level with the frame of level 0, and refuses voxels before it."""
     add_volume(boss, "c/e/ch", noise((8, 60, 60)), start=(20, 0, 0), levels=4)
     source = make_source(boss.api)
     listing = listing_of(source, "c/e/ch")
@@ -166,7 +166,7 @@ def test_levels_that_are_not_selected_are_not_reported(boss):
 
 
 def test_voxels_that_are_not_square_have_their_own_level(boss):
-    """The downsample service fails for them: it cannot tell which level is nearest to cubes."""
+    """The downsample service fails: it cannot determine the level that is closest to isotropic."""
     voxels = noise((8, 40, 40))
     add_volume(boss, "c/e/ch", voxels, voxel=(4.0, 5.0, 40.0), downsampled=False)
     source = make_source(boss.api)
@@ -177,7 +177,7 @@ def test_voxels_that_are_not_square_have_their_own_level(boss):
 
 
 def test_what_intern_cannot_read_is_read(boss):
-    """A unit of time that is null, and 32-bit voxels."""
+    """A null time unit, and 32-bit voxels."""
     from intern.remote.boss import BossRemote
     from intern.resource.boss.resource import ExperimentResource
 
@@ -203,7 +203,7 @@ def test_what_intern_cannot_read_is_read(boss):
         ("/sections$", '"coord_frame": "demo_sections"', '"coord_frame": null', "no coordinate"),
         ("coord/", '"nanometers"', '"nanometres"', "cannot read|voxel_unit"),
         ("coord/", '"x_start": 0', '"x_start": 0.5', "x_start 0.5"),
-        ("coord/", '"x_start": 0', '"x_start": 300', "no voxel"),
+        ("coord/", '"x_start": 0', '"x_start": 300', "voxel"),
         ("downsample/", "[4.0, 4.0, 40.0]", "[4.0, 40.0]", "voxel_size"),
         ("downsample/", "[4.0, 4.0, 40.0]", "[4.0, 4.0, NaN]", "voxel size"),
         ("downsample/", "[300, 260, 82]", '[300, "260", 82]', "extent"),
@@ -394,7 +394,7 @@ def test_other_trouble_with_metadata_is_an_error(shared_boss, httpserver):
         listing_of(make_source(around.api), TISSUE)
 
 
-# --- proof
+# --- confirmation
 
 
 def test_a_volume_that_grows_while_it_is_read_is_not_proven(boss):

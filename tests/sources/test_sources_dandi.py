@@ -1,4 +1,4 @@
-"""The DANDI source against what a real archive answered."""
+"""The DANDI source, with recorded replies of a real archive."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def entries_of(source, name, label, known=EMPTY_CONTEXT):
 
 
 def read_of(source, name, label):
-    """A listing read to its end, where facts and documents are known."""
+    """Return a listing after its last entry, when facts and documents are complete."""
     listing = source.listing(version_of(source, name, label), EMPTY_CONTEXT)
     deque(listing.entries(), maxlen=0)
     return listing
@@ -85,7 +85,7 @@ def test_a_hint_equals_the_row_of_the_list(make_source):
 
 
 def test_a_hint_equals_the_list_after_an_older_version_is_resaved(make_source, archive):
-    """The list names the version made last, the dandiset itself the one saved last."""
+    """The list names the version created last, the dandiset's own reply the one saved last."""
     rows = archive.replies["d000002_versions"]["results"]
     older = next(row for row in rows if row["version"] == "0.261121.0904")
     older["modified"] = "2026-12-24T00:00:00Z"
@@ -226,7 +226,7 @@ def test_every_blob_becomes_a_record(make_source, archive):
 
 
 def test_publishing_changes_only_how_long_a_file_is_kept(make_source):
-    """The rows' ``modified`` is rewritten by publishing; nothing in a record may follow it."""
+    """Publishing changes the rows' ``modified``; records must not depend on it."""
     source = make_source()
     published = {r.path: r for r in entries_of(source, "000002", "0.261121.0905")}
     draft = {r.path: r for r in entries_of(source, "000002", "draft")}
@@ -247,7 +247,7 @@ def test_the_listing_carries_upstreams_own_summary_before_and_after(make_source,
     assert listing.version.claimed_totals == FileTotals(7, 758146)
     assert listing.confirm_version().claimed_totals == FileTotals(8, 758146)
     archive.replies["v000002_draft_info"]["modified"] = "2026-12-01T00:00:00Z"
-    second = source.listing(version, EMPTY_CONTEXT)  # it served once
+    second = source.listing(version, EMPTY_CONTEXT)  # it was consumed
     assert second.version.claimed_totals == FileTotals(8, 758146)
     assert second.version.time == datetime(2026, 12, 1, tzinfo=UTC)
     list(second.entries())

@@ -1,6 +1,6 @@
-"""What is known to mislead readers of a DANDI archive, each by name: lists, errors, rows.
+"""Known pitfalls of DANDI's API: lists, errors, rows.
 
-The traps of the bucket and of what changes between visits are tested in the crawl.
+Pitfalls of the bucket and of changes between visits are tested in the crawl.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def records_of(source, name="000002", label="draft"):
 
 
 def answering(archive, path, number, status, body, kind="application/json"):
-    """Lets one page of a list be answered so."""
+    """Replace the reply for one page of a list."""
 
     def before(handler, request_path, query):
         is_match = request_path == path and int(query.get("page", 1)) == number
@@ -65,7 +65,7 @@ def test_a_page_size_that_the_archive_would_clip_silently_is_refused(make_source
 
 
 def test_an_archive_that_clips_pages_further_is_not_believed(make_source, archive):
-    """Else the second page asked for would begin behind rows that nobody has read."""
+    """Otherwise the second page would start after rows that were never read."""
 
     def clipped(handler, path, query):
         if path != ASSETS:
@@ -82,7 +82,7 @@ def test_an_archive_that_clips_pages_further_is_not_believed(make_source, archiv
 
 
 def test_a_page_past_the_end_of_a_list_of_assets_is_no_end(make_source, archive):
-    """It is 200 and empty: as after rows were removed while their list was read."""
+    """It is 200 and empty, as after rows were removed during the listing."""
     assert recorded("a2_p_beyond")["results"] == []
     answering(archive, ASSETS, 2, 200, json.dumps(recorded("a2_p_beyond")).encode())
     with pytest.raises(UnreliableListingError, match=r"\b[37]\b"):
@@ -90,7 +90,7 @@ def test_a_page_past_the_end_of_a_list_of_assets_is_no_end(make_source, archive)
 
 
 def test_a_page_past_the_end_of_the_versions_is_no_dandiset_that_is_gone(make_source, archive):
-    """It is 404, which of the first page means that the dandiset is not there."""
+    """It is 404, which for the first page means that the dandiset does not exist."""
     source = make_source(page_size=2)
     answering(archive, VERSIONS, 2, 404, PAST_THE_END)
     with pytest.raises(UnreliableListingError, match="page 2"):
@@ -109,7 +109,7 @@ def test_a_page_past_the_end_of_the_dandisets_is_no_end(make_source, archive):
 
 
 def test_each_list_is_sorted_by_its_own_parameter(make_source, archive):
-    """``order`` of the list of dandisets, and ``ordering`` of the others, is passed over."""
+    """The list of dandisets ignores ``order``, and the other lists ignore ``ordering``."""
     source = make_source()
     list(source.datasets())
     listing = listing_of(source)
@@ -126,11 +126,11 @@ def test_each_list_is_sorted_by_its_own_parameter(make_source, archive):
     }
 
 
-# --- the whole archive in a few requests
+# --- the list of dandisets
 
 
 def test_the_time_of_the_dandiset_itself_is_no_hint(make_source, archive):
-    """It stays when the draft changes, and the draft's own moves."""
+    """It stays when the draft changes; the draft's own time changes."""
     source = make_source()
 
     def fingerprint():
@@ -199,7 +199,7 @@ def test_publishing_rewrites_the_time_of_an_asset_and_no_record(make_source, arc
 
 
 def test_an_asset_with_a_new_id_and_the_same_blob_is_the_same_file(make_source, archive):
-    """As after an edit of its metadata: an upstream id with other bytes would be an incident."""
+    """As after an edit of its metadata. An upstream id with other bytes would be an incident."""
     source = make_source()
     row = archive.assets("000002_draft")[0]
     path = row["path"].encode()
@@ -238,7 +238,7 @@ def test_the_object_url_is_recognized_by_its_form_and_not_by_its_position(make_s
 
 
 def test_no_download_url_and_no_nested_asset_url_is_requested(make_source, archive):
-    """The one signs; the other answers for assets that are in no such version."""
+    """The first signs URLs; the second also returns assets of other versions."""
     source = make_source()
     for label in ("draft", "0.261121.0904"):
         list(listing_of(source, label=label).entries())
@@ -293,7 +293,7 @@ def test_errors_of_every_shape_end_the_reading_and_are_no_data(
 
 
 def test_urls_end_with_a_slash_and_a_redirect_is_followed(make_source, archive):
-    """The real archive answers 301 with a relative address."""
+    """The real archive returns 301 with a relative URL."""
     source = make_source()
     list(source.datasets())
     list(listing_of(source).entries())
@@ -395,7 +395,7 @@ def test_the_mirror_files_are_of_the_instances_that_dandis_own_client_knows():
     for name, api in theirs.items():
         source = mirrors[name].open()
         assert source.uri == f"{api}/", name
-        # and the variables that the client looks for its tokens in
+        # and the environment variables from which the client reads its tokens
         ours = "EMBER_DANDI" if name == "ember" else name.upper().replace("-", "_")
         assert f'token_env = "{ours}_API_KEY"' in mirrors[name].path.read_text()
 

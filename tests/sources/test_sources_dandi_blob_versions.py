@@ -1,4 +1,4 @@
-"""Version ids of blobs from a sweep: the same as a HEAD gives, at a fraction of the cost."""
+"""Version ids of blobs from a listing of versions: the same as from HEAD, with fewer requests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOW = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 def blob_of(number: int) -> str:
-    """Spread evenly, as random ones are."""
+    """Return evenly distributed UUIDs, like random ones."""
     return str(uuid.UUID(int=(number * 0x9E3779B97F4A7C15F39CC0605CEDC835) % 2**128))
 
 
@@ -76,7 +76,7 @@ def test_a_thousand_blobs_cost_a_handful_of_requests_and_known_ones_none(filled)
     filled.clear_requests()
     sweep = sweep_of()
     assert len(sweep.look_up(urls_of(filled, range(1000)))) == 1000
-    # two pages, and a look at the first before
+    # two pages, and the first one for the estimate
     assert len(filled.requests) <= 4
     filled.clear_requests()
     assert len(sweep.look_up(urls_of(filled, range(1000, 1200)))) == 200

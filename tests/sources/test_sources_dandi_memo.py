@@ -1,4 +1,4 @@
-"""What is remembered of an asset list: it must never hide a change, nor cost what it saves."""
+"""The memo of an asset list: it never hides a change, and saves requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def listing_of(source, known=EMPTY_CONTEXT, name="000002", label="draft"):
 
 
 def memo_of(source, **which):
-    """What a whole reading remembers."""
+    """Return the memo of a complete listing."""
     listing = listing_of(source, **which)
     for _ in listing.entries():
         pass
@@ -218,7 +218,7 @@ def test_known_locations_are_looked_up_page_by_page(make_source, archive):
     class Counting(FakeVisitContext):
         def locations(self, urls):
             lookup_sizes.append(len(urls))
-            # every other one, to see that answers are not mixed up
+            # every other one, to notice mixed-up replies
             return [
                 Location(f"{url}?versionId=k-{url[-4:]}", "s3", f"k-{url[-4:]}")
                 if int(url.rpartition("/")[2][:8], 16) % 2

@@ -1,4 +1,4 @@
-"""The assets' metadata as documents: the same bytes for the same state, and small changes small."""
+"""The assets' metadata as documents: equal states give equal bytes, small changes small diffs."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_dandiset_without_assets_has_none():
 
 @pytest.mark.parametrize("name", ["000001_draft", "000002_draft", "000003_draft"])
 def test_what_moves_by_itself_moves_no_byte(name):
-    """Late sha256, publishing, embargo lifted, another address, extracted again, other order."""
+    """Late sha256, publishing, end of embargo, another URL, new extraction, another order."""
     before = rows_of(name)
     after = copy.deepcopy(before)
     for row in after:
@@ -93,7 +93,7 @@ def test_what_moves_by_itself_moves_no_byte(name):
 
 
 def test_publishing_does_not_change_the_metadata_of_an_asset():
-    """As recorded: an asset in the draft before, and in the version after."""
+    """Recorded: an asset in the draft before publishing, and in the version after."""
     draft = {row["path"]: row for row in rows_of("000002_draft")}
     for row in rows_of("000002_0.261121.0905"):
         same = draft.get(row["path"])
@@ -265,7 +265,7 @@ _TEXTS = [
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_line_is_cleaned_wherever_something_is_to_be_cleaned(seed):
-    """It is only looked for where the line as a whole shows that it may be there."""
+    """Cleaning is skipped only if the line as a whole shows that it is not needed."""
     draw = random.Random(seed)
 
     def value(depth: int) -> Any:

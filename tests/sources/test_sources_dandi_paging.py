@@ -1,4 +1,4 @@
-"""Lists that lie: whatever is wrong with a page, no listing passes for whole that is not."""
+"""Faulty pages: no incomplete listing is accepted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def paths_of(source):
 
 
 def change_page(archive, number, change, path=ASSETS):
-    """Lets ``change`` alter one page of a list before it is sent."""
+    """Apply ``change`` to one page of a list before it is sent."""
 
     def before(handler, request_path, query):
         if request_path != path or int(query.get("page", 1)) != number:
@@ -48,7 +48,7 @@ def change_page(archive, number, change, path=ASSETS):
 
 
 def test_the_replay_pages_as_the_real_archive_did():
-    """What stands in for the archive gives the very pages that the archive gave."""
+    """The replay server returns exactly the pages of the real archive."""
     rows = recorded("v000002_draft_assets")["results"]
     bare = [{k: v for k, v in row.items() if k != "metadata"} for row in rows]
     address = f"http://127.0.0.1:18900{ASSETS}"
@@ -252,7 +252,7 @@ def test_dandisets_are_counted_too(make_source, archive):
 @pytest.mark.parametrize("limit", [1, 20, 62])
 @pytest.mark.parametrize("begin", [0, 60])
 def test_pages_too_large_for_the_server_are_split(make_source, archive, limit, begin):
-    """From some offset on the server manages small pages only; no row is lost or doubled."""
+    """From some offset on the server returns small pages only; no row is lost or repeated."""
     archive.set_blob_count("000002_draft", 333)
 
     def before(handler, path, query):
@@ -291,7 +291,7 @@ def test_a_server_that_is_down_stays_an_error(make_source, archive):
 
 
 def test_rows_that_move_while_pages_shrink_are_noticed(make_source, archive):
-    """One removed early and one added late leave the count as it was."""
+    """One row removed early and one added late leave the count unchanged."""
     archive.set_blob_count("000002_draft", 120)
     rows = archive.assets("000002_draft")
 
@@ -336,7 +336,7 @@ def test_few_pages_are_requested_ahead_of_the_reader(make_source, archive):
 
 
 def test_a_single_object_in_trouble_ends_the_listing(make_source, archive):
-    """Its record without a version id would stay in the git-annex branch for ever."""
+    """A record without version id would stay in the git-annex branch forever."""
     archive.set_blob_count("000002_draft", 20)
     bad = next(path for path in archive.objects if path.endswith("-0000-4000-8000-000000000000"))
     archive.on_request = lambda handler, path, _query: path == bad and send(handler, 503, b"")
@@ -345,7 +345,7 @@ def test_a_single_object_in_trouble_ends_the_listing(make_source, archive):
 
 
 def test_a_bucket_in_trouble_ends_the_listing(make_source, archive):
-    """Else a passing outage would be recorded as files without exact addresses."""
+    """Otherwise a transient outage would be recorded as files without version ids."""
     archive.on_request = lambda handler, *_: handler.command == "HEAD" and send(handler, 503, b"")
     with pytest.raises(ServerError):
         paths_of(make_source())

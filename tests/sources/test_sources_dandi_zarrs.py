@@ -1,4 +1,4 @@
-"""Zarr assets: listed from the bucket, and believed only when they add up."""
+"""Zarr assets: listed from the bucket, and verified by their checksum."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def zarr_archive(archive: DandiReplayServer, buckets: Buckets) -> ZarrArchive:
 
 @pytest.fixture
 def plain_archive(archive: DandiReplayServer, buckets: Buckets) -> ZarrArchive:
-    """Its bucket keeps no versions."""
+    """An archive whose bucket is not versioned."""
     return ZarrArchive(archive, buckets.make())
 
 
@@ -84,7 +84,7 @@ def read(listing):
     return found
 
 
-# --- what a row becomes
+# --- rows of an asset list
 
 
 def test_a_zarr_asset_is_a_part_and_costs_no_request(zarr_archive):
@@ -180,7 +180,7 @@ NAMES = st.text(st.sampled_from("ab.-0/1é "), min_size=1, max_size=6).filter(
 @settings(max_examples=200, deadline=None)
 @given(st.dictionaries(NAMES, st.integers(0, 10**12), max_size=12), st.integers(0, 3))
 def test_the_checksum_is_the_librarys_own(paths, most):
-    """Also where folders hold more files than are given to the library at once."""
+    """Also for folders with more files than are passed to the library."""
     tree = ZarrChecksumTree()
     rows = []
     for path, size in paths.items():
@@ -238,7 +238,7 @@ def test_entries_have_md5_version_and_a_path_below_the_zarr(zarr_archive):
 
 
 def test_prefix_1_does_not_return_10(zarr_archive):
-    """The archive's own list would, for ``prefix=0/1/``; and one Zarr's id may begin another's."""
+    """The archive's own list would, for ``prefix=0/1/``. One Zarr's id can also start another's."""
     zarr_id = zarr_archive.make(ENTRIES)
     zarr_archive.bucket.put(f"zarr/{zarr_id}0/stranger", b"not ours")
     assert set(read(part_of(zarr_archive, zarr_id).listing(EMPTY_CONTEXT))) == {
@@ -283,7 +283,7 @@ def test_old_versions_and_deleted_objects_are_not_listed(zarr_archive):
 
 
 def test_a_listing_that_does_not_add_up_is_not_proven(zarr_archive):
-    """A Zarr whose quiet deletion moved nothing upstream; no entry of it is given."""
+    """An object is deleted without a change upstream; no entry is yielded."""
     zarr_id = zarr_archive.make(ENTRIES)
     stated = zarr_archive.library_checksum(zarr_id)
     part = part_of(zarr_archive, zarr_id)
@@ -309,7 +309,7 @@ def test_a_zarr_that_moved_since_its_row_was_read_is_taken_as_it_is_now(zarr_arc
 
 
 def test_a_race_with_an_upload_is_retried(zarr_archive):
-    """The objects move after the archive was asked, its checksum after they were listed."""
+    """The objects change after the state was requested, its checksum after they were listed."""
     zarr_id = zarr_archive.make(ENTRIES)
     part = part_of(zarr_archive, zarr_id)
     requests = []
@@ -342,7 +342,7 @@ def test_pages_left_by_a_killed_visit_do_not_make_a_moved_zarr_wrong_for_ever(
 
 
 def test_zarr_checksum_null_is_listed_by_time_and_says_so(zarr_archive):
-    """Never finalized: checksum null and size 0, though files exist."""
+    """Never finalized: checksum null and size 0, although files exist."""
     zarr_id = zarr_archive.make(ENTRIES)
     age(zarr_archive, zarr_id)
     zarr_archive.set_state(zarr_id, None)
@@ -359,7 +359,7 @@ def test_zarr_checksum_null_is_listed_by_time_and_says_so(zarr_archive):
 
 
 def age(archive, zarr_id):
-    """Lets the objects be old: those of this second count as written meanwhile."""
+    """Give the objects an old time: objects of the current second count as written meanwhile."""
     for path in ENTRIES:
         archive.bucket.set_time(archive.key(zarr_id, path), moment("2024-01-01T00:00:00"))
 
@@ -376,7 +376,7 @@ def test_a_zarr_that_is_finalized_while_it_is_listed_is_not_proven(zarr_archive)
 
 
 def test_a_zarr_that_is_written_to_while_it_is_listed_is_not_proven(zarr_archive):
-    """Uploads take the checksum away, and what is listed then is no state that anybody meant."""
+    """Uploads remove the checksum, and objects listed meanwhile are an accidental state."""
     zarr_id = zarr_archive.make(ENTRIES)
     listing = part_of(zarr_archive, zarr_id).listing(EMPTY_CONTEXT)
     zarr_archive.put(zarr_id, {"0/11/0": b"more"})
@@ -412,7 +412,7 @@ def test_an_empty_zarr_is_an_empty_listing(zarr_archive):
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_hidden_zarr_is_refused_and_its_own_hint_says_embargoed(zarr_archive, status):
-    """The archive says 404 of one to those who do not own it, and tells where its files are."""
+    """The archive returns 404 except to owners, but still redirects to its files."""
     zarr_id = zarr_archive.make(ENTRIES)
     part = part_of(zarr_archive, zarr_id)
     zarr_archive.rows[zarr_id] = (status, DENIED)
@@ -449,7 +449,7 @@ def test_a_refused_token_is_no_embargo(zarr_archive):
 
 
 def test_an_embargoed_zarr_whose_files_answers_200_gives_no_path(zarr_archive):
-    """The archive tells of it and the bucket lists it, but nobody may read its objects."""
+    """The archive shows it and the bucket lists it, but refuses its objects."""
     zarr_id = zarr_archive.make(ENTRIES)
     with refusing_endpoint(zarr_archive.bucket) as endpoint:
         metadata = zarr_archive.metadata(zarr_id)
@@ -462,7 +462,7 @@ def test_an_embargoed_zarr_whose_files_answers_200_gives_no_path(zarr_archive):
     assert not re.search(r"zgroup|0/1/0", str(caught.value))
 
 
-# --- memory of earlier visits
+# --- memos
 
 
 def test_an_unchanged_zarr_is_recognized(zarr_archive):
@@ -492,7 +492,7 @@ def test_a_never_finalized_zarr_is_no_longer_as_remembered_once_it_is(zarr_archi
     assert not part.listing(FakeVisitContext(memo=memo)).is_unchanged()
 
 
-# --- by name alone
+# --- by local id
 
 
 def test_a_zarr_can_be_visited_by_its_id(zarr_archive):
@@ -545,7 +545,7 @@ def test_past_states_are_rebuilt_from_versions_and_delete_markers(zarr_archive):
         {b"a", b"0/0", b"0/1", b"0/10"},
         {b"a", b"0/1", b"0/10"},
     ]
-    # each adds up to what the archive stated in its day
+    # each has the checksum that the archive stated at that time
     assert [dict(one.facts.attributes)["zarr-checksum"] for one in found] == truths[:3]
     assert entries[0][b"a"].locations[0].version_id != entries[1][b"a"].locations[0].version_id
     assert [state.time for state in zarrs.history(dataset, days[0])] == days[1:3]
@@ -612,7 +612,7 @@ def test_a_memo_without_zarrs_is_void_once_zarrs_are_mirrored(make_source):
 
 
 def test_zarr_checksum_null_is_never_taken_as_unchanged_by_its_row(make_source, archive):
-    """Its objects may change while its row says nothing, neither of size nor of checksum."""
+    """Its objects may change although its row has neither size nor checksum."""
     listing = draft_of(make_source(zarrs=True), "000003")
     for _ in listing.entries():
         pass
@@ -626,7 +626,7 @@ def test_zarr_checksum_null_is_never_taken_as_unchanged_by_its_row(make_source, 
 
 
 def test_rows_shifting_between_pages_are_noticed_among_zarrs_too(make_source, archive):
-    """A Zarr is removed after the first page: the next row slips on to a page already read."""
+    """A Zarr is removed after the first page, so the next row moves to a page already read."""
     gone = []
 
     def shift(_handler, path, query):

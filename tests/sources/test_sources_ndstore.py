@@ -1,4 +1,4 @@
-"""An ndstore's channels become arrays that hold what the service holds, and nothing made up."""
+"""An ndstore's channels become arrays with the service's stored voxels only."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def ndstore(tmp_path: Path) -> Iterator[DemoNdstore]:
 
 @pytest.fixture(scope="module")
 def shared_ndstore(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoNdstore]:
-    """An ndstore for all tests that only read it."""
+    """An ndstore for read-only tests."""
     with DemoNdstore(tmp_path_factory.mktemp("ndstore")) as running:
         yield running
 
 
-# -- what comes out
+# -- arrays
 
 
 @pytest.mark.filterwarnings("ignore:Object at .ndstore is not recognized")
@@ -81,7 +81,7 @@ def test_blocks_are_hashed_where_the_options_say_so(shared_ndstore: DemoNdstore)
 def test_a_level_lies_where_the_service_has_it(shared_ndstore: DemoNdstore) -> None:
     source = make_source(shared_ndstore)
     sections = transformations_by_level(listing_of(source, IMAGE_11))
-    # z begins at 1, and is not scaled; a pixel's centre moves as they are joined.
+    # z starts at 1 and is not scaled; joining pixels moves their centers
     assert sections["0"] == ([30.0, 3.0, 3.0], [30.0, 0.0, 0.0])
     assert sections["1"] == ([30.0, 6.0, 6.0], [30.0, 1.5, 1.5])
     assert sections["2"] == ([30.0, 12.0, 12.0], [30.0, 4.5, 4.5])
@@ -90,7 +90,7 @@ def test_a_level_lies_where_the_service_has_it(shared_ndstore: DemoNdstore) -> N
 def test_a_level_lies_where_it_was_made_even_where_its_offset_is_rounded(
     shared_ndstore: DemoNdstore,
 ) -> None:
-    # The offset is 10, 6, 4: of level 2 ndstore says 2, 1, 1, but makes it of voxels 10 to 13.
+    # The offset is 10, 6, 4. ndstore states 2, 1, 1 for level 2, but computes it from 10 to 13.
     moved = transformations_by_level(listing_of(make_source(shared_ndstore), CALCIUM))
     assert moved["0"] == ([1.0, 500.0, 500.0, 500.0], [5.0, 2000.0, 3000.0, 5000.0])
     assert moved["1"][1] == [5.0, 2250.0, 3250.0, 5250.0]
@@ -100,7 +100,7 @@ def test_a_level_lies_where_it_was_made_even_where_its_offset_is_rounded(
 def test_where_a_box_lies_does_not_move_with_it(shared_ndstore: DemoNdstore) -> None:
     box = [[42, 110], [38, 96], [12, 40]]
     cropped = listing_of(make_source(shared_ndstore, box=box, levels=[2]), CALCIUM)
-    # Level 2 from 42 // 4 = 10, 9, 3 on: eight voxels of 2000 nm from where it begins (2).
+    # Level 2 starts at 42 // 4 = 10, 9, 3: eight voxels of 2000 nm after its origin (2).
     assert transformations_by_level(cropped)["2"][1] == [
         5.0,
         2750.0 + 2 * 2000,
@@ -129,7 +129,7 @@ def test_no_request_is_larger_than_the_service_can_bear(shared_ndstore: DemoNdst
     assert record.size == 200 * 150 * 40 * 8
 
 
-# -- what is made up
+# -- synthesized levels
 
 
 def test_levels_that_were_never_made_are_named_and_not_mirrored(
@@ -157,7 +157,7 @@ def test_a_synthetic_level_cannot_be_requested(shared_ndstore: DemoNdstore) -> N
     assert not left_out
 
 
-# -- what changes
+# -- changes
 
 
 def test_an_unchanged_channel_is_found_unchanged(
@@ -209,7 +209,8 @@ def test_a_channel_that_was_opened_for_writing_is_read_anew(
     first = listing_of(source, IMAGE_11, workspace=tmp_path)
     before = digests(read(first)[0])
     ndstore.edit(IMAGE_11, ((0, 1), (0, 1), (1, 2)), spread=False)
-    assert listing_of(source, IMAGE_11, memo=first.memo()).is_unchanged()  # nothing tells
+    # without a signal, the sample misses the change
+    assert listing_of(source, IMAGE_11, memo=first.memo()).is_unchanged()
     ndstore.set_propagate(IMAGE_11, 2)
     second = listing_of(source, IMAGE_11, memo=first.memo())
     assert not second.is_unchanged()
@@ -232,7 +233,7 @@ def test_a_level_that_comes_while_blocks_are_read_is_no_proof(ndstore: DemoNdsto
         listing.confirm_version()
 
 
-# -- what goes wrong
+# -- errors
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""An ndstore's projects and channels: names, lists, what may be seen, and what makes no sense."""
+"""An ndstore's projects and channels: names, lists, access, and malformed info."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def ndstore(tmp_path: Path) -> Iterator[DemoNdstore]:
 
 @pytest.fixture(scope="module")
 def shared_ndstore(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoNdstore]:
-    """An ndstore for all tests that only read it."""
+    """An ndstore for read-only tests."""
     with DemoNdstore(tmp_path_factory.mktemp("ndstore")) as running:
         yield running
 
 
 def listed(ndstore: DemoNdstore, **options: Any) -> list[str]:
-    """Local ids of all datasets, notices too."""
+    """Return the local ids of all hints."""
     return [one.dataset.local_id for one in make_source(ndstore, **options).datasets()]
 
 
@@ -123,7 +123,7 @@ def test_a_broken_project_does_not_hide_the_others(ndstore: DemoNdstore) -> None
     assert hints.keys() == {*ALL, "==demo12"} - {"demo12/image"}
     assert "HTTP 500" in (hints["==demo12"].unavailable or "")
     ndstore.projects["demo11"].channels["image"].datatype = "float16"
-    assert listed(ndstore) == ALL  # what is odd is told when it is visited
+    assert listed(ndstore) == ALL  # the visit reports malformed info
     with pytest.raises(UnexpectedReplyError, match=r"demo11/image: .*'float16'"):
         listing_of(make_source(ndstore), IMAGE_11)
 
@@ -135,7 +135,7 @@ def test_a_service_that_does_not_list_its_projects_lists_nothing(ndstore: DemoNd
         listed(ndstore)
 
 
-# -- what may be seen
+# -- access
 
 
 def test_a_private_project_stays_out_of_the_store(
@@ -164,7 +164,7 @@ def test_a_private_project_is_mirrored_if_the_options_say_so(
     assert records
     output = str((listing.documents, listing.facts, records))
     assert ndstore.token not in output
-    # An expired token is to ndstore like none; that does not mean that the project is gone.
+    # ndstore treats an expired token like none, so the project may still exist
     monkeypatch.setenv(TOKEN, "expired-2024")
     with pytest.raises(
         AccessDeniedError, match=rf"refuses the token in the environment variable {TOKEN}"
@@ -189,7 +189,7 @@ def test_a_removed_project_differs_from_a_failing_one(ndstore: DemoNdstore) -> N
         source.hint(cells)
     ndstore.set_public("demo11_anno", True)
     for status, error in ((404, NotFoundError), (403, AccessDeniedError)):
-        # The list has it still: something on the way refuses.
+        # still in the list, so a proxy refuses the request
         with ndstore.fault("status", path="/info/", status=status), pytest.raises(error):
             source.hint(cells)
     with ndstore.fault("status", path="/info/", status=500), pytest.raises(ServerError):
@@ -210,7 +210,7 @@ def test_the_hint_of_an_excluded_channel_says_excluded(shared_ndstore: DemoNdsto
     assert hint.unavailable == "excluded in the mirror's file"
 
 
-# -- what is kept of it
+# -- documents
 
 
 def test_volatile_fields_are_left_out_of_the_documents(shared_ndstore: DemoNdstore) -> None:
@@ -240,7 +240,7 @@ def test_viewer_links_carry_layer_and_type(shared_ndstore: DemoNdstore) -> None:
     assert links["ndstore"] == f"{shared_ndstore.api}/demo11_anno/info/"
 
 
-# -- what makes no sense
+# -- malformed info
 
 
 def _info(ndstore: DemoNdstore, token: str) -> Any:

@@ -1,4 +1,4 @@
-"""Layers of a bucket: how they are found, and what a listing of one holds."""
+"""Layers of a bucket: discovery and listing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from support.precomputed_layers import ENCODINGS, INFO, Layers, key_of, layers_a
 
 @pytest.fixture(scope="module")
 def shared_layers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layers]:
-    """The demo's layers, for tests that only read them."""
+    """The demo's layers, for read-only tests."""
     with layers_at(tmp_path_factory.mktemp("layers"), empty=False) as layers:
         yield layers
 
@@ -180,7 +180,7 @@ def test_groups_are_the_folders_around_layers(shared_layers):
     assert experiment.name == "m:demo_cortex/sections"
     assert source.superdataset("no name") is None
     within = shared_layers.source(prefix="demo_cortex")
-    assert within.superdataset("demo_cortex") is None  # that is the mirror's own
+    assert within.superdataset("demo_cortex") is None  # the mirror's own superdataset
     assert within.superdataset("demo_cortex/sections") == experiment
 
 

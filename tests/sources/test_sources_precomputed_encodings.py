@@ -1,4 +1,4 @@
-"""Files are called by the encoding of their objects, learnt from as few of them as will do."""
+"""Paths of files depend on the encoding of their objects, determined from a sample."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CH = "c/e/ch"
 
 @pytest.fixture
 def layers(tmp_path: Path) -> Iterator[Layers]:
-    """A bucket with one layer, which holds nothing yet."""
+    """A bucket with one empty layer."""
     with layers_at(tmp_path) as made:
         made.put(f"{CH}/info", INFO)
         yield made
@@ -64,7 +64,7 @@ def chunk(number: int) -> str:
     return f"{CH}/8_8_8/{64 * number}-{64 * number + 64}_0-64_0-16"
 
 
-# --- what is learnt
+# --- samples of a first visit
 
 
 def test_a_sample_of_each_scale_gives_all_of_it_its_ending(layers):
@@ -87,7 +87,7 @@ def test_a_sample_of_each_scale_gives_all_of_it_its_ending(layers):
         "8_8_40/*": ("a sample", ["gzip"]),
     }
     assert {one for name, one in listing.facts.attributes if name == "encoding"} == {"br", "gzip"}
-    # eight more find out whether ETags are MD5s
+    # eight more to check that ETags are MD5s
     assert len(layers.heads()) <= 1 + 5 + 2 * SAMPLE + 8
     second = listing_of(layers.source(), CH)
     read(second)
@@ -143,7 +143,7 @@ def test_each_asks_for_every_object(layers):
 
 
 def sampled(layers: Layers) -> set[str]:
-    """The objects that a first visit asks about."""
+    """Return the objects that a first visit requests."""
     layers.demo.clear_requests()
     paths(layers.source(etags="md5"))
     return set(layers.heads())
@@ -184,7 +184,7 @@ def test_an_object_rewritten_in_another_encoding_gets_another_path(layers, encod
     assert len(found) == 30
     assert listing.can_find_present
     assert listing.find_present([f"{name}.br".encode()]) == []
-    # what was found once is not forgotten when something else changes
+    # a known mixed scale is remembered when something else changes
     for number in (30, 31):
         known = FakeVisitContext(memo=listing.memo())
         layers.put_later(chunk(number), TEXT, "br")
@@ -302,14 +302,14 @@ def test_documents_are_readable_however_they_are_stored(layers):
     layers.put(f"{CH}/extra.json", '{"a": 1}', "br")
     layers.put(f"{CH}/more.json", json.dumps({"a": "b" * 3000}), "gzip")
     listing = listing_of(layers.source(), CH)
-    # what cannot be read without a library is a file, as CloudVolume would look for it
+    # a document that needs a library for decoding is a file with CloudVolume's suffix
     assert set(read(listing)) == {b"extra.json.br"}
     contents = {one.path: one.content for one in listing.documents}
     assert contents[b"info"] == INFO.encode()
     assert json.loads(contents[b"more.json"]) == {"a": "b" * 3000}
 
 
-# --- what upstream does not let be known
+# --- refused and changing objects
 
 
 def test_a_refused_object_keeps_its_path_and_is_requested_in_the_next_visit(layers):
@@ -382,7 +382,7 @@ def test_earlier_states_are_named_by_their_own_versions(layers):
 
 
 def named(rows: list[ObjectRow], stored: dict[bytes, str], **options: object) -> dict[bytes, str]:
-    """The paths that a naming gives to rows, and what its document says, under an empty name."""
+    """Return the paths of rows, and under an empty name the document."""
     encodings = EncodingNaming(
         b"", lambda _: False, head_each=False, memo=None, folder=None, **options
     )

@@ -1,4 +1,4 @@
-"""Datasets of a bucket, how they are found, and when a listing of one counts."""
+"""Datasets of a bucket: discovery, and validity of their listings."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_capabilities_are_described(bucket, versioned_bucket):
     }
 
 
-# --- memo and proof
+# --- memo and confirmation
 
 
 def test_an_unchanged_prefix_is_known_by_its_memo(bucket):

@@ -1,4 +1,4 @@
-"""AIND's names and sidecars through the generations of its schema."""
+"""AIND's asset names, and sidecars of all versions of its schema."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DERIVED = f"{RAW}_sorted_2022-08-05_10-11-12"
 
 
 def read(name: str = RAW, **sidecars: object) -> DatasetFacts:
-    """The facts of an asset with these sidecars; ``__`` in a name is a dot."""
+    """Return the facts of an asset with these sidecars; ``__`` in a name is a dot."""
     return asset_facts(
         name,
         [
@@ -263,7 +263,7 @@ def test_which_paths_are_sidecars(path, expected):
     assert is_document(path) is expected
 
 
-# --- what is kept of a sidecar
+# --- normalized sidecars
 
 NAMES = frozenset({"last_modified", "_last_modified"})
 

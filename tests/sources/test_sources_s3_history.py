@@ -1,4 +1,4 @@
-"""Earlier states of a prefix, and what DocDB adds to discovery."""
+"""Earlier states of a prefix, and discovery with DocDB."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def buckets() -> Iterator[Buckets]:
 
 
 def put(bucket: Bucket, key: str, hours: float, data: bytes | None) -> None:
-    """Puts, or deletes, an object at a time."""
+    """Write or delete an object at a given time."""
     if data is None:
         bucket.delete(key)
     else:
@@ -39,7 +39,7 @@ def put(bucket: Bucket, key: str, hours: float, data: bytes | None) -> None:
 
 @pytest.fixture
 def lived_in(buckets: Buckets) -> Bucket:
-    """Grew, was overwritten, lost a file, got it back, and grew again."""
+    """A prefix with added, overwritten, deleted and restored objects."""
     bucket = buckets.make(versioned=True)
     put(bucket, "a/1", 0, b"one")
     put(bucket, "a/2", 0.5, b"two")
@@ -95,7 +95,7 @@ def test_a_state_of_the_past_has_versions_and_no_memo(lived_in):
     assert set(entries) == {b"1", b"2"}
     for entry in entries.values():
         assert entry.retention is Retention.VERSIONED_BUCKET
-        # The key is no identity here: other bytes under it were other versions.
+        # not the key, because other bytes under it were other versions
         assert entry.upstream_id == entry.locations[0].version_id
     assert [one.content for one in listing.documents] == [b'{"subject_id": "7"}']
     assert ("subject", "7") in listing.facts.attributes
@@ -141,7 +141,7 @@ def test_states_before_the_first_version_id_are_left_out(buckets):
     assert version.time == T0 + 20 * HOUR
     assert set(entries) == {b"1", b"2", b"3"}
     assert bytes_of(source, entries[b"1"]) == b"one"
-    # and may be overwritten while versioning is suspended
+    # and can be overwritten while versioning is suspended
     assert entries[b"1"].locations[0].version_id is None
     assert entries[b"1"].retention is Retention.MUTABLE_BUCKET
     assert entries[b"3"].retention is Retention.VERSIONED_BUCKET
@@ -156,7 +156,7 @@ def test_bursts_are_the_same_in_any_order():
     expected = [T0 + hours / 7 * HOUR for hours in (9, 49, 90)]
     assert burst_ends(rows, HOUR) == burst_ends(reversed(rows), HOUR) == expected
     assert burst_ends([], HOUR) == []
-    # A pause of the gap itself divides.
+    # a pause as long as the gap separates states
     assert len(burst_ends([row(b"a", 0.5), row(b"b", 1.5)], HOUR)) == 2
 
 
@@ -175,7 +175,7 @@ def test_a_moment_comes_back_from_its_name():
 
 
 class DocDb:
-    """The records, served a few at a time whatever limit is asked for."""
+    """Serves the records a few at a time, whatever limit is requested."""
 
     def __init__(self, server: HTTPServer, bucket: str, most: int = 2) -> None:
         self.rows: list[Any] = []
@@ -235,7 +235,7 @@ def test_docdb_changes_are_read_page_by_page(assets, docdb):
     assert fingerprints["a"].startswith("2024-01-01T00:00:00 ")
     assert fingerprints["b"] is not None
     assert fingerprints["c"] is None
-    # What DocDB does not know is looked at each time.
+    # datasets unknown to DocDB are always visited
     assert fingerprints["d"] is None
     for name, hint in before.items():
         assert source.hint(source.dataset(name)) == hint
@@ -243,7 +243,7 @@ def test_docdb_changes_are_read_page_by_page(assets, docdb):
     after = hints_of(source)
     assert after["a"].fingerprint != before["a"].fingerprint
     assert after["b"] == before["b"]
-    # Other options may shape other datasets, so what was skipped must be looked at.
+    # other options may give other records, so unchanged datasets are visited
     other = hints_of(assets.source(docdb=docdb.url, profile="aind"))
     assert other["b"].fingerprint != before["b"].fingerprint
 

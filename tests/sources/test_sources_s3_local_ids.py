@@ -1,4 +1,4 @@
-"""Local ids of prefixes, and what a mirror file may say about a bucket."""
+"""Local ids of prefixes, and the options of buckets."""
 
 from __future__ import annotations
 

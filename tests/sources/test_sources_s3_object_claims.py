@@ -1,4 +1,4 @@
-"""What S3 claims of the bytes of its objects, where they can be had, and odd keys."""
+"""Digests, locations and unusual keys of S3 objects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from support.moto_buckets import (
 )
 from support.visit_context import FakeVisitContext
 
-# --- the ladder
+# --- claims
 
 
 def test_a_single_part_etag_is_an_md5(bucket):
@@ -114,7 +114,7 @@ def test_a_sha256_of_the_whole_content_is_the_best(bucket):
         Digest("md5", md5(b"sum"), "s3"),
     )
     assert found[b"crc"].evidence is Evidence.MD5
-    # What hides the MD5 does not hide the sha256.
+    # encryption hides the MD5 but not the sha256
     assert found[b"kms"].digests == (Digest("sha256", hashlib.sha256(b"kms").hexdigest(), "s3"),)
     assert found == files_of(
         bucket.source(),
@@ -170,7 +170,7 @@ def test_a_known_part_size_is_not_requested(bucket):
     known = FakeVisitContext(contents={etag: KnownContent(11 * MIB, 5 * MIB, None)})
     assert files_of(source, "a", known)[b"big"] == first
     assert requests == []
-    # What is remembered is believed only where it fits.
+    # known contents are used only if their size matches
     known = FakeVisitContext(contents={etag: KnownContent(11 * MIB, 6 * MIB, None)})
     assert files_of(source, "a", known)[b"big"] == first
     assert requests
@@ -243,7 +243,7 @@ def test_the_version_is_the_identity_where_overwrites_are_versions(versioned_buc
     assert files_of(versioned_bucket.source(), "a")[b"1"].upstream_id == version_id
 
 
-# --- odd keys
+# --- unusual keys
 
 HOSTILE = (
     "both",
@@ -275,11 +275,11 @@ MARKERS = ("dir/", "trailing/", "")
 
 @pytest.mark.parametrize("with_versions", [True, False])
 def test_every_hostile_key_is_accounted_for_one_by_one(buckets, with_versions):
-    """Each is a record with an address that gives its very bytes, or a named exception."""
+    """Each is a record with a URL of exactly its bytes, or an exclusion."""
     bucket = buckets.make(versioned=with_versions)
     keys = list(HOSTILE)
     if with_versions:
-        # moto does not encode keys in a list of versions, and XML takes no control characters.
+        # moto does not encode keys in lists of versions, and XML does not allow control characters
         keys.remove("bell\x07")
     for key in keys:
         if "\n" in key:

@@ -1,4 +1,4 @@
-"""Blosc frames: right ones are decoded, all others refused, whatever their headers say."""
+"""Blosc frames: valid ones are decoded, all others refused, whatever their headers state."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_a_url_and_a_size_are_enough_for_the_chunk_file(
         )
         assert found == expected(service, block)
         assert progress[-1] == block.size == len(found)
-    # a key that does not tell its size still gets what the service says
+    # without the key's size, the type is the one that the service states
     assert b"".join(fetch_block(session, parse_url(block.url))) == expected(service, block)
 
 
@@ -89,7 +89,7 @@ def test_boss_requests_name_decodable_types_and_carry_a_token(
     b"".join(fetch_block(session, url, token="mine"))
     public, mine = service.headers
     assert public["Accept"] == "application/blosc, application/npygz;q=0.9"
-    assert mine["Accept"] == "application/npygz"  # of unknown size, it is not held in memory
+    assert mine["Accept"] == "application/npygz"  # a block of unknown size is not held in memory
     assert public["Authorization"] == "Token public"
     assert mine["Authorization"] == "Token mine"
 
@@ -170,7 +170,7 @@ def test_a_refused_token_is_named_by_where_it_comes_from(
     with pytest.raises(CutoutRefusedError) as refused:
         b"".join(fetch_block(session, url, token_name=token_variable(service.host)))
     assert token_variable(service.host) in str(refused.value)
-    # a mirror's token has a variable of its own
+    # a mirror's token has its own variable
     monkeypatch.setitem(os.environ, "MY_TOKEN", "secret-token")
     with (
         Session(allow_private=True, tokens={service.api: "MY_TOKEN"}) as other,
@@ -234,7 +234,7 @@ def test_a_size_that_is_not_the_files_asks_nothing(
 
 
 _LARGE = (12, 500, 2), (44, 1524, 1026)
-"""Where the large block starts and ends, along z, y, x: on no cuboid's edge."""
+"""Start and end of the large block along z, y, x, not on a cuboid's edge."""
 
 _PARTS = ["2:1026/500:1024/12:16", "2:1026/1024:1524/12:16"]
 _PARTS += ["2:1026/500:1024/16:32", "2:1026/1024:1524/16:32"]
@@ -243,7 +243,7 @@ _PARTS += ["2:1026/500:1024/32:44", "2:1026/1024:1524/32:44"]
 
 @pytest.fixture
 def large() -> Iterator[VolumeService]:
-    """A service with 32 MiB of voxels that all speak of their place."""
+    """A service with 32 MiB of voxels whose values depend on their position."""
     (z0, y0, x0), (z1, y1, x1) = _LARGE
     shape = z1 - z0, y1 - y0, x1 - x0
     array = np.arange(np.prod(shape), dtype="uint32").reshape(shape) % 65521

@@ -210,7 +210,7 @@ def test_a_size_that_no_file_of_the_block_has_is_refused() -> None:
         parse_url("boss://h/c/e/ch/0/0:2/0:2/0:2?dtype=float32").voxel_type(8)
 
 
-# --- what is mirrored of it
+# --- planning
 
 
 def hierarchy() -> Volume:

@@ -1,4 +1,4 @@
-"""Services that say what no volume is like."""
+"""Services with malformed descriptions of volumes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from support.volume_service import VolumeService, npy
 EM = "demo_cortex/sections/em"
 BLOCK = "boss://lab.example/c/e/ch/0/0:1/0:1/0:1"
 HUGE = 10**400
-"""A whole number that no float holds; JSON has such."""
+"""An integer that no float can represent, but JSON can."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def boss(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoBoss]:
 
 
 def replace_record(boss: DemoBoss, server: HTTPServer, path: str, **changed: Any) -> RewritingProxy:
-    """A BOSS that says something else of one thing."""
+    """A BOSS with one changed reply."""
     detour = RewritingProxy(server, boss)
     record = make_source(boss.api)._client._object(path) | changed
     detour.replacements[rf"^/v1/{path}/?$"] = Response(
@@ -86,7 +86,7 @@ def test_a_number_that_is_no_json_gets_into_no_dataset(
     boss: DemoBoss, httpserver: HTTPServer
 ) -> None:
     detour = replace_record(boss, httpserver, CHANNEL, gain=float("nan"))
-    with pytest.raises(UnexpectedReplyError, match="no JSON"):
+    with pytest.raises(UnexpectedReplyError, match="JSON"):
         listing_of(make_source(detour.api), EM)
 
 

@@ -56,7 +56,7 @@ def service() -> Iterator[VolumeService]:
 
 
 class Visits:
-    """Visits one volume again and again, as the crawl does, and keeps what it remembers."""
+    """Visits one volume repeatedly like the crawler, and keeps the memo."""
 
     def __init__(self, service: VolumeService, workspace: Path) -> None:
         self.service = service
@@ -90,7 +90,7 @@ class Visits:
         )
 
     def visit(self, **options: Any) -> bool:
-        """Whether the volume was found to be unchanged; else it was read anew."""
+        """Return whether the volume was found unchanged; otherwise read its listing."""
         listing = self.listing = self.open(**options)
         if self.memo is not None and listing.is_unchanged():
             self.memo = listing.renewed_memo() or self.memo
@@ -308,7 +308,7 @@ def test_a_memo_that_is_damaged_is_no_memo(visits: Visits) -> None:
         assert visits.request_count == 0
 
 
-# --- going on
+# --- interrupted visits
 
 
 def test_a_visit_that_was_killed_goes_on_where_it_was(visits: Visits) -> None:
@@ -336,7 +336,7 @@ def test_a_change_once_seen_is_not_forgotten_when_the_visit_is_killed(visits: Vi
     visits.service.levels["0"][0, 0, 0] ^= 255
     listing = visits.open(sample=0, rolling=1)
     assert not listing.is_unchanged()
-    # killed here; the next visit would look at other blocks
+    # killed here; the next visit would sample other blocks
     assert not visits.visit(sample=0, rolling=0)
     assert visits.request_count == _COUNT - 1
     assert visits.digests() == true_digests(visits)
@@ -355,7 +355,7 @@ def test_half_an_entry_of_a_killed_process_is_dropped(tmp_path: Path) -> None:
         assert [number for number, _ in progress.read()] == [0, 1, 7]
 
 
-# --- what goes wrong
+# --- errors
 
 
 @pytest.mark.parametrize(
@@ -436,7 +436,7 @@ def test_without_hashing_nothing_is_read(visits: Visits) -> None:
     memo = visits.memo
     assert visits.visit(**plain)
     assert visits.check_description == "metadata only"
-    assert visits.memo == memo  # nothing to be written
+    assert visits.memo == memo  # no new memo
     assert not visits.visit(**plain, deep=True)
     assert visits.request_count == 0
 
@@ -465,7 +465,7 @@ def test_without_hashing_the_second_pass_finds_and_reports_a_change(visits: Visi
     rolling = {"hash": "none", "sample": 0, "rolling": 40}
     visits.visit(**rolling)
     assert visits.visit(**rolling)
-    assert visits.visit(**rolling)  # every block is known now, and no record tells it
+    assert visits.visit(**rolling)  # every block is known now, but in no record
     assert visits.visit(**rolling)
     visits.service.levels["1"][-1, -1, -1] ^= 255
     assert not visits.visit(**rolling)

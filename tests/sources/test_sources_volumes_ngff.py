@@ -98,7 +98,7 @@ def test_zarr_reads_chunk_files_at_every_level_and_time(tmp_path: Path) -> None:
 
 def test_levels_lie_on_each_other_where_upstream_has_them() -> None:
     assert transformations(ANISOTROPIC, "0") == ([30.0, 3.0, 3.0], [30.0, 0.0, 0.0])
-    # the centre of two voxels is half a voxel beyond the first one's
+    # the center of two voxels is half a voxel after the first one's center
     assert transformations(ANISOTROPIC, "1") == ([30.0, 6.0, 6.0], [30.0, 1.5, 1.5])
     assert transformations(ANISOTROPIC, "2") == ([60.0, 12.0, 12.0], [15.0, 4.5, 4.5])
 

@@ -1,4 +1,4 @@
-"""A demo BOSS with odd volumes in it, sources that hardly wait, and a way around it."""
+"""Helpers for tests of BOSS: sources with short waits, unusual volumes, and a rewriting proxy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOKEN = "NEUROMIRROR_TEST_BOSS"
 
 
 def make_source(api: str, attempts: int = 2, **options: Any) -> BossSource:
-    """A source of whatever answers at an address."""
+    """Return a source for the service at a URL."""
     given = {"api": api, "block": [128, 128, 32], **options}
     checked = BossOptions.model_validate(given)
     tokens = {checked.api: checked.token_env} if checked.token_env else {}
@@ -32,20 +32,20 @@ def make_source(api: str, attempts: int = 2, **options: Any) -> BossSource:
 
 
 def listing_of(source: BossSource, local_id: str, **known: Any) -> Listing:
-    """The listing of a channel's present state."""
+    """Return the listing of a channel's current state."""
     (version,) = source.versions(source.dataset(local_id))
     return source.listing(version, FakeVisitContext(**known))
 
 
 def documents_of(listing: Listing) -> Mapping[str, bytes]:
-    """All documents by path."""
+    """Return all documents by path."""
     return {one.path.decode(): one.content for one in listing.documents}
 
 
 def read_level(
     source: BossSource, listing: Listing, level: int, shape: tuple[int, ...], dtype: str
 ) -> np.ndarray[Any, Any]:
-    """The voxels of a level, put together of all its blocks as they are fetched."""
+    """Return the voxels of a level, assembled from its fetched blocks."""
     made = np.zeros(shape, dtype)
     for record in listing.entries():
         found = re.fullmatch(rb"%d/c/((?:\d+/)*\d+)" % level, record.path)
@@ -73,7 +73,7 @@ def add_volume(
     voxel: tuple[float, float, float] = (4.0, 4.0, 40.0),
     **about: Any,
 ) -> None:
-    """A channel with a collection, frame and experiment of its own."""
+    """Add a channel with its own collection, frame and experiment."""
     collection, experiment, _ = path.split("/")
     of_experiment = {
         name: about.pop(name) for name in ("levels", "method", "time_step_unit") if name in about
@@ -87,9 +87,10 @@ def add_volume(
 
 
 class RewritingProxy:
-    """An HTTP server that hands requests on to a BOSS, seen under a prefix, and can change them.
+    """An HTTP server that forwards requests below a prefix to a BOSS.
 
-    ``seen`` are the requests' headers; ``instead`` answers paths that a pattern matches.
+    ``request_headers`` are the headers of all requests. ``replacements`` maps patterns of paths to
+    replies that are returned instead.
     """
 
     def __init__(self, server: HTTPServer, boss: DemoBoss, prefix: str = "") -> None:

@@ -1,8 +1,8 @@
-"""A loopback archive that replays what a real DANDI server answered, and its bucket.
+"""A loopback archive that replays recorded replies of a real DANDI server, with a bucket.
 
-Lists are cut into pages as the real one does it; addresses in the replies become its own.
-``state`` holds the replies by name (see ``data/dandi``) and may be changed; ``before`` is called
-with each request and may answer it instead (by returning True) or change the state.
+Lists are paged like the real ones, and URLs in the replies are replaced by its own. ``replies`` are
+the replies by name (see ``tests/sources/data/dandi``) and may be changed. ``on_request`` is called
+with each request, and may answer it (by returning True) or change the replies.
 """
 
 from __future__ import annotations
@@ -121,11 +121,11 @@ class DandiReplayServer:
         )
 
     def assets(self, version: str) -> list[dict[str, Any]]:
-        """The rows of a version (``000002_draft``), to be changed."""
+        """Return the mutable rows of a version (``000002_draft``)."""
         return self.replies[f"v{version}_assets"]["results"]
 
     def set_blob_count(self, version: str, number: int) -> None:
-        """Makes a version hold ``number`` blobs."""
+        """Give a version ``number`` blobs."""
         model = next(row for row in self.assets(version) if row["blob"])
         rows = []
         for index in range(number):

@@ -1,4 +1,4 @@
-"""Buckets in moto's own server on loopback, filled by boto3 as uploaders do."""
+"""Buckets in moto's server on loopback, filled with boto3."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MIB = 2**20
 
 
 class Buckets:
-    """A running server; each bucket is new."""
+    """A running server that creates buckets."""
 
     def __init__(self, endpoint: str) -> None:
         import boto3
@@ -67,14 +67,14 @@ class Bucket:
             self.put(key, key.encode())
 
     def put_without_http(self, key: str, data: bytes) -> None:
-        """Straight into the store: moto takes no request for a key with a line break."""
+        """Write an object directly into moto's backend: requests with line breaks in keys fail."""
         from moto.s3.models import get_canned_acl, s3_backends
 
         backend = s3_backends["123456789012"]["aws"]
         backend.put_object(self.name, key, data).acl = get_canned_acl("public-read")
 
     def upload(self, key: str, data: bytes, part_size: int, **more: Any) -> None:
-        """As boto3 uploads large files: in parts of one size."""
+        """Upload in parts of equal size, like boto3 does for large files."""
         from boto3.s3.transfer import TransferConfig
 
         self.client.upload_fileobj(
@@ -88,7 +88,7 @@ class Bucket:
         )
 
     def upload_parts(self, key: str, parts: list[bytes]) -> None:
-        """In parts of any sizes."""
+        """Upload in parts of different sizes."""
         target = {"Bucket": self.name, "Key": key}
         upload = self.client.create_multipart_upload(**target, ACL="public-read")["UploadId"]
         done = [
@@ -108,7 +108,7 @@ class Bucket:
         self.client.delete_object(Bucket=self.name, Key=key)
 
     def set_time(self, key: str, moment: datetime, version_id: str | None = None) -> None:
-        """Gives an object, or its newest version, another time; the server is in this process."""
+        """Set the time of an object version, the newest by default, in this process's server."""
         from moto.s3.models import s3_backends
 
         kept = s3_backends["123456789012"]["aws"].get_bucket(self.name).keys.getlist(key)
@@ -116,7 +116,7 @@ class Bucket:
         chosen.last_modified = moment.replace(tzinfo=None)
 
     def source(self, mirror: str = "test", **options: object) -> S3Source:
-        """A source that hardly waits; keywords are options."""
+        """Return a source with short waits; keywords are options."""
         checked = S3Options.model_validate(
             {"bucket": self.name, "endpoint": self.buckets.endpoint, **options}
         )
@@ -142,7 +142,7 @@ def listing_of(source, name, known=EMPTY_CONTEXT):
 
 
 def read(listing):
-    """All entries by path, closed as a crawl does."""
+    """Return all entries by path, and confirm the version like the crawler."""
     entries = list(listing.entries())
     assert listing.confirm_version() == listing.version
     found = {entry.path: entry for entry in entries}
@@ -160,7 +160,7 @@ def files_of(source, name, known=EMPTY_CONTEXT):
 
 
 def get_body(url: str) -> bytes:
-    """What a client gets that takes an address as it is."""
+    """Return the body at a URL, which is requested unchanged."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=20)
     try:

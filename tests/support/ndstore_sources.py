@@ -1,4 +1,4 @@
-"""Sources of an ndstore that hardly wait, and datasets put together as a clone would have them."""
+"""Sources of an ndstore with short waits, and datasets assembled as in a clone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOKEN = "NEUROMIRROR_TEST_NDSTORE"
 
 
 def make_source(ndstore: DemoNdstore | str, **options: Any) -> NdstoreSource:
-    """A source of an ndstore, or of whatever answers at an address."""
+    """Return a source of an ndstore, or of the service at a URL."""
     api = ndstore if isinstance(ndstore, str) else ndstore.api
     checked = NdstoreOptions.model_validate({"api": api, "block": [64, 64, 16], **options})
     tokens = {checked.api: checked.token_env} if checked.token_env else {}
@@ -29,13 +29,13 @@ def make_source(ndstore: DemoNdstore | str, **options: Any) -> NdstoreSource:
 
 
 def listing_of(source: NdstoreSource, local_id: str, **known: Any) -> Listing:
-    """The listing of a channel's present state."""
+    """Return the listing of a channel's current state."""
     (version,) = source.versions(source.dataset(local_id))
     return source.listing(version, FakeVisitContext(**known))
 
 
 def read(listing: Listing) -> tuple[list[FileRecord], list[ExcludedEntry]]:
-    """All entries, and the closing proof."""
+    """Return all records and exclusions, after confirming the version."""
     entries = list(listing.entries())
     listing.confirm_version()
     return (
@@ -45,12 +45,12 @@ def read(listing: Listing) -> tuple[list[FileRecord], list[ExcludedEntry]]:
 
 
 def digests(records: list[FileRecord]) -> Mapping[str, str]:
-    """What is known of each block by its path."""
+    """Return the first digest of each block by path."""
     return {one.path.decode(): one.digests[0].value for one in records}
 
 
 def fetch_dataset(source: NdstoreSource, listing: Listing, folder: Path) -> Path:
-    """The dataset with all of its blocks fetched, as a folder."""
+    """Write documents and fetched blocks to a folder."""
     for document in listing.documents:
         _put(folder, document.path, document.content)
     for record in read(listing)[0]:
@@ -68,13 +68,13 @@ def _put(folder: Path, path: bytes, content: bytes) -> None:
 
 
 def document(listing: Listing, path: str) -> Any:
-    """A document's JSON."""
+    """Return a document's JSON."""
     (content,) = (one.content for one in listing.documents if one.path == path.encode())
     return json.loads(content)
 
 
 def transformations_by_level(listing: Listing) -> dict[str, tuple[list[float], list[float]]]:
-    """Scale and translation of each level."""
+    """Return scale and translation of each level."""
     ome = document(listing, "zarr.json")["attributes"]["ome"]
     return {
         one["path"]: (

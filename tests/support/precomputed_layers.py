@@ -1,4 +1,4 @@
-"""A bucket of layers on loopback, and sources of it that hardly wait."""
+"""A bucket of layers on loopback, and sources with short waits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENCODINGS = ".precomputed/encodings.json"
 
 
 class Layers:
-    """The bucket, and what tests put into it."""
+    """The bucket, with methods that write objects."""
 
     def __init__(self, demo: DemoBuckets) -> None:
         self.demo = demo
@@ -37,7 +37,7 @@ class Layers:
         )
 
     def put_later(self, key: str, content: bytes | str = TEXT, encoding: str = "") -> None:
-        """Puts an object an hour after all others."""
+        """Write an object an hour after all others."""
         self.demo._later()
         self.put(key, content, encoding)
 
@@ -52,7 +52,7 @@ class Layers:
         return PrecomputedSource(mirror, checked, Session(allow_private=True, limits=limits))
 
     def heads(self) -> list[str]:
-        """The keys that were asked about since the requests were forgotten; not the bucket."""
+        """Return the keys of HEAD requests since the requests were cleared, without the bucket."""
         start = f"HEAD /{self.name}/"
         return [one.removeprefix(start) for one in self.demo.requests if one.startswith(start)]
 
@@ -70,7 +70,7 @@ def listing_of(
 
 
 def read(listing: Listing) -> dict[bytes, FileRecord | ExcludedEntry]:
-    """All entries by path, closed as a crawl does."""
+    """Return all entries by path, and confirm the version like the crawler."""
     entries = list(listing.entries())
     assert listing.confirm_version() == listing.version
     found = {entry.path: entry for entry in entries}
@@ -79,14 +79,14 @@ def read(listing: Listing) -> dict[bytes, FileRecord | ExcludedEntry]:
 
 
 def encodings_by_folder(listing: Listing) -> dict[str, tuple[str, list[str]]]:
-    """What the document says of each folder, once the listing was read."""
+    """Return the document's contents by folder, after the listing was read."""
     (document,) = [one for one in listing.documents if one.path.decode() == ENCODINGS]
     objects = json.loads(document.content)["objects"]
     return {label: (one["asked"], one["encodings"]) for label, one in objects.items()}
 
 
 def key_of(record: FileRecord | ExcludedEntry) -> str:
-    """The object of a file, by its address."""
+    """Return the key in a file's URL."""
     assert isinstance(record, FileRecord)
     (location,) = record.locations
     return unquote(location.url.split("/", 4)[4])

@@ -1,4 +1,4 @@
-"""A visit context that tests fill by hand."""
+"""A visit context with given values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cut-out service on loopback, as small as tests of the shared part want it."""
+"""A minimal cutout service on loopback."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class VolumeService:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True  # head and body are two writes
+            disable_nagle_algorithm = True  # header and body are two writes
 
             def do_GET(self) -> None:
                 service._answer(self)
@@ -84,7 +84,7 @@ class VolumeService:
         return f"http://{self.host}"
 
     def wait(self) -> None:
-        """Until no request is under way."""
+        """Wait until no request is in progress."""
         while self._busy:
             sleep(0.01)
 
@@ -144,6 +144,6 @@ class VolumeService:
                 request.wfile.write(body[at : at + _PIECE])
                 if isinstance(answer, float):
                     sleep(answer)
-        except ConnectionError:  # who has seen enough of a body hangs up
+        except ConnectionError:  # clients close the connection after reading enough
             request.close_connection = True
             self.abandoned.append(cutout)

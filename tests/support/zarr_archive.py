@@ -1,4 +1,4 @@
-"""A loopback archive with Zarrs: replayed replies in front, a real versioned bucket behind."""
+"""A loopback archive with Zarrs: recorded replies, and a real versioned bucket."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DENIED = {"detail": "Authentication credentials were not provided."}
 
 
 class ZarrArchive:
-    """``rows`` are the replies of ``/zarr/<id>/``, by id; ``asked`` what was asked below it."""
+    """``rows`` are the replies of ``/zarr/<id>/`` by id; ``requests`` the requests below it."""
 
     def __init__(self, replay: DandiReplayServer, bucket: Bucket) -> None:
         self.replay = replay
@@ -38,7 +38,7 @@ class ZarrArchive:
         )
 
     def make(self, entries: Mapping[str, bytes], *, name: str = "img.ome.zarr") -> str:
-        """Uploads and finalizes a Zarr; gives its id."""
+        """Upload and finalize a Zarr; return its id."""
         zarr_id = str(uuid.uuid4())
         self.rows[zarr_id] = {"name": name, "dandiset": "000003", "zarr_id": zarr_id}
         self.put(zarr_id, entries)
@@ -51,7 +51,7 @@ class ZarrArchive:
     def put(
         self, zarr_id: str, entries: Mapping[str, bytes | None], at: datetime | None = None
     ) -> None:
-        """Writes entries, deletes those that are None; nothing else changes."""
+        """Write entries, and delete those that are None; the state stays."""
         for path, data in entries.items():
             key = self.key(zarr_id, path)
             if data is None:
@@ -62,7 +62,7 @@ class ZarrArchive:
                 self.bucket.set_time(key, at)
 
     def library_checksum(self, zarr_id: str) -> str:
-        """What the field's own library says of the objects in the bucket."""
+        """Return the zarr-checksum library's checksum of the objects."""
         tree = ZarrChecksumTree()
         prefix = self.key(zarr_id)
         pages = self.bucket.client.get_paginator("list_objects_v2")
@@ -81,7 +81,7 @@ class ZarrArchive:
         return checksum
 
     def set_state(self, zarr_id: str, checksum: str | None, status: str = "Pending") -> None:
-        """Sets what the archive says of a Zarr."""
+        """Set the archive's state of a Zarr."""
         row = self.rows[zarr_id]
         assert isinstance(row, dict)
         count, size = (0, 0) if checksum is None else map(int, checksum[33:].split("--"))
@@ -115,7 +115,7 @@ class ZarrArchive:
         if row is None:
             return send(handler, 404, b'{"detail":"Not found."}')
         if parts[2:] == ["files", ""]:
-            # The real one answers this for an embargoed Zarr, too.
+            # like the real archive, also for an embargoed Zarr
             assert handler.command == "HEAD", "the archive's own list is never asked"
             object_url = f"{self.url(parts[1])}{query['prefix']}?X-Amz-Signature=0123456789abcdef"
             return send(handler, 302, b"", {"Location": object_url})
@@ -125,7 +125,7 @@ class ZarrArchive:
 
 @contextmanager
 def refusing_endpoint(bucket: Bucket) -> Iterator[str]:
-    """An endpoint in front of a bucket that lists objects, and lets nobody read them."""
+    """Serve an endpoint that lists a bucket's objects but refuses to return them."""
     import http.client
     import threading
     from http.server import ThreadingHTTPServer
