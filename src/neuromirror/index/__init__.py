@@ -1,7 +1,7 @@
-"""The index: a SQLite cache of the store's journal, and every question that is asked of it.
+"""The index: an SQLite cache of the store's journal, and all queries on it.
 
-Event sourcing: applying all entries of the journal in order to an empty database gives the same
-tables, row by row, as the live run did. See :mod:`neuromirror.index.schema` for the tables.
+Applying all journal entries in order to an empty database gives the same rows in every table as
+the live run did. :mod:`neuromirror.index.schema` defines the tables.
 """
 
 from neuromirror.index.backup import raise_if_damaged

@@ -1,15 +1,14 @@
-"""What was derived from what, from version to version.
+"""Queries on derivation: which version was derived from which.
 
-Upstream names an input, and means no state of it. The name stands for a dataset of the same
-mirror whose local id, or the last component of it, is that name; failing that for one of any
-mirror; failing that for the only one whose name is the same but for the platform, which AIND's
-naming scheme of 2025 dropped (``ecephys_600000_<time>``, ``600000_<time>``).
+Upstream names an input without its version. The name stands for the dataset of the same mirror
+whose local id, or its last component, is the name; otherwise of any mirror; otherwise for the only
+dataset whose name differs in the platform alone, which AIND's naming scheme of 2025 dropped
+(``ecephys_600000_<time>``, ``600000_<time>``).
 
-It is pinned to the version of that dataset which was newest, by version time (where upstream has
-none, by the time of observation), when the
-derived version was made; where the oldest is younger than that (its time is that of a late
-edit), to the oldest. All of this is looked up when asked: an input may be mirrored after what
-was made of it.
+The input is pinned to the newest version of that dataset when the derived version was created, by
+version time (or time of observation where upstream has no time). If the oldest version is younger
+than that, because its time is that of a later edit, the input is pinned to the oldest. Each query
+resolves names again, because an input may be mirrored later than its derivative.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from neuromirror.index.rows import EdgeRow, RelatedVersion, VersionRow
 from neuromirror.index.schema import LAST_COMPONENT
 
 DEFAULT_DEPTH = 5
-"""Generations that are followed up and down."""
+"""Generations followed in each direction."""
 
 _INPUT = f"""
 SELECT d.id, m.name || ':' || d.local_id FROM datasets d JOIN mirrors m ON m.id = d.mirror
@@ -36,7 +35,7 @@ _PLATFORM = re.compile(
     r"[A-Za-z][A-Za-z0-9-]*_(?=[A-Za-z0-9.-]+_\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2}(?:_|\Z))",
     re.ASCII,
 )
-"""The platform before the subject and the time in the name of an AIND asset."""
+"""The platform before subject and time in the name of an AIND asset."""
 
 _OTHER_SCHEME = f"""
 SELECT d.id, m.name || ':' || d.local_id, {LAST_COMPONENT.format("d.local_id")}
@@ -59,7 +58,7 @@ ORDER BY m.name, d.local_id, v.seq DESC, i.name
 
 
 class _Version(NamedTuple):
-    """A version as far as it matters here; ``mirror`` is the row's number."""
+    """The columns of a version that these queries need; ``mirror`` is the mirror's row id."""
 
     id: int
     dataset: int
@@ -70,17 +69,17 @@ class _Version(NamedTuple):
 
 
 class _Edge(NamedTuple):
-    """An edge, the version at its other end (None where it is not in the index)."""
+    """An edge and the version at its other end (None if it is not in the index)."""
 
     row: EdgeRow
     version: _Version | None
 
 
 class AncestryQueries(DatasetQueries):
-    """Questions about how datasets came from each other."""
+    """Queries on how datasets were derived from each other."""
 
     def ancestry(self, name: str, label: str = "latest") -> tuple[list[EdgeRow], list[EdgeRow]]:
-        """What a version was derived from, and the versions that were derived from it.
+        """Return the inputs of a version, and the versions derived from it.
 
         Raises as :meth:`resolve` does.
         """
@@ -95,17 +94,17 @@ class AncestryQueries(DatasetQueries):
     def ancestors(
         self, version: VersionRow, depth: int = DEFAULT_DEPTH
     ) -> tuple[RelatedVersion, ...]:
-        """What a version was derived from, what that was derived from, and so on."""
+        """Return the inputs of a version, recursively up to ``depth`` generations."""
         start = self._read_version(version.id)
         return _follow_edges(start, self._inputs, depth, {start.dataset})
 
     def descendants(
         self, version: VersionRow, depth: int = DEFAULT_DEPTH
     ) -> tuple[RelatedVersion, ...]:
-        """What was derived from a version's dataset, what was derived from that, and so on.
+        """Return the datasets derived from a version's dataset, recursively.
 
-        Each derived dataset is told once, by its newest version that was made of this version;
-        where it has none such, by its newest that was made of another (``edge.of`` says which).
+        Each derived dataset appears once, with its newest version derived from this version; if
+        none is, with the newest one derived from another version (``edge.own_label`` says which).
         """
         start = self._read_version(version.id)
         return _follow_edges(start, self._derived_datasets, depth, {start.dataset})
@@ -133,7 +132,7 @@ class AncestryQueries(DatasetQueries):
         return edges
 
     def _derived_versions(self, version: _Version) -> list[_Edge]:
-        """All versions that were derived from any version of the dataset, newest first each."""
+        """Return all versions derived from any version of the dataset, newest first per dataset."""
         tail = version.local_id.rpartition("/")[2]
         core = _without_platform(tail)
         named, like = (_EXACT_NAME, ()) if core is None else (_SIMILAR_NAME, (_escape_like(core),))
@@ -161,7 +160,7 @@ class AncestryQueries(DatasetQueries):
         return list(chosen.values())
 
     def _input_dataset(self, name: str, dataset: int, mirror: int) -> tuple[int, str] | None:
-        """The dataset that an input's name stands for in a dataset of a mirror."""
+        """Return the dataset that the name of an input of another dataset stands for."""
         plain = name.rstrip("/")
         tail = plain.rpartition("/")[2]
         row = self._row(_INPUT, (tail, plain, dataset, mirror))
@@ -172,7 +171,7 @@ class AncestryQueries(DatasetQueries):
     def _input_by_other_scheme(
         self, name: str, dataset: int, mirror: int
     ) -> tuple[int, str] | None:
-        """The only dataset whose name is this one with a platform more or less."""
+        """Return the only dataset whose name differs in the platform alone."""
         core = _without_platform(name)
         if core is None:
             return None
@@ -197,14 +196,14 @@ class AncestryQueries(DatasetQueries):
 
 
 def _without_platform(name: str) -> str | None:
-    """The name of an AIND asset without its platform; None for other names."""
+    """Return the name of an AIND asset without its platform; None for other names."""
     found = _PLATFORM.match(name)
     core = name[found.end() :] if found else name
     return core if found or _PLATFORM.match(f"x_{name}") else None
 
 
 def _escape_like(text: str) -> str:
-    """A text as it stands in a LIKE pattern whose escape is ``=``."""
+    """Escape a text for a LIKE pattern whose escape character is ``=``."""
     return re.sub(r"[=%_]", r"=\g<0>", text)
 
 
@@ -214,23 +213,23 @@ def _follow_edges(
     depth: int,
     visited: set[int],
 ) -> tuple[RelatedVersion, ...]:
-    """The edges of a version, each with those that go on from it.
+    """Return the edges of a version, each with those of the version at its other end.
 
-    A dataset that was ``told`` is not followed again, nor any beyond ``depth``.
+    Datasets in ``visited`` are not followed again, and none beyond ``depth``.
     """
     found = edges(version)
     fresh = []
     for edge in found:
-        goes_on = edge.version is not None and edge.version.dataset not in visited
+        is_new = edge.version is not None and edge.version.dataset not in visited
         if edge.version is not None:
             visited.add(edge.version.dataset)
-        fresh.append(goes_on)
+        fresh.append(is_new)
     relatives = []
-    for edge, goes_on in zip(found, fresh, strict=True):
+    for edge, is_new in zip(found, fresh, strict=True):
         more: tuple[RelatedVersion, ...] = ()
         cut = False
         if edge.version is not None:
-            if goes_on and depth > 1:
+            if is_new and depth > 1:
                 more = _follow_edges(edge.version, edges, depth - 1, visited)
             else:
                 cut = bool(edges(edge.version))

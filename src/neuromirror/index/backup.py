@@ -1,7 +1,7 @@
-"""Copies of SQLite's files taken while they are in use, looked over, and put back.
+"""Copy SQLite databases while they are in use, check the copies, and restore them.
 
-A copy is one file, without a log beside it, of what the database was at one moment: SQLite's online
-backup (https://www.sqlite.org/backup.html) reads it in one transaction, and a writer goes on.
+A copy is one file without a log, in the state the database had at one moment. SQLite's online
+backup (https://www.sqlite.org/backup.html) reads it in one transaction and does not block writers.
 """
 
 from __future__ import annotations
@@ -28,29 +28,40 @@ from neuromirror.index.errors import REBUILD_HINT, IndexMissingError, IndexUnusa
 from neuromirror.index.replay import Journal
 
 _STEPS = 100_000
-"""Steps of SQLite's machine (some milliseconds) after which it looks at the clock."""
+"""Steps of SQLite's virtual machine (some milliseconds) between checks of the time limit."""
 
 _DATABASE_KINDS = {schema.APPLICATION_ID: "index", schedule.APPLICATION_ID: "schedule"}
 
 
 def copy_database(source: Path, target: Path) -> None:
-    """Copies an index or a schedule as it is now to a file that is not there yet, and to disk.
+    """Copy an index or a schedule to a new file and sync it to disk.
 
-    Raises IndexMissingError, and IndexUnusableError for what is neither, is corrupt, or does not
-    fit.
+    Parameters
+    ----------
+    source : Path
+        The database, which may be in use.
+    target : Path
+        The copy; must not exist.
+
+    Raises
+    ------
+    IndexMissingError
+        If the source does not exist.
+    IndexUnusableError
+        If the source is another kind of file, is damaged, or does not fit on the disk.
     """
     if not source.is_file():
-        raise IndexMissingError(f"there is no database at {source}")
+        raise IndexMissingError(f"{source} does not exist")
     _check_regular(source)
     with translate_errors(source):
         reading = _connect(source, "ro")
         try:
             (application,) = reading.execute("PRAGMA application_id").fetchone()
             if application not in _DATABASE_KINDS:
-                raise IndexUnusableError(f"{source} is a database, but not one of neuromirror")
+                raise IndexUnusableError(f"{source} is an SQLite database, but not of neuromirror")
             writing = _connect(target, "rwc")
             try:
-                # all in one: a copy made piece by piece begins anew with each write to its source
+                # in one step: a copy made in several restarts with every write to its source
                 reading.backup(writing)
                 writing.execute("PRAGMA journal_mode = DELETE")
             finally:
@@ -65,9 +76,9 @@ def copy_database(source: Path, target: Path) -> None:
 
 
 def read_position(path: Path) -> int:
-    """The bytes of the journal that an index, or a copy of one, has applied.
+    """Return how many bytes of the journal an index, or a copy of one, has applied.
 
-    Raises IndexUnusableError for what is no regular file.
+    Raises IndexUnusableError if the path is not a regular file or not an index.
     """
     _check_regular(path)
     with translate_errors(path):
@@ -79,15 +90,21 @@ def read_position(path: Path) -> int:
         finally:
             connection.close()
     if row is None:
-        raise IndexUnusableError(f"the index {path} does not say how much it has of the journal")
+        raise IndexUnusableError(
+            f"the index {path} lacks its position in the journal; {REBUILD_HINT}"
+        )
     return int(row[0])
 
 
 def integrity_errors(path: Path, *, deep: bool = False) -> list[str]:
-    """What SQLite finds wrong with a database as a whole; empty where it is sound.
+    """Return the errors that SQLite finds in a database; empty if it is intact.
 
-    By its pages, or ``deep``, which takes some times as long, by the agreement of tables with
-    their indexes too. What cannot be read at all is a flaw.
+    Parameters
+    ----------
+    path : Path
+        The database. If it cannot be read, that is one of the errors.
+    deep : bool
+        Also compare tables with their indexes, which takes several times as long.
     """
     check = "integrity_check" if deep else "quick_check"
     try:
@@ -101,8 +118,10 @@ def integrity_errors(path: Path, *, deep: bool = False) -> list[str]:
 
 
 def raise_if_damaged(path: Path, error: Exception) -> None:
-    """Raise IndexDamagedError for an error that a value of a wrong type led to, where it has
-    such."""
+    """Raise IndexDamagedError if the database is damaged, caused by ``error``.
+
+    For errors that values of a wrong type may have caused.
+    """
     if integrity_errors(path):
         raise damage_error(path, error) from error
 
@@ -110,10 +129,21 @@ def raise_if_damaged(path: Path, error: Exception) -> None:
 def integrity_errors_by_table(
     path: Path, after: str, seconds: float
 ) -> Iterator[tuple[str, list[str] | None]]:
-    """As :func:`flaws`, a table at a time, from the one that comes ``after`` a name.
+    """Check a database table by table, within a time limit.
 
-    Yields the table and its flaws: None where it took longer than what was left of ``seconds``,
-    which ends it.
+    Parameters
+    ----------
+    path : Path
+        The database.
+    after : str
+        Start with the first table whose name is greater.
+    seconds : float
+        The time limit.
+
+    Yields
+    ------
+    tuple of str and (list of str or None)
+        The table and its errors; None, as the last item, for a table that exceeded the time limit.
     """
     until = time.monotonic() + seconds
     connection = _connect(path, "ro")
@@ -141,12 +171,30 @@ def integrity_errors_by_table(
 
 
 def restore_copy(path: Path, source: Path, journal: Journal, lock_wait: float = LOCK_WAIT) -> int:
-    """Puts a copy of an index in the index's place, in one step, and brings it up to date.
+    """Replace an index by a copy in one step, and apply the rest of the journal.
 
-    Gives the number of entries that the copy lacked. The copy itself stays. Readers that have the
-    old index open keep it, as in :func:`neuromirror.index.rebuild`. Raises IndexUnusableError for
-    a copy
-    that is damaged, or whose tables are not those of an index.
+    Readers that have the old index open keep it. The copy is not modified.
+
+    Parameters
+    ----------
+    path : Path
+        The index.
+    source : Path
+        The copy.
+    journal : Journal
+        The store's journal.
+    lock_wait : float
+        Seconds to wait for another writer.
+
+    Returns
+    -------
+    int
+        The number of journal entries that the copy lacked.
+
+    Raises
+    ------
+    IndexUnusableError
+        If the copy is damaged, has another schema version, or other tables than an index.
     """
     draft = path.with_name(path.name + ".restore")
     if not path.parent.is_dir():
@@ -155,9 +203,9 @@ def restore_copy(path: Path, source: Path, journal: Journal, lock_wait: float = 
         draft.unlink(missing_ok=True)
         try:
             copy_database(source, draft)
-            if wrong := integrity_errors(draft):
+            if errors := integrity_errors(draft):
                 raise IndexUnusableError(
-                    f"{source} is damaged ({wrong[0]}); use another, or {REBUILD_HINT}"
+                    f"{source} is damaged ({errors[0]}); use another, or {REBUILD_HINT}"
                 )
             _check_schema(draft, source)
             replace_index_file(draft, path)
@@ -168,16 +216,16 @@ def restore_copy(path: Path, source: Path, journal: Journal, lock_wait: float = 
 
 
 def _check_regular(path: Path) -> None:
-    """Raise IndexUnusableError where a database, or a log beside it, would keep SQLite waiting."""
+    """Raise IndexUnusableError if a database or its log is a pipe or other special file."""
     for ending in ("", "-journal", "-wal", "-shm"):
-        place = path.with_name(path.name + ending)
+        file = path.with_name(path.name + ending)
         try:
-            mode = place.stat().st_mode
+            mode = file.stat().st_mode
         except FileNotFoundError:
             continue
         if not stat.S_ISREG(mode):
             raise IndexUnusableError(
-                f"{place} is no regular file; use another copy, or {REBUILD_HINT}"
+                f"{file} is not a regular file; use another copy, or {REBUILD_HINT}"
             )
 
 
@@ -206,7 +254,7 @@ def _check_schema(copy: Path, source: Path) -> None:
 
 
 def _schema_of(connection: sqlite3.Connection) -> set[tuple[str, str, str, str]]:
-    """Kind, name, table and SQL of all in a schema, but for SQLite's own statistics."""
+    """Return kind, name, table and SQL of everything in a schema but SQLite's statistics."""
     rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
     return {
         (str(kind), str(name), str(table), str(sql))
@@ -221,12 +269,12 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def missing_sqlite_features() -> tuple[str, str]:
-    """The version of Python's SQLite, and in words what it lacks that the index needs."""
+    """Return the version of Python's SQLite, and the feature it lacks ('' if none)."""
     if sqlite3.sqlite_version_info < MIN_SQLITE_VERSION:
         return sqlite3.sqlite_version, f"is older than {'.'.join(map(str, MIN_SQLITE_VERSION))}"
     connection = sqlite3.connect(":memory:")
     try:
-        connection.execute("CREATE VIRTUAL TABLE words USING fts5 (word)")
+        connection.execute("CREATE VIRTUAL TABLE probe USING fts5 (text)")
     except sqlite3.OperationalError:
         return sqlite3.sqlite_version, "has no full-text search (FTS5)"
     finally:

@@ -1,4 +1,4 @@
-"""What people who look around ask: folders one at a time, a file's past, what is new."""
+"""Queries for browsing: folders, the history of a path, recent versions."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ _PRESENT = "f.since <= ? AND (f.until IS NULL OR f.until > ?)"
 
 @dataclass(frozen=True, slots=True)
 class FolderEntryRow:
-    """What stands in a folder: a file, or a folder with what is below it at any depth.
+    """A file in a folder, or a subfolder with the totals of everything below it.
 
-    ``path`` is the whole path in git. ``files`` and ``bytes`` of a folder are None where counting
-    would have taken too long. ``next`` is for :meth:`BrowseQueries.level`.
+    ``path`` is the full path in git. ``files`` and ``bytes`` of a subfolder are None if counting
+    would have taken too long. ``next`` is the ``start`` of :meth:`BrowseQueries.folder_entries` for
+    the entries after this one.
     """
 
     path: str
@@ -34,9 +35,9 @@ class FolderEntryRow:
 
 @dataclass(frozen=True, slots=True)
 class ContentSpanRow:
-    """A content that a path had from the version ``first`` to the version ``last``, unbroken.
+    """A content that a path had in all versions from ``first`` to ``last``.
 
-    ``size`` in bytes; ``current`` says that it still has it.
+    ``size`` in bytes; ``current`` is whether the path still has it.
     """
 
     first: str
@@ -47,17 +48,33 @@ class ContentSpanRow:
 
 
 class BrowseQueries(FileQueries):
-    """Questions for browsers; a folder of a million files costs no more than one of ten."""
+    """Queries for browsers; a folder of a million files costs no more than one of ten."""
 
     def folder_entries(
         self, version: VersionRow, under: str = "", start: str = "", max_counted: int = 20_000
     ) -> Iterator[FolderEntryRow]:
-        """What stands in the folder ``under``, by the bytes of its path.
+        """Yield the entries of a folder, sorted by the bytes of their paths.
 
-        ``start`` is the ``next`` of the last row of the page before. Below folders ``counted``
-        files are counted at most, in all. Raises :class:`FilesNotIndexedError` at once for a
-        version
-        that only the store knows.
+        Parameters
+        ----------
+        version : VersionRow
+            The version.
+        under : str
+            The folder; the root by default.
+        start : str
+            The ``next`` of the last row of the previous page.
+        max_counted : int
+            The maximum number of files counted below subfolders, in total.
+
+        Yields
+        ------
+        FolderEntryRow
+            The entries.
+
+        Raises
+        ------
+        FilesNotIndexedError
+            At the call, if the version's files are in the store's records only.
         """
         self.files(version, limit=0)
         return self._folder_entries(version, under, start, max_counted)
@@ -88,7 +105,7 @@ class BrowseQueries(FileQueries):
                 yield FolderEntryRow(file.path, file, None, None, f"{file.path}\0")
             if path is None:
                 return
-            # what is in a folder is passed over
+            # skip everything below the subfolder
             at = f"{path}0"
             files, size = self._count_below(version, path, max_counted)
             max_counted -= files
@@ -106,7 +123,10 @@ class BrowseQueries(FileQueries):
         return int(row[0]), int(row[1])
 
     def file(self, version: VersionRow, path: str) -> FileRow:
-        """A version's file; raises :class:`UnknownFileError`, and as :meth:`level`."""
+        """Return a file of a version.
+
+        Raises UnknownFileError, and FilesNotIndexedError as :meth:`folder_entries` does.
+        """
         self.files(version, limit=0)
         row = self._row(
             f"SELECT {FILE_COLUMNS} FROM files f JOIN contents c ON c.id = f.content "
@@ -118,7 +138,7 @@ class BrowseQueries(FileQueries):
         return file_row(row, self._claimants())
 
     def content_spans(self, version: VersionRow, path: str) -> list[ContentSpanRow]:
-        """What a path of a dataset had in all of its versions, in their order."""
+        """Return the contents that a path had in all versions of its dataset, in order."""
         rows = self._rows(
             "SELECT a.label, b.label, f.until IS NULL, c.size, c.key FROM files f "
             "JOIN contents c ON c.id = f.content "
@@ -137,9 +157,9 @@ class BrowseQueries(FileQueries):
     def recent_versions(
         self, limit: int, dataset: str | None = None, *, mirror: str | None = None
     ) -> list[VersionRow]:
-        """The versions that were recorded last, the last first.
+        """Return the versions recorded last, newest first.
 
-        Of one dataset; or of one mirror or all, without those of parts.
+        Either of one dataset, or of one mirror or all, then without those of subdatasets.
         """
         condition, given = "d.within = ''", []
         if dataset is not None:
@@ -155,15 +175,15 @@ class BrowseQueries(FileQueries):
         return list(map(version_row, rows))
 
     def count_top_level_datasets(self) -> int:
-        """How many datasets have a page of their own that is not a part's."""
+        """Return the number of datasets that are not subdatasets."""
         row = self._row("SELECT count(*) FROM datasets WHERE withdrawn = '' AND within = ''")
         assert row is not None
         return int(row[0])
 
     def top_level_datasets(self, first: int, limit: int) -> list[tuple[str, str | None]]:
-        """Those datasets from the ``first`` (0) on: name, and when their newest was recorded.
+        """Return name and time of the newest version of datasets that are not subdatasets.
 
-        In the order in which they came to be known, so that new ones come last.
+        In order of registration, so that new datasets come last; ``first`` counts from 0.
         """
         rows = self._rows(
             "SELECT m.name || ':' || d.local_id, n.recorded_at FROM datasets d "
@@ -171,15 +191,15 @@ class BrowseQueries(FileQueries):
             "WHERE d.withdrawn = '' AND d.within = '' ORDER BY d.id LIMIT ? OFFSET ?",
             (limit, first),
         )
-        return [(name, minted) for name, minted in rows]
+        return [(name, recorded_at) for name, recorded_at in rows]
 
     def change_counts(self, dataset: str) -> dict[int, tuple[int, int, int]]:
-        """How many files each version added, removed and changed, by its ordinal.
+        """Return the number of files added, removed and changed by each version, by ordinal.
 
-        Against the version recorded before it. One that changed nothing is not in it.
+        Compared with the version recorded before it; versions without changes are omitted.
         """
         number = self._dataset_number(dataset)
-        came, went, both = (
+        added, removed, changed = (
             dict(self._rows(sql, (number,)))
             for sql in (
                 "SELECT since, count(*) FROM files WHERE dataset = ? GROUP BY since",
@@ -191,9 +211,9 @@ class BrowseQueries(FileQueries):
         )
         return {
             seq: (
-                came.get(seq, 0) - both.get(seq, 0),
-                went.get(seq, 0) - both.get(seq, 0),
-                both.get(seq, 0),
+                added.get(seq, 0) - changed.get(seq, 0),
+                removed.get(seq, 0) - changed.get(seq, 0),
+                changed.get(seq, 0),
             )
-            for seq in {*came, *went}
+            for seq in {*added, *removed}
         }

@@ -1,4 +1,4 @@
-"""Inserting rows by the thousand: many in one statement."""
+"""Insert many rows per statement."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from itertools import chain
 from typing import Any
 
 _ROWS = 500
-"""Rows of a statement. One row per statement takes half as long again, and the lock of Python's
-interpreter is given up and waited for at each."""
+"""Rows per statement. One row per statement takes half as long again, and releases the lock of
+Python's interpreter for each."""
 
 
 def insert_rows(connection: sqlite3.Connection, into: str, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -18,9 +18,9 @@ def insert_rows(connection: sqlite3.Connection, into: str, rows: Sequence[tuple[
     Parameters
     ----------
     connection : sqlite3.Connection
-        In a transaction.
+        Within a transaction.
     into : str
-        The table and its columns, as they follow ``INSERT INTO``.
+        The table and its columns, as after ``INSERT INTO``.
     rows : sequence of tuple
         One value per column each.
     """

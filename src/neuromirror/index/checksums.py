@@ -1,4 +1,4 @@
-"""What a person may type to find a file by its bytes, and the look-ups it stands for."""
+"""Parse checksums and annex keys that users search for."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _KEY = re.compile(r"[A-Z][A-Z0-9_]*(?:-[a-zA-Z][0-9]+)*--.+\Z")
 
 _ACCEPTED_FORMS = (
     "sha256:<hex> (at least its first 8 digits), md5:<hex>, etag:<md5>-<parts>, these without the "
-    "word before the colon, or a git-annex key"
+    "algorithm, or a git-annex key"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ContentLookup:
-    """SQL that gives the ids of contents, with its parameters."""
+    """SQL that selects ids of contents, and its parameters."""
 
     sql: str
     parameters: tuple[object, ...]
 
 
 def parse_checksum(query: str) -> list[ContentLookup]:
-    """The look-ups of a checksum or key; raises :class:`MalformedQueryError`."""
+    """Return the lookups for a checksum or key; raises :class:`MalformedQueryError`."""
     text = query.strip().strip('"')
     if _KEY.match(text):
         return [
@@ -50,11 +50,11 @@ def parse_checksum(query: str) -> list[ContentLookup]:
         return _md5_lookups(value)
     elif algorithm == "etag" and (form := _ETAG.match(value)):
         return _etag_lookups(form[1], form[2], form[3])
-    raise MalformedQueryError(f"not a checksum: {query[:120]!r}; give {_ACCEPTED_FORMS}")
+    raise MalformedQueryError(f"{query[:120]!r} is not a checksum; enter {_ACCEPTED_FORMS}")
 
 
 def is_checksum(text: str) -> bool:
-    """Whether somebody gave a checksum or a key, and not words to search for."""
+    """Return whether a text is a checksum or an annex key."""
     try:
         parse_checksum(text)
     except MalformedQueryError:
@@ -112,7 +112,7 @@ def _etag_lookups(value: str, parts: str | None, part_size: str | None) -> list[
 
 
 def _range_lookups(column: str, low: bytes, high: bytes) -> list[ContentLookup]:
-    """The contents whose digest lies in a range: keys named by it, and the others."""
+    """Return lookups of contents by a range of digests, with and without it in the key."""
     head = f"substr({column}, 1, 8)"
     given = (low[:8], high[:8], low, high)
     return [

@@ -1,4 +1,4 @@
-"""Contents and their digests: what is claimed of the same bytes only ever grows."""
+"""Contents and their digests: claims about the same bytes are only ever added."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from neuromirror.index.urls import key_hash
 from neuromirror.model import Digest, RecordLine
 
 CHECKED_BITS = {"sha256": 1, "md5": 2, "etag": 4}
-"""The bit of ``contents.checked`` that says the bytes were hashed here."""
+"""Bits of ``contents.checked``: the digest was computed here."""
 
 MULTIPART_ETAG = re.compile(r"([0-9a-f]{32})-([1-9][0-9]{0,9})\Z")
 _HEX = {"sha256": re.compile(r"[0-9a-f]{64}\Z"), "md5": re.compile(r"[0-9a-f]{32}\Z")}
@@ -47,7 +47,7 @@ _OtherDigest = tuple[int, str, str, int, int, int]
 
 
 class ContentWriter:
-    """Gives the content ids of files, adding and completing rows; lives for one transaction."""
+    """Look up, add and complete the contents of files; lives for one transaction."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
@@ -56,10 +56,10 @@ class ContentWriter:
             name: number for number, name in connection.execute("SELECT id, name FROM claimants")
         }
         self.added_count = 0
-        """How many contents were new."""
+        """Number of contents added."""
 
     def resolve(self, files: Sequence[RecordLine]) -> tuple[list[int], int]:
-        """The content id of each file, and the least of those that are new with this call."""
+        """Return the content id of each file, and the lowest id of those added by this call."""
         first_new = number = self._last + 1
         hashes = [key_hash(record.key) for record in files]
         known = self._read_known(hashes)
@@ -127,7 +127,7 @@ class ContentWriter:
         )
 
     def _merge(self, content: _Content, record: RecordLine, others: list[_OtherDigest]) -> bool:
-        """Take over what the record adds; True where the row must be written."""
+        """Add what the record states to the row; return whether the row must be written."""
         grew = False
         if content.size is None and record.size is not None:
             content.size = record.size

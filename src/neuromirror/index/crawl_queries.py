@@ -1,4 +1,4 @@
-"""Visits, holds, events and the state of whole mirrors."""
+"""Queries on visits, holds, events, failures and the status of mirrors."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ ORDER BY f.mirror, f.task, f.local_id
 
 
 class CrawlQueries(QueryBase):
-    """Questions about how the crawl goes."""
+    """Queries on the progress of the crawl."""
 
     def last_visits(self, mirror: str) -> dict[str, LastVisit]:
-        """The last visit of each dataset of a mirror, by local id; empty for a new mirror."""
+        """Return the last visit of each dataset of a mirror by local id; empty for a new mirror."""
         rows = self._rows(
             "SELECT d.local_id, t.fingerprint, t.status, t.pending, t.ended_at FROM datasets d "
             "JOIN mirrors m ON m.id = d.mirror JOIN visits t ON t.id = d.last_visit "
@@ -69,7 +69,7 @@ class CrawlQueries(QueryBase):
         return {local_id: LastVisit(*rest) for local_id, *rest in rows}
 
     def visits(self, dataset: str, limit: int = 20) -> Iterator[VisitRow]:
-        """The last visits of a dataset, newest first."""
+        """Yield the last visits of a dataset, newest first."""
         rows = self._rows(
             "SELECT visit, started_at, ended_at, status, fingerprint, pending, message, traffic "
             "FROM visits WHERE dataset = ? ORDER BY id DESC LIMIT ?",
@@ -78,7 +78,7 @@ class CrawlQueries(QueryBase):
         return (_visit(dataset, row) for row in rows)
 
     def open_holds(self, dataset: str | None = None) -> Iterator[HoldRow]:
-        """Listings that wait for an operator, oldest first, of one dataset or of all."""
+        """Yield the open holds of one dataset or of all, oldest first."""
         number = None if dataset is None else self._dataset_number(dataset)
         return self._holds(
             "WHERE h.outcome IS NULL AND d.withdrawn = '' AND (? IS NULL OR h.dataset = ?) "
@@ -87,18 +87,21 @@ class CrawlQueries(QueryBase):
         )
 
     def hold(self, hold: str) -> HoldRow:
-        """A hold by its id, the newest where the id came back; raises :class:`UnknownHoldError`."""
+        """Return a hold by its id, the newest if the id repeats.
+
+        Raises :class:`UnknownHoldError`.
+        """
         found = next(self._holds("WHERE h.hold = ? ORDER BY h.id DESC LIMIT 1", (hold,)), None)
         if found is None:
             waiting = [row.hold for row in self.open_holds()]
-            known = f"open are {', '.join(waiting[:10])}" if waiting else "none is open"
-            raise UnknownHoldError(f"there is no hold {hold!r}; {known} (`neuromirror holds`)")
+            known = f"open holds: {', '.join(waiting[:10])}" if waiting else "no hold is open"
+            raise UnknownHoldError(f"hold {hold!r} does not exist; {known} (`neuromirror holds`)")
         return found
 
     def released_states(self, dataset: str) -> set[tuple[str, str]]:
-        """(upstream's word, state) of the listings an operator let through.
+        """Return (upstream label, state) of the released listings of a dataset.
 
-        Empty for a dataset that is not known yet.
+        Empty for an unknown dataset.
         """
         mirror, _, local_id = dataset.partition(":")
         rows = self._holds(
@@ -115,9 +118,16 @@ class CrawlQueries(QueryBase):
         mirror: str | None = None,
         before: int | None = None,
     ) -> Iterator[EventRow]:
-        """Events, newest first; of one dataset, kind or mirror, at most ``limit``.
+        """Yield events, newest first, optionally of one dataset, kind or mirror.
 
-        ``before`` is the id of the last one of the page before.
+        Parameters
+        ----------
+        dataset, kind, mirror : str, optional
+            Filters.
+        limit : int, optional
+            The maximum number of events.
+        before : int, optional
+            The id of the last event of the previous page.
         """
         number = None if dataset is None else self._dataset_number(dataset)
         mirror_number = None if mirror is None else self._mirror_number(mirror)
@@ -128,7 +138,7 @@ class CrawlQueries(QueryBase):
             "e.id < ?": before,
         }
         conditions = {clause: value for clause, value in clauses.items() if value is not None}
-        # of what was taken down no more is told than that
+        # of a withdrawn dataset, show only that it was withdrawn
         shown = "(coalesce(d.withdrawn, '') = '' OR e.kind = 'takedown')"
         rows = self._rows(
             "SELECT e.id, m.name, d.local_id, e.kind, e.message, e.at, e.data FROM events e "
@@ -139,7 +149,7 @@ class CrawlQueries(QueryBase):
         return map(_event, rows)
 
     def event_kinds(self) -> dict[str, int]:
-        """How many events there are of each kind, by name."""
+        """Return the number of events by kind, sorted by kind."""
         return dict(
             self._rows(
                 "SELECT e.kind, count(*) FROM events e LEFT JOIN datasets d ON d.id = e.dataset "
@@ -149,15 +159,18 @@ class CrawlQueries(QueryBase):
         )
 
     def failed_tasks(self) -> list[FailureRow]:
-        """Tasks that failed and have not succeeded since, by mirror; those of the store first."""
+        """Return the tasks whose last run failed, by mirror, those of the store first."""
         return [_failure(row) for row in self._rows(_FAILED_TASKS)]
 
     def failed_visits(self) -> list[FailureRow]:
-        """The last visits of those datasets whose last visit failed, by name."""
+        """Return the failed visits that are the last of their datasets, by name."""
         return [_failure(row) for row in self._rows(_FAILED_VISITS)]
 
     def has_failures(self, mirror: str | None = None) -> bool:
-        """Return whether a list or the last visit of a dataset failed, of one mirror or of any."""
+        """Return whether the last listing of a mirror or the last visit of a dataset failed.
+
+        Of one mirror or of any.
+        """
         row = self._row(
             "SELECT 1 FROM datasets d JOIN mirrors m ON m.id = d.mirror "
             "JOIN visits t ON t.id = d.last_visit WHERE t.status IN ('failed', 'partial') "
@@ -168,7 +181,7 @@ class CrawlQueries(QueryBase):
         return row is not None
 
     def released_datasets(self) -> frozenset[str]:
-        """Names of the datasets that were not visited since a hold on them was released."""
+        """Return the names of datasets not visited since a hold on them was released."""
         return frozenset(
             name
             for (name,) in self._rows(
@@ -180,11 +193,11 @@ class CrawlQueries(QueryBase):
         )
 
     def mirror_status(self) -> Iterator[MirrorStatus]:
-        """Each mirror at a glance, by name."""
+        """Yield the status of each mirror, by name."""
         return map(_status, self._rows(_STATUS))
 
     def capabilities(self, mirror: str) -> dict[str, str]:
-        """What a mirror's upstream was found to allow; empty where it was never asked."""
+        """Return the detected capabilities of a mirror's upstream; empty if never probed."""
         row = self._row("SELECT capabilities FROM mirrors WHERE name = ?", (mirror,))
         found: dict[str, str] = json.loads(row[0]) if row else {}
         return found

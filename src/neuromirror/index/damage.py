@@ -1,4 +1,4 @@
-"""Rows that no index can have: its bytes were changed from outside, and that is reported."""
+"""Report impossible rows as damage: another program changed the bytes of the index."""
 
 from __future__ import annotations
 
@@ -21,21 +21,20 @@ _DAMAGE_SYMPTOMS = (
     UnicodeDecodeError,
     ValueError,
 )
-"""What rows of a wrong type, or text that is no UTF-8, no JSON or no name, lead to."""
+"""Raised for rows with values of a wrong type, or text that is not UTF-8, JSON or a known name."""
 
 
 def damage_error(path: Path, error: BaseException) -> IndexDamagedError:
-    """Return the error of an index that cannot be read for what is in it."""
+    """Return the error of an index whose content cannot be read."""
     return IndexDamagedError(
         f"the index {path} is damaged ({type(error).__name__}: {error}); {REBUILD_HINT}"
     )
 
 
 def wrap_query_methods(reader: type) -> None:
-    """Make the methods that a class of queries defines raise IndexDamagedError for rows that
-    cannot be.
+    """Make the methods of a query class raise IndexDamagedError for impossible rows.
 
-    Also for what they return to be iterated, where they are generators.
+    Also while the generators that they return are iterated.
     """
     for name, function in list(vars(reader).items()):
         if inspect.isfunction(function) and not name.startswith("__"):
@@ -46,11 +45,11 @@ def wrap_query_methods(reader: type) -> None:
 
 def _wrap_function(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
-    def wrapped(self: Any, *given: Any, **named: Any) -> Any:
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            found = function(self, *given, **named)
+            found = function(self, *args, **kwargs)
         except (NeuromirrorError, UnicodeEncodeError):
-            raise  # the latter is of what the caller gave
+            raise  # UnicodeEncodeError is caused by an argument
         except _DAMAGE_SYMPTOMS as error:
             raise damage_error(self.path, error) from error
         return _wrap_iterator(self, found) if isinstance(found, Iterator) else found

@@ -1,4 +1,4 @@
-"""The index: opened, brought up to date from the journal, rebuilt."""
+"""Open the index, apply the journal to it, rebuild it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LOCK_WAIT = 60.0
 """Seconds to wait for another writer."""
 
 Progress = Callable[[int], None]
-"""Is told the bytes of the journal applied so far."""
+"""Called with the number of journal bytes applied so far."""
 
 _BATCH = 8000
 
@@ -54,7 +54,7 @@ class Index(
 ):
     """The index of a store, for the thread that opened it; opening another takes milliseconds.
 
-    Iterators read as they go: close or exhaust them before :meth:`close`.
+    Iterators read as they are consumed: close or exhaust them before :meth:`close`.
     """
 
     def __init__(
@@ -73,27 +73,40 @@ class Index(
 
     @classmethod
     def open(cls, path: Path, *, lock_wait: float = LOCK_WAIT) -> Self:
-        """Open to read and write; makes the file, or migrates an older one.
+        """Open for reading and writing; create the file if it does not exist.
 
-        Raises :class:`IndexUnusableError` for a file that is corrupt, of a newer schema or not
-        ours.
+        Parameters
+        ----------
+        path : Path
+            The index file.
+        lock_wait : float
+            Seconds to wait for another writer, here and in :meth:`catch_up`.
+
+        Raises
+        ------
+        IndexUnusableError
+            If the file is damaged, has another schema version or is not an index.
+        IndexBusyError
+            If another process writes for longer.
         """
-        before = file_identity(path)  # what comes in its place while it is opened is another one
+        before = file_identity(path)  # before opening, to notice a replacement meanwhile
         return cls(path, open_writer(path, lock_wait), True, lock_wait, before)
 
     @classmethod
     def open_readonly(cls, path: Path) -> Self:
-        """Open to read, beside a writer if there is one; raises :class:`IndexMissingError` as
-        well."""
+        """Open for reading, also next to a writer.
+
+        Raises :class:`IndexMissingError` if the file does not exist, and as :meth:`open`.
+        """
         before = file_identity(path)
         return cls(path, open_reader(path), False, LOCK_WAIT, before)
 
     @classmethod
     def of_contents(cls, path: Path, files: Iterable[SnapshotEntry]) -> Self:
-        """An index of what is known of the contents of some files, and of nothing else.
+        """Create an index of the contents of some files, without datasets.
 
-        It takes the place on disk, and not in memory, that a large version needs; ``path`` names a
-        file that is not there yet, and that the caller removes.
+        Keeps the contents of a large version on disk instead of in memory. ``path`` must not
+        exist; the caller removes it.
         """
         with translate_errors(path):
             connection = open_scratch(path)
@@ -125,49 +138,57 @@ class Index(
 
     @property
     def position(self) -> int:
-        """Bytes of the journal that are applied."""
+        """Bytes of the journal that have been applied."""
         row = self._row("SELECT position FROM progress")
         assert row is not None
         return int(row[0])
 
     @property
     def is_replaced(self) -> bool:
-        """Whether this connection sees an old state for good; open the index again.
+        """Whether this connection no longer sees the current state; open the index again then.
 
-        So after a rebuild has put another file in place, or after any write where the index was
-        opened as an immutable one.
+        True after a rebuild replaced the file, and for an immutable connection after any write.
         """
         return is_stale(self._db, self.path, self._file)
 
     def catch_up(self, journal: Journal, progress: Progress | None = None) -> int:
-        """Apply what the journal has beyond :attr:`position`; gives the number of entries.
+        """Apply the journal entries after :attr:`position`; return their number.
 
-        Each entry is one transaction together with its position: killed anywhere and repeated,
-        the tables are the same. A version whose records are missing or damaged is left out and
-        recorded as a failure, and the others go on. Raises :class:`IndexBusyError` if another
-        process
-        writes for more than a minute.
+        Each entry and the new position are one transaction, so an interrupted run can be repeated.
+        A version whose records are missing or damaged is skipped and recorded as a failure.
+
+        Parameters
+        ----------
+        journal : Journal
+            The store's journal.
+        progress : callable, optional
+            Called with the number of bytes applied so far.
+
+        Raises
+        ------
+        IndexBusyError
+            If another process writes for longer than ``lock_wait``.
         """
         if not self._writable:
-            raise IndexUnusableError(f"the index {self.path} was opened to be read only")
+            raise IndexUnusableError(f"the index {self.path} is open for reading only")
         with write_lock(self.path, self._lock_wait), translate_errors(self.path):
             if self.is_replaced:
                 self._db.close()
                 self._db = open_writer(self.path, None)
                 self._file = file_identity(self.path)
-            return _apply_all(self._db, journal, self.position, progress, leave_out=True)
+            return _apply_all(self._db, journal, self.position, progress, skip_damaged=True)
 
     def failures(self) -> list[FailureRow]:
-        """Everything that fails now: tasks, visits, and locations that lost what they had."""
+        """Return all current failures: of tasks, visits, and locations that lost contents."""
         return sorted(
             [*self.failed_tasks(), *self.failed_visits(), *self.location_failures()],
             key=lambda one: (one.mirror, one.task, one.dataset or ""),
         )
 
     def dump(self) -> Iterator[str]:
-        """Every row of every table as text, in a fixed order: equal indexes, equal dumps (I8).
+        """Yield every row of every table as text; equal indexes have equal dumps (I8).
 
-        But for the inner tables of full-text search, which tell in how many steps it was filled.
+        Without the internal tables of full-text search, which depend on the number of transactions.
         """
         names = self._rows(
             "SELECT name FROM sqlite_master WHERE type = 'table' "
@@ -183,11 +204,28 @@ class Index(
 def rebuild_from_journal(
     path: Path, journal: Journal, progress: Progress | None = None, lock_wait: float = LOCK_WAIT
 ) -> int:
-    """Make the index again from the whole journal; gives the number of entries.
+    """Rebuild the index from the whole journal; return the number of entries.
 
-    It is built beside the old one, which stays in use until the new one takes its place in one
-    step; readers that have the old one open keep it (see :attr:`Index.replaced`). Raises what
-    reading a version's records raises, with the old index kept: it may have that version.
+    It is built next to the old index, which stays in use until it is replaced in one step. Readers
+    that have the old one open keep it (see :attr:`Index.is_replaced`).
+
+    Parameters
+    ----------
+    path : Path
+        The index file.
+    journal : Journal
+        The store's journal.
+    progress : callable, optional
+        Called with the number of bytes applied so far.
+    lock_wait : float
+        Seconds to wait for another writer.
+
+    Raises
+    ------
+    JournalDamagedError
+        If the records of a version are damaged; the old index, which may have the version, is kept.
+    IndexBusyError
+        If another process writes for longer than ``lock_wait``.
     """
     scratch = path.with_name(path.name + ".rebuild")
     if not path.parent.is_dir():
@@ -218,17 +256,17 @@ def _apply_all(
     position: int,
     progress: Progress | None,
     *,
-    leave_out: bool = False,
+    skip_damaged: bool = False,
 ) -> int:
-    """Apply entries from a position on; ``leave_out`` versions whose records are damaged."""
+    """Apply entries from a position on; optionally skip versions with damaged records."""
     entries = 0
     for end, entry in effective_entries(journal, position):
         try:
             with _transaction(connection):
                 apply_entry(connection, entry, journal)
                 connection.execute("UPDATE progress SET position = ?", (end,))
-        except (NeuromirrorError, ValueError) as error:  # ValueError: a line that is no record
-            if not (leave_out and isinstance(entry, VersionMinted)):
+        except (NeuromirrorError, ValueError) as error:  # ValueError: a malformed record line
+            if not (skip_damaged and isinstance(entry, VersionMinted)):
                 raise
             with _transaction(connection):
                 record_skipped_version(connection, entry, error)
@@ -252,9 +290,9 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def replace_index_file(scratch: Path, path: Path) -> None:
-    """Replace the old index; a log of the old one must never be read into the new one.
+    """Replace the old index; a log of the old file must never be applied to the new one.
 
-    The caller holds the writing lock, and ``scratch`` is on disk.
+    The caller holds the write lock, and ``scratch`` has been synced to disk.
     """
     if not _log_is_empty(path):
         path.unlink(missing_ok=True)
@@ -265,7 +303,7 @@ def replace_index_file(scratch: Path, path: Path) -> None:
 
 
 def _log_is_empty(path: Path) -> bool:
-    """Bring the old index's log into its file; False where that cannot be done."""
+    """Write the old index's log into its file; return False if that is impossible."""
     if not path.is_file():
         return True
     with contextlib.suppress(sqlite3.DatabaseError):

@@ -1,4 +1,4 @@
-"""Datasets, their versions, and the words of a version's name."""
+"""Queries on datasets, and on versions by name."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ WHERE p.dataset = ? AND p.since <= ? AND (p.until IS NULL OR p.until > ?) ORDER 
 
 
 class DatasetQueries(TermQueries):
-    """Questions about datasets and versions."""
+    """Queries on datasets and versions."""
 
     def datasets(
         self,
@@ -60,13 +60,25 @@ class DatasetQueries(TermQueries):
         subdatasets: bool = True,
         after: str = "",
     ) -> Iterator[DatasetRow]:
-        """All datasets, of one mirror or of all, by name; ``after`` a name, only those behind it.
+        """Yield datasets, of one mirror or of all, sorted by name.
 
-        ``where`` are (name, value) pairs of attributes that must all hold of the version that the
-        dataset's name means, whatever their case; a value that ends in ``*`` is the beginning of
-        one. ``words`` are as :meth:`SearchQueries.find_datasets` takes them. ``parts`` says whether
-        those that are parts of another are given too. Raises :class:`UnknownMirrorError`,
-        :class:`UnknownAttributeError` and :class:`MalformedQueryError`.
+        Parameters
+        ----------
+        mirror : str, optional
+            The mirror.
+        where : sequence of (str, str)
+            Names and values of attributes that the current version must all have, ignoring case; a
+            value that ends with ``*`` is a prefix.
+        text : str, optional
+            Search terms, as in :meth:`SearchQueries.find_datasets`.
+        subdatasets : bool
+            Whether to include subdatasets.
+        after : str
+            Yield only datasets with a greater name.
+
+        Raises
+        ------
+        UnknownMirrorError, UnknownAttributeError, MalformedQueryError
         """
         clauses = ["d.withdrawn = ''"]
         given: list[int | str] = []
@@ -91,10 +103,10 @@ class DatasetQueries(TermQueries):
         )
 
     def _attribute_condition(self, name: str, value: str) -> tuple[str, tuple[Any, ...]]:
-        """The condition that a dataset has this attribute."""
+        """Return the SQL condition that a dataset has an attribute, and its parameters."""
         if self._row("SELECT 1 FROM attributes WHERE name = ? LIMIT 1", (name,)) is None:
             names = [row[0] for row in self._rows("SELECT DISTINCT name FROM attributes")]
-            known = f"there are {', '.join(names)}" if names else "no dataset has any yet"
+            known = f"existing: {', '.join(names)}" if names else "no dataset has any yet"
             raise UnknownAttributeError(f"no dataset has an attribute {name!r}; {known}")
         folded = value.casefold()
         matches = "casefolded = ?"
@@ -105,7 +117,7 @@ class DatasetQueries(TermQueries):
         return f"d.id IN (SELECT dataset FROM attributes WHERE name = ? AND {matches})", values
 
     def dataset(self, name: str) -> DatasetRow:
-        """One dataset; raises :class:`UnknownMirrorError` or :class:`UnknownDatasetError`."""
+        """Return a dataset; raises :class:`UnknownMirrorError` or :class:`UnknownDatasetError`."""
         return next(self._datasets("WHERE d.id = ?", (self._dataset_number(name),)))
 
     def _datasets(self, clause: str, parameters: tuple[Any, ...]) -> Iterator[DatasetRow]:
@@ -114,7 +126,7 @@ class DatasetQueries(TermQueries):
             yield DatasetRow(*row[:6], *rest)
 
     def tombstones(self, mirror: str | None = None) -> list[Tombstone]:
-        """The datasets that were taken down, by name, their own parts among them."""
+        """Return the withdrawn datasets, by name, including their exclusive subdatasets."""
         rows = self._rows(
             "SELECT m.name || ':' || d.local_id, d.withdrawn FROM datasets d "
             "JOIN mirrors m ON m.id = d.mirror "
@@ -124,7 +136,7 @@ class DatasetQueries(TermQueries):
         return [Tombstone(name, **json.loads(document)) for name, document in rows]
 
     def tombstone(self, name: str) -> Tombstone | None:
-        """What is said of a dataset that was taken down; None for any other."""
+        """Return the tombstone of a withdrawn dataset; None for any other."""
         mirror, _, local_id = name.partition(":")
         row = self._row(
             "SELECT d.withdrawn FROM datasets d JOIN mirrors m ON m.id = d.mirror "
@@ -134,7 +146,7 @@ class DatasetQueries(TermQueries):
         return Tombstone(name, **json.loads(row[0])) if row and row[0] else None
 
     def has_only_version_ids(self, name: str) -> bool:
-        """Whether nothing is in the index of a dataset but the ids of its versions."""
+        """Return whether the index has nothing of a dataset but the ids of its versions."""
         mirror, _, local_id = name.partition(":")
         row = self._row(
             f"SELECT {HAS_ROWS} FROM datasets d JOIN mirrors m ON m.id = d.mirror "
@@ -144,7 +156,7 @@ class DatasetQueries(TermQueries):
         return row is None or not row[0]
 
     def exclusive_subdatasets(self, name: str) -> list[str]:
-        """The local ids of the sub-datasets, in any version, that no other dataset ever had."""
+        """Return the local ids of subdatasets of any version that no other dataset ever had."""
         number = self._dataset_number(name)
         rows = self._rows(
             "SELECT p.local_id, max(p.dataset = ?1), max(p.dataset <> ?1) FROM subdatasets p "
@@ -156,9 +168,9 @@ class DatasetQueries(TermQueries):
         return [local_id for local_id, own, others in rows if own and not others]
 
     def versions(self, name: str, after: int = 0, limit: int | None = None) -> Iterator[VersionRow]:
-        """The versions of a dataset in the order they were minted.
+        """Yield the versions of a dataset in the order in which they were recorded.
 
-        ``after`` is the ordinal of the last one of the page before.
+        ``after`` is the ordinal of the last version of the previous page.
         """
         return self._versions(
             "WHERE v.dataset = ? AND v.seq > ? ORDER BY v.seq LIMIT ?",
@@ -166,36 +178,36 @@ class DatasetQueries(TermQueries):
         )
 
     def last_version(self, name: str, kind: str | None = None) -> VersionRow | None:
-        """The version minted last, of one kind (published | observed) or of any.
+        """Return the version recorded last, of one kind (published | observed) or of any.
 
-        None where there is none, and for a dataset that is not known yet.
+        None if there is none, or the dataset is unknown.
         """
         return self._last(name, "AND (? IS NULL OR v.kind = ?)", (kind, kind))
 
     def published_version(self, name: str, upstream: str) -> VersionRow | None:
-        """The published version that was minted of upstream's label, or None."""
+        """Return the published version with upstream's label, or None."""
         return self._last(name, "AND v.kind = 'published' AND v.upstream = ?", (upstream,))
 
     def exceptions(self, version: VersionRow) -> list[dict[str, Any]]:
-        """The named exceptions of a version, as the journal has them."""
+        """Return the exceptions of a version, as in the journal."""
         row = self._row("SELECT exceptions FROM versions WHERE id = ?", (version.id,))
         found: list[dict[str, Any]] = json.loads(row[0]) if row else []
         return found
 
     def inline_components(self, version: VersionRow) -> list[dict[str, Any]]:
-        """The parts of a version that stand as folders of files, as the journal has them."""
+        """Return the components of a version stored as folders of files, as in the journal."""
         row = self._row("SELECT inline_components FROM versions WHERE id = ?", (version.id,))
         found: list[dict[str, Any]] = json.loads(row[0]) if row else []
         return found
 
     def attributes(self, version: VersionRow) -> dict[str, list[str]]:
-        """The attributes of a version, values by name, both sorted."""
+        """Return the attributes of a version, values by name, both sorted."""
         row = self._row("SELECT attributes FROM versions WHERE id = ?", (version.id,))
         found: dict[str, list[str]] = json.loads(row[0]) if row else {}
         return found
 
     def links(self, name: str) -> list[tuple[str, str]]:
-        """(kind, address) of where people can look at a dataset, sorted; empty where unknown."""
+        """Return (kind, URL) of the web pages of a dataset, sorted; empty if unknown."""
         mirror, _, local_id = name.partition(":")
         row = self._row(
             "SELECT d.links FROM datasets d JOIN mirrors m ON m.id = d.mirror "
@@ -205,14 +217,14 @@ class DatasetQueries(TermQueries):
         return [(kind, address) for kind, address in json.loads(row[0])] if row else []
 
     def subdatasets(self, version: VersionRow) -> Iterator[SubdatasetRow]:
-        """The sub-datasets that stand in a version's tree, by path."""
+        """Yield the subdatasets in a version's tree, by path."""
         for path, source_path, *rest in self._rows(
             _SUBDATASETS, (version.dataset, version.seq, version.seq)
         ):
             yield SubdatasetRow(path, path.encode() if source_path is None else source_path, *rest)
 
     def names_in_other_mirrors(self, mirror: str) -> dict[str, str]:
-        """The names of datasets that other mirrors have a version of, by source URI."""
+        """Return the names of datasets with versions in other mirrors, by source URI."""
         rows = self._rows(
             "SELECT d.source_uri, m.name || ':' || d.local_id FROM datasets d "
             "JOIN mirrors m ON m.id = d.mirror WHERE m.name <> ? AND d.newest_version IS NOT NULL",
@@ -221,7 +233,7 @@ class DatasetQueries(TermQueries):
         return dict(rows)
 
     def superdatasets(self, name: str) -> list[str]:
-        """The names of the datasets whose newest state has this one as a sub-dataset."""
+        """Return the names of the datasets whose newest version has this one as a subdataset."""
         rows = self._rows(
             "SELECT DISTINCT m.name || ':' || h.local_id FROM datasets d "
             "JOIN subdatasets p ON p.local_id = d.local_id AND p.until IS NULL "
@@ -233,14 +245,21 @@ class DatasetQueries(TermQueries):
         return [holder for (holder,) in rows]
 
     def resolve(self, name: str, label: str = "latest") -> VersionRow:
-        """The version a person means.
+        """Return the version that a label stands for.
 
-        ``label`` is a version's label, ``latest`` (the newest published, else the newest
-        observed), ``draft`` (as last observed), at least 7 digits of a commit id, or
-        ``state:<7 or more digits of the state digest>``. A state without an upstream time also
-        has the time at which this store observed it as a label: ``2026-11-22T072636Z``. Raises
-        :class:`UnknownMirrorError`, :class:`UnknownDatasetError`, :class:`UnknownVersionError` or
-        :class:`AmbiguousNameError`.
+        Parameters
+        ----------
+        name : str
+            The dataset.
+        label : str
+            A version's label, ``latest`` (the newest published, else the newest observed),
+            ``draft`` (as last observed), at least 7 digits of a commit id, or ``state:<7 or more
+            digits of the state digest>``. A state without an upstream time also has the time at
+            which this store observed it as a label: ``2026-11-22T072636Z``.
+
+        Raises
+        ------
+        UnknownMirrorError, UnknownDatasetError, UnknownVersionError, AmbiguousNameError
         """
         dataset = self._dataset_number(name)
         found = (
@@ -285,7 +304,7 @@ class DatasetQueries(TermQueries):
             column, low = "state", f"sha256:{form[1]}"
         else:
             return None
-        # "g" sorts after all hex digits; of versions with one state the newest published is meant
+        # "g" sorts after all hex digits; of several versions with one state, prefer the newest published
         found = list(
             self._versions(
                 f"WHERE v.dataset = ? AND v.{column} >= ? AND v.{column} < ? "
@@ -296,7 +315,7 @@ class DatasetQueries(TermQueries):
         values = sorted({row.commit if column == "commit_id" else row.state for row in found})
         if len(values) > 1:
             raise AmbiguousNameError(
-                f"{label!r} fits {len(values)} versions of {name}: {', '.join(values[:5])}"
+                f"{label!r} matches {len(values)} versions of {name}: {', '.join(values[:5])}"
                 f"{', …' if len(values) > 5 else ''}; give more digits"
             )
         return found[0] if found else None
@@ -308,7 +327,7 @@ class DatasetQueries(TermQueries):
                 "SELECT label FROM versions WHERE dataset = ? ORDER BY seq DESC LIMIT 5", (dataset,)
             )
         ]
-        return f"the newest are {', '.join(found)}" if found else "nothing of it is minted yet"
+        return f"the newest are {', '.join(found)}" if found else "it has no version yet"
 
     def _last(self, name: str, clause: str, parameters: tuple[Any, ...]) -> VersionRow | None:
         mirror, _, local_id = name.partition(":")

@@ -1,10 +1,9 @@
-"""What entries of a journal say about those before them, in an index that is made of it anew.
+"""Journal entries with later settings and withdrawals applied, for rebuilding the index.
 
-Each version says itself whether its files are in the index; a setting that was changed later
-(``MirrorSeen.index_entries``) goes before what the versions recorded until then say. Of a dataset
-that was taken down later (``DatasetWithdrawn``) and not shown again, nothing is taken in but the
-ids of its
-versions: its records need not be there, and need not be read.
+Each version states whether its files are in the index; a later setting of the mirror
+(``MirrorSeen.index_entries``) overrides what the versions before it state. Of a dataset that was
+withdrawn later (``DatasetWithdrawn``) and not reinstated, only the ids of its versions are indexed:
+its records are not read and need not exist.
 """
 
 from __future__ import annotations
@@ -28,25 +27,25 @@ from neuromirror.model import (
 
 
 class EntryReader(Protocol):
-    """What is read of a journal."""
+    """The part of a journal that is read here."""
 
     def read_entries(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
-        """The entries from a byte position on, each with the position where it ends."""
+        """Yield the entries from a byte position on, each with the position of its end."""
         ...
 
 
 def is_indexed(version: VersionMinted, index_entries: int) -> bool:
-    """Whether a version's files are in the index, by the setting of its mirror."""
+    """Return whether a version's files are in the index, by the setting of its mirror."""
     return not version.within or version.files <= index_entries
 
 
 def effective_entries(
     journal: EntryReader, position: int = 0
 ) -> Iterator[tuple[int, JournalEntry]]:
-    """The journal's entries with their ends, as those made after them have them.
+    """Yield the journal's entries with the positions of their ends, as later entries change them.
 
-    Of each mirror the last setting beyond ``position`` holds for all versions from there up to it;
-    and of each dataset the last word beyond ``position`` about whether it is shown.
+    For each mirror, the last setting after ``position`` applies to all versions from there up to
+    it; for each dataset, the last withdrawal or reinstatement after ``position`` applies.
     """
     last: dict[str, tuple[int, int]] = {}
     withdrawn: set[tuple[str, str]] = set()
@@ -79,7 +78,7 @@ _DATASET_ENTRIES = (
 
 
 def _strip_entry(entry: JournalEntry) -> JournalEntry | None:
-    """What is left of an entry about a dataset that was taken down; None for nothing."""
+    """Return what is indexed of an entry of a withdrawn dataset; None for nothing."""
     if isinstance(entry, VisitEnded):
         return replace(entry, title="", message="")
     if not isinstance(entry, VersionMinted):

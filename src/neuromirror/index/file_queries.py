@@ -1,4 +1,4 @@
-"""Files, contents and places."""
+"""Queries on files, contents and locations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MAX_LOCATIONS = 5
 _CONTENT_WIDTH = 12
 FILE_COLUMNS = f"{CONTENT_COLUMNS}, f.path, f.source_path, f.since, f.retention"
 
-# A URL that may be overwritten is not offered once it has brought other bytes.
+# A URL that may be overwritten is omitted once it has had other bytes.
 _LOCATIONS = """
 SELECT l.url, l.kind, l.version_id, l.probed_at, l.probe_result FROM locations l
 WHERE l.content = ? AND (l.rank = ? OR NOT EXISTS (
@@ -83,20 +83,32 @@ WHERE d.withdrawn = '' GROUP BY c.dataset ORDER BY files DESC, m.name, d.local_i
 
 
 class FileQueries(QueryBase):
-    """Questions about files, by version or by checksum."""
+    """Queries on files, by version or by checksum."""
 
     def files(
         self, version: VersionRow, under: str = "", after: str = "", limit: int | None = None
     ) -> Iterator[FileRow]:
-        """The files of a version, sorted by the bytes of their path.
+        """Yield the files of a version, sorted by the bytes of their paths.
 
-        ``under`` is a folder to stay in (``sub-01``), ``after`` the last path of the page before,
-        ``limit`` the length of a page. The places of each: :meth:`locations`. Raises
-        :class:`FilesNotIndexedError` at once for a version of a Zarr that only the store knows.
+        Parameters
+        ----------
+        version : VersionRow
+            The version.
+        under : str
+            Only files below this folder (``sub-01``).
+        after : str
+            The last path of the previous page.
+        limit : int, optional
+            The length of a page.
+
+        Raises
+        ------
+        FilesNotIndexedError
+            At the call, if the version's files are in the store's records only.
         """
         if not version.indexed:
             raise FilesNotIndexedError(
-                f"the files of {version.name} are not in the index but in the store's records: "
+                f"the files of {version.name} are in the store's records only, not in the index; "
                 f"'neuromirror files {version.name}' lists them"
             )
         return self._files(version, under, after, limit)
@@ -126,18 +138,18 @@ class FileQueries(QueryBase):
             yield file_row(row, claimants)
 
     def locations(self, content: int, limit: int = _MAX_LOCATIONS) -> list[LocationRow]:
-        """The best places of a content (``FileRow.content``), the most exact first."""
+        """Return the best locations of a content (``FileRow.content``), most exact first."""
         rows = self._rows(_LOCATIONS, (content, EXACT, limit))
         return [_location_row(row) for row in rows]
 
     def evidence_counts(self, version: VersionRow) -> EvidenceCounts:
-        """What was checked of a version's files, and how long upstream keeps them."""
+        """Return how many of a version's files were checked, and their retention."""
         return self.evidence_counts_each([version])[0]
 
     def evidence_counts_each(self, versions: Sequence[VersionRow]) -> list[EvidenceCounts]:
-        """What :meth:`vouched` says of some versions of one dataset; its files are looked at once.
+        """Return :meth:`evidence_counts` of several versions of one dataset, with one query.
 
-        Those of all versions between the first and the last of them, that is.
+        It reads the files of all versions between the first and the last of them.
         """
         indexed = [one.seq for one in versions if one.indexed]
         counts: list[tuple[Any, ...]] = []
@@ -148,9 +160,9 @@ class FileQueries(QueryBase):
         return [_evidence_counts(one, counts) for one in versions]
 
     def copies(self, version: VersionRow, limit: int = 5) -> list[CopyRow]:
-        """Return the other datasets that hold the same bytes with a stronger promise, most first.
+        """Return the other datasets with the same bytes and stronger retention, most files first.
 
-        It looks at every file of the version.
+        It reads every file of the version.
         """
         rows = self._rows(
             _COPIES, (version.dataset, version.seq, version.seq, version.dataset, limit)
@@ -160,7 +172,7 @@ class FileQueries(QueryBase):
         ]
 
     def url_locations(self, url: str) -> list[LocationRow]:
-        """What is known of a URL, once for each content that was had from it."""
+        """Return the rows of a URL, one per content that it had."""
         rows = self._rows(
             "SELECT url, kind, version_id, probed_at, probe_result FROM locations "
             "WHERE url_hash = ? AND url = ? ORDER BY id",
@@ -171,20 +183,31 @@ class FileQueries(QueryBase):
     def find(
         self, query: str, after: tuple[int, int, str, int] = (0, 0, "", 0)
     ) -> Iterator[FoundFile]:
-        """Every place where the bytes are or were, in all datasets.
+        """Yield every dataset, path and range of versions that has or had these bytes.
 
-        ``after`` is the ``position`` of the last one of the page before.
+        Parameters
+        ----------
+        query : str
+            ``sha256:<hex>`` (or its first 8 or more digits), ``md5:<hex>``, ``etag:<md5>-<parts>``,
+            a checksum without algorithm, or a git-annex key.
+        after : tuple
+            The ``position`` of the last item of the previous page.
 
-        ``query`` is ``sha256:<hex>`` (or its first 8 or more digits), ``md5:<hex>``,
-        ``etag:<md5>-<parts>``, a bare checksum, or a git-annex key. Raises
-        :class:`MalformedQueryError` at once; gives nothing for what is not known, or only in
-        versions
-        that :meth:`unindexed_files` counts.
+        Yields
+        ------
+        FoundFile
+            Nothing for contents that are unknown, or only in versions that :meth:`unindexed_files`
+            counts.
+
+        Raises
+        ------
+        MalformedQueryError
+            At the call.
         """
         return self._found_files(parse_checksum(query), after)
 
     def unindexed_files(self) -> list[UnindexedFiles]:
-        """What :meth:`find` does not look at, by mirror; empty where every file is in the index."""
+        """Return the files that :meth:`find` cannot find, by mirror; empty if all are indexed."""
         return [UnindexedFiles(*row) for row in self._rows(_UNINDEXED_FILES)]
 
     def _found_files(
@@ -205,7 +228,7 @@ class FileQueries(QueryBase):
 
 
 def file_row(row: tuple[Any, ...], claimants: dict[int, str]) -> FileRow:
-    """A file of :data:`FILE_COLUMNS`."""
+    """Return the file of a row of :data:`FILE_COLUMNS`."""
     path, source_path, since, retention_rank = row[_CONTENT_WIDTH:]
     strongest, checked = evidence(row)
     return FileRow(
@@ -225,14 +248,14 @@ def file_row(row: tuple[Any, ...], claimants: dict[int, str]) -> FileRow:
 
 def _evidence_counts(version: VersionRow, counts: Sequence[tuple[Any, ...]]) -> EvidenceCounts:
     checked: dict[str, int] = {}
-    kept: dict[str, int] = {}
-    for since, until, rank, strongest, sure, count in counts if version.indexed else ():
+    retentions: dict[str, int] = {}
+    for since, until, rank, strongest, is_checked, count in counts if version.indexed else ():
         if since <= version.seq and (until is None or version.seq < until):
             retention = RETENTION[rank].value
-            kept[retention] = kept.get(retention, 0) + count
-            if sure:
+            retentions[retention] = retentions.get(retention, 0) + count
+            if is_checked:
                 checked[strongest] = checked.get(strongest, 0) + count
-    return EvidenceCounts(dict(sorted(checked.items())), dict(sorted(kept.items())))
+    return EvidenceCounts(dict(sorted(checked.items())), dict(sorted(retentions.items())))
 
 
 def _location_row(row: tuple[Any, ...]) -> LocationRow:

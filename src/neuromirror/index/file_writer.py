@@ -1,8 +1,8 @@
-"""A version's files written over those of the version before: all of them, or what changed.
+"""Write the files of a version over those of the version before: all of them, or the changes.
 
-Memory stays flat: some thousand files are read at a time, and what they change is written before
-the next are read. A file whose record is as it was costs one comparison, so that a version told
-whole and the same version told by its changes leave the same rows.
+Memory use is constant: a few thousand files are read at a time, and their changes are written
+before the next are read. A file with an unchanged record costs one comparison, so that a complete
+listing and a list of changes leave the same rows.
 """
 
 from __future__ import annotations
@@ -33,20 +33,17 @@ _BATCH = 8000
 _INTO_FILES = "files (dataset, path, since, content, source_path, record_hash, retention)"
 
 _Row = tuple[str, int, int, bytes | None, int]
-"""An open row of ``files``: path, since, content, source_path, record."""
+"""An open row of ``files``: path, since, content, source_path, record_hash."""
 
 _File = tuple[str, int, RecordLine]
-"""Path, hash of the record's line, the record."""
+"""Path, hash of the record line, record."""
 
 _Pair = tuple[_Row | None, _File | None]
 
 
 @dataclass(frozen=True, slots=True)
 class RecordCounts:
-    """What a version held (``files``) and what it brought (``contents`` never seen before).
-
-    ``parts`` are the sub-datasets it held beside its files.
-    """
+    """The number of files and subdatasets of a version, and of contents it added to the index."""
 
     files: int
     contents: int
@@ -63,21 +60,35 @@ def record_files(
     *,
     index_terms: bool = True,
 ) -> RecordCounts:
-    """Close and open the dataset's rows of files and parts so that they hold at version ``seq``.
+    """Write the complete list of files and subdatasets of version ``seq``.
 
-    ``words`` says whether the paths that it brought are to be found by their words. The record
-    ``lines`` must be sorted by the bytes of their git paths, each path once; raises
-    :class:`JournalDamagedError` (naming ``where``) if they are not.
+    Parameters
+    ----------
+    connection : sqlite3.Connection
+        Within a transaction.
+    dataset, version, seq : int
+        The ids of the dataset and version, and the version's ordinal.
+    lines : iterable of bytes
+        Record lines, sorted by the bytes of their git paths, each path once.
+    where : str
+        The version's name, for messages.
+    index_terms : bool
+        Whether the terms of the added paths are indexed.
+
+    Raises
+    ------
+    JournalDamagedError
+        If the lines are malformed or not sorted.
     """
     batch = _BatchWriter(connection, dataset, version, seq, index_terms)
-    parts = SubdatasetWriter(connection, dataset, seq)
+    subdatasets = SubdatasetWriter(connection, dataset, seq)
     files = 0
     pairs: list[_Pair] = []
-    new = _read_files(lines, parts, where)
+    new = _read_files(lines, subdatasets, where)
     old = _open_rows(connection, dataset, seq)
     first = next(old, None)
     if first is None:
-        # most versions of this kind are a dataset's first: there is nothing to compare with
+        # most complete listings are the first of a dataset, without rows to compare with
         while some := list(islice(new, _BATCH)):
             files += len(some)
             batch.write_new(some)
@@ -92,8 +103,8 @@ def record_files(
                 pairs = []
         batch.write(pairs)
     batch.close()
-    parts.remove_unseen()
-    return RecordCounts(files, batch.contents.added_count, parts.count)
+    subdatasets.remove_unseen()
+    return RecordCounts(files, batch.contents.added_count, subdatasets.count)
 
 
 def record_changes(
@@ -107,20 +118,21 @@ def record_changes(
     *,
     index_terms: bool = True,
 ) -> RecordCounts:
-    """As :func:`record_files`, told only what differs from the version whose rows are open.
+    """Write the changes of version ``seq`` to the version whose rows are open.
 
-    ``before`` is how many files that version holds; the other files' rows are not read. Raises
-    :class:`JournalDamagedError` for changes that are not sorted, or do not fit the open rows.
+    As :func:`record_files`, but reads only the rows that change. ``before`` is the number of files
+    of the version before. Raises :class:`JournalDamagedError` for changes that are not sorted or do
+    not match the open rows.
     """
     batch = _BatchWriter(connection, dataset, version, seq, index_terms)
-    parts = SubdatasetWriter(connection, dataset, seq)
+    subdatasets = SubdatasetWriter(connection, dataset, seq)
     files = before
-    pairs = _match_changes(connection, dataset, seq, changes, parts, where)
+    pairs = _match_changes(connection, dataset, seq, changes, subdatasets, where)
     while some := list(islice(pairs, _BATCH)):
         files += sum((file is not None) - (row is not None) for row, file in some)
         batch.write([(r, f) for r, f in some if r is None or f is None or r[4] != f[1]])
     batch.close()
-    return RecordCounts(files, batch.contents.added_count, parts.count)
+    return RecordCounts(files, batch.contents.added_count, subdatasets.count)
 
 
 def record_subdatasets(
@@ -130,28 +142,30 @@ def record_subdatasets(
     lines: Iterable[bytes],
     where: str,
 ) -> RecordCounts:
-    """As :func:`record_files` for a version whose files are not to be in the index.
+    """Write the subdatasets of a version whose files are not indexed.
 
-    Their rows end with the version before, and the new version has none.
+    The rows of the files end with the version before.
     """
     connection.execute(
         "UPDATE files SET until = ? WHERE dataset = ? AND until IS NULL AND since < ?",
         (seq, dataset, seq),
     )
-    parts = SubdatasetWriter(connection, dataset, seq)
+    subdatasets = SubdatasetWriter(connection, dataset, seq)
     files = 0
     for line in lines:
         record = _parse_record(line, where)
         if record.subdataset is None:
             files += 1
         else:
-            parts.add(record.git, record)
-    parts.remove_unseen()
-    return RecordCounts(files, 0, parts.count)
+            subdatasets.add(record.git, record)
+    subdatasets.remove_unseen()
+    return RecordCounts(files, 0, subdatasets.count)
 
 
-def _read_files(lines: Iterable[bytes], parts: SubdatasetWriter, where: str) -> Iterator[_File]:
-    """The files; the parts among them are recorded on the way."""
+def _read_files(
+    lines: Iterable[bytes], subdatasets: SubdatasetWriter, where: str
+) -> Iterator[_File]:
+    """Yield the files; record the subdatasets among them."""
     before = ""
     for line in lines:
         record = _parse_record(line, where)
@@ -164,7 +178,7 @@ def _read_files(lines: Iterable[bytes], parts: SubdatasetWriter, where: str) -> 
             )
         before = path
         if record.subdataset is not None:
-            parts.add(path, record)
+            subdatasets.add(path, record)
         else:
             yield path, short_hash(line), record
 
@@ -174,7 +188,7 @@ def _parse_record(line: bytes, where: str) -> RecordLine:
         return parse_record_line(line)
     except ValueError as error:
         raise JournalDamagedError(
-            f"the records of {where} hold a line that is none ({error}); "
+            f"the records of {where} hold a malformed line ({error}); "
             "the store is damaged: run `neuromirror fsck`"
         ) from error
 
@@ -194,10 +208,10 @@ def _match_changes(
     dataset: int,
     seq: int,
     changes: Iterable[Change],
-    parts: SubdatasetWriter,
+    subdatasets: SubdatasetWriter,
     where: str,
 ) -> Iterator[_Pair]:
-    """The changes of files, each with the row that is open at its path; parts are recorded."""
+    """Yield each changed file with the open row at its path; record changed subdatasets."""
     before: bytes | None = None
     for old, new in changes:
         paths = {side.git_path for side in (old, new) if side is not None}
@@ -214,27 +228,27 @@ def _match_changes(
             "WHERE dataset = ? AND path = ? AND until IS NULL AND since < ?",
             (dataset, name, seq),
         ).fetchone()
-        was_part = old is not None and old.subdataset is not None
-        was_file = old is not None and not was_part
-        if (row is not None) != was_file or parts.was_present(name) != was_part:
-            there = "there" if row is not None or parts.was_present(name) else "not there"
+        was_subdataset = old is not None and old.subdataset is not None
+        was_file = old is not None and not was_subdataset
+        if (row is not None) != was_file or subdatasets.was_present(name) != was_subdataset:
+            presence = "present" if row is not None or subdatasets.was_present(name) else "absent"
             raise JournalDamagedError(
-                f"the changes of {where} do not fit the version before: {name!r} was {there}; "
+                f"the changes of {where} do not match the version before: {name!r} was {presence}; "
                 "the store is damaged: run `neuromirror fsck`"
             )
-        is_part = new is not None and new.subdataset is not None
-        if new is not None and is_part:
-            parts.add(name, record_line_of(new))
-        elif was_part:
-            parts.remove(name)
-        if new is not None and not is_part:
+        is_subdataset = new is not None and new.subdataset is not None
+        if new is not None and is_subdataset:
+            subdatasets.add(name, record_line_of(new))
+        elif was_subdataset:
+            subdatasets.remove(name)
+        if new is not None and not is_subdataset:
             yield row, (name, short_hash(dump_snapshot_entry(new)), record_line_of(new))
         elif row is not None:
             yield row, None
 
 
 def _open_rows(connection: sqlite3.Connection, dataset: int, seq: int) -> Iterator[_Row]:
-    """The rows open before this version, by path; page by page, as rows are written meanwhile."""
+    """Yield the rows open before this version by path, in pages, because rows are written meanwhile."""
     after = ""
     while True:
         page = connection.execute(
@@ -269,11 +283,11 @@ def _merge(old: Iterator[_Row], new: Iterator[_File]) -> Iterator[_Pair]:
         file = next(new, None)
 
 
-_RETENTION_RANKS = {retention: place for place, retention in enumerate(RETENTION)}
+_RETENTION_RANKS = {retention: rank for rank, retention in enumerate(RETENTION)}
 
 
 class _BatchWriter:
-    """Writes some thousand pairs at a time."""
+    """Writes a few thousand pairs at a time."""
 
     def __init__(
         self,
@@ -328,7 +342,7 @@ class _BatchWriter:
             self._path_terms.add(row[1] for row in opened)
 
     def write_new(self, files: list[_File]) -> None:
-        """Write files at whose paths no row is open."""
+        """Write files at paths without an open row."""
         records = [record for _, _, record in files]
         before = self.contents.added_count
         ids, first_new = self.contents.resolve(records)
@@ -357,6 +371,6 @@ class _BatchWriter:
             self._path_terms.add(path for path, _, _ in files)
 
     def close(self) -> None:
-        """All pairs were written."""
+        """Write the remaining path terms."""
         if self._path_terms is not None:
             self._path_terms.close()

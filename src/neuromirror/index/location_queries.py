@@ -1,4 +1,4 @@
-"""Which places are to be asked next for what they have, and which said that they have it not."""
+"""Queries on locations: which are due for a probe, and which failed it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from neuromirror.index.rows import DueLocation, FailingHost, FailureRow, ProbeSu
 
 _CONTENT_WIDTH = 12
 
-# What brought other bytes since is no place of these any more, unless it names their very version.
+# A URL that has had other bytes since is not current, unless it names the object version.
 _IS_CURRENT = f"""
 (l.rank = {EXACT} OR NOT EXISTS (
     SELECT 1 FROM locations o WHERE o.url_hash = l.url_hash AND o.url = l.url
@@ -38,7 +38,7 @@ CROSS JOIN locations l ON l.content = mine.content
 """
 
 _SMALL_SHARE = 16
-"""A mirror whose files are fewer than this share of all places is gone through file by file."""
+"""A mirror with fewer files than this share of all locations is queried file by file."""
 
 _OF_DATASET = """
 (SELECT DISTINCT content FROM files WHERE dataset = ?) mine
@@ -47,7 +47,7 @@ CROSS JOIN locations l ON l.content = mine.content
 
 
 class LocationQueries(QueryBase):
-    """Questions about places as such."""
+    """Queries on locations."""
 
     def due_locations(
         self,
@@ -57,15 +57,24 @@ class LocationQueries(QueryBase):
         mirror: str | None = None,
         dataset: str | None = None,
     ) -> list[DueLocation]:
-        """Places that were never asked, then those asked longest ago, at most ``limit``.
+        """Return locations that were never probed, then those probed longest ago.
 
-        Those asked at ``before`` (as journal entries have it) or later are left out. Of all
-        mirrors, of one, or of the files that one dataset has or had. Raises UnknownMirrorError,
-        UnknownDatasetError.
+        Parameters
+        ----------
+        limit : int
+            The maximum number of locations.
+        before : str
+            Omit those probed at this time (as in journal entries) or later.
+        mirror, dataset : str, optional
+            Only locations of one mirror, or of files that one dataset has or had.
+
+        Raises
+        ------
+        UnknownMirrorError, UnknownDatasetError
         """
         found: list[DueLocation] = []
         claimants = self._claimants()
-        # two questions, so that each goes along the index from its beginning
+        # two queries, so that each reads the index from its start
         for condition, given in (("l.probed_at IS NULL", ()), ("l.probed_at < ?", (before,))):
             for row in self._due_rows(condition, given, limit - len(found), mirror, dataset):
                 found.append(_due_location(row, digests(row, claimants)))
@@ -90,7 +99,7 @@ class LocationQueries(QueryBase):
             return self._rows(sql + order, (*given, limit))
         number = self._mirror_number(mirror)
         if self._is_small(number):
-            # along the index would be past all that larger ones have
+            # the index would pass all locations of the larger mirrors
             sql = _DUE.format(locations=_OF_MIRROR, condition=condition)
             return self._rows(sql + order, (number, *given, limit))
         return self._rows(f"{sql} AND d.mirror = ? {order}", (*given, number, limit))
@@ -105,7 +114,7 @@ class LocationQueries(QueryBase):
         return bool(row[1] and row[0] * _SMALL_SHARE < row[1])
 
     def failing_locations(self) -> dict[str, dict[str, int]]:
-        """How many places of each mirror said something else than ok, by what they said."""
+        """Return the number of failing locations of each mirror, by probe result."""
         found: dict[str, dict[str, int]] = {}
         for mirror, result, count in self._rows(
             "SELECT m.name, l.probe_result, count(*) FROM locations l INDEXED BY locations_failing "
@@ -119,10 +128,10 @@ class LocationQueries(QueryBase):
         return found
 
     def location_failures(self) -> list[FailureRow]:
-        """A failure for each mirror whose locations do not have what newest or published states do.
+        """Return a failure per mirror whose locations lost current or published contents.
 
-        Those of an older observed state, which upstream may delete, are none, and neither are those
-        that could not be asked.
+        Older observed states, which upstream may delete, do not count, and neither do locations
+        that could not be probed.
         """
         found: dict[str, tuple[Counter[str], str, str]] = {}
         for mirror, result, count, first, last in self._rows(
@@ -148,9 +157,9 @@ class LocationQueries(QueryBase):
                 "locations",
                 mirror,
                 None,
-                f"{counts.total()} locations of current or published files do not have them any "
-                f"more ({', '.join(f'{count} {reason}' for reason, count in counts.items())}); "
-                "neuromirror audit asks again",
+                f"{counts.total()} locations no longer have current or published files "
+                f"({', '.join(f'{count} {reason}' for reason, count in counts.items())}); "
+                "`neuromirror audit` probes them again",
                 since,
                 at,
             )
@@ -158,7 +167,7 @@ class LocationQueries(QueryBase):
         ]
 
     def failing_locations_of(self, version: VersionRow) -> dict[str, int]:
-        """How many places of a version's files said something else than ok, by what they said."""
+        """Return the number of failing locations of a version's files, by probe result."""
         rows = self._rows(
             "SELECT l.probe_result, count(DISTINCT l.id) "
             "FROM locations l INDEXED BY locations_failing "
@@ -171,8 +180,8 @@ class LocationQueries(QueryBase):
         return dict(rows)
 
     def failing_hosts(self, limit: int) -> list[FailingHost]:
-        """Where places said something else than ok: by mirror, host and word, most first."""
-        # of https://host/path the host, of s3://bucket/key the bucket
+        """Return the hosts with failing locations by mirror, host and probe result, most first."""
+        # the host of https://host/path, the bucket of s3://bucket/key
         rows = self._rows(
             "SELECT mirror, substr(rest, 1, instr(rest || '/', '/') - 1) AS host, result, "
             "count(*) AS locations, max(at) FROM ("
@@ -189,7 +198,7 @@ class LocationQueries(QueryBase):
         return [FailingHost(*row) for row in rows]
 
     def probe_summary(self, version: VersionRow) -> ProbeSummary:
-        """What the places of a version's files said; it looks at every file."""
+        """Return counts of a version's files by their probes; it reads every file."""
         row = self._row(
             "SELECT count(*), coalesce(sum(hashed), 0), coalesce(sum(available IS NOT NULL), 0), "
             "coalesce(sum(probed), 0), min(available) FROM (SELECT c.checked <> 0 AS hashed, "
@@ -205,7 +214,7 @@ class LocationQueries(QueryBase):
         return ProbeSummary(*row)
 
     def probe_coverage(self) -> tuple[bool, str | None]:
-        """Whether every place was asked once, and when the one was that was asked longest ago."""
+        """Return whether every location was probed, and the time of the oldest last probe."""
         never = self._row("SELECT 1 FROM locations WHERE probed_at IS NULL LIMIT 1")
         oldest = self._row("SELECT min(probed_at) FROM locations WHERE probed_at IS NOT NULL")
         return never is None, None if oldest is None else oldest[0]

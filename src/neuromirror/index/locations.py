@@ -1,4 +1,4 @@
-"""Where contents can be had: URLs are added to a content once, and remember who taught them."""
+"""Write the locations of contents; each URL is added to a content once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from neuromirror.index.urls import plain_url, short_hash
 from neuromirror.model import Location, RecordLine
 
 _PendingLocation = tuple[Location, int, bool]
-"""A place, the hash of its plain URL, whether a changed file brings it."""
+"""A location, the hash of its plain URL, whether a changed file has it."""
 
 _COLUMNS = "locations (content, rank, url, kind, version_id, url_hash, last_version)"
 
@@ -19,26 +19,26 @@ EXACT, OBJECT, ADDRESS = 0, 1, 2
 
 
 def rank(location: Location) -> int:
-    """The order in which places are offered; lower is better."""
+    """Return the rank in which a location is offered; lower is better."""
     if location.kind != "s3":
         return ADDRESS
     return OBJECT if location.version_id is None else EXACT
 
 
 class LocationWriter:
-    """Adds the places of one version's files; lives for one transaction."""
+    """Adds the locations of one version's files; lives for one transaction."""
 
     def __init__(self, connection: sqlite3.Connection, version: int) -> None:
         self._db = connection
         self._version = version
 
     def add(self, files: Iterable[tuple[int, bool, bool, Sequence[Location]]]) -> None:
-        """Take (content id, the content is new, the file changed, its places) of each file.
+        """Add (content id, is the content new, did the file change, its locations) of each file.
 
-        A place that a changed file brings counts as learnt anew, so that after a roll-back
-        upstream the exact version of a plain URL is the one that is served again.
+        A location of a changed file gets this version as its last one, so that after a roll-back
+        upstream the exact object version of a plain URL is again the one that is served.
         """
-        # in order of appearance, whatever the size of a batch is: the row ids follow it (I8)
+        # in order of appearance, whatever the batch size: it determines the row ids (I8)
         pending: dict[tuple[int, str], _PendingLocation] = {}
         hashes: list[int] = []
         for content, fresh, changed, locations in files:
@@ -69,7 +69,7 @@ class LocationWriter:
         insert_rows(self._db, _COLUMNS, new)
 
     def add_new(self, contents: Sequence[int], records: Sequence[RecordLine]) -> None:
-        """Take the places of files whose contents are all new and differ from each other."""
+        """Add the locations of files whose contents are all new and distinct."""
         version = self._version
         new = []
         for content, record in zip(contents, records, strict=True):
@@ -96,9 +96,9 @@ class LocationWriter:
         insert_rows(self._db, _COLUMNS, new)
 
     def _read_known(self, hashes: list[int]) -> dict[tuple[int, str], tuple[int, int]]:
-        """(row id, learned) of the places that are there already."""
+        """Return (row id, last version) of the locations that exist, by content and URL."""
         found: dict[tuple[int, str], tuple[int, int]] = {}
-        # by the URL, not by the content: one content may have very many places
+        # by URL, not by content: one content may have very many locations
         for start in range(0, len(hashes), 10_000):
             some = hashes[start : start + 10_000]
             marks = ",".join("?" * len(some))
@@ -111,7 +111,7 @@ class LocationWriter:
 
 
 def _explicit_version_id(location: Location) -> str | None:
-    """The version id if it must be kept beside the URL: most URLs say it themselves."""
+    """Return the version id if it must be stored: most URLs contain it."""
     if location.version_id is None or location.url.endswith(f"versionId={location.version_id}"):
         return None
     return location.version_id

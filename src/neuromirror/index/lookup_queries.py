@@ -1,4 +1,4 @@
-"""What a visit asks by the thousand, so that it need not ask upstream again."""
+"""Bulk lookups of earlier results, which save requests to upstream."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from neuromirror.model import Digest, Location
 
 _MD5 = re.compile(r"[0-9a-f]{32}\Z")
 _BATCH = 10_000
-"""Values in one statement."""
+"""Values per statement."""
 
 _T = TypeVar("_T")
 
 
 class LookupQueries(QueryBase):
-    """Questions about what earlier visits of any dataset learnt."""
+    """Lookups in the results of earlier visits of any dataset."""
 
     def known_locations(self, urls: Sequence[str]) -> list[Location | None]:
-        """The exact object last learnt for each URL without its object version, or None."""
+        """Return the object version last seen at each URL without version, or None."""
         plain = [plain_url(url) for url in urls]
         last: dict[str, tuple[int, int, str, str | None]] = {}
         for some in _batches(list(map(short_hash, plain))):
-            for url, version_id, learned, number in self._fetch_all(
+            for url, version_id, last_version, number in self._fetch_all(
                 "SELECT url, version_id, last_version, id FROM locations "
                 f"WHERE url_hash IN ({_placeholders(some)}) AND rank = {EXACT}",
                 some,
             ):
                 address = plain_url(url)
                 before = last.get(address)
-                if before is None or before < (learned, number):
-                    last[address] = (learned, number, url, version_id)
-        # of this rank is nothing but objects
+                if before is None or before < (last_version, number):
+                    last[address] = (last_version, number, url, version_id)
+        # this rank has objects only
         return [
             None if row is None else Location(row[2], "s3", row[3] or url_version_id(row[2]))
             for row in map(last.get, plain)
         ]
 
     def known_contents(self, etags: Sequence[str]) -> list[EtagRow | None]:
-        """What is known of the content of each ETag, ``<md5>`` or ``<md5>-<parts>``, or None.
+        """Return the content of each ETag, ``<md5>`` or ``<md5>-<parts>``, or None.
 
-        Where two contents of one ETag contradict each other, that is not known.
+        None also for an ETag with two contradicting contents.
         """
         unique_etags = dict.fromkeys(etags)
         plain = [bytes.fromhex(etag) for etag in unique_etags if _MD5.match(etag)]
@@ -68,9 +68,9 @@ class LookupQueries(QueryBase):
         ]
 
     def _contents(self, column: str, digests: list[bytes]) -> Iterator[tuple[Any, ...]]:
-        """(Digest, parts, size, part size, sha256, its claimant, checked bits) of contents.
+        """Yield (digest, parts, size, part size, sha256, its claimant, checked bits) of contents.
 
-        Of those whose digest begins as one of these does; it may be another one.
+        Of those whose digest has the same first bytes; it may differ in the others.
         """
         head = f"substr({column}, 1, 8)"
         chosen = (
@@ -83,7 +83,7 @@ class LookupQueries(QueryBase):
             yield from self._fetch_all(f"{chosen} WHERE {others}", some)
 
     def _other_digests(self, etags: list[str]) -> Iterator[tuple[Any, ...]]:
-        """(ETag, size, part size, sha256, its claimant, checked bits) of further ETags."""
+        """Yield (ETag, size, part size, sha256, its claimant, checked bits) of further ETags."""
         for some in _batches(etags):
             yield from self._fetch_all(
                 "SELECT o.value, c.size, nullif(o.part_size, 0), c.sha256, c.sha256_by, c.checked "
@@ -93,19 +93,19 @@ class LookupQueries(QueryBase):
             )
 
     def _fetch_all(self, sql: str, values: list[Any]) -> list[tuple[Any, ...]]:
-        """All rows at once, which is quicker than one by one."""
+        """Return all rows at once, which is faster than one by one."""
         with translate_errors(self.path):
             return self._db.execute(sql, values).fetchall()
 
 
 def _common_values(rows: list[tuple[Any, ...]], claimants: dict[int, str]) -> EtagRow | None:
-    """What (size, part size, sha256, its claimant, checked bits) of one ETag have in common."""
+    """Return what (size, part size, sha256, its claimant, checked bits) of one ETag agree on."""
     if len(rows) == 1:
         size, part_size, sha256, by, checked = rows[0]
         return EtagRow(size, part_size, _digest(sha256, by, checked, claimants))
     sizes = {row[0] for row in rows} - {None}
     part_sizes = {row[1] for row in rows} - {None}
-    # sorted by the bit, so that a digest that was checked goes before one that was not
+    # checked digests come last and replace unchecked ones
     digests = {
         row[2]: _digest(row[2], row[3], row[4], claimants)
         for row in sorted(rows, key=lambda row: int(row[4] & CHECKED_BITS["sha256"]))
