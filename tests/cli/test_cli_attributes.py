@@ -145,12 +145,12 @@ def test_list_finds_datasets_by_attributes_and_search_terms(assets: Shell) -> No
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--where", "species=mouse"], "there are modality, project, subject"),
+        (["--where", "species=mouse"], "modality, project, subject"),
         (["--where", "subject"], "NAME=VALUE"),
         (["--where", "=625749"], "NAME=VALUE"),
         (["--where", "subject="], "NAME=VALUE"),
         (["--where", "subject=a\x1b[0m"], "control characters"),
-        (["--search", "*"], "no words to search for"),
+        (["--search", "*"], "no search terms"),
         (["ember", "--where", "subject=1"], "'ember'"),
     ],
 )

@@ -201,7 +201,7 @@ def test_an_index_in_a_read_only_folder_can_be_read(
 def test_one_opened_to_read_does_not_write(journal: DiskJournal, path: Path) -> None:
     Index.open(path).close()
     journal.mint([placed_file("a", 1)])
-    with Index.open_readonly(path) as reader, pytest.raises(IndexUnusableError, match="read only"):
+    with Index.open_readonly(path) as reader, pytest.raises(IndexUnusableError):
         reader.catch_up(journal)
 
 

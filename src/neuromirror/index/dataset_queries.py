@@ -304,7 +304,7 @@ class DatasetQueries(TermQueries):
             column, low = "state", f"sha256:{form[1]}"
         else:
             return None
-        # "g" sorts after all hex digits; of several versions with one state, prefer the newest published
+        # "g" sorts after all hex digits; of versions with one state, prefer the newest published
         found = list(
             self._versions(
                 f"WHERE v.dataset = ? AND v.{column} >= ? AND v.{column} < ? "

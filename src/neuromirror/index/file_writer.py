@@ -248,7 +248,7 @@ def _match_changes(
 
 
 def _open_rows(connection: sqlite3.Connection, dataset: int, seq: int) -> Iterator[_Row]:
-    """Yield the rows open before this version by path, in pages, because rows are written meanwhile."""
+    """Yield the rows open before this version by path; in pages, as rows are written meanwhile."""
     after = ""
     while True:
         page = connection.execute(

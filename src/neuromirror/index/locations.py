@@ -15,7 +15,7 @@ _PendingLocation = tuple[Location, int, bool]
 _COLUMNS = "locations (content, rank, url, kind, version_id, url_hash, last_version)"
 
 EXACT, OBJECT, ADDRESS = 0, 1, 2
-"""Ranks: an exact object version, an object that may be overwritten, another address."""
+"""Ranks: an exact object version, an object that may be overwritten, another URL."""
 
 
 def rank(location: Location) -> int:

@@ -1,4 +1,4 @@
-"""A name, an id or an address that somebody typed, and the one thing that it is of."""
+"""Resolve a name, id or URL that a user entered to the one object that it identifies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _VERSIONS = "versions v JOIN datasets d ON d.id = v.dataset JOIN mirrors m ON m.
 
 @dataclass(frozen=True, slots=True)
 class NameMatch:
-    """What a name is of: a dataset, a version of it (``label``), or else the bytes of a ``key``."""
+    """The dataset, version (``label``) or content (``key``) that a name identifies."""
 
     dataset: str
     label: str = ""
@@ -30,13 +30,13 @@ class NameMatch:
 
 
 class NameQueries(DatasetQueries):
-    """Whose name that is."""
+    """Queries by name."""
 
     def match_name(self, text: str) -> NameMatch | None:
-        """The one thing that a text is the name of; None for words, and where it is of several.
+        """Return the one object that a text identifies; None for search terms and ambiguous names.
 
-        It may be a commit or SWHID, ``state:sha256:…``, a DOI, upstream's address of a dataset, a
-        version or a file, or a dataset's name, with its version or not: ``dandi:000027``,
+        The text may be a commit id or SWHID, ``state:sha256:…``, a DOI, upstream's URL of a
+        dataset, version or file, or a dataset's name with or without version: ``dandi:000027``,
         ``000027``, ``DANDI:000027/0.210831.2033``, ``000027@draft``.
         """
         text = text.strip()
@@ -62,7 +62,7 @@ class NameQueries(DatasetQueries):
         return None
 
     def _match_version(self, condition: str, *values: str) -> NameMatch | None:
-        """The version that is so; of a state that came back the one minted last."""
+        """Return the one matching version; of a repeated state, the one recorded last."""
         rows = list(
             self._rows(
                 f"SELECT m.name || ':' || d.local_id, v.label FROM {_VERSIONS} "
@@ -88,7 +88,7 @@ class NameQueries(DatasetQueries):
             )
         )
         exact = {name: label for name, label, known in reversed(rows) if known == doi}
-        # a dataset's own DOI is the beginning of those of its versions
+        # a dataset's own DOI is a prefix of those of its versions
         names = exact or {name: "" for name, _, known in rows if known.startswith(f"{doi}/")}
         return NameMatch(*next(iter(names.items()))) if len(names) == 1 else None
 
@@ -107,7 +107,7 @@ class NameQueries(DatasetQueries):
             address = urlsplit(text)
         except ValueError:
             return None
-        # a page of a browser's own routes has its path behind the #
+        # pages with client-side routes have their path after the #
         pieces = [one for one in unquote(f"{address.path}/{address.fragment}").split("/") if one]
         fits = {
             (name, number)
@@ -128,7 +128,7 @@ class NameQueries(DatasetQueries):
         mirror, colon, local_id = name.rpartition(":")
         known = self._find_datasets(mirror if colon else None, local_id)
         if not at and not known and "/" in local_id:
-            # as archives write it: DANDI:000027/0.210831.2033
+            # the notation of archives: DANDI:000027/0.210831.2033
             local_id, _, label = local_id.rpartition("/")
             known = self._find_datasets(mirror if colon else None, local_id)
         if len(known) != 1:
@@ -140,9 +140,9 @@ class NameQueries(DatasetQueries):
         return NameMatch(found, version_label) if version_label else None
 
     def _find_datasets(self, mirror: str | None, local_id: str) -> list[tuple[int, str]]:
-        """Ids and names of the datasets of a local id, or of a last component if it has digits.
+        """Return ids and names of datasets by local id, or by its last component if it has digits.
 
-        A title's word may be the last component of some id; it is words, then.
+        Without digits, the last component of an id may be a word of a title.
         """
         whole = list(
             self._rows(
@@ -172,9 +172,9 @@ class NameQueries(DatasetQueries):
         ]
 
     def _find_label(self, dataset: int, label: str) -> str:
-        """The label of a dataset's version of this label, or upstream's word for it.
+        """Return the label of the version with this label, upstream label or time of observation.
 
-        The time at which a state without an upstream time was observed is such a label, too.
+        Empty if there is none.
         """
         row = self._row(
             "SELECT label FROM versions WHERE dataset = ?1 AND (label = ?2 OR upstream = ?2) "
@@ -188,10 +188,10 @@ class NameQueries(DatasetQueries):
 
 
 def _is_same_archive(host: str, pieces: list[str], uri: str) -> bool:
-    """Whether an address may be one of the archive's that has the dataset at ``uri``.
+    """Return whether a URL may belong to the archive that has the dataset at ``uri``.
 
-    Its pages and its API have hosts of one domain; a bucket is a host of s3://, or a part of a
-    host or of a path of https://.
+    Web pages and API of an archive have hosts of one domain; a bucket is the host of s3://, or part
+    of the host or path of https://.
     """
     try:
         known = urlsplit(uri)

@@ -1,11 +1,11 @@
-"""The words of paths, by which datasets are found that have such files.
+"""Terms of paths, which find datasets by the names of their files.
 
-Each version has the paths that it brought in blocks of some hundred, and of each block the
-distinct words are in full-text search, nothing else: the search tells the few blocks in which all
-words stand, and the rows of ``files`` between a block's first and last path tell the rest. It
-costs about ten bytes a file. Words are what stands between ``/ _ - .`` and other signs, whatever
-its case, and a short number together with what it numbers (``sub-01``); single letters and short
-numbers alone are left out, as everything has them.
+The paths that a version added are split into blocks of some hundred, and the full-text table holds
+the distinct terms of each block, nothing else: a search returns the few blocks that contain all
+terms, and the rows of ``files`` between a block's first and last path are then compared. This costs
+about ten bytes per file. Terms are separated by ``/ _ - .`` and other punctuation and are compared
+without case; a short number is a term together with the word before it (``sub-01``). Single letters
+and short numbers alone are omitted, because almost every path has them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from itertools import count, islice
 from unicodedata import ucd_3_2_0
 
 PATHS_PER_BLOCK = 500
-"""Paths of a block. To change it is to change the schema: the blocks are rows."""
+"""Paths per block. Blocks are rows, so changing it changes the schema."""
 BLOCK_SHIFT = 20
-"""A block's number is its version's id, shifted by so many bits, and its place among them."""
+"""Bits by which a version's id is shifted in the ids of its blocks; the rest is the position."""
 MIN_DIGITS = 4
-"""Digits from which on a number is a word of its own."""
+"""Number of digits from which a number is a term of its own."""
 
 _SEPARATORS = bytes(sign for sign in range(128) if not chr(sign).isalnum())
 _SPLIT_ALL = bytes.maketrans(_SEPARATORS, b" " * len(_SEPARATORS))
@@ -29,7 +29,7 @@ _KEEP_HYPHENS = bytes.maketrans(_SEPARATORS.replace(b"-", b""), b" " * (len(_SEP
 
 
 def path_terms(text: str) -> set[str]:
-    """The distinct words of paths, in lower case; paths may stand one a line."""
+    """Return the distinct terms of paths, in lower case; paths may be separated by newlines."""
     pieces = set(text.lower().encode().translate(_KEEP_HYPHENS).split())
     terms = {
         term
@@ -46,28 +46,28 @@ def path_terms(text: str) -> set[str]:
 
 
 def is_single_token(term: str) -> bool:
-    """Whether SQLite takes this as one word, too: it may know no letters of later Unicodes.
+    """Return whether SQLite's tokenizer keeps a term whole; it knows an older Unicode.
 
-    Where words alone are indexed it refuses a question for two in a row.
+    A table of terms without positions refuses queries for two successive tokens.
     """
     return all(one.isascii() or ucd_3_2_0.category(one)[0] in "LN" for one in term)
 
 
 @dataclass(frozen=True, slots=True)
 class PathBlock:
-    """Some hundred paths that a version brought, sorted, and their words."""
+    """Some hundred paths that a version added, sorted."""
 
     id: int
     paths: Sequence[str]
 
     @property
     def terms(self) -> list[str]:
-        """Sorted, since the order of a set is another one in each process."""
+        """The terms, sorted, because the order of a set differs between processes."""
         return sorted(path_terms("\n".join(self.paths)))
 
 
 def split_blocks(version: int, paths: Iterable[str]) -> Iterator[PathBlock]:
-    """The blocks of the paths that a version, by its id, brought; the paths come sorted."""
+    """Yield the blocks of the paths that a version added; the paths must be sorted."""
     left = iter(paths)
     for number in count(version << BLOCK_SHIFT):
         some = list(islice(left, PATHS_PER_BLOCK))
@@ -77,7 +77,7 @@ def split_blocks(version: int, paths: Iterable[str]) -> Iterator[PathBlock]:
 
 
 class PathTermWriter:
-    """Takes the paths that a version brings, sorted; lives for one transaction."""
+    """Writes the blocks of the paths that a version adds; lives for one transaction."""
 
     def __init__(self, connection: sqlite3.Connection, version: int) -> None:
         self._db = connection
@@ -85,14 +85,14 @@ class PathTermWriter:
         self._paths: list[str] = []
 
     def add(self, paths: Iterable[str]) -> None:
-        """Further paths of the version."""
+        """Add further paths of the version; all paths must be sorted."""
         self._paths.extend(paths)
         while len(self._paths) >= PATHS_PER_BLOCK:
             self._write(self._paths[:PATHS_PER_BLOCK])
             del self._paths[:PATHS_PER_BLOCK]
 
     def close(self) -> None:
-        """All paths were taken."""
+        """Write the last block."""
         if self._paths:
             self._write(self._paths)
 

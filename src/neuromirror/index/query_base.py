@@ -1,4 +1,4 @@
-"""What the groups of queries share: a connection, rows with SQLite's errors translated."""
+"""The base class of all queries: the connection, and rows with SQLite's errors translated."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ VERSION_TABLES = "versions v JOIN datasets d ON d.id = v.dataset JOIN mirrors m 
 CURRENT = """(CASE WHEN d.within <> '' THEN d.newest_version ELSE coalesce(
     (SELECT p.id FROM versions p WHERE p.dataset = d.id AND p.kind = 'published'
      ORDER BY p.seq DESC LIMIT 1), d.newest_version) END)"""
-"""The id of the version that the name of dataset ``d`` means: its newest published one, else the
-newest observed. A part of another dataset has no published versions."""
+"""The id of the version that the name of dataset ``d`` stands for: the newest published, else the
+newest observed. Subdatasets have no published versions."""
 HAS_ROWS = """(d.title <> '' OR EXISTS (SELECT 1 FROM files f WHERE f.dataset = d.id)
     OR EXISTS (SELECT 1 FROM versions v WHERE v.dataset = d.id
     AND (v.indexed OR v.title <> '' OR v.evidence <> '{}')))"""
-"""Whether there is more of dataset ``d`` in the index than the ids of its versions."""
+"""Whether the index has more of dataset ``d`` than the ids of its versions."""
 CONTENT_COLUMNS = (
     "c.id, c.key, c.size, c.sha256, c.md5, c.etag, c.parts, c.part_size, c.checked, "
     "c.sha256_by, c.md5_by, c.etag_by"
@@ -46,29 +46,28 @@ CONTENT_COLUMNS = (
 
 
 _STEPS = 10_000
-"""Steps of SQLite's machine, less than a millisecond, between two looks at whether to stop."""
+"""Steps of SQLite's virtual machine, less than a millisecond, between checks for a stop."""
 
 
 _COMPARED_NAMES = 1000
-"""Names before and after an unknown one that are compared with it: it takes microseconds each."""
+"""Names before and after an unknown one compared with it; each takes microseconds."""
 
 
 class QueryBase:
-    """A connection and the ways to read from it."""
+    """A connection and methods to read from it."""
 
     path: Path
     _db: sqlite3.Connection
     _stop: Callable[[], bool] | None = None
 
     def __init_subclass__(cls) -> None:
-        """Report rows that cannot be as damage of the index."""
+        """Report impossible rows as damage of the index."""
         super().__init_subclass__()
         wrap_query_methods(cls)
 
     @contextmanager
     def stop_when(self, stop: Callable[[], bool]) -> Iterator[None]:
-        """Stop the queries of the block once ``stop`` returns True: they raise
-        QueryStoppedError."""
+        """Stop queries in the block once ``stop`` returns True; they raise QueryStoppedError."""
         self._stop = stop
         self._db.set_progress_handler(stop, _STEPS)
         try:
@@ -95,15 +94,15 @@ class QueryBase:
         found = self._row("SELECT id FROM mirrors WHERE name = ?", (name,))
         if found is None:
             names = [row[0] for row in self._rows("SELECT name FROM mirrors ORDER BY name")]
-            known = f"known are {', '.join(names)}" if names else "none is known yet"
-            raise UnknownMirrorError(f"no mirror {name!r} is in the index; {known}")
+            known = f"known mirrors: {', '.join(names)}" if names else "it has no mirror yet"
+            raise UnknownMirrorError(f"mirror {name!r} is not in the index; {known}")
         return int(found[0])
 
     def _dataset_number(self, name: str) -> int:
         mirror, colon, local_id = name.partition(":")
         if not colon:
             raise UnknownDatasetError(
-                f"{name!r} is not a dataset's name, which is <mirror>:<id>"
+                f"{name!r} is not the name of a dataset, which has the form <mirror>:<id>"
                 + self._close_names(name, None)
             )
         number = self._mirror_number(mirror)
@@ -113,15 +112,13 @@ class QueryBase:
         )
         if found is None:
             raise UnknownDatasetError(
-                f"no dataset {name!r} is in the index{self._close_names(name, mirror)}; "
-                f"`neuromirror list` names all, `neuromirror sync {name}` fetches it if it exists"
+                f"dataset {name!r} is not in the index{self._close_names(name, mirror)}; "
+                f"`neuromirror list` lists all, `neuromirror sync {name}` mirrors it if it exists"
             )
         if found[1]:
             tombstone = json.loads(found[1])
             raise DatasetWithdrawnError(
-                f"{name} was taken down on {tombstone['at'][:10]}: {tombstone['reason']}; nothing "
-                f"of it is "
-                "shown here"
+                f"{name} was withdrawn on {tombstone['at'][:10]}: {tombstone['reason']}"
             )
         return int(found[0])
 
@@ -142,14 +139,14 @@ class QueryBase:
                     full = f"{prefix}:{local_id}"
                     known[local_id if mirror is None else full] = full
         close = [known[near] for near in difflib.get_close_matches(name, known, n=3)]
-        return f"; close to it: {', '.join(close)}" if close else ""
+        return f"; similar names: {', '.join(close)}" if close else ""
 
     def _claimants(self) -> dict[int, str]:
         return dict(self._rows("SELECT id, name FROM claimants"))
 
 
 def version_row(row: tuple[Any, ...]) -> VersionRow:
-    """A version of :data:`VERSION_COLUMNS`."""
+    """Return the version of a row of :data:`VERSION_COLUMNS`."""
     counts, title, license_, doi, metadata_only, *last, indexed = row[17:]
     names = tuple(json.loads(license_))
     facts = (json.loads(counts), title, names, doi, bool(metadata_only))
@@ -158,7 +155,7 @@ def version_row(row: tuple[Any, ...]) -> VersionRow:
 
 
 def digests(row: tuple[Any, ...], claimants: dict[int, str]) -> tuple[Digest, ...]:
-    """The digests of :data:`CONTENT_COLUMNS`, strongest first."""
+    """Return the digests of a row of :data:`CONTENT_COLUMNS`, strongest first."""
     sha256, md5, etag, parts, _, checked, sha256_by, md5_by, etag_by = row[3:12]
     found = []
     if sha256 is not None:
@@ -171,7 +168,7 @@ def digests(row: tuple[Any, ...], claimants: dict[int, str]) -> tuple[Digest, ..
 
 
 def evidence(row: tuple[Any, ...]) -> tuple[Evidence, bool]:
-    """The strongest evidence of :data:`CONTENT_COLUMNS`, and whether it was checked."""
+    """Return the strongest evidence in :data:`CONTENT_COLUMNS`, and whether it was checked."""
     size, sha256, md5, etag, _, part_size, checked = row[2:9]
     if sha256 is not None:
         return Evidence.SHA256, bool(checked & CHECKED_BITS["sha256"])

@@ -1,7 +1,7 @@
-"""What each entry of the journal does to the tables.
+"""Apply journal entries to the tables.
 
-The rows must depend on the entry, the version's records and the rows already there, and on
-nothing else (I8): no clock, no random id, no order of a set.
+Rows must depend on the entry, the version's records and the existing rows, and on nothing else
+(I8): no clock, no random id, no order of a set.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ from neuromirror.model import (
 )
 
 INDEX_TASK: Final = "index"
-"""The task of a failure that says which version the index lacks."""
+"""The task of a failure that names a version missing from the index."""
 
 
 class Journal(Protocol):
-    """What the store offers to the index."""
+    """The store's journal and records, as the index reads them."""
 
     def read_entries(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
-        """The entries from a byte position on, each with the position where it ends."""
+        """Yield the entries from a byte position on, each with the position of its end."""
         ...
 
     def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
@@ -60,9 +60,9 @@ class Journal(Protocol):
         ...
 
     def record_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[Change]] | None:
-        """The commit of an earlier version and what differs from it, sorted by git path.
+        """Return the commit of an earlier version and the changes to it, sorted by git path.
 
-        None for a version that is kept whole.
+        None for a version that is stored as a complete listing.
         """
         ...
 
@@ -85,7 +85,7 @@ def apply_entry(connection: sqlite3.Connection, entry: JournalEntry, journal: Jo
         case VersionMinted():
             _apply_version(connection, entry, journal)
         case AnnexBranchMoved():
-            pass  # what the refs of a repository are compared with; no table has it
+            pass  # compared with the refs of a repository; in no table
         case VisitEnded():
             _apply_visit(connection, entry)
         case LinksFound():
@@ -129,14 +129,14 @@ def apply_entry(connection: sqlite3.Connection, entry: JournalEntry, journal: Jo
 def record_skipped_version(
     connection: sqlite3.Connection, entry: VersionMinted, error: NeuromirrorError | ValueError
 ) -> None:
-    """Record that a version is not in the index because of its records; the rest goes on.
+    """Record that a version was skipped because of its records.
 
-    The failure is over once the journal has the version again, as the next visit of its dataset
-    makes sure, or once the index is rebuilt.
+    The failure ends when the journal has the version again, which the next visit of its dataset
+    ensures, or when the index is rebuilt.
     """
     message = (
         f"version {entry.label} (commit {entry.commit}) is not in the index: {error}. Run "
-        "'neuromirror rebuild-index', which reads missing records back from git"
+        "'neuromirror rebuild-index', which reads missing records from git"
     )
     _apply_failure(
         connection, TaskFailed(INDEX_TASK, entry.mirror, entry.local_id, message, entry.at)
@@ -167,7 +167,7 @@ def _apply_version(connection: sqlite3.Connection, entry: VersionMinted, journal
         _storable_text(name): sorted(set(map(_storable_text, values)))
         for name, values in entry.attributes.items()
     }
-    # an entry appended twice, by a writer that died before it knew, changes nothing
+    # a writer killed after appending an entry appends it again
     if connection.execute(
         "SELECT 1 FROM versions WHERE dataset = ? AND commit_id = ?", (dataset, entry.commit)
     ).fetchone():
@@ -244,9 +244,10 @@ def _apply_version(connection: sqlite3.Connection, entry: VersionMinted, journal
 def _complete_from_last(
     connection: sqlite3.Connection, dataset: int, entry: VersionMinted
 ) -> VersionMinted:
-    """Return an entry that keeps what an unreadable sidecar said in the version before.
+    """Return an entry with the metadata of the version before where a sidecar is unreadable.
 
-    That version's attributes were completed in the same way, so they are the last readable ones.
+    The attributes of that version were completed in the same way, so they are the last readable
+    ones.
     """
     last = connection.execute(
         "SELECT id, kind, title, license, attributes FROM versions WHERE dataset = ? "
@@ -277,9 +278,12 @@ def _write_files(
     entry: VersionMinted,
     journal: Journal,
 ) -> RecordCounts:
-    """The version's files and parts, over those of the ``last`` one (seq, commit, files, indexed).
+    """Write the version's files and subdatasets.
 
-    Of a version that is not indexed only the parts, and its records are not read if it has none.
+    ``last`` is the version before: seq, commit, files, indexed.
+
+    If the version is not indexed, write its subdatasets only; without any, its records are not
+    read.
     """
     reference = DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
     where = f"{reference.name}@{entry.label} (commit {entry.commit})"
@@ -306,9 +310,9 @@ def _write_files(
             connection, dataset, version, seq, lines, where, index_terms=not entry.within
         )
     if recorded.files != entry.files:
-        # believing fewer records than the version has would make deletions of a damaged file
+        # fewer records than files would turn a damaged file into deletions
         raise JournalDamagedError(
-            f"the records of {where} hold {recorded.files} files, the journal says {entry.files}; "
+            f"the records of {where} have {recorded.files} files, the journal {entry.files}; "
             "the store is damaged: run `neuromirror fsck`"
         )
     return recorded
@@ -335,7 +339,7 @@ def _apply_visit(connection: sqlite3.Connection, entry: VisitEnded) -> None:
     connection.execute(
         "UPDATE datasets SET last_visit = ?, "
         "last_full_visit = CASE WHEN ? = 'full' THEN ? ELSE last_full_visit END, "
-        # what a version says of itself goes before what a visit was told of the dataset
+        # the title of a version has precedence over that in a listing of datasets
         "title = CASE WHEN newest_version IS NULL AND ? <> '' THEN ? ELSE title END WHERE id = ?",
         (visit, entry.status, entry.ended, title, title, dataset),
     )
@@ -381,9 +385,9 @@ def _apply_withdrawal(
     withdrawn = ""
     if isinstance(entry, DatasetWithdrawn):
         withdrawn = _compact_json({"at": entry.at, "reason": entry.reason, "within": entry.within})
-        message = f"taken down by {entry.by}: {entry.reason}"
+        message = f"withdrawn by {entry.by}: {entry.reason}"
     else:
-        message = f"shown again by {entry.by}"
+        message = f"reinstated by {entry.by}"
     connection.execute("UPDATE datasets SET withdrawn = ? WHERE id = ?", (withdrawn, dataset))
     connection.execute(
         "INSERT INTO events (mirror, dataset, kind, message, at, data) VALUES (?,?,?,?,?,?)",
@@ -409,7 +413,7 @@ def _mirror_number(connection: sqlite3.Connection, name: str) -> int:
 def _dataset_number(
     connection: sqlite3.Connection, mirror: str, local_id: str, source_uri: str | None = None
 ) -> int:
-    """The row of a dataset, made on its first mention, its source URI kept up to date."""
+    """Return the id of a dataset; insert it on first mention, and update its source URI."""
     number = _mirror_number(connection, mirror)
     found = connection.execute(
         "SELECT id, source_uri FROM datasets WHERE mirror = ? AND local_id = ?", (number, local_id)
@@ -431,7 +435,7 @@ def _dataset_number(
 
 
 def _is_current(connection: sqlite3.Connection, dataset: int, version: int) -> bool:
-    """Return whether a version is the one that its dataset's name means."""
+    """Return whether a version is the one that its dataset's name stands for."""
     (current,) = connection.execute(
         f"SELECT {CURRENT} FROM datasets d WHERE d.id = ?", (dataset,)
     ).fetchone()
@@ -441,7 +445,7 @@ def _is_current(connection: sqlite3.Connection, dataset: int, version: int) -> b
 def _write_attributes(
     connection: sqlite3.Connection, dataset: int, attributes: dict[str, list[str]]
 ) -> None:
-    """Make the current version's attributes the dataset's, written only if they differ."""
+    """Replace the dataset's attributes by those of its current version, if they differ."""
     rows = sorted({(name, value) for name, values in attributes.items() for value in values})
     known = connection.execute(
         "SELECT name, value FROM attributes WHERE dataset = ? ORDER BY name, value", (dataset,)
@@ -450,7 +454,7 @@ def _write_attributes(
         return
     connection.execute("DELETE FROM attributes WHERE dataset = ?", (dataset,))
     connection.executemany(
-        # names are the same whatever their case
+        # names are compared without case
         "INSERT INTO attributes (dataset, name, value, casefolded) VALUES (?,?,?,?) "
         "ON CONFLICT DO NOTHING",
         [(dataset, name, value, value.casefold()) for name, value in rows],
@@ -458,7 +462,7 @@ def _write_attributes(
 
 
 def _refresh_text(connection: sqlite3.Connection, dataset: int) -> None:
-    """Bring the dataset's row of the full-text search up to date, written only if it differs."""
+    """Update the dataset's row of full-text search, if it differs."""
     name, title, license_ = connection.execute(
         "SELECT m.name || ':' || d.local_id, d.title, coalesce(v.license, '[]') FROM datasets d "
         f"JOIN mirrors m ON m.id = d.mirror LEFT JOIN versions v ON v.id = {CURRENT} "
@@ -495,7 +499,7 @@ def _refresh_text(connection: sqlite3.Connection, dataset: int) -> None:
 
 
 def _storable_text(text: str) -> str:
-    """Upstream's JSON may hold halves of surrogate pairs, which no database takes as text."""
+    """Escape unpaired surrogates, which JSON may contain and databases cannot store."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

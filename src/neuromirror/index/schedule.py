@@ -1,7 +1,7 @@
-"""What a service is to do next, and who is at it: tasks and leases, in a file beside the index.
+"""The schedule of a service: tasks and leases, in a file next to the index.
 
-It is no part of the index, whose rows are a function of the journal alone. Losing it costs time
-and no data: every mirror is listed again, and what is due is found anew.
+It is separate from the index, whose rows are a function of the journal alone. Losing it costs time
+but no data: every mirror is listed again, and due tasks are determined again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CREATE INDEX IF NOT EXISTS tasks_due ON tasks (due) WHERE disabled = 0;
 CREATE INDEX IF NOT EXISTS tasks_deep ON tasks (deep_due) WHERE disabled = 0;
 CREATE INDEX IF NOT EXISTS tasks_mirror ON tasks (mirror);
 
--- A token is never given twice for one name: its row stays when the lease is over.
+-- Tokens of one name never repeat: the row stays when the lease ends.
 CREATE TABLE IF NOT EXISTS leases (
     name TEXT PRIMARY KEY,
     token INTEGER NOT NULL,
@@ -57,15 +57,14 @@ CREATE TABLE IF NOT EXISTS leases (
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """Something to be done again and again; times are POSIX seconds, spans seconds.
+    """A recurring task; times are POSIX seconds, spans seconds.
 
-    ``name`` is a dataset's, a mirror's (then ``local_id`` is empty: its list is to be read) or,
-    with an empty ``mirror``, that of a chore of the service. ``due`` None: nothing is to be done
-    until upstream's overview says otherwise; ``deep_due``: when it is to be visited whatever that
-    says.
-    ``spacing`` is the time to the next visit, ``failures`` how many there were in a row,
-    ``status``, ``ended``, ``seconds`` and ``message`` how the last one went. ``fingerprint`` and
-    ``title`` are what the overview said (:class:`~neuromirror.model.DatasetHint`).
+    ``name`` is that of a dataset, of a mirror (``local_id`` is empty: its listing is due) or, if
+    ``mirror`` is empty, of a housekeeping task. ``due`` is None until upstream's listing of
+    datasets reports a change; ``deep_due`` is when it is visited regardless of that listing.
+    ``spacing`` is the time to the next visit, ``failures`` the number of successive failures;
+    ``status``, ``ended``, ``seconds`` and ``message`` describe the last run. ``fingerprint`` and
+    ``title`` are from the listing (:class:`~neuromirror.model.DatasetHint`).
     """
 
     name: str
@@ -87,10 +86,10 @@ class TaskRow:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRow:
-    """Who works on ``name``, and until when (POSIX seconds) if it is not renewed.
+    """A lease: worker ``owner`` runs the task ``name`` until the time ``until`` (POSIX seconds).
 
-    ``token`` is higher than that of every lease of the name before: a worker that was thought dead
-    is told from the one that took its place.
+    ``token`` is higher than that of every earlier lease of the name, which distinguishes a
+    worker presumed dead from its successor.
     """
 
     name: str
@@ -109,7 +108,7 @@ _FREE = (
 
 
 class Schedule:
-    """The tasks and leases of one store, for many threads, and for many processes of one machine.
+    """The tasks and leases of a store, for many threads and processes of one machine.
 
     Each method is one transaction.
     """
@@ -121,8 +120,10 @@ class Schedule:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Opens the file, or makes it; raises IndexUnusableError for one that is not of this
-        kind."""
+        """Open the file, or create it.
+
+        Raises IndexUnusableError if it is not a schedule or has another schema version.
+        """
         with translate_errors(path):
             uri = f"file:{quote(str(path.absolute()))}?mode=rwc"
             connection = sqlite3.connect(
@@ -147,30 +148,30 @@ class Schedule:
         self.close()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         with self._lock:
             self._db.close()
 
     # --- tasks
 
     def tasks(self, mirror: str | None = None) -> list[TaskRow]:
-        """All tasks by name, or those of one mirror."""
+        """Return the tasks of one mirror or of all, by name."""
         return self._tasks("? IS NULL OR mirror = ?", (mirror, mirror), "ORDER BY name")
 
     def task(self, name: str) -> TaskRow | None:
-        """The task of a name."""
+        """Return the task with a name, or None."""
         found = self._tasks("name = ?", (name,), "")
         return found[0] if found else None
 
     def put(self, rows: Iterable[TaskRow]) -> None:
-        """Adds tasks, or puts them in the place of those that have their names."""
+        """Insert tasks, replacing those with the same names."""
         with self._writing() as db:
             db.executemany(f"INSERT OR REPLACE INTO tasks VALUES ({_MARKS})", map(_values, rows))
 
     def make_due(self, name: str, now: float) -> None:
-        """Make a task due now, and enable it; a task that is in progress is due once more.
+        """Make a task due now and enable it; a task in progress becomes due once more.
 
-        Nothing happens where there is none of that name, or it is due already.
+        Does nothing if there is no such task, or it is due already.
         """
         with self._writing() as db:
             db.execute(
@@ -181,25 +182,32 @@ class Schedule:
             )
 
     def drop(self, names: Iterable[str]) -> None:
-        """Forgets tasks; their leases' tokens stay."""
+        """Remove tasks; the tokens of their leases stay."""
         with self._writing() as db:
             db.executemany("DELETE FROM tasks WHERE name = ?", ((name,) for name in names))
 
     def due(self, now: float, limit: int, excluded_mirrors: Iterable[str] = ()) -> list[TaskRow]:
-        """Tasks whose time has come and that nobody is at, the longest due first.
+        """Return due tasks without a lease, longest due first.
 
-        Those of the mirrors ``without`` are left out.
+        Parameters
+        ----------
+        now : float
+            The current time.
+        limit : int
+            The maximum number of tasks.
+        excluded_mirrors : iterable of str
+            Mirrors whose tasks are omitted.
         """
         return self._due("due", now, limit, excluded_mirrors)
 
     def deep_due(
         self, now: float, limit: int, excluded_mirrors: Iterable[str] = ()
     ) -> list[TaskRow]:
-        """As :meth:`due`, for visits that do not trust the overview."""
+        """Return tasks due regardless of upstream's listing of datasets, as :meth:`due` does."""
         return self._due("deep_due", now, limit, excluded_mirrors)
 
     def waiting(self, now: float) -> dict[str, int]:
-        """How many tasks of each mirror are due and have nobody at them."""
+        """Return the number of due tasks without a lease, by mirror."""
         with self._reading() as db:
             return dict(
                 db.execute(
@@ -212,11 +220,11 @@ class Schedule:
     def _due(
         self, column: str, now: float, limit: int, excluded_mirrors: Iterable[str]
     ) -> list[TaskRow]:
-        left_out = list(excluded_mirrors)
-        marks = ", ".join("?" for _ in left_out)
+        excluded = list(excluded_mirrors)
+        marks = ", ".join("?" for _ in excluded)
         return self._tasks(
             f"disabled = 0 AND {column} <= ? AND mirror NOT IN ({marks}) AND {_FREE}",
-            (now, *left_out, now, limit),
+            (now, *excluded, now, limit),
             f"ORDER BY {column} LIMIT ?",
         )
 
@@ -230,7 +238,7 @@ class Schedule:
     # --- leases
 
     def claim(self, name: str, owner: str, now: float, seconds: float) -> int | None:
-        """The token of a new lease; None while somebody else has one."""
+        """Return the token of a new lease; None while another worker holds one."""
         with self._writing() as db:
             row = db.execute("SELECT token, expires FROM leases WHERE name = ?", (name,)).fetchone()
             if row is not None and row[1] is not None and row[1] > now:
@@ -243,7 +251,7 @@ class Schedule:
             return token
 
     def renew(self, tokens: Iterable[tuple[str, int]], now: float, seconds: float) -> None:
-        """Prolongs leases by name and token; one that somebody else has meanwhile is left alone."""
+        """Extend leases by name and token; leases taken by another worker are unchanged."""
         with self._writing() as db:
             db.executemany(
                 "UPDATE leases SET expires = ? "
@@ -252,23 +260,23 @@ class Schedule:
             )
 
     def holds(self, name: str, token: int) -> bool:
-        """Whether the token is of the last lease of the name, and was not given back.
+        """Return whether a token belongs to the last lease of a name, and was not released.
 
-        That its time is over is no matter as long as nobody else has taken the work.
+        Also after the lease expired, as long as no other worker took it.
         """
         with self._reading() as db:
             row = db.execute("SELECT token, expires FROM leases WHERE name = ?", (name,)).fetchone()
         return row is not None and row[0] == token and row[1] is not None
 
     def release(self, name: str, token: int) -> None:
-        """Ends a lease, if it is still the last one of the name."""
+        """Release a lease, if it is still the last of its name."""
         with self._writing() as db:
             db.execute(
                 "UPDATE leases SET expires = NULL WHERE name = ? AND token = ?", (name, token)
             )
 
     def leases(self, now: float) -> list[LeaseRow]:
-        """The leases that hold, by name."""
+        """Return the leases in force, by name."""
         with self._reading() as db:
             rows = db.execute(
                 "SELECT name, token, owner, expires FROM leases WHERE expires > ? ORDER BY name",
@@ -277,7 +285,7 @@ class Schedule:
             return [LeaseRow(*row) for row in rows]
 
     def lease(self, name: str, now: float) -> LeaseRow | None:
-        """The lease of a name that holds."""
+        """Return the lease of a name that is in force, or None."""
         return next((one for one in self.leases(now) if one.name == name), None)
 
     @contextmanager

@@ -93,9 +93,8 @@ CREATE TABLE attributes (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX attributes_value ON attributes (name, casefolded);
 
--- What a version was derived from. The name is resolved to a dataset by each query, because the
--- input may be mirrored later than the dataset that was derived from it.
-CREATE TABLE inputs (
+-- Inputs from which a version was derived. The name is resolved to a dataset by each query, because
+the -- input may be mirrored later than the dataset that was derived from it. CREATE TABLE inputs (
     version INTEGER NOT NULL REFERENCES versions (id),
     name TEXT NOT NULL,  -- upstream's
     PRIMARY KEY (version, name)

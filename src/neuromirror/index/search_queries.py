@@ -1,4 +1,4 @@
-"""What people ask with words: which datasets, which files of a version, and whose name that is."""
+"""Search by terms: datasets, and files of a version."""
 
 from __future__ import annotations
 
@@ -32,12 +32,11 @@ _FIELDS = ("name", "title", "license", "doi")
 
 @dataclass(frozen=True, slots=True)
 class FoundDataset:
-    """A dataset that has all words of a search.
+    """A dataset that matches all terms of a search.
 
-    ``said`` are the names and values of what is said of it that have some of them; ``version`` is
-    the label of a version that has the others in its paths, None where there are no others, and
-    ``path`` such a path, None where the index could not tell it in time; ``in_paths`` are those
-    others.
+    ``matched`` are names and values of its metadata that match a term. ``in_paths`` are the terms
+    that match in a path only, ``version`` the label of a version with such a path (None without
+    such terms) and ``path`` that path, None if the limit was reached.
     """
 
     dataset: DatasetRow
@@ -49,11 +48,10 @@ class FoundDataset:
 
 @dataclass(frozen=True, slots=True)
 class FoundDatasets:
-    """A page of a search.
+    """A page of search results.
 
-    ``mirrors`` counts what was found, by the name of the mirror, ``total`` that of the mirrors
-    asked for; both are a little too high where not ``exact``. ``next`` is where the next page
-    starts, None at the end.
+    ``mirrors`` counts the results by mirror, ``total`` those of the requested mirrors; both may be
+    slightly too high unless ``exact``. ``next`` is the start of the next page, None at the end.
     """
 
     rows: tuple[FoundDataset, ...]
@@ -65,10 +63,10 @@ class FoundDatasets:
 
 @dataclass(frozen=True, slots=True)
 class MatchingFiles:
-    """Files of a version whose paths have some words, by path.
+    """Files of a version whose paths match, by path.
 
-    ``next`` is the start of the page behind, '' at the end; ``whole`` is False where the search
-    stopped because it had looked at enough, and may find more from ``next`` on.
+    ``next`` is the start of the next page, '' at the end; ``is_complete`` is False if the search
+    stopped at its limit and may find more from ``next`` on.
     """
 
     files: tuple[FileRow, ...]
@@ -83,10 +81,10 @@ def _batches(terms: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 class SearchQueries(DatasetQueries, FileQueries):
-    """Questions in words."""
+    """Queries by search terms."""
 
     def path_terms_agree(self, version: VersionRow) -> bool:
-        """Whether the words of the paths that a version brought are those of its files."""
+        """Return whether the path terms of a version are those of the files it added."""
         row = self._row(
             "SELECT v.id, d.within FROM versions v JOIN datasets d ON d.id = v.dataset "
             "WHERE v.dataset = ? AND v.seq = ?",
@@ -94,7 +92,7 @@ class SearchQueries(DatasetQueries, FileQueries):
         )
         assert row is not None
         number, within = int(row[0]), row[1]
-        kept = self._rows(
+        blocks = self._rows(
             "SELECT id, first, last FROM path_blocks WHERE id >= ? AND id < ? ORDER BY id",
             (number << BLOCK_SHIFT, (number + 1) << BLOCK_SHIFT),
         )
@@ -111,11 +109,11 @@ class SearchQueries(DatasetQueries, FileQueries):
             and found is not None
             and (block.id, block.paths[0], block.paths[-1]) == found
             and self._has_terms(block.id, block.terms)
-            for block, found in zip_longest(expected, kept)
+            for block, found in zip_longest(expected, blocks)
         )
 
     def _has_terms(self, block: int, terms: Sequence[str]) -> bool:
-        """Whether a block has those of the words that SQLite can be asked for."""
+        """Return whether a block has the terms that SQLite can be queried for."""
         return all(
             self._row(
                 "SELECT 1 FROM path_text WHERE path_text MATCH ? AND rowid = ?",
@@ -127,11 +125,25 @@ class SearchQueries(DatasetQueries, FileQueries):
     def find_datasets(
         self, text: str, mirror: str | None = None, *, start: int = 0, limit: int = 50
     ) -> FoundDatasets:
-        """Datasets that have all the words, best first; of all mirrors or one.
+        """Return the datasets that match all terms, best first.
 
-        Words are looked for in name, title, license, DOIs and attributes, then in the paths of all
-        versions; a word may be the beginning of one. ``start`` is the ``next`` of the page before.
-        Raises :class:`MalformedQueryError` and :class:`UnknownMirrorError`.
+        Terms match in name, title, license, DOIs and attributes, then in the paths of all versions,
+        each as a prefix of a word.
+
+        Parameters
+        ----------
+        text : str
+            The search terms.
+        mirror : str, optional
+            Only datasets of this mirror.
+        start : int
+            The ``next`` of the previous page.
+        limit : int
+            The length of a page.
+
+        Raises
+        ------
+        MalformedQueryError, UnknownMirrorError
         """
         if mirror is not None:
             self._mirror_number(mirror)
@@ -196,16 +208,26 @@ class SearchQueries(DatasetQueries, FileQueries):
         return str(row[0])
 
     def count_terms(self, text: str) -> dict[str, int]:
-        """How many datasets have each of the words alone, about; raises as :meth:`search`."""
+        """Return the approximate number of datasets that match each term alone.
+
+        Raises as :meth:`search` does.
+        """
         return {
             term: len(self._candidates(term)) for term in split_terms(text)[:_MAX_COUNTED_TERMS]
         }
 
     def suggest_terms(self, counts: Mapping[str, int]) -> str:
-        """The words of :meth:`count_terms`, those without datasets as names and attributes have
-        them.
+        """Return the terms with misspelled ones replaced by similar words of names and attributes.
 
-        Empty where there is nothing to put right, or nothing is near.
+        Parameters
+        ----------
+        counts : mapping of str to int
+            The result of :meth:`count_terms`; terms with 0 datasets are replaced.
+
+        Returns
+        -------
+        str
+            The terms, separated by spaces; empty if nothing was replaced.
         """
         known: set[str] = set()
         if 0 in counts.values():
@@ -219,14 +241,14 @@ class SearchQueries(DatasetQueries, FileQueries):
         found = []
         for term, count in counts.items():
             self.raise_if_stopped()
-            # a slip is seldom in the first letter, and comparing with all would take too long
+            # typing errors are rare in the first letter, and comparing with all takes too long
             near = [one for one in known if one[:1] == term[:1].casefold()] if not count else []
             close = difflib.get_close_matches(term.casefold(), sorted(near), 1, _MIN_SIMILARITY)
             found += close or [term]
         return " ".join(found) if found != list(counts) else ""
 
     def search(self, text: str) -> Iterator[DatasetRow]:
-        """All that :meth:`find_datasets` finds, best first."""
+        """Yield all results of :meth:`find_datasets`, best first."""
         found = self.find_datasets(text)
         return self._search_pages(text, found)
 
@@ -240,11 +262,22 @@ class SearchQueries(DatasetQueries, FileQueries):
     def matching_files(
         self, version: VersionRow, text: str, start: str = "", scanned: int = 200_000
     ) -> MatchingFiles:
-        """The files of a version whose path has all the words, whatever the case of ASCII letters.
+        """Return the files of a version whose path contains all terms, ignoring the case of ASCII.
 
-        A word may be any part of a path. ``start`` is the ``next`` of the page before; at most
-        ``looked`` rows of files are looked at, those of other versions too. Raises
-        :class:`MalformedQueryError`, and :class:`FilesNotIndexedError` as :meth:`files`.
+        Parameters
+        ----------
+        version : VersionRow
+            The version.
+        text : str
+            The terms; each may be any part of a path.
+        start : str
+            The ``next`` of the previous page.
+        scanned : int
+            The maximum number of rows read, including those of other versions.
+
+        Raises
+        ------
+        MalformedQueryError, FilesNotIndexedError
         """
         self.files(version, limit=0)
         conditions, values, fits = path_conditions(split_terms(text), "f.path")
@@ -273,13 +306,13 @@ class SearchQueries(DatasetQueries, FileQueries):
 
 
 def _is_sure(candidate: Candidate) -> bool:
-    """Whether what full-text search tells needs no look at paths: of one word that is in them."""
+    """Return whether a candidate needs no comparison with paths."""
     missing = candidate.missing
     return not missing or (len(missing) == 1 and path_terms(missing[0]) == {missing[0].lower()})
 
 
 def _tokens(text: str) -> list[str]:
-    """The words of a text as full-text search has them."""
+    """Return the words of a text as full-text search splits it."""
     if not text.isascii():
         apart = unicodedata.normalize("NFD", text)
         text = "".join(sign for sign in apart if not unicodedata.combining(sign))
@@ -287,7 +320,7 @@ def _tokens(text: str) -> list[str]:
 
 
 def _has_sequence(tokens: list[str], sequence: list[str]) -> bool:
-    """Whether the tokens of a word follow each other somewhere, the last one perhaps longer."""
+    """Return whether the tokens contain a sequence, its last token as a prefix."""
     if not sequence:
         return False
     return any(

@@ -1,8 +1,8 @@
-"""Connections that run the statements of visitors, and what these statements may do.
+"""Read-only connections for SQL statements of anonymous clients.
 
-Nothing but reading the index's own tables is allowed, by a list of actions and functions. Work and
-memory are bounded for each statement, except in single functions of SQLite, which no limit of it
-interrupts (``instr`` of two long texts): the process that runs them needs limits, too.
+Only reading the tables of the index is allowed, by a list of actions and functions. Steps and
+memory of each statement are limited, except within single SQLite functions, which no limit
+interrupts (``instr`` of two long texts): the process that runs them needs limits of its own.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from neuromirror.index.errors import REBUILD_HINT, IndexBusyError, IndexDamagedE
 from neuromirror.index.query_base import HAS_ROWS
 
 MAX_VALUE_BYTES = 1 << 20
-"""The longest text or blob, and the longest row."""
+"""Maximum size of a text or blob, and of a row."""
 MAX_RESULT_BYTES = 8 << 20
-"""All rows of a result together."""
+"""Maximum size of all rows of a result."""
 MAX_STEPS = 100_000_000
 """Steps of SQLite's virtual machine, some seconds."""
 MAX_HEAP_BYTES = 128 << 20
-"""What SQLite may use in this process."""
+"""Memory limit of SQLite in this process."""
 
 _LIMITS = {
     sqlite3.SQLITE_LIMIT_LENGTH: MAX_VALUE_BYTES,
@@ -58,7 +58,7 @@ bm25 escape_fts highlight snippet
 -> ->> json json_array json_array_length json_each json_extract json_group_array json_group_object
 json_object json_quote json_tree json_type json_valid
 """
-"""Of text, numbers, dates, values, windows, full-text search, JSON; escape_fts is Datasette's."""
+"""For text, numbers, dates, values, windows, full-text search, JSON; escape_fts is Datasette's."""
 _ALLOWED_FUNCTIONS = frozenset(_FUNCTIONS.split())
 _PRAGMAS = frozenset(
     {
@@ -66,7 +66,7 @@ _PRAGMAS = frozenset(
         *("schema_version", "table_info", "table_xinfo"),
     }
 )
-"""Those that describe tables, and none that names a file or changes anything."""
+"""PRAGMAs that describe tables; none names a file or changes anything."""
 
 _SCHEMA = frozenset({"sqlite_master", "sqlite_schema"})
 _ROW_BYTES = 100
@@ -77,7 +77,7 @@ _Result = TypeVar("_Result")
 
 
 class StatementRefusedError(sqlite3.OperationalError):
-    """A visitor's statement went over a limit; the message says which."""
+    """A client's statement exceeded a limit, which the message names."""
 
 
 class _Cursor(sqlite3.Cursor):
@@ -85,18 +85,18 @@ class _Cursor(sqlite3.Cursor):
 
 
 class SandboxConnection(ReadConnection):
-    """A connection whose statements end at a number of steps and of bytes."""
+    """A connection whose statements are limited in steps and bytes."""
 
     def cursor(self, factory: Any = None) -> Any:
-        """A cursor that counts the bytes of its rows."""
+        """Return a cursor that counts the bytes of its rows."""
         return super().cursor(factory or _Cursor)
 
     def execute(self, *given: Any) -> Any:
-        """As sqlite3 has it, with such a cursor."""
+        """Execute a statement with a counting cursor."""
         return self.cursor().execute(*given)
 
     def set_progress_handler(self, handler: Callable[[], int | None] | None, n: int) -> None:
-        """As sqlite3 has it; the statement ends after :data:`MAX_STEPS` steps, too."""
+        """Set a progress handler that also stops after :data:`MAX_STEPS` steps."""
         left = MAX_STEPS // max(n, 1)
 
         def counted() -> int:
@@ -108,9 +108,9 @@ class SandboxConnection(ReadConnection):
 
 
 class SandboxIndex:
-    """The index at a path, always the file that stands there now.
+    """The index at a path, always the current file.
 
-    ``prepare`` is applied to each new connection before it is restricted.
+    ``prepare`` is called for each new connection before it is restricted.
     """
 
     def __init__(self, path: Path, prepare: Callable[[sqlite3.Connection], None]) -> None:
@@ -121,11 +121,14 @@ class SandboxIndex:
         self._checked_version: int | None = None
 
     def connection(self) -> SandboxConnection:
-        """Return the connection, opened again where the index was replaced.
+        """Return the connection, opened again if the index was replaced.
 
-        Raises IndexMissingError, IndexUnusableError, and IndexBusyError while an index has rows of
-        a dataset that
-        was taken down.
+        Raises
+        ------
+        IndexMissingError, IndexUnusableError
+            If the index cannot be opened.
+        IndexBusyError
+            While the index still has rows of a withdrawn dataset.
         """
         found = self._connection
         if found is not None and is_stale(found, self._path, self._opened):
@@ -138,9 +141,9 @@ class SandboxIndex:
         return found
 
     def run(self, read: Callable[[SandboxConnection], _Result]) -> _Result:
-        """Return what ``read`` returns for the connection; raises as :meth:`connection`.
+        """Return ``read(connection)``; raises as :meth:`connection` does.
 
-        Damage is not left to the caller, who would take it for a mistake in the statement.
+        Damage raises IndexDamagedError, since callers would take it for an error in the statement.
         """
         try:
             return read(self.connection())
@@ -157,7 +160,7 @@ class SandboxIndex:
         self._checked_version = None
         self._prepare(connection)
         connection.execute("PRAGMA trusted_schema = OFF")
-        # temporary files have no limit, memory has
+        # memory is limited, temporary files are not
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute(f"PRAGMA hard_heap_limit = {MAX_HEAP_BYTES}")
         for limit, most in _LIMITS.items():
@@ -167,13 +170,13 @@ class SandboxIndex:
         return connection
 
     def _refuse_withdrawn_rows(self, connection: SandboxConnection) -> None:
-        """Raise IndexBusyError between a takedown and the new index that it makes."""
+        """Raise IndexBusyError between a withdrawal and the rebuild that it causes."""
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         if version == self._checked_version:
             return
         if connection.execute(_WITHDRAWN_ROWS).fetchone() is not None:
             raise IndexBusyError(
-                f"the index {self._path} has rows of a dataset that was taken down"
+                f"the index {self._path} still has rows of a withdrawn dataset; try again later"
             )
         self._checked_version = version
 
@@ -199,7 +202,7 @@ def _count_row(cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> sqlite3.Row:
 def _authorize(
     action: int, first: str | None, second: str | None, database: str | None, _: str | None
 ) -> int:
-    """What SQLite calls for each thing that a statement would do."""
+    """Allow or deny one action of a statement (https://www.sqlite.org/c3ref/set_authorizer.html)."""
     if action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE):
         return sqlite3.SQLITE_OK
     if action == sqlite3.SQLITE_READ:
@@ -207,11 +210,11 @@ def _authorize(
     if action == sqlite3.SQLITE_FUNCTION:
         allowed = (second or "").lower() in _ALLOWED_FUNCTIONS
     elif action == sqlite3.SQLITE_PRAGMA:
-        # a value would set it
+        # with a value it would be set
         own = (first or "").lower() in ("schema_version", "data_version")
         allowed = (first or "").lower() in _PRAGMAS and not (own and second)
     else:
-        # virtual tables declare their columns so; nothing can be written by this connection
+        # virtual tables declare their columns this way; the connection cannot write
         declaring = action in (sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE)
         allowed = action == sqlite3.SQLITE_CREATE_TABLE or (declaring and first == "sqlite_master")
     return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
@@ -228,21 +231,21 @@ def _authorize_read(table: str, column: str | None, database: str | None) -> int
 
 
 def refusal_message(error: BaseException) -> str | None:
-    """Return why SQLite or a limit refused a visitor's statement; None for any other error."""
+    """Return why SQLite or a limit refused a client's statement; None for any other error."""
     if isinstance(error, MemoryError):
-        return "this takes more memory than a visitor's request may; ask for fewer rows or columns"
+        return "the statement exceeds its memory limit; select fewer rows or columns"
     if isinstance(error, StatementRefusedError):
         return str(error)
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     if isinstance(error, sqlite3.Error) and code in (sqlite3.SQLITE_AUTH, sqlite3.SQLITE_TOOBIG):
-        return f"a visitor's statement may not do this: {error}"
+        return f"statements here may only read the tables of the index: {error}"
     if isinstance(error, sqlite3.ProgrammingError):
-        return "the index's tables cannot be asked for this: a row has other keys"
+        return "the tables of the index have no such row key"
     return None
 
 
 def sqlite_damage_error(error: BaseException) -> IndexDamagedError | None:
-    """Return the error of ours where SQLite found the index damaged; None for any other error."""
+    """Return the IndexDamagedError for an error of SQLite; None if it is not damage."""
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT):
         return IndexDamagedError(f"the index is damaged ({error}); {REBUILD_HINT}")

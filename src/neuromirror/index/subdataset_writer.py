@@ -1,4 +1,4 @@
-"""Sub-datasets that stand in a version's tree: written over those of the version before."""
+"""Write the subdatasets in a version's tree over those of the version before."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import sqlite3
 from neuromirror.model import RecordLine
 
 _Values = tuple[str, str, str, str, int, int, bytes | None]
-"""Dataset id, local id, commit, state, files, bytes, upstream's path where it is another."""
+"""Dataset id, local id, commit, state, files, bytes, upstream's path if it differs."""
 
 
 class SubdatasetWriter:
-    """Keeps the dataset's rows of parts in step with version ``seq``; lives for one transaction.
+    """Updates the dataset's subdatasets to version ``seq``; lives for one transaction.
 
-    A version has few parts as against files, so that all of them fit in memory.
+    A version has few subdatasets compared with files, so all of them fit in memory.
     """
 
     def __init__(self, connection: sqlite3.Connection, dataset: int, seq: int) -> None:
@@ -33,24 +33,24 @@ class SubdatasetWriter:
 
     @property
     def count(self) -> int:
-        """How many parts the version has, as far as it was told."""
+        """The number of subdatasets of the version added so far."""
         return len(self._before) + self._added
 
     def was_present(self, path: str) -> bool:
-        """Whether the version before has a part at this path of the git tree."""
+        """Return whether the version before has a subdataset at this path of the git tree."""
         return path in self._before
 
     def add(self, path: str, record: RecordLine) -> None:
-        """The version has this part, new, changed or as it was."""
-        part = record.subdataset
-        assert part is not None
+        """Add a subdataset of the version: new, changed or unchanged."""
+        subdataset = record.subdataset
+        assert subdataset is not None
         values: _Values = (
-            part.dataset_id,
-            part.local_id,
-            part.commit,
-            part.state,
-            part.files,
-            part.bytes,
+            subdataset.dataset_id,
+            subdataset.local_id,
+            subdataset.commit,
+            subdataset.state,
+            subdataset.files,
+            subdataset.bytes,
             record.source_path,
         )
         known = self._before.get(path)
@@ -68,13 +68,13 @@ class SubdatasetWriter:
         )
 
     def remove(self, path: str) -> None:
-        """The version does not have the part that was there."""
+        """Remove a subdataset of the version before."""
         self._added -= 1
         del self._unseen[path]
         self._close(path)
 
     def remove_unseen(self) -> None:
-        """The version was told whole: what was not named is not there."""
+        """Remove all subdatasets that were not added, after a complete listing."""
         for path in list(self._unseen):
             self.remove(path)
 

@@ -1,8 +1,8 @@
-"""Which datasets have some words: in what is said of them, or in paths of their files.
+"""Datasets that match search terms in their metadata or in paths of their files.
 
-Every word must be found, each in the one or the other; those in paths must stand in one path. The
-text of datasets is small and is asked word by word; of paths, full-text search tells blocks (see
-:mod:`neuromirror.index.path_terms`), and a look at the few paths of a block tells the rest.
+Every term must match in one or the other; those in paths must match in one path. Metadata is small
+and queried term by term. For paths, full-text search returns blocks (see
+:mod:`neuromirror.index.path_terms`), and the few paths of a block are then compared.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from neuromirror.index.path_terms import BLOCK_SHIFT, MIN_DIGITS, is_single_toke
 from neuromirror.index.query_base import QueryBase
 
 MAX_QUERY_LENGTH = 500
-"""Characters of a search at most."""
+"""Maximum number of characters of a search."""
 _MAX_TERMS = 40
 MAX_BLOCKS = 400
-"""Blocks of paths that are looked at for an answer, so that it comes in time."""
+"""Maximum number of path blocks read for a result, which limits its time."""
 _MAX_COMBINATIONS = 8
-"""Ways of being found partly by text and partly by paths that are looked into."""
+"""Maximum number of combinations of terms in metadata and terms in paths."""
 _MAX_SCANNED_ROWS = 20_000
-"""Rows of files between the first and the last path of a block that are looked at."""
+"""Maximum number of rows of files read between the first and last path of a block."""
 
 _LAST_TOKEN = re.compile(r"[0-9A-Za-z\x80-\U0010ffff]+\Z")
 _NUMBERED = re.compile(r"([0-9A-Za-z\x80-\U0010ffff]+)-\Z")
@@ -32,7 +32,7 @@ _TEXT = """
 SELECT t.rowid, m.name FROM dataset_text t JOIN datasets d ON d.id = t.rowid
 JOIN mirrors m ON m.id = d.mirror WHERE dataset_text MATCH ? AND d.withdrawn = ''
 """
-# a name or a title says more than an attribute, an attribute more than a license
+# a match in name or title ranks above one in an attribute, that above one in a license
 _BEST_FIRST = (
     "ORDER BY d.within <> '', bm25(dataset_text, 10.0, 5.0, 1.0, 2.0, 3.0), m.name, d.local_id"
 )
@@ -53,9 +53,10 @@ SELECT path, until FROM (
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A dataset that may be one: its id, its mirror's name, and words yet to be found in a path.
+    """A dataset that may match: its id, the name of its mirror, and the terms to find in a path.
 
-    ``blocks`` are those in which they all stand, with commas between: most are never looked at.
+    ``blocks`` are the ids of blocks that contain all of these, separated by commas; most are never
+    read.
     """
 
     dataset: int
@@ -66,9 +67,9 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class PathMatch:
-    """A path that has the words, ``version`` (its id) that brought it, and whether it is there yet.
+    """A path that matches, the version (its id) that added it, and whether it is still present.
 
-    ``path`` is None where the index tells only that such paths are likely.
+    ``path`` is None if the limit was reached and a match is only likely.
     """
 
     version: int
@@ -77,10 +78,10 @@ class PathMatch:
 
 
 class TermQueries(QueryBase):
-    """Looks words up."""
+    """Looks up search terms."""
 
     def _candidates(self, text: str) -> list[Candidate]:
-        """Datasets by words, best first; raises :class:`MalformedQueryError`."""
+        """Return datasets that may match, best first; raises :class:`MalformedQueryError`."""
         terms = split_terms(text)
         found: dict[int, int] = {}
         for position, term in enumerate(terms):
@@ -104,7 +105,7 @@ class TermQueries(QueryBase):
         return candidates
 
     def _dataset_ids(self, text: str, max_blocks: int) -> list[int]:
-        """The datasets that have all words, by a look at so many blocks of paths at most."""
+        """Return the datasets that match; read at most ``max_blocks`` blocks of paths."""
         found = []
         for one in self._candidates(text):
             match, scanned = self._find_path(one, max_blocks)
@@ -114,12 +115,12 @@ class TermQueries(QueryBase):
         return found
 
     def _find_path(self, candidate: Candidate, max_blocks: int) -> tuple[PathMatch | None, int]:
-        """A path with the missing words, and how many blocks were looked at, ``most`` at most.
+        """Return a path with the missing terms, and the number of blocks read.
 
-        None where no path has them.
+        None if no path matches.
         """
         unsure: PathMatch | None = None
-        # the newest version's first
+        # newest version first
         blocks = sorted(map(int, filter(None, candidate.blocks.split(","))), reverse=True)
         for count, block in enumerate(blocks):
             if count >= max_blocks:
@@ -157,44 +158,48 @@ class TermQueries(QueryBase):
 
 
 def split_terms(text: str) -> list[str]:
-    """The words of a search, each once; raises :class:`MalformedQueryError` for none or too
-    many."""
+    """Return the distinct terms of a search.
+
+    Raises :class:`MalformedQueryError` if there are none or too many.
+    """
     if len(text) > MAX_QUERY_LENGTH:
         raise MalformedQueryError(
-            f"a search may have {MAX_QUERY_LENGTH} characters, not {len(text)}: give the words "
-            f"that matter"
+            f"the search has {len(text)} characters, at most {MAX_QUERY_LENGTH} are allowed; "
+            "use fewer terms"
         )
-    # what no text in the index can have is a space
+    # characters that no text in the index can contain count as spaces
     plain = text.encode("utf-8", "replace").decode().replace("\0", " ")
     found = [
         term for term in dict.fromkeys(plain.split()) if any(letter.isalnum() for letter in term)
     ]
     if not found:
-        raise MalformedQueryError(f"no words to search for: {text[:120]!r}")
+        raise MalformedQueryError(f"{text[:120]!r} has no search terms")
     if len(found) > _MAX_TERMS:
-        raise MalformedQueryError(f"a search may have {_MAX_TERMS} words, not {len(found)}")
+        raise MalformedQueryError(
+            f"the search has {len(found)} terms, at most {_MAX_TERMS} are allowed"
+        )
     return found
 
 
 def text_query(terms: Iterable[str]) -> str:
-    """Words as full-text search takes them: each may be the beginning of one."""
+    """Return a full-text query for terms, each as a prefix."""
     return " ".join('"{}"*'.format(term.replace('"', '""')) for term in terms)
 
 
 def path_query(terms: Iterable[str]) -> str:
-    """The blocks that may have a path with all the words, empty where none of them tells."""
+    """Return a full-text query for blocks that may match; empty if no term restricts them."""
     return " AND ".join(filter(None, map(_path_term_query, terms)))
 
 
 def _path_term_query(term: str) -> str:
-    """What a block must have for one word; the end of it may be the beginning of a path's word."""
+    """Return the query for one term, whose end may be a prefix of a path's term."""
     ending = _LAST_TOKEN.search(term)
     last = ending.group().lower() if ending else ""
     before = term[: len(term) - len(last)] if ending else term
     terms = [f'"{one}"' for one in sorted(path_terms(before)) if is_single_token(one)]
     if last.isdecimal() and len(last) < MIN_DIGITS:
         if (numbered := _NUMBERED.search(before)) and is_single_token(numbered[1].lower()):
-            # of a longer number that is not typed to its end, too
+            # also the prefix of a longer number
             terms.append(f'("{numbered[1].lower()}-{last}"* OR "{last}"*)')
     elif len(last) > 1 and is_single_token(last):
         terms.append(f'"{last}"*')
@@ -204,9 +209,9 @@ def _path_term_query(term: str) -> str:
 def path_conditions(
     terms: Sequence[str], column: str
 ) -> tuple[str, list[str], Callable[[str], bool]]:
-    """That a path has all the words: as SQL that goes on, its values, and what is left to Python.
+    """Return conditions that a path contains all terms: SQL, its values, a Python predicate.
 
-    SQLite knows the lower case of ASCII only.
+    The predicate is for terms that are not ASCII, because SQLite's lower() is.
     """
     plain = [term.lower() for term in terms if term.isascii()]
     others = [term.casefold() for term in terms if not term.isascii()]

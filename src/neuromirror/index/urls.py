@@ -1,4 +1,4 @@
-"""URLs with and without the object version, and the short hashes they and keys are found by."""
+"""URLs with and without object version, and the short hashes that find URLs and keys."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _VERSION = "versionId="
 
 
 def plain_url(url: str) -> str:
-    """The URL without its ``versionId`` parameter: the address of the object as it now is."""
+    """Return a URL without its ``versionId`` parameter: the current object."""
     if _VERSION not in url:
         return url
-    # by hand: urlsplit costs more than the rest of recording a file
+    # not urlsplit, which takes longer than all else in recording a file
     address, _, query = url.partition("?")
     if "&" not in query and query.startswith(_VERSION):
         return address
@@ -20,7 +20,7 @@ def plain_url(url: str) -> str:
 
 
 def url_version_id(url: str) -> str | None:
-    """The ``versionId`` of a URL, None where it has none."""
+    """Return the ``versionId`` of a URL, or None."""
     for pair in url.partition("?")[2].split("&"):
         if pair.startswith(_VERSION):
             return pair[len(_VERSION) :]
@@ -28,16 +28,16 @@ def url_version_id(url: str) -> str | None:
 
 
 def short_hash(value: str | bytes) -> int:
-    """blake2b-64 as the signed integer that SQLite stores; the same on every machine."""
+    """Return blake2b-64 as a signed integer, as SQLite stores it."""
     data = value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "big", signed=True)
 
 
 def key_hash(key: str) -> bytes:
-    """Eight bytes to find a git-annex key by.
+    """Return eight bytes that find a git-annex key.
 
-    The first of the digest that names it, so that the same look-up serves the digest; for a key
-    that is not named by one, those of its blake2b.
+    The first bytes of the digest in the key, so that a lookup by digest finds it too; for a key
+    without digest, those of its blake2b.
     """
     try:
         head = bytes.fromhex(key.partition("--")[2][:16])
