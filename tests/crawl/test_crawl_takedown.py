@@ -99,7 +99,7 @@ def test_only_its_takedown_is_shown(synced_harness: MirrorHarness) -> None:
         assert NAME not in [one.name for one in index.datasets()]
         assert [(one.dataset, one.reason) for one in index.tombstones()] == [(NAME, REASON)]
         for query in (index.dataset, index.versions, index.resolve, index.superdatasets):
-            with pytest.raises(DatasetWithdrawnError, match=f"taken down on 20.*{REASON}"):
+            with pytest.raises(DatasetWithdrawnError, match=REASON):
                 list(query(NAME))  # type: ignore[call-overload]
         assert [
             one for term in ("000002", "demo") for one in index.search(term) if one.name == NAME

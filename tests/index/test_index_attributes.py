@@ -62,7 +62,7 @@ def test_an_attribute_that_no_dataset_has_is_answered_with_those_there_are(
     four_assets: Index, journal: DiskJournal
 ) -> None:
     with pytest.raises(
-        UnknownAttributeError, match="'species'.*investigator, modality, project, subject"
+        UnknownAttributeError, match=r"'species'.*investigator, modality, project, subject"
     ):
         four_assets.datasets(where=[("subject", "625749"), ("species", "mouse")])
 

@@ -164,7 +164,7 @@ def test_a_damaged_record_file_closes_no_parts(journal: DiskJournal, index: Inde
     entry = journal.mint(files, "zarr/1", within="zarr", indexed=False)
     (journal.root / entry.commit).write_bytes(b"")
     assert index.catch_up(journal) == 1
-    assert "hold 0 files, the journal says 1" in skipped_version_message(index)
+    assert "have 0 files, the journal 1" in skipped_version_message(index)
     assert dump_content(index) == before
 
 

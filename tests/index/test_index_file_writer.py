@@ -198,9 +198,9 @@ class _FixedChangesJournal(DiskJournal):
 @pytest.mark.parametrize(
     ("changes", "files", "message"),
     [
-        ([(placed_file("x", 1), None)], 1, "'x' was not there"),
-        ([(None, placed_file("a", 2))], 2, "'a' was there"),
-        ([(placed_file("a", 1), None)], 2, "hold 1 files, the journal says 2"),
+        ([(placed_file("x", 1), None)], 1, "'x' was absent"),
+        ([(None, placed_file("a", 2))], 2, "'a' was present"),
+        ([(placed_file("a", 1), None)], 2, "have 1 files, the journal 2"),
         ([(placed_file("b", 1), None), (placed_file("a", 1), None)], 0, "not sorted"),
         ([(placed_file("a", 1), placed_file("b", 1))], 2, "not sorted pairs"),
         ([(None, None)], 2, "not sorted pairs"),

@@ -257,7 +257,7 @@ def test_records_that_stop_short_never_delete_files(journal: DiskJournal, index:
     torn = journal.mint(files)
     lines = (journal.root / torn.commit).read_bytes().splitlines(keepends=True)
     for damaged, message in (
-        (lines[:4], "hold 4 files, the journal says 9"),
+        (lines[:4], "have 4 files, the journal 9"),
         (lines[::-1], "not sorted"),
     ):
         (journal.root / torn.commit).write_bytes(b"".join(damaged))

@@ -180,7 +180,7 @@ class DatasetQueries(TermQueries):
     def last_version(self, name: str, kind: str | None = None) -> VersionRow | None:
         """Return the version recorded last, of one kind (published | observed) or of any.
 
-        None if there is none, or the dataset is unknown.
+        None without versions, or the dataset is unknown.
         """
         return self._last(name, "AND (? IS NULL OR v.kind = ?)", (kind, kind))
 

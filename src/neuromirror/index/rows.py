@@ -1,4 +1,4 @@
-"""What the index gives back: frozen rows. Times are ISO 8601, as the journal has them."""
+"""Rows that queries return, frozen. Times are ISO 8601, as in the journal."""
 
 from __future__ import annotations
 
@@ -15,21 +15,29 @@ RETENTION = (
     Retention.VERSIONED_BUCKET,
     Retention.PUBLISHED,
 )
-"""Weakest promise first; the index stores the place in this tuple."""
+"""Weakest first; the index stores the position in this tuple."""
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetRow:
-    """A dataset and where it stands.
+    """A dataset and its status.
 
-    ``source_uri`` and ``dataset_id`` are empty while only a hold or an event has named it.
-    ``version`` is the label of the version that its name means: the newest published one, else the
-    newest observed (None where there is none). ``title``, ``license``, ``doi``, ``time``, ``files``
-    and ``bytes`` are of this version, zeros where there is none; ``time`` is None where upstream
-    has no time of it. ``newest`` is the label of the version minted last, and ``published`` that of
-    the newest published one. ``last_visit`` is when the last visit ended and ``status`` how.
-    ``within`` is the local id of the dataset of which this one is a part, empty for one that stands
-    alone.
+    Attributes
+    ----------
+    source_uri, dataset_id : str
+        Empty while only a hold or an event has named the dataset.
+    title, license, doi, time, files, bytes
+        Of the current version, 0 without a version; ``time`` is None where upstream has no time.
+    versions : int
+        The number of versions.
+    version : str or None
+        The label of the current version: the newest published, else the newest observed.
+    newest, published : str or None
+        The labels of the version recorded last, and of the newest published one.
+    last_visit, status : str or None
+        The time at which the last visit ended, and its result.
+    within : str
+        The local id of the superdataset; empty without one.
     """
 
     id: int
@@ -60,21 +68,34 @@ class DatasetRow:
 
     @property
     def is_removed_upstream(self) -> bool:
-        """Whether upstream no longer has it; what is mirrored is kept."""
+        """Whether upstream removed the dataset; the mirror keeps it."""
         return self.status == "not_found"
 
 
 @dataclass(frozen=True, slots=True)
 class VersionRow:
-    """A version; ``seq`` is its ordinal in the dataset, ``exceptions`` how many are named.
+    """A version.
 
-    ``metadata`` is the metadata digest, empty for a version that was recorded without one.
-    ``form`` is files | manifest, empty for a version that was recorded without it;
-    ``manifest_only_files``
-    and ``manifest_only_bytes`` count what has no place in git. ``indexed`` says whether its files
-    are in the
-    index, or only in the store's records. ``minted`` is when this store recorded the version.
-    ``upstream_time`` is None where upstream has none.
+    Attributes
+    ----------
+    seq : int
+        Its ordinal in the dataset.
+    upstream_time : str or None
+        Upstream's time of the version, if it has one.
+    exceptions : int
+        The number of exceptions.
+    evidence : dict
+        The number of files by evidence.
+    recorded_at : str
+        The time at which this store recorded the version.
+    metadata : str
+        The metadata digest; empty for a version recorded without one.
+    form : str
+        files | manifest; empty for a version recorded without it.
+    manifest_only_files, manifest_only_bytes : int
+        Count and size of the files that are not in git.
+    indexed : bool
+        Whether the files are in the index, or in the store's records only.
     """
 
     id: int
@@ -118,7 +139,7 @@ class VersionRow:
 
     @property
     def time(self) -> str:
-        """Upstream's time of the version; where it has none, when this store recorded it."""
+        """Upstream's time of the version, else the time at which it was recorded."""
         return self.upstream_time or self.recorded_at
 
 
@@ -126,12 +147,21 @@ class VersionRow:
 class FileRow:
     """A file of a version.
 
-    ``path`` is the one in git, ``source_path`` upstream's; ``size`` in bytes. ``digests`` are
-    what is known of the content *today*, which may be more than when the version was made.
-    ``retention`` is the strongest promise that the dataset's own upstream has made for the file
-    since, whatever holds the same bytes elsewhere. ``since`` is the
-    ordinal of the version that brought this content to this path. ``content`` is for
-    :meth:`Index.locations`.
+    Attributes
+    ----------
+    path, source_path
+        The path in git, and upstream's.
+    size : int or None
+        In bytes.
+    digests : tuple of Digest
+        Those known today, which may be more than when the version was recorded.
+    retention : Retention
+        The strongest that the dataset's own upstream has stated for the file, regardless of copies
+        elsewhere.
+    since : int
+        The ordinal of the version that added this content at this path.
+    content : int
+        The argument of :meth:`Index.locations`.
     """
 
     path: str
@@ -149,11 +179,18 @@ class FileRow:
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A place where a content was or is: one dataset, path and unbroken range of versions.
+    """A dataset, path and range of versions with a content.
 
-    ``first`` and ``last`` are the labels of the first and last version of the range; ``current``
-    says that it reaches the newest state. ``urls``: the best few places of the bytes. ``position``
-    is for :meth:`Index.find`.
+    Attributes
+    ----------
+    first, last : str
+        The labels of the first and last version of the range.
+    current : bool
+        Whether the range includes the newest version.
+    urls : tuple of str
+        The best few URLs of the content.
+    position : tuple
+        The ``after`` argument of :meth:`Index.find`.
     """
 
     dataset: str
@@ -173,9 +210,9 @@ class FoundFile:
 
 @dataclass(frozen=True, slots=True)
 class CopyRow:
-    """Another dataset that holds bytes of a version, and promises more for them.
+    """Another dataset that has files of a version with stronger retention.
 
-    ``retention`` is its strongest promise, ``files`` counts those of the version.
+    ``retention`` is its strongest, ``files`` counts the files of the version that it has.
     """
 
     dataset: str
@@ -185,11 +222,10 @@ class CopyRow:
 
 @dataclass(frozen=True, slots=True)
 class EvidenceCounts:
-    """What stands behind the files of a version, as counts of them.
+    """Counts of the files of a version; empty if they are not in the index.
 
-    ``checked`` has those whose bytes were hashed here, by the words of Evidence; ``kept`` all of
-    them by how long upstream keeps them, by the words of Retention. Both are empty where the
-    files are not in the index.
+    ``checked`` counts those whose bytes were hashed here, by evidence; ``retention`` counts all, by
+    retention.
     """
 
     checked: dict[str, int]
@@ -198,11 +234,18 @@ class EvidenceCounts:
 
 @dataclass(frozen=True, slots=True)
 class ProbeSummary:
-    """What vouches for a version's files today, as counts of them.
+    """Counts of the files of a version by what is known of them today.
 
-    ``hashed`` are those of which a checksum was computed here, ``fine`` those of which a place said
-    that it has them, ``asked`` those of which any place was asked. ``since`` is the time since
-    when all of ``fine`` are known to be there: that of the one asked longest ago.
+    Attributes
+    ----------
+    hashed : int
+        Those with a checksum computed here.
+    available : int
+        Those with a location whose last probe succeeded.
+    probed : int
+        Those with a location that was probed.
+    since : str or None
+        The time of the oldest last probe of the available ones.
     """
 
     files: int
@@ -214,7 +257,7 @@ class ProbeSummary:
 
 @dataclass(frozen=True, slots=True)
 class FailingHost:
-    """How many places at a host said something else than ok, and when the last of them did."""
+    """The number of failing locations at a host, and the time of the last failure."""
 
     mirror: str
     host: str
@@ -225,10 +268,10 @@ class FailingHost:
 
 @dataclass(frozen=True, slots=True)
 class UnindexedFiles:
-    """The Zarrs of a mirror that have a version whose files are not in the index.
+    """The Zarrs of a mirror with a version whose files are not in the index.
 
     ``files`` counts those of the largest such version of each, ``largest`` those of the largest of
-    all: a setting ``index_entries`` of so many brings everything in.
+    all: with ``index_entries`` of this value, everything is indexed.
     """
 
     mirror: str
@@ -239,7 +282,7 @@ class UnindexedFiles:
 
 @dataclass(frozen=True, slots=True)
 class LocationRow:
-    """A place of a content; ``checked_at`` and ``result`` of the last check that was reported."""
+    """A location of a content; ``checked_at`` and ``result`` are of its last probe."""
 
     url: str
     kind: str
@@ -250,11 +293,18 @@ class LocationRow:
 
 @dataclass(frozen=True, slots=True)
 class DueLocation:
-    """A place that is to be asked for what it has: the bytes of ``key``.
+    """A location that is due for a probe.
 
-    ``digests`` are what is known of them. ``dataset`` is the one that last brought a file from
-    here, ``path`` a file of any dataset with these bytes, in git. ``alone`` says that no other
-    place is known that has them.
+    Attributes
+    ----------
+    key, digests
+        The expected content.
+    dataset : str
+        The dataset that last added a file from this location.
+    path : str
+        The path in git of a file of any dataset with this content.
+    is_only_location : bool
+        Whether no other location of the content is known.
     """
 
     url: str
@@ -269,9 +319,9 @@ class DueLocation:
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
-    """What is said of a dataset that was taken down: when, and why.
+    """Time and reason of the withdrawal of a dataset.
 
-    ``within`` is the local id of the dataset that it was a part of.
+    ``within`` is the local id of the superdataset with which it was withdrawn.
     """
 
     dataset: str
@@ -282,12 +332,18 @@ class Tombstone:
 
 @dataclass(frozen=True, slots=True)
 class SubdatasetRow:
-    """A sub-dataset that stands in a version's tree.
+    """A subdataset in a version's tree.
 
-    ``path`` is the one in git, ``source_path`` upstream's. ``dataset`` is its name and ``label``
-    that of the version at ``commit``, None while the index does not have it; ``files`` and
-    ``bytes`` count what is in it. ``since`` is the ordinal of the version that brought this state
-    of it.
+    Attributes
+    ----------
+    path, source_path
+        The path in git, and upstream's.
+    dataset, label
+        Its name, and the label of its version at ``commit``, None if that is not in the index.
+    files, bytes : int
+        Of the subdataset.
+    since : int
+        The ordinal of the version that added this state of it.
     """
 
     path: str
@@ -303,9 +359,9 @@ class SubdatasetRow:
 
 
 class EtagRow(msgspec.Struct, frozen=True, gc=False):
-    """What all datasets know of a content that upstream names by its ETag.
+    """The content of an ETag, as known from all datasets.
 
-    ``part_size`` in bytes, of a multipart ETag.
+    ``part_size`` in bytes, for a multipart ETag.
     """
 
     size: int | None
@@ -315,11 +371,16 @@ class EtagRow(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class EdgeRow:
-    """One end of "was derived from".
+    """One end of a derivation.
 
-    ``name`` is the input's as upstream wrote it. ``dataset`` is the dataset at the other end,
-    None for an input that is not in the index, and ``label`` its version; ``of`` is the version
-    at this end: ``dataset`` was made of it, or it of ``dataset``.
+    Attributes
+    ----------
+    name : str
+        The input, as upstream names it.
+    dataset, label : str or None
+        The dataset and version at the other end, None for an input that is not in the index.
+    own_label : str
+        The version at this end, from which the other was derived or which was derived from it.
     """
 
     name: str
@@ -330,9 +391,9 @@ class EdgeRow:
 
 @dataclass(frozen=True, slots=True)
 class RelatedVersion:
-    """An edge and, as far as they were asked for, those that go on from its other end.
+    """An edge and, up to the requested depth, the edges at its other end.
 
-    ``more`` says that there are some which are not told here: too deep, or told elsewhere.
+    ``is_truncated`` is whether further edges are omitted: too deep, or listed elsewhere.
     """
 
     edge: EdgeRow
@@ -342,7 +403,7 @@ class RelatedVersion:
 
 @dataclass(frozen=True, slots=True)
 class LastVisit:
-    """How the last visit of a dataset ended: what the plan needs to skip it."""
+    """The result of the last visit of a dataset, by which the next may be skipped."""
 
     fingerprint: str
     status: str
@@ -352,7 +413,7 @@ class LastVisit:
 
 @dataclass(frozen=True, slots=True)
 class VisitRow:
-    """A visit that is over; ``traffic`` is what it asked of each host, empty where not counted."""
+    """A finished visit; ``traffic`` counts requests by host, empty if not counted."""
 
     dataset: str
     visit: str
@@ -367,7 +428,7 @@ class VisitRow:
 
 @dataclass(frozen=True, slots=True)
 class HoldRow:
-    """A held listing; ``outcome`` is None while it is open, then released | lapsed."""
+    """A held listing; ``outcome`` is released | lapsed, None while it is open."""
 
     hold: str
     dataset: str
@@ -384,7 +445,7 @@ class HoldRow:
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """An event; ``dataset`` is its name, None for one that concerns the whole mirror."""
+    """An event; ``dataset`` is its name, None for an event of the whole mirror."""
 
     id: int
     mirror: str
@@ -397,12 +458,19 @@ class EventRow:
 
 @dataclass(frozen=True, slots=True)
 class FailureRow:
-    """Something that failed and has not succeeded since.
+    """A failure without a later success.
 
-    ``task`` is ``visit``, ``audit`` (locations that no longer have what was mirrored), or as in
-    :class:`~neuromirror.model.TaskFailed`. ``mirror`` is empty for the store as a whole, and
-    ``dataset`` None for a whole mirror. ``since`` is when it failed first, ``at`` when its message
-    was last news.
+    Attributes
+    ----------
+    task : str
+        ``visit``, ``locations`` (locations that lost contents), or as in
+        :class:`~neuromirror.model.TaskFailed`.
+    mirror : str
+        Empty for the whole store.
+    dataset : str or None
+        None for a whole mirror.
+    since, at : str
+        Times of the first failure, and of the last change of the message.
     """
 
     task: str
@@ -415,15 +483,21 @@ class FailureRow:
 
 @dataclass(frozen=True, slots=True)
 class MirrorStatus:
-    """A mirror at a glance.
+    """The status of a mirror.
 
-    ``datasets`` counts all that are known, ``mirrored`` those with a version, ``parts`` those
-    that are parts of another. ``files`` and ``bytes`` are of the latest versions; ``contents``
-    counts distinct contents that this mirror was the first to bring, so that mirrors add up.
-    ``failing`` counts datasets whose last visit ended failed or partial, ``waiting`` those that
-    were left to settle, ``unreadable_sidecars`` those in whose newest version a sidecar could not
-    be read, ``gone`` those that upstream no longer has. ``capabilities`` are what upstream was
-    found to allow, words by name.
+    Attributes
+    ----------
+    datasets, mirrored, subdatasets : int
+        All known datasets, those with a version, and the subdatasets among them.
+    files, bytes : int
+        Of the current versions.
+    contents : int
+        Distinct contents that this mirror recorded first, so that sums over mirrors are correct.
+    failing, settling, unreadable_sidecars, removed_upstream : int
+        Datasets whose last visit failed or was partial; that were left to settle; with an
+        unreadable sidecar in the newest version; that upstream removed.
+    capabilities : dict
+        The detected capabilities of upstream, values by name.
     """
 
     mirror: str

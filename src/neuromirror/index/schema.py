@@ -93,8 +93,9 @@ CREATE TABLE attributes (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX attributes_value ON attributes (name, casefolded);
 
--- Inputs from which a version was derived. The name is resolved to a dataset by each query, because
-the -- input may be mirrored later than the dataset that was derived from it. CREATE TABLE inputs (
+-- Inputs from which a version was derived. Each query resolves the names to datasets, because an
+-- input may be mirrored later than the dataset that was derived from it.
+CREATE TABLE inputs (
     version INTEGER NOT NULL REFERENCES versions (id),
     name TEXT NOT NULL,  -- upstream's
     PRIMARY KEY (version, name)
