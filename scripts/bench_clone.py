@@ -29,8 +29,7 @@ from bench_common import (
 from bench_mint import mint_neuromirror
 
 from neuromirror.model import DatasetRef
-from neuromirror.store import Repository, Store
-from neuromirror.store.housekeeping import HousekeepingPolicy, run_housekeeping
+from neuromirror.store import HousekeepingPolicy, Repository, Store, run_housekeeping
 
 REPEATS = 3
 MINTED = "neuromirror, as minted"
@@ -53,7 +52,7 @@ def make_neuromirror(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     shutil.copytree(made / MINTED, repository.path)
     store.alias(_dataset())
     begin = time.perf_counter()
-    (kept,) = run_housekeeping(store, rules=HousekeepingPolicy(max_bytes=1))
+    (kept,) = run_housekeeping(store, policy=HousekeepingPolicy(max_bytes=1))
     seconds = time.perf_counter() - begin
     if kept.status != "ok":
         raise SystemExit(f"bench: housekeeping did nothing: {kept.message}")

@@ -1,4 +1,4 @@
-"""Objects asked of git by name, whatever the name is."""
+"""Objects are read by name, whatever characters the name has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packs that git takes, object for object."""
+"""git reads our packs, and writes the same objects and index."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def verify_and_add_pack(repository: Path, pack: Pack) -> None:
     path = repository / "objects" / "pack" / f"{pack.name}.pack"
     git(repository, "verify-pack", str(path.with_suffix(".idx")))
     git(repository, "index-pack", "--verify", str(path))
-    # git's own index of the pack must be ours to the byte
+    # our index must equal git's, byte for byte
     git(repository, "index-pack", "-o", str(repository / "own.idx"), str(path))
     assert (repository / "own.idx").read_bytes() == path.with_suffix(".idx").read_bytes()
     assert pack.bytes == path.stat().st_size
@@ -216,7 +216,7 @@ def test_trees_from_sorted_paths_are_those_of_mktree(
 
 
 def mktree(repository: Path, files: list[bytes], blob: bytes) -> str:
-    """The tree's id as ``git mktree`` makes it, which sorts for itself."""
+    """The tree's id from ``git mktree``, which sorts the entries itself."""
     entries = []
     folders: dict[bytes, list[bytes]] = {}
     for path in files:

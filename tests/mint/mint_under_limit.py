@@ -1,4 +1,4 @@
-"""Mints with less and less room on disk, and says of each try whether it failed and how.
+"""Mint with less and less free disk space; print the outcome of each attempt.
 
 Usage: mint_under_limit.py REPOSITORY SCRATCH SHARED, with SHARED files to a key. The limit is on
 the size of a file: a write that would go beyond is cut short, and the next one fails, as on a disk

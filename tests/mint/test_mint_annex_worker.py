@@ -1,4 +1,4 @@
-"""The delta writer and the second process give the objects that the plain writer gives."""
+"""The delta writer and the worker process write the same objects as the plain writer."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_annex_worker_error_is_raised_in_the_caller_and_leaves_nothing(
     minting = MintedRepository.create(tmp_path / "m")
     monkeypatch.setattr(snapshot_writer, "_MIN_WORKER_BYTES", 0)
     monkeypatch.chdir(tmp_path)
-    # what lies in the working folder is not what the second process is made of
+    # the worker process must not import modules from the working directory
     (tmp_path / "json.py").write_text("raise SystemExit(5)\n")
     minting.mint_records(0, many_files(6))
     files = many_files(7)

@@ -1,4 +1,4 @@
-"""The delta writer gives what the whole-state writer gives, for the price of the changes."""
+"""Deltas give the same objects as the whole-state writer, at the cost of the changes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def lines(files: list[SnapshotEntry]) -> list[bytes]:
 
 
 class WriterPair:
-    """One repository written state by state as a whole, and one by deltas."""
+    """Two repositories with the same states: one minted whole, one minted by deltas."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def test_a_delta_writes_only_what_is_on_changed_paths(tmp_path: Path) -> None:
     pair.mint(0, placed)
     files[b"sub-007/ses-1/new.nwb"] = record(b"", 9004)
     _, second = pair.mint(1, placed_files(_with_own_paths(files)))
-    # link, two folders, root, own document and its folder; log, URL log, two folders, root; commits
+    # symlink, 2 folders, root, dataset.json, its folder; log, URL log, 2 folders, root; commits
     (pack,) = second.packs
     assert pack.objects <= 14
 

@@ -1,4 +1,4 @@
-"""Commit ids of fixed snapshots: they must never change, whatever becomes of the code."""
+"""Commit ids of fixed snapshots, which must never change."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CHAINS = {
 
 
 def minted_ids(folder: Path, shapes: tuple[DatasetState, ...]) -> list[dict[str, str]]:
-    """Mint the states one after another; return the ids of each."""
+    """Mint the states in sequence; return the ids of each."""
     minting = MintedRepository.create(folder)
     ids = []
     for number, shape in enumerate(shapes):

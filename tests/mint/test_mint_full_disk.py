@@ -1,4 +1,4 @@
-"""No room on the disk: an error, nothing left behind, and never a pack cut short."""
+"""A full disk gives an error, and leaves no file and no truncated pack behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.mint_oracle import bare_repository, git, header, placed_files, reco
 DRIVER = Path(__file__).with_name("mint_under_limit.py")
 
 
-# with two files to a key there are second copies, and the pack is written anew at its end
+# two files per key give duplicate objects, so the pack is rewritten at its end
 @pytest.mark.parametrize("shared", [1, 2])
 def test_a_file_that_cannot_grow_fails_the_mint_and_leaves_nothing(
     tmp_path: Path, shared: int
@@ -44,7 +44,7 @@ def test_a_file_that_cannot_grow_fails_the_mint_and_leaves_nothing(
 
 @pytest.fixture
 def small_disk(mount_disk: Callable[[str], Path]) -> Path:
-    """A disk of 256 KiB."""
+    """A file system of 256 KiB."""
     return mount_disk("256k")
 
 

@@ -1,4 +1,4 @@
-"""Unmodified git-annex on what was minted."""
+"""Unmodified git-annex accepts minted repositories."""
 
 from __future__ import annotations
 

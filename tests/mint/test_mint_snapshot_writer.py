@@ -1,4 +1,4 @@
-"""States of any shape, in sequence: what git itself would have made of them."""
+"""Random sequences of states give the trees that ``git fast-import`` writes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ histories = st.lists(st.dictionaries(names, contents, max_size=8), min_size=1, m
 
 def state(files: dict[bytes, tuple[int, tuple[int, ...]]]) -> list[SnapshotEntry]:
     records = {
-        # a file of which nothing is proved has its key from its URL, so it needs one
+        # the key of a file without evidence is derived from its URL, so it needs one
         name: record(name, content, urls or ((0,) if content % 4 == 3 else ()))
         for name, (content, urls) in files.items()
     }

@@ -1,4 +1,4 @@
-"""URLs that a special remote claims stand on the git-annex branch as git-annex writes them."""
+"""URLs that a special remote claims are logged exactly as git-annex logs them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def special_remote_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A special remote that claims boss: and gives 128 times the letter x."""
+    """A special remote that claims ``boss:`` URLs and returns 128 times the letter x."""
     folder = tmp_path / "bin"
     folder.mkdir()
     path = folder / "git-annex-remote-blocks"
@@ -119,7 +119,7 @@ def test_the_branch_is_what_git_annex_writes_for_such_urls(
         ours = git(minting.repository, "show", f"git-annex:{path.decode()}").decode()
         theirs = git(own, "show", f"git-annex:{path.decode()}").decode()
         for line in strip_timestamps(ours):
-            # git-annex tells of the repository itself, and we of a remote of the web's kind
+            # git-annex logs its own repository, and we log a web remote
             assert REMOTE_ID in line or line.replace(UUID, uuid) in strip_timestamps(theirs)
 
 

@@ -1,4 +1,4 @@
-"""Documents in folders, sub-datasets, and Zarr chunks that are in the manifest only."""
+"""Documents in folders, subdatasets, and Zarr chunks that are in the manifest only."""
 
 from __future__ import annotations
 

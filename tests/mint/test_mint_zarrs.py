@@ -1,4 +1,4 @@
-"""Large Zarr stores taken out of a listing, and minted as sub-datasets."""
+"""Large Zarr stores are split from a listing and minted as subdatasets."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def proven_listing(
     documents: Iterable[bytes] = (),
     exceptions: Iterable[bytes] = (),
 ) -> SpooledSnapshot:
-    """A proven listing of files with these names; those named later are newer."""
+    """A validated listing of files with these names, each newer than the one before."""
     records: dict[bytes, FileRecord] = {}
     for number, name in enumerate(names):
         moment = FIRST_TIME + timedelta(seconds=number)
@@ -161,7 +161,7 @@ def test_component_depends_on_its_own_content_only(tmp_path: Path) -> None:
     assert (part.within, own.upstream, own.kind.value) == ("ecephys_1", "draft", "observed")
     assert own.time == part.header.newest == FIRST_TIME + timedelta(seconds=4)
     assert rest.header.newest == FIRST_TIME + timedelta(seconds=5)
-    # what the parent says of itself makes no new state of its part
+    # a change of the parent's facts gives no new state of the component
     moved = replace(one, header=replace(one.header, facts=header(7).facts))
     _, (resplit,) = split_zarrs(moved, limits(3), tmp_path)
     assert resplit.header == part.header

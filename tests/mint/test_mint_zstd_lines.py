@@ -1,4 +1,4 @@
-"""Lines of zstd frames of others: in one pass, and no more than they may hold."""
+"""Untrusted zstd frames are read in one pass and within their limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from neuromirror.mint.zstd_lines import split_lines
 
 
 def repeated_frame(byte: bytes, blocks: int) -> bytes:
-    """Return a frame of blocks that each stand for 128 KiB of one byte."""
+    """Return a frame of blocks that each expand to 128 KiB of one byte."""
     head = b"\x28\xb5\x2f\xfd\x00\x58"
     middle = ((128 << 10) << 3 | 1 << 1).to_bytes(3, "little") + byte
     end = ((128 << 10) << 3 | 1 << 1 | 1).to_bytes(3, "little") + byte
@@ -36,7 +36,7 @@ def test_lines_come_out_as_they_went_in(content: list[bytes], step: int) -> None
 
 
 def test_a_long_line_is_joined_once() -> None:
-    # joined piece by piece, these would be 2 TB copied
+    # appending piece by piece would copy 2 TB
     (line,) = split_lines([*[b"x" * 1000] * 60_000, b"\n"])
     assert len(line) == 60_000_000
 
@@ -45,7 +45,7 @@ def test_a_line_is_bounded() -> None:
     with pytest.raises(ZstdFrameError):
         list(split_lines([b"x" * 60, b"x" * 60, b"\n"], max_line_bytes=100))
     with pytest.raises(ZstdFrameError):
-        # 16 GB in half a megabyte
+        # half a megabyte that expands to 16 GB
         list(read_lines(io.BytesIO(repeated_frame(b"x", 1 << 17))))
 
 
@@ -53,7 +53,7 @@ def test_the_ratio_is_bounded() -> None:
     sizes: list[int] = []
     with pytest.raises(ZstdFrameError):
         sizes.extend(map(len, decompress_frame(io.BytesIO(repeated_frame(b"\n", 1 << 17)))))
-    # no more than what is free, and what one step of unpacking gives
+    # at most the free bytes, and the result of one decompression step
     assert sum(sizes) <= (1 << 26) + (1 << 25)
 
 

@@ -1,4 +1,4 @@
-"""A store, and a plain static web server."""
+"""Fixtures: a store, and a small file system."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def small_disk(mount_disk: Callable[[str], Path]) -> Path:
-    """A disk of its own, of 4 MiB."""
+    """A file system of 4 MiB."""
     return mount_disk("4m")

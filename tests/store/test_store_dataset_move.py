@@ -1,4 +1,4 @@
-"""A private store, and what goes from it to the public one."""
+"""Private stores, and moves of datasets from a private to a public store."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def hold(of: DatasetRef, name: str) -> HoldPlaced:
 
 @pytest.fixture
 def public(tmp_path: Path) -> Store:
-    """A public store that knows the mirror."""
+    """A public store with the mirror in its journal."""
     store = Store.open(tmp_path / "public", create=True)
     store.append_entries(MirrorSeen("demo", "dandi", "https://api.example.org/api/", AT))
     return store
@@ -66,7 +66,7 @@ def public(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def private(tmp_path: Path, public: Store) -> Store:
-    """A private store with two datasets, of which some things are shared."""
+    """A private store with two datasets that share a state."""
     store = open_private_store(tmp_path / "private", public.root)
     store.append_entries(MirrorSeen("demo", "dandi", "https://api.example.org/api/", AT))
     store.append_entries(hold(ONE, "aa"), hold(TWO, "bb"), HoldReleased("bb", "me", AT))
@@ -83,7 +83,7 @@ def private(tmp_path: Path, public: Store) -> Store:
 
 
 def move(source: Store, target: Store, one: DatasetRef) -> None:
-    """All steps of a move but those of the index."""
+    """All steps of a move, except those of the index."""
     target.append_entries(*copy_dataset(source, target, one))
     check_copy_complete(source, target, one)
     remove_from_journal(source, one)
@@ -91,7 +91,7 @@ def move(source: Store, target: Store, one: DatasetRef) -> None:
 
 
 def read_kept_files(store: Store, one: DatasetRef) -> dict[str, object]:
-    """Everything that a store has of a dataset."""
+    """All files and entries of a dataset in a store."""
     entries = dataset_entries(store, one)
     versions = [entry for entry in entries if isinstance(entry, VersionMinted)]
     repository = store.repository(one)
@@ -119,7 +119,7 @@ NOTHING: dict[str, object] = {
 
 
 def files_with(store: Store, name: str) -> list[str]:
-    """Names of files and folders, but of locks."""
+    """Names of files and folders, without locks."""
     return [str(path) for path in store.root.rglob(f"*{name}*") if "locks" not in path.parts]
 
 
@@ -169,7 +169,7 @@ def test_move_killed_at_any_step_is_completed_by_the_next(
     steps = 0
     for steps in kill_steps(prepare):
         old, new = Store.open(source), Store.open(target)
-        # until the public store has all of it, the private one must
+        # the private store must have it until the public one does
         if dataset_entries(new, ONE) != expected["entries"]:
             assert read_kept_files(old, ONE) == expected, steps
         move(old, new, ONE)

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.store import Store
-from neuromirror.store.housekeeping import HousekeepingPolicy, HousekeepingResult, run_housekeeping
+from neuromirror.store import HousekeepingPolicy, HousekeepingResult, Store, run_housekeeping
 from neuromirror.store.retired_packs import PackRecord, active_pack_names, pack_names
 from support.store_publisher import Publisher, dataset, git, git_refs, kill_steps, read_files
 
@@ -24,15 +23,15 @@ EAGER = HousekeepingPolicy(max_packs=0, max_bytes=1, min_bitmap_objects=1)
 
 
 def run(
-    store: Store, rules: HousekeepingPolicy = EAGER, now: datetime = NOW, *, dry_run: bool = False
+    store: Store, policy: HousekeepingPolicy = EAGER, now: datetime = NOW, *, dry_run: bool = False
 ) -> HousekeepingResult:
-    """How the store's only repository fared."""
-    (kept,) = run_housekeeping(store, rules=rules, dry_run=dry_run, clock=lambda: now)
+    """Run housekeeping; return the result for the store's only repository."""
+    (kept,) = run_housekeeping(store, policy=policy, dry_run=dry_run, clock=lambda: now)
     return kept
 
 
 def history(store: Store, versions: int, files: int = 40) -> Publisher:
-    """A dataset of which some versions were published, each with one file changed."""
+    """A dataset with published versions, each with one changed file."""
     publisher = Publisher(store)
     listed = {f"sub-{number:03}/a.nwb": number for number in range(files)}
     for version in range(versions):
@@ -48,7 +47,7 @@ def objects(repository: Path) -> set[str]:
 
 
 def is_whole(repository: Path) -> bool:
-    """Whether git finds nothing wrong; fails with git's words else."""
+    """Run ``git fsck``; fail with its messages."""
     git(repository, "fsck", "--full", "--strict")
     if (repository / "objects/pack/multi-pack-index").exists():
         git(repository, "multi-pack-index", "verify")
@@ -65,7 +64,7 @@ def listed_packs(repository: Path) -> list[str]:
 
 
 def clone(address: str, target: Path) -> dict[str, str]:
-    """The refs of a mirror clone, which must be whole."""
+    """Make a mirror clone and check it; return its refs."""
     git(target.parent, "clone", "-q", "--mirror", address, str(target))
     git(target, "fsck", "--full")
     return git_refs(target)
@@ -191,7 +190,7 @@ def test_large_old_packs_are_not_repacked_for_small_new_ones(store: Store) -> No
 
 
 def _count(repository: Path, name: str) -> int:
-    """How many objects a pack's index names: the last number of its fan-out."""
+    """Number of objects in a pack index: the last number of its fan-out table."""
     data = (repository / f"objects/pack/{name}.idx").read_bytes()
     return int.from_bytes(data[8 + 255 * 4 : 8 + 256 * 4], "big")
 
@@ -212,7 +211,7 @@ def test_dataset_being_visited_is_skipped_and_the_others_are_processed(store: St
     other.publish("2.0", {"a.nwb": 2})
     before = read_files(store.repository(dataset()).path)
     with store.lock(dataset().dataset_id, "a visit"):
-        kept = {one.alias: one for one in run_housekeeping(store, rules=EAGER)}
+        kept = {one.alias: one for one in run_housekeeping(store, policy=EAGER)}
     assert kept["demo--000001"].status == "impossible"
     assert kept["demo--000001"].message.startswith("busy")
     assert kept["demo--000002"].status == "ok"
@@ -231,7 +230,7 @@ def test_a_damaged_pack_is_never_packed_away(store: Store, where: str) -> None:
     damaged.chmod(0o644)
     damaged.write_bytes(content)
     before = read_files(repository)
-    kept = {one.alias: one for one in run_housekeeping(store, rules=EAGER)}
+    kept = {one.alias: one for one in run_housekeeping(store, policy=EAGER)}
     assert kept["demo--000001"].status == "error"
     assert str(repository) in kept["demo--000001"].message
     assert kept["demo--000002"].status == "ok"
@@ -258,7 +257,7 @@ def test_retired_pack_with_the_only_copy_of_an_object_returns_to_use(store: Stor
 def test_dangling_alias_is_reported_as_an_error(store: Store) -> None:
     history(store, 3)
     (store.root / "alias" / "demo--lost").symlink_to("../abc/lost")
-    kept = {one.alias: one.status for one in run_housekeeping(store, rules=EAGER)}
+    kept = {one.alias: one.status for one in run_housekeeping(store, policy=EAGER)}
     assert kept == {"demo--000001": "ok", "demo--lost": "error"}
 
 
@@ -337,9 +336,9 @@ def test_repository_is_intact_after_a_kill_at_any_step_and_the_next_run_finishes
         store = Store.open(root)
 
         def work() -> None:
-            # the second run deletes what the first has retired
-            assert [one.status for one in run_housekeeping(store, rules=first)] == ["ok"]
-            assert [one.status for one in run_housekeeping(store, rules=first)] == ["ok"]
+            # the second run deletes the packs that the first retired
+            assert [one.status for one in run_housekeeping(store, policy=first)] == ["ok"]
+            assert [one.status for one in run_housekeeping(store, policy=first)] == ["ok"]
 
         return work
 
@@ -351,9 +350,9 @@ def test_repository_is_intact_after_a_kill_at_any_step_and_the_next_run_finishes
         assert set(listed_packs(repository)) <= set(pack_names(repository))
         for _ in range(3):
             assert all(
-                one.status != "error" for one in run_housekeeping(Store.open(root), rules=first)
+                one.status != "error" for one in run_housekeeping(Store.open(root), policy=first)
             )
-        assert [one.status for one in run_housekeeping(Store.open(root), rules=first)] == [
+        assert [one.status for one in run_housekeeping(Store.open(root), policy=first)] == [
             "notneeded"
         ]
         (pack,) = pack_names(repository)
@@ -371,10 +370,10 @@ _RUN = """
 import sys
 from pathlib import Path
 from neuromirror.store import Store
-from neuromirror.store.housekeeping import HousekeepingPolicy, run_housekeeping
+from neuromirror.store import HousekeepingPolicy, run_housekeeping
 policy = HousekeepingPolicy(max_packs=0, max_bytes=1, min_bitmap_objects=1)
 print("begin", flush=True)
-list(run_housekeeping(Store.open(Path(sys.argv[1])), rules=policy))
+list(run_housekeeping(Store.open(Path(sys.argv[1])), policy=policy))
 """
 
 

@@ -1,4 +1,4 @@
-"""The journal: whole lines only, from many writers, on a disk that may be full."""
+"""The journal has complete lines only, with concurrent writers and on a full disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder: made, opened, refused; scratch, records, manifests, aliases."""
+"""Creating and opening stores; scratch folders, locks, records, manifests, aliases."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ID = "3fbdcba2-ce56-59de-89cf-006b153b0416"
 COMMIT = "ab" * 20
 
 
-# --- made, opened, refused
+# --- creating and opening
 
 
 def test_an_empty_or_missing_folder_becomes_a_store(tmp_path: Path) -> None:
@@ -412,7 +412,7 @@ def test_time_of_the_last_listing_is_kept_per_mirror(store: Store) -> None:
     assert second >= first
 
 
-# --- modes, disks that are read-only or full
+# --- modes, read-only and full disks
 
 
 def test_everything_served_can_be_read_whatever_the_umask(tmp_path: Path) -> None:

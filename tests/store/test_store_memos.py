@@ -1,4 +1,4 @@
-"""What a source remembers between visits, and what survives a visit that was killed."""
+"""Memos between visits, and workspaces that survive a killed visit."""
 
 from __future__ import annotations
 

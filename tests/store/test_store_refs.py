@@ -1,4 +1,4 @@
-"""Refs move all together or not at all, and never under git's feet."""
+"""Ref transactions are atomic, and exclude concurrent git processes."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ def test_what_git_writes_at_the_same_time_is_not_lost(repository: Repository) ->
             continue
         at = following
         moves += 1
-        time.sleep(0.01)  # git waits for the lock, but must get it now and then
+        time.sleep(0.01)  # git waits for the lock, and needs a chance to take it
     thread.join()
     assert moves > 0
     assert len(written) == len(chain)

@@ -1,4 +1,4 @@
-"""What is published: cloned over plain HTTP, told from git alone, on disk before refs move."""
+"""Published repositories: clones over plain HTTP, durable writes, versions rebuilt from git."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OWN = ("-c", "user.name=neuromirror", "-c", "user.email=x@neuromirror.invalid")
 
 
 def clone(address: str, path: Path) -> dict[str, str]:
-    """Clones, and gives the refs on the server by their names there."""
+    """Clone; return the server's refs by their names there."""
     git(path.parent, "clone", "-q", address, str(path))
     git(path, "fsck", "--full")
     lines = git(path, "ls-remote", "-q", address).splitlines()
@@ -228,7 +228,7 @@ def test_all_a_ref_needs_is_on_disk_before_the_ref_moves(
     assert unsynced == {}
 
 
-# --- versions told from git alone
+# --- versions rebuilt from git
 
 
 def test_versions_are_read_from_git_without_other_files(store: Store) -> None:
@@ -279,7 +279,7 @@ def test_a_repository_that_others_made_is_damage_not_a_crash(store: Store) -> No
         outer = git(repository.path, "mktree", stdin=f"040000 tree {inner}\t.neuromirror\n").strip()
         commit = git(repository.path, "commit-tree", outer, "-m", "x").strip()
         git(repository.path, "update-ref", MAIN_BRANCH, commit)
-        assert list(read_versions_from_git(repository, set(), NOW)) == []  # somebody else's commit
+        assert list(read_versions_from_git(repository, set(), NOW)) == []  # a foreign commit
         commit = git(repository.path, *OWN, "commit-tree", outer, "-m", "x").strip()
         git(repository.path, "update-ref", MAIN_BRANCH, commit)
         with pytest.raises(StoreDamagedError, match=commit):

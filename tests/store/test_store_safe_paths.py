@@ -1,4 +1,4 @@
-"""Nothing below a safe folder is reached through a symlink."""
+"""A SafeFolder follows no symlink."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def victim(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def top(tmp_path: Path, victim: Path) -> Path:
-    """A folder with symlinks to a folder, to a file, to nothing, and to itself."""
+    """A folder with symlinks to a folder, to a file, to a missing target, and to itself."""
     folder = tmp_path / "top"
     (folder / "real" / "inner").mkdir(parents=True)
     (folder / "link").symlink_to(victim)

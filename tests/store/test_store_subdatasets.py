@@ -1,4 +1,4 @@
-"""Datasets with sub-datasets: cloned with DataLad and git, and told from git alone."""
+"""Datasets with subdatasets: clones by DataLad and git, and versions rebuilt from git."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import zstandard
 from neuromirror.model import DatasetRef, Document, load_snapshot_entry
 from neuromirror.store import (
     ANNEX_BRANCH,
+    HousekeepingPolicy,
     Store,
     StoreDamagedError,
     SuperdatasetMember,
@@ -20,7 +21,6 @@ from neuromirror.store import (
     run_housekeeping,
     update_superdataset,
 )
-from neuromirror.store.housekeeping import HousekeepingPolicy
 from support.store_publisher import Publisher, git, subdataset_of
 
 Serve = Callable[[Path], str]
@@ -39,7 +39,7 @@ def zarr_of(path: str) -> DatasetRef:
 
 @pytest.fixture
 def subdataset_publishers(store: Store) -> tuple[Publisher, dict[str, Publisher]]:
-    """A dataset with two parts and three states: a part comes, a part changes, a part goes."""
+    """A dataset with three states, in which a component is added, changed and removed."""
     whole = Publisher(store)
     parts = {path: Publisher(store, zarr_of(path)) for path in PATHS}
     one, two = (parts[path] for path in PATHS)
@@ -199,7 +199,7 @@ def test_housekeeping_keeps_subdatasets_and_their_superdatasets(
     store: Store, subdataset_publishers: tuple[Publisher, dict[str, Publisher]]
 ) -> None:
     whole, parts = subdataset_publishers
-    kept = list(run_housekeeping(store, rules=HousekeepingPolicy(max_packs=0, max_bytes=0)))
+    kept = list(run_housekeeping(store, policy=HousekeepingPolicy(max_packs=0, max_bytes=0)))
     assert {one.status for one in kept} <= {"ok", "notneeded"}
     assert len(kept) == 3
     for publisher in (whole, *parts.values()):

@@ -1,4 +1,4 @@
-"""Super-datasets, as git and DataLad see them."""
+"""Superdatasets in clones by git and DataLad."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""States with documents in folders, sub-datasets and files that are in the manifest only."""
+"""Random states with documents in folders, subdatasets, and files in the manifest only."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ IN_ZARR = [
 
 @dataclass(frozen=True)
 class DatasetState:
-    """A state, by the numbers of its contents; what has no room beside a part is left out."""
+    """A state, by numbers of contents; files whose path clashes with a subdataset are dropped."""
 
     files: Mapping[bytes, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
     documents: dict[bytes, int] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class DatasetState:
 
     @property
     def listed_files(self) -> list[SnapshotEntry]:
-        """Files and sub-datasets, sorted."""
+        """Files and subdatasets, sorted."""
         records = {
             name: record(name, content, urls or ((0,) if content % 4 == 3 else ()))
             for name, (content, urls) in self.files.items()
@@ -71,7 +71,7 @@ class DatasetState:
                 InlineComponent(path, f"s3://zarr/{n}/", f"{n:032}-{n}--{9 * n}", n, 9 * n)
                 for path, n in sorted(self.inline.items())
             ),
-            # in no order: the writers are to put them into one
+            # unsorted: the writers must sort them
             documents=tuple(
                 Document(path, b'{"n": %d}\n' % self.documents[path]) for path in taken[::-1]
             ),
@@ -85,13 +85,13 @@ class DatasetState:
 
 
 def subdataset(path: bytes, number: int) -> SnapshotEntry:
-    """A sub-dataset in the state with this number."""
+    """A subdataset in the state with this number."""
     state = hashlib.sha256(b"%d" % number).hexdigest()
     known = Subdataset(
         dataset_id=str(uuid.uuid5(uuid.NAMESPACE_URL, path.decode())),
         local_id=f"000001/{path.decode()}",
         commit=state[:40],
-        # a commit of another number may be of the same state
+        # two commits may have the same state
         state=f"sha256:{hashlib.sha256(b'%d' % (number // 2)).hexdigest()}",
         files=number + 100,
         bytes=number * 1000,

@@ -1,4 +1,4 @@
-"""States to mint, a repository to mint them into, and git's own answer to what they should be."""
+"""Mint states into a repository, and compute the expected trees with ``git fast-import``."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ info annex.largefiles=(largerthan=4MiB)
 provenance annex.largefiles=(largerthan=4MiB)
 zarr.json annex.largefiles=(largerthan=4MiB)
 """
-"""What ``.gitattributes`` is in every dataset."""
+"""The content of ``.gitattributes`` in every dataset."""
 
 QUOTED_PATHS = {b'a/q "z" #;.zarr': b'"a/q \\"z\\" #;.zarr"', b"new zarr": b'"new zarr"'}
-"""Places of sub-datasets as git's configuration must quote them."""
+"""Paths of subdatasets, and the same quoted in git's configuration syntax."""
 
 
 def git(repository: Path, *arguments: str, stdin: bytes = b"") -> bytes:
-    """What git printed; fails with git's words."""
+    """The output of a git command; fails with git's stderr."""
     done = subprocess.run(
         ["git", "-C", str(repository), *arguments], input=stdin, capture_output=True, check=False
     )
@@ -104,7 +104,7 @@ def bare_repository(path: Path) -> Path:
 
 
 def record(path: bytes, content: int, locations: Iterable[int] = (0,)) -> FileRecord:
-    """A file with the bytes of this number, of which upstream says now this, now that."""
+    """The record of a file with this content; the kind of digest depends on the number."""
     digest = hashlib.sha256(b"%d" % content).hexdigest()
     claims = [("sha256", digest), ("md5", digest[:32]), ("etag", f"{digest[:32]}-3")]
     kind = content % 4
@@ -126,7 +126,7 @@ def record(path: bytes, content: int, locations: Iterable[int] = (0,)) -> FileRe
 
 
 def placed_files(files: Mapping[bytes, FileRecord]) -> list[SnapshotEntry]:
-    """The files under their escaped names, sorted, as a proven listing has them."""
+    """The files under their escaped names, sorted, as in a validated listing."""
     paths = {name: git_path(name) for name in files}
     folders = {path[:end] for path in paths.values() for end, one in enumerate(path) if one == 47}
     placed = []
@@ -142,7 +142,7 @@ def header(
     kind: VersionKind = VersionKind.OBSERVED,
     remotes: tuple[WebRemote, ...] = (REMOTE,),
 ) -> SnapshotHeader:
-    """The header of the state with this number, a thousand seconds after the one before."""
+    """The header of a state; states are a thousand seconds apart."""
     moment = FIRST_TIME + timedelta(seconds=1000 * number)
     return SnapshotHeader(
         VersionRef(DATASET, "draft", kind, moment),
@@ -158,7 +158,7 @@ def timestamp(number: int) -> int:
 
 
 def add_pack(repository: Path, pack: Pack) -> None:
-    """Moves a pack into a repository."""
+    """Move a pack into a repository."""
     for path, end in ((pack.pack, "pack"), (pack.index, "idx")):
         path.rename(repository / "objects" / "pack" / f"{pack.name}.{end}")
 
@@ -173,7 +173,7 @@ def pack_ids(index: Path) -> list[str]:
 
 @dataclass
 class MintedRepository:
-    """A repository and what was minted into it so far."""
+    """A repository and the last state minted into it."""
 
     folder: Path
     repository: Path
@@ -190,7 +190,7 @@ class MintedRepository:
     def mint(
         self, number: int, files: list[SnapshotEntry], head: SnapshotHeader | None = None
     ) -> MintResult:
-        """Mints a state and gives it to the repository."""
+        """Mint a state into the repository."""
         parents = ParentCommits(self.commit, self.annex)
         snapshot = Snapshot(head or header(number), lambda: iter(files))
         return self._apply(
@@ -201,7 +201,7 @@ class MintedRepository:
     def mint_records(
         self, number: int, files: list[SnapshotEntry], head: SnapshotHeader | None = None
     ) -> MintResult:
-        """Mints a state from a file of records, as a visit does."""
+        """Mint a state from a file of records, as a visit does."""
         records = self.folder / "records"
         records.write_bytes(b"".join(dump_snapshot_entry(one) + b"\n" for one in files))
         snapshot = Snapshot.from_records(head or header(number), records)
@@ -214,7 +214,7 @@ class MintedRepository:
     def mint_delta(
         self, number: int, files: list[SnapshotEntry], head: SnapshotHeader | None = None
     ) -> MintResult:
-        """Mints a state from what changed since the last one."""
+        """Mint a state from the changes since the last one."""
         assert self.commit is not None
         assert self.manifest is not None
         assert self.last is not None
@@ -248,7 +248,7 @@ class MintedRepository:
 
 @dataclass
 class FastImportOracle:
-    """The same states written by ``git fast-import``; gives tree ids."""
+    """Writes the same states with ``git fast-import``."""
 
     repository: Path
     logs: dict[bytes, bytes] = field(default_factory=dict)
@@ -256,7 +256,7 @@ class FastImportOracle:
     def trees(
         self, number: int, files: list[SnapshotEntry], head: SnapshotHeader | None = None
     ) -> tuple[str, str]:
-        """The trees of ``main`` and ``git-annex`` after one more state."""
+        """Write a state; return the tree ids of ``main`` and ``git-annex``."""
         head = head or header(number)
         shown = [one for one in files if is_in_tree(one, head.form)]
         links = [one for one in shown if one.subdataset is None]
@@ -324,7 +324,7 @@ def is_in_tree(one: SnapshotEntry, form: str) -> bool:
 
 
 def gitmodules_section(placed: SnapshotEntry) -> bytes:
-    """What ``.gitmodules`` must hold of a sub-dataset; for names in VALUES, else plain ones."""
+    """The expected section of ``.gitmodules`` for a subdataset."""
     assert placed.subdataset is not None
     name, own = placed.git_path, placed.subdataset.dataset_id.encode()
     quoted = QUOTED_PATHS.get(name, b'"%s"' % name)
@@ -334,7 +334,7 @@ def gitmodules_section(placed: SnapshotEntry) -> bytes:
 
 
 def dataset_json(head: SnapshotHeader, files: list[SnapshotEntry]) -> bytes:
-    """What ``.neuromirror/dataset.json`` must hold."""
+    """The expected content of ``.neuromirror/dataset.json``."""
     evidence: dict[str, int] = {}
     parts: dict[str, object] = {}
     lines = b""

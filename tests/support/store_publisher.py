@@ -1,4 +1,4 @@
-"""States published in a store, children that are killed, and what tests of the store look at."""
+"""Publish states in a store, kill child processes at every step, and inspect repositories."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def dataset(number: int = 1) -> DatasetRef:
 
 
 def git(repository: Path, *arguments: str, stdin: str = "", check: bool = True) -> str:
-    """What git printed, to stdout and stderr, whatever hooks say; fails with git's words."""
+    """The output of a git command, stdout and stderr, without hooks; fails with git's stderr."""
     done = subprocess.run(
         ["git", "-C", str(repository), "-c", "core.hooksPath=/dev/null", *arguments],
         input=stdin,
@@ -78,13 +78,13 @@ def git_refs(repository: Path) -> dict[str, str]:
 
 
 def commits(repository: Path, count: int) -> list[str]:
-    """Empty commits, each other than the others."""
+    """Distinct commits of the empty tree."""
     tree = git(repository, "mktree").strip()
     return [git(repository, "commit-tree", tree, "-m", f"{n}").strip() for n in range(count)]
 
 
 def bare_repository(path: Path) -> Repository:
-    """A repository as the store makes them."""
+    """A new repository as in a store."""
     repository = Repository(path)
     repository.create()
     return repository
@@ -100,7 +100,7 @@ def placed_file(name: str, content: int) -> SnapshotEntry:
 
 @dataclass
 class Publisher:
-    """Mints states of one dataset and publishes them in the order a visit does."""
+    """Mints states of one dataset and publishes them as a visit does."""
 
     store: Store
     dataset: DatasetRef = field(default_factory=dataset)
@@ -147,7 +147,7 @@ class Publisher:
         form: str = "files",
         within: str = "",
     ) -> MintResult:
-        """Mints and publishes a state under a label."""
+        """Mint a state and publish it under a label."""
         own = [placed_file(name, content) for name, content in files.items()]
         listed = sorted([*own, *parts], key=lambda one: one.git_path)
         head = self.header(label, kind, title, documents, form)
@@ -179,7 +179,7 @@ class Publisher:
 
 
 def subdataset_of(publisher: Publisher, path: str) -> SnapshotEntry:
-    """What stands for a dataset's newest state in the tree of another."""
+    """The entry of a dataset's newest state in the listing of its superdataset."""
     one, newest = publisher.dataset, publisher.minted[-1]
     known = Subdataset(
         one.dataset_id, one.local_id, newest.commit, newest.state, newest.files, newest.bytes
@@ -188,7 +188,7 @@ def subdataset_of(publisher: Publisher, path: str) -> SnapshotEntry:
 
 
 def run_in_child(work: Callable[[], object], kill_at: int = 0) -> bool:
-    """Whether a child process, at work, was killed at one of its steps on disk.
+    """Run ``work`` in a child process; return whether it was killed at a step on disk.
 
     Steps are what Python's audit hooks tell of: files opened for writing, renames, links,
     removals, folders made. With ``kill_at`` 0 the child is left to end, and must end well.
@@ -228,7 +228,7 @@ def _writes(arguments: tuple[Any, ...]) -> bool:
 
 
 def kill_steps(prepare: Callable[[int], Callable[[], object]]) -> Iterator[int]:
-    """Yields after each kill, at the first step, at the second, … until the work gets done.
+    """Kill the work at its first step, its second, …; yield after each kill until it finishes.
 
     ``prepare`` sets the scene for a step and gives the work; the last yield is after work that
     was not disturbed.

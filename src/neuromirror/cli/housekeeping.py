@@ -50,7 +50,7 @@ def housekeeping_command(
     from datetime import timedelta
 
     from neuromirror.crawl.failure_log import name_from_alias, record_housekeeping
-    from neuromirror.store.housekeeping import HousekeepingPolicy, run_housekeeping
+    from neuromirror.store import HousekeepingPolicy, run_housekeeping
 
     store = settings.store()
     aliases = aliases_of(store, names) if names else None

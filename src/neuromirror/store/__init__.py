@@ -7,15 +7,11 @@ from neuromirror.store.errors import (
     StoreBusyError,
     StoreDamagedError,
 )
-from neuromirror.store.housekeeping import (
-    HousekeepingPolicy,
-    HousekeepingResult,
-    RepackError,
-    run_housekeeping,
-)
+from neuromirror.store.housekeeping import HousekeepingResult, run_housekeeping
 from neuromirror.store.locks import file_lock
 from neuromirror.store.records_from_git import read_records_from_git
 from neuromirror.store.ref_transaction import update_refs
+from neuromirror.store.repack import HousekeepingPolicy, RepackError
 from neuromirror.store.repository import (
     ANNEX_BRANCH,
     DRAFT_BRANCH,

@@ -169,7 +169,7 @@ def _record(path: bytes, key: str, urls: list[str], retention: Retention) -> Fil
     part_size = None
     if digest is not None and digest[0] == "etag":
         part_size = int(parts.name.rpartition("-")[2])
-    locations = sorted((_location(url) for url in urls), key=lambda place: place.kind != "s3")
+    locations = sorted((_location(url) for url in urls), key=lambda location: location.kind != "s3")
     return FileRecord(
         path=upstream_path(path),
         size=parts.size,

@@ -19,7 +19,7 @@ from neuromirror.store.errors import RefsMovedError, StoreBusyError
 
 DRAFT_PREFIX = "packed-refs.new-"
 
-# git ignores traits it does not know; "neuromirror" in a lock file tells who wrote it
+# git ignores unknown traits; "neuromirror" in a lock file identifies its writer
 _HEADER = b"# pack-refs with: peeled fully-peeled sorted neuromirror \n"
 
 
