@@ -1,18 +1,15 @@
-"""Get files with git-annex itself: ``git annex get --batch --json``."""
+"""Get the files of a clone with git-annex itself."""
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from neuromirror.net import redact
 from neuromirror.transfer.annex_clone import AnnexClone
+from neuromirror.transfer.git_annex_batch import GitAnnexBatch, failure_reason
 
 _JOBS: Final = 8
 _MISSING: Final = "only git-annex can get it, and git-annex is not installed; pip install git-annex"
@@ -58,77 +55,47 @@ def get_with_git_annex(
             yield file, _MISSING
         return
     waiting = {file.key: file for file in files}
-    with subprocess.Popen(
-        [
-            *("git", "annex", "get", "--batch", "-z", f"-J{min(jobs, _JOBS)}"),
-            *("--json", "--json-progress", "--json-error-messages"),
-        ],
-        cwd=clone.top,
-        env=clone.annex_environment(credentials=True),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        stderr_lines: list[bytes] = []
-        feeding = threading.Thread(target=_send_paths, args=(process, files))
-        listening = threading.Thread(target=_collect_stderr, args=(process, stderr_lines))
-        feeding.start()
-        listening.start()
-        try:
-            for key, record in _records(process, report_bytes):
-                if key in waiting:
-                    yield waiting.pop(key), None if record.get("success") else _reason(record)
-        finally:
-            if process.poll() is None and waiting:
-                process.terminate()
-            feeding.join()
-            listening.join()
-    lines = b"".join(stderr_lines).decode(errors="replace").split("\n")
-    last = next((line for line in reversed(lines) if line.strip()), "no error message")
+    environment = clone.annex_environment(credentials=True)
+    batch = GitAnnexBatch(
+        clone.top, environment, min(jobs, _JOBS), is_interactive=False, has_progress=True
+    )
+    sender = threading.Thread(target=_send, args=(batch, files))
+    sender.start()
+    is_complete = False
+    try:
+        for key, reply in _final_replies(batch, report_bytes):
+            if key in waiting:
+                failed = f"git annex get: {failure_reason(reply)}"
+                yield waiting.pop(key), None if reply.get("success") else failed
+        is_complete = True
+    finally:
+        if not is_complete:
+            batch.terminate()
+        sender.join()
+        stderr = batch.finish()
     for file in waiting.values():
-        why = f"git annex get failed: {redact(last.strip())}"
+        why = f"git annex get failed: {stderr or 'no error message'}"
         yield file, None if clone.find_object(file.key) else why
 
 
-def _send_paths(process: subprocess.Popen[bytes], files: Sequence[DelegatedFile]) -> None:
-    assert process.stdin is not None
-    # if git-annex has exited, its own error message is reported
-    with suppress(BrokenPipeError):
-        for file in files:
-            process.stdin.write(file.path + b"\0")
-    with suppress(BrokenPipeError):
-        process.stdin.close()
+def _send(batch: GitAnnexBatch, files: Sequence[DelegatedFile]) -> None:
+    batch.send(file.path for file in files)
+    batch.end_input()
 
 
-def _collect_stderr(process: subprocess.Popen[bytes], stderr_lines: list[bytes]) -> None:
-    assert process.stderr is not None
-    stderr_lines.extend(process.stderr)
-
-
-def _records(
-    process: subprocess.Popen[bytes], report_bytes: Callable[[str, int], None]
+def _final_replies(
+    batch: GitAnnexBatch, report_bytes: Callable[[str, int], None]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the final JSON records with their keys; report progress."""
-    assert process.stdout is not None
+    """Yield the final replies with their keys; report progress."""
     seen: dict[str, int] = {}
-    for line in process.stdout:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # git-annex prints an empty line for a file it has nothing to do for
-        action = record.get("action")
+    for reply in batch.replies():
+        if reply is None:
+            continue
+        action = reply.get("action")
         if isinstance(action, dict) and isinstance(action.get("key"), str):
             key = action["key"]
-            received = int(record.get("byte-progress") or 0)
+            received = int(reply.get("byte-progress") or 0)
             report_bytes(key, received - seen.get(key, 0))
             seen[key] = received
-        elif isinstance(record.get("key"), str):
-            yield record["key"], record
-
-
-def _reason(record: dict[str, Any]) -> str:
-    messages = [str(message).strip() for message in record.get("error-messages") or []]
-    note = str(record.get("note") or "").strip()
-    reasons = [message for message in messages if message] or ([note] if note else [])
-    # git-annex prints signed URLs with their signatures
-    return "git annex get: " + redact("; ".join(reasons) or "failed")
+        elif isinstance(reply.get("key"), str):
+            yield reply["key"], reply

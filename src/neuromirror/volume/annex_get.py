@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import weakref
 from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from neuromirror.annex import initialize
 from neuromirror.model import NeuromirrorError, is_secret
 from neuromirror.net import redact
+from neuromirror.transfer.git_annex_batch import GitAnnexBatch, failure_reason
 from neuromirror.volume.errors import INSTALL_COMMAND
 
 _JOBS: Final = 4
 """Blocks that git-annex gets at a time; each of its jobs starts a special remote of its own."""
 
-_COMMAND: Final = (
-    *("git-annex", "get", "--batch", "--json", "--json-error-messages"),
-    f"--jobs={_JOBS}",
-)
 _REPOSITORY_VARIABLES: Final = ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE")
-_MAX_STDERR_BYTES: Final = 2000
 _EXIT_TIMEOUT: Final = 10.0
 """Seconds that git-annex has to finish when nothing more is asked of it."""
 
@@ -108,14 +102,14 @@ def _prepare(folder: Path, environment: Mapping[str, str]) -> None:
 
 
 class _AnnexGetProcess:
-    """The process, and who waits for which file."""
+    """A git-annex process, and the futures of the files requested from it."""
 
     def __init__(self, folder: Path) -> None:
         self._lock = threading.Lock()
         self._waiting: dict[str, list[Future[str]]] = {}
         self._pending_replies = 0
+        self._stderr = ""
         self.has_exited = False
-        self._errors: IO[bytes] = tempfile.TemporaryFile(prefix="neuromirror-")  # noqa: SIM115
         # a notebook's environment may be in use without its programs being on PATH
         programs = os.pathsep.join([os.environ.get("PATH", os.defpath), str(_programs())])
         kept = {
@@ -123,18 +117,12 @@ class _AnnexGetProcess:
         }
         harmless = {name: text for name, text in kept.items() if not is_secret(name)}
         _prepare(folder, {**harmless, "PATH": programs})
-        self._process = subprocess.Popen(
-            _COMMAND,
-            cwd=folder,
-            env={**kept, "PATH": programs},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-        )
+        environment = {**kept, "PATH": programs}
+        self._batch = GitAnnexBatch(folder, environment, _JOBS, is_interactive=True)
         threading.Thread(target=self._read_replies, name="annex-get", daemon=True).start()
 
     def submit(self, path: str) -> Future[str]:
-        """What will be said of a file."""
+        """Request a file; return the future of the reason why it failed, empty if it did not."""
         answer: Future[str] = Future()
         with self._lock:
             if self.has_exited:
@@ -144,47 +132,38 @@ class _AnnexGetProcess:
             others.append(answer)
             if len(others) == 1:
                 self._pending_replies += 1
-                assert self._process.stdin is not None
-                with suppress(BrokenPipeError):  # then all that wait are told at its end
-                    self._process.stdin.write(os.fsencode(path) + b"\n")
-                    self._process.stdin.flush()
+                self._batch.send([os.fsencode(path)])
         return answer
 
     def stop(self) -> None:
-        """Asks nothing more; what is under way has a little time."""
-        with self._lock, suppress(OSError):
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-        try:
-            self._process.wait(_EXIT_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self._process.terminate()
-            self._process.wait()
+        """Let git-annex finish the requested files and exit; terminate it after a timeout."""
+        with self._lock:
+            if self.has_exited:
+                return
+            self._batch.end_input()
+        self._batch.stop(_EXIT_TIMEOUT)
 
     def _read_replies(self) -> None:
-        assert self._process.stdout is not None
         try:
-            for line in self._process.stdout:
-                answer = json.loads(line) if line.strip() else None
+            for answer in self._batch.replies():
                 with self._lock:
                     self._pending_replies -= 1
                     self._handle_reply(answer)
         finally:
-            self._process.wait()
+            stderr = self._batch.finish()
             with self._lock:
-                self.has_exited = True
+                self.has_exited, self._stderr = True, stderr
                 for path in list(self._waiting):
                     self._settle(path, self._exit_message())
-                self._errors.close()
 
     def _handle_reply(self, answer: dict[str, Any] | None) -> None:
-        """Passes an answer on.
+        """Resolve the future of a reply.
 
-        An empty line stands for a file of which there was nothing to do, and with several jobs does
-        not say which: those that are left once every question has its line are settled.
+        git-annex prints an empty line for a file with nothing to do, without naming the file: the
+        remaining futures are resolved once every request has a line.
         """
         if answer is not None:
-            self._settle(answer["input"][0], "" if answer["success"] else _error_message(answer))
+            self._settle(answer["input"][0], "" if answer["success"] else failure_reason(answer))
         if not self._pending_replies:
             for path in list(self._waiting):
                 self._settle(path, "")
@@ -194,19 +173,7 @@ class _AnnexGetProcess:
             one.set_result(why)
 
     def _exit_message(self) -> str:
-        stderr = ""
-        with suppress(ValueError):  # closed: it was told before
-            self._errors.seek(0)
-            stderr = redact(
-                " ".join(self._errors.read(_MAX_STDERR_BYTES).decode(errors="replace").split())
-            )
-        return f"git-annex ended without getting it: {stderr or 'it said nothing'}"
-
-
-def _error_message(answer: dict[str, Any]) -> str:
-    notes = [one for one in answer.get("note", "").splitlines() if not one.endswith("...")]
-    messages = [" ".join(one.split()) for one in [*answer.get("error-messages", []), *notes]]
-    return redact("; ".join(filter(None, messages))) or "it does not say why"
+        return f"git-annex exited before it got the file: {self._stderr or 'no error message'}"
 
 
 def _programs() -> Path:
