@@ -51,5 +51,5 @@ def test_impossible_box_is_refused_with_a_message(session: BrowserSession, value
     page.locator("form:has(input[name=x1])").evaluate("one => { one.noValidate = true; }")
     session.expected = 400
     session.follow(page.get_by_role("button", name="Cut out"))
-    assert "No cut-out" in session.page.get_by_role("alert").inner_text()
+    assert "Cutout not possible" in session.page.get_by_role("alert").inner_text()
     assert page.locator('input[name="x1"]').is_visible()

@@ -194,8 +194,8 @@ def test_errors_are_problem_json(site: RunningCatalogue) -> None:
 
 def test_unknown_parameter_is_refused_with_a_message(site: RunningCatalogue) -> None:
     for path, says in (
-        ("/datasets?limt=5", "it takes q, mirror, limit, after"),
-        ("/mirrors?limit=5", "it takes none"),
+        ("/datasets?limt=5", "q, mirror, limit, after"),
+        ("/mirrors?limit=5", "'limit'"),
         ("/datasets?limit=5&limit=6", "once is enough"),
         ("/datasets?limit=%D9%A3", "whole number"),
         ("/datasets?after=AAAA", "'next' of the page before"),

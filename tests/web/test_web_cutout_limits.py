@@ -38,8 +38,8 @@ from support.volume_archives import EM, VolumeArchives, cutout_path
         (cutout_path(EM, 0, "0:10,0:10,0:20"), "and z is 0:20"),
         (cutout_path(EM, 0, "10:10,0:10,12:20"), "is empty"),
         (cutout_path(EM, 0, "-5:10,0:10,12:20"), "not wholly"),
-        (cutout_path(EM, 0, "a:10,0:10,12:20"), "x0 is a whole number of voxels, not 'a'"),
-        (cutout_path(EM, 0, "0:10,0:10,12:99999999999999999999"), "z1 is a whole number"),
+        (cutout_path(EM, 0, "a:10,0:10,12:20"), "not 'a'"),
+        (cutout_path(EM, 0, "0:10,0:10,12:99999999999999999999"), "z1 must be a whole number"),
         (cutout_path(EM, 7, "0:10,0:10,12:20"), "has no level '7', only 0, 1, 2"),
         (cutout_path(EM, 0, "0:10,0:10,12:20", format="jpeg"), "tiff or png, not 'jpeg'"),
         (cutout_path(EM, 0, "0:10,0:10,12:20", t=0), "has no time axis"),
@@ -75,11 +75,11 @@ def test_the_form_sends_what_can_be_cut_and_keeps_what_was_sent(
 @pytest.mark.parametrize(
     ("fault", "options", "status", "says"),
     [
-        ("status", {"status": 503}, 503, "upstream is busy (503)"),
-        ("status", {"status": 429}, 503, "upstream is busy (429)"),
-        ("status", {"status": 404}, 502, "upstream answered 404"),
-        ("zeros", {}, 502, "is not what was mirrored"),
-        ("html", {}, 502, "refused"),
+        ("status", {"status": 503}, 503, "(HTTP 503)"),
+        ("status", {"status": 429}, 503, "(HTTP 429)"),
+        ("status", {"status": 404}, 502, "HTTP 404"),
+        ("zeros", {}, 502, "block "),
+        ("html", {}, 502, "block "),
     ],
 )
 def test_upstream_failure_is_explained(
@@ -106,7 +106,7 @@ def test_what_only_a_token_opens_stays_closed_though_the_operator_has_one(
     try:
         with run_catalogue(quiet_volumes.mirror_harness.store) as site:
             text = site.text(cutout_path(EM, 2, "0:10,0:10,12:13"), 403)
-            assert "only to those who have a token" in text
+            assert "token" in text
             assert site.get(f"/slice/{EM}@latest.png").status_code == 403
     finally:
         quiet_volumes.boss.set_public(TISSUE, True)
@@ -126,7 +126,7 @@ def test_third_concurrent_cutout_is_refused_with_503(
             time.sleep(0.02)
         third = volume_site.get(cutout_path(EM, 2, "0:10,0:10,70:71"))
         assert (third.status_code, third.headers["retry-after"]) == (503, "30")
-        assert "2 cut-outs are made at a time" in visible_text(third.text)
+        assert "in half a minute" in visible_text(third.text)
         assert quiet_volumes.count_voxel_requests() == 2
         assert volume_site.get(f"/volume/{EM}@latest").status_code == 200
         fault.clear()
@@ -183,7 +183,7 @@ def test_cutouts_being_sent_are_limited(quiet_volumes: VolumeArchives) -> None:
         region = plan_cutout(cutouts.describe(row), "2", ((0, 4), (0, 4), (12, 13)))
         kind = CUTOUT_FORMATS["tiff"](region.region)
         files = [await cutouts.cut(row, region, kind) for _ in range(MAX_SENDING)]
-        with pytest.raises(CutoutFailedError, match="others are under way") as caught:
+        with pytest.raises(CutoutFailedError, match="half a minute") as caught:
             await cutouts.cut(row, region, kind)
         assert caught.value.status == 503
         cutouts.finish_sending()
@@ -206,10 +206,10 @@ def test_cutout_timeout_frees_its_slot(
         kind = CUTOUT_FORMATS["tiff"](region.region)
         with quiet_volumes.boss.fault("slow", path="/cutout/", delay=0.2, chunk=512):
             for _ in range(MAX_CONCURRENT + 1):
-                with pytest.raises(CutoutFailedError, match="took longer") as caught:
+                with pytest.raises(CutoutFailedError, match="longer than") as caught:
                     await cutouts.cut(row, region, kind)
                 assert caught.value.status == 504
-            with pytest.raises(CutoutFailedError, match="took longer"):
+            with pytest.raises(CutoutFailedError, match="longer than"):
                 await cutouts.picture(row, of, middle_plane(of))
             known = cutouts.cached_picture(row.commit)
             assert isinstance(known, CutoutFailedError)

@@ -80,15 +80,15 @@ def test_timeline_marks_published_observed_and_latest(
         assert sorted(set(kinds)) == ["observed", "published"]
         for kind, item in items:
             assert kind in visible_text(item)
-        (latest,) = [kind for kind, item in items if "what “latest” means" in item]
+        (latest,) = [kind for kind, item in items if '<span class="badge mark">' in item]
         assert latest == "published"
         newest = visible_text(items[0][1])
         assert "+ 1 added" in newest
         assert "all by MD5" in newest
-        assert "kept by version" in newest
+        assert "versioned" in newest
         diff = next(one for one in links(items[0][1]) if one.startswith("/diff?"))
         assert "b.txt" in site.text(diff)
-        assert "the first" in visible_text(items[-1][1])
+        assert "first version" in visible_text(items[-1][1])
 
 
 def test_a_version_in_which_only_a_sub_dataset_differs_says_so(
@@ -102,8 +102,8 @@ def test_a_version_in_which_only_a_sub_dataset_differs_says_so(
     box.sync()
     with run_catalogue(box.store) as site:
         text = site.text("/dataset/box:imaged")
-        assert "1 sub-dataset differs · compare" in text
-        assert "no file differs" not in text
+        assert "1 subdataset changed · compare" in text
+        assert "no file changed" not in text
 
 
 def test_each_of_hundreds_of_versions_is_listed_once(
@@ -162,10 +162,10 @@ def test_a_citation_names_upstream_before_the_state(site: RunningCatalogue) -> N
 
 def test_derivation_is_listed_in_both_directions(catalogue: RunningCatalogue) -> None:
     raw, made_of = catalogue.page("/dataset/box:raw"), catalogue.page("/dataset/box:sorted")
-    assert re.search(r"was derived from .*elsewhere \(not mirrored here\)", visible_text(made_of))
+    assert re.search(r"was derived from: .*elsewhere \(not mirrored here\)", visible_text(made_of))
     label = catalogue.api("/datasets/box:raw")["newest"]
     assert f"/dataset/box:raw@{label}" in links(made_of)
-    assert "It was used to make box:sorted@" in visible_text(raw)
+    assert "Derived from this dataset: box:sorted@" in visible_text(raw)
 
 
 def test_search_engines_read_what_they_need(site: RunningCatalogue) -> None:

@@ -33,9 +33,9 @@ def test_failures_are_on_the_status_page_and_in_the_api_until_they_are_over(
         ]
         page = site.text("/mirrors")
         assert "list box since" in page
-        assert "Nothing is amiss" not in page
+        assert "No problems" not in page
         assert "/srv/secret" not in page
         log.record_success("list", "box")
         log.record_success("backup")
         assert failures(site) == []
-        assert "Nothing is amiss" in site.text("/mirrors")
+        assert "No problems" in site.text("/mirrors")

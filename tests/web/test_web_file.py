@@ -95,7 +95,7 @@ def test_the_past_of_a_path_leads_to_what_it_held(catalogue: RunningCatalogue) -
     page = catalogue.page(f"/file/box:one@{second}?path=a.txt")
     spans = [one for one in links(page) if one.startswith("/file/box:one@")]
     assert {one.split("@")[1].split("?")[0] for one in spans} == {first, second}
-    assert visible_text(page).count("these bytes") >= 1
+    assert visible_text(page).count("this content") >= 1
     assert "6 B" in catalogue.text(f"/file/box:one@{second}?path=a.txt")
     # where it is no more, the page says where it was
     error = catalogue.page(f"/file/box:one@{gone}?path=a.txt", 404)
@@ -117,7 +117,7 @@ def test_each_location_shows_its_last_probe(
     box: ScriptedHarness, catalogue: RunningCatalogue
 ) -> None:
     page = "/file/box:two@latest?path=deep/copy.txt"
-    assert "not asked yet" in catalogue.text(page)
+    assert "not probed yet" in catalogue.text(page)
     assert any("curl" in one for one in commands(catalogue.page(page)))
     with box.index() as index:
         row = index.resolve("box:two")

@@ -65,11 +65,11 @@ def test_growth_chart_marks_published_and_observed() -> None:
 
 
 def test_unprobed_version_is_not_called_verified() -> None:
-    assert verification_label(None) == "not counted"
-    assert verification_label(ProbeSummary(3, 0, 0, 0, None)) == "no date yet"
-    assert verification_label(ProbeSummary(3, 3, 0, 0, None)) == "no date; hashed when mirrored"
-    assert verification_label(ProbeSummary(3, 2, 0, 3, None)) == "no date yet"
-    assert verification_label(ProbeSummary(0, 0, 0, 0, None)) == "no date yet"
+    assert verification_label(None) == "too many files"
+    assert verification_label(ProbeSummary(3, 0, 0, 0, None)) == "not yet"
+    assert verification_label(ProbeSummary(3, 3, 0, 0, None)) == "hashed when mirrored"
+    assert verification_label(ProbeSummary(3, 2, 0, 3, None)) == "not yet"
+    assert verification_label(ProbeSummary(0, 0, 0, 0, None)) == "not yet"
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,8 @@ def test_without_an_index_pages_say_so_and_come_back_with_it(
             assert int(reply.headers["retry-after"]) > 0
             assert str(box.folder) not in reply.text
         text = visible_text(site.get("/").text)
-        assert "Not just now" in text
-        assert "Clones go on working" in text
+        assert "Temporarily unavailable" in text
+        assert "Cloning is not affected" in text
         assert site.get("/alias/box--one/HEAD").status_code == 200
         away.rename(path)
         _each(site, 200)

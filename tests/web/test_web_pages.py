@@ -33,7 +33,7 @@ def test_search_leads_to_dataset_file_and_back(site: RunningCatalogue) -> None:
     file = next(one for one in links(site.page(folder)) if one.startswith("/file/"))
     text = site.text(file)
     assert "SHA-256" in text
-    assert "Where its bytes can be had" in text
+    assert "Locations" in text
     digest = re.search(r"sha256 ([0-9a-f]{64})", text)
     assert digest is not None
     found = site.get(f"/?q={digest[1]}")
@@ -112,7 +112,7 @@ def test_upstream_text_is_shown_and_never_run(box: ScriptedHarness, source: Scri
 def test_an_empty_catalogue_says_how_to_begin(box: ScriptedHarness) -> None:
     box.sync()
     with run_catalogue(box.store) as site:
-        assert "Nothing is mirrored here yet" in site.text("/") or "0 datasets" in site.text("/")
+        assert "neuromirror sync" in site.text("/") or "0 datasets" in site.text("/")
         assert site.api("/datasets") == {"datasets": [], "next": None}
         assert site.get("/feed.atom").status_code == 200
 

@@ -44,7 +44,7 @@ def search_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCat
 def test_result_shows_the_match_and_links_the_file(search_site: RunningCatalogue) -> None:
     page = search_site.page("/?q=yutamouse41")
     text = visible_text(page)
-    assert "3 datasets with this word" in text
+    assert "3 datasets matching this term" in text
     assert "Found in title" in text
     assert "Found in subject: YutaMouse41" in text
     assert f"In the path of a file: {_YUTA}" in text
@@ -59,13 +59,13 @@ def test_result_shows_the_match_and_links_the_file(search_site: RunningCatalogue
 def test_terms_may_match_title_and_path(search_site: RunningCatalogue) -> None:
     text = search_site.text("/?q=third+ecephys")
     assert "Found in title" in text
-    assert "with “ecephys” in their path" in text
-    assert "Nothing found" in search_site.text("/?q=imaging+ecephys")
+    assert "with “ecephys” in their paths" in text
+    assert "No results" in search_site.text("/?q=imaging+ecephys")
 
 
 def test_results_come_in_pages_and_by_archive(search_site: RunningCatalogue) -> None:
     first = search_site.page("/?q=many")
-    assert "60 datasets with this word" in visible_text(first)
+    assert "60 datasets matching this term" in visible_text(first)
     pages = [first]
     while more := [one for one in links(pages[-1]) if f"page={len(pages) + 1}" in one]:
         pages.append(search_site.page(more[0]))
@@ -73,7 +73,7 @@ def test_results_come_in_pages_and_by_archive(search_site: RunningCatalogue) -> 
     names = [one for one in links("".join(pages)) if one.startswith("/dataset/box:many")]
     assert len(set(names)) == 60
     assert "60 datasets of box" in search_site.text("/?q=many&mirror=box")
-    assert "Nothing more" in search_site.text("/?q=many&page=9")
+    assert "No more results" in search_site.text("/?q=many&page=9")
     assert "no mirror" in search_site.text("/?q=many&mirror=other", 404)
 
 
@@ -92,9 +92,9 @@ def test_a_mirror_is_listed_by_name_in_pages(search_site: RunningCatalogue) -> N
 def test_nothing_found_is_a_page_that_helps(search_site: RunningCatalogue) -> None:
     page = search_site.page("/?q=spikse+imaging")
     text = visible_text(page)
-    assert "Nothing found" in text
+    assert "No results" in text
     assert "Did you mean spikes imaging ?" in text
-    assert "imaging alone: 1 dataset" in text
+    assert "imaging : 1 dataset" in text
     assert "spikse: none" in text
     assert "sha256:" in text
     assert "/find" in links(page)
@@ -135,9 +135,9 @@ def test_bytes_are_found_with_all_that_is_known_of_them(site: RunningCatalogue) 
     assert file["path"] in text
     assert any(one.startswith("/file/demo:000001@") for one in links(page))
     nothing = site.text("/find?checksum=" + "0" * 64)
-    assert "No mirrored version has them" in nothing
+    assert "No mirrored version has this content" in nothing
     assert "etag:" in nothing
-    assert "A checksum is one of these" in site.text("/find")
+    assert "Accepted checksums" in site.text("/find")
     assert "not a checksum" in site.text("/find?checksum=xyz", 400)
 
 
@@ -146,9 +146,9 @@ def test_front_page_shows_search_scope_and_status(site: RunningCatalogue) -> Non
     text = visible_text(reply.text)
     for term in ("titles", "subjects", "species", "modalities", "projects", "paths", "checksum"):
         assert term in text
-    assert "nothing failing and nothing held" in text or "a look:" in text
+    assert "no failures and no holds" in text or "attention:" in text
     assert "/mirrors" in links(reply.text)
-    assert "Recorded last" in text
+    assert "Recent versions" in text
     assert len(gzip.compress(reply.content)) < 60_000
     new = [one for one in links(reply.text) if re.match(r"/dataset/demo:[^@]+@", one)]
     assert len({one.partition("@")[0] for one in new}) == len(new) > 3
@@ -164,7 +164,7 @@ def test_the_front_page_says_what_fails_and_what_is_held(
     box.sync()
     with run_catalogue(box.store) as site:
         text = site.text("/")
-        assert "1 mirror needs a look: 1 listing waits for an operator" in text
+        assert "1 mirror needs attention: 1 listing is held" in text
         assert "1 held" in text
 
 
@@ -208,7 +208,7 @@ def test_the_front_page_of_many_versions_names_each_dataset_once(
     with run_catalogue(box.store) as site:
         text = site.text("/")
     assert text.count("box:past@") == 1
-    assert f"and {versions - 1} other versions of it lately" in text
+    assert f"and {versions - 1} other versions of this dataset" in text
 
 
 def test_a_dataset_that_is_not_shown_is_not_led_to(
@@ -218,8 +218,8 @@ def test_a_dataset_that_is_not_shown_is_not_led_to(
         parts = [row.name for row in index.datasets() if row.within]
     for name in parts[:1]:
         assert _leads(site, name) == f"/dataset/{name}"
-    assert "Nothing found" in site.text("/?q=000099")
+    assert "No results" in site.text("/?q=000099")
 
 
 def test_invisible_characters_are_ignored_in_search(search_site: RunningCatalogue) -> None:
-    assert "3 datasets with this word" in search_site.text("/?q=%E2%80%8Byutamouse41")
+    assert "3 datasets matching this term" in search_site.text("/?q=%E2%80%8Byutamouse41")

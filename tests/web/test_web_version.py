@@ -94,9 +94,7 @@ def test_filter_finds_files_in_all_folders(catalogue: RunningCatalogue) -> None:
         seen |= set(re.findall(r">(deep/\d{4}/x\.txt)</a>", page))
         path = next((one for one in links(page) if "start=" in one), "")
     assert len(seen) == 450
-    assert "No file’s path has “nowhere”" in catalogue.text(
-        "/dataset/box:large@latest?match=nowhere"
-    )
+    assert "No file with “nowhere”" in catalogue.text("/dataset/box:large@latest?match=nowhere")
 
 
 def test_sha256sum_takes_the_list_of_checksums_whatever_the_names(
@@ -116,7 +114,7 @@ def test_sha256sum_takes_the_list_of_checksums_whatever_the_names(
     assert re.search(
         r"^# no sha256 is known, but md5:[0-9a-f]{32}: without\.bin$", response.text, re.M
     )
-    assert "# not in the list: 1 file without a sha256" in response.text
+    assert "# not listed: 1 file without a sha256" in response.text
     (tmp_path / "-begins.txt").write_bytes(b"other")
     result = subprocess.run(
         command, cwd=tmp_path, input=response.content, capture_output=True, check=False
@@ -128,10 +126,10 @@ def test_the_list_of_a_long_version_is_whole(catalogue: RunningCatalogue) -> Non
     lines = catalogue.page("/checksums/box:long@latest").splitlines()
     names = {one.rpartition(": ")[2] for one in lines if one.startswith("# no sha256")}
     assert names == {f"{number}.txt" for number in range(5100)}
-    assert lines[-1] == "# not in the list: 5,100 files without a sha256"
+    assert lines[-1] == "# not listed: 5,100 files without a sha256"
     # and a sub-dataset is named, since its files have a list of their own
     text = catalogue.page("/checksums/box:imaged@latest")
-    assert "# a sub-dataset, which has a list of its own: sub/brain.ome.zarr\n" in text
+    assert "# subdataset with its own list: sub/brain.ome.zarr\n" in text
 
 
 def test_the_manifest_is_of_the_state_that_the_page_names(catalogue: RunningCatalogue) -> None:
@@ -159,16 +157,16 @@ def test_badge_shows_only_the_last_probe(box: ScriptedHarness, catalogue: Runnin
 
     state = catalogue.api("/datasets/box:asked@latest")["state"].removeprefix("sha256:")
     assert badge_label().endswith(state[:12])
-    assert badge_label("?show=verified") == "verified on: no date yet"
-    assert "No place was asked yet" in catalogue.text("/dataset/box:asked@latest")
+    assert badge_label("?show=verified") == "verified on: not yet"
+    assert "No location was probed yet" in catalogue.text("/dataset/box:asked@latest")
     record_probe("ok", "a.txt", "2026-03-01T00:00:00+00:00")
-    assert badge_label("?show=verified") == "verified on: 2026-03-01 · 1 of 2 files offered"
+    assert badge_label("?show=verified") == "verified on: 2026-03-01 · 1 of 2 files available"
     record_probe("ok", "b.txt", "2026-04-01T00:00:00+00:00")
-    assert badge_label("?show=verified") == "verified on: 2026-03-01 · all 2 files offered"
+    assert badge_label("?show=verified") == "verified on: 2026-03-01 · all 2 files available"
     text = catalogue.text("/dataset/box:asked@latest")
-    assert "2 of 2 files have a place that said it still has them" in text
+    assert "2 of 2 files have an available location" in text
     record_probe("not-found", "a.txt", "2026-05-01T00:00:00+00:00")
-    assert badge_label("?show=verified") == "verified on: 2026-04-01 · 1 of 2 files offered"
+    assert badge_label("?show=verified") == "verified on: 2026-04-01 · 1 of 2 files available"
     assert catalogue.get("/badge/box:asked@latest.svg?show=x").status_code == 400
 
 
