@@ -87,7 +87,7 @@ def start_session(browser: Browser) -> Iterator[SessionFactory]:
 
 @pytest.fixture
 def session(start_session: SessionFactory, site: BrowserSite) -> BrowserSession:
-    """A person at a desk."""
+    """A browser session on a desktop screen."""
     return start_session(site)
 
 

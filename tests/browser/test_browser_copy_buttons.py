@@ -1,4 +1,4 @@
-"""What is copied from a page, and that it works as pasted."""
+"""Copy buttons: the copied commands work when pasted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_each_button_copies_what_stands_beside_it(
         button.click()
         box.get_by_text("Copied").wait_for()
         assert walk.page.evaluate("navigator.clipboard.readText()") == text
-    assert len(names) == boxes.count(), "a screen reader tells the buttons apart"
+    assert len(names) == boxes.count(), "button labels are not distinct"
 
 
 def test_without_clipboard_the_text_is_selected_and_announced(

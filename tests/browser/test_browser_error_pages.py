@@ -1,4 +1,4 @@
-"""What is odd, missing, held or gone is shown with sense, and upstream's text never runs."""
+"""Unusual, missing, held and removed datasets have useful pages; upstream text never runs."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_an_empty_catalogue_says_how_to_begin(
 
 @contextmanager
 def rebuilding(at: BrowserSite) -> Iterator[None]:
-    """The index is made anew, again and again, until the end of the block."""
+    """Rebuild the index repeatedly during the block."""
     done, made = threading.Event(), list[int]()
 
     def work() -> None:
@@ -132,7 +132,7 @@ def test_without_an_index_the_page_says_so_and_comes_back(
             one.unlink(missing_ok=True)
         walk.open("/mirrors", 503)
         assert "index" in walk.text
-        assert str(path.parent) not in walk.text, "paths of the machine are nobody's business"
+        assert str(path.parent) not in walk.text, "a local path is shown"
         rebuild_index(found.mirror_harness.store, path)
         assert walk.page.reload() is not None
         assert "lab" in walk.text

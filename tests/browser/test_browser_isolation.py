@@ -1,4 +1,4 @@
-"""The browser of these tests: it notices what is wrong, reaches nobody else, and leaves nothing."""
+"""The test browser reports errors, contacts no other host, and leaves no files behind."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_the_browser_and_its_driver_end_and_live_in_a_home_of_their_own(
 
 
 def _is_browser(one: psutil.Process) -> bool:
-    """Whether it is the browser itself: its parts are told of no surroundings."""
+    """Whether a process is the browser itself; its child processes have no environment."""
     argv = one.cmdline()
     return "--disable-quic" in argv and not any(argument.startswith("--type=") for argument in argv)
 

@@ -71,4 +71,4 @@ def test_a_copy_button_answers_to_enter_and_says_so(
     status = walk.page.evaluate(
         "[...document.querySelectorAll('[aria-live], [role=status]')].map(one => one.textContent)"
     )
-    assert any("copied" in one.lower() for one in status), "nobody tells those who do not see it"
+    assert any("copied" in one.lower() for one in status), "no status for screen readers"

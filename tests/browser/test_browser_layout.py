@@ -15,7 +15,7 @@ _SPILT = """() => [...document.querySelectorAll('body *')].filter(one => {
         if (['auto', 'scroll', 'hidden'].includes(getComputedStyle(up).overflowX)) return false;
     return true;
 }).slice(0, 3).map(one => one.outerHTML.slice(0, 200))"""
-"""What reaches beyond the right edge and is not in a box that scrolls by itself."""
+"""Elements that exceed the right edge outside of scrollable boxes."""
 
 _COLOURS = """() => ['body', 'h1', 'main a', 'pre', 'button', 'footer'].map(where => {
     const one = document.querySelector(where), style = getComputedStyle(one);
@@ -34,7 +34,7 @@ _MOVES = """() => [...document.querySelectorAll('*')].filter(one => {
 
 
 def spilt(walk: BrowserSession) -> list[str]:
-    """What does not fit into the page's width."""
+    """Return elements that do not fit the width of the page."""
     found: list[str] = walk.page.evaluate(_SPILT)
     # a phone shows a page that is too wide as a whole, and smaller: innerWidth is as wide then
     page = "document.documentElement"

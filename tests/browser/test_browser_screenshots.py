@@ -37,7 +37,7 @@ _HOURS = """() => {
             found, (_, gap, colon, seconds) => '2024-06-03'
                 + (gap ? `${gap}09${colon}30` : '') + (seconds ? `${colon}00` : ''));
 }"""
-"""What was done today was done at one and the same time."""
+"""Replace times of today by a fixed time."""
 
 _COMPLETE = """() => Promise.all([document.fonts.ready, ...[...document.images].map(one => {
     one.loading = 'eager';
@@ -55,7 +55,7 @@ class Picture:
 
     name: str
     kind: str
-    screen: str = "desk"
+    screen: str = "desktop"
     scheme: str = "light"
     since: str = ""
     tall: int = 1400

@@ -17,7 +17,7 @@ FOLDER = SHARED.rpartition("/")[0]
 TITLE = "Sharp-wave ripples during rest and sleep (demo)"
 
 
-def way(walk: BrowserSession, site: BrowserSite) -> Iterator[Locator]:
+def journey_links(walk: BrowserSession, site: BrowserSite) -> Iterator[Locator]:
     """What leads on from page to page, from what was found to another dataset's file."""
     version = f"/dataset/{RELEASED}@{labels(site, RELEASED)[-1]}"
     for address in (
@@ -33,7 +33,7 @@ def way(walk: BrowserSession, site: BrowserSite) -> Iterator[Locator]:
 @pytest.mark.parametrize(
     "how",
     [{}, {"viewport": PHONE, "has_touch": True}, {"java_script_enabled": False}],
-    ids=["desk", "phone", "without-scripts"],
+    ids=["desktop", "phone", "without-scripts"],
 )
 def test_search_leads_to_dataset_version_file_and_occurrences(
     start_session: SessionFactory, site: BrowserSite, how: dict[str, Any]
@@ -44,7 +44,7 @@ def test_search_leads_to_dataset_version_file_and_occurrences(
     search.fill("ripples sleep")
     with walk.page.expect_navigation():
         search.press("Enter")
-    for link in way(walk, site):
+    for link in journey_links(walk, site):
         walk.follow(link)
         headings.append(walk.heading)
     assert headings[0] == TITLE
@@ -60,7 +60,7 @@ def test_walk_works_with_the_keyboard_only(session: BrowserSession, site: Browse
     session.tab_to(session.page.get_by_role("searchbox").first)
     session.page.keyboard.type("ripples sleep")
     session.enter()
-    for link in way(session, site):
+    for link in journey_links(session, site):
         session.tab_to(link)
         session.enter()
     assert session.path.startswith(f"/file/{SHARING}@")

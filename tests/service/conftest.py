@@ -1,4 +1,4 @@
-"""A store beside a demo archive, and a desk that workers of it can come to."""
+"""Fixtures: a store with a demo archive, and a write server for workers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def mirror_harness(demo: DemoArchive, tmp_path: Path) -> MirrorHarness:
 
 @pytest.fixture
 def job_harness(mirror_harness: MirrorHarness) -> Iterator[JobHarness]:
-    """A desk over the place's store, with its schedule."""
+    """A write server of the mirror's store, with its schedule."""
     with open_job_harness(mirror_harness) as running:
         yield running
 

@@ -1,4 +1,4 @@
-"""Backups of the index: made while it is written, looked over, put back and caught up."""
+"""Backups of the index: made during writes, verified, restored and brought up to date."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_damaged_copy_is_passed_over_for_an_older_one(
 
 
 @pytest.mark.parametrize("name", ["index.sqlite", "index.sqlite-journal", "backup.json"])
-def test_a_pipe_in_a_copy_keeps_nobody_waiting(
+def test_a_pipe_in_a_backup_does_not_block(
     copied_mirror_harness: MirrorHarness, tmp_path: Path, name: str
 ) -> None:
     store, kept = copied_mirror_harness.store, tmp_path / "kept"

@@ -27,7 +27,7 @@ PAGES = ("--catalogue", "127.0.0.1:0", "--executor", "threads")
 
 
 def catalogue_url(service: ServiceProcess, times: int = 1) -> str:
-    """The address of the catalogue, once it answered so many times anew."""
+    """Return the URL of the catalogue after its start number ``times``."""
     found: str = service.wait(lambda: service.find_events("catalogue started")[times - 1 :])[0][
         "message"
     ]
@@ -35,7 +35,7 @@ def catalogue_url(service: ServiceProcess, times: int = 1) -> str:
 
 
 def catalogue_pid(service: ServiceProcess) -> int:
-    """The catalogue's process: jobs are done in threads here."""
+    """Return the process id of the catalogue; jobs run in threads here."""
     named = {one: Path("/proc", str(one), "cmdline").read_bytes() for one in service.children()}
     (found,) = [one for one, command in named.items() if b"--supervised" in command]
     return found
@@ -228,7 +228,7 @@ def test_it_ends_with_the_service_however_that_ends(
     with running_service(copied_mirror_harness, *PAGES, first="pass") as service:
         address = catalogue_url(service)
         process = catalogue_pid(service)
-        # somebody who never comes to the end of a question
+        # a client that never finishes its request
         port = int(address.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port)) as slow:
             slow.sendall(b"GET / HTTP/1.1\r\n")

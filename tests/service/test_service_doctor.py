@@ -1,4 +1,4 @@
-"""The doctor: what is well is ok, and what is not is said with what to do."""
+"""The doctor reports problems together with advice."""
 
 from __future__ import annotations
 

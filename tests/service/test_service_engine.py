@@ -71,7 +71,7 @@ def test_what_changed_upstream_is_found_with_the_next_list(
         demo.add_file("000001", "sub-9/sub-9_new.nwb", content=b"new")
         harness.clock.now += 2 * HOUR
         done = harness.settle()
-        # super-datasets may be due, too, and be done first
+        # superdatasets may be due as well, and run first
         assert done.index("listing") < done.index("visit")
         result = harness.take_results()["demo:000001"]
         assert result.versions
@@ -133,7 +133,7 @@ def test_a_job_that_dies_is_a_failed_visit_and_the_others_go_on(
         one, two, three = manual_executor.names
         manual_executor.fail(one, WorkerLostError("the worker died of a bullet"))
         manual_executor.fail(two, ValueError("a bug"))
-        manual_executor.fail(three, WriteServerLostError("nobody there"))
+        manual_executor.fail(three, WriteServerLostError("lost"))
         harness.service.tick()
         heard = harness.take_results()
         assert heard[one].message == "the worker died of a bullet"
@@ -345,7 +345,7 @@ def test_a_job_taken_over_by_another_owner_is_not_recorded_twice(
         manual_executor.run("demo")
         harness.service.tick()
         (name,) = manual_executor.names
-        # this machine slept, and somebody came to help
+        # this machine was suspended, and another one took over
         far = harness.clock.now + 1000
         token = harness.job_harness.schedule.claim(name, "a sync", far, 60)
         assert token is not None

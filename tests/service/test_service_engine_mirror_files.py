@@ -153,7 +153,7 @@ def _untitled(content: str) -> str:
 
 
 def sync(mirror_harness: MirrorHarness, *names: str) -> list[dict[str, str]]:
-    """What a sync of another process says."""
+    """Return the results of a sync in another process."""
     program = [sys.executable, "-m", "neuromirror", "--json", "sync", *names]
     folders = {
         "NEUROMIRROR_MIRRORS": str(mirror_harness.mirrors),

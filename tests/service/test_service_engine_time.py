@@ -20,7 +20,7 @@ from support.service_harness import DAY, HOUR, ManualClock, ManualExecutor, open
 
 
 def dead_owner() -> str:
-    """The owner that a process names that is dead by now."""
+    """Return the lease owner of a process that has exited."""
     program = "from neuromirror.service.leases import lease_owner; print(lease_owner('serve'))"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -97,7 +97,7 @@ def test_what_another_program_has_visited_is_not_due_any_more(
 
 
 @pytest.mark.parametrize("days", [1, 365])
-@pytest.mark.parametrize("restarts", [False, True], ids=["running", "started-anew"])
+@pytest.mark.parametrize("restarts", [False, True], ids=["running", "restarted"])
 def test_a_clock_that_is_set_back_does_no_harm(
     mirror_harness: MirrorHarness, demo: DemoArchive, restarts: bool, days: int
 ) -> None:

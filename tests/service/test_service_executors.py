@@ -51,7 +51,7 @@ def worker_pair() -> Iterator[Executor]:
 
 
 def run_jobs(executor: Executor, job_harness: JobHarness, *jobs: Job) -> list[JobReport]:
-    """What came of jobs that were all submitted at once; their leases are given back."""
+    """Submit all jobs at once, return their reports, and release their leases."""
     running = [executor.submit(run_job, job_harness.job_context(), job) for job in jobs]
     try:
         return [one.result() for one in running]

@@ -121,7 +121,7 @@ def cluster(started: Cluster) -> Cluster:
 
 @contextmanager
 def remote_job_harness(mirror_harness: MirrorHarness, cluster: Cluster) -> Iterator[JobHarness]:
-    """A desk where workers on other machines reach it."""
+    """A write server that remote workers can reach."""
     store = mirror_harness.store
     with (
         open_recorder(store, store.index_path) as recorder,
@@ -203,7 +203,7 @@ def test_a_job_on_dask_has_limits_and_its_errors_come_as_they_are(cluster: Clust
 
 
 def test_leaving_dask_ends_jobs_and_leaves_nothing_at_the_workers(cluster: Cluster) -> None:
-    pid_file = cluster.folder / "told"
+    pid_file = cluster.folder / "pid"
     with dask_executor(cluster.address, grace=0.2) as executor:
         command = f"echo $$ $PPID > {pid_file}; exec sleep 300"
         hangs = executor.submit(subprocess.run, ["sh", "-c", command])
@@ -256,7 +256,7 @@ def test_a_worker_that_sees_another_folder_at_the_store_path_does_nothing(
     with pytest.raises(ConfigurationError, match=r"gone is not the folder "):
         executor.submit(run_job, elsewhere, job_harness.job("visit", "demo:000001")).result()
     other = Store.open(mirror_harness.folder.with_name("other"), create=True)
-    # as on a machine that has a store of its own there: nobody holds its lock
+    # as on a machine with another store at this path: its lock is free
     call = PickledCall(
         "a ticket",
         run_job,

@@ -30,7 +30,7 @@ class Shut(Executor):
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         if self.shut:
-            raise RuntimeError("no room")
+            raise RuntimeError("no memory")
         return self._pool.submit(fn, *args, **kwargs)
 
 

@@ -97,7 +97,7 @@ def test_what_is_released_while_it_is_visited_is_visited_once_more(
         future, function, args = manual_executor.take(NAME)
         report = function(*args)
         clock.now += 1
-        # what the command does, by the service's clock
+        # as the command does, with the clock of the service
         release_hold(harness.job_harness.recorder, found)
         harness.job_harness.schedule.make_due(NAME, clock.now)
         clock.now += 1

@@ -1,4 +1,4 @@
-"""What a service does beside its visits: chores at their times, and what is under embargo."""
+"""Scheduling of housekeeping tasks, and embargoed datasets of a service."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def log(mirror_harness: MirrorHarness) -> Iterator[FailureLog]:
 
 
 class RecordedTasks:
-    """Chores that count, and fail if they are told to."""
+    """Return tasks that count their runs and fail on request."""
 
     def __init__(self) -> None:
         self.done: list[str] = []

@@ -1,4 +1,4 @@
-"""Chores: slices that go on where the last one stopped, and looks that find what is broken."""
+"""Housekeeping tasks: slices continue where the last one stopped, and checks find damage."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_results(mirror_harness: MirrorHarness, **options: object) -> list[Chec
 
 
 def broken(mirror_harness: MirrorHarness) -> dict[tuple[str, str], str]:
-    """What is broken, by what and name."""
+    """Return messages of failed checks by subject and name."""
     return {
         (one.subject, one.name): one.message
         for one in check_results(mirror_harness)
@@ -180,7 +180,7 @@ def test_a_bit_that_turned_in_the_journal_is_found_and_named(
     commit = version(copied_mirror_harness).commit.encode()
     path.write_bytes(content.replace(b'{"annex_commit"', b'{"annex_commiu"', 1))
     assert list(broken(copied_mirror_harness)) == [("journal", "journal")]
-    # what is JSON as before is known by what git and the index say
+    # valid JSON with other content is detected by comparison with git and the index
     path.write_bytes(content.replace(commit, commit[:-1] + (b"1" if commit[-1:] == b"0" else b"0")))
     assert {("git", "demo:000002"), ("index", "demo:000002")} <= set(broken(copied_mirror_harness))
     path.write_bytes(content[:-5])
@@ -263,7 +263,7 @@ def test_damage_found_in_a_slice_fails_the_task_until_it_is_repaired(
     with pytest.raises(HousekeepingError, match="demo:000002"):
         run_task(copied_mirror_harness, "integrity", seconds=1e-6)
     path.write_bytes(whole)
-    assert check_results(copied_mirror_harness, wanted={"demo--000002"})
+    assert check_results(copied_mirror_harness, selected={"demo--000002"})
     assert "items intact" in run_task(copied_mirror_harness, "integrity", seconds=1e-6)
 
 
@@ -278,7 +278,7 @@ def test_a_git_timeout_is_reported_and_the_slice_continues(
     assert IntegrityState.load(copied_mirror_harness.store).damage == {}
 
 
-# --- the other chores
+# --- other tasks
 
 
 def test_housekeeping_goes_on_where_the_last_slice_stopped(
@@ -326,7 +326,7 @@ def test_the_audit_task_checks_each_location_once_per_interval(
         for urls in one.found.values()
     )
     assert checked == count
-    # the index that is made anew knows it, too
+    # a rebuilt index has it too
     store = copied_mirror_harness.store
     with Index.open_readonly(store.index_path) as index:
         before = list(index.dump())
@@ -354,7 +354,7 @@ def test_a_service_that_ends_does_not_wait_for_a_slice(
     assert summaries["integrity"].startswith("1 items intact")
     assert summaries["housekeeping"].startswith("1 repositories")
     assert summaries["audit"].startswith("1 locations probed")
-    # what was asked before it ended is known
+    # probes before the end are recorded
     assert copied_mirror_harness.entries(LocationsChecked)
 
 

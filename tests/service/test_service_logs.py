@@ -19,7 +19,7 @@ CANARY = "c4n4ry-0f-a-t0ken"
 
 @pytest.fixture
 def mirrors(tmp_path: Path) -> dict[str, Mirror]:
-    """A mirror whose options name a variable by which nobody would know that it holds a secret."""
+    """A mirror whose options name a secret variable with an inconspicuous name."""
     path = tmp_path / "demo.toml"
     path.write_text(
         'source = "dandi"\n[options]\napi = "https://api.example.org/api"\n'

@@ -114,10 +114,10 @@ def test_how_far_behind_a_mirror_is_comes_from_the_schedule(
     schedule.put(
         [
             TaskRow("demo", "demo", due=NOW - 7, ended=NOW - 3600, failures=2),
-            row(1, due=None, fingerprint="f"),  # the overview tells of it
+            row(1, due=None, fingerprint="f"),  # the list has its fingerprint
             row(2, due=NOW + 400),
             row(3, due=NOW - 50),
-            row(4, due=NOW - 90),  # somebody is at it
+            row(4, due=NOW - 90),  # being visited
             row(5, due=NOW - 20, ended=None),
             row(6, due=NOW + 400, failures=1),
             row(7, due=NOW - 9999, disabled=True, failures=3),
@@ -128,8 +128,8 @@ def test_how_far_behind_a_mirror_is_comes_from_the_schedule(
             TaskRow("superdatasets demo", failures=2),
         ]
     )
-    assert schedule.claim("demo:4", "somebody", NOW, 60) == 1
-    assert schedule.claim("demo:2", "somebody dead", NOW - 100, 60) == 1
+    assert schedule.claim("demo:4", "worker", NOW, 60) == 1
+    assert schedule.claim("demo:2", "exited", NOW - 100, 60) == 1
     found = read(metrics)
     assert found["neuromirror_queue_length{mirror=demo}"] == 3
     assert found["neuromirror_oldest_due_age_seconds{mirror=demo}"] == 50

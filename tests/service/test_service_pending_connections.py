@@ -1,4 +1,4 @@
-"""Peers that connect and do not ask: they hold nothing for long, and keep nobody out."""
+"""Silent clients are disconnected and do not block others."""
 
 from __future__ import annotations
 

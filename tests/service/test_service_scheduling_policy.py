@@ -64,7 +64,7 @@ def _row(fingerprint: str | None = None, name: str = "volumes:one", **more: obje
     return replace(row, **more)  # type: ignore[arg-type]
 
 
-# --- what only a visit can tell
+# --- datasets without fingerprints
 
 
 @given(bounds=all_bounds, outcome=outcomes, spacing=some.floats(0, 1e8), now=moments, took=spans)
@@ -122,7 +122,7 @@ def test_one_left_to_settle_comes_back_soon_and_later_each_time() -> None:
     assert row_after_visit(row, "changed", NOW, 1, BOUNDS).spacing == 6 * HOUR
 
 
-# --- what the overview tells of
+# --- datasets with fingerprints in the list
 
 
 @given(outcome=some.sampled_from(["changed", "unchanged", "held"]), bounds=all_bounds)
@@ -141,7 +141,7 @@ def test_a_dataset_with_a_fingerprint_waits_for_the_overview(
 
 
 def test_a_change_during_a_visit_is_due_with_the_next_listing() -> None:
-    # the list was read while the visit of "a" was under way, and the row has "b" by now
+    # the list was read while the visit of "a" was in progress, and the row has "b" now
     row = row_after_visit(_row("b"), "changed", NOW, 60, BOUNDS)
     row = row_after_listing(
         row, _task(fingerprint="b", last=_last("full", "a")), NOW + HOUR, BOUNDS
@@ -380,7 +380,7 @@ def test_a_clock_that_was_ahead_puts_nothing_off_for_ever(
     )
     assert mirror.due is not None
     assert mirror.due <= NOW + 1.101 * max(bounds.listing, 4 * HOUR)
-    # nor what the list says: anew, or once more
+    # nor does the content of the list, new or unchanged
     for listed_fingerprint in ("c", fingerprint):
         last = _last("full", fingerprint or "", 3)
         relisted = row_after_listing(

@@ -38,7 +38,7 @@ FAILING = ("000001", "000002", "000003", "000005", "000007")
 
 
 class LeakingArchive(ThreadingHTTPServer):
-    """Stands before an archive, and tells each token that it is sent wherever it can."""
+    """A proxy that repeats received tokens in all parts of its responses."""
 
     daemon_threads = True
 
@@ -194,7 +194,7 @@ def test_no_token_is_in_logs_figures_health_index_or_git(
     }
     with running(tmp_path, environment) as service:
         address = str(service.wait_for("health server started")["message"]).split("/")[2]
-        # somebody writes a token where its variable's name belongs, and one into an address
+        # an operator writes a token instead of its variable's name, and another into a URL
         bad = [*lines[:2], f'api = "http://someone:{SECRET}@{leaking_archive.here}/api"']
         (mirrors / "bad-address.toml").write_text("\n".join(bad))
         (mirrors / "bad-name.toml").write_text(

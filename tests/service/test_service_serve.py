@@ -1,4 +1,4 @@
-"""``neuromirror serve`` as a process: killed, told to end, started twice, started by cron."""
+"""``neuromirror serve`` as a process: killed, stopped, started twice, started by cron."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_it_serves_metrics_and_reloads_mirror_files(
         file.write_text(f"{right}\n[schedule]\nlist_minutes = 30\n", "utf-8")
         service.wait_for("mirror changed")
         service.wait(lambda: len(service.find_events("visited", dataset="demo:000001")) > 1)
-        # the super-datasets follow
+        # the superdatasets follow
         service.wait_for("superdatasets updated", outcome="changed")
         assert service.send_signal(signal.SIGTERM) == 0
     assert service.other_lines == []

@@ -1,4 +1,4 @@
-"""What systemd is told, at a socket like systemd's."""
+"""Notifications to systemd, received at a socket like systemd's."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def test_the_watchdog_is_fed_while_the_loop_turns_and_starves_when_it_hangs(
 
 
 def _receive_all(listening: socket.socket) -> None:
-    # some may have been on their way
+    # some may have been sent already
     listening.settimeout(1)
     for _ in range(500):
         try:
             listening.recv(64)
         except TimeoutError:
             return
-    pytest.fail("the watchdog is told on and on")
+    pytest.fail("the watchdog is still notified")
 
 
 @pytest.mark.parametrize(

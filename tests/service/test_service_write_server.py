@@ -1,4 +1,4 @@
-"""Jobs: what workers do by way of the desk is what a sync does by itself."""
+"""Workers that use the write server produce the same store as a sync."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from support.mirror_harness import MirrorHarness
 
 
 def _all_visited(job_harness: JobHarness, *, far: bool) -> list[str]:
-    """Reads the list, visits what is due, brings on the super-datasets; gives what was visited."""
+    """Read the list, visit due datasets, update the superdatasets; return the visited names."""
     listed = job_harness.run_job("listing", "demo", far=far)
     names = [task.hint.dataset.local_id for task in listed.due]
     for task in listed.due:
@@ -47,13 +47,13 @@ def test_jobs_of_workers_make_what_a_sync_makes(
     other = MirrorHarness(mirror_harness.mirrors, mirror_harness.folder.with_name("by-sync"))
     other.sync()
     assert _states(mirror_harness) == _states(other)
-    # one waits for its sha256, which only another visit can tell
+    # one file has no sha256 yet, which needs another visit
     assert _all_visited(job_harness, far=far) == ["000004"]
     mirror_harness.fsck()
 
 
 def _states(mirror_harness: MirrorHarness) -> dict[str, str]:
-    """All refs of published versions, and the trees of the others: their commits tell the time."""
+    """Return refs of published versions, and trees of others: their commits have times."""
     return {name: sha for name, sha in mirror_harness.refs().items() if "/published" in name}
 
 
@@ -94,7 +94,7 @@ def test_a_client_without_the_key_is_rejected(job_harness: JobHarness) -> None:
     address = WriteServerAddress(job_harness.write_server.address.socket_address, b"a guess")
     with pytest.raises(WriteServerLostError):
         RemoteRecorder(address, job_harness.lease("demo"), None)
-    # the desk goes on
+    # the write server continues
     assert job_harness.run_job("visit", "demo:000001").results[0].status == "ok"
 
 
@@ -111,11 +111,11 @@ def test_queries_go_to_a_rebuilt_index(job_harness: JobHarness) -> None:
         job_harness.mirror_harness.store, job_harness.mirror_harness.store.index_path
     ) as another:
         moment = "2024-03-01T00:00:00+00:00"
-        another.record(EventRaised("demo", "000001", "incident", "told elsewhere", moment))
+        another.record(EventRaised("demo", "000001", "incident", "recorded elsewhere", moment))
     far = RemoteRecorder(job_harness.write_server.address, job_harness.lease("demo"), None)
     messages = far.ask(lambda index: [one.message for one in index.events("demo:000001")])
     far.close()
-    assert "told elsewhere" in messages
+    assert "recorded elsewhere" in messages
 
 
 def test_remote_clients_can_query_the_index_and_nothing_else(job_harness: JobHarness) -> None:

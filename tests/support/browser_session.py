@@ -119,7 +119,7 @@ class BrowserSession:
 
     @property
     def text(self) -> str:
-        """What the page says, as it is shown."""
+        """The visible text of the page."""
         return self.page.locator("body").inner_text()
 
     @property
@@ -150,7 +150,7 @@ class BrowserSession:
             self.page.keyboard.press(key)
 
     def focused(self) -> dict[str, Any]:
-        """What has the focus: ``tag``, ``name``, whether it can be ``seen`` that it has it."""
+        """The focused element: ``tag``, ``name``, and whether the focus is visible (``seen``)."""
         found: dict[str, Any] = self.page.evaluate(_FOCUSED)
         return found
 

@@ -1,4 +1,4 @@
-"""What the browser sees: a store with something of every kind, and its catalogue on loopback."""
+"""The site of browser tests: a store with all kinds of pages, and its catalogue on loopback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A desk over a store, and jobs for workers that come to it."""
+"""A write server over a store, and jobs for its workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.mirror_harness import MirrorHarness
 
 @dataclass
 class JobHarness:
-    """What a service has around its workers."""
+    """The objects that workers of a service need."""
 
     mirror_harness: MirrorHarness
     schedule: Schedule

@@ -38,7 +38,7 @@ class RunningCatalogue:
         return reply.text
 
     def text(self, path: str, status: int = 200) -> str:
-        """What a page says, without its tags."""
+        """Return the text of a page without its tags."""
         return visible_text(self.page(path, status))
 
     def api(self, path: str, status: int = 200) -> Any:

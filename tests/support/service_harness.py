@@ -36,7 +36,7 @@ class ManualClock:
 
 @dataclass
 class RecordingObserver:
-    """What a service told its metrics."""
+    """Records the events that a service reports to its metrics."""
 
     jobs: list[tuple[str, str, str]] = field(default_factory=list)
     ticks: list[float] = field(default_factory=list)
@@ -101,7 +101,7 @@ class ServiceHarness:
         return found
 
     def settle(self, seconds: float = 600) -> list[str]:
-        """Ticks until nothing is under way or due; gives what was done, by kind and name."""
+        """Tick until no job is running or due; return the finished jobs."""
         before, until = len(self.observer.jobs), time.monotonic() + seconds
         self.service.wakeup.set()
         while self.service.tick() or not self.service.is_idle:

@@ -1,4 +1,4 @@
-"""Services as processes: what they log, and whether they are there."""
+"""Services as processes: their log events and child processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PROGRAM = "import sys; {first}; from neuromirror.cli import main; sys.exit(main
 
 
 class ServiceProcess:
-    """A service that runs, and the events that it has logged so far."""
+    """A running service and the events that it has logged so far."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -53,27 +53,27 @@ class ServiceProcess:
         return found
 
     def send_signal(self, number: int, seconds: float = 600) -> int:
-        """Sends a signal, and gives the exit code."""
+        """Send a signal and return the exit code."""
         self.process.send_signal(number)
         code = self.process.wait(seconds)
         self._reading.join(600)
         return code
 
     def wait_until_gone(self, processes: list[int], seconds: float = 600) -> None:
-        """Until none of them is there any more."""
+        """Wait until none of the processes is running."""
         until = time.monotonic() + seconds
         while any(_is_running(one) for one in processes):
             assert time.monotonic() < until, "workers outlive their service"
             time.sleep(0.05)
 
     def children(self) -> list[int]:
-        """The processes that it started."""
+        """Return the ids of its child processes."""
         tasks = Path("/proc", str(self.process.pid), "task").glob("*/children")
         return [int(one) for path in tasks for one in path.read_text().split()]
 
 
 def _is_running(process: int) -> bool:
-    """Whether a process is there, and not only waiting to be noticed by its parent."""
+    """Whether a process is running and not a zombie."""
     try:
         state = Path("/proc", str(process), "stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -93,7 +93,7 @@ def environment(mirror_harness: MirrorHarness) -> dict[str, str]:
 def running_service(
     mirror_harness: MirrorHarness, *options: str, first: str = "pass"
 ) -> Iterator[ServiceProcess]:
-    """A service until the end of the block; ``first`` is done before it begins."""
+    """Run a service during the block; ``first`` are Python statements to execute before."""
     command = [sys.executable, "-c", _PROGRAM.format(first=first)]
     with subprocess.Popen(
         [*command, "serve", "--log-json", *options],
@@ -111,7 +111,7 @@ def running_service(
 
 
 def serve_once(mirror_harness: MirrorHarness, *options: str, code: int = 0) -> list[dict[str, Any]]:
-    """What ``serve --once`` prints."""
+    """Return the JSON output of ``serve --once``."""
     done = subprocess.run(
         [sys.executable, "-m", "neuromirror", "--json", "serve", "--once", *options],
         env=environment(mirror_harness),

@@ -196,10 +196,10 @@ def test_unknown_parameter_is_refused_with_a_message(site: RunningCatalogue) -> 
     for path, says in (
         ("/datasets?limt=5", "q, mirror, limit, after"),
         ("/mirrors?limit=5", "'limit'"),
-        ("/datasets?limit=5&limit=6", "once is enough"),
+        ("/datasets?limit=5&limit=6", "2 times"),
         ("/datasets?limit=%D9%A3", "whole number"),
-        ("/datasets?after=AAAA", "'next' of the page before"),
-        ("/datasets?after=%C3%A9", "'next' of the page before"),
+        ("/datasets?after=AAAA", "'next'"),
+        ("/datasets?after=%C3%A9", "'next'"),
         ("/datasets/demo:000001@draft/citation?format=poem", "text or bibtex"),
         ("/diff?a=demo:000001&b=demo:000002@draft", "<dataset>@<label>"),
         ("/find?checksum=", "empty"),

@@ -25,7 +25,7 @@ from neuromirror_demo.boss import ACTIVITY, CELLS, TISSUE
 from support.running_catalogue import RunningCatalogue, run_catalogue, visible_text
 from support.volume_archives import EM, VolumeArchives, cutout_path
 
-# --- what is not given
+# --- refused cutouts
 
 
 @pytest.mark.parametrize(

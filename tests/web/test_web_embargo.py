@@ -64,7 +64,7 @@ def embargo_site(empty_archive: DemoArchive, tmp_path: Path) -> Iterator[Embargo
 
 
 def replies(beside: EmbargoSite, name: str, local_id: str, terms: list[str]) -> dict[str, Answer]:
-    """What is answered to each address that names a dataset, or something of it."""
+    """Return the responses of all URLs that name the dataset or a part of it."""
     found = {}
     for template in [*_PAGES, *_APIS]:
         for term in [name, local_id, *terms]:

@@ -127,7 +127,7 @@ def test_each_location_shows_its_last_probe(
         recorder.record(LocationsChecked("box", "two", {"not-found": urls[:1]}, at))
     text = catalogue.text(page)
     assert "not found 2026-03-01 12:00 UTC" in text
-    # what is gone is not what the page would have one fetch
+    # an unavailable location is not offered for download
     assert not any(urls[0] in one for one in commands(catalogue.page(page)))
 
 

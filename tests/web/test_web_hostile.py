@@ -1,4 +1,4 @@
-"""Names that break things: asked for in every address, and as the names of real files."""
+"""Hostile names in all URLs, and as the names of real files."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ _APIS = [
 
 @dataclass
 class Answer:
-    """What came back for an address."""
+    """The response to a request."""
 
     status: int
     kind: str
@@ -100,7 +100,7 @@ class Answer:
 
 
 def get_unnormalized(address: str, path: str) -> Answer:
-    """An address as it stands: nothing is put right before it is sent."""
+    """A request target that is sent without normalization."""
     where = urlsplit(address)
     connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=60)
     try:
@@ -112,7 +112,7 @@ def get_unnormalized(address: str, path: str) -> Answer:
 
 
 def check(answer: Answer, path: str, store: Path) -> None:
-    """It is no defect, runs nothing, plays no tricks, and tells nothing of the machine."""
+    """Assert that a response is no server error, runs no script, and reveals no local details."""
     assert answer.status < 500, (path, answer.status, answer.body[-800:])
     for private in (str(store), "site-packages", "Traceback", ".sqlite", "/src/neuromirror"):
         if private not in path:

@@ -1,4 +1,4 @@
-"""An index that is made anew, or is not there, while the catalogue runs."""
+"""An index that is rebuilt or missing while the catalogue runs."""
 
 from __future__ import annotations
 

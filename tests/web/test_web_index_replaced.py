@@ -1,4 +1,4 @@
-"""An index that another one has replaced is read by nobody any more: takedown, rebuild, restore."""
+"""A replaced index is no longer read after a takedown, rebuild or restore."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def copied_harness(demo_harness: MirrorHarness, tmp_path: Path) -> MirrorHarness
     return MirrorHarness(demo_harness.mirrors, tmp_path / "store")
 
 
-def withdraw(place: MirrorHarness) -> None:
-    store = place.store
+def withdraw(harness: MirrorHarness) -> None:
+    store = harness.store
     with open_recorder(store, store.index_path) as recorder:
-        list(take_down(store, recorder, NAME, "asked for", "me", load_mirrors(place.mirrors)))
+        list(take_down(store, recorder, NAME, "asked for", "me", load_mirrors(harness.mirrors)))
 
 
-def secrets(place: MirrorHarness) -> tuple[str, str]:
+def secrets(harness: MirrorHarness) -> tuple[str, str]:
     """The title and a key that the dataset alone has."""
-    with place.index() as index:
+    with harness.index() as index:
         dataset = index.dataset(NAME)
         others = {
             file.key
@@ -98,7 +98,7 @@ def replies(site: RunningCatalogue, *more: str) -> dict[str, list[requests.Respo
 
 
 def leaking_paths(site: RunningCatalogue, secret_texts: tuple[str, str]) -> set[str]:
-    """The surfaces that tell of a title or a key."""
+    """URLs whose responses contain a title or a key."""
     found = replies(
         site, f"/find?checksum={secret_texts[1]}", f"/api/v1/find?checksum={secret_texts[1]}"
     )
@@ -201,13 +201,13 @@ from pathlib import Path
 from neuromirror.index import Index, VisitorIndex
 path = Path(sys.argv[1])
 index, visitor = Index.open_readonly(path), VisitorIndex(path, lambda made: None)
-def told(index):
+def titles(index):
     return index._row("SELECT uri FROM mirrors")[0]
-print(told(index), visitor.connection().execute("SELECT uri FROM mirrors").fetchone()[0])
+print(titles(index), visitor.connection().execute("SELECT uri FROM mirrors").fetchone()[0])
 sys.stdout.flush(); sys.stdin.readline()
 if index.replaced:
     index = Index.open_readonly(path)
-print(told(index), visitor.connection().execute("SELECT uri FROM mirrors").fetchone()[0])
+print(titles(index), visitor.connection().execute("SELECT uri FROM mirrors").fetchone()[0])
 """
 
 

@@ -1,4 +1,4 @@
-"""What the catalogue's process writes: nothing of those who ask, and never more than is read."""
+"""The log of the catalogue: no data about clients, and no blocking on a full pipe."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ _CHECKS = [
 
 _PATHS = [one.path for one in OPERATIONS]
 
-# the same examples on every run, none kept on disk: what fails here must fail for everybody
+# the same examples on every run, none kept on disk: so that failures are reproducible
 _bounded = settings(
     max_examples=15,
     deadline=None,
@@ -52,7 +52,7 @@ _bounded = settings(
 
 @pytest.fixture(scope="module")
 def openapi_schema(site: RunningCatalogue) -> Any:
-    """The description, in which no reply may have anything that it does not tell of."""
+    """The OpenAPI document with additional properties forbidden."""
     document = site.api("/openapi.json")
     for schema in document["components"]["schemas"].values():
         schema["additionalProperties"] = False
@@ -60,7 +60,7 @@ def openapi_schema(site: RunningCatalogue) -> Any:
 
 
 class KnownValues:
-    """What the catalogue really has, in the words of the API's parameters."""
+    """Existing values for the parameters of the API."""
 
     def __init__(self, site: RunningCatalogue) -> None:
         self.names = [one["name"] for one in site.api("/datasets")["datasets"]]

@@ -99,7 +99,7 @@ def test_a_program_is_refused_with_a_problem(demo_harness: MirrorHarness) -> Non
         assert refused.headers["content-type"] == "application/problem+json"
         assert int(refused.headers["retry-after"]) >= 1
         assert (refused.json()["status"], refused.json()["type"]) == (429, "about:blank")
-        # what was answered a moment ago costs nothing
+        # cached responses do not count
         assert site.get("/api/v1/search?q=a").status_code == 200
 
 
@@ -134,7 +134,7 @@ def test_a_client_of_ipv6_is_its_network_and_a_mapped_address_is_that_of_ipv4() 
     assert client_key(scope_of("2001:db8:1:2::1")) != client_key(scope_of("2001:db8:1:3::1"))
     assert client_key(scope_of("fe80::1%eth0")) == client_key(scope_of("fe80::2%eth1"))
     assert client_key(scope_of("::ffff:198.51.100.1")) == client_key(scope_of("198.51.100.1"))
-    # a proxy's word that is no address: whatever it is, it is one client
+    # a value from a proxy that is no address counts as one client
     assert client_key(scope_of("x" * 60_000)) == client_key(scope_of("unix:")) == "unknown"
 
 
@@ -430,7 +430,7 @@ def test_cutout_stops_when_its_client_disconnects(quiet_volumes: VolumeArchives)
                 stack.enter_context(requested(site, cutout_path(EM, 0, box)))
             eventually(lambda: quiet_volumes.count_voxel_requests() >= 2)
         eventually(lambda: site.get(cutout_path(EM, 2, "0:10,0:10,70:71")).ok)
-        # each has 27 blocks, or more; none had them all when there was room for another
+        # each has 27 blocks, or more; none had all of them when the next one started
         assert quiet_volumes.count_voxel_requests() < 27
 
 

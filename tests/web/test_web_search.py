@@ -24,7 +24,7 @@ def search_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCat
     source = ScriptedSource()
     for name, title, attributes, path in (
         ("titled-1", "Spikes of YutaMouse41", (), "a.nwb"),
-        ("told-2", "Imaging", (("subject", "YutaMouse41"),), "b.nwb"),
+        ("titled-2", "Imaging", (("subject", "YutaMouse41"),), "b.nwb"),
         ("within-3", "Third", (), _YUTA),
     ):
         source.scripted_datasets[name] = ScriptedDataset(

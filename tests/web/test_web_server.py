@@ -54,7 +54,7 @@ def large(demo_harness: MirrorHarness) -> Iterator[tuple[str, bytes]]:
 
 @contextmanager
 def connected(site: RunningCatalogue, *lines: str) -> Iterator[socket.socket]:
-    """A connection, with some lines of a request sent on it."""
+    """Open a connection and send some lines of a request."""
     where = urlsplit(site.address)
     assert where.hostname is not None
     with socket.create_connection((where.hostname, where.port or 80), timeout=60) as made:
@@ -268,11 +268,11 @@ def test_cached_page_depends_on_the_host(site: RunningCatalogue) -> None:
         assert f"ria+http://{host}" in site.get(page, headers={"Host": host}).text
 
 
-# --- what is kept
+# --- response cache
 
 
 def reply(kept: ResponseCache, key: str, body: bytes, **start: Any) -> list[bytes]:
-    """What is sent under a key, if ``body`` is what would be made for it."""
+    """Return the response for a key if ``body`` would be produced."""
     sent: list[bytes] = []
 
     async def send(message: Any) -> None:
@@ -351,7 +351,7 @@ def test_what_is_kept_is_bounded_however_small_or_large_it_is() -> None:
         for number in range(500):
             reply(kept, f"{size} {number}", b"x" * size)
             assert kept.bytes <= 1 << 20
-    assert reply(kept, "10000 0", b"anew")[-1] == b"anew"
+    assert reply(kept, "10000 0", b"new")[-1] == b"new"
 
 
 def test_who_says_who_they_are_or_what_they_have_gets_a_reply_of_their_own() -> None:
@@ -474,7 +474,7 @@ def read_to_the_end(made: socket.socket) -> int:
 def test_half_a_request_is_not_waited_for(lines: list[str]) -> None:
     with short_timeouts() as site, connected(site, *lines) as made:
         for sign in b"X-Slow: 1":
-            # a sign of life now and then is not enough
+            # occasional bytes are not enough
             with suppress(ConnectionError):
                 made.sendall(bytes([sign]))
             time.sleep(0.1)

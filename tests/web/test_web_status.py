@@ -112,7 +112,7 @@ def test_of_a_dataset_that_was_taken_down_only_that_is_shown(
     box.sync()
     commit = box.refs()["box--secret refs/heads/main"]
     command = [sys.executable, "-m", "neuromirror", "--store", str(box.folder), "takedown"]
-    # no mirror file names the scripted source, so that its super-dataset stays as it was
+    # no mirror file names the scripted source, so that its superdataset stays unchanged
     subprocess.run([*command, "box:secret", "--reason", "asked by its owner"], check=False)
     with run_catalogue(box.store) as site:
         text = site.text("/dataset/box:secret", 410)

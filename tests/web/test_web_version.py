@@ -127,7 +127,7 @@ def test_the_list_of_a_long_version_is_whole(catalogue: RunningCatalogue) -> Non
     names = {one.rpartition(": ")[2] for one in lines if one.startswith("# no sha256")}
     assert names == {f"{number}.txt" for number in range(5100)}
     assert lines[-1] == "# not listed: 5,100 files without a sha256"
-    # and a sub-dataset is named, since its files have a list of their own
+    # a subdataset is listed, since its files have a separate list
     text = catalogue.page("/checksums/box:imaged@latest")
     assert "# subdataset with its own list: sub/brain.ome.zarr\n" in text
 
@@ -183,7 +183,7 @@ def test_a_zarr_in_a_folder_has_viewers_where_it_stands_and_on_its_own_page(
 ) -> None:
     root = "https://bucket.example.invalid"
     page = catalogue.page("/dataset/box:imaged@latest?under=sub")
-    row = next(one for one in page.split("<tr>") if "sub-dataset" in one)
+    row = next(one for one in page.split("<tr>") if "subdataset" in one)
     shown = [one for one in links(row) if one.startswith("https://")]
     assert any(one.startswith("https://neuroglancer-demo.appspot.com/#!") for one in shown)
     assert f"https://volumeviewer.allencell.org/viewer?url={quote(root, safe='')}" in shown

@@ -26,7 +26,7 @@ from support.volume_archives import (
     read_image,
 )
 
-# --- what the page says
+# --- the page
 
 
 def test_page_shows_levels_sizes_blocks_and_frame(volume_site: RunningCatalogue) -> None:
