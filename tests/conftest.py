@@ -1,4 +1,4 @@
-"""Fixtures for all rooms: no test touches the person's home, git configuration or keyring."""
+"""Shared fixtures. Tests never use the user's home directory, git configuration or keyring."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick tests first."""
+    """Run fast tests first."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def isolated_home(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """A new HOME with a git identity of its own; the environment's programs first on PATH."""
+    """Use a new HOME and git identity, and put the environment's programs first on PATH."""
     home = tmp_path_factory.mktemp("home")
     config = home / ".gitconfig"
     config.write_text(
@@ -58,13 +58,13 @@ def isolated_home(
 
 @pytest.fixture(scope="session")
 def demo_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where generated NWB files are kept, so that a session writes each only once."""
+    """Return a directory for generated NWB files, each of which is written once per session."""
     return tmp_path_factory.mktemp("demo-files")
 
 
 @pytest.fixture
 def demo(tmp_path: Path, demo_files: Path) -> Iterator[DemoArchive]:
-    """A fresh demo archive, serving on free loopback ports."""
+    """Serve a new demo archive on free loopback ports."""
     with DemoArchive(tmp_path / "demo", cache=demo_files) as running:
         yield running
 
@@ -73,14 +73,14 @@ def demo(tmp_path: Path, demo_files: Path) -> Iterator[DemoArchive]:
 def shared_demo(
     tmp_path_factory: pytest.TempPathFactory, demo_files: Path
 ) -> Iterator[DemoArchive]:
-    """One demo archive for all tests that only read it: no verb, no fault."""
+    """Serve one demo archive for all tests that do not change it."""
     with DemoArchive(tmp_path_factory.mktemp("still"), cache=demo_files) as running:
         yield running
 
 
 @pytest.fixture
 def mount_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts a disk of its own of so many bytes (``256k``, ``4m``), which takes root's rights."""
+    """Mount a tmpfs of a given size (``256k``, ``4m``); skips the test without root permissions."""
     mounted: list[Path] = []
 
     def mount(size: str) -> Path:
@@ -92,7 +92,7 @@ def mount_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         except FileNotFoundError:
             done = False
         if not done:
-            pytest.skip("mounting a small disk takes rights that this user has not")
+            pytest.skip("mounting a tmpfs requires root permissions")
         mounted.append(folder)
         return folder
 
@@ -114,7 +114,7 @@ def _stop(httpd: ThreadingHTTPServer, thread: threading.Thread) -> None:
 
 @pytest.fixture
 def serve_directory() -> Iterator[Callable[[Path], str]]:
-    """Serves a folder's files on loopback, nothing more; gives the address."""
+    """Serve the files of a folder on loopback, and return the URL."""
     with ExitStack() as stack:
 
         def start(folder: Path) -> str:

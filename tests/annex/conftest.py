@@ -1,4 +1,4 @@
-"""Datasets made from our own formats, and a loopback server of files that can be told to lie."""
+"""Datasets created by neuromirror's formats, and a file server with configurable faults."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from support.annex_helpers import TIMESTAMP, FileServer, run
 
 @pytest.fixture
 def server() -> Iterator[FileServer]:
-    """A server of files on loopback; 404 for what it does not have."""
+    """Serve files on loopback; other paths return 404."""
     files = FileServer("")
 
     class Answers(BaseHTTPRequestHandler):
@@ -57,7 +57,7 @@ MakeDataset = Callable[..., Path]
 
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> MakeDataset:
-    """Makes a bare repository of annexed files (path → key and URLs), git-annex not asked."""
+    """Create a bare repository of annexed files (path → key and URLs) without git-annex."""
 
     def make(
         files: Mapping[bytes, tuple[str, list[str]]],
@@ -94,7 +94,7 @@ def make_dataset(tmp_path: Path) -> MakeDataset:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Callable[[Path], Path]:
-    """Clones a repository as a person would: git clone, git annex init."""
+    """Clone a repository with git clone and git annex init."""
 
     def make(repo: Path) -> Path:
         path = tmp_path / "clone"
@@ -107,7 +107,7 @@ def clone(tmp_path: Path) -> Callable[[Path], Path]:
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[tuple[Any, str]]:
-    """moto's S3 server: a client of boto3, and the address of a bucket."""
+    """Run moto's S3 server; yields a boto3 client and the URL of a bucket."""
     import boto3
     from botocore.config import Config
     from moto.server import ThreadedMotoServer

@@ -1,4 +1,4 @@
-"""The XS3ETAG backend: real multipart uploads, real git-annex."""
+"""The XS3ETAG backend with multipart uploads and git-annex."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PROGRAM = "git-annex-backend-XS3ETAG"
 
 
 def key_of(content: bytes, part_size: int) -> str:
-    """The key of content that was uploaded in parts of this size."""
+    """Return the key of content uploaded in parts of a given size."""
     return xs3etag_key(len(content), etag_of(io.BytesIO(content), part_size), part_size)
 
 
@@ -92,7 +92,7 @@ def test_a_size_that_no_object_has_is_refused(size: int) -> None:
 
 
 class ShortReads(io.RawIOBase):
-    """A stream that gives fewer bytes than it is asked for."""
+    """A stream that returns fewer bytes than requested."""
 
     def __init__(self, content: bytes) -> None:
         self._content = io.BytesIO(content)
@@ -113,7 +113,7 @@ def test_short_reads_make_no_other_etag(content: bytes, part_size: int) -> None:
 
 
 def run_backend(*requests: str) -> list[str]:
-    """What the program answers."""
+    """Return the replies of the program."""
     done = subprocess.run(
         [PROGRAM],
         input="".join(f"{line}\n" for line in requests),
@@ -125,7 +125,7 @@ def run_backend(*requests: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_the_program_says_what_it_is() -> None:
+def test_the_program_states_its_properties() -> None:
     requests = ["GETVERSION", "CANVERIFY", "ISSTABLE", "ISCRYPTOGRAPHICALLYSECURE"]
     assert run_backend(*requests) == [
         "VERSION 1",
@@ -221,7 +221,7 @@ Clone = Callable[[Path], Path]
 
 @pytest.fixture
 def dataset(server: FileServer, make_dataset: Callable[..., Path]) -> Path:
-    """A dataset of one file that was uploaded in three parts."""
+    """A dataset with one file that was uploaded in three parts."""
     server.contents["/blob"] = CONTENT
     return make_dataset({git_path(b"a.nwb"): (key_of(CONTENT, 8 * MIB), [server.url("/blob")])})
 
@@ -251,14 +251,14 @@ def test_get_refuses_wrong_bytes_of_the_right_size(
     assert not (path / "a.nwb").exists()
 
 
-def test_without_the_program_git_annex_gets_the_file_and_says_that_it_did_not_verify(
+def test_without_the_program_git_annex_gets_the_file_and_reports_it_as_unverified(
     dataset: Path, clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
     own = Path(sys.executable).parent
     (programs / "git-annex").symlink_to(own / "git-annex")
-    # nor that of another installation
+    # nor a program of another installation
     others = [
         part for part in os.environ["PATH"].split(os.pathsep) if not (Path(part) / PROGRAM).exists()
     ]
@@ -267,7 +267,7 @@ def test_without_the_program_git_annex_gets_the_file_and_says_that_it_did_not_ve
     done = run("git", "annex", "get", "a.nwb", cwd=path)
     assert f"Cannot run {PROGRAM}" in done.stdout + done.stderr
     assert (path / "a.nwb").read_bytes() == CONTENT
-    # What docs/xs3etag.md warns of: fsck's ok means nothing then.
+    # As docs/xs3etag.md warns, fsck's ok is meaningless in this case.
     stored = (path / "a.nwb").resolve()
     stored.chmod(0o644)
     stored.write_bytes(CONTENT[::-1])

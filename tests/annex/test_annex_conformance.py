@@ -1,4 +1,4 @@
-"""XS3ETAG keys of objects that boto3 uploaded in parts, through git-annex's own commands."""
+"""XS3ETAG keys of multipart uploads by boto3, verified by git-annex's commands."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Clone = Callable[[Path], Path]
 
 
 def write_patterned_file(path: Path, size: int) -> Path:
-    """A file with a mark in every MiB and at the end, and holes between: quick to write."""
+    """Write a sparse file with a mark in every MiB and at the end."""
     with path.open("wb") as stream:
         for offset in range(0, size - 8, MIB):
             stream.seek(offset)
@@ -41,7 +41,7 @@ def write_patterned_file(path: Path, size: int) -> Path:
 
 
 def flip_bit(path: Path, offset: int) -> None:
-    """Changes one bit of a file in the annex."""
+    """Flip one bit of a file in the annex."""
     path.chmod(0o644)
     with path.open("r+b") as stream:
         stream.seek(offset)
@@ -51,7 +51,7 @@ def flip_bit(path: Path, offset: int) -> None:
 
 
 def upload_and_return_key(client: Any, path: Path, part_size: int) -> str:
-    """The key of a file that boto3 uploads in parts, by what S3 answers when it is asked."""
+    """Upload a file in parts with boto3, and return the key from S3's HEAD response."""
     from boto3.s3.transfer import TransferConfig
 
     config = TransferConfig(multipart_threshold=1, multipart_chunksize=part_size, use_threads=False)
@@ -90,7 +90,7 @@ def test_real_uploads_under_at_and_over_a_boundary_verify_and_changed_ones_do_no
     run("git", "annex", "fsck", cwd=repo)
     for name, key in files.items():
         size = (repo / name).stat().st_size
-        # The first byte of the second part, where there is one; else the last byte.
+        # the first byte of the second part if there is one, else the last byte
         offset = mib * MIB if size > mib * MIB else size - 1
         flip_bit((repo / name).resolve(), offset)
         assert run("git", "annex", "fsck", "--fast", name, cwd=repo).returncode == 0
@@ -128,7 +128,7 @@ def buckets(tmp_path: Path) -> Iterator[DemoBuckets]:
 
 
 def key_of(buckets: DemoBuckets, name: str, bucket: str) -> str:
-    """The key of an object, by what the server answers to HEAD."""
+    """Return the key of an object from its HEAD response."""
     import requests
 
     url = buckets.url(name, bucket=bucket)
@@ -139,21 +139,21 @@ def key_of(buckets: DemoBuckets, name: str, bucket: str) -> str:
 
 @pytest.fixture
 def sample_clone(buckets: DemoBuckets, make_dataset: MakeDataset, clone: Clone) -> Path:
-    """A clone in which ``a.raw`` is an object of 9.6 MB that was uploaded in parts of 8 MiB."""
+    """A clone with ``a.raw``, an object of 9.6 MB uploaded in parts of 8 MiB."""
     key = key_of(buckets, SAMPLES, buckets.open_data)
     return clone(make_dataset({b"a.raw": (key, [buckets.url(SAMPLES)])}))
 
 
 @pytest.fixture
 def sample_file(buckets: DemoBuckets, tmp_path: Path) -> Path:
-    """Its bytes, in a file elsewhere."""
+    """Return a copy of its content outside of the clone."""
     path = tmp_path / "samples"
     path.write_bytes(buckets.data(SAMPLES))
     return path
 
 
 def partial_downloads(repo: Path) -> list[Path]:
-    """What git-annex has of downloads that are not finished."""
+    """Return the files of unfinished downloads of git-annex."""
     folder = repo / ".git/annex/tmp"
     return (
         [path for path in folder.iterdir() if path.name.startswith("XS3ETAG")]
@@ -187,7 +187,7 @@ def test_every_multipart_object_of_the_demo_verifies(
 def test_parts_of_different_sizes_do_not_verify(
     buckets: DemoBuckets, make_dataset: MakeDataset, clone: Clone
 ) -> None:
-    # What docs/xs3etag.md says of its limits: 6, 5 and 2 MiB are no multiple of anything.
+    # a limitation described in docs/xs3etag.md: parts of 6, 5 and 2 MiB have no common part size
     buckets.put("odd/x", os.urandom(13 * MIB), part_size=[6 * MIB, 5 * MIB])
     key = key_of(buckets, "odd/x", buckets.open_data)
     assert key.endswith(f"-3-{6 * MIB}")
@@ -208,7 +208,7 @@ def test_a_download_that_is_cut_goes_on_and_verifies(
 
 
 def kill_download(buckets: DemoBuckets, repo: Path) -> Path:
-    """Kills git-annex while it downloads; gives what it has got so far."""
+    """Kill git-annex during a download; return the partial file."""
     with (
         buckets.fault("slow", path="traces", method="GET", chunk=MIB, delay=0.1),
         subprocess.Popen(
@@ -241,12 +241,12 @@ def test_a_killed_download_is_resumed_and_verified_whole(
     assert partial_downloads(sample_clone) == []
 
 
-def test_a_partial_download_that_was_damaged_is_refused_and_got_anew(
+def test_a_damaged_partial_download_is_refused_and_restarted(
     buckets: DemoBuckets, sample_clone: Path
 ) -> None:
     left = kill_download(buckets, sample_clone)
     flip_bit(left, 100)
-    # What is there already is not asked for again, so this proves that it is checked, too.
+    # existing bytes are not requested again, so this proves that they are checked
     done = run("git", "annex", "get", "a.raw", cwd=sample_clone, check=False)
     assert done.returncode != 0
     assert "Verification of content failed" in done.stdout + done.stderr
@@ -335,7 +335,7 @@ def test_a_verified_file_can_be_given_a_sha256_key(sample_clone: Path) -> None:
 def clone_without_program(
     sample_clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """The same clone where the program is not on PATH."""
+    """The same clone without the program on PATH."""
     own = Path(sys.executable).parent
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -383,7 +383,7 @@ def test_without_the_program_datalad_gets_the_file_without_a_message(
     assert PROGRAM not in done.stdout + done.stderr
 
 
-def test_what_came_unverified_is_found_when_the_program_is_there(
+def test_unverified_content_is_found_once_the_program_is_installed(
     clone_without_program: Path, sample_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flip_bit(sample_file, 9 * MIB)

@@ -1,4 +1,4 @@
-"""Keys, their places and their extensions are those that git-annex itself computes."""
+"""Keys, their paths and extensions equal those that git-annex computes."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ ETAG = "098f6bcd4621d373cade4e832627b4f6-3"
 MANY = settings(
     deadline=None,
     max_examples=25,
-    # The repository is only asked; that examples share it does no harm.
+    # examples may share the repository, which is only read
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 
 def ask(repo: Path, lines: list[bytes], *arguments: str) -> list[bytes]:
-    """What ``git annex examinekey`` answers to each line."""
+    """Return the output of ``git annex examinekey`` for each line."""
     done = subprocess.run(
         ["git", "annex", "examinekey", "-z", "--batch", *arguments],
         input=b"".join(line + b"\0" for line in lines),
@@ -59,13 +59,13 @@ def ask(repo: Path, lines: list[bytes], *arguments: str) -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where all tests here share a repository."""
+    """Return the directory of the repository shared by these tests."""
     return tmp_path_factory.mktemp("annex")
 
 
 @pytest.fixture
 def repo(folder: Path) -> Path:
-    """A repository, to ask git-annex in; made within a test, whose HOME is not the person's."""
+    """A repository for git-annex, created inside a test because of its isolated HOME."""
     if not (folder / ".git").exists():
         run("git", "init", "-q", cwd=folder)
         run("git", "annex", "init", "-q", cwd=folder)
@@ -103,7 +103,7 @@ _ENDINGS = st.sampled_from(
         max_size=200,
     )
 )
-def test_an_extension_is_what_git_annex_would_take(repo: Path, some: list[bytes]) -> None:
+def test_an_extension_is_that_of_git_annex(repo: Path, some: list[bytes]) -> None:
     lines = [b"SHA256-s4--" + SHA256.encode() + b" " + name for name in some]
     expected = ask(repo, lines, "--migrate-to-backend=SHA256E")
     assert [sha256e_key(4, SHA256, name).encode() for name in some] == expected
@@ -182,7 +182,7 @@ def test_a_url_key_is_what_addurl_makes(repo: Path, server: FileServer) -> None:
     for path in paths:
         server.contents[path] = b"test" * len(path)
     urls = [server.url(path) for path in paths]
-    # Lengths on both sides of the limit.
+    # lengths around the limit
     for total in (63, 64, 65, 66):
         path = "/" + "~" * (total - len(server.address) - 1)
         server.contents[path] = b"12"
@@ -201,7 +201,7 @@ def test_a_url_key_is_what_addurl_makes(repo: Path, server: FileServer) -> None:
 
 
 def record(**known: object) -> FileRecord:
-    """A record of 4 bytes with one place, and what else is given."""
+    """Return a record of 4 bytes with one location and the given fields."""
     location = Location("https://h.example/x?versionId=1", "s3", "1")
     fields: dict[str, object] = {"path": b"a.nwb", "size": 4, "locations": (location,)}
     return FileRecord(**{**fields, **known})  # type: ignore[arg-type]
@@ -240,12 +240,12 @@ def test_content_rewritten_at_a_url_has_a_key_of_its_own() -> None:
     }
     assert len(keys) == 2
     assert {parse_key(key).backend for key in keys} == {"VURL"}
-    # an address with a version is of one content anyway
+    # a URL with a version identifies its content
     versioned = record(digests=(Digest("etag", ETAG, "s3"),), retention=Retention.VERSIONED_BUCKET)
     assert key_for(versioned, b"a") == url_key("https://h.example/x?versionId=1", 4)
 
 
-def test_a_file_of_which_nothing_is_known_has_no_key() -> None:
+def test_a_record_without_digest_and_location_has_no_key() -> None:
     with pytest.raises(ValueError, match="no digest and no location"):
         key_for(record(locations=()), b"a.nwb")
 
@@ -264,7 +264,7 @@ def test_keys_are_parsed() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "SHA256", "SHA256-4--a", "--a", "SHA256-sx--a"])
-def test_what_is_no_key_is_refused(text: str) -> None:
+def test_an_invalid_key_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a git-annex key"):
         parse_key(text)
 

@@ -1,4 +1,4 @@
-"""Files of the git-annex branch, compared with those that git-annex writes."""
+"""Logs on the git-annex branch equal those that git-annex writes."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ _URLS = st.lists(st.text(alphabet="abAB:/%~é", min_size=1, max_size=6), max_siz
 
 
 def read_branch_file(repo: Path, path: bytes) -> bytes:
-    """A file of the git-annex branch."""
+    """Return a file of the git-annex branch."""
     return os.fsencode(run("git", "show", f"git-annex:{path.decode()}", cwd=repo).stdout)
 
 
 @pytest.fixture
 def annex_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository of git-annex, in which it is always the same time."""
+    """A git-annex repository with a constant clock."""
     monkeypatch.setenv("GIT_ANNEX_VECTOR_CLOCK", f"{TIMESTAMP}")
     run("git", "init", "-q", cwd=tmp_path)
     run("git", "annex", "init", "-q", "here", cwd=tmp_path)
@@ -58,7 +58,7 @@ def test_logs_are_those_that_git_annex_writes(annex_repository: Path) -> None:
     for url in web:
         run("git", "annex", "registerurl", KEY, url, cwd=annex_repository)
     assert read_branch_file(annex_repository, log_path(KEY)) == location_log(TIMESTAMP)
-    # git-annex appends what is new; it sorts when it changes what is there.
+    # git-annex appends new lines, and sorts when it changes an existing one
     appended = read_branch_file(annex_repository, url_log_path(KEY))
     assert sorted(appended.splitlines()) == url_log(web, TIMESTAMP).splitlines()
     run("git", "annex", "unregisterurl", KEY, web[0], cwd=annex_repository)
@@ -125,7 +125,7 @@ def test_a_glob_with_spaces_is_written_as_initremote_does(annex_repository: Path
     assert parse_remote_log(written)[uuid]["urlinclude"] == glob
 
 
-def test_lines_are_read_whole_or_fractional_and_what_is_none_is_left_out() -> None:
+def test_timestamps_may_be_fractional_and_invalid_lines_are_skipped() -> None:
     content = (
         b"1600000000s 1 https://h.example/a b\n1600000000.123456789s 0 x\r\n12 X y\n"
         b"junk\nInfinitys 1 z\n1600000001s 2 z\n"

@@ -1,4 +1,4 @@
-"""Upstream names as git paths: nothing is lost, nothing is mixed up, git takes them all."""
+"""The mapping of upstream names to git paths is injective, reversible and accepted by git."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ LARGE = settings(deadline=None, max_examples=1000)
 IN_GIT = settings(
     deadline=None,
     max_examples=12,
-    # Only trees are added to the repository; that examples share it does no harm.
+    # examples may share the repository, to which only trees are added
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 
 def mktree(repo: Path, trees: list[bytes]) -> list[str]:
-    """The ids of trees with one file of each of these names; git checks none of the names."""
+    """Return the ids of trees with one file each, written without checks of the name."""
     blob = run("git", "hash-object", "-w", "--stdin", cwd=repo).stdout.strip().encode()
     stream = b"\0\0".join(b"120000 blob %s\t%s" % (blob, name) for name in trees) + b"\0"
     made = subprocess.run(
@@ -41,12 +41,12 @@ def mktree(repo: Path, trees: list[bytes]) -> list[str]:
 
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
-    """An empty repository that protects as HFS+ and NTFS need."""
+    """An empty repository with protectHFS and protectNTFS."""
     return protecting(tmp_path)
 
 
 def protecting(path: Path) -> Path:
-    """Makes a repository that refuses what HFS+ and NTFS would confuse with .git."""
+    """Create a repository that refuses names that HFS+ and NTFS equate with .git."""
     run("git", "init", "-q", cwd=path)
     run("git", "config", "core.protectHFS", "true", cwd=path)
     run("git", "config", "core.protectNTFS", "true", cwd=path)
@@ -54,7 +54,7 @@ def protecting(path: Path) -> Path:
 
 
 def fsck_complaints(repo: Path, trees: list[str]) -> set[str]:
-    """Those trees of which ``git fsck --strict`` says anything."""
+    """Return the trees that ``git fsck --strict`` complains about."""
     done = run("git", "fsck", "--strict", "--no-dangling", *set(trees), cwd=repo, check=False)
     return {tree for tree in trees if tree in done.stdout + done.stderr}
 
@@ -112,7 +112,7 @@ def test_an_ordinary_name_maps_to_itself(name: bytes) -> None:
         (b"%_%+%", b"%25_%25+%"),
     ],
 )
-def test_what_is_escaped_and_how(name: bytes, expected: bytes) -> None:
+def test_escapes_by_example(name: bytes, expected: bytes) -> None:
     assert git_path(name) == expected
     assert upstream_path(expected) == name
 
@@ -161,14 +161,14 @@ def test_git_checks_find_nothing_in_an_escaped_name(repo: Path, some: list[bytes
 
 @IN_GIT
 @given(st.lists(path_components, min_size=50, max_size=300, unique=True))
-def test_what_git_checks_complain_of_is_escaped(repo: Path, some: list[bytes]) -> None:
+def test_names_that_git_refuses_are_escaped(repo: Path, some: list[bytes]) -> None:
     raw = sorted({name for name in some if name and b"\n" not in name})
     by_tree = dict(zip(mktree(repo, raw), raw, strict=True))
     for tree in fsck_complaints(repo, list(by_tree)):
         assert git_path(by_tree[tree]) != by_tree[tree]
 
 
-def test_git_checks_do_complain_of_the_raw_names(repo: Path) -> None:
+def test_git_refuses_the_unescaped_names(repo: Path) -> None:
     raw = [b".git", b"..", b"git~1", b".gitmodules", b"gi7eba~1", "\u200c.git".encode()]
     trees = mktree(repo, raw)
     assert fsck_complaints(repo, trees) == set(trees)
@@ -180,7 +180,7 @@ def test_git_takes_the_paths_into_an_index_and_checks_them_out(
     tmp_path_factory: pytest.TempPathFactory, some: list[bytes]
 ) -> None:
     repo = protecting(tmp_path_factory.mktemp("checkout"))
-    # A folder each, so that one name is not another's folder.
+    # one folder per name, so that no name is the folder of another
     paths = [b"%d/%s" % (number, git_path(name)) for number, name in enumerate(some)]
     paths += [b"m%d/%s" % (n, mark_clash(git_path(name))) for n, name in enumerate(some)]
     lines = b"".join(b"120000 %s 0\t%s\0" % (blob(repo), path) for path in paths)
@@ -194,7 +194,7 @@ def test_git_takes_the_paths_into_an_index_and_checks_them_out(
 
 
 def blob(repo: Path) -> bytes:
-    """The id of a link's target."""
+    """Return the object id of a link target."""
     target = repo / ".git" / "target"
     target.write_text("nowhere")
     return run("git", "hash-object", "-w", str(target), cwd=repo).stdout.strip().encode()
@@ -218,7 +218,7 @@ def test_a_clash_mark_never_makes_a_component_too_long(name: bytes) -> None:
     assert upstream_path(marked) == name
 
 
-def test_what_fits_can_be_checked_out() -> None:
+def test_a_path_within_the_limits_can_be_checked_out() -> None:
     key = sha256e_key(10**15, "f" * 64, b"x.abcd.efgh")
     assert fits_path_limits(b"a/b.nwb")
     deep = b"/".join([b"d"] * 1900)

@@ -20,7 +20,7 @@ ESCAPED_KEY = "VURL-s1--https://archive.example/a%b&c"
 
 
 @pytest.mark.parametrize("key", [KEY, ESCAPED_KEY])
-def test_what_is_written_is_parsed(key):
+def test_a_written_pointer_or_link_is_parsed(key):
     assert parse_pointer(pointer_content(key)) == key
     assert find_pointer_key(pointer_content(key)) == key
     for path in (b"a", b"a/b/c.nwb"):

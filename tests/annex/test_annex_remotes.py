@@ -1,4 +1,4 @@
-"""Two places for one file: what an unmodified clone does when the first gives wrong bytes."""
+"""A file with two locations in an unmodified clone, if the first returns wrong bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BOTH = (WEB_UUID, UUID)
 
 @pytest.fixture
 def dataset(server: FileServer, make_dataset: Callable[..., Path]) -> Path:
-    """A dataset with a file that stands in a bucket and behind an API."""
+    """A dataset with a file that is in a bucket and available through an API."""
     server.contents = {S3: CONTENT, API: CONTENT}
     remote = web_remote("api", 300, TIMESTAMP, uuid=UUID, urlinclude=server.url("/api/*"))
     urls = [server.url(S3), server.url(API)]
@@ -32,7 +32,7 @@ def dataset(server: FileServer, make_dataset: Callable[..., Path]) -> Path:
 
 
 def datalad_clone(repo: Path) -> Path:
-    """Clones as a DataLad user would."""
+    """Clone with DataLad."""
     path = repo.parent / "datalad-clone"
     run("datalad", "clone", str(repo), str(path), cwd=repo.parent)
     return path
@@ -42,7 +42,7 @@ def datalad_clone(repo: Path) -> Path:
 def fresh_clone(
     request: pytest.FixtureRequest, dataset: Path, clone: Callable[[Path], Path]
 ) -> Path:
-    """A fresh clone, in which nothing else is done."""
+    """A new clone per test."""
     return clone(dataset) if request.param == "git" else datalad_clone(dataset)
 
 
@@ -70,7 +70,7 @@ def test_the_cost_decides_and_no_location_is_tried_by_two_remotes(
     make_dataset: Callable[..., Path],
     clone: Callable[[Path], Path],
 ) -> None:
-    # The API's URL sorts first: were it the web remote's too, that would ask for it first.
+    # the API's URL sorts first, so the web remote would request it first
     remote = web_remote("api", cost, TIMESTAMP, uuid=UUID, urlinclude=server.url("/api/*"))
     urls = [server.url(S3), server.url(API)]
     repo = make_dataset({b"a.nwb": (KEY, urls)}, remote, holders=BOTH)

@@ -1,4 +1,4 @@
-"""A bucket of AWS is opened in the region that AWS states, whichever endpoint is asked first."""
+"""An AWS bucket is opened in the region that AWS reports."""
 
 from __future__ import annotations
 

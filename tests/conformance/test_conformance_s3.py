@@ -1,4 +1,4 @@
-"""Checks of buckets: what each departure from the S3 API is reported as."""
+"""Findings for each deviation of a bucket from the S3 API."""
 
 from __future__ import annotations
 

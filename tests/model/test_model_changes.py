@@ -1,4 +1,4 @@
-"""The difference of two versions, and what several of them in a row amount to."""
+"""Differences of versions, and their composition."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from neuromirror.model import LinePair, compose_pairs, diff_lines, patch_lines, reverse_pairs
 
-# few names and contents, so that files often stay, change, go and come back
+# few names and contents, so that files are often kept, changed, removed and added again
 _STATES = st.lists(
     st.dictionaries(st.sampled_from(["a", "b/c", "b-c", "é", "z"]), st.integers(0, 2)),
     min_size=2,

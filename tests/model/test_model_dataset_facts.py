@@ -1,4 +1,4 @@
-"""What upstream says of a dataset, however much of it there is."""
+"""Limits on the size of dataset metadata."""
 
 from __future__ import annotations
 

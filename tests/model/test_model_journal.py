@@ -1,4 +1,4 @@
-"""Journal entries as lines."""
+"""Serialization of journal entries."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_line_is_compact_json_with_sorted_keys() -> None:
         dump_entry(HoldLapsed("a", "b"))[:-5],
     ],
 )
-def test_what_is_no_entry_is_a_value_error(line: bytes) -> None:
+def test_an_invalid_entry_is_a_value_error(line: bytes) -> None:
     with pytest.raises(ValueError):
         load_entry(line)
 

@@ -1,4 +1,4 @@
-"""The canonical manifest and the state digest, byte for byte as the design has them."""
+"""The exact bytes of the canonical manifest, and the state digest."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ LINES = [
 
 
 @pytest.mark.parametrize(("path", "digest", "size", "line"), LINES)
-def test_a_line_is_what_the_design_says(
+def test_a_line_has_the_documented_bytes(
     path: bytes, digest: str, size: int | None, line: str
 ) -> None:
     assert manifest_line(path, digest, size) == line.encode()
@@ -92,12 +92,12 @@ def test_the_state_digest_is_the_sha256_of_all_lines() -> None:
     assert digest.value() == f"sha256:{hashlib.sha256(whole).hexdigest()}"
 
 
-def test_urls_times_and_who_claims_are_not_in_the_state() -> None:
+def test_urls_times_and_claims_are_not_in_the_state() -> None:
     plain = FileRecord(b"a", 1, claims("sha256"))
     other = FileRecord(
         b"a",
         1,
-        (Digest("sha256", SHA, "somebody else", True), Digest("md5", MD5, "demo")),
+        (Digest("sha256", SHA, "another archive", True), Digest("md5", MD5, "demo")),
         (Location("https://example.org/a", "s3", "1"),),
         upstream_id="5",
     )

@@ -1,4 +1,4 @@
-"""Names of several people in one text."""
+"""Splitting a text into names of people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names, ids, times; and records as the lines they are kept as."""
+"""Names, ids, times, and the serialization of records."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_names_as_text_turn_back_into_the_same_bytes(name: bytes) -> None:
 @pytest.mark.parametrize(
     "line", [b"", b"{}", b"[]", b"null", b"1", b'{"git":"a"}', b'{"git":1,"key":"K"}', b"\xff{"]
 )
-def test_what_is_no_line_of_records_is_a_value_error(line: bytes) -> None:
+def test_an_invalid_record_line_is_a_value_error(line: bytes) -> None:
     with pytest.raises(ValueError):
         load_snapshot_entry(line)
 

@@ -1,4 +1,4 @@
-"""Documents of others: parsed strictly, refused with one error that names the place."""
+"""Strict parsing of untrusted documents; errors name the invalid member."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_json_comes_out_as_it_went_in(value: Any) -> None:
+def test_json_survives_a_round_trip(value: Any) -> None:
     assert parse_json(json.dumps(value).encode(), "it") == value
 
 
@@ -151,7 +151,7 @@ def test_a_description_without_a_member_is_refused(member: str) -> None:
     assert caught.value.member == member
 
 
-def test_a_journal_entry_comes_out_as_it_went_in() -> None:
+def test_a_journal_entry_survives_a_round_trip() -> None:
     entry = load_entry(json.dumps(MINTED).encode())
     assert isinstance(entry, VersionMinted)
     assert load_entry(dump_entry(entry)) == entry

@@ -24,7 +24,7 @@ def other_server() -> Iterator[StubServer]:
 
 @pytest.fixture
 def make_session() -> Callable[..., Session]:
-    """Makes sessions that may ask loopback and hardly wait; keywords override limits."""
+    """Create sessions that may request loopback, with short waits; keywords override limits."""
 
     def make(*, allow_private: bool = True, tokens: dict[str, str] | None = None, **limits: object):
         return Session(

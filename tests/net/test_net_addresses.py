@@ -1,4 +1,4 @@
-"""What may be asked, and what may be recorded of an address."""
+"""Which URLs may be requested, and the redaction of URLs."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ METADATA_NAMES = [
 
 @pytest.fixture
 def no_network(monkeypatch):
-    """Lists what would have been connected to, and whatever names resolve to."""
+    """Record connection attempts, and resolve every name to a given address."""
     connected = []
     real = socket.getaddrinfo
 
@@ -239,7 +239,7 @@ def test_a_name_that_resolves_to_this_machine_is_refused(server, make_session, m
 
 
 def test_a_name_is_resolved_once_so_that_rebinding_gains_nothing(make_session, monkeypatch):
-    """What is connected to is the address that was checked, not the name's next answer."""
+    """The connection uses the checked address, not the result of another lookup."""
     answers = iter(["8.8.8.8", "127.0.0.1", "127.0.0.1", "127.0.0.1"])
     resolved, connected = [], []
 

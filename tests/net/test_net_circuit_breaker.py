@@ -93,9 +93,9 @@ def test_refusals_are_not_recorded_as_failures(clock):
     with pytest.raises(CircuitOpenError) as refused:
         breaker.check(URL)
     breaker.record_failure(URL, refused.value)
-    with pytest.raises(CircuitOpenError) as again:
+    with pytest.raises(CircuitOpenError) as repeated:
         breaker.check(URL)
-    assert again.value.cause is FAILURE
+    assert repeated.value.cause is FAILURE
 
 
 def test_the_first_requests_to_a_host_are_serialized():

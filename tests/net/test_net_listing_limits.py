@@ -1,4 +1,4 @@
-"""Archives whose listings have no end, or grow from page to page."""
+"""Listings that never end, or whose pages grow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from support.stub_server import Answer, StubServer, send_reply
 
 XML = "application/xml"
 PAGES = 300
-"""Pages after which the servers give up, so that a listing without bounds has an end here."""
+"""Pages after which the servers stop, so that a test of a missing limit ends."""
 
 ROW = (
     "<{tag}><Key>{key}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
@@ -33,7 +33,7 @@ ROW = (
 
 
 def serve_endless_bucket(server: StubServer, *, rows: int = 10, growing: bool = False) -> None:
-    """Each page of /data/ is followed by another one, with a token of its own."""
+    """Serve a bucket /data/ whose every page is truncated, each with a new token."""
     served = 0
 
     def answer(handler: object) -> None:
@@ -132,7 +132,7 @@ def test_a_listing_that_takes_forever_is_refused() -> None:
 
 
 def endless_rows(stated: int, size: int, *, fat: bool = False) -> Answer:
-    """Pages of a DANDI list, each with a next one; ``fat``: each row larger than the last."""
+    """Serve a DANDI list in which every page has a next one; with ``fat``, rows grow."""
 
     def answer(handler: object) -> None:
         number = int(parse_qs(urlsplit(handler.path).query)["page"][0])  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Lanes: bodies over kept connections, and all that is not plain left to the session."""
+"""Persistent connections, and the fallback to the session."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def download(connection: PersistentConnection, url: str, **options: object) -> b
 
 
 def count_connections(server: StubServer) -> Callable[[], int]:
-    """Counts the connections that are opened from now on."""
+    """Count the connections opened from now on."""
     seen: set[object] = set()
     for path, answer in list(server.answers.items()):
 
@@ -88,7 +88,7 @@ def test_a_body_longer_than_the_buffer_comes_in_pieces(
     assert pieces > 1
 
 
-def test_an_empty_body_is_one(server: StubServer, connection: PersistentConnection) -> None:
+def test_an_empty_body_is_received(server: StubServer, connection: PersistentConnection) -> None:
     server.answers = {"/empty": responds_with(200), "/next": responds_with(200, b"next")}
     assert download(connection, f"{server.url}/empty") == b""
     assert download(connection, f"{server.url}/next") == b"next"
@@ -103,7 +103,9 @@ def test_a_body_that_is_not_read_to_its_end_does_not_spoil_the_next(
     assert download(connection, f"{server.url}/next") == b"next"
 
 
-def test_a_part_says_where_it_begins(server: StubServer, connection: PersistentConnection) -> None:
+def test_a_partial_response_states_its_offset(
+    server: StubServer, connection: PersistentConnection
+) -> None:
     def part(handler: BaseHTTPRequestHandler) -> None:
         assert handler.headers["Range"] == "bytes=4-"
         send_reply(handler, 206, b"efgh", Content_Range="bytes 4-7/8")
@@ -136,9 +138,7 @@ def test_an_error_status_raises_the_error_of_the_session(
         download(connection, f"{server.url}/x")
 
 
-def test_troubles_that_pass_are_waited_for(
-    server: StubServer, connection: PersistentConnection
-) -> None:
+def test_transient_errors_are_retried(server: StubServer, connection: PersistentConnection) -> None:
     server.answers["/x"] = responds_in_turn(
         responds_with(503), responds_with(429), responds_with(200, b"there")
     )
@@ -156,7 +156,7 @@ def test_a_body_in_chunks_is_read_too(server: StubServer, connection: Persistent
     assert download(connection, f"{server.url}/x") == b"abcde"
 
 
-def test_a_body_that_is_cut_gives_what_came_and_says_so(
+def test_a_truncated_body_yields_the_received_bytes_and_fails(
     server: StubServer, connection: PersistentConnection
 ) -> None:
     def cut(handler: BaseHTTPRequestHandler) -> None:
@@ -309,7 +309,7 @@ def test_a_connection_can_be_aborted_from_another_thread(
 
 @pytest.fixture
 def tls_server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """A server behind TLS, and the certificate by which it is known."""
+    """Serve over TLS; yields the server and its certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loopback")])
     address = x509.IPAddress(ip_address("127.0.0.1"))

@@ -1,4 +1,4 @@
-"""Who may ask one address of a private network may not be led on to its neighbours."""
+"""A permission for one address of a private network does not extend to others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.stub_server import StubServer, responds_with, responds_with_json
 
 @pytest.fixture
 def restricted_session(server: StubServer) -> Session:
-    """A session that may ask one server of this machine."""
+    """Return a session that may request one server on this machine."""
     return Session(limits=RequestLimits(attempts=1), is_private_allowed=only_host_of(server.url))
 
 
@@ -35,7 +35,7 @@ def test_a_redirect_to_another_private_address_is_not_followed(
     assert other_server.requests == []
 
 
-def test_it_holds_for_sessions_made_of_it_too(
+def test_the_restriction_applies_to_derived_sessions(
     server: StubServer, other_server: StubServer, restricted_session: Session
 ) -> None:
     server.answers["/x"] = other_server.answers["/x"] = responds_with_json("reached")
@@ -49,7 +49,7 @@ def test_it_holds_for_sessions_made_of_it_too(
     assert other_server.requests == []
 
 
-def test_it_holds_behind_a_proxy_where_the_address_is_written_out(
+def test_the_restriction_applies_to_ip_literals_behind_a_proxy(
     server: StubServer,
     other_server: StubServer,
     restricted_session: Session,
@@ -65,7 +65,7 @@ def test_it_holds_behind_a_proxy_where_the_address_is_written_out(
     assert other_server.requests == []
 
 
-def test_it_holds_for_persistent_connections_too(
+def test_the_restriction_applies_to_persistent_connections(
     server: StubServer, other_server: StubServer, restricted_session: Session
 ) -> None:
     server.answers["/away"] = responds_with(302, Location=f"{other_server.url}/x")

@@ -1,4 +1,4 @@
-"""Who asks, and how hard: what an operator can set."""
+"""The contact, concurrency limit and rate limit of a request policy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONTACT = "mailto:mirror@institute.example"
 
 
 def count_concurrent_requests(server, delay: float):
-    """An answer that takes a while; gives how many were under way at a time."""
+    """Serve a slow response; return a list of the number of concurrent requests."""
     lock, now, most = threading.Lock(), [0], [0]
 
     def answer(handler) -> None:
@@ -83,7 +83,7 @@ def test_mail_and_web_addresses_are_contacts(contact):
         ("https://institute.example/?X-Amz-Signature=hunter2", "secret"),
     ],
 )
-def test_what_is_no_contact_is_refused_and_not_repeated(contact, message):
+def test_an_invalid_contact_is_refused_and_not_repeated(contact, message):
     with pytest.raises(ValueError, match=message) as caught:
         validate_contact(contact)
     assert "hunter2" not in str(caught.value)
@@ -122,7 +122,7 @@ def test_a_session_without_tokens_sends_none(server, make_session, monkeypatch):
 def test_waiting_for_a_connection_does_not_use_up_the_time_for_the_reply(server, make_session):
     count_concurrent_requests(server, 0.4)
     session = make_session(total=1.5, attempts=1).with_policy(RequestPolicy(connections_per_host=1))
-    # the last one waits longer than one reply may take
+    # the last request waits longer than the response timeout
     assert request_concurrently(session, f"{server.url}/x", 6) == [1] * 6
 
 
@@ -148,7 +148,7 @@ def test_requests_to_a_host_start_no_faster_than_the_rate_limit(
         one.answers["/x"] = responds_with_json(1)
     for _ in range(3):
         session.get_json(f"{server.url}/x")
-    # each waits for the one before it
+    # requests wait for each other
     assert [round(one, -1) for one in waits] == [10, 20]
     session.get_json(f"{other_server.url}/x")
     assert len(waits) == 2

@@ -1,4 +1,4 @@
-"""Addresses of objects, and what a refusal says."""
+"""URLs of objects, and the errors of a bucket."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_bucket_has_one_uri():
         {"endpoint": "http://x?y"},
     ],
 )
-def test_a_name_that_could_lead_elsewhere_is_refused(wrong):
+def test_an_unsafe_bucket_name_is_refused(wrong):
     with pytest.raises(ConfigurationError):
         make_bucket(**wrong)
 
@@ -114,7 +114,7 @@ def test_nothing_is_signed_and_no_dots_are_folded(server, make_session):
     assert "Authorization" not in server.requests[0].headers
 
 
-def test_a_store_that_knows_no_if_match_gives_no_changed_object_either(server, make_session):
+def test_a_changed_object_is_refused_even_if_the_store_ignores_if_match(server, make_session):
     server.answers["/data/x"] = responds_with(200, b"x", ETag='"other"')
     with pytest.raises(ObjectChangedError):
         S3Bucket(make_session(), "data", endpoint=server.url).read(b"x", etag="e", limit=9)

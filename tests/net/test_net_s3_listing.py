@@ -1,4 +1,4 @@
-"""Listings of a bucket in parallel: every key once, or an error."""
+"""Parallel listings of a bucket return every key once or fail."""
 
 from __future__ import annotations
 
@@ -15,9 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuromirror.net import InvalidListingError, NetError, RequestLimits, S3Bucket, Session
-from neuromirror.net import s3_parallel as crew
-from neuromirror.net import s3_spool as spool
+from neuromirror.net import (
+    InvalidListingError,
+    NetError,
+    RequestLimits,
+    S3Bucket,
+    Session,
+    s3_parallel,
+    s3_spool,
+)
 from neuromirror_demo.listing_server import BigBucket
 
 KEY_PARTS = [
@@ -76,9 +82,9 @@ def test_any_keys_in_pages_of_any_size_by_any_number_of_connections(keys, page, 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_ranges_that_are_cut_at_every_chance_neither_lose_nor_repeat_a_key(monkeypatch, seed):
-    monkeypatch.setattr(crew, "_BEFORE_SPLIT", 1)
-    monkeypatch.setattr(crew, "_PAGES_PER_SPLIT", 1)
-    monkeypatch.setattr(crew, "_PAUSE_PAGES", 1)
+    monkeypatch.setattr(s3_parallel, "_BEFORE_SPLIT", 1)
+    monkeypatch.setattr(s3_parallel, "_PAGES_PER_SPLIT", 1)
+    monkeypatch.setattr(s3_parallel, "_PAUSE_PAGES", 1)
     rng = random.Random(seed)
     shapes = [
         lambda: b"flat/%08d" % rng.randrange(10**4),
@@ -143,7 +149,7 @@ def test_a_page_that_is_cut_is_an_error(whole):
         assert isinstance(caught.value, InvalidListingError) is whole
 
 
-def test_a_memo_is_only_had_of_a_whole_listing():
+def test_a_memo_requires_a_complete_listing():
     with BigBucket(5000) as bucket:
         listing = open_bucket(bucket).objects(b"")
         with pytest.raises(RuntimeError):
@@ -211,7 +217,7 @@ def test_pages_fetched_for_the_comparison_are_fetched_once(tmp_path, kept):
         assert open_bucket(bucket).objects(b"", memo=second.memo()).unchanged()
 
 
-def test_an_unchanged_listing_leaves_nothing_that_a_later_one_could_take_for_new(tmp_path):
+def test_an_unchanged_listing_leaves_no_spool_for_a_later_one(tmp_path):
     with BigBucket(5000) as bucket:
         listing = open_bucket(bucket).objects(b"")
         keys_of(listing)
@@ -255,7 +261,7 @@ def test_a_listing_killed_at_page_50_of_200_resumes_without_refetching_stored_pa
         before = list(bucket.requested_starts)
         bucket.delay = 0.0
         listing = open_bucket(bucket).objects(b"", workspace=tmp_path, connections=4)
-        kept = spool.ListingSpool(tmp_path, listing._identity)
+        kept = s3_spool.ListingSpool(tmp_path, listing._identity)
         kept.resume()
         pieces = kept.coverages()
         assert 30 <= len(pieces) <= len(before)
@@ -285,7 +291,7 @@ def test_a_torn_end_of_the_spool_is_dropped_and_the_rest_is_used(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["damaged", "old", "from the future", "no spool"])
-def test_a_spool_that_cannot_be_trusted_is_thrown_away(tmp_path, monkeypatch, how):
+def test_an_untrustworthy_spool_is_discarded(tmp_path, monkeypatch, how):
     with BigBucket(8000) as bucket:
         list_partly(bucket, tmp_path)
         (file,) = tmp_path.iterdir()
@@ -298,7 +304,7 @@ def test_a_spool_that_cannot_be_trusted_is_thrown_away(tmp_path, monkeypatch, ho
             file.write_bytes(b"something else that is long enough to be read")
         else:
             later = now + (25 if how == "old" else -1) * 3600
-            monkeypatch.setattr(spool.time, "time", lambda: later)
+            monkeypatch.setattr(s3_spool.time, "time", lambda: later)
         bucket.requested_starts.clear()
         assert keys_of(open_bucket(bucket).objects(b"", workspace=tmp_path)) == list(bucket.keys)
         assert b"" in bucket.requested_starts

@@ -1,4 +1,4 @@
-"""The lister against moto's S3 server, with keys that break others."""
+"""Listings of moto's S3 server, with unusual keys."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def moto() -> Iterator[str]:
 
 
 class MotoBucket:
-    """A public bucket in moto's own store: put straight in, it takes keys that no route does."""
+    """A public bucket in moto's backend, filled directly, since moto's routes refuse some keys."""
 
     def __init__(self) -> None:
         from moto.s3.models import get_canned_acl, s3_backends
@@ -156,7 +156,7 @@ def test_versions_and_delete_markers_are_all_listed(moto, moto_bucket, page_size
     assert found == b"x"
 
 
-def test_what_a_bucket_allows_is_found_out(moto, moto_bucket):
+def test_the_capabilities_of_a_bucket_are_probed(moto, moto_bucket):
     bucket = open_bucket(moto, moto_bucket.name)
     assert bucket.probe().version_readable is None
     moto_bucket.keep_versions()
@@ -166,7 +166,7 @@ def test_what_a_bucket_allows_is_found_out(moto, moto_bucket):
     assert found.version_readable
 
 
-def test_checksums_are_found_to_be_given(moto, moto_bucket):
+def test_checksums_are_probed(moto, moto_bucket):
     import boto3
     from botocore.config import Config
 

@@ -1,4 +1,4 @@
-"""Pages of listings: read whole or refused whole."""
+"""Parsing of listing pages, and refusal of invalid ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def page(*rows, head=HEAD):
     return body.encode()
 
 
-def test_a_row_is_read_with_all_that_it_says():
+def test_every_field_of_a_row_is_parsed():
     sums = "<ChecksumAlgorithm>SHA256</ChecksumAlgorithm><ChecksumType>COMPOSITE</ChecksumType>"
     body = page(row("x/a+b%2Bc%20d", sums=sums, size=str(5 * 2**40), etag=f"&quot;{MD5}-3&quot;"))
     (got,) = parse_page(body, "x").rows
@@ -84,11 +84,11 @@ def test_times_come_with_and_without_a_fraction(at):
 
 
 @pytest.mark.parametrize("at", ["0001-01-01T00:00:00Z", "1969-12-31T23:59:59+00:00"])
-def test_a_time_before_all_computers_is_one_that_git_can_carry(at):
+def test_a_time_before_1970_becomes_1970(at):
     assert parse_page(page(row(at=at)), "x").rows[0].modified == datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def test_what_a_page_may_also_say_is_ignored_and_the_rest_is_kept():
+def test_unknown_elements_of_a_page_are_ignored():
     more = (
         "<ChecksumAlgorithm>CRC32</ChecksumAlgorithm><ChecksumAlgorithm>SHA256</ChecksumAlgorithm>"
         "<Owner><ID>x</ID><DisplayName>y</DisplayName></Owner>"
@@ -128,7 +128,7 @@ def test_what_a_page_may_also_say_is_ignored_and_the_rest_is_kept():
         b'<?xml version="1.0"?><Error><Code>SlowDown</Code></Error>',
     ],
 )
-def test_an_odd_page_is_refused_and_never_guessed_at(body):
+def test_an_inconsistent_page_is_refused(body):
     with pytest.raises(InvalidListingError):
         parse_page(body, "x")
 

@@ -1,4 +1,4 @@
-"""The session against a server that misbehaves in every way it can."""
+"""The session against misbehaving servers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_transient_error_is_retried(server, make_session, status):
     assert len(server.requests) == 3
 
 
-def test_a_storm_that_does_not_pass_is_an_error_that_says_so(server, make_session):
+def test_a_persistent_server_error_is_reported_with_its_status(server, make_session):
     server.answers["/x"] = responds_with(503, b"<html>down</html>", "text/html")
     with pytest.raises(ServerError, match="503") as caught:
         make_session().get_json(f"{server.url}/x")
@@ -66,7 +66,7 @@ def test_a_storm_that_does_not_pass_is_an_error_that_says_so(server, make_sessio
     assert isinstance(caught.value, NeuromirrorError)
 
 
-def test_too_many_requests_has_a_name_of_its_own(server, make_session):
+def test_too_many_requests_has_its_own_error(server, make_session):
     server.answers["/x"] = responds_with(429, b'{"detail": "Request was throttled."}')
     with pytest.raises(TooManyRequestsError, match="throttled"):
         make_session().get_json(f"{server.url}/x")
@@ -81,7 +81,7 @@ def test_a_permanent_error_is_not_retried(server, make_session, status):
 
 
 def record_waits(session, monkeypatch):
-    """Collects the pauses between attempts instead of making them."""
+    """Record the waits between attempts instead of sleeping."""
     waits: list[float] = []
     monkeypatch.setattr("tenacity.nap.time.sleep", waits.append)
     return waits
@@ -244,7 +244,7 @@ def test_deep_nesting_is_an_error(server, make_session, body):
 
 
 @pytest.mark.parametrize("body", [b"NaN", b"[-Infinity]", b"[" + b"9" * 5000 + b"]", b"\xff\xfe"])
-def test_what_only_looks_like_json_is_an_error(server, make_session, body):
+def test_nearly_valid_json_is_an_error(server, make_session, body):
     server.answers["/x"] = responds_with(200, body)
     with pytest.raises(InvalidJsonError):
         make_session().get_json(f"{server.url}/x")
@@ -394,7 +394,7 @@ def test_a_refused_connection_is_unreachable(server, make_session):
         server.__enter__()
 
 
-def test_404_and_410_are_not_found_and_say_who_says_so(server, make_session):
+def test_404_and_410_are_not_found_with_the_detail_of_the_archive(server, make_session):
     server.answers["/gone"] = responds_with(410, b"<html>", "text/html")
     with pytest.raises(NotFoundError) as of_the_archive:
         make_session().get_json(f"{server.url}/nothing")

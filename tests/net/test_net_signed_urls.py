@@ -1,4 +1,4 @@
-"""Signed addresses in texts that were made to keep a reader busy."""
+"""Signed URLs in texts that are constructed to take long to search."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_text_of_sixteen_times_the_length_takes_no_more_than_its_share(name: s
         read(made)
         return time.process_time() - began
 
-    # quadratic: 256 times as long, and minutes
+    # in quadratic time it would take 256 times as long
     assert seconds(LONG) < 1.0 + 64 * seconds(SHORT)
 
 
@@ -54,5 +54,5 @@ def test_a_text_of_sixteen_times_the_length_takes_no_more_than_its_share(name: s
         ("no http:// address", "no http:// address"),
     ],
 )
-def test_what_is_secret_is_left_out(text: str, expected: str) -> None:
+def test_secrets_are_removed(text: str, expected: str) -> None:
     assert clean({"a": [text]}) == {"a": [expected]}

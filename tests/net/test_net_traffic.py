@@ -1,4 +1,4 @@
-"""What is asked is counted, for whoever has it asked."""
+"""Traffic counters count the requests of their context."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs run and checked, files served, names that break things: what the tests share."""
+"""Helpers of the annex tests: subprocesses, a file server, unusual names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TIMESTAMP = 1_600_000_000
 def run(
     *command: str | bytes, cwd: Path, env: Mapping[str, str] | None = None, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """The program's end, output as text; its messages stand in the error when it fails."""
+    """Run a program and return the result; a failure includes its messages."""
     done = subprocess.run(
         command, cwd=cwd, env=env, capture_output=True, check=False, stdin=subprocess.DEVNULL
     )
@@ -28,14 +28,14 @@ def run(
 
 @dataclass
 class FileServer:
-    """What is served, by path, and the paths that were asked for with GET."""
+    """The served files by path, and the paths requested with GET."""
 
     address: str
     contents: dict[str, bytes] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
 
     def url(self, path: str) -> str:
-        """The address of a path."""
+        """Return the URL of a path."""
         return self.address + path
 
 
@@ -50,7 +50,7 @@ _PIECES = [
     *(b"%", b"%2E", b"%2e", b"%_", b"%+", b"%%", b"2E", b"_", b"+", b"%F", b"a", b"nwb", b"-"),
     *(b"x" * 238, b"x" * 250, "\U0001f9e0".encode() * 61, b" " * 240),
 ]
-"""What names that break things are made of."""
+"""Parts of unusual names."""
 
 path_components = st.lists(st.sampled_from(_PIECES), max_size=5).map(b"".join)
 upstream_names = st.one_of(

@@ -1,4 +1,4 @@
-"""An S3 server that departs from the documented behaviour where a test says so."""
+"""An S3 server with configurable deviations from the documented behaviour."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 @contextmanager
 def nonconforming_bucket(**departures: Any) -> Iterator[str]:
-    """Serve the bucket ``odd``; gives its endpoint.
+    """Serve the bucket ``odd``; yields its endpoint.
 
     ``unordered`` lists keys backwards, ``swift`` lists a large object as 173 bytes with the MD5 of
     nothing, ``no_parts``, ``no_ranges`` and ``no_conditions`` ignore the parameter or header,

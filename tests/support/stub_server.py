@@ -1,4 +1,4 @@
-"""A small HTTP server on loopback whose answers are functions."""
+"""An HTTP server on loopback whose responses are functions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RecordedRequest:
 
 @dataclass
 class StubServer:
-    """``answers`` maps a path (without query) to its answer; ``asked`` collects requests."""
+    """``answers`` maps a path (without query) to its response; ``requests`` records requests."""
 
     answers: dict[str, Answer] = field(default_factory=dict)
     requests: list[RecordedRequest] = field(default_factory=list)
@@ -91,7 +91,7 @@ def responds_with_json(found: Any) -> Answer:
 
 
 def responds_in_turn(*answers: Answer) -> Answer:
-    """The answers one after the other, the last for ever."""
+    """Return the responses one after another, and the last one for all further requests."""
     left = list(answers)
 
     def answer(handler: BaseHTTPRequestHandler) -> None:

@@ -25,7 +25,7 @@ _TARGET_LIMIT = 4000
 # Length of a link target without its ``../``: ``.git/annex/objects/xx/yy/`` and twice the file
 # name of a key, which file systems limit to 255 bytes.
 _LONGEST_TARGET = len(b".git/annex/objects/xx/yy/") + 2 * 255 + 1
-# Leaves room for an escaped first character (6 more bytes), ``%+`` and ``%_``.
+# Leaves space for an escaped first character (6 more bytes), ``%+`` and ``%_``.
 _CHUNK = 240
 
 _SLASH, _DOT = b"/."
