@@ -65,7 +65,7 @@ def real_intern(boss: DemoBoss, token: str = "public") -> Any:
     return BossRemote({"protocol": "http", "host": boss.host, "token": token})
 
 
-def test_what_is_listed_is_what_intern_lists(shared_boss):
+def test_lists_equal_those_of_intern(shared_boss):
     remote = real_intern(shared_boss)
     listed = [
         f"{collection}/{experiment}/{channel}"
@@ -78,7 +78,7 @@ def test_what_is_listed_is_what_intern_lists(shared_boss):
 
 
 @pytest.mark.parametrize("path", OPEN)
-def test_what_is_read_is_what_intern_gets(shared_boss, path):
+def test_records_equal_those_of_intern(shared_boss, path):
     from intern.resource.boss.resource import (
         ChannelResource,
         CollectionResource,
@@ -108,7 +108,7 @@ def test_what_is_read_is_what_intern_gets(shared_boss, path):
         assert {key: ours[key] for key in plain} == remote.get_metadata(resource, plain)
 
 
-def test_keys_that_intern_would_break_are_read(shared_boss):
+def test_metadata_keys_with_special_characters_are_read(shared_boss):
     client = make_source(shared_boss.api)._client
     assert client.metadata(["demo_cortex", "sections"]) == {
         "citation & doi": "Doe 2024, 10.0000/demo?a=1"
@@ -135,7 +135,7 @@ def test_only_included_channels_are_requested(boss):
     assert list(everywhere.datasets()) == []
 
 
-def test_a_list_that_may_not_be_read_is_a_notice_and_the_rest_goes_on(shared_boss, httpserver):
+def test_a_refused_list_is_reported_and_the_others_are_listed(shared_boss, httpserver):
     around = RewritingProxy(httpserver, shared_boss)
     refusal = b'{"status": 403, "code": 3001, "message": "Missing read permissions"}'
     closed = Response(refusal, 403, content_type="application/json")
@@ -156,7 +156,7 @@ def test_a_list_that_may_not_be_read_is_a_notice_and_the_rest_goes_on(shared_bos
 # --- names
 
 
-def test_collections_and_experiments_are_groups(shared_boss):
+def test_collections_and_experiments_are_superdatasets(shared_boss):
     source = make_source(shared_boss.api)
     assert source.superdataset("demo_cortex").source_uri == f"boss://{shared_boss.host}/demo_cortex"
     inner = source.superdataset("demo_cortex/sections")
@@ -169,7 +169,7 @@ def test_collections_and_experiments_are_groups(shared_boss):
 @pytest.mark.parametrize(
     "name", ["", "a", "a/b", "a/b/c/d", "a//c", "a/b/=2E=2E", "a/b/c d", "a/b/=zz", "a/b/=FF"]
 )
-def test_what_names_no_channel_is_refused(shared_boss, name):
+def test_an_id_without_a_channel_is_refused(shared_boss, name):
     with pytest.raises(MalformedIdError, match="collection/experiment/channel"):
         make_source(shared_boss.api).dataset(name)
 
@@ -223,7 +223,7 @@ def test_a_service_below_a_path_gets_its_requests_below_that_path(shared_boss, h
 # --- intern's transport
 
 
-def test_intern_asks_through_our_session(shared_boss, httpserver, monkeypatch):
+def test_intern_sends_requests_through_our_session(shared_boss, httpserver, monkeypatch):
     monkeypatch.setenv(TOKEN, shared_boss.token)
     around = RewritingProxy(httpserver, shared_boss)
     source = make_source(around.api, token_env=TOKEN, restricted="mirror")
@@ -233,7 +233,7 @@ def test_intern_asks_through_our_session(shared_boss, httpserver, monkeypatch):
         assert headers["Authorization"] == f"token {shared_boss.token}"
 
 
-def test_those_without_a_token_say_so(shared_boss, httpserver):
+def test_requests_without_a_token_use_the_public_one(shared_boss, httpserver):
     around = RewritingProxy(httpserver, shared_boss)
     list(make_source(around.api).datasets())
     assert {headers["Authorization"] for headers in around.request_headers} == {"Token public"}
@@ -257,14 +257,14 @@ def test_intern_is_loaded_when_it_is_needed():
         *('{"channels": [".."]}', '{"channels": ["\\ud800"]}', '{"channels": [1]}'),
     ],
 )
-def test_a_list_that_is_none_is_an_error(shared_boss, httpserver, body):
+def test_a_malformed_list_is_an_error(shared_boss, httpserver, body):
     around = RewritingProxy(httpserver, shared_boss)
     around.replacements["/channel/$"] = Response(body, content_type="application/json")
     with pytest.raises(UnexpectedReplyError, match="the list of channels of demo_activity/calcium"):
         list(make_source(around.api).datasets())
 
 
-def test_a_page_instead_of_json_is_an_error_that_says_so(shared_boss, httpserver):
+def test_html_instead_of_json_is_an_error(shared_boss, httpserver):
     around = RewritingProxy(httpserver, shared_boss)
     around.replacements["/collection/$"] = Response("<p>Log in", content_type="text/html")
     with pytest.raises(InvalidJsonError, match="not JSON"):
@@ -274,12 +274,12 @@ def test_a_page_instead_of_json_is_an_error_that_says_so(shared_boss, httpserver
 # --- errors
 
 
-def test_a_storm_of_429_is_waited_for(boss):
+def test_repeated_429_replies_are_retried(boss):
     boss.throttle(times=3, retry_after=0)
     assert len(list(make_source(boss.api, attempts=5).datasets())) == len(OPEN)
 
 
-def test_an_endless_storm_of_429_is_an_error(boss):
+def test_endless_429_replies_are_an_error(boss):
     boss.throttle(retry_after=0)
     with pytest.raises(TooManyRequestsError, match="too many requests"):
         list(make_source(boss.api).datasets())
@@ -328,7 +328,7 @@ def test_an_error_names_the_token_variable_that_is_not_set(shared_boss, httpserv
 # --- restricted channels
 
 
-def test_what_only_the_token_may_read_stays_out(shared_boss, monkeypatch):
+def test_restricted_channels_are_skipped(shared_boss, monkeypatch):
     monkeypatch.setenv(TOKEN, shared_boss.token)
     source = make_source(shared_boss.api, token_env=TOKEN)
     hints = {hint.dataset.local_id: hint.unavailable for hint in source.datasets()}
@@ -340,9 +340,7 @@ def test_what_only_the_token_may_read_stays_out(shared_boss, monkeypatch):
         listing_of(source, PRIVATE)
 
 
-def test_what_only_the_token_may_read_is_mirrored_where_the_operator_says_so(
-    shared_boss, monkeypatch
-):
+def test_restricted_channels_are_mirrored_if_the_options_say_so(shared_boss, monkeypatch):
     monkeypatch.setenv(TOKEN, shared_boss.token)
     source = make_source(shared_boss.api, token_env=TOKEN, restricted="mirror")
     hints = {hint.dataset.local_id: hint.unavailable for hint in source.datasets()}
@@ -377,7 +375,7 @@ def test_a_channel_in_a_restricted_experiment_is_left_out(boss, monkeypatch):
 
 @pytest.mark.parametrize("how", ["soft_delete", "purge"])
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_a_deleted_channel_is_gone(boss, how, depth):
+def test_a_deleted_channel_is_not_found(boss, how, depth):
     source = make_source(boss.api)
     dataset = source.dataset(ACTIVITY)
     names = ACTIVITY.split("/")

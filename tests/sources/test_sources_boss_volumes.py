@@ -80,7 +80,7 @@ def test_all_blocks_together_are_the_volume(shared_boss, path, dtype, level):
 # --- geometry
 
 
-def test_an_anisotropic_volume_with_an_offset_stands_where_it_is(shared_boss):
+def test_an_anisotropic_volume_keeps_its_offset(shared_boss):
     documents = documents_of(listing_of(make_source(shared_boss.api), TISSUE))
     assert multiscales(documents) == [
         ("0", [40, 4, 4], [480, 0, 0]),
@@ -112,7 +112,7 @@ def test_without_downsampling_only_the_base_level_is_listed(boss, status):
     assert levels_in(list(listing_of(source, "c/e/ch").entries())) == {b"0"}
 
 
-def test_how_the_downsampling_job_fares_is_in_no_document(boss):
+def test_the_downsampling_status_is_in_no_document(boss):
     add_volume(boss, "c/e/ch", noise((8, 40, 40)), downsampled=False)
     source = make_source(boss.api)
     before = documents_of(listing_of(source, "c/e/ch"))
@@ -121,7 +121,7 @@ def test_how_the_downsampling_job_fares_is_in_no_document(boss):
         assert documents_of(listing_of(source, "c/e/ch")) == before
 
 
-def test_levels_begin_with_the_one_that_was_written_on(boss):
+def test_levels_start_with_the_uploaded_one(boss):
     """The downsample service counts levels from 0, up to the experiment's number of levels."""
     shape = (8, 40, 40)
     boss.add_collection("c")
@@ -176,7 +176,7 @@ def test_voxels_that_are_not_square_have_their_own_level(boss):
     assert (read_level(source, listing, 0, voxels.shape, "uint8") == voxels).all()
 
 
-def test_what_intern_cannot_read_is_read(boss):
+def test_records_that_intern_cannot_parse_are_read(boss):
     """A null time unit, and 32-bit voxels."""
     from intern.remote.boss import BossRemote
     from intern.resource.boss.resource import ExperimentResource
@@ -210,9 +210,7 @@ def test_what_intern_cannot_read_is_read(boss):
         ("downsample/", "{", "[", "no JSON object|not JSON"),
     ],
 )
-def test_a_description_that_makes_no_volume_is_an_error(
-    shared_boss, httpserver, part, old, new, match
-):
+def test_a_malformed_description_is_an_error(shared_boss, httpserver, part, old, new, match):
     around = RewritingProxy(httpserver, shared_boss)
     path = {
         "channel/em$": "collection/demo_cortex/experiment/sections/channel/em",
@@ -261,7 +259,7 @@ def test_too_many_files_fail_with_a_message(shared_boss):
 # --- documents and facts
 
 
-def test_the_documents_are_upstreams_json_without_what_moves(shared_boss):
+def test_the_documents_are_upstreams_json_without_volatile_members(shared_boss):
     documents = documents_of(listing_of(make_source(shared_boss.api), CELLS))
     names = ["channel", "collection", "coordinate_frame", "downsample", "experiment", "metadata"]
     kept = {name: json.loads(documents[f".boss/{name}.json"]) for name in names}
@@ -280,7 +278,7 @@ def test_the_documents_are_upstreams_json_without_what_moves(shared_boss):
         assert documents[f".boss/{name}.json"] == written.encode()
 
 
-def test_a_sibling_that_comes_changes_nothing(boss):
+def test_a_new_sibling_changes_no_document(boss):
     add_volume(boss, "c/e/ch", noise((8, 40, 40)))
     before = documents_of(listing_of(make_source(boss.api), "c/e/ch"))
     boss.add_channel("c/e/another")
@@ -288,7 +286,7 @@ def test_a_sibling_that_comes_changes_nothing(boss):
     assert documents_of(listing_of(make_source(boss.api), "c/e/ch")) == before
 
 
-def test_the_order_in_which_siblings_are_named_means_nothing(boss):
+def test_the_order_of_siblings_does_not_matter(boss):
     add_volume(boss, "c/e/a", noise((8, 40, 40)))
     boss.add_channel("c/e/b")
     names = ["a", "b"]
@@ -337,7 +335,7 @@ def test_links_lead_to_viewers(boss):
     assert state_of(links["neuroglancer"])["layers"][0]["source"] == link
 
 
-def test_a_path_that_a_channel_was_once_kept_at_is_no_link(shared_boss, httpserver):
+def test_a_former_storage_path_is_no_link(shared_boss, httpserver):
     around = RewritingProxy(httpserver, shared_boss)
     path = "/v1/collection/demo_cortex/experiment/sections/channel/em"
     channel = requests.get(f"{shared_boss.url}{path}", timeout=300).json()
@@ -387,7 +385,7 @@ def test_metadata_that_may_not_be_read_are_left_out(shared_boss, httpserver):
     assert listing.facts.license == ()
 
 
-def test_other_trouble_with_metadata_is_an_error(shared_boss, httpserver):
+def test_failing_metadata_requests_are_an_error(shared_boss, httpserver):
     around = RewritingProxy(httpserver, shared_boss)
     around.replacements["/meta/"] = Response("{}", 400, content_type="application/json")
     with pytest.raises(HttpError, match="HTTP 400"):

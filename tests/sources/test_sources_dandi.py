@@ -144,7 +144,7 @@ def test_a_firewalls_403_is_no_embargo(make_source, archive):
         list(source.datasets())
 
 
-def test_an_archive_that_refuses_everything_says_nothing_of_an_embargo(make_source, archive):
+def test_an_archive_that_refuses_every_request_implies_no_embargo(make_source, archive):
     refusal = (403, archive.replies["d000004_other"])
     for path in ("/api/dandisets/000001/", "/api/dandisets/"):
         archive.refused[path] = refusal
@@ -254,7 +254,7 @@ def test_the_listing_carries_upstreams_own_summary_before_and_after(make_source,
     assert second.confirm_version() == second.version
 
 
-def test_an_outdated_version_row_is_requested_anew(make_source, archive):
+def test_an_outdated_version_row_is_requested_again(make_source, archive):
     seconds = [0.0]
     lately = RecentVersions(lambda: seconds[0])
     version = version_of(make_source(), "000002", "draft")
@@ -355,7 +355,7 @@ def test_a_version_in_the_address_needs_no_request(make_source, archive):
     assert {record.locations[0].version_id for record in records} == {"given"}
 
 
-def test_listings_of_one_source_share_what_the_bucket_answered(make_source, archive):
+def test_listings_of_one_source_share_head_replies(make_source, archive):
     source = make_source()
     first = entries_of(source, "000001", "draft")
     heads = len(archive.heads)
@@ -452,7 +452,7 @@ def test_the_objects_own_address_is_found_among_others(urls, found):
     assert _object_url({"contentUrl": urls}, allow_private=False) == found
 
 
-def test_an_object_on_this_machine_is_one_only_where_the_archive_is():
+def test_local_object_urls_require_a_local_archive():
     metadata = {"contentUrl": ["http://127.0.0.1:9000/bucket/key"]}
     assert _object_url(metadata, allow_private=True) == "http://127.0.0.1:9000/bucket/key"
     assert _object_url(metadata, allow_private=False) is None
@@ -545,7 +545,7 @@ def test_paths_are_kept_byte_for_byte(make_source, archive):
     assert {record.path for record in listed} == {name.encode() for name in names}
 
 
-def test_nothing_in_a_document_moves_by_itself(make_source, archive):
+def test_documents_have_no_volatile_members(make_source, archive):
     source = make_source()
 
     def content(label):
@@ -640,7 +640,7 @@ def test_an_instance_without_a_prefix_gives_no_doi_at_all(make_source, archive):
 
 
 @pytest.mark.parametrize("broken", [[], {}, {"version": "other"}, "text", None, 3])
-def test_a_version_that_is_none_is_an_error(make_source, archive, broken):
+def test_a_malformed_version_is_an_error(make_source, archive, broken):
     source = make_source()
     version = version_of(source, "000001", "draft")
     archive.replies["v000001_draft_info"] = broken

@@ -89,7 +89,7 @@ def test_a_page_past_the_end_of_a_list_of_assets_is_no_end(make_source, archive)
         records_of(make_source(page_size=3))
 
 
-def test_a_page_past_the_end_of_the_versions_is_no_dandiset_that_is_gone(make_source, archive):
+def test_a_page_past_the_end_of_the_versions_is_no_removed_dandiset(make_source, archive):
     """It is 404, which for the first page means that the dandiset does not exist."""
     source = make_source(page_size=2)
     answering(archive, VERSIONS, 2, 404, PAST_THE_END)
@@ -162,9 +162,7 @@ def test_a_row_without_a_draft_keeps_no_other_dandiset_from_being_visited(make_s
     assert after[:1] + after[2:] == before[:1] + before[2:]
 
 
-def test_a_row_that_does_not_say_whether_it_is_embargoed_is_not_taken_for_open(
-    make_source, archive
-):
+def test_a_row_without_embargo_status_does_not_count_as_open(make_source, archive):
     del draft_row(archive, 1)["embargo_status"]
     with pytest.raises(UnexpectedReplyError, match="000002: the reply lacks the embargo status"):
         list(make_source().datasets())
@@ -309,7 +307,7 @@ def test_urls_end_with_a_slash_and_a_redirect_is_followed(make_source, archive):
     assert len(list(source.datasets())) == 9
 
 
-def test_a_redirect_to_a_page_for_people_is_no_empty_list(make_source, archive):
+def test_a_redirect_to_an_html_page_is_no_empty_list(make_source, archive):
     def moved(handler, path, query):
         if path == LIST:
             away = {"Location": "/login/", "Content-Length": "0"}
@@ -342,7 +340,7 @@ def test_a_bad_token_is_an_error_on_public_lists_too(make_source, archive, monke
 
 
 @pytest.mark.parametrize("label", ["", "0.1", "v0.261121.0904", "0.261121.0904/..", "Draft", None])
-def test_what_is_no_label_of_a_version_is_no_version(make_source, archive, label):
+def test_a_malformed_label_is_no_version(make_source, archive, label):
     archive.replies["d000002_versions"]["results"][0]["version"] = label
     source = make_source()
     with pytest.raises(UnexpectedReplyError, match="a row without a version"):

@@ -62,7 +62,7 @@ def listings(running) -> int:
     return running.count_requests("versions")
 
 
-def test_what_a_sweep_says_is_what_the_bucket_has(filled):
+def test_listed_versions_equal_those_of_the_bucket(filled):
     urls = urls_of(filled, range(1200))
     found = sweep_of().look_up(urls)
     assert list(found) == urls
@@ -83,7 +83,7 @@ def test_a_thousand_blobs_cost_a_handful_of_requests_and_known_ones_none(filled)
     assert filled.requests == []
 
 
-def test_a_few_blobs_make_no_sweep(filled):
+def test_a_few_blobs_cause_no_version_listing(filled):
     filled.clear_requests()
     sweep = sweep_of()
     for number in range(4):
@@ -92,7 +92,7 @@ def test_a_few_blobs_make_no_sweep(filled):
     assert filled.requests == []
 
 
-def test_the_sweep_waits_until_single_requests_would_have_cost_as_much(filled, monkeypatch):
+def test_versions_are_listed_once_single_requests_would_cost_as_much(filled, monkeypatch):
     monkeypatch.setattr(blob_versions_module, "_MIN_REQUESTS", 10)
     monkeypatch.setattr(blob_versions_module, "_cost", lambda bucket, root: 30)
     sweep = sweep_of()
@@ -112,7 +112,7 @@ def test_the_number_of_pages_is_estimated_from_the_first(filled, monkeypatch):
     assert 10 <= cost <= 14
 
 
-def test_a_large_sweep_goes_by_first_digits_and_loses_nothing(filled, monkeypatch):
+def test_a_large_version_listing_is_divided_by_prefix_and_complete(filled, monkeypatch):
     monkeypatch.setattr(blob_versions_module, "_MIN_PARALLEL_COST", 1)
     urls = urls_of(filled, range(1200))
     assert len(sweep_of().look_up(urls)) == 1200
@@ -126,7 +126,7 @@ def test_a_bucket_that_refuses_version_listings_gets_one_request(few):
     assert listings(few) == 1
 
 
-def test_a_sweep_that_breaks_off_is_no_sweep(few, monkeypatch):
+def test_an_interrupted_version_listing_is_not_used(few, monkeypatch):
     monkeypatch.setattr(blob_versions_module, "_cost", lambda bucket, root: 1)
     with few.cut_listing("cut"):
         sweep = sweep_of()
@@ -174,7 +174,7 @@ def test_other_objects_are_left_to_single_requests(url):
     assert sweep_of().look_up([url] * 2000) == {}
 
 
-def test_urls_with_a_common_prefix_parse_as_each_does_by_itself():
+def test_urls_with_a_common_prefix_parse_like_single_urls():
     blob = "abcdef00-0000-4000-8000-000000000000"
     urls = [
         f"{beginning}{key_of(one)}"
@@ -263,7 +263,7 @@ def heads(demo) -> int:
     return demo.count_requests("^HEAD .*blobs/")
 
 
-def test_a_large_dandiset_is_located_by_a_sweep_as_by_single_requests(demo, monkeypatch):
+def test_locations_from_a_version_listing_equal_those_of_single_requests(demo, monkeypatch):
     name = demo.make_many(None, 120)
     demo.clear_requests()
     swept = draft_of(demo, name)

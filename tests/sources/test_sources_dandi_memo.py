@@ -124,7 +124,7 @@ def test_a_memo_of_another_version_is_of_no_use(make_source):
     "memo",
     [None, b"", b"{", b"[]", b'{"bound":"x"}', b'{"bound":1,"pages":[]}', b"\xff", b'{"pages":[]}'],
 )
-def test_what_is_no_memo_is_nothing_remembered(make_source, archive, memo):
+def test_an_invalid_memo_is_ignored(make_source, archive, memo):
     assert not listing_of(make_source(), FakeVisitContext(memo=memo)).is_unchanged()
     assert requested_pages(archive) == []
 
@@ -139,7 +139,7 @@ def test_no_page_is_requested_after_the_first_that_differs(make_source, archive)
     assert len(requested_pages(archive)) == 2
 
 
-def test_a_page_that_cannot_be_had_leaves_it_to_the_reading(make_source, archive):
+def test_an_unreadable_page_means_changed(make_source, archive):
     source = make_source(page_size=2)
     memo = memo_of(source)
     archive.on_request = lambda handler, path, _: path == ASSETS and send(handler, 503, b"{}")
@@ -165,7 +165,7 @@ def test_the_smaller_pages_of_a_weak_server_are_requested_in_the_same_size(make_
     assert len(requested_pages(archive)) == 5
 
 
-def test_rows_beyond_unicode_are_remembered(make_source, archive):
+def test_rows_with_lone_surrogates_are_remembered(make_source, archive):
     row = archive.assets("000002_draft")[0]
     row["path"] = "half \ud800"
     row["metadata"]["anything"] = 10**40

@@ -68,7 +68,7 @@ def test_a_dandiset_without_assets_has_none():
 
 
 @pytest.mark.parametrize("name", ["000001_draft", "000002_draft", "000003_draft"])
-def test_what_moves_by_itself_moves_no_byte(name):
+def test_volatile_members_change_no_byte(name):
     """Late sha256, publishing, end of embargo, another URL, new extraction, another order."""
     before = rows_of(name)
     after = copy.deepcopy(before)
@@ -103,7 +103,7 @@ def test_publishing_does_not_change_the_metadata_of_an_asset():
             )
 
 
-def test_what_is_kept_moves():
+def test_other_members_change_the_line():
     row = rows_of("000001_draft")[0]
     before = metadata_line(row["metadata"], row["path"])
     for change in ({"identifier": "other"}, {"contentSize": 1}, {"approach": [{"name": "x"}]}):
@@ -208,7 +208,7 @@ def documents_of(source, name, label="draft"):
     return {one.path: one.content for one in listing.documents}
 
 
-def test_a_listing_gives_them_beside_the_dandiset_itself(make_source, archive):
+def test_a_listing_has_the_shards_and_the_dandisets_document(make_source, archive):
     found = documents_of(make_source(), "000002")
     assert set(found) == {b"dandiset.yaml", b".dandi/assets.jsonl"}
     paths = [json.loads(line)["path"] for line in found[b".dandi/assets.jsonl"].splitlines()]
@@ -217,7 +217,7 @@ def test_a_listing_gives_them_beside_the_dandiset_itself(make_source, archive):
 
 
 @pytest.mark.parametrize("page_size", [1, 3, 1000])
-def test_pages_do_not_shape_them(make_source, page_size):
+def test_the_shards_do_not_depend_on_pages(make_source, page_size):
     assert documents_of(make_source(page_size=page_size), "000002") == documents_of(
         make_source(), "000002"
     )

@@ -162,7 +162,7 @@ def test_a_row_on_two_pages_is_noticed(make_source, archive):
         paths_of(make_source(page_size=3))
 
 
-def test_a_row_that_slips_away_between_pages_is_noticed(make_source, archive):
+def test_a_row_lost_between_pages_is_noticed(make_source, archive):
     """An asset removed early in the order makes the next page skip one."""
     rows = archive.assets("000002_draft")
 
@@ -199,7 +199,7 @@ def test_a_path_twice_on_a_page_is_noticed(make_source, archive):
         {"count": 0, "next": 5, "results": []},
     ],
 )
-def test_what_is_no_page_is_not_an_empty_list(make_source, archive, page):
+def test_a_malformed_page_is_not_an_empty_list(make_source, archive, page):
     archive.on_request = lambda handler, path, _query: (
         path == ASSETS and send(handler, 200, json.dumps(page).encode())
     )
@@ -220,9 +220,7 @@ def test_what_is_no_page_is_not_an_empty_list(make_source, archive, page):
         (302, b"", "text/html", NetError),
     ],
 )
-def test_a_page_that_cannot_be_had_ends_the_listing(
-    make_source, archive, status, body, kind, error
-):
+def test_an_unreadable_page_ends_the_listing(make_source, archive, status, body, kind, error):
     def before(handler, path, query):
         is_later_page = path == ASSETS and int(query["page"]) > 1
         return is_later_page and send(handler, status, body, kind=kind)
@@ -335,7 +333,7 @@ def test_few_pages_are_requested_ahead_of_the_reader(make_source, archive):
     assert 0 < len(archive.heads) < 40
 
 
-def test_a_single_object_in_trouble_ends_the_listing(make_source, archive):
+def test_an_unreadable_object_ends_the_listing(make_source, archive):
     """A record without version id would stay in the git-annex branch forever."""
     archive.set_blob_count("000002_draft", 20)
     bad = next(path for path in archive.objects if path.endswith("-0000-4000-8000-000000000000"))
@@ -344,14 +342,14 @@ def test_a_single_object_in_trouble_ends_the_listing(make_source, archive):
         list(listing_of(make_source()).entries())
 
 
-def test_a_bucket_in_trouble_ends_the_listing(make_source, archive):
+def test_a_failing_bucket_ends_the_listing(make_source, archive):
     """Otherwise a transient outage would be recorded as files without version ids."""
     archive.on_request = lambda handler, *_: handler.command == "HEAD" and send(handler, 503, b"")
     with pytest.raises(ServerError):
         paths_of(make_source())
 
 
-def test_a_bucket_out_of_reach_ends_the_listing(make_source, archive):
+def test_an_unreachable_bucket_ends_the_listing(make_source, archive):
     for row in archive.assets("000002_draft"):
         row["metadata"]["contentUrl"][1] = "http://127.0.0.1:9/blobs/x"
     with pytest.raises(UnreachableError):

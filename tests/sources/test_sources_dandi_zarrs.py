@@ -160,7 +160,7 @@ def test_a_row_that_cannot_be_a_part_is_a_named_exception(zarr_archive, change, 
         ),
     ],
 )
-def test_the_bucket_is_read_off_an_address(url, address):
+def test_the_bucket_is_parsed_from_a_url(url, address):
     assert parse_object_url(url) == address
 
 
@@ -202,7 +202,7 @@ def test_a_multipart_etag_is_in_the_checksum_as_it_stands():
 
 
 @pytest.mark.parametrize("wrong", ["", "x", "0" * 32, "0" * 32 + "-1-2", "0" * 32 + "-1--2\n"])
-def test_what_is_no_checksum_is_refused(wrong):
+def test_a_malformed_checksum_is_refused(wrong):
     with pytest.raises(ValueError, match="no checksum of a Zarr"):
         parse_checksum(wrong)
 
@@ -282,7 +282,7 @@ def test_old_versions_and_deleted_objects_are_not_listed(zarr_archive):
     assert {path: one.size for path, one in found.items()} == {b"a": 3, b"c": 1}
 
 
-def test_a_listing_that_does_not_add_up_is_not_proven(zarr_archive):
+def test_objects_that_do_not_match_the_checksum_are_refused(zarr_archive):
     """An object is deleted without a change upstream; no entry is yielded."""
     zarr_id = zarr_archive.make(ENTRIES)
     stated = zarr_archive.library_checksum(zarr_id)
@@ -296,7 +296,7 @@ def test_a_listing_that_does_not_add_up_is_not_proven(zarr_archive):
     assert f"dandi:zarr/{zarr_id}" in str(caught.value)
 
 
-def test_a_zarr_that_moved_since_its_row_was_read_is_taken_as_it_is_now(zarr_archive):
+def test_a_zarr_that_changed_since_its_row_is_listed_in_its_current_state(zarr_archive):
     zarr_id = zarr_archive.make(ENTRIES)
     part = part_of(zarr_archive, zarr_id)
     zarr_archive.put(zarr_id, {"0/11/0": b"more"})
@@ -328,9 +328,7 @@ def test_a_race_with_an_upload_is_retried(zarr_archive):
     assert listing.version.upstream == zarr_archive.library_checksum(zarr_id)
 
 
-def test_pages_left_by_a_killed_visit_do_not_make_a_moved_zarr_wrong_for_ever(
-    zarr_archive, tmp_path
-):
+def test_stale_pages_of_a_killed_visit_are_discarded_for_a_changed_zarr(zarr_archive, tmp_path):
     zarr_id = zarr_archive.make(ENTRIES)
     zarr_archive.set_state(zarr_id, "0" * 32 + "-1--1")
     part = part_of(zarr_archive, zarr_id)
@@ -422,7 +420,7 @@ def test_a_hidden_zarr_is_refused_and_its_own_hint_says_embargoed(zarr_archive, 
     assert zarrs.hint(part.dataset).unavailable == "embargoed"
 
 
-def test_a_zarr_that_is_gone_is_not_taken_for_an_embargoed_one(zarr_archive):
+def test_a_removed_zarr_differs_from_an_embargoed_one(zarr_archive):
     zarr_id = zarr_archive.make(ENTRIES)
     part = part_of(zarr_archive, zarr_id)
     del zarr_archive.rows[zarr_id]
@@ -432,7 +430,7 @@ def test_a_zarr_that_is_gone_is_not_taken_for_an_embargoed_one(zarr_archive):
         zarrs_of(zarr_archive).hint(part.dataset)
 
 
-def test_a_404_that_is_not_the_archives_own_says_nothing_of_a_zarr(zarr_archive):
+def test_a_404_from_a_proxy_does_not_remove_a_zarr(zarr_archive):
     zarr_id = zarr_archive.make(ENTRIES)
     part = part_of(zarr_archive, zarr_id)
     zarr_archive.rows[zarr_id] = (404, {"page": "of a proxy"})

@@ -78,7 +78,7 @@ def test_blocks_are_hashed_where_the_options_say_so(shared_ndstore: DemoNdstore)
     assert not any(one.digests for one in unread)
 
 
-def test_a_level_lies_where_the_service_has_it(shared_ndstore: DemoNdstore) -> None:
+def test_a_level_has_the_position_that_the_service_states(shared_ndstore: DemoNdstore) -> None:
     source = make_source(shared_ndstore)
     sections = transformations_by_level(listing_of(source, IMAGE_11))
     # z starts at 1 and is not scaled; joining pixels moves their centers
@@ -87,7 +87,7 @@ def test_a_level_lies_where_the_service_has_it(shared_ndstore: DemoNdstore) -> N
     assert sections["2"] == ([30.0, 12.0, 12.0], [30.0, 4.5, 4.5])
 
 
-def test_a_level_lies_where_it_was_made_even_where_its_offset_is_rounded(
+def test_a_level_with_a_rounded_offset_has_its_real_position(
     shared_ndstore: DemoNdstore,
 ) -> None:
     # The offset is 10, 6, 4. ndstore states 2, 1, 1 for level 2, but computes it from 10 to 13.
@@ -97,7 +97,7 @@ def test_a_level_lies_where_it_was_made_even_where_its_offset_is_rounded(
     assert moved["2"][1] == [5.0, 2750.0, 3750.0, 5750.0]
 
 
-def test_where_a_box_lies_does_not_move_with_it(shared_ndstore: DemoNdstore) -> None:
+def test_a_box_keeps_its_position(shared_ndstore: DemoNdstore) -> None:
     box = [[42, 110], [38, 96], [12, 40]]
     cropped = listing_of(make_source(shared_ndstore, box=box, levels=[2]), CALCIUM)
     # Level 2 starts at 42 // 4 = 10, 9, 3: eight voxels of 2000 nm after its origin (2).
@@ -109,7 +109,7 @@ def test_where_a_box_lies_does_not_move_with_it(shared_ndstore: DemoNdstore) -> 
     ]
 
 
-def test_the_unit_is_what_the_mirror_says(shared_ndstore: DemoNdstore) -> None:
+def test_the_unit_comes_from_the_options(shared_ndstore: DemoNdstore) -> None:
     axes = [
         document(listing_of(make_source(shared_ndstore, **given), IMAGE_11), "zarr.json")
         for given in ({}, {"unit": "micrometer"})
@@ -121,7 +121,7 @@ def test_the_unit_is_what_the_mirror_says(shared_ndstore: DemoNdstore) -> None:
     ]
 
 
-def test_no_request_is_larger_than_the_service_can_bear(shared_ndstore: DemoNdstore) -> None:
+def test_no_request_exceeds_the_limit_of_the_service(shared_ndstore: DemoNdstore) -> None:
     big = shared_ndstore.projects["demo11_anno"].space
     assert big.image_size[0] < 2048
     source = make_source(shared_ndstore, block=[1 << 20, 1 << 20, 1 << 20])
@@ -132,7 +132,7 @@ def test_no_request_is_larger_than_the_service_can_bear(shared_ndstore: DemoNdst
 # -- synthesized levels
 
 
-def test_levels_that_were_never_made_are_named_and_not_mirrored(
+def test_levels_that_were_never_created_are_excluded_by_name(
     shared_ndstore: DemoNdstore,
 ) -> None:
     records, left_out = read(listing_of(make_source(shared_ndstore), SINGLE_12))
@@ -184,9 +184,7 @@ def test_a_voxel_that_changed_is_found(ndstore: DemoNdstore, tmp_path: Path) -> 
     assert {path for path in after if after[path] != before[path]} == {"0/c/2/2/3"}
 
 
-def test_what_moves_only_upstream_makes_no_other_state(
-    ndstore: DemoNdstore, tmp_path: Path
-) -> None:
+def test_volatile_fields_of_upstream_change_no_state(ndstore: DemoNdstore, tmp_path: Path) -> None:
     source = make_source(ndstore, hash="fetch")
     first = listing_of(source, IMAGE_11, workspace=tmp_path)
     read(first)
@@ -202,7 +200,7 @@ def test_what_moves_only_upstream_makes_no_other_state(
     assert document(other, ".ndstore/channel.json")["description"] == "Another word for it"
 
 
-def test_a_channel_that_was_opened_for_writing_is_read_anew(
+def test_a_channel_that_was_opened_for_writing_is_read_again(
     ndstore: DemoNdstore, tmp_path: Path
 ) -> None:
     source = make_source(ndstore, hash="fetch", sample=0, rolling=0)
@@ -217,7 +215,7 @@ def test_a_channel_that_was_opened_for_writing_is_read_anew(
     assert digests(read(second)[0])["0/c/0/0/0"] != before["0/c/0/0/0"]
 
 
-def test_nothing_is_listed_while_levels_are_being_made(ndstore: DemoNdstore) -> None:
+def test_nothing_is_listed_while_levels_are_being_created(ndstore: DemoNdstore) -> None:
     source = make_source(ndstore)
     ndstore.set_propagate(IMAGE_11, 1)
     assert "propagate" in (source.hint(source.dataset(IMAGE_11)).unavailable or "")
@@ -225,7 +223,7 @@ def test_nothing_is_listed_while_levels_are_being_made(ndstore: DemoNdstore) -> 
         listing_of(source, IMAGE_11)
 
 
-def test_a_level_that_comes_while_blocks_are_read_is_no_proof(ndstore: DemoNdstore) -> None:
+def test_a_new_level_during_the_listing_fails_it(ndstore: DemoNdstore) -> None:
     listing = listing_of(make_source(ndstore), SINGLE_12)
     list(listing.entries())
     ndstore.propagate(SINGLE_12)
@@ -249,7 +247,7 @@ def test_a_level_that_comes_while_blocks_are_read_is_no_proof(ndstore: DemoNdsto
         ("status", {"status": 404}, "404"),
     ],
 )
-def test_a_block_that_cannot_be_had_fails_the_listing_and_is_named(
+def test_an_unreadable_block_fails_the_listing_and_is_named(
     ndstore: DemoNdstore, fault: str, options: dict[str, int], says: str
 ) -> None:
     listing = listing_of(make_source(ndstore, hash="fetch", workers=2), IMAGE_11)
@@ -261,7 +259,7 @@ def test_a_block_that_cannot_be_had_fails_the_listing_and_is_named(
     assert says in str(raised.value)
 
 
-def test_a_short_trouble_passes(ndstore: DemoNdstore) -> None:
+def test_a_transient_fault_is_retried(ndstore: DemoNdstore) -> None:
     listing = listing_of(make_source(ndstore, hash="fetch"), CALCIUM)
     with ndstore.throttle(times=1), ndstore.fault("cut", times=1):
         assert len(read(listing)[0]) == 45
@@ -274,7 +272,7 @@ def test_too_many_files_are_refused_before_anything_is_read(shared_ndstore: Demo
     assert shared_ndstore.count_requests() == 1
 
 
-def test_an_estimate_is_what_is_then_listed(shared_ndstore: DemoNdstore) -> None:
+def test_an_estimate_equals_the_listing(shared_ndstore: DemoNdstore) -> None:
     for options in ({}, {"hash": "fetch"}, {"levels": [1]}):
         source = make_source(shared_ndstore, **options)
         for path in (IMAGE_11, CALCIUM):

@@ -53,7 +53,7 @@ def listed(ndstore: DemoNdstore, **options: Any) -> list[str]:
 # -- names
 
 
-def test_a_dataset_is_a_channel_and_its_group_a_project(shared_ndstore: DemoNdstore) -> None:
+def test_a_dataset_is_a_channel_and_its_superdataset_a_project(shared_ndstore: DemoNdstore) -> None:
     source = make_source(shared_ndstore)
     base = f"ndstore://{shared_ndstore.host}/nd/ca"
     assert source.uri == base

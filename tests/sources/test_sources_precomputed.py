@@ -124,7 +124,7 @@ def test_a_bucket_that_is_a_layer_is_one_dataset(layers):
     assert list(unavailable_by_id(layers.source())) == ["==above", "==no-layer"]
 
 
-def test_what_lies_below_a_layer_is_the_layers(layers):
+def test_folders_below_a_layer_belong_to_it(layers):
     layers.put("c/seg/info", INFO)
     layers.put("c/seg/proofread/info", INFO)
     layers.put("c/seg/proofread/8_8_8/0-64_0-64_0-16")
@@ -154,7 +154,7 @@ def test_an_info_that_is_no_layer_is_reported_with_the_reason(layers):
     assert "packed (its info cannot be read" in text
 
 
-def test_a_layer_is_gone_only_when_its_info_is(layers):
+def test_a_layer_without_info_is_not_found(layers):
     layers.put("c/e/ch/info", INFO)
     layers.scale("c/e/ch/4_4_40", 2)
     source = layers.source()
@@ -171,7 +171,7 @@ def test_a_layer_is_gone_only_when_its_info_is(layers):
 # --- names
 
 
-def test_groups_are_the_folders_around_layers(shared_layers):
+def test_superdatasets_are_the_folders_above_layers(shared_layers):
     source = shared_layers.source()
     experiment = source.superdataset("demo_cortex/sections")
     assert experiment is not None

@@ -94,7 +94,7 @@ def test_a_sample_of_each_scale_gives_all_of_it_its_ending(layers):
     assert second.documents == listing.documents
 
 
-def test_the_demo_layers_are_learnt_as_they_were_written(tmp_path):
+def test_the_demo_layers_have_the_expected_encodings(tmp_path):
     with layers_at(tmp_path, empty=False) as still:
         listing = listing_of(still.source(), EM)
         read(listing)
@@ -230,7 +230,7 @@ def test_a_repaired_mixed_scale_is_sampled(layers):
     assert encodings_by_folder(listing)["8_8_8/*"] == ("a sample", ["br"])
 
 
-def test_a_broken_memo_is_no_memo(layers):
+def test_a_damaged_memo_is_ignored(layers):
     layers.scale(f"{CH}/8_8_8", 3, "br")
     source = layers.source()
     for memo in (b"", b"\n", b"{}\nrest", b"nonsense", b"\xff"):
@@ -343,7 +343,7 @@ def test_an_object_that_changes_during_its_head_request_fails_the_listing(layers
         read(listing_of(source, CH))
 
 
-def test_what_a_listing_lacks_is_looked_for_under_both_names(layers, monkeypatch):
+def test_missing_files_are_looked_up_under_both_names(layers, monkeypatch):
     layers.scale(f"{CH}/8_8_8", 3, "br")
     layers.put(f"{CH}/8_8_8/plain", TEXT)
     layers.put(f"{CH}/packed.json", "{}", "gzip")
@@ -418,7 +418,7 @@ def test_the_order_of_a_listing_changes_nothing():
         assert named(rows, stored) == first
 
 
-def test_folders_without_end_are_sampled_together():
+def test_very_many_folders_are_sampled_together():
     rows = [row(f"skeletons/{number}/part") for number in range(700)]
     rows += [row(f"8_8_8/{number}") for number in range(50)]
     stored = {one.key: "gzip" if b"skeletons" in one.key else "br" for one in rows}

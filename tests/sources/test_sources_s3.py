@@ -59,7 +59,7 @@ def test_objects_above_the_depth_are_reported(bucket):
     )
 
 
-def test_what_is_excluded_is_passed_over(bucket):
+def test_excluded_prefixes_are_skipped(bucket):
     bucket.put_all("a/1", "tmp/1", "scratch-1/1")
     source = bucket.source(exclude=["tmp", "scratch-*"])
     assert [hint.dataset.local_id for hint in source.datasets()] == ["a"]
@@ -86,7 +86,7 @@ def test_a_prefix_keeps_others_out(bucket):
     assert source.hint(source.dataset("inner/c")).unavailable is not None
 
 
-def test_a_dataset_is_gone_only_when_its_prefix_lists_empty(bucket):
+def test_a_dataset_with_an_empty_prefix_is_not_found(bucket):
     bucket.put_all("a/1", "ab/1")
     source = bucket.source()
     hint = source.hint(source.dataset("a"))
@@ -148,7 +148,7 @@ def test_an_unchanged_prefix_is_known_by_its_memo(bucket):
     assert read(later)[b"2"].digests == (Digest("md5", md5(b"other"), "s3"),)
 
 
-def test_what_was_refused_is_not_remembered(bucket):
+def test_a_listing_with_refused_objects_has_no_memo(bucket):
     bucket.upload("a/big", bytes(6 * MIB), 5 * MIB)
     source = bucket.source()
     refuse_heads(source, b"a/big")
@@ -157,7 +157,7 @@ def test_what_was_refused_is_not_remembered(bucket):
     assert listing.memo() is None
 
 
-def test_an_object_that_changed_since_it_was_listed_breaks_the_proof(bucket):
+def test_an_object_that_changed_since_its_row_fails_the_listing(bucket):
     bucket.upload("a/big", bytes(6 * MIB), 5 * MIB)
     source = bucket.source()
     rows = source.bucket.objects
@@ -176,7 +176,7 @@ def test_an_object_that_changed_since_it_was_listed_breaks_the_proof(bucket):
         list(listing_of(source, "a").entries())
 
 
-def test_writes_during_a_listing_break_the_proof(bucket):
+def test_writes_during_a_listing_fail_it(bucket):
     bucket.put_all("a/1", "a/2")
     begin = datetime.now(UTC)
     bucket.set_time("a/2", begin + timedelta(seconds=2))
@@ -192,7 +192,7 @@ def until(moment: datetime) -> None:
         time.sleep(0.05)
 
 
-def test_a_listing_that_was_killed_began_when_it_first_began(bucket, tmp_path):
+def test_a_resumed_listing_keeps_its_start_time(bucket, tmp_path):
     bucket.put_all("a/1", "a/2")
     killed = listing_of(bucket.source(), "a", FakeVisitContext(workspace=tmp_path))
     next(killed.entries())
@@ -208,7 +208,7 @@ def test_a_listing_that_was_killed_began_when_it_first_began(bucket, tmp_path):
     assert set(files_of(bucket.source(), "a")) == {b"1", b"2"}
 
 
-def test_a_time_to_come_is_no_write(bucket):
+def test_a_future_time_is_no_write(bucket):
     bucket.put("a/1")
     bucket.set_time("a/1", datetime.now(UTC) + timedelta(days=400))
     assert set(files_of(bucket.source(), "a")) == {b"1"}
@@ -223,7 +223,7 @@ def test_missing_files_are_requested_before_they_count_as_removed(bucket):
     assert listing.find_present([*many, b"1"]) == [b"1"]
 
 
-def test_a_version_that_is_none_is_refused(bucket):
+def test_a_malformed_version_is_refused(bucket):
     source = bucket.source()
     (current,) = source.versions(source.dataset("a"))
     assert (current.upstream, current.kind) == ("current", VersionKind.OBSERVED)

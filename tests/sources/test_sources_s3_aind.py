@@ -179,7 +179,7 @@ def test_schema_2():
     assert of(found)["subject"] == ["775741"]
 
 
-def test_what_a_missing_sidecar_would_say_comes_from_the_joined_one():
+def test_a_missing_sidecar_is_replaced_by_the_combined_one():
     description = {"subject_id": "1", "data_level": "raw", "schema_version": "1.0.0"}
     joined = {"name": "joined", "data_description": description, "subject": {"species": "Mouse"}}
     found = read(metadata__nd=joined)
@@ -190,7 +190,7 @@ def test_what_a_missing_sidecar_would_say_comes_from_the_joined_one():
     assert of(own)["subject"] == ["2"]
 
 
-def test_an_asset_is_not_made_of_itself():
+def test_an_asset_is_not_its_own_input():
     name = "ecephys_1_2024-01-01_00-00-00"
     described = Document(
         b"data_description.json", json.dumps({"source_data": [name, "other"]}).encode()
@@ -242,7 +242,7 @@ def test_facts_of_any_json_are_sound(name, sidecars):
         assert not re.search(r"[\n\r\x00]", text)
 
 
-def test_deeply_nested_or_broken_sidecars_say_nothing():
+def test_deeply_nested_or_malformed_sidecars_are_ignored():
     for content in (b"[" * 100_000, b'{"a":' * 100_000, b"\xff", b"", b"NaN"):
         assert asset_facts(RAW, [Document(b"data_description.json", content)]).title == RAW
 
@@ -259,7 +259,7 @@ def test_deeply_nested_or_broken_sidecars_say_nothing():
         (b"original_metadata", False),
     ],
 )
-def test_which_paths_are_sidecars(path, expected):
+def test_sidecars_are_recognized_by_path(path, expected):
     assert is_document(path) is expected
 
 
@@ -284,7 +284,7 @@ NAMES = frozenset({"last_modified", "_last_modified"})
         (b"\xff", b"\xff"),
     ],
 )
-def test_a_member_is_cut_out_and_all_else_stays(before, after):
+def test_a_member_is_removed_and_everything_else_stays(before, after):
     assert without_members(before, NAMES) == after
     assert normalize(b"metadata.nd.json", before) == after
     assert normalize(b"subject.json", before) == before
@@ -351,7 +351,7 @@ def test_cutting_out_gives_the_same_json_but_for_the_members(content, indent):
         ),
     ],
 )
-def test_secrets_are_taken_out_of_sidecars_and_nothing_else(before, after):
+def test_only_secrets_are_removed_from_sidecars(before, after):
     assert without_secrets(before) == after
 
 

@@ -155,7 +155,7 @@ def test_an_unreadable_description_is_listed_and_nothing_is_inferred_instead(con
 
 
 @pytest.mark.parametrize("time", ["yesterday", "2022-13-45T00:00:00Z", ""])
-def test_a_time_of_creation_that_is_none_is_left_out(time):
+def test_a_malformed_creation_time_is_left_out(time):
     content = b'{"creation_time": "%s"}' % time.encode()
     found = attributes(asset_facts(RAW, [Document(b"data_description.json", content)]))
     assert "created" not in found

@@ -104,7 +104,7 @@ def test_a_state_of_the_past_has_versions_and_no_memo(lived_in):
     assert not listing.can_find_present
 
 
-def test_history_begins_where_it_was_left(lived_in):
+def test_history_starts_after_the_given_time(lived_in):
     source = lived_in.source()
     assert [v.time for v, _, _ in states_of(source, since=T0 + 10 * HOUR)] == [
         T0 + 20 * HOUR,
@@ -248,7 +248,7 @@ def test_docdb_changes_are_read_page_by_page(assets, docdb):
     assert other["b"].fingerprint != before["b"].fingerprint
 
 
-def test_docdb_is_never_believed_about_what_there_is(assets, docdb):
+def test_docdb_does_not_decide_which_datasets_exist(assets, docdb):
     docdb.add("a", last_modified="2024")
     for number in range(7):
         docdb.add(f"lost-{number}", last_modified="2024")
@@ -264,7 +264,7 @@ def test_docdb_is_never_believed_about_what_there_is(assets, docdb):
         source.hint(source.dataset("lost-1"))
 
 
-def test_without_docdb_discovery_goes_on_and_says_so(assets, httpserver):
+def test_discovery_continues_without_docdb_and_reports_it(assets, httpserver):
     httpserver.expect_request("/find").respond_with_data("<p>down", status=503)
     source = assets.source(docdb=httpserver.url_for("/find"))
     hints = hints_of(source)
@@ -278,7 +278,7 @@ def test_without_docdb_discovery_goes_on_and_says_so(assets, httpserver):
 
 
 @pytest.mark.parametrize("reply", ['{"error": "no"}', "[1", "null"])
-def test_nonsense_from_docdb_is_no_list(assets, httpserver, reply):
+def test_malformed_replies_of_docdb_are_reported(assets, httpserver, reply):
     httpserver.expect_request("/find").respond_with_data(reply, mimetype="application/json")
     hints = hints_of(assets.source(docdb=httpserver.url_for("/find")))
     assert hints["==docdb"].unavailable is not None

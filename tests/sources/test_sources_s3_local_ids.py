@@ -86,13 +86,13 @@ def test_the_bucket_is_the_only_required_option():
         ),
     ],
 )
-def test_options_that_cannot_be_are_refused(given_, why):
+def test_invalid_options_are_refused(given_, why):
     with pytest.raises(ValidationError, match=why) as caught:
         options(**given_)
     assert "secret" not in str([one["msg"] for one in caught.value.errors()])
 
 
-def test_the_closest_prefix_says_the_depth():
+def test_the_longest_prefix_determines_the_depth():
     plan = DatasetLayout(
         options(
             depth=2,

@@ -84,7 +84,7 @@ def test_the_etag_of_an_object_without_digest_shows_an_overwrite(bucket):
         assert key_for(later, path) != key_for(first[path], path)
 
 
-def test_that_objects_are_encrypted_is_remembered(bucket):
+def test_encryption_is_remembered(bucket):
     bucket.put("a/1", b"1", ServerSideEncryption="aws:kms")
     source = bucket.source()
     with pytest.raises(UnreliableListingError):
@@ -98,7 +98,7 @@ def test_that_objects_are_encrypted_is_remembered(bucket):
 
 
 @pytest.mark.parametrize(("etags", "evidence"), [("md5", Evidence.MD5), ("opaque", Evidence.SIZE)])
-def test_a_mirror_can_say_what_etags_are(bucket, etags, evidence):
+def test_options_define_the_meaning_of_etags(bucket, etags, evidence):
     bucket.put("a/1", b"1", ServerSideEncryption="aws:kms")
     assert files_of(bucket.source(etags=etags), "a")[b"1"].evidence is evidence
 
@@ -188,7 +188,7 @@ def test_copies_of_one_multipart_object_share_a_request(bucket):
 # --- locations
 
 
-def test_without_versions_an_address_is_plain_and_the_bytes_may_go(bucket):
+def test_without_versions_urls_have_no_version_id(bucket):
     bucket.put("a/1")
     one = files_of(bucket.source(), "a")[b"1"]
     assert one.locations[0].url == f"{bucket.buckets.endpoint}/{bucket.name}/a/1"

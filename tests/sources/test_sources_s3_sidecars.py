@@ -93,7 +93,7 @@ def test_too_many_sidecars_are_ordinary_files(bucket, monkeypatch):
     assert {path[-1:] for path in files} == {b"3", b"5", b"6"}
 
 
-def test_a_sidecar_that_changes_while_it_is_read_breaks_the_proof(bucket):
+def test_a_sidecar_that_changes_while_it_is_read_fails_the_listing(bucket):
     put_asset(bucket)
     source = bucket.source(profile="aind")
     whole = source.bucket.read

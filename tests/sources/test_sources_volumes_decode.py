@@ -195,7 +195,7 @@ def test_a_body_that_goes_on_after_its_voxels_is_refused(encoding: str, tmp_path
         file_of(longer, box_of(array), (16, 8, 4), "uint16")
 
 
-def test_a_bomb_is_not_unpacked() -> None:
+def test_a_decompression_bomb_is_refused() -> None:
     array = np.zeros((1, 4, 4), "uint8")
     bomb = zlib.compress(npy(array) + bytes(1 << 28))
     given: list[int] = []
@@ -210,7 +210,7 @@ def test_a_bomb_is_not_unpacked() -> None:
     assert sum(given) < len(bomb) / 10
 
 
-def test_a_stream_that_never_gives_anything_is_given_up() -> None:
+def test_an_endless_stream_without_content_is_refused() -> None:
     given: list[int] = []
 
     def endless() -> Iterator[bytes]:
@@ -237,7 +237,7 @@ def head(text: str) -> bytes:
         "{'descr': '|u1', 'fortran_order': False, 'shape': (1L, 2L, 3L, 4L), }",
     ],
 )
-def test_heads_of_old_and_new_numpy_are_read(text: str) -> None:
+def test_headers_of_old_and_new_numpy_are_read(text: str) -> None:
     box = ((0, 4), (0, 3), (0, 2))
     assert file_of(head(text), box, (4, 3, 2), "uint8", "npy") == bytes(24)
 
@@ -260,7 +260,7 @@ def test_heads_of_old_and_new_numpy_are_read(text: str) -> None:
         "{" * 4000,
     ],
 )
-def test_a_head_that_says_anything_else_is_refused(text: str) -> None:
+def test_a_malformed_header_is_refused(text: str) -> None:
     with pytest.raises(WrongVoxelsError, match="header"):
         file_of(head(text), ((0, 4), (0, 3), (0, 2)), (4, 3, 2), "uint8", "npy")
 
@@ -299,7 +299,7 @@ def test_hdf5_gives_the_same_chunk_file(dtype: str, packed: str | None, tmp_path
     )
 
 
-def test_hdf5_that_points_elsewhere_is_refused(tmp_path: Path) -> None:
+def test_hdf5_with_external_data_is_refused(tmp_path: Path) -> None:
     array = some((2, 3, 4))
     secret = tmp_path / "secret.raw"
     secret.write_bytes(array.tobytes())

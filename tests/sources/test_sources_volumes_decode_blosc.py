@@ -44,7 +44,7 @@ def test_every_frame_that_the_library_makes_is_decoded(
 
 
 @pytest.mark.parametrize("item", [1, 8, 16, 64, 255])
-def test_what_cannot_be_packed_is_stored_and_decoded(item: int) -> None:
+def test_incompressible_frames_are_decoded(item: int) -> None:
     array = voxels(noise=True)
     frame = blosc.compress(array, typesize=item, clevel=0)
     assert len(frame) == array.nbytes + 16
@@ -84,7 +84,7 @@ def test_a_bomb_is_refused_by_its_header() -> None:
         list(decode_cutout(endless(), "blosc", BOX, (11, 7, 5), "uint8"))
 
 
-def test_a_body_that_goes_on_is_not_read_to_its_end() -> None:
+def test_a_longer_body_is_not_read_to_its_end() -> None:
     def endless():
         yield blosc.compress(voxels(), typesize=1)
         while True:

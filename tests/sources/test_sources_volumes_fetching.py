@@ -94,7 +94,7 @@ def test_boss_requests_name_decodable_types_and_carry_a_token(
     assert mine["Authorization"] == "Token mine"
 
 
-def test_a_sessions_own_token_goes_before_the_public_one(
+def test_the_sessions_token_takes_precedence_over_the_public_one(
     service: VolumeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(os.environ, "MY_TOKEN", "secret-token")
@@ -104,7 +104,7 @@ def test_a_sessions_own_token_goes_before_the_public_one(
     assert service.headers[0]["Authorization"] == "token secret-token"
 
 
-def test_requests_are_those_that_the_services_know() -> None:
+def test_requests_follow_the_services_apis() -> None:
     boss = parse_url("boss://lab.example/boss/c/e/ch/3/0:4/5:6/7:9/2?chunk=8,8,8")
     assert cutout_request(boss).address == (
         "https://lab.example/boss/v1/cutout/c/e/ch/3/0:4/5:6/7:9/2:3/?access-mode=no-cache"
@@ -188,7 +188,7 @@ def test_transient_errors_are_retried(service: VolumeService, session: Session) 
         assert b"".join(fetch_block(session, parse_url(block.url))) == expected(service, block)
 
 
-def test_a_reply_that_breaks_off_is_an_error(service: VolumeService, session: Session) -> None:
+def test_a_truncated_reply_is_an_error(service: VolumeService, session: Session) -> None:
     block = next(blocks(volume(service)))
     service.replacements["*"] = [100]
     with pytest.raises(IncompleteResponseError):
@@ -204,7 +204,7 @@ def test_a_reply_that_breaks_off_is_an_error(service: VolumeService, session: Se
         ("application/octet-stream", b"\x80\x04\x95pickled", "zlib"),
     ],
 )
-def test_a_reply_that_is_no_voxels_is_refused(
+def test_a_reply_without_voxels_is_refused(
     kind: str, body: bytes, message: str, service: VolumeService, session: Session
 ) -> None:
     block = next(blocks(volume(service)))
@@ -221,9 +221,7 @@ def test_a_host_on_a_private_network_is_requested_only_when_allowed(service: Vol
     assert not service.requests
 
 
-def test_a_size_that_is_not_the_files_asks_nothing(
-    service: VolumeService, session: Session
-) -> None:
+def test_a_wrong_size_is_refused_without_requests(service: VolumeService, session: Session) -> None:
     url = parse_url(next(blocks(volume(service))).url)
     with pytest.raises(MalformedUrlError, match="1025 bytes"):
         b"".join(fetch_block(session, url, size=1025))
@@ -295,7 +293,9 @@ def test_only_the_interrupted_subrequest_is_retried(large: VolumeService, sessio
     assert set(large.requests.values()) == {1}
 
 
-def test_a_part_that_always_breaks_off_is_an_error(large: VolumeService, session: Session) -> None:
+def test_a_part_that_is_always_truncated_is_an_error(
+    large: VolumeService, session: Session
+) -> None:
     large.replacements[f"0/{_PARTS[3]}"] = [100] * 9
     with pytest.raises(IncompleteResponseError) as caught:
         b"".join(fetch_block(session, large_url(large), size=32 << 20, parallel=3))

@@ -186,7 +186,7 @@ def test_a_noncanonical_block_url_is_refused(url: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_url_says_what_is_not_as_usual_and_nothing_else() -> None:
+def test_a_url_has_only_parameters_that_differ_from_the_defaults() -> None:
     def url(host: str, secure: bool, dtype: str | None = None) -> str:
         box = ((0, 1), (0, 1), (0, 1))
         return str(BlockUrl("boss", host, "c/e/h", "0", box, (1, 1, 1), None, dtype, secure))
@@ -237,13 +237,13 @@ def test_a_box_is_of_level_0_and_covers_the_others_accordingly() -> None:
     ]
 
 
-def test_a_level_left_out_moves_no_other() -> None:
+def test_a_left_out_level_moves_no_other() -> None:
     made = plan_volume(hierarchy(), options(levels=[2, 1]))
     assert [one.name for one in made.levels] == ["1", "2"]
     assert made.base_voxel == (4.0, 4.0, 40.0)
 
 
-def test_a_level_or_a_box_that_upstream_has_not_is_a_fault_of_the_configuration() -> None:
+def test_a_level_or_box_that_upstream_lacks_is_a_configuration_error() -> None:
     with pytest.raises(ConfigurationError, match="has no level 7, only 0, 1, 2"):
         plan_volume(hierarchy(), options(levels=[0, 7]))
     with pytest.raises(ConfigurationError, match="level 0, which has 0:1000"):
@@ -307,7 +307,7 @@ def test_patterns_choose_among_local_ids() -> None:
         {"unknown": 1},
     ],
 )
-def test_options_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
+def test_contradictory_options_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         options(**wrong)
 

@@ -66,7 +66,7 @@ DOWNSAMPLED = f"downsample/{EM}"
         (DOWNSAMPLED, {"voxel_size": {"0": [1e307, 4, 4]}}),
     ],
 )
-def test_what_no_boss_says_is_an_unexpected_reply(
+def test_malformed_replies_of_a_boss_are_unexpected(
     boss: DemoBoss, httpserver: HTTPServer, path: str, changed: dict[str, Any]
 ) -> None:
     detour = replace_record(boss, httpserver, path, **changed)
@@ -74,7 +74,7 @@ def test_what_no_boss_says_is_an_unexpected_reply(
         listing_of(make_source(detour.api), EM)
 
 
-def test_a_step_of_time_that_no_float_holds_is_none(boss: DemoBoss, httpserver: HTTPServer) -> None:
+def test_a_huge_time_step_is_ignored(boss: DemoBoss, httpserver: HTTPServer) -> None:
     changed = {"num_time_samples": 2, "time_step": HUGE, "time_step_unit": "seconds"}
     detour = replace_record(boss, httpserver, EXPERIMENT, **changed)
     group = json.loads(documents_of(listing_of(make_source(detour.api), EM))["zarr.json"])
@@ -82,22 +82,20 @@ def test_a_step_of_time_that_no_float_holds_is_none(boss: DemoBoss, httpserver: 
     assert multiscale["axes"][0] == {"name": "t", "type": "time"}
 
 
-def test_a_number_that_is_no_json_gets_into_no_dataset(
-    boss: DemoBoss, httpserver: HTTPServer
-) -> None:
+def test_nan_in_a_record_is_an_error(boss: DemoBoss, httpserver: HTTPServer) -> None:
     detour = replace_record(boss, httpserver, CHANNEL, gain=float("nan"))
     with pytest.raises(UnexpectedReplyError, match="JSON"):
         listing_of(make_source(detour.api), EM)
 
 
-def test_siblings_that_are_no_names_are_passed_over(boss: DemoBoss, httpserver: HTTPServer) -> None:
+def test_siblings_with_malformed_names_are_skipped(boss: DemoBoss, httpserver: HTTPServer) -> None:
     detour = replace_record(boss, httpserver, CHANNEL, sources=["\ud800", 7, None, "cells"])
     facts = listing_of(make_source(detour.api), EM).facts
     assert facts.inputs == ("demo_cortex/sections/cells",)
 
 
 @pytest.mark.parametrize("bucket", ["evil.example/#", "evil/", "a\x1bb", "x"])
-def test_a_bucket_that_is_none_makes_no_link(
+def test_a_malformed_bucket_gives_no_link(
     boss: DemoBoss, httpserver: HTTPServer, bucket: str
 ) -> None:
     changed = {"storage_type": "cloudvol", "bucket": bucket, "cv_path": "/x"}
@@ -144,7 +142,7 @@ def test_a_channel_that_cannot_be_read_stops_no_other(httpserver: HTTPServer) ->
             assert len(list(source.listing(version, FakeVisitContext()).entries())) == 1
 
 
-def test_an_ndstores_voxels_have_sizes_that_can_be_meant(httpserver: HTTPServer) -> None:
+def test_implausible_voxel_sizes_of_an_ndstore_are_refused(httpserver: HTTPServer) -> None:
     dataset = {**INFO["dataset"], "voxelres": {"0": [HUGE, 3, 3]}}
     source = ndstore(httpserver, {**INFO, "dataset": dataset})
     (version,) = source.versions(source.dataset("P/ch"))
@@ -161,12 +159,12 @@ def test_an_ndstores_voxels_have_sizes_that_can_be_meant(httpserver: HTTPServer)
         "boss://lab.example/c/e/ch/0/0:100000000000000/0:1/0:1",
     ],
 )
-def test_a_url_of_more_than_one_request_gives_names_no_block(url: str) -> None:
+def test_a_block_url_larger_than_a_request_is_refused(url: str) -> None:
     with pytest.raises(MalformedUrlError, match="larger than one request"):
         parse_url(url)
 
 
-def test_a_size_of_more_than_one_request_gives_is_no_blocks() -> None:
+def test_a_file_size_larger_than_a_request_is_refused() -> None:
     url = parse_url(f"{BLOCK}?chunk=1024,1024,512")
     assert url.voxel_type(1 << 29) == "uint8"
     with pytest.raises(MalformedUrlError, match="larger than any"):
@@ -174,7 +172,7 @@ def test_a_size_of_more_than_one_request_gives_is_no_blocks() -> None:
 
 
 @pytest.mark.parametrize("chunk", [(1 << 26, 1, 1), (1, 1 << 26, 1), (1, 1, 1 << 26)])
-def test_padding_is_never_held(chunk: tuple[int, int, int]) -> None:
+def test_padding_is_streamed(chunk: tuple[int, int, int]) -> None:
     body = zlib.compress(npy(np.full((1, 1, 1), 7, "uint8")))
     tracemalloc.start()
     try:
@@ -194,7 +192,7 @@ def test_rows_longer_than_a_piece_are_padded_rightly() -> None:
     assert made == expected.tobytes()
 
 
-def test_a_service_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_service_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     voxels = rng.integers(0, 256, (1, 512, 1024), "uint8")
     with VolumeService({"0": voxels}, {"0": (0, 0, 0)}) as service:
@@ -220,7 +218,7 @@ def of_host(host: str, *, secure: bool) -> BlockUrl:
         ("10.0.0.7", False, True),
     ],
 )
-def test_a_token_is_not_sent_for_all_to_read(host: str, secure: bool, goes: bool) -> None:
+def test_a_token_is_not_sent_over_plain_http(host: str, secure: bool, goes: bool) -> None:
     request = cutout_request(of_host(host, secure=secure), "mine")
     assert request.secret == goes
     assert ("mine" in request.headers["Authorization"]) == goes

@@ -194,7 +194,7 @@ def test_an_unchanged_volume_is_recognized_by_a_sample_and_a_rolling_check(visit
     assert "blocks 7–12 of" in visits.check_description
 
 
-def test_in_time_every_block_is_read_in_turn_and_the_pass_begins_anew(visits: Visits) -> None:
+def test_the_rolling_pass_reads_every_block_and_starts_again(visits: Visits) -> None:
     visits.visit()
     seen: set[str] = set()
     for _ in range(-(-_COUNT // 7)):
@@ -232,7 +232,7 @@ def test_a_changed_block_that_is_sampled_makes_every_block_be_read(visits: Visit
     assert visits.visit()
 
 
-def test_a_changed_block_that_is_not_sampled_is_found_in_turn(visits: Visits) -> None:
+def test_a_changed_block_outside_of_the_sample_is_found_by_the_rolling_pass(visits: Visits) -> None:
     visits.visit()
     visits.service.levels["1"][-1, -1, -1] ^= 255
     results = [visits.visit(sample=0, rolling=10) for _ in range(-(-_COUNT // 10))]
@@ -281,7 +281,7 @@ def test_an_upstream_write_signal_makes_every_block_be_read(visits: Visits) -> N
     assert visits.visit()
 
 
-def test_other_blocks_than_remembered_are_read_anew(visits: Visits) -> None:
+def test_other_blocks_than_in_the_memo_are_read(visits: Visits) -> None:
     visits.visit()
     smaller = replace(_LEVELS[0], stop=(40, 30, 12))
     visits.volume = replace(visits.volume, levels=(smaller, _LEVELS[1]))
@@ -289,7 +289,7 @@ def test_other_blocks_than_remembered_are_read_anew(visits: Visits) -> None:
     assert visits.request_count == visits.volume.files == len(visits.records)
 
 
-def test_a_volume_that_changes_while_it_is_read_is_not_proven(visits: Visits) -> None:
+def test_a_volume_that_changes_while_it_is_read_fails_the_listing(visits: Visits) -> None:
     longer = replace(_LEVELS[1], stop=(20, 15, 8))
     visits.reload_volume = lambda: replace(visits.volume, levels=(_LEVELS[0], longer))
     with pytest.raises(
@@ -298,7 +298,7 @@ def test_a_volume_that_changes_while_it_is_read_is_not_proven(visits: Visits) ->
         visits.visit()
 
 
-def test_a_memo_that_is_damaged_is_no_memo(visits: Visits) -> None:
+def test_a_damaged_volume_memo_is_ignored(visits: Visits) -> None:
     visits.visit()
     good = visits.memo
     assert good is not None
@@ -311,7 +311,7 @@ def test_a_memo_that_is_damaged_is_no_memo(visits: Visits) -> None:
 # --- interrupted visits
 
 
-def test_a_visit_that_was_killed_goes_on_where_it_was(visits: Visits) -> None:
+def test_an_interrupted_visit_is_resumed(visits: Visits) -> None:
     entries = visits.open().entries()
     assert len(list(islice(entries, 30))) == 30
     entries.close()  # type: ignore[attr-defined]
@@ -322,7 +322,7 @@ def test_a_visit_that_was_killed_goes_on_where_it_was(visits: Visits) -> None:
     assert visits.digests() == true_digests(visits)
 
 
-def test_a_visit_that_failed_goes_on_with_the_block_that_failed(visits: Visits) -> None:
+def test_a_failed_visit_is_resumed_at_the_failed_block(visits: Visits) -> None:
     visits.service.replacements["0/32:40/24:30/9:13"] = [(404, {}, b"")]
     with pytest.raises(BlockReadError):
         list(visits.open(workers=1).entries())
@@ -378,7 +378,7 @@ def test_a_block_that_cannot_be_read_fails_the_listing_and_is_named(
     assert "nothing was changed" in str(caught.value)
 
 
-def test_a_storm_fails_the_listing_and_a_wrong_shape_does(visits: Visits) -> None:
+def test_server_errors_and_wrong_shapes_fail_the_listing(visits: Visits) -> None:
     visits.service.replacements["*"] = [(503, {}, b"")] * 1000
     with pytest.raises(BlockReadError, match="503"):
         visits.visit()
@@ -404,7 +404,7 @@ def test_one_failed_block_cancels_the_others(visits: Visits) -> None:
     assert visits.service.abandoned == ["0/512:1024/0:512/0:16"]
 
 
-def test_an_interrupted_body_is_requested_anew(visits: Visits) -> None:
+def test_an_interrupted_body_is_requested_again(visits: Visits) -> None:
     visits.service.replacements["0/0:8/0:8/1:5"] = [100, 20]
     visits.visit()
     assert visits.digests() == true_digests(visits)

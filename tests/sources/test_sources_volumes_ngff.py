@@ -53,7 +53,7 @@ def transformations(volume: Volume, level: str) -> tuple[list[float], list[float
 
 @pytest.mark.parametrize("times", [None, (0, 1, 2), (4, 5)])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint64", "float32"])
-def test_an_independent_validator_takes_it_for_an_image(
+def test_an_independent_validator_accepts_an_image(
     dtype: str, times: tuple[int, ...] | None, tmp_path: Path
 ) -> None:
     made = replace(ANISOTROPIC, dtype=dtype, times=times, time_step=0.5, time_unit="second")
@@ -65,7 +65,7 @@ def test_an_independent_validator_takes_it_for_an_image(
     assert [one.path for one in multiscale.datasets] == ["0", "1", "2"]
 
 
-def test_an_independent_validator_takes_annotations_for_labels(tmp_path: Path) -> None:
+def test_an_independent_validator_accepts_labels(tmp_path: Path) -> None:
     made = replace(ANISOTROPIC, dtype="uint64", labels=True)
     folder = written(made, tmp_path)
     label = ImageLabel.from_zarr(zarr.open_group(folder, mode="r"))
@@ -96,20 +96,20 @@ def test_zarr_reads_chunk_files_at_every_level_and_time(tmp_path: Path) -> None:
         assert group[name].metadata.dimension_names == ("t", "z", "y", "x")  # type: ignore[union-attr]
 
 
-def test_levels_lie_on_each_other_where_upstream_has_them() -> None:
+def test_levels_are_aligned_as_upstream() -> None:
     assert transformations(ANISOTROPIC, "0") == ([30.0, 3.0, 3.0], [30.0, 0.0, 0.0])
     # the center of two voxels is half a voxel after the first one's center
     assert transformations(ANISOTROPIC, "1") == ([30.0, 6.0, 6.0], [30.0, 1.5, 1.5])
     assert transformations(ANISOTROPIC, "2") == ([60.0, 12.0, 12.0], [15.0, 4.5, 4.5])
 
 
-def test_a_level_lies_where_it_does_though_others_are_left_out() -> None:
+def test_a_level_keeps_its_position_if_others_are_left_out() -> None:
     some = VolumeOptions(api="https://api.bossdb.io", levels=(2,), box=((9, 30), (0, 8), (2, 9)))
     made = plan_volume(ANISOTROPIC, some)
     assert transformations(made, "2") == ([60.0, 12.0, 12.0], [75.0, 4.5, 28.5])
 
 
-def test_time_begins_with_upstreams_first_sample() -> None:
+def test_time_starts_with_upstreams_first_sample() -> None:
     made = replace(ANISOTROPIC, times=(4, 5), time_step=0.5, time_unit="second")
     scale, translation = transformations(made, "0")
     assert (scale[0], translation[0]) == (0.5, 2.0)
@@ -118,7 +118,7 @@ def test_time_begins_with_upstreams_first_sample() -> None:
     assert "unit" not in group_of(unknown)["multiscales"][0]["axes"][0]
 
 
-def test_equal_volumes_give_equal_bytes_and_where_it_is_kept_is_not_in_them() -> None:
+def test_equal_volumes_give_equal_bytes_independent_of_the_host() -> None:
     moved = replace(ANISOTROPIC, host="elsewhere.example", scheme="ndstore", path="a/b")
     assert zarr_documents(moved) == zarr_documents(
         replace(ANISOTROPIC, levels=tuple(ANISOTROPIC.levels))
