@@ -98,7 +98,7 @@ def test_a_delta_gives_the_ids_state_and_counts_of_the_whole(
     assert git(pair.delta, "fsck", "--strict", "--full").strip() == b""
 
 
-def test_a_delta_writes_only_what_is_on_changed_paths(tmp_path: Path) -> None:
+def test_delta_writes_only_trees_on_changed_paths(tmp_path: Path) -> None:
     pair = WriterPair(tmp_path)
     files = {
         b"sub-%03d/ses-%d/%d.nwb" % (n // 20, n % 4, n): record(b"", 4 * n) for n in range(2000)

@@ -86,7 +86,7 @@ def test_next_memo_removes_files_of_a_killed_writer(tmp_path: Path) -> None:
     assert list(files(tmp_path)) == [path]
 
 
-def test_a_workspace_is_empty_at_first_and_keeps_what_is_put_there(tmp_path: Path) -> None:
+def test_new_workspace_is_empty_and_keeps_its_files(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     folder = Workspace(tmp_path, ID, "current").path()
     assert list(folder.iterdir()) == []

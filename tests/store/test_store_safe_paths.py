@@ -49,7 +49,7 @@ def test_no_file_is_opened_through_a_symlink(top: Path, victim: Path, name: str)
     assert not (victim / "new").exists()
 
 
-def test_what_is_removed_or_replaced_is_the_symlink_itself(top: Path, victim: Path) -> None:
+def test_symlink_itself_is_removed_or_replaced(top: Path, victim: Path) -> None:
     with SafeFolder.open_path(top) as folder:
         folder.unlink("file")
         folder.remove_tree("link")
