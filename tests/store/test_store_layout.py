@@ -85,7 +85,8 @@ def test_folder_that_is_not_a_store_is_refused_and_unchanged(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "marker", ["", "{}", "[]", '{"format":1}', '{"format":99}', "null", '{"format":']
+    "marker",
+    ["", "{}", "[]", '{"format":1}', '{"format":2}', '{"format":99}', "null", '{"format":'],
 )
 def test_a_store_of_another_format_is_refused(store: Store, marker: str) -> None:
     (store.root / "neuromirror" / "store.json").write_text(marker)

@@ -14,7 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from neuromirror.git import git_environment
+from neuromirror.git import try_git
 from neuromirror.index import (
     Index,
     IndexMissingError,
@@ -240,8 +240,9 @@ class StoreChecker:
         self, name: str, path: Path, mark: CheckPosition, known: _Dataset | None
     ) -> CheckResult:
         try:
-            checked = _git(path, self._git_seconds, "fsck", "--full", "--no-dangling")
-            listed = _git(path, self._git_seconds, "rev-list", "--all")
+            seconds = self._git_seconds
+            checked = try_git(path, "fsck", "--full", "--no-dangling", timeout=seconds)
+            listed = try_git(path, "rev-list", "--all", timeout=seconds)
         except subprocess.TimeoutExpired as error:
             message = (
                 f"git takes longer than {error.timeout:.0f} s for {path}; run "
@@ -363,15 +364,3 @@ def _foreign_changes(path: Path, entries: list[VersionMinted | AnnexBranchMoved]
 def _storable_title(title: str) -> str:
     """Return the title as the index stores it."""
     return title.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _git(path: Path, seconds: float | None, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["git", *command],
-        env=git_environment(path),
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=seconds,
-        check=False,
-    )

@@ -41,7 +41,7 @@ from neuromirror.store.records import RecordsFolder
 from neuromirror.store.repository import Repository
 from neuromirror.store.write_protection import protect, protection_digest
 
-_FORMAT = 2
+_FORMAT = 3
 """The format of the store; a store of another format is rejected."""
 
 _CREATED_FIRST = ("alias", "error_logs", "ria-layout-version")
@@ -93,7 +93,7 @@ class Store:
         if found in range(1, _FORMAT):
             raise NotAStoreError(
                 f"{self.root} was created by an earlier neuromirror (format {found}, this one has "
-                f"{_FORMAT}), whose commits differ; move it away and run 'neuromirror sync' to "
+                f"{_FORMAT}), whose files differ; move it away and run 'neuromirror sync' to "
                 "create a new store from the archives"
             )
         if found != _FORMAT:
