@@ -2,7 +2,8 @@
 
 from neuromirror.git import GitError
 from neuromirror.transfer.annex_clone import NotACloneError
-from neuromirror.transfer.clone_get import JOBS, ByteProgress, get
+from neuromirror.transfer.byte_progress import ByteProgress
+from neuromirror.transfer.clone_get import JOBS, get
 from neuromirror.transfer.content_checks import ContentCheck, check_for
 
 __all__ = [

@@ -72,10 +72,6 @@ class AnnexSettings:
                 values.setdefault(name, []).append(value if equals else "true")
         return cls(values)
 
-    def values(self, name: str) -> Sequence[str]:
-        """Return all values of a setting, in order."""
-        return self._values.get(name, ())
-
     def get(self, name: str, default: str = "") -> str:
         """Return the effective value of a setting: the last one."""
         found = self._values.get(name)
@@ -120,7 +116,7 @@ class AnnexSettings:
     def headers(self) -> dict[str, str]:
         """Headers for each request (``annex.http-headers``); raises GitError if malformed."""
         found = {}
-        for line in self.values("annex.http-headers"):
+        for line in self._values.get("annex.http-headers", ()):
             name, colon, value = line.partition(":")
             if not colon or not name.strip() or not line.isprintable() or not line.isascii():
                 raise GitError(
@@ -129,7 +125,7 @@ class AnnexSettings:
             found[name.strip()] = value.strip()
         return found
 
-    def find_hook(self, git_dir: Path, names: Iterable[str]) -> str | None:
+    def _find_hook(self, git_dir: Path, names: Iterable[str]) -> str | None:
         """Return the first of some hooks that exists in a repository, None if none does."""
         folders = [git_dir / "hooks"]
         if self.get("core.hookspath"):
@@ -142,7 +138,7 @@ class AnnexSettings:
         """
         return not (
             any(self.get(name) for name in _COMMIT_COMMANDS)
-            or self.find_hook(git_dir, _COMMIT_HOOKS)
+            or self._find_hook(git_dir, _COMMIT_HOOKS)
             or self.is_true("annex.allowsign")
         )
 
@@ -156,7 +152,7 @@ class AnnexSettings:
         for name in _UNSUPPORTED_COMMANDS:
             if self.get(name):
                 return f"{name} is set"
-        if hook := self.find_hook(git_dir, _UNSUPPORTED_HOOKS):
+        if hook := self._find_hook(git_dir, _UNSUPPORTED_HOOKS):
             return f"the hook {hook} is set up"
         if self.get("extensions.objectformat", "sha1").lower() != "sha1":
             return "unsupported object format, not SHA-1 (extensions.objectFormat)"

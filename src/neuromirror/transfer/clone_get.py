@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -14,30 +13,29 @@ from typing import Final
 from neuromirror.annex import parse_key
 from neuromirror.git import GitError
 from neuromirror.model import Evidence, NeuromirrorError, path_to_text
-from neuromirror.net import HostCircuitBreaker, RequestLimits, permanent_refusal
+from neuromirror.net import permanent_refusal
 from neuromirror.store import refuse_symlinks
 from neuromirror.transfer.annex_branch import AnnexBranchReader, BatchObjectReader, KeyLogs
 from neuromirror.transfer.annex_clone import AnnexClone, NotACloneError
 from neuromirror.transfer.annex_objects import AnnexObjectStore
-from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.transfer.annexed_files import (
     AnnexedFile,
     AnnexedFileListing,
     PathSelection,
     SelectedSubdataset,
 )
+from neuromirror.transfer.byte_progress import ByteProgress, ProgressMeter
 from neuromirror.transfer.config_check import check_absorbed
 from neuromirror.transfer.content_checks import check_for
-from neuromirror.transfer.download_pool import DownloadPool
-from neuromirror.transfer.fetcher import FetchResult, FetchTask
-from neuromirror.transfer.git_annex_get import DelegatedFile, get_with_git_annex
+from neuromirror.transfer.download_pool import DownloadPool, open_sessions
+from neuromirror.transfer.fetch_tasks import FetchResult, FetchTask
+from neuromirror.transfer.git_annex_get import DelegatedFile, checked_evidence, get_with_git_annex
 from neuromirror.transfer.host_errors import displayed_url
 from neuromirror.transfer.key_checksums import key_checksum
 from neuromirror.transfer.key_locations import CloneRemotes, KeyLocations
 from neuromirror.transfer.location_recorder import LocationRecorder, PendingKeys
 from neuromirror.transfer.outcomes import Outcome, Status
 from neuromirror.transfer.subdatasets import install_subdatasets, is_installed
-from neuromirror.transfer.url_sessions import UrlSessions, no_token
 
 JOBS: Final = 32
 """Default number of concurrent downloads."""
@@ -48,11 +46,6 @@ _BATCH: Final = 2000
 """
 
 _MAX_IN_FLIGHT: Final = 1000
-_ATTEMPTS: Final = 3
-_ETAG_BACKEND: Final = "git-annex-backend-XS3ETAG"
-
-ByteProgress = Callable[[int, int], None]
-"""Called with the bytes received and the bytes expected so far."""
 
 
 def get(
@@ -98,47 +91,10 @@ def get(
     GitError
         git or git-annex failed.
     """
-    meter = _ProgressMeter(progress)
+    meter = ProgressMeter(progress)
     clone = AnnexClone.at(Path(dataset), trust_config=trust_config)
-    how = _How(recursive, jobs, trust_config)
-    yield from _CloneGet(clone, paths, "", how, meter).outcomes()
-
-
-class _ProgressMeter:
-    """Sum of received and expected bytes over all subdatasets."""
-
-    def __init__(self, progress: ByteProgress | None) -> None:
-        self._progress = progress
-        self._received_bytes = 0
-        self._expected_bytes = 0
-        self._arrived: dict[str, int] = {}
-
-    def expect(self, size: int | None) -> None:
-        self._expected_bytes += size or 0
-
-    def add(self, key: str, more: int) -> None:
-        self._arrived[key] = self._arrived.get(key, 0) + more
-        self._received_bytes += more
-        self._report()
-
-    def reset(self, key: str) -> None:
-        """Discount the received bytes of a key, which have to be downloaded again."""
-        self._received_bytes -= self._arrived.pop(key, 0)
-
-    def give_up(self, key: str, size: int | None) -> None:
-        self.reset(key)
-        self._expected_bytes -= size or 0
-        self._report()
-
-    def finish(self, key: str, size: int | None, seen: int) -> None:
-        self._received_bytes += seen - self._arrived.pop(key, 0)
-        if size is None:
-            self._expected_bytes += seen
-        self._report()
-
-    def _report(self) -> None:
-        if self._progress is not None:
-            self._progress(self._received_bytes, max(self._expected_bytes, self._received_bytes))
+    options = _GetOptions(recursive, jobs, trust_config)
+    yield from _CloneGet(clone, paths, "", options, meter).outcomes()
 
 
 @dataclass(slots=True)
@@ -152,7 +108,7 @@ class _RequestedContent:
 
 
 @dataclass(frozen=True, slots=True)
-class _How:
+class _GetOptions:
     """The options of :func:`get`."""
 
     recursive: bool
@@ -168,13 +124,13 @@ class _CloneGet:
         clone: AnnexClone,
         paths: Sequence[str | Path] | None,
         prefix: str,
-        how: _How,
-        meter: _ProgressMeter,
+        options: _GetOptions,
+        meter: ProgressMeter,
     ) -> None:
         self._clone = clone
         self._selection = PathSelection(clone.top, paths)
         self._prefix = prefix
-        self._how = how
+        self._options = options
         self._meter = meter
         self._requested: dict[str, _RequestedContent] = {}
         self._delegated: list[DelegatedFile] = []
@@ -232,8 +188,8 @@ class _CloneGet:
         intentions = stack.enter_context(PendingKeys(clone))
         recorder = LocationRecorder(clone, commit, intentions)
         recorder.recover(store, branch)
-        sessions = stack.enter_context(_open_sessions(clone.settings, self._how.jobs))
-        pool = DownloadPool(sessions, clone.settings, store, self._how.jobs, intentions.add)
+        sessions = stack.enter_context(open_sessions(clone.settings, self._options.jobs))
+        pool = DownloadPool(sessions, clone.settings, store, self._options.jobs, intentions.add)
         try:
             yield from self._feed(pool, recorder, listing, branch, remotes)
         finally:
@@ -373,7 +329,7 @@ class _CloneGet:
 
     def _get_delegated(self) -> Iterator[Outcome]:
         """Have git-annex get the delegated files; yield their outcomes."""
-        came = get_with_git_annex(self._clone, self._delegated, self._how.jobs, self._meter.add)
+        came = get_with_git_annex(self._clone, self._delegated, self._options.jobs, self._meter.add)
         for left, fault in came:
             if fault is not None:
                 yield from self._failed_content(
@@ -382,7 +338,7 @@ class _CloneGet:
                 continue
             content = self._requested.pop(left.key)
             self._meter.finish(left.key, content.size, content.size or 0)
-            evidence = self._checked_by_git_annex(left.key)
+            evidence = checked_evidence(left.key, self._clone.settings)
             for path in content.paths:
                 yield Outcome(
                     *("get", "ok", self._result_path(path), "by git-annex"),
@@ -392,21 +348,10 @@ class _CloneGet:
                     checked=None if evidence is None else "checked",
                 )
 
-    def _checked_by_git_annex(self, key: str) -> Evidence | None:
-        """Return the evidence that git-annex checked for content that it got, None if it is not
-        certain.
-        """
-        check = check_for(key)
-        if check is None or not check.has_digest or not self._clone.settings.verifies_content:
-            return None
-        if check.evidence is Evidence.ETAG and shutil.which(_ETAG_BACKEND) is None:
-            return None
-        return check.evidence
-
     def _in_subdatasets(self, found: Sequence[SelectedSubdataset]) -> Iterator[Outcome]:
-        chosen = [sub for sub in found if sub.is_explicit or self._how.recursive]
+        chosen = [sub for sub in found if sub.is_explicit or self._options.recursive]
         missing = [sub.path for sub in chosen if not is_installed(self._clone.top, sub.path)]
-        if missing and not self._how.trust_config:
+        if missing and not self._options.trust_config:
             check_absorbed(self._clone.top, self._clone.git_dir)
         failed = install_subdatasets(self._clone.top, missing) if missing else {}
         for sub in chosen:
@@ -416,13 +361,13 @@ class _CloneGet:
             try:
                 refuse_symlinks(self._clone.top, os.fsdecode(sub.path))
                 clone = AnnexClone.of_subdataset(
-                    self._clone.top / os.fsdecode(sub.path), trust_config=self._how.trust_config
+                    self._clone.top / os.fsdecode(sub.path), trust_config=self._options.trust_config
                 )
                 run = _CloneGet(
                     clone,
                     None if sub.paths is None else [os.fsdecode(path) for path in sub.paths],
                     self._result_path(sub.path) + "/",
-                    self._how,
+                    self._options,
                     self._meter,
                 )
                 yield from run.outcomes()
@@ -444,13 +389,6 @@ class _CloneGet:
 
     def _result_path(self, path: bytes) -> str:
         return self._prefix + path_to_text(path)
-
-
-def _open_sessions(settings: AnnexSettings, jobs: int) -> UrlSessions:
-    """Return sessions that send no tokens; ``annex.http-headers`` go with each request instead."""
-    limits = RequestLimits(attempts=_ATTEMPTS, per_host=jobs)
-    allowed = tuple(settings.allowed_addresses)
-    return UrlSessions(allowed, no_token, limits, {}, breaker=HostCircuitBreaker())
 
 
 def _unconfigured_hint(locations: KeyLocations) -> str:

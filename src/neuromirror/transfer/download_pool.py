@@ -10,12 +10,19 @@ from contextlib import suppress
 from contextvars import copy_context
 from typing import Final
 
-from neuromirror.net import ConnectionFactory, PersistentConnection
+from neuromirror.net import (
+    ConnectionFactory,
+    HostCircuitBreaker,
+    PersistentConnection,
+    RequestLimits,
+)
 from neuromirror.transfer.annex_objects import AnnexObjectStore
 from neuromirror.transfer.annex_settings import AnnexSettings
-from neuromirror.transfer.fetcher import Fetcher, FetchResult, FetchTask
-from neuromirror.transfer.url_sessions import UrlSessions
+from neuromirror.transfer.fetch_tasks import FetchResult, FetchTask
+from neuromirror.transfer.fetcher import Fetcher
+from neuromirror.transfer.url_sessions import UrlSessions, no_token
 
+_ATTEMPTS: Final = 3
 _MIN_POLL: Final = 0.001
 _MAX_POLL: Final = 0.02
 """Maximum seconds between polls of the result queue."""
@@ -25,6 +32,16 @@ _STOP_TIMEOUT: Final = 2.0
 
 ReceivedBytes = tuple[str, int]
 """A key, and the number of bytes received since the last report."""
+
+
+def open_sessions(settings: AnnexSettings, jobs: int) -> UrlSessions:
+    """Return sessions for downloads into a clone.
+
+    They send no tokens: the headers in ``annex.http-headers`` go with each request instead.
+    """
+    limits = RequestLimits(attempts=_ATTEMPTS, per_host=jobs)
+    allowed = tuple(settings.allowed_addresses)
+    return UrlSessions(allowed, no_token, limits, {}, breaker=HostCircuitBreaker())
 
 
 class DownloadPool:

@@ -8,10 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from neuromirror.model import Evidence
 from neuromirror.transfer.annex_clone import AnnexClone
+from neuromirror.transfer.annex_settings import AnnexSettings
+from neuromirror.transfer.content_checks import check_for
 from neuromirror.transfer.git_annex_batch import GitAnnexBatch, failure_reason
 
 _JOBS: Final = 8
+_ETAG_BACKEND: Final = "git-annex-backend-XS3ETAG"
 _MISSING: Final = "only git-annex can get it, and git-annex is not installed; pip install git-annex"
 
 
@@ -99,3 +103,13 @@ def _final_replies(
             seen[key] = received
         elif isinstance(reply.get("key"), str):
             yield reply["key"], reply
+
+
+def checked_evidence(key: str, settings: AnnexSettings) -> Evidence | None:
+    """Return the evidence that git-annex checked for content that it got, None if not certain."""
+    check = check_for(key)
+    if check is None or not check.has_digest or not settings.verifies_content:
+        return None
+    if check.evidence is Evidence.ETAG and shutil.which(_ETAG_BACKEND) is None:
+        return None
+    return check.evidence

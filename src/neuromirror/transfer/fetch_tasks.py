@@ -1,0 +1,75 @@
+"""Download tasks and their results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from neuromirror.transfer.content_checks import ContentCheck, EquivalentKeyCheck, check_for
+
+
+@dataclass(frozen=True, slots=True)
+class FetchTask:
+    """A download task.
+
+    Parameters
+    ----------
+    key
+        Annex key.
+    size
+        Size in bytes, None if unknown.
+    urls
+        URLs, in the order in which to try them.
+    equivalent_keys
+        Keys recorded for a VURL key.
+    """
+
+    key: str
+    size: int | None
+    urls: Sequence[str]
+    equivalent_keys: Sequence[str] = ()
+
+    def check(self) -> ContentCheck:
+        """Return a new check for the content; the key's backend must be supported."""
+        found = check_for(self.key, self.equivalent_keys)
+        assert found is not None
+        return found
+
+
+@dataclass(slots=True)
+class FetchResult:
+    """The result of a download task.
+
+    Parameters
+    ----------
+    task
+        The task.
+    check
+        The check that the content passed; None if the download failed.
+    url
+        The URL it was downloaded from.
+    errors
+        Why each URL failed.
+    has_refused_address
+        Whether a URL was refused because of its address.
+    hosts
+        Host of each error that concerns a whole host; None for errors that concern one file.
+    """
+
+    task: FetchTask
+    check: ContentCheck | None = None
+    url: str | None = None
+    errors: list[str] = field(default_factory=list)
+    has_refused_address: bool = False
+    hosts: set[str | None] = field(default_factory=set)
+
+    @property
+    def host(self) -> str | None:
+        """The hosts at fault if all errors concern a whole host, else None."""
+        named = sorted(one for one in self.hosts if one is not None)
+        return ", ".join(named) if named and None not in self.hosts else None
+
+    @property
+    def equivalent_key(self) -> str | None:
+        """The key to record for a VURL key."""
+        return self.check.equivalent_key() if isinstance(self.check, EquivalentKeyCheck) else None
