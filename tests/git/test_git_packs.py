@@ -91,7 +91,7 @@ def test_an_object_added_twice_is_in_the_pack_once(
     assert not list((folder / "s").iterdir())
 
 
-def test_second_copies_around_a_flush_are_dropped(tmp_path: Path) -> None:
+def test_duplicate_objects_around_a_flush_are_dropped(tmp_path: Path) -> None:
     big = [content((1 << 19) + number) for number in range(6)]
     with PackWriter(tmp_path / "s") as writer:
         for data in (big[0], *big[:4], big[3], *big, big[5]):
@@ -171,7 +171,7 @@ def test_objects_of_packs_that_git_wrote_are_known(tmp_path: Path) -> None:
     known.close()
 
 
-def test_offsets_beyond_two_gigabytes_stand_in_the_second_table() -> None:
+def test_offsets_beyond_two_gigabytes_use_the_second_table() -> None:
     entry = struct.Struct(">20sIQ")
     offsets = [12, (1 << 31) - 1, 1 << 31, (1 << 31) + 1, 1 << 32, (1 << 40) + 5, 99]
     shas = [bytes([40 * number]) + bytes(19) for number in range(len(offsets))]
@@ -193,7 +193,7 @@ paths = st.lists(components, min_size=1, max_size=4).map(b"/".join)
 
 @settings(max_examples=40, deadline=None)
 @given(chosen=st.lists(paths, unique=True, min_size=1, max_size=25))
-def test_trees_from_sorted_paths_are_those_of_mktree(
+def test_trees_from_sorted_paths_match_mktree(
     tmp_path_factory: pytest.TempPathFactory, chosen: list[bytes]
 ) -> None:
     folders = {path[:end] for path in chosen for end, byte in enumerate(path) if byte == 47}
@@ -237,7 +237,7 @@ def mktree(repository: Path, files: list[bytes], blob: bytes) -> str:
     lines=st.lists(st.binary(max_size=12).map(lambda line: line.replace(b"\n", b"")), max_size=60),
     limit=st.sampled_from([1, 60, 200, 1 << 20]),
 )
-def test_lines_come_back_sorted_however_little_memory_there_is(
+def test_lines_are_sorted_with_any_memory_limit(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], limit: int
 ) -> None:
     folder = tmp_path_factory.getbasetemp()
@@ -252,7 +252,7 @@ def test_lines_come_back_sorted_however_little_memory_there_is(
     assert set(folder.iterdir()) == before
 
 
-def test_a_missing_object_is_named_with_its_repository(tmp_path: Path) -> None:
+def test_missing_object_error_names_the_repository(tmp_path: Path) -> None:
     repository = bare_repository(tmp_path / "r")
     with (
         ObjectReader(repository) as reader,
@@ -261,7 +261,7 @@ def test_a_missing_object_is_named_with_its_repository(tmp_path: Path) -> None:
         reader.read("0" * 40)
 
 
-def test_a_git_hook_of_another_repository_does_not_mislead_the_reader(
+def test_reader_ignores_variables_of_a_git_hook(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, other = bare_repository(tmp_path / "ours"), bare_repository(tmp_path / "other")

@@ -117,7 +117,7 @@ def test_annex_worker_error_is_raised_in_the_caller_and_leaves_nothing(
         lambda whole: zstandard.compress(b'{"digest":"none","path":"a","size":1}\n'),
     ],
 )
-def test_a_manifest_of_other_content_is_never_the_base_of_a_state(
+def test_manifest_of_another_state_is_never_a_base(
     tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     minting = MintedRepository.create(tmp_path / "m")

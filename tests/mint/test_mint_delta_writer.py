@@ -145,7 +145,7 @@ def test_no_change_gives_the_parents_and_no_pack(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(history=histories)
-def test_differences_patch_one_state_into_the_next(
+def test_differences_patch_a_state_into_the_next(
     history: list[dict[bytes, tuple[int, tuple[int]]]],
 ) -> None:
     before: list[bytes] = []

@@ -72,7 +72,7 @@ def objects_of(repository: Path) -> set[str]:
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(history=histories)
-def test_states_in_sequence_are_what_fast_import_makes_of_them(
+def test_sequence_of_states_matches_fast_import(
     tmp_path_factory: pytest.TempPathFactory, history: list[dict[bytes, tuple[int, tuple[int]]]]
 ) -> None:
     folder = tmp_path_factory.mktemp("states")
@@ -175,7 +175,7 @@ def logs_of(minting: MintedRepository, key: str) -> tuple[bytes, bytes]:
     )
 
 
-def test_a_key_keeps_its_first_time_and_its_old_urls_and_gets_new_ones(tmp_path: Path) -> None:
+def test_key_keeps_its_first_timestamp_and_old_urls_and_gets_new_ones(tmp_path: Path) -> None:
     minting = MintedRepository.create(tmp_path / "m")
     (first,) = state({b"a.nwb": (4, (1,))})
     minting.mint(0, [first])
@@ -237,7 +237,7 @@ def test_the_remote_is_configured_once_and_a_second_one_is_added(tmp_path: Path)
     assert b" name=other " in both
 
 
-def test_what_others_wrote_on_the_annex_branch_is_kept(tmp_path: Path) -> None:
+def test_foreign_entries_on_the_annex_branch_are_kept(tmp_path: Path) -> None:
     minting = MintedRepository.create(tmp_path / "m")
     (first,) = state({b"a.nwb": (4, (1,))})
     minting.mint(0, [first])

@@ -101,7 +101,7 @@ SECOND = state(
 )
 
 
-def test_the_branch_is_what_git_annex_writes_for_such_urls(
+def test_branch_equals_that_of_git_annex_for_claimed_urls(
     tmp_path: Path, special_remote_program: None
 ) -> None:
     minting = MintedRepository.create(tmp_path / "m")

@@ -162,7 +162,7 @@ def test_annex_worker_skips_subdatasets(tmp_path: Path, monkeypatch: pytest.Monk
     assert_same_result(expected, two.mint_records(0, files))
 
 
-def test_a_state_of_another_form_is_not_made_from_changes(tmp_path: Path) -> None:
+def test_state_of_another_form_is_not_minted_from_changes(tmp_path: Path) -> None:
     minting = MintedRepository.create(tmp_path / "m")
     files = {b".zgroup": (1, (0,)), b"0/0": (2, (0,))}
     first, second = DatasetState(files), DatasetState(files, form="manifest")

@@ -91,9 +91,7 @@ def test_zarr_size_decides_between_inline_and_subdataset(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("marker", MARKERS)
-def test_a_marker_may_come_after_the_chunks_and_the_name_says_nothing(
-    tmp_path: Path, marker: bytes
-) -> None:
+def test_zarr_is_recognized_by_its_marker_not_by_its_name(tmp_path: Path, marker: bytes) -> None:
     names = [b"img/!/0", b"img/c/0/0", b"img/c/0/1", b"img/" + marker, b"fake.zarr/0"]
     names += [b"fake.zarr/%d" % number for number in range(1, 9)]
     rest, parts = split_zarrs(proven_listing(tmp_path, names), limits(3), tmp_path)
@@ -102,7 +100,7 @@ def test_a_marker_may_come_after_the_chunks_and_the_name_says_nothing(
     assert rest.files == 9
 
 
-def test_the_outermost_zarr_counts(tmp_path: Path) -> None:
+def test_outermost_zarr_is_split(tmp_path: Path) -> None:
     inner = [*zarr(b"p.zarr/a/0/", 5, b".zarray"), *zarr(b"p.zarr/b/0/", 5, b"zarr.json")]
     one = proven_listing(tmp_path, [*inner, b"p.zarr/zarr.json", b"p.zarr/.zattrs", b"q/zarr.json"])
     _, parts = split_zarrs(one, limits(3), tmp_path)
@@ -112,7 +110,7 @@ def test_the_outermost_zarr_counts(tmp_path: Path) -> None:
     assert [part.git_path for part in parts] == [b"p.zarr/a/0", b"p.zarr/b/0"]
 
 
-def test_an_asset_that_is_a_zarr_stays_whole_in_the_form_for_its_size(tmp_path: Path) -> None:
+def test_zarr_asset_gets_the_form_for_its_size(tmp_path: Path) -> None:
     names = [*zarr(b"", 5), *zarr(b"labels/", 5)]
     for documents in ([], [b"zarr.json"]):
         kept = names if not documents else names[1:]
@@ -131,7 +129,7 @@ def test_nothing_is_written_where_no_zarr_is_large(tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.iterdir()] == ["records.jsonl"]
 
 
-def test_documents_and_exceptions_go_with_their_zarr(tmp_path: Path) -> None:
+def test_documents_and_exceptions_move_with_their_zarr(tmp_path: Path) -> None:
     one = proven_listing(
         tmp_path,
         zarr(b"meta/a b/", 5)[1:],
@@ -275,7 +273,7 @@ def test_memory_does_not_grow_with_the_number_of_chunks(tmp_path: Path) -> None:
     assert peak(10_000) < first + (1 << 18)
 
 
-def test_listed_is_committed_and_excepted_and_in_the_manifest_only(tmp_path: Path) -> None:
+def test_listed_files_are_committed_excluded_or_manifest_only(tmp_path: Path) -> None:
     names = [*zarr(b"small.zarr/", 3), *zarr(b"part.zarr/", 5), *zarr(b"huge.zarr/", 9), b"x.nwb"]
     documents = [b"session.json", b"part.zarr/notes.json"]
     one = proven_listing(tmp_path, names, documents, [b"huge.zarr/too/long"])

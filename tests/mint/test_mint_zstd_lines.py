@@ -27,7 +27,7 @@ def test_crafted_frame_is_valid() -> None:
 
 
 @given(st.lists(st.binary(max_size=20)), st.integers(min_value=1, max_value=7))
-def test_lines_come_out_as_they_went_in(content: list[bytes], step: int) -> None:
+def test_lines_are_returned_unchanged(content: list[bytes], step: int) -> None:
     lines = [one.replace(b"\n", b"") for one in content]
     whole = b"".join(one + b"\n" for one in lines)
     pieces = [whole[at : at + step] for at in range(0, len(whole), step)]
@@ -41,7 +41,7 @@ def test_a_long_line_is_joined_once() -> None:
     assert len(line) == 60_000_000
 
 
-def test_a_line_is_bounded() -> None:
+def test_line_length_is_limited() -> None:
     with pytest.raises(ZstdFrameError):
         list(split_lines([b"x" * 60, b"x" * 60, b"\n"], max_line_bytes=100))
     with pytest.raises(ZstdFrameError):
@@ -49,7 +49,7 @@ def test_a_line_is_bounded() -> None:
         list(read_lines(io.BytesIO(repeated_frame(b"x", 1 << 17))))
 
 
-def test_the_ratio_is_bounded() -> None:
+def test_compression_ratio_is_limited() -> None:
     sizes: list[int] = []
     with pytest.raises(ZstdFrameError):
         sizes.extend(map(len, decompress_frame(io.BytesIO(repeated_frame(b"\n", 1 << 17)))))
@@ -57,7 +57,7 @@ def test_the_ratio_is_bounded() -> None:
     assert sum(sizes) <= (1 << 26) + (1 << 25)
 
 
-def test_the_total_is_bounded() -> None:
+def test_total_size_is_limited() -> None:
     frame = zstandard.compress(b"x\n" * 600)
     assert len(list(read_lines(io.BytesIO(frame), FrameLimits(max_bytes=1200)))) == 600
     with pytest.raises(ZstdFrameError):
@@ -65,7 +65,7 @@ def test_the_total_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("change", ["cut", "more", "again", "flip", "empty", "text"])
-def test_a_frame_that_is_not_whole_is_refused(change: str) -> None:
+def test_incomplete_frame_is_refused(change: str) -> None:
     frame = zstandard.ZstdCompressor(write_checksum=True).compress(b"x\n" * 6000)
     changed = {
         "cut": frame[:-1],

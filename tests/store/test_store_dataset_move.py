@@ -126,7 +126,7 @@ def files_with(store: Store, name: str) -> list[str]:
 # --- moving
 
 
-def test_a_moved_dataset_is_whole_in_one_store_and_gone_from_the_other(
+def test_moved_dataset_is_complete_in_one_store_and_removed_from_the_other(
     private: Store, public: Store
 ) -> None:
     before, other = read_kept_files(private, ONE), read_kept_files(private, TWO)
@@ -214,7 +214,7 @@ def test_two_histories_are_not_mixed(private: Store, public: Store) -> None:
 
 
 @pytest.mark.parametrize("lost", ["records", "manifests", "journal", "objects"])
-def test_nothing_is_forgotten_while_the_copy_lacks_something(
+def test_nothing_is_removed_while_the_copy_is_incomplete(
     private: Store, public: Store, lost: str
 ) -> None:
     copied = copy_dataset(private, public, ONE)
@@ -232,9 +232,7 @@ def test_nothing_is_forgotten_while_the_copy_lacks_something(
     assert read_kept_files(private, ONE) == before
 
 
-def test_what_a_killed_visit_began_in_the_public_store_is_replaced(
-    private: Store, public: Store
-) -> None:
+def test_incomplete_repository_of_a_killed_visit_is_replaced(private: Store, public: Store) -> None:
     public.repository(ONE).create()
     before = read_kept_files(private, ONE)
     move(private, public, ONE)
@@ -255,7 +253,7 @@ def test_private_store_is_accessible_to_its_owner_only(tmp_path: Path, public: S
     assert not is_private_store(public.root)
 
 
-def test_a_private_store_of_a_group_stays_one(tmp_path: Path, public: Store) -> None:
+def test_private_store_of_a_group_keeps_its_mode(tmp_path: Path, public: Store) -> None:
     store = open_private_store(tmp_path / "private", public.root)
     store.root.chmod(0o750)
     Publisher(store, ONE).publish("a", {"x.bin": 1})
@@ -312,7 +310,7 @@ def test_public_store_does_not_become_private_nor_vice_versa(tmp_path: Path, pub
         require_public_store(private.root)
 
 
-def test_a_private_store_killed_in_the_making_is_made_by_the_next(
+def test_private_store_creation_killed_at_any_step_is_completed_by_the_next(
     tmp_path: Path, public: Store
 ) -> None:
     folder = tmp_path / "private"
@@ -327,7 +325,7 @@ def test_a_private_store_killed_in_the_making_is_made_by_the_next(
     assert step > 5
 
 
-def test_no_private_store_is_made_by_looking_for_one(tmp_path: Path, public: Store) -> None:
+def test_looking_for_a_private_store_creates_none(tmp_path: Path, public: Store) -> None:
     assert find_private_store(tmp_path / "private", public.root) is None
     assert not (tmp_path / "private").exists()
     made = open_private_store(tmp_path / "private", public.root)

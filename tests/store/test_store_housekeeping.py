@@ -108,7 +108,7 @@ def test_replaced_packs_stay_for_the_grace_period_but_are_not_listed(store: Stor
     assert is_whole(repository)
 
 
-def test_a_clone_over_plain_http_works_before_during_and_after_the_grace_time(
+def test_clone_over_plain_http_works_before_during_and_after_the_grace_period(
     store: Store, serve_directory: Callable[[Path], str], tmp_path: Path
 ) -> None:
     publisher = history(store, 3)
@@ -123,7 +123,7 @@ def test_a_clone_over_plain_http_works_before_during_and_after_the_grace_time(
     assert clone(address, tmp_path / "after") == refs
 
 
-def test_a_clone_of_who_read_the_old_list_finds_every_pack_on_it(
+def test_clone_with_the_old_pack_list_finds_every_pack(
     store: Store, serve_directory: Callable[[Path], str], tmp_path: Path
 ) -> None:
     publisher = history(store, 3)
@@ -149,7 +149,7 @@ def test_a_visit_after_housekeeping_builds_on_it_and_keeps_its_work(store: Store
     assert is_whole(repository)
 
 
-def test_what_no_ref_reaches_is_kept_since_a_later_mint_may_count_on_it(store: Store) -> None:
+def test_unreachable_objects_are_kept_for_later_mints(store: Store) -> None:
     publisher = history(store, 2)
     repository = publisher.repository.path
     before = objects(repository)
@@ -195,7 +195,7 @@ def _count(repository: Path, name: str) -> int:
     return int.from_bytes(data[8 + 255 * 4 : 8 + 256 * 4], "big")
 
 
-def test_a_dry_run_says_what_would_be_done_and_writes_nothing(store: Store) -> None:
+def test_dry_run_reports_the_work_and_writes_nothing(store: Store) -> None:
     history(store, 3)
     before = read_files(store.root)
     kept = run(store, dry_run=True)
@@ -219,7 +219,7 @@ def test_dataset_being_visited_is_skipped_and_the_others_are_processed(store: St
 
 
 @pytest.mark.parametrize("where", ["middle", "index"])
-def test_a_damaged_pack_is_never_packed_away(store: Store, where: str) -> None:
+def test_damaged_pack_is_never_consolidated(store: Store, where: str) -> None:
     repository = history(store, 3).repository.path
     other = Publisher(store, dataset(2))
     other.publish("1.0", {"a.nwb": 1})
@@ -377,7 +377,7 @@ list(run_housekeeping(Store.open(Path(sys.argv[1])), policy=policy))
 """
 
 
-def test_killed_while_git_is_at_work_the_next_run_finishes(store: Store) -> None:
+def test_run_after_a_kill_during_repacking_finishes(store: Store) -> None:
     repository = history(store, 3, files=3000).repository.path
     before = objects(repository)
     killed = 0

@@ -69,7 +69,7 @@ def test_a_long_torn_line_in_a_new_journal_is_dropped(store: Store) -> None:
     assert entries(store) == [HoldLapsed("a", "b")]
 
 
-def test_a_line_that_is_no_entry_is_damage(store: Store) -> None:
+def test_invalid_journal_line_is_reported_as_damage(store: Store) -> None:
     store.append_entries(HoldLapsed("a", "b"))
     with journal(store).open("ab") as file:
         file.write(b"not json\n")

@@ -95,7 +95,7 @@ def test_a_store_of_another_format_is_refused(store: Store, marker: str) -> None
     assert refused.value.exit_code == 2
 
 
-def test_a_store_whose_making_was_killed_is_made_at_the_next_try(tmp_path: Path) -> None:
+def test_store_creation_killed_at_any_step_is_completed_by_the_next(tmp_path: Path) -> None:
     def prepare(step: int) -> Callable[[], object]:
         return lambda: Store.open(tmp_path / f"{step}", create=True)
 
@@ -111,7 +111,7 @@ def test_a_store_whose_making_was_killed_is_made_at_the_next_try(tmp_path: Path)
 # --- repositories and aliases
 
 
-def test_repositories_lie_where_ria_looks_for_them(store: Store) -> None:
+def test_repositories_are_in_ria_layout(store: Store) -> None:
     repository = store.repository(dataset())
     assert repository.path == store.root / ID[:3] / ID[3:]
     assert not repository.exists()
@@ -127,7 +127,7 @@ def test_repositories_lie_where_ria_looks_for_them(store: Store) -> None:
     assert not list(repository.path.rglob("*.sample"))
 
 
-def test_a_repository_is_of_sha1_and_files_whatever_git_makes_by_default(
+def test_repository_has_sha1_and_files_format_whatever_the_defaults_of_git(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_DEFAULT_HASH", "sha256")
@@ -137,7 +137,7 @@ def test_a_repository_is_of_sha1_and_files_whatever_git_makes_by_default(
     assert (repository.path / "refs" / "heads").is_dir()
 
 
-def test_a_repository_whose_making_was_killed_is_made_at_the_next_try(tmp_path: Path) -> None:
+def test_repository_creation_killed_at_any_step_is_completed_by_the_next(tmp_path: Path) -> None:
     def prepare(step: int) -> Callable[[], object]:
         return Repository(tmp_path / f"{step}" / "r").create
 
@@ -208,7 +208,7 @@ def scratch_names(store: Store) -> list[str]:
     return sorted(path.name for path in (store.root / "neuromirror" / "tmp").iterdir())
 
 
-def test_a_scratch_folder_goes_with_its_block_and_a_killed_ones_goes_with_the_next(
+def test_scratch_folders_are_removed_at_the_end_of_the_block_or_after_a_kill(
     store: Store,
 ) -> None:
     def killed() -> None:
@@ -238,7 +238,7 @@ def test_scratch_folders_killed_at_any_step_are_gone_after_the_next(store: Store
         assert scratch_names(store) == [], f"step {step}"
 
 
-def test_a_scratch_folder_in_use_is_not_taken_for_a_dead_ones(store: Store) -> None:
+def test_scratch_folder_in_use_is_not_removed(store: Store) -> None:
     def other() -> None:
         with store.scratch():
             pass
@@ -263,7 +263,7 @@ def test_many_threads_get_scratch_folders_at_once(store: Store) -> None:
     assert scratch_names(store) == []
 
 
-def test_a_lock_is_held_by_one_and_freed_by_death(store: Store) -> None:
+def test_lock_is_exclusive_and_released_by_the_death_of_its_holder(store: Store) -> None:
     def held() -> None:
         with store.lock("x", "dataset x"):
             os.kill(os.getpid(), 9)
@@ -282,7 +282,7 @@ def test_a_lock_is_held_by_one_and_freed_by_death(store: Store) -> None:
         pass
 
 
-def test_a_lock_is_waited_for(tmp_path: Path) -> None:
+def test_lock_is_taken_within_the_waiting_time(tmp_path: Path) -> None:
     order = []
     inside = threading.Event()
 
@@ -350,7 +350,7 @@ def test_truncated_missing_or_changed_records_are_detected(
     assert list(store.record_lines(ID, COMMIT)) == lines
 
 
-def test_lines_that_are_no_records_are_damage(store: Store) -> None:
+def test_invalid_record_lines_are_reported_as_damage(store: Store) -> None:
     store.write_records(ID, COMMIT, [b"{}"])
     with pytest.raises(StoreDamagedError):
         list(store.records(ID, COMMIT))
@@ -384,7 +384,7 @@ def test_manifests_are_kept_once_by_their_digest(store: Store, tmp_path: Path) -
     assert path.read_text() == "0"
 
 
-def test_a_small_file_is_never_half_written(tmp_path: Path) -> None:
+def test_small_file_is_never_incomplete(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomically(path, b"old")
     for _ in kill_steps(lambda step: lambda: write_atomically(path, b"new")):
@@ -437,7 +437,7 @@ def test_everything_served_can_be_read_whatever_the_umask(tmp_path: Path) -> Non
     assert {ID[:3], "manifests", "ria-layout-version"} <= set(served)
 
 
-def test_a_store_on_a_disk_that_is_read_only_can_be_read(small_disk: Path) -> None:
+def test_store_on_a_read_only_disk_can_be_read(small_disk: Path) -> None:
     publisher = Publisher(Store.open(small_disk / "store", create=True))
     minted = publisher.publish("one", {"a": 1})
     publisher.store.append_entries(HoldLapsed("a", "b"))
@@ -491,7 +491,7 @@ def test_publication_on_a_full_disk_fails_atomically_and_succeeds_later(
     assert git(repository.path, "ls-tree", "-r", "--name-only", "main").count("sub-") == 100
 
 
-def test_the_store_imports_nothing_heavy() -> None:
+def test_importing_the_store_is_cheap() -> None:
     heavy = {"boto3", "datalad", "dandi", "numpy", "requests", "pydantic"}
     code = "import sys, neuromirror.store; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

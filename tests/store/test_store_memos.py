@@ -65,9 +65,7 @@ def test_a_memo_with_any_byte_damaged_reads_as_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"[]\n", b"{}\n", b"\xff\n", b'{"format":9}\n', b"1\n"])
-def test_a_file_that_is_no_memo_reads_as_none_and_is_replaced(
-    tmp_path: Path, content: bytes
-) -> None:
+def test_invalid_memo_reads_as_none_and_is_replaced(tmp_path: Path, content: bytes) -> None:
     memos = MemoFolder(tmp_path)
     memos.write(ID, "current", MEMO)
     (path,) = files(tmp_path)
@@ -98,7 +96,7 @@ def test_new_workspace_is_empty_and_keeps_its_files(tmp_path: Path) -> None:
     assert (reopened.path() / "page-1").exists()
 
 
-def test_a_removed_workspace_leaves_nothing_and_spares_another_versions(tmp_path: Path) -> None:
+def test_removing_a_workspace_keeps_that_of_another_version(tmp_path: Path) -> None:
     one, other = (Workspace(tmp_path, ID, upstream) for upstream in ("current", "at 2024"))
     (one.path() / "page-1").write_bytes(b"rows")
     (other.path() / "page-1").write_bytes(b"rows")

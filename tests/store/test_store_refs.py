@@ -56,7 +56,7 @@ def test_refs_move_together_and_git_sees_them(repository: Repository) -> None:
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_a_ref_that_is_elsewhere_stops_the_move_and_nothing_changes(
+def test_ref_at_an_unexpected_commit_prevents_the_transaction(
     repository: Repository, packed: bool
 ) -> None:
     one, two = commits(repository.path, 2)
@@ -98,7 +98,7 @@ def test_loose_refs_do_not_hide_the_new_ones(repository: Repository) -> None:
     assert read_refs(repository.path) == expected
 
 
-def test_an_annotated_tag_of_an_operator_keeps_what_it_is_of(repository: Repository) -> None:
+def test_annotated_tag_of_an_operator_stays_peeled(repository: Repository) -> None:
     (one,) = commits(repository.path, 1)
     git(repository.path, "tag", "-a", "-m", "m", "packed", one)
     git(repository.path, "pack-refs", "--all")
@@ -122,9 +122,7 @@ def test_names_in_any_encoding_are_kept(repository: Repository) -> None:
 
 
 @pytest.mark.parametrize("odd", ["\x85", "\u2028", "\u2029"])
-def test_what_unicode_calls_the_end_of_a_line_ends_no_name(
-    repository: Repository, odd: str
-) -> None:
+def test_unicode_line_separators_are_part_of_ref_names(repository: Repository, odd: str) -> None:
     (one,) = commits(repository.path, 1)
     update_refs(repository.path, {}, {f"{TAG_PREFIX}a{odd}b": one, TAG_PREFIX + "c": one})
     assert repository.refs() == {f"{TAG_PREFIX}a{odd}b": one, TAG_PREFIX + "c": one}
@@ -167,7 +165,7 @@ def test_names_that_git_refuses_are_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     "lock", ["packed-refs.lock", f"{MAIN_BRANCH}.lock", f"{ANNEX_BRANCH}.lock"]
 )
-def test_while_git_holds_a_lock_nothing_is_moved(repository: Repository, lock: str) -> None:
+def test_no_ref_moves_while_git_holds_a_lock(repository: Repository, lock: str) -> None:
     one, two = commits(repository.path, 2)
     update_refs(repository.path, {}, {MAIN_BRANCH: one})
     (repository.path / lock).write_text("# pack-refs with: peeled fully-peeled sorted \n")
@@ -237,7 +235,7 @@ def test_the_lock_of_a_killed_process_is_taken_over(repository: Repository, tmp_
     assert locked > 0
 
 
-def test_what_git_writes_at_the_same_time_is_not_lost(repository: Repository) -> None:
+def test_concurrent_git_updates_are_not_lost(repository: Repository) -> None:
     chain = commits(repository.path, 30)
     update_refs(repository.path, {}, {MAIN_BRANCH: chain[0]})
     written: dict[str, str] = {}

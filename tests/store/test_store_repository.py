@@ -100,7 +100,7 @@ def test_killed_at_the_first_published_version_head_never_names_a_missing_branch
     assert heads == {MAIN_BRANCH, PUBLISHED_BRANCH}
 
 
-def test_a_clone_works_after_an_operator_packed_and_collected_garbage(
+def test_clone_works_after_an_operator_ran_git_gc(
     store: Store, serve_directory: Serve, tmp_path: Path
 ) -> None:
     address = f"{serve_directory(store.root)}/alias/demo--000001"
@@ -149,7 +149,7 @@ def test_info_refs_equals_update_server_info(store: Store) -> None:
     assert b"refs/tags/loose^{}" in ours
 
 
-def test_a_new_repository_is_as_git_makes_one(store: Store, tmp_path: Path) -> None:
+def test_new_repository_equals_that_of_git_init(store: Store, tmp_path: Path) -> None:
     repository = store.repository(dataset())
     repository.create()
     git(tmp_path, "init", "-q", "--bare", "--template=", "-b", "main", "gits")
@@ -171,7 +171,7 @@ def test_a_new_repository_is_as_git_makes_one(store: Store, tmp_path: Path) -> N
         assert path.stat().st_mode & 0o777 == (0o755 if runs else 0o644)
 
 
-def test_what_a_killed_publication_left_is_served_after_a_refresh(
+def test_killed_publication_is_served_after_a_refresh(
     store: Store, serve_directory: Serve, tmp_path: Path
 ) -> None:
     publisher = Publisher(store)
@@ -191,7 +191,7 @@ def test_what_a_killed_publication_left_is_served_after_a_refresh(
     assert after == before
 
 
-def test_all_a_ref_needs_is_on_disk_before_the_ref_moves(
+def test_objects_are_durable_before_refs_move(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: set[int] = set()
@@ -264,7 +264,7 @@ def test_versions_are_read_from_git_without_other_files(store: Store) -> None:
     assert list(read_versions_from_git(publisher.repository, everything, NOW)) == []
 
 
-def test_a_repository_that_others_made_is_damage_not_a_crash(store: Store) -> None:
+def test_foreign_repository_is_reported_as_damage(store: Store) -> None:
     repository = store.repository(dataset())
     repository.create()
     assert list(read_versions_from_git(repository, set(), NOW)) == []

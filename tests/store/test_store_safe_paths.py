@@ -87,9 +87,7 @@ def test_absolute_path_may_contain_symlinks_but_not_below_a_foreign_folder(
     assert not (top / "link" / "more").exists()
 
 
-def test_a_folder_that_is_moved_away_stays_the_folder_that_was_opened(
-    top: Path, victim: Path
-) -> None:
+def test_moved_folder_stays_open(top: Path, victim: Path) -> None:
     with SafeFolder.open_path(top / "real") as folder:
         (top / "real").rename(top / "away")
         (top / "real").symlink_to(victim)
@@ -98,7 +96,7 @@ def test_a_folder_that_is_moved_away_stays_the_folder_that_was_opened(
     assert not (victim / "written").exists()
 
 
-def test_paths_for_other_programs_are_looked_at(top: Path) -> None:
+def test_symlinks_in_paths_for_other_programs_are_refused(top: Path) -> None:
     refuse_symlinks(top, "real/inner/missing", "missing/more")
     for path in ("link", "link/x", "real/../link", "dangling"):
         with pytest.raises(UnsafePathError):

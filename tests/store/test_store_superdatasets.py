@@ -97,7 +97,9 @@ def test_members_may_lie_in_folders_and_have_odd_names(
     }
 
 
-def test_killed_anywhere_it_converges(store: Store, publishers: list[Publisher]) -> None:
+def test_repeated_after_a_kill_at_any_step_it_converges(
+    store: Store, publishers: list[Publisher]
+) -> None:
     members = [member(one) for one in publishers]
     update_superdataset(store, TOP, "demo", members[:1])
     before = top(store).refs()
