@@ -80,7 +80,7 @@ def test_withdrawn_dataset_is_not_found(session: BrowserSession) -> None:
         assert session.page.locator(f'main a[href^="/dataset/{SECRET}"]').count() == 0
 
 
-def test_an_empty_catalogue_says_how_to_begin(
+def test_an_empty_catalogue_shows_the_first_command(
     start_session: SessionFactory, empty_site: BrowserSite
 ) -> None:
     walk = start_session(empty_site)
@@ -111,7 +111,7 @@ def rebuilding(at: BrowserSite) -> Iterator[None]:
     assert len(made) > 1
 
 
-def test_while_the_index_is_made_anew_all_is_as_before(
+def test_pages_work_during_a_rebuild_of_the_index(
     session: BrowserSession, site: BrowserSite
 ) -> None:
     names = ("front", "dataset", "version", "mirrors", "front")
@@ -122,7 +122,7 @@ def test_while_the_index_is_made_anew_all_is_as_before(
             assert session.heading
 
 
-def test_without_an_index_the_page_says_so_and_comes_back(
+def test_a_missing_index_is_reported_and_recovers(
     start_session: SessionFactory, tmp_path: Path
 ) -> None:
     with run_empty_site(tmp_path) as found:

@@ -59,7 +59,7 @@ def test_what_is_folded_is_opened_and_closed_by_keys(session: BrowserSession) ->
         assert folded.evaluate("one => one.open") is is_open
 
 
-def test_a_copy_button_answers_to_enter_and_says_so(
+def test_a_copy_button_works_with_enter_and_announces_it(
     start_session: SessionFactory, site: BrowserSite
 ) -> None:
     walk = start_session(site, permissions=["clipboard-read", "clipboard-write"])

@@ -145,7 +145,7 @@ def named() -> Iterator[tuple[str, str]]:
     )
 
 
-def test_the_documentation_shows_every_picture_and_says_what_is_on_it() -> None:
+def test_the_documentation_shows_and_describes_every_picture() -> None:
     alt_texts = dict(named())
     assert alt_texts.keys() == {one.name for one in PICTURES}
     assert all(len(text) > 30 for text in alt_texts.values())

@@ -87,7 +87,7 @@ def test_one_address_gives_pages_json_feeds_and_clones(
         status(address)
 
 
-def test_pages_of_an_empty_store_say_so(mirror_harness: MirrorHarness, demo: DemoArchive) -> None:
+def test_pages_of_an_empty_store(mirror_harness: MirrorHarness, demo: DemoArchive) -> None:
     fault = demo.fault("hang", path="/dandisets", seconds=3600)
     with running_service(mirror_harness, *PAGES, first=SHORT_TIMEOUTS) as service:
         address = catalogue_url(service)
@@ -251,7 +251,7 @@ def test_it_ends_with_a_service_that_is_killed(copied_mirror_harness: MirrorHarn
                 os.kill(process, signal.SIGKILL)
 
 
-def test_what_is_taken_down_and_an_index_made_anew_show_without_a_restart(
+def test_a_takedown_and_a_rebuilt_index_show_without_a_restart(
     copied_mirror_harness: MirrorHarness,
 ) -> None:
     with running_service(copied_mirror_harness, *PAGES, first=SHORT_TIMEOUTS) as service:
@@ -357,7 +357,7 @@ def test_invalid_options_are_refused_before_anything_is_created(
 
 
 @pytest.mark.parametrize("package", ["datasette", "uvicorn"])
-def test_without_its_extra_it_says_what_to_install(
+def test_a_missing_extra_is_reported_with_the_install_command(
     mirror_harness: MirrorHarness, package: str
 ) -> None:
     program = (
@@ -390,7 +390,7 @@ def test_pages_do_not_wait_for_a_service_that_is_busy(
     assert re.search(r"127\.0\.0\.1:\d+$", address)
 
 
-def test_whatever_it_prints_or_dies_of_is_an_event(tmp_path: Path) -> None:
+def test_output_and_exceptions_of_the_catalogue_are_events(tmp_path: Path) -> None:
     program = (
         "import sys\n"
         "from neuromirror.service.catalogue_process import SupervisorConnection\n"

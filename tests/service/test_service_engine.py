@@ -219,7 +219,7 @@ def test_deep_visits_are_a_share_of_the_jobs_and_are_deep(mirror_harness: Mirror
             assert visited[name].deep_due == now - 60
 
 
-def test_super_datasets_follow_their_datasets_once_a_minute(
+def test_superdatasets_follow_their_datasets_once_per_minute(
     mirror_harness: MirrorHarness, demo: DemoArchive
 ) -> None:
     with open_service_harness(mirror_harness) as harness:
@@ -244,7 +244,7 @@ def test_super_datasets_follow_their_datasets_once_a_minute(
         assert mirror_harness.refs()["demo refs/heads/main"] != after
 
 
-def test_what_changes_while_super_datasets_are_made_is_not_forgotten(
+def test_changes_during_an_update_of_superdatasets_are_not_lost(
     mirror_harness: MirrorHarness,
 ) -> None:
     manual_executor = ManualExecutor()

@@ -167,7 +167,7 @@ def workers() -> list[int]:
     return [pid for pid in found if b"service.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
-def test_a_job_over_its_time_is_ended_with_what_it_started_and_others_go_on(
+def test_a_job_over_its_time_limit_is_killed_with_its_processes(
     job_harness: JobHarness, mirror_harness: MirrorHarness, demo: DemoArchive
 ) -> None:
     with process_executor(2, seconds=3, memory=GIB) as executor:
@@ -206,7 +206,7 @@ def started_by(pid: int) -> list[int]:
         "[b'x' * (300 << 20), __import__('time').sleep(60)]",  # it is seen
     ],
 )
-def test_a_job_over_its_memory_is_ended_and_the_next_has_a_new_worker(much: str) -> None:
+def test_a_job_over_its_memory_limit_is_killed_and_its_worker_replaced(much: str) -> None:
     with process_executor(1, seconds=60, memory=200 * MIB) as executor:
         before = executor.submit(os.getpid).result()
         with pytest.raises(WorkerLostError, match=" 200 MiB "):
@@ -283,7 +283,7 @@ def test_leaving_gives_running_jobs_their_time_and_cancels_the_others() -> None:
     assert waits.cancelled()
 
 
-def test_leaving_ends_what_does_not_end_by_itself() -> None:
+def test_leaving_kills_jobs_that_do_not_finish() -> None:
     with process_executor(2, seconds=600, memory=GIB, grace=0.2) as executor:
         hangs = executor.submit(subprocess.run, ["sleep", "300"])
         pids = wait_until(lambda: [pid for one in workers() for pid in started_by(one)])

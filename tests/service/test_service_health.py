@@ -67,7 +67,7 @@ def _made(folder: Path) -> Store:
     return store
 
 
-def test_healthz_says_whether_the_loop_turns(probe: HealthProbe) -> None:
+def test_healthz_reports_whether_the_service_loop_runs(probe: HealthProbe) -> None:
     assert probe.get("/healthz") == (200, "ok\n")
     probe.now = 42
     status, text = probe.get("/healthz")
@@ -77,7 +77,7 @@ def test_healthz_says_whether_the_loop_turns(probe: HealthProbe) -> None:
     assert probe.get("/readyz") == (200, "ok\n")
 
 
-def test_readyz_says_what_is_wrong(probe: HealthProbe) -> None:
+def test_readyz_reports_problems(probe: HealthProbe) -> None:
     probe.problems = [
         "stopping: no new jobs are started",
         "index: cannot be read (IndexMissingError)",

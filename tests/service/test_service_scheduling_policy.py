@@ -229,7 +229,7 @@ def _disabled(fingerprint: str | None, bounds: ScheduleBounds) -> TaskRow:
     return row
 
 
-def test_a_disabled_one_is_enabled_when_the_overview_says_something_else_of_it() -> None:
+def test_a_disabled_dataset_is_enabled_by_a_change_in_the_list() -> None:
     row = _disabled("a", BOUNDS)
     failed = _last("failed", "a")
     same = row_after_listing(row, _task(fingerprint="a", last=failed), NOW + HOUR, BOUNDS)
@@ -419,7 +419,7 @@ def test_a_valid_row_is_not_changed() -> None:
     assert repair_row(row, NOW, BOUNDS) is row
 
 
-def test_deep_visits_end_when_the_mirror_says_never() -> None:
+def test_deep_visits_stop_when_disabled() -> None:
     never = ScheduleBounds.from_settings(ScheduleSettings(deep_days=0))
     row = _row("a")
     assert row.deep_due is not None

@@ -183,7 +183,7 @@ def test_it_serves_metrics_and_reloads_mirror_files(
     assert service.other_lines == []
 
 
-def test_once_does_what_is_due_and_says_it_as_a_sync_does(
+def test_once_runs_due_tasks_and_reports_like_sync(
     mirror_harness: MirrorHarness, demo: DemoArchive
 ) -> None:
     demo.fault("status", path=r"/dandisets/000002/versions/", status=403)
@@ -197,7 +197,9 @@ def test_once_does_what_is_due_and_says_it_as_a_sync_does(
     assert serve_once(mirror_harness, "--executor", "threads") == []
 
 
-def test_without_its_extra_it_says_what_to_install(mirror_harness: MirrorHarness) -> None:
+def test_a_missing_extra_is_reported_with_the_install_command(
+    mirror_harness: MirrorHarness,
+) -> None:
     program = (
         "import sys; sys.modules['apscheduler'] = None; from neuromirror.cli import main; main()"
     )

@@ -71,7 +71,7 @@ def test_a_downtime_is_caught_up_with_once() -> None:
     assert found["visits_a_day"] * 20 < without["visits_a_day"] * 30
 
 
-def test_the_engine_itself_does_what_the_simulation_says() -> None:
+def test_the_engine_behaves_as_simulated() -> None:
     world = draw(3, 60, 4, 0)
     simulated = Simulation(world, ServicePolicy(), LIMITS, 3).run().figures()
     engine = SimulatedService(world, LIMITS, 3)

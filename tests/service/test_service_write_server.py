@@ -126,7 +126,7 @@ def test_remote_clients_can_query_the_index_and_nothing_else(job_harness: JobHar
     recorder.close()
 
 
-def test_a_worker_whose_service_ended_says_so(job_harness: JobHarness) -> None:
+def test_a_worker_reports_the_loss_of_its_service(job_harness: JobHarness) -> None:
     recorder = RemoteRecorder(job_harness.write_server.address, job_harness.lease("demo"), None)
     job_harness.write_server.close()
     with pytest.raises(WriteServerLostError):

@@ -91,9 +91,7 @@ def test_timeline_marks_published_observed_and_latest(
         assert "first version" in visible_text(items[-1][1])
 
 
-def test_a_version_in_which_only_a_sub_dataset_differs_says_so(
-    tmp_path: Path, source: ScriptedSource
-) -> None:
+def test_a_version_with_only_a_changed_subdataset(tmp_path: Path, source: ScriptedSource) -> None:
     box = ScriptedHarness(tmp_path / "parts", source, "[zarr]\ninline = 1\n")
     source.zarrs["z"] = ScriptedZarr(files(".zgroup", "0/0"))
     source.scripted_datasets["imaged"] = ScriptedDataset(files("a.txt"), zarrs={"brain.zarr": "z"})

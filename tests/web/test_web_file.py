@@ -149,7 +149,9 @@ def test_viewers_get_only_public_urls_of_known_formats(catalogue: RunningCatalog
     assert address.startswith("https://neuroglancer-demo.appspot.com/#!")
 
 
-def test_what_curl_brings_is_what_the_checksum_says(site: RunningCatalogue, tmp_path: Path) -> None:
+def test_the_curl_command_downloads_the_file_of_the_checksum(
+    site: RunningCatalogue, tmp_path: Path
+) -> None:
     listed = site.api("/datasets/demo:000001@latest/files")["files"]
     path = next(one["path"] for one in listed if one["path"].endswith(".nwb"))
     found = commands(site.page(f"/file/demo:000001@latest?path={quote(path)}"))

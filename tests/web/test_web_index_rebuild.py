@@ -11,7 +11,7 @@ from support.running_catalogue import RunningCatalogue, run_catalogue, visible_t
 from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, ScriptedSource
 
 
-def test_an_index_that_is_made_anew_is_shown_without_a_restart(
+def test_a_rebuilt_index_is_shown_without_a_restart(
     box: ScriptedHarness, source: ScriptedSource
 ) -> None:
     source.scripted_datasets["one"] = ScriptedDataset({"a.txt": ScriptedFile(b"1")})
@@ -26,7 +26,7 @@ def test_an_index_that_is_made_anew_is_shown_without_a_restart(
         assert {one["local_id"] for one in tables} == {"one", "two"}
 
 
-def test_while_an_index_is_made_anew_the_old_one_is_shown(
+def test_the_old_index_is_shown_during_a_rebuild(
     box: ScriptedHarness, source: ScriptedSource
 ) -> None:
     for number in range(30):

@@ -109,7 +109,7 @@ def test_upstream_text_is_shown_and_never_run(box: ScriptedHarness, source: Scri
         assert "<script>alert" not in feed
 
 
-def test_an_empty_catalogue_says_how_to_begin(box: ScriptedHarness) -> None:
+def test_an_empty_catalogue_shows_the_first_command(box: ScriptedHarness) -> None:
     box.sync()
     with run_catalogue(box.store) as site:
         assert "neuromirror sync" in site.text("/") or "0 datasets" in site.text("/")

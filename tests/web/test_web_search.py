@@ -154,7 +154,7 @@ def test_front_page_shows_search_scope_and_status(site: RunningCatalogue) -> Non
     assert len({one.partition("@")[0] for one in new}) == len(new) > 3
 
 
-def test_the_front_page_says_what_fails_and_what_is_held(
+def test_the_front_page_shows_failures_and_holds(
     box: ScriptedHarness, source: ScriptedSource
 ) -> None:
     files = {f"{number}.txt": ScriptedFile(b"%d" % number) for number in range(40)}

@@ -65,7 +65,7 @@ def test_a_held_and_a_vanished_dataset_say_so(catalogue: RunningCatalogue) -> No
     assert "tombstone" in catalogue.text("/events")
 
 
-def test_the_mirrors_page_says_what_lets_a_listing_through(
+def test_the_mirrors_page_shows_the_release_command(
     box: ScriptedHarness, catalogue: RunningCatalogue
 ) -> None:
     page = catalogue.page("/mirrors")

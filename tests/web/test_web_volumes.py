@@ -86,7 +86,7 @@ def test_what_is_no_volume_has_no_such_page(site: RunningCatalogue) -> None:
     assert "is no volume" in site.api("/datasets/demo:000001@draft/volume", 404)["detail"]
 
 
-def test_a_layer_in_shards_is_described_and_says_why_it_is_not_cut(
+def test_a_sharded_layer_is_described_but_not_cut_out(
     volume_site: RunningCatalogue,
 ) -> None:
     text = volume_site.text(f"/volume/demo-precomputed:{ACTIVITY}@latest")
@@ -282,7 +282,7 @@ def test_conditional_and_head_cutouts_send_no_upstream_requests(
     assert volume_site.get(cutout_path(EM, 2, "0:10,0:10,12:14")).headers["etag"] != tag
 
 
-def test_a_page_says_checked_only_where_something_is_known(volume_site: RunningCatalogue) -> None:
+def test_voxels_without_checksums_are_not_called_verified(volume_site: RunningCatalogue) -> None:
     volume_site.get(f"/slice/plain:{SKETCH}@latest.png")
     assert "not verified" in volume_site.text(f"/volume/plain:{SKETCH}@latest?shown")
     assert "blocks, verified" in volume_site.text(f"/volume/{EM}@latest")
