@@ -8,7 +8,7 @@ from pathlib import Path
 
 from neuromirror.config.mirror_files import ZarrLimits
 from neuromirror.crawl.components.component_publisher import ComponentPublisher
-from neuromirror.crawl.components.resolve import lost_files_message
+from neuromirror.crawl.components.failures import lost_files_message
 from neuromirror.crawl.components.subdataset_links import (
     SubdatasetLink,
     find_minted_version,

@@ -12,8 +12,7 @@ from pathlib import Path
 import msgspec
 
 from neuromirror.crawl.components.component_visits import ComponentVisitor, ComponentVisitResult
-from neuromirror.crawl.components.resolve import (
-    CONCURRENT_READS,
+from neuromirror.crawl.components.failures import (
     FailedComponents,
     RecordRefusal,
     check_lasting_failures,
@@ -22,6 +21,7 @@ from neuromirror.crawl.components.resolve import (
     problem_message,
     unreadable_exception,
 )
+from neuromirror.crawl.components.resolve import CONCURRENT_READS
 from neuromirror.crawl.components.subdataset_links import (
     PreviousState,
     SubdatasetLink,

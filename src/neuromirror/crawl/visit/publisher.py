@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
 from neuromirror.crawl.guards.difference import StateDifference
 from neuromirror.crawl.index_rebuild import restore_records
 from neuromirror.crawl.recorder import Recorder
+from neuromirror.crawl.visit.labels import component_label, free_label
 from neuromirror.crawl.visit.snapshot import SpooledSnapshot
+from neuromirror.crawl.visit.version_entry import version_entry
 from neuromirror.git import ObjectReader
 from neuromirror.index import Index, UnknownDatasetError, UnknownMirrorError, VersionRow, is_indexed
 from neuromirror.mint import (
@@ -36,10 +37,7 @@ from neuromirror.model import (
     diff_lines,
     metadata_digest,
     parse_description,
-    path_to_text,
-    state_label,
     text_to_path,
-    time_label,
 )
 from neuromirror.store import (
     ANNEX_BRANCH,
@@ -246,7 +244,7 @@ class Publisher:
         labels: list[str] = []
 
         def choose_label(state: str) -> str:
-            free = _state_label if self._within else _free_label
+            free = component_label if self._within else free_label
             labels.append(label or free(snapshot, state, refs))
             return labels[-1]
 
@@ -254,42 +252,24 @@ class Publisher:
         difference = None if base is None else self.difference(base, snapshot, scratch)
         minted = self._mint(snapshot, parents, choose_label, scratch, base, difference)
         states = {row.commit: row for row in versions}
-        new = minted.commit != last and minted.commit not in states
-        if new or minted.annex_commit != parents.annex:
-            if new:
-                self._store.add_manifest(minted.state, minted.manifest)
-                self._store_records(minted, snapshot, base, difference)
-            for pack in minted.packs:
-                self.repository.add_pack(pack)
+        is_new = minted.commit != last and minted.commit not in states
+        if is_new:
+            self._store.add_manifest(minted.state, minted.manifest)
+            self._store_records(minted, snapshot, base, difference)
+        if is_new or minted.annex_commit != parents.annex:
             new_refs = {ANNEX_BRANCH: minted.annex_commit}
-            if new:
+            if is_new:
                 new_refs |= {branch: minted.commit, TAG_PREFIX + labels[-1]: minted.commit}
                 if branch == MAIN_BRANCH and snapshot.header.version.upstream == _UPSTREAM_DRAFT:
                     new_refs[DRAFT_BRANCH] = minted.commit
-            self._recorder.confirm()
-            self.repository.publish({one: refs.get(one) for one in new_refs}, new_refs)
-            self._store.alias(self.dataset)
-        if new:
-            before = None if last is None else states.get(last)
-            # an overwritten object without a digest changes its key, but not the state digest
-            same = before is not None and (
-                before.state == minted.state and before.metadata != minted.metadata
-            )
-            self._recorder.record(
-                self._version_entry(snapshot, minted, labels[-1], metadata_only=same)
-            )
+            self._move_refs(minted, refs, new_refs)
+        if is_new:
+            previous = None if last is None else states.get(last)
+            self._record_version(snapshot, minted, labels[-1], previous)
         elif minted.annex_commit != parents.annex:
             dataset = self.dataset
-            moved_to = minted.annex_commit
-            self._recorder.record(
-                AnnexBranchMoved(
-                    dataset.mirror,
-                    dataset.local_id,
-                    dataset.source_uri,
-                    moved_to,
-                    current_timestamp(),
-                )
-            )
+            moved = (dataset.mirror, dataset.local_id, dataset.source_uri, minted.annex_commit)
+            self._recorder.record(AnnexBranchMoved(*moved, current_timestamp()))
         known = states.get(minted.commit)
         return PublishedState(
             label=labels[-1] if known is None else known.label,
@@ -298,8 +278,39 @@ class Publisher:
             state=minted.state,
             files=minted.files,
             bytes=minted.bytes,
-            is_new=new,
+            is_new=is_new,
         )
+
+    def _move_refs(
+        self, minted: MintResult, refs: dict[str, str], new_refs: dict[str, str]
+    ) -> None:
+        """Store the packs, then move all refs in one transaction."""
+        for pack in minted.packs:
+            self.repository.add_pack(pack)
+        self._recorder.confirm()
+        self.repository.publish({one: refs.get(one) for one in new_refs}, new_refs)
+        self._store.alias(self.dataset)
+
+    def _record_version(
+        self,
+        snapshot: SpooledSnapshot,
+        minted: MintResult,
+        label: str,
+        previous: VersionRow | None,
+    ) -> None:
+        # an overwritten object without a digest changes its key, but not the state digest
+        metadata_only = previous is not None and (
+            previous.state == minted.state and previous.metadata != minted.metadata
+        )
+        entry = version_entry(
+            self.dataset,
+            self._header(snapshot),
+            minted,
+            label,
+            within=self._within,
+            metadata_only=metadata_only,
+        )
+        self._recorder.record(self._apply_index_limit(entry))
 
     def _mint(
         self,
@@ -356,65 +367,6 @@ class Publisher:
             return
         self._store.write_records(name, minted.commit, snapshot.spool.lines())
 
-    def _version_entry(
-        self, snapshot: SpooledSnapshot, minted: MintResult, label: str, *, metadata_only: bool
-    ) -> VersionMinted:
-        header, dataset = self._header(snapshot), self.dataset
-        facts = header.facts
-        time = header.version.time
-        attributes: dict[str, list[str]] = {}
-        for name, value in sorted(facts.attributes):
-            attributes.setdefault(name, []).append(value)
-        entry = VersionMinted(
-            mirror=dataset.mirror,
-            local_id=dataset.local_id,
-            source_uri=dataset.source_uri,
-            label=label,
-            upstream=header.version.upstream,
-            kind=header.version.kind.value,
-            state=minted.state,
-            commit=minted.commit,
-            tree=minted.tree,
-            annex_commit=minted.annex_commit,
-            time=None if time is None else time.astimezone(UTC).isoformat(timespec="seconds"),
-            files=minted.files,
-            bytes=minted.bytes,
-            exceptions=[
-                {
-                    "path": path_to_text(one.path),
-                    "reason": one.reason,
-                    "detail": one.detail,
-                    "size": one.size,
-                }
-                for one in header.exceptions
-            ],
-            evidence=dict(sorted(minted.evidence.items())),
-            title=facts.title,
-            license=list(facts.license),
-            doi=facts.doi,
-            metadata_only=metadata_only,
-            at=current_timestamp(),
-            metadata=minted.metadata,
-            attributes=attributes,
-            inputs=sorted(facts.inputs),
-            within=self._within,
-            form=header.form,
-            manifest_only_files=minted.manifest_only.files,
-            manifest_only_bytes=minted.manifest_only.bytes,
-            inline=[
-                {
-                    "path": path_to_text(one.path),
-                    "source": one.source_uri,
-                    "checksum": one.checksum,
-                    "files": one.files,
-                    "bytes": one.bytes,
-                }
-                for one in header.inline
-            ],
-            in_subdatasets=minted.in_subdatasets.files,
-        )
-        return self._apply_index_limit(entry)
-
     def _apply_index_limit(self, entry: VersionMinted) -> VersionMinted:
         """Return the entry with ``indexed`` as the mirror file's limit requires."""
         return replace(entry, indexed=is_indexed(entry, self._index_entries))
@@ -428,41 +380,3 @@ class Publisher:
             for one in snapshot.components.inline
         ]
         return replace(snapshot.header, inline=tuple(sorted(inline, key=lambda one: one.path)))
-
-
-def _state_label(snapshot: SpooledSnapshot, state: str, _refs: dict[str, str]) -> str:
-    """Return the label of a component's state, independent of other labels.
-
-    It is the UTC time of the newest object and the first eight digits of the state digest.
-    """
-    digits = state.removeprefix("sha256:")[:8]
-    moment, documents = _upstream_time(snapshot), snapshot.header.documents
-    if moment is not None:
-        return f"{time_label(moment)}-{digits}"
-    # without a time, only this distinguishes states that differ just in their documents
-    metadata = f"-{metadata_digest(documents).removeprefix('sha256:')[:8]}" if documents else ""
-    return f"{state_label(state)}{metadata}"
-
-
-def _upstream_time(snapshot: SpooledSnapshot) -> datetime | None:
-    """Return upstream's time of a state; None if it has none."""
-    return snapshot.header.newest or snapshot.header.version.time
-
-
-def _free_label(snapshot: SpooledSnapshot, state: str, refs: dict[str, str]) -> str:
-    """Return an unused label: the UTC time of the newest object, or ``state-<digits>``.
-
-    The first eight digits of the state digest are appended to a time that is in use.
-    """
-    moment = _upstream_time(snapshot)
-    label = state_label(state)
-    if moment is not None:
-        label = time_label(moment)
-        if TAG_PREFIX + label in refs:
-            label = f"{label}-{state.removeprefix('sha256:')[:8]}"
-    if TAG_PREFIX + label not in refs:
-        return label
-    candidate, number = label, 2
-    while TAG_PREFIX + candidate in refs:
-        candidate, number = f"{label}-{number}", number + 1
-    return candidate
