@@ -18,11 +18,11 @@ from neuromirror.crawl.failure_log import FailureLog
 from neuromirror.crawl.guards.difference import StateChanges, StateDifference
 from neuromirror.crawl.guards.holds import release_hold
 from neuromirror.crawl.index_rebuild import rebuild_index
-from neuromirror.crawl.mirror_run import VisitSkippedError
 from neuromirror.crawl.plan import RELEASED, DatasetTask
 from neuromirror.crawl.planner import SyncRequest, parse_sync_requests
 from neuromirror.crawl.recorder import JournalRecorder, Recorder, open_recorder
 from neuromirror.crawl.results import Result
+from neuromirror.crawl.run_options import VisitSkippedError
 from neuromirror.crawl.sync import Sync, dry_run
 from neuromirror.crawl.visit.listing_reader import read_listing
 from neuromirror.crawl.visit.outcome import VisitOutcome

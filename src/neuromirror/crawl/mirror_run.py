@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import replace
 
 from neuromirror.config.mirror_files import Mirror
 from neuromirror.crawl.dataset_visit import DatasetVisit
 from neuromirror.crawl.failure_log import LIST, PROBE, FailureLog, run_step
 from neuromirror.crawl.guards.events import record_return, record_tombstone
-from neuromirror.crawl.plan import RELEASED, DatasetTask, takedown_message
+from neuromirror.crawl.plan import DatasetTask, takedown_message
 from neuromirror.crawl.planner import Planner, SyncRequest
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.crawl.results import Result, describe_error, result_from_outcome, unplanned_result
+from neuromirror.crawl.run_options import RunOptions, VisitPolicy, VisitSkippedError
+from neuromirror.crawl.visit_log import VisitLog
 from neuromirror.index import Index, LastVisit, MirrorStatus
 from neuromirror.model import (
     ConfigurationError,
@@ -25,81 +27,14 @@ from neuromirror.model import (
     MirrorSeen,
     NeuromirrorError,
     VersionKind,
-    VisitEnded,
     current_timestamp,
-    dump_traffic,
 )
 from neuromirror.net import TrafficCounter, count_traffic
 from neuromirror.sources import DatasetNotFoundError, Source
 from neuromirror.store import Store
 
-DEFAULT_JOBS = 16
-"""Default number of concurrent visits: most of a visit is waiting for the archive."""
-
 _GC_THRESHOLD = 50_000
 """Allocations between runs of the cyclic garbage collector."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """Options of a run: ``deep`` and ``history`` as in :class:`~neuromirror.crawl.Sync`.
-
-    ``jobs`` is the number of concurrent visits.
-    """
-
-    deep: bool = False
-    history: bool = False
-    jobs: int = DEFAULT_JOBS
-
-    @property
-    def visit_all_reason(self) -> str:
-        """Why all datasets are visited even if the overview reports no change; empty if not."""
-        if self.deep:
-            return "deep visit"
-        return "looking for earlier states" if self.history else ""
-
-
-class VisitSkippedError(NeuromirrorError):
-    """The dataset must not be visited now; not a failure, and nothing is recorded."""
-
-
-Claim = Callable[[DatasetRef], AbstractContextManager[object]]
-"""Keeps other processes from a dataset during the block.
-
-Raises VisitSkippedError if another process has the dataset.
-"""
-
-
-def _no_claim(dataset: DatasetRef) -> AbstractContextManager[object]:
-    return nullcontext()
-
-
-@dataclass(frozen=True, slots=True)
-class VisitPolicy:
-    """The store-specific treatment of some datasets.
-
-    Attributes
-    ----------
-    in_private_store
-        Datasets that are visited in any case, because they have to be moved.
-    prepare
-        Called before a visit, under the dataset's lock; returns the first words of the result's
-        message, or raises VisitSkippedError.
-    unavailable_result
-        Returns the result for a dataset that cannot be read, given the reason; None for no result.
-    is_excluded
-        Whether the store has nothing to do with a dataset.
-    claim
-        Held while a dataset is visited.
-    """
-
-    in_private_store: Container[DatasetRef] = ()
-    prepare: Callable[[DatasetRef], str] = lambda dataset: ""
-    unavailable_result: Callable[[DatasetRef, str], Result | None] = lambda dataset, reason: Result(
-        dataset.name, "notneeded", reason
-    )
-    is_excluded: Callable[[DatasetRef], bool] = lambda dataset: False
-    claim: Claim = _no_claim
 
 
 @contextmanager
@@ -147,6 +82,7 @@ class MirrorRun:
         self._add_to_total = add_to_total
         self._traffic = traffic
         self._log = FailureLog(recorder)
+        self._visit_log = VisitLog(recorder)
 
     def visit(self, request: SyncRequest) -> Iterator[Result]:
         """Visit the datasets of a request, without the steps for the mirror as a whole."""
@@ -204,7 +140,7 @@ class MirrorRun:
                 )
             if last is not None and request.local_id is not None:
                 dataset = self._source.dataset(request.local_id)
-                self._record_result(dataset, current_timestamp(), last, result, TrafficCounter())
+                self._visit_log.record_result(dataset, last, result)
             elif not isinstance(error, DatasetNotFoundError):
                 # an unknown id is probably a typing error
                 self._log.record_failure(LIST, result.message, request.name)
@@ -280,11 +216,11 @@ class MirrorRun:
                 # a dataset that was never visited has no visit to compare with
                 self._log.record_failure(LIST, result.message, dataset.name)
             elif result is not None and result.visit == "failed":
-                self._record_result(dataset, current_timestamp(), last, result, TrafficCounter())
+                self._visit_log.record_result(dataset, last, result)
             elif last is not None and last.status in ("failed", "partial"):
                 # the failure is resolved: upstream states the reason
                 ended = Result(dataset.name, "notneeded", reason, "unavailable")
-                self._record_result(dataset, current_timestamp(), last, ended, TrafficCounter())
+                self._visit_log.record_result(dataset, last, ended)
         except (NeuromirrorError, OSError) as error:
             result = Result(dataset.name, "error", describe_error(error, self._store), "failed")
         if result is None:
@@ -388,41 +324,10 @@ class MirrorRun:
             result = replace(result, status=status, message=prefix + result.message)
         try:
             pending = max(visit.outcome.pending_files, len(visit.outcome.unfinished_components))
-            self._record_visit(task, started, result, pending, visit_traffic)
+            self._visit_log.record_visit(task, started, result, pending, visit_traffic)
         except (NeuromirrorError, OSError) as error:
             return Result(dataset.name, "error", describe_error(error, self._store), "failed")
         return result
-
-    def _record_visit(
-        self,
-        task: DatasetTask,
-        started: str,
-        result: Result,
-        pending: int,
-        visit_traffic: TrafficCounter,
-    ) -> None:
-        """Record the visit, unless it ended like the last one."""
-        hint, last, dataset = task.hint, task.last_visit, task.hint.dataset
-        if (
-            last is not None
-            and task.reason != RELEASED
-            and result.status == "notneeded"
-            and (last.status, last.fingerprint, last.pending)
-            == (result.visit, hint.fingerprint or "", pending)
-        ):
-            return
-        self._recorder.record(
-            _visit_ended_entry(
-                dataset,
-                started,
-                result.visit,
-                result.message,
-                title=hint.title,
-                fingerprint=hint.fingerprint or "",
-                pending=pending,
-                visit_traffic=visit_traffic,
-            )
-        )
 
     def _check_vanished(self, dataset: DatasetRef, last: LastVisit | None) -> Iterator[Result]:
         """Check a dataset that is no longer listed; record a tombstone if it does not exist."""
@@ -438,10 +343,7 @@ class MirrorRun:
             try:
                 record_tombstone(self._recorder, dataset, str(error))
                 if last is None or last.status != "not_found":
-                    ended = _visit_ended_entry(
-                        dataset, started, "not_found", message, visit_traffic=visit_traffic
-                    )
-                    self._recorder.record(ended)
+                    self._visit_log.record_tombstone_visit(dataset, started, message, visit_traffic)
             except (NeuromirrorError, OSError) as failure:
                 message, status = describe_error(failure, self._store), "error"
             yield Result(dataset.name, status, message, "not_found", traffic=visit_traffic.hosts())
@@ -472,70 +374,14 @@ class MirrorRun:
         """Record that the check of an unlisted dataset failed, and return that as a result."""
         result = Result(dataset.name, "error", message, "failed", traffic=visit_traffic.hosts())
         try:
-            self._record_result(dataset, started, last, result, visit_traffic)
+            self._visit_log.record_result(dataset, last, result, started, visit_traffic)
         except (NeuromirrorError, OSError) as error:
             return replace(result, message=f"{message}; not recorded: {error}")
         return result
 
-    def _record_result(
-        self,
-        dataset: DatasetRef,
-        started: str,
-        last: LastVisit | None,
-        result: Result,
-        visit_traffic: TrafficCounter,
-    ) -> None:
-        """Record a result as a visit that learned nothing about the dataset's content.
-
-        Nothing is recorded if the last visit ended in the same way.
-        """
-        if last is not None and last.status == result.visit:
-            name = dataset.name
-            before = self._recorder.ask(lambda index: next(index.visits(name, limit=1)))
-            if before.message == result.message:
-                return
-        self._recorder.record(
-            _visit_ended_entry(
-                dataset,
-                started,
-                result.visit,
-                result.message,
-                fingerprint="" if last is None else last.fingerprint,
-                pending=0 if last is None else last.pending,
-                visit_traffic=visit_traffic,
-            )
-        )
-
     def _hint(self, dataset: DatasetRef, visit_traffic: TrafficCounter) -> DatasetHint:
         with count_traffic(self._traffic), count_traffic(visit_traffic):
             return self._source.hint(dataset)
-
-
-def _visit_ended_entry(
-    dataset: DatasetRef,
-    started: str,
-    status: str,
-    message: str,
-    *,
-    title: str = "",
-    fingerprint: str = "",
-    pending: int = 0,
-    visit_traffic: TrafficCounter,
-) -> VisitEnded:
-    return VisitEnded(
-        visit=f"{started}-{dataset.dataset_id[:8]}",
-        mirror=dataset.mirror,
-        local_id=dataset.local_id,
-        source_uri=dataset.source_uri,
-        title=title,
-        started=started,
-        ended=current_timestamp(),
-        status=status,
-        fingerprint=fingerprint,
-        pending=pending,
-        message=message,
-        traffic=dump_traffic(visit_traffic.hosts()),
-    )
 
 
 def mirror_statuses(recorder: Recorder) -> list[MirrorStatus]:

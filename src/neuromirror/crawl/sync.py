@@ -20,19 +20,18 @@ from neuromirror.crawl.embargo import (
     unreadable_result,
 )
 from neuromirror.crawl.failure_log import PRIVATE, SUPERDATASETS, TOP_ALIAS, FailureLog, run_step
-from neuromirror.crawl.mirror_run import (
-    DEFAULT_JOBS,
-    Claim,
-    MirrorRun,
-    RunOptions,
-    VisitPolicy,
-    VisitSkippedError,
-    mirror_statuses,
-)
+from neuromirror.crawl.mirror_run import MirrorRun, mirror_statuses
 from neuromirror.crawl.plan import DatasetTask
 from neuromirror.crawl.planner import Planner, SyncRequest
 from neuromirror.crawl.recorder import Recorder, open_recorder
 from neuromirror.crawl.results import Result, unplanned_result
+from neuromirror.crawl.run_options import (
+    DEFAULT_JOBS,
+    Claim,
+    RunOptions,
+    VisitPolicy,
+    VisitSkippedError,
+)
 from neuromirror.crawl.superdatasets import SuperdatasetWriter
 from neuromirror.index import Index
 from neuromirror.model import ConfigurationError, DatasetRef, NeuromirrorError, Traffic
