@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from itertools import chain, islice
 from pathlib import Path
 
 from neuromirror.config.mirror_files import MirrorFile
@@ -16,32 +14,26 @@ from neuromirror.crawl.components.subdataset_links import (
     is_split_component,
     save_inline_components,
 )
-from neuromirror.crawl.guards.difference import StateChanges, StateDifference
 from neuromirror.crawl.guards.events import record_event
-from neuromirror.crawl.guards.holds import DatasetHolds
 from neuromirror.crawl.guards.upstream_names import check_dataset_name, check_version_name
 from neuromirror.crawl.recorder import Recorder
 from neuromirror.crawl.visit.history import list_earlier_states, unseen_states
 from neuromirror.crawl.visit.outcome import VisitOutcome
 from neuromirror.crawl.visit.publisher import Publisher
 from neuromirror.crawl.visit.snapshot import SpooledSnapshot
+from neuromirror.crawl.visit.state_guard import StateGuard
 from neuromirror.crawl.visit.version_reader import StateCommits, VersionReader
 from neuromirror.crawl.visit.viewer_links import record_viewer_links
 from neuromirror.index import VersionRow
 from neuromirror.model import (
-    FOLDER_MARKER,
     UNREADABLE,
     DatasetHint,
     FileTotals,
     VersionKind,
     VersionRef,
-    path_to_text,
 )
-from neuromirror.sources import Listing, Source, UnreliableListingError
+from neuromirror.sources import Listing, Source
 from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, PUBLISHED_BRANCH, Store
-
-_MAX_SAMPLED_PATHS = 100
-"""Missing files that are checked upstream if the state is held in any case."""
 
 
 class DatasetVisit:
@@ -67,11 +59,11 @@ class DatasetVisit:
         self._reader = VersionReader(
             source, store, recorder, hint.dataset, create_resolver=self._create_resolver
         )
-        self._holds = DatasetHolds(recorder, hint.dataset)
         self._follows_history = False
         self._deep = self._history = False
         self._component_visitor: ComponentVisitor  # created in run(), with its options
         self.outcome = VisitOutcome()
+        self._guard = StateGuard(settings.guards, self._publisher, recorder, self.outcome)
 
     def run(
         self, *, deep: bool = False, history: bool = False, pending_only: bool = False
@@ -168,8 +160,8 @@ class DatasetVisit:
             nonlocal is_minted
             if snapshot.is_empty:
                 state = snapshot.state_digest()
-                if not self._holds.is_released(version.upstream, state):
-                    self._hold(version.upstream, state, "an empty published version")
+                if not self._guard.is_released(version.upstream, state):
+                    self._guard.hold(version.upstream, state, "an empty published version")
                     return None
             commits = self._publish(snapshot, PUBLISHED_BRANCH, scratch, version.upstream)
             is_minted = self._find_minted(version.upstream) is not None
@@ -280,7 +272,7 @@ class DatasetVisit:
             # the count in the last visit's record may be of a failed visit
             self.outcome.pending_files = pending
             self.outcome.exception_count = last.exceptions
-            self._holds.lapse(version.upstream)
+            self._guard.lapse(version.upstream)
         self.outcome.comparison_scope = self._reader.comparison_scope
         self.outcome.refused_count = self._reader.refused_count
         self._add_problems()
@@ -297,112 +289,14 @@ class DatasetVisit:
             if self._follows_history:
                 # upstream keeps versions of its objects, so an overwrite is a version, no conflict
                 changes.conflicts.clear()
-            if not self._is_accepted(listing, snapshot, last, difference, changes):
+            if not self._guard.accepts(listing, snapshot, last, difference, changes):
                 return None
             self.outcome.upgraded_files += changes.upgraded
-        elif self._has_only_marker(snapshot) or self._is_settling(snapshot.header.newest):
+        elif self._guard.is_postponed(snapshot):
             return None
-        self._holds.lapse(upstream)
+        self._guard.lapse(upstream)
         self.outcome.pending_files = snapshot.pending_files
         return self._publish(snapshot, MAIN_BRANCH, scratch, None)
-
-    def _is_accepted(
-        self,
-        listing: Listing,
-        snapshot: SpooledSnapshot,
-        last: VersionRow,
-        difference: StateDifference,
-        changes: StateChanges,
-    ) -> bool:
-        """Return whether a state may follow the last one; hold it if not.
-
-        Raises UnreliableListingError if upstream still has files that the listing lacks.
-        """
-        upstream = snapshot.header.version.upstream
-        conflict, loss = _conflict_reason(changes), self._loss_reason(changes)
-        if loss and listing.loss_hint:
-            loss = f"{loss}; {listing.loss_hint}"
-        state = snapshot.state_digest() if conflict or loss else ""
-        held = bool(state) and not self._holds.is_released(upstream, state)
-        self._check_missing_files(listing, snapshot, last, difference, thorough=not held)
-        if held and conflict:
-            message = f"{conflict}; the old state is kept"
-            self._record_event("incident", message, {"version": upstream})
-            hold = self._holds.create(upstream, state, conflict, changes.removed, changes.before)
-            # the mirror is behind upstream, so every run reports it
-            self.outcome.incidents.append(
-                f"{message}; check the dataset upstream, then run 'neuromirror release {hold}' to "
-                "accept the new state"
-            )
-        elif held and loss:
-            self._hold(upstream, state, loss, changes.removed, changes.before)
-        return not held
-
-    def _loss_reason(self, changes: StateChanges) -> str:
-        """Return why a state that lost files is held; empty if it is not."""
-        if not changes.before:
-            return ""
-        if not changes.after:
-            return "the listing is empty"
-        share = 100 * changes.removed / changes.before
-        guards = self._settings.guards
-        if share > guards.max_removed_percent and changes.removed > guards.max_removed_files:
-            return f"{changes.removed} of {changes.before} files are missing ({share:.0f} %)"
-        return ""
-
-    def _check_missing_files(
-        self,
-        listing: Listing,
-        snapshot: SpooledSnapshot,
-        last: VersionRow,
-        difference: StateDifference,
-        *,
-        thorough: bool,
-    ) -> None:
-        """Check upstream for the files that the listing lacks: all (``thorough``), or a sample."""
-        if not listing.can_find_present:
-            return
-        header = snapshot.header
-        elsewhere = {one.path for one in header.documents} | {one.path for one in header.exceptions}
-        documents = self._publisher.lost_documents(last, snapshot, difference)
-        missing = chain(
-            documents, (path for path in difference.missing_paths() if path not in elsewhere)
-        )
-        requested = list(missing if thorough else islice(missing, _MAX_SAMPLED_PATHS))
-        present = listing.find_present(requested) if requested else []
-        if present:
-            raise UnreliableListingError(
-                f"{self._dataset.name} {header.version.upstream}: {len(present)} of "
-                f"{len(requested)} "
-                f"files that the listing lacks still exist upstream, "
-                f"for example {path_to_text(present[0])!r}; try again"
-            )
-
-    def _has_only_marker(self, snapshot: SpooledSnapshot) -> bool:
-        """Return whether a new dataset consists of a folder marker, and is not mirrored yet."""
-        header = snapshot.header
-        reasons = {one.reason for one in header.exceptions}
-        if snapshot.files or header.documents or reasons != {FOLDER_MARKER}:
-            return False
-        self.outcome.waiting_reason = (
-            "new and empty except for a folder marker; it is mirrored once it has an object"
-        )
-        return True
-
-    def _is_settling(self, newest: datetime | None) -> bool:
-        """Return whether a dataset that was never mirrored may still be growing."""
-        minutes = self._settings.guards.settle_minutes
-        if not minutes or newest is None or self._publisher.versions():
-            return False
-        age = datetime.now(UTC) - newest
-        if age >= timedelta(minutes=minutes):
-            return False
-        at = newest.astimezone(UTC).isoformat(timespec="seconds")
-        self.outcome.waiting_reason = (
-            f"new and possibly still growing: its newest file is of {at}; it is mirrored once "
-            f"nothing has changed for {minutes:g} minutes"
-        )
-        return True
 
     # --- earlier states
 
@@ -414,7 +308,7 @@ class DatasetVisit:
         last = self._publisher.last_observed()
         states = list_earlier_states(self._source, self._dataset, last)
         self.outcome.earlier_state_count += len(states)
-        if not self._publisher.versions() and states and self._is_settling(states[-1].time):
+        if not self._publisher.versions() and states and self._guard.is_settling(states[-1].time):
             return False
         if last is not None and last.upstream in present:
             states = unseen_states(
@@ -436,8 +330,8 @@ class DatasetVisit:
         last = self._publisher.last_observed()
         if last is not None and last.files and not snapshot.files:
             state = snapshot.state_digest()
-            if not self._holds.is_released(upstream, state):
-                self._hold(upstream, state, "the listing is empty", last.files, last.files)
+            if not self._guard.is_released(upstream, state):
+                self._guard.hold(upstream, state, "the listing is empty", last.files, last.files)
                 return None
         self._publish(snapshot, MAIN_BRANCH, scratch, None)
         return None  # no memo: an earlier state is listed once
@@ -528,15 +422,6 @@ class DatasetVisit:
         self.outcome.problems += resolved.problems
         return linking.snapshot
 
-    def _hold(
-        self, upstream: str, state: str, reason: str, removed: int = 0, before: int = 0
-    ) -> None:
-        hold = self._holds.create(upstream, state, reason, removed, before)
-        self.outcome.hold_messages.append(
-            f"{upstream} is held: {reason}; check the dataset upstream, then run 'neuromirror "
-            f"release {hold}' to accept the listing"
-        )
-
     def _record_incident(self, upstream: str, message: str) -> None:
         """Record an incident with a published version; report it as known if it is not new."""
         is_new = self._record_event("incident", message, {"version": upstream})
@@ -544,13 +429,3 @@ class DatasetVisit:
 
     def _record_event(self, kind: str, message: str, data: dict[str, object]) -> bool:
         return record_event(self._recorder, self._dataset, kind, message, data)
-
-
-def _conflict_reason(changes: StateChanges) -> str:
-    """Describe the files with the same upstream id and different bytes; may be empty."""
-    if not changes.conflicts:
-        return ""
-    paths = ", ".join(repr(path_to_text(path)) for path in changes.conflicts[:3])
-    count = len(changes.conflicts)
-    files = "1 file has" if count == 1 else f"{count} files have"
-    return f"{files} other bytes under the same upstream id ({paths})"
