@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from neuromirror.annex import hash_lower, key_file_name
+from neuromirror.annex import hash_lower, key_file_name, parse_log
 from neuromirror.git import GitError, git_environment
 
 _AT_ONCE: Final = 500
@@ -24,6 +24,7 @@ URLS: Final = b".log.web"
 EQUIVALENT_KEYS: Final = b".log.ek"
 _ENDINGS: Final = (LOCATIONS, URLS, EQUIVALENT_KEYS)
 
+_PRESENT: Final = "1"
 _FILE: Final = b"100644 "
 _FOLDER: Final = b"40000 "
 
@@ -176,6 +177,19 @@ class AnnexBranchReader:
         distinct = list(dict.fromkeys(object_ids.values()))
         read = dict(zip(distinct, self._objects.read(distinct), strict=True))
         return {path: read[found] or b"" for path, found in object_ids.items()}
+
+
+def present_values(log: bytes) -> list[str]:
+    """Return the values that a log marks as present, in the log's order.
+
+    The newest line of each value counts.
+    """
+    newest: dict[str, tuple[object, str]] = {}
+    for line in parse_log(log):
+        known = newest.get(line.value)
+        if known is None or (line.timestamp, line.status) >= known:
+            newest[line.value] = (line.timestamp, line.status)
+    return [value for value, (_, status) in newest.items() if status == _PRESENT]
 
 
 def journal_file(path: bytes) -> bytes:

@@ -13,19 +13,19 @@ from functools import cached_property
 from typing import Final
 from urllib.parse import urlsplit
 
-from neuromirror.annex import WEB_UUID, parse_log, parse_remote_log, url_glob
+from neuromirror.annex import WEB_UUID, parse_remote_log, url_glob
 from neuromirror.transfer.annex_branch import (
     EQUIVALENT_KEYS,
     LOCATIONS,
     URLS,
     AnnexBranchReader,
     KeyLogs,
+    present_values,
 )
 from neuromirror.transfer.annex_settings import AnnexSettings
 
 _WEB_COST: Final = 200.0
 _LOCAL_COST: Final = 100.0
-_PRESENT: Final = "1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,8 @@ class CloneRemotes:
 
     def locations(self, logs: KeyLogs) -> KeyLocations:
         """Return the locations of a key, from its logs."""
-        present = _present_values(logs.content(LOCATIONS) + logs.private)
-        known = _present_values(logs.content(URLS))
+        present = present_values(logs.content(LOCATIONS) + logs.private)
+        known = present_values(logs.content(URLS))
         urls = self._ordered(known)
         least = urls[0][0] if urls else _WEB_COST
         others = [uuid for uuid in present if uuid in self._costs]
@@ -96,7 +96,7 @@ class CloneRemotes:
             has_cheaper_remote=any(self._costs[uuid] < least for uuid in others),
             has_other_source=bool(others) or not all(map(self._is_supported, known)),
             unconfigured_repositories=[self._names.get(uuid, uuid) for uuid in unconfigured],
-            equivalent_keys=_present_values(logs.content(EQUIVALENT_KEYS)),
+            equivalent_keys=present_values(logs.content(EQUIVALENT_KEYS)),
         )
 
     def _ordered(self, urls: Sequence[str]) -> list[tuple[float, str]]:
@@ -166,19 +166,6 @@ class CloneRemotes:
             uuid, _, rest = line.partition(" ")
             names[uuid] = rest.partition(" timestamp=")[0] or uuid
         return names
-
-
-def _present_values(log: bytes) -> list[str]:
-    """Return the values that a log marks as present, in the log's order.
-
-    The newest line of each value counts.
-    """
-    newest: dict[str, tuple[object, str]] = {}
-    for line in parse_log(log):
-        known = newest.get(line.value)
-        if known is None or (line.timestamp, line.status) >= known:
-            newest[line.value] = (line.timestamp, line.status)
-    return [value for value, (_, status) in newest.items() if status == _PRESENT]
 
 
 def _glob(pattern: str | None) -> re.Pattern[str] | None:

@@ -14,9 +14,7 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple
 
 from neuromirror.annex import (
-    LogLine,
     log_path,
-    parse_log,
     strip_claim_prefix,
     url_log_path,
 )
@@ -30,6 +28,7 @@ from neuromirror.git import (
     try_git,
 )
 from neuromirror.model import DESCRIPTION_PATH, NeuromirrorError, parse_description, path_to_text
+from neuromirror.transfer.annex_branch import present_values
 
 _ADJUSTED: Final = re.compile(r"refs/heads/adjusted/(.+)\([^()]*\)")
 _MAX_DEPTH: Final = 500
@@ -282,11 +281,7 @@ class VerifiedRepository:
                 log = self._reader.read(f"{self._annex}:{path.decode()}")
         except ObjectMissingError:
             return []
-        newest: dict[str, LogLine] = {}
-        for line in parse_log(log):
-            if line.value not in newest or line.timestamp > newest[line.value].timestamp:
-                newest[line.value] = line
-        return [value for value, line in newest.items() if line.status == "1"]
+        return present_values(log)
 
     def _annex_branch(self) -> str:
         """Return the git-annex branch; before "git annex init", the one of a remote."""
