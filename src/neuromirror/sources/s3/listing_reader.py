@@ -33,6 +33,7 @@ from neuromirror.sources.protocol import KnownContent, VisitContext
 from neuromirror.sources.s3.document_reader import DocumentReader
 from neuromirror.sources.s3.etag_samples import EtagSample
 from neuromirror.sources.s3.file_naming import OBJECT_NAMING, FileNaming, PathOrException
+from neuromirror.sources.s3.file_presence import find_present
 from neuromirror.sources.s3.local_ids import display_key
 from neuromirror.sources.s3.object_claims import (
     ClaimResolver,
@@ -202,37 +203,10 @@ class ListingReader:
         return self._version
 
     def find_present(self, paths: Sequence[bytes]) -> list[bytes]:
-        """Return those of some paths that the bucket has.
-
-        Many paths are looked up in a new listing of the prefix, a few with one request each.
-        """
-        if len(paths) > _BATCH:
-            keys = {
-                self._prefix + name for path in paths for name in self._naming.object_names(path)
-            }
-            found = {
-                row.key for row in self._bucket.objects(self._prefix).rows() if row.key in keys
-            }
-            paths = [
-                path
-                for path in paths
-                if any(self._prefix + name in found for name in self._naming.object_names(path))
-            ]
-            if not self._naming.needs_headers:
-                return paths
-        with ContextThreadPool(self._rules.connections, thread_name_prefix="s3-object") as pool:
-            there = list(pool.map(self._is_there, paths))
-        return [path for path, is_there in zip(paths, there, strict=True) if is_there]
-
-    def _is_there(self, path: bytes) -> bool:
-        for name in self._naming.object_names(path):
-            reply = self._bucket.head(self._prefix + name)
-            if reply.status in (404, 410):
-                continue
-            # An object that is refused exists.
-            if reply.status != 200 or self._naming.is_file(name, reply.headers, path):
-                return True
-        return False
+        """Return those of some paths that the bucket has."""
+        return find_present(
+            self._bucket, self._prefix, self._naming, paths, connections=self._rules.connections
+        )
 
     # --- rows
 
