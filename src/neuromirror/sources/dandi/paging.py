@@ -72,12 +72,11 @@ def read_pages(
     NetError
         If a page cannot be read.
     """
-    bounds = ListingBudget(session.limits.listing, what)
-    size, offset = page_size, 0
-    count: int | None = None
-    recent: deque[object] = deque(maxlen=page_size)
+    budget = ListingBudget(session.limits.listing, what)
+    checker = _PageChecker(url, what, key, page_size, budget)
+    size = page_size
     while True:
-        number, skip = offset // size + 1, offset % size
+        number, skip = checker.offset // size + 1, checker.offset % size
         may_shrink = shrink and size > _SMALLEST
         try:
             attempts = session.limits.attempts
@@ -93,7 +92,7 @@ def read_pages(
                     number,
                     size,
                     attempts=attempts,
-                    received=partial(bounds.count_page, 0),
+                    received=partial(budget.count_page, 0),
                 )
             first = None
         except (ServerError, RequestTimeoutError, IncompleteResponseError, ResponseTooLargeError):
@@ -108,40 +107,77 @@ def read_pages(
             raise UnreliableListingError(
                 f"{what}: page {number} is missing, although the page before it is not the last"
             ) from error
+        rows, is_last = checker.check(page, number, size, skip)
+        if on_page is not None:
+            on_page(number, size, page)
+        yield rows
+        if is_last:
+            return
+        if not rows:
+            raise UnreliableListingError(f"{what}: page {number} is empty, but has a next page")
+
+
+class _PageChecker:
+    """Checks that the pages of a list are complete and consistent; ``offset`` counts rows."""
+
+    def __init__(
+        self, url: str, what: str, key: str, page_size: int, budget: ListingBudget
+    ) -> None:
+        self._url = url
+        self._what = what
+        self._key = key
+        self._budget = budget
+        self._count: int | None = None
+        self._recent: deque[object] = deque(maxlen=page_size)
+        self.offset = 0
+
+    def check(self, page: Any, number: int, size: int, skip: int) -> tuple[list[Any], bool]:
+        """Return a page's rows after the first ``skip`` ones, and whether it is the last page.
+
+        The skipped rows were on an earlier, larger page.
+        """
+        what = self._what
         rows, stated, following = _parse_page(page, what)
-        if stated is None and count is None:
-            raise UnexpectedReplyError(f"{what}: the first page has no count")
-        if count is not None and stated not in (None, count):
-            raise UnreliableListingError(
-                f"{what}: the count is {count} on the first page but {stated} on page {number}"
-            )
-        count = count if stated is None else stated
-        assert count is not None
-        bounds.check_stated_count(count)
-        _check_next(following, url, number, what)
+        count = self._check_count(stated, number)
+        _check_next(following, self._url, number, what)
         if len(rows) > size or (following is not None and len(rows) != size):
             raise UnreliableListingError(
                 f"{what}: page {number} has {len(rows)} rows instead of {size}"
                 " (if this archive returns smaller pages, set page_size)"
             )
-        names = [_name(row, key) for row in rows]
-        seen = set(recent)
+        self._check_names([_name(row, self._key) for row in rows], number, skip)
+        fresh = rows[skip:]
+        self.offset += len(fresh)
+        if self.offset > count or (following is None and self.offset != count):
+            raise UnreliableListingError(f"{what}: {self.offset} rows instead of {count}")
+        return fresh, following is None
+
+    def _check_count(self, stated: int | None, number: int) -> int:
+        if self._count is None:
+            if stated is None:
+                raise UnexpectedReplyError(f"{self._what}: the first page has no count")
+            self._count = stated
+        elif stated not in (None, self._count):
+            raise UnreliableListingError(
+                f"{self._what}: the count is {self._count} on the first page but {stated} on page"
+                f" {number}"
+            )
+        self._budget.check_stated_count(self._count)
+        return self._count
+
+    def _check_names(self, names: list[object], number: int, skip: int) -> None:
+        """Raise UnreliableListingError if rows moved or repeat earlier ones."""
+        seen = set(self._recent)
         if any(name not in seen for name in names[:skip]):
-            raise UnreliableListingError(f"{what}: rows moved between pages during the listing")
+            raise UnreliableListingError(
+                f"{self._what}: rows moved between pages during the listing"
+            )
         fresh = [name for name in names[skip:] if name is not None]
         if len(set(fresh)) < len(fresh) or not seen.isdisjoint(fresh):
-            raise UnreliableListingError(f"{what}: page {number} repeats rows of earlier pages")
-        recent.extend(names[skip:])
-        offset += len(rows[skip:])
-        if offset > count or (following is None and offset != count):
-            raise UnreliableListingError(f"{what}: {offset} rows instead of {count}")
-        if on_page is not None:
-            on_page(number, size, page)
-        yield rows[skip:]
-        if following is None:
-            return
-        if not rows[skip:]:
-            raise UnreliableListingError(f"{what}: page {number} is empty, but has a next page")
+            raise UnreliableListingError(
+                f"{self._what}: page {number} repeats rows of earlier pages"
+            )
+        self._recent.extend(names[skip:])
 
 
 def fetch_page(
