@@ -329,20 +329,21 @@ class _CloneGet:
 
     def _get_delegated(self) -> Iterator[Outcome]:
         """Have git-annex get the delegated files; yield their outcomes."""
-        came = get_with_git_annex(self._clone, self._delegated, self._options.jobs, self._meter.add)
-        for left, fault in came:
-            if fault is not None:
+        jobs, report_bytes = self._options.jobs, self._meter.add
+        results = get_with_git_annex(self._clone, self._delegated, jobs, report_bytes)
+        for file, failure in results:
+            if failure is not None:
                 yield from self._failed_content(
-                    "error", left.key, "; ".join([*left.reasons, fault])
+                    "error", file.key, "; ".join([*file.reasons, failure])
                 )
                 continue
-            content = self._requested.pop(left.key)
-            self._meter.finish(left.key, content.size, content.size or 0)
-            evidence = checked_evidence(left.key, self._clone.settings)
+            content = self._requested.pop(file.key)
+            self._meter.finish(file.key, content.size, content.size or 0)
+            evidence = checked_evidence(file.key, self._clone.settings)
             for path in content.paths:
                 yield Outcome(
                     *("get", "ok", self._result_path(path), "by git-annex"),
-                    key=left.key,
+                    key=file.key,
                     size=content.size,
                     evidence=evidence,
                     checked=None if evidence is None else "checked",
