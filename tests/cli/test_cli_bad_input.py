@@ -1,4 +1,4 @@
-"""Wrong names, wrong files, archives in trouble: one clear line, the right exit code, no harm."""
+"""Invalid names, invalid files and failing archives: one error line and the right exit code."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def test_a_refused_connection_is_reported(
 
 
 def test_an_unknown_host_is_reported(tmp_path: Path, impatient: None) -> None:
-    # no DNS server is asked for a part of a name that is longer than names can be
+    # a label of more than 63 characters fails without a DNS request
     address = f"http://{'x' * 64}.invalid/api"
     shell = Shell(
         write_mirror_file(tmp_path / "mirrors", "away", api_mirror_settings(address)),

@@ -1,4 +1,4 @@
-"""``neuromirror catalogue`` by itself: where it listens, what it believes, how it ends."""
+"""``neuromirror catalogue``: listening, trusted proxies and shutdown."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def shell(tmp_path: Path) -> Shell:
 
 @contextmanager
 def shown(shell: Shell, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The catalogue of a store as a process, and its address."""
+    """A catalogue process and its URL."""
     with subprocess.Popen(
         [sys.executable, "-c", INTERRUPTIBLE, "--json", "catalogue", *options],
         env={**os.environ, "NEUROMIRROR_STORE": str(shell.store)},
@@ -48,7 +48,7 @@ def shown(shell: Shell, *options: str) -> Iterator[tuple[subprocess.Popen[str], 
 
 
 def sitemap(address: str, **headers: str) -> str:
-    """Where the site says that its map is."""
+    """Return the URL of the site map from robots.txt."""
     robots_txt = requests.get(f"{address}/robots.txt", headers=headers, timeout=300).text
     return robots_txt.rpartition("Sitemap:")[2].strip()
 
@@ -64,7 +64,7 @@ def test_it_exits_on_a_signal_despite_open_requests(
             for _ in range(100):
                 one = open_ones.enter_context(socket.create_connection(("127.0.0.1", port)))
                 one.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
-            # those who dawdle keep nobody waiting
+            # slow clients do not delay others
             assert requests.get(address, timeout=300).status_code == 200
             process.send_signal(how)
             assert process.wait(600) == code

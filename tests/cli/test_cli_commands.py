@@ -1,4 +1,4 @@
-"""What each command prints, and how it ends, for a store that is in order."""
+"""Output and exit codes of each command for an intact store."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_overview_lists_every_command_with_its_whole_sentence(synced: Shell)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(synced: Shell, command: str) -> None:
+def test_every_command_has_help(synced: Shell, command: str) -> None:
     out = synced.run(command, "--help").out
     assert out.startswith(f"Usage: neuromirror {command} ")
     assert all(len(line) <= 80 for line in out.splitlines())

@@ -1,4 +1,4 @@
-"""Programs of neuromirror leave no core dump, which would hold tokens."""
+"""Processes of neuromirror write no core dump, which would contain tokens."""
 
 from __future__ import annotations
 

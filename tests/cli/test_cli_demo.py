@@ -1,4 +1,4 @@
-"""The demonstration goes its whole way, and what it leaves behind is in order."""
+"""The demo runs completely and leaves an intact store."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def served_demo(folder: Path, temporary: Path) -> Iterator[tuple[list[dict[str, 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # as in a terminal: Ctrl-C is for all of it
+        # as in a terminal, Ctrl-C is sent to the process group
         start_new_session=True,
     ) as process:
         documents: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""``neuromirror diff``: what it prints, and how it exits."""
+"""``neuromirror diff``: output and exit codes."""
 
 from __future__ import annotations
 

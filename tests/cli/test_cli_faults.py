@@ -1,4 +1,4 @@
-"""Faults that strike a sync from outside: told to end, its index gone, its disk read-only."""
+"""External faults during a sync: signals, a lost index, a read-only disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.command_shell import Shell
 
 
 def refs(shell: Shell) -> dict[str, str]:
-    """All refs of all datasets but super-datasets, which git finds whole."""
+    """Return the refs of all datasets except superdatasets, after git fsck."""
     found = {}
     for link in sorted((shell.store / "alias").glob("*--*")):
         listed = _git(link, "for-each-ref", "--format=%(refname) %(objectname)")
@@ -37,7 +37,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 @contextmanager
 def hanging(shell: Shell, demo: DemoArchive) -> Iterator[tuple[subprocess.Popen[str], Fault]]:
-    """A sync that waits for an answer about 000002, after others are done."""
+    """A sync that waits for a reply about 000002 after the others are finished."""
     with (
         demo.fault("hang", path="/000002/versions/", seconds=3600) as fault,
         shell.start("sync", "--jobs", "1") as process,
@@ -70,7 +70,7 @@ def test_a_terminated_sync_exits_at_once_and_nothing_is_lost(
         _, err = process.communicate(timeout=600)
         assert not fault.finished.is_set()
     assert process.returncode == 128 + signal.SIGTERM
-    # what was in progress, and nothing else, is named
+    # only datasets in progress are named
     assert "demo:000002" in err
     assert "demo:000001" not in err
     refs(shell)
@@ -122,7 +122,7 @@ def test_an_index_corrupted_during_a_sync_is_reported_with_a_remedy(
 def test_a_disk_that_turns_read_only_stops_a_sync_without_harm(
     shell: Shell, demo: DemoArchive, mount_disk: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """As Linux does of itself after an error of the disk (``errors=remount-ro``)."""
+    """Remount read-only, as Linux does after a disk error (``errors=remount-ro``)."""
     disk = mount_disk("64m")
     there = shell.with_changes(store=disk / "store")
     there.run("sync", "demo:000001")
@@ -150,7 +150,7 @@ def test_leftover_files_of_a_dead_process_block_no_command(
         folder.mkdir(parents=True)
         (folder / "half.pack").write_bytes(b"PACK")
     elif kind == "lock":
-        # the file stays when its holder dies; what counts is who has it locked
+        # the file remains after its holder dies; only the lock counts
         locks = copied.store / "neuromirror" / "locks"
         for path in locks.iterdir():
             path.write_text("pid 1 on another machine\n")

@@ -131,7 +131,7 @@ def test_odd_names_are_those_of_the_clone(shell: Shell, demo: DemoArchive, tmp_p
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", "-b", "draft", str(source), str(clone)], check=True)
     assert (clone / name).is_symlink()
-    # sha256sum itself would write it without a backslash before the line
+    # the line has no leading backslash, so that sha256sum reads the name as it is
     (tmp_path / name).write_bytes(b"odd")
     done = subprocess.run(
         ["sha256sum", name], cwd=tmp_path, capture_output=True, text=True, check=True
@@ -139,7 +139,7 @@ def test_odd_names_are_those_of_the_clone(shell: Shell, demo: DemoArchive, tmp_p
     assert done.stdout == f"{line}\n"
 
 
-def test_what_has_no_sha256_is_named_and_the_list_is_not_whole(synced: Shell) -> None:
+def test_files_without_sha256_are_named_and_the_list_is_incomplete(synced: Shell) -> None:
     ran = synced.run("files", "demo:000004@draft", "--format", "sha256sum", code=1)
     assert len(ran.lines) == 2
     assert "sub-401/sub-401_ses-02_ecephys.nwb" in ran.error_line

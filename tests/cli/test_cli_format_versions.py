@@ -1,4 +1,4 @@
-"""One store and two releases: the older one refuses what the newer one made, and writes nothing."""
+"""An older release refuses a store of a newer one and writes nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WRITES_INDEX = [
 
 
 def refuses(shell: Shell, command: list[str], folder: Path) -> str:
-    """Run a command that has to be refused in one line, without a trace in the store."""
+    """Run a command that must fail with one error line and not change the store."""
     before = folder_snapshot(shell.store)
     filled = [part.format(folder=folder) for part in command]
     done = subprocess.run(

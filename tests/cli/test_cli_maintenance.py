@@ -68,7 +68,7 @@ def test_fsck_finds_no_damage_in_an_intact_store_and_names_a_damaged_manifest(
     assert str(path) in copied.run("doctor", "--offline", code=1).err
 
 
-def test_fsck_within_a_budget_goes_on_where_it_stopped(copied: Shell) -> None:
+def test_fsck_with_a_budget_resumes(copied: Shell) -> None:
     met = [
         one["path"]
         for _ in range(4)

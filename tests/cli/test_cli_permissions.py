@@ -1,4 +1,4 @@
-"""A store parts of which its user may not read or write: an ordinary user, for real."""
+"""A store that its user cannot fully read or write, with a real unprivileged user."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def repository(shell: Shell) -> Path:
 
 
 def refs(shell: Shell) -> dict[str, str]:
-    """What the files of all refs hold."""
+    """Return the content of the files of all refs."""
     return {
         str(path.relative_to(shell.store)): path.read_text()
         for name in ("HEAD", "packed-refs")
@@ -41,7 +41,7 @@ CLOSED = {
 
 @pytest.fixture
 def own(shell: Shell, demo: DemoArchive) -> Shell:
-    """A store of one's own, of an archive in which a dandiset has changed since."""
+    """A writable store of an archive in which a dandiset has changed since."""
     shell.run("sync")
     demo.add_file("000002", "new.txt", "new\n")
     for lock in (shell.store / "neuromirror" / "locks").iterdir():
@@ -50,7 +50,7 @@ def own(shell: Shell, demo: DemoArchive) -> Shell:
 
 
 @pytest.mark.parametrize("what", CLOSED)
-def test_what_may_not_be_written_or_read_is_named_once_and_nothing_is_lost(
+def test_a_permission_error_is_named_once_and_nothing_is_lost(
     own: Shell, tmp_path: Path, what: str
 ) -> None:
     undisturbed = own.with_changes(store=tmp_path / "undisturbed")
@@ -65,7 +65,7 @@ def test_what_may_not_be_written_or_read_is_named_once_and_nothing_is_lost(
     finally:
         path.chmod(before)
     lines = [line for line in (ran.out + ran.err).splitlines() if str(path) in line]
-    # the dataset, and the superdataset that waits for it, at most
+    # at most the dataset and its superdataset
     assert 0 < len(lines) == len({line.split(":")[-1] for line in lines}) <= 2
     assert "Traceback" not in ran.out + ran.err
     own.program("sync", **UNPRIVILEGED)

@@ -1,4 +1,4 @@
-"""The program as a process: pipes, terminals, signals, two at a time, disks that give out."""
+"""The program as a process: pipes, terminals, signals, concurrency, full disks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ODD = "Bad \x1b[31mtitle\nof “ünï 漢字” \u202e\u2028\x85 and \\ \" ' <b>
 
 
 def refs(shell: Shell) -> dict[str, str]:
-    """All refs of all datasets of the store, which git finds whole.
+    """Return the refs of all datasets of the store, after git fsck.
 
     Not of super-datasets: these keep every state of the mirror that was seen.
     """
@@ -58,7 +58,7 @@ def refs(shell: Shell) -> dict[str, str]:
 
 @contextmanager
 def terminal() -> Iterator[tuple[int, list[bytes]]]:
-    """A terminal of 24 lines of 80: its end for a program, and what was shown on it."""
+    """A terminal of 24 lines and 80 columns, and its output."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     shown: list[bytes] = []
@@ -68,7 +68,7 @@ def terminal() -> Iterator[tuple[int, list[bytes]]]:
             while data := os.read(ours, 4096):
                 shown.append(data)
         except OSError:
-            # Linux says so when the other end is closed
+            # Linux raises EIO when the other end is closed
             return
 
     reader = threading.Thread(target=read)
@@ -82,7 +82,7 @@ def terminal() -> Iterator[tuple[int, list[bytes]]]:
 
 
 def without_root_privileges() -> None:
-    """Lets file permissions count for root too (before a program is started)."""
+    """Drop the privileges of root, so that file permissions apply; a preexec function."""
     if os.geteuid() == 0:
         drop_from_bounding_set, dac_override, dac_read_search = 24, 1, 2
         for capability in (dac_override, dac_read_search):
@@ -90,7 +90,7 @@ def without_root_privileges() -> None:
 
 
 def limit_file_size(size: int) -> None:
-    """Lets no file grow beyond a size in bytes."""
+    """Limit the size of files in bytes; a preexec function."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
@@ -98,9 +98,7 @@ def limit_file_size(size: int) -> None:
 
 
 @pytest.mark.parametrize("command", [["list"], ["--json", "list"], ["files", "demo:000001"]])
-def test_a_reader_that_goes_away_ends_the_program_silently(
-    synced: Shell, command: list[str]
-) -> None:
+def test_a_closed_pipe_ends_the_program_silently(synced: Shell, command: list[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -164,14 +162,14 @@ def test_odd_characters_break_neither_lines_nor_terminals(shell: Shell, demo: De
         assert len(odd.program("list").lines) == 2
 
 
-# --- signals, and two at a time
+# --- signals and concurrency
 
 
 @contextmanager
 def hanging(
     shell: Shell, demo: DemoArchive, path: str, *arguments: str
 ) -> Iterator[tuple[subprocess.Popen[str], Fault]]:
-    """A command that waits for one reply, until the fault is cleared."""
+    """A command that waits for a reply until the fault is cleared."""
     fault = demo.fault("hang", path=path, seconds=3600, times=1)
     with shell.start(*arguments) as process:
         try:
@@ -296,7 +294,7 @@ def test_mirror_files_that_may_not_be_read_are_named(tmp_path: Path) -> None:
         folder.chmod(0o755)
 
 
-# --- stores and indexes that are something else
+# --- invalid stores and indexes
 
 
 COMMANDS = [["sync"], ["sync", "--dry-run"], ["list"], ["status"], ["rebuild-index"]]
@@ -384,6 +382,6 @@ def test_a_database_of_another_program_is_no_index(synced: Shell, tmp_path: Path
 def test_without_git_a_sync_says_so(shell: Shell, tmp_path: Path) -> None:
     ended = shell.program("sync", "demo:000001", code=1, env={"PATH": str(tmp_path)})
     assert "git is not on PATH" in ended.error_line
-    # what it could not do without is done the next time
+    # the remaining work is done at the next run
     shell.program("sync", "demo:000001")
     assert (shell.store / "alias" / "neuromirror").exists()

@@ -80,9 +80,7 @@ def test_each_file_is_a_record_and_the_last_record_is_a_summary(
     )
 
 
-def test_what_is_wrong_is_named_on_stderr_and_the_code_is_1(
-    without_store: Shell, clone: Path
-) -> None:
+def test_problems_are_named_on_stderr_with_exit_code_1(without_store: Shell, clone: Path) -> None:
     first, second, _ = sorted(clone.glob("sub-*/*.nwb"))
     first.resolve().write_bytes(first.read_bytes()[::-1])
     second.resolve().unlink()

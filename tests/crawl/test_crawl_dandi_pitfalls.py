@@ -506,8 +506,8 @@ def test_list_and_show_report_that_a_dandiset_was_deleted(
         (record,) = map(
             json.loads, command_output(small_archive_harness, "--json", *command).splitlines()
         )
-        assert record["gone"] is True
-        assert "gone" in command_output(small_archive_harness, *command)
+        assert record["removed"] is True
+        assert "removed upstream" in command_output(small_archive_harness, *command)
 
 
 # --- secrets

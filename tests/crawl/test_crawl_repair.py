@@ -290,7 +290,7 @@ def test_the_commands_report_foreign_changes_and_undo_them(
     looked = CliRunner().invoke(main, [*options, "fsck"])
     assert looked.exit_code == 1
     wrong = [json.loads(line) for line in looked.stdout.splitlines()]
-    assert any(one["path"] == HIT and one["what"] == "refs" for one in wrong if "path" in one)
+    assert any(one["path"] == HIT and one["subject"] == "refs" for one in wrong if "path" in one)
     undone = CliRunner().invoke(main, [*options, "repair", HIT])
     assert undone.exit_code == 0, undone.output
     (record,) = [json.loads(line) for line in undone.stdout.splitlines()]

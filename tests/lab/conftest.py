@@ -1,4 +1,4 @@
-"""Stores to mint again from: of the demo archive, and of a source that says what a test wants."""
+"""Stores of the demo archive and of a scripted source."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["web_clone", "web_clone_template"]
 
 @pytest.fixture
 def lab(demo: DemoArchive, tmp_path: Path) -> LabStore:
-    """An empty place for a store, beside a fresh demo archive."""
+    """An empty store beside a fresh demo archive."""
     return LabStore(MirrorHarness(demo.mirrors, tmp_path / "store"), tmp_path)
 
 
 @pytest.fixture(scope="session")
 def still_lab(shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory) -> LabStore:
-    """A store of the archive that stands still, to read only."""
+    """A store of the unchanging demo archive, read-only."""
     folder = tmp_path_factory.mktemp("still-lab")
     still = LabStore(MirrorHarness(shared_demo.mirrors, folder / "store"), folder)
     still.mirror_harness.sync()
@@ -41,13 +41,13 @@ def source() -> ScriptedSource:
 
 @pytest.fixture
 def scripted_lab(tmp_path: Path, source: ScriptedSource) -> LabStore:
-    """An empty place for a store of the scripted source, for which five files are a large Zarr."""
+    """An empty store of the scripted source, in which a Zarr of five files is large."""
     settings = "[zarr]\ninline = 4\nmanifest = 12\n"
     return LabStore(ScriptedHarness(tmp_path / "box", source, settings), tmp_path)
 
 
 def _harness_with_zarr_settings(mirrors: Path, folder: Path, settings: str) -> MirrorHarness:
-    """A place beside mirrors like these, but with other settings for Zarrs."""
+    """A copy of the mirror files with other settings for Zarrs."""
     made = folder / "mirrors"
     made.mkdir()
     for path in mirrors.glob("*.toml"):
@@ -60,7 +60,7 @@ def _harness_with_zarr_settings(mirrors: Path, folder: Path, settings: str) -> M
 def subdataset_harness(
     shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory
 ) -> MirrorHarness:
-    """A store in which a Zarr is a dataset of its own, to read only."""
+    """A store with a Zarr as a subdataset, read-only."""
     mirror_harness = _harness_with_zarr_settings(
         shared_demo.mirrors, tmp_path_factory.mktemp("parted"), "inline = 4"
     )
@@ -70,7 +70,7 @@ def subdataset_harness(
 
 @pytest.fixture(scope="session")
 def bucket_harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MirrorHarness]:
-    """A store of buckets, one with hostile names, in which Zarrs are too large for git."""
+    """A store of buckets, one with hostile names, whose Zarrs are not in git."""
     folder = tmp_path_factory.mktemp("bucketed")
     with DemoBuckets(folder / "buckets") as running:
         (running.mirrors / "hostile.toml").write_text(
@@ -88,12 +88,12 @@ def bucket_harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MirrorH
 def citable_store(
     tmp_path_factory: pytest.TempPathFactory, demo_files: Path
 ) -> Iterator[CitableStore]:
-    """A store with datasets of all kinds of sources, to read only."""
+    """A store with datasets of all kinds of sources, read-only."""
     with open_citable_store(tmp_path_factory.mktemp("shelf"), demo_files) as filled:
         yield filled
 
 
 @pytest.fixture(scope="session")
 def odd_metadata_store(tmp_path_factory: pytest.TempPathFactory) -> CitableStore:
-    """A store of dandisets that say odd things of themselves, to read only."""
+    """A store of dandisets with unusual metadata, read-only."""
     return build_odd_metadata_store(tmp_path_factory.mktemp("odd") / "box")

@@ -19,7 +19,7 @@ from support.mirror_harness import MirrorHarness
 from support.web_clone import WebClone
 
 LOGIN = "ARCHIVE_LOGIN"
-"""The variable that a mirror names; nothing in its name says that its value is secret."""
+"""The variable that a mirror file names; its name does not suggest a secret."""
 CANARY = "canary-5d1e77ab"
 NAMES = "AWS_SECRET_ACCESS_KEY DANDI_API_KEY GITHUB_TOKEN NEUROMIRROR_TOKEN_HERE SMTP_PASSWORD"
 CREDENTIALS = dict.fromkeys(NAMES.split(), CANARY)
@@ -82,7 +82,7 @@ class ProcessRecorder:
                     environment = (folder / "environ").read_bytes()
                 except OSError:
                     continue
-                # a child that has not started its program yet is a copy of its parent
+                # before exec, a child is a copy of its parent
                 if line != self._own:
                     self._sampled[one.pid, line] = environment
 

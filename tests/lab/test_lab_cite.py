@@ -1,4 +1,4 @@
-"""``neuromirror cite``: upstream first, then the exact state; the same from wherever it is read."""
+"""``neuromirror cite``: metadata of upstream and the exact state, equal for every location."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_names_of_formats_are_those_of_the_library() -> None:
     assert public_cite is cite
 
 
-# --- what is cited
+# --- cited metadata
 
 
 def test_upstream_comes_first_and_then_the_exact_state(citable_store: CitableStore) -> None:
@@ -101,8 +101,8 @@ def test_an_asset_is_cited_by_its_investigators_institution_and_input(
     assert funder["funderName"] == "Allen Institute"
 
 
-def test_what_upstream_does_not_say_is_left_out(citable_store: CitableStore) -> None:
-    # early assets name no investigators; a BOSS names neither authors nor dates
+def test_missing_metadata_is_omitted(citable_store: CitableStore) -> None:
+    # early assets have no investigators; a BOSS has neither authors nor dates
     assert citable_store.work(ASSET).authors == ()
     assert citable_store.citation("text", ASSET).startswith(
         f"{citable_store.work(ASSET).title} (2022) (Version "
@@ -131,7 +131,7 @@ def test_a_copy_is_related_to_upstreams_doi_and_has_none_itself(
     first, second = record["relatedIdentifiers"]
     assert (first["relationType"], first["relatedIdentifierType"]) == ("IsIdenticalTo", "DOI")
     assert second["relationType"] == "IsVersionOf"
-    # a volume is made into another form; of an asset not everything could be mirrored
+    # a volume is converted to another format; one asset is mirrored incompletely
     for name in (VOLUME, ASSET):
         citation = json.loads(citable_store.citation("datacite", name))["relatedIdentifiers"]
         assert "IsIdenticalTo" not in {one["relationType"] for one in citation}
@@ -179,7 +179,7 @@ def test_the_same_content_at_two_paths_is_two_files(
 
 
 def commit_like_mirror(clone: Path) -> None:
-    """A commit on top that says what the mirror's says."""
+    """Add a commit with the message and description of the mirror."""
     message = run_git(clone, "log", "-1", "--format=%B")
     run_git(clone, "add", "-A")
     run_git(clone, "commit", "-q", "-m", message)
@@ -193,7 +193,7 @@ def test_remarks_count_subdatasets_and_files_outside_git(odd_metadata_store: Cit
     assert {name: one["@id"] for name, one in entities.items()} == {
         one.path: f"swh:1:rev:{one.commit}" for one in found
     }
-    remark = "24 files in 2 sub-datasets, which are datasets of their own, are not listed."
+    remark = "24 files in 2 subdatasets are not listed."
     assert remark in odd_metadata_store.citation("croissant", "box:parts")
     of_part = odd_metadata_store.citation("croissant", "box:zarr/huge")
     work = odd_metadata_store.work("box:zarr/huge")
@@ -201,10 +201,10 @@ def test_remarks_count_subdatasets_and_files_outside_git(odd_metadata_store: Cit
     assert f"{work.manifest_only_files} files outside the git tree are not listed." in of_part
     with odd_metadata_store.mirror_harness.index() as index:
         (part,) = index.subdatasets(index.resolve("box:bucket"))
-    assert "It is a part of box:bucket." in odd_metadata_store.citation("text", part.dataset)
+    assert "It is a subdataset of box:bucket." in odd_metadata_store.citation("text", part.dataset)
 
 
-# --- the same from everywhere
+# --- equal citations from every location
 
 
 @pytest.mark.parametrize("name", [PUBLISHED, ASSET, VOLUME])
@@ -232,7 +232,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_what_the_git_annex_branch_learns_later_changes_nothing(
+def test_later_lines_of_the_git_annex_branch_change_nothing(
     citable_store: CitableStore, tmp_path: Path
 ) -> None:
     label = citable_store.work(PUBLISHED).state.label
@@ -279,15 +279,15 @@ def test_foreign_commits_on_top_are_not_cited_as_the_mirrors(
     run_git(clone, "add", "notes.txt")
     run_git(clone, "commit", "-q", "-m", "mine")
     done = citable_store.run(str(clone), code=1)
-    assert "no state that a mirror made" in done.stderr
+    assert "was not made by a mirror" in done.stderr
     assert done.stdout == ""
 
 
-def test_a_super_dataset_is_not_a_dataset_to_cite(citable_store: CitableStore) -> None:
+def test_a_superdataset_cannot_be_cited(citable_store: CitableStore) -> None:
     done = citable_store.run(
         str(citable_store.mirror_harness.folder / "alias" / "demo-aind"), code=1
     )
-    assert "is a super-dataset" in done.stderr
+    assert "is a superdataset" in done.stderr
 
 
 def test_an_adjusted_branch_is_cited_as_what_it_is_made_of(
@@ -334,7 +334,7 @@ def test_a_tree_that_leads_out_of_its_folder_is_not_followed(
     for form in ("ro-crate", "bagit"):
         target = str(tmp_path / "made")
         done = citable_store.run(str(clone), "--format", form, "-o", target, code=1)
-        assert "which no mirror makes" in done.stderr
+        assert "which no mirror writes" in done.stderr
     assert list(tmp_path.rglob("evil.txt")) == []
 
 
@@ -351,7 +351,7 @@ def test_a_symlink_to_anywhere_is_not_taken_for_a_file(
     (clone / "link.txt").symlink_to("../../etc/passwd")
     commit_like_mirror(clone)
     done = citable_store.run(str(clone), "--format", "croissant", code=1)
-    assert "'link.txt' is a symlink, and not to a file of git-annex" in done.stderr
+    assert "'link.txt' is a symlink, but not to a file of git-annex" in done.stderr
 
 
 # --- locks
@@ -405,14 +405,14 @@ def test_only_what_is_pinned_of_a_dataset_is_listed(
     url = "https://example.org/alias/{alias}"
     paper.pin(PUBLISHED, paths=("sub-201/**",), clones=(url,))
     citation = citable_store.run(str(paper.file)).stdout
-    assert "Of it 2 files: sub-201/**." in citation
+    assert "Selection of 2 files: sub-201/**." in citation
     origin = "origin=https://example.org/alias/demo--000002"
     assert f"{citable_store.work(PUBLISHED).swhid};{origin}, state " in citation
     graph = json.loads(citable_store.run(str(paper.file), "--format", "ro-crate").stdout)["@graph"]
     paths = [one["localPath"] for one in graph if one["@type"] == "File"]
     assert len(paths) == 2
     assert all(path.startswith("sub-201/") for path in paths)
-    # CITATION.cff takes no qualifiers, and a part of a version is not identical to it
+    # CITATION.cff has no qualifiers, and a selection of files is not identical to the version
     cff = citable_store.run(str(paper.file), "--format", "cff").stdout
     assert f'value: "{citable_store.work(PUBLISHED).swhid}"' in cff
     record = json.loads(citable_store.run(str(paper.file), "--format", "datacite").stdout)
@@ -426,7 +426,7 @@ def test_a_lock_whose_commit_is_of_another_dataset_is_refused(
     text = lock_folder.file.read_text("utf-8")
     text = text.replace(one.resolved.version, "9.999999.9999")
     lock_folder.file.write_text(text, "utf-8")
-    assert "was the lock edited by hand?" in citable_store.run(str(lock_folder.file), code=1).stderr
+    assert "demo:000002" in citable_store.run(str(lock_folder.file), code=1).stderr
 
 
 def test_two_versions_of_one_dataset_have_separate_folders(citable_store: CitableStore) -> None:
@@ -440,7 +440,7 @@ def test_two_versions_of_one_dataset_have_separate_folders(citable_store: Citabl
     assert len({one["id"] for one in twice}) == 2
 
 
-# --- odd upstreams
+# --- unusual metadata
 
 
 def test_roles_decide_who_is_an_author_and_who_paid(odd_metadata_store: CitableStore) -> None:
@@ -462,7 +462,7 @@ def test_roles_decide_who_is_an_author_and_who_paid(odd_metadata_store: CitableS
     assert by_name["The {Brain} & Mind_Lab, Inc."]["nameType"] == "Organizational"
     (orcid,) = by_name["van der Berg, Anna"]["nameIdentifiers"]
     assert orcid["nameIdentifier"] == "https://orcid.org/0000-0002-1825-0097"
-    # a wrong check digit is nobody's
+    # an ORCID with a wrong check digit is ignored
     assert "nameIdentifiers" not in by_name["Doe, Jane"]
     assert by_name["Doe, Jane"]["affiliation"][0]["name"] == "Some University"
 
@@ -488,7 +488,7 @@ def test_a_very_long_title_and_list_of_authors_is_whole(odd_metadata_store: Cita
 
 @pytest.mark.parametrize("name", sorted(ODD_METADATA))
 @pytest.mark.parametrize("form", FORMATS)
-def test_whatever_a_document_holds_there_is_a_citation(
+def test_any_document_gives_a_citation(
     odd_metadata_store: CitableStore, form: str, name: str
 ) -> None:
     citation = odd_metadata_store.citation(form, f"box:{name}")
@@ -497,7 +497,7 @@ def test_whatever_a_document_holds_there_is_a_citation(
     assert work.digest in citation
 
 
-def test_what_a_broken_document_does_not_say_the_mirror_does(
+def test_a_broken_document_is_replaced_by_the_fields_of_the_mirror(
     odd_metadata_store: CitableStore,
 ) -> None:
     for name in ("no-json", "wrong", "deep", "nothing"):
@@ -521,11 +521,11 @@ def test_a_file_is_replaced_and_a_folder_gets_the_formats_own_name(
     made = (tmp_path / "CITATION.cff").read_text("utf-8")
     assert made == citable_store.citation("cff", PUBLISHED)
     done = citable_store.run(VOLUME, "--format", "cff", "-o", str(tmp_path), code=2)
-    assert "is there already" in done.stderr
+    assert "--output" in done.stderr
     assert (tmp_path / "CITATION.cff").read_text("utf-8") == made
     missing = tmp_path / "missing"
     done = citable_store.run(PUBLISHED, "-o", str(missing / "citation.txt"), code=2)
-    assert f"there is no folder {missing}" in done.stderr
+    assert str(missing) in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"refs.bib", "CITATION.cff"}
 
 
@@ -541,7 +541,7 @@ def test_a_bag_goes_into_an_empty_folder_and_nothing_is_left_of_one_that_failed(
     empty.mkdir()
     citable_store.run(PUBLISHED, "--format", "bagit", "-o", str(empty))
     assert (empty / "bagit.txt").exists()
-    # a store that lost an object
+    # a store that lacks an object
     broken = tmp_path / "broken"
     shutil.copytree(citable_store.mirror_harness.repository(PUBLISHED), broken)
     for path in (broken / "objects" / "pack").glob("*.pack"):

@@ -1,4 +1,4 @@
-"""Each format of a citation is read by programs that know nothing of neuromirror."""
+"""Independent programs read each citation format."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ODD_ONES = [(f"box:{name}",) for name in ODD_METADATA]
 SHAPES = Path(__file__).parent / "data" / "ro-crate-1.2"
 
 
-def test_id(names: tuple[str, ...]) -> str:
+def _id_of(names: tuple[str, ...]) -> str:
     return "+".join(one.rpartition(":")[2] for one in names)
 
 
@@ -47,7 +47,7 @@ def test_id(names: tuple[str, ...]) -> str:
 def format_citation(
     citable_store: CitableStore, odd_metadata_store: CitableStore
 ) -> Callable[..., str]:
-    """Cites from the store that has the datasets."""
+    """Cite datasets from the store that has them."""
 
     def write(form: str, *names: str, files: bool = True) -> str:
         return (odd_metadata_store if names[0].startswith("box:") else citable_store).citation(
@@ -57,9 +57,9 @@ def format_citation(
     return write
 
 
-everything = pytest.mark.parametrize("names", [*SINGLE, TOGETHER, *ODD_ONES], ids=test_id)
+everything = pytest.mark.parametrize("names", [*SINGLE, TOGETHER, *ODD_ONES], ids=_id_of)
 some = pytest.mark.parametrize(
-    "names", [(PUBLISHED,), (DERIVED,), (VOLUME,), (LABELS,), TOGETHER, ("box:names",)], ids=test_id
+    "names", [(PUBLISHED,), (DERIVED,), (VOLUME,), (LABELS,), TOGETHER, ("box:names",)], ids=_id_of
 )
 
 
@@ -68,7 +68,7 @@ some = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def cff_schema() -> dict[str, Any]:
-    """The schema of Citation File Format 1.2.0, as check-jsonschema carries it."""
+    """The schema of Citation File Format 1.2.0, from check-jsonschema."""
     from check_jsonschema.builtin_schemas import get_builtin_schema
 
     schema: dict[str, Any] = get_builtin_schema("vendor.citation-file-format")
@@ -175,14 +175,14 @@ def test_bibtex_is_parsed_and_says_the_same(
 
 
 def untexed(text: str) -> str:
-    """What TeX prints."""
+    """Return the text that TeX prints."""
     characters = {"backslash": "\\", "braceleft": "{", "braceright": "}"}
     characters |= {"asciitilde": "~", "asciicircum": "^"}
     pattern = re.compile(r"\\text([a-z]+)\{\}|\\([#$%&_])|([{}])")
     return pattern.sub(lambda found: characters[found[1]] if found[1] else found[2] or "", text)
 
 
-def test_names_are_taken_apart_by_bibtex_as_they_are_meant(
+def test_bibtex_splits_names_as_intended(
     format_citation: Callable[..., str],
 ) -> None:
     from pybtex.database import parse_string
@@ -226,14 +226,14 @@ def test_datacite_fits_its_schema(
 
 
 def context() -> dict[str, Any]:
-    """RO-Crate's terms, as its authors' own reader carries them."""
+    """The terms of RO-Crate, from the reader of its authors."""
     text = (resources("rocrate") / "data" / "ro-crate.jsonld").read_text("utf-8")
     terms: dict[str, Any] = json.loads(text)["@context"]
     return terms
 
 
 def conforms(crate: dict[str, Any]) -> tuple[bool, str]:
-    """Whether a crate has what RO-Crate 1.2 demands, by roc-validator's shapes."""
+    """Check a crate against the shapes of roc-validator for RO-Crate 1.2."""
     import pyshacl
     from rdflib import Graph
 
@@ -304,7 +304,7 @@ def test_a_crate_is_flat_and_all_its_terms_are_known(
 # --- BagIt
 
 
-@pytest.mark.parametrize("names", [*SINGLE, TOGETHER, ("box:names",)], ids=test_id)
+@pytest.mark.parametrize("names", [*SINGLE, TOGETHER, ("box:names",)], ids=_id_of)
 def test_a_bag_is_whole_once_it_is_fetched(
     citable_store: CitableStore,
     odd_metadata_store: CitableStore,
@@ -319,7 +319,7 @@ def test_a_bag_is_whole_once_it_is_fetched(
     bag.validate_fetch()
     entries = list(bag.fetch_entries())
     if chosen is odd_metadata_store:
-        # nobody serves these
+        # these URLs are not served
         assert {name for _, _, name in entries} == bag.payload_entries().keys() - {
             "data/dandiset.yaml"
         }
@@ -341,7 +341,7 @@ def test_a_bag_is_whole_once_it_is_fetched(
     )
     assert len(entries) + number == files
     assert documents > 0
-    # one wrong byte is found
+    # a single changed byte is detected
     (folder / next(iter(bag.payload_entries()))).write_bytes(b"x")
     assert not bagit.Bag(str(folder)).is_valid()
 
@@ -360,7 +360,7 @@ def test_bag_lists_a_file_whose_name_it_cannot_hold(
     citable_store.run(str(clone), "--format", "bagit", "-o", str(folder))
     left_out = (folder / "not-in-this-bag.txt").read_text("utf-8")
     assert left_out.splitlines() == [
-        "sub-201/line%0Abreak.nwb: no list of a bag can hold its name",
+        "sub-201/line%0Abreak.nwb: its name cannot be written in the lists of a bag",
     ]
     fetched = (folder / "fetch.txt").read_text("utf-8")
     assert " data/sub-201/50%.nwb\n" in fetched
@@ -370,7 +370,7 @@ def test_bag_lists_a_file_whose_name_it_cannot_hold(
 
 
 def test_no_name_adds_a_line_to_a_bag(citable_store: CitableStore, tmp_path: Path) -> None:
-    """A bag's reader would fetch what a line names: any address, to any place."""
+    """A reader of the bag would fetch any URL of a line to any path."""
     import bagit
     from test_lab_cite import commit_like_mirror
 
@@ -396,7 +396,7 @@ def test_no_name_adds_a_line_to_a_bag(citable_store: CitableStore, tmp_path: Pat
 
 @pytest.fixture
 def quiet() -> Iterator[None]:
-    """mlcroissant logs what it recommends."""
+    """mlcroissant logs recommendations."""
     logging.disable(logging.WARNING)
     yield
     logging.disable(logging.NOTSET)
@@ -422,12 +422,12 @@ def test_croissant_is_loaded_by_mlcroissant(
 
 
 @pytest.mark.usefixtures("quiet")
-def test_croissants_files_are_had_and_checked_by_their_hashes(citable_store: CitableStore) -> None:
+def test_files_of_croissant_are_downloaded_and_checked(citable_store: CitableStore) -> None:
     document = json.loads(citable_store.citation("croissant", ASSET))
     for one in document["distribution"][:3]:
         with urllib.request.urlopen(one["contentUrl"], timeout=30) as reply:
             content = reply.read()
         assert one["contentSize"] == f"{len(content)} B"
         assert one["md5"] == hashlib.md5(content, usedforsecurity=False).hexdigest()
-    # its largest file came in parts, and has no checksum that Croissant knows
+    # the largest file is a multipart upload without sha256 and md5
     assert "1 file without sha256 or md5 are not listed." in document["description"]

@@ -1,4 +1,4 @@
-"""Names of people, texts, licenses and identifiers, as they come from upstream."""
+"""Parsing names of people, texts, licenses and identifiers of upstream."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from neuromirror.lab.cite.works import qualified_swhid
         ("王小 明", ("王小", "明", "", "")),
         ("김 민준", ("김", "민준", "", "")),
         ("Достоевский, Фёдор", ("Достоевский", "Фёдор", "", "")),
-        # nobody else can tell which word is which
+        # ambiguous: any of the words can be a family name
         ("Ana García Márquez", ("", "", "", "")),
         ("International Brain Laboratory", ("", "", "", "")),
         ("王小明", ("", "", "", "")),
@@ -37,9 +37,7 @@ from neuromirror.lab.cite.works import qualified_swhid
         ("von", ("", "", "", "")),
     ],
 )
-def test_a_name_is_taken_apart_only_as_far_as_that_is_certain(
-    name: str, parts: tuple[str, str, str, str]
-) -> None:
+def test_an_ambiguous_name_is_not_split(name: str, parts: tuple[str, str, str, str]) -> None:
     found = make_person(name)
     assert found is not None
     assert (found.family, found.given, found.particle, found.suffix) == parts

@@ -1,4 +1,4 @@
-"""What differs between two versions, or a clone and a version."""
+"""Differences between two versions, or a clone and a version."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = "box:a"
 
 
 def side(lab: LabStore, version: str) -> DiffSide:
-    """A side that outlives the index it was looked up in: for sides that are not opened."""
+    """Return a side whose index is closed, for tests that do not open subdatasets."""
     dataset, _, label = version.partition("@")
     index = lab.mirror_harness.index()
     return version_side(lab.mirror_harness.store, index, index.resolve(dataset, label or "latest"))
@@ -41,7 +41,7 @@ def changes_between(
 def sync_two_states(
     lab: LabStore, source: ScriptedSource, old: ScriptedDataset, new: ScriptedDataset
 ) -> tuple[DiffSide, DiffSide]:
-    """Two states that were mirrored one after the other."""
+    """Two consecutive mirrored states."""
     source.scripted_datasets["a"] = old
     lab.mirror_harness.sync()
     source.scripted_datasets["a"] = new
@@ -83,7 +83,7 @@ def test_every_kind_of_change_is_reported_in_order_of_path(
     assert metadata.message == "time"
     assert (come.old_digest, come.new_size) == (None, 3)
     assert (moved.before, moved.old_digest) == ("sub/d.bin", moved.new_digest)
-    # the other way round everything is turned about
+    # the reverse comparison gives the reverse changes
     assert kinds_and_paths(changes_between(scripted_lab, *reversed(sides))) == [
         ("added", "a.bin"),
         ("changed", "b.bin"),
@@ -109,7 +109,7 @@ def test_equal_files_are_paired_by_name_and_the_rest_was_added_or_removed(
 
 
 def test_another_ending_is_no_other_content(scripted_lab: LabStore, source: ScriptedSource) -> None:
-    # the git-annex keys differ, since they carry the ending
+    # the git-annex keys differ because they contain the extension
     bytes_ = ScriptedFile(b"same bytes", upstream_id="1")
     sides = sync_two_states(
         scripted_lab, source, ScriptedDataset({"a.nwb": bytes_}), ScriptedDataset({"b.tif": bytes_})
@@ -148,7 +148,7 @@ def zarr(name: str, *chunks: int) -> dict[str, ScriptedFile]:
     return files(f"{name}/.zarray", *(f"{name}/{number}" for number in chunks))
 
 
-def test_sub_datasets_are_one_line_each_and_can_be_opened(
+def test_subdatasets_are_one_line_each_or_compared_recursively(
     scripted_lab: LabStore, source: ScriptedSource
 ) -> None:
     old = ScriptedDataset(
@@ -183,7 +183,7 @@ def test_a_file_replacing_a_subdataset_is_a_change(
     assert (found.kind, found.path, found.message) == (
         "changed",
         "one.zarr",
-        "a sub-dataset is a file now",
+        "was a subdataset, is a file",
     )
 
 
@@ -213,14 +213,14 @@ def test_a_clone_is_compared_by_its_keys(
         == changes_between(scripted_lab, sides[0], here)
         == []
     )
-    # that another time is told of a.bin git does not know
+    # git has no record of the changed time of a.bin
     assert kinds_and_paths(changes_between(scripted_lab, here, sides[1])) == [("changed", "b.bin")]
     assert kinds_and_paths(changes_between(scripted_lab, *sides)) == [
         ("metadata", "a.bin"),
         ("changed", "b.bin"),
     ]
     assert changes_between(scripted_lab, here, clone_of(folder)) == []
-    # a huge Zarr's chunks are not in git on either side
+    # the chunks of a huge Zarr are in git on neither side
     for name in ("one.zarr", "huge.zarr"):
         (folder / name).rmdir()
         clone_dataset(scripted_lab.mirror_harness, f"{NAME}/{name}", folder / name)
@@ -237,7 +237,7 @@ def test_a_clone_is_compared_by_its_keys(
     ]
 
 
-def test_sub_datasets_of_a_clone_are_opened_where_they_are_there(
+def test_installed_subdatasets_of_a_clone_are_compared(
     scripted_lab: LabStore, source: ScriptedSource, tmp_path: Path
 ) -> None:
     old = ScriptedDataset(files("x.bin") | zarr("one.zarr", *range(8)))
@@ -289,7 +289,7 @@ def test_versions_whose_records_are_lost_are_read_from_git(
 def test_any_two_versions_differ_by_what_came_between_them(
     scripted_lab: LabStore, source: ScriptedSource
 ) -> None:
-    # records are kept as changes from a megabyte on
+    # records of more than a megabyte are stored as differences
     names = [f"{number:04}{'-long' * 40}.bin" for number in range(3000)]
     whole = files(*names)
     for day in range(5):

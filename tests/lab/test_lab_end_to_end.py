@@ -1,4 +1,4 @@
-"""The story that the lab's side is for, told as a person types it: one process a command."""
+"""The whole workflow of a lab, with one process per command."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ NAMES = (PUBLISHED, ASSET, VOLUME)
 
 @dataclass(frozen=True)
 class WorkingFolder:
-    """A folder where a person works, with variables of the environment."""
+    """A working folder with environment variables."""
 
     folder: Path
     variables: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, *arguments: str, code: int = 0) -> str:
-        """Runs neuromirror; gives what it printed, on both streams."""
+        """Run neuromirror; return its output on both streams."""
         done = subprocess.run(
             [sys.executable, "-m", "neuromirror", *arguments],
             cwd=self.folder,
@@ -45,14 +45,14 @@ class WorkingFolder:
         return done.stdout + done.stderr
 
     def records(self, *arguments: str, code: int = 0) -> list[dict[str, object]]:
-        """The records that a command prints with --json."""
+        """Return the records that a command prints with --json."""
         printed = self.run("--json", *arguments, code=code).splitlines()
         return [json.loads(line) for line in printed if line.startswith("{")]
 
 
 @dataclass(frozen=True)
 class Upstream:
-    """The archives, and the folder of their mirror files."""
+    """The archives and the folder of their mirror files."""
 
     archive: DemoArchive
     mirrors: Path
@@ -74,7 +74,7 @@ def upstream(tmp_path: Path, demo_files: Path) -> Iterator[Upstream]:
 
 
 def clean_home_variables(folder: Path) -> dict[str, str]:
-    """The variables of somebody whose git knows nothing but that it may ask the demo."""
+    """Environment variables with a git configuration that allows requests to the demo only."""
     folder.mkdir()
     (folder / ".gitconfig").write_text(
         '[annex "security"]\n\tallowed-ip-addresses = 127.0.0.1\n', "utf-8"
@@ -90,14 +90,14 @@ def test_a_paper_is_pinned_cited_lost_restored_and_watched(
     author = WorkingFolder(lab, {"NEUROMIRROR_MIRRORS": str(upstream.mirrors)})
     author.run("sync", *NAMES)
 
-    # pinned, in the paper's own repository
+    # pin, in the repository of the paper
     paper = lab / "paper"
     lock = str(paper / "datasets.lock")
     author.run("pin", *NAMES, "--bundle", "-o", lock)
     beside = sorted(path.suffix for path in paper.rglob("*.*") if path.is_file())
     assert beside == [".bundle"] * 3 + [".lock"] + [".zst"] * 3
 
-    # cited
+    # cite
     author.run("cite", lock, "--format", "bagit", "-o", str(lab / "bag"))
     cited = {form: author.run("cite", lock, "--format", form) for form in FORMATS}
     for dataset in json.loads(cited["csl"]):
@@ -111,7 +111,7 @@ def test_a_paper_is_pinned_cited_lost_restored_and_watched(
     for form, text in cited.items():
         assert all(swhid in text for swhid in swhids), form
 
-    # lost: the mirror is gone, and years later somebody has the paper's repository and no more
+    # lose the mirror: years later only the repository of the paper exists
     shutil.rmtree(lab / "store")
     shutil.rmtree(upstream.mirrors)
     reader = WorkingFolder(tmp_path / "reader", clean_home_variables(tmp_path / "home"))
@@ -122,7 +122,7 @@ def test_a_paper_is_pinned_cited_lost_restored_and_watched(
     assert "not proved" not in output
     here = ("verify", "paper/datasets.lock", "--in", "data")
     assert reader.run(*here).count("commit and state digest hold") == len(NAMES)
-    # the bytes that upstream has now
+    # compare with the present content of upstream
     full = reader.records(*here, "--full")
     assert [one["status"] for one in full if one["kind"] == "dataset"] == ["ok"] * len(NAMES)
     assert {one["checked"] for one in full if one["kind"] == "file"} == {"checked"}
@@ -138,5 +138,5 @@ def test_a_paper_is_pinned_cited_lost_restored_and_watched(
     assert [(one["dataset"], one["path"]) for one in failed] == [(PUBLISHED, path)]
     output = reader.run("verify", "paper/datasets.lock", "--remote", code=1)
     assert path in output
-    # what was restored is as it was
+    # the restored files are unchanged
     reader.run(*here)

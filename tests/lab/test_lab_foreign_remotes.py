@@ -1,4 +1,4 @@
-"""Special remotes that a dataset's sender chose: none is set up, and nothing of theirs runs."""
+"""Special remotes of the sender of a dataset are not enabled, and run no program."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OWN = special_remote("neuromirror", "neuromirror", VOLUMES, STAMP).decode()
 
 
 class Trap:
-    """A sender's remotes; ``sprung`` says what of theirs has run."""
+    """A sender's remotes; ``sprung`` lists the programs that ran."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.marks = folder / "marks"
@@ -39,7 +39,7 @@ class Trap:
         self.victim.mkdir()
 
     def lines(self) -> str:
-        """Lines of ``remote.log``, each of a remote that wants to be enabled."""
+        """Return lines of ``remote.log``, each of a remote with autoenable."""
         touch = f"touch&32;{self.marks}/"
         configs = [
             "encryption=none externaltype=evil name=ext type=external",
@@ -61,7 +61,7 @@ class Trap:
             "cost=100 name=two urlinclude=* type=web typ&101;=external externaltype=evil",
         ]
         lines = [f"{UUID.format(n)} autoenable=true {one}" for n, one in enumerate(configs)]
-        # the newer line of neuromirror's own web remote makes it another
+        # a newer line replaces the web remote of neuromirror
         lines.append(
             f"{API} autoenable=true encryption=none externaltype=evil type=external name=a"
         )
@@ -88,7 +88,7 @@ def add_to_annex(repository: Path, name: str, more: str) -> None:
 
 
 def copy_of(world: WebClone, folder: Path) -> Path:
-    """A repository that the world's clone could have come from, to be changed."""
+    """A writable repository that the clone could have been cloned from."""
     origin = git(world.clone, "config", "remote.origin.url").strip()
     repository = folder / "sent.git"
     git(folder, "clone", "-q", "--bare", origin, str(repository))
@@ -101,7 +101,7 @@ def clone_to(repository: Path, target: Path) -> Path:
 
 
 def remotes(clone: Path) -> set[str]:
-    """The remotes of a repository, git's and git-annex's."""
+    """Return the remotes of a repository, of git and of git-annex."""
     names = git(clone, "config", "--name-only", "--get-regexp", r"^remote\.").split()
     return {name[7:].rpartition(".")[0] for name in names}
 
@@ -120,13 +120,13 @@ def test_get_sets_up_none_of_a_senders_remotes(
     assert trap.executed() == []
     assert found == {"small/1.dat": "ok"}
     assert remotes(clone) == {"origin"}
-    # git-annex's own commands enable none later
+    # commands of git-annex enable none later
     git(clone, "annex", "whereis", "-q", "small/1.dat")
     git(clone, "annex", "merge", "-q")
     assert (trap.executed(), remotes(clone)) == ([], {"origin"})
 
 
-def test_what_was_not_enabled_is_named_and_the_own_remotes_are_enabled(
+def test_skipped_remotes_are_named_and_own_remotes_are_enabled(
     web_clone: WebClone, trap: Trap, tmp_path: Path
 ) -> None:
     repository = copy_of(web_clone, tmp_path)
@@ -144,7 +144,7 @@ def test_two_remotes_of_one_name_are_both_left_out(web_clone: WebClone, tmp_path
     remote = web_remote("api", 300, STAMP, uuid=UUID.format(1), urlinclude="*").decode()
     add_to_annex(repository, "remote.log", remote)
     clone = AnnexClone.at(clone_to(repository, tmp_path / "got"))
-    # two of one name: git-annex would have to choose
+    # two remotes with one name are ambiguous
     assert [one.name for one in clone.skipped_remotes] == ["api", "api"]
     assert remotes(clone.top) == {"origin"}
 
@@ -164,7 +164,7 @@ def test_a_volumes_files_are_got_without_them(
 ) -> None:
     repository = copy_of(web_clone, tmp_path)
     lines = trap.lines().splitlines(keepends=True)[:-1]
-    # git-annex leaves URLs to a web remote that takes them, enabled or not
+    # git-annex assigns URLs to a web remote that claims them, enabled or not
     add_to_annex(repository, "remote.log", "".join(one for one in lines if "urlinc" not in one))
     clone = clone_to(repository, tmp_path / "got")
     getting = AnnexGet(clone)
@@ -196,8 +196,8 @@ def test_restore_sets_up_none_and_names_them(
 
 @pytest.fixture(scope="module")
 def bundled_lock_folder(still_lab: object, tmp_path_factory: pytest.TempPathFactory) -> LockFolder:
-    """A lock of a published version with a bundle."""
-    paper = LockFolder(still_lab.place, tmp_path_factory.mktemp("written"))  # type: ignore[attr-defined]
+    """A lock file of a published version with a bundle."""
+    paper = LockFolder(still_lab.mirror_harness, tmp_path_factory.mktemp("written"))  # type: ignore[attr-defined]
     paper.pin(PUBLISHED, bundle=True, clones=("http://127.0.0.1:9/alias/{alias}",))
     return paper
 
@@ -205,7 +205,7 @@ def bundled_lock_folder(still_lab: object, tmp_path_factory: pytest.TempPathFact
 def received_with_subdataset(
     world: WebClone, folder: Path, module: str, settings: str = ""
 ) -> Path:
-    """A clone of a dataset with a sub-dataset ``part``, of which a sender wrote all files."""
+    """A clone with a subdataset ``part``, all of whose files a sender wrote."""
     commit = git(world.clone, "rev-parse", "HEAD").strip()
     more = {".gitmodules": ("100644", module.encode()), ".datalad/config": ("100644", b"")}
     more[".datalad/config"] = ("100644", settings.encode())
@@ -215,7 +215,7 @@ def received_with_subdataset(
     return clone
 
 
-def test_a_sub_datasets_remotes_are_not_set_up(
+def test_remotes_of_a_subdataset_are_not_enabled(
     web_clone: WebClone, trap: Trap, tmp_path: Path
 ) -> None:
     repository = copy_of(web_clone, tmp_path)
@@ -304,7 +304,7 @@ def test_no_url_reads_a_file_or_runs_a_program_and_no_setting_comes_along(
 def test_a_key_only_git_annex_knows_does_not_lead_to_a_metadata_service(
     web_clone: WebClone, tmp_path: Path
 ) -> None:
-    # the second place is one that only git-annex may know how to ask for
+    # only git-annex can request the second URL
     urls = ["http://100.100.100.200/x", "dweb:x"]
     file = File("x.dat", "URL--http&c%%100.100.100.200%x", urls, b"")
     clone = clone_to(make_dataset(tmp_path / "sent", [file]), tmp_path / "got")

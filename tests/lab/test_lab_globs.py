@@ -1,4 +1,4 @@
-"""Globs: they choose what their definition says, and no glob makes matching expensive."""
+"""Globs match as defined, and no glob makes matching expensive."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_plain_paths_are_looked_up(globs: list[str], path: str) -> None:
     ],
 )
 def test_no_glob_backtracks(glob: str, path: str) -> None:
-    # each would take longer than the universe has lasted if wildcards were tried against each other
+    # each would take exponential time with backtracking
     found = Globs((glob,))
     assert not found.matches(path)
     assert isinstance(found.reaches(path), bool)
@@ -112,7 +112,7 @@ def test_the_size_of_globs_is_bounded() -> None:
         Globs(("a" * (MAX_GLOB_LENGTH + 1),))
     with pytest.raises(ConfigurationError):
         Globs(f"*{number}" for number in range(MAX_WILDCARD_CHARACTERS))
-    # plain paths are not: each is looked up by its names
+    # the number of plain paths is not limited, because they are looked up
     many = Globs(f"sub-{number}/anat" for number in range(100_000))
     assert many.matches("sub-99999/anat/x.nii")
     assert not many.matches("sub-99999/func/x.nii")

@@ -1,4 +1,4 @@
-"""What is the matter with a host is printed once, with what to do about it, however many files."""
+"""A problem with a host is printed once, with a remedy, for any number of files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SETTING = "annex.security.allowed-ip-addresses"
 
 @pytest.fixture
 def restricted_clone(lab: LabStore, tmp_path: Path, isolated_home: Path) -> Path:
-    """A clone of a dataset whose places are on this machine, which git-annex may not ask."""
+    """A clone whose URLs are on this machine, to which git-annex may not connect."""
     lab.mirror_harness.sync(NAME)
     folder = clone_dataset(lab.mirror_harness, NAME, tmp_path / "clone")
     config = str(isolated_home / ".gitconfig")
@@ -30,7 +30,7 @@ def restricted_clone(lab: LabStore, tmp_path: Path, isolated_home: Path) -> Path
 
 
 def run(*arguments: str) -> tuple[int, list[dict[str, Any]], list[str]]:
-    """The exit code, the JSON records, and the lines for people, on stderr."""
+    """Return the exit code, the JSON records, and the lines on stderr."""
     done = CliRunner().invoke(main, ["--json", *arguments])
     records = [json.loads(line) for line in done.stdout.splitlines()]
     return done.exit_code, records, done.stderr.splitlines()
@@ -43,7 +43,7 @@ def test_a_forbidden_host_is_named_once_with_the_setting(restricted_clone: Path,
     url_findings = [one for one in records if one.get("kind") == "url"]
     hosts = {one["host"] for one in url_findings}
     assert len(url_findings) > len(hosts)
-    assert len(hosts) == 2  # the archive's API, and its bucket
+    assert len(hosts) == 2  # the API and the bucket of the archive
     for host in hosts:
         own = [line for line in lines if line.split()[1] == host]
         assert len(own) == 2  # the message, and the count at the end

@@ -1,4 +1,4 @@
-"""Locks, commits and repositories that claim more than is so."""
+"""Lock files, commits and repositories with false claims."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WRONG = "sha256:" + "0" * 64
 
 @pytest.fixture(scope="session")
 def unaltered_lock(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> LockFolder:
-    """A lock that says what is so."""
+    """A correct lock file."""
     paper = LockFolder(still_lab.mirror_harness, tmp_path_factory.mktemp("honest"))
     paper.pin(PUBLISHED, bundle=True)
     return paper
@@ -41,7 +41,7 @@ def unaltered_lock(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory
 def restore_crafted(
     honest: LockFolder, folder: Path, target: bytes, mode: str = LINK, *listed: str
 ) -> RestoreResult:
-    """What comes of a dataset whose one file ``x`` is a link to ``target``.
+    """Return the result for a dataset whose only file ``x`` is a link to ``target``.
 
     With another ``mode`` it is a file of that content; ``listed`` is what the lock's state has.
     """
@@ -65,7 +65,7 @@ def restore_crafted(
 def test_a_link_to_other_bytes_of_the_same_key_is_not_restored(
     unaltered_lock: LockFolder, tmp_path: Path, where: str
 ) -> None:
-    """The key's own bytes would be got and proved, and others read at the path."""
+    """The key's own bytes would be fetched and verified, while other bytes are read at the path."""
     target = link_target(KEY, b"x")
     if where == "absolute":
         target = os.fsencode(tmp_path) + b"/paper/other/" + target
@@ -90,7 +90,7 @@ def test_a_link_to_other_bytes_of_the_same_key_is_not_restored(
 def test_a_pointer_file_is_in_the_state(
     unaltered_lock: LockFolder, tmp_path: Path, content: str, mode: str
 ) -> None:
-    """git-annex gets the content of an unlocked file as it does that of a link."""
+    """git-annex gets the content of unlocked files too."""
     done = restore_crafted(unaltered_lock, tmp_path / "without", content.encode(), mode)
     assert done.only().status == "error", done.only().message
     done = restore_crafted(unaltered_lock, tmp_path / "with", content.encode(), mode, "x")
@@ -153,7 +153,7 @@ def test_a_lock_that_contradicts_its_commit_is_refused(
     done = restore_lock(paper.lock, tmp_path / "data", offline=True).only()
     assert done.status == "error", done.message
     assert not (tmp_path / "data" / "demo--000002").exists()
-    # a clone that came in another way does not make it true
+    # another strategy does not change the result
     restored = restore_lock(unaltered_lock.lock, tmp_path / "data", offline=True).folder(PUBLISHED)
     (false,) = paper.lock.datasets
     restored.rename(restored.with_name(false.dataset.alias))

@@ -1,4 +1,4 @@
-"""Folders that came with a lock and hold symlinks: nothing is written elsewhere through them."""
+"""Nothing is written through symlinks in folders that came with a lock file."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from support.lock_folders import DRAFT, PUBLISHED, ZARR, LockFolder, restore_loc
 from support.mirror_harness import MirrorHarness
 
 _OLD = f"{'0' * 40}.bundle"
-"""A file of a name that pin removes where it belongs to a lock."""
+"""The name of a file that pin removes if it belongs to a lock file."""
 
 
 @pytest.fixture(scope="session")
 def lock_template(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> LockFolder:
-    """A lock with a bundle; to read only."""
+    """A lock file with a bundle, read-only."""
     paper = LockFolder(still_lab.mirror_harness, tmp_path_factory.mktemp("sent"))
     paper.pin(PUBLISHED, bundle=True)
     return paper
@@ -29,13 +29,13 @@ def lock_template(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def lock_folder(lock_template: LockFolder, tmp_path: Path) -> LockFolder:
-    """A copy of it, in which a test puts symlinks."""
+    """A writable copy, for symlinks."""
     return lock_template.copy(tmp_path / "paper")
 
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Path:
-    """A folder that is none of the lock's business."""
+    """A folder outside that of the lock file."""
     folder = tmp_path / "victim"
     (folder / "demo--000002").mkdir(parents=True)
     (folder / "diary").write_text("mine")
@@ -46,7 +46,7 @@ def victim(tmp_path: Path) -> Path:
 
 
 def everything(folder: Path) -> dict[str, object]:
-    """All that is in a folder, with what would tell of a change."""
+    """Return the content and metadata of a folder, to detect changes."""
     return {
         str(path): (path.lstat().st_mode, path.lstat().st_mtime_ns, path.lstat().st_ino)
         for path in [folder, *folder.rglob("*")]

@@ -1,4 +1,4 @@
-"""git objects such as no git writes: refused whatever way they come, and nothing is written."""
+"""Malformed git objects are rejected for every strategy, and nothing is written."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from support.mirror_harness import run_git
 
 @pytest.fixture(scope="session")
 def valid_pin(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> Pin:
-    """An honest pin."""
+    """A valid pin."""
     paper = LockFolder(still_lab.mirror_harness, tmp_path_factory.mktemp("honest"))
     paper.pin(PUBLISHED)
     return paper.pin_of(PUBLISHED)
@@ -50,7 +50,7 @@ def crafted_repository(still_lab: LabStore, valid_pin: Pin, tmp_path: Path) -> C
 def test_a_dataset_of_raw_objects_comes_back(
     crafted_repository: CraftedRepository, valid_pin: Pin, tmp_path: Path
 ) -> None:
-    """Without anything wrong: what the others change is what is refused."""
+    """The valid repository, which the other tests change."""
     lock = tmp_path / "paper" / "datasets.lock"
     state = state_of(file_at("x"))
     tree = crafted_repository.tree(
@@ -90,7 +90,7 @@ def test_a_duplicate_entry_puts_no_subdataset_outside(
         (FOLDER, b"x", crafted_repository.tree((SUBDATASET, b"sub", inner))),
     ]
     for order in (1, -1):
-        # the state of what git lists, in the order of the tree
+        # the state of the files in git, in the order of the tree
         state = state_of(*listed[::order])
         tree = crafted_repository.tree(
             crafted_repository.description_entry(state, {"x/sub": part}), *entries[::order]
@@ -105,7 +105,7 @@ def test_a_duplicate_entry_puts_no_subdataset_outside(
 
 
 def _entries(crafted: CraftedRepository, name: str) -> list[Entry]:
-    """What stands in a root beside the file ``x``, whose entry comes last."""
+    """Entries of a root tree before the file ``x``."""
     blob, link = crafted.blob(b"hostile\n"), crafted.link()
     inner = crafted.tree((FILE, b"hooks", blob))
     modules = crafted.blob(b'[submodule "x"]\n\tpath = x\n\turl = --upload-pack=touch /tmp/owned\n')
@@ -145,11 +145,11 @@ HOSTILE = [
 
 
 _UNBUNDLED = ("no name", "bundle")
-"""git itself writes no bundle of that."""
+"""git cannot write a bundle of these objects."""
 
 
 def _hostile(crafted: CraftedRepository, name: str) -> tuple[str, str, str]:
-    """Commit, tree and state of a dataset whose one file is ``x``."""
+    """Return commit, tree and state of a dataset with the only file ``x``."""
     state = state_of(file_at("x"))
     entries = _entries(crafted, name)
     # a name that sorts before .neuromirror
@@ -164,7 +164,7 @@ def _hostile(crafted: CraftedRepository, name: str) -> tuple[str, str, str]:
     ("name", "transport"),
     [(name, way) for name in HOSTILE for way in ("bundle", "clone") if (name, way) != _UNBUNDLED],
 )
-def test_what_git_would_not_write_is_refused(
+def test_malformed_objects_are_refused(
     crafted_repository: CraftedRepository,
     valid_pin: Pin,
     tmp_path: Path,
@@ -191,7 +191,7 @@ def test_what_git_would_not_write_is_refused(
 
 
 def _varint(number: int, first: int = 0, bits: int = 7) -> bytes:
-    """A number as packs spell it; the first byte of an object's header has its kind, too."""
+    """Encode a number as in packs; the first byte of an object header has its type too."""
     low, rest = number & ((1 << bits) - 1), number >> bits
     if not rest:
         return bytes([first | low])
@@ -199,11 +199,11 @@ def _varint(number: int, first: int = 0, bits: int = 7) -> bytes:
 
 
 def _with_delta_bomb(bundle: bytes, size: int) -> bytes:
-    """A bundle with a delta more, that makes ``size`` bytes of an empty block."""
+    """Add a delta to a bundle that expands an empty block to ``size`` bytes."""
     head, _, pack = bundle.partition(b"\n\n")
     block = bytes(1 << 16)
     sha = hashlib.sha1(b"blob %d\0" % len(block) + block, usedforsecurity=False).digest()
-    # an opcode 0x80 copies 64 KiB from the beginning
+    # opcode 0x80 copies 64 KiB from the start
     delta = _varint(len(block)) + _varint(size) + b"\x80" * (size >> 16)
     plain = _varint(len(block), 3 << 4, 4) + zlib.compress(block)
     deltaed = _varint(len(delta), 7 << 4, 4) + sha + zlib.compress(delta)
@@ -266,7 +266,7 @@ def test_attributes_of_others_start_no_filter_of_this_machine(
 def test_a_manifest_holds_no_hooks(
     crafted_repository: CraftedRepository, valid_pin: Pin, tmp_path: Path, name: str
 ) -> None:
-    """A plain file of any name, in a manifest whose ids are right."""
+    """Add a plain file of any name to a manifest with correct ids."""
     state = state_of()
     blob = crafted_repository.blob(b"#!/bin/sh\ntouch /tmp/owned\n")
     parts = name.encode().split(b"/")

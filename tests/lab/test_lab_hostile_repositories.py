@@ -1,4 +1,4 @@
-"""Repositories that came with a lock or a clone, and name programs: none of them is run."""
+"""Programs named in received repositories are not run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.lock_folders import PUBLISHED, LockFolder, restore_lock, run
 
 @pytest.fixture(scope="session")
 def lock_template(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> LockFolder:
-    """A lock whose dataset was restored beside it, without contents; to read only."""
+    """A lock file with its restored dataset, without content, read-only."""
     paper = LockFolder(still_lab.mirror_harness, tmp_path_factory.mktemp("light"))
     paper.pin(PUBLISHED, bundle=True)
     restore_lock(paper.lock, paper.folder / "data", offline=True)
@@ -169,7 +169,7 @@ def test_settings_that_run_nothing_are_the_owner_s(
 
 
 def _without_objects(folder: Path, program: str) -> None:
-    """A partial clone that lacks all objects, and whose remote names a program to get them."""
+    """A partial clone without objects, whose remote names a program to get them."""
     settings = {
         "core.repositoryformatversion": "1",
         "extensions.partialClone": "evil",

@@ -1,4 +1,4 @@
-"""Repositories with malformed objects are an error in words, and no traceback."""
+"""Malformed objects are an error message without a traceback."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from support.mirror_harness import run_git
 
 
 def _deep(crafted: CraftedRepository, inner: str) -> str:
-    """A tree of 3000 folders, one in the other."""
+    """Create a tree of 3000 nested folders."""
     for _ in range(3000):
         content = b"40000 d\0" + bytes.fromhex(inner)
         whole = b"tree %d\0%s" % (len(content), content)
@@ -44,7 +44,7 @@ def _deep(crafted: CraftedRepository, inner: str) -> str:
 
 
 def _tree(crafted: CraftedRepository, name: str) -> str:
-    """A root tree with one thing wrong."""
+    """Create a root tree with one defect."""
     blob, link = crafted.blob(b"x\n"), crafted.link()
     inner = crafted.tree((FILE, b"z", blob))
     described = crafted.description_entry(state_of(file_at("x")))
@@ -95,7 +95,7 @@ NAMES = [
 
 @pytest.fixture(scope="session")
 def description(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What an honest dataset says of itself."""
+    """The description of a valid dataset."""
     paper = LockFolder(still_lab.mirror_harness, tmp_path_factory.mktemp("honest"))
     paper.pin(PUBLISHED)
     name = f"{paper.pin_of(PUBLISHED).commit}:.neuromirror/dataset.json"
@@ -137,13 +137,13 @@ def test_a_malformed_repository_is_an_error_without_traceback(
     assert done.exit_code in (0, 1, 2)
     assert done.exception is None or type(done.exception) is SystemExit, repr(done.exception)
     if done.exit_code and arguments[0] == "cite":
-        assert done.stdout == ""  # no part of a file that cannot be finished
+        assert done.stdout == ""  # no partial output
     assert {path.name for path in tmp_path.iterdir()} <= {"work", "out", "home"}
     assert [path.name for path in folder.iterdir()] == [".git"]
 
 
 @pytest.mark.parametrize("name", ["file and folder", "twice"])
-def test_what_no_folder_can_hold_is_not_cited(
+def test_colliding_paths_are_not_cited(
     tmp_path: Path, description: dict[str, Any], name: str
 ) -> None:
     crafted = CraftedRepository(tmp_path / "work" / ".git", description)

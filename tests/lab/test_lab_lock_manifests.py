@@ -1,4 +1,4 @@
-"""Manifests that somebody else wrote: used as they are, or refused with one clear error."""
+"""Untrusted manifests are valid, or rejected with one clear error."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_a_small_file_does_not_grow_without_end(tmp_path: Path) -> None:
     assert len(found) * len(line) < 120_000_000
 
 
-# --- what others may have changed
+# --- changed manifests
 
 
 def changed_version(paper: LockFolder, change: Callable[[dict[str, Any]], None]) -> None:
@@ -201,5 +201,5 @@ def test_a_version_is_no_command_of_git(lock_folder: LockFolder, tmp_path: Path)
 def test_a_file_is_not_a_folder_too(tmp_path: Path, paths: tuple[str, ...]) -> None:
     path = write_manifest(tmp_path / "m", HEAD, *({**FILE, "path": one} for one in paths))
     run(tmp_path, "git", "init", "-q", "--bare", "bare")
-    with pytest.raises(LockManifestDamagedError, match="twice, or within"):
+    with pytest.raises(LockManifestDamagedError, match="twice, or below"):
         rebuild_repository(LockManifestReader(path), tmp_path / "bare")

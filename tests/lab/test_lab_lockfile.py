@@ -1,4 +1,4 @@
-"""The lock as a file: what is written, what is read, and what is refused."""
+"""Writing, reading and rejecting lock files."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def schema() -> dict[str, Any]:
     return found
 
 
-# --- what is written
+# --- writing
 
 
 def test_a_lock_says_what_it_was_given() -> None:
@@ -121,7 +121,7 @@ def fails(call: Callable[[], object]) -> bool:
     try:
         call()
     except LockUnusableError as error:
-        # evidence may be left out where nothing is pinned, and so may what is empty
+        # evidence is optional without files, as are empty fields
         return not isinstance(error, LockInconsistentError)
     return False
 
@@ -163,7 +163,7 @@ def test_comments_stay_where_people_wrote_them() -> None:
         + "# the end\n"
     )
     assert read(commented) == (first, second, third)
-    # nothing changes, so nothing is written anew
+    # an unchanged lock file is not rewritten
     assert text_of(first, second, third, before=commented) == commented
     newer = make_pin("dandi:2", "9", files=3)
     after = text_of(first, newer, third, before=commented)
@@ -182,14 +182,14 @@ def test_comments_stay_where_people_wrote_them() -> None:
 @pytest.mark.parametrize(
     "written",
     [
-        # one line, as TOML allows it too
+        # a list on one line, which TOML allows too
         "lock-version = 1\ndataset = [{%s}]\n",
-        # a text that looks like the beginning of a table
+        # a text that looks like the start of a table
         "lock-version = 1\n[[dataset]]\n%s\n[[dataset]]\n%s",
     ],
     ids=["inline", "lines in a text"],
 )
-def test_what_a_hand_wrote_otherwise_is_not_corrupted(written: str) -> None:
+def test_another_layout_is_not_corrupted(written: str) -> None:
     first, second = make_pin("dandi:1"), make_pin("dandi:2", "f", paths=("a", "b"))
     tables = [lines_of(first), lines_of(second)]
     if "{" in written:
@@ -223,32 +223,32 @@ def test_the_example_in_the_docs_is_a_lock(schema: dict[str, Any]) -> None:
     text = page.partition("```toml\n")[2].partition("```")[0]
     (pin,) = read(text)
     Draft202012Validator(schema).validate(tomllib.loads(text))
-    # as the tool itself would write it
+    # in the layout of the tool
     assert text_of(pin).partition("lock-version")[2] == text.partition("lock-version")[2]
 
 
-# --- what is refused
+# --- rejecting
 
 
 def test_a_lock_of_a_newer_format_is_refused() -> None:
     text = text_of(make_pin()).replace("lock-version = 1", 'lock-version = 2\nnew-thing = "x"')
-    with pytest.raises(LockVersionError, match=r"lock-version 2.*install a newer neuromirror"):
+    with pytest.raises(LockVersionError, match=r"lock-version 2"):
         read(text)
-    # before anything that it cannot know is looked at
+    # before unknown fields are parsed
     with pytest.raises(LockVersionError):
         read("lock-version = 7\ndataset = 3\n")
 
 
 def test_a_lock_that_is_missing_says_how_to_make_one(tmp_path: Path) -> None:
     for path in (tmp_path / "no.lock", tmp_path, tmp_path / "no" / "no.lock"):
-        with pytest.raises(LockMissingError, match="neuromirror pin -o"):
+        with pytest.raises(LockMissingError, match="neuromirror pin"):
             load_lock(path)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "kind", "message"),
     [
-        ("files = 3", "files = ", LockUnusableError, "not TOML"),
+        ("files = 3", "files = ", LockUnusableError, "not valid TOML"),
         ("lock-version = 1", "", LockUnusableError, "no lock-version"),
         (
             "files = 3",
@@ -269,13 +269,13 @@ def test_a_lock_that_is_missing_says_how_to_make_one(tmp_path: Path) -> None:
         ("org/dandi:000027/", "org/dandi:000028/", LockInconsistentError, "dataset-id"),
         ("claimed = 2", "claimed = 1", LockInconsistentError, "evidence"),
         ('"published"', '"for ever"', LockUnusableError, "in durability"),
-        ('"datasets.lock.d/x/a', '"/etc/a', LockUnusableError, "not a path beside the lock"),
-        ('"datasets.lock.d/x/a', '"x/../../a', LockUnusableError, "not a path beside the lock"),
+        ('"datasets.lock.d/x/a', '"/etc/a', LockUnusableError, "not a path below"),
+        ('"datasets.lock.d/x/a', '"x/../../a', LockUnusableError, "not a path below"),
         ('"https://mirror', '"ext::sh -c https://mirror', LockUnusableError, "clone URL"),
         ('"https://mirror', '"file:///mirror', LockUnusableError, "clone URL"),
         ('"https://mirror', '"/srv/mirror', LockUnusableError, "clone URL"),
         ('"https://mirror', '"--upload-pack=x://mirror', LockUnusableError, "clone URL"),
-        ('"https://mirror', '"https://me:secret@mirror', LockUnusableError, "user's name"),
+        ('"https://mirror', '"https://me:secret@mirror', LockUnusableError, "clone URL"),
         ('"sub-01"', '"../sub-01"', LockUnusableError, "glob"),
         ('"dandi:000027"', '"dandi"', LockUnusableError, "in name"),
         ('"dandi:000027"', '"../dandi:000027"', LockUnusableError, "in name"),
@@ -348,7 +348,7 @@ def test_a_folder_is_left_out_only_if_nothing_in_it_can_fit(
 
 
 @pytest.mark.parametrize("glob", ["", "/", "/a", "a//b", "./a", "a/..", "[z-a]"])
-def test_what_is_no_glob_is_refused(glob: str) -> None:
+def test_an_invalid_glob_is_refused(glob: str) -> None:
     with pytest.raises(ConfigurationError):
         Globs((glob,))
 
@@ -361,7 +361,7 @@ def test_without_globs_everything_is_pinned() -> None:
     assert part.matches("sub-01/\u00e9".encode())
 
 
-# --- locks of others
+# --- untrusted lock files
 
 HEAD = "lock-version = 1\n"
 

@@ -1,4 +1,4 @@
-"""Which pins have newer versions in the store."""
+"""Pins that have newer versions in the store."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from support.lock_folders import DRAFT, PUBLISHED, LockFolder
 
 @pytest.fixture
 def lock_folder(still_lab: LabStore, tmp_path: Path) -> LockFolder:
-    """A place for a lock of datasets that stand still."""
+    """A folder for a lock file of unchanging datasets."""
     return LockFolder(still_lab.mirror_harness, tmp_path / "paper")
 
 
 def outcomes_by_dataset(paper: LockFolder) -> dict[str, tuple[str, str]]:
-    """Status and message by dataset."""
+    """Return status and message by dataset."""
     with paper.mirror_harness.index() as index:
         return {one.path: (one.status, one.message) for one in find_outdated(paper.lock, index)}
 
@@ -34,7 +34,7 @@ def test_a_newer_published_version_is_reported(
     lock_folder.pin(f"{PUBLISHED}@{old}", DRAFT)
     found = outcomes_by_dataset(lock_folder)
     assert [status for status, _ in found.values()] == ["ok", "notneeded"]
-    assert f"{old} is pinned, {new} of 2024" in found[PUBLISHED][1]
+    assert f"{old} is pinned, {new} from 2024" in found[PUBLISHED][1]
     assert "other files" in found[PUBLISHED][1]
     lock_folder.pin(PUBLISHED)
     assert outcomes_by_dataset(lock_folder)[PUBLISHED][0] == "notneeded"
@@ -53,7 +53,7 @@ def test_a_draft_is_compared_with_the_draft(
     lab.mirror_harness.sync(PUBLISHED)
     status, message = outcomes_by_dataset(paper)[PUBLISHED]
     assert (status, message.endswith("the same files, other metadata")) == ("ok", True)
-    # who pins what is published does not care for the draft
+    # a new draft does not make a published pin outdated
     assert outcomes_by_dataset(other)[PUBLISHED][0] == "notneeded"
 
 

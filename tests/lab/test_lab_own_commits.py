@@ -1,4 +1,4 @@
-"""Clones in which a lab works: own commits on top, and what is checked out."""
+"""Clones with own commits, and the checked-out version."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def records(folder: Path, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
 
 
 def verify_clone(clone: Path) -> tuple[int, dict[str, tuple[str, str]], dict[str, Any]]:
-    """Exit code, status and kind by path, and the summary."""
+    """Return the exit code, status and kind by path, and the summary."""
     code, found = records(clone, "verify", str(clone), "--allow-missing")
     files = {one["path"]: (one["status"], one["kind"]) for one in found if one["path"] != "."}
     return code, files, found[-1]
@@ -81,7 +81,7 @@ def test_files_of_the_mirror_that_a_lab_changed_are_named(
     code, files, summary = verify_clone(clone)
     assert {path for path, (status, _) in files.items() if status == "error"} == {changed}
     assert (files[changed][1], files[removed]) == ("file", ("notneeded", "local"))
-    # the other failure is of the state as a whole
+    # the other failure is the state digest
     assert (code, summary["failed"], summary["local_changes"]) == (1, 2, 1)
 
 
@@ -129,7 +129,7 @@ def pin_clone(lab: LabStore, clone: Path, lock: Path) -> dict[str, Any]:
     return one
 
 
-def test_what_is_checked_out_is_pinned(still_lab: LabStore, tmp_path: Path) -> None:
+def test_the_checked_out_version_is_pinned(still_lab: LabStore, tmp_path: Path) -> None:
     clone = clone_version(still_lab, tmp_path)
     paper = LockFolder(still_lab.mirror_harness, tmp_path)
     record = pin_clone(still_lab, clone, paper.file)

@@ -1,4 +1,4 @@
-"""Valid locks, manifests and datasets, changed at random: every verb fails in words, or works."""
+"""Random changes of lock files, manifests and datasets never cause a traceback."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LETTERS = ("\n", "\0", "\x1b", "/", "..", "-", "'", "", "\u00e9", "9", ":")
 
 @pytest.fixture(scope="module")
 def lock_folder(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -> LockFolder:
-    """A lock with manifests and bundles of a dataset, and of one with sub-datasets."""
+    """A lock file with manifests and bundles of a dataset, and of one with subdatasets."""
     made = LockFolder(still_lab.mirror_harness, tmp_path_factory.mktemp("valid") / "paper")
     made.pin(PUBLISHED, bundle=True)
     made.pin(ZARR)
@@ -45,7 +45,7 @@ def lock_folder(still_lab: LabStore, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def clone(lock_folder: LockFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone of a dataset without contents."""
+    """A clone without content."""
     folder = tmp_path_factory.mktemp("clone") / "clone"
     run(Path(), "git", "clone", "-q", str(lock_folder.mirror_harness.repository(ZARR)), str(folder))
     run(folder, "git", "branch", "-q", "git-annex", "origin/git-annex")
@@ -153,7 +153,7 @@ def test_no_change_of_a_lock_or_its_manifests_is_a_traceback(
 
 
 def commit_description(clone: Path, content: bytes) -> None:
-    """Make the commit that is checked out one of the same mirror, with another description."""
+    """Replace the checked-out commit by one with another description."""
     (clone / ".neuromirror" / "dataset.json").write_bytes(content)
     run(clone, "git", "add", ".neuromirror")
     tree = run(clone, "git", "write-tree").strip()

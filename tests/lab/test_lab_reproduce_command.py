@@ -1,4 +1,4 @@
-"""``neuromirror reproduce``: what it prints, and how it exits."""
+"""``neuromirror reproduce``: output and exit codes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_equal_versions_exit_with_0(still_lab: LabStore) -> None:
     done = run(still_lab, *names, "demo:000002", "demo:000001@draft")
     assert (done.exit_code, done.stderr) == (0, "")
     lines = [line.split() for line in done.stdout.splitlines() if not line.startswith(" ")]
-    # two names of one version are one
+    # two names of one version give one result
     assert [one[:2] for one in lines[:2]] == [["ok", name] for name in names]
     assert len(lines) == 3
     with still_lab.mirror_harness.index() as index:
@@ -47,9 +47,7 @@ def test_equal_versions_exit_with_0(still_lab: LabStore) -> None:
     assert f"  commit {commit}  equal" in done.stdout.splitlines()
 
 
-def test_one_that_differs_does_not_keep_the_others_from_being_looked_at(
-    lab: LabStore, demo: DemoArchive
-) -> None:
+def test_a_difference_does_not_stop_the_other_comparisons(lab: LabStore, demo: DemoArchive) -> None:
     lab.mirror_harness.sync()
     (label, _) = lab.labels("demo:000002")
     path = demo.paths("000002", label)[0]
@@ -91,7 +89,7 @@ def test_an_unreachable_archive_is_an_error_for_each_version(
     assert "000002" in refused["message"]
 
 
-def test_what_was_minted_is_kept_where_one_asks_for_it(still_lab: LabStore, tmp_path: Path) -> None:
+def test_keep_retains_the_new_commits(still_lab: LabStore, tmp_path: Path) -> None:
     keep = tmp_path / "kept"
     done = run(still_lab, "--json", "--keep", str(keep), "demo:000002")
     (record,) = records(done)
@@ -117,7 +115,7 @@ def test_keep_folder_must_not_be_in_the_store(still_lab: LabStore) -> None:
         ("demo", "<mirror>:<id>"),
     ],
 )
-def test_a_name_that_means_nothing_is_refused_before_anything_is_minted(
+def test_an_unknown_name_is_refused_before_anything_is_minted(
     still_lab: LabStore, name: str, message: str
 ) -> None:
     done = run(still_lab, "demo:000002", name)

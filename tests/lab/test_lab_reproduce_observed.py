@@ -1,4 +1,4 @@
-"""Observed states minted again: as long as upstream still has them, and said so where not."""
+"""Reproducing observed states, as long as upstream still has them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def zarr(name: str, chunks: int) -> dict[str, ScriptedFile]:
 
 def test_every_draft_of_the_demo_archive_is_reproduced(still_lab: LabStore) -> None:
     with still_lab.mirror_harness.index() as index:
-        names = [one.name for one in index.datasets(parts=False) if one.versions]
+        names = [one.name for one in index.datasets(subdatasets=False) if one.versions]
     assert len(names) >= 6
     for name in names:
         found = still_lab.reproduce(f"{name}@draft")
@@ -205,7 +205,7 @@ def test_a_bucket_that_keeps_versions_gives_back_what_was_overwritten(
         assert found.status == "ok", found.message
 
 
-# --- sub-datasets
+# --- subdatasets
 
 
 @pytest.mark.parametrize("records", ["kept", "lost"])
@@ -230,7 +230,7 @@ def test_subdatasets_are_reminted_on_their_stored_parents(
         assert found.subdatasets_compared == (1 if label == "1.0" else 2)
 
 
-def test_a_file_of_a_sub_dataset_that_differs_is_named(
+def test_a_changed_file_of_a_subdataset_is_named(
     scripted_lab: LabStore, source: ScriptedSource
 ) -> None:
     thing = source.scripted_datasets["a"] = ScriptedDataset(
@@ -250,7 +250,7 @@ def test_a_file_of_a_sub_dataset_that_differs_is_named(
     assert "in one.zarr: 1 file with other bytes (3)" in found.message
 
 
-def test_a_part_is_minted_with_what_it_is_a_part_of(
+def test_a_subdataset_is_reproduced_with_its_superdataset(
     scripted_lab: LabStore, source: ScriptedSource
 ) -> None:
     source.scripted_datasets["a"] = ScriptedDataset(files("x.bin") | zarr("one.zarr", 9))

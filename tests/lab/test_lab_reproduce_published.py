@@ -1,4 +1,4 @@
-"""Published versions minted again from upstream: the same ids, or what is not the same."""
+"""Reproducing published versions from upstream: equal ids, or the differences."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_version_is_named_as_everywhere(still_lab: LabStore, name: str) -> Non
     assert still_lab.reproduce(f"{TWICE}{spelt}").label == row.label
 
 
-def test_what_the_draft_became_since_then_does_not_matter(lab: LabStore, demo: DemoArchive) -> None:
+def test_later_changes_of_the_draft_do_not_matter(lab: LabStore, demo: DemoArchive) -> None:
     lab.mirror_harness.sync(TWICE)
     demo.set_metadata("000002", title="Another title")
     demo.add_file("000002", "new.txt", "new")
@@ -204,7 +204,7 @@ def test_a_version_that_upstream_put_in_between_is_named(
     assert "and the store does not" in found.message
 
 
-def test_a_dataset_that_is_gone_cannot_be_minted(lab: LabStore, demo: DemoArchive) -> None:
+def test_a_removed_dataset_cannot_be_reproduced(lab: LabStore, demo: DemoArchive) -> None:
     lab.mirror_harness.sync(TWICE)
     demo.delete_dandiset("000002")
     found = lab.reproduce(TWICE)

@@ -364,7 +364,9 @@ def add_content(folder: Path) -> None:
             target.write_bytes(str(link.relative_to(folder)).encode())
 
 
-def test_sub_datasets_are_opened(scripted_lab: LabStore, source: ScriptedSource) -> None:
+def test_subdatasets_are_compared_recursively(
+    scripted_lab: LabStore, source: ScriptedSource
+) -> None:
     folder = zarr_clone(scripted_lab, source)
     found = verify_all(folder, allow_missing=True)
     assert failures(found) == []

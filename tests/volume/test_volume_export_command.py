@@ -43,7 +43,7 @@ def test_box_is_written_and_reported(boss_mirror: BossMirror, tmp_path: Path) ->
     document = json_record(boss_mirror, *argv)
     assert document["status"] == "ok"
     assert document["path"] == str(tmp_path / "out")
-    assert (document["files"], document["kept"], document["bytes"]) == (3, 0, 20 * 25 * 3)
+    assert (document["files"], document["unchanged"], document["bytes"]) == (3, 0, 20 * 25 * 3)
     assert document["box"] == [[0, 20], [5, 30], [12, 15]]
     assert (tmp_path / "out" / f"{STEM}_x0-20_y5-30_z14.tif").exists()
     second = run(boss_mirror, *argv)
@@ -105,7 +105,7 @@ def test_full_disk_is_reported_and_finished_files_stay(
     finished = list((disk / "out").glob("*.tif"))
     assert len(finished) == 32
     subprocess.run(["mount", "-o", "remount,size=32m", str(disk)], check=True)
-    assert json_record(boss_mirror, *argv)["kept"] == 32
+    assert json_record(boss_mirror, *argv)["unchanged"] == 32
 
 
 def test_a_killed_export_goes_on(boss_mirror: BossMirror, tmp_path: Path) -> None:
@@ -129,5 +129,5 @@ def test_a_killed_export_goes_on(boss_mirror: BossMirror, tmp_path: Path) -> Non
     finished = list(out.glob("*.tif"))
     assert len(finished) == 32
     document = json_record(boss_mirror, VERSION, "-o", str(out))
-    assert (document["kept"], document["files"]) == (32, 70)
+    assert (document["unchanged"], document["files"]) == (32, 70)
     assert sorted(path.name for path in out.iterdir() if path.name.endswith(".part")) == []

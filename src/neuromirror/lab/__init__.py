@@ -1,6 +1,6 @@
-"""What a lab does with mirrored versions: pin, restore, get, verify, compare, cite, mint again.
+"""Work with mirrored versions: pin, restore, get, verify, compare, cite and reproduce them.
 
-Nothing is imported before it is asked for: a verb loads its own part of the package and no other.
+The modules are imported on first use of a name.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def __getattr__(name: str) -> Any:
 
 
 class _LabModule(ModuleType):
-    # a verb and the module it stands in share a name: on the package it is the verb, whichever
-    # of the two is imported first
+    # a function and its module can share a name: the attribute of the package is always the
+    # function, whichever is imported first
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, ModuleType) and _EXPORTS.get(name) == f"{__name__}.{name}":
             value = getattr(value, name)

@@ -1,8 +1,7 @@
-"""Git bundles of pinned states: a dataset in one file, from which git alone can clone.
+"""Git bundles of pinned versions: a dataset in one file, from which git can clone.
 
-A bundle holds the pinned commit with its history (``HEAD``, ``main`` and the version's tag) and the
-git-annex branch as it was when the version was minted. Its bytes depend on git's release; the
-objects in it do not.
+A bundle has the pinned commit with its history (``HEAD``, ``main`` and the tag of the version) and
+the git-annex branch of that version. Its bytes depend on the release of git; its objects do not.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ _MODE = 0o644
 
 
 class BundleError(NeuromirrorError):
-    """git could not write a bundle."""
+    """A bundle cannot be written."""
 
 
 def bundle_refs(row: VersionRow) -> dict[str, str]:
-    """What the bundle of a version names: ref → commit."""
+    """Return the commits in the bundle of a version, by ref."""
     return {
         MAIN_BRANCH: row.commit,
         f"{TAG_PREFIX}{row.label}": row.commit,
@@ -29,10 +28,16 @@ def bundle_refs(row: VersionRow) -> dict[str, str]:
 
 
 def write_bundle(store: Store, row: VersionRow, into: SafeFolder, name: str) -> None:
-    """Writes the bundle of a version; one that is there and names the same commits stays.
+    """Write the bundle of a version; an existing bundle of the same commits is kept.
 
-    Nothing is written to the store's own repository. Raises BundleError, and UnsafePathError for a
-    symlink in its place.
+    The repository in the store is only read.
+
+    Raises
+    ------
+    BundleError
+        git cannot write the bundle.
+    UnsafePathError
+        The path of the bundle is a symlink.
     """
     refs = bundle_refs(row)
     into.refuse_symlink(name)
@@ -45,6 +50,8 @@ def write_bundle(store: Store, row: VersionRow, into: SafeFolder, name: str) -> 
         try:
             create_bundle_of_commits(repository, scratch / "git", draft, refs, MAIN_BRANCH)
         except GitError as error:
-            raise BundleError(f"no bundle could be written: {error}") from error
+            raise BundleError(
+                f"{row.name}: the bundle {into.path / name} cannot be written: {error}"
+            ) from error
         draft.chmod(_MODE)
         folder.replace(name, into, name)

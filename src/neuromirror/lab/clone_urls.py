@@ -1,8 +1,8 @@
-"""Where a dataset can be cloned from, and where its sub-datasets are then.
+"""Clone URLs of datasets and their subdatasets.
 
-A clone URL is git's own (``https://host/alias/dandi--000027``), or that of a dataset in a RIA store
-(``ria+https://host/#<dataset id>``, docs.datalad.org, "clone"). Sub-datasets of a store's dataset
-are at ``<store>/<id[:3]>/<id[3:]>``.
+A clone URL is a git URL (``https://host/alias/dandi--000027``), or the URL of a dataset in a RIA
+store (``ria+https://host/#<dataset id>``, see ``datalad clone``). Subdatasets of a dataset in a
+store are at ``<store>/<id[:3]>/<id[3:]>``.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ _RIA = "ria+"
 
 
 def refuse_clone_url(url: str) -> None:
-    """Raises ConfigurationError for a URL that git must not be given, or that a lock may not hold.
+    """Reject a URL that is unsafe for git, or that has credentials.
 
-    git would run programs for some (``ext::``), and read anything on this machine for others; what
-    a URL tells that is nobody's business must not be kept.
+    git runs programs for some URLs (``ext::``) and reads local files for others.
+
+    Raises
+    ------
+    ConfigurationError
+        The URL is rejected.
     """
     try:
         scheme, host = urlsplit(url).scheme, urlsplit(url).netloc
@@ -29,34 +33,34 @@ def refuse_clone_url(url: str) -> None:
         scheme = host = ""
     if scheme not in CLONE_SCHEMES or not host or any(ord(one) < 33 for one in url):
         raise ConfigurationError(
-            f"{redact(url)[:200]!r} cannot be a clone URL of a lock, which must hold everywhere: "
-            f"it has to begin with one of {', '.join(f'{one}://' for one in CLONE_SCHEMES)}"
+            f"{redact(url)[:200]!r} cannot be the clone URL of a lock file; it must start with one "
+            f"of {', '.join(f'{one}://' for one in CLONE_SCHEMES)}, to work on every machine"
         )
     if host.startswith("-"):
         raise ConfigurationError(
-            f"{url!r} cannot be a clone URL of a lock: ssh would take its host for an option"
+            f"{url!r} cannot be the clone URL of a lock file: ssh would parse its host as an option"
         )
     if "@" in host:
         raise ConfigurationError(
-            f"a clone URL of a lock must not hold a user's name or password: "
-            f"{_without_credentials(url)}"
+            f"{_without_credentials(url)}: the clone URL of a lock file cannot have a user name or "
+            "password; remove it"
         )
     if "?" in url:
         raise ConfigurationError(
-            "a clone URL of a lock must not hold parameters, which may be tokens: "
-            f"{url.partition('?')[0]}?…"
+            f"{url.partition('?')[0]}?…: the clone URL of a lock file cannot have parameters, "
+            "which may be tokens; remove them"
         )
 
 
 def clone_urls(patterns: Sequence[str], dataset: DatasetRef) -> tuple[str, ...]:
-    """The clone URLs of a dataset, without credentials, each once.
+    """Return the clone URLs of a dataset, without credentials and duplicates.
 
-    A pattern is the address of a RIA store (``ria+https://host/store``), a URL in which ``{id}``
-    stands for the dataset id and ``{alias}`` for the store's name of it, or a URL as it is.
+    A pattern is the URL of a RIA store (``ria+https://host/store``), a URL in which ``{id}`` is
+    replaced by the dataset id and ``{alias}`` by the alias in the store, or a plain URL.
     """
     found: list[str] = []
     for pattern in patterns:
-        # by hand: a URL may have other braces
+        # str.format would fail for other braces in the URL
         url = pattern.replace("{id}", dataset.dataset_id).replace("{alias}", dataset.alias)
         if url.startswith(_RIA) and not urldefrag(url).fragment:
             url = f"{url}#{dataset.dataset_id}"
@@ -67,13 +71,19 @@ def clone_urls(patterns: Sequence[str], dataset: DatasetRef) -> tuple[str, ...]:
 
 
 def is_per_dataset(pattern: str) -> bool:
-    """Whether a pattern gives each dataset a URL of its own."""
+    """Return whether a pattern has a different URL for each dataset."""
     ria = pattern.startswith(_RIA) and not urldefrag(pattern).fragment
     return ria or "{id}" in pattern or "{alias}" in pattern
 
 
 def to_git_url(url: str) -> str:
-    """The URL that git clones from; raises ConfigurationError for a RIA URL without a dataset."""
+    """Return the URL for git.
+
+    Raises
+    ------
+    ConfigurationError
+        A RIA URL has no dataset.
+    """
     if not url.startswith(_RIA):
         return url
     base, fragment = urldefrag(url.removeprefix(_RIA))
@@ -82,12 +92,12 @@ def to_git_url(url: str) -> str:
     if name.startswith("~"):
         return f"{base}/alias/{name[1:]}"
     if len(name) < 4:
-        raise ConfigurationError(f"{url} names no dataset: it must end in #<dataset id>")
+        raise ConfigurationError(f"{url} has no dataset; it must end in #<dataset id>")
     return f"{base}/{name[:3]}/{name[3:]}"
 
 
 def subdataset_url(url: str, dataset_id: str) -> str:
-    """Where a sub-dataset is, if what a URL leads to is in a store."""
+    """Return the URL of a subdataset, if the URL of its dataset is in a store."""
     if url.startswith(_RIA):
         return f"{urldefrag(url).url}#{dataset_id}"
     parts = urlsplit(url)
@@ -97,10 +107,10 @@ def subdataset_url(url: str, dataset_id: str) -> str:
 
 
 def _without_credentials(url: str) -> str:
-    """A URL without what must not be kept; a RIA URL goes on having its fragment."""
+    """Remove credentials from a URL, and the fragment unless it is a RIA URL."""
     try:
         base, fragment = urldefrag(url)
         cleaned = clean_url(base)
     except ValueError as error:
-        raise ConfigurationError(f"what was given as clone URL is none: {error}") from error
+        raise ConfigurationError(f"invalid clone URL: {error}") from error
     return f"{cleaned}#{fragment}" if fragment and url.startswith(_RIA) else cleaned

@@ -1,4 +1,4 @@
-"""One at a time: whoever writes a lock has it to itself, and leaves nothing behind."""
+"""A lock against concurrent writes of a lock file."""
 
 from __future__ import annotations
 
@@ -13,15 +13,26 @@ from neuromirror.store import SafeFolder
 
 
 class LockBusyError(NeuromirrorError):
-    """Another process is writing this lock."""
+    """Another process is writing the lock file."""
 
 
 @contextmanager
 def exclusive_write(path: Path) -> Iterator[SafeFolder]:
-    """Lets nobody else write the lock at ``path`` while the block runs; makes its folder.
+    """Prevent other processes from writing the lock file at ``path`` during the block.
 
-    A file beside the lock is held meanwhile; the kernel lets go of it however the holder ends.
-    Yields the folder that the lock is in. Raises LockBusyError, and UnsafePathError for a symlink.
+    A file beside it is locked with ``flock``, which the kernel releases when the process exits.
+
+    Yields
+    ------
+    SafeFolder
+        The folder of the lock file, which is created if it does not exist.
+
+    Raises
+    ------
+    LockBusyError
+        Another process is writing the lock file.
+    UnsafePathError
+        A component of the path is a symlink.
     """
     name = f".{path.name}.pinning"
     with (
@@ -30,15 +41,15 @@ def exclusive_write(path: Path) -> Iterator[SafeFolder]:
     ):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # who had it before may have removed it just now, and the next one made another
-            there = folder.status(name)
-            is_held = there is not None and os.path.samestat(there, os.fstat(file.fileno()))
+            # the previous holder may have removed the file after it was opened here
+            status = folder.status(name)
+            is_held = status is not None and os.path.samestat(status, os.fstat(file.fileno()))
         except BlockingIOError:
             is_held = False
         if not is_held:
             raise LockBusyError(
-                f"another neuromirror process is writing {path}; run this again when it is done. "
-                "Nothing was changed"
+                f"another neuromirror process is writing {path}; nothing was changed, run the "
+                "command again when it has finished"
             )
         try:
             yield folder

@@ -1,4 +1,4 @@
-"""What a file on disk may be known by, so that it is found wherever it is mirrored."""
+"""Search the index for a file on disk, by all checksums that it may be recorded with."""
 
 from __future__ import annotations
 
@@ -18,23 +18,28 @@ _MIB: Final = 1 << 20
 _BLOCK: Final = 4 * _MIB
 
 PART_SIZES: Final = (5 * _MIB, 8 * _MIB, 15 * _MIB, 16 * _MIB, 64 * _MIB)
-"""Sizes of parts that programs upload by when nobody tells them another, in bytes.
+"""Default part sizes of multipart uploads, in bytes.
 
-S3's least (rclone, Java's SDK); the AWS CLI and boto3; s3cmd; the AWS console; DANDI.
+The minimum of S3 (rclone, Java SDK); AWS CLI and boto3; s3cmd; AWS console; DANDI.
 """
 
 
 class ContentUnavailableError(NeuromirrorError):
-    """A file whose content is not here, and which is not git-annex's either."""
+    """A file has no content, and is not an annexed file."""
 
 
 def queries_of_file(path: Path) -> list[str]:
-    """What to ask an index for to find a file's bytes: every checksum they may be known by.
+    """Return the checksums by which the content of a file may be in the index.
 
-    sha256, md5, and S3's multipart ETag for all usual sizes of parts, made in one pass. An annexed
-    file whose content is not here is known by its key. Raises ContentUnavailableError, and OSError
-    for what
-    cannot be read.
+    They are sha256, md5 and the multipart ETags for the usual part sizes, computed in one pass. For
+    an annexed file without content, it is the key.
+
+    Raises
+    ------
+    ContentUnavailableError
+        The file does not exist, or is a broken link that is not annexed.
+    OSError
+        The file cannot be read.
     """
     key = _key(path)
     try:
@@ -44,15 +49,18 @@ def queries_of_file(path: Path) -> list[str]:
             return _checksum_queries(file.fileno())
     except FileNotFoundError as error:
         if key is None:
-            raise ContentUnavailableError(
-                f"there is no file {path}, or its link leads nowhere"
-            ) from error
+            raise ContentUnavailableError(f"{path}: no such file, or a broken link") from error
         return [key]
 
 
 def find_any(index: Index, queries: Iterable[str]) -> Iterator[FoundFile]:
-    """Every place of bytes that one of some queries finds, each once; raises
-    MalformedQueryError."""
+    """Yield the files that match one of the queries, without duplicates.
+
+    Raises
+    ------
+    MalformedQueryError
+        A query is not a checksum or a key.
+    """
     seen: set[FoundFile] = set()
     for query in queries:
         for found in index.find(query):
@@ -62,7 +70,7 @@ def find_any(index: Index, queries: Iterable[str]) -> Iterator[FoundFile]:
 
 
 def _key(path: Path) -> str | None:
-    """The key of an annexed file, locked or not."""
+    """Return the key of an annexed file, locked or unlocked."""
     if path.is_symlink():
         return parse_link_target(os.fsencode(os.readlink(path)))
     if path.is_file() and path.stat().st_size < 1 << 12:
@@ -73,7 +81,7 @@ def _key(path: Path) -> str | None:
 def _checksum_queries(descriptor: int) -> list[str]:
     size = os.fstat(descriptor).st_size
     parts = {dandi_part_size(size), *PART_SIZES} if size < 5 << 40 else set(PART_SIZES)
-    # a whole that is one part has one ETag, however large the part might have been
+    # a file of one part has the same ETag for all larger part sizes
     sizes = sorted({min(one, max(size, 1)) for one in parts})
     hashes: dict[str, Hasher] = {
         "sha256": hashlib.sha256(usedforsecurity=False),

@@ -1,12 +1,13 @@
-"""Globs that choose a part of a dataset: ``sub-01``, ``*/anat/*``, ``**/*.nwb``.
+"""Globs that select files of a dataset: ``sub-01``, ``*/anat/*``, ``**/*.nwb``.
 
-``*`` and ``?`` stay within a name, ``[…]`` is one of a set of characters (``[!…]`` none of it),
-``**`` is any number of folders. A glob that fits a folder (or a sub-dataset) takes all that is in
-it. Case counts.
+``*`` and ``?`` match within a name, ``[…]`` matches one character of a set (``[!…]`` one that is
+not in the set), ``**`` matches any number of folders. A glob that matches a folder or a subdataset
+selects all its files. Matching is case-sensitive.
 
-Globs come in locks of others, and so do the paths. Matching therefore never backtracks: between two
-wildcards the leftmost match is as good as any later one, so each is an atomic group. A path costs
-its length times that of the wildcards' globs, which is bounded; plain paths are looked up.
+Globs and paths are untrusted input, so that matching never backtracks: between two wildcards the
+leftmost match is as good as any later one, and each is an atomic group. The time per path is
+proportional to its length times the length of the globs with wildcards, which is bounded; plain
+paths are looked up.
 """
 
 from __future__ import annotations
@@ -17,20 +18,26 @@ from collections.abc import Iterable
 from neuromirror.model import ConfigurationError
 
 MAX_GLOB_LENGTH = 4096
-"""Characters of a glob."""
+"""Maximum length of a glob."""
 MAX_WILDCARD_CHARACTERS = 1 << 14
-"""Characters of all globs with wildcards together."""
+"""Maximum total length of all globs with wildcards."""
 
 _ANY = "**"
 _WILD = re.compile(r"[*?[]")
 _TOKEN = re.compile(r"\*+|\?|\[(!?)(\]?[^\]/]*)\]|.", re.DOTALL)
 
 _Node = dict[str, "_Node | None"]
-"""Names below a folder; None for one that is chosen with all that is in it."""
+"""Names in a folder; None for a name that is selected with all its files."""
 
 
 class Globs:
-    """Some globs; of none, everything is chosen. Raises ConfigurationError for what is no glob."""
+    """A set of globs; an empty set selects all files.
+
+    Raises
+    ------
+    ConfigurationError
+        A glob is invalid.
+    """
 
     def __init__(self, globs: Iterable[str]) -> None:
         wild: list[list[str]] = []
@@ -44,21 +51,20 @@ class Globs:
                 _insert(self._plain, _parts(glob))
         if sum(len(part) + 1 for parts in wild for part in parts) > MAX_WILDCARD_CHARACTERS:
             raise ConfigurationError(
-                f"globs with wildcards have more than {MAX_WILDCARD_CHARACTERS} characters "
-                f"together; use fewer, "
-                "or name folders as they are"
+                f"the globs with wildcards have more than {MAX_WILDCARD_CHARACTERS} characters in "
+                "total; use fewer, or plain names of folders"
             )
         self._whole = re.compile("|".join(map(_path, wild))) if wild else None
         self._wild = [[(part, re.compile(_name(part))) for part in parts] for parts in wild]
 
     def matches(self, path: str) -> bool:
-        """Whether a file at this path is chosen, by its own path or by a folder that it is in."""
+        """Return whether a file is selected, by its path or by a folder above it."""
         if self._all or (self._whole is not None and self._whole.match(path) is not None):
             return True
         return bool(self._plain) and _walk(self._plain, path.split("/")) is None
 
     def reaches(self, folder: str) -> bool:
-        """Whether a file somewhere in this folder could be chosen."""
+        """Return whether a file in a folder could be selected."""
         names = folder.split("/")
         if self._all or any(_reaches(parts, names) for parts in self._wild):
             return True
@@ -69,8 +75,8 @@ def _parts(glob: str) -> list[str]:
     parts = glob.rstrip("/").split("/")
     if any(part in ("", ".", "..") for part in parts):
         raise ConfigurationError(
-            f"{glob[:80]!r} is not a path in a dataset, nor a glob of paths; write for example "
-            "sub-01, sub-*/anat or **/*.nwb"
+            f"{glob[:80]!r} is not a path in a dataset or a glob; write, for example, sub-01, "
+            "sub-*/anat or **/*.nwb"
         )
     if len(glob) > MAX_GLOB_LENGTH:
         raise ConfigurationError(
@@ -90,7 +96,7 @@ def _insert(root: _Node, parts: list[str]) -> None:
 
 
 def _walk(root: _Node, names: list[str]) -> _Node | None:
-    """What is planted below a path; None where it is chosen, an empty node where nothing is."""
+    """Return the node of a path: None if it is selected, empty if no name is below it."""
     node: _Node | None = root
     for name in names:
         if node is None:
@@ -100,7 +106,7 @@ def _walk(root: _Node, names: list[str]) -> _Node | None:
 
 
 def _path(parts: list[str]) -> str:
-    """The expression of a path that fits, or that goes on from one that does."""
+    """Return the expression that matches a path, or a path below it."""
     runs: list[list[str]] = [[]]
     for part in parts:
         if part == _ANY:
@@ -118,7 +124,7 @@ def _path(parts: list[str]) -> str:
 
 
 def _name(part: str) -> str:
-    """The expression of a name, which the end of the path or a slash must follow."""
+    """Return the expression of a name, up to a slash or the end of the path."""
     if part == _ANY:
         return "[^/]+"
     runs: list[list[str]] = [[]]
@@ -141,7 +147,7 @@ def _name(part: str) -> str:
 
 
 def _expression(token: re.Match[str]) -> str:
-    """The expression of one character."""
+    """Return the expression of one character."""
     text = token[0]
     if text == "?":
         return "[^/]"
@@ -152,25 +158,25 @@ def _expression(token: re.Match[str]) -> str:
 
 
 def _members(text: str, members: str) -> str:
-    """The characters and ranges of a set, each escaped: what stands beside them means nothing."""
+    """Return the characters and ranges of a set, escaped."""
     found: list[str] = []
     for low, high in re.findall(r"(.)(?:-(.))?", members, re.DOTALL):
         if high and low > high:
-            raise ConfigurationError(f"{text!r} in a glob is no set of characters: {low}-{high}")
+            raise ConfigurationError(f"invalid character set {text!r} in a glob: {low}-{high}")
         found.append(re.escape(low) + (f"-{re.escape(high)}" if high else ""))
     if not found:
-        raise ConfigurationError(f"{text!r} in a glob is no set of characters: it is empty")
+        raise ConfigurationError(f"invalid character set {text!r} in a glob: it is empty")
     return "".join(found)
 
 
 def _reaches(parts: list[tuple[str, re.Pattern[str]]], names: list[str]) -> bool:
-    """Whether a path that begins with these names can fit.
+    """Return whether a path that starts with these names can match.
 
-    Followed are the places in the glob that may come next; at its end everything below fits.
+    Simulates the glob as an automaton over the positions that may come next.
     """
     positions = {0}
     for name in names:
-        # a ``**`` may stand for no folder at all
+        # ``**`` also matches zero folders
         for position in range(len(parts) - 1):
             if position in positions and parts[position][0] == _ANY:
                 positions.add(position + 1)

@@ -1,7 +1,7 @@
-"""The text of a lock taken apart line by line, so that comments survive a change of what it says.
+"""Split the text of a lock file into lines, to keep comments when values change.
 
-Only what the tool itself writes is understood: one ``[[dataset]]`` after the other, a key a line,
-lists of one item a line. Anything else is for the caller to find out, by reading what came out.
+Only the layout that the tool writes is supported: one ``[[dataset]]`` after the other, one key per
+line, lists with one item per line. The caller parses the result to detect any other layout.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _VALUE = re.compile(r"""(?:[^#"']|"(?:[^"\\]|\\.)*+"|'[^']*+')*+""")
 
 @dataclass(slots=True)
 class _Block:
-    """A ``[[dataset]]`` and the lines before it that are its own; ``lines`` without newline."""
+    """A ``[[dataset]]`` with the comments before it; ``lines`` have no newline."""
 
     name: str
     lines: list[str] = field(default_factory=list)
@@ -26,14 +26,14 @@ class _Block:
 
 @dataclass(slots=True)
 class LockBlocks:
-    """The lines before the first dataset, and each dataset's."""
+    """The lines before the first dataset, and those of each dataset."""
 
     head: list[str]
     blocks: list[_Block]
 
     @classmethod
     def parse(cls, text: str) -> LockBlocks:
-        """The blocks of a lock's text."""
+        """Split the text of a lock file."""
         found: list[list[str]] = [[]]
         for line in text.splitlines():
             if _TABLE.match(line):
@@ -45,9 +45,14 @@ class LockBlocks:
         return cls(head, [_Block(_name(lines), lines) for lines in rest])
 
     def render(self, tables: Mapping[str, Mapping[str, str] | None]) -> str:
-        """The text with these datasets, by name: the lines of each key, or None for no change.
+        """Return the text with the given datasets.
 
-        Those that are there keep their places, and others follow in the order given.
+        Existing datasets keep their positions; new ones follow in the given order.
+
+        Parameters
+        ----------
+        tables
+            By the name of the dataset: the lines of each key, or None for no change.
         """
         written = ["\n".join(self.head).rstrip("\n")]
         for block in self.blocks:
@@ -55,15 +60,15 @@ class LockBlocks:
                 keys = tables[block.name]
                 lines = block.lines if keys is None else _replace_values(block.lines, keys)
                 written.append("\n".join(lines).strip("\n"))
-        there = {block.name for block in self.blocks}
+        existing = {block.name for block in self.blocks}
         for name, keys in tables.items():
-            if name not in there and keys is not None:
+            if name not in existing and keys is not None:
                 written.append("\n".join(["[[dataset]]", *keys.values()]))
         return "\n\n".join(written) + "\n"
 
 
 def _comments_at_end(lines: list[str]) -> list[str]:
-    """Takes the comments off that stand right before the next table."""
+    """Remove and return the comments directly before the next table."""
     start = len(lines)
     while start and lines[start - 1].lstrip().startswith("#"):
         start -= 1
@@ -73,7 +78,7 @@ def _comments_at_end(lines: list[str]) -> list[str]:
 
 
 def _name(lines: list[str]) -> str:
-    """The name that a block gives; empty where it cannot be read by itself."""
+    """Return the name of the dataset of a block, or an empty text if it cannot be parsed."""
     try:
         (table,) = tomllib.loads("\n".join(lines))["dataset"]
         return str(table.get("name", ""))
@@ -82,7 +87,7 @@ def _name(lines: list[str]) -> str:
 
 
 def _replace_values(lines: list[str], keys: Mapping[str, str]) -> list[str]:
-    """A block with other values; comments stay before, behind or after the key they stood at."""
+    """Replace the values of a block; comments stay with their keys."""
     before: dict[str, list[str]] = {}
     behind: dict[str, str] = {}
     waiting: list[str] = []
@@ -105,6 +110,6 @@ def _replace_values(lines: list[str], keys: Mapping[str, str]) -> list[str]:
 
 
 def _comment(line: str) -> str:
-    """The comment at the end of a line ``key = value  # comment``; empty for none."""
+    """Return the comment at the end of a line ``key = value  # comment``, or an empty text."""
     found = _VALUE.match(line)
     return line[found.end() :] if found and line[found.end() : found.end() + 1] == "#" else ""

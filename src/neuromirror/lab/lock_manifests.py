@@ -1,12 +1,12 @@
-"""The manifest beside a lock: everything of one version but its history and the files' bytes.
+"""The manifest beside a lock file: one version without its history and the content of its files.
 
-A zstd frame of JSON lines (docs/lock.md): a head, then the plain files that git holds, then files
-and sub-datasets sorted by path, each with what the canonical manifest says of it, its key and its
-places. The canonical lines can be made of it, and so the state digest; and so can the git tree.
-Places are hints: what they give is checked by the digest.
+A zstd frame of JSON lines (docs/lock.md): a head, the plain files in git, then files and
+subdatasets sorted by path, each with its line of the canonical manifest, its key and its URLs. The
+canonical manifest, the state digest and the git tree can be computed from it. URLs are hints: the
+content that they serve is checked against the digest.
 
-Whoever sends a lock may have written anything into its manifests. Each line is validated before
-anything is made of it, and no more is unpacked than the lock promises (docs/lock.md).
+Manifests are untrusted input. Each line is validated before use, and no more is unpacked than the
+lock file announces.
 """
 
 from __future__ import annotations
@@ -54,28 +54,29 @@ _BLOCK = 1 << 18
 _MODE = 0o644
 _FREE_BYTES = 1 << 26
 _MAX_FILE_LINE = 1 << 16
-"""Bytes that a line of a file has at most; most have 300."""
+"""Maximum length of the line of a file in bytes; typical lines have 300."""
 _DIGEST = re.compile(
     r"none|sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}|etag:[0-9a-f]{32}(-[0-9]{1,18}){2}"
 )
 _KEY = re.compile(r"[A-Z0-9_]+(?:-[smSC][0-9]{1,18})*--[^\x00-\x20\x7f]+")
 _LINE_BREAK = re.compile(r"[\x00\r\n]")
-_EVIDENCE = {word.value: word for word in (Evidence.SHA256, Evidence.MD5, Evidence.ETAG)}
+_EVIDENCE = {kind.value: kind for kind in (Evidence.SHA256, Evidence.MD5, Evidence.ETAG)}
 
 
 class LockManifestMissingError(NeuromirrorError):
-    """The manifest that a lock names is not beside it."""
+    """The manifest of a pin is missing."""
 
 
 class LockManifestDamagedError(NeuromirrorError):
-    """A manifest that cannot be read, or that does not give the state it is of."""
+    """A manifest is invalid, or its files do not have the state that it names."""
 
 
 class LockManifestHead(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
-    """What a manifest is of.
+    """The version that a manifest describes.
 
-    ``commit_object`` is git's, as text; ``remotes``, ``names`` and ``trust`` are ``remote.log``,
-    ``uuid.log`` and ``trust.log`` of the git-annex branch; ``form`` is model.SnapshotHeader's.
+    ``commit_object`` is the commit object of git, as text; ``remotes``, ``names`` and ``trust`` are
+    ``remote.log``, ``uuid.log`` and ``trust.log`` of the git-annex branch; ``form`` is as in
+    ``model.SnapshotHeader``.
     """
 
     manifest: Annotated[int, msgspec.Meta(ge=1)]
@@ -94,7 +95,7 @@ class LockManifestHead(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"
 
 
 class PlainFile(msgspec.Struct, frozen=True, gc=False):
-    """A file that git holds itself: upstream's documents, and the dataset's own."""
+    """A plain file in git: a document of upstream, or of the dataset itself."""
 
     path: str
     content: bytes
@@ -105,10 +106,18 @@ class ListedFile(
 ):
     """A file of a version.
 
-    ``digest`` is as the canonical manifest spells it, ``size`` in bytes. ``urls`` are its places,
-    best first; one that begins with a colon is not for the web, but for the special remote that
-    claims it. ``checked``: the mirror has hashed the bytes. ``in_git`` is False for a chunk of a
-    huge Zarr, which has no place in the git tree.
+    Attributes
+    ----------
+    digest
+        As in the canonical manifest.
+    size
+        In bytes; None if unknown.
+    urls
+        URLs, best first; one that starts with a colon is for the special remote that claims it.
+    checked
+        The mirror has hashed the content.
+    in_git
+        False for a chunk of a huge Zarr, which is not in the git tree.
     """
 
     path: str
@@ -121,7 +130,7 @@ class ListedFile(
 
     @property
     def evidence(self) -> Evidence:
-        """What is known of its bytes."""
+        """Return the evidence for the content."""
         algorithm = self.digest.partition(":")[0]
         if algorithm != "none":
             return _EVIDENCE[algorithm]
@@ -129,7 +138,7 @@ class ListedFile(
 
 
 class ListedSubdataset(msgspec.Struct, frozen=True, gc=False):
-    """A sub-dataset of a version, at one of its own states."""
+    """A subdataset of a version, with its commit and state."""
 
     path: str
     name: str
@@ -141,9 +150,9 @@ class ListedSubdataset(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Line(msgspec.Struct, omit_defaults=True, gc=False):
-    """Any line but the head: a file (ListedFile) has a ``digest``, a sub-dataset a ``dataset``.
+    """Any line but the head: a file has a ``digest``, a subdataset a ``dataset``.
 
-    What has neither is plain; ``base64`` stands for ``content`` that is not UTF-8.
+    ``base64`` replaces ``content`` that is not UTF-8.
     """
 
     path: str
@@ -164,7 +173,7 @@ class _Line(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class _SubdatasetLine(msgspec.Struct, gc=False):
-    """The line of a sub-dataset, of which there are few, and of which everything is needed."""
+    """The line of a subdataset, with all fields required."""
 
     path: str
     dataset: DatasetId
@@ -184,13 +193,18 @@ _decode_head = msgspec.json.Decoder(LockManifestHead).decode
 
 
 def manifest_entry(placed: SnapshotEntry, mirror: str, form: str) -> ListedFile | ListedSubdataset:
-    """A version's record as its manifest has it."""
-    part, record = placed.subdataset, placed.record
+    """Convert an entry of a snapshot to an entry of the manifest."""
+    subdataset, record = placed.subdataset, placed.record
     path = placed.git_path.decode()
-    if part is not None:
-        name = f"{mirror}:{part.local_id}"
+    if subdataset is not None:
         return ListedSubdataset(
-            path, name, part.dataset_id, part.commit, part.state, part.files, part.bytes
+            path,
+            f"{mirror}:{subdataset.local_id}",
+            subdataset.dataset_id,
+            subdataset.commit,
+            subdataset.state,
+            subdataset.files,
+            subdataset.bytes,
         )
     urls = [
         location.url if location.kind not in CLAIMED_LOCATION_KINDS else CLAIM_PREFIX + location.url
@@ -205,17 +219,17 @@ def manifest_entry(placed: SnapshotEntry, mirror: str, form: str) -> ListedFile 
 
 
 def canonical_line(one: ListedFile | ListedSubdataset) -> bytes:
-    """Its line of the canonical manifest, newline included."""
+    """Return the line of the canonical manifest, with its newline."""
     if isinstance(one, ListedSubdataset):
         return subdataset_line(one.path.encode(), one.dataset_id, one.state)
     return manifest_line(one.path.encode(), one.digest, one.size)
 
 
 class LockManifestWriter:
-    """Writes a manifest beside its place, and puts it there in one step.
+    """Writes a manifest atomically; a context manager.
 
-    A context manager; what is not finished leaves nothing behind. A manifest that is there already
-    and says the same stays, byte for byte: compressors differ from release to release.
+    Without :meth:`finish`, nothing is left behind. An existing manifest with equal content is kept
+    byte for byte, because releases of the compressor differ.
     """
 
     def __init__(self, folder: SafeFolder, name: str, head: LockManifestHead) -> None:
@@ -224,7 +238,7 @@ class LockManifestWriter:
         self._head = head
         self._draft, handle = folder.new_file()
         self._file = os.fdopen(handle, "wb")
-        # one thread and no content size: the same lines give the same bytes wherever they are made
+        # one thread and no content size: equal lines give equal bytes on every machine
         self._zstd = zstandard.ZstdCompressor(level=3, write_checksum=True).stream_writer(
             self._file, closefd=False
         )
@@ -245,14 +259,14 @@ class LockManifestWriter:
         self._folder.unlink(self._draft)
 
     def add_plain(self, path: str, content: bytes) -> None:
-        """The next file that git holds itself."""
+        """Add the next plain file in git."""
         try:
             self._add(_Line(path, content=content.decode("utf-8")))
         except UnicodeDecodeError:
             self._add(_Line(path, base64=base64.b64encode(content).decode("ascii")))
 
     def add(self, one: ListedFile | ListedSubdataset) -> None:
-        """The next file or sub-dataset, in order of path."""
+        """Add the next file or subdataset, in the order of paths."""
         self._state.add(canonical_line(one))
         if isinstance(one, ListedFile):
             self._add(one)
@@ -273,8 +287,8 @@ class LockManifestWriter:
         written = _encode(line)
         if len(written) > LONGEST_LINE:
             raise LockManifestDamagedError(
-                f"{line.path!r} of {self._head.dataset}@{self._head.version} cannot be in a "
-                f"manifest: its line has more than {LONGEST_LINE} bytes"
+                f"{self._head.dataset}@{self._head.version}: {line.path!r} has a manifest line of "
+                f"more than {LONGEST_LINE} bytes, so that the version cannot be pinned"
             )
         self._block += written
         self._block += b"\n"
@@ -287,12 +301,18 @@ class LockManifestWriter:
         self._block.clear()
 
     def finish(self) -> None:
-        """Puts the manifest in its place; raises ManifestDamaged for files of another state."""
+        """Move the manifest to its path.
+
+        Raises
+        ------
+        LockManifestDamagedError
+            The files have another state than the head.
+        """
         if self._state.value() != self._head.state:
             raise LockManifestDamagedError(
-                f"the records of {self._head.dataset}@{self._head.version} in the store give the "
-                f"state {self._state.value()}, and not {self._head.state}: restore the store from "
-                "a backup, or run 'neuromirror sync --deep' for the dataset"
+                f"{self._head.dataset}@{self._head.version}: its records in the store have the "
+                f"state {self._state.value()}, not {self._head.state}; restore the store from a "
+                "backup, or run 'neuromirror sync --deep' for the dataset"
             )
         self._flush()
         self._zstd.flush(zstandard.FLUSH_FRAME)
@@ -306,12 +326,20 @@ class LockManifestWriter:
 
 
 class LockManifestReader:
-    """A manifest read line by line, as often as it is iterated; ``head`` is read at once.
+    """Reads a manifest line by line, each time it is iterated; ``head`` is read at once.
 
-    ``files`` is how many files it may list at most, as the lock promises; None where nothing does.
-    Raises LockManifestMissingError, or ManifestDamaged: also while it is iterated, at the latest
-    at the end
-    of files that do not give the state that the head names.
+    Parameters
+    ----------
+    files
+        Maximum number of files, as in the lock file; None if unknown.
+
+    Raises
+    ------
+    LockManifestMissingError
+        The file does not exist.
+    LockManifestDamagedError
+        The manifest is invalid; also raised during iteration, at its end if the files do not have
+        the state of the head.
     """
 
     def __init__(self, path: Path, files: int | None = None) -> None:
@@ -325,10 +353,10 @@ class LockManifestReader:
             try:
                 self.head = _head(line)
             except InvalidDocumentError as error:
-                raise self._damaged(f"it does not begin with a head: {error}") from None
+                raise self._damaged(f"its head is invalid: {error}") from None
             break
         else:
-            raise self._damaged("it is empty, or cut off")
+            raise self._damaged("it is empty or truncated")
 
     def __iter__(self) -> Generator[ManifestEntry, None, None]:
         lines = self._lines()
@@ -340,26 +368,26 @@ class LockManifestReader:
             except (msgspec.DecodeError, RecursionError) as error:
                 raise self._damaged(str(invalid_document_error(error, f"line {number}"))) from None
             except ValueError as error:
-                raise self._damaged(f"line {number} is none: {error}") from error
+                raise self._damaged(f"line {number} is invalid: {error}") from error
             if not isinstance(found, PlainFile):
                 path = found.path.encode()
                 if path <= last:
-                    raise self._damaged(f"{found.path!r} stands in the wrong place")
+                    raise self._damaged(f"{found.path!r} is not in the order of paths")
                 last = path
                 state.add(canonical_line(found))
                 files += isinstance(found, ListedFile)
                 if self._files is not None and files > self._files:
                     raise self._damaged(
-                        f"it lists more than the {self._files} files that are expected of it"
+                        f"it lists more files than the {self._files} of the lock file"
                     )
             elif files or last:
-                raise self._damaged(f"{found.path!r} stands in the wrong place")
+                raise self._damaged(f"{found.path!r} is not in the order of paths")
             yield found
         if state.value() != self.head.state:
-            raise self._damaged(f"its files give the state {state.value()}")
+            raise self._damaged(f"its files have the state {state.value()}, not {self.head.state}")
 
     def entries(self) -> Iterator[ListedFile | ListedSubdataset]:
-        """All lines but those of plain files."""
+        """Return the entries without the plain files."""
         return (line for line in self if not isinstance(line, PlainFile))
 
     def _lines(self) -> Iterator[bytes]:
@@ -367,30 +395,36 @@ class LockManifestReader:
             with open_regular(self._path) as file:
                 yield from read_lines(file, self._limits)
         except NotARegularFileError as error:
-            raise self._damaged("it is no regular file") from error
+            raise self._damaged("it is not a regular file") from error
         except (FileNotFoundError, NotADirectoryError) as error:
             raise LockManifestMissingError(
-                f"the manifest {self._path} is missing; take it back from where the lock came "
-                "from, or pin the dataset again"
+                f"the manifest {self._path} is missing; copy it from the source of the lock file, "
+                "or pin the dataset again"
             ) from error
         except ZstdFrameError as error:
             raise self._damaged(str(error)) from error
 
     def _damaged(self, why: str) -> LockManifestDamagedError:
         return LockManifestDamagedError(
-            f"the manifest {self._path} cannot be used: {why}; take it back from where the lock "
-            "came from, or pin the dataset again"
+            f"the manifest {self._path} is invalid: {why}; copy it from the source of the lock "
+            "file, or pin the dataset again"
         )
 
 
 def sibling_path(path: Path, commit: str) -> Path:
-    """The manifest or bundle of a part, from that of the dataset it is in."""
+    """Return the path of the manifest or bundle of a subdataset, beside that of its dataset."""
     _, dot, ending = path.name.partition(".")
     return path.with_name(f"{commit}{dot}{ending}")
 
 
 def _head(line: bytes) -> LockManifestHead:
-    """Return the head in a manifest's first line; raises InvalidDocumentError."""
+    """Parse the head, the first line.
+
+    Raises
+    ------
+    InvalidDocumentError
+        The head is invalid, or of a later version of the format.
+    """
     parse_json(line, "the head")
     try:
         head = _decode_head(line)
@@ -403,7 +437,7 @@ def _head(line: bytes) -> LockManifestHead:
         raise _unsupported_version(head.manifest)
     if not is_ref_name(f"{TAG_PREFIX}{head.version}"):
         raise InvalidDocumentError(
-            "the head", "version", "a label that git takes", repr(head.version)
+            "the head", "version", "a valid name of a git tag", repr(head.version)
         )
     return head
 
@@ -424,42 +458,54 @@ def _unsupported_version(version: int) -> InvalidDocumentError:
 
 
 def _line(content: bytes) -> ManifestEntry:
-    """Return what a line stands for; raises ValueError, msgspec.DecodeError or RecursionError."""
+    """Parse a line.
+
+    Raises
+    ------
+    ValueError, msgspec.DecodeError, RecursionError
+        The line is invalid.
+    """
     line = _decode(content)
     if not is_git_path(line.path):
-        raise ValueError(f"{line.path!r} is no path that git checks out")
+        raise ValueError(f"{line.path!r} is not a path that git checks out")
     if len(_encode(line)) != len(content):
-        parse_json(content, "it")  # what is written otherwise may have members twice
+        parse_json(content, "it")  # reject duplicate members, which change the length
     if line.digest is not None:
         _check_file(line)
         return ListedFile(
             line.path, line.key, line.digest, line.size, line.urls, line.checked, line.git
         )
     if line.dataset is not None:
-        part = _decode_subdataset(content)
+        one = _decode_subdataset(content)
         return ListedSubdataset(
-            part.path, part.name, part.dataset, part.commit, part.state, part.files, part.bytes
+            one.path, one.name, one.dataset, one.commit, one.state, one.files, one.bytes
         )
     if line.base64 is not None:
         return PlainFile(line.path, base64.b64decode(line.base64, validate=True))
     if line.content is None:
-        raise ValueError(f"nothing is said of {line.path!r}")
+        raise ValueError(f"{line.path!r} has neither digest nor content")
     return PlainFile(line.path, line.content.encode())
 
 
 def _check_file(line: _Line) -> None:
-    """Raise ValueError for what git, git-annex or a program that reads lines cannot be given."""
+    """Reject values that are unsafe for git, git-annex or line-based programs.
+
+    Raises
+    ------
+    ValueError
+        A value is invalid.
+    """
     if not _DIGEST.fullmatch(line.digest or ""):
-        raise ValueError(f"{line.path!r} has no digest of a known form")
+        raise ValueError(f"{line.path!r} has an invalid digest")
     if not _KEY.fullmatch(line.key) and (line.git or line.key):
-        raise ValueError(f"{line.path!r} has no key of git-annex")
+        raise ValueError(f"{line.path!r} has an invalid git-annex key")
     for url in line.urls:
         if _LINE_BREAK.search(url):
-            raise ValueError(f"an address of {line.path!r} has a line break")
+            raise ValueError(f"a URL of {line.path!r} has a line break")
 
 
 def _content_digest(path: Path) -> bytes:
-    """The sha256 of what a manifest holds; empty where there is none that can be read."""
+    """Return the sha256 of the content of a manifest, or empty bytes if it cannot be read."""
     digest = hashlib.sha256()
     try:
         with open_regular(path) as file:

@@ -1,8 +1,8 @@
-"""``datasets.lock``: which states of which datasets a piece of work stands on.
+"""``datasets.lock``: the versions of datasets that a project uses.
 
-The format is specified in docs/lock.md, and by docs/lock.schema.json: TOML, written by the tool,
-one ``[[dataset]]`` each. Equal pins give equal bytes: no time, no machine, no order but the one in
-which datasets were pinned first. Comments that people write stay where they are.
+The format is specified in docs/lock.md and docs/lock.schema.json: TOML, written by the tool, with
+one ``[[dataset]]`` per dataset. Equal pins give equal bytes: the file has no times and no names of
+machines, and datasets are in the order in which they were first pinned. Comments are kept.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _POSITION = re.compile(r" - at `\$(?:\.dataset\[(\d+)\])?\.?([^`]*)`\Z")
 
 _MAX_BYTES = 1 << 24
 _MAX_KEY_PARTS = 8
-# strings and comments: what is in them is no key
+# strings and comments have no keys
 _STRINGS_AND_COMMENTS = re.compile(
     r'''"""(?:[^\\]|\\.)*?(?:"""|\Z)|'{3}.*?(?:'{3}|\Z)|"(?:[^"\\\n]|\\.)*+"?|'[^'\n]*+'?|'''
     r"#[^\n]*+",
@@ -61,34 +61,34 @@ _LONG_KEY = re.compile(
     rf'(?<![A-Za-z0-9_-])(?:(?:[A-Za-z0-9_-]++|"")[ \t]*+\.[ \t]*+){{{_MAX_KEY_PARTS}}}'
 )
 _GitPath = bytes
-"""For a class that has a field ``bytes``."""
+"""``bytes``, for a class with a field of that name."""
 
 
 class LockUnusableError(ConfigurationError):
-    """The file is no lock, or says what cannot be: it was damaged, or edited by hand."""
+    """The file is not a valid lock file."""
 
 
 class LockMissingError(LockUnusableError):
-    """There is no file of this name."""
+    """The lock file does not exist."""
 
 
 class LockVersionError(LockUnusableError):
-    """The lock is of a later version of the format than this neuromirror knows."""
+    """The lock file has a later version of the format."""
 
 
 class LockInconsistentError(LockUnusableError):
-    """Two things that the lock says of one dataset cannot both be true."""
+    """Two fields of a pin contradict each other."""
 
 
 class ResolvedVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What was asked for as it was found: the version's label, and its DOI if it has one."""
+    """The label and the DOI of the version that the requested label stood for."""
 
     version: SingleLine
     doi: str | None = None
 
 
 class PinnedEvidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Files by whether their bytes were hashed by the mirror, or upstream claims the digest."""
+    """Number of files whose digest the mirror checked, and of those claimed by upstream only."""
 
     checked: Count = 0
     claimed: Count = 0
@@ -103,14 +103,28 @@ class Pin(
     omit_defaults=True,
     dict=True,
 ):
-    """One dataset of a lock, at one state.
+    """A pinned version of a dataset.
 
-    ``name`` is ``<mirror>:<local id>``; ``requested`` the label that a person gave (``latest``).
-    ``commit``, ``tree`` and ``annex_commit`` are git object ids, ``state`` and ``metadata`` the
-    digests of the files and of upstream's documents. ``manifest`` and ``bundle`` are paths beside
-    the lock, ``clone`` URLs without credentials. ``paths`` are globs (see lab.globs), empty for the
-    whole. ``files``, ``bytes`` and ``evidence`` are of what is pinned, sub-datasets included;
-    ``durability`` is the weakest promise that upstream makes for one of these files.
+    Attributes
+    ----------
+    name
+        ``<mirror>:<local id>``.
+    requested
+        The label that was requested, such as ``latest``.
+    commit, tree, annex_commit
+        Git object ids.
+    state, metadata
+        The digests of the files and of the documents of upstream.
+    manifest, bundle
+        Paths relative to the lock file.
+    clone
+        Clone URLs without credentials.
+    paths
+        Globs (:mod:`neuromirror.lab.globs`); empty for the whole dataset.
+    files, bytes, evidence
+        Of the pinned files, including those of subdatasets.
+    durability
+        The weakest retention of these files.
     """
 
     name: DatasetName
@@ -135,33 +149,35 @@ class Pin(
 
     @property
     def dataset(self) -> DatasetRef:
-        """The dataset that is pinned."""
+        """Return the dataset."""
         mirror, _, local_id = self.name.partition(":")
         return DatasetRef(mirror, local_id, self.source)
 
     @property
     def version(self) -> str:
-        """``<mirror>:<local id>@<label>``."""
+        """Return ``<mirror>:<local id>@<label>``."""
         return f"{self.name}@{self.resolved.version}"
 
     @cached_property
     def globs(self) -> Globs:
-        """The globs of :attr:`paths`."""
+        """Return the globs of :attr:`paths`."""
         return Globs(self.paths)
 
     def matches(self, git_path: _GitPath) -> bool:
-        """Whether a file is pinned; its path is from the root, through sub-datasets."""
+        """Return whether a file is pinned; its path starts at the root, through subdatasets."""
         return not self.paths or self.globs.matches(git_path.decode("utf-8", "surrogateescape"))
 
     def reaches(self, git_path: _GitPath) -> bool:
-        """Whether a folder or sub-dataset may hold a file that is pinned."""
+        """Return whether a folder or subdataset may have pinned files."""
         return not self.paths or self.globs.reaches(git_path.decode("utf-8", "surrogateescape"))
 
     def contradictions(self, description: Mapping[str, Any]) -> str:
-        """What the commit says of itself that the pin says otherwise; empty where nothing is.
+        """Return the fields that differ from the commit, as text; empty if none.
 
-        ``described`` is what stands in its ``.neuromirror/dataset.json``. The label of a draft is
-        not in there.
+        Parameters
+        ----------
+        description
+            The ``.neuromirror/dataset.json`` of the commit, which has no label of a draft.
         """
         comparisons = [
             ("dataset", self.name, description["dataset"]),
@@ -172,34 +188,34 @@ class Pin(
         if description.get("kind") == "published":
             comparisons.append(("version", self.resolved.version, description["version"]))
         return "; ".join(
-            f"the lock says that its {what} is {ours or 'none'}, but commit {self.commit} says "
-            f"{theirs or 'none'}"
+            f"its {what} is {ours or 'none'} in the lock file, but {theirs or 'none'} in commit "
+            f"{self.commit}"
             for what, ours, theirs in comparisons
             if (ours or None) != (theirs or None)
         )
 
 
 class Lock(msgspec.Struct, frozen=True):
-    """A lock and where it is; ``datasets`` in the order of the file."""
+    """A lock file: its path and its pins, in the order of the file."""
 
     path: Path
     datasets: tuple[Pin, ...] = ()
 
     def pin(self, name: str) -> Pin | None:
-        """The pin of a dataset, or None."""
+        """Return the pin of a dataset, or None."""
         return next((pin for pin in self.datasets if pin.name == name), None)
 
     @property
     def folder(self) -> Path:
-        """The folder for manifests and bundles, which belongs to this lock alone."""
+        """Return the folder for manifests and bundles, which belongs to this lock file only."""
         return self.path.with_name(f"{self.path.name}.d")
 
     def manifest_path(self, pin: Pin) -> Path:
-        """Where the manifest of a pin is."""
+        """Return the path of the manifest of a pin."""
         return self.path.parent / pin.manifest
 
     def bundle_path(self, pin: Pin) -> Path | None:
-        """Where the bundle of a pin is; None where none was made."""
+        """Return the path of the bundle of a pin, or None if it has no bundle."""
         return None if pin.bundle is None else self.path.parent / pin.bundle
 
 
@@ -209,39 +225,53 @@ class _File(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
 
 
 def load_lock(path: Path) -> Lock:
-    """The lock in a file.
+    """Read a lock file.
 
-    Raises LockMissingError, LockVersionError, LockInconsistentError, or LockUnusableError for
-    anything else that is wrong.
+    Raises
+    ------
+    LockMissingError
+        The file does not exist.
+    LockVersionError
+        The file has a later version of the format.
+    LockInconsistentError
+        Fields of a pin contradict each other.
+    LockUnusableError
+        The file is invalid in another way.
     """
     try:
         content = read_lock_bytes(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise LockMissingError(
-            f"there is no lock {path}; 'neuromirror pin -o {path}' makes one"
+            f"{path}: no such lock file; create one with 'neuromirror pin VERSION -o {path}'"
         ) from (error)
     return parse_lock(path, content)
 
 
 def read_lock_bytes(path: Path) -> bytes:
-    """What is in a file, little more than a lock may have; raises LockUnusableError for a pipe."""
+    """Read a file, up to just above the maximum size of a lock file.
+
+    Raises
+    ------
+    LockUnusableError
+        The path is not a regular file.
+    """
     try:
         with open_regular(path) as file:
             return file.read(_MAX_BYTES + 1)
     except NotARegularFileError as error:
-        raise LockUnusableError(f"{error}, and so no lock; name another, or remove it") from error
+        raise LockUnusableError(f"{error}; name a lock file") from error
 
 
 def parse_lock(path: Path, content: bytes) -> Lock:
-    """The lock of a file's content; raises as :func:`load_lock` does."""
+    """Parse the content of a lock file; raises as :func:`load_lock` does."""
     table = _table(path, content)
     found = table.get("lock-version")
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise LockUnusableError(f"{path} has no lock-version: it is not a lock of neuromirror")
+        raise LockUnusableError(f"{path} has no lock-version: it is not a lock file of neuromirror")
     if found > LOCK_VERSION:
         raise LockVersionError(
-            f"{path} is of lock-version {min(found, 1 << 32)}; this neuromirror ({__version__}) "
-            f"knows versions up to {LOCK_VERSION}: install a newer neuromirror. Nothing was done"
+            f"{path} has lock-version {min(found, 1 << 32)}; this neuromirror ({__version__}) "
+            f"supports versions up to {LOCK_VERSION}. Install a newer neuromirror; nothing was done"
         )
     try:
         check_values(table, str(path))
@@ -261,31 +291,42 @@ def parse_lock(path: Path, content: bytes) -> Lock:
 
 
 def _table(path: Path, content: bytes) -> dict[str, Any]:
-    """Parse the TOML of a lock; raises LockUnusableError.
+    """Parse the TOML of a lock file.
 
-    Deep nesting, and keys of many parts, would take a TOML parser all its stack or all day.
+    Deep nesting and keys with many parts are rejected, because they exhaust the stack or the time
+    of a TOML parser.
+
+    Raises
+    ------
+    LockUnusableError
+        The content is not valid TOML.
     """
     if len(content) > _MAX_BYTES:
-        raise LockUnusableError(f"{path} is no lock: it has more than {_MAX_BYTES} bytes")
+        raise LockUnusableError(
+            f"{path} is too large for a lock file: more than {_MAX_BYTES} bytes"
+        )
     try:
         text = content.decode("utf-8")
         if _LONG_KEY.search(_STRINGS_AND_COMMENTS.sub('""', text)):
             raise LockUnusableError(
-                f"{path}: a key has more than {_MAX_KEY_PARTS} parts; keys of a lock have one"
+                f"{path}: a key has more than {_MAX_KEY_PARTS} parts; keys of a lock file have one"
             )
         return tomllib.loads(text)
     except RecursionError:
-        raise LockUnusableError(f"{path} is nested too deeply for a lock; {_ADVICE}") from None
+        raise LockUnusableError(f"{path} is nested too deeply for a lock file; {_ADVICE}") from None
     except ValueError as error:
         raise LockUnusableError(
-            f"{path} is not TOML: {escape_unprintable(str(error))}; {_ADVICE}"
+            f"{path} is not valid TOML: {escape_unprintable(str(error))}; {_ADVICE}"
         ) from error
 
 
 def dump_lock(lock: Lock, before: bytes = b"") -> bytes:
-    """The file of a lock; ``before`` is what it held, whose comments are kept.
+    """Encode a lock file.
 
-    Lines of pins that did not change stay as they are.
+    Parameters
+    ----------
+    before
+        The old content; its comments, and the lines of unchanged pins, are kept.
     """
     blocks = LockBlocks.parse(before.decode("utf-8")) if before else None
     old = {pin.name: pin for pin in parse_lock(lock.path, before).datasets} if before else {}
@@ -297,19 +338,16 @@ def dump_lock(lock: Lock, before: bytes = b"") -> bytes:
             {pin.name: None if old.get(pin.name) == pin else _lines(pin) for pin in lock.datasets}
         )
         if not _parses_to(written, lock):
-            # written by hand in a way that cannot be taken apart line by line
+            # the old file has a layout that cannot be edited line by line
             written = head + "".join(f"\n{_block(pin)}" for pin in lock.datasets)
     return written.encode("utf-8")
 
 
-_ADVICE = (
-    "was it edited by hand? Take it back from git, or move it aside and write it anew with "
-    "'neuromirror pin'"
-)
+_ADVICE = "restore it from git, or move it away and create a new one with 'neuromirror pin'"
 
 
 def _explain_error(message: str, table: Mapping[str, Any]) -> str:
-    """msgspec's words with the dataset's name in place of its number."""
+    """Rewrite a message of msgspec with the name of the dataset instead of its index."""
     position = _POSITION.search(message)
     where = ""
     if position is not None:
@@ -329,23 +367,25 @@ def _explain_error(message: str, table: Mapping[str, Any]) -> str:
 
 
 def _check(path: Path, pin: Pin) -> None:
-    """Raises for what cannot be true together, or would lead out of the lock's own folder."""
+    """Reject contradicting fields, and paths outside the folder of the lock file."""
     if pin.swhid != f"swh:1:rev:{pin.commit}":
         raise LockInconsistentError(
-            f"{path}: the swhid of {pin.name} is not of its commit; {_ADVICE}"
+            f"{path}: the swhid of {pin.name} does not match its commit; {_ADVICE}"
         )
     if pin.dataset_id != pin.dataset.dataset_id:
         raise LockInconsistentError(
-            f"{path}: the dataset-id of {pin.name} is not of its source; {_ADVICE}"
+            f"{path}: the dataset-id of {pin.name} does not match its source; {_ADVICE}"
         )
     if sum(one.checked + one.claimed for one in pin.evidence.values()) != pin.files:
         raise LockInconsistentError(
-            f"{path}: the evidence of {pin.name} is not of all its files; {_ADVICE}"
+            f"{path}: the evidence counts of {pin.name} do not match its files; {_ADVICE}"
         )
     for name in (pin.manifest, pin.bundle):
         parts = () if name is None else tuple(name.split("/"))
         if name is not None and (name[:1] == "/" or "\0" in name or {"", ".", ".."} & set(parts)):
-            raise LockUnusableError(f"{path}: {name!r} of {pin.name} is not a path beside the lock")
+            raise LockUnusableError(
+                f"{path}: {name!r} of {pin.name} is not a path below the folder of the lock file"
+            )
     try:
         for url in pin.clone:
             refuse_clone_url(url)
@@ -366,7 +406,7 @@ def _block(pin: Pin) -> str:
 
 
 def _lines(pin: Pin) -> dict[str, str]:
-    """The lines of each key, without the last newline, in the order of the format."""
+    """Return the lines of each key, without the last newline, in the order of the format."""
     table = msgspec.to_builtins(pin, order=None)
     table["evidence"] = {
         evidence.value: table["evidence"][evidence.value]
@@ -377,7 +417,7 @@ def _lines(pin: Pin) -> dict[str, str]:
 
 
 def _to_toml(value: Any) -> str:
-    """A value in TOML: a list of more than one thing has a line for each."""
+    """Encode a value as TOML; a list with several items has one line per item."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{name} = {_to_toml(one)}" for name, one in value.items()) + "}"
     if isinstance(value, (list, tuple)):
@@ -385,6 +425,6 @@ def _to_toml(value: Any) -> str:
             return f"[{''.join(map(_to_toml, value))}]"
         return "[\n" + "".join(f"    {_to_toml(one)},\n" for one in value) + "]"
     if isinstance(value, str):
-        # TOML's basic strings are JSON's, but for one character
+        # basic strings of TOML are those of JSON, except for one character
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return str(value)

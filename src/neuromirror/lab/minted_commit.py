@@ -1,4 +1,4 @@
-"""What a minted commit holds, read from git alone: its files' keys, its parts, its state digest."""
+"""Read a minted commit from git: the keys of its files, its subdatasets, its state digest."""
 
 from __future__ import annotations
 
@@ -42,21 +42,26 @@ _ALGORITHMS = {
     "XS3ETAG": "etag",
 }
 _FILES = (b"100644", b"100755", b"100664")
-_LONGEST_POINTER = 80 << 10
-"""Bytes of a file that git-annex looks into for a pointer."""
-# as many ids as a pipe always takes: git is asked for that many at once, and then read
-_AT_ONCE = 1000
+_MAX_POINTER_BYTES = 80 << 10
+"""Maximum size in bytes of a file that git-annex reads as a pointer."""
+# number of ids that always fit into a pipe: they are written at once, then the replies are read
+_BATCH = 1000
 
 
 class CommitUnreadableError(NeuromirrorError):
-    """A commit that no mirror minted, or one that git cannot read."""
+    """A commit was not minted by a mirror, or cannot be read by git."""
 
 
 @dataclass(slots=True)
 class MintedCommit:
-    """A minted commit in a repository, whose own folder ``git_dir`` is.
+    """A minted commit in the repository ``git_dir``.
 
-    ``described`` is what its ``.neuromirror/dataset.json`` says. Raises CommitUnreadableError.
+    ``description`` is its ``.neuromirror/dataset.json``.
+
+    Raises
+    ------
+    CommitUnreadableError
+        The commit cannot be read, or was not minted.
     """
 
     git_dir: Path
@@ -77,18 +82,21 @@ class MintedCommit:
 
     @property
     def form(self) -> str:
-        """``files``, or ``manifest`` for a huge Zarr, most of which has no place in git."""
+        """Return ``files``, or ``manifest`` for a huge Zarr, most of which is not in git."""
         return str(self.description.get("form", "files"))
 
     @property
     def manifest_only_files(self) -> int:
-        """How many of its files have no place in git."""
+        """Return the number of files that are not in git."""
         return int(self.description.get("manifest-only", {}).get("files", 0))
 
     def compute_state(self) -> str:
-        """The state digest of what is in git; of form ``manifest`` the one that it tells.
+        """Compute the state digest from git; for the form ``manifest``, return the recorded one.
 
-        Raises CommitUnreadableError.
+        Raises
+        ------
+        CommitUnreadableError
+            The commit cannot be read.
         """
         if self.form != "files":
             return str(self.description["state"])
@@ -98,10 +106,14 @@ class MintedCommit:
         return digest.value()
 
     def entries(self) -> Iterator[ListedFile | ListedSubdataset]:
-        """Its annexed files, as their keys tell of them, and its parts, in order of path.
+        """Yield the annexed files, from their keys, and the subdatasets, in the order of paths.
 
-        A mirror makes links alone; a file that git-annex takes for a pointer (an unlocked file) is
-        annexed as well. Raises CommitUnreadableError.
+        Pointer files (unlocked files of git-annex) are annexed files too.
+
+        Raises
+        ------
+        CommitUnreadableError
+            The commit cannot be read.
         """
         with ExitStack() as stack:
             objects = stack.enter_context(start_git(self.git_dir, "cat-file", "--batch"))
@@ -110,7 +122,7 @@ class MintedCommit:
             )
             entries = stack.enter_context(closing(list_tree(self.git_dir, self.commit)))
             try:
-                while some := list(islice(entries, _AT_ONCE)):
+                while some := list(islice(entries, _BATCH)):
                     yield from self._read(some, objects, sizes)
             except ValueError as error:
                 raise CommitUnreadableError(
@@ -129,7 +141,7 @@ class MintedCommit:
         assert sizes.stdout is not None
         files = [sha for mode, sha, _ in entries if mode in _FILES]
         _ask(sizes, files)
-        small = {sha for sha in files if _size(sizes.stdout) <= _LONGEST_POINTER}
+        small = {sha for sha in files if _size(sizes.stdout) <= _MAX_POINTER_BYTES}
 
         def is_small(mode: bytes, sha: str) -> bool:
             return mode in _FILES and sha in small
@@ -153,7 +165,7 @@ class MintedCommit:
         subdataset = self.description.get("parts", {}).get(name)
         if subdataset is None:
             raise CommitUnreadableError(
-                f"commit {self.commit} does not say what the sub-dataset {name} is"
+                f"the description of commit {self.commit} lacks the subdataset {name}"
             )
         mirror = self.description["dataset"].partition(":")[0]
         return ListedSubdataset(
@@ -176,31 +188,31 @@ def _ask(process: subprocess.Popen[bytes], names: list[str]) -> None:
 def _size(sizes: IO[bytes]) -> int:
     line = sizes.readline()
     if not line.strip().isdigit():
-        raise CommitUnreadableError(f"git lacks an object of a commit: {line!r}")
+        raise CommitUnreadableError(f"an object of a commit is missing: {line!r}")
     return int(line)
 
 
 def _answer(objects: IO[bytes]) -> bytes:
     header = objects.readline().split()
     if len(header) != 3:
-        raise CommitUnreadableError(f"git lacks an object of a commit: {header!r}")
+        raise CommitUnreadableError(f"an object of a commit is missing: {header!r}")
     return objects.read(int(header[2]) + 1)[:-1]
 
 
 def _file(path: bytes, target: bytes) -> ListedFile:
-    """A file as its key tells of it.
+    """Return a file from its link target.
 
-    Its link must be just the one that a mirror makes: one to an object of another repository names
-    the same key, and gives whatever bytes lie there.
+    The target must be exactly the one that a mirror writes: a link to an object of another
+    repository has the same key, but arbitrary content.
     """
     try:
         key = key_from_file_name(target.rpartition(b"/")[2])
     except ValueError as error:
-        raise CommitUnreadableError(f"{path!r} is no file that a mirror makes: {error}") from error
+        raise CommitUnreadableError(f"{path!r} was not written by a mirror: {error}") from error
     found = _listed(path, key)
     if target != link_target(key, path):
         raise CommitUnreadableError(
-            f"{path!r} is a link to elsewhere than git-annex keeps its content"
+            f"{path!r} links to another path than the annex object of its key"
         )
     return found
 
@@ -209,11 +221,11 @@ def _listed(path: bytes, key: str) -> ListedFile:
     try:
         return ListedFile(path.decode(), key, manifest_digest_of_key(key), parse_key(key).size)
     except ValueError as error:
-        raise CommitUnreadableError(f"{path!r} is no file that a mirror makes: {error}") from error
+        raise CommitUnreadableError(f"{path!r} was not written by a mirror: {error}") from error
 
 
 def manifest_digest_of_key(key: str) -> str:
-    """The digest that a key proves, as the canonical manifest spells it; ``none`` without one."""
+    """Return the digest in a key, as in the canonical manifest, or ``none``."""
     backend, _, name = parse_key(key)
     algorithm = _ALGORITHMS.get(backend)
     if algorithm is None:

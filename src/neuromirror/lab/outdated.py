@@ -1,4 +1,4 @@
-"""Which pins of a lock have a newer version in the store's index."""
+"""Find the pins of a lock file that have a newer version in the index."""
 
 from __future__ import annotations
 
@@ -18,11 +18,16 @@ _DRAFT = "draft"
 
 
 def find_outdated(lock: Lock, index: Index) -> Iterator[Outcome]:
-    """An outcome for each pin: ``ok`` where there is a newer version, ``notneeded`` where not.
+    """Compare each pin with the newest version of its dataset.
 
-    A pin of a draft is compared with the draft as last observed, any other with the newest
-    published version (with the newest observed, where nothing is published). ``impossible`` where
-    the index does not know the dataset, or not the version that is pinned.
+    A pin of a draft is compared with the newest state of the draft, any other with the newest
+    published version (with the newest observed one if nothing is published).
+
+    Yields
+    ------
+    Outcome
+        Status ``ok`` if there is a newer version, ``notneeded`` if not, ``impossible`` if the index
+        lacks the dataset or the pinned version.
     """
     for pin in lock.datasets:
         try:
@@ -41,7 +46,7 @@ def _message(pinned: VersionRow, newest: VersionRow) -> str:
     what = "other files" if newest.state != pinned.state else "the same files"
     if newest.state == pinned.state and newest.metadata != pinned.metadata:
         what += ", other metadata"
-    when = f"of {newest.time}" if newest.upstream_time else f"observed {newest.recorded_at}"
+    when = f"from {newest.time}" if newest.upstream_time else f"observed {newest.recorded_at}"
     return f"{pinned.label} is pinned, {newest.label} {when} is newer: {what}"
 
 

@@ -1,4 +1,4 @@
-"""Files that somebody else may have put there, opened without waiting for a pipe or a device."""
+"""Open untrusted files without blocking on a pipe or a device."""
 
 from __future__ import annotations
 
@@ -11,15 +11,23 @@ from neuromirror.model import NeuromirrorError
 
 
 class NotARegularFileError(NeuromirrorError):
-    """What is there is a pipe, a socket or a device."""
+    """The path is a pipe, a socket or a device."""
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a regular file to be read; raises NotARegularFileError, and OSError as ``open`` does."""
-    file = open(path, "rb", opener=_nonblocking_opener)  # noqa: SIM115 (the caller closes it)
+    """Open a regular file for reading; the caller closes it.
+
+    Raises
+    ------
+    NotARegularFileError
+        The path is not a regular file.
+    OSError
+        The file cannot be opened.
+    """
+    file = open(path, "rb", opener=_nonblocking_opener)  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise NotARegularFileError(f"{path} is no regular file")
+        raise NotARegularFileError(f"{path} is not a regular file")
     return file
 
 

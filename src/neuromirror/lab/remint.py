@@ -1,7 +1,7 @@
-"""States of a dataset minted again from upstream, in a store that holds nothing else.
+"""Mint states of a dataset again from upstream, in an empty store.
 
-The scratch store is filled by the very visit that fills a real one, with no memory of earlier
-visits: no index, no memo, no known place.
+The scratch store is filled by the same code as a real one, without data of earlier visits: no
+index, no memos, no known URLs.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ from neuromirror.store import Store, read_records_from_git
 
 
 class NotMintedError(NeuromirrorError):
-    """Upstream listed a version, and yet it could not be minted."""
+    """A version that upstream lists cannot be minted."""
 
 
 def stored_record_lines(store: Store, row: VersionRow) -> Iterator[bytes]:
-    """A version's record lines in the store; read back from git where the store has lost them.
+    """Return the record lines of a version, from the store or, if they are missing, from git.
 
-    Nothing is written. Raises StoreDamagedError or ObjectMissingError.
+    Raises
+    ------
+    StoreDamagedError, ObjectMissingError
+        The store or the repository cannot be read.
     """
     dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
     if store.has_records(dataset.dataset_id, row.commit):
@@ -42,7 +45,7 @@ def stored_record_lines(store: Store, row: VersionRow) -> Iterator[bytes]:
 
 
 class SelectedVersionsSource:
-    """A source that knows of chosen versions only.
+    """A source restricted to selected versions.
 
     ``versions`` are what is to be minted, as they shall be called; ``asked`` gives upstream's
     version for one that upstream calls otherwise (an earlier state).
@@ -63,39 +66,39 @@ class SelectedVersionsSource:
         self.uri = source.uri
 
     def dataset(self, local_id: str) -> DatasetRef:
-        """As the source's own."""
+        """Return the result of the wrapped source."""
         return self._source.dataset(local_id)
 
     def datasets(self) -> Iterator[DatasetHint]:
-        """As the source's own."""
+        """Return the result of the wrapped source."""
         return self._source.datasets()
 
     def hint(self, dataset: DatasetRef) -> DatasetHint:
-        """As the source's own."""
+        """Return the result of the wrapped source."""
         return self._source.hint(dataset)
 
     def versions(self, dataset: DatasetRef) -> list[VersionRef]:
-        """The chosen ones."""
+        """Return the selected versions."""
         return self._versions
 
     def history(self, dataset: DatasetRef, since: datetime | None) -> list[VersionRef]:
-        """None: an earlier state is among the chosen ones, or is not wanted."""
+        """Return no earlier states; they are among the selected versions if requested."""
         return []
 
     def capabilities(self) -> Mapping[str, str]:
-        """As the source's own."""
+        """Return the result of the wrapped source."""
         return self._source.capabilities()
 
     def estimate(self, dataset: DatasetRef) -> Estimate | None:
-        """As the source's own."""
+        """Return the result of the wrapped source."""
         return self._source.estimate(dataset)
 
     def superdataset(self, id_prefix: str) -> DatasetRef | None:
-        """As the source's own."""
+        """Return the result of the wrapped source."""
         return self._source.superdataset(id_prefix)
 
     def listing(self, version: VersionRef, context: VisitContext) -> Listing:
-        """The files of a version; of an earlier state under the name that it shall have."""
+        """Return the listing of a version, or of an earlier state under its new name."""
         upstream_version = self._upstream_versions.get(version.upstream)
         if upstream_version is None:
             return self._source.listing(version, context)
@@ -103,7 +106,7 @@ class SelectedVersionsSource:
 
 
 class _RenamedListing(Listing):
-    """A listing of an earlier state under the upstream name that its version has in the store."""
+    """A listing of an earlier state, with the upstream name of the version in the store."""
 
     def __init__(self, listing: Listing, upstream: str) -> None:
         super().__init__(
@@ -122,7 +125,7 @@ class _RenamedListing(Listing):
 
     def entries(self) -> Iterator[ListingEntry]:
         yield from self._listing.entries()
-        # known only now
+        # the version is only known at the end of the listing
         self.version = replace(self._listing.version, upstream=self._upstream)
         self.facts, self.documents = self._listing.facts, self._listing.documents
 
@@ -137,7 +140,7 @@ class _RenamedListing(Listing):
 
 
 class Reminter:
-    """Mints versions of one dataset in a scratch store, whose recorder ``recorder`` is."""
+    """Mints versions of one dataset in a scratch store."""
 
     def __init__(
         self,
@@ -146,7 +149,7 @@ class Reminter:
         scratch: Store,
         recorder: Recorder,
     ) -> None:
-        # what holds a listing back in a store holds nothing back here
+        # listings that a real store would hold are minted here
         guards = GuardSettings(max_removed_percent=100, settle_minutes=0)
         self._settings = mirror.settings.model_copy(update={"guards": guards})
         self._hint = hint
@@ -154,25 +157,28 @@ class Reminter:
         self.store = scratch
 
     def mint(self, source: Source, version: VersionRef) -> VersionRow:
-        """Mints all versions of a source, of which ``version`` is the last; gives its row.
+        """Mint all versions of a source up to ``version``, the last one; return its row.
 
-        Raises NotMintedError, and whatever the source raises.
+        Raises
+        ------
+        NotMintedError
+            The version cannot be minted.
+        NetError, UnreliableListingError
+            The archive cannot be read.
         """
         dataset = self._hint.dataset
         with self.store.lock(dataset.dataset_id, dataset.name):
             visit = DatasetVisit(source, self.store, self._recorder, self._settings, self._hint)
             outcome = visit.run()
             if outcome.hold_messages:
-                # an operator has seen it in the store, or will: here it is only compared
+                # release the hold: the result is only compared with the store
                 for one in self._recorder.ask(lambda index: list(index.open_holds())):
                     release_hold(self._recorder, one.hold)
                 visit = DatasetVisit(source, self.store, self._recorder, self._settings, self._hint)
                 outcome = visit.run()
         if outcome.problems:
             why = "; ".join(outcome.problems)
-            raise NotMintedError(
-                f"{dataset.name} {version.upstream} could not be minted again: {why}"
-            )
+            raise NotMintedError(f"{dataset.name} {version.upstream} cannot be minted again: {why}")
         published = version.kind is VersionKind.PUBLISHED
         minted = self._recorder.ask(
             lambda index: (
@@ -184,13 +190,11 @@ class Reminter:
         if minted is None:
             problems = [*outcome.incidents, *outcome.hold_messages, outcome.waiting_reason]
             why = "; ".join(filter(None, problems)) or "the visit made no version"
-            raise NotMintedError(
-                f"{dataset.name} {version.upstream} could not be minted again: {why}"
-            )
+            raise NotMintedError(f"{dataset.name} {version.upstream} cannot be minted again: {why}")
         return minted
 
     def subdatasets(self, minted: VersionRow) -> list[SubdatasetRow]:
-        """The sub-datasets of a version in the scratch store."""
+        """Return the subdatasets of a version in the scratch store."""
         return self._recorder.ask(lambda index: list(index.subdatasets(minted)))
 
     def version_at(self, name: str, commit: str) -> VersionRow:

@@ -1,8 +1,8 @@
-"""A dataset's repository made again of the manifest beside a lock, and of nothing else.
+"""Rebuild the repository of a dataset from the manifest beside a lock file.
 
-What comes out has the very commit that was pinned, since the manifest holds all that the commit is
-made of. It has no history (git calls that shallow), and a git-annex branch of its own, which knows
-the places that the manifest names.
+The result has the pinned commit, because the manifest has all data of the commit. It has no history
+(a shallow repository in git's terms), and a git-annex branch of its own with the URLs of the
+manifest.
 """
 
 from __future__ import annotations
@@ -52,10 +52,17 @@ class _Entry(NamedTuple):
 
 
 def rebuild_repository(manifest: LockManifestReader, git_dir: Path) -> dict[str, str]:
-    """Writes the objects of a manifest's commit into an empty repository; gives its refs.
+    """Write the objects of the commit of a manifest into an empty repository.
 
-    Raises ManifestDamaged where what comes out is not what the manifest's head names, and what
-    reading it raises. Refs are for the caller to set.
+    Returns
+    -------
+    dict
+        The commits by the names of their refs, which the caller creates.
+
+    Raises
+    ------
+    LockManifestDamagedError
+        The objects are not those that the head of the manifest names.
     """
     head = manifest.head
     packs = git_dir / "objects" / "pack"
@@ -64,8 +71,8 @@ def rebuild_repository(manifest: LockManifestReader, git_dir: Path) -> dict[str,
         commit = pack.add(COMMIT, head.commit_object.encode())
         if (tree.hex(), commit.hex()) != (head.tree, head.commit):
             raise LockManifestDamagedError(
-                f"the manifest of {head.dataset}@{head.version} gives the tree {tree.hex()} and "
-                f"the commit {commit.hex()}, and not {head.tree} and {head.commit} as it says"
+                f"the manifest of {head.dataset}@{head.version} has the tree {tree.hex()} and the "
+                f"commit {commit.hex()}, but its head has {head.tree} and {head.commit}"
             )
         annex = _write_annex(pack, reader, head, logs)
         finished = pack.finish()
@@ -79,7 +86,7 @@ def rebuild_repository(manifest: LockManifestReader, git_dir: Path) -> dict[str,
 
 def _write_tree(pack: PackWriter, manifest: LockManifestReader, logs: LineSorter) -> bytes:
     with closing(iter(manifest)) as lines:
-        # plain files come first
+        # plain files are first in a manifest
         plain: list[_Entry] = []
         listed: Iterator[_Entry] = iter(())
         for line in lines:
@@ -96,20 +103,23 @@ def _write_tree(pack: PackWriter, manifest: LockManifestReader, logs: LineSorter
 
 
 def _without_duplicates(entries: Iterable[_Entry]) -> Iterator[_Entry]:
-    """Yield sorted entries; raises ManifestDamaged for a path that is there twice.
+    """Yield sorted entries.
 
-    That includes a file, or a sub-dataset, whose path is also a folder's. No tree may hold both.
+    Raises
+    ------
+    LockManifestDamagedError
+        A path occurs twice, or the path of a file or subdataset is also that of a folder.
     """
-    begun: list[bytes] = []
+    prefixes: list[bytes] = []
     for entry in entries:
-        # what this path begins with: everything else cannot be met again
-        while begun and not entry.path.startswith(begun[-1]):
-            begun.pop()
-        if any(entry.path[len(one) : len(one) + 1] in (b"", b"/") for one in begun):
+        # keep the prefixes of this path; entries are sorted, so that others cannot recur
+        while prefixes and not entry.path.startswith(prefixes[-1]):
+            prefixes.pop()
+        if any(entry.path[len(one) : len(one) + 1] in (b"", b"/") for one in prefixes):
             raise LockManifestDamagedError(
-                f"the manifest has {path_to_text(entry.path)!r} twice, or within a file"
+                f"the manifest has {path_to_text(entry.path)!r} twice, or below the path of a file"
             )
-        begun.append(entry.path)
+        prefixes.append(entry.path)
         yield entry
 
 
@@ -133,7 +143,7 @@ def _write_annex(
     found = _COMMITTER_TIME.search(head.commit_object)
     if found is None:
         raise LockManifestDamagedError(
-            f"the manifest of {head.dataset} holds a commit without a date"
+            f"the manifest of {head.dataset} has a commit without a date"
         )
     stamp = int(found[1])
     holders = [
@@ -155,7 +165,7 @@ def _write_annex(
         tree = AnnexBranchWriter(pack, reader, stamp, None, holders).write(logs, settings)
     except ValueError as error:
         raise LockManifestDamagedError(
-            f"the manifest of {head.dataset} cannot be used: {error}"
+            f"the manifest of {head.dataset} is invalid: {error}"
         ) from error
     message = (
         f"{head.dataset} {head.version}, made again of its manifest\n\nMirror-Spec: {MINT_SPEC}\n"

@@ -1,8 +1,8 @@
 """Citations of mirrored versions: upstream's authors, title, DOI and license, and the exact state.
 
-:func:`read_work` reads what is to be cited from git alone; :func:`cite` writes it in one of
-:data:`FORMATS`, the same bytes whenever and wherever it is asked. Nobody is given a DOI: a state is
-named by its SWHID and its state digest.
+:func:`read_work` reads the metadata from git alone; :func:`cite` writes it in one of
+:data:`FORMATS`, with the same bytes at any time and place. No DOI is created: a state is identified
+by its SWHID and its state digest.
 """
 
 from neuromirror.lab.cite.errors import (

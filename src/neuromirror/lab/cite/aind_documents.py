@@ -1,6 +1,6 @@
-"""What the sidecars of an AIND asset say for a citation (aind-data-schema, all generations).
+"""Read citation metadata from the sidecars of an AIND asset (all versions of aind-data-schema).
 
-``data_description.json``, or where that is missing its part in ``metadata.nd.json``.
+The source is ``data_description.json`` or, if it is missing, its copy in ``metadata.nd.json``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NAME: Final = "AIND asset"
 
 
 def read(documents: Documents) -> UpstreamMetadata:
-    """What the sidecars say; nothing where there are none."""
+    """Return the metadata in the sidecars; empty without sidecars."""
     joined = documents.parsed(DOCUMENTS[1])
     about = documents.parsed(DOCUMENTS[0]) or mapping(joined.get("data_description"))
     others = mapping(joined.get("other_identifiers")) or mapping(joined.get("external_links"))

@@ -1,8 +1,8 @@
-"""A BagIt bag (version 0.97) that holds upstream's documents, and says where all else is to be had.
+"""Write a BagIt bag (version 0.97) with the documents of upstream and the URLs of all other files.
 
-``fetch.txt`` names each file's address, ``manifest-sha256.txt`` or ``manifest-md5.txt`` its
-checksum, whichever upstream gives: later versions of BagIt want all files in one manifest. Files
-that a bag cannot have are named in ``not-in-this-bag.txt``.
+``fetch.txt`` has the URL of each file, ``manifest-sha256.txt`` or ``manifest-md5.txt`` its
+checksum, whichever upstream has; later versions of BagIt require all files in one manifest. Files
+that a bag cannot contain are listed in ``not-in-this-bag.txt``.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from neuromirror.lab.cite.works import CitationCollection
 from neuromirror.model import escape_unprintable
 from neuromirror.store import SafeFolder
 
-_LEFT_OUT_FILE: Final = "not-in-this-bag.txt"
+_OMITTED_FILE: Final = "not-in-this-bag.txt"
 _SAFE: Final = "/:@!$&'()*+,;=~?#[]%"
-# what programs take for line breaks in a bag's lists, whoever wrote it
+# characters that programs may interpret as line breaks in the lists of a bag
 _AMBIGUOUS: Final = re.compile(r"%0[ad]|\A\s|\s\Z|[\x00-\x1f\x7f-\x9f\u2028\u2029]", re.IGNORECASE)
-_NO_NAME: Final = "no list of a bag can hold its name"
+_NO_NAME: Final = "its name cannot be written in the lists of a bag"
 
 
 def write_bag(collection: CitationCollection, folder: Path) -> None:
-    """Makes the bag; ``folder`` must be empty, or not there. Nothing is left of one that failed."""
+    """Write the bag to an empty or missing folder; a failure leaves nothing behind."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputUnsuitableError(
-            f"{folder} is not an empty folder; name another for the bag with -o"
+            f"{folder} is not an empty folder; name an empty or missing one with --output"
         )
     parent = SafeFolder.open_path(folder.parent, create=True)
     with parent, parent.scratch() as scratch:
@@ -53,17 +53,17 @@ def write_bag(collection: CitationCollection, folder: Path) -> None:
 
 
 class _Bag:
-    """The lists of a bag, written line by line."""
+    """Writes the lists of a bag line by line."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._stack = ExitStack()
-        self._bytes = self._files = self._left_out = 0
+        self._bytes = self._files = self._omitted = 0
         self._knows_sizes = True
         self._lists: dict[str, IO[str]] = {}
 
     def __enter__(self) -> _Bag:
-        # a bag has at least one manifest
+        # a bag must have a manifest
         self._list("manifest-sha256.txt")
         return self
 
@@ -71,17 +71,17 @@ class _Bag:
         self._stack.close()
 
     def add(self, one: CitedEntry, prefix: str) -> None:
-        """The next file, sub-dataset or document."""
+        """Add the next file, subdataset or document."""
         path = prefix + one.path
         if isinstance(one, CitedDocument):
             if _AMBIGUOUS.search(path):
-                self._leave_out(path, _NO_NAME)
+                self._omit(path, _NO_NAME)
             else:
                 self._write_document(path, one.content)
         elif isinstance(one, CitedFile):
-            why = _left_out_reason(one, path)
+            why = _omission_reason(one, path)
             if why:
-                self._leave_out(path, why)
+                self._omit(path, why)
                 return
             algorithm, value = one.digest or ("", "")
             size = "-" if one.size is None else str(one.size)
@@ -91,12 +91,12 @@ class _Bag:
             self._list(f"manifest-{algorithm}.txt").write(f"{value}  data/{path}\n")
             self._count(one.size)
         else:
-            line = f"{escape_unprintable(path)}: a sub-dataset, at commit {one.commit}\n"
-            self._list(_LEFT_OUT_FILE).write(line)
+            line = f"{escape_unprintable(path)}: a subdataset, at commit {one.commit}\n"
+            self._list(_OMITTED_FILE).write(line)
 
-    def _leave_out(self, path: str, why: str) -> None:
-        self._left_out += 1
-        self._list(_LEFT_OUT_FILE).write(f"{escape_unprintable(path)}: {why}\n")
+    def _omit(self, path: str, why: str) -> None:
+        self._omitted += 1
+        self._list(_OMITTED_FILE).write(f"{escape_unprintable(path)}: {why}\n")
 
     def _write_document(self, path: str, content: bytes) -> None:
         target = self._folder / "data" / path
@@ -106,9 +106,9 @@ class _Bag:
                 file.write(content)
         except (FileExistsError, NotADirectoryError) as error:
             raise OutputUnsuitableError(
-                f"the bag cannot have {path!r}: this file system takes its name for that of "
-                "another file of the bag (upper and lower case, or accents); name a folder on "
-                "another file system with -o"
+                f"{path!r} cannot be written to the bag: this file system does not distinguish it "
+                "from another file (upper and lower case, or accents); name a folder on another "
+                "file system with --output"
             ) from error
         digest = hashlib.sha256(content).hexdigest()
         self._list("manifest-sha256.txt").write(f"{digest}  data/{path}\n")
@@ -126,7 +126,7 @@ class _Bag:
         return self._lists[name]
 
     def finish(self, collection: CitationCollection) -> None:
-        """The files about the bag itself; the lists must be closed."""
+        """Write the files about the bag; the lists must be closed."""
         version = "BagIt-Version: 0.97\nTag-File-Character-Encoding: UTF-8\n"
         (self._folder / "bagit.txt").write_text(version, "utf-8", newline="\n")
         info = "".join(f"{name}: {value}\n" for name, value in self._info(collection))
@@ -149,18 +149,18 @@ class _Bag:
             notes = [*remarks(work), *unlisted_remarks(work)]
             if notes:
                 yield "Internal-Sender-Description", " ".join(notes)
-        if self._left_out:
-            yield "Files-Left-Out", f"{self._left_out}, named in {_LEFT_OUT_FILE}"
+        if self._omitted:
+            yield "Files-Left-Out", f"{self._omitted}, named in {_OMITTED_FILE}"
         if self._knows_sizes:
             yield "Payload-Oxum", f"{self._bytes}.{self._files}"
 
 
-def _left_out_reason(one: CitedFile, path: str) -> str:
-    """Why a bag cannot have a file; empty where it can."""
+def _omission_reason(one: CitedFile, path: str) -> str:
+    """Return why a bag cannot contain a file, or an empty text."""
     if one.digest is None or one.digest[0] not in ("sha256", "md5"):
-        return "no sha256 or md5 of it is known"
+        return "it has no sha256 or md5"
     if not one.web_urls:
-        return "it has no address on the web" + (f", only {one.urls[0]}" if one.urls else "")
+        return "it has no web URL" + (f", only {one.urls[0]}" if one.urls else "")
     return _NO_NAME if _AMBIGUOUS.search(path) else ""
 
 

@@ -1,7 +1,7 @@
-"""BibTeX for biblatex (``@dataset``, manual of biblatex 3.20), which BibTeX's own styles take too.
+"""BibTeX for biblatex (``@dataset``, manual of biblatex 3.20) and the styles of BibTeX.
 
-The text is UTF-8, as biber and today's BibTeX styles read it; what TeX takes for its own is
-escaped. ``doi`` and ``url`` are verbatim fields, where only braces and backslashes do harm.
+The text is UTF-8, as biber and current BibTeX styles read it; special characters of TeX are
+escaped. ``doi`` and ``url`` are verbatim fields, where only braces and backslashes are escaped.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Final
 from neuromirror.lab.cite.phrases import license_phrase, remarks, retrieval_phrase
 from neuromirror.lab.cite.works import Agent, CitationCollection, CitedWork, Person
 
-# no at sign: BibTeX takes it for the beginning of an entry even here
+# no at sign: for BibTeX it starts an entry even in a comment
 _HEAD: Final = (
     "% The entry type 'dataset' is biblatex's. BibTeX's own styles print it as 'misc', with\n"
-    "% a warning; write 'misc' in its place to be rid of that.\n"
+    "% a warning; write 'misc' instead to avoid the warning.\n"
 )
-# braces count for BibTeX even behind a backslash
+# BibTeX counts braces even after a backslash
 _TEX: Final = str.maketrans(
     {
         **{one: f"\\{one}" for one in "#$%&_"},
@@ -29,7 +29,7 @@ _VERBATIM: Final = str.maketrans({"{": "%7B", "}": "%7D", "\\": "%5C", " ": "%20
 
 
 def write_bibtex(collection: CitationCollection) -> Iterator[str]:
-    """Yields a head in comments, and an entry a work."""
+    """Yield a head of comments, and one entry per work."""
     yield _HEAD
     for key, work in zip(collection.keys(), collection.works, strict=True):
         fields = "".join(f"  {name:<9} = {{{value}}},\n" for name, value in _fields(work) if value)
@@ -43,7 +43,7 @@ def _fields(work: CitedWork) -> Iterator[tuple[str, str]]:
         [*([f"{license_}."] if license_ else []), *remarks(work), retrieval_phrase(work)]
     )
     yield "author", " and ".join(map(_author, work.authors))
-    # in braces once more, or styles would change the case of letters
+    # extra braces keep the case of letters
     yield "title", f"{{{_tex(work.title)}}}"
     yield "year", year
     yield "version", _tex(work.version)
@@ -67,7 +67,7 @@ def _author(one: Agent) -> str:
 
 
 def _braced(name: str) -> str:
-    """A part of a name; in braces where BibTeX would take it apart."""
+    """Return a component of a name, in braces if BibTeX would split it."""
     escaped = _tex(name)
     return f"{{{escaped}}}" if " and " in f" {name.casefold()} " or "," in name else escaped
 

@@ -1,7 +1,7 @@
 """CITATION.cff, Citation File Format 1.2.0 (schema-guide of citation-file-format).
 
-YAML in blocks, every text in double quotes, which JSON and YAML read alike. Several works become
-the references of one file, whose own title is the collection's.
+YAML in block style, with texts in double quotes, which JSON and YAML parse in the same way. Several
+works are the references of one file with the title of the collection.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NOT_YAML: Final = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\u
 
 
 def write_cff(collection: CitationCollection) -> Iterator[str]:
-    """Yields the file."""
+    """Yield the content of the file."""
     only = collection.single_work
     if only is not None:
         fields = _work_fields(only)
@@ -49,7 +49,7 @@ def write_cff(collection: CitationCollection) -> Iterator[str]:
 
 
 def _work_fields(work: CitedWork) -> dict[str, Any]:
-    """What a file says of its own work, and a reference of another."""
+    """Return the fields of a work, for a file or for a reference."""
     is_doi = work.doi is not None and _DOI.match(work.doi)
     license_ = work.licenses[0] if len(work.licenses) == 1 else None
     is_known = license_ is not None and license_.spdx in SPDX

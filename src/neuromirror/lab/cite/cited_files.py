@@ -1,7 +1,7 @@
-"""The files of a state, read from its git tree and the git-annex branch, a thousand at a time.
+"""Read the files of a state from its git tree and the git-annex branch, in batches.
 
-Memory stays flat but for the branch's upper trees (30 MB for a million files). What a huge Zarr has
-outside git, and what is in sub-datasets, is not here.
+Memory is constant except for the upper trees of the branch (30 MB for a million files). Files of a
+huge Zarr outside git and files in subdatasets are not included.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from neuromirror.lab.cite.errors import NotCitableError
 from neuromirror.lab.cite.works import CitedState
 from neuromirror.store import run_git
 
-_AT_ONCE: Final = 1000
-"""Ids that a pipe takes whole: git is told as many, and then its answers are read."""
+_BATCH: Final = 1000
+"""Number of ids that always fit into a pipe; their replies are read afterwards."""
 _OWN_FOLDERS: Final = (b".datalad/", b".neuromirror/")
 _UNSAFE: Final = re.compile(rb"(?:\A|/)(?:\.\.?)?(?:/|\Z)")
 _OWN_FILES: Final = frozenset((b".gitattributes", b".gitmodules"))
@@ -36,7 +36,7 @@ _OWN_FILES: Final = frozenset((b".gitattributes", b".gitmodules"))
 
 @dataclass(frozen=True, slots=True)
 class CitedFile:
-    """A file: its path in git, what is known of its bytes, and where they can be had, best first.
+    """A file: its path in git, size, digest and URLs, best first.
 
     ``digest`` is (algorithm, value): sha256, md5, or etag (multipart).
     """
@@ -47,18 +47,18 @@ class CitedFile:
     urls: tuple[str, ...]
 
     def hex(self, algorithm: str) -> str | None:
-        """The digest, if it is of this algorithm."""
+        """Return the digest if it has this algorithm."""
         return self.digest[1] if self.digest and self.digest[0] == algorithm else None
 
     @property
     def web_urls(self) -> tuple[str, ...]:
-        """The places that every program can get."""
+        """Return the http and https URLs."""
         return tuple(url for url in self.urls if url.startswith(("https://", "http://")))
 
 
 @dataclass(frozen=True, slots=True)
 class CitedDocument:
-    """One of upstream's documents, which git holds itself."""
+    """A document of upstream, a plain file in git."""
 
     path: str
     content: bytes
@@ -66,7 +66,7 @@ class CitedDocument:
 
 @dataclass(frozen=True, slots=True)
 class CitedSubdataset:
-    """A sub-dataset at one of its commits."""
+    """A subdataset and its commit."""
 
     path: str
     commit: str
@@ -76,13 +76,18 @@ CitedEntry = CitedFile | CitedDocument | CitedSubdataset
 
 
 def cited_files(state: CitedState) -> Iterator[CitedEntry]:
-    """Yields what a state holds of upstream, sorted by path; raises NotCitableError or
-    StoreDamagedError."""
+    """Yield the files, documents and subdatasets of a state, sorted by path.
+
+    Raises
+    ------
+    NotCitableError, StoreDamagedError
+        The state cannot be read.
+    """
     with ExitStack() as stack:
         objects = _ObjectReader(stack, state)
         logs = _Logs(objects, state)
         entries = _entries(stack, state)
-        while some := list(islice(entries, _AT_ONCE)):
+        while some := list(islice(entries, _BATCH)):
             yield from _read(some, objects, logs)
 
 
@@ -106,16 +111,16 @@ def _read(entries: list[ListedEntry], objects: _ObjectReader, logs: _Logs) -> It
 
 
 def _key(path: str, target: bytes) -> tuple[str, int | None, tuple[str, str] | None]:
-    """The key that a symlink stands for, its size and its digest."""
+    """Return the key of a symlink, its size and its digest."""
     try:
         key = key_from_file_name(target.rpartition(b"/")[2])
         return key, parse_key(key).size, key_digest(key)
     except ValueError as error:
-        raise NotCitableError(f"{path!r} is a symlink, and not to a file of git-annex") from error
+        raise NotCitableError(f"{path!r} is a symlink, but not to a file of git-annex") from error
 
 
 def _entries(stack: ExitStack, state: CitedState) -> Iterator[ListedEntry]:
-    """Mode, object id and path of what is upstream's, and chosen, in order of path."""
+    """Yield the cited entries of upstream, in the order of paths."""
     parents: list[bytes] = []
     entries = stack.enter_context(closing(list_tree(state.git_dir, state.commit)))
     try:
@@ -123,12 +128,12 @@ def _entries(stack: ExitStack, state: CitedState) -> Iterator[ListedEntry]:
             path = entry.path
             if _UNSAFE.search(path):
                 raise NotCitableError(
-                    f"commit {state.commit} has a file {path!r}, which no mirror makes"
+                    f"commit {state.commit} has a file {path!r}, which no mirror writes"
                 )
             if _collides(parents, path):
                 raise NotCitableError(
                     f"commit {state.commit} has {path!r} twice, or as a file and as a folder, "
-                    "which no mirror makes; clone the dataset again, from its mirror"
+                    "which no mirror writes; clone the dataset again from its mirror"
                 )
             is_own = path in _OWN_FILES or path.startswith(_OWN_FOLDERS)
             if not is_own and (state.is_cited is None or state.is_cited(path)):
@@ -138,43 +143,43 @@ def _entries(stack: ExitStack, state: CitedState) -> Iterator[ListedEntry]:
 
 
 class _ObjectReader:
-    """Objects of the repository by id, through one ``git cat-file``."""
+    """Reads objects by id with one ``git cat-file`` process."""
 
     def __init__(self, stack: ExitStack, state: CitedState) -> None:
         self._process = stack.enter_context(start_git(state.git_dir, "cat-file", "--batch"))
-        self._where = state.git_dir
+        self._git_dir = state.git_dir
 
     def read(self, names: list[str]) -> Iterator[bytes]:
-        """The contents of at most a thousand objects; they are to be read to the end."""
-        questions, answers = self._process.stdin, self._process.stdout
-        assert questions is not None
-        assert answers is not None
-        questions.write("".join(f"{name}\n" for name in names).encode())
-        questions.flush()
+        """Yield the contents of at most 1000 objects; the iterator must be exhausted."""
+        requests, replies = self._process.stdin, self._process.stdout
+        assert requests is not None
+        assert replies is not None
+        requests.write("".join(f"{name}\n" for name in names).encode())
+        requests.flush()
         for name in names:
-            yield self._answer(answers, name)
+            yield self._reply(replies, name)
 
-    def _answer(self, answers: IO[bytes], name: str) -> bytes:
-        header = answers.readline().split()
+    def _reply(self, replies: IO[bytes], name: str) -> bytes:
+        header = replies.readline().split()
         if len(header) != 3:
             raise NotCitableError(
-                f"{self._where}: git object {name} cannot be read; check the repository with "
-                f"'git -C {self._where} fsck'"
+                f"{self._git_dir}: git object {name} cannot be read; check the repository with "
+                f"'git -C {self._git_dir} fsck'"
             )
-        return answers.read(int(header[2]) + 1)[:-1]
+        return replies.read(int(header[2]) + 1)[:-1]
 
 
 class _Logs:
-    """The URL logs of the git-annex branch.
+    """The URL logs of the git-annex branch, as they were when the version was minted.
 
-    The branch grows with every version, and with whatever somebody does in a clone. Told is what
-    it knew when the version was made, so that a citation stays the same: log lines have the date of
-    the version that brought them. Where a key has no line so old, all its lines count.
+    The branch changes with every version and in clones. Log lines have the date of their version,
+    so that later lines are ignored and a citation does not change. If all lines of a key are later,
+    all of them are used.
     """
 
     def __init__(self, objects: _ObjectReader, state: CitedState) -> None:
         self._objects = objects
-        # a configuration could name the program that looks at signatures
+        # the configuration could name a program that verifies signatures
         shown = ("-c", "log.showSignature=false", "show", "-s")
         self._until = int(run_git(state.git_dir, *shown, "--format=%ct", state.commit))
         self._folders: dict[bytes, bytes] = {}
@@ -185,7 +190,7 @@ class _Logs:
             self._tops = dict(_children(content))
 
     def urls(self, keys: list[str]) -> Iterator[tuple[str, ...]]:
-        """The places of at most a thousand keys, each best first."""
+        """Yield the URLs of at most 1000 keys, best first."""
         folders = [hash_lower(key) for key in keys]
         missing = {folder[:3] for folder in folders} - self._folders.keys()
         new = sorted(top for top in missing if top in self._tops)
@@ -204,14 +209,14 @@ class _Logs:
         newest = {
             line.value: line for line in sorted(parse_log(log), key=lambda one: one.timestamp)
         }
-        there = [line for line in newest.values() if line.status == "1"]
-        then = [line for line in there if line.timestamp <= self._until] or there
-        urls = [strip_claim_prefix(line.value) for line in then]
+        present = [line for line in newest.values() if line.status == "1"]
+        cited = [line for line in present if line.timestamp <= self._until] or present
+        urls = [strip_claim_prefix(line.value) for line in cited]
         return tuple(sorted(urls, key=_rank)) if len(urls) > 1 else tuple(urls)
 
 
 def _rank(url: str) -> tuple[bool, bool, str]:
-    """An exact object of a bucket first, an API's download address last."""
+    """Return a sort key: object versions of a bucket first, download URLs of an API last."""
     return "versionId=" not in url.partition("?")[2], url.endswith("/"), url
 
 
@@ -224,9 +229,9 @@ def _children(tree: bytes) -> Iterator[tuple[bytes, str]]:
 
 
 def _collides(before: list[bytes], path: bytes) -> bool:
-    """Whether a tree that has the paths before this one cannot have it as well.
+    """Return whether a path is a duplicate or below the path of a file.
 
-    ``before`` are those that this path begins with, and the one before it, in order.
+    ``before`` has the previous path and those that are prefixes of it, in order.
     """
     repeated = bool(before) and path <= before[-1]
     while before and not path.startswith(before[-1]):
@@ -237,12 +242,12 @@ def _collides(before: list[bytes], path: bytes) -> bool:
 
 
 def _folder(tree: bytes, name: bytes) -> str:
-    """The id of a folder in a tree; empty where there is none of this name."""
+    """Return the id of a folder in a tree, or an empty text."""
     before = b"40000 %s\0" % name
     at = tree.find(before)
     return "" if at < 0 else tree[at + len(before) : at + len(before) + 20].hex()
 
 
 def _child(tree: bytes, name: bytes) -> str:
-    """The id of an entry of a tree; empty where there is none of this name."""
+    """Return the id of an entry of a tree, or an empty text."""
     return next((sha for found, sha in _children(tree) if found == name), "")

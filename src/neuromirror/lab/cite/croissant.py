@@ -1,7 +1,7 @@
-"""Croissant 1.0 (mlcommons.org): the dataset, and a FileObject for each file with a checksum.
+"""Croissant 1.0 (mlcommons.org): the dataset, and a FileObject per file with a checksum.
 
-Croissant asks a sha256 or md5 of every file; files without one are counted in the description.
-There is no RecordSet: what is inside the files is not known here.
+Croissant requires a sha256 or md5 for every file; files without one are counted in the description.
+There is no RecordSet, because the content of the files is not read.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ _CONTEXT: Final[dict[str, Any]] = {
     "subField": "cr:subField",
     "transform": "cr:transform",
 }
-"""The context that the specification gives."""
+"""The JSON-LD context of the specification."""
 
 
 def write_croissant(collection: CitationCollection, *, files: bool) -> Iterator[str]:
-    """Yields the file; without ``files`` it has no distribution."""
+    """Yield the content of the file; without ``files`` it has no distribution."""
     head = without_empty({"@context": _CONTEXT, "@type": "sc:Dataset", **_about(collection)})
     yield f"{compact_json(head)[:-1]}"
-    left_out = 0
+    omitted = 0
     if files:
         yield ',\n"distribution": ['
         number = 0
@@ -81,14 +81,14 @@ def write_croissant(collection: CitationCollection, *, files: bool) -> Iterator[
                     continue
                 entity = _file_object(one, prefix)
                 if entity is None:
-                    left_out += 1
+                    omitted += 1
                     continue
                 yield f"{',' if number else ''}\n{compact_json(entity)}"
                 number += 1
         yield "]"
     descriptions = [_description(work, files=files) for work in collection.works]
-    if left_out:
-        descriptions.append(f"{count_of(left_out, 'file')} without sha256 or md5 are not listed.")
+    if omitted:
+        descriptions.append(f"{count_of(omitted, 'file')} without sha256 or md5 are not listed.")
     yield f',\n"description": {compact_json(" ".join(descriptions))}}}\n'
 
 
@@ -134,7 +134,7 @@ def _distinct(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _file_object(one: CitedFile, prefix: str) -> dict[str, Any] | None:
-    """A file; None for one that Croissant cannot have: without a checksum or a place."""
+    """Return the FileObject of a file, or None without a checksum or a URL."""
     sha256, md5 = one.hex("sha256"), one.hex("md5")
     if not one.urls or not (sha256 or md5):
         return None

@@ -12,7 +12,7 @@ from neuromirror.lab.cite.works import Agent, CitationCollection, CitedWork, Per
 
 
 def write_csl(collection: CitationCollection) -> Iterator[str]:
-    """Yields one JSON list with an item a work."""
+    """Yield one JSON list with one item per work."""
     items = [
         _item(key, work) for key, work in zip(collection.keys(), collection.works, strict=True)
     ]

@@ -1,7 +1,7 @@
-"""What ``dandiset.yaml`` says for a citation (dandischema's Dandiset, all releases).
+"""Read citation metadata from ``dandiset.yaml`` (Dandiset of dandischema, all releases).
 
-The archive's own rules are kept: cited is who is marked ``includeInCitation``; the publisher is
-named after the instance whose prefix the identifier has (``DANDI:000027``).
+The rules are those of the archive: contributors with ``includeInCitation`` are cited, and the
+publisher is the instance in the prefix of the identifier (``DANDI:000027``).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _RELATION: Final = "dcite:"
 
 
 def read(documents: Documents) -> UpstreamMetadata:
-    """What the document says; nothing where there is none."""
+    """Return the metadata in the document; empty without a document."""
     about = documents.parsed(DOCUMENT)
     contributors = list(mappings(about.get("contributor")))
     cited = [one for one in contributors if one.get("includeInCitation") is True]

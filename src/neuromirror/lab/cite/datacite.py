@@ -1,8 +1,8 @@
-"""DataCite's JSON (metadata schema 4.5) of a retrieved state.
+"""DataCite JSON (metadata schema 4.5) of a retrieved state.
 
-It has no DOI of its own: what is described is a copy, and the DOI is upstream's, to which the copy
-is related: identical, where a published version was mirrored as a whole; else a variant form. What
-DataCite wants and upstream does not say has DataCite's own word for that (``:unav``).
+The record describes a copy without a DOI. It is related to the DOI of upstream: as identical if a
+published version was mirrored completely, else as a variant form. Required fields that upstream
+does not have are ``:unav``, as DataCite recommends.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _RELATIONS: Final = frozenset(
 
 
 def write_datacite(collection: CitationCollection) -> Iterator[str]:
-    """Yields one record, or a list of records where there are several works."""
+    """Yield one record, or a list of records for several works."""
     records = [_record(work) for work in collection.works]
     yield indented_json(records if collection.single_work is None else records[0])
 

@@ -1,4 +1,4 @@
-"""Why something cannot be cited."""
+"""The errors of citations."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from neuromirror.model import ConfigurationError, NeuromirrorError
 
 
 class NotCitableError(NeuromirrorError):
-    """A commit that no mirror made, or that git cannot read."""
+    """A commit was not made by a mirror, or cannot be read."""
 
 
 class NothingToCiteError(ConfigurationError):
-    """The name is not that of a version, a lock or a clone."""
+    """The argument is not a version, a lock file or a clone."""
 
 
 class StateUnavailableError(NeuromirrorError):
-    """A pinned state that neither the store nor what stands beside the lock has."""
+    """Neither the store nor the files beside the lock file have a pinned state."""
 
 
 class FormatUnsuitableError(ConfigurationError):
-    """A format was asked for something that it cannot do."""
+    """A format does not support the request."""
 
 
 class OutputUnsuitableError(ConfigurationError):
-    """A citation cannot be written where it shall be."""
+    """A citation cannot be written to the output path."""

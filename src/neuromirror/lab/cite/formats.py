@@ -1,4 +1,4 @@
-"""The formats of a citation by name, and how one is written to a file."""
+"""The citation formats, and writing a citation to a file."""
 
 from __future__ import annotations
 
@@ -26,9 +26,14 @@ _MODE: Final = 0o666
 
 @dataclass(frozen=True, slots=True)
 class CitationFormat:
-    """A format; ``file_name`` is what a file of it is called by itself, empty for a folder.
+    """A format.
 
-    ``lists_files`` says whether it has an entry for each file.
+    Attributes
+    ----------
+    file_name
+        The default name of the output file; empty for a folder.
+    lists_files
+        Whether the format has an entry per file.
     """
 
     file_name: str
@@ -56,14 +61,22 @@ _WRITERS: Final[dict[str, Callable[[CitationCollection], Iterator[str]]]] = {
 
 
 def cite(collection: CitationCollection, form: str, *, files: bool = True) -> Iterator[str]:
-    """Yields a citation in a format of :data:`FORMATS`, piece by piece.
+    """Return the pieces of a citation in a format of :data:`FORMATS`.
 
-    Without ``files`` ro-crate and croissant describe the datasets alone. Raises
-    FormatUnsuitableError for
-    bagit, which is a folder.
+    Parameters
+    ----------
+    files
+        Whether ro-crate and croissant list the files.
+
+    Raises
+    ------
+    FormatUnsuitableError
+        The format is bagit, which is a folder.
     """
     if form == _BAG:
-        raise FormatUnsuitableError("a bag is a folder: name an empty or new one with -o")
+        raise FormatUnsuitableError(
+            "bagit writes a folder; name an empty or missing one with --output"
+        )
     if form == "ro-crate":
         return write_rocrate(collection, files=files)
     if form == "croissant":
@@ -74,10 +87,17 @@ def cite(collection: CitationCollection, form: str, *, files: bool = True) -> It
 def write_citation(
     collection: CitationCollection, form: str, target: Path, *, files: bool = True
 ) -> Path:
-    """Writes a citation to a file, or into a folder under the format's own name; gives its path.
+    """Write a citation to a file, or to a folder with the default name; return its path.
 
-    A file is replaced in one step; in a folder nothing is. Of bagit, ``target`` is the bag. Raises
-    OutputUnsuitableError, and UnsafePathError for a symlink in a relative path.
+    An existing file is replaced atomically, but not one with the default name in a folder. For
+    bagit, ``target`` is the folder of the bag.
+
+    Raises
+    ------
+    OutputUnsuitableError
+        The citation cannot be written to the path.
+    UnsafePathError
+        A relative path has a symlink.
     """
     if form == _BAG:
         write_bag(collection, target)
@@ -86,10 +106,10 @@ def write_citation(
         target /= FORMATS[form].file_name
         if target.exists():
             raise OutputUnsuitableError(
-                f"{target} is there already; name the file with -o to replace it"
+                f"{target} exists; name the file itself with --output to replace it"
             )
     elif not target.parent.is_dir():
-        raise OutputUnsuitableError(f"there is no folder {target.parent}; make it first")
+        raise OutputUnsuitableError(f"{target.parent}: no such folder; create it first")
     pieces = cite(collection, form, files=files)
     with SafeFolder.open_path(target.parent) as folder:
         draft, handle = folder.new_file(_MODE)

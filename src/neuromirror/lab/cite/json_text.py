@@ -1,4 +1,4 @@
-"""JSON for files that people keep: indented, UTF-8, the same bytes for the same content."""
+"""Encode JSON as UTF-8 with invisible characters escaped; equal values give equal bytes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ _UNSEEN: Final = re.compile(
     "[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f]"
 )
-"""Characters that show nothing, or show others in another order."""
+"""Invisible characters, and those that change the writing direction."""
 
 
 def indented_json(value: Any) -> str:
-    """The value on lines of its own, with a newline at the end."""
+    """Encode a value indented, with a newline at the end."""
     return _escaped(json.dumps(value, ensure_ascii=False, indent=2)) + "\n"
 
 
 def compact_json(value: Any) -> str:
-    """The value in one line."""
+    """Encode a value on one line."""
     return _escaped(json.dumps(value, ensure_ascii=False))
 
 
@@ -28,7 +28,7 @@ def _escaped(text: str) -> str:
 
 
 def without_empty(table: dict[str, Any]) -> dict[str, Any]:
-    """The table without what is None or empty; zeros stay."""
+    """Return the table without None and empty values; zeros are kept."""
     return {
         name: value
         for name, value in table.items()

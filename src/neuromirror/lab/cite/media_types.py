@@ -1,4 +1,4 @@
-"""Media types by a file's ending: few, and the same on every machine."""
+"""Media types by file extension, the same on every machine."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ _BY_ENDING: Final = {
 
 
 def media_type(path: str) -> str:
-    """The media type of a file with this name."""
+    """Return the media type of a file name."""
     ending = path.rpartition("/")[2].rpartition(".")[2]
     return _BY_ENDING.get(ending.casefold(), _OTHER)

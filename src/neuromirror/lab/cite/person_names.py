@@ -1,8 +1,8 @@
-"""Names of people taken apart, as far as that is beyond doubt.
+"""Split names of people into family and given names, where the result is certain.
 
-``van der Berg, Anna`` and ``Anna van der Berg`` are the same; so are BibTeX's rules. A name without
-a comma is taken apart only where it has two words, or where what stands between first and last is a
-particle or an initial: of ``Ana García Márquez`` nobody but she knows which word is which.
+``van der Berg, Anna`` and ``Anna van der Berg`` are equal, as in BibTeX. A name without a comma is
+split only if it has two words, or if the words between the first and the last are particles or
+initials; ``Ana García Márquez`` is ambiguous.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FAMILY_FIRST: Final = ("CJK UNIFIED", "HANGUL", "HIRAGANA", "KATAKANA")
 def make_person(
     name: Any, orcid: Any = None, affiliations: Sequence[Organisation] = ()
 ) -> Person | None:
-    """A person by name, without academic degrees; None where there is no name."""
+    """Return a person without academic degrees, or None without a name."""
     whole = without_degrees(plain_text(name).strip(" ,;"))
     if not whole:
         return None
@@ -35,13 +35,13 @@ def make_person(
 
 
 def make_organisation(name: Any, ror: Any = None) -> Organisation | None:
-    """An organisation by name; None where there is no name."""
+    """Return an organisation, or None without a name."""
     found = plain_text(name)
     return Organisation(found, ror_of(ror)) if found else None
 
 
 def orcid_of(value: Any) -> str | None:
-    """A bare ORCID with the right check digit (ISO 7064, MOD 11-2); None for anything else."""
+    """Return a bare ORCID with a valid check digit (ISO 7064, MOD 11-2), or None."""
     found = _ORCID.match(plain_text(value))
     if found is None or not _ORCID_DIGITS.match(digits := found[1].replace("-", "")):
         return None
@@ -53,13 +53,13 @@ def orcid_of(value: Any) -> str | None:
 
 
 def ror_of(value: Any) -> str | None:
-    """The address at ror.org of an id or an address; None for anything else."""
+    """Return the ror.org URL of an id or a URL, or None."""
     found = _ROR.match(plain_text(value))
     return f"https://ror.org/{found[1]}" if found else None
 
 
 def family_first_name(one: Person) -> str:
-    """The name as it stands in a list of authors: ``van der Berg, Anna, Jr.``"""
+    """Return the name as in a list of authors: ``van der Berg, Anna, Jr.``"""
     if not one.family:
         return one.full_name
     family = f"{one.particle} {one.family}".strip()
@@ -67,7 +67,7 @@ def family_first_name(one: Person) -> str:
 
 
 def _split_name(whole: str) -> tuple[str, str, str, str]:
-    """Family name, given names, particle and suffix; all empty where that is not certain."""
+    """Return family name, given names, particle and suffix; all empty if ambiguous."""
     parts = [part.strip() for part in whole.split(",") if part.strip()]
     if len(parts) == 1:
         return _split_spoken_name(whole.split(), "")
@@ -105,7 +105,7 @@ def _split_spoken_name(tokens: Sequence[str], suffix: str) -> tuple[str, str, st
 
 
 def _count_particles(tokens: Sequence[str]) -> int:
-    """How many words at the beginning are a particle; the last one never is."""
+    """Return the number of leading particles; the last word is none."""
     number = 0
     while number < len(tokens) - 1 and _is_particle(tokens[number]):
         number += 1

@@ -1,4 +1,4 @@
-"""Sentences that several formats have in common."""
+"""Sentences shared by several formats."""
 
 from __future__ import annotations
 
@@ -8,55 +8,54 @@ from neuromirror.lab.cite.works import Agent, CitedWork, Person
 
 
 def listed_name(one: Agent) -> str:
-    """An author as in a list: the family name first where it is known."""
+    """Return an author as in a list, with the family name first if it is known."""
     return family_first_name(one) if isinstance(one, Person) else one.name
 
 
 def license_phrase(work: CitedWork) -> str:
-    """``License: CC-BY-4.0``; empty where upstream states none."""
+    """Return ``License: CC-BY-4.0``, or an empty text without a license."""
     names = ", ".join(one.name for one in work.licenses)
     return f"License{'s' * (len(work.licenses) > 1)}: {names}" if names else ""
 
 
 def retrieval_phrase(work: CitedWork) -> str:
-    """Which state it was, without a full stop: people copy what stands at the end."""
+    """Return the ids of the state, without a full stop, which would be copied with them."""
     return f"Retrieved as {work.qualified_swhid}, state {work.digest}"
 
 
 def remarks(work: CitedWork) -> list[str]:
-    """What a reader must know besides: sentences, each with its full stop."""
+    """Return further sentences for the reader, with full stops."""
     mirror = work.state.name.partition(":")[0]
     requests = "; ".join(f'"{one}"' for one in work.citation_requests)
     inputs = "; ".join(work.inputs)
     chosen = ", ".join(work.state.paths)
     found = [
         requests and f"Upstream asks to cite {requests}.",
-        work.within and f"It is a part of {mirror}:{work.within}.",
+        work.within and f"It is a subdataset of {mirror}:{work.within}.",
         inputs and f"Derived from {inputs}.",
-        chosen and f"Of it {count_of(work.files, 'file')}: {chosen}.",
+        chosen and f"Selection of {count_of(work.files, 'file')}: {chosen}.",
     ]
     return [one for one in found if one]
 
 
 def unlisted_remarks(work: CitedWork) -> list[str]:
-    """What a list of a work's files leaves out: sentences, each with its full stop."""
-    parts = len(work.subdatasets)
+    """Return sentences about the files that a list of files omits."""
+    subdatasets = len(work.subdatasets)
     inside = sum(files for _, files, _ in work.subdatasets)
     has = "has" if work.left_out == 1 else "have"
     found = [
-        parts
-        and f"{count_of(inside, 'file')} in {count_of(parts, 'subdataset')}, which are datasets "
-        "of their own, are not listed.",
+        subdatasets
+        and f"{count_of(inside, 'file')} in {count_of(subdatasets, 'subdataset')} are not listed.",
         work.manifest_only_files
         and f"{count_of(work.manifest_only_files, 'file')} outside the git tree are not listed.",
         work.left_out
-        and f"{count_of(work.left_out, 'thing')} that upstream lists {has} not been mirrored.",
+        and f"{count_of(work.left_out, 'item')} of the upstream listing {has} not been mirrored.",
     ]
     return [one for one in found if one]
 
 
 def description_or_summary(work: CitedWork) -> str:
-    """The description for formats that must have one: upstream's, or what is known in any case."""
+    """Return the description of upstream, or title, number of files and size."""
     if work.description:
         return work.description
     return f"{work.title}: {count_of(work.files, 'file')}, {work.bytes} bytes."

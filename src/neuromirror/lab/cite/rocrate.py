@@ -1,7 +1,7 @@
-"""RO-Crate 1.2: a crate whose files are all on the web, each by its address, size and sha256.
+"""RO-Crate 1.2: a crate whose files are on the web, with their URLs, sizes and sha256.
 
-The files are written as they are read from git; only their entities wait in a file on disk, since
-the crate names all its parts before it describes them.
+Files are written while they are read from git. Their entities are buffered in a file on disk,
+because the crate lists all ids before the entities.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SAFE: Final = "/:@!$&'()*+,;=~?#[]%"
 
 
 def write_rocrate(collection: CitationCollection, *, files: bool) -> Iterator[str]:
-    """Yields ``ro-crate-metadata.json``; without ``files`` it describes the works alone."""
+    """Yield ``ro-crate-metadata.json``; without ``files`` it has no entities of files."""
     context = _Context()
     seen: set[int] = set()
     only = collection.single_work
@@ -71,9 +71,9 @@ def write_rocrate(collection: CitationCollection, *, files: bool) -> Iterator[st
 def _with_parts(
     dataset: Entity, work: CitedWork, collection: CitationCollection, seen: set[int] | None
 ) -> Iterator[str]:
-    """Yields a dataset's entity, which names its parts, and then theirs.
+    """Yield the entity of a dataset, which has the ids of its files, and then their entities.
 
-    ``seen`` is what ids there are in the crate, None where it shall have no files.
+    ``seen`` has the ids in the crate; None for a crate without files.
     """
     if seen is None:
         yield f",\n{compact_json(dataset)}"
@@ -90,14 +90,14 @@ def _with_parts(
 
 
 def _parts(work: CitedWork, collection: CitationCollection, seen: set[int]) -> Iterator[Entity]:
-    """Yields an entity for each file and sub-dataset, each with an id of its own."""
+    """Yield an entity with a unique id for each file and subdataset."""
     prefix = collection.prefix(work)
     for one in cited_files(work.state):
         entity = _part(one, prefix, work)
-        # 8 bytes of a digest and not the address: there may be millions
+        # 8 bytes of a digest instead of the URL save memory for millions of files
         short = int.from_bytes(hashlib.sha256(entity["@id"].encode()).digest()[:8], "big")
         if short in seen:
-            # the same content under another name
+            # the same content at another path
             entity["@id"] += f"#{quote(prefix + one.path)}"
         seen.add(short)
         yield entity
@@ -112,7 +112,7 @@ def _part(one: CitedEntry, prefix: str, work: CitedWork) -> Entity:
         "@id": f"swh:1:rev:{one.commit}",
         "@type": "Dataset",
         "name": prefix + one.path,
-        "description": "A sub-dataset, which is a dataset of its own.",
+        "description": "A subdataset.",
     }
 
 
@@ -137,13 +137,13 @@ def _file(one: CitedFile, prefix: str, work: CitedWork) -> Entity:
 
 
 def _document(one: CitedDocument, prefix: str) -> Entity:
-    """A document that is in git and nowhere else as it is there."""
+    """Return the entity of a document, which is in git only."""
     return {
         "@id": f"#{quote(prefix + one.path)}",
         "@type": "File",
         "name": prefix + one.path,
         "localPath": prefix + one.path,
-        "description": "Upstream's metadata, held by git itself.",
+        "description": "Metadata of upstream, a plain file in git.",
         "encodingFormat": media_type(one.path),
         "contentSize": str(len(one.content)),
         "sha256": hashlib.sha256(one.content).hexdigest(),
@@ -151,7 +151,7 @@ def _document(one: CitedDocument, prefix: str) -> Entity:
 
 
 def _dataset(work: CitedWork, context: _Context, *, files: bool) -> Entity:
-    """All of a dataset's entity but its id and parts."""
+    """Return the entity of a dataset without its id and files."""
     notes = [*remarks(work), *(unlisted_remarks(work) if files else [])]
     date = work.required_date
     return without_empty(
@@ -197,17 +197,17 @@ def _distinct(entities: Iterable[Entity]) -> Iterator[Entity]:
 
 
 class _Context:
-    """The contextual entities that datasets refer to, each once."""
+    """The contextual entities of the crate, without duplicates."""
 
     def __init__(self) -> None:
         self._by_id: dict[str, Entity] = {}
 
     def entities(self) -> Iterator[Entity]:
-        """Yields them in the order in which they were met."""
+        """Yield the entities in the order of their first use."""
         yield from self._by_id.values()
 
     def agent(self, one: Agent) -> Entity:
-        """A person or an organisation."""
+        """Return a reference to a person or an organisation."""
         if isinstance(one, Person):
             identity = one.orcid and f"https://orcid.org/{one.orcid}"
             return self._add(
@@ -226,7 +226,7 @@ class _Context:
         )
 
     def funder(self, one: Funder) -> Entity:
-        """Who paid, with the award where one is named."""
+        """Return a reference to a grant, or to the funder without an award."""
         if not one.award:
             return self.agent(one.organisation)
         return self._add(
@@ -240,7 +240,7 @@ class _Context:
         )
 
     def licenses(self, work: CitedWork) -> list[Entity] | Entity | str:
-        """The licenses; a sentence where upstream states none."""
+        """Return references to the licenses, or a sentence without licenses."""
         found = [self._license(one) for one in work.licenses]
         if not found:
             return "Upstream states no license."
@@ -257,7 +257,7 @@ class _Context:
         )
 
     def identifiers(self, work: CitedWork) -> list[Entity]:
-        """DOI, SWHIDs, state digest, and upstream's own names."""
+        """Return references to DOI, SWHIDs, state digest, and the identifiers of upstream."""
         found = []
         if work.doi is not None:
             fields = {"propertyID": _DOI, "value": f"doi:{work.doi}", "url": work.doi_url}
@@ -272,10 +272,10 @@ class _Context:
         return list(_distinct(found))
 
     def derived_from(self, name: str) -> Entity:
-        """What a dataset was derived from, by upstream's name of it."""
+        """Return a reference to an input of the dataset, by its upstream name."""
         return self._add(
             f"#input-{quote(name, safe='')}",
-            {"@type": "Dataset", "name": name, "description": "Upstream's name of an input."},
+            {"@type": "Dataset", "name": name, "description": "Upstream name of an input."},
         )
 
     def _value(self, identity: str, name: str, fields: Entity) -> Entity:
@@ -287,5 +287,5 @@ class _Context:
 
 
 def _spoken_name(one: Person) -> str:
-    """A name in the order in which it is spoken."""
+    """Return a name in spoken order."""
     return " ".join(part for part in (one.given, one.particle, one.family, one.suffix) if part)

@@ -1,6 +1,6 @@
-"""States that can be cited, and where they are on this machine: a store, a clone, beside a lock.
+"""Find the states to cite on this machine: in a store, in a clone, or beside a lock file.
 
-No archive and no clone URL is asked.
+No request is sent.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CLONED_ANNEX: Final = "refs/remotes/*/git-annex"
 
 
 def state_of_version(store: Store, row: VersionRow) -> CitedState:
-    """A version in a store, as the index knows it; no git is asked."""
+    """Return the state of a version in a store, from the index."""
     repository = store.repository(DatasetRef(row.mirror, row.local_id, row.source_uri))
     return CitedState(
         git_dir=repository.path,
@@ -48,34 +48,42 @@ def state_of_version(store: Store, row: VersionRow) -> CitedState:
 
 
 def state_of_clone(folder: Path) -> CitedState:
-    """The state that is checked out in a clone, or HEAD's of a bare repository.
+    """Return the checked-out state of a clone, or HEAD of a bare repository.
 
-    Raises NothingToCiteError for a folder that is no repository, and NotCitableError where commits
-    of
-    somebody else stand on top.
+    Raises
+    ------
+    NothingToCiteError
+        The folder is not a repository.
+    NotCitableError
+        The commit was not made by a mirror.
     """
     git_dir = _git_dir(folder)
     commit = _git(git_dir, "rev-parse", "--verify", "--quiet", "HEAD^{commit}").strip()
     if not commit:
-        raise NotCitableError(f"{folder} has no commit; is a clone of a dataset meant?")
+        raise NotCitableError(f"{folder} has no commit; name the clone of a dataset")
     headers, _, message = _git(git_dir, "cat-file", "commit", commit).partition("\n\n")
     parent = _PARENT.search(headers)
     if message.startswith(_ADJUSTED) and parent is not None:
-        # what git-annex makes of a branch for file systems without symlinks, or to unlock files
+        # adjusted branch of git-annex, with unlocked files or for file systems without symlinks
         commit = parent[1]
     if _MINTED.search(_git(git_dir, "cat-file", "commit", commit)) is None:
         raise NotCitableError(
-            f"what is checked out in {folder} (commit {commit[:12]}) is no state that a mirror "
-            "made; check one out, for example by its tag, or cite the version by its name"
+            f"{folder}: the checked-out commit {commit[:12]} was not made by a mirror; check out a "
+            "version, for example by its tag, or cite the version by its name"
         )
     return _minted_state(git_dir, commit)
 
 
 def states_of_lock(lock: Lock, store: Store | None, stack: ExitStack) -> list[CitedState]:
-    """The states that a lock pins, in its order.
+    """Return the pinned states of a lock file, in its order.
 
-    Each is read from the store, if that has it, or else from the bundle or the manifest beside the
-    lock, which are unpacked into folders that go away with ``stack``. Raises StateUnavailableError.
+    Each is read from the store or, if the store lacks it, from the bundle or the manifest beside
+    the lock file, which are unpacked into folders that are removed with ``stack``.
+
+    Raises
+    ------
+    StateUnavailableError
+        A state is in none of them.
     """
     return [_pinned_state(lock, pin, store, stack) for pin in lock.datasets]
 
@@ -85,8 +93,8 @@ def _pinned_state(lock: Lock, pin: Pin, store: Store | None, stack: ExitStack) -
     state = _minted_state(git_dir, pin.commit, annex)
     if (state.name, state.label) != (pin.name, pin.resolved.version):
         raise NotCitableError(
-            f"{lock.path}: commit {pin.commit} is of {state.name}@{state.label}, and not of "
-            f"{pin.version}; was the lock edited by hand?"
+            f"{lock.path}: commit {pin.commit} is {state.name}@{state.label}, not {pin.version}; "
+            "if the lock file was edited, restore it from git or pin the dataset again"
         )
     origin = pin.clone[0] if pin.clone else None
     if not pin.paths:
@@ -104,7 +112,7 @@ def _pinned_state(lock: Lock, pin: Pin, store: Store | None, stack: ExitStack) -
 def _repository_with(
     lock: Lock, pin: Pin, store: Store | None, stack: ExitStack
 ) -> tuple[Path, str | None]:
-    """A repository that has the pinned commit, and the git-annex branch in it."""
+    """Return a repository with the pinned commit, and the commit of its git-annex branch."""
     if store is not None:
         git_dir = store.repository(pin.dataset).path
         if git_dir.is_dir() and _has(git_dir, pin.commit):
@@ -131,8 +139,8 @@ def _repository_with(
         return scratch, annex
     raise StateUnavailableError(
         f"{pin.version}: neither the store nor a bundle or manifest beside {lock.path} has commit "
-        f"{pin.commit}; name the store with --store, or take {pin.manifest} back from where the "
-        "lock came from"
+        f"{pin.commit}; name the store with --store, or copy {pin.manifest} from the source of "
+        "the lock file"
     )
 
 
@@ -150,7 +158,7 @@ def _minted_state(git_dir: Path, commit: str, annex: str | None = None) -> Cited
     tree, committer = _TREE.search(headers), _COMMITTER.search(headers)
     name, _, label = message.partition("\n")[0].partition(" ")
     if name.endswith(":"):
-        raise NotCitableError(f"{git_dir} is a super-dataset; cite the datasets in it, one by one")
+        raise NotCitableError(f"{git_dir} is a superdataset; cite its subdatasets instead")
     minted = _MINTED.search(message) and ":" in name and label
     if not minted or tree is None or committer is None:
         raise NotCitableError(
@@ -161,13 +169,13 @@ def _minted_state(git_dir: Path, commit: str, annex: str | None = None) -> Cited
 
 
 def _annex(git_dir: Path) -> str | None:
-    """The commit of the git-annex branch, or of a remote's where there is none yet."""
+    """Return the commit of the git-annex branch, or of that of a remote, or None."""
     listed = _git(git_dir, "for-each-ref", "--format=%(objectname)", ANNEX_BRANCH, _CLONED_ANNEX)
     return listed.partition("\n")[0] or None
 
 
 def _git_dir(folder: Path) -> Path:
-    """The repository's own folder (gitrepository-layout(5))."""
+    """Return the git directory of a folder (gitrepository-layout(5))."""
     inside = folder / ".git"
     if inside.is_file():
         target = inside.read_text("utf-8", "surrogateescape").removeprefix("gitdir:").strip()
@@ -176,7 +184,7 @@ def _git_dir(folder: Path) -> Path:
         if (found / "HEAD").is_file() and (found / "objects").is_dir():
             return found.resolve()
     raise NothingToCiteError(
-        f"{folder} is not a clone of a dataset; name one, a lock, or a version such as "
+        f"{folder} is not a clone of a dataset; name a clone, a lock file, or a version such as "
         "dandi:000027@0.210831.2033"
     )
 
@@ -191,5 +199,5 @@ def _has(git_dir: Path, commit: str) -> bool:
 
 
 def _git(git_dir: Path, *arguments: str) -> str:
-    """What git printed; nothing where it failed."""
+    """Return the output of a git command, empty if it failed."""
     return try_git(git_dir, *arguments, environment=MEMORY_LIMIT).stdout

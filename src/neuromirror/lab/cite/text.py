@@ -1,4 +1,4 @@
-"""A citation as people read it: one paragraph a work, as journals and DANDI itself write them."""
+"""A citation as plain text: one paragraph per work, in the style of DANDI and journals."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from neuromirror.lab.cite.works import CitationCollection, CitedWork
 
 
 def write_text(collection: CitationCollection) -> Iterator[str]:
-    """Yields the paragraphs, with an empty line between them."""
+    """Yield the paragraphs, separated by empty lines."""
     for number, work in enumerate(collection.works):
         yield "\n" * bool(number) + paragraph(work) + "\n"
 
 
 def paragraph(work: CitedWork) -> str:
-    """One citation, without a line break."""
+    """Return one citation on one line."""
     title = work.title.rstrip(".")
     year = "n.d." if work.citation_date is None else str(work.citation_date.year)
     authors = "; ".join(map(listed_name, work.authors))
@@ -24,7 +24,7 @@ def paragraph(work: CitedWork) -> str:
     sentences = [
         f"{head} (Version {work.version}) [Data set].",
         publisher and f"{publisher}.",
-        # a full stop after an address would be taken for a part of it
+        # a full stop directly after a URL would be read as part of it
         f"{work.url} ({license_phrase(work)})." if work.licenses else f"{work.url} .",
         *remarks(work),
         retrieval_phrase(work),

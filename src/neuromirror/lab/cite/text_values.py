@@ -1,4 +1,4 @@
-"""Texts of upstream as they may be cited: no mark-up, no control characters; licenses; DOIs."""
+"""Normalize texts of upstream for citations: markup, control characters, licenses, DOIs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BLOCK: Final = re.compile(
 _HIDDEN: Final = re.compile(
     r"<(script|style)\b[^<>]*>.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL
 )
-# what would move the cursor, turn the direction of writing, or is no character at all
+# control characters, changes of the writing direction, and noncharacters
 _UNPRINTABLE: Final = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069"
     "\ufeff\ufff9-\ufffb\ufffe\uffff]"
@@ -42,7 +42,7 @@ SPDX: Final = (
     *("BSD-3-Clause", "GPL-2.0-only", "GPL-2.0-or-later", "GPL-3.0-only", "GPL-3.0-or-later"),
     *("LGPL-3.0-only", "LGPL-3.0-or-later", "Unlicense"),
 )
-"""The ids of licenses for data and programs that are recognised however they are spelt."""
+"""SPDX ids that are recognised in any spelling."""
 
 _SPELLINGS: Final = {
     **{re.sub(r"[^a-z0-9.]", "", one.casefold()): one for one in SPDX},
@@ -51,7 +51,7 @@ _SPELLINGS: Final = {
 
 
 def plain_text(value: Any) -> str:
-    """A text in one line: no HTML, no control characters; empty for what is no text."""
+    """Return a text on one line without HTML and control characters; empty for other types."""
     if not isinstance(value, str):
         return ""
     text = _HIDDEN.sub(" ", value.encode("utf-8", "replace").decode("utf-8"))
@@ -61,7 +61,7 @@ def plain_text(value: Any) -> str:
 
 
 def plain_texts(value: Any) -> tuple[str, ...]:
-    """The plain texts of a list (or of one text), each once, in their order."""
+    """Return the plain texts of a list or of one text, in order, without duplicates."""
     found = [
         plain_text(one) for one in (value[:MAX_MEMBERS] if isinstance(value, list) else [value])
     ]
@@ -69,20 +69,20 @@ def plain_texts(value: Any) -> tuple[str, ...]:
 
 
 def web_address(value: Any) -> str:
-    """An address that a browser can open, else an empty text."""
+    """Return an http or https URL, else an empty text."""
     text = plain_text(value)
     is_one = text.startswith(("http://", "https://")) and " " not in text
     return text if is_one else ""
 
 
 def doi_of(value: Any) -> str | None:
-    """The bare DOI in a DOI, ``doi:…`` or an address at doi.org; None for anything else."""
+    """Return the bare DOI in a DOI, ``doi:…`` or a doi.org URL, or None."""
     found = _DOI.match(plain_text(value))
     return found[1] if found else None
 
 
 def day(value: Any) -> date | None:
-    """The day of an ISO 8601 date or time; None for anything else."""
+    """Return the day of an ISO 8601 date or time, or None."""
     found = _DAY.match(value) if isinstance(value, str) else None
     if found is None:
         return None
@@ -93,7 +93,7 @@ def day(value: Any) -> date | None:
 
 
 def license_of(value: Any) -> License | None:
-    """The license that a text names: ``spdx:CC-BY-4.0``, ``CC BY 4.0``, an address, a sentence."""
+    """Return the license in a text: ``spdx:CC-BY-4.0``, ``CC BY 4.0``, a URL, a sentence."""
     name = plain_text(value)
     is_spdx = name[:5].casefold() == "spdx:"
     name = name[5:].strip() if is_spdx else name
@@ -107,11 +107,11 @@ def license_of(value: Any) -> License | None:
 
 
 def licenses_of(value: Any) -> tuple[License, ...]:
-    """The licenses that a list of texts names, each once."""
+    """Return the licenses in a list of texts, without duplicates."""
     found = map(license_of, value[:MAX_MEMBERS] if isinstance(value, list) else [value])
     return tuple(dict.fromkeys(one for one in found if one is not None))
 
 
 def count_of(number: int, thing: str) -> str:
-    """``1 file``, ``2 files``."""
+    """Format a count: ``1 file``, ``2 files``."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -1,7 +1,6 @@
-"""How upstream's documents are read for a citation.
+"""Read documents of upstream for a citation.
 
-Documents come from outside: nothing in them is sure to be there, or to be of the kind it should be.
-What is not understood is left out.
+Documents are untrusted: every field may be missing or have a wrong type, and is then ignored.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ class Documents(Protocol):
     """The documents of one version."""
 
     def parsed(self, path: str) -> Mapping[str, Any]:
-        """The JSON object in a document; empty where there is none."""
+        """Return the JSON object in a document; empty without a document."""
 
 
 MAX_MEMBERS: Final = 10_000
-"""Members of one list that are read: twice the authors of the longest author list known."""
+"""Maximum number of list members that are read: twice the longest known list of authors."""
 _MAX_DOCUMENT_BYTES: Final = 8 << 20
-"""Bytes of a document that is read; of a larger one, what the mirror gathered is cited."""
+"""Maximum size of a document in bytes; for a larger one, the fields of the mirror are cited."""
 
 
 def parse_object(content: bytes) -> Mapping[str, Any]:
-    """A JSON object; empty for what is none, or is too large."""
+    """Parse a JSON object; empty if it is invalid or too large."""
     if len(content) > _MAX_DOCUMENT_BYTES:
         return {}
     try:
@@ -36,12 +35,12 @@ def parse_object(content: bytes) -> Mapping[str, Any]:
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
-    """The value, if it is an object; else an empty one."""
+    """Return the value if it is an object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def mappings(value: Any) -> Iterator[Mapping[str, Any]]:
-    """Yields the objects in a list, of :data:`MOST` members at most."""
+    """Yield the objects among the first :data:`MAX_MEMBERS` members of a list."""
     for one in value[:MAX_MEMBERS] if isinstance(value, list) else []:
         if isinstance(one, dict):
             yield one

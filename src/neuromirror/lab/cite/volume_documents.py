@@ -1,7 +1,7 @@
-"""What the documents of a volume say for a citation: of BOSS, ndstore, a precomputed layer.
+"""Read citation metadata from the documents of a volume: BOSS, ndstore, precomputed.
 
-None of them has a place for authors or dates. BOSS lets people write keys and values of their own,
-among which some are found here by their names; the account that made a channel is no author.
+None of these formats has fields for authors or dates. BOSS stores keys and values of users, of
+which some are recognised by name; the account that created a channel is not cited as an author.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NAME_SEPARATOR: Final = re.compile(r"[;\n]\s*(?:(?:and|&)\s+)?|(?<!\s)\s+(?:and
 
 
 def read_boss(documents: Documents) -> UpstreamMetadata:
-    """What a channel of a BOSS and what is around it say."""
+    """Return the metadata of a BOSS channel, its experiment and its collection."""
     pairs = _by_key(documents.parsed(".boss/metadata.json"))
     scopes = ("channel", "experiment", "collection")
     about = [
@@ -46,7 +46,7 @@ def read_boss(documents: Documents) -> UpstreamMetadata:
 
 
 def read_ndstore(documents: Documents) -> UpstreamMetadata:
-    """What a channel of an ndstore and its project say."""
+    """Return the metadata of an ndstore channel and its project."""
     about = [
         plain_text(documents.parsed(f".ndstore/{scope}.json").get("description"))
         for scope in ("channel", "project")
@@ -57,14 +57,14 @@ def read_ndstore(documents: Documents) -> UpstreamMetadata:
 
 
 def read_precomputed(documents: Documents) -> UpstreamMetadata:
-    """What a layer's ``provenance`` says."""
+    """Return the metadata in the ``provenance`` of a layer."""
     return UpstreamMetadata(
         description=plain_text(documents.parsed(PRECOMPUTED).get("description"))
     )
 
 
 def _by_key(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The values by lower-case key; the channel's stand before those around it."""
+    """Return the values by lower-case key; those of the channel take precedence."""
     found: dict[str, Any] = {}
     for scope in ("collection", "experiment", "channel"):
         for key, value in mapping(metadata.get(scope)).items():

@@ -1,6 +1,6 @@
-"""What is to be cited of a state, read from the documents in its git tree and nothing else.
+"""Read the citation metadata of a state from the documents in its git tree alone.
 
-So a citation is the same from a store, a clone, a bundle or a manifest, and no archive is asked.
+A citation is therefore the same from a store, a clone, a bundle or a manifest.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from neuromirror.model import UNREADABLE, VersionKind, parse_description
 
 _DESCRIPTION: Final = ".neuromirror/dataset.json"
 _MAX_EARLIER: Final = 1000
-"""Earlier versions that are searched for a readable document."""
+"""Maximum number of earlier versions that are searched for a readable document."""
 _KEYWORDS: Final = ("species", "modality", "project")
 _READERS: Final = (
     (dandi_documents.DOCUMENT, dandi_documents.read),
@@ -38,7 +38,7 @@ _READERS: Final = (
     (volume_documents.NDSTORE, volume_documents.read_ndstore),
     (volume_documents.PRECOMPUTED, volume_documents.read_precomputed),
 )
-"""Who reads which document; the first that is there tells what upstream it is."""
+"""The reader of each document; the first existing document determines the kind of upstream."""
 
 
 class _CommitDocuments:
@@ -53,13 +53,13 @@ class _CommitDocuments:
         self._known = frozenset(plain_texts(self.description.get("documents"))) | self._unreadable
 
     def has(self, path: str) -> bool:
-        """Whether upstream has this document."""
+        """Return whether upstream has this document."""
         return path in self._known
 
     def parsed(self, path: str) -> Mapping[str, Any]:
         """Return the JSON object in a document; empty if there is none.
 
-        Of a document that cannot be read in this version it is the last one that could be.
+        A document that is unreadable in this version is read from the last readable one.
         """
         if path in self._unreadable:
             return self._last_readable(path)
@@ -89,14 +89,19 @@ class _CommitDocuments:
         except (ObjectMissingError, ValueError, KeyError, TypeError, AssertionError) as error:
             raise NotCitableError(
                 f"commit {self._commit} was not made by neuromirror: its {_DESCRIPTION} is missing "
-                "or cannot be read"
+                "or invalid"
             ) from error
         return mapping(description)
 
 
 def read_work(state: CitedState) -> CitedWork:
-    """What is cited of a state; raises NotCitableError for a commit that neuromirror did not
-    make."""
+    """Return the citation metadata of a state.
+
+    Raises
+    ------
+    NotCitableError
+        The commit was not made by neuromirror.
+    """
     with ObjectReader(state.git_dir) as reader:
         documents = _CommitDocuments(reader, state.commit)
         read = next((read for path, read in _READERS if documents.has(path)), None)
@@ -105,49 +110,50 @@ def read_work(state: CitedState) -> CitedWork:
 
 
 def _merge(
-    state: CitedState, described: Mapping[str, Any], metadata: UpstreamMetadata
+    state: CitedState, description: Mapping[str, Any], metadata: UpstreamMetadata
 ) -> CitedWork:
-    """What upstream's own document says stands before what the mirror gathered."""
-    attributes = mapping(described.get("attributes"))
-    source = plain_text(described["source"])
+    """Merge the metadata of upstream, which takes precedence, with the fields of the mirror."""
+    attributes = mapping(description.get("attributes"))
+    source = plain_text(description["source"])
     people = map(make_person, plain_texts(attributes.get("investigator", [])))
     funders = map(make_organisation, plain_texts(attributes.get("funder", [])))
     created = plain_texts(attributes.get("created", []))
     subjects = (keyword for name in _KEYWORDS for keyword in plain_texts(attributes.get(name, [])))
-    parts = mapping(described.get("parts"))
+    subdatasets = mapping(description.get("parts"))
     metadata = replace(
         metadata,
         authors=metadata.authors or tuple(one for one in people if one is not None),
         created=metadata.created or (day(created[0]) if created else None),
-        address=metadata.address or web_address(described.get("landing-page")) or source,
-        licenses=metadata.licenses or licenses_of(described.get("license")),
+        address=metadata.address or web_address(description.get("landing-page")) or source,
+        licenses=metadata.licenses or licenses_of(description.get("license")),
         keywords=_distinct((*metadata.keywords, *subjects)),
         funders=metadata.funders or tuple(Funder(one) for one in funders if one is not None),
     )
     return CitedWork(
         **{one.name: getattr(metadata, one.name) for one in fields(metadata)},
         state=state,
-        title=plain_text(described["title"]) or state.name,
-        upstream=plain_text(described["version"]),
-        is_published=described["kind"] == VersionKind.PUBLISHED.value,
-        digest=plain_text(described["state"]),
+        title=plain_text(description["title"]) or state.name,
+        upstream=plain_text(description["version"]),
+        is_published=description["kind"] == VersionKind.PUBLISHED.value,
+        digest=plain_text(description["state"]),
         source=source,
-        files=state.files if state.paths else described["files"],
-        bytes=state.bytes if state.paths else described["bytes"],
+        files=state.files if state.paths else description["files"],
+        bytes=state.bytes if state.paths else description["bytes"],
         modified=None if state.time is None else state.time.date(),
-        doi=doi_of(described.get("doi")),
-        inputs=plain_texts(described.get("inputs", [])),
-        within=plain_text(described.get("within")),
-        manifest_only_files=int(mapping(described.get("manifest-only")).get("files", 0)),
-        left_out=len(described.get("exceptions") or ()),
+        doi=doi_of(description.get("doi")),
+        inputs=plain_texts(description.get("inputs", [])),
+        within=plain_text(description.get("within")),
+        manifest_only_files=int(mapping(description.get("manifest-only")).get("files", 0)),
+        left_out=len(description.get("exceptions") or ()),
         subdatasets=tuple(
-            (path, int(one["files"]), int(one["bytes"])) for path, one in sorted(parts.items())
+            (path, int(one["files"]), int(one["bytes"]))
+            for path, one in sorted(subdatasets.items())
         ),
     )
 
 
 def _distinct(keywords: tuple[str, ...]) -> tuple[str, ...]:
-    """Words without regard to case, in their order."""
+    """Return keywords in order, without duplicates that differ in case only."""
     found: dict[str, str] = {}
     for keyword in keywords:
         found.setdefault(keyword.casefold(), keyword)

@@ -1,8 +1,7 @@
-"""What is said of a dataset's version when it is cited: frozen records, no I/O.
+"""The metadata of a citation, as frozen records without I/O.
 
-All texts are plain (see :mod:`neuromirror.lab.cite.text_values`); what upstream does not say is
-empty or
-None, and is left out of a citation.
+All texts are plain (see :mod:`neuromirror.lab.cite.text_values`). Fields that upstream does not
+have are empty or None, and are omitted from a citation.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from urllib.parse import quote
 from neuromirror.model import alias_of
 
 SWHID_QUALIFIERS: Final = ("origin", "visit", "anchor", "path", "lines")
-"""In the order of ISO/IEC 18670."""
+"""The qualifiers in the order of ISO/IEC 18670."""
 
 
 @dataclass(frozen=True, slots=True)
 class Organisation:
-    """An institution, a lab, a consortium; ``ror`` is its address at ror.org."""
+    """An institution, a lab or a consortium; ``ror`` is its ror.org URL."""
 
     name: str
     ror: str | None = None
@@ -30,10 +29,18 @@ class Organisation:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A person; ``whole`` is the name as it is to be read, for one that cannot be taken apart.
+    """A person.
 
-    Then ``family`` is empty. ``particle`` is what stands before the family name and is not sorted
-    by (``van der``), ``suffix`` what follows the name (``Jr.``); ``orcid`` is the bare id.
+    Attributes
+    ----------
+    full_name
+        The whole name, for a name that cannot be split; ``family`` is then empty.
+    particle
+        The word before the family name that is ignored for sorting (``van der``).
+    suffix
+        The word after the name (``Jr.``).
+    orcid
+        The bare ORCID.
     """
 
     full_name: str
@@ -50,7 +57,7 @@ Agent = Person | Organisation
 
 @dataclass(frozen=True, slots=True)
 class Funder:
-    """Who paid, and by which award."""
+    """A funder and its award."""
 
     organisation: Organisation
     award: str = ""
@@ -58,7 +65,7 @@ class Funder:
 
 @dataclass(frozen=True, slots=True)
 class License:
-    """A license: as upstream calls it, its SPDX id where that is known, and an address of it."""
+    """A license: its upstream name, its SPDX id if known, and its URL."""
 
     name: str
     spdx: str | None = None
@@ -69,7 +76,7 @@ class License:
 class Related:
     """A resource that upstream relates to the dataset.
 
-    ``relation`` is DataCite's word (``IsDescribedBy``), ``kind`` is DOI or URL.
+    ``relation`` is a relation type of DataCite (``IsDescribedBy``), ``kind`` is DOI or URL.
     """
 
     relation: str
@@ -79,13 +86,24 @@ class Related:
 
 @dataclass(frozen=True, slots=True)
 class CitedState:
-    """A minted commit in a repository on this machine, whose own folder ``git_dir`` is.
+    """A minted commit in the local repository ``git_dir``.
 
-    ``name`` is the dataset's, ``label`` the version's. ``time`` is upstream's time of the state,
-    None where it has none. ``annex`` is a commit of the git-annex branch, None where the repository
-    has none. ``keeps`` says whether a path is cited: None for the whole; ``paths`` are the globs
-    that it goes by, ``files`` and ``bytes`` what they choose. ``origin`` is where the repository
-    can be cloned from, if that is known.
+    Attributes
+    ----------
+    name, label
+        The name of the dataset and the label of the version.
+    time
+        The upstream time of the state, or None.
+    annex
+        The commit of the git-annex branch, or None.
+    paths
+        The globs that select the cited files; empty for all files.
+    is_cited
+        Returns whether a path is cited; None for all files.
+    files, bytes
+        The number and size of the selected files.
+    origin
+        A clone URL, if known.
     """
 
     git_dir: Path
@@ -104,18 +122,25 @@ class CitedState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamMetadata:
-    """What one of upstream's documents says of a version.
+    """The metadata in the documents of upstream.
 
-    ``published`` and ``created`` are upstream's dates. ``address`` is where people find it,
-    ``identifiers`` upstream's own (kind, value), ``asked`` the words by which upstream asks to be
-    cited.
+    Attributes
+    ----------
+    published, created
+        Dates of upstream.
+    address
+        The URL of the landing page.
+    identifiers
+        Identifiers of upstream, as (kind, value).
+    citation_requests
+        Texts that upstream asks to cite.
     """
 
     authors: tuple[Agent, ...] = ()
     publisher: Organisation | None = None
     published: date | None = None
     created: date | None = None
-    cite_created: bool = False  # a date of change is that of a copy: the year is that of creation
+    cite_created: bool = False  # cite the year of creation: other dates are those of copies
     address: str = ""
     identifiers: tuple[tuple[str, str], ...] = ()
     licenses: tuple[License, ...] = ()
@@ -128,14 +153,26 @@ class UpstreamMetadata:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CitedWork(UpstreamMetadata):
-    """A version as it is cited: what upstream says of it, and which state was retrieved.
+    """A cited version: the metadata of upstream and the retrieved state.
 
-    ``upstream`` is upstream's word for the version (``draft``), ``is_published`` whether it was
-    published under it. ``modified`` is the date of the state, None where
-    upstream gives none. ``inputs`` are upstream's names of what it was derived from.
-    ``digest`` is the state digest. ``manifest_only_files`` counts what is outside git,
-    ``left_out`` what
-    upstream lists and the mirror has not, ``parts`` the sub-datasets by path (files, bytes).
+    Attributes
+    ----------
+    upstream
+        The name of the version upstream (``draft``).
+    is_published
+        Whether upstream published it under this name.
+    modified
+        The date of the state, or None.
+    inputs
+        Upstream names of the datasets that it was derived from.
+    digest
+        The state digest.
+    manifest_only_files
+        Number of files outside git.
+    left_out
+        Number of items that upstream lists and that are not mirrored.
+    subdatasets
+        Path, number of files and size of each subdataset.
     """
 
     state: CitedState
@@ -156,17 +193,17 @@ class CitedWork(UpstreamMetadata):
 
     @property
     def name(self) -> str:
-        """``<mirror>:<local id>@<label>``."""
+        """Return ``<mirror>:<local id>@<label>``."""
         return f"{self.state.name}@{self.state.label}"
 
     @property
     def alias(self) -> str:
-        """The dataset's name in file names."""
+        """Return the name of the dataset for file names."""
         return alias_of(self.state.name)
 
     @property
     def version(self) -> str:
-        """The version for people: with upstream's word where the label is only a time."""
+        """Return the version for readers, with the upstream name if the label is only a time."""
         label, upstream = self.state.label, self.upstream
         return (
             label
@@ -176,9 +213,9 @@ class CitedWork(UpstreamMetadata):
 
     @property
     def citation_date(self) -> date | None:
-        """The date to cite: of publication, else of the state, else of creation.
+        """Return the date to cite: of publication, else of the state, else of creation.
 
-        With ``cite_created`` the date of creation comes before that of the state.
+        With ``cite_created``, the date of creation precedes that of the state.
         """
         if self.cite_created and self.created is not None:
             return self.published or self.created
@@ -186,50 +223,50 @@ class CitedWork(UpstreamMetadata):
 
     @property
     def required_date(self) -> date:
-        """The date for formats that require one: that to cite, else today, when it is cited."""
+        """Return the date for formats that require one: the date to cite, else today."""
         return self.citation_date or datetime.now(UTC).date()
 
     @property
     def swhid(self) -> str:
-        """The revision's SWHID without qualifiers."""
+        """Return the SWHID of the commit, without qualifiers."""
         return f"swh:1:rev:{self.state.commit}"
 
     @property
     def qualified_swhid(self) -> str:
-        """The revision's SWHID, with the origin where one is known."""
+        """Return the SWHID of the commit, with the origin if known."""
         return qualified_swhid(self.swhid, origin=self.state.origin)
 
     @property
     def directory_swhid(self) -> str:
-        """The SWHID of the root directory, which commits to every file, and where it stands."""
+        """Return the SWHID of the root directory, with origin and anchor."""
         tree = f"swh:1:dir:{self.state.tree}"
         return qualified_swhid(tree, origin=self.state.origin, anchor=self.swhid)
 
     @property
     def doi_url(self) -> str | None:
-        """The address of the DOI."""
+        """Return the URL of the DOI."""
         return None if self.doi is None else f"https://doi.org/{quote(self.doi, safe='/:;().-_')}"
 
     @property
     def url(self) -> str:
-        """Where a citation leads: the DOI, else the landing page, else the source."""
+        """Return the URL to cite: the DOI, else the landing page, else the source."""
         return self.doi_url or self.address
 
 
 @dataclass(frozen=True, slots=True)
 class CitationCollection:
-    """What one citation file cites; ``title`` names it where there are several works."""
+    """The works of one citation file; ``title`` is used for several works."""
 
     works: tuple[CitedWork, ...]
     title: str = "Datasets cited together"
 
     @property
     def single_work(self) -> CitedWork | None:
-        """The work, where there is just one."""
+        """Return the only work, or None for several."""
         return self.works[0] if len(self.works) == 1 else None
 
     def keys(self) -> list[str]:
-        """A name for each work that citation programs take: ASCII, each once."""
+        """Return a unique ASCII key for each work."""
         found: list[str] = []
         for work in self.works:
             made = "".join(
@@ -243,9 +280,9 @@ class CitationCollection:
         return found
 
     def prefix(self, work: CitedWork) -> str:
-        """The folder of a work's files where there are several works, with its slash; else empty.
+        """Return the folder of the files of a work, with a slash; empty for a single work.
 
-        Two versions of one dataset have the label in it, too.
+        Two versions of one dataset have the label in the folder name.
         """
         if self.single_work is not None:
             return ""
@@ -254,9 +291,9 @@ class CitationCollection:
 
 
 def qualified_swhid(swhid: str, **qualifiers: str | None) -> str:
-    """A SWHID with qualifiers, in the standard's order; those that are None are left out.
+    """Return a SWHID with qualifiers, in the order of the standard; None values are omitted.
 
-    In values ``;`` and ``%`` are percent-encoded, as are spaces and what is not ASCII.
+    In values, ``;``, ``%``, spaces and non-ASCII characters are percent-encoded.
     """
     suffixes = [
         f";{name}={quote(value, safe='/:@?#&=+,~()!$*')}"
