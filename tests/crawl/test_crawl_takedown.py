@@ -190,7 +190,7 @@ def test_a_deleted_dataset_stays_down_and_the_index_can_be_rebuilt(
     take_dataset_down(synced_harness)
     before = dump(synced_harness)
     shutil.rmtree(withdrawn_folder(synced_harness.store))
-    with pytest.raises(ConfigurationError, match=r"is not in .*-withdrawn any more"):
+    with pytest.raises(ConfigurationError, match="-withdrawn"):
         reinstate_dataset(synced_harness)
     rebuild_index(synced_harness.store, synced_harness.store.index_path)
     assert dump(synced_harness) == before
