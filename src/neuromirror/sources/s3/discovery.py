@@ -85,7 +85,7 @@ class UnassignedObjects:
             self._first.append(row.key)
 
     def summary(self) -> str | None:
-        """Describe the objects; None if there are none."""
+        """Describe the objects, if any."""
         if not self.count:
             return None
         shown = ", ".join(map(local_ids.display_key, self._first))

@@ -27,7 +27,7 @@ def local_id(segments: Sequence[bytes]) -> str | None:
 
 
 def segments_of(local: str) -> tuple[bytes, ...]:
-    """Return the segments of the prefix with this local id; raise ValueError if it is none."""
+    """Return the segments of the prefix with this local id; raise ValueError if malformed."""
     segments = tuple(_decode_segment(one) for one in local.split("/"))
     if local_id(segments) != local:
         raise ValueError(f"no prefix is called {local!r}")

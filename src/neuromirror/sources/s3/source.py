@@ -98,7 +98,7 @@ class S3Source(BucketSource):
             )
 
     def _missing(self, times: Mapping[str, str], found: set[Segments]) -> str | None:
-        """Describe the assets in DocDB that the bucket does not have; None if there are none."""
+        """Describe the assets in DocDB that the bucket does not have, if any."""
         top = self._location(())
         listed = {self._location(segments) for segments in found}
         lost: list[str] = []

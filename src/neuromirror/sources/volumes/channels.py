@@ -96,6 +96,6 @@ def segments_of(local_id: str) -> tuple[str, ...]:
 
 
 def local_id_of(segments: Sequence[str]) -> str | None:
-    """Return the local id of names; None if there is none that maps back to them."""
+    """Return the local id of names; None unless it maps back to them."""
     made = local_ids.local_id([one.encode() for one in segments])
     return made if made is not None and segments_of(made) == tuple(segments) else None

@@ -185,7 +185,7 @@ def choose_chunk(
     while math.prod(chunk) * item_size > limit:
         longest = chunk.index(max(chunk))
         if chunk[longest] == 1:
-            raise ValueError(f"a request of {limit} bytes has no room for a voxel of {item_size}")
+            raise ValueError(f"a request of {limit} bytes is smaller than a voxel of {item_size}")
         chunk[longest] = -(-chunk[longest] // 2)
     x, y, z = chunk
     return x, y, z

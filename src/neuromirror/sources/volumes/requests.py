@@ -47,7 +47,7 @@ def cutout_request(
 ) -> CutoutRequest:
     """Return the request for a block; raise MalformedUrlError.
 
-    A URL with plain HTTP to a public host gets no token, because datasets from strangers could
+    A URL with plain HTTP to a public host gets no token, because third-party datasets could
     contain such URLs to make the token readable in transit. A URL with a port is exempt.
 
     Parameters
@@ -88,7 +88,7 @@ def _boss(url: BlockUrl, token: str | None, blosc: bool) -> CutoutRequest:
 
 
 def token_probe(url: BlockUrl, token: str | None) -> CutoutRequest | None:
-    """Return a request that fails with 401 only if the token is refused; None if there is none."""
+    """Return a request that fails with 401 only if the token is refused, if available."""
     if url.scheme != "boss":
         return None
     request = cutout_request(url, token)
