@@ -33,7 +33,7 @@ from neuromirror.net import (
 )
 from support.stub_server import StubServer, responds_in_turn, responds_with, send_reply
 
-LONG = bytes(range(256)) * 12_000  # longer than a lane's buffer
+LONG = bytes(range(256)) * 12_000  # longer than the buffer of a connection
 
 
 @pytest.fixture
