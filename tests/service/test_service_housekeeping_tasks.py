@@ -53,7 +53,7 @@ def run_task(mirror_harness: MirrorHarness, name: str, **settings: object) -> st
         open_recorder(store, store.index_path) as recorder,
         Schedule.open(store.schedule_path) as schedule,
     ):
-        task_settings = HousekeepingSettings(**{"asking": LOCAL, **settings})  # type: ignore[arg-type]
+        task_settings = HousekeepingSettings(**{"audit_settings": LOCAL, **settings})  # type: ignore[arg-type]
         every = {
             one.name: one
             for one in housekeeping_tasks(
@@ -292,14 +292,16 @@ def test_housekeeping_goes_on_where_the_last_slice_stopped(
     run_task(copied_mirror_harness, "housekeeping", seconds=0)
     assert run_task(copied_mirror_harness, "housekeeping", seconds=30).endswith("pass complete")
     summary = run_task(copied_mirror_harness, "housekeeping", seconds=30)
-    assert summary.startswith(f"{len(names)} repositories looked at")
+    assert summary.startswith(f"{len(names)} repositories checked")
 
 
 def test_the_backup_task_exists_only_with_a_folder_and_fills_it(
     copied_mirror_harness: MirrorHarness, tmp_path: Path
 ) -> None:
-    summary = run_task(copied_mirror_harness, "backup", backup=tmp_path / "kept", keep=1)
-    run_task(copied_mirror_harness, "backup", backup=tmp_path / "kept", keep=1)
+    summary = run_task(
+        copied_mirror_harness, "backup", backup_folder=tmp_path / "kept", backup_generations=1
+    )
+    run_task(copied_mirror_harness, "backup", backup_folder=tmp_path / "kept", backup_generations=1)
     assert len(list((tmp_path / "kept").glob("2*/index.sqlite"))) == 1
     assert "bytes" in summary
     with pytest.raises(KeyError):
