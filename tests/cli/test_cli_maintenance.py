@@ -101,14 +101,14 @@ def test_an_audit_checks_the_oldest_locations_first_and_shows_the_findings(
     demo.bucket.expire(urlsplit(gone["url"]).path.split("/", 2)[2])
     time.sleep(1.1)
     ran = shell.run("audit", "--older-than", "0", ONE, code=1)
-    assert "gone" in ran.out
+    assert "not-found" in ran.out
     assert all(gone["path"] in line for line in ran.err.splitlines())
     status, failure = shell.records("status", code=1)
-    assert list(status["location_health"]) == ["gone"]
+    assert list(status["location_health"]) == ["not-found"]
     assert (failure["task"], failure["status"]) == ("locations", "error")
     assert "locations" in shell.run("status", code=1).out
     (shown,) = shell.records("show", f"{ONE}@draft")
-    assert list(shown["location_health"]) == ["gone"]
+    assert list(shown["location_health"]) == ["not-found"]
     (other,) = shell.records("show", "demo:000001")
     assert other["location_health"] == {}
     # a rebuilt index has the results too
