@@ -148,7 +148,7 @@ def test_records_with_subdatasets_are_read_back_from_git(
         kept = list(whole.store.record_lines(whole.dataset.dataset_id, minted.commit))
         found = list(read_records_from_git(whole.repository, minted.commit, annex, "observed"))
         assert [line.replace(b'"git",false]', b'"demo",false]') for line in found] == kept
-    assert sum(b'"sub":' in line for line in found) == 2
+    assert sum(b'"subdataset":' in line for line in found) == 2
 
 
 def test_chunks_that_git_lacks_are_read_back_from_the_manifest(store: Store) -> None:
