@@ -148,11 +148,11 @@ class _FixedChangesJournal(DiskJournal):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ([(subdataset("x", "x"), None)], "'x' was not there"),
-        ([(None, subdataset("y.zarr", "y"))], "'y.zarr' was there"),
-        ([(placed_file("y.zarr", 1), subdataset("y.zarr", "y"))], "'y.zarr' was there"),
-        ([(subdataset("a", "a"), placed_file("a", 1))], "'a' was there"),
-        ([(None, placed_file("y.zarr", 1))], "'y.zarr' was there"),
+        ([(subdataset("x", "x"), None)], "'x' was absent"),
+        ([(None, subdataset("y.zarr", "y"))], "'y.zarr' was present"),
+        ([(placed_file("y.zarr", 1), subdataset("y.zarr", "y"))], "'y.zarr' was present"),
+        ([(subdataset("a", "a"), placed_file("a", 1))], "'a' was present"),
+        ([(None, placed_file("y.zarr", 1))], "'y.zarr' was present"),
     ],
 )
 def test_mismatched_subdataset_changes_change_nothing(

@@ -56,9 +56,9 @@ def test_a_block_that_upstream_has_no_more_is_an_error_that_names_it(
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("zeros", "now gives other voxels than when it was mirrored"),
+        ("zeros", "has other voxels than when it was mirrored"),
         ("wrong_shape", "voxels"),
-        ("wrong_bytes", "damaged|refused|now gives other voxels"),
+        ("wrong_bytes", "damaged|refused|has other voxels"),
     ],
 )
 def test_other_voxels_than_those_that_were_mirrored_are_an_error(
@@ -131,7 +131,7 @@ def test_nothing_can_be_written(boss_mirror: BossMirror) -> None:
     array = boss_mirror.open()
     with pytest.raises(ValueError, match="read-only"):
         array[0, 0, 0] = 1
-    with pytest.raises(ValueError, match="nothing can be written here"):
+    with pytest.raises(ValueError, match="read-only"):
         array.store.with_read_only(False)
 
 
@@ -178,7 +178,7 @@ def test_a_block_of_which_there_is_no_file_is_an_error_too(boss_mirror: BossMirr
     from zarr.core.buffer import default_buffer_prototype
 
     store = boss_mirror.open().store
-    with pytest.raises(BlockUnavailableError, match="no such file"):
+    with pytest.raises(BlockUnavailableError, match="block "):
         asyncio.run(store.get("0/c/9/9/9", default_buffer_prototype()))
     assert asyncio.run(store.get("9/zarr.json", default_buffer_prototype())) is None
 
@@ -206,9 +206,7 @@ def test_loopback_needs_permission_of_source_or_git_annex(
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     assert len(made(*given, host).block("0/c/0/0/0")) == 128 * 128 * 32
     boss_mirror.boss.clear_requests()
-    with pytest.raises(
-        BlockUnavailableError, match=r"annex\.security\.allowed-ip-addresses says what may"
-    ):
+    with pytest.raises(BlockUnavailableError, match=r"annex\.security\.allowed-ip-addresses"):
         made(*given, "api.example.org").block("0/c/0/0/0")
     assert not boss_mirror.boss.requests
 
@@ -222,13 +220,13 @@ def test_the_store_is_found_as_on_the_command_line(
 
 
 def test_what_cannot_be_opened_says_why(boss_mirror: BossMirror, tmp_path: Path) -> None:
-    with pytest.raises(UnknownLevelError, match="has no level 7, only 0, 1, 2"):
+    with pytest.raises(UnknownLevelError, match=r"7.*0, 1, 2"):
         boss_mirror.open(level=7)
-    with pytest.raises(NotAVolumeError, match="neither a folder nor a version"):
+    with pytest.raises(NotAVolumeError, match="neuromirror list"):
         neuromirror.volume.open("nowhere")
-    with pytest.raises(NotAVolumeError, match=r"it has no zarr\.json"):
+    with pytest.raises(NotAVolumeError, match=r"zarr\.json"):
         neuromirror.volume.open(tmp_path)
-    with pytest.raises(NeuromirrorError, match="no version 'then'"):
+    with pytest.raises(NeuromirrorError, match="'then'"):
         neuromirror.volume.open(f"held:{EM}@then", store=boss_mirror.store)
     with pytest.raises(ConfigurationError):
         neuromirror.volume.open(f"held:{EM}", store=tmp_path / "elsewhere")

@@ -41,9 +41,7 @@ def test_partial_volume_raises_where_plain_zarr_reads_zeros(
     array = neuromirror.volume.open(clone.path)
     array[0, 0, 0]
     boss_mirror.boss.fault("status", status=404, path="/cutout/")
-    with pytest.raises(
-        BlockUnavailableError, match=r"block 0/c/2/0/0 of .*git-annex cannot get it.*404"
-    ):
+    with pytest.raises(BlockUnavailableError, match=r"block 0/c/2/0/0 of .*404"):
         array[66, 0:3, 0:3]
     assert not zarr.open(clone.path, mode="r")["0"][66].any()
     boss_mirror.boss.clear_faults()
@@ -54,7 +52,7 @@ def test_a_block_whose_link_is_gone_is_an_error(
     boss_mirror: BossMirror, clone: AnnexRepository
 ) -> None:
     (clone.path / "0/c/0/0/0").unlink()
-    with pytest.raises(BlockUnavailableError, match="no such file"):
+    with pytest.raises(BlockUnavailableError, match="block "):
         neuromirror.volume.open(clone.path)[0, 0, 0]
 
 
@@ -66,13 +64,11 @@ def test_a_block_that_was_damaged_is_an_error(
     block.chmod(0o644)
     block.write_bytes(bytes(block.stat().st_size))
     array = neuromirror.volume.open(clone.path)
-    with pytest.raises(
-        BlockUnavailableError, match=r"is not the block: its sha256 is .*git annex fsck"
-    ):
+    with pytest.raises(BlockUnavailableError, match=r"sha256.*git annex fsck"):
         array[0, 0, 0]
     assert array[0, 0, 128] == boss_mirror.voxels()[0, 0, 128]
     block.write_bytes(b"short")
-    with pytest.raises(BlockUnavailableError, match="it has 5 bytes, not 524288"):
+    with pytest.raises(BlockUnavailableError, match="5 bytes, not 524288"):
         array[0, 0, 0]
 
 
@@ -85,7 +81,7 @@ def test_unlocked_blocks_differ_from_pointer_files(
     array = neuromirror.volume.open(clone.path)
     assert np.array_equal(array[3, 2, :9], boss_mirror.voxels()[3, 2, :9])
     block.write_bytes(bytes(block.stat().st_size))
-    with pytest.raises(BlockUnavailableError, match="is not the block"):
+    with pytest.raises(BlockUnavailableError, match="sha256"):
         array[3, 2, 1]
 
 
@@ -148,7 +144,7 @@ def test_clone_without_annex_is_reported(boss_mirror: BossMirror, tmp_path: Path
     with pytest.raises(BlockUnavailableError, match="git-annex"):
         neuromirror.volume.open(plain)[0, 0, 0]
     shutil.rmtree(plain / ".git")
-    with pytest.raises(ConfigurationError, match="is no clone"):
+    with pytest.raises(ConfigurationError, match="is not a clone"):
         neuromirror.volume.open(plain)
 
 

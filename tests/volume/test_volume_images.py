@@ -97,7 +97,7 @@ def test_of_a_plane_too_large_the_block_in_its_middle_is_shown() -> None:
 
 
 def test_blocks_too_large_for_a_picture_give_none() -> None:
-    with pytest.raises(CutoutTooLargeError, match="too large to be read for a picture"):
+    with pytest.raises(CutoutTooLargeError, match="too large"):
         middle_plane(of(level(0, (100_000, 90_000, 900), (2048, 2048, 64))))
     with pytest.raises(UnreadableVolumeError, match="in shards"):
         middle_plane(of(level(0, (100, 90, 9)), unread="in shards"))
@@ -106,7 +106,7 @@ def test_blocks_too_large_for_a_picture_give_none() -> None:
 def test_a_cut_out_is_bounded_by_its_voxels_and_by_the_blocks_it_lies_in() -> None:
     volume = of(level(0, (8000, 8000, 500), (2048, 2048, 64)))
     with pytest.raises(
-        CutoutTooLargeError, match=r"64,064,000 bytes of voxels, and at most 64,000,000"
+        CutoutTooLargeError, match=r"64,064,000 bytes of voxels, at most 64,000,000"
     ):
         plan_cutout(volume, "0", ((0, 1001), (0, 1000), (5, 69)))
     fits = plan_cutout(volume, "0", ((0, 1000), (0, 1000), (5, 69)))
@@ -116,7 +116,7 @@ def test_a_cut_out_is_bounded_by_its_voxels_and_by_the_blocks_it_lies_in() -> No
         2048 * 2048 * 64,
     )
     corner = (2040, 2050), (2040, 2050), (60, 80)
-    with pytest.raises(CutoutTooLargeError, match=r"8 blocks of together 2,147,483,648 bytes"):
+    with pytest.raises(CutoutTooLargeError, match=r"8 .*2,147,483,648 bytes"):
         plan_cutout(volume, "0", corner)
     assert MAX_READ_BYTES < 2_147_483_648
     edge = plan_cutout(volume, "0", ((2040, 2050), (0, 10), (68, 69)))

@@ -61,7 +61,7 @@ def test_volume_api_matches_the_page(volume_site: RunningCatalogue) -> None:
         "block_bytes": 75 * 65 * 32,
         "blocks": 3,
         "bytes": 75 * 65 * 70,
-        "encoding": "voxels as they are",
+        "encoding": "raw voxels",
         "unreadable_reason": None,
     }
     layer = volume_site.api(f"/datasets/demo-precomputed:{ACTIVITY}@latest/volume")
@@ -114,7 +114,7 @@ def test_a_picture_is_the_archives_middle_plane(
     page = volume_site.page(f"/volume/{name}@latest?shown")
     assert 'loading="lazy"' in page
     assert f'alt="Level {level}, z {z} of {name}@' in page
-    assert "brightness as it is" in page
+    assert "original brightness" in page
 
 
 def test_labels_are_colours_one_each_and_0_is_black(

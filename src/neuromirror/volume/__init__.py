@@ -1,7 +1,6 @@
-"""Volumes as arrays: opened, cut out, shown, and fetched block by block.
+"""Volumes as arrays: opening, cut-outs, images and exports.
 
-Names are imported when they are first asked for: git-annex starts the special remote, which is in
-here too, again and again.
+Names are imported on first use, because git-annex starts the special remote of this package often.
 """
 
 from __future__ import annotations

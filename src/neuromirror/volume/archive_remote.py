@@ -1,13 +1,13 @@
-"""Files of an archive that are given only to those with a token.
+"""Fetch files of an archive that requires a token.
 
-For a clone of a private store: its files are at addresses of an archive's API, and git-annex has no
-token for them. A person adds this remote to a clone, for one host::
+For clones of a private store: its files are at URLs of an archive's API, for which git-annex has no
+token. A user adds this remote to a clone, for one host::
 
     git annex initremote token --private type=external externaltype=neuromirror encryption=none \\
         archive=api.dandiarchive.org
     git config remote.token.annex-speculate-present true
 
-The second command makes git-annex ask it for any file, although no location log names it.
+The second command makes git-annex try it for any file, although no location log names it.
 
 The token is read from the environment for each file (:func:`~.tokens.variable` names the variable
 after the host) and is kept nowhere. The session sends it to this host alone, over TLS unless the
@@ -45,7 +45,7 @@ class ArchiveRemote(BlockRemote):
         self._session_for: tuple[str, Session] | None = None
 
     def initremote(self) -> None:
-        """Check that there is a token for the archive; nothing of it is kept."""
+        """Check that the environment has a token for the archive; it is not stored."""
         host = self._archive()
         if host is None:
             super().initremote()
@@ -53,7 +53,7 @@ class ArchiveRemote(BlockRemote):
             self._check_token(host)
 
     def transfer_retrieve(self, key: str, filename: str) -> None:
-        """Write a key's bytes, from the first of the archive's URLs that gives them."""
+        """Write a key's bytes from the first working URL of the archive."""
         host = self._archive()
         if host is None:
             super().transfer_retrieve(key, filename)
@@ -65,7 +65,7 @@ class ArchiveRemote(BlockRemote):
             raise RemoteError(f"{filename} cannot be written: {error.strerror}") from error
 
     def checkpresent(self, key: str) -> bool:
-        """Return whether the archive still has a file at one of the key's addresses."""
+        """Return whether the archive still has a file at one of the key's URLs."""
         host = self._archive()
         if host is None:
             return super().checkpresent(key)
@@ -89,7 +89,7 @@ class ArchiveRemote(BlockRemote):
                 reasons.append(self._explain(host, error))
             else:
                 return
-        raise RetrieveError(" | ".join(reasons) or f"{key} has no address at {host}", final=False)
+        raise RetrieveError(" | ".join(reasons) or f"{key} has no URL at {host}", final=False)
 
     def _download(self, host: str, url: str, key: str, file: BinaryIO) -> None:
         file.seek(0)
@@ -108,7 +108,7 @@ class ArchiveRemote(BlockRemote):
                     self.annex.progress(done)
         file.flush()
         if hashing is not None and digest is not None and hashing.hexdigest() != digest[1]:
-            raise RetrieveError(f"{url} gives other bytes than were mirrored", final=False)
+            raise RetrieveError(f"{url} has changed since it was mirrored", final=False)
 
     def _archive(self) -> str | None:
         found: str = self.annex.getconfig("archive")
@@ -117,7 +117,7 @@ class ArchiveRemote(BlockRemote):
     def _check_token(self, host: str) -> None:
         if not os.environ.get(token_variable(host), "").strip():
             raise RemoteError(
-                f"there is no token for {host} in the environment: set {token_variable(host)}"
+                f"no token for {host}: set the environment variable {token_variable(host)}"
             )
 
     def _urls(self, host: str, key: str) -> list[str]:
@@ -142,7 +142,7 @@ class ArchiveRemote(BlockRemote):
 
 
 def _origin(host: str) -> str:
-    """Return the address of a host: never without TLS, but on this machine."""
+    """Return the origin of a host: https, except on this machine."""
     name = urlsplit(f"//{host}").hostname or ""
     bare = f"[{name}]" if ":" in name else name
     return f"{'http' if bare in _LOOPBACK else 'https'}://{host}"

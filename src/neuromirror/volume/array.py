@@ -1,4 +1,4 @@
-"""Volumes opened as lazy arrays: a clone's folder, or a version of the store."""
+"""Open volumes as lazy arrays: a clone's folder, or a version of the store."""
 
 from __future__ import annotations
 
@@ -25,17 +25,25 @@ if TYPE_CHECKING:
 
     from neuromirror.volume.block_store import VolumeFiles
 
-_DESCRIPTION_PATH = ".neuromirror/dataset.json"
-
 
 @dataclass(frozen=True, slots=True)
 class OpenVolume:
-    """One level of a volume, open.
+    """One level of an open volume.
 
-    ``volume`` says where its voxels are upstream. ``name`` is the dataset's
-    (``bossdb:collection/experiment/channel``, or the folder's name), ``version`` what it was
-    opened as, ``source`` the channel's address, and ``state`` says which bytes these are (a state
-    digest, or else a commit).
+    Attributes
+    ----------
+    volume : Volume
+        The position of its voxels upstream.
+    name : str
+        The dataset (``bossdb:collection/experiment/channel``) or the name of the folder.
+    version : str
+        The argument with which it was opened.
+    source : str
+        The URL of the channel.
+    state : str
+        A state digest or commit, which identifies the bytes.
+    files : VolumeFiles
+        Its files.
     """
 
     volume: Volume
@@ -51,8 +59,10 @@ class OpenVolume:
         return self.volume.levels[0]
 
     def array(self) -> zarr.Array[Any]:
-        """Open a lazy array with the axes ``[t,] z, y, x``, counted from 0; raises
-        MissingExtraError."""
+        """Return a lazy array with the axes ``[t,] z, y, x``; indices start at 0.
+
+        Raises MissingExtraError if zarr is not installed.
+        """
         try:
             import zarr
 
@@ -70,26 +80,30 @@ def open(
     store: str | os.PathLike[str] | None = None,
     index: str | os.PathLike[str] | None = None,
 ) -> zarr.Array[Any]:
-    """A volume as a lazy, read-only array: a slice reads just the blocks that it needs.
+    """Open a volume as a lazy, read-only array: a slice reads only the blocks it needs.
 
-    ``path_or_version`` is a clone's folder, or the name of a version in the store
-    (``bossdb:collection/experiment/channel@label``). ``level`` is the resolution, by upstream's
-    number. ``store`` and ``index`` are for versions, and found as the command line finds them:
-    else by ``NEUROMIRROR_STORE`` and ``NEUROMIRROR_INDEX``, else in ``./store``.
-
-    Axes are ``[t,] z, y, x``; index 0 is the volume's own beginning, which may be another number
-    upstream (the ``translation`` in ``zarr.json`` says where it is in space). For dask:
+    Axes are ``[t,] z, y, x``; index 0 is the start of the volume, which may be another voxel
+    upstream (``translation`` in ``zarr.json`` has its position). For dask:
     ``dask.array.from_zarr(neuromirror.volume.open(…))``.
 
-    A block that is not in a clone is got with git-annex, from whatever remote has it, and stays
-    there; of a version it is fetched from its service. Reading raises
-    :class:`~neuromirror.volume.BlockUnavailableError` for one that cannot be had, or is not what
-    the version
-    says: never are zeros put in its place.
+    Blocks missing in a clone are fetched with git-annex and stay there; blocks of a version are
+    fetched from their service. Reading raises :class:`~neuromirror.volume.BlockUnavailableError`
+    for a block that is unavailable or differs from the version; it is never replaced by zeros.
 
-    Raises :class:`~neuromirror.volume.NotAVolumeError`,
-    :class:`~neuromirror.volume.UnknownLevelError`, and
-    what the store and the index raise.
+    Parameters
+    ----------
+    path_or_version : str or path
+        A clone's folder, or a version in the store
+        (``bossdb:collection/experiment/channel@label``).
+    level : int or str
+        The resolution, by upstream's number.
+    store, index : path, optional
+        For versions; by default ``NEUROMIRROR_STORE`` and ``NEUROMIRROR_INDEX``, else ``./store``.
+
+    Raises
+    ------
+    NotAVolumeError, UnknownLevelError
+        Also the errors of the store and the index.
     """
     return open_volume(path_or_version, level, store=store, index=index).array()
 
@@ -102,7 +116,7 @@ def volume_context(
     store: str | os.PathLike[str] | None = None,
     index: str | os.PathLike[str] | None = None,
 ) -> Iterator[OpenVolume]:
-    """A volume that is closed at the end of the block, whatever is under way; see :func:`open`."""
+    """Open a volume, and close it at the end of the block; parameters as for :func:`open`."""
     found = open_volume(path_or_version, level, store=store, index=index)
     try:
         yield found
@@ -117,7 +131,7 @@ def open_volume(
     store: str | os.PathLike[str] | None = None,
     index: str | os.PathLike[str] | None = None,
 ) -> OpenVolume:
-    """A volume with all that is known of it; see :func:`open`."""
+    """Open a volume with its metadata; parameters as for :func:`open`."""
     given = os.fspath(path_or_version)
     folder = Path(given)
     if folder.is_dir():
@@ -126,8 +140,8 @@ def open_volume(
     if isinstance(path_or_version, str) and ":" in dataset:
         return _open_version(dataset, label or "latest", str(level), store, index)
     raise NotAVolumeError(
-        f"'{given}' is neither a folder nor a version; name a clone's folder, or a version as"
-        " 'neuromirror list' has them, such as bossdb:collection/experiment/channel@latest"
+        f"'{given}' is neither a folder nor a version; give a clone's folder, or a version from"
+        " 'neuromirror list', such as bossdb:collection/experiment/channel@latest"
     )
 
 
@@ -136,8 +150,8 @@ def _open_clone(folder: Path, level: str) -> OpenVolume:
 
     files = CloneFiles(folder)
     if not (folder / METADATA).exists() and not (folder / ".git").exists():
-        raise NotAVolumeError(f"{folder} is no clone of a volume: it has no {METADATA}")
-    about = _read_description(files.document(_DESCRIPTION_PATH))
+        raise NotAVolumeError(f"{folder} is not a clone of a volume: it lacks {METADATA}")
+    about = _read_description(files.document(DESCRIPTION_PATH))
     state = _state(folder, about.get("state", ""))
     name = about.get("dataset") or folder.resolve().name
     return _open_files(files, level, name, str(folder), about.get("source") or name, state)
@@ -174,7 +188,7 @@ def _open_files(
 
 
 def _read_description(content: bytes | None) -> dict[str, str]:
-    """What a dataset says of itself; empty for one that was not mirrored by us."""
+    """Return fields of a dataset's description; empty for datasets not minted here."""
     try:
         document = parse_json(content or b"{}", DESCRIPTION_PATH)
     except ValueError:
@@ -186,16 +200,16 @@ def _read_description(content: bytes | None) -> dict[str, str]:
 
 
 def _state(folder: Path, recorded: str) -> str:
-    """What a clone is a state of: as the dataset says, unless somebody committed on top of it.
+    """Return the state of a clone: as the dataset states, else its commit.
 
-    Then it is the commit. Raises ConfigurationError.
+    The commit is used if there are commits on top. Raises ConfigurationError.
     """
-    # a configuration could name the program that looks at signatures
+    # a configuration could name a program that verifies signatures
     unsigned = ("-c", "log.showSignature=false")
     command = ["git", "-C", str(folder), *unsigned, "show", "-s", "--format=%H%n%B", "HEAD"]
     environment = environment_without_secrets()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ConfigurationError(f"{folder} is no clone: {done.stderr.strip()}")
+        raise ConfigurationError(f"{folder} is not a clone: {done.stderr.strip()}")
     commit, *message = done.stdout.splitlines()
     return recorded if f"State: {recorded}" in message else commit

@@ -1,7 +1,7 @@
-"""A special remote of git-annex whose contents are blocks of volumes.
+"""A read-only special remote of git-annex for blocks of volumes.
 
-A key's URLs (``boss://…``, ``ndstore://…``) say all that is needed to make its bytes; nothing is
-configured. It only gives: git-annex's own words say so when something is to be stored or removed.
+A key's URLs (``boss://…``, ``ndstore://…``) contain everything needed to fetch its bytes, without
+configuration.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ from neuromirror.volume.errors import BlockMismatchError, failure_group, summari
 from neuromirror.volume.tokens import token_from_environment, token_variable
 
 _LIMITS = RequestLimits(per_host=4, read=300.0)
-"""A cut-out is made before its first byte is sent, which may take minutes."""
+"""The service creates a cut-out before sending its first byte, which may take minutes."""
 
 _PROGRESS_SECONDS = 0.2
-"""Seconds between words on progress."""
+"""Seconds between progress reports."""
 
 _ATTEMPTS = 3
 _GONE_STATUSES = (404, 410)
@@ -58,9 +58,9 @@ _CREDENTIALS = "token"
 
 
 class RetrieveError(RemoteError):  # type: ignore[misc]
-    """Nothing was to be had; ``final`` says that this is upstream's last word.
+    """A key could not be retrieved; ``final`` is whether retrying is pointless.
 
-    The protocol is one of lines, so the message is one.
+    The protocol is line-based, so the message has one line.
     """
 
     def __init__(self, message: str, *, final: bool) -> None:
@@ -76,36 +76,36 @@ class BlockRemote:
         self._sessions: dict[str | None, Session] = {}
         self._allowed_addresses_cache: list[str] | None = None
         self._credentials: dict[str, str] | None = None
-        # once for as long as git-annex runs this program
+        # kept while git-annex runs this program
         self._breaker = HostCircuitBreaker(failures=2, seconds=0.0, retry_after=None)
         self._mismatch_counts: dict[str, int] = {}
 
     def initremote(self) -> None:
-        """Takes a token for ``host`` from the environment into git-annex's own credentials."""
+        """Copy the token for ``host`` from the environment to git-annex's credentials."""
         host = self.annex.getconfig("host")
         if not host:
             return
         token = token_from_environment(host)
         if token is None:
             raise RemoteError(
-                f"there is no token for {host} in the environment: set {token_variable(host)}"
+                f"no token for {host}: set the environment variable {token_variable(host)}"
             )
         self.annex.setcreds(_CREDENTIALS, host, token)
 
     def checkurl(self, url: str) -> bool | list[dict[str, str | int]]:
-        """The size of a block, where its URL tells it."""
+        """Return the size of a block, if its URL contains the voxel type."""
         try:
             block = parse_url(url)
         except NeuromirrorError as error:
             raise RetrieveError(str(error), final=True) from error
         if block.dtype is None:
-            return True  # only the reply tells how large a voxel is
+            return True  # the size of a voxel is known from the response only
         return [{"size": math.prod(block.chunk) * ITEM_SIZES[block.dtype]}]
 
     def transfer_retrieve(self, key: str, filename: str) -> None:
-        """Writes a key's bytes, from the first of its URLs that gives them.
+        """Write a key's bytes, from the first of its URLs that works.
 
-        Zeros are nobody's in particular: they need no request.
+        Blocks of zeros need no request.
         """
         try:
             with open(filename, "wb") as file:
@@ -117,11 +117,11 @@ class BlockRemote:
             raise RemoteError(f"{filename} cannot be written: {error.strerror}") from error
 
     def checkpresent(self, key: str) -> bool:
-        """Whether the service still gives just these bytes.
+        """Return whether the service still has these bytes.
 
-        It can name no checksum, so of a key with one the whole block is read and hashed: by this
-        word git-annex drops a copy of its own. Of a key without, one voxel is asked for. Zeros can
-        always be had.
+        The service has no checksums: the whole block of a key with a digest is read and hashed,
+        because git-annex drops its own copy on this result; one voxel is requested for a key
+        without. Blocks of zeros are always present.
         """
         if is_all_zeros(key):
             return True
@@ -134,9 +134,9 @@ class BlockRemote:
         return True
 
     def _try_urls(self, attempt: Callable[[BlockUrl], None], key: str) -> None:
-        """Tries a key's URLs in turn; raises Refused where none works.
+        """Try a key's URLs in turn; raise RetrieveError if none works.
 
-        A host that failed is not asked again, and the message has each reason once.
+        A host that failed is not contacted again, and the message has each reason once.
         """
         failures: list[tuple[str, str]] = []
         final = True
@@ -149,7 +149,7 @@ class BlockRemote:
                 final = False
                 why = str(error).partition(";")[0]
                 message = (
-                    f"{text}: {why}; if this service is yours, let git-annex ask it: git config"
+                    f"{text}: {why}; if you run this service, allow it: git config"
                     f" {ALLOWED_ADDRESSES} ADDRESS (all, where the URL has a name)"
                 )
                 failures.append((failure_group(host, error), message))
@@ -158,11 +158,11 @@ class BlockRemote:
                 final &= gone or isinstance(error, BlockMismatchError)
                 failures.append((failure_group(host, error), self._message(error)))
         raise RetrieveError(
-            summarize_failures(failures) or f"no URL of a volume is known for {key}", final=final
+            summarize_failures(failures) or f"{key} has no URL of a volume", final=final
         )
 
     def _message(self, error: NeuromirrorError) -> str:
-        """What to say of an error; of voxels that were changed, all of it only once a channel."""
+        """Return the message of an error; for changed voxels, in full once per channel."""
         if not isinstance(error, BlockMismatchError):
             return str(error)
         count = self._mismatch_counts[error.channel] = (
@@ -170,10 +170,10 @@ class BlockRemote:
         )
         if count == 1:
             return str(error)
-        return f"{error.channel} gives other voxels for {count} addresses so far"
+        return f"{error.channel} has other voxels at {count} URLs so far"
 
     def _copy(self, url: BlockUrl, key: str, file: BinaryIO) -> None:
-        """Writes the file anew; what an earlier attempt left in it is gone."""
+        """Overwrite the file with the block."""
         file.seek(0)
         file.truncate()
         last_report = time.monotonic()
@@ -188,7 +188,7 @@ class BlockRemote:
         file.flush()
 
     def _probe(self, url: BlockUrl, key: str) -> None:
-        """Reads what must be read to know that the block is there, and keeps nothing of it."""
+        """Read what is needed to verify that the block is present, and discard it."""
         if key_digest(key) is not None:
             self._read(url, key, lambda piece: None, lambda done: None)
             return
@@ -206,7 +206,7 @@ class BlockRemote:
         take: Callable[[bytes | memoryview], object],
         progress: Callable[[int], None],
     ) -> None:
-        """Reads a block; raises WrongBytes where it is not what the key names."""
+        """Read a block; raise BlockMismatchError if it differs from its key."""
         digest = key_digest(key)
         hashing = None if digest is None or digest[0] == "etag" else hashlib.new(digest[0])
         for piece in self._fetch(url, parse_key(key).size, progress):
@@ -236,7 +236,7 @@ class BlockRemote:
         )
 
     def _stored_token(self, host: str) -> str | None:
-        """The token that git-annex keeps, where it is this host's."""
+        """Return the token in git-annex's credentials, if it is for this host."""
         if self._credentials is None:
             self._credentials = self.annex.getcreds(_CREDENTIALS)
         found: dict[str, str] = self._credentials
@@ -252,7 +252,7 @@ class BlockRemote:
         return self._sessions[private]
 
     def _may_be_private(self, host: str) -> bool:
-        """Whether git-annex may ask this address of a private network, or this machine."""
+        """Return whether git-annex's settings allow this private or local address."""
         return is_private_host_allowed(host, self._allowed_addresses())
 
     def _allowed_addresses(self) -> list[str]:
@@ -277,7 +277,7 @@ class BlockRemote:
 
 
 def _with_retries(step: Callable[[BlockUrl], None], url: BlockUrl) -> None:
-    """Does a step again where the reply broke off: the session itself insists on an answer."""
+    """Retry a step if the response was incomplete; the session retries other failures."""
     for left in reversed(range(_ATTEMPTS)):
         try:
             step(url)

@@ -1,8 +1,7 @@
-"""A Zarr store that never lets a block that is missing be taken for zeros.
+"""A Zarr store that never replaces a missing block by zeros.
 
-Zarr takes a chunk that a store does not have for one full of the fill value. In a dataset that is
-mirrored every block has a file, so one that cannot be had is an error, and so is one of which there
-is no file at all.
+Zarr takes a missing chunk for one with the fill value only. In a mirrored dataset every block has a
+file, so an unavailable block is an error, and so is one without a file.
 """
 
 from __future__ import annotations
@@ -26,43 +25,42 @@ from neuromirror.volume.errors import BlockUnavailableError
 from neuromirror.volume.geometry import METADATA
 
 BytesCallback = Callable[[int, memoryview], None]
-"""Takes bytes of a file, with the place of the first one."""
+"""Called with the offset and bytes of a piece of a file."""
 
 
 class VolumeFiles(Protocol):
-    """Where the files of a volume come from; shared by threads."""
+    """The files of a volume; shared by threads."""
 
     where: str
-    """What it is, for messages."""
+    """Its name, for messages."""
 
     def document(self, path: str) -> bytes | None:
-        """The content of a document; None where there is no such file."""
+        """Return the content of a document; None if the file does not exist."""
 
     def block(self, path: str) -> mmap.mmap:
-        """A block's bytes, checked; raises BlockUnavailableError."""
+        """Return a block's bytes, verified; raises BlockUnavailableError."""
 
     def copy(self, path: str, take: BytesCallback) -> None:
         """Pass a block's bytes to ``take``, in order; raises BlockUnavailableError.
 
-        They are known to be the block's once this returns, not before. An attempt that failed
-        begins again at 0. What ``take`` raises is passed on.
+        They are verified only when this returns. A retry starts again at offset 0. Errors of
+        ``take`` are passed on.
         """
 
     def has(self, path: str) -> bool:
-        """Whether there is such a file, be its content here or not."""
+        """Return whether the file exists, with or without its content."""
 
     def entries(self, folder: str) -> Iterator[tuple[str, bool]]:
-        """Yields the names in a folder, each with whether it is a folder."""
+        """Yield the names in a folder, each with whether it is a folder."""
 
     def close(self) -> None:
-        """Ends what is under way."""
+        """Abort running requests."""
 
 
 class BlockStore(Store):
-    """A volume's files as a Zarr store that can only be read; ``volume`` says how large blocks are.
+    """A volume's files as a read-only Zarr store.
 
-    Files are read in threads: neither zarr's own event loop nor one that is running already (a
-    notebook's) ever waits.
+    Files are read in threads, so that neither zarr's event loop nor that of a notebook blocks.
     """
 
     supports_writes = False
@@ -86,15 +84,15 @@ class BlockStore(Store):
         return f"BlockStore({self._files.where!r})"
 
     def with_read_only(self, read_only: bool = False) -> Store:
-        """Itself: there is no other kind."""
+        """Return the store itself, which is always read-only."""
         if not read_only:
-            raise ValueError("the blocks of a volume are upstream's: nothing can be written here")
+            raise ValueError("volumes are read-only")
         return self
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        """The content of a file; None for metadata that is not there, never for a block.
+        """Return the content of a file; None for missing metadata, never for a block.
 
         Raises :class:`~neuromirror.volume.errors.BlockUnavailableError`.
         """

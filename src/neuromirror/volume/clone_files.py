@@ -1,4 +1,4 @@
-"""The files of a volume in a clone: those that are there, and those that git-annex can get."""
+"""The files of a volume in a clone, fetched with git-annex where missing."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _STRIPES: Final = 64
 
 
 class CloneFiles:
-    """A clone's folder.
+    """The files of a clone.
 
-    A block that is not there is got with git-annex, and stays. One that is there is hashed once
-    for as long as it does not change, since git-annex looks at what it has only when asked to.
+    A missing block is fetched with git-annex, and stays. A present block is hashed once for as long
+    as it does not change, because git-annex verifies its files only on request.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,7 +39,7 @@ class CloneFiles:
         return CloneFiles, (self.folder,)
 
     def document(self, path: str) -> bytes | None:
-        """The content of a document; None where the clone has no such file."""
+        """Return the content of a document; None if the clone lacks the file."""
         try:
             if not stat.S_ISLNK(os.lstat(self.folder / path).st_mode):
                 return (self.folder / path).read_bytes()
@@ -48,7 +48,7 @@ class CloneFiles:
         return bytes(self.block(path))
 
     def block(self, path: str) -> mmap.mmap:
-        """A block's bytes, checked; raises BlockUnavailableError."""
+        """Return a block's bytes, verified; raises BlockUnavailableError."""
         with self._locks[hash(path) % _STRIPES]:
             file = self.folder / path
             key = self._key(path)
@@ -65,26 +65,27 @@ class CloneFiles:
                 raise BlockUnavailableError(
                     path,
                     self.where,
-                    f"its content is not here and git-annex cannot get it: {why or 'no reason'};"
+                    f"its content is missing and git-annex cannot fetch it:"
+                    f" {why or 'no error message'};"
                     f" try 'git annex get {path}' there",
                 ) from error
 
     def copy(self, path: str, take: Callable[[int, memoryview], None]) -> None:
-        """Pass a block's bytes to ``take``, checked; raises BlockUnavailableError."""
+        """Pass a block's verified bytes to ``take``; raises BlockUnavailableError."""
         take(0, memoryview(self.block(path)))
 
     def has(self, path: str) -> bool:
-        """Whether the clone has the file, got or not."""
+        """Return whether the clone has the file, with or without its content."""
         return os.path.lexists(self.folder / path)
 
     def entries(self, folder: str) -> Iterator[tuple[str, bool]]:
-        """Yields the names in a folder, each with whether it is a folder."""
+        """Yield the names in a folder, each with whether it is a folder."""
         with suppress(FileNotFoundError, NotADirectoryError):
             for entry in sorted(os.scandir(self.folder / folder), key=lambda one: one.name):
                 yield entry.name, entry.is_dir(follow_symlinks=False)
 
     def close(self) -> None:
-        """Lets git-annex come to its end."""
+        """Let git-annex finish and exit."""
         self._annex_get.close()
 
     def _is_here(self, file: Path, key: str | None) -> bool:
@@ -94,7 +95,7 @@ class CloneFiles:
             return not _is_pointer(opened)
 
     def _key(self, path: str) -> str | None:
-        """The key of a file; None for one that git has itself."""
+        """Return the key of a file; None for a file whose content is in git."""
         file = self.folder / path
         try:
             mode = os.lstat(file).st_mode
@@ -102,16 +103,16 @@ class CloneFiles:
                 return find_pointer_key(os.readlink(os.fsencode(file)))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise BlockUnavailableError(
-                path, self.where, "there is no such file; 'git status' there may say why"
+                path, self.where, "the file does not exist; 'git status' there may show why"
             ) from error
-        # an unlocked file: what stands for it in git names the key
+        # an unlocked file: its blob in git contains the key
         with suppress(ObjectMissingError), ObjectReader(self._git_folder()) as reader:
             return find_pointer_key(reader.read(f":{path}"))
         return None
 
     def _git_folder(self) -> Path:
         folder = self.folder / ".git"
-        if folder.is_file():  # a sub-dataset's may be in the one around it
+        if folder.is_file():  # a subdataset's may be in its superdataset
             return self.folder / folder.read_text().removeprefix("gitdir:").strip()
         return folder
 
@@ -127,14 +128,14 @@ class CloneFiles:
             raise BlockUnavailableError(
                 path,
                 self.where,
-                f"the file that is there is not the block: {wrong}; 'git annex fsck {path}' there"
-                " puts it aside, and it can be got again",
+                f"the file differs from its key: {wrong}; 'git annex fsck {path}' there removes it,"
+                " and it can be fetched again",
             )
         self._checked.add(seen)
 
 
 def _is_pointer(file: BufferedReader) -> bool:
-    """Whether a file only stands for its content (git-annex: pointer files)."""
+    """Return whether a file is a git-annex pointer file."""
     start = file.read(len(POINTER_PREFIX))
     file.seek(0)
     return is_pointer(start, os.fstat(file.fileno()).st_size)

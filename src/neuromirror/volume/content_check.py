@@ -1,4 +1,4 @@
-"""Whether a file is what a git-annex key stands for, and its bytes without reading them all."""
+"""Compare a file with its git-annex key; map files into memory."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from neuromirror.annex import key_digest, parse_key
 
 
 def check_content(file: BufferedReader, key: str) -> str:
-    """What is wrong with a file, in words; empty where it is what its key says.
+    """Return how a file differs from its key; empty if it does not.
 
-    A key without a checksum is only held against the size.
+    A key without digest is compared by size only.
     """
     size, has = parse_key(key).size, os.fstat(file.fileno()).st_size
     if size is not None and size != has:
@@ -29,5 +29,5 @@ def check_content(file: BufferedReader, key: str) -> str:
 
 
 def map_file(file: BinaryIO) -> mmap.mmap:
-    """The bytes of a file, of which only those are read that are looked at."""
+    """Map a file into memory."""
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -1,4 +1,4 @@
-"""Regions cut out of a version of the store at once, in memory, with bounds on all of it."""
+"""Cut regions out of a version of the store, in memory and within limits."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from neuromirror.volume.version_files import VersionFiles
 
 MAX_VOXEL_BYTES: Final = 64_000_000
-"""Bytes of voxels of one cut-out."""
+"""Maximum bytes of voxels of one cut-out."""
 
 MAX_READ_BYTES: Final = 1_000_000_000
-"""Bytes of the blocks that a cut-out takes voxels from: only whole ones can be checked."""
+"""Maximum bytes of blocks read for a cut-out: blocks are verified whole."""
 
 _MAX_CONCURRENT: Final = 3
 _MAX_ENCODING_OVERHEAD: Final = 1 << 16
-"""Bytes by which an encoded chunk may be larger than its voxels."""
+"""Bytes by which an encoded chunk may exceed its voxels."""
 
 _ENDINGS: Final = ("", ".br", ".gz")
 _BROTLI: Final = "chunks stored as brotli need brotli: pip install 'neuromirror[volumes]'"
@@ -40,10 +40,10 @@ _BROTLI: Final = "chunks stored as brotli need brotli: pip install 'neuromirror[
 
 @dataclass(frozen=True, slots=True)
 class Cutout:
-    """A region that may be cut out: checked against the volume and the bounds.
+    """A region validated against the volume and the limits.
 
-    ``sample`` is its place along the time axis, None where there is none; ``blocks`` are read for
-    it, ``read`` bytes of them.
+    ``sample`` is its index along the time axis, None without one; ``blocks`` with ``read_bytes`` in
+    total are read for it.
     """
 
     region: Region
@@ -63,36 +63,35 @@ def plan_cutout(
     max_bytes: int = MAX_VOXEL_BYTES,
     max_read_bytes: int = MAX_READ_BYTES,
 ) -> Cutout:
-    """A region of a volume, if it may be cut out; ``box`` None is all of the level.
+    """Validate a region of a volume; ``box`` None is the whole level.
 
-    Raises UnknownLevelError, UnreadableVolumeError, OutsideVolumeError and CutoutTooLargeError.
+    Raises
+    ------
+    UnknownLevelError, UnreadableVolumeError, OutsideVolumeError, CutoutTooLargeError
     """
     found, stored = description.level(level)
     where = description.version
     if stored.unreadable_reason:
         raise UnreadableVolumeError(
-            f"level {level} of {where} cannot be cut out here: {stored.unreadable_reason}; in a "
-            f"clone,"
-            " CloudVolume reads it"
+            f"level {level} of {where} cannot be cut out: {stored.unreadable_reason}; "
+            "CloudVolume reads it in a clone"
         )
     checked = validate_box(found.volume, box, where)
     sample = sample_index(found.volume, time, where)
     region = Region(found, checked, time)
     if region.bytes > max_bytes:
         raise CutoutTooLargeError(
-            f"the box has {region.bytes:,} bytes of voxels, and at most {max_bytes:,} are given at "
-            f"once;"
-            " ask for a smaller box, or a coarser level, or use 'neuromirror export'"
+            f"the box has {region.bytes:,} bytes of voxels, at most {max_bytes:,} are allowed;"
+            " use a smaller box, a coarser level, or 'neuromirror export'"
         )
     grids = [_count(*span, first, size) for span, first, size in _axes(found.level, checked)]
     blocks = math.prod(grids)
     read = blocks * found.volume.chunk_bytes(found.level)
     if read > max_read_bytes:
         raise CutoutTooLargeError(
-            f"the box lies in {blocks:,} blocks of together {read:,} bytes, which must be read"
-            f" whole to be checked, and at most {max_read_bytes:,} are read at once; ask for a "
-            f"smaller"
-            " box, or a coarser level, or use 'neuromirror export'"
+            f"the box needs {blocks:,} whole blocks with {read:,} bytes in total, at most"
+            f" {max_read_bytes:,} are allowed; use a smaller box, a coarser level, or"
+            " 'neuromirror export'"
         )
     return Cutout(region, stored, sample, blocks, read, description.sparse)
 
@@ -106,11 +105,14 @@ def _count(start: int, stop: int, origin: int, size: int) -> int:
 
 
 def read_voxels(files: VersionFiles, cutout: Cutout) -> NDArray[Any]:
-    """The voxels of a region, axes z, y, x, little-endian; each block is had whole, and checked.
+    """Return the voxels of a region, axes z, y, x, little-endian, of verified blocks.
 
-    A few blocks are had at a time. Raises BlockUnavailableError, for a volume whose files were
-    closed
-    meanwhile too, and MissingExtraError without a package that this takes.
+    Raises
+    ------
+    BlockUnavailableError
+        Also if the files were closed meanwhile.
+    MissingExtraError
+        If a required package is not installed.
     """
     import numpy
 
@@ -131,7 +133,7 @@ def read_voxels(files: VersionFiles, cutout: Cutout) -> NDArray[Any]:
             for one in waiting:
                 one.result()
         except BaseException:
-            # what is under way need not come to its end
+            # abort running requests
             pool.shutdown(wait=False, cancel_futures=True)
             files.close()
             raise
@@ -145,7 +147,7 @@ def _dtype(volume: Volume) -> Any:
 
 
 def _boxes_by_block(level: Level, box: Box) -> Iterator[Box]:
-    """Yields the parts of a box, each in one block."""
+    """Yield the parts of a box, each within one block."""
     xs, ys, zs = box
     for z in split_range(*zs, level.start[2], level.chunk[2]):
         for y in split_range(*ys, level.start[1], level.chunk[1]):
@@ -154,7 +156,7 @@ def _boxes_by_block(level: Level, box: Box) -> Iterator[Box]:
 
 
 def _containing_block(level: Level, box: Box) -> tuple[tuple[int, int, int], Box]:
-    """The block that a part lies in: its place in the grid (x, y, z), and its own box."""
+    """Return the position of a part's block in the grid (x, y, z), and the block's box."""
     at, ranges = [], []
     for (start, _), first, last, size in zip(
         box, level.start, level.stop, level.chunk, strict=True
@@ -181,7 +183,7 @@ def _zarr_block(files: VersionFiles, cutout: Cutout, box: Box) -> Any:
 
 
 def _chunk(files: VersionFiles, cutout: Cutout, box: Box) -> Any:
-    """A part of a precomputed chunk; None where it is all zeros and has no object."""
+    """Return a part of a precomputed chunk; None if it has no object because it is all zeros."""
     volume, level = cutout.region.volume.volume, cutout.region.volume.level
     _, whole = _containing_block(level, box)
     shape = whole[0][1] - whole[0][0], whole[1][1] - whole[1][0], whole[2][1] - whole[2][0]
@@ -205,7 +207,7 @@ def _chunk(files: VersionFiles, cutout: Cutout, box: Box) -> Any:
 def _block_slice(
     content: Any, dtype: Any, shape: tuple[int, int, int], whole: Box, box: Box
 ) -> Any:
-    """The voxels of ``box`` from a block's, whose sides are ``shape`` (x, y, z)."""
+    """Return the voxels of ``box`` from a block with the sides ``shape`` (x, y, z)."""
     import numpy
 
     block = numpy.frombuffer(content, dtype).reshape(shape[::-1])
@@ -217,7 +219,7 @@ def _block_slice(
 
 
 def _decode(content: bytes, ending: str, size: int) -> bytes:
-    """The voxels of a stored chunk; never more than a byte too many, empty for damaged ones."""
+    """Return the voxels of a stored chunk, at most one byte too many; empty if it is damaged."""
     if ending == ".gz":
         try:
             return zlib.decompressobj(wbits=31).decompress(content, size + 1)

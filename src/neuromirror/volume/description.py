@@ -1,7 +1,7 @@
-"""What a version of the store is as a volume, read from its own documents: nobody is asked.
+"""Describe a version as a volume, from its documents in git; no network access.
 
 Formats: OME-Zarr 0.5 as :mod:`neuromirror.sources.volumes.ngff` writes it, and ``info`` of
-Neuroglancer's page "Precomputed: volume".
+Neuroglancer's "Precomputed: volume".
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ OME_ZARR: Final = "OME-Zarr 0.5"
 PRECOMPUTED: Final = "Neuroglancer precomputed"
 
 LARGEST_CHUNK: Final = 64_000_000
-"""Bytes of voxels of a precomputed chunk: it is decoded as a whole."""
+"""Maximum bytes of voxels of a precomputed chunk, which is decoded whole."""
 
 _INFO: Final = "info"
 _FRAMES: Final = (".boss/coordinate_frame.json", ".ndstore/dataset.json")
 _FOLDER: Final = re.compile(r"(?!\.)[\w.,+=-]+(?:/(?!\.)[\w.,+=-]+)*", re.ASCII)
 _MAX_LEVELS: Final = 64
 _MAX_COORDINATE: Final = 1 << 48
-_MANIFEST: Final = "its chunks stand in the version's manifest, and not in git"
+_MANIFEST: Final = "its chunks are in the version's manifest, not in git"
 
 
 @dataclass(frozen=True, slots=True)
 class LevelStorage:
-    """How a level's blocks are stored: the folder, the encoding of their voxels.
+    """The storage of a level: its folder, and the encoding of its blocks.
 
-    ``unread`` says why they are not read here; empty where they are.
+    ``unreadable_reason`` is why they cannot be read here; empty if they can.
     """
 
     folder: str
@@ -51,10 +51,17 @@ class LevelStorage:
 class VolumeDescription:
     """A version that is a volume.
 
-    ``volume`` has all levels, by upstream's numbers (of a precomputed layer counted from 0, as
-    CloudVolume counts mips); ``stored`` is for each of them, in that order. ``frame`` is the name
-    of upstream's coordinate frame and what it says of it, where it has one. ``sparse`` says that a
-    chunk without a file is all zeros.
+    Attributes
+    ----------
+    volume : Volume
+        All levels, by upstream's numbers (of a precomputed layer, counted from 0 as CloudVolume's
+        mips).
+    storage : tuple of LevelStorage
+        One per level, in the same order.
+    frame : tuple of (str, str)
+        Name and description of upstream's coordinate frame, if it has one.
+    sparse : bool
+        Whether a chunk without a file is all zeros.
     """
 
     name: str
@@ -69,7 +76,7 @@ class VolumeDescription:
     sparse: bool = False
 
     def level(self, level: str) -> tuple[LevelDescription, LevelStorage]:
-        """One level of it, and how that is stored; raises :class:`UnknownLevelError`."""
+        """Return a level and its storage; raises :class:`UnknownLevelError`."""
         names = [one.name for one in self.volume.levels]
         if level not in names:
             raise UnknownLevelError(
@@ -85,7 +92,7 @@ class VolumeDescription:
 
 @dataclass(frozen=True, slots=True)
 class LevelDescription:
-    """One level of a volume, and what its files are called by."""
+    """One level of a volume, and the names for its files."""
 
     volume: Volume
     level: Level
@@ -95,14 +102,14 @@ class LevelDescription:
 
 
 def describe(files: VersionFiles, row: VersionRow) -> VolumeDescription:
-    """What a version is as a volume; raises :class:`NotAVolumeError`."""
+    """Describe a version as a volume; raises :class:`NotAVolumeError`."""
     if files.git_document(METADATA) is not None:
         return _describe_zarr(files, row)
     info = _object(files.git_document(_INFO))
     if isinstance(info.get("scales"), list) and isinstance(info.get("data_type"), str):
         return _describe_layer(files, row, info)
     raise NotAVolumeError(
-        f"{row.name} is no volume: it has neither levels of an OME-Zarr nor an info"
+        f"{row.name} is not a volume: it has neither OME-Zarr levels nor an info file"
     )
 
 
@@ -110,13 +117,13 @@ def _describe_zarr(files: VersionFiles, row: VersionRow) -> VolumeDescription:
     names = level_names(files.git_document(METADATA), row.name)
     found = [read_volume(files.git_document, name, row.name) for name in names[:_MAX_LEVELS]]
     if not found:
-        raise NotAVolumeError(f"{row.name} is no volume: its zarr.json tells of no levels")
+        raise NotAVolumeError(f"{row.name} is not a volume: its zarr.json has no levels")
     volume = replace(found[0], levels=tuple(one.levels[0] for one in found))
     return VolumeDescription(
         *_row_fields(row),
         format=OME_ZARR,
         volume=volume,
-        storage=tuple(LevelStorage(level.name, "voxels as they are") for level in volume.levels),
+        storage=tuple(LevelStorage(level.name, "raw voxels") for level in volume.levels),
         frame=_frame(files),
     )
 
@@ -127,7 +134,7 @@ def _describe_layer(
     dtype = str(info["data_type"]).lower()
     if dtype not in ITEM_SIZES:
         raise NotAVolumeError(
-            f"{row.name} is no volume that is known here: voxels of {dtype[:40]!r}"
+            f"{row.name} is not a supported volume: its data type is {dtype[:40]!r}"
         )
     levels, stored = [], []
     for number, scale in enumerate(info["scales"][:_MAX_LEVELS]):
@@ -135,12 +142,12 @@ def _describe_layer(
             level = _scale(str(number), scale)
         except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise NotAVolumeError(
-                f"{row.name}: scale {number} of its info makes no sense"
+                f"{row.name}: scale {number} of its info file is invalid"
             ) from error
         levels.append(level)
         stored.append(_level_storage(files, row, scale, level, ITEM_SIZES[dtype], info))
     if not levels:
-        raise NotAVolumeError(f"{row.name} is no volume: its info has no scales")
+        raise NotAVolumeError(f"{row.name} is not a volume: its info file has no scales")
     volume = Volume(
         *("", "", "", dtype, "nanometer", tuple(levels)),
         labels=info.get("type") == "segmentation",
@@ -161,7 +168,7 @@ def _scale(name: str, scale: Mapping[str, Any]) -> Level:
     stop = tuple(first + long for first, long in zip(start, size, strict=True))
     x, y, z = (float(one) for one in scale["resolution"])
     if not all(math.isfinite(one) and one > 0 for one in (x, y, z)):
-        raise ValueError("no size of a voxel")
+        raise ValueError("invalid voxel size")
     return Level(name, start, (stop[0], stop[1], stop[2]), (x, y, z), chunk)
 
 
@@ -169,7 +176,7 @@ def _triple(given: Any, least: int) -> Triple:
     x, y, z = given
     for one in (x, y, z):
         if not isinstance(one, int) or not least <= one <= _MAX_COORDINATE:
-            raise ValueError(f"{one!r} is no whole number of voxels")
+            raise ValueError(f"{one!r} is not a valid number of voxels")
     return x, y, z
 
 
@@ -185,7 +192,7 @@ def _level_storage(
     channels = info.get("num_channels", 1)
     unread = ""
     if not _FOLDER.fullmatch(folder):
-        unread = "its chunks are kept elsewhere than in the layer's own folder"
+        unread = "its chunks are outside the folder of the layer"
     elif scale.get("sharding"):
         unread = "its chunks are packed into shards"
     elif encoding != "raw":
@@ -199,7 +206,7 @@ def _level_storage(
     elif not files.has(folder):
         unread = "the version has none of its chunks"
     elif row.exceptions:
-        unread = "some of the layer's objects are left out, so that a chunk may be lacking"
+        unread = "some objects of the layer are excluded, so that chunks may be missing"
     return LevelStorage(folder, encoding, unread)
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong with volumes that are opened or exported."""
+"""Errors of opening, cutting and exporting volumes."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ INSTALL_COMMAND = "pip install 'neuromirror[volumes]'"
 
 
 class NotAVolumeError(ConfigurationError):
-    """A folder or version that is no OME-Zarr as volumes are mirrored, or is not there at all."""
+    """A folder or version is not a volume in a supported format, or does not exist."""
 
 
 class UnknownLevelError(ConfigurationError):
-    """A level that the volume does not have."""
+    """The volume has no such level."""
 
 
 class OutsideVolumeError(ConfigurationError):
-    """A region that is not wholly in the volume, or in time where the volume has none."""
+    """A region or time sample is outside the volume."""
 
 
 class MissingExtraError(ConfigurationError):
-    """A package that only volumes need, and that is not installed."""
+    """A package that volumes need is not installed."""
 
     def __init__(self, error: ImportError) -> None:
         super().__init__(f"volumes need the package {error.name}: {INSTALL_COMMAND}")
 
 
 class BlockUnavailableError(NeuromirrorError):
-    """A block that cannot be had, or has other bytes than the version says.
+    """A block is unavailable, or differs from the version.
 
-    ``block`` is its path in the volume (``0/c/3/0/2``); ``causes`` are the errors of the places
-    that were asked, where there were any. ``closed`` says that somebody closed the volume before.
+    ``block`` is its path in the volume (``0/c/3/0/2``); ``causes`` are the errors of the URLs that
+    were tried. ``closed`` is whether the volume had been closed.
     """
 
     def __init__(
@@ -52,52 +52,52 @@ class BlockUnavailableError(NeuromirrorError):
 
 
 class CutoutTooLargeError(ConfigurationError):
-    """A cut-out of more voxels, or from more blocks, than is given at once."""
+    """A cut-out exceeds the limit of voxels or blocks."""
 
 
 class UnreadableVolumeError(ConfigurationError):
-    """A volume, or a level of one, whose blocks are stored in a way that is not read here."""
+    """The blocks of a volume, or of a level, are stored in an unsupported way."""
 
 
 class ExportRefusedError(ConfigurationError):
-    """A folder that holds what another export, or a person, put there; or a format that cannot."""
+    """The folder has files of another export or of the user, or the format is unsuitable."""
 
 
 class ExportFailedError(NeuromirrorError):
-    """A file of an export that could not be written."""
+    """A file of an export cannot be written."""
 
 
 class BlockMismatchError(NeuromirrorError):
-    """An address that no longer gives what the key stands for; ``channel`` is what it belongs to.
+    """A URL no longer has the content of its key; ``channel`` is the channel of the URL.
 
-    ``found`` and ``expected`` are digests, each with its algorithm.
+    ``found`` and ``expected`` are digests with their algorithms.
     """
 
     def __init__(self, url: str, channel: str, found: str, expected: str) -> None:
         super().__init__(
-            f"{channel} now gives other voxels than when it was mirrored ({url}: {found}, not"
-            f" {expected}); whoever got the block before may still have it, and 'neuromirror sync'"
-            " makes a version of what is there now"
+            f"{channel} has other voxels than when it was mirrored ({url}: {found}, not"
+            f" {expected}); a clone that fetched the block before may still have it, and"
+            " 'neuromirror sync' creates a version of the current voxels"
         )
         self.channel = channel
 
 
 def summarize_failures(failures: Sequence[tuple[str, str]]) -> str:
-    """Return one message for many failed addresses, each given as a group and a message.
+    """Return one message for many failed URLs, each given as a group and a message.
 
-    Of each group the first message is shown, with the number of addresses that failed alike.
+    The first message of each group is included, with the number of URLs that failed alike.
     """
     groups: dict[str, list[str]] = {}
     for group, message in failures:
         groups.setdefault(group, []).append(message)
     return " | ".join(
-        found[0] if len(found) == 1 else f"{found[0]} (so do {len(found) - 1} more addresses)"
+        found[0] if len(found) == 1 else f"{found[0]} ({len(found) - 1} more URLs failed alike)"
         for found in groups.values()
     )
 
 
 def failure_group(host: str, error: NeuromirrorError) -> str:
-    """Return what makes failures of several addresses the same one."""
+    """Return a group for failures of several URLs with the same cause."""
     if isinstance(error, BlockMismatchError):
         return f"{type(error).__name__} {error.channel}"
     if isinstance(error, CircuitOpenError):

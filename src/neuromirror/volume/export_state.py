@@ -1,4 +1,4 @@
-"""What an export has done so far, in a small file beside its results."""
+"""The state of an export, in a small file next to its results."""
 
 from __future__ import annotations
 
@@ -20,12 +20,16 @@ _FORMAT: Final = 1
 
 @dataclass(slots=True)
 class ExportState:
-    """How far an export is.
+    """The progress of an export.
 
-    ``export`` says which it is: the bytes that it makes depend on nothing else. ``finished`` are
-    files in place, with their size and the time of their last change (ns), by which it is seen
-    later that nobody has touched them. ``slabs`` are the ranges along z whose voxels are in all
-    files that hold some, finished or not.
+    Attributes
+    ----------
+    export : dict
+        Identifies the export: its bytes depend on nothing else.
+    finished : dict
+        Finished files with size and modification time (ns), which show later changes.
+    slabs : set of (int, int)
+        Ranges along z whose voxels are in all their files, finished or not.
     """
 
     folder: Path
@@ -35,8 +39,10 @@ class ExportState:
 
     @classmethod
     def read(cls, folder: Path, export: dict[str, Any]) -> ExportState:
-        """The state of this export in a folder; raises ExportRefusedError where another's is
-        there."""
+        """Return the state of this export in a folder.
+
+        Raises ExportRefusedError if the folder has another export.
+        """
         path = folder / STATE
         try:
             document = parse_json(path.read_bytes(), path.name)
@@ -45,7 +51,7 @@ class ExportState:
         except ValueError:
             document = None
         if not isinstance(document, dict) or document.get("format") != _FORMAT:
-            raise ExportRefusedError(f"{path} cannot be read; name another folder, or remove it")
+            raise ExportRefusedError(f"{path} cannot be read; choose another folder, or remove it")
         if document["export"] != export:
             differences = ", ".join(
                 f"{name} {document['export'].get(name)}"
@@ -53,14 +59,14 @@ class ExportState:
                 if document["export"].get(name) != value
             )
             raise ExportRefusedError(
-                f"{folder} holds another export ({differences}); name another folder, or empty "
-                f"this one"
+                f"{folder} has another export ({differences}); choose another folder, or empty "
+                "this one"
             )
         slabs = {(start, stop) for start, stop in document["slabs"]}
         return cls(folder, export, document["finished"], slabs)
 
     def write(self) -> None:
-        """Keeps the state; what it tells must be on disk before."""
+        """Write the state; what it describes must have been synced to disk."""
         document = {
             "format": _FORMAT,
             "export": self.export,
@@ -72,15 +78,15 @@ class ExportState:
 
     @property
     def is_saved(self) -> bool:
-        """Whether the folder knows whose it is."""
+        """Whether the folder has a state."""
         return (self.folder / STATE).exists()
 
     def finish(self, path: str, draft: Path) -> None:
-        """Remembers a file that only needs to be put in its place."""
+        """Record a file that only needs to be renamed."""
         self.finished[path] = _size_and_mtime(draft)
 
     def is_finished(self, path: str) -> bool:
-        """Whether a file is there as it was finished."""
+        """Return whether a file is present and unchanged since it was finished."""
         known = self.finished.get(path)
         try:
             return known is not None and _size_and_mtime(self.folder / path) == known

@@ -1,8 +1,8 @@
-"""A region of a volume, written to files block by block.
+"""Write a region of a volume to files, block by block.
 
-Blocks are read in slabs of the volume's own chunks along z; after each slab its voxels are forced
-to disk and the state is kept, so that an export that was broken off goes on at the next slab, and
-keeps the files that were finished.
+Blocks are read in slabs of the volume's chunks along z. After each slab its voxels and the state
+are synced to disk, so that an interrupted export resumes with the next slab and keeps finished
+files.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from neuromirror.volume.layouts import LAYOUTS, Layout, Region, TargetFile, targ
 from neuromirror.volume.regions import format_box, sample_index, split_range, validate_box
 
 FORMATS: Final = tuple(LAYOUTS)
-"""What a region can be exported as."""
+"""The export formats."""
 
 Progress = Callable[[int, int], None]
-"""Is told how many bytes of voxels are done, of how many."""
+"""Called with the bytes of voxels done, and the total."""
 
 _MAX_CONCURRENT: Final = 2
-"""Blocks that are fetched and written at a time."""
+"""Blocks fetched and written at a time."""
 
 _NEW_SUFFIX: Final = ".new"
-"""The ending of a draft that is not in its place yet."""
+"""The suffix of a draft while it is created."""
 
 _DISK_FULL_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """What an export made.
+    """The result of an export.
 
-    ``paths`` are all its files, in ``folder``; ``kept`` of them were there already. ``box`` is in
-    upstream's voxels of ``level``, ``bytes`` the size of the voxels.
+    ``paths`` are all its files, in ``folder``, of which ``unchanged`` existed before. ``box`` is in
+    upstream's voxels of ``level``; ``bytes`` is the size of the voxels.
     """
 
     version: str
@@ -74,22 +74,34 @@ def export(
     index: str | os.PathLike[str] | None = None,
     progress: Progress = lambda done, whole: None,
 ) -> ExportResult:
-    """Writes a region of a volume into a folder.
+    """Write a region of a volume to a folder.
 
-    ``path_or_version``, ``level``, ``store`` and ``index`` are as :func:`neuromirror.volume.open`
-    has them. ``box`` holds ranges along x, y, z in upstream's voxels of that level (as they stand
-    in a block's URL), None for all of it; ``time`` is upstream's sample, where there is a time
-    axis. ``format`` is one of :data:`FORMATS`: ``tiff`` (a file a z-slice, named as ndpull names
-    them), ``ome-tiff``, ``zarr`` or ``npy``. The same region of the same state gives the same
-    bytes, where the state has checksums. What an earlier run into the folder has finished is kept;
-    memory is a few blocks.
+    The same region of the same state gives the same bytes, if the state has checksums. Files
+    finished by an earlier run are kept. Memory use is a few blocks.
 
-    Raises ExportRefusedError, OutsideVolumeError, ExportFailedError, what opening the volume
-    raises, and
-    BlockUnavailableError.
+    Parameters
+    ----------
+    path_or_version, level, store, index
+        As for :func:`neuromirror.volume.open`.
+    folder : path
+        The target, created if necessary.
+    box : Box, optional
+        Ranges along x, y, z in upstream's voxels of the level; the whole level by default.
+    format : str
+        One of :data:`FORMATS`: ``tiff`` (one file per z-slice, named like ndpull's), ``ome-tiff``,
+        ``zarr`` or ``npy``.
+    time : int, optional
+        Upstream's time sample, required if there is a time axis.
+    progress : callable
+        Called with the bytes of voxels done, and the total.
+
+    Raises
+    ------
+    ExportRefusedError, OutsideVolumeError, ExportFailedError, BlockUnavailableError
+        Also the errors of :func:`neuromirror.volume.open`.
     """
     if format not in LAYOUTS:
-        raise ExportRefusedError(f"'{format}' is no format; there are {', '.join(FORMATS)}")
+        raise ExportRefusedError(f"'{format}' is not a format; choose one of {', '.join(FORMATS)}")
     with volume_context(path_or_version, level, store=store, index=index) as volume:
         where = volume.version
         checked = validate_box(volume.volume, box, where)
@@ -102,11 +114,11 @@ def export(
         with opened_target as safe, file_lock(target / LOCK, f"the folder {target}", folder=safe):
             safe.refuse_symlink(STATE)
             state = ExportState.read(target, _identity(region, format))
-            kept = _Exporter(volume, region, layout, sample, state, progress).run()
+            unchanged = _Exporter(volume, region, layout, sample, state, progress).run()
         return ExportResult(
             *(volume.version, volume.state, volume.level.name, checked, time, format, target),
             paths=tuple(_paths(layout)),
-            unchanged=kept,
+            unchanged=unchanged,
             bytes=region.bytes,
         )
 
@@ -132,7 +144,7 @@ class _Exporter:
         self._offsets: dict[str, int] = {}
 
     def run(self) -> int:
-        """Writes what is not there yet; gives the number of files that were."""
+        """Write the missing files; return the number of files that existed."""
         self._refuse_symlinks()
         before = {path for path in _paths(self._layout) if self._state.is_finished(path)}
         self._refuse_foreign_files()
@@ -156,22 +168,22 @@ class _Exporter:
         return len(before)
 
     def _refuse_symlinks(self) -> None:
-        """Write, rename and go on with nothing that a symlink in the folder leads to."""
+        """Refuse to write, rename or resume through symlinks in the folder."""
         for path in _paths(self._layout):
             draft = Path(path).with_name(self._draft(path).name)
             refuse_symlinks(self._folder, path, str(draft), f"{draft}{_NEW_SUFFIX}")
 
     def _refuse_foreign_files(self) -> None:
-        """Files of the same names that are not this export's own are a person's."""
+        """Refuse to overwrite files that are not of this export."""
         for path in _paths(self._layout):
             if path not in self._state.finished and os.path.lexists(self._folder / path):
                 raise ExportRefusedError(
-                    f"{self._folder / path} is there already, and not from this export; name"
-                    " another folder, or remove it"
+                    f"{self._folder / path} exists and is not of this export; choose another"
+                    " folder, or remove it"
                 )
 
     def _forget_lost_slabs(self, due: tuple[TargetFile, ...]) -> None:
-        """Slabs of which a draft, or a finished file, is gone must be read again."""
+        """Forget slabs whose draft or finished file is missing."""
         for target in due:
             self._state.finished.pop(target.path, None)
             if not self._draft(target.path).exists():
@@ -272,9 +284,9 @@ class _Exporter:
                 os.close(handle)
 
     def _flush(self, slab: tuple[int, int], here: list[TargetFile]) -> None:
-        """Forces a slab to disk, keeps the state, and puts finished files in their places.
+        """Sync a slab to disk, write the state, and move finished files to their names.
 
-        The state comes first, since what it does not know of is taken for a person's.
+        The state comes first, because files that it does not list count as foreign.
         """
         if not here:
             return
@@ -286,7 +298,7 @@ class _Exporter:
         self._publish(whole)
 
     def _publish(self, paths: Sequence[str]) -> None:
-        """Puts files that are wholly on disk into their places."""
+        """Move synced files to their names."""
         for path in paths:
             self._state.finish(path, self._draft(path))
         with _explain_write_errors(self._folder):
@@ -304,15 +316,15 @@ class _Exporter:
         self._publish([path])
 
     def _report_progress(self, count: int) -> None:
-        """Counts bytes of voxels that are done."""
+        """Add the bytes of finished voxels to the progress."""
         self._done += count
         self._progress(self._done, self._region.bytes)
 
 
 class _RowSplitter:
-    """Bytes of a block, passed on as boxes of whole rows; ``size`` is how many there were.
+    """Splits the bytes of a block into boxes of whole rows; ``size`` is the number of bytes.
 
-    What is beyond the block's end is counted, and not passed on.
+    Bytes beyond the end of the block are counted, but not passed on.
     """
 
     def __init__(
@@ -327,7 +339,7 @@ class _RowSplitter:
         self.size = 0
 
     def feed(self, offset: int, piece: memoryview) -> None:
-        """Take the bytes at ``offset``, which follow the last ones, or are the first."""
+        """Take the bytes at ``offset``, which follow the previous ones or are the first."""
         if offset == 0:
             self._rest = b""
         first = (offset - len(self._rest)) // self._row
@@ -373,14 +385,14 @@ def _fsync(path: Path) -> None:
 
 @contextmanager
 def _explain_write_errors(path: Path) -> Iterator[None]:
-    """Says which file it was that the system refused, and what to do."""
+    """Raise ExportFailedError with the path and advice."""
     try:
         yield
     except OSError as error:
-        advice = "see to it"
+        advice = "fix the cause"
         if error.errno in _DISK_FULL_ERRNOS:
-            advice = "free some space there"
+            advice = "free some space"
         raise ExportFailedError(
             f"{path} cannot be written: {error.strerror or error}; {advice} and run the export"
-            " again, it goes on where it was"
+            " again, which resumes it"
         ) from error

@@ -1,4 +1,4 @@
-"""Where the voxels of a volume are, read back from its Zarr metadata (OME-Zarr 0.5).
+"""Read the positions of a volume's voxels from its Zarr metadata (OME-Zarr 0.5).
 
 The inverse of :mod:`neuromirror.sources.volumes.ngff`.
 """
@@ -18,7 +18,7 @@ METADATA = "zarr.json"
 
 _SPACE = ["z", "y", "x"]
 _ROUNDING_TOLERANCE = 1e-6
-"""How far a start in voxels, read from lengths, may lie below its whole number."""
+"""Tolerance when lengths are converted to whole voxels."""
 _MAX_TIMES = 1 << 20
 
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 48)]
@@ -79,9 +79,9 @@ _Document = TypeVar("_Document", _Group, _Array)
 
 
 def read_volume(read: Callable[[str], bytes | None], level: str, where: str) -> Volume:
-    """The volume with this one level, from the documents that ``read`` gives by their paths.
+    """Return the volume with one level, from the documents that ``read`` returns by path.
 
-    Only what the Zarr tells is in it: ``scheme``, ``host`` and ``path`` are empty. Raises
+    ``scheme``, ``host`` and ``path`` are empty, because the metadata lacks them. Raises
     :class:`NotAVolumeError`, naming ``where``, and :class:`UnknownLevelError`.
     """
     ome = _group(read(METADATA), where)
@@ -97,13 +97,15 @@ def read_volume(read: Callable[[str], bytes | None], level: str, where: str) -> 
 
 
 def level_names(content: bytes | None, where: str) -> list[str]:
-    """The names of a volume's levels, from its group's document; raises
-    :class:`NotAVolumeError`."""
+    """Return the names of a volume's levels from the metadata of its group.
+
+    Raises :class:`NotAVolumeError`.
+    """
     return [one.path for one in _group(content, where).multiscales[0].datasets]
 
 
 def block_box(volume: Volume, path: str) -> tuple[Box, int | None] | None:
-    """What upstream has of a chunk file: its box and time sample; None where there is no such."""
+    """Return box and time sample of a chunk file; None if the volume has no such chunk."""
     level = volume.levels[0]
     name, _, rest = path.partition("/c/")
     index = [int(one) for one in rest.split("/") if one.isdecimal()]
@@ -137,8 +139,8 @@ def _decode(content: bytes | None, kind: type[_Document], where: str) -> _Docume
 
 def _not_a_volume_error(where: str) -> NotAVolumeError:
     return NotAVolumeError(
-        f"{where} holds no OME-Zarr (0.5) with the axes [t,] z, y, x, as volumes of BOSS and"
-        " ndstore are mirrored; what is mirrored in another format is opened by other programs"
+        f"{where} is not an OME-Zarr (0.5) with the axes [t,] z, y, x, as volumes of BOSS and"
+        " ndstore are mirrored; other programs open other formats"
     )
 
 
@@ -152,14 +154,14 @@ def _volume(ome: _Ome, dataset: _Dataset, array: _Array) -> Volume:
     if len(shape) != len(axes) or len(chunk) != len(axes):
         raise ValueError("another number of axes")
     if [one.name for one in array.codecs] != ["bytes"] or array.data_type not in ITEM_SIZES:
-        raise ValueError("chunks that are not voxels alone")
+        raise ValueError("encoded chunks")
     moves = {one.type: one for one in reversed(dataset.coordinateTransformations)}
     scale = moves["scale"].scale
     move = moves["translation"].translation if "translation" in moves else [0.0] * len(axes)
     if not len(scale) == len(move) == len(axes) or min(scale) <= 0:
-        raise ValueError("no size of a voxel")
+        raise ValueError("invalid voxel size")
     voxel = scale[-1], scale[-2], scale[-3]
-    # a coarser voxel's centre lies up to half of it beyond that of the first one it stands for
+    # the centre of a coarse voxel is up to half of it beyond that of the first fine voxel
     ratios = [at / size for at, size in zip(move[:-4:-1], voxel, strict=True)]
     start = _triple([math.floor(ratio + _ROUNDING_TOLERANCE) for ratio in ratios])
     beyond = [at - first * size for at, first, size in zip(move[:-4:-1], start, voxel, strict=True)]

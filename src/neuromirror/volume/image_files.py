@@ -1,4 +1,4 @@
-"""A region as one file that people open: a TIFF with a page a z-slice, or PNGs."""
+"""Regions as single files for viewing: a TIFF with one page per z-slice, or PNGs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NO_DATE: Final = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """What a region is written as: the file's name and media type, and who writes it."""
+    """The name, media type and writer of the file of a region."""
 
     name: str
     media_type: str
@@ -32,7 +32,7 @@ class OutputFile:
 
 
 def tiff(region: Region) -> OutputFile:
-    """One TIFF: an OME-TIFF where OME has the type of voxels, else plain pages."""
+    """Return one TIFF: an OME-TIFF if OME has the data type, else plain pages."""
     (target,) = ome_or_plain_tiff(region).targets
 
     def write(path: Path, voxels: NDArray[Any]) -> None:
@@ -45,15 +45,15 @@ def tiff(region: Region) -> OutputFile:
 
 
 def pngs(region: Region) -> OutputFile:
-    """A PNG of one z-slice, a zip of them of several, named as ndpull names TIFFs.
+    """Return a PNG of one z-slice, or a zip of PNGs named like ndpull's TIFFs.
 
-    8 and 16 bits are kept as they are; labels of other types are drawn in colours. Raises
-    ExportRefusedError for what PNG cannot hold.
+    8 and 16 bits are written unchanged; labels of other types are coloured. Raises
+    ExportRefusedError for other data types.
     """
     volume = region.volume.volume
     if volume.dtype not in _EXACT_DTYPES and not volume.labels:
         raise ExportRefusedError(
-            f"PNG has no voxels of type {volume.dtype}, only 8 and 16 bits; take a TIFF"
+            f"PNG does not support voxels of type {volume.dtype}, only 8 and 16 bits; use TIFF"
         )
     drawn = None if volume.dtype in _EXACT_DTYPES else color_labels
     z0, z1 = region.box[2]
@@ -77,11 +77,11 @@ def pngs(region: Region) -> OutputFile:
 
 
 CUTOUT_FORMATS: Final[Mapping[str, Callable[[Region], OutputFile]]] = {"tiff": tiff, "png": pngs}
-"""What a region can be had as, by what it is called."""
+"""The formats of cut-outs, by name."""
 
 
 def _safe_name(name: str) -> str:
-    """A file name that no header and no system takes for anything else."""
+    """Return a file name that is safe in headers and on all systems."""
     made = _UNSAFE.sub("_", name).lstrip(".")
     stem, dot, ending = made.rpartition(".")
     return f"{stem[:_MAX_NAME_LENGTH]}{dot}{ending}"

@@ -1,4 +1,4 @@
-"""Planes of a volume as PNGs (https://www.w3.org/TR/png/), and which plane shows it best."""
+"""Planes of a volume as PNGs (https://www.w3.org/TR/png/)."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _MAX_READ_BYTES: Final = 128_000_000
 _MAX_BLOCKS: Final = 64
 _LOW, _HIGH = 1.0, 99.0
 _BAND: Final = 1 << 20
-"""Bytes of pixels that are packed at a time."""
+"""Bytes of pixels compressed at a time."""
 _SPREAD: Final = 0x9E3779B97F4A7C15
-"""2**64 over the golden ratio: labels that follow each other get colours far apart."""
+"""2**64 divided by the golden ratio: successive labels get distant colours."""
 
 
 @dataclass(frozen=True, slots=True)
 class MiddlePlane:
-    """The plane that shows a volume: ``cutout`` is one z of a level.
+    """The plane that represents a volume: ``cutout`` is one z of a level.
 
-    ``whole`` says whether it is all of that z, or the block in the middle; of each axis every
-    ``step``-th voxel is shown.
+    ``whole`` is whether it is all of that z, or only the block in its middle; every ``step``-th
+    voxel of each axis is shown.
     """
 
     cutout: Cutout
@@ -43,12 +43,16 @@ class MiddlePlane:
 
 
 def middle_plane(description: VolumeDescription) -> MiddlePlane:
-    """The middle z of the coarsest level that shows enough, for which little must be read.
+    """Return the middle z of the coarsest level with enough detail.
 
-    Where too much would have to be read for all of it, the block in its middle. Raises
+    If that needs too many bytes, the block in its middle.
+
+    Raises
+    ------
     UnreadableVolumeError
-    where no level can be read, and CutoutTooLargeError where its blocks are too large for a
-    picture.
+        If no level is readable.
+    CutoutTooLargeError
+        If its blocks are too large.
     """
     pairs = zip(description.volume.levels, description.storage, strict=True)
     levels = sorted((one for one, stored in pairs if not stored.unreadable_reason), key=_side)
@@ -70,7 +74,7 @@ def middle_plane(description: VolumeDescription) -> MiddlePlane:
             if found.blocks <= _MAX_BLOCKS:
                 _, height, width = found.region.shape
                 return MiddlePlane(found, whole, -(-max(height, width) // _MAX_SIDE))
-    raise CutoutTooLargeError("the blocks are too large to be read for a picture")
+    raise CutoutTooLargeError("the blocks are too large for an image")
 
 
 def _side(level: Level) -> int:
@@ -83,9 +87,9 @@ def _plane(level: Level, *, whole: bool) -> Box:
 
 
 def nested_boxes(level: Level) -> tuple[Box, Box, Box, Box]:
-    """Ever smaller boxes with the middle of a level.
+    """Return nested boxes around the middle of a level.
 
-    All of it, all of its middle z, of that the part in the block in the middle, one voxel.
+    The level, its middle z, the part of that in the middle block, one voxel.
     """
     at = [first + size // 2 for first, size in zip(level.start, level.extent, strict=True)]
     whole = list(zip(level.start, level.stop, strict=True))
@@ -103,20 +107,20 @@ def nested_boxes(level: Level) -> tuple[Box, Box, Box, Box]:
 
 
 def to_display(plane: NDArray[Any], *, labels: bool) -> tuple[NDArray[Any], str]:
-    """A plane (y, x) as people can see it, 8 bits gray or (y, x, 3), and in words what was done.
+    """Return a plane (y, x) as 8-bit gray or (y, x, 3) colours, and how it was converted.
 
-    Labels get a colour each, 0 is black. Of others 8 bits are as they are; the contrast of more is
-    stretched, so that the darkest and the brightest hundredth are black and white.
+    Each label has a colour, 0 is black. Other 8-bit values are unchanged; the contrast of larger
+    types is stretched between the 1st and 99th percentile.
     """
     import numpy
 
     if labels:
-        return color_labels(plane), "each label in a colour of its own, 0 black"
+        return color_labels(plane), "one colour per label, 0 black"
     if plane.dtype.name == "uint8":
-        return plane, "brightness as it is"
+        return plane, "original brightness"
     finite = plane[numpy.isfinite(plane)]
     if not finite.size:
-        return numpy.zeros(plane.shape, numpy.uint8), "no voxel has a number"
+        return numpy.zeros(plane.shape, numpy.uint8), "no voxel has a finite value"
     low, high = (float(one) for one in numpy.percentile(finite, (_LOW, _HIGH)))
     spread = (numpy.nan_to_num(plane.astype(numpy.float64)) - low) / ((high - low) or 1.0)
     made = numpy.rint(numpy.clip(spread, 0.0, 1.0) * 255).astype(numpy.uint8)
@@ -124,7 +128,7 @@ def to_display(plane: NDArray[Any], *, labels: bool) -> tuple[NDArray[Any], str]
 
 
 def color_labels(plane: NDArray[Any]) -> NDArray[Any]:
-    """Labels as colours (y, x, 3): equal ones alike, 0 black, others never dark."""
+    """Return labels as colours (y, x, 3): equal labels alike, 0 black, others never dark."""
     import numpy
 
     ids = plane.astype(numpy.uint64)
@@ -137,9 +141,9 @@ def color_labels(plane: NDArray[Any]) -> NDArray[Any]:
 def encode_png(
     pixels: NDArray[Any], convert: Callable[[NDArray[Any]], NDArray[Any]] | None = None
 ) -> Iterator[bytes]:
-    """Yields a PNG, some rows at a time: gray of 8 or 16 bits (y, x), or colours of 8 (y, x, 3).
+    """Yield a PNG in pieces: gray with 8 or 16 bits (y, x), or 8-bit colours (y, x, 3).
 
-    ``drawn`` makes such pixels of some rows, where they are none yet.
+    ``convert`` converts rows to such pixels, if given.
     """
     import numpy
 
@@ -157,7 +161,7 @@ def encode_png(
         some = some if convert is None else convert(some)
         some = numpy.ascontiguousarray(some, some.dtype.newbyteorder(">"))
         rows = some.view(numpy.uint8).reshape(len(some), -1)
-        # the kind of filter before each row: 2, what differs from the row above
+        # the filter type before each row: 2 (Up), the difference from the row above
         lines = numpy.full((len(rows), rows.shape[1] + 1), 2, numpy.uint8)
         lines[:, 1:] = rows - numpy.concatenate((above, rows[:-1]))
         above = rows[-1:]
