@@ -72,7 +72,8 @@ def test_planes_are_shown_as_numbers_without_a_number_are_not() -> None:
     flat, _ = to_display(np.full((2, 2), 7, np.uint16), labels=False)
     assert not flat.any()
     assert (
-        to_display(np.full((2, 2), np.nan, np.float32), labels=False)[1] == "no voxel has a number"
+        to_display(np.full((2, 2), np.nan, np.float32), labels=False)[1]
+        == "no voxel has a finite value"
     )
 
 
