@@ -139,7 +139,7 @@ def test_a_channel_that_is_gone_is_named(boss: DemoBoss, annex: AnnexRepository)
     annex.put("block", chunk(boss, EM, BOX), url(boss, EM, BOX))
     boss.soft_delete(EM)
     output = annex.run("get", "block", ok=False)
-    assert "the channel may be gone, or marked as deleted" in output
+    assert "marked for deletion" in output
 
 
 def test_token_is_sent_only_to_its_host(
