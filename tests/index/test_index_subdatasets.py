@@ -165,7 +165,7 @@ def test_mismatched_subdataset_changes_change_nothing(
     before = dump_content(index)
     given.mint([placed_file("a", 1)])
     assert index.catch_up(given) == 1
-    assert f"do not fit the version before: {message}" in skipped_version_message(index)
+    assert f"do not match the version before: {message}" in skipped_version_message(index)
     assert dump_content(index) == before
 
 
