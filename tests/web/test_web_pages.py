@@ -68,14 +68,14 @@ def test_a_citation_names_upstream_and_the_state(site: RunningCatalogue) -> None
 @pytest.mark.parametrize(
     ("path", "status", "says"),
     [
-        ("/dataset/demo:999999", 404, "no dataset"),
-        ("/dataset/nowhere:000001", 404, "no mirror"),
+        ("/dataset/demo:999999", 404, "dataset"),
+        ("/dataset/nowhere:000001", 404, "mirror"),
         ("/dataset/demo:000001@9.9.9", 404, "no version"),
         ("/file/demo:000001@draft?path=nothing.nwb", 404, "no file"),
         ("/find?checksum=xyz", 400, "checksum"),
-        ("/diff?a=demo:000001", 400, "say which versions"),
+        ("/diff?a=demo:000001", 400, "<mirror>:<id>@<label>"),
         ("/?page=none", 400, "whole number"),
-        ("/no/such/page", 404, "no page"),
+        ("/no/such/page", 404, "page not found"),
     ],
 )
 def test_a_wrong_address_is_a_page_that_helps(

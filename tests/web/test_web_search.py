@@ -74,7 +74,7 @@ def test_results_come_in_pages_and_by_archive(search_site: RunningCatalogue) -> 
     assert len(set(names)) == 60
     assert "60 datasets of box" in search_site.text("/?q=many&mirror=box")
     assert "No more results" in search_site.text("/?q=many&page=9")
-    assert "no mirror" in search_site.text("/?q=many&mirror=other", 404)
+    assert "mirror 'other'" in search_site.text("/?q=many&mirror=other", 404)
 
 
 def test_a_mirror_is_listed_by_name_in_pages(search_site: RunningCatalogue) -> None:
@@ -86,7 +86,7 @@ def test_a_mirror_is_listed_by_name_in_pages(search_site: RunningCatalogue) -> N
         if re.fullmatch(r"/dataset/box:[^@]+", one)
     ]
     assert len(names) == len(set(names)) == 63
-    assert "no mirror" in search_site.text("/?mirror=other", 404)
+    assert "mirror 'other'" in search_site.text("/?mirror=other", 404)
 
 
 def test_nothing_found_is_a_page_that_helps(search_site: RunningCatalogue) -> None:
@@ -95,7 +95,7 @@ def test_nothing_found_is_a_page_that_helps(search_site: RunningCatalogue) -> No
     assert "No results" in text
     assert "Did you mean spikes imaging ?" in text
     assert "imaging : 1 dataset" in text
-    assert "spikse: none" in text
+    assert "spikse: no dataset" in text
     assert "sha256:" in text
     assert "/find" in links(page)
     assert 'role="search"' in page

@@ -59,7 +59,7 @@ def test_a_held_and_a_vanished_dataset_say_so(catalogue: RunningCatalogue) -> No
     assert "Held. A newer listing" in held
     assert "the last accepted state" in held
     assert re.search(
-        r"Gone upstream\. .* as was seen on 20\d\d-", catalogue.text("/dataset/box:gone")
+        r"Removed upstream\. .* noticed on 20\d\d-", catalogue.text("/dataset/box:gone")
     )
     assert "Removed upstream." in catalogue.text("/dataset/box:gone@latest")
     assert "tombstone" in catalogue.text("/events")
@@ -98,7 +98,7 @@ def test_events_come_in_pages_by_kind_and_mirror(catalogue: RunningCatalogue) ->
     assert "elsewhere" not in catalogue.text("/events?kind=incident&mirror=box")
     assert "elsewhere" in catalogue.text("/events?kind=incident")
     assert "No matching events" in catalogue.text("/events?kind=nothing")
-    assert "no mirror" in catalogue.text("/events?mirror=nowhere", 404)
+    assert "'nowhere'" in catalogue.text("/events?mirror=nowhere", 404)
 
 
 def test_of_a_dataset_that_was_taken_down_only_that_is_shown(
