@@ -541,7 +541,7 @@ def test_an_embargoed_dandiset_is_reproduced_only_in_the_private_store(
     (label,) = embargo.commits(embargo.private)
     kept = embargo.folder / "kept"
     output = embargo.run_on_private_store("reproduce", "--keep", str(kept), f"{EMBARGOED}@{label}")
-    assert output.count("the same") >= 3
+    assert output.startswith(f"ok         {EMBARGOED}@{label}")
     assert kept.stat().st_mode & 0o077 == 0
     embargo.run("reproduce", f"{EMBARGOED}@{label}", code=2)
     embargo.run("reproduce", f"{NAME}@draft")

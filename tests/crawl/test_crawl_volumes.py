@@ -347,8 +347,8 @@ def test_a_dry_run_counts_files_and_bytes_and_what_would_be_read(
         main(["sync", "--dry-run", *where], standalone_mode=True)
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition("new; ")[2] for line in lines] == [
-        "3 files, 3.7 MB; 3.7 MB read once, in 3 requests",
-        "3 files, 468.0 kB; 468.0 kB read once, in 3 requests",
+        "3 files, 3.7 MB; 3.7 MB to be read once, in 3 requests",
+        "3 files, 468.0 kB; 468.0 kB to be read once, in 3 requests",
     ]
     assert boss.count_requests("/cutout/") == 0
     create_boss_harness(TISSUE, CELLS, levels=[0], max_files=10)
