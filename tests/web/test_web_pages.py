@@ -68,10 +68,10 @@ def test_a_citation_names_upstream_and_the_state(site: RunningCatalogue) -> None
 @pytest.mark.parametrize(
     ("path", "status", "says"),
     [
-        ("/dataset/demo:999999", 404, "dataset"),
-        ("/dataset/nowhere:000001", 404, "mirror"),
-        ("/dataset/demo:000001@9.9.9", 404, "no version"),
-        ("/file/demo:000001@draft?path=nothing.nwb", 404, "no file"),
+        ("/dataset/demo:999999", 404, "demo:999999"),
+        ("/dataset/nowhere:000001", 404, "'nowhere'"),
+        ("/dataset/demo:000001@9.9.9", 404, "9.9.9"),
+        ("/file/demo:000001@draft?path=nothing.nwb", 404, "nothing.nwb"),
         ("/find?checksum=xyz", 400, "checksum"),
         ("/diff?a=demo:000001", 400, "<mirror>:<id>@<label>"),
         ("/?page=none", 400, "whole number"),
