@@ -70,7 +70,11 @@ def synthetic_file(number: int, content: int) -> SnapshotEntry:
                 "s3",
                 digest[32:64],
             ),
-            Location(f"https://api.example.org/api/assets/{blob}/download/", "api"),
+            Location(
+                f"https://copy.example.org/blobs/{blob}?versionId={digest[:32]}",
+                "s3",
+                digest[:32],
+            ),
         ),
         modified=MOMENT,
     )
