@@ -176,7 +176,7 @@ class ExcludedEntry:
     reason
         A fixed identifier (``zarr``, ``path-too-long``, …).
     detail
-        An explanation.
+        An explanation. It is committed in ``dataset.json``: its wording is part of the format.
     size
         The size in bytes, which counts towards upstream's total.
     """

@@ -208,8 +208,8 @@ def _level(found: BossChannelInfo, number: int) -> tuple[Level | None, str]:
         starts.append(reached)
         stops.append(stop)
     beyond = (
-        f"resolution {number}: voxels {', '.join(lost)} are before the coordinate frame's start at"
-        " resolution 0, so BOSS refuses their cutouts"
+        f"resolution {number}: voxels {', '.join(lost)} lie before the coordinate frame's start at"
+        " resolution 0, and BOSS refuses to cut them out"
         if lost
         else ""
     )

@@ -171,7 +171,7 @@ class ObjectLocator:
             return ExcludedEntry(
                 row.record.path,
                 "size-mismatch",
-                f"The archive states {row.record.size} bytes, the object at {url} has {reply.size}",
+                f"The archive says {row.record.size} bytes, the object at {url} has {reply.size}",
                 row.record.size or 0,
             )
         if reply.version_id is None:

@@ -79,7 +79,7 @@ def parse_row(
     size = _size(row) if isinstance(row, dict) else None
     try:
         if not isinstance(row, dict):
-            raise _MalformedRowError("the row is not a JSON object")
+            raise _MalformedRowError("the row is no object")
         if not private and row.get("blob") is not None and is_embargoed(row.get("metadata")):
             return ExcludedEntry(path, EMBARGOED, "The asset is under embargo", size or 0)
         return _parse(
@@ -146,7 +146,7 @@ def _path(row: Mapping[str, Any]) -> bytes:
     try:
         return path.encode("utf-8")
     except UnicodeEncodeError:
-        raise _MalformedRowError("path has a lone surrogate") from None
+        raise _MalformedRowError("path holds half a character") from None
 
 
 def _exception_path(row: Any, number: int) -> bytes:
@@ -183,7 +183,7 @@ def _digests(metadata: Mapping[str, Any], size: int) -> tuple[tuple[Digest, ...]
     if claims is None:
         claims = {}
     if not isinstance(claims, dict):
-        raise _MalformedRowError("metadata.digest is not a JSON object")
+        raise _MalformedRowError("metadata.digest is no object")
     digests: list[Digest] = []
     part_size: int | None = None
     for name, algorithm, pattern in (

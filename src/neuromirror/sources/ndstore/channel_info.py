@@ -225,13 +225,13 @@ def _synthetic_reason(found: NdstoreChannelInfo, number: int) -> str | None:
     """Return why a level has no stored voxels; None if it has."""
     if number < found.base:
         return (
-            f"resolution {number} is finer than the uploaded one ({found.base}): ndstore"
-            " synthesizes it from that, not always correctly"
+            f"resolution {number} is finer than the one that was uploaded ({found.base}):"
+            " ndstore makes it up from that, and not always rightly"
         )
     if number > found.base and found.propagation != PROPAGATED:
         return (
-            f"resolution {number} was not created from resolution {found.base} yet (propagate is"
-            f" {found.propagation}): ndstore would return voxels of other positions instead"
+            f"resolution {number} was not made of resolution {found.base} yet (propagate is"
+            f" {found.propagation}): ndstore would give voxels of other places in its stead"
         )
     return None
 

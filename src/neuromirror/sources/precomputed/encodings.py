@@ -269,7 +269,7 @@ class EncodingNaming:
             taken = rival.key + _suffix_of(self._encoding(rival, request_headers))
             if taken == row.key:
                 shown = local_ids.display_key(rival.key)
-                why = f"the file of {shown!r}, which is stored compressed, has this path"
+                why = f"the file of {shown!r}, which is stored compressed, is here"
                 return ExcludedEntry(name, "name-taken", why, row.size)
         return name + _suffix_of(encoding)
 

@@ -276,9 +276,8 @@ class ListingReader:
     ) -> ObjectEntry | _PendingObject:
         path = row.key[len(self._prefix) :]
         if not row.size and (not path or path.endswith(b"/")):
-            return ExcludedEntry(
-                path, FOLDER_MARKER, f"{display_key(row.key)!r} only marks a folder"
-            )
+            detail = f"{display_key(row.key)!r} only says that there is a folder"
+            return ExcludedEntry(path, FOLDER_MARKER, detail)
         named = self._naming.file_path(row, path, self._headers, pool)
         claims = self._claim_resolver.claims_from_listing(row, known)
         if claims is None:
@@ -330,7 +329,7 @@ class ListingReader:
         if isinstance(path, ExcludedEntry):
             return path
         if claims.status != 200:
-            detail = f"it is listed, but the bucket returns HTTP {claims.status} for it"
+            detail = f"it is listed, and asked for it the bucket answers HTTP {claims.status}"
             self.unreadable.append(f"{display_key(row.key)}: {detail}")
             return ExcludedEntry(path, UNREADABLE, detail, row.size)
         version_id = self._version_id(row)
