@@ -131,7 +131,7 @@ def test_every_command_of_the_tutorial_gives_what_it_shows(tmp_path: Path) -> No
     typed = steps(text, None)
     assert len(typed) > 20
     # the id of a dataset depends on its archive's address, and so on the port
-    text_of_id = re.compile(r"(?<=dataset id  )\S+")
+    text_of_id = re.compile(r"(?<=dataset id   )\S+")
     with archive(server.command, tmp_path) as announced:
         json.loads(announced)
         assert matches(server.shown, [announced.rstrip("\n")]), announced
