@@ -204,7 +204,7 @@ def test_the_workflow_in_the_recipes_works(
 ) -> None:
     recipes = (Path(__file__).parents[2] / "docs" / "how-to.md").read_text()
     workflow = recipes.partition("```yaml\n")[2].partition("```")[0]
-    (command,) = re.findall(r"run: neuromirror (.*) > places.jsonl$", workflow, re.M)
+    (command,) = re.findall(r"run: neuromirror (.*) > findings.jsonl$", workflow, re.M)
     synced.run("pin", NAME, "-o", "datasets.lock")
     records = without_store.run(*command.split()).lines
     assert json.loads(records[-1])["location_health"] == {"ok": 6}
