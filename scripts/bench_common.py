@@ -1,4 +1,4 @@
-"""What the benches share: the synthetic listing, a process for each contender, lines and tables."""
+"""Shared parts of the benches: synthetic listing, one process per contender, lines and tables."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def run_git(*arguments: str, stdin: IO[bytes] | None = None, text: str | None = 
 def in_own_process(
     bench: str, what: str, run: Contender, count: int, folder: Path
 ) -> dict[str, Any]:
-    """One contender's line: seconds, files a second, peak memory of its processes in MB."""
+    """One contender's line: seconds, files per second, peak memory of its processes in MB."""
     click.echo(f"{what}: {count} files …", err=True)
     subfolder = folder / what
     subfolder.mkdir()
@@ -217,7 +217,7 @@ def sizes_option(default: int) -> Callable[[Any], Any]:
     def decorate(command: Any) -> Any:
         for option in (
             click.option("--write", is_flag=True, help="Update docs/benchmarks.md and its plot."),
-            click.option("--json", "as_json", is_flag=True, help="One JSON object a line."),
+            click.option("--json", "as_json", is_flag=True, help="One JSON object per line."),
             click.option(
                 "--files",
                 "--objects",
@@ -253,7 +253,7 @@ def commit() -> str:
 
 
 def machine() -> str:
-    """What the numbers were measured on, in a few words."""
+    """Return a short description of the machine."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

@@ -21,7 +21,7 @@ from bench_servers import REPEATS, big_archive, expect, sync_once, timed
 from neuromirror.model import SnapshotEntry
 
 OF = {"000001": "one dandiset", "000002": "one Zarr"}
-"""What the two dandisets of the archive are there for."""
+"""Purpose of the two dandisets of the archive."""
 
 
 def fresh(mirrors: Path, name: str, folder: Path, count: int) -> tuple[float, dict[str, Any]]:
@@ -100,7 +100,7 @@ def addurls(mirrors: Path, name: str, folder: Path, count: int) -> tuple[float, 
 
 
 class _NothingKnown:
-    """What a first visit knows."""
+    """The context of a first visit."""
 
     memo: bytes | None = None
     deep = False
@@ -148,7 +148,7 @@ RUNS: dict[str, Callable[[Path, str, Path, int], tuple[float, dict[str, Any]]]] 
 
 @click.command("dandiset")
 @click.option("--write", is_flag=True, help="Update docs/benchmarks.md.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.option("--files", default=2104, show_default=True, help="Assets of the dandiset.")
 @click.option("--entries", default=1213, show_default=True, help="Entries of the Zarr, 4 or more.")
 def dandiset_bench(files: int, entries: int, *, as_json: bool, write: bool) -> None:

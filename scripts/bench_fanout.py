@@ -27,7 +27,7 @@ _SECONDS = 3600.0
 @click.command("fanout")
 @click.option("--datasets", default=50, show_default=True, type=click.IntRange(2), help="Visited.")
 @click.option("--files", default=5000, show_default=True, type=click.IntRange(1), help="Of each.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.option("--write", is_flag=True, help="Update docs/benchmarks.md.")
 def fanout_bench(datasets: int, files: int, *, as_json: bool, write: bool) -> None:
     """First visits by one and by two workers: local processes, and a Dask cluster's."""
@@ -98,7 +98,7 @@ def _visit_all(folder: Path, name: str, kind: str, workers: int, datasets: int) 
     """Lists the mirror and visits all of it into a new store; gives the seconds of the visits.
 
     Left in ``<name>.json`` are the most memory that one worker had (MB), and what processors did
-    meanwhile, in seconds: of the workers, of this process, which has the desk, and of Dask's own.
+    meanwhile, in seconds: of the workers, of this process with the write server, and of Dask.
     """
     own_environment(folder)
     os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
@@ -197,7 +197,7 @@ def _processors(programs: list[int]) -> dict[str, float]:
     """Seconds of processors so far: of worker processes, of this one, and of Dask's programs."""
     return {
         "workers": sum(map(_seconds, _workers(programs))),
-        "desk": time.process_time(),
+        "write server": time.process_time(),
         "dask": sum(map(_seconds, programs)),
     }
 

@@ -38,10 +38,10 @@ _LARGE: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class GetCase:
-    """What a contender has to get: a dataset, whose files are ``<url>/<number>``.
+    """Task of a contender: a dataset to get, whose files are ``<url>/<number>``.
 
     ``sums`` has their digests. Of small files what was got is kept to the end: many that are
-    deleted would weigh on whoever makes some next.
+    deleted would slow down the next contender.
     """
 
     repository: Path
@@ -52,7 +52,7 @@ class GetCase:
 
 @click.command("get")
 @click.option("--write", is_flag=True, help="Update docs/benchmarks.md and its plot.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.option("--files", default=5000, show_default=True, help="Small files, of 64 KiB each.")
 @click.option("--large", default=20, show_default=True, help="Large files.")
 @click.option("--mib", default=256, show_default=True, help="MiB in each large file.")

@@ -25,7 +25,7 @@ def block() -> bytes:
 
 
 def first_bytes(number: int) -> bytes:
-    """What is a file's own."""
+    """Properties of one file."""
     return b"%0*d" % (HEAD, number)
 
 
@@ -92,7 +92,7 @@ class _Connection(asyncio.Protocol):
             with self._file.open("rb") as file:
                 await asyncio.get_running_loop().sendfile(self._transport, file, HEAD)
         except (ConnectionError, RuntimeError):
-            return  # whoever asked has gone
+            return  # the client disconnected
         self._done()
 
     def _done(self) -> None:

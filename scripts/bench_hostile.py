@@ -132,7 +132,7 @@ def _checkout_error(repository: Path, reference: str, clone: Path) -> str:
 
 
 def _shortened(message: str, folder: Path) -> str:
-    """What an error says, in a few words for a table, without paths of this machine."""
+    """Shorten an error message for a table, without paths of this machine."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     error_lines = [line for line in lines if line.startswith(("error:", "fatal:", "git-annex:"))]
     path = re.search(r'path += "([^"]*)"', message)
@@ -210,7 +210,7 @@ def as_table(lines: list[dict[str, Any]]) -> str:
 
 
 @click.command("hostile")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.option("--write", is_flag=True, help="Update docs/benchmarks.md.")
 def hostile_bench(*, as_json: bool, write: bool) -> None:
     """What becomes of odd keys in neuromirror and in git annex import."""

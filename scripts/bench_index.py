@@ -173,7 +173,7 @@ def as_table(line: dict[str, Any]) -> str:
         f"| neuromirror, {line['n']:,} files | |",
         "|---|---:|",
         f"| recording them | {line['seconds']} s ({line['per_s']:,} files/s) |",
-        f"| recording the same state again, told whole | {line['rerecord_seconds']} s |",
+        f"| recording the same state again, as a whole | {line['rerecord_seconds']} s |",
         f"| recording a version that changes {CHANGED} of them | {line['delta_seconds']} s |",
         f"| peak memory | {line['peak_mb']} MB |",
         f"| size for a million files | {line['mb_per_million']} MB |",
@@ -188,7 +188,7 @@ def as_table(line: dict[str, Any]) -> str:
 
 @click.command("index")
 @click.option("--files", default=200_000, show_default=True, type=click.IntRange(CHANGED))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line on stdout.")
 @click.option("--write", is_flag=True, help="Update docs/benchmarks.md.")
 def index_bench(files: int, *, as_json: bool, write: bool) -> None:
     """Recording versions in the index, and looking checksums up in it."""

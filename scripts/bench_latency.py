@@ -131,7 +131,7 @@ def critical_path(api: Sequence[str], s3: Sequence[str]) -> int:
         elif found["rest"].startswith("?"):
             versions[found["id"]] += 1
     if not versions:
-        # what is pending is asked for by itself
+        # pending items are requested separately
         return lists + (len(api) > lists)
     zarrs = any("prefix=zarr" in one for one in s3)
     longest = max(versions[name] + count for (name, _), count in pages.items())

@@ -65,7 +65,7 @@ def _below(process: str, session: str) -> Iterator[str]:
 
 
 def _command(process: str) -> bytes:
-    """What a process was started as; of one that has yet to become a program, its parent's.
+    """Return the command line of a process; before exec, that of its parent.
 
     Between vfork and exec it has its parent's memory, not as much again.
     """

@@ -95,7 +95,7 @@ def create_dataset(folder: Path) -> Path:
 
 
 def write_table(table: Path, files: Iterable[SnapshotEntry]) -> Path:
-    """What ``datalad addurls`` is told of files: URL, path and key."""
+    """Write the table for ``datalad addurls``: URL, path and key."""
     with table.open("w") as file:
         file.write("url,path,key\n")
         for one in files:
@@ -147,7 +147,7 @@ def mint_bench(
 def _lines(contenders: dict[str, Contender], files: tuple[int, ...]) -> Iterator[dict[str, Any]]:
     trees: dict[int, str] = {}
     for line in run_contenders("mint", contenders, files, MOST):
-        # the git-annex branch must be the same tree whoever made it
+        # every contender must write the same tree of the git-annex branch
         tree = line.pop("annex_tree", None)
         if tree is not None and trees.setdefault(line["n"], tree) != tree:
             sys.exit(f"bench: {line['what']} made another git-annex tree than the one before")

@@ -106,7 +106,7 @@ def make_store(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
 
 
 def pinned(folder: Path, count: int, *, options: tuple[str, ...]) -> tuple[float, dict[str, Any]]:
-    """The median of whole commands, each of which makes a lock where there is none."""
+    """The median of whole commands, each of which creates a lock file."""
     command = [sys.executable, "-m", "neuromirror", "--store", str(folder.parent / "store"), "pin"]
     times, cpu = [], []
     for number in range(REPEATS):

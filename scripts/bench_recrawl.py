@@ -29,7 +29,7 @@ from bench_servers import (
 from neuromirror.crawl import Mirror
 
 DANDI_FILES = 30_000
-"""The demo archive makes its pages anew each time; more files would measure that."""
+"""Maximum for the demo archive, which generates its pages for each request."""
 
 
 def list_bucket(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
@@ -46,7 +46,7 @@ def visit_bucket(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
 
 
 def visit_changed_bucket(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """A whole visit of a bucket in which one object has other bytes: it is told whole."""
+    """A whole visit of a bucket in which one object has other bytes, without a memo."""
     with mirrored(folder, count) as (served, mirror, store):
         served.change(served.key(count // 2))
         served.count()

@@ -52,7 +52,7 @@ def serve_moto(contents: Mapping[bytes, bytes]) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(put, contents.keys(), contents.values()))
     _print_json({"endpoint": f"http://{host}:{port}", "bucket": "bench"})
-    _obey(lambda key: put(key, contents[key] + b" anew"))
+    _obey(lambda key: put(key, contents[key] + b" changed"))
     server.stop()
 
 

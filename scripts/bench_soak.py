@@ -42,7 +42,7 @@ _MOST_FAULTS, _LONGEST_FAULT = 3, 8.0
 @click.option("--seed", default=1, show_default=True, help="Of changes and faults.")
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1))
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep store and log in this folder.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.option("--write", is_flag=True, help="Update docs/benchmarks.md.")
 def soak_bench(
     minutes: float, seed: int, workers: int, keep: Path | None, *, as_json: bool, write: bool
@@ -106,7 +106,7 @@ def _soak(folder: Path, minutes: float, seed: int, workers: int) -> list[dict[st
 
 @dataclass
 class _Service:
-    """A service under way: its process, how large it and its workers were, whom we killed."""
+    """A running service: its process, sizes of it and its workers, and killed processes."""
 
     process: subprocess.Popen[bytes]
     samples: list[tuple[float, float, int, int]] = field(default_factory=list)
@@ -209,7 +209,7 @@ def _wait_until_settled(service: _Service, store: Path, ledger: Ledger) -> None:
 
 
 def _is_settled(folder: Path, since: float) -> bool:
-    """Whether every list, and what only a visit can tell, was looked at since."""
+    """Whether every listing, and every dataset without a fingerprint, was visited since."""
     path = Store(folder).schedule_path
     if not path.exists():
         return False
@@ -238,12 +238,12 @@ def _not_current(folder: Path, ledger: Ledger) -> list[str]:
     ]
 
 
-# --- what it mirrored
+# --- comparison of the mirrored datasets
 
 
 @dataclass
 class _Comparison:
-    """What the comparison counted; ``wrong`` names all that must not be."""
+    """Counts of the comparison; ``wrong`` lists all deviations."""
 
     published: int = 0
     observed: int = 0
@@ -291,7 +291,7 @@ def _compare(folder: Path, fresh: Path, ledger: Ledger, clones: Path) -> _Compar
 def _git_free_rebuild(
     found: _Comparison, store: Store, versions: Mapping[str, list[VersionRow]]
 ) -> None:
-    """Makes the index anew from the store; it must know the same versions."""
+    """Rebuild the index from the store; it must contain the same versions."""
     from neuromirror.crawl import rebuild_index
 
     rebuild_index(store, store.index_path)
@@ -299,7 +299,7 @@ def _git_free_rebuild(
         for name, rows in versions.items():
             rebuilt = [(row.label, row.commit) for row in _versions(index, name, "")]
             if rebuilt != [(row.label, row.commit) for row in rows]:
-                found.wrong.append(f"{name}: an index made anew knows other versions")
+                found.wrong.append(f"{name}: a rebuilt index has other versions")
 
 
 def _versions(index: Index, name: str, kind: str = VersionKind.OBSERVED.value) -> list[VersionRow]:
@@ -399,7 +399,7 @@ def _tree(store: Store, name: str, refs: Mapping[str, str]) -> str:
     if repository is None or name not in refs:
         return ""
     tree = _git(repository.path, "rev-parse", f"{refs[name]}^{{tree}}").strip()
-    # super-datasets hold commits, which tell of what was between
+    # superdatasets contain commits, which depend on the states in between
     return "" if "--" not in name.partition(" ")[0] else tree
 
 
@@ -441,7 +441,7 @@ def _flat(samples: list[tuple[float, float, int, int]]) -> Iterator[dict[str, An
 
 
 def _megabytes(pid: int) -> float:
-    """What a process has for itself, and its share of what it has with others."""
+    """Return a process's private memory and its share of shared memory."""
     with suppress(OSError, IndexError):
         smaps = Path(f"/proc/{pid}/smaps_rollup").read_text()
         return int(smaps.partition("\nPss:")[2].split()[0]) / 1024

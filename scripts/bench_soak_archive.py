@@ -22,7 +22,7 @@ SCHEDULES = {
     "demo": "list_minutes = 1\n",
     "demo-aind": "list_minutes = 1\nmin_hours = 0.005\nmax_days = 0.0005\n",
 }
-"""A list every minute, and visits of what only a visit can tell every 18 to 43 seconds."""
+"""A listing every minute, and visits of datasets without a fingerprint every 18 to 43 seconds."""
 
 _API_FAULTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("status", {"status": 503}),
@@ -84,7 +84,7 @@ class RestlessArchive:
     # --- changes
 
     def change(self) -> None:
-        """One change anywhere."""
+        """Make one change anywhere."""
         self._number += 1
         with self._demo.lock, self._buckets.lock:
             if self._random.random() < 0.5:
@@ -138,7 +138,7 @@ class RestlessArchive:
             name, options = self._random.choice(_API_FAULTS)
             return self._demo.fault(name, **options).clear
         if self._random.random() < 0.3:
-            # of what nobody has seen yet nobody can know that a listing lacks it
+            # the loss of a file that was never seen cannot be detected
             return self._buckets.drop_key_from_listing(self._random.choice(self._first)).clear
         name, options = self._random.choice(_BUCKET_FAULTS)
         return self._buckets.fault(name, **options).clear

@@ -20,7 +20,7 @@ from bench_common import in_own_process, missing, report, run_git
 REPEATS = 3
 _BLOCK = 1 << 20
 _JOBS = 2
-"""What git-annex and sha256sum are given; neuromirror takes a thread a processor by itself."""
+"""Jobs for git-annex and sha256sum; neuromirror uses one thread per processor by default."""
 
 
 def make_dataset(folder: Path, count: int, size: int) -> tuple[float, dict[str, Any]]:
@@ -98,7 +98,7 @@ def _warm(dataset: Path) -> int:
 @click.option("--kib", type=int, default=64, show_default=True, help="KiB in each of those.")
 @click.option("--large", type=int, default=20, show_default=True, help="Large files.")
 @click.option("--mib", type=int, default=256, show_default=True, help="MiB in each of those.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.option("--write", is_flag=True, help="Update docs/benchmarks.md and its plot.")
 def verify_bench(files: int, kib: int, large: int, mib: int, *, as_json: bool, write: bool) -> None:
     """Content that is here beside its keys: neuromirror, git annex fsck, sha256sum."""

@@ -264,7 +264,7 @@ def _large(folder: Path, api: str) -> Mirror:
 
 @click.command("volume")
 @click.option("--write", is_flag=True, help="Update docs/benchmarks.md.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.option(
     "--blocks",
     default=4,
@@ -301,10 +301,10 @@ def _lines(blocks: int) -> Iterator[dict[str, Any]]:
                 ),
                 "neuromirror get": partial(get_blocks, store=store, command=program),
                 "neuromirror export": partial(export_blocks, store=store),
-                "intern, in turn": partial(
+                "intern, sequential": partial(
                     intern_cutout, api=api, parallel=False, chunk=(512, 512, 64)
                 ),
-                "intern, in turn, hashed and saved": partial(
+                "intern, sequential, hashed and saved": partial(
                     intern_cutout, api=api, parallel=False, chunk=(512, 512, 64), save=True
                 ),
                 "intern, whole": partial(intern_cutout, api=api, parallel=False, chunk=BLOCK),

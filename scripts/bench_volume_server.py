@@ -41,7 +41,7 @@ def made_voxels(blocks: int) -> Any:
 
 
 class Cutouts:
-    """Makes the bodies of cut-outs, each anew."""
+    """Encode the bodies of cutouts, once per request."""
 
     def __init__(self, voxels: Any) -> None:
         self._voxels = voxels

@@ -53,7 +53,7 @@ class Server:
     pid: int
 
     def memory_mb(self) -> float:
-        """What the process, and those that it started, have for themselves or share."""
+        """Return the memory of the process and its children, shared memory counted once."""
         total = 0
         for pid in (self.pid, *_children(self.pid)):
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -97,7 +97,7 @@ def catalogue(made: Made) -> Any:
     own += ["--index", str(made.index), "catalogue", "--listen", "127.0.0.1:0"]
     # the bench is one client
     own += [f"--limit={kind}=0" for kind in ("cutout", "diff", "search", "sql")]
-    return _running(own, lambda said: str(json.loads(said)["url"]))
+    return _running(own, lambda line: str(json.loads(line)["url"]))
 
 
 @contextmanager
@@ -134,7 +134,7 @@ def _page(server: Server, address: str) -> bytes:
         return bytes(reply.read())
 
 
-# --- what is asked for
+# --- requests
 
 
 def kinds(made: Made) -> dict[str, list[str]]:
@@ -274,7 +274,7 @@ def wrk(server: Server, addresses: list[str], seconds: int, folder: Path) -> dic
 
 
 def memory(server: Server, found: dict[str, list[str]], folder: Path) -> dict[str, Any]:
-    """What the server has before and after 10,000 requests of mixed pages."""
+    """Measure the server before and after 10,000 requests of mixed pages."""
     drawn = random.Random(10)
     mixed = [drawn.choice(drawn.choice(list(found.values()))) for _ in range(WARM_UP + REQUESTS)]
     sent = 0
@@ -297,7 +297,7 @@ def memory(server: Server, found: dict[str, list[str]], folder: Path) -> dict[st
 def lines(
     made: Made, sizes: Sizes, seconds: int, pages: tuple[str, ...]
 ) -> Iterator[dict[str, Any]]:
-    """A line a page, then those of the front page's size, of memory, and of Datasette."""
+    """One line per page, then those of the front page's size, of memory, and of Datasette."""
     count = _files_in(made.index)
     here = {"n": count, "commit": commit(), "machine": machine()}
 
@@ -380,7 +380,7 @@ def as_table(results: list[dict[str, Any]]) -> str:
     type=click.Path(path_type=Path),
     help="Where the store is kept for the next run.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line on stdout.")
 @click.option("--write", is_flag=True, help="Update docs/benchmarks.md.")
 def web_bench(
     datasets: int,

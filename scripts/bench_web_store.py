@@ -1,8 +1,8 @@
-"""What the bench ``web`` is asked about: a store of many datasets, made by the project's own mint.
+"""The store for the bench ``web``: many datasets, minted by neuromirror.
 
 No upstream is asked: what it would list is made up here and published as a visit would publish it,
 so that every version is a commit and rows of the index. The same sizes give the same datasets, and
-what was made is kept for the next run under a digest of all that it depends on.
+it is kept for the next run under a digest of all that it depends on.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _fill(folder: Path, sizes: Sizes) -> None:
 
 
 def _begin() -> None:
-    # what a power cut leaves of a store that is only measured is thrown away
+    # a store that is only measured need not survive a power cut
     os.fsync = lambda _: None  # type: ignore[assignment]
 
 
@@ -242,7 +242,7 @@ def _hex_digest(*seed: object) -> str:
 
 
 def _pseudo_random(most: int, *seed: object) -> int:
-    """A number below ``most`` that only depends on what is told."""
+    """Return a number below ``most`` that depends only on the arguments."""
     return int(_hex_digest(*seed)[:12], 16) % most
 
 
@@ -498,7 +498,7 @@ class _Upstream:
 
 
 def _files_of(sizes: Sizes, number: int) -> int:
-    """How many files a dataset has at first: few have many, as in archives."""
+    """Return the initial number of files; few datasets have many, as in archives."""
     if number == 1:
         return sizes.files // 4
     if number == 2:

@@ -85,7 +85,7 @@ def citation(data: bytes) -> None:
     "dataset-json", NeuromirrorError, seeds=fixed_seeds(json.dumps(_DESCRIPTION_JSON)), kind="json"
 )
 def dataset_json(data: bytes) -> None:
-    """``.neuromirror/dataset.json`` of a commit that somebody else may have written."""
+    """``.neuromirror/dataset.json`` of a foreign commit."""
 
     class _DescriptionReader(ObjectReader):
         def read(self, name: str) -> bytes:

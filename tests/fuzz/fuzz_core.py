@@ -82,7 +82,7 @@ def target(
 
 @dataclass(frozen=True)
 class Finding:
-    """An input that a parser does not handle: why, and a signature to tell findings apart."""
+    """An input that a parser does not handle, with the reason and a signature of the finding."""
 
     target: str
     data: bytes
@@ -129,7 +129,7 @@ def signature(error: BaseException) -> str:
 
 
 class Memory:
-    """The peak of the process's memory since this object was made; 0 where Linux does not tell."""
+    """The peak memory of the process since this object was created; 0 without Linux."""
 
     _RESET = "5"
 

@@ -29,7 +29,7 @@ _STATE = "sha256:" + "4b" * 32
 
 @cache
 def _lines() -> bytes:
-    """The lines of a manifest with a plain file, an odd one, a file and a sub-dataset."""
+    """Lines of a manifest: a plain file, one with an odd name, an annexed file and a subdataset."""
     digest = "sha256:" + "0" * 64
     key = f"SHA256E-s5--{'0' * 64}.nwb"
     file = ListedFile("a.nwb", key, digest, 5, ("https://x.example.org/a",), True)

@@ -183,7 +183,7 @@ def json_body(data: bytes) -> None:
 
 
 class _Offline(Session):
-    """A session that refuses every request; a lane falls back on it."""
+    """A session that refuses every request; a persistent connection falls back to it."""
 
     @contextmanager
     def stream(self, url: str, **_: Any) -> Iterator[Any]:
@@ -193,7 +193,7 @@ class _Offline(Session):
 
 
 class _FixedConnection(PersistentConnection):
-    """A lane whose connection delivers given bytes and then closes."""
+    """A persistent connection that delivers the given bytes and closes."""
 
     def __init__(self, factory: ConnectionFactory, data: bytes) -> None:
         super().__init__(factory)
@@ -225,7 +225,7 @@ _HTTP = [
 
 @target("http-lane", NetError, seeds=fixed_seeds(*_HTTP), kind="text", slow=True)
 def http_connection(data: bytes) -> None:
-    """Heads and bodies as the raw HTTP client of the lanes reads them."""
+    """Heads and bodies as persistent connections read them."""
     session = _offline_session()
     connection = _FixedConnection(ConnectionFactory(lambda _: session), data)
     try:

@@ -66,7 +66,7 @@ _ASSET = {
 
 
 def _json(data: bytes) -> Any:
-    """What a session would return for a body; it refuses what is not JSON before anyone sees it."""
+    """Return what a session returns for a body; a body that is not JSON is refused."""
     try:
         return json.loads(data, parse_constant=_refuse_constant)
     except RecursionError:
@@ -273,7 +273,7 @@ _BOSS: dict[str, Any] = {
 
 
 def _plan(volume: Any) -> None:
-    """What a visit does with a volume: choose chunks, count files, write documents."""
+    """Process a volume as a visit does: choose chunks, count files, write documents."""
     made = plan_volume(volume, _options())
     check_size(made, _options(), "x")
     for document in zarr_documents(made):

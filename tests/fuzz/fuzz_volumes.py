@@ -247,7 +247,7 @@ def _memos() -> Sequence[bytes]:
 
 @target("block-memo", seeds=_memos, kind="text")
 def block_memo(data: bytes) -> None:
-    """Memos of the blocks of a volume; what is none is None."""
+    """Memos of the blocks of a volume; an invalid memo is None."""
     found = load_memo(data, "s", 5)
     if found is not None:
         check_agreement(load_memo(dump_memo(*found), "s", 5) is not None, "round trip")

@@ -135,7 +135,7 @@ def web_request(data: bytes) -> None:
     """Requests to the catalogue: paths, queries, headers. No reply is a 500."""
     first, *rest = data.split(b"\n")
     method, _, address = first.partition(b" ")
-    if not re.fullmatch(rb"[!-~]+", address):  # the server refuses such a line by itself
+    if not re.fullmatch(rb"[!-~]+", address):  # the server refuses such a line
         return
     raw_path, _, query = address.partition(b"?")
     loop, site = _site()
@@ -213,7 +213,7 @@ class _Transport(asyncio.Transport):
         return self.closed
 
     def pause_reading(self) -> None:
-        """Nothing is read here."""
+        """Read nothing."""
 
     resume_reading = pause_reading
 

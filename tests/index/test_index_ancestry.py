@@ -1,4 +1,4 @@
-"""What was derived from what: names become datasets, and datasets versions, when asked."""
+"""Derivations: names resolve to datasets, and datasets to versions, at query time."""
 
 from __future__ import annotations
 

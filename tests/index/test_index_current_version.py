@@ -1,4 +1,4 @@
-"""What is said of a dataset is of one and the same version: the one that its name means."""
+"""All facts about a dataset are those of one version: the one that its name means."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def test_file_that_is_not_an_index_is_named_in_the_error_and_unchanged(
         how(path)
     path.unlink()
     with contextlib.closing(sqlite3.connect(path)) as other:
-        other.execute("CREATE TABLE somebody_elses (id)")
+        other.execute("CREATE TABLE foreign_table (id)")
     before = path.read_bytes()
     with pytest.raises(IndexUnusableError, match="not an index of neuromirror"):
         how(path)
@@ -157,7 +157,7 @@ def test_a_stale_log_is_not_read_into_a_rebuilt_index(journal: DiskJournal, path
 
 @contextlib.contextmanager
 def _unprivileged() -> Iterator[None]:
-    """Root may write anywhere: be nobody for a while."""
+    """Drop root's permissions for a while: root may write anywhere."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)

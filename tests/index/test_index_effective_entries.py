@@ -29,7 +29,7 @@ _VERSIONS = st.lists(
         st.sampled_from(["000001", "zarr/1"]),
         st.dictionaries(st.sampled_from(["0", "1", "2", "sub"]), st.integers(0, 2), min_size=1),
         st.booleans(),  # indexed
-        st.booleans(),  # told by its changes
+        st.booleans(),  # recorded by its changes
         st.booleans(),  # counts the files in its parts
     ),
     max_size=7,

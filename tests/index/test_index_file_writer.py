@@ -1,4 +1,4 @@
-"""A version told by its changes leaves the rows that the whole version leaves, at their price."""
+"""Recording changes leaves the same rows as recording the whole version, at lower cost."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_change_of_locations_only_opens_no_row(journal: DiskJournal, index: Inde
 
 
 class _FixedChangesJournal(DiskJournal):
-    """Gives the changes it was told, whatever the versions hold."""
+    """Yield the given changes, whatever the versions contain."""
 
     fixed_changes: tuple[str, list[Change]]
 

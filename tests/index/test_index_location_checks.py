@@ -41,7 +41,7 @@ def test_last_probe_of_each_location_counts(journal: DiskJournal, index: Index) 
     assert probe_results(index, address) == [("refused", FIRST)]
     for url in urls(index, "b"):
         assert probe_results(index, url) == [(None, None)]
-    # it goes with the place, wherever that is told
+    # it belongs to the location, wherever that is recorded
     (row, _) = index.locations(next(index.files(index.resolve("dandi:000001"))).content)
     assert (row.url, row.result, row.checked_at) == (exact, "not-found", LATER)
 

@@ -140,7 +140,7 @@ def test_due_locations_of_a_small_mirror_beside_a_large_one_are_the_same(
     assert urls(index, mirror="small")[1] == first
 
 
-# --- what was taken down
+# --- withdrawn datasets
 
 
 def withdrawn_entry(local_id: str, within: str = "") -> DatasetWithdrawn:

@@ -1,4 +1,4 @@
-"""What a visit asks by the thousand."""
+"""Bulk look-ups of a visit."""
 
 from __future__ import annotations
 

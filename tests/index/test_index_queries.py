@@ -1,4 +1,4 @@
-"""What a person asks, and what is said to a wrong question."""
+"""Queries of users, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -374,7 +374,7 @@ def test_search_finds_terms_in_names_titles_licenses_and_dois(three_versions: In
 
 
 def test_a_dataset_says_where_it_stands(three_versions: Index, journal: DiskJournal) -> None:
-    journal.visit("000027", "partial", title="Told to a visit", pending=3)
+    journal.visit("000027", "partial", title="Recorded by a visit", pending=3)
     journal.visit("000099", "failed", title="Never minted")
     journal.append(HoldPlaced("h1", "dandi", "000027", "draft", "sha256:a", "lost", 9, 9, "2024"))
     journal.append(EventRaised("dandi", "000077", "unavailable", "embargoed", "2024"))

@@ -133,7 +133,7 @@ def _busy_journal(journal: DiskJournal) -> None:
     journal.append(HoldLapsed("h1", "2025"))
     journal.append(HoldPlaced("h1", "dandi", "000001", "draft", "sha256:a", "lost", 9, 300, "2026"))
     journal.append(HoldReleased("h1", "ada", "2026"))
-    journal.append(HoldReleased("nobody-knows", "ada", "2026"))
+    journal.append(HoldReleased("unknown-listing", "ada", "2026"))
     second = first[:100] + [placed_file(f"sub-{n:03d}/x.nwb", n + 7) for n in range(100, 280)]
     journal.mint(second, title="Another title")
     journal.append(EventRaised("dandi", "", "incident", "of the mirror", "2026", {"b": 1, "a": 2}))

@@ -1,4 +1,4 @@
-"""Datasets are found by words of what is said of them and of their files' paths."""
+"""Datasets are found by terms of their descriptions and of their files' paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sub-datasets in a version's tree are rows of their own, by the same intervals as files."""
+"""Subdatasets in a version's tree have rows of their own, with the same intervals as files."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_checksum_is_found_in_the_subdataset_which_is_no_content(
 
 
 class _FixedChangesJournal(DiskJournal):
-    """Gives the changes it was told, whatever the versions hold."""
+    """Yield the given changes, whatever the versions contain."""
 
     fixed_changes: tuple[str, list[Change]]
 

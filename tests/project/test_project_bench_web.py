@@ -1,4 +1,4 @@
-"""What the bench of the catalogue asks for, on a store that is small enough for a test."""
+"""Requests of the catalogue's bench, on a store that is small enough for a test."""
 
 from __future__ import annotations
 

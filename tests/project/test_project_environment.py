@@ -1,4 +1,4 @@
-"""What is installed beside the environment, where tests must not be left out."""
+"""System packages that CI installs beside the environment, so that no test is skipped."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def test_the_index_of_the_docs_names_every_page() -> None:
 def test_import_rules_name_every_package() -> None:
     rules = (ROOT / ".importlinter").read_text("utf-8")
     for path in (ROOT / "src" / "neuromirror").glob("*/__init__.py"):
-        # rooms beside each other share a line
+        # packages of the same layer share a line
         named = re.search(rf"^    (.* )?\(?{path.parent.name}\)?( .*)?$", rules, re.MULTILINE)
         assert named, path.parent.name
 

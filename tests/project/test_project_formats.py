@@ -1,6 +1,6 @@
 """The worked example of the pages on formats, made again by hand, and by neuromirror.
 
-By hand: hashlib, json and uuid alone, as somebody would who has only the pages.
+Computed with hashlib, json and uuid only, as a second implementation would from the pages.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def sha256(text: str) -> str:
 
 
 def made_by_hand(given: dict[str, Any]) -> dict[str, str]:
-    """What the pages show, from what goes in."""
+    """Return the examples of the pages, computed from their inputs."""
     files, documents = given["files"], given["documents"]
     state = manifest_of([(one["path"], one["digest"], one["size"]) for one in files])
     metadata = manifest_of(

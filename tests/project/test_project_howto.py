@@ -35,7 +35,7 @@ CHANNEL = {
 def fixture_archives(
     tmp_path_factory: pytest.TempPathFactory, demo_files: Path
 ) -> Iterator[dict[str, str]]:
-    """What is replaced in the project's mirror files, so that they lead to demo archives."""
+    """Replacements in the project's mirror files, so that they point at demo archives."""
     folder = tmp_path_factory.mktemp("archives")
     with (
         DemoArchive(folder / "dandi", cache=demo_files, buckets=True) as dandi,
@@ -101,7 +101,7 @@ def test_a_paper_is_pinned_and_restored_as_the_pages_say(checkout: Path) -> None
     )
     dead_url = f"ria+http://127.0.0.1:{neighbouring_ports(1)}/"
     run_page("pin.md", checkout, {**DANDISET, "ria+https://mirror.example.org/": dead_url})
-    # whoever restores has the paper's repository, and no store
+    # the reader of a paper has its repository, and no store
     (checkout / "store").rename(checkout / "gone")
     run_page("restore.md", checkout / "paper", DANDISET)
 

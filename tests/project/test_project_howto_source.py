@@ -23,7 +23,7 @@ def test_the_example_package_is_installed_and_mirrors(
             path.parent.mkdir(exist_ok=True)
             path.write_text(block.body, "utf-8")
     assert not_run(PAGE) == [["pip", "install", "./shelf"]]
-    # what it depends on is here already, and no registry is asked
+    # its dependencies are installed already, and no registry is contacted
     subprocess.run(
         [
             *(sys.executable, "-m", "pip", "install", "--quiet"),

@@ -1,4 +1,4 @@
-"""What is imported when: a command that needs little starts quickly, and a small install works."""
+"""Imports are lazy: a small command starts quickly, and a small installation works."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Missing:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, Missing())
-import neuromirror.{room}
+import neuromirror.{package}
 """
 
 
@@ -75,7 +75,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_can_be_imported_without_any_extra(package: str) -> None:
-    program = STANDALONE.format(names=EXTRA_PACKAGES, room=package)
+    program = STANDALONE.format(names=EXTRA_PACKAGES, package=package)
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
@@ -83,7 +83,7 @@ def test_a_package_can_be_imported_without_any_extra(package: str) -> None:
 
 
 def test_the_check_for_a_small_install_can_fail() -> None:
-    program = STANDALONE.format(names=["click"], room="model") + "import click\n"
+    program = STANDALONE.format(names=["click"], package="model") + "import click\n"
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""What the suite needs is there: a missing part is a failure, never a skipped test."""
+"""Everything that the suite needs is installed: a missing part is a failure, never a skip."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the project says about itself is the same everywhere it says it."""
+"""The project's metadata agrees in all places."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def _is_nginxs_own(command: str) -> None:
 
 def _reads_the_journal(command: str) -> None:
     assert "--unit neuromirror" in command
-    # what jq is told to look for is a field that lines have
+    # fields in jq expressions exist in log lines
     for name, value in re.findall(r"select\(\.(\w+) == \"(\w+)\"\)", command):
         assert (name, value) == ("outcome", "failed")
 
@@ -184,7 +184,7 @@ def test_what_is_not_run_is_looked_at_by_other_means() -> None:
     assert not [one for one in left if one.command.startswith("neuromirror")]
 
 
-# --- what is run
+# --- executed commands
 
 
 class Systemd:

@@ -1,4 +1,4 @@
-"""What a service is run by: systemd's unit, cron, a container, Prometheus' alerts."""
+"""Deployment files: systemd unit, cron, container, Prometheus alerts."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_systemd_accepts_the_unit(analyze: list[str]) -> None:
     assert done.returncode == 0, output
     assert UNIT.name not in output
 
-    # it does look: a setting that does not exist is told of
+    # the check works: an unknown setting is reported
     Path(unit).write_text(Path(unit).read_text().replace("NoNewPrivileges", "NoNewPrivilege"))
     done = subprocess.run([program, "verify", unit], capture_output=True, text=True, check=False)
     assert re.search(rf"{UNIT.name}:.*'NoNewPrivilege'", done.stdout + done.stderr)
@@ -115,9 +115,9 @@ def test_the_unit_says_what_the_service_counts_on() -> None:
     unit = {name: value for section, name, value in settings() if section == "[Service]"}
     # what neuromirror.service.systemd_notifier says is taken from the process that says it
     assert (unit["Type"], unit["NotifyAccess"]) == ("notify", "main")
-    # a service that is told to end does so in 30 s
+    # a terminated service exits within 30 s
     assert int(unit["TimeoutStopSec"].removesuffix("s")) > 30
-    # what is wrong with a configuration (exit code 2) is not tried again and again
+    # an invalid configuration (exit code 2) is not retried
     assert (unit["Restart"], unit["RestartPreventExitStatus"]) == ("on-failure", "2")
     # one worker that takes too much memory is not the end of all
     assert unit["OOMPolicy"] == "continue"
@@ -222,7 +222,7 @@ def test_cron_does_what_is_due_once_and_never_twice_at_a_time(tmp_path: Path) ->
             assert second.communicate()[0] == ""
             assert second.returncode == 0
         os.killpg(first.pid, signal.SIGTERM)
-    # what was killed may hold the lock for an instant yet
+    # a killed process may hold the lock for another instant
     output = ""
     while not output:
         with run() as third:

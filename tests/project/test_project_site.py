@@ -43,13 +43,13 @@ FETCHED = {
     ("video", "poster"),
     ("video", "src"),
 }
-"""Attributes whose addresses a browser asks for by itself; those of ``a`` are for a person."""
+"""Attributes whose URLs a browser requests automatically; those of ``a`` are for a person."""
 _ELSEWHERE = re.compile(r"url\(\s*['\"]?(?:https?:)?//|@import\s+['\"](?:https?:)?//")
 
 
 @dataclass
 class Page(HTMLParser):
-    """What a built page links to, fetches, and can be linked to."""
+    """Links, resources and anchors of a built page."""
 
     ids: set[str] = field(default_factory=set)
     links: list[str] = field(default_factory=list)
@@ -120,7 +120,7 @@ def build(root: Path, target: Path) -> subprocess.CompletedProcess[str]:
 def fixture_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent  # what the workers of one run share: the first builds for all
+        base = base.parent  # shared by the workers of one run: the first builds for all
     target = base / "site"
     with (base / "site.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

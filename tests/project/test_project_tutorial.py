@@ -57,7 +57,7 @@ def matches(shown: tuple[str, ...], came: list[str]) -> bool:
 def neighbouring_ports(count: int) -> int:
     """The first of so many ports in a row that are free.
 
-    They are none of those that systems give to whoever asks for any (from 32768 on, or 49152):
+    They are outside of the ephemeral port range (from 32768 or 49152 on):
     other tests take such all the time, and would have taken one before it is used.
     """
     while True:

@@ -86,7 +86,7 @@ def launched(program: str, home: Path) -> Iterator[Browser]:
 class BrowserSession:
     """One person's browser at one site.
 
-    ``wrong`` is what went wrong and nobody expected; ``forgiven`` are words of messages of the
+    ``wrong`` lists unexpected errors; ``forgiven`` are words of messages of the
     browser that are not counted; ``expected`` is the status of pages.
     """
 

@@ -40,7 +40,7 @@ VOLUME = "demo-boss:demo_cortex/sections/em"
 LABELS = "demo-neurodata:demo15_ramon/synapses"
 ALL = (PUBLISHED, DRAFT, ASSET, DERIVED, VOLUME, LABELS)
 FORMATS = ("text", "bibtex", "csl", "cff", "datacite", "ro-crate", "croissant")
-"""All that are one file."""
+"""Formats that consist of one file."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class CraftedRepository:
 
     path: Path
     description: dict[str, Any] = field(default_factory=dict)
-    """What a dataset says of itself, but for its state and parts."""
+    """A dataset's description, without its state and components."""
 
     def __post_init__(self) -> None:
         self.git("init", "-q", "--bare", str(self.path))

@@ -59,7 +59,7 @@ def placed_file(path: str, content: object, /, **changes: Any) -> SnapshotEntry:
 def subdataset(
     path: str, local_id: str, commit: str = "c" * 40, /, **changes: Any
 ) -> SnapshotEntry:
-    """A sub-dataset at a path."""
+    """A subdataset at a path."""
     values = {"state": f"sha256:{commit}", "files": 7, "bytes": 70, **changes}
     return SnapshotEntry(
         path.encode(),

@@ -32,7 +32,7 @@ _IN_ANY_ORDER = re.compile(r"neuromirror sync|git (-C \S+ )?annex get -J|xargs n
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its mark (empty where there is none), language and text."""
+    """A fenced block: its mark (possibly empty), language and text."""
 
     mark: str
     language: str

@@ -79,7 +79,7 @@ class LockFolder:
 
 @dataclass
 class RestoreResult:
-    """What came of restoring a lock."""
+    """Results of restoring a lock."""
 
     into: Path
     outcomes: list[Outcome]
@@ -112,7 +112,7 @@ def restore_lock(
 
 
 def run(folder: Path, *command: str) -> str:
-    """What a command printed that must not fail."""
+    """Return the output of a command that must succeed."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -190,7 +190,7 @@ def subdataset_of(publisher: Publisher, path: str) -> SnapshotEntry:
 def run_in_child(work: Callable[[], object], kill_at: int = 0) -> bool:
     """Run ``work`` in a child process; return whether it was killed at a step on disk.
 
-    Steps are what Python's audit hooks tell of: files opened for writing, renames, links,
+    Steps are the events of Python's audit hooks: files opened for writing, renames, links,
     removals, folders made. With ``kill_at`` 0 the child is left to end, and must end well.
     """
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What a store holds that does not tell when it was made: to compare stores by."""
+"""Time-independent contents of a store, to compare stores by."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def comparable_states(mirror_harness: MirrorHarness) -> dict[str, str]:
     for name, commit in mirror_harness.refs().items():
         alias, ref = name.split(" ")
         if "--" not in alias or ref.endswith("/git-annex"):
-            continue  # what is above datasets names commits, and git-annex's branch has dates
+            continue  # superdatasets contain commits, and the git-annex branch has dates
         tree = run_git(mirror_harness.repository(alias), "rev-parse", f"{commit}^{{tree}}").strip()
         found[name] = commit if "/published" in ref else tree
     return found

@@ -50,7 +50,7 @@ class VolumeArchives:
     mirror_harness: MirrorHarness
 
     def voxels(self, name: str, level: int) -> tuple[Any, tuple[int, int, int]]:
-        """What upstream has (axes [t,] z, y, x), and its first voxel (x, y, z)."""
+        """Return upstream's voxels (axes [t,] z, y, x), and the first voxel (x, y, z)."""
         mirror, _, path = name.partition(":")
         if mirror == "demo-precomputed":
             scale = layer_scales(path)[level]

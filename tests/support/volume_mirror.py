@@ -57,7 +57,7 @@ class BossMirror:
         return neuromirror.volume.open(f"{mirror}:{path}", level, store=self.folder / mirror)
 
     def voxels(self, path: str = EM, level: int = 0) -> Any:
-        """What upstream has, axes ([t,] z, y, x)."""
+        """Return upstream's voxels, axes ([t,] z, y, x)."""
         return np.asarray(self.boss.voxels(path, level))
 
     def alias(self, path: str = EM) -> Path:

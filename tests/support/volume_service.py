@@ -34,7 +34,7 @@ class VolumeService:
 
     ``answers`` has a list of instead-of replies by cut-out (as in its address): each is used once;
     (status, headers, body), a number of bytes after which the body is cut off, or (a float) seconds
-    to wait after each 64 KiB. ``abandoned`` are the cut-outs that nobody read to their end.
+    to wait after each 64 KiB. ``abandoned`` are the cutouts that no client read to the end.
     ``speaks_blosc`` says whether those who accept blosc get it.
     """
 

@@ -134,7 +134,7 @@ class BlockRemote:
         return True
 
     def _try_urls(self, attempt: Callable[[BlockUrl], None], key: str) -> None:
-        """Try a key's URLs in turn; raise RetrieveError if none works.
+        """Try a key's URLs one after another; raise RetrieveError if none works.
 
         A host that failed is not contacted again, and the message has each reason once.
         """

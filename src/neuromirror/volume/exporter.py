@@ -204,7 +204,7 @@ class _Exporter:
                 while waiting:
                     self._wait(waiting)
             except BaseException:
-                # what is in progress need not finish
+                # unfinished blocks are cancelled
                 pool.shutdown(wait=False, cancel_futures=True)
                 self._volume.files.close()
                 raise
@@ -260,7 +260,7 @@ class _Exporter:
     def _make_draft(self, target: TargetFile) -> int:
         """The draft of a file, with the place of its first voxel.
 
-        One that is there is gone on with only where a slab in it was forced to disk.
+        An existing export is resumed only after a slab of it was flushed to disk.
         """
         draft = self._draft(target.path)
         fresh = draft.with_name(f"{draft.name}{_NEW_SUFFIX}")

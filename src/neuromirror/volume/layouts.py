@@ -89,7 +89,7 @@ class NamedLevel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """What is exported: a box of a volume, of one time sample where it has several."""
+    """The exported region: a box of a volume, of one time sample if it has several."""
 
     volume: NamedLevel
     box: Box
@@ -216,7 +216,7 @@ def zarr(region: Region) -> Layout:
     described = [
         Document(f"{folder}/".encode() + one.path, one.content) for one in zarr_documents(made)
     ]
-    # the group comes last: what it does not tell of, nobody opens
+    # the group is written last: arrays that it does not list are not opened
     return Layout(tuple(targets), tuple(reversed(described)))
 
 
@@ -277,7 +277,7 @@ def _whole_stem(region: Region) -> str:
 
 
 def _region_id(region: Region) -> str:
-    """The region in one line: what is told so is the same voxels."""
+    """Return a one-line description that identifies the voxels of the region."""
     found = region.volume
     sample = "" if region.time is None else f"/{region.time}"
     return f"{found.source}@{found.state}/{found.level.name}/{format_box(region.box)}{sample}"

@@ -1,4 +1,4 @@
-"""What the special remote answers without loading what transfers need.
+"""Answer requests of git-annex that need no transfer, without loading heavy packages.
 
 For one ``git annex get`` git-annex starts the program up to four times, and only the process that
 transfers needs the network and the decoders. Keep the imports of this module few.
@@ -56,7 +56,7 @@ class LazyRemote(SpecialRemote):  # type: ignore[misc]
         return not self.annex.getconfig("archive") and url.partition("://")[0] in SCHEMES
 
     def checkurl(self, url: str) -> bool | list[dict[str, str | int]]:
-        """Return the size of a block, where its URL tells it."""
+        """Return the size of a block if its URL states it."""
         return self._transfers.checkurl(url)
 
     def transfer_retrieve(self, key: str, filename: str) -> None:

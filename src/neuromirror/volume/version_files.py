@@ -110,7 +110,7 @@ class VersionFiles:
     ) -> None:
         self.where = where
         self.volume: Volume | None = None
-        """Tells of which place each block is, once it is known."""
+        """Record the location of each block once it is known."""
         self._arguments = (repository, commit, annex_commit, where, host)
         self._factory = partial(VersionFiles, token=token, limits=limits, seconds=seconds)
         self._commit, self._annex_commit = commit, annex_commit
@@ -147,7 +147,7 @@ class VersionFiles:
             return self._reader.read(entry[1].hex())
 
     def git_document(self, path: str) -> bytes | None:
-        """The content of a document that is in git itself: nobody is asked for it."""
+        """Return the content of a document that is in git; no request is made."""
         entry = self._entry(path)
         if entry is None or entry[0] in (TREE_MODE, SYMLINK_MODE):
             return None
@@ -232,7 +232,7 @@ class VersionFiles:
             yield from ((name.decode(), mode == TREE_MODE) for name, (mode, _) in found.items())
 
     def close(self) -> None:
-        """Ends what is under way; nothing can be read afterwards."""
+        """Cancel requests in progress; nothing can be read afterwards."""
         self._closed = True
         with self._cache_lock:
             sessions = (self._public, *self._private.values())
@@ -365,7 +365,7 @@ class VersionFiles:
 
     @property
     def _seconds_left(self) -> float | None:
-        """Seconds that are left; None where nobody counts them."""
+        """Return the seconds that are left; None without a deadline."""
         return None if self._deadline is None else self._deadline - time.monotonic()
 
     @property
@@ -443,7 +443,7 @@ class _CallbackFile(io.RawIOBase):
         return offset
 
     def truncate(self, size: int | None = None) -> int:
-        """Do nothing: what was passed on is written anew."""
+        """Do nothing: bytes that were already passed on are written again."""
         return self._at
 
     def write(self, data: Any) -> int:
