@@ -223,7 +223,7 @@ _HTTP = [
 ]
 
 
-@target("http-lane", NetError, seeds=fixed_seeds(*_HTTP), kind="text", slow=True)
+@target("http-connection", NetError, seeds=fixed_seeds(*_HTTP), kind="text", slow=True)
 def http_connection(data: bytes) -> None:
     """Heads and bodies as persistent connections read them."""
     session = _offline_session()
