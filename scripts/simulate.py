@@ -153,8 +153,8 @@ def _table(lines: list[dict[str, Any]]) -> str:
     for which in lines[0]["stale_hours"]:
         row(f"staleness {which}, h", (one["stale_hours"][which] for one in lines))
     for which in lines[0]["delay_hours"]:
-        row(f"a change is mirrored after, {which}, h", (one["delay_hours"][which] for one in lines))
-    row("visits a day", _each(lines, "visits_a_day"))
+        row(f"delay of a change, {which}, h", (one["delay_hours"][which] for one in lines))
+    row("visits per day", _each(lines, "visits_a_day"))
     row("… of them deep", _each(lines, "deep_a_day"))
     for host in lines[0]["requests_a_day"]:
         requests = [one["requests_a_day"][host] for one in lines]
@@ -183,8 +183,8 @@ def _ticks_table(lines: list[dict[str, Any]]) -> str:
     return (
         f"{one['datasets']:,} datasets, {one['days']:g} days from the first crawl on, "
         f"{one['jobs']:,} jobs, {one['ticks']:,} ticks: median {one['median_ms']} ms, p99 "
-        f"{one['p99_ms']} ms, the longest {one['max_ms']} ms by the clock and "
-        f"{one['max_cpu_ms']} ms of the processor; "
+        f"{one['p99_ms']} ms, longest {one['max_ms']} ms of wall time and "
+        f"{one['max_cpu_ms']} ms of CPU time; "
         f"{one['over_200_ms']} took more than 200 ms. Measured {_today()} at commit "
         f"{one['commit']} on {one['machine']}, load average {one['load']}."
     )
@@ -192,7 +192,8 @@ def _ticks_table(lines: list[dict[str, Any]]) -> str:
 
 def _costs_table(lines: list[dict[str, Any]]) -> str:
     text = [
-        "| demo archive | datasets | requests: first visit | visit | list | in use: visit | list |",
+        "| demo archive | datasets | requests: first visit | visit | list "
+        "| simulated: visit | list |",
         "|---|" + "---:|" * 6,
     ]
     for one in lines:

@@ -73,7 +73,7 @@ def table(lines: list[dict[str, Any]], rate: float, jobs: int) -> str:
     names = ("datasets", "n", "requests", "hours", "store_gb", "packed_gb", "index_gb")
     text = [f"| | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
     total = {name: round(sum(one[name] for one in lines), 1) for name in names}
-    for one in [*lines, {"what": "all of it", **total}]:
+    for one in [*lines, {"what": "total", **total}]:
         cells = (f"{one[name]:,}" for name in names)
         text.append(f"| {one['what']} | {' | '.join(cells)} |")
     return "\n".join(
