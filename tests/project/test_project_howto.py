@@ -107,10 +107,7 @@ def test_a_paper_is_pinned_and_restored_as_the_pages_say(checkout: Path) -> None
 
 
 @pytest.mark.parametrize("page", HOWTOS)
-def test_a_how_to_says_for_whom_it_is_and_what_can_go_wrong(page: str) -> None:
-    text = (DOCS / "howto" / page).read_text("utf-8")
-    assert "*For whom:*" in text
-    assert "\n## What can go wrong\n" in text
+def test_a_how_to_has_commands(page: str) -> None:
     assert any(block.language == "console" for block in blocks(page))
 
 
