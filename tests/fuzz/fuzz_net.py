@@ -23,12 +23,9 @@ from urllib3 import HTTPResponse
 from neuromirror.lab.clone_urls import clone_urls, refuse_clone_url, subdataset_url, to_git_url
 from neuromirror.model import ConfigurationError, DatasetRef
 from neuromirror.net import NetError, Session, clean_url, is_local_name, origin, redact
+from neuromirror.net.buffered_socket import BufferedSocket
 from neuromirror.net.errors import InvalidListingError
-from neuromirror.net.persistent_connections import (
-    ConnectionFactory,
-    PersistentConnection,
-    _BufferedSocket,
-)
+from neuromirror.net.persistent_connections import ConnectionFactory, PersistentConnection
 from neuromirror.net.request_limits import RequestLimits, format_wait, requested_wait
 from neuromirror.net.response_bodies import error_fields, parse_json, read_bounded
 from neuromirror.net.s3_pages import Page, _parse_fast, _parse_strict, parse_page
@@ -199,10 +196,10 @@ class _FixedConnection(PersistentConnection):
         super().__init__(factory)
         self._data = data
 
-    def _connect(self, session: Session, origin: Any, url: str) -> _BufferedSocket:
+    def _connect(self, session: Session, origin: Any, url: str) -> BufferedSocket:
         here, there = socket.socketpair()
         threading.Thread(target=_feed, args=(there, self._data), daemon=True).start()
-        return _BufferedSocket(here, self._buffer, 5.0)
+        return BufferedSocket(here, self._buffer, 5.0)
 
 
 def _feed(to: socket.socket, data: bytes) -> None:
