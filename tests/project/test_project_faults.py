@@ -34,4 +34,6 @@ def test_every_fault_has_a_row(fault: str) -> None:
 def test_every_row_has_its_cells_and_tests_that_exist() -> None:
     rows = table_rows(PAGE, HEAD)
     assert sum(len(named_tests(row)) for row in rows) > 100
+    faults = [row[0] for row in rows]
+    assert [fault for fault in faults if faults.count(fault) > 1] == []
     check_rows(rows, HEAD)
