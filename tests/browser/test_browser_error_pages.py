@@ -46,7 +46,7 @@ def test_each_hostile_name_leads_to_its_file(session: BrowserSession) -> None:
     ("path", "status", "text"),
     [
         (f"/dataset/{HELD}", 200, "Held"),
-        (f"/dataset/{GONE}", 200, "Gone upstream"),
+        (f"/dataset/{GONE}", 200, "Removed upstream"),
         (f"/dataset/{SECRET}", 410, "asked for by its owner"),
         ("/dataset/demo:999999", 404, "demo:999999"),
         (f"/dataset/{RELEASED}@9.9.9", 404, "9.9.9"),

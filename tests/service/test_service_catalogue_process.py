@@ -340,9 +340,9 @@ def test_invalid_options_are_refused_before_anything_is_created(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         here = f"127.0.0.1:{taken.getsockname()[1]}"
         for arguments, expected in (
-            (["--catalogue", here, "--once"], "--catalogue is for a service that stays"),
+            (["--catalogue", here, "--once"], "--catalogue and --once exclude each other"),
             (["--catalogue", "here"], "'here' is not an address"),
-            (["--catalogue-title", "Ours"], "name where they are with --catalogue HOST:PORT"),
+            (["--catalogue-title", "Ours"], "add --catalogue HOST:PORT"),
             (
                 ["--catalogue", here, "--catalogue-address", "mirror.example.org"],
                 "'mirror.example.org' is not the address of a site",

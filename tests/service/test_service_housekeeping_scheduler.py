@@ -176,5 +176,5 @@ def test_without_its_private_store_such_a_mirror_is_not_served(
     embargo = EmbargoHarness(demo, tmp_path / "stores")
     embargo.write_mirror_file()
     result = embargo.run("serve", "--once", code=2)
-    assert "name its folder, outside the public store, with --private-store" in result
+    assert "with --private-store or NEUROMIRROR_PRIVATE_STORE" in result
     assert not embargo.public.exists()

@@ -220,11 +220,11 @@ def test_invalid_arguments_are_refused_before_anything_is_created(
     mirror_harness: MirrorHarness, tmp_path: Path
 ) -> None:
     for arguments, expected in (
-        (["demo:000001"], "'demo:000001' is a dataset, and mirrors are served"),
+        (["demo:000001"], "'demo:000001' is a dataset"),
         (["dmeo"], "'dmeo'"),
         (["--metrics", "here"], "'here' is not an address"),
         (["--worker-memory", "lots"], "'lots' is not a size"),
-        (["--worker-memory", "1M"], "a worker needs 256M at the least"),
+        (["--worker-memory", "1M"], "a worker needs at least 256M"),
     ):
         done = subprocess.run(
             [sys.executable, "-m", "neuromirror", "serve", *arguments],
