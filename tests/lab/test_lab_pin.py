@@ -140,7 +140,7 @@ def test_another_version_replaces_the_previous_one(
     )
     before, files = lock_folder.file.read_text("utf-8"), set(lock_folder.files())
     (outcome,) = lock_folder.pin(PUBLISHED)
-    assert outcome.message.startswith(f"{new} (latest), 5 files, before {old}")
+    assert outcome.message.startswith(f"{new} (latest), 5 files, replaces {old}")
     after = lock_folder.file.read_text("utf-8")
     assert [one.name for one in lock_folder.lock.datasets] == [PUBLISHED, DRAFT]
     ids = {"commit", "annex-commit", "tree", "swhid", "state", "metadata", "manifest", "bundle"}
@@ -344,16 +344,16 @@ def test_a_damaged_manifest_is_distinguished_from_a_missing_one(lock_folder: Loc
     assert other != lines[-1]
     for content, message in (
         (whole[:-20], "truncated"),
-        (whole[:-60] + bytes([whole[-60] ^ 1]) + whole[-59:], "is invalid"),
-        (b"hello", "is invalid"),
+        (whole[:-60] + bytes([whole[-60] ^ 1]) + whole[-59:], "checksum"),
+        (b"hello", "frame descriptor"),
         (b"", "empty"),
-        (written(*lines[:-1]), "is invalid"),
-        (written(*lines[:-1], other), "is invalid"),
-        (written(*lines, files[-1]), "wrong place"),
-        (written(*lines[:-2], lines[-1], lines[-2]), "wrong place"),
-        (written(*lines[1:]), "does not begin with a head"),
+        (written(*lines[:-1]), "have the state sha256:"),
+        (written(*lines[:-1], other), "have the state sha256:"),
+        (written(*lines, files[-1]), "order of paths"),
+        (written(*lines[:-2], lines[-1], lines[-2]), "order of paths"),
+        (written(*lines[1:]), "its head is invalid"),
         (written(head.replace(b'"manifest":1', b'"manifest":2'), *lines[1:]), "newer neuromirror"),
-        (written(*lines, b'{"path":"z"}\n'), "nothing is said of 'z'"),
+        (written(*lines, b'{"path":"z"}\n'), "'z' has neither digest nor content"),
         (written(*lines, b"[1]\n"), "expected `object`"),
         (written(*lines, b"{"), "newline"),
     ):
