@@ -33,7 +33,7 @@ ODD = "ünï\x1b[31m漢\u202e\n\x00'\"; rm -rf"
         ("list nope", 2, ["'nope'", "demo"]),
         ("versions demo", 2, ["'demo'", "<mirror>:<id>"]),
         ("versions nope:000001", 2, ["'nope'", "demo"]),
-        ("versions demo:000099", 2, ["no dataset 'demo:000099'", "neuromirror list"]),
+        ("versions demo:000099", 2, ["'demo:000099'", "neuromirror list"]),
         ("versions ''", 2, ["''", "<mirror>:<id>"]),
         ("show demo:000001@", 2, ["'demo:000001@'", "dandi:000027@draft"]),
         ("show ''", 2, ["dandi:000027@draft"]),
@@ -45,7 +45,7 @@ ODD = "ünï\x1b[31m漢\u202e\n\x00'\"; rm -rf"
         ("find abc", 2, ["not a checksum", "sha256:<hex>"]),
         ("find ''", 2, ["not a checksum"]),
         ("find md5:xyz", 2, ["not a checksum"]),
-        ("events demo:000099", 2, ["no dataset 'demo:000099'"]),
+        ("events demo:000099", 2, ["'demo:000099'"]),
         ("release ffffffff", 2, ["'ffffffff'"]),
         ("release ''", 2, []),
     ],
@@ -273,8 +273,8 @@ def test_a_failed_tls_handshake_is_reported(
 @pytest.mark.parametrize(
     ("fault", "options", "fragments"),
     [
-        ("status", {"status": 500}, ["trouble on the server (HTTP 500)", "try again"]),
-        ("status", {"status": 503}, ["trouble on the server (HTTP 503)", "try again"]),
+        ("status", {"status": 500}, ["HTTP 500", "try again"]),
+        ("status", {"status": 503}, ["HTTP 503", "try again"]),
         ("status", {"status": 429}, ["too many requests (HTTP 429)", "try again"]),
         (
             "status",
