@@ -68,7 +68,7 @@ def test_nothing_is_written_to_the_store(synced: Shell) -> None:
         ("demo:999999", "999999"),
         ("some/folder", "some/folder"),
         ("demo", "<mirror>:<id>"),
-        (".", "no dataset"),
+        (".", ". is not a dataset"),
     ],
 )
 def test_a_missing_side_is_reported(

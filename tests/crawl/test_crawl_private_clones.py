@@ -106,4 +106,4 @@ def test_a_token_goes_only_to_its_own_host_and_over_tls(
         environment={token_variable(elsewhere): token},
     )
     assert result.returncode != 0
-    assert f"{key} has no address at {elsewhere}" in result.stdout
+    assert f"{key} has no URL at {elsewhere}" in result.stdout
