@@ -164,7 +164,7 @@ def _table(lines: list[dict[str, Any]]) -> str:
         "per_s": "files/s",
         "peak_mb": "peak MB",
         "requests": "requests",
-        "files_a_request": "files a request",
+        "files_a_request": "files per request",
         "server_cpu_s": "server's CPU s",
         "index_mb": "index MB",
         "store_mb": "store MB",
