@@ -145,7 +145,7 @@ def test_levels_that_were_never_created_are_excluded_by_name(
     records, left_out = read(listing_of(make_source(shared_ndstore), SYNAPSES))
     assert {one.path.partition(b"/")[0] for one in records} == {b"1", b"2"}
     assert [one.path for one in left_out] == [b"0"]
-    assert "finer than the uploaded one (1)" in left_out[0].detail
+    assert "finer than the one that was uploaded (1)" in left_out[0].detail
 
 
 def test_a_synthetic_level_cannot_be_requested(shared_ndstore: DemoNdstore) -> None:

@@ -35,7 +35,7 @@ def test_page_shows_levels_sizes_blocks_and_frame(volume_site: RunningCatalogue)
         "uint8, 300 × 260 × 70 (x, y, z); 5.5 MB at level 0",
         "Voxel size 4 × 4 × 40 nm",
         "demo_sections: Sections are counted from the block's face.",
-        "begins at voxel 0, 0, 12 and ends before 300, 260, 82",
+        "from voxel 0, 0, 12 to 300, 260, 82 (exclusive)",
         "1 150 × 130 × 70 0, 0, 12 8 × 8 × 40 128 × 128 × 32 (524.3 kB) 12 1.4 MB",
         "Image, 3 levels",
         "Neuroglancer",
@@ -80,10 +80,10 @@ def test_the_pages_of_a_dataset_and_a_version_lead_to_the_volume(
 
 
 def test_what_is_no_volume_has_no_such_page(site: RunningCatalogue) -> None:
-    assert "is no volume" in site.text("/volume/demo:000001@draft", 404)
-    assert "is no volume" in site.text("/slice/demo:000001@draft.png", 404)
+    assert "is not a volume" in site.text("/volume/demo:000001@draft", 404)
+    assert "is not a volume" in site.text("/slice/demo:000001@draft.png", 404)
     assert "/volume/" not in site.page("/dataset/demo:000001")
-    assert "is no volume" in site.api("/datasets/demo:000001@draft/volume", 404)["detail"]
+    assert "is not a volume" in site.api("/datasets/demo:000001@draft/volume", 404)["detail"]
 
 
 def test_a_sharded_layer_is_described_but_not_cut_out(
@@ -266,7 +266,7 @@ def test_one_slice_is_a_png_and_several_are_a_zip_of_them(
     refused = volume_site.text(
         cutout_path("n:demo11/membranes", 0, "0:9,0:9,1:2", format="png"), 400
     )
-    assert "PNG has no voxels of type float32" in refused
+    assert "voxels of type float32" in refused
 
 
 def test_conditional_and_head_cutouts_send_no_upstream_requests(
