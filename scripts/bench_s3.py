@@ -83,7 +83,7 @@ def _check_files(store: Path, count: int) -> None:
     from neuromirror.index import Index
 
     with Index.open_readonly(store / "neuromirror" / "index.sqlite") as index:
-        files = sum(one.files for one in index.datasets(parts=True))
+        files = sum(one.files for one in index.datasets(subdatasets=True))
         expect(files == count, f"{files} files were mirrored instead of {count}")
 
 

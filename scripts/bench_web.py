@@ -27,6 +27,7 @@ from bench_web_store import TERMS, Made, Sizes, ready
 
 from neuromirror.index import Index
 from neuromirror.web.addresses import (
+    checksums_address,
     dataset_address,
     diff_address,
     file_address,
@@ -141,7 +142,7 @@ def kinds(made: Made) -> dict[str, list[str]]:
     """Addresses of each kind of page, many different ones in no order."""
     drawn = random.Random(9)
     with Index.open_readonly(made.index) as index:
-        names = [row.name for row in index.datasets(parts=False)]
+        names = [row.name for row in index.datasets(subdatasets=False)]
         drawn_names = [drawn.choice(names) for _ in range(_ADDRESSES)]
         versions = {name: [one.label for one in index.versions(name)] for name in set(drawn_names)}
         pairs = [(name, drawn.choice(versions[name])) for name in drawn_names if versions[name]]
@@ -216,12 +217,8 @@ def kinds(made: Made) -> dict[str, list[str]]:
         ],
         "sitemap": ["/sitemap.xml"],
         "badge": [f"/badge{version_address(*pair)[len('/dataset') :]}.svg" for pair in pairs],
-        "sums": [
-            f"/sums{version_address(*pair)[len('/dataset') :]}"
-            for pair in pairs
-            if pair[0] == made.long
-        ]
-        or [f"/checksums/{quote(made.long, safe=':')}@latest"],
+        "checksums": [checksums_address(*pair) for pair in pairs if pair[0] == made.long]
+        or [checksums_address(made.long, "latest")],
     }
     for addresses in found.values():
         drawn.shuffle(addresses)
@@ -231,7 +228,7 @@ def kinds(made: Made) -> dict[str, list[str]]:
 def tables(made: Made) -> dict[str, list[str]]:
     """Datasette's own pages that say something near to ours."""
     with Index.open_readonly(made.index) as index:
-        count = sum(1 for _ in index.datasets(parts=False))
+        count = sum(1 for _ in index.datasets(subdatasets=False))
     numbers = random.Random(9).choices(range(1, count + 1), k=_ADDRESSES)
     return {
         "a dataset's versions": [f"/index/versions?dataset={number}" for number in numbers],
