@@ -30,7 +30,7 @@ command.
 | exit code | meaning |
 |---|---|
 | 0 | success, or nothing to do |
-| 1 | something failed or did not verify; see the message |
+| 1 | something failed, differs or was not found; see the message |
 | 2 | wrong usage or configuration |
 | 3 | a listing is held for approval: `neuromirror release` |
 """

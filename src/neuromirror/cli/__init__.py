@@ -43,11 +43,14 @@ from neuromirror.cli.verify import verify_command
 def main(settings: Settings) -> None:
     """Mirror neuroscience archives as versioned, bit-reproducible DataLad datasets.
 
+    The store holds git repositories with metadata and checksums. File content stays at the archive
+    until "neuromirror get" or "datalad get" downloads it.
+
     A dataset is named <mirror>:<id> (dandi:000027), a version <dataset>@<label>
     (dandi:000027@0.210831.2033, dandi:000027@draft).
 
-    Exit codes: 0 success, 1 something failed or did not verify, 2 wrong usage or configuration,
-    3 a listing is held for approval.
+    Exit codes: 0 success, 1 something failed, differs or was not found, 2 wrong usage or
+    configuration, 3 an update is held for approval.
     """
 
 

@@ -36,13 +36,13 @@ _MAX_SHOWN = 20
     default=30,
     show_default=True,
     metavar="DAYS",
-    help="Check only URLs that were not checked for this long.",
+    help="Check only URLs that have not been checked for this many days.",
 )
 @settings_options
 def audit_command(
     settings: Settings, names: tuple[str, ...], *, budget: int, older_than: float
 ) -> None:
-    """Check that the URLs of files still serve the mirrored content.
+    """Check that the URLs of files still serve the recorded content.
 
     Nothing is downloaded: size, checksum and object version are requested, as by "neuromirror
     verify --remote". URLs that were never checked come first, then those with the oldest check;

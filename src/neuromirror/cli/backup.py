@@ -24,7 +24,7 @@ from neuromirror.model.display import format_bytes
 )
 @settings_options
 def backup_command(settings: Settings, folder: Path, *, keep: int) -> None:
-    """Back up the index and the schedule, while they are in use.
+    """Back up the index and the schedule; both may be in use.
 
     The backup is a folder in DIR that is named by its time. Every page of it is checked before
     older backups are deleted. All other parts of a store are plain files that any program can

@@ -59,7 +59,7 @@ neuromirror catalogue --listen 0.0.0.0:8270 --address https://data.example.org""
     "--sql/--no-sql",
     default=False,
     show_default=True,
-    help="Run SQL queries of visitors at /index, with limits.",
+    help="Let visitors run SQL queries at /index, with limits.",
 )
 @click.option("--log-json", is_flag=True, help="Write the log as one JSON object per line.")
 @click.option("--supervised", nargs=2, type=int, hidden=True)

@@ -35,7 +35,7 @@ neuromirror check-archive s3://aind-open-data --output report.json""",
 )
 @settings_options
 def check_archive_command(settings: Settings, archive: str, output: Path | None) -> None:
-    """Check which rules a live archive follows.
+    """Check whether an archive behaves as neuromirror expects.
 
     The archive is only read, with at most 200 requests. The rules are about listings and their
     pages, digests, versions, HEAD requests for parts, byte ranges, conditional requests, redirects,

@@ -51,7 +51,7 @@ neuromirror cite ./clone --format ro-crate -o crate""",
     "--output",
     type=NamedPath(),
     metavar="FILE|DIR",
-    help="Output file, or a folder for it; for bagit, a folder that is empty or missing.",
+    help="Output file, or a folder for it; for bagit, a new or empty folder.",
 )
 @click.option(
     "--no-files", is_flag=True, help="Leave out the list of files (ro-crate and croissant)."

@@ -218,19 +218,22 @@ def settings_options(command: _F) -> _F:
         "--mirrors",
         type=NamedPath(),
         metavar="DIR",
-        help="Folder with the mirror files [default: ./mirrors or $NEUROMIRROR_MIRRORS].",
+        help="Folder with the configuration files of mirrors "
+        "[default: $NEUROMIRROR_MIRRORS, else ./mirrors].",
     )
     @click.option(
         "--store",
         type=NamedPath(),
         metavar="DIR",
-        help="Folder of the mirror store [default: ./store or $NEUROMIRROR_STORE].",
+        help="Store: folder with all mirrored datasets "
+        "[default: $NEUROMIRROR_STORE, else ./store].",
     )
     @click.option(
         "--index",
         type=NamedPath(),
         metavar="FILE",
-        help="Index file [default: inside the store, or $NEUROMIRROR_INDEX].",
+        help="Index: database of the store's datasets and files "
+        "[default: $NEUROMIRROR_INDEX, else inside the store].",
     )
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON record per line.")
     @click.pass_context

@@ -11,7 +11,7 @@ from neuromirror.cli.common import Settings, settings_options
 @command("check-config", example="neuromirror check-config --mirrors mirrors")
 @settings_options
 def check_config_command(settings: Settings) -> None:
-    """Check the mirror files, without sending a request.
+    """Check the configuration files of mirrors, without requests.
 
     Every file is checked, and every invalid file is reported.
 

@@ -26,7 +26,7 @@ neuromirror demo --serve --keep demo""",
     "--keep",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Keep all files in DIR [default: a temporary folder].",
+    help="Keep all files in DIR [default: delete them at the end].",
 )
 @click.option("--no-input", is_flag=True, help="Run all steps without waiting for a key.")
 @settings_options

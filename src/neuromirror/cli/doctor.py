@@ -15,7 +15,7 @@ from neuromirror.cli.common import Settings, settings_options
 @click.option(
     "--archives",
     is_flag=True,
-    help="Check archives with a saved report again, and print the rules that changed.",
+    help="Repeat check-archive for archives with a saved report; print what changed.",
 )
 @settings_options
 def doctor_command(settings: Settings, *, offline: bool, archives: bool) -> None:

@@ -12,7 +12,7 @@ from neuromirror.cli.common import Settings, settings_options
 @command("holds", example="neuromirror holds")
 @settings_options
 def holds_command(settings: Settings) -> None:
-    """List the listings that wait for approval.
+    """List suspicious updates that wait for approval.
 
     A listing is held if it is empty, lacks more files than the [guards] of the mirror file allow,
     or has other bytes where they must never change. Check the archive, then approve the listing
@@ -34,10 +34,10 @@ def holds_command(settings: Settings) -> None:
 
 
 @command("release", example="neuromirror release 4f1c")
-@argument("hold", help='The id of the hold in "neuromirror holds", or its first digits.')
+@argument("hold", help='The id of the hold in "neuromirror holds", or its first characters.')
 @settings_options
 def release_command(settings: Settings, hold: str) -> None:
-    """Approve a held listing.
+    """Approve a held update; the next sync applies it.
 
     The next sync accepts exactly this listing and holds any other. A running service visits the
     dataset at once.

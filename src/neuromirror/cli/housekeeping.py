@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 def housekeeping_command(
     settings: Settings, names: tuple[str, ...], *, dry_run: bool, grace: float
 ) -> None:
-    """Repack repositories to make clones faster.
+    """Repack repositories of the store, so that cloning is faster.
 
     The packs of a repository are compressed into one. No ref and no object id changes, and an
     interrupted run loses nothing. Run it from time to time while no sync runs; a dataset that is

@@ -57,18 +57,23 @@ neuromirror pin --remove dandi:000027""",
     multiple=True,
     help="Pin only paths that match, e.g. sub-01, sub-*/anat or **/*.nwb. Repeat to pin more.",
 )
-@click.option("--whole", is_flag=True, help="Pin the whole dataset again, after --path.")
+@click.option(
+    "--whole",
+    is_flag=True,
+    help="Remove the --path limits of an earlier pin: pin the whole dataset.",
+)
 @click.option(
     "--bundle/--no-bundle",
     default=None,
-    help="Write git bundles beside the lock file, from which the datasets can be cloned.",
+    help="Write a git bundle of each dataset beside the lock file, to restore without the store.",
 )
 @click.option(
     "--clone",
     "clones",
     metavar="URL",
     multiple=True,
-    help="URL for others to clone from: a store (ria+https://…), or a URL with {alias} or {id}.",
+    help="URL for others to clone from: a store (ria+https://…), or a URL with {alias} "
+    "(dandi--000027) or {id} (the dataset id).",
 )
 @click.option(
     "--remove",

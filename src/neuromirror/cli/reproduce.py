@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     "--keep",
     type=NamedPath(),
     metavar="DIR",
-    help="Keep the new commits in DIR, an empty or missing folder [default: delete them].",
+    help="Keep the new commits in DIR, a new or empty folder [default: delete them].",
 )
 @settings_options
 def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Path | None) -> None:

@@ -14,7 +14,7 @@ from neuromirror.cli.common import NamedPath, Settings, settings_options
 
 
 @command("restore", example="neuromirror restore datasets.lock --into data")
-@argument("lock", type=NamedPath(), help='A lock file of "neuromirror pin".')
+@argument("lock", type=NamedPath(), help='A lock file written by "neuromirror pin".')
 @click.option(
     "--into",
     type=NamedPath(),

@@ -54,7 +54,7 @@ neuromirror serve --once""",
     default=4,
     show_default=True,
     metavar="N",
-    help="Number of jobs that run in parallel.",
+    help="Number of datasets updated in parallel.",
 )
 @click.option(
     "--executor",
@@ -72,7 +72,7 @@ neuromirror serve --once""",
     default=24.0,
     show_default=True,
     metavar="HOURS",
-    help="Stop a job that runs longer (with processes).",
+    help="Stop a visit that runs longer; only with --executor processes.",
 )
 @click.option(
     "--worker-memory",
@@ -80,7 +80,7 @@ neuromirror serve --once""",
     metavar="SIZE",
     default="4G",
     show_default=True,
-    help="Stop a job that uses more memory (with processes).",
+    help="Stop a worker that uses more memory; only with --executor processes.",
 )
 @click.option(
     "--metrics",
@@ -123,9 +123,7 @@ neuromirror serve --once""",
     help='Trusted proxy, as "neuromirror catalogue --trusted-proxy" '
     "[$NEUROMIRROR_CATALOGUE_TRUSTED_PROXIES].",
 )
-@click.option(
-    "--catalogue-sql", is_flag=True, help="Run SQL queries of visitors at /index of the catalogue."
-)
+@click.option("--catalogue-sql", is_flag=True, help="Let visitors run SQL queries at /index.")
 @click.option("--log-json", is_flag=True, help="Write the log as one JSON object per line.")
 @click.option(
     "--private-store",
@@ -163,7 +161,7 @@ def serve_command(
     backup: Path | None,
     once: bool,
 ) -> None:
-    """Keep mirrors up to date, as a service.
+    """Run the service that keeps mirrors up to date.
 
     The interval between visits is set in [schedule] of the mirror file; mirror files are reloaded
     when they change. The schedule is in the store, so that the service continues where it stopped,

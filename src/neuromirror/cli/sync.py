@@ -61,7 +61,7 @@ neuromirror sync dandi --dry-run""",
     default=16,
     show_default=True,
     metavar="N",
-    help="Number of datasets visited in parallel.",
+    help="Number of datasets updated in parallel.",
 )
 @click.option(
     "--private-store",
@@ -69,7 +69,7 @@ neuromirror sync dandi --dry-run""",
     metavar="DIR",
     help="Store for embargoed datasets [default: $NEUROMIRROR_PRIVATE_STORE].",
 )
-@click.option("--quiet", is_flag=True, help="Suppress the request summary.")
+@click.option("--quiet", is_flag=True, help="Do not print the summary of HTTP requests.")
 @settings_options
 def sync_command(
     settings: Settings,

@@ -21,7 +21,9 @@ neuromirror takedown dandi:000027 --undo""",
 )
 @argument("dataset", help="A dataset, e.g. dandi:000027.")
 @click.option(
-    "--reason", metavar="TEXT", help="The reason, which every command shows in place of the data."
+    "--reason",
+    metavar="TEXT",
+    help="Reason, shown in place of the dataset; required without --undo.",
 )
 @click.option("--undo", is_flag=True, help="Reinstate a dataset that was taken down.")
 @settings_options

@@ -42,7 +42,7 @@ neuromirror verify datasets.lock --in data
 neuromirror verify --remote ./clone""",
 )
 @argument(
-    "target", metavar="LOCK|DIR", type=NamedPath(), help="A lock file, or the folder of a dataset."
+    "target", metavar="LOCK|DIR", type=NamedPath(), help="A lock file, or the folder of a clone."
 )
 @click.option(
     "--remote", is_flag=True, help="Check what the URLs of all files serve, without downloads."
