@@ -198,14 +198,14 @@ def change(path: Path, sql: str) -> None:
 _READER = """
 import sys
 from pathlib import Path
-from neuromirror.index import Index, VisitorIndex
+from neuromirror.index import Index, SandboxIndex
 path = Path(sys.argv[1])
-index, visitor = Index.open_readonly(path), VisitorIndex(path, lambda made: None)
+index, visitor = Index.open_readonly(path), SandboxIndex(path, lambda made: None)
 def titles(index):
     return index._row("SELECT uri FROM mirrors")[0]
 print(titles(index), visitor.connection().execute("SELECT uri FROM mirrors").fetchone()[0])
 sys.stdout.flush(); sys.stdin.readline()
-if index.replaced:
+if index.is_replaced:
     index = Index.open_readonly(path)
 print(titles(index), visitor.connection().execute("SELECT uri FROM mirrors").fetchone()[0])
 """
