@@ -59,7 +59,7 @@ def test_a_held_and_a_vanished_dataset_say_so(catalogue: RunningCatalogue) -> No
     assert "Held. A newer listing" in held
     assert "the last accepted state" in held
     assert re.search(
-        r"Removed upstream\. .* noticed on 20\d\d-", catalogue.text("/dataset/box:gone")
+        r"Removed upstream\. .* \(noticed on 20\d\d-", catalogue.text("/dataset/box:gone")
     )
     assert "Removed upstream." in catalogue.text("/dataset/box:gone@latest")
     assert "tombstone" in catalogue.text("/events")
@@ -117,7 +117,7 @@ def test_of_a_dataset_that_was_taken_down_only_that_is_shown(
     with run_catalogue(box.store) as site:
         text = site.text("/dataset/box:secret", 410)
         assert "Reason asked by its owner" in text
-        assert re.search(r"When 20\d\d-\d\d-\d\d", text)
+        assert re.search(r"Time 20\d\d-\d\d-\d\d", text)
         assert site.get("/dataset/box:secret@latest").status_code == 410
         assert site.api("/datasets/box:secret", 410)["status"] == 410
         for path in ("/", "/?q=titled", "/events", "/feed.atom", "/sitemap.xml", "/index/files"):
