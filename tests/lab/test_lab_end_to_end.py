@@ -117,11 +117,17 @@ def test_a_paper_is_pinned_cited_lost_restored_and_watched(
     reader = WorkingFolder(tmp_path / "reader", clean_home_variables(tmp_path / "home"))
     reader.folder.mkdir()
     shutil.copytree(paper, reader.folder / "paper")
-    output = reader.run("restore", "paper/datasets.lock", "--into", "data")
-    assert output.count("from the bundle") == len(NAMES)
-    assert "not proved" not in output
+    restored = reader.records("restore", "paper/datasets.lock", "--into", "data")
+    assert {one["status"] for one in restored} == {"ok"}
+    bundles = [one for one in restored if str(one["message"]).startswith("from the bundle")]
+    assert [one["dataset"] for one in bundles] == list(NAMES)
+    files = [one for one in restored if "evidence" in one]
+    assert {one["checked"] for one in files} == {"checked"}
     here = ("verify", "paper/datasets.lock", "--in", "data")
-    assert reader.run(*here).count("commit and state digest hold") == len(NAMES)
+    local = reader.records(*here)
+    for kind in ("commit", "state", "dataset"):
+        found = [(one["dataset"], one["status"]) for one in local if one["kind"] == kind]
+        assert found == [(name, "ok") for name in NAMES], kind
     # compare with the present content of upstream
     full = reader.records(*here, "--full")
     assert [one["status"] for one in full if one["kind"] == "dataset"] == ["ok"] * len(NAMES)
