@@ -55,9 +55,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         token = self.headers.get("Authorization", "").removeprefix("token ")
         leaked = f"{token or SECRET}&access_token={SECRET}"
-        name = next((one for one in FAILING if f"/{one}/" in self.path), "")
-        if token:
-            self.server.struck.add(name)
+        # anonymous requests are forwarded: a dataset that refuses them is not visited with a token
+        name = next((one for one in FAILING if token and f"/{one}/" in self.path), "")
+        self.server.struck.add(name)
         match name:
             case "000001":
                 there = f"http://someone:{SECRET}@{self.server.here}/leak/?X-Amz-Signature={leaked}"
