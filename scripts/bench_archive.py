@@ -31,7 +31,7 @@ _GB = 10**9
 @click.option("--zarrs", is_flag=True, help="Mirror the Zarrs, too.")
 @click.option("--jobs", default=4, show_default=True, type=click.IntRange(1), help="At once.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-@click.option("--write", is_flag=True, help="Update docs/benchmarks.md.")
+@click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md.")
 def archive_bench(scale: float, *, zarrs: bool, jobs: int, as_json: bool, write: bool) -> None:
     """A whole synthetic archive: the first crawl, an unchanged one, and a deep one."""
     lines = []

@@ -216,7 +216,9 @@ def sizes_option(default: int) -> Callable[[Any], Any]:
 
     def decorate(command: Any) -> Any:
         for option in (
-            click.option("--write", is_flag=True, help="Update docs/benchmarks.md and its plot."),
+            click.option(
+                "--write", is_flag=True, help="Update docs/explanation/benchmarks.md and its plot."
+            ),
             click.option("--json", "as_json", is_flag=True, help="One JSON object per line."),
             click.option(
                 "--files",
@@ -264,7 +266,7 @@ def machine() -> str:
     return f"{os.cpu_count()} x {model}, {platform.system()}, Python {platform.python_version()}"
 
 
-def write_section(name: str, table: str, page: str = "benchmarks.md") -> None:
+def write_section(name: str, table: str, page: str = "explanation/benchmarks.md") -> None:
     """Puts a table between the section's marks in a page of docs/."""
     path = ROOT / "docs" / page
     begin, end = f"<!-- bench {name} -->", f"<!-- end {name} -->"
@@ -293,7 +295,7 @@ def report(name: str, lines: Iterable[dict[str, Any]], *, as_json: bool, write: 
 
 
 def draw(name: str, lines: list[dict[str, Any]]) -> str | None:
-    """A plot of seconds against files, as docs/bench-<name>.svg; None for a single size."""
+    """Plot seconds against files into bench-<name>.svg beside the page; None for a single size."""
     series: dict[str, list[tuple[int, float]]] = {}
     for line in lines:
         if "missing" in line:
@@ -311,7 +313,7 @@ def draw(name: str, lines: list[dict[str, Any]]) -> str | None:
 
 @contextmanager
 def plot(name: str) -> Iterator[Any]:
-    """The axes of a plot with a legend, which is docs/<name>.svg when the block is over."""
+    """Yield the axes of a plot with a legend; afterwards save docs/explanation/<name>.svg."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -323,7 +325,7 @@ def plot(name: str) -> Iterator[Any]:
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend()
     figure.tight_layout()
-    figure.savefig(ROOT / "docs" / f"{name}.svg", metadata={"Date": None})
+    figure.savefig(ROOT / "docs" / "explanation" / f"{name}.svg", metadata={"Date": None})
     pyplot.close(figure)
 
 

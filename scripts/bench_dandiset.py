@@ -147,7 +147,7 @@ RUNS: dict[str, Callable[[Path, str, Path, int], tuple[float, dict[str, Any]]]] 
 
 
 @click.command("dandiset")
-@click.option("--write", is_flag=True, help="Update docs/benchmarks.md.")
+@click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.option("--files", default=2104, show_default=True, help="Assets of the dandiset.")
 @click.option("--entries", default=1213, show_default=True, help="Entries of the Zarr, 4 or more.")

@@ -28,7 +28,7 @@ _SECONDS = 3600.0
 @click.option("--datasets", default=50, show_default=True, type=click.IntRange(2), help="Visited.")
 @click.option("--files", default=5000, show_default=True, type=click.IntRange(1), help="Of each.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-@click.option("--write", is_flag=True, help="Update docs/benchmarks.md.")
+@click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md.")
 def fanout_bench(datasets: int, files: int, *, as_json: bool, write: bool) -> None:
     """First visits by one and by two workers: local processes, and a Dask cluster's."""
     lines: list[dict[str, Any]] = []

@@ -51,7 +51,7 @@ class GetCase:
 
 
 @click.command("get")
-@click.option("--write", is_flag=True, help="Update docs/benchmarks.md and its plot.")
+@click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md and its plot.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.option("--files", default=5000, show_default=True, help="Small files, of 64 KiB each.")
 @click.option("--large", default=20, show_default=True, help="Large files.")

@@ -211,7 +211,7 @@ def as_table(lines: list[dict[str, Any]]) -> str:
 
 @click.command("hostile")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-@click.option("--write", is_flag=True, help="Update docs/benchmarks.md.")
+@click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md.")
 def hostile_bench(*, as_json: bool, write: bool) -> None:
     """What becomes of odd keys in neuromirror and in git annex import."""
     gathered = []

@@ -189,7 +189,7 @@ def as_table(line: dict[str, Any]) -> str:
 @click.command("index")
 @click.option("--files", default=200_000, show_default=True, type=click.IntRange(CHANGED))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line on stdout.")
-@click.option("--write", is_flag=True, help="Update docs/benchmarks.md.")
+@click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md.")
 def index_bench(files: int, *, as_json: bool, write: bool) -> None:
     """Recording versions in the index, and looking checksums up in it."""
     load = round(os.getloadavg()[0], 1)

@@ -37,7 +37,7 @@ _ZARR_CHAIN = 2
 )
 @click.option("--jobs", default=None, type=click.IntRange(1, 64), help="Datasets at a time.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-@click.option("--write", is_flag=True, help="Update docs/benchmarks.md.")
+@click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md.")
 def latency_bench(milliseconds: int, jobs: int | None, *, as_json: bool, write: bool) -> None:
     """The first sync of the demo archive, with and without a wait before every reply."""
     lines = []

@@ -20,7 +20,7 @@ _SHAPE = Path(__file__).resolve().parents[1] / "tests"
 
 @click.command("requests")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON per sync.")
-@click.option("--write", is_flag=True, help="Update docs/benchmarks.md.")
+@click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md.")
 def requests_bench(*, as_json: bool, write: bool) -> None:
     """The requests of a first and of an unchanged sync of the demo archive in a real shape."""
     lines = _count()

@@ -43,7 +43,7 @@ _MOST_FAULTS, _LONGEST_FAULT = 3, 8.0
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1))
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep store and log in this folder.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-@click.option("--write", is_flag=True, help="Update docs/benchmarks.md.")
+@click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md.")
 def soak_bench(
     minutes: float, seed: int, workers: int, keep: Path | None, *, as_json: bool, write: bool
 ) -> None:

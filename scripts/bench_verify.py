@@ -99,7 +99,7 @@ def _warm(dataset: Path) -> int:
 @click.option("--large", type=int, default=20, show_default=True, help="Large files.")
 @click.option("--mib", type=int, default=256, show_default=True, help="MiB in each of those.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-@click.option("--write", is_flag=True, help="Update docs/benchmarks.md and its plot.")
+@click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md and its plot.")
 def verify_bench(files: int, kib: int, large: int, mib: int, *, as_json: bool, write: bool) -> None:
     """Content that is here beside its keys: neuromirror, git annex fsck, sha256sum."""
     sizes = [(files, kib << 10, f"files of {kib} KiB"), (large, mib << 20, f"files of {mib} MiB")]

@@ -263,7 +263,7 @@ def _large(folder: Path, api: str) -> Mirror:
 
 
 @click.command("volume")
-@click.option("--write", is_flag=True, help="Update docs/benchmarks.md.")
+@click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.option(
     "--blocks",

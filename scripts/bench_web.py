@@ -378,7 +378,7 @@ def as_table(results: list[dict[str, Any]]) -> str:
     help="Where the store is kept for the next run.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line on stdout.")
-@click.option("--write", is_flag=True, help="Update docs/benchmarks.md.")
+@click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md.")
 def web_bench(
     datasets: int,
     versions: int,

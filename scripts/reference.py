@@ -172,14 +172,17 @@ def schema() -> str:
     return json.dumps(made, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
+PAGES = (("reference/commands.md", reference), ("reference/mirror.schema.json", schema))
+
+
 def main() -> int:
     """Write the pages; with ``--check``, print those that are out of date and return 1."""
     parser = argparse.ArgumentParser(prog="scripts/docs", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing")
     check = parser.parse_args().check
     stale = 0
-    for name, text in (("reference.md", reference()), ("mirror.schema.json", schema())):
-        page = DOCS / name
+    for name, content in PAGES:
+        page, text = DOCS / name, content()
         if page.is_file() and page.read_text("utf-8") == text:
             continue
         if check:

@@ -24,7 +24,7 @@ from simulate_policies import POLICIES
 from simulate_run import Limits, Simulation
 from simulate_world import World, draw
 
-PAGE = "scale.md"
+PAGE = "explanation/scale.md"
 _NAMES = [one.name for one in POLICIES]
 
 
@@ -40,7 +40,7 @@ _NAMES = [one.name for one in POLICIES]
 @click.option("--costs", is_flag=True, help="Instead: crawl the demo archives for their costs.")
 @click.option("--plan", "planned", is_flag=True, help="Instead: what a first crawl takes.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
-@click.option("--write", is_flag=True, help="Update docs/scale.md and its plot.")
+@click.option("--write", is_flag=True, help="Update docs/explanation/scale.md and its plot.")
 def main(
     *,
     datasets: int,

@@ -21,7 +21,7 @@ ROUND_TRIP = 0.1
 """Seconds from a request to its answer, which a demo archive on loopback has none of: assumed."""
 
 START = 0.3
-"""Seconds of a job besides its requests and files: see 'dandiset' in docs/benchmarks.md."""
+"""Seconds of a job besides its requests and files: 'dandiset' of the benchmarks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ COSTS = {
     # layers of buckets; each is looked for in its folders
     "precomputed": Cost(0, True, 40, 2.5e-6, 6.8e-5, 2, 8.0),
 }
-"""Requests are those of the demo archives, seconds those of docs/benchmarks.md, under that name."""
+"""Requests are those of the demo archives, seconds those of benchmarks.md, under that name."""
 
 
 def measured(cache: Path | None = None) -> Iterator[dict[str, Any]]:

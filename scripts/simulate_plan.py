@@ -1,4 +1,4 @@
-"""Estimate a first crawl of all archives: sizes, times the figures of docs/benchmarks.md."""
+"""Estimate a first crawl of all archives: sizes, times the figures of benchmarks.md."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ZARR = Cost(1, True, 2, 2.5e-6, 6.8e-5, 0, 0)
 """A Zarr, which has its own checksum; its entries come in pages as those of a bucket do."""
 
 _ZARR_INDEX = 6e9
-"""Bytes of the index for DANDI's Zarrs, with the default ``index_entries``: docs/mirrors.md."""
+"""Bytes of the index for DANDI's Zarrs, with the default ``index_entries``, see mirrors.md."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -267,7 +267,7 @@ def test_without_the_program_git_annex_gets_the_file_and_reports_it_as_unverifie
     done = run("git", "annex", "get", "a.nwb", cwd=path)
     assert f"Cannot run {PROGRAM}" in done.stdout + done.stderr
     assert (path / "a.nwb").read_bytes() == CONTENT
-    # As docs/xs3etag.md warns, fsck's ok is meaningless in this case.
+    # As docs/reference/xs3etag.md warns, fsck's ok is meaningless in this case.
     stored = (path / "a.nwb").resolve()
     stored.chmod(0o644)
     stored.write_bytes(CONTENT[::-1])

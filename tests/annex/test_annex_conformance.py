@@ -187,7 +187,7 @@ def test_every_multipart_object_of_the_demo_verifies(
 def test_parts_of_different_sizes_do_not_verify(
     buckets: DemoBuckets, make_dataset: MakeDataset, clone: Clone
 ) -> None:
-    # a limitation described in docs/xs3etag.md: parts of 6, 5 and 2 MiB have no common part size
+    # a limitation (docs/reference/xs3etag.md): parts of 6, 5 and 2 MiB have no common part size
     buckets.put("odd/x", os.urandom(13 * MIB), part_size=[6 * MIB, 5 * MIB])
     key = key_of(buckets, "odd/x", buckets.open_data)
     assert key.endswith(f"-3-{6 * MIB}")

@@ -23,7 +23,7 @@ from support.browser_site import BrowserSite
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "docs" / "pictures"
-PAGE = ROOT / "docs" / "catalogue.md"
+PAGE = ROOT / "docs" / "reference" / "catalogue.md"
 
 _COLOURS = 40
 _MOST_BYTES = 1_500_000
@@ -141,7 +141,9 @@ def named() -> Iterator[tuple[str, str]]:
     """Of each picture that the documentation shows: its name, and what it says to who sees none."""
     yield from (
         (name, text)
-        for text, name in re.findall(r"!\[([^\]]*)\]\(pictures/([^)]+)\.png\)", PAGE.read_text())
+        for text, name in re.findall(
+            r"!\[([^\]]*)\]\(\.\./pictures/([^)]+)\.png\)", PAGE.read_text()
+        )
     )
 
 

@@ -202,7 +202,7 @@ def test_wrong_usage_is_code_2_and_one_line(
 def test_the_workflow_in_the_recipes_works(
     synced: Shell, without_store: Shell, tmp_path: Path
 ) -> None:
-    recipes = (Path(__file__).parents[2] / "docs" / "how-to.md").read_text()
+    recipes = (Path(__file__).parents[2] / "docs" / "howto" / "recipes.md").read_text()
     workflow = recipes.partition("```yaml\n")[2].partition("```")[0]
     (command,) = re.findall(r"run: neuromirror (.*) > findings.jsonl$", workflow, re.M)
     synced.run("pin", NAME, "-o", "datasets.lock")

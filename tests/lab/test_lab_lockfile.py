@@ -29,7 +29,7 @@ from neuromirror.lab.lockfile import (
 )
 from neuromirror.model import ConfigurationError, Evidence, Retention
 
-SCHEMA = Path(__file__).parents[2] / "docs" / "lock.schema.json"
+SCHEMA = Path(__file__).parents[2] / "docs" / "reference" / "lock.schema.json"
 PATH = Path("paper/datasets.lock")
 
 

@@ -33,7 +33,7 @@ from support.lab_store import LabStore
 from support.lock_folders import DRAFT, PUBLISHED, ZARR, LockFolder, run
 from support.mirror_harness import MirrorHarness, run_git
 
-SCHEMA = Path(__file__).parents[2] / "docs" / "lock.schema.json"
+SCHEMA = Path(__file__).parents[2] / "docs" / "reference" / "lock.schema.json"
 BUCKET = f"demo-aind:{RAW}"
 
 

@@ -14,7 +14,7 @@ from neuromirror.crawl import Sync, load_mirrors, parse_sync_requests
 from neuromirror.store import Store
 from neuromirror_demo import DemoArchive
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "api.md"
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
 
 

@@ -24,8 +24,8 @@ def test_a_page_that_differs_is_named(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts" / "reference.py", tmp_path / "scripts")
-    (tmp_path / "docs" / "reference.md").write_text("# Commands\n", "utf-8")
+    (tmp_path / "docs" / "reference" / "commands.md").write_text("# Commands\n", "utf-8")
     ended = check(tmp_path)
     assert ended.returncode == 1
-    assert "docs/reference.md is out of date: run scripts/docs" in ended.stdout
+    assert "docs/reference/commands.md is out of date: run scripts/docs" in ended.stdout
     assert "mirror.schema.json" not in ended.stdout

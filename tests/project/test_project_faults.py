@@ -1,4 +1,4 @@
-"""docs/faults.md names for each fault a test that is there, or says why there is none."""
+"""faults.md names for each fault a test that is there, or says why there is none."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from support.documented_tests import ROOT, check_rows, named_tests, table_rows
 
-PAGE = ROOT / "docs" / "faults.md"
+PAGE = ROOT / "docs" / "explanation" / "faults.md"
 HEAD = ["fault", "what must hold", "what the operator sees", "test"]
 
 FAULTS = [

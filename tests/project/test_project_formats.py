@@ -34,7 +34,7 @@ from neuromirror.model import (
 )
 from neuromirror.store import Store
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference"
 _EXAMPLE = re.compile(r"^<!-- example: (\w+) -->\n```\w+\n(.*?)^```$", re.M | re.S)
 WEB = "00000000-0000-0000-0000-000000000001"
 

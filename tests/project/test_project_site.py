@@ -224,19 +224,21 @@ def test_the_pages_are_the_readers_own(site: Path) -> None:
 
 
 def test_every_public_name_is_in_the_reference(site: Path) -> None:
-    text = (DOCS / "api.md").read_text("utf-8")
+    text = (DOCS / "reference" / "api.md").read_text("utf-8")
     packages = re.findall(r"^\| \[`neuromirror\.(\w+)`\]\(python/(\w+)\.md\)", text, re.M)
     assert {"lab", "model", "sources"} <= {package for package, _ in packages}
-    assert {page for _, page in packages} == {path.stem for path in (DOCS / "python").iterdir()}
+    assert {page for _, page in packages} == {
+        path.stem for path in (DOCS / "reference" / "python").iterdir()
+    }
     for package, page in packages:
-        built = parsed(site / "python" / f"{page}.html")
+        built = parsed(site / "reference" / "python" / f"{page}.html")
         names = importlib.import_module(f"neuromirror.{package}").__all__
         assert names
         assert {name for name in names if f"neuromirror.{package}.{name}" not in built.ids} == set()
 
 
 def test_docstrings_are_shown_without_marks_of_another_language(site: Path) -> None:
-    for path in (site / "python").glob("*.html"):
+    for path in (site / "reference" / "python").glob("*.html"):
         assert not re.search(
             r":(class|meth|func|attr|mod|data|exc):<code>", path.read_text("utf-8")
         )
@@ -245,10 +247,10 @@ def test_docstrings_are_shown_without_marks_of_another_language(site: Path) -> N
 def test_the_notebook_and_the_formats_can_be_found(site: Path) -> None:
     index = json.loads((site / "search" / "search_index.json").read_text("utf-8"))
     found = {one["location"].partition("#")[0] for one in index["docs"]}
-    assert {"notebooks/pinned-version.html", "mint.html", "howto/pin.html"} <= found
+    assert {"notebooks/pinned-version.html", "reference/mint.html", "howto/pin.html"} <= found
     (copy,) = site.rglob("pinned-version.ipynb")
     assert copy.read_bytes() == (DOCS / "notebooks" / "pinned-version.ipynb").read_bytes()
-    assert (site / "mirror.schema.json").is_file()
+    assert (site / "reference" / "mirror.schema.json").is_file()
 
 
 def test_a_page_missing_from_the_menu_and_a_broken_link_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""docs/threat-model.md names for each attack a test that is there, or says why there is none."""
+"""threat-model.md names for each attack a test that is there, or says why there is none."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from support.documented_tests import ROOT, check_rows, named_tests, table_rows
 
-PAGE = ROOT / "docs" / "threat-model.md"
+PAGE = ROOT / "docs" / "explanation" / "threat-model.md"
 HEAD = ["entry point", "attack", "defence", "module", "test"]
 ADVERSARIES = [
     *("Hostile archive", "Lock sender", "Mirror", "Clone", "Visitor", "Plug-in", "Local user"),

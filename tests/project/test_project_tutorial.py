@@ -181,7 +181,7 @@ def test_mirror_files_in_the_docs_are_right(tmp_path: Path) -> None:
     from neuromirror.crawl import load_mirror
 
     blocks = re.findall(
-        r"^```toml\n(.*?)^```$", (DOCS / "mirrors.md").read_text("utf-8"), re.M | re.S
+        r"^```toml\n(.*?)^```$", (DOCS / "reference" / "mirrors.md").read_text("utf-8"), re.M | re.S
     )
     assert len(blocks) >= 3
     for block in blocks:
@@ -190,8 +190,8 @@ def test_mirror_files_in_the_docs_are_right(tmp_path: Path) -> None:
 
 
 def test_every_setting_is_explained() -> None:
-    schema = json.loads((DOCS / "mirror.schema.json").read_text("utf-8"))
-    page = (DOCS / "mirrors.md").read_text("utf-8")
+    schema = json.loads((DOCS / "reference" / "mirror.schema.json").read_text("utf-8"))
+    page = (DOCS / "reference" / "mirrors.md").read_text("utf-8")
     names = set(schema["properties"])
     for table in ("GuardSettings", "NetSettings", "ZarrLimits"):
         names |= set(schema["$defs"][table]["properties"])

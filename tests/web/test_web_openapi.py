@@ -199,7 +199,7 @@ def test_openapi_document_lists_every_path_once(site: RunningCatalogue) -> None:
     assert set(site.api("")["addresses"]) == set(names) - {"root"}
 
 
-_DOCS = (Path(__file__).parents[2] / "docs" / "api-http.md").read_text()
+_DOCS = (Path(__file__).parents[2] / "docs" / "reference" / "api-http.md").read_text()
 _EXAMPLES = re.findall(r"^\| `(/api/v1[^`]*)` \|", _DOCS, flags=re.MULTILINE)
 
 

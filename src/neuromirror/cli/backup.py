@@ -29,7 +29,7 @@ def backup_command(settings: Settings, folder: Path, *, keep: int) -> None:
     The backup is a folder in DIR that is named by its time. Every page of it is checked before
     older backups are deleted. All other parts of a store are plain files that any program can
     copy, including the journal (neuromirror/journal.jsonl). See "Back up a store" in
-    docs/how-to.md.
+    docs/howto/recipes.md.
 
     Exit code: 0 success, 1 the backup failed or is damaged (older ones are kept).
     """

@@ -37,7 +37,7 @@ def takedown_command(settings: Settings, dataset: str, *, reason: str | None, un
     tombstones/ show. No sync visits the dataset until --undo. If the command is interrupted, run
     it again.
 
-    docs/takedown.md explains what else to do, for example about copies elsewhere.
+    docs/howto/takedown.md explains what else to do, for example about copies elsewhere.
 
     Exit code: 0 success, 1 something failed (run the command again), 2 an unknown dataset, or a
     subdataset.

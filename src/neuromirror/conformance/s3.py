@@ -1,4 +1,4 @@
-"""Checks of an S3 bucket (S3 API reference; docs/s3.md explains their consequences)."""
+"""Checks of an S3 bucket (S3 API reference; docs/reference/s3.md explains their consequences)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The manifest beside a lock file: one version without its history and the content of its files.
 
-A zstd frame of JSON lines (docs/lock.md): a head, the plain files in git, then files and
+A zstd frame of JSON lines (docs/reference/lock.md): a head, the plain files in git, then files and
 subdatasets sorted by path, each with its line of the canonical manifest, its key and its URLs. The
 canonical manifest, the state digest and the git tree can be computed from it. URLs are hints: the
 content that they serve is checked against the digest.

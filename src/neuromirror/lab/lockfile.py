@@ -1,8 +1,8 @@
 """``datasets.lock``: the versions of datasets that a project uses.
 
-The format is specified in docs/lock.md and docs/lock.schema.json: TOML, written by the tool, with
-one ``[[dataset]]`` per dataset. Equal pins give equal bytes: the file has no times and no names of
-machines, and datasets are in the order in which they were first pinned. Comments are kept.
+The format is specified in docs/reference/lock.md and lock.schema.json: TOML, written by the tool,
+with one ``[[dataset]]`` per dataset. Equal pins give equal bytes: the file has no times and no
+names of machines, and datasets are in the order in which they were first pinned. Comments are kept.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LOCK_VERSION = 1
 
 _HEAD = (
     "# Datasets pinned by neuromirror; 'neuromirror restore {name} --into DIR' brings them back.\n"
-    "# Change this file with 'neuromirror pin'. Its format: docs/lock.md of neuromirror.\n"
+    "# Change this file with 'neuromirror pin'. Format: docs/reference/lock.md of neuromirror.\n"
     "lock-version = {version}\n"
 )
 _UNKNOWN = re.compile(r"unknown field `([^`]*)`")

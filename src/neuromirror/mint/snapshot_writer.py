@@ -1,4 +1,4 @@
-"""Write a whole snapshot as git objects: mint spec 1 (docs/mint.md).
+"""Write a whole snapshot as git objects: mint spec 1 (docs/reference/mint.md).
 
 The objects are a pure function of the snapshot and its parent commits: every machine writes the
 same object ids, at any time. No ref is moved.

@@ -1,4 +1,4 @@
-"""The canonical manifest and the state digest (docs/manifest.md).
+"""The canonical manifest and the state digest (docs/reference/manifest.md).
 
 The manifest has one JSON object per line, in UTF-8, sorted by the bytes of the path, with sorted
 keys and no spaces. The state digest is its sha256. It does not contain URLs, times and claims, so

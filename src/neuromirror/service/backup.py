@@ -8,7 +8,7 @@
 
 ``position`` is the length of the journal that the index covered, ``journal`` the digest of that
 prefix: it proves that a copy belongs to this store. Git repositories, records, manifests and the
-journal are plain files that any backup program can copy; see docs/how-to.md.
+journal are plain files that any backup program can copy; see docs/howto/recipes.md.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 If the mirror's list shows changes (a fingerprint per dataset), a dataset is visited when its
 fingerprint changes. If only a visit can show them, the interval between visits falls to a quarter
 after a change and grows by a fifth after a visit without one: about one visit in nine of an active
-dataset finds a change, and an inactive one is visited less and less (docs/scale.md has the
-comparison). Every interval is jittered by ±10 %, so that tasks do not synchronize.
+dataset finds a change, and an inactive one is visited less and less (compared in
+docs/explanation/scale.md). Every interval is jittered by ±10 %, so that tasks do not synchronize.
 
 ``now`` is in POSIX seconds and may jump: :func:`repair_row` corrects times that a clock ahead of
 time has set too late.

@@ -40,7 +40,7 @@ from neuromirror.store.manifests import manifest_lines
 CheckSubject = Literal["journal", "index", "alias", "git", "refs", "records", "manifest"]
 
 _REBUILD = "run 'neuromirror rebuild-index' to rebuild the index from the store without loss"
-_BACKUP = "restore {path} from a backup of the store (docs/how-to.md)"
+_BACKUP = "restore {path} from a backup of the store (docs/howto/recipes.md)"
 
 
 class CheckPosition(NamedTuple):

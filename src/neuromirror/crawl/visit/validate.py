@@ -1,7 +1,8 @@
 """Validate the entries of a listing: complete, consistent, each with a git path of its own.
 
 A listing is used only if it is whole: its numbers of files and bytes match upstream's own summary,
-no path is listed twice, and the summary is the same before and after (docs/design.md, Crawl).
+no path is listed twice, and the summary is the same before and after
+(docs/explanation/design.md, Crawl).
 No request is made here: the entries were read and the components resolved before.
 """
 
