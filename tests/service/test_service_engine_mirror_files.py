@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from neuromirror.config.builtin_mirrors import is_builtin
 from neuromirror.crawl import Mirror
 from neuromirror.model import ConfigurationError
 from neuromirror.service.mirror_files import MirrorFiles
@@ -143,6 +144,36 @@ def test_an_unservable_mirror_is_refused_at_start_and_logged_later(
     assert files.reload().changed == ["other"]
     with pytest.raises(ConfigurationError, match="'thrid'"):
         MirrorFiles(mirror_harness.mirrors, ["thrid"], check)
+
+
+def test_a_named_builtin_mirror_is_served_until_a_file_replaces_it(
+    mirror_harness: MirrorHarness,
+) -> None:
+    folder = mirror_harness.mirrors
+    files = MirrorFiles(folder, ["demo", "dandi"], lambda mirror: None)
+    assert is_builtin(files.mirrors["dandi"].path)
+    file = write_mirror_file(folder, "dandi", (folder / "demo.toml").read_text("utf-8"))
+    assert files.reload().changed == ["dandi"]
+    assert files.mirrors["dandi"].path == file
+    file.unlink()
+    assert files.reload().removed == ["dandi"]
+    assert sorted(files.mirrors) == ["demo"]
+    only = MirrorFiles(folder.with_name("missing"), ["dandi"], lambda mirror: None)
+    assert (sorted(only.mirrors), only.reload().errors) == (["dandi"], {})
+    with pytest.raises(ConfigurationError):
+        MirrorFiles(folder.with_name("missing"), [], lambda mirror: None)
+
+
+def test_a_removed_file_never_falls_back_to_the_builtin_mirror(
+    mirror_harness: MirrorHarness,
+) -> None:
+    folder = mirror_harness.mirrors
+    file = write_mirror_file(folder, "dandi", (folder / "demo.toml").read_text("utf-8"))
+    files = MirrorFiles(folder, ["dandi"], lambda mirror: None)
+    assert files.mirrors["dandi"].path == file
+    file.unlink()
+    assert files.reload().removed == ["dandi"]
+    assert files.mirrors == {}
 
 
 def _untitled(content: str) -> str:

@@ -24,6 +24,7 @@ from neuromirror.cli.fsck import fsck_command
 from neuromirror.cli.get import get_command
 from neuromirror.cli.holds import holds_command, release_command
 from neuromirror.cli.housekeeping import housekeeping_command
+from neuromirror.cli.mirrors import mirrors_command
 from neuromirror.cli.pin import outdated_command, pin_command
 from neuromirror.cli.rebuild_index import rebuild_index_command
 from neuromirror.cli.repair import repair_command
@@ -58,6 +59,7 @@ main.add_section(
     "Mirror",
     [
         demo_command,
+        mirrors_command,
         check_config_command,
         check_archive_command,
         sync_command,

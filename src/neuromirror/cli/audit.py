@@ -56,14 +56,15 @@ def audit_command(
 
     from tqdm import tqdm
 
+    from neuromirror.config.builtin_mirrors import load_known_mirrors
     from neuromirror.crawl import FailureLog, open_recorder
     from neuromirror.crawl.failure_log import AUDIT
     from neuromirror.lab.audit import AuditScope, audit
     from neuromirror.service.housekeeping_tasks import audit_settings_of
 
     store = settings.store()
-    # mirror files are optional here; they have the request limits of their archives
-    mirrors = settings.mirrors().values() if any(settings.mirrors_folder.glob("*.toml")) else ()
+    # a given folder is optional here; the files have the request limits of their archives
+    mirrors = load_known_mirrors(settings.mirrors_folder).values()
     counts: Counter[str] = Counter()
     failed = named = 0
     hosts = HostMessages("audit")

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
+_LOCAL_MIRRORS = Path("mirrors")
+_LOCAL_STORE = Path("store")
 _FAILURES = ("error", "impossible")
 _MIN_COLUMN = 12
 """Minimum width in characters of a truncated last column."""
@@ -64,27 +66,61 @@ class HostMessages:
 
 @dataclass(slots=True)
 class Settings:
-    """Paths of the mirror files, the store and the index, and the output format."""
+    """Paths of the mirror files, the store and the index, and the output format.
 
-    mirrors_folder: Path = Path("mirrors")
-    store_folder: Path = Path("store")
+    ``given_mirrors`` and ``given_store`` are None unless an option or a variable names them.
+    """
+
+    given_mirrors: Path | None = None
+    given_store: Path | None = None
     index_file: Path | None = None
     json: bool = False
 
+    @property
+    def mirrors_folder(self) -> Path:
+        """The folder of local mirror files; it need not exist."""
+        return self.given_mirrors or _LOCAL_MIRRORS
+
+    @property
+    def store_folder(self) -> Path:
+        """The folder of the store: the given one, else the local one, else that of the user.
+
+        A folder with mirror files is an operator's, whose store is beside them.
+        """
+        if self.given_store is not None:
+            return self.given_store
+        if _LOCAL_STORE.exists() or self.given_mirrors is not None or _LOCAL_MIRRORS.is_dir():
+            return _LOCAL_STORE
+        from platformdirs import user_data_path
+
+        return user_data_path("neuromirror") / "store"
+
     def mirrors(self) -> dict[str, Mirror]:
-        """Load the declared mirrors by name.
+        """Load the local mirrors, and the built-in ones that they do not override, by name.
 
         Raises
         ------
         ConfigurationError
-            A mirror file is missing or invalid.
+            A mirror file is invalid, or the given folder is missing.
         """
-        from neuromirror.crawl import load_mirrors
+        from neuromirror.config.builtin_mirrors import load_known_mirrors
+
+        return load_known_mirrors(self.mirrors_folder, required=self.given_mirrors is not None)
+
+    def local_mirrors(self) -> dict[str, Mirror]:
+        """Load the local mirrors by name.
+
+        Raises
+        ------
+        ConfigurationError
+            There are none, or a file is invalid.
+        """
+        from neuromirror.config.mirror_files import load_mirrors
 
         return load_mirrors(self.mirrors_folder)
 
     def store(self, *, create: bool = False) -> Store:
-        """Open the store.
+        """Open the store; name on stderr the store of the user that is used where none is given.
 
         Raises
         ------
@@ -93,7 +129,10 @@ class Settings:
         """
         from neuromirror.store import Store
 
-        return Store.open(self.store_folder, create=create)
+        folder = self.store_folder
+        if create and self.given_store is None and folder != _LOCAL_STORE:
+            click.echo(printable(f"neuromirror: the store is {folder}"), err=True)
+        return Store.open(folder, create=create)
 
     def index_path(self, store: Store) -> Path:
         """Return the path of the index: the given one or, always for a private store, its own."""
@@ -218,7 +257,7 @@ def settings_options(command: _F) -> _F:
         "--mirrors",
         type=NamedPath(),
         metavar="DIR",
-        help="Folder with the configuration files of mirrors "
+        help="Folder with your own mirror files, beside the built-in mirrors "
         "[default: $NEUROMIRROR_MIRRORS, else ./mirrors].",
     )
     @click.option(
@@ -226,7 +265,7 @@ def settings_options(command: _F) -> _F:
         type=NamedPath(),
         metavar="DIR",
         help="Store: folder with all mirrored datasets "
-        "[default: $NEUROMIRROR_STORE, else ./store].",
+        "[default: $NEUROMIRROR_STORE, else ./store if it or ./mirrors exists, else the user's].",
     )
     @click.option(
         "--index",
@@ -240,8 +279,8 @@ def settings_options(command: _F) -> _F:
     @functools.wraps(command)
     def wrapped(context: click.Context, *args: Any, **kwargs: Any) -> Any:
         settings = context.ensure_object(Settings)
-        settings.mirrors_folder = kwargs.pop("mirrors") or settings.mirrors_folder
-        settings.store_folder = kwargs.pop("store") or settings.store_folder
+        settings.given_mirrors = kwargs.pop("mirrors") or settings.given_mirrors
+        settings.given_store = kwargs.pop("store") or settings.given_store
         settings.index_file = kwargs.pop("index") or settings.index_file
         settings.json = kwargs.pop("as_json") or settings.json
         for value in kwargs.values():
@@ -260,9 +299,9 @@ def settings_from_environment() -> Settings:
     """Return the settings from the environment variables."""
     settings = Settings()
     if folder := os.environ.get("NEUROMIRROR_MIRRORS"):
-        settings.mirrors_folder = Path(folder)
+        settings.given_mirrors = Path(folder)
     if folder := os.environ.get("NEUROMIRROR_STORE"):
-        settings.store_folder = Path(folder)
+        settings.given_store = Path(folder)
     if file := os.environ.get("NEUROMIRROR_INDEX"):
         settings.index_file = Path(file)
     return settings

@@ -13,15 +13,19 @@ from neuromirror.cli.common import Settings, settings_options
 def check_config_command(settings: Settings) -> None:
     """Check the configuration files of mirrors, without requests.
 
-    Every file is checked, and every invalid file is reported.
+    Every file of the folder is checked, and every invalid file is reported. Without --mirrors and
+    ./mirrors, the built-in files are checked.
 
     Exit code: 0 all files are valid, 2 a file is invalid.
     """
-    from neuromirror.crawl import list_mirror_files, load_mirror
+    from neuromirror.config.builtin_mirrors import builtin_mirror_files
+    from neuromirror.config.mirror_files import list_mirror_files, load_mirror
     from neuromirror.model import ConfigurationError
 
     code = 0
-    for path in list_mirror_files(settings.mirrors_folder):
+    folder = settings.mirrors_folder
+    has_own = settings.given_mirrors is not None or folder.exists()
+    for path in list_mirror_files(folder) if has_own else builtin_mirror_files().values():
         try:
             mirror = load_mirror(path)
             source = mirror.open()

@@ -32,9 +32,9 @@ def doctor_command(settings: Settings, *, offline: bool, archives: bool) -> None
     """
     from neuromirror.service.doctor import run_doctor_checks
 
-    code = 0
+    code, folder = 0, settings.mirrors_folder
     for one in run_doctor_checks(
-        settings.mirrors_folder,
+        settings.given_mirrors or (folder if folder.exists() else None),
         settings.store_folder,
         settings.index_file,
         offline=offline,

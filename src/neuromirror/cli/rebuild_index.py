@@ -26,7 +26,7 @@ def rebuild_index_command(settings: Settings) -> None:
     limits = {}
     # mirror files are optional here: they only matter for settings that changed since
     if any(settings.mirrors_folder.glob("*.toml")):
-        limits = {name: one.settings.zarr for name, one in settings.mirrors().items()}
+        limits = {name: one.settings.zarr for name, one in settings.local_mirrors().items()}
     with tqdm(unit="B", unit_scale=True, disable=None, leave=False, file=sys.stderr) as bar:
 
         def show(position: int) -> None:

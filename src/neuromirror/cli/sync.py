@@ -44,7 +44,7 @@ neuromirror sync dandi --dry-run""",
     "names",
     nargs=-1,
     metavar="[MIRROR | DATASET]...",
-    help="Mirrors (dandi) or datasets (dandi:000027) [default: all mirrors].",
+    help="Mirrors (dandi) or datasets (dandi:000027) [default: your own mirror files].",
 )
 @click.option(
     "--dry-run", is_flag=True, help="Print which datasets would be visited, and write nothing."
@@ -112,7 +112,7 @@ def sync_command(
     if private_store is None and (named := os.environ.get("NEUROMIRROR_PRIVATE_STORE")):
         private_store = Path(named)
     mirrors = settings.mirrors()
-    requests = parse_sync_requests(names, mirrors)
+    requests = parse_sync_requests(names, mirrors if names else settings.local_mirrors())
     require_public_store(settings.store_folder)
     private = PrivateStore(private_store, Store(settings.store_folder.absolute()))
     private.check_sources([request.mirror.open() for request in requests])

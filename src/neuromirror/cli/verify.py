@@ -163,7 +163,7 @@ def _recorder(settings: Settings) -> Iterator[Recorder | None]:
     try:
         store = settings.store()
     except NotAStoreError:
-        if settings.store_folder != Settings().store_folder:
+        if settings.given_store is not None:
             raise
         yield None
         return

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from neuromirror.model import ConfigurationError, DatasetRef
 from neuromirror.net import ListingLimits, RequestPolicy, validate_contact
-from neuromirror.sources import Source, open_source
+from neuromirror.sources import Source, open_source, source_requirements
 
+_T = TypeVar("_T")
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
 
 _RESERVED_NAMES = frozenset({"neuromirror"})
@@ -210,6 +213,19 @@ class Mirror:
         except ConfigurationError as error:
             raise ConfigurationError(f"{self.path}: {error}") from error
 
+    def requirements(self) -> tuple[str, ...]:
+        """Return what the mirror needs beside a base installation, one phrase for each.
+
+        Raises
+        ------
+        ConfigurationError
+            If the source is unknown or an option of it is invalid.
+        """
+        try:
+            return source_requirements(self.settings.source, self.name, self.settings.options)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{self.path}: {error}") from error
+
     def superdataset(self, uri: str) -> DatasetRef:
         """Return the mirror's superdataset, whose alias is the mirror's name.
 
@@ -259,8 +275,15 @@ def _describe_errors(error: ValidationError) -> str:
     return "; ".join(messages)
 
 
-def list_mirror_files(folder: Path) -> list[Path]:
+def list_mirror_files(folder: Path, *, allow_empty: bool = False) -> list[Path]:
     """Return the mirror files in a folder, sorted by name.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    allow_empty
+        Whether a folder without mirror files is valid.
 
     Raises
     ------
@@ -270,8 +293,8 @@ def list_mirror_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise ConfigurationError(
             f"{folder}: no such folder of mirror files; pass --mirrors DIR (or set "
-            "NEUROMIRROR_MIRRORS), or create the folder with, for example, a file dandi.toml:"
-            f"{_EXAMPLE}"
+            "NEUROMIRROR_MIRRORS), name one of the built-in mirrors ('neuromirror mirrors'), or "
+            f"create the folder with, for example, a file dandi.toml:{_EXAMPLE}"
         )
     try:
         found = sorted(path for path in folder.iterdir() if path.suffix == ".toml")
@@ -279,9 +302,10 @@ def list_mirror_files(folder: Path) -> list[Path]:
         raise ConfigurationError(
             f"{folder}: the folder of mirror files cannot be read: {error.strerror}"
         ) from error
-    if not found:
+    if not found and not allow_empty:
         raise ConfigurationError(
-            f"{folder}: no mirror files; create one, for example dandi.toml:{_EXAMPLE}"
+            f"{folder}: no mirror files; name one of the built-in mirrors ('neuromirror mirrors'), "
+            f"or create a file, for example dandi.toml:{_EXAMPLE}"
         )
     return found
 
@@ -302,16 +326,18 @@ def load_mirrors(folder: Path) -> dict[str, Mirror]:
     return {path.stem: load_mirror(path) for path in list_mirror_files(folder)}
 
 
-def find_mirror(mirrors: dict[str, Mirror], name: str) -> Mirror:
-    """Return the mirror with a name.
+def find_mirror(mirrors: Mapping[str, _T], name: str) -> _T:
+    """Return the mirror, or its file, with a name.
 
     Raises
     ------
     ConfigurationError
-        If no mirror has that name; the message lists the configured ones.
+        If no mirror has that name; the message lists the known ones.
     """
     try:
         return mirrors[name]
     except KeyError:
         known = ", ".join(sorted(mirrors))
-        raise ConfigurationError(f"unknown mirror '{name}'; configured: {known}") from None
+        near = get_close_matches(name, mirrors, 1)
+        hint = f"did you mean {near[0]}? known: {known}" if near else f"known: {known}"
+        raise ConfigurationError(f"unknown mirror '{name}'; {hint}") from None

@@ -60,7 +60,7 @@ class DoctorCheck:
 
 
 def run_doctor_checks(
-    mirrors: Path,
+    mirrors: Path | None,
     store: Path,
     index: Path | None,
     *,
@@ -71,8 +71,10 @@ def run_doctor_checks(
 
     Parameters
     ----------
-    mirrors, store
-        The folder of mirror files, and the store.
+    mirrors
+        The folder of mirror files; None if only the built-in mirrors are used.
+    store
+        The folder of the store.
     index
         The path of the index if it is not in the store.
     offline
@@ -93,6 +95,9 @@ def run_doctor_checks(
     yield _files()
     yield from _folders(store, index)
     yield from _store(store, index)
+    if mirrors is None:
+        yield DoctorCheck("mirrors", "ok", "only the built-in ones ('neuromirror mirrors')")
+        return
     try:
         paths = list_mirror_files(mirrors)
     except ConfigurationError as error:

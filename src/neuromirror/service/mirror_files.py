@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from neuromirror.crawl import Mirror, find_mirror, list_mirror_files, load_mirror, load_mirrors
+from neuromirror.config.builtin_mirrors import builtin_mirror_files
+from neuromirror.crawl import Mirror, find_mirror, list_mirror_files, load_mirror
 from neuromirror.model import ConfigurationError
 
 _Stamp = tuple[int, int, int]
@@ -31,6 +32,8 @@ class MirrorFiles:
     """The last valid content of the mirror files; ``mirrors`` by name.
 
     ``names`` are the mirrors to serve; if empty, all mirrors of the folder, also those added later.
+    A named mirror without a file in the folder at the start is the built-in one, until the folder
+    gets a file for it. A file that is removed later never falls back to the built-in one.
     ``check`` raises ConfigurationError for a mirror that cannot be served. Raises
     ConfigurationError if a file is invalid at the start.
     """
@@ -40,8 +43,11 @@ class MirrorFiles:
         self._names = frozenset(names)
         self._check = check
         # taken before reading, so that a concurrent write is noticed by the next reload
-        self._stamps = {path.stem: _stamp(path) for path in list_mirror_files(folder)}
-        loaded = load_mirrors(folder)
+        builtin = builtin_mirror_files()
+        self._builtin = {name: builtin[name] for name in names if name in builtin}
+        paths = self._list()
+        self._stamps = {name: _stamp(path) for name, path in paths.items()}
+        loaded = {name: load_mirror(path) for name, path in paths.items()}
         for name in names:
             find_mirror(loaded, name)
         self.mirrors = {name: one for name, one in loaded.items() if self._serves(name)}
@@ -57,7 +63,7 @@ class MirrorFiles:
         """Read changed files; a mirror whose file is invalid keeps its last valid content."""
         changes = MirrorFileChanges()
         try:
-            paths = {path.stem: path for path in list_mirror_files(self._folder)}
+            paths = self._list()
         except ConfigurationError as error:
             if self._folder_error != str(error):
                 self._folder_error = str(error)
@@ -77,6 +83,14 @@ class MirrorFiles:
             self._read(path, changes)
         self._stamps = {name: stamp for name, stamp in self._stamps.items() if name in paths}
         return changes
+
+    def _list(self) -> dict[str, Path]:
+        """Return the paths of the local files and of the built-in ones that are served."""
+        if self._names and self._names <= self._builtin.keys() and not self._folder.exists():
+            return dict(self._builtin)
+        local = {path.stem: path for path in list_mirror_files(self._folder)}
+        self._builtin = {name: path for name, path in self._builtin.items() if name not in local}
+        return {**self._builtin, **local}
 
     def _read(self, path: Path, changes: MirrorFileChanges) -> None:
         try:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         SupportsPendingCheck,
         VisitContext,
     )
-    from neuromirror.sources.registry import open_source, source_kinds
+    from neuromirror.sources.registry import open_source, source_kinds, source_requirements
 
 __all__ = [
     "ComponentEntry",
@@ -51,6 +51,7 @@ __all__ = [
     "VisitContext",
     "open_source",
     "source_kinds",
+    "source_requirements",
 ]
 
 

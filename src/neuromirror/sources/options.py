@@ -23,6 +23,10 @@ class SourceOptions(BaseModel):
         """Return a session for these options, with its tokens and address rules."""
         return Session()
 
+    def requirements(self) -> tuple[str, ...]:
+        """Return what a mirror with these options needs beside a base installation."""
+        return ()
+
 
 def may_match_below(patterns: Iterable[str], prefix: str) -> bool:
     """Return whether a shell pattern may match a text that starts with ``prefix``.

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, cast
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from neuromirror.model import ConfigurationError
 from neuromirror.net import RequestPolicy, Session
@@ -44,6 +44,28 @@ def open_source(
     ConfigurationError
         If the source or an option is unknown or invalid.
     """
+    source_class, checked = _check_options(kind, mirror, options)
+    session = checked.session() if isinstance(checked, SourceOptions) else Session()
+    return source_class(
+        mirror, checked, session if request_policy is None else session.with_policy(request_policy)
+    )
+
+
+def source_requirements(kind: str, mirror: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what a mirror needs beside a base installation; parameters as :func:`open_source`.
+
+    Raises
+    ------
+    ConfigurationError
+        If the source or an option is unknown or invalid.
+    """
+    _, checked = _check_options(kind, mirror, options)
+    return checked.requirements() if isinstance(checked, SourceOptions) else ()
+
+
+def _check_options(
+    kind: str, mirror: str, options: Mapping[str, Any]
+) -> tuple[type[Source], BaseModel]:
     kinds = source_kinds()
     if kind not in kinds:
         raise ConfigurationError(
@@ -58,13 +80,9 @@ def open_source(
             f" {error}; install what it needs"
         ) from error
     try:
-        checked = source_class.Options.model_validate(dict(options))
+        return source_class, source_class.Options.model_validate(dict(options))
     except ValidationError as error:
         raise ConfigurationError(_format_errors(mirror, error)) from None
-    session = checked.session() if isinstance(checked, SourceOptions) else Session()
-    return source_class(
-        mirror, checked, session if request_policy is None else session.with_policy(request_policy)
-    )
 
 
 def _format_errors(mirror: str, error: ValidationError) -> str:

@@ -73,3 +73,7 @@ class DandiOptions(SourceOptions):
             private = is_local_name(origin(self.api)[1])
         tokens = {self.api: self.token_env} if self.token_env else {}
         return Session(allow_private=private, tokens=tokens)
+
+    def requirements(self) -> tuple[str, ...]:
+        """Return the token, if the options name one."""
+        return () if self.token_env is None else (f"a token in ${self.token_env}",)

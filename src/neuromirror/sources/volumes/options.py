@@ -114,3 +114,8 @@ class VolumeOptions(SourceOptions):
         tokens = {self.api: self.token_env} if self.token_env else {}
         limits = RequestLimits(per_host=24, read=300.0)
         return Session(allow_private=private, tokens=tokens, limits=limits)
+
+    def requirements(self) -> tuple[str, ...]:
+        """Return the packages that read volumes, and the token, if the options name one."""
+        token = () if self.token_env is None else (f"a token in ${self.token_env}",)
+        return ("pip install 'neuromirror[volumes]'", *token)

@@ -1,0 +1,50 @@
+"""The mirror files that are part of the package, and how local ones override them."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from neuromirror.config.mirror_files import Mirror, list_mirror_files, load_mirror
+
+
+def builtin_mirror_files() -> dict[str, Path]:
+    """Return the paths of the built-in mirror files by the name of the mirror."""
+    folder = Path(str(files("neuromirror.config"))) / "mirrors"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def is_builtin(path: Path) -> bool:
+    """Return whether a mirror file is part of the package."""
+    return builtin_mirror_files().get(path.stem) == path
+
+
+def known_mirror_files(folder: Path, *, required: bool = False) -> dict[str, Path]:
+    """Return the mirror files of a folder and the built-in ones that it does not override.
+
+    Parameters
+    ----------
+    folder
+        The folder of local mirror files; it can be missing or empty.
+    required
+        Whether a missing folder is an error.
+
+    Raises
+    ------
+    ConfigurationError
+        If the folder cannot be read, or is required and missing.
+    """
+    local = list_mirror_files(folder, allow_empty=True) if folder.exists() or required else []
+    return dict(sorted({**builtin_mirror_files(), **{one.stem: one for one in local}}.items()))
+
+
+def load_known_mirrors(folder: Path, *, required: bool = False) -> dict[str, Mirror]:
+    """Load the files of :func:`known_mirror_files`, by the name of the mirror.
+
+    Raises
+    ------
+    ConfigurationError
+        If a file is invalid, or as :func:`known_mirror_files` does.
+    """
+    found = known_mirror_files(folder, required=required)
+    return {name: load_mirror(path) for name, path in found.items()}
