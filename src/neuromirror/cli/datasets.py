@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,8 +13,6 @@ from neuromirror.model.display import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from neuromirror.index import SubdatasetRow, VersionRow
 
 
 @command(
@@ -58,30 +56,23 @@ def list_command(
     names, titles, licenses, DOIs and attributes; all remaining words must be in the path of one
     file of any version.
     """
+    from neuromirror.cli.shapes import ListedDataset
+
     rows = []
     where = [split_condition(condition) for condition in conditions]
     with settings.index() as index:
         for dataset in index.datasets(
             mirror, where=where, text=search_terms, subdatasets=subdatasets
         ):
-            newest = index.resolve(dataset.name) if dataset.versions else None
-            record = {
-                "dataset": dataset.name,
-                "title": dataset.title,
-                "dataset_id": dataset.dataset_id,
-                "is_subdataset": bool(dataset.within),
-                "removed": dataset.is_removed_upstream,
-                "version": None if newest is None else newest.label,
-                "files": None if newest is None else newest.files,
-                "bytes": None if newest is None else newest.bytes,
-            }
-            settings.emit("list", record)
             title = "(removed upstream) " * dataset.is_removed_upstream + dataset.title
-            if newest is None:
+            if dataset.version is None:
+                listed = ListedDataset.of(dataset, files=None, bytes=None)
                 rows.append([dataset.name, "-", "-", "-", title])
             else:
-                size = format_bytes(newest.bytes)
-                rows.append([dataset.name, newest.label, str(newest.files), size, title])
+                listed = ListedDataset.of(dataset)
+                size = format_bytes(dataset.bytes)
+                rows.append([dataset.name, dataset.version, str(dataset.files), size, title])
+            settings.emit("list", listed.plain())
         tombstones = [] if conditions or search_terms else index.tombstones(mirror)
     settings.print_table(rows, ["DATASET", "LATEST", "FILES", "SIZE", "TITLE"], ["FILES", "SIZE"])
     for tombstone in tombstones:
@@ -105,10 +96,12 @@ def versions_command(settings: Settings, dataset: str) -> None:
     for a state of the draft; "metadata only" marks a version whose files equal those of the
     version before. EVIDENCE is the number of files by their strongest checksum.
     """
+    from neuromirror.cli.shapes import ListedVersion
+
     rows = []
     with settings.index() as index:
         for version in index.versions(dataset):
-            settings.emit("versions", version_json(dataset, version))
+            settings.emit("versions", ListedVersion.of(version).plain())
             rows.append(
                 [
                     version.label,
@@ -152,43 +145,6 @@ def events_command(settings: Settings, dataset: str | None, limit: int) -> None:
         settings.emit("events", asdict(event), line)
     if not events:
         settings.print_text("no events")
-
-
-def version_json(dataset: str, version: VersionRow) -> dict[str, Any]:
-    """Return the JSON fields of a version."""
-    return {
-        "dataset": dataset,
-        "version": version.label,
-        "name": f"{dataset}@{version.label}",
-        "kind": version.kind,
-        "upstream": version.upstream,
-        "time": version.upstream_time,
-        "observed_at": version.recorded_at,
-        "commit": version.commit,
-        "tree": version.tree,
-        "state": version.state,
-        "metadata": version.metadata,
-        "files": version.files,
-        "bytes": version.bytes,
-        "evidence": version.evidence,
-        "doi": version.doi,
-        "metadata_only": version.metadata_only,
-        "indexed": version.indexed,
-    }
-
-
-def subdataset_json(subdataset: SubdatasetRow) -> dict[str, Any]:
-    """Return the JSON fields of a subdataset."""
-    return {
-        "path": subdataset.path,
-        "dataset": subdataset.dataset,
-        "version": subdataset.label,
-        "dataset_id": subdataset.dataset_id,
-        "commit": subdataset.commit,
-        "state": subdataset.state,
-        "files": subdataset.files,
-        "bytes": subdataset.bytes,
-    }
 
 
 def format_counts(counts: Mapping[str, int]) -> str:

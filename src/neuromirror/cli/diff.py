@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -59,6 +59,7 @@ def diff_command(
     """
     from tempfile import TemporaryDirectory
 
+    from neuromirror.cli.shapes import ListedChange
     from neuromirror.lab.diff import ChangeCounts, diff
 
     counts = ChangeCounts()
@@ -68,7 +69,7 @@ def diff_command(
         one, other = sides.open(old), sides.open(new)
         for change in diff(one, other, scratch, recursive=recursive):
             counts.add(change)
-            settings.emit("diff", _change_json(change), _change_line(change))
+            settings.emit("diff", ListedChange.of(change).plain(), _change_line(change))
     names = {"old": one.name, "new": other.name}
     totals = {
         "files": dict(counts.files),
@@ -116,22 +117,6 @@ class _Sides:
                 store, index, index.resolve(*split_version(name))
             )
         return self._version
-
-
-def _change_json(change: FileChange) -> dict[str, Any]:
-    return {
-        "type": "change",
-        "kind": change.kind,
-        "path": change.path,
-        "before": change.before,
-        "old_digest": change.old_digest,
-        "new_digest": change.new_digest,
-        "old_size": change.old_size,
-        "new_size": change.new_size,
-        "is_subdataset": change.files is not None,
-        "files": change.files,
-        "message": change.message,
-    }
 
 
 def _change_line(change: FileChange) -> str:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import Settings, printable, settings_options, split_version
-from neuromirror.cli.datasets import subdataset_json
 from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterable, Iterator
 
-    from neuromirror.index import FileRow, FoundFile, Index, VersionRow
+    from neuromirror.cli.shapes import ListedFile
+    from neuromirror.index import Index, VersionRow
 
 _MAX_SHOWN = 10
 """Maximum number of files without sha256 that are named on stderr."""
@@ -50,6 +50,8 @@ def files_command(settings: Settings, version: str, *, form: str) -> None:
 
     Exit code: 0, or with --format sha256sum 1 if the list is incomplete.
     """
+    from neuromirror.cli.shapes import ListedSubdataset
+
     name, label = split_version(version)
     if form == "sha256sum" and settings.json:
         raise ConfigurationError(
@@ -62,15 +64,15 @@ def files_command(settings: Settings, version: str, *, form: str) -> None:
             if form == "sha256sum":
                 sys.exit(_print_sha256sums(files, _omissions(index, row)))
             for file in files:
-                record = {"type": "file", "dataset": name, "version": row.label, **file}
-                status = "checked" if file["checked"] else "claimed"
-                digest = file["digest"] or file["evidence"]
-                line = _file_line(digest, status, file["size"], file["path"])
+                record = {"type": "file", "dataset": name, "version": row.label, **file.plain()}
+                status = "checked" if file.checked else "claimed"
+                digest = file.evidence_digest or file.evidence
+                line = _file_line(digest, status, file.size, file.path)
                 settings.emit("files", record, line)
         for one in index.subdatasets(row):
             record = {
                 "type": "subdataset",
-                **subdataset_json(one),
+                **ListedSubdataset.of(one).plain(),
                 "superdataset": f"{name}@{row.label}",
             }
             version_name = f"{one.dataset}@{one.label or one.commit[:12]}"
@@ -84,43 +86,23 @@ def files_command(settings: Settings, version: str, *, form: str) -> None:
         settings.print_text(_file_line(reason, "", exception["size"], exception["path"]))
 
 
-def file_json(file: FileRow | FoundFile, urls: Sequence[str]) -> dict[str, Any]:
-    """Return the JSON fields of a file."""
-    return {
-        "path": file.path,
-        "size": file.size,
-        "key": file.key,
-        "digest": _evidence_digest(file),
-        "digests": {one.algorithm: one.value for one in file.digests},
-        "evidence": file.evidence.value,
-        "checked": file.checked,
-        "retention": file.retention.value,
-        "urls": list(urls),
-    }
-
-
-def _evidence_digest(file: FileRow | FoundFile) -> str | None:
-    """Return the strongest digest, or None for a file known by its size at most."""
-    for digest in file.digests:
-        if digest.algorithm == file.evidence.value:
-            return f"{digest.algorithm}:{digest.value}"
-    return None
-
-
 def _files(
     index: Index, version: VersionRow, settings: Settings
-) -> Generator[dict[str, Any], None, None]:
-    """Yield the JSON fields of the files of a version, from the index or from the store."""
+) -> Generator[ListedFile, None, None]:
+    """Yield the files of a version, from the index or from the store."""
+    from neuromirror.cli.shapes import ListedFile
+
     if not version.indexed:
         yield from _stored_files(version, settings)
         return
     for file in index.files(version):
         urls = [location.url for location in index.locations(file.content)] if settings.json else []
-        yield file_json(file, urls)
+        yield ListedFile.of(file, urls=urls)
 
 
-def _stored_files(version: VersionRow, settings: Settings) -> Iterator[dict[str, Any]]:
-    """Yield the JSON fields of the files of a version, from its stored records."""
+def _stored_files(version: VersionRow, settings: Settings) -> Iterator[ListedFile]:
+    """Yield the files of a version, from its stored records."""
+    from neuromirror.cli.shapes import ListedFile
     from neuromirror.lab.remint import stored_record_lines
     from neuromirror.model import load_snapshot_entries
 
@@ -129,17 +111,15 @@ def _stored_files(version: VersionRow, settings: Settings) -> Iterator[dict[str,
             continue  # subdatasets are listed from the index
         record = placed.record
         best = record.digest(record.evidence.value)
-        yield {
-            "path": placed.git_path.decode(),
-            "size": record.size,
-            "key": placed.key,
-            "digest": None if best is None else f"{best.algorithm}:{best.value}",
-            "digests": {one.algorithm: one.value for one in record.digests},
-            "evidence": record.evidence.value,
-            "checked": best is not None and best.checked,
-            "retention": record.retention.value,
-            "urls": [location.url for location in record.locations],
-        }
+        yield ListedFile.of(
+            record,
+            path=placed.git_path.decode(),
+            key=placed.key,
+            evidence_digest=None if best is None else f"{best.algorithm}:{best.value}",
+            digest_values={one.algorithm: one.value for one in record.digests},
+            checked=best is not None and best.checked,
+            urls=[location.url for location in record.locations],
+        )
 
 
 def _file_line(digest: str, status: str, size: int | None, path: str) -> str:
@@ -156,21 +136,21 @@ def _omissions(index: Index, version: VersionRow) -> Iterator[str]:
         yield f"{exception['path']} is not mirrored: {exception['detail']}"
 
 
-def _print_sha256sums(files: Iterable[Mapping[str, Any]], omissions: Iterable[str]) -> int:
+def _print_sha256sums(files: Iterable[ListedFile], omissions: Iterable[str]) -> int:
     """Print one line per file that ``sha256sum -c`` accepts; return the exit code.
 
     Files without sha256 and ``omissions`` are printed to stderr and make the exit code 1.
     """
     without_sha256 = 0
     for file in files:
-        sha256 = file["digests"].get("sha256")
+        sha256 = file.digest_values.get("sha256")
         if sha256 is not None:
             # paths in git contain no characters that sha256sum escapes (annex.git_path)
-            click.echo(f"{sha256}  {file['path']}".encode())
+            click.echo(f"{sha256}  {file.path}".encode())
             continue
         without_sha256 += 1
         if without_sha256 <= _MAX_SHOWN:
-            _print_omission(f"{file['path']} has no sha256 (evidence: {file['evidence']})")
+            _print_omission(f"{file.path} has no sha256 (evidence: {file.evidence})")
     if without_sha256 > _MAX_SHOWN:
         _print_omission(f"{without_sha256 - _MAX_SHOWN} more files have no sha256")
     others = list(omissions)

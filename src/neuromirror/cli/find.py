@@ -12,7 +12,6 @@ import click
 
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import Settings, printable, settings_options
-from neuromirror.cli.files import file_json
 
 if TYPE_CHECKING:
     from neuromirror.index import Index, UnindexedFiles
@@ -44,21 +43,14 @@ def find_command(settings: Settings, checksum: str) -> None:
 
     Exit code: 0 found, 1 not found.
     """
+    from neuromirror.cli.shapes import FoundOccurrence
     from neuromirror.lab.find import find_any
 
     rows = []
     with settings.index() as index:
         queries = _queries(index, checksum)
         for found in find_any(index, queries):
-            record = {
-                "type": "file",
-                "dataset": found.dataset,
-                "first": found.first,
-                "last": found.last,
-                "current": found.current,
-                **file_json(found, found.urls),
-            }
-            settings.emit("find", record)
+            settings.emit("find", FoundOccurrence.of(found).plain())
             until = "" if found.last == found.first else f" to {found.last}"
             size = "-" if found.size is None else str(found.size)
             rows.append([found.dataset, f"{found.first}{until}", size, found.path])

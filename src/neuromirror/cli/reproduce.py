@@ -50,6 +50,7 @@ def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Pa
     Exit code: 0 everything is equal, 1 something differs (with details), or upstream no longer has
     the state ("impossible") or could not be read, 2 wrong usage or configuration.
     """
+    from neuromirror.cli.shapes import VersionName
     from neuromirror.crawl import find_mirror
     from neuromirror.lab import reproduce
     from neuromirror.store.private_store import is_private_store
@@ -73,7 +74,7 @@ def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Pa
                 raise
             except NeuromirrorError as error:
                 record = {
-                    **_version_json(row),
+                    **VersionName.of(row).plain(),
                     "status": "error",
                     "message": str(error),
                     "minted": None,
@@ -83,7 +84,11 @@ def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Pa
                 continue
             code = max(code, found.exit_code)
             kept_folder = None if keep is None else str(folder.absolute())
-            record = {**_version_json(row), **_reproduction_json(found), "folder": kept_folder}
+            record = {
+                **VersionName.of(row).plain(),
+                **_reproduction_json(found),
+                "folder": kept_folder,
+            }
             settings.emit("reproduce", record, _result_line(found.status, row.name, found.message))
             _print_ids(settings, found)
     sys.exit(code)
@@ -122,15 +127,6 @@ def _result_line(status: str, name: str, message: str) -> str:
     # many messages start with the name of the dataset
     dataset = name.partition("@")[0]
     return f"{status:<10} {name}  {message.removeprefix(f'{dataset}: ')}"
-
-
-def _version_json(row: VersionRow) -> dict[str, Any]:
-    return {
-        "dataset": row.dataset_name,
-        "version": row.label,
-        "name": row.name,
-        "kind": row.kind,
-    }
 
 
 def _reproduction_json(found: Reproduction) -> dict[str, Any]:

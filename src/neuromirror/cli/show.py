@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from neuromirror.cli.commands import argument, command
@@ -12,7 +11,7 @@ from neuromirror.cli.common import (
     settings_options,
     split_version,
 )
-from neuromirror.cli.datasets import format_counts, subdataset_json, version_json
+from neuromirror.cli.datasets import format_counts
 from neuromirror.model import Retention, alias_of, format_bytes
 
 if TYPE_CHECKING:
@@ -48,6 +47,9 @@ def show_command(settings: Settings, version: str) -> None:
     this version, or with its newest version and the version that it was made from. The last visit
     is shown with its requests; of consecutive visits without changes only the first is recorded.
     """
+    from neuromirror.cli.shapes import ShownVersion
+    from neuromirror.index.shapes import Link
+
     name, label = split_version(version)
     with settings.index() as index:
         dataset = index.dataset(name)
@@ -67,34 +69,30 @@ def show_command(settings: Settings, version: str) -> None:
         failures = [one for one in index.failures() if one.dataset == name]
     alias = alias_of(name)
     location = settings.store_folder.absolute()
-    record = {
-        **version_json(name, row),
-        "title": row.title,
-        "license": row.license,
-        "source": dataset.source_uri,
-        "dataset_id": dataset.dataset_id,
-        "swhid": f"swh:1:rev:{row.commit}",
-        "annex_commit": row.annex_commit,
-        "removed": dataset.is_removed_upstream,
-        "checked": evidence.checked,
-        "retention": evidence.retention,
-        "copies": [asdict(one) for one in copies],
-        "location_health": location_health,
-        "superdatasets": superdatasets,
-        "attributes": attributes,
-        "links": [{"kind": kind, "url": address} for kind, address in links],
-        "derived_from": [_relative_json(one, "derived_from") for one in ancestors],
-        "derivatives": [_relative_json(one, "derivatives") for one in descendants],
-        "form": row.form or None,
-        "manifest_only": {"files": row.manifest_only_files, "bytes": row.manifest_only_bytes},
-        "subdatasets": [subdataset_json(one) for one in subdatasets],
-        "inline": inline,
-        "exceptions": exceptions,
-        "last_visit": None if visit is None else asdict(visit),
-        "failures": [asdict(one) for one in failures],
-        "clone": f"datalad clone 'ria+file://{location}#~{alias}@{row.label}'",
-    }
-    settings.emit("show", record)
+    shown = ShownVersion.of(
+        row,
+        source=dataset.source_uri,
+        dataset_id=dataset.dataset_id,
+        removed=dataset.is_removed_upstream,
+        checked=evidence.checked,
+        retention=evidence.retention,
+        copies=copies,
+        location_health=location_health,
+        superdatasets=superdatasets,
+        attributes=attributes,
+        links=[Link(*one) for one in links],
+        derived_from=ancestors,
+        derivatives=descendants,
+        form=row.form or None,
+        manifest_only={"files": row.manifest_only_files, "bytes": row.manifest_only_bytes},
+        subdatasets=subdatasets,
+        inline=inline,
+        exceptions=exceptions,
+        last_visit=visit,
+        failures=failures,
+        clone=f"datalad clone 'ria+file://{location}#~{alias}@{row.label}'",
+    )
+    settings.emit("show", shown.plain())
     if settings.json:
         return
     settings.print_text(f"{name}@{row.label}")
@@ -128,12 +126,12 @@ def show_command(settings: Settings, version: str) -> None:
         ("tree", row.tree),
         ("state", row.state),
         *([("metadata", row.metadata)] if row.metadata else []),
-        ("swhid", record["swhid"]),
+        ("swhid", row.swhid),
         ("dataset id", dataset.dataset_id),
         *[(f"see ({kind})", address) for kind, address in links],
         *([("last visit", _visit_text(visit))] if visit is not None else []),
         *[("failed", f"{one.task}: {one.message} (since {one.since})") for one in failures],
-        ("clone", record["clone"]),
+        ("clone", shown.clone),
     ]
     width = max(12, *(len(head) for head, _ in lines))
     for head, text in lines:
@@ -209,18 +207,6 @@ def _inline_text(inline: Sequence[dict[str, Any]]) -> str:
 
 def _inline_line(one: dict[str, Any]) -> str:
     return f"{one['path']}: {one['checksum']}, {one['files']} files, {format_bytes(one['bytes'])}"
-
-
-def _relative_json(relative: RelatedVersion, key: str) -> dict[str, Any]:
-    edge = relative.edge
-    return {
-        "name": edge.name,
-        "dataset": edge.dataset,
-        "version": edge.label,
-        "ancestor_version": edge.own_label,
-        key: [_relative_json(one, key) for one in relative.relatives],
-        "is_truncated": relative.is_truncated,
-    }
 
 
 def _input_name(edge: EdgeRow, version: str) -> str:

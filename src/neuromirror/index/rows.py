@@ -71,6 +71,16 @@ class DatasetRow:
         """Whether upstream removed the dataset; the mirror keeps it."""
         return self.status == "not_found"
 
+    @property
+    def has_open_holds(self) -> bool:
+        """Whether a listing of the dataset is held for approval."""
+        return bool(self.open_holds)
+
+    @property
+    def is_subdataset(self) -> bool:
+        """Whether it is a subdataset of another dataset."""
+        return bool(self.within)
+
 
 @dataclass(frozen=True, slots=True)
 class VersionRow:
@@ -142,9 +152,35 @@ class VersionRow:
         """Upstream's time of the version, else the time at which it was recorded."""
         return self.upstream_time or self.recorded_at
 
+    @property
+    def swhid(self) -> str:
+        """The Software Heritage id of the commit."""
+        return f"swh:1:rev:{self.commit}"
+
+
+class _Content:
+    """A content with digests, as the rows of files have it."""
+
+    __slots__ = ()
+    digests: tuple[Digest, ...]
+    evidence: Evidence
+
+    @property
+    def digest_values(self) -> dict[str, str]:
+        """The digests by algorithm."""
+        return {one.algorithm: one.value for one in self.digests}
+
+    @property
+    def evidence_digest(self) -> str | None:
+        """``<algorithm>:<value>`` of the strongest digest, None without one."""
+        for one in self.digests:
+            if one.algorithm == self.evidence.value:
+                return f"{one.algorithm}:{one.value}"
+        return None
+
 
 @dataclass(frozen=True, slots=True)
-class FileRow:
+class FileRow(_Content):
     """A file of a version.
 
     Attributes
@@ -178,7 +214,7 @@ class FileRow:
 
 
 @dataclass(frozen=True, slots=True)
-class FoundFile:
+class FoundFile(_Content):
     """A dataset, path and range of versions with a content.
 
     Attributes
@@ -399,6 +435,26 @@ class RelatedVersion:
     edge: EdgeRow
     relatives: tuple[RelatedVersion, ...]
     is_truncated: bool
+
+    @property
+    def name(self) -> str:
+        """The input, as upstream names it."""
+        return self.edge.name
+
+    @property
+    def dataset(self) -> str | None:
+        """The dataset at the other end."""
+        return self.edge.dataset
+
+    @property
+    def label(self) -> str | None:
+        """The label of the version at the other end."""
+        return self.edge.label
+
+    @property
+    def own_label(self) -> str | None:
+        """The label of the version at this end."""
+        return self.edge.own_label
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,11 @@ class FileChange(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     files: int | None = None
     message: str = ""
 
+    @property
+    def is_subdataset(self) -> bool:
+        """Whether a subdataset differs, not a file."""
+        return self.files is not None
+
 
 @dataclass(frozen=True, slots=True)
 class DiffSide:

@@ -27,6 +27,7 @@ from neuromirror.index import (
     UnknownMirrorError,
     UnknownVersionError,
 )
+from neuromirror.index.shapes import Answer
 from neuromirror.model import NeuromirrorError
 from neuromirror.web.error_suggestions import suggest
 from neuromirror.web.server.datasette_pool import (
@@ -155,9 +156,10 @@ class CatalogueRequest:
         variables = {"site": self.site, "own_address": self.base_url, **context}
         return await self.site.reader.run_in_thread(lambda: found.render(variables))
 
-    def json_response(self, content: Mapping[str, Any]) -> Response:
+    def json_response(self, content: Mapping[str, Any] | Answer) -> Response:
         """Return a JSON response with CORS headers."""
-        text = json.dumps(content, default=str, ensure_ascii=True, separators=(",", ":"))
+        plain = content.plain() if isinstance(content, Answer) else content
+        text = json.dumps(plain, default=str, ensure_ascii=True, separators=(",", ":"))
         reply = self.etag_response(text + "\n", "application/json", 200)
         reply.headers.update(_CORS_HEADERS)
         return reply

@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, TypeVar
 from neuromirror.index import Index, VersionRow
 from neuromirror.model import LinePair
 from neuromirror.store import Store
-from neuromirror.web import shapes
-from neuromirror.web.json_records import change_json
 
 if TYPE_CHECKING:
     from neuromirror.lab import ChangeCounts
-    from neuromirror.lab.diff import DiffSide
+    from neuromirror.lab.diff import DiffSide, FileChange
 
 T = TypeVar("T")
 _CHECK_INTERVAL = 500
@@ -28,7 +26,7 @@ class VersionComparison:
     """A page of the changes between two versions; ``total`` counts all changes."""
 
     counts: ChangeCounts
-    changes: list[shapes.ChangeJson]
+    changes: list[FileChange]
     total: int
 
 
@@ -59,7 +57,7 @@ def compare_versions(
         ):
             counts.add(change)
             if offset < number <= offset + limit:
-                changes.append(change_json(change))
+                changes.append(change)
     return VersionComparison(counts, changes, number)
 
 

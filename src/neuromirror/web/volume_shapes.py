@@ -1,73 +1,116 @@
-"""JSON shapes of volumes; see :mod:`neuromirror.web.shapes`."""
+"""JSON shapes of volumes."""
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Iterable
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, with_config
-from typing_extensions import TypedDict  # pydantic reads no other one before Python 3.12
+from msgspec import Meta
 
-_with_field_docs = with_config(ConfigDict(use_attribute_docstrings=True))
+from neuromirror.index.shapes import Answer
+from neuromirror.sources.volumes import SCHEMES
+from neuromirror.volume import VolumeDescription
 
 
-@_with_field_docs
-class FrameJson(TypedDict):
+class Frame(Answer, frozen=True):
     """The coordinate frame of a volume at the archive."""
 
     name: str
     description: str
 
 
-@_with_field_docs
-class TimesJson(TypedDict):
+class Times(Answer, frozen=True):
     """The samples of a time series, numbered as at the archive."""
 
     first: int
     last: int
-    step: float | None
-    """Time between two samples, in ``unit``."""
+    step: Annotated[float | None, Meta(description="Time between two samples, in `unit`.")]
     unit: str | None
 
 
-@_with_field_docs
-class VolumeLevelJson(TypedDict):
+class VolumeLevel(Answer, frozen=True):
     """One resolution of a volume; lists are along x, y, z, in voxels of this level."""
 
-    level: str
-    """Number of the level at the archive; counted from 0 for a precomputed layer."""
-    folder: str
-    """Folder of its blocks in the version."""
-    start: list[int]
-    """First voxel, in the coordinates of the archive."""
-    stop: list[int]
-    """Exclusive upper bound."""
+    level: Annotated[
+        str,
+        Meta(
+            description="Number of the level at the archive; counted from 0 for a precomputed "
+            "layer."
+        ),
+    ]
+    folder: Annotated[str, Meta(description="Folder of its blocks in the version.")]
+    start: Annotated[list[int], Meta(description="First voxel, in the coordinates of the archive.")]
+    stop: Annotated[list[int], Meta(description="Exclusive upper bound.")]
     extent: list[int]
-    voxel_size: list[float]
-    """In the volume's ``unit``."""
+    voxel_size: Annotated[list[float], Meta(description="In the volume's `unit`.")]
     block: list[int]
-    block_bytes: int
-    """Decoded size of a whole block."""
-    blocks: int
-    """Number over all time samples; missing blocks of a precomputed layer are zero."""
-    bytes: int
-    """Decoded size of all voxels of all time samples."""
+    block_bytes: Annotated[int, Meta(description="Decoded size of a whole block.")]
+    blocks: Annotated[
+        int,
+        Meta(
+            description="Number over all time samples; missing blocks of a precomputed layer "
+            "are zero."
+        ),
+    ]
+    bytes: Annotated[int, Meta(description="Decoded size of all voxels of all time samples.")]
     encoding: str
-    unreadable_reason: str | None
-    """Why the level cannot be cut out, null if it can."""
+    unreadable_reason: Annotated[
+        str | None, Meta(description="Why the level cannot be cut out, null if it can.")
+    ]
 
 
-@_with_field_docs
-class VolumeJson(TypedDict):
+class Volume(Answer, frozen=True):
     """A version that is a volume: a channel of a BOSS or an ndstore, or a precomputed layer."""
 
     version: str
-    kind: Literal["image", "annotation"]
-    """The voxels of an annotation are ids of objects."""
+    kind: Annotated[
+        Literal["image", "annotation"],
+        Meta(description="The voxels of an annotation are ids of objects."),
+    ]
     format: str
     data_type: str
-    unit: str
-    """Unit of voxel sizes."""
-    frame: FrameJson | None
-    times: TimesJson | None
-    levels: list[VolumeLevelJson]
-    """Levels from the finest on."""
+    unit: Annotated[str, Meta(description="Unit of voxel sizes.")]
+    frame: Frame | None
+    times: Times | None
+    levels: Annotated[list[VolumeLevel], Meta(description="Levels from the finest on.")]
+
+    @classmethod
+    def describe(cls, found: VolumeDescription) -> Volume:
+        """Return a volume with its levels from the finest on; triples are x, y, z."""
+        volume = found.volume
+        times = volume.times
+        samples = 1 if times is None else len(times)
+        return cls(
+            version=found.version,
+            kind="annotation" if volume.labels else "image",
+            format=found.format,
+            data_type=volume.dtype,
+            unit=volume.unit,
+            frame=Frame(*found.frame) if found.frame[0] else None,
+            times=None
+            if times is None
+            else Times(times[0], times[-1], volume.time_step, volume.time_unit),
+            levels=[
+                VolumeLevel(
+                    level=level.name,
+                    folder=stored.folder,
+                    start=list(level.start),
+                    stop=list(level.stop),
+                    extent=list(level.extent),
+                    voxel_size=list(level.voxel),
+                    block=list(level.chunk),
+                    block_bytes=volume.chunk_bytes(level),
+                    blocks=samples * math.prod(level.grid),
+                    bytes=samples * math.prod(level.extent) * volume.item_size,
+                    encoding=stored.encoding,
+                    unreadable_reason=stored.unreadable_reason or None,
+                )
+                for level, stored in zip(volume.levels, found.storage, strict=True)
+            ],
+        )
+
+
+def is_volume(source: str, links: Iterable[tuple[str, str]]) -> bool:
+    """Whether a dataset is a volume: a channel with a cutout service, or a precomputed layer."""
+    return source.partition("://")[0] in SCHEMES or any(kind == "precomputed" for kind, _ in links)

@@ -1,6 +1,6 @@
 """API version 1: mirrors, datasets, events and searches.
 
-The shapes are in :mod:`neuromirror.web.shapes`; operations on versions and files are in
+The shapes are in :mod:`neuromirror.index.shapes`; operations on versions and files are in
 :mod:`neuromirror.web.api.versions`.
 """
 
@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from neuromirror.index import Index
-from neuromirror.web import shapes
+from neuromirror.index import DatasetRow, FoundDataset, Index
+from neuromirror.index.shapes import Link, Match, MatchedField
 from neuromirror.web.addresses import dataset_address
 from neuromirror.web.api import responses
 from neuromirror.web.api import versions as of_versions
@@ -27,17 +27,6 @@ from neuromirror.web.api.operations import (
     routes,
 )
 from neuromirror.web.api.versions import AFTER, CHECKSUM, LIMIT, MAX_PAGE_SIZE, dataset_path
-from neuromirror.web.json_records import (
-    dataset_json,
-    event_json,
-    failure_json,
-    hold_json,
-    match_json,
-    mirror_json,
-    occurrence_json,
-    tombstone_json,
-    version_json,
-)
 from neuromirror.web.request import CatalogueRequest, view
 
 _TERMS = Parameter(
@@ -62,16 +51,16 @@ _Start = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
 async def root(request: CatalogueRequest, arguments: Arguments) -> responses.RootResponse:
     """List the operations of the API."""
     base = request.base_url + ROOT
-    return {
-        "version": 1,
-        "title": request.site.title,
-        "description": f"{base}/openapi.json",
-        "addresses": {
+    return responses.RootResponse(
+        version=1,
+        title=request.site.title,
+        description=f"{base}/openapi.json",
+        addresses={
             one.handler.__name__: base + one.path + _template(one.parameters)
             for one in OPERATIONS
             if one.handler is not root
         },
-    }
+    )
 
 
 def _template(parameters: Sequence[Parameter]) -> str:
@@ -86,16 +75,16 @@ async def datasets(request: CatalogueRequest, arguments: Arguments) -> responses
     terms, mirror, limit = arguments["q"].strip(), arguments["mirror"], arguments.integer("limit")
     last = arguments.cursor(str, "")
 
-    def look(index: Index) -> list[shapes.DatasetJson]:
+    def look(index: Index) -> list[DatasetRow]:
         rows = index.datasets(mirror or None, text=terms or None, subdatasets=False, after=last)
-        return [dataset_json(one) for one in islice(rows, limit + 1)]
+        return list(islice(rows, limit + 1))
 
     found = await request.query_index(look)
     more = None
     if len(found) > limit:
-        cursor = found[limit - 1]["name"]
+        cursor = found[limit - 1].name
         more = next_page_url(request, "/datasets", cursor, q=terms, mirror=mirror, limit=limit)
-    return {"datasets": found[:limit], "next": more}
+    return responses.DatasetsResponse.of(datasets=found[:limit], next=more)
 
 
 async def search(request: CatalogueRequest, arguments: Arguments) -> responses.SearchResponse:
@@ -111,13 +100,11 @@ async def search(request: CatalogueRequest, arguments: Arguments) -> responses.S
     more = None
     if found.next is not None:
         more = next_page_url(request, "/search", found.next, q=terms, mirror=mirror, limit=limit)
-    return {
-        "found": [match_json(one) for one in found.rows],
-        "mirrors": found.mirrors,
-        "total": found.total,
-        "exact": found.exact,
-        "next": more,
-    }
+    return responses.SearchResponse.of(found, found=_matches(found.rows), next=more)
+
+
+def _matches(rows: Sequence[FoundDataset]) -> list[Match]:
+    return [Match.of(one, matched=[MatchedField(*field) for field in one.matched]) for one in rows]
 
 
 async def dataset(request: CatalogueRequest, arguments: Arguments) -> responses.DatasetResponse:
@@ -132,14 +119,14 @@ async def dataset(request: CatalogueRequest, arguments: Arguments) -> responses.
             more = next_page_url(
                 request, f"{dataset_path(name)}/versions", versions[MAX_PAGE_SIZE - 1].seq
             )
-        return {
-            **dataset_json(row),
-            "all_versions": [version_json(one) for one in versions[:MAX_PAGE_SIZE]],
-            "more_versions": more,
-            "links": [{"kind": kind, "url": url} for kind, url in index.links(name)],
-            "within": index.superdatasets(name),
-            "page": request.base_url + dataset_address(name),
-        }
+        return responses.DatasetResponse.of(
+            row,
+            all_versions=versions[:MAX_PAGE_SIZE],
+            more_versions=more,
+            links=[Link(*one) for one in index.links(name)],
+            within=index.superdatasets(name),
+            page=request.base_url + dataset_address(name),
+        )
 
     return await request.query_index(look)
 
@@ -153,7 +140,7 @@ async def versions(request: CatalogueRequest, arguments: Arguments) -> responses
     if len(found) > limit:
         path = f"{dataset_path(name)}/versions"
         more = next_page_url(request, path, found[limit - 1].seq, limit=limit)
-    return {"versions": [version_json(one) for one in found[:limit]], "next": more}
+    return responses.VersionsResponse.of(versions=found[:limit], next=more)
 
 
 async def find(request: CatalogueRequest, arguments: Arguments) -> responses.OccurrencesResponse:
@@ -167,7 +154,7 @@ async def find(request: CatalogueRequest, arguments: Arguments) -> responses.Occ
     if len(found) > limit:
         cursor = found[limit - 1].position
         more = next_page_url(request, "/find", cursor, checksum=checksum, limit=limit)
-    return {"found": [occurrence_json(one) for one in found[:limit]], "next": more}
+    return responses.OccurrencesResponse.of(found=found[:limit], next=more)
 
 
 async def events(request: CatalogueRequest, arguments: Arguments) -> responses.EventsResponse:
@@ -183,7 +170,7 @@ async def events(request: CatalogueRequest, arguments: Arguments) -> responses.E
     if len(found) > limit:
         cursor, filters = found[limit - 1].id, {"kind": kind, "dataset": name, "mirror": mirror}
         more = next_page_url(request, "/events", cursor, **filters, limit=limit)
-    return {"events": [event_json(one) for one in found[:limit]], "next": more}
+    return responses.EventsResponse.of(events=found[:limit], next=more)
 
 
 async def mirrors(request: CatalogueRequest, arguments: Arguments) -> responses.MirrorsResponse:
@@ -191,17 +178,14 @@ async def mirrors(request: CatalogueRequest, arguments: Arguments) -> responses.
     found, failures = await request.query_index(
         lambda index: (list(index.mirror_status()), index.failures())
     )
-    return {
-        "mirrors": [mirror_json(one) for one in found],
-        "failures": [failure_json(one) for one in failures],
-    }
+    return responses.MirrorsResponse.of(mirrors=found, failures=failures)
 
 
 async def holds(request: CatalogueRequest, arguments: Arguments) -> responses.HoldsResponse:
     """List the open holds, oldest first."""
     name = arguments["dataset"] or None
     found = await request.query_index(lambda index: list(index.open_holds(name)))
-    return {"holds": [hold_json(one) for one in found]}
+    return responses.HoldsResponse.of(holds=found)
 
 
 async def tombstones(
@@ -220,7 +204,7 @@ async def tombstones(
     if len(found) > limit:
         cursor = found[limit - 1].dataset.split(":", 1)
         more = next_page_url(request, "/tombstones", cursor, mirror=mirror, limit=limit)
-    return {"tombstones": [tombstone_json(one) for one in found[:limit]], "next": more}
+    return responses.TombstonesResponse.of(tombstones=found[:limit], next=more)
 
 
 _LIST = (LIMIT, AFTER)

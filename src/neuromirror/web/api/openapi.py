@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
-from pydantic import TypeAdapter
+import msgspec
 
 from neuromirror import __version__
 from neuromirror.web.api import responses
 from neuromirror.web.api.operations import ROOT, Operation, Parameter
 
-_REFERENCE = "#/components/schemas/{model}"
+_REFERENCE = "#/components/schemas/{name}"
 _PROBLEMS = {
     "400": "A parameter is invalid.",
     "404": "Not found.",
@@ -44,8 +43,8 @@ changed. Errors are `application/problem+json` (RFC 9457).
 
 def openapi_document(operations: Sequence[Operation], title: str, address: str) -> dict[str, Any]:
     """Return the OpenAPI document of the operations for a site with this URL."""
-    references, definitions = _schemas(
-        (*(one.shape for one in operations), responses.ProblemDetails)
+    references, definitions = msgspec.json.schema_components(
+        [*(one.shape for one in operations), responses.ProblemDetails], ref_template=_REFERENCE
     )
     return {
         "openapi": "3.1.0",
@@ -87,22 +86,11 @@ def openapi_document(operations: Sequence[Operation], title: str, address: str) 
     }
 
 
-@cache  # takes a second, and the operations are constant
-def _schemas(kinds: tuple[Any, ...]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return a reference to the schema of each type, and all schemas by name."""
-    references, definitions = TypeAdapter.json_schemas(
-        [(number, "serialization", TypeAdapter(kind)) for number, kind in enumerate(kinds)],
-        ref_template=_REFERENCE,
-    )
-    schema_references = [references[number, "serialization"] for number in range(len(kinds))]
-    return schema_references, definitions["$defs"]
-
-
 def _operation(one: Operation, schema: dict[str, Any]) -> dict[str, Any]:
     summary, _, rest = inspect.cleandoc(one.handler.__doc__ or "").partition("\n")
     etag = {"ETag": {"$ref": "#/components/headers/ETag"}}
     headers = dict(etag)
-    if "next" in one.shape.__annotations__:
+    if "next" in one.shape.__struct_fields__:
         headers["Link"] = {"$ref": "#/components/headers/Link"}
     missing = one.path_names or any(known.names_resource for known in one.parameters)
     codes = [code for code in _PROBLEMS if missing or code not in ("404", "410")]

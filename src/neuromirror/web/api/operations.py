@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 import msgspec
 from datasette.utils.asgi import Response
 
+from neuromirror.index.shapes import Answer
 from neuromirror.web.request import BadRequestError, CatalogueRequest, view
 
 ROOT = "/api/v1"
@@ -97,7 +98,7 @@ def next_page_url(request: CatalogueRequest, path: str, cursor: object, **values
     return f"{request.base_url}{ROOT}{path}?{urlencode({**parameters, 'after': token})}"
 
 
-Handler = Callable[[CatalogueRequest, Arguments], Awaitable[Mapping[str, Any]]]
+Handler = Callable[[CatalogueRequest, Arguments], Awaitable[Answer]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +131,8 @@ class Operation:
         async def respond(request: CatalogueRequest) -> Response:
             content = await self.handler(request, self._arguments(request))
             reply = request.json_response(content)
-            if content.get("next"):
-                reply.headers["link"] = f'<{content["next"]}>; rel="next"'
+            if following := getattr(content, "next", None):
+                reply.headers["link"] = f'<{following}>; rel="next"'
             return reply
 
         return respond

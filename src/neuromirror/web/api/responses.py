@@ -1,154 +1,151 @@
-"""Responses of the API, made of the shapes in :mod:`neuromirror.web.shapes`."""
+"""Responses of the API, made of the shapes in :mod:`neuromirror.index.shapes`."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, with_config
-from typing_extensions import TypedDict  # pydantic reads no other one before Python 3.12
+from msgspec import Meta
 
-from neuromirror.web.shapes import (
-    ChangeJson,
-    DatasetJson,
-    EdgeJson,
-    EventJson,
-    FailureJson,
-    FileJson,
-    FolderEntryJson,
-    HoldJson,
-    LinkJson,
-    LocationJson,
-    MatchJson,
-    MirrorJson,
-    OccurrenceJson,
-    SpanJson,
-    SubdatasetJson,
-    TombstoneJson,
-    VersionJson,
+from neuromirror.index.shapes import (
+    Answer,
+    Change,
+    Dataset,
+    Edge,
+    Event,
+    Failure,
+    File,
+    FolderFile,
+    Hold,
+    Link,
+    Location,
+    Match,
+    Mirror,
+    Occurrence,
+    Span,
+    Subdataset,
+    Subfolder,
+    Tombstone,
+    Version,
 )
 
-_with_field_docs = with_config(ConfigDict(use_attribute_docstrings=True))
 
-
-@_with_field_docs
-class RootResponse(TypedDict):
+class RootResponse(Answer, frozen=True):
     """The operations of the API as URI templates (RFC 6570), by name."""
 
     version: int
     title: str
-    description: str
-    """URL of the OpenAPI document."""
+    description: Annotated[str, Meta(description="URL of the OpenAPI document.")]
     addresses: dict[str, str]
 
 
-@_with_field_docs
-class DatasetsResponse(TypedDict):
+class DatasetsResponse(Answer, frozen=True):
     """A page of datasets, sorted by name."""
 
-    datasets: list[DatasetJson]
+    datasets: list[Dataset]
     next: str | None
 
 
-@_with_field_docs
-class SearchResponse(TypedDict):
+class SearchResponse(Answer, frozen=True):
     """Datasets that match all search terms, best first."""
 
-    found: list[MatchJson]
-    mirrors: dict[str, int]
-    """Number of matches by mirror."""
+    found: list[Match]
+    mirrors: Annotated[dict[str, int], Meta(description="Number of matches by mirror.")]
     total: int
-    exact: bool
-    """False if ``mirrors`` and ``total`` may be slightly too high."""
+    exact: Annotated[
+        bool, Meta(description="False if `mirrors` and `total` may be slightly too high.")
+    ]
     next: str | None
 
 
-@_with_field_docs
-class DatasetResponse(DatasetJson):
+class DatasetResponse(Dataset, frozen=True):
     """A dataset with its versions, links and superdatasets."""
 
-    all_versions: list[VersionJson]
-    """Versions in the order in which they were minted, at most 1,000."""
-    more_versions: str | None
-    """URL of the remaining versions."""
-    links: list[LinkJson]
-    within: list[str]
-    """Superdatasets: datasets whose newest state contains this one."""
+    all_versions: Annotated[
+        list[Version],
+        Meta(description="Versions in the order in which they were minted, at most 1,000."),
+    ]
+    more_versions: Annotated[str | None, Meta(description="URL of the remaining versions.")]
+    links: list[Link]
+    within: Annotated[
+        list[str], Meta(description="Superdatasets: datasets whose newest state contains this one.")
+    ]
     page: str
 
 
-@_with_field_docs
-class VersionsResponse(TypedDict):
+class VersionsResponse(Answer, frozen=True):
     """A page of versions, in the order in which they were minted."""
 
-    versions: list[VersionJson]
+    versions: list[Version]
     next: str | None
 
 
-@_with_field_docs
-class VersionResponse(VersionJson):
+class VersionResponse(Version, frozen=True):
     """A version with its subdatasets and URLs for cloning and downloading."""
 
-    attributes: dict[str, list[str]]
-    """Attributes from the archive: species, modality, …"""
-    left_out: list[dict[str, Any]]
-    """Listed files that could not be recorded, with the reason."""
-    subdatasets: list[SubdatasetJson]
-    clone: str
-    """URL for ``datalad clone``."""
-    checksums: str
-    """URL of a list for ``sha256sum -c``."""
-    manifest: str | None
-    """URL of the canonical manifest (JSON lines, zstd), whose SHA-256 is the state."""
+    attributes: Annotated[
+        dict[str, list[str]], Meta(description="Attributes from the archive: species, modality, …")
+    ]
+    left_out: Annotated[
+        list[dict[str, Any]],
+        Meta(description="Listed files that could not be recorded, with the reason."),
+    ]
+    subdatasets: list[Subdataset]
+    clone: Annotated[str, Meta(description="URL for `datalad clone`.")]
+    checksums: Annotated[str, Meta(description="URL of a list for `sha256sum -c`.")]
+    manifest: Annotated[
+        str | None,
+        Meta(
+            description="URL of the canonical manifest (JSON lines, zstd), whose SHA-256 is "
+            "the state."
+        ),
+    ]
     page: str
 
 
-@_with_field_docs
-class FilesResponse(TypedDict):
+class FilesResponse(Answer, frozen=True):
     """A page of files of a version, sorted by the bytes of their paths."""
 
-    version: str
-    """The version's full name."""
-    files: list[FileJson]
+    version: Annotated[str, Meta(description="The version's full name.")]
+    files: list[File]
     next: str | None
 
 
-@_with_field_docs
-class FolderResponse(TypedDict):
+class FolderResponse(Answer, frozen=True):
     """The entries of a folder of a version."""
 
     version: str
     under: str
-    entries: list[FolderEntryJson]
+    entries: list[FolderFile | Subfolder]
     next: str | None
 
 
-@_with_field_docs
-class PathsResponse(TypedDict):
+class PathsResponse(Answer, frozen=True):
     """Files of a version whose paths match all search terms."""
 
     version: str
-    files: list[FileJson]
+    files: list[File]
     next: str | None
-    complete: bool
-    """False if the search stopped early: ``next`` continues it."""
+    complete: Annotated[
+        bool, Meta(description="False if the search stopped early: `next` continues it.")
+    ]
 
 
-@_with_field_docs
-class FileResponse(FileJson):
+class FileResponse(File, frozen=True):
     """A file with its locations, its history and other occurrences of its content."""
 
     version: str
-    locations: list[LocationJson]
-    history: list[SpanJson]
-    other_occurrences: list[OccurrenceJson]
-    """Other occurrences of the same content, at most 100."""
-    other_occurrences_url: str | None
-    """URL of all occurrences, null if there are no more."""
+    locations: list[Location]
+    history: list[Span]
+    other_occurrences: Annotated[
+        list[Occurrence], Meta(description="Other occurrences of the same content, at most 100.")
+    ]
+    other_occurrences_url: Annotated[
+        str | None, Meta(description="URL of all occurrences, null if there are no more.")
+    ]
     page: str
 
 
-@_with_field_docs
-class CitationResponse(TypedDict):
+class CitationResponse(Answer, frozen=True):
     """A citation of a version in one format."""
 
     version: str
@@ -156,72 +153,69 @@ class CitationResponse(TypedDict):
     citation: str
 
 
-@_with_field_docs
-class AncestryResponse(TypedDict):
+class AncestryResponse(Answer, frozen=True):
     """The ancestors of a version and the descendants of its dataset."""
 
     version: str
-    ancestors: list[EdgeJson]
-    descendants: list[EdgeJson]
+    ancestors: list[Edge]
+    descendants: list[Edge]
 
 
-@_with_field_docs
-class DiffResponse(TypedDict):
+class DiffResponse(Answer, frozen=True):
     """A page of the changes between two versions."""
 
-    old: str
-    """The version's full name."""
+    old: Annotated[str, Meta(description="The version's full name.")]
     new: str
-    files: dict[str, int]
-    """Number of files by kind of change, over all pages, without those in subdatasets."""
+    files: Annotated[
+        dict[str, int],
+        Meta(
+            description="Number of files by kind of change, over all pages, without those in "
+            "subdatasets."
+        ),
+    ]
     bytes: dict[str, int]
-    subdatasets: dict[str, int]
-    """Number of subdatasets by kind of change, over all pages."""
-    changes: list[ChangeJson]
+    subdatasets: Annotated[
+        dict[str, int], Meta(description="Number of subdatasets by kind of change, over all pages.")
+    ]
+    changes: list[Change]
     next: str | None
 
 
-@_with_field_docs
-class OccurrencesResponse(TypedDict):
+class OccurrencesResponse(Answer, frozen=True):
     """A page of occurrences of a content."""
 
-    found: list[OccurrenceJson]
+    found: list[Occurrence]
     next: str | None
 
 
-@_with_field_docs
-class EventsResponse(TypedDict):
+class EventsResponse(Answer, frozen=True):
     """A page of events, newest first."""
 
-    events: list[EventJson]
+    events: list[Event]
     next: str | None
 
 
-@_with_field_docs
-class MirrorsResponse(TypedDict):
+class MirrorsResponse(Answer, frozen=True):
     """All mirrors by name, and the failing tasks of mirrors and store."""
 
-    mirrors: list[MirrorJson]
-    failures: list[FailureJson]
+    mirrors: list[Mirror]
+    failures: list[Failure]
 
 
-@_with_field_docs
-class HoldsResponse(TypedDict):
+class HoldsResponse(Answer, frozen=True):
     """All open holds, oldest first."""
 
-    holds: list[HoldJson]
+    holds: list[Hold]
 
 
-@_with_field_docs
-class TombstonesResponse(TypedDict):
+class TombstonesResponse(Answer, frozen=True):
     """A page of withdrawn datasets, sorted by name."""
 
-    tombstones: list[TombstoneJson]
+    tombstones: list[Tombstone]
     next: str | None
 
 
-@_with_field_docs
-class ProblemDetails(TypedDict):
+class ProblemDetails(Answer, frozen=True):
     """An error (RFC 9457); ``detail`` has the cause and advice."""
 
     type: str

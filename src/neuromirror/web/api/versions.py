@@ -8,32 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import Annotated, Literal, cast
+from typing import Annotated
 from urllib.parse import quote
 
 import msgspec
 
 from neuromirror.index import Index, VersionRow
+from neuromirror.index.shapes import folder_entry
 from neuromirror.model import alias_of
 from neuromirror.volume import NotAVolumeError
-from neuromirror.web import volume_shapes
 from neuromirror.web.addresses import file_address, version_address
 from neuromirror.web.api import responses
 from neuromirror.web.api.operations import ROOT, Arguments, Operation, Parameter, next_page_url
 from neuromirror.web.citations import FORMATS, format_citation
-from neuromirror.web.json_records import (
-    file_json,
-    folder_entry_json,
-    location_json,
-    other_occurrences_json,
-    relative_json,
-    span_json,
-    subdataset_json,
-    version_json,
-    volume_json,
-)
+from neuromirror.web.occurrences import other_occurrences
 from neuromirror.web.request import BadRequestError, CatalogueRequest, PageNotFoundError
 from neuromirror.web.version_comparison import compare_versions, split_version_name
+from neuromirror.web.volume_shapes import Volume
 
 MAX_PAGE_SIZE = 1000
 _MAX_OTHER_LOCATIONS = 100
@@ -85,16 +76,16 @@ async def version(request: CatalogueRequest, arguments: Arguments) -> responses.
         page = version_address(row.dataset_name, row.label)
         manifest = request.site.store.manifest_path(row.state)
         kept = manifest.relative_to(request.site.store.root) if manifest.exists() else None
-        return {
-            **version_json(row),
-            "attributes": index.attributes(row),
-            "left_out": index.exceptions(row),
-            "subdatasets": [subdataset_json(one) for one in index.subdatasets(row)],
-            "clone": f"ria+{request.base_url}/#~{alias_of(row.dataset_name)}@{row.label}",
-            "checksums": request.base_url + page.replace("/dataset/", "/checksums/", 1),
-            "manifest": None if kept is None else f"{request.base_url}/{kept}",
-            "page": request.base_url + page,
-        }
+        return responses.VersionResponse.of(
+            row,
+            attributes=index.attributes(row),
+            left_out=index.exceptions(row),
+            subdatasets=list(index.subdatasets(row)),
+            clone=f"ria+{request.base_url}/#~{alias_of(row.dataset_name)}@{row.label}",
+            checksums=request.base_url + page.replace("/dataset/", "/checksums/", 1),
+            manifest=None if kept is None else f"{request.base_url}/{kept}",
+            page=request.base_url + page,
+        )
 
     return await request.query_index(look)
 
@@ -111,11 +102,7 @@ async def files(request: CatalogueRequest, arguments: Arguments) -> responses.Fi
         if len(found) > limit:
             path, cursor = _version_path(row, "/files"), found[limit - 1].path
             more = next_page_url(request, path, cursor, under=under, limit=limit)
-        return {
-            "version": row.name,
-            "files": [file_json(one) for one in found[:limit]],
-            "next": more,
-        }
+        return responses.FilesResponse.of(version=row.name, files=found[:limit], next=more)
 
     return await request.query_index(look)
 
@@ -135,12 +122,8 @@ async def folder(request: CatalogueRequest, arguments: Arguments) -> responses.F
         if len(found) > limit:
             path, cursor = _version_path(row, "/folder"), found[limit - 1].next
             more = next_page_url(request, path, cursor, under=under, limit=limit)
-        return {
-            "version": row.name,
-            "under": under,
-            "entries": [folder_entry_json(one) for one in found[:limit]],
-            "next": more,
-        }
+        entries = [folder_entry(one) for one in found[:limit]]
+        return responses.FolderResponse(row.name, under, entries, more)
 
     return await request.query_index(look)
 
@@ -155,12 +138,9 @@ async def paths(request: CatalogueRequest, arguments: Arguments) -> responses.Pa
         more = None
         if found.next:
             more = next_page_url(request, _version_path(row, "/paths"), found.next, q=terms)
-        return {
-            "version": row.name,
-            "files": [file_json(one) for one in found.files],
-            "next": more,
-            "complete": found.is_complete,
-        }
+        return responses.PathsResponse.of(
+            version=row.name, files=found.files, next=more, complete=found.is_complete
+        )
 
     return await request.query_index(look)
 
@@ -171,25 +151,22 @@ async def file(request: CatalogueRequest, arguments: Arguments) -> responses.Fil
     def look(index: Index) -> responses.FileResponse:
         row = index.resolve(arguments["name"], arguments["version"])
         found = index.file(row, arguments["path"])
-        others, more = other_occurrences_json(index, row, found, _MAX_OTHER_LOCATIONS)
+        others, more = other_occurrences(index, row, found, _MAX_OTHER_LOCATIONS)
         all_occurrences = f"{request.base_url}{ROOT}/find?checksum={quote(found.key, safe='')}"
-        return {
-            **file_json(found),
-            "version": row.name,
-            "locations": [
-                location_json(one)
-                for one in index.locations(found.content, limit=_MAX_OTHER_LOCATIONS)
-            ],
-            "history": [span_json(one) for one in index.content_spans(row, found.path)],
-            "other_occurrences": others,
-            "other_occurrences_url": all_occurrences if more else None,
-            "page": request.base_url + file_address(row.dataset_name, row.label, found.path),
-        }
+        return responses.FileResponse.of(
+            found,
+            version=row.name,
+            locations=index.locations(found.content, limit=_MAX_OTHER_LOCATIONS),
+            history=index.content_spans(row, found.path),
+            other_occurrences=others,
+            other_occurrences_url=all_occurrences if more else None,
+            page=request.base_url + file_address(row.dataset_name, row.label, found.path),
+        )
 
     return await request.query_index(look)
 
 
-async def volume(request: CatalogueRequest, arguments: Arguments) -> volume_shapes.VolumeJson:
+async def volume(request: CatalogueRequest, arguments: Arguments) -> Volume:
     """Describe a version as a volume, from its own metadata files."""
     row = await request.query_index(
         lambda index: index.resolve(arguments["name"], arguments["version"])
@@ -198,7 +175,7 @@ async def volume(request: CatalogueRequest, arguments: Arguments) -> volume_shap
         found = await request.site.reader.run_in_thread(lambda: request.site.cutouts.describe(row))
     except NotAVolumeError as error:
         raise PageNotFoundError(str(error)) from error
-    return volume_json(found)
+    return Volume.describe(found)
 
 
 async def citation(request: CatalogueRequest, arguments: Arguments) -> responses.CitationResponse:
@@ -208,11 +185,7 @@ async def citation(request: CatalogueRequest, arguments: Arguments) -> responses
     )
     store, form = request.site.store, arguments["format"]
     text = await request.site.reader.run_in_thread(lambda: format_citation(store, row, form))
-    return {
-        "version": row.name,
-        "format": cast("Literal['text', 'bibtex', 'csl', 'cff']", form),
-        "citation": text,
-    }
+    return responses.CitationResponse.of(version=row.name, format=form, citation=text)
 
 
 async def ancestry(request: CatalogueRequest, arguments: Arguments) -> responses.AncestryResponse:
@@ -221,11 +194,11 @@ async def ancestry(request: CatalogueRequest, arguments: Arguments) -> responses
 
     def look(index: Index) -> responses.AncestryResponse:
         row = index.resolve(arguments["name"], arguments["version"])
-        return {
-            "version": row.name,
-            "ancestors": [relative_json(one) for one in index.ancestors(row, depth)],
-            "descendants": [relative_json(one) for one in index.descendants(row, depth)],
-        }
+        return responses.AncestryResponse.of(
+            version=row.name,
+            ancestors=index.ancestors(row, depth),
+            descendants=index.descendants(row, depth),
+        )
 
     return await request.query_index(look)
 
@@ -242,15 +215,9 @@ async def diff(request: CatalogueRequest, arguments: Arguments) -> responses.Dif
         if found.total > first + limit:
             a, b = (f"{row.dataset_name}@{row.commit}" for row in (old, new))
             more = next_page_url(request, "/diff", first + limit, a=a, b=b, limit=limit)
-        return {
-            "old": old.name,
-            "new": new.name,
-            "files": dict(found.counts.files),
-            "bytes": dict(found.counts.bytes),
-            "subdatasets": dict(found.counts.subdatasets),
-            "changes": found.changes,
-            "next": more,
-        }
+        return responses.DiffResponse.of(
+            found.counts, old=old.name, new=new.name, changes=found.changes, next=more
+        )
 
     return await request.site.reader.long_query(look)
 
@@ -270,7 +237,7 @@ OPERATIONS: Sequence[Operation] = (
     Operation(f"{_VERSION_PATH}/folder", responses.FolderResponse, folder, (_UNDER, *_LIST)),
     Operation(f"{_VERSION_PATH}/paths", responses.PathsResponse, paths, (_PATH_TERMS, AFTER)),
     Operation(f"{_VERSION_PATH}/file", responses.FileResponse, file, (_PATH,)),
-    Operation(f"{_VERSION_PATH}/volume", volume_shapes.VolumeJson, volume),
+    Operation(f"{_VERSION_PATH}/volume", Volume, volume),
     Operation(f"{_VERSION_PATH}/citation", responses.CitationResponse, citation, (_FORMAT,)),
     Operation(f"{_VERSION_PATH}/ancestry", responses.AncestryResponse, ancestry, (_DEPTH,)),
     Operation(_VERSION_PATH, responses.VersionResponse, version),

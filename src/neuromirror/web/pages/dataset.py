@@ -8,14 +8,14 @@ from typing import Any
 
 from datasette.utils.asgi import Response
 
-from neuromirror.index import Index, VersionRow
+from neuromirror.index import Index, VersionRow, shapes
 from neuromirror.model import alias_of
 from neuromirror.web.citations import CitationData, read_citation
-from neuromirror.web.json_records import dataset_json, event_json, is_volume, version_json
 from neuromirror.web.pages.growth_chart import growth_chart
 from neuromirror.web.pages.schema_org import linked_data
 from neuromirror.web.pages.viewers import Viewer, is_web, zarr_viewers
 from neuromirror.web.request import CatalogueRequest, view
+from neuromirror.web.volume_shapes import is_volume
 
 _DETAILED_VERSIONS = 20
 """Versions of the timeline that are shown in detail."""
@@ -40,9 +40,9 @@ async def dataset(request: CatalogueRequest) -> Response:
         newest = index.resolve(name) if versions else None
         events = list(index.events(name, limit=20))
         return {
-            "dataset": dataset_json(row),
+            "dataset": shapes.Dataset.of(row).plain(),
             "timeline": _timeline(index, name, versions, first),
-            "newest": None if newest is None else version_json(newest),
+            "newest": None if newest is None else shapes.Version.of(newest).plain(),
             "row": newest,
             "attributes": {} if newest is None else index.attributes(newest),
             "links": index.links(name),
@@ -50,7 +50,7 @@ async def dataset(request: CatalogueRequest) -> Response:
             "viewers": [] if newest is None else zarr_viewers(index, newest),
             "superdatasets": index.superdatasets(name),
             "holds": list(index.open_holds(name)),
-            "events": [event_json(one) for one in events[:5]],
+            "events": events[:5],
             "gone_since": next((one.at for one in events if one.kind == "tombstone"), None),
             "ancestors": () if newest is None else index.ancestors(newest, 1),
             "descendants": () if newest is None else index.descendants(newest, 1),
@@ -109,7 +109,7 @@ def _timeline(
         known = counted and one.indexed and (earlier is None or earlier.indexed)
         entries.append(
             {
-                **version_json(one),
+                **shapes.Version.of(one).plain(),
                 "latest": one.seq == newest,
                 "before": None if earlier is None else earlier.name,
                 "changes": changes.get(one.seq, (0, 0, 0)) if known else None,

@@ -6,9 +6,8 @@ from typing import Any
 
 from datasette.utils.asgi import Response
 
-from neuromirror.index import Index, UnknownDatasetError, UnknownMirrorError
+from neuromirror.index import Index, UnknownDatasetError, UnknownMirrorError, shapes
 from neuromirror.store import Store
-from neuromirror.web.json_records import version_json
 from neuromirror.web.request import BadRequestError, CatalogueRequest, view
 from neuromirror.web.version_comparison import compare_versions, split_version_name
 
@@ -59,8 +58,8 @@ def _difference(store: Store, index: Index, one: str, other: str, page: int) -> 
     if page > 1 and not found.changes:
         raise BadRequestError(f"page {page} does not exist: there are {found.total} differences")
     return {
-        "old": version_json(old),
-        "new": version_json(new),
+        "old": shapes.Version.of(old).plain(),
+        "new": shapes.Version.of(new).plain(),
         "changes": found.changes,
         "counts": found.counts,
         "first": first,

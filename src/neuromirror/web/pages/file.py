@@ -6,9 +6,9 @@ from typing import Any
 
 from datasette.utils.asgi import Response
 
-from neuromirror.index import Index
+from neuromirror.index import Index, shapes
 from neuromirror.model import alias_of
-from neuromirror.web.json_records import file_json, other_occurrences_json, version_json
+from neuromirror.web.occurrences import other_occurrences
 from neuromirror.web.pages.viewers import file_viewers, is_web
 from neuromirror.web.request import CatalogueRequest, view
 
@@ -28,11 +28,11 @@ async def file(request: CatalogueRequest) -> Response:
     def look(index: Index) -> dict[str, Any]:
         row = index.resolve(name, label)
         found = index.file(row, path)
-        others, more = other_occurrences_json(index, row, found, _MAX_OTHER_LOCATIONS)
+        others, more = other_occurrences(index, row, found, _MAX_OTHER_LOCATIONS)
         locations = index.locations(found.content, limit=_MAX_LOCATIONS + 1)
         return {
-            "version": version_json(row),
-            "file": file_json(found),
+            "version": shapes.Version.of(row).plain(),
+            "file": shapes.File.of(found).plain(),
             "locations": locations[:_MAX_LOCATIONS],
             "has_more_locations": len(locations) > _MAX_LOCATIONS,
             "viewers": file_viewers(row, path, locations),
@@ -40,7 +40,7 @@ async def file(request: CatalogueRequest) -> Response:
                 (one.url for one in locations if is_web(one.url) and one.result in (None, "ok")), ""
             ),
             "spans": list(reversed(index.content_spans(row, path))),
-            "other_occurrences": others,
+            "other_occurrences": [shapes.Occurrence.of(one).plain() for one in others],
             "has_more_occurrences": more,
         }
 

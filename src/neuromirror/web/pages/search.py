@@ -14,6 +14,7 @@ from neuromirror.index import (
     NameMatch,
     VersionRow,
     is_checksum,
+    shapes,
 )
 from neuromirror.web.addresses import (
     dataset_address,
@@ -21,7 +22,6 @@ from neuromirror.web.addresses import (
     find_address,
     version_address,
 )
-from neuromirror.web.json_records import dataset_json, mirror_json, occurrence_json, version_json
 from neuromirror.web.request import CatalogueRequest, view
 
 _PAGE_SIZE = 50
@@ -54,7 +54,7 @@ async def front(request: CatalogueRequest) -> Response:
         mirrors, tasks = list(index.mirror_status()), index.failed_tasks()
         failing = {one.mirror for one in tasks}
         return {
-            "mirrors": [mirror_json(one) for one in mirrors],
+            "mirrors": mirrors,
             "failing_mirrors": sum(
                 bool(one.failing or one.open_holds or one.mirror in failing) for one in mirrors
             ),
@@ -92,7 +92,7 @@ def _recent(rows: list[VersionRow]) -> list[dict[str, Any]]:
         newest.setdefault(row.dataset_name, row)
         more[row.dataset_name] = more.get(row.dataset_name, -1) + 1
     return [
-        {**version_json(row), "recorded": row.recorded_at, "more": more[name]}
+        {**shapes.Version.of(row).plain(), "recorded": row.recorded_at, "more": more[name]}
         for name, row in islice(newest.items(), _RECENT)
     ]
 
@@ -103,7 +103,9 @@ async def _mirror_page(request: CatalogueRequest, mirror: str, page: int) -> Res
 
     def look(index: Index) -> dict[str, Any]:
         rows = index.datasets(mirror, subdatasets=False)
-        found = [dataset_json(row) for row in islice(rows, first, first + _PAGE_SIZE + 1)]
+        found = [
+            shapes.Dataset.of(row).plain() for row in islice(rows, first, first + _PAGE_SIZE + 1)
+        ]
         return {"datasets": found[:_PAGE_SIZE], "more": len(found) > _PAGE_SIZE}
 
     return await request.render_page(
@@ -154,7 +156,7 @@ def _result_context(one: FoundDataset) -> dict[str, Any]:
         if one.path:
             path = file_address(row.name, one.version, one.path)
     return {
-        **dataset_json(row),
+        **shapes.Dataset.of(row).plain(),
         "matched": [(name, _shorten(value)) for name, value in one.matched if name != "name"],
         "in_paths": one.in_paths,
         "found_in": one.version,
@@ -179,7 +181,9 @@ async def find(request: CatalogueRequest) -> Response:
 
     def look(index: Index) -> dict[str, Any]:
         rows = index.find(checksum)
-        found = [occurrence_json(one) for one in islice(rows, first, first + _PAGE_SIZE + 1)]
+        found = [
+            shapes.Occurrence.of(one).plain() for one in islice(rows, first, first + _PAGE_SIZE + 1)
+        ]
         shown = found[:_PAGE_SIZE]
         return {
             "contents": [list(some) for _, some in groupby(shown, key=lambda one: one["key"])],

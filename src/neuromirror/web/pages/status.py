@@ -7,7 +7,6 @@ from typing import Any
 from datasette.utils.asgi import Response
 
 from neuromirror.index import Index
-from neuromirror.web.json_records import event_json, failure_json, mirror_json
 from neuromirror.web.request import CatalogueRequest, PageNotFoundError, view
 
 _PAGE_SIZE = 100
@@ -32,7 +31,7 @@ async def events(request: CatalogueRequest) -> Response:
             )
         )
         return {
-            "events": [event_json(one) for one in found[:_PAGE_SIZE]],
+            "events": found[:_PAGE_SIZE],
             "more": found[_PAGE_SIZE - 1].id if len(found) > _PAGE_SIZE else None,
             "kinds": index.event_kinds(),
             "mirrors": [one.mirror for one in index.mirror_status()],
@@ -49,20 +48,18 @@ async def mirrors(request: CatalogueRequest) -> Response:
     def look(index: Index) -> dict[str, Any]:
         all_probed, oldest_probe = index.probe_coverage()
         return {
-            "mirrors": [mirror_json(one) for one in index.mirror_status()],
-            "failures": [failure_json(one) for one in index.failures()],
+            "mirrors": list(index.mirror_status()),
+            "failures": index.failures(),
             "holds": list(index.open_holds()),
             "failing_hosts": index.failing_hosts(_MAX_HOSTS),
             "all_probed": all_probed,
             "oldest_probe": oldest_probe,
-            "incidents": [
-                event_json(one) for one in index.events(kind="incident", limit=_MAX_INCIDENTS)
-            ],
+            "incidents": list(index.events(kind="incident", limit=_MAX_INCIDENTS)),
         }
 
     context = await request.query_index(look)
     store = request.site.store
-    checked = {one["mirror"]: store.last_listed(one["mirror"]) for one in context["mirrors"]}
+    checked = {one.mirror: store.last_listed(one.mirror) for one in context["mirrors"]}
     return await request.render_page("mirrors", checked=checked, **context)
 
 

@@ -7,19 +7,13 @@ from typing import Any
 
 from datasette.utils.asgi import Response
 
-from neuromirror.index import Index, SubdatasetRow, UnknownVersionError, VersionRow
+from neuromirror.index import Index, SubdatasetRow, UnknownVersionError, VersionRow, shapes
 from neuromirror.model import alias_of
 from neuromirror.store.manifests import manifest_file
 from neuromirror.web.citations import read_citation
-from neuromirror.web.json_records import (
-    dataset_json,
-    file_json,
-    folder_entry_json,
-    is_volume,
-    version_json,
-)
 from neuromirror.web.pages.viewers import Viewer, zarr_viewers
 from neuromirror.web.request import CatalogueRequest, view
+from neuromirror.web.volume_shapes import is_volume
 
 PAGE_SIZE = 200
 _MAX_RETENTION_FILES = 50_000
@@ -41,7 +35,7 @@ async def version(request: CatalogueRequest) -> Response:
         exceptions = index.exceptions(row)
         earlier = [one for one in index.versions(row.dataset_name) if one.seq < row.seq]
         return {
-            "version": version_json(row),
+            "version": shapes.Version.of(row).plain(),
             "row": row,
             "seq": row.seq,
             "manifest_only": row.manifest_only_files,
@@ -59,7 +53,7 @@ async def version(request: CatalogueRequest) -> Response:
             "probe_summary": index.probe_summary(row)
             if row.indexed and row.files <= _MAX_PROBED_FILES
             else None,
-            "dataset": dataset_json(index.dataset(name)),
+            "dataset": shapes.Dataset.of(index.dataset(name)).plain(),
             "before": earlier[-1].name if earlier else None,
         }
 
@@ -91,7 +85,7 @@ def _folder_entries(index: Index, row: VersionRow, under: str, start: str) -> di
         return {"indexed": False, "rows": [], "next": "", "complete": True}
     within = f"{under}/" if under else ""
     found: list[tuple[str, dict[str, Any], str]] = [
-        (one.path, dict(folder_entry_json(one)), one.next)
+        (one.path, shapes.folder_entry(one).plain(), one.next)
         for one in islice(index.folder_entries(row, under, start), PAGE_SIZE + 1)
     ]
     subdatasets = [
@@ -148,7 +142,7 @@ def _matching_files(index: Index, row: VersionRow, terms: str, start: str) -> di
     found = index.matching_files(row, terms, start)
     return {
         "indexed": True,
-        "rows": [{"type": "file", **file_json(one)} for one in found.files],
+        "rows": [shapes.FolderFile.of(one).plain() for one in found.files],
         "next": found.next,
         "complete": found.is_complete,
     }

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Final
 
 from datasette.utils.asgi import Response
 
-from neuromirror.index import Index, VersionRow
+from neuromirror.index import Index, VersionRow, shapes
 from neuromirror.model import ConfigurationError, NeuromirrorError, alias_of
 from neuromirror.sources.volumes import Box
 from neuromirror.volume import (
@@ -33,9 +33,9 @@ from neuromirror.volume import (
 )
 from neuromirror.web.addresses import cutout_address
 from neuromirror.web.cutouts import CutoutFailedError, Picture
-from neuromirror.web.json_records import dataset_json, version_json, volume_json
 from neuromirror.web.pages.viewers import is_web
 from neuromirror.web.request import BadRequestError, CatalogueRequest, PageNotFoundError, view
+from neuromirror.web.volume_shapes import Volume
 
 _EDGES: Final = ("x0", "x1", "y0", "y1", "z0", "z1")
 _MAX_DIGITS: Final = 16
@@ -150,7 +150,7 @@ async def _page(
 ) -> Response:
     def look(index: Index) -> dict[str, Any]:
         return {
-            "dataset": dataset_json(index.dataset(row.dataset_name)),
+            "dataset": shapes.Dataset.of(index.dataset(row.dataset_name)).plain(),
             "links": [one for one in index.links(row.dataset_name) if is_web(one[1])],
         }
 
@@ -161,8 +161,8 @@ async def _page(
     return await request.render_page(
         "volume",
         status,
-        version=version_json(row),
-        volume=volume_json(found),
+        version=shapes.Version.of(row).plain(),
+        volume=Volume.describe(found),
         picture=None if shown is None else _picture(shown, known),
         no_picture=no_picture or (str(known) if isinstance(known, CutoutFailedError) else ""),
         form=form,
