@@ -85,11 +85,6 @@ def test_mirroring_a_channel_goes_as_its_page_says(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize("checkout", [["dandi"]], indirect=True)
-def test_the_service_runs_as_its_page_says(checkout: Path) -> None:
-    run_page("service.md", checkout, {"9464": str(neighbouring_ports(1))})
-
-
-@pytest.mark.parametrize("checkout", [["dandi"]], indirect=True)
 def test_a_paper_is_pinned_and_restored_as_the_pages_say(checkout: Path) -> None:
     assert (
         CliRunner()

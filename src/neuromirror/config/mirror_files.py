@@ -144,7 +144,7 @@ class ListingSettings(BaseModel):
 
 
 class ScheduleSettings(BaseModel):
-    """The ``[schedule]`` table: how often a service visits the archive; see docs/service.md."""
+    """The ``[schedule]`` table: how often a service visits the archive; see docs/operate.md."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -64,7 +64,7 @@ def _check_shared(context: JobContext) -> None:
     raise ConfigurationError(
         f"on {socket.gethostname()}, {context.store} is not the folder that the service has there "
         f"({why}); share the store's folder with the machines of all Dask workers, see "
-        "docs/cluster.md"
+        "docs/operate.md"
     )
 
 
