@@ -17,6 +17,8 @@ import pytest
 
 from neuromirror_demo import DemoArchive
 
+pytest_plugins = ["support.rerun_alone"]
+
 _BIN = Path(sys.executable).parent
 
 # A shell starts background jobs with SIGINT ignored, which children would inherit

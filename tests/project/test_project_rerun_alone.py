@@ -1,0 +1,111 @@
+"""Failed tests run again alone, and only those that then pass do not fail the run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BESIDE_OTHERS = """
+import os, pytest
+beside_others = "PYTEST_XDIST_WORKER" in os.environ
+"""
+FLAKY = """
+@pytest.mark.parametrize("name", ["a b", "a::b[", "\\u00e9"])
+def test_call(name):
+    assert not beside_others
+@pytest.fixture
+def setup():
+    assert not beside_others
+@pytest.fixture
+def teardown():
+    yield
+    assert not beside_others
+def test_setup_and_teardown(setup, teardown):
+    pass
+def test_teardown(teardown):
+    pass
+def test_crash():
+    if beside_others:
+        os._exit(3)
+"""
+FAILS = "def test_fails():\n    assert False\n"
+FAILS_TEARDOWN = """
+@pytest.fixture
+def broken():
+    yield
+    assert False
+def test_fails_teardown(broken):
+    pass
+"""
+SKIPPED_ALONE = """
+def test_fails_and_skips():
+    if not beside_others:
+        pytest.skip("not passed")
+    assert False
+"""
+CRASHES = "def test_fails():\n    os._exit(3)\n"
+PASSES = "def test_passes():\n    pass\n"
+
+
+def run(folder: Path, text: str, *options: str) -> tuple[int, dict[str, int]]:
+    """Run ``text`` as a test file, and return the exit code and the counts of the last line."""
+    (folder / "test_it.py").write_text(BESIDE_OTHERS + text, "utf-8")
+    (folder / "pytest.ini").write_text(
+        "[pytest]\naddopts = -p pytest_timeout -p support.rerun_alone\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if "PYTEST" not in key}
+    environment |= {"PYTHONPATH": str(ROOT / "tests"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    command = [sys.executable, "-m", "pytest", "-p", "xdist", "-n", "1", *options]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    last = done.stdout.splitlines()[-1]
+    found = re.findall(r"(\d+) (passed|failed|errors?|flaky)", last)
+    return done.returncode, {name.removesuffix("s"): int(count) for count, name in found}
+
+
+def test_flaky_tests_do_not_fail_the_run(tmp_path: Path) -> None:
+    # The two tests of which only the teardown failed count as passed as well, as pytest does
+    code, counts = run(tmp_path, FLAKY + PASSES, "--rerun-alone=40")
+    assert (code, counts) == (0, {"passed": 2, "flaky": 6})
+
+
+def test_tests_that_do_not_pass_alone_fail_the_run(tmp_path: Path) -> None:
+    failing = FAILS + FAILS_TEARDOWN + SKIPPED_ALONE
+    code, counts = run(tmp_path, failing + PASSES + FLAKY, "--rerun-alone=40", "-k", "not crash")
+    assert (code, counts) == (1, {"failed": 2, "error": 1, "passed": 3, "flaky": 5})
+
+
+def test_a_crash_of_the_second_run_fails_every_test_in_it(tmp_path: Path) -> None:
+    code, counts = run(tmp_path, FLAKY + CRASHES, "--rerun-alone=40", "-k", "call or fails")
+    assert (code, counts) == (1, {"failed": 4})
+
+
+@pytest.mark.parametrize("options", [(), ("--rerun-alone=5",), ("--rerun-alone=40", "-x")])
+def test_nothing_runs_again_beyond_the_limit_or_if_the_run_stopped(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    code, counts = run(tmp_path, FLAKY, *options)
+    assert code != 0
+    assert "flaky" not in counts
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import no_such_module",
+        "raise KeyboardInterrupt",
+        "def pytest_generate_tests(metafunc):\n    os._exit(3)",
+    ],
+)
+def test_errors_outside_of_tests_fail_the_run(tmp_path: Path, text: str) -> None:
+    (tmp_path / "test_other.py").write_text(BESIDE_OTHERS + FLAKY, "utf-8")
+    code, counts = run(tmp_path, f"{text}\n{PASSES}", "--rerun-alone=40")
+    assert code != 0
+    assert "flaky" not in counts
