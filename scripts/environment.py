@@ -178,13 +178,17 @@ def lacking_in_ci() -> list[str]:
     """Debian's packages of the programs that tests only need in CI, and that are not there.
 
     A test has systemd look at the service's unit, others look at the catalogue with a browser,
-    which comes without a font. Elsewhere such tests are passed over.
+    which comes without a font, or download by exported lists. Elsewhere such tests are passed over.
     """
     packages = []
     if not shutil.which("systemd-analyze"):
         packages.append("systemd")
     if not any(map(shutil.which, BROWSERS)):
         packages += ["chromium", "fonts-dejavu-core"]
+    if not shutil.which("wget"):
+        packages.append("wget")
+    if not shutil.which("aria2c"):
+        packages.append("aria2")
     return packages
 
 

@@ -18,6 +18,7 @@ from neuromirror.cli.demo import demo_command
 from neuromirror.cli.diff import diff_command
 from neuromirror.cli.doctor import doctor_command
 from neuromirror.cli.export import export_command
+from neuromirror.cli.export_lock import export_lock_command
 from neuromirror.cli.files import files_command
 from neuromirror.cli.find import find_command
 from neuromirror.cli.fsck import fsck_command
@@ -89,6 +90,7 @@ main.add_section(
         restore_command,
         verify_command,
         outdated_command,
+        export_lock_command,
         reproduce_command,
     ],
 )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +9,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from neuromirror.cli.commands import argument, command
-from neuromirror.cli.common import NamedPath, Settings, settings_options, split_version
+from neuromirror.cli.common import (
+    NamedPath,
+    Settings,
+    print_pieces,
+    settings_options,
+    split_version,
+)
 from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from neuromirror.lab.cite import CitationCollection, CitedState
-
-_IN_MEMORY = 1 << 20
 
 # the same as lab.cite.FORMATS, which is slow to import
 _FORMATS = ("text", "bibtex", "csl", "cff", "datacite", "ro-crate", "bagit", "croissant")
@@ -103,15 +104,7 @@ def cite_command(
         if settings.json:
             settings.emit("cite", {**record, "path": None, "citation": "".join(pieces)})
             return
-        with tempfile.SpooledTemporaryFile(_IN_MEMORY) as whole:
-            # print nothing if a citation fails halfway
-            for piece in pieces:
-                # the formats require UTF-8, whatever the encoding of the terminal
-                whole.write(piece.encode("utf-8"))
-            whole.seek(0)
-            sys.stdout.flush()
-            shutil.copyfileobj(whole, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
+        print_pieces(pieces)
 
 
 def _collection(settings: Settings, what: tuple[str, ...], stack: ExitStack) -> CitationCollection:

@@ -10,8 +10,9 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,8 @@ _MIN_COLUMN = 12
 """Minimum width in characters of a truncated last column."""
 _MAX_HOSTS = 5
 """Maximum number of hosts listed in text output; the JSON output has all of them."""
+_IN_MEMORY = 1 << 20
+"""Size in bytes above which a printed document is spooled to disk."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 plus the number of SIGINT, as in shells."""
 
@@ -235,6 +238,18 @@ def json_line(content: Mapping[str, Any]) -> str:
     """Encode as one line of JSON; line separators and unprintable characters are escaped."""
     line = json.dumps(content, ensure_ascii=False, default=str)
     return line if printable(line) == line else json.dumps(content, default=str)
+
+
+def print_pieces(pieces: Iterable[str]) -> None:
+    """Print a UTF-8 document to stdout; nothing if an error occurs halfway."""
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY) as whole:
+        for piece in pieces:
+            # the formats require UTF-8, whatever the encoding of the terminal
+            whole.write(piece.encode("utf-8"))
+        whole.seek(0)
+        sys.stdout.flush()
+        shutil.copyfileobj(whole, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
 
 
 class NamedPath(click.Path):

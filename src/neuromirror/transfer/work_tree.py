@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Final, TypeVar
 
 from neuromirror.annex import hash_mixed, key_file_name, parse_link_target, parse_pointer
@@ -30,7 +31,7 @@ from neuromirror.transfer.verified_repository import (
     VerifiedRepository,
     object_id,
 )
-from neuromirror.transfer.verify_items import InspectedEntry, VerifyScope, unreadable_entry
+from neuromirror.transfer.verify_items import InspectedEntry, Item, VerifyScope, unreadable_entry
 
 _BLOCK: Final = 1 << 20
 _QUEUED_PER_JOB: Final = 4
@@ -173,7 +174,7 @@ class _EntryVerifier:
             with _open_regular(self._root + entry.path) as descriptor:
                 size = os.fstat(descriptor).st_size
                 sha = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-                self._read(descriptor, size, sha)
+                _read(descriptor, size, sha, self._stop)
         except FileNotFoundError:
             return Finding(status="error", path=path, kind="document", message=_MISSING)
         except OSError as error:
@@ -216,30 +217,72 @@ class _EntryVerifier:
     def _compare(
         self, descriptor: int, key: str, path: str, proof: KeyChecksum, equivalent_keys: list[str]
     ) -> Finding:
-        size = os.fstat(descriptor).st_size
-
-        def checksum(by: KeyChecksum) -> str:
-            hashing = by.hasher()
-            assert hashing is not None
-            os.lseek(descriptor, 0, os.SEEK_SET)
-            self._read(descriptor, size, hashing)
-            return hashing.hexdigest()
-
-        found = compare_content(key, path, proof, size, checksum)
+        found = _compare_descriptor(descriptor, key, path, proof, self._stop)
         if found.failed or not equivalent_keys:
             return found
         others = [
-            compare_content(one, path, key_checksum(one), size, checksum) for one in equivalent_keys
+            _compare_descriptor(descriptor, one, path, key_checksum(one), self._stop)
+            for one in equivalent_keys
         ]
         return _compare_equivalent(found, others)
 
-    def _read(self, descriptor: int, size: int, hashing: Hasher) -> None:
-        buffer = bytearray(min(size + 1, _BLOCK))
-        view = memoryview(buffer)
-        while count := os.readv(descriptor, [buffer]):
-            hashing.update(view[:count])
-            if self._stop.is_set():
-                raise VerificationStoppedError
+
+def verify_plain_files(
+    items: Iterable[Item], folder: Path, missing_status: Status, jobs: int
+) -> Generator[Finding, None, None]:
+    """Yield findings for files in a folder without git, in order, read in ``jobs`` threads.
+
+    Parameters
+    ----------
+    items
+        The expected files, with paths below the folder, and findings that are passed on.
+    missing_status
+        The status of a missing file.
+    """
+    stop = threading.Event()
+    root = os.fsencode(folder) + b"/"
+
+    def inspect(item: Item) -> Finding:
+        if isinstance(item, Finding):
+            return item
+        path, key = path_to_text(item.path), item.key
+        try:
+            proof = key_checksum(key)
+            with _open_regular(root + item.path) as descriptor:
+                return _compare_descriptor(descriptor, key, path, proof, stop)
+        except (FileNotFoundError, NotADirectoryError):
+            return Finding(status=missing_status, path=path, key=key, message=NOT_HERE)
+        except (OSError, ValueError) as error:
+            message = _read_error(error) if isinstance(error, OSError) else str(error)
+            return Finding(status="error", path=path, key=key, message=message)
+
+    yield from map_in_order(jobs, stop, inspect, items)
+
+
+def _compare_descriptor(
+    descriptor: int, key: str, path: str, proof: KeyChecksum, stop: threading.Event
+) -> Finding:
+    """Compare an open file with its key."""
+    size = os.fstat(descriptor).st_size
+
+    def checksum(by: KeyChecksum) -> str:
+        hashing = by.hasher()
+        assert hashing is not None
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        _read(descriptor, size, hashing, stop)
+        return hashing.hexdigest()
+
+    return compare_content(key, path, proof, size, checksum)
+
+
+def _read(descriptor: int, size: int, hashing: Hasher, stop: threading.Event) -> None:
+    """Hash the rest of a file; raises VerificationStoppedError."""
+    buffer = bytearray(min(size + 1, _BLOCK))
+    view = memoryview(buffer)
+    while count := os.readv(descriptor, [buffer]):
+        hashing.update(view[:count])
+        if stop.is_set():
+            raise VerificationStoppedError
 
 
 def compare_content(

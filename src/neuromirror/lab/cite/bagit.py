@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Final
 from urllib.parse import quote
 
 from neuromirror.lab.cite.cited_files import CitedDocument, CitedEntry, CitedFile, cited_files
-from neuromirror.lab.cite.errors import OutputUnsuitableError
 from neuromirror.lab.cite.phrases import listed_name, remarks, unlisted_remarks
 from neuromirror.lab.cite.text import paragraph
 from neuromirror.lab.cite.works import CitationCollection
+from neuromirror.lab.output_files import OutputUnsuitableError, new_folder
 from neuromirror.model import escape_unprintable
-from neuromirror.store import SafeFolder
 
 _OMITTED_FILE: Final = "not-in-this-bag.txt"
 _SAFE: Final = "/:@!$&'()*+,;=~?#[]%"
@@ -30,26 +30,29 @@ _AMBIGUOUS: Final = re.compile(r"%0[ad]|\A\s|\s\Z|[\x00-\x1f\x7f-\x9f\u2028\u202
 _NO_NAME: Final = "its name cannot be written in the lists of a bag"
 
 
-def write_bag(collection: CitationCollection, folder: Path) -> None:
-    """Write the bag to an empty or missing folder; a failure leaves nothing behind."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputUnsuitableError(
-            f"{folder} is not an empty folder; name an empty or missing one with --output"
-        )
-    parent = SafeFolder.open_path(folder.parent, create=True)
-    with parent, parent.scratch() as scratch:
-        parent.refuse_symlink(folder.name)
-        draft = scratch.path / "bag"
+def write_bag(
+    collection: CitationCollection, folder: Path, entries: Iterable[CitedEntry] | None = None
+) -> None:
+    """Write the bag to an empty or missing folder; a failure leaves nothing behind.
+
+    Parameters
+    ----------
+    entries
+        The content of the bag, with paths in the bag; by default the files of the collection.
+    """
+    with new_folder(folder) as draft:
         (draft / "data").mkdir(parents=True)
         with _Bag(draft) as bag:
-            for work in collection.works:
-                prefix = collection.prefix(work)
-                for one in cited_files(work.state):
-                    bag.add(one, prefix)
+            for one in _entries_of(collection) if entries is None else entries:
+                bag.add(one)
         bag.finish(collection)
-        if parent.status(folder.name) is not None:
-            parent.rmdir(folder.name)
-        scratch.replace("bag", parent, folder.name)
+
+
+def _entries_of(collection: CitationCollection) -> Iterator[CitedEntry]:
+    for work in collection.works:
+        prefix = collection.prefix(work)
+        for one in cited_files(work.state):
+            yield replace(one, path=prefix + one.path)
 
 
 class _Bag:
@@ -70,16 +73,16 @@ class _Bag:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def add(self, one: CitedEntry, prefix: str) -> None:
+    def add(self, one: CitedEntry) -> None:
         """Add the next file, subdataset or document."""
-        path = prefix + one.path
+        path = one.path
         if isinstance(one, CitedDocument):
             if _AMBIGUOUS.search(path):
                 self._omit(path, _NO_NAME)
             else:
                 self._write_document(path, one.content)
         elif isinstance(one, CitedFile):
-            why = _omission_reason(one, path)
+            why = omission_reason(one)
             if why:
                 self._omit(path, why)
                 return
@@ -155,13 +158,13 @@ class _Bag:
             yield "Payload-Oxum", f"{self._bytes}.{self._files}"
 
 
-def _omission_reason(one: CitedFile, path: str) -> str:
+def omission_reason(one: CitedFile) -> str:
     """Return why a bag cannot contain a file, or an empty text."""
     if one.digest is None or one.digest[0] not in ("sha256", "md5"):
         return "it has no sha256 or md5"
     if not one.web_urls:
         return "it has no web URL" + (f", only {one.urls[0]}" if one.urls else "")
-    return _NO_NAME if _AMBIGUOUS.search(path) else ""
+    return _NO_NAME if _AMBIGUOUS.search(one.path) else ""
 
 
 def _sha256(path: Path) -> str:

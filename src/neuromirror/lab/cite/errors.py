@@ -19,7 +19,3 @@ class StateUnavailableError(NeuromirrorError):
 
 class FormatUnsuitableError(ConfigurationError):
     """A format does not support the request."""
-
-
-class OutputUnsuitableError(ConfigurationError):
-    """A citation cannot be written to the output path."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,13 @@ from neuromirror.lab.cite.cff import write_cff
 from neuromirror.lab.cite.croissant import write_croissant
 from neuromirror.lab.cite.csl import write_csl
 from neuromirror.lab.cite.datacite import write_datacite
-from neuromirror.lab.cite.errors import FormatUnsuitableError, OutputUnsuitableError
+from neuromirror.lab.cite.errors import FormatUnsuitableError
 from neuromirror.lab.cite.rocrate import write_rocrate
 from neuromirror.lab.cite.text import write_text
 from neuromirror.lab.cite.works import CitationCollection
-from neuromirror.store import SafeFolder
+from neuromirror.lab.output_files import OutputUnsuitableError, write_file
 
 _BAG: Final = "bagit"
-_MODE: Final = 0o666
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +106,5 @@ def write_citation(
             raise OutputUnsuitableError(
                 f"{target} exists; name the file itself with --output to replace it"
             )
-    elif not target.parent.is_dir():
-        raise OutputUnsuitableError(f"{target.parent}: no such folder; create it first")
-    pieces = cite(collection, form, files=files)
-    with SafeFolder.open_path(target.parent) as folder:
-        draft, handle = folder.new_file(_MODE)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-                file.writelines(pieces)
-            folder.replace(draft, folder, target.name)
-        finally:
-            folder.unlink(draft)
+    write_file(cite(collection, form, files=files), target)
     return target

@@ -193,7 +193,8 @@ def _manifest_item(one: ListedFile, path: bytes) -> Item:
             f"its key in the manifest ({one.key or 'none'}) does not match its checksum and size"
         )
         return Finding(status="error", path=path_to_text(path), key=one.key, message=message)
-    return PinnedFile(path, one.key, tuple(strip_claim_prefix(url) for url in one.urls))
+    web_urls = tuple(url for url in one.urls if url.startswith(("https://", "http://")))
+    return PinnedFile(path, one.key, tuple(map(strip_claim_prefix, one.urls)), web_urls)
 
 
 def _check_head(

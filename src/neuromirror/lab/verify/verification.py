@@ -27,7 +27,7 @@ from neuromirror.transfer.verified_repository import (
     VerifiedRepository,
 )
 from neuromirror.transfer.verify_items import Item, VerifyScope
-from neuromirror.transfer.work_tree import WorkTreeInspector
+from neuromirror.transfer.work_tree import WorkTreeInspector, verify_plain_files
 
 if TYPE_CHECKING:
     from neuromirror.lab.lockfile import Lock, Pin
@@ -153,12 +153,22 @@ class _Verifier:
         try:
             clone = VerifiedRepository.at(folder)
         except NotADatasetError:
+            if folder.is_dir() and not (folder / ".git").exists() and manifest.exists():
+                yield from self._of_plain_folder(scope, expected, folder)
+                return
             message = f"{NOT_HERE}: dataset {folder} does not exist; use 'neuromirror restore'"
             # not subject to allow_missing: a wrong folder must not pass as missing content
             yield Finding(status="impossible", kind="subdataset", message=message)
             return
         with clone:
             yield from self._of_clone(clone, pin, scope, expected, folder)
+
+    def _of_plain_folder(
+        self, scope: VerifyScope, expected: ExpectedState, folder: Path
+    ) -> Iterator[Finding]:
+        """Yield findings for files without git, which another program downloaded."""
+        items = walk_manifest(scope, expected, PinnedCounts())
+        yield from verify_plain_files(items, folder, scope.missing_status, self._jobs)
 
     def _of_clone(
         self,

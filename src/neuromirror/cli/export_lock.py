@@ -1,0 +1,120 @@
+"""``neuromirror export-lock``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from neuromirror.cli.commands import argument, command
+from neuromirror.cli.common import NamedPath, Settings, print_pieces, settings_options
+from neuromirror.cli.pin import DEFAULT_LOCK
+from neuromirror.model.display import format_bytes
+from neuromirror.model.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from neuromirror.lab.export_lock import LockExport
+
+_MAX_SHOWN = 5
+"""Maximum number of files named per reason in text output."""
+
+# the same as in lab.export_lock, which is slow to import
+_FORMATS = ("pooch", "sha256sum", "bagit", "dvc", "quilt", "aria2", "wget", "addurls")
+
+
+@command(
+    "export-lock",
+    example="""\
+neuromirror export-lock datasets.lock --format sha256sum -o SHA256SUMS
+neuromirror export-lock --format pooch -o registry.txt
+neuromirror export-lock --format dvc -o data""",
+)
+@argument(
+    "lock",
+    type=NamedPath(),
+    default=DEFAULT_LOCK,
+    metavar="[LOCK]",
+    help="A lock file [default: datasets.lock].",
+)
+@click.option(
+    "--format", "form", type=click.Choice(_FORMATS), required=True, help="Format of the list."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=NamedPath(),
+    metavar="FILE|DIR",
+    help="New file, or for bagit and dvc a new folder [default: print the list].",
+)
+@settings_options
+def export_lock_command(settings: Settings, lock: Path, *, form: str, output: Path | None) -> None:
+    """Write the pinned files as a list for another program.
+
+    Paths in the list are those of "neuromirror restore": <mirror>--<id>/<path>. Only the lock file
+    and the folder beside it are read. After the other program has downloaded the files, check
+    them, and the state of each dataset, with "neuromirror verify LOCK --in DIR".
+
+    \b
+    pooch      a registry with URLs
+    sha256sum  a list for "sha256sum -c"
+    bagit      a bag whose fetch.txt has the URLs, with the documents of the archive
+    dvc        a .dvc file per file, as of "dvc import-url", for "dvc update -R ."
+    quilt      a manifest of a Quilt package (files in S3 buckets)
+    aria2      a list for "aria2c -i"
+    wget       a shell script that runs wget per file
+    addurls    a table for "datalad addurls"
+
+    Files that the format cannot hold (no URL, no suited checksum, an unsuitable name) are named on
+    stderr with their number.
+
+    Exit code: 0 all files are in the list, 1 some are not, 2 wrong usage, an invalid lock file, or
+    an output that exists.
+    """
+    from neuromirror.lab.export_lock import FOLDER_FORMATS, LockExport, export_lines, export_lock
+    from neuromirror.lab.lockfile import load_lock
+
+    if output is None and (settings.json or form in FOLDER_FORMATS):
+        what = "a folder" if form in FOLDER_FORMATS else "a file"
+        raise ConfigurationError(f"name {what} for the {form} list with --output")
+    pinned = load_lock(lock)
+    if not pinned.datasets:
+        raise ConfigurationError(f"{lock} has no pins; add one with 'neuromirror pin'")
+    if output is not None:
+        export = export_lock(pinned, form, output)
+    else:
+        export = LockExport()
+        print_pieces(export_lines(pinned, form, export))
+    _report(settings, form, output, export)
+    sys.exit(1 if export.omitted else 0)
+
+
+def _report(settings: Settings, form: str, output: Path | None, export: LockExport) -> None:
+    for reason, count in export.omitted.items():
+        paths = export.examples[reason]
+        files = "1 file is" if count == 1 else f"{count} files are"
+        named = ", ".join(paths[:_MAX_SHOWN]) + (", …" if count > _MAX_SHOWN else "")
+        record = {
+            "kind": "omitted",
+            "status": "impossible",
+            "message": reason,
+            "count": count,
+            "paths": paths,
+        }
+        line = f"{'impossible':<10} {files} not in the {form} list: {reason}: {named}"
+        settings.emit("export-lock", record, line)
+    if output is None:
+        return
+    record = {
+        "kind": "list",
+        "format": form,
+        "path": str(output),
+        "files": export.files,
+        "bytes": export.bytes,
+        "omitted": export.omitted.total(),
+    }
+    files = "1 file" if export.files == 1 else f"{export.files} files"
+    settings.emit(
+        "export-lock", record, f"{'ok':<10} {output}  {files}, {format_bytes(export.bytes)}"
+    )

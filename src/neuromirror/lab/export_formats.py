@@ -1,0 +1,208 @@
+"""The line formats of ``export-lock``: one line, or a few, per file.
+
+Each format has its own quoting and its own set of digests; a file that it cannot hold raises
+:class:`NotExportableError`, with the reason.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote, urlsplit
+
+# the printable characters of URLs: a list cannot be broken by the others
+_URL_SAFE: Final = "/:@!$&'()*+,;=~?#[]%"
+# characters that programs may interpret as line breaks, or strip
+_AMBIGUOUS: Final = re.compile(r"\A\s|\s\Z|[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+_AWS_BUCKET: Final = re.compile(
+    r"(?P<bucket>[a-z0-9.-]+)\.s3(?:[.-](?:dualstack\.)?[a-z0-9-]+)?\.amazonaws\.com(?:\.cn)?\Z"
+)
+_AWS_PATH_STYLE: Final = re.compile(
+    r"s3(?:[.-](?:dualstack\.)?[a-z0-9-]+)?\.amazonaws\.com(?:\.cn)?\Z"
+)
+_DVC_RESERVED: Final = re.compile(
+    r"(?:\A|/)(?:[^/]*\.dvc|dvc\.yaml|dvc\.lock|\.dvcignore|\.gitignore|\.git)(?:/|\Z)"
+)
+
+
+class NotExportableError(Exception):
+    """A file cannot be written in a format; the message is the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedFile:
+    """A pinned file.
+
+    Attributes
+    ----------
+    path
+        ``<mirror>--<local id>/<path>``, as restored.
+    key
+        Its annex key.
+    digest
+        Algorithm (sha256, md5 or etag) and value, or None.
+    urls
+        The http and https URLs, best first.
+    store
+        The URL of the bucket of its dataset in an S3-compatible store, or an empty text.
+    """
+
+    path: str
+    key: str
+    size: int | None
+    digest: tuple[str, str] | None
+    urls: tuple[str, ...]
+    store: str = ""
+
+    def need_url(self) -> str:
+        """Return the best URL, printable."""
+        if not self.urls:
+            raise NotExportableError("no URL that other programs can download")
+        return quote(self.urls[0], safe=_URL_SAFE)
+
+    def need_name(self) -> str:
+        """Return the path if all line-based programs read it unchanged."""
+        if _AMBIGUOUS.search(self.path):
+            raise NotExportableError("a name with control characters or outer spaces")
+        return self.path
+
+    def need_digest(self, *algorithms: str) -> tuple[str, str]:
+        """Return the digest if it has one of the algorithms."""
+        if self.digest is None or self.digest[0] not in algorithms:
+            found = "no checksum" if self.digest is None else f"{self.digest[0]} only"
+            raise NotExportableError(f"no {' or '.join(algorithms)} ({found})")
+        return self.digest
+
+
+@dataclass(frozen=True, slots=True)
+class LineFormat:
+    """A format of one file; ``line`` returns the lines of a pinned file."""
+
+    line: Callable[[ExportedFile], str]
+    head: str = ""
+    tail: str = ""
+
+
+def _pooch(one: ExportedFile) -> str:
+    algorithm, value = one.need_digest("sha256", "md5")
+    return f"{shlex.quote(one.need_name())} {algorithm}:{value} {shlex.quote(one.need_url())}\n"
+
+
+def _sha256sum(one: ExportedFile) -> str:
+    _, value = one.need_digest("sha256")
+    name = one.need_name()
+    # as sha256sum(1) writes it: a leading backslash announces escapes
+    escaped = name.replace("\\", "\\\\")
+    prefix = "" if escaped == name else "\\"
+    return f"{prefix}{value}  {escaped}\n"
+
+
+def _aria2(one: ExportedFile) -> str:
+    algorithm, value = one.need_digest("sha256", "md5")
+    name = one.need_name()
+    one.need_url()
+    urls = "\t".join(quote(url, safe=_URL_SAFE) for url in one.urls)
+    checksum = f"{'sha-256' if algorithm == 'sha256' else algorithm}={value}"
+    return f"{urls}\n  out={name}\n  checksum={checksum}\n"
+
+
+def _wget(one: ExportedFile) -> str:
+    return f"get {shlex.quote(one.need_name())} {shlex.quote(one.need_url())}\n"
+
+
+def _addurls(one: ExportedFile) -> str:
+    algorithm, value = one.digest or ("", "")
+    size = "" if one.size is None else str(one.size)
+    return _csv(one.need_name(), one.need_url(), size, algorithm, value, one.key)
+
+
+def _csv(*values: str) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue()
+
+
+def _quilt(one: ExportedFile) -> str:
+    _, value = one.need_digest("sha256")
+    if one.size is None:
+        raise NotExportableError("no size")
+    one.need_url()
+    address = next(filter(None, (s3_address(url, one.store) for url in one.urls)), None)
+    if address is None:
+        raise NotExportableError("no URL of an S3 bucket, and Quilt reads no others")
+    entry = {
+        "logical_key": one.path,
+        "physical_keys": [address],
+        "size": one.size,
+        "hash": {"type": "SHA256", "value": value},
+        "meta": {},
+    }
+    return json.dumps(entry) + "\n"
+
+
+def s3_address(url: str, store: str = "") -> str | None:
+    """Return ``s3://bucket/key?versionId=…`` for the URL of an object, or None.
+
+    Parameters
+    ----------
+    store
+        URL of a bucket in an S3-compatible store that is not Amazon's.
+    """
+    parts = urlsplit(url)
+    host, path = parts.hostname or "", parts.path.lstrip("/")
+    if found := _AWS_BUCKET.match(host):
+        address = f"{found['bucket']}/{path}"
+    elif _AWS_PATH_STYLE.match(host):
+        address = path
+    elif store and url.startswith(store):
+        bucket = store.rstrip("/").rpartition("/")[2]
+        address = f"{bucket}/{url[len(store) :].partition('?')[0]}"
+    else:
+        return None
+    return f"s3://{quote(address, safe=_URL_SAFE)}" + (f"?{parts.query}" if parts.query else "")
+
+
+def dvc_file(one: ExportedFile) -> str:
+    """Return the content of the ``.dvc`` file beside a file: an import from its URL.
+
+    It has no digest: ``dvc update`` computes DVC's own md5, and does not compare it with one that
+    is there before.
+    """
+    name = one.need_name()
+    if _DVC_RESERVED.search(name):
+        raise NotExportableError("a name that DVC uses itself")
+    url, output = _yaml(one.need_url()), _yaml(name.rpartition("/")[2])
+    return f"frozen: true\ndeps:\n- path: {url}\nouts:\n- hash: md5\n  path: {output}\n"
+
+
+def _yaml(text: str) -> str:
+    # a JSON string is a YAML string
+    return json.dumps(text, ensure_ascii=False)
+
+
+_WGET_HEAD: Final = """\
+#!/bin/sh
+# Downloads the files into the current folder. Check them with 'neuromirror verify'.
+failed=0
+get() {
+    [ -e "$1" ] && return
+    mkdir -p -- "$(dirname -- "$1")" &&
+        wget --no-verbose --continue -O "$1.part" -- "$2" && mv -- "$1.part" "$1" || failed=1
+}
+"""
+
+LINE_FORMATS: Final = {
+    "pooch": LineFormat(_pooch),
+    "sha256sum": LineFormat(_sha256sum),
+    "aria2": LineFormat(_aria2),
+    "wget": LineFormat(_wget, _WGET_HEAD, "exit $failed\n"),
+    "addurls": LineFormat(_addurls, _csv("path", "url", "size", "algorithm", "digest", "key")),
+    "quilt": LineFormat(_quilt, json.dumps({"version": "v0", "message": None}) + "\n"),
+}
+"""The formats of one file."""

@@ -1,0 +1,207 @@
+"""Write the pinned files of a lock file as a list of another program.
+
+Only the lock file and the manifests beside it are read, so that no store is needed. Each manifest
+is checked against the state digest of its pin.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from neuromirror.annex import key_digest, parse_key
+from neuromirror.lab.export_formats import (
+    LINE_FORMATS,
+    ExportedFile,
+    NotExportableError,
+    dvc_file,
+)
+from neuromirror.lab.lock_manifests import (
+    LockManifestDamagedError,
+    LockManifestReader,
+    PlainFile,
+)
+from neuromirror.lab.output_files import OutputUnsuitableError, new_folder, write_file
+from neuromirror.lab.verify.dataset_walk import ExpectedState
+from neuromirror.lab.verify.remote_files import PinnedCounts, walk_manifest
+from neuromirror.model import path_to_text
+from neuromirror.transfer.findings import Finding
+from neuromirror.transfer.verify_items import VerifyScope
+
+if TYPE_CHECKING:
+    from neuromirror.lab.cite.cited_files import CitedEntry
+    from neuromirror.lab.lockfile import Lock, Pin
+
+FOLDER_FORMATS: Final = ("bagit", "dvc")
+"""The formats that are a folder."""
+_OWN: Final = (".datalad/", ".neuromirror/", ".gitattributes", ".gitmodules")
+
+
+@dataclass(slots=True)
+class LockExport:
+    """The result of an export.
+
+    Attributes
+    ----------
+    files, bytes
+        Of the files in the list.
+    omitted
+        Number of files that are not, by reason.
+    examples
+        Some of their paths, by reason.
+    """
+
+    files: int = 0
+    bytes: int = 0
+    omitted: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, one: ExportedFile) -> None:
+        """Count a file in the list."""
+        self.files += 1
+        self.bytes += one.size or 0
+
+    def omit(self, path: str, reason: str) -> None:
+        """Count a file that the format cannot hold."""
+        self.omitted[reason] += 1
+        some = self.examples.setdefault(reason, [])
+        if len(some) < _MAX_EXAMPLES:
+            some.append(path)
+
+
+_MAX_EXAMPLES: Final = 1000
+
+
+def export_lines(lock: Lock, form: str, export: LockExport) -> Iterator[str]:
+    """Yield the pieces of a list in a format of :data:`LINE_FORMATS`.
+
+    Parameters
+    ----------
+    export
+        Counts the files.
+
+    Raises
+    ------
+    LockManifestDamagedError, LockManifestMissingError
+        A manifest is unusable.
+    """
+    layout = LINE_FORMATS[form]
+    yield layout.head
+    for one in _exported_files(lock):
+        try:
+            yield layout.line(one)
+        except NotExportableError as error:
+            export.omit(one.path, str(error))
+        else:
+            export.add(one)
+    yield layout.tail
+
+
+def export_lock(lock: Lock, form: str, target: Path) -> LockExport:
+    """Write the pinned files to a new file, or for bagit and dvc to a new folder.
+
+    Raises
+    ------
+    OutputUnsuitableError
+        The target exists, or cannot be created.
+    LockManifestDamagedError, LockManifestMissingError
+        A manifest is unusable; nothing is written.
+    UnsafePathError
+        A relative path has a symlink.
+    """
+    export = LockExport()
+    if form == "bagit":
+        _write_bag(lock, target, export)
+    elif form == "dvc":
+        _write_dvc(lock, target, export)
+    else:
+        if target.is_symlink() or target.exists():
+            raise OutputUnsuitableError(
+                f"{target} exists; remove it, or name another file with --output"
+            )
+        write_file(export_lines(lock, form, export), target)
+    return export
+
+
+def _write_dvc(lock: Lock, target: Path, export: LockExport) -> None:
+    with new_folder(target) as folder:
+        for one in _exported_files(lock):
+            try:
+                content = dvc_file(one)
+            except NotExportableError as error:
+                export.omit(one.path, str(error))
+                continue
+            path = folder / f"{one.path}.dvc"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content, "utf-8", newline="\n")
+            export.add(one)
+
+
+def _write_bag(lock: Lock, target: Path, export: LockExport) -> None:
+    from neuromirror.lab.cite import CitationCollection, read_work, states_of_lock
+    from neuromirror.lab.cite.bagit import omission_reason, write_bag
+    from neuromirror.lab.cite.cited_files import CitedDocument, CitedFile
+
+    def entries() -> Iterator[CitedEntry]:
+        for pin in lock.datasets:
+            for path, content in _documents(lock, pin):
+                yield CitedDocument(f"{pin.dataset.alias}/{path}", content)
+        for one in _exported_files(lock):
+            cited = CitedFile(one.path, one.size, one.digest, one.urls)
+            if reason := omission_reason(cited):
+                export.omit(one.path, reason)
+            else:
+                export.add(one)
+            yield cited
+
+    with ExitStack() as stack:
+        works = tuple(read_work(state) for state in states_of_lock(lock, None, stack))
+        title = f"Datasets pinned in {lock.path.name}"
+        write_bag(CitationCollection(works, title), target, entries())
+
+
+def _documents(lock: Lock, pin: Pin) -> Iterator[tuple[str, bytes]]:
+    """Yield the pinned documents of upstream: path and content."""
+    for one in LockManifestReader(lock.manifest_path(pin), None if pin.paths else pin.files):
+        if not isinstance(one, PlainFile):
+            return
+        if not one.path.startswith(_OWN) and pin.matches(one.path.encode()):
+            yield one.path, one.content
+
+
+def _exported_files(lock: Lock) -> Iterator[ExportedFile]:
+    """Yield the pinned files of all datasets, through subdatasets."""
+    for pin in lock.datasets:
+        scope = VerifyScope(is_selected=pin.matches, reaches=pin.reaches)
+        expected = ExpectedState(pin.commit, pin.tree, pin.state, lock.manifest_path(pin))
+        store = _bucket_url(pin.source)
+        for item in walk_manifest(scope, expected, PinnedCounts()):
+            if isinstance(item, Finding):
+                if item.failed:
+                    raise LockManifestDamagedError(
+                        f"{pin.version}: {item.message}; restore the lock file and its folder from "
+                        "git, or pin the dataset again"
+                    )
+                continue
+            yield ExportedFile(
+                f"{pin.dataset.alias}/{path_to_text(item.path)}",
+                item.key,
+                parse_key(item.key).size,
+                key_digest(item.key),
+                item.web_urls,
+                store,
+            )
+
+
+def _bucket_url(source: str) -> str:
+    """Return the URL of the bucket of a dataset whose source is the URL of a prefix."""
+    parts = urlsplit(source)
+    bucket = parts.path.lstrip("/").partition("/")[0]
+    if parts.scheme not in ("http", "https") or not bucket:
+        return ""
+    return f"{parts.scheme}://{parts.netloc}/{bucket}/"

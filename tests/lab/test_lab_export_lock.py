@@ -1,0 +1,353 @@
+"""Other programs download the pinned files by an exported list; ``verify`` finds the same state."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from neuromirror.cli import main
+from neuromirror.lab.export_formats import LINE_FORMATS, ExportedFile, s3_address
+from support.lab_store import LabStore
+from support.lock_folders import DRAFT, PUBLISHED, ZARR, LockFolder
+from support.mirror_harness import MirrorHarness
+from support.moto_buckets import moto_server
+from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedSource, files
+
+FILE_FORMATS = ("pooch", "sha256sum", "aria2", "wget", "addurls", "quilt")
+FORMATS = (*FILE_FORMATS, "bagit", "dvc")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(one) for one in arguments], catch_exceptions=False)
+
+
+def records(done: Result) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def failures(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the files that failed."""
+    return [one for one in found if one["status"] != "ok" and one["path"] != "."]
+
+
+def export(paper: LockFolder, form: str, output: Path) -> tuple[int, list[dict[str, Any]]]:
+    done = run("--json", "export-lock", paper.file, "--format", form, "-o", output)
+    return done.exit_code, records(done)
+
+
+def states(paper: LockFolder, folder: Path) -> dict[str, str]:
+    """Verify; return the state digest of each dataset."""
+    done = run("--json", "verify", paper.file, "--in", folder)
+    found = records(done)
+    assert [one for one in found if one["status"] != "ok"] == []
+    assert done.exit_code == 0
+    hashed = [one for one in found if one["kind"] == "file" and one.get("checked") == "checked"]
+    assert len(hashed) == sum(pin.files for pin in paper.lock.datasets)
+    return {
+        one["dataset"]: one["message"]
+        for one in found
+        if one["kind"] == "state" and one["path"] == "."
+    }
+
+
+def program(*command: object, folder: Path, **environment: str) -> None:
+    if shutil.which(str(command[0])) is None and not os.environ.get("CI"):
+        pytest.skip(f"{command[0]} is not installed")
+    done = subprocess.run(
+        [str(one) for one in command],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# --- the programs that download by a list into a folder
+
+
+def with_pooch(exported: Path, folder: Path) -> Path:
+    import pooch
+
+    goes = pooch.create(path=folder, base_url="")
+    goes.load_registry(exported)
+    for name in goes.registry_files:
+        goes.fetch(name)
+    return folder
+
+
+def with_aria2(exported: Path, folder: Path) -> Path:
+    program("aria2c", "--no-conf", "--quiet", "-i", exported, "-d", folder, folder=folder)
+    return folder
+
+
+def with_wget(exported: Path, folder: Path) -> Path:
+    if shutil.which("wget") is None and not os.environ.get("CI"):
+        pytest.skip("wget is not installed")
+    program("sh", exported, folder=folder)
+    program("sh", exported, folder=folder)
+    return folder
+
+
+def with_addurls(exported: Path, folder: Path) -> Path:
+    from datalad import api
+
+    api.create(path=str(folder), force=True, result_renderer="disabled")
+    (folder / "table.csv").write_bytes(exported.read_bytes())
+    program(
+        "datalad", "addurls", "--key", "{key}", "table.csv", "{url}", "{path}", folder=folder
+    )  # fmt: skip
+    program("git", "annex", "get", ".", folder=folder)
+    return folder
+
+
+def with_bagit(exported: Path, folder: Path) -> Path:
+    import urllib.request
+
+    import bagit
+
+    bag = bagit.Bag(str(exported))
+    for url, _, name in bag.fetch_entries():
+        target = exported / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(url) as reply:
+            target.write_bytes(reply.read())
+    bagit.Bag(str(exported)).validate()
+    return exported / "data"
+
+
+@pytest.fixture
+def paper(still_lab: LabStore, tmp_path: Path) -> LockFolder:
+    """A lock of a published dataset with sha256 of all files."""
+    folder = LockFolder(still_lab.mirror_harness, tmp_path / "paper")
+    folder.pin(PUBLISHED)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("form", "download"),
+    [
+        ("pooch", with_pooch),
+        ("aria2", with_aria2),
+        ("wget", with_wget),
+        ("addurls", with_addurls),
+        ("bagit", with_bagit),
+    ],
+    ids=["pooch", "aria2", "wget", "addurls", "bagit"],
+)
+def test_a_program_downloads_the_pinned_state(
+    paper: LockFolder, tmp_path: Path, form: str, download: Callable[[Path, Path], Path]
+) -> None:
+    code, found = export(paper, form, tmp_path / "list")
+    pins = paper.lock.datasets
+    assert (code, found[-1]["files"]) == (0, pins[0].files)
+    assert found[-1]["bytes"] == pins[0].bytes
+    (tmp_path / "data").mkdir()
+    folder = download(tmp_path / "list", tmp_path / "data")
+    assert states(paper, folder) == {PUBLISHED: pins[0].state}
+
+
+def test_sha256sum_checks_restored_files(paper: LockFolder, tmp_path: Path) -> None:
+    assert export(paper, "sha256sum", tmp_path / "SHA256SUMS")[0] == 0
+    (data := tmp_path / "data").mkdir()
+    assert run("export-lock", paper.file, "--format", "wget", "-o", tmp_path / "get").exit_code == 0
+    with_wget(tmp_path / "get", data)
+    program("sha256sum", "--strict", "-c", tmp_path / "SHA256SUMS", folder=data)
+    victim = next(path for path in data.rglob("*.nwb"))
+    victim.write_bytes(b"x" + victim.read_bytes()[1:])
+    with pytest.raises(AssertionError):
+        program("sha256sum", "--strict", "-c", tmp_path / "SHA256SUMS", folder=data)
+    done = run("--json", "verify", paper.file, "--in", data)
+    failed = [one["path"] for one in failures(records(done))]
+    name = f"{paper.lock.datasets[0].dataset.alias}/"
+    assert done.exit_code == 1
+    assert [name + one for one in failed] == [str(victim.relative_to(data))]
+    victim.unlink()
+    done = run("--json", "verify", paper.file, "--in", data)
+    assert [one["status"] for one in failures(records(done))] == ["impossible"]
+
+
+def test_files_of_subdatasets_are_in_the_list(
+    subdataset_harness: MirrorHarness, tmp_path: Path
+) -> None:
+    paper = LockFolder(subdataset_harness, tmp_path / "paper")
+    paper.pin(ZARR)
+    code, found = export(paper, "aria2", tmp_path / "list")
+    pin = paper.lock.datasets[0]
+    assert (code, found[-1]["files"]) == (0, pin.files)
+    (tmp_path / "data").mkdir()
+    with_aria2(tmp_path / "list", tmp_path / "data")
+    assert states(paper, tmp_path / "data") == {ZARR: pin.state}
+
+
+def test_paths_of_a_pin_limit_the_list(paper: LockFolder, tmp_path: Path) -> None:
+    whole = paper.lock.datasets[0].files
+    paper.pin(PUBLISHED, paths=("sub-101",))
+    pin = paper.lock.datasets[0]
+    assert 0 < pin.files < whole
+    done = run("export-lock", paper.file, "--format", "sha256sum")
+    assert done.exit_code == 0
+    assert len(done.stdout.splitlines()) == pin.files
+
+
+# --- Quilt and DVC
+
+
+@pytest.fixture
+def scripted_paper(scripted_lab: LabStore, tmp_path: Path) -> LockFolder:
+    return LockFolder(scripted_lab.mirror_harness, tmp_path / "paper")
+
+
+def test_quilt_downloads_the_pinned_state(
+    scripted_paper: LockFolder,
+    source: ScriptedSource,
+    tmp_path: Path,
+) -> None:
+    from moto.s3.models import s3_backends
+
+    names = ("a file.nwb", "sub/ö+1.nwb", "sub/two.nwb")
+    with moto_server() as buckets:
+        bucket = buckets.make(versioned=True)
+        listed = {}
+        for name in names:
+            one = ScriptedFile(name.encode() * 9, sha256=True)
+            one.host = f"{bucket.name}.s3.amazonaws.com"
+            listed[name] = one
+            bucket.put(name, one.content)
+            kept = s3_backends["123456789012"]["aws"].get_bucket(bucket.name).keys.getlist(name)
+            md5 = hashlib.md5(one.content, usedforsecurity=False).hexdigest()
+            kept[-1]._version_id = md5
+        source.scripted_datasets["one"] = ScriptedDataset(files=listed)
+        scripted_paper.mirror_harness.sync()
+        scripted_paper.pin("box:one")
+        code, found = export(scripted_paper, "quilt", tmp_path / "manifest.jsonl")
+        assert (code, found[-1]["files"]) == (0, len(names))
+        fetch = (
+            "import sys, quilt3\n"
+            "with open(sys.argv[1]) as file: package = quilt3.Package.load(file)\n"
+            "assert package.fetch(sys.argv[2]).verify(sys.argv[2])\n"
+        )
+        program(
+            sys.executable, "-c", fetch, tmp_path / "manifest.jsonl", tmp_path / "data",
+            folder=tmp_path,
+            AWS_ENDPOINT_URL_S3=buckets.endpoint,
+            AWS_ACCESS_KEY_ID="test",
+            AWS_SECRET_ACCESS_KEY="test",
+            AWS_DEFAULT_REGION="us-east-1",
+            QUILT_DISABLE_USAGE_METRICS="true",
+        )  # fmt: skip
+    pin = scripted_paper.lock.datasets[0]
+    assert states(scripted_paper, tmp_path / "data") == {"box:one": pin.state}
+
+
+def test_a_dvc_file_imports_each_file_from_its_url(paper: LockFolder, tmp_path: Path) -> None:
+    from ruamel.yaml import YAML
+
+    assert export(paper, "dvc", tmp_path / "data")[0] == 0
+    pin = paper.lock.datasets[0]
+    found = sorted((tmp_path / "data" / pin.dataset.alias).rglob("*.dvc"))
+    assert len(found) == pin.files
+    for path in found:
+        stage = YAML(typ="safe", pure=True).load(path.read_text("utf-8"))
+        assert set(stage) == {"frozen", "deps", "outs"}
+        assert stage["frozen"] is True
+        assert [set(one) for one in stage["deps"]] == [{"path"}]
+        assert stage["deps"][0]["path"].startswith("http://127.0.0.1:")
+        assert stage["outs"] == [{"hash": "md5", "path": path.name.removesuffix(".dvc")}]
+
+
+# --- what a list cannot hold
+
+
+def test_files_that_a_format_cannot_hold_are_counted(
+    scripted_paper: LockFolder, source: ScriptedSource, tmp_path: Path
+) -> None:
+    listed = files("good.nwb", sha256=True) | files("only-md5.nwb", "also md5.nwb")
+    listed |= files("odd\u2028name.nwb", "quoted 'name.nwb", "stage.dvc", sha256=True)
+    source.scripted_datasets["one"] = ScriptedDataset(files=listed)
+    scripted_paper.mirror_harness.sync()
+    scripted_paper.pin("box:one")
+    expected = {"sha256sum": [1, 2], "pooch": [1], "dvc": [1, 1], "quilt": [2, 4], "bagit": [1]}
+    for form, counts in expected.items():
+        code, found = export(scripted_paper, form, tmp_path / form)
+        omitted = [one for one in found if one["kind"] == "omitted"]
+        assert (code, sorted(one["count"] for one in omitted)) == (1, counts), form
+        assert all(one["status"] == "impossible" for one in omitted)
+        assert sum(len(one["paths"]) for one in omitted) == sum(counts)
+        assert found[-1]["files"] + found[-1]["omitted"] == len(listed)
+    lines = (tmp_path / "sha256sum").read_text("utf-8").splitlines()
+    data = tmp_path / "data" / "box--one"
+    data.mkdir(parents=True)
+    for name, one in listed.items():
+        (data / name).write_bytes(one.content)
+    assert len(lines) == 3
+    program("sha256sum", "--strict", "-c", tmp_path / "sha256sum", folder=tmp_path / "data")
+
+
+def test_sha256sum_reads_backslashes(tmp_path: Path) -> None:
+    content = b"text"
+    (tmp_path / "a\\nb").write_bytes(content)
+    value = hashlib.sha256(content).hexdigest()
+    one = ExportedFile("a\\nb", "", len(content), ("sha256", value), ())
+    (tmp_path / "list").write_text(LINE_FORMATS["sha256sum"].line(one), "utf-8")
+    program("sha256sum", "--strict", "-c", "list", folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("url", "store", "address"),
+    [
+        ("https://b.s3.amazonaws.com/k%20y?versionId=1", "", "s3://b/k%20y?versionId=1"),
+        ("https://a.b.s3.us-east-2.amazonaws.com/k", "", "s3://a.b/k"),
+        ("https://s3.us-west-2.amazonaws.com/b/k?versionId=1", "", "s3://b/k?versionId=1"),
+        ("http://minio.lab:9000/b/k?versionId=1", "http://minio.lab:9000/b/", "s3://b/k?versionId=1"),
+        ("https://api.dandiarchive.org/api/assets/1/download/", "", None),
+        ("https://s3.amazonaws.com.example.org/b/k", "", None),
+    ],
+)  # fmt: skip
+def test_the_address_of_an_object_of_a_bucket(url: str, store: str, address: str | None) -> None:
+    assert s3_address(url, store) == address
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_an_existing_output_is_not_changed(paper: LockFolder, tmp_path: Path, form: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    (full := tmp_path / "full").mkdir()
+    (full / "mine").touch()
+    (tmp_path / "link").symlink_to(full)
+    for output in (tmp_path / "file", full, tmp_path / "link", tmp_path / "file" / "below"):
+        done = run("--json", "export-lock", paper.file, "--format", form, "-o", output)
+        assert (done.exit_code, [one["status"] for one in records(done)]) == (2, ["error"])
+    assert (tmp_path / "file").read_text() == "mine"
+    assert [one.name for one in full.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_damaged_manifest_leaves_no_list(paper: LockFolder, tmp_path: Path, form: str) -> None:
+    paper.pin(DRAFT)
+    first, second = (paper.lock.manifest_path(pin) for pin in paper.lock.datasets)
+    shutil.copyfile(first, second)
+    done = run("--json", "export-lock", paper.file, "--format", form, "-o", tmp_path / "list")
+    assert (done.exit_code, records(done)[-1]["status"]) == (1, "error")
+    assert not (tmp_path / "list").exists()
+    assert [one.name for one in tmp_path.iterdir() if one.name.startswith(".new-")] == []
+
+
+def test_wrong_usage_is_refused(paper: LockFolder, tmp_path: Path) -> None:
+    assert run("export-lock", paper.file, "--format", "dvc").exit_code == 2
+    assert run("export-lock", paper.file, "--format", "zip").exit_code == 2
+    assert run("--json", "export-lock", paper.file, "--format", "pooch").exit_code == 2
+    assert run("export-lock", tmp_path / "no.lock", "--format", "pooch").exit_code == 2
+    (empty := tmp_path / "empty.lock").write_text("lock-version = 1\n")
+    assert run("export-lock", empty, "--format", "pooch").exit_code == 2
