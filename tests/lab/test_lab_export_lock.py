@@ -268,7 +268,7 @@ def test_a_dvc_file_imports_each_file_from_its_url(paper: LockFolder, tmp_path: 
         assert stage["outs"] == [{"hash": "md5", "path": path.name.removesuffix(".dvc")}]
 
 
-# --- what a list cannot hold
+# --- files that a list cannot hold
 
 
 def test_files_that_a_format_cannot_hold_are_counted(

@@ -25,10 +25,10 @@ def environment() -> ModuleType:
 @pytest.mark.parametrize(
     ("there", "lacking"),
     [
-        ((), ["systemd", "chromium", "fonts-dejavu-core"]),
-        (("systemd-analyze",), ["chromium", "fonts-dejavu-core"]),
-        (("chromium",), ["systemd"]),
-        (("google-chrome", "systemd-analyze"), []),
+        ((), ["systemd", "chromium", "fonts-dejavu-core", "wget", "aria2"]),
+        (("systemd-analyze", "aria2c"), ["chromium", "fonts-dejavu-core", "wget"]),
+        (("chromium", "wget", "aria2c"), ["systemd"]),
+        (("google-chrome", "systemd-analyze", "wget"), ["aria2"]),
     ],
 )
 def test_ci_gets_the_programs_that_its_tests_need(

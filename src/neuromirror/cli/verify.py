@@ -82,6 +82,9 @@ def verify_command(
     commit of the mirror, the files of the mirror are compared with its commit, and your changes
     are listed separately.
 
+    A folder of a pinned dataset that has no git repository, because another program downloaded its
+    files ("neuromirror export-lock"), is compared with the manifest beside the lock file.
+
     By default all files in the dataset are read and hashed. With --remote, size, checksums and
     object version are requested from every URL of every file, and nothing is downloaded: the reply
     of a server is "claimed", not checked. With --full, files are downloaded from the first URL that
