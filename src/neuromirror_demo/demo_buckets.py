@@ -156,13 +156,13 @@ class DemoBuckets(DemoServer, BucketState):
             "demo-aind": (
                 "s3",
                 "AIND-like open data",
-                f'bucket = "{OPEN_DATA}"\nendpoint = "{self.endpoint}"\nprofile = "aind"\n'
+                f'bucket = "{OPEN_DATA}"\nendpoint = "{self.endpoint}"\nlayout = "aind"\n'
                 f'depth = 1\ndocdb = "{self.docdb_url()}"\n',
             ),
             "demo-aind-benchmark": (
                 "s3",
                 "AIND-like benchmark data",
-                f'bucket = "{BENCHMARK}"\nendpoint = "{self.endpoint}"\nprofile = "aind"\n'
+                f'bucket = "{BENCHMARK}"\nendpoint = "{self.endpoint}"\nlayout = "aind"\n'
                 f'depth = 3\n\n[[options.datasets]]\nprefix = "{MEAREC}/"\ndepth = 2\n',
             ),
         }

@@ -119,7 +119,7 @@ def test_an_odd_sidecar_or_object_that_is_probed_blocks_nothing(
     buckets: DemoBuckets, mirror_harness: MirrorHarness, path: str
 ) -> None:
     mirror = buckets.mirrors / "swift.toml"
-    mirror.write_text(mirror.read_text() + 'profile = "aind"\n')
+    mirror.write_text(mirror.read_text() + 'layout = "aind"\n')
     fill(buckets, FEW)
     buckets.put_large_swift(f"{ASSET}/{path}", LARGE)
     result = mirror_harness.sync()[DATASET]

@@ -90,7 +90,7 @@ def test_each_burst_of_changes_was_a_state(lived_in, tmp_path):
 
 
 def test_a_state_of_the_past_has_versions_and_no_memo(lived_in):
-    source = lived_in.source(profile="aind")
+    source = lived_in.source(layout="aind")
     _, entries, listing = states_of(source)[-1]
     assert set(entries) == {b"1", b"2"}
     for entry in entries.values():
@@ -244,7 +244,7 @@ def test_docdb_changes_are_read_page_by_page(assets, docdb):
     assert after["a"].fingerprint != before["a"].fingerprint
     assert after["b"] == before["b"]
     # other options may give other records, so unchanged datasets are visited
-    other = hints_of(assets.source(docdb=docdb.url, profile="aind"))
+    other = hints_of(assets.source(docdb=docdb.url, layout="aind"))
     assert other["b"].fingerprint != before["b"].fingerprint
 
 

@@ -59,7 +59,7 @@ def test_the_bucket_is_the_only_required_option():
     plain = options()
     assert (plain.depth, plain.profile, plain.region) == (1, "plain", "us-east-1")
     assert not plain.overwrites_are_incidents
-    assert options(profile="aind").overwrites_are_incidents
+    assert options(layout="aind").overwrites_are_incidents
     assert not plain.session().allow_private
     assert options(endpoint="http://127.0.0.1:9000/").session().allow_private
     assert options(endpoint="HTTP://LocalHost:80/").endpoint == "http://localhost"

@@ -229,8 +229,8 @@ def test_versions_are_found_where_the_bucket_began_without(bucket):
     [
         ({}, None),
         ({"overwrites": "incident"}, "a/1"),
-        ({"profile": "aind"}, "a/1"),
-        ({"profile": "aind", "overwrites": "version"}, None),
+        ({"layout": "aind"}, "a/1"),
+        ({"layout": "aind", "overwrites": "version"}, None),
     ],
 )
 def test_the_key_is_the_identity_where_overwrites_are_incidents(bucket, options, identity):

@@ -21,7 +21,7 @@ def test_sidecars_are_documents_and_all_else_is_files(bucket):
     put_asset(bucket)
     bucket.put("asset/original_metadata/old.xml", b"<x/>")
     bucket.put("asset/broken.json", b"{not json\xff")
-    listing = listing_of(bucket.source(profile="aind"), "asset")
+    listing = listing_of(bucket.source(layout="aind"), "asset")
     assert set(read(listing)) == {b"ecephys/continuous.dat", b"ecephys/settings.json"}
     documents = {one.path: one for one in listing.documents}
     assert set(documents) == {
@@ -49,7 +49,7 @@ def test_an_indexers_timestamp_changes_no_document(bucket):
     seen = []
     for moment in (b"2024-01-01", b"2025-02-02"):
         bucket.put("asset/metadata.nd.json", joined % moment)
-        listing = listing_of(bucket.source(profile="aind"), "asset")
+        listing = listing_of(bucket.source(layout="aind"), "asset")
         read(listing)
         seen += [one.content for one in listing.documents if one.path == b"metadata.nd.json"]
     assert seen == [b'{\n  "_id": "1",\n  "n": 1.10\n}\n'] * 2
@@ -59,7 +59,7 @@ def test_a_signed_address_in_a_sidecar_is_never_kept(bucket):
     put_asset(bucket)
     secret = b"https://b.s3.amazonaws.com/k?X-Amz-Signature=0123abcd&versionId=1"
     bucket.put("asset/session.json", b'{"link": "%s", "n": 1.0}' % secret)
-    listing = listing_of(bucket.source(profile="aind"), "asset")
+    listing = listing_of(bucket.source(layout="aind"), "asset")
     read(listing)
     kept = {one.path: one.content for one in listing.documents}[b"session.json"]
     assert kept == b'{"link": "https://b.s3.amazonaws.com/k?versionId=1", "n": 1.0}'
@@ -73,7 +73,7 @@ def test_large_or_oddly_named_sidecars_are_ordinary_files(bucket):
     bucket.put("a/original_metadata/both", b"1")
     bucket.put("a/original_metadata/both/child", b"2")
     bucket.put("a/fine.json", b"{}")
-    listing = listing_of(bucket.source(profile="aind"), "a")
+    listing = listing_of(bucket.source(layout="aind"), "a")
     assert set(read(listing)) == {b"large.json", b".hidden.json", b"original_metadata/both"}
     assert [one.path for one in listing.documents] == [
         b"fine.json",
@@ -87,7 +87,7 @@ def test_too_many_sidecars_are_ordinary_files(bucket, monkeypatch):
     sizes = [1, 2, 1, 9, 1, 1, 1]
     for number in reversed(range(len(sizes))):
         bucket.put(f"a/original_metadata/{number}", b"x" * sizes[number])
-    listing = listing_of(bucket.source(profile="aind"), "a")
+    listing = listing_of(bucket.source(layout="aind"), "a")
     files = set(read(listing))
     assert [one.path[-1:] for one in listing.documents] == [b"0", b"1", b"2", b"4"]
     assert {path[-1:] for path in files} == {b"3", b"5", b"6"}
@@ -95,7 +95,7 @@ def test_too_many_sidecars_are_ordinary_files(bucket, monkeypatch):
 
 def test_a_sidecar_that_changes_while_it_is_read_fails_the_listing(bucket):
     put_asset(bucket)
-    source = bucket.source(profile="aind")
+    source = bucket.source(layout="aind")
     whole = source.bucket.read
 
     def late(key, **more):
@@ -111,7 +111,7 @@ def test_the_same_bucket_gives_the_same_listing_in_any_order(bucket):
     put_asset(bucket)
     for number in range(20):
         bucket.put(f"asset/f{number % 3}/{number}", b"%d" % number)
-    source = bucket.source(profile="aind")
+    source = bucket.source(layout="aind")
     first = listing_of(source, "asset")
     expected = read(first)
     objects = source.bucket.objects

@@ -171,7 +171,8 @@ def _copy_text(copy: CopyRow) -> str:
 
 def _visit_text(visit: VisitRow) -> str:
     traffic = f": {format_traffic(visit.traffic)}" if visit.traffic else ""
-    return f"{visit.ended}, {visit.status}{traffic}"
+    message = f"; {visit.message}" if visit.message else ""
+    return f"{visit.ended}, {visit.status}{traffic}{message}"
 
 
 def _location_health_text(counts: dict[str, int]) -> str:

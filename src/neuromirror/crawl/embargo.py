@@ -1,7 +1,7 @@
-"""Embargoed dandisets: kept in a private store, and moved to the public one when they open.
+"""Datasets that need credentials: kept in a private store, and moved when they are opened.
 
-A run reports only the name of a dataset in the private store and the word ``embargoed``. Failures
-there are recorded as events of the private store.
+A run reports only the name of such a dataset, the word ``embargoed``, and of a failure what names
+neither content nor URLs. Failures are recorded as events of the private store.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from collections.abc import Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from neuromirror.crawl.guards.events import record_event
 from neuromirror.crawl.index_rebuild import rebuild_index
 from neuromirror.crawl.recorder import Recorder, open_recorder
-from neuromirror.crawl.results import Result
+from neuromirror.crawl.results import Result, refused_note
 from neuromirror.index import Index, UnknownDatasetError, UnknownMirrorError
 from neuromirror.model import (
     ConfigurationError,
@@ -25,7 +24,7 @@ from neuromirror.model import (
     VersionMinted,
     current_timestamp,
 )
-from neuromirror.sources import Source
+from neuromirror.sources import EMBARGOED, EmbargoAwareSource, Source
 from neuromirror.store import Store, dataset_ref_of
 from neuromirror.store.dataset_move import (
     check_copy_complete,
@@ -40,34 +39,8 @@ from neuromirror.store.private_store import (
     restrict_to_owner,
 )
 
-EMBARGOED = "embargoed"
-"""The reason that a source states for an embargoed dataset."""
-
 _MOVE_TIMEOUT = 600.0
 """Seconds to wait for another move."""
-
-
-@runtime_checkable
-class EmbargoAwareSource(Protocol):
-    """A source with datasets that only their owners may read."""
-
-    def private(self) -> Source | None:
-        """Return the source of the embargoed datasets, with a token; None if they are skipped.
-
-        Raises ConfigurationError if an option or the token is missing.
-        """
-        ...
-
-    def is_open(self, dataset: DatasetRef) -> bool:
-        """Return whether everyone may read a dataset."""
-        ...
-
-    def may_be_public(self, dataset: DatasetRef) -> bool:
-        """Return whether a dataset that upstream calls open may go into the public store.
-
-        Checked with a request without a token, unless no request has a token.
-        """
-        ...
 
 
 class NotPublicError(NeuromirrorError):
@@ -77,6 +50,11 @@ class NotPublicError(NeuromirrorError):
 def private_source(source: Source) -> Source | None:
     """Return the source of the embargoed datasets, if the mirror is configured to keep them."""
     return source.private() if isinstance(source, EmbargoAwareSource) else None
+
+
+def is_private_only(source: Source) -> bool:
+    """Return whether nothing of an archive may be in the public store."""
+    return isinstance(source, EmbargoAwareSource) and source.is_private_only
 
 
 def check_public(source: Source, dataset: DatasetRef) -> None:
@@ -118,10 +96,10 @@ class PrivateStore:
             find_private_store(self._folder, self._public.root)
         elif private_sources:
             raise ConfigurationError(
-                f"mirror '{private_sources[0].mirror}' keeps embargoed dandisets in a private "
-                "store, but no private store is configured; set its folder, outside the public "
-                "store, with --private-store or NEUROMIRROR_PRIVATE_STORE, or sync the other "
-                "mirrors by name"
+                f"mirror '{private_sources[0].mirror}' keeps datasets that need credentials in a "
+                "private store, but no private store is configured; set its folder, outside the "
+                "public store, with --private-store or NEUROMIRROR_PRIVATE_STORE, or sync the "
+                "other mirrors by name"
             )
 
     @contextmanager
@@ -264,7 +242,8 @@ def conceal_result(result: Result, store: Store, recorder: Recorder) -> Result:
     if result.status == "error":
         mirror, _, local_id = name.partition(":")
         _record_private_event(recorder, mirror, local_id, result.message)
-        message = f"failed; run 'neuromirror --store {folder} events' for the reason"
+        cause = f" ({result.cause})" if result.cause else ""
+        message = f"failed{cause}; run 'neuromirror --store {folder} events' for the reason"
     elif result.visit == "held":
         message = f"a listing is held; see 'neuromirror --store {folder} holds'"
     elif result.visit == "not_found":
@@ -273,6 +252,7 @@ def conceal_result(result: Result, store: Store, recorder: Recorder) -> Result:
         message = "new state in the private store"
     else:
         message = "the private store is up to date"
+    message += refused_note(result.refused_count)
     return replace(result, message=f"{EMBARGOED}: {message}", versions=(), traffic={})
 
 

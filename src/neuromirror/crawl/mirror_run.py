@@ -15,7 +15,13 @@ from neuromirror.crawl.guards.events import record_return, record_tombstone
 from neuromirror.crawl.plan import DatasetTask, takedown_message
 from neuromirror.crawl.planner import Planner, SyncRequest
 from neuromirror.crawl.recorder import Recorder
-from neuromirror.crawl.results import Result, describe_error, result_from_outcome, unplanned_result
+from neuromirror.crawl.results import (
+    Result,
+    describe_error,
+    public_cause,
+    result_from_outcome,
+    unplanned_result,
+)
 from neuromirror.crawl.run_options import RunOptions, VisitPolicy, VisitSkippedError
 from neuromirror.crawl.visit_log import VisitLog
 from neuromirror.index import Index, LastVisit, MirrorStatus
@@ -131,6 +137,7 @@ class MirrorRun:
     def _record_unplanned(self, request: SyncRequest, error: Exception) -> Result:
         """Record that the overview could not be read, and return that as a result."""
         result = unplanned_result(request, error, describe_error(error, self._store))
+        result = replace(result, cause=public_cause(error))
         name = request.mirror.name
         try:
             last = None
@@ -316,9 +323,11 @@ class MirrorRun:
             status = "partial" if visit.outcome.new_labels else "failed"
             message = describe_error(error, self._store)
             result = Result(dataset.name, "error", message, status, tuple(visit.outcome.new_labels))
+            result = replace(result, cause=public_cause(error))
         else:
             earlier_state_counts.append(outcome.earlier_state_count)
             result = result_from_outcome(dataset, outcome)
+            result = replace(result, refused_count=outcome.refused_count)
         if prefix:
             status = "ok" if result.status == "notneeded" else result.status
             result = replace(result, status=status, message=prefix + result.message)

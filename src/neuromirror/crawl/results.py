@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -10,12 +11,13 @@ from neuromirror.crawl.plan import pending_files_text
 from neuromirror.crawl.planner import SyncRequest
 from neuromirror.crawl.visit.outcome import VisitOutcome
 from neuromirror.model import DatasetRef, NeuromirrorError, Traffic
-from neuromirror.net import UnreachableError, redact
+from neuromirror.net import CredentialsError, HttpError, NetError, UnreachableError, redact
 from neuromirror.sources import DatasetNotFoundError, Estimate
 from neuromirror.store import Store
 
 _MAX_PROBLEMS = 5
 """Problems that a message names one by one."""
+_S3_CODE = re.compile(r"[A-Za-z]{1,50}")
 _HEAD_LENGTH, _TAIL_LENGTH = 5000, 1000
 """Characters of a failure's message that are kept: it may quote upstream at any length."""
 
@@ -41,6 +43,10 @@ class Result:
         The visit's requests and bytes, by host.
     estimate
         In a dry run, the size of a first visit.
+    refused_count
+        Number of files that upstream lists and refuses to return.
+    cause
+        Why it failed, without names of files, keys or URLs; empty if unknown.
     """
 
     dataset: str
@@ -50,6 +56,8 @@ class Result:
     versions: tuple[str, ...] = ()
     traffic: Mapping[str, Traffic] = field(default_factory=dict)
     estimate: Estimate | None = None
+    refused_count: int = 0
+    cause: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -78,9 +86,7 @@ def result_from_outcome(dataset: DatasetRef, outcome: VisitOutcome) -> Result:
     if writing:
         zarrs = "1 Zarr is" if writing == 1 else f"{writing} Zarrs are"
         notes += f"; {zarrs} still being written upstream"
-    if outcome.refused_count:
-        objects = "1 object" if outcome.refused_count == 1 else f"{outcome.refused_count} objects"
-        notes += f"; {objects} refused by the bucket and recorded from its listing only"
+    notes += refused_note(outcome.refused_count)
     if outcome.comparison_scope:
         notes += f"; compared: {outcome.comparison_scope}"
     problem_lines = outcome.problems[:_MAX_PROBLEMS]
@@ -99,6 +105,33 @@ def result_from_outcome(dataset: DatasetRef, outcome: VisitOutcome) -> Result:
     if outcome.new_component_states:
         return Result(dataset.name, "ok", f"nothing new{notes}", "full")
     return Result(dataset.name, "notneeded", f"nothing new{notes}", "full")
+
+
+def refused_note(count: int) -> str:
+    """Return the end of a message about objects that the bucket lists and refuses."""
+    if not count:
+        return ""
+    objects = "1 object" if count == 1 else f"{count} objects"
+    return f"; {objects} refused by the bucket and recorded from its listing only"
+
+
+def public_cause(error: BaseException) -> str:
+    """Return what may be reported of a failure in the private store.
+
+    That is the type of the error, the HTTP status, S3's error code and the name of the credentials,
+    but no name, key or URL of the archive.
+    """
+    if isinstance(error, CredentialsError):
+        return str(error)
+    facts = [type(error).__name__]
+    if isinstance(error, NetError) and error.status is not None:
+        facts.append(f"HTTP {error.status}")
+    if isinstance(error, HttpError):
+        code = error.fields.get("Code", "")
+        facts += [code] if _S3_CODE.fullmatch(code) else []
+        facts += [error.identity] if error.identity else []
+        facts[-1] += f": {error.remedy}" if error.remedy else ""
+    return ", ".join(facts)
 
 
 def describe_error(error: Exception, store: Store) -> str:

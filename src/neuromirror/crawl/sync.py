@@ -10,12 +10,12 @@ from pathlib import Path
 
 from neuromirror.config.mirror_files import Mirror
 from neuromirror.crawl.embargo import (
-    EMBARGOED,
     NotPublicError,
     PrivateStore,
     check_public,
     conceal_result,
     embargo_incident,
+    is_private_only,
     private_source,
     unreadable_result,
 )
@@ -36,7 +36,7 @@ from neuromirror.crawl.superdatasets import SuperdatasetWriter
 from neuromirror.index import Index
 from neuromirror.model import ConfigurationError, DatasetRef, NeuromirrorError, Traffic
 from neuromirror.net import TrafficCounter
-from neuromirror.sources import Source
+from neuromirror.sources import EMBARGOED, Source
 from neuromirror.store import Store
 from neuromirror.store.private_store import require_public_store
 
@@ -221,8 +221,9 @@ class Sync:
         """Visit one dataset, without the steps for its mirror as a whole."""
         (source,) = self._open_sources([request])
         with self._open_recorder() as recorder:
-            run = self._public_run(request, source, recorder, {})
-            yield from run.visit(request)
+            if self._has_public_part(request, source, recorder):
+                run = self._public_run(request, source, recorder, {})
+                yield from run.visit(request)
 
     def update_superdatasets(self, mirror: Mirror, *, wait: bool = True) -> Iterator[Result]:
         """Update a mirror's superdatasets to the latest versions.
@@ -270,9 +271,11 @@ class Sync:
         """Sync the public store first: that moves opened datasets out of the private one."""
         view = private_source(source)
         waiting: dict[str, Result] = {}
-        run = self._public_run(request, source, recorder, waiting)
-        yield from run.results(request, defer)
-        if view is not None and (request.local_id is None or waiting):
+        if self._has_public_part(request, source, recorder):
+            run = self._public_run(request, source, recorder, waiting)
+            yield from run.results(request, defer)
+        is_requested = request.local_id is None or waiting or is_private_only(source)
+        if view is not None and is_requested:
             failed = ""
             for result in self._sync_private(request, view):
                 waiting.pop(result.dataset, None)
@@ -287,6 +290,16 @@ class Sync:
                 log.record_success(PRIVATE, name)
         self._add_to_total(len(waiting))
         yield from waiting.values()
+
+    def _has_public_part(self, request: SyncRequest, source: Source, recorder: Recorder) -> bool:
+        """Return whether the public store has, or may get, anything of a mirror.
+
+        The URI of an archive that needs credentials names a bucket, and is not recorded there.
+        """
+        name = request.mirror.name
+        return not is_private_only(source) or any(
+            one.mirror == name and one.uri for one in mirror_statuses(recorder)
+        )
 
     def _public_run(
         self,

@@ -20,7 +20,7 @@ EXACT, OBJECT, ADDRESS = 0, 1, 2
 
 def rank(location: Location) -> int:
     """Return the rank in which a location is offered; lower is better."""
-    if location.kind != "s3":
+    if location.kind not in ("s3", "s3-private"):
         return ADDRESS
     return OBJECT if location.version_id is None else EXACT
 

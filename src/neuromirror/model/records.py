@@ -84,8 +84,9 @@ class Location(msgspec.Struct, frozen=True, array_like=True, gc=False):
         The URL, without credentials.
     kind
         ``s3`` (an object; a specific version if ``version_id`` is given, which is then also in
-        the URL), ``api`` (a download URL of an archive), ``boss`` or ``ndstore`` (a block of a
-        volume, from which a special remote creates the bytes of the file).
+        the URL), ``s3-private`` (the same at ``s3://bucket/key``, which a special remote downloads
+        with credentials), ``api`` (a download URL of an archive), ``boss`` or ``ndstore`` (a block
+        of a volume, from which a special remote creates the bytes of the file).
     version_id
         The version id of an S3 object.
     """

@@ -1,9 +1,12 @@
 """HTTP access to archives: a session with limits, retries and redaction, and an S3 lister."""
 
+from neuromirror.net.aws_signing import AwsSigner
 from neuromirror.net.circuit_breaker import HostCircuitBreaker
 from neuromirror.net.errors import (
     AccessDeniedError,
     CircuitOpenError,
+    CredentialsError,
+    CredentialsRefusedError,
     HttpError,
     IncompleteResponseError,
     InvalidJsonError,
@@ -32,7 +35,7 @@ from neuromirror.net.responses import (
     content_length,
     parse_http_date,
 )
-from neuromirror.net.s3_bucket import S3Bucket, S3Capabilities
+from neuromirror.net.s3_bucket import S3Bucket, S3Capabilities, bucket_url
 from neuromirror.net.s3_listing import S3Listing
 from neuromirror.net.s3_pages import ObjectRow
 from neuromirror.net.session import Session
@@ -49,9 +52,12 @@ from neuromirror.net.urls import (
 
 __all__ = [
     "AccessDeniedError",
+    "AwsSigner",
     "CircuitOpenError",
     "ConnectionFactory",
     "ContextThreadPool",
+    "CredentialsError",
+    "CredentialsRefusedError",
     "HostCircuitBreaker",
     "HttpError",
     "IncompleteResponseError",
@@ -85,6 +91,7 @@ __all__ = [
     "UnreachableError",
     "UnsafeAddressError",
     "WrongRegionError",
+    "bucket_url",
     "clean_url",
     "content_length",
     "count_traffic",

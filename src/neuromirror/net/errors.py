@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from neuromirror.model import NeuromirrorError
+from neuromirror.model import ConfigurationError, NeuromirrorError
 
 
 class NetError(NeuromirrorError):
@@ -26,6 +26,25 @@ class NetError(NeuromirrorError):
         super().__init__(message)
         self.url = url
         self.status = status
+
+
+class CredentialsError(ConfigurationError):
+    """Credentials that are configured and cannot be used: missing, expired, locked or unreadable.
+
+    The message contains no part of a credential.
+
+    Attributes
+    ----------
+    identity
+        The name of the credentials: a profile, a variable, an entry of the keyring.
+    cause_name
+        The type of the error that made them unusable; empty if they are missing.
+    """
+
+    def __init__(self, message: str, *, identity: str, cause_name: str = "") -> None:
+        super().__init__(message)
+        self.identity = identity
+        self.cause_name = cause_name
 
 
 class UnreachableError(NetError):
@@ -104,6 +123,10 @@ class HttpError(NetError):
     fields
         The elements of an S3 error document (``Code``, ``Message``, ``Region``); empty for any
         other body.
+    identity
+        The name of the credentials that the request was signed with; empty if it was anonymous.
+    remedy
+        What to do, in a text without names and URLs; empty if unknown.
     """
 
     def __init__(
@@ -114,10 +137,14 @@ class HttpError(NetError):
         status: int | None = None,
         detail: str | None = None,
         fields: Mapping[str, str] | None = None,
+        identity: str = "",
+        remedy: str = "",
     ) -> None:
         super().__init__(message, url=url, status=status)
+        self.remedy = remedy
         self.detail = detail
         self.fields: Mapping[str, str] = fields or {}
+        self.identity = identity
 
 
 class NotFoundError(HttpError):
@@ -126,6 +153,10 @@ class NotFoundError(HttpError):
 
 class AccessDeniedError(HttpError):
     """HTTP 401 or 403: a token is missing or was refused."""
+
+
+class CredentialsRefusedError(HttpError):
+    """The credentials themselves are refused: expired, unknown or wrongly signed."""
 
 
 class TooManyRequestsError(HttpError):

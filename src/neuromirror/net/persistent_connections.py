@@ -240,6 +240,7 @@ class PersistentConnection:
         if host is None:
             host = self._hosts[origin] = display_host(url)
         agent = session._http.headers["User-Agent"]
+        headers = {**headers, **session.credentials_for("GET", url, headers)}
         lines = [
             f"GET {target} HTTP/1.1",
             f"Host: {parts.netloc.rpartition('@')[2]}",

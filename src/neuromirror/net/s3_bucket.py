@@ -1,4 +1,4 @@
-"""Anonymous access to a public S3 bucket: folder levels, listings and small objects."""
+"""Read access to an S3 bucket: folder levels, listings and small objects."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 from neuromirror.model import ConfigurationError
 from neuromirror.net.errors import (
     AccessDeniedError,
+    CredentialsRefusedError,
     HttpError,
     InvalidListingError,
     NotFoundError,
@@ -23,7 +24,7 @@ from neuromirror.net.responses import ResponseHead
 from neuromirror.net.s3_listing import S3Listing
 from neuromirror.net.s3_pages import ObjectRow, Page, parse_page
 from neuromirror.net.session import Session
-from neuromirror.net.urls import clean_url
+from neuromirror.net.urls import clean_url, redact
 
 PAGE_BYTES: Final = 16 * 2**20
 """Maximum size of a page; 1,000 keys of 1,024 bytes, percent-encoded, take 3.5 MB."""
@@ -31,6 +32,16 @@ PAGE_BYTES: Final = 16 * 2**20
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _REGION: Final = re.compile(r"[a-z0-9-]{1,40}")
 _PROBE_ROWS: Final = 5
+_CREDENTIAL_STATUSES: Final = frozenset({400, 401, 403})
+_RENEW: Final = "the session token has expired or is invalid; renew the credentials"
+_REFUSED_CREDENTIALS: Final[Mapping[str, str]] = {
+    "ExpiredToken": _RENEW,
+    "InvalidToken": _RENEW,
+    "TokenRefreshRequired": _RENEW,
+    "InvalidAccessKeyId": "the access key is unknown; check the profile",
+    "SignatureDoesNotMatch": "the secret access key is wrong; check the profile",
+    "RequestTimeTooSkewed": "the clock of this machine is wrong; set it",
+}
 _NOT_OFFERED: Final = frozenset({400, 401, 403, 405, 501})
 
 T = TypeVar("T")
@@ -58,8 +69,34 @@ class S3Capabilities:
     sample_version: tuple[bytes, str] | None = field(default=None, compare=False)
 
 
+def bucket_url(name: str, region: str, endpoint: str | None) -> str:
+    """Return the URL below which a bucket's objects are.
+
+    Raises
+    ------
+    ConfigurationError
+        If the name, region or endpoint is invalid.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(f"{name[:80]!r} is not a valid bucket name")
+    if not _REGION.fullmatch(region):
+        raise ConfigurationError(f"{region[:80]!r} is not a valid region name")
+    if endpoint is None:
+        domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+        host = f"s3.{region}.{domain}"
+        # The wildcard certificate covers a single label.
+        return f"https://{host}/{name}/" if "." in name else f"https://{name}.{host}/"
+    endpoint = endpoint.rstrip("/")
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+        raise ConfigurationError(
+            f"{redact(endpoint)} is not a valid S3 endpoint; expected http(s)://host[:port]"
+        )
+    return f"{clean_url(endpoint)}/{name}/"
+
+
 class S3Bucket:
-    """A bucket, accessed without credentials. Thread-safe.
+    """A bucket, read anonymously or with the session's signer. Thread-safe.
 
     Parameters
     ----------
@@ -73,6 +110,8 @@ class S3Bucket:
         The URL of an S3-compatible store; the bucket is at ``<endpoint>/<name>/``. None for AWS.
     page_size
         Maximum number of rows per page (at most 1,000 on S3).
+    access_hint
+        What to do if the bucket refuses an anonymous request, for its message.
 
     Raises
     ------
@@ -88,30 +127,15 @@ class S3Bucket:
         region: str = "us-east-1",
         endpoint: str | None = None,
         page_size: int = 1000,
+        access_hint: str = "the bucket or object is not public",
     ) -> None:
-        if not _NAME.fullmatch(name):
-            raise ConfigurationError(f"{name[:80]!r} is not a valid bucket name")
-        if not _REGION.fullmatch(region):
-            raise ConfigurationError(f"{region[:80]!r} is not a valid region name")
+        self._base = bucket_url(name, region, endpoint)
         self.session = session
         self.name = name
         self.region = region
         self.page_size = page_size
-        if endpoint is None:
-            domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
-            host = f"s3.{region}.{domain}"
-            # The wildcard certificate covers a single label.
-            self._base = f"https://{host}/{name}/" if "." in name else f"https://{name}.{host}/"
-            self.uri = f"s3://{name}/"
-        else:
-            endpoint = endpoint.rstrip("/")
-            parts = urlsplit(endpoint)
-            if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-                raise ConfigurationError(
-                    f"{session.redact(endpoint)} is not a valid S3 endpoint; expected"
-                    " http(s)://host[:port]"
-                )
-            self._base = self.uri = f"{clean_url(endpoint)}/{name}/"
+        self.uri = f"s3://{name}/" if endpoint is None else self._base
+        self._access_hint = access_hint
 
     def object_url(self, key: bytes, version_id: str | None = None) -> str:
         """Return the public URL of an object, or of one of its versions.
@@ -324,7 +348,12 @@ class S3Bucket:
         if part_number is not None:
             url += f"{'?' if version_id is None else '&'}partNumber={part_number}"
         headers = {"x-amz-checksum-mode": "ENABLED"} if checksums else None
-        return self.session.head(url, headers=headers)
+        reply = self.session.head(url, headers=headers)
+        if self.session.signer is not None and reply.status in _CREDENTIAL_STATUSES:
+            # A reply to HEAD has no error code: only another request shows whether the object is
+            # refused, or the credentials have expired.
+            self.page(key)
+        return reply
 
     def read(
         self,
@@ -381,9 +410,10 @@ class S3Bucket:
         code = error.fields.get("Code", "")
         region = error.fields.get("Region", "")
         if region not in ("", self.region) and error.status in (301, 307, 400, 403):
+            remedy = f'set region = "{region}" in the mirror file'
             wrong_region = WrongRegionError(
-                f"bucket {self.name} is in region {region}, not {self.region}; set region ="
-                f' "{region}" in the mirror file',
+                f"bucket {self.name} is in region {region}, not {self.region}; {remedy}",
+                remedy=remedy if _REGION.fullmatch(region) else "",
                 **_error_context(error),
             )
             wrong_region.region = region
@@ -392,13 +422,33 @@ class S3Bucket:
             return NotFoundError(
                 f"{self.uri}: not found; there is no bucket of this name", **_error_context(error)
             )
+        if error.identity:
+            return self._with_credentials_remedy(error, verb)
         if isinstance(error, AccessDeniedError):
             return AccessDeniedError(
                 f"{self.uri}: anonymous {verb} access denied (HTTP {error.status} {code}) for"
-                f" {error.url}; the bucket or object is not public",
+                f" {error.url}; {self._access_hint}",
                 **_error_context(error),
             )
         return error
+
+    def _with_credentials_remedy(self, error: HttpError, verb: str) -> HttpError:
+        """Return the error of a signed request with a message that says what to do."""
+        code, signer = error.fields.get("Code", ""), self.session.signer
+        refused = _REFUSED_CREDENTIALS.get(code)
+        start = f"{self.uri}: {verb} access denied to {error.identity} (HTTP {error.status} {code})"
+        if refused is not None:
+            return CredentialsRefusedError(
+                f"{start}; {refused}", remedy=refused, **_error_context(error)
+            )
+        if not isinstance(error, AccessDeniedError):
+            return error
+        remedy = "they lack the permission"
+        if signer is not None and not signer.requester_pays:
+            remedy += ", or the bucket is requester-pays: then set requester_pays = true"
+        return AccessDeniedError(
+            f"{start} for {error.url}; {remedy}", remedy=remedy, **_error_context(error)
+        )
 
     def probe(self, prefix: bytes = b"", *, checksums: bool = True) -> S3Capabilities:
         """Test the capabilities of the bucket on the first few objects with a prefix.
@@ -470,4 +520,7 @@ class S3Bucket:
 
 
 def _error_context(error: HttpError) -> dict[str, Any]:
-    return {"url": error.url, "status": error.status, "fields": error.fields}
+    return {
+        **{"url": error.url, "status": error.status},
+        **{"fields": error.fields, "identity": error.identity},
+    }

@@ -20,6 +20,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 from urllib3.exceptions import HTTPError as TransportError
 
 from neuromirror.model import ConfigurationError, Traffic, declare_secrets
+from neuromirror.net.aws_signing import AwsSigner
 from neuromirror.net.errors import (
     AccessDeniedError,
     HttpError,
@@ -86,6 +87,8 @@ class Session:
         Decides per host and port, for redirect targets too; replaces ``allow_private``.
     private_hint
         Returns, for a refused private address, the setting that would allow it.
+    signer
+        Signs the requests to one bucket, also where a redirect leads there.
     """
 
     def __init__(
@@ -97,7 +100,9 @@ class Session:
         contact: str | None = None,
         is_private_allowed: Callable[[str, int], bool] | None = None,
         private_hint: Callable[[str], str] = allow_private_hint,
+        signer: AwsSigner | None = None,
     ) -> None:
+        self.signer = signer
         self.allow_private = allow_private
         self.private_hint = private_hint
         self.is_private_allowed = is_private_allowed or (lambda host, port: allow_private)
@@ -125,10 +130,12 @@ class Session:
     def with_policy(self, policy: RequestPolicy) -> Session:
         """Return a copy of this session with the operator's request policy applied."""
         limits = policy.apply_to(self.limits)
-        return self._derive(limits, tokens=self._tokens_by_url, contact=policy.contact)
+        return self._derive(
+            limits, tokens=self._tokens_by_url, contact=policy.contact, signer=self.signer
+        )
 
     def anonymous(self) -> Session:
-        """Return a copy of this session without tokens, which shares its rate limits."""
+        """Return a copy without tokens and signatures, which shares its rate limits."""
         made = self._derive(self.limits)
         made._limiters, made._limiters_lock = self._limiters, self._limiters_lock
         return made
@@ -475,7 +482,6 @@ class Session:
         headers = {
             **{"Accept": accept, "Accept-Encoding": coding},
             **(extra or {}),
-            **self._authorization(url_origin),
         }
         try:
             request = self._http.prepare_request(
@@ -484,6 +490,7 @@ class Session:
             if not params and _PRINTABLE.fullmatch(bare):
                 # requests normalizes "up/../x" to "x"; in an object store these are two keys.
                 request.url = bare
+            request.headers.update(self.credentials_for(method, request.url or bare, headers))
             self._limiter_for(url_origin).check()
             self._deadline.extend(self._limiter_for(url_origin).wait_for_rate())
             record_traffic(display_host(bare), Traffic(requests=1))
@@ -511,6 +518,18 @@ class Session:
             raise UnreachableError(
                 f"{redacted_url} cannot be reached: {why}", url=redacted_url
             ) from None
+
+    def credentials_for(self, method: str, url: str, headers: Mapping[str, str]) -> dict[str, str]:
+        """Return the headers that authenticate one request: a token, a signature or none.
+
+        Raises
+        ------
+        ConfigurationError
+            If credentials are configured for the URL and cannot be used.
+        """
+        if self.signer is not None and self.signer.covers(url):
+            return self.signer.sign(method, url, headers)
+        return self._authorization(self._origin_of(url))
 
     def _authorization(self, url_origin: tuple[str, str, int]) -> dict[str, str]:
         name = self._tokens.get(url_origin)
@@ -544,6 +563,8 @@ class Session:
             **{"url": redacted_url, "status": status},
             **{"detail": detail, "fields": fields},
         }
+        if self.signer is not None and self.signer.covers(reply.url):
+            context["identity"] = self.signer.identity
         if status in (404, 410):
             raise NotFoundError(
                 f"{redacted_url}: not found (HTTP {status}){reason_suffix}", **context
@@ -582,6 +603,8 @@ class Session:
     def _access_denied_message(
         self, reply: requests.Response, redacted_url: str, status: int
     ) -> str:
+        if self.signer is not None and self.signer.covers(reply.url):
+            return f"{redacted_url}: access denied to {self.signer.identity} (HTTP {status})"
         name = self._tokens.get(origin(reply.url))
         if name is None:
             return f"{redacted_url}: access denied (HTTP {status}); no token is configured for it"

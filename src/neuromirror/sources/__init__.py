@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     )
     from neuromirror.sources.options import SourceOptions
     from neuromirror.sources.protocol import (
+        EMBARGOED,
         ComponentEntry,
+        EmbargoAwareSource,
         Estimate,
         KnownContent,
         Listing,
@@ -33,11 +35,13 @@ if TYPE_CHECKING:
     from neuromirror.sources.registry import open_source, source_kinds, source_requirements
 
 __all__ = [
+    "EMBARGOED",
     "ComponentEntry",
     "ComponentMismatchError",
     "ComponentRefusedError",
     "ComponentUnavailableError",
     "DatasetNotFoundError",
+    "EmbargoAwareSource",
     "Estimate",
     "KnownContent",
     "Listing",

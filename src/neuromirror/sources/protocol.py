@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
@@ -28,6 +28,9 @@ from neuromirror.model import (
     WebRemote,
 )
 from neuromirror.net import Session
+
+EMBARGOED: Final = "embargoed"
+"""Why a dataset that needs credentials is unavailable to everyone else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +271,34 @@ class SupportsPendingCheck(Protocol):
         """Return whether upstream has completed none of :meth:`Listing.pending_items`.
 
         False also if that cannot be determined, so that a visit is made.
+        """
+        ...
+
+
+@runtime_checkable
+class EmbargoAwareSource(Protocol):
+    """A source with datasets that only their owners may read."""
+
+    @property
+    def is_private_only(self) -> bool:
+        """Whether nothing of the archive may be in the public store."""
+        ...
+
+    def private(self) -> Source | None:
+        """Return the source of the private datasets, with credentials; None if they are skipped.
+
+        Raises ConfigurationError if an option or the credentials are missing.
+        """
+        ...
+
+    def is_open(self, dataset: DatasetRef) -> bool:
+        """Return whether everyone may read a dataset."""
+        ...
+
+    def may_be_public(self, dataset: DatasetRef) -> bool:
+        """Return whether a dataset that upstream calls open may go into the public store.
+
+        Checked with a request without a token, unless no request has a token.
         """
         ...
 

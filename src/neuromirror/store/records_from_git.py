@@ -63,6 +63,7 @@ class _ManifestLine(msgspec.Struct, gc=False):
 
 _decode = msgspec.json.Decoder(_ManifestLine).decode
 _CLAIMED_BY = "git"
+_OBJECT_KINDS = ("s3", "s3-private")
 _CLAIMED_BY_MANIFEST = "manifest"
 
 
@@ -169,7 +170,7 @@ def _record(path: bytes, key: str, urls: list[str], retention: Retention) -> Fil
     part_size = None
     if digest is not None and digest[0] == "etag":
         part_size = int(parts.name.rpartition("-")[2])
-    locations = sorted((_location(url) for url in urls), key=lambda location: location.kind != "s3")
+    locations = sorted(map(_location, urls), key=lambda one: one.kind not in _OBJECT_KINDS)
     return FileRecord(
         path=upstream_path(path),
         size=parts.size,
@@ -182,8 +183,11 @@ def _record(path: bytes, key: str, urls: list[str], retention: Retention) -> Fil
 
 def _location(url: str) -> Location:
     version = parse_qs(urlsplit(url).query).get("versionId")
+    object_kind = "s3-private" if url.startswith("s3://") else "s3"
     if version is not None:
-        return Location(url, "s3", version[0])
+        return Location(url, object_kind, version[0])
+    if object_kind != "s3":
+        return Location(url, object_kind)
     return Location(url, "api" if url.endswith("/") else "s3")
 
 

@@ -15,8 +15,8 @@ import msgspec
 from neuromirror.model import ExcludedEntry, NeuromirrorError
 from neuromirror.net import ContextThreadPool, Session
 from neuromirror.sources.dandi.digests import SHA256
-from neuromirror.sources.dandi.rows import EMBARGOED, Row
-from neuromirror.sources.protocol import ComponentEntry
+from neuromirror.sources.dandi.rows import Row
+from neuromirror.sources.protocol import EMBARGOED, ComponentEntry
 
 _MOST: Final = 1_000
 """Maximum items; a visit takes fewer requests."""

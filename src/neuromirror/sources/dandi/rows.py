@@ -16,11 +16,9 @@ from urllib.parse import urlsplit
 from neuromirror.model import Digest, ExcludedEntry, FileRecord, Retention, dandi_part_size
 from neuromirror.net import clean_url, is_local_name, origin
 from neuromirror.sources.dandi.digests import ETAG, SHA256, part_count
-from neuromirror.sources.protocol import ComponentEntry
+from neuromirror.sources.protocol import EMBARGOED, ComponentEntry
 
 CLAIMED_BY: Final = "dandi"
-EMBARGOED: Final = "embargoed"
-"""Why a dandiset or asset is not mirrored; nothing else about it is recorded."""
 _EMBARGOED_ACCESS: Final = "dandi:EmbargoedAccess"
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE)
 _SPACE: Final = re.compile(r"\s")

@@ -25,11 +25,10 @@ from neuromirror.sources.dandi.listing import DandisetListing
 from neuromirror.sources.dandi.options import DandiOptions
 from neuromirror.sources.dandi.paging import read_pages
 from neuromirror.sources.dandi.pending import is_still_pending
-from neuromirror.sources.dandi.rows import EMBARGOED
 from neuromirror.sources.dandi.versions import DRAFT, OPEN, fingerprint, parse_version
 from neuromirror.sources.dandi.zarr_api import LOCAL_PREFIX
 from neuromirror.sources.errors import DatasetNotFoundError, MalformedIdError, UnexpectedReplyError
-from neuromirror.sources.protocol import Estimate, Listing, VisitContext
+from neuromirror.sources.protocol import EMBARGOED, Estimate, Listing, VisitContext
 
 _ID: Final = re.compile(r"[0-9]{6}\Z")
 OPENED: Final = "opened"
@@ -65,6 +64,11 @@ class DandiSource:
                 f"{self.mirror}: {local_id!r} is no dandiset id; one has six digits, like 000027"
             )
         return DatasetRef(self.mirror, local_id, f"{self.options.api}/dandisets/{local_id}/")
+
+    @property
+    def is_private_only(self) -> bool:
+        """False: with ``embargoed = "all"``, the public run still records the archive."""
+        return False
 
     def private(self) -> DandiSource | None:
         """Return a source of the embargoed dandisets; None if the options skip them.

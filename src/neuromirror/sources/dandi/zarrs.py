@@ -15,7 +15,7 @@ from typing import Any
 from neuromirror.model import DatasetHint, DatasetRef, ExcludedEntry, VersionKind, VersionRef
 from neuromirror.net import ContextThreadPool, Session
 from neuromirror.sources.dandi.buckets import BucketCache, ObjectAddress, parse_object_url
-from neuromirror.sources.dandi.rows import EMBARGOED, is_embargoed
+from neuromirror.sources.dandi.rows import is_embargoed
 from neuromirror.sources.dandi.zarr_api import (
     CURRENT,
     LOCAL_PREFIX,
@@ -32,7 +32,7 @@ from neuromirror.sources.errors import (
     ComponentUnavailableError,
     MalformedIdError,
 )
-from neuromirror.sources.protocol import ComponentEntry, VisitContext
+from neuromirror.sources.protocol import EMBARGOED, ComponentEntry, VisitContext
 from neuromirror.sources.s3.history import burst_ends, moment_of, upstream_name
 
 

@@ -15,9 +15,14 @@ class LayerListing(BucketListing):
     """The objects of a layer, whose paths end in a suffix for the stored encoding."""
 
     def __init__(
-        self, reading: BucketReading, naming: EncodingNaming, memo: LayerMemo | None
+        self,
+        reading: BucketReading,
+        naming: EncodingNaming,
+        memo: LayerMemo | None,
+        *,
+        is_private: bool = False,
     ) -> None:
-        super().__init__(reading, manifest_only=True)
+        super().__init__(reading, manifest_only=True, is_private=is_private)
         self._naming = naming
         if memo is not None:
             # an unchanged layer is not read, and keeps its links

@@ -10,7 +10,7 @@ from neuromirror.sources.s3.options import BucketOptions
 
 
 class PrecomputedOptions(BucketOptions):
-    """The ``[options]`` of a mirror of precomputed layers; all requests are anonymous.
+    """The ``[options]`` of a mirror of precomputed layers.
 
     Attributes
     ----------

@@ -14,7 +14,7 @@ from neuromirror.sources.precomputed.layer_listing import LayerListing
 from neuromirror.sources.precomputed.memo import load_layer_memo
 from neuromirror.sources.precomputed.options import PrecomputedOptions
 from neuromirror.sources.precomputed.search import LayerScope, LayerSearch
-from neuromirror.sources.protocol import Listing, VisitContext
+from neuromirror.sources.protocol import EMBARGOED, Listing, VisitContext
 from neuromirror.sources.s3 import local_ids
 from neuromirror.sources.s3.bucket_source import BucketSource
 from neuromirror.sources.s3.discovery import Segments
@@ -30,7 +30,14 @@ class PrecomputedSource(BucketSource):
 
     Options: ClassVar[type[PrecomputedOptions]] = PrecomputedOptions
 
-    def __init__(self, mirror: str, options: PrecomputedOptions, session: Session) -> None:
+    def __init__(
+        self,
+        mirror: str,
+        options: PrecomputedOptions,
+        session: Session,
+        *,
+        is_private: bool = False,
+    ) -> None:
         self.options = options
         self._scope = LayerScope(options)
         super().__init__(
@@ -39,6 +46,7 @@ class PrecomputedSource(BucketSource):
             session,
             layer_profile(self._address, self._local_id_at),
             whole_bucket=not (options.depth or options.prefix),
+            is_private=is_private,
             shaping=("encodings",),
         )
 
@@ -51,6 +59,18 @@ class PrecomputedSource(BucketSource):
         is_within = self._scope.is_below(segments) and self._scope.level(segments) > 0
         return self._ref(segments, id_prefix) if is_within else None
 
+    def private(self) -> PrecomputedSource | None:
+        """Return the source for the private store; None if the bucket is public.
+
+        Raises
+        ------
+        CredentialsError
+            If there are no valid credentials.
+        """
+        if not self._has_private_source():
+            return None
+        return PrecomputedSource(self.mirror, self.options, self.session, is_private=True)
+
     # --- discovery
 
     def datasets(self) -> Iterator[DatasetHint]:
@@ -58,6 +78,8 @@ class PrecomputedSource(BucketSource):
 
         Such a hint has a local id that starts with ``==`` and a description in ``unavailable``.
         """
+        if self._is_concealed:
+            return
         search = LayerSearch(self.bucket, self._scope, self.options.connections)
         for segments in search.layers():
             yield self._hint(segments)
@@ -76,6 +98,8 @@ class PrecomputedSource(BucketSource):
             If the ``info`` is malformed.
         """
         segments = self._segments(dataset.local_id)
+        if self._is_concealed:
+            return DatasetHint(dataset, None, unavailable=EMBARGOED)
         reason = None
         if not self._scope.is_selected(segments):
             reason = "excluded in the mirror's file"
@@ -109,7 +133,7 @@ class PrecomputedSource(BucketSource):
             folder=context.workspace if context.workspace.is_dir() else None,
         )
         reading = self._read(version, context, bucket_memo, naming)
-        return LayerListing(reading, naming, layer_memo)
+        return LayerListing(reading, naming, layer_memo, is_private=self._is_private)
 
     # --- facts
 

@@ -10,6 +10,7 @@ from neuromirror.net import S3Listing
 from neuromirror.sources.protocol import Listing, ListingEntry
 from neuromirror.sources.s3.listing_reader import ListingReader
 from neuromirror.sources.s3.memo import BucketMemo
+from neuromirror.sources.volumes import VOLUME_REMOTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,15 @@ class BucketListing(Listing):
     Only the current state has a memo, and is checked for missing and refused objects.
     """
 
-    def __init__(self, reading: BucketReading, *, manifest_only: bool = False) -> None:
+    def __init__(
+        self, reading: BucketReading, *, manifest_only: bool = False, is_private: bool = False
+    ) -> None:
         super().__init__(
             reading.version,
             DatasetFacts(title=reading.version.dataset.local_id),
             unversioned=not reading.versions,
             manifest_only=manifest_only,
+            special_remotes=(VOLUME_REMOTE,) if is_private else (),
             can_find_present=reading.is_current,
         )
         self._reading = reading

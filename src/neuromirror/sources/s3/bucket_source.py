@@ -41,7 +41,11 @@ from neuromirror.sources.s3.profile import Profile
 CURRENT: Final = "current"
 _SPEC: Final = 2
 """Version of the rules that turn a listing into records; increment it when they change."""
-_SHAPING: Final = ("bucket", "region", "endpoint", "profile", "overwrites", "etags")
+_SHAPING: Final = ("bucket", "region", "endpoint", "layout", "overwrites", "etags")
+_ACCESS_HINT: Final = (
+    'the bucket or object is not public; if you have access, set credentials = "aws" in the mirror '
+    "file"
+)
 _PROBE_LIMIT: Final = 1000
 """Objects of a prefix that are checked for a version id: one page."""
 
@@ -57,6 +61,8 @@ class BucketSource:
         The layout and metadata files of the datasets.
     whole_bucket
         Whether the bucket itself is the only dataset.
+    is_private
+        Whether this is the source for the private store.
     shaping
         Names of further options on which the records of a listing depend.
     """
@@ -69,13 +75,19 @@ class BucketSource:
         profile: Profile,
         *,
         whole_bucket: bool,
+        is_private: bool = False,
         shaping: tuple[str, ...] = (),
     ) -> None:
         self.mirror = mirror
         self.session = session
         self.bucket = S3Bucket(
-            session, options.bucket, region=options.region, endpoint=options.endpoint
+            session,
+            options.bucket,
+            region=options.region,
+            endpoint=options.endpoint,
+            access_hint=_ACCESS_HINT,
         )
+        self._is_private = is_private
         # without a final slash, which only the URI of the whole bucket as a dataset has
         self.uri = self.bucket.uri + local_ids.uri_path(options.prefix.encode("utf-8")).rstrip("/")
         self.uri = self.uri.rstrip("/")
@@ -92,6 +104,40 @@ class BucketSource:
         shape = {name: dumped[name] for name in (*_SHAPING, *shaping) if name in dumped}
         text = json.dumps(shape, separators=(",", ":"), ensure_ascii=False)
         self._shape = hashlib.sha256(f"{_SPEC} {text}".encode()).hexdigest()[:16]
+
+    # --- credentials
+
+    @property
+    def is_private_only(self) -> bool:
+        """Whether the datasets may be in the private store only."""
+        return self._settings.is_private
+
+    def _has_private_source(self) -> bool:
+        """Return whether there is a source for the private store, after checking the credentials.
+
+        Raises
+        ------
+        CredentialsError
+            If there are no valid credentials.
+        """
+        signer = self.session.signer
+        if not self._is_concealed or signer is None:
+            return False
+        signer.check()
+        return True
+
+    def is_open(self, dataset: DatasetRef) -> bool:
+        """Return whether the datasets may be public by the mirror file."""
+        return not self._settings.is_private
+
+    def may_be_public(self, dataset: DatasetRef) -> bool:
+        """Return whether the datasets may be public by the mirror file."""
+        return not self._settings.is_private
+
+    @property
+    def _is_concealed(self) -> bool:
+        """Whether this is the public view of a bucket whose datasets are private."""
+        return self._settings.is_private and not self._is_private
 
     # --- names
 
@@ -148,6 +194,8 @@ class BucketSource:
 
     def capabilities(self) -> Mapping[str, str]:
         """Return what the bucket allows, as found with a few objects."""
+        if self._is_concealed:
+            return {}
         capabilities = self._capabilities()
         return {
             "versions": "listable" if capabilities.versions_listable else "not listable",
@@ -187,7 +235,8 @@ class BucketSource:
 
     def listing(self, version: VersionRef, context: VisitContext) -> Listing:
         """Return the listing of a state; raise MalformedIdError for another kind of version."""
-        return BucketListing(self._read(version, context, context.memo, OBJECT_NAMING))
+        reading = self._read(version, context, context.memo, OBJECT_NAMING)
+        return BucketListing(reading, is_private=self._is_private)
 
     def _read(
         self,
@@ -231,6 +280,7 @@ class BucketSource:
                 versioned=versions,
                 exact=moment is not None,
                 sample=self._settings.etags == "probe" and not head_each,
+                is_private=self._is_private,
             ),
             context,
             workspace=workspace,
@@ -252,7 +302,9 @@ class BucketSource:
         with self._lock:
             if memo is not None and memo.head_each:
                 self._head_each.add(prefix)
-            head_each = prefix in self._head_each
+            # Anonymous clients cannot read encrypted objects (SSE-KMS), whose ETag is no MD5. With
+            # credentials they can, and a sample would miss single ones, and refused ones.
+            head_each = prefix in self._head_each or self.session.signer is not None
             doubted = self._mismatched.get(prefix, frozenset())
         etags = self._settings.etags
         return head_each, ClaimResolver(

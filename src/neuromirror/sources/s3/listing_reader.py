@@ -77,6 +77,8 @@ class ReaderRules:
         Whether the rows are a past or verified state, which later writes do not affect.
     sample
         Whether a sample of single-part ETags must be requested, to learn whether they are MD5s.
+    is_private
+        Whether the objects need credentials, so that their URLs are ``s3://``.
     """
 
     profile: Profile
@@ -85,6 +87,7 @@ class ReaderRules:
     versioned: bool
     exact: bool
     sample: bool
+    is_private: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +337,8 @@ class ListingReader:
             return ExcludedEntry(path, UNREADABLE, detail, row.size)
         version_id = self._version_id(row)
         url = self._url(row.key, version_id)
+        if self._rules.is_private:
+            url = f"s3://{self._bucket.name}/{url.removeprefix(self._base)}"
         identity = display_key(row.key) if self._rules.key_is_id else version_id
         # while versioning is suspended, the version "null" can be overwritten
         exact = None if version_id == "null" else version_id
@@ -341,7 +346,7 @@ class ListingReader:
             path,
             claims.size if claims.contradicts_listing else row.size,
             claims.digests,
-            (Location(url, "s3", exact),),
+            (Location(url, "s3-private" if self._rules.is_private else "s3", exact),),
             claims.part_size,
             row.modified,
             identity,

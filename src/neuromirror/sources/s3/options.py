@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from neuromirror.net import RequestLimits, Session, is_local_name, origin
+from neuromirror.net import AwsSigner, RequestLimits, Session, bucket_url, is_local_name, origin
 from neuromirror.sources.options import SourceOptions, base_address
+
+_CREDENTIALS_ARE_ELSEWHERE: Final = 'set credentials = "aws" and profile'
 
 Depth = Annotated[int, Field(ge=0, le=32)]
 
@@ -20,7 +22,7 @@ def _normalize_prefix(prefix: str) -> str:
 
 
 def _normalize_address(address: str | None) -> str | None:
-    return None if address is None else base_address(address, "requests are anonymous")
+    return None if address is None else base_address(address, _CREDENTIALS_ARE_ELSEWHERE)
 
 
 class DatasetOverride(BaseModel):
@@ -38,12 +40,21 @@ class DatasetOverride(BaseModel):
 
 
 class BucketOptions(SourceOptions):
-    """The common ``[options]`` of mirrors of buckets; all requests are anonymous.
+    """The common ``[options]`` of mirrors of buckets.
 
     Attributes
     ----------
     bucket, region, endpoint
         The bucket; ``endpoint`` is the base URL of another service than AWS.
+    credentials
+        With ``aws``, requests to the bucket are signed with the credentials that botocore finds;
+        without, they are anonymous.
+    profile
+        The profile of ``~/.aws/config`` with the credentials; by default as botocore chooses.
+    requester_pays
+        Whether to accept that the account of the credentials pays for requests and downloads.
+    private
+        Whether the datasets go to the private store; by default if there are credentials.
     prefix
         Only this part of the bucket is mirrored.
     exclude
@@ -70,8 +81,25 @@ class BucketOptions(SourceOptions):
     history_gap_minutes: int = Field(default=60, ge=1)
     connections: int = Field(default=8, ge=1, le=64)
     allow_private: bool | None = None
+    credentials: Literal["aws"] | None = None
+    profile: str | None = Field(default=None, pattern=r"^[^\x00-\x1f\x7f'\"]{1,200}$")
+    requester_pays: bool = False
+    private: bool | None = None
 
     _normal = field_validator("prefix")(_normalize_prefix)
+
+    @model_validator(mode="after")
+    def _check_credentials(self) -> Self:
+        if self.credentials is None:
+            for name in ("profile", "requester_pays", "private"):
+                if getattr(self, name):
+                    raise ValueError(f'{name} needs credentials = "aws"')
+        return self
+
+    @property
+    def is_private(self) -> bool:
+        """Whether the datasets may be in the private store only."""
+        return self.credentials is not None and self.private is not False
 
     @field_validator("endpoint")
     @classmethod
@@ -84,12 +112,21 @@ class BucketOptions(SourceOptions):
         return self.overwrites == "incident"
 
     def session(self) -> Session:
-        """Return a session with enough connections per host."""
+        """Return a session with enough connections per host, and a signature if configured."""
         private = self.allow_private
         if private is None:
             private = any(is_local_name(origin(one)[1]) for one in self._configured_addresses())
-        return Session(
-            allow_private=private, limits=RequestLimits(per_host=max(16, 2 * self.connections))
+        limits = RequestLimits(per_host=max(16, 2 * self.connections))
+        return Session(allow_private=private, limits=limits, signer=self._signer())
+
+    def _signer(self) -> AwsSigner | None:
+        if self.credentials is None:
+            return None
+        return AwsSigner(
+            bucket_url(self.bucket, self.region, self.endpoint),
+            region=self.region,
+            profile=self.profile,
+            requester_pays=self.requester_pays,
         )
 
     def _configured_addresses(self) -> list[str]:
@@ -98,7 +135,7 @@ class BucketOptions(SourceOptions):
 
 
 class S3Options(BucketOptions):
-    """The ``[options]`` of a mirror of a bucket; all requests are anonymous.
+    """The ``[options]`` of a mirror of a bucket.
 
     Attributes
     ----------
@@ -107,7 +144,7 @@ class S3Options(BucketOptions):
         only dataset.
     datasets
         Other depths below some prefixes.
-    profile
+    layout
         The publisher's naming rules and sidecars. With ``aind``, ``overwrites`` is ``incident`` by
         default.
     docdb
@@ -116,7 +153,7 @@ class S3Options(BucketOptions):
 
     depth: Depth = 1
     datasets: tuple[DatasetOverride, ...] = ()
-    profile: Literal["plain", "aind"] = "plain"
+    layout: Literal["plain", "aind"] = "plain"
     docdb: str | None = None
 
     @field_validator("docdb")
@@ -156,7 +193,7 @@ class S3Options(BucketOptions):
     @property
     def overwrites_are_incidents(self) -> bool:
         """Whether other bytes under the same key are an incident."""
-        return (self.overwrites or ("incident" if self.profile == "aind" else "")) == "incident"
+        return (self.overwrites or ("incident" if self.layout == "aind" else "")) == "incident"
 
     def _configured_addresses(self) -> list[str]:
         return [*super()._configured_addresses(), *([] if self.docdb is None else [self.docdb])]

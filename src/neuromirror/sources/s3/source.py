@@ -8,6 +8,7 @@ from typing import ClassVar, Final
 from neuromirror.model import DatasetHint, DatasetRef
 from neuromirror.net import NetError, Session
 from neuromirror.sources.errors import DatasetNotFoundError, UnexpectedReplyError
+from neuromirror.sources.protocol import EMBARGOED
 from neuromirror.sources.s3 import docdb, local_ids
 from neuromirror.sources.s3.aind import AIND
 from neuromirror.sources.s3.bucket_source import BucketSource
@@ -25,11 +26,32 @@ class S3Source(BucketSource):
 
     Options: ClassVar[type[S3Options]] = S3Options
 
-    def __init__(self, mirror: str, options: S3Options, session: Session) -> None:
+    def __init__(
+        self, mirror: str, options: S3Options, session: Session, *, is_private: bool = False
+    ) -> None:
         self.options = options
         self._layout = DatasetLayout(options)
-        profile = _PROFILES[options.profile]
-        super().__init__(mirror, options, session, profile, whole_bucket=self._layout.is_root(()))
+        profile = _PROFILES[options.layout]
+        super().__init__(
+            mirror,
+            options,
+            session,
+            profile,
+            whole_bucket=self._layout.is_root(()),
+            is_private=is_private,
+        )
+
+    def private(self) -> S3Source | None:
+        """Return the source for the private store; None if the bucket is public.
+
+        Raises
+        ------
+        CredentialsError
+            If there are no valid credentials.
+        """
+        if not self._has_private_source():
+            return None
+        return S3Source(self.mirror, self.options, self.session, is_private=True)
 
     # --- discovery
 
@@ -39,6 +61,8 @@ class S3Source(BucketSource):
         Such a hint has a local id that starts with ``==``. Its ``unavailable`` describes objects
         above the datasets' depth, or differences between DocDB and the bucket.
         """
+        if self._is_concealed:
+            return
         times, trouble = self._docdb_times()
         unassigned = UnassignedObjects()
         found: set[Segments] = set()
@@ -55,6 +79,8 @@ class S3Source(BucketSource):
     def hint(self, dataset: DatasetRef) -> DatasetHint:
         """Return one dataset's hint; raise DatasetNotFoundError if its prefix has no objects."""
         segments = self._segments(dataset.local_id)
+        if self._is_concealed:
+            return DatasetHint(dataset, None, unavailable=EMBARGOED)
         reason = None
         if self._layout.is_excluded(segments):
             reason = "excluded in the mirror's file"

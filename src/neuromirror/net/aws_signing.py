@@ -1,0 +1,164 @@
+"""AWS credentials from botocore's chain, and the signatures of requests to one bucket.
+
+botocore finds the credentials (environment, profiles, SSO, ``credential_process``, instance roles)
+and computes the signature (Signature Version 4). The requests are sent by
+:class:`~neuromirror.net.Session`, which asks for a signature per request and per redirect hop.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import quote, unquote_to_bytes, urlsplit, urlunsplit
+
+from neuromirror.net.errors import CredentialsError
+from neuromirror.net.urls import origin
+
+_UNRESERVED: Final = "-_.~"
+_OWN_MESSAGE: Final = ("PartialCredentialsError", "InvalidConfigError")
+"""Errors of botocore whose message names settings, but no value."""
+
+
+class AwsSigner:
+    """Sign the requests to one bucket. Thread-safe; the credentials are loaded on first use.
+
+    Parameters
+    ----------
+    base_url
+        The URL below which the bucket's objects are. Requests to other URLs are not signed.
+    region
+        The region in the signature.
+    profile
+        A profile of ``~/.aws/config``; None for the one that botocore selects.
+    requester_pays
+        Whether to accept that the account of the credentials pays for the requests.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        region: str,
+        profile: str | None = None,
+        requester_pays: bool = False,
+    ) -> None:
+        self._origin = origin(base_url)
+        self._path = urlsplit(base_url).path
+        self._region = region
+        self._profile = profile
+        self.requester_pays = requester_pays
+        self._lock = threading.Lock()
+        self._credentials: Any = None
+
+    @property
+    def identity(self) -> str:
+        """The credentials' name in messages: a profile's, or that of the default chain."""
+        if self._profile is None:
+            return "the default AWS credentials"
+        return f"the AWS profile '{self._profile}'"
+
+    def covers(self, url: str) -> bool:
+        """Return whether requests to a URL are signed: only those for the bucket itself."""
+        try:
+            return origin(url) == self._origin and urlsplit(url).path.startswith(self._path)
+        except ValueError:
+            return False
+
+    def check(self) -> None:
+        """Load the credentials.
+
+        Raises
+        ------
+        CredentialsError
+            If there are none, or they cannot be read or renewed.
+        """
+        self._frozen_credentials()
+
+    def sign(self, method: str, url: str, headers: Mapping[str, str]) -> dict[str, str]:
+        """Return the headers that authenticate a request without a body.
+
+        Only the host and the ``x-amz-`` headers are signed, because a proxy may change others.
+
+        Raises
+        ------
+        CredentialsError
+            If there are no valid credentials.
+        """
+        from botocore.auth import S3SigV4Auth  # type: ignore[import-untyped]
+        from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]
+
+        signed = {name: one for name, one in headers.items() if name.lower().startswith("x-amz-")}
+        if self.requester_pays:
+            signed["x-amz-request-payer"] = "requester"
+        request = AWSRequest(method=method, url=_canonical_url(url), headers=signed)
+        S3SigV4Auth(self._frozen_credentials(), "s3", self._region).add_auth(request)
+        return dict(request.headers.items())
+
+    def _frozen_credentials(self) -> Any:
+        """Return credentials that are valid now; botocore renews those that expire."""
+        try:
+            with self._lock:
+                if self._credentials is None:
+                    self._credentials = _load(self._profile)
+                if self._credentials is None:
+                    raise CredentialsError(
+                        f"{self.identity}: botocore finds no credentials; set AWS_PROFILE or"
+                        " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run 'aws configure'",
+                        identity=self.identity,
+                    )
+                return self._credentials.get_frozen_credentials()
+        except CredentialsError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            # botocore raises other exceptions too, for example for malformed files; their messages
+            # may quote a secret, and so may those of their causes
+            raise self._explain(error) from None
+
+    def _explain(self, error: Exception) -> CredentialsError:
+        kind = type(error).__name__
+        login = f"aws sso login{'' if self._profile is None else f' --profile {self._profile}'}"
+        remedy = {
+            "ProfileNotFound": "there is no such profile in ~/.aws/config or ~/.aws/credentials;"
+            " 'aws configure list-profiles' shows all",
+            "UnauthorizedSSOTokenError": f"the SSO session has expired; run '{login}'",
+            "SSOTokenLoadError": f"there is no SSO session; run '{login}'",
+            "TokenRetrievalError": f"the SSO session cannot be renewed; run '{login}'",
+            "LoginRefreshRequired": "the login session has expired; run 'aws login'",
+            "CredentialRetrievalError": "the credential_process or role of the profile failed; run"
+            f" 'aws sts get-caller-identity"
+            f"{'' if self._profile is None else f' --profile {self._profile}'}' to see why",
+            "ConfigParseError": "~/.aws/config or ~/.aws/credentials cannot be parsed",
+        }.get(kind)
+        if remedy is None:
+            detail = f": {error}" if kind in _OWN_MESSAGE else ""
+            remedy = f"the credentials cannot be read ({kind}{detail})"
+        return CredentialsError(
+            f"{self.identity}: {remedy}", identity=self.identity, cause_name=kind
+        )
+
+
+def _load(profile: str | None) -> Any:
+    """Return botocore's credentials; None if its chain finds none."""
+    from botocore.session import Session  # type: ignore[import-untyped]
+
+    # At the level DEBUG botocore logs signed headers and the replies of credential services.
+    logging.getLogger("botocore").setLevel(logging.WARNING)
+    return Session(profile=profile).get_credentials()
+
+
+def _canonical_url(url: str) -> str:
+    """Return a URL with path and query encoded as in the canonical request.
+
+    The servers decode the key and encode it again, so ``%2E`` in a requested path is ``.`` here.
+    """
+    parts = urlsplit(url)
+    path = quote(unquote_to_bytes(parts.path), safe=f"/{_UNRESERVED}")
+    fields = [field.partition("=") for field in parts.query.split("&") if field]
+    query = "&".join(
+        f"{quote(unquote_to_bytes(name), safe=_UNRESERVED)}"
+        f"={quote(unquote_to_bytes(value), safe=_UNRESERVED)}"
+        for name, _, value in fields
+    )
+    return urlunsplit((parts.scheme, parts.netloc, path or "/", query, ""))

@@ -1,0 +1,287 @@
+"""Buckets that need AWS credentials: mirrored into the private store, with signed requests."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from neuromirror.crawl.results import refused_note
+from support.private_buckets import (
+    DATA,
+    FILE,
+    FOLDER,
+    NAME,
+    PrivateBucket,
+    make_private_bucket,
+)
+from support.signed_buckets import (
+    PROFILE,
+    SignedBuckets,
+    signing_server,
+    write_profile,
+    write_sso_profile,
+)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[SignedBuckets]:
+    with signing_server() as running:
+        yield running
+
+
+@pytest.fixture
+def lab(server: SignedBuckets, isolated_home: Path, tmp_path: Path) -> Iterator[PrivateBucket]:
+    yield make_private_bucket(server, isolated_home, tmp_path / "lab")
+    server.rule(payer=[], regions={}, expired=False)
+
+
+# --- mirrored privately
+
+
+def test_a_bucket_is_mirrored_into_the_private_store(lab: PrivateBucket) -> None:
+    write_profile(lab.home, lab.keys)
+    (result,) = lab.sync()
+    assert (result["dataset"], result["status"], result["visit"]) == (NAME, "ok", "full")
+    files = {one["path"]: one for one in lab.files()}
+    assert set(files) == {FILE, "sub/b c+.bin"}
+    assert files[FILE]["evidence"] == "md5"
+    assert files[FILE]["size"] == len(DATA)
+    start = f"s3://{lab.bucket}/{FOLDER}/{FILE}?versionId="
+    assert [url.startswith(start) for url in files[FILE]["urls"]] == [True]
+    (again,) = lab.sync()
+    assert again["status"] == "notneeded"
+    lab.run_on_private_store("fsck")
+    lab.assert_nothing_public()
+    lab.assert_no_secret(lab.folder)
+
+
+def test_every_request_is_signed(lab: PrivateBucket) -> None:
+    write_profile(lab.home, lab.keys)
+    lab.server.rule()
+    lab.sync()
+    requests = [one for one in lab.server.requests() if lab.bucket in one["path"]]
+    assert requests
+    assert all(f"Credential={lab.keys.access}/" in one["authorization"] for one in requests)
+
+
+def test_layers_in_a_bucket_are_private_too(lab: PrivateBucket) -> None:
+    write_profile(lab.home, lab.keys)
+    info = b'{"@type": "neuroglancer_multiscale_volume", "scales": [], "data_type": "uint8"}'
+    lab.server.put(lab.bucket, f"{FOLDER}/info", info)
+    lab.write_mirror_file('credentials = "aws"', f'profile = "{PROFILE}"', source="precomputed")
+    (result,) = lab.sync(NAME)
+    assert (result["dataset"], result["status"]) == (NAME, "ok")
+    lab.assert_nothing_public()
+
+
+def test_private_false_mirrors_a_bucket_into_the_public_store(lab: PrivateBucket) -> None:
+    write_profile(lab.home, lab.keys)
+    more = f'profile = "{PROFILE}"', "private = false", "requester_pays = true"
+    lab.server.rule(payer=[lab.bucket])
+    lab.write_mirror_file('credentials = "aws"', *more)
+    (result,) = lab.sync()
+    assert result["status"] == "ok"
+    assert not lab.private.exists()
+    lab.assert_no_secret()
+
+
+def test_a_bucket_that_was_made_public_moves(lab: PrivateBucket) -> None:
+    write_profile(lab.home, lab.keys)
+    lab.sync()
+    lab.write_mirror_file('credentials = "aws"', f'profile = "{PROFILE}"', "private = false")
+    (result,) = lab.sync()
+    assert (result["dataset"], result["status"]) == (NAME, "ok")
+    assert FILE in lab.run("files", NAME)
+    lab.run("fsck")
+
+
+def test_a_public_bucket_that_was_made_private_is_an_incident(lab: PrivateBucket) -> None:
+    write_profile(lab.home, lab.keys)
+    lab.write_mirror_file('credentials = "aws"', f'profile = "{PROFILE}"', "private = false")
+    lab.sync()
+    lab.write_mirror_file('credentials = "aws"', f'profile = "{PROFILE}"')
+    results = lab.sync(code=1)
+    assert [one["status"] for one in results if one["dataset"] == NAME] == ["error"]
+    assert FILE in lab.run("files", NAME)
+
+
+def test_a_private_store_must_be_named(lab: PrivateBucket) -> None:
+    write_profile(lab.home, lab.keys)
+    lab.run("sync", code=2, NEUROMIRROR_PRIVATE_STORE="")
+    assert not lab.public.exists()
+
+
+# --- refused objects, encrypted objects
+
+
+def test_refused_objects_are_mirrored_by_size_and_counted(lab: PrivateBucket) -> None:
+    lab.keys = lab.server.new_user(f"{lab.bucket}/{FOLDER}/{FILE}")
+    write_profile(lab.home, lab.keys)
+    (result,) = lab.sync()
+    assert (result["status"], result["refused_count"]) == ("ok", 1)
+    files = {one["path"]: one for one in lab.files()}
+    assert files[FILE]["evidence"] == "size"
+    assert files[FILE]["size"] == len(DATA)
+    assert files["sub/b c+.bin"]["evidence"] == "md5"
+    note = refused_note(1)
+    shown = json.loads(lab.run_on_private_store("--json", "show", NAME))
+    assert note in shown["last_visit"]["message"]
+    assert note in lab.run_on_private_store("show", NAME)
+    lab.assert_no_secret()
+
+
+def test_the_etag_of_an_encrypted_object_is_no_md5(lab: PrivateBucket) -> None:
+    write_profile(lab.home, lab.keys)
+    lab.server.put(lab.bucket, f"{FOLDER}/kms.bin", b"encrypted", ServerSideEncryption="aws:kms")
+    lab.sync()
+    assert {one["path"]: one["evidence"] for one in lab.files()} == {
+        FILE: "md5",
+        "sub/b c+.bin": "md5",
+        "kms.bin": "size",
+    }
+
+
+# --- credentials that cannot be used
+
+
+def causes(results: list[dict[str, object]]) -> list[str]:
+    return [str(one["cause"]) for one in results if one["status"] == "error"]
+
+
+def test_without_credentials_nothing_is_requested(lab: PrivateBucket) -> None:
+    lab.write_mirror_file('credentials = "aws"')
+    lab.server.rule()
+    lab.run("sync", code=2)
+    assert lab.server.requests() == []
+    assert not lab.public.exists()
+    assert not lab.private.exists()
+
+
+def test_an_unknown_profile_is_named(lab: PrivateBucket) -> None:
+    write_profile(lab.home, lab.keys, name="another")
+    assert PROFILE in lab.run("sync", code=2)
+    assert not lab.private.exists()
+
+
+def test_the_wrong_profile_is_refused_and_named(lab: PrivateBucket) -> None:
+    lab.keys = lab.server.new_user(f"{lab.bucket}/*", lab.bucket)
+    write_profile(lab.home, type(lab.keys)("AKIAUNKNOWNUNKNOWN00", lab.keys.secret))
+    (cause,) = causes(lab.sync(code=1))
+    assert "HTTP 403" in cause
+    assert PROFILE in cause
+    lab.assert_nothing_public()
+    lab.assert_no_secret(lab.folder)
+
+
+def test_an_expired_session_token_fails_and_keeps_everything(lab: PrivateBucket) -> None:
+    lab.keys = lab.server.session_keys()
+    write_profile(lab.home, lab.keys)
+    lab.sync()
+    before = lab.files()
+    lab.server.rule(expired=True)
+    (cause,) = causes(lab.sync("--deep", code=1))
+    assert "ExpiredToken" in cause
+    assert lab.files() == before
+    lab.server.rule(expired=False)
+    assert [one["status"] for one in lab.sync("--deep")] == ["notneeded"]
+    lab.assert_nothing_public()
+    lab.assert_no_secret(lab.folder)
+
+
+def test_a_token_that_expires_during_a_listing_refuses_no_object(
+    lab: PrivateBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A HEAD reply has no error code: an expired token must not look like refused objects."""
+    from neuromirror.sources.s3.object_claims import ClaimResolver
+
+    lab.keys = lab.server.session_keys()
+    write_profile(lab.home, lab.keys)
+    request_claims = ClaimResolver.request_claims
+
+    def expire_first(self, row, version_id):
+        lab.server.rule(expired=True)
+        return request_claims(self, row, version_id)
+
+    monkeypatch.setattr(ClaimResolver, "request_claims", expire_first)
+    (cause,) = causes(lab.sync(code=1))
+    assert "ExpiredToken" in cause
+    monkeypatch.undo()
+
+
+def test_requester_pays_needs_the_setting(lab: PrivateBucket) -> None:
+    write_profile(lab.home, lab.keys)
+    lab.server.rule(payer=[lab.bucket])
+    (cause,) = causes(lab.sync(code=1))
+    assert "requester_pays" in cause
+    more = 'credentials = "aws"', f'profile = "{PROFILE}"', "requester_pays = true"
+    lab.write_mirror_file(*more)
+    (result,) = lab.sync()
+    assert (result["dataset"], result["status"]) == (NAME, "ok")
+    assert {one["evidence"] for one in lab.files()} == {"md5"}
+    lab.assert_nothing_public()
+
+
+def test_the_right_region_is_named(lab: PrivateBucket) -> None:
+    write_profile(lab.home, lab.keys)
+    lab.server.rule(regions={lab.bucket: "eu-west-1"})
+    (cause,) = causes(lab.sync(code=1))
+    assert "eu-west-1" in cause
+    more = 'credentials = "aws"', f'profile = "{PROFILE}"', 'region = "eu-west-1"'
+    lab.write_mirror_file(*more)
+    (result,) = lab.sync()
+    assert result["status"] == "ok"
+
+
+def test_an_expired_sso_session_is_named(lab: PrivateBucket) -> None:
+    write_sso_profile(lab.home, "2020-01-01T00:00:00Z")
+    printed = lab.run("sync", code=2)
+    assert f"aws sso login --profile {PROFILE}" in printed
+    assert "canaryssotoken" not in printed
+    assert not lab.private.exists()
+
+
+def test_a_credential_process_is_run(lab: PrivateBucket) -> None:
+    program = lab.home / "process.py"
+    keys = {"Version": 1, "AccessKeyId": lab.keys.access, "SecretAccessKey": lab.keys.secret}
+    program.write_text(f"import json\nprint(json.dumps({keys!r}))\n")
+    write_profile(lab.home, None, f"credential_process = {sys.executable} {program}")
+    (result,) = lab.sync()
+    assert result["status"] == "ok"
+    lab.assert_no_secret(lab.folder)
+
+
+def test_what_a_credential_process_prints_is_not_shown(lab: PrivateBucket) -> None:
+    program = lab.home / "process.py"
+    program.write_text(f"import sys\nsys.exit('cannot use {lab.keys.secret}')\n")
+    write_profile(lab.home, None, f"credential_process = {sys.executable} {program}")
+    assert PROFILE in lab.run("sync", code=2)
+    lab.assert_no_secret(lab.folder)
+
+
+def test_a_malformed_file_of_credentials_is_not_shown(lab: PrivateBucket) -> None:
+    write_profile(lab.home)
+    (lab.home / ".aws" / "credentials").write_text(f"{lab.keys.secret}\n")
+    lab.run("sync", code=2)
+    lab.assert_no_secret()
+
+
+def test_no_log_has_a_signature_or_a_token(
+    lab: PrivateBucket, caplog: pytest.LogCaptureFixture
+) -> None:
+    lab.keys = lab.server.session_keys()
+    write_profile(lab.home, lab.keys)
+    botocore = logging.getLogger("botocore")
+    before = botocore.level
+    botocore.setLevel(logging.NOTSET)
+    try:
+        with caplog.at_level(logging.DEBUG):
+            lab.sync()
+    finally:
+        botocore.setLevel(before)
+    assert caplog.records
+    lab.assert_no_secret(printed=(caplog.text,))

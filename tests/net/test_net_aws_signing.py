@@ -1,0 +1,152 @@
+"""Signatures of requests to one bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+
+from neuromirror.net import (
+    AccessDeniedError,
+    AwsSigner,
+    ConnectionFactory,
+    CredentialsError,
+    RequestPolicy,
+    Session,
+)
+
+SECRET = "canarysecretcanarysecretcanarysecret0000"
+
+
+class Recorder:
+    """A server that records each request's headers; ``/to?URL`` redirects to the URL."""
+
+    def __init__(self) -> None:
+        self.headers: list[tuple[str, dict[str, str]]] = []
+        recorder = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                recorder.headers.append((self.path, {**self.headers}))
+                target = self.path.partition("to?")[2]
+                status = 307 if target else 403 if "denied" in self.path else 200
+                self.send_response(status)
+                if target:
+                    self.send_header("Location", target)
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"{}")
+
+            do_HEAD = do_GET
+
+        self._httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._httpd.server_address[1]}"
+        self._thread = Thread(target=self._httpd.serve_forever, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._httpd.shutdown()
+        self._httpd.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def servers() -> Iterator[tuple[Recorder, Recorder]]:
+    both = Recorder(), Recorder()
+    yield both
+    for one in both:
+        one.close()
+
+
+@pytest.fixture
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIACANARY")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "canarytoken")
+
+
+def session_for(server: Recorder, **more: bool) -> Session:
+    signer = AwsSigner(f"{server.url}/bucket/", region="us-east-1", **more)
+    return Session(allow_private=True, signer=signer)
+
+
+def is_signed(headers: dict[str, str]) -> bool:
+    return "Authorization" in headers or "X-Amz-Security-Token" in headers
+
+
+@pytest.mark.usefixtures("credentials")
+def test_each_hop_is_signed_only_for_the_bucket(servers: tuple[Recorder, Recorder]) -> None:
+    bucket, other = servers
+    session = session_for(bucket)
+    back = f"{other.url}/to?{bucket.url}/bucket/b"
+    session.get_json(f"{bucket.url}/bucket/to?{back}")
+    session.get_json(f"{bucket.url}/another/x")
+    signed = [(path.partition("?")[0], is_signed(headers)) for path, headers in bucket.headers]
+    assert signed == [("/bucket/to", True), ("/bucket/b", True), ("/another/x", False)]
+    assert [is_signed(headers) for _, headers in other.headers] == [False]
+    signatures = {headers.get("Authorization") for _, headers in bucket.headers}
+    assert len(signatures) == 3
+
+
+@pytest.mark.usefixtures("credentials")
+def test_persistent_connections_sign_only_for_the_bucket(
+    servers: tuple[Recorder, Recorder],
+) -> None:
+    bucket, other = servers
+    connection = ConnectionFactory(lambda url: session).new_connection()
+    session = session_for(bucket, requester_pays=True)
+    with connection.stream(f"{bucket.url}/bucket/to?{other.url}/x") as body:
+        assert b"".join(body.chunks) == b"{}"
+    connection.close()
+    ((_, headers),) = bucket.headers
+    assert is_signed(headers)
+    assert headers["x-amz-request-payer"] == "requester"
+    assert "x-amz-request-payer" in headers["Authorization"]
+    assert [is_signed(headers) for _, headers in other.headers] == [False]
+
+
+@pytest.mark.usefixtures("credentials")
+def test_an_anonymous_copy_signs_nothing(servers: tuple[Recorder, Recorder]) -> None:
+    session = session_for(servers[0])
+    session.anonymous().get_json(f"{servers[0].url}/bucket/x")
+    session.with_policy(RequestPolicy()).get_json(f"{servers[0].url}/bucket/x")
+    assert [is_signed(headers) for _, headers in servers[0].headers] == [False, True]
+
+
+@pytest.mark.usefixtures("credentials")
+def test_an_error_names_the_credentials_and_no_part_of_them(
+    servers: tuple[Recorder, Recorder],
+) -> None:
+    session = session_for(servers[0])
+    with pytest.raises(AccessDeniedError) as caught:
+        session.get_json(f"{servers[0].url}/bucket/denied")
+    assert caught.value.identity == "the default AWS credentials"
+    assert not any(one in str(caught.value) for one in (SECRET, "canarytoken", "AKIACANARY"))
+
+
+def test_partial_credentials_are_an_error_before_any_request(
+    servers: tuple[Recorder, Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIACANARY")
+    with pytest.raises(CredentialsError) as caught:
+        session_for(servers[0]).get_json(f"{servers[0].url}/bucket/x")
+    assert caught.value.cause_name == "PartialCredentialsError"
+    assert servers[0].headers == []
+
+
+@pytest.mark.parametrize(
+    ("name", "encoded"), [("a%2Fb", "a/b"), ("%2E%2E/x", "../x"), ("a%2Bb%20c", "a%2Bb%20c")]
+)
+def test_the_signed_path_is_that_of_the_decoded_key(name: str, encoded: str) -> None:
+    """As servers compute it: they decode the key, and encode all but slashes again."""
+    from neuromirror.net.aws_signing import _canonical_url
+
+    url = _canonical_url(f"https://bucket.s3.us-east-1.amazonaws.com/{name}?versionId=a%2Fb&list")
+    assert url.endswith(f"/{encoded}?versionId=a%2Fb&list=")
