@@ -53,8 +53,8 @@ def test_a_bucket_is_mirrored_into_the_private_store(lab: PrivateBucket) -> None
     assert files[FILE]["size"] == len(DATA)
     start = f"s3://{lab.bucket}/{FOLDER}/{FILE}?versionId="
     assert [url.startswith(start) for url in files[FILE]["urls"]] == [True]
-    (again,) = lab.sync()
-    assert again["status"] == "notneeded"
+    (unchanged,) = lab.sync()
+    assert unchanged["status"] == "notneeded"
     lab.run_on_private_store("fsck")
     lab.assert_nothing_public()
     lab.assert_no_secret(lab.folder)

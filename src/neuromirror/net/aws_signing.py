@@ -86,6 +86,7 @@ class AwsSigner:
         CredentialsError
             If there are no valid credentials.
         """
+        credentials = self._frozen_credentials()
         from botocore.auth import S3SigV4Auth  # type: ignore[import-untyped]
         from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]
 
@@ -93,7 +94,7 @@ class AwsSigner:
         if self.requester_pays:
             signed["x-amz-request-payer"] = "requester"
         request = AWSRequest(method=method, url=_canonical_url(url), headers=signed)
-        S3SigV4Auth(self._frozen_credentials(), "s3", self._region).add_auth(request)
+        S3SigV4Auth(credentials, "s3", self._region).add_auth(request)
         return dict(request.headers.items())
 
     def _frozen_credentials(self) -> Any:
@@ -129,6 +130,7 @@ class AwsSigner:
             "CredentialRetrievalError": "the credential_process or role of the profile failed; run"
             f" 'aws sts get-caller-identity"
             f"{'' if self._profile is None else f' --profile {self._profile}'}' to see why",
+            "ModuleNotFoundError": "signed requests need the package botocore: pip install boto3",
             "ConfigParseError": "~/.aws/config or ~/.aws/credentials cannot be parsed",
         }.get(kind)
         if remedy is None:

@@ -119,6 +119,12 @@ class BucketOptions(SourceOptions):
         limits = RequestLimits(per_host=max(16, 2 * self.connections))
         return Session(allow_private=private, limits=limits, signer=self._signer())
 
+    def requirements(self) -> tuple[str, ...]:
+        """Return the credentials that the bucket needs."""
+        if self.credentials is None:
+            return ()
+        return ("AWS credentials" if self.profile is None else f"the AWS profile {self.profile}",)
+
     def _signer(self) -> AwsSigner | None:
         if self.credentials is None:
             return None
