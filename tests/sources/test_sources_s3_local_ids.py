@@ -57,7 +57,7 @@ def options(**given: object) -> S3Options:
 
 def test_the_bucket_is_the_only_required_option():
     plain = options()
-    assert (plain.depth, plain.profile, plain.region) == (1, "plain", "us-east-1")
+    assert (plain.depth, plain.layout, plain.region) == (1, "plain", "us-east-1")
     assert not plain.overwrites_are_incidents
     assert options(layout="aind").overwrites_are_incidents
     assert not plain.session().allow_private
