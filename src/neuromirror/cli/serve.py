@@ -18,6 +18,10 @@ from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from neuromirror.crawl import Result
+    from neuromirror.service.catalogue_process import CatalogueOptions
+    from neuromirror.service.mirror_files import MirrorFiles
+    from neuromirror.service.serve import ServeOptions
+    from neuromirror.store import Store
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)i?B?", re.IGNORECASE)
 _UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -181,44 +185,24 @@ def serve_command(
     require_service()
     if catalogue is not None:
         require_web()
-    from neuromirror.service.catalogue_process import CatalogueOptions
     from neuromirror.service.housekeeping_tasks import HousekeepingSettings
-    from neuromirror.service.listen_address import parse_listen_address, parse_site_url
-    from neuromirror.service.serve import ServeOptions, open_mirror_files, serve, serve_once
+    from neuromirror.service.listen_address import parse_listen_address
+    from neuromirror.service.serve import ServeOptions, open_mirror_files, serve
     from neuromirror.store import Store
     from neuromirror.store.private_store import require_public_store
 
     private_store = private_store or _environment_path("NEUROMIRROR_PRIVATE_STORE")
     backup = backup or _environment_path("NEUROMIRROR_BACKUP")
-    for name in names:
-        if ":" in name:
-            mirror = name.partition(":")[0]
-            raise ConfigurationError(
-                f"'{name}' is a dataset, but only whole mirrors are served; write {mirror}, or run "
-                f"'neuromirror sync {name}'"
-            )
-    catalogue_options = None
+    _reject_datasets(names)
     if catalogue is not None:
-        if once:
-            raise ConfigurationError(
-                "--catalogue and --once exclude each other; run 'neuromirror catalogue' in a "
-                "process of its own"
-            )
-        from neuromirror.web.rate_limits import parse_limits, parse_proxies
-
-        limits = catalogue_limits or _environment_values("NEUROMIRROR_CATALOGUE_LIMITS")
-        proxies = catalogue_proxies or _environment_values("NEUROMIRROR_CATALOGUE_TRUSTED_PROXIES")
-        parse_limits(limits)
-        parse_proxies(proxies)
-        catalogue_options = CatalogueOptions(
-            parse_listen_address(catalogue),
-            parse_site_url(
-                catalogue_address or os.environ.get("NEUROMIRROR_CATALOGUE_ADDRESS", "")
-            ),
-            catalogue_title or os.environ.get("NEUROMIRROR_CATALOGUE_TITLE", ""),
+        catalogue_options = _catalogue_options(
+            catalogue,
+            catalogue_address,
+            catalogue_title,
+            once=once,
             cutouts=not catalogue_no_cutouts,
-            limits=limits,
-            proxies=proxies,
+            limits=catalogue_limits,
+            proxies=catalogue_proxies,
             sql=catalogue_sql,
         )
     elif (
@@ -232,6 +216,8 @@ def serve_command(
         raise ConfigurationError(
             "options --catalogue-… require an address for the catalogue; add --catalogue HOST:PORT"
         )
+    else:
+        catalogue_options = None
     folder = settings.store_folder.absolute()
     require_public_store(folder)
     options = ServeOptions(
@@ -254,6 +240,61 @@ def serve_command(
     if not once:
         serve(store, index_path, files, options)
         return
+    sys.exit(_serve_once(settings, store, index_path, files, options))
+
+
+def _reject_datasets(names: tuple[str, ...]) -> None:
+    for name in names:
+        if ":" in name:
+            mirror = name.partition(":")[0]
+            raise ConfigurationError(
+                f"'{name}' is a dataset, but only whole mirrors are served; write {mirror}, or run "
+                f"'neuromirror sync {name}'"
+            )
+
+
+def _catalogue_options(
+    listen: str,
+    address: str | None,
+    title: str | None,
+    *,
+    once: bool,
+    cutouts: bool,
+    limits: tuple[str, ...],
+    proxies: tuple[str, ...],
+    sql: bool,
+) -> CatalogueOptions:
+    """Return the options of the catalogue, from the command line or from the environment."""
+    from neuromirror.service.catalogue_process import CatalogueOptions
+    from neuromirror.service.listen_address import parse_listen_address, parse_site_url
+    from neuromirror.web.rate_limits import parse_limits, parse_proxies
+
+    if once:
+        raise ConfigurationError(
+            "--catalogue and --once exclude each other; run 'neuromirror catalogue' in a "
+            "process of its own"
+        )
+    limits = limits or _environment_values("NEUROMIRROR_CATALOGUE_LIMITS")
+    proxies = proxies or _environment_values("NEUROMIRROR_CATALOGUE_TRUSTED_PROXIES")
+    parse_limits(limits)
+    parse_proxies(proxies)
+    return CatalogueOptions(
+        parse_listen_address(listen),
+        parse_site_url(address or os.environ.get("NEUROMIRROR_CATALOGUE_ADDRESS", "")),
+        title or os.environ.get("NEUROMIRROR_CATALOGUE_TITLE", ""),
+        cutouts=cutouts,
+        limits=limits,
+        proxies=proxies,
+        sql=sql,
+    )
+
+
+def _serve_once(
+    settings: Settings, store: Store, index_path: Path, files: MirrorFiles, options: ServeOptions
+) -> int:
+    """Run the jobs that are due, print their results and return the exit code."""
+    from neuromirror.service.serve import serve_once
+
     code, has_results = 0, False
 
     def on_result(result: Result) -> None:
@@ -265,7 +306,7 @@ def serve_command(
     exit_code = serve_once(store, index_path, files, options, on_result)
     if not has_results:
         settings.print_text("notneeded  nothing is due")
-    sys.exit(exit_code if exit_code > 1 else worst_exit_code(code, exit_code))
+    return exit_code if exit_code > 1 else worst_exit_code(code, exit_code)
 
 
 def _environment_values(name: str) -> tuple[str, ...]:

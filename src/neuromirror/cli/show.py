@@ -17,15 +17,8 @@ from neuromirror.model import Retention, alias_of, format_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from neuromirror.index import (
-        CopyRow,
-        EdgeRow,
-        EvidenceCounts,
-        RelatedVersion,
-        SubdatasetRow,
-        VersionRow,
-        VisitRow,
-    )
+    from neuromirror.cli.shapes import ListedSubdataset, ShownVersion
+    from neuromirror.index import CopyRow, EdgeRow, RelatedVersion, VisitRow
 
 _MAX_SHOWN = 10
 """Maximum number of lines per field in text output."""
@@ -96,43 +89,7 @@ def show_command(settings: Settings, version: str) -> None:
     if settings.json:
         return
     settings.print_text(f"{name}@{row.label}")
-    not_mirrored = [f"{one['path']}: {one['detail']}" for one in exceptions]
-    lines = [
-        ("title", row.title),
-        ("kind", f"{row.kind} ({row.upstream})" + ", metadata only" * row.metadata_only),
-        ("time", row.upstream_time or f"observed {row.recorded_at} (unspecified upstream)"),
-        (
-            "source",
-            dataset.source_uri + f" ({_REMOVED})" * dataset.is_removed_upstream,
-        ),
-        ("doi", row.doi or "-"),
-        ("license", ", ".join(row.license) or "-"),
-        *[(name, ", ".join(values)) for name, values in attributes.items()],
-        *[("superdataset", one) for one in superdatasets],
-        ("files", f"{row.files}, {format_bytes(row.bytes)} ({row.bytes} bytes)"),
-        *([("form", _form_text(row))] if row.form == "manifest" else []),
-        *([] if row.indexed else [("index", _NOT_INDEXED)]),
-        ("evidence", _evidence_text(row.evidence, evidence)),
-        *([("retention", _retention_text(evidence))] if evidence.retention else []),
-        *[("other copy", _copy_text(one)) for one in copies],
-        *([("locations", _location_health_text(location_health))] if location_health else []),
-        ("not mirrored", f"{len(exceptions)} files that upstream lists" if exceptions else "0"),
-        *_shortened(not_mirrored),
-        *([("subdatasets", _subdatasets_text(subdatasets))] if subdatasets else []),
-        *_shortened([_subdataset_line(one) for one in subdatasets]),
-        *([("inline", _inline_text(inline))] if inline else []),
-        *_shortened([_inline_line(one) for one in inline]),
-        ("commit", row.commit),
-        ("tree", row.tree),
-        ("state", row.state),
-        *([("metadata", row.metadata)] if row.metadata else []),
-        ("swhid", row.swhid),
-        ("dataset id", dataset.dataset_id),
-        *[(f"see ({kind})", address) for kind, address in links],
-        *([("last visit", _visit_text(visit))] if visit is not None else []),
-        *[("failed", f"{one.task}: {one.message} (since {one.since})") for one in failures],
-        ("clone", shown.clone),
-    ]
+    lines = list(_field_lines(shown))
     width = max(12, *(len(head) for head, _ in lines))
     for head, text in lines:
         settings.print_text(f"  {head:<{width}} {text}")
@@ -146,21 +103,71 @@ def show_command(settings: Settings, version: str) -> None:
             settings.print_text(f"    {line}")
 
 
-def _evidence_text(evidence: Mapping[str, int], counts: EvidenceCounts) -> str:
+def _field_lines(shown: ShownVersion) -> Iterator[tuple[str, str]]:
+    """Yield the names and texts of the fields of a version; a line that continues has no name."""
+    yield "title", shown.title
+    yield "kind", f"{shown.kind} ({shown.upstream})" + ", metadata only" * shown.metadata_only
+    yield "time", shown.upstream_time or f"observed {shown.recorded_at} (unspecified upstream)"
+    yield "source", shown.source + f" ({_REMOVED})" * shown.removed
+    yield "doi", shown.doi or "-"
+    yield "license", ", ".join(shown.license) or "-"
+    yield from ((name, ", ".join(values)) for name, values in shown.attributes.items())
+    yield from (("superdataset", one) for one in shown.superdatasets)
+    yield from _content_lines(shown)
+    yield "commit", shown.commit
+    yield "tree", shown.tree
+    yield "state", shown.state
+    if shown.metadata:
+        yield "metadata", shown.metadata
+    yield "swhid", shown.swhid
+    yield "dataset id", shown.dataset_id
+    yield from ((f"see ({one.kind})", one.url) for one in shown.links)
+    if shown.last_visit is not None:
+        yield "last visit", _visit_text(shown.last_visit)
+    for one in shown.failures:
+        yield "failed", f"{one.task}: {one.message} (since {one.since})"
+    yield "clone", shown.clone
+
+
+def _content_lines(shown: ShownVersion) -> Iterator[tuple[str, str]]:
+    """Yield the fields about the files of a version."""
+    yield "files", f"{shown.files}, {format_bytes(shown.bytes)} ({shown.bytes} bytes)"
+    if shown.form == "manifest":
+        yield "form", _form_text(shown)
+    if not shown.indexed:
+        yield "index", _NOT_INDEXED
+    yield "evidence", _evidence_text(shown)
+    if shown.retention:
+        yield "retention", _retention_text(shown.retention)
+    yield from (("other copy", _copy_text(one)) for one in shown.copies)
+    if shown.location_health:
+        yield "locations", _location_health_text(shown.location_health)
+    not_mirrored = len(shown.exceptions)
+    yield "not mirrored", f"{not_mirrored} files that upstream lists" if not_mirrored else "0"
+    yield from _shortened([f"{one['path']}: {one['detail']}" for one in shown.exceptions])
+    if shown.subdatasets:
+        yield "subdatasets", _subdatasets_text(shown.subdatasets)
+    yield from _shortened([_subdataset_line(one) for one in shown.subdatasets])
+    if shown.inline:
+        yield "inline", _inline_text(shown.inline)
+    yield from _shortened([_inline_line(one) for one in shown.inline])
+
+
+def _evidence_text(shown: ShownVersion) -> str:
     """Format the number of files per kind of evidence, and who computed the checksums."""
-    checked = sum(counts.checked.values())
-    text = format_counts(evidence)
+    checked = sum(shown.checked.values())
+    text = format_counts(shown.evidence)
     if not checked:
         return f"{text} (claimed by upstream)"
-    if checked == sum(evidence.values()):
+    if checked == sum(shown.evidence.values()):
         return f"{text} (checked: hashed here)"
-    return f"{text} ({format_counts(counts.checked)} checked here, others claimed by upstream)"
+    return f"{text} ({format_counts(shown.checked)} checked here, others claimed by upstream)"
 
 
-def _retention_text(counts: EvidenceCounts) -> str:
+def _retention_text(retention: Mapping[str, int]) -> str:
     """Format how long upstream promises to keep the files."""
-    text = format_counts(counts.retention)
-    return f"{text} ({_EXPIRES})" if Retention.DRAFT in counts.retention else text
+    text = format_counts(retention)
+    return f"{text} ({_EXPIRES})" if Retention.DRAFT in retention else text
 
 
 def _copy_text(copy: CopyRow) -> str:
@@ -186,19 +193,19 @@ def _shortened(lines: Sequence[str]) -> list[tuple[str, str]]:
     return [("", line) for line in [*lines[:_MAX_SHOWN], *more]]
 
 
-def _subdatasets_text(subdatasets: Sequence[SubdatasetRow]) -> str:
+def _subdatasets_text(subdatasets: Sequence[ListedSubdataset]) -> str:
     files, size = sum(one.files for one in subdatasets), sum(one.bytes for one in subdatasets)
     return f"{len(subdatasets)} with {files} files, {format_bytes(size)}"
 
 
-def _subdataset_line(one: SubdatasetRow) -> str:
+def _subdataset_line(one: ListedSubdataset) -> str:
     version = one.label or one.commit[:12]
     return f"{one.path}: {version}, {one.files} files, {format_bytes(one.bytes)}"
 
 
-def _form_text(version: VersionRow) -> str:
-    size = format_bytes(version.manifest_only_bytes)
-    return f"manifest ({version.manifest_only_files} files, {size}, in the manifest but not in git)"
+def _form_text(version: ShownVersion) -> str:
+    files, size = version.manifest_only["files"], format_bytes(version.manifest_only["bytes"])
+    return f"manifest ({files} files, {size}, in the manifest but not in git)"
 
 
 def _inline_text(inline: Sequence[dict[str, Any]]) -> str:

@@ -162,7 +162,7 @@ class CrawlQueries(QueryBase):
         """Return the tasks whose last run failed, by mirror, those of the store first."""
         return [_failure(row) for row in self._rows(_FAILED_TASKS)]
 
-    def failed_visits(self) -> list[FailureRow]:
+    def _failed_visits(self) -> list[FailureRow]:
         """Return the failed visits that are the last of their datasets, by name."""
         return [_failure(row) for row in self._rows(_FAILED_VISITS)]
 

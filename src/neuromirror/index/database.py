@@ -181,7 +181,7 @@ class Index(
     def failures(self) -> list[FailureRow]:
         """Return all current failures: of tasks, visits, and locations that lost contents."""
         return sorted(
-            [*self.failed_tasks(), *self.failed_visits(), *self.location_failures()],
+            [*self.failed_tasks(), *self._failed_visits(), *self.location_failures()],
             key=lambda one: (one.mirror, one.task, one.dataset or ""),
         )
 

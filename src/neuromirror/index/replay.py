@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
+from neuromirror.index.dataset_text import refresh_text, write_attributes
 from neuromirror.index.errors import JournalDamagedError
 from neuromirror.index.file_writer import (
     RecordCounts,
@@ -178,6 +179,42 @@ def _apply_version(connection: sqlite3.Connection, entry: VersionMinted, journal
         (dataset,),
     ).fetchone()
     seq = 1 if last is None else last[0] + 1
+    version = _insert_version(connection, dataset, seq, entry, title, attributes)
+    connection.executemany(
+        "INSERT INTO inputs VALUES (?,?)",
+        [(version, name) for name in sorted(set(map(_storable_text, entry.inputs)))],
+    )
+    recorded = _write_files(connection, dataset, version, seq, last, entry, journal)
+    connection.execute(
+        "DELETE FROM failures WHERE task = ? AND mirror = ? AND local_id = ? "
+        "AND instr(message, ?) > 0",
+        (INDEX_TASK, entry.mirror, entry.local_id, entry.commit),
+    )
+    connection.execute(
+        "UPDATE datasets SET newest_version = ?, within = ? WHERE id = ?",
+        (version, entry.within, dataset),
+    )
+    if _is_current(connection, dataset, version):
+        connection.execute(
+            "UPDATE datasets SET title = ? WHERE id = ? AND ? <> ''", (title, dataset, title)
+        )
+        write_attributes(connection, dataset, attributes)
+    connection.execute(
+        "UPDATE mirrors SET first_contents = first_contents + ? WHERE name = ?",
+        (recorded.contents, entry.mirror),
+    )
+    refresh_text(connection, dataset)
+
+
+def _insert_version(
+    connection: sqlite3.Connection,
+    dataset: int,
+    seq: int,
+    entry: VersionMinted,
+    title: str,
+    attributes: dict[str, list[str]],
+) -> int:
+    """Insert the row of a version and return its number."""
     version = connection.execute(
         "INSERT INTO versions (dataset, seq, label, upstream, kind, state, commit_id, tree_id, "
         "annex_commit_id, time, files, bytes, exception_count, exceptions, evidence, title, "
@@ -215,30 +252,7 @@ def _apply_version(connection: sqlite3.Connection, entry: VersionMinted, journal
         ),
     ).lastrowid
     assert version is not None
-    connection.executemany(
-        "INSERT INTO inputs VALUES (?,?)",
-        [(version, name) for name in sorted(set(map(_storable_text, entry.inputs)))],
-    )
-    recorded = _write_files(connection, dataset, version, seq, last, entry, journal)
-    connection.execute(
-        "DELETE FROM failures WHERE task = ? AND mirror = ? AND local_id = ? "
-        "AND instr(message, ?) > 0",
-        (INDEX_TASK, entry.mirror, entry.local_id, entry.commit),
-    )
-    connection.execute(
-        "UPDATE datasets SET newest_version = ?, within = ? WHERE id = ?",
-        (version, entry.within, dataset),
-    )
-    if _is_current(connection, dataset, version):
-        connection.execute(
-            "UPDATE datasets SET title = ? WHERE id = ? AND ? <> ''", (title, dataset, title)
-        )
-        _write_attributes(connection, dataset, attributes)
-    connection.execute(
-        "UPDATE mirrors SET first_contents = first_contents + ? WHERE name = ?",
-        (recorded.contents, entry.mirror),
-    )
-    _refresh_text(connection, dataset)
+    return version
 
 
 def _complete_from_last(
@@ -343,7 +357,7 @@ def _apply_visit(connection: sqlite3.Connection, entry: VisitEnded) -> None:
         "title = CASE WHEN newest_version IS NULL AND ? <> '' THEN ? ELSE title END WHERE id = ?",
         (visit, entry.status, entry.ended, title, title, dataset),
     )
-    _refresh_text(connection, dataset)
+    refresh_text(connection, dataset)
 
 
 def _apply_hold(connection: sqlite3.Connection, entry: HoldPlaced) -> None:
@@ -424,7 +438,7 @@ def _dataset_number(
         ).lastrowid
         found = (row, None)
         assert row is not None
-        _refresh_text(connection, row)
+        refresh_text(connection, row)
     if source_uri and source_uri != found[1]:
         dataset_id = DatasetRef(mirror, local_id, source_uri).dataset_id
         connection.execute(
@@ -440,62 +454,6 @@ def _is_current(connection: sqlite3.Connection, dataset: int, version: int) -> b
         f"SELECT {CURRENT} FROM datasets d WHERE d.id = ?", (dataset,)
     ).fetchone()
     return bool(current == version)
-
-
-def _write_attributes(
-    connection: sqlite3.Connection, dataset: int, attributes: dict[str, list[str]]
-) -> None:
-    """Replace the dataset's attributes by those of its current version, if they differ."""
-    rows = sorted({(name, value) for name, values in attributes.items() for value in values})
-    known = connection.execute(
-        "SELECT name, value FROM attributes WHERE dataset = ? ORDER BY name, value", (dataset,)
-    ).fetchall()
-    if rows == known:
-        return
-    connection.execute("DELETE FROM attributes WHERE dataset = ?", (dataset,))
-    connection.executemany(
-        # names are compared without case
-        "INSERT INTO attributes (dataset, name, value, casefolded) VALUES (?,?,?,?) "
-        "ON CONFLICT DO NOTHING",
-        [(dataset, name, value, value.casefold()) for name, value in rows],
-    )
-
-
-def _refresh_text(connection: sqlite3.Connection, dataset: int) -> None:
-    """Update the dataset's row of full-text search, if it differs."""
-    name, title, license_ = connection.execute(
-        "SELECT m.name || ':' || d.local_id, d.title, coalesce(v.license, '[]') FROM datasets d "
-        f"JOIN mirrors m ON m.id = d.mirror LEFT JOIN versions v ON v.id = {CURRENT} "
-        "WHERE d.id = ?",
-        (dataset,),
-    ).fetchone()
-    dois = connection.execute(
-        "SELECT doi FROM versions WHERE dataset = ? AND doi IS NOT NULL GROUP BY doi "
-        "ORDER BY min(seq)",
-        (dataset,),
-    )
-    values = connection.execute(
-        "SELECT value FROM attributes WHERE dataset = ? ORDER BY name, value", (dataset,)
-    )
-    row = (
-        name,
-        title,
-        " ".join(json.loads(license_)),
-        " ".join(doi for (doi,) in dois),
-        " ".join(dict.fromkeys(value for (value,) in values)),
-    )
-    known = connection.execute(
-        "SELECT name, title, license, doi, attributes FROM dataset_text WHERE rowid = ?", (dataset,)
-    ).fetchone()
-    if row == known:
-        return
-    if known is not None:
-        connection.execute("DELETE FROM dataset_text WHERE rowid = ?", (dataset,))
-    connection.execute(
-        "INSERT INTO dataset_text (rowid, name, title, license, doi, attributes) "
-        "VALUES (?,?,?,?,?,?)",
-        (dataset, *row),
-    )
 
 
 def _storable_text(text: str) -> str:

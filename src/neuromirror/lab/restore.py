@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 from neuromirror.annex import SkippedRemote, initialize, skipped_remotes_message
 from neuromirror.git import GitError
 from neuromirror.lab.clone_urls import clone_urls
+from neuromirror.lab.evidence_summary import EvidenceSummary, count_of
 from neuromirror.lab.lock_manifests import (
     ListedSubdataset,
     LockManifestMissingError,
@@ -31,12 +31,12 @@ from neuromirror.lab.restore_strategies import (
     restore_strategies,
     run_git,
 )
-from neuromirror.model import ConfigurationError, Evidence, NeuromirrorError, StateDigest
+from neuromirror.model import ConfigurationError, NeuromirrorError, StateDigest
 from neuromirror.store import SafeFolder, Store, file_lock
 from neuromirror.transfer import JOBS, get
 from neuromirror.transfer.annex_clone import committer_environment
 from neuromirror.transfer.git_commands import disabled_filters
-from neuromirror.transfer.outcomes import EvidenceStatus, Outcome, Status
+from neuromirror.transfer.outcomes import Outcome, Status
 from neuromirror.transfer.repository_check import check_restored_repository
 
 MessageCallback = Callable[[str], None]
@@ -196,42 +196,6 @@ class _RestoredDataset:
     skipped_remotes: list[SkippedRemote] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _EvidenceSummary:
-    """Counts of the pinned files by their evidence."""
-
-    fetched: Counter[tuple[Evidence, EvidenceStatus]] = field(default_factory=Counter)
-    present: int = 0
-    failed: int = 0
-
-    def add(self, outcome: Outcome) -> None:
-        if outcome.failed:
-            self.failed += 1
-        elif outcome.status == "notneeded":
-            self.present += 1
-        else:
-            evidence = outcome.evidence or Evidence.NONE
-            checked = outcome.checked == "checked" and evidence is not Evidence.NONE
-            self.fetched[evidence, "checked" if checked else "claimed"] += 1
-
-    def messages(self) -> list[str]:
-        """Return the counts as text."""
-        messages = [
-            f"{_count_of(self.fetched[evidence, 'checked'], 'file')} verified by {evidence.value}"
-            for evidence in Evidence
-            if self.fetched[evidence, "checked"]
-        ]
-        unverified = sum(count for (_, how), count in self.fetched.items() if how == "claimed")
-        messages += [f"{_count_of(unverified, 'file')} not verified (no checksum)"] * bool(
-            unverified
-        )
-        messages += [
-            f"{_count_of(self.present, 'file')} already present, not verified again"
-        ] * bool(self.present)
-        messages += [f"{_count_of(self.failed, 'file')} not available"] * bool(self.failed)
-        return messages
-
-
 class _DatasetRestorer:
     """Restores the dataset of one pin."""
 
@@ -255,7 +219,7 @@ class _DatasetRestorer:
 
     def run(self) -> Iterator[Outcome]:
         """Restore the dataset and yield the outcomes; see :func:`restore`."""
-        pin, evidence, placed = self._pin, _EvidenceSummary(), list[_RestoredDataset]()
+        pin, evidence, placed = self._pin, EvidenceSummary(), list[_RestoredDataset]()
         try:
             for one in self._restore_tree(self._restore_target, self._target, pin.dataset.alias):
                 placed.append(one)
@@ -291,16 +255,16 @@ class _DatasetRestorer:
             url=placed[0].strategy.url if placed and placed[0].strategy else None,
         )
 
-    def _summary(self, placed: Sequence[_RestoredDataset], evidence: _EvidenceSummary) -> str:
+    def _summary(self, placed: Sequence[_RestoredDataset], evidence: EvidenceSummary) -> str:
         """Return the result as text."""
         messages = []
         if placed:
             first = placed[0]
             messages.append(f"from {first.strategy.name}" if first.strategy else "already restored")
             if len(placed) > 1:
-                messages.append(f"with {_count_of(len(placed) - 1, 'subdataset')}")
+                messages.append(f"with {count_of(len(placed) - 1, 'subdataset')}")
             if self._options.offline:
-                pinned = _count_of(sum(one.count for one in placed), "file")
+                pinned = count_of(sum(one.count for one in placed), "file")
                 messages.append(f"content of {pinned} not requested (offline)")
             messages += evidence.messages()
             if any(one.manifest_only_files != 0 for one in placed):
@@ -471,7 +435,7 @@ class _DatasetRestorer:
         size = sum(one.bytes for one in placed)
         if (files, size) != (pin.files, pin.bytes):
             raise LockMismatchError(
-                f"{pin.name}: commit and paths select {_count_of(files, 'file')} with {size} "
+                f"{pin.name}: commit and paths select {count_of(files, 'file')} with {size} "
                 f"bytes, but the lock file has {pin.files} with {pin.bytes}; {_EDITED_HINT}"
             )
 
@@ -570,7 +534,3 @@ def _register_submodule(root: Path, one: ListedSubdataset) -> None:
     with suppress(GitError):
         url = run_git(root / one.path, "config", "remote.origin.url").strip()
         run_git(root, "config", f"{name}.url", url)
-
-
-def _count_of(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"

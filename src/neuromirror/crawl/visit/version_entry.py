@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC
+from typing import Any
 
 from neuromirror.mint import MintResult
 from neuromirror.model import (
     DatasetRef,
+    ExcludedEntry,
+    InlineComponent,
     SnapshotHeader,
     VersionMinted,
     current_timestamp,
@@ -59,15 +62,7 @@ def version_entry(
         time=None if time is None else time.astimezone(UTC).isoformat(timespec="seconds"),
         files=minted.files,
         bytes=minted.bytes,
-        exceptions=[
-            {
-                "path": path_to_text(one.path),
-                "reason": one.reason,
-                "detail": one.detail,
-                "size": one.size,
-            }
-            for one in header.exceptions
-        ],
+        exceptions=[_exception_fields(one) for one in header.exceptions],
         evidence=dict(sorted(minted.evidence.items())),
         title=facts.title,
         license=list(facts.license),
@@ -81,15 +76,25 @@ def version_entry(
         form=header.form,
         manifest_only_files=minted.manifest_only.files,
         manifest_only_bytes=minted.manifest_only.bytes,
-        inline=[
-            {
-                "path": path_to_text(one.path),
-                "source": one.source_uri,
-                "checksum": one.checksum,
-                "files": one.files,
-                "bytes": one.bytes,
-            }
-            for one in header.inline
-        ],
+        inline=[_inline_fields(one) for one in header.inline],
         in_subdatasets=minted.in_subdatasets.files,
     )
+
+
+def _exception_fields(one: ExcludedEntry) -> dict[str, Any]:
+    return {
+        "path": path_to_text(one.path),
+        "reason": one.reason,
+        "detail": one.detail,
+        "size": one.size,
+    }
+
+
+def _inline_fields(one: InlineComponent) -> dict[str, Any]:
+    return {
+        "path": path_to_text(one.path),
+        "source": one.source_uri,
+        "checksum": one.checksum,
+        "files": one.files,
+        "bytes": one.bytes,
+    }

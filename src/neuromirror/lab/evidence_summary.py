@@ -1,0 +1,51 @@
+"""Counts of restored files by their evidence, as text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from neuromirror.model import Evidence
+from neuromirror.transfer.outcomes import EvidenceStatus, Outcome
+
+
+@dataclass(slots=True)
+class EvidenceSummary:
+    """Counts of the pinned files by their evidence."""
+
+    fetched: Counter[tuple[Evidence, EvidenceStatus]] = field(default_factory=Counter)
+    present: int = 0
+    failed: int = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """Count the outcome of a file."""
+        if outcome.failed:
+            self.failed += 1
+        elif outcome.status == "notneeded":
+            self.present += 1
+        else:
+            evidence = outcome.evidence or Evidence.NONE
+            checked = outcome.checked == "checked" and evidence is not Evidence.NONE
+            self.fetched[evidence, "checked" if checked else "claimed"] += 1
+
+    def messages(self) -> list[str]:
+        """Return the counts as text."""
+        messages = [
+            f"{count_of(self.fetched[evidence, 'checked'], 'file')} verified by {evidence.value}"
+            for evidence in Evidence
+            if self.fetched[evidence, "checked"]
+        ]
+        unverified = sum(count for (_, how), count in self.fetched.items() if how == "claimed")
+        messages += [f"{count_of(unverified, 'file')} not verified (no checksum)"] * bool(
+            unverified
+        )
+        messages += [
+            f"{count_of(self.present, 'file')} already present, not verified again"
+        ] * bool(self.present)
+        messages += [f"{count_of(self.failed, 'file')} not available"] * bool(self.failed)
+        return messages
+
+
+def count_of(count: int, what: str) -> str:
+    """Return a count with its noun, e.g. ``2 files``."""
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -1,0 +1,98 @@
+"""Files, functions and classes of the packages stay small enough to be read at once."""
+
+from __future__ import annotations
+
+import ast
+import io
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCES = Path(__file__).parents[2] / "src"
+
+MAX_FILE = 400
+"""Lines of code, without docstrings, comments and blank lines."""
+MAX_FUNCTION = 60
+"""Lines of code in a function's body: a command has as many parameters as options."""
+MAX_METHODS = 12
+"""Public methods of a class itself, without those that it inherits."""
+
+EXEMPT = {
+    "neuromirror/net/session.py": "one request: its limits, retries, redirects and errors",
+    "neuromirror/index/schedule.py:Schedule": "all statements on one database",
+    "neuromirror/sources/dandi/source.py:DandiSource": "the Source protocol and its optional parts",
+    "neuromirror/store/store.py:Store": "journal, records and repositories behind one object",
+    "neuromirror_demo/archive.py:Archive": "one method per verb of the simulated archive",
+    "neuromirror_demo/boss/state.py:BossState": "one method per verb of the simulated archive",
+    "neuromirror_demo/bucket_state.py:BucketState": "one method per verb of the simulated bucket",
+    "neuromirror_demo/documents.py:DandiDocuments": "one method per document of the API",
+    "neuromirror_demo/big_documents.py:_nwb_metadata": "one literal document",
+}
+"""What is larger, and why."""
+
+
+def _code_lines(text: str, tree: ast.AST) -> set[int]:
+    """Return the numbers of the lines that have code."""
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type in (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE):
+            continue
+        if token.type in (tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER):
+            continue
+        lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            lines.difference_update(range(node.lineno, (node.end_lineno or 0) + 1))
+    return lines
+
+
+def too_large(text: str, path: str) -> Iterator[str]:
+    """Yield the names of a file and of what it defines that exceed a limit."""
+    tree = ast.parse(text)
+    code = _code_lines(text, tree)
+    if len(code) > MAX_FILE:
+        yield path
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            body = range(node.body[0].lineno, (node.end_lineno or 0) + 1)
+            if len(code.intersection(body)) > MAX_FUNCTION:
+                yield f"{path}:{node.name}"
+        elif isinstance(node, ast.ClassDef):
+            methods = [
+                one.name
+                for one in node.body
+                if isinstance(one, (ast.FunctionDef, ast.AsyncFunctionDef))
+                and not one.name.startswith("_")
+            ]
+            if len(methods) > MAX_METHODS:
+                yield f"{path}:{node.name}"
+
+
+def test_only_named_files_functions_and_classes_are_large() -> None:
+    found = {
+        name
+        for path in sorted(SOURCES.rglob("*.py"))
+        for name in too_large(path.read_text(), path.relative_to(SOURCES).as_posix())
+    }
+    assert found - set(EXEMPT) == set(), "split them, or add the reason to EXEMPT"
+    assert set(EXEMPT) - found == set(), "these are small by now; remove them from EXEMPT"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("a = 1\n" * (MAX_FILE + 1), ["x.py"]),
+        ("# one\n\n" * MAX_FILE + "a = 1\n", []),
+        ("def f():\n" + "    a = 1\n" * (MAX_FUNCTION + 1), ["x.py:f"]),
+        ("def f(\n" + "    a,\n" * MAX_FUNCTION + "):\n    return 1\n", []),
+        (
+            "class C:\n" + "".join(f"    def m{n}(self): ...\n" for n in range(MAX_METHODS + 1)),
+            ["x.py:C"],
+        ),
+        ("class C:\n" + "".join(f"    def _m{n}(self): ...\n" for n in range(20)), []),
+    ],
+)
+def test_what_is_counted(text: str, names: list[str]) -> None:
+    assert list(too_large(text, "x.py")) == names
