@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from neuromirror.annex import fits_path_limits, git_path
+from neuromirror.annex import find_pointer_key, fits_path_limits, git_path
 from neuromirror.git import (
     BLOB,
     REGULAR_FILE_MODE,
@@ -157,6 +157,8 @@ def _write_folder(pack: PackWriter, name: bytes, content: bytes) -> bytes:
 def _gitmodules(sums: StateCounts) -> bytes:
     if any(path.startswith("-") for path in sums.subdatasets):
         raise ValueError("git rejects a submodule whose path starts with a dash")
-    return gitmodules_content(
+    content = gitmodules_content(
         Submodule(path, ria_url(part["id"]), part["id"]) for path, part in sums.subdatasets.items()
     )
+    # git-annex would take a first line with such a path for a pointer
+    return content if find_pointer_key(content) is None else b"\n" + content

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from neuromirror.annex import key_for, mark_clash
+from neuromirror.annex import find_pointer_key, key_for, mark_clash
 from neuromirror.crawl.visit.listed_entries import ListedEntries
 from neuromirror.crawl.visit.snapshot import RecordSpool, ResolvedComponents, SpooledSnapshot
 from neuromirror.mint import LineSorter
@@ -101,7 +101,7 @@ def validate_listing(
     header = SnapshotHeader(
         version=replace(listing.version, time=listing.version.time or entries.newest),
         facts=listing.facts,
-        documents=tuple(sorted(listing.documents, key=lambda one: one.path)),
+        documents=tuple(map(_plain_document, sorted(listing.documents, key=lambda one: one.path))),
         exceptions=tuple(sorted(entries.exceptions, key=lambda one: (one.path, one.reason))),
         newest=entries.newest,
         web_remotes=listing.web_remotes,
@@ -117,6 +117,16 @@ def validate_listing(
         has_no_upstream_time=listing.version.time is None,
         is_single_array=listing.manifest_only,
     )
+
+
+def _plain_document(document: Document) -> Document:
+    """Return a document that git-annex does not take for the pointer of another file.
+
+    Sources write JSON or YAML, which may start with an empty line.
+    """
+    if find_pointer_key(document.content) is None:
+        return document
+    return replace(document, content=b"\n" + document.content)
 
 
 class _DocumentPaths:

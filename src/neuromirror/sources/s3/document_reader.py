@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from neuromirror.annex import find_pointer_key
 from neuromirror.model import Document
 from neuromirror.net import (
     AccessDeniedError,
@@ -82,6 +83,8 @@ class DocumentReader:
             )
         normalized = self.profile.normalize(path, content)
         cleaned = without_secrets(normalized)
+        if find_pointer_key(cleaned) is not None:
+            return None  # git-annex would take a plain file for the pointer of another file
         return Document(path, cleaned, row.modified), cleaned != normalized
 
     def _is_encoded(self, row: ObjectRow) -> bool:

@@ -29,7 +29,10 @@ _SIGNED: Final = SignedUrlPattern(
     r"|signature|sig|access_token|auth_token|token|key-pair-id",
     marks="?&#",
 )
-_PASSWORD_URL: Final = re.compile(r"(?i)(?<=[a-z0-9+.-])(://)[^\s/'\"<>@:]*:[^\s/'\"<>@]+@")
+_PASSWORD_URL: Final = re.compile(
+    r"(?i)(?<=[a-z0-9+.-])(://)[^\s/'\"<>@:]*:(?![0-9]+[/?#])(?:(?!://)[^\s'\"<>])+@"
+)
+"""User and password, up to the last ``@``: a password can have any character of a URL."""
 _SECRET_MEMBER: Final = re.compile(
     r"(?i)(?:aws_?)?(?:secret_?access_?key|session_?token|access_?key_?id)"
     r"|(?:[a-z0-9]+[_-])*(?:password|passwd|api[_-]?key|private[_-]?key)"
@@ -213,8 +216,9 @@ def one_line(value: object) -> str:
 
 
 def _clean(text: str) -> str:
-    text = _SIGNED.sub(_cleaned_url, text)
+    # passwords first: the end of a signed URL may be in one
     text = _PASSWORD_URL.sub(r"\1", text)
+    text = _SIGNED.sub(_cleaned_url, text)
     text = _ASSIGNED.sub(rf"\1{_REPLACED}", text)
     return _KNOWN_FORM.sub(_REPLACED, text)
 
