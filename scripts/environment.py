@@ -90,7 +90,10 @@ def run(command: list[str | os.PathLike[str]], what: str) -> None:
 
 
 def describe(extra: str, version: str) -> dict[str, str]:
-    """Return the record of an environment with this extra; an equal record means nothing to do."""
+    """Return the record of an environment; an equal record means nothing to do.
+
+    ``extra`` is ``all``, or ``test`` for an environment with the dependency group too.
+    """
     digest = hashlib.sha256()
     for name in INPUTS:
         content = (ROOT / name).read_bytes()
@@ -213,13 +216,13 @@ def complete_system(extra: str) -> None:
 
 
 def bring_up_to_date(extra: str) -> None:
-    """Leaves an environment in ``.venv`` that has the project with this extra."""
+    """Leaves an environment in ``.venv`` with the extras, and with ``test`` the test suite's."""
     have = installed()
     version = version_of(PYTHON) if have or (VENV.exists() and not UNFINISHED.exists()) else ""
     chosen = f"{sys.version_info.major}.{sys.version_info.minor}"
     other_python = "PYTHON" in os.environ and version != chosen
     if have and version and not other_python:
-        # The test extra holds all that the other holds.
+        # That of the tests holds all that the other holds.
         if have in (describe(extra, version), describe("test", version)):
             return
         if have.get("root") != str(ROOT) or have.get("python") != version:
@@ -237,9 +240,11 @@ def bring_up_to_date(extra: str) -> None:
     pip: list[str | os.PathLike[str]] = [PYTHON, "-I", "-m", "pip", "install", "--no-user"]
     pip += ["--quiet", "--constraint", "constraints.txt"]
     # setuptools first and pinned like the rest: a build in isolation would fetch any version.
-    # pip too: sqlite-utils requires it, and it should not replace itself while it works.
+    # pip too: only 25.1 and later know groups, and it should not replace itself while it works.
     run([*pip, "pip", "setuptools", "setuptools-scm"], "installing setuptools")
-    run([*pip, "--no-build-isolation", "--editable", f".[{extra}]"], "installing neuromirror")
+    # The test suite needs all that the extras bring, and the dependency group of that name.
+    group = ["--group", "test"] if extra == "test" else []
+    run([*pip, "--no-build-isolation", "--editable", ".[all]", *group], "installing neuromirror")
     STAMP.write_text(json.dumps(describe(extra, version)))
     UNFINISHED.unlink()
 

@@ -266,7 +266,7 @@ def _need_programs() -> None:
     if missing:
         raise ConfigurationError(
             f"the demo needs {', '.join(missing)}; install them with "
-            "pip install 'neuromirror[demo,datalad]' (git: from your system)"
+            "pip install 'neuromirror[demo]' (git: from your system)"
         )
 
 

@@ -341,7 +341,7 @@ def test_the_demo_without_its_extras_says_what_to_install(tmp_path: Path) -> Non
     shell = Shell(tmp_path, tmp_path / "store", {"PYTHONPATH": str(tmp_path)})
     line = shell.program("demo", "--no-input", code=2).error_line
     assert "flask, moto, pynwb" in line
-    assert "pip install 'neuromirror[demo,datalad]'" in line
+    assert "pip install 'neuromirror[demo]'" in line
     served = subprocess.run(
         [sys.executable, "-m", "neuromirror_demo", "serve", "--dir", str(tmp_path / "demo")],
         env={**os.environ, "PYTHONPATH": str(tmp_path)},

@@ -7,12 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
+ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 
 
@@ -40,10 +42,13 @@ def test_a_program_is_that_of_this_environment(name: str) -> None:
     assert Path(found).parent == BIN
 
 
-def test_every_requirement_of_the_test_extra_is_installed() -> None:
-    for line in requires("neuromirror") or []:
+def test_every_requirement_of_the_suite_is_installed() -> None:
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["dependency-groups"]
+    lines = [line for group in groups.values() for line in group if isinstance(line, str)]
+    assert len(lines) > 20
+    for line in [*lines, *(requires("neuromirror") or [])]:
         one = Requirement(line)
-        if one.marker is None or one.marker.evaluate({"extra": "test"}):
+        if one.marker is None or one.marker.evaluate({"extra": "all"}):
             assert one.specifier.contains(version(one.name), prereleases=True), line
 
 

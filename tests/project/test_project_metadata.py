@@ -5,8 +5,9 @@ from __future__ import annotations
 import configparser
 import re
 import tomllib
-from importlib.metadata import metadata, requires, version
+from importlib.metadata import metadata, version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -25,15 +26,21 @@ def fixture_setup() -> configparser.ConfigParser:
     return setup
 
 
+def requirement_lines(extra: str | None) -> list[Requirement]:
+    """Return what the project asks for, in an extra or in the base."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", "utf-8")
+    text = (
+        setup["options"]["install_requires"]
+        if extra is None
+        else setup["options.extras_require"][extra]
+    )
+    return [Requirement(line) for line in text.split("\n") if line]
+
+
 def requirements(extra: str | None) -> set[str]:
-    """Names of the packages that the installed project asks for, in an extra or in the base."""
-    found: set[str] = set()
-    for line in requires("neuromirror") or []:
-        one = Requirement(line)
-        base = one.marker is None or one.marker.evaluate({"extra": ""})
-        if base if extra is None else not base and one.marker.evaluate({"extra": extra}):
-            found.add(canonicalize_name(one.name))
-    return found
+    """Return the names of the packages that the project asks for, in an extra or in the base."""
+    return {canonicalize_name(one.name) for one in requirement_lines(extra)}
 
 
 def pins() -> list[Requirement]:
@@ -41,8 +48,24 @@ def pins() -> list[Requirement]:
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
 
-def test_pyproject_holds_only_the_build_system() -> None:
-    assert set(tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))) == {"build-system"}
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+def group(name: str) -> set[str]:
+    """Names of the packages in a dependency group, with those of the groups that it includes."""
+    found: set[str] = set()
+    for one in pyproject()["dependency-groups"][name]:
+        if isinstance(one, dict):
+            found |= group(one["include-group"])
+        else:
+            found.add(canonicalize_name(Requirement(one).name))
+    return found
+
+
+def test_pyproject_holds_only_the_build_system_and_what_a_checkout_needs() -> None:
+    assert set(pyproject()) == {"build-system", "dependency-groups"}
+    assert group("docs") < group("test")
 
 
 def test_the_installed_package_has_the_version_of_the_source() -> None:
@@ -87,22 +110,27 @@ def test_entry_points_lead_to_something(setup: configparser.ConfigParser) -> Non
             assert described or callable(getattr(loaded, name)), line
 
 
-def test_a_base_install_is_small() -> None:
-    heavy = {"boto3", "dandi", "datalad", "flask", "git-annex", "intern", "moto", "numpy", "pynwb"}
-    assert not requirements(None) & heavy
-    assert len(requirements(None)) <= 9
+def test_a_base_install_has_what_a_user_needs_and_nothing_of_an_operator() -> None:
+    assert {"boto3", "dandi", "datalad", "git-annex", "platformdirs"} <= requirements(None)
+    assert not requirements(None) & {"apscheduler", "datasette", "flask", "intern", "moto", "pynwb"}
+    assert len(requirements(None)) <= 14
 
 
-def test_the_test_extra_holds_all_that_the_others_hold(setup: configparser.ConfigParser) -> None:
-    for extra in setup["options.extras_require"]:
+def test_extras_are_for_users_and_groups_for_a_checkout(setup: configparser.ConfigParser) -> None:
+    extras = set(setup["options.extras_require"])
+    assert extras == {"all", "cluster", "demo", "service", "volumes", "web"}
+    for extra in extras:
         assert requirements(extra), extra
-        assert requirements(extra) <= requirements("test"), extra
+        assert requirements(extra) <= requirements("all"), extra
+    assert not requirements("all") & group("test")
 
 
 def test_constraints_pin_every_requirement_once(setup: configparser.ConfigParser) -> None:
     names = [canonicalize_name(pin.name) for pin in pins()]
     assert len(names) == len(set(names))
-    assert requirements(None) | requirements("test") | {"pip", "setuptools"} <= set(names)
+    assert requirements(None) | requirements("all") | group("test") | {"pip", "setuptools"} <= set(
+        names
+    )
     for pin in pins():
         assert re.fullmatch(r"==[0-9][0-9A-Za-z.+!]*", str(pin.specifier)), pin
         assert pin.url is None
@@ -110,7 +138,6 @@ def test_constraints_pin_every_requirement_once(setup: configparser.ConfigParser
 
 def test_constraints_fit_the_requirements() -> None:
     pinned = {canonicalize_name(pin.name): str(pin.specifier)[2:] for pin in pins()}
-    for line in requires("neuromirror") or []:
-        one = Requirement(line)
+    for one in [*requirement_lines(None), *requirement_lines("all")]:
         chosen = pinned[canonicalize_name(one.name)]
-        assert one.specifier.contains(chosen, prereleases=True), line
+        assert one.specifier.contains(chosen, prereleases=True), one

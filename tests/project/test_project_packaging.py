@@ -11,6 +11,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
+import zipfile
 from collections.abc import Iterator
 from importlib.metadata import requires
 from pathlib import Path
@@ -271,7 +273,7 @@ def test_what_a_container_is_made_of_is_there_and_let_through(tmp_path: Path) ->
     for name in re.findall(r"(?:file:|license_files =) (\S+)", setup):
         assert name in copied
     assert "[options.extras_require]" in setup
-    packages = {"git-annex", "apscheduler", "prometheus-client", "datasette"}
+    packages = {"apscheduler", "prometheus-client", "datasette"}
     assert packages <= set().union(*map(_required, _extras()))
     # and what is copied is enough to install from
     tree = tmp_path / "tree"
@@ -284,6 +286,45 @@ def test_what_a_container_is_made_of_is_there_and_let_through(tmp_path: Path) ->
     subprocess.run(pip, check=True)
     assert (tmp_path / "installed" / "neuromirror" / "service" / "serve.py").is_file()
     assert (tmp_path / "installed" / "bin" / "neuromirror").is_file()
+    mirrors = tmp_path / "installed" / "neuromirror" / "config" / "mirrors"
+    assert (mirrors / "dandi.toml").read_bytes() == (ROOT / "mirrors/dandi.toml").read_bytes()
+
+
+def test_wheel_and_sdist_hold_the_builtin_mirrors(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree / name)
+    for name in ("src", "mirrors"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=ignored)
+    build = (
+        "import sys; from setuptools import build_meta; folder = sys.argv[1];"
+        "build_meta.build_sdist(folder); build_meta.build_wheel(folder)"
+    )
+    built = tmp_path / "built"
+    built.mkdir()
+    subprocess.run(
+        [sys.executable, "-c", build, str(built)], cwd=tree, check=True, capture_output=True
+    )
+    expected = {path.name: path.read_bytes() for path in (ROOT / "mirrors").iterdir()}
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    folder = "neuromirror/config/mirrors/"
+    assert {
+        name.removeprefix(folder): content
+        for name, content in members.items()
+        if name.startswith(folder)
+    } == expected
+    # the sdist stands alone: it has files in place of the link to the folder above
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path / "sdist", filter="data")
+    (unpacked,) = (tmp_path / "sdist").iterdir()
+    shipped = unpacked / "src" / folder
+    assert not shipped.is_symlink()
+    assert {path.name: path.read_bytes() for path in shipped.iterdir()} == expected
 
 
 def _extras() -> list[str]:

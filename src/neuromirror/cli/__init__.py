@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sysconfig
+
 import click
 
 from neuromirror import __version__
@@ -111,4 +114,18 @@ main.add_section(
     ],
 )
 
-__all__ = ["main"]
+
+def run() -> None:
+    """Run the program, with the other programs of its environment first on ``PATH``.
+
+    An environment that is not activated (pipx, uvx) has git-annex and the programs that git-annex
+    starts in it too.
+    """
+    programs = sysconfig.get_path("scripts")
+    path = os.environ.get("PATH", os.defpath)
+    if programs not in path.split(os.pathsep):
+        os.environ["PATH"] = f"{programs}{os.pathsep}{path}"
+    main(prog_name="neuromirror")
+
+
+__all__ = ["main", "run"]

@@ -41,7 +41,7 @@ def mirrors_command(settings: Settings, action: str, name: str | None) -> None:
     the path of the file and whether it overrides a built-in mirror. NEEDS lists what a mirror needs
     beside a base installation.
 
-    "show" prints the file of a mirror, to start a file of your own from.
+    "show" prints the file of a mirror, as a template for one of your own.
 
     Exit code: 0 success, 2 a file is invalid, or the mirror is unknown.
     """

@@ -11,6 +11,7 @@ from neuromirror.crawl.plan import pending_files_text
 from neuromirror.crawl.planner import SyncRequest
 from neuromirror.crawl.visit.outcome import VisitOutcome
 from neuromirror.model import DatasetRef, NeuromirrorError, Traffic
+from neuromirror.model.programs import install_advice
 from neuromirror.net import CredentialsError, HttpError, NetError, UnreachableError, redact
 from neuromirror.sources import DatasetNotFoundError, Estimate
 from neuromirror.store import Store
@@ -149,7 +150,7 @@ def _describe_fully(error: Exception, store: Store) -> str:
             "(published versions are intact)"
         )
     if isinstance(error, FileNotFoundError) and error.filename == "git":
-        return "git is not on PATH; install it and run the sync again"
+        return f"git is not on PATH; install it and run the sync again: {install_advice('git')}"
     if isinstance(error, OSError):
         return f"{error.strerror}: {error.filename or store.root}"
     if isinstance(error, NeuromirrorError):

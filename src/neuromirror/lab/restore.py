@@ -32,6 +32,7 @@ from neuromirror.lab.restore_strategies import (
     run_git,
 )
 from neuromirror.model import ConfigurationError, NeuromirrorError, StateDigest
+from neuromirror.model.programs import install_advice
 from neuromirror.store import SafeFolder, Store, file_lock
 from neuromirror.transfer import JOBS, get
 from neuromirror.transfer.annex_clone import committer_environment
@@ -122,8 +123,8 @@ def restore(
     """
     if shutil.which("git-annex") is None:
         raise GitAnnexMissingError(
-            "git-annex is not installed, and is required to restore datasets; run 'pip install "
-            "neuromirror[annex]' or install the package of your system"
+            "git-annex is not installed, and is required to restore datasets: "
+            + install_advice("git-annex")
         )
     options = _RestoreOptions(store, tuple(clones), offline, jobs, progress)
     with _open_target_folder(into, lock.path.parent) as target:

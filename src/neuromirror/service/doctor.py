@@ -24,6 +24,7 @@ from neuromirror.crawl import Mirror, list_mirror_files, load_mirror
 from neuromirror.index import Index, IndexMissingError, IndexUnusableError
 from neuromirror.index.backup import missing_sqlite_features
 from neuromirror.model import ConfigurationError, NeuromirrorError, environment_without_secrets
+from neuromirror.model.programs import install_advice
 from neuromirror.net import (
     AccessDeniedError,
     RequestLimits,
@@ -117,7 +118,7 @@ def run_doctor_checks(
 def _git() -> DoctorCheck:
     output = _program_output("git", "--version")
     if output is None:
-        return DoctorCheck("git", "error", "git is not on PATH; install it (apt-get install git)")
+        return DoctorCheck("git", "error", f"git is not on PATH: {install_advice('git')}")
     version = _version(output)
     if version < _GIT:
         required = ".".join(map(str, _GIT))
@@ -130,7 +131,7 @@ def _git_annex() -> Iterator[DoctorCheck]:
     if output is None:
         message = (
             "git-annex is not on PATH: mirroring works without it, but file content cannot be "
-            "fetched or verified; pip install 'neuromirror[annex]', or apt-get install git-annex"
+            f"fetched or verified: {install_advice('git-annex')}"
         )
         yield DoctorCheck("git-annex", "warning", message)
         return
