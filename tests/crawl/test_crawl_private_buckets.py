@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from neuromirror.crawl.results import refused_note
+from support.foreign_pushes import run_checked, run_in
 from support.private_buckets import (
     DATA,
     FILE,
@@ -18,6 +19,7 @@ from support.private_buckets import (
     NAME,
     PrivateBucket,
     make_private_bucket,
+    watched_processes,
 )
 from support.signed_buckets import (
     PROFILE,
@@ -285,3 +287,81 @@ def test_no_log_has_a_signature_or_a_token(
         botocore.setLevel(before)
     assert caplog.records
     lab.assert_no_secret(printed=(caplog.text,))
+
+
+# --- content in clones
+
+
+@pytest.fixture
+def clone(lab: PrivateBucket, tmp_path: Path) -> Path:
+    """A clone of the private dataset, created by datalad; the profile names the endpoint."""
+    lab.keys = lab.server.session_keys()
+    write_profile(lab.home, lab.keys, f"endpoint_url = {lab.server.endpoint}")
+    lab.sync()
+    folder = tmp_path / "clone"
+    alias = f"ria+file://{lab.private}#~{NAME.replace(':', '--')}"
+    run_checked(tmp_path, "datalad", "clone", alias, str(folder))
+    return folder
+
+
+ENVIRONMENT = {"AWS_PROFILE": PROFILE, "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("git", "annex", "get", "-J2", "."), ("datalad", "get", "."), ("neuromirror", "get")],
+)
+def test_content_is_got_and_verified_with_the_credentials(
+    lab: PrivateBucket, clone: Path, command: tuple[str, ...]
+) -> None:
+    without = run_in(clone, *command, environment={"AWS_EC2_METADATA_DISABLED": "true"})
+    assert without.returncode != 0
+    with watched_processes(lab.keys.secret, lab.keys.token) as shown:
+        got = run_in(clone, *command, environment=ENVIRONMENT)
+    assert got.returncode == 0, got.stdout
+    assert shown == []
+    assert (clone / FILE).read_bytes() == DATA
+    checked = run_in(clone, "git", "annex", "fsck", "--json", environment=ENVIRONMENT)
+    assert checked.returncode == 0, checked.stdout
+    dropped = run_in(clone, "git", "annex", "drop", ".", environment=ENVIRONMENT)
+    assert dropped.returncode == 0, dropped.stdout
+    lab.assert_no_secret(clone, lab.folder, printed=(without.stdout, got.stdout, dropped.stdout))
+
+
+def test_an_overwritten_object_is_got_by_its_version(lab: PrivateBucket, clone: Path) -> None:
+    lab.server.put(lab.bucket, f"{FOLDER}/{FILE}", b"other bytes of this")
+    assert run_in(clone, "git", "annex", "get", FILE, environment=ENVIRONMENT).returncode == 0
+    assert (clone / FILE).read_bytes() == DATA
+
+
+def test_wrong_bytes_are_refused(lab: PrivateBucket, clone: Path) -> None:
+    key = run_checked(clone, "git", "annex", "lookupkey", FILE).strip()
+    wrong = f"s3://{lab.bucket}/{FOLDER}/sub/b%20c%2B.bin"
+    (url,) = {one["path"]: one["urls"] for one in lab.files()}[FILE]
+    run_checked(clone, "git", "annex", "registerurl", "--remote=neuromirror", key, wrong)
+    run_checked(clone, "git", "annex", "unregisterurl", "--remote=neuromirror", key, url)
+    got = run_in(clone, "git", "annex", "get", FILE, environment=ENVIRONMENT)
+    assert got.returncode != 0
+    assert not (clone / FILE).exists()
+
+
+def test_an_object_that_is_refused_and_a_bucket_that_charges_are_named_by_get(
+    lab: PrivateBucket, clone: Path
+) -> None:
+    lab.server.rule(payer=[lab.bucket])
+    refused = run_in(clone, "git", "annex", "get", FILE, environment=ENVIRONMENT)
+    assert refused.returncode != 0
+    setting = f"neuromirror.{lab.bucket}.requester-pays"
+    assert f"{setting} true" in refused.stdout
+    run_checked(clone, "git", "config", setting, "true")
+    assert run_in(clone, "git", "annex", "get", FILE, environment=ENVIRONMENT).returncode == 0
+
+
+def test_a_profile_and_an_endpoint_are_read_from_the_settings_of_git(
+    lab: PrivateBucket, clone: Path
+) -> None:
+    (lab.home / ".aws" / "config").unlink()
+    for name, value in (("profile", PROFILE), ("endpoint", lab.server.endpoint)):
+        run_checked(clone, "git", "config", f"neuromirror.{lab.bucket}.{name}", value)
+    environment = {"AWS_EC2_METADATA_DISABLED": "true"}
+    assert run_in(clone, "git", "annex", "get", FILE, environment=environment).returncode == 0

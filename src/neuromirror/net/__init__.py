@@ -1,6 +1,6 @@
 """HTTP access to archives: a session with limits, retries and redaction, and an S3 lister."""
 
-from neuromirror.net.aws_signing import AwsSigner
+from neuromirror.net.aws_signing import AwsSigner, aws_endpoint
 from neuromirror.net.circuit_breaker import HostCircuitBreaker
 from neuromirror.net.errors import (
     AccessDeniedError,
@@ -91,6 +91,7 @@ __all__ = [
     "UnreachableError",
     "UnsafeAddressError",
     "WrongRegionError",
+    "aws_endpoint",
     "bucket_url",
     "clean_url",
     "content_length",

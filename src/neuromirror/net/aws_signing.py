@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit, urlunsplit
 from neuromirror.net.errors import CredentialsError
 from neuromirror.net.urls import origin
 
+_USUAL_REGION: Final = "us-east-1"
 _UNRESERVED: Final = "-_.~"
 _OWN_MESSAGE: Final = ("PartialCredentialsError", "InvalidConfigError")
 """Errors of botocore whose message names settings, but no value."""
@@ -55,9 +56,7 @@ class AwsSigner:
     @property
     def identity(self) -> str:
         """The credentials' name in messages: a profile's, or that of the default chain."""
-        if self._profile is None:
-            return "the default AWS credentials"
-        return f"the AWS profile '{self._profile}'"
+        return _identity(self._profile)
 
     def covers(self, url: str) -> bool:
         """Return whether requests to a URL are signed: only those for the bucket itself."""
@@ -102,7 +101,7 @@ class AwsSigner:
         try:
             with self._lock:
                 if self._credentials is None:
-                    self._credentials = _load(self._profile)
+                    self._credentials = _new_session(self._profile).get_credentials()
                 if self._credentials is None:
                     raise CredentialsError(
                         f"{self.identity}: botocore finds no credentials; set AWS_PROFILE or"
@@ -115,39 +114,68 @@ class AwsSigner:
         except Exception as error:  # noqa: BLE001
             # botocore raises other exceptions too, for example for malformed files; their messages
             # may quote a secret, and so may those of their causes
-            raise self._explain(error) from None
+            raise _explain(self._profile, error) from None
 
-    def _explain(self, error: Exception) -> CredentialsError:
-        kind = type(error).__name__
-        login = f"aws sso login{'' if self._profile is None else f' --profile {self._profile}'}"
-        remedy = {
-            "ProfileNotFound": "there is no such profile in ~/.aws/config or ~/.aws/credentials;"
-            " 'aws configure list-profiles' shows all",
-            "UnauthorizedSSOTokenError": f"the SSO session has expired; run '{login}'",
-            "SSOTokenLoadError": f"there is no SSO session; run '{login}'",
-            "TokenRetrievalError": f"the SSO session cannot be renewed; run '{login}'",
-            "LoginRefreshRequired": "the login session has expired; run 'aws login'",
-            "CredentialRetrievalError": "the credential_process or role of the profile failed; run"
-            f" 'aws sts get-caller-identity"
-            f"{'' if self._profile is None else f' --profile {self._profile}'}' to see why",
-            "ModuleNotFoundError": "signed requests need the package botocore: pip install boto3",
-            "ConfigParseError": "~/.aws/config or ~/.aws/credentials cannot be parsed",
-        }.get(kind)
-        if remedy is None:
-            detail = f": {error}" if kind in _OWN_MESSAGE else ""
-            remedy = f"the credentials cannot be read ({kind}{detail})"
-        return CredentialsError(
-            f"{self.identity}: {remedy}", identity=self.identity, cause_name=kind
+
+def aws_endpoint(profile: str | None) -> tuple[str | None, str | None]:
+    """Return the S3 endpoint and the region that a profile or the environment configures.
+
+    Raises
+    ------
+    CredentialsError
+        If the configuration cannot be read.
+    """
+    try:
+        from botocore import UNSIGNED  # type: ignore[import-untyped]
+        from botocore.config import Config  # type: ignore[import-untyped]
+
+        session = _new_session(profile)
+        client = session.create_client(
+            "s3",
+            region_name=session.get_config_variable("region") or _USUAL_REGION,
+            config=Config(signature_version=UNSIGNED),
         )
+        endpoint: str | None = client.meta.endpoint_url
+        region: str | None = session.get_config_variable("region")
+    except Exception as error:  # noqa: BLE001 - as in AwsSigner
+        raise _explain(profile, error) from None
+    return endpoint, region
 
 
-def _load(profile: str | None) -> Any:
-    """Return botocore's credentials; None if its chain finds none."""
+def _new_session(profile: str | None) -> Any:
     from botocore.session import Session  # type: ignore[import-untyped]
 
     # At the level DEBUG botocore logs signed headers and the replies of credential services.
     logging.getLogger("botocore").setLevel(logging.WARNING)
-    return Session(profile=profile).get_credentials()
+    return Session(profile=profile)
+
+
+def _identity(profile: str | None) -> str:
+    return "the default AWS credentials" if profile is None else f"the AWS profile '{profile}'"
+
+
+def _explain(profile: str | None, error: Exception) -> CredentialsError:
+    kind = type(error).__name__
+    login = f"aws sso login{'' if profile is None else f' --profile {profile}'}"
+    remedy = {
+        "ProfileNotFound": "there is no such profile in ~/.aws/config or ~/.aws/credentials;"
+        " 'aws configure list-profiles' shows all",
+        "UnauthorizedSSOTokenError": f"the SSO session has expired; run '{login}'",
+        "SSOTokenLoadError": f"there is no SSO session; run '{login}'",
+        "TokenRetrievalError": f"the SSO session cannot be renewed; run '{login}'",
+        "LoginRefreshRequired": "the login session has expired; run 'aws login'",
+        "CredentialRetrievalError": "the credential_process or role of the profile failed; run"
+        f" 'aws sts get-caller-identity"
+        f"{'' if profile is None else f' --profile {profile}'}' to see why",
+        "ModuleNotFoundError": "signed requests need the package botocore: pip install boto3",
+        "ConfigParseError": "~/.aws/config or ~/.aws/credentials cannot be parsed",
+    }.get(kind)
+    if remedy is None:
+        detail = f": {error}" if kind in _OWN_MESSAGE else ""
+        remedy = f"the credentials cannot be read ({kind}{detail})"
+    return CredentialsError(
+        f"{_identity(profile)}: {remedy}", identity=_identity(profile), cause_name=kind
+    )
 
 
 def _canonical_url(url: str) -> str:

@@ -218,7 +218,7 @@ class S3Bucket:
                 parse=lambda got: parse(got.content),
             )
         except HttpError as error:
-            raise self._with_remedy(error, "list") from error
+            raise self.with_remedy(error, "list") from error
 
     def list_level(self, prefix: bytes, delimiter: bytes = b"/") -> Iterator[bytes | ObjectRow]:
         """List one level of the folder tree.
@@ -390,7 +390,7 @@ class S3Bucket:
         except HttpError as error:
             if error.status == 412:
                 raise self._object_changed_error(url, etag, "another") from error
-            raise self._with_remedy(error, "read") from error
+            raise self.with_remedy(error, "read") from error
         got = body.headers.get("ETag", "").strip('"')
         # Some stores ignore If-Match.
         if etag is not None and got != etag:
@@ -405,7 +405,7 @@ class S3Bucket:
             status=412,
         )
 
-    def _with_remedy(self, error: HttpError, verb: str) -> HttpError:
+    def with_remedy(self, error: HttpError, verb: str) -> HttpError:
         """Return the error with a message that says what to do, if the cause is known."""
         code = error.fields.get("Code", "")
         region = error.fields.get("Region", "")

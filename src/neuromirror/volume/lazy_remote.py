@@ -13,7 +13,7 @@ from annexremote import RemoteError, SpecialRemote  # type: ignore[import-untype
 from neuromirror.sources.volumes.schemes import SCHEMES
 
 if TYPE_CHECKING:
-    from neuromirror.volume.archive_remote import ArchiveRemote
+    from neuromirror.volume.private_remote import PrivateRemote
 
 _BLOCK_COST: Final = 250
 """More than the web (200), whose bytes need not be cut out."""
@@ -21,6 +21,7 @@ _BLOCK_COST: Final = 250
 _ARCHIVE_COST: Final = 150
 """Less than web remotes (200 and more), which would be refused first."""
 
+_CLAIMED: Final = (*SCHEMES, "s3")
 _READ_ONLY: Final = "the blocks of a volume are upstream's: nothing can be {} here"
 
 
@@ -33,7 +34,7 @@ class LazyRemote(SpecialRemote):  # type: ignore[misc]
             "host": "the service that the token in the environment is for, if it has one",
             "archive": "the host whose files are got with the token for it",
         }
-        self._loaded: ArchiveRemote | None = None
+        self._loaded: PrivateRemote | None = None
 
     def initremote(self) -> None:
         """Check, or store, the token of the configured host; without one there is nothing to do."""
@@ -52,8 +53,8 @@ class LazyRemote(SpecialRemote):  # type: ignore[misc]
         return "global"
 
     def claimurl(self, url: str) -> bool:
-        """Return whether a URL is a block's: those of an archive are the web's."""
-        return not self.annex.getconfig("archive") and url.partition("://")[0] in SCHEMES
+        """Return whether a URL is a block's or a private object's; others are the web's."""
+        return not self.annex.getconfig("archive") and url.partition("://")[0] in _CLAIMED
 
     def checkurl(self, url: str) -> bool | list[dict[str, str | int]]:
         """Return the size of a block if its URL states it."""
@@ -76,10 +77,10 @@ class LazyRemote(SpecialRemote):  # type: ignore[misc]
         raise RemoteError(_READ_ONLY.format("removed"))
 
     @property
-    def _transfers(self) -> ArchiveRemote:
+    def _transfers(self) -> PrivateRemote:
         """The part that does the transfers, loaded when it is first used."""
         if self._loaded is None:
-            from neuromirror.volume.archive_remote import ArchiveRemote
+            from neuromirror.volume.private_remote import PrivateRemote
 
-            self._loaded = ArchiveRemote(self.annex)
+            self._loaded = PrivateRemote(self.annex)
         return self._loaded

@@ -1,0 +1,167 @@
+"""Requests for objects at ``s3://bucket/key?versionId=…``, with the credentials of this machine.
+
+A dataset chooses the URL, but neither the credentials nor where they go: profile, region and
+endpoint come from the user's git and AWS configuration only. For a bucket they can be set with
+``git config neuromirror.BUCKET.profile`` (``region``, ``endpoint``, ``requester-pays``).
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from neuromirror.model import NeuromirrorError, environment_without_secrets
+from neuromirror.net import (
+    AccessDeniedError,
+    AwsSigner,
+    HttpError,
+    RequestLimits,
+    S3Bucket,
+    Session,
+    aws_endpoint,
+    bucket_url,
+    only_host_of,
+)
+
+SCHEME: Final = "s3"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_SETTINGS: Final = r"^neuromirror\..*\.(profile|region|endpoint|requester-pays)$"
+_AWS_HOST: Final = re.compile(r"(?:.*\.)?amazonaws\.com(?:\.cn)?")
+_USUAL_REGION: Final = "us-east-1"
+
+
+class MalformedS3UrlError(NeuromirrorError):
+    """A text that is no ``s3://bucket/key`` URL."""
+
+
+@dataclass(frozen=True, slots=True)
+class S3Object:
+    """An object: its bucket, with the session for it, and its HTTP URL."""
+
+    bucket: S3Bucket
+    url: str
+
+    def explain(self, error: NeuromirrorError) -> str:
+        """Return the message of an error, with what to do in a clone."""
+        name = self.bucket.name
+        if not isinstance(error, HttpError) or not error.identity:
+            return str(error)
+        error = self.bucket.with_remedy(error, "read")
+        signer = self.bucket.session.signer
+        if isinstance(error, AccessDeniedError) and signer is not None:
+            pays = "" if signer.requester_pays else (
+                f", or the bucket is requester-pays: git config neuromirror.{name}.requester-pays"
+                " true"
+            )  # fmt: skip
+            code = error.fields.get("Code", "")
+            return (
+                f"s3://{name}: access denied to {error.identity} (HTTP {error.status} {code}); they"
+                f" lack the permission (git config neuromirror.{name}.profile names another "
+                f"profile){pays}"
+            )
+        return str(error)
+
+
+class S3Access:
+    """The buckets of ``s3://`` URLs, with one session each. Thread-safe.
+
+    Parameters
+    ----------
+    settings
+        The values of ``neuromirror.BUCKET.NAME`` in git's configuration, by bucket and name.
+    is_private_allowed
+        Whether a host on this machine or a private network may be accessed.
+    limits
+        Limits per host.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[tuple[str, str], str],
+        is_private_allowed: Callable[[str], bool],
+        limits: RequestLimits,
+    ) -> None:
+        self._settings = settings
+        self._is_private_allowed = is_private_allowed
+        self._limits = limits
+        self._buckets: dict[str, S3Bucket] = {}
+        self._lock = threading.Lock()
+
+    def object(self, url: str) -> S3Object:
+        """Return the object at a URL.
+
+        Raises
+        ------
+        MalformedS3UrlError
+            If the URL is malformed.
+        NeuromirrorError
+            If the credentials or the region of the bucket cannot be determined.
+        """
+        parts = urlsplit(url)
+        if parts.scheme != SCHEME or not _NAME.fullmatch(parts.netloc) or not parts.path[1:]:
+            raise MalformedS3UrlError(f"{url[:200]!r} is not a URL like s3://bucket/key")
+        with self._lock:
+            bucket = self._buckets.get(parts.netloc)
+            if bucket is None:
+                bucket = self._buckets[parts.netloc] = self._open(parts.netloc)
+        query = f"?{parts.query}" if parts.query else ""
+        return S3Object(bucket, f"{bucket.object_url(b'')}{parts.path[1:]}{query}")
+
+    def _open(self, name: str) -> S3Bucket:
+        profile = self._settings.get((name, "profile"))
+        endpoint, region = aws_endpoint(profile)
+        endpoint = self._settings.get((name, "endpoint"), endpoint)
+        region = self._settings.get((name, "region"), region)
+        if endpoint is not None and _AWS_HOST.fullmatch(urlsplit(endpoint).hostname or ""):
+            endpoint = None
+        if endpoint is None and (name, "region") not in self._settings:
+            region = self._region_of(name) or region
+        region = region or _USUAL_REGION
+        base_url = bucket_url(name, region, endpoint)
+        host = urlsplit(base_url).netloc
+        allowed = self._is_private_allowed(host)
+        signer = AwsSigner(
+            base_url,
+            region=region,
+            profile=profile,
+            requester_pays=self._settings.get((name, "requester-pays"), "") == "true",
+        )
+        session = Session(
+            limits=self._limits,
+            signer=signer,
+            is_private_allowed=only_host_of(base_url) if allowed else None,
+            private_hint=lambda address: (
+                f"to allow it, run git config annex.security.allowed-ip-addresses '{address}'"
+            ),
+        )
+        return S3Bucket(session, name, region=region, endpoint=endpoint)
+
+    def _region_of(self, name: str) -> str | None:
+        """Return the region of a bucket of AWS, which it states to anonymous clients too."""
+        with Session(limits=self._limits) as session:
+            reply = S3Bucket(session, name, region=_USUAL_REGION).head(b"")
+        return reply.headers.get("x-amz-bucket-region")
+
+
+def s3_settings(git_dir: Path) -> dict[tuple[str, str], str]:
+    """Return the settings of buckets in git's configuration, by bucket and name."""
+    done = subprocess.run(
+        ["git", "--git-dir", str(git_dir), "config", "-z", "--get-regexp", _SETTINGS],
+        env=environment_without_secrets(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = {}
+    for entry in done.stdout.split("\0"):
+        name, _, value = entry.partition("\n")
+        head, _, setting = name.rpartition(".")
+        if value:
+            found[head.removeprefix("neuromirror."), setting] = value.strip()
+    return found
