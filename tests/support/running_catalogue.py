@@ -55,6 +55,12 @@ def visible_text(page: str) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", found)).split())
 
 
+def data_values(page: str) -> list[tuple[str, int]]:
+    """Return class and value of the numbers of a page, its ``data`` elements."""
+    found = re.findall(r'<data class="([a-z]+)" value="(\d+)">', page)
+    return [(name, int(value)) for name, value in found]
+
+
 def links(page: str) -> list[str]:
     """The addresses that a page leads to."""
     return [html.unescape(one) for one in re.findall(r'href="([^"]+)"', page)]

@@ -22,6 +22,7 @@ from neuromirror.model import (
     FileRecord,
     FileTotals,
     Location,
+    NeuromirrorError,
     Retention,
     VersionKind,
     VersionRef,
@@ -159,6 +160,7 @@ class ScriptedDataset:
     earlier_states: dict[datetime, dict[str, ScriptedFile]] = field(default_factory=dict)
     published_versions: dict[str, dict[str, ScriptedFile]] = field(default_factory=dict)
     zarrs: dict[str, str] = field(default_factory=dict)  # the Zarrs among its assets, by path
+    error: NeuromirrorError | None = None  # raised instead of a listing
     has_summary: bool = False  # upstream states the numbers of files and bytes
     dropped_from_listing: set[str] = field(default_factory=set)  # files that listings lack
     present_unlisted: set[str] = field(default_factory=set)  # other paths that exist
@@ -303,6 +305,8 @@ class ScriptedSource:
             version.upstream,
         )
         self.known_memos.append((upstream_name, context.memo))
+        if scripted_dataset.error is not None:
+            raise scripted_dataset.error
         self.on_listing(context)
         if version.kind is VersionKind.PUBLISHED:
             content = scripted_dataset.published_versions[upstream_name]

@@ -5,8 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from neuromirror.crawl import FailureLog, open_recorder
-from support.running_catalogue import RunningCatalogue, run_catalogue
-from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, files
+from neuromirror.sources import UnexpectedReplyError
+from support.running_catalogue import RunningCatalogue, data_values, run_catalogue
+from support.scripted_source import (
+    ScriptedDataset,
+    ScriptedFile,
+    ScriptedHarness,
+    ScriptedSource,
+    files,
+)
 
 
 def failures(site: RunningCatalogue) -> list[dict[str, Any]]:
@@ -31,11 +38,41 @@ def test_failures_are_on_the_status_page_and_in_the_api_until_they_are_over(
             ("backup", "", None),
             ("list", "box", None),
         ]
-        page = site.text("/mirrors")
-        assert "list box since" in page
-        assert "No problems" not in page
-        assert "/srv/secret" not in page
+        page = site.page("/mirrors")
+        assert data_values(page) == [("failures", 1), ("holds", 0)]
+        assert page.count('<li class="card attention">') == 1
+        front = [("mirrors", 1), ("attention", 1), ("failures", 2), ("holds", 0)]
+        assert data_values(site.page("/")) == front
+        rows = site.get("/index/current_failures.json?_shape=objects").json()["rows"]
+        assert [(one["task"], one["mirror"]) for one in rows] == [("backup", ""), ("list", "box")]
+        for path in ("/mirrors", "/index/failures", "/index/failures.csv", "/index/visits.json"):
+            assert "/srv/secret" not in site.page(path)
         log.record_success("list", "box")
         log.record_success("backup")
         assert failures(site) == []
-        assert "No problems" in site.text("/mirrors")
+        assert data_values(site.page("/mirrors")) == []
+        assert data_values(site.page("/")) == [("mirrors", 1)]
+
+
+def test_front_page_and_status_page_count_the_same_failures_and_holds(
+    box: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["held"] = ScriptedDataset(files(*map(str, range(40))))
+    source.scripted_datasets["fails"] = ScriptedDataset(files("a"))
+    box.sync()
+    source.scripted_datasets["held"] = ScriptedDataset({})
+    source.scripted_datasets["fails"].files["b"] = ScriptedFile(b"b")
+    source.scripted_datasets["fails"].error = UnexpectedReplyError("no reply")
+    box.sync()
+    with run_catalogue(box.store) as site:
+        front, page = site.page("/"), site.page("/mirrors")
+        rows = site.get("/index/current_failures.json?_shape=objects").json()["rows"]
+        assert data_values(front) == [
+            ("mirrors", 1),
+            ("attention", 1),
+            ("failures", 1),
+            ("holds", 1),
+        ]
+        assert [one["dataset"] for one in failures(site)] == ["box:fails"]
+        assert [(one["task"], one["local_id"]) for one in rows] == [("visit", "fails")]
+        assert data_values(page) == [("removed", 40), ("failures", 1), ("holds", 1)]

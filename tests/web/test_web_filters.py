@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from neuromirror.index import ProbeSummary
 from neuromirror.web.filters import file_kind, format_age, pluralize, printable_lines
-from neuromirror.web.pages.downloads import verification_label
+from neuromirror.web.pages.downloads import availability_label
 from neuromirror.web.pages.growth_chart import growth_chart
 from neuromirror.web.pages.viewers import is_public
 
@@ -64,12 +65,11 @@ def test_growth_chart_marks_published_and_observed() -> None:
     assert growth_chart([(first, 0, True), (first, 0, True)]) is not None
 
 
-def test_unprobed_version_is_not_called_verified() -> None:
-    assert verification_label(None) == "too many files"
-    assert verification_label(ProbeSummary(3, 0, 0, 0, None)) == "not yet"
-    assert verification_label(ProbeSummary(3, 3, 0, 0, None)) == "hashed when mirrored"
-    assert verification_label(ProbeSummary(3, 2, 0, 3, None)) == "not yet"
-    assert verification_label(ProbeSummary(0, 0, 0, 0, None)) == "not yet"
+def test_badge_of_a_version_without_probes_has_no_count_and_no_date() -> None:
+    for summary in (None, ProbeSummary(3, 0, 0, 0, None), ProbeSummary(3, 3, 0, 0, None)):
+        assert not re.search(r"\d", availability_label(summary))
+    probed = availability_label(ProbeSummary(3, 3, 1, 2, "2026-03-01T00:00:00+00:00"))
+    assert re.findall(r"[\d-]+", probed) == ["1", "3", "2026-03-01"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,13 @@ import pytest
 
 from neuromirror.crawl import JournalRecorder
 from neuromirror.model import DatasetFacts, EventRaised, LocationsChecked
-from support.running_catalogue import RunningCatalogue, commands, links, run_catalogue, visible_text
+from support.running_catalogue import (
+    RunningCatalogue,
+    data_values,
+    links,
+    run_catalogue,
+    visible_text,
+)
 from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, ScriptedSource
 
 
@@ -54,31 +60,43 @@ def catalogue(box: ScriptedHarness) -> Iterator[RunningCatalogue]:
         yield site
 
 
-def test_a_held_and_a_vanished_dataset_say_so(catalogue: RunningCatalogue) -> None:
-    held = catalogue.text("/dataset/box:held")
-    assert "Held. A newer listing" in held
-    assert "the last accepted state" in held
-    assert re.search(
-        r"Removed upstream\. .* \(noticed on 20\d\d-", catalogue.text("/dataset/box:gone")
-    )
-    assert "Removed upstream." in catalogue.text("/dataset/box:gone@latest")
-    assert "tombstone" in catalogue.text("/events")
+def test_pages_of_held_and_removed_datasets_have_a_note(catalogue: RunningCatalogue) -> None:
+    held = catalogue.page("/dataset/box:held")
+    version = catalogue.api("/datasets/box:held")["version"]
+    assert held.count('<p class="note">') == 1
+    assert f"/dataset/box:held@{version}" in links(held)
+    for path in ("/dataset/box:gone", "/dataset/box:gone@latest"):
+        assert catalogue.page(path).count('<p class="note removed">') == 1
+    assert "/events?kind=tombstone" in links(catalogue.page("/events"))
 
 
-def test_the_mirrors_page_shows_the_release_command(
+def test_the_mirrors_page_shows_each_hold_without_commands_for_operators(
     box: ScriptedHarness, catalogue: RunningCatalogue
 ) -> None:
     page = catalogue.page("/mirrors")
-    (command,) = commands(page)
     with box.index() as index:
         (hold,) = index.open_holds()
-    assert command == f"neuromirror release {hold.hold}"
+        failures = [one.mirror for one in index.failures()]
     text = visible_text(page)
+    assert hold.hold in text
     assert hold.reason in text
-    assert "40 of 40 files" in text
-    assert re.search(r"list was (last|never) read", text)
-    assert "1 listing is held" in text
-    assert "120 incidents" in text
+    counts = [("removed", 40), ("failures", failures.count("box")), ("holds", 1)]
+    assert data_values(page)[:3] == counts
+    assert "/events?kind=incident&mirror=box" in links(page)
+    for path in ("/", "/mirrors", "/dataset/box:held", "/dataset/box:dead@latest"):
+        assert not re.search(r"neuromirror (release|status|sync|audit|fsck|files|show)\b", text)
+        text = catalogue.text(path)
+
+
+def test_error_pages_have_no_commands_for_operators(catalogue: RunningCatalogue) -> None:
+    for path in ("/dataset/box:nothing", "/dataset/nowhere:1", "/dataset/box:dead@nope"):
+        assert (
+            "neuromirror "
+            not in catalogue.text(path, 404)
+            .partition("API Tables")[2]
+            .partition("mirrored by neuromirror")[0]
+        )
+        assert "`" not in catalogue.api(path.replace("/dataset/", "/datasets/"), 404)["detail"]
 
 
 def test_failing_locations_are_counted_by_host_and_result(catalogue: RunningCatalogue) -> None:

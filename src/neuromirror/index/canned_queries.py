@@ -20,6 +20,14 @@ CANNED_QUERIES: Mapping[str, Mapping[str, str]] = {
         "WHERE m.name || ':' || d.local_id = :dataset AND v.label = :label AND f.since <= v.seq "
         "AND (f.until IS NULL OR f.until > v.seq) ORDER BY f.path LIMIT 1000",
     },
+    "current_failures": {
+        "title": "Failed tasks and visits that have not succeeded since",
+        "sql": "SELECT task, mirror, nullif(local_id, '') AS local_id, first_at, last_at "
+        "FROM failures UNION ALL SELECT 'visit', m.name, d.local_id, t.started_at, t.ended_at "
+        "FROM datasets d JOIN mirrors m ON m.id = d.mirror JOIN visits t ON t.id = d.last_visit "
+        "WHERE t.status IN ('failed', 'partial') AND d.withdrawn = '' "
+        "ORDER BY mirror, task, local_id LIMIT 1000",
+    },
     "failed_locations": {
         "title": "Locations whose last probe failed",
         "sql": "SELECT url, kind, probe_result, probed_at FROM locations "

@@ -108,8 +108,8 @@ class FileQueries(QueryBase):
         """
         if not version.indexed:
             raise FilesNotIndexedError(
-                f"the files of {version.name} are in the store's records only, not in the index; "
-                f"'neuromirror files {version.name}' lists them"
+                f"the files of {version.name} are in its manifest only, not in the index",
+                hint=f"'neuromirror files {version.name}' lists them",
             )
         return self._files(version, under, after, limit)
 

@@ -94,8 +94,8 @@ class QueryBase:
         found = self._row("SELECT id FROM mirrors WHERE name = ?", (name,))
         if found is None:
             names = [row[0] for row in self._rows("SELECT name FROM mirrors ORDER BY name")]
-            known = f"known mirrors: {', '.join(names)}" if names else "it has no mirror yet"
-            raise UnknownMirrorError(f"mirror {name!r} is not in the index; {known}")
+            known = f"its mirrors are {', '.join(names)}" if names else "it has no mirror yet"
+            raise UnknownMirrorError(f"mirror {name!r} is not in this store; {known}")
         return int(found[0])
 
     def _dataset_number(self, name: str) -> int:
@@ -112,8 +112,9 @@ class QueryBase:
         )
         if found is None:
             raise UnknownDatasetError(
-                f"dataset {name!r} is not in the index{self._close_names(name, mirror)}; "
-                f"`neuromirror list` lists all, `neuromirror sync {name}` mirrors it if it exists"
+                f"dataset {name!r} is not in this store{self._close_names(name, mirror)}",
+                hint="'neuromirror list' lists the datasets of the store; if the archive has this "
+                f"one, 'neuromirror sync {name}' mirrors it",
             )
         if found[1]:
             tombstone = json.loads(found[1])

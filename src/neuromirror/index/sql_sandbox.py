@@ -68,6 +68,9 @@ _PRAGMAS = frozenset(
 )
 """PRAGMAs that describe tables; none names a file or changes anything."""
 
+_PRIVATE_COLUMNS = frozenset({("failures", "message"), ("visits", "message")})
+"""Messages for the operator, which may contain paths and private URLs."""
+
 _SCHEMA = frozenset({"sqlite_master", "sqlite_schema"})
 _ROW_BYTES = 100
 """Of each row, beside its values."""
@@ -221,6 +224,8 @@ def _authorize(
 
 
 def _authorize_read(table: str, column: str | None, database: str | None) -> int:
+    if (table, column) in _PRIVATE_COLUMNS:
+        return sqlite3.SQLITE_IGNORE  # it is read as NULL
     if table.startswith("pragma_"):
         allowed = table.removeprefix("pragma_") in _PRAGMAS
     elif table.startswith("sqlite_"):

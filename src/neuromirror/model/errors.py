@@ -6,14 +6,28 @@ from __future__ import annotations
 class NeuromirrorError(Exception):
     """An error whose message states what failed, on which object, why, and what to do next.
 
+    Parameters
+    ----------
+    message
+        The message, which may end with what to do next.
+    hint
+        What the operator of the store can do next, such as a command to run. It is part of
+        ``str(error)``.
+
     Attributes
     ----------
+    problem
+        The message without the hint, for readers who have no access to the store.
     exit_code
         The exit code of the command line: 1 for a failure or a failed verification, 2 for wrong
         usage or configuration, 3 for a listing held for approval.
     """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", *, hint: str = "") -> None:
+        super().__init__(f"{message}; {hint}" if hint else message)
+        self.problem = message
 
 
 class ConfigurationError(NeuromirrorError):

@@ -82,7 +82,7 @@ def plan_cutout(
     if region.bytes > max_bytes:
         raise CutoutTooLargeError(
             f"the box has {region.bytes:,} bytes of voxels, at most {max_bytes:,} are allowed;"
-            " use a smaller box, a coarser level, or 'neuromirror export'"
+            " use a smaller box or a coarser level, or export a clone with 'neuromirror export'"
         )
     grids = [_count(*span, first, size) for span, first, size in _axes(found.level, checked)]
     blocks = math.prod(grids)
@@ -90,8 +90,8 @@ def plan_cutout(
     if read > max_read_bytes:
         raise CutoutTooLargeError(
             f"the box needs {blocks:,} whole blocks with {read:,} bytes in total, at most"
-            f" {max_read_bytes:,} are allowed; use a smaller box, a coarser level, or"
-            " 'neuromirror export'"
+            f" {max_read_bytes:,} are allowed; use a smaller box or a coarser level, or export a"
+            " clone with 'neuromirror export'"
         )
     return Cutout(region, stored, sample, blocks, read, description.sparse)
 

@@ -139,7 +139,7 @@ class CutoutService:
         self.check_possible()
         if self._cutouts_in_progress >= MAX_CONCURRENT or self._cutouts_being_sent >= MAX_SENDING:
             raise CutoutFailedError(
-                "the maximum number of cutouts is in progress; try again in half a minute",
+                "too many cutouts are in progress; try again in half a minute",
                 503,
             )
 
@@ -242,11 +242,13 @@ class CutoutService:
     def check_possible(self) -> None:
         """Raise :class:`CutoutFailedError` if voxels cannot be read at all."""
         if not self.is_allowed:
-            raise CutoutFailedError("cutouts are disabled in this catalogue (--no-cutouts)", 403)
+            raise CutoutFailedError(
+                "cutouts are disabled in this catalogue; export the region from a clone", 403
+            )
         if self.missing_package:
             raise CutoutFailedError(
-                f"this catalogue cannot read voxels: {self.missing_package} is missing; its "
-                "operator can run pip install 'neuromirror[volumes]'",
+                "this catalogue cannot read voxels, because an optional package is not installed; "
+                "export the region from a clone",
                 501,
             )
 
@@ -291,7 +293,7 @@ def _no_space_error() -> CutoutFailedError:
 def _timeout_error(seconds: float) -> CutoutFailedError:
     return CutoutFailedError(
         f"the archive took longer than {seconds:.0f} seconds, the limit of this page; request a "
-        "smaller box, or use 'neuromirror export'",
+        "smaller box, or export a clone with 'neuromirror export'",
         504,
     )
 
@@ -307,8 +309,8 @@ def _public_error(error: BlockUnavailableError, seconds: float) -> CutoutFailedE
     statuses = [one.status for one in network_errors if one.status is not None]
     if any(status in (401, 403) for status in statuses):
         return CutoutFailedError(
-            f"{block}: the archive requires a token, which this page does not use. Use "
-            "'neuromirror export' with your own token",
+            f"{block}: the archive requires a token, which this page does not use; export a "
+            "clone with 'neuromirror export' and your own token",
             403,
         )
     if any(status in (429, 503) for status in statuses):
@@ -324,7 +326,7 @@ def _public_error(error: BlockUnavailableError, seconds: float) -> CutoutFailedE
     if network_errors:
         return CutoutFailedError(f"{block}: the archive cannot be reached; try again later", 502)
     return CutoutFailedError(
-        f"{block} in this version: the archive now returns other content, or no location may be "
-        "requested",
+        f"{block}: the archive now returns other content than that of this version, or this page "
+        "may not request its location",
         502,
     )

@@ -16,6 +16,13 @@ EVIDENCE_TEXT: Mapping[str, str] = {
     "size": "with a size only",
     "none": "without checksum and size: cannot be verified",
 }
+_CHECKSUM_TEXT: Mapping[str, str] = {
+    "sha256": "SHA-256, detects any change",
+    "md5": "MD5, detects accidental changes, but perhaps not forgeries",
+    "etag": "S3 ETag of a multipart upload, detects accidental changes",
+    "size": "none, only the size is known",
+    "none": "none, the file cannot be verified",
+}
 _EVIDENCE_SHORT: Mapping[str, str] = {
     "sha256": "SHA-256",
     "md5": "MD5",
@@ -39,10 +46,39 @@ PROBE_RESULT_TEXT: Mapping[str, str] = {
     "ok": "available",
     "not-found": "not found",
     "refused": "access denied",
-    "unsupported": "unsupported",
-    "changed": "changed",
-    "unreachable": "unreachable",
-    "unknown": "cannot be probed",
+    "unsupported": "cannot be checked: unsupported by the server",
+    "changed": "has other content now",
+    "unreachable": "server unreachable",
+    "unknown": "cannot be checked",
+}
+VISIT_RESULT_TEXT: Mapping[str, str] = {
+    "full": "complete",
+    "partial": "failed in part",
+    "held": "update held for approval",
+    "waiting": "postponed: still changing",
+    "not_found": "not found at the archive",
+    "failed": "failed",
+    "unavailable": "not available to this mirror",
+}
+EVENT_TEXT: Mapping[str, tuple[str, str]] = {
+    "tombstone": ("removed upstream", "the archive no longer lists the dataset"),
+    "returned": ("listed again", "the archive lists a removed dataset again"),
+    "incident": ("incident", "content that must never change did change at the archive"),
+    "takedown": ("withdrawn", "the operator of this mirror withdrew the dataset"),
+    "repair": ("repaired", "changes that another program made to a repository were undone"),
+    "unavailable": (
+        "not available",
+        "the archive does not allow this mirror to read it",
+    ),
+    "unreadable-sidecar": ("unreadable metadata", "a metadata file cannot be parsed"),
+}
+TASK_TEXT: Mapping[str, str] = {
+    "visit": "Update of",
+    "list": "List of datasets of",
+    "locations": "Availability of files of",
+    "probe": "Detection of the capabilities of",
+    "superdatasets": "Superdatasets of",
+    "private": "Embargoed datasets of",
 }
 _VIEWERS: Mapping[str, str] = {
     "neurosift": "Neurosift",
@@ -147,6 +183,19 @@ def file_kind(path: str) -> str:
     return next((label for ending, label in _KINDS.items() if name.endswith(ending)), "")
 
 
+def checksum_source(evidence: str, checked: bool) -> str:
+    """Describe the strongest checksum of a file, and who computed it."""
+    text = _CHECKSUM_TEXT.get(evidence, evidence)
+    if evidence in ("size", "none"):
+        return text
+    return f"{text}; computed by {'this mirror' if checked else 'the archive'}"
+
+
+def event_kind(kind: str) -> str:
+    """Return the name of a kind of event."""
+    return EVENT_TEXT.get(kind, (kind.replace("-", " "), ""))[0]
+
+
 def license_name(text: str) -> str:
     """Return a license without the prefix ``spdx:`` that archives use."""
     return text.removeprefix("spdx:")
@@ -169,6 +218,11 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "retention": lambda key: RETENTION_TEXT.get(key, key),
     "retention_short": lambda key: _RETENTION_SHORT.get(key, key),
     "probe_result": lambda key: PROBE_RESULT_TEXT.get(key, key),
+    "checksum_source": checksum_source,
+    "visit_result": lambda key: VISIT_RESULT_TEXT.get(key, key),
+    "event_kind": event_kind,
+    "event_text": lambda kind: EVENT_TEXT[kind][1],
+    "task": lambda key: TASK_TEXT.get(key, f"{key[:1].upper()}{key[1:]}"),
     "viewer": lambda kind: _VIEWERS.get(kind, kind),
     "change": lambda kind: _CHANGES.get(kind, kind),
 }

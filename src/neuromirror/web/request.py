@@ -189,7 +189,7 @@ def view(make: View) -> Any:
             return await make(catalogue_request)
         except NeuromirrorError as error:
             status = _status(error)
-            message = str(error)
+            message = error.problem
             if status >= 500 and not isinstance(error, QueryStoppedError):
                 # the message may contain local paths
                 logging.getLogger(__name__).warning("%s: %s", request.path, error)

@@ -32,8 +32,7 @@ async def diff(request: CatalogueRequest) -> Response:
     choices = await request.query_index(lambda index: _version_choices(index, old, new))
     error = ""
     if old or new:
-        error = "two versions are required. A version is <mirror>:<id>@<label>, "
-        error += "such as dandi:000027@0.210831.2033"
+        error = "Enter two versions."
     return await request.render_page(
         "diff", 400 if error else 200, a=old, b=new, choices=choices, error=error, old=None
     )

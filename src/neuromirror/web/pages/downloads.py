@@ -56,8 +56,8 @@ def _indexed_version(index: Index, name: str, label: str) -> VersionRow:
     row = index.resolve(name, label)
     if not row.indexed:
         raise FilesNotIndexedError(
-            f"the files of {row.name} are not in the index; run "
-            f"'neuromirror files {row.name} --format sha256sum' to list them"
+            f"the files of {row.name} are in its manifest only, not in the index",
+            hint=f"'neuromirror files {row.name} --format sha256sum' lists them",
         )
     return row
 
@@ -100,14 +100,14 @@ async def citation(request: CatalogueRequest) -> Response:
 
 @view
 async def badge(request: CatalogueRequest) -> Response:
-    """Return a badge with the pinned state, or with the date of its last verification."""
+    """Return a badge with the pinned version, or with the availability of its files."""
     name, label, show = (
         request.path_parameter("name"),
         request.path_parameter("label"),
         request.query_parameter("show", "pinned"),
     )
-    if show not in ("pinned", "verified"):
-        raise BadRequestError(f"show must be pinned or verified, not {show[:40]!r}")
+    if show not in ("pinned", "available"):
+        raise BadRequestError(f"show must be pinned or available, not {show[:40]!r}")
     row = await request.query_index(lambda index: index.resolve(name, label))
     if show == "pinned":
         labels = "pinned", f"{row.name} · {row.state.removeprefix('sha256:')[:12]}"
@@ -117,18 +117,16 @@ async def badge(request: CatalogueRequest) -> Response:
             found = await request.query_index(
                 lambda index: index.probe_summary(index.resolve(name, row.commit))
             )
-        labels = "verified on", verification_label(found)
+        labels = "available", availability_label(found)
     text = await request.render_template("badge.svg", left=labels[0], right=labels[1])
     return request.etag_response(text, "image/svg+xml; charset=utf-8")
 
 
-def verification_label(found: ProbeSummary | None) -> str:
+def availability_label(found: ProbeSummary | None) -> str:
     """Return a short text about the last probes of a version's files."""
     if found is None:
-        return "too many files"
+        return "too many files to check"
     if found.since is None:
-        hashed = found.files and found.hashed == found.files
-        return "hashed when mirrored" if hashed else "not yet"
-    if found.available == found.files:
-        return f"{found.since[:10]} · all {pluralize(found.files, 'file')} available"
-    return f"{found.since[:10]} · {found.available:,} of {pluralize(found.files, 'file')} available"
+        return "not checked yet"
+    amount = "all" if found.available == found.files else f"{found.available:,} of"
+    return f"{amount} {pluralize(found.files, 'file')}, checked since {found.since[:10]}"

@@ -14,7 +14,7 @@ from datasette.utils.asgi import Response
 
 from neuromirror.index import DatasetRow, EventRow, Index, VersionRow
 from neuromirror.web.addresses import dataset_address, version_address
-from neuromirror.web.filters import format_number, format_size, printable
+from neuromirror.web.filters import event_kind, format_number, format_size, printable
 from neuromirror.web.request import CatalogueRequest, PageNotFoundError, view
 
 _ATOM = "http://www.w3.org/2005/Atom"
@@ -107,7 +107,7 @@ def _event_entry(row: EventRow) -> _Entry:
     of = row.dataset or row.mirror
     return _Entry(
         uuid5(NAMESPACE_URL, f"neuromirror:{row.mirror}:{row.id}:{row.at}").urn,
-        f"{of}: {row.kind}",
+        f"{of}: {event_kind(row.kind)}",
         row.at,
         dataset_address(row.dataset) if row.dataset else "/events",
         row.kind,

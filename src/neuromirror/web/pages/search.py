@@ -22,6 +22,7 @@ from neuromirror.web.addresses import (
     find_address,
     version_address,
 )
+from neuromirror.web.pages.status import mirrors_with_problems
 from neuromirror.web.request import CatalogueRequest, view
 
 _PAGE_SIZE = 50
@@ -51,15 +52,11 @@ async def front(request: CatalogueRequest) -> Response:
         return await _mirror_page(request, mirror, page)
 
     def look(index: Index) -> dict[str, Any]:
-        mirrors, tasks = list(index.mirror_status()), index.failed_tasks()
-        failing = {one.mirror for one in tasks}
+        mirrors, failures = list(index.mirror_status()), index.failures()
         return {
             "mirrors": mirrors,
-            "failing_mirrors": sum(
-                bool(one.failing or one.open_holds or one.mirror in failing) for one in mirrors
-            ),
-            "tasks": len(tasks),
-            "failing": sum(one.failing for one in mirrors),
+            "attention": mirrors_with_problems(mirrors, failures),
+            "failures": failures,
             "holds": sum(one.open_holds for one in mirrors),
             "last": max((one.last_visit for one in mirrors if one.last_visit), default=None),
             "recent": _recent(index.recent_versions(_RECENT_CANDIDATES)),

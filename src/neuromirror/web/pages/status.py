@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from datasette.utils.asgi import Response
 
-from neuromirror.index import Index
+from neuromirror.index import FailureRow, Index, MirrorStatus
 from neuromirror.web.request import CatalogueRequest, PageNotFoundError, view
 
 _PAGE_SIZE = 100
@@ -47,9 +48,11 @@ async def mirrors(request: CatalogueRequest) -> Response:
 
     def look(index: Index) -> dict[str, Any]:
         all_probed, oldest_probe = index.probe_coverage()
+        found, failures = list(index.mirror_status()), index.failures()
         return {
-            "mirrors": list(index.mirror_status()),
-            "failures": index.failures(),
+            "mirrors": found,
+            "failures": failures,
+            "attention": mirrors_with_problems(found, failures),
             "holds": list(index.open_holds()),
             "failing_hosts": index.failing_hosts(_MAX_HOSTS),
             "all_probed": all_probed,
@@ -61,6 +64,14 @@ async def mirrors(request: CatalogueRequest) -> Response:
     store = request.site.store
     checked = {one.mirror: store.last_listed(one.mirror) for one in context["mirrors"]}
     return await request.render_page("mirrors", checked=checked, **context)
+
+
+def mirrors_with_problems(
+    mirrors: Iterable[MirrorStatus], failures: Iterable[FailureRow]
+) -> frozenset[str]:
+    """Return the names of the mirrors that have a failure or a held update."""
+    failing = {one.mirror for one in failures}
+    return frozenset(one.mirror for one in mirrors if one.open_holds or one.mirror in failing)
 
 
 @view
