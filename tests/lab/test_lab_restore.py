@@ -542,7 +542,7 @@ def test_the_command_restores_and_reports(lock_template: LockFolder, tmp_path: P
     ("old", "new", "code", "message"),
     [
         ("lock-version = 1", "lock-version = 9", 2, "lock-version 9"),
-        ("durability", "mine = 1\ndurability", 2, "unknown key 'mine'"),
+        ("durability", "mine = 1\ndurability", 2, "'mine'"),
         ("http://127.0.0.1:9", "ext::sh -c true", 2, "clone URL"),
         ("files = 5", "files = 6", 2, "evidence"),
         ("sha256:", "sha256:0", 2, "in state"),

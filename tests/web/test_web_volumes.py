@@ -30,19 +30,14 @@ from support.volume_archives import (
 
 def test_page_shows_levels_sizes_blocks_and_frame(volume_site: RunningCatalogue) -> None:
     page_text = volume_site.text(f"/volume/{EM}@latest")
-    for text in (
-        "uint8, 300 × 260 × 70 (x, y, z); 5.5 MB at level 0",
-        "Voxel size 4 × 4 × 40 nm",
+    for data in (
+        "300 × 260 × 70 (x, y, z)",
+        "4 × 4 × 40 nm",
         "demo_sections: Sections are counted from the block's face.",
-        "from voxel 0, 0, 12 to 300, 260, 82 (exclusive)",
         "1 150 × 130 × 70 0, 0, 12 8 × 8 × 40 128 × 128 × 32 (524.3 kB) 12 1.4 MB",
-        "Image, 3 levels",
         "Neuroglancer",
     ):
-        assert text in page_text
-    assert "3 time samples" in volume_site.text(f"/volume/b:{ACTIVITY}@latest")
-    assert "50 ms apart" in volume_site.text(f"/volume/b:{ACTIVITY}@latest")
-    assert "id of an object" in volume_site.text(f"/volume/b:{CELLS}@latest")
+        assert data in page_text
 
 
 def test_volume_api_matches_the_page(volume_site: RunningCatalogue) -> None:
@@ -63,6 +58,9 @@ def test_volume_api_matches_the_page(volume_site: RunningCatalogue) -> None:
         "encoding": "raw voxels",
         "unreadable_reason": None,
     }
+    series = volume_site.api(f"/datasets/b:{ACTIVITY}@latest/volume")["times"]
+    assert series == {"first": 0, "last": 2, "step": 50.0, "unit": "millisecond"}
+    assert volume_site.api(f"/datasets/b:{CELLS}@latest/volume")["kind"] == "annotation"
     layer = volume_site.api(f"/datasets/demo-precomputed:{ACTIVITY}@latest/volume")
     assert (layer["format"], layer["levels"][0]["folder"]) == (
         "Neuroglancer precomputed",
@@ -75,26 +73,25 @@ def test_the_pages_of_a_dataset_and_a_version_lead_to_the_volume(
 ) -> None:
     for path in (f"/dataset/{EM}", f"/dataset/{EM}@latest", f"/dataset/demo-precomputed:{LAYER}"):
         (found,) = [one for one in links(volume_site.page(path)) if one.startswith("/volume/")]
-        assert "Preview" in volume_site.text(found)
+        assert 'action="/cutout/' in volume_site.page(found)
 
 
-def test_what_is_no_volume_has_no_such_page(site: RunningCatalogue) -> None:
-    assert "is not a volume" in site.text("/volume/demo:000001@draft", 404)
-    assert "is not a volume" in site.text("/slice/demo:000001@draft.png", 404)
+def test_a_dataset_that_is_not_a_volume_has_no_volume_page(site: RunningCatalogue) -> None:
+    site.page("/volume/demo:000001@draft", 404)
+    site.page("/slice/demo:000001@draft.png", 404)
     assert "/volume/" not in site.page("/dataset/demo:000001")
-    assert "is not a volume" in site.api("/datasets/demo:000001@draft/volume", 404)["detail"]
+    site.api("/datasets/demo:000001@draft/volume", 404)
 
 
 def test_a_sharded_layer_is_described_but_not_cut_out(
     volume_site: RunningCatalogue,
 ) -> None:
-    text = volume_site.text(f"/volume/demo-precomputed:{ACTIVITY}@latest")
-    assert "150 × 130 × 40" in text
-    assert "its chunks are packed into shards" in text
-    assert "mip=0, fill_missing=True)[0:150, 0:130, 0:40]" in text
-    assert 'name="x0"' not in volume_site.page(f"/volume/demo-precomputed:{ACTIVITY}@latest")
-    refused = volume_site.text(cutout_path(f"demo-precomputed:{ACTIVITY}", 0, "0:9,0:9,0:9"), 400)
-    assert "packed into shards" in refused
+    level = volume_site.api(f"/datasets/demo-precomputed:{ACTIVITY}@latest/volume")["levels"][0]
+    assert level["unreadable_reason"]
+    page = volume_site.page(f"/volume/demo-precomputed:{ACTIVITY}@latest")
+    assert "mip=0, fill_missing=True)[0:150, 0:130, 0:40]" in page
+    assert 'name="x0"' not in page
+    volume_site.page(cutout_path(f"demo-precomputed:{ACTIVITY}", 0, "0:9,0:9,0:9"), 400)
 
 
 # --- pictures
@@ -113,7 +110,6 @@ def test_a_picture_is_the_archives_middle_plane(
     page = volume_site.page(f"/volume/{name}@latest?shown")
     assert 'loading="lazy"' in page
     assert f'alt="Level {level}, z {z} of {name}@' in page
-    assert "original brightness" in page
 
 
 def test_labels_are_colours_one_each_and_0_is_black(
@@ -141,12 +137,14 @@ def test_16_bit_contrast_is_stretched_and_labelled(
     low, high = np.percentile(plane, (1, 99))
     expected = np.rint(np.clip((plane - low) / (high - low), 0, 1) * 255)
     assert np.array_equal(shown, expected)
-    assert f"contrast stretched from {low:,.6g} (black)" in volume_site.text(
-        f"/volume/b:{ACTIVITY}@latest?shown"
-    )
+    page = volume_site.page(f"/volume/b:{ACTIVITY}@latest?shown")
+    caption = page.partition("<figcaption")[2].partition("</figcaption>")[0]
+    assert f"{low:,.6g} " in caption
 
 
-def test_a_picture_is_made_once_for_all_who_ask(quiet_volumes: VolumeArchives) -> None:
+def test_concurrent_requests_for_a_picture_read_its_blocks_once(
+    quiet_volumes: VolumeArchives,
+) -> None:
     with run_catalogue(quiet_volumes.mirror_harness.store) as site:
         quiet_volumes.boss.fault("slow", path="/cutout/", delay=0.01)
         with ThreadPoolExecutor(6) as pool:
@@ -169,7 +167,6 @@ def test_failed_picture_is_a_message_and_not_retried(
         reply = site.get(f"/slice/{EM}@latest.png")
         assert (reply.status_code, reply.headers["retry-after"]) == (503, "30")
         assert reply.headers["content-type"].startswith("image/svg+xml")
-        assert "(HTTP 503)" in visible_text(reply.text)
         requests_before = quiet_volumes.count_voxel_requests()
         page = site.page(f"/volume/{EM}@latest")
         assert "block 0/c/" in visible_text(page)
@@ -228,7 +225,7 @@ def test_a_chunk_that_a_layer_leaves_out_is_zeros(volume_site: RunningCatalogue)
     assert found[:, :, 64:].any()
 
 
-def test_a_cut_out_has_the_bytes_of_the_command_on_its_page(
+def test_a_cutout_has_the_bytes_of_the_command_on_its_page(
     volume_site: RunningCatalogue, tmp_path: Path, isolated_home: Path
 ) -> None:
     page = volume_site.page(f"/volume/{EM}@latest?level=2")
@@ -261,10 +258,7 @@ def test_one_slice_is_a_png_and_several_are_a_zip_of_them(
             assert np.array_equal(np.asarray(Image.open(file.open(name))), plane)
     second = volume_site.get(cutout_path(f"b:{ACTIVITY}", 0, box, format="png", t=1))
     assert second.content == several.content
-    refused = volume_site.text(
-        cutout_path("n:demo11/membranes", 0, "0:9,0:9,1:2", format="png"), 400
-    )
-    assert "voxels of type float32" in refused
+    volume_site.page(cutout_path("n:demo11/membranes", 0, "0:9,0:9,1:2", format="png"), 400)
 
 
 def test_conditional_and_head_cutouts_send_no_upstream_requests(
@@ -282,8 +276,8 @@ def test_conditional_and_head_cutouts_send_no_upstream_requests(
 
 def test_voxels_without_checksums_are_not_called_verified(volume_site: RunningCatalogue) -> None:
     volume_site.get(f"/slice/plain:{SKETCH}@latest.png")
-    assert "not verified" in volume_site.text(f"/volume/plain:{SKETCH}@latest?shown")
-    assert "blocks, verified" in volume_site.text(f"/volume/{EM}@latest")
+    assert 'class="soft unverified"' in volume_site.page(f"/volume/plain:{SKETCH}@latest?shown")
+    assert 'class="soft verified"' in volume_site.page(f"/volume/{EM}@latest")
 
 
 def test_robots_txt_disallows_cutouts(volume_site: RunningCatalogue) -> None:

@@ -38,7 +38,7 @@ neuromirror catalogue --listen 0.0.0.0:8270 --address https://data.example.org""
     "--cutouts/--no-cutouts",
     default=True,
     show_default=True,
-    help="Fetch regions of volumes from upstream for clients, with limits.",
+    help="Let visitors download regions of volumes, fetched from the archives, with limits.",
 )
 @click.option(
     "--limit",
@@ -77,7 +77,7 @@ def catalogue_command(
     log_json: bool,
     supervised: tuple[int, int] | None,
 ) -> None:
-    """Serve the store and its web pages over HTTP.
+    """Serve web pages, an API and clones of the store over HTTP.
 
     One address serves the pages, the JSON API below /api/v1, Atom feeds, the tables of the index
     below /index, and the store itself, for clones:

@@ -25,16 +25,21 @@ neuromirror export bossdb:coll/exp/chan --box 0:512,0:512,0:16 -o cutout""",
 @click.option(
     "--box",
     metavar="X0:X1,Y0:Y1,Z0:Z1",
-    help="Region in voxels of the level, as upstream numbers them [default: the whole volume].",
+    help=(
+        "Region in voxels of the level, in the coordinates of the archive [default: the whole "
+        "volume]."
+    ),
 )
 @click.option(
     "--level",
     default=0,
     show_default=True,
     metavar="N",
-    help="Resolution level, as upstream numbers it.",
+    help="Resolution level, with its number at the archive.",
 )
-@click.option("--time", type=int, metavar="T", help="Time sample of a time series.")
+@click.option(
+    "--time", type=int, metavar="T", help="Number of the time sample, required for a time series."
+)
 @click.option(
     "--format",
     type=click.Choice(_FORMATS),

@@ -14,9 +14,9 @@ from neuromirror.cli.common import Settings, settings_options
 def holds_command(settings: Settings) -> None:
     """List suspicious updates that wait for approval.
 
-    A listing is held if it is empty, lacks more files than the [guards] of the mirror file allow,
-    or has other bytes where they must never change. Check the archive, then approve the listing
-    with "neuromirror release", or wait until upstream is repaired.
+    A listing is held if it is empty, lacks more files than [guards] of the mirror's configuration
+    allows, or has other bytes where they must never change. Check the archive, then approve the
+    listing with "neuromirror release", or wait until upstream is repaired.
 
     Exit code: 0 nothing is held, 3 a listing is held.
     """
@@ -29,7 +29,7 @@ def holds_command(settings: Settings) -> None:
         ["HOLD", "DATASET", "VERSION", "REASON", "SINCE"],
     )
     if not holds:
-        settings.print_text("nothing is held")
+        settings.print_text("no update is held")
     sys.exit(3 if holds else 0)
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     default=24,
     show_default=True,
     metavar="HOURS",
-    help="Time to keep replaced packs, for clones over plain HTTP that are in progress.",
+    help="Time to keep replaced pack files, which clones in progress may still read.",
 )
 @settings_options
 def housekeeping_command(

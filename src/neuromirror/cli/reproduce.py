@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 )
 @settings_options
 def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Path | None) -> None:
-    """Mint versions again from upstream and compare the commits.
+    """Create versions again from the archive and compare the commits.
 
     The new commits go to a scratch store; the store and its index do not change.
 

@@ -76,7 +76,7 @@ neuromirror serve --once""",
     default=24.0,
     show_default=True,
     metavar="HOURS",
-    help="Stop a visit that runs longer; only with --executor processes.",
+    help="Stop the update of a dataset that takes longer; only with --executor processes.",
 )
 @click.option(
     "--worker-memory",
@@ -110,7 +110,7 @@ neuromirror serve --once""",
 @click.option(
     "--catalogue-no-cutouts",
     is_flag=True,
-    help="Do not fetch regions of volumes from upstream for clients of the catalogue.",
+    help="Do not let visitors of the catalogue download regions of volumes.",
 )
 @click.option(
     "--catalogue-limit",

@@ -107,7 +107,7 @@ def _field_lines(shown: ShownVersion) -> Iterator[tuple[str, str]]:
     """Yield the names and texts of the fields of a version; a line that continues has no name."""
     yield "title", shown.title
     yield "kind", f"{shown.kind} ({shown.upstream})" + ", metadata only" * shown.metadata_only
-    yield "time", shown.upstream_time or f"observed {shown.recorded_at} (unspecified upstream)"
+    yield "time", shown.upstream_time or f"not specified upstream, recorded {shown.recorded_at}"
     yield "source", shown.source + f" ({_REMOVED})" * shown.removed
     yield "doi", shown.doi or "-"
     yield "license", ", ".join(shown.license) or "-"

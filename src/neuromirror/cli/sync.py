@@ -47,13 +47,15 @@ neuromirror sync dandi --dry-run""",
     help="Mirrors (dandi) or datasets (dandi:000027) [default: your own mirror files].",
 )
 @click.option(
-    "--dry-run", is_flag=True, help="Print which datasets would be visited, and write nothing."
+    "--dry-run", is_flag=True, help="Print which datasets would be updated, and write nothing."
 )
 @click.option(
-    "--deep", is_flag=True, help="Visit every dataset, even if the archive lists it as unchanged."
+    "--deep",
+    is_flag=True,
+    help="List the files of every dataset, even if the archive reports no change.",
 )
 @click.option(
-    "--history", is_flag=True, help="Mirror earlier states too, if the archive keeps them."
+    "--history", is_flag=True, help="Mirror earlier versions too, if the archive keeps them."
 )
 @click.option(
     "--jobs",
@@ -89,9 +91,9 @@ def sync_command(
     --history mirrors the states between the last mirrored state (or the first) and the present
     one, oldest first, as far as the archive keeps the versions of its objects.
 
-    Embargoed datasets are skipped. If the mirror file has embargoed = "private", they are mirrored
-    to the store of --private-store, which is outside the public store. Use --store to work with
-    the private store in other commands.
+    Embargoed datasets are skipped. If the mirror's configuration has embargoed = "private", they
+    are mirrored to the store of --private-store, which is outside the public store. Use --store to
+    work with the private store in other commands.
 
     A dataset that "neuromirror serve" is visiting is skipped.
 

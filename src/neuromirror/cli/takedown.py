@@ -23,7 +23,10 @@ neuromirror takedown dandi:000027 --undo""",
 @click.option(
     "--reason",
     metavar="TEXT",
-    help="Reason, shown in place of the dataset; required without --undo.",
+    help=(
+        "Why the dataset is withdrawn, shown by commands and web pages instead of it. Required, "
+        "except with --undo."
+    ),
 )
 @click.option("--undo", is_flag=True, help="Reinstate a dataset that was taken down.")
 @settings_options
@@ -49,7 +52,10 @@ def takedown_command(settings: Settings, dataset: str, *, reason: str | None, un
         raise ConfigurationError(
             "--undo takes no --reason"
             if undo
-            else f"{dataset}: a takedown needs a reason, which every command shows; add --reason"
+            else (
+                f"{dataset}: a takedown needs a reason, which commands and web pages show "
+                "instead of the dataset; add --reason TEXT"
+            )
         )
     if ":" not in dataset or "@" in dataset:
         raise ConfigurationError(

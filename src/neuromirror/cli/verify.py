@@ -45,7 +45,9 @@ neuromirror verify --remote ./clone""",
     "target", metavar="LOCK|DIR", type=NamedPath(), help="A lock file, or the folder of a clone."
 )
 @click.option(
-    "--remote", is_flag=True, help="Check what the URLs of all files serve, without downloads."
+    "--remote",
+    is_flag=True,
+    help="Ask the servers of all files for sizes and checksums, without downloads.",
 )
 @click.option(
     "--full", is_flag=True, help="Download and hash the content of all files, and keep nothing."

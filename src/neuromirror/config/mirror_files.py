@@ -292,20 +292,22 @@ def list_mirror_files(folder: Path, *, allow_empty: bool = False) -> list[Path]:
     """
     if not folder.is_dir():
         raise ConfigurationError(
-            f"{folder}: no such folder of mirror files; pass --mirrors DIR (or set "
-            "NEUROMIRROR_MIRRORS), name one of the built-in mirrors ('neuromirror mirrors'), or "
-            f"create the folder with, for example, a file dandi.toml:{_EXAMPLE}"
+            f"{folder}: no such folder; pass the folder with the configuration files of mirrors "
+            "as --mirrors DIR (or set NEUROMIRROR_MIRRORS), name one of the built-in mirrors "
+            "('neuromirror mirrors'), or create the folder with, for example, a file dandi.toml:"
+            f"{_EXAMPLE}"
         )
     try:
         found = sorted(path for path in folder.iterdir() if path.suffix == ".toml")
     except OSError as error:
         raise ConfigurationError(
-            f"{folder}: the folder of mirror files cannot be read: {error.strerror}"
+            f"{folder}: the folder with the configuration files of mirrors cannot be read: "
+            f"{error.strerror}"
         ) from error
     if not found and not allow_empty:
         raise ConfigurationError(
-            f"{folder}: no mirror files; name one of the built-in mirrors ('neuromirror mirrors'), "
-            f"or create a file, for example dandi.toml:{_EXAMPLE}"
+            f"{folder}: no configuration file of a mirror; name one of the built-in mirrors "
+            f"('neuromirror mirrors'), or create a file, for example dandi.toml:{_EXAMPLE}"
         )
     return found
 

@@ -82,7 +82,7 @@ def _choose_action(
     if visit_all_reason:
         return "visit", visit_all_reason
     if last.status == "waiting":
-        return "visit", "not settled at the last visit"
+        return "visit", "still changing at the last visit"
     if hint.fingerprint is None:
         return "visit", "only a visit can detect changes"
     if last.fingerprint != hint.fingerprint:

@@ -231,7 +231,8 @@ class Planner:
             if other is not None:
                 raise ConfigurationError(
                     f"{mirror.path}: {hint.dataset.name} is already mirrored in this store as "
-                    f"{other}; remove one of the two mirror files, or use another --store for it"
+                    f"{other}; remove one of the two configuration files, or use another --store "
+                    "for it"
                 )
 
     def _check_standalone(self, dataset: DatasetRef) -> None:

@@ -91,7 +91,7 @@ def _dry_run_request(
         embargo |= task.reason == EMBARGOED
     for local_id in vanished_ids:
         name = f"{request.mirror.name}:{local_id}"
-        yield Result(name, "ok", f"{start}would check: no longer listed")
+        yield Result(name, "ok", f"{start}would be checked: the archive no longer lists it")
     return embargo
 
 

@@ -173,7 +173,8 @@ def _update_superdatasets(
     mirror = mirrors.get(name.partition(":")[0])
     if mirror is None:
         message = (
-            "its superdataset was not updated: the mirror file is missing; run the command again "
+            "its superdataset was not updated: the configuration file of the mirror is missing; "
+            "run the command again "
             "with --mirrors"
         )
         yield Result(name.partition(":")[0], "error", message, "failed")

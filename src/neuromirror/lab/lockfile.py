@@ -41,7 +41,7 @@ from neuromirror.model import (
 LOCK_VERSION = 1
 
 _HEAD = (
-    "# Datasets pinned by neuromirror; 'neuromirror restore {name} --into DIR' brings them back.\n"
+    "# Datasets pinned by neuromirror; 'neuromirror restore {name} --into DIR' restores them.\n"
     "# Change this file with 'neuromirror pin'. Format: docs/reference/lock.md of neuromirror.\n"
     "lock-version = {version}\n"
 )
@@ -360,9 +360,9 @@ def _explain_error(message: str, table: Mapping[str, Any]) -> str:
             where = f" of dataset {name if isinstance(name, str) else number + 1}"
         where = f" in {position[2]}{where}" if position[2] else where
     if unknown := _UNKNOWN.search(message):
-        return f"unknown key {unknown[1]!r}{where}"
+        return f"unknown field {unknown[1]!r}{where}"
     if missing := _MISSING.search(message):
-        return f"no key {missing[1]!r}{where}"
+        return f"the field {missing[1]!r}{where} is missing"
     return f"{message}{where}"
 
 

@@ -121,7 +121,10 @@ class _Response(http.client.HTTPResponse):
 
 def allow_private_hint(address: str) -> str:
     """Return how to allow a mirror to connect to a private address."""
-    return "if this archive is on your own network, set allow_private = true in the mirror file"
+    return (
+        "if this archive is on your own network, set allow_private = true in the mirror's "
+        "configuration file"
+    )
 
 
 def resolve_allowed_addresses(

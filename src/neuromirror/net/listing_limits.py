@@ -15,7 +15,7 @@ from neuromirror.net.errors import ListingTooLongError
 
 _REMEDY: Final = (
     "the listing is discarded; if its size is legitimate, raise {option} in [listing] of the "
-    "mirror file"
+    "mirror's configuration file"
 )
 
 

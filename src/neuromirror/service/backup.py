@@ -213,7 +213,9 @@ def _sources(store: Store, index_path: Path) -> Iterator[Path]:
 
 def _read_generation(folder: Path) -> Generation:
     if not (folder / _METADATA_FILE).is_file():
-        raise BackupNotFoundError(f"{folder / _METADATA_FILE} is no regular file; remove {folder}")
+        raise BackupNotFoundError(
+            f"{folder / _METADATA_FILE} is not a regular file; remove {folder}"
+        )
     try:
         metadata = parse_json((folder / _METADATA_FILE).read_bytes(), _METADATA_FILE)
         if metadata["format"] != _FORMAT:

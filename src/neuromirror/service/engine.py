@@ -128,12 +128,16 @@ class Service:
         for name in found.removed:
             log_event(
                 "mirror removed",
-                "its file was removed: the mirror is no longer served",
+                "its configuration file was removed: the mirror is no longer updated",
                 mirror=name,
             )
         now = self._clock()
         for name in found.changed:
-            log_event("mirror changed", "its file changed: its list is read now", mirror=name)
+            log_event(
+                "mirror changed",
+                "its configuration file changed: the list of datasets is read now",
+                mirror=name,
+            )
             self._schedule_writer.make_listing_due(self._files.mirrors[name], now)
         if found.removed or found.changed:
             self._update_excluded_mirrors()

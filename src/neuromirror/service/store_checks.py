@@ -183,7 +183,7 @@ class StoreChecker:
             except PermissionError as error:
                 known = self._datasets.get(alias)
                 name = alias if known is None else known.name
-                message = f"{error.filename}: {error.strerror}; see to its permissions"
+                message = f"{error.filename}: {error.strerror}; check its permissions"
                 yield CheckResult(name, "git", CheckPosition(alias, 1), "error", message)
 
     def _add_entry(self, entry: VersionMinted | AnnexBranchMoved) -> None:

@@ -131,7 +131,7 @@ class AnnexClone:
         if done.returncode:
             message = done.stderr.decode(errors="replace").strip()
             raise NotACloneError(
-                f"{folder} is not in the work tree of a dataset; change to a clone of one "
+                f"{folder} is not inside a clone of a dataset; change to the folder of a clone "
                 f"({message})"
             )
         top, git_dir, common = (

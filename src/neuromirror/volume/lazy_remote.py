@@ -22,7 +22,9 @@ _ARCHIVE_COST: Final = 150
 """Less than web remotes (200 and more), which would be refused first."""
 
 _CLAIMED: Final = (*SCHEMES, "s3")
-_READ_ONLY: Final = "the blocks of a volume are upstream's: nothing can be {} here"
+_READ_ONLY: Final = (
+    "this remote reads the blocks of a volume from their archive: nothing can be {} in it"
+)
 
 
 class LazyRemote(SpecialRemote):  # type: ignore[misc]
@@ -31,8 +33,8 @@ class LazyRemote(SpecialRemote):  # type: ignore[misc]
     def __init__(self, annex: Any) -> None:
         super().__init__(annex)
         self.configs = {
-            "host": "the service that the token in the environment is for, if it has one",
-            "archive": "the host whose files are got with the token for it",
+            "host": "host of the service for which the token of the environment is stored",
+            "archive": "host of the archive whose files are requested with its token",
         }
         self._loaded: PrivateRemote | None = None
 

@@ -16,7 +16,7 @@ def parse_box(text: str) -> Box:
     """The box of ``x0:x1,y0:y1,z0:z1``; raises OutsideVolumeError for other text."""
     found = _BOX.fullmatch(text.strip())
     if found is None:
-        raise OutsideVolumeError(f"'{text}' is no box; write x0:x1,y0:y1,z0:z1 in whole voxels")
+        raise OutsideVolumeError(f"'{text}' is not a box; write x0:x1,y0:y1,z0:z1 in whole voxels")
     x0, x1, y0, y1, z0, z1 = map(int, found.groups())
     return (x0, x1), (y0, y1), (z0, z1)
 
@@ -59,7 +59,7 @@ def sample_index(volume: Volume, time: int | None, where: str) -> int | None:
             raise OutsideVolumeError(f"{where} has no time axis; leave the time out")
         return None
     if time is None or time not in volume.times:
-        hint = "name one" if time is None else f"{time} is none of them"
+        hint = "name one of them" if time is None else f"{time} is not one of them"
         raise OutsideVolumeError(
             f"{where} has the time samples {volume.times[0]} to {volume.times[-1]}; {hint}"
         )

@@ -315,7 +315,7 @@ class VersionFiles:
             except ExportFailedError:
                 raise  # of where the bytes go, not of where they come from
             except UnsafeAddressError as error:
-                wrong = f"{error} (git's setting {ALLOWED_ADDRESSES} says what may be asked)"
+                wrong = f"{error} (the git setting {ALLOWED_ADDRESSES} has the allowed ones)"
                 group = failure_group(host, error)
             except NeuromirrorError as error:
                 wrong, group = str(error), failure_group(host, error)
@@ -329,7 +329,7 @@ class VersionFiles:
             failures.append((group or wrong, wrong))
         why = (
             summarize_failures(failures)
-            or "no place of it is known; 'neuromirror sync' may find one"
+            or "none of its locations is known; 'neuromirror sync' may find one"
         )
         raise BlockUnavailableError(
             path, self.where, why, tuple(causes), closed=self._is_closed_or_late
@@ -345,8 +345,8 @@ class VersionFiles:
         return BlockUnavailableError(
             path,
             self.where,
-            f"it cannot be kept in {tempfile.gettempdir()} while it is read"
-            f" ({error.strerror}); free some space there, or name another folder in TMPDIR",
+            f"its temporary file in {tempfile.gettempdir()} cannot be written"
+            f" ({error.strerror}); free some space there, or set TMPDIR to another folder",
         )
 
     def _write_with_retries(self, url: ByteLocation, key: str, file: BinaryIO) -> str:
@@ -387,7 +387,10 @@ class VersionFiles:
                     hashing.update(piece)
         file.flush()
         if size is not None and done != size:
-            return f"{url} now gives {'more' if done > size else 'less'} than its {size} bytes"
+            return (
+                f"{url} now returns {'more' if done > size else 'fewer'} than the recorded "
+                f"{size} bytes"
+            )
         if hashing is not None and digest is not None and hashing.hexdigest() != digest[1]:
             channel = str(url)
             if isinstance(url, BlockUrl):

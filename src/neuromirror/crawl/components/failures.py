@@ -59,7 +59,7 @@ def check_lasting_failures(failed: FailedComponents, record_refusal: RecordRefus
     if len(passing) > _MAX_NAMED:
         named.append(f"and {len(passing) - _MAX_NAMED} more")
     raise ComponentsUnreadableError(
-        f"{'; '.join(named)}; nothing of this state was published, and the next sync tries again"
+        f"{'; '.join(named)}; nothing of this version was published, and the next sync tries again"
     )
 
 
@@ -86,7 +86,7 @@ def is_pending_error(error: NeuromirrorError) -> bool:
 
 def problem_message(component: ComponentEntry, error: NeuromirrorError, *, is_kept: bool) -> str:
     """Return the message for a component that could not be read."""
-    consequence = "its previous state is kept" if is_kept else "it is left out"
+    consequence = "its previous version is kept" if is_kept else "it is omitted"
     return (
         f"{path_to_text(component.path)} ({component.dataset.name}) could not be read, and "
         f"{consequence}: {error}"

@@ -99,7 +99,9 @@ class BossChannelInfo:
         if value is None and usual is not None:
             return usual
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise self.unexpected_reply(f"{name} {value!r} is no integer from {least} to {most}")
+            raise self.unexpected_reply(
+                f"{name} {value!r} is not an integer from {least} to {most}"
+            )
         return value
 
     def choice(self, record: Mapping[str, Any], name: str, of: Mapping[str, str]) -> str:

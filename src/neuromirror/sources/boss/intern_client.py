@@ -145,7 +145,7 @@ class InternClient:
             or not all(is_name(name) for name in found)
             or len(set(found)) < len(found)
         ):
-            raise UnexpectedReplyError(f"{self._api}: {what} is no list of distinct names")
+            raise UnexpectedReplyError(f"{self._api}: {what} is not a list of distinct names")
         return sorted(found)
 
     def _read(self, what: str, call: Callable[[Any], T]) -> T:

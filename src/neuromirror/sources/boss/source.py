@@ -110,7 +110,7 @@ class BossSource(ChannelSource):
         """Return one channel's hint; raise DatasetNotFoundError."""
         found = _names(dataset)
         if not self.options.includes(dataset.local_id):
-            return self._hint(found, dataset.local_id, "excluded in the mirror's file")
+            return self._hint(found, dataset.local_id, "excluded by the mirror's configuration")
         self._channel(dataset, found, self._client)
         restricted = self._is_restricted(found)
         return self._hint(found, dataset.local_id, RESTRICTED if restricted else None)

@@ -30,7 +30,7 @@ class DandisetListing(Listing):
     def __init__(self, archive: DandiArchive, version: VersionRef, context: VisitContext) -> None:
         dataset, label = version.dataset, version.upstream
         if label != DRAFT and not VERSION_PATTERN.match(label):
-            raise MalformedIdError(f"{dataset.name}: {label!r} is no version of a dandiset")
+            raise MalformedIdError(f"{dataset.name}: {label!r} is not a version of a dandiset")
         self._archive = archive
         self._context = context
         page = archive.prefetched_pages.pop(version)

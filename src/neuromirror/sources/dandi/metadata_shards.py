@@ -106,7 +106,7 @@ class MetadataShards:
             raise ListingTooLongError(
                 f"the assets' metadata have more than {self._most} bytes; the listing is not used; "
                 "to mirror the files without metadata, set metadata = false in the options of the "
-                "mirror's file"
+                "mirror's configuration"
             )
 
     def documents(self) -> tuple[Document, ...]:

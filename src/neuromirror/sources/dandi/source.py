@@ -61,7 +61,8 @@ class DandiSource:
             return self._zarrs.dataset(local_id)
         if not _ID.match(local_id):
             raise MalformedIdError(
-                f"{self.mirror}: {local_id!r} is no dandiset id; one has six digits, like 000027"
+                f"{self.mirror}: {local_id!r} is not a dandiset id, which has six digits, such "
+                "as 000027"
             )
         return DatasetRef(self.mirror, local_id, f"{self.options.api}/dandisets/{local_id}/")
 

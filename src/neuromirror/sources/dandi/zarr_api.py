@@ -94,7 +94,9 @@ class ZarrApi:
             raise UnexpectedReplyError(f"{dataset.name}: the reply describes no such Zarr")
         checksum, name = row.get("checksum"), row.get("name")
         if not (checksum is None or is_checksum(checksum)):
-            raise UnexpectedReplyError(f"{dataset.name}: {checksum!r:.80} is no checksum of a Zarr")
+            raise UnexpectedReplyError(
+                f"{dataset.name}: {checksum!r:.80} is not a checksum of a Zarr"
+            )
         return ZarrState(checksum, name if isinstance(name, str) else "")
 
     def address(self, dataset: DatasetRef) -> ObjectAddress:

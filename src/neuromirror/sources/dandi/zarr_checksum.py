@@ -35,7 +35,7 @@ def parse_checksum(checksum: str) -> FileTotals:
     """Return the totals in a checksum; raise ValueError for other text."""
     found = CHECKSUM_PATTERN.match(checksum)
     if found is None:
-        raise ValueError(f"{checksum[:80]!r} is no checksum of a Zarr")
+        raise ValueError(f"{checksum[:80]!r} is not a checksum of a Zarr")
     return FileTotals(int(found["files"]), int(found["bytes"]))
 
 

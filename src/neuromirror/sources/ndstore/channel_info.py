@@ -71,7 +71,9 @@ class NdstoreChannelInfo:
         """Return an integer, possibly written as ``1.0``; raise UnexpectedReplyError."""
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not least <= value <= most or value != int(value):
-            raise self.unexpected_reply(f"{what} {value!r} is no integer from {least} to {most}")
+            raise self.unexpected_reply(
+                f"{what} {value!r} is not an integer from {least} to {most}"
+            )
         return int(value)
 
     def unexpected_reply(self, what: str) -> UnexpectedReplyError:

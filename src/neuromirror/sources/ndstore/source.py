@@ -112,7 +112,7 @@ class NdstoreSource(ChannelSource):
     def hint(self, dataset: DatasetRef) -> DatasetHint:
         """Return one channel's hint; raise DatasetNotFoundError."""
         if not self.options.includes(dataset.local_id):
-            return DatasetHint(dataset, None, unavailable="excluded in the mirror's file")
+            return DatasetHint(dataset, None, unavailable="excluded by the mirror's configuration")
         try:
             return self._hint(self._fetch_channel_info(dataset), dataset)
         except NdstoreProjectNotPublicError:

@@ -102,9 +102,9 @@ class PrecomputedSource(BucketSource):
             return DatasetHint(dataset, None, unavailable=EMBARGOED)
         reason = None
         if not self._scope.is_selected(segments):
-            reason = "excluded in the mirror's file"
+            reason = "excluded by the mirror's configuration"
         elif not self._scope.is_layer_position(segments):
-            reason = "the mirror's file looks for layers elsewhere"
+            reason = "the mirror's configuration searches for layers in other folders"
         if reason is not None:
             return DatasetHint(dataset, None, unavailable=reason)
         info = read_info(self.bucket, local_ids.prefix_of(segments))

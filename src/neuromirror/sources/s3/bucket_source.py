@@ -152,7 +152,7 @@ class BucketSource:
             return local_ids.segments_of(local_id)
         except ValueError as error:
             raise MalformedIdError(
-                f"{self.mirror}: {local_id[:200]!r} is no dataset id; write the prefix in the"
+                f"{self.mirror}: {local_id[:200]!r} is not a dataset id; write the prefix in the"
                 " bucket without its final slash, and every character except letters, digits and"
                 f" . _ - + , as =XX ('neuromirror sync {self.mirror} --dry-run' lists all ids)"
             ) from error

@@ -308,7 +308,7 @@ class ClaimResolver:
         now = self._bucket.find_object(row.key, version_id)
         if now is None or (now.size, now.etag, now.modified) != (row.size, row.etag, row.modified):
             raise UnreliableListingError(
-                f"{self._name}: {display_key(row.key)!r} is no longer as it was listed (HTTP "
+                f"{self._name}: {display_key(row.key)!r} has changed since it was listed (HTTP "
                 f"{status})"
             )
 

@@ -83,9 +83,9 @@ class S3Source(BucketSource):
             return DatasetHint(dataset, None, unavailable=EMBARGOED)
         reason = None
         if self._layout.is_excluded(segments):
-            reason = "excluded in the mirror's file"
+            reason = "excluded by the mirror's configuration"
         elif not self._layout.is_root(segments):
-            reason = "not a dataset: the depth in the mirror's file differs"
+            reason = "not a dataset at the depth that the mirror's configuration has"
         if reason is not None:
             return DatasetHint(dataset, None, unavailable=reason)
         if next(self.bucket.list_level(local_ids.prefix_of(segments)), None) is None:

@@ -40,7 +40,7 @@ class ChannelSource:
         segments = segments_of(local_id)
         if len(segments) != len(self.levels):
             raise MalformedIdError(
-                f"{self.mirror}: {local_id[:200]!r} is no dataset id; write"
+                f"{self.mirror}: {local_id[:200]!r} is not a dataset id; write"
                 f" {'/'.join(self.levels)}, and every character except letters, digits and"
                 f" . _ - + , as =XX ('neuromirror sync {self.mirror} --dry-run' lists all ids)"
             )

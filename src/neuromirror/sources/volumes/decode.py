@@ -89,7 +89,7 @@ def decode_cutout(
         ordered = _reorder(_prepend(start, pieces), head, shape, where)
         yield from _chunk_file(ordered, shape, chunk, found, where)
     else:
-        raise ValueError(f"{encoding!r} is no supported encoding")
+        raise ValueError(f"{encoding!r} is not a supported encoding")
 
 
 def _chunk_file(
@@ -126,7 +126,7 @@ def _decompress(body: Iterable[bytes], most: int, where: str) -> Iterator[bytes]
                 piece = inflate.decompress(rest, _PIECE)
             except zlib.error as error:
                 raise WrongVoxelsError(
-                    f"{where} returned a body that is no zlib stream, or damaged; try again",
+                    f"{where} returned a body that is damaged or not a zlib stream; try again",
                     transient=True,
                 ) from error
             rest = inflate.unconsumed_tail

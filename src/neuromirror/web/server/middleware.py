@@ -99,13 +99,13 @@ def catalogue_middleware(app: App, datasette: Datasette, site: Site) -> App:
             await send_text(
                 send_secured,
                 405,
-                "Nothing can be changed here: only GET and HEAD are answered.",
+                "This site is read-only: only GET and HEAD are allowed.",
                 (b"allow", _ALLOWED_METHODS),
             )
         elif _STORE_PATHS.fullmatch(path):
             await serve_file(scope, receive, send_secured, site)
         elif path.startswith(b"/-/") and not _STATIC_PATHS.match(path):
-            await send_text(send_secured, 404, "There is no such page.")
+            await send_text(send_secured, 404, "Page not found.")
         else:
 
             async def ask(to: Send) -> None:
