@@ -11,7 +11,7 @@ from neuromirror.cli.common import Settings, settings_options
 @command("check-config", example="neuromirror check-config --mirrors mirrors")
 @settings_options
 def check_config_command(settings: Settings) -> None:
-    """Check the configuration files of mirrors, without contacting an archive.
+    """Check the configuration files of mirrors; send no request.
 
     Every file of the folder is checked, and every invalid file is reported. Without --mirrors and
     ./mirrors, the built-in files are checked.
