@@ -112,7 +112,7 @@ def test_depth_prefix_include_and_exclude_bound_the_search(layers):
     excluded = layers.source(exclude=["c/*"])
     assert excluded.hint(excluded.dataset("c/e/one")).unavailable
     shallow = layers.source(depth=2)
-    assert "elsewhere" in str(shallow.hint(shallow.dataset("c/e/one")).unavailable)
+    assert shallow.hint(shallow.dataset("c/e/one")).unavailable
 
 
 def test_a_bucket_that_is_a_layer_is_one_dataset(layers):
