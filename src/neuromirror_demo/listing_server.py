@@ -64,14 +64,14 @@ class NumberedKeys(Sequence[bytes]):
 
 
 class BigBucket:
-    """A bucket on loopback, serving between ``with`` and its end, path-style, to anybody.
+    """A public bucket on loopback with path-style URLs; a context manager that runs the server.
 
-    ``keys`` (any bytes but no empty one) instead of numbered ones, which make Zarrs where ``zarrs``
-    says so; ``ready`` pages are kept as they were sent first; ``multipart`` is the share of
-    objects with the ETag of a multipart upload (of one part). ``delay`` holds every page back so
-    many seconds and ``slow_down`` answers the next so many with 503; both may be set at any
-    time. ``asked`` has the start key of every page that was asked for, in order, and
-    ``max_concurrent`` how many of them were held back together.
+    The object keys are numbered, in the layout of Zarrs if ``zarrs``, unless ``keys`` (non-empty
+    bytes) are given. With ``ready``, each page is encoded once. ``multipart`` is the share of
+    objects with the ETag of a multipart upload (of one part). ``delay`` is the time in seconds
+    before each response, and ``slow_down`` the number of next requests that get a 503; both may be
+    set at any time. ``asked`` has the start key of each requested page, in order, and
+    ``max_concurrent`` the maximum number of pages that were delayed at the same time.
     """
 
     def __init__(
@@ -127,13 +127,13 @@ class BigBucket:
     def cut(self, start: bytes, *, whole: bool = True) -> None:
         """Send only half of the page that starts after this key.
 
-        With a Content-Length that says so (``whole``), else with that of the whole page.
+        The Content-Length matches the half page if ``whole``; else it is that of the full page.
         """
         self._cut[start] = whole
         self._ready.clear()
 
     def restore(self) -> None:
-        """Take back all that was dropped or cut."""
+        """Serve complete pages again."""
         self._dropped.clear()
         self._cut.clear()
         self._ready.clear()

@@ -130,7 +130,7 @@ def test_a_second_remote_that_is_not_enabled_hides_its_location_from_the_web_rem
     assert API not in server.requests
 
 
-def test_an_untrusted_location_is_no_reason_to_drop_and_an_exact_one_is(
+def test_drop_trusts_exact_locations_only(
     server: FileServer, make_dataset: Callable[..., Path], clone: Callable[[Path], Path]
 ) -> None:
     server.contents = {S3: CONTENT, API: CONTENT}

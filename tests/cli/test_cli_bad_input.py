@@ -100,7 +100,7 @@ def test_wrong_usage_is_exit_code_2_and_points_to_the_help(
     assert "Error: " in ended.err
 
 
-def test_a_dandiset_that_is_not_there_is_named_with_what_to_do(shell: Shell) -> None:
+def test_an_unknown_dandiset_is_named_in_the_error(shell: Shell) -> None:
     line = shell.run("sync", "demo:000099", code=1).error_line
     assert line.startswith("error      demo:000099  http://127.0.0.1:")
     assert line.count("demo:000099") == 1

@@ -226,7 +226,7 @@ def test_only_reliable_addresses_are_requested(
 # --- paged lists
 
 
-def test_a_page_past_the_end_is_no_tombstone(
+def test_a_page_past_the_end_causes_no_tombstone(
     small_archive_harness: MirrorHarness, empty_archive: DemoArchive
 ) -> None:
     empty_archive.create_dandiset(Description("Published"))

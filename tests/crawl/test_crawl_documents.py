@@ -89,7 +89,7 @@ def test_a_file_that_clashes_with_a_document_is_renamed(
     scripted_harness.fsck()
 
 
-def test_a_file_and_a_folder_of_a_documents_name_stay_apart(
+def test_a_document_with_the_name_of_a_folder_is_renamed(
     scripted_harness: ScriptedHarness, source: ScriptedSource
 ) -> None:
     paths = ("subject.json", "subject.json/child", "subject.json/child/x")

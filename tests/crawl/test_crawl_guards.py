@@ -55,7 +55,7 @@ def test_a_listing_that_loses_many_files_is_held_until_released(
         assert not list(index.open_holds())
 
 
-def test_a_released_hold_lets_through_only_what_was_held(
+def test_a_released_hold_approves_only_the_held_listing(
     mirror_harness: MirrorHarness, archive_with_many_files: DemoArchive
 ) -> None:
     mirror_harness.sync("demo:000007")
@@ -155,7 +155,7 @@ def test_one_failing_dandiset_does_not_stop_the_others(
     assert mirror_harness.sync()["demo:000002"].status == "ok"
 
 
-def test_an_emptied_archive_list_is_not_believed(
+def test_an_emptied_archive_list_is_rejected(
     mirror_harness: MirrorHarness, demo: DemoArchive
 ) -> None:
     mirror_harness.sync()

@@ -154,7 +154,7 @@ def test_a_deleted_collection_is_still_listed(boss: DemoBoss) -> None:
     assert error_of(ask(boss, "collection/demo_cortex")) == (404, 4005)
 
 
-def test_a_list_within_what_is_not_there_breaks(still_boss: DemoBoss) -> None:
+def test_a_list_of_an_unknown_collection_fails(still_boss: DemoBoss) -> None:
     assert ask(still_boss, "collection/none/experiment/").status_code == 500
     assert ask(still_boss, "collection/demo_cortex/experiment/none/channel/").status_code == 500
     for path in ("collection/none", "coord/none", "collection/demo_cortex/experiment/none"):

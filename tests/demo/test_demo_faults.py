@@ -64,7 +64,7 @@ def test_rows_come_twice(demo: DemoArchive) -> None:
         assert walk(demo) == [*whole[:2], whole[1], whole[2], *whole[4:]]
 
 
-def test_a_page_is_cut_mid_json_honestly_or_not(demo: DemoArchive) -> None:
+def test_a_page_is_truncated_with_either_content_length(demo: DemoArchive) -> None:
     with demo.fault("cut", page=2):
         assert get(demo, ASSETS).json()["results"]
         answer = get(demo, f"{ASSETS}&page=2")

@@ -63,7 +63,7 @@ def test_files_are_added_removed_and_renamed(demo: DemoArchive) -> None:
     assert draft(demo)["asset_count"] == 3
 
 
-def test_a_touch_moves_the_draft_and_nothing_else(demo: DemoArchive) -> None:
+def test_a_touch_changes_only_the_draft(demo: DemoArchive) -> None:
     row, listed = draft(demo), rows(demo)
     dandiset = get(demo, f"/dandisets/{LIVING}/")["modified"]
     demo.touch(LIVING)

@@ -144,7 +144,7 @@ def test_what_upstream_allows_is_what_it_was_last_found_to(
     assert (status.source, status.settling) == ("s3", 0)
 
 
-def test_datasets_that_wait_to_settle_are_counted_and_are_no_failures(
+def test_datasets_that_wait_to_settle_are_counted_separately_from_failures(
     journal: DiskJournal, index: Index
 ) -> None:
     journal.append(MirrorSeen("dandi", "s3", "s3://aind/", "2024"))

@@ -373,7 +373,9 @@ def test_search_finds_terms_in_names_titles_licenses_and_dois(three_versions: In
             three_versions.search(nothing)
 
 
-def test_a_dataset_says_where_it_stands(three_versions: Index, journal: DiskJournal) -> None:
+def test_a_dataset_row_has_title_status_holds_and_counts(
+    three_versions: Index, journal: DiskJournal
+) -> None:
     journal.visit("000027", "partial", title="Recorded by a visit", pending=3)
     journal.visit("000099", "failed", title="Never minted")
     journal.append(HoldPlaced("h1", "dandi", "000027", "draft", "sha256:a", "lost", 9, 9, "2024"))

@@ -47,11 +47,11 @@ def test_an_ambiguous_name_is_not_split(name: str, parts: tuple[str, str, str, s
 @pytest.mark.parametrize(
     ("name", "whole"), [("Doe, Jane, PhD", "Doe, Jane"), ("José Núñez, Ph.D.", "José Núñez")]
 )
-def test_a_degree_is_no_part_of_a_name(name: str, whole: str) -> None:
+def test_a_degree_is_removed_from_a_name(name: str, whole: str) -> None:
     assert make_person(name) == make_person(whole)
 
 
-def test_a_name_stands_in_a_list_as_it_is_sorted() -> None:
+def test_a_name_is_listed_as_it_is_sorted() -> None:
     names = ["Anna van der Berg", "John Doe Jr.", "Ana García Márquez"]
     made = [family_first_name(one) for one in map(make_person, names) if one is not None]
     assert made == ["van der Berg, Anna", "Doe, John, Jr.", "Ana García Márquez"]

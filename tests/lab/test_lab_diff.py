@@ -108,7 +108,9 @@ def test_equal_files_are_paired_by_name_and_the_rest_was_added_or_removed(
     assert [one.path for one in found if one.kind == "removed"] == ["x/3.bin"]
 
 
-def test_another_ending_is_no_other_content(scripted_lab: LabStore, source: ScriptedSource) -> None:
+def test_a_key_with_another_extension_is_the_same_content(
+    scripted_lab: LabStore, source: ScriptedSource
+) -> None:
     # the git-annex keys differ because they contain the extension
     bytes_ = ScriptedFile(b"same bytes", upstream_id="1")
     sides = sync_two_states(

@@ -175,7 +175,7 @@ def test_a_pipe_instead_of_a_manifest_does_not_block(
     assert manifest.is_file()
 
 
-def test_a_pipe_or_a_file_without_end_is_no_lock(tmp_path: Path) -> None:
+def test_a_pipe_or_an_endless_file_is_not_read_as_a_lock(tmp_path: Path) -> None:
     pipe = tmp_path / "datasets.lock"
     os.mkfifo(pipe)
     with pytest.raises(LockUnusableError):

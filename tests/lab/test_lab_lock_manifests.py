@@ -106,7 +106,7 @@ def test_a_head_without_a_member_is_refused(tmp_path: Path, member: str) -> None
     ],
     ids=range(10),
 )
-def test_a_head_that_is_no_json_object_is_refused(tmp_path: Path, head: bytes) -> None:
+def test_a_manifest_head_that_is_not_a_json_object_is_refused(tmp_path: Path, head: bytes) -> None:
     with pytest.raises(LockManifestDamagedError) as caught:
         LockManifestReader(write_manifest(tmp_path / "m", head))
     assert len(str(caught.value)) < 1000

@@ -77,7 +77,7 @@ def schema() -> dict[str, Any]:
 # --- writing
 
 
-def test_a_lock_says_what_it_was_given() -> None:
+def test_a_written_lock_has_the_given_values() -> None:
     plain = make_pin(
         "aind:a/b", "f", clone=(), paths=(), bundle=None, resolved=ResolvedVersion("2024")
     )

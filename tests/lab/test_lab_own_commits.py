@@ -49,7 +49,7 @@ def first_file(clone: Path) -> str:
 # --- verify
 
 
-def test_a_labs_own_files_are_listed_apart_and_fail_nothing(
+def test_a_labs_own_files_are_listed_separately_and_cause_no_failure(
     still_lab: LabStore, tmp_path: Path
 ) -> None:
     clone = clone_version(still_lab, tmp_path)

@@ -88,7 +88,7 @@ def test_a_draft_that_moved_on_at_the_same_time_is_impossible_once_the_store_saw
     assert lab.reproduce(f"{name}@{second}").status == "ok"
 
 
-def test_a_better_checksum_is_no_wrong_file(lab: LabStore, demo: DemoArchive) -> None:
+def test_a_stronger_checksum_is_not_a_mismatch(lab: LabStore, demo: DemoArchive) -> None:
     lab.mirror_harness.sync(LATE)
     demo.reveal_sha256("000004", UNKNOWN)
     found = lab.reproduce(f"{LATE}@draft")
@@ -191,7 +191,7 @@ def buckets(tmp_path: Path) -> Iterator[DemoBuckets]:
         yield running
 
 
-def test_a_bucket_that_keeps_versions_gives_back_what_was_overwritten(
+def test_a_versioned_bucket_still_serves_overwritten_objects(
     buckets: DemoBuckets, tmp_path: Path
 ) -> None:
     name = f"demo-aind-benchmark:{MEAREC}"

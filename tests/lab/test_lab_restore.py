@@ -214,7 +214,7 @@ def test_a_repository_without_urls_is_rejected(
     assert done.message.startswith("from the bundle")
 
 
-def test_a_page_of_html_is_no_clone(
+def test_an_html_page_is_not_cloned(
     lock_folder: LockFolder, tmp_path: Path, serve_directory: Callable[[Path], str]
 ) -> None:
     (tmp_path / "served").mkdir()
@@ -224,7 +224,7 @@ def test_a_page_of_html_is_no_clone(
 
 
 @pytest.mark.parametrize("what", ["another", "damaged", "no bundle"])
-def test_a_bundle_that_is_not_right_is_not_taken(
+def test_an_invalid_bundle_is_not_restored(
     lock_folder: LockFolder, tmp_path: Path, what: str
 ) -> None:
     bundle = lock_folder.lock.bundle_path(lock_folder.pin_of(PUBLISHED))
@@ -283,7 +283,7 @@ def test_a_lock_that_contradicts_its_dataset_is_refused(
     assert [one.action for one in found.outcomes] == ["restore"]
 
 
-def test_a_commit_and_a_state_of_two_versions_do_not_go_together(
+def test_a_lock_with_the_commit_of_another_version_is_refused(
     lock_folder: LockFolder, still_lab: LabStore, tmp_path: Path
 ) -> None:
     old, new = still_lab.labels(PUBLISHED)
@@ -335,7 +335,9 @@ def test_leftovers_of_a_killed_restore_are_removed(
     assert [path.name for path in into.iterdir()] == ["demo--000002"]
 
 
-def test_two_restores_do_not_meet_in_a_folder(lock_template: LockFolder, tmp_path: Path) -> None:
+def test_two_restores_into_one_folder_exclude_each_other(
+    lock_template: LockFolder, tmp_path: Path
+) -> None:
     scratch = tmp_path / "data" / ".neuromirror-restore"
     scratch.mkdir(parents=True)
     with (
@@ -386,7 +388,9 @@ def test_a_zarr_comes_with_the_dataset_that_it_is_in(
     assert restore_lock(paper.lock, tmp_path / "data").only().status == "notneeded"
 
 
-def test_a_zarr_without_its_bundle_comes_of_its_manifest(zarrs: LockFolder, tmp_path: Path) -> None:
+def test_a_zarr_without_its_bundle_is_restored_from_its_manifest(
+    zarrs: LockFolder, tmp_path: Path
+) -> None:
     paper = zarrs.copy(tmp_path / "paper")
     top = paper.lock.bundle_path(paper.pin_of(ZARR))
     (other,) = [path for path in paper.folder.rglob("*.bundle") if path != top]
@@ -458,7 +462,7 @@ def test_unavailable_content_is_named(
 # --- names
 
 
-def test_hostile_names_come_back(bucket_harness: MirrorHarness, tmp_path: Path) -> None:
+def test_hostile_names_are_restored(bucket_harness: MirrorHarness, tmp_path: Path) -> None:
     paper = LockFolder(bucket_harness, tmp_path / "paper")
     name = "hostile:demo-hostile"
     paper.pin(name)
@@ -507,7 +511,7 @@ def test_git_annex_is_required_before_anything_is_done(
     assert not (tmp_path / "data").exists()
 
 
-def test_a_git_hook_that_calls_it_does_no_harm(
+def test_git_variables_of_a_calling_hook_are_ignored(
     lock_template: LockFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(tmp_path, "git", "init", "-q", "mine")

@@ -209,7 +209,7 @@ def test_waits_grow_and_are_not_all_the_same(server, make_session, monkeypatch):
     assert all(most / 2 <= wait <= most for wait, most in zip(waits, [1, 2, 4, 5, 5], strict=True))
 
 
-def test_a_login_page_with_200_is_no_json(server, make_session):
+def test_a_login_page_with_status_200_is_rejected(server, make_session):
     server.answers["/x"] = responds_with(200, b"<!DOCTYPE html><p>Log in", "text/html")
     with pytest.raises(InvalidJsonError, match="web page"):
         make_session().get_json(f"{server.url}/x")

@@ -242,7 +242,7 @@ def instructions() -> dict[str, str]:
     return dict(line.split(" ", 1) for line in lines)
 
 
-def test_a_container_is_of_debian_12_and_nobodys_root() -> None:
+def test_the_container_is_debian_12_and_runs_without_root() -> None:
     found = instructions()
     assert found["FROM"] == "docker.io/library/debian:12-slim"
     assert int(found["USER"]) >= 1000

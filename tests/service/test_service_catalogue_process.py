@@ -98,7 +98,7 @@ def test_pages_of_an_empty_store(mirror_harness: MirrorHarness, demo: DemoArchiv
         assert service.send_signal(signal.SIGTERM, 30) == 0
 
 
-def test_a_dead_catalogue_is_restarted_and_mirroring_continues(
+def test_a_crashed_catalogue_is_restarted_and_mirroring_continues(
     copied_mirror_harness: MirrorHarness,
 ) -> None:
     with running_service(

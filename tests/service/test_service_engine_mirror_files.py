@@ -54,7 +54,7 @@ def test_a_right_edit_counts_at_once(mirror_harness: MirrorHarness) -> None:
         assert harness.clock.now < (harness.row("demo").due or 0) <= harness.clock.now + 660
 
 
-def test_bounds_that_become_narrower_bring_back_what_was_put_off(
+def test_narrower_bounds_make_postponed_tasks_due_earlier(
     mirror_harness: MirrorHarness,
 ) -> None:
     file = mirror_harness.mirrors / "demo.toml"

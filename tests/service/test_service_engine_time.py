@@ -98,7 +98,7 @@ def test_what_another_program_has_visited_is_not_due_any_more(
 
 @pytest.mark.parametrize("days", [1, 365])
 @pytest.mark.parametrize("restarts", [False, True], ids=["running", "restarted"])
-def test_a_clock_that_is_set_back_does_no_harm(
+def test_updates_continue_after_the_clock_is_set_back(
     mirror_harness: MirrorHarness, demo: DemoArchive, restarts: bool, days: int
 ) -> None:
     clock = ManualClock()

@@ -102,11 +102,11 @@ def test_metrics_are_given_as_they_are(probe: HealthProbe) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics/", "/etc/passwd", "/%2e%2e/healthz"])
-def test_there_is_nothing_else(probe: HealthProbe, path: str) -> None:
+def test_unknown_paths_of_the_health_server_are_404(probe: HealthProbe, path: str) -> None:
     assert probe.get(path) == (404, "no such page\n")
 
 
-def test_nothing_can_be_sent_to_it(probe: HealthProbe) -> None:
+def test_the_health_server_accepts_only_get_and_head(probe: HealthProbe) -> None:
     status, text = probe.get("/healthz", "POST")
     assert status == 501
     assert "Python" not in text

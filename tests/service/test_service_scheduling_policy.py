@@ -337,7 +337,7 @@ def test_a_first_crawl_of_ten_thousand_makes_no_day_of_ten_thousand_deep_visits(
     assert max(days.values()) < 3 * 10_000 / 90
 
 
-def test_a_schedule_that_was_lost_brings_no_stampede_of_what_was_visited_before() -> None:
+def test_a_lost_schedule_does_not_make_all_datasets_due_at_once() -> None:
     rows = [
         row_after_listing(None, _task(f"volumes:{number}", last=_last()), NOW, BOUNDS)
         for number in range(600)

@@ -53,7 +53,7 @@ def test_ours_keeps_what_changes_fresh_with_fewer_requests_than_a_visit_a_day() 
         assert count["per_s"] < LIMITS.rate, host
 
 
-def test_an_overview_that_is_believed_spares_visits() -> None:
+def test_a_trusted_overview_saves_visits() -> None:
     believing, unaided = _figures("neuromirror"), _figures("neuromirror, no overview")
     assert believing["visits_a_day"] < 0.8 * unaided["visits_a_day"]
     assert believing["fresh_percent"] >= unaided["fresh_percent"]
@@ -116,7 +116,7 @@ def test_what_is_never_mirrored_is_stale_to_the_end() -> None:
     assert measure.figures()["fresh_percent"] == 50
 
 
-def test_a_downtime_is_not_weighed_but_what_was_left_behind_by_it_is() -> None:
+def test_a_downtime_itself_is_not_counted_but_the_backlog_after_it_is() -> None:
     measure, _ = _watched([0, 2], down=(1, 6))
     measure.seen(0, 1, 2, EPOCH + 7 * DAY)
     measure.over([2])

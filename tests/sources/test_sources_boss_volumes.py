@@ -335,7 +335,7 @@ def test_links_lead_to_viewers(boss):
     assert state_of(links["neuroglancer"])["layers"][0]["source"] == link
 
 
-def test_a_former_storage_path_is_no_link(shared_boss, httpserver):
+def test_an_outdated_storage_path_is_not_linked(shared_boss, httpserver):
     around = RewritingProxy(httpserver, shared_boss)
     path = "/v1/collection/demo_cortex/experiment/sections/channel/em"
     channel = requests.get(f"{shared_boss.url}{path}", timeout=300).json()

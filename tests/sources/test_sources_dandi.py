@@ -135,7 +135,7 @@ def test_a_refused_token_is_no_embargo(make_source, archive, monkeypatch):
         source.hint(source.dataset("000001"))
 
 
-def test_a_firewalls_403_is_no_embargo(make_source, archive):
+def test_a_403_of_a_firewall_is_not_an_embargo(make_source, archive):
     archive.on_request = lambda handler, *_: send(handler, 403, b"<p>blocked", kind="text/html")
     source = make_source()
     with pytest.raises(AccessDeniedError):
@@ -191,7 +191,7 @@ def test_versions_of_equal_age_are_in_order_of_label(make_source, archive):
     assert [v.upstream for v in versions] == ["0.261121.0904", "0.261121.0905", "draft"]
 
 
-def test_a_list_of_versions_without_a_draft_is_not_believed(make_source, archive):
+def test_a_list_of_versions_without_a_draft_is_rejected(make_source, archive):
     archive.replies["d000001_versions"]["results"] = []
     source = make_source()
     with pytest.raises(UnreliableListingError, match="lacks the draft"):

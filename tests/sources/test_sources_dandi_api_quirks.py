@@ -307,7 +307,7 @@ def test_urls_end_with_a_slash_and_a_redirect_is_followed(make_source, archive):
     assert len(list(source.datasets())) == 9
 
 
-def test_a_redirect_to_an_html_page_is_no_empty_list(make_source, archive):
+def test_a_redirect_to_an_html_page_is_not_an_empty_list(make_source, archive):
     def moved(handler, path, query):
         if path == LIST:
             away = {"Location": "/login/", "Content-Length": "0"}

@@ -196,7 +196,7 @@ def test_a_removed_project_differs_from_a_failing_one(ndstore: DemoNdstore) -> N
         source.hint(cells)
 
 
-def test_a_channel_that_vanishes_while_it_is_read_is_no_proof(ndstore: DemoNdstore) -> None:
+def test_a_channel_that_is_removed_during_the_listing_is_not_found(ndstore: DemoNdstore) -> None:
     listing = listing_of(make_source(ndstore), IMAGE_11)
     list(listing.entries())
     ndstore.remove(IMAGE_11)

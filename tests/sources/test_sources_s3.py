@@ -208,7 +208,7 @@ def test_a_resumed_listing_keeps_its_start_time(bucket, tmp_path):
     assert set(files_of(bucket.source(), "a")) == {b"1", b"2"}
 
 
-def test_a_future_time_is_no_write(bucket):
+def test_a_future_modification_time_is_not_a_concurrent_write(bucket):
     bucket.put("a/1")
     bucket.set_time("a/1", datetime.now(UTC) + timedelta(days=400))
     assert set(files_of(bucket.source(), "a")) == {b"1"}

@@ -125,7 +125,7 @@ def test_a_sha256_of_the_whole_content_is_the_best(bucket):
     )
 
 
-def test_a_composite_checksum_is_no_content_hash(bucket):
+def test_a_composite_checksum_is_not_used_as_a_digest(bucket):
     bucket.upload("a/big", bytes(11 * MIB), 5 * MIB, ChecksumAlgorithm="SHA256")
     found = files_of(bucket.source(), "a")[b"big"]
     assert found.evidence is Evidence.ETAG

@@ -492,7 +492,7 @@ def test_hashing_that_is_switched_on_reads_every_block(visits: Visits) -> None:
 
 
 @pytest.mark.parametrize("known", [[], [3], [0, 5, 9], list(range(10))])
-def test_a_memo_gives_back_what_was_known(known: list[int], visits: Visits) -> None:
+def test_a_memo_returns_the_recorded_digests(known: list[int], visits: Visits) -> None:
     digests = BlockDigests(10)
     for number in known:
         digests.put(number, bytes([number]) * 32, 1 + number % 3)

@@ -38,19 +38,19 @@ def _at(path: str) -> Callable[[BrowserSite], str]:
 
 
 def labels(shown: BrowserSite, dataset: str) -> list[str]:
-    """The labels of a dataset's versions, the first one first."""
+    """Return the labels of a dataset's versions, oldest first."""
     versions = shown.site.api(f"/datasets/{dataset}")["all_versions"]
     return [one["version"] for one in versions]
 
 
 def diff_path(shown: BrowserSite) -> str:
-    """What differs between the released versions of a dandiset."""
+    """Return the path of a comparison of two published versions."""
     first, second, *_ = labels(shown, RELEASED)
     return f"/diff?a={RELEASED}@{first}&b={RELEASED}@{second}"
 
 
 def bytes_path(shown: BrowserSite) -> str:
-    """Every place of the file that three dandisets share."""
+    """Return the path of a search for the file that three dandisets share."""
     files = shown.site.api(f"/datasets/{RELEASED}@draft/files")["files"]
     (one,) = [one for one in files if one["path"] == SHARED]
     return f"/find?checksum=sha256:{one['digests']['sha256']}"
@@ -87,7 +87,7 @@ KINDS = (
     PageKind("unknown", _at("/dataset/demo:999999"), 404),
     PageKind("malformed", _at("/find?checksum=xyz"), 400),
 )
-"""Those of which there are pictures."""
+"""Pages of which the documentation has pictures."""
 
 ODD_KINDS = (
     PageKind("nothing-found", _at("/?q=hippocampus")),
@@ -105,6 +105,6 @@ ODD_KINDS = (
     PageKind("no-page", _at("/no/such/page"), 404),
     PageKind("no-version", _at(f"/dataset/{RELEASED}@9.9.9"), 404),
 )
-"""Those that are hard to show."""
+"""Pages with unusual content."""
 
 EVERY_KIND = (*KINDS, *ODD_KINDS)

@@ -28,12 +28,12 @@ IMAGES = "demo:000005"
 GROWING = "demo:000008"
 """A dandiset of many versions."""
 ASSET = f"demo-aind:{RAW}"
-"""A raw recording that others were made from."""
+"""A raw recording with derived datasets."""
 VOLUME = f"demo-boss:{TISSUE}"
 HELD, GONE, SECRET, ODD, WIDE = "lab:held", "lab:gone", "lab:secret", "lab:odd", "lab:wide"
-"""Waiting for an operator; gone upstream; taken down; of a hostile title; of endless names."""
+"""Held; removed upstream; withdrawn; with a hostile title; with very long names."""
 HOSTILE = "hostile:demo-hostile"
-"""A bucket with every key that breaks other programs."""
+"""A bucket with keys that break other programs."""
 
 SCRIPT = "<script>document.title = 'run'</script><img src=x onerror=\"document.title='run'\">"
 ODD_TITLE = f"{SCRIPT} \u202e\x07 {{{{ 1234 * 5678 }}}} ' onload=x"
@@ -44,7 +44,7 @@ _STUDIES = ("Reaching in the dark", "Whisking and breathing", "Sleep after learn
 
 @dataclass
 class BrowserSite:
-    """A store with its catalogue, which runs."""
+    """A store and its running catalogue."""
 
     site: RunningCatalogue
     mirror_harness: MirrorHarness
@@ -52,7 +52,7 @@ class BrowserSite:
 
     @property
     def address(self) -> str:
-        """Where the pages are."""
+        """The URL of the catalogue."""
         return self.site.address
 
 
@@ -60,10 +60,10 @@ class BrowserSite:
 def run_full_site(
     folder: Path, files: Path, ports: tuple[int, int, int, int, int], *, odd: bool = True
 ) -> Iterator[BrowserSite]:
-    """The catalogue of everything; the archives run as long.
+    """Run the catalogue of a store with all kinds of pages, and its archives.
 
-    ``ports`` are the archives' and the catalogue's, 0 a free one. Without ``odd`` there is nothing
-    hostile in it.
+    ``ports`` are the ports of the archives and of the catalogue; 0 selects a free one. Without
+    ``odd``, hostile names are left out.
     """
     with ExitStack() as stack:
         api, s3, buckets, boss, own = ports
@@ -89,7 +89,7 @@ def run_full_site(
 
 @contextmanager
 def run_empty_site(folder: Path) -> Iterator[BrowserSite]:
-    """The catalogue of a store into which nothing was mirrored yet."""
+    """Run the catalogue of an empty store."""
     mirror_harness = _ScriptedMirror(folder, ScriptedSource(mirror="lab"))
     mirror_harness.sync()
     with run_catalogue(mirror_harness.store, "--title", "Demo catalogue") as site:
@@ -97,7 +97,7 @@ def run_empty_site(folder: Path) -> Iterator[BrowserSite]:
 
 
 class _ScriptedMirror(MirrorHarness):
-    """A store that mirrors a scripted source as ``lab``, beside what its folder says."""
+    """A store with a scripted source as mirror ``lab``, beside the configured mirrors."""
 
     def __init__(self, folder: Path, source: ScriptedSource) -> None:
         mirrors = folder / "demo" / "mirrors"
@@ -115,7 +115,7 @@ class _ScriptedMirror(MirrorHarness):
 
 
 def _mirror_archives(demo: DemoArchive, folder: Path, odd: bool) -> MirrorHarness:
-    """A store of the demo archives and of a lab with troubles, visited four times."""
+    """Mirror the demo archives and the scripted lab, in four runs."""
     boss = demo.mirrors / "demo-boss.toml"
     boss.write_text(boss.read_text() + f"include = {json.dumps([TISSUE])}\n")
     source = ScriptedSource(mirror="lab", uri="https://lab.example.org/")

@@ -50,7 +50,7 @@ class RunningCatalogue:
 
 
 def visible_text(page: str) -> str:
-    """The words of a page."""
+    """Return the text of a page without its tags."""
     found = re.sub(r"<(script|style)\b.*?</\1>", " ", page, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", found)).split())
 
@@ -62,12 +62,12 @@ def data_values(page: str) -> list[tuple[str, int]]:
 
 
 def links(page: str) -> list[str]:
-    """The addresses that a page leads to."""
+    """Return the link targets of a page."""
     return [html.unescape(one) for one in re.findall(r'href="([^"]+)"', page)]
 
 
 def commands(page: str) -> list[str]:
-    """What can be copied, as it is copied."""
+    """Return the texts of a page's copy boxes."""
     return [html.unescape(one) for one in re.findall(r"<pre>(.*?)</pre>", page, flags=re.DOTALL)]
 
 

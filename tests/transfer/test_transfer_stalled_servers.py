@@ -186,7 +186,7 @@ def test_ctrl_c_exits_immediately(
     assert web_clone.recorded_files() == {OTHER}
 
 
-def test_a_silent_host_is_given_up_and_retried_occasionally() -> None:
+def test_an_unresponsive_host_is_skipped_and_retried_occasionally() -> None:
     here, there = "http://example.org/a", "http://example.net/a"
     breaker = HostCircuitBreaker(seconds=0.2, retry_after=0.2)
     for _ in range(8):

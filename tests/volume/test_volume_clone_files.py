@@ -161,7 +161,7 @@ def test_state_is_trusted_until_a_later_commit(
     assert second.state == clone.git("rev-parse", "HEAD").strip()
 
 
-def test_a_line_break_in_a_path_asks_for_nothing_else(
+def test_a_line_break_in_a_path_requests_no_other_object(
     boss_mirror: BossMirror, clone: AnnexRepository
 ) -> None:
     getting = AnnexGet(clone.path)

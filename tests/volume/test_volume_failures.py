@@ -109,7 +109,7 @@ def test_dead_host_is_contacted_once_for_all_urls(
     assert max(map(length, records)) < 1500
 
 
-def test_an_array_does_not_ask_a_dead_host_for_each_address(
+def test_an_array_does_not_request_an_unreachable_host_for_each_url(
     boss_mirror: BossMirror, dead: DeadService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, (*given, _) = boss_mirror.open().store._files.__reduce__()

@@ -49,9 +49,7 @@ def broken(damaged: Store) -> Iterator[RunningCatalogue]:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ["newest_versions", "versions"])
-def test_a_damaged_index_is_no_mistake_of_the_visitor(
-    broken: RunningCatalogue, name: str, form: str
-) -> None:
+def test_a_damaged_index_is_a_server_error(broken: RunningCatalogue, name: str, form: str) -> None:
     reply = broken.get(f"/index/{name}{form}")
     assert (reply.status_code, reply.headers.get("retry-after")) == (503, "10")
     assert "malformed" not in reply.text

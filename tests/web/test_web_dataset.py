@@ -216,7 +216,7 @@ def test_search_engines_read_species_and_modality(catalogue: RunningCatalogue) -
     assert document["measurementTechnique"] == ["ecephys"]
 
 
-def test_a_title_does_not_end_what_search_engines_read(catalogue: RunningCatalogue) -> None:
+def test_a_title_cannot_close_the_json_ld_script(catalogue: RunningCatalogue) -> None:
     page = catalogue.page("/dataset/box:signs")
     assert linked_data(page)["name"] == SIGNS
     found = re.search(r'<script type="application/ld\+json">(.*)</script>', page)

@@ -126,7 +126,7 @@ def layer_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runnin
 
 
 @pytest.mark.parametrize("path", [one for one in _PATHS if not one.endswith("/volume")])
-def test_an_address_answers_as_it_is_described(
+def test_each_operation_returns_its_documented_schema(
     site: RunningCatalogue, openapi_schema: Any, known_values: KnownValues, path: str
 ) -> None:
     _compare(site, openapi_schema[path]["GET"], known_values)
@@ -166,7 +166,7 @@ def _compare(site: RunningCatalogue, operation: Any, known: KnownValues) -> None
 
 
 @pytest.mark.parametrize("path", [one.path for one in OPERATIONS if one.parameters])
-def test_an_address_refuses_what_it_does_not_take(
+def test_each_operation_refuses_undocumented_parameters(
     site: RunningCatalogue, openapi_schema: Any, known_values: KnownValues, path: str
 ) -> None:
     operation = openapi_schema[path]["GET"]

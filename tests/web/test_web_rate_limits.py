@@ -434,7 +434,7 @@ def test_cutout_stops_when_its_client_disconnects(quiet_volumes: VolumeArchives)
         assert quiet_volumes.count_voxel_requests() < 27
 
 
-def test_a_client_that_reads_slowly_keeps_no_other_waiting() -> None:
+def test_a_slow_client_does_not_block_others() -> None:
     kept = ResponseCache()
 
     async def stream(to: Any) -> None:

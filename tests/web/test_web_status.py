@@ -119,7 +119,7 @@ def test_events_come_in_pages_by_kind_and_mirror(catalogue: RunningCatalogue) ->
     assert "'nowhere'" in catalogue.text("/events?mirror=nowhere", 404)
 
 
-def test_of_a_dataset_that_was_taken_down_only_that_is_shown(
+def test_a_withdrawn_dataset_has_only_a_tombstone(
     box: ScriptedHarness, source: ScriptedSource
 ) -> None:
     box = ScriptedHarness(box.folder.parent / "takedown", source)
@@ -147,7 +147,7 @@ def test_of_a_dataset_that_was_taken_down_only_that_is_shown(
         assert site.get(f"/dataset/box:open@{commit}").status_code == 404
 
 
-def test_an_unknown_version_or_dataset_leads_to_those_that_are_near(
+def test_pages_of_unknown_names_suggest_similar_ones(
     catalogue: RunningCatalogue,
 ) -> None:
     page = catalogue.page("/dataset/box:dead@nope", 404)

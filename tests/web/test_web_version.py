@@ -183,7 +183,7 @@ def test_badge_shows_only_the_last_probe(box: ScriptedHarness, catalogue: Runnin
     assert catalogue.get("/badge/box:probed@latest.svg?show=x").status_code == 400
 
 
-def test_what_embeds_a_badge_leads_to_the_badge_and_back(catalogue: RunningCatalogue) -> None:
+def test_badge_snippets_link_to_the_badge_and_the_page(catalogue: RunningCatalogue) -> None:
     found = commands(catalogue.page("/dataset/box:probed@latest"))
     for snippet in (one for one in found if "/badge/" in one):
         addresses = re.findall(r"https?://[^)\"\]]+", snippet)

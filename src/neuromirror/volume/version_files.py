@@ -86,14 +86,13 @@ ByteLocation = BlockUrl | str
 class VersionFiles:
     """A commit in a bare repository of the store.
 
-    A block is fetched from the service that its URLs on the git-annex branch (``annex_commit``)
-    name, and is checked against its key before anybody sees it. The few that were wanted last are
-    kept in temporary files without names, since an array is often read plane by plane; who wants
-    more kept has a clone. ``host`` is the source's: an operator named it, so if its name says that
-    it is this machine or of a private network it may be asked. Others may where git-annex may, by
-    its setting ``annex.security.allowed-ip-addresses``. ``token`` gives what a host is shown, and
-    ``limits`` says how it is asked. ``seconds`` is how long after their making blocks are fetched;
-    what is under way then is broken off.
+    A block is fetched from its URLs on the git-annex branch (``annex_commit``) and verified against
+    its key before it is returned. The blocks that were read last stay in unnamed temporary files,
+    because arrays are often read plane by plane. ``host`` is the host of the mirror's source, which
+    may be this machine or in a private network, because an operator configured it. Other private
+    hosts must be in the git setting ``annex.security.allowed-ip-addresses``. ``token`` returns the
+    token for a host, and ``limits`` apply to its requests. No block is fetched later than
+    ``seconds`` after the object was created; requests in progress are then aborted.
     """
 
     def __init__(

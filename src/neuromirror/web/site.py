@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What the pages need; ``address`` is the public URL of the site.
+    """Shared objects of the pages; ``address`` is the public URL of the site.
 
     ``tables`` is None in the Datasette processes themselves.
     """

@@ -190,10 +190,10 @@ class BossState:
         bucket: str | None = "demo-bossdb-open-data",
         cv_path: str | None = None,
     ) -> None:
-        """Keep a channel's voxels elsewhere; they stay as they are.
+        """Move a channel's voxels to another storage type, unchanged.
 
-        What is in ``cloudvol`` has no time, no cuboids of zeros beyond its end, and can no
-        longer be written.
+        A channel in ``cloudvol`` has no time axis and no cuboids of zeros beyond its extent, and is
+        read-only.
         """
         with self.lock:
             experiment, channel = self._channel(path)

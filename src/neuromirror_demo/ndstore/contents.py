@@ -27,13 +27,13 @@ CELLS: Final = "demo11_anno/cells"
 """uint64 labels of :data:`IMAGE_11`, open for writing, with exceptions."""
 
 CALCIUM: Final = "democube/calcium"
-"""uint16 images, three levels halved along all axes, samples 5, 6 and 7; begins somewhere."""
+"""uint16 images, three levels halved along all axes, samples 5, 6 and 7; with an offset."""
 
 SYNAPSES: Final = "demo15_ramon/synapses"
 """uint32 labels that were uploaded at resolution 1, and RAMON objects of them."""
 
 SINGLE_12: Final = "demo12/image"
-"""uint8 images that were never propagated; of whole cuboids, so that it shows."""
+"""uint8 images that were never propagated; its extent is a multiple of the cuboid size."""
 
 PRIVATE: Final = "demo13_private/image"
 """A project that only its owner can read."""
@@ -48,7 +48,7 @@ def projects() -> Iterator[Project]:
     """Yield new instances of the projects."""
     tissue = volumes.tissue(SECTIONS.image_size)[None]
     sections = Project("demo11", SECTIONS, description="Tissue in sections (demo)")
-    sections.lims = {"species": "nobody", "subvolumes": []}
+    sections.lims = {"species": "none", "subvolumes": []}
     _add(
         sections,
         NdstoreChannel("image", IMAGE, "uint8", {0: tissue}, description="Sections (demo)"),
@@ -86,7 +86,7 @@ def projects() -> Iterator[Project]:
     )
     yield single
 
-    private = Project("demo13_private", PAINTED, description="Nobody's (demo)", private=True)
+    private = Project("demo13_private", PAINTED, description="Private (demo)", private=True)
     _add(
         private,
         NdstoreChannel("image", IMAGE, "uint8", {0: volumes.tissue(PAINTED.image_size)[None]}),

@@ -27,8 +27,8 @@ class NdstoreState:
     """Projects in memory, by their tokens.
 
     Verbs name a project as ``token``, a channel as ``token/channel``. Coordinates are as in
-    requests: voxels of a level, from the dataset's offset on. All raise :class:`DemoError` for
-    what is not there.
+    requests: voxels of a level, from the dataset's offset on. All raise :class:`DemoError` for an
+    unknown name.
     """
 
     def __init__(self) -> None:
