@@ -14,12 +14,11 @@ _PAGE = resource.getpagesize()
 
 
 class Memory:
-    """Watches, between ``with`` and its end, the memory of this process and all it started.
+    """Measures the memory of this process and its children during a ``with`` block.
 
-    Those in a session of their own, as the benches' servers are, do not count. The others are
-    looked at many times a second. What getrusage says would be too much, as a process counts as
-    at least as large as its parent was when it was started; where there is no /proc that is what
-    is taken.
+    Processes in a session of their own, such as the benches' servers, are not counted. The others
+    are sampled many times per second from /proc. ``getrusage`` would report too much, because a
+    process starts with the size of its parent; it is used only without /proc.
     """
 
     def __init__(self) -> None:

@@ -1,9 +1,9 @@
 """Makes the checkout's environment in ``.venv``; started by ``scripts/bootstrap``.
 
 Uses only the standard library, since it runs before anything is installed. A file in ``.venv``
-says what the environment was made of; where that is still so, nothing is done. Another file says
-that an installation is under way: found at the start, it means that one was interrupted, and the
-environment is made anew from nothing.
+records the inputs of the environment; if they are unchanged, nothing is done. Another file marks an
+installation in progress: if it exists at the start, an earlier run was interrupted, and the
+environment is re-created.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The service's policy on a fake clock, beside others, in a world drawn from a seed.
+"""Compare the service's scheduling policy with others, on a fake clock and random archives.
 
-What is assumed of the world is in simulate_world.py, what visits cost in simulate_costs.py, what is
-measured, and how, in simulate_figures.py.
+The assumptions about archives are in simulate_world.py, the costs of visits in simulate_costs.py,
+and the measurements in simulate_figures.py.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A look-alike of AIND's document database: what one asks it to find, as its REST endpoint answers.
+"""A simulation of the REST endpoint of AIND's document database.
 
-``GET /{v1|v2}/metadata_index/data_assets/find?filter=&projection=&sort=&limit=&skip=`` gives a
-JSON list of records. It gives fewer than ``limit`` where they would be too many bytes, and does not
-say so.
+``GET /{v1|v2}/metadata_index/data_assets/find?filter=&projection=&sort=&limit=&skip=`` returns
+a JSON list of records. Like the real one, it silently returns fewer than ``limit`` records if they
+would exceed a size in bytes.
 """
 
 from __future__ import annotations

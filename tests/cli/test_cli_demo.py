@@ -23,9 +23,9 @@ from support.command_shell import INTERRUPTIBLE, Shell
 
 @contextmanager
 def served_demo(folder: Path, temporary: Path) -> Iterator[tuple[list[dict[str, Any]], str]]:
-    """``demo --serve``: what it told up to the end of its walk, and where its catalogue is.
+    """Run ``demo --serve``; yield its records up to the end of the demo, and the catalogue's URL.
 
-    Told to end at the end of the block, it does, and well.
+    At the end of the block it is interrupted, and must exit with 0.
     """
     with subprocess.Popen(
         [

@@ -38,7 +38,7 @@ ODD = "Bad \x1b[31mtitle\nof “ünï 漢字” \u202e\u2028\x85 and \\ \" ' <b>
 def refs(shell: Shell) -> dict[str, str]:
     """Return the refs of all datasets of the store, after git fsck.
 
-    Not of super-datasets: these keep every state of the mirror that was seen.
+    Without superdatasets, which have a commit for every observed state of the mirror.
     """
     found = {}
     for link in sorted((shell.store / "alias").glob("*--*")):

@@ -1,4 +1,4 @@
-"""The demo BOSS tells of its resources as a BOSS does, in its quirks too."""
+"""The demo BOSS describes its resources like a real BOSS, quirks included."""
 
 from __future__ import annotations
 

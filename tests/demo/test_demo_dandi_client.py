@@ -40,9 +40,9 @@ with DandiAPIClient(api, token=token or None) as client:
 
 
 def run_script(script: str, api: str, token: str = "") -> Any:
-    """What the client says, in a process of its own.
+    """Run a script of the dandi client in a separate process and return its JSON output.
 
-    pydantic's zones in what dandischema keeps crash an interpreter that ends with more in it.
+    pydantic objects that dandischema keeps alive can crash the interpreter at exit.
     """
     code = (
         "import json, sys\n"

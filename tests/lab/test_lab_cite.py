@@ -15,8 +15,7 @@ import pytest
 from neuromirror.cli.cite import _FORMATS
 from neuromirror.lab import cite as public_cite
 from neuromirror.lab.cite import FORMATS as KNOWN
-from neuromirror.lab.cite import cite, dandi_documents
-from neuromirror.lab.cite import upstream_documents as told_reading
+from neuromirror.lab.cite import cite, dandi_documents, upstream_documents
 from support.citable_stores import (
     ASSET,
     DERIVED,
@@ -574,4 +573,4 @@ def test_of_a_million_authors_ten_thousand_are_read() -> None:
             return about
 
     assert len(dandi_documents.read(Documents()).authors) == 10_000
-    assert told_reading.parse_object(json.dumps({"pad": "x" * (8 << 20)}).encode()) == {}
+    assert upstream_documents.parse_object(json.dumps({"pad": "x" * (8 << 20)}).encode()) == {}

@@ -159,7 +159,7 @@ def test_component_depends_on_its_own_content_only(tmp_path: Path) -> None:
     assert (part.within, own.upstream, own.kind.value) == ("ecephys_1", "draft", "observed")
     assert own.time == part.header.newest == FIRST_TIME + timedelta(seconds=4)
     assert rest.header.newest == FIRST_TIME + timedelta(seconds=5)
-    # a change of the parent's facts gives no new state of the component
+    # a change of the parent's facts does not change the state of the component
     moved = replace(one, header=replace(one.header, facts=header(7).facts))
     _, (resplit,) = split_zarrs(moved, limits(3), tmp_path)
     assert resplit.header == part.header

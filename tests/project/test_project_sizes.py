@@ -30,7 +30,7 @@ EXEMPT = {
     "neuromirror_demo/documents.py:DandiDocuments": "one method per document of the API",
     "neuromirror_demo/big_documents.py:_nwb_metadata": "one literal document",
 }
-"""What is larger, and why."""
+"""Exceptions from the limits, with the reason."""
 
 
 def _code_lines(text: str, tree: ast.AST) -> set[int]:

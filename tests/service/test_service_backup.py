@@ -51,7 +51,7 @@ def test_a_backup_made_while_the_index_is_open_and_written_is_whole(
 ) -> None:
     store = copied_mirror_harness.store
     with open_recorder(store, store.index_path) as recorder:
-        # what was written is in the log beside the file, and not in the file yet
+        # the entry is in the write-ahead log, and not yet in the database file
         recorder.record(EVENT)
         made = back_up(store, store.index_path, tmp_path / "kept")
         recorder.record(EVENT)

@@ -42,7 +42,7 @@ class ConformanceFinding(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
 
 class ConformanceReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All findings of an archive.
+    """The findings of an archive.
 
     Parameters
     ----------

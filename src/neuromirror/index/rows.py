@@ -407,7 +407,7 @@ class EtagRow(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class EdgeRow:
-    """One end of a derivation.
+    """An edge of the ancestry, seen from one end.
 
     Attributes
     ----------

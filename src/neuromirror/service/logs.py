@@ -40,9 +40,9 @@ _ExceptionInfo = (
 class Secrets:
     """Finds the secrets in this process's environment and redacts them.
 
-    Secret are the variables that a mirror's options name (``token_env``), and those with a telling
-    name (``DANDI_API_KEY``, ``AWS_SECRET_ACCESS_KEY``). ``mirrors`` is read each time, so that it
-    may change.
+    Secrets are the values of variables that a mirror's options name (``token_env``), and of
+    variables whose name suggests a secret (``DANDI_API_KEY``, ``AWS_SECRET_ACCESS_KEY``).
+    ``mirrors`` is read each time, so that it may change.
     """
 
     def __init__(self, mirrors: Mapping[str, Mirror]) -> None:

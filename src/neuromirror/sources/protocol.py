@@ -184,7 +184,7 @@ class Listing(ABC):
     def pending_items(self) -> bytes | None:
         """Return the items that upstream has yet to complete, for :class:`SupportsPendingCheck`.
 
-        None if only another visit can tell.
+        None if only another visit can detect it.
         """
         return None
 
@@ -360,7 +360,7 @@ class Source(Protocol):
         ...
 
     def estimate(self, dataset: DatasetRef) -> Estimate | None:
-        """Return the cost of a first visit; None if only the listing can tell."""
+        """Return the cost of a first visit; None if only the listing has the sizes."""
         ...
 
     def superdataset(self, id_prefix: str) -> DatasetRef | None:

@@ -24,7 +24,7 @@ def file_lock(
     path
         The lock file; created if it is missing.
     resource
-        What the lock protects, for the error message.
+        The protected resource, for the error message.
     wait
         Seconds to wait for another holder.
     folder

@@ -34,7 +34,7 @@ def read_versions_from_git(
 
     The order is ``published``, then ``main``, each oldest first, then commits that only a tag
     reaches: the commits of a component have no parents. Superdatasets and foreign commits
-    (:mod:`neuromirror.store.foreign_commits`) give no entries.
+    (:mod:`neuromirror.store.foreign_commits`) are skipped.
 
     Parameters
     ----------

@@ -89,7 +89,7 @@ class VerifiedRepository:
     Parameters
     ----------
     git_dir
-        The repository's own folder, used whoever owns it.
+        The git folder of the repository, regardless of its owner.
     work_tree
         Top folder of its work tree, None for a bare repository.
     """

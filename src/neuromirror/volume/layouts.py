@@ -42,11 +42,11 @@ _OME_TYPES: Final = ("int8", "int16", "int32", "uint8", "uint16", "uint32", "flo
 
 @dataclass(frozen=True, slots=True)
 class TargetFile:
-    """A file that gets voxels.
+    """A file to which voxels are written.
 
-    ``box`` is what it holds (x, y, z, upstream's voxels), ``shape`` the voxels along z, y, x that
-    it has room for, those of the box first. ``make`` writes a file with everything but voxels and
-    gives the place of the first one in bytes.
+    ``box`` is the region of the file (x, y, z, in upstream's voxels), ``shape`` the capacity of the
+    file in voxels along z, y, x, which starts with the box. ``make`` writes everything except the
+    voxels and returns the offset of the first voxel in bytes.
     """
 
     path: str

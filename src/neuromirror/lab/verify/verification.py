@@ -238,9 +238,9 @@ def separate_own_changes(
     """Yield findings on a mirror's commit, then the changes by the clone's own commits on top of
     it.
 
-    Failures of files that own commits changed say so; removed files make the state a failure. Added
-    files, and settings of git and DataLad, have findings of kind ``local``. Objects of own commits
-    are hashed like the mirror's.
+    Messages about files that own commits changed mention this; removed files make the state a
+    failure. Added files, and settings of git and DataLad, have findings of kind ``local``. Objects
+    of own commits are hashed like the mirror's.
     """
     if head == commit:
         yield from findings

@@ -211,7 +211,7 @@ class BucketSource:
         }
 
     def estimate(self, dataset: DatasetRef) -> Estimate | None:
-        """Return None: only the listing can tell."""
+        """Return None: only the listing has the sizes."""
         return None
 
     def superdataset(self, id_prefix: str) -> DatasetRef | None:
