@@ -98,7 +98,7 @@ def _visit_all(folder: Path, name: str, kind: str, workers: int, datasets: int) 
     """Lists the mirror and visits all of it into a new store; gives the seconds of the visits.
 
     Left in ``<name>.json`` are the most memory that one worker had (MB), and what processors did
-    meanwhile, in seconds: of the workers, of this process with the write server, and of Dask.
+    meanwhile, in seconds: of the workers, of this process with the writer, and of Dask.
     """
     own_environment(folder)
     os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
@@ -108,35 +108,31 @@ def _visit_all(folder: Path, name: str, kind: str, workers: int, datasets: int) 
         dask_executor,
         job_context,
         process_executor,
-        write_server_host,
     )
     from neuromirror.service.jobs import Job, run_job
     from neuromirror.service.leases import Lease
-    from neuromirror.service.write_server import WriteServer
+    from neuromirror.service.writer import Writer
     from neuromirror.store import Store
 
     mirror = load_mirrors(folder / "mirrors")["big"]
     store = Store.open(folder / name, create=True)
     with ExitStack() as stack:
-        scheduler, programs = None, list[int]()
-        if kind == "dask":
-            scheduler, programs = stack.enter_context(_cluster(folder / f"{name}-dask", workers))
-            executor = stack.enter_context(dask_executor(scheduler, _SECONDS, _MEMORY))
-        else:
-            executor = stack.enter_context(process_executor(workers, _SECONDS, _MEMORY))
         recorder = stack.enter_context(open_recorder(store, store.index_path))
         schedule = stack.enter_context(Schedule.open(store.schedule_path))
-        write_server = stack.enter_context(
-            WriteServer(recorder, schedule, write_server_host(scheduler))
-        )
-        context = job_context(store, store.index_path, None, write_server.address)
+        writer, programs = Writer(recorder, schedule), list[int]()
+        if kind == "dask":
+            scheduler, programs = stack.enter_context(_cluster(folder / f"{name}-dask", workers))
+            executor = stack.enter_context(dask_executor(scheduler, writer, _SECONDS, _MEMORY))
+        else:
+            executor = stack.enter_context(process_executor(workers, writer, _SECONDS, _MEMORY))
+        context = job_context(store, store.index_path, None, remote=kind == "dask")
 
         def job(kind: str, name: str, **more: Any) -> Job:
             token = schedule.claim(name, "bench", time.time(), _SECONDS)
             assert token is not None
             return Job(kind, Lease(name, token), mirror, **more)
 
-        due = executor.submit(run_job, context, job("list", "big")).result().due
+        due = executor.submit(run_job, context, job("listing", "big")).result().due
         expect(len(due) == datasets, f"{len(due)} datasets are due instead of {datasets}")
         jobs = [
             job(
@@ -197,7 +193,7 @@ def _processors(programs: list[int]) -> dict[str, float]:
     """Seconds of processors so far: of worker processes, of this one, and of Dask's programs."""
     return {
         "workers": sum(map(_seconds, _workers(programs))),
-        "write server": time.process_time(),
+        "writer": time.process_time(),
         "dask": sum(map(_seconds, programs)),
     }
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
-import os
 import statistics
 import tempfile
 import time
@@ -34,7 +33,6 @@ from neuromirror.service.leases import lease_owner
 from neuromirror.service.mirror_files import MirrorFiles
 from neuromirror.service.scheduling_policy import JobOutcome
 from neuromirror.service.stale_leases import StaleLeases
-from neuromirror.service.write_server import WriteServerAddress
 from neuromirror.store import Store
 
 _STEP = 60.0
@@ -136,7 +134,7 @@ class SimulatedService:
             schedule = stack.enter_context(Schedule.open(store.schedule_path))
             kept, own = _ManualExecutor(), lease_owner("simulate")
             service = Service(
-                JobContext(store.root, store.index_path, None, WriteServerAddress(os.devnull, b"")),
+                JobContext(store.root, store.index_path, None),
                 MirrorFiles(folder / "mirrors", (), lambda mirror: None),
                 schedule,
                 recorder,

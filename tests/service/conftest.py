@@ -1,4 +1,4 @@
-"""Fixtures: a store with a demo archive, and a write server for workers."""
+"""Fixtures: a store with a demo archive, and a writer for jobs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def mirror_harness(demo: DemoArchive, tmp_path: Path) -> MirrorHarness:
 
 @pytest.fixture
 def job_harness(mirror_harness: MirrorHarness) -> Iterator[JobHarness]:
-    """A write server of the mirror's store, with its schedule."""
+    """A writer of the mirror's store, with its schedule."""
     with open_job_harness(mirror_harness) as running:
         yield running
 

@@ -10,7 +10,7 @@ from typing import Any
 from neuromirror.index import TaskRow
 from neuromirror.model import NeuromirrorError, VersionMinted, VisitEnded
 from neuromirror.service.worker_pool import WorkerLostError
-from neuromirror.service.write_server import WriteServerLostError
+from neuromirror.service.writer_messages import WriterLostError
 from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness
 from support.service_harness import DAY, HOUR, ManualExecutor, open_service_harness
@@ -133,7 +133,7 @@ def test_a_job_that_dies_is_a_failed_visit_and_the_others_go_on(
         one, two, three = manual_executor.names
         manual_executor.fail(one, WorkerLostError("the worker died of a bullet"))
         manual_executor.fail(two, ValueError("a bug"))
-        manual_executor.fail(three, WriteServerLostError("lost"))
+        manual_executor.fail(three, WriterLostError("lost"))
         harness.service.tick()
         heard = harness.take_results()
         assert heard[one].message == "the worker died of a bullet"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,16 +17,16 @@ import pytest
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.service.executors import (
     JobTimeoutError,
-    SchedulerUnavailableError,
     WorkerLostError,
     job_context,
     process_executor,
     thread_executor,
-    write_server_host,
 )
 from neuromirror.service.jobs import Job, JobReport, run_job
 from neuromirror.service.jobs import JobContext as Workplace
-from neuromirror.service.write_server import WriteServerAddress
+from neuromirror.service.worker import PipeChannel
+from neuromirror.service.writer import Writer
+from neuromirror.service.writer_messages import job_channel
 from neuromirror_demo import DemoArchive
 from support.job_harness import JobHarness
 from support.mirror_harness import MirrorHarness
@@ -44,9 +43,14 @@ GIB = 1 << 30
 
 
 @pytest.fixture
-def worker_pair() -> Iterator[Executor]:
+def writer(job_harness: JobHarness) -> Writer:
+    return job_harness.writer
+
+
+@pytest.fixture
+def worker_pair(writer: Writer) -> Iterator[Executor]:
     """Two worker processes."""
-    with process_executor(2, seconds=120, memory=GIB) as executor:
+    with process_executor(2, writer, seconds=120, memory=GIB) as executor:
         yield executor
 
 
@@ -82,7 +86,7 @@ def test_visits_side_by_side_make_what_a_sync_makes(
     kind: str,
 ) -> None:
     if kind == "threads":
-        with thread_executor(2) as executor:
+        with thread_executor(2, job_harness.writer) as executor:
             visited = visit_all(job_harness, executor)
     else:
         visited = visit_all(job_harness, worker_pair)
@@ -94,12 +98,16 @@ def test_visits_side_by_side_make_what_a_sync_makes(
 
 
 def test_a_visit_whose_worker_is_killed_is_retried_and_others_continue(
-    job_harness: JobHarness, mirror_harness: MirrorHarness, demo: DemoArchive, tmp_path: Path
+    job_harness: JobHarness,
+    mirror_harness: MirrorHarness,
+    demo: DemoArchive,
+    tmp_path: Path,
+    writer: Writer,
 ) -> None:
     job = job_harness.job("visit", "demo:000001")
     with (
         demo.fault("hang", path="/000001/", seconds=3600) as hanging,
-        process_executor(2, seconds=120, memory=GIB) as executor,
+        process_executor(2, writer, seconds=120, memory=GIB) as executor,
     ):
         doomed = executor.submit(run_job, job_harness.job_context(), job)
         wait_until(lambda: hanging.struck)
@@ -120,14 +128,14 @@ def test_a_visit_whose_worker_is_killed_is_retried_and_others_continue(
     [
         ("open", "tmp_pack_"),
         ("os.rename", ".idx"),
-        ("os.rename", "packed-refs"),
-        ("os.rename", "info/refs"),
+        # sent, and perhaps applied, but the reply is not read
+        ("request", "Publish"),
+        ("request", "Record"),
     ],
 )
 def test_a_worker_may_be_killed_while_it_writes(
     job_harness: JobHarness,
     mirror_harness: MirrorHarness,
-    tmp_path: Path,
     worker_pair: Executor,
     event: str,
     part: str,
@@ -138,6 +146,11 @@ def test_a_worker_may_be_killed_while_it_writes(
     job_harness.schedule.release(job.lease.name, job.lease.token)
     (report,) = run_jobs(worker_pair, job_harness, job_harness.job("visit", "demo:000001"))
     assert [one.exit_code for one in report.results] == [0]
+    assert_visited_once(mirror_harness)
+
+
+def assert_visited_once(mirror_harness: MirrorHarness) -> None:
+    """Each version of the visited dataset is in git and journal, once."""
     assert {"main", "git-annex"} <= {name.rpartition("/")[2] for name in mirror_harness.refs()}
     versions = [name for name in minted_counts(mirror_harness) if name[1] == "000001"]
     assert versions
@@ -154,7 +167,65 @@ def run_until_killed(mirror_harness: Workplace, job: Job, event: str, part: str)
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(die)
+    if event == "request":
+        channel = job_channel.get()
+        assert isinstance(channel, PipeChannel)
+        job_channel.set(AuditedChannel(channel))
     return run_job(mirror_harness, job)
+
+
+class AuditedChannel:
+    """The channel of a worker, which may die when it has sent a request."""
+
+    def __init__(self, channel: PipeChannel) -> None:
+        self._channel = channel
+
+    def request(self, message: bytes) -> bytes:
+        self._channel.send(message)
+        sys.audit("request", message)
+        return self._channel.receive()
+
+
+_DYING_SERVICE = """
+import os, signal, sys, time
+from pathlib import Path
+from neuromirror.crawl import load_mirrors, open_recorder
+from neuromirror.index import Schedule
+from neuromirror.service.executors import job_context, process_executor
+from neuromirror.service.jobs import Job, run_job
+from neuromirror.service.leases import Lease
+from neuromirror.service.writer import Writer
+from neuromirror.store import Store
+
+def die(event, arguments):
+    if event in ("os.rename", "open") and sys.argv[3] in str(arguments):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+store = Store.open(Path(sys.argv[1]), create=True)
+mirror = load_mirrors(Path(sys.argv[2]))["demo"]
+with (
+    open_recorder(store, store.index_path) as recorder,
+    Schedule.open(store.schedule_path) as schedule,
+    process_executor(1, Writer(recorder, schedule), 600, 1 << 30) as executor,
+):
+    lease = Lease("demo:000001", schedule.claim("demo:000001", "a test", time.time(), 60))
+    job = Job("visit", lease, mirror, "000001")
+    context = job_context(store, store.index_path, None, remote=False)
+    sys.addaudithook(die)
+    executor.submit(run_job, context, job).result()
+"""
+
+
+@pytest.mark.parametrize("part", ["packed-refs.new-", "packed-refs'", "info/refs", "journal.jsonl"])
+def test_the_service_may_be_killed_while_it_applies_a_result(
+    mirror_harness: MirrorHarness, part: str
+) -> None:
+    arguments = [str(mirror_harness.folder), str(mirror_harness.mirrors), part]
+    killed = subprocess.run([sys.executable, "-c", _DYING_SERVICE, *arguments], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    # its worker exits too, and gives up the lock of the dataset
+    wait_until(lambda: mirror_harness.sync("demo:000001")["demo:000001"].exit_code == 0)
+    assert_visited_once(mirror_harness)
 
 
 def workers() -> list[int]:
@@ -168,9 +239,9 @@ def workers() -> list[int]:
 
 
 def test_a_job_over_its_time_limit_is_killed_with_its_processes(
-    job_harness: JobHarness, mirror_harness: MirrorHarness, demo: DemoArchive
+    job_harness: JobHarness, mirror_harness: MirrorHarness, demo: DemoArchive, writer: Writer
 ) -> None:
-    with process_executor(2, seconds=3, memory=GIB) as executor:
+    with process_executor(2, writer, seconds=3, memory=GIB) as executor:
         executor.submit(os.getpid).result()
         with demo.fault("hang", path="/000001/", seconds=3600):
             hangs = executor.submit(
@@ -206,8 +277,10 @@ def started_by(pid: int) -> list[int]:
         "[b'x' * (300 << 20), __import__('time').sleep(60)]",  # it is seen
     ],
 )
-def test_a_job_over_its_memory_limit_is_killed_and_its_worker_replaced(much: str) -> None:
-    with process_executor(1, seconds=60, memory=200 * MIB) as executor:
+def test_a_job_over_its_memory_limit_is_killed_and_its_worker_replaced(
+    much: str, writer: Writer
+) -> None:
+    with process_executor(1, writer, seconds=60, memory=200 * MIB) as executor:
         before = executor.submit(os.getpid).result()
         with pytest.raises(WorkerLostError, match=" 200 MiB "):
             executor.submit(eval, much).result()
@@ -222,10 +295,10 @@ def test_git_processes_of_a_job_have_the_limit_too(worker_pair: Executor) -> Non
     assert int(output) * 1024 == GIB + 512 * MIB
 
 
-def test_a_worker_that_holds_much_is_replaced_before_the_next_job() -> None:
+def test_a_worker_that_holds_much_is_replaced_before_the_next_job(writer: Writer) -> None:
     kept = "sys.modules['sys'].__dict__.update(kept=b'x' * (150 << 20)) or os.getpid()"
     kept = f"exec('import os, sys') or {kept}"
-    with process_executor(1, seconds=60, memory=256 * MIB) as executor:
+    with process_executor(1, writer, seconds=60, memory=256 * MIB) as executor:
         left = executor.submit(eval, kept).result()
         assert executor.submit(os.getpid).result() != left
 
@@ -273,8 +346,8 @@ def test_a_job_whose_lease_was_taken_over_writes_nothing(
     mirror_harness.fsck(killed=True)
 
 
-def test_leaving_gives_running_jobs_their_time_and_cancels_the_others() -> None:
-    with process_executor(1, seconds=60, memory=GIB, grace=20) as executor:
+def test_leaving_gives_running_jobs_their_time_and_cancels_the_others(writer: Writer) -> None:
+    with process_executor(1, writer, seconds=60, memory=GIB, grace=20) as executor:
         executor.submit(os.getpid).result()
         runs = executor.submit(time.sleep, 0.5)
         wait_until(runs.running)
@@ -283,8 +356,8 @@ def test_leaving_gives_running_jobs_their_time_and_cancels_the_others() -> None:
     assert waits.cancelled()
 
 
-def test_leaving_kills_jobs_that_do_not_finish() -> None:
-    with process_executor(2, seconds=600, memory=GIB, grace=0.2) as executor:
+def test_leaving_kills_jobs_that_do_not_finish(writer: Writer) -> None:
+    with process_executor(2, writer, seconds=600, memory=GIB, grace=0.2) as executor:
         hangs = executor.submit(subprocess.run, ["sleep", "300"])
         pids = wait_until(lambda: [pid for one in workers() for pid in started_by(one)])
     with pytest.raises(WorkerLostError):
@@ -294,17 +367,28 @@ def test_leaving_kills_jobs_that_do_not_finish() -> None:
 
 
 _SERVICE = """
+import sys
+from pathlib import Path
 import subprocess
+from neuromirror.crawl import open_recorder
+from neuromirror.index import Schedule
 from neuromirror.service.executors import process_executor
+from neuromirror.service.writer import Writer
+from neuromirror.store import Store
 
-with process_executor(1, 600, 1 << 30) as executor:
+store = Store.open(Path(sys.argv[1]), create=True)
+with (
+    open_recorder(store, store.index_path) as recorder,
+    Schedule.open(store.schedule_path) as schedule,
+    process_executor(1, Writer(recorder, schedule), 600, 1 << 30) as executor,
+):
     executor.submit(subprocess.run, ["sh", "-c", "echo $$ $PPID >&2; exec sleep 300"]).result()
 """
 
 
-def test_a_service_that_is_killed_leaves_no_process() -> None:
+def test_a_service_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", _SERVICE], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", _SERVICE, str(tmp_path / "store")], stderr=subprocess.PIPE, text=True
     ) as service:
         assert service.stderr is not None
         pids = [int(pid) for pid in service.stderr.readline().split()]
@@ -313,8 +397,8 @@ def test_a_service_that_is_killed_leaves_no_process() -> None:
     wait_until(lambda: not any(map(is_alive, pids)))
 
 
-def test_threads_are_left_in_time() -> None:
-    with thread_executor(1, grace=0.1) as executor:
+def test_threads_are_left_in_time(writer: Writer) -> None:
+    with thread_executor(1, writer, grace=0.1) as executor:
         runs = executor.submit(time.sleep, 1)
         wait_until(runs.running)
         waits = executor.submit(os.getpid)
@@ -323,30 +407,11 @@ def test_threads_are_left_in_time() -> None:
     runs.result()
 
 
-def test_a_write_server_for_remote_workers_listens_on_the_address_that_reaches_the_scheduler(
-    job_harness: JobHarness, mirror_harness: MirrorHarness
-) -> None:
-    assert write_server_host(None) is None
-    assert write_server_host(None, "10.0.0.1") is None
-    assert write_server_host("tcp://nowhere.invalid:8786", "10.0.0.1") == "10.0.0.1"
-    with socket.create_server(("127.0.0.1", 0)) as scheduler:
-        port = scheduler.getsockname()[1]
-        for address in (f"tcp://127.0.0.1:{port}", f"tls://localhost:{port}", f"localhost:{port}"):
-            assert write_server_host(address) == "127.0.0.1"
-    with pytest.raises(SchedulerUnavailableError, match=f"127.0.0.1:{port} cannot be reached"):
-        write_server_host(f"127.0.0.1:{port}")
-    for wrong in ("here", "tcp://here", "tcp://here:port", ""):
-        with pytest.raises(ConfigurationError, match="not the address of a Dask scheduler"):
-            write_server_host(wrong)
-
-
 def test_workers_elsewhere_get_neither_index_nor_private_store(job_harness: JobHarness) -> None:
-    store = job_harness.mirror_harness.store
-    here, private = job_harness.write_server.address, Path("private")
-    assert job_context(store, store.index_path, private, here).index == store.index_path
-    afar = WriteServerAddress(("10.0.0.1", 4711), b"key")
-    assert job_context(store, store.index_path, None, afar) == (
-        type(job_harness.job_context())(store.root, None, None, afar)
-    )
+    store, private = job_harness.mirror_harness.store, Path("private")
+    here = job_context(store, store.index_path, private, remote=False)
+    assert (here.index, here.private) == (store.index_path, private)
+    there = job_context(store, store.index_path, None, remote=True)
+    assert (there.store, there.index, there.private) == (store.root, None, None)
     with pytest.raises(ConfigurationError, match="--private-store"):
-        job_context(store, store.index_path, private, afar)
+        job_context(store, store.index_path, private, remote=True)

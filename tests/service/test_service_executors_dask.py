@@ -6,31 +6,32 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from neuromirror import __version__
-from neuromirror.crawl import open_recorder
-from neuromirror.index import Schedule
-from neuromirror.model import ConfigurationError
-from neuromirror.service import dask_cluster
-from neuromirror.service.dask_worker import PickledCall, run_on_worker
+from neuromirror.model import ConfigurationError, EventRaised, JournalEntry
+from neuromirror.service import dask_cluster, dask_worker
+from neuromirror.service.dask_cluster import DaskExecutor
+from neuromirror.service.dask_worker import DaskChannel, PickledCall, run_on_worker
 from neuromirror.service.executors import (
     JobTimeoutError,
     SchedulerUnavailableError,
     WorkerLostError,
     dask_executor,
     job_context,
-    write_server_host,
 )
+from neuromirror.service.job_recorder import JobRecorder
 from neuromirror.service.jobs import Job, JobReport, run_job
-from neuromirror.service.write_server import WriteServer
+from neuromirror.service.writer import Writer
+from neuromirror.service.writer_messages import WriterLostError
 from neuromirror.store import Store
 from neuromirror_demo import DemoArchive
 from support.job_harness import JobHarness
@@ -119,33 +120,21 @@ def cluster(started: Cluster) -> Cluster:
     return started
 
 
-@contextmanager
-def remote_job_harness(mirror_harness: MirrorHarness, cluster: Cluster) -> Iterator[JobHarness]:
-    """A write server that remote workers can reach."""
-    store = mirror_harness.store
-    with (
-        open_recorder(store, store.index_path) as recorder,
-        Schedule.open(store.schedule_path) as schedule,
-        WriteServer(recorder, schedule, write_server_host(cluster.address)) as write_server,
-    ):
-        yield JobHarness(mirror_harness, schedule, write_server, recorder)
+@pytest.fixture
+def writer(job_harness: JobHarness) -> Writer:
+    return job_harness.writer
 
 
 @pytest.fixture
-def job_harness(mirror_harness: MirrorHarness, cluster: Cluster) -> Iterator[JobHarness]:
-    with remote_job_harness(mirror_harness, cluster) as running:
-        yield running
-
-
-@pytest.fixture
-def executor(cluster: Cluster) -> Iterator[Executor]:
-    with dask_executor(cluster.address, seconds=120, memory=GIB, grace=0) as running:
+def executor(cluster: Cluster, writer: Writer) -> Iterator[DaskExecutor]:
+    with dask_executor(cluster.address, writer, seconds=120, memory=GIB, grace=0) as running:
+        assert isinstance(running, DaskExecutor)
         yield running
 
 
 def submit(executor: Executor, job_harness: JobHarness, job: Job) -> Future[JobReport]:
     store = job_harness.mirror_harness.store
-    context = job_context(store, store.index_path, None, job_harness.write_server.address)
+    context = job_context(store, store.index_path, None, remote=True)
     assert context.index is None
     return executor.submit(run_job, context, job)
 
@@ -188,8 +177,10 @@ def test_a_visit_whose_dask_worker_died_runs_elsewhere_or_is_reported_lost_and_r
     assert_same_as_sync(mirror_harness, tmp_path / "by-sync")
 
 
-def test_a_job_on_dask_has_limits_and_its_errors_come_as_they_are(cluster: Cluster) -> None:
-    with dask_executor(cluster.address, seconds=2, memory=GIB) as executor:
+def test_a_job_on_dask_has_limits_and_its_errors_come_as_they_are(
+    cluster: Cluster, writer: Writer
+) -> None:
+    with dask_executor(cluster.address, writer, seconds=2, memory=GIB) as executor:
         over = executor.submit(time.sleep, 300)
         wrong = executor.submit(eval, "1 / 0")
         gone = executor.submit(os._exit, 3)
@@ -202,9 +193,11 @@ def test_a_job_on_dask_has_limits_and_its_errors_come_as_they_are(cluster: Clust
         assert executor.submit(int, "7", base=8).result() == 7
 
 
-def test_leaving_dask_ends_jobs_and_leaves_nothing_at_the_workers(cluster: Cluster) -> None:
+def test_leaving_dask_ends_jobs_and_leaves_nothing_at_the_workers(
+    cluster: Cluster, writer: Writer
+) -> None:
     pid_file = cluster.folder / "pid"
-    with dask_executor(cluster.address, grace=0.2) as executor:
+    with dask_executor(cluster.address, writer, grace=0.2) as executor:
         command = f"echo $$ $PPID > {pid_file}; exec sleep 300"
         hangs = executor.submit(subprocess.run, ["sh", "-c", command])
         pids = [
@@ -218,17 +211,89 @@ def test_leaving_dask_ends_jobs_and_leaves_nothing_at_the_workers(cluster: Clust
         executor.submit(os.getpid)
 
 
-def test_the_key_of_the_write_server_is_in_no_log_of_dask(
-    job_harness: JobHarness, cluster: Cluster, executor: Executor
+def test_a_late_reply_is_not_taken_for_that_of_the_next_request(
+    job_harness: JobHarness, executor: DaskExecutor
 ) -> None:
-    address = job_harness.write_server.address
-    with pytest.raises(TypeError, match="missing"):
-        executor.submit(
-            run_job, job_context(job_harness.mirror_harness.store, Path(), None, address)
-        ).result()
-    logs = "".join(path.read_text() for path in cluster.folder.glob("*.log"))
-    assert "Compute Failed" in logs
-    assert repr(address.key)[2:12] not in logs
+    job = job_harness.job("listing", "demo")
+    listener, ticket = executor._listener, "a ticket"
+    with closing(listener.open(ticket, job_harness.writer.open(job))) as replies:
+        # of an earlier request, and the sign that one is in progress
+        replies.send(7, b"late")
+        replies.send(1, b"")
+        with far_recorder(executor, ticket) as far:
+            assert far.ask(lambda index: index.tombstones()) == []
+
+
+@contextmanager
+def far_recorder(executor: DaskExecutor, ticket: str) -> Iterator[JobRecorder]:
+    """The recorder of a job on a Dask worker."""
+    queue = executor._listener.queue
+    channel = DaskChannel(queue(executor._plugin), queue(ticket), ticket)
+    with closing(channel), closing(JobRecorder(channel, Store(Path()), None)) as recorder:
+        yield recorder
+
+
+def test_a_job_that_cannot_be_submitted_leaves_nothing(
+    job_harness: JobHarness, executor: DaskExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("refused")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(executor._client, "submit", refuse)
+        with pytest.raises(OSError, match="refused"):
+            submit(executor, job_harness, job_harness.job("visit", "demo:000001"))
+    assert executor._listener._jobs == {}
+    submit(executor, job_harness, job_harness.job("visit", "demo:000002")).result()
+    wait_until(lambda: not executor._listener._jobs)
+
+
+def test_a_job_whose_service_is_gone_is_over(
+    executor: DaskExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask_worker, "REPLY_TIMEOUT", 0.5)
+    # a service that was killed reads no requests
+    executor._listener.close()
+    with far_recorder(executor, "a ticket") as far, pytest.raises(WriterLostError):
+        far.ask(lambda index: index.tombstones())
+
+
+def test_a_request_that_takes_long_is_waited_for(
+    job_harness: JobHarness, executor: DaskExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+    record = job_harness.recorder.record
+
+    def slow(*entries: JournalEntry) -> None:
+        assert go.wait(600)
+        record(*entries)
+
+    monkeypatch.setattr(job_harness.recorder, "record", slow)
+    entry = EventRaised("demo", "000001", "incident", "none", "2024-03-01T00:00:00+00:00")
+    job = job_harness.writer.open(job_harness.job("listing", "demo"))
+    with closing(executor._listener.open("a ticket", job)) as replies:
+        signs = threading.Event()
+        send = replies.send
+
+        def observe(number: int, reply: bytes) -> None:
+            send(number, reply)
+            if not reply:
+                signs.set()
+
+        monkeypatch.setattr(replies, "send", observe)
+        with far_recorder(executor, "a ticket") as far:
+            recording = threading.Thread(target=far.record, args=(entry,))
+            recording.start()
+            assert signs.wait(600)
+            go.set()
+            recording.join(600)
+    assert job_harness.recorder.ask(lambda index: len(list(index.events("demo:000001")))) == 1
+
+
+@pytest.mark.parametrize("address", ["here", "tcp://here", "tcp://here:port"])
+def test_a_malformed_address_is_an_error_of_usage(writer: Writer, address: str) -> None:
+    with pytest.raises(ConfigurationError), dask_executor(address, writer):
+        pass
 
 
 def test_a_job_on_dask_whose_lease_was_taken_over_writes_nothing(
@@ -248,10 +313,10 @@ def test_a_job_on_dask_whose_lease_was_taken_over_writes_nothing(
 
 
 def test_a_worker_that_sees_another_folder_at_the_store_path_does_nothing(
-    job_harness: JobHarness, mirror_harness: MirrorHarness, cluster: Cluster, executor: Executor
+    job_harness: JobHarness, mirror_harness: MirrorHarness, executor: DaskExecutor
 ) -> None:
     store = mirror_harness.store
-    real = job_context(store, store.index_path, None, job_harness.write_server.address)
+    real = job_context(store, store.index_path, None, remote=True)
     elsewhere = replace(real, store=mirror_harness.folder.with_name("gone"))
     with pytest.raises(ConfigurationError, match=r"gone is not the folder "):
         executor.submit(run_job, elsewhere, job_harness.job("visit", "demo:000001")).result()
@@ -263,36 +328,34 @@ def test_a_worker_that_sees_another_folder_at_the_store_path_does_nothing(
         (replace(real, store=other.root), job_harness.job("visit", "demo:000002")),
         {},
     )
-    with dask_executor(cluster.address) as running:
-        assert isinstance(running, dask_cluster.DaskExecutor)
-        client, plugin = running._client, running._plugin
-        result = client.submit(run_on_worker, __version__, plugin, call)
-        with pytest.raises(ConfigurationError, match="other is not the folder that the service"):
-            result.result()
+    client, plugin = executor._client, executor._plugin
+    result = client.submit(run_on_worker, __version__, plugin, call)
+    with pytest.raises(ConfigurationError, match="other is not the folder that the service"):
+        result.result()
     assert list(other.aliases()) == []
 
 
 def test_workers_of_another_release_are_refused(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, writer: Writer
 ) -> None:
-    with dask_executor(cluster.address) as executor:
+    with dask_executor(cluster.address, writer) as executor:
         monkeypatch.setattr(dask_cluster, "__version__", "99.1")
         with pytest.raises(ConfigurationError, match=r"and the service 99\.1; install the same"):
             executor.submit(os.getpid).result()
     with (
         pytest.raises(ConfigurationError, match=r"the scheduler has .*the service has 99\.1"),
-        dask_executor(cluster.address),
+        dask_executor(cluster.address, writer),
     ):
         pass
 
 
 def test_jobs_of_a_strict_scheduler_and_of_one_that_ends_are_lost_and_nothing_hangs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: Writer
 ) -> None:
     cluster = Cluster(tmp_path, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0")
     try:
         cluster.start_worker()
-        with dask_executor(cluster.address, grace=5) as executor:
+        with dask_executor(cluster.address, writer, grace=5) as executor:
             job = executor.submit(time.sleep, 300)
             wait_until(lambda: job_begun(cluster))
             cluster.kill_busy()
@@ -309,7 +372,7 @@ def test_jobs_of_a_strict_scheduler_and_of_one_that_ends_are_lost_and_nothing_ha
         monkeypatch.setattr(dask_cluster, "SCHEDULER_TIMEOUT", 0.5)
         with (
             pytest.raises(SchedulerUnavailableError),
-            dask_executor(cluster.address),
+            dask_executor(cluster.address, writer),
         ):
             pass
     finally:

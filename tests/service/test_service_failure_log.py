@@ -9,7 +9,6 @@ import pytest
 
 from neuromirror.crawl import FailureLog, open_recorder
 from neuromirror.index import Schedule
-from neuromirror.service.executors import thread_executor
 from neuromirror.service.metrics import Metrics
 from neuromirror.service.worker_pool import WorkerLostError
 from support.mirror_harness import MirrorHarness
@@ -66,14 +65,14 @@ def test_workers_that_cannot_be_had_fail_until_they_can(
     mirror_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("neuromirror.service.engine._PAUSE", 0.0)
-    with thread_executor(2, grace=5) as pool:
-        shut = Shut(pool)
-        with open_service_harness(mirror_harness, executor=shut) as harness:
-            harness.service.tick()
-            assert failing(mirror_harness) == {("workers", "")}
-            shut.shut = False
-            harness.settle()
-            assert failing(mirror_harness) == set()
+    with open_service_harness(mirror_harness) as harness:
+        shut = Shut(harness.executor)
+        monkeypatch.setattr(harness.service, "_executor", shut)
+        harness.service.tick()
+        assert failing(mirror_harness) == {("workers", "")}
+        shut.shut = False
+        harness.settle()
+        assert failing(mirror_harness) == set()
 
 
 def test_a_new_service_starts_without_the_troubles_of_the_last_one(

@@ -12,8 +12,6 @@ import pytest
 
 from neuromirror.service.health import HealthServer, Heartbeat
 from neuromirror.service.pending_connections import MAX_PENDING, PendingConnections
-from neuromirror.service.write_server import RemoteRecorder, WriteServer
-from support.job_harness import JobHarness
 
 CROWD = 500
 
@@ -54,40 +52,6 @@ def is_cut_off(one: socket.socket, drip: bytes) -> bool:
         except OSError:
             return True
     return False
-
-
-def thread_count(name: str) -> int:
-    return sum(name in one.name for one in threading.enumerate())
-
-
-def test_silent_peers_keep_no_worker_from_the_write_server(job_harness: JobHarness) -> None:
-    with WriteServer(job_harness.recorder, job_harness.schedule, "127.0.0.1") as write_server:
-        assert not isinstance(write_server.address.socket_address, str)
-        with silent_connections(write_server.address.socket_address):
-            eventually(lambda: thread_count("write server connection") <= MAX_PENDING + 1)
-            worker = RemoteRecorder(write_server.address, job_harness.lease("demo:000001"), None)
-            worker.confirm()
-            worker.close()
-        eventually(lambda: thread_count("write server connection") == 0)
-
-
-@pytest.mark.parametrize("drip", [b"", b"x"])
-def test_a_peer_without_the_key_is_cut_off(job_harness: JobHarness, drip: bytes) -> None:
-    with (
-        WriteServer(
-            job_harness.recorder, job_harness.schedule, "127.0.0.1", timeout=0.5
-        ) as write_server,
-        socket.create_connection(write_server.address.socket_address) as one,  # type: ignore[arg-type]
-    ):
-        worker = RemoteRecorder(write_server.address, job_harness.lease("demo:000001"), None)
-        # a message of 200 bytes begins
-        one.sendall(b"\0\0\0\xc8")
-        assert one.recv(1 << 12)
-        assert is_cut_off(one, drip)
-        # one that has proved that it knows the key may be silent
-        time.sleep(1)
-        worker.confirm()
-        worker.close()
 
 
 @contextmanager

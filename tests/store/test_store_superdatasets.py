@@ -14,7 +14,7 @@ from neuromirror.store import (
     Repository,
     Store,
     SuperdatasetMember,
-    update_superdataset,
+    superdataset_commit,
 )
 from support.store_publisher import Publisher, dataset, git, kill_steps, read_files
 
@@ -43,11 +43,19 @@ def top(store: Store) -> Repository:
     return store.repository(TOP)
 
 
+def update_superdataset(store: Store, members: list[SuperdatasetMember]) -> str | None:
+    """Commits the members; returns the new commit."""
+    with superdataset_commit(store, TOP, "demo", members) as (tip, commit):
+        if commit is not None:
+            top(store).publish({MAIN_BRANCH: tip}, {MAIN_BRANCH: commit})
+    return commit
+
+
 def test_superdataset_names_the_urls_of_its_members(
     store: Store, publishers: list[Publisher]
 ) -> None:
     one, two = map(member, publishers)
-    commit = update_superdataset(store, TOP, "demo", [two, one])
+    commit = update_superdataset(store, [two, one])
     repository = top(store)
     assert repository.refs() == {MAIN_BRANCH: commit}
     assert git(repository.path, "show", "main:.gitmodules") == (
@@ -70,15 +78,15 @@ def test_unchanged_members_make_no_commit_and_write_nothing(
     store: Store, publishers: list[Publisher]
 ) -> None:
     members = [member(one) for one in publishers]
-    first = update_superdataset(store, TOP, "demo", members)
+    first = update_superdataset(store, members)
     before = read_files(store.root)
-    assert update_superdataset(store, TOP, "demo", members[::-1]) is None
+    assert update_superdataset(store, members[::-1]) is None
     assert read_files(store.root) == before
     publishers[0].publish("later", {"a": 5})
-    second = update_superdataset(store, TOP, "demo", [member(one) for one in publishers])
+    second = update_superdataset(store, [member(one) for one in publishers])
     assert second is not None
     assert git(top(store).path, "log", "--format=%H %P", "main").split() == [second, first, first]
-    assert update_superdataset(store, TOP, "demo", members) not in (None, first, second)
+    assert update_superdataset(store, members) not in (None, first, second)
 
 
 def test_members_may_lie_in_folders_and_have_odd_names(
@@ -86,7 +94,7 @@ def test_members_may_lie_in_folders_and_have_odd_names(
 ) -> None:
     paths = ["coll/exp/em", "coll/exp-2/em", 'od"d #;\\', "coll.x"]
     members = [member(publishers[0], path) for path in paths]
-    update_superdataset(store, TOP, "demo", members)
+    update_superdataset(store, members)
     path = top(store).path
     assert git(path, "fsck", "--strict", "--full").strip() == ""
     listed = git(path, "ls-tree", "-rz", "--name-only", "main").split("\0")
@@ -101,20 +109,20 @@ def test_repeated_after_a_kill_at_any_step_it_converges(
     store: Store, publishers: list[Publisher]
 ) -> None:
     members = [member(one) for one in publishers]
-    update_superdataset(store, TOP, "demo", members[:1])
+    update_superdataset(store, members[:1])
     before = top(store).refs()
-    update_superdataset(store, TOP, "demo", members)
+    update_superdataset(store, members)
     expected = git(top(store).path, "rev-parse", "main^{tree}")
     trees = set()
 
     def prepare(step: int) -> Callable[[], object]:
         git(top(store).path, "update-ref", MAIN_BRANCH, before[MAIN_BRANCH])
-        return lambda: update_superdataset(store, TOP, "demo", members)
+        return lambda: update_superdataset(store, members)
 
     for _ in kill_steps(prepare):
         git(top(store).path, "fsck", "--strict", "--full")
         trees.add(git(top(store).path, "rev-parse", "main^{tree}"))
-        update_superdataset(store, TOP, "demo", members)
+        update_superdataset(store, members)
         assert git(top(store).path, "rev-parse", "main^{tree}") == expected
     assert len(trees) == 2
 
@@ -134,7 +142,7 @@ def test_datalad_gets_members_of_members_over_http(
     tmp_path: Path,
     address: str,
 ) -> None:
-    update_superdataset(store, TOP, "demo", [member(one) for one in publishers])
+    update_superdataset(store, [member(one) for one in publishers])
     everything = DatasetRef("all", "", "https://example.org/all")
     newest = top(store).main_tip()
     assert newest is not None

@@ -1,19 +1,20 @@
-"""A write server over a store, and jobs for its workers."""
+"""A writer over a store, and jobs for its workers."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from neuromirror.crawl import Recorder, load_mirrors, open_recorder
+from neuromirror.crawl import JournalRecorder, load_mirrors, open_recorder
 from neuromirror.index import Schedule
 from neuromirror.service.jobs import Job, JobReport, run_job
 from neuromirror.service.jobs import JobContext as Workplace
 from neuromirror.service.leases import Lease
-from neuromirror.service.write_server import WriteServer
+from neuromirror.service.worker import run_call
+from neuromirror.service.writer import Writer
 from support.mirror_harness import MirrorHarness
 
 
@@ -23,8 +24,8 @@ class JobHarness:
 
     mirror_harness: MirrorHarness
     schedule: Schedule
-    write_server: WriteServer
-    recorder: Recorder
+    writer: Writer
+    recorder: JournalRecorder
 
     def lease(self, name: str, seconds: float = 60) -> Lease:
         token = self.schedule.claim(name, "a test", time.time(), seconds)
@@ -33,7 +34,7 @@ class JobHarness:
 
     def job_context(self, *, far: bool = False) -> Workplace:
         index = None if far else self.mirror_harness.store.index_path
-        return Workplace(self.mirror_harness.folder, index, None, self.write_server.address)
+        return Workplace(self.mirror_harness.folder, index, None)
 
     def job(self, kind: str, name: str, **more: Any) -> Job:
         mirror, _, local_id = name.partition(":")
@@ -44,9 +45,15 @@ class JobHarness:
     def run_job(self, kind: str, name: str, *, far: bool = False, **more: Any) -> JobReport:
         job = self.job(kind, name, **more)
         try:
-            return run_job(self.job_context(far=far), job)
+            return self.run(job, far=far)
         finally:
             self.schedule.release(job.lease.name, job.lease.token)
+
+    def run(self, job: Job, *, far: bool = False) -> JobReport:
+        """Runs a job in this thread, and keeps its lease."""
+        with closing(self.writer.open(job)) as channel:
+            report: JobReport = run_call(channel, (run_job, (self.job_context(far=far), job), {}))
+        return report
 
 
 @contextmanager
@@ -55,6 +62,5 @@ def open_job_harness(mirror_harness: MirrorHarness) -> Iterator[JobHarness]:
     with (
         open_recorder(store, store.index_path) as recorder,
         Schedule.open(store.schedule_path) as schedule,
-        WriteServer(recorder, schedule) as write_server,
     ):
-        yield JobHarness(mirror_harness, schedule, write_server, recorder)
+        yield JobHarness(mirror_harness, schedule, Writer(recorder, schedule), recorder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from neuromirror.service.executors import thread_executor
 from neuromirror.service.leases import lease_owner
 from neuromirror.service.mirror_files import MirrorFiles
 from neuromirror.service.stale_leases import StaleLeases
+from neuromirror.service.worker import run_call
+from neuromirror.service.worker_pool import find_job
+from neuromirror.service.writer import Writer
 from support.job_harness import JobHarness, open_job_harness
 from support.mirror_harness import MirrorHarness
 
@@ -59,6 +62,8 @@ class ManualExecutor(Executor):
 
     def __init__(self) -> None:
         self.jobs: list[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = []
+        self.writer: Writer | None = None
+        """Of the service that it belongs to."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -74,8 +79,10 @@ class ManualExecutor(Executor):
 
     def run(self, name: str) -> None:
         future, function, args = self.take(name)
+        assert self.writer is not None
         try:
-            future.set_result(function(*args))
+            with closing(self.writer.open(find_job(args))) as channel:
+                future.set_result(run_call(channel, (function, args, {})))
         except (NeuromirrorError, OSError) as error:
             future.set_exception(error)
 
@@ -139,7 +146,12 @@ def open_service_harness(
 ) -> Iterator[ServiceHarness]:
     clock, observer, results = clock or ManualClock(), RecordingObserver(), []
     name = lease_owner("serve")
-    with open_job_harness(mirror_harness) as job_harness, thread_executor(workers, grace=5) as pool:
+    with (
+        open_job_harness(mirror_harness) as job_harness,
+        thread_executor(workers, job_harness.writer, grace=5) as pool,
+    ):
+        if isinstance(executor, ManualExecutor):
+            executor.writer = job_harness.writer
         files = MirrorFiles(mirror_harness.mirrors, names, check)
         service = Service(
             job_harness.job_context(),

@@ -27,7 +27,7 @@ from neuromirror.model.display import format_bytes
 from neuromirror.model.errors import ConfigurationError, NeuromirrorError
 
 if TYPE_CHECKING:
-    from neuromirror.crawl import Recorder
+    from neuromirror.crawl import JournalRecorder
     from neuromirror.lab.verify import Finding, Mode
     from neuromirror.model import Digest
 
@@ -140,7 +140,7 @@ def verify_command(
 class _KnownDigests:
     """Looks up further checksums of a key in the index of the store."""
 
-    def __init__(self, recorder: Recorder | None) -> None:
+    def __init__(self, recorder: JournalRecorder | None) -> None:
         self._recorder = recorder
 
     def __call__(self, key: str) -> tuple[Digest, ...]:
@@ -160,7 +160,7 @@ class _KnownDigests:
 
 
 @contextmanager
-def _recorder(settings: Settings) -> Iterator[Recorder | None]:
+def _recorder(settings: Settings) -> Iterator[JournalRecorder | None]:
     """Open a recorder for the results; yields None without a store that can be written."""
     from neuromirror.crawl import open_recorder
     from neuromirror.store import NotAStoreError

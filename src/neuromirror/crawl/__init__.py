@@ -20,7 +20,7 @@ from neuromirror.crawl.guards.holds import release_hold
 from neuromirror.crawl.index_rebuild import rebuild_index
 from neuromirror.crawl.plan import RELEASED, DatasetTask
 from neuromirror.crawl.planner import SyncRequest, parse_sync_requests
-from neuromirror.crawl.recorder import JournalRecorder, Recorder, open_recorder
+from neuromirror.crawl.recorder import JournalRecorder, Recorder, RefMove, open_recorder
 from neuromirror.crawl.results import Result
 from neuromirror.crawl.run_options import VisitSkippedError
 from neuromirror.crawl.sync import Sync, dry_run
@@ -44,6 +44,7 @@ __all__ = [
     "Publisher",
     "RecordSpool",
     "Recorder",
+    "RefMove",
     "Result",
     "ScheduleSettings",
     "SpooledSnapshot",

@@ -15,7 +15,7 @@ from neuromirror.crawl.guards.events import record_event
 from neuromirror.crawl.index_rebuild import rebuild_index
 from neuromirror.crawl.recorder import Recorder, open_recorder
 from neuromirror.crawl.results import Result, refused_note
-from neuromirror.index import Index, UnknownDatasetError, UnknownMirrorError
+from neuromirror.index import CrawlIndex, Index, UnknownDatasetError, UnknownMirrorError
 from neuromirror.model import (
     ConfigurationError,
     DatasetRef,
@@ -295,7 +295,7 @@ def _exclusive_run(store: Store, wait: float = 0.0) -> Iterator[None]:
         yield
 
 
-def _component_ids(index: Index, name: str) -> set[str]:
+def _component_ids(index: CrawlIndex, name: str) -> set[str]:
     """Return the local ids of the components of all versions of a dataset."""
     try:
         components = [

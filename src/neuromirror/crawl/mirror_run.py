@@ -24,7 +24,7 @@ from neuromirror.crawl.results import (
 )
 from neuromirror.crawl.run_options import RunOptions, VisitPolicy, VisitSkippedError
 from neuromirror.crawl.visit_log import VisitLog
-from neuromirror.index import Index, LastVisit, MirrorStatus
+from neuromirror.index import CrawlIndex, LastVisit, MirrorStatus
 from neuromirror.model import (
     ConfigurationError,
     DatasetHint,
@@ -105,7 +105,7 @@ class MirrorRun:
     def _plan(
         self, request: SyncRequest
     ) -> Generator[Result, None, tuple[list[DatasetTask], list[str]] | None]:
-        def plan(index: Index) -> tuple[list[DatasetTask], list[str]]:
+        def plan(index: CrawlIndex) -> tuple[list[DatasetTask], list[str]]:
             with count_traffic(self._traffic):
                 planner = Planner(
                     index, self._options.visit_all_reason, self._policy.in_private_store

@@ -9,7 +9,7 @@ from typing import Final, Protocol, runtime_checkable
 
 from neuromirror.config.mirror_files import Mirror, find_mirror
 from neuromirror.crawl.plan import DatasetTask, plan_dataset, takedown_message, vanished_datasets
-from neuromirror.index import Index, LastVisit, UnknownDatasetError, UnknownMirrorError
+from neuromirror.index import CrawlIndex, LastVisit, UnknownDatasetError, UnknownMirrorError
 from neuromirror.model import ConfigurationError, DatasetHint, DatasetRef, Traffic
 from neuromirror.net import ListingTooLongError, TrafficCounter, count_traffic
 from neuromirror.sources import DatasetNotFoundError, Source
@@ -150,7 +150,7 @@ class Planner:
 
     def __init__(
         self,
-        index: Index | None,
+        index: CrawlIndex | None,
         visit_all_reason: str = "",
         in_private_store: Container[DatasetRef] = (),
     ) -> None:

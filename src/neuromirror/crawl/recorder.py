@@ -5,37 +5,54 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from neuromirror.crawl.index_rebuild import rebuild_index
-from neuromirror.index import Index
-from neuromirror.model import JournalEntry
+from neuromirror.index import CrawlIndex, Index
+from neuromirror.model import DatasetRef, JournalEntry
 from neuromirror.store import Store
 
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True, slots=True)
+class RefMove:
+    """Refs to be moved in one step, as in :func:`neuromirror.store.update_refs`.
+
+    ``alias`` replaces the dataset's own alias in the store.
+    """
+
+    expected: dict[str, str | None]
+    new: dict[str, str]
+    alias: str | None = None
+
+
 class Recorder(Protocol):
-    """Writes journal entries and queries the index; threads may share one."""
+    """Writes refs and journal entries and queries the index; threads may share one."""
 
     def record(self, *entries: JournalEntry) -> None:
         """Append entries to the journal, then apply them to the index."""
         ...
 
-    def ask(self, question: Callable[[Index], _T]) -> _T:
+    def publish(self, dataset: DatasetRef, move: RefMove, *entries: JournalEntry) -> None:
+        """Move refs of a dataset's repository and update its alias; then record entries.
+
+        The caller holds the dataset's lock, and has added the packs. Raises as
+        :func:`neuromirror.store.update_refs`, and if another worker has the lease now.
+        """
+        ...
+
+    def ask(self, question: Callable[[CrawlIndex], _T]) -> _T:
         """Return the result of a query on the current index; the result must not be an iterator."""
         ...
 
-    def reader(self) -> Index:
+    def reader(self) -> CrawlIndex:
         """Return a read-only connection for the calling thread, which closes it.
 
         For millions of queries, which would block each other in :meth:`ask`.
         """
-        ...
-
-    def confirm(self) -> None:
-        """Raise if another worker has the lease now; called before refs are moved."""
         ...
 
 
@@ -64,6 +81,13 @@ class JournalRecorder:
     def record(self, *entries: JournalEntry) -> None:
         """See :class:`Recorder`."""
         self._thread.submit(self._record, entries).result()
+
+    def publish(self, dataset: DatasetRef, move: RefMove, *entries: JournalEntry) -> None:
+        """See :class:`Recorder`."""
+        self._store.repository(dataset).publish(move.expected, move.new)
+        self._store.alias(dataset, move.alias)
+        if entries:
+            self.record(*entries)
 
     @property
     def index_path(self) -> Path:
@@ -98,9 +122,6 @@ class JournalRecorder:
     def reader(self) -> Index:
         """See :class:`Recorder`."""
         return Index.open_readonly(self._path)
-
-    def confirm(self) -> None:
-        """Do nothing: the lock on a dataset cannot pass to another process."""
 
     def close(self) -> None:
         """Close the index."""

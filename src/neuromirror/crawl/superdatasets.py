@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 
 from neuromirror.config.mirror_files import Mirror
 from neuromirror.crawl.failure_log import TOP_ALIAS
-from neuromirror.crawl.recorder import Recorder
-from neuromirror.index import Index, UnknownMirrorError
+from neuromirror.crawl.recorder import Recorder, RefMove
+from neuromirror.index import CrawlIndex, UnknownMirrorError
 from neuromirror.model import DatasetRef
 from neuromirror.sources import Source
 from neuromirror.store import (
@@ -22,7 +22,7 @@ from neuromirror.store import (
     Store,
     SuperdatasetMember,
     has_complete_commit,
-    update_superdataset,
+    superdataset_commit,
 )
 
 MAX_POSTPONEMENT = timedelta(days=1)
@@ -83,7 +83,9 @@ class SuperdatasetWriter:
                         SuperdatasetMember(row.mirror, dataset, *commit, url=f"../{row.mirror}")
                     )
             if members:
-                update_superdataset(self._store, top, TOP_ALIAS, members, complete=complete)
+                _commit_members(
+                    self._store, self._recorder, top, TOP_ALIAS, members, complete=complete
+                )
 
         self._update(top, TOP_ALIAS, write, failed=wait and (failed or self._has_failed()))
 
@@ -110,12 +112,12 @@ def update_mirror_superdatasets(
     members = group_members(
         datasets,
         source.superdataset,
-        lambda group, held: _update_group(store, group, held, complete=complete),
+        lambda group, held: _update_group(store, recorder, group, held, complete=complete),
     )
     top = mirror.superdataset(source.uri)
     # also without members: datasets that were moved away must not stay in it
     if members or store.repository(top).exists():
-        update_superdataset(store, top, mirror.name, members, complete=complete)
+        _commit_members(store, recorder, top, mirror.name, members, complete=complete)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,16 +195,36 @@ def _member(within: str, dataset: DatasetRef, state: MemberState) -> Superdatase
     return SuperdatasetMember(path, dataset, state.commit, state.date, url=f"../{dataset.alias}")
 
 
+def _commit_members(
+    store: Store,
+    recorder: Recorder,
+    top: DatasetRef,
+    alias: str,
+    members: Sequence[SuperdatasetMember],
+    *,
+    complete: bool,
+) -> None:
+    """Commit the members of a superdataset to its ``main`` branch, if they changed."""
+    with superdataset_commit(store, top, alias, members, complete=complete) as (tip, commit):
+        if commit is not None:
+            recorder.publish(top, RefMove({MAIN_BRANCH: tip}, {MAIN_BRANCH: commit}, alias))
+
+
 def _update_group(
-    store: Store, group: DatasetRef, members: Sequence[SuperdatasetMember], *, complete: bool
+    store: Store,
+    recorder: Recorder,
+    group: DatasetRef,
+    members: Sequence[SuperdatasetMember],
+    *,
+    complete: bool,
 ) -> MemberState:
-    update_superdataset(store, group, group.alias, members, complete=complete)
+    _commit_members(store, recorder, group, group.alias, members, complete=complete)
     commit = store.repository(group).refs()[MAIN_BRANCH]
     dates = [member.date for member in members if member.date is not None]
     return MemberState(commit, max(dates, default=None))
 
 
-def _member_states(index: Index, mirror: str) -> dict[DatasetRef, MemberState]:
+def _member_states(index: CrawlIndex, mirror: str) -> dict[DatasetRef, MemberState]:
     """Return the newest published version of each dataset, else the newest observed one."""
     states: dict[DatasetRef, MemberState] = {}
     try:

@@ -13,7 +13,7 @@ from neuromirror.config.mirror_files import Mirror
 from neuromirror.crawl.recorder import JournalRecorder
 from neuromirror.crawl.results import Result
 from neuromirror.crawl.sync import Sync
-from neuromirror.index import Index, UnknownDatasetError
+from neuromirror.index import CrawlIndex, UnknownDatasetError
 from neuromirror.model import (
     ConfigurationError,
     DatasetRef,
@@ -139,7 +139,7 @@ def _dataset_entries(
     return dict(sorted(found.items(), key=lambda one: (one[1].within == "", one[0].local_id)))
 
 
-def _new_entries(index: Index, name: str, reason: str, by: str) -> list[DatasetWithdrawn]:
+def _new_entries(index: CrawlIndex, name: str, reason: str, by: str) -> list[DatasetWithdrawn]:
     row = index.dataset(name)
     if row.within:
         around = " and ".join(index.superdatasets(name)) or "another dataset"

@@ -29,6 +29,7 @@ from neuromirror.index.errors import (
     UnknownVersionError,
 )
 from neuromirror.index.name_queries import NameMatch
+from neuromirror.index.remote_index import CrawlIndex, QuerySender, RemoteIndex, answer_query
 from neuromirror.index.replay import Journal
 from neuromirror.index.rows import (
     CopyRow,
@@ -64,6 +65,7 @@ __all__ = [
     "AmbiguousNameError",
     "ContentSpanRow",
     "CopyRow",
+    "CrawlIndex",
     "DatasetRow",
     "DatasetWithdrawnError",
     "DueLocation",
@@ -95,8 +97,10 @@ __all__ = [
     "MirrorStatus",
     "NameMatch",
     "ProbeSummary",
+    "QuerySender",
     "QueryStoppedError",
     "RelatedVersion",
+    "RemoteIndex",
     "SandboxIndex",
     "Schedule",
     "SubdatasetRow",
@@ -111,6 +115,7 @@ __all__ = [
     "UnknownVersionError",
     "VersionRow",
     "VisitRow",
+    "answer_query",
     "effective_entries",
     "is_checksum",
     "is_indexed",

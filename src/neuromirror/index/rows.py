@@ -9,6 +9,9 @@ import msgspec
 
 from neuromirror.model import Digest, Evidence, Retention, Traffic
 
+PathBytes = bytes
+"""For annotations in a class that has a field ``bytes``, which hides the type."""
+
 RETENTION = (
     Retention.MUTABLE_BUCKET,
     Retention.DRAFT,
@@ -383,7 +386,7 @@ class SubdatasetRow:
     """
 
     path: str
-    source_path: bytes
+    source_path: PathBytes
     dataset: str
     dataset_id: str
     label: str | None

@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from neuromirror.crawl import Recorder
+from neuromirror.crawl import JournalRecorder
 from neuromirror.index import DueLocation
 from neuromirror.lab.verify import Finding, Health
 from neuromirror.transfer.url_health import record_health
@@ -68,7 +68,7 @@ class AuditScope:
 
 
 def audit(
-    recorder: Recorder,
+    recorder: JournalRecorder,
     scopes: tuple[AuditScope, ...] = (AuditScope(),),
     *,
     budget: int | None = None,
@@ -128,7 +128,7 @@ def audit(
 
 
 def _due_locations(
-    recorder: Recorder, scope: AuditScope, limit: int, before: str
+    recorder: JournalRecorder, scope: AuditScope, limit: int, before: str
 ) -> list[DueLocation]:
     return recorder.ask(
         lambda index: index.due_locations(limit, before, mirror=scope.mirror, dataset=scope.dataset)

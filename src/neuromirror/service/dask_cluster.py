@@ -1,7 +1,8 @@
-"""Jobs on a Dask cluster whose workers share the store's folder and reach the write server.
+"""Jobs on a Dask cluster whose workers share the store's folder.
 
 Jobs are pickled by reference, so that scheduler and workers need the same release of neuromirror.
-The result is a report, never file content.
+Their requests to the writer, and its replies, go through Dask's queues. The result is a report,
+never file content.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from neuromirror import __version__
 from neuromirror.model import ConfigurationError, NeuromirrorError
+from neuromirror.service.dask_requests import JobReplies, RequestListener
 from neuromirror.service.jobs import JobContext
-from neuromirror.service.worker_pool import WorkerLostError
+from neuromirror.service.worker_pool import WorkerLostError, find_job
+from neuromirror.service.writer import Writer
 from neuromirror.store import Store
 
 if TYPE_CHECKING:
@@ -28,6 +31,9 @@ _T = TypeVar("_T")
 
 SCHEDULER_TIMEOUT = 10.0
 """Seconds that the scheduler may take to respond."""
+
+_THREADS = 4
+"""Threads that fetch results: each waits for the last request of a job that was lost."""
 
 
 class SchedulerUnavailableError(NeuromirrorError):
@@ -44,8 +50,9 @@ class DaskExecutor(Executor):
     locks, and refuses the job.
     """
 
-    def __init__(self, address: str, seconds: float, memory: int) -> None:
+    def __init__(self, address: str, writer: Writer, seconds: float, memory: int) -> None:
         self._address = address
+        self._writer = writer
         self._limits = (seconds, memory)
         self._plugin = f"neuromirror-{secrets.token_hex(6)}"
         self._lock = threading.Lock()
@@ -53,8 +60,8 @@ class DaskExecutor(Executor):
         self._closed = False
         self._locked_stores: set[Path] = set()
         self._store_locks = ExitStack()
-        self._client = self._connect()
-        self._gathering = ThreadPoolExecutor(1, thread_name_prefix="dask results")
+        self._gathering = ThreadPoolExecutor(_THREADS, thread_name_prefix="dask results")
+        self._client, self._listener = self._connect()
 
     def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
         """See :meth:`concurrent.futures.Executor.submit`; raises SchedulerUnavailableError."""
@@ -66,30 +73,40 @@ class DaskExecutor(Executor):
             if self._closed:
                 raise RuntimeError("the executor is closed")
             if self._client.status in ("closed", "closing"):
-                self._client = self._connect()
+                self._listener.close()
+                self._client, self._listener = self._connect()
             for one in args:
                 if isinstance(one, JobContext) and one.store not in self._locked_stores:
                     lock = Store(one.store).lock(CLUSTER_LOCK, "the store", wait=SCHEDULER_TIMEOUT)
                     self._store_locks.enter_context(lock)
                     self._locked_stores.add(one.store)
-            theirs = self._client.submit(
-                run_on_worker, __version__, self._plugin, call, pure=False, retries=0
-            )
+            channel = self._listener.open(call.ticket, self._writer.open(find_job(args)))
+            try:
+                theirs = self._client.submit(
+                    run_on_worker, __version__, self._plugin, call, pure=False, retries=0
+                )
+            except BaseException:
+                channel.close()
+                raise
             self._jobs.add(ours)
         ours.add_done_callback(partial(self._forget, theirs))
-        theirs.add_done_callback(partial(self._gather, ours, call))
+        theirs.add_done_callback(partial(self._gather, ours, call, channel))
         return ours
 
-    def _gather(self, ours: Future[Any], call: PickledCall, theirs: Any) -> None:
+    def _gather(
+        self, ours: Future[Any], call: PickledCall, channel: JobReplies, theirs: Any
+    ) -> None:
         # in a separate thread: Dask's own must not block on a Dask result
-        gathered = self._gathering.submit(_fetch_result, theirs, call.ticket)
-        gathered.add_done_callback(partial(_set_result, ours, call.label, self._address))
+        with suppress(RuntimeError):  # the executor was left
+            gathered = self._gathering.submit(_fetch_result, theirs, call.ticket, channel)
+            gathered.add_done_callback(partial(_set_result, ours, call.label, self._address))
 
     def _forget(self, theirs: Any, ours: Future[Any]) -> None:
         with self._lock:
             self._jobs.discard(ours)
         if ours.cancelled():
-            theirs.cancel()
+            # without waiting for the scheduler: a service that stops cancels all its jobs
+            theirs.client.loop.add_callback(theirs.client._cancel, [theirs])
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Disconnect from the cluster, immediately or (``wait``) when all jobs have finished."""
@@ -110,12 +127,13 @@ class DaskExecutor(Executor):
             # if the scheduler dies now, its workers stop too
             with suppress(OSError, RuntimeError, ValueError):
                 self._client.unregister_worker_plugin(self._plugin)
+        self._listener.close()
         self._client.close()
         self._gathering.shutdown(wait=False)
         self._store_locks.close()
 
-    def _connect(self) -> Any:
-        """Return a client and start a worker pool on each worker.
+    def _connect(self) -> tuple[Any, RequestListener]:
+        """Return a client and a listener; start a worker pool on each worker.
 
         Raises
         ------
@@ -136,7 +154,12 @@ class DaskExecutor(Executor):
         untyped: Any = distributed.Client
         try:
             client = untyped(self._address, timeout=SCHEDULER_TIMEOUT, set_as_default=False)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
+            raise ConfigurationError(
+                f"'{self._address}' is not the address of a Dask scheduler: {error}; it is like "
+                "tcp://HOST:8786"
+            ) from error
+        except OSError as error:
             raise SchedulerUnavailableError(
                 f"no Dask scheduler answers at {self._address}: {error}; start one ('dask "
                 "scheduler'), or name another"
@@ -144,10 +167,10 @@ class DaskExecutor(Executor):
         try:
             _check_releases(client.get_versions(packages=["neuromirror"]))
             client.register_plugin(WorkerPoolPlugin(*self._limits), name=self._plugin)
+            return client, RequestListener(client, self._plugin)
         except BaseException:
             client.close()
             raise
-        return client
 
 
 def _check_releases(versions: dict[str, Any]) -> None:
@@ -163,14 +186,15 @@ def _check_releases(versions: dict[str, Any]) -> None:
             )
 
 
-def _fetch_result(theirs: Any, ticket: str) -> Any:
-    """Return the result of a job and delete its event on the scheduler."""
+def _fetch_result(theirs: Any, ticket: str, channel: JobReplies) -> Any:
+    """Return the result of a job; delete its event and its queue on the scheduler."""
     import distributed
 
     untyped: Any = distributed.Event
     try:
         return theirs.result()
     finally:
+        channel.close()
         if theirs.client.status == "running":
             with suppress(OSError):
                 untyped(ticket, theirs.client).clear()

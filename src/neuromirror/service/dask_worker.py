@@ -8,25 +8,34 @@ from __future__ import annotations
 
 import pickle
 import socket
+import threading
 from collections.abc import Callable
+from concurrent.futures import CancelledError
+from contextlib import closing
 from typing import Any
 
-from distributed import Event, Worker, WorkerPlugin, get_worker
+from distributed import Event, Queue, Worker, WorkerPlugin, get_worker
 
 from neuromirror import __version__
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.service.jobs import JobContext
 from neuromirror.service.worker_pool import WorkerLostError, WorkerPool, job_label
+from neuromirror.service.writer_messages import Channel, WriterLostError
 from neuromirror.store import NotAStoreError, Store, StoreBusyError
 
 CLUSTER_LOCK = "cluster"
 """Name of the store lock that a service with remote workers holds."""
 
 
-class PickledCall:
-    """A pickled call: Dask logs the arguments of failed calls, and one of them is a secret key.
+REPLY_TIMEOUT = 60.0
+"""Seconds without a reply, or a sign that one is being prepared, after which a service is gone."""
 
-    ``ticket`` names the Dask event that is set when a worker starts the call.
+
+class PickledCall:
+    """A pickled call; Dask would log all arguments of a failed one.
+
+    ``ticket`` names the Dask event that is set when a worker starts the call, and the Dask queue
+    for replies of the writer.
     """
 
     def __init__(
@@ -43,13 +52,13 @@ class PickledCall:
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             raise NeuromirrorError(f"{self.label} cannot be given to a worker: {error}") from error
 
-    def run_in(self, pool: WorkerPool) -> Any:
+    def run_in(self, pool: WorkerPool, channel: Channel) -> Any:
         """Run the call in a pool and return its result."""
         function, args, kwargs = pickle.loads(self._pickled)
         for one in args:
             if isinstance(one, JobContext):
                 _check_shared(one)
-        return pool.run(function, *args, **kwargs)
+        return pool.run(channel, function, *args, **kwargs)
 
 
 def _check_shared(context: JobContext) -> None:
@@ -66,6 +75,42 @@ def _check_shared(context: JobContext) -> None:
         f"({why}); share the store's folder with the machines of all Dask workers, see "
         "docs/operate.md"
     )
+
+
+class DaskChannel:
+    """The channel of a job on a Dask worker: a queue for the requests of all jobs, and one for the
+    replies to this job.
+
+    A request is (ticket of the job, number, message). A reply is (number, message), where an empty
+    message means that the service is working on it. Replies to other requests are discarded.
+    """
+
+    def __init__(self, requests: Any, replies: Any, ticket: str) -> None:
+        self._requests = requests
+        self._replies = replies
+        self._ticket = ticket
+        self._number = 0
+        self._lock = threading.Lock()
+
+    def request(self, message: bytes) -> bytes:
+        """See :class:`~neuromirror.service.writer_messages.Channel`."""
+        with self._lock:
+            self._number += 1
+            try:
+                self._requests.put((self._ticket, self._number, message))
+                while True:
+                    number, reply = self._replies.get(timeout=REPLY_TIMEOUT)
+                    if number == self._number and reply:
+                        return bytes(reply)
+            except (TimeoutError, OSError, CancelledError, KeyError) as error:
+                raise WriterLostError(
+                    "the service exited during a visit; the next one repeats it"
+                ) from error
+
+    def close(self) -> None:
+        """Release the queues."""
+        for one in (self._requests, self._replies):
+            one.close()
 
 
 class WorkerPoolPlugin(WorkerPlugin):
@@ -113,4 +158,6 @@ def run_on_worker(version: str, plugin: str, call: PickledCall) -> Any:
     if begun.is_set():
         raise worker_lost_error(call.label, "that had begun it")
     begun.set()
-    return call.run_in(found.pool)
+    untyped = Queue
+    with closing(DaskChannel(untyped(plugin), untyped(call.ticket), call.ticket)) as channel:
+        return call.run_in(found.pool, channel)

@@ -1,29 +1,31 @@
 """Executors for jobs: threads of the service, worker processes, or a Dask cluster.
 
-Each is a context manager that yields an executor for ``submit(run_job, context, job)``. On exit,
-pending jobs are cancelled, and running ones are killed after ``grace`` seconds.
+Each is a context manager that yields an executor for ``submit(run_job, context, job)``, whose jobs
+send their requests to ``writer``. On exit, pending jobs are cancelled, and running ones are killed
+after ``grace`` seconds.
 """
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from neuromirror.model import ConfigurationError
-from neuromirror.service.dask_cluster import (
-    SCHEDULER_TIMEOUT,
-    DaskExecutor,
-    SchedulerUnavailableError,
-)
+from neuromirror.service.dask_cluster import DaskExecutor, SchedulerUnavailableError
 from neuromirror.service.jobs import JobContext
-from neuromirror.service.worker_pool import JobTimeoutError, WorkerLostError, WorkerPool
-from neuromirror.service.write_server import WriteServerAddress
+from neuromirror.service.worker import run_call
+from neuromirror.service.worker_pool import (
+    JobTimeoutError,
+    WorkerLostError,
+    WorkerPool,
+    find_job,
+)
+from neuromirror.service.writer import Writer
+from neuromirror.service.writer_messages import Channel
 from neuromirror.store import Store
 
 __all__ = [
@@ -37,7 +39,6 @@ __all__ = [
     "job_context",
     "process_executor",
     "thread_executor",
-    "write_server_host",
 ]
 
 _T = TypeVar("_T")
@@ -53,9 +54,13 @@ GRACE_SECONDS = 20.0
 
 
 class _ThreadExecutor(Executor):
-    """A thread pool that calls ``run`` for each job; it can be left while jobs are running."""
+    """A thread pool that calls ``run`` for each job; it can be left while jobs are running.
 
-    def __init__(self, workers: int, run: Callable[..., Any]) -> None:
+    ``run`` receives the job's channel to the writer, which is closed before the result is set.
+    """
+
+    def __init__(self, workers: int, writer: Writer, run: Callable[..., Any]) -> None:
+        self._writer = writer
         self._run = run
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="job")
         self._lock = threading.Lock()
@@ -63,11 +68,15 @@ class _ThreadExecutor(Executor):
 
     def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
         """See :meth:`concurrent.futures.Executor.submit`."""
-        job: Future[_T] = self._pool.submit(self._run, fn, *args, **kwargs)
+        job: Future[_T] = self._pool.submit(self._call, fn, *args, **kwargs)
         with self._lock:
             self._jobs.add(job)
         job.add_done_callback(self._forget)
         return job
+
+    def _call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with closing(self._writer.open(find_job(args))) as channel:
+            return self._run(channel, function, *args, **kwargs)
 
     def _forget(self, job: Future[Any]) -> None:
         with self._lock:
@@ -86,25 +95,32 @@ class _ThreadExecutor(Executor):
 
 
 @contextmanager
-def thread_executor(workers: int, grace: float = GRACE_SECONDS) -> Iterator[Executor]:
+def thread_executor(
+    workers: int, writer: Writer, grace: float = GRACE_SECONDS
+) -> Iterator[Executor]:
     """Run jobs in threads; a job that hangs cannot be killed and delays the exit of Python."""
-    pool = _ThreadExecutor(workers, lambda function, *args, **kwargs: function(*args, **kwargs))
+    pool = _ThreadExecutor(workers, writer, _run_in_thread)
     try:
         yield pool
     finally:
         pool.leave(grace)
 
 
+def _run_in_thread(channel: Channel, function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+    result: _T = run_call(channel, (function, args, kwargs))
+    return result
+
+
 @contextmanager
 def process_executor(
-    workers: int, seconds: float, memory: int, grace: float = GRACE_SECONDS
+    workers: int, writer: Writer, seconds: float, memory: int, grace: float = GRACE_SECONDS
 ) -> Iterator[Executor]:
     """Run jobs in worker processes with limits of ``seconds`` and ``memory`` bytes.
 
     See :class:`~neuromirror.service.worker_pool.WorkerPool` for how the limits are enforced.
     """
     worker_pool = WorkerPool(workers, seconds, memory)
-    pool = _ThreadExecutor(workers, worker_pool.run)
+    pool = _ThreadExecutor(workers, writer, worker_pool.run)
     try:
         yield pool
     finally:
@@ -116,6 +132,7 @@ def process_executor(
 @contextmanager
 def dask_executor(
     address: str,
+    writer: Writer,
     seconds: float = JOB_SECONDS,
     memory: int = JOB_MEMORY,
     grace: float = GRACE_SECONDS,
@@ -131,63 +148,24 @@ def dask_executor(
     ConfigurationError
         If Dask is not installed, or the cluster has another release of neuromirror.
     """
-    cluster = DaskExecutor(address, seconds, memory)
+    cluster = DaskExecutor(address, writer, seconds, memory)
     try:
         yield cluster
     finally:
         cluster.leave(grace)
 
 
-def write_server_host(scheduler: str | None, host: str | None = None) -> str | None:
-    """Return the address for the write server to listen at; None for local workers only.
+def job_context(store: Store, index: Path, private: Path | None, *, remote: bool) -> JobContext:
+    """Return the context of jobs for local workers, or for those of other machines.
 
-    By default it is the address from which this machine reaches the Dask scheduler; ``host``
-    overrides it.
-
-    Raises
-    ------
-    SchedulerUnavailableError
-        If the scheduler cannot be reached.
-    ConfigurationError
-        If ``scheduler`` is not a valid address.
+    Remote workers query the index through the writer, since SQLite files must not be read over a
+    network. For the same reason they cannot use a private store: raises ConfigurationError.
     """
-    if scheduler is None or host is not None:
-        return host if scheduler is not None else None
-    given = urlsplit(scheduler if "://" in scheduler else f"tcp://{scheduler}")
-    try:
-        name, port = given.hostname, given.port
-    except ValueError:
-        name = port = None
-    if name is None or port is None:
-        raise ConfigurationError(
-            f"'{scheduler}' is not the address of a Dask scheduler; it is like tcp://HOST:8786"
-        )
-    try:
-        # IPv4, as the write server uses it
-        with socket.create_connection(
-            (socket.gethostbyname(name), port), SCHEDULER_TIMEOUT
-        ) as connection:
-            return str(connection.getsockname()[0])
-    except OSError as error:
-        raise SchedulerUnavailableError(
-            f"the Dask scheduler at {scheduler} cannot be reached: {error}; start it, or name "
-            "another"
-        ) from error
-
-
-def job_context(
-    store: Store, index: Path, private: Path | None, address: WriteServerAddress
-) -> JobContext:
-    """Return the context of jobs for local workers, or remote ones if the address has a host.
-
-    Remote workers query the index through the write server, since SQLite files must not be read
-    over a network. For the same reason they cannot use a private store: raises ConfigurationError.
-    """
-    if not isinstance(address.socket_address, tuple):
-        return JobContext(store.root, index, private, address)
+    if not remote:
+        return JobContext(store.root, index, private)
     if private is not None:
         raise ConfigurationError(
             "workers on other machines cannot use a private store: its index must not be read "
             "over a network. Omit --scheduler or --private-store"
         )
-    return JobContext(store.root, None, None, address)
+    return JobContext(store.root, None, None)

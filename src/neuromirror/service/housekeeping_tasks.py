@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from neuromirror.crawl import FailureLog, Mirror, Recorder
+from neuromirror.crawl import FailureLog, JournalRecorder, Mirror
 from neuromirror.crawl.failure_log import record_housekeeping
 from neuromirror.index import Schedule
 from neuromirror.lab import audit
@@ -77,7 +77,7 @@ class HousekeepingSettings:
 def housekeeping_tasks(
     store: Store,
     index_path: Path,
-    recorder: Recorder,
+    recorder: JournalRecorder,
     schedule: Schedule,
     settings: HousekeepingSettings | None = None,
     is_stopping: Callable[[], bool] = lambda: False,
@@ -178,7 +178,7 @@ def _backup(store: Store, index_path: Path, folder: Path, settings: Housekeeping
 
 
 def _audit(
-    recorder: Recorder,
+    recorder: JournalRecorder,
     settings: HousekeepingSettings,
     audit_settings: AuditSettings,
     is_stopping: Callable[[], bool],

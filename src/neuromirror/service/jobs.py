@@ -14,8 +14,9 @@ from typing import Final
 from neuromirror.crawl import DatasetTask, Mirror, MirrorFile, Result, Sync, SyncRequest
 from neuromirror.crawl.failure_log import TOP_ALIAS
 from neuromirror.model import DatasetHint
+from neuromirror.service.job_recorder import JobRecorder
 from neuromirror.service.leases import Lease
-from neuromirror.service.write_server import RemoteRecorder, WriteServerAddress
+from neuromirror.service.writer_messages import job_channel
 from neuromirror.store import Store
 
 ALL_MIRRORS: Final = Mirror(TOP_ALIAS, Path(), MirrorFile(source=""))
@@ -24,7 +25,7 @@ ALL_MIRRORS: Final = Mirror(TOP_ALIAS, Path(), MirrorFile(source=""))
 
 @dataclass(frozen=True, slots=True)
 class JobContext:
-    """Context of a job: store, index, private store and write server.
+    """Context of a job: store, index and private store.
 
     ``index`` is None for workers that see the store's folder over a network.
     """
@@ -32,7 +33,6 @@ class JobContext:
     store: Path
     index: Path | None
     private: Path | None
-    write_server: WriteServerAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +61,19 @@ class JobReport:
 
 
 def run_job(context: JobContext, job: Job) -> JobReport:
-    """Run a job in this process.
+    """Run a job in this process; its worker has set :data:`job_channel`.
 
     Raises
     ------
-    WriteServerLostError
-        If the write server cannot be reached.
-    LeaseLostError
-        If another worker has taken over the task.
+    WriterLostError
+        If the service is gone.
     NeuromirrorError
         If the visit itself fails.
     """
     began, report = time.monotonic(), JobReport()
-    recorder = RemoteRecorder(context.write_server, job.lease, context.index)
+    store = Store.open(context.store)
+    recorder = JobRecorder(job_channel.get(), store, context.index)
     try:
-        store = Store.open(context.store)
         sync = Sync(
             store,
             context.index or store.index_path,

@@ -1,4 +1,4 @@
-"""Limits on unauthenticated connections: their number, and how long they may take."""
+"""Limits on connections without a request yet: their number, and how long they may take."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-HANDSHAKE_SECONDS: Final = 10.0
-"""Seconds that a peer may take to send its request or to authenticate."""
-
 MAX_PENDING: Final = 64
 """Maximum number of such connections."""
 
 
 class PendingConnections:
-    """Connections that have not sent a request or key yet; thread-safe.
+    """Connections that have not sent a request yet; thread-safe.
 
     A peer that is silent, or sends one byte at a time, is disconnected after ``seconds`` in total.
     Beyond ``limit`` connections the oldest is disconnected, not the new one, so that a prompt
@@ -27,8 +24,8 @@ class PendingConnections:
 
     def __init__(
         self,
+        seconds: float,
         limit: int = MAX_PENDING,
-        seconds: float = HANDSHAKE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limit = limit

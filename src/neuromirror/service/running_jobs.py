@@ -12,7 +12,6 @@ from neuromirror.index import TaskRow
 from neuromirror.model import NeuromirrorError, Traffic
 from neuromirror.net import redact
 from neuromirror.service.jobs import Job, JobReport
-from neuromirror.service.leases import LeaseLostError
 
 
 class ServiceObserver(Protocol):
@@ -84,8 +83,6 @@ def collect_result(running_job: RunningJob) -> JobResult:
     if error is None:
         report = running_job.future.result()
         return JobResult(report.results, report.due)
-    if isinstance(error, LeaseLostError):
-        return JobResult(is_superseded=True)
     if isinstance(error, NeuromirrorError | OSError):
         return JobResult(error=redact(str(error)) or type(error).__name__)
     # the text of an unexpected error may hold secrets, and it goes into the journal

@@ -11,7 +11,7 @@ from typing import TypeVar
 from neuromirror.crawl import DatasetTask, FailureLog, Mirror, Recorder, Result
 from neuromirror.crawl.failure_log import LIST, SUPERDATASETS
 from neuromirror.index import (
-    Index,
+    CrawlIndex,
     LastVisit,
     Schedule,
     TaskRow,
@@ -205,7 +205,7 @@ class ScheduleWriter:
     def visit_id(self, running_job: RunningJob) -> str:
         """Return the journal's id of a finished visit; empty if it was not journaled."""
 
-        def last(index: Index) -> str:
+        def last(index: CrawlIndex) -> str:
             try:
                 row = next(iter(index.visits(running_job.row.name, 1)), None)
             except (UnknownDatasetError, UnknownMirrorError):

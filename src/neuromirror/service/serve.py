@@ -30,7 +30,6 @@ from neuromirror.service.executors import (
     job_context,
     process_executor,
     thread_executor,
-    write_server_host,
 )
 from neuromirror.service.health import HealthServer, Heartbeat, Readiness
 from neuromirror.service.housekeeping_scheduler import HousekeepingScheduler
@@ -41,7 +40,7 @@ from neuromirror.service.logs import Secrets, log_event, logging_to
 from neuromirror.service.mirror_files import MirrorFiles
 from neuromirror.service.stale_leases import StaleLeases
 from neuromirror.service.systemd_notifier import SystemdNotifier
-from neuromirror.service.write_server import WriteServer
+from neuromirror.service.writer import Writer
 from neuromirror.store import Store, StoreBusyError
 
 if TYPE_CHECKING:
@@ -198,14 +197,12 @@ def _open_service(
         recorder = stack.enter_context(open_recorder(store, index_path))
         schedule = stack.enter_context(Schedule.open(store.schedule_path))
         metrics = Metrics(store, index_path, schedule, files.mirrors)
-        write_server = stack.enter_context(
-            WriteServer(recorder, schedule, write_server_host(options.scheduler))
-        )
-        context = job_context(store, index_path, options.private, write_server.address)
+        remote = options.scheduler is not None
+        context = job_context(store, index_path, options.private, remote=remote)
         housekeeping_lock = threading.Lock()
         # a running housekeeping task uses all of the above
         stack.callback(housekeeping_lock.acquire)
-        executor = stack.enter_context(_executor(options))
+        executor = stack.enter_context(_executor(options, Writer(recorder, schedule)))
         name = lease_owner("serve")
         service = Service(
             context,
@@ -234,15 +231,17 @@ def _open_service(
         yield _RunningService(service, metrics, schedule, housekeeping, housekeeping_lock, log)
 
 
-def _executor(options: ServeOptions) -> AbstractContextManager[Executor]:
+def _executor(options: ServeOptions, writer: Writer) -> AbstractContextManager[Executor]:
     """Return the executor; without grace, since running jobs had their time before."""
     if options.scheduler is not None:
         return dask_executor(
-            options.scheduler, options.visit_seconds, options.worker_memory, grace=0
+            options.scheduler, writer, options.visit_seconds, options.worker_memory, grace=0
         )
     if options.executor == "threads":
-        return thread_executor(options.workers, grace=0)
-    return process_executor(options.workers, options.visit_seconds, options.worker_memory, grace=0)
+        return thread_executor(options.workers, writer, grace=0)
+    return process_executor(
+        options.workers, writer, options.visit_seconds, options.worker_memory, grace=0
+    )
 
 
 # --- continuous

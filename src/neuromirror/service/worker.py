@@ -1,4 +1,8 @@
-"""The main program of a worker process: runs the jobs that arrive on a socket, one at a time.
+"""The main program of a worker process: runs the jobs that arrive on a pipe, one at a time.
+
+The pipe is a socket pair that only the process and the pool that started it have. A frame is a byte
+and its content: the pool sends calls (pickled) and replies of the writer, the process sends
+requests to the writer, and the result of each call (pickled) as its last frame.
 
 It is a separate program, because a process with threads must not fork, and the leader of a session,
 so that its jobs' processes can be killed with it. It exits as soon as the service is gone.
@@ -22,9 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from neuromirror.model import NeuromirrorError
+from neuromirror.service.writer_messages import Channel, WriterLostError, job_channel
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 """A function with positional and keyword arguments."""
+
+CALL, REPLY, REQUEST, RESULT = b"c", b"r", b"q", b"="
+"""The first byte of a frame."""
 
 THREAD_STACK_BYTES = 1 << 29
 """Allowance for thread stacks, which the kernel counts although they are mostly unused."""
@@ -34,33 +42,80 @@ _OOM_SCORE = 500
 
 
 def serve(number: int) -> None:
-    """Receive the memory limit in bytes and then jobs from a socket; never returns.
+    """Receive the memory limit in bytes and then jobs from a pipe; never returns.
 
-    The first reply, None, means ready. Each further one is a pickled pair: whether the call
-    succeeded, and its result or exception.
+    The first reply, None, means ready. A result is a pickled pair: whether the call succeeded, and
+    its result or exception.
     """
-    # git processes must not inherit the socket
+    # git processes must not inherit the pipe
     os.set_inheritable(number, False)
     # the stdout of the service is for programs
     os.dup2(2, 1)
     connection = Connection(number)
-    calls: queue.SimpleQueue[Call] = queue.SimpleQueue()
+    calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    replies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     _limit(connection.recv())
     # import what every job needs before the first one arrives
     import neuromirror.service.jobs  # noqa: F401
 
     connection.send(None)
-    threading.Thread(target=_listen, args=(connection, calls), daemon=True).start()
+    frames = {CALL: calls, REPLY: replies}
+    threading.Thread(target=_listen, args=(connection, frames), daemon=True).start()
     with ThreadPoolExecutor(1, thread_name_prefix="job") as pool:
         while True:
-            function, arguments, named = calls.get()
-            connection.send_bytes(_pickled_result(pool.submit(function, *arguments, **named)))
+            call: Call = pickle.loads(calls.get())
+            channel = PipeChannel(connection, replies)
+            result = _pickled_result(pool.submit(run_call, channel, call))
+            channel.close()
+            connection.send_bytes(RESULT + result)
 
 
-def _listen(connection: Connection, calls: queue.SimpleQueue[Call]) -> None:
+def run_call(channel: Channel, call: Call) -> Any:
+    """Call a function in this thread; jobs in it use the channel."""
+    function, arguments, named = call
+    token = job_channel.set(channel)
+    try:
+        return function(*arguments, **named)
+    finally:
+        job_channel.reset(token)
+
+
+class PipeChannel:
+    """The channel of one job, over the pipe; closed before the next job uses the pipe."""
+
+    def __init__(self, connection: Connection, replies: queue.SimpleQueue[bytes]) -> None:
+        self._connection = connection
+        self._replies = replies
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def request(self, message: bytes) -> bytes:
+        """See :class:`~neuromirror.service.writer_messages.Channel`."""
+        with self._lock:
+            if self._closed:
+                raise WriterLostError("the job is over; nothing more of it is written")
+            self.send(message)
+            return self.receive()
+
+    def send(self, message: bytes) -> None:
+        """Send a request; the caller receives its reply before it sends the next."""
+        self._connection.send_bytes(REQUEST + message)
+
+    def receive(self) -> bytes:
+        """Return the next reply."""
+        return self._replies.get()
+
+    def close(self) -> None:
+        """Refuse further requests, after the one in progress."""
+        with self._lock:
+            self._closed = True
+
+
+def _listen(connection: Connection, frames: dict[bytes, queue.SimpleQueue[bytes]]) -> None:
     with suppress(EOFError, OSError):
         while True:
-            calls.put(connection.recv())
+            frame = connection.recv_bytes()
+            frames[frame[:1]].put(frame[1:])
     os.killpg(0, signal.SIGKILL)
 
 

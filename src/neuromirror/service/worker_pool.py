@@ -25,7 +25,8 @@ from typing import Any, TypeVar
 
 from neuromirror.model import NeuromirrorError
 from neuromirror.service.jobs import Job
-from neuromirror.service.worker import Call
+from neuromirror.service.worker import CALL, REPLY, RESULT, Call
+from neuromirror.service.writer_messages import Channel
 
 _T = TypeVar("_T")
 
@@ -55,11 +56,16 @@ class JobTimeoutError(NeuromirrorError):
     """A job exceeded its time limit and was killed with all its processes."""
 
 
+def find_job(arguments: tuple[Any, ...]) -> Job | None:
+    """Return the job among the arguments of a function, or None."""
+    return next((one for one in arguments if isinstance(one, Job)), None)
+
+
 def job_label(function: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
     """Return the name of a job for messages."""
-    for one in arguments:
-        if isinstance(one, Job):
-            return f"{one.lease.name} ({one.kind})"
+    job = find_job(arguments)
+    if job is not None:
+        return f"{job.lease.name} ({job.kind})"
     return getattr(function, "__name__", "a job")
 
 
@@ -77,15 +83,17 @@ class WorkerPool:
         for slot in self._slots:
             self._idle.put(slot)
 
-    def run(self, function: Callable[..., _T], /, *args: Any, **kwargs: Any) -> _T:
+    def run(
+        self, channel: Channel, function: Callable[..., _T], /, *args: Any, **kwargs: Any
+    ) -> _T:
         """Call a function in the next free worker and return its result; thread-safe.
 
-        Function, arguments and result must be picklable. Raises the function's exception,
-        WorkerLostError or JobTimeoutError.
+        Requests to the writer go to ``channel``. Function, arguments and result must be picklable.
+        Raises the function's exception, WorkerLostError, JobTimeoutError or WriterLostError.
         """
         slot = self._idle.get()
         try:
-            done: _T = slot.run((function, args, kwargs), job_label(function, args))
+            done: _T = slot.run((function, args, kwargs), job_label(function, args), channel)
         finally:
             self._idle.put(slot)
         return done
@@ -106,19 +114,19 @@ class _Slot:
         self._closed = False
         self._process: _Process | None = _Process(memory)
 
-    def run(self, call: Call, what: str) -> Any:
+    def run(self, call: Call, what: str, channel: Channel) -> Any:
         try:
             request = pickle.dumps(call)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             raise NeuromirrorError(f"{what} cannot be given to a worker: {error}") from error
         process = self._submit(request, what)
         try:
-            succeeded, result = self._wait(process, what)
+            succeeded, result = self._wait(process, what, channel)
         except (EOFError, OSError) as error:
             exit_status = process.kill()
             self._replace_process()
             raise WorkerLostError(self._lost_message(what, exit_status)) from error
-        except NeuromirrorError:
+        except BaseException:
             process.kill()
             self._replace_process()
             raise
@@ -136,7 +144,7 @@ class _Slot:
             if process is not None:
                 with suppress(EOFError, OSError):
                     if process.is_ready():
-                        process.connection.send_bytes(request)
+                        process.connection.send_bytes(CALL + request)
                         return process
                 process.kill()
             self._replace_process()
@@ -146,9 +154,16 @@ class _Slot:
             f"{what}: worker processes exit at once; see their output for the reason"
         )
 
-    def _wait(self, process: _Process, what: str) -> tuple[bool, Any]:
+    def _wait(self, process: _Process, what: str, channel: Channel) -> tuple[bool, Any]:
+        """Pass requests to the channel until the process sends its result."""
         until = time.monotonic() + self._seconds
-        while not process.connection.poll(_MEMORY_INTERVAL):
+        while True:
+            if process.connection.poll(_MEMORY_INTERVAL):
+                frame = process.connection.recv_bytes()
+                if frame[:1] == RESULT:
+                    answer: tuple[bool, Any] = pickle.loads(frame[1:])
+                    return answer
+                process.connection.send_bytes(REPLY + channel.request(frame[1:]))
             if time.monotonic() > until:
                 raise JobTimeoutError(
                     f"{what}: not finished after {self._seconds:g} s, and was killed; it is "
@@ -156,8 +171,6 @@ class _Slot:
                 )
             if process.memory() > self._memory:
                 raise self._memory_error(what)
-        answer: tuple[bool, Any] = process.connection.recv()
-        return answer
 
     def _memory_error(self, what: str) -> WorkerLostError:
         return WorkerLostError(

@@ -26,7 +26,7 @@ from neuromirror.store.store import Store
 from neuromirror.store.superdatasets import (
     SuperdatasetMember,
     has_complete_commit,
-    update_superdataset,
+    superdataset_commit,
 )
 from neuromirror.store.versions_from_git import dataset_ref_of, read_versions_from_git
 
@@ -56,7 +56,7 @@ __all__ = [
     "refuse_symlinks",
     "run_git",
     "run_housekeeping",
+    "superdataset_commit",
     "update_refs",
-    "update_superdataset",
     "write_atomically",
 ]

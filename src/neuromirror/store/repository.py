@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -107,6 +108,14 @@ class Repository:
         """Move refs in one transaction, then update the files for clients of plain HTTP."""
         update_refs(self.path, expected, new)
         self.update_server_info()
+
+    def refresh(self) -> None:
+        """Make refs visible that another machine has moved.
+
+        A client of NFS may remember that a file is missing until the folder changes.
+        """
+        with tempfile.NamedTemporaryFile(prefix=DRAFT_PREFIX, dir=self.path):
+            pass
 
     def update_server_info(self) -> None:
         """Update HEAD and the files for clients of plain HTTP to match the refs.

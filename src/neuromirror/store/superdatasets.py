@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from neuromirror.git import (
@@ -55,15 +55,18 @@ _INCOMPLETE_TRAILER = "Incomplete: visits of some datasets failed\n"
 """The trailer of an incomplete first commit, which the next one replaces."""
 
 
-def update_superdataset(
+@contextmanager
+def superdataset_commit(
     store: Store,
     top: DatasetRef,
     alias: str,
     members: Sequence[SuperdatasetMember],
     *,
     complete: bool = True,
-) -> str | None:
-    """Commit the current state of a superdataset's members to its ``main`` branch.
+) -> Iterator[tuple[str | None, str | None]]:
+    """Commit the current state of a superdataset's members; the block moves ``main`` to it.
+
+    The superdataset is locked during the block.
 
     The commit has the date of the newest member, so that equal members give equal trees and dates.
     Where upstream has no time of any member, the Nth commit is dated N seconds after the epoch.
@@ -82,19 +85,20 @@ def update_superdataset(
         Whether all members were visited without a failure. If not, a first commit is marked as
         incomplete, and the next commit replaces it.
 
-    Returns
-    -------
+    Yields
+    ------
     str | None
-        The new commit id, or None when nothing changed.
+        The commit at ``main``.
+    str | None
+        The new commit, or None when nothing changed.
     """
     with store.lock(top.dataset_id, f"the superdataset {alias}", wait=60):
         repository = store.repository(top)
         repository.create()
         repository.remove_stale_files()
-        made = _write_commit(store, top, alias, members, complete=complete)
+        yield _write_commit(store, top, alias, members, complete=complete)
         repository.update_server_info()
         store.alias(top, alias)
-        return made
 
 
 def has_complete_commit(store: Store, top: DatasetRef) -> bool:
@@ -118,7 +122,7 @@ def _write_commit(
     members: Sequence[SuperdatasetMember],
     *,
     complete: bool,
-) -> str | None:
+) -> tuple[str | None, str | None]:
     repository = store.repository(top)
     tip = repository.refs().get(MAIN_BRANCH)
     known = KnownObjects(repository.path / "objects")
@@ -132,7 +136,7 @@ def _write_commit(
         parent = None if tip is None or _is_incomplete(reader, tip) else tip
         tree = _write_tree(pack, top, members)
         if parent is not None and reader.read_commit_tree(parent) == tree:
-            return None
+            return tip, None
         message = f"{alias}: {len(members)} datasets\n\nMirror-Spec: {MINT_SPEC}\n"
         if not complete and parent is None:
             message += _INCOMPLETE_TRAILER
@@ -140,12 +144,11 @@ def _write_commit(
         date = max(dates) if dates else next_commit_second(repository.path, parent)
         commit = pack.add(COMMIT, commit_bytes(alias, tree, parent, date, message)).hex()
         if commit == tip:
-            return None
+            return tip, None
         finished = pack.finish()
         if finished is not None:
             repository.add_pack(finished)
-    repository.publish({MAIN_BRANCH: tip}, {MAIN_BRANCH: commit})
-    return commit
+    return tip, commit
 
 
 def _write_tree(pack: PackWriter, top: DatasetRef, members: Sequence[SuperdatasetMember]) -> bytes:

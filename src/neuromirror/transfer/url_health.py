@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 
-from neuromirror.crawl import Recorder
+from neuromirror.crawl import JournalRecorder
 from neuromirror.index import Index
 from neuromirror.model import LocationsChecked
 from neuromirror.transfer.findings import Finding
@@ -18,7 +18,7 @@ _BATCH = 1000
 
 def record_health(
     findings: Iterable[Finding],
-    recorder: Recorder,
+    recorder: JournalRecorder,
     now: datetime,
     interval: timedelta = RECORD_INTERVAL,
 ) -> Iterator[Finding]:
@@ -57,7 +57,7 @@ def record_health(
 def _record(
     dataset: str | None,
     found: dict[str, str],
-    recorder: Recorder,
+    recorder: JournalRecorder,
     now: datetime,
     interval: timedelta,
 ) -> None:

@@ -48,7 +48,7 @@ from neuromirror.crawl.visit.snapshot import (
     SpooledSnapshot,
 )
 from neuromirror.crawl.visit.visit_context import StoreVisitContext
-from neuromirror.index import Index
+from neuromirror.index import CrawlIndex
 from neuromirror.model import (
     ExcludedEntry,
     NeuromirrorError,
@@ -337,7 +337,9 @@ class StoreComponentResolver:
                 yield entry
 
 
-def _find_links(index: Index, components: Iterable[ComponentEntry]) -> list[SubdatasetLink | None]:
+def _find_links(
+    index: CrawlIndex, components: Iterable[ComponentEntry]
+) -> list[SubdatasetLink | None]:
     rows = [find_minted_version(index, component.version) for component in components]
     return [None if row is None else link_to_version(index, row) for row in rows]
 

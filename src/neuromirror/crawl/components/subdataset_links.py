@@ -12,7 +12,7 @@ from neuromirror.annex import git_path, mark_clash
 from neuromirror.crawl.index_rebuild import restore_records
 from neuromirror.crawl.visit.publisher import dataset_versions
 from neuromirror.crawl.visit.snapshot import InlineComponentState
-from neuromirror.index import Index, VersionRow
+from neuromirror.index import CrawlIndex, VersionRow
 from neuromirror.model import (
     DatasetRef,
     FileRecord,
@@ -67,7 +67,7 @@ def names_exact_state(version: VersionRef) -> bool:
     return version.claimed_totals is not None
 
 
-def find_minted_version(index: Index, version: VersionRef) -> VersionRow | None:
+def find_minted_version(index: CrawlIndex, version: VersionRef) -> VersionRow | None:
     """Return the version of a component's dataset that was minted from this exact state."""
     if not names_exact_state(version):
         return None
@@ -75,7 +75,7 @@ def find_minted_version(index: Index, version: VersionRef) -> VersionRow | None:
     return next((one for one in rows if one.upstream == version.upstream), None)
 
 
-def link_to_version(index: Index, row: VersionRow) -> SubdatasetLink:
+def link_to_version(index: CrawlIndex, row: VersionRow) -> SubdatasetLink:
     """Return the link to a version of a component's dataset."""
     inner = list(index.subdatasets(row))
     state = Subdataset(

@@ -10,12 +10,18 @@ from typing import TypeVar
 
 from neuromirror.crawl.guards.difference import StateDifference
 from neuromirror.crawl.index_rebuild import restore_records
-from neuromirror.crawl.recorder import Recorder
+from neuromirror.crawl.recorder import Recorder, RefMove
 from neuromirror.crawl.visit.labels import component_label, free_label
 from neuromirror.crawl.visit.snapshot import SpooledSnapshot
 from neuromirror.crawl.visit.version_entry import version_entry
 from neuromirror.git import ObjectReader
-from neuromirror.index import Index, UnknownDatasetError, UnknownMirrorError, VersionRow, is_indexed
+from neuromirror.index import (
+    CrawlIndex,
+    UnknownDatasetError,
+    UnknownMirrorError,
+    VersionRow,
+    is_indexed,
+)
 from neuromirror.mint import (
     DeltaBase,
     MintResult,
@@ -30,6 +36,7 @@ from neuromirror.model import (
     AnnexBranchMoved,
     DatasetRef,
     InlineComponent,
+    JournalEntry,
     SnapshotHeader,
     VersionKind,
     VersionMinted,
@@ -82,7 +89,7 @@ class PublishedState:
     is_new: bool
 
 
-def dataset_versions(index: Index, name: str) -> list[VersionRow]:
+def dataset_versions(index: CrawlIndex, name: str) -> list[VersionRow]:
     """Return the versions of a dataset in the order of minting; empty for an unknown dataset.
 
     With an unknown name the index would search for similar names.
@@ -125,7 +132,7 @@ class Publisher:
 
     # --- the published versions
 
-    def ask(self, question: Callable[[Index], Iterable[_T]]) -> list[_T]:
+    def ask(self, question: Callable[[CrawlIndex], Iterable[_T]]) -> list[_T]:
         """Return the result of an index query about this dataset; empty if it is unknown."""
         try:
             return self._recorder.ask(lambda index: list(question(index)))
@@ -256,20 +263,23 @@ class Publisher:
         if is_new:
             self._store.add_manifest(minted.state, minted.manifest)
             self._store_records(minted, snapshot, base, difference)
+        entry: JournalEntry
         if is_new or minted.annex_commit != parents.annex:
             new_refs = {ANNEX_BRANCH: minted.annex_commit}
             if is_new:
                 new_refs |= {branch: minted.commit, TAG_PREFIX + labels[-1]: minted.commit}
                 if branch == MAIN_BRANCH and snapshot.header.version.upstream == _UPSTREAM_DRAFT:
                     new_refs[DRAFT_BRANCH] = minted.commit
-            self._move_refs(minted, refs, new_refs)
-        if is_new:
-            previous = None if last is None else states.get(last)
-            self._record_version(snapshot, minted, labels[-1], previous)
-        elif minted.annex_commit != parents.annex:
-            dataset = self.dataset
-            moved = (dataset.mirror, dataset.local_id, dataset.source_uri, minted.annex_commit)
-            self._recorder.record(AnnexBranchMoved(*moved, current_timestamp()))
+                previous = None if last is None else states.get(last)
+                entry = self._version_entry(snapshot, minted, labels[-1], previous)
+            else:
+                dataset = self.dataset
+                moved = (dataset.mirror, dataset.local_id, dataset.source_uri, minted.annex_commit)
+                entry = AnnexBranchMoved(*moved, current_timestamp())
+            for pack in minted.packs:
+                self.repository.add_pack(pack)
+            move = RefMove({one: refs.get(one) for one in new_refs}, new_refs)
+            self._recorder.publish(self.dataset, move, entry)
         known = states.get(minted.commit)
         return PublishedState(
             label=labels[-1] if known is None else known.label,
@@ -281,23 +291,13 @@ class Publisher:
             is_new=is_new,
         )
 
-    def _move_refs(
-        self, minted: MintResult, refs: dict[str, str], new_refs: dict[str, str]
-    ) -> None:
-        """Store the packs, then move all refs in one transaction."""
-        for pack in minted.packs:
-            self.repository.add_pack(pack)
-        self._recorder.confirm()
-        self.repository.publish({one: refs.get(one) for one in new_refs}, new_refs)
-        self._store.alias(self.dataset)
-
-    def _record_version(
+    def _version_entry(
         self,
         snapshot: SpooledSnapshot,
         minted: MintResult,
         label: str,
         previous: VersionRow | None,
-    ) -> None:
+    ) -> VersionMinted:
         # an overwritten object without a digest changes its key, but not the state digest
         metadata_only = previous is not None and (
             previous.state == minted.state and previous.metadata != minted.metadata
@@ -310,7 +310,7 @@ class Publisher:
             within=self._within,
             metadata_only=metadata_only,
         )
-        self._recorder.record(self._apply_index_limit(entry))
+        return self._apply_index_limit(entry)
 
     def _mint(
         self,

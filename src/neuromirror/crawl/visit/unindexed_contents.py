@@ -11,7 +11,7 @@ from typing import Self
 
 from neuromirror.crawl.components.subdataset_links import is_split_component
 from neuromirror.crawl.index_rebuild import restore_records
-from neuromirror.index import EtagRow, Index, VersionRow
+from neuromirror.index import CrawlIndex, EtagRow, Index, VersionRow
 from neuromirror.model import DatasetRef, SnapshotEntry
 from neuromirror.store import Store
 
@@ -23,7 +23,7 @@ class UnindexedContents:
     the first lookup, into a temporary index.
     """
 
-    def __init__(self, store: Store, index: Index, dataset: DatasetRef) -> None:
+    def __init__(self, store: Store, index: CrawlIndex, dataset: DatasetRef) -> None:
         self._store = store
         self._index = index
         self._dataset = dataset

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from neuromirror.index import EtagRow, Index
+from neuromirror.index import CrawlIndex, EtagRow
 from neuromirror.model import Location
 from neuromirror.sources import KnownContent
 
@@ -40,7 +40,7 @@ class StoreVisitContext:
 
     def __init__(
         self,
-        index: Index,
+        index: CrawlIndex,
         workspace: WorkspaceProvider,
         memo: bytes | None = None,
         *,

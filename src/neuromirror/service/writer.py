@@ -1,0 +1,95 @@
+"""The writer: it alone moves refs and writes journal and index, for jobs whose lease is valid.
+
+Jobs propose refs and journal entries and query the index; see ADR 26.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import msgspec
+
+from neuromirror.crawl import JournalRecorder
+from neuromirror.index import Schedule, answer_query
+from neuromirror.model import NeuromirrorError
+from neuromirror.service.jobs import Job
+from neuromirror.service.leases import Lease, LeaseLostError
+from neuromirror.service.writer_messages import (
+    Done,
+    Publish,
+    Query,
+    Record,
+    Request,
+    decode_entries,
+    decode_request,
+    failed_reply,
+)
+
+_NO_LEASE = Lease("", 0)
+
+
+class Writer:
+    """Applies the requests of jobs; one per service."""
+
+    def __init__(self, recorder: JournalRecorder, schedule: Schedule) -> None:
+        self._recorder = recorder
+        self._schedule = schedule
+
+    def open(self, job: Job | None) -> JobWriter:
+        """Return the channel of a job; the caller closes it.
+
+        Without a job, the channel is of a function that sends no requests.
+        """
+        return JobWriter(self, _NO_LEASE if job is None else job.lease)
+
+    def apply(self, request: Request, lease: Lease) -> msgspec.Raw | None:
+        """Check the lease and apply a request; return the result of a query."""
+        if isinstance(request, Query):
+            name, arguments = request.name, request.arguments
+            return msgspec.Raw(
+                self._recorder.ask(lambda index: answer_query(index, name, arguments))
+            )
+        if not self._schedule.holds(lease.name, lease.token):
+            raise LeaseLostError(
+                f"{lease.name}: the lease of this visit has expired and another worker has taken "
+                "over the task; nothing more of this visit is written"
+            )
+        entries = decode_entries(request.entries)
+        if isinstance(request, Publish):
+            self._recorder.publish(request.dataset, request.move, *entries)
+        else:
+            assert isinstance(request, Record)
+            self._recorder.record(*entries)
+        return None
+
+
+class JobWriter:
+    """The channel of one job in the service's process.
+
+    Requests of one job are applied one at a time, those of several jobs at once.
+    """
+
+    def __init__(self, writer: Writer, lease: Lease) -> None:
+        self._writer = writer
+        self._lease = lease
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def request(self, message: bytes) -> bytes:
+        """Return the encoded reply to an encoded request; errors are replies too."""
+        with self._lock:
+            try:
+                if self._closed:
+                    raise LeaseLostError(f"{self._lease.name}: the job is over; nothing is written")
+                result = self._writer.apply(decode_request(message), self._lease)
+                return msgspec.msgpack.encode(Done() if result is None else Done(result))
+            except (NeuromirrorError, OSError) as error:
+                return failed_reply(error)
+            except ValueError as error:  # a malformed message, or text that cannot be encoded
+                return failed_reply(NeuromirrorError(f"{self._lease.name}: {error}"))
+
+    def close(self) -> None:
+        """Refuse all further requests, and wait for the one that is being applied."""
+        self._closed = True
+        with self._lock:
+            pass

@@ -1,0 +1,162 @@
+"""The messages between a job and the writer, encoded as MessagePack.
+
+A job sends one request at a time and waits for its reply. It cannot name a lease: the writer knows
+which job a request comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextvars import ContextVar
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from neuromirror.crawl import RefMove
+from neuromirror.index import (
+    DatasetWithdrawnError,
+    IndexBusyError,
+    IndexDamagedError,
+    IndexMissingError,
+    IndexUnusableError,
+    MalformedQueryError,
+    UnknownDatasetError,
+    UnknownMirrorError,
+    UnknownVersionError,
+)
+from neuromirror.model import (
+    ConfigurationError,
+    DatasetRef,
+    JournalEntry,
+    NeuromirrorError,
+    dump_entry,
+    load_entry,
+)
+from neuromirror.service.leases import LeaseLostError
+from neuromirror.store import RefsMovedError, StoreBusyError, StoreDamagedError
+
+
+class Channel(Protocol):
+    """Carries the requests of one job to the writer."""
+
+    def request(self, message: bytes) -> bytes:
+        """Return the encoded reply to an encoded request; thread-safe.
+
+        Raises WriterLostError if the service is gone.
+        """
+        ...
+
+
+job_channel: Final[ContextVar[Channel]] = ContextVar("job_channel")
+"""The channel of the job that runs in this context; set by its worker."""
+
+
+class WriterLostError(NeuromirrorError):
+    """The service of a job is gone; nothing more is written."""
+
+
+class Record(msgspec.Struct, frozen=True, tag=True):
+    """Append journal entries (lines of the journal)."""
+
+    entries: list[bytes]
+
+
+class Publish(msgspec.Struct, frozen=True, tag=True):
+    """Move refs of a dataset's repository, then append journal entries."""
+
+    dataset: DatasetRef
+    move: RefMove
+    entries: list[bytes]
+
+
+class Query(msgspec.Struct, frozen=True, tag=True):
+    """Run a query of :class:`~neuromirror.index.RemoteIndex`."""
+
+    name: str
+    arguments: dict[str, msgspec.Raw]
+
+
+Request = Record | Publish | Query
+
+
+class Done(msgspec.Struct, frozen=True, tag=True):
+    """The reply to a request that succeeded, with the result of a query."""
+
+    result: msgspec.Raw = msgspec.Raw(b"\xc0")
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The reply to a request that failed: the class of the error and its message.
+
+    ``number`` is that of an error of the system, such as a full disk.
+    """
+
+    kind: str
+    message: str
+    number: int | None = None
+    path: str | None = None
+
+
+_ERRORS: Final = {
+    one.__name__: one
+    for one in (
+        ConfigurationError,
+        DatasetWithdrawnError,
+        IndexBusyError,
+        IndexDamagedError,
+        IndexMissingError,
+        IndexUnusableError,
+        LeaseLostError,
+        MalformedQueryError,
+        RefsMovedError,
+        StoreBusyError,
+        StoreDamagedError,
+        UnknownDatasetError,
+        UnknownMirrorError,
+        UnknownVersionError,
+        WriterLostError,
+    )
+}
+_requests: Final = msgspec.msgpack.Decoder(Request)
+_replies: Final = msgspec.msgpack.Decoder(Done | Failed)
+
+
+def encode_entries(entries: Iterable[JournalEntry]) -> list[bytes]:
+    """Return journal entries as lines of the journal."""
+    return list(map(dump_entry, entries))
+
+
+def decode_entries(lines: Iterable[bytes]) -> list[JournalEntry]:
+    """Return the journal entries of lines; raises ValueError."""
+    return list(map(load_entry, lines))
+
+
+def decode_request(message: bytes) -> Request:
+    """Return a request; raises msgspec.DecodeError."""
+    request: Request = _requests.decode(message)
+    return request
+
+
+def failed_reply(error: NeuromirrorError | OSError) -> bytes:
+    """Return the encoded reply to a request that raised an error."""
+    if isinstance(error, OSError):
+        path = None if error.filename is None else str(error.filename)
+        return msgspec.msgpack.encode(Failed("OSError", str(error.strerror), error.errno, path))
+    # of an error that jobs do not distinguish, the nearest class that they know
+    kind = next((one.__name__ for one in type(error).mro() if one.__name__ in _ERRORS), "")
+    return msgspec.msgpack.encode(Failed(kind, str(error)))
+
+
+def send_request(channel: Channel, request: Request) -> msgspec.Raw:
+    """Send a request and return the result in the reply; raise the error in the reply."""
+    reply = _replies.decode(channel.request(msgspec.msgpack.encode(request)))
+    if isinstance(reply, Done):
+        return reply.result
+    if reply.number is not None:
+        raise OSError(reply.number, reply.message, reply.path)
+    raise _ERRORS.get(reply.kind, NeuromirrorError)(reply.message)
+
+
+def encode_arguments(arguments: dict[str, Any]) -> dict[str, msgspec.Raw]:
+    """Return the arguments of a query as they are sent."""
+    return {name: msgspec.Raw(msgspec.msgpack.encode(one)) for name, one in arguments.items()}

@@ -1,0 +1,252 @@
+"""Jobs that use the writer produce the same store as a sync; a lost lease writes nothing."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import msgspec
+import pytest
+
+from neuromirror.crawl import RefMove, open_recorder, rebuild_index
+from neuromirror.index import (
+    Index,
+    IndexMissingError,
+    MalformedQueryError,
+    RemoteIndex,
+    UnknownMirrorError,
+)
+from neuromirror.model import DatasetRef, EventRaised
+from neuromirror.service.job_recorder import JobRecorder
+from neuromirror.service.leases import LeaseLostError
+from neuromirror.service.writer import JobWriter
+from neuromirror.store import MAIN_BRANCH, RefsMovedError
+from support.job_harness import JobHarness
+from support.mirror_harness import MirrorHarness
+
+
+def _all_visited(job_harness: JobHarness, *, far: bool) -> list[str]:
+    """Read the list, visit due datasets, update the superdatasets; return the visited names."""
+    listed = job_harness.run_job("listing", "demo", far=far)
+    names = [task.hint.dataset.local_id for task in listed.due]
+    for task in listed.due:
+        local_id = task.hint.dataset.local_id
+        done = job_harness.run_job("visit", f"demo:{local_id}", hint=task.hint, far=far)
+        assert [one.exit_code for one in done.results] == [0], done.results
+    report = job_harness.run_job("superdatasets", "demo", far=far)
+    assert [one for one in report.results if one.exit_code] == []
+    return names
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_jobs_of_workers_make_what_a_sync_makes(
+    job_harness: JobHarness, mirror_harness: MirrorHarness, tmp_path: object, far: bool
+) -> None:
+    names = _all_visited(job_harness, far=far)
+    assert len(names) > 3
+
+    other = MirrorHarness(mirror_harness.mirrors, mirror_harness.folder.with_name("by-sync"))
+    other.sync()
+    assert _states(mirror_harness) == _states(other)
+    # one file has no sha256 yet, which needs another visit
+    assert _all_visited(job_harness, far=far) == ["000004"]
+    mirror_harness.fsck()
+
+
+def _states(mirror_harness: MirrorHarness) -> dict[str, str]:
+    """Return refs of published versions, and trees of others: their commits have times."""
+    return {name: sha for name, sha in mirror_harness.refs().items() if "/published" in name}
+
+
+def test_a_job_can_be_pickled(job_harness: JobHarness) -> None:
+    job = job_harness.job("visit", "demo:000001")
+    assert pickle.loads(pickle.dumps(job)) == job
+
+
+def test_a_worker_whose_lease_was_taken_over_writes_nothing(job_harness: JobHarness) -> None:
+    job = job_harness.job(
+        "visit", "demo:000001", lease=job_harness.lease("demo:000001", seconds=-1)
+    )
+    taken = job_harness.lease("demo:000001")
+    before = job_harness.mirror_harness.file_digests()
+    (result,) = job_harness.run(job).results
+    assert (result.status, result.visit) == ("error", "failed")
+    assert "lease" in result.message
+    refs = job_harness.mirror_harness.refs()
+    assert refs == {}
+    assert set(job_harness.mirror_harness.file_digests()) >= set(before)
+    job_harness.schedule.release(taken.name, taken.token)
+    # and the next one finds nothing in its way
+    assert job_harness.run_job("visit", "demo:000001").results[0].status == "ok"
+    job_harness.mirror_harness.fsck(killed=True)
+
+
+def test_an_expired_lease_holds_until_another_owner_takes_it(job_harness: JobHarness) -> None:
+    lease = job_harness.lease("demo:000001", seconds=-1)
+    assert job_harness.run_job("visit", "demo:000001", lease=lease).results[0].status == "ok"
+
+
+def test_queries_go_to_a_rebuilt_index(job_harness: JobHarness) -> None:
+    job_harness.run_job("visit", "demo:000001")
+    rebuild_index(job_harness.mirror_harness.store, job_harness.mirror_harness.store.index_path)
+    with open_recorder(
+        job_harness.mirror_harness.store, job_harness.mirror_harness.store.index_path
+    ) as another:
+        moment = "2024-03-01T00:00:00+00:00"
+        another.record(EventRaised("demo", "000001", "incident", "recorded elsewhere", moment))
+    with far_recorder(job_harness) as far:
+        messages = far.ask(lambda index: [one.message for one in index.events("demo:000001")])
+    assert "recorded elsewhere" in messages
+
+
+@contextmanager
+def far_recorder(job_harness: JobHarness, name: str = "demo") -> Iterator[JobRecorder]:
+    """The recorder of a job on another machine."""
+    with (
+        closing(job_harness.writer.open(job_harness.job("listing", name))) as channel,
+        closing(JobRecorder(channel, job_harness.mirror_harness.store, None)) as recorder,
+    ):
+        yield recorder
+
+
+QUERIES: dict[str, Callable[[Index | RemoteIndex], Any]] = {
+    "capabilities": lambda index: index.capabilities("demo"),
+    "dataset": lambda index: index.dataset("demo:000001"),
+    "datasets": lambda index: list(index.datasets("demo")),
+    "events": lambda index: list(index.events("demo:000001", limit=3)),
+    "exceptions": lambda index: index.exceptions(index.resolve("demo:000004")),
+    "exclusive_subdatasets": lambda index: index.exclusive_subdatasets("demo:000005"),
+    "failed_tasks": lambda index: index.failed_tasks(),
+    "has_failures": lambda index: index.has_failures("demo"),
+    "known_contents": lambda index: index.known_contents(["0" * 32, f"{'0' * 32}-2"]),
+    "known_locations": lambda index: index.known_locations(["https://example.org/a"]),
+    "last_version": lambda index: index.last_version("demo:000001", kind="published"),
+    "last_visits": lambda index: index.last_visits("demo"),
+    "links": lambda index: index.links("demo:000001"),
+    "mirror_status": lambda index: list(index.mirror_status()),
+    "names_in_other_mirrors": lambda index: index.names_in_other_mirrors("other"),
+    "open_holds": lambda index: list(index.open_holds()),
+    "published_version": lambda index: index.published_version("demo:000001", "draft"),
+    "released_datasets": lambda index: index.released_datasets(),
+    "released_states": lambda index: index.released_states("demo:000001"),
+    "resolve": lambda index: index.resolve("demo:000001"),
+    "subdatasets": lambda index: [
+        one
+        for row in index.datasets("demo")
+        if row.versions
+        for one in index.subdatasets(index.resolve(row.name))
+    ],
+    "superdatasets": lambda index: index.superdatasets("demo:000001"),
+    "tombstone": lambda index: index.tombstone("demo:000001"),
+    "tombstones": lambda index: index.tombstones(),
+    "versions": lambda index: list(index.versions("demo:000001")),
+    "visits": lambda index: list(index.visits("demo:000001")),
+}
+
+
+def test_every_query_of_a_remote_job_has_the_answer_of_the_index(
+    job_harness: JobHarness, mirror_harness: MirrorHarness
+) -> None:
+    assert QUERIES.keys() == {one for one in vars(RemoteIndex) if not one.startswith("_")}
+    mirror_harness.sync()
+    with far_recorder(job_harness) as far:
+        for name, query in QUERIES.items():
+            assert far.ask(query) == job_harness.recorder.ask(query), name
+        assert far.ask(QUERIES["versions"])
+
+
+def test_errors_of_the_writer_keep_their_type(job_harness: JobHarness) -> None:
+    with far_recorder(job_harness) as far:
+        with pytest.raises(UnknownMirrorError):
+            far.ask(lambda index: index.dataset("demo:000001"))
+        for name in ("_db", "dump", "sender"):
+            with pytest.raises(MalformedQueryError):
+                far.query(name, {})
+        with pytest.raises(MalformedQueryError):
+            far.query("tombstone", {"name": 7})
+        dataset = DatasetRef("demo", "000001", "https://example.org/")
+        store = job_harness.mirror_harness.store
+        store.repository(dataset).create()
+        with pytest.raises(RefsMovedError):
+            far.publish(dataset, RefMove({MAIN_BRANCH: "0" * 40}, {MAIN_BRANCH: "1" * 40}))
+        store.journal_path.unlink(missing_ok=True)
+        store.journal_path.mkdir()
+        with pytest.raises(IsADirectoryError):
+            far.record(EventRaised("demo", "000001", "incident", "none", "2024-03-01T00:00:00Z"))
+
+
+def test_a_request_that_is_no_message_is_refused(job_harness: JobHarness) -> None:
+    with closing(job_harness.writer.open(job_harness.job("listing", "demo"))) as channel:
+        for message in (b"", b"\xc0", msgspec.msgpack.encode({"type": "Record", "entries": 7})):
+            assert b"Failed" in channel.request(message)
+
+
+def test_neither_refs_nor_entries_are_written_for_a_lost_lease(job_harness: JobHarness) -> None:
+    store = job_harness.mirror_harness.store
+    dataset = DatasetRef("demo", "000001", "https://example.org/")
+    store.repository(dataset).create()
+    entry = EventRaised("demo", "000001", "incident", "none", "2024-03-01T00:00:00+00:00")
+    with far_recorder(job_harness) as far:
+        far.record(entry)
+        before = store.journal_size()
+        (lease,) = job_harness.schedule.leases(0)
+        job_harness.schedule.release(lease.name, lease.token)
+        with pytest.raises(LeaseLostError):
+            far.record(entry)
+        with pytest.raises(LeaseLostError):
+            far.publish(dataset, RefMove({MAIN_BRANCH: None}, {MAIN_BRANCH: "1" * 40}), entry)
+        # it may still read
+        assert far.ask(lambda index: index.tombstones()) == []
+    assert store.repository(dataset).refs() == {}
+    assert store.journal_size() == before
+
+
+def test_closing_waits_for_the_request_in_progress_and_refuses_the_next(
+    job_harness: JobHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, go = threading.Event(), threading.Event()
+    record = job_harness.recorder.record
+
+    def slow(*entries: Any) -> None:
+        entered.set()
+        assert go.wait(600)
+        record(*entries)
+
+    monkeypatch.setattr(job_harness.recorder, "record", slow)
+    other = job_harness.writer.open(job_harness.job("listing", "demo"))
+    with far_recorder(job_harness, "demo:000001") as far:
+        channel = far._channel
+        assert isinstance(channel, JobWriter)
+        entry = EventRaised("demo", "000001", "incident", "none", "2024-03-01T00:00:00+00:00")
+        recording = threading.Thread(target=far.record, args=(entry,))
+        recording.start()
+        assert entered.wait(600)
+        closing_it = threading.Thread(target=channel.close)
+        closing_it.start()
+        # another job is closed, and reads, while this one is closing
+        assert b"Done" in other.request(
+            msgspec.msgpack.encode({"type": "Query", "name": "tombstones", "arguments": {}})
+        )
+        other.close()
+        assert closing_it.is_alive()
+        go.set()
+        closing_it.join(600)
+        recording.join(600)
+        with pytest.raises(LeaseLostError):
+            far.record(entry)
+    assert job_harness.recorder.ask(lambda index: len(list(index.events("demo:000001")))) == 1
+
+
+def test_a_local_job_finds_an_index_that_was_deleted(job_harness: JobHarness) -> None:
+    store = job_harness.mirror_harness.store
+    store.index_path.unlink()
+    with pytest.raises(IndexMissingError):
+        Index.open_readonly(store.index_path)
+    with (
+        closing(job_harness.writer.open(job_harness.job("listing", "demo"))) as channel,
+        closing(JobRecorder(channel, store, store.index_path)) as near,
+    ):
+        assert near.ask(lambda index: index.tombstones()) == []
