@@ -113,13 +113,13 @@ class RequestListener:
                 self._signal()
 
     def _reconnect(self) -> None:
-        """Create the queue again: a scheduler that was started anew does not have it."""
+        """Create the queue again: a scheduler that was restarted does not have it."""
         self._closed.wait(_RETRY_SECONDS)
         with suppress(*_LOST):
             self._requests = self.queue(self._name)
 
     def _signal(self) -> None:
-        """Tell the jobs whose requests take long that the service works on them."""
+        """Send the jobs whose requests take long a sign that the service works on them."""
         with self._lock:
             pending = [(one, one.number) for one in self._jobs.values() if one.number]
         for job, number in pending:

@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 class JobRecorder:
     """Writes through the writer, and reads a local index directly.
 
-    ``index_path`` is None on other machines, since SQLite files must not be read over a network:
+    On other machines there is no ``index_path``, since SQLite files must not be read over a network:
     the writer answers the queries there.
     """
 

@@ -13,27 +13,13 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from neuromirror.crawl import RefMove
-from neuromirror.index import (
-    DatasetWithdrawnError,
-    IndexBusyError,
-    IndexDamagedError,
-    IndexMissingError,
-    IndexUnusableError,
-    MalformedQueryError,
-    UnknownDatasetError,
-    UnknownMirrorError,
-    UnknownVersionError,
-)
 from neuromirror.model import (
-    ConfigurationError,
     DatasetRef,
     JournalEntry,
     NeuromirrorError,
     dump_entry,
     load_entry,
 )
-from neuromirror.service.leases import LeaseLostError
-from neuromirror.store import RefsMovedError, StoreBusyError, StoreDamagedError
 
 
 class Channel(Protocol):
@@ -97,26 +83,6 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     path: str | None = None
 
 
-_ERRORS: Final = {
-    one.__name__: one
-    for one in (
-        ConfigurationError,
-        DatasetWithdrawnError,
-        IndexBusyError,
-        IndexDamagedError,
-        IndexMissingError,
-        IndexUnusableError,
-        LeaseLostError,
-        MalformedQueryError,
-        RefsMovedError,
-        StoreBusyError,
-        StoreDamagedError,
-        UnknownDatasetError,
-        UnknownMirrorError,
-        UnknownVersionError,
-        WriterLostError,
-    )
-}
 _requests: Final = msgspec.msgpack.Decoder(Request)
 _replies: Final = msgspec.msgpack.Decoder(Done | Failed)
 
@@ -142,9 +108,7 @@ def failed_reply(error: NeuromirrorError | OSError) -> bytes:
     if isinstance(error, OSError):
         path = None if error.filename is None else str(error.filename)
         return msgspec.msgpack.encode(Failed("OSError", str(error.strerror), error.errno, path))
-    # of an error that jobs do not distinguish, the nearest class that they know
-    kind = next((one.__name__ for one in type(error).mro() if one.__name__ in _ERRORS), "")
-    return msgspec.msgpack.encode(Failed(kind, str(error)))
+    return msgspec.msgpack.encode(Failed(type(error).__name__, str(error)))
 
 
 def send_request(channel: Channel, request: Request) -> msgspec.Raw:
@@ -154,7 +118,16 @@ def send_request(channel: Channel, request: Request) -> msgspec.Raw:
         return reply.result
     if reply.number is not None:
         raise OSError(reply.number, reply.message, reply.path)
-    raise _ERRORS.get(reply.kind, NeuromirrorError)(reply.message)
+    raise _error_class(reply.kind, NeuromirrorError)(reply.message)
+
+
+def _error_class(name: str, base: type[NeuromirrorError]) -> type[NeuromirrorError]:
+    """Return the class of errors with a name, or the base of all."""
+    for one in base.__subclasses__():
+        found = _error_class(name, one)
+        if found.__name__ == name:
+            return found
+    return base
 
 
 def encode_arguments(arguments: dict[str, Any]) -> dict[str, msgspec.Raw]:
