@@ -43,11 +43,13 @@ def top(store: Store) -> Repository:
     return store.repository(TOP)
 
 
-def update_superdataset(store: Store, members: list[SuperdatasetMember]) -> str | None:
+def update_superdataset(
+    store: Store, members: list[SuperdatasetMember], dataset: DatasetRef = TOP, alias: str = "demo"
+) -> str | None:
     """Commits the members; returns the new commit."""
-    with superdataset_commit(store, TOP, "demo", members) as (tip, commit):
+    with superdataset_commit(store, dataset, alias, members) as (tip, commit):
         if commit is not None:
-            top(store).publish({MAIN_BRANCH: tip}, {MAIN_BRANCH: commit})
+            store.repository(dataset).publish({MAIN_BRANCH: tip}, {MAIN_BRANCH: commit})
     return commit
 
 
@@ -147,7 +149,7 @@ def test_datalad_gets_members_of_members_over_http(
     newest = top(store).main_tip()
     assert newest is not None
     members = [SuperdatasetMember("demo", TOP, *newest, url="../demo")]
-    update_superdataset(store, everything, "all", members)
+    update_superdataset(store, members, everything, "all")
     datalad(tmp_path, "clone", address.format(serve_directory(store.root)), "clone")
     datalad(tmp_path / "clone", "get", "-n", "-r", ".")
     for one in publishers:

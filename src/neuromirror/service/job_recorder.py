@@ -29,8 +29,8 @@ _T = TypeVar("_T")
 class JobRecorder:
     """Writes through the writer, and reads a local index directly.
 
-    On other machines there is no ``index_path``, since SQLite files must not be read over a network:
-    the writer answers the queries there.
+    On other machines there is no ``index_path``, since SQLite files must not be read over a
+    network: the writer answers the queries there.
     """
 
     def __init__(self, channel: Channel, store: Store, index_path: Path | None) -> None:
