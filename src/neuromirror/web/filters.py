@@ -221,7 +221,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "checksum_source": checksum_source,
     "visit_result": lambda key: VISIT_RESULT_TEXT.get(key, key),
     "event_kind": event_kind,
-    "event_text": lambda kind: EVENT_TEXT[kind][1],
+    "event_text": lambda kind: EVENT_TEXT.get(kind, ("", ""))[1],
     "task": lambda key: TASK_TEXT.get(key, f"{key[:1].upper()}{key[1:]}"),
     "viewer": lambda kind: _VIEWERS.get(kind, kind),
     "change": lambda kind: _CHANGES.get(kind, kind),
