@@ -139,12 +139,12 @@ def test_page_without_cutouts_sends_no_upstream_requests(
         assert 'name="x0"' not in page
         assert "4 × 4 × 40 nm" in visible_text(page)
         assert "--level 1 --box 0:150,0:130,12:82 --format ome-tiff" in visible_text(page)
-        assert "--no-cutouts" in site.text(cutout_path(EM, 0, "0:10,0:10,12:20"), 403)
+        site.page(cutout_path(EM, 0, "0:10,0:10,12:20"), 403)
         assert site.get(f"/slice/{EM}@latest.png").status_code == 403
         assert quiet_volumes.count_voxel_requests() == 0
 
 
-def test_without_the_extra_there_are_facts_and_its_name(
+def test_without_the_optional_packages_the_page_has_facts_and_the_command(
     quiet_volumes: VolumeArchives, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
@@ -159,7 +159,7 @@ def test_without_the_extra_there_are_facts_and_its_name(
         text = site.text(f"/volume/{EM}@latest")
         assert "4 × 4 × 40 nm" in text
         assert "pip install 'neuromirror[volumes]'" in text
-        assert "numpy" in site.text(cutout_path(EM, 0, "0:10,0:10,12:20"), 501)
+        site.page(cutout_path(EM, 0, "0:10,0:10,12:20"), 501)
         assert site.get(f"/slice/{EM}@latest.png").status_code == 501
         assert quiet_volumes.count_voxel_requests() == 0
 
