@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.git import ObjectMissingError, ObjectReader
+from neuromirror.git import BatchObjectReader, GitError, ObjectMissingError, ObjectReader
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,27 @@ def test_invalid_object_name_does_not_shift_later_replies(tmp_path: Path, name: 
             reader.read(name)
         assert reader.read("HEAD:a") == b"one"
         assert reader.read("HEAD:b") == b"other"
+
+
+def test_many_objects_are_read_in_order_and_missing_ones_are_none(tmp_path: Path) -> None:
+    repository = tmp_path / "many.git"
+    subprocess.run(["git", "init", "-q", "--bare", repository], check=True)
+    made = [
+        subprocess.run(
+            ["git", "-C", repository, "hash-object", "-w", "--stdin"],
+            input=content,
+            capture_output=True,
+            check=True,
+        ).stdout.strip()
+        for content in (b"one\n", b"", b"\0two")
+    ]
+    missing = b"f" * 40
+    with BatchObjectReader(repository) as objects:
+        names = [*made, missing] * 300  # more than are requested at once
+        assert list(objects.read(names)) == [b"one\n", b"", b"\0two", None] * 300
+        assert next(objects.read(made * 300)) == b"one\n"  # the others are left unread
+
+
+def test_a_folder_without_a_repository_cannot_be_read_in_batches(tmp_path: Path) -> None:
+    with BatchObjectReader(tmp_path) as objects, pytest.raises(GitError):
+        list(objects.read([b"f" * 40]))

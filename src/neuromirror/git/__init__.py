@@ -12,11 +12,17 @@ from neuromirror.git.errors import (
     PackIndexError,
 )
 from neuromirror.git.fsck import FSCK_OPTIONS, check_objects
-from neuromirror.git.objects import ObjectReader, parse_tree
+from neuromirror.git.objects import BatchObjectReader, ObjectReader, parse_tree
 from neuromirror.git.pack_indexes import KnownObjects
 from neuromirror.git.packs import BLOB, COMMIT, TREE, Pack, PackWriter
 from neuromirror.git.refs import is_ref_name, read_refs, ref_creation_commands
-from neuromirror.git.runner import MEMORY_LIMIT, git_environment, run_git, start_git, try_git
+from neuromirror.git.runner import (
+    MEMORY_LIMIT,
+    git_environment,
+    run_git,
+    start_git,
+    try_git,
+)
 from neuromirror.git.submodules import Submodule, gitmodules_content
 from neuromirror.git.trees import (
     GITLINK_MODE,
@@ -39,6 +45,7 @@ __all__ = [
     "SYMLINK_MODE",
     "TREE",
     "TREE_MODE",
+    "BatchObjectReader",
     "GitError",
     "InvalidRefNameError",
     "KnownObjects",

@@ -1,14 +1,22 @@
-"""Read git objects of a repository through one ``git cat-file --batch`` process."""
+"""Read git objects of a repository through one ``git cat-file --batch`` process.
+
+:class:`ObjectReader` reads one object at a time, by any name; :class:`BatchObjectReader` reads
+thousands by id, many per system call.
+"""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
-from neuromirror.git.errors import ObjectMissingError
+from neuromirror.git.errors import GitError, ObjectMissingError
 from neuromirror.git.runner import git_environment
+
+_AT_ONCE: Final = 500
+"""Requests sent before their replies are read; all of them fit into a pipe's buffer."""
 
 
 class ObjectReader:
@@ -64,6 +72,63 @@ class ObjectReader:
         """Return the 20-byte id of a commit's tree."""
         first = self.read(commit).split(b"\n", 1)[0]
         return bytes.fromhex(first.removeprefix(b"tree ").decode())
+
+
+class BatchObjectReader:
+    """Reads many objects of one repository by id; a context manager.
+
+    Parameters
+    ----------
+    git_dir
+        The repository's own directory.
+    fetch_missing
+        As of :func:`git_environment`.
+    """
+
+    def __init__(self, git_dir: Path, *, fetch_missing: bool = False) -> None:
+        self._git_dir = git_dir
+        self._process = subprocess.Popen(
+            ["git", "cat-file", "--batch"],
+            env=git_environment(git_dir, fetch_missing=fetch_missing),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=1 << 18,
+        )
+
+    def __enter__(self) -> BatchObjectReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # a reader that stops early leaves replies unread, which git must not wait for
+        self._process.kill()
+        self._process.communicate()
+
+    def read(self, names: Sequence[bytes]) -> Iterator[bytes | None]:
+        """Yield the contents of objects in order, None for an object that does not exist.
+
+        The iterator must be exhausted before the next call.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        requests, replies = self._process.stdin, self._process.stdout
+        for first in range(0, len(names), _AT_ONCE):
+            some = names[first : first + _AT_ONCE]
+            try:
+                requests.write(b"\n".join(some) + b"\n")
+                requests.flush()
+            except BrokenPipeError as error:
+                raise self._ended_early() from error
+            for _ in some:
+                fields = replies.readline().split()
+                if not fields:
+                    raise self._ended_early()
+                yield replies.read(int(fields[2]) + 1)[:-1] if len(fields) == 3 else None
+
+    def _ended_early(self) -> GitError:
+        return GitError(
+            f"{self._git_dir}: 'git cat-file --batch' ended early; check the repository with "
+            f"'git -C {self._git_dir} fsck'"
+        )
 
 
 def parse_tree(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:

@@ -58,7 +58,7 @@ from neuromirror.index.rows import (
 from neuromirror.index.schedule import LeaseRow, Schedule, TaskRow
 from neuromirror.index.search_queries import FoundDataset, FoundDatasets, MatchingFiles
 from neuromirror.index.sql_sandbox import SandboxIndex, refusal_message, sqlite_damage_error
-from neuromirror.index.urls import plain_url
+from neuromirror.model.object_urls import plain_url
 
 __all__ = [
     "CANNED_QUERIES",

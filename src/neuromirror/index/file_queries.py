@@ -20,7 +20,8 @@ from neuromirror.index.rows import (
     UnindexedFiles,
     VersionRow,
 )
-from neuromirror.index.urls import plain_url, short_hash, url_version_id
+from neuromirror.index.urls import short_hash
+from neuromirror.model.object_urls import plain_url, url_version_id
 
 _MAX_LOCATIONS = 5
 _CONTENT_WIDTH = 12

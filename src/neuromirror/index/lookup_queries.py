@@ -11,8 +11,9 @@ from neuromirror.index.contents import CHECKED_BITS, MULTIPART_ETAG
 from neuromirror.index.locations import EXACT
 from neuromirror.index.query_base import QueryBase
 from neuromirror.index.rows import EtagRow
-from neuromirror.index.urls import plain_url, short_hash, url_version_id
+from neuromirror.index.urls import short_hash
 from neuromirror.model import Digest, Location
+from neuromirror.model.object_urls import plain_url, url_version_id
 
 _MD5 = re.compile(r"[0-9a-f]{32}\Z")
 _BATCH = 10_000

@@ -9,7 +9,8 @@ from urllib.parse import unquote, urlsplit
 from neuromirror.index.dataset_queries import DatasetQueries
 from neuromirror.index.schema import LAST_COMPONENT
 from neuromirror.index.term_queries import MAX_QUERY_LENGTH
-from neuromirror.index.urls import plain_url, short_hash
+from neuromirror.index.urls import short_hash
+from neuromirror.model.object_urls import plain_url
 
 _COMMIT = re.compile(r"(?:swh:1:rev:)?([0-9a-f]{40}|[0-9a-f]{64})\Z")
 _COMMIT_PREFIX = re.compile(r"[0-9a-f]{7,39}\Z")

@@ -21,7 +21,7 @@ from neuromirror.index.file_writer import (
     record_subdatasets,
 )
 from neuromirror.index.query_base import CURRENT
-from neuromirror.index.urls import plain_url, short_hash
+from neuromirror.index.urls import short_hash
 from neuromirror.model import (
     UNREADABLE,
     AnnexBranchMoved,
@@ -44,6 +44,7 @@ from neuromirror.model import (
     VersionMinted,
     VisitEnded,
 )
+from neuromirror.model.object_urls import plain_url
 
 INDEX_TASK: Final = "index"
 """The task of a failure that names a version missing from the index."""

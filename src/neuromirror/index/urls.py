@@ -1,30 +1,8 @@
-"""URLs with and without object version, and the short hashes that find URLs and keys."""
+"""The short hashes that find URLs and keys."""
 
 from __future__ import annotations
 
 from hashlib import blake2b
-
-_VERSION = "versionId="
-
-
-def plain_url(url: str) -> str:
-    """Return a URL without its ``versionId`` parameter: the current object."""
-    if _VERSION not in url:
-        return url
-    # not urlsplit, which takes longer than all else in recording a file
-    address, _, query = url.partition("?")
-    if "&" not in query and query.startswith(_VERSION):
-        return address
-    kept = [pair for pair in query.split("&") if not pair.startswith(_VERSION)]
-    return f"{address}?{'&'.join(kept)}" if kept else address
-
-
-def url_version_id(url: str) -> str | None:
-    """Return the ``versionId`` of a URL, or None."""
-    for pair in url.partition("?")[2].split("&"):
-        if pair.startswith(_VERSION):
-            return pair[len(_VERSION) :]
-    return None
 
 
 def short_hash(value: str | bytes) -> int:

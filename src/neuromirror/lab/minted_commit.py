@@ -14,6 +14,7 @@ from neuromirror.annex import find_pointer_key, key_from_file_name, link_target,
 from neuromirror.git import (
     GITLINK_MODE,
     SYMLINK_MODE,
+    BatchObjectReader,
     GitError,
     ListedEntry,
     ObjectMissingError,
@@ -116,7 +117,7 @@ class MintedCommit:
             The commit cannot be read.
         """
         with ExitStack() as stack:
-            objects = stack.enter_context(start_git(self.git_dir, "cat-file", "--batch"))
+            objects = stack.enter_context(BatchObjectReader(self.git_dir))
             sizes = stack.enter_context(
                 start_git(self.git_dir, "cat-file", "--batch-check=%(objectsize)")
             )
@@ -134,10 +135,9 @@ class MintedCommit:
     def _read(
         self,
         entries: list[ListedEntry],
-        objects: subprocess.Popen[bytes],
+        objects: BatchObjectReader,
         sizes: subprocess.Popen[bytes],
     ) -> Iterator[ListedFile | ListedSubdataset]:
-        assert objects.stdout is not None
         assert sizes.stdout is not None
         files = [sha for mode, sha, _ in entries if mode in _FILES]
         _ask(sizes, files)
@@ -146,15 +146,18 @@ class MintedCommit:
         def is_small(mode: bytes, sha: str) -> bool:
             return mode in _FILES and sha in small
 
-        _ask(
-            objects,
-            [sha for mode, sha, _ in entries if mode == SYMLINK_MODE or is_small(mode, sha)],
+        contents = objects.read(
+            [
+                sha.encode()
+                for mode, sha, _ in entries
+                if mode == SYMLINK_MODE or is_small(mode, sha)
+            ]
         )
         for mode, sha, path in entries:
             if mode == SYMLINK_MODE:
-                yield _file(path, _answer(objects.stdout))
+                yield _file(path, _existing(next(contents)))
             elif is_small(mode, sha):
-                key = find_pointer_key(_answer(objects.stdout))
+                key = find_pointer_key(_existing(next(contents)))
                 if key is not None:
                     yield _listed(path, key)
             elif mode == GITLINK_MODE:
@@ -192,11 +195,10 @@ def _size(sizes: IO[bytes]) -> int:
     return int(line)
 
 
-def _answer(objects: IO[bytes]) -> bytes:
-    header = objects.readline().split()
-    if len(header) != 3:
-        raise CommitUnreadableError(f"an object of a commit is missing: {header!r}")
-    return objects.read(int(header[2]) + 1)[:-1]
+def _existing(content: bytes | None) -> bytes:
+    if content is None:
+        raise CommitUnreadableError("an object of a commit is missing")
+    return content
 
 
 def _file(path: bytes, target: bytes) -> ListedFile:

@@ -11,7 +11,6 @@ from contextlib import suppress
 from heapq import merge
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
@@ -48,6 +47,7 @@ from neuromirror.model import (
     line_path,
     parse_description,
 )
+from neuromirror.model.object_urls import url_version_id
 from neuromirror.store.errors import StoreDamagedError
 from neuromirror.store.manifests import manifest_file, manifest_lines
 from neuromirror.store.repository import Repository
@@ -182,10 +182,10 @@ def _record(path: bytes, key: str, urls: list[str], retention: Retention) -> Fil
 
 
 def _location(url: str) -> Location:
-    version = parse_qs(urlsplit(url).query).get("versionId")
+    version = url_version_id(url)
     object_kind = "s3-private" if url.startswith("s3://") else "s3"
     if version is not None:
-        return Location(url, object_kind, version[0])
+        return Location(url, object_kind, version)
     if object_kind != "s3":
         return Location(url, object_kind)
     return Location(url, "api" if url.endswith("/") else "s3")

@@ -7,17 +7,13 @@ thousands of entries. This reader reads each tree once, and keeps those of the f
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from neuromirror.annex import hash_lower, key_file_name, parse_log
-from neuromirror.git import GitError, git_environment
-
-_AT_ONCE: Final = 500
-"""Requests sent before their replies are read; all of them fit into a pipe's buffer."""
+from neuromirror.git import BatchObjectReader, GitError
 
 LOCATIONS: Final = b".log"
 URLS: Final = b".log.web"
@@ -48,43 +44,6 @@ class KeyLogs:
     def content(self, ending: bytes) -> bytes:
         """Return the content of a log, empty if the log does not exist."""
         return self.files.get(ending, b"")
-
-
-class BatchObjectReader:
-    """Reader for git objects by ``git cat-file --batch``; a context manager."""
-
-    def __init__(self, git_dir: Path) -> None:
-        self._process = subprocess.Popen(
-            ["git", "cat-file", "--batch"],
-            env=git_environment(git_dir, fetch_missing=True),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=1 << 18,
-        )
-
-    def __enter__(self) -> BatchObjectReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate()
-
-    def read(self, names: Sequence[bytes]) -> Iterator[bytes | None]:
-        """Yield the contents of objects in order, None for objects that do not exist."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        send, out = self._process.stdin, self._process.stdout
-        for first in range(0, len(names), _AT_ONCE):
-            some = names[first : first + _AT_ONCE]
-            send.write(b"\n".join(some) + b"\n")
-            send.flush()
-            for _ in some:
-                fields = out.readline().split()
-                if not fields:
-                    raise GitError("'git cat-file --batch' ended early; check with 'git fsck'")
-                if len(fields) == 3:
-                    yield out.read(int(fields[2]) + 1)[:-1]
-                else:
-                    yield None
 
 
 class AnnexBranchReader:

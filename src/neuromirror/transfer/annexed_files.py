@@ -18,9 +18,15 @@ from neuromirror.annex import (
     parse_pointer,
     pointer_content,
 )
-from neuromirror.git import GITLINK_MODE, REGULAR_FILE_MODE, SYMLINK_MODE, GitError, git_environment
+from neuromirror.git import (
+    GITLINK_MODE,
+    REGULAR_FILE_MODE,
+    SYMLINK_MODE,
+    BatchObjectReader,
+    GitError,
+    git_environment,
+)
 from neuromirror.model import ConfigurationError
-from neuromirror.transfer.annex_branch import BatchObjectReader
 from neuromirror.transfer.annex_clone import AnnexClone
 
 _EXECUTABLE: Final = b"100755"

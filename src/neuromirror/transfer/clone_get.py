@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Final
 
 from neuromirror.annex import parse_key
-from neuromirror.git import GitError
+from neuromirror.git import BatchObjectReader, GitError
 from neuromirror.model import Evidence, NeuromirrorError, path_to_text
 from neuromirror.net import permanent_refusal
 from neuromirror.store import refuse_symlinks
-from neuromirror.transfer.annex_branch import AnnexBranchReader, BatchObjectReader, KeyLogs
+from neuromirror.transfer.annex_branch import AnnexBranchReader, KeyLogs
 from neuromirror.transfer.annex_clone import AnnexClone, NotACloneError
 from neuromirror.transfer.annex_objects import AnnexObjectStore
 from neuromirror.transfer.annexed_files import (
@@ -138,7 +138,9 @@ class _CloneGet:
     def outcomes(self) -> Iterator[Outcome]:
         """Yield the outcomes of all selected files."""
         with ExitStack() as stack:
-            objects = stack.enter_context(BatchObjectReader(self._clone.git_dir))
+            objects = stack.enter_context(
+                BatchObjectReader(self._clone.git_dir, fetch_missing=True)
+            )
             listing = AnnexedFileListing(self._clone, self._selection, objects)
             if not self._clone.is_annexed:
                 yield from self._without_annex(listing)

@@ -7,10 +7,10 @@ import binascii
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
-from urllib.parse import parse_qs, urlsplit
 
 from neuromirror.annex import url_key
 from neuromirror.model import Digest, Evidence
+from neuromirror.model.object_urls import url_version_id
 from neuromirror.sources.s3.object_claims import has_encrypted_etag
 from neuromirror.transfer.findings import Health
 from neuromirror.transfer.key_checksums import KeyChecksum
@@ -98,7 +98,7 @@ def compare_headers(
     size = stated_size(headers)
     if size is not None and known.size is not None and size != known.size:
         return ProbeResult(Health.CHANGED, f"the size is now {size} bytes, expected {known.size}")
-    version, returned_version = _version(url), headers.get("x-amz-version-id")
+    version, returned_version = url_version_id(url), headers.get("x-amz-version-id")
     if version is not None and returned_version is not None and returned_version != version:
         return ProbeResult(
             Health.CHANGED, f"the object version is {returned_version}, expected {version}"
@@ -147,8 +147,3 @@ def _checksums(headers: Mapping[str, str]) -> Iterable[tuple[str, str]]:
 
 def _etag(headers: Mapping[str, str]) -> str:
     return headers.get("ETag", "").strip('"')
-
-
-def _version(url: str) -> str | None:
-    found = parse_qs(urlsplit(url).query).get("versionId")
-    return found[0] if found else None

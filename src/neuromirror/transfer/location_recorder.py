@@ -24,12 +24,11 @@ from pathlib import Path
 from typing import Final
 
 from neuromirror.annex import hash_lower, key_file_name, merge_url_log
-from neuromirror.git import GitError, git_environment
+from neuromirror.git import BatchObjectReader, GitError, git_environment
 from neuromirror.transfer.annex_branch import (
     EQUIVALENT_KEYS,
     LOCATIONS,
     AnnexBranchReader,
-    BatchObjectReader,
     KeyLogs,
     journal_file,
     read_journal,
@@ -243,7 +242,7 @@ class LocationRecorder:
             raise GitError(f"{self._clone.top} has no git-annex branch any more; see 'git reflog'")
         if commit == self._commit:
             return
-        with BatchObjectReader(self._clone.git_dir) as objects:
+        with BatchObjectReader(self._clone.git_dir, fetch_missing=True) as objects:
             found = AnnexBranchReader(objects, commit, self._clone.annex_dir).logs(
                 list(self._unrecorded)
             )

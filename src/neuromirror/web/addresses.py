@@ -22,23 +22,23 @@ def version_address(
 
 def file_address(name: str, label: str, path: str) -> str:
     """Return the path of a file's page."""
-    return f"/file/{quote(name, safe='/:')}@{quote(label, safe='')}" + _query({"path": path})
+    return f"/file/{_version(name, label)}" + _query({"path": path})
 
 
 def volume_address(name: str, label: str, level: str = "") -> str:
     """Return the path of a volume's page, with the cutout form for a level."""
     query = _query({"level": level}) if level else ""
-    return f"/volume/{quote(name, safe='/:')}@{quote(label, safe='')}" + query
+    return f"/volume/{_version(name, label)}" + query
 
 
 def slice_address(name: str, label: str) -> str:
     """Return the path of a volume's preview."""
-    return f"/slice/{quote(name, safe='/:')}@{quote(label, safe='')}.png"
+    return f"/slice/{_version(name, label)}.png"
 
 
 def cutout_address(name: str, label: str) -> str:
     """Return the path of a volume's cutout service."""
-    return f"/cutout/{quote(name, safe='/:')}@{quote(label, safe='')}"
+    return f"/cutout/{_version(name, label)}"
 
 
 def diff_address(old: str, new: str, page: int = 1) -> str:
@@ -48,18 +48,18 @@ def diff_address(old: str, new: str, page: int = 1) -> str:
 
 def checksums_address(name: str, label: str) -> str:
     """Return the path of a version's list of checksums."""
-    return f"/checksums/{quote(name, safe='/:')}@{quote(label, safe='')}"
+    return f"/checksums/{_version(name, label)}"
 
 
 def cite_address(name: str, label: str, form: str) -> str:
     """Return the path of a citation file."""
-    return f"/cite/{quote(name, safe='/:')}@{quote(label, safe='')}" + _query({"format": form})
+    return f"/cite/{_version(name, label)}" + _query({"format": form})
 
 
 def badge_address(name: str, label: str, show: str = "") -> str:
     """Return the path of a badge."""
     query = _query({"show": show}) if show else ""
-    return f"/badge/{quote(name, safe='/:')}@{quote(label, safe='')}.svg" + query
+    return f"/badge/{_version(name, label)}.svg" + query
 
 
 def manifest_address(state: str) -> str:
@@ -104,3 +104,7 @@ TEMPLATE_GLOBALS: Mapping[str, Callable[..., str]] = {
     "search_address": search_address,
     "find_address": find_address,
 }
+
+
+def _version(name: str, label: str) -> str:
+    return f"{quote(name, safe='/:')}@{quote(label, safe='')}"

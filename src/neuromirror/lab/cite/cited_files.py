@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import IO, Final
+from typing import Final
 
 from neuromirror.annex import (
     hash_lower,
@@ -22,13 +22,20 @@ from neuromirror.annex import (
     parse_log,
     strip_claim_prefix,
 )
-from neuromirror.git import GITLINK_MODE, SYMLINK_MODE, GitError, ListedEntry, list_tree, start_git
+from neuromirror.git import (
+    GITLINK_MODE,
+    SYMLINK_MODE,
+    BatchObjectReader,
+    GitError,
+    ListedEntry,
+    list_tree,
+)
 from neuromirror.lab.cite.errors import NotCitableError
 from neuromirror.lab.cite.works import CitedState
 from neuromirror.store import run_git
 
 _BATCH: Final = 1000
-"""Number of ids that always fit into a pipe; their replies are read afterwards."""
+"""Number of entries that are read at once."""
 _OWN_FOLDERS: Final = (b".datalad/", b".neuromirror/")
 _UNSAFE: Final = re.compile(rb"(?:\A|/)(?:\.\.?)?(?:/|\Z)")
 _OWN_FILES: Final = frozenset((b".gitattributes", b".gitmodules"))
@@ -143,30 +150,22 @@ def _entries(stack: ExitStack, state: CitedState) -> Iterator[ListedEntry]:
 
 
 class _ObjectReader:
-    """Reads objects by id with one ``git cat-file`` process."""
+    """Reads objects by id; all of them must exist."""
 
     def __init__(self, stack: ExitStack, state: CitedState) -> None:
-        self._process = stack.enter_context(start_git(state.git_dir, "cat-file", "--batch"))
+        self._objects = stack.enter_context(BatchObjectReader(state.git_dir))
         self._git_dir = state.git_dir
 
     def read(self, names: list[str]) -> Iterator[bytes]:
-        """Yield the contents of at most 1000 objects; the iterator must be exhausted."""
-        requests, replies = self._process.stdin, self._process.stdout
-        assert requests is not None
-        assert replies is not None
-        requests.write("".join(f"{name}\n" for name in names).encode())
-        requests.flush()
-        for name in names:
-            yield self._reply(replies, name)
-
-    def _reply(self, replies: IO[bytes], name: str) -> bytes:
-        header = replies.readline().split()
-        if len(header) != 3:
-            raise NotCitableError(
-                f"{self._git_dir}: git object {name} cannot be read; check the repository with "
-                f"'git -C {self._git_dir} fsck'"
-            )
-        return replies.read(int(header[2]) + 1)[:-1]
+        """Yield the contents of objects; the iterator must be exhausted."""
+        contents = self._objects.read([name.encode() for name in names])
+        for name, content in zip(names, contents, strict=True):
+            if content is None:
+                raise NotCitableError(
+                    f"{self._git_dir}: git object {name} cannot be read; check the repository with "
+                    f"'git -C {self._git_dir} fsck'"
+                )
+            yield content
 
 
 class _Logs:

@@ -6,11 +6,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
 from neuromirror.model import ExcludedEntry, FileRecord, Location, path_to_text
+from neuromirror.model.object_urls import url_version_id
 from neuromirror.net import AccessDeniedError, ContextThreadPool, UnsafeAddressError
 from neuromirror.sources.dandi.blob_versions import BlobVersionLookup
 from neuromirror.sources.dandi.objects import ObjectHeads, ObjectReply
@@ -181,8 +182,8 @@ class ObjectLocator:
 
 def _stated_version(url: str) -> Location | None:
     """Return the location of a URL that contains a version id; None for another URL."""
-    named = parse_qs(urlsplit(url).query).get("versionId") if "versionId=" in url else None
-    return Location(url, "s3", named[0]) if named else None
+    version_id = url_version_id(url)
+    return None if version_id is None else Location(url, "s3", version_id)
 
 
 def _ready(entry: AssetEntry) -> Callable[[], AssetEntry]:

@@ -1,0 +1,29 @@
+"""URLs of objects with and without their version."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote
+
+_VERSION = "versionId="
+
+
+def plain_url(url: str) -> str:
+    """Return a URL without its ``versionId`` parameter: the current object."""
+    if _VERSION not in url:
+        return url
+    # not urlsplit, which takes longer than all else in recording a file
+    address, _, query = url.partition("?")
+    if "&" not in query and query.startswith(_VERSION):
+        return address
+    kept = [pair for pair in query.split("&") if not pair.startswith(_VERSION)]
+    return f"{address}?{'&'.join(kept)}" if kept else address
+
+
+def url_version_id(url: str) -> str | None:
+    """Return the decoded ``versionId`` of a URL, or None."""
+    if _VERSION not in url:
+        return None
+    for pair in url.partition("#")[0].partition("?")[2].split("&"):
+        if pair.startswith(_VERSION):
+            return unquote(pair[len(_VERSION) :]) or None
+    return None
