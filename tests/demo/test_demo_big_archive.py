@@ -15,20 +15,23 @@ from typing import Any
 
 import pytest
 import requests
-
-from neuromirror_demo.big_archive import BigArchive
-from neuromirror_demo.big_keys import BUCKET
-from neuromirror_demo.big_plan import ArchivePlan
-from neuromirror_demo.big_zarrs import BigZarr
+from benchmarks.big_archive import BigArchive
+from benchmarks.big_keys import BUCKET
+from benchmarks.big_plan import ArchivePlan
+from benchmarks.big_zarrs import BigZarr
 
 SPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 SCALE = 0.002
 
 
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
 @contextmanager
 def process(*options: str) -> Iterator[tuple[subprocess.Popen[str], Any]]:
     with subprocess.Popen(
-        [sys.executable, "-m", "neuromirror_demo.big_archive", *options],
+        [sys.executable, "-m", "benchmarks.big_archive", *options],
+        cwd=SCRIPTS,
         stdout=subprocess.PIPE,
         text=True,
     ) as running:
@@ -354,10 +357,11 @@ def test_requests_are_counted_and_memory_stays_flat() -> None:
 
 
 def test_the_projects_own_source_lists_it_whole(big: BigArchive, tmp_path: Path) -> None:
+    from benchmarks.big_archive import write_mirror
+
     from neuromirror.crawl import load_mirrors
     from neuromirror.model import FileRecord
     from neuromirror.sources import ComponentEntry
-    from neuromirror_demo.big_archive import write_mirror
 
     write_mirror(tmp_path, big.api_url, zarrs=True)
     source = load_mirrors(tmp_path)["big"].open()

@@ -14,19 +14,18 @@ def test_every_page_that_the_bench_asks_for_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import bench_web
-    import bench_web_store
+    from benchmarks import web, web_store
 
-    sizes = bench_web_store.Sizes(datasets=4, versions=3, files=60, history=4, folder=5)
-    made = bench_web_store.ready(tmp_path, sizes)
-    found = bench_web.kinds(made)
+    sizes = web_store.Sizes(datasets=4, versions=3, files=60, history=4, folder=5)
+    made = web_store.ready(tmp_path, sizes)
+    found = web.kinds(made)
     assert all(found.values()), found
-    with bench_web.catalogue(made) as server:
+    with web.catalogue(made) as server:
         for kind, addresses in found.items():
             for address in sorted(set(addresses))[:3]:
                 reply = requests.get(server.address + address, timeout=300)
                 assert reply.status_code == 200, (kind, address)
         assert server.memory_mb() > 0
         assert server.descriptors() > 0
-    second = bench_web_store.ready(tmp_path, sizes)
+    second = web_store.ready(tmp_path, sizes)
     assert (second.store, second.seconds) == (made.store, 0)

@@ -28,7 +28,6 @@ EXEMPT = {
     "neuromirror_demo/boss/state.py:BossState": "one method per verb of the simulated archive",
     "neuromirror_demo/bucket_state.py:BucketState": "one method per verb of the simulated bucket",
     "neuromirror_demo/documents.py:DandiDocuments": "one method per document of the API",
-    "neuromirror_demo/big_documents.py:_nwb_metadata": "one literal document",
 }
 """Exceptions from the limits, with the reason."""
 

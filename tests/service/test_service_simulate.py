@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulate_costs import COSTS, measured
-from simulate_engine import SimulatedService
-from simulate_figures import Measure
-from simulate_policies import POLICIES, Policy, ServicePolicy
-from simulate_run import Limits, Simulation
-from simulate_world import DAY, EPOCH, HOUR, SimulatedDataset, World, draw
+from simulation.costs import COSTS, measured
+from simulation.engine import SimulatedService
+from simulation.figures import Measure
+from simulation.policies import POLICIES, Policy, ServicePolicy
+from simulation.run import Limits, Simulation
+from simulation.world import DAY, EPOCH, HOUR, SimulatedDataset, World, draw
 
 from neuromirror.model import DatasetRef
 
@@ -137,15 +137,17 @@ def test_costs_in_use_are_those_of_the_demo_archives(demo_files: Path) -> None:
 
 
 def test_the_script_prints_a_line_for_each_policy() -> None:
-    program = [sys.executable, str(SCRIPTS / "simulate.py"), "--json", "--seed", "7"]
+    program = [sys.executable, "-m", "simulation", "--json", "--seed", "7"]
     sizes = ["--datasets", "40", "--days", "6", "--down", "1"]
-    done = subprocess.run([*program, *sizes], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [*program, *sizes], cwd=SCRIPTS, capture_output=True, text=True, check=True
+    )
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [one["what"] for one in lines] == [one.name for one in POLICIES]
     for line in lines:
         assert (line["n"], line["days"], line["seed"]) == (40, 6, 7)
         assert {"fresh_percent", "stale_hours", "requests_a_day", "peak_queue"} <= set(line)
     too_long = [*program, "--days", "6", "--down", "5"]
-    wrong = subprocess.run(too_long, capture_output=True, text=True, check=False)
+    wrong = subprocess.run(too_long, cwd=SCRIPTS, capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert "a downtime must end" in wrong.stderr

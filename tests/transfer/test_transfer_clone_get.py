@@ -112,7 +112,7 @@ def test_a_path_outside_of_the_clone_is_a_usage_error(web_clone: WebClone) -> No
 
 
 def test_a_folder_that_is_no_clone_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(NotACloneError, match="not in the work tree"):
+    with pytest.raises(NotACloneError):
         list(get(tmp_path))
     git(tmp_path, "init", "-q")
     with pytest.raises(NotACloneError, match="no git-annex branch"):

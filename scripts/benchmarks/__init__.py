@@ -1,0 +1,1 @@
+"""Measures neuromirror beside its peers; see ``scripts/bench --help``."""

@@ -1,0 +1,157 @@
+"""The bench ``recrawl``: a visit that finds nothing new, beside the mere listing."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.common import Contender, report, run_contenders, sizes_option
+from benchmarks.servers import (
+    DANDISET,
+    REPEATS,
+    Served,
+    dandi_archive,
+    demo_server,
+    expect,
+    in_separate_process,
+    listing_server,
+    sync_once,
+    timed,
+    visits,
+)
+from neuromirror.crawl import Mirror
+
+DANDI_FILES = 30_000
+"""Maximum for the demo archive, which generates its pages for each request."""
+
+
+def list_bucket(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+    """The listing alone: every page read and checked, every row in a record."""
+    with listing_server(count) as served:
+        times = [timed(served.count) for _ in range(REPEATS)]
+        return statistics.median(times), {}
+
+
+def visit_bucket(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+    """A whole visit of a bucket that is as it was when it was mirrored."""
+    with mirrored(folder, count) as (_, mirror, store):
+        return in_separate_process(visits, mirror, store, "", False)
+
+
+def visit_changed_bucket(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+    """A whole visit of a bucket in which one object has other bytes, without a memo."""
+    with mirrored(folder, count) as (served, mirror, store):
+        served.change(served.key(count // 2))
+        served.count()
+        return in_separate_process(_visit_once, mirror, store)
+
+
+def _visit_once(mirror: Mirror, store: Path) -> float:
+    return timed(partial(sync_once, mirror, store), status="ok")
+
+
+@contextmanager
+def mirrored(folder: Path, count: int) -> Iterator[tuple[Served, Mirror, Path]]:
+    """A bucket that a store holds: the bucket, its mirror, the store's folder."""
+    with listing_server(count) as served:
+        mirror = served.mirror(folder / "mirrors")
+        store = folder / "store"
+        first = sync_once(mirror, store)
+        expect(len(first.versions) == 1, f"the first sync made no version: {first}")
+        yield served, mirror, store
+
+
+def list_dandi(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+    """The listing of a dandiset alone: every page read, every row checked and in a record."""
+    with dandi_archive(folder, count) as mirror:
+        source = mirror.open()
+        times = []
+        for _ in range(REPEATS):
+            begin = time.perf_counter()
+            (version,) = source.versions(source.dataset(DANDISET))
+            listing = source.listing(version, _AllKnown())
+            for _ in listing.entries():
+                pass
+            listing.confirm_version()
+            times.append(time.perf_counter() - begin)
+        return statistics.median(times), {}
+
+
+def visit_dandi(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+    """A deep visit of a dandiset that is as it was."""
+    with dandi_archive(folder, count) as mirror:
+        store = folder / "store"
+        name = f"{mirror.name}:{DANDISET}"
+        sync_once(mirror, store, name)
+        return in_separate_process(visits, mirror, store, name, True)
+
+
+def visit_pending(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+    """An unchanged sync of an archive with one file without sha256 and one unfinalized Zarr."""
+    with demo_server(folder) as server:
+        server.do("make_many", dandiset=DANDISET, n_files=count)
+        server.do(
+            "add_file", dandiset=DANDISET, path="late.txt", content="late", sha256_known=False
+        )
+        server.do(
+            "add_zarr",
+            dandiset=DANDISET,
+            path="late.zarr",
+            entries={".zgroup": "{}", "0": "a chunk"},
+            finalize=False,
+        )
+        mirror, store = server.mirror, folder / "store"
+        name = f"{mirror.name}:{DANDISET}"
+        sync_once(mirror, store, name)
+        server.do("clear_requests")
+        seconds, extra = in_separate_process(visits, mirror, store, name, False)
+        request_count = sum(map(len, server.requests().values()))
+        return seconds, {**extra, "requests": request_count / REPEATS}
+
+
+class _AllKnown:
+    """Every object is known, as on a second visit: nothing is asked of the bucket."""
+
+    memo: bytes | None = None
+    workspace = Path()
+
+    def locations(self, urls: Sequence[str]) -> list[Any]:
+        from neuromirror.model import Location
+
+        return [Location(f"{url}?versionId=1", "s3", "1") for url in urls]
+
+    def contents(self, etags: Sequence[str]) -> list[Any]:
+        return [None for _ in etags]
+
+
+S3: dict[str, Contender] = {
+    "neuromirror": visit_bucket,
+    "listing": list_bucket,
+    "neuromirror, one object changed": visit_changed_bucket,
+}
+DANDI: dict[str, Contender] = {
+    "neuromirror": visit_dandi,
+    "listing": list_dandi,
+    "neuromirror, two items pending": visit_pending,
+}
+
+
+@click.command("recrawl")
+@sizes_option(1_000_000)
+def recrawl_bench(files: tuple[int, ...], *, as_json: bool, write: bool) -> None:
+    """A visit of an unchanged bucket (and dandiset), beside the mere listing of it."""
+    report("recrawl", _lines(files), as_json=as_json, write=write)
+
+
+def _lines(files: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+    for line in run_contenders("recrawl", S3, files, {}):
+        yield {**line, "of": "S3"}
+    for line in run_contenders("recrawl", DANDI, [min(DANDI_FILES, max(files))], {}):
+        yield {**line, "of": "DANDI"}

@@ -1,0 +1,428 @@
+"""The bench ``web``: every kind of page of the catalogue, asked for by eight clients at once."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import click
+
+from benchmarks.common import commit, machine, write_section
+from benchmarks.servers import expect
+from benchmarks.web_store import TERMS, Made, Sizes, ready
+from neuromirror.index import Index
+from neuromirror.web.addresses import (
+    checksums_address,
+    dataset_address,
+    diff_address,
+    file_address,
+    find_address,
+    search_address,
+    version_address,
+)
+from neuromirror_demo.catalogue_process import first_line
+
+CLIENTS = 8
+WARM_UP = 2000
+REQUESTS = 10_000
+_ADDRESSES = 2000
+_TICK = os.sysconf("SC_CLK_TCK")
+_SCRIPT = Path(__file__).with_name("web.lua")
+_DEFAULT_CACHE = Path("~/.cache/neuromirror-bench")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that runs: its address and its process."""
+
+    address: str
+    pid: int
+
+    def memory_mb(self) -> float:
+        """Return the memory of the process and its children, shared memory counted once."""
+        total = 0
+        for pid in (self.pid, *_children(self.pid)):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1])
+        return round(total / 1024, 1)
+
+    def descriptors(self) -> int:
+        """The files that they have open."""
+        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in (self.pid, *_children(self.pid)))
+
+    def cpu(self) -> float:
+        """The seconds of processors that they have used."""
+        used = 0
+        for pid in (self.pid, *_children(self.pid)):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            used += sum(int(one) for one in fields[11:15])
+        return used / _TICK
+
+
+def _children(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(one) for one in children.read_text().split()] if children.exists() else []
+
+
+@contextmanager
+def _running(command: list[str], address: Callable[[str], str]) -> Iterator[Server]:
+    """A server on loopback; ``address`` reads where it is from the first line that it says."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            line = first_line(process)
+            expect(bool(line), f"{command[0]} did not start; see above")
+            yield Server(address(line), process.pid)
+        finally:
+            process.terminate()
+
+
+def catalogue(made: Made) -> Any:
+    """``neuromirror catalogue`` as people run it."""
+    own = [sys.executable, "-m", "neuromirror", "--json", "--store", str(made.store)]
+    own += ["--index", str(made.index), "catalogue", "--listen", "127.0.0.1:0"]
+    # the bench is one client
+    own += [f"--limit={kind}=0" for kind in ("cutout", "diff", "search", "sql")]
+    return _running(own, lambda line: str(json.loads(line)["url"]))
+
+
+@contextmanager
+def plain_datasette(made: Made) -> Iterator[Server]:
+    """Datasette alone, over the same index."""
+    from neuromirror.service.listen_address import (
+        bound_address,
+        open_listener,
+        parse_listen_address,
+    )
+
+    with open_listener(parse_listen_address("127.0.0.1:0"), "the bench") as free:
+        host, port = bound_address(free)[:2]
+    command = [sys.executable, "-m", "datasette", "serve", str(made.index)]
+    command += ["-h", host, "-p", str(port), "--setting", "sql_time_limit_ms", "10000"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            server = Server(f"http://{host}:{port}", process.pid)
+            for _ in range(100):
+                time.sleep(0.2)
+                try:
+                    _page(server, "/-/versions.json")
+                    break
+                except OSError:
+                    continue
+            yield server
+        finally:
+            process.terminate()
+
+
+def _page(server: Server, address: str) -> bytes:
+    request = urllib.request.Request(server.address + address, headers={"Accept-Encoding": "gzip"})
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        return bytes(reply.read())
+
+
+# --- requests
+
+
+def kinds(made: Made) -> dict[str, list[str]]:
+    """Addresses of each kind of page, many different ones in no order."""
+    drawn = random.Random(9)
+    with Index.open_readonly(made.index) as index:
+        names = [row.name for row in index.datasets(subdatasets=False)]
+        drawn_names = [drawn.choice(names) for _ in range(_ADDRESSES)]
+        versions = {name: [one.label for one in index.versions(name)] for name in set(drawn_names)}
+        pairs = [(name, drawn.choice(versions[name])) for name in drawn_names if versions[name]]
+        files = []
+        for name, label in pairs:
+            row = index.resolve(name, label)
+            after = f"sub-{drawn.choice(TERMS)}" if name != made.large else "recordings/day-0"
+            some = list(index.files(row, after=after, limit=3)) or list(index.files(row, limit=3))
+            files += [(name, label, one) for one in some]
+        large = [one.label for one in index.versions(made.large)]
+        newest = index.resolve(made.large)
+        days = [one.path for one in index.folder_entries(newest, "recordings", max_counted=0)]
+        inside = [
+            (drawn.choice(days), drawn.randrange(10_000)) for _ in range(min(200, _ADDRESSES))
+        ]
+        subjects = sorted(
+            {
+                value
+                for name in islice(dict.fromkeys(drawn_names), 400)
+                for value in index.attributes(index.resolve(name)).get("subject", [])
+            }
+        )
+        changed = [
+            (name, versions[name][at - 1], versions[name][at])
+            for name, label in pairs
+            if (at := versions[name].index(label)) and name != made.large
+        ]
+    found = {
+        "front": [
+            "/",
+            *(
+                f"/?{urlencode({'mirror': m, 'page': p})}"
+                for m in ("dandi", "aind")
+                for p in (1, 2, 3)
+            ),
+        ],
+        "search, words": [
+            search_address(f"{one} {other}") for one in TERMS for other in TERMS if one != other
+        ],
+        "search, subject": [search_address(one) for one in subjects],
+        "search, path": [
+            search_address(f"sub-{term}{number:03d}") for term in TERMS for number in range(40)
+        ],
+        "dataset": [dataset_address(name) for name in drawn_names],
+        "dataset, 300 versions": [dataset_address(made.long)],
+        "version": [version_address(*pair) for pair in pairs],
+        "version, folder of 10,000": [
+            version_address(made.large, large[-1], day, f"{day}/trace-{start:06d}.nwb")
+            for day, start in inside
+        ],
+        "version, 500,000 files": [
+            version_address(made.large, label, under)
+            for label in large
+            for under in ("", "recordings")
+        ],
+        "file": [file_address(name, label, one.path) for name, label, one in files],
+        "find": [
+            find_address(f"{one.digests[0].algorithm}:{one.digests[0].value}")
+            for _, _, one in files
+        ],
+        "diff": [diff_address(f"{name}@{a}", f"{name}@{b}") for name, a, b in changed],
+        "events": ["/events", "/events?kind=incident"],
+        "mirrors": ["/mirrors"],
+        "feed": ["/feed.atom", *(f"/feed/{quote(name, safe=':')}.atom" for name in drawn_names)],
+        "api, files": [
+            f"/api/v1{version_address(*pair)}/files?limit=100".replace("/dataset/", "/datasets/")
+            for pair in pairs
+        ],
+        "api, datasets": [
+            f"/api/v1/datasets?limit=100&{given}"
+            for given in ("", "mirror=dandi", "mirror=aind", *(f"q={term}" for term in TERMS))
+        ],
+        "sitemap": ["/sitemap.xml"],
+        "badge": [f"/badge{version_address(*pair)[len('/dataset') :]}.svg" for pair in pairs],
+        "checksums": [checksums_address(*pair) for pair in pairs if pair[0] == made.long]
+        or [checksums_address(made.long, "latest")],
+    }
+    for addresses in found.values():
+        drawn.shuffle(addresses)
+    return found
+
+
+def tables(made: Made) -> dict[str, list[str]]:
+    """Datasette's own pages that say something near to ours."""
+    with Index.open_readonly(made.index) as index:
+        count = sum(1 for _ in index.datasets(subdatasets=False))
+    numbers = random.Random(9).choices(range(1, count + 1), k=_ADDRESSES)
+    return {
+        "a dataset's versions": [f"/index/versions?dataset={number}" for number in numbers],
+        "a dataset's files": [
+            f"/index/files?dataset={number}&_sort=path&_nocount=1&_nofacet=1" for number in numbers
+        ],
+    }
+
+
+# --- measuring
+
+
+def wrk(server: Server, addresses: list[str], seconds: int, folder: Path) -> dict[str, Any]:
+    """What wrk says of a page: eight clients, each asks again when it has its answer."""
+    listed = folder / "addresses"
+    listed.write_text("".join(f"{one}\n" for one in addresses))
+    command = ["wrk", "--threads=1", f"--connections={CLIENTS}", f"--duration={seconds}s"]
+    command += ["--timeout=30s", "--latency", f"--script={_SCRIPT}", server.address]
+    before = server.cpu()
+    done = subprocess.run(
+        command,
+        env={**os.environ, "BENCH_ADDRESSES": str(listed)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    expect(done.returncode == 0, f"wrk failed: {done.stdout}{done.stderr}")
+    result = json.loads(done.stdout.splitlines()[-1])
+    count = max(1, result["requests"])
+    return {
+        "median_ms": round(result["median"] / 1000, 1),
+        "p95_ms": round(result["p95"] / 1000, 1),
+        "most_ms": round(result["most"] / 1000, 1),
+        "per_s": round(1e6 * result["requests"] / result["microseconds"], 1),
+        "kb": round(result["bytes"] / count / 1000, 1),
+        "cpu_ms": round(1000 * (server.cpu() - before) / count, 2),
+        "requests": result["requests"],
+        "failed": result["refused"] + result["broken"],
+    }
+
+
+def memory(server: Server, found: dict[str, list[str]], folder: Path) -> dict[str, Any]:
+    """Measure the server before and after 10,000 requests of mixed pages."""
+    drawn = random.Random(10)
+    mixed = [drawn.choice(drawn.choice(list(found.values()))) for _ in range(WARM_UP + REQUESTS)]
+    sent = 0
+    readings = []
+    for limit in (WARM_UP, WARM_UP + REQUESTS):
+        while sent < limit:
+            sent += wrk(server, mixed[sent:] + mixed[:sent], 5, folder)["requests"]
+        time.sleep(1)
+        readings.append((server.memory_mb(), server.descriptors()))
+    (before, opened), (after, left) = readings
+    return {
+        "requests": sent,
+        "before_mb": before,
+        "after_mb": after,
+        "growth": round(after / before, 3),
+        "descriptors": [opened, left],
+    }
+
+
+def lines(
+    made: Made, sizes: Sizes, seconds: int, pages: tuple[str, ...]
+) -> Iterator[dict[str, Any]]:
+    """One line per page, then those of the front page's size, of memory, and of Datasette."""
+    count = _files_in(made.index)
+    here = {"n": count, "commit": commit(), "machine": machine()}
+
+    def line(what: str, page: str, figures: dict[str, Any]) -> dict[str, Any]:
+        load = round(os.getloadavg()[0], 1)
+        return {"bench": "web", "what": what, "page": page, **figures, **here, "load": load}
+
+    found = kinds(made)
+    expect(found.keys() >= set(pages), f"the kinds of pages are {', '.join(found)}")
+    chosen = {page: found[page] for page in (pages or found)}
+    with TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        with catalogue(made) as server:
+            size = len(_page(server, "/"))
+            unpacked = _page(server, "/")
+            packed = unpacked[:2] == b"\x1f\x8b"
+            whole = len(gzip.decompress(unpacked)) if packed else len(unpacked)
+            for page, addresses in chosen.items():
+                yield line("neuromirror", page, wrk(server, addresses, seconds, folder))
+            if not pages:
+                yield line("neuromirror", "size of front", {"bytes": size, "unpacked": whole})
+                yield line("neuromirror", "memory", memory(server, found, folder))
+        if not pages:
+            with plain_datasette(made) as server:
+                for page, addresses in tables(made).items():
+                    yield line("datasette", page, wrk(server, addresses, seconds, folder))
+
+
+def _files_in(path: Path) -> int:
+    with Index.open_readonly(path) as index:
+        return sum(row.files for row in index.datasets())
+
+
+def as_table(results: list[dict[str, Any]]) -> str:
+    """The Markdown of the lines."""
+    rows = ["| what | page | median ms | p95 ms | pages/s | CPU ms a page | kB |"]
+    rows.append("|---|---|---:|---:|---:|---:|---:|")
+    rows += [
+        f"| {one['what']} | {one['page']} | {one['median_ms']} | {one['p95_ms']} | {one['per_s']} "
+        f"| {one['cpu_ms']} | {one['kb']} |"
+        for one in results
+        if "median_ms" in one
+    ]
+    for one in results:
+        if "unpacked" in one:
+            rows += [
+                "",
+                f"The front page has {one['bytes']:,} bytes, {one['unpacked']:,} unpacked.",
+            ]
+        if "growth" in one:
+            opened, left = one["descriptors"]
+            rows += [
+                "",
+                f"Memory before and after {one['requests'] - WARM_UP:,} requests of mixed pages, "
+                f"{WARM_UP:,} before that: {one['before_mb']} and {one['after_mb']} MB; open files "
+                f"{opened} and {left}.",
+            ]
+    last = results[-1]
+    rows += [
+        "",
+        f"{last['n']:,} files in the newest versions. Measured {time.strftime('%Y-%m-%d')} at "
+        f"commit {last['commit']} on {last['machine']}; load average {results[0]['load']} after "
+        "the first page.",
+    ]
+    return "\n".join(rows)
+
+
+@click.command("web")
+@click.option("--datasets", default=1000, show_default=True, type=click.IntRange(3))
+@click.option("--versions", default=10, show_default=True, type=click.IntRange(2), help="Of each.")
+@click.option("--files", default=2_000_000, show_default=True, type=click.IntRange(40))
+@click.option("--history", default=300, show_default=True, help="Versions of one of them.")
+@click.option("--folder", default=10_000, show_default=True, help="Files in a large folder.")
+@click.option("--seconds", default=5, show_default=True, type=click.IntRange(1), help="A page.")
+@click.option("--page", "pages", multiple=True, help="Only this kind of page.")
+@click.option(
+    "--cache",
+    default=_DEFAULT_CACHE,
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Where the store is kept for the next run.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line on stdout.")
+@click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md.")
+def web_bench(
+    datasets: int,
+    versions: int,
+    files: int,
+    history: int,
+    folder: int,
+    seconds: int,
+    pages: tuple[str, ...],
+    cache: Path,
+    *,
+    as_json: bool,
+    write: bool,
+) -> None:
+    """Pages of the catalogue, by kind, with eight clients at once. Needs wrk."""
+    if shutil.which("wrk") is None:
+        install_wrk()
+    sizes = Sizes(datasets, versions, files, history, folder)
+    made = ready(cache.expanduser(), sizes)
+    results = []
+    for line in lines(made, sizes, seconds, pages):
+        results.append(line)
+        if as_json:
+            click.echo(json.dumps(line))
+            sys.stdout.flush()
+    if not as_json:
+        click.echo(as_table(results))
+    if write:
+        write_section("web", as_table(results))
+
+
+def install_wrk() -> None:
+    """Debian's package, where that may be done."""
+    apt = shutil.which("apt-get")
+    if apt is None or os.geteuid() != 0:
+        sys.exit("bench: web needs wrk, which is not installed: apt-get install wrk")
+    click.echo("installing wrk …", err=True)
+    done = subprocess.run(
+        [apt, "install", "--yes", "--quiet", "wrk"],
+        stdout=sys.stderr,
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        check=False,
+    )
+    expect(done.returncode == 0, "wrk could not be installed: apt-get install wrk says why")
+
+
+if __name__ == "__main__":
+    web_bench()
