@@ -109,7 +109,7 @@ def test_upstream_text_is_shown_and_never_run(box: ScriptedHarness, source: Scri
         assert "<script>alert" not in feed
 
 
-def test_an_empty_catalogue_shows_the_first_command(box: ScriptedHarness) -> None:
+def test_an_empty_catalogue_lists_no_datasets(box: ScriptedHarness) -> None:
     box.sync()
     with run_catalogue(box.store) as site:
         assert not any(one.startswith("/dataset/") for one in links(site.page("/")))
