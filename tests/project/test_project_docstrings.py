@@ -1,0 +1,102 @@
+"""Functions in an ``__all__`` have numpydoc sections for what they take, return and raise."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import griffe
+import pytest
+
+SRC = Path(__file__).resolve().parents[2] / "src"
+HELP_TEXTS = {"cli", "datalad_ext"}
+"""Packages in which docstrings are the help texts of commands."""
+_NESTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+
+
+def _public() -> dict[str, Any]:
+    """Return what packages export, by its full name in the first package that exports it."""
+    found: dict[str, Any] = {}
+    for path in sorted((SRC / "neuromirror").rglob("__init__.py")):
+        parts = path.parent.relative_to(SRC).parts
+        if len(parts) == 1 or parts[1] in HELP_TEXTS:
+            continue
+        module = importlib.import_module(".".join(parts))
+        for name in getattr(module, "__all__", ()):
+            exported = getattr(module, name)
+            if not any(exported is one for one in found.values()):
+                found[f"{module.__name__}.{name}"] = exported
+    return found
+
+
+PUBLIC = _public()
+FUNCTIONS = {
+    name: inspect.unwrap(one)
+    for name, one in PUBLIC.items()
+    if inspect.isfunction(inspect.unwrap(one))
+}
+CLASSES = {name: one for name, one in PUBLIC.items() if inspect.isclass(one)}
+
+
+def sections(function: Callable[..., Any]) -> dict[str, list[str]]:
+    """Return the names in the sections of a docstring, by the kind of section."""
+    parsed = griffe.Docstring(inspect.getdoc(function) or "", lineno=1).parse(
+        "numpy", warnings=False
+    )
+    return {
+        one.kind.value: [getattr(item, "name", "") or str(item.annotation) for item in one.value]
+        for one in parsed
+        if one.kind.value in ("parameters", "returns", "yields", "raises")
+    }
+
+
+def raised(function: Callable[..., Any]) -> Iterator[str]:
+    """Yield the names of the exception classes that the function's own body raises."""
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
+    left = list(ast.iter_child_nodes(node))
+    while left:
+        one = left.pop()
+        if isinstance(one, _NESTED):
+            continue
+        if isinstance(one, ast.Raise) and isinstance(one.exc, ast.Call):
+            kind = ast.unparse(one.exc.func).rpartition(".")[2]
+            if kind[0].isupper():
+                yield kind
+        left += ast.iter_child_nodes(one)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_public_function_documents_its_parameters(name: str) -> None:
+    documented = [one.lstrip("*") for one in sections(FUNCTIONS[name]).get("parameters", [])]
+    assert sorted(documented) == sorted(inspect.signature(FUNCTIONS[name]).parameters)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_public_function_documents_its_result(name: str) -> None:
+    returned = inspect.signature(FUNCTIONS[name]).return_annotation
+    if returned not in ("None", "NoReturn", "Iterator[None]"):
+        assert {"returns", "yields"} & set(sections(FUNCTIONS[name]))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_public_function_documents_the_errors_that_it_raises(name: str) -> None:
+    documented = {
+        one.rpartition(".")[2]
+        for group in sections(FUNCTIONS[name]).get("raises", [])
+        for one in group.split(", ")
+    }
+    assert set(raised(FUNCTIONS[name])) <= documented
+
+
+def test_public_classes_and_functions_have_a_summary_of_one_line() -> None:
+    assert len(FUNCTIONS) > 150
+    assert len(CLASSES) > 150
+    for name, one in {**FUNCTIONS, **CLASSES}.items():
+        summary, _, rest = (one.__doc__ or "").partition("\n")
+        assert summary.endswith("."), name
+        assert not rest.strip() or rest.startswith("\n"), name
