@@ -25,6 +25,11 @@ def is_private_host_allowed(host: str, allowed: Sequence[str]) -> bool:
         The host as in a URL, with its port if there is one.
     allowed
         The words of the setting.
+
+    Returns
+    -------
+    bool
+        Whether the setting allows the host.
     """
     if "all" in allowed:
         return True

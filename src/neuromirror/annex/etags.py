@@ -33,6 +33,11 @@ def etag_of(
     progress
         Called with the number of bytes read so far, about once per MiB.
 
+    Returns
+    -------
+    str
+        ``<md5 in hex>-<number of parts>``.
+
     Raises
     ------
     ValueError

@@ -154,6 +154,17 @@ def _printable(text: str) -> str:
 
 
 def skipped_remotes_message(remotes: Iterable[SkippedRemote]) -> str:
-    """Return a message that names remotes which were not enabled; empty for none."""
+    """Return a message that names remotes which were not enabled; empty for none.
+
+    Parameters
+    ----------
+    remotes
+        The remotes, from :func:`initialize`.
+
+    Returns
+    -------
+    str
+        The message.
+    """
     names = ", ".join(map(str, remotes))
     return names and f"remotes not enabled: {names}"

@@ -49,6 +49,11 @@ def key_extension(name: bytes | str) -> str:
     ----------
     name
         The name or path of the file, in UTF-8.
+
+    Returns
+    -------
+    str
+        The extension with its leading dots, or an empty text.
     """
     raw = name.encode("utf-8") if isinstance(name, str) else name
     _, dot, endings = raw[raw.rfind(b"/") + 1 :].lstrip(b".").partition(b".")
@@ -69,17 +74,67 @@ def _extension(endings: bytes) -> str:
 
 
 def sha256e_key(size: int | None, hexdigest: str, name: bytes | str) -> str:
-    """Return the SHA256E key of a file with this name or path."""
+    """Return the SHA256E key of a file with this name or path.
+
+    Parameters
+    ----------
+    size
+        Size in bytes; None if unknown.
+    hexdigest
+        The sha256 in hex.
+    name
+        The name or path of the file, for the extension.
+
+    Returns
+    -------
+    str
+        The key.
+    """
     return f"SHA256E{_size_field(size)}--{hexdigest}{key_extension(name)}"
 
 
 def md5e_key(size: int | None, hexdigest: str, name: bytes | str) -> str:
-    """Return the MD5E key of a file with this name or path."""
+    """Return the MD5E key of a file with this name or path.
+
+    Parameters
+    ----------
+    size
+        Size in bytes; None if unknown.
+    hexdigest
+        The MD5 in hex.
+    name
+        The name or path of the file, for the extension.
+
+    Returns
+    -------
+    str
+        The key.
+    """
     return f"MD5E{_size_field(size)}--{hexdigest}{key_extension(name)}"
 
 
 def xs3etag_key(size: int, etag: str, part_size: int) -> str:
-    """Return the key of a multipart ETag ``<md5>-<parts>``; raises ValueError for another ETag."""
+    """Return the key of a multipart ETag.
+
+    Parameters
+    ----------
+    size
+        Size in bytes.
+    etag
+        ``<md5 in hex>-<number of parts>``.
+    part_size
+        The part size in bytes.
+
+    Returns
+    -------
+    str
+        The key, see docs/reference/xs3etag.md.
+
+    Raises
+    ------
+    ValueError
+        The text is not a multipart ETag.
+    """
     md5, dash, parts = etag.partition("-")
     if not dash or len(md5) != 32 or not parts.isdecimal():
         raise ValueError(f"not a multipart ETag: {etag!r}")
@@ -87,7 +142,20 @@ def xs3etag_key(size: int, etag: str, part_size: int) -> str:
 
 
 def url_key(url: str, size: int | None) -> str:
-    """Return the VURL key that ``git annex addurl --fast`` creates for a URL."""
+    """Return the VURL key that ``git annex addurl --fast`` creates for a URL.
+
+    Parameters
+    ----------
+    url
+        The URL.
+    size
+        Size in bytes; None if unknown.
+
+    Returns
+    -------
+    str
+        The key.
+    """
     name = "".join(
         [
             char if char in _PLAIN_IN_URL_NAME else ",," if char == "," else f",{ord(char)}"
@@ -106,6 +174,18 @@ def key_for(record: FileRecord, git_path: bytes) -> str:
 
     The URL of an object in an unversioned bucket does not identify its content. The key then
     also contains the listed ETag, even if it is not a digest of the bytes.
+
+    Parameters
+    ----------
+    record
+        The record of the file.
+    git_path
+        The path of the file in git, for the extension of the key.
+
+    Returns
+    -------
+    str
+        The key.
 
     Raises
     ------
@@ -134,7 +214,23 @@ def key_for(record: FileRecord, git_path: bytes) -> str:
 
 
 def parse_key(key: str) -> KeyParts:
-    """Parse a key; raises ValueError for any other text."""
+    """Parse a key.
+
+    Parameters
+    ----------
+    key
+        The text of the key.
+
+    Returns
+    -------
+    KeyParts
+        Its backend, fields and name.
+
+    Raises
+    ------
+    ValueError
+        The text is not an annex key.
+    """
     head, dashes, name = key.partition("--")
     backend, *fields = head.split("-")
     if not dashes or not backend:
@@ -150,6 +246,11 @@ def parse_key(key: str) -> KeyParts:
 
 def key_digest(key: str) -> tuple[str, str] | None:
     """Return the digest in a key, or None.
+
+    Parameters
+    ----------
+    key
+        The key.
 
     Returns
     -------
@@ -167,7 +268,18 @@ def key_digest(key: str) -> tuple[str, str] | None:
 
 
 def key_file_name(key: str) -> bytes:
-    """Return the file name of a key, with ``&``, ``%``, ``:`` and ``/`` escaped."""
+    """Return the file name of a key, with ``&``, ``%``, ``:`` and ``/`` escaped.
+
+    Parameters
+    ----------
+    key
+        The key.
+
+    Returns
+    -------
+    bytes
+        The file name, as in ``.git/annex/objects``.
+    """
     raw = key.encode("utf-8")
     if len(raw.translate(None, _ESCAPED_IN_FILES)) == len(raw):
         return raw
@@ -175,26 +287,72 @@ def key_file_name(key: str) -> bytes:
 
 
 def key_from_file_name(name: bytes) -> str:
-    """Return the key of a file name, the inverse of :func:`key_file_name`."""
+    """Return the key of a file name, the inverse of :func:`key_file_name`.
+
+    Parameters
+    ----------
+    name
+        The name of a file in ``.git/annex/objects``.
+
+    Returns
+    -------
+    str
+        The key.
+    """
     raw = name.replace(b"%", b"/").replace(b"&c", b":").replace(b"&s", b"%").replace(b"&a", b"&")
     return raw.decode("utf-8")
 
 
 def hash_lower(key: str) -> bytes:
-    """Return the directories of a key on the git-annex branch, such as ``f87/4d5``."""
+    """Return the directories of a key on the git-annex branch, such as ``f87/4d5``.
+
+    Parameters
+    ----------
+    key
+        The key.
+
+    Returns
+    -------
+    bytes
+        Two directories of three characters, from the MD5 of the key.
+    """
     digest = hashlib.md5(key.encode("utf-8"), usedforsecurity=False).hexdigest().encode("ascii")
     return digest[:3] + b"/" + digest[3:6]
 
 
 def hash_mixed(key: str) -> bytes:
-    """Return the directories of a key's object in a non-bare repository, such as ``pX/ZJ``."""
+    """Return the directories of a key's object in a non-bare repository, such as ``pX/ZJ``.
+
+    Parameters
+    ----------
+    key
+        The key.
+
+    Returns
+    -------
+    bytes
+        Two directories of two characters, from the MD5 of the key.
+    """
     digest = hashlib.md5(key.encode("utf-8"), usedforsecurity=False).digest()
     bits = int.from_bytes(digest[:3], "little")
     return _MIXED[bits & 0xFFF] + b"/" + _MIXED[bits >> 12]
 
 
 def link_target(key: str, git_path: bytes) -> bytes:
-    """Return the symlink target of a locked file at ``git_path``."""
+    """Return the symlink target of a locked file at ``git_path``.
+
+    Parameters
+    ----------
+    key
+        The key.
+    git_path
+        The path of the symlink in git.
+
+    Returns
+    -------
+    bytes
+        The relative path of the object.
+    """
     depth = git_path.count(b"/")
     up = _UP[depth] if depth < len(_UP) else b"../" * depth + _UP[0]
     name = key_file_name(key)
@@ -202,7 +360,18 @@ def link_target(key: str, git_path: bytes) -> bytes:
 
 
 def log_path(key: str) -> bytes:
-    """Return the path of a key's location log on the git-annex branch."""
+    """Return the path of a key's location log on the git-annex branch.
+
+    Parameters
+    ----------
+    key
+        The key.
+
+    Returns
+    -------
+    bytes
+        The path, ending in ``.log``.
+    """
     raw = key.encode("utf-8")
     digest = hashlib.md5(raw, usedforsecurity=False).hexdigest().encode("ascii")
     if len(raw.translate(None, _ESCAPED_IN_FILES)) != len(raw):
@@ -211,7 +380,18 @@ def log_path(key: str) -> bytes:
 
 
 def url_log_path(key: str) -> bytes:
-    """Return the path of a key's URL log on the git-annex branch."""
+    """Return the path of a key's URL log on the git-annex branch.
+
+    Parameters
+    ----------
+    key
+        The key.
+
+    Returns
+    -------
+    bytes
+        The path, ending in ``.log.web``.
+    """
     return hash_lower(key) + b"/" + key_file_name(key) + b".log.web"
 
 

@@ -33,7 +33,20 @@ class LogLine(NamedTuple):
 
 
 def location_log(timestamp: int, uuid: str = WEB_UUID) -> bytes:
-    """Return the location log of a key that one repository has."""
+    """Return the location log of a key that one repository has.
+
+    Parameters
+    ----------
+    timestamp
+        Seconds since 1970.
+    uuid
+        The repository or remote that has the content.
+
+    Returns
+    -------
+    bytes
+        The content of the log.
+    """
     return b"%ds 1 %s\n" % (timestamp, uuid.encode("ascii"))
 
 
@@ -41,12 +54,37 @@ def url_log(urls: Iterable[str], timestamp: int) -> bytes:
     """Return the URL log of a key, in git-annex's order.
 
     URLs that a special remote claims are prefixed with a colon.
+
+    Parameters
+    ----------
+    urls
+        The URLs.
+    timestamp
+        Seconds since 1970.
+
+    Returns
+    -------
+    bytes
+        The content of the log.
     """
     return url_lines({_value(url) for url in urls}, b"%ds 1 " % timestamp)
 
 
 def url_lines(urls: Iterable[bytes], present: bytes) -> bytes:
-    """Return the URL log of a key, for URLs in bytes; ``present`` is ``b"<seconds>s 1 "``."""
+    """Return the URL log of a key, for URLs in bytes; ``present`` is ``b"<seconds>s 1 "``.
+
+    Parameters
+    ----------
+    urls
+        The URLs.
+    present
+        The start of each line, ``b"<seconds>s 1 "``.
+
+    Returns
+    -------
+    bytes
+        The content of the log.
+    """
     return b"".join([b"%s%s\n" % (present, url) for url in sorted(set(urls))])
 
 
@@ -54,13 +92,38 @@ def parse_log(content: bytes) -> list[LogLine]:
     """Parse a location or URL log, and skip invalid lines.
 
     Timestamps may be whole or fractional, and in old logs ``s`` may be missing.
+
+    Parameters
+    ----------
+    content
+        The content of the log.
+
+    Returns
+    -------
+    list[LogLine]
+        The valid lines, in the order of the log.
     """
     lines = (_parse(raw) for raw in content.replace(b"\r", b"\n").split(b"\n"))
     return [line for line in lines if line is not None]
 
 
 def merge_location_log(existing: bytes, timestamp: int, uuid: str = WEB_UUID) -> bytes:
-    """Add a repository to a location log; return ``existing`` if it is already present."""
+    """Add a repository to a location log; return ``existing`` if it is already present.
+
+    Parameters
+    ----------
+    existing
+        The content of the log.
+    timestamp
+        Seconds since 1970.
+    uuid
+        The repository or remote that has the content.
+
+    Returns
+    -------
+    bytes
+        The new content of the log.
+    """
     return _merge(existing, [uuid.encode("ascii")], timestamp)
 
 
@@ -69,6 +132,20 @@ def merge_url_log(existing: bytes, urls: Iterable[str], timestamp: int) -> bytes
 
     Lines of other URLs are unchanged. A URL that was removed is added with a later time than its
     removal, even if ``timestamp`` is earlier, because the newest line counts.
+
+    Parameters
+    ----------
+    existing
+        The content of the log.
+    urls
+        The URLs to add.
+    timestamp
+        Seconds since 1970.
+
+    Returns
+    -------
+    bytes
+        The new content of the log.
     """
     return _merge(existing, [_value(url) for url in urls], timestamp)
 
@@ -84,6 +161,11 @@ def remote_log(remote: str, config: dict[str, str], timestamp: int | None = None
         The configuration.
     timestamp
         Seconds since 1970; None to omit the timestamp and the newline.
+
+    Returns
+    -------
+    bytes
+        The line.
     """
     fields = " ".join(f"{name}={_escape(value)}" for name, value in sorted(config.items()))
     end = "" if timestamp is None else f" timestamp={timestamp}s\n"
@@ -91,7 +173,18 @@ def remote_log(remote: str, config: dict[str, str], timestamp: int | None = None
 
 
 def parse_remote_log(content: bytes) -> dict[str, dict[str, str]]:
-    """Return the configuration of each remote in ``remote.log``, from its newest line."""
+    """Return the configuration of each remote in ``remote.log``, from its newest line.
+
+    Parameters
+    ----------
+    content
+        The content of the log.
+
+    Returns
+    -------
+    dict[str, dict[str, str]]
+        UUID → settings of the remote.
+    """
     found: dict[str, tuple[float, dict[str, str]]] = {}
     for line in content.decode("utf-8", "surrogateescape").splitlines():
         uuid, *tokens = line.split(" ")

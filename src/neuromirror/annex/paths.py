@@ -90,6 +90,16 @@ def git_path(upstream: bytes) -> bytes:
     """Return the git path of an upstream name; the same bytes for an ordinary name.
 
     The result is valid UTF-8, never empty, and has no component that git refuses.
+
+    Parameters
+    ----------
+    upstream
+        The name of the file upstream, in any bytes.
+
+    Returns
+    -------
+    bytes
+        The path in git.
     """
     if _PLAIN.fullmatch(upstream):
         return upstream
@@ -111,14 +121,36 @@ def git_path(upstream: bytes) -> bytes:
 
 
 def upstream_path(git: bytes) -> bytes:
-    """Return the upstream name of a path from :func:`git_path` or :func:`mark_clash`."""
+    """Return the upstream name of a path from :func:`git_path` or :func:`mark_clash`.
+
+    Parameters
+    ----------
+    git
+        The path of the file in git.
+
+    Returns
+    -------
+    bytes
+        The name upstream.
+    """
     if b"%" not in git:
         return git
     return _TOKEN.sub(_unescape, git)
 
 
 def mark_clash(git_path: bytes) -> bytes:
-    """Return an alternative path of a file whose path is also that of a folder."""
+    """Return an alternative path of a file whose path is also that of a folder.
+
+    Parameters
+    ----------
+    git_path
+        The path of the file in git.
+
+    Returns
+    -------
+    bytes
+        The alternative path; :func:`upstream_path` gives the same upstream name for both.
+    """
     folder, slash, name = git_path.rpartition(b"/")
     if len(name) + len(_CLASH) > _COMPONENT_LIMIT:
         name = _split(name)
@@ -129,6 +161,16 @@ def fits_path_limits(git_path: bytes) -> bool:
     """Return whether a path and its longest possible link target are short enough for a checkout.
 
     The limits (3,800 bytes for the path, 4,000 for the target) are below PATH_MAX (4,096).
+
+    Parameters
+    ----------
+    git_path
+        The path of a file in git.
+
+    Returns
+    -------
+    bool
+        False if a checkout could fail.
     """
     return (
         len(git_path) <= _PATH_LIMIT and 3 * git_path.count(b"/") + _LONGEST_TARGET <= _TARGET_LIMIT

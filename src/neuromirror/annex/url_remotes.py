@@ -27,6 +27,22 @@ def special_remote(name: str, externaltype: str, uuid: str, timestamp: int) -> b
 
     ``git annex initremote NAME type=external externaltype=TYPE encryption=none autoenable=true``
     writes the same line.
+
+    Parameters
+    ----------
+    name
+        The name of the remote.
+    externaltype
+        The type: the program is ``git-annex-remote-<type>``.
+    uuid
+        The UUID of the remote.
+    timestamp
+        Seconds since 1970.
+
+    Returns
+    -------
+    bytes
+        The line with its newline.
     """
     config = {
         "autoenable": "true",
@@ -51,6 +67,26 @@ def web_remote(
 
     ``git annex initremote NAME type=web urlinclude=GLOB urlexclude=GLOB cost=N autoenable=true``
     writes the same line. The default web remote (cost 200) skips URLs that match ``urlinclude``.
+
+    Parameters
+    ----------
+    name
+        The name of the remote.
+    cost
+        The cost; git-annex uses cheaper remotes first.
+    timestamp
+        Seconds since 1970; None to omit the timestamp and the newline.
+    uuid
+        The UUID of the remote.
+    urlinclude
+        A glob of the URLs that the remote serves.
+    urlexclude
+        A glob of exceptions to ``urlinclude``.
+
+    Returns
+    -------
+    bytes
+        The line.
     """
     config = {
         "autoenable": "true",
@@ -65,7 +101,20 @@ def web_remote(
 
 
 def untrusted_line(uuid: str, timestamp: int) -> bytes:
-    """Return the line of ``trust.log`` that ``git annex untrust`` writes."""
+    """Return the line of ``trust.log`` that ``git annex untrust`` writes.
+
+    Parameters
+    ----------
+    uuid
+        The UUID of the remote.
+    timestamp
+        Seconds since 1970.
+
+    Returns
+    -------
+    bytes
+        The line with its newline.
+    """
     return f"{uuid} 0 timestamp={timestamp}s\n".encode()
 
 
@@ -74,6 +123,16 @@ def url_glob(pattern: str) -> re.Pattern[str]:
 
     Matching does not backtrack, because ``fnmatch`` uses atomic groups. A glob of more than
     :data:`LONGEST_GLOB` characters matches nothing, since ``remote.log`` may be untrusted.
+
+    Parameters
+    ----------
+    pattern
+        The glob.
+
+    Returns
+    -------
+    re.Pattern[str]
+        A pattern to be used with ``fullmatch``.
     """
     if len(pattern) > LONGEST_GLOB:
         return re.compile(r"(?!)")
@@ -144,10 +203,36 @@ class UrlRemotes:
 
 
 def uuid_line(name: str, uuid: str, timestamp: int) -> bytes:
-    """Return the line of ``uuid.log`` that names a remote."""
+    """Return the line of ``uuid.log`` that names a remote.
+
+    Parameters
+    ----------
+    name
+        The name of the remote.
+    uuid
+        The UUID of the remote.
+    timestamp
+        Seconds since 1970.
+
+    Returns
+    -------
+    bytes
+        The line with its newline.
+    """
     return f"{uuid} {name} timestamp={timestamp}s\n".encode()
 
 
 def strip_claim_prefix(value: str) -> str:
-    """Return the URL in a value of a URL log."""
+    """Return the URL in a value of a URL log.
+
+    Parameters
+    ----------
+    value
+        The value, with a leading colon if a special remote claims the URL.
+
+    Returns
+    -------
+    str
+        The URL.
+    """
     return value.removeprefix(CLAIM_PREFIX)

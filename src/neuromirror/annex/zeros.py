@@ -15,6 +15,16 @@ def is_all_zeros(key: str) -> bool:
     """Return whether a key's sha256 is that of zero bytes of the key's size.
 
     The first call for a size hashes that many bytes; the digest is cached.
+
+    Parameters
+    ----------
+    key
+        A key of any backend.
+
+    Returns
+    -------
+    bool
+        Whether the content is known to consist of zero bytes; False for keys without sha256.
     """
     size, digest = parse_key(key).size, key_digest(key)
     if not size or digest is None or digest[0] != "sha256":

@@ -240,6 +240,16 @@ class Mirror:
 def load_mirror(path: Path) -> Mirror:
     """Load a mirror file.
 
+    Parameters
+    ----------
+    path
+        The mirror file.
+
+    Returns
+    -------
+    Mirror
+        The mirror; its source is not opened yet.
+
     Raises
     ------
     ConfigurationError
@@ -285,6 +295,11 @@ def list_mirror_files(folder: Path, *, allow_empty: bool = False) -> list[Path]:
     allow_empty
         Whether a folder without mirror files is valid.
 
+    Returns
+    -------
+    list[Path]
+        Paths of the ``*.toml`` files.
+
     Raises
     ------
     ConfigurationError
@@ -315,6 +330,11 @@ def list_mirror_files(folder: Path, *, allow_empty: bool = False) -> list[Path]:
 def load_mirrors(folder: Path) -> dict[str, Mirror]:
     """Load all mirror files in a folder.
 
+    Parameters
+    ----------
+    folder
+        The folder with the mirror files.
+
     Returns
     -------
     dict
@@ -330,6 +350,18 @@ def load_mirrors(folder: Path) -> dict[str, Mirror]:
 
 def find_mirror(mirrors: Mapping[str, _T], name: str) -> _T:
     """Return the mirror, or its file, with a name.
+
+    Parameters
+    ----------
+    mirrors
+        Mirrors or mirror files, by name.
+    name
+        The name.
+
+    Returns
+    -------
+    _T
+        The value of ``mirrors``.
 
     Raises
     ------

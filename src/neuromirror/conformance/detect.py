@@ -25,8 +25,8 @@ def open_archive(url: str) -> tuple[str, Source]:
     Parameters
     ----------
     url
-        ``s3://bucket/prefix``, the URL of a bucket or of a prefix in it, or the base URL of the
-        API of a DANDI archive, a BOSS or an ndstore.
+        ``s3://bucket/prefix``, the URL of a bucket or of a prefix in it, or the base URL of the API
+        of a DANDI archive, a BOSS or an ndstore.
 
     Returns
     -------

@@ -79,7 +79,23 @@ class ConformanceReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 def load_report(content: bytes) -> ConformanceReport:
-    """Parse a report in JSON; raises InvalidReportError."""
+    """Parse a report in JSON.
+
+    Parameters
+    ----------
+    content
+        The content of the file.
+
+    Returns
+    -------
+    ConformanceReport
+        The report.
+
+    Raises
+    ------
+    InvalidReportError
+        The content is not a report.
+    """
     try:
         report = msgspec.json.decode(content, type=ConformanceReport)
     except (msgspec.DecodeError, RecursionError) as error:
@@ -97,6 +113,18 @@ def compare_reports(
     """Yield the findings whose status changed, as pairs (before, after).
 
     Changes from or to ``unknown`` are ignored.
+
+    Parameters
+    ----------
+    before
+        The earlier report.
+    after
+        The later report of the same archive.
+
+    Yields
+    ------
+    tuple[ConformanceFinding, ConformanceFinding]
+        The finding of the earlier report and that of the later one.
     """
     earlier = {one.rule: one for one in before.findings}
     for now in after.findings:

@@ -39,6 +39,18 @@ class SyncRequest:
 def parse_sync_requests(names: Sequence[str], mirrors: dict[str, Mirror]) -> list[SyncRequest]:
     """Parse names such as ``dandi`` and ``dandi:000027``; no names request all mirrors.
 
+    Parameters
+    ----------
+    names
+        The names; empty for all mirrors.
+    mirrors
+        The configured mirrors, by name.
+
+    Returns
+    -------
+    list[SyncRequest]
+        One request per mirror or dataset, without duplicates.
+
     Raises
     ------
     ConfigurationError

@@ -131,7 +131,20 @@ class JournalRecorder:
 
 @contextmanager
 def open_recorder(store: Store, index_path: Path) -> Iterator[JournalRecorder]:
-    """Yield a recorder; it is closed at the end of the block."""
+    """Open a recorder, and close it at the end of the block.
+
+    Parameters
+    ----------
+    store
+        The store, whose journal is written.
+    index_path
+        The index, which is created if it is missing.
+
+    Yields
+    ------
+    JournalRecorder
+        The recorder, which writes journal and index.
+    """
     recorder = JournalRecorder(store, index_path)
     try:
         yield recorder

@@ -49,7 +49,26 @@ def dry_run(
     history: bool = False,
     private: PrivateStore | None = None,
 ) -> Iterator[Result]:
-    """Yield what a sync would do with each dataset; nothing is written."""
+    """Yield what a sync would do with each dataset; nothing is written.
+
+    Parameters
+    ----------
+    requests
+        The requested mirrors and datasets, from :func:`parse_sync_requests`.
+    index
+        The index; None if the store does not exist yet.
+    deep
+        Whether to visit datasets that the overview lists as unchanged.
+    history
+        Whether to visit earlier states that the archive still lists.
+    private
+        The private store; None for none.
+
+    Yields
+    ------
+    Result
+        The expected result for a dataset.
+    """
     options = RunOptions(deep, history)
     for request in requests:
         source = request.mirror.open()

@@ -15,7 +15,21 @@ def create_bundle(
 ) -> None:
     """Write a bundle of refs of a repository, without the history of ``exclude``.
 
-    Raises GitError where git cannot write it.
+    Parameters
+    ----------
+    git_dir
+        The repository.
+    bundle
+        The file to write.
+    refs
+        Full names of the refs.
+    exclude
+        Commit ids whose history the reader of the bundle has.
+
+    Raises
+    ------
+    GitError
+        git cannot write the bundle.
     """
     excluded = list(exclude)
     options = ["--not", *excluded] if excluded else []
@@ -59,7 +73,18 @@ def create_bundle_of_commits(
 
 
 def read_bundle_refs(bundle: Path) -> dict[str, str]:
-    """Return the refs of a bundle: name → commit id; empty where it is missing or unreadable."""
+    """Return the refs of a bundle; empty if it is missing or unreadable.
+
+    Parameters
+    ----------
+    bundle
+        The file.
+
+    Returns
+    -------
+    dict[str, str]
+        Name → commit id in hex.
+    """
     if not bundle.is_file():
         return {}
     # no repository: the directory of a foreign bundle may look like one, with a configuration

@@ -24,6 +24,11 @@ def check_objects(git_dir: Path) -> None:
     spelling that a file system equates with them, and a ``.gitmodules`` with names or URLs that git
     does not accept.
 
+    Parameters
+    ----------
+    git_dir
+        The repository.
+
     Raises
     ------
     ObjectsRefusedError

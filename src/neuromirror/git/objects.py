@@ -132,9 +132,22 @@ class BatchObjectReader:
 
 
 def parse_tree(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Yield the entries of a tree object: mode, name, 20-byte id.
+    """Yield the entries of a tree object.
 
-    Raises ValueError where the object is truncated.
+    Parameters
+    ----------
+    data
+        The content of the object, without its header.
+
+    Yields
+    ------
+    tuple[bytes, bytes, bytes]
+        Mode, name and 20-byte id.
+
+    Raises
+    ------
+    ValueError
+        The object is truncated.
     """
     start = 0
     while start < len(data):

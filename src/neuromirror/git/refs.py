@@ -18,14 +18,38 @@ _INVALID_NAME = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/
 
 
 def is_ref_name(name: str) -> bool:
-    """Return whether git accepts a full name as that of a ref (git-check-ref-format(1))."""
+    """Return whether git accepts a full name as that of a ref (git-check-ref-format(1)).
+
+    Parameters
+    ----------
+    name
+        A full name, such as ``refs/tags/draft``.
+
+    Returns
+    -------
+    bool
+        Whether the name is valid.
+    """
     return name.startswith("refs/") and not _INVALID_NAME.search(name)
 
 
 def ref_creation_commands(refs: Mapping[str, str]) -> str:
-    """Return the input of ``git update-ref --stdin -z`` that creates refs (name → commit).
+    """Return the input of ``git update-ref --stdin -z`` that creates refs.
 
-    Raises InvalidRefNameError for a name that git rejects, so that no name is read as a command.
+    Parameters
+    ----------
+    refs
+        Full name → commit id in hex.
+
+    Returns
+    -------
+    str
+        The commands, each terminated by NUL.
+
+    Raises
+    ------
+    InvalidRefNameError
+        git rejects a name; so no name is read as a command.
     """
     for name in refs:
         if not is_ref_name(name):
@@ -34,7 +58,18 @@ def ref_creation_commands(refs: Mapping[str, str]) -> str:
 
 
 def read_refs(repository: Path) -> dict[str, str]:
-    """Return all refs: full name → object id in hex. A loose ref overrides a packed one."""
+    """Return all refs of a repository; a loose ref overrides a packed one.
+
+    Parameters
+    ----------
+    repository
+        The git directory.
+
+    Returns
+    -------
+    dict[str, str]
+        Full name → object id in hex.
+    """
     refs = {name: sha for name, (sha, _) in read_packed_refs(repository).items()}
     refs.update(_read_loose_refs(repository))
     return refs

@@ -43,6 +43,11 @@ def git_environment(
         names the program that does so.
     credentials
         Keep tokens and passwords in the environment, for a command that talks to a remote.
+
+    Returns
+    -------
+    dict[str, str]
+        The whole environment of the child process.
     """
     inherited = dict(os.environ) if credentials else environment_without_secrets()
     environment = {
@@ -73,6 +78,8 @@ def try_git(
     ----------
     git_dir
         The repository's own directory.
+    *arguments
+        The command and its arguments, without ``git``.
     stdin
         The command's input.
     environment
@@ -80,7 +87,17 @@ def try_git(
     umask
         The umask of the command; -1 keeps that of this process.
     timeout
-        Seconds after which the command is killed and ``subprocess.TimeoutExpired`` is raised.
+        Seconds after which the command is killed; None for no limit.
+
+    Returns
+    -------
+    subprocess.CompletedProcess[str]
+        Exit code, standard output and standard error.
+
+    Raises
+    ------
+    subprocess.TimeoutExpired
+        The command took longer than ``timeout``.
     """
     # bytes: text mode would turn a carriage return in a commit message into a newline
     done = subprocess.run(
@@ -107,7 +124,25 @@ def run_git(
     environment: Mapping[str, str] | None = None,
     umask: int = -1,
 ) -> str:
-    """Run a git command on a repository as :func:`try_git` does; return its output.
+    """Run a git command on a repository as :func:`try_git` does, and return its output.
+
+    Parameters
+    ----------
+    git_dir
+        The repository's own directory.
+    *arguments
+        The command and its arguments, without ``git``.
+    stdin
+        The command's input.
+    environment
+        Variables beside those of :func:`git_environment`.
+    umask
+        The umask of the command; -1 keeps that of this process.
+
+    Returns
+    -------
+    str
+        The standard output.
 
     Raises
     ------
@@ -126,6 +161,18 @@ def start_git(git_dir: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes
     """Start a git command on a repository, with pipes for its input and output.
 
     The process is killed at the end of the block, so that a reader may stop early.
+
+    Parameters
+    ----------
+    git_dir
+        The repository's own directory.
+    *arguments
+        The command and its arguments, without ``git``.
+
+    Yields
+    ------
+    subprocess.Popen[bytes]
+        The running process.
     """
     with subprocess.Popen(
         ["git", *arguments],

@@ -22,7 +22,18 @@ class Submodule:
 
 
 def gitmodules_content(modules: Iterable[Submodule]) -> bytes:
-    """Return the content of ``.gitmodules``, sorted by path."""
+    """Return the content of ``.gitmodules``, sorted by path.
+
+    Parameters
+    ----------
+    modules
+        The subdatasets.
+
+    Returns
+    -------
+    bytes
+        The content, with path, URL and dataset id of each.
+    """
     return "".join(
         f"[submodule {_quote(one.path)}]\n\tpath = {_config_value(one.path)}\n"
         f"\turl = {_config_value(one.url)}\n\tdatalad-id = {one.dataset_id}\n"

@@ -28,6 +28,18 @@ class ListedEntry(NamedTuple):
 def list_tree(git_dir: Path, commit: str) -> Generator[ListedEntry, None, None]:
     """Yield all files, symlinks and gitlinks of a commit in the order of ``git ls-tree -r``.
 
+    Parameters
+    ----------
+    git_dir
+        The repository.
+    commit
+        The id of a commit or tree in hex.
+
+    Yields
+    ------
+    ListedEntry
+        Mode, id and full path of an entry.
+
     Raises
     ------
     GitError
@@ -54,6 +66,13 @@ def tree_sort_key(name: bytes, mode: bytes) -> bytes:
 
 def write_tree(pack: PackWriter, entries: Mapping[bytes, tuple[bytes, bytes]]) -> bytes:
     """Write one tree from entries in any order: name → (mode, 20-byte id).
+
+    Parameters
+    ----------
+    pack
+        The pack that gets the tree object.
+    entries
+        Name → (mode, 20-byte id).
 
     Returns
     -------

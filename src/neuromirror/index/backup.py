@@ -118,9 +118,21 @@ def integrity_errors(path: Path, *, deep: bool = False) -> list[str]:
 
 
 def raise_if_damaged(path: Path, error: Exception) -> None:
-    """Raise IndexDamagedError if the database is damaged, caused by ``error``.
+    """Raise an error if the database is damaged; do nothing otherwise.
 
     For errors that values of a wrong type may have caused.
+
+    Parameters
+    ----------
+    path
+        The database file, which is checked.
+    error
+        The error that occurred, which becomes the cause.
+
+    Raises
+    ------
+    IndexDamagedError
+        The database is damaged.
     """
     if integrity_errors(path):
         raise damage_error(path, error) from error

@@ -54,7 +54,18 @@ def parse_checksum(query: str) -> list[ContentLookup]:
 
 
 def is_checksum(text: str) -> bool:
-    """Return whether a text is a checksum or an annex key."""
+    """Return whether a text is a checksum or an annex key.
+
+    Parameters
+    ----------
+    text
+        The text.
+
+    Returns
+    -------
+    bool
+        Whether it can be looked up.
+    """
     try:
         parse_checksum(text)
     except MalformedQueryError:

@@ -220,12 +220,19 @@ def rebuild_from_journal(
     lock_wait : float
         Seconds to wait for another writer.
 
+    Returns
+    -------
+    int
+        The number of journal entries.
+
     Raises
     ------
     JournalDamagedError
         If the records of a version are damaged; the old index, which may have the version, is kept.
     IndexBusyError
         If another process writes for longer than ``lock_wait``.
+    IndexUnusableError
+        The folder of the index does not exist.
     """
     scratch = path.with_name(path.name + ".rebuild")
     if not path.parent.is_dir():

@@ -35,7 +35,21 @@ class EntryReader(Protocol):
 
 
 def is_indexed(version: VersionMinted, index_entries: int) -> bool:
-    """Return whether a version's files are in the index, by the setting of its mirror."""
+    """Return whether a version's files are in the index, by the setting of its mirror.
+
+    Parameters
+    ----------
+    version
+        The journal entry of the version.
+    index_entries
+        The setting of the mirror: the largest number of files of a component whose files are
+        indexed.
+
+    Returns
+    -------
+    bool
+        Whether the index has a row per file.
+    """
     return not version.within or version.files <= index_entries
 
 
@@ -46,6 +60,18 @@ def effective_entries(
 
     For each mirror, the last setting after ``position`` applies to all versions from there up to
     it; for each dataset, the last withdrawal or reinstatement after ``position`` applies.
+
+    Parameters
+    ----------
+    journal
+        The journal.
+    position
+        The byte position at which to start.
+
+    Yields
+    ------
+    tuple[int, JournalEntry]
+        The position of the entry's end in bytes, and the entry.
     """
     last: dict[str, tuple[int, int]] = {}
     withdrawn: set[tuple[str, str]] = set()

@@ -8,8 +8,7 @@ REBUILD_HINT = "run `neuromirror rebuild-index`: it is rebuilt from the store, n
 
 
 class IndexUnusableError(NeuromirrorError):
-    """The index file cannot be used: damaged, another schema version, another kind of
-    file, or not writable."""
+    """The index file is damaged, not writable, or of another schema version or kind."""
 
 
 class IndexMissingError(IndexUnusableError):

@@ -236,7 +236,18 @@ def _authorize_read(table: str, column: str | None, database: str | None) -> int
 
 
 def refusal_message(error: BaseException) -> str | None:
-    """Return why SQLite or a limit refused a client's statement; None for any other error."""
+    """Return why SQLite or a limit refused a client's statement; None for any other error.
+
+    Parameters
+    ----------
+    error
+        The error of a statement.
+
+    Returns
+    -------
+    str | None
+        The message for the client.
+    """
     if isinstance(error, MemoryError):
         return "the statement exceeds its memory limit; select fewer rows or columns"
     if isinstance(error, StatementRefusedError):
@@ -250,7 +261,18 @@ def refusal_message(error: BaseException) -> str | None:
 
 
 def sqlite_damage_error(error: BaseException) -> IndexDamagedError | None:
-    """Return the IndexDamagedError for an error of SQLite; None if it is not damage."""
+    """Return the IndexDamagedError for an error of SQLite; None if it is not damage.
+
+    Parameters
+    ----------
+    error
+        The error of a statement.
+
+    Returns
+    -------
+    IndexDamagedError | None
+        The error to raise.
+    """
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT):
         return IndexDamagedError(f"the index is damaged ({error}); {REBUILD_HINT}")

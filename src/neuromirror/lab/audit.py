@@ -83,8 +83,18 @@ def audit(
 
     Parameters
     ----------
+    recorder
+        The recorder of the store; the results are written through it.
+    scopes
+        The mirrors and datasets to check; by default the whole store.
     budget
         Maximum number of URLs.
+    older_than
+        Minimum age of the last check of a URL that is checked again.
+    settings
+        The ``[audit]`` table of the mirror files; None for the defaults.
+    now
+        The current time, with a time zone.
     until
         Time of :func:`time.monotonic` after which no further URL is checked.
 

@@ -115,7 +115,22 @@ class DiffSide:
 
 
 def version_side(store: Store, index: Index, row: VersionRow) -> DiffSide:
-    """Return the side of a version in a store."""
+    """Return the side of a version in a store.
+
+    Parameters
+    ----------
+    store
+        The store that has the version.
+    index
+        The index of the store.
+    row
+        The version, as returned by :meth:`Index.resolve`.
+
+    Returns
+    -------
+    DiffSide
+        The side, with the records of the index.
+    """
 
     def subdataset(placed: SnapshotEntry) -> DiffSide | None:
         assert placed.subdataset is not None
@@ -142,7 +157,22 @@ def version_side(store: Store, index: Index, row: VersionRow) -> DiffSide:
 
 
 def clone_side(git_dir: Path, root: Path, commit: str) -> DiffSide:
-    """Return the side of a commit of a clone, with the fields that its keys contain."""
+    """Return the side of a commit of a clone, with the fields that its keys contain.
+
+    Parameters
+    ----------
+    git_dir
+        The clone's git directory.
+    root
+        The top of the clone's work tree.
+    commit
+        The commit id in hex.
+
+    Returns
+    -------
+    DiffSide
+        The side, without records of the index.
+    """
     committed = MintedCommit(git_dir, commit)
 
     def lines() -> Iterator[bytes]:
@@ -184,10 +214,19 @@ def diff(
 
     Parameters
     ----------
+    old
+        The earlier state.
+    new
+        The later state.
     scratch
         A folder for temporary files of the size of the differences.
     recursive
         Compare the files of changed subdatasets that are available on both sides.
+
+    Yields
+    ------
+    FileChange
+        A change; moved files are one change.
 
     Raises
     ------

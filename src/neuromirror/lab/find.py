@@ -34,6 +34,16 @@ def queries_of_file(path: Path) -> list[str]:
     They are sha256, md5 and the multipart ETags for the usual part sizes, computed in one pass. For
     an annexed file without content, it is the key.
 
+    Parameters
+    ----------
+    path
+        The file; annexed files may have no content.
+
+    Returns
+    -------
+    list[str]
+        Queries for :func:`find_any`.
+
     Raises
     ------
     ContentUnavailableError
@@ -55,6 +65,18 @@ def queries_of_file(path: Path) -> list[str]:
 
 def find_any(index: Index, queries: Iterable[str]) -> Iterator[FoundFile]:
     """Yield the files that match one of the queries, without duplicates.
+
+    Parameters
+    ----------
+    index
+        The index to search.
+    queries
+        Checksums (with or without the name of the algorithm) or annex keys.
+
+    Yields
+    ------
+    FoundFile
+        A file of a version, once.
 
     Raises
     ------

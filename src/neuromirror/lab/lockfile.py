@@ -227,6 +227,16 @@ class _File(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
 def load_lock(path: Path) -> Lock:
     """Read a lock file.
 
+    Parameters
+    ----------
+    path
+        The path of the lock file.
+
+    Returns
+    -------
+    Lock
+        The pins, in the order of the file.
+
     Raises
     ------
     LockMissingError

@@ -23,6 +23,13 @@ def find_outdated(lock: Lock, index: Index) -> Iterator[Outcome]:
     A pin of a draft is compared with the newest state of the draft, any other with the newest
     published version (with the newest observed one if nothing is published).
 
+    Parameters
+    ----------
+    lock
+        The lock file.
+    index
+        The index with the newest versions.
+
     Yields
     ------
     Outcome

@@ -149,6 +149,14 @@ def pin(
 
     Parameters
     ----------
+    path
+        The path of the lock file.
+    requests
+        The versions to pin, with their globs.
+    store
+        The store that has the versions.
+    index
+        The index of the store.
     remove
         Names of datasets whose pins are removed.
     progress

@@ -198,5 +198,5 @@ class Reminter:
         return self._recorder.ask(lambda index: list(index.subdatasets(minted)))
 
     def version_at(self, name: str, commit: str) -> VersionRow:
-        """The version of a dataset in the scratch store that is at a commit."""
+        """Return the version of a dataset in the scratch store that has a commit."""
         return self._recorder.ask(lambda index: index.resolve(name, commit))

@@ -132,12 +132,21 @@ def reproduce(
     ----------
     row
         The version, as returned by :meth:`Index.resolve`.
+    store
+        The store that has the version.
+    index
+        The index of the store.
     mirror
         The declared mirror of the dataset.
     scratch
         An empty or missing folder for the new stores; the caller removes it.
     progress
         Called with the name of each version before it is minted.
+
+    Returns
+    -------
+    Reproduction
+        The comparison; its ``exit_code`` is 0 if everything promised is equal.
 
     Raises
     ------

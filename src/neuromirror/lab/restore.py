@@ -96,6 +96,12 @@ def restore(
 
     Parameters
     ----------
+    lock
+        The lock file.
+    into
+        The folder in which each dataset gets a folder.
+    store
+        A local store; None for none.
     clones
         Further URLs, or patterns of URLs (:mod:`neuromirror.lab.clone_urls`).
     offline

@@ -24,6 +24,11 @@ def commit_bytes(
         Author and committer date, in whole seconds since the epoch; the time zone is +0000.
     message
         Subject, body and trailers.
+
+    Returns
+    -------
+    bytes
+        The content, without the header of a git object.
     """
     identity = f"neuromirror <{mirror}@neuromirror.invalid> {timestamp} +0000"
     lines = [f"tree {tree.hex()}"]

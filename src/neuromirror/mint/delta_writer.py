@@ -90,6 +90,11 @@ def mint_delta(
         The local id of the dataset that has this one as a component; empty for a dataset of its
         own.
 
+    Returns
+    -------
+    MintResult
+        The ids of the commits, and the packs, which are not yet in the repository.
+
     Raises
     ------
     UnsuitableBaseError

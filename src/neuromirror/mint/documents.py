@@ -146,6 +146,16 @@ def ria_url(dataset_id: str) -> str:
     """Return the URL of a dataset in the store, relative to that of another one.
 
     It is valid from the other's path ``<id[:3]>/<id[3:]>`` as well as from ``alias/<name>``.
+
+    Parameters
+    ----------
+    dataset_id
+        The UUID of the other dataset.
+
+    Returns
+    -------
+    str
+        The relative URL ``../../<id[:3]>/<id[3:]>``.
     """
     return f"../../{dataset_id[:3]}/{dataset_id[3:]}"
 

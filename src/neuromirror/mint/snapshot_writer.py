@@ -87,6 +87,11 @@ def mint(
     scratch
         The directory in which packs and manifest are written.
 
+    Returns
+    -------
+    MintResult
+        The ids of the commits, and the packs, which are not yet in the repository.
+
     Raises
     ------
     OSError

@@ -73,6 +73,16 @@ def next_commit_second(repository: Path, parent: str | None) -> int:
         The bare repository.
     parent
         The branch's last commit in hex; None for a new branch.
+
+    Returns
+    -------
+    int
+        Seconds since 1970: N for the Nth commit.
+
+    Raises
+    ------
+    ObjectMissingError
+        git cannot count the commits, because one is missing.
     """
     if parent is None:
         return 1

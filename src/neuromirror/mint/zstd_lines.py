@@ -48,9 +48,24 @@ class FrameLimits:
 
 
 def decompress_frame(file: IO[bytes], limits: FrameLimits | None = None) -> Iterator[bytes]:
-    """Yield the content of a frame in pieces of at most 1 MiB; raise ZstdFrameError.
+    """Yield the content of a zstd frame in pieces of at most 1 MiB.
 
-    The file must end with the frame.
+    Parameters
+    ----------
+    file
+        A file that ends with the frame, opened for reading bytes.
+    limits
+        Limits of the decompressed content; None for no limits.
+
+    Yields
+    ------
+    bytes
+        A piece of the content.
+
+    Raises
+    ------
+    ZstdFrameError
+        The frame is truncated or damaged, or exceeds a limit.
     """
     limits = limits or FrameLimits()
     frame = zstandard.ZstdDecompressor().decompressobj()
@@ -77,7 +92,25 @@ def decompress_frame(file: IO[bytes], limits: FrameLimits | None = None) -> Iter
 
 
 def read_lines(file: IO[bytes], limits: FrameLimits | None = None) -> Iterator[bytes]:
-    """Yield the lines of a frame without their newlines; raise ZstdFrameError."""
+    """Yield the lines of a zstd frame without their newlines.
+
+    Parameters
+    ----------
+    file
+        A file with one frame, opened for reading bytes.
+    limits
+        Limits of the decompressed content; None for no limits.
+
+    Returns
+    -------
+    Iterator[bytes]
+        A line.
+
+    Raises
+    ------
+    ZstdFrameError
+        The frame is truncated or damaged, or exceeds a limit.
+    """
     limits = limits or FrameLimits()
     return split_lines(decompress_frame(file, limits), limits.max_line_bytes)
 

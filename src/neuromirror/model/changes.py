@@ -28,7 +28,18 @@ _path = msgspec.json.Decoder(_Path).decode
 
 
 def line_path(line: bytes) -> bytes:
-    """Return the git path of a record line without parsing the rest of it."""
+    """Return the git path of a record line without parsing the rest of it.
+
+    Parameters
+    ----------
+    line
+        The record line.
+
+    Returns
+    -------
+    bytes
+        The path.
+    """
     end = line.find(b'"', 8)
     if end > 0 and line.startswith(_HEAD) and line.find(b"\\", 8, end + 1) < 0:
         return line[8:end]
@@ -36,7 +47,20 @@ def line_path(line: bytes) -> bytes:
 
 
 def diff_lines(before: Iterable[bytes], after: Iterable[bytes]) -> Iterator[LinePair]:
-    """Yield the pairs in which the record lines of two versions differ, in path order."""
+    """Yield the pairs in which the record lines of two versions differ, in path order.
+
+    Parameters
+    ----------
+    before
+        The record lines of the old version, in path order.
+    after
+        The record lines of the new version, in path order.
+
+    Yields
+    ------
+    LinePair
+        The old and the new line; None on the side that lacks the path.
+    """
     olds, news = iter(before), iter(after)
     old, new = next(olds, None), next(news, None)
     while old is not None or new is not None:
@@ -64,6 +88,18 @@ def diff_lines(before: Iterable[bytes], after: Iterable[bytes]) -> Iterator[Line
 def patch_lines(before: Iterable[bytes], pairs: Iterable[LinePair]) -> Iterator[bytes]:
     """Apply a difference to the lines of a version, and yield the resulting lines.
 
+    Parameters
+    ----------
+    before
+        The record lines of the old version, in path order.
+    pairs
+        The difference, in path order.
+
+    Yields
+    ------
+    bytes
+        A record line of the new version.
+
     Raises
     ------
     ValueError
@@ -88,12 +124,35 @@ def patch_lines(before: Iterable[bytes], pairs: Iterable[LinePair]) -> Iterator[
 
 
 def reverse_pairs(pairs: Iterable[LinePair]) -> Iterator[LinePair]:
-    """Reverse a difference."""
+    """Reverse a difference.
+
+    Parameters
+    ----------
+    pairs
+        The difference.
+
+    Returns
+    -------
+    Iterator[LinePair]
+        A pair with its sides swapped.
+    """
     return ((new, old) for old, new in pairs)
 
 
 def compose_pairs(earlier: Iterable[LinePair], later: Iterable[LinePair]) -> Iterator[LinePair]:
     """Compose two successive differences, in path order.
+
+    Parameters
+    ----------
+    earlier
+        The difference from the first to the second state, in path order.
+    later
+        The difference from the second to the third state, in path order.
+
+    Yields
+    ------
+    LinePair
+        A pair of the difference from the first to the third state.
 
     Raises
     ------
@@ -122,7 +181,18 @@ def compose_pairs(earlier: Iterable[LinePair], later: Iterable[LinePair]) -> Ite
 
 
 def dump_pairs(pairs: Iterable[LinePair]) -> Iterator[bytes]:
-    """Serialize pairs as lines: ``-`` and the old line, ``+`` and the new one."""
+    """Serialize pairs as lines: ``-`` and the old line, ``+`` and the new one.
+
+    Parameters
+    ----------
+    pairs
+        The pairs.
+
+    Yields
+    ------
+    bytes
+        A line without its newline.
+    """
     for old, new in pairs:
         if old is not None:
             yield b"-" + old
@@ -131,7 +201,18 @@ def dump_pairs(pairs: Iterable[LinePair]) -> Iterator[bytes]:
 
 
 def load_pairs(lines: Iterable[bytes]) -> Iterator[LinePair]:
-    """Parse the lines of :func:`dump_pairs`."""
+    """Parse the lines of :func:`dump_pairs`.
+
+    Parameters
+    ----------
+    lines
+        The lines.
+
+    Yields
+    ------
+    LinePair
+        A pair of record lines.
+    """
     old: bytes | None = None
     for line in lines:
         sign, rest = line[:1], line[1:]
@@ -151,7 +232,18 @@ def load_pairs(lines: Iterable[bytes]) -> Iterator[LinePair]:
 
 
 def load_changes(pairs: Iterable[LinePair]) -> Iterator[Change]:
-    """Parse pairs of record lines into pairs of snapshot entries."""
+    """Parse pairs of record lines into pairs of snapshot entries.
+
+    Parameters
+    ----------
+    pairs
+        Pairs of record lines.
+
+    Yields
+    ------
+    Change
+        A pair of snapshot entries; None on the side that lacks the path.
+    """
     for old, new in pairs:
         yield (
             None if old is None else load_snapshot_entry(old),

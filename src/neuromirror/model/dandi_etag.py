@@ -16,6 +16,16 @@ def dandi_part_size(size: int) -> int:
     dandischema/digests/dandietag.py, where the single part of a small file has the size of the
     file; the etag is the same.
 
+    Parameters
+    ----------
+    size
+        Size of the file in bytes.
+
+    Returns
+    -------
+    int
+        The part size in bytes.
+
     Raises
     ------
     ValueError

@@ -86,6 +86,11 @@ def parse_description(content: bytes, document: str) -> dict[str, Any]:
     document
         The name of the file in error messages.
 
+    Returns
+    -------
+    dict[str, Any]
+        The description, as in ``.neuromirror/dataset.json``.
+
     Raises
     ------
     InvalidDocumentError

@@ -10,12 +10,34 @@ UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\u
 
 
 def escape_unprintable(text: str) -> str:
-    """Replace :data:`UNPRINTABLE` characters in a text by escapes such as ``\\x1b``."""
+    r"""Replace :data:`UNPRINTABLE` characters in a text by escapes such as ``\x1b``.
+
+    Parameters
+    ----------
+    text
+        The text.
+
+    Returns
+    -------
+    str
+        The text, safe for a terminal.
+    """
     return UNPRINTABLE.sub(lambda found: ascii(found.group())[1:-1], text)
 
 
 def format_bytes(count: int) -> str:
-    """Return a size in SI units, such as ``189.5 kB``."""
+    """Return a size in SI units, such as ``189.5 kB``.
+
+    Parameters
+    ----------
+    count
+        The size in bytes.
+
+    Returns
+    -------
+    str
+        The size with its unit.
+    """
     size = float(count)
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if size < 1000:

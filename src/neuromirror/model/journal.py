@@ -388,18 +388,51 @@ _NAMES = {kind: name for name, kind in _TYPES.items()}
 
 
 def current_timestamp() -> str:
-    """Return the current time as in journal entries: UTC, ISO 8601, whole seconds."""
+    """Return the current time as in journal entries: UTC, ISO 8601, whole seconds.
+
+    Returns
+    -------
+    str
+        A text such as ``2024-03-01T10:55:00+00:00``.
+    """
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def dump_entry(entry: JournalEntry) -> bytes:
-    """Return the journal line of an entry: ASCII JSON with sorted keys, and a newline."""
+    """Return the journal line of an entry: ASCII JSON with sorted keys, and a newline.
+
+    Parameters
+    ----------
+    entry
+        The entry.
+
+    Returns
+    -------
+    bytes
+        The line.
+    """
     line = {"type": _NAMES[type(entry)], **asdict(entry)}
     return json.dumps(line, sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n"
 
 
 def load_entry(line: bytes) -> JournalEntry:
-    """Parse a journal line; raises ValueError if it is invalid."""
+    """Parse a journal line.
+
+    Parameters
+    ----------
+    line
+        The line, with or without its newline.
+
+    Returns
+    -------
+    JournalEntry
+        The entry.
+
+    Raises
+    ------
+    ValueError
+        The line is invalid.
+    """
     try:
         got = json.loads(line)
         kind = _TYPES[got.pop("type")]

@@ -22,6 +22,16 @@ def manifest_digest(record: FileRecord) -> str:
     """Return the strongest digest of a record in the manifest's notation.
 
     ``sha256:<hex>``, ``md5:<hex>``, ``etag:<md5>-<parts>-<part size>``, or ``none``.
+
+    Parameters
+    ----------
+    record
+        The record of the file.
+
+    Returns
+    -------
+    str
+        The digest with the name of its algorithm.
     """
     digest = strongest_digest(record)
     if digest is None:
@@ -32,7 +42,22 @@ def manifest_digest(record: FileRecord) -> str:
 
 
 def manifest_line(git_path: bytes, digest: str, size: int | None) -> bytes:
-    """Return the manifest line of a file with its newline; ``git_path`` must be UTF-8."""
+    """Return the manifest line of a file, with its newline.
+
+    Parameters
+    ----------
+    git_path
+        The path in git, in UTF-8.
+    digest
+        The digest, from :func:`manifest_digest`.
+    size
+        Size in bytes; None if unknown.
+
+    Returns
+    -------
+    bytes
+        The line.
+    """
     count = b"null" if size is None else b"%d" % size
     if _PLAIN.match(git_path):
         return b'{"digest":"%s","path":"%s","size":%s}\n' % (digest.encode(), git_path, count)
@@ -41,7 +66,18 @@ def manifest_line(git_path: bytes, digest: str, size: int | None) -> bytes:
 
 
 def entry_line(entry: SnapshotEntry) -> bytes:
-    """Return the manifest line of a file or a subdataset, with its newline."""
+    """Return the manifest line of a file or a subdataset, with its newline.
+
+    Parameters
+    ----------
+    entry
+        The entry.
+
+    Returns
+    -------
+    bytes
+        The line.
+    """
     subdataset, record = entry.subdataset, entry.record
     if subdataset is not None:
         return subdataset_line(entry.git_path, subdataset.dataset_id, subdataset.state)
@@ -52,6 +88,16 @@ def metadata_digest(documents: Iterable[Document]) -> str:
     """Return the metadata digest: the sha256 of the manifest lines of a state's documents.
 
     Without documents it is the digest of the empty string.
+
+    Parameters
+    ----------
+    documents
+        The documents of upstream, in any order.
+
+    Returns
+    -------
+    str
+        ``sha256:<hex>``.
     """
     digest = StateDigest()
     for document in sorted(documents, key=lambda one: one.path):
@@ -61,7 +107,22 @@ def metadata_digest(documents: Iterable[Document]) -> str:
 
 
 def subdataset_line(git_path: bytes, dataset_id: str, state: str) -> bytes:
-    """Return the manifest line of a subdataset, with its newline; ``state`` is ``sha256:<hex>``."""
+    """Return the manifest line of a subdataset, with its newline.
+
+    Parameters
+    ----------
+    git_path
+        The path in git, in UTF-8.
+    dataset_id
+        The UUID of the subdataset.
+    state
+        The state digest of the subdataset, ``sha256:<hex>``.
+
+    Returns
+    -------
+    bytes
+        The line.
+    """
     quoted = json.dumps(git_path.decode("utf-8"), ensure_ascii=False).encode("utf-8")
     return b'{"dataset":"%s","path":%s,"state":"%s"}\n' % (
         dataset_id.encode(),

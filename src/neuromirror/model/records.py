@@ -189,7 +189,18 @@ class ExcludedEntry:
 
 
 def alias_of(name: str) -> str:
-    """Return a dataset's name (``dandi:000027``) in the form for file names and RIA aliases."""
+    """Return a dataset's name (``dandi:000027``) in the form for file names and RIA aliases.
+
+    Parameters
+    ----------
+    name
+        ``<mirror>:<local id>``.
+
+    Returns
+    -------
+    str
+        ``<mirror>--<local id>``.
+    """
     return name.replace(":", "--").replace("/", "--")
 
 
@@ -492,7 +503,23 @@ class SnapshotHeader:
 
 
 def epoch(moment: datetime) -> int:
-    """Return the seconds since 1970 of a time with a time zone, rounded down."""
+    """Return the seconds since 1970 of a time with a time zone, rounded down.
+
+    Parameters
+    ----------
+    moment
+        The time.
+
+    Returns
+    -------
+    int
+        Whole seconds.
+
+    Raises
+    ------
+    ValueError
+        The time has no time zone.
+    """
     if moment.tzinfo is None:
         raise ValueError(f"time without a time zone: {moment!r}")
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
@@ -500,6 +527,16 @@ def epoch(moment: datetime) -> int:
 
 def time_label(moment: datetime) -> str:
     """Return the label of a state without an upstream label, such as ``2022-12-13T101112Z``.
+
+    Parameters
+    ----------
+    moment
+        The time.
+
+    Returns
+    -------
+    str
+        The label, in UTC with whole seconds.
 
     Raises
     ------
@@ -512,7 +549,18 @@ def time_label(moment: datetime) -> str:
 
 
 def parse_time_label(label: str) -> datetime | None:
-    """Return the time of a label such as ``2022-12-13T101112Z``; None for any other text."""
+    """Return the time of a label such as ``2022-12-13T101112Z``; None for any other text.
+
+    Parameters
+    ----------
+    label
+        The label.
+
+    Returns
+    -------
+    datetime | None
+        The time in UTC.
+    """
     if not _TIME_LABEL.match(label):
         return None
     try:
@@ -528,6 +576,11 @@ def state_label(state: str) -> str:
     ----------
     state
         The state digest, ``sha256:<hex>``.
+
+    Returns
+    -------
+    str
+        The label.
     """
     return f"state-{state.removeprefix('sha256:')[:8]}"
 
@@ -537,5 +590,15 @@ def time_of_commit(seconds: int) -> datetime | None:
 
     None for a date on the first day of 1970, which only counts the commits of a branch, because
     upstream has no time.
+
+    Parameters
+    ----------
+    seconds
+        The date of the commit, in seconds since 1970.
+
+    Returns
+    -------
+    datetime | None
+        The time in UTC.
     """
     return None if seconds < _FIRST_REAL_SECOND else datetime.fromtimestamp(seconds, UTC)

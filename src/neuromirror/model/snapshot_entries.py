@@ -68,6 +68,18 @@ def is_in_git(entry: SnapshotEntry, form: str) -> bool:
     """Return whether an entry is in the git tree of a dataset of a form (SnapshotHeader.form).
 
     In form ``manifest``, only the metadata files of Zarrs and subdatasets are.
+
+    Parameters
+    ----------
+    entry
+        The entry.
+    form
+        The form of the dataset.
+
+    Returns
+    -------
+    bool
+        Whether the entry is in git.
     """
     if form == "files" or entry.subdataset is not None:
         return True
@@ -109,17 +121,50 @@ parse_record_line = msgspec.json.Decoder(RecordLine).decode
 
 
 def path_to_text(name: bytes) -> str:
-    """Decode a path with surrogate escapes, to be stored in JSON."""
+    """Decode a path with surrogate escapes, to be stored in JSON.
+
+    Parameters
+    ----------
+    name
+        The path in any bytes.
+
+    Returns
+    -------
+    str
+        The text.
+    """
     return name.decode("utf-8", "surrogateescape")
 
 
 def text_to_path(name: str) -> bytes:
-    """Return the bytes of a path from :func:`path_to_text`."""
+    """Return the bytes of a path from :func:`path_to_text`.
+
+    Parameters
+    ----------
+    name
+        The text.
+
+    Returns
+    -------
+    bytes
+        The bytes.
+    """
     return name.encode("utf-8", "surrogateescape")
 
 
 def record_line_of(entry: SnapshotEntry) -> RecordLine:
-    """Return the record line of a snapshot entry, as an object."""
+    """Return the record line of a snapshot entry, as an object.
+
+    Parameters
+    ----------
+    entry
+        The entry.
+
+    Returns
+    -------
+    RecordLine
+        The object that is serialized as the record line.
+    """
     record = entry.record
     line = RecordLine(
         git=entry.git_path.decode(),
@@ -142,12 +187,39 @@ def record_line_of(entry: SnapshotEntry) -> RecordLine:
 
 
 def dump_snapshot_entry(entry: SnapshotEntry) -> bytes:
-    """Return the record line of a snapshot entry: compact JSON in UTF-8 without newlines."""
+    """Return the record line of a snapshot entry: compact JSON in UTF-8 without newlines.
+
+    Parameters
+    ----------
+    entry
+        The entry.
+
+    Returns
+    -------
+    bytes
+        The line, without a newline.
+    """
     return _encode(record_line_of(entry))
 
 
 def load_snapshot_entry(line: bytes) -> SnapshotEntry:
-    """Parse a record line into a snapshot entry; raises ValueError if it is invalid."""
+    """Parse a record line into a snapshot entry.
+
+    Parameters
+    ----------
+    line
+        The record line.
+
+    Returns
+    -------
+    SnapshotEntry
+        The entry.
+
+    Raises
+    ------
+    ValueError
+        The line is invalid.
+    """
     try:
         record_line = parse_record_line(line)
     except RecursionError as error:
@@ -172,5 +244,16 @@ def load_snapshot_entry(line: bytes) -> SnapshotEntry:
 
 
 def load_snapshot_entries(lines: Iterable[bytes]) -> Iterator[SnapshotEntry]:
-    """Parse record lines into snapshot entries."""
+    """Parse record lines into snapshot entries.
+
+    Parameters
+    ----------
+    lines
+        The record lines.
+
+    Returns
+    -------
+    Iterator[SnapshotEntry]
+        A snapshot entry.
+    """
     return map(load_snapshot_entry, lines)

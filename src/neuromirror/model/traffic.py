@@ -41,12 +41,34 @@ class Traffic:
 
 
 def total_traffic(hosts: Mapping[str, Traffic]) -> Traffic:
-    """Return the sum over all hosts."""
+    """Return the sum over all hosts.
+
+    Parameters
+    ----------
+    hosts
+        Traffic by host.
+
+    Returns
+    -------
+    Traffic
+        The sum.
+    """
     return sum(hosts.values(), start=Traffic())
 
 
 def dump_traffic(hosts: Mapping[str, Traffic]) -> dict[str, dict[str, int | float]]:
-    """Return traffic by host as stored in the journal, without zero values."""
+    """Return traffic by host as stored in the journal, without zero values.
+
+    Parameters
+    ----------
+    hosts
+        Traffic by host.
+
+    Returns
+    -------
+    dict[str, dict[str, int | float]]
+        Counters by name, by host.
+    """
     return {
         host: {name: count for name, count in asdict(one).items() if count}
         for host, one in sorted(hosts.items())
@@ -54,5 +76,21 @@ def dump_traffic(hosts: Mapping[str, Traffic]) -> dict[str, dict[str, int | floa
 
 
 def load_traffic(found: Mapping[str, Mapping[str, float]]) -> dict[str, Traffic]:
-    """Parse the result of :func:`dump_traffic`; raises TypeError if it is invalid."""
+    """Parse the result of :func:`dump_traffic`.
+
+    Parameters
+    ----------
+    found
+        Counters by name, by host.
+
+    Returns
+    -------
+    dict[str, Traffic]
+        Traffic by host.
+
+    Raises
+    ------
+    TypeError
+        A counter is unknown or invalid.
+    """
     return {host: Traffic(**one) for host, one in found.items()}  # type: ignore[arg-type]

@@ -87,11 +87,23 @@ class InvalidDocumentError(NeuromirrorError, ValueError):
 def parse_json(content: bytes | str, document: str) -> Any:
     """Parse untrusted JSON.
 
+    Parameters
+    ----------
+    content
+        The JSON text.
+    document
+        The name of the document in error messages.
+
+    Returns
+    -------
+    Any
+        The parsed document.
+
     Raises
     ------
     InvalidDocumentError
-        For encodings other than UTF-8, repeated members, NaN and infinities, numbers over 64
-        bits, more than :data:`MAX_JSON_DEPTH` levels, and surrogates other than the escapes of
+        For encodings other than UTF-8, repeated members, NaN and infinities, numbers over 64 bits,
+        more than :data:`MAX_JSON_DEPTH` levels, and surrogates other than the escapes of
         :func:`~neuromirror.model.path_to_text`.
     """
     try:
@@ -112,7 +124,20 @@ def parse_json(content: bytes | str, document: str) -> Any:
 
 
 def check_values(value: Any, document: str) -> None:
-    """Raise InvalidDocumentError for values of a parsed document that exceed the limits."""
+    """Refuse values of a parsed document that exceed the limits.
+
+    Parameters
+    ----------
+    value
+        The parsed document.
+    document
+        The name of the document in error messages.
+
+    Raises
+    ------
+    InvalidDocumentError
+        A value exceeds the limits.
+    """
     level: list[Any] = [[value]]
     for _ in range(MAX_JSON_DEPTH + 2):
         if not level:
@@ -134,7 +159,27 @@ def check_values(value: Any, document: str) -> None:
 
 
 def convert(value: Any, kind: type[_T], document: str) -> _T:
-    """Convert a parsed document to a type; raises InvalidDocumentError."""
+    """Convert a parsed document to a type.
+
+    Parameters
+    ----------
+    value
+        The parsed document.
+    kind
+        The type, such as a ``msgspec.Struct``.
+    document
+        The name of the document in error messages.
+
+    Returns
+    -------
+    _T
+        The value of that type.
+
+    Raises
+    ------
+    InvalidDocumentError
+        The document does not have the type.
+    """
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -148,7 +193,20 @@ def convert(value: Any, kind: type[_T], document: str) -> _T:
 def invalid_document_error(
     error: msgspec.DecodeError | RecursionError, document: str
 ) -> InvalidDocumentError:
-    """Convert an error of msgspec to an InvalidDocumentError."""
+    """Convert an error of msgspec to an InvalidDocumentError.
+
+    Parameters
+    ----------
+    error
+        The error.
+    document
+        The name of the document in error messages.
+
+    Returns
+    -------
+    InvalidDocumentError
+        The error to raise.
+    """
     if isinstance(error, RecursionError):
         return InvalidDocumentError(document, "", f"at most {MAX_JSON_DEPTH} levels", "more")
     message, member = str(error), ""
@@ -169,7 +227,18 @@ def invalid_document_error(
 
 
 def is_git_path(path: str) -> bool:
-    """Return whether a path is valid in git and stays below the top of the work tree."""
+    """Return whether a path is valid in git and stays below the top of the work tree.
+
+    Parameters
+    ----------
+    path
+        The path.
+
+    Returns
+    -------
+    bool
+        Whether the path may be used below a folder.
+    """
     # a fast test for the common case, since there may be millions of paths
     odd = "/." in path or "//" in path or "\0" in path or path[-1:] in "/" or path[0] in "./"
     return not (odd and _UNSAFE_PATH.search(path))

@@ -59,6 +59,16 @@ class RequestPolicy:
 def validate_contact(contact: str) -> str:
     """Return a contact address that is safe to send in the User-Agent header.
 
+    Parameters
+    ----------
+    contact
+        A URL or a ``mailto:`` address.
+
+    Returns
+    -------
+    str
+        The address.
+
     Raises
     ------
     ValueError

@@ -44,13 +44,35 @@ def case_insensitive(headers: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def content_length(headers: Mapping[str, str]) -> int | None:
-    """Return the value of ``Content-Length`` in bytes; None if missing or invalid."""
+    """Return the value of ``Content-Length`` in bytes; None if missing or invalid.
+
+    Parameters
+    ----------
+    headers
+        The headers of a response; names in any case.
+
+    Returns
+    -------
+    int | None
+        The length in bytes.
+    """
     stated = headers.get("Content-Length", "").strip()
     return int(stated) if _LENGTH.fullmatch(stated) else None
 
 
 def parse_http_date(value: str) -> datetime | None:
-    """Parse the date in a header into UTC; None if it is invalid."""
+    """Parse the date in a header into UTC; None if it is invalid.
+
+    Parameters
+    ----------
+    value
+        The value of a header such as ``Last-Modified``.
+
+    Returns
+    -------
+    datetime | None
+        The time in UTC.
+    """
     try:
         moment = parsedate_to_datetime(value)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -53,7 +53,18 @@ _COUNTERS: ContextVar[tuple[TrafficCounter, ...]] = ContextVar("counting", defau
 
 @contextmanager
 def count_traffic(counter: TrafficCounter) -> Iterator[None]:
-    """Add ``counter`` to the counters of this context and of its ContextThreadPools."""
+    """Count the requests of this context and of its ContextThreadPools.
+
+    Parameters
+    ----------
+    counter
+        The counter to which requests and bytes are added.
+
+    Yields
+    ------
+    None
+        Nothing; requests are counted during the block.
+    """
     before = _COUNTERS.set((*_COUNTERS.get(), counter))
     try:
         yield

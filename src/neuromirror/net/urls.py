@@ -83,6 +83,16 @@ def clean_url(url: str) -> str:
 
     Other parameters (including ``versionId``) keep their bytes and order.
 
+    Parameters
+    ----------
+    url
+        The URL.
+
+    Returns
+    -------
+    str
+        The URL that may be shown and stored.
+
     Raises
     ------
     ValueError
@@ -106,6 +116,16 @@ def redact(text: str) -> str:
 
     URLs are cleaned as by :func:`clean_url`. Values of secret parameters, ``Authorization``
     headers and bearer tokens outside of URLs are replaced by ``***``.
+
+    Parameters
+    ----------
+    text
+        The text.
+
+    Returns
+    -------
+    str
+        The text without secrets.
     """
 
     def clean_match(found: re.Match[str]) -> str:
@@ -123,6 +143,16 @@ def redact(text: str) -> str:
 
 def origin(url: str) -> tuple[str, str, int]:
     """Return the scheme, host and port of an HTTP(S) URL, in lower case, with the default port.
+
+    Parameters
+    ----------
+    url
+        The URL.
+
+    Returns
+    -------
+    tuple[str, str, int]
+        Scheme, host and port.
 
     Raises
     ------
@@ -145,6 +175,16 @@ def only_host_of(url: str) -> Callable[[str, int], bool]:
 
     As ``is_private_allowed`` of a session, it allows one host of a private network and refuses
     redirects to other ones.
+
+    Parameters
+    ----------
+    url
+        The URL.
+
+    Returns
+    -------
+    Callable[[str, int], bool]
+        The predicate, called with host and port.
     """
     _, *its = origin(url)
     return lambda host, port: [host, port] == its
@@ -179,7 +219,18 @@ def literal_address(host: str) -> IPAddress | None:
 
 
 def is_local_name(host: str) -> bool:
-    """Return whether a host is ``localhost`` or a non-global IP address, without a DNS lookup."""
+    """Return whether a host is ``localhost`` or a non-global IP address, without a DNS lookup.
+
+    Parameters
+    ----------
+    host
+        The host of a URL, without port.
+
+    Returns
+    -------
+    bool
+        Whether the host is this machine or on a private network.
+    """
     name = _normalize_host(host)
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -215,7 +266,18 @@ def host_name_refusal(host: str) -> str | None:
 
 
 def permanent_refusal(url: str) -> str | None:
-    """Return why the host of a URL is refused whatever the settings, or None; no DNS lookup."""
+    """Return why the host of a URL is refused whatever the settings, or None; no DNS lookup.
+
+    Parameters
+    ----------
+    url
+        The URL.
+
+    Returns
+    -------
+    str | None
+        The reason, for an error message.
+    """
     try:
         host = urlsplit(url).hostname or ""
     except ValueError:

@@ -19,7 +19,13 @@ ENTRY_POINT_GROUP: Final = "neuromirror.sources"
 
 @cache
 def source_kinds() -> Mapping[str, EntryPoint]:
-    """Return the installed sources by name, as of the first call; nothing is imported."""
+    """Return the installed sources by name, as of the first call; nothing is imported.
+
+    Returns
+    -------
+    Mapping[str, EntryPoint]
+        Entry points by the names that mirror files use.
+    """
     return {found.name: found for found in sorted(entry_points(group=ENTRY_POINT_GROUP))}
 
 
@@ -39,6 +45,11 @@ def open_source(
     request_policy
         Rate and concurrency limits for the session; None for the defaults.
 
+    Returns
+    -------
+    Source
+        The source; close it after use.
+
     Raises
     ------
     ConfigurationError
@@ -52,7 +63,21 @@ def open_source(
 
 
 def source_requirements(kind: str, mirror: str, options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what a mirror needs beside a base installation; parameters as :func:`open_source`.
+    """Return what a mirror needs beside a base installation.
+
+    Parameters
+    ----------
+    kind
+        The source's name, as in the mirror file.
+    mirror
+        The mirror's name.
+    options
+        The mirror file's ``[options]``, unchecked.
+
+    Returns
+    -------
+    tuple[str, ...]
+        One text per requirement, for messages.
 
     Raises
     ------

@@ -30,7 +30,15 @@ def make_folder(path: Path, *, durable: bool = True) -> None:
 def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Write a small file by a rename, so that readers see the old or the new content.
 
-    Without ``durable`` a crash of the machine may lose or truncate it.
+    Parameters
+    ----------
+    path
+        The file; it is created or replaced.
+    content
+        The whole new content.
+    durable
+        Whether to flush file and folder to disk. Without it, a crash of the machine may lose or
+        truncate the file.
     """
     handle, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
     try:

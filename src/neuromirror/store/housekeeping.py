@@ -118,6 +118,11 @@ def run_housekeeping(
         Report the work without doing it.
     clock
         Returns the current time.
+
+    Yields
+    ------
+    HousekeepingResult
+        The result for a repository.
     """
     selected = None if aliases is None else set(aliases)
     done: set[Path] = set()

@@ -30,6 +30,11 @@ def file_lock(
     folder
         The file's folder, already open; for a folder that other users can write to.
 
+    Yields
+    ------
+    None
+        Nothing; the lock is held during the block.
+
     Raises
     ------
     StoreBusyError

@@ -84,6 +84,11 @@ def read_records_from_git(
     kind
         The version's kind, ``published`` or ``observed``.
 
+    Yields
+    ------
+    bytes
+        A record line.
+
     Raises
     ------
     StoreDamagedError, ObjectMissingError

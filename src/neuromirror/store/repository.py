@@ -163,7 +163,22 @@ def _read_text(path: Path) -> str:
 def run_git(repository: Path, *arguments: str) -> str:
     """Return the output of a git command on a store's repository.
 
-    Raises StoreDamagedError with git's own message where the command fails.
+    Parameters
+    ----------
+    repository
+        The bare repository.
+    *arguments
+        The command and its arguments, without ``git``.
+
+    Returns
+    -------
+    str
+        The standard output.
+
+    Raises
+    ------
+    StoreDamagedError
+        The command failed; the message has git's own message.
     """
     try:
         return git.run_git(repository, *arguments, umask=UMASK)

@@ -150,9 +150,21 @@ class SafeFolder:
 
 
 def refuse_symlinks(top: Path, *relative: str) -> None:
-    """Raise UnsafePathError where a component of a path below a folder is a symlink.
+    """Refuse a path below a folder if one of its components is a symlink.
 
     Missing components are accepted. For folders whose files another program opens by path.
+
+    Parameters
+    ----------
+    top
+        The folder; it may itself be reached through a symlink.
+    *relative
+        The components below ``top``.
+
+    Raises
+    ------
+    UnsafePathError
+        A component is a symlink.
     """
     seen: set[Path] = set()
     for path in relative:

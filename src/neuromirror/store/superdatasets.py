@@ -102,7 +102,20 @@ def superdataset_commit(
 
 
 def has_complete_commit(store: Store, top: DatasetRef) -> bool:
-    """Return whether the newest commit of a superdataset is complete."""
+    """Return whether the newest commit of a superdataset is complete.
+
+    Parameters
+    ----------
+    store
+        The store.
+    top
+        The superdataset.
+
+    Returns
+    -------
+    bool
+        False if there is no commit, or the newest one is marked as incomplete.
+    """
     repository = store.repository(top)
     tip = repository.refs().get(MAIN_BRANCH)
     if tip is None:

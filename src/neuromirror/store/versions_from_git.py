@@ -45,6 +45,11 @@ def read_versions_from_git(
     observed_at
         The time of observation in the entries, which git does not have.
 
+    Yields
+    ------
+    VersionMinted
+        The journal entry of a version.
+
     Raises
     ------
     StoreDamagedError
@@ -179,5 +184,16 @@ def _entry(
 
 
 def dataset_ref_of(entry: VersionMinted) -> DatasetRef:
-    """Return the dataset of a version."""
+    """Return the dataset of a version.
+
+    Parameters
+    ----------
+    entry
+        The journal entry of the version.
+
+    Returns
+    -------
+    DatasetRef
+        Mirror and local id of the dataset.
+    """
     return DatasetRef(entry.mirror, entry.local_id, entry.source_uri)

@@ -174,8 +174,9 @@ def _file_names(folder: Path) -> frozenset[bytes]:
 
 
 def _entry(tree: bytes, mode: bytes, name: bytes) -> bytes | None:
-    """Return the id (in hexadecimal) of a tree's entry; searching is faster than parsing a large
-    tree.
+    """Return the id of a tree's entry in hexadecimal.
+
+    A search is faster than parsing a large tree.
     """
     mark = mode + name + b"\0"
     at = tree.find(mark)

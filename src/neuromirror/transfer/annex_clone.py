@@ -195,14 +195,13 @@ class AnnexClone:
         return done.stdout
 
     def annex_branch_commit(self) -> str | None:
-        """Return the commit of the git-annex branch, in hexadecimal; None if there is no such
-        branch.
-        """
+        """Return the commit of the git-annex branch in hexadecimal; None without such a branch."""
         return self._refs().get(BRANCH)
 
     def _refs(self) -> dict[str, str]:
-        """Return commits by ref, for all refs named ``git-annex``: git-annex merges them into its
-        branch.
+        """Return commits by ref, for all refs named ``git-annex``.
+
+        git-annex merges them into its branch.
         """
         done = subprocess.run(
             ["git", "show-ref", "git-annex"],

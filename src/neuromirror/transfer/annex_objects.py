@@ -133,8 +133,9 @@ class AnnexObjectStore:
 
     @contextmanager
     def open_partial(self, key: str) -> Iterator[int]:
-        """Yield the file descriptor of a key's partial content, which may hold bytes of an earlier
-        attempt.
+        """Yield the file descriptor of a key's partial content.
+
+        It may hold bytes of an earlier attempt.
 
         Raises
         ------
@@ -166,9 +167,7 @@ class AnnexObjectStore:
 
     @contextmanager
     def _locked(self, name: bytes) -> Iterator[None]:
-        """Hold the transfer locks of a key: the current one, and the one that older git-annex
-        versions use.
-        """
+        """Hold the transfer locks of a key: the current one, and that of older git-annex."""
         held: list[tuple[int, bytes]] = []
         try:
             for folder in (b"lck", WEB_UUID.encode()):
@@ -220,8 +219,9 @@ class AnnexObjectStore:
         return True
 
     def repair(self, key: str) -> bool:
-        """Finish a key's object that a killed run left incomplete; return whether its content is
-        here.
+        """Finish an object that a killed run left incomplete.
+
+        Return whether the content is here.
         """
         found = self._clone.find_object(key)
         if found is None:

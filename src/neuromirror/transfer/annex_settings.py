@@ -133,8 +133,9 @@ class AnnexSettings:
         return next((one for one in names for at in folders if (at / one).exists()), None)
 
     def can_commit_directly(self, git_dir: Path) -> bool:
-        """Return whether git alone may commit to the git-annex branch: no hook, command or
-        signature is due.
+        """Return whether git alone may commit to the git-annex branch.
+
+        It may if no hook, command or signature is due.
         """
         return not (
             any(self.get(name) for name in _COMMIT_COMMANDS)

@@ -80,6 +80,11 @@ def get(
     progress
         Called with the bytes received and expected so far.
 
+    Yields
+    ------
+    Outcome
+        The result for each file.
+
     Raises
     ------
     NotACloneError
@@ -161,8 +166,9 @@ class _CloneGet:
             yield self._failed("impossible", path, "no such file in git's index")
 
     def _without_annex(self, listing: AnnexedFileListing) -> Iterator[Outcome]:
-        """Yield the outcomes for a repository without git-annex branch; its subdatasets may have
-        one.
+        """Yield the outcomes for a repository without git-annex branch.
+
+        Its subdatasets may have one.
 
         Raises
         ------

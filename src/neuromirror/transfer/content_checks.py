@@ -93,6 +93,11 @@ def check_for(key: str, recorded: Sequence[str] = ()) -> ContentCheck | None:
     recorded
         Keys recorded for a VURL key. As in git-annex, content that matches one of them is right.
 
+    Returns
+    -------
+    ContentCheck | None
+        The check, to be fed with the content.
+
     Raises
     ------
     ValueError

@@ -66,8 +66,9 @@ class KnownDigests:
             self._add("md5", etag)
 
     def contradiction(self, algorithm: str, value: str) -> str | None:
-        """Return the known values if ``value`` contradicts them, None if it matches or none are
-        known.
+        """Return the known values if ``value`` contradicts them.
+
+        None if it matches, or if none are known.
         """
         name = f"etag-{value.partition('-')[2]}" if algorithm == "etag" else algorithm
         known = self._values.get(name)

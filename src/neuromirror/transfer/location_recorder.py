@@ -48,8 +48,9 @@ _MAX_ERROR_BYTES: Final = 1 << 12
 
 
 class PendingKeys:
-    """Keys that are stored but not recorded yet, in a file of this process; thread-safe; a context
-    manager.
+    """Keys that are stored but not recorded yet, in a file of this process.
+
+    Thread-safe; a context manager.
     """
 
     def __init__(self, clone: AnnexClone) -> None:

@@ -115,7 +115,18 @@ class Tally:
 
 
 def tally(outcomes: Iterable[Outcome]) -> Tally:
-    """Return the totals over outcomes."""
+    """Return the totals over outcomes.
+
+    Parameters
+    ----------
+    outcomes
+        The outcomes; the iterable is exhausted.
+
+    Returns
+    -------
+    Tally
+        The totals.
+    """
     counted = Tally()
     for outcome in outcomes:
         counted.add(outcome)

@@ -77,8 +77,9 @@ def _update(top: Path, paths: Sequence[bytes]) -> str:
 
 
 def _allowed_protocols(top: Path) -> str:
-    """Return the protocols git may clone by: local files only if the dataset itself came from a
-    local path.
+    """Return the protocols by which git may clone.
+
+    Local files are allowed only if the dataset itself came from a local path.
 
     A ``.gitmodules`` is foreign: ``ext::`` would run a program, and a path could read any
     repository.

@@ -152,8 +152,9 @@ class VerifiedRepository:
         return found
 
     def newest_minted(self, commit: str) -> str | None:
-        """Return the newest minted commit in the history of ``commit``, including itself; None
-        without one.
+        """Return the newest minted commit in the history of ``commit``, or None.
+
+        It may be ``commit`` itself.
         """
         found = self._git(
             *("rev-list", "--topo-order", "--max-count=1", "-E", "--grep=^Mirror-Spec: [0-9]+$"),

@@ -45,7 +45,7 @@ class AnnexGet:
         self._closed = False
 
     def get(self, path: str) -> str:
-        """Gets a file, and says why it could not be; empty where it could, or was there already."""
+        """Get a file; return why it is unavailable, or an empty text."""
         if "\n" in path:
             # git-annex reads one path per line, and with -z answers nothing before its input ends
             return "its path has a line break"

@@ -1,9 +1,9 @@
-"""Fetch files of an archive that requires a token.
+r"""Fetch files of an archive that requires a token.
 
 For clones of a private store: its files are at URLs of an archive's API, for which git-annex has no
 token. A user adds this remote to a clone, for one host::
 
-    git annex initremote token --private type=external externaltype=neuromirror encryption=none \\
+    git annex initremote token --private type=external externaltype=neuromirror encryption=none \
         archive=api.dandiarchive.org
     git config remote.token.annex-speculate-present true
 

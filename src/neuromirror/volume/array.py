@@ -100,6 +100,11 @@ def open(
     store, index : path, optional
         For versions; by default ``NEUROMIRROR_STORE`` and ``NEUROMIRROR_INDEX``, else ``./store``.
 
+    Returns
+    -------
+    zarr.Array[Any]
+        The lazy array, with axes ``[t,] z, y, x``.
+
     Raises
     ------
     NotAVolumeError, UnknownLevelError
@@ -116,7 +121,18 @@ def volume_context(
     store: str | os.PathLike[str] | None = None,
     index: str | os.PathLike[str] | None = None,
 ) -> Iterator[OpenVolume]:
-    """Open a volume, and close it at the end of the block; parameters as for :func:`open`."""
+    """Open a volume, and close it at the end of the block.
+
+    Parameters
+    ----------
+    path_or_version, level, store, index
+        As for :func:`open`.
+
+    Yields
+    ------
+    OpenVolume
+        The array, the description and the files.
+    """
     found = open_volume(path_or_version, level, store=store, index=index)
     try:
         yield found
@@ -131,7 +147,23 @@ def open_volume(
     store: str | os.PathLike[str] | None = None,
     index: str | os.PathLike[str] | None = None,
 ) -> OpenVolume:
-    """Open a volume with its metadata; parameters as for :func:`open`."""
+    """Open a volume with its metadata.
+
+    Parameters
+    ----------
+    path_or_version, level, store, index
+        As for :func:`open`.
+
+    Returns
+    -------
+    OpenVolume
+        The array, the description and the files; close it after use.
+
+    Raises
+    ------
+    NotAVolumeError
+        The version or folder is not a volume.
+    """
     given = os.fspath(path_or_version)
     folder = Path(given)
     if folder.is_dir():

@@ -116,12 +116,12 @@ class BlockStore(Store):
         return await asyncio.to_thread(self._files.has, key)
 
     async def list(self) -> AsyncIterator[str]:
-        """Yields all files."""
+        """Yield all files."""
         async for key in self.list_prefix(""):
             yield key
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """Yields the files whose paths begin so."""
+        """Yield the files whose paths have a prefix."""
         folder = prefix.rpartition("/")[0]
         for name, is_folder in await self._entries(folder):
             path = f"{folder}/{name}" if folder else name
@@ -132,7 +132,7 @@ class BlockStore(Store):
                 yield path
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """Yields the names in a folder."""
+        """Yield the names in a folder."""
         for name, _ in await self._entries(prefix.rstrip("/")):
             yield name
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def overlap(one: Box, other: Box) -> Box | None:
-    """What two boxes have in common; None where it is nothing."""
+    """Return the intersection of two boxes; None if it is empty."""
     xs, ys, zs = ((max(a, c), min(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
     return (xs, ys, zs) if all(start < stop for start, stop in (xs, ys, zs)) else None
 

@@ -63,11 +63,38 @@ def plan_cutout(
     max_bytes: int = MAX_VOXEL_BYTES,
     max_read_bytes: int = MAX_READ_BYTES,
 ) -> Cutout:
-    """Validate a region of a volume; ``box`` None is the whole level.
+    """Validate a region of a volume before anything is read.
+
+    Parameters
+    ----------
+    description
+        The volume.
+    level
+        The name of the level.
+    box
+        Ranges along x, y, z in upstream's voxels of the level; None for the whole level.
+    time
+        Upstream's time sample, required if there is a time axis.
+    max_bytes
+        Maximum size of the voxels in bytes.
+    max_read_bytes
+        Maximum size of the blocks that must be read, in bytes.
+
+    Returns
+    -------
+    Cutout
+        The region, for :func:`read_voxels`.
 
     Raises
     ------
-    UnknownLevelError, UnreadableVolumeError, OutsideVolumeError, CutoutTooLargeError
+    UnknownLevelError
+        The volume has no such level.
+    UnreadableVolumeError
+        The level has an unsupported encoding.
+    OutsideVolumeError
+        The box or the time is outside of the volume.
+    CutoutTooLargeError
+        A limit is exceeded.
     """
     found, stored = description.level(level)
     where = description.version
@@ -107,12 +134,24 @@ def _count(start: int, stop: int, origin: int, size: int) -> int:
 def read_voxels(files: VersionFiles, cutout: Cutout) -> NDArray[Any]:
     """Return the voxels of a region, axes z, y, x, little-endian, of verified blocks.
 
+    Parameters
+    ----------
+    files
+        The files of the version.
+    cutout
+        The region, from :func:`plan_cutout`.
+
+    Returns
+    -------
+    NDArray[Any]
+        The voxels, of shape (z, y, x).
+
     Raises
     ------
     BlockUnavailableError
-        Also if the files were closed meanwhile.
+        A block is unavailable or differs from the version, or the files were closed meanwhile.
     MissingExtraError
-        If a required package is not installed.
+        A required package is not installed.
     """
     import numpy
 

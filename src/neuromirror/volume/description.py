@@ -102,7 +102,25 @@ class LevelDescription:
 
 
 def describe(files: VersionFiles, row: VersionRow) -> VolumeDescription:
-    """Describe a version as a volume; raises :class:`NotAVolumeError`."""
+    """Describe a version as a volume.
+
+    Parameters
+    ----------
+    files
+        The files of the version.
+    row
+        The version, as returned by :meth:`Index.resolve`.
+
+    Returns
+    -------
+    VolumeDescription
+        The axes, levels and voxel types, from the dataset's metadata.
+
+    Raises
+    ------
+    NotAVolumeError
+        The version has neither OME-Zarr levels nor an ``info`` file of a precomputed layer.
+    """
     if files.git_document(METADATA) is not None:
         return _describe_zarr(files, row)
     info = _object(files.git_document(_INFO))

@@ -95,6 +95,11 @@ def export(
     progress : callable
         Called with the bytes of voxels done, and the total.
 
+    Returns
+    -------
+    ExportResult
+        The written files, and the number of files that were kept.
+
     Raises
     ------
     ExportRefusedError, OutsideVolumeError, ExportFailedError, BlockUnavailableError
@@ -258,7 +263,7 @@ class _Exporter:
         return target.with_name(f".{target.name}.part")
 
     def _make_draft(self, target: TargetFile) -> int:
-        """The draft of a file, with the place of its first voxel.
+        """Make the draft of a file; return the offset of its first voxel.
 
         An existing export is resumed only after a slab of it was flushed to disk.
         """

@@ -45,14 +45,24 @@ class MiddlePlane:
 def middle_plane(description: VolumeDescription) -> MiddlePlane:
     """Return the middle z of the coarsest level with enough detail.
 
-    If that needs too many bytes, the block in its middle.
+    If that needs too many bytes, return the block in its middle.
+
+    Parameters
+    ----------
+    description
+        The volume.
+
+    Returns
+    -------
+    MiddlePlane
+        The region, whether it is the whole plane, and its step.
 
     Raises
     ------
     UnreadableVolumeError
-        If no level is readable.
+        No level is readable.
     CutoutTooLargeError
-        If its blocks are too large.
+        The blocks of the level are too large.
     """
     pairs = zip(description.volume.levels, description.storage, strict=True)
     levels = sorted((one for one, stored in pairs if not stored.unreadable_reason), key=_side)
@@ -89,7 +99,15 @@ def _plane(level: Level, *, whole: bool) -> Box:
 def nested_boxes(level: Level) -> tuple[Box, Box, Box, Box]:
     """Return nested boxes around the middle of a level.
 
-    The level, its middle z, the part of that in the middle block, one voxel.
+    Parameters
+    ----------
+    level
+        The level.
+
+    Returns
+    -------
+    tuple[Box, Box, Box, Box]
+        The whole level, its middle z, the part of that in the middle block, and one voxel.
     """
     at = [first + size // 2 for first, size in zip(level.start, level.extent, strict=True)]
     whole = list(zip(level.start, level.stop, strict=True))
@@ -111,6 +129,18 @@ def to_display(plane: NDArray[Any], *, labels: bool) -> tuple[NDArray[Any], str]
 
     Each label has a colour, 0 is black. Other 8-bit values are unchanged; the contrast of larger
     types is stretched between the 1st and 99th percentile.
+
+    Parameters
+    ----------
+    plane
+        The voxels, of shape (y, x).
+    labels
+        Whether the voxels are labels and not intensities.
+
+    Returns
+    -------
+    tuple[NDArray[Any], str]
+        The pixels, and a description of the conversion.
     """
     import numpy
 
@@ -143,7 +173,17 @@ def encode_png(
 ) -> Iterator[bytes]:
     """Yield a PNG in pieces: gray with 8 or 16 bits (y, x), or 8-bit colours (y, x, 3).
 
-    ``convert`` converts rows to such pixels, if given.
+    Parameters
+    ----------
+    pixels
+        The plane, of shape (y, x) or (y, x, 3).
+    convert
+        Converts rows of ``pixels`` to pixels of a PNG; None if they are such pixels.
+
+    Yields
+    ------
+    bytes
+        Bytes of the file.
     """
     import numpy
 

@@ -121,7 +121,7 @@ class Region:
 
 
 def tiff(region: Region) -> Layout:
-    """A TIFF a z-slice, named as ndpull names them."""
+    """Return a layout with one TIFF per z-slice, named like those of ndpull."""
     xs, ys, (z0, z1) = region.box
     _, height, width = region.shape
     digits = len(str(z1))
@@ -171,7 +171,18 @@ def ome_or_plain_tiff(region: Region) -> Layout:
 
 
 def has_ome_type(dtype: str) -> bool:
-    """Whether OME-TIFF has voxels of this type."""
+    """Return whether OME-TIFF has voxels of a type.
+
+    Parameters
+    ----------
+    dtype
+        The name of a NumPy type, such as ``uint16``.
+
+    Returns
+    -------
+    bool
+        Whether a file of this type can be written.
+    """
     return dtype in _OME_TYPES
 
 
@@ -191,7 +202,7 @@ def npy(region: Region) -> Layout:
 
 
 def zarr(region: Region) -> Layout:
-    """An OME-Zarr of one level, in chunks of the size that the volume has."""
+    """Return the layout of an OME-Zarr with one level, in chunks of the size of the volume."""
     found = region.volume.volume
     extent = region.shape[2], region.shape[1], region.shape[0]
     chunk = choose_chunk(region.volume.level.chunk, extent, found.item_size)
@@ -232,7 +243,7 @@ LAYOUTS: Final[Mapping[str, Callable[[Region], Layout]]] = {
 def _tiff_maker(
     region: Region, shape: tuple[int, ...], ome: dict[str, Any] | None = None
 ) -> Callable[[Path], int]:
-    """A TIFF without its voxels; no date, no name of a program, nothing that varies."""
+    """Return a function that writes a TIFF without its voxels, dates and program names."""
     try:
         from tifffile import TiffWriter
     except ImportError as error:
@@ -284,7 +295,7 @@ def _region_id(region: Region) -> str:
 
 
 def targets_in_range(targets: tuple[TargetFile, ...], zs: tuple[int, int]) -> Iterator[TargetFile]:
-    """Yields the files that hold some of a range along z."""
+    """Yield the files that have a part of a range along z."""
     for target in targets:
         start, stop = target.box[2]
         if start < zs[1] and stop > zs[0]:

@@ -13,7 +13,23 @@ _BOX: Final = re.compile(r"\s*,\s*".join([r"(\d{1,15}):(\d{1,15})"] * 3))
 
 
 def parse_box(text: str) -> Box:
-    """The box of ``x0:x1,y0:y1,z0:z1``; raises OutsideVolumeError for other text."""
+    """Parse a box such as ``0:512,0:512,10:20``.
+
+    Parameters
+    ----------
+    text
+        Ranges along x, y, z in voxels; the end is exclusive.
+
+    Returns
+    -------
+    Box
+        The box.
+
+    Raises
+    ------
+    OutsideVolumeError
+        The text is not a box.
+    """
     found = _BOX.fullmatch(text.strip())
     if found is None:
         raise OutsideVolumeError(f"'{text}' is not a box; write x0:x1,y0:y1,z0:z1 in whole voxels")
@@ -22,14 +38,42 @@ def parse_box(text: str) -> Box:
 
 
 def format_box(box: Box) -> str:
-    """A box as a person writes it."""
+    """Return a box as the text that :func:`parse_box` reads.
+
+    Parameters
+    ----------
+    box
+        Ranges along x, y, z in voxels.
+
+    Returns
+    -------
+    str
+        ``x0:x1,y0:y1,z0:z1``.
+    """
     return ",".join(f"{start}:{stop}" for start, stop in box)
 
 
 def validate_box(volume: Volume, box: Box | None, where: str) -> Box:
-    """A box that is wholly in the volume's level, all of it where none is given.
+    """Return a box that is inside the volume's level; the whole level if no box is given.
 
-    Raises OutsideVolumeError.
+    Parameters
+    ----------
+    volume
+        The level.
+    box
+        Ranges along x, y, z in voxels, or None.
+    where
+        The name of the level in the error message.
+
+    Returns
+    -------
+    Box
+        The box, in voxels of the level.
+
+    Raises
+    ------
+    OutsideVolumeError
+        The box is empty or not inside the level.
     """
     level = volume.levels[0]
     (x, y, z), (x1, y1, z1) = level.start, level.stop
@@ -50,9 +94,12 @@ def validate_box(volume: Volume, box: Box | None, where: str) -> Box:
 
 
 def sample_index(volume: Volume, time: int | None, where: str) -> int | None:
-    """The place in the array of upstream's time sample; None where there is no time axis.
+    """Return the index of upstream's time sample in the array; None without a time axis.
 
-    Raises OutsideVolumeError.
+    Raises
+    ------
+    OutsideVolumeError
+        The volume lacks the sample, or the time is missing or not applicable.
     """
     if volume.times is None:
         if time is not None:
@@ -67,7 +114,7 @@ def sample_index(volume: Volume, time: int | None, where: str) -> int | None:
 
 
 def split_range(start: int, stop: int, origin: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yields the parts of a range, cut where a grid of ``size`` that begins at ``origin`` is."""
+    """Yield the parts of a range, split at a grid of ``size`` that starts at ``origin``."""
     while start < stop:
         end = min(stop, start + size - (start - origin) % size)
         yield start, end

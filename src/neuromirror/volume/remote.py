@@ -12,7 +12,7 @@ _MISSING = "git-annex-remote-neuromirror needs the package annexremote: pip inst
 
 
 def main() -> None:
-    """Runs the program on stdin and stdout."""
+    """Run the program on stdin and stdout."""
     with suppress(ImportError, OSError, ValueError):  # a core dump would hold tokens
         import resource  # not on every system
 

@@ -8,4 +8,10 @@ __all__ = ["no_token", "token_from_environment", "token_variable"]
 
 
 def no_token(host: str) -> None:
-    """No token for any host: what is read is what anybody may read."""
+    """Return no token for any host, so that only public data is read.
+
+    Parameters
+    ----------
+    host
+        The name of a host.
+    """

@@ -136,7 +136,7 @@ class VersionFiles:
         return self._factory, self._arguments
 
     def document(self, path: str) -> bytes | None:
-        """The content of a document; None where the version has no such file."""
+        """Return the content of a document; None if the version lacks the file."""
         entry = self._entry(path)
         if entry is None or entry[0] == TREE_MODE:
             return None
@@ -154,7 +154,13 @@ class VersionFiles:
             return self._reader.read(entry[1].hex())
 
     def block(self, path: str) -> mmap.mmap:
-        """A block's bytes, checked; raises BlockUnavailableError."""
+        """Return the verified bytes of a block.
+
+        Raises
+        ------
+        BlockUnavailableError
+            The block is unavailable or differs from the version.
+        """
         return self._cached_block(path, self._block_key(path), self._urls)
 
     def copy(self, path: str, take: Callable[[int, memoryview], None]) -> None:
@@ -174,7 +180,7 @@ class VersionFiles:
             self._fetch(path, key, urls, lambda: cast(BinaryIO, _CallbackFile(take)))
 
     def _block_key(self, path: str) -> str:
-        """The annex key of a block; raises BlockUnavailableError where there is no such file."""
+        """Return the annex key of a block, or raise BlockUnavailableError."""
         entry = self._entry(path)
         if entry is None or entry[0] != SYMLINK_MODE:
             raise BlockUnavailableError(path, self.where, "the version has no such file")
@@ -182,11 +188,14 @@ class VersionFiles:
             return key_from_file_name(self._reader.read(entry[1].hex()).rpartition(b"/")[2])
 
     def read_object(self, path: str, max_bytes: int) -> mmap.mmap | None:
-        """The bytes of an annexed file, checked; None where the version has no such file.
+        """Return the verified bytes of an annexed file; None if the version lacks the file.
 
-        Its folder may hold very many: git looks it up. Raises BlockUnavailableError, and so it
-        does for one
-        of more than ``most`` bytes, or of unknown size.
+        Its folder may have very many files: git looks it up.
+
+        Raises
+        ------
+        BlockUnavailableError
+            The file is unavailable, has more than ``max_bytes``, or is of unknown size.
         """
         try:
             with self._reader_lock:
@@ -225,7 +234,7 @@ class VersionFiles:
         return self._entry(path) is not None
 
     def entries(self, folder: str) -> Iterator[tuple[str, bool]]:
-        """Yields the names in a folder, each with whether it is a folder."""
+        """Yield the names in a folder, each with whether it is a folder."""
         found = self._tree(folder)
         if found is not None:
             yield from ((name.decode(), mode == TREE_MODE) for name, (mode, _) in found.items())
@@ -260,7 +269,7 @@ class VersionFiles:
         return None if found is None else found.get(name.encode())
 
     def _known_urls(self, key: str) -> list[str]:
-        """The addresses that git-annex knows of some bytes."""
+        """Return the URLs that git-annex knows for a key."""
         try:
             with self._reader_lock:
                 log = self._reader.read(f"{self._annex_commit}:{url_log_path(key).decode()}")
@@ -269,12 +278,12 @@ class VersionFiles:
         return [line.value for line in parse_log(log) if line.status == "1"]
 
     def _web_urls(self, path: str, key: str) -> list[str]:
-        """The web addresses of an object's bytes."""
+        """Return the web URLs of an object."""
         found = [one for one in self._known_urls(key) if one.startswith(("https://", "http://"))]
         return found[:_MAX_LOCATIONS]
 
     def _urls(self, path: str, key: str) -> list[BlockUrl]:
-        """The addresses of a block's bytes, that of its own place first."""
+        """Return the URLs of a block, its own location first."""
         found: list[BlockUrl] = []
         for address in self._known_urls(key):
             with suppress(NeuromirrorError):
@@ -293,7 +302,7 @@ class VersionFiles:
         urls: Sequence[ByteLocation],
         make: Callable[[], BinaryIO] | None = None,
     ) -> BinaryIO:
-        """A block in a file that ``make`` gives, else in one without a name.
+        """Return a file with a block: from ``make``, by default an unnamed temporary file.
 
         Zeros need no request.
         """
@@ -349,7 +358,7 @@ class VersionFiles:
         )
 
     def _write_with_retries(self, url: ByteLocation, key: str, file: BinaryIO) -> str:
-        """Writes a block, again where the reply broke off; says what is wrong with it."""
+        """Write a block, with retries of interrupted responses; return what is wrong with it."""
         for left in reversed(range(_ATTEMPTS)):
             if self._is_closed_or_late:
                 return _CLOSED
@@ -401,7 +410,7 @@ class VersionFiles:
     def _pieces(
         self, url: ByteLocation, size: int | None
     ) -> Generator[bytes | memoryview, None, None]:
-        """Yields the bytes of a place as they come."""
+        """Yield the bytes at a location as they arrive."""
         if isinstance(url, BlockUrl):
             session, token = self._session(url.host, url.origin), self._token(url.host)
             yield from fetch_block(
@@ -464,7 +473,26 @@ def open_version_files(
     limits: RequestLimits = _LIMITS,
     seconds: float | None = None,
 ) -> VersionFiles:
-    """The files of a version of the store; see :class:`VersionFiles`."""
+    """Open the files of a version in the store.
+
+    Parameters
+    ----------
+    store
+        The store that has the version.
+    row
+        The version, as returned by :meth:`Index.resolve`.
+    token
+        Returns the token for a host, or None.
+    limits
+        Timeouts, retries and concurrency limits of the requests.
+    seconds
+        Seconds after which no further block is fetched; None for no limit.
+
+    Returns
+    -------
+    VersionFiles
+        The files; close them after use.
+    """
     repository = store.repository(DatasetRef(row.mirror, row.local_id, row.source_uri))
     host = row.source_uri.partition("://")[2].partition("/")[0]
     given = repository.path, row.commit, row.annex_commit, row.name, host
@@ -472,7 +500,7 @@ def open_version_files(
 
 
 def _new_hash(key: str) -> Any:
-    """A digest of the kind that a key proves; None where it proves none."""
+    """Return a hash object for the digest in a key; None if the key has none."""
     digest = key_digest(key)
     if digest is None:
         return None
@@ -493,7 +521,7 @@ def _read_folder(reader: ObjectReader, lock: threading.RLock, sha: bytes) -> dic
 
 
 def _allowed_addresses(repository: Path) -> list[str]:
-    """The addresses of private networks that git-annex may ask, as git's setting has them."""
+    """Return the addresses of private networks that git-annex may access, from git's settings."""
     command = ["git", "--git-dir", str(repository), "config", "--get", ALLOWED_ADDRESSES]
     environment = environment_without_secrets()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -501,5 +529,5 @@ def _allowed_addresses(repository: Path) -> list[str]:
 
 
 def _host_name(host: str) -> str:
-    """A host without its port and brackets."""
+    """Return a host without its port and brackets."""
     return host[1 : host.index("]")] if host.startswith("[") else host.partition(":")[0]

@@ -16,7 +16,18 @@ if TYPE_CHECKING:
 
 @hookimpl  # type: ignore[untyped-decorator]
 def asgi_wrapper(datasette: Datasette) -> Any:
-    """Add the catalogue's pages, security headers and the store's files."""
+    """Add the catalogue's pages, security headers and the store's files.
+
+    Parameters
+    ----------
+    datasette
+        The Datasette application.
+
+    Returns
+    -------
+    Any
+        The wrapper, which Datasette applies to its own application.
+    """
     site = find_site(datasette)
     if site is None or site.tables is None:
         return lambda app: app
@@ -25,7 +36,22 @@ def asgi_wrapper(datasette: Datasette) -> Any:
 
 @hookimpl(hookwrapper=True)  # type: ignore[untyped-decorator]
 def handle_exception(datasette: Datasette, request: Any, exception: Exception) -> Any:
-    """Replace Datasette's error handler, which shows exceptions and logs all variables."""
+    """Replace Datasette's error handler, which shows exceptions and logs all variables.
+
+    Parameters
+    ----------
+    datasette
+        The Datasette application.
+    request
+        The request that failed.
+    exception
+        The error.
+
+    Returns
+    -------
+    Any
+        The generator that a wrapper of a Datasette hook must be.
+    """
     outcome = yield
     if find_site(datasette) is not None:
         outcome.force_result([lambda: error_response(datasette, request, exception)])
@@ -33,5 +59,16 @@ def handle_exception(datasette: Datasette, request: Any, exception: Exception) -
 
 @hookimpl  # type: ignore[untyped-decorator]
 def skip_csrf(datasette: Datasette) -> bool:
-    """Skip CSRF protection: the site is read-only."""
+    """Disable CSRF protection, because the site is read-only.
+
+    Parameters
+    ----------
+    datasette
+        The Datasette application.
+
+    Returns
+    -------
+    bool
+        True.
+    """
     return find_site(datasette) is not None

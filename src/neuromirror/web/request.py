@@ -211,8 +211,10 @@ def view(make: View) -> Any:
 async def _suggestions(
     catalogue_request: CatalogueRequest, request: Request, error: NeuromirrorError
 ) -> dict[str, Any]:
-    """Return suggestions for something that was not found; see
-    :func:`~neuromirror.web.error_suggestions.suggest`."""
+    """Return suggestions for something that was not found.
+
+    See :func:`~neuromirror.web.error_suggestions.suggest`.
+    """
     if not isinstance(error, _NOT_FOUND_ERRORS) or "name" not in request.url_vars:
         return {}
     name = catalogue_request.path_parameter("name")

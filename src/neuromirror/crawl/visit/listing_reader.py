@@ -31,6 +31,11 @@ def read_listing(
     resolver
         Resolves the components of the listing; None if it has none.
 
+    Returns
+    -------
+    SpooledSnapshot
+        The snapshot; its files are in ``scratch``.
+
     Raises
     ------
     UnreliableListingError

@@ -127,7 +127,7 @@ def _author(one: Agent) -> dict[str, str]:
 
 
 def _block(table: dict[str, Any], depth: int) -> Iterator[str]:
-    """Yields the lines of a mapping."""
+    """Yield the lines of a mapping."""
     space = "  " * depth
     for name, value in table.items():
         if isinstance(value, list):

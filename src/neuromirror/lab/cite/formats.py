@@ -63,8 +63,17 @@ def cite(collection: CitationCollection, form: str, *, files: bool = True) -> It
 
     Parameters
     ----------
+    collection
+        The works to cite.
+    form
+        A name in :data:`FORMATS`.
     files
         Whether ro-crate and croissant list the files.
+
+    Returns
+    -------
+    Iterator[str]
+        The text in pieces, to be written one after the other.
 
     Raises
     ------
@@ -89,6 +98,22 @@ def write_citation(
 
     An existing file is replaced atomically, but not one with the default name in a folder. For
     bagit, ``target`` is the folder of the bag.
+
+    Parameters
+    ----------
+    collection
+        The works to cite.
+    form
+        A name in :data:`FORMATS`.
+    target
+        The file or folder to write.
+    files
+        Whether ro-crate and croissant list the files.
+
+    Returns
+    -------
+    Path
+        The path of the file or folder that was written.
 
     Raises
     ------

@@ -59,7 +59,7 @@ def ror_of(value: Any) -> str | None:
 
 
 def family_first_name(one: Person) -> str:
-    """Return the name as in a list of authors: ``van der Berg, Anna, Jr.``"""
+    """Return the name as in a list of authors, such as ``van der Berg, Anna, Jr``."""
     if not one.family:
         return one.full_name
     family = f"{one.particle} {one.family}".strip()
@@ -84,7 +84,7 @@ def _split_name(whole: str) -> tuple[str, str, str, str]:
 
 
 def _split_spoken_name(tokens: Sequence[str], suffix: str) -> tuple[str, str, str, str]:
-    """A name whose words stand as they are spoken."""
+    """Split a name whose words are in spoken order."""
     unknown = ("", "", "", "")
     tokens = list(tokens)
     if not suffix and len(tokens) > 2 and is_generation(tokens[-1]):

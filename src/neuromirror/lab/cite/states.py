@@ -34,7 +34,20 @@ _CLONED_ANNEX: Final = "refs/remotes/*/git-annex"
 
 
 def state_of_version(store: Store, row: VersionRow) -> CitedState:
-    """Return the state of a version in a store, from the index."""
+    """Return the state of a version in a store, from the index.
+
+    Parameters
+    ----------
+    store
+        The store that has the version.
+    row
+        The version, as returned by :meth:`Index.resolve`.
+
+    Returns
+    -------
+    CitedState
+        The state, for :func:`read_work`.
+    """
     repository = store.repository(DatasetRef(row.mirror, row.local_id, row.source_uri))
     return CitedState(
         git_dir=repository.path,
@@ -49,6 +62,16 @@ def state_of_version(store: Store, row: VersionRow) -> CitedState:
 
 def state_of_clone(folder: Path) -> CitedState:
     """Return the checked-out state of a clone, or HEAD of a bare repository.
+
+    Parameters
+    ----------
+    folder
+        The top of a clone, or a bare repository.
+
+    Returns
+    -------
+    CitedState
+        The state, for :func:`read_work`.
 
     Raises
     ------
@@ -79,6 +102,20 @@ def states_of_lock(lock: Lock, store: Store | None, stack: ExitStack) -> list[Ci
 
     Each is read from the store or, if the store lacks it, from the bundle or the manifest beside
     the lock file, which are unpacked into folders that are removed with ``stack``.
+
+    Parameters
+    ----------
+    lock
+        The lock file.
+    store
+        A local store; None for none.
+    stack
+        Removes the unpacked repositories when it is closed.
+
+    Returns
+    -------
+    list[CitedState]
+        One state per pin.
 
     Raises
     ------

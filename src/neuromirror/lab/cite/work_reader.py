@@ -97,6 +97,16 @@ class _CommitDocuments:
 def read_work(state: CitedState) -> CitedWork:
     """Return the citation metadata of a state.
 
+    Parameters
+    ----------
+    state
+        The state, from :func:`state_of_version` or a similar function.
+
+    Returns
+    -------
+    CitedWork
+        The work, with the metadata in the committed documents.
+
     Raises
     ------
     NotCitableError

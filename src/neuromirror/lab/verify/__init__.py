@@ -1,6 +1,6 @@
-"""Verification of datasets and lock files: local content, replies of servers, or downloaded
-content.
+"""Verification of datasets and lock files.
 
+Compared are local content, replies of servers, or downloaded content.
 ``checked`` findings were hashed here; ``claimed`` ones are statements of a server.
 """
 

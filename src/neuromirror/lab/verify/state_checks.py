@@ -60,8 +60,9 @@ class GitStateCheck:
 
 
 class ManifestStateCheck:
-    """State check for a dataset with a manifest: git must contain exactly the files listed as in
-    git.
+    """Check the state of a dataset with a manifest.
+
+    git must contain exactly the files that the manifest lists as in git.
     """
 
     def __init__(self, expected: str, manifest: Path) -> None:

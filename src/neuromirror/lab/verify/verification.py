@@ -80,6 +80,11 @@ def verify(
     claims
         Returns further checksums of a key's content, to compare with those of servers.
 
+    Yields
+    ------
+    Finding
+        A finding; ``failed`` is true where something differs.
+
     Raises
     ------
     NotADatasetError
@@ -235,8 +240,7 @@ class _Verifier:
 def separate_own_changes(
     findings: Iterable[Finding], clone: VerifiedRepository, commit: str, head: str
 ) -> Iterator[Finding]:
-    """Yield findings on a mirror's commit, then the changes by the clone's own commits on top of
-    it.
+    """Yield findings on a mirror's commit, then the changes of the clone's own commits.
 
     Messages about files that own commits changed mention this; removed files make the state a
     failure. Added files, and settings of git and DataLad, have findings of kind ``local``. Objects

@@ -133,8 +133,9 @@ class _Folder:
 
 
 class EncodingNaming:
-    """Assigns paths in one listing of a layer, as a
-    :class:`~neuromirror.sources.s3.file_naming.FileNaming`.
+    """Assign paths in one listing of a layer.
+
+    Implements :class:`~neuromirror.sources.s3.file_naming.FileNaming`.
 
     Rows are spooled to a file, because paths are known only after all rows.
 

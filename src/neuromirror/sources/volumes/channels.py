@@ -87,7 +87,18 @@ class ChannelSource:
 
 
 def segments_of(local_id: str) -> tuple[str, ...]:
-    """Return the names in a local id; empty if it is malformed."""
+    """Return the names in a local id; empty if it is malformed.
+
+    Parameters
+    ----------
+    local_id
+        The local id of a dataset.
+
+    Returns
+    -------
+    tuple[str, ...]
+        The names, such as collection, experiment and channel.
+    """
     try:
         found = tuple(one.decode() for one in local_ids.segments_of(local_id))
     except ValueError:
@@ -96,6 +107,17 @@ def segments_of(local_id: str) -> tuple[str, ...]:
 
 
 def local_id_of(segments: Sequence[str]) -> str | None:
-    """Return the local id of names; None unless it maps back to them."""
+    """Return the local id of names; None unless it maps back to them.
+
+    Parameters
+    ----------
+    segments
+        The names, such as collection, experiment and channel.
+
+    Returns
+    -------
+    str | None
+        The local id.
+    """
     made = local_ids.local_id([one.encode() for one in segments])
     return made if made is not None and segments_of(made) == tuple(segments) else None

@@ -101,6 +101,11 @@ def fetch_block(
     parallel
         Number of parallel requests.
 
+    Yields
+    ------
+    bytes | memoryview
+        Bytes of the file, in order.
+
     Raises
     ------
     CutoutRefusedError, TokenRefusedError, NetError

@@ -178,8 +178,29 @@ def choose_chunk(
 ) -> Triple:
     """Return a chunk's shape along x, y, z: as requested, but within the extent and one request.
 
-    ``limit`` is in bytes. A larger chunk is halved along its longest axis (of equal ones, the first
-    of x, y, z) until it fits.
+    A larger chunk is halved along its longest axis (of equal ones, the first of x, y, z) until it
+    fits.
+
+    Parameters
+    ----------
+    requested
+        The requested shape in voxels.
+    extent
+        The shape of the level in voxels.
+    item_size
+        Bytes per voxel.
+    limit
+        Maximum bytes per request.
+
+    Returns
+    -------
+    Triple
+        The shape in voxels.
+
+    Raises
+    ------
+    ValueError
+        A voxel is larger than ``limit``.
     """
     chunk = [min(pair) for pair in zip(requested, extent, strict=True)]
     while math.prod(chunk) * item_size > limit:
@@ -192,13 +213,37 @@ def choose_chunk(
 
 
 def blocks(volume: Volume) -> Iterator[Block]:
-    """Yield all blocks: level by level, and within a level along t, z, y, x."""
+    """Yield all blocks: level by level, and within a level along t, z, y, x.
+
+    Parameters
+    ----------
+    volume
+        The volume.
+
+    Yields
+    ------
+    Block
+        A block.
+    """
     for level in volume.levels:
         yield from level_blocks(volume, level)
 
 
 def level_blocks(volume: Volume, level: Level) -> Iterator[Block]:
-    """Yield the blocks of one level along t, z, y, x."""
+    """Yield the blocks of one level along t, z, y, x.
+
+    Parameters
+    ----------
+    volume
+        The volume.
+    level
+        A level of the volume.
+
+    Yields
+    ------
+    Block
+        A block.
+    """
     cut = _LevelBlocks(volume, level)
     xs, ys, zs = (range(count) for count in level.grid)
     for t in range(1 if volume.times is None else len(volume.times)):
@@ -209,7 +254,27 @@ def level_blocks(volume: Volume, level: Level) -> Iterator[Block]:
 
 
 def block_at(volume: Volume, level: Level, index: tuple[int, int, int, int]) -> Block:
-    """Return the block at an index (t, z, y, x) of a level's grid; raise IndexError."""
+    """Return the block at an index of a level's grid.
+
+    Parameters
+    ----------
+    volume
+        The volume.
+    level
+        A level of the volume.
+    index
+        Indices of time sample and block, along t, z, y, x.
+
+    Returns
+    -------
+    Block
+        The block, at the border of the level smaller than a chunk.
+
+    Raises
+    ------
+    IndexError
+        The grid has no such block.
+    """
     x, y, z = level.grid
     counts = 1 if volume.times is None else len(volume.times), z, y, x
     if not all(0 <= at < count for at, count in zip(index, counts, strict=True)):

@@ -23,6 +23,20 @@ def zarr_documents(volume: Volume) -> list[Document]:
     Points have the same physical coordinates as upstream: the center of voxel ``start`` of level 0
     is at ``start`` times the size of a voxel, and the center of a voxel of a coarser level is in
     the middle of the voxels that it covers.
+
+    Parameters
+    ----------
+    volume
+        The planned volume.
+
+    Returns
+    -------
+    list[Document]
+        The documents, with paths below the top of the dataset.
+
+    Notes
+    -----
+    OME-Zarr 0.5 (NGFF) in Zarr format 3.
     """
     made = [_document(_METADATA, _group(volume))]
     made += [_document(f"{one.name}/{_METADATA}", _array(volume, one)) for one in volume.levels]

@@ -30,6 +30,11 @@ def plan_volume(volume: Volume, options: VolumeOptions, limit: int = REQUEST_LIM
     limit
         Maximum bytes per request.
 
+    Returns
+    -------
+    Volume
+        The volume, as it is mirrored.
+
     Raises
     ------
     ConfigurationError
@@ -49,6 +54,18 @@ def plan_volume(volume: Volume, options: VolumeOptions, limit: int = REQUEST_LIM
 def estimate_volume(volume: Volume, options: VolumeOptions) -> Estimate:
     """Return the cost of a first visit of a planned volume, without documents.
 
+    Parameters
+    ----------
+    volume
+        The volume, from :func:`plan_volume`.
+    options
+        The mirror's options.
+
+    Returns
+    -------
+    Estimate
+        Files, bytes, downloaded bytes and requests.
+
     Raises
     ------
     TooManyFilesError
@@ -65,7 +82,22 @@ def estimate_volume(volume: Volume, options: VolumeOptions) -> Estimate:
 
 
 def check_size(volume: Volume, options: VolumeOptions, name: str) -> None:
-    """Raise TooManyFilesError if a planned volume has more files than allowed."""
+    """Refuse a planned volume that has more files than allowed.
+
+    Parameters
+    ----------
+    volume
+        The volume, from :func:`plan_volume`.
+    options
+        The mirror's options, with ``max_files``.
+    name
+        The name of the volume in the error message.
+
+    Raises
+    ------
+    TooManyFilesError
+        The volume has more files.
+    """
     if volume.files > options.max_files:
         blocks = ", ".join(
             f"{math.prod(level.grid):,} of level {level.name}" for level in volume.levels

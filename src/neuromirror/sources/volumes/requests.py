@@ -45,10 +45,10 @@ class CutoutRequest:
 def cutout_request(
     url: BlockUrl, token: str | None = None, *, blosc: bool = False
 ) -> CutoutRequest:
-    """Return the request for a block; raise MalformedUrlError.
+    """Return the request for a block.
 
-    A URL with plain HTTP to a public host gets no token, because third-party datasets could
-    contain such URLs to make the token readable in transit. A URL with a port is exempt.
+    A URL with plain HTTP to a public host gets no token, because third-party datasets could contain
+    such URLs to make the token readable in transit. A URL with a port is exempt.
 
     Parameters
     ----------
@@ -58,6 +58,16 @@ def cutout_request(
         The host's token; None for anonymous access.
     blosc
         Whether a BOSS may reply with blosc, which it encodes five times as fast.
+
+    Returns
+    -------
+    CutoutRequest
+        The URL and headers of the request.
+
+    Raises
+    ------
+    MalformedUrlError
+        The service has no such block.
     """
     if not url.secure and is_secure(url.host) and ":" not in url.host:
         token = None

@@ -58,7 +58,18 @@ _CHUNK: Final = re.compile(rf"({_NUMBER}),({_NUMBER}),({_NUMBER})")
 
 
 def is_secure(host: str) -> bool:
-    """Return whether HTTPS is the default protocol of a host (with its port, if it has one)."""
+    """Return whether HTTPS is the default protocol of a host.
+
+    Parameters
+    ----------
+    host
+        The host, with its port if it has one.
+
+    Returns
+    -------
+    bool
+        False for this machine and for hosts in private networks that are named by an address.
+    """
     name = host[: host.index("]") + 1] if host.startswith("[") else host.partition(":")[0]
     return not is_local_name(name.strip("[]"))
 
@@ -169,9 +180,24 @@ def dtype_parameter(dtype: str) -> str | None:
 
 
 def parse_url(url: str) -> BlockUrl:
-    """Parse the URL of a block; raise MalformedUrlError.
+    """Parse the URL of a block.
 
     Only the canonical spelling, which ``str(BlockUrl)`` returns, is accepted.
+
+    Parameters
+    ----------
+    url
+        The URL, such as ``boss://HOST/COLLECTION/EXPERIMENT/CHANNEL/RES/x0:x1/y0:y1/z0:z1``.
+
+    Returns
+    -------
+    BlockUrl
+        The block.
+
+    Raises
+    ------
+    MalformedUrlError
+        The text is not such a URL.
     """
     found = _URL.fullmatch(url)
     if found is None:
@@ -208,7 +234,18 @@ def _shown(url: str) -> str:
 
 
 def to_triple(numbers: Iterable[int]) -> Triple:
-    """Return three numbers as a triple."""
+    """Return three numbers as a triple.
+
+    Parameters
+    ----------
+    numbers
+        Three numbers.
+
+    Returns
+    -------
+    Triple
+        The triple.
+    """
     x, y, z = numbers
     return x, y, z
 
