@@ -201,3 +201,10 @@ def test_every_setting_is_explained() -> None:
     assert {
         name for name in names if f"`{name}`" not in page and f"`[{name}]`" not in page
     } == set()
+
+
+def test_the_output_in_the_readme_is_that_of_the_tutorial() -> None:
+    readme = (DOCS.parent / "README.md").read_text("utf-8")
+    (block,) = re.findall(r"^```console\n(.*?)^```$", readme, re.M | re.S)
+    lines = PAGE.read_text("utf-8").splitlines()
+    assert [one for one in block.splitlines() if one not in lines] == []

@@ -32,7 +32,17 @@ _SHOWN: Final = 80
 
 @dataclass(frozen=True, slots=True)
 class SkippedRemote:
-    """A special remote with ``autoenable`` that was not enabled; ``kind`` is its type."""
+    """A special remote with ``autoenable`` that was not enabled.
+
+    Attributes
+    ----------
+    uuid
+        The UUID of the remote.
+    name
+        The name of the remote.
+    kind
+        The type of the remote.
+    """
 
     uuid: str
     name: str

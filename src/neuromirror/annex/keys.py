@@ -32,7 +32,17 @@ _UP = [b"../" * depth + b".git/annex/objects/" for depth in range(64)]
 
 
 class KeyParts(NamedTuple):
-    """The parts of a key; ``size`` in bytes, None if the key has none."""
+    """The parts of a key.
+
+    Attributes
+    ----------
+    backend
+        The name of the backend, such as ``SHA256E``.
+    size
+        Size in bytes; None if the key has none.
+    name
+        The part after ``--``.
+    """
 
     backend: str
     size: int | None

@@ -25,7 +25,17 @@ _SECONDS = re.compile(rb"-?[0-9]{1,18}(?:\.[0-9]{1,18})?s?")
 
 
 class LogLine(NamedTuple):
-    """A line of a presence log: seconds since 1970, ``1`` | ``0`` | ``X``, and a UUID or URL."""
+    """A line of a presence log.
+
+    Attributes
+    ----------
+    timestamp
+        Seconds since 1970.
+    status
+        ``1`` (present), ``0`` (absent) or ``X`` (dead).
+    value
+        A UUID or URL.
+    """
 
     timestamp: Decimal
     status: str

@@ -18,6 +18,8 @@ class DatasetTask:
 
     Attributes
     ----------
+    hint
+        The dataset's entry in the overview.
     action
         ``visit``, ``skip``, ``held`` or ``unavailable``.
     reason

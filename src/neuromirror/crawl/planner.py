@@ -20,9 +20,16 @@ _REQUESTS_PER_DATASET: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class SyncRequest:
-    """A request to sync a mirror (``local_id`` None) or one of its datasets.
+    """A request to sync a mirror or one of its datasets.
 
-    ``hint`` is the dataset's entry of an overview that was read before, if there is one.
+    Attributes
+    ----------
+    mirror
+        The mirror.
+    local_id
+        The local id of the dataset; None for all datasets.
+    hint
+        The dataset's entry of an overview that was read before, if there is one.
     """
 
     mirror: Mirror

@@ -73,6 +73,17 @@ class Pack:
     """A finished pack under temporary names.
 
     Rename ``pack`` first, then ``index``: git looks for an index and expects its pack.
+
+    Attributes
+    ----------
+    name
+        The final name without extension.
+    pack, index
+        The temporary files.
+    objects
+        Number of objects.
+    bytes
+        Size of the pack in bytes.
     """
 
     name: str

@@ -14,7 +14,17 @@ _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_./-]+\Z")
 
 @dataclass(frozen=True, slots=True)
 class Submodule:
-    """A submodule: its path, its URL relative to the superproject's, its DataLad dataset id."""
+    """A submodule of a superproject.
+
+    Attributes
+    ----------
+    path
+        The path in the superproject.
+    url
+        The URL, relative to the superproject's.
+    dataset_id
+        The DataLad dataset id.
+    """
 
     path: str
     url: str

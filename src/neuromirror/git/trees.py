@@ -18,7 +18,17 @@ GITLINK_MODE = b"160000"
 
 
 class ListedEntry(NamedTuple):
-    """A file, symlink or gitlink of a commit: its mode, its id in hex, its full path."""
+    """A file, symlink or gitlink of a commit.
+
+    Attributes
+    ----------
+    mode
+        The mode, in ASCII digits.
+    id
+        The object id in hex.
+    path
+        The full path.
+    """
 
     mode: bytes
     id: str

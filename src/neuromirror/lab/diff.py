@@ -57,6 +57,8 @@ class FileChange(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     Attributes
     ----------
+    kind
+        How the file changed.
     path
         The path in the new state; for a removed file, its old path.
     before
@@ -67,6 +69,8 @@ class FileChange(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         Sizes in bytes; of a subdataset, the size of all its files.
     files
         The number of files in a subdataset; None for a file.
+    message
+        A remark about the change; empty without one.
     """
 
     kind: Kind
@@ -91,6 +95,12 @@ class DiffSide:
 
     Attributes
     ----------
+    name
+        The name of the side in messages.
+    git_dir
+        The git directory that has the commit.
+    commit
+        The commit id in hex.
     form
         As in ``model.SnapshotHeader``.
     has_records
@@ -191,7 +201,17 @@ def clone_side(git_dir: Path, root: Path, commit: str) -> DiffSide:
 
 @dataclass(slots=True)
 class ChangeCounts:
-    """Counts of files, bytes and subdatasets by kind of change."""
+    """Counts of files, bytes and subdatasets by kind of change.
+
+    Attributes
+    ----------
+    files
+        Number of files by kind of change.
+    bytes
+        Size in bytes of these files, in the new state where there is one.
+    subdatasets
+        Number of subdatasets by kind of change.
+    """
 
     files: Counter[str] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)

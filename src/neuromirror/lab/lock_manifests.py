@@ -108,6 +108,10 @@ class ListedFile(
 
     Attributes
     ----------
+    path
+        The path in git.
+    key
+        The annex key.
     digest
         As in the canonical manifest.
     size
@@ -138,7 +142,23 @@ class ListedFile(
 
 
 class ListedSubdataset(msgspec.Struct, frozen=True, gc=False):
-    """A subdataset of a version, with its commit and state."""
+    """A subdataset of a version, with its commit and state.
+
+    Attributes
+    ----------
+    path
+        The path in git.
+    name
+        The name of the dataset, ``<mirror>:<local id>``.
+    dataset_id
+        The UUID of the dataset.
+    commit
+        The commit id in hex.
+    state
+        The state digest.
+    files, bytes
+        Number and size of its files.
+    """
 
     path: str
     name: str

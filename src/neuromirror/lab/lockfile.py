@@ -111,18 +111,26 @@ class Pin(
         ``<mirror>:<local id>``.
     requested
         The label that was requested, such as ``latest``.
+    resolved
+        The label of the pinned version.
+    dataset_id
+        The UUID of the dataset.
+    source
+        The URI of the dataset upstream.
     commit, tree, annex_commit
         Git object ids.
+    swhid
+        The SWHID of the commit.
     state, metadata
         The digests of the files and of the documents of upstream.
     manifest, bundle
         Paths relative to the lock file.
     clone
         Clone URLs without credentials.
-    paths
-        Globs (:mod:`neuromirror.lab.globs`); empty for the whole dataset.
     files, bytes, evidence
         Of the pinned files, including those of subdatasets.
+    paths
+        Globs (:mod:`neuromirror.lab.globs`); empty for the whole dataset.
     durability
         The weakest retention of these files.
     """
@@ -196,7 +204,15 @@ class Pin(
 
 
 class Lock(msgspec.Struct, frozen=True):
-    """A lock file: its path and its pins, in the order of the file."""
+    """A lock file.
+
+    Attributes
+    ----------
+    path
+        The path of the file.
+    datasets
+        The pins, in the order of the file.
+    """
 
     path: Path
     datasets: tuple[Pin, ...] = ()

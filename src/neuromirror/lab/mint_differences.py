@@ -29,7 +29,17 @@ _Entry = tuple[bytes, bytes]
 
 @dataclass(frozen=True, slots=True)
 class VersionIds:
-    """The commit and tree of a version (hex) and its state digest (``sha256:<hex>``)."""
+    """The ids of a version.
+
+    Attributes
+    ----------
+    commit
+        The commit id in hex.
+    tree
+        The tree id in hex.
+    state
+        The state digest, ``sha256:<hex>``.
+    """
 
     commit: str
     tree: str
@@ -38,7 +48,15 @@ class VersionIds:
 
 @dataclass(slots=True)
 class PathSample:
-    """The number of paths, and the first :data:`MAX_NAMED_PATHS` of them."""
+    """A number of paths, and examples.
+
+    Attributes
+    ----------
+    count
+        The number of paths.
+    first
+        The first :data:`MAX_NAMED_PATHS` of them, as text.
+    """
 
     count: int = 0
     first: list[str] = field(default_factory=list)

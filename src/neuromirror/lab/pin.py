@@ -77,6 +77,10 @@ class PinRequest:
 
     Attributes
     ----------
+    dataset
+        ``<mirror>:<local id>``.
+    label
+        The requested label, such as ``latest``.
     paths
         Globs (:mod:`neuromirror.lab.globs`); an empty tuple pins the whole dataset.
     clones

@@ -57,7 +57,16 @@ MessageCallback = Callable[[str], None]
 class SubdatasetReproduction:
     """A subdataset that differs.
 
-    ``stored`` or ``minted`` is None if only the other side has the subdataset.
+    Attributes
+    ----------
+    path
+        The path in git.
+    dataset
+        ``<mirror>:<local id>``.
+    stored, minted
+        The ids in the store and the new ones; None on a side without the subdataset.
+    differences
+        The differences; None if a side lacks the subdataset.
     """
 
     path: str
@@ -73,6 +82,12 @@ class Reproduction:
 
     Attributes
     ----------
+    dataset
+        ``<mirror>:<local id>``.
+    label
+        The label of the version.
+    kind
+        The kind of the version, ``published`` or ``observed``.
     status
         ``ok`` (everything promised is equal), ``error`` (something differs) or ``impossible``
         (upstream no longer has the state).
@@ -85,8 +100,11 @@ class Reproduction:
     reminted_labels
         The labels of the versions that were minted, oldest first.
     first
-        The first of these versions that differs; ``differences`` and ``subdatasets`` (at most 20)
-        are about this version.
+        The first of these versions that differs.
+    differences
+        The differences of ``first``; None if nothing differs.
+    subdatasets
+        The subdatasets of ``first`` that differ, at most 20.
     subdatasets_compared
         The number of subdatasets that were compared.
     """

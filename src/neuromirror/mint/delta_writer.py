@@ -49,7 +49,15 @@ class BaseManifestDamagedError(UnsuitableBaseError):
 
 @dataclass(frozen=True, slots=True)
 class DeltaBase:
-    """The state from which a delta starts: its commit id in hex, its canonical manifest (zstd)."""
+    """The state from which a delta starts.
+
+    Attributes
+    ----------
+    commit
+        The commit id in hex.
+    manifest
+        The canonical manifest (zstd).
+    """
 
     commit: str
     manifest: Path

@@ -56,7 +56,15 @@ longer.
 
 @dataclass(frozen=True, slots=True)
 class ParentCommits:
-    """The parent commits of a mint, as ids in hex; None for a new branch."""
+    """The parent commits of a mint, as ids in hex.
+
+    Attributes
+    ----------
+    branch
+        The parent on the branch; None for a new branch.
+    annex
+        The parent on the git-annex branch; None for a new branch.
+    """
 
     branch: str | None = None
     annex: str | None = None

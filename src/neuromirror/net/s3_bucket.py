@@ -72,6 +72,20 @@ class S3Capabilities:
 def bucket_url(name: str, region: str, endpoint: str | None) -> str:
     """Return the URL below which a bucket's objects are.
 
+    Parameters
+    ----------
+    name
+        The name of the bucket.
+    region
+        The AWS region; ignored with an ``endpoint``.
+    endpoint
+        The URL of another S3 service; None for AWS.
+
+    Returns
+    -------
+    str
+        The URL with a trailing slash.
+
     Raises
     ------
     ConfigurationError

@@ -304,7 +304,13 @@ class EmbargoAwareSource(Protocol):
 
 
 class Source(Protocol):
-    """One archive, bound to a mirror's name and options."""
+    """One archive, bound to a mirror's name and options.
+
+    Parameters
+    ----------
+    mirror
+        The mirror's name.
+    """
 
     Options: ClassVar[type[BaseModel]]
     """The pydantic model of the mirror file's ``[options]`` table."""

@@ -48,6 +48,10 @@ class Finding(Outcome):
 
     Parameters
     ----------
+    action
+        The command, ``verify`` or ``audit``.
+    status
+        The result; ``ok`` or ``notneeded`` if nothing differs.
     path
         Path in the outermost dataset; ``.`` for a dataset as a whole.
     kind

@@ -42,8 +42,20 @@ _BROTLI: Final = "chunks stored as brotli need brotli: pip install 'neuromirror[
 class Cutout:
     """A region validated against the volume and the limits.
 
-    ``sample`` is its index along the time axis, None without one; ``blocks`` with ``read_bytes`` in
-    total are read for it.
+    Attributes
+    ----------
+    region
+        The box of voxels at a level.
+    storage
+        How the level is stored.
+    sample
+        The index along the time axis; None without one.
+    blocks
+        Number of blocks that must be read.
+    read_bytes
+        Size of these blocks in bytes.
+    sparse
+        Whether a block without a file is all zeros.
     """
 
     region: Region

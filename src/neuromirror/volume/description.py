@@ -53,6 +53,18 @@ class VolumeDescription:
 
     Attributes
     ----------
+    name
+        The dataset, ``<mirror>:<local id>``.
+    version
+        The version, ``<mirror>:<local id>@<label>``.
+    source
+        The URI of the channel or layer upstream.
+    state
+        The state digest.
+    commit
+        The commit id in hex.
+    format
+        The format of the volume.
     volume : Volume
         All levels, by upstream's numbers (of a precomputed layer, counted from 0 as CloudVolume's
         mips).

@@ -46,8 +46,28 @@ _DISK_FULL_ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT)
 class ExportResult:
     """The result of an export.
 
-    ``paths`` are all its files, in ``folder``, of which ``unchanged`` existed before. ``box`` is in
-    upstream's voxels of ``level``; ``bytes`` is the size of the voxels.
+    Attributes
+    ----------
+    version
+        The exported version, or the folder of the clone.
+    state
+        A state digest or commit, which identifies the bytes.
+    level
+        The name of the level.
+    box
+        Ranges along x, y, z in upstream's voxels of ``level``.
+    time
+        Upstream's time sample; None without a time axis.
+    format
+        A name in :data:`FORMATS`.
+    folder
+        The target.
+    paths
+        All files of the export, in ``folder``.
+    unchanged
+        Number of files that existed before.
+    bytes
+        Size of the voxels in bytes.
     """
 
     version: str

@@ -24,7 +24,17 @@ _NO_DATE: Final = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """The name, media type and writer of the file of a region."""
+    """A file of a region, to be written.
+
+    Attributes
+    ----------
+    name
+        The file name.
+    media_type
+        The media type, such as ``image/tiff``.
+    write
+        Writes voxels of shape (z, y, x) to a path.
+    """
 
     name: str
     media_type: str

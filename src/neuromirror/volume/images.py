@@ -31,10 +31,16 @@ _SPREAD: Final = 0x9E3779B97F4A7C15
 
 @dataclass(frozen=True, slots=True)
 class MiddlePlane:
-    """The plane that represents a volume: ``cutout`` is one z of a level.
+    """The plane that represents a volume.
 
-    ``whole`` is whether it is all of that z, or only the block in its middle; every ``step``-th
-    voxel of each axis is shown.
+    Attributes
+    ----------
+    cutout
+        One z of a level.
+    whole
+        Whether it is all of that z, or only the block in its middle.
+    step
+        Every ``step``-th voxel of each axis is shown.
     """
 
     cutout: Cutout

@@ -23,7 +23,19 @@ _IN_BUCKETS = (Retention.MUTABLE_BUCKET, Retention.VERSIONED_BUCKET)
 
 @dataclass(slots=True)
 class StateChanges:
-    """Numbers of changed files, and the paths with the same upstream id and different bytes."""
+    """Numbers of changed files between two states.
+
+    Attributes
+    ----------
+    before, after
+        Number of files in the old and in the new state.
+    added, removed, changed
+        Number of files that were added, removed or changed.
+    upgraded
+        Number of files with another kind of evidence and no known difference of the bytes.
+    conflicts
+        Paths with the same upstream id and different bytes.
+    """
 
     before: int = 0
     after: int = 0

@@ -75,9 +75,20 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class PublishedState:
-    """A state in git: its label, commits in hex, state digest (``sha256:<hex>``) and counts.
+    """A state in git.
 
-    ``is_new`` is False if the state was there before.
+    Attributes
+    ----------
+    label
+        The label of the version.
+    commit, annex_commit
+        The commits of the state and of the git-annex branch, in hex.
+    state
+        The state digest, ``sha256:<hex>``.
+    files, bytes
+        Number and size of the files.
+    is_new
+        False if the state was there before.
     """
 
     label: str

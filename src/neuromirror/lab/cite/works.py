@@ -157,16 +157,29 @@ class CitedWork(UpstreamMetadata):
 
     Attributes
     ----------
+    state
+        The retrieved state.
+    title
+        The title in upstream's metadata.
     upstream
         The name of the version upstream (``draft``).
     is_published
         Whether upstream published it under this name.
-    modified
-        The date of the state, or None.
-    inputs
-        Upstream names of the datasets that it was derived from.
     digest
         The state digest.
+    source
+        The URI of the dataset upstream.
+    files, bytes
+        Number and size of the files.
+    modified
+        The date of the state, or None.
+    doi
+        The DOI of the version or dataset, or None.
+    inputs
+        Upstream names of the datasets that it was derived from.
+    within
+        The local id of the dataset of which this one is a component; empty for a dataset of its
+        own.
     manifest_only_files
         Number of files outside git.
     left_out
@@ -255,7 +268,15 @@ class CitedWork(UpstreamMetadata):
 
 @dataclass(frozen=True, slots=True)
 class CitationCollection:
-    """The works of one citation file; ``title`` is used for several works."""
+    """The works of one citation file.
+
+    Attributes
+    ----------
+    works
+        The cited versions.
+    title
+        The title of the collection, used for several works.
+    """
 
     works: tuple[CitedWork, ...]
     title: str = "Datasets cited together"
