@@ -120,6 +120,16 @@ class AwsSigner:
 def aws_endpoint(profile: str | None) -> tuple[str | None, str | None]:
     """Return the S3 endpoint and the region that a profile or the environment configures.
 
+    Parameters
+    ----------
+    profile
+        The name of a profile in the AWS configuration; None for the default.
+
+    Returns
+    -------
+    tuple[str | None, str | None]
+        The URL of the endpoint and the name of the region; None where not configured.
+
     Raises
     ------
     CredentialsError
