@@ -1,16 +1,19 @@
-"""Functions in an ``__all__`` have numpydoc sections for what they take, return and raise."""
+"""What is in an ``__all__`` has numpydoc sections for what it takes, returns and raises."""
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import griffe
+import msgspec
 import pytest
 
 SRC = Path(__file__).resolve().parents[2] / "src"
@@ -43,7 +46,25 @@ FUNCTIONS = {
 CLASSES = {name: one for name, one in PUBLIC.items() if inspect.isclass(one)}
 
 
-def sections(function: Callable[..., Any]) -> dict[str, list[str]]:
+COMPLETE = [["lab"], ["sources"], ["store"], ["transfer"], ["volume"]]
+"""Packages in which methods and fields of public classes are documented, too."""
+METHODS = {
+    f"{name}.{method}": inspect.unwrap(getattr(member, "__func__", member))
+    for name, one in CLASSES.items()
+    if name.split(".")[1:-1] in COMPLETE
+    for method, member in vars(one).items()
+    if not method.startswith("_") and inspect.isfunction(getattr(member, "__func__", member))
+}
+FIELDS = {
+    name: one
+    for name, one in CLASSES.items()
+    if name.split(".")[1:-1] in COMPLETE
+    and (dataclasses.is_dataclass(one) or issubclass(one, msgspec.Struct))
+}
+DOCUMENTED = {**FUNCTIONS, **METHODS}
+
+
+def sections(function: Any) -> dict[str, list[str]]:
     """Return the names in the sections of a docstring, by the kind of section."""
     parsed = griffe.Docstring(inspect.getdoc(function) or "", lineno=1).parse(
         "numpy", warnings=False
@@ -51,7 +72,7 @@ def sections(function: Callable[..., Any]) -> dict[str, list[str]]:
     return {
         one.kind.value: [getattr(item, "name", "") or str(item.annotation) for item in one.value]
         for one in parsed
-        if one.kind.value in ("parameters", "returns", "yields", "raises")
+        if one.kind.value in ("attributes", "parameters", "returns", "yields", "raises")
     }
 
 
@@ -70,27 +91,43 @@ def raised(function: Callable[..., Any]) -> Iterator[str]:
         left += ast.iter_child_nodes(one)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", DOCUMENTED)
 def test_a_public_function_documents_its_parameters(name: str) -> None:
-    documented = [one.lstrip("*") for one in sections(FUNCTIONS[name]).get("parameters", [])]
-    assert sorted(documented) == sorted(inspect.signature(FUNCTIONS[name]).parameters)
+    documented = [one.lstrip("*") for one in sections(DOCUMENTED[name]).get("parameters", [])]
+    taken = set(inspect.signature(DOCUMENTED[name]).parameters) - {"self", "cls"}
+    assert sorted(documented) == sorted(taken)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", DOCUMENTED)
 def test_a_public_function_documents_its_result(name: str) -> None:
-    returned = inspect.signature(FUNCTIONS[name]).return_annotation
+    returned = inspect.signature(DOCUMENTED[name]).return_annotation
     if returned not in ("None", "NoReturn", "Iterator[None]"):
-        assert {"returns", "yields"} & set(sections(FUNCTIONS[name]))
+        assert {"returns", "yields"} & set(sections(DOCUMENTED[name]))
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", DOCUMENTED)
 def test_a_public_function_documents_the_errors_that_it_raises(name: str) -> None:
     documented = {
         one.rpartition(".")[2]
-        for group in sections(FUNCTIONS[name]).get("raises", [])
+        for group in sections(DOCUMENTED[name]).get("raises", [])
         for one in group.split(", ")
     }
-    assert set(raised(FUNCTIONS[name])) <= documented
+    assert set(raised(DOCUMENTED[name])) <= documented
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_public_record_documents_its_fields(name: str) -> None:
+    found = sections(FIELDS[name])
+    own = {one for one in vars(FIELDS[name]).get("__annotations__", {}) if one[0] != "_"}
+    commented = set(
+        re.findall(r"^    (\w+): .*\n    \"\"\"", inspect.getsource(FIELDS[name]), re.M)
+    )
+    documented = {
+        one
+        for group in (*found.get("attributes", []), *found.get("parameters", []))
+        for one in group.split(", ")
+    }
+    assert own - commented <= documented
 
 
 def test_public_classes_and_functions_have_a_summary_of_one_line() -> None:

@@ -81,7 +81,17 @@ class AncestryQueries(DatasetQueries):
     def ancestry(self, name: str, label: str = "latest") -> tuple[list[EdgeRow], list[EdgeRow]]:
         """Return the inputs of a version, and the versions derived from it.
 
-        Raises as :meth:`resolve` does.
+        Parameters
+        ----------
+        name
+            The name of the dataset.
+        label
+            A label, as for :meth:`resolve`.
+
+        Returns
+        -------
+        tuple[list[EdgeRow], list[EdgeRow]]
+            The inputs, and the derived versions.
         """
         version = self._read_version(self.resolve(name, label).id)
         derived = [
@@ -94,7 +104,20 @@ class AncestryQueries(DatasetQueries):
     def ancestors(
         self, version: VersionRow, depth: int = DEFAULT_DEPTH
     ) -> tuple[RelatedVersion, ...]:
-        """Return the inputs of a version, recursively up to ``depth`` generations."""
+        """Return the inputs of a version, recursively up to ``depth`` generations.
+
+        Parameters
+        ----------
+        version
+            The version.
+        depth
+            Maximum number of generations.
+
+        Returns
+        -------
+        tuple[RelatedVersion, ...]
+            The inputs, with their own inputs.
+        """
         start = self._read_version(version.id)
         return _follow_edges(start, self._inputs, depth, {start.dataset})
 
@@ -105,6 +128,18 @@ class AncestryQueries(DatasetQueries):
 
         Each derived dataset appears once, with its newest version derived from this version; if
         none is, with the newest one derived from another version (``edge.own_label`` says which).
+
+        Parameters
+        ----------
+        version
+            The version.
+        depth
+            Maximum number of generations.
+
+        Returns
+        -------
+        tuple[RelatedVersion, ...]
+            The derived datasets, with theirs.
         """
         start = self._read_version(version.id)
         return _follow_edges(start, self._derived_datasets, depth, {start.dataset})

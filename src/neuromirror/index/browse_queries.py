@@ -138,7 +138,20 @@ class BrowseQueries(FileQueries):
         return file_row(row, self._claimants())
 
     def content_spans(self, version: VersionRow, path: str) -> list[ContentSpanRow]:
-        """Return the contents that a path had in all versions of its dataset, in order."""
+        """Return the contents that a path had in all versions of its dataset, in order.
+
+        Parameters
+        ----------
+        version
+            A version of the dataset.
+        path
+            The path in git.
+
+        Returns
+        -------
+        list[ContentSpanRow]
+            The contents, with the versions that have them.
+        """
         rows = self._rows(
             "SELECT a.label, b.label, f.until IS NULL, c.size, c.key FROM files f "
             "JOIN contents c ON c.id = f.content "
@@ -160,6 +173,20 @@ class BrowseQueries(FileQueries):
         """Return the versions recorded last, newest first.
 
         Either of one dataset, or of one mirror or all, then without those of subdatasets.
+
+        Parameters
+        ----------
+        limit
+            Maximum number of versions.
+        dataset
+            The name of a dataset.
+        mirror
+            The name of a mirror.
+
+        Returns
+        -------
+        list[VersionRow]
+            The versions.
         """
         condition, given = "d.within = ''", []
         if dataset is not None:

@@ -69,7 +69,20 @@ class CrawlQueries(QueryBase):
         return {local_id: LastVisit(*rest) for local_id, *rest in rows}
 
     def visits(self, dataset: str, limit: int = 20) -> Iterator[VisitRow]:
-        """Yield the last visits of a dataset, newest first."""
+        """Yield the last visits of a dataset, newest first.
+
+        Parameters
+        ----------
+        dataset
+            ``<mirror>:<local id>``.
+        limit
+            Maximum number of visits.
+
+        Returns
+        -------
+        Iterator[VisitRow]
+            A visit.
+        """
         rows = self._rows(
             "SELECT visit, started_at, ended_at, status, fingerprint, pending, message, traffic "
             "FROM visits WHERE dataset = ? ORDER BY id DESC LIMIT ?",
@@ -78,7 +91,18 @@ class CrawlQueries(QueryBase):
         return (_visit(dataset, row) for row in rows)
 
     def open_holds(self, dataset: str | None = None) -> Iterator[HoldRow]:
-        """Yield the open holds of one dataset or of all, oldest first."""
+        """Yield the open holds of one dataset or of all, oldest first.
+
+        Parameters
+        ----------
+        dataset
+            ``<mirror>:<local id>``; None for all.
+
+        Returns
+        -------
+        Iterator[HoldRow]
+            A hold.
+        """
         number = None if dataset is None else self._dataset_number(dataset)
         return self._holds(
             "WHERE h.outcome IS NULL AND d.withdrawn = '' AND (? IS NULL OR h.dataset = ?) "
@@ -193,7 +217,13 @@ class CrawlQueries(QueryBase):
         )
 
     def mirror_status(self) -> Iterator[MirrorStatus]:
-        """Yield the status of each mirror, by name."""
+        """Yield the status of each mirror, by name.
+
+        Returns
+        -------
+        Iterator[MirrorStatus]
+            The status of a mirror.
+        """
         return map(_status, self._rows(_STATUS))
 
     def capabilities(self, mirror: str) -> dict[str, str]:

@@ -82,6 +82,11 @@ class Index(
         lock_wait : float
             Seconds to wait for another writer, here and in :meth:`catch_up`.
 
+        Returns
+        -------
+        Self
+            The index; close it after use.
+
         Raises
         ------
         IndexUnusableError
@@ -96,7 +101,22 @@ class Index(
     def open_readonly(cls, path: Path) -> Self:
         """Open for reading, also next to a writer.
 
-        Raises :class:`IndexMissingError` if the file does not exist, and as :meth:`open`.
+        Parameters
+        ----------
+        path
+            The index file.
+
+        Returns
+        -------
+        Self
+            The index; close it after use.
+
+        Raises
+        ------
+        IndexMissingError
+            The file does not exist.
+        IndexUnusableError
+            The file is damaged, has another schema version or is not an index.
         """
         before = file_identity(path)
         return cls(path, open_reader(path), False, LOCK_WAIT, before)
@@ -107,6 +127,18 @@ class Index(
 
         Keeps the contents of a large version on disk instead of in memory. ``path`` must not
         exist; the caller removes it.
+
+        Parameters
+        ----------
+        path
+            The file to create.
+        files
+            The files.
+
+        Returns
+        -------
+        Self
+            The index; close it after use.
         """
         with translate_errors(path):
             connection = open_scratch(path)
@@ -164,6 +196,11 @@ class Index(
         progress : callable, optional
             Called with the number of bytes applied so far.
 
+        Returns
+        -------
+        int
+            The number of applied entries.
+
         Raises
         ------
         IndexBusyError
@@ -179,7 +216,13 @@ class Index(
             return _apply_all(self._db, journal, self.position, progress, skip_damaged=True)
 
     def failures(self) -> list[FailureRow]:
-        """Return all current failures: of tasks, visits, and locations that lost contents."""
+        """Return all current failures: of tasks, visits, and locations that lost contents.
+
+        Returns
+        -------
+        list[FailureRow]
+            The failures.
+        """
         return sorted(
             [*self.failed_tasks(), *self._failed_visits(), *self.location_failures()],
             key=lambda one: (one.mirror, one.task, one.dataset or ""),
@@ -189,6 +232,11 @@ class Index(
         """Yield every row of every table as text; equal indexes have equal dumps (I8).
 
         Without the internal tables of full-text search, which depend on the number of transactions.
+
+        Yields
+        ------
+        str
+            One row.
         """
         names = self._rows(
             "SELECT name FROM sqlite_master WHERE type = 'table' "

@@ -99,7 +99,25 @@ class DatasetQueries(VersionQueries):
         return f"d.id IN (SELECT dataset FROM attributes WHERE name = ? AND {matches})", values
 
     def dataset(self, name: str) -> DatasetRow:
-        """Return a dataset; raises :class:`UnknownMirrorError` or :class:`UnknownDatasetError`."""
+        """Return a dataset.
+
+        Parameters
+        ----------
+        name
+            ``<mirror>:<local id>``.
+
+        Returns
+        -------
+        DatasetRow
+            The dataset.
+
+        Raises
+        ------
+        UnknownMirrorError
+            The index has no such mirror.
+        UnknownDatasetError
+            The index has no such dataset.
+        """
         return next(self._datasets("WHERE d.id = ?", (self._dataset_number(name),)))
 
     def _datasets(self, clause: str, parameters: tuple[Any, ...]) -> Iterator[DatasetRow]:
@@ -108,7 +126,18 @@ class DatasetQueries(VersionQueries):
             yield DatasetRow(*row[:6], *rest)
 
     def tombstones(self, mirror: str | None = None) -> list[Tombstone]:
-        """Return the withdrawn datasets, by name, including their exclusive subdatasets."""
+        """Return the withdrawn datasets, by name, including their exclusive subdatasets.
+
+        Parameters
+        ----------
+        mirror
+            The name of a mirror; None for all.
+
+        Returns
+        -------
+        list[Tombstone]
+            The tombstones.
+        """
         rows = self._rows(
             "SELECT m.name || ':' || d.local_id, d.withdrawn FROM datasets d "
             "JOIN mirrors m ON m.id = d.mirror "
@@ -118,7 +147,18 @@ class DatasetQueries(VersionQueries):
         return [Tombstone(name, **json.loads(document)) for name, document in rows]
 
     def tombstone(self, name: str) -> Tombstone | None:
-        """Return the tombstone of a withdrawn dataset; None for any other."""
+        """Return the tombstone of a withdrawn dataset; None for any other.
+
+        Parameters
+        ----------
+        name
+            ``<mirror>:<local id>``.
+
+        Returns
+        -------
+        Tombstone | None
+            The tombstone.
+        """
         mirror, _, local_id = name.partition(":")
         row = self._row(
             "SELECT d.withdrawn FROM datasets d JOIN mirrors m ON m.id = d.mirror "
@@ -150,7 +190,18 @@ class DatasetQueries(VersionQueries):
         return [local_id for local_id, own, others in rows if own and not others]
 
     def links(self, name: str) -> list[tuple[str, str]]:
-        """Return (kind, URL) of the web pages of a dataset, sorted; empty if unknown."""
+        """Return (kind, URL) of the web pages of a dataset, sorted; empty if unknown.
+
+        Parameters
+        ----------
+        name
+            ``<mirror>:<local id>``.
+
+        Returns
+        -------
+        list[tuple[str, str]]
+            The links.
+        """
         mirror, _, local_id = name.partition(":")
         row = self._row(
             "SELECT d.links FROM datasets d JOIN mirrors m ON m.id = d.mirror "
@@ -169,7 +220,18 @@ class DatasetQueries(VersionQueries):
         return dict(rows)
 
     def superdatasets(self, name: str) -> list[str]:
-        """Return the names of the datasets whose newest version has this one as a subdataset."""
+        """Return the names of the datasets whose newest version has this one as a subdataset.
+
+        Parameters
+        ----------
+        name
+            ``<mirror>:<local id>``.
+
+        Returns
+        -------
+        list[str]
+            The names.
+        """
         rows = self._rows(
             "SELECT DISTINCT m.name || ':' || h.local_id FROM datasets d "
             "JOIN subdatasets p ON p.local_id = d.local_id AND p.until IS NULL "

@@ -139,12 +139,36 @@ class FileQueries(QueryBase):
             yield file_row(row, claimants)
 
     def locations(self, content: int, limit: int = _MAX_LOCATIONS) -> list[LocationRow]:
-        """Return the best locations of a content (``FileRow.content``), most exact first."""
+        """Return the best locations of a content (``FileRow.content``), most exact first.
+
+        Parameters
+        ----------
+        content
+            The id of the content, ``FileRow.content``.
+        limit
+            Maximum number of locations.
+
+        Returns
+        -------
+        list[LocationRow]
+            The locations.
+        """
         rows = self._rows(_LOCATIONS, (content, EXACT, limit))
         return [_location_row(row) for row in rows]
 
     def evidence_counts(self, version: VersionRow) -> EvidenceCounts:
-        """Return how many of a version's files were checked, and their retention."""
+        """Return how many of a version's files were checked, and their retention.
+
+        Parameters
+        ----------
+        version
+            The version.
+
+        Returns
+        -------
+        EvidenceCounts
+            The counts.
+        """
         return self.evidence_counts_each([version])[0]
 
     def evidence_counts_each(self, versions: Sequence[VersionRow]) -> list[EvidenceCounts]:
@@ -164,6 +188,18 @@ class FileQueries(QueryBase):
         """Return the other datasets with the same bytes and stronger retention, most files first.
 
         It reads every file of the version.
+
+        Parameters
+        ----------
+        version
+            The version.
+        limit
+            Maximum number of datasets.
+
+        Returns
+        -------
+        list[CopyRow]
+            The datasets.
         """
         rows = self._rows(
             _COPIES, (version.dataset, version.seq, version.seq, version.dataset, limit)

@@ -39,6 +39,16 @@ class NameQueries(DatasetQueries):
         The text may be a commit id or SWHID, ``state:sha256:…``, a DOI, upstream's URL of a
         dataset, version or file, or a dataset's name with or without version: ``dandi:000027``,
         ``000027``, ``DANDI:000027/0.210831.2033``, ``000027@draft``.
+
+        Parameters
+        ----------
+        text
+            The text.
+
+        Returns
+        -------
+        NameMatch | None
+            The object.
         """
         text = text.strip()
         if not text or len(text) > MAX_QUERY_LENGTH * 4 or any(sign.isspace() for sign in text):

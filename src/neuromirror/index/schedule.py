@@ -122,7 +122,20 @@ class Schedule:
     def open(cls, path: Path) -> Self:
         """Open the file, or create it.
 
-        Raises IndexUnusableError if it is not a schedule or has another schema version.
+        Parameters
+        ----------
+        path
+            The file of the schedule.
+
+        Returns
+        -------
+        Self
+            The schedule; close it after use.
+
+        Raises
+        ------
+        IndexUnusableError
+            The file is not a schedule or has another schema version.
         """
         with translate_errors(path):
             uri = f"file:{quote(str(path.absolute()))}?mode=rwc"
@@ -155,16 +168,44 @@ class Schedule:
     # --- tasks
 
     def tasks(self, mirror: str | None = None) -> list[TaskRow]:
-        """Return the tasks of one mirror or of all, by name."""
+        """Return the tasks of one mirror or of all, by name.
+
+        Parameters
+        ----------
+        mirror
+            The name of the mirror; None for all tasks.
+
+        Returns
+        -------
+        list[TaskRow]
+            The tasks.
+        """
         return self._tasks("? IS NULL OR mirror = ?", (mirror, mirror), "ORDER BY name")
 
     def task(self, name: str) -> TaskRow | None:
-        """Return the task with a name, or None."""
+        """Return the task with a name, or None.
+
+        Parameters
+        ----------
+        name
+            The name of the task.
+
+        Returns
+        -------
+        TaskRow | None
+            The task.
+        """
         found = self._tasks("name = ?", (name,), "")
         return found[0] if found else None
 
     def put(self, rows: Iterable[TaskRow]) -> None:
-        """Insert tasks, replacing those with the same names."""
+        """Insert tasks, replacing those with the same names.
+
+        Parameters
+        ----------
+        rows
+            The tasks.
+        """
         with self._writing() as db:
             db.executemany(f"INSERT OR REPLACE INTO tasks VALUES ({_MARKS})", map(_values, rows))
 
@@ -172,6 +213,13 @@ class Schedule:
         """Make a task due now and enable it; a task in progress becomes due once more.
 
         Does nothing if there is no such task, or it is due already.
+
+        Parameters
+        ----------
+        name
+            The name of the task.
+        now
+            The current time, in POSIX seconds.
         """
         with self._writing() as db:
             db.execute(
@@ -182,7 +230,13 @@ class Schedule:
             )
 
     def drop(self, names: Iterable[str]) -> None:
-        """Remove tasks; the tokens of their leases stay."""
+        """Remove tasks; the tokens of their leases stay.
+
+        Parameters
+        ----------
+        names
+            Names of tasks.
+        """
         with self._writing() as db:
             db.executemany("DELETE FROM tasks WHERE name = ?", ((name,) for name in names))
 
@@ -197,17 +251,44 @@ class Schedule:
             The maximum number of tasks.
         excluded_mirrors : iterable of str
             Mirrors whose tasks are omitted.
+
+        Returns
+        -------
+        list[TaskRow]
+            The tasks.
         """
         return self._due("due", now, limit, excluded_mirrors)
 
     def deep_due(
         self, now: float, limit: int, excluded_mirrors: Iterable[str] = ()
     ) -> list[TaskRow]:
-        """Return tasks due regardless of upstream's listing of datasets, as :meth:`due` does."""
+        """Return tasks due regardless of upstream's listing of datasets, as :meth:`due` does.
+
+        Parameters
+        ----------
+        now, limit, excluded_mirrors
+            As for :meth:`due`.
+
+        Returns
+        -------
+        list[TaskRow]
+            The tasks.
+        """
         return self._due("deep_due", now, limit, excluded_mirrors)
 
     def waiting(self, now: float) -> dict[str, int]:
-        """Return the number of due tasks without a lease, by mirror."""
+        """Return the number of due tasks without a lease, by mirror.
+
+        Parameters
+        ----------
+        now
+            The current time, in POSIX seconds.
+
+        Returns
+        -------
+        dict[str, int]
+            The number by the name of the mirror.
+        """
         with self._reading() as db:
             return dict(
                 db.execute(
@@ -238,7 +319,24 @@ class Schedule:
     # --- leases
 
     def claim(self, name: str, owner: str, now: float, seconds: float) -> int | None:
-        """Return the token of a new lease; None while another worker holds one."""
+        """Return the token of a new lease; None while another worker holds one.
+
+        Parameters
+        ----------
+        name
+            The name of the task.
+        owner
+            The worker, for messages.
+        now
+            The current time, in POSIX seconds.
+        seconds
+            The duration of the lease.
+
+        Returns
+        -------
+        int | None
+            The token, which is higher than that of every earlier lease of the name.
+        """
         with self._writing() as db:
             row = db.execute("SELECT token, expires FROM leases WHERE name = ?", (name,)).fetchone()
             if row is not None and row[1] is not None and row[1] > now:
@@ -251,7 +349,17 @@ class Schedule:
             return token
 
     def renew(self, tokens: Iterable[tuple[str, int]], now: float, seconds: float) -> None:
-        """Extend leases by name and token; leases taken by another worker are unchanged."""
+        """Extend leases by name and token; leases taken by another worker are unchanged.
+
+        Parameters
+        ----------
+        tokens
+            Name and token of each lease.
+        now
+            The current time, in POSIX seconds.
+        seconds
+            The duration of the lease from now on.
+        """
         with self._writing() as db:
             db.executemany(
                 "UPDATE leases SET expires = ? "
@@ -263,20 +371,51 @@ class Schedule:
         """Return whether a token belongs to the last lease of a name, and was not released.
 
         Also after the lease expired, as long as no other worker took it.
+
+        Parameters
+        ----------
+        name
+            The name of the task.
+        token
+            The token of a lease.
+
+        Returns
+        -------
+        bool
+            Whether the worker with this token may publish.
         """
         with self._reading() as db:
             row = db.execute("SELECT token, expires FROM leases WHERE name = ?", (name,)).fetchone()
         return row is not None and row[0] == token and row[1] is not None
 
     def release(self, name: str, token: int) -> None:
-        """Release a lease, if it is still the last of its name."""
+        """Release a lease, if it is still the last of its name.
+
+        Parameters
+        ----------
+        name
+            The name of the task.
+        token
+            The token of the lease.
+        """
         with self._writing() as db:
             db.execute(
                 "UPDATE leases SET expires = NULL WHERE name = ? AND token = ?", (name, token)
             )
 
     def leases(self, now: float) -> list[LeaseRow]:
-        """Return the leases in force, by name."""
+        """Return the leases in force, by name.
+
+        Parameters
+        ----------
+        now
+            The current time, in POSIX seconds.
+
+        Returns
+        -------
+        list[LeaseRow]
+            The leases.
+        """
         with self._reading() as db:
             rows = db.execute(
                 "SELECT name, token, owner, expires FROM leases WHERE expires > ? ORDER BY name",
@@ -285,7 +424,20 @@ class Schedule:
             return [LeaseRow(*row) for row in rows]
 
     def lease(self, name: str, now: float) -> LeaseRow | None:
-        """Return the lease of a name that is in force, or None."""
+        """Return the lease of a name that is in force, or None.
+
+        Parameters
+        ----------
+        name
+            The name of the task.
+        now
+            The current time, in POSIX seconds.
+
+        Returns
+        -------
+        LeaseRow | None
+            The lease.
+        """
         return next((one for one in self.leases(now) if one.name == name), None)
 
     @contextmanager

@@ -210,7 +210,15 @@ class SearchQueries(DatasetQueries, FileQueries):
     def count_terms(self, text: str) -> dict[str, int]:
         """Return the approximate number of datasets that match each term alone.
 
-        Raises as :meth:`search` does.
+        Parameters
+        ----------
+        text
+            The search terms, as for :meth:`search`.
+
+        Returns
+        -------
+        dict[str, int]
+            The number by term.
         """
         return {
             term: len(self._candidates(term)) for term in split_terms(text)[:_MAX_COUNTED_TERMS]
@@ -248,7 +256,18 @@ class SearchQueries(DatasetQueries, FileQueries):
         return " ".join(found) if found != list(counts) else ""
 
     def search(self, text: str) -> Iterator[DatasetRow]:
-        """Yield all results of :meth:`find_datasets`, best first."""
+        """Yield all results of :meth:`find_datasets`, best first.
+
+        Parameters
+        ----------
+        text
+            The search terms, as for :meth:`find_datasets`.
+
+        Returns
+        -------
+        Iterator[DatasetRow]
+            A dataset.
+        """
         found = self.find_datasets(text)
         return self._search_pages(text, found)
 

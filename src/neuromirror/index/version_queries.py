@@ -32,7 +32,19 @@ class VersionQueries(TermQueries):
     def versions(self, name: str, after: int = 0, limit: int | None = None) -> Iterator[VersionRow]:
         """Yield the versions of a dataset in the order in which they were recorded.
 
-        ``after`` is the ordinal of the last version of the previous page.
+        Parameters
+        ----------
+        name
+            ``<mirror>:<local id>``.
+        after
+            The ordinal of the last version of the previous page.
+        limit
+            The length of a page; None for all.
+
+        Returns
+        -------
+        Iterator[VersionRow]
+            A version.
         """
         return self._versions(
             "WHERE v.dataset = ? AND v.seq > ? ORDER BY v.seq LIMIT ?",
@@ -40,36 +52,103 @@ class VersionQueries(TermQueries):
         )
 
     def last_version(self, name: str, kind: str | None = None) -> VersionRow | None:
-        """Return the version recorded last, of one kind (published | observed) or of any.
+        """Return the version recorded last, of one kind or of any.
 
-        None without versions, or the dataset is unknown.
+        Parameters
+        ----------
+        name
+            ``<mirror>:<local id>``.
+        kind
+            ``published`` or ``observed``; None for any.
+
+        Returns
+        -------
+        VersionRow | None
+            The version; None without versions, or if the dataset is unknown.
         """
         return self._last(name, "AND (? IS NULL OR v.kind = ?)", (kind, kind))
 
     def published_version(self, name: str, upstream: str) -> VersionRow | None:
-        """Return the published version with upstream's label, or None."""
+        """Return the published version with upstream's label, or None.
+
+        Parameters
+        ----------
+        name
+            ``<mirror>:<local id>``.
+        upstream
+            Upstream's label of the version.
+
+        Returns
+        -------
+        VersionRow | None
+            The version.
+        """
         return self._last(name, "AND v.kind = 'published' AND v.upstream = ?", (upstream,))
 
     def exceptions(self, version: VersionRow) -> list[dict[str, Any]]:
-        """Return the exceptions of a version, as in the journal."""
+        """Return the exceptions of a version, as in the journal.
+
+        Parameters
+        ----------
+        version
+            The version.
+
+        Returns
+        -------
+        list[dict[str, Any]]
+            One object per item that upstream lists and that is not mirrored.
+        """
         row = self._row("SELECT exceptions FROM versions WHERE id = ?", (version.id,))
         found: list[dict[str, Any]] = json.loads(row[0]) if row else []
         return found
 
     def inline_components(self, version: VersionRow) -> list[dict[str, Any]]:
-        """Return the components of a version stored as folders of files, as in the journal."""
+        """Return the components of a version stored as folders of files, as in the journal.
+
+        Parameters
+        ----------
+        version
+            The version.
+
+        Returns
+        -------
+        list[dict[str, Any]]
+            One object per component.
+        """
         row = self._row("SELECT inline_components FROM versions WHERE id = ?", (version.id,))
         found: list[dict[str, Any]] = json.loads(row[0]) if row else []
         return found
 
     def attributes(self, version: VersionRow) -> dict[str, list[str]]:
-        """Return the attributes of a version, values by name, both sorted."""
+        """Return the attributes of a version, values by name, both sorted.
+
+        Parameters
+        ----------
+        version
+            The version.
+
+        Returns
+        -------
+        dict[str, list[str]]
+            Values by name.
+        """
         row = self._row("SELECT attributes FROM versions WHERE id = ?", (version.id,))
         found: dict[str, list[str]] = json.loads(row[0]) if row else {}
         return found
 
     def subdatasets(self, version: VersionRow) -> Iterator[SubdatasetRow]:
-        """Yield the subdatasets in a version's tree, by path."""
+        """Yield the subdatasets in a version's tree, by path.
+
+        Parameters
+        ----------
+        version
+            The version.
+
+        Yields
+        ------
+        SubdatasetRow
+            A subdataset.
+        """
         for path, source_path, *rest in self._rows(
             _SUBDATASETS, (version.dataset, version.seq, version.seq)
         ):

@@ -218,7 +218,13 @@ class ChangeCounts:
     subdatasets: Counter[str] = field(default_factory=Counter)
 
     def add(self, change: FileChange) -> None:
-        """Count a change."""
+        """Count a change.
+
+        Parameters
+        ----------
+        change
+            The change.
+        """
         if change.files is not None:
             self.subdatasets[change.kind] += 1
             return

@@ -350,6 +350,8 @@ class LockManifestReader:
 
     Parameters
     ----------
+    path
+        The path of the manifest.
     files
         Maximum number of files, as in the lock file; None if unknown.
 
@@ -407,7 +409,13 @@ class LockManifestReader:
             raise self._damaged(f"its files have the state {state.value()}, not {self.head.state}")
 
     def entries(self) -> Iterator[ListedFile | ListedSubdataset]:
-        """Return the entries without the plain files."""
+        """Return the entries without the plain files.
+
+        Returns
+        -------
+        Iterator[ListedFile | ListedSubdataset]
+            Files and subdatasets, in path order.
+        """
         return (line for line in self if not isinstance(line, PlainFile))
 
     def _lines(self) -> Iterator[bytes]:

@@ -172,11 +172,33 @@ class Pin(
         return Globs(self.paths)
 
     def matches(self, git_path: _GitPath) -> bool:
-        """Return whether a file is pinned; its path starts at the root, through subdatasets."""
+        """Return whether a file is pinned; its path starts at the root, through subdatasets.
+
+        Parameters
+        ----------
+        git_path
+            The path in git.
+
+        Returns
+        -------
+        bool
+            Whether the globs of the pin include the file.
+        """
         return not self.paths or self.globs.matches(git_path.decode("utf-8", "surrogateescape"))
 
     def reaches(self, git_path: _GitPath) -> bool:
-        """Return whether a folder or subdataset may have pinned files."""
+        """Return whether a folder or subdataset may have pinned files.
+
+        Parameters
+        ----------
+        git_path
+            The path in git.
+
+        Returns
+        -------
+        bool
+            Whether it is worth reading.
+        """
         return not self.paths or self.globs.reaches(git_path.decode("utf-8", "surrogateescape"))
 
     def contradictions(self, description: Mapping[str, Any]) -> str:
@@ -186,6 +208,11 @@ class Pin(
         ----------
         description
             The ``.neuromirror/dataset.json`` of the commit, which has no label of a draft.
+
+        Returns
+        -------
+        str
+            The fields with both values.
         """
         comparisons = [
             ("dataset", self.name, description["dataset"]),
@@ -218,7 +245,18 @@ class Lock(msgspec.Struct, frozen=True):
     datasets: tuple[Pin, ...] = ()
 
     def pin(self, name: str) -> Pin | None:
-        """Return the pin of a dataset, or None."""
+        """Return the pin of a dataset, or None.
+
+        Parameters
+        ----------
+        name
+            ``<mirror>:<local id>``.
+
+        Returns
+        -------
+        Pin | None
+            The pin.
+        """
         return next((pin for pin in self.datasets if pin.name == name), None)
 
     @property
@@ -227,11 +265,33 @@ class Lock(msgspec.Struct, frozen=True):
         return self.path.with_name(f"{self.path.name}.d")
 
     def manifest_path(self, pin: Pin) -> Path:
-        """Return the path of the manifest of a pin."""
+        """Return the path of the manifest of a pin.
+
+        Parameters
+        ----------
+        pin
+            A pin of this lock file.
+
+        Returns
+        -------
+        Path
+            The path; the file may be missing.
+        """
         return self.path.parent / pin.manifest
 
     def bundle_path(self, pin: Pin) -> Path | None:
-        """Return the path of the bundle of a pin, or None if it has no bundle."""
+        """Return the path of the bundle of a pin, or None if it has no bundle.
+
+        Parameters
+        ----------
+        pin
+            A pin of this lock file.
+
+        Returns
+        -------
+        Path | None
+            The path; the file may be missing.
+        """
         return None if pin.bundle is None else self.path.parent / pin.bundle
 
 

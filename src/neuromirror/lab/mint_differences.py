@@ -62,7 +62,13 @@ class PathSample:
     first: list[str] = field(default_factory=list)
 
     def add(self, path: bytes) -> None:
-        """Count a path."""
+        """Count a path.
+
+        Parameters
+        ----------
+        path
+            The path in git.
+        """
         self.count += 1
         if len(self.first) < MAX_NAMED_PATHS:
             self.first.append(path_to_text(path))
@@ -114,7 +120,13 @@ class MintDifferences:
         return bool(self.sentences())
 
     def sentences(self) -> list[str]:
-        """Return the differences as text, most important first."""
+        """Return the differences as text, most important first.
+
+        Returns
+        -------
+        list[str]
+            One sentence per kind of difference.
+        """
         counted = [
             (self.added, "file added", "files added"),
             (self.removed, "file removed", "files removed"),

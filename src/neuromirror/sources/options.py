@@ -20,11 +20,23 @@ class SourceOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def session(self) -> Session:
-        """Return a session for these options, with its tokens and address rules."""
+        """Return a session for these options, with its tokens and address rules.
+
+        Returns
+        -------
+        Session
+            The session; close it after use.
+        """
         return Session()
 
     def requirements(self) -> tuple[str, ...]:
-        """Return what a mirror with these options needs beside a base installation."""
+        """Return what a mirror with these options needs beside a base installation.
+
+        Returns
+        -------
+        tuple[str, ...]
+            One text per requirement, for messages.
+        """
         return ()
 
 

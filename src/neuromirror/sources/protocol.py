@@ -74,18 +74,50 @@ class VisitContext(Protocol):
         ...
 
     def locations(self, urls: Sequence[str]) -> list[Location | None]:
-        """Return, for each URL, the last known location with a version id."""
+        """Return, for each URL, the last known location with a version id.
+
+        Parameters
+        ----------
+        urls
+            URLs of objects.
+
+        Returns
+        -------
+        list[Location | None]
+            One location or None per URL, in the same order.
+        """
         ...
 
     def record_refusal(self, url: str) -> bool:
         """Record that a bucket refuses an object, and return whether the refusal is lasting.
 
         A refusal is lasting if visits over a day or longer all met it. Thread-safe.
+
+        Parameters
+        ----------
+        url
+            The URL of the object.
+
+        Returns
+        -------
+        bool
+            Whether the file can be left out as refused.
         """
         ...
 
     def contents(self, etags: Sequence[str]) -> list[KnownContent | None]:
-        """Return the known content of each ETag (``<md5>`` or ``<md5>-<parts>``)."""
+        """Return the known content of each ETag (``<md5>`` or ``<md5>-<parts>``).
+
+        Parameters
+        ----------
+        etags
+            ETags without quotes.
+
+        Returns
+        -------
+        list[KnownContent | None]
+            One content or None per ETag, in the same order.
+        """
         ...
 
 
@@ -149,6 +181,11 @@ class Listing(ABC):
     def entries(self) -> Iterator[ListingEntry]:
         """Yield the files, exclusions and components, in any order; called once.
 
+        Returns
+        -------
+        Iterator[ListingEntry]
+            A file, exclusion or component.
+
         Raises
         ------
         UnreliableListingError
@@ -163,6 +200,11 @@ class Listing(ABC):
 
         A difference from :attr:`version` means that upstream changed during the listing.
 
+        Returns
+        -------
+        VersionRef
+            The version, with upstream's summary.
+
         Raises
         ------
         UnreliableListingError
@@ -170,21 +212,44 @@ class Listing(ABC):
         """
 
     def is_unchanged(self) -> bool:
-        """Return whether upstream still matches :attr:`VisitContext.memo`, without its entries."""
+        """Return whether upstream still matches :attr:`VisitContext.memo`, without its entries.
+
+        Returns
+        -------
+        bool
+            False if the entries must be read.
+        """
         return False
 
     def memo(self) -> bytes | None:
-        """Return what :meth:`is_unchanged` needs in the next visit; None if not supported."""
+        """Return what :meth:`is_unchanged` needs in the next visit; None if not supported.
+
+        Returns
+        -------
+        bytes | None
+            Any bytes; the crawler stores them with the state.
+        """
         return None
 
     def renewed_memo(self) -> bytes | None:
-        """Return a memo to replace the stored one after :meth:`is_unchanged`; None to keep it."""
+        """Return a memo to replace the stored one after :meth:`is_unchanged`; None to keep it.
+
+        Returns
+        -------
+        bytes | None
+            Any bytes, as from :meth:`memo`.
+        """
         return None
 
     def pending_items(self) -> bytes | None:
         """Return the items that upstream has yet to complete, for :class:`SupportsPendingCheck`.
 
         None if only another visit can detect it.
+
+        Returns
+        -------
+        bytes | None
+            Any bytes, which only the source reads.
         """
         return None
 
@@ -192,22 +257,49 @@ class Listing(ABC):
         """Return those of some missing paths that upstream still has.
 
         Only called if :attr:`can_find_present`.
+
+        Parameters
+        ----------
+        paths
+            Upstream's paths.
+
+        Returns
+        -------
+        list[bytes]
+            The paths that upstream still has.
         """
         return []
 
     def describe_checks(self) -> str:
-        """Return what was compared, if that was not everything; for example a sample of blocks."""
+        """Return what was compared, if that was not everything; for example a sample of blocks.
+
+        Returns
+        -------
+        str
+            A sentence, or an empty text.
+        """
         return ""
 
     def problems(self) -> Sequence[str]:
         """Return one line for each item that is left out because upstream contradicts itself.
 
         A listing with problems makes the visit partial, and the next visit reads it again.
+
+        Returns
+        -------
+        Sequence[str]
+            The lines, for the operator.
         """
         return ()
 
     def refused_count(self) -> int:
-        """Return the number of files that upstream lists but refuses to serve."""
+        """Return the number of files that upstream lists but refuses to serve.
+
+        Returns
+        -------
+        int
+            The number of files.
+        """
         return 0
 
 
@@ -271,6 +363,18 @@ class SupportsPendingCheck(Protocol):
         """Return whether upstream has completed none of :meth:`Listing.pending_items`.
 
         False also if that cannot be determined, so that a visit is made.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+        pending
+            The bytes from :meth:`Listing.pending_items`.
+
+        Returns
+        -------
+        bool
+            False if a visit should be made.
         """
         ...
 
@@ -287,18 +391,47 @@ class EmbargoAwareSource(Protocol):
     def private(self) -> Source | None:
         """Return the source of the private datasets, with credentials; None if they are skipped.
 
-        Raises ConfigurationError if an option or the credentials are missing.
+        Returns
+        -------
+        Source | None
+            The source.
+
+        Raises
+        ------
+        ConfigurationError
+            An option or the credentials are missing.
         """
         ...
 
     def is_open(self, dataset: DatasetRef) -> bool:
-        """Return whether everyone may read a dataset."""
+        """Return whether everyone may read a dataset.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+
+        Returns
+        -------
+        bool
+            False while only its owners may read it.
+        """
         ...
 
     def may_be_public(self, dataset: DatasetRef) -> bool:
         """Return whether a dataset that upstream calls open may go into the public store.
 
         Checked with a request without a token, unless no request has a token.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+
+        Returns
+        -------
+        bool
+            Whether it may be published.
         """
         ...
 
@@ -324,6 +457,16 @@ class Source(Protocol):
     def dataset(self, local_id: str) -> DatasetRef:
         """Return the reference for a local id, without a request.
 
+        Parameters
+        ----------
+        local_id
+            The local id, as in ``<mirror>:<local id>``.
+
+        Returns
+        -------
+        DatasetRef
+            The reference.
+
         Raises
         ------
         MalformedIdError
@@ -332,11 +475,27 @@ class Source(Protocol):
         ...
 
     def datasets(self) -> Iterator[DatasetHint]:
-        """Yield all datasets of the archive, with as few requests as possible."""
+        """Yield all datasets of the archive, with as few requests as possible.
+
+        Returns
+        -------
+        Iterator[DatasetHint]
+            The hint of a dataset; equal fingerprints in two calls mean that nothing changed.
+        """
         ...
 
     def hint(self, dataset: DatasetRef) -> DatasetHint:
         """Return the hint of one dataset.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+
+        Returns
+        -------
+        DatasetHint
+            The hint, as :meth:`datasets` yields it.
 
         Raises
         ------
@@ -346,7 +505,18 @@ class Source(Protocol):
         ...
 
     def versions(self, dataset: DatasetRef) -> list[VersionRef]:
-        """Return published versions, oldest first, then observed ones (a draft)."""
+        """Return published versions, oldest first, then observed ones (a draft).
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+
+        Returns
+        -------
+        list[VersionRef]
+            The versions.
+        """
         ...
 
     def history(self, dataset: DatasetRef, since: datetime | None) -> list[VersionRef]:
@@ -354,19 +524,61 @@ class Source(Protocol):
 
         Each has a time and can be passed to :meth:`listing`. Empty if upstream keeps no earlier
         states, or if :meth:`versions` has all of them.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+        since
+            The time of the last known state; None for all states.
+
+        Returns
+        -------
+        list[VersionRef]
+            The states.
         """
         ...
 
     def capabilities(self) -> Mapping[str, str]:
-        """Return what upstream was found to allow, by name; empty if that never varies."""
+        """Return what upstream was found to allow, by name; empty if that never varies.
+
+        Returns
+        -------
+        Mapping[str, str]
+            The value by the name of the capability.
+        """
         ...
 
     def listing(self, version: VersionRef, context: VisitContext) -> Listing:
-        """Return the listing of a version."""
+        """Return the listing of a version.
+
+        Parameters
+        ----------
+        version
+            The version, from :meth:`versions` or :meth:`history`.
+        context
+            Results of earlier visits.
+
+        Returns
+        -------
+        Listing
+            The listing; its entries are read once.
+        """
         ...
 
     def estimate(self, dataset: DatasetRef) -> Estimate | None:
-        """Return the cost of a first visit; None if only the listing has the sizes."""
+        """Return the cost of a first visit; None if only the listing has the sizes.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+
+        Returns
+        -------
+        Estimate | None
+            The cost.
+        """
         ...
 
     def superdataset(self, id_prefix: str) -> DatasetRef | None:
@@ -374,5 +586,15 @@ class Source(Protocol):
 
         Its URI is upstream's for that level (a collection, an experiment). None if those datasets
         belong to the mirror's own superdataset.
+
+        Parameters
+        ----------
+        id_prefix
+            The first segments of the local ids.
+
+        Returns
+        -------
+        DatasetRef | None
+            The reference of the superdataset.
         """
         ...

@@ -50,13 +50,25 @@ _TEMPORARY_PATTERNS = (
 
 
 class Repository:
-    """A bare git repository that any static HTTP server can serve."""
+    """A bare git repository that any static HTTP server can serve.
+
+    Parameters
+    ----------
+    path
+        The path of the repository; it need not exist.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def exists(self) -> bool:
-        """Return whether the repository exists."""
+        """Return whether the repository exists.
+
+        Returns
+        -------
+        bool
+            Whether the folder is there.
+        """
         return (self.path / "HEAD").exists()
 
     def create(self) -> None:
@@ -87,25 +99,57 @@ class Repository:
                 path.unlink(missing_ok=True)
 
     def refs(self) -> dict[str, str]:
-        """Return all refs: full name → object id in hex."""
+        """Return all refs of the repository.
+
+        Returns
+        -------
+        dict[str, str]
+            Full name → object id in hex.
+        """
         return read_refs(self.path) if self.exists() else {}
 
     def main_tip(self) -> tuple[str, int] | None:
-        """Return the newest commit on ``main`` and its date in seconds since the epoch, or None."""
+        """Return the newest commit on ``main`` and its date in seconds since the epoch, or None.
+
+        Returns
+        -------
+        tuple[str, int] | None
+            The commit id in hex and the date, or None without a commit.
+        """
         commit = self.refs().get(MAIN_BRANCH)
         if commit is None:
             return None
         return commit, int(run_git(self.path, "show", "-s", "--format=%ct", commit))
 
     def add_pack(self, pack: Pack) -> None:
-        """Rename a finished pack into the repository, and fsync the folder."""
+        """Rename a finished pack into the repository, and fsync the folder.
+
+        Parameters
+        ----------
+        pack
+            The pack; its temporary files are renamed.
+        """
         folder = self.path / "objects" / "pack"
         os.replace(pack.pack, folder / f"{pack.name}.pack")
         os.replace(pack.index, folder / f"{pack.name}.idx")
         fsync_path(folder)
 
     def publish(self, expected: Mapping[str, str | None], new: Mapping[str, str]) -> None:
-        """Move refs in one transaction, then update the files for clients of plain HTTP."""
+        """Move refs in one transaction, then update the files for clients of plain HTTP.
+
+        Parameters
+        ----------
+        expected
+            Where the refs must be now: full name → commit id in hex; None for a ref that must not
+            exist.
+        new
+            Where the refs are moved to: full name → commit id in hex.
+
+        Raises
+        ------
+        RefsMovedError
+            A ref is not where ``expected`` has it.
+        """
         update_refs(self.path, expected, new)
         self.update_server_info()
 

@@ -31,9 +31,16 @@ class UnsafePathError(ConfigurationError):
 
 
 class SafeFolder:
-    """An open folder; a context manager. ``path`` is its name in messages.
+    """An open folder; a context manager.
 
     Names are single path components: a slash or ``..`` raises UnsafePathError.
+
+    Parameters
+    ----------
+    path
+        The name of the folder in messages.
+    descriptor
+        The open file descriptor, which the object owns.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -46,6 +53,20 @@ class SafeFolder:
 
         No component of a relative path, or of a path in the folder ``below``, may be a symlink.
         Symlinks in any other absolute path are trusted: the user named it.
+
+        Parameters
+        ----------
+        path
+            The path of the folder.
+        create
+            Whether to create the folder if it is missing.
+        below
+            A folder; the rest of ``path`` below it must have no symlink.
+
+        Returns
+        -------
+        Self
+            The open folder.
 
         Raises
         ------
@@ -72,7 +93,22 @@ class SafeFolder:
         os.close(self.descriptor)
 
     def folder(self, *names: str, create: bool = False, mode: int = 0o777) -> Self:
-        """Open the folder at a relative path; with ``create``, create it if it is missing."""
+        """Open the folder at a relative path.
+
+        Parameters
+        ----------
+        *names
+            The components of the path.
+        create
+            Whether to create the folder if it is missing.
+        mode
+            The mode of a new folder, before the umask.
+
+        Returns
+        -------
+        Self
+            The open folder.
+        """
         path, opened = self.path, os.dup(self.descriptor)
         try:
             for name in names:
@@ -89,47 +125,129 @@ class SafeFolder:
         return type(self)(path, opened)
 
     def open(self, name: str, flags: int, mode: int = 0o666) -> int:
-        """Open a file; return its descriptor."""
+        """Open a file.
+
+        Parameters
+        ----------
+        name
+            The name of the file.
+        flags
+            As for ``os.open``.
+        mode
+            The mode of a new file, before the umask.
+
+        Returns
+        -------
+        int
+            The file descriptor.
+        """
         path = self.path / _check_name(self.path, name)
         return _open(path, name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, self.descriptor, mode)
 
     def new_file(self, mode: int = 0o600) -> tuple[str, int]:
-        """Create a file with a random name; return name and descriptor."""
+        """Create a file with a random name; return name and descriptor.
+
+        Parameters
+        ----------
+        mode
+            The mode of the file, before the umask.
+
+        Returns
+        -------
+        tuple[str, int]
+            The name, and the file descriptor.
+        """
         name = f".new-{secrets.token_hex(8)}"
         return name, self.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
 
     def names(self) -> list[str]:
-        """Return the names in the folder, sorted."""
+        """Return the names in the folder, sorted.
+
+        Returns
+        -------
+        list[str]
+            The names.
+        """
         return sorted(os.listdir(self.descriptor))
 
     def status(self, name: str) -> os.stat_result | None:
-        """Return the ``lstat`` result of an entry; None where it is missing."""
+        """Return the ``lstat`` result of an entry; None where it is missing.
+
+        Parameters
+        ----------
+        name
+            The name of the entry.
+
+        Returns
+        -------
+        os.stat_result | None
+            The result.
+        """
         try:
             return os.lstat(_check_name(self.path, name), dir_fd=self.descriptor)
         except FileNotFoundError:
             return None
 
     def refuse_symlink(self, name: str) -> None:
-        """Raise UnsafePathError where an entry is a symlink."""
+        """Refuse an entry that is a symlink.
+
+        Parameters
+        ----------
+        name
+            The name of the entry.
+
+        Raises
+        ------
+        UnsafePathError
+            The entry is a symlink.
+        """
         found = self.status(name)
         if found is not None and stat.S_ISLNK(found.st_mode):
             raise _symlink_error(self.path / name)
 
     def unlink(self, name: str) -> None:
-        """Remove a file or a symlink, if it exists."""
+        """Remove a file or a symlink, if it exists.
+
+        Parameters
+        ----------
+        name
+            The name of the file.
+        """
         with suppress(FileNotFoundError):
             os.unlink(_check_name(self.path, name), dir_fd=self.descriptor)
 
     def rmdir(self, name: str) -> None:
-        """Remove an empty folder."""
+        """Remove an empty folder.
+
+        Parameters
+        ----------
+        name
+            The name of the folder.
+        """
         os.rmdir(_check_name(self.path, name), dir_fd=self.descriptor)
 
     def remove_tree(self, name: str) -> None:
-        """Remove a folder and its content; ignore errors."""
+        """Remove a folder and its content; ignore errors.
+
+        Parameters
+        ----------
+        name
+            The name of the entry.
+        """
         shutil.rmtree(_check_name(self.path, name), ignore_errors=True, dir_fd=self.descriptor)
 
     def replace(self, name: str, folder: SafeFolder, new_name: str) -> None:
-        """Move an entry to a folder, and replace an existing one (``os.replace``)."""
+        """Move an entry to a folder, and replace an existing one (``os.replace``).
+
+        Parameters
+        ----------
+        name
+            The name of the entry.
+        folder
+            The folder to which it is moved.
+        new_name
+            Its name there; an existing file is replaced.
+        """
         os.replace(
             _check_name(self.path, name),
             _check_name(folder.path, new_name),
@@ -139,7 +257,18 @@ class SafeFolder:
 
     @contextmanager
     def scratch(self, prefix: str = ".new-") -> Iterator[Self]:
-        """Create a folder with mode 0700, and remove it at the end of the block."""
+        """Create a folder with mode 0700, and remove it at the end of the block.
+
+        Parameters
+        ----------
+        prefix
+            The start of the name of the folder.
+
+        Yields
+        ------
+        Self
+            The open folder.
+        """
         name = f"{prefix}{secrets.token_hex(8)}"
         os.mkdir(name, _OWNER_MODE, dir_fd=self.descriptor)
         try:
@@ -150,7 +279,7 @@ class SafeFolder:
 
 
 def refuse_symlinks(top: Path, *relative: str) -> None:
-    """Refuse a path below a folder if one of its components is a symlink.
+    """Refuse paths below a folder if one of their components is a symlink.
 
     Missing components are accepted. For folders whose files another program opens by path.
 
@@ -159,7 +288,7 @@ def refuse_symlinks(top: Path, *relative: str) -> None:
     top
         The folder; it may itself be reached through a symlink.
     *relative
-        The components below ``top``.
+        Paths below ``top``.
 
     Raises
     ------

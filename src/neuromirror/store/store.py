@@ -48,7 +48,13 @@ _CREATED_FIRST = ("alias", "error_logs", "ria-layout-version")
 
 
 class Store:
-    """A store on a local disk."""
+    """A store on a local disk.
+
+    Parameters
+    ----------
+    root
+        The folder of the store; use :meth:`open`.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -58,10 +64,24 @@ class Store:
 
     @classmethod
     def open(cls, root: Path, *, create: bool = False) -> Store:
-        """Open the store at ``root``; with ``create``, create it in a missing or empty folder.
+        """Open a store.
 
-        Raises NotAStoreError for a folder that is not a store, and without ``create`` for a missing
-        or empty one.
+        Parameters
+        ----------
+        root
+            The folder of the store.
+        create
+            Whether to create the store if the folder is missing or empty.
+
+        Returns
+        -------
+        Store
+            The store.
+
+        Raises
+        ------
+        NotAStoreError
+            The folder is not a store, or is missing or empty without ``create``.
         """
         store = cls(root.absolute())
         marker = store._own_folder / "store.json"
@@ -124,11 +144,33 @@ class Store:
         return self._own_folder / "schedule.sqlite"
 
     def archive_report_path(self, mirror: str) -> Path:
-        """Return the path of the last ``check-archive`` report on a mirror's archive."""
+        """Return the path of the last ``check-archive`` report on a mirror's archive.
+
+        Parameters
+        ----------
+        mirror
+            The name of the mirror.
+
+        Returns
+        -------
+        Path
+            The path; the file may be missing.
+        """
         return self._own_folder / "archives" / f"{mirror}.json"
 
     def task_state_path(self, name: str) -> Path:
-        """Return the file in which a housekeeping task keeps its progress between slices."""
+        """Return the file in which a housekeeping task keeps its progress between slices.
+
+        Parameters
+        ----------
+        name
+            The name of the task.
+
+        Returns
+        -------
+        Path
+            The path; the file may be missing.
+        """
         return self._own_folder / "tasks" / f"{name}.json"
 
     @contextmanager
@@ -136,6 +178,11 @@ class Store:
         """Create a temporary folder on the store's disk; it is removed at the end of the block.
 
         Scratch folders of killed processes are removed as well.
+
+        Yields
+        ------
+        Path
+            The folder.
         """
         parent = self._own_folder / "tmp"
         folder = parent / secrets.token_hex(8)
@@ -155,13 +202,30 @@ class Store:
                 lock.unlink(missing_ok=True)
 
     def mark_listed(self, mirror: str) -> None:
-        """Record, as the mtime of a file, that a mirror's list of datasets was read completely."""
+        """Record, as the mtime of a file, that a mirror's list of datasets was read completely.
+
+        Parameters
+        ----------
+        mirror
+            The name of the mirror.
+        """
         folder = self._own_folder / "listed"
         make_folder(folder)
         (folder / mirror).touch()
 
     def last_listed(self, mirror: str) -> datetime | None:
-        """Return when a mirror's list of datasets was last read completely."""
+        """Return when a mirror's list of datasets was last read completely.
+
+        Parameters
+        ----------
+        mirror
+            The name of the mirror.
+
+        Returns
+        -------
+        datetime | None
+            The time in UTC; None if the list was never read completely.
+        """
         try:
             return datetime.fromtimestamp(
                 (self._own_folder / "listed" / mirror).stat().st_mtime, UTC
@@ -173,6 +237,18 @@ class Store:
         """Return whether a task may be postponed: its first postponement is recent enough.
 
         The store keeps the time of the first call until :meth:`clear_postponement`.
+
+        Parameters
+        ----------
+        task
+            The name of the task.
+        at_most
+            The longest postponement.
+
+        Returns
+        -------
+        bool
+            Whether the first postponement is not older than ``at_most``.
         """
         mark = self._own_folder / "postponed" / task
         try:
@@ -185,22 +261,62 @@ class Store:
         return abs(time.time() - since) < at_most.total_seconds()
 
     def clear_postponement(self, task: str) -> None:
-        """Forget since when a task is postponed."""
+        """Forget since when a task is postponed.
+
+        Parameters
+        ----------
+        task
+            The name of the task.
+        """
         (self._own_folder / "postponed" / task).unlink(missing_ok=True)
 
     def lock(self, name: str, resource: str, wait: float = 0.0) -> AbstractContextManager[None]:
-        """Hold a lock of the store; see :func:`neuromirror.store.file_lock`."""
+        """Hold a lock of the store during a block.
+
+        Parameters
+        ----------
+        name
+            The name of the lock.
+        resource
+            What the lock protects, for the error message.
+        wait
+            Seconds to wait for another holder.
+
+        Returns
+        -------
+        AbstractContextManager[None]
+            A context manager, as from :func:`neuromirror.store.file_lock`.
+        """
         return file_lock(self._own_folder / "locks" / f"{name}.lock", resource, wait)
 
     # --- repositories
 
     def repository(self, dataset: DatasetRef) -> Repository:
-        """Return the dataset's repository, which may not exist yet."""
+        """Return the dataset's repository, which may not exist yet.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+
+        Returns
+        -------
+        Repository
+            The repository.
+        """
         name = dataset.dataset_id
         return Repository(self.root / name[:3] / name[3:])
 
     def alias(self, dataset: DatasetRef, name: str | None = None) -> None:
-        """Create or update the alias of a dataset that has refs; ``name`` replaces its own name."""
+        """Create or update the alias of a dataset that has refs.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+        name
+            Another alias than the dataset's own.
+        """
         link = self.root / "alias" / (name or dataset.alias)
         name = dataset.dataset_id
         target = f"../{name[:3]}/{name[3:]}"
@@ -214,7 +330,13 @@ class Store:
         fsync_path(link.parent)
 
     def aliases(self) -> Iterator[tuple[str, Repository]]:
-        """Yield all aliases, sorted, with their repositories."""
+        """Yield all aliases, sorted, with their repositories.
+
+        Yields
+        ------
+        tuple[str, Repository]
+            The alias and its repository.
+        """
         for link in sorted((self.root / "alias").iterdir()):
             if not link.name.startswith("."):
                 yield link.name, Repository(link.resolve())
@@ -224,6 +346,11 @@ class Store:
 
         They are checked once per version of the protection; see
         :mod:`neuromirror.store.write_protection`.
+
+        Returns
+        -------
+        int
+            The number of changed repositories.
         """
         marker, form = self._own_folder / "protected", f"{protection_digest()}\n"
         with suppress(FileNotFoundError):
@@ -236,7 +363,17 @@ class Store:
     # --- records and manifests
 
     def write_records(self, dataset_id: str, commit: str, lines: Iterable[bytes]) -> None:
-        """Store a version's records: lines without newlines, sorted by git path."""
+        """Store a version's records.
+
+        Parameters
+        ----------
+        dataset_id
+            The UUID of the dataset.
+        commit
+            The commit id in hex.
+        lines
+            Record lines without newlines, sorted by git path.
+        """
         with self.scratch() as scratch:
             self._records.write(dataset_id, commit, lines, scratch)
 
@@ -245,29 +382,104 @@ class Store:
     ) -> bool:
         """Store a version's records as changes since another version.
 
-        Returns False, and stores nothing, where the version must be stored whole; see
-        :class:`neuromirror.store.records.RecordsFolder`.
+        Parameters
+        ----------
+        dataset_id
+            The UUID of the dataset.
+        commit
+            The commit id in hex.
+        base
+            The commit id of the other version in hex.
+        pairs
+            The lines that differ, sorted by git path.
+
+        Returns
+        -------
+        bool
+            False if nothing was stored, because the version must be stored whole; see
+            :class:`neuromirror.store.records.RecordsFolder`.
         """
         with self.scratch() as scratch:
             return self._records.write_changes(dataset_id, commit, base, pairs, scratch)
 
     def has_records(self, dataset_id: str, commit: str) -> bool:
-        """Return whether the store has a version's records."""
+        """Return whether the store has a version's records.
+
+        Parameters
+        ----------
+        dataset_id
+            The UUID of the dataset.
+        commit
+            The commit id in hex.
+
+        Returns
+        -------
+        bool
+            Whether they are stored, whole or as changes.
+        """
         return self._records.has(dataset_id, commit)
 
     def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
-        """Yield a version's record lines; raise StoreDamagedError."""
+        """Return a version's record lines, sorted by git path.
+
+        Parameters
+        ----------
+        dataset_id
+            The UUID of the dataset.
+        commit
+            The commit id in hex.
+
+        Returns
+        -------
+        Iterator[bytes]
+            The lines, without newlines.
+
+        Raises
+        ------
+        StoreDamagedError
+            The records are missing or damaged; also raised during iteration.
+        """
         return self._records.record_lines(dataset_id, commit)
 
     def records_between(self, dataset_id: str, old: str, new: str) -> Iterator[LinePair] | None:
-        """Yield the pairs of lines in which two versions differ; return None if both must be read.
+        """Return the pairs of lines in which two versions differ.
 
         See :meth:`neuromirror.store.records.RecordsFolder.pairs_between`.
+
+        Parameters
+        ----------
+        dataset_id
+            The UUID of the dataset.
+        old, new
+            The commit ids in hex.
+
+        Returns
+        -------
+        Iterator[LinePair] | None
+            The pairs; None if both versions must be read.
         """
         return self._records.pairs_between(dataset_id, old, new)
 
     def records(self, dataset_id: str, commit: str) -> Iterator[SnapshotEntry]:
-        """Yield a version's files, sorted by git path; raise StoreDamagedError."""
+        """Yield a version's files, sorted by git path.
+
+        Parameters
+        ----------
+        dataset_id
+            The UUID of the dataset.
+        commit
+            The commit id in hex.
+
+        Yields
+        ------
+        SnapshotEntry
+            A file or subdataset.
+
+        Raises
+        ------
+        StoreDamagedError
+            The records are missing or damaged.
+        """
         try:
             yield from load_snapshot_entries(self.record_lines(dataset_id, commit))
         except ValueError as error:
@@ -279,7 +491,22 @@ class Store:
     def record_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[Change]] | None:
         """Return the base of a version and the changes since; None if it is stored whole.
 
-        Raises StoreDamagedError, also while the changes are read.
+        Parameters
+        ----------
+        dataset_id
+            The UUID of the dataset.
+        commit
+            The commit id in hex.
+
+        Returns
+        -------
+        tuple[str, Iterator[Change]] | None
+            The commit id of the base, and the changes in path order.
+
+        Raises
+        ------
+        StoreDamagedError
+            The records are damaged; also raised while the changes are read.
         """
         found = self._records.read_changes(dataset_id, commit)
         if found is None:
@@ -288,11 +515,30 @@ class Store:
         return base, load_changes(pairs)
 
     def manifest_path(self, state: str) -> Path:
-        """Return the path of the canonical manifest of a state (``sha256:<hex>``)."""
+        """Return the path of the canonical manifest of a state.
+
+        Parameters
+        ----------
+        state
+            The state digest, ``sha256:<hex>``.
+
+        Returns
+        -------
+        Path
+            The path; the file may be missing.
+        """
         return manifest_file(self.root, state)
 
     def add_manifest(self, state: str, draft: Path) -> None:
-        """Rename a finished manifest into the store; discard it if the store has it."""
+        """Rename a finished manifest into the store; discard it if the store has it.
+
+        Parameters
+        ----------
+        state
+            The state digest, ``sha256:<hex>``.
+        draft
+            The finished manifest, on the store's disk.
+        """
         target = self.manifest_path(state)
         if target.exists():
             draft.unlink()
@@ -309,19 +555,53 @@ class Store:
         return self._own_folder / "journal.jsonl"
 
     def append_entries(self, *entries: JournalEntry) -> None:
-        """Append entries to the journal."""
+        """Append entries to the journal.
+
+        Parameters
+        ----------
+        *entries
+            The entries, in order.
+        """
         self._journal.append(entries)
 
     def drop_entries(self, should_drop: Callable[[JournalEntry], bool]) -> list[bytes]:
-        """Remove entries from the journal; see :meth:`JournalFile.drop_entries`."""
+        """Remove entries from the journal.
+
+        Parameters
+        ----------
+        should_drop
+            Returns whether an entry is removed.
+
+        Returns
+        -------
+        list[bytes]
+            The removed lines.
+        """
         return self._journal.drop_entries(should_drop)
 
     def journal_size(self) -> int:
-        """Return the size of the journal in bytes."""
+        """Return the size of the journal in bytes.
+
+        Returns
+        -------
+        int
+            Bytes.
+        """
         return self._journal.size()
 
     def read_entries(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
-        """Yield the journal entries from a byte position on, each with the position of its end."""
+        """Yield the journal entries from a byte position on, each with the position of its end.
+
+        Parameters
+        ----------
+        position
+            The byte position of the start of an entry.
+
+        Returns
+        -------
+        Iterator[tuple[int, JournalEntry]]
+            The entries with their ends.
+        """
         return self._journal.read_entries(position)
 
 

@@ -49,13 +49,25 @@ class ContentCheck:
         return bool(self._hashers)
 
     def update(self, chunk: Chunk) -> None:
-        """Add the next bytes."""
+        """Add the next bytes.
+
+        Parameters
+        ----------
+        chunk
+            The bytes that follow those of the last call.
+        """
         self.bytes_seen += len(chunk)
         for _, hasher in self._hashers:
             hasher.update(chunk)
 
     def mismatch(self) -> str | None:
-        """Return why the bytes so far are not the key's content, None if they are."""
+        """Return why the bytes so far are not the key's content, None if they are.
+
+        Returns
+        -------
+        str | None
+            The reason, for an error message.
+        """
         if self.size is not None and self.bytes_seen != self.size:
             return f"received {self.bytes_seen} bytes, expected {self.size}"
         if not self._hashers:

@@ -67,9 +67,33 @@ class Finding(Outcome):
     health: Health | None = None
 
     def at_path(self, path: str) -> Finding:
-        """Return a copy with another path."""
+        """Return a copy with another path.
+
+        Parameters
+        ----------
+        path
+            The path in the outermost dataset.
+
+        Returns
+        -------
+        Finding
+            The copy.
+        """
         return replace(self, path=path)
 
     def for_version(self, dataset: str, version: str) -> Finding:
-        """Return a copy for a dataset and version, both empty for a commit that was not minted."""
+        """Return a copy for a dataset and version, both empty for a commit that was not minted.
+
+        Parameters
+        ----------
+        dataset
+            ``<mirror>:<local id>``.
+        version
+            The label of the version.
+
+        Returns
+        -------
+        Finding
+            The copy.
+        """
         return replace(self, dataset=dataset or None, version=version or None)

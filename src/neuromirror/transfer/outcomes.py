@@ -71,7 +71,13 @@ class Outcome:
         return self.status in FAILURES
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields that apply, for ``--json``."""
+        """Return the fields that apply, for ``--json``.
+
+        Returns
+        -------
+        dict[str, Any]
+            Field → value, without fields that are None.
+        """
         found = {one.name: getattr(self, one.name) for one in fields(self)}
         return {name: value for name, value in found.items() if value is not None}
 
@@ -95,7 +101,13 @@ class Tally:
     bytes: int = 0
 
     def add(self, outcome: Outcome) -> None:
-        """Add an outcome."""
+        """Add an outcome.
+
+        Parameters
+        ----------
+        outcome
+            The outcome.
+        """
         self.statuses[outcome.status] += 1
         if outcome.failed:
             return

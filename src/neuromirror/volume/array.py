@@ -61,7 +61,15 @@ class OpenVolume:
     def array(self) -> zarr.Array[Any]:
         """Return a lazy array with the axes ``[t,] z, y, x``; indices start at 0.
 
-        Raises MissingExtraError if zarr is not installed.
+        Returns
+        -------
+        zarr.Array[Any]
+            The array, which is read-only.
+
+        Raises
+        ------
+        MissingExtraError
+            zarr is not installed.
         """
         try:
             import zarr

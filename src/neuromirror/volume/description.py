@@ -88,7 +88,23 @@ class VolumeDescription:
     sparse: bool = False
 
     def level(self, level: str) -> tuple[LevelDescription, LevelStorage]:
-        """Return a level and its storage; raises :class:`UnknownLevelError`."""
+        """Return a level and its storage.
+
+        Parameters
+        ----------
+        level
+            The name of the level.
+
+        Returns
+        -------
+        tuple[LevelDescription, LevelStorage]
+            The level, and how it is stored.
+
+        Raises
+        ------
+        UnknownLevelError
+            The volume has no such level.
+        """
         names = [one.name for one in self.volume.levels]
         if level not in names:
             raise UnknownLevelError(

@@ -84,15 +84,34 @@ ByteLocation = BlockUrl | str
 
 
 class VersionFiles:
-    """A commit in a bare repository of the store.
+    """The files of a commit in a bare repository of the store.
 
-    A block is fetched from its URLs on the git-annex branch (``annex_commit``) and verified against
-    its key before it is returned. The blocks that were read last stay in unnamed temporary files,
-    because arrays are often read plane by plane. ``host`` is the host of the mirror's source, which
-    may be this machine or in a private network, because an operator configured it. Other private
-    hosts must be in the git setting ``annex.security.allowed-ip-addresses``. ``token`` returns the
-    token for a host, and ``limits`` apply to its requests. No block is fetched later than
-    ``seconds`` after the object was created; requests in progress are then aborted.
+    A block is fetched from the service that its URLs on the git-annex branch name, and is verified
+    with its key before it is returned. The blocks that were used last are kept in unnamed temporary
+    files, because an array is often read plane by plane. An object can be pickled, and used by
+    several threads.
+
+    Parameters
+    ----------
+    repository
+        The bare repository.
+    commit
+        The commit id in hex.
+    annex_commit
+        The commit of the git-annex branch in hex.
+    where
+        The name of the version, for messages.
+    host
+        The host of the source. It may be this machine or in a private network, because an operator
+        named it; for other such hosts git's setting ``annex.security.allowed-ip-addresses``
+        decides.
+    token
+        Returns the token for a host, or None.
+    limits
+        Timeouts, retries and concurrency limits of the requests.
+    seconds
+        Seconds after which no further block is fetched and requests in progress are cancelled; None
+        for no limit.
     """
 
     def __init__(
@@ -136,7 +155,18 @@ class VersionFiles:
         return self._factory, self._arguments
 
     def document(self, path: str) -> bytes | None:
-        """Return the content of a document; None if the version lacks the file."""
+        """Return the content of a document; None if the version lacks the file.
+
+        Parameters
+        ----------
+        path
+            The path in the version.
+
+        Returns
+        -------
+        bytes | None
+            The content.
+        """
         entry = self._entry(path)
         if entry is None or entry[0] == TREE_MODE:
             return None
@@ -146,7 +176,18 @@ class VersionFiles:
             return self._reader.read(entry[1].hex())
 
     def git_document(self, path: str) -> bytes | None:
-        """Return the content of a document that is in git; no request is made."""
+        """Return the content of a document that is in git; no request is made.
+
+        Parameters
+        ----------
+        path
+            The path in the version.
+
+        Returns
+        -------
+        bytes | None
+            The content; None if the version lacks the file or it is not in git.
+        """
         entry = self._entry(path)
         if entry is None or entry[0] in (TREE_MODE, SYMLINK_MODE):
             return None
@@ -156,6 +197,16 @@ class VersionFiles:
     def block(self, path: str) -> mmap.mmap:
         """Return the verified bytes of a block.
 
+        Parameters
+        ----------
+        path
+            The path of the block, such as ``0/c/3/0/2``.
+
+        Returns
+        -------
+        mmap.mmap
+            The bytes of the file.
+
         Raises
         ------
         BlockUnavailableError
@@ -164,11 +215,21 @@ class VersionFiles:
         return self._cached_block(path, self._block_key(path), self._urls)
 
     def copy(self, path: str, take: Callable[[int, memoryview], None]) -> None:
-        """Pass a block's bytes to ``take``, in order; raises BlockUnavailableError.
+        """Pass the bytes of a block to a function, in order.
 
-        They are known to be the block's once this returns, not before. An attempt that failed
-        begins again at 0. A block whose bytes are of other places too, or are kept already, comes
-        from the files that are kept.
+        They are verified when this returns, not before. An attempt that failed starts again at 0.
+
+        Parameters
+        ----------
+        path
+            The path of the block.
+        take
+            Called with the offset and the bytes.
+
+        Raises
+        ------
+        BlockUnavailableError
+            The block is unavailable or differs from the version.
         """
         key = self._block_key(path)
         urls = self._urls(path, key)
@@ -191,6 +252,18 @@ class VersionFiles:
         """Return the verified bytes of an annexed file; None if the version lacks the file.
 
         Its folder may have very many files: git looks it up.
+
+        Parameters
+        ----------
+        path
+            The path in the version.
+        max_bytes
+            Maximum size in bytes.
+
+        Returns
+        -------
+        mmap.mmap | None
+            The bytes of the file.
 
         Raises
         ------
@@ -230,11 +303,33 @@ class VersionFiles:
                 return map_file(file)
 
     def has(self, path: str) -> bool:
-        """Whether the version has the file."""
+        """Return whether the version has a file.
+
+        Parameters
+        ----------
+        path
+            The path in the version.
+
+        Returns
+        -------
+        bool
+            Whether the path is in the git tree.
+        """
         return self._entry(path) is not None
 
     def entries(self, folder: str) -> Iterator[tuple[str, bool]]:
-        """Yield the names in a folder, each with whether it is a folder."""
+        """Yield the names in a folder, each with whether it is a folder.
+
+        Parameters
+        ----------
+        folder
+            The path of the folder; empty for the top.
+
+        Yields
+        ------
+        tuple[str, bool]
+            The name, and whether it is a folder.
+        """
         found = self._tree(folder)
         if found is not None:
             yield from ((name.decode(), mode == TREE_MODE) for name, (mode, _) in found.items())

@@ -287,7 +287,13 @@ class CitationCollection:
         return self.works[0] if len(self.works) == 1 else None
 
     def keys(self) -> list[str]:
-        """Return a unique ASCII key for each work."""
+        """Return a unique ASCII key for each work.
+
+        Returns
+        -------
+        list[str]
+            The keys, in the order of the works.
+        """
         found: list[str] = []
         for work in self.works:
             made = "".join(
@@ -304,6 +310,16 @@ class CitationCollection:
         """Return the folder of the files of a work, with a slash; empty for a single work.
 
         Two versions of one dataset have the label in the folder name.
+
+        Parameters
+        ----------
+        work
+            A work of the collection.
+
+        Returns
+        -------
+        str
+            The folder with a slash, or an empty text.
         """
         if self.single_work is not None:
             return ""
