@@ -565,7 +565,7 @@ class Store:
         self._journal.append(entries)
 
     def drop_entries(self, should_drop: Callable[[JournalEntry], bool]) -> list[bytes]:
-        """Remove entries from the journal.
+        """Remove entries from the journal; the caller must rebuild the index.
 
         Parameters
         ----------
