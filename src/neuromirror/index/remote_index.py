@@ -141,6 +141,20 @@ CrawlIndex = Index | RemoteIndex
 def answer_query(index: Index, name: str, arguments: dict[str, msgspec.Raw]) -> bytes:
     """Return the encoded result of a query of a :class:`RemoteIndex`.
 
+    Parameters
+    ----------
+    index
+        The index.
+    name
+        The name of the query.
+    arguments
+        The encoded arguments, by name.
+
+    Returns
+    -------
+    bytes
+        The encoded result.
+
     Raises
     ------
     MalformedQueryError

@@ -8,7 +8,18 @@ _VERSION = "versionId="
 
 
 def plain_url(url: str) -> str:
-    """Return a URL without its ``versionId`` parameter: the current object."""
+    """Return a URL without its ``versionId`` parameter: the current object.
+
+    Parameters
+    ----------
+    url
+        The URL of an object.
+
+    Returns
+    -------
+    str
+        The URL without the parameter.
+    """
     if _VERSION not in url:
         return url
     # not urlsplit, which takes longer than all else in recording a file

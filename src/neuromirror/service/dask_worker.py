@@ -78,8 +78,9 @@ def _check_shared(context: JobContext) -> None:
 
 
 class DaskChannel:
-    """The channel of a job on a Dask worker: a queue for the requests of all jobs, and one for the
-    replies to this job.
+    """The channel of a job on a Dask worker.
+
+    It has a queue for the requests of all jobs, and one for the replies to this job.
 
     A request is (ticket of the job, number, message). A reply is (number, message), where an empty
     message means that the service is working on it. Replies to other requests are discarded.
