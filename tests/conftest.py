@@ -17,18 +17,13 @@ import pytest
 
 from neuromirror_demo import DemoArchive
 
-pytest_plugins = ["support.rerun_alone"]
+pytest_plugins = ["support.suite_order", "support.rerun_failed"]
 
 _BIN = Path(sys.executable).parent
 
 # A shell starts background jobs with SIGINT ignored, which children would inherit
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run fast tests first."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
 @pytest.fixture(autouse=True)

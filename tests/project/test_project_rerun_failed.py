@@ -57,13 +57,18 @@ def run(folder: Path, text: str, *options: str) -> tuple[int, dict[str, int]]:
     """Run ``text`` as a test file, and return the exit code and the counts of the last line."""
     (folder / "test_it.py").write_text(BESIDE_OTHERS + text, "utf-8")
     (folder / "pytest.ini").write_text(
-        "[pytest]\naddopts = -p pytest_timeout -p support.rerun_alone\n"
+        "[pytest]\naddopts = -p pytest_timeout -p support.rerun_failed\n"
     )
     environment = {key: value for key, value in os.environ.items() if "PYTEST" not in key}
     environment |= {"PYTHONPATH": str(ROOT / "tests"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    command = [sys.executable, "-m", "pytest", "-p", "xdist", "-n", "1", *options]
+    command = [sys.executable, "-m", "pytest", "-p", "xdist", "-n", "2"]
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [*command, "--dist", "worksteal", *options],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     last = done.stdout.splitlines()[-1]
     found = re.findall(r"(\d+) (passed|failed|errors?|flaky)", last)
@@ -72,22 +77,22 @@ def run(folder: Path, text: str, *options: str) -> tuple[int, dict[str, int]]:
 
 def test_flaky_tests_do_not_fail_the_run(tmp_path: Path) -> None:
     # The two tests of which only the teardown failed count as passed as well, as pytest does
-    code, counts = run(tmp_path, FLAKY + PASSES, "--rerun-alone=40")
+    code, counts = run(tmp_path, FLAKY + PASSES, "--rerun-failed=40")
     assert (code, counts) == (0, {"passed": 2, "flaky": 6})
 
 
 def test_tests_that_do_not_pass_alone_fail_the_run(tmp_path: Path) -> None:
     failing = FAILS + FAILS_TEARDOWN + SKIPPED_ALONE
-    code, counts = run(tmp_path, failing + PASSES + FLAKY, "--rerun-alone=40", "-k", "not crash")
+    code, counts = run(tmp_path, failing + PASSES + FLAKY, "--rerun-failed=40", "-k", "not crash")
     assert (code, counts) == (1, {"failed": 2, "error": 1, "passed": 3, "flaky": 5})
 
 
 def test_a_crash_of_the_second_run_fails_every_test_in_it(tmp_path: Path) -> None:
-    code, counts = run(tmp_path, FLAKY + CRASHES, "--rerun-alone=40", "-k", "call or fails")
+    code, counts = run(tmp_path, FLAKY + CRASHES, "--rerun-failed=40", "-k", "call or fails")
     assert (code, counts) == (1, {"failed": 4})
 
 
-@pytest.mark.parametrize("options", [(), ("--rerun-alone=5",), ("--rerun-alone=40", "-x")])
+@pytest.mark.parametrize("options", [(), ("--rerun-failed=5",), ("--rerun-failed=40", "-x")])
 def test_nothing_runs_again_beyond_the_limit_or_if_the_run_stopped(
     tmp_path: Path, options: tuple[str, ...]
 ) -> None:
@@ -106,6 +111,6 @@ def test_nothing_runs_again_beyond_the_limit_or_if_the_run_stopped(
 )
 def test_errors_outside_of_tests_fail_the_run(tmp_path: Path, text: str) -> None:
     (tmp_path / "test_other.py").write_text(BESIDE_OTHERS + FLAKY, "utf-8")
-    code, counts = run(tmp_path, f"{text}\n{PASSES}", "--rerun-alone=40")
+    code, counts = run(tmp_path, f"{text}\n{PASSES}", "--rerun-failed=40")
     assert code != 0
     assert "flaky" not in counts

@@ -1,8 +1,8 @@
 """A pytest plugin: run failed tests again alone, so that a loaded machine does not fail the suite.
 
-With ``--rerun-alone N``, up to ``N`` tests that failed beside others run again, in one new process.
-Those that pass are reported as ``flaky``, with their first failure, and do not fail the run. Errors
-outside of tests (collection, an internal error, an interruption) always fail it.
+With ``--rerun-failed N``, up to ``N`` tests that failed beside others run once more, in one new
+process. Those that pass are reported as ``flaky``, with their first failure, and do not fail the
+run. Errors outside of tests (collection, an internal error, an interruption) always fail it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ SECONDS = 900
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("rerun alone")
+    group = parser.getgroup("rerun failed")
     group.addoption(
-        "--rerun-alone",
+        "--rerun-failed",
         type=int,
         default=0,
         metavar="N",
@@ -35,8 +35,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
-        if config.getoption("--rerun-alone"):
-            config.pluginmanager.register(RerunAlone(config), "rerun-alone")
+        if config.getoption("--rerun-failed"):
+            config.pluginmanager.register(RerunFailed(config), "rerun-failed")
         if config.getoption("--passed-to"):
             config.pluginmanager.register(PassedTests(config.getoption("--passed-to")))
 
@@ -58,12 +58,12 @@ class PassedTests:
         self.path.write_text(json.dumps(sorted(self.passed)), "utf-8")
 
 
-class RerunAlone:
+class RerunFailed:
     """Run failed tests again after the others have finished."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.limit: int = config.getoption("--rerun-alone")
+        self.limit: int = config.getoption("--rerun-failed")
         self.failed: dict[str, list[pytest.TestReport]] = {}
         self.collected = True
 
@@ -90,7 +90,7 @@ class RerunAlone:
             terminal.write_sep("=", f"{count} tests failed, too many to run again", red=True)
             return
         terminal.write_sep("=", f"running {count} failed tests again, alone", yellow=True)
-        passed = self._passed_alone(list(self.failed))
+        passed = self._run_separately(list(self.failed))
         for name in self.failed.keys() & passed:
             reports = self.failed[name]
             for category in ("failed", "error"):
@@ -100,8 +100,8 @@ class RerunAlone:
             session.testsfailed -= len(reports)
             terminal._add_stats("flaky", reports[:1])
 
-    def _passed_alone(self, names: Sequence[str]) -> set[str]:
-        path = Path(self.config.cache.mkdir("rerun-alone"), "passed.json")
+    def _run_separately(self, names: Sequence[str]) -> set[str]:
+        path = Path(self.config.cache.mkdir("rerun-failed"), "passed.json")
         path.unlink(missing_ok=True)
         sys.stdout.flush()
         command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider"]

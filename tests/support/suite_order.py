@@ -1,0 +1,61 @@
+"""A pytest plugin: mark tests by what they need and how long they take, and run long ones first."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+MARKED_FILES = {
+    "browser": ("tests/browser/*",),
+    "dask": ("tests/service/test_service_executors_dask.py",),
+    "kill": (
+        "tests/service/test_service_catalogue_process.py",
+        "tests/service/test_service_executors.py",
+        "tests/service/test_service_serve.py",
+        "tests/transfer/test_transfer_stalled_servers.py",
+    ),
+    "notebook": ("tests/project/test_project_notebook.py",),
+    "site": ("tests/project/test_project_site.py",),
+}
+"""Files of each marker; a test elsewhere may have the marker itself."""
+
+DURATIONS: dict[str, dict[str, Any]] = json.loads(
+    (ROOT / "tests" / "durations.json").read_text("utf-8")
+)
+"""Recorded by ``scripts/tests_map.py``; a test that is not in it counts as fast."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Add the markers, and sort folders and their files by seconds, so that no long one is last.
+
+    The tests of a folder stay together, because they share fixtures.
+    """
+    seconds: dict[Path, float] = defaultdict(float)
+    for file, recorded in DURATIONS.items():
+        seconds[ROOT / file] = recorded["seconds"]
+        seconds[(ROOT / file).parent] += recorded["seconds"]
+    for item in items:
+        file, _, name = item.nodeid.partition("::")
+        for marker, patterns in MARKED_FILES.items():
+            if any(fnmatch(file, pattern) for pattern in patterns):
+                item.add_marker(marker)
+        if name.partition("[")[0] in DURATIONS.get(file, {}).get("slow", ()):
+            item.add_marker("slow")
+    items.sort(
+        key=lambda item: (
+            # The catalogue for the browser is made once if one worker has all tests that use it
+            item.get_closest_marker("browser") is None,
+            -seconds[item.path.parent],
+            item.path.parent,
+            -seconds[item.path],
+            item.path,
+        )
+    )
