@@ -40,6 +40,7 @@ from neuromirror.cli.status import status_command
 from neuromirror.cli.sync import sync_command
 from neuromirror.cli.takedown import takedown_command
 from neuromirror.cli.verify import verify_command
+from neuromirror.cli.watch import watch_command
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -55,7 +56,8 @@ def main(settings: Settings) -> None:
     (dandi:000027@0.210831.2033, dandi:000027@draft).
 
     Exit codes: 0 success, 1 something failed, differs or was not found, 2 wrong usage or
-    configuration, 3 an update is held for approval.
+    configuration, 3 an update is held for approval,
+    4 something is newer (only with --exit-code).
     """
 
 
@@ -93,6 +95,7 @@ main.add_section(
         restore_command,
         verify_command,
         outdated_command,
+        watch_command,
         export_lock_command,
         reproduce_command,
     ],

@@ -151,16 +151,19 @@ def pin_command(
     metavar="[LOCK]",
     help="A lock file [default: datasets.lock].",
 )
+@click.option("--exit-code", is_flag=True, help="Exit with 4 if a pin has a newer version.")
 @settings_options
-def outdated_command(settings: Settings, lock: Path) -> None:
+def outdated_command(settings: Settings, lock: Path, *, exit_code: bool) -> None:
     """List the pins that have newer versions in the store.
 
     The pin of a draft is compared with the newest state of the draft, any other pin with the
     newest published version (with the newest state if nothing is published). With --json, status
     "ok" is a pin with a newer version, "notneeded" a pin of the newest version.
 
-    Exit code: 0 success, 1 the store lacks a dataset or a version, 2 an invalid lock file.
+    Exit code: 0 success, 1 the store lacks a dataset or a version, 2 an invalid lock file, 4 a pin
+    has a newer version (only with --exit-code).
     """
+    from neuromirror.cli.watch import NEWS
     from neuromirror.lab import tally
     from neuromirror.lab.lockfile import load_lock
     from neuromirror.lab.outdated import find_outdated
@@ -171,7 +174,8 @@ def outdated_command(settings: Settings, lock: Path) -> None:
         status = {"ok": "newer", "notneeded": "newest"}.get(outcome.status, outcome.status)
         line = f"{status:<10} {outcome.path}  {outcome.message}"
         settings.emit("outdated", outcome.to_json(), line)
-    sys.exit(tally(outcomes).exit_code)
+    is_newer = exit_code and any(one.status == "ok" for one in outcomes)
+    sys.exit(tally(outcomes).exit_code or (NEWS if is_newer else 0))
 
 
 def _outcome_line(outcome: Outcome) -> str:

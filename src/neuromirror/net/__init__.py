@@ -49,6 +49,7 @@ from neuromirror.net.urls import (
     permanent_refusal,
     redact,
 )
+from neuromirror.net.webhook import WebhookError, post_json, webhook_host
 
 __all__ = [
     "AccessDeniedError",
@@ -90,6 +91,7 @@ __all__ = [
     "TrafficCounter",
     "UnreachableError",
     "UnsafeAddressError",
+    "WebhookError",
     "WrongRegionError",
     "aws_endpoint",
     "bucket_url",
@@ -101,6 +103,8 @@ __all__ = [
     "origin",
     "parse_http_date",
     "permanent_refusal",
+    "post_json",
     "redact",
     "validate_contact",
+    "webhook_host",
 ]
