@@ -47,7 +47,15 @@ def links_of(one: ElementTree.Element) -> dict[str, str]:
     return {link.get("rel", ""): link.get("href", "") for link in one.findall(f"{_ATOM}link")}
 
 
-@pytest.mark.parametrize("path", ["/feed.atom", "/feed/demo.atom", "/feed/demo:000001.atom"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/feed.atom",
+        "/feed/demo.atom",
+        "/feed/demo:000001.atom",
+        "/feed.atom?q=demo",
+    ],
+)
 def test_a_feed_is_atom_and_every_link_in_it_leads_somewhere(
     site: RunningCatalogue, path: str
 ) -> None:
@@ -93,6 +101,37 @@ def test_feed_lists_removals_and_escapes_titles(
             assert any("<b>&amp; ]]>" in (one.findtext(f"{_ATOM}title") or "") for one in entries)
         assert site.get("/feed/box:secret.atom").status_code == 410
         assert "secret" not in site.page("/sitemap.xml")
+
+
+def test_a_feed_of_a_search_has_an_entry_per_dataset(
+    box: ScriptedHarness, source: ScriptedSource
+) -> None:
+    for name, colour in (("one", "blue"), ("two", "red"), ("three", "blue & <grey>")):
+        source.scripted_datasets[name] = ScriptedDataset(
+            {"a.txt": ScriptedFile(b"1")},
+            facts=DatasetFacts(title=f"Scripted {name}", attributes=(("colour", colour),)),
+        )
+    box.sync()
+
+    def entries(query: str) -> dict[str, str]:
+        feed = valid(site.page(f"/feed.atom?{query}"))
+        return {
+            links_of(one)["alternate"].rpartition("/")[2]: one.findtext(f"{_ATOM}id") or ""
+            for one in feed.iter(f"{_ATOM}entry")
+        }
+
+    with run_catalogue(box.store) as site:
+        assert entries("q=scripted").keys() == {"box:one", "box:two", "box:three"}
+        assert entries("where=colour%3Dblue*").keys() == {"box:one", "box:three"}
+        assert entries("where=colour%3Dblue+%26+%3Cgrey%3E&q=scripted").keys() == {"box:three"}
+        before = entries("q=two")
+        assert entries("q=missing") == {}
+        for query in ("where=x", "where=%3Dx", "where=nothing%3Dx", "q=%22"):
+            assert site.get(f"/feed.atom?{query}").status_code == 400
+    source.scripted_datasets["two"].files["a.txt"] = ScriptedFile(b"22")
+    box.sync()
+    with run_catalogue(box.store) as site:
+        assert entries("q=two") == before
 
 
 def test_an_empty_feed_is_a_feed(box: ScriptedHarness) -> None:

@@ -26,7 +26,7 @@ NEWS = 4
     "watch",
     example="""\
 neuromirror watch datasets.lock --once --exit-code
-neuromirror watch dandi:000027 'hippocampus' species=mouse* --mail lab@example.org
+neuromirror watch dandi:000027 'hippocampus' modality=eph* --mail lab@example.org
 neuromirror watch datasets.lock --command ./on-news --interval 360""",
 )
 @argument(
@@ -35,7 +35,7 @@ neuromirror watch datasets.lock --command ./on-news --interval 360""",
     required=True,
     metavar="LOCK|DATASET|KEYWORDS...",
     help="A lock file, a dataset, a version in use (dandi:000027@0.210831.2033), a condition "
-    "(species=mouse*), or words to search for.",
+    "(modality=eph*), or words to search for.",
 )
 @click.option("--mail", "mails", multiple=True, metavar="ADDRESS", help="Send news by mail.")
 @click.option(

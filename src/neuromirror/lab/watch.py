@@ -114,7 +114,7 @@ def parse_watch(text: str) -> list[Watch]:
     """Return the watches of a word of the command line.
 
     ``dandi:000027`` is a dataset, ``dandi:000027@0.210831.2033`` a version in use, the path of a
-    lock file all its pins, ``species=mouse`` a condition, and anything else a search for words.
+    lock file all its pins, ``modality=eph*`` a condition, and anything else a search for words.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def parse_watch(text: str) -> list[Watch]:
     if equals:
         if not name or not value:
             raise ConfigurationError(
-                f"{text!r} is not a condition; write NAME=VALUE, for example species=mouse*"
+                f"{text!r} is not a condition; write NAME=VALUE, for example modality=eph*"
             )
         return [Watch(f"{name}={value}", where=((name, value),))]
     if ":" in text and " " not in text:

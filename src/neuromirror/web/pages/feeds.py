@@ -6,16 +6,25 @@ Withdrawn datasets are not included.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from heapq import nlargest
+from urllib.parse import urlencode
 from uuid import NAMESPACE_URL, uuid5
 from xml.etree import ElementTree
 
 from datasette.utils.asgi import Response
 
-from neuromirror.index import DatasetRow, EventRow, Index, VersionRow
+from neuromirror.index import (
+    DatasetRow,
+    EventRow,
+    Index,
+    MalformedQueryError,
+    UnknownAttributeError,
+    VersionRow,
+)
 from neuromirror.web.addresses import dataset_address, version_address
 from neuromirror.web.filters import event_kind, format_number, format_size, printable
-from neuromirror.web.request import CatalogueRequest, PageNotFoundError, view
+from neuromirror.web.request import BadRequestError, CatalogueRequest, PageNotFoundError, view
 
 _ATOM = "http://www.w3.org/2005/Atom"
 _MAP = "http://www.sitemaps.org/schemas/sitemap/0.9"
@@ -53,13 +62,56 @@ class _Entry:
 
 @view
 async def global_feed(request: CatalogueRequest) -> Response:
-    """Return the feed of all datasets."""
+    """Return the feed of all datasets, or of those that match ``q`` and ``where``."""
+    terms = request.query_parameter("q").strip()
+    where = [_condition(one) for one in request.query_parameters().get("where", ()) if one]
+    if terms or where:
+        return await _search_feed(request, terms, where)
 
     def look(index: Index) -> list[_Entry]:
         return _newest(index.recent_versions(_ENTRIES), _recent_events(index, None, None))
 
     title = request.site.title
     return _feed(request, "/feed.atom", "/", title, await request.query_index(look))
+
+
+async def _search_feed(
+    request: CatalogueRequest, terms: str, where: Sequence[tuple[str, str]]
+) -> Response:
+    """Return the feed of the newest datasets that match a search; each has one entry."""
+
+    def look(index: Index) -> list[_Entry]:
+        found = index.datasets(where=where, text=terms or None, subdatasets=False)
+        with_versions = (row for row in found if row.version is not None)
+        newest = nlargest(_ENTRIES, with_versions, key=lambda row: row.id)
+        entries = [_dataset_entry(row, index.resolve(row.name)) for row in newest]
+        return sorted(entries, key=lambda one: one.updated, reverse=True)
+
+    query = urlencode([("q", terms)] * bool(terms) + [("where", f"{a}={b}") for a, b in where])
+    shown = " ".join([terms] * bool(terms) + [f"{name}={value}" for name, value in where])
+    title = f"{request.site.title}: {printable(shown)}"
+    page = f"/?{urlencode({'q': terms})}" if terms else "/"
+    try:
+        entries = await request.query_index(look)
+    except (MalformedQueryError, UnknownAttributeError) as error:
+        raise BadRequestError(str(error)) from error
+    return _feed(request, f"/feed.atom?{query}", page, title, entries)
+
+
+def _condition(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name.strip() or not equals or not value.strip():
+        raise BadRequestError("'where' is not a condition; write where=NAME=VALUE")
+    return name.strip(), value.strip()
+
+
+def _dataset_entry(row: DatasetRow, version: VersionRow) -> _Entry:
+    return replace(
+        _version_entry(version),
+        # the id of the dataset: a new version is no new entry
+        id=f"urn:uuid:{row.dataset_id}",
+        address=dataset_address(row.name),
+    )
 
 
 @view
@@ -106,7 +158,8 @@ def _version_entry(row: VersionRow) -> _Entry:
 def _event_entry(row: EventRow) -> _Entry:
     of = row.dataset or row.mirror
     return _Entry(
-        uuid5(NAMESPACE_URL, f"neuromirror:{row.mirror}:{row.id}:{row.at}").urn,
+        # not the number of the row, which differs in a rebuilt index
+        uuid5(NAMESPACE_URL, f"neuromirror:{of}:{row.kind}:{row.at}:{row.message}").urn,
         f"{of}: {event_kind(row.kind)}",
         row.at,
         dataset_address(row.dataset) if row.dataset else "/events",
