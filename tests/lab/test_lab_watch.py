@@ -166,7 +166,7 @@ def test_a_dry_run_validates_and_changes_nothing(
         ("--webhook", "ftp://example.org/x"),
         ("--webhook", "https://user:pw@example.org/x"),
         ("--webhook", "https:///x"),
-        ("--mail", "nobody"),
+        ("--mail", "no-address"),
         ("--mail", "a@example.org", "--smtp", "a b:25"),
     ):
         assert run("--dry-run", "box:one", *bad)[0] == 2

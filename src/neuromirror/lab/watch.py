@@ -67,7 +67,7 @@ class News(msgspec.Struct, frozen=True):
 
 
 class WatchState(msgspec.Struct):
-    """What a watch knows.
+    """The state of a watch after a run.
 
     Attributes
     ----------
@@ -111,7 +111,7 @@ class Channel(Protocol):
 
 
 def parse_watch(text: str) -> list[Watch]:
-    """Return the watches of a word of the command line.
+    """Return the watches of a argument of the command line.
 
     ``dandi:000027`` is a dataset, ``dandi:000027@0.210831.2033`` a version in use, the path of a
     lock file all its pins, ``modality=eph*`` a condition, and anything else a search for words.

@@ -68,16 +68,16 @@ class CommandChannel:
 
     def __init__(self, command: str) -> None:
         try:
-            self._words = shlex.split(command)
+            self._arguments = shlex.split(command)
         except ValueError as error:
             raise ConfigurationError(f"--command: {error} in {command!r}") from error
-        if not self._words or not self._words[0].strip():
+        if not self._arguments or not self._arguments[0].strip():
             raise ConfigurationError("--command is empty; name a program")
-        if shutil.which(self._words[0]) is None:
+        if shutil.which(self._arguments[0]) is None:
             raise ConfigurationError(
-                f"--command: the program {self._words[0]!r} is not found; write its path"
+                f"--command: the program {self._arguments[0]!r} is not found; write its path"
             )
-        self.name = f"command {self._words[0]}"
+        self.name = f"command {self._arguments[0]}"
         self.id = channel_id("command", command)
 
     def send(self, news: Sequence[News]) -> None:
@@ -85,7 +85,7 @@ class CommandChannel:
         lines = b"".join(msgspec.json.encode(one) + b"\n" for one in news)
         try:
             done = subprocess.run(
-                self._words,
+                self._arguments,
                 input=lines,
                 env=environment_without_secrets(),
                 timeout=_COMMAND_SECONDS,

@@ -1,4 +1,4 @@
-"""Send a JSON document to a URL that is a secret, such as the webhook of a chat room."""
+"""Send a JSON document to a URL that is a secret, such as the webhook of a chat program."""
 
 from __future__ import annotations
 
