@@ -64,7 +64,7 @@ def test_page_shows_the_error(session: BrowserSession, path: str, status: int, t
 
 def test_from_an_error_one_can_search_on(session: BrowserSession) -> None:
     session.open("/dataset/demo:999999", 404)
-    assert "neuromirror list" in session.page.locator("main code").all_inner_texts()
+    assert session.page.locator("main code").count() == 0
     assert "`" not in session.text
     search = session.page.get_by_role("searchbox").first
     search.fill("ripples")
@@ -80,7 +80,7 @@ def test_withdrawn_dataset_is_not_found(session: BrowserSession) -> None:
         assert session.page.locator(f'main a[href^="/dataset/{SECRET}"]').count() == 0
 
 
-def test_an_empty_catalogue_shows_the_first_command(
+def test_an_empty_catalogue_has_no_empty_values(
     start_session: SessionFactory, empty_site: BrowserSite
 ) -> None:
     walk = start_session(empty_site)
