@@ -122,7 +122,7 @@ def test_with_a_token_it_is_mirrored_into_the_private_store(embargo: EmbargoHarn
 
 def test_its_files_have_only_the_url_of_the_api(embargo: EmbargoHarness) -> None:
     embargo.sync()
-    assert set(embargo.locations(embargo.private)) == {("api", None)}
+    assert set(embargo.locations(embargo.private)) == {("api-private", None)}
     blobs = [
         one.blob.blob_id for one in embargo.demo.dandisets[ID].draft.assets.values() if one.blob
     ]
@@ -343,7 +343,7 @@ def test_a_zarr_under_embargo_goes_to_the_private_store_and_moves(embargo: Embar
         (part,) = index.subdatasets(row)
         (state,) = index.versions(part.dataset)
     kinds = {kind for kind, _ in embargo.locations(embargo.private)}
-    assert kinds == {"api", "s3"}
+    assert kinds == {"api-private", "s3"}
     download = f"{embargo.demo.api_url}/zarr/{zarr}/files/?download=true&prefix=c%2F0"
     assert download in str(contents(embargo.private))
     embargo.demo.unembargo(ID)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -18,6 +19,7 @@ from neuromirror.crawl import embargo as crawl_private
 from neuromirror.model import DatasetHint, DatasetRef, EventRaised, VersionRef
 from neuromirror.sources.dandi import DandiSource
 from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, Store
+from neuromirror.volume.tokens import token_variable
 from neuromirror_demo.records import Description
 from support.embargo_harness import (
     FOLDER,
@@ -30,6 +32,7 @@ from support.embargo_harness import (
     refs,
     refs_or_none,
 )
+from support.foreign_pushes import run_in
 from support.mirror_harness import run_git
 from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, files
 
@@ -333,17 +336,13 @@ def test_a_private_clone_gets_files_with_the_token(embargo: EmbargoHarness, tmp_
         check=False,
     )
     assert refused.returncode
-    # curl sends the header only to the API; git-annex itself would also send it to the bucket
-    header = tmp_path / "header"
-    header.write_text(f"Authorization: token {embargo.demo.token}\n")
-    run_git(clone, "config", "annex.security.allowed-ip-addresses", "all")
-    run_git(clone, "config", "annex.web-options", f"-H @{header}")
-    run_git(clone, "annex", "get", file)
+    token = {token_variable(urlsplit(embargo.demo.api_url).netloc): embargo.demo.token}
+    got = run_in(clone, "git", "annex", "get", file, environment=token)
+    assert got.returncode == 0, got.stdout
     assert (clone / file).read_text() == f"bytes of {FOLDER}\n"
     # after the embargo, the same clone uses the public store, without a token
     embargo.demo.unembargo(ID)
     embargo.sync()
-    run_git(clone, "config", "--unset", "annex.web-options")
     run_git(clone, "remote", "set-url", "origin", str(embargo.public / "alias" / f"demo--{ID}"))
     run_git(clone, "pull", "-q", "--ff-only")
     run_git(clone, "annex", "merge")

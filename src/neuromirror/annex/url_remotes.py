@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from neuromirror.annex.logs import WEB_UUID, remote_log
 
-CLAIMED_LOCATION_KINDS = frozenset({"boss", "ndstore", "s3-private"})
+CLAIMED_LOCATION_KINDS = frozenset({"boss", "ndstore", "s3-private", "api-private"})
 """The kinds of locations (``Location.kind``) that a special remote downloads."""
 
 LONGEST_GLOB = 4096

@@ -85,8 +85,9 @@ class Location(msgspec.Struct, frozen=True, array_like=True, gc=False):
     kind
         ``s3`` (an object; a specific version if ``version_id`` is given, which is then also in
         the URL), ``s3-private`` (the same at ``s3://bucket/key``, which a special remote downloads
-        with credentials), ``api`` (a download URL of an archive), ``boss`` or ``ndstore`` (a block
-        of a volume, from which a special remote creates the bytes of the file).
+        with credentials), ``api`` (a download URL of an archive), ``api-private`` (one that needs a
+        token, which the special remote has), ``boss`` or ``ndstore`` (a block of a volume, from
+        which the special remote creates the bytes of the file).
     version_id
         The version id of an S3 object.
     """

@@ -40,6 +40,7 @@ from neuromirror.net.s3_listing import S3Listing
 from neuromirror.net.s3_pages import ObjectRow
 from neuromirror.net.session import Session
 from neuromirror.net.signed_urls import SignedUrlPattern
+from neuromirror.net.tokens import TokenSource
 from neuromirror.net.traffic import ContextThreadPool, TrafficCounter, count_traffic
 from neuromirror.net.urls import (
     clean_url,
@@ -87,6 +88,7 @@ __all__ = [
     "ServerError",
     "Session",
     "SignedUrlPattern",
+    "TokenSource",
     "TooManyRequestsError",
     "TrafficCounter",
     "UnreachableError",

@@ -19,7 +19,7 @@ import requests.utils
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 from urllib3.exceptions import HTTPError as TransportError
 
-from neuromirror.model import ConfigurationError, Traffic, declare_secrets
+from neuromirror.model import ConfigurationError, Traffic
 from neuromirror.net.aws_signing import AwsSigner
 from neuromirror.net.errors import (
     AccessDeniedError,
@@ -44,6 +44,7 @@ from neuromirror.net.request_limits import RequestLimits, format_wait, requested
 from neuromirror.net.request_policy import HostLimiter, RequestPolicy, user_agent
 from neuromirror.net.response_bodies import error_fields, parse_json, raw_chunks, read_bounded
 from neuromirror.net.responses import Response, ResponseHead, ResponseStream, case_insensitive
+from neuromirror.net.tokens import TokenSource
 from neuromirror.net.traffic import record_traffic
 from neuromirror.net.urls import clean_url, display_host, origin, redact
 
@@ -76,9 +77,9 @@ class Session:
     allow_private
         Whether loopback and private addresses may be requested. Link-local ones never may.
     tokens
-        Maps the origin of an API (``https://api.dandiarchive.org``) to the name of the
-        environment variable that holds its token. A token is sent to its origin only, also when
-        the origin redirects elsewhere.
+        Maps the origin of an API (``https://api.dandiarchive.org``) to the source of its token, or
+        to the name of the environment variable that holds it. A token is sent to its origin only,
+        also when the origin redirects elsewhere.
     limits
         Timeouts, retries and concurrency limits.
     contact
@@ -95,7 +96,7 @@ class Session:
         self,
         *,
         allow_private: bool = False,
-        tokens: Mapping[str, str] | None = None,
+        tokens: Mapping[str, str | TokenSource] | None = None,
         limits: RequestLimits | None = None,
         contact: str | None = None,
         is_private_allowed: Callable[[str, int], bool] | None = None,
@@ -109,8 +110,10 @@ class Session:
         self.limits = limits or RequestLimits()
         self._tokens_by_url = dict(tokens or {})
         self._contact = contact
-        self._tokens = {origin(url): name for url, name in self._tokens_by_url.items()}
-        declare_secrets(self._tokens.values())
+        self._tokens = {
+            origin(url): TokenSource(one) if isinstance(one, str) else one
+            for url, one in self._tokens_by_url.items()
+        }
         self._deadline = Deadline(threading.Event())
         self._limiters: dict[tuple[str, str, int], HostLimiter] = {}
         self._limiters_lock = threading.Lock()
@@ -161,8 +164,8 @@ class Session:
 
     def redact(self, text: str) -> str:
         """Return a text without signed query parameters, credentials and this session's tokens."""
-        for name in self._tokens.values():
-            token = os.environ.get(name, "").strip()
+        for source in self._tokens.values():
+            token = source.known()
             if len(token) >= _TOKEN_LENGTH:
                 text = text.replace(token, "***")
         return redact(text)
@@ -532,13 +535,13 @@ class Session:
         return self._authorization(self._origin_of(url))
 
     def _authorization(self, url_origin: tuple[str, str, int]) -> dict[str, str]:
-        name = self._tokens.get(url_origin)
-        token = os.environ.get(name, "").strip() if name else ""
-        if not token:
+        source = self._tokens.get(url_origin)
+        token = "" if source is None else source.read()
+        if source is None or not token:
             return {}
         if not token.isascii() or not token.isprintable():
             raise ConfigurationError(
-                f"environment variable {name}: not a valid token (control or non-ASCII characters)"
+                f"{source.label}: not a valid token (control or non-ASCII characters)"
             )
         return {"Authorization": f"token {token}"}
 
@@ -605,15 +608,13 @@ class Session:
     ) -> str:
         if self.signer is not None and self.signer.covers(reply.url):
             return f"{redacted_url}: access denied to {self.signer.identity} (HTTP {status})"
-        name = self._tokens.get(origin(reply.url))
-        if name is None:
+        source = self._tokens.get(origin(reply.url))
+        if source is None:
             return f"{redacted_url}: access denied (HTTP {status}); no token is configured for it"
         if "Authorization" not in reply.request.headers:
-            return (
-                f"{redacted_url} needs a token (HTTP {status}); set the environment variable {name}"
-            )
+            return f"{redacted_url} needs a token (HTTP {status}); set {source.label}"
         return (
-            f"{redacted_url} refuses the token in the environment variable {name} (HTTP {status});"
+            f"{redacted_url} refuses the token in {source.label} (HTTP {status});"
             " it may have expired or lack the permission"
         )
 

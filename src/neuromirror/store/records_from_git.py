@@ -132,8 +132,8 @@ def _files_in_git(
             log = b""
             with suppress(ObjectMissingError):  # a file without a known URL has no log
                 log = reader.read(f"{annex_commit}:{url_log_path(key).decode()}")
-            urls = [strip_claim_prefix(line.value) for line in parse_log(log) if line.status == "1"]
-            yield SnapshotEntry(path, key, _record(path, key, urls, retention))
+            values = [line.value for line in parse_log(log) if line.status == "1"]
+            yield SnapshotEntry(path, key, _record(path, key, values, retention))
 
 
 def _subdataset(path: bytes, commit: str, description: dict[str, Any]) -> SnapshotEntry:
@@ -170,12 +170,12 @@ def _records_in_manifest(path: Path) -> Iterator[bytes]:
         yield dump_snapshot_entry(SnapshotEntry(git_path, key, record))
 
 
-def _record(path: bytes, key: str, urls: list[str], retention: Retention) -> FileRecord:
+def _record(path: bytes, key: str, values: list[str], retention: Retention) -> FileRecord:
     parts, digest = parse_key(key), key_digest(key)
     part_size = None
     if digest is not None and digest[0] == "etag":
         part_size = int(parts.name.rpartition("-")[2])
-    locations = sorted(map(_location, urls), key=lambda one: one.kind not in _OBJECT_KINDS)
+    locations = sorted(map(_location, values), key=lambda one: one.kind not in _OBJECT_KINDS)
     return FileRecord(
         path=upstream_path(path),
         size=parts.size,
@@ -186,7 +186,11 @@ def _record(path: bytes, key: str, urls: list[str], retention: Retention) -> Fil
     )
 
 
-def _location(url: str) -> Location:
+def _location(value: str) -> Location:
+    """Return the location for a value of a URL log."""
+    url = strip_claim_prefix(value)
+    if url != value and url.startswith("http"):
+        return Location(url, "api-private")
     version = url_version_id(url)
     object_kind = "s3-private" if url.startswith("s3://") else "s3"
     if version is not None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from neuromirror.annex import ALLOWED_ADDRESSES
 from neuromirror.model import NeuromirrorError, environment_without_secrets
 from neuromirror.net import (
     AccessDeniedError,
@@ -31,7 +32,7 @@ from neuromirror.net import (
 
 SCHEME: Final = "s3"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
-_SETTINGS: Final = r"^neuromirror\..*\.(profile|region|endpoint|requester-pays)$"
+_SETTINGS: Final = r"^neuromirror\..*\.(profile|region|endpoint|requester-pays|instance)$"
 _AWS_HOST: Final = re.compile(r"(?:.*\.)?amazonaws\.com(?:\.cn)?")
 _USUAL_REGION: Final = "us-east-1"
 
@@ -46,6 +47,11 @@ class S3Object:
 
     bucket: S3Bucket
     url: str
+
+    @property
+    def session(self) -> Session:
+        """The session that signs requests for the bucket."""
+        return self.bucket.session
 
     def explain(self, error: NeuromirrorError) -> str:
         """Return the message of an error, with what to do in a clone."""
@@ -137,7 +143,7 @@ class S3Access:
             signer=signer,
             is_private_allowed=only_host_of(base_url) if allowed else None,
             private_hint=lambda address: (
-                f"to allow it, run git config annex.security.allowed-ip-addresses '{address}'"
+                f"to allow it, run git config {ALLOWED_ADDRESSES} '{address}'"
             ),
         )
         return S3Bucket(session, name, region=region, endpoint=endpoint)

@@ -15,11 +15,14 @@ from urllib.parse import urlsplit
 from neuromirror.annex import ALLOWED_ADDRESSES, is_private_host_allowed
 from neuromirror.model import NeuromirrorError, environment_without_secrets
 from neuromirror.net import CircuitOpenError, HostCircuitBreaker, NetError, RequestLimits, Session
+from neuromirror.sources.api_tokens import INSTANCES, api_key_variable
 
 VERIFY_LIMITS: Final = RequestLimits(attempts=4, wait_max=20.0, read=300.0)
 """Limits for verification. A volume host may take minutes before it sends the first byte."""
 
-API_KEY_VARIABLES: Final[Mapping[str, str]] = {"https://api.dandiarchive.org": "DANDI_API_KEY"}
+API_KEY_VARIABLES: Final[Mapping[str, str]] = {
+    f"https://{host}": api_key_variable(instance) for host, instance in INSTANCES.items()
+}
 """Archive APIs that are sent a token, with the environment variable that holds it.
 
 The list is fixed: a dataset can name any URL, and must not be able to obtain a token by it.

@@ -6,6 +6,7 @@ transfers needs the network and the decoders. Keep the imports of this module fe
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from annexremote import RemoteError, SpecialRemote  # type: ignore[import-untyped]
@@ -15,12 +16,14 @@ from neuromirror.sources.volumes.schemes import SCHEMES
 if TYPE_CHECKING:
     from neuromirror.volume.private_remote import PrivateRemote
 
-_BLOCK_COST: Final = 250
-"""More than the web (200), whose bytes need not be cut out."""
+_COST: Final = 250
+"""More than the web (200), whose bytes need neither cut-outs nor credentials."""
 
-_ARCHIVE_COST: Final = 150
-"""Less than web remotes (200 and more), which would be refused first."""
-
+_API_URL: Final = re.compile(
+    r"https://(?:api\.(?:sandbox\.)?dandiarchive\.org|api-dandi\.(?:sandbox\.)?emberarchive\.org"
+    r"|(?:staging-)?api\.lincbrain\.org)/api/(?:assets/[^/]+/download/?|zarr/[^/]+/files/?\?.*)\Z"
+)
+"""Downloads of the instances in :mod:`neuromirror.sources.api_tokens`, whose import is slow."""
 _CLAIMED: Final = (*SCHEMES, "s3")
 _READ_ONLY: Final = (
     "this remote reads the blocks of a volume from their archive: nothing can be {} in it"
@@ -34,13 +37,12 @@ class LazyRemote(SpecialRemote):  # type: ignore[misc]
         super().__init__(annex)
         self.configs = {
             "host": "host of the service for which the token of the environment is stored",
-            "archive": "host of the archive whose files are requested with its token",
         }
         self._loaded: PrivateRemote | None = None
 
     def initremote(self) -> None:
         """Check, or store, the token of the configured host; without one there is nothing to do."""
-        if self.annex.getconfig("archive") or self.annex.getconfig("host"):
+        if self.annex.getconfig("host"):
             self._transfers.initremote()
 
     def prepare(self) -> None:
@@ -48,15 +50,15 @@ class LazyRemote(SpecialRemote):  # type: ignore[misc]
 
     def getcost(self) -> int:
         """Return git-annex's cost of the remote."""
-        return _ARCHIVE_COST if self.annex.getconfig("archive") else _BLOCK_COST
+        return _COST
 
     def getavailability(self) -> str:
         """Return that the remote is reached from everywhere."""
         return "global"
 
     def claimurl(self, url: str) -> bool:
-        """Return whether a URL is a block's or a private object's; others are the web's."""
-        return not self.annex.getconfig("archive") and url.partition("://")[0] in _CLAIMED
+        """Return whether a URL is a block's, a private object's or that of a file of an API."""
+        return url.partition("://")[0] in _CLAIMED or _API_URL.match(url) is not None
 
     def checkurl(self, url: str) -> bool | list[dict[str, str | int]]:
         """Return the size of a block if its URL states it."""

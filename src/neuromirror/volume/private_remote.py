@@ -1,41 +1,76 @@
-"""Fetch files that need credentials: objects of private buckets.
+"""Fetch files that need credentials: objects of private buckets, and files of an archive's API.
 
 The URLs of such a file are in the git-annex branch of a private store, and this remote claims them.
 Its content is verified here, because a dataset may have no digest that git-annex can check.
+
+A token is read from the environment or the keyring and stored nowhere. It is sent to its own host
+only, over TLS unless the host is this machine, and not to the target of a redirect. A dataset may
+come from anybody: it chooses neither the token nor where it goes.
 """
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 from annexremote import RemoteError  # type: ignore[import-untyped]
 
-from neuromirror.annex import parse_key
+from neuromirror.annex import ALLOWED_ADDRESSES, parse_key
 from neuromirror.model import NeuromirrorError
-from neuromirror.net import HttpError, NetError, RequestLimits, content_length
+from neuromirror.net import (
+    AccessDeniedError,
+    CredentialsError,
+    HttpError,
+    RequestLimits,
+    Session,
+    TokenSource,
+    content_length,
+)
+from neuromirror.sources.api_tokens import DandiKey, instance_at
+from neuromirror.sources.volumes import SCHEMES
 from neuromirror.transfer.content_checks import check_for
 from neuromirror.transfer.s3_access import SCHEME, S3Access, S3Object, s3_settings
-from neuromirror.volume.archive_remote import ArchiveRemote
-from neuromirror.volume.block_remote import RetrieveError
+from neuromirror.volume.block_remote import BlockRemote, RetrieveError
+from neuromirror.volume.tokens import token_variable
 
 _LIMITS = RequestLimits(attempts=4, wait_max=20.0, read=300.0)
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _GONE_STATUSES = (404, 410)
 _PROGRESS_SECONDS = 0.2
 
 
-class PrivateRemote(ArchiveRemote):
+class _ApiFile:
+    """A file of an archive's API, at a URL, with a session that has the token for it."""
+
+    def __init__(self, session: Session, url: str, token: TokenSource) -> None:
+        self.session, self.url, self._token = session, url, token
+
+    def explain(self, error: NeuromirrorError) -> str:
+        """Return the message of an error, with the place of the token."""
+        if isinstance(error, AccessDeniedError):
+            return (
+                f"{urlsplit(self.url).netloc} refuses the token in {self._token.label} (HTTP"
+                f" {error.status}) for {error.url}"
+            )
+        return str(error)
+
+
+class PrivateRemote(BlockRemote):
     """The transfers of files that need credentials; of all others, those of the base class."""
 
     def __init__(self, annex: Any) -> None:
         super().__init__(annex)
         self._s3: S3Access | None = None
+        self._git_settings: Mapping[tuple[str, str], str] | None = None
+        self._apis: dict[str, tuple[Session, TokenSource]] = {}
 
     def checkurl(self, url: str) -> bool | list[dict[str, str | int]]:
         """Return the size of a private object, or of a block if its URL states it."""
-        if not url.startswith(f"{SCHEME}:"):
+        if url.partition("://")[0] in SCHEMES:
             return super().checkurl(url)
         size = self._head(url)
         return [{"size": size}] if size is not None else True
@@ -72,9 +107,10 @@ class PrivateRemote(ArchiveRemote):
         return False
 
     def _private_urls(self, key: str) -> list[str]:
-        if self._archive() is not None:
-            return []
         found: list[str] = self.annex.geturls(key, f"{SCHEME}:")
+        for scheme in ("https", "http"):
+            urls = self.annex.geturls(key, f"{scheme}://")
+            found += [url for url in urls if scheme == _scheme_for(urlsplit(url).netloc)]
         return found
 
     def _first_that_works(self, urls: list[str], attempt: Callable[[str], None]) -> None:
@@ -102,7 +138,7 @@ class PrivateRemote(ArchiveRemote):
         reported, done = time.monotonic(), 0
         found = self._object(url)
         try:
-            with found.bucket.session.stream(found.url) as reply:
+            with found.session.stream(found.url) as reply:
                 for piece in reply.chunks:
                     file.write(piece)
                     done += len(piece)
@@ -128,25 +164,73 @@ class PrivateRemote(ArchiveRemote):
         """
         found = self._object(url)
         try:
-            reply = found.bucket.session.head(found.url)
+            reply = found.session.head(found.url)
             if reply.status in _GONE_STATUSES:
                 raise RetrieveError(f"{url}: not found", final=True)
             if reply.status == 200:
                 return content_length(reply.headers)
-            # only the reply to a GET has an error code
-            with found.bucket.session.stream(found.url):
-                raise NetError(f"{url}: HTTP {reply.status} for HEAD, and 200 for GET")
+            # only the reply to a GET has an error code, and some APIs redirect to a signed GET
+            with found.session.stream(found.url) as opened:
+                return content_length(opened.headers)
         except HttpError as error:
             gone = error.status in _GONE_STATUSES
             raise RetrieveError(found.explain(error), final=gone) from error
         except NeuromirrorError as error:
             raise RetrieveError(str(error), final=False) from error
 
-    def _object(self, url: str) -> S3Object:
+    def _object(self, url: str) -> S3Object | _ApiFile:
         try:
+            if not url.startswith(f"{SCHEME}:"):
+                return self._api_file(url)
             if self._s3 is None:
-                settings = s3_settings(Path(self.annex.getgitdir()))
-                self._s3 = S3Access(settings, self._may_be_private, _LIMITS)
+                self._s3 = S3Access(self._settings(), self._may_be_private, _LIMITS)
             return self._s3.object(url)
         except NeuromirrorError as error:
             raise RetrieveError(str(error), final=False) from error
+
+    def _settings(self) -> Mapping[tuple[str, str], str]:
+        if self._git_settings is None:
+            self._git_settings = s3_settings(Path(self.annex.getgitdir()))
+        return self._git_settings
+
+    def _api_file(self, url: str) -> _ApiFile:
+        """Return the file at a URL; raise CredentialsError if there is no token for its host."""
+        host = urlsplit(url).netloc
+        if host not in self._apis:
+            token = self._token_for(host)
+            if not token.read():
+                raise CredentialsError(
+                    f"no token for {host}: set {token.label}", identity=token.label
+                )
+            origin = f"{_scheme_for(host)}://{host}"
+            session = Session(
+                tokens={origin: token},
+                limits=_LIMITS,
+                is_private_allowed=self._is_private_address_allowed,
+                private_hint=_allow_hint,
+            )
+            self._apis[host] = session, token
+        session, token = self._apis[host]
+        return _ApiFile(session, url, token)
+
+    def _is_private_address_allowed(self, name: str, port: int) -> bool:
+        """Return whether git-annex may access a host, for targets of redirects too."""
+        return self._may_be_private(f"[{name}]:{port}" if ":" in name else f"{name}:{port}")
+
+    def _token_for(self, host: str) -> TokenSource:
+        """Return the token of a host: in the variable for it, or where its own client has it."""
+        variable = token_variable(host)
+        instance = self._settings().get((host, "instance")) or instance_at(f"https://{host}")
+        if instance is None or os.environ.get(variable, "").strip():
+            return TokenSource(variable)
+        return DandiKey(instance)
+
+
+def _allow_hint(address: str) -> str:
+    return f"to allow it, run git config {ALLOWED_ADDRESSES} '{address}'"
+
+
+def _scheme_for(host: str) -> str:
+    """Return https, and http for a host on this machine."""
+    name = urlsplit(f"//{host}").hostname or ""
+    return "http" if name in _LOOPBACK else "https"

@@ -18,6 +18,7 @@ from neuromirror.model import (
     load_pairs,
 )
 
+_API_KINDS = ("api", "api-private")
 _IN_BUCKETS = (Retention.MUTABLE_BUCKET, Retention.VERSIONED_BUCKET)
 
 
@@ -193,7 +194,7 @@ def _is_same_upstream_object(old: FileRecord, new: FileRecord) -> bool:
     """Return whether two records are of one immutable object: same id or same API URL."""
     if old.upstream_id is not None and old.upstream_id == new.upstream_id:
         return True
-    api_urls = {location.url for location in old.locations if location.kind == "api"}
+    api_urls = {location.url for location in old.locations if location.kind in _API_KINDS}
     return any(location.url in api_urls for location in new.locations)
 
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
-from neuromirror.model import DatasetFacts, VersionRef
+import msgspec
+
+from neuromirror.model import DatasetFacts, FileRecord, VersionRef
 from neuromirror.net import ContextThreadPool
 from neuromirror.sources.dandi.archive import VERSION_PATTERN, DandiArchive
 from neuromirror.sources.dandi.memo import AssetListMemo, context_digest, load_memo
@@ -18,6 +20,7 @@ from neuromirror.sources.dandi.rows import BlobRow, Row
 from neuromirror.sources.dandi.versions import DRAFT, VersionInfo
 from neuromirror.sources.errors import MalformedIdError
 from neuromirror.sources.protocol import Listing, VisitContext
+from neuromirror.sources.volumes import VOLUME_REMOTE
 
 
 class DandisetListing(Listing):
@@ -59,6 +62,7 @@ class DandisetListing(Listing):
             DatasetFacts() if before is None else before.facts,
             () if before is None else (before.document,),
             web_remotes=archive.web_remotes,
+            special_remotes=(VOLUME_REMOTE,) if archive.is_private else (),
             late_sha256=True,
         )
 
@@ -83,7 +87,8 @@ class DandisetListing(Listing):
             collected: Iterator[Sequence[Row]] = map(self._pending.collect, rows)
             if is_private:
                 collected = map(_drop_object_urls, collected)
-            yield from self._locator.locate(collected)
+            located = self._locator.locate(collected)
+            yield from map(_claim_api_url, located) if is_private else located
             self._after = after[0].result()
         self.facts = self._after.facts
         self.documents = (self._after.document, *self._shards.documents())
@@ -147,6 +152,14 @@ class DandisetListing(Listing):
             (info.document,),
             self.web_remotes,
         )
+
+
+def _claim_api_url(entry: AssetEntry) -> AssetEntry:
+    """Return the entry with its API URL claimed by the special remote, which has the token."""
+    if not isinstance(entry, FileRecord):
+        return entry
+    locations = tuple(msgspec.structs.replace(one, kind="api-private") for one in entry.locations)
+    return msgspec.structs.replace(entry, locations=locations)
 
 
 def _drop_object_urls(rows: Sequence[Row]) -> list[Row]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+from functools import cached_property
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from neuromirror.net import Session, is_local_name, origin
+from neuromirror.net import Session, TokenSource, is_local_name, origin
+from neuromirror.sources.api_tokens import DandiKey, instance_at
 from neuromirror.sources.options import SourceOptions, base_address
 
 
@@ -20,6 +21,9 @@ class DandiOptions(SourceOptions):
         Base URL of the API (``https://api.dandiarchive.org/api``).
     token_env
         Name of the environment variable with a token.
+    instance
+        The archive's name in ``dandi``, after which it names the variable and the keyring entry
+        with the token. By default derived from ``api``.
     page_size
         Rows per page; the archive's own limit is 1000.
     connections
@@ -39,6 +43,7 @@ class DandiOptions(SourceOptions):
 
     api: str
     token_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    instance: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9-]{0,60}$")
     page_size: int = Field(default=1000, ge=1, le=1000)
     connections: int = Field(default=8, ge=1, le=64)
     allow_private: bool | None = None
@@ -49,17 +54,28 @@ class DandiOptions(SourceOptions):
 
     @model_validator(mode="after")
     def _has_token(self) -> Self:
-        if self.embargoed != "skip" and self.token_env is None:
+        if self.embargoed != "skip" and self.token is None:
             raise ValueError(
                 f'embargoed = "{self.embargoed}" needs a token; name the environment variable '
                 "that holds it with token_env"
             )
         return self
 
+    @cached_property
+    def token(self) -> TokenSource | None:
+        """The source of the token; None if requests are anonymous.
+
+        Only embargoed dandisets need the keyring, which may ask for a password.
+        """
+        instance = self.instance or instance_at(self.api)
+        if self.embargoed != "skip" and instance is not None:
+            return DandiKey(instance, self.token_env)
+        return None if self.token_env is None else TokenSource(self.token_env)
+
     @property
     def has_token(self) -> bool:
-        """Whether the environment variable has a token now."""
-        return self.token_env is not None and bool(os.environ.get(self.token_env, "").strip())
+        """Whether there is a token now."""
+        return self.token is not None and bool(self.token.read())
 
     @field_validator("api")
     @classmethod
@@ -71,9 +87,9 @@ class DandiOptions(SourceOptions):
         private = self.allow_private
         if private is None:
             private = is_local_name(origin(self.api)[1])
-        tokens = {self.api: self.token_env} if self.token_env else {}
+        tokens = {} if self.token is None else {self.api: self.token}
         return Session(allow_private=private, tokens=tokens)
 
     def requirements(self) -> tuple[str, ...]:
         """Return the token, if the options name one."""
-        return () if self.token_env is None else (f"a token in ${self.token_env}",)
+        return () if self.token is None else (f"a token in ${self.token.variables[0]}",)

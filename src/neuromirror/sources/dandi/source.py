@@ -88,9 +88,9 @@ class DandiSource:
             # where nothing is open, "skip" would put all of it into the public store
             otherwise = ', or write embargoed = "skip"' if options.embargoed == "private" else ""
             raise ConfigurationError(
-                f'mirror {self.mirror!r}: embargoed = "{options.embargoed}" needs a token; set the '
-                f"environment variable {options.token_env}{otherwise}, or sync the other mirrors by"
-                " name"
+                f'mirror {self.mirror!r}: embargoed = "{options.embargoed}" needs a token; set '
+                f"{options.token.label if options.token else 'token_env'}{otherwise}, or sync the "
+                "other mirrors by name"
             )
         return type(self)(self.mirror, options, self.session, is_private=True)
 

@@ -31,6 +31,7 @@ from neuromirror.sources.s3.history import moment_of, state_at
 from neuromirror.sources.s3.listing_reader import ListingReader, ReaderRules
 from neuromirror.sources.s3.object_claims import ClaimResolver
 from neuromirror.sources.s3.plain import PLAIN
+from neuromirror.sources.volumes import VOLUME_REMOTE
 
 CHECKSUM: Final = "zarr-checksum"
 """The attribute with the checksum of the listed objects, also if the archive states none."""
@@ -85,7 +86,11 @@ class ZarrListing(Listing):
         self._moment = moment_of(version.upstream)
         if self._moment is None:
             version = api.version(version.dataset, state.checksum)
-        super().__init__(version, DatasetFacts(title=state.name))
+        super().__init__(
+            version,
+            DatasetFacts(title=state.name),
+            special_remotes=(VOLUME_REMOTE,) if objects_are_private else (),
+        )
         self._api = api
         self._state = state
         self._context = context
@@ -223,7 +228,7 @@ class ZarrListing(Listing):
         if not self._is_private or not isinstance(entry, FileRecord):
             return entry
         start = f"{self.version.dataset.source_uri}files/?download=true&prefix="
-        location = Location(start + quote(entry.path, safe=""), "api")
+        location = Location(start + quote(entry.path, safe=""), "api-private")
         return msgspec.structs.replace(entry, locations=(*entry.locations, location))
 
     def _verified_rows(self, folder: Path) -> tuple[SortedRows, str]:

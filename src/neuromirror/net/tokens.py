@@ -1,0 +1,42 @@
+"""Where the token for an API is: in the environment, or elsewhere in a subclass."""
+
+from __future__ import annotations
+
+import os
+
+from neuromirror.model import declare_secrets
+
+
+class TokenSource:
+    """A token that is read when it is needed, and stored nowhere.
+
+    Parameters
+    ----------
+    variables
+        The environment variables that may contain it, the preferred one first.
+    """
+
+    def __init__(self, *variables: str) -> None:
+        self.variables = variables
+        declare_secrets(variables)
+
+    @property
+    def label(self) -> str:
+        """Where the token is, or where to put it, for messages."""
+        found = [name for name in self.variables if os.environ.get(name, "").strip()]
+        return f"the environment variable {(*found, *self.variables)[0]}"
+
+    def read(self) -> str:
+        """Return the token; empty if there is none.
+
+        Raises
+        ------
+        CredentialsError
+            If it cannot be read.
+        """
+        values = (os.environ.get(name, "").strip() for name in self.variables)
+        return next(filter(None, values), "")
+
+    def known(self) -> str:
+        """Return the token if it can be read without asking another program; else empty."""
+        return TokenSource.read(self)
