@@ -193,6 +193,7 @@ class EmbargoedSource(ScriptedSource):
 
     is_closed: bool = True
     sees_all: bool = False
+    is_private_only: bool = False
 
     def hint(self, dataset: DatasetRef) -> DatasetHint:
         found = super().hint(dataset)
