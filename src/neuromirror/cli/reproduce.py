@@ -106,7 +106,9 @@ def _scratch(keep: Path | None, *, private: bool) -> Iterator[Path]:
         with TemporaryDirectory(prefix="neuromirror-") as folder:
             yield Path(folder)
         return
-    if keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
+    from neuromirror.lab.output_files import is_missing_or_empty
+
+    if not is_missing_or_empty(keep):
         raise ConfigurationError(
             f"--keep {keep}: not an empty folder; name an empty or missing one"
         )

@@ -148,13 +148,14 @@ def sync_command(
 @contextmanager
 def _index_if_any(settings: Settings) -> Iterator[Index | None]:
     """Open the index for a dry run; yields None before the first sync."""
+    from neuromirror.lab.output_files import is_missing_or_empty
     from neuromirror.store import NotAStoreError
 
     try:
         store = settings.store()
     except NotAStoreError:
         folder = settings.store_folder
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        if not is_missing_or_empty(folder):
             raise
         yield None
         return

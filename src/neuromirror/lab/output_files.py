@@ -40,6 +40,11 @@ def write_file(pieces: Iterable[str], target: Path) -> None:
             folder.unlink(draft)
 
 
+def is_missing_or_empty(folder: Path) -> bool:
+    """Return whether nothing is at a path, or an empty folder; a symlink to one counts too."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """Yield a scratch folder that becomes ``target`` at the end of the block.
@@ -53,7 +58,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     UnsafePathError
         A relative path has a symlink.
     """
-    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+    if target.is_symlink() or not is_missing_or_empty(target):
         raise OutputUnsuitableError(
             f"{target} is not an empty folder; name an empty or missing one with --output"
         )
