@@ -24,7 +24,7 @@ from typing import TypeVar
 import click
 
 from neuromirror.annex import key_for
-from neuromirror.crawl import PublishedState, Publisher, Recorder
+from neuromirror.crawl import PublishedState, Publisher, Recorder, RefMove
 from neuromirror.crawl.visit.snapshot import RecordSpool, SpooledSnapshot
 from neuromirror.index import Index, rebuild_from_journal
 from neuromirror.mint import MINT_SPEC
@@ -205,6 +205,12 @@ class _JournalRecorder:
         self.store.append_entries(*entries)
         self._entries += entries
         self._index.catch_up(self)
+
+    def publish(self, dataset: DatasetRef, move: RefMove, *entries: JournalEntry) -> None:
+        """See :class:`~neuromirror.crawl.Recorder`."""
+        self.store.repository(dataset).publish(move.expected, move.new)
+        self.store.alias(dataset, move.alias)
+        self.record(*entries)
 
     def ask(self, question: Callable[[Index], _T]) -> _T:
         """See :class:`~neuromirror.crawl.Recorder`."""
