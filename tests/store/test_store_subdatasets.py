@@ -12,6 +12,7 @@ import zstandard
 from neuromirror.model import DatasetRef, Document, load_snapshot_entry
 from neuromirror.store import (
     ANNEX_BRANCH,
+    MAIN_BRANCH,
     HousekeepingPolicy,
     Store,
     StoreDamagedError,
@@ -19,7 +20,7 @@ from neuromirror.store import (
     read_records_from_git,
     read_versions_from_git,
     run_housekeeping,
-    update_superdataset,
+    superdataset_commit,
 )
 from support.store_publisher import Publisher, git, subdataset_of
 
@@ -107,7 +108,9 @@ def test_subdatasets_are_found_below_a_superdataset(
     newest = whole.repository.main_tip()
     assert newest is not None
     member = SuperdatasetMember("000001", whole.dataset, *newest, url=f"../{whole.dataset.alias}")
-    update_superdataset(store, top, "demo", [member])
+    with superdataset_commit(store, top, "demo", [member]) as (tip, commit):
+        assert commit is not None
+        store.repository(top).publish({MAIN_BRANCH: tip}, {MAIN_BRANCH: commit})
     run(tmp_path, "datalad", "clone", f"ria+{serve_directory(store.root)}#~demo", "clone")
     run(tmp_path / "clone", "datalad", "get", "-n", "-r", ".")
     for path, publisher in parts.items():
