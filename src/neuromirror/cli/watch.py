@@ -26,7 +26,7 @@ NEWS = 4
     "watch",
     example="""\
 neuromirror watch datasets.lock --once --exit-code
-neuromirror watch dandi:000027 'hippocampus' modality=eph* --mail lab@example.org
+neuromirror watch dandi:000027 hippocampus --mail lab@example.org
 neuromirror watch datasets.lock --command ./on-news --interval 360""",
 )
 @argument(
