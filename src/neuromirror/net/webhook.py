@@ -22,6 +22,16 @@ class WebhookError(NeuromirrorError):
 def webhook_host(url: str) -> str:
     """Return the host of a webhook.
 
+    Parameters
+    ----------
+    url
+        The URL of the webhook.
+
+    Returns
+    -------
+    str
+        The host, with its port if the URL has one; safe to show, unlike the URL.
+
     Raises
     ------
     ConfigurationError
@@ -43,6 +53,15 @@ def webhook_host(url: str) -> str:
 
 def post_json(url: str, content: Any, *, allow_private: bool) -> None:
     """Send a document with POST; redirects are not followed, and no proxy is used.
+
+    Parameters
+    ----------
+    url
+        The URL of the webhook.
+    content
+        The document, which is sent as JSON.
+    allow_private
+        Whether the host may be this machine or in a private network.
 
     Raises
     ------
