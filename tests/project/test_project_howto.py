@@ -24,7 +24,8 @@ from support.documented_commands import DOCS, blocks, not_run, run_page
 ROOT = DOCS.parent
 HOWTOS = sorted(
     {path.name for path in (DOCS / "howto").glob("*.md")}
-    - {"datalad.md", "install.md", "private.md", "recipes.md", "takedown.md"}
+    - {"datalad.md", "install.md", "interchange.md", "private.md", "recipes.md", "takedown.md"}
+    - {"watch.md"}  # tests/lab has its commands, and those of interchange.md
 )
 """The pages that are typed from the first line to the last; the others have examples."""
 DANDISET = {"000027": "000002", "0.210831.2033": "0.240301.1055", "sub-RAT123": "sub-201"}
