@@ -33,7 +33,7 @@ class BossChecks:
     def __init__(self, source: BossSource) -> None:
         self._session = source.session
         self._api = source.options.base
-        self._client = BossClient(source.session, self._api, source.options.token_env)
+        self._client = BossClient(source.session, self._api, source.options.token)
 
     @cached_property
     def _channel(self) -> tuple[str, str, str] | None:

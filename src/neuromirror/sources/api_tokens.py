@@ -1,16 +1,21 @@
-"""API keys of DANDI archives, where the ``dandi`` client has them.
+"""Tokens of archives, where their own clients have them: ``dandi`` and ``intern``.
 
 ``dandi`` reads the key from a variable that is named after the instance (``DANDI_API_KEY``), or
 else from the user's keyring, where it stores a key that was typed in (dandi: DandiAPIClient).
+``intern`` reads the token of a BOSS from ``~/.intern/intern.cfg`` (intern: Remote).
 """
 
 from __future__ import annotations
 
+import configparser
+import os
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from neuromirror.model import declare_secrets
 from neuromirror.net import CredentialsError, TokenSource
 
 INSTANCES: Final[Mapping[str, str]] = {
@@ -27,6 +32,9 @@ A dataset can name any URL, and must not be able to obtain a key by it: no host 
 """
 
 _USER: Final = "key"
+_INTERN_FILE: Final = "~/.intern/intern.cfg"
+_PUBLIC: Final = "public"
+"""The token of anonymous requests."""
 
 
 def api_key_variable(instance: str) -> str:
@@ -106,3 +114,68 @@ class DandiKey(TokenSource):
                 identity=self.service,
                 cause_name=kind,
             ) from None
+
+
+class InternToken(TokenSource):
+    """The token of a BOSS: in a variable, in those of ``intern``, or in its file.
+
+    Parameters
+    ----------
+    host
+        The host of the BOSS, with its port. A token for another host is not used.
+    variables
+        The variables that are used before those of ``intern``.
+    """
+
+    def __init__(self, host: str, *variables: str) -> None:
+        super().__init__(*variables)
+        declare_secrets(["INTERN_TOKEN"])
+        self.host = host
+
+    @property
+    def label(self) -> str:
+        """Where the token is, or where to put it."""
+        return f"{super().label} or {_INTERN_FILE}"
+
+    def read(self) -> str:
+        """Return the token; empty if there is none.
+
+        Raises
+        ------
+        CredentialsError
+            If the file of ``intern`` cannot be read.
+        """
+        found = super().read()
+        if not found and os.environ.get("INTERN_HOST", "") == self.host:
+            found = os.environ.get("INTERN_TOKEN", "").strip()
+        return found or self._read_file()
+
+    def known(self) -> str:
+        """Return the token; empty if it cannot be read."""
+        try:
+            return self.read()
+        except CredentialsError:
+            return ""
+
+    def _read_file(self) -> str:
+        parser = configparser.ConfigParser(interpolation=None)
+        try:
+            path = Path(_INTERN_FILE).expanduser()
+            if not path.is_file():
+                return ""
+            parser.read_string(path.read_text("utf-8"))
+        # RuntimeError: there is no home folder
+        except (OSError, RuntimeError, UnicodeDecodeError, configparser.Error) as error:
+            kind = type(error).__name__
+            raise CredentialsError(
+                f"{_INTERN_FILE} cannot be read ({kind}); correct it, or set the variable"
+                f" {self.variables[0]}",
+                identity=_INTERN_FILE,
+                cause_name=kind,
+            ) from None
+        for name in parser.sections():
+            section = parser[name]
+            token = section.get("token", "").strip()
+            if section.get("host", "").strip() == self.host and token not in ("", _PUBLIC):
+                return token
+        return ""

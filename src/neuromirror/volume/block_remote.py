@@ -25,6 +25,7 @@ from neuromirror.annex import (
 )
 from neuromirror.model import NeuromirrorError, environment_without_secrets
 from neuromirror.net import (
+    CredentialsError,
     HostCircuitBreaker,
     IncompleteResponseError,
     NetError,
@@ -33,6 +34,7 @@ from neuromirror.net import (
     UnsafeAddressError,
     only_host_of,
 )
+from neuromirror.sources.api_tokens import InternToken
 from neuromirror.sources.volumes import (
     ITEM_SIZES,
     PARALLEL,
@@ -54,6 +56,7 @@ _PROGRESS_SECONDS = 0.2
 
 _ATTEMPTS = 3
 _GONE_STATUSES = (404, 410)
+_REFUSED_STATUSES = (401, 403)
 _CREDENTIALS = "token"
 
 
@@ -79,6 +82,7 @@ class BlockRemote:
         # kept while git-annex runs this program
         self._breaker = HostCircuitBreaker(failures=2, seconds=0.0, retry_after=None)
         self._mismatch_counts: dict[str, int] = {}
+        self._restricted_channels: set[str] = set()
 
     def initremote(self) -> None:
         """Copy the token for ``host`` from the environment to git-annex's credentials."""
@@ -224,16 +228,38 @@ class BlockRemote:
         token, name = token_from_environment(url.host), token_variable(url.host)
         if token is None and (token := self._stored_token(url.host)) is not None:
             name = f"git-annex's credentials of the remote for {url.host}"
-        return fetch_block(
-            self._session(url),
-            url,
-            size=size,
-            token=token,
-            token_name=name,
-            progress=progress,
-            breaker=self._breaker,
-            parallel=PARALLEL,
-        )
+        channel = f"{url.host}/{url.path}"
+        own, problem = ("", "") if token is not None else _intern_token(url)
+        if own and channel in self._restricted_channels:
+            token = own
+
+        def fetch(token: str | None) -> Iterator[bytes | memoryview]:
+            return fetch_block(
+                self._session(url),
+                url,
+                size=size,
+                token=token,
+                token_name=name,
+                progress=progress,
+                # a refused anonymous request is no failure of the host if there is a token
+                breaker=self._breaker if token is not None or not own else None,
+                parallel=PARALLEL,
+            )
+
+        received = False
+        try:
+            for piece in fetch(token):
+                received = True
+                yield piece
+        except NetError as error:
+            if received or token is not None or error.status not in _REFUSED_STATUSES:
+                raise
+            if problem:
+                raise NetError(f"{error}; {problem}", url=error.url, status=error.status) from error
+            if not own:
+                raise
+            self._restricted_channels.add(channel)
+            yield from fetch(own)
 
     def _stored_token(self, host: str) -> str | None:
         """Return the token in git-annex's credentials, if it is for this host."""
@@ -274,6 +300,19 @@ class BlockRemote:
             )
             self._allowed_addresses_cache = done.stdout.split()
         return self._allowed_addresses_cache
+
+
+def _intern_token(url: BlockUrl) -> tuple[str, str]:
+    """Return the token in intern's file or variables, and why it cannot be read.
+
+    Public blocks are requested without it, so that they do not depend on the file.
+    """
+    if url.scheme != "boss":
+        return "", ""
+    try:
+        return InternToken(url.host, token_variable(url.host)).read(), ""
+    except CredentialsError as error:
+        return "", str(error)
 
 
 def _with_retries(step: Callable[[BlockUrl], None], url: BlockUrl) -> None:

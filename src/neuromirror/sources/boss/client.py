@@ -7,7 +7,6 @@ source code (jhuapl-boss/boss).
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import quote
@@ -21,6 +20,7 @@ from neuromirror.net import (
     Response,
     ServerError,
     Session,
+    TokenSource,
 )
 from neuromirror.sources.boss.intern_client import InternClient
 from neuromirror.sources.errors import UnexpectedReplyError
@@ -46,20 +46,20 @@ class BossClient:
         Sends the requests.
     api
         The base URL with the version (``https://api.bossdb.io/v1``).
-    token_env
-        Name of the environment variable with the session's token.
+    token
+        The source of the session's token; None for a session without one.
     """
 
-    def __init__(self, session: Session, api: str, token_env: str | None) -> None:
+    def __init__(self, session: Session, api: str, token: TokenSource | None) -> None:
         self._session = session
         self._api = api
-        self._token_env = token_env
+        self._token = token
         self._intern = InternClient(self._json, api)
 
     @property
     def has_token(self) -> bool:
-        """Whether the environment variable has a token now."""
-        return self._token_env is not None and bool(os.environ.get(self._token_env, "").strip())
+        """Whether there is a token now."""
+        return self._token is not None and bool(self._token.read())
 
     def collections(self) -> list[str]:
         """Return the names of all collections, sorted."""
@@ -138,19 +138,20 @@ class BossClient:
         try:
             return _read(self._session, self._api, relative_url)
         except AccessDeniedError as error:
-            if self._token_env is None or self.has_token:
+            if self._token is None or self.has_token:
                 raise
             raise AccessDeniedError(
-                f"{error.url} refuses access (HTTP {error.status}); set the environment variable "
-                f"{self._token_env} to a token with access",
+                f"{error.url} refuses access (HTTP {error.status}); set "
+                f"{self._token.label} to a token with access",
                 url=error.url,
                 status=error.status,
             ) from error
         except ServerError as error:
             if error.status == 500 and self.has_token and self._allows_anonymous():
                 raise WrongTokenError(
-                    f"{error.url} fails (HTTP 500) with the token in the environment variable "
-                    f"{self._token_env}, but {self._api} replies without one: the token is wrong "
+                    f"{error.url} fails (HTTP 500) with the token in "
+                    f"{self._token.label if self._token else 'the session'}, but {self._api}"
+                    " replies without one: the token is wrong "
                     "or has expired; set another, or unset it to read public channels",
                     url=error.url,
                     status=error.status,

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
+from neuromirror.net import TokenSource
+from neuromirror.sources.api_tokens import InternToken
 from neuromirror.sources.volumes import VolumeOptions
+from neuromirror.sources.volumes.tokens import token_variable
 
 _VERSIONS: Final = ("v1", "latest")
 
@@ -19,11 +22,19 @@ class BossOptions(VolumeOptions):
         The service's base URL. It may end with the API's version (``https://api.bossdb.io/v1``, or
         ``/latest``); the default is version 1.
     restricted
-        What to do with channels that require a token: ``skip``, or ``mirror`` them like the others
-        into the same store.
+        What to do with channels that require a token: ``skip``, mirror them in the ``private``
+        store, or ``mirror`` them like the others into the same store.
     """
 
-    restricted: Literal["skip", "mirror"] = "skip"
+    restricted: Literal["skip", "private", "mirror"] = "skip"
+
+    @property
+    def token(self) -> TokenSource | None:
+        """The source of the token; only restricted channels need the file of ``intern``."""
+        if self.restricted == "skip":
+            return super().token
+        variable = self.token_env or token_variable(self.host)
+        return InternToken(self.host, variable)
 
     @property
     def service(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final
 from urllib.parse import quote
 
 from neuromirror.model import (
+    ConfigurationError,
     DatasetHint,
     DatasetRef,
     ExcludedEntry,
@@ -22,7 +23,7 @@ from neuromirror.sources.boss.intern_client import is_name
 from neuromirror.sources.boss.options import BossOptions
 from neuromirror.sources.errors import DatasetNotFoundError, UnexpectedReplyError
 from neuromirror.sources.options import may_match_below
-from neuromirror.sources.protocol import Estimate, Listing, VisitContext
+from neuromirror.sources.protocol import EMBARGOED, Estimate, Listing, VisitContext
 from neuromirror.sources.volumes import (
     RESTRICTED,
     UNNAMEABLE,
@@ -36,6 +37,8 @@ from neuromirror.sources.volumes import (
     zarr_documents,
 )
 
+OPENED: Final = "opened"
+"""Why a public channel is unavailable in the source of the restricted ones."""
 LIST_REFUSED: Final = "its list may not be read, so its channels are not mirrored"
 _DEPTH: Final = 3
 
@@ -57,19 +60,56 @@ class BossSource(ChannelSource):
     levels = ("collection", "experiment", "channel")
     Options: ClassVar[type[BossOptions]] = BossOptions
 
-    def __init__(self, mirror: str, options: BossOptions, session: Session) -> None:
+    def __init__(
+        self, mirror: str, options: BossOptions, session: Session, *, is_private: bool = False
+    ) -> None:
         self.mirror = mirror
         self.options = options
         self.session = session
         self.uri = f"boss://{options.host}/{options.prefix}".rstrip("/")
-        self._client = BossClient(session, options.base, options.token_env)
+        self._is_private = is_private
+        self._client = BossClient(session, options.base, options.token)
+        self._anonymous = BossClient(session.anonymous(), options.base, None)
         # Anonymous requests show what is public. A public experiment may be in a private
         # collection, so lists are read with the token.
         self._reader = (
             self._client
-            if options.restricted == "mirror" or options.token_env is None
-            else BossClient(session.anonymous(), options.base, None)
+            if is_private or options.restricted == "mirror" or options.token is None
+            else self._anonymous
         )
+
+    # --- credentials
+
+    @property
+    def is_private_only(self) -> bool:
+        """False: a BOSS has public channels too."""
+        return False
+
+    def private(self) -> BossSource | None:
+        """Return a source of the restricted channels; None if the options do not keep them apart.
+
+        Raises
+        ------
+        ConfigurationError
+            If there is no token.
+        """
+        token = self.options.token
+        if self.options.restricted != "private" or self._is_private or token is None:
+            return None
+        if not token.read():
+            raise ConfigurationError(
+                f'mirror {self.mirror!r}: restricted = "private" needs a token; set {token.label},'
+                ' or write restricted = "skip"'
+            )
+        return BossSource(self.mirror, self.options, self.session, is_private=True)
+
+    def is_open(self, dataset: DatasetRef) -> bool:
+        """Return whether a channel can be read without the token."""
+        return self._anonymous.may_read(*_names(dataset))
+
+    def may_be_public(self, dataset: DatasetRef) -> bool:
+        """Return whether a channel may go into the public store."""
+        return self.options.restricted != "private" or self.is_open(dataset)
 
     # --- discovery
 
@@ -103,8 +143,9 @@ class BossSource(ChannelSource):
             if local_id is None:
                 yield self._notice(found, UNNAMEABLE)
             elif self.options.includes(local_id):
-                restricted = self._is_restricted(found)
-                yield self._hint(found, local_id, RESTRICTED if restricted else None)
+                unavailable = self._why_unavailable(found)
+                if not (self._is_private and unavailable):
+                    yield self._hint(found, local_id, unavailable)
 
     def hint(self, dataset: DatasetRef) -> DatasetHint:
         """Return one channel's hint; raise DatasetNotFoundError."""
@@ -112,8 +153,7 @@ class BossSource(ChannelSource):
         if not self.options.includes(dataset.local_id):
             return self._hint(found, dataset.local_id, "excluded by the mirror's configuration")
         self._channel(dataset, found, self._client)
-        restricted = self._is_restricted(found)
-        return self._hint(found, dataset.local_id, RESTRICTED if restricted else None)
+        return self._hint(found, dataset.local_id, self._why_unavailable(found))
 
     def _hint(self, found: Names, local_id: str, unavailable: str | None) -> DatasetHint:
         # no fingerprint: no cheap request shows whether voxels were written
@@ -124,6 +164,14 @@ class BossSource(ChannelSource):
         """Return whether a channel below may be included, by the literal start of each pattern."""
         prefix = "".join(f"{local_id_of([one])}/" for one in segments)
         return not self.options.include or may_match_below(self.options.include, prefix)
+
+    def _why_unavailable(self, found: Names) -> str | None:
+        """Return why a channel is not mirrored by this source; None if it is."""
+        if self._is_private:
+            return OPENED if self._anonymous.may_read(*found) else None
+        if not self._is_restricted(found):
+            return None
+        return EMBARGOED if self.options.restricted == "private" else RESTRICTED
 
     def _is_restricted(self, found: Names) -> bool:
         """Return whether a channel must be skipped because it requires the token."""

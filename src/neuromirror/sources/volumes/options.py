@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from neuromirror.net import RequestLimits, Session, is_local_name, origin
+from neuromirror.net import RequestLimits, Session, TokenSource, is_local_name, origin
 from neuromirror.sources.options import SourceOptions, base_address
 
 Voxels = Annotated[int, Field(ge=1, le=1 << 20)]
@@ -103,6 +103,11 @@ class VolumeOptions(SourceOptions):
             return False
         return not self.include or any(fnmatchcase(local_id, one) for one in self.include)
 
+    @property
+    def token(self) -> TokenSource | None:
+        """The source of the token; None if requests are anonymous."""
+        return None if self.token_env is None else TokenSource(self.token_env)
+
     def session(self) -> Session:
         """Return a session that sends the token only to the service's host.
 
@@ -111,7 +116,7 @@ class VolumeOptions(SourceOptions):
         private = self.allow_private
         if private is None:
             private = is_local_name(origin(self.api)[1])
-        tokens = {self.api: self.token_env} if self.token_env else {}
+        tokens = {} if self.token is None else {self.api: self.token}
         limits = RequestLimits(per_host=24, read=300.0)
         return Session(allow_private=private, tokens=tokens, limits=limits)
 
