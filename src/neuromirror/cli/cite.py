@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from neuromirror.cli.addresses import resolve_version
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import (
     NamedPath,
     Settings,
     print_pieces,
     settings_options,
-    split_version,
 )
 from neuromirror.model.errors import ConfigurationError
 
@@ -119,19 +119,21 @@ def _collection(settings: Settings, what: tuple[str, ...], stack: ExitStack) -> 
 
 def _states(settings: Settings, name: str, stack: ExitStack) -> list[CitedState]:
     """Return the states of a lock file, a clone or a version."""
+    from neuromirror.index import IndexMissingError
     from neuromirror.lab.cite import (
         NothingToCiteError,
         state_of_clone,
         state_of_version,
         states_of_lock,
     )
+    from neuromirror.model.errors import UnknownAddressError
+    from neuromirror.store import NotAStoreError
 
     path = Path(name)
     if not name:
         raise NothingToCiteError("an argument is empty; is a variable of your script unset?")
     if path.is_file():
         from neuromirror.lab.lockfile import load_lock
-        from neuromirror.store import NotAStoreError
 
         try:
             store = settings.store()
@@ -145,11 +147,14 @@ def _states(settings: Settings, name: str, stack: ExitStack) -> list[CitedState]
         return states
     if path.is_dir():
         return [state_of_clone(path)]
-    if ":" not in name:
+    try:
+        with settings.index() as index:
+            row = resolve_version(settings, index, name)[1]
+    except (UnknownAddressError, NotAStoreError, IndexMissingError) as error:
+        if ":" in name:
+            raise
         raise NothingToCiteError(
             f"{name!r} is not a lock file, a clone or a version; write a version as "
             "<mirror>:<id>@<label>, for example dandi:000027@0.210831.2033"
-        )
-    with settings.index() as index:
-        row = index.resolve(*split_version(name))
+        ) from error
     return [state_of_version(settings.store(), row)]

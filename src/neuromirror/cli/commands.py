@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -18,10 +19,20 @@ from neuromirror.cli.common import (
     printable,
     settings_from_environment,
 )
-from neuromirror.model.errors import NeuromirrorError
+from neuromirror.model.errors import NeuromirrorError, UnknownAddressError
 
 _COMMON_OPTIONS = {"--mirrors", "--store", "--index", "--json", "--help"}
 """Options that every command has; its help shows them last."""
+
+_OTHER_NAMES = {
+    "search": "'neuromirror list --search WORDS'",
+    "download": "'neuromirror get'",
+    "ls": "'neuromirror list' or 'neuromirror files VERSION'",
+    "update": "'neuromirror sync'",
+    "checksum": "'neuromirror verify'",
+    "info": "'neuromirror show'",
+}
+"""Names that other programs have for commands."""
 
 _FREE_SPACE = "Free some disk space and run the command again."
 _PERMISSIONS = "Change its permissions, or name another location with --store or --index."
@@ -112,6 +123,20 @@ class CommandGroup(click.Group):
             self.add_command(member)
         self.sections[title] = tuple(member.name or "" for member in members)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command; the error for a name of another program suggests the command."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            usual = _OTHER_NAMES.get(args[0])
+            near = [usual] if usual else get_close_matches(args[0], self.commands, 2)
+            if not near:
+                raise
+            message = f"{args[0]!r} is no command; did you mean {' or '.join(near)}?"
+            raise click.UsageError(message, ctx) from error
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands, section by section."""
         return list(self.commands)
@@ -132,8 +157,11 @@ class CommandGroup(click.Group):
         """Run a command; print its error to stderr and exit with the code of the error."""
         forbid_core_dumps()
         ctx.obj = settings_from_environment()
+        suggestions: tuple[str, ...] = ()
         try:
             return super().invoke(ctx)
+        except UnknownAddressError as error:
+            message, code, suggestions = str(error), error.exit_code, error.suggestions
         except NeuromirrorError as error:
             message, code = str(error), error.exit_code
         except BrokenPipeError:
@@ -149,6 +177,7 @@ class CommandGroup(click.Group):
                 "action": ctx.invoked_subcommand or "",
                 "status": "error",
                 "message": message,
+                **({"suggestions": list(suggestions)} if suggestions else {}),
             }
             click.echo(json_line(record))
         click.echo("\n".join(map(printable, f"neuromirror: {message}".splitlines())), err=True)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
+from neuromirror.cli.addresses import find_address
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import Settings, settings_options, split_condition
 from neuromirror.model.display import format_bytes
+from neuromirror.model.errors import UnknownAddressError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +65,7 @@ def list_command(
 
     rows = []
     where = [split_condition(condition) for condition in conditions]
-    with settings.index() as index:
+    with settings.index() as index, _search_suggested(mirror):
         for dataset in index.datasets(
             mirror, where=where, text=search_terms, subdatasets=subdatasets
         ):
@@ -86,6 +91,18 @@ def list_command(
         settings.print_text("the store has no datasets yet; run 'neuromirror sync'")
 
 
+@contextmanager
+def _search_suggested(word: str | None) -> Iterator[None]:
+    """Suggest a search for a word that is not the name of a mirror."""
+    from neuromirror.index import UnknownMirrorError
+
+    try:
+        yield
+    except UnknownMirrorError as error:
+        suggestion = f"'neuromirror list --search {shlex.quote(word or '')}'"
+        raise UnknownAddressError(str(error), [suggestion]) from error
+
+
 @command("versions", example="neuromirror versions dandi:000027")
 @argument("dataset", help="A dataset, e.g. dandi:000027.")
 @settings_options
@@ -100,6 +117,7 @@ def versions_command(settings: Settings, dataset: str) -> None:
 
     rows = []
     with settings.index() as index:
+        dataset = find_address(settings, dataset, index).dataset
         for version in index.versions(dataset):
             settings.emit("versions", ListedVersion.of(version).plain())
             rows.append(

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from neuromirror.cli.addresses import resolve_version
 from neuromirror.cli.commands import argument, command
-from neuromirror.cli.common import Settings, settings_options, split_version
+from neuromirror.cli.common import Settings, settings_options
 from neuromirror.model.display import format_bytes
 from neuromirror.model.errors import ConfigurationError
 
@@ -114,7 +115,7 @@ class _Sides:
             store = self._settings.store()
             index = self._stack.enter_context(self._settings.index())
             self._version = lambda name: version_side(
-                store, index, index.resolve(*split_version(name))
+                store, index, resolve_version(self._settings, index, name)[1]
             )
         return self._version
 

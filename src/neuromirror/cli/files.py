@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from neuromirror.cli.addresses import resolve_version
 from neuromirror.cli.commands import argument, command
-from neuromirror.cli.common import Settings, printable, settings_options, split_version
+from neuromirror.cli.common import Settings, printable, settings_options
 from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from neuromirror.cli.shapes import ListedFile
+    from neuromirror.config.addresses import Address
     from neuromirror.index import Index, VersionRow
 
 _MAX_SHOWN = 10
@@ -52,24 +54,29 @@ def files_command(settings: Settings, version: str, *, form: str) -> None:
     """
     from neuromirror.cli.shapes import ListedSubdataset
 
-    name, label = split_version(version)
     if form == "sha256sum" and settings.json:
         raise ConfigurationError(
             "--format sha256sum and --json exclude each other; --json alone prints all checksums"
         )
     with settings.index() as index:
-        row = index.resolve(name, label)
+        address, row = resolve_version(settings, index, version)
+        name, selected = address.dataset, _selection(address)
         # closed before the index, also if the reader of the output exits
         with closing(_files(index, row, settings)) as files:
             if form == "sha256sum":
-                sys.exit(_print_sha256sums(files, _omissions(index, row)))
+                chosen = (file for file in files if selected(file.path))
+                sys.exit(_print_sha256sums(chosen, _omissions(index, row)))
             for file in files:
+                if not selected(file.path):
+                    continue
                 record = {"type": "file", "dataset": name, "version": row.label, **file.plain()}
                 status = "checked" if file.checked else "claimed"
                 digest = file.evidence_digest or file.evidence
                 line = _file_line(digest, status, file.size, file.path)
                 settings.emit("files", record, line)
         for one in index.subdatasets(row):
+            if not selected(one.path):
+                continue
             record = {
                 "type": "subdataset",
                 **ListedSubdataset.of(one).plain(),
@@ -80,10 +87,18 @@ def files_command(settings: Settings, version: str, *, form: str) -> None:
             settings.emit("files", record, line)
         exceptions = index.exceptions(row)
     for exception in exceptions:
+        if not selected(exception["path"]):
+            continue
         record = {"type": "exception", "dataset": name, "version": row.label, **exception}
         settings.emit("files", {**record, "status": "impossible", "message": exception["detail"]})
         reason = f"not mirrored: {exception['reason']}"
         settings.print_text(_file_line(reason, "", exception["size"], exception["path"]))
+
+
+def _selection(address: Address) -> Callable[[str], bool]:
+    """Return whether a path is the file or below the folder that an address names."""
+    chosen = address.path
+    return lambda path: chosen is None or path == chosen or path.startswith(f"{chosen}/")
 
 
 def _files(

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from neuromirror.cli.addresses import resolve_version
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import (
     NamedPath,
     Settings,
     printable,
     settings_options,
-    split_version,
 )
 from neuromirror.cli.restore import progress_line
 from neuromirror.model.display import format_bytes
@@ -109,6 +109,7 @@ def pin_command(
     file.
     """
     from neuromirror.lab.clone_urls import is_per_dataset
+    from neuromirror.lab.globs import escape
     from neuromirror.lab.pin import PinRequest, pin, pin_request_for_clone
 
     if not versions and not remove:
@@ -127,7 +128,9 @@ def pin_command(
     def pin_request(name: str, index: Index) -> PinRequest:
         if Path(name).is_dir():
             return pin_request_for_clone(Path(name), index, globs, clones or None, bundle)
-        return PinRequest(*split_version(name), globs, clones or None, bundle)
+        address, _ = resolve_version(settings, index, name)
+        chosen = globs if address.path is None or globs is not None else (escape(address.path),)
+        return PinRequest(address.dataset, address.label, chosen, clones or None, bundle)
 
     with settings.index() as index, progress_line("pinning") as progress:
         store = settings.store()

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from neuromirror.cli.addresses import resolve_version
 from neuromirror.cli.commands import argument, command
-from neuromirror.cli.common import NamedPath, Settings, settings_options, split_version
+from neuromirror.cli.common import NamedPath, Settings, settings_options
 from neuromirror.cli.restore import progress_line
 from neuromirror.model.errors import ConfigurationError, NeuromirrorError
 
@@ -62,7 +63,7 @@ def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Pa
         index = stack.enter_context(settings.index())
         rows = {
             row.name: (row, find_mirror(mirrors, row.mirror))
-            for row in (index.resolve(*split_version(name)) for name in versions)
+            for row in (resolve_version(settings, index, name)[1] for name in versions)
         }
         scratch = stack.enter_context(_scratch(keep, private=is_private_store(store.root)))
         for number, (row, mirror) in enumerate(rows.values()):

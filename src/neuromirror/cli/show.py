@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from neuromirror.cli.addresses import resolve_version
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import (
     Settings,
     format_traffic,
     settings_options,
-    split_version,
 )
 from neuromirror.cli.datasets import format_counts
 from neuromirror.model import Retention, alias_of, format_bytes
@@ -43,10 +43,10 @@ def show_command(settings: Settings, version: str) -> None:
     from neuromirror.cli.shapes import ShownVersion
     from neuromirror.index.shapes import Link
 
-    name, label = split_version(version)
     with settings.index() as index:
+        address, row = resolve_version(settings, index, version)
+        name = address.dataset
         dataset = index.dataset(name)
-        row = index.resolve(name, label)
         exceptions = index.exceptions(row)
         attributes = index.attributes(row)
         subdatasets = list(index.subdatasets(row))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from neuromirror.cli.addresses import find_address
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import (
     NamedPath,
@@ -23,8 +24,12 @@ from neuromirror.cli.common import (
     settings_options,
 )
 from neuromirror.model.display import format_bytes
+from neuromirror.model.errors import UnknownAddressError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from neuromirror.config.mirror_files import Mirror
     from neuromirror.crawl import Result, Sync
     from neuromirror.index import Index
     from neuromirror.sources import Estimate
@@ -114,6 +119,7 @@ def sync_command(
     if private_store is None and (named := os.environ.get("NEUROMIRROR_PRIVATE_STORE")):
         private_store = Path(named)
     mirrors = settings.mirrors()
+    names = tuple(_dataset_name(settings, name, mirrors) for name in names)
     requests = parse_sync_requests(names, mirrors if names else settings.local_mirrors())
     require_public_store(settings.store_folder)
     private = PrivateStore(private_store, Store(settings.store_folder.absolute()))
@@ -143,6 +149,19 @@ def sync_command(
         if not quiet:
             _print_traffic(run)
     sys.exit(code)
+
+
+def _dataset_name(settings: Settings, name: str, mirrors: Mapping[str, Mirror]) -> str:
+    """Return the name of the dataset at an address; names of mirrors stay as they are."""
+    mirror, colon, local_id = name.partition(":")
+    if mirror in mirrors and (not local_id or "@" in local_id):
+        return name
+    try:
+        return find_address(settings, name).dataset
+    except UnknownAddressError:
+        if colon:
+            raise
+        return name
 
 
 @contextmanager

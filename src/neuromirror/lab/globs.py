@@ -30,6 +30,11 @@ _Node = dict[str, "_Node | None"]
 """Names in a folder; None for a name that is selected with all its files."""
 
 
+def escape(path: str) -> str:
+    """Return a glob that matches exactly this path, and what is below it."""
+    return re.sub(r"[*?[]", r"[\g<0>]", path)
+
+
 class Globs:
     """A set of globs; an empty set selects all files.
 

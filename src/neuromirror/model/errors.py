@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class NeuromirrorError(Exception):
     """An error whose message states what failed, on which object, why, and what to do next.
@@ -34,3 +36,20 @@ class ConfigurationError(NeuromirrorError):
     """The configuration or the command line is invalid."""
 
     exit_code = 2
+
+
+class UnknownAddressError(ConfigurationError):
+    """A name or address is not understood, or names nothing that is known.
+
+    Parameters
+    ----------
+    message
+        The message, without the suggestions.
+    suggestions
+        Names that the user may have meant, the nearest first.
+    """
+
+    def __init__(self, message: str, suggestions: Sequence[str] = ()) -> None:
+        nearest = f"did you mean {' or '.join(suggestions)}?" if suggestions else ""
+        super().__init__(message, hint=nearest)
+        self.suggestions = tuple(suggestions)

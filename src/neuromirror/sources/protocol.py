@@ -436,6 +436,30 @@ class EmbargoAwareSource(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class LocatedDataset:
+    """The dataset that an address of upstream names, with version and path if it names them.
+
+    ``path`` is the path of a file or folder in the dataset, without a final slash.
+    """
+
+    local_id: str
+    version: str | None = None
+    path: str | None = None
+
+
+@runtime_checkable
+class SupportsLocate(Protocol):
+    """A source that understands upstream's own addresses."""
+
+    def locate(self, address: str) -> LocatedDataset | None:
+        """Return what an address of this archive names, without a request.
+
+        None if it is not an address of this archive.
+        """
+        ...
+
+
 class Source(Protocol):
     """One archive, bound to a mirror's name and options.
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from neuromirror.model import (
     ConfigurationError,
@@ -23,7 +24,7 @@ from neuromirror.sources.boss.intern_client import is_name
 from neuromirror.sources.boss.options import BossOptions
 from neuromirror.sources.errors import DatasetNotFoundError, UnexpectedReplyError
 from neuromirror.sources.options import may_match_below
-from neuromirror.sources.protocol import EMBARGOED, Estimate, Listing, VisitContext
+from neuromirror.sources.protocol import EMBARGOED, Estimate, Listing, LocatedDataset, VisitContext
 from neuromirror.sources.volumes import (
     RESTRICTED,
     UNNAMEABLE,
@@ -110,6 +111,23 @@ class BossSource(ChannelSource):
     def may_be_public(self, dataset: DatasetRef) -> bool:
         """Return whether a channel may go into the public store."""
         return self.options.restricted != "private" or self.is_open(dataset)
+
+    def locate(self, address: str) -> LocatedDataset | None:
+        """Return the channel that a URL names; no request is made."""
+        base = re.escape(self.options.service) + r"/(?:v[0-9]+|latest)"
+        prefixes = [re.escape(f"{self.uri}/")]
+        if self.options.host.endswith("bossdb.io"):
+            prefixes.append("bossdb://")
+        prefixes.append(f"{base}/(?:cutout|downsample|image)/")
+        names = r"([^/?#]+)/([^/?#]+)/([^/?#]+)(?:[/?#].*)?"
+        found = re.fullmatch(f"(?:{'|'.join(prefixes)}){names}", address) or re.fullmatch(
+            f"{base}/(?:collection/)([^/]+)/experiment/([^/]+)/channel/([^/?#]+)(?:[/?#].*)?",
+            address,
+        )
+        if found is None:
+            return None
+        local_id = local_id_of([unquote(one) for one in found.groups()])
+        return None if local_id is None else LocatedDataset(local_id)
 
     # --- discovery
 

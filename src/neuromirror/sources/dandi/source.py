@@ -19,6 +19,7 @@ from neuromirror.model import (
     VersionRef,
 )
 from neuromirror.net import AccessDeniedError, NotFoundError, Session
+from neuromirror.sources.dandi import addresses
 from neuromirror.sources.dandi.archive import VERSION_PATTERN, DandiArchive
 from neuromirror.sources.dandi.document import clean
 from neuromirror.sources.dandi.listing import DandisetListing
@@ -28,7 +29,7 @@ from neuromirror.sources.dandi.pending import is_still_pending
 from neuromirror.sources.dandi.versions import DRAFT, OPEN, fingerprint, parse_version
 from neuromirror.sources.dandi.zarr_api import LOCAL_PREFIX
 from neuromirror.sources.errors import DatasetNotFoundError, MalformedIdError, UnexpectedReplyError
-from neuromirror.sources.protocol import EMBARGOED, Estimate, Listing, VisitContext
+from neuromirror.sources.protocol import EMBARGOED, Estimate, Listing, LocatedDataset, VisitContext
 
 _ID: Final = re.compile(r"[0-9]{6}\Z")
 OPENED: Final = "opened"
@@ -65,6 +66,10 @@ class DandiSource:
                 "as 000027"
             )
         return DatasetRef(self.mirror, local_id, f"{self.options.api}/dandisets/{local_id}/")
+
+    def locate(self, address: str) -> LocatedDataset | None:
+        """Return the dandiset, version and path that an address names; no request is made."""
+        return addresses.locate(self.options.api, self.mirror, address)
 
     @property
     def is_private_only(self) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, ClassVar, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from neuromirror.model import (
     DatasetHint,
@@ -37,7 +38,7 @@ from neuromirror.sources.ndstore.channel_info import (
 )
 from neuromirror.sources.ndstore.documents import documents, facts, shift_levels
 from neuromirror.sources.ndstore.options import NdstoreOptions
-from neuromirror.sources.protocol import Estimate, Listing, VisitContext
+from neuromirror.sources.protocol import Estimate, Listing, LocatedDataset, VisitContext
 from neuromirror.sources.volumes import (
     RESTRICTED,
     UNNAMEABLE,
@@ -82,6 +83,15 @@ class NdstoreSource(ChannelSource):
         self.uri = f"ndstore://{options.host}/{options.prefix}".rstrip("/")
         # anonymous requests show what is public; no field states it
         self._reader = session if options.restricted == "mirror" else session.anonymous()
+
+    def locate(self, address: str) -> LocatedDataset | None:
+        """Return the channel that a URL names; no request is made."""
+        for base in (f"{self.uri}/", f"{self.options.api}/"):
+            if address.startswith(base):
+                names = re.split("[?#]", address.removeprefix(base))[0].split("/")[:2]
+                local_id = local_id_of([unquote(one) for one in names])
+                return None if local_id is None or len(names) < 2 else LocatedDataset(local_id)
+        return None
 
     # --- discovery
 

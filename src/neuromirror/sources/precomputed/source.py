@@ -14,7 +14,7 @@ from neuromirror.sources.precomputed.layer_listing import LayerListing
 from neuromirror.sources.precomputed.memo import load_layer_memo
 from neuromirror.sources.precomputed.options import PrecomputedOptions
 from neuromirror.sources.precomputed.search import LayerScope, LayerSearch
-from neuromirror.sources.protocol import EMBARGOED, Listing, VisitContext
+from neuromirror.sources.protocol import EMBARGOED, Listing, LocatedDataset, VisitContext
 from neuromirror.sources.s3 import local_ids
 from neuromirror.sources.s3.bucket_source import BucketSource
 from neuromirror.sources.s3.discovery import Segments
@@ -49,6 +49,18 @@ class PrecomputedSource(BucketSource):
             is_private=is_private,
             shaping=("encodings",),
         )
+
+    def locate(self, address: str) -> LocatedDataset | None:
+        """Return the layer that a URL names, or whose ``info`` it names; no request is made."""
+        key = self.key_of(address)
+        if key is None:
+            return None
+        prefix = key.rstrip(b"/").removesuffix(b"/info")
+        segments = local_ids.split_prefix(prefix + b"/") if prefix else ()
+        if not self._scope.is_layer_position(segments):
+            return None
+        local_id = self._local_id(segments)
+        return None if local_id is None else LocatedDataset(local_id)
 
     def superdataset(self, id_prefix: str) -> DatasetRef | None:
         """Return the superdataset of all layers below a folder; None if it is not a folder."""

@@ -28,6 +28,7 @@ from neuromirror.net import (
 from neuromirror.sources.errors import MalformedIdError
 from neuromirror.sources.protocol import Estimate, Listing, VisitContext
 from neuromirror.sources.s3 import local_ids
+from neuromirror.sources.s3.addresses import key_of
 from neuromirror.sources.s3.bucket_listing import BucketListing, BucketReading
 from neuromirror.sources.s3.discovery import Segments
 from neuromirror.sources.s3.file_naming import OBJECT_NAMING, FileNaming
@@ -144,6 +145,10 @@ class BucketSource:
     def dataset(self, local_id: str) -> DatasetRef:
         """Return the dataset at a prefix; raise MalformedIdError."""
         return self._ref(self._segments(local_id), local_id)
+
+    def key_of(self, address: str) -> bytes | None:
+        """Return the key or prefix that an ``s3://`` or HTTP URL names in this bucket."""
+        return key_of(address, self._settings.bucket, self._settings.endpoint)
 
     def _segments(self, local_id: str) -> Segments:
         if self._is_whole_bucket and local_id == self._settings.bucket:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import ClassVar, Final
 
 from neuromirror.model import DatasetHint, DatasetRef
 from neuromirror.net import NetError, Session
 from neuromirror.sources.errors import DatasetNotFoundError, UnexpectedReplyError
-from neuromirror.sources.protocol import EMBARGOED
+from neuromirror.sources.protocol import EMBARGOED, LocatedDataset
 from neuromirror.sources.s3 import docdb, local_ids
 from neuromirror.sources.s3.aind import AIND
 from neuromirror.sources.s3.bucket_source import BucketSource
@@ -19,6 +20,9 @@ from neuromirror.sources.s3.profile import Profile
 
 _PROFILES: Final[Mapping[str, Profile]] = {"plain": PLAIN, "aind": AIND}
 _SHOWN: Final = 5
+_ASSET_NAME: Final = re.compile(
+    r"[A-Za-z][A-Za-z0-9-]*_[^/:@]*[0-9]{4}-[0-9]{2}-[0-9]{2}_[0-9]{2}-[0-9]{2}-[0-9]{2}[^/:@]*\Z"
+)
 
 
 class S3Source(BucketSource):
@@ -105,6 +109,21 @@ class S3Source(BucketSource):
         # includes the options, so that a change of them causes a visit
         fingerprint = f"{time} {self._shape}" if time else None
         return DatasetHint(self._ref(segments, local_id), fingerprint, title=local_id)
+
+    def locate(self, address: str) -> LocatedDataset | None:
+        """Return what a URL, or the name of an AIND asset, names; no request is made."""
+        key = self.key_of(address)
+        if key is None and self.options.layout == "aind" and _ASSET_NAME.match(address):
+            key = address.encode()
+        if key is None:
+            return None
+        segments = local_ids.split_prefix(key.rstrip(b"/") + b"/") if key.strip(b"/") else ()
+        for end in range(len(segments) + 1):
+            if self._layout.is_root(segments[:end]):
+                local_id = self._local_id(segments[:end])
+                path = b"/".join(segments[end:]).decode("utf-8", "surrogateescape")
+                return None if local_id is None else LocatedDataset(local_id, path=path or None)
+        return None
 
     def _location(self, segments: Segments) -> str:
         """Return an asset's location as DocDB has it."""

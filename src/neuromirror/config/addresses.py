@@ -1,0 +1,198 @@
+"""Addresses: every name and URL under which people know a dataset, a version or a file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any, Final
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from neuromirror.config.mirror_files import Mirror
+from neuromirror.model import ConfigurationError
+from neuromirror.model.errors import UnknownAddressError
+from neuromirror.sources import SupportsLocate
+
+UNDERSTOOD: Final = (
+    "a name (dandi:000027@0.210831.2033), an identifier or DOI, a URL of the archive, of its "
+    "bucket (s3://…) or of a catalogue, the name of an AIND asset, a Neuroglancer link, a commit "
+    "id, SWHID or state digest"
+)
+"""The addresses that :func:`parse_address` understands, for messages."""
+
+_PAGES: Final = frozenset(
+    {"dataset", "file", "volume", "checksums", "cite", "badge", "cutout", "slice"}
+)
+"""First components of the catalogue's pages that name a dataset or version."""
+
+_NEUROGLANCER_KINDS: Final = ("precomputed://", "zarr://", "zarr2://", "zarr3://", "boss://")
+_ID_DIGITS: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What an address names.
+
+    Attributes
+    ----------
+    dataset
+        The name of the dataset: ``dandi:000027``.
+    version
+        The label of the version, or another name of it that the index resolves; None if the
+        address names none.
+    path
+        The path of a file or folder in the dataset, without a final slash; None for the whole
+        dataset. It is a literal path, not a glob.
+    """
+
+    dataset: str
+    version: str | None = None
+    path: str | None = None
+
+    @property
+    def mirror(self) -> str:
+        """The name of the mirror."""
+        return self.dataset.partition(":")[0]
+
+    @property
+    def label(self) -> str:
+        """The label of the version; ``latest`` if the address names none."""
+        return self.version or "latest"
+
+
+def parse_address(
+    text: str,
+    mirrors: Mapping[str, Mirror],
+    lookup: Callable[[str], Address | None] = lambda text: None,
+    known: Callable[[], Iterator[str]] = lambda: iter(()),
+) -> Address:
+    """Return what an address names; no request is made.
+
+    Parameters
+    ----------
+    text
+        The address.
+    mirrors
+        The known mirrors by name.
+    lookup
+        Looks up commit ids, digests, DOIs and URLs of single files in an index.
+    known
+        Yields the names of the datasets in a store, for suggestions.
+
+    Raises
+    ------
+    UnknownAddressError
+        The address is not understood.
+    """
+    address = text.strip()
+    for candidate in _unwrap(address):
+        found = (
+            _catalogue_page(candidate, mirrors)
+            or _own_name(candidate, mirrors)
+            or _locate(candidate, mirrors)
+        )
+        if found is not None:
+            return found
+    found = lookup(address)
+    if found is not None:
+        return found
+    suggestions = tuple(_suggestions(address, mirrors, known))
+    raise UnknownAddressError(
+        f"{text!r}: no dataset has this address. Understood are {UNDERSTOOD}", suggestions
+    )
+
+
+def _own_name(text: str, mirrors: Mapping[str, Mirror]) -> Address | None:
+    """Parse ``dandi:000027`` and ``dandi:000027@0.210831.2033``."""
+    name, at, label = text.partition("@")
+    mirror, colon, local_id = name.partition(":")
+    if not colon or local_id.startswith("//") or mirror not in mirrors or (at and not label):
+        return None
+    try:
+        mirrors[mirror].open().dataset(local_id)
+    except ValueError:
+        return None
+    return Address(name, label or None)
+
+
+def _locate(text: str, mirrors: Mapping[str, Mirror]) -> Address | None:
+    for name, mirror in mirrors.items():
+        source = mirror.open()
+        if isinstance(source, SupportsLocate):
+            found = source.locate(text)
+            if found is not None:
+                return Address(f"{name}:{found.local_id}", found.version, found.path)
+    return None
+
+
+def _catalogue_page(text: str, mirrors: Mapping[str, Mirror]) -> Address | None:
+    """Parse the URL of a page such as ``/dataset/dandi:000027@draft``."""
+    if not text.startswith(("https://", "http://")):
+        return None
+    parts = urlsplit(text)
+    pieces = [one for one in parts.path.split("/") if one]
+    for index, piece in enumerate(pieces[:-1]):
+        if piece not in _PAGES or ":" not in unquote(pieces[index + 1]):
+            continue
+        name = unquote("/".join(pieces[index + 1 :]))
+        query = parse_qs(parts.query)
+        path = (query.get("path") or query.get("under") or [""])[0].strip("/")
+        dataset, _, label = name.partition("@")
+        return replace(Address(dataset, label or None), path=path or None)
+    return None
+
+
+def _unwrap(text: str) -> Iterator[str]:
+    """Yield an address and those within it: ``precomputed://s3://…``, Neuroglancer links."""
+    yield text
+    for kind in _NEUROGLANCER_KINDS:
+        if text.startswith(kind) and "://" in text.removeprefix(kind):
+            yield from _unwrap(text.removeprefix(kind))
+    if text.startswith(("https://", "http://")) and "#!" in text:
+        try:
+            state = json.loads(unquote(text.partition("#!")[2]))
+        except (ValueError, RecursionError):
+            return
+        for source in _layer_sources(state):
+            yield from _unwrap(source)
+
+
+def _layer_sources(state: Any) -> Iterator[str]:
+    """Yield the sources of the layers of a Neuroglancer state, in their order."""
+    layers = state.get("layers") if isinstance(state, dict) else None
+    values = layers.values() if isinstance(layers, dict) else layers
+    for layer in values if isinstance(values, (list, type({}.values()))) else ():
+        source = layer.get("source") if isinstance(layer, dict) else layer
+        for one in source if isinstance(source, list) else [source]:
+            url = one.get("url") if isinstance(one, dict) else one
+            if isinstance(url, str):
+                yield re.split(r"\|", url)[0]
+
+
+def _suggestions(
+    text: str, mirrors: Mapping[str, Mirror], known: Callable[[], Iterator[str]]
+) -> Iterator[str]:
+    name, _, label = text.partition("@")
+    mirror, colon, local_id = name.partition(":")
+    if not colon or "://" in text:
+        yield from get_close_matches(text, list(known()), 3)
+        return
+    near = (
+        mirror
+        if mirror in mirrors
+        else next(iter(get_close_matches(mirror.lower(), list(mirrors), 1)), None)
+    )
+    if near is None:
+        yield from get_close_matches(name, list(known()), 3)
+        return
+    source = mirrors[near].open()
+    for guess in dict.fromkeys((local_id, local_id.zfill(_ID_DIGITS))):
+        try:
+            source.dataset(guess)
+        except (ValueError, ConfigurationError):
+            continue
+        yield f"{near}:{guess}" + f"@{label}" * bool(label)
+        return
+    yield from get_close_matches(f"{near}:{local_id}", list(known()), 3)

@@ -1,0 +1,80 @@
+"""Addresses of dandisets: identifiers, DOIs, and URLs of the API, of the web pages and of dandi.
+
+The dandi package has the names and addresses of the archives. Its own parser is not used, because
+it sends requests to the archive for most addresses.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Final
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from neuromirror.sources.protocol import LocatedDataset
+
+_ID: Final = r"(?P<id>[0-9]{6})"
+_IDENTIFIER: Final = re.compile(
+    rf"(?P<instance>[A-Za-z][A-Za-z-]*):{_ID}(?:[/@](?P<version>[^/@]+))?/?\Z"
+)
+_CLIENT_URL: Final = re.compile(
+    rf"dandi://(?P<instance>[^/]+)/{_ID}(?:@(?P<version>[^/]+))?(?:/(?P<path>.*))?\Z"
+)
+_DOI: Final = re.compile(
+    r"(?:https?://(?:dx\.)?doi\.org/|doi:\s*)?10\.[0-9]{4,9}/"
+    rf"(?P<instance>[a-z-]+)\.{_ID}(?:/(?P<version>[^/]+))?/?\Z",
+    re.IGNORECASE,
+)
+_API_PATH: Final = re.compile(rf"/dandisets/{_ID}(?:/versions/(?P<version>[^/]+))?(?:/.*)?\Z")
+_PAGE_PATH: Final = re.compile(rf"/dandiset/{_ID}(?:/(?P<version>[^/]+))?(?:/files)?/?\Z")
+
+
+@cache
+def _archives() -> dict[str, tuple[str, str]]:
+    """Return the names and web pages of the archives that the dandi package knows, by API URL."""
+    from dandi.consts import known_instances  # type: ignore[import-untyped]
+
+    return {one.api: (one.name, one.gui or "") for one in known_instances.values()}
+
+
+def locate(api: str, mirror: str, address: str) -> LocatedDataset | None:
+    """Return what an address names in the archive with this API URL; no request is made."""
+    for form in (_IDENTIFIER, _CLIENT_URL, _DOI):
+        if (found := form.match(address)) is not None:
+            if not _is_archive(found["instance"], api, mirror):
+                return None
+            path = unquote(found.groupdict().get("path") or "", errors="surrogateescape")
+            return LocatedDataset(found["id"], found["version"], path.strip("/") or None)
+    if not address.startswith(("https://", "http://")):
+        return None
+    if address.startswith(f"{api}/"):
+        return _locate_page(address.removeprefix(api), _API_PATH, "path")
+    page = urlsplit(address)
+    if "/dandiset/" not in f"{page.path}{page.fragment}":
+        return None
+    gui = _archives().get(api, ("", ""))[1]
+    if page.netloc.lower() not in {urlsplit(gui).netloc, f"gui.{urlsplit(gui).netloc}"}:
+        return None
+    # older pages have their path after the #
+    rest = page.fragment or f"{page.path}?{page.query}"
+    return _locate_page(rest, _PAGE_PATH, "location")
+
+
+def _locate_page(rest: str, form: re.Pattern[str], parameter: str) -> LocatedDataset | None:
+    path, _, query = rest.partition("?")
+    found = form.match(path)
+    if found is None:
+        return None
+    values = parse_qs(query, errors="surrogateescape").get(parameter, [""])
+    return LocatedDataset(found["id"], found["version"], values[0].strip("/") or None)
+
+
+def _is_archive(name: str, api: str, mirror: str) -> bool:
+    """Return whether a name in an address is that of the mirror or of its archive."""
+    lowered = name.lower()
+    if lowered == mirror:
+        return True
+    known = _archives().get(api, ("", ""))[0]
+    return lowered in (known, known.removesuffix("-dandi"), known.removeprefix("ember-")) and (
+        lowered != "dandi" or known == "dandi"
+    )

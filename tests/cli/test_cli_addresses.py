@@ -1,0 +1,102 @@
+"""Addresses wherever a command expects a dataset or a version."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from neuromirror_demo import DemoArchive
+from support.command_shell import Shell
+
+NAME = "demo:000002"
+
+
+def api(demo: DemoArchive, rest: str) -> str:
+    return f"{demo.api_url}/dandisets/000002/{rest}"
+
+
+def test_every_command_for_versions_takes_every_address(
+    synced: Shell, shared_demo: DemoArchive
+) -> None:
+    versions = synced.records("versions", NAME)
+    expected = next(one for one in versions if one["kind"] == "published")
+    label, commit = expected["version"], expected["commit"]
+    for address in (
+        f"{NAME}@{label}",
+        f"DEMO:000002/{label}",
+        commit,
+        f"swh:1:rev:{commit}",
+        f"state:{expected['state']}",
+        api(shared_demo, f"versions/{label}/"),
+        f"https://mirror.example.org/dataset/{NAME}@{label}",
+    ):
+        (shown,) = synced.records("show", address)
+        assert (shown["dataset"], shown["commit"]) == (NAME, commit), address
+        assert synced.records("versions", address) == versions
+    assert synced.run("cite", commit).out == synced.run("cite", f"{NAME}@{label}").out
+    assert synced.records("diff", commit, api(shared_demo, "versions/draft/")) == synced.records(
+        "diff", f"{NAME}@{label}", f"{NAME}@draft"
+    )
+
+
+def test_a_path_in_an_address_selects_files(
+    synced: Shell, shared_demo: DemoArchive, tmp_path: Path
+) -> None:
+    files = [one for one in synced.records("files", NAME) if one["type"] == "file"]
+    folder = next(one["path"].split("/")[0] for one in files if "/" in one["path"])
+    below = [one["path"] for one in files if one["path"].startswith(f"{folder}/")]
+    assert len(below) > 0
+    address = f"https://mirror.example.org/dataset/{NAME}?under={folder}"
+    assert [one["path"] for one in synced.records("files", address)] == below
+    lock = tmp_path / "datasets.lock"
+    synced.run("pin", address, "-o", str(lock))
+    assert folder in lock.read_text()
+
+
+def test_sync_takes_addresses(shell: Shell, demo: DemoArchive) -> None:
+    (done,) = shell.records("sync", api(demo, "versions/draft/"))
+    assert (done["dataset"], done["status"]) == (NAME, "ok")
+    (again,) = shell.records("sync", "DEMO:000002")
+    assert (again["dataset"], again["status"]) == (NAME, "notneeded")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suggestion"),
+    [
+        (["show", "dmeo:000002"], NAME),
+        (["versions", "demo:2"], NAME),
+        (["sync", "demo:2"], NAME),
+        (["sync", "dmeo:000002"], NAME),
+        (["list", "hippocampus"], "'neuromirror list --search hippocampus'"),
+    ],
+)
+def test_a_mistake_has_a_suggestion(synced: Shell, arguments: list[str], suggestion: str) -> None:
+    (failed,) = synced.records(*arguments, code=2)
+    assert suggestion in failed["suggestions"]
+
+
+def test_a_label_with_a_v_or_a_typo_has_a_suggestion(synced: Shell) -> None:
+    label = next(
+        one["version"] for one in synced.records("versions", NAME) if one["kind"] == "published"
+    )
+    for wrong in (f"{NAME}@v{label}", f"{NAME}/{label[:-1]}", f"DEMO:000002@{label}0"):
+        (failed,) = synced.records("show", wrong, code=2)
+        assert failed["suggestions"] == [f"{NAME}@{label}"] or label in str(failed["suggestions"])
+    (failed,) = synced.records("show", f"{NAME}@qqqq", code=2)
+    assert "suggestions" not in failed
+
+
+def test_names_of_other_programs_lead_to_the_command(synced: Shell) -> None:
+    for name, command in (("search", "list --search"), ("download", "get"), ("restroe", "restore")):
+        assert command in synced.run(name, code=2).err
+    synced.run("qqqq", code=2)
+
+
+def test_a_name_in_the_index_needs_no_mirror_file(synced: Shell, tmp_path: Path) -> None:
+    shutil.copytree(synced.mirrors, tmp_path / "mirrors")
+    (tmp_path / "mirrors" / "broken.toml").write_text("source = 7\n")
+    broken = synced.with_changes(mirrors=tmp_path / "mirrors")
+    (shown,) = broken.records("show", NAME)
+    assert shown["dataset"] == NAME

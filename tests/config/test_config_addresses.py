@@ -1,0 +1,172 @@
+"""Addresses: every name and URL under which people know a dataset, a version or a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from neuromirror.config.addresses import Address, parse_address
+from neuromirror.config.builtin_mirrors import load_known_mirrors
+from neuromirror.config.mirror_files import Mirror
+from neuromirror.model.errors import UnknownAddressError
+
+ASSET = "ecephys_625749_2022-08-03_15-15-06"
+LAYER = "nguyen_thomas2022/cb2/em"
+
+
+@pytest.fixture(scope="module")
+def mirrors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Mirror]:
+    """Return the built-in mirrors and one of a bucket with its own endpoint."""
+    folder = tmp_path_factory.mktemp("mirrors")
+    (folder / "lab.toml").write_text(
+        'source = "s3"\n[options]\nbucket = "lab-data"\nendpoint = "http://127.0.0.1:9000/s3"\n'
+    )
+    return load_known_mirrors(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("dandi:000027", Address("dandi:000027")),
+        (" dandi:000027@draft ", Address("dandi:000027", "draft")),
+        ("DANDI:000027", Address("dandi:000027")),
+        ("DANDI:000027/0.210831.2033", Address("dandi:000027", "0.210831.2033")),
+        ("dandi:000027/0.210831.2033", Address("dandi:000027", "0.210831.2033")),
+        ("https://dandiarchive.org/dandiset/000027", Address("dandi:000027")),
+        (
+            "https://dandiarchive.org/dandiset/000027/0.210831.2033/files?location=sub-1%2Fa%5Bb%5D",
+            Address("dandi:000027", "0.210831.2033", "sub-1/a[b]"),
+        ),
+        (
+            "https://gui.dandiarchive.org/#/dandiset/000027/draft/files?location=sub-1%2F",
+            Address("dandi:000027", "draft", "sub-1"),
+        ),
+        (
+            "https://api.dandiarchive.org/api/dandisets/000027/versions/draft/",
+            Address("dandi:000027", "draft"),
+        ),
+        (
+            "https://api.dandiarchive.org/api/dandisets/000027/versions/draft/assets/?path=sub-1",
+            Address("dandi:000027", "draft", "sub-1"),
+        ),
+        ("dandi://dandi/000027@draft/sub-1/", Address("dandi:000027", "draft", "sub-1")),
+        ("dandi://dandi/000027@draft/a%FFb", Address("dandi:000027", "draft", "a\udcffb")),
+        ("dandi://dandi-sandbox/000027", Address("dandi-sandbox:000027")),
+        ("dandi://ember-dandi/000123", Address("ember:000123")),
+        ("EMBER:000123/0.1.2", Address("ember:000123", "0.1.2")),
+        ("https://dandi.emberarchive.org/dandiset/000123", Address("ember:000123")),
+        ("LINC:000123", Address("linc:000123")),
+        ("https://lincbrain.org/dandiset/000123/draft", Address("linc:000123", "draft")),
+        ("10.48324/dandi.000027/0.210831.2033", Address("dandi:000027", "0.210831.2033")),
+        ("https://doi.org/10.48324/dandi.000027", Address("dandi:000027")),
+        (f"s3://aind-open-data/{ASSET}/", Address(f"aind:{ASSET}")),
+        (
+            f"s3://aind-open-data/{ASSET}/ecephys/a#1.json?versionId=abc",
+            Address(f"aind:{ASSET}", None, "ecephys/a#1.json"),
+        ),
+        (
+            f"https://aind-open-data.s3.us-west-2.amazonaws.com/{ASSET}/a%20b",
+            Address(f"aind:{ASSET}", None, "a b"),
+        ),
+        (
+            f"https://s3.us-west-2.amazonaws.com/aind-open-data/{ASSET}/%FF",
+            Address(f"aind:{ASSET}", None, "\udcff"),
+        ),
+        (
+            f"https://aind-open-data.s3.cn-north-1.amazonaws.com.cn/{ASSET}/a",
+            Address(f"aind:{ASSET}", None, "a"),
+        ),
+        (ASSET, Address(f"aind:{ASSET}")),
+        ("http://127.0.0.1:9000/s3/lab-data/mouse/a", Address("lab:mouse", None, "a")),
+        ("bossdb://kasthuri2015/ac4/em", Address("bossdb:kasthuri2015/ac4/em")),
+        ("boss://api.bossdb.io/kasthuri2015/ac4/em", Address("bossdb:kasthuri2015/ac4/em")),
+        (
+            "https://api.bossdb.io/v1/collection/kasthuri2015/experiment/ac4/channel/em",
+            Address("bossdb:kasthuri2015/ac4/em"),
+        ),
+        (
+            "https://api.bossdb.io/v1/cutout/kasthuri2015/ac4/em/0/0:5/0:5/0:5",
+            Address("bossdb:kasthuri2015/ac4/em"),
+        ),
+        (
+            "https://cloud.neurodata.io/nd/ca/kasthuri11/image/info/",
+            Address("neurodata:kasthuri11/image"),
+        ),
+        (f"s3://bossdb-open-data/{LAYER}/info", Address(f"bossdb-open-data:{LAYER}")),
+        (
+            f"precomputed://https://bossdb-open-data.s3.amazonaws.com/{LAYER}",
+            Address(f"bossdb-open-data:{LAYER}"),
+        ),
+        (
+            "https://mirror.example.org/dataset/demo:000002@0.24",
+            Address("demo:000002", "0.24"),
+        ),
+        (
+            "https://mirror.example.org/m/file/demo:000002@draft?path=sub-1%2Fa",
+            Address("demo:000002", "draft", "sub-1/a"),
+        ),
+    ],
+)
+def test_an_address_names_a_dataset(
+    text: str, expected: Address, mirrors: dict[str, Mirror]
+) -> None:
+    assert parse_address(text, mirrors) == expected
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+def test_a_neuroglancer_link_names_the_layer_that_it_contains(
+    as_list: bool, mirrors: dict[str, Mirror]
+) -> None:
+    source = f"precomputed://s3://bossdb-open-data/{LAYER}"
+    layers: object = [
+        {"name": "other", "source": "precomputed://gs://elsewhere/layer"},
+        {"name": "em", "source": [{"url": source}]},
+    ]
+    if not as_list:
+        layers = {"em": {"source": source}}
+    link = "https://neuroglancer-demo.appspot.com/#!" + quote(json.dumps({"layers": layers}))
+    assert parse_address(link, mirrors) == Address(f"bossdb-open-data:{LAYER}")
+
+
+@pytest.mark.parametrize(
+    ("text", "suggestions"),
+    [
+        ("dnadi:000027@draft", ("dandi:000027@draft",)),
+        ("dandi:27", ("dandi:000027",)),
+        ("Dandi:27@draft", ("dandi:000027@draft",)),
+        ("demo:00002", ("demo:000002",)),
+        ("https://example.org/dandiset/000027", ()),
+        ("s3://unknown-bucket/a", ()),
+        ("dandi://unknown/000027", ()),
+        ("https://neuroglancer-demo.appspot.com/#!{", ()),
+        ("dandi:000027@", ("dandi:000027",)),
+        ("", ()),
+    ],
+)
+def test_a_mistake_is_an_error_with_the_nearest_name(
+    text: str, suggestions: tuple[str, ...], mirrors: dict[str, Mirror]
+) -> None:
+    with pytest.raises(UnknownAddressError) as caught:
+        parse_address(text, mirrors, known=lambda: iter(["demo:000002"]))
+    assert caught.value.suggestions == suggestions
+    assert caught.value.exit_code == 2
+
+
+def test_what_only_an_index_knows_is_looked_up(mirrors: dict[str, Mirror]) -> None:
+    commit = "swh:1:rev:" + "0" * 40
+    found = parse_address(commit, mirrors, {commit: Address("demo:000002", "0.24")}.get)
+    assert found == Address("demo:000002", "0.24")
+
+
+def test_an_archive_of_the_lab_is_not_the_one_of_the_same_identifier(tmp_path: Path) -> None:
+    (tmp_path / "dandi.toml").write_text(
+        'source = "dandi"\n[options]\napi = "http://127.0.0.1:9000/api"\n'
+    )
+    mirrors = load_known_mirrors(tmp_path)
+    found = parse_address("http://127.0.0.1:9000/api/dandisets/000001/versions/draft/", mirrors)
+    assert found == Address("dandi:000001", "draft")
+    with pytest.raises(UnknownAddressError):
+        parse_address("https://dandiarchive.org/dandiset/000001", mirrors)
