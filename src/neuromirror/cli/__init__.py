@@ -13,6 +13,7 @@ from neuromirror.cli.backup import backup_command, restore_index_command
 from neuromirror.cli.catalogue import catalogue_command
 from neuromirror.cli.check_archive import check_archive_command
 from neuromirror.cli.cite import cite_command
+from neuromirror.cli.clone import clone_command
 from neuromirror.cli.commands import CommandGroup
 from neuromirror.cli.common import Settings, settings_options
 from neuromirror.cli.config import check_config_command
@@ -100,7 +101,7 @@ main.add_section(
         reproduce_command,
     ],
 )
-main.add_section("Data", [get_command, export_command])
+main.add_section("Data", [clone_command, get_command, export_command])
 main.add_section(
     "Operate",
     [

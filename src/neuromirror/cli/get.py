@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,9 +14,14 @@ import click
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import HostMessages, NamedPath, Settings, settings_options
 from neuromirror.model.display import format_bytes
+from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from neuromirror.lab import Outcome, Tally
+
+_URL_SLASH: Final = re.compile(r"^([a-z0-9+]+):/(?!/)")
+"""The start of a URL, in which a path has one slash only."""
+_ASSET: Final = re.compile(r"_[0-9]{4}-[0-9]{2}-[0-9]{2}_[0-9]{2}-[0-9]{2}-[0-9]{2}[^/]*\Z")
 
 _REFRESH_SECONDS: Final = 0.1
 """Refresh interval of the progress bar, in seconds."""
@@ -25,14 +31,15 @@ _REFRESH_SECONDS: Final = 0.1
     "get",
     example="""\
 neuromirror get sub-01
-neuromirror get -r -J 64 .""",
+neuromirror get -r -J 64 .
+neuromirror get dandi:000027 --into rats""",
 )
 @argument(
     "paths",
     nargs=-1,
     type=NamedPath(),
-    metavar="[PATH]...",
-    help="Files or folders of a clone [default: the current folder].",
+    metavar="[PATH | ADDRESS]...",
+    help="Files or folders of a clone [default: the current folder], or the address of a version.",
 )
 @click.option("-r", "--recursive", is_flag=True, help="Get the files of subdatasets too.")
 @click.option(
@@ -41,6 +48,13 @@ neuromirror get -r -J 64 .""",
     type=click.IntRange(1, 256),
     metavar="N",
     help="Number of files fetched in parallel [default: 32].",
+)
+@click.option(
+    "--into",
+    "output",
+    type=NamedPath(),
+    metavar="DIR",
+    help="For an ADDRESS: folder for the files [default: the last part of the id of the dataset].",
 )
 @click.option(
     "--trust-config",
@@ -52,11 +66,16 @@ def get_command(
     settings: Settings,
     paths: tuple[Path, ...],
     jobs: int | None,
+    output: Path | None,
     *,
     recursive: bool,
     trust_config: bool,
 ) -> None:
-    """Get the content of files in a clone.
+    """Get the content of files in a clone, or the files of a version without a clone.
+
+    A PATH that does not exist and is an address (a name, identifier, DOI or URL) names a version,
+    which is mirrored first if the store lacks it. Its files, or those that the address selects, are
+    put into a folder as plain files with verified content. Existing files are never replaced.
 
     The clone can be of this mirror or of any other dataset of git-annex. A PATH in a subdataset is
     fetched there; DataLad installs missing subdatasets.
@@ -73,31 +92,74 @@ def get_command(
     Exit code: 0 all content is present, 1 a file could not be fetched (with the reason), 2 wrong
     usage, no clone, or a repository that is refused.
     """
-    from neuromirror.lab import Tally
     from neuromirror.transfer import JOBS, get
 
     here = Path.cwd()
+    addresses = [text for path in paths if (text := _address(settings, here, path)) is not None]
+    if addresses and len(addresses) == len(paths):
+        from neuromirror.cli.clone import get_address
+
+        sys.exit(max(get_address(settings, text, output, jobs) for text in addresses))
+    if output is not None:
+        raise ConfigurationError("--into is for addresses; paths of a clone are fetched in place")
     chosen = [here / path for path in paths] or [here]
+    start = here
+    if not _is_in_repository(here):
+        # a path leads to a clone also from outside of it
+        start = chosen[0] if chosen[0].is_dir() else chosen[0].parent
+    sys.exit(
+        print_outcomes(
+            settings,
+            "get",
+            lambda progress: get(
+                start,
+                chosen,
+                recursive=recursive,
+                jobs=jobs or JOBS,
+                trust_config=trust_config,
+                progress=progress,
+            ),
+        )
+    )
+
+
+def _address(settings: Settings, here: Path, path: Path) -> str | None:
+    """Return an argument as an address, if it is one and no file has its name."""
+    text = _URL_SLASH.sub(r"\1://", str(path))
+    if (here / path).is_symlink() or (here / path).exists() or not _may_be_address(text):
+        return None
+    return text
+
+
+def _may_be_address(text: str) -> bool:
+    return ":" in text or text.startswith("10.") or bool(_ASSET.search(text))
+
+
+def _is_in_repository(folder: Path) -> bool:
+    return any((one / ".git").exists() for one in (folder, *folder.parents))
+
+
+def print_outcomes(
+    settings: Settings,
+    action: str,
+    outcomes: Callable[[Callable[[int, int], None]], Iterator[Outcome]],
+) -> int:
+    """Print the outcomes of files, with a progress bar; return the exit code."""
+    from neuromirror.lab import Tally
+
     counted = Tally()
     received = 0
-    hosts = HostMessages("get")
+    hosts = HostMessages(action)
     with _progress() as progress:
-        outcomes = get(
-            here,
-            chosen,
-            recursive=recursive,
-            jobs=jobs or JOBS,
-            trust_config=trust_config,
-            progress=progress,
-        )
-        for outcome in outcomes:
+        for outcome in outcomes(progress):
             counted.add(outcome)
             received += (outcome.size or 0) * (outcome.status == "ok")
             shown = outcome.status != "notneeded" and hosts.is_first(outcome)
-            settings.emit("get", outcome.to_json(), _outcome_line(outcome) if shown else None)
+            record = {**outcome.to_json(), "action": action}
+            settings.emit(action, record, _outcome_line(outcome) if shown else None)
     hosts.print_counts(settings)
     settings.print_text(_summary(counted, received))
-    sys.exit(counted.exit_code)
+    return counted.exit_code
 
 
 @contextmanager

@@ -14,7 +14,13 @@ from neuromirror.cli.common import NamedPath, Settings, settings_options
 
 
 @command("restore", example="neuromirror restore datasets.lock --into data")
-@argument("lock", type=NamedPath(), help='A lock file written by "neuromirror pin".')
+@argument(
+    "lock",
+    type=NamedPath(),
+    default=Path("datasets.lock"),
+    metavar="[LOCK]",
+    help='A lock file written by "neuromirror pin", or its folder [default: datasets.lock].',
+)
 @click.option(
     "--into",
     type=NamedPath(),
@@ -66,7 +72,7 @@ def restore_command(
     from neuromirror.lab.restore import restore
     from neuromirror.transfer import JOBS
 
-    found = load_lock(lock)
+    found = load_lock(lock / "datasets.lock" if lock.is_dir() else lock)
     store = settings.store() if (settings.store_folder / "neuromirror").is_dir() else None
     counted = Tally()
     with progress_line("restoring") as progress:

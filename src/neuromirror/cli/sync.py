@@ -151,6 +151,31 @@ def sync_command(
     sys.exit(code)
 
 
+def sync_datasets(settings: Settings, names: tuple[str, ...]) -> int:
+    """Mirror datasets for another command, and return the exit code; only problems are printed."""
+    from neuromirror.crawl import PrivateStore, Sync, parse_sync_requests
+    from neuromirror.service.leases import open_lease_manager
+    from neuromirror.store import Store
+    from neuromirror.store.private_store import require_public_store
+
+    mirrors = settings.mirrors()
+    requests = parse_sync_requests(names, mirrors)
+    require_public_store(settings.store_folder)
+    private = PrivateStore(None, Store(settings.store_folder.absolute()))
+    private.check_sources([request.mirror.open() for request in requests])
+    store = settings.store(create=True)
+    with open_lease_manager(store.schedule_path, "sync") as claims:
+        claim = None if claims is None else claims.claim
+        run = Sync(store, settings.index_path(store), claim=claim, declared_mirrors=mirrors)
+        with _exit_on_signal(run):
+            code = 0
+            for result in _with_progress(run, run.results(requests)):
+                code = worst_exit_code(code, result.exit_code)
+                if result.exit_code:
+                    settings.emit("sync", asdict(result), format_result(result))
+    return code
+
+
 def _dataset_name(settings: Settings, name: str, mirrors: Mapping[str, Mirror]) -> str:
     """Return the name of the dataset at an address; names of mirrors stay as they are."""
     mirror, colon, local_id = name.partition(":")

@@ -42,7 +42,11 @@ neuromirror verify datasets.lock --in data
 neuromirror verify --remote ./clone""",
 )
 @argument(
-    "target", metavar="LOCK|DIR", type=NamedPath(), help="A lock file, or the folder of a clone."
+    "target",
+    metavar="[LOCK|DIR]",
+    type=NamedPath(),
+    required=False,
+    help="A lock file, or the folder of a clone [default: datasets.lock if it exists, else .].",
 )
 @click.option(
     "--remote",
@@ -69,7 +73,7 @@ neuromirror verify --remote ./clone""",
 @settings_options
 def verify_command(
     settings: Settings,
-    target: Path,
+    target: Path | None,
     *,
     remote: bool,
     full: bool,
@@ -104,6 +108,8 @@ def verify_command(
 
     if remote and full:
         raise ConfigurationError("--remote and --full exclude each other; use one of them")
+    if target is None:
+        target = Path("datasets.lock") if Path("datasets.lock").is_file() else Path()
     mode: Mode = "remote" if remote else "full" if full else "local"
     if not target.exists():
         raise ConfigurationError(

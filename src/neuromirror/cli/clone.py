@@ -1,0 +1,172 @@
+"""``neuromirror clone``, and ``neuromirror get`` of an address."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from neuromirror.cli.addresses import find_address
+from neuromirror.cli.commands import argument, command
+from neuromirror.cli.common import NamedPath, Settings, settings_options
+from neuromirror.model.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from neuromirror.config.addresses import Address
+
+
+@command(
+    "clone",
+    example="""\
+neuromirror clone dandi:000027 --get sub-RAT123
+neuromirror clone https://dandiarchive.org/dandiset/000027/0.210831.2033 data""",
+)
+@argument("address", help="A dataset or version, by name, identifier, DOI or URL.")
+@argument(
+    "folder",
+    required=False,
+    type=NamedPath(),
+    metavar="[DIR]",
+    help="New folder [default: the last part of the id of the dataset].",
+)
+@click.option(
+    "--get",
+    "globs",
+    metavar="GLOB",
+    multiple=True,
+    help="Get files that match, e.g. sub-01, sub-*/anat or **/*.nwb. Repeat to get more.",
+)
+@click.option(
+    "--from",
+    "base",
+    metavar="URL",
+    help="Clone from this catalogue or mirror; the archive and the store are not used.",
+)
+@click.option(
+    "-J",
+    "--jobs",
+    type=click.IntRange(1, 256),
+    metavar="N",
+    help="Number of files fetched in parallel [default: 32].",
+)
+@settings_options
+def clone_command(
+    settings: Settings,
+    address: str,
+    folder: Path | None,
+    globs: tuple[str, ...],
+    base: str | None,
+    jobs: int | None,
+) -> None:
+    """Clone a version with DataLad, mirroring it first if the store lacks it.
+
+    A file or folder in the address is fetched, and what --get selects, also in subdatasets, which
+    are installed. Other content stays at the archive until "neuromirror get" or "datalad get"
+    downloads it.
+
+    Exit code: 0 success, 1 the dataset could not be mirrored or cloned, or a file not fetched,
+    2 wrong usage or an unknown address.
+    """
+    from neuromirror.cli.get import print_outcomes
+    from neuromirror.lab.clone import clone_dataset, get_selected
+    from neuromirror.lab.globs import Globs, escape
+    from neuromirror.transfer import JOBS
+
+    found, url = locate_clone(settings, address, base)
+    target = folder or Path(_last_part(found.dataset))
+    chosen = [*globs, *([escape(found.path)] if found.path else [])]
+    selection = Globs(chosen)
+    clone_dataset(url, target)
+    record = {"path": str(target.absolute()), "dataset": found.dataset, "url": url}
+    settings.emit("clone", record, f"ok         {target}  {found.dataset}")
+    if chosen:
+        sys.exit(
+            print_outcomes(
+                settings,
+                "clone",
+                lambda progress: get_selected(
+                    target.absolute(), selection, jobs=jobs or JOBS, progress=progress
+                ),
+            )
+        )
+
+
+def locate_clone(settings: Settings, text: str, base: str | None) -> tuple[Address, str]:
+    """Return what an address names, and the URL of a clone; sync the dataset if it is missing."""
+    from neuromirror.lab.clone import remote_url, store_url
+    from neuromirror.model import alias_of
+
+    if base is not None:
+        found = find_address(settings, text)
+        return found, remote_url(base, alias_of(found.dataset), found.version)
+    stored = _stored(settings, text)
+    if stored is None:
+        _sync(settings, find_address(settings, text).dataset)
+        stored = _stored(settings, text)
+    if stored is None:
+        raise ConfigurationError(f"{text}: the archive has no such version")
+    found, label = stored
+    return found, store_url(settings.store().root, alias_of(found.dataset), label)
+
+
+def _stored(settings: Settings, text: str) -> tuple[Address, str] | None:
+    """Return what an address names and the label of its version; None if the store lacks it."""
+    from neuromirror.cli.addresses import resolve_version
+    from neuromirror.index import (
+        DatasetWithdrawnError,
+        IndexMissingError,
+        UnknownDatasetError,
+        UnknownMirrorError,
+        UnknownVersionError,
+    )
+    from neuromirror.model.errors import UnknownAddressError
+    from neuromirror.store import NotAStoreError
+
+    try:
+        with settings.index() as index:
+            found, row = resolve_version(settings, index, text)
+    except DatasetWithdrawnError:
+        raise
+    except (
+        IndexMissingError,
+        NotAStoreError,
+        UnknownAddressError,
+        UnknownDatasetError,
+        UnknownMirrorError,
+        UnknownVersionError,
+    ):
+        return None
+    return found, row.label
+
+
+def _sync(settings: Settings, dataset: str) -> None:
+    """Mirror a dataset; exit with the code of the sync if it failed."""
+    from neuromirror.cli.sync import sync_datasets
+
+    code = sync_datasets(settings, (dataset,))
+    if code:
+        sys.exit(code)
+
+
+def get_address(settings: Settings, text: str, output: Path | None, jobs: int | None) -> int:
+    """Put the files that an address names into a folder, without a clone; return the exit code."""
+    from neuromirror.cli.get import print_outcomes
+    from neuromirror.lab.clone import download
+    from neuromirror.lab.globs import Globs, escape
+    from neuromirror.transfer import JOBS
+
+    found, url = locate_clone(settings, text, None)
+    target = (output or Path(_last_part(found.dataset))).absolute()
+    globs = Globs([] if found.path is None else [escape(found.path)])
+    return print_outcomes(
+        settings,
+        "get",
+        lambda progress: download(url, globs, target, jobs=jobs or JOBS, progress=progress),
+    )
+
+
+def _last_part(dataset: str) -> str:
+    """Return the last part of the id of a dataset, as the name of a folder."""
+    return dataset.rpartition("/")[2].rpartition(":")[2]

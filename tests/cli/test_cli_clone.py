@@ -1,0 +1,89 @@
+"""``neuromirror clone``, and ``get`` of an address: from an address to verified files."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuromirror_demo import DemoArchive
+from support.command_shell import Shell
+
+NAME = "demo:000002"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Change to a new empty folder."""
+    made = tmp_path / "work"
+    made.mkdir()
+    monkeypatch.chdir(made)
+    return made
+
+
+def files_of(shell: Shell) -> dict[str, dict[str, Any]]:
+    return {one["path"]: one for one in shell.records("files", NAME) if one["type"] == "file"}
+
+
+def has_content(path: Path, record: dict[str, Any]) -> bool:
+    """Return whether a file has the size, and the sha256 if one is recorded."""
+    data = path.read_bytes()
+    sha256 = record.get("digests", {}).get("sha256") or record.get("sha256")
+    is_right = sha256 is None or hashlib.sha256(data).hexdigest() == sha256.removeprefix("sha256:")
+    return len(data) == record["size"] and is_right
+
+
+def test_clone_mirrors_what_is_missing_and_gets_what_is_selected(
+    shell: Shell, demo: DemoArchive, folder: Path
+) -> None:
+    done = shell.records("clone", NAME, "--get", "**/*.nwb")
+    clone = folder / "000002"
+    assert done[0]["path"] == str(clone)
+    files = files_of(shell)
+    chosen = [path for path in files if path.endswith(".nwb")]
+    assert chosen
+    for path, record in files.items():
+        present = (clone / path).exists()
+        assert present == (path in chosen) or not (clone / path).is_symlink()
+        assert path not in chosen or has_content(clone / path, record)
+    shell.run("verify", str(clone), "--allow-missing")
+    shell.run("clone", NAME, code=2)
+
+
+def test_a_path_in_an_address_is_fetched(shell: Shell, folder: Path) -> None:
+    shell.run("sync", NAME)
+    files = files_of(shell)
+    path = next(one for one in files if "/" in one)
+    shell.run("clone", f"https://m.example.org/file/{NAME}?path={path}", "mine")
+    assert has_content(folder / "mine" / path, files[path])
+    others = [one for one in files if one != path and (folder / "mine" / one).is_symlink()]
+    assert not any((folder / "mine" / one).exists() for one in others)
+    # from outside of the clone
+    other = next(iter(others))
+    shell.run("get", str(Path("mine") / other))
+    assert has_content(folder / "mine" / other, files[other])
+
+
+def test_get_of_an_address_makes_plain_verified_files(
+    shell: Shell, demo: DemoArchive, folder: Path
+) -> None:
+    shell.records("get", f"{demo.api_url}/dandisets/000002/", "--into", "plain")
+    files = files_of(shell)
+    assert files
+    for path, record in files.items():
+        assert not (folder / "plain" / path).is_symlink()
+        assert has_content(folder / "plain" / path, record)
+    assert not list((folder / "plain").glob(".neuromirror-*"))
+    assert not (folder / "plain" / ".git").exists()
+    failed = shell.records("get", NAME, "--into", "plain", code=1)
+    assert {one["status"] for one in failed if one.get("path") in files} == {"error"}
+
+
+def test_a_wrong_url_or_address_is_refused(shell: Shell, folder: Path) -> None:
+    for url in ("file:///etc", "ext::sh -c id", "ftp://example.org", "https://u:p@example.org"):
+        shell.records("clone", NAME, "--from", url, code=2)
+    shell.records("clone", "dmeo:000002", code=2)
+    shell.records("clone", f"{NAME}@9.9.9", code=2)
+    assert not (folder / "000002").exists()
