@@ -174,7 +174,7 @@ def _recorder(settings: Settings) -> Iterator[JournalRecorder | None]:
     try:
         store = settings.store()
     except NotAStoreError:
-        if settings.given_store is not None:
+        if settings.given_store is not None and settings.store_folder != Path("store"):
             raise
         yield None
         return

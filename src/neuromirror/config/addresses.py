@@ -16,8 +16,8 @@ from neuromirror.model.errors import UnknownAddressError
 from neuromirror.sources import SupportsLocate
 
 UNDERSTOOD: Final = (
-    "a name (dandi:000027@0.210831.2033), an identifier or DOI, a URL of the archive, of its "
-    "bucket (s3://…) or of a catalogue, the name of an AIND asset, a Neuroglancer link, a commit "
+    "a name (<mirror>:<id>@<label>, dandi:000027@draft), an identifier, DOI, URL of the archive, "
+    "its bucket (s3://…) or a catalogue, the name of an AIND asset, a Neuroglancer link, a commit "
     "id, SWHID or state digest"
 )
 """The addresses that :func:`parse_address` understands, for messages."""
@@ -95,7 +95,8 @@ def parse_address(
         )
         if found is not None:
             return found
-    found = lookup(address)
+    # an empty label is a variable of a script that is unset
+    found = None if address.endswith("@") else lookup(address)
     if found is not None:
         return found
     suggestions = tuple(_suggestions(address, mirrors, known))
