@@ -46,7 +46,18 @@ FUNCTIONS = {
 CLASSES = {name: one for name, one in PUBLIC.items() if inspect.isclass(one)}
 
 
-COMPLETE = [["lab"], ["sources"], ["store"], ["transfer"], ["volume"]]
+COMPLETE = [
+    ["annex"],
+    ["config"],
+    ["git"],
+    ["lab"],
+    ["mint"],
+    ["model"],
+    ["sources"],
+    ["store"],
+    ["transfer"],
+    ["volume"],
+]
 """Packages in which methods and fields of public classes are documented, too."""
 METHODS = {
     f"{name}.{method}": inspect.unwrap(getattr(member, "__func__", member))

@@ -76,7 +76,13 @@ class EtagDigest:
         self._part = hashlib.md5(usedforsecurity=False)
 
     def update(self, data: bytes | bytearray | memoryview, /) -> None:
-        """Add bytes."""
+        """Add bytes.
+
+        Parameters
+        ----------
+        data
+            The next bytes of the content; parts need not be aligned.
+        """
         view = memoryview(data)
         while view:
             taken = view[: self._left]
@@ -90,7 +96,13 @@ class EtagDigest:
                 self._left = self._size
 
     def hexdigest(self) -> str:
-        """Return the ETag of the bytes so far, ``<md5>-<parts>``."""
+        """Return the ETag of the bytes so far.
+
+        Returns
+        -------
+        str
+            ``<md5>-<parts>``.
+        """
         if self._left == self._size:
             return f"{self._joined.hexdigest()}-{self._parts}"
         joined = self._joined.copy()

@@ -183,6 +183,16 @@ class UrlRemotes:
     def uuids_for(self, urls: list[bytes]) -> tuple[str, ...]:
         """Return the sorted UUIDs of all remotes that download one of the URLs.
 
+        Parameters
+        ----------
+        urls
+            The URLs of one key.
+
+        Returns
+        -------
+        tuple of str
+            The UUIDs, each once.
+
         Raises
         ------
         ValueError

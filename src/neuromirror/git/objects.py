@@ -38,7 +38,23 @@ class ObjectReader:
             self._process = None
 
     def read(self, name: str) -> bytes:
-        """Return the content of an object; raise ObjectMissingError where git has none."""
+        """Return the content of an object.
+
+        Parameters
+        ----------
+        name
+            An object name as git accepts it: an id in hex, a ref, or ``<commit>:<path>``.
+
+        Returns
+        -------
+        bytes
+            The content, without a header.
+
+        Raises
+        ------
+        ObjectMissingError
+            The repository has no such object, or git cannot read it.
+        """
         if "\n" in name:
             raise ObjectMissingError(f"{self._repository}: no git object has the name {name!r}")
         if self._process is None:
@@ -65,11 +81,33 @@ class ObjectReader:
         return data[:-1]
 
     def read_tree(self, sha: bytes) -> dict[bytes, tuple[bytes, bytes]]:
-        """Return a tree's entries: name → (mode, 20-byte id)."""
+        """Return a tree's entries.
+
+        Parameters
+        ----------
+        sha
+            The tree's 20-byte id.
+
+        Returns
+        -------
+        dict
+            Name → (mode, 20-byte id).
+        """
         return {name: (mode, entry) for mode, name, entry in parse_tree(self.read(sha.hex()))}
 
     def read_commit_tree(self, commit: str) -> bytes:
-        """Return the 20-byte id of a commit's tree."""
+        """Return the id of a commit's tree.
+
+        Parameters
+        ----------
+        commit
+            The commit id in hex, or a ref that points to a commit.
+
+        Returns
+        -------
+        bytes
+            The tree's 20-byte id.
+        """
         first = self.read(commit).split(b"\n", 1)[0]
         return bytes.fromhex(first.removeprefix(b"tree ").decode())
 
@@ -104,9 +142,19 @@ class BatchObjectReader:
         self._process.communicate()
 
     def read(self, names: Sequence[bytes]) -> Iterator[bytes | None]:
-        """Yield the contents of objects in order, None for an object that does not exist.
+        """Yield the contents of objects in order.
 
         The iterator must be exhausted before the next call.
+
+        Parameters
+        ----------
+        names
+            Object names, such as ids in hex, without newlines.
+
+        Yields
+        ------
+        bytes or None
+            The content without a header; None for an object that does not exist.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None

@@ -155,6 +155,11 @@ class PackWriter:
             The object's type: ``BLOB``, ``TREE`` or ``COMMIT``.
         data
             The object's content, without a header.
+
+        Returns
+        -------
+        bytes
+            The object's 20-byte id.
         """
         size = len(data)
         if size < _CACHED_SIZES:
@@ -189,7 +194,13 @@ class PackWriter:
             view = view[self._file.write(view) :]
 
     def finish(self) -> Pack | None:
-        """Complete the pack and its index; return None where no object was written."""
+        """Complete the pack and its index.
+
+        Returns
+        -------
+        Pack or None
+            The finished pack; None if no object was written.
+        """
         self._flush()
         table = _ObjectTable(self._buckets)
         self._buckets = []

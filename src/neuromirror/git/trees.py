@@ -110,7 +110,17 @@ class TreeBuilder:
         self._open_trees = [bytearray()]
 
     def add(self, path: bytes, mode: bytes, sha: bytes) -> None:
-        """Add a path that sorts after all earlier ones."""
+        """Add a path that sorts after all earlier ones.
+
+        Parameters
+        ----------
+        path
+            The path in git, in bytes.
+        mode
+            The mode of the entry, such as ``b"100644"``.
+        sha
+            The entry's 20-byte id.
+        """
         folder, _, name = path.rpartition(b"/")
         if folder != self._folder:
             self._enter_folder(folder)
@@ -141,6 +151,11 @@ class TreeBuilder:
         ----------
         extra_entries
             More entries of the root, which replace those of the same name: name → (mode, id).
+
+        Returns
+        -------
+        bytes
+            The root's 20-byte id.
         """
         self._close_below(0)
         if not extra_entries:

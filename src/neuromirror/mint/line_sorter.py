@@ -33,7 +33,13 @@ class LineSorter:
         self._lines.clear()
 
     def add(self, line: bytes) -> None:
-        """Add a line."""
+        """Add a line.
+
+        Parameters
+        ----------
+        line
+            The line, in bytes.
+        """
         self._lines.append(line)
         # 41: the size of a bytes object without its content, and of its list element
         self._size += len(line) + 41

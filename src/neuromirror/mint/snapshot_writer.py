@@ -54,7 +54,22 @@ class Snapshot:
 
     @classmethod
     def from_records(cls, header: SnapshotHeader, records: Path, within: str = "") -> Snapshot:
-        """Return the snapshot whose files are in a file of record lines."""
+        """Return the snapshot whose files are in a file of record lines.
+
+        Parameters
+        ----------
+        header
+            The header of the snapshot.
+        records
+            The file of record lines.
+        within
+            The local id of the dataset that contains this component; empty for other datasets.
+
+        Returns
+        -------
+        Snapshot
+            The snapshot; the file is read again each time its files are iterated.
+        """
         return cls(header, lambda: _read_files(records), records, within)
 
 

@@ -27,6 +27,8 @@ class MirrorSeen:
     ----------
     mirror, source, uri
         The name of the mirror, its kind of source and the URI of upstream.
+    at
+        The time, ISO 8601 in UTC.
     index_entries
         If given, a new limit that also applies to earlier versions: a rebuilt index contains the
         files of each Zarr with at most this many files, and overrides ``VersionMinted.indexed``.
@@ -41,7 +43,17 @@ class MirrorSeen:
 
 @dataclass(frozen=True, slots=True)
 class MirrorProbed:
-    """The capabilities of a mirror's upstream, as its source reports them."""
+    """The capabilities of a mirror's upstream, as its source reports them.
+
+    Attributes
+    ----------
+    mirror
+        The name of the mirror.
+    capabilities
+        Values by the name of the capability.
+    at
+        The time, ISO 8601 in UTC.
+    """
 
     mirror: str
     capabilities: dict[str, str]
@@ -130,7 +142,17 @@ class VersionMinted:
 
 @dataclass(frozen=True, slots=True)
 class AnnexBranchMoved:
-    """The git-annex branch of a dataset changed to ``annex_commit`` without a new version."""
+    """The git-annex branch of a dataset changed to ``annex_commit`` without a new version.
+
+    Attributes
+    ----------
+    mirror, local_id, source_uri
+        The dataset: its mirror, its id in the mirror, and its URI at upstream.
+    annex_commit
+        The new commit of the git-annex branch, in hex.
+    at
+        The time, ISO 8601 in UTC.
+    """
 
     mirror: str
     local_id: str
@@ -212,7 +234,17 @@ class HoldPlaced:
 
 @dataclass(frozen=True, slots=True)
 class HoldReleased:
-    """An operator released a held listing; ``by`` is their login name."""
+    """An operator released a held listing.
+
+    Attributes
+    ----------
+    hold
+        The id of the hold.
+    by
+        The login name of the operator.
+    at
+        The time, ISO 8601 in UTC.
+    """
 
     hold: str
     by: str
@@ -221,7 +253,15 @@ class HoldReleased:
 
 @dataclass(frozen=True, slots=True)
 class HoldLapsed:
-    """A hold that ended because the listing passes the guards again."""
+    """A hold that ended because the listing passes the guards again.
+
+    Attributes
+    ----------
+    hold
+        The id of the hold.
+    at
+        The time, ISO 8601 in UTC.
+    """
 
     hold: str
     at: str
@@ -231,8 +271,21 @@ class HoldLapsed:
 class EventRaised:
     """An event worth recording.
 
-    ``kind`` is ``incident``, ``tombstone``, ``returned``, ``digest-upgrade``, ``unavailable``,
-    ``takedown`` or ``repair``.
+    Attributes
+    ----------
+    mirror
+        The name of the mirror.
+    local_id
+        The dataset's id in the mirror; empty for an event of the whole mirror.
+    kind
+        ``incident``, ``tombstone``, ``returned``, ``digest-upgrade``, ``unavailable``,
+        ``takedown`` or ``repair``.
+    message
+        One sentence for the operator.
+    at
+        The time, ISO 8601 in UTC.
+    data
+        Details as JSON values, by name.
     """
 
     mirror: str
@@ -247,8 +300,16 @@ class EventRaised:
 class LinksFound:
     """The viewer links of a dataset, which replace the earlier ones.
 
-    ``links`` are sorted [kind, URL] pairs. They belong to no version, because they may change
-    while the data stays the same.
+    They belong to no version, because they may change while the data stays the same.
+
+    Attributes
+    ----------
+    mirror, local_id, source_uri
+        The dataset: its mirror, its id in the mirror, and its URI at upstream.
+    links
+        Sorted [kind, URL] pairs.
+    at
+        The time, ISO 8601 in UTC.
     """
 
     mirror: str
@@ -262,8 +323,15 @@ class LinksFound:
 class LocationsChecked:
     """The result of checking whether the locations of a dataset's files are available.
 
-    ``found`` maps a result (``ok``, ``not-found``, ``refused``, ``unsupported``, ``changed``,
-    ``unreachable``, ``unknown``) to the URLs in the records.
+    Attributes
+    ----------
+    mirror, local_id
+        The dataset: its mirror, and its id in the mirror.
+    found
+        The URLs in the records, by result: ``ok``, ``not-found``, ``refused``, ``unsupported``,
+        ``changed``, ``unreachable`` or ``unknown``.
+    at
+        The time, ISO 8601 in UTC.
     """
 
     mirror: str
@@ -304,7 +372,17 @@ class DatasetWithdrawn:
 
 @dataclass(frozen=True, slots=True)
 class DatasetReinstated:
-    """A withdrawn dataset that is available again."""
+    """A withdrawn dataset that is available again.
+
+    Attributes
+    ----------
+    mirror, local_id, source_uri
+        The dataset: its mirror, its id in the mirror, and its URI at upstream.
+    by
+        The login name of the operator.
+    at
+        The time, ISO 8601 in UTC.
+    """
 
     mirror: str
     local_id: str
@@ -341,7 +419,17 @@ class TaskFailed:
 
 @dataclass(frozen=True, slots=True)
 class TaskRecovered:
-    """A task that succeeded after a failure."""
+    """A task that succeeded after a failure.
+
+    Attributes
+    ----------
+    task
+        The name of the task, as in :class:`TaskFailed`.
+    mirror, local_id
+        The dataset; empty for the whole store or mirror.
+    at
+        The time, ISO 8601 in UTC.
+    """
 
     task: str
     mirror: str

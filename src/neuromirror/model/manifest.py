@@ -138,9 +138,21 @@ class StateDigest:
         self._sha256 = hashlib.sha256()
 
     def add(self, line: bytes) -> None:
-        """Add the next line."""
+        """Add the next line.
+
+        Parameters
+        ----------
+        line
+            The line, including its newline.
+        """
         self._sha256.update(line)
 
     def value(self) -> str:
-        """Return the digest of the lines so far, ``sha256:<hex>``."""
+        """Return the digest of the lines so far.
+
+        Returns
+        -------
+        str
+            ``sha256:<hex>``.
+        """
         return f"sha256:{self._sha256.hexdigest()}"

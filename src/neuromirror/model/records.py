@@ -131,7 +131,18 @@ class FileRecord(msgspec.Struct, frozen=True, gc=False):
     retention: Retention = Retention.DRAFT
 
     def digest(self, algorithm: str) -> Digest | None:
-        """Return the digest with this algorithm, or None."""
+        """Return the digest with this algorithm.
+
+        Parameters
+        ----------
+        algorithm
+            The name of the algorithm, such as ``sha256``.
+
+        Returns
+        -------
+        Digest or None
+            None if the record has no such digest.
+        """
         for digest in self.digests:
             if digest.algorithm == algorithm:
                 return digest
@@ -242,7 +253,15 @@ class DatasetRef:
 
 @dataclass(frozen=True, slots=True)
 class FileTotals:
-    """The number of files and bytes of a version."""
+    """The number of files and bytes of a version.
+
+    Attributes
+    ----------
+    files
+        The number of files.
+    bytes
+        The sum of their sizes.
+    """
 
     files: int
     bytes: int

@@ -89,9 +89,26 @@ def is_in_git(entry: SnapshotEntry, form: str) -> bool:
 class RecordLine(msgspec.Struct, omit_defaults=True, gc=False):
     """The JSON object of a record line.
 
-    It has the content of a :class:`SnapshotEntry` as text, and is faster to decode. ``path`` is
-    present only if upstream's name differs from the git path; ``path_hex`` replaces it if
-    upstream's name is not UTF-8.
+    It has the content of a :class:`SnapshotEntry` as text, and is faster to decode.
+
+    Attributes
+    ----------
+    git, key
+        The path in git, and the annex key.
+    retention
+        How long upstream promises to keep the bytes.
+    path
+        Upstream's name, present only if it differs from the path in git.
+    path_hex
+        Replaces ``path`` if upstream's name is not UTF-8.
+    size, part_size
+        The size of the file, and of the parts of its multipart ETag, in bytes; None if unknown.
+    digests, locations
+        The known digests, and the locations of the bytes.
+    time, id
+        Upstream's time and id of the file, if it has them.
+    subdataset
+        The state of the subdataset at this path; None for a file.
     """
 
     git: str
