@@ -30,9 +30,11 @@ command.
 | exit code | meaning |
 |---|---|
 | 0 | success, or nothing to do |
-| 1 | something failed, differs or was not found; see the message |
+| 1 | something failed or was not found, see the message; `diff --exit-code`: the versions differ |
 | 2 | wrong usage or configuration |
-| 3 | a listing is held for approval: `neuromirror release` |
+| 3 | an update is held for approval: `neuromirror holds`, `neuromirror release` |
+| 4 | something is newer: `outdated --exit-code`, `watch --exit-code` |
+| 130, 143 | interrupted by Ctrl-C or SIGTERM |
 """
 
 

@@ -21,10 +21,10 @@ def lock_folder(still_lab: LabStore, tmp_path: Path) -> LockFolder:
     return LockFolder(still_lab.mirror_harness, tmp_path / "paper")
 
 
-def outcomes_by_dataset(paper: LockFolder) -> dict[str, tuple[str, str]]:
-    """Return status and message by dataset."""
+def outcomes_by_dataset(paper: LockFolder) -> dict[str, tuple[bool | None, str]]:
+    """Return whether there is a newer version, and the message, by dataset."""
     with paper.mirror_harness.index() as index:
-        return {one.path: (one.status, one.message) for one in find_outdated(paper.lock, index)}
+        return {one.path: (one.newer, one.message) for one in find_outdated(paper.lock, index)}
 
 
 def test_a_newer_published_version_is_reported(
@@ -33,11 +33,11 @@ def test_a_newer_published_version_is_reported(
     old, new = still_lab.labels(PUBLISHED)
     lock_folder.pin(f"{PUBLISHED}@{old}", DRAFT)
     found = outcomes_by_dataset(lock_folder)
-    assert [status for status, _ in found.values()] == ["ok", "notneeded"]
+    assert [newer for newer, _ in found.values()] == [True, False]
     assert f"{old} is pinned, {new} from 2024" in found[PUBLISHED][1]
     assert "other files" in found[PUBLISHED][1]
     lock_folder.pin(PUBLISHED)
-    assert outcomes_by_dataset(lock_folder)[PUBLISHED][0] == "notneeded"
+    assert outcomes_by_dataset(lock_folder)[PUBLISHED][0] is False
 
 
 def test_a_draft_is_compared_with_the_draft(
@@ -48,20 +48,20 @@ def test_a_draft_is_compared_with_the_draft(
     other = LockFolder(lab.mirror_harness, tmp_path / "other")
     paper.pin(f"{PUBLISHED}@draft")
     other.pin(PUBLISHED)
-    assert outcomes_by_dataset(paper)[PUBLISHED][0] == "notneeded"
+    assert outcomes_by_dataset(paper)[PUBLISHED][0] is False
     demo.set_metadata("000002", title="Another title")
     lab.mirror_harness.sync(PUBLISHED)
-    status, message = outcomes_by_dataset(paper)[PUBLISHED]
-    assert (status, message.endswith("the same files, other metadata")) == ("ok", True)
+    newer, message = outcomes_by_dataset(paper)[PUBLISHED]
+    assert (newer, message.endswith("the same files, other metadata")) == (True, True)
     # a new draft does not make a published pin outdated
-    assert outcomes_by_dataset(other)[PUBLISHED][0] == "notneeded"
+    assert outcomes_by_dataset(other)[PUBLISHED][0] is False
 
 
 def test_a_dataset_unknown_to_the_index_is_reported(lock_folder: LockFolder) -> None:
     lock_folder.pin(DRAFT)
     lock_folder.edit(DRAFT, "nowhere:000099")
-    status, message = outcomes_by_dataset(lock_folder)["nowhere:000099"]
-    assert (status, "nowhere" in message) == ("impossible", True)
+    newer, message = outcomes_by_dataset(lock_folder)["nowhere:000099"]
+    assert (newer, "nowhere" in message) == (None, True)
 
 
 def test_the_command_exits_with_0_unless_it_could_not_compare(
@@ -86,7 +86,8 @@ def test_the_command_exits_with_0_unless_it_could_not_compare(
         json.loads(line)
         for line in CliRunner().invoke(main, ["--json", *command]).stdout.splitlines()
     ]
-    assert [(one["status"], one["version"]) for one in records[:1]] == [("ok", new)]
+    assert [(one["status"], one["newer"]) for one in records] == [("ok", True), ("ok", False)]
+    assert records[0]["version"] == new
     lock_folder.edit(DRAFT, "nowhere:1")
     assert CliRunner().invoke(main, command).exit_code == 1
     assert CliRunner().invoke(main, [*common, "outdated", "no.lock"]).exit_code == 2

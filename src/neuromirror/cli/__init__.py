@@ -56,9 +56,13 @@ def main(settings: Settings) -> None:
     A dataset is named <mirror>:<id> (dandi:000027), a version <dataset>@<label>
     (dandi:000027@0.210831.2033, dandi:000027@draft).
 
-    Exit codes: 0 success, 1 something failed, differs or was not found, 2 wrong usage or
-    configuration, 3 an update is held for approval,
-    4 something is newer (only with --exit-code).
+    A state is the exact set of files of a version: their paths, sizes and checksums. The state
+    digest is the checksum of that list. An observed version is content that the archive gave no
+    version: a draft, or a bucket.
+
+    Exit codes: 0 success, 1 something failed or was not found (diff --exit-code: the versions
+    differ), 2 wrong usage or configuration, 3 an update is held for approval, 4 something is newer
+    (only outdated --exit-code and watch --exit-code).
     """
 
 

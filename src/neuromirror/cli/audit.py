@@ -20,7 +20,7 @@ _MAX_SHOWN = 20
     "names",
     nargs=-1,
     metavar="[MIRROR | DATASET]...",
-    help="Mirrors (dandi) or datasets (dandi:000027) [default: the whole store].",
+    help="Mirrors (dandi) or datasets (dandi:000027) to choose URLs from [default: all].",
 )
 @click.option(
     "--budget",
@@ -28,7 +28,7 @@ _MAX_SHOWN = 20
     default=1000,
     show_default=True,
     metavar="N",
-    help="Maximum number of URLs to check.",
+    help="Maximum number of URLs to check; the next run checks the next ones.",
 )
 @click.option(
     "--older-than",
@@ -43,6 +43,8 @@ def audit_command(
     settings: Settings, names: tuple[str, ...], *, budget: int, older_than: float
 ) -> None:
     """Check that the URLs of files still serve the recorded content.
+
+    One run checks at most --budget URLs; run it repeatedly to check the whole store.
 
     Nothing is downloaded: size, checksum and object version are requested, as by "neuromirror
     verify --remote". URLs that were never checked come first, then those with the oldest check;

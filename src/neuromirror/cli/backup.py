@@ -24,12 +24,12 @@ from neuromirror.model.display import format_bytes
 )
 @settings_options
 def backup_command(settings: Settings, folder: Path, *, keep: int) -> None:
-    """Back up the index and the schedule; both may be in use.
+    """Back up the index and the schedule (not the repositories), also while the service runs.
 
     The backup is a folder in DIR that is named by its time. Every page of it is checked before
     older backups are deleted. All other parts of a store are plain files that any program can
-    copy, including the journal (neuromirror/journal.jsonl). See "Back up a store" in
-    docs/howto/recipes.md.
+    copy, including the journal (neuromirror/journal.jsonl); the documentation lists them under
+    "Back up a store, and restore it".
 
     Exit code: 0 success, 1 the backup failed or is damaged (older ones are kept).
     """
@@ -63,9 +63,11 @@ def restore_index_command(settings: Settings, folder: Path) -> None:
     """Restore the index from a backup and bring it up to date.
 
     The entries of the journal after the backup are applied to the index. Without a backup, use
-    "neuromirror rebuild-index", which reads the store alone and takes longer.
+    "neuromirror rebuild-index", which reads the store alone and takes longer. The schedule is not
+    restored, because the service does not need it: without a schedule, it reads the list of each
+    archive once more.
 
-    Exit code: 0 success, 1 no backup is intact and of this store, 2 DIR has no backup.
+    Exit code: 0 success, 1 no intact backup of this store was found, 2 DIR has no backup.
     """
     from neuromirror.service.backup import restore_from_backup
 

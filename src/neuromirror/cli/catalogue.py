@@ -33,7 +33,9 @@ neuromirror catalogue --listen 0.0.0.0:8270 --address https://data.example.org""
     metavar="URL",
     help="Public URL behind a reverse proxy [default: taken from each request].",
 )
-@click.option("--title", default="", metavar="TEXT", help="Title of the site.")
+@click.option(
+    "--title", default="", metavar="TEXT", help="Title of the site [default: neuromirror]."
+)
 @click.option(
     "--cutouts/--no-cutouts",
     default=True,
@@ -77,10 +79,10 @@ def catalogue_command(
     log_json: bool,
     supervised: tuple[int, int] | None,
 ) -> None:
-    """Serve web pages, an API and clones of the store over HTTP.
+    """Serve web pages, an API and the repositories for "datalad clone" over HTTP.
 
     One address serves the pages, the JSON API below /api/v1, Atom feeds, the tables of the index
-    below /index, and the store itself, for clones:
+    below /index, and the repositories of the store:
     datalad clone 'ria+http://HOST:PORT/#~dandi--000027'. Access is read-only, and syncs and the
     service can run at the same time; "neuromirror serve --catalogue" runs a catalogue as part of
     the service. On the open internet, run it behind a web server with TLS.

@@ -35,9 +35,9 @@ neuromirror check-archive s3://aind-open-data --output report.json""",
 )
 @settings_options
 def check_archive_command(settings: Settings, archive: str, output: Path | None) -> None:
-    """Check whether an archive behaves as neuromirror expects.
+    """Check with at most 200 requests whether an archive behaves as neuromirror expects.
 
-    The archive is only read, with at most 200 requests. The rules are about listings and their
+    The archive is only read. The rules are about listings and their
     pages, digests, versions, HEAD requests for parts, byte ranges, conditional requests, redirects,
     missing objects and rate limits.
 

@@ -30,7 +30,7 @@ _FORMATS = ("text", "bibtex", "csl", "cff", "datacite", "ro-crate", "bagit", "cr
     example="""\
 neuromirror cite dandi:000027@0.210831.2033
 neuromirror cite datasets.lock --format bibtex -o datasets.bib
-neuromirror cite ./clone --format ro-crate -o crate""",
+neuromirror cite ./clone --format ro-crate -o ro-crate-metadata.json""",
 )
 @argument(
     "what",
@@ -52,7 +52,8 @@ neuromirror cite ./clone --format ro-crate -o crate""",
     "--output",
     type=NamedPath(),
     metavar="FILE|DIR",
-    help="Output file, or a folder for it; for bagit, a new or empty folder.",
+    help="Output file, or an existing folder for it; for bagit, a new or empty folder "
+    "[default: print the citation].",
 )
 @click.option(
     "--no-files", is_flag=True, help="Leave out the list of files (ro-crate and croissant)."

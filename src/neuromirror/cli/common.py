@@ -272,15 +272,16 @@ def settings_options(command: _F) -> _F:
         "--mirrors",
         type=NamedPath(),
         metavar="DIR",
-        help="Folder with your own mirror files, beside the built-in mirrors "
-        "[default: $NEUROMIRROR_MIRRORS, else ./mirrors].",
+        help="Folder with your own mirror files (NAME.toml, one per mirror), used in addition to "
+        "the built-in mirrors [default: $NEUROMIRROR_MIRRORS, else ./mirrors].",
     )
     @click.option(
         "--store",
         type=NamedPath(),
         metavar="DIR",
         help="Store: folder with all mirrored datasets "
-        "[default: $NEUROMIRROR_STORE, else ./store if it or ./mirrors exists, else the user's].",
+        "[default: $NEUROMIRROR_STORE, else ./store if ./store or ./mirrors exists, else "
+        "neuromirror/store in your data folder, such as ~/.local/share].",
     )
     @click.option(
         "--index",
@@ -359,6 +360,7 @@ def split_version(name: str) -> tuple[str, str]:
     if not dataset or ":" not in dataset or (at and not label):
         raise ConfigurationError(
             f"'{name}' is not the name of a version; write <mirror>:<id>@<label>, for example "
-            "dandi:000027@0.210831.2033, dandi:000027@draft or dandi:000027"
+            "dandi:000027@0.210831.2033 or dandi:000027@draft, or <mirror>:<id> for the latest "
+            "version; 'neuromirror list' lists the datasets"
         )
     return dataset, label or "latest"

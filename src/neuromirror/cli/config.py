@@ -36,5 +36,7 @@ def check_config_command(settings: Settings) -> None:
             continue
         kind = mirror.settings.source
         record = {"path": str(path), "mirror": mirror.name, "source": kind, "uri": source.uri}
-        settings.emit("check-config", record, f"ok     {mirror.name}: {kind} at {source.uri}")
+        settings.emit(
+            "check-config", record, f"ok     {mirror.name}: archive of type {kind} at {source.uri}"
+        )
     sys.exit(code)

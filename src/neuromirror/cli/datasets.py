@@ -39,7 +39,8 @@ neuromirror list --search "mouse visual cortex\"""",
     "--search",
     "search_terms",
     metavar="TERMS",
-    help="List only datasets that contain all these words, in their metadata or in a file path.",
+    help="List only datasets with all these words in name, title, license, DOI, attributes or the "
+    "path of a file.",
 )
 @click.option("--subdatasets", is_flag=True, help="List subdatasets too, such as large Zarrs.")
 @settings_options
@@ -58,8 +59,9 @@ def list_command(
 
     --where compares the attributes of the latest version, such as subject or modality, that
     "neuromirror show" prints; upper and lower case are equal. --search looks for each word in
-    names, titles, licenses, DOIs and attributes; all remaining words must be in the path of one
-    file of any version.
+    names, titles, licenses, DOIs and attributes; the words that are in none of them must all be in
+    the path of one file of any version. Keywords and descriptions in the documents of the archive
+    are not searched.
     """
     from neuromirror.cli.shapes import ListedDataset
 
@@ -110,8 +112,9 @@ def versions_command(settings: Settings, dataset: str) -> None:
     """List the versions of a dataset.
 
     The versions are in the order in which they were mirrored. KIND is "published", or "observed"
-    for a state of the draft; "metadata only" marks a version whose files equal those of the
-    version before. EVIDENCE is the number of files by their strongest checksum.
+    for content without a version of the archive (a draft, or a bucket); "metadata only" marks a
+    version whose files equal those of the version before. EVIDENCE is the number of files by the
+    kind of their strongest checksum.
     """
     from neuromirror.cli.shapes import ListedVersion
 
@@ -153,8 +156,9 @@ def versions_command(settings: Settings, dataset: str) -> None:
 def events_command(settings: Settings, dataset: str | None, limit: int) -> None:
     """List incidents and other events, newest first.
 
-    An incident is data that must never change and did change upstream. A tombstone is a dataset
-    that upstream removed; the mirrored copy is kept.
+    An incident is data that must never change and did change at the archive. A "tombstone" event is
+    a dataset that the archive removed; the mirrored copy is kept. A "takedown" event is a dataset
+    that the operator withdrew from this store.
     """
     with settings.index() as index:
         events = list(index.events(dataset, limit=limit))

@@ -35,14 +35,16 @@ neuromirror diff --exit-code ./clone dandi:000027""",
 @click.option(
     "-r", "--recursive", is_flag=True, help="List the changes inside changed subdatasets too."
 )
-@click.option("--exit-code", is_flag=True, help="Exit with code 1 if there is a difference.")
+@click.option(
+    "--exit-code", is_flag=True, help="Exit with 1 if there is a difference, like git diff."
+)
 @settings_options
 def diff_command(
     settings: Settings, old: str, new: str, *, recursive: bool, exit_code: bool
 ) -> None:
-    """Compare two versions or clones.
+    """Compare two versions, or the checked-out commits of clones.
 
-    Of a clone, the checked-out commit is compared, not its work tree; use "neuromirror verify" to
+    The files in the work tree of a clone are not compared; use "neuromirror verify" to
     check the files. The kinds of changes are:
 
     \b
@@ -50,7 +52,9 @@ def diff_command(
     changed   other bytes
     moved     the same bytes at another path
     metadata  the same bytes with other URLs, times or checksums
-    document  a plain file in git, such as dandiset.yaml
+    document  a plain file in git with metadata of the archive, such as dandiset.yaml
+
+    The number before a path is the size of the file in bytes (the new size if both exist).
 
     Clones have no records of URLs and times, so "metadata" is not compared for them. A subdataset
     (a Zarr) is one line with the number of its files; with --recursive the changes inside it are

@@ -26,8 +26,8 @@ neuromirror export bossdb:coll/exp/chan --box 0:512,0:512,0:16 -o cutout""",
     "--box",
     metavar="X0:X1,Y0:Y1,Z0:Z1",
     help=(
-        "Region in voxels of the level, in the coordinates of the archive [default: the whole "
-        "volume]."
+        "Region in voxels of the level, upper bounds exclusive, in the coordinates of the archive, "
+        "where a volume may start at other numbers than 0 [default: the whole volume]."
     ),
 )
 @click.option(
@@ -35,10 +35,13 @@ neuromirror export bossdb:coll/exp/chan --box 0:512,0:512,0:16 -o cutout""",
     default=0,
     show_default=True,
     metavar="N",
-    help="Resolution level, with its number at the archive.",
+    help="Resolution level, numbered as at the archive; 0 is the finest.",
 )
 @click.option(
-    "--time", type=int, metavar="T", help="Number of the time sample, required for a time series."
+    "--time",
+    type=int,
+    metavar="T",
+    help="Index of the time sample, as at the archive; required for a time series.",
 )
 @click.option(
     "--format",
@@ -72,8 +75,10 @@ def export_command(
     blocks, and they stay in the clone. Each block is checked against the records of the version.
 
     The box is in the voxels of upstream at that level, as in the URLs of blocks; a volume can
-    start at other coordinates than 0. TIFF files are named like those of ndpull and are not
-    compressed. The same region of the same state gives the same bytes if the state has checksums.
+    start at other coordinates than 0. TIFF files are not compressed; each name ends in the z
+    coordinate of the slice. The same region of the same state gives the same bytes, if all files of
+    the state have checksums ("neuromirror versions", EVIDENCE); otherwise the archive may have
+    replaced blocks unnoticed.
     Run an interrupted export again with the same folder to resume it.
 
     Exit code: 0 all files are written (or were already), 1 a block could not be fetched or a file

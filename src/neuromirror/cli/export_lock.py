@@ -50,7 +50,7 @@ neuromirror export-lock --format dvc -o data""",
 )
 @settings_options
 def export_lock_command(settings: Settings, lock: Path, *, form: str, output: Path | None) -> None:
-    """Write the pinned files as a list for another program.
+    """Write the list of pinned files, with URLs and checksums, for another program.
 
     Paths in the list are those of "neuromirror restore": <mirror>--<id>/<path>. Only the lock file
     and the folder beside it are read. After the other program has downloaded the files, check
@@ -66,8 +66,8 @@ def export_lock_command(settings: Settings, lock: Path, *, form: str, output: Pa
     wget       a shell script that runs wget per file
     addurls    a table for "datalad addurls"
 
-    Files that the format cannot hold (no URL, no suited checksum, an unsuitable name) are named on
-    stderr with their number.
+    Files that the format cannot hold (no URL, no suited checksum, an unsuitable name) are listed on
+    stderr, with a total per reason.
 
     Exit code: 0 all files are in the list, 1 some are not, 2 wrong usage, an invalid lock file, or
     an output that exists.

@@ -165,7 +165,7 @@ def _print_sha256sums(files: Iterable[ListedFile], omissions: Iterable[str]) -> 
             continue
         without_sha256 += 1
         if without_sha256 <= _MAX_SHOWN:
-            _print_omission(f"{file.path} has no sha256 (evidence: {file.evidence})")
+            _print_omission(f"{file.path} has no sha256 (strongest checksum: {file.evidence})")
     if without_sha256 > _MAX_SHOWN:
         _print_omission(f"{without_sha256 - _MAX_SHOWN} more files have no sha256")
     others = list(omissions)
@@ -175,4 +175,4 @@ def _print_sha256sums(files: Iterable[ListedFile], omissions: Iterable[str]) -> 
 
 
 def _print_omission(sentence: str) -> None:
-    click.echo(printable(f"omitted: {sentence}"), err=True)
+    click.echo(printable(f"not in the list: {sentence}"), err=True)

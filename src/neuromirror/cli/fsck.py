@@ -27,16 +27,18 @@ neuromirror fsck --budget 3600""",
     "--budget",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="Stop after this time; the next run with --budget, or the service, continues there.",
+    help="Check the whole store, and stop after this time; the next run with --budget continues "
+    "there. Not with DATASET.",
 )
 @settings_options
 def fsck_command(settings: Settings, names: tuple[str, ...], *, budget: float | None) -> None:
     """Check the integrity of the store and its index.
 
-    Checked are the alias and the repository of each dataset (git fsck; every version is reached
-    by a ref; no other program wrote to the repository), the records and the manifest of each
-    version against its state digest, and the entries of the index. Without names, the journal and
-    the whole index are checked too. Nothing is changed, and no request is sent to an archive. Each
+    Checked are the alias and the repository of each dataset (git fsck; every version is reached by
+    a ref; no other program wrote to the repository), the records and the manifest of each version
+    against its state digest, and the entries of the index. Without names, the journal and the whole
+    index are checked too. A running service makes the same checks in time slices, and --budget
+    continues where it stopped. Nothing is changed, and no request is sent to an archive. Each
     problem is printed with its remedy.
 
     Exit code: 0 everything is intact, 1 something is damaged or could not be checked.
@@ -46,7 +48,10 @@ def fsck_command(settings: Settings, names: tuple[str, ...], *, budget: float | 
     from neuromirror.service.integrity import check_integrity
 
     if names and budget is not None:
-        raise ConfigurationError("--budget checks the whole store; it takes no DATASET")
+        raise ConfigurationError(
+            "--budget and DATASET exclude each other: with --budget the whole store is checked, in "
+            "several runs; leave out one of them"
+        )
     store = settings.store()
     requested = {alias_of(name): name for name in names}
     known = {alias for alias, _ in store.aliases()}
@@ -69,8 +74,7 @@ def fsck_command(settings: Settings, names: tuple[str, ...], *, budget: float | 
     for alias, name in requested.items():
         if alias not in seen and alias not in known:
             raise UnknownDatasetError(
-                f"dataset {name!r} is not in the store; 'neuromirror list' shows the datasets that "
-                "are"
+                f"dataset {name!r} is not in the store; 'neuromirror list' lists its datasets"
             )
     settings.print_text(f"{intact} items intact, {failed} damaged or not checked")
     sys.exit(1 if failed else 0)

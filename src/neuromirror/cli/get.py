@@ -82,8 +82,10 @@ def get_command(
 
     The URLs of each file are tried in order until one delivers the content of its key. The content
     is hashed while it arrives, and wrong content is discarded. Downloaded files are stored and
-    recorded as git-annex does it. git-annex itself gets files that have no usable URL, or that the
-    settings of the clone reserve for it. Interrupted downloads of large files are resumed.
+    recorded as git-annex does it. git-annex itself gets files that have no usable URL, or if the
+    clone has settings that only git-annex can apply (such as annex.web-options or annex.bwlimit).
+    No store is needed: --store and --index have no effect. Interrupted downloads of large files are
+    resumed.
 
     A repository that was received as files, not cloned, contains the settings and hooks of its
     sender. It is refused if its own configuration or hooks run programs that git-annex and DataLad

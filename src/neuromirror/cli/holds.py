@@ -12,13 +12,13 @@ from neuromirror.cli.common import Settings, settings_options
 @command("holds", example="neuromirror holds")
 @settings_options
 def holds_command(settings: Settings) -> None:
-    """List suspicious updates that wait for approval.
+    """List held updates: suspicious ones, to approve with "neuromirror release".
 
-    A listing is held if it is empty, lacks more files than [guards] of the mirror's configuration
-    allows, or has other bytes where they must never change. Check the archive, then approve the
-    listing with "neuromirror release", or wait until upstream is repaired.
+    An update of a dataset is held if the archive lists no files, no longer lists more of them than
+    [guards] of the mirror's configuration allows, or changes files that must never change. Check
+    the archive, then approve the update, or wait until the archive is repaired.
 
-    Exit code: 0 nothing is held, 3 a listing is held.
+    Exit code: 0 nothing is held, 3 an update is held.
     """
     with settings.index() as index:
         holds = list(index.open_holds())
@@ -34,13 +34,13 @@ def holds_command(settings: Settings) -> None:
 
 
 @command("release", example="neuromirror release 4f1c")
-@argument("hold", help='The id of the hold in "neuromirror holds", or its first characters.')
+@argument("hold", help='The id in the column HOLD of "neuromirror holds", or its first characters.')
 @settings_options
 def release_command(settings: Settings, hold: str) -> None:
     """Approve a held update; the next sync applies it.
 
-    The next sync accepts exactly this listing and holds any other. A running service visits the
-    dataset at once.
+    The next sync accepts exactly this list of files and holds any other. A running service visits
+    the dataset at once.
     """
     from neuromirror.service.hold_release import release_and_make_due
 

@@ -42,8 +42,8 @@ def housekeeping_command(
     """Repack repositories of the store, so that cloning is faster.
 
     The packs of a repository are compressed into one. No ref and no object id changes, and an
-    interrupted run loses nothing. Run it from time to time while no sync runs; a dataset that is
-    being visited is skipped.
+    interrupted run loses nothing. A dataset that is being
+    updated is skipped, so run it while no sync runs. The service does the same by itself.
 
     Exit code: 0 success, 1 a repository failed (the others are done), 2 wrong usage.
     """
@@ -97,8 +97,8 @@ def aliases_of(store: Store, names: Iterable[str]) -> set[str]:
         of_mirror = {one for one in known if ":" not in name and one.startswith(f"{alias}--")}
         if alias not in known and not of_mirror:
             raise UnknownDatasetError(
-                f"dataset or mirror {name!r} is not in the store; 'neuromirror list' shows the "
-                "datasets that are"
+                f"dataset or mirror {name!r} is not in the store; 'neuromirror list' lists the "
+                "datasets in the store, and 'neuromirror status' the mirrors"
             )
         found |= of_mirror | ({alias} & known)
     return found

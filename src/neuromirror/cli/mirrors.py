@@ -22,14 +22,15 @@ _SCHEMA_LINE = "#:schema "
     "mirrors",
     example="""\
 neuromirror mirrors
-neuromirror mirrors show dandi > mirrors/lab.toml""",
+neuromirror mirrors show dandi > dandi.toml""",
 )
 @argument(
     "action",
     type=click.Choice(["list", "show"]),
     metavar="[list|show]",
     default="list",
-    help="list: one line per mirror (default); show: print the mirror file of NAME.",
+    help="list: one line per mirror (default); show: print the mirror file of NAME, as a template. "
+    "A file mirrors/NAME.toml defines the mirror NAME.",
 )
 @argument("name", required=False, metavar="[NAME]", help="The mirror to show, e.g. dandi.")
 @settings_options

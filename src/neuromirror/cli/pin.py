@@ -55,7 +55,9 @@ neuromirror pin --remove dandi:000027""",
     "paths",
     metavar="GLOB",
     multiple=True,
-    help="Pin only paths that match, e.g. sub-01, sub-*/anat or **/*.nwb. Repeat to pin more.",
+    help="Pin only files or folders (with all files below) that match, e.g. sub-01, sub-*/anat or "
+    "**/*.nwb; * does not match a slash. Repeat to pin more. The paths of an earlier pin are "
+    "replaced.",
 )
 @click.option(
     "--whole",
@@ -65,7 +67,8 @@ neuromirror pin --remove dandi:000027""",
 @click.option(
     "--bundle/--no-bundle",
     default=None,
-    help="Write a git bundle of each dataset beside the lock file, to restore without the store.",
+    help="Write a git bundle of each dataset beside the lock file, to restore without the store. "
+    "It has commits and checksums, no file content, which is still downloaded from the archive.",
 )
 @click.option(
     "--clone",
@@ -73,7 +76,7 @@ neuromirror pin --remove dandi:000027""",
     metavar="URL",
     multiple=True,
     help="URL for others to clone from: a store (ria+https://…), or a URL with {alias} "
-    "(dandi--000027) or {id} (the dataset id).",
+    "(dandi--000027) or {id} (000027).",
 )
 @click.option(
     "--remove",
@@ -96,7 +99,7 @@ def pin_command(
     """Record versions in a lock file.
 
     For the folder of a clone, such as ".", the checked-out version is pinned; a warning (JSON
-    field "latest") is printed if the name of the dataset alone means another version.
+    field "latest") is printed if that is not the latest version.
 
     A new version of a pinned dataset replaces the old one at the same position in the file. Its
     paths, clone URLs and bundle setting are kept unless an option changes them. Subdatasets are
@@ -120,8 +123,8 @@ def pin_command(
     if shared_urls and len(versions) > 1:
         raise ConfigurationError(
             f"--clone {shared_urls[0]}: one URL cannot serve {len(versions)} datasets; write "
-            "{alias} or {id} where their URLs differ, name a store (ria+https://…), or pin one "
-            "dataset at a time"
+            "{alias} or {id} where their URLs differ (--clone 'https://example.org/{alias}'), name "
+            "a store (ria+https://…), or pin one dataset at a time"
         )
     globs = () if whole else paths or None
 
@@ -160,8 +163,8 @@ def outdated_command(settings: Settings, lock: Path, *, exit_code: bool) -> None
     """List the pins that have newer versions in the store.
 
     The pin of a draft is compared with the newest state of the draft, any other pin with the
-    newest published version (with the newest state if nothing is published). With --json, status
-    "ok" is a pin with a newer version, "notneeded" a pin of the newest version.
+    newest published version (with the newest state if nothing is published). With --json, "newer"
+    is true if there is a newer version, which "version" names, and false if the pin is the newest.
 
     Exit code: 0 success, 1 the store lacks a dataset or a version, 2 an invalid lock file, 4 a pin
     has a newer version (only with --exit-code).
@@ -174,10 +177,10 @@ def outdated_command(settings: Settings, lock: Path, *, exit_code: bool) -> None
     with settings.index() as index:
         outcomes = list(find_outdated(load_lock(lock), index))
     for outcome in outcomes:
-        status = {"ok": "newer", "notneeded": "newest"}.get(outcome.status, outcome.status)
+        status = outcome.status if outcome.failed else "newer" if outcome.newer else "newest"
         line = f"{status:<10} {outcome.path}  {outcome.message}"
         settings.emit("outdated", outcome.to_json(), line)
-    is_newer = exit_code and any(one.status == "ok" for one in outcomes)
+    is_newer = exit_code and any(one.newer for one in outcomes)
     sys.exit(tally(outcomes).exit_code or (NEWS if is_newer else 0))
 
 

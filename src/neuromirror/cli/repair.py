@@ -21,7 +21,7 @@ from neuromirror.cli.common import Settings, settings_options
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and write nothing.")
 @settings_options
 def repair_command(settings: Settings, names: tuple[str, ...], *, dry_run: bool) -> None:
-    """Undo changes that other programs made to the store's repositories.
+    """Move changes by other programs out of the store's repositories, to a quarantine.
 
     Commits and refs of a push, and files of git-annex where it was initialized in a repository,
     are moved to neuromirror/quarantine in the store, so that nothing is lost. The refs are reset

@@ -38,15 +38,16 @@ if TYPE_CHECKING:
 )
 @settings_options
 def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Path | None) -> None:
-    """Create versions again from the archive and compare the commits.
+    """Create versions again from the archive, without file content, and compare the commits.
 
     The new commits go to a scratch store; the store and its index do not change.
 
     A published version must have the same commit, tree and state digest. All published versions
-    before it are minted too, because a commit contains the id of its parent. An observed state (of
-    a draft or a bucket) must have the same tree and state digest, if upstream still has the state,
-    now or among the earlier states that it lists. Subdatasets are minted on the parents that they
-    have in the store. The listings are compared; the content of the files is not read.
+    before it are created again too, because a commit contains the id of its parent. An observed
+    state (of a draft or a bucket) must have the same tree and state digest, if upstream still has
+    the state, now or among the earlier states that it lists. A subdataset is created on the parent
+    commit that it has in the store. The listings are compared; the content of the files is not
+    read.
 
     Exit code: 0 everything is equal, 1 something differs (with details), or upstream no longer has
     the state ("impossible") or could not be read, 2 wrong usage or configuration.

@@ -36,7 +36,10 @@ from neuromirror.cli.common import NamedPath, Settings, settings_options
     help="Additional URL to clone from, as for 'neuromirror pin --clone'.",
 )
 @click.option(
-    "--offline", is_flag=True, help="Use only the store and the files beside the lock file."
+    "--offline",
+    is_flag=True,
+    help="Send no request: restore the repositories from the store or the files beside the lock "
+    "file, without file content.",
 )
 @click.option(
     "--jobs",
@@ -59,8 +62,11 @@ def restore_command(
     Each dataset becomes DIR/<mirror>--<id>, a DataLad dataset at the pinned commit. The strategies
     are tried in this order: the store, the clone URLs of the lock file, those of --clone, the
     bundle beside the lock file, the manifest alone. Commit, tree and state digest are checked for
-    each of them, and a result that differs is rejected. The output has the evidence for the files,
-    and each file that could not be fetched with the reason.
+    each of them, and a result that differs is rejected. The output has the number of files by
+    checksum, and each file that could not be fetched with the reason.
+
+    With --offline the content is neither fetched nor checked, and the exit code is 0 if all
+    repositories are restored; "neuromirror get" fetches the content later.
 
     Existing files are kept: run the command again to continue after a failure.
 

@@ -50,7 +50,8 @@ neuromirror serve --once""",
     "names",
     nargs=-1,
     metavar="[MIRROR]...",
-    help="Mirrors, e.g. dandi [default: all mirrors, including those added later].",
+    help="Mirrors, e.g. dandi [default: the mirrors in --mirrors, including files added later; "
+    "built-in mirrors only if named].",
 )
 @click.option(
     "--workers",
@@ -65,10 +66,12 @@ neuromirror serve --once""",
     type=click.Choice(["processes", "threads"]),
     default="processes",
     show_default=True,
-    help="Run jobs in processes or in threads of this machine.",
+    help="Run jobs in processes or in threads of this machine; without effect with --scheduler.",
 )
 @click.option(
-    "--scheduler", metavar="ADDRESS", help="Run jobs on the workers of this Dask scheduler."
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Run jobs on the workers of this Dask scheduler, instead of this machine.",
 )
 @click.option(
     "--visit-hours",
@@ -76,7 +79,8 @@ neuromirror serve --once""",
     default=24.0,
     show_default=True,
     metavar="HOURS",
-    help="Stop the update of a dataset that takes longer; only with --executor processes.",
+    help="Stop an update of one dataset after this time; it runs again later. Not with --executor "
+    "threads.",
 )
 @click.option(
     "--worker-memory",
@@ -84,7 +88,8 @@ neuromirror serve --once""",
     metavar="SIZE",
     default="4G",
     show_default=True,
-    help="Stop a worker that uses more memory; only with --executor processes.",
+    help="Stop a worker that uses more memory; its update runs again later. Not with --executor "
+    "threads.",
 )
 @click.option(
     "--metrics",
@@ -99,13 +104,13 @@ neuromirror serve --once""",
 @click.option(
     "--catalogue-address",
     metavar="URL",
-    help="Public URL of the catalogue behind a reverse proxy [default: taken from each request, or "
-    "$NEUROMIRROR_CATALOGUE_ADDRESS].",
+    help="Public URL of the catalogue behind a reverse proxy [default: "
+    "$NEUROMIRROR_CATALOGUE_ADDRESS, else taken from each request].",
 )
 @click.option(
     "--catalogue-title",
     metavar="TEXT",
-    help="Title of the catalogue [default: neuromirror, or $NEUROMIRROR_CATALOGUE_TITLE].",
+    help="Title of the catalogue [default: $NEUROMIRROR_CATALOGUE_TITLE, else neuromirror].",
 )
 @click.option(
     "--catalogue-no-cutouts",
@@ -117,7 +122,8 @@ neuromirror serve --once""",
     "catalogue_limits",
     multiple=True,
     metavar="KIND=NUMBER",
-    help='Request limit, as "neuromirror catalogue --limit" [$NEUROMIRROR_CATALOGUE_LIMITS].',
+    help='Request limit, as "neuromirror catalogue --limit" [default: '
+    "$NEUROMIRROR_CATALOGUE_LIMITS].",
 )
 @click.option(
     "--catalogue-trusted-proxy",
@@ -125,7 +131,7 @@ neuromirror serve --once""",
     multiple=True,
     metavar="ADDRESS",
     help='Trusted proxy, as "neuromirror catalogue --trusted-proxy" '
-    "[$NEUROMIRROR_CATALOGUE_TRUSTED_PROXIES].",
+    "[default: $NEUROMIRROR_CATALOGUE_TRUSTED_PROXIES, else none].",
 )
 @click.option("--catalogue-sql", is_flag=True, help="Let visitors run SQL queries at /index.")
 @click.option("--log-json", is_flag=True, help="Write the log as one JSON object per line.")
@@ -139,7 +145,7 @@ neuromirror serve --once""",
     "--backup",
     type=NamedPath(),
     metavar="DIR",
-    help="Back up index and schedule to DIR every day [default: off, or $NEUROMIRROR_BACKUP].",
+    help="Back up index and schedule to DIR every day [default: $NEUROMIRROR_BACKUP, else off].",
 )
 @click.option("--once", is_flag=True, help="Run the jobs that are due now, then exit.")
 @settings_options
@@ -167,9 +173,9 @@ def serve_command(
 ) -> None:
     """Run the service that keeps mirrors up to date.
 
-    The interval between visits is set in [schedule] of the mirror file; mirror files are reloaded
-    when they change. The schedule is in the store, so that the service continues where it stopped,
-    after a pause or a crash.
+    A visit is one update of one dataset. The interval between visits is set in [schedule] of the
+    mirror file; mirror files are reloaded when they change. The schedule is in the store, so that
+    the service continues where it stopped, after a pause or a crash.
 
     On SIGTERM or Ctrl-C no new job starts, running jobs have 20 seconds to finish, and the service
     exits; unfinished jobs run at the next start. A second signal exits at once.
@@ -178,7 +184,7 @@ def serve_command(
     cannot disturb mirroring. --once is for cron, and to try a configuration.
 
     Exit code: 0 stopped by a signal, 1 something failed, 2 wrong usage or configuration; with
-    --once as "neuromirror sync": 3 a listing is held for approval.
+    --once as "neuromirror sync": 3 an update is held for approval.
     """
     from neuromirror.service.optional_dependencies import require_service, require_web
 
@@ -248,8 +254,8 @@ def _reject_datasets(names: tuple[str, ...]) -> None:
         if ":" in name:
             mirror = name.partition(":")[0]
             raise ConfigurationError(
-                f"'{name}' is a dataset, but only whole mirrors are served; write {mirror}, or run "
-                f"'neuromirror sync {name}'"
+                f"'{name}' is a dataset, but the service updates whole mirrors only; write "
+                f"{mirror}, or run 'neuromirror sync {name}'"
             )
 
 

@@ -36,9 +36,11 @@ def show_command(settings: Settings, version: str) -> None:
     The label is the name of a version, "draft", a commit id, state:<hex>, or "latest" (default):
     the newest published version, or the draft if nothing is published.
 
-    A dataset that is derived from this one is shown with its newest version that was made from
-    this version, or with its newest version and the version that it was made from. The last visit
-    is shown with its requests; of consecutive visits without changes only the first is recorded.
+    Derived datasets are listed with their newest version that was made from this version. If there
+    is none, their newest version is listed with the version of this dataset that it was made from.
+
+    "last visit" is the last recorded update, with its requests. Of consecutive updates without
+    changes only the first is recorded; "neuromirror status" has the time of the last one of all.
     """
     from neuromirror.cli.shapes import ShownVersion
     from neuromirror.index.shapes import Link

@@ -24,15 +24,17 @@ _MAX_SHOWN = 5
 def status_command(settings: Settings) -> None:
     """Show the status of each mirror.
 
-    For each mirror: the number of datasets and files, the time of the last listing and of the last
-    visit, everything that failed and has not succeeded since (listings, visits, superdatasets,
-    housekeeping, backups, audits, the service itself), datasets that are settling, holds,
-    incidents, datasets that were taken down, URLs that no longer serve the mirrored bytes (found by
-    "neuromirror audit"), and the capabilities of the archive. If a service runs on the store, also
-    the jobs in progress and the time of the next one. --json prints one record per mirror, and one
-    with status "error" per failure.
+    For each mirror: the number of datasets and files, the time when the archive's list of datasets
+    was last read and of the last update of a dataset (visit), everything that failed and has not
+    succeeded since (listings, visits, superdatasets, housekeeping, backups, audits, the service
+    itself), datasets that are settling (still changing at the archive, so that their update is
+    postponed), held updates, incidents, datasets that were withdrawn here (taken down), URLs that
+    no longer serve the mirrored bytes (found by "neuromirror audit"), and what the archive
+    supports, as detected. If a service runs on the store, also the jobs in progress and the time of
+    the next one. --json prints one record per mirror, and one with status "error" per failure.
 
-    Exit code: 0 no problem, 1 something fails, is damaged or is read-only, 3 a listing is held.
+    Exit code: 0 no problem, 1 something fails, or the store is damaged or cannot be written, 3 an
+    update is held.
     """
     from neuromirror.service.store_status import known_damage, schedule_summaries, unwritable_paths
 

@@ -49,7 +49,8 @@ neuromirror sync dandi --dry-run""",
     "names",
     nargs=-1,
     metavar="[MIRROR | DATASET]...",
-    help="Mirrors (dandi) or datasets (dandi:000027) [default: your own mirror files].",
+    help="Mirrors (dandi) or datasets (dandi:000027) [default: the mirrors in --mirrors; built-in "
+    "mirrors only if named].",
 )
 @click.option(
     "--dry-run", is_flag=True, help="Print which datasets would be updated, and write nothing."
@@ -57,7 +58,7 @@ neuromirror sync dandi --dry-run""",
 @click.option(
     "--deep",
     is_flag=True,
-    help="List the files of every dataset, even if the archive reports no change.",
+    help="Request the list of files of every dataset, even if the archive reports no change.",
 )
 @click.option(
     "--history", is_flag=True, help="Mirror earlier versions too, if the archive keeps them."
@@ -74,7 +75,8 @@ neuromirror sync dandi --dry-run""",
     "--private-store",
     type=NamedPath(),
     metavar="DIR",
-    help="Store for embargoed datasets [default: $NEUROMIRROR_PRIVATE_STORE].",
+    help="Store for embargoed datasets, which are skipped unless the mirror file has embargoed = "
+    '"private" [default: $NEUROMIRROR_PRIVATE_STORE].',
 )
 @click.option("--quiet", is_flag=True, help="Do not print the summary of HTTP requests.")
 @settings_options
@@ -91,10 +93,12 @@ def sync_command(
 ) -> None:
     """Bring datasets up to date with their archives.
 
-    If the archive lists which datasets changed, unchanged datasets need no request of their own.
+    A visit is one update of one dataset. If the archive lists which datasets changed, unchanged
+    datasets need no request of their own.
 
-    --history mirrors the states between the last mirrored state (or the first) and the present
-    one, oldest first, as far as the archive keeps the versions of its objects.
+    --history mirrors also the states since the last mirrored one, oldest first, as far as the
+    archive keeps the versions of its objects; if nothing is mirrored yet, from the archive's first
+    state on.
 
     Embargoed datasets are skipped. If the mirror's configuration has embargoed = "private", they
     are mirrored to the store of --private-store, which is outside the public store. Use --store to
@@ -108,7 +112,7 @@ def sync_command(
     datasets are printed.
 
     Exit code: 0 success, 1 a dataset failed (the others are done), 2 wrong usage or configuration,
-    3 a listing is held for approval, 130 or 143 interrupted by a signal.
+    3 an update is held for approval, 130 or 143 interrupted by a signal.
     """
     from neuromirror.crawl import PrivateStore, Sync, parse_sync_requests
     from neuromirror.crawl import dry_run as dry_results

@@ -24,23 +24,24 @@ neuromirror takedown dandi:000027 --undo""",
     "--reason",
     metavar="TEXT",
     help=(
-        "Why the dataset is withdrawn, shown by commands and web pages instead of it. Required, "
-        "except with --undo."
+        "Why the dataset is withdrawn, shown by commands and web pages instead of the dataset. "
+        "Required, except with --undo."
     ),
 )
 @click.option("--undo", is_flag=True, help="Reinstate a dataset that was taken down.")
 @settings_options
 def takedown_command(settings: Settings, dataset: str, *, reason: str | None, undo: bool) -> None:
-    """Withdraw a dataset from the store.
+    """Withdraw a dataset: move it to STORE-withdrawn; nothing is deleted.
 
     The repository, records and manifests of the dataset, and of subdatasets that no other dataset
     has, are moved to a folder beside the store that only you can read (STORE-withdrawn); nothing is
     deleted. The alias and the entries in superdatasets are removed, and the index is rebuilt; it
-    keeps only the name, the ids of the versions and the reason, which every command and
-    tombstones/ show. No sync visits the dataset until --undo. If the command is interrupted, run
-    it again.
+    keeps only the name, the ids of the versions and the reason, which every command shows and the
+    folder tombstones/ of the store records. No sync visits the dataset until --undo. If the command
+    is interrupted, run it again.
 
-    docs/howto/takedown.md explains what else to do, for example about copies elsewhere.
+    "Withdraw a dataset" in the documentation explains what else to do, for example about copies
+    elsewhere.
 
     Exit code: 0 success, 1 something failed (run the command again), 2 an unknown dataset, or a
     subdataset.

@@ -54,7 +54,9 @@ neuromirror verify --remote ./clone""",
     help="Ask the servers of all files for sizes and checksums, without downloads.",
 )
 @click.option(
-    "--full", is_flag=True, help="Download and hash the content of all files, and keep nothing."
+    "--full",
+    is_flag=True,
+    help="Download all files again, hash them and discard the downloads; your copies stay.",
 )
 @click.option(
     "--in",
@@ -81,7 +83,7 @@ def verify_command(
     allow_missing: bool,
     jobs: int | None,
 ) -> None:
-    """Verify files against a lock file or the commit of a dataset.
+    """Hash local files and compare them with a lock file or commit; missing content is a failure.
 
     Each dataset of a lock file is compared with its pin, the dataset in DIR with its own commit.
     Commit, tree and state digest are always computed again. If commits of your own follow the
@@ -113,7 +115,7 @@ def verify_command(
     mode: Mode = "remote" if remote else "full" if full else "local"
     if not target.exists():
         raise ConfigurationError(
-            f"{target}: no such file or folder; name a lock file or the folder of a dataset"
+            f"{target}: no such file or folder; name a lock file or the folder of a clone"
         )
     if folder is not None and target.is_dir():
         raise ConfigurationError(

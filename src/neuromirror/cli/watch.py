@@ -34,8 +34,8 @@ neuromirror watch datasets.lock --command ./on-news --interval 360""",
     nargs=-1,
     required=True,
     metavar="LOCK|DATASET|KEYWORDS...",
-    help="A lock file, a dataset, a version in use (dandi:000027@0.210831.2033), a condition "
-    "(modality=eph*), or words to search for.",
+    help="A lock file (a name that ends in .lock, or an existing file), a dataset, a version that "
+    "you use (dandi:000027@0.210831.2033), a condition ('modality=eph*'), or words to search for.",
 )
 @click.option("--mail", "mails", multiple=True, metavar="ADDRESS", help="Send news by mail.")
 @click.option(
@@ -62,7 +62,9 @@ neuromirror watch datasets.lock --command ./on-news --interval 360""",
     metavar="MINUTES",
     help="Time between checks.",
 )
-@click.option("--dry-run", is_flag=True, help="Check the watches and options; send nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Check the watches and options; send and write nothing."
+)
 @click.option("--exit-code", is_flag=True, help="With --once, exit with 4 if there are news.")
 @click.option(
     "--state",
@@ -106,9 +108,9 @@ def watch_command(
     everything is known; a pinned version is compared with the newest one at once.
 
     The store is read, and no archive is asked; "neuromirror sync" or "serve" updates it. News are
-    printed, and sent to all channels in one message. A channel that fails gets its news with the
-    next check. A watch that fails does not stop the others; "neuromirror status" shows the failure
-    until it is over.
+    always printed, and sent to all channels in one message. A channel that fails gets its news with
+    the next check. A watch that fails does not stop the others; "neuromirror status" shows the
+    failure until it is over.
 
     A password for mail is sent over TLS only, except to this machine. The path of a webhook is
     never shown. The program of --command gets no credentials of the environment.

@@ -14,8 +14,8 @@ _ETAG = re.compile(r"([0-9a-f]{32})(?:-([1-9][0-9]{0,9}))?(?:-([1-9][0-9]{0,14})
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(?:-[a-zA-Z][0-9]+)*--.+\Z")
 
 _ACCEPTED_FORMS = (
-    "sha256:<hex> (at least its first 8 digits), md5:<hex>, etag:<md5>-<parts>, these without the "
-    "algorithm, or a git-annex key"
+    "sha256:<hex> (at least its first 8 digits), md5:<hex> (all 32 digits), etag:<md5>-<parts>, "
+    "the bare digits of one of these, or a git-annex key"
 )
 
 

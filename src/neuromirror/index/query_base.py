@@ -94,7 +94,7 @@ class QueryBase:
         found = self._row("SELECT id FROM mirrors WHERE name = ?", (name,))
         if found is None:
             names = [row[0] for row in self._rows("SELECT name FROM mirrors ORDER BY name")]
-            known = f"its mirrors are {', '.join(names)}" if names else "it has no mirror yet"
+            known = f"the store has {', '.join(names)}" if names else "the store has no mirror yet"
             raise UnknownMirrorError(f"mirror {name!r} is not in this store; {known}")
         return int(found[0])
 

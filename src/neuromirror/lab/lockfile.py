@@ -328,7 +328,7 @@ def load_lock(path: Path) -> Lock:
         content = read_lock_bytes(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise LockMissingError(
-            f"{path}: no such lock file; create one with 'neuromirror pin VERSION -o {path}'"
+            f"{path}: no such lock file; check the path ('neuromirror pin VERSION' creates one)"
         ) from (error)
     return parse_lock(path, content)
 
@@ -429,7 +429,10 @@ def dump_lock(lock: Lock, before: bytes = b"") -> bytes:
     return written.encode("utf-8")
 
 
-_ADVICE = "restore it from git, or move it away and create a new one with 'neuromirror pin'"
+_ADVICE = (
+    "the lock file is damaged or was edited; get its last good copy, for example with 'git "
+    "checkout', because a new pin may have other versions"
+)
 
 
 def _explain_error(message: str, table: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from neuromirror.index import (
     Index,
@@ -33,8 +34,8 @@ def find_outdated(lock: Lock, index: Index) -> Iterator[Outcome]:
     Yields
     ------
     Outcome
-        Status ``ok`` if there is a newer version, ``notneeded`` if not, ``impossible`` if the index
-        lacks the dataset or the pinned version.
+        ``newer`` is whether there is a newer version, which ``version`` names. The status is
+        ``impossible``, and ``newer`` None, if the index lacks the dataset or the pinned version.
     """
     for pin in lock.datasets:
         try:
@@ -44,9 +45,10 @@ def find_outdated(lock: Lock, index: Index) -> Iterator[Outcome]:
             yield _outcome(pin, "impossible", str(error))
             continue
         if newest.seq <= pinned.seq:
-            yield _outcome(pin, "notneeded", f"{pin.resolved.version} is the newest")
+            message, label, newer = f"{pinned.label} is the newest", pinned.label, False
         else:
-            yield _outcome(pin, "ok", _message(pinned, newest), newest)
+            message, label, newer = _message(pinned, newest), newest.label, True
+        yield replace(_outcome(pin, "ok", message), version=label, newer=newer)
 
 
 def _message(pinned: VersionRow, newest: VersionRow) -> str:
@@ -57,12 +59,6 @@ def _message(pinned: VersionRow, newest: VersionRow) -> str:
     return f"{pinned.label} is pinned, {newest.label} {when} is newer: {what}"
 
 
-def _outcome(pin: Pin, status: Status, message: str, newest: VersionRow | None = None) -> Outcome:
-    return Outcome(
-        "outdated",
-        status,
-        pin.name,
-        message,
-        dataset=pin.name,
-        version=pin.resolved.version if newest is None else newest.label,
-    )
+def _outcome(pin: Pin, status: Status, message: str) -> Outcome:
+    version = pin.resolved.version
+    return Outcome("outdated", status, pin.name, message, dataset=pin.name, version=version)

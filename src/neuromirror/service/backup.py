@@ -167,8 +167,8 @@ def restore_from_backup(store: Store, index_path: Path, folder: Path) -> Restore
     )
     if not found:
         raise BackupNotFoundError(
-            f"{folder} contains no backup of an index; run 'neuromirror rebuild-index' to rebuild "
-            "the index from the store"
+            f"the folder '{folder}' contains no backup of an index; check the path, or rebuild the "
+            "index from the store with 'neuromirror rebuild-index', which takes longer"
         )
     wrong: list[str] = []
     for one in found:

@@ -49,6 +49,8 @@ class Outcome:
         The host at fault if ``message`` concerns a whole host; such messages are printed once.
     latest
         Label of the version that the dataset's name means, if a clone has another one.
+    newer
+        Whether the store has a newer version than the pinned one.
     """
 
     action: str
@@ -64,6 +66,7 @@ class Outcome:
     url: str | None = None
     host: str | None = None
     latest: str | None = None
+    newer: bool | None = None
 
     @property
     def failed(self) -> bool:

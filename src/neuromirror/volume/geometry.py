@@ -139,8 +139,9 @@ def _decode(content: bytes | None, kind: type[_Document], where: str) -> _Docume
 
 def _not_a_volume_error(where: str) -> NotAVolumeError:
     return NotAVolumeError(
-        f"{where} is not a volume in the format of mirrored BOSS and ndstore channels: an OME-Zarr"
-        " 0.5 with the axes [t,] z, y, x; open its files with another program"
+        f"{where} has no volume that can be exported: that needs an OME-Zarr 0.5 with the axes "
+        "[t,] z, y, x and uncompressed chunks, as the mirrors of BOSS and ndstore have; open its "
+        "files with another program"
     )
 
 

@@ -89,8 +89,8 @@ def release_hold(recorder: Recorder, hold: str) -> str:
     if len(matching) != 1:
         known = ", ".join(one.hold for one in found) or "none"
         raise ConfigurationError(
-            f"'{hold}' matches {len(matching) or 'no'} open hold{'s' * (len(matching) > 1)}; "
-            f"open holds: {known}"
+            f"'{hold}' is the start of {len(matching) or 'no'} id{'s' * (len(matching) > 1)} of a "
+            f"held update; ids of the held updates: {known}"
         )
     (one,) = matching
     recorder.record(HoldReleased(one.hold, getpass.getuser(), current_timestamp()))
