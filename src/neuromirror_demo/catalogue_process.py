@@ -152,9 +152,9 @@ _PAGES = """Look around: {address}
 _SERVED = """
 In another terminal, the same address is one to clone from:
 
+    . {folder}/environment    # allows git-annex to read the archives on this machine
     datalad clone 'ria+{address}/#~demo--000002' demo-000002
     cd demo-000002
-    git config annex.security.allowed-ip-addresses 127.0.0.1    # where these archives are
     datalad get .
 
 What syncs and all other commands go by is in {folder}.

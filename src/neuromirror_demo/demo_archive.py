@@ -13,6 +13,7 @@ from neuromirror.model import ConfigurationError
 from neuromirror_demo.archive import Archive
 from neuromirror_demo.archive_contents import fill
 from neuromirror_demo.demo_buckets import DemoBuckets
+from neuromirror_demo.environment import write_environment
 from neuromirror_demo.records import ArchiveClock
 
 if TYPE_CHECKING:
@@ -247,6 +248,8 @@ class DemoArchive(Archive):
             f'[options]\napi = "{self.api_url}"\n'
         )
         self._stack.callback(target.unlink, missing_ok=True)
+        # stays: shells that read it have their git configuration there
+        write_environment(self.directory)
 
 
 class _DeferredApp:

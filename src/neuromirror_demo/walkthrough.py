@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import click
 
 from neuromirror.model import ConfigurationError, NeuromirrorError
+from neuromirror_demo.environment import demo_variables
 
 if TYPE_CHECKING:
     from neuromirror_demo import DemoBuckets
@@ -76,6 +77,7 @@ def run_walkthrough(*, keep: Path | None, serve: bool, ask: bool, as_json: bool)
             f"git -C dataset annex fsck {shlex.quote(path)}",
         )
         steps.shell("", "git -C dataset annex fsck --fast --quiet")
+        _pin_and_restore(path, steps)
         label = _publish(demo, steps)
         steps.run(
             "The next sync finds what is new. (The archive has no sha256 yet for one file\n"
@@ -98,11 +100,9 @@ def run_walkthrough(*, keep: Path | None, serve: bool, ask: bool, as_json: bool)
 
 
 _END = """
-This was the complete workflow: archive, mirror, datalad, git-annex. To continue, in a new folder:
+This was the complete workflow: archive, mirror, clone, pin, restore. To continue, in a new folder:
 
-    mkdir mirrors
-    cp …/mirrors/dandi.toml mirrors/    # the real archive; the file comes with neuromirror
-    neuromirror sync dandi:000027       # one dandiset of it, into ./store
+    neuromirror sync dandi:000027       # one dandiset of the real archive
     neuromirror show dandi:000027
 
 docs/tutorial.md explains each step."""
@@ -115,12 +115,38 @@ commands that only read continue to work."""
 
 def _refuse_earlier(folder: Path) -> None:
     """Refuse to restart an archive: it would appear to have lost its history."""
-    for name in ("store", "dataset", "recording"):
+    for name in ("store", "dataset", "recording", "paper"):
         if (folder / name).exists():
             raise ConfigurationError(
                 f"{folder} holds an earlier demonstration ({name}); name a new folder, or remove "
                 "that one (chmod -R u+w first: git-annex protects its files)"
             )
+
+
+def _pin_and_restore(path: str, steps: CommandSteps) -> None:
+    """Pin a version, restore it, damage a file of it, repair the file, and cite the version."""
+    restored = "paper/data/demo--000002"
+    damaged = shlex.quote(f"{restored}/{path}")
+    steps.run(
+        "A paper pins the version that it used, in a lock file.",
+        "pin demo:000002 -o paper/datasets.lock --bundle",
+    )
+    restore = "restore paper/datasets.lock --into paper/data"
+    verify = "verify paper/datasets.lock --in paper/data"
+    steps.run("Its readers restore exactly these bytes.", restore)
+    steps.shell(
+        "A file is damaged on the disk …",
+        f"chmod u+w $(readlink -f {damaged}) && echo damage >> {damaged}",
+    )
+    steps.run("… which verify finds.", verify, code=1)
+    steps.shell(
+        "git-annex moves the damaged content away, and restore gets the file again.",
+        f"git -C {restored} annex fsck --quiet {shlex.quote(path)}",
+        code=1,
+    )
+    steps.run("", restore)
+    steps.run("", verify)
+    steps.run("The citation, with ids of the exact state.", "cite paper/datasets.lock")
 
 
 def _publish(demo: object, steps: CommandSteps) -> str:
@@ -176,34 +202,27 @@ class CommandSteps:
         self.json = as_json
         self.environment = {
             **os.environ,
-            # git-annex refuses loopback addresses by default
-            "GIT_CONFIG_COUNT": "3",
-            "GIT_CONFIG_KEY_0": "annex.security.allowed-ip-addresses",
-            "GIT_CONFIG_VALUE_0": "127.0.0.1",
-            "GIT_CONFIG_KEY_1": "user.name",
-            "GIT_CONFIG_VALUE_1": "Demo",
-            "GIT_CONFIG_KEY_2": "user.email",
-            "GIT_CONFIG_VALUE_2": "demo@example.invalid",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "DATALAD_UI_PROGRESSBAR": "none",
         }
         for name in ("NEUROMIRROR_STORE", "NEUROMIRROR_MIRRORS", "NEUROMIRROR_INDEX"):
             self.environment.pop(name, None)
+        self.environment |= demo_variables(folder)
 
     def print_text(self, text: str) -> None:
         """A sentence between steps."""
         _print_text(self.json, text)
 
-    def run(self, text: str, command: str, *, shown: int = _SHOWN) -> None:
-        """A neuromirror command, and the first lines of what it gave."""
+    def run(self, text: str, command: str, *, shown: int = _SHOWN, code: int = 0) -> None:
+        """A neuromirror command, and the first lines of what it gave; ``code`` is expected."""
         arguments = [sys.executable, "-m", "neuromirror", *shlex.split(command)]
-        self._step(text, f"neuromirror {command}", arguments, shown)
+        self._step(text, f"neuromirror {command}", arguments, shown, code)
 
-    def shell(self, text: str, command: str) -> None:
+    def shell(self, text: str, command: str, *, code: int = 0) -> None:
         """Any other command."""
-        self._step(text, command, shlex.split(command), _SHOWN)
+        self._step(text, command, ["sh", "-c", command], _SHOWN, code)
 
-    def _step(self, text: str, typed: str, arguments: Sequence[str], shown: int) -> None:
+    def _step(self, text: str, typed: str, arguments: Sequence[str], shown: int, code: int) -> None:
         if text:
             self.print_text(f"\n{text}")
         if not self.json:
@@ -218,7 +237,7 @@ class CommandSteps:
             text=True,
             check=False,
         )
-        if done.returncode:
+        if done.returncode != code:
             raise StepFailedError(
                 f"'{typed}' failed in {self._folder} with exit code {done.returncode}:\n"
                 f"{done.stdout.strip()}"

@@ -102,3 +102,22 @@ def test_get_names_forbidden_hosts_once(
     (hosts,) = {one["host"] for one in failed}
     assert len([line for line in lines if hosts in line]) == 2
     assert [one["count"] for one in records if one.get("kind") == "host"] == [len(failed)]
+
+
+def test_restore_prints_one_message_and_a_count(
+    restricted_clone: Path, tmp_path: Path, lab: LabStore
+) -> None:
+    store = ("--store", str(lab.mirror_harness.folder))
+    lock = str(tmp_path / "datasets.lock")
+    assert run("pin", NAME, "-o", lock, *store)[0] == 0
+    code, records, lines = run("restore", lock, "--into", str(tmp_path / "data"), *store)
+    assert code == 1
+    failed = [one for one in records if one["action"] == "get" and "path" in one]
+    assert len(failed) > 2
+    (hosts,) = {one["host"] for one in failed}
+    # the message, the count, and the result of the dataset
+    assert len([line for line in lines if line.startswith("error")]) == 3
+    assert [one["count"] for one in records if one.get("kind") == "host"] == [len(failed)]
+    assert len({one["message"] for one in failed}) == 1
+    assert failed[0]["message"].count(SETTING) == 1
+    assert hosts

@@ -122,7 +122,13 @@ class Terminal:
         self._process.communicate()
 
 
-def test_every_command_of_the_tutorial_gives_what_it_shows(tmp_path: Path) -> None:
+def test_every_command_of_the_tutorial_gives_what_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a user has no settings and no git identity: those of the demo must do
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("GIT_CONFIG_GLOBAL")
     port = neighbouring_ports(5)
     text = PAGE.read_text("utf-8")
     for number, free in zip(PORTS, (port, port + 1), strict=True):

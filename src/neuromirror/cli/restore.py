@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from neuromirror.cli.commands import argument, command
-from neuromirror.cli.common import NamedPath, Settings, settings_options
+from neuromirror.cli.common import HostMessages, NamedPath, Settings, settings_options
 
 
 @command("restore", example="neuromirror restore datasets.lock --into data")
@@ -81,14 +81,17 @@ def restore_command(
     found = load_lock(lock / "datasets.lock" if lock.is_dir() else lock)
     store = settings.store() if (settings.store_folder / "neuromirror").is_dir() else None
     counted = Tally()
+    hosts = HostMessages("get")
     with progress_line("restoring") as progress:
         for outcome in restore(
             found, into, store, clones=clones, offline=offline, jobs=jobs or JOBS, progress=progress
         ):
             counted.add(outcome)
-            shown = outcome.failed or outcome.action == "restore"
+            is_new = outcome.failed and hosts.is_first(outcome)
+            shown = is_new or outcome.action == "restore"
             line = f"{outcome.status:<10} {outcome.path}  {outcome.message}" if shown else None
             settings.emit(outcome.action, outcome.to_json(), line)
+    hosts.print_counts(settings)
     sys.exit(counted.exit_code)
 
 

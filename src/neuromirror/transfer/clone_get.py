@@ -326,7 +326,7 @@ class _CloneGet:
                     url=None if found.url is None else displayed_url(found.url),
                 )
         elif content.locations.has_other_source or (
-            found.has_refused_address and self._clone.settings.allowed_addresses
+            found.refused_hosts and self._clone.settings.allowed_addresses
         ):
             # git-annex resolves host names before it checks whether their addresses are allowed
             self._meter.reset(key)

@@ -50,8 +50,8 @@ class FetchResult:
         The URL it was downloaded from.
     errors
         Why each URL failed.
-    has_refused_address
-        Whether a URL was refused because of its address.
+    refused_hosts
+        Hosts that were refused because of their addresses.
     hosts
         Host of each error that concerns a whole host; None for errors that concern one file.
     """
@@ -60,7 +60,7 @@ class FetchResult:
     check: ContentCheck | None = None
     url: str | None = None
     errors: list[str] = field(default_factory=list)
-    has_refused_address: bool = False
+    refused_hosts: list[str] = field(default_factory=list)
     hosts: set[str | None] = field(default_factory=set)
 
     @property

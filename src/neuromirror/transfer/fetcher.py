@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -247,15 +247,29 @@ class Fetcher:
     def _record_error(self, found: FetchResult, url: str, error: NeuromirrorError) -> None:
         found.hosts.add(host_at_fault(error, url))
         if isinstance(error, UnsafeAddressError) and not error.always_refused:
-            found.has_refused_address = True
-            found.errors.append(
-                f"{host_of(error.url or url)} is on this machine or a private network, and not "
-                "allowed; list its address in git config annex.security.allowed-ip-addresses"
-            )
+            _add_refused_host(found, host_of(error.url or url))
         elif isinstance(error, NetError):
             found.errors.append(str(error))
         else:
             found.errors.append(f"{displayed_url(url)}: {error}")
+
+
+def _add_refused_host(found: FetchResult, host: str) -> None:
+    """Record a host that may not be accessed; all such hosts have one message."""
+    if found.refused_hosts:
+        found.errors.remove(_refused_message(found.refused_hosts))
+    if host not in found.refused_hosts:
+        found.refused_hosts.append(host)
+    found.errors.append(_refused_message(found.refused_hosts))
+
+
+def _refused_message(hosts: Sequence[str]) -> str:
+    is_one = len(hosts) == 1
+    return (
+        f"{', '.join(hosts)} {'is' if is_one else 'are'} on this machine or a private network, and "
+        f"not allowed; list {'its address' if is_one else 'their addresses'} in git config "
+        "annex.security.allowed-ip-addresses"
+    )
 
 
 class _PartialContent:
