@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from neuromirror.cli.addresses import find_address
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, settings_options
-from neuromirror.model.errors import ConfigurationError
+from neuromirror.model.errors import ConfigurationError, UnknownAddressError
 
 if TYPE_CHECKING:
     from neuromirror.config.addresses import Address
+
+_NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*:[^@#\s]+")
+"""The name of a dataset of any mirror."""
 
 
 @command(
@@ -99,7 +103,14 @@ def locate_clone(settings: Settings, text: str, base: str | None) -> tuple[Addre
     from neuromirror.model import alias_of
 
     if base is not None:
-        found = find_address(settings, text)
+        try:
+            found = find_address(settings, text)
+        except UnknownAddressError:
+            # a mirror has names that no mirror file here knows
+            named = _named_elsewhere(text)
+            if named is None:
+                raise
+            found = named
         return found, remote_url(base, alias_of(found.dataset), found.version)
     stored = _stored(settings, text)
     if stored is None:
@@ -109,6 +120,16 @@ def locate_clone(settings: Settings, text: str, base: str | None) -> tuple[Addre
         raise ConfigurationError(f"{text}: the archive has no such version")
     found, label = stored
     return found, store_url(settings.store().root, alias_of(found.dataset), label)
+
+
+def _named_elsewhere(text: str) -> Address | None:
+    """Parse the name of a dataset of a mirror that has no mirror file here."""
+    from neuromirror.config.addresses import Address
+
+    name, at, label = text.partition("@")
+    if not _NAME.fullmatch(name) or "://" in text or (at and not label):
+        return None
+    return Address(name, label or None)
 
 
 def _stored(settings: Settings, text: str) -> tuple[Address, str] | None:
@@ -121,7 +142,6 @@ def _stored(settings: Settings, text: str) -> tuple[Address, str] | None:
         UnknownMirrorError,
         UnknownVersionError,
     )
-    from neuromirror.model.errors import UnknownAddressError
     from neuromirror.store import NotAStoreError
 
     try:
