@@ -106,6 +106,13 @@ def test_a_paper_is_pinned_and_restored_as_the_pages_say(checkout: Path) -> None
     run_page("restore.md", checkout / "paper", DANDISET)
 
 
+@pytest.mark.parametrize("checkout", [["dandi"]], indirect=True)
+def test_a_papers_repository_works_as_its_page_says(checkout: Path) -> None:
+    options = ("--mirrors", f"{checkout}/mirrors", "--store", f"{checkout}/store")
+    assert CliRunner().invoke(main, ["sync", "dandi:000002", *options]).exit_code == 0
+    run_page("paper.md", checkout, DANDISET)
+
+
 @pytest.mark.parametrize("page", HOWTOS)
 def test_a_how_to_has_commands(page: str) -> None:
     assert any(block.language == "console" for block in blocks(page))
