@@ -7,6 +7,7 @@ with the project lead there, and so do the names of what the demos have.
 from __future__ import annotations
 
 import re
+import shutil
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,15 @@ from support.documented_commands import DOCS, blocks, not_run, run_page
 ROOT = DOCS.parent
 HOWTOS = sorted(
     {path.name for path in (DOCS / "howto").glob("*.md")}
-    - {"datalad.md", "install.md", "interchange.md", "private.md", "recipes.md", "takedown.md"}
+    - {
+        "addresses.md",
+        "datalad.md",
+        "install.md",
+        "interchange.md",
+        "private.md",
+        "recipes.md",
+        "takedown.md",
+    }
     - {"watch.md"}  # tests/lab has its commands, and those of interchange.md
 )
 """The pages that are typed from the first line to the last; the others have examples."""
@@ -107,10 +116,35 @@ def test_a_paper_is_pinned_and_restored_as_the_pages_say(checkout: Path) -> None
 
 
 @pytest.mark.parametrize("checkout", [["dandi"]], indirect=True)
-def test_a_papers_repository_works_as_its_page_says(checkout: Path) -> None:
+def test_a_papers_repository_lasts_as_the_pages_say(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = ("--mirrors", f"{checkout}/mirrors", "--store", f"{checkout}/store")
     assert CliRunner().invoke(main, ["sync", "dandi:000002", *options]).exit_code == 0
     run_page("paper.md", checkout, DANDISET)
+    (checkout / "store").rename(checkout / "gone")
+    # what a colleague has: the same bytes, under other names
+    copies = checkout / "reader" / "copies"
+    copies.mkdir()
+    for number, path in enumerate((checkout / "paper" / "data").rglob("sub-*/*.nwb")):
+        shutil.copyfile(path, copies / f"file {number}.nwb")
+    shutil.copyfile(
+        checkout / "paper" / "data" / "dandi--000002" / "dataset notes.txt", copies / "notes.txt"
+    )
+    run_page("old-lock.md", checkout / "reader", DANDISET)
+
+    anonymous = checkout / "gitconfig"
+    anonymous.write_text(
+        '[user]\n\tuseConfigOnly = true\n[annex "security"]\n\tallowed-ip-addresses = 127.0.0.1\n',
+        "utf-8",
+    )
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(anonymous))
+    (checkout / "identity").mkdir()
+    shutil.copy(checkout / "paper" / "datasets.lock", checkout / "identity")
+    shutil.copytree(
+        checkout / "paper" / "datasets.lock.d", checkout / "identity" / "datasets.lock.d"
+    )
+    run_page("identity.md", checkout / "identity", DANDISET)
 
 
 @pytest.mark.parametrize("page", HOWTOS)
