@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from neuromirror.cli import main
-from neuromirror.crawl import open_recorder, rebuild_index
+from neuromirror.crawl import FailureLog, open_recorder, rebuild_index
 from neuromirror.model import DatasetRef, LocationsChecked, TaskFailed, VisitEnded
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.boss import TISSUE, DemoBoss
@@ -356,3 +356,24 @@ def test_show_names_what_fails_of_a_dataset(
     source.on_entries = lambda: None
     scripted_harness.sync()
     assert json.loads(CliRunner().invoke(main, arguments).stdout)["failures"] == []
+
+
+def test_the_failures_of_a_task_and_of_a_mirror(mirror_harness: MirrorHarness) -> None:
+    store = mirror_harness.store
+    with open_recorder(store, store.index_path) as recorder:
+        log = FailureLog(recorder)
+        for task, name in (("list", "demo"), ("list", "demo:1"), ("list", ""), ("probe", "demo")):
+            log.record_failure(task, "failed", name)
+
+        def failed(*only: str | None) -> set[tuple[str, str, str | None]]:
+            found = recorder.ask(lambda index: index.failed_tasks(*only))
+            return {(one.task, one.mirror, one.dataset) for one in found}
+
+        listed = {("list", "demo", None), ("list", "demo", "demo:1")}
+        assert failed("list", "demo") == listed
+        assert failed("list") == {*listed, ("list", "", None)}
+        assert failed(None, "demo") == {*listed, ("probe", "demo", None)}
+        log.record_success("list", "demo")
+        assert failed("list", "demo") == {("list", "demo", "demo:1")}
+        log.record_success("list", "demo", with_datasets=True)
+        assert failed() == {("list", "", None), ("probe", "demo", None)}

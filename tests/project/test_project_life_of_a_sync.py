@@ -1,4 +1,4 @@
-"""docs/explanation/life-of-a-sync.md names one existing module per step, and none twice."""
+"""docs/explanation/life-of-a-sync.md names existing modules, and the writer of a service."""
 
 from __future__ import annotations
 
@@ -15,3 +15,10 @@ def test_each_step_names_a_module_that_exists_and_no_module_is_visited_twice() -
     assert len(steps) >= 10
     assert [name for name in modules if find_spec(name) is None] == []
     assert sorted(set(modules)) == sorted(modules)
+
+
+def test_the_page_names_the_writer_of_a_service() -> None:
+    text = PAGE.read_text("utf-8")
+    modules = re.findall(r"`(neuromirror\.service\.[\w.]+)`", text)
+    assert {f"neuromirror.service.{name}" for name in ("job_recorder", "writer")} <= set(modules)
+    assert [name for name in modules if find_spec(name) is None] == []

@@ -224,6 +224,25 @@ def test_a_late_reply_is_not_taken_for_that_of_the_next_request(
             assert far.ask(lambda index: index.tombstones()) == []
 
 
+def test_a_malformed_request_does_not_end_the_listener(
+    job_harness: JobHarness, executor: DaskExecutor
+) -> None:
+    job = job_harness.writer.open(job_harness.job("listing", "demo"))
+    with closing(executor._listener.open("a ticket", job)):
+        requests = executor._listener.queue(executor._plugin)
+        for request in (
+            7,
+            "abc",
+            (1, 2),
+            ({}, 1, b""),
+            ("a ticket", "one", b""),
+            ("a ticket", 9, 7),
+        ):
+            requests.put(request)
+        with far_recorder(executor, "a ticket") as far:
+            assert far.ask(lambda index: index.tombstones()) == []
+
+
 @contextmanager
 def far_recorder(executor: DaskExecutor, ticket: str) -> Iterator[JobRecorder]:
     """The recorder of a job on a Dask worker."""
@@ -290,7 +309,7 @@ def test_a_request_that_takes_long_is_waited_for(
     assert job_harness.recorder.ask(lambda index: len(list(index.events("demo:000001")))) == 1
 
 
-@pytest.mark.parametrize("address", ["here", "tcp://here", "tcp://here:port"])
+@pytest.mark.parametrize("address", ["", " ", "here", "tcp://here", "tcp://here:port"])
 def test_a_malformed_address_is_an_error_of_usage(writer: Writer, address: str) -> None:
     with pytest.raises(ConfigurationError), dask_executor(address, writer):
         pass

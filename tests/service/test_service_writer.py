@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import pickle
 import threading
 from collections.abc import Callable, Iterator
@@ -19,10 +21,11 @@ from neuromirror.index import (
     RemoteIndex,
     UnknownMirrorError,
 )
-from neuromirror.model import DatasetRef, EventRaised
+from neuromirror.model import DatasetRef, EventRaised, NeuromirrorError
 from neuromirror.service.job_recorder import JobRecorder
 from neuromirror.service.leases import LeaseLostError
 from neuromirror.service.writer import JobWriter
+from neuromirror.service.writer_messages import MalformedMessageError, Record, send_request
 from neuromirror.store import MAIN_BRANCH, RefsMovedError
 from support.job_harness import JobHarness
 from support.mirror_harness import MirrorHarness
@@ -178,10 +181,63 @@ def test_errors_of_the_writer_keep_their_type(job_harness: JobHarness) -> None:
             far.record(EventRaised("demo", "000001", "incident", "none", "2024-03-01T00:00:00Z"))
 
 
-def test_a_request_that_is_no_message_is_refused(job_harness: JobHarness) -> None:
+def test_a_request_of_another_form_is_refused_and_named(job_harness: JobHarness) -> None:
     with closing(job_harness.writer.open(job_harness.job("listing", "demo"))) as channel:
-        for message in (b"", b"\xc0", msgspec.msgpack.encode({"type": "Record", "entries": 7})):
-            assert b"Failed" in channel.request(message)
+        for message in (b"", b"\xc0", msgspec.msgpack.encode({"type": "Record", "entries": 7}), 7):
+            reply = msgspec.msgpack.decode(channel.request(message))  # type: ignore[arg-type]
+            assert (reply["type"], reply["kind"]) == ("Failed", "MalformedMessageError")
+        for line in (b"", b"7", b'{"type": "Unknown"}'):
+            with pytest.raises(MalformedMessageError):
+                send_request(channel, Record([line]))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("a defect"), NeuromirrorError),
+        (OSError(errno.ENOSPC, "full", "/store/\udcff"), OSError),
+        (RefsMovedError("\udcff"), RefsMovedError),
+    ],
+)
+def test_every_error_of_the_writer_is_a_reply(
+    job_harness: JobHarness,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    expected: type[Exception],
+) -> None:
+    def fail(*entries: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(job_harness.recorder, "record", fail)
+    with far_recorder(job_harness) as far, pytest.raises(expected) as caught:
+        far.record()
+    assert getattr(caught.value, "errno", None) == getattr(error, "errno", None)
+
+
+def test_a_defect_of_the_writer_is_logged(
+    job_harness: JobHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        far_recorder(job_harness) as far,
+        monkeypatch.context() as broken,
+        caplog.at_level(logging.ERROR, "neuromirror"),
+    ):
+        broken.delattr(job_harness.recorder, "_thread")
+        with pytest.raises(NeuromirrorError):
+            far.record()
+    assert [one.levelname for one in caplog.records] == ["ERROR"]
+
+
+def test_a_writer_that_was_closed_writes_nothing(job_harness: JobHarness) -> None:
+    entry = EventRaised("demo", "000001", "incident", "none", "2024-03-01T00:00:00+00:00")
+    size = job_harness.mirror_harness.store.journal_size()
+    with far_recorder(job_harness) as far:
+        job_harness.writer.close()
+        with pytest.raises(LeaseLostError):
+            far.record(entry)
+    with far_recorder(job_harness, "demo:000001") as far, pytest.raises(LeaseLostError):
+        far.record(entry)
+    assert job_harness.mirror_harness.store.journal_size() == size
 
 
 def test_neither_refs_nor_entries_are_written_for_a_lost_lease(job_harness: JobHarness) -> None:
@@ -204,8 +260,9 @@ def test_neither_refs_nor_entries_are_written_for_a_lost_lease(job_harness: JobH
     assert store.journal_size() == before
 
 
+@pytest.mark.parametrize("whole", [False, True])
 def test_closing_waits_for_the_request_in_progress_and_refuses_the_next(
-    job_harness: JobHarness, monkeypatch: pytest.MonkeyPatch
+    job_harness: JobHarness, monkeypatch: pytest.MonkeyPatch, whole: bool
 ) -> None:
     entered, go = threading.Event(), threading.Event()
     record = job_harness.recorder.record
@@ -224,13 +281,14 @@ def test_closing_waits_for_the_request_in_progress_and_refuses_the_next(
         recording = threading.Thread(target=far.record, args=(entry,))
         recording.start()
         assert entered.wait(600)
-        closing_it = threading.Thread(target=channel.close)
-        closing_it.start()
-        # another job is closed, and reads, while this one is closing
+        # another job is closed, and reads, while this one is in progress
         assert b"Done" in other.request(
             msgspec.msgpack.encode({"type": "Query", "name": "tombstones", "arguments": {}})
         )
         other.close()
+        closer = job_harness.writer if whole else channel
+        closing_it = threading.Thread(target=closer.close)
+        closing_it.start()
         assert closing_it.is_alive()
         go.set()
         closing_it.join(600)

@@ -72,13 +72,11 @@ class FailureLog:
         self, task: str, name: str = "", *, with_datasets: bool = False
     ) -> list[FailureRow]:
         """Return the recorded failures of a task."""
-        found = self._recorder.ask(lambda index: index.failed_tasks())
-        return [
-            one
-            for one in found
-            if one.task == task
-            and (_name(one) == name or (with_datasets and name and one.mirror == name))
-        ]
+        mirror, _ = _split(name)
+        found = self._recorder.ask(lambda index: index.failed_tasks(task, mirror))
+        if with_datasets and name == mirror:
+            return found
+        return [one for one in found if _name(one) == name]
 
     def forget_others(self, mirrors: Collection[str]) -> None:
         """Forget the failures of mirrors other than ``mirrors``, which have no mirror file."""

@@ -51,6 +51,7 @@ _FAILED_TASKS = """
 SELECT f.task, f.mirror, f.local_id, f.message, f.first_at, f.last_at FROM failures f
 WHERE NOT EXISTS (SELECT 1 FROM datasets d JOIN mirrors m ON m.id = d.mirror
     WHERE m.name = f.mirror AND d.local_id = f.local_id AND d.withdrawn <> '')
+AND (?1 IS NULL OR f.task = ?1) AND (?2 IS NULL OR f.mirror = ?2)
 ORDER BY f.mirror, f.task, f.local_id
 """
 
@@ -182,9 +183,22 @@ class CrawlQueries(QueryBase):
             )
         )
 
-    def failed_tasks(self) -> list[FailureRow]:
-        """Return the tasks whose last run failed, by mirror, those of the store first."""
-        return [_failure(row) for row in self._rows(_FAILED_TASKS)]
+    def failed_tasks(self, task: str | None = None, mirror: str | None = None) -> list[FailureRow]:
+        """Return the tasks whose last run failed, by mirror, those of the store first.
+
+        Parameters
+        ----------
+        task
+            Only of this task.
+        mirror
+            Only of this mirror; empty for the tasks of the store.
+
+        Returns
+        -------
+        list[FailureRow]
+            The failures.
+        """
+        return [_failure(row) for row in self._rows(_FAILED_TASKS, (task, mirror))]
 
     def _failed_visits(self) -> list[FailureRow]:
         """Return the failed visits that are the last of their datasets, by name."""

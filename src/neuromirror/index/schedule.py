@@ -398,10 +398,18 @@ class Schedule:
         token
             The token of the lease.
         """
+        self.release_all([(name, token)])
+
+    def release_all(self, tokens: Iterable[tuple[str, int]]) -> None:
+        """Release leases in one transaction; see :meth:`release`.
+
+        Parameters
+        ----------
+        tokens
+            Name and token of each lease.
+        """
         with self._writing() as db:
-            db.execute(
-                "UPDATE leases SET expires = NULL WHERE name = ? AND token = ?", (name, token)
-            )
+            db.executemany("UPDATE leases SET expires = NULL WHERE name = ? AND token = ?", tokens)
 
     def leases(self, now: float) -> list[LeaseRow]:
         """Return the leases in force, by name.

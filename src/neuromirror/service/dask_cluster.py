@@ -153,6 +153,8 @@ class DaskExecutor(Executor):
             ) from error
         untyped: Any = distributed.Client
         try:
+            if not self._address.strip():  # Dask would start a cluster on this machine
+                raise ValueError("it is empty")
             client = untyped(self._address, timeout=SCHEDULER_TIMEOUT, set_as_default=False)
         except ValueError as error:
             raise ConfigurationError(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+import msgspec
+
+from neuromirror.service.logs import log_event
 from neuromirror.service.writer import JobWriter
 
 _THREADS = 8
@@ -89,12 +93,14 @@ class RequestListener:
         """Stop without waiting for requests in progress; the client is closed next."""
         self._closed.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
+        with suppress(*_LOST):
+            self._requests.close()
 
     def _listen(self) -> None:
         signalled = time.monotonic()
         while not self._closed.is_set():
             try:
-                ticket, number, message = self._requests.get(timeout=_POLL_SECONDS)
+                request = self._requests.get(timeout=_POLL_SECONDS)
             except TimeoutError:
                 pass
             except _LOST:
@@ -102,15 +108,24 @@ class RequestListener:
                     return
                 self._reconnect()
             else:
-                with self._lock:
-                    job = self._jobs.get(ticket)
-                if job is not None:
-                    job.number = number
-                    with suppress(RuntimeError):  # closed
-                        self._pool.submit(job.answer, number, message)
+                self._accept(request)
             if time.monotonic() - signalled >= _POLL_SECONDS:
                 signalled = time.monotonic()
                 self._signal()
+
+    def _accept(self, request: object) -> None:
+        """Apply a request in another thread; only log one that has no sender."""
+        try:
+            ticket, number, message = msgspec.convert(request, tuple[str, int, bytes])
+        except msgspec.ValidationError as error:
+            log_event("request refused", f"malformed: {error}", level=logging.ERROR)
+            return
+        with self._lock:
+            job = self._jobs.get(ticket)
+        if job is not None:
+            job.number = number
+            with suppress(RuntimeError):  # closed
+                self._pool.submit(job.answer, number, message)
 
     def _reconnect(self) -> None:
         """Create the queue again: a scheduler that was restarted does not have it."""

@@ -18,14 +18,15 @@ from datetime import UTC, datetime
 from neuromirror.crawl import FailureLog, Mirror, Recorder, Result
 from neuromirror.crawl.failure_log import CONFIGURATION, SERVICE_TASKS, WORKERS
 from neuromirror.index import Schedule, TaskRow
-from neuromirror.model import DatasetHint, DatasetRef, NeuromirrorError
-from neuromirror.service.jobs import ALL_MIRRORS, Job, JobContext, run_job
+from neuromirror.model import NeuromirrorError
+from neuromirror.service.jobs import ALL_MIRRORS, JobContext, run_job
 from neuromirror.service.leases import LEASE_SECONDS, Lease
 from neuromirror.service.logs import log_event
 from neuromirror.service.mirror_files import MirrorFiles
 from neuromirror.service.running_jobs import JobResult, RunningJob, ServiceObserver, collect_result
 from neuromirror.service.schedule_writer import SUPERDATASET_PREFIX, ScheduleWriter
 from neuromirror.service.stale_leases import StaleLeases
+from neuromirror.service.task_jobs import job_of_task
 
 _RENEW_SECONDS = LEASE_SECONDS / 3
 _WRITE_SECONDS = 0.05
@@ -36,9 +37,6 @@ _SET_BACK = 30.0
 
 _REPAIR_SECONDS = 600.0
 """Seconds between two repairs of all rows of the schedule."""
-
-_CONNECTIONS = 16
-"""Concurrent requests per host unless a mirror's file sets another limit."""
 
 _PAUSE = 30.0
 """Seconds without new jobs after no worker was available."""
@@ -184,7 +182,7 @@ class Service:
         left = list(self._running.values())
         for running_job in left:
             running_job.future.cancel()
-            self._schedule.release(running_job.job.lease.name, running_job.job.lease.token)
+        self._schedule.release_all((one.job.lease.name, one.job.lease.token) for one in left)
         self._running.clear()
         self._finished.clear()
         self._pending_writes.clear()
@@ -444,9 +442,7 @@ class Service:
         if token is None:
             return 0
         lease = Lease(row.name, token)
-        job = Job(
-            kind, lease, self._with_shared_limits(mirror), row.local_id or None, _hint(row), deep
-        )
+        job = job_of_task(row, kind, lease, mirror, self._workers, deep=deep)
         began = datetime.now(UTC).isoformat(timespec="seconds")
         try:
             future = self._executor.submit(run_job, self._job_context, job)
@@ -470,33 +466,9 @@ class Service:
         self._finished.append(running_job)
         self.wakeup.set()
 
-    def _with_shared_limits(self, mirror: Mirror) -> Mirror:
-        """Return the mirror with a job's share of its limits: jobs share no connections."""
-        settings = mirror.settings
-        jobs = min(settings.schedule.workers, self._workers)
-        if jobs == 1:
-            return mirror
-        most, pace = settings.net.connections_per_host, settings.net.requests_per_second
-        if most is None:
-            connections = settings.options.get("connections", 0)
-            most = max(_CONNECTIONS, 2 * connections if isinstance(connections, int) else 0)
-        net: dict[str, object] = {"connections_per_host": max(1, most // jobs)}
-        if pace is not None:
-            net["requests_per_second"] = pace / jobs
-        shared = settings.model_copy(update={"net": settings.net.model_copy(update=net)})
-        return replace(mirror, settings=shared)
-
     def _update_excluded_mirrors(self) -> None:
         """Exclude tasks of mirrors that are not served, and housekeeping tasks."""
         self._excluded_mirrors = {row.mirror for row in self._schedule.tasks()} - set(
             self._files.mirrors
         )
         self._excluded_mirrors.add("")
-
-
-def _hint(row: TaskRow) -> DatasetHint | None:
-    """Return the list's entry of a dataset; None if the schedule does not hold all of it."""
-    if not row.local_id or (row.fingerprint is not None and not row.title):
-        return None
-    dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
-    return DatasetHint(dataset, row.fingerprint, row.title)

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -202,7 +202,8 @@ def _open_service(
         housekeeping_lock = threading.Lock()
         # a running housekeeping task uses all of the above
         stack.callback(housekeeping_lock.acquire)
-        executor = stack.enter_context(_executor(options, Writer(recorder, schedule)))
+        writer = stack.enter_context(closing(Writer(recorder, schedule)))
+        executor = stack.enter_context(_executor(options, writer))
         name = lease_owner("serve")
         service = Service(
             context,

@@ -5,6 +5,7 @@ Jobs propose refs and journal entries and query the index; see ADR 26.
 
 from __future__ import annotations
 
+import logging
 import threading
 
 import msgspec
@@ -12,8 +13,10 @@ import msgspec
 from neuromirror.crawl import JournalRecorder
 from neuromirror.index import Schedule, answer_query
 from neuromirror.model import NeuromirrorError
+from neuromirror.net import redact
 from neuromirror.service.jobs import Job
 from neuromirror.service.leases import Lease, LeaseLostError
+from neuromirror.service.logs import log_event
 from neuromirror.service.writer_messages import (
     Done,
     Publish,
@@ -34,13 +37,38 @@ class Writer:
     def __init__(self, recorder: JournalRecorder, schedule: Schedule) -> None:
         self._recorder = recorder
         self._schedule = schedule
+        self._lock = threading.Lock()
+        self._open: set[JobWriter] = set()
+        self._closed = False
 
     def open(self, job: Job | None) -> JobWriter:
         """Return the channel of a job; the caller closes it.
 
         Without a job, the channel is of a function that sends no requests.
         """
-        return JobWriter(self, _NO_LEASE if job is None else job.lease)
+        channel = JobWriter(self, _NO_LEASE if job is None else job.lease)
+        with self._lock:
+            if not self._closed:
+                self._open.add(channel)
+                return channel
+        channel.close()
+        return channel
+
+    def close(self) -> None:
+        """Close the channels of all jobs; recorder and schedule may be closed after that.
+
+        An executor is left while its jobs run, and a ref must not move without its journal entry.
+        """
+        with self._lock:
+            self._closed = True
+            left = list(self._open)
+        for one in left:
+            one.close()
+
+    def forget(self, channel: JobWriter) -> None:
+        """Forget a channel that is closed."""
+        with self._lock:
+            self._open.discard(channel)
 
     def apply(self, request: Request, lease: Lease) -> msgspec.Raw | None:
         """Check the lease and apply a request; return the result of a query."""
@@ -85,11 +113,14 @@ class JobWriter:
                 return msgspec.msgpack.encode(Done() if result is None else Done(result))
             except (NeuromirrorError, OSError) as error:
                 return failed_reply(error)
-            except ValueError as error:  # a malformed message, or text that cannot be encoded
-                return failed_reply(NeuromirrorError(f"{self._lease.name}: {error}"))
+            except Exception as error:  # noqa: BLE001 - the job must get a reply
+                reason = redact(f"unexpected {type(error).__name__}: {error}; please report this")
+                name = self._lease.name
+                log_event("request failed", reason, level=logging.ERROR, dataset=name)
+                return failed_reply(NeuromirrorError(f"{name}: {reason}"))
 
     def close(self) -> None:
         """Refuse all further requests, and wait for the one that is being applied."""
         self._closed = True
         with self._lock:
-            pass
+            self._writer.forget(self)

@@ -41,6 +41,10 @@ class WriterLostError(NeuromirrorError):
     """The service of a job is gone; nothing more is written."""
 
 
+class MalformedMessageError(NeuromirrorError):
+    """A message does not have the form that the other side expects."""
+
+
 class Record(msgspec.Struct, frozen=True, tag=True):
     """Append journal entries (lines of the journal)."""
 
@@ -93,27 +97,50 @@ def encode_entries(entries: Iterable[JournalEntry]) -> list[bytes]:
 
 
 def decode_entries(lines: Iterable[bytes]) -> list[JournalEntry]:
-    """Return the journal entries of lines; raises ValueError."""
-    return list(map(load_entry, lines))
+    """Return the journal entries of lines; raises MalformedMessageError."""
+    try:
+        return list(map(load_entry, lines))
+    except ValueError as error:
+        raise _malformed("a journal entry of a job", error) from error
 
 
 def decode_request(message: bytes) -> Request:
-    """Return a request; raises msgspec.DecodeError."""
-    request: Request = _requests.decode(message)
+    """Return a request; raises MalformedMessageError."""
+    try:
+        request: Request = _requests.decode(message)
+    except (TypeError, ValueError) as error:
+        raise _malformed("a request of a job", error) from error
     return request
+
+
+def _malformed(what: str, error: Exception) -> MalformedMessageError:
+    return MalformedMessageError(
+        f"{what} cannot be read: {error}; install the same release of neuromirror on all machines, "
+        "then restart the service and its workers"
+    )
 
 
 def failed_reply(error: NeuromirrorError | OSError) -> bytes:
     """Return the encoded reply to a request that raised an error."""
     if isinstance(error, OSError):
-        path = None if error.filename is None else str(error.filename)
-        return msgspec.msgpack.encode(Failed("OSError", str(error.strerror), error.errno, path))
-    return msgspec.msgpack.encode(Failed(type(error).__name__, str(error)))
+        path = None if error.filename is None else _printable(str(error.filename))
+        text = _printable(error.strerror or str(error))
+        return msgspec.msgpack.encode(Failed("OSError", text, error.errno, path))
+    return msgspec.msgpack.encode(Failed(type(error).__name__, _printable(str(error))))
+
+
+def _printable(text: str) -> str:
+    """Return text that can be encoded: names of files may be other bytes than UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def send_request(channel: Channel, request: Request) -> msgspec.Raw:
     """Send a request and return the result in the reply; raise the error in the reply."""
-    reply = _replies.decode(channel.request(msgspec.msgpack.encode(request)))
+    answer = channel.request(msgspec.msgpack.encode(request))
+    try:
+        reply = _replies.decode(answer)
+    except ValueError as error:
+        raise _malformed("a reply of the writer", error) from error
     if isinstance(reply, Done):
         return reply.result
     if reply.number is not None:
