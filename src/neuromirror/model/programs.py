@@ -30,5 +30,6 @@ def install_advice(program: Program) -> str:
     if program == "git" and sys.platform == "darwin":
         return "xcode-select --install"
     found = [text.format(program) for name, text in _MANAGERS.items() if shutil.which(name)]
-    commands = [_WHEELS[program]] * (program in _WHEELS) + found[:1]
+    wheels = [_WHEELS[program]] if program in _WHEELS else []
+    commands = wheels + found[:1]
     return ", or ".join(commands) or f"install the package {program} of your system"
