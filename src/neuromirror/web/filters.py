@@ -12,21 +12,21 @@ from neuromirror.model import escape_unprintable, format_bytes
 EVIDENCE_TEXT: Mapping[str, str] = {
     "sha256": "with a SHA-256: any change is detected",
     "md5": "with an MD5: accidental changes are detected, forgeries may not be",
-    "etag": "with the S3 ETag of a multipart upload: accidental changes are detected",
+    "etag": "with the S3 ETag of an upload in parts: accidental changes are detected",
     "size": "with a size only",
     "none": "without checksum and size: cannot be verified",
 }
 _CHECKSUM_TEXT: Mapping[str, str] = {
     "sha256": "SHA-256, detects any change",
     "md5": "MD5, detects accidental changes, but perhaps not forgeries",
-    "etag": "S3 ETag of a multipart upload, detects accidental changes",
+    "etag": "S3 ETag of an upload in parts, detects accidental changes",
     "size": "none, only the size is known",
     "none": "none, the file cannot be verified",
 }
 _EVIDENCE_SHORT: Mapping[str, str] = {
     "sha256": "SHA-256",
     "md5": "MD5",
-    "etag": "S3 checksum",
+    "etag": "S3 ETag",
     "size": "size only",
     "none": "no checksum",
 }
@@ -34,13 +34,13 @@ RETENTION_TEXT: Mapping[str, str] = {
     "published": "the archive promises to keep this content permanently",
     "versioned-bucket": "the bucket keeps this object version until it is deleted",
     "mutable-bucket": "the archive may overwrite this content at any time",
-    "draft": "part of a draft: the archive may delete content that it no longer lists",
+    "draft": "part of a draft, the archive may delete content that it no longer lists",
 }
 _RETENTION_SHORT: Mapping[str, str] = {
     "published": "permanent",
     "versioned-bucket": "versioned",
     "mutable-bucket": "may be overwritten",
-    "draft": "draft, may be deleted",
+    "draft": "may be deleted (draft)",
 }
 PROBE_RESULT_TEXT: Mapping[str, str] = {
     "ok": "available",
@@ -52,7 +52,7 @@ PROBE_RESULT_TEXT: Mapping[str, str] = {
     "unknown": "cannot be checked",
 }
 VISIT_RESULT_TEXT: Mapping[str, str] = {
-    "full": "complete",
+    "full": "all files listed",
     "partial": "failed in part",
     "held": "update held for approval",
     "waiting": "postponed: still changing",
@@ -70,7 +70,10 @@ EVENT_TEXT: Mapping[str, tuple[str, str]] = {
         "not available",
         "the archive does not allow this mirror to read it",
     ),
-    "unreadable-sidecar": ("unreadable metadata", "a metadata file cannot be parsed"),
+    "unreadable-sidecar": (
+        "unreadable metadata",
+        "a metadata file cannot be read, because its JSON is invalid or access is denied",
+    ),
 }
 TASK_TEXT: Mapping[str, str] = {
     "visit": "Update of",

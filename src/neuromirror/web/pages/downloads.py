@@ -100,7 +100,7 @@ async def citation(request: CatalogueRequest) -> Response:
 
 @view
 async def badge(request: CatalogueRequest) -> Response:
-    """Return a badge with the pinned version, or with the availability of its files."""
+    """Return a badge with the version and its state, or with the availability of its files."""
     name, label, show = (
         request.path_parameter("name"),
         request.path_parameter("label"),
@@ -110,7 +110,7 @@ async def badge(request: CatalogueRequest) -> Response:
         raise BadRequestError(f"show must be pinned or available, not {show[:40]!r}")
     row = await request.query_index(lambda index: index.resolve(name, label))
     if show == "pinned":
-        labels = "pinned", f"{row.name} · {row.state.removeprefix('sha256:')[:12]}"
+        labels = "version", f"{row.name} · state {row.state.removeprefix('sha256:')[:12]}"
     else:
         found = None
         if row.indexed and row.files <= _MAX_PROBED_FILES:

@@ -269,7 +269,11 @@ def _parse_time(text: str) -> int | None:
 def _parse_integer(name: str, text: str) -> int:
     digits = text.removeprefix("-")
     if not digits.isascii() or not digits.isdecimal() or len(digits) > _MAX_DIGITS:
-        raise BadRequestError(f"{name} must be a whole number of voxels, not {text[:40]!r}")
+        axis, end = name[0], {"0": " from", "1": " to"}.get(name[1:], "")
+        raise BadRequestError(
+            f"'{axis}{end}' ({name}) must be a whole number"
+            + (f", not {text[:40]!r}" if text else "; it is empty")
+        )
     return int(text)
 
 
