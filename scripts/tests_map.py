@@ -35,8 +35,10 @@ HEAD = """\
 
 <!-- Written by scripts/tests_map.py: do not edit. -->
 
-`scripts/test` runs all of them. Seconds are the sums of the last recorded run; they include the
-waiting of tests that run beside others, so that only their relation to each other is meaningful.
+`scripts/test` runs all of them. Counts and seconds come from `tests/durations.json`, as of when
+that file was last written: tests added since are not counted. Its first contents were put together
+from several partial runs. Seconds are elapsed time and include the waiting of tests that run beside
+others, so that only their relation to each other is meaningful, and that approximately.
 Tests without the markers `slow`, `browser`, `dask`, `kill`, `notebook` and `site` are what
 `scripts/test --fast` runs.
 

@@ -88,3 +88,28 @@ def test_the_check_for_a_small_install_can_fail() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert "No module named 'click'" in ended.stderr
+
+
+def test_the_settings_of_the_catalogue_are_checked_without_datasette() -> None:
+    ended = run("import sys, neuromirror.web.rate_limits; sys.exit('datasette' in sys.modules)")
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_the_catalogue_does_not_load_dask_and_leaves_it_importable(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from neuromirror.index import IndexMissingError\n"
+        "from neuromirror.store import Store\n"
+        "from neuromirror.web.site import catalogue_app\n"
+        "store = Store.open(Path(sys.argv[1]), create=True)\n"
+        "try:\n"
+        "    catalogue_app(store, store.index_path)\n"
+        "except IndexMissingError:\n"
+        "    pass\n"
+        "assert 'datasette.app' in sys.modules\n"
+        "assert 'dask' not in sys.modules\n"
+        "import dask.array\n"
+    )
+    ended = run(program, str(tmp_path / "store"))
+    assert ended.returncode == 0, ended.stderr

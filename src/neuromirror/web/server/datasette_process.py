@@ -93,15 +93,17 @@ def _set_resource_limits() -> None:
 
 def datasette_app(store: Path, index_path: Path, *, title: str, address: str, sql: bool) -> Any:
     """Return Datasette for the index at a path, as an ASGI application."""
+    from neuromirror.store import Store
+    from neuromirror.web.site import attach_site, import_pint_without_dask
+
+    import_pint_without_dask()
     from datasette.app import Datasette
     from datasette.plugins import pm
 
-    from neuromirror import web
-    from neuromirror.store import Store
-    from neuromirror.web.site import attach_site
+    from neuromirror.web import datasette_hooks
 
-    if not pm.is_registered(web):
-        pm.register(web)
+    if not pm.is_registered(datasette_hooks):
+        pm.register(datasette_hooks)
     _escape_csv_formulas()
     _refuse_failed_csv()
     datasette = Datasette(
