@@ -1,4 +1,4 @@
-"""What is in an ``__all__`` has numpydoc sections for what it takes, returns and raises."""
+"""Public functions and classes have numpydoc sections for parameters, results and errors."""
 
 from __future__ import annotations
 
@@ -49,10 +49,13 @@ CLASSES = {name: one for name, one in PUBLIC.items() if inspect.isclass(one)}
 COMPLETE = [
     ["annex"],
     ["config"],
+    ["crawl"],
     ["git"],
+    ["index"],
     ["lab"],
     ["mint"],
     ["model"],
+    ["net"],
     ["sources"],
     ["store"],
     ["transfer"],

@@ -109,7 +109,13 @@ class NetSettings(BaseModel):
         return None if contact is None else validate_contact(contact)
 
     def request_policy(self) -> RequestPolicy:
-        """Return the request policy of a session with these settings."""
+        """Return the request policy of a session with these settings.
+
+        Returns
+        -------
+        RequestPolicy
+            The policy, without the limits of listings.
+        """
         return RequestPolicy(self.contact, self.connections_per_host, self.requests_per_second)
 
 
@@ -192,7 +198,17 @@ class MirrorFile(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Mirror:
-    """A mirror: its name, its file and the settings in it."""
+    """A configured mirror.
+
+    Attributes
+    ----------
+    name
+        The name of the mirror, which is the name of its file without ``.toml``.
+    path
+        The path of the file.
+    settings
+        The settings in the file.
+    """
 
     name: str
     path: Path
@@ -200,6 +216,11 @@ class Mirror:
 
     def open(self) -> Source:
         """Create the source of the mirror.
+
+        Returns
+        -------
+        Source
+            The source; it has sent no request.
 
         Raises
         ------
@@ -214,7 +235,12 @@ class Mirror:
             raise ConfigurationError(f"{self.path}: {error}") from error
 
     def requirements(self) -> tuple[str, ...]:
-        """Return what the mirror needs beside a base installation, one phrase for each.
+        """Return the needs of the mirror beside a base installation.
+
+        Returns
+        -------
+        tuple of str
+            One phrase for each, such as a program to install.
 
         Raises
         ------
@@ -233,6 +259,11 @@ class Mirror:
         ----------
         uri
             The source URI of the archive.
+
+        Returns
+        -------
+        DatasetRef
+            The superdataset; its local id is empty.
         """
         return DatasetRef(self.name, "", uri)
 

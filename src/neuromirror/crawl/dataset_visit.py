@@ -81,6 +81,11 @@ class DatasetVisit:
         pending_only
             Check what was pending upstream, and do the rest of the visit only if some of it is
             complete now.
+
+        Returns
+        -------
+        VisitOutcome
+            The published versions and the status of the visit.
         """
         self._deep, self._history = deep, history
         self._component_visitor = ComponentVisitor(

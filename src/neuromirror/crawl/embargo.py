@@ -88,7 +88,18 @@ class PrivateStore:
         self._public = public
 
     def check_sources(self, sources: Iterable[Source]) -> None:
-        """Raise ConfigurationError if a source needs a private store and has no valid one."""
+        """Check that there is a valid private store if a source needs one.
+
+        Parameters
+        ----------
+        sources
+            The sources of a run.
+
+        Raises
+        ------
+        ConfigurationError
+            If a source needs a private store, and none is configured or its folder is not valid.
+        """
         private_sources = [
             view for source in sources if (view := private_source(source)) is not None
         ]
@@ -104,7 +115,12 @@ class PrivateStore:
 
     @contextmanager
     def open(self) -> Iterator[tuple[Store, Recorder]]:
-        """Yield the private store, created if necessary, and its recorder; one run at a time.
+        """Open the private store, created if necessary; one run at a time.
+
+        Yields
+        ------
+        tuple of Store and Recorder
+            The private store and its recorder.
 
         Raises
         ------
@@ -120,7 +136,13 @@ class PrivateStore:
 
     @contextmanager
     def open_index(self) -> Iterator[Index | None]:
-        """Yield the private index as it is, for a run that writes nothing; None without one."""
+        """Open the private index as it is, for a run that writes nothing.
+
+        Yields
+        ------
+        Index or None
+            The index; None if missing.
+        """
         store = self._find_store()
         if store is None or not store.index_path.exists():
             yield None
@@ -134,7 +156,18 @@ class PrivateStore:
         return find_private_store(self._folder, self._public.root)
 
     def datasets_of(self, mirror: str) -> PrivateDatasets:
-        """Return the datasets of a mirror that are in the private store."""
+        """Return the datasets of a mirror that are in the private store.
+
+        Parameters
+        ----------
+        mirror
+            The name of the mirror.
+
+        Returns
+        -------
+        PrivateDatasets
+            The store and the local ids; empty without a private store.
+        """
         store = self._find_store()
         if store is None:
             return PrivateDatasets(None, frozenset())
@@ -148,7 +181,16 @@ class PrivateStore:
         """Move a dataset that was opened, with its components, into the public store.
 
         The private store drops it once the public one has all of it. An interrupted move can be
-        repeated. The caller holds the dataset's lock in the public store.
+        repeated.
+
+        Parameters
+        ----------
+        dataset
+            The dataset. The caller holds its lock in the public store.
+        source
+            The source without a token.
+        recorder
+            The recorder of the public store.
 
         Raises
         ------

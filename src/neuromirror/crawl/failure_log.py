@@ -63,7 +63,14 @@ class FailureLog:
     def record_success(self, task: str, name: str = "", *, with_datasets: bool = False) -> None:
         """Record that a task succeeded, if it failed before.
 
-        ``with_datasets``: the success of a mirror's task also counts for each of its datasets.
+        Parameters
+        ----------
+        task
+            The name of the task, as in :class:`~neuromirror.model.TaskFailed`.
+        name
+            The mirror or dataset; empty for the whole store.
+        with_datasets
+            Whether the success of a mirror's task also counts for each of its datasets.
         """
         for one in self.open_failures(task, name, with_datasets=with_datasets):
             self._recorder.record(TaskRecovered(task, *_split(_name(one)), current_timestamp()))
@@ -71,7 +78,22 @@ class FailureLog:
     def open_failures(
         self, task: str, name: str = "", *, with_datasets: bool = False
     ) -> list[FailureRow]:
-        """Return the recorded failures of a task."""
+        """Return the recorded failures of a task.
+
+        Parameters
+        ----------
+        task
+            The name of the task, as in :class:`~neuromirror.model.TaskFailed`.
+        name
+            The mirror or dataset; empty for the whole store.
+        with_datasets
+            Whether to include the failures of a mirror's datasets.
+
+        Returns
+        -------
+        list of FailureRow
+            The failures without a later success.
+        """
         mirror, _ = _split(name)
         found = self._recorder.ask(lambda index: index.failed_tasks(task, mirror))
         if with_datasets and name == mirror:
@@ -79,15 +101,33 @@ class FailureLog:
         return [one for one in found if _name(one) == name]
 
     def forget_others(self, mirrors: Collection[str]) -> None:
-        """Forget the failures of mirrors other than ``mirrors``, which have no mirror file."""
+        """Forget the failures of other mirrors, which have no mirror file.
+
+        Parameters
+        ----------
+        mirrors
+            The names of the mirrors whose failures are kept.
+        """
         self._forget(lambda one: bool(one.mirror) and one.mirror not in mirrors)
 
     def forget_mirror(self, mirror: str) -> None:
-        """Forget the failures of a mirror whose file was removed."""
+        """Forget the failures of a mirror whose file was removed.
+
+        Parameters
+        ----------
+        mirror
+            The name of the mirror.
+        """
         self._forget(lambda one: one.mirror == mirror)
 
     def forget(self, tasks: Collection[str]) -> None:
-        """Forget the failures of tasks that are no longer run."""
+        """Forget the failures of tasks that are no longer run.
+
+        Parameters
+        ----------
+        tasks
+            The names of the tasks.
+        """
         self._forget(lambda one: one.task in tasks)
 
     def _forget(self, is_over: Callable[[FailureRow], bool]) -> None:
@@ -102,6 +142,13 @@ class FailureLog:
         """Record whether the block succeeds; exceptions are propagated even if recording fails.
 
         Invalid usage (exit code 2) is not recorded as a failure.
+
+        Parameters
+        ----------
+        task
+            The name of the task, as in :class:`~neuromirror.model.TaskFailed`.
+        name
+            The mirror or dataset; empty for the whole store.
         """
         try:
             yield

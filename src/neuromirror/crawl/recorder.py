@@ -19,9 +19,14 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class RefMove:
-    """Refs to be moved in one step, as in :func:`neuromirror.store.update_refs`.
+    """Refs to be moved in one step.
 
-    ``alias`` replaces the dataset's own alias in the store.
+    Attributes
+    ----------
+    expected, new
+        As in :func:`neuromirror.store.update_refs`: the present and the new commits by ref.
+    alias
+        Replaces the dataset's own alias in the store; None keeps it.
     """
 
     expected: dict[str, str | None]
@@ -33,25 +38,55 @@ class Recorder(Protocol):
     """Writes refs and journal entries and queries the index; threads may share one."""
 
     def record(self, *entries: JournalEntry) -> None:
-        """Append entries to the journal, then apply them to the index."""
+        """Append entries to the journal, then apply them to the index.
+
+        Parameters
+        ----------
+        *entries
+            The journal entries.
+        """
         ...
 
     def publish(self, dataset: DatasetRef, move: RefMove, *entries: JournalEntry) -> None:
         """Move refs of a dataset's repository and update its alias; then record entries.
 
-        The caller holds the dataset's lock, and has added the packs. Raises as
-        :func:`neuromirror.store.update_refs`, and if another worker has the lease now.
+        Raises as :func:`neuromirror.store.update_refs`, and if another worker has the lease now.
+
+        Parameters
+        ----------
+        dataset
+            The dataset. The caller holds its lock, and has added the packs.
+        move
+            The refs.
+        *entries
+            The journal entries.
         """
         ...
 
     def ask(self, question: Callable[[CrawlIndex], _T]) -> _T:
-        """Return the result of a query on the current index; the result must not be an iterator."""
+        """Return the result of a query on the current index.
+
+        Parameters
+        ----------
+        question
+            Called with the index; its result must not be an iterator.
+
+        Returns
+        -------
+        Any
+            The result of ``question``.
+        """
         ...
 
     def reader(self) -> CrawlIndex:
         """Return a read-only connection for the calling thread, which closes it.
 
         For millions of queries, which would block each other in :meth:`ask`.
+
+        Returns
+        -------
+        CrawlIndex
+            The index.
         """
         ...
 
@@ -79,11 +114,27 @@ class JournalRecorder:
         return index
 
     def record(self, *entries: JournalEntry) -> None:
-        """See :class:`Recorder`."""
+        """Append entries to the journal, then apply them to the index.
+
+        Parameters
+        ----------
+        *entries
+            The journal entries.
+        """
         self._thread.submit(self._record, entries).result()
 
     def publish(self, dataset: DatasetRef, move: RefMove, *entries: JournalEntry) -> None:
-        """See :class:`Recorder`."""
+        """Move refs of a dataset's repository and update its alias; then record entries.
+
+        Parameters
+        ----------
+        dataset
+            The dataset, whose lock the caller holds.
+        move
+            The refs.
+        *entries
+            The journal entries.
+        """
         self._store.repository(dataset).publish(move.expected, move.new)
         self._store.alias(dataset, move.alias)
         if entries:
@@ -108,7 +159,18 @@ class JournalRecorder:
         self._index.catch_up(self._store)
 
     def ask(self, question: Callable[[Index], _T]) -> _T:
-        """See :class:`Recorder`."""
+        """Return the result of a query on the current index.
+
+        Parameters
+        ----------
+        question
+            Called with the index, in the recorder's own thread; its result must not be an iterator.
+
+        Returns
+        -------
+        Any
+            The result of ``question``.
+        """
         return self._thread.submit(self._ask, question).result()
 
     def _ask(self, question: Callable[[Index], _T]) -> _T:
@@ -120,7 +182,13 @@ class JournalRecorder:
         return question(self._index)
 
     def reader(self) -> Index:
-        """See :class:`Recorder`."""
+        """Return a read-only connection for the calling thread, which closes it.
+
+        Returns
+        -------
+        Index
+            The index.
+        """
         return Index.open_readonly(self._path)
 
     def close(self) -> None:

@@ -186,11 +186,26 @@ class Sync:
         """Return the traffic by mirror and host, in visits and outside them.
 
         The traffic of the private store's visits is not included; those visits record it.
+
+        Returns
+        -------
+        dict
+            Name of the mirror → host → :class:`~neuromirror.model.Traffic`.
         """
         return {name: counter.hosts() for name, counter in self._counters.items()}
 
     def results(self, requests: Sequence[SyncRequest]) -> Iterator[Result]:
         """Yield the result of each dataset as it finishes.
+
+        Parameters
+        ----------
+        requests
+            The mirrors to sync, and the datasets of each.
+
+        Yields
+        ------
+        Result
+            The result of a dataset, or the error of a step for a mirror as a whole.
 
         Raises
         ------
@@ -226,10 +241,22 @@ class Sync:
             )
 
     def survey(self, mirror: Mirror, due: Callable[[DatasetTask], None]) -> Iterator[Result]:
-        """Do the steps of a run that come before visits; call ``due`` with the tasks of due visits.
+        """Do the steps of a run that come before visits.
 
         Embargoed datasets are visited here, because the private store has one run at a time.
         Superdatasets are left to :meth:`update_superdatasets`.
+
+        Parameters
+        ----------
+        mirror
+            The mirror.
+        due
+            Called with the task of each due visit.
+
+        Yields
+        ------
+        Result
+            The result of an embargoed dataset, or the error of a step.
         """
         request = SyncRequest(mirror, None)
         (source,) = self._open_sources([request])
@@ -237,7 +264,18 @@ class Sync:
             yield from self._sync_mirror(request, source, recorder, due)
 
     def visit(self, request: SyncRequest) -> Iterator[Result]:
-        """Visit one dataset, without the steps for its mirror as a whole."""
+        """Visit one dataset, without the steps for its mirror as a whole.
+
+        Parameters
+        ----------
+        request
+            The mirror and the dataset.
+
+        Yields
+        ------
+        Result
+            The result of the dataset; none if all of it is under embargo.
+        """
         (source,) = self._open_sources([request])
         with self._open_recorder() as recorder:
             if self._has_public_part(request, source, recorder):
@@ -247,8 +285,19 @@ class Sync:
     def update_superdatasets(self, mirror: Mirror, *, wait: bool = True) -> Iterator[Result]:
         """Update a mirror's superdatasets to the latest versions.
 
-        ``wait`` postpones the update after failed visits. The private store is not used, so that
-        neither its folder nor a token is needed.
+        The private store is not used, so that neither its folder nor a token is needed.
+
+        Parameters
+        ----------
+        mirror
+            The mirror.
+        wait
+            Whether to postpone the update after failed visits.
+
+        Yields
+        ------
+        Result
+            The error of an update that failed.
         """
         require_public_store(self._store.root)
         source = mirror.open()
@@ -260,7 +309,18 @@ class Sync:
             yield from run_step(SUPERDATASETS, mirror.name, self._store, log, step)
 
     def update_top_superdataset(self, *, wait: bool = True) -> Iterator[Result]:
-        """Update the superdataset above all mirrors; see :meth:`update_superdatasets`."""
+        """Update the superdataset above all mirrors.
+
+        Parameters
+        ----------
+        wait
+            Whether to postpone the update after failed visits.
+
+        Yields
+        ------
+        Result
+            The error of an update that failed.
+        """
         self._open_sources([])
         with self._open_recorder() as recorder:
             step = partial(

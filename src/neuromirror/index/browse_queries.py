@@ -21,9 +21,16 @@ _PRESENT = "f.since <= ? AND (f.until IS NULL OR f.until > ?)"
 class FolderEntryRow:
     """A file in a folder, or a subfolder with the totals of everything below it.
 
-    ``path`` is the full path in git. ``files`` and ``bytes`` of a subfolder are None if counting
-    would have taken too long. ``next`` is the ``start`` of :meth:`BrowseQueries.folder_entries` for
-    the entries after this one.
+    Attributes
+    ----------
+    path
+        The full path in git.
+    file
+        The file; None for a subfolder.
+    files, bytes
+        Totals of a subfolder; None if counting would have taken too long.
+    next
+        The ``start`` of :meth:`BrowseQueries.folder_entries` for the entries after this one.
     """
 
     path: str
@@ -35,9 +42,18 @@ class FolderEntryRow:
 
 @dataclass(frozen=True, slots=True)
 class ContentSpanRow:
-    """A content that a path had in all versions from ``first`` to ``last``.
+    """A range of versions in which a path had the same content.
 
-    ``size`` in bytes; ``current`` is whether the path still has it.
+    Attributes
+    ----------
+    first, last
+        The labels of the first and last version.
+    current
+        Whether the path still has this content.
+    size
+        In bytes; None if unknown.
+    key
+        The annex key.
     """
 
     first: str

@@ -32,9 +32,10 @@ def damage_error(path: Path, error: BaseException) -> IndexDamagedError:
 
 
 def wrap_query_methods(reader: type) -> None:
-    """Make the methods of a query class raise IndexDamagedError for impossible rows.
+    """Make the methods of a query class raise IndexDamagedError if a row cannot be decoded.
 
-    Also while the generators that they return are iterated.
+    A row that SQLite returns but that has impossible values is a sign of a damaged database. The
+    error is also raised while a generator that a method returned is iterated.
     """
     for name, function in list(vars(reader).items()):
         if inspect.isfunction(function) and not name.startswith("__"):

@@ -203,6 +203,8 @@ class Index(
 
         Raises
         ------
+        IndexUnusableError
+            If the index is open for reading only.
         IndexBusyError
             If another process writes for longer than ``lock_wait``.
         """

@@ -23,7 +23,17 @@ _VERSIONS = "versions v JOIN datasets d ON d.id = v.dataset JOIN mirrors m ON m.
 
 @dataclass(frozen=True, slots=True)
 class NameMatch:
-    """The dataset, version (``label``) or content (``key``) that a name identifies."""
+    """The object that a name identifies.
+
+    Attributes
+    ----------
+    dataset
+        The name of the dataset.
+    label
+        The label of a version; empty for a dataset or a content.
+    key
+        The annex key of a content; empty for a dataset or a version.
+    """
 
     dataset: str
     label: str = ""
@@ -185,7 +195,7 @@ class NameQueries(DatasetQueries):
     def _find_label(self, dataset: int, label: str) -> str:
         """Return the label of the version with this label, upstream label or time of observation.
 
-        Empty if there is none.
+        Empty if missing.
         """
         row = self._row(
             "SELECT label FROM versions WHERE dataset = ?1 AND (label = ?2 OR upstream = ?2) "

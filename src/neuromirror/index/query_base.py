@@ -169,7 +169,10 @@ def digests(row: tuple[Any, ...], claimants: dict[int, str]) -> tuple[Digest, ..
 
 
 def evidence(row: tuple[Any, ...]) -> tuple[Evidence, bool]:
-    """Return the strongest evidence in :data:`CONTENT_COLUMNS`, and whether it was checked."""
+    """Return the strongest evidence in a row, and whether it was checked.
+
+    The row has the columns :data:`CONTENT_COLUMNS`.
+    """
     size, sha256, md5, etag, _, part_size, checked = row[2:9]
     if sha256 is not None:
         return Evidence.SHA256, bool(checked & CHECKED_BITS["sha256"])

@@ -36,7 +36,22 @@ class QuerySender(Protocol):
     """Sends a query to the process that has the index."""
 
     def query(self, name: str, arguments: dict[str, Any]) -> msgspec.Raw:
-        """Return the encoded result of a query, or raise its error."""
+        """Send a query to the process that has the index.
+
+        The error of a query is raised here.
+
+        Parameters
+        ----------
+        name
+            The name of a method of :class:`Index`.
+        arguments
+            Its arguments, by name.
+
+        Returns
+        -------
+        msgspec.Raw
+            The encoded result.
+        """
         ...
 
 

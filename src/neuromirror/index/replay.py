@@ -54,17 +54,48 @@ class Journal(Protocol):
     """The store's journal and records, as the index reads them."""
 
     def read_entries(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
-        """Yield the entries from a byte position on, each with the position of its end."""
+        """Yield the entries from a byte position on.
+
+        Parameters
+        ----------
+        position
+            A position in bytes, 0 for the start.
+
+        Yields
+        ------
+        tuple of int and JournalEntry
+            An entry, after the position of its end.
+        """
         ...
 
     def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
-        """Yield a version's record lines, sorted by git path, without newline."""
+        """Yield a version's record lines, sorted by git path.
+
+        Parameters
+        ----------
+        dataset_id, commit
+            The dataset, and the commit of the version in hex.
+
+        Yields
+        ------
+        bytes
+            A line, without newline.
+        """
         ...
 
     def record_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[Change]] | None:
-        """Return the commit of an earlier version and the changes to it, sorted by git path.
+        """Return the commit of an earlier version and the changes to it.
 
-        None for a version that is stored as a complete listing.
+        Parameters
+        ----------
+        dataset_id, commit
+            The dataset, and the commit of the version in hex.
+
+        Returns
+        -------
+        tuple or None
+            The commit and the changes, sorted by git path; None for a version that is stored as a
+            complete listing.
         """
         ...
 

@@ -41,6 +41,14 @@ class DatasetRow:
         The time at which the last visit ended, and its result.
     within : str
         The local id of the superdataset; empty without one.
+    id : int
+        The row id, valid until the index is rebuilt.
+    mirror, local_id : str
+        The parts of the name ``<mirror>:<local_id>``.
+    last_full_visit : str or None
+        The time at which the last full visit ended.
+    open_holds : int
+        The number of listings that wait for approval.
     """
 
     id: int
@@ -109,6 +117,24 @@ class VersionRow:
         Count and size of the files that are not in git.
     indexed : bool
         Whether the files are in the index, or in the store's records only.
+    id, dataset : int
+        The row ids of the version and of its dataset, valid until the index is rebuilt.
+    mirror, local_id, source_uri : str
+        The dataset: its mirror, its id in the mirror, and its URI at upstream.
+    label, upstream : str
+        The label, and upstream's name of the version.
+    kind : str
+        published | observed.
+    state : str
+        The state digest.
+    commit, tree, annex_commit : str
+        The ids of the commit, of its tree and of the commit of the git-annex branch, in hex.
+    files, bytes : int
+        Number and size of the files.
+    title, license, doi
+        Title, licenses and DOI of the dataset in this version.
+    metadata_only : bool
+        Whether only metadata changed since the version before.
     """
 
     id: int
@@ -201,6 +227,12 @@ class FileRow(_Content):
         The ordinal of the version that added this content at this path.
     content : int
         The argument of :meth:`Index.locations`.
+    key : str
+        The annex key.
+    part_size : int or None
+        The size in bytes of the parts of a multipart ETag.
+    evidence, checked
+        The strongest evidence for the content, and whether the bytes were hashed here.
     """
 
     path: str
@@ -230,6 +262,16 @@ class FoundFile(_Content):
         The best few URLs of the content.
     position : tuple
         The ``after`` argument of :meth:`Index.find`.
+    dataset, path : str
+        The name of the dataset, and the path in git.
+    size : int or None
+        In bytes.
+    key, digests
+        The annex key, and the known digests.
+    evidence, checked
+        The strongest evidence for the content, and whether the bytes were hashed here.
+    retention : Retention
+        How long upstream promises to keep the bytes.
     """
 
     dataset: str
@@ -251,7 +293,14 @@ class FoundFile(_Content):
 class CopyRow:
     """Another dataset that has files of a version with stronger retention.
 
-    ``retention`` is its strongest, ``files`` counts the files of the version that it has.
+    Attributes
+    ----------
+    dataset
+        The name of the other dataset.
+    retention
+        Its strongest retention.
+    files
+        The number of files of the version that it has.
     """
 
     dataset: str
@@ -263,8 +312,12 @@ class CopyRow:
 class EvidenceCounts:
     """Counts of the files of a version; empty if they are not in the index.
 
-    ``checked`` counts those whose bytes were hashed here, by evidence; ``retention`` counts all, by
-    retention.
+    Attributes
+    ----------
+    checked
+        The files whose bytes were hashed here, by evidence.
+    retention
+        All files, by retention.
     """
 
     checked: dict[str, int]
@@ -285,6 +338,8 @@ class ProbeSummary:
         Those with a location that was probed.
     since : str or None
         The time of the oldest last probe of the available ones.
+    files : int
+        The number of files.
     """
 
     files: int
@@ -296,7 +351,19 @@ class ProbeSummary:
 
 @dataclass(frozen=True, slots=True)
 class FailingHost:
-    """The number of failing locations at a host, and the time of the last failure."""
+    """A host with failing locations.
+
+    Attributes
+    ----------
+    mirror, host
+        The mirror that has the locations, and their host.
+    result
+        The result of the probes that failed.
+    locations
+        The number of locations.
+    last
+        The time of the last failure.
+    """
 
     mirror: str
     host: str
@@ -309,8 +376,17 @@ class FailingHost:
 class UnindexedFiles:
     """The Zarrs of a mirror with a version whose files are not in the index.
 
-    ``files`` counts those of the largest such version of each, ``largest`` those of the largest of
-    all: with ``index_entries`` of this value, everything is indexed.
+    Attributes
+    ----------
+    mirror
+        The name of the mirror.
+    zarrs
+        The number of Zarrs.
+    files
+        The sum of the files of the largest such version of each Zarr.
+    largest
+        The number of files of the largest version of all: with ``index_entries`` of this value,
+        everything is indexed.
     """
 
     mirror: str
@@ -321,7 +397,17 @@ class UnindexedFiles:
 
 @dataclass(frozen=True, slots=True)
 class LocationRow:
-    """A location of a content; ``checked_at`` and ``result`` are of its last probe."""
+    """A location of a content.
+
+    Attributes
+    ----------
+    url, kind
+        The URL and its kind.
+    version_id
+        The id of an object's version.
+    checked_at, result
+        Time and result of its last probe; None if it was never probed.
+    """
 
     url: str
     kind: str
@@ -344,6 +430,10 @@ class DueLocation:
         The path in git of a file of any dataset with this content.
     is_only_location : bool
         Whether no other location of the content is known.
+    url : str
+        The location.
+    checked_at, result : str or None
+        Time and result of the last probe; None if it was never probed.
     """
 
     url: str
@@ -360,7 +450,14 @@ class DueLocation:
 class Tombstone:
     """Time and reason of the withdrawal of a dataset.
 
-    ``within`` is the local id of the superdataset with which it was withdrawn.
+    Attributes
+    ----------
+    dataset
+        The name of the dataset.
+    at, reason
+        Time and reason.
+    within
+        The local id of the superdataset with which it was withdrawn.
     """
 
     dataset: str
@@ -383,6 +480,10 @@ class SubdatasetRow:
         Of the subdataset.
     since : int
         The ordinal of the version that added this state of it.
+    dataset_id : str
+        The DataLad id of the subdataset.
+    commit, state : str
+        Its commit in hex, and its state digest.
     """
 
     path: str
@@ -400,7 +501,14 @@ class SubdatasetRow:
 class EtagRow(msgspec.Struct, frozen=True, gc=False):
     """The content of an ETag, as known from all datasets.
 
-    ``part_size`` in bytes, for a multipart ETag.
+    Attributes
+    ----------
+    size
+        In bytes; None if unknown.
+    part_size
+        In bytes, for a multipart ETag.
+    sha256
+        The digest; None if unknown.
     """
 
     size: int | None
@@ -432,7 +540,14 @@ class EdgeRow:
 class RelatedVersion:
     """An edge and, up to the requested depth, the edges at its other end.
 
-    ``is_truncated`` is whether further edges are omitted: too deep, or listed elsewhere.
+    Attributes
+    ----------
+    edge
+        The edge.
+    relatives
+        The edges at its other end.
+    is_truncated
+        Whether further edges are omitted: too deep, or listed elsewhere.
     """
 
     edge: EdgeRow
@@ -462,7 +577,19 @@ class RelatedVersion:
 
 @dataclass(frozen=True, slots=True)
 class LastVisit:
-    """The result of the last visit of a dataset, by which the next may be skipped."""
+    """The result of the last visit of a dataset, by which the next may be skipped.
+
+    Attributes
+    ----------
+    fingerprint
+        Upstream's fingerprint of the dataset.
+    status
+        The result.
+    pending
+        The number of items that were pending upstream.
+    ended
+        The time of the end.
+    """
 
     fingerprint: str
     status: str
@@ -472,7 +599,21 @@ class LastVisit:
 
 @dataclass(frozen=True, slots=True)
 class VisitRow:
-    """A finished visit; ``traffic`` counts requests by host, empty if not counted."""
+    """A finished visit.
+
+    Attributes
+    ----------
+    dataset, visit
+        The name of the dataset, and the id of the visit.
+    started, ended
+        Times of start and end.
+    status, fingerprint, pending
+        The result, upstream's fingerprint, and the number of items that were pending upstream.
+    message
+        The error or a note; may be empty.
+    traffic
+        Requests by host; empty if not counted.
+    """
 
     dataset: str
     visit: str
@@ -487,7 +628,25 @@ class VisitRow:
 
 @dataclass(frozen=True, slots=True)
 class HoldRow:
-    """A held listing; ``outcome`` is released | lapsed, None while it is open."""
+    """A held listing.
+
+    Attributes
+    ----------
+    hold, dataset
+        The id of the hold, and the name of the dataset.
+    upstream, state
+        Upstream's name of the version, and the state digest of the listing.
+    reason
+        Why it is held.
+    files_removed, files_before
+        Number of files that the listing removes, and of files before.
+    placed_at, ended
+        Time of the hold, and of its end; ``ended`` is None while it is open.
+    outcome
+        ``released`` or ``lapsed``; None while it is open.
+    released_by
+        The login name of the operator who released it.
+    """
 
     hold: str
     dataset: str
@@ -504,7 +663,19 @@ class HoldRow:
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """An event; ``dataset`` is its name, None for an event of the whole mirror."""
+    """An event.
+
+    Attributes
+    ----------
+    id
+        The row id, valid until the index is rebuilt.
+    mirror
+        The mirror.
+    dataset
+        The dataset's name; None for an event of the whole mirror.
+    kind, message, at, data
+        As in :class:`~neuromirror.model.EventRaised`.
+    """
 
     id: int
     mirror: str
@@ -530,6 +701,8 @@ class FailureRow:
         None for a whole mirror.
     since, at : str
         Times of the first failure, and of the last change of the message.
+    message : str
+        The error.
     """
 
     task: str
@@ -557,6 +730,14 @@ class MirrorStatus:
         unreadable sidecar in the newest version; that upstream removed.
     capabilities : dict
         The detected capabilities of upstream, values by name.
+    mirror, source, uri : str
+        The name of the mirror, its kind of source and the URI of upstream.
+    versions : int
+        The number of versions.
+    last_visit, last_full_visit : str or None
+        The times at which the last visit and the last full visit ended.
+    open_holds, incidents : int
+        The number of listings that wait for approval, and of incidents.
     """
 
     mirror: str

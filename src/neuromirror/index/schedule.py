@@ -59,12 +59,27 @@ CREATE TABLE IF NOT EXISTS leases (
 class TaskRow:
     """A recurring task; times are POSIX seconds, spans seconds.
 
-    ``name`` is that of a dataset, of a mirror (``local_id`` is empty: its listing is due) or, if
-    ``mirror`` is empty, of a housekeeping task. ``due`` is None until upstream's listing of
-    datasets reports a change; ``deep_due`` is when it is visited regardless of that listing.
-    ``spacing`` is the time to the next visit, ``failures`` the number of successive failures;
-    ``status``, ``ended``, ``seconds`` and ``message`` describe the last run. ``fingerprint`` and
-    ``title`` are from the listing (:class:`~neuromirror.model.DatasetHint`).
+    Attributes
+    ----------
+    name
+        That of a dataset, of a mirror (``local_id`` is empty: its listing is due) or, if ``mirror``
+        is empty, of a housekeeping task.
+    mirror, local_id, source_uri
+        The mirror, and the dataset's id and URI at upstream.
+    fingerprint, title
+        From the listing of datasets (:class:`~neuromirror.model.DatasetHint`).
+    due
+        The time of the next run; None until upstream's listing of datasets reports a change.
+    spacing
+        The time to the next visit.
+    failures
+        The number of successive failures.
+    disabled
+        Whether the task is not run any more.
+    deep_due
+        The time at which it is visited regardless of the listing of datasets.
+    status, ended, seconds, message
+        Result, end, duration and message of the last run.
     """
 
     name: str
@@ -86,10 +101,19 @@ class TaskRow:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRow:
-    """A lease: worker ``owner`` runs the task ``name`` until the time ``until`` (POSIX seconds).
+    """The right of one worker to run a task.
 
-    ``token`` is higher than that of every earlier lease of the name, which distinguishes a
-    worker presumed dead from its successor.
+    Attributes
+    ----------
+    name
+        The name of the task.
+    token
+        Higher than that of every earlier lease of the name, which distinguishes a worker presumed
+        dead from its successor.
+    owner
+        The worker.
+    until
+        The end of the lease, in POSIX seconds.
     """
 
     name: str

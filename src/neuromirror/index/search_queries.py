@@ -34,9 +34,18 @@ _FIELDS = ("name", "title", "license", "doi")
 class FoundDataset:
     """A dataset that matches all terms of a search.
 
-    ``matched`` are names and values of its metadata that match a term. ``in_paths`` are the terms
-    that match in a path only, ``version`` the label of a version with such a path (None without
-    such terms) and ``path`` that path, None if the limit was reached.
+    Attributes
+    ----------
+    dataset
+        The dataset.
+    matched
+        Names and values of its metadata that match a term.
+    version
+        The label of a version with a path that matches; None without such terms.
+    path
+        That path; None if the limit was reached.
+    in_paths
+        The terms that match in a path only.
     """
 
     dataset: DatasetRow
@@ -50,8 +59,18 @@ class FoundDataset:
 class FoundDatasets:
     """A page of search results.
 
-    ``mirrors`` counts the results by mirror, ``total`` those of the requested mirrors; both may be
-    slightly too high unless ``exact``. ``next`` is the start of the next page, None at the end.
+    Attributes
+    ----------
+    rows
+        The results of the page.
+    mirrors
+        The number of results by mirror.
+    total
+        The number of results of the requested mirrors.
+    exact
+        Whether the numbers are exact; otherwise they may be slightly too high.
+    next
+        The start of the next page; None at the end.
     """
 
     rows: tuple[FoundDataset, ...]
@@ -63,10 +82,16 @@ class FoundDatasets:
 
 @dataclass(frozen=True, slots=True)
 class MatchingFiles:
-    """Files of a version whose paths match, by path.
+    """Files of a version whose paths match.
 
-    ``next`` is the start of the next page, '' at the end; ``is_complete`` is False if the search
-    stopped at its limit and may find more from ``next`` on.
+    Attributes
+    ----------
+    files
+        The files, by path.
+    next
+        The start of the next page; '' at the end.
+    is_complete
+        False if the search stopped at its limit and may find more from ``next`` on.
     """
 
     files: tuple[FileRow, ...]

@@ -126,6 +126,11 @@ class SandboxIndex:
     def connection(self) -> SandboxConnection:
         """Return the connection, opened again if the index was replaced.
 
+        Returns
+        -------
+        SandboxConnection
+            The connection, which only reads.
+
         Raises
         ------
         IndexMissingError, IndexUnusableError
@@ -144,9 +149,19 @@ class SandboxIndex:
         return found
 
     def run(self, read: Callable[[SandboxConnection], _Result]) -> _Result:
-        """Return ``read(connection)``; raises as :meth:`connection` does.
+        """Call a function with the connection; raise as :meth:`connection` does.
 
         Damage raises IndexDamagedError, since callers would take it for an error in the statement.
+
+        Parameters
+        ----------
+        read
+            The function.
+
+        Returns
+        -------
+        Any
+            The result of ``read``.
         """
         try:
             return read(self.connection())

@@ -160,7 +160,7 @@ class TermQueries(QueryBase):
 def split_terms(text: str) -> list[str]:
     """Return the distinct terms of a search.
 
-    Raises :class:`MalformedQueryError` if there are none or too many.
+    Raises :class:`MalformedQueryError` without a term or with too many.
     """
     if len(text) > MAX_QUERY_LENGTH:
         raise MalformedQueryError(

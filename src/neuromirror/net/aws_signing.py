@@ -59,7 +59,18 @@ class AwsSigner:
         return _identity(self._profile)
 
     def covers(self, url: str) -> bool:
-        """Return whether requests to a URL are signed: only those for the bucket itself."""
+        """Return whether requests to a URL are signed: only those for the bucket itself.
+
+        Parameters
+        ----------
+        url
+            The URL of a request.
+
+        Returns
+        -------
+        bool
+            False for another origin or path, and for an invalid URL.
+        """
         try:
             return origin(url) == self._origin and urlsplit(url).path.startswith(self._path)
         except ValueError:
@@ -80,10 +91,28 @@ class AwsSigner:
 
         Only the host and the ``x-amz-`` headers are signed, because a proxy may change others.
 
+        Parameters
+        ----------
+        method
+            The HTTP method.
+        url
+            The URL of the request.
+        headers
+            Its other headers.
+
+        Returns
+        -------
+        dict of str to str
+            The headers to add, with ``Authorization``.
+
         Raises
         ------
         CredentialsError
             If there are no valid credentials.
+
+        Notes
+        -----
+        AWS Signature Version 4, as botocore implements it.
         """
         credentials = self._frozen_credentials()
         from botocore.auth import S3SigV4Auth  # type: ignore[import-untyped]

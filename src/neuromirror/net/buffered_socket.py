@@ -144,7 +144,10 @@ def parse_response(connection: BufferedSocket, end: int, host: str) -> PlainResp
 
 
 def first_byte_of(status: int, content_range: str) -> int | None:
-    """Return the offset of a body in the file; None for a part without a valid Content-Range."""
+    """Return the offset at which the body of a reply starts in the file.
+
+    It is 0 for a whole file, and None for a partial reply (206) without a valid Content-Range.
+    """
     if status != 206:
         return 0
     found = _RANGE.match(content_range)

@@ -57,7 +57,19 @@ class HostCircuitBreaker:
         self._first_request_locks: dict[str, threading.Lock] = {}
 
     def check(self, url: str) -> None:
-        """Raise CircuitOpenError if the circuit of the URL's host is open."""
+        """Raise CircuitOpenError if the circuit of the URL's host is open.
+
+        Parameters
+        ----------
+        url
+            The URL of the next request.
+
+        Raises
+        ------
+        CircuitOpenError
+            If the circuit is open. With ``retry_after``, one request is allowed each time that
+            many seconds have passed.
+        """
         if not self._failures_by_host:
             return
         host = _host(url)
@@ -77,6 +89,11 @@ class HostCircuitBreaker:
 
         Until a host has answered once, requests to it are serialized: if many threads start at
         the same time, only one of them waits for the timeout of a host that is down.
+
+        Parameters
+        ----------
+        url
+            The URL of the request.
 
         Yields
         ------
@@ -105,7 +122,13 @@ class HostCircuitBreaker:
             yield record_answer
 
     def record_success(self, url: str) -> None:
-        """Record that the host answered, and close its circuit."""
+        """Record that the host answered, and close its circuit.
+
+        Parameters
+        ----------
+        url
+            The URL of the request.
+        """
         host = _host(url)
         self._responsive_hosts.add(host)
         if self._failures_by_host:

@@ -67,12 +67,30 @@ class ListingBudget:
         self._bytes = 0
 
     def check_stated_count(self, entries: int) -> None:
-        """Raise ListingTooLongError if the archive states more entries than the limit."""
+        """Check the number of entries that the archive states, before the listing is requested.
+
+        Parameters
+        ----------
+        entries
+            The stated number of entries.
+
+        Raises
+        ------
+        ListingTooLongError
+            If it exceeds the limit.
+        """
         if entries > self._limits.entries:
             self._raise_too_long(f"states {entries} entries", "max_entries")
 
     def count_page(self, entries: int, size: int) -> None:
-        """Count a page of ``size`` bytes.
+        """Count a page.
+
+        Parameters
+        ----------
+        entries
+            The number of entries of the page.
+        size
+            Its size in bytes.
 
         Raises
         ------

@@ -85,11 +85,24 @@ class ConnectionFactory:
         self._ssl_context: ssl.SSLContext | None = None
 
     def new_connection(self) -> PersistentConnection:
-        """Return a new connection for the calling thread."""
+        """Return a new connection for the calling thread.
+
+        Returns
+        -------
+        PersistentConnection
+            The connection, not yet open.
+        """
         return PersistentConnection(self)
 
     def ssl_context(self) -> ssl.SSLContext:
-        """Return a TLS context with the CA certificates that sessions use."""
+        """Return a TLS context with the CA certificates that sessions use.
+
+        Returns
+        -------
+        ssl.SSLContext
+            The context, the same for all connections. ``REQUESTS_CA_BUNDLE`` and ``CURL_CA_BUNDLE``
+            name other certificates.
+        """
         if self._ssl_context is None:
             configured_path = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get(
                 "CURL_CA_BUNDLE"

@@ -47,7 +47,18 @@ class RequestPolicy:
     listing: ListingLimits | None = None
 
     def apply_to(self, limits: RequestLimits) -> RequestLimits:
-        """Return the limits with the operator's settings applied."""
+        """Return the limits with the operator's settings applied.
+
+        Parameters
+        ----------
+        limits
+            The limits that the source sets.
+
+        Returns
+        -------
+        RequestLimits
+            A copy; settings that are None keep the value of ``limits``.
+        """
         overrides: dict[str, Any] = {
             "per_host": self.connections_per_host,
             "per_second": self.requests_per_second,

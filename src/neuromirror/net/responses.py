@@ -16,7 +16,15 @@ _LENGTH: Final = re.compile(r"[0-9]{1,18}")
 
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
-    """The status and headers (case-insensitive names) of a response without its body."""
+    """The status and headers of a response without its body.
+
+    Attributes
+    ----------
+    status
+        The HTTP status.
+    headers
+        The headers; their names are case-insensitive.
+    """
 
     status: int
     headers: Mapping[str, str]
@@ -24,14 +32,30 @@ class ResponseHead:
 
 @dataclass(frozen=True, slots=True)
 class Response(ResponseHead):
-    """A complete response."""
+    """A complete response.
+
+    Attributes
+    ----------
+    content
+        The body.
+    """
 
     content: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseStream:
-    """An open response; ``chunks`` raises NetError if the body ends before its stated length."""
+    """An open response.
+
+    Attributes
+    ----------
+    status
+        The HTTP status.
+    headers
+        The headers; their names are case-insensitive.
+    chunks
+        The body; raises NetError if it ends before its stated length.
+    """
 
     status: int
     headers: Mapping[str, str]

@@ -156,6 +156,18 @@ class S3Bucket:
 
         Path segments ``.`` and ``..`` and a leading slash are percent-encoded, because clients
         normalize them.
+
+        Parameters
+        ----------
+        key
+            The key of the object, in bytes.
+        version_id
+            One of its versions; None for the newest.
+
+        Returns
+        -------
+        str
+            The URL.
         """
         parts = [
             part.replace(b".", b"%2E").decode() if part in (b".", b"..") else quote(part, safe="")
@@ -176,7 +188,30 @@ class S3Bucket:
         delimiter: bytes = b"",
         parse: Callable[[bytes], Page] | None = None,
     ) -> Page:
-        """Request one page of objects with a prefix, after a key or a continuation token."""
+        """Request one page of objects with a prefix, after a key or a continuation token.
+
+        Parameters
+        ----------
+        prefix
+            The prefix of the keys.
+        after
+            The key before the first one of the page; ignored with a token.
+        token
+            The continuation token of the page before.
+        delimiter
+            Keys that contain it after the prefix are grouped into common prefixes; empty for none.
+        parse
+            Parses the body of a response, by default as a page of objects.
+
+        Returns
+        -------
+        Page
+            The page.
+
+        Notes
+        -----
+        ListObjectsV2 of the S3 API.
+        """
         query: dict[str, str | bytes] = {"prefix": prefix, "delimiter": delimiter}
         query["continuation-token" if token else "start-after"] = token or after
         return self._request_page("list-type=2", query, parse or self._parse_page)
@@ -240,6 +275,13 @@ class S3Bucket:
         Paging uses S3's continuation tokens, because only the store knows where a common prefix
         ends.
 
+        Parameters
+        ----------
+        prefix
+            The prefix of the level, with its final delimiter; empty for the top.
+        delimiter
+            The separator of folders.
+
         Yields
         ------
         bytes or ObjectRow
@@ -283,7 +325,18 @@ class S3Bucket:
             last = names[-1]
 
     def new_listing_budget(self, prefix: bytes) -> ListingBudget:
-        """Return the budget of a new listing of a prefix."""
+        """Return the budget of a new listing of a prefix.
+
+        Parameters
+        ----------
+        prefix
+            The prefix, for the message of an error.
+
+        Returns
+        -------
+        ListingBudget
+            The budget, with the session's limits.
+        """
         prefix_text = prefix[:200].decode(errors="replace")
         return ListingBudget(self.session.limits.listing, f"{self.uri}{prefix_text}")
 
@@ -296,6 +349,11 @@ class S3Bucket:
             The unexpected content of the page.
         after
             The key at which it was found.
+
+        Returns
+        -------
+        InvalidListingError
+            The error, to be raised by the caller.
         """
         return InvalidListingError(
             f"{self.uri} listed {what} (at {after[:200].decode(errors='replace')!r}); the listing"
@@ -313,7 +371,26 @@ class S3Bucket:
         versions: bool = False,
         connections: int = 8,
     ) -> S3Listing:
-        """Return a listing of all objects (or versions) with a prefix; see S3Listing."""
+        """Return a listing of all objects (or versions) with a prefix.
+
+        Parameters
+        ----------
+        prefix
+            The prefix of the keys.
+        workspace
+            A directory for received pages, from which an interrupted listing resumes.
+        memo
+            The memo of an earlier listing; see :meth:`S3Listing.memo`.
+        versions
+            Whether to list all versions.
+        connections
+            Maximum number of concurrent requests.
+
+        Returns
+        -------
+        S3Listing
+            The listing; nothing is requested before it is iterated.
+        """
         return S3Listing(
             self,
             prefix,
@@ -325,7 +402,20 @@ class S3Bucket:
         )
 
     def find_object(self, key: bytes, version_id: str | None = None) -> ObjectRow | None:
-        """Return the current row of one object, or of one of its versions; None if not listed."""
+        """Return the current row of one object, or of one of its versions.
+
+        Parameters
+        ----------
+        key
+            The key of the object, in bytes.
+        version_id
+            One of its versions; None for the newest.
+
+        Returns
+        -------
+        ObjectRow or None
+            None if it is not listed.
+        """
         if version_id is None:
             rows = self.page(key).rows
         else:
@@ -357,6 +447,11 @@ class S3Bucket:
             Request one part of a multipart object.
         checksums
             Request S3's additional checksums (``x-amz-checksum-…``).
+
+        Returns
+        -------
+        ResponseHead
+            The status and headers.
         """
         url = self.object_url(key, version_id)
         if part_number is not None:
@@ -387,6 +482,11 @@ class S3Bucket:
             The expected ETag, without quotes; None for any.
         limit
             Maximum size in bytes.
+
+        Returns
+        -------
+        bytes
+            The content.
 
         Raises
         ------
@@ -420,11 +520,25 @@ class S3Bucket:
         )
 
     def with_remedy(self, error: HttpError, verb: str) -> HttpError:
-        """Return the error with a message that says what to do, if the cause is known."""
+        """Return the error with a message that says what to do, if the cause is known.
+
+        Parameters
+        ----------
+        error
+            The error of a request to the bucket.
+        verb
+            What was denied, for the message: ``list`` or ``read``.
+
+        Returns
+        -------
+        HttpError
+            A more specific error, or ``error`` itself.
+        """
         code = error.fields.get("Code", "")
         region = error.fields.get("Region", "")
         if region not in ("", self.region) and error.status in (301, 307, 400, 403):
-            remedy = f'set region = "{region}" in the mirror file'
+            setting = f'region = "{region}" in [options]'
+            remedy = f"set {setting} of the mirror file (mirrors/<name>.toml)"
             wrong_region = WrongRegionError(
                 f"bucket {self.name} is in region {region}, not {self.region}; {remedy}",
                 remedy=remedy if _REGION.fullmatch(region) else "",
@@ -475,6 +589,11 @@ class S3Bucket:
             The prefix of the keys.
         checksums
             Whether to test additional checksums, which takes more requests.
+
+        Returns
+        -------
+        S3Capabilities
+            The capabilities.
 
         Raises
         ------

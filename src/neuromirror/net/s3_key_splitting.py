@@ -80,7 +80,7 @@ class KeyInterpolator:
 def fit_interpolator(
     at: bytes, until: bytes | None, *, above: bytes, seen: Sequence[bytes]
 ) -> KeyInterpolator | None:
-    """Fit an interpolator to the keys of a page.
+    """Fit an interpolator to the keys of a page, to estimate where to split a range of keys.
 
     Split keys consist of printable ASCII, which every store accepts as a start key, after a
     prefix of whole UTF-8 characters.

@@ -61,7 +61,7 @@ class ListableBucket(Protocol):
         version: str | None = None,
         parse: Callable[[bytes], T],
     ) -> T:
-        """Request a page of objects, or of versions if ``version`` is not None."""
+        """Request one page of objects, or of versions if ``version`` is not None."""
         ...
 
     def invalid_listing_error(self, what: str, after: bytes) -> InvalidListingError:
@@ -181,10 +181,15 @@ class S3Listing:
         return rows
 
     def unchanged(self) -> bool:
-        """Return whether every page is byte-identical to the listing of the memo.
+        """Compare the bucket with the listing of the memo.
 
         Requests the pages in parallel and stops at the first difference; :meth:`rows` does not
-        request them again. False without a memo of the same listing.
+        request them again.
+
+        Returns
+        -------
+        bool
+            Whether every page is byte-identical; False without a memo of the same listing.
         """
         previous = self._previous
         if previous is None:
@@ -250,7 +255,12 @@ class S3Listing:
         return digest == previous.digest(at)
 
     def memo(self) -> bytes:
-        """Return the digests of all pages, for a later :meth:`unchanged`; 40 bytes per page.
+        """Return the digests of all pages, for a later :meth:`unchanged`.
+
+        Returns
+        -------
+        bytes
+            The memo, about 40 bytes per page.
 
         Raises
         ------

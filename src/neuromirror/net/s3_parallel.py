@@ -323,7 +323,7 @@ class ParallelLister:
         return upper
 
     def _find_folders(self, one: KeyRange, at: bytes, until: bytes | None, level: bytes) -> None:
-        """List the folders after the current one of a range; if there are none, descend."""
+        """List the folders after the current one of a range; descend without any."""
         try:
             page = self._list_folders(at, level)
         finally:

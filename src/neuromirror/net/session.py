@@ -131,14 +131,31 @@ class Session:
             self._http.mount(scheme, adapter)
 
     def with_policy(self, policy: RequestPolicy) -> Session:
-        """Return a copy of this session with the operator's request policy applied."""
+        """Return a copy of this session with the operator's request policy applied.
+
+        Parameters
+        ----------
+        policy
+            The request policy.
+
+        Returns
+        -------
+        Session
+            The copy, with rate limits of its own.
+        """
         limits = policy.apply_to(self.limits)
         return self._derive(
             limits, tokens=self._tokens_by_url, contact=policy.contact, signer=self.signer
         )
 
     def anonymous(self) -> Session:
-        """Return a copy without tokens and signatures, which shares its rate limits."""
+        """Return a copy without tokens and signatures, which shares its rate limits.
+
+        Returns
+        -------
+        Session
+            The copy.
+        """
         made = self._derive(self.limits)
         made._limiters, made._limiters_lock = self._limiters, self._limiters_lock
         return made
@@ -163,7 +180,18 @@ class Session:
         self._deadline.aborted.set()
 
     def redact(self, text: str) -> str:
-        """Return a text without signed query parameters, credentials and this session's tokens."""
+        """Return a text without signed query parameters, credentials and this session's tokens.
+
+        Parameters
+        ----------
+        text
+            The text, such as an error message.
+
+        Returns
+        -------
+        str
+            The text, in which ``***`` replaces each token.
+        """
         for source in self._tokens.values():
             token = source.known()
             if len(token) >= _TOKEN_LENGTH:
@@ -286,6 +314,11 @@ class Session:
         ------
         NetError
             If all attempts fail.
+
+        Returns
+        -------
+        ResponseHead
+            The status and headers.
         """
 
         def ask() -> ResponseHead:
@@ -523,7 +556,21 @@ class Session:
             ) from None
 
     def credentials_for(self, method: str, url: str, headers: Mapping[str, str]) -> dict[str, str]:
-        """Return the headers that authenticate one request: a token, a signature or none.
+        """Return the headers that authenticate one request.
+
+        Parameters
+        ----------
+        method
+            The HTTP method.
+        url
+            The URL of the request.
+        headers
+            Its other headers.
+
+        Returns
+        -------
+        dict of str to str
+            The header of a token, those of a signature, or none.
 
         Raises
         ------

@@ -32,11 +32,35 @@ class SignedUrlPattern:
         self._parameter = re.compile(rf"(?i)[{marks}](?:{names})=")
 
     def search(self, text: str) -> bool:
-        """Return whether a text contains such a URL."""
+        """Return whether a text contains such a URL.
+
+        Parameters
+        ----------
+        text
+            The text.
+
+        Returns
+        -------
+        bool
+            Whether there is at least one.
+        """
         return any(self._start(found.group()) is not None for found in self._address.finditer(text))
 
     def sub(self, clean: Callable[[str], str], text: str) -> str:
-        """Return the text with each such URL replaced by the result of ``clean``."""
+        """Return the text with each such URL replaced.
+
+        Parameters
+        ----------
+        clean
+            Returns the replacement of a URL.
+        text
+            The text.
+
+        Returns
+        -------
+        str
+            The text with the replacements.
+        """
 
         def replacement(found: re.Match[str]) -> str:
             address = found.group()

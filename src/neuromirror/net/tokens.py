@@ -27,7 +27,12 @@ class TokenSource:
         return f"the environment variable {(*found, *self.variables)[0]}"
 
     def read(self) -> str:
-        """Return the token; empty if there is none.
+        """Return the token.
+
+        Returns
+        -------
+        str
+            The first value of the variables that is not empty; empty if there is no token.
 
         Raises
         ------
@@ -38,5 +43,11 @@ class TokenSource:
         return next(filter(None, values), "")
 
     def known(self) -> str:
-        """Return the token if it can be read without asking another program; else empty."""
+        """Return the token if it can be read without starting another program.
+
+        Returns
+        -------
+        str
+            The token; else empty.
+        """
         return TokenSource.read(self)

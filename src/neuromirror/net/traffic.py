@@ -35,14 +35,28 @@ class TrafficCounter:
         self._hosts: dict[str, Traffic] = {}
 
     def add(self, host: str, more: Traffic) -> None:
-        """Add traffic to the total of a host."""
+        """Add traffic to the total of a host.
+
+        Parameters
+        ----------
+        host
+            The name of the host; beyond a maximum number, further hosts are counted together.
+        more
+            The traffic to add.
+        """
         with self._lock:
             if host not in self._hosts and len(self._hosts) >= _MOST_HOSTS:
                 host = OTHER_HOSTS
             self._hosts[host] = self._hosts.get(host, Traffic()) + more
 
     def hosts(self) -> dict[str, Traffic]:
-        """Return the traffic by host; times are rounded to a tenth of a second."""
+        """Return the traffic by host.
+
+        Returns
+        -------
+        dict of str to Traffic
+            The totals; times are rounded to a tenth of a second.
+        """
         with self._lock:
             found = sorted(self._hosts.items())
         return {host: replace(one, waited=round(one.waited, 1)) for host, one in found}
@@ -82,5 +96,16 @@ class ContextThreadPool(ThreadPoolExecutor):
     """A thread pool whose tasks run in the context of their submitter."""
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        """Submit a task, to run in the context of the caller."""
+        """Submit a task, to run in the context of the caller.
+
+        Parameters
+        ----------
+        fn, *args, **kwargs
+            The function and its arguments.
+
+        Returns
+        -------
+        Future
+            The future result, as of :meth:`concurrent.futures.Executor.submit`.
+        """
         return super().submit(partial(copy_context().run, fn, *args, **kwargs))

@@ -99,12 +99,24 @@ class StateDifference:
             yield pair
 
     def pairs(self) -> Iterator[LinePair]:
-        """Yield the lines before and after, by path."""
+        """Yield the lines before and after, by path.
+
+        Yields
+        ------
+        LinePair
+            The line before and after; None where the file is missing.
+        """
         with self._path.open("rb", buffering=1 << 18) as file:
             yield from load_pairs(line[:-1] for line in file)
 
     def changes(self) -> Iterator[Change]:
-        """Yield the files before and after, by path."""
+        """Yield the files before and after, by path.
+
+        Yields
+        ------
+        Change
+            The file before and after; None where it is missing.
+        """
         return load_changes(self.pairs())
 
     def missing_paths(self) -> Iterator[bytes]:
@@ -112,6 +124,11 @@ class StateDifference:
 
         A file of which only the git path changed (because of a clash with another file or document)
         is not missing, nor is a file in a component that still exists.
+
+        Yields
+        ------
+        bytes
+            The path of a file, or of a component that was removed as a whole.
         """
         renamed = {
             entry.record.path
@@ -137,7 +154,18 @@ class StateDifference:
                 yield root
 
     def count_changes(self, before: int) -> StateChanges:
-        """Count the changes; ``before`` is the number of files in the earlier state."""
+        """Count the changes; a component counts as one file.
+
+        Parameters
+        ----------
+        before
+            The number of files in the earlier state.
+
+        Returns
+        -------
+        StateChanges
+            The counts.
+        """
         changes = StateChanges(before=before, after=before)
         roots = self.roots
         components: dict[bytes, tuple[bool, bool]] = {}

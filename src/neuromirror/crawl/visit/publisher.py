@@ -144,18 +144,41 @@ class Publisher:
     # --- the published versions
 
     def ask(self, question: Callable[[CrawlIndex], Iterable[_T]]) -> list[_T]:
-        """Return the result of an index query about this dataset; empty if it is unknown."""
+        """Return the result of an index query about this dataset.
+
+        Parameters
+        ----------
+        question
+            Called with the index.
+
+        Returns
+        -------
+        list
+            The result; empty if the dataset is unknown.
+        """
         try:
             return self._recorder.ask(lambda index: list(question(index)))
         except (UnknownDatasetError, UnknownMirrorError):
             return []
 
     def versions(self) -> list[VersionRow]:
-        """Return all versions, in the order of minting."""
+        """Return all versions, in the order of minting.
+
+        Returns
+        -------
+        list of VersionRow
+            The versions.
+        """
         return self._recorder.ask(lambda index: dataset_versions(index, self.dataset.name))
 
     def last_observed(self) -> VersionRow | None:
-        """Return the version at ``main``."""
+        """Return the version at ``main``.
+
+        Returns
+        -------
+        VersionRow or None
+            None before the first one.
+        """
         kind = VersionKind.OBSERVED.value
         return self._recorder.ask(lambda index: index.last_version(self.dataset.name, kind))
 
@@ -204,7 +227,22 @@ class Publisher:
     def difference(
         self, row: VersionRow, snapshot: SpooledSnapshot, scratch: Path
     ) -> StateDifference:
-        """Return the difference to a minted version; computed once per listing."""
+        """Return the difference between a minted version and a snapshot; computed once per listing.
+
+        Parameters
+        ----------
+        row
+            The minted version.
+        snapshot
+            The snapshot.
+        scratch
+            A folder for temporary files.
+
+        Returns
+        -------
+        StateDifference
+            The files before and after.
+        """
         known, found = self._cached_difference
         if found is None or known != (row.commit, snapshot.spool.path):
             restore_records(self._store, self.dataset, row.commit, row.annex_commit, row.kind)
@@ -217,7 +255,22 @@ class Publisher:
     def lost_documents(
         self, row: VersionRow, snapshot: SpooledSnapshot, difference: StateDifference
     ) -> list[bytes]:
-        """Return the documents of a version that are neither documents nor files now."""
+        """Return the documents of a version that are neither documents nor files now.
+
+        Parameters
+        ----------
+        row
+            The minted version.
+        snapshot
+            The snapshot that follows it.
+        difference
+            The difference between them.
+
+        Returns
+        -------
+        list of bytes
+            The sorted paths of the documents.
+        """
         if row.metadata == metadata_digest(snapshot.header.documents):
             return []
         with ObjectReader(self.repository.path) as reader:
@@ -253,6 +306,11 @@ class Publisher:
         label
             Upstream's name of the version; without one, the label is the time of the state, or its
             digest if upstream has no times.
+
+        Returns
+        -------
+        PublishedState
+            The version, and whether it is new.
         """
         self.repository.create()
         refs = self.repository.refs()

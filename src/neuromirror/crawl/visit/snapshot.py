@@ -30,13 +30,25 @@ class RecordSpool:
         self.path = path
 
     def lines(self) -> Iterator[bytes]:
-        """Yield the lines, without newline."""
+        """Yield the lines.
+
+        Yields
+        ------
+        bytes
+            A record line, without newline.
+        """
         with self.path.open("rb", buffering=1 << 18) as file:
             for line in file:
                 yield line[:-1]
 
     def files(self) -> Iterator[SnapshotEntry]:
-        """Yield the entries."""
+        """Yield the entries.
+
+        Yields
+        ------
+        SnapshotEntry
+            An entry, in the order of the lines.
+        """
         return load_snapshot_entries(self.lines())
 
 
@@ -164,9 +176,14 @@ class SpooledSnapshot:
     is_single_array: bool = False
 
     def state_digest(self) -> str:
-        """Return the state digest, ``sha256:<hex>``, with upstream's checksums for components.
+        """Return the state digest, with upstream's checksums for components.
 
         It is the same before and after the components are mirrored.
+
+        Returns
+        -------
+        str
+            ``sha256:<hex>``.
         """
         digest = StateDigest()
         for entry in self.spool.files():
