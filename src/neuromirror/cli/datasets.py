@@ -170,5 +170,5 @@ def events_command(settings: Settings, dataset: str | None, limit: int) -> None:
 
 
 def format_counts(counts: Mapping[str, int]) -> str:
-    """Format counts as ``12 sha256, 3 etag``; a dash if there are none."""
+    """Format counts as ``12 sha256, 3 etag``; a dash for no files."""
     return ", ".join(f"{count} {label}" for label, count in counts.items()) or "-"
