@@ -109,25 +109,25 @@ def use_keyring(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_absence_is_looked_up_once(use_keyring) -> None:
-    asked = use_keyring(EmptyKeyring)
+    requested = use_keyring(EmptyKeyring)
     key = DandiKey(INSTANCE)
     assert [key.read(), key.read(), key.known()] == ["", "", ""]
-    assert asked.questions == 1
+    assert requested.questions == 1
     assert VARIABLE in key.label
 
 
 def test_a_locked_keyring_raises_and_a_variable_needs_none(
     use_keyring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = use_keyring(LockedKeyring)
+    requested = use_keyring(LockedKeyring)
     key = DandiKey(INSTANCE)
     with pytest.raises(CredentialsError) as caught:
         key.read()
     assert (caught.value.identity, caught.value.cause_name) == (SERVICE, "KeyringLocked")
-    assert asked.questions == 1
+    assert requested.questions == 1
     monkeypatch.setenv(VARIABLE, "from the variable")
     assert key.read() == "from the variable"
-    assert asked.questions == 1
+    assert requested.questions == 1
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

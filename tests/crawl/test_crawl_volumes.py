@@ -368,7 +368,7 @@ def test_without_hashing_nothing_is_read_and_only_metadata_is_compared(
         version = index.resolve(f"b:{TISSUE}")
         assert version.evidence == {"size": version.files}
         assert index.attributes(version)["checked"] == ["metadata only"]
-    boss.describe(TISSUE, "Described anew")
+    boss.describe(TISSUE, "A new description")
     assert mirror_harness.sync()[f"b:{TISSUE}"].versions
     with mirror_harness.index() as index:
         assert index.resolve(f"b:{TISSUE}").metadata_only

@@ -162,7 +162,12 @@ def _hostile(crafted: CraftedRepository, name: str) -> tuple[str, str, str]:
 
 @pytest.mark.parametrize(
     ("name", "transport"),
-    [(name, way) for name in HOSTILE for way in ("bundle", "clone") if (name, way) != _UNBUNDLED],
+    [
+        (name, strategy)
+        for name in HOSTILE
+        for strategy in ("bundle", "clone")
+        if (name, strategy) != _UNBUNDLED
+    ],
 )
 def test_malformed_objects_are_refused(
     crafted_repository: CraftedRepository,

@@ -1,4 +1,4 @@
-"""faults.md names for each fault a test that is there, or says why there is none."""
+"""faults.md names an existing test for each fault, or the reason for having no test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""threat-model.md names for each attack a test that is there, or says why there is none."""
+"""threat-model.md names an existing test for each attack, or the reason for having no test."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_another_summary_or_time_is_noticed_without_a_page(make_source, archive,
 def test_other_metadata_of_the_dandiset_is_noticed_without_a_page(make_source, archive):
     source = make_source()
     memo = memo_of(source)
-    archive.replies["v000002_draft_info"]["metadata"]["description"] = "Said anew"
+    archive.replies["v000002_draft_info"]["metadata"]["description"] = "A new description"
     archive.requests.clear()
     assert not listing_of(source, FakeVisitContext(memo=memo)).is_unchanged()
     assert requested_pages(archive) == []

@@ -240,7 +240,7 @@ def test_entries_have_md5_version_and_a_path_below_the_zarr(zarr_archive):
 def test_prefix_1_does_not_return_10(zarr_archive):
     """The archive's own list would, for ``prefix=0/1/``. One Zarr's id can also start another's."""
     zarr_id = zarr_archive.make(ENTRIES)
-    zarr_archive.bucket.put(f"zarr/{zarr_id}0/stranger", b"not ours")
+    zarr_archive.bucket.put(f"zarr/{zarr_id}0/unrelated", b"not ours")
     assert set(read(part_of(zarr_archive, zarr_id).listing(EMPTY_CONTEXT))) == {
         path.encode() for path in ENTRIES
     }

@@ -243,15 +243,15 @@ def test_a_damaged_memo_is_ignored(layers):
 
 def test_two_objects_with_the_same_path_are_reported(layers):
     layers.put(f"{CH}/8_8_8/a", TEXT, "br")
-    layers.put(f"{CH}/8_8_8/a.br", "by itself")
+    layers.put(f"{CH}/8_8_8/a.br", "separate")
     layers.put(f"{CH}/8_8_8/b", TEXT)
-    layers.put(f"{CH}/8_8_8/b.br", "by itself")
+    layers.put(f"{CH}/8_8_8/b.br", "separate")
     layers.put(f"{CH}/8_8_8/c.gz", TEXT, "br")
     layers.put(f"{CH}/8_8_8/d.gz", TEXT, "gzip")
     entries = list(listing_of(layers.source(), CH).entries())
     exceptions = [one for one in entries if isinstance(one, ExcludedEntry)]
     assert [(one.path, one.reason, one.size) for one in exceptions] == [
-        (b"8_8_8/a.br", "name-taken", len("by itself"))
+        (b"8_8_8/a.br", "name-taken", len("separate"))
     ]
     named = {key_of(one): one.path for one in entries if isinstance(one, FileRecord)}
     assert named == {

@@ -217,7 +217,7 @@ def test_objects_are_durable_before_refs_move(
         return renamed
 
     if not Path("/proc/self/fd").exists():
-        pytest.skip("which file is forced to disk can only be told by /proc")
+        pytest.skip("/proc is required to see which file was synced")
     monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(os, "replace", note(replace))
     monkeypatch.setattr(os, "rename", note(rename))

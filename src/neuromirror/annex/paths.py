@@ -216,7 +216,7 @@ def _unit_at(name: bytes, start: int) -> int:
 
 
 def _split(name: bytes) -> bytes:
-    """Split an escaped component into components of valid length, each safe by itself."""
+    """Split an escaped component into components of valid length, each of them safe."""
     pieces = []
     start = 0
     while len(name) - start > _CHUNK:

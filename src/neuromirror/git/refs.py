@@ -76,7 +76,7 @@ def read_refs(repository: Path) -> dict[str, str]:
 
 
 def read_loose_ref(repository: Path, name: str) -> str | None:
-    """Return the content of a loose ref; None where there is none."""
+    """Return the content of a loose ref; None if missing."""
     try:
         return _decode((repository / name).read_bytes()).strip()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):

@@ -125,7 +125,7 @@ class DiffSide:
 
 
 def version_side(store: Store, index: Index, row: VersionRow) -> DiffSide:
-    """Return the side of a version in a store.
+    """Return a version in a store as one side of a comparison.
 
     Parameters
     ----------
@@ -167,7 +167,9 @@ def version_side(store: Store, index: Index, row: VersionRow) -> DiffSide:
 
 
 def clone_side(git_dir: Path, root: Path, commit: str) -> DiffSide:
-    """Return the side of a commit of a clone, with the fields that its keys contain.
+    """Return a commit of a clone as one side of a comparison.
+
+    Its records have only the fields that annex keys contain.
 
     Parameters
     ----------

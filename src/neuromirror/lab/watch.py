@@ -254,7 +254,7 @@ def open_watch_file(path: Path) -> Iterator[WatchFile]:
 
 
 def read_watch_file(path: Path) -> WatchFile:
-    """Read a state file; a missing file has no watches."""
+    """Read the state file of ``neuromirror watch``; return an empty state if there is no file."""
     try:
         found = msgspec.json.decode(path.read_bytes(), type=WatchFile)
     except FileNotFoundError:

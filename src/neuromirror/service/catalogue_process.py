@@ -133,7 +133,7 @@ class SupervisedCatalogue:
         return self._is_up
 
     def remarks(self) -> list[str]:
-        """Return degradations for the readiness check; the first start is none."""
+        """Return degradations for the readiness check; the first start does not count."""
         return ["degraded: the catalogue does not respond; mirroring continues"] * self._has_died
 
     def stop(self) -> None:

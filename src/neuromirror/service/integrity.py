@@ -28,7 +28,7 @@ _INDEX_SHARE = 1 / 3
 
 
 def load_progress(path: Path) -> dict[str, Any]:
-    """Return the saved progress of a housekeeping task; empty if there is none."""
+    """Return the saved progress of a housekeeping task; empty if missing."""
     try:
         found = parse_json(path.read_bytes(), path.name)
     except (FileNotFoundError, ValueError):

@@ -59,7 +59,7 @@ class RunningJob:
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """Result of a finished job: its report, or in ``error`` the reason why there is none.
+    """Result of a finished job: its report, or in ``error`` the reason why it has no report.
 
     ``is_superseded``: another worker has taken over the task, so that nothing is recorded.
     """

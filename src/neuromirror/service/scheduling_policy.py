@@ -259,7 +259,11 @@ def repair_row(row: TaskRow, now: float, bounds: ScheduleBounds) -> TaskRow:
 def mirror_row_after_listing(
     row: TaskRow, ok: bool, now: float, seconds: float, bounds: ScheduleBounds, message: str = ""
 ) -> TaskRow:
-    """Return a mirror's row after an attempt to read its list; it is never disabled."""
+    """Return the schedule row of a mirror after its list of datasets was requested.
+
+    Failures in succession double the time to the next request, up to a limit; unlike a dataset, a
+    mirror is never disabled.
+    """
     failures = 0 if ok else row.failures + 1
     latest = max(bounds.listing, _LIST_LATEST)
     # the exponent is bounded: an archive may be unavailable for months

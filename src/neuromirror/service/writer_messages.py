@@ -76,9 +76,9 @@ class Done(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """The reply to a request that failed: the class of the error and its message.
+    """The writer's reply to a request that failed: the class of the error and its message.
 
-    ``number`` is that of an error of the system, such as a full disk.
+    ``number`` and ``path`` are set for an OSError, such as a full disk: its errno and the file.
     """
 
     kind: str

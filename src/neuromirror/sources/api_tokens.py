@@ -76,7 +76,7 @@ class DandiKey(TokenSource):
         return super().label + missing
 
     def read(self) -> str:
-        """Return the key; empty if there is none.
+        """Return the key; empty if missing.
 
         Raises
         ------
@@ -138,7 +138,7 @@ class InternToken(TokenSource):
         return f"{super().label} or {_INTERN_FILE}"
 
     def read(self) -> str:
-        """Return the token; empty if there is none.
+        """Return the token; empty if missing.
 
         Raises
         ------

@@ -278,7 +278,7 @@ def _check_contains(index: Path, others: Sequence[Path]) -> None:
 
 
 def _first_missing(index: Path, others: Sequence[Path]) -> bytes | None:
-    """Return an object of a pack index that no other has; None where there is none."""
+    """Return an object of a pack index that no other has; None if all are in others."""
     with ExitStack() as stack:
         one, *rest = (stack.enter_context(PackIndex(path)) for path in (index, *others))
         for first in range(256):

@@ -164,7 +164,7 @@ class Repository:
     def update_server_info(self) -> None:
         """Update HEAD and the files for clients of plain HTTP to match the refs.
 
-        HEAD is the branch of published versions, and ``main`` where there is none, so that a clone
+        HEAD is the branch of published versions, and ``main`` before the first one, so that a clone
         checks out the version that the dataset's name means everywhere else.
 
         ``git update-server-info`` is run only where another program created refs: it would list

@@ -28,7 +28,11 @@ _FORMAT = 2
 
 @dataclass(frozen=True, slots=True)
 class PackRecord:
-    """Names of packs (``pack-<40 hex>``): written by housekeeping; retired, with the time."""
+    """The packs of a repository that housekeeping has written or retired.
+
+    ``consolidated_packs`` are the names (``pack-<40 hex>``) of the packs that it has written,
+    ``retired_packs`` the times of retirement by name.
+    """
 
     consolidated_packs: frozenset[str] = frozenset()
     retired_packs: dict[str, datetime] = field(default_factory=dict)

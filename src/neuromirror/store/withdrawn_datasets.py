@@ -47,7 +47,7 @@ def find_withdrawn_datasets(store: Store) -> dict[DatasetRef, DatasetWithdrawn]:
 
 
 def find_withdrawn_folder(store: Store, dataset: DatasetRef) -> Path | None:
-    """Return the folder of a withdrawn dataset, complete or not; None where there is none."""
+    """Return the folder of a withdrawn dataset, complete or not; None if missing."""
     folder = withdrawn_folder(store) / dataset.dataset_id
     return folder if (folder / _TAKEDOWN_FILE).exists() else None
 

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Shared objects of the pages; ``address`` is the public URL of the site.
+    """The objects that all pages of the catalogue share.
 
-    ``tables`` is None in the Datasette processes themselves.
+    ``address`` is the public URL of the site. ``tables`` are the Datasette processes that serve SQL
+    queries; None inside these processes themselves.
     """
 
     store: Store

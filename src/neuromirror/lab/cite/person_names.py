@@ -105,7 +105,7 @@ def _split_spoken_name(tokens: Sequence[str], suffix: str) -> tuple[str, str, st
 
 
 def _count_particles(tokens: Sequence[str]) -> int:
-    """Return the number of leading particles; the last word is none."""
+    """Return the number of leading particles; the last word never counts."""
     number = 0
     while number < len(tokens) - 1 and _is_particle(tokens[number]):
         number += 1

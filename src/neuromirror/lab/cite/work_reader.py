@@ -57,7 +57,7 @@ class _CommitDocuments:
         return path in self._known
 
     def parsed(self, path: str) -> Mapping[str, Any]:
-        """Return the JSON object in a document; empty if there is none.
+        """Return the JSON object in a document; empty if missing.
 
         A document that is unreadable in this version is read from the last readable one.
         """

@@ -36,7 +36,7 @@ class ExpectedState:
     commit, tree, state
         Commit, tree and state digest.
     manifest
-        Path of the manifest of this state, None if there is none.
+        Path of the manifest of this state, None if missing.
     """
 
     commit: str

@@ -109,7 +109,7 @@ class BossChannelInfo:
         value = record.get(name)
         found = of.get(value.lower()) if isinstance(value, str) else None
         if found is None:
-            raise self.unexpected_reply(f"{name} {value!r} is none of {', '.join(of)}")
+            raise self.unexpected_reply(f"{name} {value!r} is not one of {', '.join(of)}")
         return found
 
     def unexpected_reply(self, what: str) -> UnexpectedReplyError:

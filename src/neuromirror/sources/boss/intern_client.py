@@ -68,7 +68,7 @@ class _Transport(BaseAdapter):
 
 
 class InternClient:
-    """Reads upstream's JSON with intern. Thread-safe.
+    """Reads a BOSS archive's JSON with intern, the Python client of BOSS. Thread-safe.
 
     Names are encoded here, because intern inserts them into URLs unchanged.
     """

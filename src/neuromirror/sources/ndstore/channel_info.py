@@ -133,7 +133,9 @@ def volume_of(
     named = found.channel.get("datatype")
     dtype = _COLOURS.get(named, named) if isinstance(named, str) else None
     if dtype not in ITEM_SIZES:
-        raise found.unexpected_reply(f"the datatype {named!r} is none of {', '.join(ITEM_SIZES)}")
+        raise found.unexpected_reply(
+            f"the datatype {named!r} is not one of {', '.join(ITEM_SIZES)}"
+        )
     levels, left_out = _levels(found)
     names = "/".join(quote(one, safe="") for one in (found.token, found.name))
     return Volume(

@@ -128,7 +128,7 @@ class LayerSearch:
                     yield segments
 
     def _check_folder(self, folder: Segments) -> str | None:
-        """Return "" for a layer, why a folder is none, or None if it may contain layers."""
+        """Return "" for a layer, else a reason, or None if the folder may contain layers."""
         try:
             info = read_info(self._bucket, local_ids.prefix_of(folder))
         except UnexpectedReplyError:

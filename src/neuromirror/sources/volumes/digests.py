@@ -122,7 +122,7 @@ class CheckProgress:
 
 
 def dump_memo(progress: CheckProgress, digests: BlockDigests) -> bytes:
-    """Return a memo."""
+    """Encode the digests of a volume's blocks and the progress of the check as a memo."""
     head = {"format": _FORMAT, "blocks": len(digests), **asdict(progress)}
     line = json.dumps(head, sort_keys=True, separators=(",", ":")).encode()
     return line + b"\n" + digests.dump()

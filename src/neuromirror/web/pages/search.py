@@ -113,7 +113,7 @@ async def _mirror_page(request: CatalogueRequest, mirror: str, page: int) -> Res
 async def _results_page(
     request: CatalogueRequest, terms: str, mirror: str | None, page: int
 ) -> Response:
-    """Show the matching datasets, or suggestions if there are none."""
+    """Show the matching datasets, or suggestions if no dataset matches."""
 
     def look(index: Index) -> dict[str, Any]:
         try:
