@@ -440,7 +440,14 @@ class EmbargoAwareSource(Protocol):
 class LocatedDataset:
     """The dataset that an address of upstream names, with version and path if it names them.
 
-    ``path`` is the path of a file or folder in the dataset, without a final slash.
+    Attributes
+    ----------
+    local_id
+        The id of the dataset in the mirror.
+    version
+        The label of a version; None if the address names no version.
+    path
+        The path of a file or folder in the dataset, without a final slash; None for the dataset.
     """
 
     local_id: str
@@ -453,9 +460,17 @@ class SupportsLocate(Protocol):
     """A source that understands upstream's own addresses."""
 
     def locate(self, address: str) -> LocatedDataset | None:
-        """Return what an address of this archive names, without a request.
+        """Resolve an address of this archive, without a request.
 
-        None if it is not an address of this archive.
+        Parameters
+        ----------
+        address
+            An identifier or URL.
+
+        Returns
+        -------
+        LocatedDataset or None
+            None if it is not an address of this archive.
         """
         ...
 
