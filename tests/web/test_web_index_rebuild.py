@@ -70,7 +70,6 @@ def test_without_an_index_pages_say_so_and_come_back_with_it(
             assert str(box.folder) not in reply.text
         text = visible_text(site.get("/").text)
         assert "Temporarily unavailable" in text
-        assert "Cloning is not affected" in text
         assert site.get("/alias/box--one/HEAD").status_code == 200
         away.rename(path)
         _each(site, 200)
