@@ -39,7 +39,7 @@ class Retention(StrEnum):
     VERSIONED_BUCKET = "versioned-bucket"
     """In a versioned bucket: old object versions stay readable."""
     MUTABLE_BUCKET = "mutable-bucket"
-    """In an unversioned bucket: overwritten or deleted bytes are lost at once."""
+    """In an unversioned bucket or on a web server: replaced or deleted bytes are lost at once."""
     DRAFT = "draft"
     """In a draft: upstream may delete replaced bytes."""
 
@@ -85,9 +85,11 @@ class Location(msgspec.Struct, frozen=True, array_like=True, gc=False):
     kind
         ``s3`` (an object; a specific version if ``version_id`` is given, which is then also in
         the URL), ``s3-private`` (the same at ``s3://bucket/key``, which a special remote downloads
-        with credentials), ``api`` (a download URL of an archive), ``api-private`` (one that needs a
-        token, which the special remote has), ``boss`` or ``ndstore`` (a block of a volume, from
-        which the special remote creates the bytes of the file).
+        with credentials), ``api`` (a download URL of an archive or web server),
+        ``api-private`` (one that needs a token, which the special remote has), ``boss`` or
+        ``ndstore`` (a block of a volume, from which the special remote creates the bytes of the
+        file). Other bytes at the same ``api`` URL are an incident, unless the retention is
+        ``MUTABLE_BUCKET``.
     version_id
         The version id of an S3 object.
     """

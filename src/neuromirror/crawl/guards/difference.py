@@ -219,9 +219,14 @@ def _count_change(changes: StateChanges, old: SnapshotEntry, new: SnapshotEntry)
 
 
 def _is_same_upstream_object(old: FileRecord, new: FileRecord) -> bool:
-    """Return whether two records are of one immutable object: same id or same API URL."""
+    """Return whether two records are of one immutable object: same id or same API URL.
+
+    A URL is no id where upstream overwrites files in place.
+    """
     if old.upstream_id is not None and old.upstream_id == new.upstream_id:
         return True
+    if old.retention is Retention.MUTABLE_BUCKET and new.retention is Retention.MUTABLE_BUCKET:
+        return False
     api_urls = {location.url for location in old.locations if location.kind in _API_KINDS}
     return any(location.url in api_urls for location in new.locations)
 

@@ -178,4 +178,4 @@ def _conflict_reason(changes: StateChanges) -> str:
     paths = ", ".join(repr(path_to_text(path)) for path in changes.conflicts[:3])
     count = len(changes.conflicts)
     files = "1 file has" if count == 1 else f"{count} files have"
-    return f"{files} other bytes under the same upstream id ({paths})"
+    return f"{files} other bytes under the same upstream id or API URL ({paths})"
