@@ -300,3 +300,26 @@ def test_no_password_leaves_this_machine_without_tls(monkeypatch: pytest.MonkeyP
         with pytest.raises(DeliveryError):
             server.send(EmailMessage())
     assert (box.logins, box.messages) == ([], [])
+
+
+def test_a_password_that_cannot_be_sent_is_not_shown() -> None:
+    from email.message import EmailMessage
+
+    from neuromirror.lab.watch_channels import DeliveryError
+
+    with mail_server(auth=True) as box:
+        server = MailServer("127.0.0.1", box.port, USER, "canary-pässword")
+        with pytest.raises(DeliveryError) as caught:
+            server.send(EmailMessage())
+    assert caught.value.__suppress_context__
+    assert "canary" not in str(caught.value)
+    assert (box.logins, box.messages) == ([], [])
+
+
+def test_only_the_owner_reads_the_state(lab: LabStore, run: Run, state: Path) -> None:
+    """A watched store may be private."""
+    run("box:one")
+    assert state.stat().st_mode & 0o777 == 0o600
+    state.chmod(0o644)
+    run("box:one")
+    assert state.stat().st_mode & 0o777 == 0o600

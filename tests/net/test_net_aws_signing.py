@@ -150,3 +150,56 @@ def test_the_signed_path_is_that_of_the_decoded_key(name: str, encoded: str) -> 
 
     url = _canonical_url(f"https://bucket.s3.us-east-1.amazonaws.com/{name}?versionId=a%2Fb&list")
     assert url.endswith(f"/{encoded}?versionId=a%2Fb&list=")
+
+
+HOSTILE_KEYS = [
+    *("a/../b", "./a", "a/./b/..", "a//b", "/a", "//a", "a/", "a#b", "a?b=c&d", "a+b", "a b"),
+    *("100%", "a%2Fb", "%2E%2E/x", "ü/日本", "a~b-c_d.e", "a'b(c)*!", "a=b&c;d:e@f,g$", "a\\b"),
+]
+
+
+class _CapturedError(Exception):
+    pass
+
+
+@pytest.mark.usefixtures("credentials")
+@pytest.mark.parametrize("endpoint", [None, "http://127.0.0.1:9000"])
+def test_the_signed_request_is_that_of_botocore(endpoint: str | None) -> None:
+    """The canonical request for a key, against the one that botocore's own client signs."""
+    from urllib.parse import unquote_to_bytes, urlsplit
+
+    from botocore.auth import S3SigV4Auth
+    from botocore.awsrequest import AWSPreparedRequest, AWSRequest
+    from botocore.config import Config
+    from botocore.session import Session as BotocoreSession
+
+    from neuromirror.net import S3Bucket
+    from neuromirror.net.aws_signing import _canonical_url
+
+    sent: list[str] = []
+
+    def capture(request: AWSPreparedRequest, **_: object) -> None:
+        sent.append(request.url)
+        raise _CapturedError
+
+    style = {"addressing_style": "virtual" if endpoint is None else "path"}
+    client = BotocoreSession().create_client(
+        "s3", region_name="us-east-1", endpoint_url=endpoint, config=Config(s3=style)
+    )
+    client.meta.events.register("before-send.s3.HeadObject", capture)
+    auth = S3SigV4Auth(None, "s3", "us-east-1")
+
+    def canonical(url: str) -> tuple[str, str]:
+        request = AWSRequest(method="HEAD", url=url)
+        return auth._normalize_url_path(urlsplit(url).path), auth.canonical_query_string(request)
+
+    start = "/" if endpoint is None else "/bucket/"
+    with Session() as session:
+        bucket = S3Bucket(session, "bucket", endpoint=endpoint)
+        for key in HOSTILE_KEYS:
+            with pytest.raises(_CapturedError):
+                client.head_object(Bucket="bucket", Key=key, VersionId="a+/=b")
+            url = bucket.object_url(key.encode(), "a+/=b")
+            assert canonical(_canonical_url(url)) == canonical(sent[-1]), key
+            # the server decodes the path that is sent to the same key
+            assert unquote_to_bytes(urlsplit(url).path) == f"{start}{key}".encode()

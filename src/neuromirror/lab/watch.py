@@ -24,6 +24,7 @@ NewsKind = Literal["version", "dataset", "incident"]
 
 _STATE_VERSION: Final = 1
 _DRAFT: Final = "draft"
+_OWNER_ONLY: Final = 0o600
 
 
 class WatchStateError(ConfigurationError):
@@ -250,7 +251,9 @@ def open_watch_file(path: Path) -> Iterator[WatchFile]:
         content = read_watch_file(path)
         yield content
         # not after an error: then the next run repeats the news, and loses none
-        write_atomically(path, msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+        text = msgspec.json.format(msgspec.json.encode(content)) + b"\n"
+        # a watched store may be private
+        write_atomically(path, text, mode=_OWNER_ONLY)
 
 
 def read_watch_file(path: Path) -> WatchFile:

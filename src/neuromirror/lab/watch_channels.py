@@ -150,8 +150,14 @@ class MailServer:
                 server = smtplib.SMTP(self.host, self.port, timeout=_SECONDS)
             with server:
                 self._send(server, message, context)
-        except smtplib.SMTPAuthenticationError as error:
-            raise DeliveryError(f"{self.host}: user or password refused") from error
+        except smtplib.SMTPAuthenticationError:
+            # the reply of the server may repeat the password
+            raise DeliveryError(f"{self.host}: user or password refused") from None
+        except UnicodeEncodeError:
+            # the error has the password: smtplib sends it as ASCII only
+            raise DeliveryError(
+                f"{self.host}:{self.port}: user, password and addresses must be ASCII"
+            ) from None
         except (OSError, smtplib.SMTPException) as error:
             raise DeliveryError(f"{self.host}:{self.port}: {error}") from error
 

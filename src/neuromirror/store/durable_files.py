@@ -27,7 +27,9 @@ def make_folder(path: Path, *, durable: bool = True) -> None:
         fsync_path(path.parent)
 
 
-def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
+def write_atomically(
+    path: Path, content: bytes, *, durable: bool = True, mode: int = FILE_MODE
+) -> None:
     """Write a small file by a rename, so that readers see the old or the new content.
 
     Parameters
@@ -39,15 +41,17 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
     durable
         Whether to flush file and folder to disk. Without it, a crash of the machine may lose or
         truncate the file.
+    mode
+        The permissions of the file.
     """
     handle, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             if durable:
-                finish_file(file)
+                finish_file(file, mode)
             else:
-                os.fchmod(file.fileno(), FILE_MODE)
+                os.fchmod(file.fileno(), mode)
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
@@ -55,10 +59,10 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
         fsync_path(path.parent)
 
 
-def finish_file(file: IO[bytes]) -> None:
+def finish_file(file: IO[bytes], mode: int = FILE_MODE) -> None:
     """Flush, chmod and fsync a file that is about to be renamed."""
     file.flush()
-    os.fchmod(file.fileno(), FILE_MODE)
+    os.fchmod(file.fileno(), mode)
     os.fsync(file.fileno())
 
 

@@ -31,6 +31,10 @@ from neuromirror.transfer.url_sessions import UrlSessions
 from neuromirror.transfer.verify_items import PinnedFile
 
 _NO_VERSION: Final = frozenset({"NoSuchVersion", "InvalidArgument"})
+_NOT_PROBED: Final = {
+    "s3": "not checked: the object is in a private bucket, and URLs are checked without "
+    "credentials; in a clone 'git annex checkpresentkey KEY neuromirror' checks it with them"
+}
 _FORBIDDEN_HINT: Final = "a bucket without list permission also returns 403 for a missing object"
 STATUSES: Final[dict[Health, Status]] = {
     Health.OK: "ok",
@@ -111,8 +115,8 @@ class Prober:
             elif scheme in ("boss", "ndstore"):
                 answer = _ask_volume(sessions.session_for(url), url, known, sessions.token)
             else:
-                answer = ProbeResult(Health.UNKNOWN, f"unsupported URL scheme {scheme}://")
-                return answer, None
+                message = _NOT_PROBED.get(scheme, f"unsupported URL scheme {scheme}://")
+                return ProbeResult(Health.UNKNOWN, message), None
         except NeuromirrorError as error:
             health = health_of(error)
             sessions.record(url, error if health is Health.UNREACHABLE else None)
