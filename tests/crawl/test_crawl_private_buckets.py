@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from neuromirror.crawl.results import refused_note
+from neuromirror.index import Schedule
+from neuromirror.service.metrics import Metrics
+from neuromirror.store import Store
 from support.foreign_pushes import run_checked, run_in
 from support.private_buckets import (
     DATA,
@@ -365,3 +368,40 @@ def test_a_profile_and_an_endpoint_are_read_from_the_settings_of_git(
         run_checked(clone, "git", "config", f"neuromirror.{lab.bucket}.{name}", value)
     environment = {"AWS_EC2_METADATA_DISABLED": "true"}
     assert run_in(clone, "git", "annex", "get", FILE, environment=environment).returncode == 0
+
+
+# --- the service
+
+
+@pytest.mark.parametrize("expired", [False, True])
+def test_a_service_publishes_nothing_of_a_private_bucket(lab: PrivateBucket, expired: bool) -> None:
+    """The public store with its schedule, the log, the catalogue and the metrics are searched."""
+    lab.keys = lab.server.session_keys()
+    write_profile(lab.home, lab.keys)
+    lab.server.rule(expired=expired)
+    environment = {
+        "NEUROMIRROR_MIRRORS": str(lab.folder / "mirrors"),
+        "NEUROMIRROR_STORE": str(lab.public),
+        "NEUROMIRROR_PRIVATE_STORE": str(lab.private),
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    command = (sys.executable, "-m", "neuromirror", "serve", "--once", "--executor", "threads")
+    done = run_in(lab.folder, *command, environment=environment)
+    lab.server.rule(expired=False)
+    assert done.returncode == int(expired), done.stdout
+    # the run was a real one: the private store has the dataset, or the public one the failure
+    assert lab.private.exists()
+    if not expired:
+        assert FILE in {one["path"] for one in lab.files()}
+    store = Store.open(lab.public)
+    assert store.schedule_path.exists()
+    printed = [lab.run("status", code=int(expired)), lab.run("events"), lab.run("list")]
+    with Schedule.open(store.schedule_path) as schedule:
+        page = Metrics(store, store.index_path, schedule, ("lab",)).page().decode()
+    assert 'mirror="lab"' in page
+    lab.assert_nothing_public()
+    lab.assert_no_secret(lab.folder, printed=(done.stdout, page))
+    # the operator's own log may name the dataset, and nothing that is in it
+    for text in (page, *printed):
+        assert [one for one in (lab.bucket, FOLDER, FILE, lab.keys.access) if one in text] == []
+    assert [one for one in (FILE, lab.keys.access) if one in done.stdout] == []

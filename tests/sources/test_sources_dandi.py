@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from neuromirror.model import (
     ConfigurationError,
@@ -28,6 +29,7 @@ from neuromirror.sources import (
     UnreliableListingError,
     open_source,
 )
+from neuromirror.sources.dandi.options import DandiOptions
 from neuromirror.sources.dandi.rows import _object_url
 from neuromirror.sources.dandi.versions import RecentVersions
 from support.dandi_replay import DandiReplayServer, send
@@ -701,3 +703,27 @@ def test_sources_are_cheap_to_import():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("api", "is_allowed"),
+    [
+        ("https://api.dandiarchive.org/api", True),
+        ("http://api.dandiarchive.org/api", False),
+        ("https://api.dandiarchive.org.example.org/api", False),
+        ("https://api.dandiarchive.org:8443/api", False),
+        ("https://api.sandbox.dandiarchive.org/api", False),
+        ("http://127.0.0.1:8000/api", False),
+    ],
+)
+def test_the_key_of_an_archive_is_for_its_own_host(api: str, is_allowed: bool) -> None:
+    """A mirror file cannot send it elsewhere, nor without TLS."""
+    options = {"api": api, "instance": "dandi", "embargoed": "private"}
+    if is_allowed:
+        assert DandiOptions.model_validate(options).token.variables == ("DANDI_API_KEY",)
+    else:
+        with pytest.raises(ValidationError):
+            DandiOptions.model_validate(options)
+    derived = DandiOptions.model_validate({"api": api, "token_env": "X", "embargoed": "private"})
+    is_dandi = getattr(derived.token, "service", "") == "dandi-api-dandi"
+    assert is_dandi is is_allowed

@@ -43,8 +43,20 @@ def api_key_variable(instance: str) -> str:
 
 
 def instance_at(api: str) -> str | None:
-    """Return the instance with an API at a URL; None if ``dandi`` does not know it."""
-    return INSTANCES.get(urlsplit(api).netloc.lower())
+    """Return the instance with an API at a URL; None if ``dandi`` does not know it.
+
+    Without TLS a URL is of no instance: its key could be read on the way.
+    """
+    parts = urlsplit(api)
+    return INSTANCES.get(parts.netloc.lower()) if parts.scheme == "https" else None
+
+
+def is_key_for(instance: str, api: str) -> bool:
+    """Return whether the key of an instance may be sent to an API.
+
+    The key of an instance that ``dandi`` knows is for its own host only, whatever a file says.
+    """
+    return instance not in INSTANCES.values() or instance_at(api) == instance
 
 
 class DandiKey(TokenSource):

@@ -30,7 +30,7 @@ from neuromirror.net import (
     TokenSource,
     content_length,
 )
-from neuromirror.sources.api_tokens import DandiKey, instance_at
+from neuromirror.sources.api_tokens import DandiKey, instance_at, is_key_for
 from neuromirror.sources.volumes import SCHEMES
 from neuromirror.transfer.content_checks import check_for
 from neuromirror.transfer.s3_access import SCHEME, S3Access, S3Object, s3_settings
@@ -220,7 +220,14 @@ class PrivateRemote(BlockRemote):
     def _token_for(self, host: str) -> TokenSource:
         """Return the token of a host: in the variable for it, or where its own client has it."""
         variable = token_variable(host)
-        instance = self._settings().get((host, "instance")) or instance_at(f"https://{host}")
+        api = f"{_scheme_for(host)}://{host}"
+        instance = self._settings().get((host, "instance")) or instance_at(api)
+        if instance is not None and not is_key_for(instance, api):
+            raise CredentialsError(
+                f"neuromirror.{host}.instance is '{instance}', which is another archive; its API "
+                f"key is not sent to {host}",
+                identity=instance,
+            )
         if instance is None or os.environ.get(variable, "").strip():
             return TokenSource(variable)
         return DandiKey(instance)

@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from neuromirror.net import Session, TokenSource, is_local_name, origin
-from neuromirror.sources.api_tokens import DandiKey, instance_at
+from neuromirror.sources.api_tokens import DandiKey, instance_at, is_key_for
 from neuromirror.sources.options import SourceOptions, base_address
 
 
@@ -54,6 +54,11 @@ class DandiOptions(SourceOptions):
 
     @model_validator(mode="after")
     def _has_token(self) -> Self:
+        if self.instance is not None and not is_key_for(self.instance, self.api):
+            raise ValueError(
+                f'instance = "{self.instance}" is another archive than that of api, so its API key '
+                "is not sent there; omit instance, and name the variable with token_env"
+            )
         if self.embargoed != "skip" and self.token is None:
             raise ValueError(
                 f'embargoed = "{self.embargoed}" needs a token; name the environment variable '
