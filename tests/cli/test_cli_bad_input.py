@@ -122,7 +122,7 @@ def test_without_mirrors_the_three_lines_are_shown_that_a_person_needs(
     assert "--mirrors DIR" in message
     example = "\n".join(line.strip() for line in message.splitlines()[1:])
     folder = write_mirror_file(tmp_path / "mirrors", "dandi", example)
-    assert "dandi: dandi at https://" in bare.run("check-config").out
+    assert "dandi at https://" in bare.run("check-config").out
     (folder / "dandi.toml").unlink()
     assert bare.run("sync", code=2).err.startswith("neuromirror: mirrors: ")
     folder.rmdir()
