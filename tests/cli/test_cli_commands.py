@@ -370,7 +370,9 @@ def test_check_config_names_every_wrong_file_at_once(
         (folder / f"{name}.toml").write_text(content)
     shell = Shell(folder, tmp_path / "store")
     ended = shell.run("check-config", code=2)
-    assert ended.out == f"ok     good: dandi at {shared_demo.api_url}/\n"
+    assert ended.out.split()[:2] == ["ok", "good:"]
+    assert f"{shared_demo.api_url}/" in ended.out.split()
+    assert len(ended.out.splitlines()) == 1
     lines = {line.split(".toml")[0].rpartition("/")[2]: line for line in ended.err.splitlines()}
     assert lines.keys() == {"syntax", "key", "kind", "option", "type", "missing", "Upper_Case"}
     assert "line 1" in lines["syntax"]
