@@ -15,7 +15,7 @@ from neuromirror.web import addresses, filters
 def template_environment() -> Environment:
     """Return the environment with filters and URL functions; output is HTML-escaped."""
     made = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        loader=FileSystemLoader(Path(__file__).with_name("datasette_hooks") / "templates"),
         autoescape=True,
         auto_reload=False,
     )

@@ -1,4 +1,4 @@
-"""Plugin hooks of Datasette."""
+"""Plugin hooks of Datasette, and the static files and templates that it finds beside them."""
 
 from __future__ import annotations
 
