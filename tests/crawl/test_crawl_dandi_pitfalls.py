@@ -529,7 +529,7 @@ def test_an_archive_for_members_is_never_in_the_public_store(embargo: EmbargoHar
     for secret in (b"open.txt", b"An open one", b"more-of-members"):
         assert secret not in everything
     assert "more-of-members.txt" in embargo.run_on_private_store("files", "demo:000001")
-    assert set(embargo.locations(embargo.private)) == {("api", None)}
+    assert set(embargo.locations(embargo.private)) == {("api-private", None)}
     # nothing is moved, unlike at the end of an embargo
     assert "demo:000001" not in embargo.run("list")
 

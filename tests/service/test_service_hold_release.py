@@ -95,7 +95,7 @@ def test_what_is_released_while_it_is_visited_is_visited_once_more(
         harness.job_harness.schedule.make_due(NAME, clock.now)
         harness.service.tick()
         future, function, args = manual_executor.take(NAME)
-        report = function(*args)
+        report = manual_executor.call(function, args)
         clock.now += 1
         # as the command does, with the clock of the service
         release_hold(harness.job_harness.recorder, found)

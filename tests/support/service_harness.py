@@ -79,12 +79,16 @@ class ManualExecutor(Executor):
 
     def run(self, name: str) -> None:
         future, function, args = self.take(name)
-        assert self.writer is not None
         try:
-            with closing(self.writer.open(find_job(args))) as channel:
-                future.set_result(run_call(channel, (function, args, {})))
+            future.set_result(self.call(function, args))
         except (NeuromirrorError, OSError) as error:
             future.set_exception(error)
+
+    def call(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Run a job that was taken, with a channel to the writer, and return its report."""
+        assert self.writer is not None
+        with closing(self.writer.open(find_job(args))) as channel:
+            return run_call(channel, (function, args, {}))
 
     def fail(self, name: str, error: BaseException) -> None:
         self.take(name)[0].set_exception(error)
