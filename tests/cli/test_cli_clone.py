@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from neuromirror.lab.plain_files import move_file
 from neuromirror_demo import DemoArchive
 from support.command_shell import Shell
 
@@ -77,8 +78,78 @@ def test_get_of_an_address_makes_plain_verified_files(
         assert has_content(folder / "plain" / path, record)
     assert not list((folder / "plain").glob(".neuromirror-*"))
     assert not (folder / "plain" / ".git").exists()
-    failed = shell.records("get", NAME, "--into", "plain", code=1)
-    assert {one["status"] for one in failed if one.get("path") in files} == {"error"}
+    assert not list((folder / "plain").rglob(".neuromirror"))
+    assert not list((folder / "plain").rglob(".datalad"))
+    assert not list((folder / "plain").glob(".git*"))
+
+
+def test_a_repeated_get_fetches_what_is_missing_or_different(
+    shell: Shell, demo: DemoArchive, folder: Path
+) -> None:
+    shell.run("get", NAME, "--into", "plain")
+    files = files_of(shell)
+    again = shell.records("get", NAME, "--into", "plain")
+    present = {one["path"]: one["status"] for one in again}
+    assert set(present) > set(files)  # also documents of the archive, which are in git
+    assert set(present.values()) == {"notneeded"}
+
+    different, missing, obstructed = sorted(files)[:3]
+    (folder / "plain" / missing).unlink()
+    mine = (folder / "plain" / different).read_bytes()[:-1] + b"!"
+    (folder / "plain" / different).write_bytes(mine)
+    (folder / "plain" / obstructed).unlink()
+    (folder / "plain" / obstructed).mkdir()
+    kept = shell.records("get", NAME, "--into", "plain", code=1)
+    changed = {different: "error", missing: "ok", obstructed: "error"}
+    assert {one["path"]: one["status"] for one in kept} == present | changed
+    assert (folder / "plain" / different).read_bytes() == mine
+    assert has_content(folder / "plain" / missing, files[missing])
+
+    replaced = shell.records("get", NAME, "--into", "plain", "--overwrite", code=1)
+    changed = {different: "ok", obstructed: "error"}
+    assert {one["path"]: one["status"] for one in replaced} == present | changed
+    assert has_content(folder / "plain" / different, files[different])
+    assert (folder / "plain" / obstructed).is_dir()
+    assert not list((folder / "plain").glob(".neuromirror-*"))
+    shell.run("get", "plain", "--overwrite", code=2)
+
+
+def test_a_file_in_place_of_a_folder_does_not_end_a_get(shell: Shell, folder: Path) -> None:
+    shell.run("sync", NAME)
+    files = files_of(shell)
+    top = next(one for one in sorted(files) if "/" in one).split("/")[0]
+    (folder / "plain").mkdir()
+    (folder / "plain" / top).write_bytes(b"mine")
+    done = shell.records("get", NAME, "--into", "plain", code=1)
+    statuses = {one["path"]: one["status"] for one in done}
+    assert set(statuses) >= set(files)
+    for path, status in statuses.items():
+        assert status == ("error" if path.startswith(f"{top}/") else "ok")
+    assert (folder / "plain" / top).read_bytes() == b"mine"
+
+
+def test_an_address_selects_files_that_the_dataset_adds(shell: Shell, folder: Path) -> None:
+    shell.run("sync", NAME)
+    page = f"https://m.example.org/file/{NAME}?path="
+    shell.run("get", f"{page}.datalad/config", "--into", "plain")
+    written = [one for one in (folder / "plain").rglob("*") if one.is_file()]
+    assert written == [folder / "plain/.datalad/config"]
+    (missing,) = shell.records("get", f"{page}no/such/file", "--into", "plain", code=1)
+    assert (missing["status"], missing["path"]) == ("impossible", "no/such/file")
+
+
+def test_files_with_the_same_content_are_separate_files(tmp_path: Path) -> None:
+    clone = tmp_path / "scratch" / "clone"
+    clone.mkdir(parents=True)
+    (clone / "content").write_bytes(b"content")
+    for name in ("a", "b"):
+        (clone / name).symlink_to("content")
+        move_file(clone, name, tmp_path / name)
+    (tmp_path / "a").write_bytes(b"mine")
+    assert (tmp_path / "b").read_bytes() == b"content"
+    with pytest.raises(FileExistsError):
+        move_file(clone, "b", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"mine"
 
 
 def test_a_wrong_url_or_address_is_refused(shell: Shell, folder: Path) -> None:

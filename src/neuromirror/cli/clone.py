@@ -81,7 +81,7 @@ def clone_command(
     found, url = locate_clone(settings, address, base)
     target = folder or Path(_last_part(found.dataset))
     chosen = [*globs, *([escape(found.path)] if found.path else [])]
-    selection = Globs(chosen)
+    Globs(chosen)  # an invalid glob is an error before the clone
     clone_dataset(url, target)
     record = {"path": str(target.absolute()), "dataset": found.dataset, "url": url}
     settings.emit("clone", record, f"ok         {target}  {found.dataset}")
@@ -91,7 +91,7 @@ def clone_command(
                 settings,
                 "clone",
                 lambda progress: get_selected(
-                    target.absolute(), selection, jobs=jobs or JOBS, progress=progress
+                    target.absolute(), chosen, jobs=jobs or JOBS, progress=progress
                 ),
             )
         )
@@ -170,20 +170,25 @@ def _sync(settings: Settings, dataset: str) -> None:
         sys.exit(code)
 
 
-def get_address(settings: Settings, text: str, output: Path | None, jobs: int | None) -> int:
+def get_address(
+    settings: Settings, text: str, output: Path | None, jobs: int | None, *, overwrite: bool
+) -> int:
     """Put the files that an address names into a folder, without a clone; return the exit code."""
     from neuromirror.cli.get import print_outcomes
-    from neuromirror.lab.clone import download
-    from neuromirror.lab.globs import Globs, escape
+    from neuromirror.lab.plain_files import download
     from neuromirror.transfer import JOBS
 
     found, url = locate_clone(settings, text, None)
     target = (output or Path(_last_part(found.dataset))).absolute()
-    globs = Globs([] if found.path is None else [escape(found.path)])
     return print_outcomes(
         settings,
         "get",
-        lambda progress: download(url, globs, target, jobs=jobs or JOBS, progress=progress),
+        lambda progress: download(
+            *(url, found.path, target),
+            jobs=jobs or JOBS,
+            overwrite=overwrite,
+            progress=progress,
+        ),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,13 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from neuromirror.cli.commands import argument, command
-from neuromirror.cli.common import HostMessages, NamedPath, Settings, settings_options
+from neuromirror.cli.common import (
+    HostMessages,
+    NamedPath,
+    Settings,
+    printable,
+    settings_options,
+)
 from neuromirror.model.display import format_bytes
 from neuromirror.model.errors import ConfigurationError
 
@@ -23,6 +30,8 @@ _URL_SLASH: Final = re.compile(r"^([a-z0-9+]+):/(?!/)")
 """The start of a URL, in which a path has one slash only."""
 _ASSET: Final = re.compile(r"_[0-9]{4}-[0-9]{2}-[0-9]{2}_[0-9]{2}-[0-9]{2}-[0-9]{2}[^/]*\Z")
 
+_MAX_SHOWN: Final = 20
+"""Maximum number of files with the same message in text output; --json prints all."""
 _REFRESH_SECONDS: Final = 0.1
 """Refresh interval of the progress bar, in seconds."""
 
@@ -57,6 +66,11 @@ neuromirror get dandi:000027 --into rats""",
     help="For an ADDRESS: folder for the files [default: the last part of the id of the dataset].",
 )
 @click.option(
+    "--overwrite",
+    is_flag=True,
+    help="For an ADDRESS: replace existing files with different content [default: an error].",
+)
+@click.option(
     "--trust-config",
     is_flag=True,
     help="Trust the configuration and hooks of this repository, which may run programs.",
@@ -69,13 +83,17 @@ def get_command(
     output: Path | None,
     *,
     recursive: bool,
+    overwrite: bool,
     trust_config: bool,
 ) -> None:
     """Get the content of files in a clone, or the files of a version without a clone.
 
     A PATH that does not exist and is an address (a name, identifier, DOI or URL) names a version,
     which is mirrored first if the store lacks it. Its files, or those that the address selects, are
-    put into a folder as plain files with verified content. Existing files are never replaced.
+    put into a folder as plain files with verified content. Existing files are hashed, and fetched
+    only if their content differs and --overwrite is given; without it, they are kept and reported
+    as errors. The files that neuromirror and DataLad add to a dataset (.datalad, .neuromirror,
+    .gitattributes, .gitmodules) are written only if the address names them.
 
     The clone can be of this mirror or of any other dataset of git-annex. A PATH in a subdataset is
     fetched there; DataLad installs missing subdatasets.
@@ -101,9 +119,16 @@ def get_command(
     if addresses and len(addresses) == len(paths):
         from neuromirror.cli.clone import get_address
 
-        sys.exit(max(get_address(settings, text, output, jobs) for text in addresses))
-    if output is not None:
-        raise ConfigurationError("--into is for addresses; paths of a clone are fetched in place")
+        sys.exit(
+            max(
+                get_address(settings, text, output, jobs, overwrite=overwrite) for text in addresses
+            )
+        )
+    if output is not None or overwrite:
+        option = "--overwrite" if output is None else "--into"
+        raise ConfigurationError(
+            f"{option} is for addresses; paths of a clone are fetched in place"
+        )
     chosen = [here / path for path in paths] or [here]
     start = here
     if not _is_in_repository(here):
@@ -152,14 +177,22 @@ def print_outcomes(
     counted = Tally()
     received = 0
     hosts = HostMessages(action)
+    same: Counter[str] = Counter()
     with _progress() as progress:
         for outcome in outcomes(progress):
             counted.add(outcome)
             received += (outcome.size or 0) * (outcome.status == "ok")
             shown = outcome.status != "notneeded" and hosts.is_first(outcome)
+            if outcome.failed and outcome.host is None:
+                same[outcome.message] += 1
+                shown = same[outcome.message] <= _MAX_SHOWN
             record = {**outcome.to_json(), "action": action}
             settings.emit(action, record, _outcome_line(outcome) if shown else None)
     hosts.print_counts(settings)
+    for message, count in same.items():
+        if count > _MAX_SHOWN:
+            line = f"error      {count - _MAX_SHOWN} more files  {message}"
+            click.echo(printable(line), err=True)
     settings.print_text(_summary(counted, received))
     return counted.exit_code
 

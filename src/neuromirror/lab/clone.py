@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from neuromirror.git import GITLINK_MODE, list_tree
 from neuromirror.lab.clone_urls import refuse_clone_url
 from neuromirror.lab.globs import Globs
+from neuromirror.mint.documents import OWN_NAMES
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.model.programs import install_advice
 from neuromirror.net import redact
@@ -80,18 +81,31 @@ def clone_dataset(url: str, folder: Path) -> None:
         )
 
 
-def selected_paths(top: Path, globs: Globs) -> Iterator[tuple[str, str]]:
+def selected_paths(
+    top: Path, globs: Globs, *, with_own_files: bool = True
+) -> Iterator[tuple[str, str]]:
     """Yield the selected files of a clone; subdatasets that have some are installed.
+
+    Parameters
+    ----------
+    top
+        Top folder of the clone.
+    globs
+        The selection.
+    with_own_files
+        Whether the files that neuromirror and DataLad add to a dataset can be selected.
 
     Yields
     ------
     tuple of str
         The path from the top of the clone, and an empty text or why it cannot be selected.
     """
-    yield from _selected(top, "", globs)
+    yield from _selected(top, "", globs, with_own_files)
 
 
-def _selected(top: Path, prefix: str, globs: Globs) -> Iterator[tuple[str, str]]:
+def _selected(
+    top: Path, prefix: str, globs: Globs, with_own_files: bool
+) -> Iterator[tuple[str, str]]:
     folder = top / prefix
     links: list[bytes] = []
     for entry in list_tree(folder / ".git", "HEAD"):
@@ -99,6 +113,8 @@ def _selected(top: Path, prefix: str, globs: Globs) -> Iterator[tuple[str, str]]
         if entry.mode == GITLINK_MODE:
             if globs.matches(path) or globs.reaches(path):
                 links.append(entry.path)
+        elif not with_own_files and entry.path.partition(b"/")[0] in OWN_NAMES:
+            continue
         elif globs.matches(path):
             yield path, ""
     missing = [link for link in links if not is_installed(folder, link)]
@@ -108,21 +124,29 @@ def _selected(top: Path, prefix: str, globs: Globs) -> Iterator[tuple[str, str]]
         if link in failed:
             yield path, failed[link]
         else:
-            yield from _selected(top, f"{path}/", globs)
+            yield from _selected(top, f"{path}/", globs, with_own_files)
 
 
 def get_selected(
-    top: Path, globs: Globs, *, jobs: int, progress: ByteProgress | None = None
+    top: Path, selection: Sequence[str], *, jobs: int, progress: ByteProgress | None = None
 ) -> Iterator[Outcome]:
-    """Get the selected files of a clone; yield one outcome per file."""
-    chosen: list[str | Path] = []
-    for path, problem in selected_paths(top, globs):
+    """Get the files of a clone that match globs; yield one outcome per file.
+
+    A glob that no file matches has an outcome of its own, ``impossible``.
+    """
+    chosen: list[str] = []
+    failed = False
+    for path, problem in selected_paths(top, Globs(selection)):
         if problem:
+            failed = True
             yield Outcome("get", "error", path, problem)
         else:
-            chosen.append(top / path)
+            chosen.append(path)
+    for glob in () if failed else selection:
+        if not any(map(Globs([glob]).matches, chosen)):
+            yield Outcome("get", "impossible", glob, "the version has no file that matches")
     if chosen:
-        yield from get(top, chosen, jobs=jobs, progress=progress)
+        yield from get(top, [top / path for path in chosen], jobs=jobs, progress=progress)
 
 
 @contextmanager
@@ -138,64 +162,3 @@ def scratch_clone(url: str, beside: Path) -> Iterator[Path]:
         for parent, _, _ in os.walk(holder):
             os.chmod(parent, 0o700)
         shutil.rmtree(holder, ignore_errors=True)
-
-
-def move_file(clone: Path, path: str, target: Path) -> None:
-    """Move the content of a file out of a scratch clone.
-
-    Raises
-    ------
-    FileExistsError
-        The target exists.
-    OSError
-        The content is missing, or cannot be moved.
-    """
-    place = target / path
-    if os.path.lexists(place):
-        raise FileExistsError(f"{place} exists; remove it, or choose another folder")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    content = (clone / path).resolve(strict=True)
-    if not content.is_relative_to(clone.resolve()):
-        raise OSError(f"{path}: a link out of the dataset")
-    os.chmod(content.parent, 0o700)
-    os.chmod(content, 0o644)
-    # another file can have the same content: it stays until the last one was moved
-    try:
-        os.link(content, place)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links
-        shutil.copyfile(content, place)
-
-
-def download(
-    url: str, globs: Globs, target: Path, *, jobs: int, progress: ByteProgress | None = None
-) -> Iterator[Outcome]:
-    """Put the selected files of a version into a folder, as plain files with verified content.
-
-    Existing files are never replaced. Yields one outcome per file.
-    """
-    with scratch_clone(url, target) as clone:
-        wanted = []
-        for path, problem in selected_paths(clone, globs):
-            if problem:
-                yield Outcome("get", "error", path, problem)
-            elif os.path.lexists(target / path):
-                message = f"{target / path} exists; remove it, or choose another folder"
-                yield Outcome("get", "error", path, message)
-            else:
-                wanted.append(path)
-        if not wanted:
-            return
-        annexed = set()
-        for outcome in get(clone, [clone / one for one in wanted], jobs=jobs, progress=progress):
-            annexed.add(outcome.path)
-            if not outcome.failed:
-                move_file(clone, outcome.path, target)
-            yield outcome
-        for path in wanted:
-            # files that are in git itself have no outcome
-            if path not in annexed:
-                move_file(clone, path, target)
-                size = (target / path).stat().st_size
-                yield Outcome("get", "ok", path, "from git", size=size)
