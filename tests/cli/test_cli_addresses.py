@@ -100,3 +100,44 @@ def test_a_name_in_the_index_needs_no_mirror_file(synced: Shell, tmp_path: Path)
     broken = synced.with_changes(mirrors=tmp_path / "mirrors")
     (shown,) = broken.records("show", NAME)
     assert shown["dataset"] == NAME
+
+
+def test_an_address_is_refused_where_a_file_or_folder_is_expected(synced: Shell) -> None:
+    url = "https://mirror.example.org/dataset/demo:000002"
+    for command, suggested in (
+        (["verify"], "clone"),
+        (["restore", "--into", "data"], "pin"),
+        (["outdated"], "versions"),
+    ):
+        for address in (NAME, url):
+            (failed,) = synced.records(*command, address, code=2)
+            assert failed["suggestions"][0] == f"'neuromirror {suggested} {address}'"
+
+
+def test_a_missing_lock_file_or_folder_has_the_nearest_as_a_suggestion(
+    synced: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "results").mkdir()
+    monkeypatch.chdir(tmp_path / "results")
+    (failed,) = synced.records("verify", "clone", code=2)
+    assert "suggestions" not in failed
+    (tmp_path / "datasets.lock").write_text("")
+    (tmp_path / "results" / "clone1").mkdir()
+    for command in (["verify"], ["restore", "--into", "data"], ["outdated"]):
+        (failed,) = synced.records(*command, "other.lock", code=2)
+        assert failed["suggestions"] == ["../datasets.lock"], command
+    (failed,) = synced.records("verify", "clone", code=2)
+    assert failed["suggestions"] == ["clone1", "../datasets.lock"]
+    (failed,) = synced.records("restore", "../dataset.lock", "--into", "data", code=2)
+    assert failed["suggestions"] == ["../datasets.lock"]
+
+
+def test_a_key_with_two_slashes_is_not_another_key(
+    synced: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = next(one["path"] for one in synced.records("files", NAME) if "/" in one["path"])
+    address = f"https://mirror.example.org/file/{NAME}?path="
+    synced.run("get", address + path, "--into", "right")
+    synced.run("get", address + path.replace("/", "//", 1), "--into", "wrong", code=2)
+    assert not (tmp_path / "wrong").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 
 from neuromirror.lab.plain_files import move_file
 from neuromirror_demo import DemoArchive
+from neuromirror_demo.archive_contents import ZARR, zarr_entries
+from neuromirror_demo.catalogue_process import run_catalogue
 from support.command_shell import Shell
 
 NAME = "demo:000002"
@@ -150,6 +153,45 @@ def test_files_with_the_same_content_are_separate_files(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         move_file(clone, "b", tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == b"mine"
+
+
+def test_files_of_a_subdataset_are_fetched(shell: Shell, folder: Path) -> None:
+    settings = shell.mirrors / "demo.toml"
+    settings.write_text(f"{settings.read_text()}\n[zarr]\ninline_components = 0\n")
+    done = shell.records("clone", "demo:000005", "--get", f"{ZARR}/0/1", "--get", "*.txt", code=1)
+    clone = folder / "000005"
+    assert (clone / ZARR / ".git").exists()
+    chosen = {one["path"] for one in done if one["status"] == "ok" and one.get("key")}
+    assert chosen
+    assert all(path.startswith(f"{ZARR}/0/1/") for path in chosen)
+    entries = {f"{ZARR}/{path}": data for path, data in zarr_entries().items()}
+    for path, data in entries.items():
+        assert (clone / path).exists() == (path in chosen)
+        assert path not in chosen or (clone / path).read_bytes() == data
+    assert [one["path"] for one in done if one["status"] == "impossible"] == ["*.txt"]
+    # the same as plain files
+    page = f"https://m.example.org/file/demo:000005?path={ZARR}"
+    shell.run("get", page, "--into", "plain")
+    written = {one for one in (folder / "plain").rglob("*") if one.is_file()}
+    assert {str(one.relative_to(folder / "plain")) for one in written} == set(entries)
+    again = shell.records("get", page, "--into", "plain")
+    assert {one["path"]: one["status"] for one in again} == dict.fromkeys(entries, "notneeded")
+
+
+def test_a_catalogue_is_cloned_without_a_store(synced: Shell, folder: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "NEUROMIRROR_STORE": str(synced.store)}
+    user = synced.with_changes(mirrors=tmp_path / "mirrors", store=tmp_path / "none")
+    user.mirrors.mkdir()
+    with run_catalogue(folder, environment) as catalogue:
+        user.run("clone", NAME, "--from", catalogue.address, "--get", "**/*.nwb")
+        missing = user.records("clone", "demo:999999", "x", "--from", catalogue.address, code=1)
+    assert [one["status"] for one in missing] == ["error"]
+    files = files_of(synced)
+    chosen = [path for path in files if path.endswith(".nwb")]
+    assert chosen
+    for path in chosen:
+        assert has_content(folder / "000002" / path, files[path])
+    assert not user.store.exists()
 
 
 def test_a_wrong_url_or_address_is_refused(shell: Shell, folder: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from neuromirror.model.errors import UnknownAddressError
 
@@ -12,6 +14,41 @@ if TYPE_CHECKING:
     from neuromirror.cli.common import Settings
     from neuromirror.config.addresses import Address
     from neuromirror.index import Index, VersionRow
+
+
+_URL_SLASH: Final = re.compile(r"^([a-z0-9+]+):/(?!/)")
+"""The start of a URL, in which a path has one slash only."""
+_ASSET: Final = re.compile(r"_[0-9]{4}-[0-9]{2}-[0-9]{2}_[0-9]{2}-[0-9]{2}-[0-9]{2}[^/]*\Z")
+
+
+def may_be_address(text: str) -> bool:
+    """Return whether a text that names no file looks like an address."""
+    return ":" in text or text.startswith("10.") or bool(_ASSET.search(text))
+
+
+def refuse_address(path: Path, expected: str, *commands: str) -> None:
+    """Reject an address where a command expects a file or folder.
+
+    Parameters
+    ----------
+    path
+        The argument; an existing path is accepted.
+    expected
+        What the command takes.
+    commands
+        Commands that take an address, for suggestions.
+
+    Raises
+    ------
+    UnknownAddressError
+        The argument looks like an address.
+    """
+    text = _URL_SLASH.sub(r"\1://", str(path))
+    if not path.exists() and may_be_address(text):
+        raise UnknownAddressError(
+            f"{text} is no file or folder; this command takes {expected}, not an address",
+            [f"'neuromirror {command} {text}'" for command in commands],
+        )
 
 
 def find_address(settings: Settings, text: str, index: Index | None = None) -> Address:

@@ -19,7 +19,7 @@ from neuromirror.cli.common import (
     printable,
     settings_from_environment,
 )
-from neuromirror.model.errors import NeuromirrorError, UnknownAddressError
+from neuromirror.model.errors import NeuromirrorError
 
 _COMMON_OPTIONS = {"--mirrors", "--store", "--index", "--json", "--help"}
 """Options that every command has; its help shows them last."""
@@ -160,10 +160,8 @@ class CommandGroup(click.Group):
         suggestions: tuple[str, ...] = ()
         try:
             return super().invoke(ctx)
-        except UnknownAddressError as error:
-            message, code, suggestions = str(error), error.exit_code, error.suggestions
         except NeuromirrorError as error:
-            message, code = str(error), error.exit_code
+            message, code, suggestions = str(error), error.exit_code, error.suggestions
         except BrokenPipeError:
             # the reader of the output exited, as `| head` does
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -255,8 +255,8 @@ def print_pieces(pieces: Iterable[str]) -> None:
 class NamedPath(click.Path):
     """A path that is not empty, so that an unset shell variable is not the current folder."""
 
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
+    def __init__(self, path_type: type[str] | type[Path] = Path) -> None:
+        super().__init__(path_type=path_type)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Convert to a path; an empty name is a usage error."""

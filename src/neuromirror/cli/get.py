@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from neuromirror.cli.addresses import may_be_address
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import (
     HostMessages,
@@ -25,10 +26,6 @@ from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from neuromirror.lab import Outcome, Tally
-
-_URL_SLASH: Final = re.compile(r"^([a-z0-9+]+):/(?!/)")
-"""The start of a URL, in which a path has one slash only."""
-_ASSET: Final = re.compile(r"_[0-9]{4}-[0-9]{2}-[0-9]{2}_[0-9]{2}-[0-9]{2}-[0-9]{2}[^/]*\Z")
 
 _MAX_SHOWN: Final = 20
 """Maximum number of files with the same message in text output; --json prints all."""
@@ -46,7 +43,7 @@ neuromirror get dandi:000027 --into rats""",
 @argument(
     "paths",
     nargs=-1,
-    type=NamedPath(),
+    type=NamedPath(path_type=str),
     metavar="[PATH | ADDRESS]...",
     help="Files or folders of a clone [default: the current folder], or the address of a version.",
 )
@@ -78,7 +75,7 @@ neuromirror get dandi:000027 --into rats""",
 @settings_options
 def get_command(
     settings: Settings,
-    paths: tuple[Path, ...],
+    paths: tuple[str, ...],
     jobs: int | None,
     output: Path | None,
     *,
@@ -115,7 +112,7 @@ def get_command(
     from neuromirror.transfer import JOBS, get
 
     here = Path.cwd()
-    addresses = [text for path in paths if (text := _address(settings, here, path)) is not None]
+    addresses = [text for text in paths if not os.path.lexists(text) and may_be_address(text)]
     if addresses and len(addresses) == len(paths):
         from neuromirror.cli.clone import get_address
 
@@ -148,18 +145,6 @@ def get_command(
             ),
         )
     )
-
-
-def _address(settings: Settings, here: Path, path: Path) -> str | None:
-    """Return an argument as an address, if it is one and no file has its name."""
-    text = _URL_SLASH.sub(r"\1://", str(path))
-    if (here / path).is_symlink() or (here / path).exists() or not _may_be_address(text):
-        return None
-    return text
-
-
-def _may_be_address(text: str) -> bool:
-    return ":" in text or text.startswith("10.") or bool(_ASSET.search(text))
 
 
 def _is_in_repository(folder: Path) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from neuromirror.cli.addresses import resolve_version
+from neuromirror.cli.addresses import refuse_address, resolve_version
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import (
     NamedPath,
@@ -174,6 +174,7 @@ def outdated_command(settings: Settings, lock: Path, *, exit_code: bool) -> None
     from neuromirror.lab.lockfile import load_lock
     from neuromirror.lab.outdated import find_outdated
 
+    refuse_address(lock, "a lock file", "versions", "pin")
     with settings.index() as index:
         outcomes = list(find_outdated(load_lock(lock), index))
     for outcome in outcomes:

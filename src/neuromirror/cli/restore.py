@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from neuromirror.cli.addresses import refuse_address
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import HostMessages, NamedPath, Settings, settings_options
 
@@ -78,6 +79,7 @@ def restore_command(
     from neuromirror.lab.restore import restore
     from neuromirror.transfer import JOBS
 
+    refuse_address(lock, "a lock file", "pin")
     found = load_lock(lock / "datasets.lock" if lock.is_dir() else lock)
     store = settings.store() if (settings.store_folder / "neuromirror").is_dir() else None
     counted = Tally()

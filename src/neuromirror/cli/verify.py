@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from neuromirror.cli.addresses import refuse_address
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import (
     INTERRUPTED,
@@ -106,6 +107,7 @@ def verify_command(
     Exit code: 0 everything is as expected, 1 something differs, is missing or could not be checked,
     2 wrong usage, an invalid lock file, or a folder that is not a dataset.
     """
+    from neuromirror.lab.similar_paths import similar_paths
     from neuromirror.lab.verify import verify
 
     if remote and full:
@@ -114,8 +116,10 @@ def verify_command(
         target = Path("datasets.lock") if Path("datasets.lock").is_file() else Path()
     mode: Mode = "remote" if remote else "full" if full else "local"
     if not target.exists():
+        refuse_address(target, "a lock file or the folder of a clone", "clone", "pin")
         raise ConfigurationError(
-            f"{target}: no such file or folder; name a lock file or the folder of a clone"
+            f"{target}: no such file or folder; name a lock file or the folder of a clone",
+            suggestions=similar_paths(target),
         )
     if folder is not None and target.is_dir():
         raise ConfigurationError(

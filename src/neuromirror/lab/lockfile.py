@@ -23,6 +23,7 @@ from neuromirror.lab.clone_urls import refuse_clone_url
 from neuromirror.lab.globs import Globs
 from neuromirror.lab.lock_comments import LockBlocks
 from neuromirror.lab.regular_files import NotARegularFileError, open_regular
+from neuromirror.lab.similar_paths import similar_paths
 from neuromirror.model import (
     CommitId,
     ConfigurationError,
@@ -328,7 +329,8 @@ def load_lock(path: Path) -> Lock:
         content = read_lock_bytes(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise LockMissingError(
-            f"{path}: no such lock file; check the path ('neuromirror pin VERSION' creates one)"
+            f"{path}: no such lock file; check the path ('neuromirror pin VERSION' creates one)",
+            suggestions=[one for one in similar_paths(path) if not Path(one).is_dir()],
         ) from (error)
     return parse_lock(path, content)
 

@@ -15,11 +15,13 @@ class NeuromirrorError(Exception):
     hint
         What the operator of the store can do next, such as a command to run. It is part of
         ``str(error)``.
+    suggestions
+        Names that the user may have meant, the nearest first. They are part of ``str(error)``.
 
     Attributes
     ----------
     problem
-        The message without the hint, for readers who have no access to the store.
+        The message without hint and suggestions, for readers who have no access to the store.
     exit_code
         The exit code of the command line: 1 for a failure or a failed verification, 2 for wrong
         usage or configuration, 3 for a listing held for approval.
@@ -27,9 +29,13 @@ class NeuromirrorError(Exception):
 
     exit_code = 1
 
-    def __init__(self, message: str = "", *, hint: str = "") -> None:
-        super().__init__(f"{message}; {hint}" if hint else message)
+    def __init__(
+        self, message: str = "", *, hint: str = "", suggestions: Sequence[str] = ()
+    ) -> None:
+        nearest = f"did you mean {' or '.join(suggestions)}?" if suggestions else ""
+        super().__init__("; ".join(filter(None, (message, hint, nearest))))
         self.problem = message
+        self.suggestions = tuple(suggestions)
 
 
 class ConfigurationError(NeuromirrorError):
@@ -50,6 +56,4 @@ class UnknownAddressError(ConfigurationError):
     """
 
     def __init__(self, message: str, suggestions: Sequence[str] = ()) -> None:
-        nearest = f"did you mean {' or '.join(suggestions)}?" if suggestions else ""
-        super().__init__(message, hint=nearest)
-        self.suggestions = tuple(suggestions)
+        super().__init__(message, suggestions=suggestions)
