@@ -91,8 +91,8 @@ def test_a_repeated_get_fetches_what_is_missing_or_different(
 ) -> None:
     shell.run("get", NAME, "--into", "plain")
     files = files_of(shell)
-    again = shell.records("get", NAME, "--into", "plain")
-    present = {one["path"]: one["status"] for one in again}
+    repeated = shell.records("get", NAME, "--into", "plain")
+    present = {one["path"]: one["status"] for one in repeated}
     assert set(present) > set(files)  # also documents of the archive, which are in git
     assert set(present.values()) == {"notneeded"}
 
@@ -117,7 +117,7 @@ def test_a_repeated_get_fetches_what_is_missing_or_different(
     shell.run("get", "plain", "--overwrite", code=2)
 
 
-def test_a_file_in_place_of_a_folder_does_not_end_a_get(shell: Shell, folder: Path) -> None:
+def test_a_file_that_obstructs_a_folder_does_not_end_a_get(shell: Shell, folder: Path) -> None:
     shell.run("sync", NAME)
     files = files_of(shell)
     top = next(one for one in sorted(files) if "/" in one).split("/")[0]
@@ -174,8 +174,8 @@ def test_files_of_a_subdataset_are_fetched(shell: Shell, folder: Path) -> None:
     shell.run("get", page, "--into", "plain")
     written = {one for one in (folder / "plain").rglob("*") if one.is_file()}
     assert {str(one.relative_to(folder / "plain")) for one in written} == set(entries)
-    again = shell.records("get", page, "--into", "plain")
-    assert {one["path"]: one["status"] for one in again} == dict.fromkeys(entries, "notneeded")
+    repeated = shell.records("get", page, "--into", "plain")
+    assert {one["path"]: one["status"] for one in repeated} == dict.fromkeys(entries, "notneeded")
 
 
 def test_a_catalogue_is_cloned_without_a_store(synced: Shell, folder: Path, tmp_path: Path) -> None:

@@ -138,29 +138,29 @@ def _fetch(
 
 def _moved(clone: Path, outcome: Outcome, target: Path, overwrite: bool) -> Outcome:
     """Move the content of a file out of a scratch clone; return the outcome of both steps."""
-    place = target / outcome.path
+    destination = target / outcome.path
     try:
-        move_file(clone, outcome.path, place, overwrite=overwrite)
-        return replace(outcome, size=place.stat().st_size)
+        move_file(clone, outcome.path, destination, overwrite=overwrite)
+        return replace(outcome, size=destination.stat().st_size)
     except FileExistsError:
         why = _DIFFERS
     except OSError as error:
         # the folder at fault is the same for many files
-        where = f"{error.filename}: " if error.filename in map(str, place.parents) else ""
+        where = f"{error.filename}: " if error.filename in map(str, destination.parents) else ""
         why = f"cannot be written: {where}{error.strerror or error}"
     return Outcome("get", "error", outcome.path, why, key=outcome.key, size=outcome.size)
 
 
-def move_file(clone: Path, path: str, place: Path, *, overwrite: bool = False) -> None:
+def move_file(clone: Path, path: str, destination: Path, *, overwrite: bool = False) -> None:
     """Move the content of a file out of a scratch clone, in one step.
 
     Parameters
     ----------
     clone
-        The clone, on the file system of ``place``.
+        The clone, on the file system of ``destination``.
     path
         The path of the file in the clone.
-    place
+    destination
         The new path.
     overwrite
         Whether to replace an existing file.
@@ -176,9 +176,9 @@ def move_file(clone: Path, path: str, place: Path, *, overwrite: bool = False) -
     if not content.is_relative_to(clone.resolve()):
         raise OSError(f"{path}: a link out of the dataset")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        destination.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(place.parent)) from error
+        raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(destination.parent)) from error
     draft = clone.parent / "draft"
     draft.unlink(missing_ok=True)
     os.chmod(content.parent, 0o700)
@@ -192,9 +192,9 @@ def move_file(clone: Path, path: str, place: Path, *, overwrite: bool = False) -
     os.chmod(draft, 0o644)
     if not overwrite:
         try:
-            os.link(draft, place)  # unlike a rename, never replaces a file
+            os.link(draft, destination)  # unlike a rename, never replaces a file
             return
         except OSError:
-            if os.path.lexists(place):
+            if os.path.lexists(destination):
                 raise
-    os.replace(draft, place)
+    os.replace(draft, destination)
