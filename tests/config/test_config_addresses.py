@@ -155,6 +155,23 @@ def test_a_mistake_is_an_error_with_the_nearest_name(
     assert caught.value.exit_code == 2
 
 
+def test_a_url_below_a_known_layer_names_a_path_in_it(mirrors: dict[str, Mirror]) -> None:
+    layer = f"bossdb-open-data:{LAYER}"
+    scale = f"precomputed://s3://bossdb-open-data/{LAYER}/8_8_40"
+    known = {layer}.__contains__
+    assert parse_address(scale, mirrors, is_known=known) == Address(layer, None, "8_8_40")
+    chunk = parse_address(f"{scale}/0-64_0-64_0-16", mirrors, is_known=known)
+    assert chunk == Address(layer, None, "8_8_40/0-64_0-64_0-16")
+    assert parse_address(f"s3://bossdb-open-data/{LAYER}", mirrors, is_known=known).path is None
+
+
+def test_a_project_of_bossdb_has_its_channels_as_suggestions(mirrors: dict[str, Mirror]) -> None:
+    names = ["bossdb:kasthuri2015/ac4/em", "bossdb:kasthuri2016/a/em", "dandi:000027"]
+    with pytest.raises(UnknownAddressError) as caught:
+        parse_address("https://bossdb.org/project/Kasthuri2015", mirrors, known=lambda: iter(names))
+    assert caught.value.suggestions == ("bossdb:kasthuri2015/ac4/em",)
+
+
 def test_what_only_an_index_knows_is_looked_up(mirrors: dict[str, Mirror]) -> None:
     commit = "swh:1:rev:" + "0" * 40
     found = parse_address(commit, mirrors, {commit: Address("demo:000002", "0.24")}.get)

@@ -71,9 +71,12 @@ def find_address(settings: Settings, text: str, index: Index | None = None) -> A
     def known() -> Iterator[str]:
         return iter(()) if index is None else (one.name for one in index.datasets())
 
+    def is_known(name: str) -> bool:
+        return index is not None and _indexed_name(index, name) is not None
+
     if index is not None and (named := _indexed_name(index, text)) is not None:
         return named
-    return parse_address(text, load_known_mirrors(settings.mirrors_folder), lookup, known)
+    return parse_address(text, load_known_mirrors(settings.mirrors_folder), lookup, known, is_known)
 
 
 def _indexed_name(index: Index, text: str) -> Address | None:

@@ -29,6 +29,9 @@ _PAGES: Final = frozenset(
 
 _NEUROGLANCER_KINDS: Final = ("precomputed://", "zarr://", "zarr2://", "zarr3://", "boss://")
 _ID_DIGITS: Final = 6
+_BOSSDB_PROJECT: Final = re.compile(r"https?://(?:www\.)?bossdb\.org/project/([^/?#]+)")
+_MAX_NAMED: Final = 3
+"""Maximum number of suggestions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ def parse_address(
     mirrors: Mapping[str, Mirror],
     lookup: Callable[[str], Address | None] = lambda text: None,
     known: Callable[[], Iterator[str]] = lambda: iter(()),
+    is_known: Callable[[str], bool] = lambda name: False,
 ) -> Address:
     """Return what an address names; no request is made.
 
@@ -80,6 +84,8 @@ def parse_address(
         Looks up commit ids, digests, DOIs and URLs of single files in an index.
     known
         Yields the names of the datasets in a store, for suggestions.
+    is_known
+        Returns whether a store has a dataset; a URL below it names a path in it.
 
     Raises
     ------
@@ -94,15 +100,34 @@ def parse_address(
             or _locate(candidate, mirrors)
         )
         if found is not None:
-            return found
+            return _enclosing(found, is_known) if "://" in candidate else found
     # an empty label is a variable of a script that is unset
     found = None if address.endswith("@") else lookup(address)
     if found is not None:
         return found
+    if (project := _BOSSDB_PROJECT.match(address)) is not None:
+        start = f"bossdb:{project[1]}/"
+        names = [one for one in known() if one.lower().startswith(start.lower())]
+        raise UnknownAddressError(
+            f"{text!r}: a project of BossDB has several channels, each a dataset; name one, as "
+            f"bossdb://{project[1]}/<experiment>/<channel>",
+            names[:_MAX_NAMED],
+        )
     suggestions = tuple(_suggestions(address, mirrors, known))
     raise UnknownAddressError(
         f"{text!r}: no dataset has this address. Understood are {UNDERSTOOD}", suggestions
     )
+
+
+def _enclosing(found: Address, is_known: Callable[[str], bool]) -> Address:
+    """Return the known dataset that contains what a URL names, such as a scale of a layer."""
+    names = found.dataset.split("/")
+    for end in range(len(names), 0, -1):
+        dataset = "/".join(names[:end])
+        if is_known(dataset):
+            path = "/".join([*names[end:], *filter(None, [found.path])])
+            return Address(dataset, found.version, path or None)
+    return found
 
 
 def _own_name(text: str, mirrors: Mapping[str, Mirror]) -> Address | None:

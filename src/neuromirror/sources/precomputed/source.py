@@ -51,16 +51,22 @@ class PrecomputedSource(BucketSource):
         )
 
     def locate(self, address: str) -> LocatedDataset | None:
-        """Return the layer that a URL names, or whose ``info`` it names; no request is made."""
+        """Return the layer that a URL names, or whose ``info`` it names; no request is made.
+
+        Below the maximum depth of layers, the rest is a path in the layer.
+        """
         key = self.key_of(address)
         if key is None:
             return None
         prefix = key.rstrip(b"/").removesuffix(b"/info")
         segments = local_ids.split_prefix(prefix + b"/") if prefix else ()
+        deepest = len(segments) - max(0, self._scope.level(segments) - self._scope.depth)
+        segments, below = segments[:deepest], segments[deepest:]
         if not self._scope.is_layer_position(segments):
             return None
         local_id = self._local_id(segments)
-        return None if local_id is None else LocatedDataset(local_id)
+        path = b"/".join(below).decode("utf-8", "surrogateescape")
+        return None if local_id is None else LocatedDataset(local_id, path=path or None)
 
     def superdataset(self, id_prefix: str) -> DatasetRef | None:
         """Return the superdataset of all layers below a folder; None if it is not a folder."""
