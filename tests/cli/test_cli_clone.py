@@ -176,6 +176,15 @@ def test_files_of_a_subdataset_are_fetched(shell: Shell, folder: Path) -> None:
     assert {str(one.relative_to(folder / "plain")) for one in written} == set(entries)
     repeated = shell.records("get", page, "--into", "plain")
     assert {one["path"]: one["status"] for one in repeated} == dict.fromkeys(entries, "notneeded")
+    # the text output does not repeat one cause for every file
+    for one in written:
+        one.write_bytes(b"mine")
+    failed = shell.run("get", page, "--into", "plain", code=1)
+    assert 0 < len(failed.err.splitlines()) < len(written)
+    assert {one.read_bytes() for one in written} == {b"mine"}
+    shell.run("get", page, "--into", "plain", "--overwrite")
+    for path, data in entries.items():
+        assert (folder / "plain" / path).read_bytes() == data
 
 
 def test_a_catalogue_is_cloned_without_a_store(synced: Shell, folder: Path, tmp_path: Path) -> None:
