@@ -208,4 +208,9 @@ def test_a_wrong_url_or_address_is_refused(shell: Shell, folder: Path) -> None:
         shell.records("clone", NAME, "--from", url, code=2)
     shell.records("clone", "dmeo:000002", code=2)
     shell.records("clone", f"{NAME}@9.9.9", code=2)
+    label = shell.records("versions", NAME)[0]["version"]
+    for command in ("clone", "get"):
+        for wrong, meant in (("dmeo:00002", NAME), (f"{NAME}@v{label}", f"{NAME}@{label}")):
+            failed = shell.records(command, wrong, code=2)[-1]
+            assert failed["suggestions"] == [meant]
     assert not (folder / "000002").exists()

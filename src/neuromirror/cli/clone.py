@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from neuromirror.cli.addresses import find_address
+from neuromirror.cli.addresses import find_address, resolve_version
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, settings_options
 from neuromirror.model.errors import ConfigurationError, UnknownAddressError
@@ -115,9 +115,7 @@ def locate_clone(settings: Settings, text: str, base: str | None) -> tuple[Addre
     stored = _stored(settings, text)
     if stored is None:
         _sync(settings, find_address(settings, text).dataset)
-        stored = _stored(settings, text)
-    if stored is None:
-        raise ConfigurationError(f"{text}: the archive has no such version")
+        stored = _synced(settings, text)
     found, label = stored
     return found, store_url(settings.store().root, alias_of(found.dataset), label)
 
@@ -132,9 +130,20 @@ def _named_elsewhere(text: str) -> Address | None:
     return Address(name, label or None)
 
 
+def _synced(settings: Settings, text: str) -> tuple[Address, str]:
+    """Return what an address names and the label of its version, after a sync."""
+    from neuromirror.index import UnknownVersionError
+
+    try:
+        with settings.index() as index:
+            found, row = resolve_version(settings, index, text)
+    except UnknownVersionError as error:
+        raise ConfigurationError(f"{text}: the archive has no such version") from error
+    return found, row.label
+
+
 def _stored(settings: Settings, text: str) -> tuple[Address, str] | None:
     """Return what an address names and the label of its version; None if the store lacks it."""
-    from neuromirror.cli.addresses import resolve_version
     from neuromirror.index import (
         DatasetWithdrawnError,
         IndexMissingError,
@@ -146,13 +155,17 @@ def _stored(settings: Settings, text: str) -> tuple[Address, str] | None:
 
     try:
         with settings.index() as index:
-            found, row = resolve_version(settings, index, text)
+            # an unknown address is an error, with the names in the index as suggestions
+            find_address(settings, text, index)
+            try:
+                found, row = resolve_version(settings, index, text)
+            except UnknownAddressError:  # a version similar to one that the archive may have
+                return None
     except DatasetWithdrawnError:
         raise
     except (
         IndexMissingError,
         NotAStoreError,
-        UnknownAddressError,
         UnknownDatasetError,
         UnknownMirrorError,
         UnknownVersionError,
