@@ -28,6 +28,7 @@ class NeuromirrorError(Exception):
     """
 
     exit_code = 1
+    suggestions: tuple[str, ...] = ()
 
     def __init__(
         self, message: str = "", *, hint: str = "", suggestions: Sequence[str] = ()
