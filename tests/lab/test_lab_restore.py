@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from support.lock_folders import DRAFT, PUBLISHED, ZARR, LockFolder, restore_loc
 from support.mirror_harness import MirrorHarness
 
 UNREACHABLE_CLONE_URL = "http://127.0.0.1:9/alias/{alias}"
+CLONE_URL = UNREACHABLE_CLONE_URL.format(alias="demo--000002")
+STORE, BUNDLE, MANIFEST = "the store", "the bundle", "the manifest"
 BUCKET = f"demo-aind:{RAW}"
 SPLIT = "demo-aind-benchmark:ephys-compression/aind-np1/625749_2022-08-03_15-15-06_ProbeA"
 
@@ -77,12 +80,13 @@ def origin(folder: Path) -> str:
 def test_the_store_comes_first(lock_template: LockFolder, tmp_path: Path) -> None:
     found = restore_lock(lock_template.lock, tmp_path / "data", lock_template.mirror_harness.store)
     done = found.only()
-    assert (done.status, done.message) == ("ok", "from the store; 5 files verified by sha256")
+    assert (done.status, found.strategies(PUBLISHED)) == ("ok", [STORE])
+    assert found.file_statuses() == {("ok", "sha256"): 5}
     assert (done.version, done.size) == ("0.240301.1055", lock_template.pin_of(PUBLISHED).bytes)
     folder = found.folder(PUBLISHED)
     assert_complete(folder, lock_template, PUBLISHED)
     # the path of the local store is not written to the dataset
-    assert origin(folder) == UNREACHABLE_CLONE_URL.format(alias="demo--000002")
+    assert origin(folder) == CLONE_URL
     assert sorted(path.name for path in found.into.iterdir()) == ["demo--000002"]
 
 
@@ -95,10 +99,8 @@ def test_then_clone_urls_those_of_the_lock_first(
     found = restore_lock(lock_template.lock, tmp_path / "data", clones=[clone])
     done = found.only()
     assert (done.status, (done.url or "").startswith(clone.partition("{")[0])) == ("ok", True)
-    assert (
-        f"not from {UNREACHABLE_CLONE_URL.format(alias='demo--000002')}: cannot be reached"
-        in done.message
-    )
+    assert found.strategies(PUBLISHED) == [CLONE_URL, done.url]
+    assert CLONE_URL in done.message
     assert_complete(found.folder(PUBLISHED), lock_template, PUBLISHED)
     assert origin(found.folder(PUBLISHED)).startswith(address)
 
@@ -106,15 +108,13 @@ def test_then_clone_urls_those_of_the_lock_first(
 def test_then_the_bundle(lock_template: LockFolder, tmp_path: Path) -> None:
     found = restore_lock(lock_template.lock, tmp_path / "data")
     done = found.only()
-    assert (done.status, done.message.startswith("from the bundle; 5 files verified")) == (
-        "ok",
-        True,
-    )
+    assert (done.status, found.strategies(PUBLISHED)) == ("ok", [CLONE_URL, BUNDLE])
+    assert found.file_statuses() == {("ok", "sha256"): 5}
     folder = found.folder(PUBLISHED)
     assert_complete(folder, lock_template, PUBLISHED)
     # earlier versions are in the history
     assert len(run(folder, "git", "rev-list", "HEAD").split()) == 2
-    assert origin(folder) == UNREACHABLE_CLONE_URL.format(alias="demo--000002")
+    assert origin(folder) == CLONE_URL
     assert run(folder, "git", "config", "remote.origin.annex-ignore").strip() == "true"
 
 
@@ -122,9 +122,8 @@ def test_restores_from_the_manifest_last(lock_folder: LockFolder, tmp_path: Path
     lock_folder.delete_files(".bundle")
     found = restore_lock(lock_folder.lock, tmp_path / "data")
     done = found.only()
-    assert done.status == "ok"
-    assert done.message.startswith("from the manifest; 5 files verified by sha256")
-    assert "not from the bundle" in done.message
+    assert (done.status, found.strategies(PUBLISHED)) == ("ok", [CLONE_URL, BUNDLE, MANIFEST])
+    assert found.file_statuses() == {("ok", "sha256"): 5}
     folder = found.folder(PUBLISHED)
     # the same commit, rebuilt
     assert_complete(folder, lock_folder, PUBLISHED)
@@ -139,10 +138,10 @@ def test_without_any_strategy_each_failure_is_explained(
     found = restore_lock(lock_folder.lock, tmp_path / "data")
     done = found.only()
     assert done.status == "error"
-    assert "could not be restored" in done.message
-    assert "Failed to connect" in done.message
-    assert done.message.count("is missing") == 2
-    assert done.message.endswith("check the network")
+    pinned = lock_folder.pin_of(PUBLISHED)
+    bundle, manifest = lock_folder.lock.bundle_path(pinned), lock_folder.lock.manifest_path(pinned)
+    for cause in (pinned.commit, CLONE_URL, str(bundle), str(manifest)):
+        assert cause in done.message
     assert not found.folder(PUBLISHED).exists()
     assert list(found.into.iterdir()) == []
 
@@ -154,14 +153,13 @@ def test_offline_sends_no_request(
     clones = [f"ria+{address}/"]
     found = restore_lock(lock_folder.lock, tmp_path / "data", clones=clones, offline=True)
     done = found.only()
-    assert (done.status, done.message) == (
-        "ok",
-        "from the bundle; content of 5 files not requested (offline)",
-    )
+    assert (done.status, found.strategies(PUBLISHED)) == ("ok", [BUNDLE])
+    assert found.file_statuses() == {}
     assert run(found.folder(PUBLISHED), "git", "annex", "find", "--in=here") == ""
     # and later with a network
     second = restore_lock(lock_folder.lock, tmp_path / "data")
-    assert second.only().message == "already restored; 5 files verified by sha256"
+    assert (second.only().status, second.strategies(PUBLISHED)) == ("ok", [])
+    assert second.file_statuses() == {("ok", "sha256"): 5}
     lock_folder.delete_files(".bundle")
     lock_folder.delete_files(".zst")
     shutil.rmtree(found.folder(PUBLISHED))
@@ -177,7 +175,9 @@ def test_an_unreachable_host_is_tried_once(still_lab: LabStore, tmp_path: Path) 
     )
     shutil.rmtree(found.into)
     done = restore_lock(paper.lock, tmp_path / "data").datasets
-    assert "Failed to connect" in done[PUBLISHED].message
+    # git's message, with the port, is only in the first result
+    assert "127.0.0.1 port 9" in done[PUBLISHED].message
+    assert "127.0.0.1 port 9" not in done[DRAFT].message
     assert UNREACHABLE_CLONE_URL.split("/")[2] in done[DRAFT].message
     assert {one.status for one in done.values()} == {"ok"}
 
@@ -192,9 +192,9 @@ def test_a_clone_url_that_serves_something_else_is_not_taken(
     shutil.copytree(other, tmp_path / "served" / "alias" / "demo--000002")
     address = serve_directory(tmp_path / "served")
     lock_folder.edit("http://127.0.0.1:9", address)
-    done = restore_lock(lock_folder.lock, tmp_path / "data").only()
-    assert (done.status, done.message.startswith("from the bundle")) == ("ok", True)
-    assert "it lacks the commit" in done.message
+    found = restore_lock(lock_folder.lock, tmp_path / "data")
+    clone = f"{address}/alias/demo--000002"
+    assert (found.only().status, found.strategies(PUBLISHED)) == ("ok", [clone, BUNDLE])
     lock_folder.delete_files(".bundle")
     lock_folder.delete_files(".zst")
     shutil.rmtree(tmp_path / "data")
@@ -209,9 +209,9 @@ def test_a_repository_without_urls_is_rejected(
     run(served, "git", "-c", "core.hooksPath=/dev/null", "update-ref", "-d", "refs/heads/git-annex")
     run(served, "git", "update-server-info")
     lock_folder.edit("http://127.0.0.1:9", serve_directory(tmp_path / "served"))
-    done = restore_lock(lock_folder.lock, tmp_path / "data", offline=False).only()
-    assert "git-annex branch" in done.message
-    assert done.message.startswith("from the bundle")
+    found = restore_lock(lock_folder.lock, tmp_path / "data", offline=False)
+    assert "git-annex" in found.only().message
+    assert found.strategies(PUBLISHED)[1:] == [BUNDLE]
 
 
 def test_an_html_page_is_not_cloned(
@@ -219,8 +219,8 @@ def test_an_html_page_is_not_cloned(
 ) -> None:
     (tmp_path / "served").mkdir()
     lock_folder.edit("http://127.0.0.1:9", serve_directory(tmp_path / "served"))
-    done = restore_lock(lock_folder.lock, tmp_path / "data").only()
-    assert (done.status, "git cannot clone it" in done.message) == ("ok", True)
+    found = restore_lock(lock_folder.lock, tmp_path / "data")
+    assert (found.only().status, found.strategies(PUBLISHED)[1:]) == ("ok", [BUNDLE])
 
 
 @pytest.mark.parametrize("what", ["another", "damaged", "no bundle"])
@@ -239,9 +239,9 @@ def test_an_invalid_bundle_is_not_restored(
         bundle.write_bytes(content)
     else:
         bundle.write_bytes(b"<html>")
-    done = restore_lock(lock_folder.lock, tmp_path / "data").only()
-    assert (done.status, done.message.startswith("from the manifest")) == ("ok", True)
-    assert "not from the bundle" in done.message
+    found = restore_lock(lock_folder.lock, tmp_path / "data")
+    assert found.only().status == "ok"
+    assert found.strategies(PUBLISHED) == [CLONE_URL, BUNDLE, MANIFEST]
 
 
 def test_a_manifest_of_something_else_is_not_taken(lock_folder: LockFolder, tmp_path: Path) -> None:
@@ -251,10 +251,10 @@ def test_a_manifest_of_something_else_is_not_taken(lock_folder: LockFolder, tmp_
     manifest = lock_folder.lock.manifest_path(lock_folder.pin_of(PUBLISHED))
     shutil.copy(other.lock.manifest_path(other.pin_of(DRAFT)), manifest)
     done = restore_lock(lock_folder.lock, tmp_path / "data").only()
-    assert (done.status, "describes commit" in done.message) == ("error", True)
+    assert (done.status, other.pin_of(DRAFT).commit in done.message) == ("error", True)
     manifest.write_bytes(b"no manifest")
     done = restore_lock(lock_folder.lock, tmp_path / "data").only()
-    assert (done.status, "is invalid" in done.message) == ("error", True)
+    assert (done.status, str(manifest) in done.message) == ("error", True)
 
 
 # --- edited lock files
@@ -276,9 +276,7 @@ def test_a_lock_that_contradicts_its_dataset_is_refused(
         lock_folder.edit("durability =", 'paths = ["sub-201"]\ndurability =')
     found = restore_lock(lock_folder.lock, tmp_path / "data")
     done = found.only()
-    assert done.status == "error"
-    assert "in the lock file" in done.message or "the lock file has" in done.message
-    assert "already" not in done.message
+    assert (done.status, PUBLISHED in done.message) == ("error", True)
     # no content is fetched for an inconsistent lock file
     assert [one.action for one in found.outcomes] == ["restore"]
 
@@ -307,20 +305,17 @@ def test_a_second_run_finds_all_there(lock_template: LockFolder, tmp_path: Path)
     restore_lock(lock_template.lock, into)
     found = restore_lock(lock_template.lock, into)
     done = found.only()
-    assert done.status == "notneeded"
-    assert done.message == "already restored; 5 files already present, not verified again"
-    assert {one.status for one in found.outcomes} == {"notneeded"}
+    assert (done.status, found.strategies(PUBLISHED)) == ("notneeded", [])
+    assert [status for status, _ in found.file_statuses().elements()] == ["notneeded"] * 5
 
 
 def test_missing_content_is_fetched_later(lock_template: LockFolder, tmp_path: Path) -> None:
     into = tmp_path / "data"
     folder = restore_lock(lock_template.lock, into).folder(PUBLISHED)
     run(folder, "git", "annex", "drop", "--force", "-q", "sub-201")
-    done = restore_lock(lock_template.lock, into).only()
-    assert (done.status, "2 files verified by sha256; 3 files already present" in done.message) == (
-        "ok",
-        True,
-    )
+    found = restore_lock(lock_template.lock, into)
+    statuses = Counter(status for status, _ in found.file_statuses().elements())
+    assert (found.only().status, statuses) == ("ok", {"ok": 2, "notneeded": 3})
 
 
 def test_leftovers_of_a_killed_restore_are_removed(
@@ -342,7 +337,7 @@ def test_two_restores_into_one_folder_exclude_each_other(
     scratch.mkdir(parents=True)
     with (
         file_lock(scratch / "lock", "a test"),
-        pytest.raises(StoreBusyError, match="restoring into"),
+        pytest.raises(StoreBusyError),
     ):
         restore_lock(lock_template.lock, tmp_path / "data")
     assert scratch.is_dir()
@@ -354,7 +349,7 @@ def test_only_what_is_pinned_is_got(still_lab: LabStore, tmp_path: Path) -> None
     found = restore_lock(paper.lock, tmp_path / "data", paper.mirror_harness.store)
     count = paper.pin_of(PUBLISHED).files
     assert 1 < count < 5
-    assert f"{count} files verified by sha256" in found.only().message
+    assert found.file_statuses() == {("ok", "sha256"): count}
     here = run(found.folder(PUBLISHED), "git", "annex", "find", "--in=here").splitlines()
     assert len(here) == count
     assert all(path.startswith("sub-20") or path.endswith(".txt") for path in here)
@@ -364,21 +359,17 @@ def test_only_what_is_pinned_is_got(still_lab: LabStore, tmp_path: Path) -> None
 # --- subdatasets
 
 
-@pytest.mark.parametrize("strategy", ["the store", "the bundle", "the manifest"])
+@pytest.mark.parametrize("strategy", [STORE, BUNDLE, MANIFEST])
 def test_a_zarr_comes_with_the_dataset_that_it_is_in(
     zarrs: LockFolder, tmp_path: Path, strategy: str
 ) -> None:
     paper = zarrs.copy(tmp_path / "paper")
-    if strategy == "the manifest":
+    if strategy == MANIFEST:
         paper.delete_files(".bundle")
-    store = paper.mirror_harness.store if strategy == "the store" else None
+    store = paper.mirror_harness.store if strategy == STORE else None
     found = restore_lock(paper.lock, tmp_path / "data", store)
-    done = found.only()
-    assert done.status == "ok"
-    assert (
-        f"from {strategy}; with 1 subdataset; 2 files verified by sha256; 36 files verified by md5"
-        in (done.message)
-    )
+    assert (found.only().status, found.strategies(ZARR)[-1]) == ("ok", strategy)
+    assert found.file_statuses() == {("ok", "sha256"): 2, ("ok", "md5"): 36}
     folder = found.folder(ZARR)
     assert_complete(folder, paper, ZARR)
     (zarr,) = folder.rglob("*.zarr")
@@ -402,7 +393,7 @@ def test_a_zarr_without_its_bundle_is_restored_from_its_manifest(
     found = restore_lock(paper.lock, tmp_path / "data")
     done = found.only()
     assert (done.status, ".zarr: " in done.message) == ("error", True)
-    assert "2 files verified by sha256" in done.message
+    assert found.file_statuses() == {("ok", "sha256"): 2}
     assert_complete(found.folder(ZARR), paper, ZARR)
 
 
@@ -412,11 +403,11 @@ def test_a_part_of_a_zarr_can_be_pinned(subdataset_harness: MirrorHarness, tmp_p
     count = paper.pin_of(ZARR).files
     assert 0 < count < 36
     found = restore_lock(paper.lock, tmp_path / "data", subdataset_harness.store)
-    assert f"{count} files verified by md5" in found.only().message
+    assert found.file_statuses() == {("ok", "md5"): count}
     # a Zarr without pinned files is not restored
     paper.pin(ZARR, paths=("*.json",))
     found = restore_lock(paper.lock, tmp_path / "other", subdataset_harness.store)
-    assert "subdataset" not in found.only().message
+    assert not list(found.folder(ZARR).rglob("*.zarr/.git"))
 
 
 def test_chunks_outside_git_are_reported(bucket_harness: MirrorHarness, tmp_path: Path) -> None:
@@ -427,7 +418,7 @@ def test_chunks_outside_git_are_reported(bucket_harness: MirrorHarness, tmp_path
     assert done.status == "impossible"
     (failure,) = found.failed
     assert (failure.status, failure.path.endswith(".zarr")) == ("impossible", True)
-    assert "chunks of this Zarr are not in git" in failure.message
+    assert str(paper.lock.manifest_path(paper.pin_of(BUCKET)).parent) in failure.message
     # chunks that are not pinned are not counted
     paper.pin(BUCKET, paths=("si_*",))
     assert restore_lock(paper.lock, tmp_path / "data").only().status == "notneeded"
@@ -440,9 +431,8 @@ def test_the_evidence_of_files_is_reported(bucket_harness: MirrorHarness, tmp_pa
     paper = LockFolder(bucket_harness, tmp_path / "paper")
     paper.pin(SPLIT)
     found = restore_lock(paper.lock, tmp_path / "data", bucket_harness.store)
-    assert found.only().message == (
-        "from the store; 3 files verified by md5; 1 file verified by etag"
-    )
+    assert found.strategies(SPLIT) == [STORE]
+    assert found.file_statuses() == {("ok", "md5"): 3, ("ok", "etag"): 1}
 
 
 def test_unavailable_content_is_named(
@@ -454,7 +444,7 @@ def test_unavailable_content_is_named(
     monkeypatch.setenv("GIT_CONFIG_VALUE_0", "")
     found = restore_lock(lock_folder.lock, tmp_path / "data")
     done = found.only()
-    assert (done.status, "5 files not available" in done.message) == ("error", True)
+    assert done.status == "error"
     assert len(found.failed) == 5
     assert all(isinstance(one, Outcome) and one.message for one in found.failed)
 
@@ -467,8 +457,7 @@ def test_hostile_names_are_restored(bucket_harness: MirrorHarness, tmp_path: Pat
     name = "hostile:demo-hostile"
     paper.pin(name)
     found = restore_lock(paper.lock, tmp_path / "data")
-    done = found.only()
-    assert (done.status, done.message.startswith("from the manifest")) == ("ok", True), done.message
+    assert (found.only().status, found.strategies(name)) == ("ok", [MANIFEST])
     assert_complete(found.folder(name), paper, name)
 
 
@@ -483,18 +472,18 @@ def test_an_occupied_target_is_not_touched(lock_template: LockFolder, tmp_path: 
     folder = into / "demo--000002"
     run(folder, "git", "commit", "-q", "--allow-empty", "-m", "mine")
     done = command(lock_template, "restore", str(lock_template.file), "--into", str(into))
-    assert (done.exit_code, "a repository at commit" in done.stderr) == (2, True)
+    assert (done.exit_code, str(folder) in done.stderr) == (2, True)
     shutil.rmtree(folder)
     folder.mkdir()
     (folder / "thesis.tex").write_text("mine")
     done = command(lock_template, "restore", str(lock_template.file), "--into", str(into))
-    assert (done.exit_code, "other content" in done.stderr) == (2, True)
+    assert (done.exit_code, str(folder) in done.stderr) == (2, True)
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
     assert sorted(path.name for path in into.iterdir()) == ["demo--000002"]
     done = command(
         lock_template, "restore", str(lock_template.file), "--into", str(folder / "thesis.tex")
     )
-    assert (done.exit_code, "not a folder" in done.stderr) == (2, True)
+    assert (done.exit_code, "thesis.tex" in done.stderr) == (2, True)
 
 
 def test_git_annex_is_required_before_anything_is_done(
@@ -507,7 +496,7 @@ def test_git_annex_is_required_before_anything_is_done(
     done = command(
         lock_template, "restore", str(lock_template.file), "--into", str(tmp_path / "data")
     )
-    assert (done.exit_code, "git-annex is not installed" in done.stderr) == (2, True)
+    assert (done.exit_code, "git-annex" in done.stderr) == (2, True)
     assert not (tmp_path / "data").exists()
 
 
@@ -535,7 +524,7 @@ def test_the_command_restores_and_reports(lock_template: LockFolder, tmp_path: P
     assert (done.exit_code, done.stderr) == (0, "")
     (line,) = done.stdout.splitlines()
     assert line.split()[0] == "ok"
-    assert line.endswith("from the store; 5 files verified by sha256")
+    assert "demo--000002" in line
     done = command(lock_template, "--json", *arguments)
     records = [json.loads(one) for one in done.stdout.splitlines()]
     assert {one["status"] for one in records} == {"notneeded"}
@@ -565,9 +554,9 @@ def test_a_failure_is_an_exit_code(lock_folder: LockFolder, tmp_path: Path) -> N
     lock_folder.delete_files(".bundle")
     lock_folder.delete_files(".zst")
     done = command(lock_folder, "restore", str(lock_folder.file), "--into", str(tmp_path / "data"))
-    assert (done.exit_code, "could not be restored" in done.stderr) == (1, True)
+    assert (done.exit_code, CLONE_URL in done.stderr) == (1, True)
     done = command(lock_folder, "restore", "no.lock", "--into", str(tmp_path / "data"))
-    assert (done.exit_code, "no such lock file" in done.stderr) == (2, True)
+    assert (done.exit_code, "no.lock" in done.stderr) == (2, True)
 
 
 def test_datalad_accepts_a_restored_dataset(zarrs: LockFolder, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""Locks of mirrored datasets, what tests do to them, and what comes of restoring them."""
+"""Folders with a lock file of mirrored datasets, and the results of restoring them."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ ZARR = "demo:000005"
 
 @dataclass
 class LockFolder:
-    """A lock in a folder of its own, of datasets in a store."""
+    """A folder with a lock file of datasets in a store."""
 
     mirror_harness: MirrorHarness
     folder: Path
@@ -39,7 +40,7 @@ class LockFolder:
         return load_lock(self.file)
 
     def pin(self, *names: str, remove: Sequence[str] = (), **options: Any) -> list[Outcome]:
-        """Pins versions, all with the same options of ``PinRequest``."""
+        """Pin versions, all with the same options of ``PinRequest``."""
         requests = []
         for name in names:
             dataset, _, label = name.partition("@")
@@ -53,7 +54,7 @@ class LockFolder:
         return found
 
     def files(self) -> dict[str, bytes]:
-        """All that there is, by path."""
+        """Return the content of all files by path."""
         return {
             str(path.relative_to(self.folder)): path.read_bytes()
             for path in sorted(self.folder.rglob("*"))
@@ -61,25 +62,25 @@ class LockFolder:
         }
 
     def copy(self, folder: Path) -> LockFolder:
-        """A copy elsewhere, to be changed."""
+        """Copy the folder and return the copy."""
         shutil.copytree(self.folder, folder)
         return LockFolder(self.mirror_harness, folder, self.name)
 
     def edit(self, old: str, new: str) -> None:
-        """Changes the lock as a hand does."""
+        """Replace the first occurrence of a text in the lock file, which must have it."""
         text = self.file.read_text("utf-8")
         assert old in text
         self.file.write_text(text.replace(old, new, 1), "utf-8")
 
     def delete_files(self, ending: str) -> None:
-        """Loses all bundles, or all manifests."""
+        """Delete all files whose names have an ending: all bundles, or all manifests."""
         for path in self.folder.rglob(f"*{ending}"):
             path.unlink()
 
 
 @dataclass
 class RestoreResult:
-    """Results of restoring a lock."""
+    """The results of restoring a lock file."""
 
     into: Path
     outcomes: list[Outcome]
@@ -98,6 +99,16 @@ class RestoreResult:
         (found,) = self.datasets.values()
         return found
 
+    def strategies(self, name: str) -> list[str]:
+        """Return the strategies tried for a dataset, in order; only the last can have succeeded."""
+        attempts = [message.partition(f"{name} from ") for message in self.messages]
+        return [strategy for start, found, strategy in attempts if found and not start]
+
+    def file_statuses(self) -> Counter[tuple[str, str | None]]:
+        """Return the number of files by their status and evidence."""
+        files = [one for one in self.outcomes if one.action == "get"]
+        return Counter((one.status, one.evidence and one.evidence.value) for one in files)
+
     def folder(self, name: str) -> Path:
         return self.into / name.replace(":", "--").replace("/", "--")
 
@@ -105,7 +116,7 @@ class RestoreResult:
 def restore_lock(
     lock: Lock, into: Path, store: Store | None = None, **options: Any
 ) -> RestoreResult:
-    """Restores a lock."""
+    """Restore the datasets of a lock file."""
     found = RestoreResult(into, [])
     found.outcomes = list(restore(lock, into, store, progress=found.messages.append, **options))
     return found
@@ -120,7 +131,7 @@ def run(folder: Path, *command: str) -> str:
 
 @contextmanager
 def moved_away(path: Path) -> Iterator[None]:
-    """A file or folder that is not there while the block runs."""
+    """Hide a file or folder while the block runs."""
     hidden = path.with_name(f"{path.name}.away")
     path.rename(hidden)
     try:
