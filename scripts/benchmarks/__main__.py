@@ -25,6 +25,7 @@ _BENCHES = (
     "verify",
     "volume",
     "get",
+    "first",
     "fanout",
     "pin",
     "soak",

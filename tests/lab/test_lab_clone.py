@@ -1,0 +1,69 @@
+"""Clones of a store of this machine are those that DataLad makes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from neuromirror.lab.clone import CloneFailedError, clone_dataset, store_url
+from neuromirror.model import ConfigurationError
+from support.foreign_pushes import run_checked, run_in
+from support.lab_store import LabStore
+from support.mirror_harness import MirrorHarness
+
+ALIAS = "demo--000002"
+
+
+def described(clone: Path) -> tuple[list[str], list[str], str, set[str]]:
+    """Return the settings of a clone but its UUID, its refs, HEAD, and the files with a status."""
+    settings = run_checked(clone, "git", "config", "--local", "--list").splitlines()
+    refs = run_checked(clone, "git", "for-each-ref", "--format=%(objectname) %(refname)")
+    own = "refs/heads/git-annex"  # has the UUID of the clone
+    return (
+        sorted(one for one in settings if not one.startswith("annex.uuid=")),
+        [one for one in refs.splitlines() if not one.endswith(own)],
+        (clone / ".git" / "HEAD").read_text(),
+        set(run_checked(clone, "git", "status", "--porcelain").splitlines()),
+    )
+
+
+@pytest.mark.parametrize("label", ["", "@draft", "@published"])
+def test_a_clone_of_a_stored_version_is_that_of_datalad(
+    still_lab: LabStore, tmp_path: Path, label: str
+) -> None:
+    url = store_url(still_lab.mirror_harness.folder, ALIAS, "").removesuffix("@") + label
+    clone_dataset(url, tmp_path / "ours")
+    run_checked(tmp_path, "datalad", "clone", url, str(tmp_path / "theirs"))
+    assert described(tmp_path / "ours") == described(tmp_path / "theirs")
+    uuid = run_checked(tmp_path / "ours", "git", "config", "annex.uuid").strip()
+    assert uuid in run_checked(tmp_path / "ours", "git", "show", "git-annex:uuid.log")
+    assert run_in(tmp_path / "ours", "datalad", "get", ".").returncode == 0
+
+
+def test_a_clone_knows_where_its_subdatasets_are(
+    subdataset_harness: MirrorHarness, tmp_path: Path
+) -> None:
+    folder = tmp_path / "a folder"  # also of a store whose URL has escapes
+    folder.mkdir()
+    os.symlink(subdataset_harness.folder, folder / "store")
+    clone_dataset(store_url(folder / "store", "demo--000005", "draft"), tmp_path / "clone")
+    done = run_in(tmp_path / "clone", "datalad", "-f", "json", "get", "-n", "-r", ".")
+    assert done.returncode == 0, done.stdout
+    run_checked(tmp_path / "clone", "datalad", "get", "-r", ".")
+
+
+def test_a_clone_that_fails_leaves_nothing_and_a_used_folder_is_kept(
+    still_lab: LabStore, tmp_path: Path
+) -> None:
+    root = still_lab.mirror_harness.folder
+    for url in (store_url(root, ALIAS, "none"), store_url(root, "demo--999999", "draft")):
+        with pytest.raises(CloneFailedError):
+            clone_dataset(url, tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigurationError):
+        clone_dataset(store_url(root, ALIAS, "draft"), tmp_path / "used")
+    assert os.listdir(tmp_path / "used") == ["mine.txt"]
