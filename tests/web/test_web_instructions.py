@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,10 +58,40 @@ def test_the_python_lines_work(site: RunningCatalogue, pasted: list[str], empty:
     assert os.listdir(empty) == []
 
 
-@pytest.mark.parametrize("start", ["reply = webread(", "files <- jsonlite::fromJSON("])
+def code_of(pasted: list[str], start: str) -> str:
+    (code,) = [one for one in pasted if one.startswith(start)]
+    return code
+
+
+@pytest.mark.parametrize("start", ["reply = jsondecode(webread(", "files <- jsonlite::fromJSON("])
 def test_the_address_in_other_languages_has_the_files(
     site: RunningCatalogue, pasted: list[str], start: str
 ) -> None:
-    (code,) = [one for one in pasted if one.startswith(start)]
-    address = code.replace('"', "'").split("'")[1]
+    address = code_of(pasted, start).replace('"', "'").split("'")[1]
     assert site.get(address).json()["files"]
+
+
+@pytest.mark.skipif(shutil.which("octave-cli") is None, reason="needs Octave")
+def test_the_matlab_lines_work_in_octave(
+    site: RunningCatalogue, pasted: list[str], empty: Path
+) -> None:
+    """MATLAB cannot be installed here; Octave has the same functions."""
+    code = code_of(pasted, "reply = jsondecode(webread(")
+    shown = run("octave-cli", "--norc", "--eval", f"{code}\ndisp(jsonencode(files));")
+    expected = site.api(f"/datasets/{NAME}/files?limit=1000")["files"]
+    assert [one["path"] for one in json.loads(shown)] == [one["path"] for one in expected]
+
+
+@pytest.mark.skipif(
+    shutil.which("Rscript") is None
+    or subprocess.run(
+        ["Rscript", "-e", "library(jsonlite)"], capture_output=True, check=False
+    ).returncode
+    != 0,
+    reason="needs R with jsonlite",
+)
+def test_the_r_line_works(site: RunningCatalogue, pasted: list[str], empty: Path) -> None:
+    code = code_of(pasted, "files <- jsonlite::fromJSON(")
+    shown = run("Rscript", "-e", f"{code}\ncat(jsonlite::toJSON(files$path))")
+    expected = site.api(f"/datasets/{NAME}/files?limit=1000")["files"]
+    assert json.loads(shown) == [one["path"] for one in expected]
