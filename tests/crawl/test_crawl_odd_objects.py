@@ -114,6 +114,18 @@ def test_an_object_that_head_describes_otherwise_blocks_nothing(
     assert odd[Evidence.SIZE] == len(LARGE)
 
 
+def test_a_web_page_instead_of_an_object_is_no_size(
+    buckets: DemoBuckets, mirror_harness: MirrorHarness
+) -> None:
+    fill(buckets, FEW)
+    buckets.put(f"{ASSET}/parts.bin", bytes(6 << 20), part_size=5 << 20)
+    with buckets.fault("html", path="parts.bin", method="HEAD"):
+        result = mirror_harness.sync()[DATASET]
+        assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
+    assert mirror_harness.sync()[DATASET].exit_code == 0
+    assert files(mirror_harness)["parts.bin"].evidence is Evidence.ETAG
+
+
 @pytest.mark.parametrize("path", ["subject.json", "data.bin"])
 def test_an_odd_sidecar_or_object_that_is_probed_blocks_nothing(
     buckets: DemoBuckets, mirror_harness: MirrorHarness, path: str

@@ -298,6 +298,10 @@ def test_no_log_has_a_signature_or_a_token(
 @pytest.fixture
 def clone(lab: PrivateBucket, tmp_path: Path) -> Path:
     """A clone of the private dataset, created by datalad; the profile names the endpoint."""
+    return clone_of(lab, tmp_path)
+
+
+def clone_of(lab: PrivateBucket, tmp_path: Path) -> Path:
     lab.keys = lab.server.session_keys()
     write_profile(lab.home, lab.keys, f"endpoint_url = {lab.server.endpoint}")
     lab.sync()
@@ -335,6 +339,23 @@ def test_an_overwritten_object_is_got_by_its_version(lab: PrivateBucket, clone: 
     lab.server.put(lab.bucket, f"{FOLDER}/{FILE}", b"other bytes of this")
     assert run_in(clone, "git", "annex", "get", FILE, environment=ENVIRONMENT).returncode == 0
     assert (clone / FILE).read_bytes() == DATA
+
+
+def test_the_last_copy_of_an_object_overwritten_in_an_unversioned_bucket_stays(
+    server: SignedBuckets, isolated_home: Path, tmp_path: Path
+) -> None:
+    lab = make_private_bucket(server, isolated_home, tmp_path / "lab", versioned=False)
+    clone = clone_of(lab, tmp_path)
+
+    def annex(command: str, path: str) -> int:
+        return run_in(clone, "git", "annex", command, path, environment=ENVIRONMENT).returncode
+
+    assert annex("get", ".") == 0
+    lab.server.put(lab.bucket, f"{FOLDER}/{FILE}", b"x" * len(DATA))
+    assert annex("drop", FILE) == 1
+    assert (clone / FILE).read_bytes() == DATA
+    assert annex("drop", "sub") == 0
+    assert annex("get", "sub") == 0
 
 
 def test_wrong_bytes_are_refused(lab: PrivateBucket, clone: Path) -> None:

@@ -183,6 +183,18 @@ def test_a_blob_whose_object_does_not_answer_mints_no_version(
     check_recovers(mirror_harness, archive, expected_refs, f"demo:{BLOBS}")
 
 
+def test_a_web_page_instead_of_objects_mints_no_version(
+    archive: DemoArchive, expected_refs: dict[str, str], tmp_path: Path
+) -> None:
+    """A proxy's page has another size than the file, which does not mean that upstream changed."""
+    mirror_harness = quick_harness(archive.mirrors, tmp_path / "store")
+    fault = archive.fault("html", server="s3", path=".")
+    results = mirror_harness.sync()
+    assert fault.struck
+    assert {one.visit for one in results.values()} == {"failed"}
+    check_recovers(mirror_harness, archive, expected_refs, f"demo:{BLOBS}")
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -93,9 +93,12 @@ class PrivateBucket:
         assert [one for one in names if one.encode() in content] == []
 
 
-def make_private_bucket(server: SignedBuckets, home: Path, folder: Path) -> PrivateBucket:
+def make_private_bucket(
+    server: SignedBuckets, home: Path, folder: Path, *, versioned: bool = True
+) -> PrivateBucket:
     """Create a bucket that a profile can read, and a mirror file with the profile."""
-    bucket = server.make({f"{FOLDER}/{FILE}": DATA, f"{FOLDER}/sub/b c+.bin": b"0123456789"})
+    objects = {f"{FOLDER}/{FILE}": DATA, f"{FOLDER}/sub/b c+.bin": b"0123456789"}
+    bucket = server.make(objects, versioned=versioned)
     folder.mkdir()
     made = PrivateBucket(server, bucket, server.new_user(), home, folder)
     made.write_mirror_file('credentials = "aws"', f'profile = "{PROFILE}"')

@@ -96,6 +96,17 @@ def test_voxels_that_were_changed_upstream_are_refused(
     assert not link.exists()
 
 
+def test_the_last_copy_of_a_block_without_checksum_stays(
+    boss: DemoBoss, annex: AnnexRepository
+) -> None:
+    annex.run("addurl", "--fast", "--file=block", url(boss, EM, BOX) + "?dtype=int8")
+    annex.run("get", "block")
+    content = (annex.path / "block").read_bytes()
+    boss.edit(EM, ((5, 6), (70, 71), (13, 14)))
+    assert "unsafe" in annex.run("drop", "block", ok=False)
+    assert (annex.path / "block").read_bytes() == content
+
+
 def test_another_url_is_tried_where_the_first_gives_other_voxels(
     boss: DemoBoss, annex: AnnexRepository
 ) -> None:

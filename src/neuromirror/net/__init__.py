@@ -22,6 +22,7 @@ from neuromirror.net.errors import (
     TooManyRequestsError,
     UnreachableError,
     UnsafeAddressError,
+    WebPageError,
     WrongRegionError,
 )
 from neuromirror.net.listing_limits import ListingBudget, ListingLimits
@@ -32,6 +33,7 @@ from neuromirror.net.responses import (
     Response,
     ResponseHead,
     ResponseStream,
+    check_object_head,
     content_length,
     parse_http_date,
 )
@@ -93,10 +95,12 @@ __all__ = [
     "TrafficCounter",
     "UnreachableError",
     "UnsafeAddressError",
+    "WebPageError",
     "WebhookError",
     "WrongRegionError",
     "aws_endpoint",
     "bucket_url",
+    "check_object_head",
     "clean_url",
     "content_length",
     "count_traffic",

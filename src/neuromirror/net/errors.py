@@ -76,6 +76,8 @@ class CircuitOpenError(UnreachableError):
 
     def __init__(self, host: str, seconds: float, cause: NetError | None, url: str) -> None:
         why = f"it has not answered for {seconds:.0f} seconds" if cause is None else str(cause)
+        if cause is not None and cause.url:
+            why = why.replace(cause.url, host)  # the same message for each URL of the host
         status = None if cause is None else cause.status
         super().__init__(
             f"{host}: request not sent, because earlier requests failed: {why}",
@@ -109,6 +111,10 @@ class ResponseTooLargeError(NetError):
 
 class InvalidJsonError(NetError):
     """A successful response whose body is not valid JSON."""
+
+
+class WebPageError(NetError):
+    """A successful response with a web page instead of an object: a proxy's login or error page."""
 
 
 class HttpError(NetError):

@@ -11,6 +11,9 @@ from typing import Final
 
 import requests.structures
 
+from neuromirror.net.errors import WebPageError
+from neuromirror.net.urls import clean_url
+
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
 
 
@@ -82,6 +85,31 @@ def content_length(headers: Mapping[str, str]) -> int | None:
     """
     stated = headers.get("Content-Length", "").strip()
     return int(stated) if _LENGTH.fullmatch(stated) else None
+
+
+def check_object_head(reply: ResponseHead, url: str) -> None:
+    """Check that a successful reply describes an object of a bucket, not a proxy's web page.
+
+    Parameters
+    ----------
+    reply
+        The reply to a HEAD request for the object.
+    url
+        Its URL, for the message.
+
+    Raises
+    ------
+    WebPageError
+        If it is a web page without an ETag, which every object has.
+    """
+    kind = reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if 200 <= reply.status < 300 and kind == "text/html" and "ETag" not in reply.headers:
+        raise WebPageError(
+            f"{clean_url(url)} returned a web page instead of the object, perhaps a login or error"
+            " page of a proxy; check the network and try again",
+            url=clean_url(url),
+            status=reply.status,
+        )
 
 
 def parse_http_date(value: str) -> datetime | None:

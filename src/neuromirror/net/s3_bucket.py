@@ -20,7 +20,7 @@ from neuromirror.net.errors import (
     WrongRegionError,
 )
 from neuromirror.net.listing_limits import ListingBudget
-from neuromirror.net.responses import ResponseHead
+from neuromirror.net.responses import ResponseHead, check_object_head
 from neuromirror.net.s3_listing import S3Listing
 from neuromirror.net.s3_pages import ObjectRow, Page, parse_page
 from neuromirror.net.session import Session
@@ -452,12 +452,18 @@ class S3Bucket:
         -------
         ResponseHead
             The status and headers.
+
+        Raises
+        ------
+        NetError
+            If all attempts fail, or the reply is a web page.
         """
         url = self.object_url(key, version_id)
         if part_number is not None:
             url += f"{'?' if version_id is None else '&'}partNumber={part_number}"
         headers = {"x-amz-checksum-mode": "ENABLED"} if checksums else None
         reply = self.session.head(url, headers=headers)
+        check_object_head(reply, url)
         if self.session.signer is not None and reply.status in _CREDENTIAL_STATUSES:
             # A reply to HEAD has no error code: only another request shows whether the object is
             # refused, or the credentials have expired.

@@ -11,8 +11,7 @@ import math
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from annexremote import RemoteError  # type: ignore[import-untyped]
 
@@ -40,7 +39,6 @@ from neuromirror.sources.volumes import (
     PARALLEL,
     SCHEMES,
     BlockUrl,
-    Box,
     WrongVoxelsError,
     fetch_block,
     parse_url,
@@ -123,14 +121,20 @@ class BlockRemote:
     def checkpresent(self, key: str) -> bool:
         """Return whether the service still has these bytes.
 
-        The service has no checksums: the whole block of a key with a digest is read and hashed,
-        because git-annex drops its own copy on this result; one voxel is requested for a key
-        without. Blocks of zeros are always present.
+        The service has no checksums, so the whole block is read and hashed, because git-annex drops
+        its own copy on this result. For a key without a digest, nothing shows whether the voxels
+        are still the same, so that the result is unknown. Blocks of zeros are always present.
         """
         if is_all_zeros(key):
             return True
+        if key_digest(key) is None:
+            raise RetrieveError(
+                "the block has no checksum, so the voxels of the service may differ from your copy"
+                " (drop --force drops it all the same)",
+                final=False,
+            )
         try:
-            self._try_urls(lambda url: self._probe(url, key), key)
+            self._try_urls(lambda url: self._read(url, key, _ignore, _ignore), key)
         except RetrieveError as error:
             if error.final:
                 return False
@@ -190,18 +194,6 @@ class BlockRemote:
 
         self._read(url, key, file.write, progress)
         file.flush()
-
-    def _probe(self, url: BlockUrl, key: str) -> None:
-        """Read what is needed to verify that the block is present, and discard it."""
-        if key_digest(key) is not None:
-            self._read(url, key, lambda piece: None, lambda done: None)
-            return
-        size = parse_key(key).size
-        first = tuple((start, start + 1) for start, _ in url.box)
-        dtype = url.dtype if size is None else url.voxel_type(size)
-        one = replace(url, box=cast(Box, first), chunk=(1, 1, 1), dtype=dtype)
-        for _ in self._fetch(one, None, lambda done: None):
-            pass
 
     def _read(
         self,
@@ -300,6 +292,10 @@ class BlockRemote:
             )
             self._allowed_addresses_cache = done.stdout.split()
         return self._allowed_addresses_cache
+
+
+def _ignore(piece: object) -> None:
+    """Discard a piece of a block, or a report of progress."""
 
 
 def _intern_token(url: BlockUrl) -> tuple[str, str]:

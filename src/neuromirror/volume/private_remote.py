@@ -11,6 +11,7 @@ come from anybody: it chooses neither the token nor where it goes.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,8 +20,9 @@ from urllib.parse import urlsplit
 
 from annexremote import RemoteError  # type: ignore[import-untyped]
 
-from neuromirror.annex import ALLOWED_ADDRESSES, parse_key
-from neuromirror.model import NeuromirrorError
+from neuromirror.annex import ALLOWED_ADDRESSES
+from neuromirror.model import Evidence, NeuromirrorError
+from neuromirror.model.object_urls import url_version_id
 from neuromirror.net import (
     AccessDeniedError,
     CredentialsError,
@@ -33,6 +35,9 @@ from neuromirror.net import (
 from neuromirror.sources.api_tokens import DandiKey, instance_at, is_key_for
 from neuromirror.sources.volumes import SCHEMES
 from neuromirror.transfer.content_checks import check_for
+from neuromirror.transfer.findings import Health
+from neuromirror.transfer.header_claims import KnownDigests, compare_headers
+from neuromirror.transfer.key_checksums import key_checksum
 from neuromirror.transfer.s3_access import SCHEME, S3Access, S3Object, s3_settings
 from neuromirror.volume.block_remote import BlockRemote, RetrieveError
 from neuromirror.volume.tokens import token_variable
@@ -41,6 +46,7 @@ _LIMITS = RequestLimits(attempts=4, wait_max=20.0, read=300.0)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _GONE_STATUSES = (404, 410)
 _PROGRESS_SECONDS = 0.2
+_ASSET = re.compile(r"/assets/[0-9a-f-]{36}/download/?\Z")
 
 
 class _ApiFile:
@@ -72,7 +78,7 @@ class PrivateRemote(BlockRemote):
         """Return the size of a private object, or of a block if its URL states it."""
         if url.partition("://")[0] in SCHEMES:
             return super().checkurl(url)
-        size = self._head(url)
+        size = content_length(self._head(url))
         return [{"size": size}] if size is not None else True
 
     def transfer_retrieve(self, key: str, filename: str) -> None:
@@ -88,20 +94,31 @@ class PrivateRemote(BlockRemote):
             raise RemoteError(f"{filename} cannot be written: {error.strerror}") from error
 
     def checkpresent(self, key: str) -> bool:
-        """Return whether a URL still has as many bytes as the key."""
+        """Return whether a URL still has the content of the key, as far as its headers show.
+
+        Without an object version, the ETag must be that of the key, because git-annex drops its
+        own copy on this result and an object can be overwritten with one of the same size.
+        """
         urls = self._private_urls(key)
         if not urls:
             return super().checkpresent(key)
-        expected, failures = parse_key(key).size, []
+        known, failures = KnownDigests(key, key_checksum(key)), []
         for url in urls:
             try:
-                size = self._head(url)
+                headers = self._head(url)
             except RetrieveError as error:
                 if not error.final:
                     failures.append(str(error))
-            else:
-                if expected is None or size in (None, expected):
-                    return True
+                continue
+            found = compare_headers(url, headers, known, is_only_url=len(urls) == 1)
+            if found.health is Health.OK and (
+                _is_immutable(url) or found.evidence not in (None, Evidence.SIZE)
+            ):
+                return True
+            if found.health is Health.OK:
+                failures.append(
+                    f"{url}: neither URL nor headers show whether its content is that of your copy"
+                )
         if failures:
             raise RetrieveError(" | ".join(failures), final=False)
         return False
@@ -154,8 +171,8 @@ class PrivateRemote(BlockRemote):
         if fault is not None:
             raise RetrieveError(f"{url} has changed since it was mirrored: {fault}", final=False)
 
-    def _head(self, url: str) -> int | None:
-        """Return the size of an object; None if the server does not state it.
+    def _head(self, url: str) -> Mapping[str, str]:
+        """Return the headers of an object.
 
         Raises
         ------
@@ -168,10 +185,10 @@ class PrivateRemote(BlockRemote):
             if reply.status in _GONE_STATUSES:
                 raise RetrieveError(f"{url}: not found", final=True)
             if reply.status == 200:
-                return content_length(reply.headers)
+                return reply.headers
             # only the reply to a GET has an error code, and some APIs redirect to a signed GET
             with found.session.stream(found.url) as opened:
-                return content_length(opened.headers)
+                return opened.headers
         except HttpError as error:
             gone = error.status in _GONE_STATUSES
             raise RetrieveError(found.explain(error), final=gone) from error
@@ -231,6 +248,11 @@ class PrivateRemote(BlockRemote):
         if instance is None or os.environ.get(variable, "").strip():
             return TokenSource(variable)
         return DandiKey(instance)
+
+
+def _is_immutable(url: str) -> bool:
+    """Return whether a URL names an object version or an archive's asset, which never change."""
+    return (url_version_id(url) or "null") != "null" or _ASSET.search(url) is not None
 
 
 def _allow_hint(address: str) -> str:

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
 
-from neuromirror.net import ResponseHead, Session, content_length
+from neuromirror.net import ResponseHead, Session, check_object_head, content_length
 
 _MOST: Final = 50_000
 """Maximum cached replies, of about 300 bytes each."""
@@ -82,7 +82,9 @@ class ObjectHeads:
         if running is not None:
             return running.result()
         try:
-            reply = ObjectReply.of(self._session.head(url))
+            head = self._session.head(url)
+            check_object_head(head, url)
+            reply = ObjectReply.of(head)
         except BaseException as error:
             with self._lock:
                 del self._running[url]
