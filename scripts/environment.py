@@ -17,6 +17,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
@@ -48,6 +50,10 @@ MISLEADING = {
     "PIP_USER",
     "PIP_VERBOSE",
 }
+
+
+_PACKAGE_MANAGER = threading.Lock()
+"""apt-get refuses to run beside another one."""
 
 
 def say(text: str) -> None:
@@ -171,10 +177,11 @@ def may_install() -> bool:
 def install(*packages: str) -> None:
     """Installs packages of Debian's."""
     named = ", ".join(packages)
-    say(f"installing {named} with apt-get")
     apt: list[str | os.PathLike[str]] = ["apt-get", "-qq"]
-    run([*apt, "update"], "apt-get update")
-    run([*apt, "install", "-y", "--no-install-recommends", *packages], f"installing {named}")
+    with _PACKAGE_MANAGER:
+        say(f"installing {named} with apt-get")
+        run([*apt, "update"], "apt-get update")
+        run([*apt, "install", "-y", "--no-install-recommends", *packages], f"installing {named}")
 
 
 def lacking_in_ci() -> list[str]:
@@ -238,15 +245,26 @@ def bring_up_to_date(extra: str) -> None:
         version = chosen
     STAMP.unlink(missing_ok=True)
     pip: list[str | os.PathLike[str]] = [PYTHON, "-I", "-m", "pip", "install", "--no-user"]
-    pip += ["--quiet", "--constraint", "constraints.txt"]
+    # pip compiles in one process, and the packages' own tests too
+    pip += ["--quiet", "--no-compile", "--constraint", "constraints.txt"]
     # setuptools first and pinned like the rest: a build in isolation would fetch any version.
     # pip too: only 25.1 and later know groups, and it should not replace itself while it works.
     run([*pip, "pip", "setuptools", "setuptools-scm"], "installing setuptools")
     # The test suite needs all that the extras bring, and the dependency group of that name.
     group = ["--group", "test"] if extra == "test" else []
     run([*pip, "--no-build-isolation", "--editable", ".[all]", *group], "installing neuromirror")
+    compile_packages()
     STAMP.write_text(json.dumps(describe(extra, version)))
     UNFINISHED.unlink()
+
+
+def compile_packages() -> None:
+    """Compiles what was installed, in one process for each core.
+
+    As with pip, files that cannot be compiled (templates, other syntax) are passed over.
+    """
+    command = [PYTHON, "-I", "-m", "compileall", "-qq", "-j", "0", "-x", "/tests?/", VENV / "lib"]
+    subprocess.run(command, stdout=subprocess.DEVNULL, close_fds=False, check=False)
 
 
 def main() -> None:
@@ -259,8 +277,11 @@ def main() -> None:
         say("waiting for another script that makes .venv …")
         fcntl.flock(folder, fcntl.LOCK_EX)
     try:
-        complete_system(sys.argv[1])
-        bring_up_to_date(sys.argv[1])
+        # Both wait for downloads and run in one process each
+        with ThreadPoolExecutor(1) as other:
+            system = other.submit(complete_system, sys.argv[1])
+            bring_up_to_date(sys.argv[1])
+            system.result()
     except KeyboardInterrupt:
         give_up("interrupted; run this again to finish .venv")
 

@@ -28,10 +28,10 @@ from neuromirror_demo.bucket_contents import (
     NOT_UTF8,
     SORTED_1,
 )
+from support import killed_sync
 from support.mirror_harness import MirrorHarness, run_git
 
 AIND, BENCHMARK = "demo-aind", "demo-aind-benchmark"
-DRIVER = Path(__file__).with_name("killed_sync.py")
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ def test_a_killed_listing_resumes_and_leads_to_the_same_ids(tmp_path: Path) -> N
             MirrorHarness(buckets.mirrors, tmp_path / one) for one in ("killed", "undisturbed")
         )
         buckets.clear_requests()
-        command = [sys.executable, str(DRIVER), str(buckets.mirrors), str(killed.folder), ""]
+        command = [sys.executable, killed_sync.__file__, str(buckets.mirrors), str(killed.folder)]
         with (
             buckets.fault("slow", delay=0.02, chunk=1 << 20),
             subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process,

@@ -36,7 +36,7 @@ from support.foreign_pushes import run_in
 from support.mirror_harness import run_git
 from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, files
 
-KILLED_MOVE = Path(__file__).with_name("killed_move.py")
+KILLED_MOVE = Path(__file__).parents[1] / "support" / "killed_move.py"
 
 
 # --- the embargo ends

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -23,9 +21,9 @@ from neuromirror.sources import Listing, ListingEntry, Source
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.boss import DemoBoss
 from neuromirror_demo.ndstore import DemoNdstore
+from support.killed_sync import count_steps, kill_syncs
 from support.mirror_harness import MirrorHarness, run_git
 
-KILLED_SYNC = Path(__file__).with_name("killed_sync.py")
 SHIFTED_SYNC = Path(__file__).with_name("shifted_sync.py")
 KILLS = 10
 
@@ -100,36 +98,21 @@ def test_published_commits_do_not_depend_on_when_the_mirror_began(
     assert trees[0] == trees[1]
 
 
-def run_driver(
-    mirror_harness: MirrorHarness, kill_at: int | None
-) -> subprocess.CompletedProcess[str]:
-    arguments = [
-        str(mirror_harness.mirrors),
-        str(mirror_harness.folder),
-        "" if kill_at is None else str(kill_at),
-    ]
-    return subprocess.run(
-        [sys.executable, str(KILLED_SYNC), *arguments], capture_output=True, text=True, check=False
-    )
-
-
 @pytest.mark.slow
 def test_a_sync_killed_anywhere_leaves_a_whole_store_and_converges(
     mirror_harness: MirrorHarness, demo: DemoArchive, tmp_path: Path
 ) -> None:
-    undisturbed = run_driver(mirror_harness, None)
-    assert undisturbed.returncode == 0, undisturbed.stderr
-    steps = json.loads(undisturbed.stdout)
+    steps = count_steps(demo.mirrors, mirror_harness.folder)
     assert steps > 5 * KILLS
     expected = mirror_harness.refs()
     rng = random.Random(steps)
     points = [(2 * n + 1) * steps // (2 * KILLS) + rng.randrange(-3, 4) for n in range(KILLS)]
-    for number, point in enumerate(points):
-        killed = MirrorHarness(demo.mirrors, tmp_path / f"killed-{number}")
-        assert run_driver(killed, point).returncode == -signal.SIGKILL
-        _check_whole(killed, tmp_path / f"clone-{number}")
-        rerun = run_driver(killed, None)
-        assert rerun.returncode == 0, rerun.stderr
+    stores = {tmp_path / f"killed-{point}": point for point in points}
+    kill_syncs(demo.mirrors, stores)
+    for folder, point in stores.items():
+        killed = MirrorHarness(demo.mirrors, folder)
+        _check_whole(killed, tmp_path / f"clone-{point}")
+        assert {one.exit_code for one in killed.sync().values()} == {0}
         found = killed.refs()
         assert found == expected, f"killed at {point} of {steps}"
         killed.fsck()
@@ -244,13 +227,12 @@ def fill_store(mirrors: Path, folder: Path, shift: int, *how: str) -> MirrorHarn
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [(), ("serve",)], ids=["sync", "serve"])
 def test_stores_filled_years_apart_have_equal_refs_for_every_source(
-    all_mirror_files: Path, tmp_path: Path, how: tuple[str, ...]
+    all_mirror_files: Path, tmp_path: Path
 ) -> None:
     # one round of the service does the same as a sync of all mirrors
     stores = [
-        fill_store(all_mirror_files, tmp_path / "store0", 0, *how),
+        fill_store(all_mirror_files, tmp_path / "store0", 0, "serve"),
         fill_store(all_mirror_files, tmp_path / "store1", 100_000_000),
     ]
     observed = [{one.at for one in store.entries(VersionMinted)} for store in stores]

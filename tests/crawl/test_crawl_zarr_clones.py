@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +11,9 @@ import pytest
 from neuromirror.model import VersionMinted
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.records import Description
+from support.killed_sync import count_steps, kill_syncs
 from support.mirror_harness import MirrorHarness, run_git
 
-KILLED_SYNC = Path(__file__).with_name("killed_sync.py")
 KILLS = 7
 Zarrs = dict[str, dict[str, str]]
 
@@ -185,19 +182,6 @@ def test_a_clone_of_the_mirror_reaches_dandisets_and_their_zarrs(
     run(clone, "git", "submodule", "foreach", "--recursive", "git annex fsck")
 
 
-def run_killed_sync(
-    mirror_harness: MirrorHarness, kill_at: int | None
-) -> subprocess.CompletedProcess[str]:
-    arguments = [
-        str(mirror_harness.mirrors),
-        str(mirror_harness.folder),
-        "" if kill_at is None else str(kill_at),
-    ]
-    return subprocess.run(
-        [sys.executable, str(KILLED_SYNC), *arguments], capture_output=True, text=True, check=False
-    )
-
-
 @pytest.mark.slow
 def test_a_sync_of_zarrs_killed_anywhere_converges(
     empty_archive: DemoArchive, tmp_path: Path
@@ -209,17 +193,15 @@ def test_a_sync_of_zarrs_killed_anywhere_converges(
         empty_archive.add_zarr(dandiset, f"{name}.zarr", entries)
     write_mirror_file(empty_archive.mirrors, empty_archive, "[zarr]\ninline_components = 6\n")
     whole = MirrorHarness(empty_archive.mirrors, tmp_path / "whole")
-    undisturbed = run_killed_sync(whole, None)
-    assert undisturbed.returncode == 0, undisturbed.stderr
-    steps = json.loads(undisturbed.stdout)
+    steps = count_steps(whole.mirrors, whole.folder)
     expected = {one: sha for one, sha in whole.refs().items() if "--" in one}
     assert len([one for one in expected if "main" in one]) == 3
-    for number in range(KILLS):
-        killed = MirrorHarness(empty_archive.mirrors, tmp_path / f"killed-{number}")
-        point = (2 * number + 1) * steps // (2 * KILLS)
-        assert run_killed_sync(killed, point).returncode == -signal.SIGKILL
-        rerun = run_killed_sync(killed, None)
-        assert rerun.returncode == 0, rerun.stderr
+    points = [(2 * number + 1) * steps // (2 * KILLS) for number in range(KILLS)]
+    stores = {tmp_path / f"killed-{point}": point for point in points}
+    kill_syncs(empty_archive.mirrors, stores)
+    for folder in stores:
+        killed = MirrorHarness(empty_archive.mirrors, folder)
+        assert {one.exit_code for one in killed.sync().values()} == {0}
         assert {one: sha for one, sha in killed.refs().items() if "--" in one} == expected
         killed.fsck()
         with killed.index() as index:

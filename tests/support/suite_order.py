@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import defaultdict
 from fnmatch import fnmatch
@@ -59,3 +60,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.path,
         )
     )
+
+
+def pytest_collection_finish() -> None:
+    """Exempt modules and tests from garbage collection, which would walk all of them each time."""
+    gc.collect()
+    gc.freeze()

@@ -17,7 +17,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from killed_sync import STEPS, _writes
+from killed_sync import STEPS, opens_for_writing
 
 from neuromirror.crawl import Sync, load_mirrors, parse_sync_requests
 from neuromirror.crawl.embargo import PrivateStore
@@ -70,7 +70,7 @@ def _sync(mirrors: Path, copies: dict[str, Path], kill_at: int) -> None:
         nonlocal count
         if not moving.is_set():
             return
-        if event in STEPS or (event == "open" and _writes(arguments)):
+        if event in STEPS or (event == "open" and opens_for_writing(arguments)):
             count += 1
             if count == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
