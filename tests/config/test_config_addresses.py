@@ -165,11 +165,32 @@ def test_a_url_below_a_known_layer_names_a_path_in_it(mirrors: dict[str, Mirror]
     assert parse_address(f"s3://bossdb-open-data/{LAYER}", mirrors, is_known=known).path is None
 
 
-def test_a_project_of_bossdb_has_its_channels_as_suggestions(mirrors: dict[str, Mirror]) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://bossdb.org/project/Kasthuri2015",
+        "bossdb://kasthuri2015/ac4",
+        "boss://api.bossdb.io/kasthuri2015",
+        "https://api.bossdb.io/v1/collection/kasthuri2015/",
+        "https://api.bossdb.io/v1/collection/kasthuri2015/experiment/ac4/?x=y",
+    ],
+)
+def test_what_contains_channels_has_them_as_suggestions(
+    mirrors: dict[str, Mirror], text: str
+) -> None:
     names = ["bossdb:kasthuri2015/ac4/em", "bossdb:kasthuri2016/a/em", "dandi:000027"]
     with pytest.raises(UnknownAddressError) as caught:
-        parse_address("https://bossdb.org/project/Kasthuri2015", mirrors, known=lambda: iter(names))
+        parse_address(text, mirrors, known=lambda: iter(names))
     assert caught.value.suggestions == ("bossdb:kasthuri2015/ac4/em",)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_named"), [("qqq:1", True), ("qqq:1@draft", True), ("swh:1:rev:0", False)]
+)
+def test_an_unknown_mirror_is_named(mirrors: dict[str, Mirror], text: str, is_named: bool) -> None:
+    with pytest.raises(UnknownAddressError) as caught:
+        parse_address(text, mirrors)
+    assert ("mirror 'qqq'" in str(caught.value)) == is_named
 
 
 def test_what_only_an_index_knows_is_looked_up(mirrors: dict[str, Mirror]) -> None:

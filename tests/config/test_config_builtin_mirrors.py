@@ -8,11 +8,13 @@ import pytest
 
 from neuromirror.config.builtin_mirrors import (
     builtin_mirror_files,
+    include_named,
     is_builtin,
     known_mirror_files,
     load_known_mirrors,
 )
 from neuromirror.model import ConfigurationError
+from neuromirror.sources.boss import BossSource
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,3 +63,19 @@ def test_every_builtin_mirror_opens_and_states_what_it_needs() -> None:
     assert "neuromirror[volumes]" in needs["bossdb"]
     assert needs["dandi"] == needs["aind"] == ""
     assert all(one.open().uri for one in mirrors.values())
+
+
+def test_the_name_of_a_dataset_includes_it_in_a_built_in_mirror(tmp_path: Path) -> None:
+    """The patterns of a built-in mirror are examples; those of a local file are an operator's."""
+    name = "bossdb:other/experiment/[em]"
+    text = load_known_mirrors(tmp_path / "none")["bossdb"].path.read_text("utf-8")
+    (tmp_path / "bossdb.toml").write_text(text)
+    for folder, is_included in ((tmp_path / "none", True), (tmp_path, False)):
+        known = load_known_mirrors(folder)
+        found = include_named(known, [name, "dandi", "dandi:000027", "unknown:1"])
+        source = found["bossdb"].open()
+        assert isinstance(source, BossSource)
+        assert source.options.includes("other/experiment/[em]") == is_included
+        assert not source.options.includes("other/experiment/e")
+        assert source.options.includes("kasthuri2015/ac4/em")
+        assert found["dandi"] == known["dandi"]

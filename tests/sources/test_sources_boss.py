@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from werkzeug.wrappers import Response
 
+from neuromirror.model import ConfigurationError
 from neuromirror.net import (
     AccessDeniedError,
     InvalidJsonError,
@@ -19,6 +20,7 @@ from neuromirror.net import (
 )
 from neuromirror.sources import DatasetNotFoundError, MalformedIdError, UnexpectedReplyError
 from neuromirror.sources.boss import BossChannelNotPublicError, WrongTokenError
+from neuromirror.sources.boss.intern_client import InternClient
 from neuromirror_demo.boss import ACTIVITY, CELLS, PRIVATE, SKETCH, TISSUE, DemoBoss
 from support.boss_sources import (
     TOKEN,
@@ -63,6 +65,18 @@ def real_intern(boss: DemoBoss, token: str = "public") -> Any:
     from intern.remote.boss import BossRemote
 
     return BossRemote({"protocol": "http", "host": boss.host, "token": token})
+
+
+@pytest.mark.parametrize("method", ["collections", "collection", "frame", "metadata"])
+def test_a_missing_intern_is_an_error_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    for name in ("intern.remote.boss", "intern.resource.boss.resource"):
+        monkeypatch.setitem(sys.modules, name, None)
+    client = InternClient(lambda path: {}, "https://boss.invalid")
+    arguments = {"collections": (), "metadata": (["c"],)}.get(method, ("c",))
+    with pytest.raises(ConfigurationError, match="pip install"):
+        getattr(client, method)(*arguments)
 
 
 def test_lists_equal_those_of_intern(shared_boss):

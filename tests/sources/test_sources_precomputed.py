@@ -200,6 +200,16 @@ def test_names_and_addresses_are_those_of_the_bucket():
 # --- listings
 
 
+def test_a_folder_of_a_layer_has_the_layer_as_a_suggestion(shared_layers):
+    source = shared_layers.source()
+    with pytest.raises(DatasetNotFoundError) as caught:
+        source.hint(source.dataset(f"{EM}/4_4_40"))
+    assert caught.value.suggestions == (f"{source.mirror}:{EM}",)
+    with pytest.raises(DatasetNotFoundError) as caught:
+        source.hint(source.dataset("no/such/layer"))
+    assert caught.value.suggestions == ()
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 def test_every_object_is_a_file_under_its_etag_or_a_document(shared_layers, layer):
     source = shared_layers.source()

@@ -12,6 +12,7 @@ import click
 from neuromirror.cli.addresses import find_address, resolve_version
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, settings_options
+from neuromirror.cli.progress_line import ProgressLine
 from neuromirror.model.errors import ConfigurationError, UnknownAddressError
 
 if TYPE_CHECKING:
@@ -78,26 +79,33 @@ def clone_command(
     from neuromirror.lab.globs import Globs, escape
     from neuromirror.transfer import JOBS
 
-    found, url = locate_clone(settings, address, base)
-    target = folder or Path(_last_part(found.dataset))
-    chosen = [*globs, *([escape(found.path)] if found.path else [])]
-    Globs(chosen)  # an invalid glob is an error before the clone
-    clone_dataset(url, target)
-    record = {"path": str(target.absolute()), "dataset": found.dataset, "url": url}
-    settings.emit("clone", record, f"ok         {target}  {found.dataset}")
-    if chosen:
-        sys.exit(
-            print_outcomes(
+    Globs(globs)  # an invalid glob is an error before the clone
+    with ProgressLine() as line:
+        found, url = locate_clone(settings, address, base, line)
+        target = folder or Path(_last_part(found.dataset))
+        chosen = [*globs, *([escape(found.path)] if found.path else [])]
+        line.show(f"cloning {found.dataset}")
+        clone_dataset(url, target)
+        record = {"path": str(target.absolute()), "dataset": found.dataset, "url": url}
+        with line.paused():
+            settings.emit("clone", record, f"ok         {target}  {found.dataset}")
+        code = 0
+        if chosen:
+            line.show(f"reading {target}")
+            code = print_outcomes(
                 settings,
                 "clone",
                 lambda progress: get_selected(
                     target.absolute(), chosen, jobs=jobs or JOBS, progress=progress
                 ),
+                line,
             )
-        )
+    sys.exit(code)
 
 
-def locate_clone(settings: Settings, text: str, base: str | None) -> tuple[Address, str]:
+def locate_clone(
+    settings: Settings, text: str, base: str | None, line: ProgressLine
+) -> tuple[Address, str]:
     """Return what an address names, and the URL of a clone; sync the dataset if it is missing."""
     from neuromirror.lab.clone import remote_url, store_url
     from neuromirror.model import alias_of
@@ -114,8 +122,8 @@ def locate_clone(settings: Settings, text: str, base: str | None) -> tuple[Addre
         return found, remote_url(base, alias_of(found.dataset), found.version)
     stored = _stored(settings, text)
     if stored is None:
-        _sync(settings, find_address(settings, text).dataset)
-        stored = _synced(settings, text)
+        reasons = _sync(settings, find_address(settings, text).dataset, line)
+        stored = _synced(settings, text, reasons)
     found, label = stored
     return found, store_url(settings.store().root, alias_of(found.dataset), label)
 
@@ -130,13 +138,15 @@ def _named_elsewhere(text: str) -> Address | None:
     return Address(name, label or None)
 
 
-def _synced(settings: Settings, text: str) -> tuple[Address, str]:
+def _synced(settings: Settings, text: str, reasons: str) -> tuple[Address, str]:
     """Return what an address names and the label of its version, after a sync."""
-    from neuromirror.index import UnknownVersionError
+    from neuromirror.index import UnknownDatasetError, UnknownMirrorError, UnknownVersionError
 
     try:
         with settings.index() as index:
             found, row = resolve_version(settings, index, text)
+    except (UnknownDatasetError, UnknownMirrorError) as error:
+        raise ConfigurationError(f"{text}: nothing was mirrored: {reasons}") from error
     except UnknownVersionError as error:
         raise ConfigurationError(f"{text}: the archive has no such version") from error
     return found, row.label
@@ -174,13 +184,18 @@ def _stored(settings: Settings, text: str) -> tuple[Address, str] | None:
     return found, row.label
 
 
-def _sync(settings: Settings, dataset: str) -> None:
-    """Mirror a dataset; exit with the code of the sync if it failed."""
-    from neuromirror.cli.sync import sync_datasets
+def _sync(settings: Settings, dataset: str, line: ProgressLine) -> str:
+    """Mirror a dataset; exit with the code of the sync if it failed, else return its messages."""
+    from neuromirror.cli.sync import sync_dataset, worst_exit_code
 
-    code = sync_datasets(settings, (dataset,))
+    line.show(f"mirroring {dataset}")
+    results = sync_dataset(settings, dataset, line)
+    code = 0
+    for result in results:
+        code = worst_exit_code(code, result.exit_code)
     if code:
         sys.exit(code)
+    return "; ".join(result.message for result in results)
 
 
 def get_address(
@@ -191,18 +206,21 @@ def get_address(
     from neuromirror.lab.plain_files import download
     from neuromirror.transfer import JOBS
 
-    found, url = locate_clone(settings, text, None)
-    target = (output or Path(_last_part(found.dataset))).absolute()
-    return print_outcomes(
-        settings,
-        "get",
-        lambda progress: download(
-            *(url, found.path, target),
-            jobs=jobs or JOBS,
-            overwrite=overwrite,
-            progress=progress,
-        ),
-    )
+    with ProgressLine() as line:
+        found, url = locate_clone(settings, text, None, line)
+        target = (output or Path(_last_part(found.dataset))).absolute()
+        line.show(f"reading {found.dataset}")
+        return print_outcomes(
+            settings,
+            "get",
+            lambda progress: download(
+                *(url, found.path, target),
+                jobs=jobs or JOBS,
+                overwrite=overwrite,
+                progress=progress,
+            ),
+            line,
+        )
 
 
 def _last_part(dataset: str) -> str:

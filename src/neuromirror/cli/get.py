@@ -6,7 +6,6 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +20,7 @@ from neuromirror.cli.common import (
     printable,
     settings_options,
 )
+from neuromirror.cli.progress_line import ProgressLine
 from neuromirror.model.display import format_bytes
 from neuromirror.model.errors import ConfigurationError
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 _MAX_SHOWN: Final = 20
 """Maximum number of files with the same message in text output; --json prints all."""
-_REFRESH_SECONDS: Final = 0.1
-"""Refresh interval of the progress bar, in seconds."""
 
 
 @command(
@@ -131,8 +129,8 @@ def get_command(
     if not _is_in_repository(here):
         # a path leads to a clone also from outside of it
         start = chosen[0] if chosen[0].is_dir() else chosen[0].parent
-    sys.exit(
-        print_outcomes(
+    with ProgressLine() as line:
+        code = print_outcomes(
             settings,
             "get",
             lambda progress: get(
@@ -143,8 +141,9 @@ def get_command(
                 trust_config=trust_config,
                 progress=progress,
             ),
+            line,
         )
-    )
+    sys.exit(code)
 
 
 def _is_in_repository(folder: Path) -> bool:
@@ -155,54 +154,33 @@ def print_outcomes(
     settings: Settings,
     action: str,
     outcomes: Callable[[Callable[[int, int], None]], Iterator[Outcome]],
+    line: ProgressLine,
 ) -> int:
-    """Print the outcomes of files, with a progress bar; return the exit code."""
+    """Print the outcomes of files, with their progress; return the exit code."""
     from neuromirror.lab import Tally
 
     counted = Tally()
     received = 0
     hosts = HostMessages(action)
     same: Counter[str] = Counter()
-    with _progress() as progress:
-        for outcome in outcomes(progress):
-            counted.add(outcome)
-            received += (outcome.size or 0) * (outcome.status == "ok")
-            shown = outcome.status != "notneeded" and hosts.is_first(outcome)
-            if outcome.failed and outcome.host is None:
-                same[outcome.message] += 1
-                shown = same[outcome.message] <= _MAX_SHOWN
-            record = {**outcome.to_json(), "action": action}
+    for outcome in outcomes(line.show_bytes):
+        counted.add(outcome)
+        received += (outcome.size or 0) * (outcome.status == "ok")
+        shown = outcome.status != "notneeded" and hosts.is_first(outcome)
+        if outcome.failed and outcome.host is None:
+            same[outcome.message] += 1
+            shown = same[outcome.message] <= _MAX_SHOWN
+        record = {**outcome.to_json(), "action": action}
+        with line.paused():
             settings.emit(action, record, _outcome_line(outcome) if shown else None)
+    line.close()
     hosts.print_counts(settings)
     for message, count in same.items():
         if count > _MAX_SHOWN:
-            line = f"error      {count - _MAX_SHOWN} more files  {message}"
-            click.echo(printable(line), err=True)
+            more = f"error      {count - _MAX_SHOWN} more files  {message}"
+            click.echo(printable(more), err=True)
     settings.print_text(_summary(counted, received))
     return counted.exit_code
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar of bytes on stderr if that is a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(
-        *(),
-        disable=None,
-        leave=False,
-        file=sys.stderr,
-        unit="B",
-        unit_scale=True,
-        total=0,
-        mininterval=_REFRESH_SECONDS,
-    ) as bar:
-
-        def progress(received: int, total: int) -> None:
-            bar.total = total
-            bar.update(received - bar.n)
-
-        yield progress
 
 
 def _outcome_line(outcome: Outcome) -> str:

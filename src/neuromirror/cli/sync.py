@@ -29,6 +29,7 @@ from neuromirror.model.errors import UnknownAddressError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from neuromirror.cli.progress_line import ProgressLine
     from neuromirror.config.mirror_files import Mirror
     from neuromirror.crawl import Result, Sync
     from neuromirror.index import Index
@@ -155,29 +156,36 @@ def sync_command(
     sys.exit(code)
 
 
-def sync_datasets(settings: Settings, names: tuple[str, ...]) -> int:
-    """Mirror datasets for another command, and return the exit code; only problems are printed."""
+def sync_dataset(settings: Settings, name: str, line: ProgressLine) -> list[Result]:
+    """Mirror a dataset for another command; print the results and return them.
+
+    With ``--json``, only failures are printed: the records are those of the other command.
+    """
     from neuromirror.crawl import PrivateStore, Sync, parse_sync_requests
     from neuromirror.service.leases import open_lease_manager
     from neuromirror.store import Store
     from neuromirror.store.private_store import require_public_store
 
     mirrors = settings.mirrors()
-    requests = parse_sync_requests(names, mirrors)
+    requests = parse_sync_requests((name,), mirrors)
     require_public_store(settings.store_folder)
     private = PrivateStore(None, Store(settings.store_folder.absolute()))
     private.check_sources([request.mirror.open() for request in requests])
-    store = settings.store(create=True)
+    with line.paused():
+        store = settings.store(create=True)
     with open_lease_manager(store.schedule_path, "sync") as claims:
         claim = None if claims is None else claims.claim
         run = Sync(store, settings.index_path(store), claim=claim, declared_mirrors=mirrors)
+        results = []
         with _exit_on_signal(run):
-            code = 0
-            for result in _with_progress(run, run.results(requests)):
-                code = worst_exit_code(code, result.exit_code)
-                if result.exit_code:
-                    settings.emit("sync", asdict(result), format_result(result))
-    return code
+            for result in run.results(requests):
+                results.append(result)
+                with line.paused():
+                    if result.exit_code:
+                        settings.emit("sync", asdict(result), format_result(result))
+                    else:
+                        settings.print_text(format_result(result))
+    return results
 
 
 def _dataset_name(settings: Settings, name: str, mirrors: Mapping[str, Mirror]) -> str:

@@ -29,7 +29,14 @@ _PAGES: Final = frozenset(
 
 _NEUROGLANCER_KINDS: Final = ("precomputed://", "zarr://", "zarr2://", "zarr3://", "boss://")
 _ID_DIGITS: Final = 6
-_BOSSDB_PROJECT: Final = re.compile(r"https?://(?:www\.)?bossdb\.org/project/([^/?#]+)")
+_CHANNELS: Final = re.compile(
+    r"(?:https?://(?:www\.)?bossdb\.org/project/|bossdb://|boss://[^/]+/"
+    r"|https?://[^/]+/(?:v[0-9]+|latest)/collection/)"
+    r"([^/?#]+)(?:/(?:experiment/)?([^/?#]+))?/?(?:[?#].*)?\Z"
+)
+"""A project of BossDB, and a collection or experiment of any BOSS."""
+_NAME: Final = re.compile(r"([a-z0-9]+(?:-[a-z0-9]+)*):[^:/@\s][^:@\s]*(?:@\S+)?\Z", re.IGNORECASE)
+_SCHEMES: Final = frozenset({"doi", "md5", "sha256", "state", "swh"})
 _MAX_NAMED: Final = 3
 """Maximum number of suggestions."""
 
@@ -105,17 +112,33 @@ def parse_address(
     found = None if address.endswith("@") else lookup(address)
     if found is not None:
         return found
-    if (project := _BOSSDB_PROJECT.match(address)) is not None:
-        start = f"bossdb:{project[1]}/"
-        names = [one for one in known() if one.lower().startswith(start.lower())]
-        raise UnknownAddressError(
-            f"{text!r}: a project of BossDB has several channels, each a dataset; name one, as "
-            f"bossdb://{project[1]}/<experiment>/<channel>",
-            names[:_MAX_NAMED],
-        )
+    if (above := _CHANNELS.match(address)) is not None:
+        raise _above_channels(text, above, known)
     suggestions = tuple(_suggestions(address, mirrors, known))
+    named = _NAME.match(address)
+    if named is not None and named[1].lower() not in {*mirrors, *_SCHEMES}:
+        raise UnknownAddressError(
+            f"{text!r}: there is no mirror {named[1]!r}; 'neuromirror mirrors' lists all, and "
+            "--mirrors names a folder with more",
+            suggestions,
+        )
     raise UnknownAddressError(
         f"{text!r}: no dataset has this address. Understood are {UNDERSTOOD}", suggestions
+    )
+
+
+def _above_channels(
+    text: str, found: re.Match[str], known: Callable[[], Iterator[str]]
+) -> UnknownAddressError:
+    """Return the error for what contains channels, with those that are known as suggestions."""
+    start = "/".join(filter(None, found.groups())).lower() + "/"
+    names = [one for one in known() if one.partition(":")[2].lower().startswith(start)]
+    kind = "project or collection" if found[2] is None else "experiment"
+    experiment = found[2] or "<experiment>"
+    return UnknownAddressError(
+        f"{text!r}: a {kind} of a BOSS has several channels, each a dataset; name one, as "
+        f"bossdb://{found[1]}/{experiment}/<channel>",
+        names[:_MAX_NAMED],
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from glob import escape
 from importlib.resources import files
 from pathlib import Path
 
@@ -48,3 +51,29 @@ def load_known_mirrors(folder: Path, *, required: bool = False) -> dict[str, Mir
     """
     found = known_mirror_files(folder, required=required)
     return {name: load_mirror(path) for name, path in found.items()}
+
+
+def include_named(mirrors: Mapping[str, Mirror], names: Iterable[str]) -> dict[str, Mirror]:
+    """Return the mirrors with an ``include`` of the built-in ones that has the named datasets.
+
+    The ``include`` of a built-in mirror limits what is mirrored unasked; that of a local file also
+    what may be.
+
+    Parameters
+    ----------
+    mirrors
+        The mirrors by name.
+    names
+        Names of mirrors or datasets; those of unknown mirrors are ignored.
+    """
+    found = dict(mirrors)
+    for name in names:
+        mirror_name, _, local_id = name.partition(":")
+        mirror = found.get(mirror_name)
+        if mirror is None or not local_id or not is_builtin(mirror.path):
+            continue
+        if chosen := mirror.settings.options.get("include"):
+            options = {**mirror.settings.options, "include": [*chosen, escape(local_id)]}
+            settings = mirror.settings.model_copy(update={"options": options})
+            found[mirror_name] = replace(mirror, settings=settings)
+    return found

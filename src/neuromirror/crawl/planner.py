@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
+from neuromirror.config.builtin_mirrors import include_named
 from neuromirror.config.mirror_files import Mirror, find_mirror
 from neuromirror.crawl.plan import DatasetTask, plan_dataset, takedown_message, vanished_datasets
 from neuromirror.index import CrawlIndex, LastVisit, UnknownDatasetError, UnknownMirrorError
@@ -65,6 +66,7 @@ def parse_sync_requests(names: Sequence[str], mirrors: dict[str, Mirror]) -> lis
         any request is made and before anything is written.
     """
     requests: dict[tuple[str, str | None], SyncRequest] = {}
+    mirrors = include_named(mirrors, names)
     for mirror in () if names else mirrors.values():
         requests[mirror.name, None] = SyncRequest(mirror, None)
     for name in names:

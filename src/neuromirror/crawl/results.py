@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from neuromirror.config.builtin_mirrors import is_builtin
 from neuromirror.crawl.plan import pending_files_text
 from neuromirror.crawl.planner import SyncRequest
 from neuromirror.crawl.visit.outcome import VisitOutcome
@@ -169,8 +170,9 @@ def unplanned_result(request: SyncRequest, error: Exception, message: str) -> Re
             "lists all)"
         )
     elif isinstance(error, UnreachableError):
+        address = "" if is_builtin(mirror.path) else f" and the address in {mirror.path}"
         message = (
-            f"{message.removesuffix('; try again')}; check the network and the address in "
-            f"{mirror.path}, then run the sync again"
+            f"{message.removesuffix('; try again')}; check the network{address}, then run the sync "
+            "again"
         )
     return Result(request.name, "error", message, visit)

@@ -13,6 +13,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any, Final, TypeGuard, TypeVar
 from urllib.parse import quote
 
@@ -100,29 +101,20 @@ class InternClient:
 
     def collection(self, name: str) -> dict[str, Any]:
         """Return a collection."""
-        from intern.resource.boss.resource import (  # type: ignore[import-untyped]
-            CollectionResource,
-        )
-
-        return self._project(f"the collection {name}", CollectionResource(_encode(name)))
+        resource = _resources().CollectionResource(_encode(name))
+        return self._project(f"the collection {name}", resource)
 
     def frame(self, name: str) -> dict[str, Any]:
         """Return a coordinate frame."""
-        from intern.resource.boss.resource import CoordinateFrameResource
-
-        return self._project(f"the coordinate frame {name}", CoordinateFrameResource(_encode(name)))
+        resource = _resources().CoordinateFrameResource(_encode(name))
+        return self._project(f"the coordinate frame {name}", resource)
 
     def metadata(self, names: Sequence[str]) -> dict[str, str]:
         """Return the metadata of a collection, experiment or channel, given its names."""
-        from intern.resource.boss.resource import (
-            ChannelResource,
-            CollectionResource,
-            ExperimentResource,
-        )
-
+        made = _resources()
         what = f"the metadata of {'/'.join(names)}"
         encoded = [_encode(name) for name in names]
-        kinds = {1: CollectionResource, 2: ExperimentResource, 3: ChannelResource}
+        kinds = {1: made.CollectionResource, 2: made.ExperimentResource, 3: made.ChannelResource}
         resource = kinds[len(encoded)](encoded[-1], *encoded[:-1])
         keys = self._check_names(
             self._read(what, lambda remote: remote.list_metadata(resource)), what
@@ -161,14 +153,10 @@ class InternClient:
         """Return intern's remote, created on first use because importing it takes seconds."""
         with self._lock:
             if self._remote is None:
-                try:
-                    from intern.remote.boss import BossRemote  # type: ignore[import-untyped]
-                except ImportError as error:
-                    raise ConfigurationError(
-                        f"a mirror of BOSS needs the package intern ({error}); install "
-                        "neuromirror[volumes]"
-                    ) from error
-                remote = BossRemote({"protocol": "https", "host": _HOST, "token": PUBLIC_TOKEN})
+                made = _import_from_intern("intern.remote.boss")
+                remote = made.BossRemote(
+                    {"protocol": "https", "host": _HOST, "token": PUBLIC_TOKEN}
+                )
                 transport = _Transport(self._fetch_json)
                 services = remote.project_service, remote.metadata_service, remote.volume_service
                 for service in services:
@@ -177,6 +165,21 @@ class InternClient:
                     service.session.mount("http://", transport)
                 self._remote = remote
             return self._remote
+
+
+def _resources() -> Any:
+    """Return intern's module of resources."""
+    return _import_from_intern("intern.resource.boss.resource")
+
+
+def _import_from_intern(module: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ConfigurationError(
+            f"a mirror of a BOSS needs the package intern ({error}): "
+            "pip install 'neuromirror[volumes]'"
+        ) from error
 
 
 def _encode(name: str) -> str:

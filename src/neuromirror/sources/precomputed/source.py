@@ -127,8 +127,21 @@ class PrecomputedSource(BucketSource):
             return DatasetHint(dataset, None, unavailable=reason)
         info = read_info(self.bucket, local_ids.prefix_of(segments))
         if info is None or not is_volume(info):
-            raise DatasetNotFoundError(f"{dataset.name}: there is no layer at {dataset.source_uri}")
+            raise DatasetNotFoundError(
+                f"{dataset.name}: there is no layer at {dataset.source_uri}",
+                suggestions=self._layers_above(segments),
+            )
         return self._hint(segments)
+
+    def _layers_above(self, segments: Segments) -> list[str]:
+        """Return the name of the layer that contains a folder, such as that of a scale."""
+        for end in range(len(segments) - 1, 0, -1):
+            above = segments[:end]
+            if self._scope.is_layer_position(above):
+                info = read_info(self.bucket, local_ids.prefix_of(above))
+                if info is not None and is_volume(info):
+                    return [f"{self.mirror}:{self._local_id(above)}"]
+        return []
 
     def _hint(self, segments: Segments) -> DatasetHint:
         local_id = self._local_id(segments)
