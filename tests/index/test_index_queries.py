@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from neuromirror.index import (
@@ -473,12 +471,3 @@ def test_exceptions_and_evidence_of_a_version_are_kept(journal: DiskJournal, ind
     version = index.resolve(NAME)
     assert (version.exceptions, version.evidence, version.metadata_only) == (1, {"sha256": 1}, True)
     assert index.exceptions(version) == named
-
-
-def test_importing_the_package_is_cheap(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
-    code = "import sys, neuromirror.index; print('sqlite_utils' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"

@@ -6,7 +6,6 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from sqlite_utils import Database
 
 from neuromirror.index import (
     Index,
@@ -30,10 +29,14 @@ def _set_version(path: Path, version: int) -> None:
 
 def test_new_index_has_strict_tables_and_the_current_version(path: Path) -> None:
     Index.open(path).close()
-    database = Database(path)
-    tables = [table for table in database.tables if not table.name.partition("_text")[1]]
-    assert {table.name for table in tables} >= {"datasets", "versions", "files", "subdatasets"}
-    assert all(table.strict for table in tables)
+    database = sqlite3.connect(path)
+    strict = {
+        name: bool(is_strict)
+        for _, name, kind, _, _, is_strict in database.execute("PRAGMA main.table_list")
+        if kind == "table" and not name.startswith("sqlite_")
+    }
+    assert strict.keys() >= {"datasets", "versions", "files", "subdatasets"}
+    assert all(strict.values())
     assert database.execute("PRAGMA user_version").fetchone() == (schema.SCHEMA,)
     assert database.execute("PRAGMA foreign_key_check").fetchall() == []
     database.close()

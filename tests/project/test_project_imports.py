@@ -33,7 +33,7 @@ EXTRA_PACKAGES = [
     "werkzeug",
     "zarr",
 ]
-HEAVY = [*EXTRA_PACKAGES, "pydantic", "requests", "sqlite3", "sqlite_utils", "urllib3", "zstandard"]
+HEAVY = [*EXTRA_PACKAGES, "pydantic", "requests", "sqlite3", "urllib3", "zstandard"]
 
 HELP = """
 import json, sys

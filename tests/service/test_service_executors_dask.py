@@ -281,13 +281,13 @@ def test_a_request_that_takes_long_is_waited_for(
     job_harness: JobHarness, executor: DaskExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go = threading.Event()
-    record = job_harness.recorder.record
+    append = job_harness.recorder.append
 
     def slow(*entries: JournalEntry) -> None:
         assert go.wait(600)
-        record(*entries)
+        append(*entries)
 
-    monkeypatch.setattr(job_harness.recorder, "record", slow)
+    monkeypatch.setattr(job_harness.recorder, "append", slow)
     entry = EventRaised("demo", "000001", "incident", "none", "2024-03-01T00:00:00+00:00")
     job = job_harness.writer.open(job_harness.job("listing", "demo"))
     with closing(executor._listener.open("a ticket", job)) as replies:

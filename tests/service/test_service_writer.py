@@ -6,8 +6,9 @@ import errno
 import logging
 import pickle
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -16,10 +17,14 @@ import pytest
 from neuromirror.crawl import RefMove, open_recorder, rebuild_index
 from neuromirror.index import (
     Index,
+    IndexBusyError,
     IndexMissingError,
     MalformedQueryError,
     RemoteIndex,
+    Schedule,
+    UnknownDatasetError,
     UnknownMirrorError,
+    schedule,
 )
 from neuromirror.model import DatasetRef, EventRaised, NeuromirrorError
 from neuromirror.service.job_recorder import JobRecorder
@@ -181,6 +186,69 @@ def test_errors_of_the_writer_keep_their_type(job_harness: JobHarness) -> None:
             far.record(EventRaised("demo", "000001", "incident", "none", "2024-03-01T00:00:00Z"))
 
 
+class _SpecialError(UnknownDatasetError):
+    """An error that no job knows."""
+
+
+@pytest.mark.parametrize("kind", [UnknownDatasetError, _SpecialError])
+def test_an_error_of_the_writer_keeps_its_fields(
+    job_harness: JobHarness, monkeypatch: pytest.MonkeyPatch, kind: type[NeuromirrorError]
+) -> None:
+    error = kind("demo:1 is unknown", hint="run 'neuromirror list'", suggestions=["demo:000001"])
+
+    def fail(*entries: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(job_harness.recorder, "append", fail)
+    with far_recorder(job_harness) as far, pytest.raises(UnknownDatasetError) as caught:
+        far.record()
+    got = caught.value
+    assert type(got) is UnknownDatasetError
+    assert (got.problem, got.hint, got.suggestions) == (
+        error.problem,
+        error.hint,
+        error.suggestions,
+    )
+    assert str(got) == str(error)
+
+
+@pytest.mark.parametrize("method", ["move_refs", "append"])
+def test_no_lease_is_taken_between_its_check_and_the_write(
+    job_harness: JobHarness, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """The lease has expired, and another process claims it while the request is applied."""
+    store = job_harness.mirror_harness.store
+    dataset = DatasetRef("demo", "000001", "https://example.org/")
+    store.repository(dataset).create()
+    monkeypatch.setattr(schedule, "READ_TIMEOUT", 0.0)
+    lease = job_harness.lease("demo:000001", seconds=-1)
+    taken = []
+    write = getattr(job_harness.recorder, method)
+
+    def raced(*arguments: Any) -> None:
+        with Schedule.open(store.schedule_path) as other, suppress(IndexBusyError):
+            taken.append(other.claim("demo:000001", "another process", time.time(), 60))
+        write(*arguments)
+
+    monkeypatch.setattr(job_harness.recorder, method, raced)
+    entry = EventRaised("demo", "000001", "incident", "none", "2024-03-01T00:00:00+00:00")
+    job = job_harness.job("visit", "demo:000001", lease=lease)
+    with (
+        closing(job_harness.writer.open(job)) as channel,
+        closing(JobRecorder(channel, store, None)) as recorder,
+    ):
+        if method == "append":
+            recorder.record(entry)
+        else:
+            recorder.publish(dataset, RefMove({}, {}), entry)
+        assert taken == []
+        with Schedule.open(store.schedule_path) as other:
+            assert other.claim("demo:000001", "another process", time.time(), 60)
+        with pytest.raises(LeaseLostError):
+            recorder.record(entry)
+    assert job_harness.recorder.ask(lambda index: len(list(index.events("demo:000001")))) == 1
+
+
 def test_a_request_of_another_form_is_refused_and_named(job_harness: JobHarness) -> None:
     with closing(job_harness.writer.open(job_harness.job("listing", "demo"))) as channel:
         for message in (b"", b"\xc0", msgspec.msgpack.encode({"type": "Record", "entries": 7}), 7):
@@ -208,7 +276,7 @@ def test_every_error_of_the_writer_is_a_reply(
     def fail(*entries: Any) -> None:
         raise error
 
-    monkeypatch.setattr(job_harness.recorder, "record", fail)
+    monkeypatch.setattr(job_harness.recorder, "append", fail)
     with far_recorder(job_harness) as far, pytest.raises(expected) as caught:
         far.record()
     assert getattr(caught.value, "errno", None) == getattr(error, "errno", None)
@@ -265,14 +333,14 @@ def test_closing_waits_for_the_request_in_progress_and_refuses_the_next(
     job_harness: JobHarness, monkeypatch: pytest.MonkeyPatch, whole: bool
 ) -> None:
     entered, go = threading.Event(), threading.Event()
-    record = job_harness.recorder.record
+    append = job_harness.recorder.append
 
     def slow(*entries: Any) -> None:
         entered.set()
         assert go.wait(600)
-        record(*entries)
+        append(*entries)
 
-    monkeypatch.setattr(job_harness.recorder, "record", slow)
+    monkeypatch.setattr(job_harness.recorder, "append", slow)
     other = job_harness.writer.open(job_harness.job("listing", "demo"))
     with far_recorder(job_harness, "demo:000001") as far:
         channel = far._channel

@@ -178,9 +178,11 @@ NAMES = st.text(st.sampled_from("ab.-0/1é "), min_size=1, max_size=6).filter(
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.dictionaries(NAMES, st.integers(0, 10**12), max_size=12), st.integers(0, 3))
-def test_the_checksum_is_the_librarys_own(paths, most):
-    """Also for folders with more files than are passed to the library."""
+@given(
+    st.dictionaries(NAMES, st.integers(0, 10**12), max_size=12), st.sampled_from([1, 100, 1 << 24])
+)
+def test_the_checksum_is_the_librarys_own(paths, in_memory):
+    """Also for folders whose files are spooled."""
     tree = ZarrChecksumTree()
     rows = []
     for path, size in paths.items():
@@ -189,7 +191,7 @@ def test_the_checksum_is_the_librarys_own(paths, most):
         rows.append(ObjectRow(b"zarr/x/" + path.encode(), size, digest, datetime.now(UTC)))
     rows.sort(key=lambda row: row.key)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checksum_module, "_LIBRARY_MOST", most or 20_000)
+        patch.setattr(checksum_module, "_MAX_IN_MEMORY", in_memory)
         assert compute_zarr_checksum(rows, b"zarr/x/") == str(tree.process())
 
 

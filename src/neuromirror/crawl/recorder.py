@@ -121,7 +121,8 @@ class JournalRecorder:
         *entries
             The journal entries.
         """
-        self._thread.submit(self._record, entries).result()
+        self.append(*entries)
+        self.catch_up()
 
     def publish(self, dataset: DatasetRef, move: RefMove, *entries: JournalEntry) -> None:
         """Move refs of a dataset's repository and update its alias; then record entries.
@@ -135,10 +136,34 @@ class JournalRecorder:
         *entries
             The journal entries.
         """
+        self.move_refs(dataset, move, *entries)
+        self.catch_up()
+
+    def move_refs(self, dataset: DatasetRef, move: RefMove, *entries: JournalEntry) -> None:
+        """Publish without applying the entries to the index; see :meth:`catch_up`.
+
+        Parameters
+        ----------
+        dataset, move, *entries
+            As for :meth:`publish`.
+        """
         self._store.repository(dataset).publish(move.expected, move.new)
         self._store.alias(dataset, move.alias)
-        if entries:
-            self.record(*entries)
+        self.append(*entries)
+
+    def append(self, *entries: JournalEntry) -> None:
+        """Append entries to the journal without applying them to the index.
+
+        Parameters
+        ----------
+        *entries
+            The journal entries.
+        """
+        self._store.append_entries(*entries)
+
+    def catch_up(self) -> None:
+        """Apply new entries of the journal to the index."""
+        self._thread.submit(lambda: self._index.catch_up(self._store)).result()
 
     @property
     def index_path(self) -> Path:
@@ -153,10 +178,6 @@ class JournalRecorder:
         rebuild_index(self._store, self._path)
         self._index.close()
         self._index = Index.open(self._path)
-
-    def _record(self, entries: tuple[JournalEntry, ...]) -> None:
-        self._store.append_entries(*entries)
-        self._index.catch_up(self._store)
 
     def ask(self, question: Callable[[Index], _T]) -> _T:
         """Return the result of a query on the current index.

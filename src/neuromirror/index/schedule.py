@@ -409,8 +409,26 @@ class Schedule:
             Whether the worker with this token may publish.
         """
         with self._reading() as db:
-            row = db.execute("SELECT token, expires FROM leases WHERE name = ?", (name,)).fetchone()
-        return row is not None and row[0] == token and row[1] is not None
+            return _is_held(db, name, token)
+
+    @contextmanager
+    def holding(self, name: str, token: int) -> Iterator[bool]:
+        """Keep all leases unchanged during a block.
+
+        Parameters
+        ----------
+        name
+            The name of the task.
+        token
+            The token of a lease.
+
+        Yields
+        ------
+        bool
+            As :meth:`holds`.
+        """
+        with self._writing() as db:
+            yield _is_held(db, name, token)
 
     def release(self, name: str, token: int) -> None:
         """Release a lease, if it is still the last of its name.
@@ -487,6 +505,11 @@ class Schedule:
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
+
+
+def _is_held(db: sqlite3.Connection, name: str, token: int) -> bool:
+    row = db.execute("SELECT token, expires FROM leases WHERE name = ?", (name,)).fetchone()
+    return row is not None and row[0] == token and row[1] is not None
 
 
 def _task(row: tuple[Any, ...]) -> TaskRow:

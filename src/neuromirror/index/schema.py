@@ -1,4 +1,4 @@
-"""The tables of the index, created in one transaction through sqlite-utils.
+"""The tables of the index, created in one transaction.
 
 ``PRAGMA application_id`` identifies the file and ``PRAGMA user_version`` is the version of its
 schema. There are no migrations: an index with another version is rebuilt from the store. To change
@@ -8,10 +8,7 @@ journal and the records alone: no clocks, no random ids (I8).
 
 from __future__ import annotations
 
-import importlib
 import sqlite3
-import sys
-from types import ModuleType
 
 APPLICATION_ID = 0x6E6D6978  # "nmix"
 SCHEMA = 10
@@ -293,22 +290,7 @@ def create_tables(connection: sqlite3.Connection) -> None:
     connection : sqlite3.Connection
         In autocommit mode (``isolation_level=None``), without an open transaction.
     """
-    database = _sqlite_utils().Database(connection, execute_plugins=False, recursive_triggers=False)
-    database.executescript(
+    connection.executescript(
         f"BEGIN IMMEDIATE; {_CRAWL} {_DATASETS} {_FILES} "
         f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA}; COMMIT;"
     )
-
-
-def _sqlite_utils() -> ModuleType:
-    """Import sqlite-utils without numpy and pandas, which would take half a second.
-
-    It imports both if they are installed, only to accept their types as values.
-    """
-    hidden = {"numpy", "pandas"}.difference(sys.modules)
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
-    try:
-        return importlib.import_module("sqlite_utils")
-    finally:
-        for name in hidden:
-            del sys.modules[name]

@@ -22,6 +22,8 @@ class NeuromirrorError(Exception):
     ----------
     problem
         The message without hint and suggestions, for readers who have no access to the store.
+    hint, suggestions
+        As given.
     exit_code
         The exit code of the command line: 1 for a failure or a failed verification, 2 for wrong
         usage or configuration, 3 for a listing held for approval.
@@ -36,6 +38,7 @@ class NeuromirrorError(Exception):
         nearest = f"did you mean {' or '.join(suggestions)}?" if suggestions else ""
         super().__init__("; ".join(filter(None, (message, hint, nearest))))
         self.problem = message
+        self.hint = hint
         self.suggestions = tuple(suggestions)
 
 

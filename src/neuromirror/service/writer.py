@@ -21,7 +21,6 @@ from neuromirror.service.writer_messages import (
     Done,
     Publish,
     Query,
-    Record,
     Request,
     decode_entries,
     decode_request,
@@ -77,17 +76,19 @@ class Writer:
             return msgspec.Raw(
                 self._recorder.ask(lambda index: answer_query(index, name, arguments))
             )
-        if not self._schedule.holds(lease.name, lease.token):
-            raise LeaseLostError(
-                f"{lease.name}: the lease of this visit has expired and another worker has taken "
-                "over the task; nothing more of this visit is written"
-            )
         entries = decode_entries(request.entries)
-        if isinstance(request, Publish):
-            self._recorder.publish(request.dataset, request.move, *entries)
-        else:
-            assert isinstance(request, Record)
-            self._recorder.record(*entries)
+        # no other process takes an expired lease between the check and the journal entry
+        with self._schedule.holding(lease.name, lease.token) as is_held:
+            if not is_held:
+                raise LeaseLostError(
+                    f"{lease.name}: the lease of this visit has expired and another worker has "
+                    "taken over the task; nothing more of this visit is written"
+                )
+            if isinstance(request, Publish):
+                self._recorder.move_refs(request.dataset, request.move, *entries)
+            else:
+                self._recorder.append(*entries)
+        self._recorder.catch_up()
         return None
 
 

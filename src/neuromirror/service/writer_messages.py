@@ -6,20 +6,38 @@ which job a request comes from.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from neuromirror.crawl import RefMove
+from neuromirror.index import (
+    AmbiguousNameError,
+    DatasetWithdrawnError,
+    FilesNotIndexedError,
+    IndexBusyError,
+    IndexDamagedError,
+    IndexMissingError,
+    IndexUnusableError,
+    JournalDamagedError,
+    MalformedQueryError,
+    QueryStoppedError,
+    UnknownDatasetError,
+    UnknownMirrorError,
+    UnknownVersionError,
+)
 from neuromirror.model import (
+    ConfigurationError,
     DatasetRef,
     JournalEntry,
     NeuromirrorError,
     dump_entry,
     load_entry,
 )
+from neuromirror.service.leases import LeaseLostError
+from neuromirror.store import NotAStoreError, RefsMovedError, StoreBusyError, StoreDamagedError
 
 
 class Channel(Protocol):
@@ -76,19 +94,40 @@ class Done(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """The writer's reply to a request that failed: the class of the error and its message.
-
-    ``number`` and ``path`` are set for an OSError, such as a full disk: its errno and the file.
-    """
+    """The writer's reply to a request that failed: an error of one of the classes in ``ERRORS``."""
 
     kind: str
-    message: str
-    number: int | None = None
-    path: str | None = None
+    problem: str
+    hint: str = ""
+    suggestions: tuple[str, ...] = ()
 
+
+class SystemFailed(msgspec.Struct, frozen=True, tag=True):
+    """The reply to a request that failed with an OSError, such as a full disk."""
+
+    number: int | None
+    text: str
+    path: str | None
+
+
+ERRORS: Final[Mapping[str, type[NeuromirrorError]]] = {
+    one.__name__: one
+    for one in (
+        *(NeuromirrorError, ConfigurationError, MalformedMessageError, LeaseLostError),
+        *(NotAStoreError, RefsMovedError, StoreBusyError, StoreDamagedError),
+        *(IndexBusyError, IndexDamagedError, IndexMissingError, IndexUnusableError),
+        *(AmbiguousNameError, DatasetWithdrawnError, FilesNotIndexedError, JournalDamagedError),
+        *(MalformedQueryError, QueryStoppedError, UnknownDatasetError, UnknownMirrorError),
+        UnknownVersionError,
+    )
+}
+"""The classes of errors that a job gets as such, by name; another one becomes its nearest base.
+
+Their constructors are those of NeuromirrorError.
+"""
 
 _requests: Final = msgspec.msgpack.Decoder(Request)
-_replies: Final = msgspec.msgpack.Decoder(Done | Failed)
+_replies: Final = msgspec.msgpack.Decoder(Done | Failed | SystemFailed)
 
 
 def encode_entries(entries: Iterable[JournalEntry]) -> list[bytes]:
@@ -125,8 +164,12 @@ def failed_reply(error: NeuromirrorError | OSError) -> bytes:
     if isinstance(error, OSError):
         path = None if error.filename is None else _printable(str(error.filename))
         text = _printable(error.strerror or str(error))
-        return msgspec.msgpack.encode(Failed("OSError", text, error.errno, path))
-    return msgspec.msgpack.encode(Failed(type(error).__name__, _printable(str(error))))
+        return msgspec.msgpack.encode(SystemFailed(error.errno, text, path))
+    kind = next(one for one in type(error).__mro__ if ERRORS.get(one.__name__) is one)
+    suggestions = tuple(map(_printable, error.suggestions))
+    return msgspec.msgpack.encode(
+        Failed(kind.__name__, _printable(error.problem), _printable(error.hint), suggestions)
+    )
 
 
 def _printable(text: str) -> str:
@@ -143,18 +186,10 @@ def send_request(channel: Channel, request: Request) -> msgspec.Raw:
         raise _malformed("a reply of the writer", error) from error
     if isinstance(reply, Done):
         return reply.result
-    if reply.number is not None:
-        raise OSError(reply.number, reply.message, reply.path)
-    raise _error_class(reply.kind, NeuromirrorError)(reply.message)
-
-
-def _error_class(name: str, base: type[NeuromirrorError]) -> type[NeuromirrorError]:
-    """Return the class of errors with a name, or the base of all."""
-    for one in base.__subclasses__():
-        found = _error_class(name, one)
-        if found.__name__ == name:
-            return found
-    return base
+    if isinstance(reply, SystemFailed):
+        raise OSError(reply.number, reply.text, reply.path)
+    kind = ERRORS.get(reply.kind, NeuromirrorError)
+    raise kind(reply.problem, hint=reply.hint, suggestions=reply.suggestions)
 
 
 def encode_arguments(arguments: dict[str, Any]) -> dict[str, msgspec.Raw]:

@@ -1,7 +1,8 @@
 """DANDI's checksum of a whole Zarr: ``<md5>-<files>--<bytes>``.
 
-The format is that of the ``zarr-checksum`` library. A folder's checksum is the MD5 of its compact
-JSON listing, ``{"directories":[{"digest","name","size"}…],"files":[…]}``, each list sorted by name.
+The format is that of the ``zarr-checksum`` library, which needs 600 bytes of memory per file of a
+folder; the tests compare both. A folder's checksum is the MD5 of its compact JSON listing,
+``{"directories":[{"digest","name","size"}…],"files":[…]}``, each list sorted by name.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable
 from tempfile import SpooledTemporaryFile
-from typing import IO, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from neuromirror.model import FileTotals
 from neuromirror.net import ObjectRow
@@ -19,9 +20,8 @@ from neuromirror.net import ObjectRow
 CHECKSUM_PATTERN: Final = re.compile(
     r"(?P<md5>[0-9a-f]{32})-(?P<files>[0-9]{1,19})--(?P<bytes>[0-9]{1,19})\Z"
 )
-_LIBRARY_MOST: Final = 20_000
-"""Files per folder up to which the library is used; it needs 600 bytes of memory per file."""
-_SPILL: Final = 1 << 24
+_MAX_IN_MEMORY: Final = 1 << 24
+"""Bytes of the listing of one folder's files; longer ones are on disk."""
 _CHUNK: Final = 1 << 20
 
 
@@ -43,7 +43,7 @@ def compute_zarr_checksum(rows: Iterable[ObjectRow], prefix: bytes) -> str:
     """Return the checksum of a Zarr's objects; ``rows`` are sorted by the bytes of their keys.
 
     In this order everything below a folder is contiguous, so only the open folders are in memory.
-    The files of a folder with more than 20,000 are spooled to disk.
+    The listing of a folder with many files is spooled to disk.
     """
     open_folders = [_Folder("")]
     for row in rows:
@@ -82,58 +82,28 @@ class _Folder:
     def __init__(self, name: str) -> None:
         self.name = name
         self.folders: list[_Entry] = []
-        self._files: list[_Entry] = []
-        self._spool: IO[bytes] | None = None
+        self._files = SpooledTemporaryFile(_MAX_IN_MEMORY)  # noqa: SIM115 - closed after hashing
         self._count = self._bytes = 0
 
     def add(self, file: _Entry) -> None:
+        self._files.write(b"," * bool(self._count) + _json(file))
         self._count += 1
         self._bytes += file.size
-        self._files.append(file)
-        if len(self._files) > _LIBRARY_MOST:
-            self._spill()
 
     def entry(self) -> _Entry:
-        digest = self._checksum_by_library() if self._spool is None else self._checksum_from_spool()
-        return _Entry(digest, self.name, int(digest.rpartition("--")[2]))
-
-    def _checksum_by_library(self) -> str:
-        from zarr_checksum.checksum import ZarrChecksum, ZarrChecksumManifest
-
-        manifest = ZarrChecksumManifest(
-            [ZarrChecksum(*one) for one in self.folders],
-            [ZarrChecksum(*one) for one in self._files],
-        )
-        return str(manifest.generate_digest())
-
-    def _spill(self) -> None:
-        if self._spool is None:
-            self._spool = SpooledTemporaryFile(_SPILL)  # noqa: SIM115 - closed after hashing
-        for one in self._files:
-            self._spool.write(_json(one) + b",")
-        self._files.clear()
-
-    def _checksum_from_spool(self) -> str:
-        """Compute the checksum of a folder whose files are in the spool."""
-        self._spill()
-        spool = self._spool
-        assert spool is not None
         md5 = hashlib.md5(b'{"directories":[', usedforsecurity=False)
-        count, size = self._count, self._bytes
         for number, folder in enumerate(sorted(self.folders, key=lambda one: one.name)):
             md5.update(b"," * bool(number) + _json(folder))
-            count += parse_checksum(folder.digest).files
-            size += folder.size
+            self._count += parse_checksum(folder.digest).files
+            self._bytes += folder.size
         md5.update(b'],"files":[')
-        left = spool.tell() - 1  # without the last comma
-        spool.seek(0)
-        while left > 0:
-            chunk = spool.read(min(left, _CHUNK))
-            left -= len(chunk)
-            md5.update(chunk)
-        spool.close()
+        with self._files as files:
+            files.seek(0)
+            while chunk := files.read(_CHUNK):
+                md5.update(chunk)
         md5.update(b"]}")
-        return f"{md5.hexdigest()}-{count}--{size}"
+        digest = f"{md5.hexdigest()}-{self._count}--{self._bytes}"
+        return _Entry(digest, self.name, self._bytes)
 
 
 def _json(entry: _Entry) -> bytes:
