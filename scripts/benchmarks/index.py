@@ -89,6 +89,10 @@ class BenchJournal:
         with zstandard.open(self._records, "rb") as file:
             yield from map(bytes.rstrip, io.BufferedReader(file, 1 << 18))
 
+    def describing_documents(self, dataset_id: str, commit: str) -> dict[str, bytes]:
+        """None."""
+        return {}
+
     def record_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[Change]] | None:
         """The base and the changes of a version that was minted with some."""
         found = self._changes.get(commit)

@@ -239,6 +239,10 @@ class _JournalRecorder:
         """None: they are not indexed here."""
         return iter(())
 
+    def describing_documents(self, dataset_id: str, commit: str) -> dict[str, bytes]:
+        """None: they are read when the index is made."""
+        return {}
+
     def record_changes(self, dataset_id: str, commit: str) -> None:
         """None, either."""
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +16,7 @@ from click.testing import CliRunner
 
 from neuromirror.cli import main
 from neuromirror.crawl import rebuild_index
+from neuromirror.index import Index
 from neuromirror.model import LinksFound
 from neuromirror_demo.boss import ACTIVITY, CELLS, TISSUE, DemoBoss
 from support.mirror_harness import MirrorHarness, run_git
@@ -315,8 +314,8 @@ def test_a_rebuilt_index_is_the_same_and_has_the_links(
 
 
 def dump(path: Path) -> list[str]:
-    with closing(sqlite3.connect(path)) as connection:
-        return list(connection.iterdump())
+    with Index.open_readonly(path) as index:
+        return list(index.dump())
 
 
 def test_a_clone_of_the_mirror_reaches_a_block(

@@ -17,7 +17,12 @@ from fuzz_git import scratch
 
 from neuromirror.index import Index, MalformedQueryError
 from neuromirror.index.path_terms import path_terms
-from neuromirror.index.term_queries import path_conditions, path_query, split_terms, text_query
+from neuromirror.index.search_terms import (
+    parse_terms,
+    path_conditions,
+    path_query,
+    split_terms,
+)
 from neuromirror.mint import MintResult
 from neuromirror.model import EventRaised, HoldPlaced, MirrorSeen, VersionMinted, VisitEnded
 from neuromirror.sources.volumes import Level, Volume, zarr_documents
@@ -276,13 +281,21 @@ def _text() -> sqlite3.Connection:
 )
 def search_terms(data: bytes) -> None:
     """Words of a search, up to SQLite's full-text search itself."""
-    found = split_terms(data.decode("utf-8", "surrogateescape"))
+    typed = data.decode("utf-8", "surrogateescape")
+    found, terms = split_terms(typed), parse_terms(typed)
     connection = _text()
-    text, paths = text_query(found), path_query(found)
+    text, paths = "", path_query(found)
     try:
-        connection.execute(
-            "SELECT rowid FROM dataset_text WHERE dataset_text MATCH ?", (text,)
-        ).fetchall()
+        for term in terms:
+            for text in (term.stem_query(), term.prefix_query()):
+                connection.execute(
+                    "SELECT rowid FROM dataset_text WHERE dataset_text MATCH ?", (text,)
+                ).fetchall()
+            if text := term.word_query():
+                connection.execute(
+                    "SELECT rowid FROM dataset_text_words WHERE dataset_text_words MATCH ?",
+                    (text,),
+                ).fetchall()
         if paths:
             connection.execute(
                 "SELECT rowid FROM path_text WHERE path_text MATCH ?", (paths,)

@@ -366,9 +366,9 @@ def test_search_finds_terms_in_names_titles_licenses_and_dois(three_versions: In
     assert sorted(found("dandi")) == ["000001", "000027"]
     assert found("Old") == []
     assert found('cortex "AND NEAR( hippocampus') == []
-    for nothing in ("", ' "* -'):
-        with pytest.raises(MalformedQueryError):
-            three_versions.search(nothing)
+    assert sorted(found("")) == ["000001", "000027"]
+    with pytest.raises(MalformedQueryError):
+        three_versions.search(' "* -')
 
 
 def test_a_dataset_row_has_title_status_holds_and_counts(

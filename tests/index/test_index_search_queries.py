@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from neuromirror.index import (
     FilesNotIndexedError,
+    FoundDatasets,
     Index,
     MalformedQueryError,
+    MatchedText,
     UnknownMirrorError,
     rebuild_from_journal,
     search_queries,
@@ -42,7 +44,12 @@ def searchable_index(journal: DiskJournal, index: Index) -> Index:
 
 
 def _found(index: Index, text: str, mirror: str | None = None) -> list[str]:
-    return [one.dataset.local_id for one in index.find_datasets(text, mirror).rows]
+    filters = {"archive": [mirror] if mirror else []}
+    return [one.dataset.local_id for one in index.find_datasets(text, filters=filters).rows]
+
+
+def _archives(page: FoundDatasets) -> dict[str, int]:
+    return {one.value: one.count for one in page.facets["archive"] if one.count}
 
 
 @pytest.mark.parametrize(
@@ -77,26 +84,30 @@ def test_metadata_matches_rank_before_paths_and_name_their_field(searchable_inde
     page = searchable_index.find_datasets("yutamouse41")
     assert [one.dataset.local_id for one in page.rows][2] == "000003"
     matches = {one.dataset.local_id: one for one in page.rows}
-    assert matches["000001"].matched == (("title", "Spikes of YutaMouse41"),)
-    assert matches["000002"].matched == (("subject", "YutaMouse41"),)
+    assert matches["000001"].matched == (
+        MatchedText("title", "Spikes of YutaMouse41", ((10, 21),)),
+    )
+    assert matches["000002"].matched == (MatchedText("subject", "YutaMouse41", ((0, 11),)),)
     assert (matches["000001"].version, matches["000001"].path) == (None, None)
     last = matches["000003"]
     assert (last.matched, last.version, last.path) == ((), last.dataset.newest, _YUTA)
     assert last.in_paths == ("yutamouse41",)
-    assert (page.mirrors, page.total, page.next) == ({"dandi": 2, "other": 1}, 3, None)
+    assert (_archives(page), page.total, page.next) == ({"dandi": 2, "other": 1}, 3, None)
     mixed = searchable_index.find_datasets("third behavior").rows[0]
-    assert (mixed.matched, mixed.in_paths) == ((("title", "Third"),), ("behavior",))
+    assert mixed.matched == (MatchedText("title", "Third", ((0, 5),)),)
+    assert mixed.in_paths == ("behavior",)
 
 
 def test_a_mirror_and_a_page_are_chosen_and_all_mirrors_counted(searchable_index: Index) -> None:
-    page = searchable_index.find_datasets("yuta", "dandi", limit=1)
+    of_dandi = {"archive": ["dandi"]}
+    page = searchable_index.find_datasets("yuta", filters=of_dandi, limit=1)
     assert (len(page.rows), page.total, page.next) == (1, 2, 1)
-    assert page.mirrors == {"dandi": 2, "other": 1}
-    rest = searchable_index.find_datasets("yuta", "dandi", start=1, limit=1)
+    assert _archives(page) == {"dandi": 2, "other": 1}
+    rest = searchable_index.find_datasets("yuta", filters=of_dandi, start=1, limit=1)
     assert rest.next is None
     assert {page.rows[0].dataset.id, rest.rows[0].dataset.id} == {1, 3}
     with pytest.raises(UnknownMirrorError):
-        searchable_index.find_datasets("yuta", "nowhere")
+        searchable_index.find_datasets("yuta", filters={"archive": ["nowhere"]})
     assert [row.local_id for row in searchable_index.datasets("dandi", text="yuta")] == [
         "000001",
         "000003",

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from neuromirror.lab.cite.json_text import compact_json, indented_json
-from neuromirror.lab.cite.text_values import SPDX
+from neuromirror.model.licenses import SPDX
 from support.citable_stores import (
     ASSET,
     DERIVED,

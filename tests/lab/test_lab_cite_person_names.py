@@ -6,8 +6,9 @@ import pytest
 
 from neuromirror.annex import parse_link_target
 from neuromirror.lab.cite.person_names import family_first_name, make_person, orcid_of, ror_of
-from neuromirror.lab.cite.text_values import day, doi_of, license_of, plain_text
+from neuromirror.lab.cite.text_values import day, doi_of, license_of
 from neuromirror.lab.cite.works import qualified_swhid
+from neuromirror.model.plain_text import plain_text
 
 
 @pytest.mark.parametrize(

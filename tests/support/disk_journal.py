@@ -80,6 +80,8 @@ class DiskJournal:
         self.die_after = die_after
         self.bases: dict[str, str] = {}
         """The base of each version that is kept as its changes."""
+        self.documents: dict[str, dict[str, bytes]] = {}
+        """The archive's documents by commit and path."""
         self.minted = sum(b'"type":"version"' in line for line in self.file.open("rb"))
 
     def append(self, entry: JournalEntry) -> None:
@@ -148,6 +150,9 @@ class DiskJournal:
             for line in lines:
                 position += len(line)
                 yield position, load_entry(line)
+
+    def describing_documents(self, dataset_id: str, commit: str) -> dict[str, bytes]:
+        return self.documents.get(commit, {})
 
     def record_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[Change]] | None:
         base = self.bases.get(commit)

@@ -39,8 +39,7 @@ neuromirror list --search "mouse visual cortex\"""",
     "--search",
     "search_terms",
     metavar="TERMS",
-    help="List only datasets with all these words in name, title, license, DOI, attributes or the "
-    "path of a file.",
+    help="List only datasets with all these words in metadata or the path of a file.",
 )
 @click.option("--subdatasets", is_flag=True, help="List subdatasets too, such as large Zarrs.")
 @settings_options
@@ -58,10 +57,9 @@ def list_command(
     published; FILES and SIZE are those of that version.
 
     --where compares the attributes of the latest version, such as subject or modality, that
-    "neuromirror show" prints; upper and lower case are equal. --search looks for each word in
-    names, titles, licenses, DOIs and attributes; the words that are in none of them must all be in
-    the path of one file of any version. Keywords and descriptions in the documents of the archive
-    are not searched.
+    "neuromirror show" prints; upper and lower case are equal. --search looks for each word in the
+    archive's metadata; the words that are not there must all be in the path of one file of any
+    version.
     """
     from neuromirror.cli.shapes import ListedDataset
 

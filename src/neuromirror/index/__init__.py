@@ -28,6 +28,9 @@ from neuromirror.index.errors import (
     UnknownMirrorError,
     UnknownVersionError,
 )
+from neuromirror.index.facet_queries import FacetCount
+from neuromirror.index.facet_values import FACETS, SIZES
+from neuromirror.index.match_texts import MatchedText
 from neuromirror.index.name_queries import NameMatch
 from neuromirror.index.remote_index import CrawlIndex, QuerySender, RemoteIndex, answer_query
 from neuromirror.index.replay import Journal
@@ -56,12 +59,15 @@ from neuromirror.index.rows import (
     VisitRow,
 )
 from neuromirror.index.schedule import LeaseRow, Schedule, TaskRow
-from neuromirror.index.search_queries import FoundDataset, FoundDatasets, MatchingFiles
+from neuromirror.index.search_queries import SORTS, FoundDataset, FoundDatasets, MatchingFiles
 from neuromirror.index.sql_sandbox import SandboxIndex, refusal_message, sqlite_damage_error
 from neuromirror.model.object_urls import plain_url
 
 __all__ = [
     "CANNED_QUERIES",
+    "FACETS",
+    "SIZES",
+    "SORTS",
     "AmbiguousNameError",
     "ContentSpanRow",
     "CopyRow",
@@ -73,6 +79,7 @@ __all__ = [
     "EtagRow",
     "EventRow",
     "EvidenceCounts",
+    "FacetCount",
     "FailingHost",
     "FailureRow",
     "FileRow",
@@ -93,6 +100,7 @@ __all__ = [
     "LeaseRow",
     "LocationRow",
     "MalformedQueryError",
+    "MatchedText",
     "MatchingFiles",
     "MirrorStatus",
     "NameMatch",

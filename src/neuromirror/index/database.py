@@ -24,6 +24,7 @@ from neuromirror.index.connection import (
 )
 from neuromirror.index.contents import ContentWriter
 from neuromirror.index.crawl_queries import CrawlQueries
+from neuromirror.index.dataset_text import read_documents, refresh_text, stale_datasets
 from neuromirror.index.effective_entries import effective_entries
 from neuromirror.index.errors import IndexUnusableError
 from neuromirror.index.location_queries import LocationQueries
@@ -331,6 +332,10 @@ def _apply_all(
         entries += 1
         if progress is not None:
             progress(end)
+    for dataset in stale_datasets(connection):
+        metadata = read_documents(connection, dataset, journal)
+        with _transaction(connection):
+            refresh_text(connection, dataset, metadata)
     return entries
 
 

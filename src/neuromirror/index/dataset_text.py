@@ -1,11 +1,68 @@
-"""Write what searches for datasets read: attributes and the row of full-text search."""
+"""Write what searches for datasets read: attributes, full text, facets and the sort keys.
+
+All of it depends on the current version of a dataset: its row, its attributes, and the documents of
+the archive in its commit. An entry of the journal marks the dataset as stale; after the last entry,
+:func:`refresh_stale_texts` writes each stale dataset once.
+"""
 
 from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
+from neuromirror.index.data_types import data_types
+from neuromirror.index.facet_values import facet_values
 from neuromirror.index.query_base import CURRENT
+from neuromirror.model import ArchiveMetadata, read_archive_metadata
+from neuromirror.model.volumes import is_volume
+
+TEXT_COLUMNS: Final = (
+    *("name", "title", "keywords", "species", "anatomy", "techniques", "variables", "people"),
+    *("institutions", "funders", "attributes", "other", "description", "readme", "license", "doi"),
+)
+"""The columns of full-text search; those with several values have one per line."""
+_INSERT_TEXT: Final = (
+    f"INSERT INTO dataset_text (rowid, {', '.join(TEXT_COLUMNS)}) "
+    f"VALUES (?{',?' * len(TEXT_COLUMNS)})"
+)
+
+
+class DescribingDocuments(Protocol):
+    """Where the documents of versions are."""
+
+    def describing_documents(self, dataset_id: str, commit: str) -> Mapping[str, bytes]:
+        """Return the archive's documents about a version.
+
+        Parameters
+        ----------
+        dataset_id, commit
+            The dataset, and the commit of the version in hex.
+
+        Returns
+        -------
+        mapping
+            Contents by path; empty if the store does not have the commit.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Current:
+    """A dataset and its current version, as its row of search needs them."""
+
+    name: str
+    mirror: str
+    title: str
+    source_uri: str
+    links: list[tuple[str, str]]
+    within: str
+    version: dict[str, Any] | None
+    attributes: list[tuple[str, str]]
+    data_types: list[str]
+    dois: list[str]
 
 
 def write_attributes(
@@ -27,38 +84,174 @@ def write_attributes(
     )
 
 
-def refresh_text(connection: sqlite3.Connection, dataset: int) -> None:
-    """Update the dataset's row of full-text search, if it differs."""
-    name, title, license_ = connection.execute(
-        "SELECT m.name || ':' || d.local_id, d.title, coalesce(v.license, '[]') FROM datasets d "
-        f"JOIN mirrors m ON m.id = d.mirror LEFT JOIN versions v ON v.id = {CURRENT} "
-        "WHERE d.id = ?",
+def mark_stale(connection: sqlite3.Connection, dataset: int) -> None:
+    """Note that the dataset's text must be written again."""
+    connection.execute(
+        "INSERT INTO stale_text VALUES (?) ON CONFLICT DO NOTHING",
+        (dataset,),
+    )
+
+
+def stale_datasets(connection: sqlite3.Connection) -> list[int]:
+    """Return the datasets whose text must be written again."""
+    return [row[0] for row in connection.execute("SELECT dataset FROM stale_text ORDER BY dataset")]
+
+
+def read_documents(
+    connection: sqlite3.Connection, dataset: int, documents: DescribingDocuments
+) -> ArchiveMetadata:
+    """Return what the documents of the current version say; empty without a version."""
+    row = connection.execute(
+        "SELECT d.dataset_id, v.commit_id FROM datasets d "
+        f"JOIN versions v ON v.id = {CURRENT} WHERE d.id = ? AND d.withdrawn = '' "
+        "AND d.within = ''",
         (dataset,),
     ).fetchone()
-    dois = connection.execute(
-        "SELECT doi FROM versions WHERE dataset = ? AND doi IS NOT NULL GROUP BY doi "
-        "ORDER BY min(seq)",
+    if row is None or not row[0]:
+        return ArchiveMetadata()
+    return read_archive_metadata(documents.describing_documents(*row))
+
+
+def refresh_text(connection: sqlite3.Connection, dataset: int, found: ArchiveMetadata) -> None:
+    """Write the rows of search of a dataset, and remove its mark; those of a withdrawn one go."""
+    current = _read_current(connection, dataset)
+    _write_text(connection, dataset, None if current is None else _text_row(current, found))
+    _write_facets(connection, dataset, set() if current is None else _facets(current, found))
+    if current is None:
+        connection.execute("DELETE FROM listed_datasets WHERE dataset = ?", (dataset,))
+    else:
+        version = current.version or {}
+        connection.execute(
+            "INSERT OR REPLACE INTO listed_datasets VALUES (?,?,?,?,?)",
+            (
+                dataset,
+                int(bool(current.within)),
+                version.get("time") or version.get("recorded_at") or "",
+                version.get("bytes") or 0,
+                current.title.casefold(),
+            ),
+        )
+    connection.execute("DELETE FROM stale_text WHERE dataset = ?", (dataset,))
+
+
+def _facets(current: _Current, found: ArchiveMetadata) -> set[tuple[str, str]]:
+    values = facet_values(
+        mirror=current.mirror,
+        version=current.version or {},
+        attributes=current.attributes,
+        metadata=found,
+        data_types=current.data_types,
+        volume=is_volume(current.source_uri, current.links),
+    )
+    return {(facet, value) for facet, some in values.items() for value in some}
+
+
+def _write_facets(
+    connection: sqlite3.Connection, dataset: int, facets: set[tuple[str, str]]
+) -> None:
+    """Replace the dataset's values of facets; most versions change none."""
+    known = set(connection.execute("SELECT facet, value FROM facets WHERE dataset = ?", (dataset,)))
+    connection.executemany(
+        "DELETE FROM facets WHERE facet = ? AND value = ? AND dataset = ?",
+        [(*one, dataset) for one in sorted(known - facets)],
+    )
+    connection.executemany(
+        "INSERT INTO facets VALUES (?,?,?)", [(*one, dataset) for one in sorted(facets - known)]
+    )
+
+
+def _read_current(connection: sqlite3.Connection, dataset: int) -> _Current | None:
+    """Return a dataset with its current version; None if it is withdrawn."""
+    row = connection.execute(
+        "SELECT m.name || ':' || d.local_id, m.name, d.title, coalesce(d.source_uri, ''), d.links, "
+        "d.within, v.kind, v.upstream, v.time, v.recorded_at, v.bytes, v.license FROM datasets d "
+        f"JOIN mirrors m ON m.id = d.mirror LEFT JOIN versions v ON v.id = {CURRENT} "
+        "WHERE d.id = ? AND d.withdrawn = ''",
         (dataset,),
+    ).fetchone()
+    if row is None:
+        return None
+    kind, upstream, time, recorded_at, size, license_ = row[6:]
+    version = None
+    if kind is not None:
+        version = {
+            **{"kind": kind, "upstream": upstream, "time": time, "recorded_at": recorded_at},
+            **{"bytes": size, "license": json.loads(license_)},
+        }
+    name, mirror, title, source_uri = row[:4]
+    return _Current(
+        name=name,
+        mirror=mirror,
+        title=title,
+        source_uri=source_uri,
+        links=[(kind, url) for kind, url in json.loads(row[4])],
+        within=row[5],
+        version=version,
+        attributes=_pairs(connection, "SELECT name, value FROM attributes", dataset),
+        data_types=_data_types(connection, dataset),
+        dois=[
+            doi
+            for (doi,) in connection.execute(
+                "SELECT doi FROM versions WHERE dataset = ? AND doi IS NOT NULL GROUP BY doi "
+                "ORDER BY min(seq)",
+                (dataset,),
+            )
+        ],
     )
-    values = connection.execute(
-        "SELECT value FROM attributes WHERE dataset = ? ORDER BY name, value", (dataset,)
-    )
-    row = (
-        name,
-        title,
-        " ".join(json.loads(license_)),
-        " ".join(doi for (doi,) in dois),
-        " ".join(dict.fromkeys(value for (value,) in values)),
-    )
+
+
+def _pairs(connection: sqlite3.Connection, select: str, dataset: int) -> list[tuple[str, str]]:
+    return connection.execute(f"{select} WHERE dataset = ? ORDER BY 1, 2", (dataset,)).fetchall()
+
+
+def _data_types(connection: sqlite3.Connection, dataset: int) -> list[str]:
+    """Return the kinds of files of all versions, and of subdatasets, which are arrays."""
+    own = connection.execute("SELECT type FROM data_types WHERE dataset = ?", (dataset,))
+    paths = connection.execute("SELECT path || '/' FROM subdatasets WHERE dataset = ?", (dataset,))
+    return sorted({name for (name,) in own} | data_types(path for (path,) in paths))
+
+
+def _text_row(current: _Current, found: ArchiveMetadata) -> tuple[str, ...]:
+    values = {name: _lines(values) for name, values in found.values.items()}
+    texts = {
+        **values,
+        "name": current.name,
+        "title": current.title,
+        "attributes": "\n".join(value for _, value in current.attributes),
+        "description": found.description,
+        "readme": found.readme,
+        "license": _lines((current.version or {}).get("license", ())),
+        "doi": _lines(current.dois),
+    }
+    # these characters mark matches
+    return tuple(texts.get(column, "").translate({2: " ", 3: " "}) for column in TEXT_COLUMNS)
+
+
+def _lines(values: Iterable[str]) -> str:
+    return "\n".join(dict.fromkeys(values))
+
+
+def _write_text(connection: sqlite3.Connection, dataset: int, row: tuple[str, ...] | None) -> None:
+    """Write the dataset's row of full-text search, if it differs; None removes it."""
     known = connection.execute(
-        "SELECT name, title, license, doi, attributes FROM dataset_text WHERE rowid = ?", (dataset,)
+        f"SELECT {', '.join(TEXT_COLUMNS)} FROM dataset_text WHERE rowid = ?", (dataset,)
     ).fetchone()
     if row == known:
         return
     if known is not None:
+        # a table without content needs the text that it had
+        connection.execute(
+            "INSERT INTO dataset_text_words (dataset_text_words, rowid, words) "
+            "VALUES ('delete', ?, ?)",
+            (dataset, _words(known)),
+        )
         connection.execute("DELETE FROM dataset_text WHERE rowid = ?", (dataset,))
-    connection.execute(
-        "INSERT INTO dataset_text (rowid, name, title, license, doi, attributes) "
-        "VALUES (?,?,?,?,?,?)",
-        (dataset, *row),
-    )
+    if row is not None:
+        connection.execute(_INSERT_TEXT, (dataset, *row))
+        connection.execute(
+            "INSERT INTO dataset_text_words (rowid, words) VALUES (?, ?)", (dataset, _words(row))
+        )
+
+
+def _words(row: tuple[str, ...]) -> str:
+    return "\n".join(row)

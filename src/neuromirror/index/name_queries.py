@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from neuromirror.index.dataset_queries import DatasetQueries
 from neuromirror.index.schema import LAST_COMPONENT
-from neuromirror.index.term_queries import MAX_QUERY_LENGTH
+from neuromirror.index.search_terms import MAX_QUERY_LENGTH
 from neuromirror.index.urls import short_hash
 from neuromirror.model.object_urls import plain_url
 

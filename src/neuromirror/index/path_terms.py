@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from itertools import count, islice
 from unicodedata import ucd_3_2_0
 
+from neuromirror.index.data_types import add_data_types, data_types
+
 PATHS_PER_BLOCK = 500
 """Paths per block. Blocks are rows, so changing it changes the schema."""
 BLOCK_SHIFT = 20
@@ -81,8 +83,10 @@ class PathTermWriter:
 
     def __init__(self, connection: sqlite3.Connection, version: int) -> None:
         self._db = connection
+        self._version = version
         self._next = version << BLOCK_SHIFT
         self._paths: list[str] = []
+        self._data_types: set[str] = set()
 
     def add(self, paths: Iterable[str]) -> None:
         """Add further paths of the version; all paths must be sorted."""
@@ -92,12 +96,14 @@ class PathTermWriter:
             del self._paths[:PATHS_PER_BLOCK]
 
     def close(self) -> None:
-        """Write the last block."""
+        """Write the last block, and the kinds of the files."""
         if self._paths:
             self._write(self._paths)
+        add_data_types(self._db, self._version, self._data_types)
 
     def _write(self, paths: list[str]) -> None:
         _write_block(self._db, PathBlock(self._next, paths))
+        self._data_types |= data_types(paths)
         self._next += 1
 
 

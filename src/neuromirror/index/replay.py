@@ -12,7 +12,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
-from neuromirror.index.dataset_text import refresh_text, write_attributes
+from neuromirror.index.dataset_text import (
+    DescribingDocuments,
+    mark_stale,
+    write_attributes,
+)
 from neuromirror.index.errors import JournalDamagedError
 from neuromirror.index.file_writer import (
     RecordCounts,
@@ -50,8 +54,8 @@ INDEX_TASK: Final = "index"
 """The task of a failure that names a version missing from the index."""
 
 
-class Journal(Protocol):
-    """The store's journal and records, as the index reads them."""
+class Journal(DescribingDocuments, Protocol):
+    """The store's journal, records and documents, as the index reads them."""
 
     def read_entries(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
         """Yield the entries from a byte position on.
@@ -126,6 +130,7 @@ def apply_entry(connection: sqlite3.Connection, entry: JournalEntry, journal: Jo
             connection.execute(
                 "UPDATE datasets SET links = ? WHERE id = ?", (_compact_json(entry.links), dataset)
             )
+            mark_stale(connection, dataset)
         case HoldPlaced():
             _apply_hold(connection, entry)
         case HoldReleased():
@@ -200,6 +205,7 @@ def _apply_version(connection: sqlite3.Connection, entry: VersionMinted, journal
         _storable_text(name): sorted(set(map(_storable_text, values)))
         for name, values in entry.attributes.items()
     }
+    mark_stale(connection, dataset)
     # a writer killed after appending an entry appends it again
     if connection.execute(
         "SELECT 1 FROM versions WHERE dataset = ? AND commit_id = ?", (dataset, entry.commit)
@@ -235,7 +241,6 @@ def _apply_version(connection: sqlite3.Connection, entry: VersionMinted, journal
         "UPDATE mirrors SET first_contents = first_contents + ? WHERE name = ?",
         (recorded.contents, entry.mirror),
     )
-    refresh_text(connection, dataset)
 
 
 def _insert_version(
@@ -389,7 +394,10 @@ def _apply_visit(connection: sqlite3.Connection, entry: VisitEnded) -> None:
         "title = CASE WHEN newest_version IS NULL AND ? <> '' THEN ? ELSE title END WHERE id = ?",
         (visit, entry.status, entry.ended, title, title, dataset),
     )
-    refresh_text(connection, dataset)
+    if connection.execute(
+        "SELECT 1 FROM datasets WHERE id = ? AND newest_version IS NULL", (dataset,)
+    ).fetchone():
+        mark_stale(connection, dataset)
 
 
 def _apply_hold(connection: sqlite3.Connection, entry: HoldPlaced) -> None:
@@ -435,6 +443,7 @@ def _apply_withdrawal(
     else:
         message = f"reinstated by {entry.by}"
     connection.execute("UPDATE datasets SET withdrawn = ? WHERE id = ?", (withdrawn, dataset))
+    mark_stale(connection, dataset)
     connection.execute(
         "INSERT INTO events (mirror, dataset, kind, message, at, data) VALUES (?,?,?,?,?,?)",
         (_mirror_number(connection, entry.mirror), dataset, "takedown", message, entry.at, "{}"),
@@ -470,7 +479,7 @@ def _dataset_number(
         ).lastrowid
         found = (row, None)
         assert row is not None
-        refresh_text(connection, row)
+        mark_stale(connection, row)
     if source_uri and source_uri != found[1]:
         dataset_id = DatasetRef(mirror, local_id, source_uri).dataset_id
         connection.execute(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 
 APPLICATION_ID = 0x6E6D6978  # "nmix"
-SCHEMA = 10
+SCHEMA = 11
 
 LAST_COMPONENT = "substr({0}, length(rtrim({0}, replace({0}, '/', ''))) + 1)"
 """SQL of the last component of a path or local id.
@@ -102,9 +102,39 @@ CREATE TABLE inputs (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX inputs_name ON inputs (name);
 
+-- What searches for datasets read; see dataset_text. Rows of withdrawn datasets are removed.
+CREATE TABLE listed_datasets (
+    dataset INTEGER PRIMARY KEY REFERENCES datasets (id),
+    is_subdataset INTEGER NOT NULL,
+    time TEXT NOT NULL,  -- of the current version
+    bytes INTEGER NOT NULL,
+    title TEXT NOT NULL  -- casefolded
+) STRICT;
+CREATE TABLE facets (
+    facet TEXT NOT NULL,
+    value TEXT NOT NULL,
+    dataset INTEGER NOT NULL REFERENCES datasets (id),
+    PRIMARY KEY (facet, value, dataset)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX facets_dataset ON facets (dataset);
+CREATE TABLE data_types (  -- kinds of files of any version
+    dataset INTEGER NOT NULL REFERENCES datasets (id),
+    type TEXT NOT NULL,
+    PRIMARY KEY (dataset, type)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE stale_text (  -- datasets to write into these tables; empty between transactions
+    dataset INTEGER PRIMARY KEY REFERENCES datasets (id)
+) STRICT;
 CREATE VIRTUAL TABLE dataset_text USING fts5 (
-    name, title, license, doi, attributes, tokenize = 'unicode61 remove_diacritics 2'
+    name, title, keywords, species, anatomy, techniques, variables, people, institutions, funders,
+    attributes, other, description, readme, license, doi,
+    tokenize = 'porter unicode61 remove_diacritics 2'
 );
+-- The words themselves, not their stems: for prefixes and for suggestions.
+CREATE VIRTUAL TABLE dataset_text_words USING fts5 (
+    words, content = '', detail = none, tokenize = 'unicode61 remove_diacritics 2'
+);
+CREATE VIRTUAL TABLE dataset_text_vocabulary USING fts5vocab (dataset_text_words, row);
 """
 
 _FILES = """

@@ -1,33 +1,45 @@
-"""Search by terms: datasets, and files of a version."""
+"""Search by terms and facets: datasets, and files of a version."""
 
 from __future__ import annotations
 
 import difflib
-import re
-import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Final
 
 from neuromirror.index.dataset_queries import DatasetQueries
+from neuromirror.index.errors import MalformedQueryError
+from neuromirror.index.facet_queries import FacetCount, FacetQueries
 from neuromirror.index.file_queries import FILE_COLUMNS, FileQueries, file_row
+from neuromirror.index.match_texts import MatchedText, MatchQueries
 from neuromirror.index.path_terms import BLOCK_SHIFT, is_single_token, path_terms, split_blocks
 from neuromirror.index.rows import DatasetRow, FileRow, VersionRow
-from neuromirror.index.term_queries import (
-    MAX_BLOCKS,
-    Candidate,
-    PathMatch,
+from neuromirror.index.search_terms import (
+    SearchTerm,
+    parse_terms,
     path_conditions,
     split_terms,
 )
+from neuromirror.index.synonyms import words_of
+from neuromirror.index.term_queries import MAX_BLOCKS, Candidate, PathMatch, TermMatches
 
+SORTS: Final = ("relevance", "newest", "size", "title")
+"""The orders of results; that of a search without terms is ``newest`` by default."""
+_ORDERS: Final = {
+    "newest": "is_subdataset, time DESC, dataset DESC",
+    "size": "is_subdataset, bytes DESC, dataset",
+    "title": "is_subdataset, title, dataset",
+}
 _MAX_LISTED = 200
 _MAX_COUNTED_TERMS = 8
 _MIN_SIMILARITY = 0.75
-_MAX_KNOWN_TEXTS = 5000
+_MIN_CORRECTED = 4
+"""Minimum number of letters of a word that may be misspelled."""
+_MAX_LENGTH_DIFFERENCE = 3
+_NEGLIGIBLE = 0.02
+"""Difference of two similarities below which the more frequent word is suggested."""
 _TERMS_PER_QUERY = 50
-_FIELDS = ("name", "title", "license", "doi")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +51,7 @@ class FoundDataset:
     dataset
         The dataset.
     matched
-        Names and values of its metadata that match a term.
+        The texts of its metadata that match a term, with the positions of the matches.
     version
         The label of a version with a path that matches; None without such terms.
     path
@@ -49,7 +61,7 @@ class FoundDataset:
     """
 
     dataset: DatasetRow
-    matched: tuple[tuple[str, str], ...]
+    matched: tuple[MatchedText, ...]
     version: str | None
     path: str | None
     in_paths: tuple[str, ...] = ()
@@ -63,21 +75,35 @@ class FoundDatasets:
     ----------
     rows
         The results of the page.
-    mirrors
-        The number of results by mirror.
+    facets
+        The values of each facet with the number of results, by name of the facet.
     total
-        The number of results of the requested mirrors.
+        The number of results.
     exact
         Whether the numbers are exact; otherwise they may be slightly too high.
     next
         The start of the next page; None at the end.
+    corrected
+        The terms that were searched for, where the given ones have no result and may be misspelled;
+        empty otherwise.
     """
 
     rows: tuple[FoundDataset, ...]
-    mirrors: dict[str, int]
+    facets: dict[str, tuple[FacetCount, ...]]
     total: int
     exact: bool
     next: int | None
+    corrected: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """Terms with the datasets that may match."""
+
+    terms: Sequence[SearchTerm]
+    matches: Sequence[TermMatches]
+    candidates: Sequence[Candidate]
+    corrected: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +131,7 @@ def _batches(terms: Sequence[str]) -> Iterator[Sequence[str]]:
     )
 
 
-class SearchQueries(DatasetQueries, FileQueries):
+class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
     """Queries by search terms."""
 
     def path_terms_agree(self, version: VersionRow) -> bool:
@@ -148,19 +174,28 @@ class SearchQueries(DatasetQueries, FileQueries):
         )
 
     def find_datasets(
-        self, text: str, mirror: str | None = None, *, start: int = 0, limit: int = 50
+        self,
+        text: str = "",
+        *,
+        filters: Mapping[str, Sequence[str]] | None = None,
+        sort: str = "",
+        start: int = 0,
+        limit: int = 50,
     ) -> FoundDatasets:
-        """Return the datasets that match all terms, best first.
+        """Return the datasets that match all terms and the selected values of each facet.
 
-        Terms match in name, title, license, DOIs and attributes, then in the paths of all versions,
-        each as a prefix of a word.
+        Terms match in metadata by their stem, by a synonym or as the start of a word, then in the
+        paths of all versions. If no dataset matches, misspelled terms are corrected. Without terms,
+        all datasets match, except subdatasets.
 
         Parameters
         ----------
         text : str
-            The search terms.
-        mirror : str, optional
-            Only datasets of this mirror.
+            The search terms; words in double quotes are a phrase.
+        filters : mapping of str to sequence of str
+            Values by facet (:data:`FACETS`), one of which a result must have.
+        sort : str
+            One of :data:`SORTS`; by default ``relevance``, without terms ``newest``.
         start : int
             The ``next`` of the previous page.
         limit : int
@@ -170,62 +205,92 @@ class SearchQueries(DatasetQueries, FileQueries):
         ------
         MalformedQueryError, UnknownMirrorError
         """
-        if mirror is not None:
-            self._mirror_number(mirror)
-        candidates = self._candidates(text)
-        mirrors = Counter(one.mirror for one in candidates)
-        chosen = [one for one in candidates if mirror in (None, one.mirror)]
+        if sort and sort not in SORTS:
+            raise MalformedQueryError(f"there is no order {sort!r}; use {', '.join(SORTS)}")
+        checked = self._check_filters(filters or {})
+        search = self._search(text)
+        selected = self._selected(checked)
+        chosen = self._sorted(
+            [
+                one
+                for one in search.candidates
+                if all(one.dataset in some for some in selected.values())
+            ],
+            sort or ("relevance" if search.terms else "newest"),
+        )
         page = chosen[start : start + limit]
+        return FoundDatasets(
+            rows=tuple(self._found_datasets(search, page)),
+            facets=self._facet_counts(
+                [one.dataset for one in search.candidates], checked, selected
+            ),
+            total=len(chosen),
+            exact=all(map(_is_sure, search.candidates)),
+            next=start + limit if len(chosen) > start + limit else None,
+            corrected=search.corrected,
+        )
+
+    def _search(self, text: str) -> _Search:
+        """Return the datasets that match terms; of corrected ones, if none match."""
+        if not text.strip():
+            rows = self._rows("SELECT dataset FROM listed_datasets WHERE NOT is_subdataset")
+            return _Search((), (), [Candidate(dataset) for (dataset,) in rows])
+        found = self._search_terms(text)
+        if not found.candidates and (corrected := self._corrected(found)):
+            return self._search_terms(corrected, corrected)
+        return found
+
+    def _search_terms(self, text: str, corrected: str = "") -> _Search:
+        terms = parse_terms(text)
+        matches = list(map(self._term_matches, terms))
+        return _Search(terms, matches, self._candidates(terms, matches), corrected)
+
+    def _sorted(self, candidates: list[Candidate], sort: str) -> list[Candidate]:
+        order = _ORDERS.get(sort)
+        if order is None:
+            return candidates
+        positions = {
+            dataset: position
+            for position, (dataset,) in enumerate(
+                self._rows(f"SELECT dataset FROM listed_datasets ORDER BY {order}")
+            )
+        }
+        return sorted(candidates, key=lambda one: positions.get(one.dataset, len(positions)))
+
+    def _found_datasets(self, search: _Search, page: Sequence[Candidate]) -> Iterator[FoundDataset]:
+        """Yield the results of a page; candidates without a matching path are left out."""
         budget = MAX_BLOCKS
-        matches: dict[int, PathMatch | None] = {}
+        paths: dict[int, PathMatch | None] = {}
         for one in page:
             if one.missing:
                 match, scanned = self._find_path(one, budget)
                 budget -= scanned
                 if match is None:
                     continue
-                matches[one.dataset] = match
+                paths[one.dataset] = match
             else:
-                matches[one.dataset] = None
-        rows = {row.id: row for row in self._datasets_by_id(list(matches))}
-        terms = split_terms(text)
-        return FoundDatasets(
-            rows=tuple(
-                self._found_dataset(rows[one.dataset], terms, one.missing, matches[one.dataset])
-                for one in page
-                if one.dataset in matches
-            ),
-            mirrors=dict(sorted(mirrors.items())),
-            total=len(chosen),
-            exact=all(map(_is_sure, candidates)),
-            next=start + limit if len(chosen) > start + limit else None,
-        )
+                paths[one.dataset] = None
+        rows = {row.id: row for row in self._datasets_by_id(list(paths))}
+        for one in page:
+            if one.dataset in paths:
+                matched = self._matched_texts(one, search.terms, search.matches)
+                yield self._found_dataset(rows[one.dataset], matched, one, paths[one.dataset])
 
     def _datasets_by_id(self, datasets: list[int]) -> Iterator[DatasetRow]:
         marks = ",".join("?" * len(datasets))
         return self._datasets(f"WHERE d.id IN ({marks})", tuple(datasets))
 
     def _found_dataset(
-        self, row: DatasetRow, terms: list[str], missing: tuple[str, ...], match: PathMatch | None
+        self,
+        row: DatasetRow,
+        matched: tuple[MatchedText, ...],
+        candidate: Candidate,
+        match: PathMatch | None,
     ) -> FoundDataset:
-        text = self._row(
-            "SELECT name, title, license, doi FROM dataset_text WHERE rowid = ?", (row.id,)
-        )
-        assert text is not None
-        values = self._rows(
-            "SELECT name, value FROM attributes WHERE dataset = ? ORDER BY name, value", (row.id,)
-        )
-        fields = [*zip(_FIELDS, text, strict=True), *values]
-        term_tokens = list(map(_tokens, terms))
-        matched = tuple(
-            (name, value)
-            for name, value in fields
-            if (tokens := _tokens(value)) and any(_has_sequence(tokens, w) for w in term_tokens)
-        )
         if match is None:
             return FoundDataset(row, matched, None, None)
         label = row.newest if match.current else self._label(match.version)
-        return FoundDataset(row, matched, label, match.path, missing)
+        return FoundDataset(row, matched, label, match.path, candidate.missing_words)
 
     def _label(self, version: int) -> str:
         row = self._row("SELECT label FROM versions WHERE id = ?", (version,))
@@ -246,11 +311,12 @@ class SearchQueries(DatasetQueries, FileQueries):
             The number by term.
         """
         return {
-            term: len(self._candidates(term)) for term in split_terms(text)[:_MAX_COUNTED_TERMS]
+            str(term): len(self._candidates([term], [self._term_matches(term)]))
+            for term in parse_terms(text)[:_MAX_COUNTED_TERMS]
         }
 
     def suggest_terms(self, counts: Mapping[str, int]) -> str:
-        """Return the terms with misspelled ones replaced by similar words of names and attributes.
+        """Return the terms with misspelled ones replaced by similar words of the metadata.
 
         Parameters
         ----------
@@ -262,23 +328,45 @@ class SearchQueries(DatasetQueries, FileQueries):
         str
             The terms, separated by spaces; empty if nothing was replaced.
         """
-        known: set[str] = set()
-        if 0 in counts.values():
-            rows = self._rows(
-                "SELECT t.name || ' ' || t.title || ' ' || t.attributes FROM dataset_text t "
-                "JOIN datasets d ON d.id = t.rowid "
-                "WHERE d.withdrawn = '' AND d.within = '' LIMIT ?",
-                (_MAX_KNOWN_TEXTS,),
-            )
-            known = {token for (text,) in rows for token in _tokens(text)}
-        found = []
-        for term, count in counts.items():
-            self.raise_if_stopped()
-            # typing errors are rare in the first letter, and comparing with all takes too long
-            near = [one for one in known if one[:1] == term[:1].casefold()] if not count else []
-            close = difflib.get_close_matches(term.casefold(), sorted(near), 1, _MIN_SIMILARITY)
-            found += close or [term]
+        found = [term if count else self._near_terms(term) for term, count in counts.items()]
         return " ".join(found) if found != list(counts) else ""
+
+    def _corrected(self, search: _Search) -> str:
+        """Return the terms with misspelled ones corrected; empty without a correction."""
+        counts = {
+            str(term): len(found.stems | found.prefixes) or len(self._candidates([term], [found]))
+            for term, found in zip(search.terms, search.matches, strict=True)
+        }
+        return self.suggest_terms(dict(list(counts.items())[:_MAX_COUNTED_TERMS]))
+
+    def _near_terms(self, term: str) -> str:
+        """Return a term with each unknown word replaced by the most similar one."""
+        words = term.split()
+        near = [self._near_word(word) or word for word in words]
+        return " ".join(near) if near != words else term
+
+    def _near_word(self, word: str) -> str:
+        """Return the word of the metadata that is most similar; empty without any."""
+        self.raise_if_stopped()
+        plain = "".join(words_of(word))
+        if len(plain) < _MIN_CORRECTED or plain.isdecimal():
+            return ""
+        # typing errors are rare in the first letter, and comparing with all takes too long
+        rows = self._rows(
+            "SELECT term, doc FROM dataset_text_vocabulary WHERE term >= ? AND term < ?",
+            (plain[0], chr(ord(plain[0]) + 1)),
+        )
+        known: dict[str, int] = {
+            term: count
+            for term, count in rows
+            if abs(len(term) - len(plain)) <= _MAX_LENGTH_DIFFERENCE
+        }
+        close = difflib.get_close_matches(plain, sorted(known), 3, _MIN_SIMILARITY)
+        if not close:
+            return ""
+        best = _similarity(plain, close[0]) - _NEGLIGIBLE
+        near = [one for one in close if _similarity(plain, one) >= best]
+        return max(near, key=known.__getitem__)
 
     def search(self, text: str) -> Iterator[DatasetRow]:
         """Yield all results of :meth:`find_datasets`, best first.
@@ -351,24 +439,9 @@ class SearchQueries(DatasetQueries, FileQueries):
 
 def _is_sure(candidate: Candidate) -> bool:
     """Return whether a candidate needs no comparison with paths."""
-    missing = candidate.missing
+    missing = candidate.missing_words
     return not missing or (len(missing) == 1 and path_terms(missing[0]) == {missing[0].lower()})
 
 
-def _tokens(text: str) -> list[str]:
-    """Return the words of a text as full-text search splits it."""
-    if not text.isascii():
-        apart = unicodedata.normalize("NFD", text)
-        text = "".join(sign for sign in apart if not unicodedata.combining(sign))
-    return re.findall(r"[^\W_]+", text.casefold())
-
-
-def _has_sequence(tokens: list[str], sequence: list[str]) -> bool:
-    """Return whether the tokens contain a sequence, its last token as a prefix."""
-    if not sequence:
-        return False
-    return any(
-        tokens[start : start + len(sequence) - 1] == sequence[:-1]
-        and tokens[start + len(sequence) - 1].startswith(sequence[-1])
-        for start in range(len(tokens) - len(sequence) + 1)
-    )
+def _similarity(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()

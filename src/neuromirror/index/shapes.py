@@ -349,10 +349,33 @@ class Link(Answer, frozen=True):
 
 
 class MatchedField(Answer, frozen=True):
-    """A metadata field in which a search term was found."""
+    """A text of the metadata in which a search term was found."""
 
-    name: Annotated[str, Meta(description="name, title, license, doi, or an attribute's name.")]
+    field: Annotated[
+        str,
+        Meta(
+            description="name, title, keywords, species, anatomy, techniques, variables, people, "
+            "institutions, funders, description, readme, license, doi, other, or the name of an "
+            "attribute."
+        ),
+    ]
+    value: Annotated[str, Meta(description="The text; of a long one the part around a match.")]
+    spans: Annotated[
+        list[tuple[int, int]], Meta(description="Start and end of each match, in characters.")
+    ]
+
+
+class FacetValue(Answer, frozen=True):
+    """A value of a facet."""
+
     value: str
+    count: Annotated[
+        int,
+        Meta(description="Number of results, under the selected values of the other facets."),
+    ]
+    is_selected: Annotated[bool, Meta(description="Whether the search requires it.")] = field(
+        name="selected"
+    )
 
 
 class Match(Answer, frozen=True):

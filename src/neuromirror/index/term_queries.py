@@ -7,17 +7,14 @@ and queried term by term. For paths, full-text search returns blocks (see
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 
-from neuromirror.index.errors import MalformedQueryError
-from neuromirror.index.path_terms import BLOCK_SHIFT, MIN_DIGITS, is_single_token, path_terms
+from neuromirror.index.path_terms import BLOCK_SHIFT
 from neuromirror.index.query_base import QueryBase
+from neuromirror.index.search_terms import SearchTerm, parse_terms, path_conditions, path_query
 
-MAX_QUERY_LENGTH = 500
-"""Maximum number of characters of a search."""
-_MAX_TERMS = 40
 MAX_BLOCKS = 400
 """Maximum number of path blocks read for a result, which limits its time."""
 _MAX_COMBINATIONS = 8
@@ -25,23 +22,22 @@ _MAX_COMBINATIONS = 8
 _MAX_SCANNED_ROWS = 20_000
 """Maximum number of rows of files read between the first and last path of a block."""
 
-_LAST_TOKEN = re.compile(r"[0-9A-Za-z\x80-\U0010ffff]+\Z")
-_NUMBERED = re.compile(r"([0-9A-Za-z\x80-\U0010ffff]+)-\Z")
-
-_TEXT = """
-SELECT t.rowid, m.name FROM dataset_text t JOIN datasets d ON d.id = t.rowid
-JOIN mirrors m ON m.id = d.mirror WHERE dataset_text MATCH ? AND d.withdrawn = ''
+_TEXT = "SELECT rowid FROM dataset_text WHERE dataset_text MATCH ?"
+_WORDS = "SELECT rowid FROM dataset_text_words WHERE dataset_text_words MATCH ?"
+# name and title rank above keywords, these above people, then description and the rest
+_WEIGHTS = "10.0, 10.0, 6.0, 5.0, 5.0, 5.0, 3.0, 4.0, 3.0, 2.0, 2.0, 1.0, 1.5, 0.5, 0.5, 1.0"
+_BEST_FIRST = f"""
+SELECT t.rowid FROM dataset_text t JOIN listed_datasets l ON l.dataset = t.rowid
+JOIN datasets d ON d.id = t.rowid JOIN mirrors m ON m.id = d.mirror
+WHERE dataset_text MATCH ?
+ORDER BY l.is_subdataset, bm25(dataset_text, {_WEIGHTS}), m.name, d.local_id
 """
-# a match in name or title ranks above one in an attribute, that above one in a license
-_BEST_FIRST = (
-    "ORDER BY d.within <> '', bm25(dataset_text, 10.0, 5.0, 1.0, 2.0, 3.0), m.name, d.local_id"
-)
 _BLOCKS = f"""
-SELECT d.id, m.name, b.blocks FROM (
+SELECT d.id, b.blocks FROM (
     SELECT v.dataset AS dataset, group_concat(p.rowid) AS blocks, max(p.rowid) AS last
     FROM path_text p CROSS JOIN versions v ON v.id = p.rowid >> {BLOCK_SHIFT}
     WHERE path_text MATCH ? GROUP BY v.dataset
-) b JOIN datasets d ON d.id = b.dataset JOIN mirrors m ON m.id = d.mirror
+) b JOIN datasets d ON d.id = b.dataset
 WHERE d.withdrawn = '' ORDER BY b.last DESC
 """
 _IN_BLOCK = """
@@ -53,16 +49,39 @@ SELECT path, until FROM (
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A dataset that may match: its id, the name of its mirror, and the terms to find in a path.
+    """A dataset that may match: its id, and the terms to find in a path.
 
     ``blocks`` are the ids of blocks that contain all of these, separated by commas; most are never
     read.
     """
 
     dataset: int
-    mirror: str
-    missing: tuple[str, ...]
-    blocks: str
+    missing: tuple[SearchTerm, ...] = ()
+    blocks: str = ""
+
+    @property
+    def missing_words(self) -> tuple[str, ...]:
+        """The words to find in one path."""
+        return tuple(word for term in self.missing for word in term.words)
+
+
+@dataclass(slots=True)
+class TermMatches:
+    """The datasets whose metadata match one term.
+
+    Attributes
+    ----------
+    stems
+        Those with the term or a synonym.
+    prefixes
+        Those with a word that starts with the term.
+    """
+
+    stems: set[int] = field(default_factory=set)
+    prefixes: set[int] = field(default_factory=set)
+
+    def __contains__(self, dataset: int) -> bool:
+        return dataset in self.stems or dataset in self.prefixes
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,34 +99,51 @@ class PathMatch:
 class TermQueries(QueryBase):
     """Looks up search terms."""
 
-    def _candidates(self, text: str) -> list[Candidate]:
-        """Return datasets that may match, best first; raises :class:`MalformedQueryError`."""
-        terms = split_terms(text)
-        found: dict[int, int] = {}
-        for position, term in enumerate(terms):
-            for dataset, _ in self._rows(_TEXT, (text_query([term]),)):
-                found[dataset] = found.get(dataset, 0) | 1 << position
+    def _term_matches(self, term: SearchTerm) -> TermMatches:
+        """Return the datasets whose metadata match a term."""
+        stems = {row[0] for row in self._rows(_TEXT, (term.stem_query(),))}
+        words = term.word_query()
+        prefixes = (
+            self._rows(_WORDS, (words,)) if words else self._rows(_TEXT, (term.prefix_query(),))
+        )
+        return TermMatches(stems, {row[0] for row in prefixes})
+
+    def _candidates(
+        self, terms: Sequence[SearchTerm], matches: Sequence[TermMatches]
+    ) -> list[Candidate]:
+        """Return datasets that may match all terms, best first."""
         every = (1 << len(terms)) - 1
-        candidates = [
-            Candidate(dataset, mirror, (), "")
-            for dataset, mirror in self._rows(_TEXT + _BEST_FIRST, (text_query(terms),))
-        ]
-        seen = {one.dataset for one in candidates}
-        lacking = {every & ~had for had in found.values()} - {0}
+        found: dict[int, int] = {}
+        for position, one in enumerate(matches):
+            for dataset in chain(one.stems, one.prefixes - one.stems):
+                found[dataset] = found.get(dataset, 0) | 1 << position
+        complete = {dataset for dataset, mask in found.items() if mask == every}
+        candidates = [Candidate(dataset) for dataset in self._ranked(terms, complete)]
+        lacking = {every & ~mask for mask in found.values()} - {0}
         fewest = sorted(lacking, key=lambda mask: (mask.bit_count(), mask))[:_MAX_COMBINATIONS]
+        seen = complete
         for mask in [*fewest, every]:
             missing = tuple(term for position, term in enumerate(terms) if mask >> position & 1)
-            query = path_query(missing)
-            for dataset, mirror, blocks in self._rows(_BLOCKS, (query,)) if query else ():
+            query = path_query(word for term in missing for word in term.words)
+            for dataset, blocks in self._rows(_BLOCKS, (query,)) if query else ():
                 if dataset not in seen and (mask | found.get(dataset, 0)) == every:
                     seen.add(dataset)
-                    candidates.append(Candidate(dataset, mirror, missing, blocks))
+                    candidates.append(Candidate(dataset, missing, blocks))
         return candidates
+
+    def _ranked(self, terms: Sequence[SearchTerm], datasets: set[int]) -> list[int]:
+        """Return datasets by their rank, those of which only the start of a word matches last."""
+        if not datasets:
+            return []
+        query = " OR ".join(f"{term.stem_query()} OR {term.prefix_query()}" for term in terms)
+        ranked = [row[0] for row in self._rows(_BEST_FIRST, (query,)) if row[0] in datasets]
+        return ranked + sorted(datasets.difference(ranked))
 
     def _dataset_ids(self, text: str, max_blocks: int) -> list[int]:
         """Return the datasets that match; read at most ``max_blocks`` blocks of paths."""
+        terms = parse_terms(text)
         found = []
-        for one in self._candidates(text):
+        for one in self._candidates(terms, list(map(self._term_matches, terms))):
             match, scanned = self._find_path(one, max_blocks)
             max_blocks -= scanned
             if match is not None or not one.missing:
@@ -139,7 +175,7 @@ class TermQueries(QueryBase):
         )
         assert row is not None
         first, last, seq = row
-        conditions, values, fits = path_conditions(candidate.missing, "path")
+        conditions, values, fits = path_conditions(candidate.missing_words, "path")
         given = (candidate.dataset, first, last, _MAX_SCANNED_ROWS, seq, *values)
         for path, until in self._rows(_IN_BLOCK + conditions, given):
             if fits(path):
@@ -155,65 +191,3 @@ class TermQueries(QueryBase):
             if scanned[0] == _MAX_SCANNED_ROWS
             else None
         )
-
-
-def split_terms(text: str) -> list[str]:
-    """Return the distinct terms of a search.
-
-    Raises :class:`MalformedQueryError` without a term or with too many.
-    """
-    if len(text) > MAX_QUERY_LENGTH:
-        raise MalformedQueryError(
-            f"the search has {len(text)} characters, at most {MAX_QUERY_LENGTH} are allowed; "
-            "use fewer terms"
-        )
-    # characters that no text in the index can contain count as spaces
-    plain = text.encode("utf-8", "replace").decode().replace("\0", " ")
-    found = [
-        term for term in dict.fromkeys(plain.split()) if any(letter.isalnum() for letter in term)
-    ]
-    if not found:
-        raise MalformedQueryError(f"{text[:120]!r} has no search terms")
-    if len(found) > _MAX_TERMS:
-        raise MalformedQueryError(
-            f"the search has {len(found)} terms, at most {_MAX_TERMS} are allowed"
-        )
-    return found
-
-
-def text_query(terms: Iterable[str]) -> str:
-    """Return a full-text query for terms, each as a prefix."""
-    return " ".join('"{}"*'.format(term.replace('"', '""')) for term in terms)
-
-
-def path_query(terms: Iterable[str]) -> str:
-    """Return a full-text query for blocks that may match; empty if no term restricts them."""
-    return " AND ".join(filter(None, map(_path_term_query, terms)))
-
-
-def _path_term_query(term: str) -> str:
-    """Return the query for one term, whose end may be a prefix of a path's term."""
-    ending = _LAST_TOKEN.search(term)
-    last = ending.group().lower() if ending else ""
-    before = term[: len(term) - len(last)] if ending else term
-    terms = [f'"{one}"' for one in sorted(path_terms(before)) if is_single_token(one)]
-    if last.isdecimal() and len(last) < MIN_DIGITS:
-        if (numbered := _NUMBERED.search(before)) and is_single_token(numbered[1].lower()):
-            # also the prefix of a longer number
-            terms.append(f'("{numbered[1].lower()}-{last}"* OR "{last}"*)')
-    elif len(last) > 1 and is_single_token(last):
-        terms.append(f'"{last}"*')
-    return " AND ".join(terms)
-
-
-def path_conditions(
-    terms: Sequence[str], column: str
-) -> tuple[str, list[str], Callable[[str], bool]]:
-    """Return conditions that a path contains all terms: SQL, its values, a Python predicate.
-
-    The predicate is for terms that are not ASCII, because SQLite's lower() is.
-    """
-    plain = [term.lower() for term in terms if term.isascii()]
-    others = [term.casefold() for term in terms if not term.isascii()]
-    conditions = "".join(f" AND instr(lower({column}), ?)" for _ in plain)
-    return conditions, plain, lambda path: all(term in path.casefold() for term in others)

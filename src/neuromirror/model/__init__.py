@@ -1,5 +1,10 @@
 """Data types shared by all packages: records, the canonical manifest, journal entries. No I/O."""
 
+from neuromirror.model.archive_metadata import (
+    ArchiveMetadata,
+    describing_documents,
+    read_archive_metadata,
+)
 from neuromirror.model.changes import (
     Change,
     LinePair,
@@ -121,6 +126,7 @@ __all__ = [
     "ZARR_MARKERS",
     "ZARR_METADATA",
     "AnnexBranchMoved",
+    "ArchiveMetadata",
     "Change",
     "CommitId",
     "ConfigurationError",
@@ -176,6 +182,7 @@ __all__ = [
     "current_timestamp",
     "dandi_part_size",
     "declare_secrets",
+    "describing_documents",
     "diff_lines",
     "dump_entry",
     "dump_pairs",
@@ -206,6 +213,7 @@ __all__ = [
     "parse_time_label",
     "patch_lines",
     "path_to_text",
+    "read_archive_metadata",
     "record_line_of",
     "reverse_pairs",
     "state_label",

@@ -39,6 +39,7 @@ from neuromirror.store.locks import file_lock
 from neuromirror.store.manifests import manifest_file
 from neuromirror.store.records import RecordsFolder
 from neuromirror.store.repository import Repository
+from neuromirror.store.version_documents import read_describing_documents
 from neuromirror.store.write_protection import protect, protection_digest
 
 _FORMAT = 3
@@ -513,6 +514,24 @@ class Store:
             return None
         base, pairs = found
         return base, load_changes(pairs)
+
+    def describing_documents(self, dataset_id: str, commit: str) -> dict[str, bytes]:
+        """Return the archive's documents about a version from its commit.
+
+        Parameters
+        ----------
+        dataset_id
+            The UUID of the dataset.
+        commit
+            The commit id in hex.
+
+        Returns
+        -------
+        dict[str, bytes]
+            Contents by path; empty if the store does not have the commit.
+        """
+        repository = Repository(self.root / dataset_id[:3] / dataset_id[3:])
+        return read_describing_documents(repository, commit)
 
     def manifest_path(self, state: str) -> Path:
         """Return the path of the canonical manifest of a state.

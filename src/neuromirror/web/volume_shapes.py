@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from neuromirror.index.shapes import Answer
-from neuromirror.sources.volumes import SCHEMES
 from neuromirror.volume import VolumeDescription
 
 
@@ -109,8 +107,3 @@ class Volume(Answer, frozen=True):
                 for level, stored in zip(volume.levels, found.storage, strict=True)
             ],
         )
-
-
-def is_volume(source: str, links: Iterable[tuple[str, str]]) -> bool:
-    """Whether a dataset is a volume: a channel with a cutout service, or a precomputed layer."""
-    return source.partition("://")[0] in SCHEMES or any(kind == "precomputed" for kind, _ in links)

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from neuromirror.lab.cite.person_names import make_organisation, make_person
-from neuromirror.lab.cite.text_values import day, licenses_of, plain_text, plain_texts
+from neuromirror.lab.cite.text_values import day, licenses_of, plain_texts
 from neuromirror.lab.cite.upstream_documents import Documents, mapping
 from neuromirror.lab.cite.works import Agent, Funder, Organisation, UpstreamMetadata
 from neuromirror.model.person_names import split_person_names
+from neuromirror.model.plain_text import plain_text
 
 DOCUMENTS: Final = ("data_description.json", "metadata.nd.json")
 _NAME: Final = "AIND asset"

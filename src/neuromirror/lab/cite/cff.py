@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from neuromirror.lab.cite.json_text import without_empty
 from neuromirror.lab.cite.phrases import license_phrase, remarks, retrieval_phrase
-from neuromirror.lab.cite.text_values import SPDX
 from neuromirror.lab.cite.works import Agent, CitationCollection, CitedWork, Person
+from neuromirror.model.licenses import SPDX
 
 _DOI: Final = re.compile(r"10\.\d{4,9}(\.\d+)?/[A-Za-z0-9:/_;\-.()\[\]\\]+\Z")
 _WEB: Final = re.compile(r"(?:https?|s?ftp)://\S+\Z")

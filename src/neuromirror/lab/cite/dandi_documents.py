@@ -10,16 +10,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from neuromirror.lab.cite.person_names import make_organisation, make_person, ror_of
-from neuromirror.lab.cite.text_values import (
-    day,
-    doi_of,
-    licenses_of,
-    plain_text,
-    plain_texts,
-    web_address,
-)
+from neuromirror.lab.cite.text_values import day, doi_of, licenses_of, plain_texts, web_address
 from neuromirror.lab.cite.upstream_documents import Documents, mappings
 from neuromirror.lab.cite.works import Agent, Funder, Organisation, Related, UpstreamMetadata
+from neuromirror.model.plain_text import plain_text
 
 DOCUMENT: Final = "dandiset.yaml"
 _AUTHOR: Final = "dcite:Author"

@@ -12,9 +12,9 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any, Final
 
-from neuromirror.lab.cite.text_values import plain_text
 from neuromirror.lab.cite.works import Organisation, Person
 from neuromirror.model.person_names import is_generation, without_degrees
+from neuromirror.model.plain_text import plain_text
 
 _INITIALS: Final = re.compile(r"(?:[^\W\d_]\.?-?){1,3}\Z")
 _ORCID: Final = re.compile(r"(?:https?://(?:www\.)?orcid\.org/)?([0-9]{4}(?:-[0-9]{3}[0-9X]){3})\Z")

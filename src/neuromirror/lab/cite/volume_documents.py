@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from neuromirror.lab.cite.person_names import make_organisation, make_person
-from neuromirror.lab.cite.text_values import plain_text
 from neuromirror.lab.cite.upstream_documents import Documents, mapping
 from neuromirror.lab.cite.works import Agent, Funder, UpstreamMetadata
+from neuromirror.model.plain_text import plain_text
 
 BOSS: Final = ".boss/channel.json"
 NDSTORE: Final = ".ndstore/channel.json"

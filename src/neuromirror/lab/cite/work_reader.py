@@ -14,17 +14,11 @@ from neuromirror.git import ObjectMissingError, ObjectReader
 from neuromirror.lab.cite import aind_documents, dandi_documents, volume_documents
 from neuromirror.lab.cite.errors import NotCitableError
 from neuromirror.lab.cite.person_names import make_organisation, make_person
-from neuromirror.lab.cite.text_values import (
-    day,
-    doi_of,
-    licenses_of,
-    plain_text,
-    plain_texts,
-    web_address,
-)
+from neuromirror.lab.cite.text_values import day, doi_of, licenses_of, plain_texts, web_address
 from neuromirror.lab.cite.upstream_documents import mapping, parse_object
 from neuromirror.lab.cite.works import CitedState, CitedWork, Funder, UpstreamMetadata
 from neuromirror.model import UNREADABLE, VersionKind, parse_description
+from neuromirror.model.plain_text import plain_text
 
 _DESCRIPTION: Final = ".neuromirror/dataset.json"
 _MAX_EARLIER: Final = 1000

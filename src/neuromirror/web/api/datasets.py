@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from neuromirror.index import DatasetRow, FoundDataset, Index
-from neuromirror.index.shapes import Link, Match, MatchedField
+from neuromirror.index import SIZES, SORTS, DatasetRow, Index
+from neuromirror.index.shapes import Link
 from neuromirror.web.addresses import dataset_address
 from neuromirror.web.api import responses
 from neuromirror.web.api import versions as of_versions
@@ -31,14 +31,39 @@ from neuromirror.web.request import CatalogueRequest, view
 
 _TERMS = Parameter(
     "q",
-    "search terms, all of which must occur in name, title, license, DOIs or attributes",
+    "search terms, as for `search`",
     "mouse",
 )
 _SEARCH_TERMS = Parameter(
     "q",
-    "search terms; each matches the start of a word in metadata or paths",
-    "mouse",
-    required=True,
+    "search terms; each matches the stem or the start of a word in metadata, or the start of a "
+    "word in a path; words in double quotes are a phrase; without terms, all datasets match",
+    "hippocampus",
+)
+_SORT = Parameter(
+    "sort",
+    "the order of the results; by default relevance, without terms newest",
+    choices=("", *SORTS),
+)
+_FILTERS = tuple(
+    Parameter(
+        name,
+        f"only datasets with this {what}, or with one of several",
+        example,
+        repeatable=True,
+        names_resource=name == "archive",
+    )
+    for name, what, example in (
+        ("archive", "mirror", "dandi"),
+        ("species", "species", "Mus musculus"),
+        ("technique", "technique", "calcium imaging"),
+        ("data_type", "kind of files", "NWB"),
+        ("license", "license", "CC-BY-4.0"),
+        ("size", "class of sizes", SIZES[0][0]),
+        ("year", "year of the latest version", "2024"),
+        ("status", "status of the latest version: published, draft or observed", "published"),
+        ("volume", "property: `yes` for volumes", "yes"),
+    )
 )
 _MIRROR = Parameter("mirror", "only datasets of this mirror", "dandi", names_resource=True)
 _KIND = Parameter("kind", "a kind of event: tombstone, return, incident, takedown, …", "tombstone")
@@ -88,23 +113,26 @@ async def datasets(request: CatalogueRequest, arguments: Arguments) -> responses
 
 
 async def search(request: CatalogueRequest, arguments: Arguments) -> responses.SearchResponse:
-    """Search datasets by metadata and file paths, best matches first.
+    """Search datasets by metadata, file paths and facets.
 
     The ranking may change over time; `datasets` has a stable order.
     """
-    terms, mirror, limit = arguments["q"].strip(), arguments["mirror"], arguments.integer("limit")
+    terms, sort, limit = arguments["q"].strip(), arguments["sort"], arguments.integer("limit")
+    filters = {one.name: arguments.all(one.name) for one in _FILTERS}
     start = arguments.cursor(_Start, 0)
     found = await request.query_index(
-        lambda index: index.find_datasets(terms, mirror or None, start=start, limit=limit)
+        lambda index: index.find_datasets(
+            terms, filters=filters, sort=sort, start=start, limit=limit
+        )
     )
     more = None
     if found.next is not None:
-        more = next_page_url(request, "/search", found.next, q=terms, mirror=mirror, limit=limit)
-    return responses.SearchResponse.of(found, found=_matches(found.rows), next=more)
-
-
-def _matches(rows: Sequence[FoundDataset]) -> list[Match]:
-    return [Match.of(one, matched=[MatchedField(*field) for field in one.matched]) for one in rows]
+        more = next_page_url(
+            request, "/search", found.next, q=terms, **filters, sort=sort, limit=limit
+        )
+    return responses.SearchResponse.of(
+        found, found=list(found.rows), corrected=found.corrected or None, next=more
+    )
 
 
 async def dataset(request: CatalogueRequest, arguments: Arguments) -> responses.DatasetResponse:
@@ -214,7 +242,9 @@ OPERATIONS: Sequence[Operation] = (
     Operation("/", responses.RootResponse, root),
     Operation("/mirrors", responses.MirrorsResponse, mirrors),
     Operation("/datasets", responses.DatasetsResponse, datasets, (_TERMS, _MIRROR, *_LIST)),
-    Operation("/search", responses.SearchResponse, search, (_SEARCH_TERMS, _MIRROR, *_LIST)),
+    Operation(
+        "/search", responses.SearchResponse, search, (_SEARCH_TERMS, *_FILTERS, _SORT, *_LIST)
+    ),
     *of_versions.OPERATIONS,
     Operation("/datasets/{name}/versions", responses.VersionsResponse, versions, _LIST),
     Operation("/datasets/{name}", responses.DatasetResponse, dataset),

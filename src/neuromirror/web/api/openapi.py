@@ -142,6 +142,8 @@ def _query_parameter(one: Parameter) -> dict[str, Any]:
         schema["minLength"] = 1
     if one.default:
         schema["default"] = int(one.default) if one.maximum else one.default
+    if one.repeatable:
+        schema = {"type": "array", "items": schema}
     parameter: dict[str, Any] = {
         "name": one.name,
         "in": "query",
@@ -150,5 +152,5 @@ def _query_parameter(one: Parameter) -> dict[str, Any]:
         "schema": schema,
     }
     if one.example:
-        parameter["example"] = one.example
+        parameter["example"] = [one.example] if one.repeatable else one.example
     return parameter

@@ -28,7 +28,8 @@ class Parameter:
 
     With ``maximum`` it is a whole number from 1 to that, with ``choices`` one of these, and any
     text otherwise. ``default`` is used if it is missing, unless it is ``required``.
-    ``names_resource``: the operation responds 404 if the named thing does not exist.
+    ``names_resource``: the operation responds 404 if the named thing does not exist. One that is
+    ``repeatable`` may be given several times.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Parameter:
     choices: tuple[str, ...] = ()
     required: bool = False
     names_resource: bool = False
+    repeatable: bool = False
 
     def validate(self, text: str) -> str:
         """Return a valid value; raises BadRequestError."""
@@ -63,19 +65,23 @@ class Parameter:
 class Arguments:
     """The validated arguments of a request."""
 
-    def __init__(self, values: Mapping[str, str]) -> None:
+    def __init__(self, values: Mapping[str, Sequence[str]]) -> None:
         self._values = values
 
     def __getitem__(self, name: str) -> str:
-        return self._values[name]
+        return self._values[name][0]
+
+    def all(self, name: str) -> list[str]:
+        """Return the non-empty values of a repeatable argument, each once."""
+        return [one for one in dict.fromkeys(self._values[name]) if one]
 
     def integer(self, name: str) -> int:
         """Return an argument as a number."""
-        return int(self._values[name])
+        return int(self[name])
 
     def cursor(self, kind: type[_T], start: _T) -> _T:
         """Return the cursor that :func:`next_page_url` encoded; raises BadRequestError."""
-        text = self._values["after"]
+        text = self["after"]
         if not text:
             return start
         try:
@@ -87,7 +93,9 @@ class Arguments:
             ) from None
 
 
-def next_page_url(request: CatalogueRequest, path: str, cursor: object, **values: str | int) -> str:
+def next_page_url(
+    request: CatalogueRequest, path: str, cursor: object, **values: str | int | Sequence[str]
+) -> str:
     """Return the URL of the next page with the non-empty values.
 
     ``cursor`` is the sort key of the last row of a page, so that concurrent insertions neither
@@ -95,7 +103,8 @@ def next_page_url(request: CatalogueRequest, path: str, cursor: object, **values
     """
     token = urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
     parameters = {name: value for name, value in values.items() if value != ""}
-    return f"{request.base_url}{ROOT}{path}?{urlencode({**parameters, 'after': token})}"
+    query = urlencode({**parameters, "after": token}, doseq=True)
+    return f"{request.base_url}{ROOT}{path}?{query}"
 
 
 Handler = Callable[[CatalogueRequest, Arguments], Awaitable[Answer]]
@@ -144,17 +153,17 @@ class Operation:
             if name not in known:
                 allowed = f"the parameters are {', '.join(known)}" if known else "it has none"
                 raise BadRequestError(f"unknown parameter {name[:40]!r}; {allowed}")
-            if len(values) > 1:
+            if len(values) > 1 and not known[name].repeatable:
                 raise BadRequestError(f"{name} is given {len(values)} times instead of once")
         for one in self.parameters:
             if one.required and one.name not in arguments:
                 raise BadRequestError(f"{one.name} is missing; expected: {one.description}")
         return Arguments(
             {
-                name: one.validate(arguments[name][0]) if name in arguments else one.default
+                name: [one.validate(text) for text in arguments.get(name, ())] or [one.default]
                 for name, one in known.items()
             }
-            | {name: request.path_parameter(name) for name in self.path_names}
+            | {name: [request.path_parameter(name)] for name in self.path_names}
         )
 
 

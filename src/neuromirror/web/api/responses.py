@@ -12,6 +12,7 @@ from neuromirror.index.shapes import (
     Dataset,
     Edge,
     Event,
+    FacetValue,
     Failure,
     File,
     FolderFile,
@@ -46,13 +47,23 @@ class DatasetsResponse(Answer, frozen=True):
 
 
 class SearchResponse(Answer, frozen=True):
-    """Datasets that match all search terms, best first."""
+    """Datasets that match all search terms and the selected facets, in the requested order."""
 
     found: list[Match]
-    mirrors: Annotated[dict[str, int], Meta(description="Number of matches by mirror.")]
+    facets: Annotated[
+        dict[str, list[FacetValue]],
+        Meta(description="Values with the number of matches, by facet."),
+    ]
     total: int
     exact: Annotated[
-        bool, Meta(description="False if `mirrors` and `total` may be slightly too high.")
+        bool, Meta(description="False if `facets` and `total` may be slightly too high.")
+    ]
+    corrected: Annotated[
+        str | None,
+        Meta(
+            description="The terms that were searched for, where the requested ones have no match "
+            "and may be misspelled."
+        ),
     ]
     next: str | None
 

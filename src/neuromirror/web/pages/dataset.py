@@ -10,12 +10,12 @@ from datasette.utils.asgi import Response
 
 from neuromirror.index import Index, VersionRow, shapes
 from neuromirror.model import alias_of
+from neuromirror.model.volumes import is_volume
 from neuromirror.web.citations import CitationData, read_citation
 from neuromirror.web.pages.growth_chart import growth_chart
 from neuromirror.web.pages.schema_org import linked_data
 from neuromirror.web.pages.viewers import Viewer, is_web, zarr_viewers
 from neuromirror.web.request import CatalogueRequest, view
-from neuromirror.web.volume_shapes import is_volume
 
 _DETAILED_VERSIONS = 20
 """Versions of the timeline that are shown in detail."""

@@ -118,16 +118,19 @@ async def _results_page(
     def look(index: Index) -> dict[str, Any]:
         try:
             found = index.find_datasets(
-                terms, mirror, start=(page - 1) * _RESULTS_PER_PAGE, limit=_RESULTS_PER_PAGE
+                terms,
+                filters={"archive": [mirror] if mirror else []},
+                start=(page - 1) * _RESULTS_PER_PAGE,
+                limit=_RESULTS_PER_PAGE,
             )
         except MalformedQueryError as error:
             return {"error": str(error), "status": 400}
         context: dict[str, Any] = {
             "found": [_result_context(one) for one in found.rows],
-            "mirrors": found.mirrors,
+            "mirrors": {one.value: one.count for one in found.facets["archive"] if one.count},
             "total": found.total,
             "exact": found.exact,
-            "total_in_all": sum(found.mirrors.values()),
+            "total_in_all": sum(one.count for one in found.facets["archive"]),
             "more": found.next is not None,
         }
         if not found.rows and page == 1:
@@ -154,7 +157,9 @@ def _result_context(one: FoundDataset) -> dict[str, Any]:
             path = file_address(row.name, one.version, one.path)
     return {
         **shapes.Dataset.of(row).plain(),
-        "matched": [(name, _shorten(value)) for name, value in one.matched if name != "name"],
+        "matched": [
+            (found.field, _shorten(found.value)) for found in one.matched if found.field != "name"
+        ],
         "in_paths": one.in_paths,
         "found_in": one.version,
         "files_address": files,

@@ -9,11 +9,11 @@ from datasette.utils.asgi import Response
 
 from neuromirror.index import Index, SubdatasetRow, UnknownVersionError, VersionRow, shapes
 from neuromirror.model import alias_of
+from neuromirror.model.volumes import is_volume
 from neuromirror.store.manifests import manifest_file
 from neuromirror.web.citations import read_citation
 from neuromirror.web.pages.viewers import Viewer, zarr_viewers
 from neuromirror.web.request import CatalogueRequest, view
-from neuromirror.web.volume_shapes import is_volume
 
 PAGE_SIZE = 200
 _MAX_RETENTION_FILES = 50_000

@@ -1,0 +1,95 @@
+"""The values of a dataset in the facets of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from neuromirror.index.synonyms import canonical_species, canonical_technique
+from neuromirror.model import ArchiveMetadata
+from neuromirror.model.licenses import spdx_id, without_spdx_prefix
+
+FACETS: Final = (
+    *("archive", "species", "technique", "data_type"),
+    *("license", "size", "year", "status", "volume"),
+)
+"""The names of the facets, in the order of pages."""
+
+SIZES: Final = (
+    ("up to 1 GB", 10**9),
+    ("1 to 100 GB", 10**11),
+    ("100 GB to 1 TB", 10**12),
+    ("over 1 TB", None),
+)
+"""The values of the facet ``size``, with the largest number of bytes of each."""
+_MAX_VALUES: Final = 20
+"""Maximum number of values of a dataset in one facet."""
+
+
+def facet_values(
+    *,
+    mirror: str,
+    version: Mapping[str, Any],
+    attributes: Sequence[tuple[str, str]],
+    metadata: ArchiveMetadata,
+    data_types: Iterable[str],
+    volume: bool,
+) -> dict[str, list[str]]:
+    """Return the values of a dataset by facet, each once.
+
+    Parameters
+    ----------
+    mirror
+        The name of the mirror.
+    version
+        Kind, upstream, time, bytes and license of the current version; empty without one.
+    attributes
+        Names and values of the version's attributes.
+    metadata
+        What the archive's documents say.
+    data_types
+        Kinds of files.
+    volume
+        Whether it is a volume.
+    """
+    named: dict[str, list[str]] = {}
+    for name, value in attributes:
+        named.setdefault(name.casefold(), []).append(value)
+    values = metadata.values
+    found: dict[str, Iterable[str]] = {
+        "archive": [mirror],
+        "species": map(canonical_species, [*values.get("species", ()), *named.get("species", ())]),
+        "technique": map(
+            canonical_technique, [*values.get("techniques", ()), *named.get("modality", ())]
+        ),
+        "data_type": data_types,
+        "volume": ["yes"] if volume else [],
+    }
+    if version:
+        found["license"] = [
+            spdx_id(one) or without_spdx_prefix(one) for one in version.get("license", ())
+        ]
+        found["size"] = [_size_class(version["bytes"])]
+        found["year"] = [version["time"][:4]] if version["time"] else []
+        found["status"] = [_status(version)]
+    return {name: _distinct(found[name])[:_MAX_VALUES] for name in FACETS if name in found}
+
+
+def _distinct(values: Iterable[str]) -> list[str]:
+    """Return values that differ in more than case."""
+    known: dict[str, str] = {}
+    for value in values:
+        if value:
+            known.setdefault(value.casefold(), value)
+    return list(known.values())
+
+
+def _size_class(size: int) -> str:
+    return next(name for name, most in SIZES if most is None or size <= most)
+
+
+def _status(version: Mapping[str, Any]) -> str:
+    """Return ``published``, ``draft``, or ``observed`` where the archive has no versions."""
+    if version["kind"] == "published":
+        return "published"
+    return "draft" if version["upstream"] == "draft" else "observed"

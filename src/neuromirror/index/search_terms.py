@@ -1,0 +1,167 @@
+"""Parse the text of a search into terms, and terms into full-text queries.
+
+All terms must match. A term is a word, several words in double quotes, or successive words that
+are one name in :mod:`neuromirror.index.synonyms`. Words match by their stem or as a prefix; a
+phrase in quotes matches by the stems of its words in order. No character has a meaning in a
+full-text query: each word is quoted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from neuromirror.index.errors import MalformedQueryError
+from neuromirror.index.path_terms import MIN_DIGITS, is_single_token, path_terms
+from neuromirror.index.synonyms import MAX_WORDS, synonyms_of, words_of
+
+MAX_QUERY_LENGTH = 500
+"""Maximum number of characters of a search."""
+_MAX_TERMS = 40
+_TERM = re.compile(r'"([^"]*)"|(\S+)')
+_LAST_TOKEN = re.compile(r"[0-9A-Za-z\x80-\U0010ffff]+\Z")
+_NUMBERED = re.compile(r"([0-9A-Za-z\x80-\U0010ffff]+)-\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class SearchTerm:
+    """A term of a search.
+
+    Attributes
+    ----------
+    text
+        The term as typed, without quotes.
+    words
+        What a path must contain: the typed words, or the phrase.
+    is_phrase
+        Whether it was in quotes.
+    synonyms
+        Further names that match in metadata.
+    """
+
+    text: str
+    words: tuple[str, ...]
+    is_phrase: bool = False
+    synonyms: tuple[str, ...] = ()
+
+    def stem_query(self) -> str:
+        """Return a query for the stems of the words, or of a synonym."""
+        own = " AND ".join(map(_quoted, self.words))
+        others = [_quoted(one) for one in self.synonyms]
+        return f"({' OR '.join([f'({own})', *others])})"
+
+    def prefix_query(self) -> str:
+        """Return a query for the words as prefixes of stems; that of a phrase has no prefix."""
+        mark = "" if self.is_phrase else "*"
+        return f"({' AND '.join(_quoted(word) + mark for word in self.words)})"
+
+    def word_query(self) -> str:
+        """Return a query of a table of single words; empty if a word has several tokens."""
+        if self.is_phrase or not all(map(_is_one_token, self.words)):
+            return ""
+        return " AND ".join(_quoted(word) + "*" for word in self.words)
+
+    def __str__(self) -> str:
+        """Return the term as it is typed."""
+        return f'"{self.text}"' if self.is_phrase else self.text
+
+
+def _is_one_token(word: str) -> bool:
+    return words_of(word) == (word.casefold(),) and is_single_token(word)
+
+
+def _quoted(text: str) -> str:
+    return '"{}"'.format(text.replace('"', '""'))
+
+
+def split_terms(text: str) -> list[str]:
+    """Return the distinct words and phrases of a search, without quotes.
+
+    Raises :class:`MalformedQueryError` without a term or with too many.
+    """
+    return [term for term, _ in _split(text)]
+
+
+def _split(text: str) -> list[tuple[str, bool]]:
+    """Return terms, and whether they are phrases."""
+    if len(text) > MAX_QUERY_LENGTH:
+        raise MalformedQueryError(
+            f"the search has {len(text)} characters, at most {MAX_QUERY_LENGTH} are allowed; "
+            "use fewer terms"
+        )
+    # characters that no text in the index can contain count as spaces
+    plain = text.encode("utf-8", "replace").decode().replace("\0", " ")
+    found: dict[str, bool] = {}
+    for match in _TERM.finditer(plain):
+        phrase = " ".join((match[1] or "").split())
+        term = phrase or match[2] or ""
+        if any(letter.isalnum() for letter in term):
+            found.setdefault(term, " " in phrase)
+    if not found:
+        raise MalformedQueryError(f"{text[:120]!r} has no search terms")
+    if len(found) > _MAX_TERMS:
+        raise MalformedQueryError(
+            f"the search has {len(found)} terms, at most {_MAX_TERMS} are allowed"
+        )
+    return list(found.items())
+
+
+def parse_terms(text: str) -> list[SearchTerm]:
+    """Return the terms of a search, with their synonyms.
+
+    Raises :class:`MalformedQueryError` without a term or with too many.
+    """
+    return list(_join_names(_split(text)))
+
+
+def _join_names(terms: Sequence[tuple[str, bool]]) -> Iterator[SearchTerm]:
+    """Yield terms; successive words that are one name with synonyms are one term."""
+    start = 0
+    while start < len(terms):
+        text, is_phrase = terms[start]
+        if is_phrase:
+            yield SearchTerm(text, (text,), True, synonyms_of(words_of(text)))
+            start += 1
+            continue
+        for length in range(min(MAX_WORDS, len(terms) - start), 0, -1):
+            some = terms[start : start + length]
+            joined = " ".join(word for word, _ in some)
+            synonyms = synonyms_of(words_of(joined))
+            if length == 1 or (synonyms and not any(phrase for _, phrase in some)):
+                yield SearchTerm(joined, tuple(word for word, _ in some), False, synonyms)
+                start += length
+                break
+
+
+def path_query(terms: Iterable[str]) -> str:
+    """Return a full-text query for blocks that may match; empty if no term restricts them."""
+    return " AND ".join(filter(None, map(_path_term_query, terms)))
+
+
+def _path_term_query(term: str) -> str:
+    """Return the query for one term, whose end may be a prefix of a path's term."""
+    ending = _LAST_TOKEN.search(term)
+    last = ending.group().lower() if ending else ""
+    before = term[: len(term) - len(last)] if ending else term
+    terms = [f'"{one}"' for one in sorted(path_terms(before)) if is_single_token(one)]
+    if last.isdecimal() and len(last) < MIN_DIGITS:
+        if (numbered := _NUMBERED.search(before)) and is_single_token(numbered[1].lower()):
+            # also the prefix of a longer number
+            terms.append(f'("{numbered[1].lower()}-{last}"* OR "{last}"*)')
+    elif len(last) > 1 and is_single_token(last):
+        terms.append(f'"{last}"*')
+    return " AND ".join(terms)
+
+
+def path_conditions(
+    terms: Sequence[str], column: str
+) -> tuple[str, list[str], Callable[[str], bool]]:
+    """Return conditions that a path contains all terms: SQL, its values, a Python predicate.
+
+    The predicate is for terms that are not ASCII, because SQLite's lower() is.
+    """
+    plain = [term.lower() for term in terms if term.isascii()]
+    others = [term.casefold() for term in terms if not term.isascii()]
+    conditions = "".join(f" AND instr(lower({column}), ?)" for _ in plain)
+    return conditions, plain, lambda path: all(term in path.casefold() for term in others)

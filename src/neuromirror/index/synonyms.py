@@ -1,0 +1,163 @@
+"""Names of species and techniques that mean the same, for searches and facets.
+
+A search for one name also finds the others. The first name of a species or technique is its value
+in a facet, whatever name the archive uses.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Final
+
+_SPECIES: Final = (
+    ("Mus musculus", "mouse", "mice", "house mouse", "murine"),
+    ("Homo sapiens", "human", "humans"),
+    ("Rattus norvegicus", "rat", "rats", "rattus", "norway rat", "brown rat"),
+    ("Macaca mulatta", "rhesus macaque", "rhesus monkey", "rhesus"),
+    ("Macaca fascicularis", "cynomolgus", "cynomolgus macaque", "crab-eating macaque"),
+    ("Macaca nemestrina", "pigtail macaque", "pig-tailed macaque"),
+    ("Callithrix jacchus", "marmoset", "marmosets", "common marmoset"),
+    ("Danio rerio", "zebrafish", "zebra fish", "leopard danio"),
+    ("Drosophila melanogaster", "drosophila", "fly", "flies", "fruit fly", "fruit flies"),
+    ("Caenorhabditis elegans", "c elegans", "worm", "worms", "nematode", "roundworm"),
+    ("Mustela putorius furo", "ferret", "ferrets"),
+    ("Taeniopygia guttata", "zebra finch", "zebra finches"),
+    ("Felis catus", "cat", "cats"),
+    ("Sus scrofa", "pig", "pigs"),
+    ("Ovis aries", "sheep"),
+    ("Gallus gallus", "chicken", "chick"),
+    ("Meriones unguiculatus", "gerbil", "gerbils"),
+    ("Cavia porcellus", "guinea pig"),
+    ("Xenopus laevis", "xenopus", "clawed frog"),
+    ("Apis mellifera", "honeybee", "honey bee"),
+    ("Platynereis dumerilii", "platynereis"),
+)
+_TECHNIQUES: Final = (
+    (
+        *("extracellular electrophysiology", "ecephys", "extracellular recording"),
+        *("multi electrode extracellular electrophysiology recording technique",),
+    ),
+    (
+        *("intracellular electrophysiology", "icephys", "patch clamp", "whole cell patch clamp"),
+        *("patch clamp technique", "voltage clamp", "current clamp", "whole cell recording"),
+    ),
+    ("calcium imaging", "ophys", "optical physiology", "planar optical physiology", "pophys"),
+    (
+        *("two-photon microscopy", "two photon", "2 photon", "2p", "twophoton"),
+        *("two photon imaging", "two-photon microscopy technique", "multiphoton"),
+    ),
+    ("electron microscopy", "em", "sem", "tem", "fib sem", "electron microscopy technique"),
+    ("light-sheet microscopy", "lightsheet", "light sheet", "spim"),
+    ("X-ray tomography", "xray", "x ray", "microct", "x ray microtomography"),
+    ("functional MRI", "fmri", "functional magnetic resonance imaging"),
+    ("magnetic resonance imaging", "mri"),
+    ("electroencephalography", "eeg"),
+    ("electrocorticography", "ecog", "intracranial eeg", "ieeg"),
+    ("behavior", "behaviour", "behavioral", "behavioural", "behavioral approach"),
+    ("fiber photometry", "fib", "fibre photometry", "photometry"),
+    ("optogenetics", "optogenetic", "optogenetic approach"),
+    ("immunofluorescence", "immunohistochemistry", "immunostaining"),
+)
+"""Names of one technique, the first of which is shown."""
+_FIELDS: Final = (
+    ("electrophysiology", "ephys", "electrophysiological", "electrophysiological approach"),
+    ("local field potential", "lfp", "local field potentials"),
+    ("primary visual cortex", "visp"),
+    ("primary somatosensory cortex", "barrel cortex", "ssp"),
+    ("prefrontal cortex", "pfc", "mpfc"),
+    ("hippocampus", "hippocampal", "hippocampal formation"),
+    ("sharp wave ripple", "swr", "sharp wave ripples"),
+    ("connectomics", "connectome"),
+    ("spike sorting", "spikesorting"),
+    ("colour", "color"),
+    ("tumour", "tumor"),
+    ("grey matter", "gray matter"),
+)
+"""Other names that mean the same."""
+_NARROWER: Final = {
+    **dict.fromkeys(
+        ("macaque", "macaques", "macaca"),
+        ("macaque", "macaques", "macaca", "rhesus", "cynomolgus"),
+    ),
+    **dict.fromkeys(
+        ("monkey", "monkeys", "primate", "primates", "non-human primate", "nhp"),
+        ("monkey", "primate", "nhp", "macaque", "macaca", "rhesus", "marmoset", "callithrix"),
+    ),
+    **dict.fromkeys(("electrophysiology", "ephys", "electrophysiological"), ("ecephys", "icephys")),
+    **dict.fromkeys(
+        ("light sheet", "light-sheet microscopy", "lightsheet", "spim"), ("smartspim", "exaspim")
+    ),
+    "v1": ("primary visual cortex", "visp"),
+    "s1": ("primary somatosensory cortex", "barrel cortex"),
+    **dict.fromkeys(("rodent", "rodents"), ("rodent", "mouse", "mus", "rat", "rattus", "gerbil")),
+}
+"""Names of groups, and the names of what is in them."""
+
+_SPECIAL: Final = {
+    **dict.fromkeys(("smartspim", "exaspim", "mesospim"), "light-sheet microscopy"),
+    **dict.fromkeys(("neuropixels", "neuropixel"), "extracellular electrophysiology"),
+}
+"""Names of special techniques, which a search for the general one does not replace."""
+
+MAX_WORDS: Final = 4
+"""Maximum number of words of a name that a search replaces."""
+
+
+def words_of(name: str) -> tuple[str, ...]:
+    """Return the words of a name, in lower case."""
+    return tuple(re.findall(r"[^\W_]+", name.casefold()))
+
+
+@cache
+def _by_words() -> dict[tuple[str, ...], tuple[str, ...]]:
+    found: dict[tuple[str, ...], dict[str, None]] = {}
+    for group in (*_SPECIES, *_TECHNIQUES, *_FIELDS):
+        for name in group:
+            found.setdefault(words_of(name), {}).update(dict.fromkeys(group))
+    for name, narrower in _NARROWER.items():
+        found.setdefault(words_of(name), {}).update(dict.fromkeys(narrower))
+    return {words: tuple(names) for words, names in found.items()}
+
+
+def synonyms_of(words: Sequence[str]) -> tuple[str, ...]:
+    """Return the names that a search for a name also finds; empty without any.
+
+    Parameters
+    ----------
+    words
+        The words of the name, in lower case.
+    """
+    return _by_words().get(tuple(words), ())
+
+
+@cache
+def _canonical(group: str) -> dict[tuple[str, ...], str]:
+    groups = _SPECIES if group == "species" else _TECHNIQUES
+    found = {words_of(name): names[0] for names in groups for name in names}
+    special = {} if group == "species" else _SPECIAL
+    return found | {words_of(name): general for name, general in special.items()}
+
+
+def canonical_species(value: str) -> str:
+    """Return one name for a species: ``Mus musculus - House mouse`` is ``Mus musculus``."""
+    return _find_canonical("species", value) or value.partition(" - ")[0].strip()
+
+
+def canonical_technique(value: str) -> str:
+    """Return one name for a technique, without ``technique`` or ``approach`` behind it."""
+    found = _find_canonical("technique", value)
+    return found or re.sub(r"\s+(?:technique|approach|platform)\Z", "", value, flags=re.I)
+
+
+def _find_canonical(group: str, value: str) -> str | None:
+    known, words = _canonical(group), words_of(value)
+    if words in known:
+        return known[words]
+    # a binomial name stands before or behind the common one
+    for length in range(min(MAX_WORDS, len(words)), 1, -1):
+        for start in range(len(words) - length + 1):
+            if words[start : start + length] in known:
+                return known[words[start : start + length]]
+    return None

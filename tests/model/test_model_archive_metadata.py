@@ -1,0 +1,165 @@
+"""The documents of each archive say who, what and how, and malformed ones say nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from neuromirror.model import describing_documents, read_archive_metadata
+
+DANDISET = {
+    "name": "Ripples",
+    "description": "<p>Recordings from&nbsp;dorsal CA1.</p>",
+    "keywords": ["hippocampus", "place cells"],
+    "contributor": [
+        {
+            "schemaKey": "Person",
+            "name": "Doe, Jane",
+            "email": "jane@example.org",
+            "roleName": ["dcite:Author"],
+            "affiliation": [{"schemaKey": "Affiliation", "name": "University of Somewhere"}],
+        },
+        {"schemaKey": "Organization", "name": "Ripple Lab", "roleName": ["dcite:Sponsor2"]},
+        {
+            "schemaKey": "Organization",
+            "name": "National Institutes of Health",
+            "roleName": ["dcite:Funder"],
+            "awardNumber": "R01MH123456",
+        },
+    ],
+    "about": [
+        {"schemaKey": "Anatomy", "name": "CA1 field of hippocampus"},
+        {"schemaKey": "Disorder", "name": "epilepsy"},
+    ],
+    "assetsSummary": {
+        "species": [{"name": "Mus musculus - House mouse"}],
+        "approach": [{"name": "electrophysiological approach"}],
+        "measurementTechnique": [{"name": "spike sorting technique"}],
+        "variableMeasured": ["ElectricalSeries", "LFP"],
+    },
+}
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+def test_a_dandiset_names_people_institutions_funders_and_what_was_measured() -> None:
+    found = read_archive_metadata({"dandiset.yaml": _json(DANDISET)})
+    assert found.description == "Recordings from dorsal CA1."
+    assert found.values == {
+        "keywords": ("epilepsy", "hippocampus", "place cells"),
+        "species": ("Mus musculus - House mouse",),
+        "anatomy": ("CA1 field of hippocampus",),
+        "techniques": ("electrophysiological approach", "spike sorting technique"),
+        "variables": ("ElectricalSeries", "LFP"),
+        "people": ("Doe, Jane",),
+        "institutions": ("University of Somewhere", "Ripple Lab"),
+        "funders": ("National Institutes of Health", "R01MH123456"),
+        "other": (),
+    }
+
+
+def test_a_draft_has_its_species_and_techniques_from_its_assets() -> None:
+    draft = {name: value for name, value in DANDISET.items() if name != "assetsSummary"}
+    asset = {
+        "path": "sub-1/a.nwb",
+        "wasAttributedTo": [{"species": {"name": "Rattus norvegicus"}, "strain": {"name": "LE"}}],
+        "measurementTechnique": [{"name": "two-photon microscopy technique"}],
+        "variableMeasured": [{"schemaKey": "PropertyValue", "value": "TwoPhotonSeries"}],
+    }
+    found = read_archive_metadata(
+        {"dandiset.yaml": _json(draft), ".dandi/assets.jsonl": _json(asset) + b"\n{broken\n"}
+    ).values
+    assert found["species"] == ("Rattus norvegicus",)
+    assert found["techniques"] == ("two-photon microscopy technique",)
+    assert found["variables"] == ("TwoPhotonSeries",)
+    assert found["other"] == ("LE",)
+
+
+def test_sidecars_of_aind_name_modality_structure_investigators_and_grants() -> None:
+    found = read_archive_metadata(
+        {
+            "data_description.json": _json(
+                {
+                    "institution": {"name": "Allen Institute", "abbreviation": "AI"},
+                    "funding_source": [
+                        {"funder": {"name": "Simons Foundation"}, "grant_number": "X1"}
+                    ],
+                    "investigators": [{"name": "Jane Doe"}],
+                    "modality": [{"name": "Planar optical physiology", "abbreviation": "pophys"}],
+                    "project_name": "Learning",
+                    "data_summary": "Imaging during learning.",
+                    "tags": ["reward"],
+                }
+            ),
+            "subject.json": _json({"subject_details": {"species": {"name": "Mus musculus"}}}),
+            "procedures.json": _json(
+                {"surgeries": [{"procedures": [{"targeted_structure": {"acronym": "VISp"}}]}]}
+            ),
+        }
+    )
+    assert found.description == "Imaging during learning."
+    values = found.values
+    assert values["institutions"] == ("Allen Institute", "AI")
+    assert values["funders"] == ("Simons Foundation", "X1")
+    assert values["people"] == ("Jane Doe",)
+    assert values["techniques"] == ("Planar optical physiology", "pophys")
+    assert set(values["keywords"]) == {"Learning", "reward"}
+    assert (values["species"], values["anatomy"]) == (("Mus musculus",), ("VISp",))
+
+
+def test_pairs_of_boss_belong_to_fields_by_their_keys() -> None:
+    pairs = {
+        "channel": {"Organism": "Mus musculus", "authors": "Jane Doe, Richard Roe", "stain": "Os"},
+        "collection": {"keywords": "connectomics; cortex", "brain region": "V1", "grant": "U24"},
+    }
+    found = read_archive_metadata(
+        {
+            ".boss/metadata.json": _json(pairs),
+            ".boss/channel.json": _json({"description": "EM of a column"}),
+        }
+    )
+    assert found.description == "EM of a column"
+    assert found.values["species"] == ("Mus musculus",)
+    assert found.values["people"] == ("Jane Doe", "Richard Roe")
+    assert found.values["keywords"] == ("connectomics", "cortex")
+    assert found.values["anatomy"] == ("V1",)
+    assert found.values["funders"] == ("U24",)
+    assert found.values["other"] == ("stain: Os",)
+
+
+def test_only_the_first_shard_and_documents_about_the_dataset_are_read() -> None:
+    assert describing_documents(
+        [
+            *(".dandi/assets-1.jsonl", ".dandi/assets-0.jsonl", "dandiset.yaml", "README.md"),
+            *("sub-1/README.md", "rig.json", ".boss/channel.json", "original_metadata/a.json"),
+        ]
+    ) == [".boss/channel.json", "README.md", "dandiset.yaml", ".dandi/assets-0.jsonl"]
+    assert read_archive_metadata({"README.md": b"# Title\n\nText \xff\n"}).readme == (
+        "# Title Text \N{REPLACEMENT CHARACTER}"
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff",
+        b"[1]",
+        b"[" * 100_000,
+        b'{"keywords": 1, "contributor": [1, {"name": {}}, {"affiliation": "x"}], "about": {}}',
+        b'{"species": [[["x"]]], "description": ["x"], "assetsSummary": null}',
+        b'{"channel": {"a": [1]}, "collection": 3}',
+        b" " * (9 << 20),
+    ],
+)
+@pytest.mark.parametrize(
+    "path",
+    ["dandiset.yaml", "subject.json", ".boss/metadata.json", ".boss/channel.json", "provenance"],
+)
+def test_malformed_documents_are_ignored(path: str, content: bytes) -> None:
+    found = read_archive_metadata({path: content})
+    assert (found.description, found.readme) == ("", "")
+    assert not any(found.values.values())
