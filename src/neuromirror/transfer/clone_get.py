@@ -325,8 +325,10 @@ class _CloneGet:
                     checked=None if found.check.evidence is Evidence.NONE else "checked",
                     url=None if found.url is None else displayed_url(found.url),
                 )
-        elif content.locations.has_other_source or (
-            found.refused_hosts and self._clone.settings.allowed_addresses
+        elif (
+            content.locations.has_other_source
+            or found.needs_credentials
+            or (found.refused_hosts and self._clone.settings.allowed_addresses)
         ):
             # git-annex resolves host names before it checks whether their addresses are allowed
             self._meter.reset(key)

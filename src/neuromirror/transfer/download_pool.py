@@ -18,6 +18,7 @@ from neuromirror.net import (
 )
 from neuromirror.transfer.annex_objects import AnnexObjectStore
 from neuromirror.transfer.annex_settings import AnnexSettings
+from neuromirror.transfer.block_bodies import BlockBodies
 from neuromirror.transfer.fetch_tasks import FetchResult, FetchTask
 from neuromirror.transfer.fetcher import Fetcher
 from neuromirror.transfer.url_sessions import UrlSessions, no_token
@@ -72,6 +73,7 @@ class DownloadPool:
         self._connection_pool = ConnectionFactory(sessions.session_for)
         self._pause = sessions.limits.wait
         self._headers = settings.headers
+        self._blocks = BlockBodies(settings)
         self._store = store
         self._before_store = before_store
         self._breaker = sessions.breaker
@@ -126,6 +128,7 @@ class DownloadPool:
             self._tasks.put(None)
         for connection in self._open_connections:
             connection.abort()
+        self._blocks.close()
         until = time.monotonic() + _STOP_TIMEOUT
         for working in self._threads:
             working.join(max(until - time.monotonic(), 0.0))
@@ -142,6 +145,7 @@ class DownloadPool:
         self._open_connections.append(connection)
         fetcher = Fetcher(
             connection,
+            self._blocks,
             self._store,
             self._breaker,
             headers=self._headers,

@@ -52,6 +52,8 @@ class FetchResult:
         Why each URL failed.
     refused_hosts
         Hosts that were refused because of their addresses.
+    needs_credentials
+        Whether a service refused a block, which the special remote may have credentials for.
     hosts
         Host of each error that concerns a whole host; None for errors that concern one file.
     """
@@ -61,6 +63,7 @@ class FetchResult:
     url: str | None = None
     errors: list[str] = field(default_factory=list)
     refused_hosts: list[str] = field(default_factory=list)
+    needs_credentials: bool = False
     hosts: set[str | None] = field(default_factory=set)
 
     @property

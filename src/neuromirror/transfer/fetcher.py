@@ -20,12 +20,18 @@ from neuromirror.net import (
     UnreachableError,
     UnsafeAddressError,
 )
+from neuromirror.sources.volumes import (
+    CutoutRefusedError,
+    MalformedUrlError,
+    WrongVoxelsError,
+)
 from neuromirror.transfer.annex_objects import (
     AnnexObjectStore,
     InsufficientSpaceError,
     TransferBusyError,
     write_all,
 )
+from neuromirror.transfer.block_bodies import BlockBodies, is_block_url
 from neuromirror.transfer.content_checks import ContentCheck
 from neuromirror.transfer.fetch_tasks import FetchResult, FetchTask
 from neuromirror.transfer.host_errors import displayed_url, host_at_fault, host_of
@@ -39,6 +45,7 @@ _MAX_IDLE_ATTEMPTS: Final = 3
 
 _MAX_RESTARTS: Final = 2
 _BODY_TIMEOUT: Final = 300.0
+_REFUSED_STATUSES: Final = (401, 403)
 _MIN_BYTES_PER_SECOND: Final = 1 << 14
 """Rate below which a server counts as stalled."""
 
@@ -61,6 +68,8 @@ class Fetcher:
     ----------
     connection
         Connection of this thread.
+    blocks
+        Opens blocks of volumes; shared by all threads.
     store
         Object directory of the clone.
     breaker
@@ -81,6 +90,7 @@ class Fetcher:
     def __init__(
         self,
         connection: PersistentConnection,
+        blocks: BlockBodies,
         store: AnnexObjectStore,
         breaker: HostCircuitBreaker,
         *,
@@ -91,6 +101,7 @@ class Fetcher:
         pause: float,
     ) -> None:
         self._connection = connection
+        self._blocks = blocks
         self._store = store
         self._breaker = breaker
         self._headers = headers
@@ -137,7 +148,7 @@ class Fetcher:
             content = memoryview(b"")
             parts = bytearray()
             try:
-                with self._open_body(url, 0, _BODY_TIMEOUT) as body:
+                with self._open_body(task, url, 0, _BODY_TIMEOUT) as body:
                     begun = True
                     _check_length(size, body.start, body.length)
                     for piece in body.chunks:
@@ -187,7 +198,8 @@ class Fetcher:
             had = growth.check.bytes_seen
             begun = False
             try:
-                with self._open_body(url, had, growth.remaining_timeout()) as body:
+                timeout = growth.remaining_timeout()
+                with self._open_body(growth.task, url, had, timeout) as body:
                     begun = True
                     growth.start_at(body.start)
                     _check_length(growth.task.size, body.start, body.length)
@@ -220,8 +232,24 @@ class Fetcher:
                 raise ContentMismatchError(fault)
 
     @contextmanager
-    def _open_body(self, url: str, start: int, total: float | None) -> Iterator[OpenBody]:
-        """Open the body at a URL, and report to the circuit breaker whether its host answers."""
+    def _open_body(
+        self, task: FetchTask, url: str, start: int, total: float | None
+    ) -> Iterator[OpenBody]:
+        """Open the body at a URL, and report to the circuit breaker whether its host answers.
+
+        A block of a volume always starts at 0.
+        """
+        if is_block_url(url):
+            try:
+                with self._blocks.open(url, task.key, task.size) as body:
+                    yield body
+            except WrongVoxelsError as error:
+                if error.transient:
+                    raise IncompleteResponseError(str(error), url=url) from error
+                raise ContentMismatchError(str(error)) from error
+            except MalformedUrlError as error:
+                raise ContentMismatchError(str(error)) from error
+            return
         self._breaker.check(url)
         begun = False
         try:
@@ -246,10 +274,13 @@ class Fetcher:
 
     def _record_error(self, found: FetchResult, url: str, error: NeuromirrorError) -> None:
         found.hosts.add(host_at_fault(error, url))
+        if is_block_url(url) and isinstance(error, CutoutRefusedError):
+            found.needs_credentials |= error.status in _REFUSED_STATUSES
         if isinstance(error, UnsafeAddressError) and not error.always_refused:
             _add_refused_host(found, host_of(error.url or url))
         elif isinstance(error, NetError):
-            found.errors.append(str(error))
+            if str(error) not in found.errors:
+                found.errors.append(str(error))
         else:
             found.errors.append(f"{displayed_url(url)}: {error}")
 

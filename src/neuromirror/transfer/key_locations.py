@@ -13,7 +13,8 @@ from functools import cached_property
 from typing import Final
 from urllib.parse import urlsplit
 
-from neuromirror.annex import WEB_UUID, parse_remote_log, url_glob
+from neuromirror.annex import WEB_UUID, parse_remote_log, strip_claim_prefix, url_glob
+from neuromirror.sources.volumes import VOLUME_REMOTE
 from neuromirror.transfer.annex_branch import (
     EQUIVALENT_KEYS,
     LOCATIONS,
@@ -23,6 +24,7 @@ from neuromirror.transfer.annex_branch import (
     present_values,
 )
 from neuromirror.transfer.annex_settings import AnnexSettings
+from neuromirror.transfer.block_bodies import is_block_url
 
 _WEB_COST: Final = 200.0
 _LOCAL_COST: Final = 100.0
@@ -35,7 +37,7 @@ class KeyLocations:
     Parameters
     ----------
     urls
-        Supported URLs, the cheapest first.
+        Supported URLs, the cheapest first, or those of a block of a volume.
     has_cheaper_remote
         Whether a remote that only git-annex supports costs less than the URLs.
     has_other_source
@@ -88,6 +90,13 @@ class CloneRemotes:
         urls = self._ordered(known)
         least = urls[0][0] if urls else _WEB_COST
         others = [uuid for uuid in present if uuid in self._costs]
+        if not urls and others == [VOLUME_REMOTE.uuid]:
+            # this package does what the special remote does
+            blocks = [url for url in map(strip_claim_prefix, known) if is_block_url(url)]
+            if len(blocks) == len(known):
+                return KeyLocations(
+                    urls=blocks, equivalent_keys=present_values(logs.content(EQUIVALENT_KEYS))
+                )
         unconfigured = [
             uuid for uuid in present if uuid not in (*others, *self._web_uuids, self._uuid)
         ]

@@ -1,0 +1,98 @@
+"""Blocks of volumes, downloaded without git-annex and the special remote.
+
+git-annex would start a program per transfer and hash each block once more.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Final
+
+from neuromirror.annex import is_all_zeros
+from neuromirror.net import HostCircuitBreaker, OpenBody, RequestLimits
+from neuromirror.sources.volumes import PARALLEL, SCHEMES, fetch_block, parse_url
+from neuromirror.sources.volumes.tokens import token_from_environment, token_variable
+from neuromirror.transfer.annex_settings import AnnexSettings
+from neuromirror.transfer.url_sessions import UrlSessions
+
+_MAX_BLOCKS: Final = 4
+"""Blocks that are downloaded at a time, because parts of each are held in memory."""
+
+_LIMITS: Final = RequestLimits(per_host=8, read=300.0)
+"""The service creates a cut-out before it sends the first byte, which may take minutes."""
+
+_ZEROS: Final = bytes(1 << 20)
+_PREFIXES: Final = tuple(f"{scheme}://" for scheme in SCHEMES)
+
+
+def is_block_url(url: str) -> bool:
+    """Return whether a URL is that of a block of a volume."""
+    return url.startswith(_PREFIXES)
+
+
+class BlockBodies:
+    """Opens the chunk files of blocks; shared by threads.
+
+    Tokens are read from the environment only; a channel that needs other credentials is refused.
+
+    Parameters
+    ----------
+    settings
+        Configuration of the clone.
+    """
+
+    def __init__(self, settings: AnnexSettings) -> None:
+        # a host that fails once is not requested for each block
+        breaker = HostCircuitBreaker(failures=2, seconds=0.0, retry_after=None)
+        allowed = tuple(settings.allowed_addresses)
+        self._sessions = UrlSessions(allowed, token_from_environment, _LIMITS, {}, breaker=breaker)
+        self._slots = threading.BoundedSemaphore(_MAX_BLOCKS)
+
+    def close(self) -> None:
+        """Close the open connections."""
+        self._sessions.close()
+
+    @contextmanager
+    def open(self, url: str, key: str, size: int | None) -> Iterator[OpenBody]:
+        """Open the content of a key at the URL of a block.
+
+        Blocks of zeros need no request.
+
+        Parameters
+        ----------
+        url, key, size
+            The block, and the key and size of its file.
+
+        Raises
+        ------
+        NetError
+            If the service cannot be reached or refuses the request.
+        NeuromirrorError
+            If the URL is malformed, or the reply has other voxels.
+        """
+        if size is not None and is_all_zeros(key):
+            yield OpenBody(0, size, _zeros(size))
+            return
+        block = parse_url(url)
+        with (
+            self._slots,
+            closing(
+                fetch_block(
+                    self._sessions.session_for(url),
+                    block,
+                    size=size,
+                    token=self._sessions.token(block.host),
+                    token_name=token_variable(block.host),
+                    breaker=self._sessions.breaker,
+                    parallel=PARALLEL,
+                )
+            ) as pieces,
+        ):
+            yield OpenBody(0, size, map(memoryview, pieces))
+
+
+def _zeros(size: int) -> Iterator[memoryview]:
+    for start in range(0, size, len(_ZEROS)):
+        yield memoryview(_ZEROS)[: size - start]
