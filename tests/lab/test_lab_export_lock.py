@@ -23,7 +23,7 @@ from support.mirror_harness import MirrorHarness
 from support.moto_buckets import moto_server
 from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedSource, files
 
-FILE_FORMATS = ("pooch", "sha256sum", "aria2", "wget", "addurls", "quilt")
+FILE_FORMATS = ("pooch", "sha256sum", "aria2", "curl", "wget", "addurls", "quilt")
 FORMATS = (*FILE_FORMATS, "bagit", "dvc")
 
 
@@ -101,6 +101,11 @@ def with_wget(exported: Path, folder: Path) -> Path:
     return folder
 
 
+def with_curl(exported: Path, folder: Path) -> Path:
+    program("curl", "--silent", "--show-error", "--config", exported, folder=folder)
+    return folder
+
+
 def with_addurls(exported: Path, folder: Path) -> Path:
     from datalad import api
 
@@ -141,11 +146,12 @@ def paper(still_lab: LabStore, tmp_path: Path) -> LockFolder:
     [
         ("pooch", with_pooch),
         ("aria2", with_aria2),
+        ("curl", with_curl),
         ("wget", with_wget),
         ("addurls", with_addurls),
         ("bagit", with_bagit),
     ],
-    ids=["pooch", "aria2", "wget", "addurls", "bagit"],
+    ids=["pooch", "aria2", "curl", "wget", "addurls", "bagit"],
 )
 def test_a_program_downloads_the_pinned_state(
     paper: LockFolder, tmp_path: Path, form: str, download: Callable[[Path, Path], Path]

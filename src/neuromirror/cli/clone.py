@@ -26,7 +26,8 @@ _NAME: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*:[^@#\s]+")
     "clone",
     example="""\
 neuromirror clone dandi:000027 --get sub-RAT123
-neuromirror clone https://dandiarchive.org/dandiset/000027/0.210831.2033 data""",
+neuromirror clone https://dandiarchive.org/dandiset/000027/0.210831.2033 data
+neuromirror clone https://data.example.org/dataset/dandi:000027""",
 )
 @argument("address", help="A dataset or version, by name, identifier, DOI or URL.")
 @argument(
@@ -67,6 +68,8 @@ def clone_command(
 ) -> None:
     """Clone a version with DataLad, mirroring it first if the store lacks it.
 
+    The URL of a page of a catalogue needs no store: the version is cloned from that catalogue.
+
     A file or folder in the address is fetched, and what --get selects, also in subdatasets, which
     are installed. Other content stays at the archive until "neuromirror get" or "datalad get"
     downloads it.
@@ -106,7 +109,12 @@ def clone_command(
 def locate_clone(
     settings: Settings, text: str, base: str | None, line: ProgressLine
 ) -> tuple[Address, str]:
-    """Return what an address names, and the URL of a clone; sync the dataset if it is missing."""
+    """Return what an address names, and the URL of a clone.
+
+    If the store lacks the dataset, the page of a catalogue is cloned from that catalogue, and any
+    other dataset is synced.
+    """
+    from neuromirror.config.addresses import catalogue_page
     from neuromirror.lab.clone import remote_url, store_url
     from neuromirror.model import alias_of
 
@@ -121,6 +129,10 @@ def locate_clone(
             found = named
         return found, remote_url(base, alias_of(found.dataset), found.version)
     stored = _stored(settings, text)
+    if stored is None and (page := catalogue_page(text)) is not None:
+        base, found = page
+        label = None if found.label == "latest" else found.version
+        return found, remote_url(base, alias_of(found.dataset), label)
     if stored is None:
         reasons = _sync(settings, find_address(settings, text).dataset, line)
         stored = _synced(settings, text, reasons)
@@ -182,6 +194,14 @@ def _stored(settings: Settings, text: str) -> tuple[Address, str] | None:
     ):
         return None
     return found, row.label
+
+
+def is_stored(settings: Settings, text: str) -> bool:
+    """Return whether the store has the version that an address names."""
+    try:
+        return _stored(settings, text) is not None
+    except UnknownAddressError:
+        return False
 
 
 def _sync(settings: Settings, dataset: str, line: ProgressLine) -> str:

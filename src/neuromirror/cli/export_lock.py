@@ -21,7 +21,7 @@ _MAX_SHOWN = 5
 """Maximum number of files named per reason in text output."""
 
 # the same as in lab.export_lock, which is slow to import
-_FORMATS = ("pooch", "sha256sum", "bagit", "dvc", "quilt", "aria2", "wget", "addurls")
+_FORMATS = ("pooch", "sha256sum", "bagit", "dvc", "quilt", "aria2", "curl", "wget", "addurls")
 
 
 @command(
@@ -63,6 +63,7 @@ def export_lock_command(settings: Settings, lock: Path, *, form: str, output: Pa
     dvc        a .dvc file per file, as of "dvc import-url", for "dvc update -R ."
     quilt      a manifest of a Quilt package (files in S3 buckets)
     aria2      a list for "aria2c -i"
+    curl       a configuration for "curl --parallel --config"
     wget       a shell script that runs wget per file
     addurls    a table for "datalad addurls"
 

@@ -23,6 +23,7 @@ from neuromirror.model.errors import ConfigurationError
 if TYPE_CHECKING:
     from neuromirror.index import Index
     from neuromirror.lab import Outcome
+    from neuromirror.lab.catalogue_pins import CataloguePins
 
 DEFAULT_LOCK = Path("datasets.lock")
 
@@ -32,14 +33,15 @@ DEFAULT_LOCK = Path("datasets.lock")
     example="""\
 neuromirror pin dandi:000027@0.210831.2033
 neuromirror pin dandi:000027 --path 'sub-01/*' --bundle
+neuromirror pin https://data.example.org/dataset/dandi:000027@0.210831.2033
 neuromirror pin --remove dandi:000027""",
 )
 @argument(
     "versions",
     nargs=-1,
     metavar="[VERSION]...",
-    help="Versions, e.g. dandi:000027@draft, or folders of clones, whose checked-out version is "
-    "pinned.",
+    help="Versions, e.g. dandi:000027@draft, pages of a catalogue, or folders of clones, whose "
+    "checked-out version is pinned.",
 )
 @click.option(
     "-o",
@@ -101,6 +103,9 @@ def pin_command(
     For the folder of a clone, such as ".", the checked-out version is pinned; a warning (JSON
     field "latest") is printed if that is not the latest version.
 
+    For the URL of a page of a catalogue no store is needed: without one, or if it lacks the
+    version, the catalogue provides the pin, and is the URL to clone from.
+
     A new version of a pinned dataset replaces the old one at the same position in the file. Its
     paths, clone URLs and bundle setting are kept unless an option changes them. Subdatasets are
     pinned with the version.
@@ -111,9 +116,8 @@ def pin_command(
     Exit code: 0 success, 1 the store cannot provide a version, 2 wrong usage or an invalid lock
     file.
     """
+    from neuromirror.lab.catalogue_pins import pin_from_catalogues
     from neuromirror.lab.clone_urls import is_per_dataset
-    from neuromirror.lab.globs import escape
-    from neuromirror.lab.pin import PinRequest, pin, pin_request_for_clone
 
     if not versions and not remove:
         raise ConfigurationError("nothing to pin: name a VERSION, or a dataset with --remove")
@@ -127,6 +131,40 @@ def pin_command(
             "a store (ria+https://…), or pin one dataset at a time"
         )
     globs = () if whole else paths or None
+    fetched = _pins_of_catalogues(settings, versions, globs)
+    if fetched is not None:
+        if bundle:
+            raise ConfigurationError(
+                "--bundle needs the store that has the version; without it, the lock file names "
+                "the catalogue to clone from"
+            )
+        with progress_line("pinning") as progress:
+            progress(f"{len(fetched)} versions of {fetched[0].base}")
+            outcomes = pin_from_catalogues(output, fetched, clones=clones or None, remove=remove)
+    else:
+        outcomes = _pin_from_store(settings, versions, output, remove, globs, clones, bundle)
+    for outcome in outcomes:
+        settings.emit("pin", outcome.to_json(), _outcome_line(outcome))
+        if outcome.latest is not None:
+            warning = (
+                f"neuromirror: warning: {outcome.dataset}@{outcome.version} is checked out and "
+                f"pinned, but {outcome.dataset} alone means {outcome.latest}"
+            )
+            click.echo(printable(warning), err=True)
+
+
+def _pin_from_store(
+    settings: Settings,
+    versions: tuple[str, ...],
+    output: Path,
+    remove: tuple[str, ...],
+    globs: tuple[str, ...] | None,
+    clones: tuple[str, ...],
+    bundle: bool | None,
+) -> list[Outcome]:
+    """Pin versions that the store has."""
+    from neuromirror.lab.globs import escape
+    from neuromirror.lab.pin import PinRequest, pin, pin_request_for_clone
 
     def pin_request(name: str, index: Index) -> PinRequest:
         if Path(name).is_dir():
@@ -138,15 +176,36 @@ def pin_command(
     with settings.index() as index, progress_line("pinning") as progress:
         store = settings.store()
         requests = [pin_request(name, index) for name in versions]
-        outcomes = list(pin(output, requests, store, index, remove=remove, progress=progress))
-    for outcome in outcomes:
-        settings.emit("pin", outcome.to_json(), _outcome_line(outcome))
-        if outcome.latest is not None:
-            warning = (
-                f"neuromirror: warning: {outcome.dataset}@{outcome.version} is checked out and "
-                f"pinned, but {outcome.dataset} alone means {outcome.latest}"
-            )
-            click.echo(printable(warning), err=True)
+        return list(pin(output, requests, store, index, remove=remove, progress=progress))
+
+
+def _pins_of_catalogues(
+    settings: Settings, versions: tuple[str, ...], globs: tuple[str, ...] | None
+) -> list[CataloguePins] | None:
+    """Return what catalogues have to provide; None if all versions come from the store.
+
+    Raises
+    ------
+    ConfigurationError
+        Some versions are in the store, and others are not.
+    """
+    from neuromirror.cli.clone import is_stored
+    from neuromirror.lab.catalogue_pins import parse_catalogue_url
+
+    pages = {text: parse_catalogue_url(text, globs) for text in versions}
+    found = [
+        one
+        for text, one in pages.items()
+        if one is not None and not all(is_stored(settings, name) for name in one.names)
+    ]
+    if not found:
+        return None
+    if len(found) < len(pages):
+        raise ConfigurationError(
+            f"{found[0].base} provides some of the versions, the store the others; pin them with "
+            "two commands"
+        )
+    return found
 
 
 @command("outdated", example="neuromirror outdated datasets.lock")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Final
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
 from neuromirror.config.mirror_files import Mirror
 from neuromirror.model import ConfigurationError
@@ -176,21 +176,39 @@ def _locate(text: str, mirrors: Mapping[str, Mirror]) -> Address | None:
     return None
 
 
-def _catalogue_page(text: str, mirrors: Mapping[str, Mirror]) -> Address | None:
-    """Parse the URL of a page such as ``/dataset/dandi:000027@draft``."""
+def catalogue_page(text: str) -> tuple[str, Address] | None:
+    """Return the URL of a catalogue and what its page shows; None if it is not such a URL.
+
+    Parameters
+    ----------
+    text
+        A text, such as ``https://host/dataset/dandi:000027@draft``.
+
+    Returns
+    -------
+    tuple[str, Address] | None
+        The URL without the path of the page, and the dataset, version or file.
+    """
     if not text.startswith(("https://", "http://")):
         return None
     parts = urlsplit(text)
-    pieces = [one for one in parts.path.split("/") if one]
+    pieces = parts.path.split("/")
     for index, piece in enumerate(pieces[:-1]):
         if piece not in _PAGES or ":" not in unquote(pieces[index + 1]):
             continue
-        name = unquote("/".join(pieces[index + 1 :]))
+        name = unquote("/".join(one for one in pieces[index + 1 :] if one))
         query = parse_qs(parts.query)
         path = (query.get("path") or query.get("under") or [""])[0].strip("/")
         dataset, _, label = name.partition("@")
-        return replace(Address(dataset, label or None), path=path or None)
+        base = urlunsplit((parts.scheme, parts.netloc, "/".join(pieces[:index]), "", ""))
+        return base, Address(dataset, label or None, path or None)
     return None
+
+
+def _catalogue_page(text: str, mirrors: Mapping[str, Mirror]) -> Address | None:
+    """Parse the URL of a page such as ``/dataset/dandi:000027@draft``."""
+    found = catalogue_page(text)
+    return None if found is None else found[1]
 
 
 def _unwrap(text: str) -> Iterator[str]:

@@ -116,6 +116,12 @@ def _wget(one: ExportedFile) -> str:
     return f"get {shlex.quote(one.need_name())} {shlex.quote(one.need_url())}\n"
 
 
+def _curl(one: ExportedFile) -> str:
+    # in quotes, curl reads a backslash as the start of an escape
+    name = one.need_name().replace("\\", "\\\\").replace('"', '\\"')
+    return f'url = "{one.need_url()}"\noutput = "{name}"\n'
+
+
 def _addurls(one: ExportedFile) -> str:
     algorithm, value = one.digest or ("", "")
     size = "" if one.size is None else str(one.size)
@@ -186,6 +192,8 @@ def _yaml(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+_CURL_HEAD: Final = "fail\nlocation\ngloboff\ncreate-dirs\n"
+
 _WGET_HEAD: Final = """\
 #!/bin/sh
 # Downloads the files into the current folder. Check them with 'neuromirror verify'.
@@ -201,6 +209,7 @@ LINE_FORMATS: Final = {
     "pooch": LineFormat(_pooch),
     "sha256sum": LineFormat(_sha256sum),
     "aria2": LineFormat(_aria2),
+    "curl": LineFormat(_curl, _CURL_HEAD),
     "wget": LineFormat(_wget, _WGET_HEAD, "exit $failed\n"),
     "addurls": LineFormat(_addurls, _csv("path", "url", "size", "algorithm", "digest", "key")),
     "quilt": LineFormat(_quilt, json.dumps({"version": "v0", "message": None}) + "\n"),

@@ -204,7 +204,7 @@ def _write(
     progress: MessageCallback,
 ) -> list[Outcome]:
     """Write the lock file, its manifests and bundles; the caller holds the lock for writing."""
-    content, lock = _read(path)
+    content, lock = read_lock_or_empty(path)
     for name in remove:
         if lock.pin(name) is None:
             raise ConfigurationError(f"{path} has no pin of {name}; nothing was changed")
@@ -214,14 +214,14 @@ def _write(
     with ExitStack() as folders, ExitStack() as undo:
         for one, row in rows:
             old = pins.get(row.dataset_name)
-            folder = folders.enter_context(_own_folder(beside, lock, row.dataset_name))
+            folder = folders.enter_context(own_folder(beside, lock, row.dataset_name))
             writer = _PinWriter(lock, folder, one, row, old, store, index, progress)
             undo.callback(writer.undo)
             new = writer.run()
             kept |= writer.files
             pins[new.name] = new
             outcomes.append(
-                _pin_outcome(old, new, _latest(index, row) if one.is_checked_out else None)
+                pin_outcome(old, new, _latest(index, row) if one.is_checked_out else None)
             )
         undo.pop_all()
     for name in remove:
@@ -231,11 +231,12 @@ def _write(
     if written != content:
         write_atomically(path, written)
     for name in (*(one.dataset for one, _ in rows), *remove):
-        _remove_unused(beside, lock, name, kept)
+        remove_unused(beside, lock, name, kept)
     return outcomes
 
 
-def _read(path: Path) -> tuple[bytes, Lock]:
+def read_lock_or_empty(path: Path) -> tuple[bytes, Lock]:
+    """Return the content of a lock file and its pins; both are empty if it does not exist."""
     try:
         content = read_lock_bytes(path)
     except FileNotFoundError:
@@ -245,7 +246,7 @@ def _read(path: Path) -> tuple[bytes, Lock]:
     return content, parse_lock(path, content)
 
 
-def _own_folder(beside: SafeFolder, lock: Lock, name: str, *, create: bool = True) -> SafeFolder:
+def own_folder(beside: SafeFolder, lock: Lock, name: str, *, create: bool = True) -> SafeFolder:
     """Open the folder for the manifests and bundles of a dataset.
 
     Raises
@@ -256,10 +257,10 @@ def _own_folder(beside: SafeFolder, lock: Lock, name: str, *, create: bool = Tru
     return beside.folder(lock.folder.name, alias_of(name), create=create)
 
 
-def _remove_unused(beside: SafeFolder, lock: Lock, name: str, kept: set[Path]) -> None:
+def remove_unused(beside: SafeFolder, lock: Lock, name: str, kept: set[Path]) -> None:
     """Remove manifests and bundles that no pin refers to, and the folder if it is empty."""
     try:
-        with _own_folder(beside, lock, name, create=False) as folder:
+        with own_folder(beside, lock, name, create=False) as folder:
             for file in folder.names():
                 if folder.path / file not in kept and _OWN_FILE_NAME.match(file):
                     folder.unlink(file)
@@ -280,7 +281,8 @@ def _latest(index: Index, row: VersionRow) -> str | None:
     return None if latest.commit == row.commit else latest.label
 
 
-def _pin_outcome(old: Pin | None, new: Pin, latest: str | None) -> Outcome:
+def pin_outcome(old: Pin | None, new: Pin, latest: str | None) -> Outcome:
+    """Return the outcome of a pin; ``latest`` is the latest version if a clone has another."""
     requested = "" if new.requested == new.resolved.version else f" ({new.requested})"
     count = "1 file" if new.files == 1 else f"{new.files} files"
     message = f"{new.resolved.version}{requested}, {count}"
