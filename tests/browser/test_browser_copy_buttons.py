@@ -65,7 +65,7 @@ def test_the_copied_clone_command_works_as_pasted(
 ) -> None:
     walk = start_session(site, **ALLOWED)
     walk.open(f"/dataset/{RELEASED}")
-    walk.page.get_by_role("button", name="Copy: clone command").click()
+    walk.page.get_by_role("button", name="Copy: DataLad commands").click()
     walk.page.get_by_text("Copied", exact=True).wait_for()
     command = walk.page.evaluate("navigator.clipboard.readText()")
     assert command.startswith("datalad clone ")

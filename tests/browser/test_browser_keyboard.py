@@ -64,7 +64,7 @@ def test_a_copy_button_works_with_enter_and_announces_it(
 ) -> None:
     walk = start_session(site, permissions=["clipboard-read", "clipboard-write"])
     walk.open(f"/dataset/{RELEASED}")
-    walk.tab_to(walk.page.get_by_role("button", name="Copy: clone command"))
+    walk.tab_to(walk.page.get_by_role("button", name="Copy: DataLad commands"))
     walk.typed("Enter")
     walk.page.get_by_text("Copied", exact=True).wait_for()
     assert "datalad clone" in walk.page.evaluate("navigator.clipboard.readText()")

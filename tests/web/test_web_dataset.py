@@ -129,23 +129,6 @@ def test_each_of_hundreds_of_versions_is_listed_once(
         assert len(seen) == len(set(seen)) == 106
 
 
-def test_the_commands_of_a_page_work_as_pasted(
-    site: RunningCatalogue, tmp_path: Path, isolated_home: Path
-) -> None:
-    found = commands(site.page("/dataset/demo:000001"))
-    prefixes = ["datalad clone", "datalad get", "(cd ", "neuromirror verify"]
-    for beginning in prefixes:
-        command = next(one for one in found if one.startswith(beginning))
-        done = subprocess.run(
-            command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, (command, done.stderr)
-    assert any(one.startswith("neuromirror pin demo:000001@") for one in found)
-    assert any(one.startswith("neuromirror restore ") for one in found)
-    content = tmp_path / "demo--000001" / "README.md"
-    assert content.resolve().stat().st_size > 0
-
-
 def test_a_citation_names_upstream_before_the_state(site: RunningCatalogue) -> None:
     page = site.page("/dataset/demo:000001")
     text = next(one for one in commands(page) if "Retrieved as" in one)

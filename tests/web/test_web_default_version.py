@@ -49,7 +49,7 @@ def test_pages_list_the_figures_of_the_version_that_they_name(site: RunningCatal
     [item] = [visible_text(one) for one in items if f"/{NAME}" in one]
     assert f" {expected['version']} · {files}" in item
     facts = visible_text(site.page(f"/dataset/{NAME}"))
-    assert f"Content {files}" in facts
+    assert f" · {files}, " in facts
 
 
 def test_the_command_line_lists_the_same_figures(

@@ -58,7 +58,9 @@ def test_files_that_differ_lead_to_their_pages(catalogue: RunningCatalogue) -> N
     old, new = names(catalogue, "box:one")
     page = catalogue.page(f"/diff?a={old}&b={new}")
     found = [one for one in links(page) if one.startswith("/file/")]
-    assert len(found) == 5
+    # both files of a renamed one, one with other bytes and one with other metadata
+    assert len(found) == 8
+    assert sum(f"@{old.partition('@')[2]}" in one for one in found) == 4
     assert {catalogue.get(one).status_code for one in found} == {200}
 
 
@@ -80,13 +82,41 @@ def test_versions_of_two_datasets_are_compared(catalogue: RunningCatalogue) -> N
     assert "removed added.txt" in text
 
 
-def test_the_form_offers_the_versions_of_what_was_named(catalogue: RunningCatalogue) -> None:
-    assert "Compare two versions" in catalogue.text("/diff")
-    page = catalogue.page("/diff?a=box:one", 400)
-    assert "<mirror>:<id>@<label>" in visible_text(page)
+def test_the_form_offers_datasets_and_then_their_versions(catalogue: RunningCatalogue) -> None:
+    page = catalogue.page("/diff")
     offered = re.findall(r'<option value="([^"]+)"', page)
-    assert offered == list(reversed(names(catalogue, "box:one")))
-    assert 'value="box:one"' in page
+    assert offered == ["box:many", "box:one", "box:other"]
+    newest_first = list(reversed(names(catalogue, "box:one")))
+    for query in ("dataset=box:one", "a=box:one", f"a={newest_first[1]}"):
+        page = catalogue.page(f"/diff?{query}")
+        assert re.findall(r'<option value="([^"]+)"', page) == newest_first * 2
+        assert re.findall(r'<option value="([^"]+)" selected', page) == newest_first[::-1]
+    page = catalogue.page("/diff?dataset=box:one&other=box:other")
+    (other,) = names(catalogue, "box:other")
+    assert re.findall(r'<option value="([^"]+)"', page) == [*newest_first, other]
+    assert catalogue.get("/diff?dataset=box:none").status_code == 404
+
+
+def test_many_differences_are_summarised_by_folder(
+    box: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["deep"] = ScriptedDataset(files("kept.txt"))
+    box.sync()
+    made = [f"{folder}/{part}/{n}.dat" for folder in "xy" for part in "pq" for n in range(20)]
+    source.scripted_datasets["deep"] = ScriptedDataset(
+        files("kept.txt", "top.txt", *made, modified=START + timedelta(hours=1))
+    )
+    box.sync()
+    with run_catalogue(box.store) as site:
+        old, new = names(site, "box:deep")
+        page = site.page(f"/diff?a={old}&b={new}")
+        for text in ("x/ 40 added", "y/ 40 added", "files in the top folder 1 added"):
+            assert text in visible_text(page)
+        (inner,) = [one for one in links(page) if one.endswith("&under=x")]
+        inner_text = site.text(inner)
+        assert "40 added" in inner_text
+        assert "y/p/" not in inner_text
+        assert "identical" in site.text(f"/diff?a={old}&b={new}&under=none")
 
 
 def test_an_id_with_an_at_sign_is_compared_on_the_page_and_by_the_api(

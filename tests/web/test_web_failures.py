@@ -39,10 +39,10 @@ def test_failures_are_on_the_status_page_and_in_the_api_until_they_are_over(
             ("list", "box", None),
         ]
         page = site.page("/mirrors")
-        assert data_values(page) == [("failures", 1), ("holds", 0)]
+        summary = [("mirrors", 1), ("attention", 1), ("failures", 2)]
+        assert data_values(page) == [*summary, ("failures", 1), ("holds", 0)]
         assert page.count('<li class="card attention">') == 1
-        front = [("mirrors", 1), ("attention", 1), ("failures", 2), ("holds", 0)]
-        assert data_values(site.page("/")) == front
+        assert 'class="good"' not in page
         rows = site.get("/index/current_failures.json?_shape=objects").json()["rows"]
         assert [(one["task"], one["mirror"]) for one in rows] == [("backup", ""), ("list", "box")]
         for path in ("/mirrors", "/index/failures", "/index/failures.csv", "/index/visits.json"):
@@ -50,11 +50,11 @@ def test_failures_are_on_the_status_page_and_in_the_api_until_they_are_over(
         log.record_success("list", "box")
         log.record_success("backup")
         assert failures(site) == []
-        assert data_values(site.page("/mirrors")) == []
-        assert data_values(site.page("/")) == [("mirrors", 1)]
+        assert data_values(site.page("/mirrors")) == [("mirrors", 1)]
+        assert 'class="good"' in site.page("/mirrors")
 
 
-def test_front_page_and_status_page_count_the_same_failures_and_holds(
+def test_the_page_of_archives_counts_failures_and_holds(
     box: ScriptedHarness, source: ScriptedSource
 ) -> None:
     source.scripted_datasets["held"] = ScriptedDataset(files(*map(str, range(40))))
@@ -65,14 +65,10 @@ def test_front_page_and_status_page_count_the_same_failures_and_holds(
     source.scripted_datasets["fails"].error = UnexpectedReplyError("no reply")
     box.sync()
     with run_catalogue(box.store) as site:
-        front, page = site.page("/"), site.page("/mirrors")
+        page = site.page("/mirrors")
         rows = site.get("/index/current_failures.json?_shape=objects").json()["rows"]
-        assert data_values(front) == [
-            ("mirrors", 1),
-            ("attention", 1),
-            ("failures", 1),
-            ("holds", 1),
-        ]
         assert [one["dataset"] for one in failures(site)] == ["box:fails"]
         assert [(one["task"], one["local_id"]) for one in rows] == [("visit", "fails")]
-        assert data_values(page) == [("removed", 40), ("failures", 1), ("holds", 1)]
+        summary = [("mirrors", 1), ("attention", 1), ("failures", 1), ("holds", 1)]
+        card = [("failures", 1), ("holds", 1)]
+        assert data_values(page) == [*summary, *card, ("removed", 40)]

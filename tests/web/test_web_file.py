@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
@@ -156,12 +157,13 @@ def test_the_curl_command_downloads_the_file_of_the_checksum(
     listed = site.api("/datasets/demo:000001@latest/files")["files"]
     path = next(one["path"] for one in listed if one["path"].endswith(".nwb"))
     found = commands(site.page(f"/file/demo:000001@latest?path={quote(path)}"))
-    for beginning in ("curl ", "echo "):
-        command = next(one for one in found if one.startswith(beginning))
-        done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, check=False)
-        assert done.returncode == 0, (command, done.stderr)
-    assert (tmp_path / Path(path).name).is_file()
-    assert f"datalad get -- {path}" in found
+    (command,) = [one for one in found if one.startswith("curl ")]
+    assert "sha256sum -c" in command
+    done = subprocess.run(
+        ["sh", "-ec", command], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, (command, done.stderr)
+    assert done.stdout == f"{Path(path).name}: OK\n"
 
 
 def test_a_name_that_a_shell_would_read_is_quoted(
@@ -174,15 +176,19 @@ def test_a_name_that_a_shell_would_read_is_quoted(
     box = ScriptedHarness(box.folder.parent / "odd", source)
     box.sync()
     with run_catalogue(box.store) as site:
-        for command in commands(site.page(f"/file/box:odd@latest?path={quote(name)}")):
-            done = subprocess.run(
-                ["sh", "-nc", command], capture_output=True, check=False, cwd=box.folder
-            )
-            assert done.returncode == 0, command
-            script = command.replace("curl", "echo").replace("datalad", "echo")
-            script = script.replace("neuromirror", "echo").partition("|")[0]
+        page = site.page(f"/file/box:odd@latest?path={quote(name)}")
+        shell = [one for one in commands(page) if one.startswith(("curl", "neuromirror"))]
+        assert len(shell) == 2
+        for command in shell:
+            script = command.replace("curl", "echo").replace("neuromirror", "echo")
             stdout = subprocess.run(
-                ["sh", "-c", script], capture_output=True, text=True, check=True, cwd=box.folder
-            )
-            assert name in stdout.stdout
+                ["sh", "-ec", script.partition("|")[0]],
+                capture_output=True,
+                text=True,
+                check=True,
+                cwd=box.folder,
+            ).stdout
+            assert name in stdout or quote(name, safe="/") in stdout.replace("+", "%20")
+        (code,) = [one for one in commands(page) if one.startswith("import urllib")]
+        assert repr(name) in repr(ast.literal_eval(code.rpartition(", ")[2].rstrip(")")))
         assert not (box.folder / "owned").exists()

@@ -1,97 +1,219 @@
-"""The commands of a version's page work as pasted, in an empty folder with an empty HOME."""
+"""Each command of each page works as pasted, in an empty folder with an empty HOME."""
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from support.running_catalogue import RunningCatalogue, commands
+from neuromirror.lab.lockfile import load_lock
+from support.running_catalogue import RunningCatalogue, commands, links
 
 NAME = "demo:000002@0.240301.1055"
+ALIAS = "demo--000002"
+FILE = "sub-201/sub-201_ses-01_ecephys.nwb"
+PAGES = {
+    "dataset": "/dataset/demo:000002",
+    "version": f"/dataset/{NAME}",
+    "file": f"/file/{NAME}?path={FILE}",
+    "lock": f"/lock?add={NAME}&add=demo:000001@latest",
+}
+PROGRAMS = {"aria2 commands": "aria2c", "wget commands": "wget", "curl commands": "curl"}
 
 
-@pytest.fixture(name="pasted")
-def fixture_pasted(site: RunningCatalogue) -> list[str]:
-    """The texts of the copy boxes of a version's page."""
-    return commands(site.page(f"/dataset/{NAME}"))
+@dataclass(frozen=True)
+class Box:
+    """A copy box: what it has, and its text."""
+
+    what: str
+    text: str
+
+    @property
+    def is_shell(self) -> bool:
+        """Whether the text is for a shell."""
+        return self.what.endswith(("command", "commands"))
+
+
+def boxes(page: str) -> list[Box]:
+    found = re.findall(r'data-what="([^"]*)"><pre>(.*?)</pre>', page, flags=re.DOTALL)
+    return [Box(html.unescape(what), html.unescape(text)) for what, text in found]
 
 
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Use an empty folder, an empty HOME and no configuration of git."""
+    """Use an empty folder, an empty HOME and no configuration of git.
+
+    The archives of the test are on this machine, which git-annex has to be allowed to ask.
+    """
     home, folder = tmp_path / "home", tmp_path / "folder"
     home.mkdir()
     folder.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("GIT_CONFIG_GLOBAL")
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "annex.security.allowed-ip-addresses")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "127.0.0.1 ::1")
     monkeypatch.chdir(folder)
     return folder
 
 
 def run(*argv: str) -> str:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, (argv, done.stdout + done.stderr)
     return done.stdout
 
 
-def test_the_neuromirror_clone_command_works(
-    site: RunningCatalogue, pasted: list[str], empty: Path
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        *(
+            (kind, what)
+            for kind in ("dataset", "version")
+            for what in (
+                "neuromirror get command",
+                "DataLad commands",
+                "neuromirror clone commands",
+                "pin and restore commands",
+                "curl commands",
+                "aria2 commands",
+                "wget commands",
+            )
+        ),
+        *(("file", one) for one in ("curl command", "neuromirror get command")),
+        *(
+            ("lock", one)
+            for one in ("restore command", "curl commands", "aria2 commands", "wget commands")
+        ),
+    ],
+)
+def test_a_command_puts_the_files_into_an_empty_folder(
+    site: RunningCatalogue, empty: Path, kind: str, what: str
 ) -> None:
-    (command,) = [one for one in pasted if one.startswith("neuromirror clone ")]
-    run("sh", "-c", command)
-    (clone,) = empty.iterdir()
-    head = run("git", "-C", str(clone), "rev-parse", "HEAD").strip()
-    assert head == site.api(f"/datasets/{NAME}")["commit"]
+    if shutil.which(PROGRAMS.get(what, "sh")) is None and not os.environ.get("CI"):
+        pytest.skip(f"{PROGRAMS[what]} is not installed")
+    found = boxes(site.page(PAGES[kind]))
+    (box,) = [one for one in found if one.what == what]
+    run("sh", "-ec", box.text)
+    listed = {one["path"]: one for one in site.api(f"/datasets/{NAME}/files")["files"]}
+    for path in [FILE] if kind == "file" else listed:
+        found_files = [one for one in empty.rglob(Path(path).name) if ".git" not in one.parts]
+        assert {one.stat().st_size for one in found_files} == {listed[path]["size"]}
+    if (empty / "datasets.lock").exists():
+        (pin, *_) = load_lock(empty / "datasets.lock").datasets
+        assert pin.version == NAME
 
 
-def test_the_python_lines_work(site: RunningCatalogue, pasted: list[str], empty: Path) -> None:
-    (code,) = [one for one in pasted if one.startswith("import json")]
+@pytest.mark.parametrize("kind", PAGES)
+def test_every_command_of_a_page_is_tried_above(site: RunningCatalogue, kind: str) -> None:
+    marks = test_a_command_puts_the_files_into_an_empty_folder.pytestmark  # type: ignore[attr-defined]
+    tried = {what for page, what in marks[0].args[1] if page == kind}
+    assert {one.what for one in boxes(site.page(PAGES[kind])) if one.is_shell} == tried
+
+
+def test_a_lock_file_without_its_manifests_is_restored(site: RunningCatalogue, empty: Path) -> None:
+    page = site.page(PAGES["version"])
+    (address,) = [one for one in links(page) if one.startswith("/lock/datasets.lock?")]
+    (empty / "datasets.lock").write_bytes(site.get(address).content)
+    run("neuromirror", "restore", "datasets.lock", "--into", "data")
+    assert (empty / "data" / ALIAS / FILE).is_file()
+
+
+def test_pins_of_a_catalogue_are_added_to_a_lock_file(site: RunningCatalogue, empty: Path) -> None:
+    first, other = (f"{site.address}/dataset/{one}" for one in (NAME, "demo:000001"))
+    run("neuromirror", "pin", first)
+    before = (empty / "datasets.lock").read_bytes()
+    run("neuromirror", "pin", first)
+    assert (empty / "datasets.lock").read_bytes() == before
+    run("neuromirror", "pin", other, "--path", "sub-101")
+    lock = load_lock(empty / "datasets.lock")
+    assert [one.name for one in lock.datasets] == ["demo:000002", "demo:000001"]
+    assert lock.datasets[1].paths == ("sub-101",)
+    assert all(lock.manifest_path(one).is_file() for one in lock.datasets)
+    run("neuromirror", "pin", f"{site.address}/dataset/demo:000002@0.240301.1026")
+    assert len(list((empty / "datasets.lock.d" / ALIAS).iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("/dataset/demo:000002@9.9.9", 1),
+        ("/dataset/demo:999999", 1),
+        ("/lock?add=demo:000002&add=demo:999999", 1),
+        ("/dataset", 2),
+    ],
+)
+def test_a_page_that_cannot_be_pinned_changes_nothing(
+    site: RunningCatalogue, empty: Path, url: str, code: int
+) -> None:
+    run("neuromirror", "pin", f"{site.address}/dataset/{NAME}")
+    before = {one: one.read_bytes() for one in empty.rglob("*") if one.is_file()}
+    done = subprocess.run(
+        ["neuromirror", "pin", f"{site.address}{url}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert {one: one.read_bytes() for one in empty.rglob("*") if one.is_file()} == before
+
+
+def test_the_python_lines_work(site: RunningCatalogue, empty: Path) -> None:
+    (code,) = [one for one in commands(site.page(PAGES["version"])) if one.startswith("import")]
     assert len(code.splitlines()) == 3
     shown = run(sys.executable, "-c", f"{code}\nprint(json.dumps(files))")
     assert json.loads(shown) == site.api(f"/datasets/{NAME}/files?limit=1000")["files"]
     assert os.listdir(empty) == []
+    (code,) = [one for one in commands(site.page(PAGES["file"])) if one.startswith("import")]
+    run(sys.executable, "-c", code)
+    assert os.listdir(empty) == [Path(FILE).name]
 
 
-def code_of(pasted: list[str], start: str) -> str:
-    (code,) = [one for one in pasted if one.startswith(start)]
+def code_of(site: RunningCatalogue, start: str) -> str:
+    found = commands(site.page(PAGES["version"]))
+    (code,) = [one for one in found if one.startswith(start)]
     return code
 
 
 @pytest.mark.parametrize("start", ["reply = jsondecode(webread(", "files <- jsonlite::fromJSON("])
-def test_the_address_in_other_languages_has_the_files(
-    site: RunningCatalogue, pasted: list[str], start: str
-) -> None:
-    address = code_of(pasted, start).replace('"', "'").split("'")[1]
+def test_the_address_in_other_languages_has_the_files(site: RunningCatalogue, start: str) -> None:
+    address = code_of(site, start).replace('"', "'").split("'")[1]
     assert site.get(address).json()["files"]
 
 
-@pytest.mark.skipif(shutil.which("octave-cli") is None, reason="needs Octave")
-def test_the_matlab_lines_work_in_octave(
-    site: RunningCatalogue, pasted: list[str], empty: Path
-) -> None:
+HAS_OCTAVE = shutil.which("octave-cli") is not None
+HAS_R = shutil.which("Rscript") is not None and not subprocess.call(
+    ["Rscript", "-e", "library(jsonlite)"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+)
+
+
+@pytest.mark.skipif(not HAS_OCTAVE, reason="needs Octave")
+def test_the_matlab_lines_work_in_octave(site: RunningCatalogue, empty: Path) -> None:
     """MATLAB cannot be installed here; Octave has the same functions."""
-    code = code_of(pasted, "reply = jsondecode(webread(")
+    code = code_of(site, "reply = jsondecode(webread(")
     shown = run("octave-cli", "--norc", "--eval", f"{code}\ndisp(jsonencode(files));")
     expected = site.api(f"/datasets/{NAME}/files?limit=1000")["files"]
     assert [one["path"] for one in json.loads(shown)] == [one["path"] for one in expected]
 
 
-@pytest.mark.skipif(
-    shutil.which("Rscript") is None
-    or subprocess.run(
-        ["Rscript", "-e", "library(jsonlite)"], capture_output=True, check=False
-    ).returncode
-    != 0,
-    reason="needs R with jsonlite",
-)
-def test_the_r_line_works(site: RunningCatalogue, pasted: list[str], empty: Path) -> None:
-    code = code_of(pasted, "files <- jsonlite::fromJSON(")
+@pytest.mark.skipif(not HAS_R, reason="needs R with jsonlite")
+def test_the_r_line_works(site: RunningCatalogue, empty: Path) -> None:
+    code = code_of(site, "files <- jsonlite::fromJSON(")
     shown = run("Rscript", "-e", f"{code}\ncat(jsonlite::toJSON(files$path))")
     expected = site.api(f"/datasets/{NAME}/files?limit=1000")["files"]
     assert json.loads(shown) == [one["path"] for one in expected]
+
+
+@pytest.mark.parametrize("start", ["websave(", "download.file("])
+def test_the_file_in_other_languages_is_the_file(site: RunningCatalogue, start: str) -> None:
+    found = commands(site.page(PAGES["file"]))
+    (code,) = [one for one in found if one.startswith(start)]
+    addresses = [one for one in code.replace('"', "'").split("'") if one.startswith("http")]
+    files = site.api(f"/datasets/{NAME}/files")["files"]
+    (size,) = [one["size"] for one in files if one["path"] == FILE]
+    assert len(site.get(addresses[0]).content) == size

@@ -73,7 +73,7 @@ def test_a_citation_names_upstream_and_the_state(site: RunningCatalogue) -> None
         ("/dataset/demo:000001@9.9.9", 404, "9.9.9"),
         ("/file/demo:000001@draft?path=nothing.nwb", 404, "nothing.nwb"),
         ("/find?checksum=xyz", 400, "checksum"),
-        ("/diff?a=demo:000001", 400, "<mirror>:<id>@<label>"),
+        ("/diff?a=demo:999999", 404, "demo:999999"),
         ("/?page=none", 400, "whole number"),
         ("/no/such/page", 404, "page not found"),
     ],

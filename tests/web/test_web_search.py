@@ -14,7 +14,6 @@ from neuromirror.model import DatasetFacts
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import (
     RunningCatalogue,
-    data_values,
     links,
     run_catalogue,
     visible_text,
@@ -147,15 +146,17 @@ def test_bytes_are_found_with_all_that_is_known_of_them(site: RunningCatalogue) 
     site.page("/find?checksum=xyz", 400)
 
 
-def test_front_page_shows_search_scope_and_status(site: RunningCatalogue) -> None:
+def test_front_page_shows_archives_examples_and_changes(site: RunningCatalogue) -> None:
     reply = site.get("/")
     text = visible_text(reply.text)
-    for term in ("titles", "subjects", "species", "modalities", "projects", "paths", "checksum"):
-        assert term in text
-    assert data_values(reply.text)[0] == ("mirrors", len(site.api("/mirrors")["mirrors"]))
-    assert "/mirrors" in links(reply.text)
-    assert "Recent versions" in text
-    assert len(gzip.compress(reply.content)) < 60_000
+    assert "<svg" in reply.text
+    examples = [one for one in links(reply.text) if "q=" in one and one.partition("q=")[2]]
+    assert len(examples) == 3
+    for one in examples:
+        assert "/dataset/" in site.page(one)
+    assert {"/mirrors", "/changes", "/diff", "/help", "/api/v1"} <= set(links(reply.text))
+    assert "What changed" in text
+    assert len(gzip.compress(reply.content)) < 40_000
     new = [one for one in links(reply.text) if re.match(r"/dataset/demo:[^@]+@", one)]
     assert len({one.partition("@")[0] for one in new}) == len(new) > 3
 
@@ -198,9 +199,9 @@ def test_the_front_page_of_many_versions_names_each_dataset_once(
     with Index.open_readonly(box.store.index_path) as index:
         versions = len(list(index.versions("box:past")))
     with run_catalogue(box.store) as site:
-        text = site.text("/")
-    assert text.count("box:past@") == 1
-    assert f"and {versions - 1} other versions of this dataset" in text
+        page = site.page("/")
+    assert len([one for one in links(page) if one.startswith("/dataset/box:past@")]) == 1
+    assert f"{versions - 1} other versions" in visible_text(page)
 
 
 def test_a_dataset_that_is_not_shown_is_not_led_to(

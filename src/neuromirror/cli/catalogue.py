@@ -104,6 +104,7 @@ def catalogue_command(
     require_web()
     if log_json:
         require_json_logging()
+    from neuromirror.config.builtin_mirrors import mirror_titles
     from neuromirror.web.rate_limits import parse_limits, parse_proxies
 
     per_minute, trusted = parse_limits(limits), parse_proxies(proxies)
@@ -137,6 +138,7 @@ def catalogue_command(
             per_minute=per_minute,
             proxies=trusted,
             sql=sql,
+            archives=mirror_titles(settings.mirrors_folder),
             on_ready=ready,
             heartbeat=beat,
         )

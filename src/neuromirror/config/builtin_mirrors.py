@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from glob import escape
@@ -9,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from neuromirror.config.mirror_files import Mirror, list_mirror_files, load_mirror
+from neuromirror.model import ConfigurationError
 
 
 def builtin_mirror_files() -> dict[str, Path]:
@@ -76,4 +78,24 @@ def include_named(mirrors: Mapping[str, Mirror], names: Iterable[str]) -> dict[s
             options = {**mirror.settings.options, "include": [*chosen, escape(local_id)]}
             settings = mirror.settings.model_copy(update={"options": options})
             found[mirror_name] = replace(mirror, settings=settings)
+    return found
+
+
+def mirror_titles(folder: Path) -> dict[str, str]:
+    """Return the titles of the known mirrors by name; a mirror without a readable title is omitted.
+
+    Only the titles are read, so that an invalid mirror file is no error.
+    """
+    found: dict[str, str] = {}
+    try:
+        paths = known_mirror_files(folder)
+    except ConfigurationError:
+        paths = builtin_mirror_files()
+    for name, path in paths.items():
+        try:
+            title = tomllib.loads(path.read_text("utf-8")).get("title")
+        except (OSError, ValueError):
+            continue
+        if isinstance(title, str) and title.strip():
+            found[name] = title.strip()
     return found

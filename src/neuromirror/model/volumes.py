@@ -22,3 +22,14 @@ def is_volume(source: str, links: Iterable[tuple[str, str]]) -> bool:
     return source.partition("://")[0] in VOLUME_SCHEMES or any(
         kind == "precomputed" for kind, _ in links
     )
+
+
+def has_downloads(source: str) -> bool:
+    """Return whether the files of a dataset have URLs: the blocks of a volume service have none.
+
+    Parameters
+    ----------
+    source
+        The URI of the dataset at upstream.
+    """
+    return source.partition("://")[0] not in VOLUME_SCHEMES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote, urlencode
 
 
@@ -41,14 +41,35 @@ def cutout_address(name: str, label: str) -> str:
     return f"/cutout/{_version(name, label)}"
 
 
-def diff_address(old: str, new: str, page: int = 1) -> str:
+def lock_address(*names: str) -> str:
+    """Return the path of the lock file page of versions (``dandi:000027@0.210831.2033``)."""
+    return "/lock" + _adding(names)
+
+
+def lock_file_address(file: str, names: Sequence[str]) -> str:
+    """Return the path of a lock file, or of a list of files, of versions."""
+    return f"/lock/{file}" + _adding(names)
+
+
+def diff_address(old: str, new: str, page: int = 1, under: str = "") -> str:
     """Return the path of a comparison of two versions (``dandi:000027@0.210831.2033``)."""
-    return "/diff" + _query({"a": old, "b": new, **({"page": str(page)} if page > 1 else {})})
+    values = {"a": old, "b": new, "under": under, "page": str(page) if page > 1 else ""}
+    return "/diff" + _query({key: value for key, value in values.items() if value})
+
+
+def compare_address(dataset: str) -> str:
+    """Return the path of the form that offers the versions of a dataset for comparison."""
+    return "/diff" + _query({"dataset": dataset})
 
 
 def checksums_address(name: str, label: str) -> str:
     """Return the path of a version's list of checksums."""
     return f"/checksums/{_version(name, label)}"
+
+
+def download_address(name: str, label: str, path: str) -> str:
+    """Return the path that redirects to the content of a file at the archive."""
+    return f"/download/{_version(name, label)}" + _query({"path": path})
 
 
 def cite_address(name: str, label: str, form: str) -> str:
@@ -84,6 +105,10 @@ def find_address(checksum: str) -> str:
     return "/find" + _query({"checksum": checksum})
 
 
+def _adding(names: Sequence[str]) -> str:
+    return f"?{urlencode([('add', one) for one in names], safe='/:@')}" if names else ""
+
+
 def _query(values: Mapping[str, str]) -> str:
     return f"?{urlencode(values, safe='/:', errors='surrogateescape')}" if values else ""
 
@@ -95,8 +120,13 @@ TEMPLATE_GLOBALS: Mapping[str, Callable[..., str]] = {
     "volume_address": volume_address,
     "slice_address": slice_address,
     "cutout_address": cutout_address,
+    "compare_address": compare_address,
     "diff_address": diff_address,
+    "lock_address": lock_address,
+    "lock_address_of": lambda names: lock_address(*names),
+    "lock_file_address": lock_file_address,
     "checksums_address": checksums_address,
+    "download_address": download_address,
     "cite_address": cite_address,
     "badge_address": badge_address,
     "manifest_address": manifest_address,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -16,12 +17,12 @@ EVIDENCE_TEXT: Mapping[str, str] = {
     "size": "with a size only",
     "none": "without checksum and size: cannot be verified",
 }
-_CHECKSUM_TEXT: Mapping[str, str] = {
-    "sha256": "SHA-256, detects any change",
-    "md5": "MD5, detects accidental changes, but perhaps not forgeries",
-    "etag": "S3 ETag of an upload in parts, detects accidental changes",
-    "size": "none, only the size is known",
-    "none": "none, the file cannot be verified",
+_CHECKSUM_TEXT: Mapping[str, tuple[str, str]] = {
+    "sha256": ("SHA-256", "detects any change"),
+    "md5": ("MD5", "detects accidental changes, but perhaps not forgeries"),
+    "etag": ("S3 ETag of an upload in parts", "detects accidental changes"),
+    "size": ("none, only the size is known", ""),
+    "none": ("none, the file cannot be verified", ""),
 }
 _EVIDENCE_SHORT: Mapping[str, str] = {
     "sha256": "SHA-256",
@@ -180,18 +181,28 @@ def shell_quote(text: object) -> str:
     return shlex.quote(printable(text))
 
 
+def python_string(text: object) -> str:
+    """Quote a string for Python and R."""
+    return json.dumps(printable(text))
+
+
+def matlab_string(text: object) -> str:
+    """Quote a string for MATLAB."""
+    return "'" + printable(text).replace("'", "''") + "'"
+
+
 def file_kind(path: str) -> str:
     """Return the type of a file by its name; empty if unknown."""
     name = path.rpartition("/")[2].lower()
     return next((label for ending, label in _KINDS.items() if name.endswith(ending)), "")
 
 
-def checksum_source(evidence: str, checked: bool) -> str:
+def checksum_source(evidence: str, checked: bool, archive: str = "the archive") -> str:
     """Describe the strongest checksum of a file, and who computed it."""
-    text = _CHECKSUM_TEXT.get(evidence, evidence)
-    if evidence in ("size", "none"):
-        return text
-    return f"{text}; computed by {'this mirror' if checked else 'the archive'}"
+    name, purpose = _CHECKSUM_TEXT.get(evidence, (evidence, ""))
+    if not purpose:
+        return name
+    return f"{name} ({'checked here' if checked else f'from {archive}'}), {purpose}"
 
 
 def event_kind(kind: str) -> str:
@@ -214,6 +225,8 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "printable": printable,
     "printable_lines": printable_lines,
     "shell_quote": shell_quote,
+    "python_string": python_string,
+    "matlab_string": matlab_string,
     "kind": file_kind,
     "license": license_name,
     "evidence": lambda key: EVIDENCE_TEXT.get(key, key),

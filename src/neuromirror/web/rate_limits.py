@@ -46,18 +46,18 @@ class RequestKind:
 REQUEST_KINDS: Final[Mapping[str, RequestKind]] = {
     # CutoutService limits their concurrency
     "cutout": RequestKind("cutouts and previews", 60, 16, 16, 4),
-    "diff": RequestKind("comparisons", 30, 2, 8, 2),
+    "diff": RequestKind("comparisons and lock files", 30, 2, 8, 2),
     "search": RequestKind("searches", 120, 2, 8, 3),
     "sql": RequestKind("requests for tables", 60, 2, 8, 2),
 }
 
 _PATHS: Final = (
     ("cutout", re.compile(rb"/(?:cutout|slice)/")),
-    ("diff", re.compile(rb"/(?:api/v1/)?diff\Z")),
+    ("diff", re.compile(rb"/(?:api/v1/)?diff\Z|/lock/")),
     ("search", re.compile(rb"/find\Z|/api/v1/(?:search\Z|datasets/.*/paths\Z)")),
     ("sql", re.compile(rb"/index(?:[/.]|\Z)")),
 )
-_SEARCHABLE_PATHS: Final = re.compile(rb"/\Z|/dataset/|/api/v1/datasets\Z")
+_SEARCHABLE_PATHS: Final = re.compile(rb"/\Z|/dataset/|/lock\Z|/api/v1/datasets\Z")
 _SEARCH_FIELDS: Final = frozenset({b"q", b"match", b"page"})
 """Query parameters that turn a page into a search."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +16,9 @@ from neuromirror.store import Store
 from neuromirror.store.private_store import require_public_store
 from neuromirror.web.async_index import AsyncIndexReader
 from neuromirror.web.cutouts import CutoutService
+from neuromirror.web.example_searches import ExampleSearches
 from neuromirror.web.rate_limits import RequestLimiter, parse_limits
+from neuromirror.web.readmes import ReadmeService
 from neuromirror.web.server.datasette_pool import DatasettePool
 
 if TYPE_CHECKING:
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
 class Site:
     """The objects that all pages of the catalogue share.
 
-    ``address`` is the public URL of the site. ``tables`` are the Datasette processes that serve SQL
+    ``address`` is the public URL of the site, ``archives`` the titles of archives by mirror.
+    ``tables`` are the Datasette processes that serve SQL
     queries; None inside these processes themselves.
     """
 
@@ -38,7 +42,14 @@ class Site:
     cutouts: CutoutService
     limiter: RequestLimiter
     templates: Environment
+    readmes: ReadmeService
+    archives: Mapping[str, str]
+    examples: ExampleSearches
     tables: DatasettePool | None = None
+
+    def archive_title(self, mirror: str) -> str:
+        """Return the title of an archive for visitors; the name of the mirror without one."""
+        return self.archives.get(mirror, mirror)
 
 
 _SITES: weakref.WeakKeyDictionary[Any, Site] = weakref.WeakKeyDictionary()
@@ -75,6 +86,7 @@ def catalogue_app(
     cutouts: bool = True,
     sql: bool = False,
     limiter: RequestLimiter | None = None,
+    archives: Mapping[str, str] | None = None,
 ) -> Any:
     """Return the site of a store as an ASGI application.
 
@@ -85,12 +97,14 @@ def catalogue_app(
     title, address
         Title and public URL of the site.
     cutouts
-        Whether visitors may request voxels from upstream.
+        Whether visitors may request voxels, and READMEs be read, from upstream.
     sql
         Whether visitors may write SQL statements.
     limiter
         Limits expensive requests, by default as
         :data:`~neuromirror.web.rate_limits.REQUEST_KINDS`.
+    archives
+        Titles of archives by the name of their mirror.
 
     Raises
     ------
@@ -126,6 +140,7 @@ def catalogue_app(
         address=address,
         cutouts=cutouts,
         limiter=limiter,
+        archives=archives,
         tables=found,
     )
     return datasette.app()
@@ -140,6 +155,7 @@ def attach_site(
     address: str,
     cutouts: bool = False,
     limiter: RequestLimiter | None = None,
+    archives: Mapping[str, str] | None = None,
     tables: DatasettePool | None = None,
 ) -> None:
     """Attach the site of a store to a Datasette instance; see :class:`Site`."""
@@ -153,5 +169,8 @@ def attach_site(
         CutoutService(store, is_allowed=cutouts),
         limiter or RequestLimiter(parse_limits(())),
         template_environment(),
+        ReadmeService(store, is_allowed=cutouts),
+        archives or {},
+        ExampleSearches(),
         tables,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,11 +24,16 @@ _CHECK_INTERVAL = 500
 
 @dataclass(frozen=True, slots=True)
 class VersionComparison:
-    """A page of the changes between two versions; ``total`` counts all changes."""
+    """A page of the changes between two versions; ``total`` counts all changes.
+
+    ``folders`` counts the changes by kind, for each folder directly below the compared one; files
+    of that folder itself are counted with an empty name.
+    """
 
     counts: ChangeCounts
     changes: list[FileChange]
     total: int
+    folders: Mapping[str, Counter[str]]
 
 
 def split_version_name(text: str) -> tuple[str, str]:
@@ -40,9 +46,17 @@ def split_version_name(text: str) -> tuple[str, str]:
 
 
 def compare_versions(
-    store: Store, index: Index, old: VersionRow, new: VersionRow, offset: int, limit: int
+    store: Store,
+    index: Index,
+    old: VersionRow,
+    new: VersionRow,
+    offset: int,
+    limit: int,
+    under: str = "",
 ) -> VersionComparison:
     """Compare two versions and return up to ``limit`` changes from ``offset`` on.
+
+    Only the changes in the folder ``under`` are counted, by their new path.
 
     Raises as :func:`neuromirror.lab.diff` does, and QueryStoppedError.
     """
@@ -50,15 +64,22 @@ def compare_versions(
     from neuromirror.lab.diff import version_side
 
     counts, changes, number = ChangeCounts(), [], 0
+    folders: dict[str, Counter[str]] = {}
+    prefix = f"{under}/" if under else ""
     with TemporaryDirectory(prefix="neuromirror-") as scratch:
         before, after = (_stoppable(version_side(store, index, row), index) for row in (old, new))
-        for number, change in enumerate(
-            _until_stopped(diff(before, after, Path(scratch)), index), 1
-        ):
+        within = (
+            change
+            for change in _until_stopped(diff(before, after, Path(scratch)), index)
+            if change.path.startswith(prefix)
+        )
+        for number, change in enumerate(within, 1):
             counts.add(change)
+            folder = change.path[len(prefix) :].rpartition("/")[0].partition("/")[0]
+            folders.setdefault(folder, Counter())[change.kind] += 1
             if offset < number <= offset + limit:
                 changes.append(change)
-    return VersionComparison(counts, changes, number)
+    return VersionComparison(counts, changes, number, folders)
 
 
 def _stoppable(side: DiffSide, index: Index) -> DiffSide:

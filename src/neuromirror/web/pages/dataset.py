@@ -10,11 +10,14 @@ from datasette.utils.asgi import Response
 
 from neuromirror.index import Index, VersionRow, shapes
 from neuromirror.model import alias_of
-from neuromirror.model.volumes import is_volume
+from neuromirror.model.volumes import has_downloads, is_volume
 from neuromirror.web.citations import CitationData, read_citation
+from neuromirror.web.cutouts import CutoutService
+from neuromirror.web.pages.folders import file_tree
 from neuromirror.web.pages.growth_chart import growth_chart
 from neuromirror.web.pages.schema_org import linked_data
 from neuromirror.web.pages.viewers import Viewer, is_web, zarr_viewers
+from neuromirror.web.readmes import find_readme
 from neuromirror.web.request import CatalogueRequest, view
 
 _DETAILED_VERSIONS = 20
@@ -34,37 +37,13 @@ async def dataset(request: CatalogueRequest) -> Response:
     older = request.query_parameter("older")
     first = request.integer_parameter("older", 1, 999_999_999) if older else None
 
-    def look(index: Index) -> dict[str, Any]:
-        row = index.dataset(name)
-        versions = list(index.versions(name))
-        newest = index.resolve(name) if versions else None
-        events = list(index.events(name, limit=20))
-        return {
-            "dataset": shapes.Dataset.of(row).plain(),
-            "timeline": _timeline(index, name, versions, first),
-            "newest": None if newest is None else shapes.Version.of(newest).plain(),
-            "row": newest,
-            "attributes": {} if newest is None else index.attributes(newest),
-            "links": index.links(name),
-            "is_volume": newest is not None and is_volume(row.source_uri, index.links(name)),
-            "viewers": [] if newest is None else zarr_viewers(index, newest),
-            "superdatasets": index.superdatasets(name),
-            "holds": list(index.open_holds(name)),
-            "events": events[:5],
-            "gone_since": next((one.at for one in events if one.kind == "tombstone"), None),
-            "ancestors": () if newest is None else index.ancestors(newest, 1),
-            "descendants": () if newest is None else index.descendants(newest, 1),
-            "growth": growth_chart([(one.time, one.bytes, _is_published(one)) for one in versions]),
-        }
-
-    context = await request.query_index(look)
-    row = context.pop("row")
+    context = await request.query_index(lambda index: _read(index, name, first))
+    row, file = context.pop("row"), context.pop("readme_file")
     store = request.site.store
-    found = (
-        None
-        if row is None
-        else await request.site.reader.run_in_thread(lambda: read_citation(store, row))
-    )
+    found = readme = None
+    if row is not None:
+        found = await request.site.reader.run_in_thread(lambda: read_citation(store, row))
+        readme = None if file is None else await request.site.readmes.read(row, file)
     alias = alias_of(name)
     data = ""
     if found is not None and row is not None:
@@ -79,12 +58,67 @@ async def dataset(request: CatalogueRequest) -> Response:
     return await request.render_page(
         "dataset",
         citation=found,
+        readme=readme,
         data=data,
         alias=alias,
+        has_preview=context["is_volume"] and _has_preview(request.site.cutouts),
         upstream=_upstream(found, context["links"], context["dataset"]["source"]),
         viewer_links=_viewer_links(context.pop("links"), context.pop("viewers")),
         **context,
     )
+
+
+def _read(index: Index, name: str, first: int | None) -> dict[str, Any]:
+    """Return what the page shows from the index; the timeline starts at the ordinal ``first``."""
+    row = index.dataset(name)
+    versions = list(index.versions(name))
+    newest = index.resolve(name) if versions else None
+    events = list(index.events(name, limit=20))
+    context: dict[str, Any] = {
+        "dataset": shapes.Dataset.of(row).plain(),
+        "timeline": _timeline(index, name, versions, first),
+        "newest": None,
+        "row": newest,
+        "readme_file": None,
+        "tree": None,
+        "attributes": {},
+        "links": index.links(name),
+        "is_volume": False,
+        "downloads": has_downloads(row.source_uri),
+        "viewers": [],
+        "superdatasets": index.superdatasets(name),
+        "holds": list(index.open_holds(name)),
+        "events": events[:5],
+        "gone_since": next((one.at for one in events if one.kind == "tombstone"), None),
+        "ancestors": (),
+        "descendants": (),
+        "draft": _newer_draft(versions, newest),
+        "growth": growth_chart([(one.time, one.bytes, _is_published(one)) for one in versions]),
+    }
+    if newest is not None:
+        context |= {
+            "newest": shapes.Version.of(newest).plain(),
+            "readme_file": find_readme(index, newest),
+            "tree": file_tree(index, newest),
+            "attributes": index.attributes(newest),
+            "is_volume": is_volume(row.source_uri, index.links(name)),
+            "viewers": zarr_viewers(index, newest),
+            "ancestors": index.ancestors(newest, 1),
+            "descendants": index.descendants(newest, 1),
+        }
+    return context
+
+
+def _newer_draft(versions: Sequence[VersionRow], newest: VersionRow | None) -> str | None:
+    """Return the label of the last observed version that follows the published one, if any."""
+    if newest is None or not _is_published(newest):
+        return None
+    last = max(versions, key=lambda one: one.seq)
+    return None if last.seq <= newest.seq or _is_published(last) else last.label
+
+
+def _has_preview(cutouts: CutoutService) -> bool:
+    return cutouts.is_allowed and not cutouts.missing_package
 
 
 def _is_published(row: VersionRow) -> bool:

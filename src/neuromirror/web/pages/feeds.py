@@ -37,6 +37,8 @@ _DISALLOWED_PATHS = (
         "/find",
         "/index",
         "/checksums/",
+        "/download/",
+        "/lock",
         "/cite/",
         "/slice/",
         "/cutout/",

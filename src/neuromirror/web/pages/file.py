@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 from datasette.utils.asgi import Response
 
-from neuromirror.index import Index, shapes
+from neuromirror.index import Index, LocationRow, shapes
 from neuromirror.model import alias_of
 from neuromirror.web.occurrences import other_occurrences
 from neuromirror.web.pages.viewers import file_viewers, is_web
-from neuromirror.web.request import CatalogueRequest, view
+from neuromirror.web.request import CatalogueRequest, PageNotFoundError, view
 
 _MAX_LOCATIONS = 100
+_URL_SAFE = "%/:=&?~#+!$,;'@()*[]"
+"""Characters of a URL that are not quoted in the header of a redirect."""
 _MAX_OTHER_LOCATIONS = 100
 
 
@@ -36,9 +40,7 @@ async def file(request: CatalogueRequest) -> Response:
             "locations": locations[:_MAX_LOCATIONS],
             "has_more_locations": len(locations) > _MAX_LOCATIONS,
             "viewers": file_viewers(row, path, locations),
-            "download": next(
-                (one.url for one in locations if is_web(one.url) and one.result in (None, "ok")), ""
-            ),
+            "download": _download_url(locations),
             "spans": list(reversed(index.content_spans(row, path))),
             "other_occurrences": [shapes.Occurrence.of(one).plain() for one in others],
             "has_more_occurrences": more,
@@ -46,4 +48,33 @@ async def file(request: CatalogueRequest) -> Response:
 
     return await request.render_page(
         "file", alias=alias_of(name), **await request.query_index(look)
+    )
+
+
+@view
+async def download(request: CatalogueRequest) -> Response:
+    """Redirect to the content of a file at the archive, by preference to its object version."""
+    name, label, path = (
+        request.path_parameter("name"),
+        request.path_parameter("label"),
+        request.query_parameter("path"),
+    )
+
+    def look(index: Index) -> str:
+        found = index.file(index.resolve(name, label), path)
+        return _download_url(index.locations(found.content, limit=_MAX_LOCATIONS))
+
+    url = await request.query_index(look)
+    if not url:
+        raise PageNotFoundError(
+            "no location of this file is known that a browser can download from; a clone may "
+            "still be able to get it"
+        )
+    return Response.redirect(quote(url, safe=_URL_SAFE))
+
+
+def _download_url(locations: Sequence[LocationRow]) -> str:
+    """Return the best web location that did not fail the last check; empty without one."""
+    return next(
+        (one.url for one in locations if is_web(one.url) and one.result in (None, "ok")), ""
     )

@@ -12,7 +12,6 @@ from neuromirror.index import (
     Index,
     MalformedQueryError,
     NameMatch,
-    VersionRow,
     is_checksum,
     shapes,
 )
@@ -22,14 +21,11 @@ from neuromirror.web.addresses import (
     find_address,
     version_address,
 )
-from neuromirror.web.pages.status import mirrors_with_problems
+from neuromirror.web.pages.front import front_page
 from neuromirror.web.request import CatalogueRequest, view
 
 _PAGE_SIZE = 50
 _RESULTS_PER_PAGE = 20
-_RECENT = 10
-_RECENT_CANDIDATES = 60
-"""Candidates for the recent versions on the front page, which shows one per dataset."""
 _MAX_SCANNED_FILES = 200_000
 """Number of files that a version's page searches at once."""
 _MAX_VALUE_LENGTH = 120
@@ -51,18 +47,7 @@ async def front(request: CatalogueRequest) -> Response:
     if mirror is not None:
         return await _mirror_page(request, mirror, page)
 
-    def look(index: Index) -> dict[str, Any]:
-        mirrors, failures = list(index.mirror_status()), index.failures()
-        return {
-            "mirrors": mirrors,
-            "attention": mirrors_with_problems(mirrors, failures),
-            "failures": failures,
-            "holds": sum(one.open_holds for one in mirrors),
-            "last": max((one.last_visit for one in mirrors if one.last_visit), default=None),
-            "recent": _recent(index.recent_versions(_RECENT_CANDIDATES)),
-        }
-
-    return await request.render_page("index", **await request.query_index(look))
+    return await front_page(request)
 
 
 async def _direct_url(request: CatalogueRequest, terms: str) -> str:
@@ -79,19 +64,6 @@ def _named_url(named: NameMatch) -> str:
     if named.label:
         return version_address(named.dataset, named.label)
     return dataset_address(named.dataset)
-
-
-def _recent(rows: list[VersionRow]) -> list[dict[str, Any]]:
-    """Return the newest version of each dataset with the number of other recent ones."""
-    newest: dict[str, VersionRow] = {}
-    more: dict[str, int] = {}
-    for row in rows:
-        newest.setdefault(row.dataset_name, row)
-        more[row.dataset_name] = more.get(row.dataset_name, -1) + 1
-    return [
-        {**shapes.Version.of(row).plain(), "recorded": row.recorded_at, "more": more[name]}
-        for name, row in islice(newest.items(), _RECENT)
-    ]
 
 
 async def _mirror_page(request: CatalogueRequest, mirror: str, page: int) -> Response:

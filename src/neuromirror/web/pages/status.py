@@ -1,4 +1,4 @@
-"""Status pages: events, mirrors, and the page for unknown URLs."""
+"""Status pages: events, mirrors, help, and the page for unknown URLs."""
 
 from __future__ import annotations
 
@@ -72,6 +72,12 @@ def mirrors_with_problems(
     """Return the names of the mirrors that have a failure or a held update."""
     failing = {one.mirror for one in failures}
     return frozenset(one.mirror for one in mirrors if one.open_holds or one.mirror in failing)
+
+
+@view
+async def help_page(request: CatalogueRequest) -> Response:
+    """Explain the terms of the catalogue."""
+    return await request.render_page("help")
 
 
 @view

@@ -31,6 +31,7 @@ def serve_catalogue(
     per_minute: Mapping[str, int],
     proxies: Sequence[str] = (),
     sql: bool = False,
+    archives: Mapping[str, str] | None = None,
     on_ready: Callable[[], None],
     heartbeat: Callable[[Mapping[str, int]], None] | None = None,
 ) -> None:
@@ -53,6 +54,8 @@ def serve_catalogue(
         :func:`~neuromirror.web.rate_limits.parse_proxies`.
     sql
         Whether visitors may write SQL statements.
+    archives
+        Titles of archives by the name of their mirror.
     on_ready
         Called once before the first request.
     heartbeat
@@ -73,6 +76,7 @@ def serve_catalogue(
         cutouts=cutouts,
         sql=sql,
         limiter=limiter,
+        archives=archives,
     )
     import uvicorn
 

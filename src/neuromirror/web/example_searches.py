@@ -1,0 +1,33 @@
+"""Example searches of the front page."""
+
+from __future__ import annotations
+
+import time
+from itertools import islice
+from typing import Final
+
+from neuromirror.index import Index
+
+_EXAMPLES: Final = (
+    *("hippocampus", "visual cortex", "electron microscopy", "mouse ecephys", "sleep", "behavior"),
+    *("calcium imaging", "cortex", "mouse", "nwb"),
+)
+"""Example searches; the first ones that find something are shown."""
+_SHOWN_EXAMPLES: Final = 3
+_EXAMPLES_SECONDS: Final = 3600.0
+
+
+class ExampleSearches:
+    """Searches that find something here; tried again once per hour."""
+
+    def __init__(self) -> None:
+        self._found: tuple[str, ...] = ()
+        self._until = 0.0
+
+    def read(self, index: Index) -> tuple[str, ...]:
+        """Return up to three searches."""
+        if time.monotonic() >= self._until:
+            hits = (one for one in _EXAMPLES if index.find_datasets(one, limit=1).rows)
+            self._found = tuple(islice(hits, _SHOWN_EXAMPLES))
+            self._until = time.monotonic() + (_EXAMPLES_SECONDS if self._found else 0.0)
+        return self._found

@@ -1,0 +1,79 @@
+"""The front page, and the page of changes: what is new in each archive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any, Final
+
+from datasette.utils.asgi import Response
+
+from neuromirror.index import Index, MirrorStatus, VersionRow, shapes
+from neuromirror.web.request import CatalogueRequest, view
+
+_CHANGES_PER_ARCHIVE: Final = 4
+_CHANGES_ON_OWN_PAGE: Final = 25
+_CANDIDATES: Final = 40
+"""Versions of an archive among which those of different datasets are chosen."""
+_EVENTS: Final = 10
+
+
+async def front_page(request: CatalogueRequest) -> Response:
+    """Show what the catalogue has, example searches, and what is new."""
+    examples = request.site.examples
+
+    def look(index: Index) -> dict[str, Any]:
+        archives = list(index.mirror_status())
+        return {
+            "archives": archives,
+            "changes": _changes(index, archives, _CHANGES_PER_ARCHIVE),
+            "examples": examples.read(index),
+            "datasets": sum(one.datasets - one.subdatasets for one in archives),
+            "versions": sum(one.versions for one in archives),
+        }
+
+    return await request.render_page("index", **await request.query_index(look))
+
+
+@view
+async def changes(request: CatalogueRequest) -> Response:
+    """Show the newest versions by archive, and the newest events."""
+
+    def look(index: Index) -> dict[str, Any]:
+        archives = list(index.mirror_status())
+        return {
+            "archives": archives,
+            "changes": _changes(index, archives, _CHANGES_ON_OWN_PAGE),
+            "events": list(index.events(limit=_EVENTS)),
+        }
+
+    return await request.render_page("changes", **await request.query_index(look))
+
+
+def _changes(
+    index: Index, archives: Sequence[MirrorStatus], limit: int
+) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Return the newest versions of each archive, the archive that changed last first."""
+    found = [
+        (one.mirror, _newest_of_each(index.recent_versions(_CANDIDATES, mirror=one.mirror), limit))
+        for one in archives
+        if one.versions
+    ]
+    return sorted(
+        ((mirror, rows) for mirror, rows in found if rows),
+        key=lambda one: str(one[1][0]["recorded"]),
+        reverse=True,
+    )
+
+
+def _newest_of_each(rows: Sequence[VersionRow], limit: int) -> list[dict[str, Any]]:
+    """Return the newest version of each dataset with the number of other recent ones."""
+    newest: dict[str, VersionRow] = {}
+    more: dict[str, int] = {}
+    for row in rows:
+        newest.setdefault(row.dataset_name, row)
+        more[row.dataset_name] = more.get(row.dataset_name, -1) + 1
+    return [
+        {**shapes.Version.of(row).plain(), "recorded": row.recorded_at, "more": more[name]}
+        for name, row in islice(newest.items(), limit)
+    ]

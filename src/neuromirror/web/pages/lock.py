@@ -1,0 +1,229 @@
+"""Lock files of versions that a visitor collects in a URL: their page, and the files to download.
+
+The versions are the parameters ``add`` of the URL, so that a list can be shared and bookmarked;
+nothing is stored here, or in the visitor's browser.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import SpooledTemporaryFile, TemporaryDirectory
+from typing import IO, Any, Final
+
+from datasette.utils.asgi import AsgiStream, Response
+
+from neuromirror.index import Index, MalformedQueryError, VersionRow, shapes
+from neuromirror.lab import PinRequest, load_lock, pin
+from neuromirror.lab.export_lock import LockExport, export_lines
+from neuromirror.lab.globs import Globs
+from neuromirror.model import ConfigurationError
+from neuromirror.model.volumes import has_downloads
+from neuromirror.store import Store
+from neuromirror.web.addresses import lock_address
+from neuromirror.web.pages.viewers import is_web
+from neuromirror.web.request import BadRequestError, CatalogueRequest, view
+from neuromirror.web.version_comparison import split_version_name
+
+_MAX_VERSIONS: Final = 50
+_MAX_FILES: Final = 500_000
+"""Number of files above which no lock file is made here: it would take minutes."""
+_MAX_RESULTS: Final = 10
+_SPOOLED_BYTES: Final = 1 << 20
+_CHUNK_SIZE: Final = 1 << 18
+_LOCK: Final = "datasets.lock"
+
+LISTS: Final = {
+    "files.aria2": "aria2",
+    "files.curl": "curl",
+    "files.sh": "wget",
+    "files.sha256": "sha256sum",
+    "files.csv": "addurls",
+}
+"""The name of each list of files, with its format."""
+
+
+@view
+async def lock(request: CatalogueRequest) -> Response:
+    """Show the collected versions, with their lock file and lists, and a search to add others."""
+    names, terms = _names(request), request.query_parameter("q").strip()
+    rows, found = await request.query_index(
+        lambda index: (_versions(index, names), _search(index, terms))
+    )
+    chosen = [row.name for row in rows]
+    total = sum(row.files for row in rows)
+    return await request.render_page(
+        "lock",
+        versions=[shapes.Version.of(row).plain() for row in rows],
+        chosen=chosen,
+        without={one: lock_address(*(name for name in chosen if name != one)) for one in chosen},
+        terms=terms,
+        found=[
+            {
+                **shapes.Dataset.of(row).plain(),
+                "add": lock_address(*chosen, f"{row.name}@{row.version}"),
+            }
+            for row in found
+        ],
+        files=total,
+        bytes=sum(row.bytes for row in rows),
+        is_too_large=total > _MAX_FILES,
+        maximum=_MAX_FILES,
+        downloads=bool(rows) and all(has_downloads(row.source_uri) for row in rows),
+    )
+
+
+@view
+async def lock_file(request: CatalogueRequest) -> Any:
+    """Return the lock file of the collected versions."""
+    return await _send(request, _LOCK, "text/plain; charset=utf-8", _write_lock)
+
+
+@view
+async def lock_archive(request: CatalogueRequest) -> Any:
+    """Return the lock file with its manifests as a zip file."""
+    return await _send(request, f"{_LOCK}.zip", "application/zip", _write_archive)
+
+
+@view
+async def file_list(request: CatalogueRequest) -> Any:
+    """Return the files of the collected versions as a list for another program."""
+    name = request.path_parameter("list")
+    form = LISTS.get(name)
+    if form is None:
+        raise BadRequestError(f"no list is called {name[:40]!r}; there are {', '.join(LISTS)}")
+
+    def write(path: Path, target: IO[bytes]) -> None:
+        for piece in export_lines(load_lock(path), form, LockExport()):
+            target.write(piece.encode())
+
+    return await _send(request, name, "text/plain; charset=utf-8", write)
+
+
+def _names(request: CatalogueRequest) -> list[str]:
+    """Return the collected names, the last of each dataset."""
+    found: dict[str, str] = {}
+    for text in request.query_parameters().get("add", ()):
+        if name := text.strip():
+            found[split_version_name(name)[0]] = name
+    if len(found) > _MAX_VERSIONS:
+        raise BadRequestError(
+            f"a list here has at most {_MAX_VERSIONS} versions, not {len(found)}; make several "
+            "lists, or one with 'neuromirror pin'"
+        )
+    return list(found.values())
+
+
+def _versions(index: Index, names: Sequence[str]) -> list[VersionRow]:
+    found = []
+    for name in names:
+        dataset, label = split_version_name(name)
+        found.append(index.resolve(dataset, label or "latest"))
+    return found
+
+
+def _search(index: Index, terms: str) -> list[Any]:
+    if not terms:
+        return []
+    try:
+        found = index.find_datasets(terms, limit=_MAX_RESULTS)
+    except MalformedQueryError as error:
+        raise BadRequestError(str(error)) from error
+    return [one.dataset for one in found.rows if one.dataset.version is not None]
+
+
+async def _send(
+    request: CatalogueRequest, name: str, kind: str, write: Callable[[Path, IO[bytes]], None]
+) -> Any:
+    """Make the lock file in a scratch folder, and send what ``write`` makes of it."""
+    names = _names(request)
+    globs = tuple(one for one in request.query_parameters().get("path", ()) if one)
+    if not names:
+        raise BadRequestError("name at least one version: add=<dataset>@<version>")
+    try:
+        Globs(globs)
+    except ConfigurationError as error:
+        raise BadRequestError(str(error)) from error
+    base, store = request.base_url, request.site.store
+
+    def make(index: Index) -> IO[bytes]:
+        rows = _versions(index, names)
+        if sum(row.files for row in rows) > _MAX_FILES:
+            raise BadRequestError(
+                f"the versions have more than {_MAX_FILES:,} files together, the limit of this "
+                "page; clone a version instead, whose git commit has the same list of files"
+            )
+        with TemporaryDirectory(prefix="neuromirror-") as folder:
+            path = _make_lock(store, index, rows, base, globs, Path(folder))
+            # closed by the stream
+            made = SpooledTemporaryFile(_SPOOLED_BYTES)  # noqa: SIM115
+            write(path, made)
+        made.seek(0)
+        return made
+
+    made = await request.site.reader.long_query(make)
+
+    async def stream(to: Any) -> None:
+        with made:
+            while piece := await request.site.reader.run_file_read(lambda: made.read(_CHUNK_SIZE)):
+                await to.write_bytes(piece)
+
+    headers = {
+        "content-disposition": f'attachment; filename="{name}"',
+        "cache-control": "no-cache",
+        "access-control-allow-origin": "*",
+    }
+    return _ByteStream(stream, 200, headers, kind)
+
+
+def _make_lock(
+    store: Store,
+    index: Index,
+    rows: Sequence[VersionRow],
+    base: str,
+    globs: tuple[str, ...],
+    folder: Path,
+) -> Path:
+    """Pin the versions in a new lock file, with this catalogue as the URL to clone from."""
+    path = folder / _LOCK
+    clones = (f"ria+{base}",) if is_web(base) else ()
+    requests = [PinRequest(row.dataset_name, row.label, globs, clones) for row in rows]
+    try:
+        list(pin(path, requests, store, index))
+    except ConfigurationError as error:
+        # what follows is a hint for the command line
+        raise BadRequestError(str(error).partition(";")[0]) from error
+    return path
+
+
+def _write_lock(path: Path, target: IO[bytes]) -> None:
+    target.write(path.read_bytes())
+
+
+def _write_archive(path: Path, target: IO[bytes]) -> None:
+    with zipfile.ZipFile(target, "w") as archive:  # manifests are compressed already
+        archive.write(path, path.name)
+        for one in sorted(path.with_name(f"{path.name}.d").rglob("*")):
+            if one.is_file():
+                archive.write(one, one.relative_to(path.parent).as_posix())
+
+
+class _ByteStream(AsgiStream):  # type: ignore[misc,unused-ignore]
+    """A stream whose writer also takes bytes."""
+
+    async def asgi_send(self, send: Any) -> None:
+        """Send the stream."""
+        headers = {**self.headers, "content-type": self.content_type}
+        raw = [[name.encode(), value.encode()] for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": self.status, "headers": raw})
+        await self.stream_fn(_Writer(send))
+        await send({"type": "http.response.body", "body": b""})
+
+
+class _Writer:
+    def __init__(self, send: Any) -> None:
+        self._send = send
+
+    async def write_bytes(self, piece: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": piece, "more_body": True})

@@ -1,0 +1,197 @@
+"""READMEs of versions, read from upstream in the background, verified and rendered.
+
+Everything is bounded: size, time, requests in progress and the cache. Requests carry no token, so
+that only public content is shown. Raw HTML in Markdown is escaped, not rendered; of links only
+``https``, ``http`` and ``mailto`` are kept; an image becomes a link to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+from markupsafe import Markup
+
+from neuromirror.index import FileRow, Index, UnknownFileError, VersionRow
+from neuromirror.model import NeuromirrorError
+from neuromirror.net import RequestLimits
+from neuromirror.store import Store
+from neuromirror.volume import no_token, open_version_files
+from neuromirror.web.filters import printable_lines
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.token import Token
+
+_NAMES: Final = (
+    *("README.md", "readme.md", "Readme.md", "README.markdown"),
+    *("README", "readme", "README.txt", "readme.txt", "README.rst"),
+)
+"""Names of a README, the best first."""
+_MARKDOWN: Final = (".md", ".markdown")
+_MAX_BYTES: Final = 1 << 18
+"""Size above which a README is not read."""
+_MAX_RENDERED: Final = 1 << 16
+"""Number of characters that are rendered."""
+_MAX_WAIT: Final = 1.0
+"""Seconds that a page waits for a README that is not cached."""
+_SECONDS: Final = 15.0
+_THREADS: Final = 2
+_MAX_PENDING: Final = 8
+_MAX_CACHED: Final = 256
+_FAILURE_SECONDS: Final = 300.0
+"""Seconds before a failed read is tried again."""
+_HEADING_OFFSET: Final = 2
+"""The title of the page is an h1, that of the section an h2."""
+_LIMITS: Final = RequestLimits(
+    attempts=1, connect=5.0, read=10.0, total=_SECONDS, per_host=2, retry_after_max=1.0
+)
+_SCHEMES: Final = ("https://", "http://", "mailto:")
+
+
+@dataclass(frozen=True, slots=True)
+class Readme:
+    """A README.
+
+    ``html`` is empty while the file is being read; ``is_failed`` whether it could not be read.
+    """
+
+    path: str
+    html: str = ""
+    is_cut: bool = False
+    is_failed: bool = False
+
+
+def find_readme(index: Index, row: VersionRow) -> FileRow | None:
+    """Return the README in the top folder of a version; None without one of a suitable size."""
+    if not row.indexed:
+        return None
+    for name in _NAMES:
+        try:
+            file = index.file(row, name)
+        except UnknownFileError:
+            continue
+        if file.size is not None and 0 < file.size <= _MAX_BYTES:
+            return file
+    return None
+
+
+class ReadmeService:
+    """Reads READMEs for the pages of a store; for one event loop.
+
+    Nothing is requested from upstream unless ``is_allowed``.
+    """
+
+    def __init__(self, store: Store, *, is_allowed: bool) -> None:
+        self._store, self._is_allowed = store, is_allowed
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="readmes")
+        self._cached: OrderedDict[str, tuple[float, Readme]] = OrderedDict()
+        self._pending: dict[str, asyncio.Future[Readme]] = {}
+
+    async def read(self, row: VersionRow, file: FileRow) -> Readme:
+        """Return the README of a version, without its text if that takes longer than a second."""
+        until, known = self._cached.get(file.key, (0.0, None))
+        if known is not None and time.monotonic() < until:
+            self._cached.move_to_end(file.key)
+            return known
+        if not self._is_allowed:
+            return Readme(file.path, is_failed=True)
+        reading = self._pending.get(file.key)
+        if reading is None:
+            if len(self._pending) >= _MAX_PENDING:
+                return Readme(file.path)
+            loop = asyncio.get_running_loop()
+            reading = loop.run_in_executor(self._threads, self._read, row, file)
+            self._pending[file.key] = reading
+            reading.add_done_callback(lambda done: self._keep(file.key, done))
+        done, _ = await asyncio.wait([reading], timeout=_MAX_WAIT)
+        return reading.result() if done else Readme(file.path)
+
+    def _read(self, row: VersionRow, file: FileRow) -> Readme:
+        try:
+            with closing(
+                open_version_files(
+                    self._store, row, token=no_token, limits=_LIMITS, seconds=_SECONDS
+                )
+            ) as files:
+                found = files.git_document(file.path)
+                if found is None:
+                    content = files.read_object(file.path, _MAX_BYTES)
+                    found = None if content is None else bytes(content)
+        except (NeuromirrorError, OSError):
+            found = None
+        if found is None:
+            return Readme(file.path, is_failed=True)
+        text = found.decode("utf-8", "replace")
+        return Readme(file.path, render(file.path, text), is_cut=len(text) > _MAX_RENDERED)
+
+    def _keep(self, key: str, done: asyncio.Future[Readme]) -> None:
+        del self._pending[key]
+        if done.cancelled() or done.exception() is not None:
+            return
+        seconds = _FAILURE_SECONDS if done.result().is_failed else float("inf")
+        self._cached[key] = time.monotonic() + seconds, done.result()
+        while len(self._cached) > _MAX_CACHED:
+            self._cached.popitem(last=False)
+
+
+def render(path: str, text: str) -> Markup:
+    """Return the text of a README as safe HTML: Markdown rendered, anything else as it is."""
+    shown = printable_lines(text[:_MAX_RENDERED].replace("\r\n", "\n").expandtabs(4))
+    if not path.lower().endswith(_MARKDOWN):
+        return Markup("<pre>{}</pre>").format(shown)
+    parser = _parser()
+    tokens = parser.parse(shown)
+    _restrict(tokens)
+    # the parser escapes raw HTML (html=False); tokens have allowed links only
+    return Markup(parser.renderer.render(tokens, parser.options, {}))
+
+
+@cache
+def _parser() -> MarkdownIt:
+    from markdown_it import MarkdownIt
+
+    return MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+
+
+def _restrict(tokens: Sequence[Token]) -> None:
+    """Lower the headings, restrict the links and replace the images, in place."""
+    for token in tokens:
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{min(6, int(token.tag[1:]) + _HEADING_OFFSET)}"
+        elif token.type == "link_open":
+            address = str(token.attrs.get("href", ""))
+            allowed = address.lower().startswith(_SCHEMES)
+            token.attrs = {"href": address, "rel": "noreferrer nofollow"} if allowed else {}
+            if not allowed:
+                token.tag = "span"
+        elif token.type == "image":
+            _replace_image(token)
+        _restrict(token.children or ())
+    _close_spans(tokens)
+
+
+def _close_spans(tokens: Sequence[Token]) -> None:
+    """Give the end of each link the tag of its start."""
+    tags: list[str] = []
+    for token in tokens:
+        if token.type == "link_open":
+            tags.append(token.tag)
+        elif token.type == "link_close" and tags:
+            token.tag = tags.pop()
+
+
+def _replace_image(token: Token) -> None:
+    """Replace an image by its name: pages load nothing from other sites."""
+    token.type, token.content = (
+        "html_inline",
+        str(Markup('<span class="soft">[{}]</span>').format(token.content or "image")),
+    )
+    token.children = []

@@ -1,0 +1,89 @@
+"""Lock files of versions that a visitor collects in a URL, and lists of their files."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from neuromirror.lab.lockfile import load_lock, parse_lock
+from support.command_shell import Shell
+from support.mirror_harness import MirrorHarness
+from support.running_catalogue import RunningCatalogue, links, visible_text
+
+ONE, OTHER = "demo:000002@0.240301.1055", "demo:000001@latest"
+HOSTILE = "<script>alert(1)</script>"
+
+
+def test_the_lock_file_is_the_one_that_pin_writes(
+    site: RunningCatalogue, demo_harness: MirrorHarness, tmp_path: Path
+) -> None:
+    sent = site.get(f"/lock/datasets.lock?add={ONE}")
+    assert sent.headers["content-disposition"] == 'attachment; filename="datasets.lock"'
+    shell = Shell(demo_harness.mirrors, demo_harness.store.root)
+    local = tmp_path / "datasets.lock"
+    shell.run("pin", ONE, "-o", str(local), "--clone", f"ria+{site.address}")
+    assert sent.content == local.read_bytes()
+    archive = zipfile.ZipFile(io.BytesIO(site.get(f"/lock/datasets.lock.zip?add={ONE}").content))
+    made = {one.relative_to(tmp_path).as_posix(): one for one in tmp_path.rglob("*.zst")}
+    assert set(archive.namelist()) == {"datasets.lock", *made}
+    for name, path in made.items():
+        assert archive.read(name) == path.read_bytes()
+
+
+def test_versions_are_collected_in_the_address(site: RunningCatalogue) -> None:
+    page = site.page(f"/dataset/{ONE}")
+    (add,) = [one for one in links(page) if one.startswith("/lock?add=")]
+    found = links(site.page(f"{add}&q=hippocampal"))
+    (more,) = [one for one in found if one.startswith("/lock?") and "000001" in one]
+    both = site.page(more)
+    (address,) = [one for one in links(both) if one.startswith("/lock/datasets.lock?")]
+    lock = parse_lock(Path("datasets.lock"), site.get(address).content)
+    assert [one.name for one in lock.datasets] == ["demo:000002", "demo:000001"]
+    assert lock.datasets[0].version == ONE
+    without = [one for one in links(both) if one.startswith("/lock?add=")]
+    assert {one.count("add=") for one in without} == {1}
+    assert "cookie" not in {name.lower() for name in site.get(more).headers}
+
+
+def test_a_later_version_replaces_one_of_the_same_dataset(site: RunningCatalogue) -> None:
+    reply = site.get(f"/lock/datasets.lock?add=demo:000002@draft&add={ONE}")
+    (pin,) = parse_lock(Path("datasets.lock"), reply.content).datasets
+    assert pin.version == ONE
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("", 400),
+        ("?add=demo:999999@1", 404),
+        ("?add=demo:000002@9.9.9", 404),
+        ("?add=nowhere", 404),
+        (f"?add={quote(HOSTILE)}", 404),
+        (f"?add={ONE}&path=nothing.nwb", 400),
+        ("?" + "&".join(f"add=demo:{number:06}" for number in range(60)), 400),
+    ],
+)
+@pytest.mark.parametrize("file", ["datasets.lock", "datasets.lock.zip", "files.curl"])
+def test_what_cannot_be_locked_is_an_error_page(
+    site: RunningCatalogue, file: str, query: str, status: int
+) -> None:
+    page = site.page(f"/lock/{file}{query}", status)
+    assert "<script>alert" not in page
+    assert "Traceback" not in page
+
+
+def test_hostile_search_terms_are_escaped(site: RunningCatalogue) -> None:
+    page = site.page(f"/lock?add={ONE}&q={quote(HOSTILE)}")
+    assert "<script>alert" not in page
+    assert "No dataset matches." in visible_text(page)
+
+
+def test_paths_limit_the_lock(site: RunningCatalogue, tmp_path: Path) -> None:
+    path = tmp_path / "datasets.lock"
+    path.write_bytes(site.get(f"/lock/datasets.lock?add={ONE}&path=sub-201").content)
+    (pin,) = load_lock(path).datasets
+    assert (pin.paths, pin.files) == (("sub-201",), 2)
