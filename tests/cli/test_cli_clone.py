@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from neuromirror.lab.plain_files import move_file
+from neuromirror.store import SafeFolder
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.archive_contents import ZARR, zarr_entries
 from neuromirror_demo.catalogue_process import run_catalogue
@@ -131,6 +132,31 @@ def test_a_file_that_obstructs_a_folder_does_not_end_a_get(shell: Shell, folder:
     assert (folder / "plain" / top).read_bytes() == b"mine"
 
 
+def test_plain_files_are_written_through_no_symlink(shell: Shell, folder: Path) -> None:
+    shell.run("sync", NAME)
+    files = files_of(shell)
+    top = next(one for one in sorted(files) if "/" in one).split("/")[0]
+    victim = folder / "victim"
+    victim.mkdir()
+    (folder / "plain").mkdir()
+    (folder / "plain" / top).symlink_to(victim)
+    for options in ([], ["--overwrite"]):
+        done = shell.records("get", NAME, "--into", "plain", *options, code=1)
+        statuses = {one["path"]: one["status"] for one in done}
+        assert set(statuses) >= set(files)
+        for path, status in statuses.items():
+            assert (status == "error") == path.startswith(f"{top}/")
+        assert list(victim.iterdir()) == []
+    (folder / "link").symlink_to(victim)
+    for command in (["get", NAME, "--into"], ["clone", NAME]):
+        for target in ("link", "link/new"):
+            shell.records(*command, target, code=2)
+            assert list(victim.iterdir()) == []
+    # an absolute path is the user's choice
+    shell.records("get", NAME, "--into", str(folder / "link"))
+    assert has_content(victim / min(files), files[min(files)])
+
+
 def test_an_address_selects_files_that_the_dataset_adds(shell: Shell, folder: Path) -> None:
     shell.run("sync", NAME)
     page = f"https://m.example.org/file/{NAME}?path="
@@ -147,12 +173,25 @@ def test_files_with_the_same_content_are_separate_files(tmp_path: Path) -> None:
     (clone / "content").write_bytes(b"content")
     for name in ("a", "b"):
         (clone / name).symlink_to("content")
-        move_file(clone, name, tmp_path / name)
+        move_file(clone, name, tmp_path / name, tmp_path)
     (tmp_path / "a").write_bytes(b"mine")
     assert (tmp_path / "b").read_bytes() == b"content"
     with pytest.raises(FileExistsError):
-        move_file(clone, "b", tmp_path / "a")
+        move_file(clone, "b", tmp_path / "a", tmp_path)
     assert (tmp_path / "a").read_bytes() == b"mine"
+
+
+def test_a_path_of_a_thousand_folders_is_fetched(
+    demo: DemoArchive, shell: Shell, folder: Path
+) -> None:
+    demo.add_file("000002", "d/" * 1100 + "f", b"deep")
+    done = shell.records("get", f"{NAME}@draft", "--into", "plain")
+    with SafeFolder.open_path(folder) as opened:
+        left = [one.name for one in (folder / "plain").glob(".neuromirror-*")]
+        # pytest could not remove it
+        opened.remove_tree("plain")
+    assert left == []
+    assert {one["status"] for one in done} == {"ok"}
 
 
 def test_files_of_a_subdataset_are_fetched(shell: Shell, folder: Path) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from neuromirror.annex import sha256e_key, special_remote, web_remote
+from neuromirror.cli import main
 from neuromirror.transfer import get
 from neuromirror.transfer.annex_clone import AnnexClone
 from neuromirror.transfer.outcomes import Outcome
 from neuromirror.volume.annex_get import AnnexGet
+from support.crafted_repositories import FILE, FOLDER, CraftedRepository
 from support.lock_folders import PUBLISHED, LockFolder, restore_lock
 from support.web_clone import API, STAMP, File, WebClone, git, make_dataset
 
@@ -192,6 +197,52 @@ def test_restore_sets_up_none_and_names_them(
     assert remotes(found.folder(PUBLISHED)) <= {"origin", "demo-api"}
     for name in ("ext (external, evil)", "dir (directory)", "git2 (git)", "same (external, evil)"):
         assert name in done.message
+
+
+@pytest.mark.parametrize("label", [None, "1.0"])
+def test_clone_from_a_mirror_enables_none_and_names_them(
+    web_clone: WebClone,
+    trap: Trap,
+    tmp_path: Path,
+    serve_directory: Callable[[Path], str],
+    label: str | None,
+) -> None:
+    (tmp_path / "site" / "alias").mkdir(parents=True)
+    repository = copy_of(web_clone, tmp_path).rename(tmp_path / "site" / "alias" / "demo--1")
+    lines = trap.lines().splitlines(keepends=True)
+    add_to_annex(repository, "remote.log", "".join([*lines[:4], OWN]))
+    git(repository, "tag", "1.0", "HEAD")
+    git(repository, "update-server-info")
+    clone = tmp_path / "new" / "clone"
+    command = ["clone", "demo:1" + (f"@{label}" if label else ""), str(clone), "--get", "small/*"]
+    done = CliRunner().invoke(
+        main, ["--json", *command, "--from", serve_directory(tmp_path / "site")]
+    )
+    assert trap.executed() == []
+    made, *got = map(json.loads, done.stdout.splitlines())
+    assert "ext (external, evil), dir (directory), rs (rsync), hook (hook)" in made["message"]
+    assert remotes(clone) == {"origin", "api", "neuromirror"}
+    assert (done.exit_code, {one["status"] for one in got}) == (0, {"ok"})
+    branch = git(clone, "rev-parse", "--abbrev-ref", "HEAD").strip()
+    assert (branch == "HEAD") == (label is not None)
+    assert [one.name for one in clone.parent.iterdir()] == ["clone"]
+
+
+def test_a_repository_that_git_refuses_is_not_cloned(
+    tmp_path: Path, serve_directory: Callable[[Path], str]
+) -> None:
+    crafted = CraftedRepository(tmp_path / "site" / "alias" / "demo--1")
+    inner = crafted.tree((FILE, b"config", crafted.blob(b"[core]")))
+    crafted.refs(crafted.commit(crafted.tree((FOLDER, b".git", inner))))
+    address = serve_directory(tmp_path / "site")
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty"):
+        done = CliRunner().invoke(
+            main, ["clone", "demo:1", str(tmp_path / name), "--from", address]
+        )
+        assert done.exit_code == 1
+    assert not (tmp_path / "new").exists()
+    assert list((tmp_path / "empty").iterdir()) == []
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from click.testing import CliRunner
 from neuromirror.cli import main
 from neuromirror.store import UnsafePathError
 from neuromirror.transfer import get
+from support.command_shell import PROGRAM
 from support.lab_store import LabStore
 from support.lock_folders import DRAFT, PUBLISHED, ZARR, LockFolder, restore_lock
 from support.mirror_harness import MirrorHarness
@@ -75,6 +78,53 @@ def test_restore_writes_through_no_symlink_that_came_with_a_lock(
     with pytest.raises(UnsafePathError):
         restore_lock(lock_folder.lock, lock_folder.folder / "data")
     assert everything(victim) == before
+
+
+@pytest.mark.parametrize("command", ["restore", "pin", "watch"])
+def test_a_pipe_in_place_of_a_lock_or_state_blocks_no_command(
+    lock_folder: LockFolder, still_lab: LabStore, command: str
+) -> None:
+    paper = lock_folder.folder
+    (paper / "data" / ".neuromirror-restore").mkdir(parents=True)
+    pipes = ["data/.neuromirror-restore/lock", ".datasets.lock.pinning"]
+    pipes += ["datasets.lock.watch.json", ".datasets.lock.watch.json.lock"]
+    for name in pipes:
+        os.mkfifo(paper / name)
+    arguments = {
+        "restore": ["datasets.lock", "--into", "data"],
+        "pin": [PUBLISHED],
+        "watch": ["datasets.lock", "--once"],
+    }[command]
+    store = str(still_lab.mirror_harness.folder)
+    done = subprocess.run(
+        [*PROGRAM, "--store", store, command, *arguments],
+        cwd=paper,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert "is not a regular file" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["datasets.lock.watch.json", ".datasets.lock.watch.json.lock"])
+def test_watch_reads_and_writes_its_state_through_no_symlink(
+    lock_folder: LockFolder,
+    still_lab: LabStore,
+    victim: Path,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(lock_folder.folder)
+    for target in ("../victim/missing", "../victim/diary", "/dev/zero"):
+        (lock_folder.folder / name).symlink_to(target)
+        before = everything(victim)
+        command = ["--store", str(still_lab.mirror_harness.folder), "watch", "datasets.lock"]
+        done = CliRunner().invoke(main, [*command, "--once"])
+        assert done.exit_code == 2
+        assert everything(victim) == before
+        (lock_folder.folder / name).unlink()
 
 
 def test_the_command_refuses_symlinks_in_a_relative_path(

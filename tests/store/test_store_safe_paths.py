@@ -101,3 +101,26 @@ def test_symlinks_in_paths_for_other_programs_are_refused(top: Path) -> None:
     for path in ("link", "link/x", "real/../link", "dangling"):
         with pytest.raises(UnsafePathError):
             refuse_symlinks(top, path)
+
+
+def test_a_tree_is_removed_however_deep_it_is(top: Path, victim: Path) -> None:
+    with SafeFolder.open_path(top) as folder:
+        inner = folder.folder("deep", create=True)
+        for _ in range(1500):
+            with inner:
+                os.close(inner.open("file", os.O_WRONLY | os.O_CREAT))
+                os.symlink(victim, "link", dir_fd=inner.descriptor)
+                below = inner.folder("d", create=True)
+                os.fchmod(inner.descriptor, 0o500)
+            inner = below
+        inner.__exit__()
+        folder.remove_tree("deep")
+        assert folder.status("deep") is None
+    assert (victim / "diary").read_text() == "mine"
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_WRONLY | os.O_CREAT, os.O_RDWR])
+def test_a_pipe_is_refused(top: Path, flags: int) -> None:
+    os.mkfifo(top / "pipe")
+    with SafeFolder.open_path(top) as folder, pytest.raises(UnsafePathError):
+        folder.open("pipe", flags)

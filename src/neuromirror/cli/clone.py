@@ -77,6 +77,7 @@ def clone_command(
     Exit code: 0 success, 1 the dataset could not be mirrored or cloned, or a file not fetched,
     2 wrong usage or an unknown address.
     """
+    from neuromirror.annex import skipped_remotes_message
     from neuromirror.cli.get import print_outcomes
     from neuromirror.lab.clone import clone_dataset, get_selected
     from neuromirror.lab.globs import Globs, escape
@@ -88,10 +89,14 @@ def clone_command(
         target = folder or Path(_last_part(found.dataset))
         chosen = [*globs, *([escape(found.path)] if found.path else [])]
         line.show(f"cloning {found.dataset}")
-        clone_dataset(url, target)
+        message = skipped_remotes_message(clone_dataset(url, target))
         record = {"path": str(target.absolute()), "dataset": found.dataset, "url": url}
         with line.paused():
-            settings.emit("clone", record, f"ok         {target}  {found.dataset}")
+            settings.emit(
+                "clone",
+                record | ({"message": message} if message else {}),
+                f"ok         {target}  {found.dataset}{message and f'; {message}'}",
+            )
         code = 0
         if chosen:
             line.show(f"reading {target}")
@@ -224,11 +229,14 @@ def get_address(
     """Put the files that an address names into a folder, without a clone; return the exit code."""
     from neuromirror.cli.get import print_outcomes
     from neuromirror.lab.plain_files import download
+    from neuromirror.store import refuse_relative_symlinks
     from neuromirror.transfer import JOBS
 
     with ProgressLine() as line:
         found, url = locate_clone(settings, text, None, line)
-        target = (output or Path(_last_part(found.dataset))).absolute()
+        target = output or Path(_last_part(found.dataset))
+        refuse_relative_symlinks(target)
+        target = target.absolute()
         line.show(f"reading {found.dataset}")
         return print_outcomes(
             settings,

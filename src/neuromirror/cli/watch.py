@@ -144,9 +144,14 @@ def watch_command(
 
 
 def _state_path(settings: Settings, what: Sequence[str]) -> Path:
+    from neuromirror.store import refuse_symlinks
+
     first = Path(what[0])
     if len(what) == 1 and first.is_file():
-        return first.with_name(f"{first.name}.watch.json")
+        name = f"{first.name}.watch.json"
+        # the folder of a lock file may be from others
+        refuse_symlinks(first.parent, name, f".{name}.lock")
+        return first.with_name(name)
     from platformdirs import user_state_path
 
     from neuromirror.lab.watch import channel_id

@@ -5,29 +5,42 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from neuromirror.git import GITLINK_MODE, list_tree
-from neuromirror.lab.clone_urls import refuse_clone_url
+from neuromirror.annex import SkippedRemote, initialize
+from neuromirror.git import (
+    FSCK_OPTIONS,
+    GITLINK_MODE,
+    GitError,
+    ObjectsRefusedError,
+    check_objects,
+    list_tree,
+)
+from neuromirror.lab.clone_urls import refuse_clone_url, to_git_url
 from neuromirror.lab.globs import Globs
+from neuromirror.lab.restore_strategies import REMOTE_PROTOCOLS, STALL_LIMIT, run_git
 from neuromirror.mint.documents import OWN_NAMES
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.model.programs import install_advice
 from neuromirror.net import redact
+from neuromirror.store import SafeFolder, refuse_relative_symlinks
 from neuromirror.transfer import get
 from neuromirror.transfer.annex_clone import committer_environment, work_tree_environment
 from neuromirror.transfer.byte_progress import ByteProgress
+from neuromirror.transfer.git_commands import disabled_filters
 from neuromirror.transfer.outcomes import Outcome
 from neuromirror.transfer.subdatasets import install_subdatasets, is_installed
 
+_QUIET_OPTIONS: Final = ("-c", "advice.detachedHead=false")
+
 
 class CloneFailedError(NeuromirrorError):
-    """DataLad could not clone the dataset."""
+    """git could not clone the dataset."""
 
 
 def store_url(root: Path, alias: str, label: str) -> str:
@@ -50,52 +63,68 @@ def remote_url(base: str, alias: str, label: str | None) -> str:
     return f"{prefix}{base.rstrip('/')}/#~{alias}" + (f"@{label}" if label else "")
 
 
-def clone_dataset(url: str, folder: Path) -> None:
-    """Clone a dataset: from a store of this machine with git, from a server with DataLad.
+def clone_dataset(url: str, folder: Path) -> list[SkippedRemote]:
+    """Clone a dataset as ``datalad clone`` does, but without the start of DataLad.
 
-    Both make the same clone; DataLad alone takes longer to start than all of the rest.
+    Of the mirror of others, no special remotes are enabled but those that neuromirror writes:
+    ``datalad clone`` would start the programs that the mirror names.
+
+    Parameters
+    ----------
+    url
+        The URL from :func:`store_url` or :func:`remote_url`.
+    folder
+        The folder of the clone.
+
+    Returns
+    -------
+    list of SkippedRemote
+        The special remotes that were not enabled.
 
     Raises
     ------
     ConfigurationError
-        The folder is not empty, or a program is missing.
+        The folder is not empty, or git-annex is missing.
     CloneFailedError
-        git, git-annex or DataLad failed.
+        git or git-annex failed, or git refuses the objects.
     """
+    refuse_relative_symlinks(folder)
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise ConfigurationError(f"{folder} exists and is not empty; name another folder")
-    store, _, alias = url.removeprefix("ria+").partition("#~")
-    is_local = store.startswith("file://")
-    for program in ("git-annex", "datalad"):
-        if shutil.which(program) is None and not (is_local and program == "datalad"):
-            raise ConfigurationError(
-                f"{program} is not installed, and is required to clone: {install_advice(program)}"
-            )
+    if shutil.which("git-annex") is None:
+        raise ConfigurationError(
+            f"git-annex is not installed, and is required to clone: {install_advice('git-annex')}"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if is_local:
-        _clone_stored(store, alias, folder)
-        return
-    command = ("datalad", "-l", "error", "-f", "disabled", "clone", "--", url, str(folder))
-    reason = _failure_of(command, folder.parent)
-    if reason is not None or not (folder / ".git").exists():
-        raise CloneFailedError(f"{redact(url)}: datalad cannot clone it: {reason or 'no reason'}")
-
-
-def _clone_stored(store: str, name: str, folder: Path) -> None:
-    """Clone ``alias@label`` from the URL of a store, with the settings of ``datalad clone``."""
-    root = url2pathname(urlsplit(store).path)
-    alias, _, label = name.partition("@")
+    store, _, name = url.removeprefix("ria+").partition("#~")
     settings = (
         # git-annex has no objects in the store
         "remote.origin.annex-ignore=true",
         f"datalad.get.subdataset-source-candidate-200origin=ria+{store}#{{id}}",
     )
-    clone = (
-        *("git", "-c", "advice.detachedHead=false", "clone", "--quiet"),
-        *(f"--config={setting}" for setting in settings),
+    label = name.partition("@")[2]
+    options = (
+        *("clone", "--quiet", *(f"--config={setting}" for setting in settings)),
         *(["--branch", label] if label else []),
-        *("--", os.path.join(root, "alias", alias), str(folder)),
     )
+    if store.startswith("file://"):
+        _clone_stored(store, name, options, folder)
+        return []
+    is_new = not folder.exists()
+    try:
+        return _clone_from_mirror(to_git_url(url), options, folder.absolute())
+    except (GitError, ObjectsRefusedError) as error:
+        if is_new:
+            folder.rmdir()
+        message = redact(str(error))
+        raise CloneFailedError(f"{redact(url)}: git cannot clone it: {message}") from error
+
+
+def _clone_stored(store: str, name: str, options: Sequence[str], folder: Path) -> None:
+    """Clone ``alias@label`` from the URL of a store."""
+    root = url2pathname(urlsplit(store).path)
+    origin = os.path.join(root, "alias", name.partition("@")[0])
+    clone = ("git", *_QUIET_OPTIONS, *options, "--", origin, str(folder))
     reason = _failure_of(clone, folder.parent)
     if reason is None:
         reason = _failure_of(("git", "-C", str(folder), "annex", "init", "--quiet"), folder.parent)
@@ -116,6 +145,31 @@ def _failure_of(command: Sequence[str], folder: Path) -> str | None:
     )
     lines = done.stderr.decode(errors="replace").strip().splitlines()
     return (redact(lines[-1]) if lines else "") if done.returncode else None
+
+
+def _clone_from_mirror(url: str, options: Sequence[str], folder: Path) -> list[SkippedRemote]:
+    """Clone a dataset; move it to its folder once all objects are checked."""
+    with (
+        SafeFolder.open_path(folder, create=True) as target,
+        target.scratch() as scratch,
+    ):
+        made = scratch.path / "clone"
+        run_git(
+            scratch.path,
+            *(*STALL_LIMIT, *FSCK_OPTIONS, *_QUIET_OPTIONS),
+            *(*options, "--template=", "--no-checkout", "--", url, str(made)),
+            environment={"GIT_ALLOW_PROTOCOL": REMOTE_PROTOCOLS, "GIT_TERMINAL_PROMPT": "0"},
+            credentials=True,
+        )
+        check_objects(made / ".git")
+        unfiltered = disabled_filters()
+        run_git(made, "checkout", "-q", environment=unfiltered)
+        identity = committer_environment(made) | unfiltered
+        skipped = initialize(lambda *args: run_git(made, *args, environment=identity))
+        with scratch.folder("clone") as clone:
+            for one in clone.names():
+                clone.replace(one, target, one)
+    return skipped
 
 
 def selected_paths(
@@ -189,13 +243,9 @@ def get_selected(
 @contextmanager
 def scratch_clone(url: str, beside: Path) -> Iterator[Path]:
     """Clone a dataset into a temporary folder in ``beside``, which is removed afterwards."""
-    beside.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=".neuromirror-", dir=beside))
-    try:
-        clone_dataset(url, holder / "clone")
-        yield holder / "clone"
-    finally:
-        # git-annex protects its folders
-        for parent, _, _ in os.walk(holder):
-            os.chmod(parent, 0o700)
-        shutil.rmtree(holder, ignore_errors=True)
+    with (
+        SafeFolder.open_path(beside, create=True) as folder,
+        folder.scratch(prefix=".neuromirror-") as holder,
+    ):
+        clone_dataset(url, holder.path / "clone")
+        yield holder.path / "clone"

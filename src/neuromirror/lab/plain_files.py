@@ -20,6 +20,7 @@ from neuromirror.annex import (
 from neuromirror.lab.clone import scratch_clone, selected_paths
 from neuromirror.lab.globs import Globs, escape
 from neuromirror.mint.documents import OWN_NAMES
+from neuromirror.store import SafeFolder, UnsafePathError, refuse_symlinks
 from neuromirror.transfer import get
 from neuromirror.transfer.byte_progress import ByteProgress
 from neuromirror.transfer.outcomes import Outcome
@@ -79,7 +80,7 @@ def download(
                 failed = True
                 yield Outcome("get", "error", one, problem)
             else:
-                (existing if os.path.lexists(target / one) else missing).append(one)
+                (existing if _exists(target, one) else missing).append(one)
         if path is not None and not (failed or missing or existing):
             yield Outcome("get", "impossible", path, "the version has no such file or folder")
         for outcome in _compare(clone, existing, target):
@@ -92,6 +93,15 @@ def download(
         if missing:
             for outcome in _fetch(clone, missing, jobs, progress):
                 yield outcome if outcome.failed else _moved(clone, outcome, target, overwrite)
+
+
+def _exists(target: Path, path: str) -> bool:
+    """Return whether a path exists, without following symlinks."""
+    try:
+        refuse_symlinks(target, os.path.dirname(path))
+    except UnsafePathError:
+        return False  # an error when the file is written
+    return os.path.lexists(target / path)
 
 
 def _compare(clone: Path, paths: Sequence[str], target: Path) -> Iterator[Outcome]:
@@ -140,10 +150,12 @@ def _moved(clone: Path, outcome: Outcome, target: Path, overwrite: bool) -> Outc
     """Move the content of a file out of a scratch clone; return the outcome of both steps."""
     destination = target / outcome.path
     try:
-        move_file(clone, outcome.path, destination, overwrite=overwrite)
+        move_file(clone, outcome.path, destination, target, overwrite=overwrite)
         return replace(outcome, size=destination.stat().st_size)
     except FileExistsError:
         why = _DIFFERS
+    except UnsafePathError as error:
+        why = f"cannot be written: {error}"
     except OSError as error:
         # the folder at fault is the same for many files
         where = f"{error.filename}: " if error.filename in map(str, destination.parents) else ""
@@ -151,7 +163,9 @@ def _moved(clone: Path, outcome: Outcome, target: Path, overwrite: bool) -> Outc
     return Outcome("get", "error", outcome.path, why, key=outcome.key, size=outcome.size)
 
 
-def move_file(clone: Path, path: str, destination: Path, *, overwrite: bool = False) -> None:
+def move_file(
+    clone: Path, path: str, destination: Path, top: Path, *, overwrite: bool = False
+) -> None:
     """Move the content of a file out of a scratch clone, in one step.
 
     Parameters
@@ -162,6 +176,8 @@ def move_file(clone: Path, path: str, destination: Path, *, overwrite: bool = Fa
         The path of the file in the clone.
     destination
         The new path.
+    top
+        The folder below which no component of ``destination`` may be a symlink.
     overwrite
         Whether to replace an existing file.
 
@@ -169,16 +185,14 @@ def move_file(clone: Path, path: str, destination: Path, *, overwrite: bool = Fa
     ------
     FileExistsError
         The target exists.
+    UnsafePathError
+        A component of the path is a symlink.
     OSError
         The content is missing, or cannot be moved.
     """
     content = (clone / path).resolve(strict=True)
     if not content.is_relative_to(clone.resolve()):
         raise OSError(f"{path}: a link out of the dataset")
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(destination.parent)) from error
     draft = clone.parent / "draft"
     draft.unlink(missing_ok=True)
     os.chmod(content.parent, 0o700)
@@ -190,11 +204,18 @@ def move_file(clone: Path, path: str, destination: Path, *, overwrite: bool = Fa
     except OSError:  # also a file system without hard links
         shutil.copyfile(content, draft)
     os.chmod(draft, 0o644)
-    if not overwrite:
-        try:
-            os.link(draft, destination)  # unlike a rename, never replaces a file
-            return
-        except OSError:
-            if os.path.lexists(destination):
-                raise
-    os.replace(draft, destination)
+    try:
+        opened = SafeFolder.open_path(destination.parent, create=True, below=top)
+    except NotADirectoryError as error:
+        raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(destination.parent)) from error
+    name = destination.name
+    with opened as folder:
+        if not overwrite:
+            try:
+                # unlike a rename, never replaces a file
+                os.link(draft, name, dst_dir_fd=folder.descriptor)
+                return
+            except OSError:
+                if folder.status(name) is not None:
+                    raise
+        os.replace(draft, name, dst_dir_fd=folder.descriptor)

@@ -37,8 +37,8 @@ from neuromirror.model import NeuromirrorError
 from neuromirror.net import redact
 from neuromirror.store import ANNEX_BRANCH, TAG_PREFIX, Store
 
-_STALL_LIMIT = ("-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60")
-_REMOTE_PROTOCOLS = "https:http:ssh"
+STALL_LIMIT = ("-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60")
+REMOTE_PROTOCOLS = "https:http:ssh"
 _LOCAL_PROTOCOLS = "file"
 _ALL_REFS = ("+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*")
 _ACCESS = re.compile(r"^fatal: (?:unable to access '[^']*': )?")
@@ -207,7 +207,7 @@ class CloneUrlStrategy:
         """
         url = to_git_url(self.url)
         try:
-            _fetch(repository, url, _ALL_REFS, _REMOTE_PROTOCOLS)
+            _fetch(repository, url, _ALL_REFS, REMOTE_PROTOCOLS)
         except GitError as error:
             message = _ACCESS.sub("", str(error))
             if _UNREACHABLE.search(message):
@@ -289,7 +289,7 @@ def _fetch(repository: Path, url: str, refs: tuple[str, ...], protocols: str) ->
     run_git(
         repository,
         *(
-            *_STALL_LIMIT,
+            *STALL_LIMIT,
             *FSCK_OPTIONS,
             "fetch",
             "-q",

@@ -17,6 +17,7 @@ import msgspec
 
 from neuromirror.index import Index, UnknownVersionError, VersionRow
 from neuromirror.lab.lockfile import load_lock
+from neuromirror.lab.regular_files import NotARegularFileError, open_regular
 from neuromirror.model import ConfigurationError, NeuromirrorError, escape_unprintable
 from neuromirror.store import file_lock, write_atomically
 
@@ -25,6 +26,8 @@ NewsKind = Literal["version", "dataset", "incident"]
 _STATE_VERSION: Final = 1
 _DRAFT: Final = "draft"
 _OWNER_ONLY: Final = 0o600
+_LONGEST_STATE: Final = 1 << 28
+"""A state file has about 100 bytes per known dataset, version and incident."""
 
 
 class WatchStateError(ConfigurationError):
@@ -259,10 +262,16 @@ def open_watch_file(path: Path) -> Iterator[WatchFile]:
 def read_watch_file(path: Path) -> WatchFile:
     """Read the state file of ``neuromirror watch``; return an empty state if there is no file."""
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=WatchFile)
+        with open_regular(path) as file:
+            text = file.read(_LONGEST_STATE + 1)
+        if len(text) > _LONGEST_STATE:
+            raise WatchStateError(
+                f"{path} has more than {_LONGEST_STATE} bytes; name another file with --state"
+            )
+        found = msgspec.json.decode(text, type=WatchFile)
     except FileNotFoundError:
         return WatchFile()
-    except (msgspec.DecodeError, IsADirectoryError) as error:
+    except (msgspec.DecodeError, IsADirectoryError, NotARegularFileError) as error:
         raise WatchStateError(
             f"{path} is not a state file of 'neuromirror watch' ({error}); move it away, or name "
             "another file with --state"

@@ -205,19 +205,44 @@ def _apply_edits(
     edits: _FolderEdits,
 ) -> None:
     """Change a tree's entries in place; write the folders below it that change."""
+    _change_entries(tree, edits)
+    # not recursive: a path may have more folders than Python's recursion limit
+    opened = [(b"", tree, iter(edits.folders.items()))]
+    while opened:
+        name, inner, rest = opened[-1]
+        for below_name, below in rest:
+            old = inner.get(below_name)
+            found = reader.read_tree(old[1]) if old is not None and old[0] == TREE_MODE else {}
+            _change_entries(found, below)
+            opened.append((below_name, found, iter(below.folders.items())))
+            break
+        else:
+            opened.pop()
+            if opened:
+                _set_folder(pack, opened[-1][1], name, inner)
+
+
+def _change_entries(tree: dict[bytes, tuple[bytes, bytes]], edits: _FolderEdits) -> None:
+    """Change the entries of a tree that are not folders."""
     for name, entry in edits.entries.items():
         if entry is not None:
             tree[name] = entry
         elif name in tree and tree[name][0] != TREE_MODE:
             del tree[name]
-    for name, below in edits.folders.items():
-        old = tree.get(name)
-        inner = reader.read_tree(old[1]) if old is not None and old[0] == TREE_MODE else {}
-        _apply_edits(pack, reader, inner, below)
-        if inner:
-            tree[name] = (TREE_MODE, write_tree(pack, inner))
-        elif old is not None and old[0] == TREE_MODE:
-            del tree[name]
+
+
+def _set_folder(
+    pack: PackWriter,
+    tree: dict[bytes, tuple[bytes, bytes]],
+    name: bytes,
+    inner: dict[bytes, tuple[bytes, bytes]],
+) -> None:
+    """Write a folder, and set its entry in a tree; remove the entry of an empty folder."""
+    old = tree.get(name)
+    if inner:
+        tree[name] = (TREE_MODE, write_tree(pack, inner))
+    elif old is not None and old[0] == TREE_MODE:
+        del tree[name]
 
 
 def patch_manifest(manifest: Path, state: str, changes: Iterable[Change]) -> Iterator[bytes]:

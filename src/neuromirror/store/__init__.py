@@ -21,7 +21,12 @@ from neuromirror.store.repository import (
     Repository,
     run_git,
 )
-from neuromirror.store.safe_paths import SafeFolder, UnsafePathError, refuse_symlinks
+from neuromirror.store.safe_paths import (
+    SafeFolder,
+    UnsafePathError,
+    refuse_relative_symlinks,
+    refuse_symlinks,
+)
 from neuromirror.store.store import Store
 from neuromirror.store.superdatasets import (
     SuperdatasetMember,
@@ -53,6 +58,7 @@ __all__ = [
     "has_complete_commit",
     "read_records_from_git",
     "read_versions_from_git",
+    "refuse_relative_symlinks",
     "refuse_symlinks",
     "run_git",
     "run_housekeeping",

@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,7 +26,7 @@ _OWNER_MODE: Final = 0o700
 
 
 class UnsafePathError(ConfigurationError):
-    """A path leads through a symlink, or out of its folder."""
+    """A path leads through a symlink or out of its folder, or is not a regular file."""
 
 
 class SafeFolder:
@@ -125,7 +124,7 @@ class SafeFolder:
         return type(self)(path, opened)
 
     def open(self, name: str, flags: int, mode: int = 0o666) -> int:
-        """Open a file.
+        """Open a regular file.
 
         Parameters
         ----------
@@ -140,9 +139,25 @@ class SafeFolder:
         -------
         int
             The file descriptor.
+
+        Raises
+        ------
+        UnsafePathError
+            The entry is a symlink, a pipe, a folder or a device.
         """
         path = self.path / _check_name(self.path, name)
-        return _open(path, name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, self.descriptor, mode)
+        # a pipe must not block
+        flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            opened = _open(path, name, flags, self.descriptor, mode)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # a pipe without a reader
+                raise _not_regular_error(path) from error
+            raise
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            os.close(opened)
+            raise _not_regular_error(path)
+        return opened
 
     def new_file(self, mode: int = 0o600) -> tuple[str, int]:
         """Create a file with a random name; return name and descriptor.
@@ -227,14 +242,18 @@ class SafeFolder:
         os.rmdir(_check_name(self.path, name), dir_fd=self.descriptor)
 
     def remove_tree(self, name: str) -> None:
-        """Remove a folder and its content; ignore errors.
+        """Remove a folder and its content, also from folders without write permission.
+
+        Errors are ignored.
 
         Parameters
         ----------
         name
-            The name of the entry.
+            The name of the folder.
         """
-        shutil.rmtree(_check_name(self.path, name), ignore_errors=True, dir_fd=self.descriptor)
+        with suppress(OSError, UnsafePathError), self.folder(name) as top:
+            _empty_folder(top)
+            self.rmdir(name)
 
     def replace(self, name: str, folder: SafeFolder, new_name: str) -> None:
         """Move an entry to a folder, and replace an existing one (``os.replace``).
@@ -305,6 +324,59 @@ def refuse_symlinks(top: Path, *relative: str) -> None:
             seen.add(at)
 
 
+def refuse_relative_symlinks(path: Path) -> None:
+    """Refuse a relative path if one of its components is a symlink.
+
+    A repository from others may contain them. Missing components, absolute paths and paths out of
+    the current folder are accepted: the user named them.
+
+    Parameters
+    ----------
+    path
+        The path.
+
+    Raises
+    ------
+    UnsafePathError
+        A component is a symlink.
+    """
+    top, names = _split_trusted(path, None)
+    refuse_symlinks(top, str(Path(*names)))
+
+
+def _empty_folder(top: SafeFolder) -> None:
+    """Remove the content of a folder.
+
+    Folders are moved to the top before they are emptied: ``shutil.rmtree`` fails for a path of more
+    folders than Python's recursion limit, which a foreign dataset may contain.
+    """
+    os.fchmod(top.descriptor, _OWNER_MODE)
+    pending = _remove_files(top)
+    while pending:
+        name = pending.pop()
+        with top.folder(name) as folder:
+            os.fchmod(folder.descriptor, _OWNER_MODE)
+            for inner in _remove_files(folder):
+                with folder.folder(inner) as below:
+                    os.fchmod(below.descriptor, _OWNER_MODE)
+                moved = f".removed-{secrets.token_hex(8)}"
+                folder.replace(inner, top, moved)
+                pending.append(moved)
+        top.rmdir(name)
+
+
+def _remove_files(folder: SafeFolder) -> list[str]:
+    """Remove everything but the folders in a folder; return their names."""
+    folders = []
+    for name in folder.names():
+        found = folder.status(name)
+        if found is not None and stat.S_ISDIR(found.st_mode):
+            folders.append(name)
+        else:
+            folder.unlink(name)
+    return folders
+
+
 def _split_trusted(path: Path, below: Path | None) -> tuple[Path, tuple[str, ...]]:
     """Split a path into the trusted folder and the components below it."""
     full = Path(os.path.abspath(path))
@@ -334,6 +406,10 @@ def _open(path: Path, name: str, flags: int, folder: int, mode: int = 0o666) -> 
                     raise _symlink_error(path) from error
         error.filename = str(path)
         raise
+
+
+def _not_regular_error(path: Path) -> UnsafePathError:
+    return UnsafePathError(f"{path} is not a regular file; remove it, or use another folder")
 
 
 def _symlink_error(path: Path) -> UnsafePathError:

@@ -17,7 +17,7 @@ from typing import Final
 
 from neuromirror.git import git_environment
 from neuromirror.model import ConfigurationError
-from neuromirror.store import SafeFolder
+from neuromirror.store import SafeFolder, UnsafePathError
 
 _ANY: Final = r".*"
 _URL: Final = (
@@ -176,7 +176,8 @@ def _is_local(url: str, foreign: Sequence[Path], store: Path | None) -> bool:
 
 def _read_small_file(folder: SafeFolder, name: str) -> bytes:
     """Return the content of a small regular file, else a content that no check accepts."""
-    with open(folder.open(name, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            return b"[not a file"
-        return file.read(_MAX_BYTES)
+    try:
+        with open(folder.open(name, os.O_RDONLY), "rb") as file:
+            return file.read(_MAX_BYTES)
+    except UnsafePathError:
+        return b"[not a file"
