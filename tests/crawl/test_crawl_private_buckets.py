@@ -335,6 +335,73 @@ def test_content_is_got_and_verified_with_the_credentials(
     lab.assert_no_secret(clone, lab.folder, printed=(without.stdout, got.stdout, dropped.stdout))
 
 
+def got_files(clone: Path, **environment: str) -> list[dict[str, object]]:
+    """Run ``neuromirror get``; return its records of files."""
+    variables = {"AWS_EC2_METADATA_DISABLED": "true", **environment}
+    done = run_in(clone, "neuromirror", "--json", "get", environment=variables)
+    lines = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
+    found = [one for one in lines if "path" in one]
+    assert found, done.stdout
+    return found
+
+
+def test_get_signs_the_requests_itself(lab: PrivateBucket, clone: Path) -> None:
+    lab.server.rule()
+    records = got_files(clone, AWS_PROFILE=PROFILE)
+    assert {one["status"] for one in records} == {"ok"}
+    assert {one["checked"] for one in records} == {"checked"}
+    assert all(str(one["url"]).startswith(f"s3://{lab.bucket}/") for one in records)
+    requests = [one for one in lab.server.requests() if lab.bucket in one["path"]]
+    assert len(requests) == len(records)
+    assert all(f"Credential={lab.keys.access}/" in one["authorization"] for one in requests)
+    assert run_in(clone, "git", "annex", "fsck", environment=ENVIRONMENT).returncode == 0
+    whereis = run_checked(clone, "git", "annex", "whereis", FILE)
+    assert "[here]" in whereis
+    lab.assert_no_secret(clone, printed=(json.dumps(records),))
+
+
+def test_get_without_credentials_sends_nothing_and_names_the_bucket(
+    lab: PrivateBucket, clone: Path
+) -> None:
+    run_checked(clone, "git", "config", f"neuromirror.{lab.bucket}.endpoint", lab.server.endpoint)
+    lab.server.rule()
+    records = got_files(clone)
+    assert {(one["status"], one["host"]) for one in records} == {("error", lab.bucket)}
+    assert [one for one in lab.server.requests() if lab.bucket in one["path"]] == []
+    wrong = got_files(clone, AWS_ACCESS_KEY_ID="AKIAUNKNOWNUNKNOWN00", AWS_SECRET_ACCESS_KEY="no")
+    assert {one["status"] for one in wrong} == {"error"}
+    assert not (clone / FILE).exists()
+
+
+def test_get_signs_nothing_where_the_special_remote_is_not_enabled(
+    lab: PrivateBucket, clone: Path
+) -> None:
+    """The URL of a dataset from anybody is requested only where its owner enabled the remote."""
+    run_checked(clone, "git", "config", "remote.neuromirror.annex-ignore", "true")
+    lab.server.rule()
+    records = got_files(clone, AWS_PROFILE=PROFILE)
+    assert {one["status"] for one in records} <= {"error", "impossible"}
+    assert [one for one in lab.server.requests() if lab.bucket in one["path"]] == []
+
+
+def test_get_names_a_bucket_that_charges_and_wrong_bytes(lab: PrivateBucket, clone: Path) -> None:
+    lab.server.rule(payer=[lab.bucket])
+    setting = f"neuromirror.{lab.bucket}.requester-pays"
+    assert all(f"{setting} true" in str(one["message"]) for one in got_files(clone, **ENVIRONMENT))
+    run_checked(clone, "git", "config", setting, "true")
+    assert {one["status"] for one in got_files(clone, **ENVIRONMENT)} == {"ok"}
+    dropped = run_in(clone, "git", "annex", "drop", FILE, environment=ENVIRONMENT)
+    assert dropped.returncode == 0, dropped.stdout
+    key = run_checked(clone, "git", "annex", "lookupkey", FILE).strip()
+    wrong = f"s3://{lab.bucket}/{FOLDER}/sub/b%20c%2B.bin"
+    (url,) = {one["path"]: one["urls"] for one in lab.files()}[FILE]
+    run_checked(clone, "git", "annex", "registerurl", "--remote=neuromirror", key, wrong)
+    run_checked(clone, "git", "annex", "unregisterurl", "--remote=neuromirror", key, url)
+    statuses = {one["path"]: one["status"] for one in got_files(clone, **ENVIRONMENT)}
+    assert statuses == {FILE: "error", "sub/b c+.bin": "notneeded"}
+    assert not (clone / FILE).exists()
+
+
 def test_an_overwritten_object_is_got_by_its_version(lab: PrivateBucket, clone: Path) -> None:
     lab.server.put(lab.bucket, f"{FOLDER}/{FILE}", b"other bytes of this")
     assert run_in(clone, "git", "annex", "get", FILE, environment=ENVIRONMENT).returncode == 0

@@ -84,6 +84,15 @@ class AnnexSettings:
             return default
         return found[-1].strip().lower() in _TRUE
 
+    def subsections(self, section: str) -> dict[tuple[str, str], str]:
+        """Return the settings ``section.SUBSECTION.name``, by subsection and name."""
+        found = {}
+        for name in self._values:
+            head, _, setting = name.rpartition(".")
+            if head.startswith(f"{section}.") and (value := self.get(name).strip()):
+                found[head.removeprefix(f"{section}."), setting] = value
+        return found
+
     def remotes(self) -> list[str]:
         """Return the names of all configured remotes, including special remotes."""
         names = [name[7:].rpartition(".")[0] for name in self._values if name[:7] == "remote."]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -27,7 +27,7 @@ from neuromirror.transfer.annexed_files import (
 from neuromirror.transfer.byte_progress import ByteProgress, ProgressMeter
 from neuromirror.transfer.config_check import check_absorbed
 from neuromirror.transfer.content_checks import check_for
-from neuromirror.transfer.download_pool import DownloadPool, open_sessions
+from neuromirror.transfer.download_pool import DownloadPool, open_buckets, open_sessions
 from neuromirror.transfer.fetch_tasks import FetchResult, FetchTask
 from neuromirror.transfer.git_annex_get import DelegatedFile, checked_evidence, get_with_git_annex
 from neuromirror.transfer.host_errors import displayed_url
@@ -197,7 +197,9 @@ class _CloneGet:
         recorder = LocationRecorder(clone, commit, intentions)
         recorder.recover(store, branch)
         sessions = stack.enter_context(open_sessions(clone.settings, self._options.jobs))
-        pool = DownloadPool(sessions, clone.settings, store, self._options.jobs, intentions.add)
+        jobs = self._options.jobs
+        s3 = stack.enter_context(closing(open_buckets(clone.settings, jobs)))
+        pool = DownloadPool(sessions, s3, clone.settings, store, jobs, intentions.add)
         try:
             yield from self._feed(pool, recorder, listing, branch, remotes)
         finally:

@@ -10,17 +10,15 @@ from contextlib import suppress
 from contextvars import copy_context
 from typing import Final
 
-from neuromirror.net import (
-    ConnectionFactory,
-    HostCircuitBreaker,
-    PersistentConnection,
-    RequestLimits,
-)
+from neuromirror.annex import is_private_host_allowed
+from neuromirror.net import ConnectionFactory, HostCircuitBreaker, RequestLimits
 from neuromirror.transfer.annex_objects import AnnexObjectStore
 from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.transfer.block_bodies import BlockBodies
+from neuromirror.transfer.fetch_connections import FetchConnections
 from neuromirror.transfer.fetch_tasks import FetchResult, FetchTask
 from neuromirror.transfer.fetcher import Fetcher
+from neuromirror.transfer.s3_access import S3Access
 from neuromirror.transfer.url_sessions import UrlSessions, no_token
 
 _ATTEMPTS: Final = 3
@@ -40,9 +38,22 @@ def open_sessions(settings: AnnexSettings, jobs: int) -> UrlSessions:
 
     They send no tokens: the headers in ``annex.http-headers`` go with each request instead.
     """
-    limits = RequestLimits(attempts=_ATTEMPTS, per_host=jobs)
     allowed = tuple(settings.allowed_addresses)
-    return UrlSessions(allowed, no_token, limits, {}, breaker=HostCircuitBreaker())
+    return UrlSessions(allowed, no_token, _limits(jobs), {}, breaker=HostCircuitBreaker())
+
+
+def open_buckets(settings: AnnexSettings, jobs: int) -> S3Access:
+    """Return the buckets of ``s3://`` URLs in a clone, with the user's credentials."""
+    allowed = tuple(settings.allowed_addresses)
+    return S3Access(
+        settings.subsections("neuromirror"),
+        lambda host: is_private_host_allowed(host, allowed),
+        _limits(jobs),
+    )
+
+
+def _limits(jobs: int) -> RequestLimits:
+    return RequestLimits(attempts=_ATTEMPTS, per_host=jobs)
 
 
 class DownloadPool:
@@ -52,6 +63,8 @@ class DownloadPool:
     ----------
     sessions
         Sessions and circuit breaker for the requests.
+    s3
+        The buckets of ``s3://`` URLs.
     settings
         Configuration of the clone.
     store
@@ -65,12 +78,14 @@ class DownloadPool:
     def __init__(
         self,
         sessions: UrlSessions,
+        s3: S3Access,
         settings: AnnexSettings,
         store: AnnexObjectStore,
         jobs: int,
         before_store: Callable[[str], None],
     ) -> None:
         self._connection_pool = ConnectionFactory(sessions.session_for)
+        self._s3 = s3
         self._pause = sessions.limits.wait
         self._headers = settings.headers
         self._blocks = BlockBodies(settings)
@@ -83,7 +98,7 @@ class DownloadPool:
         self._jobs = jobs
         self._threads: list[threading.Thread] = []
         self._error: BaseException | None = None
-        self._open_connections: list[PersistentConnection] = []
+        self._open_connections: list[FetchConnections] = []
 
     def __enter__(self) -> DownloadPool:
         return self
@@ -126,8 +141,8 @@ class DownloadPool:
                 self._tasks.get_nowait()
         for _ in self._threads:
             self._tasks.put(None)
-        for connection in self._open_connections:
-            connection.abort()
+        for connections in self._open_connections:
+            connections.abort()
         self._blocks.close()
         until = time.monotonic() + _STOP_TIMEOUT
         for working in self._threads:
@@ -141,14 +156,13 @@ class DownloadPool:
         return left
 
     def _work(self) -> None:
-        connection = self._connection_pool.new_connection()
-        self._open_connections.append(connection)
+        connections = FetchConnections(self._connection_pool, self._s3, self._headers)
+        self._open_connections.append(connections)
         fetcher = Fetcher(
-            connection,
+            connections,
             self._blocks,
             self._store,
             self._breaker,
-            headers=self._headers,
             stop=self._stop,
             report_bytes=lambda key, more: self._results.put((key, more)),
             before_store=self._before_store,
@@ -161,6 +175,6 @@ class DownloadPool:
             self._error = error
             raise
         finally:
-            connection.close()
+            connections.close()
             # wake the caller of take(): no thread should exit before stop()
             self._results.put(None)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import (
+    CredentialsError,
     HostCircuitBreaker,
     HttpError,
     IncompleteResponseError,
     NetError,
     OpenBody,
-    PersistentConnection,
     RequestTimeoutError,
     UnreachableError,
     UnsafeAddressError,
@@ -33,8 +33,10 @@ from neuromirror.transfer.annex_objects import (
 )
 from neuromirror.transfer.block_bodies import BlockBodies, is_block_url
 from neuromirror.transfer.content_checks import ContentCheck
+from neuromirror.transfer.fetch_connections import FetchConnections
 from neuromirror.transfer.fetch_tasks import FetchResult, FetchTask
 from neuromirror.transfer.host_errors import displayed_url, host_at_fault, host_of
+from neuromirror.transfer.s3_access import MalformedS3UrlError
 
 MAX_IN_MEMORY: Final = 1 << 19
 """Maximum size in bytes of content that is held in memory until it is verified."""
@@ -57,6 +59,10 @@ class ContentMismatchError(NeuromirrorError):
     """A URL returns bytes that are not the key's content."""
 
 
+_FAILURES: Final = (NetError, CredentialsError, MalformedS3UrlError, ContentMismatchError)
+"""Errors of one URL, after which the next one is tried."""
+
+
 class TransferStoppedError(NeuromirrorError):
     """The run was stopped."""
 
@@ -66,16 +72,14 @@ class Fetcher:
 
     Parameters
     ----------
-    connection
-        Connection of this thread.
+    connections
+        Connections of this thread.
     blocks
         Opens blocks of volumes; shared by all threads.
     store
         Object directory of the clone.
     breaker
         Circuit breaker shared by all threads.
-    headers
-        Headers for each request.
     stop
         Set when the run is stopped.
     report_bytes
@@ -89,22 +93,20 @@ class Fetcher:
 
     def __init__(
         self,
-        connection: PersistentConnection,
+        connections: FetchConnections,
         blocks: BlockBodies,
         store: AnnexObjectStore,
         breaker: HostCircuitBreaker,
         *,
-        headers: Mapping[str, str],
         stop: threading.Event,
         report_bytes: Callable[[str, int], None],
         before_store: Callable[[str], None],
         pause: float,
     ) -> None:
-        self._connection = connection
+        self._connections = connections
         self._blocks = blocks
         self._store = store
         self._breaker = breaker
-        self._headers = headers
         self._stop = stop
         self._report_bytes = report_bytes
         self._before_store = before_store
@@ -130,7 +132,7 @@ class Fetcher:
             for url in task.urls:
                 try:
                     content, check = self._read_small(url, task, size)
-                except (NetError, ContentMismatchError) as error:
+                except _FAILURES as error:
                     self._record_error(found, url, error)
                     continue
                 self._check_stopped()
@@ -176,7 +178,7 @@ class Fetcher:
                 for url in task.urls:
                     try:
                         self._extend(url, growth)
-                    except (NetError, ContentMismatchError) as error:
+                    except _FAILURES as error:
                         self._record_error(found, url, error)
                         continue
                     self._check_stopped()
@@ -250,18 +252,19 @@ class Fetcher:
             except MalformedUrlError as error:
                 raise ContentMismatchError(str(error)) from error
             return
-        self._breaker.check(url)
+        target = self._connections.target(url)
+        self._breaker.check(target.url)
         begun = False
         try:
-            with self._connection.stream(
-                url, start=start, headers=self._headers, total=total
+            with target.connection.stream(
+                target.url, start=start, headers=target.headers, total=total
             ) as body:
                 begun = True
-                self._breaker.record_success(url)
+                self._breaker.record_success(target.url)
                 yield body
         except UnreachableError:
             if not begun:
-                self._breaker.record_failure(url)
+                self._breaker.record_failure(target.url)
             raise
 
     def _check_stopped(self) -> None:
@@ -278,9 +281,10 @@ class Fetcher:
             found.needs_credentials |= error.status in _REFUSED_STATUSES
         if isinstance(error, UnsafeAddressError) and not error.always_refused:
             _add_refused_host(found, host_of(error.url or url))
-        elif isinstance(error, NetError):
-            if str(error) not in found.errors:
-                found.errors.append(str(error))
+        elif isinstance(error, CredentialsError | NetError):
+            message = self._connections.explain(url, error)
+            if message not in found.errors:
+                found.errors.append(message)
         else:
             found.errors.append(f"{displayed_url(url)}: {error}")
 

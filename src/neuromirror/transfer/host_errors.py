@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import (
+    CredentialsError,
     HttpError,
     IncompleteResponseError,
     UnreachableError,
@@ -27,7 +28,9 @@ def host_of(url: str) -> str:
 
 def host_at_fault(error: NeuromirrorError, url: str) -> str | None:
     """Return the host of a URL if every request to the host would fail the same way."""
-    if isinstance(error, HttpError) and error.status == 401:
+    if isinstance(error, CredentialsError) or (
+        isinstance(error, HttpError) and error.status == 401
+    ):
         return host_of(url)
     if isinstance(error, UnsafeAddressError | UnreachableError):
         return None if isinstance(error, IncompleteResponseError) else host_of(url)

@@ -25,6 +25,7 @@ from neuromirror.transfer.annex_branch import (
 )
 from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.transfer.block_bodies import is_block_url
+from neuromirror.transfer.s3_access import SCHEME
 
 _WEB_COST: Final = 200.0
 _LOCAL_COST: Final = 100.0
@@ -92,10 +93,10 @@ class CloneRemotes:
         others = [uuid for uuid in present if uuid in self._costs]
         if not urls and others == [VOLUME_REMOTE.uuid]:
             # this package does what the special remote does
-            blocks = [url for url in map(strip_claim_prefix, known) if is_block_url(url)]
-            if len(blocks) == len(known):
+            own = [url for url in map(strip_claim_prefix, known) if _is_own(url)]
+            if len(own) == len(known):
                 return KeyLocations(
-                    urls=blocks, equivalent_keys=present_values(logs.content(EQUIVALENT_KEYS))
+                    urls=own, equivalent_keys=present_values(logs.content(EQUIVALENT_KEYS))
                 )
         unconfigured = [
             uuid for uuid in present if uuid not in (*others, *self._web_uuids, self._uuid)
@@ -175,6 +176,11 @@ class CloneRemotes:
             uuid, _, rest = line.partition(" ")
             names[uuid] = rest.partition(" timestamp=")[0] or uuid
         return names
+
+
+def _is_own(url: str) -> bool:
+    """Return whether a URL is that of a block of a volume, or of a private object."""
+    return is_block_url(url) or url.startswith(f"{SCHEME}://")
 
 
 def _glob(pattern: str | None) -> re.Pattern[str] | None:

@@ -21,7 +21,9 @@ from neuromirror.model import NeuromirrorError, environment_without_secrets
 from neuromirror.net import (
     AccessDeniedError,
     AwsSigner,
+    CredentialsError,
     HttpError,
+    NetError,
     RequestLimits,
     S3Bucket,
     Session,
@@ -97,6 +99,7 @@ class S3Access:
         self._is_private_allowed = is_private_allowed
         self._limits = limits
         self._buckets: dict[str, S3Bucket] = {}
+        self._failures: dict[str, CredentialsError | NetError] = {}
         self._lock = threading.Lock()
 
     def object(self, url: str) -> S3Object:
@@ -118,6 +121,35 @@ class S3Access:
                 bucket = self._buckets[parts.netloc] = self._open(parts.netloc)
         query = f"?{parts.query}" if parts.query else ""
         return S3Object(bucket, f"{bucket.object_url(b'')}{parts.path[1:]}{query}")
+
+    def object_with_credentials(self, url: str) -> S3Object:
+        """Return the object at a URL; region and credentials are searched once per bucket.
+
+        Raises
+        ------
+        CredentialsError
+            If no credentials are found, also by an earlier search, which may take seconds.
+        NetError
+            If the region of the bucket cannot be determined.
+        MalformedS3UrlError
+            If the URL is malformed.
+        """
+        name = urlsplit(url).netloc
+        try:
+            if (failure := self._failures.get(name)) is not None:
+                raise failure
+            found = self.object(url)
+            if found.session.signer is not None:
+                found.session.signer.check()
+        except (CredentialsError, NetError) as error:
+            self._failures[name] = error
+            raise
+        return found
+
+    def close(self) -> None:
+        """Close the open connections."""
+        for bucket in self._buckets.values():
+            bucket.session.close()
 
     def _open(self, name: str) -> S3Bucket:
         profile = self._settings.get((name, "profile"))

@@ -1,0 +1,98 @@
+"""The connections of one download thread: to any URL, and to buckets whose requests are signed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from neuromirror.model import NeuromirrorError
+from neuromirror.net import ConnectionFactory, PersistentConnection
+from neuromirror.transfer.s3_access import SCHEME, S3Access
+
+
+@dataclass(frozen=True, slots=True)
+class FetchTarget:
+    """The request for a URL of a file.
+
+    Attributes
+    ----------
+    connection
+        The connection to use.
+    url
+        The URL to request.
+    headers
+        Additional headers.
+    explain
+        Returns the message of an error.
+    """
+
+    connection: PersistentConnection
+    url: str
+    headers: Mapping[str, str]
+    explain: Callable[[NeuromirrorError], str]
+
+
+class FetchConnections:
+    """The connections of one thread.
+
+    Parameters
+    ----------
+    factory
+        Creates the connections to plain URLs.
+    s3
+        The buckets of ``s3://`` URLs. Each has a connection of its own, so that no other URL, such
+        as the target of a redirect, is requested with its credentials.
+    headers
+        Headers for requests of plain URLs.
+    """
+
+    def __init__(
+        self, factory: ConnectionFactory, s3: S3Access, headers: Mapping[str, str]
+    ) -> None:
+        self._s3 = s3
+        self._headers = headers
+        self._plain = factory.new_connection()
+        self._buckets: dict[str, PersistentConnection] = {}
+        self._aborted = False
+
+    def target(self, url: str) -> FetchTarget:
+        """Return what to request for a URL.
+
+        Raises
+        ------
+        CredentialsError
+            There are no credentials for the bucket of the URL.
+        NetError
+            The region of the bucket cannot be determined.
+        MalformedS3UrlError
+            It is no URL of an object.
+        """
+        if not url.startswith(f"{SCHEME}:"):
+            return FetchTarget(self._plain, url, self._headers, str)
+        found = self._s3.object_with_credentials(url)
+        connection = self._buckets.get(found.bucket.name)
+        if connection is None:
+            session = found.session
+            connection = ConnectionFactory(lambda url: session).new_connection()
+            self._buckets[found.bucket.name] = connection
+            if self._aborted:
+                connection.abort()
+        return FetchTarget(connection, found.url, {}, found.explain)
+
+    def explain(self, url: str, error: NeuromirrorError) -> str:
+        """Return the message of an error of a URL."""
+        try:
+            return self.target(url).explain(error)
+        except NeuromirrorError:
+            return str(error)
+
+    def abort(self) -> None:
+        """Make the current and all further requests fail. Callable from any thread."""
+        self._aborted = True
+        for connection in (self._plain, *self._buckets.copy().values()):
+            connection.abort()
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        for connection in (self._plain, *self._buckets.values()):
+            connection.close()
