@@ -35,6 +35,7 @@ from neuromirror.cli.rebuild_index import rebuild_index_command
 from neuromirror.cli.repair import repair_command
 from neuromirror.cli.reproduce import reproduce_command
 from neuromirror.cli.restore import restore_command
+from neuromirror.cli.search import search_command
 from neuromirror.cli.serve import serve_command
 from neuromirror.cli.show import show_command
 from neuromirror.cli.status import status_command
@@ -84,6 +85,7 @@ main.add_section(
     "Explore",
     [
         list_command,
+        search_command,
         versions_command,
         show_command,
         files_command,

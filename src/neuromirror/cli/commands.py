@@ -25,7 +25,6 @@ _COMMON_OPTIONS = {"--mirrors", "--store", "--index", "--json", "--help"}
 """Options that every command has; its help shows them last."""
 
 _OTHER_NAMES = {
-    "search": "'neuromirror list --search WORDS'",
     "download": "'neuromirror get'",
     "ls": "'neuromirror list' or 'neuromirror files VERSION'",
     "update": "'neuromirror sync'",

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from neuromirror.index.errors import MalformedQueryError
-from neuromirror.index.facet_values import FACETS, SIZES
+from neuromirror.index.facet_values import FACETS, SIZES, canonical_value
 from neuromirror.index.query_base import QueryBase
 
 _MAX_VALUES = 500
@@ -47,7 +47,11 @@ class FacetQueries(QueryBase):
                 raise MalformedQueryError(f"there is no facet {name!r}{meant}")
         for archive in filters.get("archive", ()):
             self._mirror_number(archive)
-        return {name: tuple(values) for name, values in filters.items() if values}
+        return {
+            name: tuple(dict.fromkeys(canonical_value(name, value) for value in values))
+            for name, values in filters.items()
+            if values
+        }
 
     def _selected(self, filters: Mapping[str, Sequence[str]]) -> dict[str, set[int]]:
         """Return the datasets that have one of the selected values, by facet."""

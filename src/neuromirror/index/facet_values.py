@@ -75,6 +75,17 @@ def facet_values(
     return {name: _distinct(found[name])[:_MAX_VALUES] for name in FACETS if name in found}
 
 
+def canonical_value(facet: str, value: str) -> str:
+    """Return the value of a facet for any name of it: ``mouse`` is the species ``Mus musculus``."""
+    if facet == "species":
+        return canonical_species(value)
+    if facet == "technique":
+        return canonical_technique(value)
+    if facet == "license":
+        return spdx_id(value) or without_spdx_prefix(value)
+    return value
+
+
 def _distinct(values: Iterable[str]) -> list[str]:
     """Return values that differ in more than case."""
     known: dict[str, str] = {}

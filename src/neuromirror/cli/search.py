@@ -1,0 +1,169 @@
+"""``neuromirror search``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from neuromirror.cli.commands import argument, command
+from neuromirror.cli.common import Settings, settings_options
+from neuromirror.model.display import format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from neuromirror.index import FoundDataset, FoundDatasets, Index, MatchedText
+
+_MAX_LINES = 3
+"""Maximum number of matching texts per dataset."""
+_MAX_SHOWN_VALUES = 20
+
+
+_FILTERS = (
+    ("archive", "MIRROR", "mirror"),
+    ("species", "NAME", "species, e.g. mouse or 'Mus musculus'"),
+    ("technique", "NAME", "technique, e.g. ecephys or 'calcium imaging'"),
+    ("data_type", "NAME", "kind of files, e.g. NWB or OME-Zarr"),
+    ("license", "NAME", "license, e.g. CC-BY-4.0"),
+    ("size", "CLASS", "class of sizes, as --facets lists them"),
+    ("year", "YEAR", "year of the latest version"),
+    ("status", "STATUS", "status: published, draft or observed"),
+)
+
+
+def _filter_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add an option for each facet but ``volume``."""
+    for name, metavar, text in reversed(_FILTERS):
+        function = click.option(
+            f"--{name.replace('_', '-')}",
+            name,
+            metavar=metavar,
+            multiple=True,
+            help=f"Only datasets of this {text}.",
+        )(function)
+    return function
+
+
+@command(
+    "search",
+    example="""\
+neuromirror search hippocampus sleep
+neuromirror search '"place cells"' --species mouse --status published
+neuromirror search --archive dandi --facets""",
+)
+@argument("terms", nargs=-1, metavar="[TERMS]...", help='Words, or phrases in "double quotes".')
+@_filter_options
+@click.option("--volume", is_flag=True, help="Only volumes.")
+@click.option(
+    "--sort",
+    type=click.Choice(["relevance", "newest", "size", "title"]),
+    help="Order of the results [default: relevance; without terms newest].",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="Maximum number of datasets.",
+)
+@click.option("--facets", is_flag=True, help="List values to select by, with their counts.")
+@settings_options
+def search_command(
+    settings: Settings,
+    terms: tuple[str, ...],
+    *,
+    volume: bool,
+    sort: str | None,
+    limit: int,
+    facets: bool,
+    **filters: tuple[str, ...],
+) -> None:
+    """Search the datasets of the store by words, and by archive, species, technique, ….
+
+    All words must match: in titles, keywords, people, institutions, funders, species, brain
+    regions, techniques and descriptions, by their stem, as the start of a word, or by a synonym
+    (mouse, Mus musculus); the words that are nowhere there must be in the path of one file. A
+    phrase in double quotes matches its words in order. If nothing matches, misspelled words are
+    corrected. Without words, all datasets match.
+
+    An option for a property can be repeated, for datasets with one of several values; --facets
+    lists the values. A result has the texts that match, with asterisks around the matches. The
+    catalogue and its API have the same search.
+
+    Exit code: 0 found, 1 not found.
+    """
+    text = " ".join(terms)
+    selected = {**filters, "volume": ("yes",) * volume}
+    with settings.index() as index:
+        found = index.find_datasets(text, filters=selected, sort=sort or "", limit=limit)
+        if found.total:
+            _print_results(settings, found, facets=facets)
+            return
+        _print_nothing(settings, index, text)
+    sys.exit(1)
+
+
+def _print_results(settings: Settings, found: FoundDatasets, *, facets: bool) -> None:
+    from neuromirror.index.shapes import FacetValue, Match
+
+    if found.corrected:
+        settings.print_text(f"Results for: {found.corrected}\n")
+    if facets:
+        for name, values in found.facets.items():
+            for value in values:
+                settings.emit("search", {"facet": name, **FacetValue.of(value).plain()})
+        rows = [
+            [name, one.value, str(one.count)]
+            for name, values in found.facets.items()
+            for one in values[:_MAX_SHOWN_VALUES]
+        ]
+        settings.print_table(rows, ["FACET", "VALUE", "DATASETS"], ["DATASETS"])
+        return
+    for row in found.rows:
+        record = {**Match.of(row).plain(), "corrected": found.corrected or None}
+        settings.emit("search", record, "\n".join(_lines(row)))
+    about = "" if found.exact else "about "
+    settings.print_text(f"{len(found.rows)} of {about}{found.total} datasets")
+
+
+def _lines(row: FoundDataset) -> list[str]:
+    dataset = row.dataset
+    name = dataset.name if dataset.version is None else f"{dataset.name}@{dataset.version}"
+    counts = f"{dataset.files} files, {format_bytes(dataset.bytes)}"
+    lines = [f"{name}  {dataset.title}", f"    {counts}"]
+    lines += [f"    {one.field}: {_marked(one)}" for one in row.matched if one.field != "title"][
+        :_MAX_LINES
+    ]
+    if row.path:
+        lines.append(f"    path: {row.path}")
+    return lines
+
+
+def _marked(one: MatchedText) -> str:
+    """Return a text with its matches between asterisks."""
+    pieces, last = [], 0
+    for start, end in one.spans:
+        pieces += [one.value[last:start], f"*{one.value[start:end]}*"]
+        last = end
+    return "".join([*pieces, one.value[last:]])
+
+
+def _print_nothing(settings: Settings, index: Index, text: str) -> None:
+    """Report that nothing matches, with the number of datasets for each word."""
+    message = "no dataset matches"
+    record: dict[str, object] = {}
+    if text.strip():
+        counts = index.count_terms(text)
+        suggestion = index.suggest_terms(counts)
+        record = {"counts": counts, "suggestion": suggestion or None}
+        alone = ", ".join(f"{term}: {count}" for term, count in counts.items())
+        message += f" all of this; datasets for each term alone: {alone}"
+        if suggestion:
+            message += f"; did you mean {suggestion!r}?"
+    else:
+        message += "; 'neuromirror search --facets' lists the values that can be selected"
+    settings.emit("search", {**record, "status": "impossible", "message": message}, message)
