@@ -103,6 +103,7 @@ def _visit_all(folder: Path, name: str, kind: str, workers: int, datasets: int) 
     own_environment(folder)
     os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     from neuromirror.crawl import load_mirrors, open_recorder
+    from neuromirror.crawl.leases import Lease
     from neuromirror.index import Schedule
     from neuromirror.service.executors import (
         dask_executor,
@@ -110,7 +111,6 @@ def _visit_all(folder: Path, name: str, kind: str, workers: int, datasets: int) 
         process_executor,
     )
     from neuromirror.service.jobs import Job, run_job
-    from neuromirror.service.leases import Lease
     from neuromirror.service.writer import Writer
     from neuromirror.store import Store
 
@@ -128,7 +128,7 @@ def _visit_all(folder: Path, name: str, kind: str, workers: int, datasets: int) 
         context = job_context(store, store.index_path, None, remote=kind == "dask")
 
         def job(kind: str, name: str, **more: Any) -> Job:
-            token = schedule.claim(name, "bench", time.time(), _SECONDS)
+            token = schedule.leases.claim(name, "bench", time.time(), _SECONDS)
             assert token is not None
             return Job(kind, Lease(name, token), mirror, **more)
 

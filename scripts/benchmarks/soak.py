@@ -215,7 +215,7 @@ def _is_settled(folder: Path, since: float) -> bool:
         return False
     with Schedule.open(path) as schedule:
         rows = [row for row in schedule.tasks() if row.mirror]
-        busy = schedule.leases(time.time())
+        busy = schedule.leases.in_force(time.time())
     lists = [row for row in rows if not row.local_id and row.name == row.mirror]
     without_fingerprint = [row for row in rows if row.local_id and row.fingerprint is None]
     looked = all(

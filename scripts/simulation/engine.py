@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from neuromirror.crawl import DatasetTask, Result, open_recorder
+from neuromirror.crawl.leases import lease_owner
 from neuromirror.index import Schedule
 from neuromirror.model import Traffic
 from neuromirror.service.engine import Service
 from neuromirror.service.jobs import Job, JobContext, JobReport
-from neuromirror.service.leases import lease_owner
 from neuromirror.service.mirror_files import MirrorFiles
 from neuromirror.service.scheduling_policy import JobOutcome
 from neuromirror.service.stale_leases import StaleLeases

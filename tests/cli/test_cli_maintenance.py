@@ -195,7 +195,7 @@ def test_status_shows_the_schedule_of_a_service(copied: Shell) -> None:
                 TaskRow("demo:000003", "demo", "000003", disabled=True),
             ]
         )
-        schedule.claim("demo:000001", "a test", now, 60)
+        schedule.leases.claim("demo:000001", "a test", now, 60)
     schedule = copied.records("status")[0]["schedule"]
     assert (schedule["tasks"], schedule["due"]) == (3, 1)
     assert (schedule["in_progress"], schedule["disabled"]) == (["demo:000001"], ["demo:000003"])

@@ -21,7 +21,6 @@ MAX_METHODS = 12
 
 EXEMPT = {
     "neuromirror/net/session.py": "one request: its limits, retries, redirects and errors",
-    "neuromirror/index/schedule.py:Schedule": "all statements on one database",
     "neuromirror/sources/dandi/source.py:DandiSource": "the Source protocol and its optional parts",
     "neuromirror/store/store.py:Store": "journal, records and repositories behind one object",
     "neuromirror_demo/archive.py:Archive": "one method per verb of the simulated archive",

@@ -147,7 +147,7 @@ def test_a_job_that_dies_is_a_failed_visit_and_the_others_go_on(
         # their places are taken at once
         assert len(manual_executor.names) == 3
         assert {one, two, three}.isdisjoint(manual_executor.names)
-        assert not harness.job_harness.schedule.lease(one, harness.clock.now)
+        assert not harness.job_harness.schedule.leases.find(one, harness.clock.now)
 
 
 def test_jobs_keep_to_the_limits_of_the_mirror_and_of_all(mirror_harness: MirrorHarness) -> None:
@@ -347,13 +347,13 @@ def test_a_job_taken_over_by_another_owner_is_not_recorded_twice(
         (name,) = manual_executor.names
         # this machine was suspended, and another one took over
         far = harness.clock.now + 1000
-        token = harness.job_harness.schedule.claim(name, "a sync", far, 60)
+        token = harness.job_harness.schedule.leases.claim(name, "a sync", far, 60)
         assert token is not None
         before = harness.row(name)
         manual_executor.run(name)
         harness.service.tick()
         assert harness.row(name) == before
-        lease = harness.job_harness.schedule.lease(name, far)
+        lease = harness.job_harness.schedule.leases.find(name, far)
         assert lease is not None
         assert lease.token == token
 
@@ -373,7 +373,7 @@ def test_a_service_without_workers_blames_no_dataset(mirror_harness: MirrorHarne
             assert harness.service.tick() == 0
         assert harness.service.worker_error == "no worker is available: the cluster is away"
         assert (harness.row("demo").failures, harness.row("demo").ended) == (0, None)
-        assert harness.job_harness.schedule.leases(harness.clock.now) == []
+        assert harness.job_harness.schedule.leases.in_force(harness.clock.now) == []
         broken.broken = False
         harness.service._paused_until = 0.0
         harness.service.tick()
@@ -391,7 +391,7 @@ def test_what_is_abandoned_stays_due_and_is_free_for_others(mirror_harness: Mirr
         harness.service.close()
         assert harness.service.tick() == 0
         assert harness.service.abandon() == names
-        assert harness.job_harness.schedule.leases(harness.clock.now) == []
+        assert harness.job_harness.schedule.leases.in_force(harness.clock.now) == []
         assert harness.service.is_idle
         due = {row.name for row in harness.job_harness.schedule.due(harness.clock.now, 100)}
         assert set(names) <= due

@@ -217,9 +217,9 @@ def test_a_sync_leaves_a_dataset_to_the_service_that_visits_it(
         harness.service.tick()
         assert harness.row(name).status == "changed"
         # and leases are given back
-        assert {one.name for one in harness.job_harness.schedule.leases(harness.clock.now)} == set(
-            manual_executor.names
-        )
+        assert {
+            one.name for one in harness.job_harness.schedule.leases.in_force(harness.clock.now)
+        } == set(manual_executor.names)
 
 
 def test_the_service_leaves_a_dataset_to_the_sync_that_visits_it(
@@ -231,13 +231,13 @@ def test_the_service_leaves_a_dataset_to_the_sync_that_visits_it(
         manual_executor.run("demo")
         harness.settle_writing()
         schedule, now = harness.job_harness.schedule, harness.clock.now
-        token = schedule.claim("demo:000001", "sync on this machine", now, 60)
+        token = schedule.leases.claim("demo:000001", "sync on this machine", now, 60)
         assert token is not None
         harness.service.tick()
         harness.service.tick()
         assert "demo:000002" in manual_executor.names
         assert "demo:000001" not in manual_executor.names
-        schedule.release("demo:000001", token)
+        schedule.leases.release("demo:000001", token)
         manual_executor.run("demo:000002")
         harness.service.tick()
         assert "demo:000001" in manual_executor.names

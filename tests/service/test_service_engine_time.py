@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import pytest
 
+from neuromirror.crawl.leases import lease_owner
 from neuromirror.model import DatasetRef
 from neuromirror.service import stale_leases
-from neuromirror.service.leases import lease_owner
 from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness
 from support.service_harness import DAY, HOUR, ManualClock, ManualExecutor, open_service_harness
@@ -21,7 +21,7 @@ from support.service_harness import DAY, HOUR, ManualClock, ManualExecutor, open
 
 def dead_owner() -> str:
     """Return the lease owner of a process that has exited."""
-    program = "from neuromirror.service.leases import lease_owner; print(lease_owner('serve'))"
+    program = "from neuromirror.crawl.leases import lease_owner; print(lease_owner('serve'))"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
@@ -134,7 +134,7 @@ def test_a_running_job_survives_a_clock_jump(mirror_harness: MirrorHarness, jump
         harness.service.tick()
         harness.clock.now += jump
         harness.service.tick()
-        (lease,) = harness.job_harness.schedule.leases(0)
+        (lease,) = harness.job_harness.schedule.leases.in_force(0)
         assert jump > 0 or lease.until <= harness.clock.now + 60
         manual_executor.run("demo")
         harness.service.tick()
@@ -162,14 +162,14 @@ def test_leases_of_a_service_that_was_killed_end_at_the_next_start(
         manual_executor.run("demo")
         harness.service.tick()
         names, schedule = list(manual_executor.names), harness.job_harness.schedule
-        tokens = {one.name: one.token for one in schedule.leases(harness.clock.now)}
+        tokens = {one.name: one.token for one in schedule.leases.in_force(harness.clock.now)}
         assert sorted(tokens) == sorted(names)
         dead = dead_owner()
         for name in names:
-            schedule.release(name, tokens[name])
-            assert schedule.claim(name, dead, harness.clock.now, 60)
+            schedule.leases.release(name, tokens[name])
+            assert schedule.leases.claim(name, dead, harness.clock.now, 60)
     with open_service_harness(mirror_harness) as harness:
-        assert harness.job_harness.schedule.leases(harness.clock.now) == []
+        assert harness.job_harness.schedule.leases.in_force(harness.clock.now) == []
         harness.settle()
         assert set(names) <= set(harness.take_results())
 
@@ -184,32 +184,35 @@ def test_leases_of_live_processes_and_locked_datasets_are_kept(
         schedule, now = harness.job_harness.schedule, harness.clock.now
         with sleeping() as other:
             living = lease_owner("sync").replace(f"process {os.getpid()} ", f"process {other} ")
-            schedule.claim("demo:000001", living, now, 60)
-            schedule.claim("demo:000002", dead, now, 60)
-            schedule.claim("demo:000003", dead.replace(" on ", " on elsewhere-"), now, 60)
-            schedule.claim("demo", dead, now, 60)
+            schedule.leases.claim("demo:000001", living, now, 60)
+            schedule.leases.claim("demo:000002", dead, now, 60)
+            schedule.leases.claim("demo:000003", dead.replace(" on ", " on elsewhere-"), now, 60)
+            schedule.leases.claim("demo", dead, now, 60)
             locked = next(
                 one for one in mirror_harness.index().datasets("demo") if one.local_id == "000002"
             )
             with mirror_harness.store.lock(_dataset_id(locked.source_uri), "a test"):
                 harness.service.start()
-            left = {one.name for one in schedule.leases(now)}
+            left = {one.name for one in schedule.leases.in_force(now)}
             assert left == {"demo:000001", "demo:000002", "demo:000003"}
             harness.service.start()
-            assert {one.name for one in schedule.leases(now)} == {"demo:000001", "demo:000003"}
+            assert {one.name for one in schedule.leases.in_force(now)} == {
+                "demo:000001",
+                "demo:000003",
+            }
 
 
 def test_a_lease_that_a_wrong_clock_made_too_long_ends(mirror_harness: MirrorHarness) -> None:
     with open_service_harness(mirror_harness) as harness:
         schedule, now = harness.job_harness.schedule, harness.clock.now
-        schedule.claim("demo:000001", "a sync that died", now + DAY, 60)
-        alive = schedule.claim("demo:000002", "a sync that lives", now + DAY, 60)
+        schedule.leases.claim("demo:000001", "a sync that died", now + DAY, 60)
+        alive = schedule.leases.claim("demo:000002", "a sync that lives", now + DAY, 60)
         assert alive is not None
-        schedule.claim("demo:000003", "a sync of now", now, 60)
+        schedule.leases.claim("demo:000003", "a sync of now", now, 60)
         assert harness.service._stale_leases.end_overlong(now) == []
-        schedule.renew([("demo:000002", alive)], now, 60)
+        schedule.leases.renew([("demo:000002", alive)], now, 60)
         assert harness.service._stale_leases.end_overlong(now) == ["demo:000001"]
-        left = [one.name for one in schedule.leases(now)]
+        left = [one.name for one in schedule.leases.in_force(now)]
         assert left == ["demo:000002", "demo:000003"]
 
 

@@ -61,7 +61,7 @@ def run_jobs(executor: Executor, job_harness: JobHarness, *jobs: Job) -> list[Jo
         return [one.result() for one in running]
     finally:
         for job in jobs:
-            job_harness.schedule.release(job.lease.name, job.lease.token)
+            job_harness.schedule.leases.release(job.lease.name, job.lease.token)
 
 
 def visit_all(job_harness: JobHarness, executor: Executor) -> int:
@@ -116,7 +116,7 @@ def test_a_visit_whose_worker_is_killed_is_retried_and_others_continue(
         with pytest.raises(WorkerLostError, match=r"demo:000001 \(visit\): .* killed \(SIGKILL\)"):
             doomed.result()
         hanging.clear()
-        job_harness.schedule.release(job.lease.name, job.lease.token)
+        job_harness.schedule.leases.release(job.lease.name, job.lease.token)
         retried = [job_harness.job("visit", f"demo:00000{one}") for one in (1, 2)]
         for report in run_jobs(executor, job_harness, *retried):
             assert [one.status for one in report.results] == ["ok"]
@@ -143,7 +143,7 @@ def test_a_worker_may_be_killed_while_it_writes(
     job = job_harness.job("visit", "demo:000001")
     with pytest.raises(WorkerLostError, match=r"killed \(SIGKILL\)"):
         worker_pair.submit(run_until_killed, job_harness.job_context(), job, event, part).result()
-    job_harness.schedule.release(job.lease.name, job.lease.token)
+    job_harness.schedule.leases.release(job.lease.name, job.lease.token)
     (report,) = run_jobs(worker_pair, job_harness, job_harness.job("visit", "demo:000001"))
     assert [one.exit_code for one in report.results] == [0]
     assert_visited_once(mirror_harness)
@@ -193,7 +193,7 @@ from neuromirror.crawl import load_mirrors, open_recorder
 from neuromirror.index import Schedule
 from neuromirror.service.executors import job_context, process_executor
 from neuromirror.service.jobs import Job, run_job
-from neuromirror.service.leases import Lease
+from neuromirror.crawl.leases import Lease
 from neuromirror.service.writer import Writer
 from neuromirror.store import Store
 
@@ -208,7 +208,7 @@ with (
     Schedule.open(store.schedule_path) as schedule,
     process_executor(1, Writer(recorder, schedule), 600, 1 << 30) as executor,
 ):
-    lease = Lease("demo:000001", schedule.claim("demo:000001", "a test", time.time(), 60))
+    lease = Lease("demo:000001", schedule.leases.claim("demo:000001", "a test", time.time(), 60))
     job = Job("visit", lease, mirror, "000001")
     context = job_context(store, store.index_path, None, remote=False)
     sys.addaudithook(die)

@@ -141,7 +141,7 @@ def submit(executor: Executor, job_harness: JobHarness, job: Job) -> Future[JobR
 
 def give_back(job_harness: JobHarness, *jobs: Job) -> None:
     for job in jobs:
-        job_harness.schedule.release(job.lease.name, job.lease.token)
+        job_harness.schedule.leases.release(job.lease.name, job.lease.token)
 
 
 def test_a_visit_whose_dask_worker_died_runs_elsewhere_or_is_reported_lost_and_retried(
@@ -324,7 +324,9 @@ def test_a_job_on_dask_whose_lease_was_taken_over_writes_nothing(
         )
         fenced = submit(executor, job_harness, job)
         wait_until(lambda: hanging.struck)
-        wait_until(lambda: job_harness.schedule.claim("demo:000001", "another", time.time(), 60))
+        wait_until(
+            lambda: job_harness.schedule.leases.claim("demo:000001", "another", time.time(), 60)
+        )
     (result,) = fenced.result().results
     assert (result.status, result.visit) == ("error", "failed")
     assert "lease" in result.message

@@ -128,8 +128,8 @@ def test_how_far_behind_a_mirror_is_comes_from_the_schedule(
             TaskRow("superdatasets demo", failures=2),
         ]
     )
-    assert schedule.claim("demo:4", "worker", NOW, 60) == 1
-    assert schedule.claim("demo:2", "exited", NOW - 100, 60) == 1
+    assert schedule.leases.claim("demo:4", "worker", NOW, 60) == 1
+    assert schedule.leases.claim("demo:2", "exited", NOW - 100, 60) == 1
     found = read(metrics)
     assert found["neuromirror_queue_length{mirror=demo}"] == 3
     assert found["neuromirror_oldest_due_age_seconds{mirror=demo}"] == 50

@@ -23,10 +23,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from neuromirror.crawl import Mirror, MirrorFile
+from neuromirror.crawl.leases import Lease
 from neuromirror.index import TaskRow
 from neuromirror.model import NeuromirrorError
 from neuromirror.service.jobs import Job, JobReport
-from neuromirror.service.leases import Lease
 from neuromirror.service.running_jobs import RunningJob, collect_result
 from neuromirror_demo import DemoArchive
 from support.embargo_harness import contents

@@ -49,7 +49,7 @@ def test_a_service_killed_during_a_visit_and_restarted_mints_what_a_sync_mints(
         workers = service.children()
         assert workers
         with Schedule.open(mirror_harness.store.schedule_path) as schedule:
-            assert schedule.leases(0)
+            assert schedule.leases.in_force(0)
         assert service.send_signal(signal.SIGKILL) == -signal.SIGKILL
     fault.clear()
     service.wait_until_gone(workers)
@@ -63,7 +63,7 @@ def test_a_service_killed_during_a_visit_and_restarted_mints_what_a_sync_mints(
     assert set(minted_versions(mirror_harness).values()) == {1}
     assert published(mirror_harness) == published(other)
     with Schedule.open(mirror_harness.store.schedule_path) as schedule:
-        assert schedule.leases(0) == []
+        assert schedule.leases.in_force(0) == []
         assert all(row.failures == 0 for row in schedule.tasks())
     mirror_harness.fsck(killed=True)
 
@@ -108,7 +108,7 @@ def test_sigterm_waits_a_while_and_leaves_what_takes_longer(
     service.wait_until_gone(workers)
     fault.clear()
     with Schedule.open(mirror_harness.store.schedule_path) as schedule:
-        assert schedule.leases(0) == []
+        assert schedule.leases.in_force(0) == []
         row = schedule.task("demo:000002")
         assert row is not None
         assert (row.failures, row.ended) == (0, None)

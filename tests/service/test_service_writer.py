@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from neuromirror.crawl import RefMove, open_recorder, rebuild_index
+from neuromirror.crawl.leases import LeaseLostError
 from neuromirror.index import (
     Index,
     IndexBusyError,
@@ -28,7 +29,6 @@ from neuromirror.index import (
 )
 from neuromirror.model import DatasetRef, EventRaised, NeuromirrorError
 from neuromirror.service.job_recorder import JobRecorder
-from neuromirror.service.leases import LeaseLostError
 from neuromirror.service.writer import JobWriter
 from neuromirror.service.writer_messages import MalformedMessageError, Record, send_request
 from neuromirror.store import MAIN_BRANCH, RefsMovedError
@@ -86,7 +86,7 @@ def test_a_worker_whose_lease_was_taken_over_writes_nothing(job_harness: JobHarn
     refs = job_harness.mirror_harness.refs()
     assert refs == {}
     assert set(job_harness.mirror_harness.file_digests()) >= set(before)
-    job_harness.schedule.release(taken.name, taken.token)
+    job_harness.schedule.leases.release(taken.name, taken.token)
     # and the next one finds nothing in its way
     assert job_harness.run_job("visit", "demo:000001").results[0].status == "ok"
     job_harness.mirror_harness.fsck(killed=True)
@@ -227,7 +227,7 @@ def test_no_lease_is_taken_between_its_check_and_the_write(
 
     def raced(*arguments: Any) -> None:
         with Schedule.open(store.schedule_path) as other, suppress(IndexBusyError):
-            taken.append(other.claim("demo:000001", "another process", time.time(), 60))
+            taken.append(other.leases.claim("demo:000001", "another process", time.time(), 60))
         write(*arguments)
 
     monkeypatch.setattr(job_harness.recorder, method, raced)
@@ -243,7 +243,7 @@ def test_no_lease_is_taken_between_its_check_and_the_write(
             recorder.publish(dataset, RefMove({}, {}), entry)
         assert taken == []
         with Schedule.open(store.schedule_path) as other:
-            assert other.claim("demo:000001", "another process", time.time(), 60)
+            assert other.leases.claim("demo:000001", "another process", time.time(), 60)
         with pytest.raises(LeaseLostError):
             recorder.record(entry)
     assert job_harness.recorder.ask(lambda index: len(list(index.events("demo:000001")))) == 1
@@ -316,8 +316,8 @@ def test_neither_refs_nor_entries_are_written_for_a_lost_lease(job_harness: JobH
     with far_recorder(job_harness) as far:
         far.record(entry)
         before = store.journal_size()
-        (lease,) = job_harness.schedule.leases(0)
-        job_harness.schedule.release(lease.name, lease.token)
+        (lease,) = job_harness.schedule.leases.in_force(0)
+        job_harness.schedule.leases.release(lease.name, lease.token)
         with pytest.raises(LeaseLostError):
             far.record(entry)
         with pytest.raises(LeaseLostError):

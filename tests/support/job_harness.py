@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from neuromirror.crawl import JournalRecorder, load_mirrors, open_recorder
+from neuromirror.crawl.leases import Lease
 from neuromirror.index import Schedule
 from neuromirror.service.jobs import Job, JobReport, run_job
 from neuromirror.service.jobs import JobContext as Workplace
-from neuromirror.service.leases import Lease
 from neuromirror.service.worker import run_call
 from neuromirror.service.writer import Writer
 from support.mirror_harness import MirrorHarness
@@ -28,7 +28,7 @@ class JobHarness:
     recorder: JournalRecorder
 
     def lease(self, name: str, seconds: float = 60) -> Lease:
-        token = self.schedule.claim(name, "a test", time.time(), seconds)
+        token = self.schedule.leases.claim(name, "a test", time.time(), seconds)
         assert token is not None
         return Lease(name, token)
 
@@ -47,7 +47,7 @@ class JobHarness:
         try:
             return self.run(job, far=far)
         finally:
-            self.schedule.release(job.lease.name, job.lease.token)
+            self.schedule.leases.release(job.lease.name, job.lease.token)
 
     def run(self, job: Job, *, far: bool = False) -> JobReport:
         """Runs a job in this thread, and keeps its lease."""

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from neuromirror.crawl import Mirror, Result
+from neuromirror.crawl.leases import lease_owner
 from neuromirror.index import TaskRow
 from neuromirror.model import NeuromirrorError, Traffic
 from neuromirror.service.engine import Service
 from neuromirror.service.executors import thread_executor
-from neuromirror.service.leases import lease_owner
 from neuromirror.service.mirror_files import MirrorFiles
 from neuromirror.service.stale_leases import StaleLeases
 from neuromirror.service.worker import run_call

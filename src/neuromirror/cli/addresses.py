@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -59,24 +58,35 @@ def find_address(settings: Settings, text: str, index: Index | None = None) -> A
     UnknownAddressError
         The address is not understood.
     """
-    from neuromirror.config.addresses import Address, parse_address
+    from neuromirror.config.addresses import enclosing_addresses, parse_address, unknown_address
     from neuromirror.config.builtin_mirrors import load_known_mirrors
-
-    def lookup(sought: str) -> Address | None:
-        match = None if index is None else index.match_name(sought)
-        if match is None or not match.dataset:
-            return None
-        return Address(match.dataset, match.label or None)
-
-    def known() -> Iterator[str]:
-        return iter(()) if index is None else (one.name for one in index.datasets())
-
-    def is_known(name: str) -> bool:
-        return index is not None and _indexed_name(index, name) is not None
 
     if index is not None and (named := _indexed_name(index, text)) is not None:
         return named
-    return parse_address(text, load_known_mirrors(settings.mirrors_folder), lookup, known, is_known)
+    mirrors = load_known_mirrors(settings.mirrors_folder)
+    found = parse_address(text, mirrors)
+    if found is not None:
+        if index is None or "://" not in text:
+            return found
+        known = (one for one in enclosing_addresses(found) if _indexed_name(index, one.dataset))
+        return next(known, found)
+    # an empty label is a variable of a script that is unset
+    if index is not None and not text.strip().endswith("@"):
+        found = _indexed_match(index, text.strip())
+    if found is None:
+        names = [] if index is None else (one.name for one in index.datasets())
+        raise unknown_address(text, mirrors, names)
+    return found
+
+
+def _indexed_match(index: Index, text: str) -> Address | None:
+    """Return what a commit id, a digest, a DOI or the URL of a single file names."""
+    from neuromirror.config.addresses import Address
+
+    match = index.match_name(text)
+    if match is None or not match.dataset:
+        return None
+    return Address(match.dataset, match.label or None)
 
 
 def _indexed_name(index: Index, text: str) -> Address | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Final
@@ -72,14 +72,10 @@ class Address:
         return self.version or "latest"
 
 
-def parse_address(
-    text: str,
-    mirrors: Mapping[str, Mirror],
-    lookup: Callable[[str], Address | None] = lambda text: None,
-    known: Callable[[], Iterator[str]] = lambda: iter(()),
-    is_known: Callable[[str], bool] = lambda name: False,
-) -> Address:
+def parse_address(text: str, mirrors: Mapping[str, Mirror]) -> Address | None:
     """Return what an address names; no request is made.
+
+    Commit ids, digests, DOIs and URLs of single files are known to an index only.
 
     Parameters
     ----------
@@ -87,52 +83,83 @@ def parse_address(
         The address.
     mirrors
         The known mirrors by name.
-    lookup
-        Looks up commit ids, digests, DOIs and URLs of single files in an index.
-    known
-        Yields the names of the datasets in a store, for suggestions.
-    is_known
-        Returns whether a store has a dataset; a URL below it names a path in it.
 
-    Raises
-    ------
-    UnknownAddressError
-        The address is not understood.
+    Returns
+    -------
+    Address or None
+        The name; None if no mirror has such addresses.
     """
-    address = text.strip()
-    for candidate in _unwrap(address):
+    for candidate in _unwrap(text.strip()):
         found = (
             _catalogue_page(candidate, mirrors)
             or _own_name(candidate, mirrors)
             or _locate(candidate, mirrors)
         )
         if found is not None:
-            return _enclosing(found, is_known) if "://" in candidate else found
-    # an empty label is a variable of a script that is unset
-    found = None if address.endswith("@") else lookup(address)
-    if found is not None:
-        return found
+            return found
+    return None
+
+
+def enclosing_addresses(address: Address) -> Iterator[Address]:
+    """Yield the address, and the same file in each dataset that may contain this one.
+
+    A URL can name a path in a dataset, such as a scale of a layer.
+
+    Parameters
+    ----------
+    address
+        What a URL names.
+
+    Yields
+    ------
+    Address
+        An address, the innermost dataset first.
+    """
+    names = address.dataset.split("/")
+    for end in range(len(names), 0, -1):
+        path = "/".join([*names[end:], *filter(None, [address.path])])
+        yield Address("/".join(names[:end]), address.version, path or None)
+
+
+def unknown_address(
+    text: str, mirrors: Mapping[str, Mirror], names: Iterable[str]
+) -> UnknownAddressError:
+    """Return the error for an address that is not understood.
+
+    Parameters
+    ----------
+    text
+        The address.
+    mirrors
+        The known mirrors by name.
+    names
+        The names of the datasets in a store, for suggestions.
+
+    Returns
+    -------
+    UnknownAddressError
+        The error, with suggestions.
+    """
+    address, known = text.strip(), list(names)
     if (above := _CHANNELS.match(address)) is not None:
-        raise _above_channels(text, above, known)
+        return _above_channels(text, above, known)
     suggestions = tuple(_suggestions(address, mirrors, known))
     named = _NAME.match(address)
     if named is not None and named[1].lower() not in {*mirrors, *_SCHEMES}:
-        raise UnknownAddressError(
+        return UnknownAddressError(
             f"{text!r}: there is no mirror {named[1]!r}; 'neuromirror mirrors' lists all, and "
             "--mirrors names a folder with more",
             suggestions,
         )
-    raise UnknownAddressError(
+    return UnknownAddressError(
         f"{text!r}: no dataset has this address. Understood are {UNDERSTOOD}", suggestions
     )
 
 
-def _above_channels(
-    text: str, found: re.Match[str], known: Callable[[], Iterator[str]]
-) -> UnknownAddressError:
+def _above_channels(text: str, found: re.Match[str], known: list[str]) -> UnknownAddressError:
     """Return the error for what contains channels, with those that are known as suggestions."""
     start = "/".join(filter(None, found.groups())).lower() + "/"
-    names = [one for one in known() if one.partition(":")[2].lower().startswith(start)]
+    names = [one for one in known if one.partition(":")[2].lower().startswith(start)]
     kind = "project or collection" if found[2] is None else "experiment"
     experiment = found[2] or "<experiment>"
     return UnknownAddressError(
@@ -140,17 +167,6 @@ def _above_channels(
         f"bossdb://{found[1]}/{experiment}/<channel>",
         names[:_MAX_NAMED],
     )
-
-
-def _enclosing(found: Address, is_known: Callable[[str], bool]) -> Address:
-    """Return the known dataset that contains what a URL names, such as a scale of a layer."""
-    names = found.dataset.split("/")
-    for end in range(len(names), 0, -1):
-        dataset = "/".join(names[:end])
-        if is_known(dataset):
-            path = "/".join([*names[end:], *filter(None, [found.path])])
-            return Address(dataset, found.version, path or None)
-    return found
 
 
 def _own_name(text: str, mirrors: Mapping[str, Mirror]) -> Address | None:
@@ -238,13 +254,11 @@ def _layer_sources(state: Any) -> Iterator[str]:
                 yield re.split(r"\|", url)[0]
 
 
-def _suggestions(
-    text: str, mirrors: Mapping[str, Mirror], known: Callable[[], Iterator[str]]
-) -> Iterator[str]:
+def _suggestions(text: str, mirrors: Mapping[str, Mirror], known: list[str]) -> Iterator[str]:
     name, _, label = text.partition("@")
     mirror, colon, local_id = name.partition(":")
     if not colon or "://" in text:
-        yield from get_close_matches(text, list(known()), 3)
+        yield from get_close_matches(text, known, 3)
         return
     near = (
         mirror
@@ -252,7 +266,7 @@ def _suggestions(
         else next(iter(get_close_matches(mirror.lower(), list(mirrors), 1)), None)
     )
     if near is None:
-        yield from get_close_matches(name, list(known()), 3)
+        yield from get_close_matches(name, known, 3)
         return
     source = mirrors[near].open()
     for guess in dict.fromkeys((local_id, local_id.zfill(_ID_DIGITS))):
@@ -262,4 +276,4 @@ def _suggestions(
             continue
         yield f"{near}:{guess}" + f"@{label}" * bool(label)
         return
-    yield from get_close_matches(f"{near}:{local_id}", list(known()), 3)
+    yield from get_close_matches(f"{near}:{local_id}", known, 3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from neuromirror.crawl.embargo import (
     unreadable_result,
 )
 from neuromirror.crawl.failure_log import PRIVATE, SUPERDATASETS, TOP_ALIAS, FailureLog, run_step
+from neuromirror.crawl.leases import LeaseManager, open_lease_manager
 from neuromirror.crawl.mirror_run import MirrorRun, mirror_statuses
 from neuromirror.crawl.plan import DatasetTask
 from neuromirror.crawl.planner import Planner, SyncRequest
@@ -27,7 +28,6 @@ from neuromirror.crawl.recorder import Recorder, open_recorder
 from neuromirror.crawl.results import Result, unplanned_result
 from neuromirror.crawl.run_options import (
     DEFAULT_JOBS,
-    Claim,
     RunOptions,
     VisitPolicy,
     VisitSkippedError,
@@ -144,10 +144,8 @@ class Sync:
         The number of concurrent visits.
     private
         The folder of the private store, for mirrors that keep embargoed datasets.
-    claim
-        Keeps other processes from a dataset while it is visited.
     recorder
-        Used instead of a new one.
+        Used instead of a new one. The caller then has the leases of the visited datasets.
     declared_mirrors
         The names of all mirrors with a mirror file; failures of others are forgotten.
     """
@@ -161,14 +159,13 @@ class Sync:
         history: bool = False,
         jobs: int = DEFAULT_JOBS,
         private: Path | None = None,
-        claim: Claim | None = None,
         recorder: Recorder | None = None,
         declared_mirrors: Collection[str] | None = None,
     ) -> None:
         self._declared_mirrors = declared_mirrors
         self._store = store
         self._index_path = index_path
-        self._claim = claim
+        self._leases: LeaseManager | None = None
         self._recorder = recorder
         self._options = RunOptions(deep, history, jobs)
         self._private = PrivateStore(private, store)
@@ -335,10 +332,16 @@ class Sync:
         self._store.protect_repositories()
         return sources
 
-    def _open_recorder(self) -> AbstractContextManager[Recorder]:
+    @contextmanager
+    def _open_recorder(self) -> Iterator[Recorder]:
         if self._recorder is not None:
-            return nullcontext(self._recorder)
-        return open_recorder(self._store, self._index_path)
+            yield self._recorder
+            return
+        with (
+            open_lease_manager(self._store.schedule_path, "sync") as self._leases,
+            open_recorder(self._store, self._index_path) as recorder,
+        ):
+            yield recorder
 
     def _sync_mirror(
         self,
@@ -414,8 +417,7 @@ class Sync:
                 raise VisitSkippedError(str(error)) from error
             return "opened upstream and moved here from the private store; "
 
-        policy = VisitPolicy(private_datasets, prepare, unavailable_result)
-        policy = replace(policy, claim=self._track_visits(self._claim or policy.claim))
+        policy = VisitPolicy(private_datasets, prepare, unavailable_result, claim=self._claim)
         traffic = self._counters.setdefault(request.mirror.name, TrafficCounter())
         return MirrorRun(
             self._store, recorder, source, self._options, policy, self._add_to_total, traffic
@@ -455,19 +457,15 @@ class Sync:
         except (NeuromirrorError, OSError) as error:
             yield Result(request.mirror.name, "error", f"{EMBARGOED}: {error}", "failed")
 
-    def _track_visits(self, claim: Claim) -> Claim:
-        """Return a claim that also records which datasets are being visited."""
-
-        @contextmanager
-        def tracked_claim(dataset: DatasetRef) -> Iterator[None]:
-            with claim(dataset):
-                self._active_datasets.add(dataset.name)
-                try:
-                    yield
-                finally:
-                    self._active_datasets.discard(dataset.name)
-
-        return tracked_claim
+    @contextmanager
+    def _claim(self, dataset: DatasetRef) -> Iterator[None]:
+        """Hold the dataset's lease, and record that it is being visited."""
+        with nullcontext() if self._leases is None else self._leases.claim(dataset):
+            self._active_datasets.add(dataset.name)
+            try:
+                yield
+            finally:
+                self._active_datasets.discard(dataset.name)
 
     def _add_to_total(self, more: int) -> None:
         self.total += more

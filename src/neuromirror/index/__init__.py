@@ -30,6 +30,7 @@ from neuromirror.index.errors import (
 )
 from neuromirror.index.facet_queries import FacetCount
 from neuromirror.index.facet_values import FACETS, SIZES
+from neuromirror.index.lease_table import LeaseRow, LeaseTable
 from neuromirror.index.match_texts import MatchedText
 from neuromirror.index.name_queries import NameMatch
 from neuromirror.index.remote_index import CrawlIndex, QuerySender, RemoteIndex, answer_query
@@ -58,7 +59,7 @@ from neuromirror.index.rows import (
     VersionRow,
     VisitRow,
 )
-from neuromirror.index.schedule import LeaseRow, Schedule, TaskRow
+from neuromirror.index.schedule import Schedule, TaskRow
 from neuromirror.index.search_queries import SORTS, FoundDataset, FoundDatasets, MatchingFiles
 from neuromirror.index.sql_sandbox import SandboxIndex, refusal_message, sqlite_damage_error
 from neuromirror.model.object_urls import plain_url
@@ -98,6 +99,7 @@ __all__ = [
     "JournalDamagedError",
     "LastVisit",
     "LeaseRow",
+    "LeaseTable",
     "LocationRow",
     "MalformedQueryError",
     "MatchedText",

@@ -7,9 +7,7 @@ but no data: every mirror is listed again, and due tasks are determined again.
 from __future__ import annotations
 
 import sqlite3
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
@@ -19,6 +17,7 @@ from urllib.parse import quote
 
 from neuromirror.index.connection import READ_TIMEOUT, translate_errors
 from neuromirror.index.errors import IndexUnusableError
+from neuromirror.index.lease_table import LeaseTable, ScheduleFile
 
 APPLICATION_ID = 0x6E6D7363  # "nmsc"
 SCHEMA = 2
@@ -99,29 +98,6 @@ class TaskRow:
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseRow:
-    """The right of one worker to run a task.
-
-    Attributes
-    ----------
-    name
-        The name of the task.
-    token
-        Higher than that of every earlier lease of the name, which distinguishes a worker presumed
-        dead from its successor.
-    owner
-        The worker.
-    until
-        The end of the lease, in POSIX seconds.
-    """
-
-    name: str
-    token: int
-    owner: str
-    until: float
-
-
 _COLUMNS = ", ".join(one.name for one in fields(TaskRow))
 _MARKS = ", ".join("?" for _ in fields(TaskRow))
 _values = attrgetter(*(one.name for one in fields(TaskRow)))
@@ -135,12 +111,19 @@ class Schedule:
     """The tasks and leases of a store, for many threads and processes of one machine.
 
     Each method is one transaction.
+
+    Attributes
+    ----------
+    path
+        The file.
+    leases
+        The leases.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
-        self._db = connection
-        self._lock = threading.RLock()
+        self._file = ScheduleFile(path, connection)
+        self.leases = LeaseTable(self._file)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -186,10 +169,7 @@ class Schedule:
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
-            self._db.close()
-
-    # --- tasks
+        self._file.close()
 
     def tasks(self, mirror: str | None = None) -> list[TaskRow]:
         """Return the tasks of one mirror or of all, by name.
@@ -230,7 +210,7 @@ class Schedule:
         rows
             The tasks.
         """
-        with self._writing() as db:
+        with self._file.writing() as db:
             db.executemany(f"INSERT OR REPLACE INTO tasks VALUES ({_MARKS})", map(_values, rows))
 
     def make_due(self, name: str, now: float) -> None:
@@ -245,7 +225,7 @@ class Schedule:
         now
             The current time, in POSIX seconds.
         """
-        with self._writing() as db:
+        with self._file.writing() as db:
             db.execute(
                 "UPDATE tasks SET due = ?, failures = 0, disabled = 0 WHERE name = ? "
                 "AND (disabled OR due IS NULL OR due > ? OR EXISTS "
@@ -261,7 +241,7 @@ class Schedule:
         names
             Names of tasks.
         """
-        with self._writing() as db:
+        with self._file.writing() as db:
             db.executemany("DELETE FROM tasks WHERE name = ?", ((name,) for name in names))
 
     def due(self, now: float, limit: int, excluded_mirrors: Iterable[str] = ()) -> list[TaskRow]:
@@ -313,7 +293,7 @@ class Schedule:
         dict[str, int]
             The number by the name of the mirror.
         """
-        with self._reading() as db:
+        with self._file.reading() as db:
             return dict(
                 db.execute(
                     "SELECT mirror, count(*) FROM tasks t WHERE disabled = 0 AND due <= ? "
@@ -334,182 +314,11 @@ class Schedule:
         )
 
     def _tasks(self, where: str, parameters: tuple[object, ...], rest: str) -> list[TaskRow]:
-        with self._reading() as db:
+        with self._file.reading() as db:
             rows = db.execute(
                 f"SELECT {_COLUMNS} FROM tasks t WHERE {where} {rest}", parameters
             ).fetchall()
         return [_task(row) for row in rows]
-
-    # --- leases
-
-    def claim(self, name: str, owner: str, now: float, seconds: float) -> int | None:
-        """Return the token of a new lease; None while another worker holds one.
-
-        Parameters
-        ----------
-        name
-            The name of the task.
-        owner
-            The worker, for messages.
-        now
-            The current time, in POSIX seconds.
-        seconds
-            The duration of the lease.
-
-        Returns
-        -------
-        int | None
-            The token, which is higher than that of every earlier lease of the name.
-        """
-        with self._writing() as db:
-            row = db.execute("SELECT token, expires FROM leases WHERE name = ?", (name,)).fetchone()
-            if row is not None and row[1] is not None and row[1] > now:
-                return None
-            token = 1 if row is None else int(row[0]) + 1
-            db.execute(
-                "INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?)",
-                (name, token, owner, now + seconds),
-            )
-            return token
-
-    def renew(self, tokens: Iterable[tuple[str, int]], now: float, seconds: float) -> None:
-        """Extend leases by name and token; leases taken by another worker are unchanged.
-
-        Parameters
-        ----------
-        tokens
-            Name and token of each lease.
-        now
-            The current time, in POSIX seconds.
-        seconds
-            The duration of the lease from now on.
-        """
-        with self._writing() as db:
-            db.executemany(
-                "UPDATE leases SET expires = ? "
-                "WHERE name = ? AND token = ? AND expires IS NOT NULL",
-                ((now + seconds, name, token) for name, token in tokens),
-            )
-
-    def holds(self, name: str, token: int) -> bool:
-        """Return whether a token belongs to the last lease of a name, and was not released.
-
-        Also after the lease expired, as long as no other worker took it.
-
-        Parameters
-        ----------
-        name
-            The name of the task.
-        token
-            The token of a lease.
-
-        Returns
-        -------
-        bool
-            Whether the worker with this token may publish.
-        """
-        with self._reading() as db:
-            return _is_held(db, name, token)
-
-    @contextmanager
-    def holding(self, name: str, token: int) -> Iterator[bool]:
-        """Keep all leases unchanged during a block.
-
-        Parameters
-        ----------
-        name
-            The name of the task.
-        token
-            The token of a lease.
-
-        Yields
-        ------
-        bool
-            As :meth:`holds`.
-        """
-        with self._writing() as db:
-            yield _is_held(db, name, token)
-
-    def release(self, name: str, token: int) -> None:
-        """Release a lease, if it is still the last of its name.
-
-        Parameters
-        ----------
-        name
-            The name of the task.
-        token
-            The token of the lease.
-        """
-        self.release_all([(name, token)])
-
-    def release_all(self, tokens: Iterable[tuple[str, int]]) -> None:
-        """Release leases in one transaction; see :meth:`release`.
-
-        Parameters
-        ----------
-        tokens
-            Name and token of each lease.
-        """
-        with self._writing() as db:
-            db.executemany("UPDATE leases SET expires = NULL WHERE name = ? AND token = ?", tokens)
-
-    def leases(self, now: float) -> list[LeaseRow]:
-        """Return the leases in force, by name.
-
-        Parameters
-        ----------
-        now
-            The current time, in POSIX seconds.
-
-        Returns
-        -------
-        list[LeaseRow]
-            The leases.
-        """
-        with self._reading() as db:
-            rows = db.execute(
-                "SELECT name, token, owner, expires FROM leases WHERE expires > ? ORDER BY name",
-                (now,),
-            )
-            return [LeaseRow(*row) for row in rows]
-
-    def lease(self, name: str, now: float) -> LeaseRow | None:
-        """Return the lease of a name that is in force, or None.
-
-        Parameters
-        ----------
-        name
-            The name of the task.
-        now
-            The current time, in POSIX seconds.
-
-        Returns
-        -------
-        LeaseRow | None
-            The lease.
-        """
-        return next((one for one in self.leases(now) if one.name == name), None)
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, translate_errors(self.path):
-            yield self._db
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, translate_errors(self.path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-
-
-def _is_held(db: sqlite3.Connection, name: str, token: int) -> bool:
-    row = db.execute("SELECT token, expires FROM leases WHERE name = ?", (name,)).fetchone()
-    return row is not None and row[0] == token and row[1] is not None
 
 
 def _task(row: tuple[Any, ...]) -> TaskRow:

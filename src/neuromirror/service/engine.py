@@ -17,10 +17,10 @@ from datetime import UTC, datetime
 
 from neuromirror.crawl import FailureLog, Mirror, Recorder, Result
 from neuromirror.crawl.failure_log import CONFIGURATION, SERVICE_TASKS, WORKERS
+from neuromirror.crawl.leases import LEASE_SECONDS, Lease
 from neuromirror.index import Schedule, TaskRow
 from neuromirror.model import NeuromirrorError
 from neuromirror.service.jobs import ALL_MIRRORS, JobContext, run_job
-from neuromirror.service.leases import LEASE_SECONDS, Lease
 from neuromirror.service.logs import log_event
 from neuromirror.service.mirror_files import MirrorFiles
 from neuromirror.service.running_jobs import JobResult, RunningJob, ServiceObserver, collect_result
@@ -182,7 +182,7 @@ class Service:
         left = list(self._running.values())
         for running_job in left:
             running_job.future.cancel()
-        self._schedule.release_all((one.job.lease.name, one.job.lease.token) for one in left)
+        self._schedule.leases.release_all((one.job.lease.name, one.job.lease.token) for one in left)
         self._running.clear()
         self._finished.clear()
         self._pending_writes.clear()
@@ -222,7 +222,7 @@ class Service:
         if instant - self._last_renewal >= _RENEW_SECONDS:
             self._last_renewal = instant
             tokens = [(one.job.lease.name, one.job.lease.token) for one in self._running.values()]
-            self._schedule.renew(tokens, now, LEASE_SECONDS)
+            self._schedule.leases.renew(tokens, now, LEASE_SECONDS)
         if instant - self._last_lease_check >= LEASE_SECONDS:
             self._last_lease_check = instant
             for name in self._stale_leases.end_overlong(now):
@@ -256,7 +256,7 @@ class Service:
             if self._running.get(running_job.row.name) is not running_job:
                 return
             lease = running_job.job.lease
-            if job_result.is_superseded or not self._schedule.holds(lease.name, lease.token):
+            if job_result.is_superseded or not self._schedule.leases.holds(lease.name, lease.token):
                 log_event(
                     "lease lost", "another worker has taken over the task", dataset=lease.name
                 )
@@ -276,7 +276,7 @@ class Service:
             self._on_result(Result(running_job.row.name, "error", job_result.error, "failed"))
 
     def _release(self, running_job: RunningJob) -> None:
-        self._schedule.release(running_job.job.lease.name, running_job.job.lease.token)
+        self._schedule.leases.release(running_job.job.lease.name, running_job.job.lease.token)
         self._running.pop(running_job.row.name, None)
 
     def _record_finished(self, running_job: RunningJob, job_result: JobResult, now: float) -> None:
@@ -438,7 +438,7 @@ class Service:
         self, row: TaskRow, mirror: Mirror, kind: str, now: float, *, deep: bool = False
     ) -> int:
         """Submit a job; return 1, or 0 if another worker holds the lease."""
-        token = self._schedule.claim(row.name, self._owner, now, LEASE_SECONDS)
+        token = self._schedule.leases.claim(row.name, self._owner, now, LEASE_SECONDS)
         if token is None:
             return 0
         lease = Lease(row.name, token)
@@ -448,7 +448,7 @@ class Service:
             future = self._executor.submit(run_job, self._job_context, job)
         except (NeuromirrorError, OSError, RuntimeError) as error:
             # a missing worker is not a failure of the dataset
-            self._schedule.release(lease.name, lease.token)
+            self._schedule.leases.release(lease.name, lease.token)
             self.worker_error, self._has_no_workers = f"no worker is available: {error}", True
             self._paused_until = time.monotonic() + _PAUSE
             log_event("workers unavailable", self.worker_error, level=logging.ERROR)

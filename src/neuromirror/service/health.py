@@ -101,7 +101,7 @@ class Readiness:
             next(index.mirror_status(), None)
 
     def _read_schedule(self) -> None:
-        self._schedule.leases(time.time())
+        self._schedule.leases.in_force(time.time())
 
 
 class HealthServer:

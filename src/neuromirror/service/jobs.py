@@ -13,9 +13,9 @@ from typing import Final
 
 from neuromirror.crawl import DatasetTask, Mirror, MirrorFile, Result, Sync, SyncRequest
 from neuromirror.crawl.failure_log import TOP_ALIAS
+from neuromirror.crawl.leases import Lease
 from neuromirror.model import DatasetHint
 from neuromirror.service.job_recorder import JobRecorder
-from neuromirror.service.leases import Lease
 from neuromirror.service.writer_messages import job_channel
 from neuromirror.store import Store
 

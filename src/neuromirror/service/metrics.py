@@ -216,7 +216,7 @@ class _StateCollector(Collector):
         leased: set[str] = set()
         try:
             tasks = {name: self._schedule.tasks(name) for name in ("", *served)}
-            leased = {one.name for one in self._schedule.leases(now)}
+            leased = {one.name for one in self._schedule.leases.in_force(now)}
             leases.add_metric([], len(leased))
         except NeuromirrorError:
             tasks, readable = {}, False

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from neuromirror.crawl import FailureLog, Mirror, PrivateStore, Result, open_recorder
 from neuromirror.crawl.failure_log import SERVICE
+from neuromirror.crawl.leases import lease_owner
 from neuromirror.index import Schedule
 from neuromirror.model import NeuromirrorError
 from neuromirror.service.catalogue_process import CatalogueOptions, SupervisedCatalogue
@@ -34,7 +35,6 @@ from neuromirror.service.executors import (
 from neuromirror.service.health import HealthServer, Heartbeat, Readiness
 from neuromirror.service.housekeeping_scheduler import HousekeepingScheduler
 from neuromirror.service.housekeeping_tasks import HousekeepingSettings, housekeeping_tasks
-from neuromirror.service.leases import lease_owner
 from neuromirror.service.listen_address import format_address
 from neuromirror.service.logs import Secrets, log_event, logging_to
 from neuromirror.service.mirror_files import MirrorFiles

@@ -6,13 +6,13 @@ import os
 import re
 import socket
 
+from neuromirror.crawl.leases import LEASE_SECONDS
 from neuromirror.index import LeaseRow, Schedule
 from neuromirror.model import DatasetRef
-from neuromirror.service.leases import LEASE_SECONDS
 from neuromirror.store import Store, StoreBusyError
 
 _OWNER = re.compile(r".* on (.*), process (\d+) \([0-9a-f]+\)")
-"""The format of :func:`neuromirror.service.leases.lease_owner`."""
+"""The format of :func:`neuromirror.crawl.leases.lease_owner`."""
 
 _WAIT = 1.0
 """Seconds that the workers of a killed service may take to exit."""
@@ -37,13 +37,13 @@ class StaleLeases:
         service.
         """
         ended = []
-        for lease in self._schedule.leases(now):
+        for lease in self._schedule.leases.in_force(now):
             if (
                 lease.owner != self._owner
                 and _is_orphaned(lease.owner)
                 and self._is_free(lease.name)
             ):
-                self._schedule.release(lease.name, lease.token)
+                self._schedule.leases.release(lease.name, lease.token)
                 ended.append(lease.name)
         return ended
 
@@ -52,11 +52,11 @@ class StaleLeases:
 
         Call it at intervals of at least the lifetime of a lease.
         """
-        found = set(self._schedule.leases(now + 2 * LEASE_SECONDS))
+        found = set(self._schedule.leases.in_force(now + 2 * LEASE_SECONDS))
         left = sorted(found & self._overlong, key=lambda one: one.name)
         self._overlong = found
         for lease in left:
-            self._schedule.release(lease.name, lease.token)
+            self._schedule.leases.release(lease.name, lease.token)
         return [lease.name for lease in left]
 
     def _is_free(self, name: str) -> bool:

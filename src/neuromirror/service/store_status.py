@@ -33,7 +33,7 @@ def schedule_summaries(store: Store, now: float | None = None) -> dict[str, Sche
         return {}
     now = time.time() if now is None else now
     with Schedule.open(store.schedule_path) as schedule:
-        tasks, leases = schedule.tasks(), schedule.leases(now)
+        tasks, leases = schedule.tasks(), schedule.leases.in_force(now)
     found: dict[str, ScheduleSummary] = {}
     upcoming: dict[str, float] = {}
     for row in tasks:

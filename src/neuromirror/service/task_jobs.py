@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from neuromirror.crawl import Mirror
+from neuromirror.crawl.leases import Lease
 from neuromirror.index import TaskRow
 from neuromirror.model import DatasetHint, DatasetRef
 from neuromirror.service.jobs import Job
-from neuromirror.service.leases import Lease
 
 _CONNECTIONS = 16
 """Concurrent requests per host unless a mirror's file sets another limit."""

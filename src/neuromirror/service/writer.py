@@ -11,11 +11,11 @@ import threading
 import msgspec
 
 from neuromirror.crawl import JournalRecorder
+from neuromirror.crawl.leases import Lease, LeaseLostError
 from neuromirror.index import Schedule, answer_query
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import redact
 from neuromirror.service.jobs import Job
-from neuromirror.service.leases import Lease, LeaseLostError
 from neuromirror.service.logs import log_event
 from neuromirror.service.writer_messages import (
     Done,
@@ -78,7 +78,7 @@ class Writer:
             )
         entries = decode_entries(request.entries)
         # no other process takes an expired lease between the check and the journal entry
-        with self._schedule.holding(lease.name, lease.token) as is_held:
+        with self._schedule.leases.holding(lease.name, lease.token) as is_held:
             if not is_held:
                 raise LeaseLostError(
                     f"{lease.name}: the lease of this visit has expired and another worker has "

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from neuromirror.crawl import RefMove
+from neuromirror.crawl.leases import LeaseLostError
 from neuromirror.index import (
     AmbiguousNameError,
     DatasetWithdrawnError,
@@ -36,7 +37,6 @@ from neuromirror.model import (
     dump_entry,
     load_entry,
 )
-from neuromirror.service.leases import LeaseLostError
 from neuromirror.store import NotAStoreError, RefsMovedError, StoreBusyError, StoreDamagedError
 
 

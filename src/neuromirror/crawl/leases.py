@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuromirror.crawl import VisitSkippedError
+from neuromirror.crawl.run_options import VisitSkippedError
 from neuromirror.index import Schedule
 from neuromirror.model import DatasetRef, NeuromirrorError
 
@@ -59,16 +59,16 @@ class LeaseManager:
             If another owner, named in the message, holds the lease.
         """
         name, clock = dataset.name, self._clock
-        token = self._schedule.claim(name, self._owner, clock(), LEASE_SECONDS)
+        token = self._schedule.leases.claim(name, self._owner, clock(), LEASE_SECONDS)
         if token is None:
-            other = self._schedule.lease(name, clock())
+            other = self._schedule.leases.find(name, clock())
             by = "another run" if other is None else other.owner
             raise VisitSkippedError(f"is being visited by {by}")
         stopped = threading.Event()
 
         def renew() -> None:
             while not stopped.wait(_RENEW_SECONDS):
-                self._schedule.renew([(name, token)], clock(), LEASE_SECONDS)
+                self._schedule.leases.renew([(name, token)], clock(), LEASE_SECONDS)
 
         renewing = threading.Thread(target=renew, name=f"lease {name}", daemon=True)
         renewing.start()
@@ -77,7 +77,7 @@ class LeaseManager:
         finally:
             stopped.set()
             renewing.join()
-            self._schedule.release(name, token)
+            self._schedule.leases.release(name, token)
 
 
 @contextmanager
