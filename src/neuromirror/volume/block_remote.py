@@ -77,7 +77,7 @@ class BlockRemote:
         self._sessions: dict[str | None, Session] = {}
         self._allowed_addresses_cache: list[str] | None = None
         self._credentials: dict[str, str] | None = None
-        # kept while git-annex runs this program
+        # kept for all requests of this process
         self._breaker = HostCircuitBreaker(failures=2, seconds=0.0, retry_after=None)
         self._mismatch_counts: dict[str, int] = {}
         self._restricted_channels: set[str] = set()
@@ -178,7 +178,7 @@ class BlockRemote:
         )
         if count == 1:
             return str(error)
-        return f"{error.channel} has other voxels at {count} URLs so far"
+        return f"{error.channel} has different voxels at {count} URLs so far"
 
     def _copy(self, url: BlockUrl, key: str, file: BinaryIO) -> None:
         """Overwrite the file with the block."""

@@ -1,7 +1,7 @@
 """A Zarr store that never replaces a missing block by zeros.
 
-Zarr takes a missing chunk for one with the fill value only. In a mirrored dataset every block has a
-file, so an unavailable block is an error, and so is one without a file.
+Zarr treats a missing chunk as one that has only the fill value. In a mirrored dataset every block
+has a file, so an unavailable block is an error, and so is one without a file.
 """
 
 from __future__ import annotations
@@ -107,12 +107,12 @@ class BlockStore(Store):
         prototype: BufferPrototype,
         key_ranges: Iterable[tuple[str, ByteRequest | None]],
     ) -> list[Buffer | None]:
-        """Parts of files, in the order of the question; as :meth:`get`."""
+        """Return parts of files, in the order of the request; see :meth:`get`."""
         reads = (self.get(key, prototype, byte_range) for key, byte_range in key_ranges)
         return list(await asyncio.gather(*reads))
 
     async def exists(self, key: str) -> bool:
-        """Whether the volume has such a file, be its content here or not."""
+        """Return whether the volume has a file, with or without its content."""
         return await asyncio.to_thread(self._files.has, key)
 
     async def list(self) -> AsyncIterator[str]:
@@ -137,20 +137,20 @@ class BlockStore(Store):
             yield name
 
     async def set(self, key: str, value: Buffer) -> None:
-        """Refuses."""
+        """Refuse."""
         self._check_writable()
 
     async def set_partial_values(self, key_start_values: Iterable[tuple[str, int, bytes]]) -> None:
-        """Refuses; zarr asked for it until 3.1."""
+        """Refuse; zarr required this method until 3.1."""
         self._check_writable()
 
     async def delete(self, key: str) -> None:
-        """Refuses."""
+        """Refuse."""
         self._check_writable()
 
     async def _entries(self, folder: str) -> Iterable[tuple[str, bool]]:
         found = await asyncio.to_thread(lambda: [*self._files.entries(folder)])
-        # git's and upstream's own are no part of the Zarr
+        # files of git and of upstream are not part of the Zarr
         return [one for one in found if not one[0].startswith(".")]
 
     def _read(self, key: str) -> mmap.mmap | bytes | None:

@@ -1,4 +1,4 @@
-"""Voxels into their places in files that hold them in C order."""
+"""Write voxels to their positions in files that store them in C order."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def overlap(one: Box, other: Box) -> Box | None:
 def write_box(
     handle: int, offset: int, target: TargetFile, box: Box, voxels: memoryview, item_size: int
 ) -> None:
-    """Write the voxels of a box into an open file, as far as they belong there.
+    """Write the voxels of a box that are also in the box of an open file.
 
-    ``voxels`` are the bytes of the box in C order (z, y, x); ``offset`` is the place of the file's
-    first voxel. Raises OSError.
+    ``voxels`` are the bytes of the box in C order (z, y, x); ``offset`` is the position of the
+    file's first voxel in bytes. Raises OSError.
     """
     common = overlap(target.box, box)
     if common is None:
@@ -34,7 +34,7 @@ def write_box(
     _, high, wide = target.shape
     tall, broad = by1 - by, bx1 - bx
     (tx, _), (ty, _), (tz, _) = target.box
-    # rows that fill the file's lie one after the other in both
+    # rows as wide as the file's are contiguous in both
     rows = y1 - y0 if x1 - x0 == wide == broad else 1
     length = rows * (x1 - x0) * item_size
     for z in range(z0, z1):
@@ -45,10 +45,10 @@ def write_box(
 
 
 def row_boxes(block: Box, first: int, rows: int) -> Iterator[tuple[Box, int]]:
-    """Yield the boxes that rows of a block make, in order, each with the number of its rows.
+    """Yield boxes that together contain some rows of a block, each with its number of rows.
 
-    Rows run along x and are numbered in C order from the block's beginning; a box has all of the
-    block's rows of its planes, or some of one plane.
+    Rows run along x and are numbered in C order from the start of the block. A box contains all
+    rows of one or more planes, or some rows of one plane.
     """
     xs, (y0, y1), (z0, _) = block
     high = y1 - y0

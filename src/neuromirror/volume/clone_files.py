@@ -24,8 +24,8 @@ _STRIPES: Final = 64
 class CloneFiles:
     """The files of a clone.
 
-    A missing block is fetched with git-annex, and stays. A present block is hashed once for as long
-    as it does not change, because git-annex verifies its files only on request.
+    A missing block is fetched with git-annex, and stays. An existing block is hashed once, and
+    again after a change, because git-annex verifies its files only on request.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -249,7 +249,7 @@ def _chunk(files: VersionFiles, cutout: Cutout, box: Box) -> Any:
         except ImportError as error:
             raise UnreadableVolumeError(_BROTLI) from error
         if len(decoded) != size:
-            why = f"it does not hold the {size} bytes of its voxels"
+            why = f"it does not decode to the {size} bytes of its voxels"
             raise BlockUnavailableError(stem + ending, files.where, why)
         return _block_slice(decoded, _dtype(volume), shape, whole, box)
     return None

@@ -75,9 +75,9 @@ class BlockMismatchError(NeuromirrorError):
 
     def __init__(self, url: str, channel: str, found: str, expected: str) -> None:
         super().__init__(
-            f"{channel} has other voxels than when it was mirrored ({url}: {found}, not"
-            f" {expected}); a clone that fetched the block before may still have it, and"
-            " 'neuromirror sync' creates a version of the current voxels"
+            f"{channel} has different voxels than when it was mirrored ({url}: {found}, not"
+            f" {expected}); a clone that fetched the block earlier may still have it; "
+            f"'neuromirror sync' creates a version with the current voxels"
         )
         self.channel = channel
 
@@ -85,13 +85,16 @@ class BlockMismatchError(NeuromirrorError):
 def summarize_failures(failures: Sequence[tuple[str, str]]) -> str:
     """Return one message for many failed URLs, each given as a group and a message.
 
-    The first message of each group is included, with the number of URLs that failed alike.
+    The first message of each group is included, with the number of URLs that failed in the same
+    way.
     """
     groups: dict[str, list[str]] = {}
     for group, message in failures:
         groups.setdefault(group, []).append(message)
     return " | ".join(
-        found[0] if len(found) == 1 else f"{found[0]} ({len(found) - 1} more URLs failed alike)"
+        found[0]
+        if len(found) == 1
+        else f"{found[0]} ({len(found) - 1} more URLs failed in the same way)"
         for found in groups.values()
     )
 

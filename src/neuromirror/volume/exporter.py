@@ -34,7 +34,7 @@ Progress = Callable[[int, int], None]
 """Called with the bytes of voxels done, and the total."""
 
 _MAX_CONCURRENT: Final = 2
-"""Blocks fetched and written at a time."""
+"""Number of blocks fetched and written concurrently."""
 
 _NEW_SUFFIX: Final = ".new"
 """The suffix of a draft while it is created."""
@@ -199,11 +199,12 @@ class _Exporter:
             refuse_symlinks(self._folder, path, str(draft), f"{draft}{_NEW_SUFFIX}")
 
     def _refuse_foreign_files(self) -> None:
-        """Refuse to overwrite files that are not of this export."""
+        """Refuse to overwrite files that do not belong to this export."""
         for path in _paths(self._layout):
             if path not in self._state.finished and os.path.lexists(self._folder / path):
                 raise ExportRefusedError(
-                    f"{self._folder / path} exists and is not of this export; choose another"
+                    f"{self._folder / path} exists and does not belong to this export; choose "
+                    f"another"
                     " folder, or remove it"
                 )
 
@@ -249,10 +250,10 @@ class _Exporter:
                 yield x, y, slab
 
     def _copy(self, box: Box, here: list[TargetFile]) -> None:
-        """Write the block that a box is in to the drafts, as its bytes come.
+        """Write the block that contains a box to the drafts while its bytes arrive.
 
-        They are checked when the last one has come: an error leaves drafts behind that are written
-        again, and never put in their places.
+        The block is verified after its last byte. After an error, the drafts are written again
+        before they can become files of the export.
         """
         volume, level = self._volume.volume, self._volume.level
         axes = zip(box, level.start, level.chunk, strict=True)
@@ -283,9 +284,9 @@ class _Exporter:
         return target.with_name(f".{target.name}.part")
 
     def _make_draft(self, target: TargetFile) -> int:
-        """Make the draft of a file; return the offset of its first voxel.
+        """Create the draft of a file; return the offset of its first voxel.
 
-        An existing export is resumed only after a slab of it was flushed to disk.
+        An existing draft is reused only if a slab of it was synced to disk.
         """
         draft = self._draft(target.path)
         fresh = draft.with_name(f"{draft.name}{_NEW_SUFFIX}")

@@ -1,7 +1,7 @@
-"""How the formats lay voxels out in files.
+"""The positions of voxels in the files of each format.
 
-Every one is voxels in C order, uncompressed, with something around them: so a block can be written
-wherever it belongs, nothing is held, and equal voxels are equal bytes.
+Every format stores voxels uncompressed in C order, between a header and a trailer. A block can
+therefore be written at its position without buffering, and equal voxels give equal bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from neuromirror.volume.errors import ExportRefusedError, MissingExtraError
 from neuromirror.volume.regions import format_box, split_range
 
 _BIGTIFF_BYTES: Final = (1 << 32) - (1 << 25)
-"""Bytes of voxels from which on a TIFF has addresses of 64 bits."""
+"""Size of the voxels in bytes from which a BigTIFF (64-bit offsets) is written."""
 
 _IN_CENTIMETRES: Final = {
     "angstrom": 1e-8,
@@ -57,18 +57,18 @@ class TargetFile:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The files of an export; ``documents`` are written when all else is there."""
+    """The files of an export; ``documents`` are written last."""
 
     targets: tuple[TargetFile, ...]
     documents: tuple[Document, ...] = ()
 
 
 class NamedLevel(Protocol):
-    """A level of a volume, with what its files are called by; an ``OpenVolume`` is one."""
+    """A level of a volume with the values that name its files; an ``OpenVolume`` implements it."""
 
     @property
     def volume(self) -> Volume:
-        """Where the voxels are, and of which type."""
+        """The position and type of the voxels."""
 
     @property
     def level(self) -> Level:
@@ -76,20 +76,20 @@ class NamedLevel(Protocol):
 
     @property
     def name(self) -> str:
-        """The dataset's, or the folder's."""
+        """The name of the dataset or folder."""
 
     @property
     def source(self) -> str:
-        """The channel's address."""
+        """The URL of the channel."""
 
     @property
     def state(self) -> str:
-        """Which bytes these are."""
+        """A state digest or commit, which identifies the bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """The exported region: a box of a volume, of one time sample if it has several."""
+    """The exported region: a box of a volume, at one time sample if there are several."""
 
     volume: NamedLevel
     box: Box
@@ -97,23 +97,23 @@ class Region:
 
     @property
     def shape(self) -> Triple:
-        """Voxels along z, y, x."""
+        """The number of voxels along z, y, x."""
         z, y, x = (stop - start for start, stop in reversed(self.box))
         return z, y, x
 
     @property
     def bytes(self) -> int:
-        """The size of all voxels."""
+        """The size of all voxels in bytes."""
         return self.shape[0] * self.plane_bytes
 
     @property
     def plane_bytes(self) -> int:
-        """The size of the voxels of one z."""
+        """The size of the voxels of one z-slice in bytes."""
         return self.shape[1] * self.shape[2] * self.volume.volume.item_size
 
     @property
     def stem(self) -> str:
-        """The beginning of each file's name, up to z: as ndpull has it."""
+        """The common start of the file names, up to z, as in ndpull."""
         channel = self.volume.name.partition(":")[2] or self.volume.name
         (x0, x1), (y0, y1), _ = self.box
         sample = "" if self.time is None else f"_t{self.time}"
@@ -137,7 +137,7 @@ def tiff(region: Region) -> Layout:
 
 
 def ome_tiff(region: Region) -> Layout:
-    """One OME-TIFF; raises ExportRefusedError for a type of voxels that OME does not have."""
+    """Return a layout with one OME-TIFF; raise ExportRefusedError for a type that OME lacks."""
     found = region.volume.volume
     if not has_ome_type(found.dtype):
         raise ExportRefusedError(
@@ -159,13 +159,13 @@ def ome_tiff(region: Region) -> Layout:
 
 
 def tiff_stack(region: Region) -> Layout:
-    """One TIFF with a page a z-slice, for any type of voxels."""
+    """Return a layout with one TIFF with one page per z-slice, for any type of voxels."""
     make = _tiff_maker(region, region.shape)
     return Layout((TargetFile(f"{_whole_stem(region)}.tif", region.box, region.shape, make),))
 
 
 def ome_or_plain_tiff(region: Region) -> Layout:
-    """One TIFF: an OME-TIFF where OME has the type of voxels."""
+    """Return a layout with one TIFF: an OME-TIFF if OME has the type of voxels."""
     has_type = has_ome_type(region.volume.volume.dtype)
     return ome_tiff(region) if has_type else tiff_stack(region)
 
@@ -187,7 +187,7 @@ def has_ome_type(dtype: str) -> bool:
 
 
 def npy(region: Region) -> Layout:
-    """One array in NumPy's own format, with the axes z, y, x."""
+    """Return a layout with one array in NumPy's format, with the axes z, y, x."""
     from numpy.lib.format import write_array_header_1_0
 
     dtype = _little_endian(region)
@@ -237,7 +237,7 @@ LAYOUTS: Final[Mapping[str, Callable[[Region], Layout]]] = {
     "zarr": zarr,
     "npy": npy,
 }
-"""The formats, by what they are called."""
+"""The formats by name."""
 
 
 def _tiff_maker(

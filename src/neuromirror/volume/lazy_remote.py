@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from neuromirror.volume.private_remote import PrivateRemote
 
 _COST: Final = 250
-"""More than the web (200), whose bytes need neither cut-outs nor credentials."""
+"""Higher than that of the web remote (200), which needs neither cut-outs nor credentials."""
 
 _API_URL: Final = re.compile(
     r"https://(?:api\.(?:sandbox\.)?dandiarchive\.org|api-dandi\.(?:sandbox\.)?emberarchive\.org"
@@ -26,7 +26,7 @@ _API_URL: Final = re.compile(
 """Downloads of the instances in :mod:`neuromirror.sources.api_tokens`, whose import is slow."""
 _CLAIMED: Final = (*SCHEMES, "s3")
 _READ_ONLY: Final = (
-    "this remote reads the blocks of a volume from their archive: nothing can be {} in it"
+    "this remote reads the blocks of a volume from their archive; nothing can be {} in it"
 )
 
 
@@ -46,18 +46,18 @@ class LazyRemote(SpecialRemote):  # type: ignore[misc]
             self._transfers.initremote()
 
     def prepare(self) -> None:
-        """Do nothing: each URL says what it needs."""
+        """Do nothing: each URL contains all that is needed."""
 
     def getcost(self) -> int:
         """Return git-annex's cost of the remote."""
         return _COST
 
     def getavailability(self) -> str:
-        """Return that the remote is reached from everywhere."""
+        """Return that the remote is available on every machine."""
         return "global"
 
     def claimurl(self, url: str) -> bool:
-        """Return whether a URL is a block's, a private object's or that of a file of an API."""
+        """Return whether a URL is that of a block, a private object, or a file of an API."""
         return url.partition("://")[0] in _CLAIMED or _API_URL.match(url) is not None
 
     def checkurl(self, url: str) -> bool | list[dict[str, str | int]]:

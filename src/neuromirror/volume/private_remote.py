@@ -5,7 +5,7 @@ Its content is verified here, because a dataset may have no digest that git-anne
 
 A token is read from the environment or the keyring and stored nowhere. It is sent to its own host
 only, over TLS unless the host is this machine, and not to the target of a redirect. A dataset may
-come from anybody: it chooses neither the token nor where it goes.
+come from an untrusted author, so it chooses neither the token nor its destination.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class _ApiFile:
         self.session, self.url, self._token = session, url, token
 
     def explain(self, error: NeuromirrorError) -> str:
-        """Return the message of an error, with the place of the token."""
+        """Return the message of an error, with the source of the token."""
         if isinstance(error, AccessDeniedError):
             return (
                 f"{urlsplit(self.url).netloc} refuses the token in {self._token.label} (HTTP"
@@ -66,7 +66,7 @@ class _ApiFile:
 
 
 class PrivateRemote(BlockRemote):
-    """The transfers of files that need credentials; of all others, those of the base class."""
+    """Transfers files that need credentials; the base class transfers all other files."""
 
     def __init__(self, annex: Any) -> None:
         super().__init__(annex)
@@ -235,7 +235,7 @@ class PrivateRemote(BlockRemote):
         return self._may_be_private(f"[{name}]:{port}" if ":" in name else f"{name}:{port}")
 
     def _token_for(self, host: str) -> TokenSource:
-        """Return the token of a host: in the variable for it, or where its own client has it."""
+        """Return the source of a host's token: its variable, or the archive's own client."""
         variable = token_variable(host)
         api = f"{_scheme_for(host)}://{host}"
         instance = self._settings().get((host, "instance")) or instance_at(api)

@@ -1,4 +1,4 @@
-"""Regions of a volume: asked for in upstream's voxels, read in the array's."""
+"""Regions of a volume, in upstream's coordinates and in indices of the array."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ def validate_box(volume: Volume, box: Box | None, where: str) -> Box:
             )
         if start < least or stop > most:
             raise OutsideVolumeError(
-                f"the box {format_box(box)} is not wholly in {where}: level {level.name} has"
+                f"the box {format_box(box)} is not completely inside {where}: level "
+                f"{level.name} has"
                 f" {format_box(whole)} (x, y, z), and {name} is {start}:{stop}"
             )
     return box
@@ -106,7 +107,7 @@ def sample_index(volume: Volume, time: int | None, where: str) -> int | None:
             raise OutsideVolumeError(f"{where} has no time axis; leave the time out")
         return None
     if time is None or time not in volume.times:
-        hint = "name one of them" if time is None else f"{time} is not one of them"
+        hint = "specify one of them" if time is None else f"{time} is not one of them"
         raise OutsideVolumeError(
             f"{where} has the time samples {volume.times[0]} to {volume.times[-1]}; {hint}"
         )

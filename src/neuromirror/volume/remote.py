@@ -1,6 +1,6 @@
-"""The program ``git-annex-remote-neuromirror``: blocks of volumes, and files that take a token.
+"""The program ``git-annex-remote-neuromirror``: blocks of volumes, and files that need a token.
 
-It speaks git-annex's external special remote protocol. git-annex starts one for each of its jobs.
+It implements git-annex's external special remote protocol. git-annex starts one process per job.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main() -> None:
     try:
         from annexremote import Master  # type: ignore[import-untyped]
     except ImportError:
-        # git-annex shows what an ERROR says, and nothing of a traceback
+        # git-annex prints the text of an ERROR reply, but no traceback
         sys.stdout.write(f"VERSION 1\nERROR {_MISSING}\n")
         sys.exit(1)
     from neuromirror.volume.lazy_remote import LazyRemote

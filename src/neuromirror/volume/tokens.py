@@ -1,4 +1,4 @@
-"""Whose token a cut-out service is shown."""
+"""Tokens for cut-out services."""
 
 from __future__ import annotations
 

@@ -65,11 +65,11 @@ if TYPE_CHECKING:
     from neuromirror.store import Store
 
 _LIMITS: Final = RequestLimits(per_host=4, read=300.0)
-"""A cut-out is made before its first byte is sent, which may take minutes."""
+"""The service creates a cut-out before it sends the first byte, which may take minutes."""
 
 _ATTEMPTS: Final = 3
 _MAX_LOCATIONS: Final = 5
-"""Places of one block that are tried; a block of zeros has as many as there are such."""
+"""Maximum number of URLs tried per block; identical blocks (such as zeros) share their URLs."""
 
 _CACHED_BLOCKS: Final = 4
 _CACHED_FOLDERS: Final = 256
@@ -80,14 +80,14 @@ Entry = tuple[bytes, bytes]
 """Mode and object id."""
 
 ByteLocation = BlockUrl | str
-"""Where bytes are: a block of a service, or the web address of an object."""
+"""A location of bytes: a block of a service, or the web URL of an object."""
 
 
 class VersionFiles:
     """The files of a commit in a bare repository of the store.
 
     A block is fetched from the service that its URLs on the git-annex branch name, and is verified
-    with its key before it is returned. The blocks that were used last are kept in unnamed temporary
+    with its key before it is returned. The most recently used blocks are kept in unnamed temporary
     files, because an array is often read plane by plane. An object can be pickled, and used by
     several threads.
 
@@ -104,7 +104,7 @@ class VersionFiles:
     host
         The host of the source. It may be this machine or in a private network, because an operator
         named it; for other such hosts git's setting ``annex.security.allowed-ip-addresses``
-        decides.
+        applies.
     token
         Returns the token for a host, or None.
     limits
@@ -251,7 +251,7 @@ class VersionFiles:
     def read_object(self, path: str, max_bytes: int) -> mmap.mmap | None:
         """Return the verified bytes of an annexed file; None if the version lacks the file.
 
-        Its folder may have very many files: git looks it up.
+        git looks it up, because its folder may contain very many files.
 
         Parameters
         ----------
@@ -280,7 +280,7 @@ class VersionFiles:
         if size is None or not 0 < size <= max_bytes:
             size_text = "of unknown size" if size is None else f"of {size} bytes"
             raise BlockUnavailableError(
-                path, self.where, f"it is {size_text}, where 1 to {max_bytes} are expected"
+                path, self.where, f"it is {size_text}, expected 1 to {max_bytes} bytes"
             )
         return self._cached_block(path, key, self._web_urls)
 
@@ -340,7 +340,7 @@ class VersionFiles:
         with self._cache_lock:
             sessions = (self._public, *self._private.values())
         for session in sessions:
-            # a thread that reads a reply would wait for all of it, or for its deadline
+            # otherwise a thread that reads a reply would wait for its end or its deadline
             session.abort()
         with self._cache_lock, self._reader_lock:
             _release(self._reader, self._cached_files)
@@ -416,9 +416,9 @@ class VersionFiles:
                 wrong = self._write_with_retries(url, key, file)
                 group = ""
             except ExportFailedError:
-                raise  # of where the bytes go, not of where they come from
+                raise  # an error of the destination, not of the source
             except UnsafeAddressError as error:
-                wrong = f"{error} (the git setting {ALLOWED_ADDRESSES} has the allowed ones)"
+                wrong = f"{error} (the git setting {ALLOWED_ADDRESSES} lists the allowed addresses)"
                 group = failure_group(host, error)
             except NeuromirrorError as error:
                 wrong, group = str(error), failure_group(host, error)
@@ -431,8 +431,7 @@ class VersionFiles:
             file.close()
             failures.append((group or wrong, wrong))
         why = (
-            summarize_failures(failures)
-            or "none of its locations is known; 'neuromirror sync' may find one"
+            summarize_failures(failures) or "no URL of it is known; 'neuromirror sync' may find one"
         )
         raise BlockUnavailableError(
             path, self.where, why, tuple(causes), closed=self._is_closed_or_late
@@ -453,7 +452,7 @@ class VersionFiles:
         )
 
     def _write_with_retries(self, url: ByteLocation, key: str, file: BinaryIO) -> str:
-        """Write a block, with retries of interrupted responses; return what is wrong with it."""
+        """Write a block, with retries of interrupted responses; return why it is wrong, or ""."""
         for left in reversed(range(_ATTEMPTS)):
             if self._is_closed_or_late:
                 return _CLOSED
@@ -473,7 +472,7 @@ class VersionFiles:
 
     @property
     def _is_closed_or_late(self) -> bool:
-        """Whether no more is to be fetched."""
+        """Return whether the files are closed or the deadline has passed."""
         return self._closed or (self._seconds_left or 1.0) <= 0
 
     def _write(self, url: ByteLocation, key: str, file: BinaryIO) -> str:
@@ -525,7 +524,7 @@ class VersionFiles:
             yield from reply.chunks
 
     def _session(self, host: str, origin: str) -> Session:
-        """One that asks this host; another that is private it does not, wherever it is sent."""
+        """Return a session that may request this host, and no other private host."""
         if host != self._source_host and not is_private_host_allowed(host, self._allowed):
             return self._public
         with self._cache_lock:
@@ -536,7 +535,7 @@ class VersionFiles:
 
 
 class _CallbackFile(io.RawIOBase):
-    """A file that passes on what is written to it, and keeps nothing."""
+    """A file object that passes written bytes to a function and stores nothing."""
 
     def __init__(self, take: Callable[[int, memoryview], None]) -> None:
         super().__init__()
@@ -544,7 +543,7 @@ class _CallbackFile(io.RawIOBase):
         self._at = 0
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Go to a place."""
+        """Set the offset of the next write."""
         self._at = offset
         return offset
 
@@ -553,7 +552,7 @@ class _CallbackFile(io.RawIOBase):
         return self._at
 
     def write(self, data: Any) -> int:
-        """Pass bytes on."""
+        """Pass the bytes to the function."""
         view = memoryview(data)
         self._take(self._at, view)
         self._at += len(view)
