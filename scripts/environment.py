@@ -1,4 +1,4 @@
-"""Makes the checkout's environment in ``.venv``; started by ``scripts/bootstrap``.
+"""Create or update the environment of the checkout in ``.venv``; started by ``scripts/bootstrap``.
 
 Uses only the standard library, since it runs before anything is installed. A file in ``.venv``
 records the inputs of the environment; if they are unchanged, nothing is done. Another file marks an
@@ -30,10 +30,10 @@ UNFINISHED = VENV / "neuromirror-unfinished"
 INPUTS = ("setup.cfg", "pyproject.toml", "constraints.txt", "src/neuromirror/__init__.py")
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-"""Programs that the browser tests take, the first one that is there."""
+"""Programs that the browser tests can use; the first one that is installed is used."""
 
-# Settings of pip that would put the packages elsewhere, or install something else. Those that say
-# where packages come from (an index, a proxy, certificates, a cache) are the person's to choose.
+# Settings of pip that would change what is installed or where. Settings of the source of packages
+# (an index, a proxy, certificates, a cache) are left to the user.
 MISLEADING = {
     "PIP_CONSTRAINT",
     "PIP_DRY_RUN",
@@ -53,22 +53,22 @@ MISLEADING = {
 
 
 _PACKAGE_MANAGER = threading.Lock()
-"""apt-get refuses to run beside another one."""
+"""apt-get refuses to run while another one is running."""
 
 
 def say(text: str) -> None:
-    """One line for the person, beside the results on stdout."""
+    """Print a line on stderr."""
     print(f"neuromirror: {text}", file=sys.stderr, flush=True)
 
 
 def give_up(text: str) -> NoReturn:
-    """Ends with one line that says what to do."""
+    """Print a line with advice, and exit with 1."""
     say(text)
     raise SystemExit(1)
 
 
 def run(command: list[str | os.PathLike[str]], what: str) -> None:
-    """Runs a program without a word; what it printed is shown only where it fails."""
+    """Run a program; print its output only if it fails."""
     surroundings = {name: value for name, value in os.environ.items() if name not in MISLEADING}
     surroundings |= {
         "DEBIAN_FRONTEND": "noninteractive",
@@ -86,7 +86,7 @@ def run(command: list[str | os.PathLike[str]], what: str) -> None:
             stdin=subprocess.DEVNULL,
             stdout=printed,
             stderr=subprocess.STDOUT,
-            close_fds=False,  # it keeps the lock while it runs, even if it outlives us
+            close_fds=False,  # the child keeps the lock, even if this process is killed
             check=False,
         )
         if ended.returncode:
@@ -105,7 +105,7 @@ def describe(extra: str, version: str) -> dict[str, str]:
         content = (ROOT / name).read_bytes()
         digest.update(f"{name} {len(content)}\n".encode() + content)
     return {
-        "root": str(ROOT),  # an environment's programs hold absolute paths: it can't be moved
+        "root": str(ROOT),  # an environment has absolute paths, so it cannot be moved
         "python": version,
         "inputs": digest.hexdigest(),
         "extra": extra,
@@ -124,7 +124,7 @@ def installed() -> dict[str, str]:
 
 
 def version_of(python: Path) -> str:
-    """``3.11`` of a Python that runs and has pip, else an empty string."""
+    """Return the version of a Python, such as ``3.11``; empty if it is broken or lacks pip."""
     probe = (
         "import importlib.util as u, sys;"
         "print('%d.%d' % sys.version_info[:2] if u.find_spec('pip') else '')"
@@ -139,20 +139,20 @@ def version_of(python: Path) -> str:
 
 
 def make_empty() -> None:
-    """A new environment with pip in it, marked as unfinished."""
+    """Create an environment with pip, marked as unfinished."""
     if VENV.is_symlink() or VENV.is_file():
         VENV.unlink()
     elif VENV.exists():
         shutil.rmtree(VENV)
     VENV.mkdir()
     UNFINISHED.touch()
-    # Debian takes ensurepip out of its Python, into a package of its own.
+    # Debian has ensurepip in a separate package.
     complete = [sys.executable, "-I", "-c", "import ensurepip, venv"]
     if subprocess.run(complete, capture_output=True, check=False).returncode == 0:
-        run([sys.executable, "-I", "-m", "venv", VENV], "making .venv")
+        run([sys.executable, "-I", "-m", "venv", VENV], "creating .venv")
         return
     if importlib.util.find_spec("pip") and importlib.util.find_spec("venv"):
-        run([sys.executable, "-I", "-m", "venv", "--without-pip", VENV], "making .venv")
+        run([sys.executable, "-I", "-m", "venv", "--without-pip", VENV], "creating .venv")
         run(
             [sys.executable, "-I", "-m", "pip", "--python", PYTHON, "install", "pip"],
             "installing pip",
@@ -162,20 +162,20 @@ def make_empty() -> None:
     if not (may_install() and sys.executable.startswith("/usr/bin/")):
         command = f"sudo apt-get install {package}" if shutil.which("apt-get") else "ensurepip"
         give_up(
-            f"{sys.executable} cannot make environments, since it lacks ensurepip;"
-            f" install that ({command}) and run this again"
+            f"{sys.executable} cannot create environments, because it lacks ensurepip;"
+            f" install it ({command}) and run this script again"
         )
     install(package)
-    run([sys.executable, "-I", "-m", "venv", VENV], "making .venv")
+    run([sys.executable, "-I", "-m", "venv", VENV], "creating .venv")
 
 
 def may_install() -> bool:
-    """Whether packages of the system can be installed without a question."""
+    """Return whether system packages can be installed without asking the user."""
     return bool(shutil.which("apt-get")) and os.geteuid() == 0
 
 
 def install(*packages: str) -> None:
-    """Installs packages of Debian's."""
+    """Install Debian packages."""
     named = ", ".join(packages)
     apt: list[str | os.PathLike[str]] = ["apt-get", "-qq"]
     with _PACKAGE_MANAGER:
@@ -185,10 +185,10 @@ def install(*packages: str) -> None:
 
 
 def lacking_in_ci() -> list[str]:
-    """Debian's packages of the programs that tests only need in CI, and that are not there.
+    """Return the missing Debian packages of programs that tests require in CI only.
 
-    A test has systemd look at the service's unit, others look at the catalogue with a browser,
-    which comes without a font, or download by exported lists. Elsewhere such tests are passed over.
+    Tests check the unit of the service with systemd, open the catalogue in a browser, which comes
+    without a font, and download exported lists. Outside CI such tests are skipped.
     """
     packages = []
     if not shutil.which("systemd-analyze"):
@@ -203,18 +203,17 @@ def lacking_in_ci() -> list[str]:
 
 
 def complete_system(extra: str) -> None:
-    """Sees to what small containers lack.
+    """Install system packages that small containers lack.
 
-    git-annex's HTTP client looks up ``tcp`` in a file of netbase's, and gets nothing at all
-    without it.
+    git-annex's HTTP client looks up ``tcp`` in a file of the package netbase, and fails without it.
     """
     if sys.platform != "linux":
         return
     if not Path("/etc/protocols").exists():
         if not may_install():
             give_up(
-                "git-annex needs the file /etc/protocols to get anything over HTTP; install the"
-                " package it is in (Debian: sudo apt-get install netbase) and run this again"
+                "git-annex needs the file /etc/protocols for HTTP; install its package"
+                " (Debian: sudo apt-get install netbase) and run this script again"
             )
         install("netbase")
     in_ci = os.environ.get("CI", "") not in ("", "false")
@@ -223,13 +222,13 @@ def complete_system(extra: str) -> None:
 
 
 def bring_up_to_date(extra: str) -> None:
-    """Leaves an environment in ``.venv`` with the extras, and with ``test`` the test suite's."""
+    """Create or update ``.venv`` with all extras and, for ``test``, the group of that name."""
     have = installed()
     version = version_of(PYTHON) if have or (VENV.exists() and not UNFINISHED.exists()) else ""
     chosen = f"{sys.version_info.major}.{sys.version_info.minor}"
     other_python = "PYTHON" in os.environ and version != chosen
     if have and version and not other_python:
-        # That of the tests holds all that the other holds.
+        # the environment for tests includes the other one
         if have in (describe(extra, version), describe("test", version)):
             return
         if have.get("root") != str(ROOT) or have.get("python") != version:
@@ -237,20 +236,20 @@ def bring_up_to_date(extra: str) -> None:
         elif have.get("extra") == "test":
             extra = "test"
     if version and not other_python:
-        say("bringing .venv up to date …")
+        say("updating .venv …")
         UNFINISHED.touch()
     else:
-        say(f"making .venv with Python {chosen} (once; this takes a minute or more) …")
+        say(f"creating .venv with Python {chosen} (once; this takes a minute or more) …")
         make_empty()
         version = chosen
     STAMP.unlink(missing_ok=True)
     pip: list[str | os.PathLike[str]] = [PYTHON, "-I", "-m", "pip", "install", "--no-user"]
     # pip compiles in one process, and the packages' own tests too
     pip += ["--quiet", "--no-compile", "--constraint", "constraints.txt"]
-    # setuptools first and pinned like the rest: a build in isolation would fetch any version.
-    # pip too: only 25.1 and later know groups, and it should not replace itself while it works.
+    # setuptools first and pinned like the rest: an isolated build would fetch any version. pip too:
+    # groups need version 25.1, and pip should not replace itself during an installation.
     run([*pip, "pip", "setuptools", "setuptools-scm"], "installing setuptools")
-    # The test suite needs all that the extras bring, and the dependency group of that name.
+    # the test suite needs all extras and the dependency group
     group = ["--group", "test"] if extra == "test" else []
     run([*pip, "--no-build-isolation", "--editable", ".[all]", *group], "installing neuromirror")
     compile_packages()
@@ -268,13 +267,13 @@ def compile_packages() -> None:
 
 
 def main() -> None:
-    """One at a time in a checkout: a second waits until the first is done."""
+    """Prepare the environment; wait while another process does so in the same checkout."""
     folder = os.open(ROOT, os.O_RDONLY)
     os.set_inheritable(folder, True)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        say("waiting for another script that makes .venv …")
+        say("waiting for another script that creates .venv …")
         fcntl.flock(folder, fcntl.LOCK_EX)
     try:
         # Both wait for downloads and run in one process each
@@ -283,7 +282,7 @@ def main() -> None:
             bring_up_to_date(sys.argv[1])
             system.result()
     except KeyboardInterrupt:
-        give_up("interrupted; run this again to finish .venv")
+        give_up("interrupted; run this script again to finish .venv")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class Shared:
 
 
 class Fuzzing:
-    """A target in this process: executes inputs and keeps what they break."""
+    """A target in this process: executes inputs and keeps those that fail."""
 
     def __init__(self, name: str, shared: Shared, folder: Path) -> None:
         from fuzz_all import TARGETS
@@ -150,7 +150,7 @@ def _guided(atheris: Any, fuzzing: Fuzzing, seconds: float, seed: int, folder: P
 
 
 def _watch(name: str, seconds: float, seed: int, folder: Path) -> dict[str, Any]:
-    """Fuzz a target in processes of its own until its time is over."""
+    """Fuzz a target in child processes until its time is over."""
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / "state"
     state.write_bytes(bytes(_SHARED))
@@ -176,7 +176,7 @@ def _watch(name: str, seconds: float, seed: int, folder: Path) -> dict[str, Any]
 def _one_process(
     name: str, seconds: float, seed: int, folder: Path, shared: Shared
 ) -> tuple[int, float]:
-    """Run one fuzzing process; return its exit code and the CPU time that it took."""
+    """Run one fuzzing process; return its exit code and CPU time."""
     home = Path(tempfile.mkdtemp(prefix="fuzz-home-"))
     (home / ".gitconfig").write_text("[user]\n\tname = Test\n\temail = test@example.invalid\n")
     environment = {**os.environ, "HOME": str(home), "GIT_CONFIG_NOSYSTEM": "1"}
@@ -218,7 +218,7 @@ def _cpu_of(pid: int) -> float:
 
 
 def _keep_crash(folder: Path, data: bytes, code: int) -> None:
-    """Keep the input on which a process died or hung."""
+    """Keep the input with which a process died or hung."""
     end = (folder / "log").read_bytes()[-4000:].decode("utf-8", "replace")
     name = "hang" if code == 124 else f"exit{code}"
     name += sha256(data).hexdigest()[:8]

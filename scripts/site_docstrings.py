@@ -1,4 +1,4 @@
-"""What mkdocstrings shows of the code: an extension of griffe, which reads it."""
+"""An extension of griffe, which reads the code for mkdocstrings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ROLE = re.compile(r":(?:class|meth|func|attr|mod|data|exc):`(~?)([^`]+)`")
 
 
 def plain(text: str) -> str:
-    """``:class:`~a.b.C``` becomes ```C```; without the tilde the name stands whole."""
+    """Replace ``:class:`~a.b.C``` by ```C```; without the tilde the full name remains."""
 
     def shown(match: re.Match[str]) -> str:
         name = match[2].rpartition(".")[2] if match[1] else match[2]
@@ -31,13 +31,13 @@ def _of_one_name(module: griffe.Module) -> griffe.Object | griffe.Alias | None:
 
 
 class Shown(griffe.Extension):
-    """Takes the roles of Sphinx off docstrings, and puts verbs before modules of their names.
+    """Removes Sphinx roles from docstrings, and prefers functions to modules of the same name.
 
     ``neuromirror.lab.pin`` is a function at import, and a module for griffe.
     """
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Rewrites the docstring of an object that was just read."""
+        """Rewrite the docstring of an object that was just read."""
         if obj.docstring is not None:
             obj.docstring.value = plain(obj.docstring.value)
 
@@ -45,7 +45,7 @@ class Shown(griffe.Extension):
         """After loading: resolve each package's public names to what they import."""
         for module in list(pkg.modules.values()):
             named = {str(name): module.members.get(str(name)) for name in module.exports or ()}
-            # first all that leads through a module, which is not found by its name afterwards
+            # first all names that lead through a module, which is not found by its name afterwards
             leads: dict[str, griffe.Object | griffe.Alias | None] = {
                 name: one.final_target for name, one in named.items() if _is_alias(one)
             }

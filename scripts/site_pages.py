@@ -1,8 +1,8 @@
-"""Hooks of MkDocs: pages and files of the project that lie outside of ``docs/``.
+"""Hooks of MkDocs for pages and files of the project outside of ``docs/``.
 
-A page may link to what is beside ``docs/`` (``../CONTRIBUTING.md``, ``../scripts/alerts.yml``), as
-it reads in a checkout. In the site the project's own pages stand at the top, and other files are
-copied as they are into ``files/``.
+A page may link to files outside of ``docs/`` (``../CONTRIBUTING.md``, ``../scripts/alerts.yml``),
+as in a checkout. In the site the project's own pages are at the top, and other files are copied to
+``files/``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LINK = re.compile(r"(?<=\]\()([^)\s#]+)(?=[)#])")
 
 
 def _linked(page: Path) -> dict[str, str]:
-    """Where links of a page lead that leave ``docs/``: as written → path below the checkout."""
+    """Return the links of a page out of ``docs/``: as written → path below the checkout."""
     found = {}
     for target in _LINK.findall(page.read_text("utf-8")):
         if re.match(r"[a-z]+:", target):
@@ -36,7 +36,7 @@ def _pages() -> list[Path]:
 
 
 def on_files(files: Files, *, config: Any) -> Files:
-    """Adds the project's own pages, and every other file that a page links to."""
+    """Add the project's own pages, and every other file that a page links to."""
     linked = {path for page in _pages() for path in _linked(page).values()} - {"README.md"}
     for path in sorted({*linked, *PAGES}):
         where = path if path in PAGES else f"{COPIED}/{path}"
@@ -62,7 +62,7 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> 
 
 
 def on_page_content(html: str, *, page: Any, config: Any, files: Files) -> str:
-    """Has a notebook's links lead to built pages; MkDocs sees to those of Markdown alone."""
+    """Make a notebook's links lead to built pages; MkDocs converts those of Markdown only."""
     if not page.file.src_uri.endswith(".ipynb"):
         return html
     return re.sub(r'(?<=href=")((?:\.\./)*[\w/-]+)\.md(?=["#])', r"\1.html", html)

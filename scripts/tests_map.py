@@ -20,7 +20,7 @@ DURATIONS = ROOT / "tests" / "durations.json"
 PAGE = ROOT / "docs" / "explanation" / "tests.md"
 
 FAST_SHARE = 0.1
-"""The share of all seconds that the tests without the marker ``slow`` take together."""
+"""The share of the total time that the tests without the marker ``slow`` take together."""
 
 OTHER_FOLDERS = {
     "browser": "The pages of the catalogue in Chromium: layout, keyboard, themes, accessibility.",

@@ -1,1 +1,1 @@
-"""Measures neuromirror beside its peers; see ``scripts/bench --help``."""
+"""Compare neuromirror with other programs; see ``scripts/bench --help``."""

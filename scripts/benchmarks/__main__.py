@@ -1,7 +1,7 @@
-"""Benches: every contender in the same run, on the same input, each in a process of its own.
+"""Benchmarks: all programs in the same run, with the same input, each in its own process.
 
-A contender's process imports this module and that of its own bench: what the other benches need
-must not count as its memory, so a bench is imported when it is asked for.
+The process of a program imports this module and the module of its benchmark. The modules of other
+benchmarks are imported on demand, so that they do not count as its memory.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _BENCHES = (
 
 
 class _Benches(click.Group):
-    """Each bench is the command ``<name>_bench`` of the module ``benchmarks.<name>``."""
+    """Each benchmark is the command ``<name>_bench`` of the module ``benchmarks.<name>``."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_BENCHES)
@@ -49,7 +49,7 @@ class _Benches(click.Group):
 
 @click.group(cls=_Benches)
 def main() -> None:
-    """Measures neuromirror beside its peers, in one run on one machine."""
+    """Compare neuromirror with other programs, in one run on one machine."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The bench ``archive``: a synthetic DANDI of any size is mirrored, and visited again."""
+"""The benchmark ``archive``: mirror a synthetic DANDI of any size, and visit it again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _GB = 10**9
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md.")
 def archive_bench(scale: float, *, zarrs: bool, jobs: int, as_json: bool, write: bool) -> None:
-    """A whole synthetic archive: the first crawl, an unchanged one, and a deep one."""
+    """Crawl a whole synthetic archive: first, unchanged, and deep."""
     lines = []
     for line in _lines(scale, zarrs, jobs):
         lines.append(line)
@@ -92,7 +92,7 @@ def _lines(scale: float, zarrs: bool, jobs: int) -> Iterator[dict[str, Any]]:
 
 
 def _all_files(zarrs: bool) -> int:
-    """The files of an archive at scale 1."""
+    """Return the number of files of an archive at scale 1."""
     from benchmarks.big_plan import ArchivePlan
 
     plan = ArchivePlan.at_scale(1.0)
@@ -100,7 +100,7 @@ def _all_files(zarrs: bool) -> int:
 
 
 def _crawl(folder: Path, deep: bool, jobs: int, is_repeated: bool) -> float:
-    """One sync of all datasets; gives the seconds."""
+    """Sync all datasets; return the seconds."""
     own_environment(folder)
     os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     from neuromirror.crawl import Sync, load_mirrors, parse_sync_requests
@@ -123,7 +123,7 @@ def _crawl(folder: Path, deep: bool, jobs: int, is_repeated: bool) -> float:
 
 
 def _sizes(store: Path) -> dict[str, int]:
-    """Bytes of the index, and of all else."""
+    """Return the bytes of the index, and of everything else."""
     sizes = {"index": 0, "store": 0}
     for path in store.rglob("*"):
         if path.is_file() and not path.is_symlink():
@@ -139,9 +139,9 @@ def _extrapolated(
     request_counts: Mapping[str, int],
     sized: Mapping[str, int],
 ) -> dict[str, float]:
-    """The same at scale 1, which has ``growth`` times as many files.
+    """Extrapolate to scale 1, which has ``growth`` times as many files.
 
-    A small archive has less than its share of the entries of Zarrs, as it lacks the largest.
+    A small archive has less than its share of Zarr entries, because it lacks the largest Zarrs.
     """
     fixed = {"api info": 1, "api dandisets": 2}
     growths = {"s3 versions": growth}

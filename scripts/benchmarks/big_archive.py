@@ -47,9 +47,9 @@ Query = dict[str, str]
 
 
 class BigArchive:
-    """The archive on two loopback ports, API and bucket, between ``with`` and its end.
+    """The archive on two loopback ports, API and bucket, within a ``with`` block.
 
-    ``asked`` counts requests by what was asked for, as ``api versions`` or ``s3 head``.
+    ``asked`` counts requests by kind, such as ``api versions`` or ``s3 head``.
     """
 
     def __init__(self, plan: ArchivePlan, *, port: int = 0, s3_port: int = 0) -> None:
@@ -92,7 +92,7 @@ class BigArchive:
         return f"{self._api.url}/api"
 
     def about(self) -> dict[str, Any]:
-        """Addresses and sizes."""
+        """Return addresses and sizes."""
         plan = self.plan
         return {
             "dandi": {"api": self.api_url},
@@ -109,14 +109,14 @@ class BigArchive:
         }
 
     def requests(self) -> dict[str, Any]:
-        """``GET /_demo/requests``: counts, and what serving took (seconds, bytes)."""
+        """Return ``GET /_demo/requests``: counts, and the cost of serving (seconds, bytes)."""
         with self._lock:
             counts = dict(self.request_counts)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return {"asked": counts, "cpu_s": round(time.process_time(), 3), "peak_bytes": peak}
 
     def warm(self) -> None:
-        """Compute now what else is computed when it is first asked for: checksums and sizes."""
+        """Compute checksums and sizes now instead of on first use."""
         for one in self.plan.dandisets:
             self._documents.size(one)
         for number in range(len(self.plan.entries)):
@@ -308,7 +308,7 @@ def _s3_error(status: int, code: str, method: bytes) -> bytes:
 
 
 def _page(query: Query) -> tuple[int, int]:
-    """Number and size of the page that is asked for."""
+    """Return number and size of the requested page."""
     number, size = query.get("page", "1"), query.get("page_size", "100")
     return max(1, int(number) if number.isdecimal() else 1), min(
         _MAX_PAGE_SIZE, max(1, int(size) if size.isdecimal() else 100)
@@ -316,7 +316,7 @@ def _page(query: Query) -> tuple[int, int]:
 
 
 def write_mirror(folder: Path, api: str, *, zarrs: bool) -> Path:
-    """A mirror file of the archive, ``big.toml``."""
+    """Write a mirror file of the archive, ``big.toml``."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "big.toml"
     target.write_text(

@@ -1,4 +1,4 @@
-"""The lists of the synthetic archive's bucket."""
+"""Listings of the synthetic archive's bucket."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _ZARR_PREFIX: Final = re.compile(rb"zarr/([0-9a-f-]{36})/")
 
 
 class Keyspace:
-    """Finds the keys that a prefix or a key is about."""
+    """Finds the keys for a prefix or a key."""
 
     def __init__(self, plan: ArchivePlan) -> None:
         self._plan = plan
         self._blobs = BlobKeys(plan.blobs)
 
     def below(self, prefix: bytes) -> Keys | None:
-        """The keys of which some begin with it; None where that would be a mixture."""
+        """Return the keys of which some have the prefix; None for a mixture of kinds."""
         if prefix.startswith(_BLOB_PREFIX):
             return self._blobs
         found = _ZARR_PREFIX.match(prefix)
@@ -36,15 +36,16 @@ class Keyspace:
         return NoKeys() if rank is None else self.zarr(self._plan.zarrs.number(rank))
 
     def zarr(self, number: int) -> BigZarr:
-        """The keys of a Zarr."""
+        """Return the keys of a Zarr."""
         zarr_id = self._plan.zarrs.uuid(self._plan.zarrs.rank(number))
         return BigZarr(number, self._plan.entries[number], f"zarr/{zarr_id}/".encode())
 
 
 def bucket_page(keyspace: Keyspace, query: Mapping[str, bytes], *, versions: bool) -> str | None:
-    """One page of a list, without the XML declaration.
+    """Return one page of a listing, without the XML declaration.
 
-    None for what is not offered: delimiters, and prefixes of more than blobs or one Zarr.
+    None for unsupported requests: delimiters, and prefixes that include more than blobs or one
+    Zarr.
     """
     prefix = query.get("prefix", b"")
     keys = keyspace.below(prefix)

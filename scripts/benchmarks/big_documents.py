@@ -12,7 +12,7 @@ from benchmarks.big_keys import BUCKET, blob_key
 from benchmarks.big_plan import ArchivePlan, BlobFacts, DandisetPlan, as_uuid, blob_facts
 
 LABEL: Final = "0.240304.1200"
-"""Of every published version."""
+"""The label of every published version."""
 
 _TIMES: Final = {
     "created": "2024-03-01T09:07:13.370588Z",
@@ -24,7 +24,7 @@ _CONTEXT: Final = (
 
 
 class BigDocuments:
-    """The API's JSON; ``base`` and ``s3`` are the two addresses."""
+    """Returns the API's JSON; ``base`` and ``s3`` are the two URLs."""
 
     def __init__(self, plan: ArchivePlan, base: str, s3: str) -> None:
         self._plan = plan
@@ -46,7 +46,7 @@ class BigDocuments:
     # -- dandisets and versions
 
     def info(self) -> dict[str, Any]:
-        """``/info/``."""
+        """Return ``/info/``."""
         return {
             "instance_config": {
                 "instance_name": "BIG",
@@ -63,7 +63,7 @@ class BigDocuments:
         }
 
     def size(self, one: DandisetPlan) -> int:
-        """Bytes of all its assets."""
+        """Return the bytes of all assets."""
         if one.number not in self._sizes:
             ids = self._plan.blobs
             blobs = range(one.first_blob, one.first_blob + one.blobs)
@@ -74,7 +74,7 @@ class BigDocuments:
         return self._sizes[one.number]
 
     def version(self, one: DandisetPlan, label: str) -> dict[str, Any]:
-        """A version as lists show it."""
+        """Return a version as in lists."""
         return {
             "version": label,
             "name": f"Synthetic dandiset {one.number + 1}",
@@ -87,7 +87,7 @@ class BigDocuments:
         }
 
     def brief(self, one: DandisetPlan) -> dict[str, Any]:
-        """A dandiset without its versions."""
+        """Return a dandiset without its versions."""
         return {
             "identifier": f"{one.number + 1:06d}",
             **_TIMES,
@@ -98,7 +98,7 @@ class BigDocuments:
         }
 
     def dandiset(self, one: DandisetPlan) -> dict[str, Any]:
-        """``/dandisets/<id>/``, and a row of the list of all."""
+        """Return ``/dandisets/<id>/``, which is also a row of the list of all dandisets."""
         newest = self.version(one, LABEL) if one.published else None
         return {
             **self.brief(one),
@@ -107,12 +107,12 @@ class BigDocuments:
         }
 
     def versions(self, one: DandisetPlan) -> list[dict[str, Any]]:
-        """The rows of ``/versions/``."""
+        """Return the rows of ``/versions/``."""
         labels = ["draft", LABEL] if one.published else ["draft"]
         return [{**self.version(one, label), "dandiset": self.brief(one)} for label in labels]
 
     def version_info(self, one: DandisetPlan, label: str) -> dict[str, Any]:
-        """``/versions/<v>/info/``."""
+        """Return ``/versions/<v>/info/``."""
         return {
             **self.version(one, label),
             "dandiset": self.brief(one),
@@ -123,7 +123,7 @@ class BigDocuments:
         }
 
     def metadata(self, one: DandisetPlan, label: str) -> dict[str, Any]:
-        """``/versions/<v>/``."""
+        """Return ``/versions/<v>/``."""
         identifier = f"{one.number + 1:06d}"
         return {
             "id": f"DANDI:{identifier}/{label}",
@@ -156,7 +156,7 @@ class BigDocuments:
     # -- assets and Zarrs
 
     def asset_rows(self, one: DandisetPlan, start: int, end: int, *, metadata: bool) -> str:
-        """Rows of an asset list, as JSON, with a comma between each and the next."""
+        """Return rows of an asset list, as JSON, separated by commas."""
         ids, rows = self._plan.blobs, []
         template = self._rows[one.published] if metadata else _PLAIN_ROW
         for number in range(start, min(end, one.blobs)):
@@ -184,13 +184,13 @@ class BigDocuments:
         )
 
     def checksum(self, number: int) -> str:
-        """The true checksum of a Zarr, computed once."""
+        """Return the true checksum of a Zarr, computed once."""
         if number not in self._checksums:
             self._checksums[number] = self._keys.zarr(number).checksum()
         return self._checksums[number]
 
     def zarr(self, zarr_id: str) -> dict[str, Any] | None:
-        """``/zarr/<id>/``, None for one that is not there."""
+        """Return ``/zarr/<id>/``; None for an unknown id."""
         rank = self._plan.zarrs.find(zarr_id)
         if rank is None:
             return None
@@ -243,7 +243,7 @@ class BigDocuments:
 
 
 def zarr_path(number: int) -> str:
-    """The path of a Zarr by its place among its dandiset's; it sorts after all blobs."""
+    """Return the path of a Zarr by its number in its dandiset; it sorts after all blobs."""
     return f"zarr/sub-{number:06d}_photo.ome.zarr"
 
 
@@ -306,7 +306,7 @@ def _publication_json() -> dict[str, Any]:
 
 @lru_cache(1)
 def _nwb_metadata() -> dict[str, Any]:
-    """As long as what is there of a real NWB file, about 2 kB."""
+    """Return metadata as long as those of a real NWB file, about 2 kB."""
     start = "2024-02-01T10:00:00-05:00"
     standard = {"schemaKey": "StandardsType", "identifier": "RRID:SCR_015242"}
     return {

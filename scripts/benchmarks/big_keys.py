@@ -1,4 +1,4 @@
-"""The keys of the synthetic archive's bucket, and its lists of them."""
+"""The keys of the synthetic archive's bucket, and listings of them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _BLOB_PREFIX: Final = b"blobs/"
 
 
 class Keys(Sequence[bytes]):
-    """Some keys of the bucket, in the order of their bytes."""
+    """Keys of the bucket, in the order of their bytes."""
 
     @abstractmethod
     def _key(self, at: int) -> bytes:
-        """The key at a place that is there."""
+        """Return the key at an existing index."""
 
     @abstractmethod
     def facts(self, at: int) -> tuple[int, str, str]:
-        """Bytes, ETag and version id of an object."""
+        """Return bytes, ETag and version id of an object."""
 
     @abstractmethod
     def listing_rows(self, start: int, end: int, *, versions: bool) -> str:
-        """The rows of objects from ``start`` up to ``end``, as S3 writes them."""
+        """Return the rows of objects from ``start`` to ``end``, as S3 writes them."""
 
     @overload
     def __getitem__(self, at: int) -> bytes: ...
@@ -45,13 +45,13 @@ class Keys(Sequence[bytes]):
         return self._key(at)
 
     def find(self, key: bytes) -> int | None:
-        """The place of a key, None for one that is not there."""
+        """Return the index of a key; None if it does not exist."""
         at = bisect_left(self, key)
         return at if at < len(self) and self[at] == key else None
 
 
 class NoKeys(Keys):
-    """None at all."""
+    """An empty list of keys."""
 
     def __len__(self) -> int:
         return 0
@@ -60,7 +60,7 @@ class NoKeys(Keys):
         raise IndexError(at)
 
     def facts(self, at: int) -> tuple[int, str, str]:
-        """Never asked for."""
+        """Do nothing; never called."""
         raise IndexError(at)
 
     def listing_rows(self, start: int, end: int, *, versions: bool) -> str:
@@ -81,12 +81,12 @@ class BlobKeys(Keys):
         return blob_key(self._ids.uuid(at)).encode()
 
     def facts(self, at: int) -> tuple[int, str, str]:
-        """Bytes, ETag and version id of a blob."""
+        """Return bytes, ETag and version id of a blob."""
         blob = blob_facts(self._ids, at)
         return blob.size, blob.etag, blob.version_id
 
     def listing_rows(self, start: int, end: int, *, versions: bool) -> str:
-        """The rows of blobs from ``start`` up to ``end``, as S3 writes them."""
+        """Return the rows of blobs from ``start`` to ``end``, as S3 writes them."""
         rows = []
         for at in range(start, end):
             blob = blob_facts(self._ids, at)
@@ -96,7 +96,7 @@ class BlobKeys(Keys):
 
 
 def row(name: str, size: int, etag: str, version_id: str, *, versions: bool) -> str:
-    """An object as the bucket lists it: in the list of versions, or of objects."""
+    """Return the row of an object in a listing of versions, or of objects."""
     about = (
         f"<LastModified>{MODIFIED}</LastModified><ETag>&quot;{etag}&quot;</ETag><Size>{size}</Size>"
     )
@@ -109,5 +109,5 @@ def row(name: str, size: int, etag: str, version_id: str, *, versions: bool) -> 
 
 
 def blob_key(blob_id: str) -> str:
-    """The key of a blob."""
+    """Return the key of a blob."""
     return f"blobs/{blob_id[:3]}/{blob_id[3:6]}/{blob_id}"

@@ -36,17 +36,17 @@ _QUANTILES: Final = (
     (0.99, 115_668),
     (1.0, 1_300_000),
 )
-"""Entries of a Zarr by its place among all; between them the logarithm is a straight line."""
+"""Entries of a Zarr by its rank; logarithmic interpolation between these points."""
 
 _WITH_ZARRS: Final = 12
 _ZARRS_OF: Final = 0.6
 _PUBLISHED: Final = 4
 _SPREAD: Final = 1_000_003
-"""A prime, so that multiples of it go through all numbers below any that it does not divide."""
+"""A prime, whose multiples reach all numbers below any number that it does not divide."""
 
 
 class BlobFacts(NamedTuple):
-    """All that is known of a blob; ``size`` in bytes."""
+    """The properties of a blob; ``size`` in bytes."""
 
     blob_id: str
     asset_id: str
@@ -57,7 +57,7 @@ class BlobFacts(NamedTuple):
 
 
 class DandisetPlan(NamedTuple):
-    """One dandiset: its blobs are numbered from ``first_blob`` on, its Zarrs alike."""
+    """One dandiset: its blobs are numbered from ``first_blob``, its Zarrs in the same way."""
 
     number: int
     blobs: int
@@ -68,7 +68,7 @@ class DandisetPlan(NamedTuple):
 
     @property
     def assets(self) -> int:
-        """Blobs and Zarrs."""
+        """The number of blobs and Zarrs."""
         return self.blobs + self.zarrs
 
 
@@ -84,19 +84,19 @@ class SortedUuids:
         self._back = pow(self._step, -1, count) if count > 1 else 0
 
     def rank(self, number: int) -> int:
-        """The place of the id with this number among the sorted ones."""
+        """Return the rank of the id with this number."""
         return number * self._step % self.count
 
     def number(self, rank: int) -> int:
-        """The number of the id at this place."""
+        """Return the number of the id with this rank."""
         return rank * self._back % self.count
 
     def drawn(self, rank: int) -> str:
-        """128 hex digits, by which the id of this rank, and what belongs to it, are made."""
+        """Return 128 hex digits, from which the id of this rank and its properties are derived."""
         return hashlib.blake2b(b"%b %d" % (self.kind, rank)).hexdigest()
 
     def uuid(self, rank: int, drawn: str | None = None) -> str:
-        """The id of this rank, a random uuid in form."""
+        """Return the id with this rank, in the form of a random uuid."""
         drawn = self.drawn(rank) if drawn is None else drawn
         whole = 1 << 48
         top = (rank * whole + int(drawn[:12], 16) % (whole - 2 * self.count)) // self.count
@@ -104,7 +104,7 @@ class SortedUuids:
         return as_uuid(head + drawn[12:32])
 
     def find(self, uuid: str) -> int | None:
-        """The rank of an id, None for one that is not there."""
+        """Return the rank of an id; None if it does not exist."""
         try:
             top = int(uuid[:8] + uuid[9:13], 16)
         except ValueError:
@@ -128,7 +128,7 @@ class ArchivePlan:
     ) -> None:
         self.scale = scale
         self.entries = entries
-        """Of each Zarr, by its number."""
+        """Entries of each Zarr, by its number."""
         first_blob = list(accumulate((s - z for s, z in zip(sizes, held, strict=True)), initial=0))
         first_zarr = list(accumulate(held, initial=0))
         self.dandisets = [
@@ -148,10 +148,10 @@ class ArchivePlan:
 
     @classmethod
     def at_scale(cls, scale: float) -> Self:
-        """An archive of the true shape."""
+        """Return an archive with the distribution of the real one."""
         sizes = _dandiset_sizes(scale)
         held = _zarrs_per_dandiset(sizes, max(1, round(ZARRS * scale)))
-        # Large and small ones side by side.
+        # mix large and small ones
         spread = SortedUuids("entries", sum(held))
         entries = [
             _quantile((spread.rank(number) + 0.5) / spread.count) for number in range(spread.count)
@@ -160,16 +160,16 @@ class ArchivePlan:
 
     @classmethod
     def of_two(cls, blobs: int, entries: int) -> Self:
-        """Two dandisets: one of so many blobs, one of nothing but a Zarr with so many entries."""
+        """Return two dandisets: one with blobs, one with a single Zarr of this many entries."""
         return cls((blobs + 1) / ASSETS, [blobs, 1], [0, 1], [entries])
 
     @property
     def assets(self) -> int:
-        """Of all dandisets; those of published versions are those of the drafts."""
+        """The number of assets of all dandisets; published versions have those of the drafts."""
         return self.blobs.count + self.zarrs.count
 
     def dandiset_of_zarr(self, number: int) -> DandisetPlan:
-        """Where a Zarr is."""
+        """Return the dandiset of a Zarr."""
         return self.dandisets[bisect_right(self._first_zarr, number) - 1]
 
 
@@ -177,7 +177,7 @@ def blob_facts(ids: SortedUuids, rank: int) -> BlobFacts:
     """Return the properties of the blob of this rank."""
     drawn = ids.drawn(rank)
     sha256 = hashlib.sha256(drawn.encode()).hexdigest()
-    # From 10 kB to 10 GB, each size as likely as ten times as much.
+    # from 10 kB to 10 GB, logarithmically uniform
     size = int(10 ** (4 + 6 * int(sha256[:8], 16) / 2**32))
     return BlobFacts(
         ids.uuid(rank, drawn),
@@ -190,13 +190,13 @@ def blob_facts(ids: SortedUuids, rank: int) -> BlobFacts:
 
 
 def as_uuid(drawn: str) -> str:
-    """32 hex digits as a random uuid."""
+    """Return 32 hex digits in the form of a random uuid."""
     return f"{drawn[:8]}-{drawn[8:12]}-4{drawn[13:16]}-a{drawn[17:20]}-{drawn[20:32]}"
 
 
 @lru_cache(1)
 def _dandiset_size_curve() -> list[float]:
-    """The sizes of all 1,251 dandisets, the largest first: a power law with the true total."""
+    """Return the sizes of 1,251 dandisets, the largest first: a power law with the true total."""
     low, high = 0.5, 2.0
     while high - low > 1e-9:
         middle = (low + high) / 2
@@ -212,13 +212,13 @@ def _dandiset_sizes(scale: float) -> list[int]:
     drawn = [falling[int((rank + 0.5) / count * DANDISETS)] for rank in range(count)]
     sizes = [max(1, round(size * total / sum(drawn))) for size in drawn]
     sizes[0] += total - sum(sizes)
-    # By rank they would come largest first.
+    # without shuffling, the largest would come first
     order = SortedUuids("dandisets", count)
     return [sizes[order.rank(number)] for number in range(count)]
 
 
 def _zarrs_per_dandiset(sizes: list[int], count: int) -> list[int]:
-    """Few dandisets have Zarrs, but these many."""
+    """Return the number of Zarrs per dandiset; few dandisets have Zarrs."""
     by_size = sorted(range(len(sizes)), key=lambda number: -sizes[number])
     first = by_size[_WITH_ZARRS // 4 :: _WITH_ZARRS]
     held = [0] * len(sizes)

@@ -16,7 +16,7 @@ from benchmarks.big_keys import Keys, row
 
 _ROWS, _COLUMNS = 25, 40
 PLANE: Final = _ROWS * _COLUMNS
-"""Chunks of a plane."""
+"""Chunks per plane."""
 _HEAD: Final = (b".zattrs", b".zgroup", b"0/.zarray")
 _TAIL: Final = b"1/.zarray"
 _DOCUMENT_SIZE: Final = 343
@@ -26,7 +26,7 @@ _X: Final = sorted(map(str, range(_COLUMNS)))
 _CHUNKS: Final = [f"{y}/{x}" for y in _Y for x in _X]
 """The chunks of a plane in the order of their names."""
 _SIZES: Final = [1_000_000 + number * 7919 % 5_000_000 for number in range(PLANE)]
-"""Bytes of each; a row of a plane has 40."""
+"""Sizes of chunks in bytes; a row of a plane has 40 chunks."""
 _ROW_SIZES: Final = [sum(_SIZES[start : start + _COLUMNS]) for start in range(0, PLANE, _COLUMNS)]
 
 
@@ -57,7 +57,7 @@ class BigZarr(Keys):
         return f"1/0/{_CHUNKS[chunk - 1]}".encode() if chunk else _TAIL
 
     def facts(self, at: int) -> tuple[int, str, str]:
-        """Bytes, ETag and version id of an entry."""
+        """Return bytes, ETag and version id of an entry."""
         plane, chunk = self._plane_and_chunk(at)
         if chunk < 0:
             return _DOCUMENT_SIZE, self._document("etag", at), self._document("version", at)
@@ -65,7 +65,7 @@ class BigZarr(Keys):
         return _SIZES[chunk], etags[chunk], versions[chunk]
 
     def _plane_and_chunk(self, at: int) -> tuple[int, int]:
-        """Plane and chunk; the plane after all whole ones is that of array 1."""
+        """Return plane and chunk; the plane after all whole ones is that of array 1."""
         plane, chunk = divmod(at - len(_HEAD), PLANE)
         if at < len(_HEAD):
             return 0, -1
@@ -76,7 +76,7 @@ class BigZarr(Keys):
         return hashlib.md5(seed, usedforsecurity=False).hexdigest()
 
     def _drawn(self, kind: str, plane: int) -> list[str]:
-        """32 hex digits for each chunk of a plane."""
+        """Return 32 hex digits for each chunk of a plane."""
         seed = f"{kind} {self.number} plane {plane}".encode()
         text = hashlib.shake_128(seed).hexdigest(16 * PLANE)
         return [text[start : start + 32] for start in range(0, 32 * PLANE, 32)]
@@ -84,7 +84,7 @@ class BigZarr(Keys):
     # -- the bucket's lists
 
     def listing_rows(self, start: int, end: int, *, versions: bool) -> str:
-        """The rows of entries from ``start`` up to ``end``, as S3 writes them."""
+        """Return the rows of entries from ``start`` to ``end``, as S3 writes them."""
         found: list[str] = []
         at = start
         while at < end:
@@ -113,12 +113,12 @@ class BigZarr(Keys):
 
     @property
     def size(self) -> int:
-        """Bytes of all entries."""
+        """Return the bytes of all entries."""
         documents = (len(_HEAD) + 1) * _DOCUMENT_SIZE
         return documents + self.planes * sum(_SIZES) + sum(_SIZES[: self.rest])
 
     def checksum(self) -> str:
-        """``<md5>-<files>--<bytes>``, as the ``compute_zarr_checksum`` library computes it."""
+        """Return ``<md5>-<files>--<bytes>``, as the library ``compute_zarr_checksum`` does."""
         planes = [
             _item(self._plane_digest(plane, PLANE), name)
             for plane, name in enumerate(_names(self.planes))
@@ -153,7 +153,7 @@ class BigZarr(Keys):
 
 @lru_cache(64)
 def _names(planes: int) -> list[str]:
-    """The names of so many planes, in their order."""
+    """Return the names of this many planes, in order."""
     return sorted(map(str, range(planes)))
 
 
@@ -168,7 +168,7 @@ def _rows(start: int, end: int, versions: bool) -> str:
 
 @lru_cache(PLANE)
 def _plane_json(chunks: int) -> str:
-    """A template of the listings of a plane's folders, one per line, to be filled with ETags."""
+    """Return a template of the listings of a plane's folders, one per line, without ETags."""
     files = [
         f'{{"digest":"%s","name":"{_X[number % _COLUMNS]}","size":{_SIZES[number]}}}'
         for number in range(chunks)
@@ -185,7 +185,7 @@ def _item(digest: str, name: str) -> str:
 
 
 def _digest(folders: Sequence[str], files: Sequence[str]) -> str:
-    """The checksum of a folder, by the items of its listing."""
+    """Return the checksum of a folder, from the items of its listing."""
     text = f'{{"directories":[{",".join(folders)}],"files":[{",".join(files)}]}}'
     md5 = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
     count = size = 0

@@ -1,4 +1,4 @@
-"""The bench ``clone``: over plain HTTP, as minted, after housekeeping, and of what git makes."""
+"""The benchmark ``clone``: clone over HTTP, as minted, after housekeeping, and as packed by git."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _dataset() -> DatasetRef:
 
 
 def make_neuromirror(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """The repository as it is minted, and a copy that housekeeping went through, timed."""
+    """Mint a repository, and a copy after housekeeping; housekeeping is timed."""
     made = folder.parent / "made"
     work = folder / "mint"
     work.mkdir()
@@ -61,7 +61,7 @@ def make_neuromirror(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
 
 
 def make_fast_import(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """What ``git fast-import`` and ``git gc`` make of the same content; the gc is timed."""
+    """Import the same content with ``git fast-import`` and ``git gc``; the gc is timed."""
     repository = folder.parent / "made" / "fast-import+gc"
     run_git("init", "-q", "--bare", "-b", "main", str(repository))
     write_fast_import(repository, folder / "stream", count)
@@ -73,7 +73,7 @@ def make_fast_import(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
 
 
 def clone(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """Clones the repository of the contender that the folder is named after; MB on the wire."""
+    """Clone the repository in the folder; return seconds and transferred MB."""
     source = folder.parent / "made" / folder.name
     environment = {**os.environ, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     times = []
@@ -95,7 +95,7 @@ def clone(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
 
 @contextmanager
 def served(folder: Path) -> Iterator[tuple[str, Any]]:
-    """Serves a folder's files from a process of its own: the address, and bytes sent so far."""
+    """Serve a folder in a separate process; yield the address and the bytes sent so far."""
     context = get_context("spawn")
     sent = context.Value("Q", 0)
     ours, theirs = context.Pipe()
@@ -109,7 +109,7 @@ def served(folder: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _serve(folder: Path, sent: Any, pipe: Any) -> None:
-    os.setsid()  # not one of the contender's processes: see benchmarks.memory
+    os.setsid()  # a separate session, which is not counted: see benchmarks.memory
     handler = partial(_Static, sent, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         pipe.send(server.server_address[1])
@@ -140,12 +140,12 @@ MAKERS = {"neuromirror": "housekeeping", "fast-import+gc": "gc"}
 @click.command("clone")
 @sizes_option(200_000)
 def clone_bench(files: tuple[int, ...], *, as_json: bool, write: bool) -> None:
-    """A bare clone over plain HTTP: minted and housekept repositories, beside git's own."""
+    """Clone bare repositories over HTTP: minted, after housekeeping, and packed by git."""
     report("clone", _lines(files), as_json=as_json, write=write)
 
 
 def _lines(sizes: tuple[int, ...]) -> Iterator[dict[str, Any]]:
-    """The lines of all contenders; ``packed_s`` is how long housekeeping or gc took before."""
+    """Yield the lines of all programs; ``packed_s`` is the time of housekeeping or gc before."""
     makers: dict[str, Contender] = {"housekeeping": make_neuromirror, "gc": make_fast_import}
     for size in sizes:
         with tempfile.TemporaryDirectory(prefix="bench-") as name:

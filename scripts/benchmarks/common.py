@@ -1,4 +1,4 @@
-"""Shared parts of the benches: synthetic listing, one process per contender, lines and tables."""
+"""Shared parts of the benchmarks: synthetic listing, one process per program, lines and tables."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ MOMENT = datetime(2024, 3, 1, tzinfo=UTC)
 STAMP = int(MOMENT.timestamp())
 
 Contender = Callable[[Path, int], tuple[float, dict[str, Any]]]
-"""Works in a folder on so many files; gives the seconds that count, and extra fields."""
+"""Processes a number of files in a folder; returns the seconds that count, and extra fields."""
 
 
 def synthetic(count: int) -> Iterator[SnapshotEntry]:
-    """``count`` files as a large archive would list them, sorted by path."""
+    """Yield ``count`` files as a large archive would list them, sorted by path."""
     for number in range(count):
         yield synthetic_file(number, number)
 
 
 def synthetic_file(number: int, content: int) -> SnapshotEntry:
-    """The file at the place of ``number``, with the bytes of ``content``."""
+    """Return the file with this number, with the bytes of ``content``."""
     digest = synthetic_sha256(content)
     subject, session = divmod(number // 20, 50)
     path = b"sub-%06d/ses-%03d/sub-%06d_ses-%03d_run-%08d.nwb" % (
@@ -82,25 +82,25 @@ def synthetic_file(number: int, content: int) -> SnapshotEntry:
 
 
 def synthetic_sha256(content: int) -> str:
-    """The sha256 of synthetic bytes."""
+    """Return the sha256 of synthetic bytes."""
     return hashlib.sha256(b"%d" % content).hexdigest()
 
 
 def header() -> SnapshotHeader:
-    """The header of the synthetic state."""
+    """Return the header of the synthetic state."""
     dataset = DatasetRef("bench", "000001", "https://api.example.org/api/dandisets/000001/")
     return SnapshotHeader(VersionRef(dataset, "draft", VersionKind.OBSERVED, MOMENT))
 
 
 def write_records(path: Path, count: int) -> Path:
-    """The record lines of the synthetic state, in a file."""
+    """Write the record lines of the synthetic state to a file."""
     with path.open("wb", buffering=1 << 20) as file:
         file.writelines(dump_snapshot_entry(placed) + b"\n" for placed in synthetic(count))
     return path
 
 
 def fast_import_stream(path: Path, count: int) -> Path:
-    """The same state as ``git fast-import`` takes it, both branches, in a file."""
+    """Write the same state as input of ``git fast-import``, both branches."""
     who = b"bench <bench@example.org> %d +0000" % STAMP
     with path.open("wb", buffering=1 << 20) as file:
 
@@ -126,14 +126,14 @@ def fast_import_stream(path: Path, count: int) -> Path:
 
 
 def write_fast_import(repository: Path, stream: Path, count: int) -> None:
-    """Fills a bare repository with the synthetic state by ``git fast-import``."""
+    """Import the synthetic state into a bare repository with ``git fast-import``."""
     fast_import_stream(stream, count)
     with stream.open("rb") as file:
         run_git("-C", str(repository), "fast-import", "--quiet", stdin=file)
 
 
 def run_git(*arguments: str, stdin: IO[bytes] | None = None, text: str | None = None) -> None:
-    """A git command whose output does not matter; raises CalledProcessError."""
+    """Run a git command; raise CalledProcessError if it fails."""
     given: dict[str, Any] = {"stdin": stdin} if text is None else {"input": text.encode()}
     subprocess.run(["git", *arguments], check=True, stdout=subprocess.DEVNULL, **given)
 
@@ -141,7 +141,7 @@ def run_git(*arguments: str, stdin: IO[bytes] | None = None, text: str | None = 
 def in_own_process(
     bench: str, what: str, run: Contender, count: int, folder: Path
 ) -> dict[str, Any]:
-    """One contender's line: seconds, files per second, peak memory of its processes in MB."""
+    """Return the line of one program: seconds, files per second, peak memory in MB."""
     click.echo(f"{what}: {count} files …", err=True)
     subfolder = folder / what
     subfolder.mkdir()
@@ -169,7 +169,7 @@ def in_own_process(
 
 
 def missing(bench: str, what: str, count: int, why: str) -> dict[str, Any]:
-    """The line of a contender that cannot run here."""
+    """Return the line of a program that cannot run here."""
     here = {"commit": commit(), "machine": machine()}
     return {"bench": bench, "what": what, "n": count, "missing": why, **here}
 
@@ -182,14 +182,14 @@ def _contend(run: Contender, folder: Path, count: int, pipe: Any) -> None:
 
 
 def own_environment(folder: Path) -> None:
-    """Makes this process one of a person who has configured nothing, at home in the folder."""
-    # a home of its own: the person's git configuration must not weigh in
+    """Set up this process as that of a user without any configuration."""
+    # a separate home: the user's git configuration must not influence the result
     os.environ["HOME"] = str(folder)
     os.environ["GIT_CONFIG_NOSYSTEM"] = "1"
     for name in ("AUTHOR", "COMMITTER"):
         os.environ[f"GIT_{name}_NAME"] = "bench"
         os.environ[f"GIT_{name}_EMAIL"] = "bench@example.org"
-    # nothing may tidy up in the background, beside what is measured
+    # no background maintenance during the measurement
     os.environ |= {
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": "maintenance.auto",
@@ -200,7 +200,7 @@ def own_environment(folder: Path) -> None:
 def run_contenders(
     bench: str, contenders: Mapping[str, Contender], sizes: Iterable[int], most: Mapping[str, int]
 ) -> Iterator[dict[str, Any]]:
-    """The lines of all contenders at all sizes; ``most`` bounds the files of slow ones."""
+    """Return the lines of all programs at all sizes; ``most`` limits the files of slow ones."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         done: set[tuple[str, int]] = set()
         for size in sizes:
@@ -212,7 +212,7 @@ def run_contenders(
 
 
 def sizes_option(default: int) -> Callable[[Any], Any]:
-    """The options that all benches have."""
+    """Add the options that all benchmarks have."""
 
     def decorate(command: Any) -> Any:
         for option in (
@@ -244,7 +244,7 @@ def _force(function: Callable[[str], Any], path: str, _: Any) -> None:
 
 
 def commit() -> str:
-    """The commit that is measured, with ``+`` where files differ from it."""
+    """Return the measured commit, with ``+`` if files differ from it."""
     done = subprocess.run(
         ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude", "*"],
         capture_output=True,
@@ -267,7 +267,7 @@ def machine() -> str:
 
 
 def write_section(name: str, table: str, page: str = "explanation/benchmarks.md") -> None:
-    """Puts a table between the section's marks in a page of docs/."""
+    """Write a table to its marked section in a page of docs/."""
     path = ROOT / "docs" / page
     begin, end = f"<!-- bench {name} -->", f"<!-- end {name} -->"
     text = path.read_text()
@@ -279,7 +279,7 @@ def write_section(name: str, table: str, page: str = "explanation/benchmarks.md"
 
 
 def report(name: str, lines: Iterable[dict[str, Any]], *, as_json: bool, write: bool) -> None:
-    """Prints lines as they come (``as_json``) or as a table; ``write`` updates the page."""
+    """Print lines as they come (``as_json``) or as a table; with ``write`` update the page."""
     gathered = []
     for line in lines:
         gathered.append(line)
@@ -335,9 +335,9 @@ _SHOWN = (
 
 
 def as_table(lines: list[dict[str, Any]]) -> str:
-    """Markdown tables, with neuromirror's speed as a ratio to each contender's.
+    """Return Markdown tables with neuromirror's speed relative to each other program.
 
-    One for each thing that was worked on (``of``), where lines name several.
+    One table per processed object (``of``), if lines name several.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for line in lines:

@@ -1,4 +1,4 @@
-"""The bench ``dandiset``: one dandiset and one Zarr, fresh and again, beside two peers."""
+"""The benchmark ``dandiset``: mirror a dandiset and a Zarr, first and unchanged."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from benchmarks.servers import REPEATS, big_archive, expect, sync_once, timed
 from neuromirror.model import SnapshotEntry
 
 OF = {"000001": "one dandiset", "000002": "one Zarr"}
-"""Purpose of the two dandisets of the archive."""
+"""Purposes of the two dandisets of the archive."""
 
 
 def fresh(mirrors: Path, name: str, folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """The command ``neuromirror sync`` from its start to its end, into a new store."""
+    """Time the command ``neuromirror sync`` with a new store."""
     times = []
     for number in range(REPEATS):
         store = folder / f"store-{number}"
@@ -35,7 +35,7 @@ def fresh(mirrors: Path, name: str, folder: Path, count: int) -> tuple[float, di
 
 
 def unchanged(mirrors: Path, name: str, folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """The same command, when nothing has changed."""
+    """Time the same command when nothing has changed."""
     store = folder / "store"
     _command(mirrors, store, name, "ok")
     run = partial(_command, mirrors, store, name, "notneeded")
@@ -52,7 +52,7 @@ def _command(mirrors: Path, store: Path, name: str, status: str) -> None:
 
 
 def _in_a_run(mirrors: Path, folder: Path, name: str) -> float:
-    """The median of first visits by a process that has visited another dandiset before."""
+    """Return the median of first visits by a process that visited another dandiset before."""
     from neuromirror.crawl import load_mirrors
 
     mirror = load_mirrors(mirrors)["big"]
@@ -66,7 +66,7 @@ def _in_a_run(mirrors: Path, folder: Path, name: str) -> float:
 
 
 def _files(store: Path) -> int:
-    """Files in all datasets of a store, those of Zarrs too."""
+    """Return the number of files in all datasets of a store, including Zarrs."""
     from neuromirror.index import Index
 
     with Index.open_readonly(store / "neuromirror" / "index.sqlite") as index:
@@ -75,7 +75,7 @@ def _files(store: Path) -> int:
 
 
 def fromkey(mirrors: Path, name: str, folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """``git annex fromkey`` and ``registerurl``, fed from the archive's own listing, committed."""
+    """Time ``git annex fromkey`` and ``registerurl`` with the archive's listing, and the commit."""
     repository = folder / "repository"
     here = ("-C", str(repository))
     begin = time.perf_counter()
@@ -91,7 +91,7 @@ def fromkey(mirrors: Path, name: str, folder: Path, count: int) -> tuple[float, 
 
 
 def addurls(mirrors: Path, name: str, folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """``datalad addurls --key``, fed from the archive's own listing (one URL each)."""
+    """Time ``datalad addurls --key`` with the archive's listing (one URL per file)."""
     begin = time.perf_counter()
     dataset = create_dataset(folder)
     files = _listed(mirrors, folder, name, count)
@@ -116,7 +116,7 @@ class _NothingKnown:
 
 
 def _listed(mirrors: Path, folder: Path, name: str, count: int) -> list[SnapshotEntry]:
-    """The files, with keys, of a dandiset or of the only Zarr in it, as our source lists them."""
+    """Return the files, with keys, of a dandiset or of its only Zarr."""
     from neuromirror.annex import git_path, key_for
     from neuromirror.crawl import load_mirrors
     from neuromirror.model import FileRecord
@@ -152,7 +152,7 @@ RUNS: dict[str, Callable[[Path, str, Path, int], tuple[float, dict[str, Any]]]] 
 @click.option("--files", default=2104, show_default=True, help="Assets of the dandiset.")
 @click.option("--entries", default=1213, show_default=True, help="Entries of the Zarr, 4 or more.")
 def dandiset_bench(files: int, entries: int, *, as_json: bool, write: bool) -> None:
-    """One dandiset and one Zarr, fresh and again, beside git-annex and datalad."""
+    """Mirror a dandiset and a Zarr, first and unchanged; with git-annex and datalad too."""
     report("dandiset", _lines(files, entries), as_json=as_json, write=write)
 
 

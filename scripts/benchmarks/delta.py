@@ -1,4 +1,4 @@
-"""The bench ``delta``: 100 files of a large state have changed."""
+"""The benchmark ``delta``: update a large state in which 100 files changed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LATER = MOMENT + timedelta(days=1)
 
 
 def changes(count: int) -> Iterator[Change]:
-    """``CHANGED`` files, spread over the state, with other bytes."""
+    """Yield ``CHANGED`` files, spread over the state, with different bytes."""
     step = max(1, count // CHANGED)
     for number, old in enumerate(synthetic(count)):
         if number % step == 0 and number // step < CHANGED:
@@ -55,7 +55,7 @@ def changes(count: int) -> Iterator[Change]:
 
 
 def delta_neuromirror(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """A state minted from the one before and its changes."""
+    """Time a mint from the previous state and its changes."""
     repository = Repository(folder / "repository")
     repository.create()
     records = write_records(folder / "records", count)
@@ -102,7 +102,7 @@ def delta_neuromirror(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
 def _manifest_seconds(
     before: MintResult, after: MintResult, changed: list[Change], scratch: Path
 ) -> float:
-    """How long the manifest and the state digest alone take, which no peer makes."""
+    """Return the seconds of the manifest and the state digest alone, which other programs lack."""
     begin = time.perf_counter()
     with CanonicalManifestWriter(scratch) as manifest:
         for piece in patch_manifest(before.manifest, before.state, iter(changed)):
@@ -114,7 +114,7 @@ def _manifest_seconds(
 
 
 def delta_fast_import(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """``git fast-import`` of the changed files onto what it imported before."""
+    """Time ``git fast-import`` of the changed files into the previous repository."""
     repository = folder / "repository"
     run_git("init", "-q", "--bare", "-b", "main", str(repository))
     write_fast_import(repository, folder / "stream", count)
@@ -153,7 +153,7 @@ def _changes_stream(write: Callable[[bytes], Any], count: int) -> None:
 
 
 def delta_fromkey(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """``git annex fromkey`` and ``registerurl`` of the changed files, in a state of this size."""
+    """Time ``git annex fromkey`` and ``registerurl`` of the changed files."""
     repository = folder / "repository"
     run_git("init", "-q", str(repository))
     run_git("-C", str(repository), "annex", "init", "-q", "bench")
@@ -175,7 +175,7 @@ def _register(repository: Path, files: list[SnapshotEntry]) -> None:
 
 
 def delta_addurls(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """``datalad addurls --key`` of a table of the changed files, in a state of this size."""
+    """Time ``datalad addurls --key`` of the changed files in a state of this size."""
     repository = create_dataset(folder)
     add_urls(repository, write_table(folder / "before.csv", synthetic(count)))
     changed = [new for _, new in changes(count) if new is not None]
@@ -188,7 +188,7 @@ def delta_addurls(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
 
 
 def _check_links(repository: Path, files: list[SnapshotEntry]) -> None:
-    """The last commit must hold the files as they now are."""
+    """Check that the last commit has the changed files."""
     with ObjectReader(repository / ".git") as reader:
         for one in files:
             name = one.git_path.decode()
@@ -208,6 +208,6 @@ MOST = {"fromkey+registerurl": 2000, "addurls": 2000}
 @click.command("delta")
 @sizes_option(1_000_000)
 def delta_bench(files: tuple[int, ...], *, as_json: bool, write: bool) -> None:
-    """100 changed files of a large state."""
+    """Update a large state in which 100 files changed."""
     lines = run_contenders("delta", DELTA, files, MOST)
     report("delta", lines, as_json=as_json, write=write)

@@ -1,4 +1,4 @@
-"""The bench ``fanout``: many datasets are visited by worker processes, and by those of Dask."""
+"""The benchmark ``fanout``: worker processes, local or of a Dask cluster, visit many datasets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SECONDS = 3600.0
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md.")
 def fanout_bench(datasets: int, files: int, *, as_json: bool, write: bool) -> None:
-    """First visits by one and by two workers: local processes, and a Dask cluster's."""
+    """Visit datasets for the first time with one and two workers, local or of a Dask cluster."""
     lines: list[dict[str, Any]] = []
     for line in _lines(datasets, files):
         lines.append(line)
@@ -84,7 +84,7 @@ def _served(mirrors: Path, datasets: int, files: int) -> Iterator[BigServer]:
         [*program, str(mirrors), str(datasets), str(files)],
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # not one of the crawl's processes: see benchmarks.memory
+        start_new_session=True,  # a separate session, which is not counted: see benchmarks.memory
     ) as process:
         try:
             line = first_line(process)
@@ -95,10 +95,10 @@ def _served(mirrors: Path, datasets: int, files: int) -> Iterator[BigServer]:
 
 
 def _visit_all(folder: Path, name: str, kind: str, workers: int, datasets: int) -> float:
-    """Lists the mirror and visits all of it into a new store; gives the seconds of the visits.
+    """List the mirror and visit all datasets with a new store; return the seconds of the visits.
 
-    Left in ``<name>.json`` are the most memory that one worker had (MB), and what processors did
-    meanwhile, in seconds: of the workers, of this process with the writer, and of Dask.
+    ``<name>.json`` gets the peak memory of a worker (MB) and the CPU seconds of the workers, of
+    this process with the writer, and of Dask.
     """
     own_environment(folder)
     os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
@@ -157,7 +157,7 @@ def _visit_all(folder: Path, name: str, kind: str, workers: int, datasets: int) 
 
 @contextmanager
 def _cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[int]]]:
-    """A Dask scheduler with so many workers: its address, and their process ids."""
+    """Start a Dask scheduler and workers; yield its address and their process ids."""
     folder.mkdir()
     scheduler_file = folder / "scheduler.json"
     with ExitStack() as stack:
@@ -190,7 +190,7 @@ def _cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[int]]]:
 
 
 def _processors(programs: list[int]) -> dict[str, float]:
-    """Seconds of processors so far: of worker processes, of this one, and of Dask's programs."""
+    """Return CPU seconds so far: of worker processes, of this process, and of Dask's programs."""
     return {
         "workers": sum(map(_seconds, _workers(programs))),
         "writer": time.process_time(),
@@ -199,7 +199,7 @@ def _processors(programs: list[int]) -> dict[str, float]:
 
 
 def _workers(programs: list[int]) -> Iterator[int]:
-    """The worker processes of this one, and of Dask's."""
+    """Return the worker processes of this process and of Dask."""
     for process in [os.getpid(), *programs]:
         for task in Path(f"/proc/{process}/task").iterdir():
             for child in map(int, (task / "children").read_text().split()):
@@ -208,7 +208,7 @@ def _workers(programs: list[int]) -> Iterator[int]:
 
 
 def _peak(process: int) -> int:
-    """The most bytes of memory that a process had."""
+    """Return the peak memory of a process in bytes."""
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
@@ -216,7 +216,7 @@ def _peak(process: int) -> int:
 
 
 def _seconds(process: int) -> float:
-    """Of a process, and of those that it started and that are over."""
+    """Return the CPU seconds of a process and of its finished children."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / _TICK
 

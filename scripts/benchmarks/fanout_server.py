@@ -1,7 +1,7 @@
-"""Serves dandisets of one size on loopback until it is ended: ``DIR DATASETS FILES``.
+"""Serve dandisets of equal size on loopback until terminated: ``DIR DATASETS FILES``.
 
-The first line that is printed says where. An answer is made once and then kept, so that serving
-takes little from what is measured.
+The first line of output is the address. Responses are cached, so that serving takes little of the
+measured time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks.big_plan import ASSETS, ArchivePlan
 
 
 class CachingServer(BigArchive):
-    """An archive that remembers what it has answered."""
+    """An archive that caches its responses."""
 
     def __init__(self, plan: ArchivePlan) -> None:
         self._answers: dict[tuple[bytes, bytes], bytes] = {}

@@ -1,4 +1,4 @@
-"""The bench ``get``: contents of a clone from a server on loopback, beside the field's ways."""
+"""The benchmark ``get``: download content from a loopback server, with several programs."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from neuromirror_demo.catalogue_process import first_line
 _DATASET: Final = b'[datalad "dataset"]\n\tid = 5a1e2b6c-3c1f-4d3e-9a57-64d3c1c0b1e7\n'
 _CONNECTIONS: Final = 32
 _LARGE: Final = 8
-"""Connections of curl: as many as we have by default, of large files what suits it best."""
+"""Connections of curl: our default, and the best number for large files."""
 
 
 @dataclass(frozen=True, slots=True)
 class GetCase:
-    """Task of a contender: a dataset to get, whose files are ``<url>/<number>``.
+    """The task of a program: a dataset to get, whose files are ``<url>/<number>``.
 
-    ``sums`` has their digests. Of small files what was got is kept to the end: many that are
-    deleted would slow down the next contender.
+    ``sums`` has their digests. Downloaded small files are kept to the end, because deleting many
+    files would slow down the next program.
     """
 
     repository: Path
@@ -67,7 +67,7 @@ class GetCase:
 def get_bench(
     files: int, large: int, mib: int, latencies: tuple[int, ...], *, as_json: bool, write: bool
 ) -> None:
-    """Contents of small and of large files, got into a clone and checked."""
+    """Download and verify small and large files in a clone."""
     lines = _lines(files, large, mib, latencies)
     report("get", lines, as_json=as_json, write=write)
 
@@ -110,7 +110,7 @@ def _contest(
 def _make(
     case_folder: Path, url: str, kind: str, count: int, size: int, content: bytes | Path
 ) -> GetCase:
-    """A dataset of so many files; the digests that they must have stand in ``sums``."""
+    """Create a dataset with this many files; ``sums`` gets their digests."""
     stream, sums, repository = case_folder / "stream", case_folder / "sums", case_folder / "dataset"
     who = b"bench <bench@example.org> %d +0000" % STAMP
     digests = [digest_of(number, content) for number in range(count)]
@@ -141,7 +141,7 @@ def _make(
 def _timed(
     run: Callable[[GetCase, Path, int], list[str] | None], job: GetCase, folder: Path, count: int
 ) -> tuple[float, dict[str, Any]]:
-    """Has a contender get everything; what it got is looked at afterwards."""
+    """Time a program that downloads everything; its results are checked afterwards."""
     clone = folder / "clone"
     (folder / ".gitconfig").write_text('[annex "security"]\n\tallowed-ip-addresses = 127.0.0.1\n')
     os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
@@ -184,7 +184,7 @@ def _annex(job: GetCase, clone: Path, count: int) -> None:
 
 
 def _curl(job: GetCase, clone: Path, count: int) -> list[str]:
-    """Writes the files into a folder, and hashes them there."""
+    """Download the files to a folder with curl, and hash them."""
     config = clone.parent / "curl"
     config.write_text(
         "".join(f'url = "{job.url}/{number}"\noutput = "got/{number}"\n' for number in range(count))
@@ -223,7 +223,7 @@ def _served(delay: float, file: Path) -> Iterator[str]:
         [*program, str(delay), str(file)],
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # not one of the contender's processes: see benchmarks.memory
+        start_new_session=True,  # a separate session, which is not counted: see benchmarks.memory
     ) as process:
         try:
             yield f"http://127.0.0.1:{first_line(process).strip()}"

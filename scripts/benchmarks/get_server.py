@@ -20,17 +20,17 @@ HEAD: Final = 16
 
 
 def block() -> bytes:
-    """What all small files have in common."""
+    """Return the content that all small files share."""
     return random.Random(64).randbytes(SMALL)
 
 
 def first_bytes(number: int) -> bytes:
-    """Properties of one file."""
+    """Return the first bytes of a file, which differ in each file."""
     return b"%0*d" % (HEAD, number)
 
 
 def digest_of(number: int, common: bytes | Path) -> str:
-    """The sha256 of a file."""
+    """Return the sha256 of a file."""
     digest = hashlib.sha256(first_bytes(number))
     if isinstance(common, bytes):
         digest.update(common[HEAD:])

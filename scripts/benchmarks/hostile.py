@@ -1,7 +1,7 @@
-"""The bench ``hostile``: buckets with odd keys, through neuromirror and ``git annex import``.
+"""The benchmark ``hostile``: buckets with odd keys in neuromirror and ``git annex import``.
 
-Each group of keys is a bucket of its own, beside one plain object, because one odd key can keep
-a whole import from ending. It measures no time: its table says what becomes of each key.
+Each group of keys is a bucket with an additional ordinary object, because one odd key can make a
+whole import fail. Nothing is timed: the table has the result for each key.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ GROUPS: dict[str, tuple[bytes, ...]] = {
 
 
 def through_neuromirror(folder: Path, served: Served, keys: list[bytes]) -> dict[bytes, str]:
-    """What becomes of each key: the path it has in git, or the named exception."""
+    """Return the result for each key: its path in git, or the exception."""
     from neuromirror.annex import upstream_path
     from neuromirror.index import Index
     from neuromirror.store import Store
@@ -82,7 +82,7 @@ def through_neuromirror(folder: Path, served: Served, keys: list[bytes]) -> dict
 
 
 def through_annex(folder: Path, served: Served, keys: list[bytes]) -> dict[bytes, str]:
-    """What becomes of each key in ``git annex import`` and a checkout of what it makes."""
+    """Return the result for each key of ``git annex import`` and a checkout."""
     repository = annex_repository(folder / "repository", served)
     done = subprocess.run(
         ["git", "-C", str(repository), "annex", "import", "main", "--from", "s3"],
@@ -116,7 +116,7 @@ def _has(repository: Path, reference: str) -> bool:
 
 
 def _checkout_error(repository: Path, reference: str, clone: Path) -> str:
-    """Why the tree cannot be checked out; empty where it can."""
+    """Return why the tree cannot be checked out; empty if it can."""
     here = ["git", "-C", str(clone)]
     subprocess.run(["git", "init", "-q", str(clone)], check=True)
     done = None
@@ -167,7 +167,7 @@ def _try(method: str, keys: tuple[bytes, ...], folder: Path, pipe: Any) -> None:
 
 
 def _lines() -> Iterator[dict[str, Any]]:
-    """A line for each key and way: what becomes of it."""
+    """Yield one line per key and program with the result."""
     here = {"commit": commit(), "machine": machine()}
     for group, keys in GROUPS.items():
         click.echo(f"{group} …", err=True)
@@ -191,7 +191,7 @@ def _lines() -> Iterator[dict[str, Any]]:
 
 
 def as_table(lines: list[dict[str, Any]]) -> str:
-    """The Markdown table: a row for each key."""
+    """Return the Markdown table: one row per key."""
     methods = list(METHODS)
     rows = [f"| | key | {' | '.join(methods)} |", f"|---|---|{'---|' * len(methods)}"]
     by_key: dict[tuple[str, str], dict[str, str]] = {}
@@ -214,7 +214,7 @@ def as_table(lines: list[dict[str, Any]]) -> str:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md.")
 def hostile_bench(*, as_json: bool, write: bool) -> None:
-    """What becomes of odd keys in neuromirror and in git annex import."""
+    """Mirror odd keys with neuromirror and git annex import."""
     gathered = []
     for line in _lines():
         gathered.append(line)

@@ -1,4 +1,4 @@
-"""Bench of the index: recording versions, and looking checksums up. It has no peer."""
+"""Benchmark of the index: record versions and look up checksums. No other program is compared."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LOOKUPS = 1000
 
 
 class BenchJournal:
-    """Versions of N synthetic files; their records are read from a file, as a store keeps them."""
+    """Versions of N synthetic files; their records are read from a file, as in a store."""
 
     def __init__(self, records: Path, count: int) -> None:
         self._records = records
@@ -51,7 +51,7 @@ class BenchJournal:
                 out.write(dump_snapshot_entry(placed) + b"\n")
 
     def mint(self, changes: list[Change] | None = None) -> None:
-        """Add a version, kept whole, or as what differs from the one before."""
+        """Add a version, stored whole or as changes from the previous one."""
         number = len(self._entries) + 1
         if changes is not None:
             self._changes[_id(number)] = (_id(number - 1), changes)
@@ -81,11 +81,11 @@ class BenchJournal:
         )
 
     def read_entries(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
-        """The entries; positions count them."""
+        """Yield the entries; positions count them."""
         yield from enumerate(self._entries[position:], position + 1)
 
     def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
-        """Yield the lines of the synthetic files, whatever the version is."""
+        """Yield the lines of the synthetic files, for any version."""
         with zstandard.open(self._records, "rb") as file:
             yield from map(bytes.rstrip, io.BufferedReader(file, 1 << 18))
 
@@ -94,7 +94,7 @@ class BenchJournal:
         return {}
 
     def record_changes(self, dataset_id: str, commit: str) -> tuple[str, Iterator[Change]] | None:
-        """The base and the changes of a version that was minted with some."""
+        """Return the base and the changes of a version that was minted with changes."""
         found = self._changes.get(commit)
         return None if found is None else (found[0], iter(found[1]))
 
@@ -104,7 +104,7 @@ def _id(number: int) -> str:
 
 
 def measure(folder: Path, count: int, pipe: Any) -> None:
-    """Everything of one size, in a process of its own, so that its peak memory is its own."""
+    """Measure one size in a separate process, so that the peak memory is its own."""
     journal = BenchJournal(folder / "records.zst", count)
     journal.write_records()
     path = folder / "index.sqlite"
@@ -142,7 +142,7 @@ def _applied(index: Index, journal: BenchJournal, changes: list[Change] | None) 
 
 
 def _look_ups(path: Path, count: int) -> tuple[list[float], list[float]]:
-    """Milliseconds of random look-ups on one open index, and on one opened for each of them."""
+    """Return milliseconds of random look-ups with one open index, and with a new one for each."""
     chosen = random.Random(count)
     warm, cold = [], []
     with Index.open_readonly(path) as index:
@@ -171,7 +171,7 @@ def _spread(times: list[float]) -> dict[str, float]:
 
 
 def as_table(line: dict[str, Any]) -> str:
-    """The Markdown of a line."""
+    """Return the Markdown table of a line."""
     warm, cold = line["lookup_ms"], line["lookup_reopened_ms"]
     rows = [
         f"| neuromirror, {line['n']:,} files | |",
@@ -195,7 +195,7 @@ def as_table(line: dict[str, Any]) -> str:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line on stdout.")
 @click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md.")
 def index_bench(files: int, *, as_json: bool, write: bool) -> None:
-    """Recording versions in the index, and looking checksums up in it."""
+    """Record versions in the index, and look up checksums."""
     load = round(os.getloadavg()[0], 1)
     click.echo(f"neuromirror: {files} files …", err=True)
     with tempfile.TemporaryDirectory(prefix="bench-") as name:

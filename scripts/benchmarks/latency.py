@@ -1,4 +1,4 @@
-"""The bench ``latency``: the first sync of the demo archive, with a wait before every reply."""
+"""The benchmark ``latency``: a first sync of the demo archive, with a delay before every reply."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _ZARR_CHAIN = 2
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md.")
 def latency_bench(milliseconds: int, jobs: int | None, *, as_json: bool, write: bool) -> None:
-    """The first sync of the demo archive, with and without a wait before every reply."""
+    """Sync the demo archive for the first time, with and without a delay before every reply."""
     lines = []
     for line in _lines(milliseconds / 1000, jobs):
         lines.append(line)
@@ -113,11 +113,11 @@ def _line(
 
 
 def critical_path(api: Sequence[str], s3: Sequence[str]) -> int:
-    """Return the length of the longest chain of requests that depend on each other.
+    """Return the length of the longest chain of dependent requests.
 
-    The list of dandisets, a dandiset's versions, the pages of a version's assets, and last what
-    the pages lead to: an object, the version's summary, or the listing of a Zarr and its first
-    object. Versions of a dandiset do not depend on each other.
+    The list of dandisets, a dandiset's versions, the pages of a version's assets, and then an
+    object, the version's summary, or the listing of a Zarr and its first object. Versions of a
+    dandiset do not depend on each other.
     """
     lists = sum(one.startswith("GET /api/dandisets/?") for one in api)
     versions: Counter[str] = Counter()
@@ -140,13 +140,13 @@ def critical_path(api: Sequence[str], s3: Sequence[str]) -> int:
 
 
 def _sync(store: Path, mirror: Any, jobs: int | None) -> float:
-    """One sync of the demo archive; return the seconds."""
+    """Sync the demo archive once; return the seconds."""
     own_environment(store.parent)
     os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     from neuromirror.crawl import Sync, parse_sync_requests
     from neuromirror.store import Store
 
-    mirror.open()  # imports what a source needs
+    mirror.open()  # imports the modules of the source
     how: dict[str, Any] = {} if jobs is None else {"jobs": jobs}
     begin = time.perf_counter()
     opened = Store.open(store, create=True)

@@ -1,4 +1,4 @@
-"""How much memory a contender takes: its own process and all that it starts, but for servers."""
+"""Memory of a program: its process and all that it starts, except for servers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Memory:
 
     @property
     def peak_mb(self) -> int:
-        """The most that all of them took at one time, in MB."""
+        """The peak of the sum over all processes, in MB."""
         if self._thread.ident is not None:
             return round(max(_high_water(), self._peak) / 2**20)
         both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
@@ -86,6 +86,6 @@ def _resident(process: str) -> int:
 
 
 def _high_water() -> int:
-    """The most that this program has had in memory, in bytes."""
+    """Return the peak memory of this process, in bytes."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024

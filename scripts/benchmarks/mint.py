@@ -1,4 +1,4 @@
-"""The bench ``mint``: a listing becomes a new repository."""
+"""The benchmark ``mint``: create a repository from a listing."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from neuromirror.model import SnapshotEntry
 from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, Repository
 
 MOST = {"fromkey+registerurl": 2000, "addurls": 2000, "fast-import": 1_000_000}
-"""Contenders that are too slow for more files."""
+"""Programs that are too slow for more files."""
 
 
 def mint_neuromirror(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """Mints into a new repository of a store's kind, refs and all."""
+    """Time a mint into a new repository of a store, including refs."""
     records = write_records(folder / "records", count)
     repository = Repository(folder / "repository")
     begin = time.perf_counter()
@@ -50,7 +50,7 @@ def mint_neuromirror(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
 
 
 def mint_fast_import(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """``git fast-import`` fed the same files and log files from a stream made beforehand."""
+    """Time ``git fast-import`` of the same files and log files; its input is prepared before."""
     stream = fast_import_stream(folder / "stream", count)
     repository = folder / "repository"
     begin = time.perf_counter()
@@ -67,7 +67,7 @@ def _annex_tree(repository: Path) -> str:
 
 
 def mint_fromkey(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """``git annex fromkey --batch`` and ``registerurl --batch``, as crawlers do today."""
+    """Time ``git annex fromkey --batch`` and ``registerurl --batch``, as used by other crawlers."""
     repository = _annex_repository(folder)
     files = list(synthetic(count))
     keys = "".join(f"{one.key} {one.git_path.decode()}\n" for one in files)
@@ -79,7 +79,7 @@ def mint_fromkey(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
 
 
 def mint_addurls(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """``datalad addurls --key``, from a table of the same files (one URL each)."""
+    """Time ``datalad addurls --key`` with a table of the same files (one URL per file)."""
     dataset = create_dataset(folder)
     table = write_table(folder / "table.csv", synthetic(count))
     begin = time.perf_counter()
@@ -88,7 +88,7 @@ def mint_addurls(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
 
 
 def create_dataset(folder: Path) -> Path:
-    """A new DataLad dataset in the folder."""
+    """Create a DataLad dataset in the folder."""
     dataset = folder / "dataset"
     _datalad("create", str(dataset))
     return dataset
@@ -105,7 +105,7 @@ def write_table(table: Path, files: Iterable[SnapshotEntry]) -> Path:
 
 
 def add_urls(dataset: Path, table: Path, *options: str) -> None:
-    """``datalad addurls --key`` of a table, saved; exits where it fails."""
+    """Run ``datalad addurls --key`` and save; exit if it fails."""
     given = ["-d", str(dataset), "-x", "*", "--key", "{key}", *options]
     _datalad("addurls", *given, str(table), "{url}", "{path}")
 
@@ -139,7 +139,7 @@ CONTENDERS: dict[str, Contender] = {
 def mint_bench(
     files: tuple[int, ...], *, as_json: bool, write: bool, only: tuple[str, ...]
 ) -> None:
-    """A new repository from a listing, beside git fast-import, git-annex and datalad."""
+    """Create a repository from a listing; also with git fast-import, git-annex and datalad."""
     contenders = {what: run for what, run in CONTENDERS.items() if not only or what in only}
     report("mint", _lines(contenders, files), as_json=as_json, write=write)
 
@@ -147,7 +147,7 @@ def mint_bench(
 def _lines(contenders: dict[str, Contender], files: tuple[int, ...]) -> Iterator[dict[str, Any]]:
     trees: dict[int, str] = {}
     for line in run_contenders("mint", contenders, files, MOST):
-        # every contender must write the same tree of the git-annex branch
+        # every program must write the same tree of the git-annex branch
         tree = line.pop("annex_tree", None)
         if tree is not None and trees.setdefault(line["n"], tree) != tree:
             sys.exit(f"bench: {line['what']} made another git-annex tree than the one before")

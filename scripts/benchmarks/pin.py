@@ -1,4 +1,4 @@
-"""The bench ``pin``: a large version written into a lock, with its manifest, and with a bundle."""
+"""The benchmark ``pin``: pin a large version, with its manifest, and with a bundle."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class SyntheticListing(Listing):
 
 
 class SyntheticSource:
-    """A source of one dataset with one version: the synthetic state of the other benches."""
+    """A source of one dataset with one version: the synthetic state of the other benchmarks."""
 
     Options = BaseModel
     uri = "https://api.example.org/api/"
@@ -88,14 +88,14 @@ class SyntheticSource:
 
 
 class SyntheticMirror(Mirror):
-    """A mirror of so many files, which no server has to send."""
+    """A mirror of the synthetic state, without a server."""
 
     def open(self) -> Any:
         return SyntheticSource(int(self.settings.title))
 
 
 def make_store(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """A store that holds a version of so many files; timed is the sync."""
+    """Create a store with a version of this many files; the sync is timed."""
     settings = MirrorFile(source="dandi", title=str(count))
     mirror = SyntheticMirror("bench", folder / "bench.toml", settings)
     begin = time.perf_counter()
@@ -106,7 +106,7 @@ def make_store(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
 
 
 def pinned(folder: Path, count: int, *, options: tuple[str, ...]) -> tuple[float, dict[str, Any]]:
-    """The median of whole commands, each of which creates a lock file."""
+    """Return the median of whole commands, each of which creates a lock file."""
     command = [sys.executable, "-m", "neuromirror", "--store", str(folder.parent / "store"), "pin"]
     times, cpu = [], []
     for number in range(REPEATS):
@@ -134,7 +134,7 @@ def pinned(folder: Path, count: int, *, options: tuple[str, ...]) -> tuple[float
 
 
 def _cpu() -> float:
-    """Seconds of processor that all commands so far took."""
+    """Return the CPU seconds of all commands so far."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -149,7 +149,7 @@ CONTENDERS: dict[str, Contender] = {
 @click.command("pin")
 @sizes_option(1_000_000)
 def pin_bench(files: tuple[int, ...], *, as_json: bool, write: bool) -> None:
-    """One version of many files written into a lock, with what brings it back beside it."""
+    """Pin one version with many files, with its manifest and bundle."""
     report("pin", _lines(files), as_json=as_json, write=write)
 
 

@@ -1,4 +1,4 @@
-"""The bench ``recrawl``: a visit that finds nothing new, beside the mere listing."""
+"""The benchmark ``recrawl``: visit an unchanged dataset, compared with the listing alone."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ DANDI_FILES = 30_000
 
 
 def list_bucket(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """The listing alone: every page read and checked, every row in a record."""
+    """Time the listing alone: every page is read and checked, and every row becomes a record."""
     with listing_server(count) as served:
         times = [timed(served.count) for _ in range(REPEATS)]
         return statistics.median(times), {}
 
 
 def visit_bucket(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """A whole visit of a bucket that is as it was when it was mirrored."""
+    """Time a whole visit of an unchanged bucket."""
     with mirrored(folder, count) as (_, mirror, store):
         return in_separate_process(visits, mirror, store, "", False)
 
 
 def visit_changed_bucket(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """A whole visit of a bucket in which one object has other bytes, without a memo."""
+    """Time a whole visit of a bucket with one changed object, without a memo."""
     with mirrored(folder, count) as (served, mirror, store):
         served.change(served.key(count // 2))
         served.count()
@@ -59,7 +59,7 @@ def _visit_once(mirror: Mirror, store: Path) -> float:
 
 @contextmanager
 def mirrored(folder: Path, count: int) -> Iterator[tuple[Served, Mirror, Path]]:
-    """A bucket that a store holds: the bucket, its mirror, the store's folder."""
+    """Create a store with a bucket; yield the bucket, its mirror and the store's folder."""
     with listing_server(count) as served:
         mirror = served.mirror(folder / "mirrors")
         store = folder / "store"
@@ -69,7 +69,7 @@ def mirrored(folder: Path, count: int) -> Iterator[tuple[Served, Mirror, Path]]:
 
 
 def list_dandi(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """The listing of a dandiset alone: every page read, every row checked and in a record."""
+    """Time the listing of a dandiset alone: pages are read and checked, rows become records."""
     with dandi_archive(folder, count) as mirror:
         source = mirror.open()
         times = []
@@ -85,7 +85,7 @@ def list_dandi(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
 
 
 def visit_dandi(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """A deep visit of a dandiset that is as it was."""
+    """Time a deep visit of an unchanged dandiset."""
     with dandi_archive(folder, count) as mirror:
         store = folder / "store"
         name = f"{mirror.name}:{DANDISET}"
@@ -94,7 +94,7 @@ def visit_dandi(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
 
 
 def visit_pending(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """An unchanged sync of an archive with one file without sha256 and one unfinalized Zarr."""
+    """Time an unchanged sync with one file without sha256 and one unfinalized Zarr."""
     with demo_server(folder) as server:
         server.do("make_many", dandiset=DANDISET, n_files=count)
         server.do(
@@ -117,7 +117,7 @@ def visit_pending(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
 
 
 class _AllKnown:
-    """Every object is known, as on a second visit: nothing is asked of the bucket."""
+    """A context in which every object is known, as in a second visit: no object is requested."""
 
     memo: bytes | None = None
     workspace = Path()
@@ -146,7 +146,7 @@ DANDI: dict[str, Contender] = {
 @click.command("recrawl")
 @sizes_option(1_000_000)
 def recrawl_bench(files: tuple[int, ...], *, as_json: bool, write: bool) -> None:
-    """A visit of an unchanged bucket (and dandiset), beside the mere listing of it."""
+    """Visit an unchanged bucket (and dandiset), compared with the listing alone."""
     report("recrawl", _lines(files), as_json=as_json, write=write)
 
 

@@ -1,4 +1,4 @@
-"""The bench ``requests``: how many requests a sync of an archive of real shape takes."""
+"""The benchmark ``requests``: the number of requests of a sync of a realistic archive."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHAPE = Path(__file__).resolve().parents[2] / "tests"
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON per sync.")
 @click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md.")
 def requests_bench(*, as_json: bool, write: bool) -> None:
-    """The requests of a first and of an unchanged sync of the demo archive in a real shape."""
+    """Count the requests of a first and of an unchanged sync of a realistic demo archive."""
     lines = _count()
     if as_json:
         for line in lines:
@@ -37,7 +37,7 @@ def requests_bench(*, as_json: bool, write: bool) -> None:
 def _count() -> list[dict[str, Any]]:
     from neuromirror_demo import DemoArchive
 
-    sys.path.insert(0, str(_SHAPE))  # the shape is the one that the tests hold to a limit
+    sys.path.insert(0, str(_SHAPE))  # the archive for which the tests limit the number of requests
     from support.realistic_archive import fill_like_a_real_archive
 
     os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
@@ -66,7 +66,7 @@ def _count() -> list[dict[str, Any]]:
 
 
 def _sync(store: Path, mirrors: Path) -> None:
-    """One sync of all that the archive has."""
+    """Sync the whole archive once."""
     from neuromirror.crawl import Sync, load_mirrors, parse_sync_requests
     from neuromirror.store import Store
 

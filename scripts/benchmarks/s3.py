@@ -1,4 +1,4 @@
-"""The bench ``s3``: a bucket is listed, mirrored and visited again, beside its peers."""
+"""The benchmark ``s3``: list, mirror and revisit a bucket, with several programs."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ READY = "listing server that sends ready pages (it renders, sorts and signs noth
 READY_ZARRS = f"{READY}, Zarrs"
 
 SMALL = 2000
-"""Objects that ``git annex import`` is given: it must download them all."""
+"""Objects for ``git annex import``, which must download them all."""
 
 
 ZARRS = 2
 """Zarrs in the bucket of Zarrs: half of the objects each."""
 QUICK = 300_000
-"""Objects up to which the contenders are run ``REPEATS`` times."""
+"""Maximum number of objects for which the programs run ``REPEATS`` times."""
 
 
 def mirror_bucket(folder: Path, count: int, zarrs: int = 0) -> tuple[float, dict[str, Any]]:
-    """A first sync: listed, minted, recorded in the index."""
+    """Time a first sync: list, mint, record in the index."""
     with listing_server(count, zarrs) as served:
         mirror = served.mirror(folder / "mirrors")
 
@@ -60,16 +60,16 @@ def mirror_bucket(folder: Path, count: int, zarrs: int = 0) -> tuple[float, dict
 
 
 def mirror_zarrs(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """A first sync of a bucket of Zarrs."""
+    """Time a first sync of a bucket of Zarrs."""
     return mirror_bucket(folder, count, ZARRS)
 
 
 def _medians(
     count: int, run: Callable[[int], None], after: Callable[[int], None] = lambda _: None
 ) -> tuple[float, dict[str, Any]]:
-    """Seconds and seconds of processors of a run: the medians of some, or of one large one.
+    """Return seconds and CPU seconds: the medians of several runs, or those of one large run.
 
-    ``after`` is done after each, and does not count.
+    ``after`` is called after each run, and is not timed.
     """
     seconds, processors = [], []
     for number in range(REPEATS if count <= QUICK else 1):
@@ -89,7 +89,7 @@ def _check_files(store: Path, count: int) -> None:
 
 
 def list_by_boto3(folder: Path, count: int, zarrs: int = 0) -> tuple[float, dict[str, Any]]:
-    """boto3's paginator of ListObjectsV2, every row seen."""
+    """Time boto3's paginator of ListObjectsV2, reading every row."""
     with listing_server(count, zarrs) as served:
         client = served.client()
 
@@ -98,17 +98,17 @@ def list_by_boto3(folder: Path, count: int, zarrs: int = 0) -> tuple[float, dict
             listed = sum(1 for page in pages for _ in page["Contents"])
             expect(listed == count, f"boto3 listed {listed} objects")
 
-        walk(0)  # its pages are other ones than ours: now they are ready, too
+        walk(0)  # its pages differ from ours: after the first pass they are prepared too
         return _medians(count, walk)
 
 
 def list_zarrs_by_boto3(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """The same of a bucket of Zarrs."""
+    """Time the same for a bucket of Zarrs."""
     return list_by_boto3(folder, count, ZARRS)
 
 
 def list_by_aws(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """``aws s3 ls --recursive``, if it is there."""
+    """Time ``aws s3 ls --recursive``, if it is installed."""
     with listing_server(count) as served:
         out = folder / "listed"
         command = ["aws", "s3", "ls", "--recursive", f"s3://{served.name}/", "--endpoint-url"]
@@ -131,7 +131,7 @@ def list_by_aws(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
 
 
 def small_objects(count: int) -> dict[bytes, bytes]:
-    """Objects of some bytes each, all different."""
+    """Return small objects, all different."""
     return {
         b"sub-%03d/run-%05d.dat" % (number // 50, number): b"bytes of %d" % number
         for number in range(count)
@@ -139,7 +139,7 @@ def small_objects(count: int) -> dict[bytes, bytes]:
 
 
 def mirror_small(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """A first sync of small objects from moto's server; nothing is downloaded."""
+    """Time a first sync of small objects on moto's server; nothing is downloaded."""
     with moto_server(small_objects(count)) as served:
         mirror = served.mirror(folder / "mirrors")
         seconds = timed(partial(sync_once, mirror, folder / "store"), status="ok")
@@ -148,7 +148,7 @@ def mirror_small(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
 
 
 def import_small(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
-    """``git annex import`` of small objects from moto's server, by an S3 special remote."""
+    """Time ``git annex import`` of small objects on moto's server, by an S3 special remote."""
     with moto_server(small_objects(count)) as served:
         repository = annex_repository(folder / "repository", served)
         begin = time.perf_counter()
@@ -160,7 +160,7 @@ def import_small(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
 
 
 def annex_repository(repository: Path, served: Served) -> Path:
-    """A git-annex repository with a bucket of moto's server as its special remote ``s3``."""
+    """Create a git-annex repository with a bucket of moto's server as the special remote ``s3``."""
     port = served.endpoint.rpartition(":")[2]
     run_git("init", "-q", "-b", "main", str(repository))
     here = ("-C", str(repository))
@@ -177,7 +177,7 @@ def annex_repository(repository: Path, served: Served) -> Path:
 
 
 def tree_of(repository: Path, commit: str) -> list[bytes]:
-    """The paths of a commit's files."""
+    """Return the paths of a commit's files."""
     done = subprocess.run(
         ["git", "-C", str(repository), "ls-tree", "-r", "-z", "--name-only", commit],
         check=True,
@@ -206,12 +206,12 @@ IMPORTED: dict[str, Contender] = {
 @click.command("s3")
 @sizes_option(200_000)
 def s3_bench(files: tuple[int, ...], *, as_json: bool, write: bool) -> None:
-    """A bucket listed, mirrored and visited again, beside boto3, aws and git annex import."""
+    """List, mirror and revisit a bucket with neuromirror, boto3, aws and git annex import."""
     report("s3", _lines(files), as_json=as_json, write=write)
 
 
 def _lines(sizes: tuple[int, ...]) -> Iterator[dict[str, Any]]:
-    """The lines of all contenders; ``listings`` is how often one could list in that time."""
+    """Yield the lines of all programs; ``listings`` is the time in units of one listing."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         for size in sizes:

@@ -1,7 +1,7 @@
-"""Runs one S3 server until its input ends: ``listing COUNT ZARRS`` or ``moto`` with its objects.
+"""Run one S3 server until its input ends: ``listing COUNT ZARRS`` or ``moto`` with its objects.
 
-The first line that is printed says where it is. Every line that is read after that is the key, in
-hex, of an object that is to get other bytes; an empty line is printed once it has.
+The first line of output is the address. Every further line of input is the key, in hex, of an
+object whose bytes are replaced; an empty line is printed when that is done.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 
 def serve_listing(count: int, zarrs: int) -> None:
-    """The listing server, with so many objects, in Zarrs if there are to be some.
+    """Run the listing server with this many objects, in Zarrs if requested.
 
-    All pages are kept, for a lister that asks after other keys than the one before as well.
+    All pages are cached, also for a lister that requests other pages than the previous one.
     """
     from neuromirror_demo.listing_server import BigBucket
 
@@ -27,7 +27,7 @@ def serve_listing(count: int, zarrs: int) -> None:
 
 
 def serve_moto(contents: Mapping[bytes, bytes]) -> None:
-    """moto's server with a bucket of these objects."""
+    """Run moto's server with a bucket of these objects."""
     import boto3
     from botocore.config import Config
     from moto.server import ThreadedMotoServer

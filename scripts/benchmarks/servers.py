@@ -1,4 +1,4 @@
-"""Servers that the benches crawl, each in a process of its own, and what is asked of a crawl."""
+"""Servers for the benchmarks, each in its own process, and functions to time a crawl."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ _WITHOUT_PROXY = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A bucket that is served; ``change`` gives other bytes to one object."""
+    """A served bucket; ``change`` replaces the bytes of one object."""
 
     endpoint: str
     name: str
     change: Callable[[bytes], None]
 
     def bucket(self) -> S3Bucket:
-        """The bucket as our own lister sees it."""
+        """The bucket, for our own lister."""
         session = Session(allow_private=True)
         return S3Bucket(session, self.name, endpoint=self.endpoint)
 
     def mirror(self, folder: Path) -> Mirror:
-        """A mirror of the bucket, in which it is one dataset."""
+        """A mirror of the bucket, in which the bucket is one dataset."""
         folder.mkdir(exist_ok=True)
         (folder / "bench.toml").write_text(
             f'source = "s3"\n[options]\nbucket = "{self.name}"\nendpoint = "{self.endpoint}"\n'
@@ -50,16 +50,16 @@ class Served:
         return load_mirrors(folder)["bench"]
 
     def key(self, number: int) -> bytes:
-        """The key of this number, as it is listed."""
+        """Return the key with this number, as listed."""
         rows = self.bucket().objects(b"").rows()
         return sorted(row.key for row in rows)[number]
 
     def count(self) -> int:
-        """Lists everything by our own lister, alone; gives how many objects there are."""
+        """List everything with our own lister; return the number of objects."""
         return sum(1 for _ in self.bucket().objects(b"").rows())
 
     def client(self) -> Any:
-        """A boto3 client that signs nothing."""
+        """Return a boto3 client that signs nothing."""
         import boto3
         from botocore import UNSIGNED
         from botocore.config import Config
@@ -74,10 +74,10 @@ class Served:
 
 @contextmanager
 def listing_server(count: int, zarrs: int = 0) -> Iterator[Served]:
-    """A bucket of ``count`` objects from the listing server, whose pages are ready to be sent.
+    """Serve a bucket of ``count`` objects with prepared pages.
 
-    They are as our lister asks for them; another lister's are ready after its first pass. With
-    ``zarrs`` the objects are so many Zarrs.
+    The pages are those that our lister requests; those of another lister are prepared by its first
+    pass. With ``zarrs`` the objects form that many Zarrs.
     """
     with _server("listing", str(count), str(zarrs)) as served:
         expect(served.count() == count, "the listing server does not list what it should")
@@ -86,7 +86,7 @@ def listing_server(count: int, zarrs: int = 0) -> Iterator[Served]:
 
 @contextmanager
 def moto_server(contents: Mapping[bytes, bytes]) -> Iterator[Served]:
-    """A bucket of these objects from moto's server, which git-annex can talk to as well."""
+    """Serve a bucket of these objects with moto's server, which git-annex supports too."""
     held = json.dumps({key.hex(): content.decode() for key, content in contents.items()})
     with _server("moto", first=f"{held}\n") as served:
         yield served
@@ -100,7 +100,7 @@ def _server(*arguments: str, first: str = "") -> Iterator[Served]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # not one of the contender's processes: see benchmarks.memory
+        start_new_session=True,  # a separate session, which is not counted: see benchmarks.memory
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -127,7 +127,7 @@ def _server(*arguments: str, first: str = "") -> Iterator[Served]:
 
 @dataclass(frozen=True, slots=True)
 class DemoServer:
-    """The demo archive in a process of its own."""
+    """The demo archive in its own process."""
 
     addresses: Mapping[str, Any]
 
@@ -137,7 +137,7 @@ class DemoServer:
         return load_mirrors(Path(self.addresses["mirrors"]))["demo"]
 
     def do(self, verb: str, **arguments: Any) -> Any:
-        """Call a verb; return its result."""
+        """Call an operation; return its result."""
         import requests
 
         url = f"{self.addresses['control']}/{verb}"
@@ -157,7 +157,7 @@ class DemoServer:
 
 @contextmanager
 def demo_server(folder: Path) -> Iterator[DemoServer]:
-    """The demo archive, serving from a folder."""
+    """Run the demo archive with its files in a folder."""
     os.environ |= _WITHOUT_PROXY
     arguments = [sys.executable, "-m", "neuromirror_demo", "serve", "--dir", str(folder / "demo")]
     with subprocess.Popen(
@@ -171,24 +171,24 @@ def demo_server(folder: Path) -> Iterator[DemoServer]:
 
 @contextmanager
 def dandi_archive(folder: Path, count: int) -> Iterator[Mirror]:
-    """The demo archive in a process of its own, with one dandiset of ``count`` files."""
+    """Run the demo archive in its own process, with one dandiset of ``count`` files."""
     with demo_server(folder) as server:
         server.do("make_many", dandiset=DANDISET, n_files=count)
         yield server.mirror
 
 
 class BigServer:
-    """The synthetic archive in a process of its own, and what it counted."""
+    """The synthetic archive in its own process, and its counters."""
 
     def __init__(self, about: dict[str, Any]) -> None:
         self.about = about
 
     def requests(self) -> dict[str, Any]:
-        """Counts by what was asked for, CPU seconds and peak memory of the server."""
+        """Return counts by kind of request, CPU seconds and peak memory of the server."""
         return self._get("requests")
 
     def clear(self) -> None:
-        """Counts from none again."""
+        """Reset the counters."""
         self._get("clear_requests")
 
     def _get(self, what: str) -> dict[str, Any]:
@@ -202,13 +202,13 @@ class BigServer:
 
 @contextmanager
 def big_archive(mirrors: Path, *options: str) -> Iterator[BigServer]:
-    """The synthetic DANDI archive with its mirror file ``big.toml``; see its ``--help``."""
+    """Run the synthetic DANDI archive with its mirror file ``big.toml``; see its ``--help``."""
     command = [sys.executable, "-m", "benchmarks.big_archive", "--warm", "--dir"]
     with subprocess.Popen(
         [*command, str(mirrors), *options],
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # not one of the crawl's processes: see benchmarks.memory
+        start_new_session=True,  # a separate session, which is not counted: see benchmarks.memory
     ) as process:
         try:
             line = first_line(process)
@@ -219,7 +219,7 @@ def big_archive(mirrors: Path, *options: str) -> Iterator[BigServer]:
 
 
 def in_separate_process(run: Callable[..., float], *given: Any) -> tuple[float, dict[str, Any]]:
-    """Seconds that a function gives in a process of its own, and that process's peak memory."""
+    """Return the seconds of a function in its own process, and the peak memory of that process."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_run_and_send, args=(run, given, theirs))
@@ -241,7 +241,7 @@ def _run_and_send(run: Callable[..., float], given: tuple[Any, ...], pipe: Any) 
 
 
 def visits(mirror: Mirror, store: Path, name: str, deep: bool) -> float:
-    """The median of visits that find nothing new and write nothing."""
+    """Return the median of visits that find nothing new and write nothing."""
     before = contents_of(store)
     revisit = partial(sync_once, mirror, store, name, deep=deep)
     times = [timed(revisit, status="notneeded") for _ in range(REPEATS)]
@@ -250,7 +250,7 @@ def visits(mirror: Mirror, store: Path, name: str, deep: bool) -> float:
 
 
 def sync_once(mirror: Mirror, store: Path, name: str = "", *, deep: bool = False) -> Any:
-    """One sync of a dataset, by default the mirror's only one; exits where it failed."""
+    """Sync a dataset once, by default the only one of the mirror; exit if it fails."""
     from neuromirror.crawl import Sync, parse_sync_requests
     from neuromirror.store import Store
 
@@ -265,7 +265,7 @@ def sync_once(mirror: Mirror, store: Path, name: str = "", *, deep: bool = False
 
 
 def contents_of(store: Path) -> dict[str, tuple[int, str]]:
-    """All files of a store but its locks: time of the last change (ns) and sha256, by path."""
+    """Return modification time (ns) and sha256 of all files of a store except locks, by path."""
     found = {}
     for path in sorted(store.rglob("*")):
         if path.is_file() and not path.is_symlink() and path.suffix != ".lock":
@@ -276,7 +276,7 @@ def contents_of(store: Path) -> dict[str, tuple[int, str]]:
 
 
 def expect_untouched(store: Path, before: dict[str, tuple[int, str]]) -> None:
-    """Ends the bench where a file of the store is not what it was."""
+    """Exit if a file of the store has changed."""
     after = contents_of(store)
     written = sorted(name for name in before | after if before.get(name) != after.get(name))
     expect(not written, f"the visit wrote into the store: {', '.join(written[:5])}")
@@ -288,7 +288,7 @@ def processor_seconds() -> float:
 
 
 def timed(run: Callable[[], Any], *, status: str | None = None) -> float:
-    """Seconds that a call takes; exits where its result has not the status."""
+    """Return the seconds of a call; exit if its result does not have the expected status."""
     begin = time.perf_counter()
     result = run()
     seconds = time.perf_counter() - begin
@@ -298,6 +298,6 @@ def timed(run: Callable[[], Any], *, status: str | None = None) -> float:
 
 
 def expect(holds: bool, otherwise: str) -> None:
-    """Ends the bench where something is not as it should be."""
+    """Exit with a message unless a condition holds."""
     if not holds:
         sys.exit(f"bench: {otherwise}")

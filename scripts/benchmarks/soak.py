@@ -1,4 +1,4 @@
-"""The bench ``soak``: a service beside archives that change and fail at random; what it lost."""
+"""The benchmark ``soak``: run a service while archives change and fail at random."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from neuromirror.store import Store
 from neuromirror_demo import DemoArchive
 
 _SETTLE_TIMEOUT = 300.0
-"""Seconds in which all must be mirrored once, and again after the last change."""
+"""Seconds within which everything must be mirrored at first, and after the last change."""
 
 _KILLED_EVERY = 45.0
 """Seconds after which a worker is killed."""
@@ -47,9 +47,9 @@ _MOST_FAULTS, _LONGEST_FAULT = 3, 8.0
 def soak_bench(
     minutes: float, seed: int, workers: int, keep: Path | None, *, as_json: bool, write: bool
 ) -> None:
-    """A service with a few workers keeps archives current that change and fail all the time.
+    """Run a service with a few workers while archives change and fail continuously.
 
-    Exit code 1 if a version was lost or doubled, or memory or open files grew.
+    Exit code 1 if a version was lost or duplicated, or if memory or open files grew.
     """
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name) if keep is None else keep.absolute()
@@ -106,14 +106,14 @@ def _soak(folder: Path, minutes: float, seed: int, workers: int) -> list[dict[st
 
 @dataclass
 class _Service:
-    """A running service: its process, sizes of it and its workers, and killed processes."""
+    """A running service: its process, the sizes of it and its workers, and killed processes."""
 
     process: subprocess.Popen[bytes]
     samples: list[tuple[float, float, int, int]] = field(default_factory=list)
     killed: int = 0
 
     def look(self) -> None:
-        """Takes down its time (s), memory of it alone and with workers (MB), and open files."""
+        """Record time (s), memory of the service alone and with workers (MB), and open files."""
         own = self.process.pid
         sizes = {pid: _megabytes(pid) for pid in (own, *_below(own))}
         files = len(os.listdir(f"/proc/{own}/fd"))
@@ -121,7 +121,7 @@ class _Service:
         self.samples.append((now, sizes[own], round(sum(sizes.values())), files))
 
     def kill_a_worker(self, choose: random.Random) -> None:
-        """SIGKILL to one of its workers, if any is there."""
+        """Send SIGKILL to one of its workers, if there is one."""
         workers = [pid for pid in _below(self.process.pid) if b"neuromirror" in _command(pid)]
         if workers:
             with suppress(ProcessLookupError):
@@ -129,12 +129,12 @@ class _Service:
                 self.killed += 1
 
     def check(self) -> None:
-        """Ends the bench where the service has ended."""
+        """Exit if the service has exited."""
         if self.process.poll() is not None:
             sys.exit(f"bench: the service ended with {self.process.returncode}; see its log")
 
     def stop(self) -> int:
-        """Ends it as systemd would; gives its exit code."""
+        """Stop it as systemd would; return its exit code."""
         self.process.terminate()
         return self.process.wait(timeout=60)
 
@@ -166,7 +166,7 @@ def _neuromirror(mirrors: Path, store: Path, *arguments: str) -> None:
 
 
 def _trouble(service: _Service, archive: RestlessArchive, seconds: float, seed: int) -> None:
-    """Changes and faults, for so long."""
+    """Cause changes and faults for this time."""
     choose = random.Random(f"workers {seed}")
     began = time.monotonic()
     faults: list[tuple[float, Callable[[], None]]] = []
@@ -195,7 +195,7 @@ def _trouble(service: _Service, archive: RestlessArchive, seconds: float, seed: 
 
 
 def _wait_until_settled(service: _Service, store: Path, ledger: Ledger) -> None:
-    """Returns when the service has seen all that there is, and nothing is left to do."""
+    """Wait until the service has mirrored everything and no task is left."""
     since = time.time()
     while time.time() < since + _SETTLE_TIMEOUT:
         service.check()
@@ -209,7 +209,7 @@ def _wait_until_settled(service: _Service, store: Path, ledger: Ledger) -> None:
 
 
 def _is_settled(folder: Path, since: float) -> bool:
-    """Whether every listing, and every dataset without a fingerprint, was visited since."""
+    """Return whether every listing, and every dataset without a fingerprint, was visited since."""
     path = Store(folder).schedule_path
     if not path.exists():
         return False
@@ -225,7 +225,7 @@ def _is_settled(folder: Path, since: float) -> bool:
 
 
 def _not_current(folder: Path, ledger: Ledger) -> list[str]:
-    """The datasets whose newest state is not upstream's."""
+    """Return the datasets whose newest state differs from upstream's."""
     store = Store(folder)
     if not store.index_path.exists():
         return sorted(ledger.states)
@@ -261,7 +261,7 @@ class _Comparison:
 
 
 def _compare(folder: Path, fresh: Path, ledger: Ledger, clones: Path) -> _Comparison:
-    """Holds a store against the ledger, and against one that was synced from the end alone."""
+    """Compare a store with the ledger, and with a store that was synced only at the end."""
     found, store = _Comparison(), Store(folder)
     with Index.open_readonly(store.index_path) as index:
         versions = {row.name: _versions(index, row.name, "") for row in index.datasets()}
@@ -311,7 +311,7 @@ def _versions(index: Index, name: str, kind: str = VersionKind.OBSERVED.value) -
 def _compare_observed(
     found: _Comparison, name: str, states: list[State], store: Store, rows: list[VersionRow]
 ) -> None:
-    """Each observed state must be one of the ledger's, in its order, and none twice in a row."""
+    """Check that each observed state is in the ledger, in order, and not twice in succession."""
     observed = [row for row in rows if row.kind == VersionKind.OBSERVED.value]
     found.observed += len(observed)
     at, last = 0, ""
@@ -355,7 +355,7 @@ Observed = Mapping[str, tuple[int | None, str | None]]
 
 
 def _state_of(store: Store, row: VersionRow) -> Observed:
-    """The files of a version by upstream's path, from git: sizes and digests, as the keys say."""
+    """Return the files of a version by upstream's path, from git: sizes and digests in the keys."""
     repository = dict(store.aliases())[row.dataset_name.replace(":", "--").replace("/", "--")]
     listed = _git_bytes(repository.path, "ls-tree", "-r", "-z", row.commit).split(b"\0")
     links: list[tuple[str, str]] = []
@@ -420,7 +420,7 @@ def _git_bytes(folder: Path, *arguments: str, given: bytes = b"") -> bytes:
 
 
 def _flat(samples: list[tuple[float, float, int, int]]) -> Iterator[dict[str, Any]]:
-    """How the last minute compares with the third (of less than 5 minutes: quarters)."""
+    """Compare the last minute with the third (of less than 5 minutes: quarters)."""
     began, ended = samples[0][0], samples[-1][0]
     span = 60.0 if ended - began >= 300 else (ended - began) / 4
     third = 2 * span if span == 60.0 else span
@@ -435,7 +435,7 @@ def _flat(samples: list[tuple[float, float, int, int]]) -> Iterator[dict[str, An
             f"last{suffix}": round(last, 1),
             f"peak{suffix}": round(max(one[at] for one in samples), 1),
             "ratio": round(last / first, 3),
-            # workers come and go, and are as large as the dataset they visit
+            # workers come and go, and their size depends on the visited dataset
             "holds": last <= 1.1 * first or at == 2,
         }
 

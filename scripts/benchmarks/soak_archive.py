@@ -1,4 +1,4 @@
-"""The soak's other side: archives that change and fail at random, and a ledger of their states."""
+"""The archives of the soak, which change and fail at random, and a ledger of their states."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 from neuromirror_demo import DemoArchive
 
 State = Mapping[str, tuple[int, frozenset[str]]]
-"""The files of a dataset by path: how large each is, and its digests, any of which names it."""
+"""The files of a dataset by path: sizes, and digests of which any identifies the content."""
 
 DANDISETS = 8
 FEWEST, MOST = 4, 12
-"""Files of a draft: so few that no loss of one is held, enough to choose from."""
+"""Files of a draft: few enough that no loss is held, and enough to choose from."""
 
 SCHEDULES = {
     "demo": "list_minutes = 1\n",
     "demo-aind": "list_minutes = 1\nmin_hours = 0.005\nmax_days = 0.0005\n",
 }
-"""A listing every minute, and visits of datasets without a fingerprint every 18 to 43 seconds."""
+"""List every minute, and visit datasets without a fingerprint every 18 to 43 seconds."""
 
 _API_FAULTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("status", {"status": 503}),
@@ -45,7 +45,7 @@ _BUCKET_FAULTS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 @dataclass
 class Ledger:
-    """What each dataset has been, oldest first; ``published`` by dandiset and label."""
+    """The states of each dataset, oldest first; ``published`` by dandiset and label."""
 
     states: dict[str, list[State]] = field(default_factory=dict)
     published: dict[str, dict[str, State]] = field(default_factory=dict)
@@ -53,14 +53,14 @@ class Ledger:
     faults: int = 0
 
     def note(self, dataset: str, state: State) -> None:
-        """Another state of a dataset, where it is another."""
+        """Record a state of a dataset if it differs from the last one."""
         known = self.states.setdefault(dataset, [])
         if not known or known[-1] != state:
             known.append(state)
 
 
 class RestlessArchive:
-    """A DANDI and a bucket, changed and made to fail in an order that a seed gives."""
+    """A DANDI archive and a bucket, with changes and faults in an order that a seed determines."""
 
     def __init__(self, demo: DemoArchive, seed: int) -> None:
         assert demo.buckets is not None
@@ -84,7 +84,7 @@ class RestlessArchive:
     # --- changes
 
     def change(self) -> None:
-        """Make one change anywhere."""
+        """Make one change at a random place."""
         self._number += 1
         with self._demo.lock, self._buckets.lock:
             if self._random.random() < 0.5:
@@ -132,23 +132,23 @@ class RestlessArchive:
     # --- faults
 
     def fail(self) -> Callable[[], None]:
-        """Switches a fault on; gives what switches it off."""
+        """Enable a fault; return a function that disables it."""
         self.ledger.faults += 1
         if self._random.random() < 0.5:
             name, options = self._random.choice(_API_FAULTS)
             return self._demo.fault(name, **options).clear
         if self._random.random() < 0.3:
-            # the loss of a file that was never seen cannot be detected
+            # the loss of a file that was never mirrored cannot be detected
             return self._buckets.drop_key_from_listing(self._random.choice(self._first)).clear
         name, options = self._random.choice(_BUCKET_FAULTS)
         return self._buckets.fault(name, **options).clear
 
     def pause(self, most: float) -> float:
-        """Seconds until something happens again."""
+        """Return the seconds until the next change or fault."""
         return self._random.uniform(0.1 * most, most)
 
     def heal(self) -> None:
-        """Ends all faults."""
+        """Disable all faults."""
         self._demo.clear_faults()
         self._buckets.clear_faults()
 
@@ -179,11 +179,11 @@ class RestlessArchive:
         return [key.decode() for key in self._buckets.present(f"{asset}/")]
 
     def _files(self, asset: str) -> list[str]:
-        """The keys of an asset that are not documents beside its data."""
+        """Return the keys of an asset that are not documents."""
         return [key for key in self._keys(asset) if is_data(key.removeprefix(f"{asset}/"))]
 
     def _has_sound_documents(self, asset: str) -> bool:
-        """Whether its documents can be edited: some are broken, as some in the real bucket are."""
+        """Return whether the asset's documents can be edited; some are malformed, as in reality."""
         documents = [key for key in self._keys(asset) if key.count("/") == 1]
         documents = [key for key in documents if key.endswith(".json")]
         try:
@@ -195,12 +195,12 @@ class RestlessArchive:
 
 
 def is_data(path: str) -> bool:
-    """Whether a path of an asset is of its data: what stands beside them may be documents."""
+    """Return whether a path of an asset belongs to its data and is not a document."""
     return "/" in path and not path.endswith(("/", ".json"))
 
 
 def write_schedules(mirrors: Path) -> None:
-    """Has the archives looked at every minute, and serves no other."""
+    """Write mirror files with short schedules for these archives only."""
     for path in mirrors.glob("*.toml"):
         if path.stem not in SCHEDULES:
             path.unlink()

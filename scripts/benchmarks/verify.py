@@ -1,4 +1,4 @@
-"""The bench ``verify``: content that is here, small files and large ones, hashed and compared."""
+"""The benchmark ``verify``: hash and compare local content, small and large files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _JOBS = 2
 
 
 def make_dataset(folder: Path, count: int, size: int) -> tuple[float, dict[str, Any]]:
-    """A dataset of files with random bytes, all of them here, by git-annex; timed is its add."""
+    """Create a dataset with local files of random bytes with git-annex; adding them is timed."""
     dataset = folder.parent / "dataset"
     dataset.mkdir()
     run_git("init", "-q", "-b", "main", str(dataset))
@@ -52,7 +52,7 @@ def annex_fsck(dataset: Path, count: int) -> list[str]:
 
 
 def sha256sum(dataset: Path, count: int) -> list[str]:
-    """Each is given a tenth of the files, but one at least."""
+    """Return the command; each process gets a tenth of the files, at least one."""
     files = f"find {dataset}/sub-* -name '*.bin' -print0"
     return ["sh", "-c", f"{files} | xargs -0 -P{_JOBS} -n{max(count // 10, 1)} sha256sum"]
 
@@ -67,7 +67,7 @@ CONTENDERS: dict[str, Callable[[Path, int], list[str]]] = {
 def timed(
     command: Callable[[Path, int], list[str]], folder: Path, count: int
 ) -> tuple[float, dict[str, Any]]:
-    """The median of whole commands, from their start to their end, with files read before."""
+    """Return the median of whole commands; all files were read before."""
     dataset = folder.parent / "dataset"
     command_line = command(dataset, count)
     bytes_ = _warm(dataset)
@@ -85,7 +85,7 @@ def timed(
 
 
 def _warm(dataset: Path) -> int:
-    """Reads all content, so that every contender finds it in the page cache; its bytes."""
+    """Read all content into the page cache; return its bytes."""
     total = 0
     for path in dataset.glob("sub-*/*"):
         with path.open("rb") as file:
@@ -102,7 +102,7 @@ def _warm(dataset: Path) -> int:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md and its plot.")
 def verify_bench(files: int, kib: int, large: int, mib: int, *, as_json: bool, write: bool) -> None:
-    """Content that is here beside its keys: neuromirror, git annex fsck, sha256sum."""
+    """Verify local content: neuromirror, git annex fsck, sha256sum."""
     sizes = [(files, kib << 10, f"files of {kib} KiB"), (large, mib << 20, f"files of {mib} MiB")]
     report("verify", _lines(sizes), as_json=as_json, write=write)
 

@@ -1,6 +1,6 @@
-"""The bench ``volume``: blocks of a BOSS got, cut out and exported, and a large channel crawled.
+"""The benchmark ``volume``: get, cut out and export blocks of a BOSS, and crawl a large channel.
 
-The BOSS encodes each cut-out when it is asked for.
+The BOSS encodes each cut-out on request.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from benchmarks.volume_server import BLOCK, LARGE
 from neuromirror.crawl import Mirror, load_mirrors
 
 NDPULL = 16
-"""Slices in a cut-out of ndpull's."""
+"""Slices per cut-out of ndpull."""
 
 SLICES = BLOCK[2]
 LARGE_CHUNK = (512, 512, 16)
@@ -40,7 +40,7 @@ Ranges = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 @contextmanager
 def boss_server(folder: Path, blocks: int) -> Iterator[str]:
-    """A BOSS in a process of its own; gives its address."""
+    """Run a BOSS in its own process; yield its address."""
     os.environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     program = [sys.executable, "-B", "-m", "benchmarks.volume_server"]
     with subprocess.Popen(
@@ -48,7 +48,7 @@ def boss_server(folder: Path, blocks: int) -> Iterator[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # not one of the contender's processes: see benchmarks.memory
+        start_new_session=True,  # a separate session, which is not counted: see benchmarks.memory
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -62,7 +62,7 @@ def boss_server(folder: Path, blocks: int) -> Iterator[str]:
 
 
 def mirrored(folder: Path, api: str, *settings: str) -> Mirror:
-    """A mirror of one channel."""
+    """Return a mirror of one channel."""
     mirrors = folder / "mirrors"
     mirrors.mkdir()
     lines = ['source = "boss"', "[options]", f'api = "{api}"', *settings]
@@ -71,14 +71,14 @@ def mirrored(folder: Path, api: str, *settings: str) -> Mirror:
 
 
 def store_of_blocks(folder: Path, api: str) -> Path:
-    """A store that has the channel's blocks with the sha256 of each."""
+    """Create a store with the channel's blocks and their sha256."""
     mirror = mirrored(folder, api, 'include = ["bench/bench/em"]', 'hash = "fetch"', "workers = 2")
     sync_once(mirror, folder / "store", "bench:bench/bench/em")
     return folder / "store"
 
 
 def cut_out(api: str, ranges: Ranges, accepted: str) -> bytes:
-    """The body of a cut-out."""
+    """Return the body of a cut-out."""
     import requests
 
     (x0, x1), (y0, y1), (z0, z1) = ranges
@@ -89,7 +89,7 @@ def cut_out(api: str, ranges: Ranges, accepted: str) -> bytes:
 
 
 def cpu(run: Callable[[], Any]) -> tuple[float, dict[str, Any]]:
-    """Seconds that a call takes, and those of processors that it and its processes use."""
+    """Return the seconds of a call, and the CPU seconds of this process and its children."""
     both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 
     def used() -> float:
@@ -104,7 +104,7 @@ def cpu(run: Callable[[], Any]) -> tuple[float, dict[str, Any]]:
 
 
 def export_ours(folder: Path, count: int, *, store: Path) -> tuple[float, dict[str, Any]]:
-    """``neuromirror export`` of a version: fetched, checked, written, forced to disk."""
+    """Time ``neuromirror export`` of a version: fetch, check, write, sync to disk."""
     import tifffile  # noqa: F401
     import zarr  # noqa: F401
 
@@ -120,7 +120,7 @@ def export_ours(folder: Path, count: int, *, store: Path) -> tuple[float, dict[s
 def export_ndpull(
     folder: Path, count: int, *, api: str, compression: str | None
 ) -> tuple[float, dict[str, Any]]:
-    """What ndpull does: 16 slices in a cut-out, four threads along x, a TIFF a slice."""
+    """Time ndpull's method: 16 slices per cut-out, four threads along x, one TIFF per slice."""
     import blosc
     import numpy as np
     import tifffile
@@ -154,7 +154,7 @@ def export_ndpull(
 
 
 def clone_of(store: Path, folder: Path) -> Path:
-    """A clone without content."""
+    """Clone without content."""
     clone = folder / "clone"
     alias = store / "alias" / "bench--bench--bench--em"
     subprocess.run(["git", "clone", "-q", str(alias), str(clone)], check=True)
@@ -167,7 +167,7 @@ def clone_of(store: Path, folder: Path) -> Path:
 def get_blocks(
     folder: Path, count: int, *, store: Path, command: tuple[str, ...]
 ) -> tuple[float, dict[str, Any]]:
-    """Blocks of a clone got by a command: fetched, checked, in the annex."""
+    """Get blocks of a clone with a command: fetch, check, store in the annex."""
     clone = clone_of(store, folder)
     blocks = [f"0/c/0/0/{x}" for x in range(count)]
     figures = cpu(
@@ -181,7 +181,7 @@ def get_blocks(
 
 
 def export_blocks(folder: Path, count: int, *, store: Path) -> tuple[float, dict[str, Any]]:
-    """``neuromirror export`` of as many blocks, as a person runs it."""
+    """Time ``neuromirror export`` of as many blocks, as a command."""
     box = f"0:{count * BLOCK[0]},0:{BLOCK[1]},0:{BLOCK[2]}"
     program = [sys.executable, "-m", "neuromirror", "--store", str(store), "export"]
     given = ["bench:bench/bench/em", "--box", box, "-o", str(folder / "out")]
@@ -199,10 +199,10 @@ def intern_cutout(
     chunk: tuple[int, int, int],
     save: bool = False,
 ) -> tuple[float, dict[str, Any]]:
-    """intern's own get_cutout of the same region, block by block, each into an array.
+    """Time intern's own get_cutout of the same region, block by block, each into an array.
 
     ``parallel`` starts as many processes as there are CPUs; ``chunk`` is the largest cut-out.
-    ``save`` hashes each array with sha256 and writes it to disk, as the other contenders do.
+    ``save`` hashes each array with sha256 and writes it to disk, as the other programs do.
     """
     from intern.remote.boss import BossRemote
     from intern.resource.boss.resource import ChannelResource
@@ -230,7 +230,7 @@ def intern_cutout(
 
 
 def crawl(folder: Path, count: int, *, api: str) -> tuple[float, dict[str, Any]]:
-    """A first visit of a channel of kasthuri11's size, no block of which is read."""
+    """Time a first visit of a channel of the size of kasthuri11's, without reading blocks."""
     return in_separate_process(_crawl, folder, api, count)
 
 
@@ -247,7 +247,7 @@ def _crawl(folder: Path, api: str, count: int) -> float:
 
 
 def crawl_unchanged(folder: Path, count: int, *, api: str) -> tuple[float, dict[str, Any]]:
-    """The next visit, when nothing has changed."""
+    """Time the next visit, when nothing has changed."""
     mirror = _large(folder, api)
     sync_once(mirror, folder / "store")
     return in_separate_process(_unchanged_seconds, mirror, folder / "store")
@@ -273,7 +273,7 @@ def _large(folder: Path, api: str) -> Mirror:
     help="Blocks of 256 MiB in the channel that is got and cut out.",
 )
 def volume_bench(blocks: int, *, as_json: bool, write: bool) -> None:
-    """Blocks of a BOSS got, cut out, exported; a channel of kasthuri11's size crawled."""
+    """Get, cut out and export blocks of a BOSS; crawl a channel of the size of kasthuri11's."""
     report("volume", _lines(blocks), as_json=as_json, write=write)
 
 
@@ -334,7 +334,7 @@ def _lines(blocks: int) -> Iterator[dict[str, Any]]:
 def _group(
     of: str, count: int, each: float | None, contenders: dict[str, Contender]
 ) -> Iterator[dict[str, Any]]:
-    """The lines of one task; ``each`` is how many of what is counted are in a MiB of voxels."""
+    """Return the lines of one task; ``each`` is the number of counted items per MiB of voxels."""
     for line in run_contenders("volume", contenders, [count], {}):
         rate = round(count / line["seconds"], 2)
         more = {} if each is None else {"mib_per_s": round(rate / each)}

@@ -27,11 +27,11 @@ BLOCK = (2048, 2048, 64)
 LARGE = (10752, 13312, 1849)
 _CUTOUT = re.compile(r"/v1/cutout/bench/bench/em/0/(\d+):(\d+)/(\d+):(\d+)/(\d+):(\d+)/")
 _NOISE = 12
-"""Levels of grey that a microscope adds: with them zlib packs the tissue as it does real one."""
+"""Gray levels of a microscope's noise, with which zlib compresses the tissue like real tissue."""
 
 
 def made_voxels(blocks: int) -> Any:
-    """Tissue, repeated, under noise that is not."""
+    """Return repeated tissue with noise that does not repeat."""
     tile = volumes.tissue((512, 512, BLOCK[2]))
     voxels = np.tile(tile, (1, BLOCK[1] // 512, blocks * BLOCK[0] // 512))
     noise = np.random.default_rng(1)
@@ -47,14 +47,14 @@ class Cutouts:
         self._voxels = voxels
 
     def get(self, found: re.Match[str], accepted: str) -> bytes:
-        """The body of a reply."""
+        """Return the body of a reply."""
         x0, x1, y0, y1, z0, z1 = map(int, found.groups())
         cut = np.ascontiguousarray(self._voxels[z0:z1, y0:y1, x0:x1])
         return encode(cut, accepted, 0)
 
 
 def handler(cutouts: Cutouts, behind: str) -> type[BaseHTTPRequestHandler]:
-    """Answers cut-outs itself, and passes on the rest."""
+    """Handle cut-outs, and pass other requests on."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -90,7 +90,7 @@ def handler(cutouts: Cutouts, behind: str) -> type[BaseHTTPRequestHandler]:
 
 
 def main() -> None:
-    """Serves."""
+    """Run the server."""
     blocks = int(sys.argv[1])
     with DemoBoss(sys.argv[2], empty=True) as boss:
         boss.add_collection("bench")

@@ -1,4 +1,4 @@
-"""The bench ``web``: every kind of page of the catalogue, asked for by eight clients at once."""
+"""The benchmark ``web``: eight concurrent clients request every kind of page of the catalogue."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _DEFAULT_CACHE = Path("~/.cache/neuromirror-bench")
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that runs: its address and its process."""
+    """A running server: its address and its process."""
 
     address: str
     pid: int
@@ -63,11 +63,11 @@ class Server:
         return round(total / 1024, 1)
 
     def descriptors(self) -> int:
-        """The files that they have open."""
+        """Return the number of open files of the process and its children."""
         return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in (self.pid, *_children(self.pid)))
 
     def cpu(self) -> float:
-        """The seconds of processors that they have used."""
+        """Return the CPU seconds of the process and its children."""
         used = 0
         for pid in (self.pid, *_children(self.pid)):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -82,7 +82,7 @@ def _children(pid: int) -> list[int]:
 
 @contextmanager
 def _running(command: list[str], address: Callable[[str], str]) -> Iterator[Server]:
-    """A server on loopback; ``address`` reads where it is from the first line that it says."""
+    """Run a server on loopback; ``address`` finds its address in the first line of its output."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             line = first_line(process)
@@ -93,17 +93,17 @@ def _running(command: list[str], address: Callable[[str], str]) -> Iterator[Serv
 
 
 def catalogue(made: Made) -> Any:
-    """``neuromirror catalogue`` as people run it."""
+    """Run ``neuromirror catalogue``."""
     own = [sys.executable, "-m", "neuromirror", "--json", "--store", str(made.store)]
     own += ["--index", str(made.index), "catalogue", "--listen", "127.0.0.1:0"]
-    # the bench is one client
+    # the benchmark is a single client
     own += [f"--limit={kind}=0" for kind in ("cutout", "diff", "search", "sql")]
     return _running(own, lambda line: str(json.loads(line)["url"]))
 
 
 @contextmanager
 def plain_datasette(made: Made) -> Iterator[Server]:
-    """Datasette alone, over the same index."""
+    """Run Datasette alone, with the same index."""
     from neuromirror.service.listen_address import (
         bound_address,
         open_listener,
@@ -139,7 +139,7 @@ def _page(server: Server, address: str) -> bytes:
 
 
 def kinds(made: Made) -> dict[str, list[str]]:
-    """Addresses of each kind of page, many different ones in no order."""
+    """Return URLs of each kind of page, in random order."""
     drawn = random.Random(9)
     with Index.open_readonly(made.index) as index:
         names = [row.name for row in index.datasets(subdatasets=False)]
@@ -226,7 +226,7 @@ def kinds(made: Made) -> dict[str, list[str]]:
 
 
 def tables(made: Made) -> dict[str, list[str]]:
-    """Datasette's own pages that say something near to ours."""
+    """Return Datasette's own pages with similar content."""
     with Index.open_readonly(made.index) as index:
         count = sum(1 for _ in index.datasets(subdatasets=False))
     numbers = random.Random(9).choices(range(1, count + 1), k=_ADDRESSES)
@@ -242,7 +242,7 @@ def tables(made: Made) -> dict[str, list[str]]:
 
 
 def wrk(server: Server, addresses: list[str], seconds: int, folder: Path) -> dict[str, Any]:
-    """What wrk says of a page: eight clients, each asks again when it has its answer."""
+    """Return wrk's results for a page: eight clients, each with one request at a time."""
     listed = folder / "addresses"
     listed.write_text("".join(f"{one}\n" for one in addresses))
     command = ["wrk", "--threads=1", f"--connections={CLIENTS}", f"--duration={seconds}s"]
@@ -294,7 +294,7 @@ def memory(server: Server, found: dict[str, list[str]], folder: Path) -> dict[st
 def lines(
     made: Made, sizes: Sizes, seconds: int, pages: tuple[str, ...]
 ) -> Iterator[dict[str, Any]]:
-    """One line per page, then those of the front page's size, of memory, and of Datasette."""
+    """Yield one line per page, then those of the front page's size, of memory, and of Datasette."""
     count = _files_in(made.index)
     here = {"n": count, "commit": commit(), "machine": machine()}
 
@@ -329,7 +329,7 @@ def _files_in(path: Path) -> int:
 
 
 def as_table(results: list[dict[str, Any]]) -> str:
-    """The Markdown of the lines."""
+    """Return the lines as Markdown."""
     rows = ["| what | page | median ms | p95 ms | pages/s | CPU ms a page | kB |"]
     rows.append("|---|---|---:|---:|---:|---:|---:|")
     rows += [
@@ -392,7 +392,7 @@ def web_bench(
     as_json: bool,
     write: bool,
 ) -> None:
-    """Pages of the catalogue, by kind, with eight clients at once. Needs wrk."""
+    """Request pages of the catalogue, by kind, with eight concurrent clients. Requires wrk."""
     if shutil.which("wrk") is None:
         install_wrk()
     sizes = Sizes(datasets, versions, files, history, folder)
@@ -410,7 +410,7 @@ def web_bench(
 
 
 def install_wrk() -> None:
-    """Debian's package, where that may be done."""
+    """Install Debian's package if that is possible."""
     apt = shutil.which("apt-get")
     if apt is None or os.geteuid() != 0:
         sys.exit("bench: web needs wrk, which is not installed: apt-get install wrk")

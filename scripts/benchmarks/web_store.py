@@ -1,8 +1,8 @@
-"""The store for the bench ``web``: many datasets, minted by neuromirror.
+"""The store of the benchmark ``web``: many datasets, minted by neuromirror.
 
-No upstream is asked: what it would list is made up here and published as a visit would publish it,
-so that every version is a commit and rows of the index. The same sizes give the same datasets, and
-it is kept for the next run under a digest of all that it depends on.
+No archive is simulated: listings are generated here and published as by a visit, so that every
+version has a commit and rows in the index. Equal sizes give equal datasets. The store is kept for
+the next run in a folder named by a digest of its inputs.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ MIRRORS = {
     "dandi": ("dandi", "https://api.example.org/api/", 7),
     "aind": ("aind", "s3://open-data.example.org/", 3),
 }
-"""Source, URI and share (of ten) of each mirror."""
+"""Source, URI and share (in tenths) of each mirror."""
 
 _FOLDER = 10_000
 _PARTS = 2
@@ -85,7 +85,7 @@ _LICENSES = ("spdx:CC-BY-4.0", "spdx:CC0-1.0")
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much there is: datasets, versions of each, and files in all of them.
+    """Sizes: the number of datasets, of versions of each, and of files in all of them.
 
     One dataset has a quarter of the files, in folders of ``folder``; one has ``history`` versions.
     """
@@ -99,7 +99,7 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A store that is ready, and the names of the datasets that stand out in it."""
+    """A finished store, and the names of its special datasets."""
 
     store: Path
     index: Path
@@ -117,7 +117,7 @@ class Made:
 
 
 def ready(cache: Path, sizes: Sizes) -> Made:
-    """The store of these sizes: that of an earlier run, or made now (``seconds`` is 0 or not)."""
+    """Return the store of these sizes, of an earlier run (``seconds`` is 0) or a new one."""
     begin = time.monotonic()
     cache_key = json.dumps([asdict(sizes), MINT_SPEC, Path(__file__).read_text()])
     folder = cache / f"web-{hashlib.sha256(cache_key.encode()).hexdigest()[:16]}"
@@ -136,7 +136,7 @@ def ready(cache: Path, sizes: Sizes) -> Made:
 
 
 def _index_digest() -> str:
-    """The digest of the code that makes the index; that which only reads it may change."""
+    """Return the digest of the code that writes the index; code that reads it may change."""
     import neuromirror.index
 
     digest = hashlib.sha256()
@@ -147,7 +147,7 @@ def _index_digest() -> str:
 
 
 def dataset_ref(number: int) -> DatasetRef:
-    """The dataset of a number, from 1: seven in ten are DANDI's."""
+    """Return the dataset with this number, from 1; seven in ten are DANDI's."""
     if number % 10 < MIRRORS["dandi"][2]:
         return DatasetRef(
             "dandi", f"{number:06d}", f"https://api.example.org/api/dandisets/{number:06d}/"
@@ -171,7 +171,7 @@ def _fill(folder: Path, sizes: Sizes) -> None:
 
 
 def _begin() -> None:
-    # a store that is only measured need not survive a power cut
+    # the store of a benchmark need not survive a power failure
     os.fsync = lambda _: None  # type: ignore[assignment]
 
 
@@ -189,9 +189,9 @@ def _publish_one(job: tuple[Path, Sizes, int]) -> None:
 
 
 class _JournalRecorder:
-    """Adds to the store's journal; knows the versions of one dataset, and none of their files.
+    """Appends to the journal; has the versions of one dataset, without their files.
 
-    So that datasets can be made side by side: there is one index, and it is made when all are.
+    Datasets can then be created in parallel, because the index is built at the end.
     """
 
     def __init__(self, store: Store, path: Path) -> None:
@@ -221,14 +221,14 @@ class _JournalRecorder:
         return Index.open_readonly(self._path)
 
     def confirm(self) -> None:
-        """Nothing: each dataset has one process."""
+        """Do nothing: each dataset has its own process."""
 
     def close(self) -> None:
-        """Close the index, which is not needed again."""
+        """Close the index, which is not needed afterwards."""
         self._index.close()
 
     def read_entries(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
-        """The entries; positions count them."""
+        """Yield the entries; positions count them."""
         for number, entry in enumerate(self._entries[position:], position + 1):
             if isinstance(entry, VersionMinted):
                 yield number, replace(entry, indexed=False, in_subdatasets=0)
@@ -236,7 +236,7 @@ class _JournalRecorder:
                 yield number, entry
 
     def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
-        """None: they are not indexed here."""
+        """Return None: files are not indexed here."""
         return iter(())
 
     def describing_documents(self, dataset_id: str, commit: str) -> dict[str, bytes]:
@@ -244,7 +244,7 @@ class _JournalRecorder:
         return {}
 
     def record_changes(self, dataset_id: str, commit: str) -> None:
-        """None, either."""
+        """Return None."""
 
 
 def _hex_digest(*seed: object) -> str:
@@ -275,7 +275,7 @@ class _Upstream:
         self._paths: list[bytes] = []
 
     def publish_all(self) -> None:
-        """Every version in its turn, and what else a visit leaves in the journal."""
+        """Publish every version, and write the other journal entries of a visit."""
         for file in range(self._count):
             self._put(file, 0)
         self._paths = sorted(self._lines)
@@ -312,7 +312,7 @@ class _Upstream:
         )
 
     def _placed(self, file: int, revision: int) -> SnapshotEntry:
-        # now and then the same bytes are in several datasets
+        # some bytes are in several datasets
         whose = 0 if file % 50 == 3 and not self._large else self._number
         sha256 = _hex_digest(whose, file, revision)
         blob = f"{sha256[:8]}-{sha256[8:12]}-{sha256[12:16]}-{sha256[16:20]}-{sha256[20:32]}"
@@ -344,7 +344,7 @@ class _Upstream:
         return SnapshotEntry(record.path, key_for(record, record.path), record)
 
     def _change(self, version: int) -> None:
-        """One file in two hundred gets other bytes, as many are new, a few are gone."""
+        """Change one file in two hundred, add as many, and remove a few."""
         few = max(1, min(self._count // 200, 500))
         for turn in range(few):
             changed = _pseudo_random(self._count, self._number, version, turn)
@@ -383,7 +383,7 @@ class _Upstream:
         return made
 
     def _add_part(self, part: int) -> None:
-        """A Zarr, which is a dataset of its own, linked at a path."""
+        """Add a Zarr, which is a separate dataset, linked at a path."""
         local_id = f"zarr/{_hex_digest(self._number, part)[:8]}-0000-4000-8000-{part:012d}"
         dataset = DatasetRef("dandi", local_id, f"https://api.example.org/api/{local_id}/")
         publisher = Publisher(
@@ -482,7 +482,7 @@ class _Upstream:
         return Document(b"dandiset.yaml", json.dumps(metadata).encode(), when)
 
     def _record_visit(self) -> None:
-        """The visit, and what the catalogue shows beside versions."""
+        """Record the visit, and what the catalogue shows besides versions."""
         where, number = self._dataset, self._number
         when = (START + timedelta(days=self._versions, minutes=number)).isoformat()
         names = (where.mirror, where.local_id)

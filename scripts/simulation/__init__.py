@@ -1,1 +1,1 @@
-"""Runs the policy of the service on a simulated clock; see ``scripts/simulate --help``."""
+"""Run the service's scheduling policy on a simulated clock; see ``scripts/simulate --help``."""

@@ -1,7 +1,7 @@
-"""Compare the service's scheduling policy with others, on a fake clock and random archives.
+"""Compare the service's scheduling policy with others, on a simulated clock and random archives.
 
-The assumptions about archives are in simulation.world, the costs of visits in simulation.costs,
-and the measurements in simulation.figures.
+The assumptions about archives are in simulation.world, the costs of visits in simulation.costs, and
+the measurements in simulation.figures.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main(
     as_json: bool,
     write: bool,
 ) -> None:
-    """Staleness and requests of a year, by policy."""
+    """Print staleness and requests of a year, by policy."""
     limits = Limits(workers, rate)
     name = "simulate"
     table: Callable[[list[dict[str, Any]]], str] = _table
@@ -81,7 +81,7 @@ def main(
 def policies(
     world: World, limits: Limits, seed: int, names: Iterable[str]
 ) -> Iterator[dict[str, Any]]:
-    """A line for each policy."""
+    """Yield one line per policy."""
     selected = set(names)
     for policy in POLICIES:
         if policy.name in selected:

@@ -1,6 +1,7 @@
-"""What visits and lists cost: figures that were measured, and how they are measured again.
+"""Costs of visits and lists: measured figures, and a function to measure them again.
 
-``scripts/simulate --costs`` crawls the demo archives and prints requests beside those of the table.
+``scripts/simulate --costs`` crawls the demo archives and prints their requests beside those of the
+table.
 """
 
 from __future__ import annotations
@@ -15,22 +16,22 @@ from pathlib import Path
 from typing import Any
 
 PAGE = 1000
-"""Assets, or objects, on a page of a list (DANDI and S3 alike)."""
+"""Assets, or objects, per page of a list (DANDI and S3 alike)."""
 
 ROUND_TRIP = 0.1
-"""Seconds from a request to its answer, which a demo archive on loopback has none of: assumed."""
+"""Seconds from a request to its reply: assumed, because a demo archive has no latency."""
 
 START = 0.3
-"""Seconds of a job besides its requests and files: 'dandiset' of the benchmarks."""
+"""Seconds of a job in addition to its requests and files: 'dandiset' of the benchmarks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
     """Requests and seconds of one kind of archive.
 
-    A visit asks ``requests`` and one for each page of ``PAGE`` files (where ``pages``), the first
-    one ``first`` more; ``file_seconds`` are ours for each file listed, ``new_seconds`` for each one
-    that is new. A list asks ``listing``, and ``listing_each`` for each dataset.
+    A visit takes ``requests``, one per page of ``PAGE`` files (if ``pages``), and for the first
+    visit ``first`` more. ``file_seconds`` are the processing time per listed file, ``new_seconds``
+    per new one. A list takes ``listing``, and ``listing_each`` per dataset.
     """
 
     requests: int
@@ -42,14 +43,14 @@ class Cost:
     listing_each: float
 
     def visit(self, files: int, *, first: bool = False) -> tuple[int, float]:
-        """The requests and seconds of a visit."""
+        """Return the requests and seconds of a visit."""
         pages = -(-files // PAGE) if self.pages else 0
         requests = self.requests + pages + (self.first if first else 0)
         seconds = START + requests * ROUND_TRIP + files * self.file_seconds
         return requests, seconds + (files * self.new_seconds if first else 0.0)
 
     def list(self, datasets: int) -> int:
-        """The requests of a list of so many datasets."""
+        """Return the requests of a list of this many datasets."""
         return self.listing + round(datasets * self.listing_each)
 
 
@@ -62,16 +63,16 @@ COSTS = {
     "docdb": Cost(0, True, 16, 2.5e-6, 6.8e-5, 11, 2 / PAGE),
     # with hash = "fetch": samples of the voxels at each visit; seconds: 'volume', crawl
     "boss": Cost(84, False, 100, 3.2e-5, 2.9e-4, 1, 1.0),
-    # layers of buckets; each is looked for in its folders
+    # layers of buckets; each is searched for in its folders
     "precomputed": Cost(0, True, 40, 2.5e-6, 6.8e-5, 2, 8.0),
 }
-"""Requests are those of the demo archives, seconds those of benchmarks.md, under that name."""
+"""Requests are those of the demo archives, seconds those in benchmarks.md with this name."""
 
 
 def measured(cache: Path | None = None) -> Iterator[dict[str, Any]]:
-    """Crawls the demo archives: requests and seconds of lists and visits, first and unchanged.
+    """Crawl the demo archives: requests and seconds of lists and visits, first and unchanged.
 
-    ``cache`` is where their NWB files are kept.
+    ``cache`` is the folder of their NWB files.
     """
     from neuromirror.crawl import Sync, load_mirrors, parse_sync_requests
     from neuromirror.store import Store

@@ -1,6 +1,6 @@
-"""The service's own engine over a simulated world: real schedule, real ticks, no workers.
+"""The service's own engine with a simulated world: real schedule, real ticks, no workers.
 
-Jobs go to an executor that only keeps them; the simulation ends them when upstream would have.
+Jobs go to an executor that only stores them; the simulation finishes them at the simulated time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from simulation.upstream import SimulatedListing, SimulatedVisit, Upstream
 from simulation.world import ARCHIVES, EPOCH, HOUR, World
 
 _STEP = 60.0
-"""Seconds from one tick to the next where no job ends between them."""
+"""Seconds between two ticks if no job finishes."""
 
 _MIRROR = """source = "s3"
 [options]
@@ -52,7 +52,7 @@ _RESULTS: Mapping[JobOutcome, tuple[str, str]] = {
 
 
 class _ManualExecutor(Executor):
-    """Keeps jobs for the simulation to end."""
+    """Stores jobs, which the simulation finishes."""
 
     def __init__(self) -> None:
         self.jobs: list[tuple[Job, Future[JobReport]]] = []
@@ -65,7 +65,7 @@ class _ManualExecutor(Executor):
 
 @dataclass
 class TickObserver:
-    """How long ticks took (seconds, ``cpu`` of the processor), and how many jobs ended."""
+    """Durations of ticks (seconds, and CPU seconds as ``cpu``), and the number of finished jobs."""
 
     seconds: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
@@ -85,7 +85,7 @@ class TickObserver:
 
 
 class SimulatedService:
-    """A service in a world; :meth:`run` gives what came of it, ``ticks`` what that took."""
+    """A service in a world; :meth:`run` returns the result, ``ticks`` are its durations."""
 
     def __init__(self, world: World, limits: Limits, seed: int) -> None:
         self._world = world
@@ -102,7 +102,7 @@ class SimulatedService:
         logging.getLogger("neuromirror").addHandler(logging.NullHandler())
 
     def run(self) -> Measure:
-        """Runs to the end of the world, without its downtime."""
+        """Run to the end of the world, without its downtime."""
         with self._service() as (service, schedule, kept):
             hours = iter(EPOCH + hour * HOUR for hour in range(int(self._world.days * 24)))
             hour = next(hours, self._world.end)
@@ -148,7 +148,7 @@ class SimulatedService:
             yield service, schedule, kept
 
     def _tick(self, service: Service, kept: _ManualExecutor) -> None:
-        """Ticks until there is nothing to be done at this moment."""
+        """Tick until nothing is left to do at this time."""
         while True:
             before = time.thread_time()
             begun = service.tick()
@@ -213,7 +213,7 @@ class SimulatedService:
 
 
 def tick_line(world: World, limits: Limits, seed: int) -> dict[str, Any]:
-    """How long the ticks take of a service that has all of a world, from its first crawl on."""
+    """Return durations of the ticks of a service with a whole world, from its first crawl on."""
     engine = SimulatedService(world, limits, seed)
     engine.run()
     ticks = sorted(engine.ticks.seconds)

@@ -25,7 +25,7 @@ RECENT = 30 * DAY
 
 
 class Measure:
-    """Gathers while a simulation runs; :meth:`figures` when it is over. ``due`` is by subject."""
+    """Collects figures of a simulation; call :meth:`figures` at its end. ``due`` is by subject."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -39,18 +39,18 @@ class Measure:
         self._queue: list[tuple[float, int]] = []
 
     def count_requests(self, host: str, now: float, requests: int) -> None:
-        """A host is asked so many requests."""
+        """Count the requests to a host."""
         self._requests[host][int((now - EPOCH) / DAY)] += requests
 
     def sample(self, now: float) -> None:
-        """Looks how many wait, or are being visited."""
+        """Record how many subjects are waiting or being visited."""
         self._queue.append((now, int(np.count_nonzero(self.due <= now))))
 
     def seen(self, number: int, before: int, state: int, now: float) -> None:
-        """The mirror has all changes up to ``state`` of a subject, and had those to ``before``."""
+        """Record that the mirror has all changes up to ``state`` of a subject, after ``before``."""
         changes = self._world.subjects[number].changes
         if changes[0] == EPOCH:
-            # datasets that existed before the service started are no change
+            # datasets that existed before the service started are not changes
             if before == 0:
                 self._first.append(now)
             before = max(before, 1)
@@ -62,7 +62,7 @@ class Measure:
             )
 
     def over(self, mirrored: list[int]) -> None:
-        """The world ends; what the mirror has not got by then was stale all the same."""
+        """Finish: changes that are not mirrored by now were stale until the end."""
         for number, subject in enumerate(self._world.subjects):
             self.seen(number, mirrored[number], subject.state(self._world.end), self._world.end)
 
@@ -73,7 +73,7 @@ class Measure:
         stale = _Staleness(self._episodes, world.down)
         delays = np.sort(np.array(self._delays or [0.0])) / HOUR
         down, up = world.down
-        # queues: the first week is the first crawl, and so is that after a downtime
+        # queues: not during the first week, which is the first crawl, nor after a downtime
         steady = [n for when, n in self._queue if when > EPOCH + 7 * DAY and not _near(when, world)]
         after = [n for when, n in self._queue if up > down and up <= when < up + 7 * DAY]
         hosts = {}
@@ -107,13 +107,13 @@ class Measure:
         }
 
     def curve(self) -> list[tuple[float, float]]:
-        """Hours, and the percentage of active datasets that are no staler at any time."""
+        """Return hours, and the percentage of active datasets that are not staler."""
         stale, (_, watched) = _Staleness(self._episodes, self._world.down), self._active()
         hours = [round(0.5 * 1.2**step, 2) for step in range(41)]
         return [(one, round(100 * (1 - stale.beyond(one * HOUR) / watched), 2)) for one in hours]
 
     def _active(self, archive: int | None = None) -> tuple[int, float]:
-        """How many subjects are active, and seconds for which they were, without the downtime."""
+        """Return the number of active subjects, and their active seconds without downtime."""
         down, up = self._world.down
         count, seconds = 0, 0.0
         for subject in self._world.subjects:
@@ -127,7 +127,7 @@ class Measure:
         return count, max(seconds, 1.0)
 
     def _recent(self) -> float:
-        """Seconds for which subjects had changed in the last 30 days, without the downtime."""
+        """Return the seconds for which subjects had changed in the last 30 days."""
         down, up = self._world.down
         seconds = 0.0
         for subject in self._world.subjects:
@@ -151,7 +151,7 @@ class Measure:
         return self._world.subjects[number].archive
 
     def _caught_up(self) -> float | None:
-        """Hours from the end of the downtime until 95 % of the active are fresh again."""
+        """Return the hours from the end of the downtime until 95 % of active datasets are fresh."""
         down, up = self._world.down
         if up <= down or not self._episodes:
             return None
@@ -167,7 +167,7 @@ class Measure:
 
 
 class _Staleness:
-    """Spans from the first change that was not seen to when it was; ``down`` is not counted."""
+    """Spans from the first unseen change until it was seen; ``down`` is not counted."""
 
     def __init__(self, episodes: list[tuple[int, float, float]], down: tuple[float, float]) -> None:
         self._begin: _Floats = np.array([one[1] for one in episodes], dtype=np.float64)
@@ -175,7 +175,7 @@ class _Staleness:
         self._down = down
 
     def beyond(self, seconds: float) -> float:
-        """Seconds for which datasets were more than ``seconds`` stale, of all added up."""
+        """Return the total seconds for which datasets were more than ``seconds`` stale."""
         begin = self._begin + seconds
         length = np.clip(self._end - begin, 0, None)
         down, up = self._down
@@ -183,7 +183,7 @@ class _Staleness:
         return float(np.sum(length - within))
 
     def percentile(self, share: float, watched: float) -> float:
-        """What staleness is not exceeded for that share of the time; seconds."""
+        """Return the staleness in seconds that is not exceeded for that share of the time."""
         allowed = (1 - share) * watched
         low, high = 0.0, 400 * DAY
         if self.beyond(low) <= allowed:

@@ -1,4 +1,4 @@
-"""Estimate a first crawl of all archives: sizes, times the figures of benchmarks.md."""
+"""Estimate a first crawl of all archives: their sizes times the figures of benchmarks.md."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from simulation.costs import COSTS, Cost
 from simulation.world import ARCHIVES, World
 
 MINTED, PACKED, INDEXED = 889, 562, 675
-"""Bytes of a file: in the store as minted, after housekeeping ('clone'), in the index ('index')."""
+"""Bytes per file: in the store as minted, after housekeeping ('clone'), in the index ('index')."""
 
 _ASSET = 2750
-"""The same of an asset of DANDI, whose metadata is in the store, too ('archive')."""
+"""The same per asset of DANDI, whose metadata are in the store too ('archive')."""
 
 _ZARR = Cost(1, True, 2, 2.5e-6, 6.8e-5, 0, 0)
-"""A Zarr, which has its own checksum; its entries come in pages as those of a bucket do."""
+"""A Zarr, which has its own checksum; its entries are listed in pages as in a bucket."""
 
 _ZARR_INDEX = 6e9
 """Bytes of the index for DANDI's Zarrs, with the default ``index_entries``, see mirrors.md."""
@@ -35,7 +35,7 @@ class _Part:
     packed: int = PACKED
 
     def line(self, rate: float, jobs: int) -> dict[str, Any]:
-        """Requests and seconds are linear, so all the files count as those of the mean dataset."""
+        """Return the line of an archive; all files count as those of the mean dataset."""
         mean = max(1, self.files // self.datasets)
         requests, seconds = self.cost.visit(mean, first=True)
         requests *= self.datasets
@@ -53,7 +53,7 @@ class _Part:
 
 
 def plan(world: World, rate: float, jobs: int) -> Iterator[dict[str, Any]]:
-    """Lines for DANDI, whose sizes are known, and AIND and BossDB, whose sizes are drawn."""
+    """Return lines for DANDI, whose sizes are known, and AIND and BossDB, with random sizes."""
     assets = (DANDISETS, ASSETS, COSTS["dandi"], ASSETS * INDEXED, _ASSET, _ASSET)
     yield _Part("DANDI, without Zarrs", *assets).line(rate, jobs)
     yield _Part("DANDI's Zarrs", ZARRS, ENTRIES, _ZARR, _ZARR_INDEX).line(rate, jobs)
@@ -68,7 +68,7 @@ def plan(world: World, rate: float, jobs: int) -> Iterator[dict[str, Any]]:
 
 
 def table(lines: list[dict[str, Any]], rate: float, jobs: int) -> str:
-    """The lines in Markdown, with their sum."""
+    """Return the lines in Markdown, with their sum."""
     heads = ("datasets", "files", "requests", "hours", "store GB", "packed GB", "index GB")
     names = ("datasets", "n", "requests", "hours", "store_gb", "packed_gb", "index_gb")
     text = [f"| | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]

@@ -1,4 +1,4 @@
-"""The policies that are compared: the service's own, and others over the same rows."""
+"""The compared policies: the service's own, and others that use the same rows."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _DAY = 86_400.0
 
 
 class Policy(Protocol):
-    """When what is done; see :mod:`neuromirror.service.scheduling_policy`, which ``after`` is of.
+    """A scheduling policy; see :mod:`neuromirror.service.scheduling_policy`.
 
-    ``uses_fingerprints``: upstream's overview decides, where it reports changes.
+    ``uses_fingerprints`` is whether upstream's overview is used, if it reports changes.
     """
 
     name: str
@@ -25,13 +25,13 @@ class Policy(Protocol):
     def row_after_listing(
         self, row: TaskRow | None, task: DatasetTask, now: float, bounds: ScheduleBounds
     ) -> TaskRow:
-        """A row once the overview was read."""
+        """Return the row of a dataset after the overview was read."""
         ...
 
     def row_after_visit(
         self, row: TaskRow, outcome: JobOutcome, now: float, seconds: float, bounds: ScheduleBounds
     ) -> TaskRow:
-        """A row once a visit is over."""
+        """Return the row of a dataset after a visit."""
         ...
 
 
@@ -72,10 +72,10 @@ class Fixed:
 
 
 class Exponential:
-    """As Software Heritage's recurring tasks: half the time after a change, twice after none.
+    """The policy of Software Heritage's recurring tasks: half the time after a change, else twice.
 
-    Within the mirror's bounds, beginning with a day; after a failure an hour, three times (its
-    ``num_retries`` and ``retry_delay``), and then as after nothing new.
+    Within the mirror's bounds, starting with a day; after a failure an hour, three times (its
+    ``num_retries`` and ``retry_delay``), and then as after a visit without changes.
     """
 
     name = "exponential"

@@ -37,10 +37,23 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class _Event:
-    """What happens some time.
+    """An event at a time.
 
-    ``what`` is list | listed | visited | wake | sample | down | up | look; ``life`` is that of the
-    service which it happens to.
+    ``what`` is list
+
+    listed
+
+    visited
+
+    wake
+
+    sample
+
+    down
+
+    up
+
+    look; ``life`` identifies the run of the service that it belongs to.
     """
 
     what: str
@@ -52,7 +65,7 @@ class _Event:
 
 
 class Simulation:
-    """One policy in one world; :meth:`run` gives what came of it."""
+    """One policy in one world; :meth:`run` returns the result."""
 
     def __init__(self, world: World, policy: Policy, limits: Limits, seed: int) -> None:
         self._world = world
@@ -78,7 +91,7 @@ class Simulation:
         self._life = 0
 
     def run(self) -> Measure:
-        """Runs to the end of the world."""
+        """Run to the end of the world."""
         for position in range(len(ARCHIVES)):
             self._schedule(EPOCH, _Event("list", position))
         begin, end = self._world.down
@@ -111,7 +124,7 @@ class Simulation:
             self._start(now)
         elif event.what == "look":
             self._next_look = _NEVER
-        elif event.life == self._life:  # the service that this happens to is not over
+        elif event.life == self._life:  # only if this run of the service has not ended
             if event.what == "list":
                 read = self._upstream.list(event.about, now)
                 self._schedule(read.end, _Event("listed", life=self._life, read=read))
@@ -199,7 +212,7 @@ class Simulation:
         return self._deep < max(1, self._workers // 4)
 
     def _firsts(self) -> Iterator[tuple[float, int]]:
-        """Yields when the first visits are due of mirrors that have not enough, and of what."""
+        """Yield when the first visits of mirrors with free slots are due."""
         deep_is_free = self._deep_is_free()
         for position, most in enumerate(self._most):
             if self._visits[position] < most:

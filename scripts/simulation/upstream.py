@@ -1,4 +1,4 @@
-"""Upstream as a service meets it: lists and visits with their requests, time, failures, outcomes.
+"""Simulated archives: lists and visits with their requests, durations, failures and outcomes.
 
 All jobs share the limit of requests per second of a host.
 """
@@ -18,7 +18,7 @@ from simulation.figures import Measure
 from simulation.world import ARCHIVES, EPOCH, FAILING, SETTLE, World
 
 _TRIED = 5
-"""Requests of a visit that comes to nothing."""
+"""Requests of a visit that fails."""
 
 _GIVEN_UP = 30.0
 """Seconds of such a visit."""
@@ -28,7 +28,7 @@ _STATUS = {"failed": "failed", "settling": "waiting"}
 
 @dataclass(frozen=True, slots=True)
 class SimulatedVisit:
-    """A visit of a subject that began at ``since``, and will be over at ``end``."""
+    """A visit of a subject that started at ``since`` and finishes at ``end``."""
 
     subject: int
     since: float
@@ -40,9 +40,9 @@ class SimulatedVisit:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedListing:
-    """A list that was begun at ``since`` and will have been read at ``end``, if ``ok``.
+    """A list that was requested at ``since`` and will have been read at ``end``, if ``ok``.
 
-    ``news`` are the subjects of which it says something that the last one did not.
+    ``news`` are the subjects whose entry differs from the previous list.
     """
 
     archive: int
@@ -72,7 +72,7 @@ class Upstream:
         self._sizes = [held[position] for position in range(len(ARCHIVES))]
 
     def _all_news(self, position: int) -> list[tuple[float, int]]:
-        """A mirror's listing at a given time: datasets appear and change."""
+        """Return the changes of a mirror's listing by time: datasets appear and change."""
         uses_fingerprints = self.uses_fingerprints(position)
         return sorted(
             (when, number)
@@ -84,15 +84,15 @@ class Upstream:
         )
 
     def uses_fingerprints(self, position: int) -> bool:
-        """Whether an archive's overview reports changes and is used."""
+        """Return whether an archive's overview reports changes and is used."""
         return ARCHIVES[position].has_fingerprints and self._uses_fingerprints
 
     def archive_of(self, number: int) -> int:
-        """The place of a subject's archive."""
+        """Return the index of a subject's archive."""
         return self.world.subjects[number].archive
 
     def list(self, position: int, now: float) -> SimulatedListing:
-        """Begins to read a list."""
+        """Start to read a list."""
         archive, news, last = ARCHIVES[position], self._news[position], self._read[position]
         before = last
         while last < len(news) and news[last][0] <= now:
@@ -117,7 +117,7 @@ class Upstream:
         return DatasetTask(hint, "visit", "", self.last_visits[number])
 
     def visit(self, number: int, fingerprint: str | None, now: float) -> SimulatedVisit:
-        """Begins a visit."""
+        """Start a visit."""
         subject = self.world.subjects[number]
         archive = ARCHIVES[subject.archive]
         first = self._mirrored[number] == 0
@@ -138,7 +138,7 @@ class Upstream:
         return SimulatedVisit(number, now, end, outcome, state, fingerprint)
 
     def finish_visit(self, last_visits: SimulatedVisit, now: float) -> None:
-        """A visit is over, and what it found is mirrored."""
+        """Finish a visit: its changes are mirrored."""
         number = last_visits.subject
         if last_visits.outcome in ("changed", "unchanged"):
             self.measure.seen(number, self._mirrored[number], last_visits.state, now)
@@ -147,12 +147,12 @@ class Upstream:
         self.last_visits[number] = LastVisit(last_visits.fingerprint or "", status, 0, "")
 
     def over(self) -> Measure:
-        """The world ends; gives what came of it."""
+        """End the simulation; return its results."""
         self.measure.over(self._mirrored)
         return self.measure
 
     def _send_requests(self, host: str, requests: int, now: float, seconds: float) -> float:
-        """When a job is over that asks so much of a host, as all do what its limit lets them."""
+        """Return when the requests of a job to a host are finished, within the rate limit."""
         free = max(self._free_at[host], now) + requests / self._rate
         self._free_at[host] = free
         self.measure.count_requests(host, now, requests)

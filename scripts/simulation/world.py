@@ -1,6 +1,6 @@
 """The simulated world: archives with datasets that change, fail and appear, drawn from a seed.
 
-Nothing here knows of a policy: each has to do with the same world.
+It does not depend on a policy, so that all policies run in the same world.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from simulation.costs import COSTS, Cost
 
 HOUR, DAY = 3600.0, 86_400.0
 EPOCH = 1_800_000_000.0
-"""POSIX seconds at which a simulation begins."""
+"""Start of a simulation in POSIX seconds."""
 
 ACTIVE = 0.12
-"""Share of datasets that go on changing after their first week."""
+"""Share of datasets that continue to change after their first week."""
 
 SLOWEST, FASTEST, TAIL = 0.003, 4.0, 0.5
-"""Changes a day of one that goes on: a Pareto distribution between these, with this exponent."""
+"""Changes per day of such a dataset: a Pareto distribution between these, with this exponent."""
 
 FIRST_WEEK = 1.5
-"""Changes a day in the first week, in the mean; each dataset draws its own (exponentially)."""
+"""Mean number of changes per day in the first week; each dataset has its own (exponential)."""
 
 ARRIVING = 0.2
-"""Share of datasets that appear in the year (or however long it is), spread over it."""
+"""Share of datasets that appear during the simulated time."""
 
 UNLISTED = 0.01
 """Share of changes that an overview should report but does not."""
 
 FAILING = 0.01
-"""Share of visits that fail for a reason that has passed by the next."""
+"""Share of visits that fail for a transient reason."""
 
 SPELLS, SPELL_HOURS, SPELL_SIGMA = 0.3, 6.0, 1.5
-"""Spells a dataset a year in which every visit of it fails; the median length, log-normal."""
+"""Periods per dataset and year in which every visit fails; median length, log-normal."""
 
 OUTAGES, OUTAGE_HOURS = 6, 3.0
-"""Times a host a year that it answers nothing, and for how long in the mean (exponentially)."""
+"""Outages per host and year, and their mean duration (exponential)."""
 
 SETTLE = HOUR
 """``settle_minutes``: minutes without a change before a new dataset is mirrored."""
@@ -63,8 +63,8 @@ class SimulatedArchive:
     settles: bool = False
 
 
-# A list that is walked, and seldom says anything new, is read once a day; a deep visit of a volume
-# without checksums reads all of it, so there is none.
+# A list that takes many requests and rarely changes is read once per day; a deep visit of a volume
+# without checksums would read all of it, so there is none.
 _VOLUMES = ScheduleSettings(list_minutes=1440, deep_days=0)
 
 ARCHIVES = (
@@ -93,9 +93,10 @@ ARCHIVES = (
 
 @dataclass(slots=True)
 class SimulatedDataset:
-    """A dataset upstream; ``changes`` are times, the first that of its appearance.
+    """A dataset upstream; ``changes`` are times, the first is that of its appearance.
 
-    ``listed_changes`` are those that the overview reports. ``spells`` are when every visit fails.
+    ``listed_changes`` are those that the overview reports. ``spells`` are the periods in which
+    every visit fails.
     """
 
     ref: DatasetRef
@@ -106,7 +107,7 @@ class SimulatedDataset:
     spells: list[tuple[float, float]] = field(default_factory=list)
 
     def state(self, when: float) -> int:
-        """How many changes there were."""
+        """Return the number of changes so far."""
         return bisect_right(self.changes, when)
 
     def fingerprint(self, when: float) -> str:
@@ -114,15 +115,15 @@ class SimulatedDataset:
         return str(bisect_right(self.listed_changes, when))
 
     def fails(self, when: float) -> bool:
-        """Whether it is a time of failures."""
+        """Return whether visits fail at a time."""
         return any(begin <= when < end for begin, end in self.spells)
 
 
 @dataclass(slots=True)
 class World:
-    """All there is upstream, for ``days`` from :data:`EPOCH` on.
+    """All archives, for ``days`` from :data:`EPOCH` on.
 
-    ``down`` is when no service runs; ``outages`` are those of each host.
+    ``down`` is the period without a service; ``outages`` are those of each host.
     """
 
     days: float
@@ -132,18 +133,18 @@ class World:
 
     @property
     def end(self) -> float:
-        """When it ends."""
+        """The end of the simulated time."""
         return EPOCH + self.days * DAY
 
     def is_reachable(self, host: str, when: float) -> bool:
-        """Whether a host answers."""
+        """Return whether a host replies."""
         found = self.outages[host]
         position = bisect_left(found, (when, math.inf)) - 1
         return position < 0 or when >= found[position][1]
 
 
 def draw(seed: int, datasets: int, days: float, down_days: float) -> World:
-    """A world; ``down_days`` of downtime begin when half of it is over."""
+    """Return a random world; ``down_days`` of downtime start in the middle."""
     chance = random.Random(seed)
     end = EPOCH + days * DAY
     subjects = []
@@ -186,7 +187,7 @@ def _subject(
 def _poisson(
     chance: random.Random, changes: list[float], rate: float, begin: float, end: float
 ) -> None:
-    """Adds the times of ``rate`` changes a day."""
+    """Yield the times of ``rate`` changes per day."""
     when = begin + chance.expovariate(rate) * DAY
     while when < end:
         changes.append(when)
@@ -194,7 +195,7 @@ def _poisson(
 
 
 def _count(chance: random.Random, mean: float) -> int:
-    """A number of the Poisson distribution, for small means."""
+    """Return a number from the Poisson distribution, for small means."""
     number, product = 0, chance.random()
     while product > math.exp(-mean):
         number += 1
@@ -203,7 +204,7 @@ def _count(chance: random.Random, mean: float) -> int:
 
 
 def _outages(chance: random.Random, days: float, end: float) -> list[tuple[float, float]]:
-    """Times without an answer, one after the other."""
+    """Yield the outages, one after the other."""
     found: list[tuple[float, float]] = []
     when = EPOCH
     while True:

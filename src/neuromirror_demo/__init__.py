@@ -1,4 +1,4 @@
-"""Small loopback archives with real small data, for tests, demonstrations and trying by hand."""
+"""Small archives on loopback with small real data, for tests, demonstrations and experiments."""
 
 from neuromirror_demo.archive import DemoError
 from neuromirror_demo.archive_contents import LATE, SHARED, ZARR

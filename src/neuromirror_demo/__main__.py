@@ -1,4 +1,4 @@
-"""``python -m neuromirror_demo serve``: the demo archives alone, until interrupted."""
+"""``python -m neuromirror_demo serve``: run the demo archives alone, until interrupted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from neuromirror_demo.ndstore import DemoNdstore
 
 @click.group()
 def main() -> None:
-    """Small archives on loopback, with real small data."""
+    """Run small archives on loopback with small real data."""
 
 
 @main.command()
@@ -59,9 +59,9 @@ def main() -> None:
 def serve(
     directory: Path, port: int, buckets: bool | None, volumes: bool | None, zarrs: bool
 ) -> None:
-    """Serve until interrupted; prints one line of JSON with the addresses.
+    """Serve until interrupted; print one line of JSON with the addresses.
 
-    "mirrors" in it is the folder of ready mirror files that point at the archives.
+    The field "mirrors" is the folder with mirror files for the archives.
     """
     if buckets is None:
         buckets = bool(entry_points(group="neuromirror.sources", name="s3"))

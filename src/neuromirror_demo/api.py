@@ -1,4 +1,4 @@
-"""The read side of the dandi-archive API, as a WSGI application."""
+"""The read-only part of the dandi-archive API, as a WSGI application."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Handler = Callable[..., "Response | Json | list[str]"]
 
 
 class DandiApi:
-    """Answers requests from an archive; ``owner`` and ``other`` are the tokens it knows."""
+    """Answers requests from an archive; ``owner`` and ``other`` are the valid tokens."""
 
     def __init__(self, archive: Archive, documents: DandiDocuments, owner: str, other: str) -> None:
         self._archive = archive
@@ -86,7 +86,7 @@ class DandiApi:
         return self.answer(request)(environ, start_response)
 
     def answer(self, request: Request) -> Response:
-        """The response to a request."""
+        """Return the response to a request."""
         for pattern, answer in self._routes:
             match = pattern.fullmatch(request.path)
             if match is not None:
@@ -120,7 +120,7 @@ class DandiApi:
             return json_response(refusal.body, refusal.status)
         return body if isinstance(body, Response) else json_response(body)
 
-    # -- who asks
+    # -- authentication
 
     def _token(self, request: Request) -> str | None:
         kind, _, token = request.headers.get("Authorization", "").partition(" ")
@@ -266,7 +266,7 @@ class DandiApi:
             name, backwards = order
             rows.sort(key=lambda one: getattr(one, name), reverse=backwards)
         metadata = flag(args, "metadata", False)
-        # False does not filter: the archive's own behaviour.
+        # False does not filter, as in the real archive.
         if flag(args, "zarr", False):
             rows = [one for one in rows if one.zarr is not None]
         if prefix := args.get("path", "").lower():
@@ -334,7 +334,7 @@ class DandiApi:
     def _redirect_to_signed_url(
         self, key: str, query: Mapping[str, str], method: str = "GET"
     ) -> Response:
-        """302 to the object, with a signature for this method."""
+        """Return a 302 to the object, with a URL signed for this method."""
         signed = self._archive.bucket.presigned(key, query, method)
         response = html_response("", 302)
         response.headers["Location"] = with_query(
@@ -360,14 +360,14 @@ class DandiApi:
         return page(rows, self._documents.zarr_row, request.args, self._url(request))
 
     def _zarr(self, request: Request, zarr: str) -> Json:
-        # One under embargo is not refused but denied, as upstream does it.
+        # An embargoed asset is not a 404 but a 403, as upstream.
         found = self._archive.zarrs.get(zarr)
         if found is None or not self._visible(request, found):
             raise not_found()
         return self._documents.zarr_row(found)
 
     def _zarr_files(self, request: Request, zarr: str) -> Response | Json:
-        # Upstream requires no authentication here, not even under embargo.
+        # Upstream requires no authentication here, even under embargo.
         found = self._archive.zarrs.get(zarr)
         if found is None:
             raise not_found()
@@ -425,7 +425,7 @@ def _text(dandiset: Dandiset) -> str:
 
 
 def _children(assets: Mapping[str, Asset], prefix: str) -> dict[str, list[Asset]]:
-    """The direct children of a folder, each with the assets in it."""
+    """Return the direct children of a folder, each with the assets in it."""
     children: dict[str, list[Asset]] = {}
     for path, asset in _inside(assets, prefix):
         name = path[len(prefix) + 1 if prefix else 0 :].partition("/")[0]

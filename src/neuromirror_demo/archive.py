@@ -1,4 +1,4 @@
-"""The demo archive's state, and everything that can happen to it."""
+"""The state of the demo archive, and all operations that change it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["Archive", "DemoError"]
 
 
 class Archive(ZarrVerbs):
-    """Dandisets in memory, their bytes in a bucket, and the verbs that change them.
+    """Dandisets in memory, their bytes in a bucket, and the operations that change them.
 
-    Every verb is one change at one moment of the archive's own clock. ``dandiset`` is a six-digit
-    id, ``path`` an asset's path in its draft unless said otherwise. All raise
-    :class:`DemoError` for a dandiset, version or path that is not there.
+    Every operation is one change at one moment of the archive's own clock. ``dandiset`` is a
+    six-digit id, and ``path`` the path of an asset in its draft unless stated otherwise. All raise
+    :class:`DemoError` for a missing dandiset, version or path.
     """
 
     # -- dandisets
@@ -26,7 +26,7 @@ class Archive(ZarrVerbs):
     def create_dandiset(
         self, description: Description, *, identifier: str | None = None, embargoed: bool = False
     ) -> str:
-        """Make an empty dandiset; returns its id, by default the next free one."""
+        """Create an empty dandiset; return its id, by default the next free one."""
         with self.lock:
             if identifier is None:
                 identifier = f"{max((int(name) for name in self.dandisets), default=0) + 1:06d}"
@@ -48,7 +48,7 @@ class Archive(ZarrVerbs):
         text: str | None = None,
         license: str | None = None,
     ) -> None:
-        """Change what the draft says about itself."""
+        """Change the metadata of the draft."""
         given = {"title": title, "text": text, "license": license}
         changed: dict[str, Any] = {name: value for name, value in given.items() if value}
         with self._draft(dandiset) as (draft, _):
@@ -60,10 +60,10 @@ class Archive(ZarrVerbs):
             pass
 
     def unembargo(self, dandiset: str) -> None:
-        """Open the dandiset and its bytes to everyone.
+        """Make the dandiset and its bytes public.
 
-        As upstream does, this takes the tag off the objects as they are now: versions that were
-        replaced before stay closed. The draft is modified, dandiset and assets are not.
+        As upstream does, this untags only the current version of each object; replaced versions
+        stay private. The draft's ``modified`` changes, those of dandiset and assets do not.
         """
         with self._draft(dandiset):
             found = self._dandiset(dandiset)
@@ -78,7 +78,7 @@ class Archive(ZarrVerbs):
                         self.bucket.untag(asset.zarr.key(entry))
 
     def delete_dandiset(self, dandiset: str) -> None:
-        """Take the dandiset and its assets away; from now on they are 404."""
+        """Delete the dandiset and its assets; they are 404 from now on."""
         with self.lock:
             self._dandiset(dandiset)
             for asset in self.assets.values():
@@ -92,10 +92,10 @@ class Archive(ZarrVerbs):
                 del self.zarrs[zarr_id]
 
     def publish(self, dandiset: str) -> str:
-        """Publish the draft; returns the label ``0.YYMMDD.HHMM``.
+        """Publish the draft; return the label ``0.YYMMDD.HHMM``.
 
-        Assets keep their ids; those not published before get ``publishedBy`` and
-        ``datePublished``, and a new ``modified``.
+        Assets keep their ids; those not published before get ``publishedBy``, ``datePublished`` and
+        a new ``modified``.
         """
         with self.lock:
             found = self._dandiset(dandiset)
@@ -128,7 +128,7 @@ class Archive(ZarrVerbs):
             return label
 
     def unpublish(self, dandiset: str, version: str) -> None:
-        """Take a published version back; its assets stay readable by their ids."""
+        """Delete a published version; its assets stay readable by their ids."""
         with self.lock:
             found = self._version(dandiset, version)
             if found not in self._dandiset(dandiset).published:
@@ -145,11 +145,11 @@ class Archive(ZarrVerbs):
         *,
         sha256_known: bool = True,
     ) -> str:
-        """Upload a file to the draft; returns its asset id.
+        """Upload a file to the draft; return its asset id.
 
-        Without ``content`` a path that ends in ``.nwb`` gets a real NWB file, another a line of
-        text. Equal bytes are stored once: the blob is then that of the earlier upload, whose
-        ``sha256_known`` stands.
+        Without ``content`` a path that ends in ``.nwb`` gets a real NWB file, any other path a line
+        of text. Equal bytes are stored once: the asset then uses the blob of the earlier upload and
+        its ``sha256_known``.
         """
         with self._draft(dandiset) as (draft, now):
             if path in draft.assets:
@@ -157,7 +157,7 @@ class Archive(ZarrVerbs):
             return self._put_asset(dandiset, path, self._content(path, content), now, sha256_known)
 
     def change_file(self, dandiset: str, path: str, content: bytes | str | None = None) -> str:
-        """Replace a file of the draft; returns the new asset id."""
+        """Replace a file of the draft; return the new asset id."""
         with self._draft(dandiset) as (draft, now):
             self._asset(dandiset, path)
             data = self._content(path, content, revision=self._uuid_counter + 1)
@@ -165,13 +165,13 @@ class Archive(ZarrVerbs):
             return self._put_asset(dandiset, path, data, now, sha256_known=True)
 
     def remove_file(self, dandiset: str, path: str) -> None:
-        """Take a file out of the draft; the asset itself stays readable by its id."""
+        """Remove a file from the draft; the asset itself stays readable by its id."""
         with self._draft(dandiset) as (draft, _):
             self._asset(dandiset, path)
             del draft.assets[path]
 
     def rename_file(self, dandiset: str, path: str, new_path: str) -> str:
-        """Move a file of the draft: a new asset of the same blob or Zarr; returns its id."""
+        """Move a file of the draft: create a new asset of the same blob or Zarr; return its id."""
         with self._draft(dandiset) as (draft, now):
             old = self._asset(dandiset, path)
             if new_path in draft.assets:
@@ -180,12 +180,12 @@ class Archive(ZarrVerbs):
             return self._new_asset(dandiset, new_path, now, blob=old.blob, zarr=old.zarr)
 
     def reveal_sha256(self, dandiset: str, path: str) -> None:
-        """Let the archive know the file's sha256; neither asset nor version is modified."""
+        """Make the sha256 of a file available; neither asset nor version is modified."""
         with self.lock:
             self._blob(dandiset, path).sha256_known = True
 
     def expire_blobs(self) -> int:
-        """Delete for ever the assets and blobs that no version holds; returns how many blobs.
+        """Delete the assets and blobs that no version contains; return the number of blobs.
 
         Upstream does so some time after they were replaced. Nothing is modified.
         """
@@ -204,7 +204,7 @@ class Archive(ZarrVerbs):
                 del self.blobs[blob.sha256]
             return len(gone)
 
-    # -- what must not happen
+    # -- violations of the archive's promises
 
     def tamper_published(
         self,
@@ -215,10 +215,10 @@ class Archive(ZarrVerbs):
         *,
         quiet: bool = False,
     ) -> None:
-        """Put other bytes, with other checksums, under an asset of a published version.
+        """Replace the bytes and checksums of an asset of a published version.
 
-        With ``quiet`` the version's ``modified`` does not move. Versions and the draft that
-        share the asset show the same.
+        With ``quiet`` the version's ``modified`` does not change. All versions, and the draft, that
+        share the asset are affected.
         """
         with self.lock:
             found = self._version(dandiset, version)
@@ -230,13 +230,13 @@ class Archive(ZarrVerbs):
                 found.modified = now
 
     def corrupt_blob(self, dandiset: str, path: str, version: str = "draft") -> None:
-        """Let the bucket give wrong bytes of the right size for a file; its ETag stays."""
+        """Make the bucket return wrong bytes of the right size for a file, with the same ETag."""
         with self.lock:
             blob = self._blob(dandiset, path, version)
             self._rewrite(blob, bytes(byte ^ 0xFF for byte in blob.data))
 
     def heal_blob(self, dandiset: str, path: str, version: str = "draft") -> None:
-        """Take back :meth:`corrupt_blob`."""
+        """Undo :meth:`corrupt_blob`."""
         with self.lock:
             blob = self._blob(dandiset, path, version)
             self._rewrite(blob, blob.data)
@@ -246,9 +246,9 @@ class Archive(ZarrVerbs):
     def make_many(
         self, dandiset: str | None, n_files: int, *, objects: bool = True, folder: str = "many"
     ) -> str:
-        """Add ``n_files`` small text files to a draft, made if it is not there; returns its id.
+        """Add ``n_files`` small text files to a draft, created if it is missing; return its id.
 
-        Without ``objects`` nothing is put in the bucket: the files can be listed, not fetched.
+        Without ``objects`` nothing is put in the bucket: the files can be listed, but not fetched.
         """
         with self.lock:
             if dandiset is None or dandiset not in self.dandisets:
@@ -273,7 +273,7 @@ class Archive(ZarrVerbs):
             return dandiset
 
     def make_dandisets(self, n: int, *, objects: bool = True) -> list[str]:
-        """Add ``n`` dandisets of one small text file each; returns their ids."""
+        """Add ``n`` dandisets with one small text file each; return their ids."""
         made = []
         for _ in range(n):
             identifier = self.create_dandiset(Description("One small file (demo)"))
@@ -281,14 +281,14 @@ class Archive(ZarrVerbs):
         return made
 
     def let_time_pass(self, hours: float) -> None:
-        """Nothing happens for so long; what comes next comes later."""
+        """Advance the clock without a change."""
         with self.lock:
             self.clock.now += timedelta(hours=hours)
 
-    # -- looking
+    # -- queries
 
     def freeze_summaries(self) -> None:
-        """Freeze what the lists report of each version at its present state."""
+        """Freeze the summary that lists report of each version at its present value."""
         with self.lock:
             self.frozen_summaries = {
                 (one.identifier, version.label): version.summary
@@ -297,9 +297,9 @@ class Archive(ZarrVerbs):
             }
 
     def sha256(self, dandiset: str, path: str, version: str = "draft") -> str:
-        """The true sha256 of a file, whether the archive shows it or not."""
+        """Return the true sha256 of a file, even if the archive does not show it yet."""
         return self._blob(dandiset, path, version).sha256
 
     def paths(self, dandiset: str, version: str = "draft") -> list[str]:
-        """The asset paths of a version, sorted."""
+        """Return the asset paths of a version, sorted."""
         return sorted(self._version(dandiset, version).assets)

@@ -15,17 +15,17 @@ _PEOPLE = (("Doe, Jane", "jane.doe@example.org"), ("Roe, Richard", "richard.roe@
 _NOTE = " Demo data: the signals are made up, no animal was recorded."
 
 SHARED = "sub-101/sub-101_ses-01_ecephys.nwb"
-"""The path of the file that 000001, 000002 and 000003 all hold, as one blob."""
+"""The path of the file that is in 000001, 000002 and 000003, as one blob."""
 
 LATE = "sub-401/sub-401_ses-02_ecephys.nwb"
-"""The file of 000004 whose sha256 the archive does not know yet."""
+"""The file of 000004 without a sha256 in the archive."""
 
 ZARR = "sub-501/sub-501_sample-a_stain-DAPI.ome.zarr"
 """The Zarr of 000005."""
 
 
 def fill(archive: Archive) -> None:
-    """Make the eight dandisets, by the same verbs that tests use."""
+    """Create the eight dandisets, with the same operations that tests use."""
     _add_draft_only(archive)
     _add_published_twice(archive)
     _add_sharing(archive)
@@ -39,10 +39,10 @@ def fill(archive: Archive) -> None:
 
 
 def zarr_entries() -> dict[str, bytes]:
-    """A small OME-Zarr 0.4 (Zarr format 2, no compression): two levels of a gradient.
+    """Return a small OME-Zarr 0.4 (Zarr format 2, no compression): two levels of a gradient.
 
-    Level 0 has 96 × 16 pixels, level 1 48 × 8, both uint16 in chunks of 8 × 8. Rows 1 and 10 to
-    11 are there so that the prefix ``0/1`` finds more than row 1.
+    Level 0 has 96 × 16 pixels, level 1 48 × 8, both uint16 in chunks of 8 × 8. Because rows 10 and
+    11 exist, the prefix ``0/1`` matches more than row 1.
     """
     import numpy
 

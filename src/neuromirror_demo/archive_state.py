@@ -1,4 +1,4 @@
-"""State of the demo archive, and the operations that its verbs are composed of."""
+"""The state of the demo archive, and the steps of its operations."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _CONTENT_TYPES = {
 
 
 class DemoError(NeuromirrorError):
-    """The demo archive was asked for something it does not hold or cannot do."""
+    """The demo archive does not have a requested item, or does not support an operation."""
 
 
 class ArchiveState:
@@ -52,11 +52,11 @@ class ArchiveState:
         self.zarrs: dict[str, Zarr] = {}
         self.lock = threading.RLock()
         self.members_only = False
-        """Whether the archive answers nothing without a token, as LINC's does."""
+        """Whether every request needs a token, as at LINC."""
         self.frozen_summaries: dict[tuple[str, str], VersionSummary] | None = None
-        """If set, the outdated state that the lists report for each version."""
+        """If set, the outdated summary that lists report for each version."""
         self.manifests: Callable[[Dandiset, DandisetVersion], dict[str, bytes]] | None = None
-        """Gives the documents that the archive leaves in the bucket for a published version."""
+        """Returns the documents that the archive writes to the bucket for a published version."""
         self._cache = cache
         self._uuid_counter = 0
 
@@ -69,7 +69,7 @@ class ArchiveState:
 
     @contextmanager
     def _draft(self, dandiset: str) -> Iterator[tuple[DandisetVersion, datetime]]:
-        """A change of a draft: its ``modified`` moves if the change went well."""
+        """Change a draft in a block: its ``modified`` changes unless the block raises."""
         with self.lock:
             draft = self._dandiset(dandiset).draft
             now = self.clock.now + self.clock.step
@@ -167,7 +167,7 @@ class ArchiveState:
         return asset.asset_id
 
     def _open(self, blob: Blob) -> None:
-        """Bytes that an open dandiset holds are under no embargo."""
+        """Make the bytes of an open dandiset public."""
         if blob.embargoed:
             blob.embargoed = False
             self.bucket.untag(blob.key)

@@ -41,13 +41,13 @@ PROCESSED = f"{BEHAVIOR}_processed_2024-06-16_08-30-00"
 """Derived from BEHAVIOR; only its name records this."""
 
 FUSION = "exaSPIM_653158_2023-06-01_20-41-38_fusion_2023-08-24"
-"""An image whose name breaks the rules: a date without a time."""
+"""An image with an invalid name: a date without a time."""
 
 HCR = "HCR_BL6-000_2023-06-1_00-00-00_fused_2023-08-02_10-11-12"
-"""Its date has a day of one digit."""
+"""A date whose day has one digit."""
 
 CCF = "ecephys_1234_ccf"
-"""No date at all, and no documents."""
+"""No date and no documents."""
 
 ASSETS = (RAW, RAW_2025, SORTED_0, SORTED_1, SORTED_2, BEHAVIOR, PROCESSED, FUSION, HCR, CCF)
 """Every asset of the open-data bucket."""
@@ -82,11 +82,11 @@ HOSTILE_KEYS = tuple(
 """The keys of the hostile bucket that are UTF-8; ``full/`` has content, ``marker/`` has none."""
 
 NOT_UTF8 = b"latin\xe91"
-"""One more key there; AWS takes none such, other servers of S3 do."""
+"""Another key of that bucket; AWS rejects it, other S3 servers accept it."""
 
 
 def fill_open_data(demo: DemoBuckets) -> None:
-    """Make the assets of the open-data bucket, by the same verbs that tests use."""
+    """Create the assets of the open-data bucket, with the same operations that tests use."""
     _raw(demo)
     _raw_2025(demo)
     _sorted(demo)
@@ -213,7 +213,7 @@ def _images(demo: DemoBuckets) -> None:
 
 
 def fill_benchmark(demo: DemoBuckets) -> None:
-    """Make the versioned bucket: sessions, what was overwritten, what was deleted."""
+    """Create the versioned bucket: sessions, overwritten objects, deleted objects."""
     bucket = demo.benchmark
     demo.put("README.md", b"# Benchmarks (demo)\n", bucket=bucket)
     for number, session in enumerate(SESSIONS):
@@ -223,7 +223,8 @@ def fill_benchmark(demo: DemoBuckets) -> None:
         demo.put_tree(session, folder, parts, bucket=bucket)
     demo.put(f"{MEAREC}/mearec_NP1.h5", b"\x89HDF\r\n\x1a\n" + bytes(3000), bucket=bucket)
     demo.put(f"{MEAREC}/mearec_NP2.h5", b"\x89HDF\r\n\x1a\n" + bytes(2000), bucket=bucket)
-    # The past: a first take of the samples, notes that are gone, a file that went and came back.
+    # The history: an earlier take of the samples, deleted notes, a file that was deleted and
+    # restored.
     second = SESSIONS[1]
     demo.put(f"{second}/notes.txt", b"Probe moved at 12:30.\n", bucket=bucket)
     demo.put(f"{second}/provenance.json", document({"take": 2}), bucket=bucket)
@@ -233,7 +234,7 @@ def fill_benchmark(demo: DemoBuckets) -> None:
 
 
 def fill_hostile(demo: DemoBuckets) -> None:
-    """Make the bucket of names that break things; the content of each is its name."""
+    """Create the bucket of hostile keys; the content of each object is its key."""
     for key in (*HOSTILE_KEYS, NOT_UTF8):
         empty = key in {b"marker/", b"folder/"}
         demo.put(key, b"" if empty else key, bucket=demo.hostile)

@@ -1,4 +1,4 @@
-"""The demo buckets' state, and everything that can happen to it."""
+"""The state of the demo buckets, and all operations that change it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,12 @@ MD5_OF_NOTHING = hashlib.md5(b"", usedforsecurity=False).hexdigest()
 
 
 class BucketState:
-    """Buckets in memory, the document database of one, and the verbs that change them.
+    """Buckets in memory, the document database of one, and the operations that change them.
 
-    There are three, and with ``layers`` one more. A key is given as text or bytes; where no bucket
-    is named, ``demo-aind-open-data`` is meant.
-    Each verb that changes something is one change an hour after the one before, by the demo's own
-    clock. All raise :class:`~neuromirror_demo.DemoError` for a bucket, an asset or an object that
-    is not there.
+    There are three buckets, and with ``layers`` a fourth. Keys are text or bytes; the default
+    bucket is ``demo-aind-open-data``. Each change happens one hour after the previous one, by the
+    demo's own clock. All operations raise :class:`~neuromirror_demo.DemoError` for a missing
+    bucket, asset or object.
     """
 
     open_data = OPEN_DATA
@@ -64,39 +63,39 @@ class BucketState:
         for bucket in self._buckets.values():
             bucket.close()
 
-    # -- what there is
+    # -- queries
 
     def present(self, prefix: bytes | str = "", *, bucket: str = OPEN_DATA) -> list[bytes]:
-        """The keys that are there now, in the order of their bytes."""
+        """Return the current keys, in the order of their bytes."""
         kept, start = self.bucket(bucket), key_bytes(prefix)
         return [
             key for key in kept.names() if key.startswith(start) and kept.current(key) is not None
         ]
 
     def head(self, key: bytes | str, *, bucket: str = OPEN_DATA) -> ObjectVersion:
-        """An object as it is now."""
+        """Return the current version of an object."""
         found = self.bucket(bucket).current(key_bytes(key))
         if found is None:
             raise DemoError(f"the bucket {bucket} holds no {key_bytes(key)!r}")
         return found
 
     def data(self, key: bytes | str, *, bucket: str = OPEN_DATA) -> bytes:
-        """Its bytes."""
+        """Return the bytes of an object."""
         return self.head(key, bucket=bucket).data
 
     def sha256(self, key: str, *, bucket: str = OPEN_DATA) -> str:
-        """The SHA-256 of its bytes, in hex."""
+        """Return the SHA-256 of an object's bytes, in hex."""
         return hashlib.sha256(self.data(key, bucket=bucket)).hexdigest()
 
     def versions(self, key: bytes | str, *, bucket: str = OPEN_DATA) -> list[ObjectVersion]:
-        """All versions of an object and its delete markers, newest first."""
+        """Return all versions of an object and its delete markers, newest first."""
         return list(self.bucket(bucket).versions(key_bytes(key)))
 
     def assets(self) -> list[str]:
-        """The first components of the open-data bucket's keys."""
+        """Return the first components of the open-data bucket's keys."""
         return sorted({key.partition(b"/")[0].decode() for key in self.present()})
 
-    # -- objects change
+    # -- changes of objects
 
     def put(
         self,
@@ -110,10 +109,10 @@ class BucketState:
         checksum: str | None = None,
         kms: bool = False,
     ) -> ObjectVersion:
-        """Upload an object, in parts where ``part_size`` (bytes, at least 5 MiB) is given.
+        """Upload an object, in parts if ``part_size`` (bytes, at least 5 MiB) is given.
 
-        Several sizes make parts that differ, the last of them for all that follow. ``encoding``
-        is its Content-Encoding; the content is stored as it is given.
+        A list of sizes gives parts of these sizes, the last of which applies to all further parts.
+        ``encoding`` is the Content-Encoding; the content is stored as given.
         """
         with self.lock:
             return self.bucket(bucket).put(
@@ -135,11 +134,11 @@ class BucketState:
         etag: str | None = None,
         bucket: str = OPEN_DATA,
     ) -> ObjectVersion:
-        """Upload a large object of Swift, as Ceph's gateway shows it to S3 clients.
+        """Upload a large Swift object, as Ceph's gateway shows it to S3 clients.
 
-        Listings state what is stored of it, under the MD5 of nothing: the 173 bytes of a static
-        one's manifest, or the 0 of a ``dynamic`` one. ``HEAD`` and ``GET`` answer for the whole
-        object, by default under the same ETag.
+        Listings state the size of the stored manifest (173 bytes for a static one, 0 for a
+        ``dynamic`` one) and the MD5 of empty input. ``HEAD`` and ``GET`` return the whole object,
+        by default with the same ETag.
         """
         listed = 0 if dynamic else 173, MD5_OF_NOTHING
         with self.lock:
@@ -169,14 +168,14 @@ class BucketState:
         bucket: str = OPEN_DATA,
         part_size: int | None = None,
     ) -> ObjectVersion:
-        """An asset grows by a file."""
+        """Add a file to an asset."""
         self._later()
         return self.put(f"{asset}/{path}", content, bucket=bucket, part_size=part_size)
 
     def overwrite(
         self, key: bytes | str, content: bytes | str | None = None, *, bucket: str = OPEN_DATA
     ) -> ObjectVersion:
-        """The same key gets other bytes (by default as many), in parts of the same size."""
+        """Replace the bytes of a key (by default as many), in parts of the same size."""
         self._later()
         before = self.head(key, bucket=bucket)
         if content is None:
@@ -202,7 +201,7 @@ class BucketState:
             path = f"{asset}/many/{number // 1000:03d}/{number:06d}"
             self.put(path, f"{number}\n", bucket=bucket)
 
-    # -- assets change
+    # -- changes of assets
 
     def describe(self, asset: AssetDescription, *, docdb: bool = True) -> None:
         """Write an asset's documents, also to the document database unless ``docdb`` is false."""
@@ -222,7 +221,7 @@ class BucketState:
         sidecar: str = "data_description.json",
         changes: Mapping[str, Any] | None = None,
     ) -> None:
-        """Edit one document of an asset, by default its ``notes``; then the indexer comes by."""
+        """Edit one document of an asset, by default its ``notes``; then run the indexer."""
         key = f"{asset}/{sidecar}"
         body = json.loads(self.data(key))
         body.update({"notes": f"edited at {self.clock.now:%H:%M}"} if changes is None else changes)
@@ -232,7 +231,7 @@ class BucketState:
             self.reindex(asset)
 
     def reindex(self, asset: str) -> None:
-        """The indexer rewrites ``metadata.nd.json``: at least ``last_modified`` is new in it."""
+        """Rewrite ``metadata.nd.json`` as the indexer does; at least ``last_modified`` changes."""
         self._later()
         names = [key.decode().removeprefix(f"{asset}/") for key in self.present(f"{asset}/")]
         documents = {
@@ -243,7 +242,7 @@ class BucketState:
         self._index(asset, documents, docdb=asset in self.records)
 
     def touch_docdb(self, asset: str) -> None:
-        """The document database says that an asset changed; the bucket does not know of it."""
+        """Record a change of an asset in the document database, without a change in the bucket."""
         self._later()
         kept = self.records.get(asset)
         if kept is None:
@@ -252,18 +251,18 @@ class BucketState:
         kept[name] = f"{self.clock.now:%Y-%m-%dT%H:%M:%S}.000000Z"
 
     def forget_in_docdb(self, asset: str) -> None:
-        """The document database loses its record of an asset; the bucket does not."""
+        """Remove the record of an asset from the document database; the bucket keeps the asset."""
         if self.records.pop(asset, None) is None:
             raise DemoError(f"the document database has no record of {asset}")
 
     def remove_asset(self, asset: str, *, bucket: str = OPEN_DATA) -> int:
-        """Delete all objects of an asset, whose record stays; gives their number."""
+        """Delete all objects of an asset, but not its record; return their number."""
         with self.lock:
             kept = self.bucket(bucket)
             now = [
                 self.head(key, bucket=bucket) for key in self.present(f"{asset}/", bucket=bucket)
             ]
-            # Where no versions are kept the bytes go with the object.
+            # In a bucket without versions the bytes are lost with the object.
             gone = [(one, one.data) for one in now]
             if not gone:
                 raise DemoError(f"the bucket {bucket} holds nothing of {asset}")
@@ -274,7 +273,7 @@ class BucketState:
             return len(gone)
 
     def return_asset(self, asset: str, *, bucket: str = OPEN_DATA) -> int:
-        """Upload a removed asset again: the same bytes at a later time; gives the number."""
+        """Upload a removed asset again, with a later time; return the number of objects."""
         self._later()
         gone = self._removed.pop((bucket, asset), None)
         if gone is None:
@@ -293,17 +292,17 @@ class BucketState:
     def grant(
         self, bucket: str, *, list_versions: bool | None = None, read_versions: bool | None = None
     ) -> None:
-        """Change what anybody may do with versions."""
+        """Change the public permissions on object versions."""
         kept = self.bucket(bucket)
         if list_versions is not None:
             kept.list_versions = list_versions
         if read_versions is not None:
             kept.read_versions = read_versions
 
-    # -- parts
+    # -- helpers
 
     def bucket(self, name: str) -> ObjectBucket:
-        """The bucket of a name."""
+        """Return the bucket with this name."""
         if name not in self._buckets:
             raise DemoError(f"no bucket {name!r}: there are {', '.join(self._buckets)}")
         return self._buckets[name]
@@ -324,7 +323,7 @@ class BucketState:
 
 
 def key_bytes(key: bytes | str) -> bytes:
-    """A key as S3 keeps it; text may hold surrogates for bytes that are not UTF-8."""
+    """Return a key as stored by S3; text may contain surrogates for bytes that are not UTF-8."""
     return key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key
 
 

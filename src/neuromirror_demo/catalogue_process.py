@@ -1,4 +1,4 @@
-"""The end of a demonstration that stays: more archives, and pages of all that was mirrored."""
+"""The last part of ``demo --serve``: more archives, and the catalogue of all mirrored datasets."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ if TYPE_CHECKING:
     from neuromirror_demo.walkthrough import CommandSteps
 
 _STOP_TIMEOUT = 15
-"""Seconds that the pages have to end."""
+"""Seconds that the catalogue has to exit."""
 
 
 class CatalogueExitedError(NeuromirrorError):
-    """The catalogue that was to be kept did not stay."""
+    """The catalogue process exited unexpectedly."""
 
 
 @dataclass(slots=True)
 class CatalogueProcess:
-    """``neuromirror catalogue`` as a process of its own; without an ``address`` it says why."""
+    """``neuromirror catalogue`` as a process; without an ``address`` it did not start."""
 
     process: subprocess.Popen[str]
     address: str
     error: str
 
     def wait(self) -> None:
-        """Until it ends, which it should not; raises CatalogueExitedError."""
+        """Wait until the process exits, which it should not; raise CatalogueExitedError."""
         code = self.process.wait()
         raise CatalogueExitedError(f"the catalogue at {self.address} has ended (exit code {code})")
 
 
 @contextmanager
 def stop_on_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does."""
+    """Handle SIGTERM like Ctrl-C during the block."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -56,7 +56,7 @@ def stop_on_sigterm() -> Iterator[None]:
 
 
 def volumes(folder: Path, stack: ExitStack) -> dict[str, Any]:
-    """Starts a BOSS and an ndstore beside the other archives; gives their addresses."""
+    """Start a BOSS and an ndstore beside the other archives; yield their addresses."""
     from neuromirror_demo.boss import DemoBoss
     from neuromirror_demo.ndstore import DemoNdstore
 
@@ -87,7 +87,7 @@ def _discard(output: IO[str]) -> None:
 
 @contextmanager
 def run_catalogue(folder: Path, environment: Mapping[str, str]) -> Iterator[CatalogueProcess]:
-    """The catalogue of the folder's store, until the end of the block."""
+    """Run the catalogue of the folder's store until the end of the block."""
     with subprocess.Popen(
         [
             *(sys.executable, "-m", "neuromirror", "--json"),
@@ -98,7 +98,7 @@ def run_catalogue(folder: Path, environment: Mapping[str, str]) -> Iterator[Cata
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
-        # Ctrl-C is for the demonstration, which then ends this one
+        # Ctrl-C is handled by the demonstration, which then stops this process
         start_new_session=True,
     ) as process:
         try:
@@ -116,9 +116,9 @@ def run_catalogue(folder: Path, environment: Mapping[str, str]) -> Iterator[Cata
 def serve_until_interrupted(
     archives: dict[str, Any], static: str, folder: Path, steps: CommandSteps, stack: ExitStack
 ) -> None:
-    """Serves archives, store and pages until Ctrl-C, when all that there is has been mirrored.
+    """Mirror everything, then serve archives, store and catalogue until Ctrl-C.
 
-    ``static`` is where the store is served alone, for where there are no pages.
+    ``static`` is the URL of the store alone, used if the catalogue is not available.
     """
     archives |= volumes(folder, stack)
     steps.run("Everything else that the archives have is mirrored too: volumes, Zarrs.", "sync")
@@ -162,7 +162,7 @@ Ctrl-C ends it."""
 
 
 def _highlights(address: str, archives: Mapping[str, Any]) -> str:
-    """A line for each dataset, by what there is to see of it."""
+    """Return one line per dataset with its special features."""
     shown = {"versions, and what changed": "demo:000008", "a Zarr": "demo:000005"}
     if "buckets" in archives:
         shown["provenance"] = f"demo-aind:{SORTED_1}"

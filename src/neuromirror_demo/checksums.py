@@ -7,17 +7,17 @@ import json
 from collections.abc import Mapping
 
 PART_SIZE = 64 * 1024 * 1024
-"""Bytes of a part of a dandi-etag; enough for files under 10,000 parts, as all here are."""
+"""Part size of a dandi-etag in bytes; it suffices for files under 10,000 parts, as all here are."""
 
 
 def part_sizes(size: int, part_size: int = PART_SIZE) -> tuple[int, ...]:
-    """The sizes of the parts that so many bytes are uploaded in; at least one part."""
+    """Return the sizes of the parts of an upload; at least one part."""
     starts = range(0, max(size, 1), part_size)
     return tuple(min(part_size, size - start) for start in starts)
 
 
 def multipart_etag(data: bytes, part_size: int | None) -> tuple[str, tuple[int, ...]]:
-    """S3's ETag and the sizes of the parts: for an upload in one piece (None) the md5, and none.
+    """Return S3's ETag and the part sizes; for a single-part upload (None) the MD5, and no parts.
 
     In parts it is ``<md5 of the joined part md5s>-<parts>``.
     """
@@ -33,15 +33,15 @@ def multipart_etag(data: bytes, part_size: int | None) -> tuple[str, tuple[int, 
 
 
 def dandi_etag(data: bytes) -> str:
-    """The ETag of an upload in parts of 64 MiB."""
+    """Return the ETag of an upload in parts of 64 MiB."""
     return multipart_etag(data, PART_SIZE)[0]
 
 
 def zarr_checksum(entries: Mapping[str, tuple[str, int]]) -> str:
-    """The dandi-zarr-checksum ``<md5>-<files>--<bytes>`` of entries: path to (md5 hex, bytes).
+    """Return the dandi-zarr-checksum ``<md5>-<files>--<bytes>`` of path → (md5 hex, bytes).
 
-    Bottom up, the md5 of a folder's compact JSON listing, sorted by name; the format is that of
-    the ``compute_zarr_checksum`` package.
+    The checksum of a folder is the md5 of its compact JSON listing, sorted by name; the format is
+    that of the ``compute_zarr_checksum`` package.
     """
     files: list[dict[str, object]] = []
     folders: dict[str, dict[str, tuple[str, int]]] = {}

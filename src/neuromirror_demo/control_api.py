@@ -1,4 +1,4 @@
-"""Verbs over HTTP: ``POST /_demo/<verb>`` with a JSON object of arguments."""
+"""Operations over HTTP: ``POST /_demo/<verb>`` with a JSON object of arguments."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Verb = Callable[..., object]
 
 
 class ControlMiddleware:
-    """An application, and below ``/_demo/`` the control of what it shows.
+    """Adds the control API below ``/_demo/`` to an application.
 
-    The answer is ``{"result": …}``, or 400 and ``{"detail": …}``. ``GET /_demo/requests`` gives
-    what ``log`` gives.
+    The response is ``{"result": …}``, or 400 and ``{"detail": …}``. ``GET /_demo/requests`` returns
+    the result of ``log``.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The archive's versioned, public S3 bucket, on loopback.
 
-Embargoed objects are tagged: S3 refuses a tagged version to every client without a URL
-that the archive signed. A tag is put on with the upload, and is one version's own.
+Embargoed objects are tagged: S3 refuses a tagged version unless the URL is signed by the archive.
+An upload can set the tag, which belongs to a single version.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from neuromirror_demo.object_bucket import ObjectVersion
 
 BUCKET = "demo-dandiarchive"
-"""The public name."""
+"""The name of the bucket in public URLs."""
 
 _SECRET = b"the demo archive's own key: there is nothing behind it that would be worth a better one"
 _SIGNATURE = "X-Amz-Signature"
@@ -32,7 +32,7 @@ _EXPIRES = timedelta(hours=6)
 
 
 class DandiBucket:
-    """The bucket, and the WSGI application that serves it path-style.
+    """The bucket, and the WSGI application that serves it with path-style URLs.
 
     Signed URLs expire by ``clock``, which the archive sets to its own.
     """
@@ -58,7 +58,7 @@ class DandiBucket:
         parts: tuple[int, ...] = (),
         embargoed: bool = False,
     ) -> str:
-        """Store an object with this ETag (and parts of these sizes); returns its version id."""
+        """Store an object with this ETag (and parts of these sizes); return its version id."""
         made = self._objects.put(
             key.encode(), data, content_type=content_type, modified=modified, etag=etag, parts=parts
         )
@@ -68,7 +68,7 @@ class DandiBucket:
         return made.version_id
 
     def overwrite(self, key: str, version_id: str, data: bytes) -> None:
-        """Give a version other bytes; its ETag, id and time stay."""
+        """Replace the bytes of a version; its ETag, id and time stay the same."""
         for one in self._objects.versions(key.encode()):
             if one.version_id == version_id:
                 self._objects.overwrite(one, data)
@@ -78,7 +78,7 @@ class DandiBucket:
         self._objects.delete(key.encode(), modified)
 
     def expire(self, key: str) -> None:
-        """Delete all versions of an object for ever."""
+        """Delete all versions of an object permanently."""
         self._objects.expire(key.encode())
 
     def versions(self, key: str) -> list[ObjectVersion]:
@@ -86,7 +86,7 @@ class DandiBucket:
         return list(self._objects.versions(key.encode()))
 
     def untag(self, key: str) -> None:
-        """Let anybody read the object as it is now, but none of its earlier versions."""
+        """Make the current version of the object public, but not its earlier versions."""
         current = self._objects.current(key.encode())
         if current is not None and current.version_id is not None:
             self._tagged.discard(current.version_id)
@@ -96,7 +96,7 @@ class DandiBucket:
         self._objects.close()
 
     def presigned(self, key: str, query: Mapping[str, str], method: str = "GET") -> dict[str, str]:
-        """The query of a URL that may be asked for six hours, by this method alone."""
+        """Return the query of a signed URL that is valid for six hours, for this method only."""
         now = self.clock.now
         signed = {
             **query,
@@ -140,7 +140,7 @@ class DandiBucket:
         return object_response(self._objects, key, query, request, refuses)
 
     def _refusal(self, method: str, key: bytes, query: Mapping[str, str]) -> Response | None:
-        """What S3 answers to a signed URL that is wrong, or too old."""
+        """Return S3's response to an invalid or expired signed URL, if it is one."""
         rest = {name: value for name, value in query.items() if name != _SIGNATURE}
         if not hmac.compare_digest(query[_SIGNATURE].encode(), _sign(method, key, rest).encode()):
             return error_response(403, "SignatureDoesNotMatch")

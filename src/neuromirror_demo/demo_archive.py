@@ -1,4 +1,4 @@
-"""The demo archive as a running thing: two servers on loopback and the folder of mirror files."""
+"""The demo archive as a service: two servers on loopback and the folder of mirror files."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ VERBS = (
     "unembargo",
     "unpublish",
 )
-"""The methods of :class:`DemoArchive` that can be called as ``POST /_demo/<verb>``."""
+"""The methods of :class:`DemoArchive` that can be called with ``POST /_demo/<verb>``."""
 
 
 class DemoDirectoryError(ConfigurationError):
-    """The folder given is not one that a demo archive may use."""
+    """The given folder cannot be used by a demo archive."""
 
 
 class DemoArchive(Archive):
@@ -75,7 +75,7 @@ class DemoArchive(Archive):
     """
 
     token = "8c1f4b6e0d3a5972" + "0" * 24
-    """The owner's token: may read the embargoed dandiset (``Authorization: token …``)."""
+    """The owner's token, which can read the embargoed dandiset (``Authorization: token …``)."""
 
     other_token = "1d0e5a7c93b84f26" + "1" * 24
     """Token of a user without access: embargoed data is 403."""
@@ -115,7 +115,7 @@ class DemoArchive(Archive):
         self.buckets = (
             DemoBuckets(self.directory, port=buckets_port, layers=layers) if buckets else None
         )
-        """The S3 buckets that were started beside the archive, None without them."""
+        """The S3 buckets that were started beside the archive; None without them."""
 
     def __enter__(self) -> Self:
         from neuromirror_demo.api import DandiApi
@@ -131,7 +131,7 @@ class DemoArchive(Archive):
             self._stack.callback(s3.stop)
             api = LoopbackServer(late, self._ports[0])
             self._stack.callback(api.stop)
-            # Last in, first out: what hangs is let go before the servers wait for it.
+            # In reverse order: hanging responses are released before the servers wait for them.
             self._stack.callback(self._faults.clear)
             self._base, self._s3 = api.url, s3.url
             documents = DandiDocuments(self, self._base, self._s3)
@@ -159,12 +159,13 @@ class DemoArchive(Archive):
         self._stack.close()
 
     def add_zarrs(self) -> dict[str, dict[str, str]]:
-        """Add five dandisets with Zarrs; gives by name where each is: dandiset, path, zarr id.
+        """Add five dandisets with Zarrs; return dandiset, path and Zarr id of each by name.
 
-        ``v2x40``, ``v3x40``, ``v2x1200``, ``v3x1200``: both formats, so many entries; ``nested``:
-        folders ``1/`` and ``10/`` at two depths; ``shared``: ``v2x40`` in another dandiset;
-        ``parts``: entries uploaded in parts; ``pending``: never finalized; ``closed``: under
-        embargo; ``odd``: odd names, in a dandiset of such; ``wrong``: its checksum is misstated.
+        ``v2x40``, ``v3x40``, ``v2x1200``, ``v3x1200``: both formats, with this many entries;
+        ``nested``: folders ``1/`` and ``10/`` at two depths; ``shared``: ``v2x40`` in another
+        dandiset; ``parts``: entries uploaded in parts; ``pending``: never finalized; ``closed``:
+        under embargo; ``odd``: odd names, in a dandiset with odd names; ``wrong``: the stated
+        checksum is wrong.
         """
         from neuromirror_demo.zarr_contents import add_zarrs
 
@@ -185,11 +186,11 @@ class DemoArchive(Archive):
 
     @property
     def control_url(self) -> str:
-        """Where the verbs can be called: ``POST <control_url>/<verb>`` with a JSON object."""
+        """The URL of the control API: ``POST <control_url>/<verb>`` with a JSON object."""
         return f"{self._base}/_demo"
 
     def addresses(self) -> dict[str, Any]:
-        """What ``serve`` prints."""
+        """Return what ``serve`` prints."""
         buckets = {} if self.buckets is None else {"buckets": self.buckets.addresses()}
         return {
             "dandi": {"api": self.api_url, "token": self.token},
@@ -202,33 +203,33 @@ class DemoArchive(Archive):
     # -- faults and requests
 
     def fault(self, name: str, **options: Any) -> Fault:
-        """Switch a fault on; off again by its ``clear`` or at the end of a ``with`` block."""
+        """Enable a fault, until its ``clear`` or the end of a ``with`` block."""
         return self._faults.set(name, **options)
 
     def clear_faults(self) -> None:
-        """Switch all faults off."""
+        """Disable all faults."""
         self._faults.clear()
 
     @property
     def requests(self) -> list[str]:
-        """The API's requests so far, in order: ``"GET /api/dandisets/?page=2"``."""
+        """Return the API's requests so far, in order: ``"GET /api/dandisets/?page=2"``."""
         return list(self._api_fault_injector.log)
 
     @property
     def s3_requests(self) -> list[str]:
-        """The bucket's requests so far, in order."""
+        """Return the bucket's requests so far, in order."""
         return list(self._s3_fault_injector.log)
 
     def count_requests(self, pattern: str = "") -> int:
-        """How many requests of both servers hold this regular expression."""
+        """Return the number of requests to both servers that match this regular expression."""
         return sum(bool(re.search(pattern, one)) for one in [*self.requests, *self.s3_requests])
 
     def clear_requests(self) -> None:
-        """Forget the requests so far."""
+        """Clear the request logs."""
         self._api_fault_injector.log.clear()
         self._s3_fault_injector.log.clear()
 
-    # -- parts
+    # -- helpers
 
     def _verbs(self) -> dict[str, Callable[..., object]]:
         def fault(name: str = "", **options: Any) -> None:
@@ -248,12 +249,12 @@ class DemoArchive(Archive):
             f'[options]\napi = "{self.api_url}"\n'
         )
         self._stack.callback(target.unlink, missing_ok=True)
-        # stays: shells that read it have their git configuration there
+        # kept, because shells that source the script use this git configuration
         write_environment(self.directory)
 
 
 class _DeferredApp:
-    """Stands in for the API until the archive is filled: its address is needed before."""
+    """A placeholder for the API until the archive is filled; its URL is needed earlier."""
 
     app: WSGIApplication | None = None
 

@@ -1,4 +1,4 @@
-"""The demo buckets as a running thing: one S3 server on loopback, and a document database."""
+"""The demo buckets as a service: one S3 server on loopback, and a document database."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FAULTS: Mapping[str, dict[str, Any]] = {
     "no_version_id": {"path": ".", "method": "HEAD"},
     "listing": {"path": "^/[^/]+/?$", "without": (), "after": None, "ends": ""},
 }
-"""Every fault with the defaults of its options; those of all are in ``faults.Fault``."""
+"""Every fault with the default values of its options; ``faults.Fault`` has the common ones."""
 
 
 class DemoBuckets(DemoServer, BucketState):
@@ -94,15 +94,15 @@ class DemoBuckets(DemoServer, BucketState):
 
     @property
     def endpoint(self) -> str:
-        """``http://127.0.0.1:<port>``, while it runs."""
+        """``http://127.0.0.1:<port>``, while the server runs."""
         return self._address
 
     def docdb_url(self, version: str = "v2") -> str:
-        """The document database's address for finding records; ``v1`` or ``v2``."""
+        """Return the URL of the document database for finding records; ``v1`` or ``v2``."""
         return f"{self.endpoint}/{version}/metadata_index/data_assets/find"
 
     def addresses(self) -> dict[str, Any]:
-        """What ``serve`` prints."""
+        """Return what ``serve`` prints."""
         return {
             "endpoint": self.endpoint,
             "names": list(self._buckets),
@@ -111,7 +111,7 @@ class DemoBuckets(DemoServer, BucketState):
         }
 
     def url(self, key: bytes | str, *, bucket: str = OPEN_DATA, version_id: str = "") -> str:
-        """The address of an object."""
+        """Return the URL of an object."""
         query = f"?versionId={version_id}" if version_id else ""
         return f"{self.endpoint}/{bucket}/{quote(key_bytes(key), safe='/~')}{query}"
 
@@ -120,10 +120,10 @@ class DemoBuckets(DemoServer, BucketState):
     def drop_key_from_listing(
         self, key: str | Sequence[str], *, bucket: str = OPEN_DATA, tail: bool = False, **how: Any
     ) -> Fault:
-        """Leave a key (or some) out of listings, though the object is there.
+        """Omit a key (or several) from listings, although the object exists.
 
-        With ``tail`` everything from the first such key on is missing, and the listing says that
-        it is whole.
+        With ``tail`` all keys from the first such key on are missing, and the listing states that
+        it is complete.
         """
         path = _LISTING.format(bucket=bucket)
         keys = [key] if isinstance(key, str) else list(key)
@@ -134,20 +134,20 @@ class DemoBuckets(DemoServer, BucketState):
         return self.fault("listing", path=path, without=keys, **how)
 
     def cut_listing(self, ends: str = "cut", *, bucket: str = _ANY_BUCKET, **how: Any) -> Fault:
-        """End pages of listings badly.
+        """Return malformed ends of listing pages.
 
-        ``cut``: in the middle of the document; ``early``: saying that nothing follows;
-        ``no-token``: saying that more follows, but not where.
+        ``cut``: in the middle of the document; ``early``: with the statement that nothing follows;
+        ``no-token``: with the statement that more follows, but without a token.
         """
         if ends not in {"cut", "early", "no-token"}:
             raise DemoError(f"a listing can end as cut, early or no-token, not as {ends!r}")
         return self.fault("listing", path=_LISTING.format(bucket=bucket), ends=ends, **how)
 
     def slow_down(self, times: int | None = None, **how: Any) -> Fault:
-        """Answer 503 SlowDown, as many times as said (None: until it is cleared)."""
+        """Return 503 SlowDown a number of times (None: until it is cleared)."""
         return self.fault("status", status=503, times=times, **how)
 
-    # -- parts
+    # -- helpers
 
     def _mirror_files(self) -> dict[str, tuple[str, str, str]]:
         from neuromirror_demo.bucket_contents import MEAREC
@@ -217,7 +217,7 @@ VERBS = (
     "sha256",
     "touch_docdb",
 )
-"""The methods that can be called over HTTP and give JSON; of others HTTP gives null."""
+"""The methods that can be called over HTTP and return JSON; for others HTTP returns null."""
 
 _WITHOUT_RESULT = (
     "add_file",

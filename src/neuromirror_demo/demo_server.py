@@ -1,4 +1,4 @@
-"""Base of the demo services: start and stop, address, faults, request log."""
+"""The base class of the demo services: start and stop, address, faults, request log."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 class DemoServer(ABC):
     """A service on loopback, from :meth:`start` (or ``with``) to :meth:`stop`.
 
-    ``directory`` gets the mirror files, in ``mirrors``; they are removed at the end. ``port`` 0
-    takes a free one. A subclass sets ``_watch`` and ``_faults``, and says in :meth:`_prepare` and
-    :meth:`_mirror_files` what is to be there.
+    The mirror files are written to ``directory/mirrors``, and removed at the end. ``port`` 0
+    selects a free port. A subclass sets ``_watch`` and ``_faults``, and implements :meth:`_prepare`
+    and :meth:`_mirror_files`.
     """
 
     _fault_injector: FaultInjector
     _faults: Faults
 
     def _initialize(self, directory: Path | str, port: int) -> None:
-        """Initialise a service that is not running yet."""
+        """Initialize a service that is not running yet."""
         self.mirrors = Path(directory).absolute() / "mirrors"
         self._address = ""
         self._port = port
@@ -38,10 +38,10 @@ class DemoServer(ABC):
 
     @abstractmethod
     def _mirror_files(self) -> dict[str, tuple[str, str, str]]:
-        """Kind of source, title and options of each mirror of it, by the mirror's name."""
+        """Return source type, title and options of each mirror file, by the mirror's name."""
 
     def start(self) -> Self:
-        """Serve from now on."""
+        """Start to serve."""
         from neuromirror_demo.loopback_server import LoopbackServer
 
         with ExitStack() as undo:
@@ -49,7 +49,7 @@ class DemoServer(ABC):
             self._prepare()
             server = LoopbackServer(self._fault_injector, self._port)
             self._stack.callback(server.stop)
-            # Last in, first out: what hangs is let go before the server waits for it.
+            # In reverse order: hanging responses are released before the server waits for them.
             self._stack.callback(self._faults.clear)
             self._address = server.url
             self._write_mirrors()
@@ -57,7 +57,7 @@ class DemoServer(ABC):
         return self
 
     def stop(self) -> None:
-        """Serve no more, and leave nothing."""
+        """Stop, and remove the mirror files."""
         self._stack.close()
 
     def __enter__(self) -> Self:
@@ -89,46 +89,46 @@ class DemoServer(ABC):
 
     @property
     def control_url(self) -> str:
-        """Where the verbs can be called: ``POST <control_url>/<verb>`` with a JSON object."""
+        """The URL of the control API: ``POST <control_url>/<verb>`` with a JSON object."""
         return f"{self._address}/_demo"
 
     # -- faults and requests
 
     def fault(self, name: str, **options: Any) -> Fault:
-        """Switch a fault of ``FAULTS`` on; off by its ``clear`` or at the end of a ``with``."""
+        """Enable a fault of ``FAULTS``, until its ``clear`` or the end of a ``with`` block."""
         return self._faults.set(name, **options)
 
     def throttle(self, times: int | None = None, **how: Any) -> Fault:
-        """Answer 429 without Retry-After, as many times as said (None: until it is cleared)."""
+        """Return 429 without Retry-After a number of times (None: until it is cleared)."""
         return self.fault("status", status=429, times=times, **how)
 
     def clear_faults(self) -> None:
-        """Switch all faults off."""
+        """Disable all faults."""
         self._faults.clear()
 
     @property
     def requests(self) -> list[str]:
-        """The requests so far, in order: ``"GET /v1/collection/"``."""
+        """Return the requests so far, in order: ``"GET /v1/collection/"``."""
         return list(self._fault_injector.log)
 
     def count_requests(self, pattern: str = "") -> int:
-        """How many requests hold this regular expression."""
+        """Return the number of requests that match this regular expression."""
         return sum(bool(re.search(pattern, one)) for one in self.requests)
 
     def clear_requests(self) -> None:
-        """Forget the requests so far."""
+        """Clear the request log."""
         self._fault_injector.log.clear()
 
     def _verbs(
         self, names: Iterable[str], without_result: Iterable[str]
     ) -> dict[str, Callable[..., object]]:
-        """What can be called over HTTP; the result of some is no JSON, and is not given."""
+        """Return the operations that HTTP can call; results that are not JSON are dropped."""
         verbs: dict[str, Callable[..., object]] = {name: getattr(self, name) for name in names}
         return {**verbs, **{name: _without_result(getattr(self, name)) for name in without_result}}
 
 
 def _without_result(verb: Callable[..., object]) -> Callable[..., object]:
-    """A verb whose result is no JSON."""
+    """Wrap an operation whose result is not JSON."""
 
     def called(**given: Any) -> None:
         verb(**given)

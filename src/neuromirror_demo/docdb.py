@@ -24,14 +24,14 @@ _RENAMED = {"created": "_created", "last_modified": "_last_modified"}
 
 
 def collection(records: Iterable[Record], version: str) -> list[Record]:
-    """Records of a database version: v1 older schemas, v2 all, with v2's names of times."""
+    """Return the records of a database version: v1 older schemas, v2 all, with its field names."""
     if version == "v1":
         return [one for one in records if "_created" not in one]
     return [{_RENAMED.get(name, name): value for name, value in one.items()} for one in records]
 
 
 def find(records: Iterable[Record], query: Mapping[str, str], most: int) -> Response:
-    """The records that are asked for, never more than ``most``; 400 for what is no question."""
+    """Return the matching records, at most ``most``; 400 for an invalid query."""
     try:
         filters = json.loads(query.get("filter") or "{}")
         shown = json.loads(query.get("projection") or "{}")

@@ -23,7 +23,7 @@ Json = dict[str, Any]
 
 SCHEMA_VERSION = "0.7.0"
 DOI_PREFIX = "10.5072"
-"""DataCite's prefix for tests: the demo must not claim a real DOI."""
+"""DataCite's test prefix, because the demo must not claim a real DOI."""
 
 _CONTEXT = (
     f"https://raw.githubusercontent.com/dandi/schema/master/releases/{SCHEMA_VERSION}/context.json"
@@ -32,13 +32,13 @@ _ALLOWED = ("0.4.4", "0.5.1", "0.5.2", *(f"0.6.{number}" for number in range(11)
 
 
 def api_time(moment: datetime) -> str:
-    """``2026-11-21T09:04:14.321699Z``, always with six decimals."""
+    """Format ``2026-11-21T09:04:14.321699Z``, always with six decimals."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 @dataclass(frozen=True, slots=True)
 class DandiDocuments:
-    """Writes the documents of one archive; ``base`` and ``s3`` are its two addresses."""
+    """Returns the documents of one archive; ``base`` and ``s3`` are its two URLs."""
 
     archive: Archive
     base: str
@@ -46,11 +46,11 @@ class DandiDocuments:
 
     @property
     def api(self) -> str:
-        """The API's address, without a slash at the end."""
+        """The URL of the API, without a final slash."""
         return f"{self.base}/api"
 
     def info(self) -> Json:
-        """``/info/``."""
+        """Return ``/info/``."""
         return {
             "instance_config": {
                 "instance_name": "DANDI",
@@ -74,7 +74,7 @@ class DandiDocuments:
         }
 
     def stats(self) -> Json:
-        """``/stats/``."""
+        """Return ``/stats/``."""
         everything = self.archive.dandisets.values()
         stored = sum(blob.size for blob in self.archive.blobs.values())
         stored += sum(zarr.size for zarr in self.archive.zarrs.values())
@@ -88,7 +88,7 @@ class DandiDocuments:
     # -- dandisets and versions
 
     def summary(self, dandiset: Dandiset, version: DandisetVersion) -> VersionSummary:
-        """The truth, or what was frozen in its place."""
+        """Return the current summary, or the frozen one."""
         frozen = self.archive.frozen_summaries
         if frozen is not None:
             return frozen.get((dandiset.identifier, version.label), version.summary)
@@ -97,7 +97,7 @@ class DandiDocuments:
     def version_brief(
         self, dandiset: Dandiset, version: DandisetVersion, *, full: bool = True
     ) -> Json:
-        """A version inside a dandiset; not ``full``: as in the list of all dandisets."""
+        """Return a version inside a dandiset; without ``full`` as in the list of all dandisets."""
         summary = self.summary(dandiset, version)
         row: Json = {
             "version": version.label,
@@ -115,7 +115,7 @@ class DandiDocuments:
         return row
 
     def dandiset_brief(self, dandiset: Dandiset) -> Json:
-        """A dandiset without its versions."""
+        """Return a dandiset without its versions."""
         return {
             "identifier": dandiset.identifier,
             "created": api_time(dandiset.created),
@@ -127,7 +127,7 @@ class DandiDocuments:
         }
 
     def dandiset(self, dandiset: Dandiset, *, full: bool = True) -> Json:
-        """``/dandisets/<id>/``; not ``full``: a row of the list of all."""
+        """Return ``/dandisets/<id>/``; without ``full`` a row of the list of all dandisets."""
         newest = dandiset.published[-1] if dandiset.published else None
         return {
             **self.dandiset_brief(dandiset),
@@ -138,13 +138,13 @@ class DandiDocuments:
         }
 
     def version_row(self, dandiset: Dandiset, version: DandisetVersion) -> Json:
-        """A row of ``/versions/``."""
+        """Return a row of ``/versions/``."""
         row = self.version_brief(dandiset, version)
         notes = row.pop("release_notes")
         return {**row, "dandiset": self.dandiset_brief(dandiset), "release_notes": notes}
 
     def version_info(self, dandiset: Dandiset, version: DandisetVersion) -> Json:
-        """``/versions/<v>/info/``."""
+        """Return ``/versions/<v>/info/``."""
         return {
             **self.version_row(dandiset, version),
             "asset_validation_errors": [],
@@ -154,7 +154,7 @@ class DandiDocuments:
         }
 
     def version_metadata(self, dandiset: Dandiset, version: DandisetVersion) -> Json:
-        """``/versions/<v>/``: the Dandiset document."""
+        """Return ``/versions/<v>/``: the Dandiset document."""
         about = version.description
         version_path = f"dandi.{dandiset.identifier}/{version.label}"
         url = f"{self.base}/dandiset/{dandiset.identifier}/{version.label}"
@@ -224,7 +224,7 @@ class DandiDocuments:
     # -- assets and Zarrs
 
     def asset_row(self, asset: Asset, *, metadata: bool = False) -> Json:
-        """A row of an asset list; with ``metadata`` also ``/assets/<id>/info/``."""
+        """Return a row of an asset list; with ``metadata`` also ``/assets/<id>/info/``."""
         row: Json = {
             "asset_id": asset.asset_id,
             "blob": None if asset.blob is None else asset.blob.blob_id,
@@ -239,7 +239,7 @@ class DandiDocuments:
         return row
 
     def asset_metadata(self, asset: Asset) -> Json:
-        """``/assets/<id>/``: the Asset document."""
+        """Return ``/assets/<id>/``: the Asset document."""
         digest: dict[str, str | None]
         if asset.zarr is not None:
             digest = {"dandi:dandi-zarr-checksum": asset.zarr.checksum}
@@ -277,14 +277,14 @@ class DandiDocuments:
         return document
 
     def content_url(self, asset: Asset) -> str:
-        """The plain S3 URL of a blob; of a Zarr the prefix of its objects."""
+        """Return the plain S3 URL of a blob, or the prefix of a Zarr's objects."""
         if asset.zarr is not None:
             return f"{self.s3}/{BUCKET}/{asset.zarr.key()}"
         assert asset.blob is not None
         return f"{self.s3}/{BUCKET}/{asset.blob.key}"
 
     def zarr_row(self, zarr: Zarr) -> Json:
-        """``/zarr/<id>/``."""
+        """Return ``/zarr/<id>/``."""
         return {
             "name": zarr.name,
             "dandiset": zarr.dandiset,
@@ -295,7 +295,7 @@ class DandiDocuments:
             "size": zarr.size,
         }
 
-    # -- parts
+    # -- helpers
 
     def _access(self, dandiset: Dandiset, embargoed: bool) -> list[Json]:
         if not embargoed:

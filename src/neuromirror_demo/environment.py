@@ -1,4 +1,4 @@
-"""Settings with which commands work on the demo archives: a git configuration and variables."""
+"""Settings for commands that use the demo archives: a git configuration and variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults that can be switched on in front of the demo's servers, and their request logs."""
+"""Faults that can be enabled in front of the demo's servers, and their request logs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ DEFAULTS: Mapping[str, dict[str, Any]] = {
     "no_version_id": {"path": _ANY, "server": "s3", "method": "HEAD"},
     "listing": {"path": "^/[^/]+/?$", "server": "s3", "without": (), "after": None, "ends": ""},
 }
-"""Every fault with the defaults of its options; those of all are in :class:`Fault`."""
+"""Every fault with the default values of its options; :class:`Fault` has the common ones."""
 
 
 @dataclass(eq=False)
@@ -85,7 +85,7 @@ class Fault:
     cleared: Callable[[Fault], None] = lambda fault: None
 
     def clear(self) -> None:
-        """Switch it off; requests that hang are answered."""
+        """Disable the fault; hanging requests are answered."""
         self.finished.set()
         self.cleared(self)
 
@@ -101,7 +101,7 @@ class Fault:
         self.clear()
 
     def concerns(self, server: str, request: Request) -> bool:
-        """Whether the request is one of those that it may strike."""
+        """Return whether the fault may apply to the request."""
         return (
             server == self.server
             and re.search(self.path, request.path) is not None
@@ -112,12 +112,12 @@ class Fault:
 
     @property
     def trigger(self) -> int | None:
-        """The page at which it strikes: a page is lost by the link on the one before."""
+        """Return the page to which the fault applies; the link before a dropped page skips it."""
         return self.page - 1 if self.name == "lost_page" and self.page else self.page
 
 
 class Faults:
-    """The active faults among those named; ``server`` is the default target."""
+    """The active faults among those supported; ``server`` is the default target."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class Faults:
         self._on: list[Fault] = []
 
     def set(self, name: str, **options: Any) -> Fault:
-        """Switch a fault on; raises :class:`DemoError` for an unknown name or option."""
+        """Enable a fault; raise :class:`DemoError` for an unknown name or option."""
         if name not in self._defaults:
             raise DemoError(f"no fault {name!r}: there are {', '.join(self._defaults)}")
         own = self._defaults[name]
@@ -156,7 +156,7 @@ class Faults:
         return fault
 
     def clear(self) -> None:
-        """Switch all off."""
+        """Disable all faults."""
         for fault in list(self._on):
             fault.clear()
 
@@ -168,7 +168,7 @@ class Faults:
                 self._archive.frozen_summaries = None
 
     def strike(self, server: str, request: Request) -> list[Fault]:
-        """The faults that strike this request, each counted."""
+        """Return the faults that apply to this request, and count them."""
         struck = []
         with self._lock:
             for fault in self._on:
@@ -183,11 +183,11 @@ class Faults:
 
 
 class FaultInjector:
-    """A WSGI application behind the faults, with a log of the requests it got.
+    """A WSGI application behind the faults, with a log of its requests.
 
-    ``log`` holds ``"GET /path?query"`` in order of arrival; requests under ``/_demo/`` are
-    neither logged nor struck. The application finds the faults that strike a request under
-    ``neuromirror_demo.struck`` in its environment.
+    ``log`` has ``"GET /path?query"`` in order of arrival; requests below ``/_demo/`` are neither
+    logged nor subject to faults. The application finds the faults that apply to a request in its
+    environment as ``neuromirror_demo.struck``.
     """
 
     def __init__(
@@ -253,7 +253,7 @@ def _error_response(fault: Fault) -> Response:
 
 
 def _compress(request: Request, response: Response) -> None:
-    # As Django does: nothing under 200 bytes.
+    # Like Django: nothing under 200 bytes.
     if (
         request.method == "GET"
         and "gzip" in request.headers.get("Accept-Encoding", "")
@@ -322,7 +322,7 @@ def _mutate(fault: Fault, request: Request, response: Response, site: FaultInjec
 
 
 def _list_fault(change: Callable[[Fault, dict[str, Any], FaultInjector], None]) -> _Change:
-    """A change of a list's JSON; leaves alone what is no list."""
+    """Change the JSON of a list; other JSON is returned unchanged."""
 
     def changed(
         fault: Fault, request: Request, response: Response, site: FaultInjector
@@ -359,7 +359,7 @@ def _empty(fault: Fault, body: dict[str, Any], site: FaultInjector) -> None:
 
 
 def _duplicate(fault: Fault, body: dict[str, Any], site: FaultInjector) -> None:
-    """The last rows of the page before come again; as many are pushed out at the end."""
+    """Repeat the last rows of the previous page; as many are dropped from the end."""
     if body["previous"] is None:
         return
     before = json.loads(site.get(body["previous"]).get_data())["results"]

@@ -24,7 +24,7 @@ EM: Final = "demo_cortex/sections/em"
 """uint8 images, three anisotropic scales, stored as brotli; an empty corner has no objects."""
 
 CELLS: Final = "demo_cortex/sections/cells"
-"""uint64 labels of EM, two scales, meshes and skeletons; stored as gzip, lists of meshes not."""
+"""uint64 labels of EM, two scales, meshes and skeletons; stored as gzip, except lists of meshes."""
 
 GCAMP: Final = "demo_activity/calcium/gcamp"
 """uint16 images, two isotropic scales, in shards."""
@@ -33,7 +33,7 @@ LAYERS: Final = (GCAMP, CELLS, EM)
 """Every layer, in the order of the bucket."""
 
 POINTS: Final = "demo_cortex/sections/points"
-"""A layer of annotations, which is no volume."""
+"""A layer of annotations, which is not a volume."""
 
 DRAFT: Final = "demo_cortex/drafts/em"
 """Chunks whose ``info`` was never written."""
@@ -44,7 +44,7 @@ _VOXEL: Final[XYZ] = (4, 4, 40)
 
 
 def layer_scales(layer: str) -> list[LayerScale]:
-    """The voxels of a layer at every scale, finest first."""
+    """Return the voxels of a layer at every scale, finest first."""
     if layer == GCAMP:
         first = LayerScale(volumes.activity(_SIZE, 1)[0], (0, 0, 0), (1500, 1500, 1500))
         return _pyramid(first, 2, HALVING["isotropic"])
@@ -70,7 +70,7 @@ def _pyramid(
 
 
 def fill_precomputed(demo: DemoBuckets) -> None:
-    """Make the layers, and what lies beside them."""
+    """Create the layers, and the objects beside them."""
     bucket = demo.precomputed
     demo.put("README.md", b"# Volumes (demo)\n", bucket=bucket)
     _put(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from neuromirror_demo.volumes import Voxels
 
 CHUNK: Final[XYZ] = (64, 64, 16)
-"""The size of a chunk; those at the end of a volume are smaller."""
+"""The size of a chunk; chunks at the end of a volume are smaller."""
 
 SHARDING: Final[Mapping[str, Any]] = {
     "@type": "neuroglancer_uint64_sharded_v1",
@@ -39,7 +39,7 @@ Point = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class EncodedObject:
-    """The bytes of an object, as they are stored, and its Content-Encoding."""
+    """The stored bytes of an object, and its Content-Encoding."""
 
     data: bytes
     encoding: str = ""
@@ -47,7 +47,7 @@ class EncodedObject:
 
 @dataclass(frozen=True, slots=True)
 class LayerScale:
-    """One resolution: its voxels (axes z, y, x), where the first lies, how large one is (nm)."""
+    """One resolution: its voxels (axes z, y, x), position of the first, and voxel size (nm)."""
 
     voxels: Voxels
     start: XYZ
@@ -55,21 +55,21 @@ class LayerScale:
 
     @property
     def key(self) -> str:
-        """Its folder."""
+        """The folder of the scale."""
         return "_".join(map(str, self.voxel))
 
     @property
     def size(self) -> XYZ:
-        """Voxels along x, y, z."""
+        """The number of voxels along x, y, z."""
         depth, height, width = self.voxels.shape
         return width, height, depth
 
 
 def encode_object(data: bytes, encoding: str) -> EncodedObject:
-    """An object stored as ``gzip`` or ``br``, or as it is (an empty word); equal bytes each time.
+    """Return an object stored as ``gzip``, ``br`` or unencoded (""); equal input gives equal bytes.
 
-    Of brotli only the envelope: its bytes in it are not compressed, so that no library is needed
-    whose next version would compress them otherwise.
+    For brotli, only the container is written, with uncompressed content. No library is needed,
+    whose next version could compress differently.
     """
     if encoding == "gzip":
         return EncodedObject(gzip.compress(data, 6, mtime=0), encoding)
@@ -77,12 +77,12 @@ def encode_object(data: bytes, encoding: str) -> EncodedObject:
 
 
 def _brotli(data: bytes) -> bytes:
-    """A brotli stream of uncompressed meta-blocks (RFC 7932, section 9.2)."""
+    """Return a brotli stream of uncompressed meta-blocks (RFC 7932, section 9.2)."""
     made = bytearray()
     for start in range(0, len(data), _BROTLI_BLOCK):
         block = data[start : start + _BROTLI_BLOCK]
-        # not the last, four nibbles of length less one, uncompressed; before the first one the
-        # window's size, a bit that is 0 for 64 KiB
+        # not last, four nibbles of the length minus one, uncompressed; before the first block the
+        # window size, a bit that is 0 for 64 KiB
         head = (len(block) - 1) << 3 | 1 << 19
         made += (head if start else head << 1).to_bytes(3, "little") + block
     return bytes(made) + (b"\x03" if data else b"\x06")
@@ -97,9 +97,9 @@ def layer_objects(
     about: Mapping[str, Any] | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> dict[str, EncodedObject]:
-    """A layer's objects by name; chunks that are all zero have none.
+    """Return the objects of a layer by name; chunks of zeros have none.
 
-    ``about`` is its provenance, ``more`` what else is in its ``info``.
+    ``about`` is its provenance, ``more`` further members of its ``info``.
     """
     info = {
         "@type": "neuroglancer_multiscale_volume",
@@ -136,7 +136,7 @@ def _scale_json(scale: LayerScale, *, sharded: bool) -> dict[str, Any]:
 
 
 def _chunks(scale: LayerScale) -> Iterator[tuple[tuple[tuple[int, int], ...], bytes]]:
-    """Yields what is not all zero: the box of a chunk in the layer's coordinates, its voxels."""
+    """Yield box (in the layer's coordinates) and voxels of each chunk that is not all zeros."""
     width, height, depth = scale.size
     for z in range(0, depth, CHUNK[2]):
         for y in range(0, height, CHUNK[1]):
@@ -149,7 +149,7 @@ def _chunks(scale: LayerScale) -> Iterator[tuple[tuple[tuple[int, int], ...], by
 
 
 def _shards(scale: LayerScale) -> dict[str, bytes]:
-    """The shard files of a scale, by name."""
+    """Return the shard files of a scale, by name."""
     grid = [-(-size // chunk) for size, chunk in zip(scale.size, CHUNK, strict=True)]
     minishards: dict[int, dict[int, dict[int, bytes]]] = {}
     for spans, data in _chunks(scale):
@@ -179,7 +179,7 @@ def _morton(grid_position: Sequence[int], grid: Sequence[int]) -> int:
 
 
 def _shard(minishards: Mapping[int, Mapping[int, bytes]]) -> bytes:
-    """One file: where the index of each minishard is, the chunks, then those indexes."""
+    """Return one shard file: the positions of the minishard indexes, the chunks, the indexes."""
     data = bytearray()
     rows: list[tuple[int, list[int], list[int], list[int]]] = []
     for minishard in sorted(minishards):
@@ -205,7 +205,7 @@ def _shard(minishards: Mapping[int, Mapping[int, bytes]]) -> bytes:
 
 
 def meshes(boxes: Mapping[int, tuple[Point, Point]]) -> dict[str, EncodedObject]:
-    """Meshes of boxes (two corners, nm) by label: lists as they are, pieces compressed."""
+    """Return meshes of boxes (two corners, nm) by label; only fragments are compressed."""
     made = {"info": EncodedObject(_json({"@type": "neuroglancer_legacy_mesh"}))}
     for label, (low, high) in boxes.items():
         piece = f"{label}:0:0-1_0-1_0-1"
@@ -228,7 +228,7 @@ _FACES: Final = (
 
 
 def skeletons(paths: Mapping[int, Sequence[Point]]) -> dict[str, EncodedObject]:
-    """Skeletons by label: points (nm) joined one to the next, compressed."""
+    """Return skeletons by label: points (nm), each connected to the next one, compressed."""
     same = [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0]
     info = {"@type": "neuroglancer_skeletons", "transform": same, "vertex_attributes": []}
     made = {"info": EncodedObject(_json(info))}

@@ -1,8 +1,8 @@
-"""A bucket of many small objects whose listing is served as fast as Python can.
+"""A server of a bucket with many small objects whose listing is served as fast as possible.
 
-For tests and benches of listings: it offers ListObjectsV2 and GET and HEAD of its objects, no
-more. Its keys and contents are functions of their numbers, so that a million take no memory.
-Run alone it prints one JSON line with its address and serves until it is interrupted.
+For tests and benchmarks of listings: it supports ListObjectsV2, and GET and HEAD of its objects,
+and nothing more. Keys and contents are functions of their numbers, so that a million objects take
+no memory. As a program it prints one JSON line with its address and serves until interrupted.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CACHED: Final = 1000
 class NumberedKeys(Sequence[bytes]):
     """``objects`` keys in the order of their bytes, spread evenly over ``prefixes`` folders.
 
-    With ``zarrs`` each folder holds a Zarr: the first of its keys is that of a group.
+    With ``zarrs`` each folder is a Zarr: its first key is the metadata of a group.
     """
 
     def __init__(self, objects: int, prefixes: int, *, zarrs: bool = False) -> None:
@@ -115,12 +115,12 @@ class BigBucket:
         self._server.__exit__()
 
     def change(self, key: bytes) -> None:
-        """Give an object another content (and so another size or ETag)."""
+        """Change the content of an object (and thereby its size or ETag)."""
         self._revisions[key] = self._revisions.get(key, 0) + 1
         self._ready.clear()
 
     def drop(self, key: bytes) -> None:
-        """Leave a key out of every page, though the object is still there."""
+        """Omit a key from every page, although the object exists."""
         self._dropped.add(key)
         self._ready.clear()
 
@@ -200,7 +200,7 @@ class BigBucket:
         )
 
     def _listing(self, query: bytes) -> tuple[bytes, bytes]:
-        """The start key of a page, and the page as a whole HTTP reply."""
+        """Return the start key of a page, and the page as a complete HTTP reply."""
         parameters = {
             name: values[0].encode("latin-1")
             for name, values in parse_qs(query.decode("latin-1"), encoding="latin-1").items()
@@ -293,7 +293,7 @@ def _encode_names(encoded: bool) -> Callable[[bytes], str]:
 
 
 def _prefix_end(prefix: bytes) -> bytes:
-    """The first name that is greater than all that begin with this one."""
+    """Return the first name that is greater than all names with this prefix."""
     bare = prefix.rstrip(b"\xff")
     return bare[:-1] + bytes([bare[-1] + 1])
 

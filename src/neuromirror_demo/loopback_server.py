@@ -1,4 +1,4 @@
-"""A WSGI application on loopback, in a thread, that leaves nothing behind when stopped."""
+"""A WSGI server on loopback, in a thread, that stops without leftovers."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 
 class _QuietHandler(WSGIRequestHandler):
-    # A client that connects and says nothing must not hold up the end for ever.
+    # A client that connects and sends nothing must not delay the shutdown indefinitely.
     timeout = 5
 
     def log(self, type: str, message: str, *args: Any) -> None:
-        """Say nothing: the archives keep a request log of their own."""
+        """Log nothing: the archives have their own request logs."""
 
 
 class LoopbackServer:
-    """Serves from construction on; ``port`` 0 takes a free one."""
+    """Serves as soon as it is constructed; ``port`` 0 selects a free port."""
 
     def __init__(self, app: WSGIApplication, port: int = 0) -> None:
         self._server = cast(
@@ -37,7 +37,7 @@ class LoopbackServer:
 
     @property
     def url(self) -> str:
-        """``http://127.0.0.1:<port>``, without a slash at the end."""
+        """``http://127.0.0.1:<port>``, without a final slash."""
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def stop(self) -> None:

@@ -1,7 +1,7 @@
-"""Small real NWB files whose bytes are the same at every writing.
+"""Small real NWB files with reproducible bytes.
 
-Equal recipe and equal versions of pynwb, hdmf and h5py give equal bytes; another version of
-these may lay a file out otherwise.
+Equal recipes and equal versions of pynwb, hdmf and h5py give equal bytes; other versions may lay a
+file out differently.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any
 from neuromirror_demo.records import fixed_uuid
 
 _LAYOUT = 1
-"""Counts the changes of this module's way of writing, so that no old cached file is used."""
+"""Increment it when the written bytes change, so that no outdated cached file is used."""
 
 _PATH = re.compile(r"sub-(?P<subject>[^_/]+)_ses-(?P<session>[^_/]+)(_(?P<kind>[a-z]+))?\.nwb$")
 
 
 @dataclass(frozen=True, slots=True)
 class NwbRecipe:
-    """Contents of a file; another ``revision`` has other data for the same session."""
+    """The contents of a file; another ``revision`` has other data for the same session."""
 
     subject: str
     session: str
@@ -35,7 +35,7 @@ class NwbRecipe:
 
 
 def parse_recipe(path: str, revision: int = 0) -> NwbRecipe:
-    """The recipe for an asset path such as ``sub-101/sub-101_ses-01_ecephys.nwb``."""
+    """Return the recipe for an asset path such as ``sub-101/sub-101_ses-01_ecephys.nwb``."""
     match = _PATH.search(path)
     if match is None:
         return NwbRecipe(Path(path).stem, "01", revision=revision)
@@ -43,13 +43,13 @@ def parse_recipe(path: str, revision: int = 0) -> NwbRecipe:
 
 
 def session_start(recipe: NwbRecipe) -> datetime:
-    """Start time of the session (UTC)."""
+    """Return the start time of the session (UTC)."""
     days = int(fixed_uuid("start", recipe.subject, recipe.session)[:6], 16) % 300
     return datetime(2021, 5, 3, 10, tzinfo=UTC) + timedelta(days=days)
 
 
 def nwb_bytes(recipe: NwbRecipe, cache: Path) -> bytes:
-    """The file's bytes, from ``cache`` where they were written before."""
+    """Return the bytes of the file, from ``cache`` if they were written before."""
     made_with = [version(name) for name in ("pynwb", "hdmf", "h5py")]
     name = repr((_LAYOUT, sorted(asdict(recipe).items()), made_with))
     kept = cache / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.nwb"
@@ -85,7 +85,7 @@ def _write(recipe: NwbRecipe, target: Path) -> None:
     )
     samples = (numpy.arange(2000, dtype="uint64") * numpy.uint64(seed) // numpy.uint64(7)) % 4093
     if recipe.kind == "behavior":
-        # Quarters are exact in binary: no rounding that could differ between machines.
+        # Quarters are exact in binary, so no rounding differs between machines.
         speed = samples.astype("float64") / 4
         nwb.add_acquisition(
             TimeSeries(name="running_speed", data=speed, unit="cm/s", rate=50.0, starting_time=0.0)

@@ -28,10 +28,10 @@ _SHORTEST_PART = 5 * 1024**2
 class ObjectVersion:
     """One version of an object, or a delete marker; ``etag`` without quotes, times in UTC.
 
-    ``version_id`` is None in a bucket that keeps no versions. ``parts`` are the sizes of the parts
-    it was uploaded in, empty for an upload in one piece. ``checksum`` is (algorithm, type,
-    base64 value), ``encoding`` its Content-Encoding, empty for none. ``listed`` is the size and
-    ETag that listings state, where these are not the object's own.
+    ``version_id`` is None in a bucket without versions. ``parts`` are the sizes of the uploaded
+    parts, empty for a single-part upload. ``checksum`` is (algorithm, type, base64 value),
+    ``encoding`` the Content-Encoding, empty for none. ``listed`` is the size and ETag in listings,
+    if they differ from the object's own.
     """
 
     key: bytes
@@ -51,15 +51,15 @@ class ObjectVersion:
 
     @property
     def data(self) -> bytes:
-        """The bytes."""
+        """The bytes of the version."""
         return bytes(self.kept.value)
 
 
 class ObjectBucket:
-    """A bucket whose objects anybody may list and read.
+    """A bucket whose objects are public.
 
-    ``list_versions`` and ``read_versions`` are what anybody may do beyond that; S3 grants them
-    apart from each other. A bucket that keeps no versions may have them listed all the same.
+    ``list_versions`` and ``read_versions`` are the additional public permissions; S3 grants them
+    separately. A bucket without versions may still allow them to be listed.
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class ObjectBucket:
         self._sorted = None
 
     def expire(self, key: bytes) -> None:
-        """Delete all versions of an object for ever."""
+        """Delete all versions of an object permanently."""
         keys = self._backend.get_bucket(self._inner).keys
         name = key.decode("utf-8", "surrogateescape")
         keys.setlist(name, [])
@@ -223,18 +223,18 @@ class ObjectBucket:
     # -- reading
 
     def overwrite(self, version: ObjectVersion, data: bytes) -> None:
-        """Give a version other bytes; its ETag, id and time stay."""
+        """Replace the bytes of a version; its ETag, id and time stay the same."""
         version.kept.value = data
 
     def names(self) -> list[bytes]:
-        """The names of all objects in the order of their bytes, deleted ones too."""
+        """Return the names of all objects in the order of their bytes, including deleted ones."""
         if self._sorted is None:
             names = self._backend.get_bucket(self._inner).keys.keys()
             self._sorted = sorted(name.encode("utf-8", "surrogateescape") for name in names)
         return self._sorted
 
     def versions(self, key: bytes) -> Iterator[ObjectVersion]:
-        """The versions of an object and its delete markers, newest first."""
+        """Return the versions of an object and its delete markers, newest first."""
         name = key.decode("utf-8", "surrogateescape")
         kept = self._backend.get_bucket(self._inner).keys.getlist(name, [])
         for number, one in enumerate(reversed(kept)):

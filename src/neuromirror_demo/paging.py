@@ -1,4 +1,4 @@
-"""Pages, errors and flags of the archive's API."""
+"""Pages, errors and boolean parameters of the archive's API."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOT_FOUND_HTML = (
 
 
 class ApiError(Exception):
-    """The request is answered with an error; ``body`` is its JSON."""
+    """An error response; ``body`` is its JSON."""
 
     def __init__(self, status: int, body: object) -> None:
         super().__init__(f"{status}: {body}")
@@ -31,12 +31,12 @@ class ApiError(Exception):
 
 
 def not_found() -> ApiError:
-    """404 as JSON: a well-formed id that is not there."""
+    """Return a 404 with JSON, for a valid id that does not exist."""
     return ApiError(404, {"detail": "Not found."})
 
 
 def json_response(body: object, status: int = 200) -> Response:
-    """Compact JSON, as the archive writes it."""
+    """Return compact JSON, as the archive writes it."""
     text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
     response = Response(text, status=status, content_type="application/json")
     response.headers["Vary"] = "Accept, Cookie, Accept-Encoding, origin"
@@ -46,7 +46,7 @@ def json_response(body: object, status: int = 200) -> Response:
 
 
 def html_response(text: str, status: int = 200) -> Response:
-    """An HTML page."""
+    """Return an HTML page."""
     return Response(text, status=status, content_type="text/html; charset=utf-8")
 
 
@@ -58,10 +58,10 @@ def page(
     *,
     lazy: bool = False,
 ) -> dict[str, Any]:
-    """One page of ``rows`` in the envelope ``{count, next, previous, results}``.
+    """Return one page of ``rows`` in the envelope ``{count, next, previous, results}``.
 
-    ``url`` is the list's own, without a query. With ``lazy``, as for assets, the count is null
-    after page 1, a page past the end is empty, and ``last`` is no page.
+    ``url`` is that of the list, without a query. With ``lazy``, as for assets, the count is null
+    after page 1, a page after the end is empty, and ``last`` is not a valid page.
     """
     size = _page_size(args)
     pages = max(1, -(-len(rows) // size))
@@ -97,13 +97,13 @@ def _link(url: str, args: Mapping[str, str], number: int) -> str:
 
 
 def with_query(url: str, query: Mapping[str, str]) -> str:
-    """The URL with the query's names in alphabetical order, as the archive writes its links."""
+    """Return the URL with the query's names in alphabetical order, as in the archive's links."""
     text = urlencode(sorted(query.items()), quote_via=quote, safe="")
     return f"{url}?{text}" if text else url
 
 
 def flag(args: Mapping[str, str], name: str, default: bool) -> bool:
-    """A boolean parameter."""
+    """Parse a boolean parameter."""
     text = args.get(name, "")
     if not text:
         return default

@@ -1,4 +1,4 @@
-"""HTTP as fast as Python can: whole replies as bytes, over connections that stay open."""
+"""A minimal, fast HTTP server: whole replies as bytes, over persistent connections."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Callable
 from contextlib import suppress
 
 Answer = Callable[[bytes, bytes, bytes], bytes]
-"""Gives the whole reply to a method, a target (path and query), and the request's head."""
+"""Returns the whole reply, given a method, a target (path and query), and the request's head."""
 
 LAST = b"Connection: close\r\n"
-"""In a reply's first 200 bytes: the connection ends with it."""
+"""In the first 200 bytes of a reply: the connection is closed after it."""
 
 
 class RawServer:
-    """Serves on loopback between ``with`` and its end; a thread for each connection.
+    """Serves on loopback within a ``with`` block, with one thread per connection.
 
-    It reads no bodies of requests. ``port`` 0 takes a free one.
+    Bodies of requests are not read. ``port`` 0 selects a free port.
     """
 
     def __init__(self, answer: Answer, port: int = 0) -> None:
         self.url = ""
-        """``http://127.0.0.1:<port>``, while it runs."""
+        """``http://127.0.0.1:<port>``, while the server runs."""
         self._answer = answer
         self._port = port
         self._lock = threading.Lock()
@@ -36,7 +36,7 @@ class RawServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # shutdown() is what wakes a thread that waits in accept().
+        # shutdown() wakes a thread that waits in accept()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._thread.join()

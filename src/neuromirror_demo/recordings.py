@@ -1,4 +1,4 @@
-"""Small recordings and images in the formats of real ones: SpikeInterface folders and Zarrs."""
+"""Small recordings and images in real formats: SpikeInterface folders and Zarrs."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SAMPLING_RATE = 30_000.0
-"""Samples a second of every recording here."""
+"""Samples per second of every recording."""
 
 CHANNELS = 16
-"""Channels of every recording here."""
+"""Channels of every recording."""
 
 TRACES = "traces_cached_seg0.raw"
-"""The file of a SpikeInterface folder that holds the samples."""
+"""The file of a SpikeInterface folder with the samples."""
 
 _GAIN = 2.34375
 _PITCH = 20.0
 
 
 def document(body: object) -> bytes:
-    """JSON as people and programs write it into these folders."""
+    """Return JSON in the style of these folders."""
     return json.dumps(body, indent=4).encode()
 
 
 @cache
 def traces(samples: int, seed: int) -> bytes:
-    """Noise with a spike on one channel every 10 ms: little-endian int16, ``samples`` × 16."""
+    """Return noise with a spike every 10 ms: little-endian int16, ``samples`` × 16."""
     import numpy
 
     hashes = numpy.arange(samples * CHANNELS, dtype=numpy.uint64) + numpy.uint64(seed << 32)
-    # A hash of the place; numpy's own generators may change between releases.
+    # A hash of the position; numpy's own generators may change between releases.
     hashes = (hashes ^ (hashes >> numpy.uint64(15))) * numpy.uint64(0x9E3779B97F4A7C15)
     noise = ((hashes >> numpy.uint64(58)).astype("<i2") - 32).reshape(samples, CHANNELS)
     every = int(SAMPLING_RATE / 100)
@@ -50,9 +50,9 @@ def traces(samples: int, seed: int) -> bytes:
 
 
 def spikeinterface_folder(seconds: float, seed: int) -> dict[str, bytes]:
-    """What ``recording.save(format="binary")`` of SpikeInterface writes, by path in the folder.
+    """Return the files that SpikeInterface's ``recording.save(format="binary")`` writes, by path.
 
-    The samples are at ``traces_cached_seg0.raw``: int16, C order, ``seconds`` × 30,000 by 16.
+    The samples are in ``traces_cached_seg0.raw``: int16, C order, ``seconds`` × 30,000 by 16.
     """
     import numpy
 
@@ -111,7 +111,7 @@ def _npy(values: NDArray[Any]) -> bytes:
 
 
 def _probe() -> dict[str, object]:
-    """One shank of contacts in a row, as probeinterface writes it."""
+    """Return a row of contacts on one shank, in probeinterface's format."""
     top = _PITCH * CHANNELS
     return {
         "specification": "probeinterface",
@@ -142,9 +142,9 @@ def _probe() -> dict[str, object]:
 
 
 def compressed_recording(samples: int, seed: int) -> dict[str, bytes]:
-    """A recording as SpikeInterface writes it to Zarr format 2: a group with a chunked array.
+    """Return a recording in SpikeInterface's Zarr format 2: a group with a chunked array.
 
-    ``traces_seg0`` is ``samples`` × 16 in chunks of 300 × 16, each compressed by zlib.
+    ``traces_seg0`` is ``samples`` × 16 in chunks of 300 × 16, each compressed with zlib.
     """
     import numpy
 
@@ -192,7 +192,7 @@ def _array2(shape: list[int], chunks: list[int], dtype: str, fill: object) -> di
 
 
 def image3() -> dict[str, bytes]:
-    """A small OME-Zarr 0.5 (Zarr format 3, no compression): two levels of a gradient.
+    """Return a small OME-Zarr 0.5 (Zarr format 3, no compression): two levels of a gradient.
 
     Level 0 has 2 × 32 × 32 pixels, level 1 2 × 16 × 16, both uint16 in chunks of 1 × 16 × 16.
     """

@@ -14,9 +14,9 @@ _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://neuromirror.invalid/demo")
 
 
 def fixed_uuid(*names: object) -> str:
-    """A uuid made of names alone, in the form of a version 4 one.
+    """Return a uuid derived from names, in the form of version 4.
 
-    The archive's addresses accept no other form: anything else is a malformed id (HTML 404).
+    The archive's URLs accept no other form: any other is a malformed id (HTML 404).
     """
     seed = uuid.uuid5(_NAMESPACE, "/".join(str(name) for name in names))
     return str(uuid.UUID(bytes=seed.bytes, version=4))
@@ -24,16 +24,16 @@ def fixed_uuid(*names: object) -> str:
 
 @dataclass(slots=True)
 class ArchiveClock:
-    """The archive's own time (UTC): it stands still but for one ``step`` at every change.
+    """The archive's own time (UTC), which advances by one ``step`` per change.
 
-    A step under a minute could give two published versions one label.
+    With a step under a minute two published versions could have the same label.
     """
 
     now: datetime = datetime(2024, 3, 1, 9, 0, 0, 120457, tzinfo=UTC)
     step: timedelta = timedelta(minutes=7, seconds=13, microseconds=250_131)
 
     def tick(self) -> datetime:
-        """One step on; the new time."""
+        """Advance by one step; return the new time."""
         self.now += self.step
         return self.now
 
@@ -42,9 +42,9 @@ class ArchiveClock:
 class Blob:
     """The bytes of one or more assets, stored once.
 
-    ``sha256`` is the true one; ``sha256_known`` says whether the archive shows it yet (it is
-    computed after the upload). ``version_id`` is the S3 object's, None where no object was put.
-    One is ``embargoed`` as long as no open dandiset has it.
+    ``sha256`` is the true digest; ``sha256_known`` is whether the archive shows it yet (it is
+    computed after the upload). ``version_id`` is that of the S3 object, None without an object. A
+    blob is ``embargoed`` as long as no open dandiset has it.
     """
 
     blob_id: str
@@ -62,7 +62,7 @@ class Blob:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The size in bytes."""
         return len(self.data)
 
     @property
@@ -83,11 +83,10 @@ class ZarrEntry:
 
 @dataclass(slots=True, eq=False)
 class Zarr:
-    """A Zarr archive; ``entries`` by their path within it. The id stays while entries change.
+    """A Zarr archive; ``entries`` by their path in it. The id stays when entries change.
 
-    ``checksum``, ``file_count`` and ``size`` (bytes) are what the archive saw when it last looked:
-    None and nothing before, and again while entries are written. ``removed`` are entries that
-    were deleted.
+    ``checksum``, ``file_count`` and ``size`` (bytes) are those of the last finalization: None
+    before the first one, and while entries are written. ``removed`` are deleted entries.
     """
 
     zarr_id: str
@@ -101,29 +100,29 @@ class Zarr:
 
     @property
     def true_checksum(self) -> str:
-        """The dandi-zarr-checksum of what it holds now."""
+        """Return the dandi-zarr-checksum of the current entries."""
         return zarr_checksum(
             {path: (entry.etag, len(entry.data)) for path, entry in self.entries.items()}
         )
 
     def finalize(self) -> None:
-        """The archive looks at all files."""
+        """Update checksum and totals from the entries."""
         self.checksum = self.true_checksum
         self.file_count = len(self.entries)
         self.size = sum(len(entry.data) for entry in self.entries.values())
 
     def mark_pending(self) -> None:
-        """The archive knows that files may change, and nothing else."""
+        """Mark the Zarr as pending: its checksum and totals are unknown."""
         self.checksum, self.file_count, self.size = None, 0, 0
 
     def key(self, path: str = "") -> str:
-        """The S3 key of an entry, or the prefix of them all."""
+        """Return the S3 key of an entry, or the prefix of all entries."""
         return f"zarr/{self.zarr_id}/{path}"
 
 
 @dataclass(slots=True, eq=False)
 class Asset:
-    """A file of one or more versions; ``published_by`` is set once and for all by publishing."""
+    """A file of one or more versions; ``published_by`` is set once, by publishing."""
 
     asset_id: str
     dandiset: str
@@ -136,7 +135,7 @@ class Asset:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The size in bytes."""
         if self.blob is not None:
             return self.blob.size
         return self.zarr.size if self.zarr is not None else 0
@@ -144,7 +143,7 @@ class Asset:
 
 @dataclass(slots=True)
 class Description:
-    """What people wrote about a dandiset."""
+    """The metadata of a dandiset, as its authors wrote it."""
 
     title: str
     text: str = ""
@@ -174,7 +173,7 @@ class DandisetVersion:
 
 @dataclass(frozen=True, slots=True)
 class VersionSummary:
-    """Count, bytes, status and time of a version."""
+    """Number of assets, bytes, status and time of a version."""
 
     asset_count: int
     size: int
@@ -195,9 +194,9 @@ class Dandiset:
 
     @property
     def versions(self) -> list[DandisetVersion]:
-        """The draft, then the published ones: the archive's default order."""
+        """Return the draft, then the published versions: the archive's default order."""
         return [self.draft, *self.published]
 
     def version(self, label: str) -> DandisetVersion | None:
-        """The version of this label, or None."""
+        """Return the version with this label, or None."""
         return next((one for one in self.versions if one.label == label), None)

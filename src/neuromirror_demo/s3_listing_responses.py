@@ -1,9 +1,8 @@
-"""What S3 answers when a bucket is listed: its objects, or all their versions.
+"""S3's responses to listings of a bucket: its objects, or all their versions.
 
-As the S3 API reference has it (ListObjects, ListObjectsV2, ListObjectVersions), names in the
-order of their bytes, at most 1,000 per page. With ``encoding-type=url`` names are written as S3
-writes them: a space becomes ``+``; letters, digits, ``-._*/`` stay; every other byte becomes
-``%XX``.
+As in the S3 API reference (ListObjects, ListObjectsV2, ListObjectVersions), names are in the order
+of their bytes, at most 1,000 per page. With ``encoding-type=url`` a space becomes ``+``; letters,
+digits and ``-._*/`` stay; every other byte becomes ``%XX``.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ _OWNER = "<Owner><ID>0123456789abcdef</ID></Owner>"
 
 @dataclass(frozen=True, slots=True)
 class ListingFaults:
-    """Faults of a response: omitted keys, how it ends.
+    """Faults of a response: omitted keys, and how it ends.
 
-    ``ends`` is ``""`` (well), ``"early"`` (says that it is the last page), ``"no-token"`` (says
-    that there is more, not where) or ``"cut"`` (half the document).
+    ``ends`` is ``""`` (complete), ``"early"`` (claims to be the last page), ``"no-token"`` (claims
+    that more follows, without a token) or ``"cut"`` (half the document).
     """
 
     without: frozenset[bytes] = frozenset()
@@ -59,14 +58,14 @@ def listing_faults(environ: Mapping[str, Any]) -> ListingFaults:
 
 
 def encode_name(name: bytes) -> str:
-    """A name as S3 writes it with ``encoding-type=url``."""
+    """Return a name as S3 writes it with ``encoding-type=url``."""
     return quote_plus(name, safe="/*").replace("~", "%7E")
 
 
 def listing_response(
     bucket: ObjectBucket, query: Mapping[str, str], page_size: int, tampering: ListingFaults
 ) -> Response:
-    """One page; ``query`` is the request's, decoded."""
+    """Return one page; ``query`` is the decoded query of the request."""
     versions = "versions" in query
     if versions and not bucket.list_versions:
         return error_response(403, "AccessDenied")
@@ -93,7 +92,7 @@ Writes = Callable[[bytes], str]
 
 
 def _plain(name: bytes) -> str:
-    """A name where no encoding was asked for; bytes that are not UTF-8 are lost."""
+    """Return a name without encoding; bytes that are not UTF-8 are lost."""
     text = escape(name.decode("utf-8", "replace"))
     return "".join(char if char >= " " else f"&#x{ord(char):x};" for char in text)
 
@@ -105,7 +104,7 @@ def _bytes(text: bytes | str) -> bytes:
 def _names(
     bucket: ObjectBucket, prefix: bytes, delimiter: bytes, start: int
 ) -> Iterator[tuple[bytes, bool]]:
-    """Names from a place on that begin with ``prefix``, those with ``delimiter`` as one prefix."""
+    """Yield names with ``prefix`` from a start on, grouped by ``delimiter``."""
     keys = bucket.names()
     position = max(start, bisect_left(keys, prefix))
     while position < len(keys) and keys[position].startswith(prefix):
@@ -120,12 +119,12 @@ def _names(
 
 
 def _prefix_end(keys: list[bytes], prefix: bytes) -> int:
-    """Where the names that begin with a prefix end."""
+    """Return the end of the names with a prefix."""
     return bisect_left(keys, prefix[:-1] + bytes([prefix[-1] + 1]))
 
 
 def _start(keys: list[bytes], marker: bytes, prefix: bytes, delimiter: bytes) -> int:
-    """The place after a marker; a common prefix was given with all that is in it."""
+    """Return the start after a marker; a common prefix includes everything below it."""
     if delimiter and marker.endswith(delimiter) and len(marker) > len(prefix):
         return _prefix_end(keys, marker)
     return bisect_right(keys, marker)
@@ -189,7 +188,7 @@ def _objects_page(
             f"<Delimiter>{name(delimiter)}</Delimiter>" if delimiter else "",
             "<EncodingType>url</EncodingType>" if name is encode_name else "",
             f"<IsTruncated>{'true' if truncated else 'false'}</IsTruncated>",
-            # S3 gives all objects of a page before all prefixes.
+            # S3 lists all objects of a page before all prefixes.
             *sorted(shown, key=lambda row: row.startswith("<CommonPrefixes>")),
             "</ListBucketResult>",
         ]

@@ -1,6 +1,6 @@
-"""What S3 answers to GET and HEAD of an object: ranges, parts, conditions, versions, checksums.
+"""S3's responses to GET and HEAD of an object: ranges, parts, conditions, versions, checksums.
 
-As the S3 API reference has it (GetObject, HeadObject).
+As in the S3 API reference (GetObject, HeadObject).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MESSAGES = {
 def error_response(
     status: int, code: str, headers: Mapping[str, str] | None = None, message: str = ""
 ) -> Response:
-    """An S3 error document."""
+    """Return an S3 error document."""
     text = (
         f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code>'
         f"<Message>{message or _MESSAGES.get(code, code)}</Message></Error>"
@@ -47,9 +47,9 @@ def object_response(
     request: Request,
     refuses: Callable[[ObjectVersion], bool] = lambda found: False,
 ) -> Response:
-    """The answer to GET or HEAD of ``key``; ``query`` is the request's, decoded.
+    """Return the response to GET or HEAD of ``key``; ``query`` is the decoded query.
 
-    ``refuses`` states whether the client may not read a version.
+    ``refuses`` returns whether the client may not read a version.
     """
     allowed = {"versionId", "partNumber", "x-id"} | _SIGNATURE
     if "X-Amz-Signature" in query:
@@ -148,7 +148,7 @@ def _headers(found: ObjectVersion, request: Request) -> Headers:
 def _span(
     found: ObjectVersion, part: str | None, request: Request, headers: Headers
 ) -> tuple[int, int] | Response:
-    """First byte, and the one after the last; a range or a part leaves its mark in the headers."""
+    """Return the first byte and the end of a range or part, and add its headers."""
     range_header = request.headers.get("Range")
     if part is not None:
         if range_header is not None or not part.isdecimal() or int(part) < 1:

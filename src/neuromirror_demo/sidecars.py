@@ -1,4 +1,4 @@
-"""Metadata documents of AIND assets, in the shapes that aind-data-schema had over the years.
+"""Metadata documents of AIND assets, in the formats of several versions of aind-data-schema.
 
 ``0`` stands for versions up to 0.3 (2022), ``1`` for 0.5 to 1.4 (2023 to early 2025), ``2`` for
 2.x. Their values are invented.
@@ -34,8 +34,8 @@ _PLATFORMS = {
 class AssetDescription:
     """An asset as its documents describe it.
 
-    ``generation`` is 0, 1 or 2; ``inputs`` are names of assets, of a derived one; ``process`` its
-    process.
+    ``generation`` is 0, 1 or 2; ``inputs`` and ``process`` are the input assets and the process of
+    a derived asset.
     """
 
     name: str
@@ -50,16 +50,16 @@ class AssetDescription:
     inputs: tuple[str, ...] = ()
     process: str = ""
     links: bool = True
-    """Whether the documents name the inputs; where not, only the asset's name does."""
+    """Whether the documents name the inputs; otherwise only the asset's name does."""
 
     @property
     def derived(self) -> bool:
-        """Whether it was made from other assets."""
+        """Whether the asset was derived from other assets."""
         return bool(self.process)
 
 
 def sidecars(asset: AssetDescription) -> dict[str, Json]:
-    """All root documents but ``metadata.nd.json``, by file name."""
+    """Return all root documents except ``metadata.nd.json``, by file name."""
     make = (_generation_1, _generation_2, _generation_3)[asset.generation]
     documents = make(asset)
     if asset.derived:
@@ -70,7 +70,7 @@ def sidecars(asset: AssetDescription) -> dict[str, Json]:
 
 
 def record(asset: AssetDescription, location: str, modified: datetime, documents: Json) -> Json:
-    """``metadata.nd.json``, and what the document database holds of the asset."""
+    """Return ``metadata.nd.json``, which is also the record in the document database."""
     stem = {name.removesuffix(".json"): body for name, body in documents.items()}
     common = {
         "_id": fixed_uuid("aind", asset.name),

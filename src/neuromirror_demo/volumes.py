@@ -1,7 +1,7 @@
 """Small volumes with structure: tissue in sections, its cells as labels, activity over time.
 
-All is whole-number arithmetic, so every machine makes the same bytes. Arrays are in C order, axes
-``z, y, x`` (a time series ``t, z, y, x``); sizes and starts are given as ``(x, y, z)``.
+Only integer arithmetic is used, so that every machine computes the same bytes. Arrays are in C
+order, axes ``z, y, x`` (a time series ``t, z, y, x``); sizes and starts are ``(x, y, z)``.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 XYZ = tuple[int, int, int]
 
 TISSUE: Final[XYZ] = (300, 260, 70)
-"""The size of :func:`tissue` and :func:`cells` unless another is asked for."""
+"""The default size of :func:`tissue` and :func:`cells`."""
 
 ACTIVITY: Final[XYZ] = (150, 130, 36)
-"""The size of :func:`activity` unless another is asked for."""
+"""The default size of :func:`activity`."""
 
 HALVING: Final[dict[str, XYZ]] = {"anisotropic": (2, 2, 1), "isotropic": (2, 2, 2)}
-"""By what a voxel of the next level is larger."""
+"""The factors by which the voxels of the next level are larger."""
 
 FIRST_CELL: Final = (1 << 60) + 1
-"""The label of the first cell: no float holds it, nor those that follow."""
+"""The label of the first cell: too large for a float, like the following ones."""
 
 _SECTION: Final = 8
 _PITCH: Final = 96
@@ -35,7 +35,7 @@ _MEMBRANE: Final = 900
 
 
 def tissue(size: XYZ = TISSUE) -> NDArray[np.uint8]:
-    """Something like electron microscopy: cells in dark membranes, organelles, uneven light."""
+    """Return an image like electron microscopy: dark membranes, organelles, uneven light."""
     import numpy as np
 
     width, height, depth = size
@@ -51,7 +51,7 @@ def tissue(size: XYZ = TISSUE) -> NDArray[np.uint8]:
 
 
 def cells(size: XYZ = TISSUE) -> NDArray[np.uint64]:
-    """Whose cell each voxel of :func:`tissue` belongs to; 0 on membranes."""
+    """Return the cell label of each voxel of :func:`tissue`; 0 on membranes."""
     import numpy as np
 
     made = np.empty(size[::-1], np.uint64)
@@ -61,7 +61,7 @@ def cells(size: XYZ = TISSUE) -> NDArray[np.uint64]:
 
 
 def activity(size: XYZ = ACTIVITY, samples: int = 3) -> NDArray[np.uint16]:
-    """Bright cells over a dim ground, brighter or darker from sample to sample."""
+    """Return bright cells on a dim background, whose brightness changes from sample to sample."""
     import numpy as np
 
     width, height, depth = size
@@ -77,7 +77,7 @@ def activity(size: XYZ = ACTIVITY, samples: int = 3) -> NDArray[np.uint16]:
 
 
 def _sections(size: XYZ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32]]]:
-    """Yields for each z the nearest seed, and by how much the next one is farther (squared)."""
+    """Yield for each z the nearest seed, and how much farther the second one is (squared)."""
     import numpy as np
 
     width, height, depth = size
@@ -96,7 +96,7 @@ def _sections(size: XYZ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32]]
 
 
 def _seeds(size: XYZ) -> list[XYZ]:
-    """Cell centres: a lattice, each point pushed aside by a rule of its own."""
+    """Return cell centres: a lattice whose points are displaced deterministically."""
     made = []
     for n, z in enumerate(range(_PITCH // 16, size[2] + 1, _PITCH // 3)):
         for m, y in enumerate(range(_PITCH // 2, size[1] + _PITCH // 2, _PITCH)):
@@ -107,11 +107,11 @@ def _seeds(size: XYZ) -> list[XYZ]:
 
 
 def coarser(voxels: Voxels, start: XYZ, factor: XYZ, *, labels: bool = False) -> Voxels:
-    """The next level of ``voxels``, whose first voxel lies at ``start``.
+    """Return the next level of ``voxels``, whose first voxel is at ``start``.
 
-    Voxels join on a grid that begins at 0, not at ``start``: the result's first voxel lies at
-    ``start // factor``, and those at its ends may be of fewer voxels. An image gets their
-    rounded mean, labels the commonest one that is not 0 (of equally common ones the first).
+    Voxels are merged on a grid that starts at 0, not at ``start``: the first voxel of the result is
+    at ``start // factor``, and those at its ends may cover fewer voxels. Images use the rounded
+    mean, labels the most frequent label other than 0 (of equally frequent ones the first).
     """
     import numpy as np
 
@@ -145,6 +145,6 @@ def coarser(voxels: Voxels, start: XYZ, factor: XYZ, *, labels: bool = False) ->
 
 
 def coarser_box(start: XYZ, stop: XYZ, factor: XYZ) -> tuple[XYZ, XYZ]:
-    """Where :func:`coarser` lies, if its ``voxels`` lie from ``start`` to ``stop``."""
+    """Return the box of :func:`coarser`, given that ``voxels`` are from ``start`` to ``stop``."""
     (ax, ay, az), (bx, by, bz), (fx, fy, fz) = start, stop, factor
     return (ax // fx, ay // fy, az // fz), (-(-bx // fx), -(-by // fy), -(-bz // fz))

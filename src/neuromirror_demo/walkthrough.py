@@ -1,4 +1,4 @@
-"""The demonstration: every step as the command a person would type, and what it gave."""
+"""The demonstration: every step as the command that a user would type, with its output."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _SHOWN = 14
 
 
 class StepFailedError(NeuromirrorError):
-    """A command of the demonstration did not do what it should."""
+    """A command of the demonstration failed."""
 
 
 def run_walkthrough(*, keep: Path | None, serve: bool, ask: bool, as_json: bool) -> int:
-    """Runs the demonstration; gives the exit code.
+    """Run the demonstration; return the exit code.
 
-    Everything is in ``keep``, or in a temporary folder that is removed. Raises StepFailedError with
-    the output of the command that failed, and ConfigurationError when a program is missing.
+    All files are in ``keep``, or in a temporary folder that is removed. Raises StepFailedError with
+    the output of the command that failed, and ConfigurationError if a program is missing.
     """
     _need_programs()
     from neuromirror_demo import DemoArchive, DemoBuckets
@@ -48,7 +48,7 @@ def run_walkthrough(*, keep: Path | None, serve: bool, ask: bool, as_json: bool)
         stack.enter_context(stop_on_sigterm())
         if keep is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="neuromirror-")))
-            # annexed objects are read-only, and so are their folders
+            # annexed objects and their folders are read-only
             stack.callback(_make_writable, folder)
         else:
             folder = keep.absolute()
@@ -114,7 +114,7 @@ commands that only read continue to work."""
 
 
 def _refuse_earlier(folder: Path) -> None:
-    """Refuse to restart an archive: it would appear to have lost its history."""
+    """Refuse to restart an archive, because it would appear to have lost its history."""
     for name in ("store", "dataset", "recording", "paper"):
         if (folder / name).exists():
             raise ConfigurationError(
@@ -124,7 +124,7 @@ def _refuse_earlier(folder: Path) -> None:
 
 
 def _pin_and_restore(path: str, steps: CommandSteps) -> None:
-    """Pin a version, restore it, damage a file of it, repair the file, and cite the version."""
+    """Pin a version, restore it, damage and repair a file of it, and cite the version."""
     restored = "paper/data/demo--000002"
     damaged = shlex.quote(f"{restored}/{path}")
     steps.run(
@@ -194,7 +194,7 @@ def _mirror_buckets(buckets: DemoBuckets, address: str, steps: CommandSteps) -> 
 
 
 class CommandSteps:
-    """Runs commands in a folder, prints each and what it gave, stops at the first failure."""
+    """Runs commands in a folder, prints each with its output, and stops at the first failure."""
 
     def __init__(self, folder: Path, *, ask: bool, as_json: bool) -> None:
         self._folder = folder
@@ -210,16 +210,16 @@ class CommandSteps:
         self.environment |= demo_variables(folder)
 
     def print_text(self, text: str) -> None:
-        """A sentence between steps."""
+        """Print a sentence between steps."""
         _print_text(self.json, text)
 
     def run(self, text: str, command: str, *, shown: int = _SHOWN, code: int = 0) -> None:
-        """A neuromirror command, and the first lines of what it gave; ``code`` is expected."""
+        """Run a neuromirror command and print the start of its output; ``code`` is expected."""
         arguments = [sys.executable, "-m", "neuromirror", *shlex.split(command)]
         self._step(text, f"neuromirror {command}", arguments, shown, code)
 
     def shell(self, text: str, command: str, *, code: int = 0) -> None:
-        """Any other command."""
+        """Run any other command."""
         self._step(text, command, ["sh", "-c", command], _SHOWN, code)
 
     def _step(self, text: str, typed: str, arguments: Sequence[str], shown: int, code: int) -> None:
@@ -257,7 +257,7 @@ class CommandSteps:
 
 @contextmanager
 def serve_folder(folder: Path) -> Iterator[str]:
-    """Serves a folder as any static HTTP server would; gives its address."""
+    """Serve a folder like any static HTTP server; yield its URL."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_QuietHandler, directory=str(folder)))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -272,7 +272,7 @@ def serve_folder(folder: Path) -> Iterator[str]:
 
 class _QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: the demonstration prints its own steps."""
+        """Log nothing: the demonstration prints its own steps."""
 
 
 def _need_programs() -> None:

@@ -1,4 +1,4 @@
-"""Dandisets with Zarrs of every kind, which the demo archive adds when it is asked to."""
+"""Dandisets with Zarrs of every kind, which the demo archive adds on request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ODD_PATHS = (
     "two  blanks .txt",
     "-rf/--force.txt",
 )
-"""Asset paths that the archive allows and other programs stumble over."""
+"""Asset paths that the archive allows and that cause problems for other programs."""
 
 _NOTE = " Demo data: the images are made up."
 _PEOPLE = (("Doe, Jane", "jane.doe@example.org"),)
@@ -41,7 +41,7 @@ _GRIDS = {
 
 
 def add_zarrs(archive: Archive) -> dict[str, dict[str, str]]:
-    """Five dandisets with Zarrs; returns by name where each is: dandiset, path, zarr id."""
+    """Add five dandisets with Zarrs; return dandiset, path and Zarr id of each by name."""
     made: dict[str, dict[str, str]] = {}
 
     def zarr(
@@ -92,9 +92,9 @@ def add_zarrs(archive: Archive) -> dict[str, dict[str, str]]:
 
 
 def image_entries(zarr_format: int, count: int, seed: int = 1) -> dict[str, bytes]:
-    """An OME-Zarr group of ``count`` (40 or 1,200) entries; equal seeds give equal bytes.
+    """Return an OME-Zarr group with ``count`` (40 or 1,200) entries; equal seeds give equal bytes.
 
-    Its arrays ``0``, ``1`` and ``10`` hold uint32 pixels, uncompressed, in chunks of 4 × 4; pixel
+    Its arrays ``0``, ``1`` and ``10`` have uint32 pixels, uncompressed, in chunks of 4 × 4; pixel
     (y, x) of ``0`` is :func:`pixel` (seed, 0, y, x).
     """
     levels = _GRIDS[zarr_format, count]
@@ -107,14 +107,14 @@ def image_entries(zarr_format: int, count: int, seed: int = 1) -> dict[str, byte
 
 
 def pixel(seed: int, level: int, y: int, x: int) -> int:
-    """The value of a pixel of :func:`array_entries`."""
+    """Return the value of a pixel of :func:`array_entries`."""
     return (seed << 24) + (level << 20) + (y << 10) + x
 
 
 def group_entries(
     zarr_format: int, attributes: Mapping[str, object], at: str = ""
 ) -> dict[str, bytes]:
-    """The documents of a group, at the root or at ``at`` (with a slash at the end)."""
+    """Return the documents of a group, at the root or at ``at`` (with a final slash)."""
     if zarr_format == 2:
         return {
             f"{at}.zgroup": _document({"zarr_format": 2}),
@@ -127,7 +127,7 @@ def group_entries(
 def array_entries(
     zarr_format: int, name: str, grid: tuple[int, int], seed: int, level: int
 ) -> dict[str, bytes]:
-    """An array of (rows, columns) chunks."""
+    """Return an array of (rows, columns) chunks."""
     rows, columns = grid
     entries = _array_documents(
         zarr_format, name, (rows * CHUNK, columns * CHUNK), (CHUNK, CHUNK), "<u4", "uint32"
@@ -145,7 +145,7 @@ def array_entries(
 
 
 def nested_entries() -> dict[str, bytes]:
-    """Groups ``1`` and ``10`` in each other: what begins with ``1/`` is not all that is asked."""
+    """Return groups ``1`` and ``10`` in each other, so that the prefix ``1`` matches both."""
     entries = group_entries(2, {})
     for seed, at in enumerate(("1/", "10/", "1/1/", "1/10/", "10/1/", "10/10/")):
         entries |= group_entries(2, {"group": at}, at)
@@ -155,7 +155,7 @@ def nested_entries() -> dict[str, bytes]:
 
 
 def large_entries() -> dict[str, bytes]:
-    """An array of 7 MiB in two chunks of 6 MiB: enough to be uploaded in parts of 5 MiB."""
+    """Return an array of 7 MiB in two chunks of 6 MiB, for uploads in parts of 5 MiB."""
     entries = group_entries(2, {})
     entries |= _array_documents(2, "0", (7 * MIB,), (6 * MIB,), "|u1", "uint8")
     for number, used in enumerate((6 * MIB, MIB)):
@@ -165,7 +165,7 @@ def large_entries() -> dict[str, bytes]:
 
 
 def odd_entries() -> dict[str, bytes]:
-    """Arrays with names that must be escaped, and two that differ by case alone."""
+    """Return arrays with names that must be escaped, and two names that differ in case only."""
     entries = group_entries(2, {})
     for seed, name in enumerate(("a #1 & b+c=d~e (f),g", "Twin", "twin", "50% é")):
         entries |= array_entries(2, name, (2, 2), 30 + seed, 0)

@@ -1,4 +1,4 @@
-"""``/zarr/<id>/files/``: the archive's own list of what is in a Zarr, with its slips."""
+"""``/zarr/<id>/files/``: the archive's own list of a Zarr's files, with its defects."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ZarrFilesQuery:
 
 
 def parse_query(args: Mapping[str, str]) -> ZarrFilesQuery:
-    """The parameters of a request; raises :class:`ApiError` for those that upstream refuses."""
+    """Parse the parameters of a request; raise :class:`ApiError` for invalid ones."""
     prefix, limit = args.get("prefix", ""), args.get("limit", str(_MAX_PAGE_SIZE))
     if ".." in prefix.replace("\\", "/").split("/"):
         raise ApiError(400, {"prefix": ['Zarr path cannot contain ".." components.']})
@@ -43,8 +43,8 @@ def parse_query(args: Mapping[str, str]) -> ZarrFilesQuery:
 def files_page(
     zarr: Zarr, query: ZarrFilesQuery, args: Mapping[str, str], url: str
 ) -> dict[str, Any]:
-    """One page ``{next, results}``; ``args`` and ``url`` are the request's own."""
-    # The slash at the end is lost: `1/` also finds `10/`.
+    """Return one page ``{next, results}``; ``args`` and ``url`` are those of the request."""
+    # The final slash is dropped, so that `1/` also matches `10/`.
     start = query.prefix.rstrip("/")
     names = sorted(
         (name for name in zarr.entries if name.startswith(start) and name > query.after),

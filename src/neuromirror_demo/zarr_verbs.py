@@ -1,4 +1,4 @@
-"""What can happen to Zarrs."""
+"""Operations on Zarrs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from neuromirror_demo.records import Asset, Zarr, ZarrEntry
 
 
 class ZarrVerbs(ArchiveState):
-    """The verbs about Zarrs; ``path`` is a Zarr asset's, ``entry`` a path within the Zarr."""
+    """The operations on Zarrs; ``path`` is that of a Zarr asset, ``entry`` a path in the Zarr."""
 
     def add_zarr(
         self,
@@ -22,10 +22,10 @@ class ZarrVerbs(ArchiveState):
         part_sizes: Mapping[str, int] | None = None,
         finalize: bool = True,
     ) -> str:
-        """Upload a Zarr to the draft; returns its zarr id.
+        """Upload a Zarr to the draft; return its Zarr id.
 
-        Entries in ``part_sizes`` are uploaded in parts of so many bytes. Without ``finalize`` the
-        archive never looks at the files: it knows neither checksum nor size.
+        Entries in ``part_sizes`` are uploaded in parts of these sizes. Without ``finalize`` the
+        archive computes neither checksum nor size.
         """
         with self._draft(dandiset) as (_, now):
             zarr = Zarr(self._uuid("zarr"), path, dandiset)
@@ -38,7 +38,7 @@ class ZarrVerbs(ArchiveState):
             return zarr.zarr_id
 
     def share_zarr(self, dandiset: str, path: str, zarr_id: str) -> str:
-        """Let a draft use a Zarr that another dandiset uses; returns the asset id."""
+        """Add a Zarr of another dandiset to a draft; return the asset id."""
         with self._draft(dandiset) as (draft, now):
             if zarr_id not in self.zarrs:
                 raise DemoError(f"no Zarr {zarr_id!r} in the archive")
@@ -57,11 +57,11 @@ class ZarrVerbs(ArchiveState):
         finalize: bool = True,
         part_size: int | None = None,
     ) -> None:
-        """Change, add or (``content`` None) delete one entry of a Zarr; ids stay.
+        """Change, add or (``content`` None) delete one entry of a Zarr; ids stay the same.
 
         With ``quiet`` neither asset nor draft is modified, as happens with deletions upstream.
-        Without ``finalize`` the archive has no checksum until :meth:`finalize_zarr`, and nothing
-        is modified until then.
+        Without ``finalize`` the archive has no checksum until :meth:`finalize_zarr`, and nothing is
+        modified before that.
         """
         with self.lock:
             asset, zarr = self._zarr_asset(dandiset, path)
@@ -89,7 +89,7 @@ class ZarrVerbs(ArchiveState):
         self.change_zarr(dandiset, path, entry, data, quiet=quiet, finalize=finalize)
 
     def finalize_zarr(self, dandiset: str, path: str, *, quiet: bool = False) -> str:
-        """Let the archive look at the files of a Zarr; return the checksum.
+        """Finalize a Zarr; return the checksum.
 
         With ``quiet`` neither asset nor draft is modified.
         """
@@ -101,9 +101,9 @@ class ZarrVerbs(ArchiveState):
             return zarr.checksum
 
     def misstate_zarr(self, dandiset: str, path: str, checksum: str | None = None) -> str:
-        """Let the archive state a wrong checksum, until the Zarr is finalized again.
+        """State a wrong checksum until the Zarr is finalized again; return it.
 
-        By default one of as many files and bytes; returns it.
+        By default it has the same number of files and bytes.
         """
         with self.lock:
             zarr = self._zarr_asset(dandiset, path)[1]
@@ -114,10 +114,10 @@ class ZarrVerbs(ArchiveState):
             return zarr.checksum
 
     def find_zarr(self, dandiset: str, path: str) -> Zarr:
-        """The Zarr of a draft's asset."""
+        """Return the Zarr of a draft's asset."""
         return self._zarr_asset(dandiset, path)[1]
 
-    # -- parts
+    # -- helpers
 
     def _zarr_asset(self, dandiset: str, path: str) -> tuple[Asset, Zarr]:
         asset = self._asset(dandiset, path)

@@ -1,4 +1,4 @@
-"""A BOSS on loopback, faithful enough for its own clients; its source was read, not copied."""
+"""A BOSS on loopback that is compatible with BOSS's clients; no code of BOSS is copied."""
 
 from neuromirror_demo.boss.contents import ACTIVITY, CELLS, PRIVATE, SKETCH, TISSUE
 from neuromirror_demo.boss.server import FAULTS, DemoBoss

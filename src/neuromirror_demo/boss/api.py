@@ -1,4 +1,4 @@
-"""The BOSS's REST interface, version 1, as a WSGI application (boss/urls.py)."""
+"""The REST interface of BOSS, version 1, as a WSGI application (boss/urls.py)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _ALL: Final = (*_READ, "POST", "PUT", "DELETE")
 
 
 class BossApi:
-    """Answers requests; ``tokens`` gives the user of each. ``/latest`` means ``/v1``."""
+    """Answers requests; ``tokens`` maps a token to its user. ``/latest`` means ``/v1``."""
 
     def __init__(self, state: BossState, cutouts: BossCutouts, tokens: dict[str, str]) -> None:
         self._state = state
@@ -65,8 +65,8 @@ class BossApi:
         return self.answer(request)(environ, start_response)
 
     def answer(self, request: Request) -> Response:
-        """The response to a request."""
-        # As nginx does before anything else sees the address.
+        """Return the response to a request."""
+        # nginx does this before the application receives the path.
         path = re.sub("/+", "/", request.path)
         path = re.sub("^/latest", "/v1", path)
         try:
@@ -96,7 +96,7 @@ class BossApi:
             made = answer(request, user, **names)
         except FrameworkError as error:
             if answer == self._cutouts.cutout and accepted_type(request) != JSON:
-                # What renders voxels finds none in the error, and fails at that.
+                # The renderer of voxels finds none in the error, and fails.
                 raise UpstreamDefectError(error.detail) from error
             raise
         return made if isinstance(made, Response) else json_response(made)
@@ -110,7 +110,7 @@ class BossApi:
         return self._tokens[token]
 
     def _meta(self, request: Request, user: str, **names: str | None) -> Json | Response:
-        """Keys of a resource, or the value of one (bossmeta/views.py)."""
+        """Return the keys of a resource, or the value of one (bossmeta/views.py)."""
         key, value = request.args.get("key"), request.args.get("value")
         if request.method in {"POST", "PUT"} and (key is None or value is None):
             raise _bad("Missing optional argument key/value in the request")

@@ -11,10 +11,10 @@ TISSUE: Final = "demo_cortex/sections/em"
 """uint8 images, three anisotropic levels; the first section is number 12."""
 
 CELLS: Final = "demo_cortex/sections/cells"
-"""uint64 labels of :data:`TISSUE`, whose numbers no float holds."""
+"""uint64 labels of :data:`TISSUE`, too large for a float."""
 
 SKETCH: Final = "demo_cortex/sections/sketch"
-"""uint64 labels in one cuboid alone, never downsampled: coarser levels cannot be read."""
+"""uint64 labels in a single cuboid, never downsampled: coarser levels cannot be read."""
 
 ACTIVITY: Final = "demo_activity/calcium/gcamp"
 """uint16 images, three isotropic levels, three samples."""
@@ -24,7 +24,7 @@ PRIVATE: Final = "demo_private/notes/draft"
 
 
 def fill(boss: BossState) -> None:
-    """Make three collections, one of them private."""
+    """Create three collections, one of them private."""
     width, height, depth = volumes.TISSUE
     boss.add_collection("demo_cortex", description="A block of cortex (demo), made up")
     boss.add_frame(
@@ -39,7 +39,7 @@ def fill(boss: BossState) -> None:
         "demo_sections",
         levels=3,
         time_step=0,
-        time_step_unit="seconds",  # as intern makes one that knows no time
+        time_step_unit="seconds",  # as intern does without a unit of time
         description="Serial sections (demo)",
     )
     boss.add_channel(TISSUE, voxels=volumes.tissue, description="Electron microscopy (demo)")

@@ -1,4 +1,4 @@
-"""Voxels as BOSS keeps them: in cuboids, those written only; what was never written reads as 0."""
+"""Voxels in cuboids, as BOSS stores them; voxels that were never written are 0."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from neuromirror_demo.volumes import Voxels
 
 SIZE: Final[XYZ] = (512, 512, 16)
-"""A cuboid's size at every level (spdb/c_lib/ndtype.py)."""
+"""The size of a cuboid at every level (spdb/c_lib/ndtype.py)."""
 
 _Piece = tuple[tuple[int, int, int], tuple[slice, ...], tuple[slice, ...]]
 
 
 class Cuboids:
-    """The cuboids of one channel; no voxel lies at or beyond ``stop``, at whatever level."""
+    """The cuboids of one channel; at every level all voxels are before ``stop``."""
 
     def __init__(self, datatype: str, stop: XYZ) -> None:
         self._datatype = datatype
@@ -25,7 +25,7 @@ class Cuboids:
         self._cuboids: dict[tuple[int, int], dict[XYZ, Voxels]] = {}
 
     def read(self, level: int, sample: int, start: XYZ, stop: XYZ) -> Voxels:
-        """A copy of a box, axes ``z, y, x``."""
+        """Return a copy of a box, axes ``z, y, x``."""
         import numpy as np
 
         wide, high, deep = (b - a for a, b in zip(start, stop, strict=True))
@@ -37,7 +37,7 @@ class Cuboids:
         return found
 
     def write(self, level: int, sample: int, start: XYZ, voxels: Voxels) -> None:
-        """Put a box in, its zeros too."""
+        """Write a box, including its zeros."""
         import numpy as np
 
         depth, height, width = voxels.shape
@@ -53,7 +53,7 @@ class Cuboids:
             held[corner][inside] = voxels[outside]
 
     def extent(self, level: int) -> tuple[XYZ, XYZ] | None:
-        """The box, of whole cuboids, around all that was written at a level."""
+        """Return the box, in whole cuboids, around all written voxels of a level."""
         corners = [one for (at, _), held in self._cuboids.items() if at == level for one in held]
         if not corners:
             return None
@@ -65,7 +65,7 @@ class Cuboids:
 
 
 def _pieces(start: XYZ, stop: XYZ) -> Iterator[_Piece]:
-    """Yields the cuboids of a box: which one, the part in the cuboid, the part in the box."""
+    """Yield the cuboids of a box: the cuboid, the part in the cuboid, the part in the box."""
     spans = [
         [
             (at, slice(max(a - at * size, 0), min(b - at * size, size)), max(at * size - a, 0))

@@ -1,4 +1,4 @@
-"""Cutouts: what may be asked (bosscore/request.py), what comes of it (bossspatialdb/views.py)."""
+"""Cutouts: parsing of requests (bosscore/request.py) and responses (bossspatialdb/views.py)."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from neuromirror_demo.volumes import Voxels
 
 MAX_REQUEST_BYTES: Final = 520 << 20
-"""Bytes of voxels in a request; four times as many where voxels have 64 bits."""
+"""Maximum bytes of voxels per request; four times as many for voxels of 64 bits."""
 
 
 class BossCutouts:
-    """Read and write voxels, and describe levels; ``most`` limits a request in bytes."""
+    """Read and write voxels, and describe levels; ``most`` is the limit per request in bytes."""
 
     def __init__(self, state: BossState, max_bytes: int = MAX_REQUEST_BYTES) -> None:
         self.max_bytes = max_bytes
@@ -37,7 +37,7 @@ class BossCutouts:
         self._turn = itertools.count()
 
     def cutout(self, request: Request, user: str, **names: str) -> Response:
-        """Reads or writes a box."""
+        """Read or write a box."""
         cutout_request = self._parse_request(request, user, names)
         if request.method == "POST":
             self._store_upload(decode(request, cutout_request), cutout_request)
@@ -49,7 +49,7 @@ class BossCutouts:
         return Response(encode(voxels, accepted, next(self._turn)), content_type=accepted)
 
     def to_black(self, request: Request, user: str, **names: str) -> Response:
-        """Writes zeros into a box: the zeros of an upload are not written."""
+        """Write zeros to a box; zeros in an upload are ignored."""
         import numpy as np
 
         cutout_request = self._parse_request(request, user, names)
@@ -63,7 +63,7 @@ class BossCutouts:
         return Response(status=200)
 
     def levels(self, request: Request, user: str, **names: str) -> Json | Response:
-        """How far the channel is downsampled, and its levels; POST downsamples, at once."""
+        """Describe the downsampling status and the levels; POST downsamples immediately."""
         experiment, channel = self._channel(request, user, names)
         if request.method == "POST":
             if channel.downsample_status == DOWNSAMPLED:
@@ -105,7 +105,7 @@ class BossCutouts:
         )
         if channel.datatype == "uint32":
             raise UpstreamDefectError(
-                "upstream knows no size of 32-bit voxels (spdb/project/resource.py)"
+                "upstream has no size for 32-bit voxels (spdb/project/resource.py)"
             )
         if cutout_request.size > self.max_bytes * (4 if channel.datatype == "uint64" else 1):
             what = "Cutout request is over 500MB when uncompressed. Reduce cutout dimensions."
@@ -118,12 +118,12 @@ class BossCutouts:
     # -- reading and writing
 
     def _voxels(self, cutout_request: BossCutoutRequest, only: str | None) -> Voxels:
-        """The voxels, of the shape asked; ``only`` are the ids to keep, others become 0."""
+        """Return the voxels in the requested shape; ids that are not in ``only`` become 0."""
         import numpy as np
 
         experiment, channel = cutout_request.experiment, cutout_request.channel
         if channel.storage_type == "cloudvol":
-            # A layer is read with its bounds on (cvdb/cloudvolumedb.py).
+            # A layer is read with ``bounded`` set (cvdb/cloudvolumedb.py).
             first, last = experiment.box(cutout_request.level)
             ends = zip((*first, *cutout_request.stop), (*cutout_request.start, *last), strict=True)
             if any(a > b for a, b in ends):
@@ -159,7 +159,7 @@ class BossCutouts:
                 there = cutout_request.channel.cuboids.read(
                     cutout_request.level, sample, cutout_request.start, cutout_request.stop
                 )
-                # Upstream writes no zeros over what is there (spdb: Cube.overwrite).
+                # Upstream does not overwrite voxels with zeros (spdb: Cube.overwrite).
                 there[one != 0] = one[one != 0]
                 self._write(cutout_request, sample, there)
 
@@ -181,7 +181,7 @@ class BossCutouts:
 
 
 def locate(state: BossState, names: Iterable[str | None]) -> list[Resource]:
-    """Resources along a path, as all services but the resources' own look for them."""
+    """Return the resources along a path, as looked up by all but the resource service."""
     found: list[Resource] = []
     held: Any = state.collections
     kinds = (("Collection", "experiments"), ("Experiment", "channels"), ("Channel", ""))
@@ -199,7 +199,7 @@ def locate(state: BossState, names: Iterable[str | None]) -> list[Resource]:
 
 
 def check(request: Request, allowed: bool) -> None:
-    """Raises Refused where the user may not do this; upstream knows of no ``HEAD``."""
+    """Raise Refused if the user lacks the permission; upstream does not support ``HEAD``."""
     if request.method == "HEAD":
         raise BossError("Unable to get permissions for this request", Code.INVALID_POST_ARGUMENT)
     if not allowed:
@@ -208,7 +208,7 @@ def check(request: Request, allowed: bool) -> None:
 
 
 def active_faults(request: Request) -> set[str]:
-    """The names of the faults that strike the request."""
+    """Return the names of the active faults that apply to the request."""
     found: list[Any] = request.environ.get("neuromirror_demo.struck", [])
     return {one.name for one in found}
 
@@ -224,7 +224,7 @@ def _apply_faults(voxels: Voxels, faults: set[str]) -> Voxels:
 
 
 def _corners(names: dict[str, str], experiment: BossExperiment) -> tuple[XYZ, XYZ]:
-    """Start and stop of the box; at every level, the bounds are those of level 0."""
+    """Return start and stop of the box; the bounds of all levels are those of level 0."""
     starts, stops = zip(
         *([int(end) for end in names[one].split(":")] for one in "xyz"), strict=True
     )
@@ -237,7 +237,7 @@ def _corners(names: dict[str, str], experiment: BossExperiment) -> tuple[XYZ, XY
 
 
 def _times(text: str, samples: int) -> range:
-    """Upstream lets one more time pass than there is; it reads as never written."""
+    """Return the time samples; upstream allows one more than exist, which reads as zeros."""
     start, stop = (int(end) for end in text.split(":"))
     what = f"Invalid time range {text}. "
     if start > samples:

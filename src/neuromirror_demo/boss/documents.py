@@ -1,4 +1,4 @@
-"""The JSON of a BOSS: resources (bosscore/serializers.py), lists, and levels."""
+"""The JSON of a BOSS: resources (bosscore/serializers.py), lists and levels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from neuromirror_demo.volumes import HALVING, coarser_box
 Json = dict[str, Any]
 
 OWNER = "demo"
-"""Whose all resources are."""
+"""The owner of all resources."""
 
 PUBLIC = "public"
 """The public user."""
@@ -27,14 +27,14 @@ ANONYMOUS = ""
 
 
 def readable(resource: BossCollection | BossExperiment | BossChannel, user: str) -> bool:
-    """Whether the user may see it."""
+    """Return whether the user may read a resource."""
     return resource.public or user == OWNER
 
 
 def names(
     held: Mapping[str, BossExperiment] | Mapping[str, BossChannel], whole: bool, user: str
 ) -> list[str]:
-    """Those not deleted; with ``whole`` even those that the user may not see."""
+    """Return the names of resources that are not deleted; with ``whole`` also unreadable ones."""
     found: Mapping[str, Any] = held
     return [
         name for name, one in found.items() if not one.deleted and (whole or readable(one, user))
@@ -42,7 +42,7 @@ def names(
 
 
 def collection_document(one: BossCollection, user: str) -> Json:
-    """A collection."""
+    """Return the JSON of a collection."""
     return {
         "name": one.name,
         "public": one.public,
@@ -53,7 +53,7 @@ def collection_document(one: BossCollection, user: str) -> Json:
 
 
 def frame_document(one: CoordinateFrame) -> Json:
-    """A coordinate frame."""
+    """Return the JSON of a coordinate frame."""
     axes = "xyz"
     ends = {
         f"{axis}_{end}": getattr(one, end)[at]
@@ -66,7 +66,7 @@ def frame_document(one: CoordinateFrame) -> Json:
 
 
 def experiment_document(collection: str, one: BossExperiment, user: str) -> Json:
-    """An experiment; a public one names even the channels that are not."""
+    """Return the JSON of an experiment; that of a public one names private channels too."""
     return {
         "channels": names(one.channels, one.public or user == OWNER, user),
         "name": one.name,
@@ -84,7 +84,7 @@ def experiment_document(collection: str, one: BossExperiment, user: str) -> Json
 
 
 def channel_document(experiment: BossExperiment, one: BossChannel) -> Json:
-    """A channel; sources and related ones that are deleted are left out."""
+    """Return the JSON of a channel; deleted sources and related channels are left out."""
     there = names(experiment.channels, True, OWNER)
     return {
         "name": one.name,
@@ -106,10 +106,10 @@ def channel_document(experiment: BossExperiment, one: BossChannel) -> Json:
 
 
 def levels_document(experiment: BossExperiment, channel: BossChannel, *, iso: bool) -> Json:
-    """A channel's levels (spdb/project/resource.py).
+    """Return the levels of a channel (spdb/project/resource.py).
 
-    The extent is halved from the frame's stop alone, as if everything began at 0. With ``iso``
-    an anisotropic experiment halves ``z`` too, past the level at which its voxels are cubes.
+    The extent is halved from the frame's stop alone, as if the frame started at 0. With ``iso`` an
+    anisotropic experiment halves ``z`` too, after the level at which its voxels are cubes.
     """
     square = isotropic_level(experiment)
     voxel, extent = list(experiment.frame.voxel), experiment.frame.stop
@@ -129,9 +129,9 @@ def levels_document(experiment: BossExperiment, channel: BossChannel, *, iso: bo
 
 
 def isotropic_level(experiment: BossExperiment) -> int:
-    """The level at which voxels are nearest to cubes; 0 for isotropic experiments.
+    """Return the level at which voxels are nearest to cubes; 0 for isotropic experiments.
 
-    Raises Refused, as upstream does, where voxels of an anisotropic one are not square.
+    Like upstream, raises Refused if the voxels of an anisotropic experiment are not square.
     """
     x, y, z = experiment.frame.voxel
     if experiment.method == "isotropic":

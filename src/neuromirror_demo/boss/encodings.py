@@ -1,4 +1,4 @@
-"""Voxels as bodies, there and back (bossspatialdb/renderers.py and parsers.py)."""
+"""Encode and decode voxels in bodies (bossspatialdb/renderers.py and parsers.py)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OFFERED: Final = (BLOSC, BLOSC_PYTHON, NPYGZ, JPEG, JSON)
 
 @dataclass(frozen=True, slots=True)
 class BossCutoutRequest:
-    """What one request asks for."""
+    """The parameters of one request."""
 
     experiment: BossExperiment
     channel: BossChannel
@@ -39,13 +39,13 @@ class BossCutoutRequest:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the body: ``z, y, x``, or ``t, z, y, x`` where the request names a time."""
+        """The shape of the body: ``z, y, x``, or ``t, z, y, x`` if the request has a time."""
         x, y, z = (b - a for a, b in zip(self.start, self.stop, strict=True))
         return (len(self.samples), z, y, x) if self.with_time else (z, y, x)
 
     @property
     def size(self) -> int:
-        """Bytes of its voxels."""
+        """The size of the voxels in bytes."""
         size = int(self.channel.datatype.removeprefix("uint")) // 8 * len(self.samples)
         for a, b in zip(self.start, self.stop, strict=True):
             size *= b - a
@@ -55,8 +55,8 @@ class BossCutoutRequest:
 def accepted_type(request: Request) -> str:
     """Return the media type that the request accepts.
 
-    Raises Broken where upstream has nothing of the kind: its first renderer then fails at the
-    error's own JSON.
+    Raises Broken if upstream does not support it: its first renderer then fails to render the JSON
+    of the error.
     """
     accepted_types = [
         mime.lower() for mime, quality in request.accept_mimetypes if quality > 0
@@ -69,10 +69,10 @@ def accepted_type(request: Request) -> str:
 
 
 def encode(voxels: Voxels, accepted: str, turn: int) -> bytes:
-    """The body of a reply.
+    """Return the body of a reply.
 
-    Upstream's blosc streams differ as its threads finish in one order or another. Here they do
-    too, and small ones, which need no threads, as ``turn`` goes on.
+    Upstream's blosc streams depend on the order in which its threads finish. Here large ones do
+    too, and small ones, which need no threads, depend on ``turn``.
     """
     if accepted == NPYGZ:
         return _npygz(voxels)
@@ -114,12 +114,12 @@ def _jpeg(voxels: Voxels) -> bytes:
 
 
 def decode(request: Request, cutout_request: BossCutoutRequest) -> Voxels:
-    """The voxels in a request's body, of the shape and type that it should have."""
+    """Return the voxels in a request's body, with the expected shape and type."""
     if request.mimetype == NPYGZ:
         return _from_npygz(request.get_data(), cutout_request)
     if request.mimetype == BLOSC:
         return _from_blosc(request.get_data(), cutout_request)
-    # Upstream takes pickles, too; a demo runs no code from outside.
+    # Upstream accepts pickles too; a demo must not run foreign code.
     raise FrameworkError(415, f'Unsupported media type "{request.mimetype}" in request.')
 
 

@@ -1,4 +1,4 @@
-"""How a BOSS refuses: its numbered errors (bosscore/error.py), and where it breaks."""
+"""The errors of a BOSS: its numbered errors (bosscore/error.py), and its defects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Code(IntEnum):
-    """The ``code`` of a refusal, each with its own HTTP status."""
+    """The ``code`` of an error; each has its own HTTP status."""
 
     INVALID_URL = 1000
     INVALID_CUTOUT_ARGS = 1001
@@ -43,7 +43,7 @@ _STATUS: Final = {
 
 
 class BossError(Exception):
-    """The request is answered with BOSS's own error."""
+    """An error of BOSS."""
 
     def __init__(self, message: str, code: Code) -> None:
         super().__init__(message)
@@ -51,7 +51,7 @@ class BossError(Exception):
         self.code = code
 
     def response(self) -> Response:
-        """JSON of status, code and message."""
+        """Return the JSON of status, code and message."""
         import json
 
         from werkzeug.wrappers import Response
@@ -62,7 +62,7 @@ class BossError(Exception):
 
 
 class FrameworkError(Exception):
-    """The framework below BOSS refuses: wrong credentials, wrong method, nothing acceptable."""
+    """An error of the framework below BOSS: credentials, method or media type."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -70,7 +70,7 @@ class FrameworkError(Exception):
         self.detail = detail
 
     def response(self) -> Response:
-        """JSON of a detail."""
+        """Return the JSON of a detail."""
         from neuromirror_demo.paging import json_response
 
         response = json_response({"detail": self.detail}, self.status)
@@ -80,18 +80,18 @@ class FrameworkError(Exception):
 
 
 class UpstreamDefectError(Exception):
-    """Upstream's own code fails at this: 500."""
+    """A defect in upstream's code: 500."""
 
 
 def server_error_page(status: int = 500, text: str = "Server Error (500)") -> Response:
-    """The page of a server that failed, with nothing to go by."""
+    """Return the page of a server error, which has no details."""
     from neuromirror_demo.paging import html_response
 
     return html_response(f"<h1>{text}</h1>", status)
 
 
 def not_found_page() -> Response:
-    """The page of an address that means nothing."""
+    """Return the page for an unknown path."""
     from neuromirror_demo.paging import html_response
 
     text = "<h1>Not Found</h1><p>The requested resource was not found on this server.</p>"

@@ -1,4 +1,4 @@
-"""The faults in front of the demo BOSS, in the words of a BOSS."""
+"""Faults in front of the demo BOSS, with the messages of a BOSS."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PAGES: Final = {
 
 
 class BossFaultInjector(FaultInjector):
-    """Refuses as BOSS's throttle (bosscore/renderer_helper.py) or its load balancer does."""
+    """Refuses requests as BOSS's throttle (bosscore/renderer_helper.py) or load balancer does."""
 
     def _answer(self, request: Request, struck: list[Fault]) -> Response:
         for fault in struck:

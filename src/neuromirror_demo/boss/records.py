@@ -25,7 +25,7 @@ STORAGE = ("spdb", "cloudvol")
 
 @dataclass(slots=True, eq=False)
 class CoordinateFrame:
-    """A coordinate frame: half-open, in voxels of level 0; ``voxel`` is a voxel's size."""
+    """A coordinate frame: half-open ranges in voxels of level 0, and the ``voxel`` size."""
 
     name: str
     start: XYZ
@@ -38,7 +38,7 @@ class CoordinateFrame:
 
 @dataclass(slots=True, eq=False)
 class BossChannel:
-    """A channel. ``pending`` computes the voxels of the base level at first use."""
+    """A channel. ``pending`` computes the voxels of the base level on first use."""
 
     name: str
     kind: str
@@ -59,13 +59,13 @@ class BossChannel:
 
     @property
     def labels(self) -> bool:
-        """Whether voxels are ids of things."""
+        """Whether voxels are ids of objects."""
         return self.kind == "annotation"
 
 
 @dataclass(slots=True, eq=False)
 class BossExperiment:
-    """Channels in one coordinate frame, at so many levels and times."""
+    """Channels in one coordinate frame, with a number of levels and time samples."""
 
     name: str
     frame: CoordinateFrame
@@ -81,11 +81,11 @@ class BossExperiment:
 
     @property
     def factor(self) -> XYZ:
-        """By what a voxel of the next level is larger."""
+        """Return the factor by which the voxels of the next level are larger."""
         return HALVING[self.method]
 
     def box(self, level: int) -> tuple[XYZ, XYZ]:
-        """Where voxels lie at a level: start and stop."""
+        """Return start and stop of the voxels at a level."""
         start, stop = self.frame.start, self.frame.stop
         for _ in range(level):
             start, stop = coarser_box(start, stop, self.factor)
@@ -94,7 +94,7 @@ class BossExperiment:
 
 @dataclass(slots=True, eq=False)
 class BossCollection:
-    """Experiments by name, those deleted among them."""
+    """Experiments by name, including deleted ones."""
 
     name: str
     description: str = ""

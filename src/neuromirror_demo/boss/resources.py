@@ -40,7 +40,7 @@ _AXES = ("x", "y", "z")
 
 
 class Resources:
-    """Answers for resources; each method takes the request, the user, and names from the path."""
+    """Handles requests for resources, given the request, the user, and names from the path."""
 
     def __init__(self, state: BossState) -> None:
         self._state = state
@@ -48,29 +48,29 @@ class Resources:
     # -- lists
 
     def collections(self, request: Request, user: str) -> Json:
-        """Names of those the user may see; of public ones even those marked for deletion."""
+        """Return the names of readable collections, including public ones marked for deletion."""
         found = self._state.collections.values()
         seen = [one for one in found if one.public or (user == OWNER and not one.deleted)]
         return {"collections": [one.name for one in seen]}
 
     def experiments(self, request: Request, user: str, collection: str) -> Json:
-        """Names of a collection's experiments; upstream breaks where there is no such one."""
+        """Return the names of a collection's experiments; like upstream, fail if it is unknown."""
         held = _require(self._state.collections, collection).experiments
         return {"experiments": names(held, False, user)}
 
     def channels(self, request: Request, user: str, collection: str, experiment: str) -> Json:
-        """Names of an experiment's channels."""
+        """Return the names of an experiment's channels."""
         held = _require(self._state.collections, collection).experiments
         return {"channels": names(_require(held, experiment).channels, False, user)}
 
     def frames(self, request: Request, user: str) -> Json:
-        """Names of all coordinate frames."""
+        """Return the names of all coordinate frames."""
         return {"coords": [one.name for one in self._state.frames.values() if not one.deleted]}
 
-    # -- one
+    # -- single resources
 
     def collection(self, request: Request, user: str, collection: str) -> Json | Response:
-        """Reads, makes, changes or deletes a collection."""
+        """Read, create, change or delete a collection."""
         held = self._state.collections
         if request.method == "POST":
             data = _data(request, user)
@@ -89,7 +89,7 @@ class Resources:
     def experiment(
         self, request: Request, user: str, collection: str, experiment: str
     ) -> Json | Response:
-        """Reads, makes, changes or deletes an experiment."""
+        """Read, create, change or delete an experiment."""
         parent = _lookup(self._state.collections, collection)
         if request.method == "POST":
             self._make_experiment(parent, experiment, _data(request, user))
@@ -108,7 +108,7 @@ class Resources:
     def channel(
         self, request: Request, user: str, collection: str, experiment: str, channel: str
     ) -> Json | Response:
-        """Reads, makes, changes or deletes a channel."""
+        """Read, create, change or delete a channel."""
         parent = _lookup(_lookup(self._state.collections, collection).experiments, experiment)
         if request.method == "POST":
             path = f"{collection}/{experiment}/{channel}"
@@ -128,7 +128,7 @@ class Resources:
         return channel_document(parent, _require_readable(found, user))
 
     def frame(self, request: Request, user: str, frame: str) -> Json | Response:
-        """Reads, makes, changes or deletes a coordinate frame."""
+        """Read, create, change or delete a coordinate frame."""
         held = self._state.frames
         if request.method == "POST":
             data = _data(request, user)
@@ -157,7 +157,7 @@ class Resources:
             raise _deleted()
         return frame_document(found)
 
-    # -- parts
+    # -- helpers
 
     def _make_experiment(self, parent: BossCollection, name: str, data: Mapping[str, Any]) -> None:
         if "coord_frame" not in data:
@@ -277,7 +277,7 @@ def _change(
     fields: set[str],
     called: Mapping[str, str] | None = None,
 ) -> None:
-    """Set what a PUT gives; ``called`` are fields whose records have another name."""
+    """Set the fields of a PUT; ``called`` maps fields to differently named attributes."""
     data = _data(request, user)
     more = sorted(data.keys() - fields)
     if more:
@@ -298,7 +298,7 @@ def _check_new(name: str, held: Mapping[str, object], what: str) -> None:
 
 
 def _invalid_field(field: str, text: str, code: str = "invalid") -> BossError:
-    """Upstream shows its framework's errors as they print."""
+    """Return the error of an invalid field, printed as upstream's framework prints it."""
     return BossError(f"{{'{field}': [ErrorDetail(string='{text}', code='{code}')]}}", _BAD)
 
 

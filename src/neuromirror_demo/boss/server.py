@@ -1,4 +1,4 @@
-"""The demo BOSS as a running thing: one server on loopback, its faults, its mirror file."""
+"""The demo BOSS: one server on loopback with its faults and its mirror file."""
 
 from __future__ import annotations
 
@@ -28,12 +28,11 @@ FAULTS: Final[Mapping[str, dict[str, Any]]] = {
     "zeros": {"path": _VOXELS},
     "bad_token": {"path": "."},
 }
-"""Every fault with the defaults of its options; those of all are in ``faults.Fault``.
+"""Every fault with the default values of its options; ``faults.Fault`` has the common ones.
 
-``status`` 429 says nothing of when to come again, unless ``parse_retry_after`` does; other
-statuses are
-pages. ``wrong_shape`` lacks a row, ``zeros`` is what a lost object reads as, ``bad_token`` takes
-every token for a wrong one.
+``status`` 429 states no time for a retry unless ``parse_retry_after`` is set; other statuses are
+pages. ``wrong_shape`` lacks a row, ``zeros`` is the content of a lost object, ``bad_token`` rejects
+every token.
 """
 
 VERBS: Final = (
@@ -54,19 +53,19 @@ VERBS: Final = (
     "set_status",
     "soft_delete",
 )
-"""The methods that can be called as ``POST <control_url>/<verb>``."""
+"""The methods that can be called with ``POST <control_url>/<verb>``."""
 
 
 class DemoBoss(DemoServer, BossState):
     """A BOSS on loopback, from :meth:`start` (or ``with``) to :meth:`stop`.
 
-    ``directory`` gets the mirror file, in ``mirrors``; it is removed at the end. ``port`` 0 takes
-    a free one. With ``empty`` nothing is in it; what it holds outlasts a stop. ``limit`` is the
-    most bytes of voxels in a request, by default as upstream's.
+    The mirror file is written to ``directory/mirrors``, and removed at the end. ``port`` 0 selects
+    a free port. With ``empty`` the service has no contents. Contents survive a stop. ``limit`` is
+    the maximum size of the voxels in a request in bytes, by default upstream's.
     """
 
     token: Final = "6f1d8b07c2e94a53" + "0" * 24
-    """The owner's token (``Authorization: Token …``): reads all and writes."""
+    """The token of the owner (``Authorization: Token …``), which can read and write everything."""
 
     public_token: Final = "public"
     """Token of the public user, which can read public data."""
@@ -87,7 +86,7 @@ class DemoBoss(DemoServer, BossState):
 
     def _prepare(self) -> None:
         for name in ("blosc", "numpy", "PIL"):
-            import_module(name)  # better missed now than in a request
+            import_module(name)  # fail here rather than in a request
         if not self._empty and not self.collections:
             fill(self)
 
@@ -95,28 +94,28 @@ class DemoBoss(DemoServer, BossState):
 
     @property
     def url(self) -> str:
-        """``http://127.0.0.1:<port>``, while it runs."""
+        """``http://127.0.0.1:<port>``, while the server runs."""
         return self._address
 
     @property
     def api(self) -> str:
-        """The base address, to which clients add ``/v1/…``."""
+        """The base URL, to which clients append ``/v1/…``."""
         return self.url
 
     def addresses(self) -> dict[str, Any]:
-        """What ``serve`` prints."""
+        """Return what ``serve`` prints."""
         return {"api": self.api, "token": self.token, "control": self.control_url}
 
     @property
     def limit(self) -> int:
-        """The most bytes of voxels in a request."""
+        """The maximum size of the voxels in a request in bytes."""
         return self._cutouts.max_bytes
 
     @limit.setter
     def limit(self, most: int) -> None:
         self._cutouts.max_bytes = most
 
-    # -- parts
+    # -- helpers
 
     def _make_cutouts(self, limit: int | None) -> BossCutouts:
         from neuromirror_demo.boss.cutouts import MAX_REQUEST_BYTES, BossCutouts

@@ -1,4 +1,4 @@
-"""State of the demo BOSS, and the operations on it."""
+"""The state of the demo BOSS, and the operations on it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from neuromirror_demo.volumes import Voxels
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-"""``((x0, x1), (y0, y1), (z0, z1))``, half-open, in a level's own coordinates."""
+"""``((x0, x1), (y0, y1), (z0, z1))``, half-open, in the coordinates of a level."""
 
 
 class BossState:
     """Collections, experiments, channels, frames and key-value metadata, in memory.
 
-    Verbs name a resource as ``collection``, ``collection/experiment`` or
-    ``collection/experiment/channel``. All raise :class:`DemoError` for one that is not there.
+    Operations name a resource as ``collection``, ``collection/experiment`` or
+    ``collection/experiment/channel``. All raise :class:`DemoError` for an unknown name.
     """
 
     def __init__(self) -> None:
@@ -41,10 +41,10 @@ class BossState:
         self.metadata: dict[str, dict[str, str]] = {}
         self.lock = threading.RLock()
 
-    # -- making
+    # -- creation
 
     def add_collection(self, name: str, *, description: str = "", public: bool = True) -> None:
-        """Make an empty collection."""
+        """Create an empty collection."""
         with self.lock:
             _fresh(name, name, self.collections)
             self.collections[name] = BossCollection(name, description, public)
@@ -59,7 +59,7 @@ class BossState:
         unit: str = "nanometers",
         description: str = "",
     ) -> None:
-        """Make a coordinate frame; ``start``, ``stop`` and ``voxel`` are ``x, y, z``."""
+        """Create a coordinate frame; ``start``, ``stop`` and ``voxel`` are ``x, y, z``."""
         with self.lock:
             _fresh(name, name, self.frames)
             made = CoordinateFrame(
@@ -69,7 +69,7 @@ class BossState:
             self.frames[name] = made
 
     def add_experiment(self, path: str, frame: str, *, public: bool = True, **about: Any) -> None:
-        """Make an empty experiment in a frame; ``about`` are fields of ``BossExperiment``."""
+        """Create an empty experiment in a frame; ``about`` are fields of ``BossExperiment``."""
         with self.lock:
             collection, name = self._parent(path)
             assert isinstance(collection, BossCollection)
@@ -90,10 +90,10 @@ class BossState:
         public: bool = True,
         **about: Any,
     ) -> None:
-        """Make a channel; ``about`` are fields of ``Channel``.
+        """Create a channel; ``about`` are fields of ``Channel``.
 
-        ``voxels`` are those of the base level from the frame's start on, axes ``z, y, x`` or
-        ``t, z, y, x``, or what gives them once they are asked for; None: nothing is written.
+        ``voxels`` are those of the base level from the start of the frame, axes ``z, y, x`` or ``t,
+        z, y, x``, or a function that returns them on first use; None for none.
         """
         with self.lock:
             experiment, name = self._parent(path)
@@ -108,7 +108,7 @@ class BossState:
                 made.pending = voxels if callable(voxels) else lambda: voxels
             experiment.channels[name] = made
 
-    # -- what people do upstream
+    # -- changes upstream
 
     def edit(
         self,
@@ -120,11 +120,11 @@ class BossState:
         time: int | None = None,
         spread: bool = True,
     ) -> None:
-        """Change the voxels of a box, and with ``spread`` the coarser levels made of them.
+        """Change the voxels of a box, and with ``spread`` the coarser levels computed from them.
 
         ``value`` is a number, or an array of the box's shape; None flips the lowest bit of every
-        voxel. ``level`` is by default the channel's base, ``time`` all its samples. Nothing else
-        reports the change: the channel's JSON stays as it is.
+        voxel. ``level`` is by default the channel's base, ``time`` all samples. Nothing else shows
+        the change: the channel's JSON stays the same.
         """
         import numpy as np
 
@@ -147,7 +147,7 @@ class BossState:
             self.find(path).deleted = True
 
     def restore(self, path: str) -> None:
-        """Take back :meth:`soft_delete`."""
+        """Undo :meth:`soft_delete`."""
         with self.lock:
             self.find(path).deleted = False
 
@@ -192,7 +192,7 @@ class BossState:
     ) -> None:
         """Move a channel's voxels to another storage type, unchanged.
 
-        A channel in ``cloudvol`` has no time axis and no cuboids of zeros beyond its extent, and is
+        A channel in ``cloudvol`` has no time axis, no cuboids of zeros beyond its extent, and is
         read-only.
         """
         with self.lock:
@@ -207,7 +207,7 @@ class BossState:
             channel.cv_path = (cv_path or f"/{path}") if moved else None
 
     def set_status(self, path: str, status: str) -> None:
-        """Let a channel say how far it is downsampled; no voxel changes."""
+        """Set the downsampling status of a channel; no voxel changes."""
         with self.lock:
             if status not in STATUSES:
                 raise DemoError(f"a status is one of {', '.join(STATUSES)}, not {status!r}")
@@ -229,10 +229,10 @@ class BossState:
                 at = channel.base_resolution
                 self.coarsen(experiment, channel, at, sample, start, stop)
 
-    # -- looking
+    # -- queries
 
     def voxels(self, path: str, level: int = 0) -> Voxels:
-        """All voxels of a level as they truly are; ``t, z, y, x`` if there is a time axis."""
+        """Return all voxels of a level; ``t, z, y, x`` if there is a time axis."""
         import numpy as np
 
         with self.lock:
@@ -243,14 +243,14 @@ class BossState:
             return np.stack(found) if experiment.samples > 1 else found[0]
 
     def box(self, path: str, level: int = 0) -> Box:
-        """Where :meth:`voxels` lie."""
+        """Return the box of :meth:`voxels`."""
         start, stop = self._channel(path)[0].box(level)
         return (start[0], stop[0]), (start[1], stop[1]), (start[2], stop[2])
 
-    # -- parts
+    # -- helpers
 
     def find(self, path: str) -> Resource:
-        """The collection, experiment or channel of this name."""
+        """Return the collection, experiment or channel with this name."""
         parts = path.split("/")
         found: Any = self.collections.get(parts[0])
         for name, held in zip(parts[1:], ("experiments", "channels"), strict=False):
@@ -261,7 +261,7 @@ class BossState:
         return resource
 
     def fill(self, experiment: BossExperiment, channel: BossChannel) -> None:
-        """Write the voxels that the channel was promised."""
+        """Compute the voxels of a channel that were deferred."""
         if channel.pending is None:
             return
         voxels, channel.pending = channel.pending(), None
@@ -281,7 +281,7 @@ class BossState:
         start: XYZ,
         stop: XYZ,
     ) -> None:
-        """Make a box's part of all coarser levels."""
+        """Recompute the part of all coarser levels that a box covers."""
         factor = experiment.factor
         for at in range(level, experiment.levels - 1):
             first, end = experiment.box(at)

@@ -1,4 +1,4 @@
-"""An ndstore on loopback, as neurodata/ndstore answered; its source was read, not copied."""
+"""An ndstore on loopback that behaves like neurodata/ndstore; no code of ndstore is copied."""
 
 from neuromirror_demo.ndstore.contents import (
     CALCIUM,

@@ -1,8 +1,9 @@
-"""The REST interface of ndstore, as far as it reads (``django/sd``, ``django/ramon``).
+"""The read-only part of the REST interface of ndstore (``django/sd``, ``django/ramon``).
 
-Below ``/nd/ca/`` and ``/nd/sd/``, which are the same, and ``/nd/ramon/``. What ndstore itself
-refuses is 404 with a line of text that it calls HTML. A token that is not public is refused before
-ndstore sees it, whether it exists or not, and that is JSON; a wrong user token is like none.
+It is served below ``/nd/ca/``, its synonym ``/nd/sd/``, and ``/nd/ramon/``. ndstore's own errors
+are 404 with a line of text and an HTML content type. A token that is not public is refused before
+ndstore receives the request, whether it exists or not, with JSON; an invalid user token counts as
+none.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _DETAILS: Final = {
 
 
 class NdstoreApi:
-    """Answers requests from projects; ``owner`` is the user token that may read private ones.
+    """Answers requests for projects; ``owner`` is the user token that can read private projects.
 
     ``spoil`` may change the voxels of a cutout before they are encoded.
     """
@@ -53,8 +54,8 @@ class NdstoreApi:
         self._spoil = spoil
 
     def answer(self, request: Request) -> Response:
-        """The reply to one request."""
-        # The web server before ndstore takes slashes together; its own client relies on that.
+        """Return the reply to one request."""
+        # The web server in front of ndstore merges slashes; ndstore's own client relies on this.
         found = _BASES.fullmatch(_SLASHES.sub("/", request.path))
         if found is None:
             return _html(NOT_FOUND_HTML, 404)
@@ -89,9 +90,9 @@ class NdstoreApi:
         return _json(sorted({one.space.name for one in public}))
 
     def _refusal(self, request: Request, token: str, *, plain: bool = True) -> Response | None:
-        """The refusal of who may not read this token, if any.
+        """Return the error for a client that may not read this token, if it may not.
 
-        ``plain``: sessions are tried first, which have no way of asking for credentials.
+        ``plain``: session authentication comes first, which cannot request credentials.
         """
         kind, _, given = request.headers.get("Authorization", "").partition(" ")
         known = kind.lower() == "token" and given.strip() == self._owner
@@ -104,7 +105,7 @@ class NdstoreApi:
         return response
 
     def _channels(self, project: Project, names: str) -> list[NdstoreChannel]:
-        # Django's own complaint has no words
+        # Django's own error has no text
         found = [project.channels.get(name) for name in names.split(",")]
         there = [one for one in found if one is not None]
         if len(there) < len(found):

@@ -1,4 +1,4 @@
-"""The projects that the demo's ndstore starts with."""
+"""Initial projects of the demo ndstore."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CALCIUM: Final = "democube/calcium"
 """uint16 images, three levels halved along all axes, samples 5, 6 and 7; with an offset."""
 
 SYNAPSES: Final = "demo15_ramon/synapses"
-"""uint32 labels that were uploaded at resolution 1, and RAMON objects of them."""
+"""uint32 labels that were uploaded at resolution 1, with RAMON objects."""
 
 SINGLE_12: Final = "demo12/image"
 """uint8 images that were never propagated; its extent is a multiple of the cuboid size."""

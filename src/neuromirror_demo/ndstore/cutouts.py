@@ -38,7 +38,7 @@ _FILTER: Final = re.compile(r"/filter/([\d/,]+)/")
 
 
 class NdstoreError(Exception):
-    """What ndstore answers with 404: ``said`` is the body, as its nested exceptions wrap it."""
+    """An error that ndstore returns as 404; ``said`` is the body."""
 
     def __init__(self, body: str, *, wrapped: int = 0) -> None:
         for _ in range(wrapped):
@@ -51,7 +51,7 @@ class NdstoreError(Exception):
 class NdstoreCutoutRequest:
     """The requested region: voxels of a level, counted from the dataset's offset.
 
-    ``times`` is None where the reply is to have no time axis.
+    ``times`` is None if the reply has no time axis.
     """
 
     level: int
@@ -63,9 +63,9 @@ class NdstoreCutoutRequest:
 
 
 def parse(arguments: str, space: Space) -> NdstoreCutoutRequest:
-    """The request in ``RES/x0,x1/y0,y1/z0,z1[/t0,t1]/…``; raises :class:`NdstoreError`.
+    """Parse a request ``RES/x0,x1/y0,y1/z0,z1[/t0,t1]/…``; raise :class:`NdstoreError`.
 
-    A range of times counts only with a slash behind it.
+    A range of times is recognized only with a final slash.
     """
     found = _ARGUMENTS.match(arguments)
     if found is None:
@@ -97,7 +97,7 @@ def parse(arguments: str, space: Space) -> NdstoreCutoutRequest:
 
 
 def cut_out(project: Project, channel: NdstoreChannel, request: NdstoreCutoutRequest) -> Voxels:
-    """The voxels in (z, y, x), or (time, z, y, x) where times were asked for."""
+    """Return the voxels in (z, y, x), or (time, z, y, x) if times were requested."""
     import numpy as np
 
     times = request.times or (channel.timerange[0], channel.timerange[0] + 1)
@@ -121,7 +121,7 @@ def _cube(
         voxels = _read_cuboids(channel, base, cuboid, corner, size, times, None)
         voxels = voxels.repeat(by, axis=2).repeat(by, axis=3)
         x, y, z = request.corner
-        # spdb adds what does not divide evenly a second time
+        # spdb adds the remainder of a division a second time
         start = (x % (cuboid[0] * by) + x % by, y % (cuboid[1] * by) + y % by, z % cuboid[2])
         return _trim(voxels, start, request.size)
     if made_up:
@@ -148,7 +148,7 @@ def _cube(
 
 
 def _finer(corner: XYZ, size: XYZ, by: int) -> tuple[XYZ, XYZ]:
-    """Where, in the coarser level, a region of the finer one is; z is not scaled."""
+    """Return the region of the coarser level around a region of the finer one; z is not scaled."""
     x, y, z = corner
     low = (x // by, y // by, z)
     high = ((x + size[0] - 1) // by + 1, (y + size[1] - 1) // by + 1, z + size[2])
@@ -164,9 +164,9 @@ def _read_cuboids(
     times: tuple[int, int],
     slices: int | None,
 ) -> Voxels:
-    """The whole cuboids around a region; what was never written is zero.
+    """Return the whole cuboids around a region; voxels that were never written are zero.
 
-    ``slices`` are taken together, where there is more than one to take (neariso).
+    ``slices`` are combined if there are several (neariso).
     """
     import numpy as np
 

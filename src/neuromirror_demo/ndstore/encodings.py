@@ -1,4 +1,4 @@
-"""The forms in which ndstore gives a cutout (``webservices/ndwsrest.py`` of neurodata/ndstore)."""
+"""The encodings of ndstore's cutouts (``webservices/ndwsrest.py`` of neurodata/ndstore)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def npz(cuts: list[Cut]) -> bytes:
-    """A zlib stream of a ``.npy`` file of (channel, [time,] z, y, x); no zip file."""
+    """Return a zlib stream (not a zip file) of a ``.npy`` file of (channel, [time,] z, y, x)."""
     import numpy as np
 
     body = io.BytesIO()
@@ -24,17 +24,17 @@ def npz(cuts: list[Cut]) -> bytes:
 
 
 def raw(cuts: list[Cut]) -> bytes:
-    """The voxels of all channels in C order, and nothing else."""
+    """Return the voxels of all channels in C order."""
     return _stacked(cuts).tobytes("C")
 
 
 def zlib_compressed(cuts: list[Cut]) -> bytes:
-    """The same as a zlib stream."""
+    """Return :func:`raw` as a zlib stream."""
     return zlib.compress(raw(cuts))
 
 
 def blosc(cuts: list[Cut]) -> bytes:
-    """Encode as ``blosc.pack_array`` does: a pickle, which clients must not load."""
+    """Encode as ``blosc.pack_array`` does: with a pickle, which clients must not load."""
     import blosc as library  # type: ignore[import-untyped]
 
     packed: bytes = library.pack_array(_stacked(cuts))
@@ -42,7 +42,7 @@ def blosc(cuts: list[Cut]) -> bytes:
 
 
 def hdf5(cuts: list[Cut]) -> bytes:
-    """A group a channel, with its voxels in ``CUTOUT`` ([time,] z, y, x), and its type in words."""
+    """Return HDF5: per channel a group with ``CUTOUT`` ([time,] z, y, x) and the type."""
     import h5py  # type: ignore[import-untyped]
 
     body = io.BytesIO()
@@ -69,4 +69,4 @@ ENCODINGS: Final[Mapping[str, tuple[str, Callable[[list[Cut]], bytes]]]] = {
     "blosc": ("product/blosc", blosc),
     "hdf5": ("product/hdf5", hdf5),
 }
-"""By the word in the URL: the content type, and how the body is made."""
+"""Content type and encoder by the name in the URL."""

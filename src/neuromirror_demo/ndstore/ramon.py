@@ -1,4 +1,4 @@
-"""RAMON objects: what is known of the things that annotations mark (``ndramon/annotation.py``)."""
+"""RAMON objects: metadata of annotated objects (``ndramon/annotation.py``)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TOP_KEYS: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """An object of a type; ``fields`` are those of its type, and others as people set them."""
+    """An object of a type; ``fields`` are those of its type, and additional ones set by users."""
 
     number: int
     kind: int
@@ -28,7 +28,7 @@ class Annotation:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
-        """Its JSON."""
+        """Return the JSON of the object."""
         return {
             **self.fields,
             "ann_type": self.kind,
@@ -40,7 +40,7 @@ class Annotation:
 
 
 def ramon_json(project: Project, channel: NdstoreChannel, arguments: str) -> str:
-    """JSON for what follows ``ramon/TOKEN/CHANNEL/``; raises :class:`NdstoreError`.
+    """Return the JSON of a path below ``ramon/TOKEN/CHANNEL/``; raise :class:`NdstoreError`.
 
     ``ID/``, ``ID/boundingbox/[RES/]``, ``query/KEY/VALUE/`` and ``topkeys/[COUNT/]``.
     """
@@ -72,7 +72,7 @@ def _object_json(
 
 
 def _bounds(project: Project, channel: NdstoreChannel, number: int, level: int) -> dict[str, Any]:
-    """Corner and size of where the object's voxels are, in the coordinates of the level."""
+    """Return corner and size of the box of the object's voxels, in the coordinates of the level."""
     import numpy as np
 
     if level not in channel.tables:

@@ -1,7 +1,7 @@
 """Records of an ndstore project: its dataset (the space), channels, and the info JSON.
 
-The numbers follow neurodata/ndstore: ``ndproj/nddataset.py`` and ``ndproj/jsonprojinfo.py``, with
-the whole-number divisions of the Python 2 it ran on.
+The numbers follow neurodata/ndstore (``ndproj/nddataset.py`` and ``ndproj/jsonprojinfo.py``), with
+the integer divisions of Python 2.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ TIMESERIES = "timeseries"
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """What ndstore calls a dataset: an extent in voxels, where it starts, and how it is scaled.
+    """An ndstore dataset: an extent in voxels, its start, and its scaling.
 
-    ``image_size`` and ``offset`` are x, y, z in voxels of level 0, ``voxel`` the size of one in
+    ``image_size`` and ``offset`` are x, y, z in voxels of level 0, ``voxel`` the size of a voxel in
     nanometres. ``scaling`` is ``zslices`` (x and y are halved from level to level) or ``xyz``.
     """
 
@@ -51,27 +51,27 @@ class Space:
         return (shrink(x, factor), shrink(y, factor), deep)
 
     def size_at(self, level: int) -> XYZ:
-        """Extent in voxels of that level, rounded up."""
+        """Return the extent in voxels of that level, rounded up."""
         return self._shrunk(self.image_size, level, lambda n, by: (n - 1) // by + 1)
 
     def offset_at(self, level: int) -> XYZ:
-        """Where it starts in voxels of that level, rounded down."""
+        """Return the start in voxels of that level, rounded down."""
         return self._shrunk(self.offset, level, lambda n, by: n // by)
 
     def voxel_at(self, level: int) -> tuple[float, float, float]:
-        """Size of a voxel of that level."""
+        """Return the size of a voxel of that level."""
         x, y, z = self.voxel
         by = float(2**level)
         return (x * by, y * by, z if self.scaling == "zslices" else z * by)
 
     def cuboid_at(self, level: int) -> XYZ:
-        """The cuboids that voxels are kept in: flat while voxels are flat, then cubes."""
+        """Return the shape of stored cuboids: flat for flat voxels, else cubes."""
         x, _, z = self.voxel
         flat = self.scaling == "zslices" and z / x / 2**level > 0.5
         return (128, 128, 16) if flat else (64, 64, 64)
 
     def neariso_scaledown(self, level: int) -> int:
-        """How many slices make one that is as thick as a voxel is wide, about."""
+        """Return the approximate number of slices that are together as thick as a voxel is wide."""
         _, y, z = self.voxel_at(level)
         if z / y >= 1.0:
             return 1
@@ -80,17 +80,17 @@ class Space:
         return up if (up - slices) <= (slices - down) else down
 
     def neariso_size_at(self, level: int) -> XYZ:
-        """The extent where slices are taken together."""
+        """Return the extent when slices are combined."""
         x, y, z = self.size_at(level)
         return (x, y, z // self.neariso_scaledown(level))
 
 
 @dataclass(slots=True)
 class NdstoreChannel:
-    """A channel and its voxels: ``tables`` holds an array (time, z, y, x) for each level written.
+    """A channel and its voxels: ``tables`` has an array (time, z, y, x) for each written level.
 
-    ``resolution`` is the level that was uploaded; coarser ones are made by propagation. Levels
-    without a table are made up when they are asked for, not always rightly.
+    ``resolution`` is the uploaded level; propagation computes the coarser ones. For levels without
+    a table voxels are synthesized on request, not always correctly.
     """
 
     name: str
@@ -108,11 +108,11 @@ class NdstoreChannel:
 
     @property
     def is_timeseries(self) -> bool:
-        """Whether it has samples in time."""
+        """Whether the channel has time samples."""
         return self.kind == TIMESERIES
 
     def info(self) -> dict[str, Any]:
-        """Its part of the info JSON."""
+        """Return the channel's part of the info JSON."""
         return {
             "channel_type": self.kind,
             "datatype": self.datatype,
@@ -128,7 +128,7 @@ class NdstoreChannel:
 
 @dataclass(slots=True)
 class Project:
-    """A project under its token; ``private`` tokens are listed for their owner only."""
+    """A project with its token; ``private`` projects are listed for their owner only."""
 
     token: str
     space: Space
@@ -139,11 +139,11 @@ class Project:
     lims: dict[str, Any] = field(default_factory=dict)
 
     def propagate(self, channel: NdstoreChannel, level: int) -> None:
-        """Make a channel's levels above ``level`` from it."""
+        """Recompute the levels of a channel that are coarser than ``level``."""
         factor = HALVING["anisotropic" if self.space.scaling == "zslices" else "isotropic"]
         labels = channel.kind == ANNOTATION
         for finer in range(level, self.space.levels - 1):
-            # ndstore counts from where the dataset begins, not from zero
+            # ndstore counts from the start of the dataset, not from zero
             table = channel.tables[finer]
             if table.dtype.kind == "f":
                 made = coarser((table * 255).round().astype("uint8"), (0, 0, 0), factor) / 255
@@ -152,7 +152,7 @@ class Project:
             channel.tables[finer + 1] = made.astype(table.dtype)
 
     def info(self) -> dict[str, Any]:
-        """The info JSON; keys that are numbers become strings in it, as levels do."""
+        """Return the info JSON; numeric keys become strings in it, as levels do."""
         return {
             "project": {
                 "name": self.token,

@@ -1,4 +1,4 @@
-"""The demo ndstore as a running thing: one server on loopback, its faults, its mirror file."""
+"""The demo ndstore: one server on loopback with its faults and its mirror file."""
 
 from __future__ import annotations
 
@@ -30,11 +30,10 @@ FAULTS: Final[Mapping[str, dict[str, Any]]] = {
     "wrong_dtype": {"path": _VOXELS},
     "zeros": {"path": _VOXELS},
 }
-"""Every fault with the defaults of its options; those of all are in ``faults.Fault``.
+"""Every fault with the default values of its options; ``faults.Fault`` has the common ones.
 
-``status`` 429 says nothing of when to come again, unless ``parse_retry_after`` does.
-``wrong_shape``
-lacks a row, ``zeros`` is what cuboids that were never written read as.
+``status`` 429 states no time for a retry unless ``parse_retry_after`` is set. ``wrong_shape`` lacks
+a row, ``zeros`` is the content of cuboids that were never written.
 """
 
 VERBS: Final = (
@@ -50,19 +49,20 @@ VERBS: Final = (
     "set_propagate",
     "set_public",
 )
-"""The methods that can be called as ``POST <control_url>/<verb>``."""
+"""The methods that can be called with ``POST <control_url>/<verb>``."""
 
 
 class DemoNdstore(DemoServer, NdstoreState):
     """An ndstore on loopback, from :meth:`start` (or ``with``) to :meth:`stop`.
 
-    It answers as neurodata/ndstore did, below ``/nd/ca/``, ``/nd/sd/`` and ``/nd/ramon/``, and
-    takes nothing in. ``directory`` gets the mirror file, in ``mirrors``; it is removed at the end.
-    ``port`` 0 takes a free one. With ``empty`` nothing is in it. Equal calls give equal voxels.
+    It replies like neurodata/ndstore below ``/nd/ca/``, ``/nd/sd/`` and ``/nd/ramon/``, and accepts
+    no uploads. The mirror file is written to ``directory/mirrors``, and removed at the end.
+    ``port`` 0 selects a free port. With ``empty`` it has no projects. Equal calls give equal
+    voxels.
     """
 
     token: Final = "5f0c2b8e71d94a36" + "2" * 24
-    """The owner's token (``Authorization: Token …``): reads all."""
+    """The token of the owner (``Authorization: Token …``), which can read everything."""
 
     def __init__(self, directory: Path | str, *, port: int = 0, empty: bool = False) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class DemoNdstore(DemoServer, NdstoreState):
 
     @property
     def url(self) -> str:
-        """``http://127.0.0.1:<port>``, while it runs."""
+        """``http://127.0.0.1:<port>``, while the server runs."""
         return self._address
 
     @property
@@ -100,10 +100,10 @@ class DemoNdstore(DemoServer, NdstoreState):
         return f"{self.url}/nd/ca"
 
     def addresses(self) -> dict[str, Any]:
-        """What ``serve`` prints."""
+        """Return what ``serve`` prints."""
         return {"api": self.api, "token": self.token, "control": self.control_url}
 
-    # -- parts
+    # -- helpers
 
     def _mirror_files(self) -> dict[str, tuple[str, str, str]]:
         options = f'api = "{self.api}"\nblock = [64, 64, 16]\nhash = "fetch"\n'
@@ -118,7 +118,7 @@ class DemoNdstore(DemoServer, NdstoreState):
 
 
 def _apply_faults(request: Request, voxels: Voxels) -> Voxels:
-    """The voxels of a cutout as the faults that strike this request leave them."""
+    """Return the voxels of a cutout with the faults that apply to this request."""
     for fault in request.environ["neuromirror_demo.struck"]:
         if fault.name == "wrong_shape":
             voxels = voxels[..., :-1, :]

@@ -1,4 +1,4 @@
-"""State of the demo ndstore, and the operations on it."""
+"""The state of the demo ndstore, and the operations on it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 Range = Sequence[int]
 Box = tuple[Range, Range, Range]
-"""``((x0, x1), (y0, y1), (z0, z1))``, half-open, in a level's own coordinates."""
+"""``((x0, x1), (y0, y1), (z0, z1))``, half-open, in the coordinates of a level."""
 
 
 class NdstoreState:
     """Projects in memory, by their tokens.
 
-    Verbs name a project as ``token``, a channel as ``token/channel``. Coordinates are as in
+    Operations name a project as ``token`` and a channel as ``token/channel``. Coordinates are as in
     requests: voxels of a level, from the dataset's offset on. All raise :class:`DemoError` for an
     unknown name.
     """
@@ -48,10 +48,10 @@ class NdstoreState:
         time: int | None = None,
         spread: bool = True,
     ) -> None:
-        """Change the voxels of a box, and with ``spread`` the coarser levels made of them.
+        """Change the voxels of a box, and with ``spread`` the coarser levels computed from them.
 
-        ``value`` None makes what is zero one, and all else zero. ``level`` is by default the
-        channel's resolution, ``time`` all its samples. The info JSON stays as it is.
+        ``value`` None makes zeros one, and all other voxels zero. ``level`` is by default the
+        channel's resolution, ``time`` all samples. The info JSON stays the same.
         """
         with self.lock:
             project, channel = self._channel(path)
@@ -85,7 +85,7 @@ class NdstoreState:
     def set_propagate(self, path: str, value: int) -> None:
         """Set the state of propagation: 0 not started, 1 in progress, 2 finished; no voxel changes.
 
-        ndstore locks a channel meanwhile, and leaves it open afterwards.
+        ndstore locks a channel during propagation, and leaves it open afterwards.
         """
         with self.lock:
             _, channel = self._channel(path)
@@ -95,7 +95,7 @@ class NdstoreState:
             channel.readonly = int(value == UNDER_PROPAGATION)
 
     def voxels(self, path: str, level: int = 0) -> Voxels:
-        """All voxels of a level as they truly are; ``t, z, y, x`` if it is a time series."""
+        """Return all voxels of a level; ``t, z, y, x`` if it is a time series."""
         with self.lock:
             _, channel = self._channel(path)
             table = _table(channel, path, level).copy()
@@ -104,19 +104,19 @@ class NdstoreState:
     # -- projects and channels
 
     def describe(self, path: str, description: str) -> None:
-        """Change what a project or channel says of itself."""
+        """Change the description of a project or channel."""
         with self.lock:
             found = self._channel(path)[1] if "/" in path else self._project(path)
             found.description = description
 
     def move_storage(self, token: str) -> None:
-        """Move a project's cuboids from the database to S3, or back; all voxels stay."""
+        """Move a project's cuboids from the database to S3 or back; all voxels stay the same."""
         with self.lock:
             project = self._project(token)
             project.s3backend = 1 - project.s3backend
 
     def lose_lims(self, token: str) -> None:
-        """Let the info JSON have no ``metadata``, as when the server it is asked from is slow."""
+        """Remove ``metadata`` from the info JSON, as when the server that provides it is slow."""
         with self.lock:
             self._project(token).lims = {}
 
@@ -126,7 +126,7 @@ class NdstoreState:
             self._project(token).private = not public
 
     def remove(self, path: str) -> None:
-        """Take a project or a channel away."""
+        """Remove a project or a channel."""
         with self.lock:
             if "/" not in path:
                 self._removed[path] = self._project(path)
@@ -137,7 +137,7 @@ class NdstoreState:
             del project.channels[channel.name]
 
     def restore(self, path: str) -> None:
-        """Take back :meth:`remove`."""
+        """Undo :meth:`remove`."""
         with self.lock:
             found = self._removed.pop(path, None)
             if isinstance(found, Project):
@@ -147,7 +147,7 @@ class NdstoreState:
             else:
                 raise DemoError(f"{path} was not removed")
 
-    # -- parts
+    # -- helpers
 
     def _project(self, token: str) -> Project:
         if token not in self.projects:
