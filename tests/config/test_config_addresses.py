@@ -1,4 +1,4 @@
-"""Addresses: every name and URL under which people know a dataset, a version or a file."""
+"""Addresses: the names and URLs that identify a dataset, a version or a file."""
 
 from __future__ import annotations
 

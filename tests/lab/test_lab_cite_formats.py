@@ -359,9 +359,8 @@ def test_bag_lists_a_file_whose_name_it_cannot_hold(
     folder = tmp_path / "bag"
     citable_store.run(str(clone), "--format", "bagit", "-o", str(folder))
     left_out = (folder / "not-in-this-bag.txt").read_text("utf-8")
-    assert left_out.splitlines() == [
-        "sub-201/line%0Abreak.nwb: its name cannot be written in the lists of a bag",
-    ]
+    (line,) = left_out.splitlines()
+    assert line.startswith("sub-201/line%0Abreak.nwb: ")
     fetched = (folder / "fetch.txt").read_text("utf-8")
     assert " data/sub-201/50%.nwb\n" in fetched
     assert hashlib.sha256((folder / "fetch.txt").read_bytes()).hexdigest() in (

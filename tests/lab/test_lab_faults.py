@@ -171,19 +171,19 @@ def test_only_verify_reports_a_missing_manifest(restored_lock_folder: LockFolder
 
 def test_without_a_bundle_the_manifest_restores_it_and_is_named(lock_folder: LockFolder) -> None:
     lock_folder.delete_files(".bundle")
+    bundle = lock_folder.lock.bundle_path(lock_folder.pin_of(PUBLISHED))
     output = command(lock_folder, *RESTORE).stdout
-    assert "from the manifest" in output
-    assert "not from the bundle" in output
-    assert "is missing" in output
+    assert "the manifest" in output
+    assert f"the bundle: {bundle}" in output
 
 
 def test_without_bundle_and_manifest_each_failed_strategy_is_named(lock_folder: LockFolder) -> None:
     lock_folder.delete_files(".bundle")
     lock_folder.delete_files(".zst")
     output = command(lock_folder, *RESTORE, code=1).stderr
-    assert "could not be restored" in output
-    assert output.count("is missing") == 2
-    assert "check the network" in output
+    pinned = lock_folder.pin_of(PUBLISHED)
+    for path in (lock_folder.lock.bundle_path(pinned), lock_folder.lock.manifest_path(pinned)):
+        assert str(path) in output
 
 
 def _force(function: Callable[[str], object], path: str, _: object) -> None:
@@ -263,7 +263,7 @@ def test_the_second_of_two_pins_exits_with_1(lock_folder: LockFolder) -> None:
     with exclusive_write(lock_folder.file):
         store = ("--store", str(lock_folder.mirror_harness.folder))
         output = command(lock_folder, *store, "pin", DRAFT, "-o", "LOCK", code=1).stderr
-    assert "another neuromirror process is writing" in output
+    assert str(lock_folder.file) in output
     assert [one.name for one in lock_folder.lock.datasets] == [PUBLISHED]
     # leftovers of a killed process do not block the next one
     (lock_folder.folder / f".{lock_folder.name}.pinning").touch()

@@ -513,7 +513,7 @@ def test_the_command_pins(lock_folder: LockFolder) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "name a VERSION"),
+        ((), "VERSION"),
         ((PUBLISHED, PUBLISHED), "named twice"),
         ((PUBLISHED, "--remove", PUBLISHED), "named twice"),
         ((PUBLISHED, "--path", "sub", "--whole"), "one of them"),

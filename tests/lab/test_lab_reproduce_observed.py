@@ -136,8 +136,7 @@ def test_a_state_that_was_overwritten_is_found_among_the_earlier_ones(
     scripted_lab.mirror_harness.sync()
     thing.files = {**seen, "x.bin": ScriptedFile(b"2", at(2), "v2")}
     found = scripted_lab.reproduce("box:a")
-    assert (found.status, "none" in found.message) == ("impossible", False)
-    assert "lists no earlier state" in found.message
+    assert (found.status, found.minted) == ("impossible", None)
     thing.earlier_states = {
         at(0): files("y.bin"),
         at(1): seen,
@@ -247,7 +246,7 @@ def test_a_changed_file_of_a_subdataset_is_named(
     assert part.stored.state != part.minted.state
     assert part.differences is not None
     assert part.differences.other_bytes.first == ["3"]
-    assert "in one.zarr: 1 file with other bytes (3)" in found.message
+    assert "one.zarr" in found.message
 
 
 def test_a_subdataset_is_reproduced_with_its_superdataset(

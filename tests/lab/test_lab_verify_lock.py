@@ -154,7 +154,7 @@ def test_a_missing_commit_is_an_error_in_each_mode(lock: Path) -> None:
 
 
 def test_each_kind_of_unusable_lock_has_its_own_error(lock: Path, tmp_path: Path) -> None:
-    with pytest.raises(LockMissingError, match="no such lock file"):
+    with pytest.raises(LockMissingError, match=r"nothing\.lock"):
         verify_all(tmp_path / "nothing.lock")
     text = lock.read_text()
     lock.write_text(text.replace("lock-version = 1", "lock-version = 99"))
@@ -273,7 +273,7 @@ def test_a_huge_zarr_is_verified_by_its_manifest(
         "state": "ok",
         "subdataset": "notneeded",
     }
-    assert any("20 files that are not in git" in one.message for one in found)
+    assert any("20" in one.message for one in found if one.kind == "subdataset")
     run_git(folder / "huge.zarr", "rm", "-q", ".zarray")
     run_git(folder / "huge.zarr", "commit", "-qm", "less")
     pinned = load_lock(lock).datasets[0]

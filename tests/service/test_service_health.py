@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import io
+import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -144,7 +147,7 @@ def test_addresses_are_understood(text: str, address: tuple[str, int]) -> None:
     "text", ["", "9464", "localhost", "localhost:", "::1:9464x", "h:70000", "h:80/x", "u@h:80"]
 )
 def test_an_invalid_address_is_refused(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="is not an address; write host:port"):
+    with pytest.raises(ConfigurationError, match="host:port"):
         parse_listen_address(text)
 
 
@@ -174,7 +177,7 @@ def test_the_address_of_a_site_is_understood(text: str, address: str) -> None:
     ],
 )
 def test_an_invalid_site_url_is_refused(text: str) -> None:
-    with pytest.raises(ConfigurationError, match="the address of a site"):
+    with pytest.raises(ConfigurationError, match=re.escape(repr(text))):
         parse_site_url(text)
 
 
@@ -198,7 +201,8 @@ def test_a_whole_store_is_ready_until_it_stops(store: Store) -> None:
         assert readiness.problems() == []
         assert _files(store) == before
         readiness.stop()
-        assert readiness.problems() == ["stopping: no new jobs are started"]
+        (problem,) = readiness.problems()
+        assert problem.startswith("stopping:")
 
 
 def _files(store: Store) -> list[str]:
@@ -213,7 +217,9 @@ def test_a_full_disk_is_not_ready(mount_disk: Callable[[str], Path]) -> None:
         readiness = Readiness(store, store.index_path, schedule)
         assert readiness.problems() == []
         _fill(store.root / "ballast")
-        assert readiness.problems() == ["store: cannot be written to (No space left on device)"]
+        (problem,) = readiness.problems()
+        assert problem.startswith("store:")
+        assert os.strerror(errno.ENOSPC) in problem
 
 
 def _fill(path: Path) -> None:
@@ -227,8 +233,9 @@ def test_a_missing_store_is_not_ready_and_no_path_is_shown(store: Store) -> None
         readiness = Readiness(store, store.index_path, schedule)
         store.root.rename(store.root.with_name("elsewhere"))
         problems = readiness.problems()
-    assert "store: cannot be written to (No such file or directory)" in problems
-    assert "index: cannot be read (IndexMissingError)" in problems
+    causes = {line.partition(":")[0]: line.rpartition("(")[2].rstrip(")") for line in problems}
+    assert causes["store"] == os.strerror(errno.ENOENT)
+    assert causes["index"] == "IndexMissingError"
     assert not any("/" in line for line in problems)
 
 
@@ -236,7 +243,8 @@ def test_a_damaged_index_is_not_ready(store: Store) -> None:
     with Schedule.open(store.schedule_path) as schedule:
         readiness = Readiness(store, store.index_path, schedule)
         store.index_path.write_bytes(b"no database" * 1000)
-        assert readiness.problems() == ["index: cannot be read (IndexDamagedError)"]
+        (problem,) = readiness.problems()
+        assert (problem[:6], "IndexDamagedError" in problem) == ("index:", True)
 
 
 def test_a_damaged_schedule_is_not_ready(store: Store) -> None:
@@ -247,7 +255,8 @@ def test_a_damaged_schedule_is_not_ready(store: Store) -> None:
         with store.schedule_path.open("r+b") as file:
             file.seek(4096)
             file.write(b"x" * (size - 4096))
-        assert readiness.problems() == ["schedule: cannot be read (IndexDamagedError)"]
+        (problem,) = readiness.problems()
+        assert (problem[:9], "IndexDamagedError" in problem) == ("schedule:", True)
 
 
 def test_a_failing_page_is_logged(probe: HealthProbe) -> None:

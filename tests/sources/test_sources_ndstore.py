@@ -145,7 +145,7 @@ def test_levels_that_were_never_created_are_excluded_by_name(
     records, left_out = read(listing_of(make_source(shared_ndstore), SYNAPSES))
     assert {one.path.partition(b"/")[0] for one in records} == {b"1", b"2"}
     assert [one.path for one in left_out] == [b"0"]
-    assert "finer than the one that was uploaded (1)" in left_out[0].detail
+    assert left_out[0].reason == "no-voxels"
 
 
 def test_a_synthetic_level_cannot_be_requested(shared_ndstore: DemoNdstore) -> None:
@@ -169,7 +169,7 @@ def test_an_unchanged_channel_is_found_unchanged(
     shared_ndstore.clear_requests()
     second = listing_of(source, IMAGE_11, memo=first.memo())
     assert second.is_unchanged()
-    assert second.describe_checks().startswith("metadata, 4 sampled blocks, blocks 1–5 of 51")
+    assert "1–5 of 51" in second.describe_checks()
     assert shared_ndstore.count_requests("/npz/") <= 9
 
 
@@ -194,10 +194,10 @@ def test_volatile_fields_of_upstream_change_no_state(ndstore: DemoNdstore, tmp_p
     second = listing_of(source, IMAGE_11, memo=first.memo())
     assert second.documents == first.documents
     assert second.is_unchanged()
-    ndstore.describe(IMAGE_11, "Another word for it")
+    ndstore.describe(IMAGE_11, "new")
     other = listing_of(source, IMAGE_11, memo=first.memo())
     assert not other.is_unchanged()
-    assert document(other, ".ndstore/channel.json")["description"] == "Another word for it"
+    assert document(other, ".ndstore/channel.json")["description"] == "new"
 
 
 def test_a_channel_that_was_opened_for_writing_is_read_again(
@@ -267,7 +267,7 @@ def test_a_transient_fault_is_retried(ndstore: DemoNdstore) -> None:
 
 def test_too_many_files_are_refused_before_anything_is_read(shared_ndstore: DemoNdstore) -> None:
     shared_ndstore.clear_requests()
-    with pytest.raises(TooManyFilesError, match="nd:demo11/image would be 51 chunk files"):
+    with pytest.raises(TooManyFilesError, match=r"nd:demo11/image .* 51 "):
         listing_of(make_source(shared_ndstore, max_files=50), IMAGE_11)
     assert shared_ndstore.count_requests() == 1
 

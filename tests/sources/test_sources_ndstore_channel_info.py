@@ -166,12 +166,10 @@ def test_a_private_project_is_mirrored_if_the_options_say_so(
     assert ndstore.token not in output
     # ndstore treats an expired token like none, so the project may still exist
     monkeypatch.setenv(TOKEN, "expired-2024")
-    with pytest.raises(
-        AccessDeniedError, match=rf"refuses the token in the environment variable {TOKEN}"
-    ):
+    with pytest.raises(AccessDeniedError, match=TOKEN):
         source.hint(source.dataset(PRIVATE))
     monkeypatch.delenv(TOKEN)
-    with pytest.raises(AccessDeniedError, match=f"set the environment variable {TOKEN}"):
+    with pytest.raises(AccessDeniedError, match=TOKEN):
         source.hint(source.dataset(PRIVATE))
 
 

@@ -44,12 +44,12 @@ def unavailable_by_id(source: PrecomputedSource) -> dict[str, str | None]:
 
 def test_every_volume_is_a_dataset_and_the_rest_is_reported(shared_layers):
     source = shared_layers.source()
-    assert unavailable_by_id(source) == {
-        **dict.fromkeys(LAYERS),
-        "==above": "1 object (17 bytes) above the datasets' depth, in no dataset: README.md",
-        "==no-layer": "2 folders without a layer that can be mirrored:"
-        f" {DRAFT}/4_4_40 (no info), {POINTS} (its info is of 'neuroglancer_annotations_v1')",
-    }
+    reasons = unavailable_by_id(source)
+    assert "README.md" in reasons.pop("==above")
+    no_layer = reasons.pop("==no-layer")
+    for part in (f"{DRAFT}/4_4_40", POINTS, "neuroglancer_annotations_v1"):
+        assert part in no_layer
+    assert reasons == dict.fromkeys(LAYERS)
     hints = {hint.dataset.local_id: hint for hint in source.datasets()}
     assert hints[EM].fingerprint is None
     base = f"{shared_layers.demo.endpoint}/{shared_layers.name}"

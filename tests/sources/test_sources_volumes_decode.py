@@ -147,16 +147,14 @@ def test_an_unexpected_dtype_is_refused(dtype: str) -> None:
 def test_without_a_type_any_unsigned_integer_will_do() -> None:
     array = some((2, 3, 4), "uint32")
     assert file_of(zlib.compress(npy(array)), box_of(array), (4, 3, 2), None) == array.tobytes()
-    with pytest.raises(WrongVoxelsError, match="float32, not an unsigned integer"):
+    with pytest.raises(WrongVoxelsError, match="float32"):
         file_of(zlib.compress(npy(array.astype("float32"))), box_of(array), (4, 3, 2), None)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 5), (4, 3, 2), (24,), (2, 2, 3, 4), (), (1, 2, 3, 4, 1)])
 def test_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     body = zlib.compress(npy(np.ones(shape, "uint8")))
-    with pytest.raises(
-        WrongVoxelsError, match=r"boss://h/x returned an array of shape .* not \(2, 3, 4\)"
-    ):
+    with pytest.raises(WrongVoxelsError, match=r"boss://h/x .*\(2, 3, 4\)"):
         file_of(body, ((0, 4), (0, 3), (0, 2)), (4, 3, 2), "uint8")
 
 

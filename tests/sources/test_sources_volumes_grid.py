@@ -125,7 +125,7 @@ def test_paths_are_in_order_of_t_z_y_x_and_times_are_upstreams() -> None:
 def test_an_index_outside_of_the_grid_is_no_block() -> None:
     made = volume(level())
     for index in [(0, 0, 0, 3), (1, 0, 0, 0), (0, -1, 0, 0)]:
-        with pytest.raises(IndexError, match="level 0 has no block"):
+        with pytest.raises(IndexError, match="level 0"):
             block_at(made, made.levels[0], index)
 
 
@@ -244,7 +244,7 @@ def test_a_left_out_level_moves_no_other() -> None:
 
 
 def test_a_level_or_box_that_upstream_lacks_is_a_configuration_error() -> None:
-    with pytest.raises(ConfigurationError, match="has no level 7, only 0, 1, 2"):
+    with pytest.raises(ConfigurationError, match=r"7.* 0, 1, 2"):
         plan_volume(hierarchy(), options(levels=[0, 7]))
     with pytest.raises(ConfigurationError, match="level 0, which has 0:1000"):
         plan_volume(hierarchy(), options(box=[[1000, 1001], [0, 1], [1, 2]]))

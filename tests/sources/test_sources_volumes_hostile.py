@@ -160,7 +160,7 @@ def test_implausible_voxel_sizes_of_an_ndstore_are_refused(httpserver: HTTPServe
     ],
 )
 def test_a_block_url_larger_than_a_request_is_refused(url: str) -> None:
-    with pytest.raises(MalformedUrlError, match="larger than one request"):
+    with pytest.raises(MalformedUrlError):
         parse_url(url)
 
 

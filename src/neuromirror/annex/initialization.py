@@ -164,7 +164,7 @@ def _printable(text: str) -> str:
 
 
 def skipped_remotes_message(remotes: Iterable[SkippedRemote]) -> str:
-    """Return a message that names remotes which were not enabled; empty for none.
+    """Return a message with the names of the remotes that were not enabled; empty if all were.
 
     Parameters
     ----------

@@ -220,7 +220,7 @@ def key_for(record: FileRecord, git_path: bytes) -> str:
         if etag is not None and record.retention is Retention.MUTABLE_BUCKET:
             url = f"{url}#{etag}"
         return url_key(url, record.size)
-    raise ValueError(f"no digest and no location is known for {git_path!r}")
+    raise ValueError(f"no digest or location is known for {git_path!r}")
 
 
 def parse_key(key: str) -> KeyParts:

@@ -33,7 +33,7 @@ def refuse_address(path: Path, expected: str, *commands: str) -> None:
     path
         The argument; an existing path is accepted.
     expected
-        What the command takes.
+        The expected kind of argument, for the message.
     commands
         Commands that take an address, for suggestions.
 
@@ -45,13 +45,13 @@ def refuse_address(path: Path, expected: str, *commands: str) -> None:
     text = _URL_SLASH.sub(r"\1://", str(path))
     if not path.exists() and may_be_address(text):
         raise UnknownAddressError(
-            f"{text} is no file or folder; this command takes {expected}, not an address",
+            f"{text} is not a file or folder; this command takes {expected}, not an address",
             [f"'neuromirror {command} {text}'" for command in commands],
         )
 
 
 def find_address(settings: Settings, text: str, index: Index | None = None) -> Address:
-    """Return what an address names; the index, if there is one, knows commits and digests.
+    """Resolve an address; commits and digests are looked up in the index, if there is one.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def _indexed_name(index: Index, text: str) -> Address | None:
 
 
 def resolve_version(settings: Settings, index: Index, text: str) -> tuple[Address, VersionRow]:
-    """Return what an address names, and its version in the index.
+    """Resolve an address, and look up its version in the index.
 
     Raises
     ------

@@ -89,7 +89,7 @@ def cite_command(
             f"--no-files is for ro-crate and croissant; {form} has no list of files"
         )
     if settings.json and output is None and FORMATS[form].lists_files and not no_files:
-        raise ConfigurationError(f"{form} can be long; with --json, name an output file with -o")
+        raise ConfigurationError(f"{form} can be long; with --json, specify an output file with -o")
     with ExitStack() as stack:
         collection = _collection(settings, what, stack)
         record: dict[str, Any] = {

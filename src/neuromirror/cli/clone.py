@@ -70,9 +70,9 @@ def clone_command(
 
     The URL of a page of a catalogue needs no store: the version is cloned from that catalogue.
 
-    A file or folder in the address is fetched, and what --get selects, also in subdatasets, which
-    are installed. Other content stays at the archive until "neuromirror get" or "datalad get"
-    downloads it.
+    The file or folder in the address and the files that --get selects are fetched; subdatasets that
+    contain them are installed. Other content stays at the archive until "neuromirror get" or
+    "datalad get" downloads it.
 
     Exit code: 0 success, 1 the dataset could not be mirrored or cloned, or a file not fetched,
     2 wrong usage or an unknown address.
@@ -114,10 +114,10 @@ def clone_command(
 def locate_clone(
     settings: Settings, text: str, base: str | None, line: ProgressLine
 ) -> tuple[Address, str]:
-    """Return what an address names, and the URL of a clone.
+    """Resolve an address, and return the URL to clone from.
 
-    If the store lacks the dataset, the page of a catalogue is cloned from that catalogue, and any
-    other dataset is synced.
+    If the dataset is missing in the store, the URL of a catalogue page is cloned from that
+    catalogue, and any other dataset is synced.
     """
     from neuromirror.config.addresses import catalogue_page
     from neuromirror.lab.clone import remote_url, store_url
@@ -127,7 +127,7 @@ def locate_clone(
         try:
             found = find_address(settings, text)
         except UnknownAddressError:
-            # a mirror has names that no mirror file here knows
+            # a remote mirror may have names for which there is no mirror file here
             named = _named_elsewhere(text)
             if named is None:
                 raise
@@ -156,7 +156,7 @@ def _named_elsewhere(text: str) -> Address | None:
 
 
 def _synced(settings: Settings, text: str, reasons: str) -> tuple[Address, str]:
-    """Return what an address names and the label of its version, after a sync."""
+    """Resolve an address and the label of its version, after a sync."""
     from neuromirror.index import UnknownDatasetError, UnknownMirrorError, UnknownVersionError
 
     try:
@@ -170,7 +170,7 @@ def _synced(settings: Settings, text: str, reasons: str) -> tuple[Address, str]:
 
 
 def _stored(settings: Settings, text: str) -> tuple[Address, str] | None:
-    """Return what an address names and the label of its version; None if the store lacks it."""
+    """Resolve an address and the label of its version; None if the store lacks it."""
     from neuromirror.index import (
         DatasetWithdrawnError,
         IndexMissingError,

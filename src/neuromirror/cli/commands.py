@@ -34,12 +34,12 @@ _OTHER_NAMES = {
 """Names that other programs have for commands."""
 
 _FREE_SPACE = "Free some disk space and run the command again."
-_PERMISSIONS = "Change its permissions, or name another location with --store or --index."
+_PERMISSIONS = "Change its permissions, or choose another location with --store or --index."
 _ADVICE = {
     errno.ENOSPC: _FREE_SPACE,
     errno.EDQUOT: _FREE_SPACE,
     errno.EFBIG: "Raise the limit on the size of files (ulimit -f).",
-    errno.EROFS: "Name another location with --store or --index.",
+    errno.EROFS: "Choose another location with --store or --index.",
     errno.EACCES: _PERMISSIONS,
     errno.EPERM: _PERMISSIONS,
 }
@@ -125,7 +125,7 @@ class CommandGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a command; the error for a name of another program suggests the command."""
+        """Find a command; for a name that other programs use, the error suggests the command."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
@@ -133,7 +133,7 @@ class CommandGroup(click.Group):
             near = [usual] if usual else get_close_matches(args[0], self.commands, 2)
             if not near:
                 raise
-            message = f"{args[0]!r} is no command; did you mean {' or '.join(near)}?"
+            message = f"{args[0]!r} is not a command; did you mean {' or '.join(near)}?"
             raise click.UsageError(message, ctx) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:

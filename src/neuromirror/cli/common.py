@@ -71,7 +71,7 @@ class HostMessages:
 class Settings:
     """Paths of the mirror files, the store and the index, and the output format.
 
-    ``given_mirrors`` and ``given_store`` are None unless an option or a variable names them.
+    ``given_mirrors`` and ``given_store`` are None unless an option or a variable sets them.
     """
 
     given_mirrors: Path | None = None
@@ -88,7 +88,7 @@ class Settings:
     def store_folder(self) -> Path:
         """The folder of the store: the given one, else the local one, else that of the user.
 
-        A folder with mirror files is an operator's, whose store is beside them.
+        A folder with mirror files belongs to an operator, whose store is beside it.
         """
         if self.given_store is not None:
             return self.given_store
@@ -123,7 +123,7 @@ class Settings:
         return load_mirrors(self.mirrors_folder)
 
     def store(self, *, create: bool = False) -> Store:
-        """Open the store; name on stderr the store of the user that is used where none is given.
+        """Open the store; print its path on stderr if it is the user's default store.
 
         Raises
         ------

@@ -56,8 +56,8 @@ def list_command(
     LATEST is the newest published version, or the newest state of the draft if nothing is
     published; FILES and SIZE are those of that version.
 
-    --where compares the attributes of the latest version, such as subject or modality, that
-    "neuromirror show" prints; upper and lower case are equal. --search looks for each word in the
+    --where compares the attributes of the latest version, such as subject or modality, which
+    "neuromirror show" prints; case is ignored. --search looks for each word in the
     archive's metadata; the words that are not there must all be in the path of one file of any
     version.
     """
@@ -154,7 +154,7 @@ def versions_command(settings: Settings, dataset: str) -> None:
 def events_command(settings: Settings, dataset: str | None, limit: int) -> None:
     """List incidents and other events, newest first.
 
-    An incident is data that must never change and did change at the archive. A "tombstone" event is
+    An incident is a change, at the archive, of data that must never change. A "tombstone" event is
     a dataset that the archive removed; the mirrored copy is kept. A "takedown" event is a dataset
     that the operator withdrew from this store.
     """

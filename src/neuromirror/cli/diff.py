@@ -49,9 +49,9 @@ def diff_command(
 
     \b
     added, removed
-    changed   other bytes
-    moved     the same bytes at another path
-    metadata  the same bytes with other URLs, times or checksums
+    changed   different content
+    moved     the same content at another path
+    metadata  the same content with other URLs, times or checksums
     document  a plain file in git with metadata of the archive, such as dandiset.yaml
 
     The number before a path is the size of the file in bytes (the new size if both exist).
@@ -107,7 +107,7 @@ class _Sides:
                 return clone_side(clone.git_dir, folder, clone.head())
         if "/" in name and ":" not in name:
             raise ConfigurationError(
-                f"{name}: no such folder; name the folder of a clone, or a version such as "
+                f"{name}: no such folder; specify the folder of a clone, or a version such as "
                 "dandi:000027@draft"
             )
         return self._version_opener()(name)

@@ -21,12 +21,12 @@ from neuromirror.cli.common import Settings, settings_options
 def doctor_command(settings: Settings, *, offline: bool, archives: bool) -> None:
     """Check this machine, the store and the archives.
 
-    Checked are git, git-annex and the programs it uses, SQLite, the free space and permissions of
-    the store, its format, the index and its position in the journal, the limit on open files, the
-    mirror files, one small request to each archive, and the clock against the replies. Each check
-    is a line: ok, warning or error, with the remedy. If "neuromirror check-archive" saved a report,
-    its age and the broken rules are shown; --archives repeats these checks (at most 200 requests
-    per archive) and prints every rule that changed.
+    The checks cover git, git-annex and the programs it uses, SQLite, the free space and permissions
+    of the store, its format, the index and its position in the journal, the limit on open files,
+    the mirror files, one small request to each archive, and the clock against the replies. Each
+    check is a line: ok, warning or error, with the remedy. If "neuromirror check-archive" saved a
+    report, its age and the broken rules are shown; --archives repeats these checks (at most 200
+    requests per archive) and prints every rule that changed.
 
     Exit code: 0 no error (there may be warnings), 1 an error.
     """

@@ -26,8 +26,8 @@ neuromirror export bossdb:coll/exp/chan --box 0:512,0:512,0:16 -o cutout""",
     "--box",
     metavar="X0:X1,Y0:Y1,Z0:Z1",
     help=(
-        "Region in voxels of the level, upper bounds exclusive, in the coordinates of the archive, "
-        "where a volume may start at other numbers than 0 [default: the whole volume]."
+        "Region in voxels of the level, upper bounds exclusive, in the coordinates of the "
+        "archive, which need not start at 0 [default: the whole volume]."
     ),
 )
 @click.option(
@@ -74,15 +74,14 @@ def export_command(
     For a version, the blocks are fetched from their service. In a clone, git-annex gets missing
     blocks, and they stay in the clone. Each block is checked against the records of the version.
 
-    The box is in the voxels of upstream at that level, as in the URLs of blocks; a volume can
-    start at other coordinates than 0. TIFF files are not compressed; each name ends in the z
-    coordinate of the slice. The same region of the same state gives the same bytes, if all files of
-    the state have checksums ("neuromirror versions", EVIDENCE); otherwise the archive may have
-    replaced blocks unnoticed.
-    Run an interrupted export again with the same folder to resume it.
+    The box is in the voxels of upstream at that level, as in the URLs of blocks; its coordinates
+    need not start at 0. TIFF files are not compressed; each name ends in the z coordinate of the
+    slice. The same region of the same state gives the same bytes, if all files of the state have
+    checksums ("neuromirror versions", EVIDENCE); otherwise the archive may have replaced blocks
+    unnoticed. Run an interrupted export again with the same folder to resume it.
 
-    Exit code: 0 all files are written (or were already), 1 a block could not be fetched or a file
-    not be written, 2 wrong usage, such as a box that is not completely inside the volume.
+    Exit code: 0 all files are written (now or by an earlier run), 1 a block could not be fetched or
+    a file not written, 2 wrong usage, such as a box that is not completely inside the volume.
     """
     from neuromirror.volume import export, parse_box
 

@@ -67,8 +67,8 @@ def export_lock_command(settings: Settings, lock: Path, *, form: str, output: Pa
     wget       a shell script that runs wget per file
     addurls    a table for "datalad addurls"
 
-    Files that the format cannot hold (no URL, no suited checksum, an unsuitable name) are listed on
-    stderr, with a total per reason.
+    Files that the format cannot hold (no URL, no suitable checksum, an unsuitable name) are listed
+    on stderr, with a total per reason.
 
     Exit code: 0 all files are in the list, 1 some are not, 2 wrong usage, an invalid lock file, or
     an output that exists.
@@ -78,7 +78,7 @@ def export_lock_command(settings: Settings, lock: Path, *, form: str, output: Pa
 
     if output is None and (settings.json or form in FOLDER_FORMATS):
         what = "a folder" if form in FOLDER_FORMATS else "a file"
-        raise ConfigurationError(f"name {what} for the {form} list with --output")
+        raise ConfigurationError(f"specify {what} for the {form} list with --output")
     pinned = load_lock(lock)
     if not pinned.datasets:
         raise ConfigurationError(f"{lock} has no pins; add one with 'neuromirror pin'")

@@ -56,7 +56,8 @@ def files_command(settings: Settings, version: str, *, form: str) -> None:
 
     if form == "sha256sum" and settings.json:
         raise ConfigurationError(
-            "--format sha256sum and --json exclude each other; --json alone prints all checksums"
+            "--format sha256sum and --json cannot be used together; --json alone prints all "
+            "checksums"
         )
     with settings.index() as index:
         address, row = resolve_version(settings, index, version)

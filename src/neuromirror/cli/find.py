@@ -87,7 +87,7 @@ def _queries(index: Index, query: str) -> list[str]:
         path = Path(query)
         # os.path returns False for names that are invalid as paths, where pathlib raises
         if not (os.path.isfile(path) or os.path.islink(path)):
-            raise MalformedQueryError(f"{error}; there is no file of this name either") from error
+            raise MalformedQueryError(f"{error}; there is no file with this name either") from error
         return queries_of_file(path)
     return [query]
 

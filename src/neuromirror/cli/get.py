@@ -90,15 +90,15 @@ def get_command(
     as errors. The files that neuromirror and DataLad add to a dataset (.datalad, .neuromirror,
     .gitattributes, .gitmodules) are written only if the address names them.
 
-    The clone can be of this mirror or of any other dataset of git-annex. A PATH in a subdataset is
+    The clone can be of any git-annex dataset, from a mirror or not. A PATH in a subdataset is
     fetched there; DataLad installs missing subdatasets.
 
     The URLs of each file are tried in order until one delivers the content of its key. The content
     is hashed while it arrives, and wrong content is discarded. Downloaded files are stored and
-    recorded as git-annex does it. git-annex itself gets files that have no usable URL, or if the
-    clone has settings that only git-annex can apply (such as annex.web-options or annex.bwlimit).
-    No store is needed: --store and --index have no effect. Interrupted downloads of large files are
-    resumed.
+    recorded in the same way as by git-annex. git-annex itself gets files that have no usable URL,
+    or if the clone has settings that only git-annex can apply (such as annex.web-options or
+    annex.bwlimit). No store is needed: --store and --index have no effect. Interrupted downloads of
+    large files are resumed.
 
     A repository that was received as files, not cloned, contains the settings and hooks of its
     sender. It is refused if its own configuration or hooks run programs that git-annex and DataLad
@@ -127,7 +127,7 @@ def get_command(
     chosen = [here / path for path in paths] or [here]
     start = here
     if not _is_in_repository(here):
-        # a path leads to a clone also from outside of it
+        # a path can lead into a clone from outside
         start = chosen[0] if chosen[0].is_dir() else chosen[0].parent
     with ProgressLine() as line:
         code = print_outcomes(

@@ -14,8 +14,8 @@ from neuromirror.cli.common import Settings, settings_options
 def holds_command(settings: Settings) -> None:
     """List held updates: suspicious ones, to approve with "neuromirror release".
 
-    An update of a dataset is held if the archive lists no files, no longer lists more of them than
-    [guards] of the mirror's configuration allows, or changes files that must never change. Check
+    An update of a dataset is held if the archive lists no files, if more files are missing than
+    [guards] in the mirror's configuration allows, or if files changed that must never change. Check
     the archive, then approve the update, or wait until the archive is repaired.
 
     Exit code: 0 nothing is held, 3 an update is held.

@@ -50,7 +50,7 @@ def mirrors_command(settings: Settings, action: str, name: str | None) -> None:
 
     if (action == "show") != (name is not None):
         raise ConfigurationError(
-            "name the mirror to show: neuromirror mirrors show NAME"
+            "specify the mirror to show: neuromirror mirrors show NAME"
             if name is None
             else f"'{name}': 'list' takes no name; write: neuromirror mirrors show {name}"
         )

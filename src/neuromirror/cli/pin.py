@@ -120,23 +120,23 @@ def pin_command(
     from neuromirror.lab.clone_urls import is_per_dataset
 
     if not versions and not remove:
-        raise ConfigurationError("nothing to pin: name a VERSION, or a dataset with --remove")
+        raise ConfigurationError("nothing to pin; specify a VERSION, or a dataset with --remove")
     if paths and whole:
-        raise ConfigurationError("--path and --whole exclude each other; use one of them")
+        raise ConfigurationError("--path and --whole cannot be used together; use one of them")
     shared_urls = [url for url in clones if not is_per_dataset(url)]
     if shared_urls and len(versions) > 1:
         raise ConfigurationError(
             f"--clone {shared_urls[0]}: one URL cannot serve {len(versions)} datasets; write "
-            "{alias} or {id} where their URLs differ (--clone 'https://example.org/{alias}'), name "
-            "a store (ria+https://…), or pin one dataset at a time"
+            "{alias} or {id} where their URLs differ (--clone 'https://example.org/{alias}'), "
+            "use the URL of a store (ria+https://…), or pin one dataset at a time"
         )
     globs = () if whole else paths or None
     fetched = _pins_of_catalogues(settings, versions, globs)
     if fetched is not None:
         if bundle:
             raise ConfigurationError(
-                "--bundle needs the store that has the version; without it, the lock file names "
-                "the catalogue to clone from"
+                "--bundle needs a store with the version; without --bundle, the lock file has the "
+                "URL of the catalogue to clone from"
             )
         with progress_line("pinning") as progress:
             progress(f"{len(fetched)} versions of {fetched[0].base}")
@@ -148,7 +148,7 @@ def pin_command(
         if outcome.latest is not None:
             warning = (
                 f"neuromirror: warning: {outcome.dataset}@{outcome.version} is checked out and "
-                f"pinned, but {outcome.dataset} alone means {outcome.latest}"
+                f"pinned, but the latest version is {outcome.latest}"
             )
             click.echo(printable(warning), err=True)
 
@@ -182,7 +182,7 @@ def _pin_from_store(
 def _pins_of_catalogues(
     settings: Settings, versions: tuple[str, ...], globs: tuple[str, ...] | None
 ) -> list[CataloguePins] | None:
-    """Return what catalogues have to provide; None if all versions come from the store.
+    """Return the pins to request from catalogues; None if all versions are in the store.
 
     Raises
     ------

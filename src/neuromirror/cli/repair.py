@@ -21,13 +21,13 @@ from neuromirror.cli.common import Settings, settings_options
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and write nothing.")
 @settings_options
 def repair_command(settings: Settings, names: tuple[str, ...], *, dry_run: bool) -> None:
-    """Move changes by other programs out of the store's repositories, to a quarantine.
+    """Move changes made by other programs from the store's repositories to a quarantine.
 
-    Commits and refs of a push, and files of git-annex where it was initialized in a repository,
-    are moved to neuromirror/quarantine in the store, so that nothing is lost. The refs are reset
-    to those of the journal, versions that were recorded of foreign commits are removed from journal
-    and index, and missing hooks that reject pushes are written. "neuromirror fsck" lists what needs
-    repair. Stop the service first, and sync afterwards.
+    Commits and refs of a push, and files of git-annex where it was initialized in a repository, are
+    moved to neuromirror/quarantine in the store, so that nothing is lost. The refs are reset to
+    those of the journal, versions recorded from foreign commits are removed from journal and index,
+    and missing hooks that reject pushes are written. "neuromirror fsck" lists what needs repair.
+    Stop the service first, and sync afterwards.
 
     Exit code: 0 success, 1 a repository could not be repaired (the others are), 2 wrong usage.
     """

@@ -111,9 +111,7 @@ def _scratch(keep: Path | None, *, private: bool) -> Iterator[Path]:
     from neuromirror.lab.output_files import is_missing_or_empty
 
     if not is_missing_or_empty(keep):
-        raise ConfigurationError(
-            f"--keep {keep}: not an empty folder; name an empty or missing one"
-        )
+        raise ConfigurationError(f"--keep {keep}: not an empty folder; use an empty or missing one")
     keep.mkdir(0o700 if private else 0o777, parents=True, exist_ok=True)
     if private:
         keep.chmod(0o700)

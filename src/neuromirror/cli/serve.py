@@ -66,7 +66,7 @@ neuromirror serve --once""",
     type=click.Choice(["processes", "threads"]),
     default="processes",
     show_default=True,
-    help="Run jobs in processes or in threads of this machine; without effect with --scheduler.",
+    help="Run jobs in processes or in threads of this machine; ignored with --scheduler.",
 )
 @click.option(
     "--scheduler",
@@ -180,7 +180,7 @@ def serve_command(
     On SIGTERM or Ctrl-C no new job starts, running jobs have 20 seconds to finish, and the service
     exits; unfinished jobs run at the next start. A second signal exits at once.
 
-    With --catalogue a catalogue runs in a process of its own, which is restarted if it exits and
+    With --catalogue a catalogue runs in a separate process, which is restarted if it exits and
     cannot disturb mirroring. --once is for cron, and to try a configuration.
 
     Exit code: 0 stopped by a signal, 1 something failed, 2 wrong usage or configuration; with
@@ -277,8 +277,8 @@ def _catalogue_options(
 
     if once:
         raise ConfigurationError(
-            "--catalogue and --once exclude each other; run 'neuromirror catalogue' in a "
-            "process of its own"
+            "--catalogue and --once cannot be used together; run 'neuromirror catalogue' as a "
+            "separate process"
         )
     limits = limits or _environment_values("NEUROMIRROR_CATALOGUE_LIMITS")
     proxies = proxies or _environment_values("NEUROMIRROR_CATALOGUE_TRUSTED_PROXIES")

@@ -1,7 +1,7 @@
-"""JSON shapes of ``--json`` that have other fields than those of the API.
+"""JSON records of ``--json`` whose fields differ from those of the API.
 
-A row that has a record of its own fields only (events, holds, failures) needs no shape. Imported
-by the commands that use it, because the index takes long to import.
+A record with exactly the fields of its row (events, holds, failures) needs no shape. Imported by
+the commands that use it, because the index takes long to import.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class ListedFile(File, frozen=True):
 
 
 class FoundOccurrence(Occurrence, frozen=True, tag_field="type", tag="file"):
-    """An occurrence of a content with its strongest digest."""
+    """An occurrence of some content, with its strongest digest."""
 
     evidence_digest: str | None = field(name="digest")
 

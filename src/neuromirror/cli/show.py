@@ -40,7 +40,7 @@ def show_command(settings: Settings, version: str) -> None:
     is none, their newest version is listed with the version of this dataset that it was made from.
 
     "last visit" is the last recorded update, with its requests. Of consecutive updates without
-    changes only the first is recorded; "neuromirror status" has the time of the last one of all.
+    changes only the first is recorded; "neuromirror status" shows the time of the latest one.
     """
     from neuromirror.cli.shapes import ShownVersion
     from neuromirror.index.shapes import Link
@@ -173,7 +173,7 @@ def _retention_text(retention: Mapping[str, int]) -> str:
 
 
 def _copy_text(copy: CopyRow) -> str:
-    """Format another dataset that has the same files and a stronger retention."""
+    """Format another dataset with the same files and a stronger retention."""
     files = f"{copy.files} file{'s' if copy.files != 1 else ''}"
     return f"{files} in {copy.dataset} ({copy.retention.value})"
 

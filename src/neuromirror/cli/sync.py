@@ -97,9 +97,9 @@ def sync_command(
     A visit is one update of one dataset. If the archive lists which datasets changed, unchanged
     datasets need no request of their own.
 
-    --history mirrors also the states since the last mirrored one, oldest first, as far as the
-    archive keeps the versions of its objects; if nothing is mirrored yet, from the archive's first
-    state on.
+    --history also mirrors the states between the last mirrored one and the present one, oldest
+    first, if the archive keeps old versions of its objects. If nothing is mirrored yet, it starts
+    with the archive's first state.
 
     Embargoed datasets are skipped. If the mirror's configuration has embargoed = "private", they
     are mirrored to the store of --private-store, which is outside the public store. Use --store to

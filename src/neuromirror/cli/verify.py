@@ -101,7 +101,7 @@ def verify_command(
     for a lock file even without a dataset: the manifest beside the lock file is sufficient. The
     replies are recorded in the index of the store, if there is one.
 
-    The text output has the problems and a summary per dataset; --json prints one record per file
+    The text output lists the problems and a summary per dataset; --json prints one record per file
     and URL. A file whose key has no checksum can be compared by its size only.
 
     Exit code: 0 everything is as expected, 1 something differs, is missing or could not be checked,
@@ -111,19 +111,19 @@ def verify_command(
     from neuromirror.lab.verify import verify
 
     if remote and full:
-        raise ConfigurationError("--remote and --full exclude each other; use one of them")
+        raise ConfigurationError("--remote and --full cannot be used together; use one of them")
     if target is None:
         target = Path("datasets.lock") if Path("datasets.lock").is_file() else Path()
     mode: Mode = "remote" if remote else "full" if full else "local"
     if not target.exists():
         refuse_address(target, "a lock file or the folder of a clone", "clone", "pin")
         raise ConfigurationError(
-            f"{target}: no such file or folder; name a lock file or the folder of a clone",
+            f"{target}: no such file or folder; specify a lock file or the folder of a clone",
             suggestions=similar_paths(target),
         )
     if folder is not None and target.is_dir():
         raise ConfigurationError(
-            f"--in is for lock files, and {target} is a folder; leave out --in"
+            f"--in is for lock files, but {target} is a folder; leave out --in"
         )
     with ExitStack() as stack:
         recorder = stack.enter_context(_recorder(settings)) if mode != "local" else None

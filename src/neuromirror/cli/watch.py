@@ -65,7 +65,7 @@ neuromirror watch datasets.lock --command ./on-news --interval 360""",
 @click.option(
     "--dry-run", is_flag=True, help="Check the watches and options; send and write nothing."
 )
-@click.option("--exit-code", is_flag=True, help="With --once, exit with 4 if there are news.")
+@click.option("--exit-code", is_flag=True, help="With --once, exit with 4 if there is news.")
 @click.option(
     "--state",
     type=NamedPath(),
@@ -103,14 +103,14 @@ def watch_command(
 ) -> None:
     """Report new versions, new datasets and incidents in the store.
 
-    News are: a newer version of a pinned version or of a dataset, an incident in such a dataset,
-    and a dataset that a search had not found before. At the first check of a dataset or a search,
-    everything is known; a pinned version is compared with the newest one at once.
+    News is a newer version of a pinned version or of a dataset, an incident in such a dataset, or a
+    dataset that a search had not found before. The first check of a dataset or a search only
+    records what exists; a pinned version is compared with the newest one immediately.
 
-    The store is read, and no archive is asked; "neuromirror sync" or "serve" updates it. News are
-    always printed, and sent to all channels in one message. A channel that fails gets its news with
-    the next check. A watch that fails does not stop the others; "neuromirror status" shows the
-    failure until it is over.
+    Only the store is read, not the archives; "neuromirror sync" or "serve" updates the store. News
+    is always printed, and sent to all channels in one message. A channel that fails gets its news
+    with the next check. A watch that fails does not stop the others; "neuromirror status" shows the
+    failure until it is resolved.
 
     A password for mail is sent over TLS only, except to this machine. The path of a webhook is
     never shown. The program of --command gets no credentials of the environment.

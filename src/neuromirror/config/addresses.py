@@ -1,4 +1,4 @@
-"""Addresses: every name and URL under which people know a dataset, a version or a file."""
+"""Addresses: the names and URLs that identify a dataset, a version or a file."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ _MAX_NAMED: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """What an address names.
+    """A resolved address.
 
     Attributes
     ----------
     dataset
         The name of the dataset: ``dandi:000027``.
     version
-        The label of the version, or another name of it that the index resolves; None if the
-        address names none.
+        The label of the version, or another name of it that the index resolves; None if the address
+        has none.
     path
         The path of a file or folder in the dataset, without a final slash; None for the whole
         dataset. It is a literal path, not a glob.
@@ -68,14 +68,14 @@ class Address:
 
     @property
     def label(self) -> str:
-        """The label of the version; ``latest`` if the address names none."""
+        """The label of the version; ``latest`` if the address has none."""
         return self.version or "latest"
 
 
 def parse_address(text: str, mirrors: Mapping[str, Mirror]) -> Address | None:
-    """Return what an address names; no request is made.
+    """Resolve an address, without a request.
 
-    Commit ids, digests, DOIs and URLs of single files are known to an index only.
+    Commit ids, digests, DOIs and URLs of single files are in the index only.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def enclosing_addresses(address: Address) -> Iterator[Address]:
     Parameters
     ----------
     address
-        What a URL names.
+        The address from a URL.
 
     Yields
     ------
@@ -124,7 +124,7 @@ def enclosing_addresses(address: Address) -> Iterator[Address]:
 def unknown_address(
     text: str, mirrors: Mapping[str, Mirror], names: Iterable[str]
 ) -> UnknownAddressError:
-    """Return the error for an address that is not understood.
+    """Return the error for an unsupported or unknown address.
 
     Parameters
     ----------
@@ -148,22 +148,22 @@ def unknown_address(
     if named is not None and named[1].lower() not in {*mirrors, *_SCHEMES}:
         return UnknownAddressError(
             f"{text!r}: there is no mirror {named[1]!r}; 'neuromirror mirrors' lists all, and "
-            "--mirrors names a folder with more",
+            "--mirrors specifies a folder with more",
             suggestions,
         )
     return UnknownAddressError(
-        f"{text!r}: no dataset has this address. Understood are {UNDERSTOOD}", suggestions
+        f"{text!r}: no dataset has this address. Supported are {UNDERSTOOD}", suggestions
     )
 
 
 def _above_channels(text: str, found: re.Match[str], known: list[str]) -> UnknownAddressError:
-    """Return the error for what contains channels, with those that are known as suggestions."""
+    """Return the error for an address above channels, with the known channels as suggestions."""
     start = "/".join(filter(None, found.groups())).lower() + "/"
     names = [one for one in known if one.partition(":")[2].lower().startswith(start)]
     kind = "project or collection" if found[2] is None else "experiment"
     experiment = found[2] or "<experiment>"
     return UnknownAddressError(
-        f"{text!r}: a {kind} of a BOSS has several channels, each a dataset; name one, as "
+        f"{text!r}: a {kind} of a BOSS has several channels, each a dataset; specify one, such as "
         f"bossdb://{found[1]}/{experiment}/<channel>",
         names[:_MAX_NAMED],
     )

@@ -235,12 +235,12 @@ class Mirror:
             raise ConfigurationError(f"{self.path}: {error}") from error
 
     def requirements(self) -> tuple[str, ...]:
-        """Return the needs of the mirror beside a base installation.
+        """Return what the mirror needs in addition to a base installation.
 
         Returns
         -------
         tuple of str
-            One phrase for each, such as a program to install.
+            One text per requirement, such as a program to install.
 
         Raises
         ------
@@ -339,7 +339,7 @@ def list_mirror_files(folder: Path, *, allow_empty: bool = False) -> list[Path]:
     if not folder.is_dir():
         raise ConfigurationError(
             f"{folder}: no such folder; pass the folder with the configuration files of mirrors "
-            "as --mirrors DIR (or set NEUROMIRROR_MIRRORS), name one of the built-in mirrors "
+            "as --mirrors DIR (or set NEUROMIRROR_MIRRORS), use one of the built-in mirrors "
             "('neuromirror mirrors'), or create the folder with, for example, a file dandi.toml:"
             f"{_EXAMPLE}"
         )
@@ -352,7 +352,7 @@ def list_mirror_files(folder: Path, *, allow_empty: bool = False) -> list[Path]:
         ) from error
     if not found and not allow_empty:
         raise ConfigurationError(
-            f"{folder}: no configuration file of a mirror; name one of the built-in mirrors "
+            f"{folder}: no configuration file of a mirror; use one of the built-in mirrors "
             f"('neuromirror mirrors'), or create a file, for example dandi.toml:{_EXAMPLE}"
         )
     return found

@@ -44,7 +44,7 @@ def open_archive(url: str) -> tuple[str, Source]:
         return "s3", _open_on_aws(url)
     if not url.startswith(("https://", "http://")):
         raise UnknownArchiveError(
-            f"{url[:200]!r} is neither a mirror nor a URL; give the name of a mirror, or a URL "
+            f"{url[:200]!r} is neither a mirror nor a URL; use the name of a mirror, or a URL "
             "that starts with https://, http:// or s3://"
         )
     base = url.rstrip("/")
@@ -52,8 +52,8 @@ def open_archive(url: str) -> tuple[str, Source]:
         for kind, options in _candidates(session, base):
             return kind, _open(kind, **options)
     raise UnknownArchiveError(
-        f"{session.redact(base)}: not a DANDI API, S3 bucket, BOSS or ndstore; give the base URL "
-        "of the API (https://api.dandiarchive.org/api) or the bucket (s3://NAME)"
+        f"{session.redact(base)}: not a DANDI API, S3 bucket, BOSS or ndstore; use the base URL "
+        f"of the API (https://api.dandiarchive.org/api) or the bucket (s3://NAME)"
     )
 
 

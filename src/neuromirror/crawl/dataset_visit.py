@@ -253,7 +253,7 @@ class DatasetVisit:
             self._record_incident(
                 row.upstream,
                 f"published version {row.upstream} now lists other files: {changes.added} added, "
-                f"{changes.removed} removed, {changes.changed} with other bytes",
+                f"{changes.removed} removed, {changes.changed} with different content",
             )
             return False
         if changes.upgraded:

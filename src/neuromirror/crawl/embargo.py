@@ -1,7 +1,7 @@
 """Datasets that need credentials: kept in a private store, and moved when they are opened.
 
-A run reports only the name of such a dataset, the word ``embargoed``, and of a failure what names
-neither content nor URLs. Failures are recorded as events of the private store.
+A run reports only the name of such a dataset, the word ``embargoed``, and the part of an error that
+reveals neither content nor URLs. Failures are recorded as events of the private store.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _MOVE_TIMEOUT = 600.0
 
 
 class NotPublicError(NeuromirrorError):
-    """Upstream calls the dataset open, but refuses it to requests without a token."""
+    """Upstream calls the dataset open, but refuses requests without a token."""
 
 
 def private_source(source: Source) -> Source | None:
@@ -53,7 +53,7 @@ def private_source(source: Source) -> Source | None:
 
 
 def is_private_only(source: Source) -> bool:
-    """Return whether nothing of an archive may be in the public store."""
+    """Return whether all datasets of an archive must stay out of the public store."""
     return isinstance(source, EmbargoAwareSource) and source.is_private_only
 
 
@@ -219,9 +219,9 @@ class PrivateStore:
     def _components(
         self, store: Store, dataset: DatasetRef, recorder: Recorder
     ) -> list[DatasetRef]:
-        """Return the components of a dataset's versions that the private store has something of.
+        """Return the components of a dataset's versions that are partly in the private store.
 
-        Both stores are searched: after an interrupted move only one of them may know them.
+        Both stores are searched: after an interrupted move only one of them may have them.
         """
         component_ids = recorder.ask(lambda index: _component_ids(index, dataset.name))
         with open_recorder(store, store.index_path) as own:
@@ -332,7 +332,7 @@ def embargo_incident(store: Store, dataset: DatasetRef, recorder: Recorder) -> R
 
 @contextmanager
 def _exclusive_run(store: Store, wait: float = 0.0) -> Iterator[None]:
-    """Keep other runs from the private store: a move rewrites its journal."""
+    """Keep other runs away from the private store: a move rewrites its journal."""
     with store.lock("run", f"the private store {store.root}", wait):
         yield
 

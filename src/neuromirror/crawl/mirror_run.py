@@ -344,7 +344,7 @@ class MirrorRun:
         try:
             hint = self._hint(dataset, visit_traffic)
         except DatasetNotFoundError as error:
-            message = "no longer exists upstream; everything mirrored of it is kept"
+            message = "no longer exists upstream; the mirrored copy is kept"
             status = "error"
             if error.owner_may_delete and not self._has_published(dataset):
                 message = f"a draft, which its owner may delete, {message}"

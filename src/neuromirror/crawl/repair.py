@@ -49,7 +49,7 @@ class RepairResult:
     versions
         Labels of the versions that were removed from the journal.
     folder
-        Where everything foreign is kept.
+        The folder with all foreign refs and objects.
     """
 
     dataset: str

@@ -21,7 +21,7 @@ _MAX_PROBLEMS = 5
 """Problems that a message names one by one."""
 _S3_CODE = re.compile(r"[A-Za-z]{1,50}")
 _HEAD_LENGTH, _TAIL_LENGTH = 5000, 1000
-"""Characters of a failure's message that are kept: it may quote upstream at any length."""
+"""Maximum length of a failure's message, which may quote any amount of upstream text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +118,9 @@ def refused_note(count: int) -> str:
 
 
 def public_cause(error: BaseException) -> str:
-    """Return what may be reported of a failure in the private store.
+    """Return the part of an error that may be reported for the private store.
 
-    That is the type of the error, the HTTP status, S3's error code and the name of the credentials,
+    It has the type of the error, the HTTP status, S3's error code and the name of the credentials,
     but no name, key or URL of the archive.
     """
     if isinstance(error, CredentialsError):

@@ -37,7 +37,7 @@ class VisitSkippedError(NeuromirrorError):
 
 
 Claim = Callable[[DatasetRef], AbstractContextManager[object]]
-"""Keeps other processes from a dataset during the block.
+"""Keeps other processes away from a dataset during the block.
 
 Raises VisitSkippedError if another process has the dataset.
 """
@@ -56,12 +56,12 @@ class VisitPolicy:
     in_private_store
         Datasets that are visited in any case, because they have to be moved.
     prepare
-        Called before a visit, under the dataset's lock; returns the first words of the result's
-        message, or raises VisitSkippedError.
+        Called before a visit, under the dataset's lock; returns the start of the result's message,
+        or raises VisitSkippedError.
     unavailable_result
         Returns the result for a dataset that cannot be read, given the reason; None for no result.
     is_excluded
-        Whether the store has nothing to do with a dataset.
+        Whether a dataset does not belong in the store.
     claim
         Held while a dataset is visited.
     """

@@ -1,6 +1,6 @@
 """git's own formats and programs: objects, trees, packs, refs, submodules and bundles.
 
-The package knows nothing of git-annex, mirrors or archives.
+The package does not depend on git-annex, mirrors or archives.
 """
 
 from neuromirror.git.bundles import create_bundle, create_bundle_of_commits, read_bundle_refs

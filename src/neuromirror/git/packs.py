@@ -188,7 +188,7 @@ class PackWriter:
         self._pending_size = 0
 
     def _write(self, block: bytes) -> None:
-        """Write a whole block. A single ``write`` may be short where the disk is full."""
+        """Write a whole block. A single ``write`` may be incomplete if the disk is full."""
         view = memoryview(block)
         while view:
             view = view[self._file.write(view) :]

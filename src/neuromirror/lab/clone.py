@@ -57,7 +57,9 @@ def remote_url(base: str, alias: str, label: str | None) -> str:
         The scheme of ``base`` is not that of a web or SSH server, or it has credentials.
     """
     if urlsplit(base).fragment:
-        raise ConfigurationError(f"{redact(base)}: name a mirror or catalogue, without a #fragment")
+        raise ConfigurationError(
+            f"{redact(base)}: use the URL of a mirror or catalogue, without a #fragment"
+        )
     refuse_clone_url(base)
     prefix = "" if base.startswith("ria+") else "ria+"
     return f"{prefix}{base.rstrip('/')}/#~{alias}" + (f"@{label}" if label else "")
@@ -90,7 +92,7 @@ def clone_dataset(url: str, folder: Path) -> list[SkippedRemote]:
     """
     refuse_relative_symlinks(folder)
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ConfigurationError(f"{folder} exists and is not empty; name another folder")
+        raise ConfigurationError(f"{folder} exists and is not empty; choose another folder")
     if shutil.which("git-annex") is None:
         raise ConfigurationError(
             f"git-annex is not installed, and is required to clone: {install_advice('git-annex')}"
@@ -175,7 +177,7 @@ def _clone_from_mirror(url: str, options: Sequence[str], folder: Path) -> list[S
 def selected_paths(
     top: Path, globs: Globs, *, with_own_files: bool = True
 ) -> Iterator[tuple[str, str]]:
-    """Yield the selected files of a clone; subdatasets that have some are installed.
+    """Yield the selected files of a clone; subdatasets that contain some are installed.
 
     Parameters
     ----------
@@ -235,7 +237,7 @@ def get_selected(
             chosen.append(path)
     for glob in () if failed else selection:
         if not any(map(Globs([glob]).matches, chosen)):
-            yield Outcome("get", "impossible", glob, "the version has no file that matches")
+            yield Outcome("get", "impossible", glob, "no file of the version matches")
     if chosen:
         yield from get(top, [top / path for path in chosen], jobs=jobs, progress=progress)
 

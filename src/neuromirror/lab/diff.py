@@ -46,9 +46,9 @@ from neuromirror.store import Store
 Kind = Literal["added", "removed", "changed", "moved", "metadata", "document"]
 """The kind of a difference.
 
-``changed``: other bytes at the same path; ``moved``: the same bytes at another path, and no longer
-at the old one; ``metadata``: the same bytes with other URLs, times or checksums; ``document``: an
-added, removed or changed plain file in git.
+``changed``: different bytes at the same path; ``moved``: the same bytes at another path, and no
+longer at the old one; ``metadata``: the same bytes with other URLs, times or checksums;
+``document``: an added, removed or changed plain file in git.
 """
 
 
@@ -70,7 +70,7 @@ class FileChange(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     files
         The number of files in a subdataset; None for a file.
     message
-        A remark about the change; empty without one.
+        A remark about the change, or an empty text.
     """
 
     kind: Kind

@@ -1,7 +1,7 @@
 """The line formats of ``export-lock``: one line, or a few, per file.
 
-Each format has its own quoting and its own set of digests; a file that it cannot hold raises
-:class:`NotExportableError`, with the reason.
+Each format has its own quoting and its own set of digests; a file that cannot be written in a
+format raises :class:`NotExportableError`, with the reason.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _quilt(one: ExportedFile) -> str:
     one.need_url()
     address = next(filter(None, (s3_address(url, one.store) for url in one.urls)), None)
     if address is None:
-        raise NotExportableError("no URL of an S3 bucket, and Quilt reads no others")
+        raise NotExportableError("no URL in an S3 bucket, which Quilt requires")
     entry = {
         "logical_key": one.path,
         "physical_keys": [address],
@@ -177,8 +177,8 @@ def s3_address(url: str, store: str = "") -> str | None:
 def dvc_file(one: ExportedFile) -> str:
     """Return the content of the ``.dvc`` file beside a file: an import from its URL.
 
-    It has no digest: ``dvc update`` computes DVC's own md5, and does not compare it with one that
-    is there before.
+    It has no digest: ``dvc update`` computes DVC's own md5, and does not compare it with an
+    existing one.
     """
     name = one.need_name()
     if _DVC_RESERVED.search(name):

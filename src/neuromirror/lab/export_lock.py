@@ -49,11 +49,11 @@ class LockExport:
     Attributes
     ----------
     files, bytes
-        Of the files in the list.
+        Number and size of the files in the list.
     omitted
-        Number of files that are not, by reason.
+        Number of files that are not in the list, by reason.
     examples
-        Some of their paths, by reason.
+        Some of the paths of these files, by reason.
     """
 
     files: int = 0
@@ -67,7 +67,7 @@ class LockExport:
         self.bytes += one.size or 0
 
     def omit(self, path: str, reason: str) -> None:
-        """Count a file that the format cannot hold."""
+        """Count a file that cannot be written in the format."""
         self.omitted[reason] += 1
         some = self.examples.setdefault(reason, [])
         if len(some) < _MAX_EXAMPLES:
@@ -122,7 +122,7 @@ def export_lock(lock: Lock, form: str, target: Path) -> LockExport:
     else:
         if target.is_symlink() or target.exists():
             raise OutputUnsuitableError(
-                f"{target} exists; remove it, or name another file with --output"
+                f"{target} exists; remove it, or choose another file with --output"
             )
         write_file(export_lines(lock, form, export), target)
     return export

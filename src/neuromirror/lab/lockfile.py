@@ -62,7 +62,7 @@ _LONG_KEY = re.compile(
     rf'(?<![A-Za-z0-9_-])(?:(?:[A-Za-z0-9_-]++|"")[ \t]*+\.[ \t]*+){{{_MAX_KEY_PARTS}}}'
 )
 _GitPath = bytes
-"""``bytes``, for a class with a field of that name."""
+"""The type ``bytes``, for classes with a field of that name."""
 
 
 class LockUnusableError(ConfigurationError):
@@ -198,7 +198,7 @@ class Pin(
         Returns
         -------
         bool
-            Whether it is worth reading.
+            Whether it may contain a pinned file.
         """
         return not self.paths or self.globs.reaches(git_path.decode("utf-8", "surrogateescape"))
 
@@ -224,8 +224,8 @@ class Pin(
         if description.get("kind") == "published":
             comparisons.append(("version", self.resolved.version, description["version"]))
         return "; ".join(
-            f"its {what} is {ours or 'none'} in the lock file, but {theirs or 'none'} in commit "
-            f"{self.commit}"
+            f"its {what} is {ours or 'missing'} in the lock file, but {theirs or 'missing'} in "
+            f"commit {self.commit}"
             for what, ours, theirs in comparisons
             if (ours or None) != (theirs or None)
         )
@@ -347,7 +347,7 @@ def read_lock_bytes(path: Path) -> bytes:
         with open_regular(path) as file:
             return file.read(_MAX_BYTES + 1)
     except NotARegularFileError as error:
-        raise LockUnusableError(f"{error}; name a lock file") from error
+        raise LockUnusableError(f"{error}; specify a lock file") from error
 
 
 def parse_lock(path: Path, content: bytes) -> Lock:
@@ -355,11 +355,14 @@ def parse_lock(path: Path, content: bytes) -> Lock:
     table = _table(path, content)
     found = table.get("lock-version")
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise LockUnusableError(f"{path} has no lock-version: it is not a lock file of neuromirror")
+        raise LockUnusableError(
+            f"{path} has no lock-version, so it is not a lock file of neuromirror"
+        )
     if found > LOCK_VERSION:
         raise LockVersionError(
             f"{path} has lock-version {min(found, 1 << 32)}; this neuromirror ({__version__}) "
-            f"supports versions up to {LOCK_VERSION}. Install a newer neuromirror; nothing was done"
+            f"supports versions up to {LOCK_VERSION}. Install a newer neuromirror; nothing was "
+            f"changed"
         )
     try:
         check_values(table, str(path))

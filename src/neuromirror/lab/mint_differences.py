@@ -90,18 +90,19 @@ class MintDifferences:
     added, removed
         Files on one side only.
     other_bytes
-        Files with another size or checksum.
+        Files with a different size or checksum.
     other_checksums
         Files of the same size that have checksums of other algorithms only, so that their content
         cannot be compared.
     documents
         Plain files in git: documents of upstream and of neuromirror.
     subdatasets
-        Subdatasets at another commit.
+        Subdatasets at a different commit.
     links
-        Symlinks with another target, if no file differs.
+        Symlinks with a different target, if no file differs.
     description_fields
-        Fields of ``.neuromirror/dataset.json`` with another value (``title``, ``exceptions``, …).
+        Fields of ``.neuromirror/dataset.json`` with a different value (``title``, ``exceptions``,
+        …).
     commit
         Differences of the commit object other than its tree, as sentences.
     """
@@ -130,7 +131,7 @@ class MintDifferences:
         counted = [
             (self.added, "file added", "files added"),
             (self.removed, "file removed", "files removed"),
-            (self.other_bytes, "file with other bytes", "files with other bytes"),
+            (self.other_bytes, "file with different content", "files with different content"),
             (
                 self.other_checksums,
                 "file with other kinds of checksums",

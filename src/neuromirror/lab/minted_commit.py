@@ -78,7 +78,8 @@ class MintedCommit:
                 self.description = parse_description(content, DESCRIPTION_PATH)
             except (ObjectMissingError, ValueError) as error:
                 raise CommitUnreadableError(
-                    f"commit {self.commit} in {self.git_dir} was not made by neuromirror: {error}"
+                    f"commit {self.commit} in {self.git_dir} was not created by neuromirror: "
+                    f"{error}"
                 ) from error
 
     @property
@@ -127,7 +128,8 @@ class MintedCommit:
                     yield from self._read(some, objects, sizes)
             except ValueError as error:
                 raise CommitUnreadableError(
-                    f"commit {self.commit} in {self.git_dir} was not made by neuromirror: {error}"
+                    f"commit {self.commit} in {self.git_dir} was not created by neuromirror: "
+                    f"{error}"
                 ) from error
             except GitError as error:
                 raise CommitUnreadableError(str(error)) from error
@@ -210,7 +212,7 @@ def _file(path: bytes, target: bytes) -> ListedFile:
     try:
         key = key_from_file_name(target.rpartition(b"/")[2])
     except ValueError as error:
-        raise CommitUnreadableError(f"{path!r} was not written by a mirror: {error}") from error
+        raise CommitUnreadableError(f"{path!r} was not created by a mirror: {error}") from error
     found = _listed(path, key)
     if target != link_target(key, path):
         raise CommitUnreadableError(
@@ -223,7 +225,7 @@ def _listed(path: bytes, key: str) -> ListedFile:
     try:
         return ListedFile(path.decode(), key, manifest_digest_of_key(key), parse_key(key).size)
     except ValueError as error:
-        raise CommitUnreadableError(f"{path!r} was not written by a mirror: {error}") from error
+        raise CommitUnreadableError(f"{path!r} was not created by a mirror: {error}") from error
 
 
 def manifest_digest_of_key(key: str) -> str:

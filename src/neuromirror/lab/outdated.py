@@ -54,7 +54,7 @@ def find_outdated(lock: Lock, index: Index) -> Iterator[Outcome]:
 def _message(pinned: VersionRow, newest: VersionRow) -> str:
     what = "other files" if newest.state != pinned.state else "the same files"
     if newest.state == pinned.state and newest.metadata != pinned.metadata:
-        what += ", other metadata"
+        what += ", different metadata"
     when = f"from {newest.time}" if newest.upstream_time else f"observed {newest.recorded_at}"
     return f"{pinned.label} is pinned, {newest.label} {when} is newer: {what}"
 

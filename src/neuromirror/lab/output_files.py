@@ -41,7 +41,7 @@ def write_file(pieces: Iterable[str], target: Path) -> None:
 
 
 def is_missing_or_empty(folder: Path) -> bool:
-    """Return whether nothing is at a path, or an empty folder; a symlink to one counts too."""
+    """Return whether a path is missing or an empty folder, possibly through a symlink."""
     return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
@@ -60,14 +60,14 @@ def new_folder(target: Path) -> Iterator[Path]:
     """
     if target.is_symlink() or not is_missing_or_empty(target):
         raise OutputUnsuitableError(
-            f"{target} is not an empty folder; name an empty or missing one with --output"
+            f"{target} is not an empty folder; specify an empty or missing one with --output"
         )
     try:
         parent = SafeFolder.open_path(target.parent, create=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise OutputUnsuitableError(
-            f"{target} cannot be created: {target.parent} is not a folder; name another with "
-            "--output"
+            f"{target} cannot be created: {target.parent} is not a folder; choose another one "
+            f"with --output"
         ) from error
     with parent, parent.scratch() as scratch:
         parent.refuse_symlink(target.name)

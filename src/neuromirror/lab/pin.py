@@ -113,7 +113,7 @@ def pin_request_for_clone(
     NotADatasetError
         The folder is not a clone.
     NotPinnedError
-        The checked-out commit was not made by a mirror.
+        The checked-out commit was not created by a mirror.
     UnknownDatasetError, UnknownVersionError
         The index does not have the version.
     """
@@ -123,11 +123,13 @@ def pin_request_for_clone(
         description = None if minted is None else clone.describe(minted)
     if description is None or not description.dataset:
         raise NotPinnedError(
-            f"{folder}: the checked-out commit {head[:12]} was not made by a mirror; name a VERSION"
+            f"{folder}: the checked-out commit {head[:12]} was not created by a mirror; specify "
+            f"a VERSION"
         )
     if minted != head:
         raise NotPinnedError(
-            f"{folder}: the checked-out commit {head[:12]} was not made by the mirror, but follows "
+            f"{folder}: the checked-out commit {head[:12]} was not created by the mirror, but "
+            f"follows "
             f"{description.dataset}@{description.label}. A lock file can pin commits of the mirror "
             f"only: pin {description.dataset}@{description.label}, and keep your own commits with "
             "your work."
@@ -242,7 +244,7 @@ def read_lock_or_empty(path: Path) -> tuple[bytes, Lock]:
     except FileNotFoundError:
         return b"", Lock(path)
     except IsADirectoryError as error:
-        raise LockMissingError(f"{path} is a folder; name a file with --output") from error
+        raise LockMissingError(f"{path} is a folder; specify a file with --output") from error
     return content, parse_lock(path, content)
 
 
@@ -276,7 +278,7 @@ def remove_unused(beside: SafeFolder, lock: Lock, name: str, kept: set[Path]) ->
 
 
 def _latest(index: Index, row: VersionRow) -> str | None:
-    """Return the label of the version that the name alone means, or None if it is this one."""
+    """Return the label of the dataset's latest version, or None if it is this one."""
     latest = index.resolve(row.dataset_name)
     return None if latest.commit == row.commit else latest.label
 
@@ -291,7 +293,7 @@ def pin_outcome(old: Pin | None, new: Pin, latest: str | None) -> Outcome:
     if warning := _PERISHABLE.get(new.durability):
         message += f"; {new.durability.value}: {warning}"
     if latest is not None:
-        message += f"; checked out in the clone ({new.name} alone means {latest})"
+        message += f"; checked out in the clone (the latest version is {latest})"
     return Outcome(
         "pin",
         "notneeded" if old == new else "ok",

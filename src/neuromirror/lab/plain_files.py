@@ -201,7 +201,7 @@ def move_file(
         if content.stat().st_nlink > 1:
             raise OSError
         os.link(content, draft)
-    except OSError:  # also a file system without hard links
+    except OSError:  # for example on a file system without hard links
         shutil.copyfile(content, draft)
     os.chmod(draft, 0o644)
     try:

@@ -47,8 +47,9 @@ def stored_record_lines(store: Store, row: VersionRow) -> Iterator[bytes]:
 class SelectedVersionsSource:
     """A source restricted to selected versions.
 
-    ``versions`` are what is to be minted, as they shall be called; ``asked`` gives upstream's
-    version for one that upstream calls otherwise (an earlier state).
+    ``versions`` are the versions to mint, with their names in the store. ``upstream_versions`` maps
+    a name in the store to upstream's version, if upstream has another name for it (an earlier
+    state).
     """
 
     Options: ClassVar[type[BaseModel]] = BaseModel
@@ -189,7 +190,7 @@ class Reminter:
         )
         if minted is None:
             problems = [*outcome.incidents, *outcome.hold_messages, outcome.waiting_reason]
-            why = "; ".join(filter(None, problems)) or "the visit made no version"
+            why = "; ".join(filter(None, problems)) or "the visit created no version"
             raise NotMintedError(f"{dataset.name} {version.upstream} cannot be minted again: {why}")
         return minted
 

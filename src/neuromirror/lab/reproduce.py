@@ -1,6 +1,6 @@
 """Mint a version again from upstream and compare it with the one in the store (I4).
 
-What must be equal depends on the kind of version:
+The ids that must be equal depend on the kind of version:
 
 - *Published* versions never change upstream: commit, tree and state digest must be equal. A commit
   contains the id of its parent, so all published versions before it are minted too.
@@ -89,8 +89,8 @@ class Reproduction:
     kind
         The kind of the version, ``published`` or ``observed``.
     status
-        ``ok`` (everything promised is equal), ``error`` (something differs) or ``impossible``
-        (upstream no longer has the state).
+        ``ok`` (all ids in ``promised`` are equal), ``error`` (one of them differs) or
+        ``impossible`` (upstream no longer has the state).
     message
         The result as text.
     promised
@@ -130,7 +130,7 @@ class Reproduction:
 
     @property
     def exit_code(self) -> int:
-        """Return 0 if everything promised is equal, else 1."""
+        """Return 0 if the status is ``ok``, else 1."""
         return 0 if self.status == "ok" else 1
 
 
@@ -164,7 +164,7 @@ def reproduce(
     Returns
     -------
     Reproduction
-        The comparison; its ``exit_code`` is 0 if everything promised is equal.
+        The comparison; its ``exit_code`` is 0 if all promised ids are equal.
 
     Raises
     ------
@@ -264,7 +264,7 @@ class _Reproducer:
         if named != self._row.source_uri:
             raise ConfigurationError(
                 f"{self._mirror.path}: the archive is {source.uri}, but {self._row.dataset_name} "
-                f"in this store is {self._row.source_uri}; name the right --mirrors or --store"
+                f"in this store is {self._row.source_uri}; use the right --mirrors or --store"
             )
 
     # --- published versions
@@ -520,7 +520,7 @@ def _equal_to(whole: Reproduction, compared: _Comparison, what: str) -> Reproduc
 def _upstream_change(
     row: VersionRow, minted: VersionRow, present: VersionRef, found: MintDifferences
 ) -> str:
-    """Return the sign that upstream has another state now, or an empty text."""
+    """Return how upstream shows that its state has changed, or an empty text."""
     if minted.upstream_time is None and row.upstream_time is None:
         return f"to {minted.label}; it has no times" if minted.state != row.state else ""
     if minted.time != row.time:
@@ -532,4 +532,4 @@ def _upstream_change(
         return "" if present.time is not None else "files were deleted"
     if found.subdatasets:
         return "subdatasets changed"
-    return "it has other checksums of the files" if found.other_checksums else ""
+    return "it has different checksums of the files" if found.other_checksums else ""

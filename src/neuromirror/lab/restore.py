@@ -75,7 +75,7 @@ class _RestoreOptions:
     jobs: int
     progress: MessageCallback
     unreachable_hosts: set[str] = field(default_factory=set)
-    """Hosts that did not answer; they are not contacted again."""
+    """Hosts that did not respond; they are not contacted again."""
 
 
 def restore(
@@ -101,7 +101,7 @@ def restore(
     into
         The folder in which each dataset gets a folder.
     store
-        A local store; None for none.
+        A local store, or None.
     clones
         Further URLs, or patterns of URLs (:mod:`neuromirror.lab.clone_urls`).
     offline
@@ -152,7 +152,9 @@ def _open_target_folder(into: Path, lock_dir: Path) -> SafeFolder:
     try:
         return SafeFolder.open_path(into, create=True, below=lock_dir)
     except (FileExistsError, NotADirectoryError) as error:
-        raise TargetOccupiedError(f"{into} is not a folder; name another with --into") from error
+        raise TargetOccupiedError(
+            f"{into} is not a folder; choose another one with --into"
+        ) from error
 
 
 @contextmanager
@@ -180,7 +182,7 @@ class _RestoredDataset:
     strategy
         The strategy that restored it; None if it existed before.
     failed_strategies
-        The reasons by the names of the strategies that failed before.
+        The strategies that failed before, with the reasons, by name.
     files
         The paths of the pinned files; None for all files.
     subdatasets
@@ -321,7 +323,7 @@ class _DatasetRestorer:
             host = None if strategy.url is None else urlsplit(strategy.url).netloc
             try:
                 if host in self._options.unreachable_hosts:
-                    raise HostUnreachableError("its host did not answer an earlier request")
+                    raise HostUnreachableError("its host did not respond to an earlier request")
                 placed = self._try_strategy(target, strategy, parent, name)
             except StrategyFailedError as error:
                 refused[strategy.name] = str(error)
@@ -509,13 +511,15 @@ def is_restored(
     except FileNotFoundError:
         return False
     except NotADirectoryError as error:
-        raise TargetOccupiedError(f"{root} is not a folder; name another with --into") from error
+        raise TargetOccupiedError(
+            f"{root} is not a folder; choose another one with --into"
+        ) from error
     if head == target.commit:
         return True
     what = f"a repository at commit {head}" if head else "other content"
     raise TargetOccupiedError(
-        f"{root} has {what}, not {target.name} at commit {target.commit}; move it away, or name "
-        "another folder with --into"
+        f"{root} has {what}, not {target.name} at commit {target.commit}; move it away, or "
+        f"choose another folder with --into"
     )
 
 

@@ -203,7 +203,7 @@ class CloneUrlStrategy:
         Raises
         ------
         HostUnreachableError
-            The host does not answer.
+            The host does not respond.
         """
         url = to_git_url(self.url)
         try:

@@ -1,8 +1,8 @@
 """Watch datasets, pins and searches of a store for new versions, new datasets and incidents.
 
-A watch remembers what is known by ids that every index of the store has: commits, names of
-datasets, and digests of incidents. A rebuilt, repaired or restored index neither loses nor repeats
-news. News that a channel did not accept are kept for that channel and sent by the next run.
+A watch remembers known items by ids that every index of the store has: commits, names of datasets,
+and digests of incidents. A rebuilt, repaired or restored index neither loses nor repeats news. News
+that a channel did not accept is kept for that channel and sent by the next run.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class Watch(msgspec.Struct, frozen=True):
     dataset
         The dataset; empty for a search.
     label
-        The version that is in use: newer ones are news from the first run on. Empty if only
-        versions after the first run are news.
+        The version in use: newer ones count as news in the first run too. Empty if only versions
+        after the first run count as news.
     is_draft
-        Whether states of the draft are the versions.
+        Whether to report new states of the draft instead of new published versions.
     where, text
         The search, as of ``neuromirror list``.
     """
@@ -115,7 +115,7 @@ class Channel(Protocol):
 
 
 def parse_watch(text: str) -> list[Watch]:
-    """Return the watches of a argument of the command line.
+    """Return the watches of an argument of the command line.
 
     ``dandi:000027`` is a dataset, ``dandi:000027@0.210831.2033`` a version in use, the path of a
     lock file all its pins, ``modality=eph*`` a condition, and anything else a search for words.
@@ -123,7 +123,7 @@ def parse_watch(text: str) -> list[Watch]:
     Raises
     ------
     ConfigurationError
-        The text is empty, or names nothing.
+        The text is empty or not a watch.
     """
     if not text.strip():
         raise ConfigurationError("a watch is empty; is a variable of your script unset?")
@@ -186,7 +186,7 @@ def check_watch(
     }
     old = set(() if known is None else known.incidents)
     if known is None and in_use is None:
-        # incidents before the first run are news for a version in use only
+        # incidents before the first run count as news for a version in use only
         old = set(incidents)
     for digest, incident in reversed(incidents.items()):
         if digest not in old:
@@ -196,7 +196,7 @@ def check_watch(
 
 
 def _known_version(index: Index, watch: Watch, known: WatchState) -> VersionRow | str:
-    """Return the version that is known; its commit if the index does not have it any more."""
+    """Return the known version, or its commit if the index no longer has it."""
     try:
         return index.resolve(watch.dataset, known.commit)
     except UnknownVersionError:
@@ -249,11 +249,11 @@ def open_watch_file(path: Path) -> Iterator[WatchFile]:
     """
     path = path.resolve()
     if not path.parent.is_dir():
-        raise WatchStateError(f"{path.parent}: no such folder; name another file with --state")
+        raise WatchStateError(f"{path.parent}: no such folder; choose another file with --state")
     with file_lock(path.with_name(f".{path.name}.lock"), f"watching with {path}"):
         content = read_watch_file(path)
         yield content
-        # not after an error: then the next run repeats the news, and loses none
+        # not after an error: the next run then repeats the news and loses none
         text = msgspec.json.format(msgspec.json.encode(content)) + b"\n"
         # a watched store may be private
         write_atomically(path, text, mode=_OWNER_ONLY)
@@ -273,23 +273,23 @@ def read_watch_file(path: Path) -> WatchFile:
         return WatchFile()
     except (msgspec.DecodeError, IsADirectoryError, NotARegularFileError) as error:
         raise WatchStateError(
-            f"{path} is not a state file of 'neuromirror watch' ({error}); move it away, or name "
-            "another file with --state"
+            f"{path} is not a state file of 'neuromirror watch' ({error}); move it away, or "
+            f"choose another file with --state"
         ) from error
     if found.watch_version != _STATE_VERSION:
-        raise WatchStateError(f"{path} was written by a newer neuromirror; install that")
+        raise WatchStateError(f"{path} was written by a newer neuromirror; install that version")
     return found
 
 
 def deliver(
     news: Sequence[News], channels: Iterable[Channel], content: WatchFile
 ) -> dict[str, str]:
-    """Send news, and those that were not accepted before, to every channel.
+    """Send news, including earlier news that was not accepted, to every channel.
 
     Returns
     -------
     dict
-        The reason by the name of each channel that failed; its news stay in ``content``.
+        The failed channels with the reasons, by name; their news stays in ``content``.
     """
     failed: dict[str, str] = {}
     for channel in channels:

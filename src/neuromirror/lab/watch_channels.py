@@ -33,7 +33,7 @@ class DeliveryError(NeuromirrorError):
 
 @dataclass(frozen=True, slots=True)
 class WebhookChannel:
-    """A URL that gets news as JSON: ``text``, as of chat programs, and ``news``."""
+    """A URL that receives news as JSON: ``text``, as chat programs expect it, and ``news``."""
 
     url: str = field(repr=False)
     allow_private: bool = False
@@ -72,7 +72,7 @@ class CommandChannel:
         except ValueError as error:
             raise ConfigurationError(f"--command: {error} in {command!r}") from error
         if not self._arguments or not self._arguments[0].strip():
-            raise ConfigurationError("--command is empty; name a program")
+            raise ConfigurationError("--command is empty; specify a program")
         if shutil.which(self._arguments[0]) is None:
             raise ConfigurationError(
                 f"--command: the program {self._arguments[0]!r} is not found; write its path"
@@ -113,7 +113,7 @@ class MailServer:
         Raises
         ------
         ConfigurationError
-            The text is not a host, or there is a user or a password only.
+            The text is not a host, or only one of user and password is set.
         """
         host, colon, port = text.rpartition(":") if text.count(":") == 1 else (text, "", "")
         if _HOST.fullmatch(host) is None or (colon and not port.isdigit()):
@@ -171,8 +171,8 @@ class MailServer:
         if self.user:
             if not is_encrypted and not self.is_loopback:
                 raise DeliveryError(
-                    f"{self.host}:{self.port} does not offer STARTTLS, so that the password is not "
-                    "sent; name a port with TLS, such as 465 or 587"
+                    f"{self.host}:{self.port} does not offer STARTTLS, so the password is not "
+                    f"sent; use a port with TLS, such as 465 or 587"
                 )
             server.login(self.user, self.password)
         server.send_message(message)

@@ -104,7 +104,7 @@ class AnnexWorker:
 
 
 def main() -> None:
-    """Read a task from stdin, do it, and write its result to stdout."""
+    """Read a task from stdin, run it, and write its result to stdout."""
     try:
         response = _write(json.load(sys.stdin))
     except OSError as error:

@@ -36,7 +36,7 @@ _PATH = b'","path":"'
 _SIZE = b'","size":'
 _SUBDATASET_START = b'{"dataset":'
 _STATE = b'","state":'
-_REMEDY = "restore it from a backup, or remove it: the next sync then mints the state whole"
+_REMEDY = "restore it from a backup, or remove it; the next sync then mints the whole state"
 
 
 class UnsuitableBaseError(NeuromirrorError):

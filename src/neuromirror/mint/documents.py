@@ -71,7 +71,7 @@ def dataset_json(
     state: str,
     sums: StateCounts,
 ) -> bytes:
-    """Return ``.neuromirror/dataset.json``, which depends on nothing but the state."""
+    """Return ``.neuromirror/dataset.json``, which depends on the state only."""
     facts = header.facts
     attributes: dict[str, list[str]] = {}
     for name, value in sorted(facts.attributes):

@@ -112,7 +112,7 @@ class MintResult:
     Attributes
     ----------
     commit, annex_commit
-        The commits of the two branches; the parent itself where its tree did not change.
+        The commits of the two branches; the parent itself if its tree did not change.
     tree
         The tree of ``commit``.
     state

@@ -11,9 +11,9 @@ class NeuromirrorError(Exception):
     Parameters
     ----------
     message
-        The message, which may end with what to do next.
+        The message, which may end with advice.
     hint
-        What the operator of the store can do next, such as a command to run. It is part of
+        Advice for the operator of the store, such as a command to run. It is part of
         ``str(error)``.
     suggestions
         Names that the user may have meant, the nearest first. They are part of ``str(error)``.
@@ -49,7 +49,7 @@ class ConfigurationError(NeuromirrorError):
 
 
 class UnknownAddressError(ConfigurationError):
-    """A name or address is not understood, or names nothing that is known.
+    """A name or address is malformed or unknown.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The entries of the store's journal: everything that the index contains and git does not.
+"""The entries of the store's journal: all data of the index that is not in git.
 
 Entries are appended to the journal before they are applied to the index; replaying the journal
 rebuilds the index. Times are UTC, ISO 8601, to the second.

@@ -40,7 +40,7 @@ def split_person_names(text: str) -> list[str]:
     Parameters
     ----------
     text
-        One name or several, as a person wrote them.
+        One name or several, as written upstream.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def _split_at_commas(text: str) -> list[str]:
 
 
 def without_degrees(name: str) -> str:
-    """Return one person's name without the academic degrees behind it."""
+    """Return one person's name without the academic degrees after it."""
     parts = [part.strip() for part in name.split(",")]
     return ", ".join(part for at, part in enumerate(parts) if not at or not is_degree(part))
 

@@ -19,7 +19,8 @@ class Traffic:
     retries
         Requests repeated after a transient error.
     throttled
-        Responses that request to slow down (429, or 503 with a Retry-After or S3's ``SlowDown``).
+        Responses that ask the client to slow down (429, or 503 with a Retry-After or S3's
+        ``SlowDown``).
     waited
         Seconds spent waiting before retries, added up over concurrent requests.
     """

@@ -197,8 +197,8 @@ def _explain(profile: str | None, error: Exception) -> CredentialsError:
     kind = type(error).__name__
     login = f"aws sso login{'' if profile is None else f' --profile {profile}'}"
     remedy = {
-        "ProfileNotFound": "there is no such profile in ~/.aws/config or ~/.aws/credentials;"
-        " 'aws configure list-profiles' shows all",
+        "ProfileNotFound": "there is no such profile in ~/.aws/config or ~/.aws/credentials; "
+        "'aws configure list-profiles' lists all profiles",
         "UnauthorizedSSOTokenError": f"the SSO session has expired; run '{login}'",
         "SSOTokenLoadError": f"there is no SSO session; run '{login}'",
         "TokenRetrievalError": f"the SSO session cannot be renewed; run '{login}'",

@@ -38,8 +38,8 @@ class HostCircuitBreaker:
     seconds
         Minimum time between the first and the last of these failures.
     retry_after
-        While the circuit is open, one request per this many seconds is let through as a probe.
-        None for no probe at all.
+        While the circuit is open, one request per this many seconds is allowed as a probe. None for
+        no probes.
     """
 
     def __init__(
@@ -87,8 +87,8 @@ class HostCircuitBreaker:
     def attempt(self, url: str) -> Iterator[Callable[[], None]]:
         """Guard one request.
 
-        Until a host has answered once, requests to it are serialized: if many threads start at
-        the same time, only one of them waits for the timeout of a host that is down.
+        Requests to a host are serialized until its first reply: if many threads start at the same
+        time, only one of them waits for the timeout of a host that is down.
 
         Parameters
         ----------
@@ -98,7 +98,7 @@ class HostCircuitBreaker:
         Yields
         ------
         callable
-            Call it as soon as the host has answered.
+            Call it as soon as the host has replied.
 
         Raises
         ------
@@ -122,7 +122,7 @@ class HostCircuitBreaker:
             yield record_answer
 
     def record_success(self, url: str) -> None:
-        """Record that the host answered, and close its circuit.
+        """Record that the host replied, and close its circuit.
 
         Parameters
         ----------

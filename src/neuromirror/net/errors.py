@@ -75,7 +75,7 @@ class CircuitOpenError(UnreachableError):
     """
 
     def __init__(self, host: str, seconds: float, cause: NetError | None, url: str) -> None:
-        why = f"it has not answered for {seconds:.0f} seconds" if cause is None else str(cause)
+        why = f"it has not responded for {seconds:.0f} seconds" if cause is None else str(cause)
         if cause is not None and cause.url:
             why = why.replace(cause.url, host)  # the same message for each URL of the host
         status = None if cause is None else cause.status

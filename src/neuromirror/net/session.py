@@ -632,7 +632,7 @@ class Session:
                 record_traffic(display_host(reply.url), Traffic(throttled=1))
             if requested_seconds is not None and requested_seconds > self.limits.retry_after_max:
                 too_long = RetryAfterTooLongError(
-                    f"{redacted_url}: HTTP {status}, the server requests to wait"
+                    f"{redacted_url}: HTTP {status}; the server asks for a wait of"
                     f" {format_wait(requested_seconds, detail)}; the limit is"
                     f" {self.limits.retry_after_max:.0f} seconds{reason_suffix}; run again later",
                     **context,

@@ -1,4 +1,4 @@
-"""Where the token for an API is: in the environment, or elsewhere in a subclass."""
+"""The source of the token for an API: the environment, or another one in a subclass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from neuromirror.model import declare_secrets
 
 
 class TokenSource:
-    """A token that is read when it is needed, and stored nowhere.
+    """A token that is read on demand and never stored.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ class TokenSource:
 
     @property
     def label(self) -> str:
-        """Where the token is, or where to put it, for messages."""
+        """The source of the token, or where to put the token, for messages."""
         found = [name for name in self.variables if os.environ.get(name, "").strip()]
         return f"the environment variable {(*found, *self.variables)[0]}"
 

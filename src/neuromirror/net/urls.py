@@ -266,7 +266,7 @@ def host_name_refusal(host: str) -> str | None:
 
 
 def permanent_refusal(url: str) -> str | None:
-    """Return why the host of a URL is refused whatever the settings, or None; no DNS lookup.
+    """Return why the host of a URL is refused under all settings, or None; no DNS lookup.
 
     Parameters
     ----------

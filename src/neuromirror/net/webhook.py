@@ -16,7 +16,7 @@ _SECONDS: Final = 30.0
 
 
 class WebhookError(NeuromirrorError):
-    """A webhook did not accept a document. Messages have the host only: the path is a secret."""
+    """A webhook did not accept a document. Messages contain the host only; the path is a secret."""
 
 
 def webhook_host(url: str) -> str:
@@ -66,7 +66,7 @@ def post_json(url: str, content: Any, *, allow_private: bool) -> None:
     Raises
     ------
     WebhookError
-        The server is not reachable, its address is refused, or it did not answer 2xx.
+        The server is not reachable, its address is refused, or it did not return 2xx.
     ConfigurationError
         The URL is invalid.
     """
@@ -93,9 +93,9 @@ def post_json(url: str, content: Any, *, allow_private: bool) -> None:
         except requests.exceptions.SSLError:
             raise WebhookError(f"the webhook at {host}: its TLS certificate is not valid") from None
         except (requests.RequestException, OSError) as error:
-            # the text of such an error has the whole URL
+            # the text of such an error contains the whole URL
             raise WebhookError(
                 f"the webhook at {host} is not reachable ({type(error).__name__})"
             ) from None
     if not 200 <= status < 300:
-        raise WebhookError(f"the webhook at {host} answers HTTP {status}")
+        raise WebhookError(f"the webhook at {host} returned HTTP {status}")

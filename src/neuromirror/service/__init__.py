@@ -1,1 +1,1 @@
-"""The service: a clock, leases, workers, and what an operator sees of them."""
+"""The service: scheduling, leases, workers, and their status for operators."""

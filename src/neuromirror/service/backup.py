@@ -220,8 +220,9 @@ def _read_generation(folder: Path) -> Generation:
         metadata = parse_json((folder / _METADATA_FILE).read_bytes(), _METADATA_FILE)
         if metadata["format"] != _FORMAT:
             raise ForeignBackupError(
-                f"{folder} is a backup of format {metadata['format']!r}, and this neuromirror "
-                f"knows {_FORMAT}; restore it with the release that made it, or name another folder"
+                f"{folder} is a backup of format {metadata['format']!r}, but this neuromirror "
+                f"supports {_FORMAT}; restore it with the release that created it, or choose "
+                f"another folder"
             )
         size = sum(path.stat().st_size for path in folder.iterdir())
         return Generation(

@@ -163,8 +163,8 @@ class DaskExecutor(Executor):
             ) from error
         except OSError as error:
             raise SchedulerUnavailableError(
-                f"no Dask scheduler answers at {self._address}: {error}; start one ('dask "
-                "scheduler'), or name another"
+                f"no Dask scheduler responds at {self._address}: {error}; start one ('dask "
+                f"scheduler'), or use another address"
             ) from error
         try:
             _check_releases(client.get_versions(packages=["neuromirror"]))
@@ -182,8 +182,8 @@ def _check_releases(versions: dict[str, Any]) -> None:
         release = about["packages"].get("neuromirror")
         if release != __version__:
             raise ConfigurationError(
-                f"on the Dask cluster, {where} has {release or 'no release'} of neuromirror, and "
-                f"the service has {__version__}; install the same release everywhere, for the "
+                f"on the Dask cluster, {where} has {release or 'no release'} of neuromirror, "
+                f"but the service has {__version__}; install the same release everywhere, for the "
                 "scheduler too"
             )
 

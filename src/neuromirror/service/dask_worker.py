@@ -148,7 +148,7 @@ def run_on_worker(version: str, plugin: str, call: PickledCall) -> Any:
     """
     if version != __version__:
         raise ConfigurationError(
-            f"a Dask worker has neuromirror {__version__}, and the service {version}; install "
+            f"a Dask worker has neuromirror {__version__}, but the service {version}; install "
             "the same release everywhere"
         )
     found = get_worker().plugins.get(plugin)
@@ -157,7 +157,7 @@ def run_on_worker(version: str, plugin: str, call: PickledCall) -> Any:
     untyped: Any = Event
     begun = untyped(call.ticket)
     if begun.is_set():
-        raise worker_lost_error(call.label, "that had begun it")
+        raise worker_lost_error(call.label, "that had started it")
     begun.set()
     untyped = Queue
     with closing(DaskChannel(untyped(plugin), untyped(call.ticket), call.ticket)) as channel:

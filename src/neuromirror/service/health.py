@@ -1,7 +1,7 @@
 """HTTP server for health checks and metrics: /healthz, /readyz, /metrics.
 
-It listens at a separate address, which should not be public; its pages are safe to publish all
-the same: they contain no names of datasets, no paths and no text from upstream.
+It listens at a separate address, which should not be public. Its pages would be safe to publish:
+they contain no names of datasets, no paths and no text from upstream.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class HealthServer:
         except OSError as error:
             raise ConfigurationError(
                 f"health and metrics cannot be served at {format_address(address)}: "
-                f"{error.strerror}; name another address"
+                f"{error.strerror}; choose another address"
             ) from error
         self.address: tuple[str, int] = (host, self._server.server_address[1])
         self._thread = threading.Thread(

@@ -25,7 +25,9 @@ def parse_listen_address(text: str) -> tuple[str, int]:
     except ValueError:
         port = None
     if port is None or parts.path or parts.query or parts.fragment or "@" in text:
-        raise ConfigurationError(f"'{text}' is not an address; write host:port, as 127.0.0.1:9464")
+        raise ConfigurationError(
+            f"'{text}' is not an address; write host:port, such as 127.0.0.1:9464"
+        )
     return parts.hostname or "127.0.0.1", port
 
 
@@ -50,10 +52,13 @@ def parse_site_url(text: str) -> str:
         named = False
     if text and not (named and parts.scheme in ("http", "https") and text.isascii()):
         raise ConfigurationError(
-            f"'{text}' is not the address of a site; write for example https://mirror.example.org"
+            f"'{text}' is not the URL of a site; write, for example, https://mirror.example.org"
         )
     if text and (parts.query or parts.fragment):
-        raise ConfigurationError(f"'{text}': the address of a site ends before its ? or #")
+        raise ConfigurationError(
+            f"'{text}': the URL of a site has no query and no fragment; "
+            f"remove everything from ? or # on"
+        )
     return text.rstrip("/")
 
 
@@ -63,7 +68,7 @@ def open_listener(address: tuple[str, int], what: str) -> socket.socket:
     Raises
     ------
     ConfigurationError
-        If the address cannot be bound; the message names ``what`` should be served there.
+        If the address cannot be bound; ``what`` is the subject of the message.
     """
     host, port = address
     try:
@@ -79,8 +84,8 @@ def open_listener(address: tuple[str, int], what: str) -> socket.socket:
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         raise ConfigurationError(
-            f"{what} cannot be served at {format_address(address)}: {reason or error}; name "
-            "another address"
+            f"{what} cannot be served at {format_address(address)}: {reason or error}; choose "
+            f"another address"
         ) from error
     return listener
 

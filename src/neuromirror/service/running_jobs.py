@@ -85,7 +85,7 @@ def collect_result(running_job: RunningJob) -> JobResult:
         return JobResult(report.results, report.due)
     if isinstance(error, NeuromirrorError | OSError):
         return JobResult(error=redact(str(error)) or type(error).__name__)
-    # the text of an unexpected error may hold secrets, and it goes into the journal
+    # the text of an unexpected error may contain secrets, and it goes into the journal
     return JobResult(
         error=redact(f"unexpected {type(error).__name__}: {error}; please report this")
     )

@@ -33,8 +33,8 @@ class StaleLeases:
     def end_orphaned(self, now: float) -> list[str]:
         """End the leases of processes of this machine that have exited; return their names.
 
-        A dataset's lease only if the dataset's lock is free: a worker may briefly outlive its
-        service.
+        The lease of a dataset is ended only if the dataset's lock is free, because a worker may
+        briefly outlive its service.
         """
         ended = []
         for lease in self._schedule.leases.in_force(now):

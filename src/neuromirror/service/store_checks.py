@@ -301,7 +301,7 @@ class StoreChecker:
                 f"the records of commit {version.commit} have {files} files and the state "
                 f"{digest.value()}, not {version.files} and {version.state}; restore the "
                 f"store's records from a backup, or move them away and run 'neuromirror "
-                "rebuild-index', which recovers from git all that git has"
+                "rebuild-index', which recovers all data that is in git"
             )
 
     def _check_index_rows(
@@ -324,7 +324,7 @@ class StoreChecker:
     def _index_difference(self, index: Index, known: _Dataset, number: int) -> str:
         rows, versions = list(index.versions(known.name)), known.versions
         if len(rows) < len(versions) and index.position < self._store.journal_size():
-            return ""  # it has not caught up
+            return ""  # the index has not caught up
         if len(rows) < len(versions) or (
             len(rows) > len(versions) and index.position <= self._journal_end
         ):
@@ -353,7 +353,7 @@ class StoreChecker:
 
 
 def _foreign_changes(path: Path, entries: list[VersionMinted | AnnexBranchMoved]) -> Iterator[str]:
-    """Return what other programs than neuromirror wrote to a repository, one message per thing."""
+    """Return the changes that other programs made to a repository, one message per change."""
     try:
         damage = find_damage(Repository(path), entries)
     except StoreDamagedError:

@@ -17,7 +17,7 @@ _LONGEST_STATUS = 512
 
 
 class Liveness(Protocol):
-    """Something that knows whether the service is alive."""
+    """An object that reports whether the service is alive."""
 
     def is_alive(self) -> bool:
         """Whether the last pass of the service loop is recent."""

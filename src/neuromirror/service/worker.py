@@ -93,7 +93,7 @@ class PipeChannel:
         """See :class:`~neuromirror.service.writer_messages.Channel`."""
         with self._lock:
             if self._closed:
-                raise WriterLostError("the job is over; nothing more of it is written")
+                raise WriterLostError("the job has ended; nothing more is written")
             self.send(message)
             return self.receive()
 

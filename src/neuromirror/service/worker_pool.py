@@ -151,7 +151,7 @@ class _Slot:
         if self._closed:
             raise WorkerLostError(f"{what}: {_STOPPED_MESSAGE}")
         raise WorkerLostError(
-            f"{what}: worker processes exit at once; see their output for the reason"
+            f"{what}: worker processes exit immediately; see their output for the reason"
         )
 
     def _wait(self, process: _Process, what: str, channel: Channel) -> tuple[bool, Any]:

@@ -109,7 +109,9 @@ class JobWriter:
         with self._lock:
             try:
                 if self._closed:
-                    raise LeaseLostError(f"{self._lease.name}: the job is over; nothing is written")
+                    raise LeaseLostError(
+                        f"{self._lease.name}: the job has ended; nothing is written"
+                    )
                 result = self._writer.apply(decode_request(message), self._lease)
                 return msgspec.msgpack.encode(Done() if result is None else Done(result))
             except (NeuromirrorError, OSError) as error:

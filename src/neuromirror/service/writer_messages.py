@@ -1,7 +1,7 @@
 """The messages between a job and the writer, encoded as MessagePack.
 
-A job sends one request at a time and waits for its reply. It cannot name a lease: the writer knows
-which job a request comes from.
+A job sends one request at a time and waits for its reply. It cannot choose a lease: the writer
+determines the job from the channel.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class WriterLostError(NeuromirrorError):
 
 
 class MalformedMessageError(NeuromirrorError):
-    """A message does not have the form that the other side expects."""
+    """A message does not have the expected form."""
 
 
 class Record(msgspec.Struct, frozen=True, tag=True):

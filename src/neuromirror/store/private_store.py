@@ -1,8 +1,8 @@
 """Open private stores: stores of datasets that are not public, which only their owner can enter.
 
 The file ``neuromirror/private`` marks a store as private. A private store is rejected where a
-public one is expected and the other way round. Neither may be inside the other, so that a server of
-the public store cannot reach the private one.
+public one is expected, and vice versa. Neither may be inside the other, so that a server of the
+public store cannot reach the private one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from neuromirror.store.durable_files import fsync_path, make_folder
 from neuromirror.store.store import Store
 
 _MARKER = Path("neuromirror", "private")
-_PUBLIC_MESSAGE = "{root} is a public store; name another folder with --private-store"
+_PUBLIC_MESSAGE = "{root} is a public store; choose another folder with --private-store"
 _OTHERS_MODE = 0o007
 _OWNER_MODE = 0o700
 
@@ -39,8 +39,8 @@ def require_public_store(root: Path) -> None:
     """Raise UnexpectedPrivateStoreError for a private store."""
     if is_private_store(root):
         raise UnexpectedPrivateStoreError(
-            f"{root} is a private store; name it with --private-store, and the public store with "
-            "--store"
+            f"{root} is a private store; specify it with --private-store, and the public store "
+            f"with --store"
         )
 
 
@@ -112,7 +112,8 @@ def _check_not_nested(root: Path, public: Path) -> None:
     if root == public or public in root.parents or root in public.parents:
         raise StoreNotPrivateError(
             f"the private store {root} and the public store {public} must not contain each other: "
-            "a server of the public one would show both; name another folder with --private-store"
+            "a server of the public one would serve both; choose another folder with "
+            "--private-store"
         )
 
 
@@ -121,7 +122,7 @@ def _check_mode(root: Path) -> None:
     if mode & _OTHERS_MODE:
         raise StoreNotPrivateError(
             f"all users of this machine can read {root} (mode {mode:04o}); run 'chmod 700 {root}' "
-            "(or 750 for a group), or name another folder with --private-store"
+            "(or 750 for a group), or choose another folder with --private-store"
         )
 
 

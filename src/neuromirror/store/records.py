@@ -143,7 +143,8 @@ class RecordsFolder:
             yield from pairs
         except ValueError as error:
             raise StoreDamagedError(
-                f"the records of commits {old} and {new} do not fit each other ({error}); restore "
+                f"the records of commits {old} and {new} do not match each other ({error}); "
+                f"restore "
                 f"{self._path(dataset_id, new, '*').parent} from a backup"
             ) from error
 
@@ -159,7 +160,7 @@ class RecordsFolder:
             yield from patch_lines(self.record_lines(dataset_id, base), pairs)
         except ValueError as error:
             raise StoreDamagedError(
-                f"the records of commit {commit} do not fit those of {base} ({error}); restore "
+                f"the records of commit {commit} do not match those of {base} ({error}); restore "
                 f"{self._path(dataset_id, base, '*')} from a backup"
             ) from error
 

@@ -26,7 +26,7 @@ _HEADER = b"# pack-refs with: peeled fully-peeled sorted neuromirror \n"
 def update_refs(
     repository: Path, expected: Mapping[str, str | None], new: Mapping[str, str | None]
 ) -> None:
-    """Move refs in one step: after a crash either all of ``new`` is in effect, or nothing of it.
+    """Move refs in one step: after a crash either all refs in ``new`` are moved, or none is.
 
     The caller holds the dataset's lock.
 
@@ -68,8 +68,8 @@ def update_refs(
                 )
         hiding = [name for name in new if name in loose]
         if hiding:
-            # A loose ref overrides the packed one. Its value is packed and the loose file removed
-            # first: if that came last, a crash would leave this ref behind the others.
+            # A loose ref overrides the packed one. Its value is packed and the loose file is
+            # removed first; otherwise a crash could leave this ref behind the others.
             packed.update({name: (loose[name], "") for name in hiding})
             _write_packed_refs(repository, packed)
             for name in hiding:

@@ -165,7 +165,7 @@ class Repository:
         """Update HEAD and the files for clients of plain HTTP to match the refs.
 
         HEAD is the branch of published versions, and ``main`` before the first one, so that a clone
-        checks out the version that the dataset's name means everywhere else.
+        checks out the latest version, as all commands do.
 
         ``git update-server-info`` is run only where another program created refs: it would list
         retired packs.

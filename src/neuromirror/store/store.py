@@ -90,16 +90,16 @@ class Store:
             store._check_format(marker)
             return store
         if root.exists() and not root.is_dir():
-            raise NotAStoreError(f"{root} is a file, not a store; name a folder with --store")
+            raise NotAStoreError(f"{root} is a file, not a store; choose a folder with --store")
         if root.exists() and not store._is_empty_or_partial():
             raise NotAStoreError(
-                f"{root} is not a neuromirror store and not empty; name another folder with "
-                "--store (nothing was changed)"
+                f"{root} is not a neuromirror store and not empty; choose another folder with "
+                f"--store (nothing was changed)"
             )
         if not create:
             raise NotAStoreError(
-                f"there is no store at {root}; run 'neuromirror sync' to create one, or name "
-                "another folder with --store"
+                f"there is no store at {root}; run 'neuromirror sync' to create one, or choose "
+                f"another folder with --store"
             )
         store._create(marker)
         return store
@@ -258,11 +258,11 @@ class Store:
             make_folder(mark.parent)
             mark.touch()
             return True
-        # abs: after the clock was set back, the task must not be postponed for ever
+        # abs: after the clock was set back, the task must not be postponed indefinitely
         return abs(time.time() - since) < at_most.total_seconds()
 
     def clear_postponement(self, task: str) -> None:
-        """Forget since when a task is postponed.
+        """Forget the first postponement of a task.
 
         Parameters
         ----------
@@ -279,7 +279,7 @@ class Store:
         name
             The name of the lock.
         resource
-            What the lock protects, for the error message.
+            The protected resource, for the error message.
         wait
             Seconds to wait for another holder.
 

@@ -97,7 +97,7 @@ def protect(repository: Path) -> bool:
 
 
 def _find_missing(repository: Path) -> tuple[list[str], bool]:
-    """Return the names of hooks that are absent or different, and whether settings are absent."""
+    """Return the names of missing or changed hooks, and whether settings are missing."""
     hooks = []
     for name, content in HOOKS.items():
         path = repository / "hooks" / name

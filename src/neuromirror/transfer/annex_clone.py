@@ -1,4 +1,4 @@
-"""A clone to download files into, and its git-annex repository."""
+"""A clone into which files are downloaded, and its git-annex repository."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ FALLBACK_IDENTITY = ("neuromirror", "get@neuromirror.invalid")
 """Name and e-mail address for commits to the git-annex branch where git has no identity."""
 
 _MISSING = (
-    "{top}: git-annex is required to run 'git annex {command}', and is not installed; "
-    "pip install git-annex"
+    "{top}: git-annex is required for 'git annex {command}', but is not installed; pip install "
+    "git-annex"
 )
 
 

@@ -82,7 +82,7 @@ class AnnexObjectStore:
         size
             Size of the content in bytes, None if unknown.
         there
-            Bytes of it that are on the disk already.
+            Number of these bytes that are already on disk.
 
         Raises
         ------
@@ -221,7 +221,7 @@ class AnnexObjectStore:
     def repair(self, key: str) -> bool:
         """Finish an object that a killed run left incomplete.
 
-        Return whether the content is here.
+        Return whether the content is present.
         """
         found = self._clone.find_object(key)
         if found is None:

@@ -256,7 +256,7 @@ class _CloneGet:
             if (
                 never := next(filter(None, map(permanent_refusal, locations.urls)), None)
             ) is not None:
-                # not left to git-annex either, which does not block all of these addresses
+                # not delegated to git-annex, which does not block all of these addresses
                 why = f"one of its URLs leads to {never}, which is never requested"
                 yield from self._failed_content("error", key, why)
             elif not self._is_fetched_here(key, locations):

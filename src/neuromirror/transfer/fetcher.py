@@ -224,11 +224,11 @@ class Fetcher:
             except HttpError as error:
                 if error.status != 416 or not had:
                     raise
-                fault = "the URL has fewer bytes than were received before"
+                fault = "the URL has fewer bytes than an earlier attempt received"
             if fault is None:
                 return
             growth.restart()
-            # the bytes of an earlier attempt may be the wrong ones
+            # the bytes of an earlier attempt may be wrong
             restarts += 1
             if not had or restarts > _MAX_RESTARTS:
                 raise ContentMismatchError(fault)

@@ -118,7 +118,9 @@ def compare_headers(
         if known.key == url_key(f"{url}#{etag}", known.size):
             return ProbeResult(Health.OK, "the ETag is unchanged since the listing", best)
         if known.key != url_key(url, known.size):
-            return ProbeResult(Health.CHANGED, f"the ETag is now {etag}, not the listed one")
+            return ProbeResult(
+                Health.CHANGED, f"the ETag is now {etag} and differs from the listed one"
+            )
     message = "the reply states neither size nor checksum" if best is None else ""
     return ProbeResult(Health.OK, message, best)
 

@@ -1,8 +1,8 @@
-"""The checksum that an annex key names, and the hash functions to compute it.
+"""The checksum in an annex key, and the hash functions to compute it.
 
 Backends: git-annex, page "backends". ``XS3ETAG`` is neuromirror's own backend (annex.backend): the
 ETag of an S3 multipart upload, with its part size. Keys of any other backend (WORM, URL, VURL,
-those of external programs) name a size at most.
+those of external programs) have a size at most.
 """
 
 from __future__ import annotations
@@ -58,17 +58,16 @@ _EMPTY_ETAGS: Final = ("d41d8cd98f00b204e9800998ecf8427e-0", "59adb24ef3cdbe0297
 
 @dataclass(frozen=True, slots=True)
 class KeyChecksum:
-    """The checksum and size that a key names.
+    """The checksum and size in a key.
 
     Parameters
     ----------
     algorithm
-        ``sha256``, ``sha3_512``, ``blake2b256``, …, or ``etag``; empty if the key names no
-        checksum.
+        ``sha256``, ``sha3_512``, ``blake2b256``, …, or ``etag``; empty if the key has no checksum.
     value
         The checksum, in hexadecimal.
     size
-        Size in bytes, None if the key does not name it.
+        Size in bytes, None if the key does not have it.
     part_size
         Part size of an ``etag``, in bytes.
     """
@@ -91,7 +90,7 @@ class KeyChecksum:
         return self.algorithm not in _INSECURE
 
     def hasher(self) -> Hasher | None:
-        """Return a new hash for the bytes, None if the key names no checksum."""
+        """Return a new hash for the bytes, None if the key has no checksum."""
         if self.algorithm == "etag":
             return EtagDigest(self.part_size)
         return _HASHES[self.algorithm]() if self.algorithm else None
@@ -104,7 +103,7 @@ class KeyChecksum:
 
 
 def key_checksum(key: str) -> KeyChecksum:
-    """Return the checksum that a key names.
+    """Return the checksum in a key.
 
     Raises
     ------

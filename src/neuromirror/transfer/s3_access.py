@@ -1,6 +1,6 @@
 """Requests for objects at ``s3://bucket/key?versionId=…``, with the credentials of this machine.
 
-A dataset chooses the URL, but neither the credentials nor where they go: profile, region and
+A dataset chooses the URL, but neither the credentials nor their destination: profile, region and
 endpoint come from the user's git and AWS configuration only. For a bucket they can be set with
 ``git config neuromirror.BUCKET.profile`` (``region``, ``endpoint``, ``requester-pays``).
 """
@@ -40,7 +40,7 @@ _USUAL_REGION: Final = "us-east-1"
 
 
 class MalformedS3UrlError(NeuromirrorError):
-    """A text that is no ``s3://bucket/key`` URL."""
+    """A text that is not an ``s3://bucket/key`` URL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class S3Object:
             code = error.fields.get("Code", "")
             return (
                 f"s3://{name}: access denied to {error.identity} (HTTP {error.status} {code}); they"
-                f" lack the permission (git config neuromirror.{name}.profile names another "
+                f" lack the permission (git config neuromirror.{name}.profile sets another "
                 f"profile){pays}"
             )
         return str(error)

@@ -2,7 +2,7 @@
 
 An http(s) URL is probed by ``HEAD``. If that is refused or redirected, one byte is requested by
 ``GET``, since a redirect to S3 is signed for one method. Replies state size, ETag, version id and,
-if the uploader computed it, the sha256 (S3 API reference, "HeadObject"). Of a volume block one
+if the uploader computed it, the sha256 (S3 API reference, "HeadObject"). For a volume block, one
 voxel is read. All results are claims of the server: nothing is hashed.
 """
 

@@ -23,7 +23,7 @@ VERIFY_LIMITS: Final = RequestLimits(attempts=4, wait_max=20.0, read=300.0)
 API_KEY_VARIABLES: Final[Mapping[str, str]] = {
     f"https://{host}": api_key_variable(instance) for host, instance in INSTANCES.items()
 }
-"""Archive APIs that are sent a token, with the environment variable that holds it.
+"""Archive APIs that receive a token, with the environment variable that contains it.
 
 The list is fixed: a dataset can name any URL, and must not be able to obtain a token by it.
 """
@@ -33,7 +33,7 @@ _MAX_FAILURES: Final = 8
 
 
 def no_token(host: str) -> str | None:
-    """Return None: no volume host is sent a token."""
+    """Return None, so that no volume host receives a token."""
     return None
 
 

@@ -69,7 +69,7 @@ def map_in_order(
             yield waiting.popleft().result()
     except BaseException as error:
         stop.set()
-        # after Ctrl-C, do not wait for a server that may take minutes to answer
+        # after Ctrl-C, do not wait for a server that may take minutes to respond
         waits = not isinstance(error, KeyboardInterrupt)
         raise
     finally:
@@ -321,9 +321,10 @@ def compare_content(
 
 
 def _compare_equivalent(found: Finding, others: list[Finding]) -> Finding:
-    """Return the finding for content known by size, compared with the keys of its first download.
+    """Return the finding for content whose key has a size only, compared with its first download.
 
-    These keys are not pinned: bytes that match one are no better proved, others are wrong.
+    The keys of the first download are not pinned: a match is not stronger evidence, but a mismatch
+    is an error.
     """
     same = next((one for one in others if not one.failed), None)
     if same is None:

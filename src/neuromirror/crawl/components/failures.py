@@ -40,9 +40,9 @@ def empty_exception(component: ComponentEntry) -> ExcludedEntry:
 def check_lasting_failures(failed: FailedComponents, record_refusal: RecordRefusal) -> None:
     """Raise ComponentsUnreadableError unless each component failed for a lasting reason.
 
-    That is one that upstream itself states, or a refusal that ``record_refusal``, called with the
-    component's URI, reports as lasting. Only then may a state be published without the component,
-    or with its previous state: otherwise the state never existed upstream.
+    A lasting reason is one that upstream itself states, or a refusal that ``record_refusal``,
+    called with the component's URI, reports as lasting. Only then may a state be published without
+    the component, or with its previous state: otherwise the state never existed upstream.
     """
     passing = [
         (component, error)

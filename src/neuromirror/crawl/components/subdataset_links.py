@@ -107,7 +107,7 @@ class PreviousState:
         self.row = row
 
     def inline_components(self) -> dict[bytes, InlineComponentState]:
-        """Return the inline components of the state by path, as far as the memo has them."""
+        """Return the inline components of the state that are in the memo, by path."""
         if self.row is None:
             return {}
         memos = MemoFolder(self._store.root)

@@ -354,7 +354,7 @@ class _ZarrExtractor:
     def result(self, form: str) -> SplitZarr:
         """Return the Zarr as a state of its own dataset, once all of its files were taken.
 
-        The state depends only on what is in the Zarr, not on the files around it.
+        The state depends only on the Zarr's content, not on the files around it.
         """
         around = self._snapshot.header
         dataset = around.version.dataset

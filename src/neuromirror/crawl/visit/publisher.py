@@ -304,8 +304,8 @@ class Publisher:
         scratch
             A folder for temporary files.
         label
-            Upstream's name of the version; without one, the label is the time of the state, or its
-            digest if upstream has no times.
+            Upstream's name of the version; without one, the label is the time of the state, or
+            derived from its digest if upstream has no times.
 
         Returns
         -------

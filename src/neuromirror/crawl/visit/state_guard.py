@@ -155,7 +155,7 @@ class StateGuard:
             return False
         at = newest.astimezone(UTC).isoformat(timespec="seconds")
         self._outcome.waiting_reason = (
-            f"new and possibly still growing: its newest file is of {at}; it is mirrored once "
+            f"new and possibly still growing: its newest file is from {at}; it is mirrored once "
             f"nothing has changed for {minutes:g} minutes"
         )
         return True
@@ -178,4 +178,4 @@ def _conflict_reason(changes: StateChanges) -> str:
     paths = ", ".join(repr(path_to_text(path)) for path in changes.conflicts[:3])
     count = len(changes.conflicts)
     files = "1 file has" if count == 1 else f"{count} files have"
-    return f"{files} other bytes under the same upstream id or API URL ({paths})"
+    return f"{files} different content under the same upstream id or API URL ({paths})"

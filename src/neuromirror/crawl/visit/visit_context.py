@@ -1,4 +1,4 @@
-"""What earlier visits recorded, as a source may look it up (sources.VisitContext)."""
+"""Results of earlier visits that a source can look up (sources.VisitContext)."""
 
 from __future__ import annotations
 

@@ -110,8 +110,8 @@ class _Bag:
         except (FileExistsError, NotADirectoryError) as error:
             raise OutputUnsuitableError(
                 f"{path!r} cannot be written to the bag: this file system does not distinguish it "
-                "from another file (upper and lower case, or accents); name a folder on another "
-                "file system with --output"
+                "from another file (upper and lower case, or accents); choose a folder on "
+                "another file system with --output"
             ) from error
         digest = hashlib.sha256(content).hexdigest()
         self._list("manifest-sha256.txt").write(f"{digest}  data/{path}\n")

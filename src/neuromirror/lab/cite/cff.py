@@ -103,7 +103,7 @@ def _identifiers(work: CitedWork, *, named_doi: bool) -> Iterator[dict[str, str]
 
 
 def _authors(works: list[CitedWork] | tuple[CitedWork, ...]) -> list[dict[str, str]]:
-    """All authors, each once; the format must have one."""
+    """Return all authors without duplicates; the format requires at least one."""
     found = [_author(one) for work in works for one in work.authors]
     if not found:
         publishers = (work.publisher.name for work in works if work.publisher is not None)

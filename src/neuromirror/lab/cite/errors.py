@@ -6,7 +6,7 @@ from neuromirror.model import ConfigurationError, NeuromirrorError
 
 
 class NotCitableError(NeuromirrorError):
-    """A commit was not made by a mirror, or cannot be read."""
+    """A commit was not created by a mirror, or cannot be read."""
 
 
 class NothingToCiteError(ConfigurationError):
@@ -14,7 +14,7 @@ class NothingToCiteError(ConfigurationError):
 
 
 class StateUnavailableError(NeuromirrorError):
-    """Neither the store nor the files beside the lock file have a pinned state."""
+    """A pinned state is neither in the store nor in the files beside the lock file."""
 
 
 class FormatUnsuitableError(ConfigurationError):

@@ -82,7 +82,7 @@ def cite(collection: CitationCollection, form: str, *, files: bool = True) -> It
     """
     if form == _BAG:
         raise FormatUnsuitableError(
-            "bagit writes a folder; name an empty or missing one with --output"
+            "bagit writes a folder; specify an empty or missing one with --output"
         )
     if form == "ro-crate":
         return write_rocrate(collection, files=files)
@@ -129,7 +129,7 @@ def write_citation(
         target /= FORMATS[form].file_name
         if target.exists():
             raise OutputUnsuitableError(
-                f"{target} exists; name the file itself with --output to replace it"
+                f"{target} exists; specify the file itself with --output to replace it"
             )
     write_file(cite(collection, form, files=files), target)
     return target

@@ -78,12 +78,12 @@ def state_of_clone(folder: Path) -> CitedState:
     NothingToCiteError
         The folder is not a repository.
     NotCitableError
-        The commit was not made by a mirror.
+        The commit was not created by a mirror.
     """
     git_dir = _git_dir(folder)
     commit = _git(git_dir, "rev-parse", "--verify", "--quiet", "HEAD^{commit}").strip()
     if not commit:
-        raise NotCitableError(f"{folder} has no commit; name the clone of a dataset")
+        raise NotCitableError(f"{folder} has no commit; specify the clone of a dataset")
     headers, _, message = _git(git_dir, "cat-file", "commit", commit).partition("\n\n")
     parent = _PARENT.search(headers)
     if message.startswith(_ADJUSTED) and parent is not None:
@@ -91,8 +91,8 @@ def state_of_clone(folder: Path) -> CitedState:
         commit = parent[1]
     if _MINTED.search(_git(git_dir, "cat-file", "commit", commit)) is None:
         raise NotCitableError(
-            f"{folder}: the checked-out commit {commit[:12]} was not made by a mirror; check out a "
-            "version, for example by its tag, or cite the version by its name"
+            f"{folder}: the checked-out commit {commit[:12]} was not created by a mirror; check "
+            f"out a version, for example by its tag, or cite the version by its name"
         )
     return _minted_state(git_dir, commit)
 
@@ -176,7 +176,7 @@ def _repository_with(
         return scratch, annex
     raise StateUnavailableError(
         f"{pin.version}: neither the store nor a bundle or manifest beside {lock.path} has commit "
-        f"{pin.commit}; name the store with --store, or copy {pin.manifest} from the source of "
+        f"{pin.commit}; specify the store with --store, or copy {pin.manifest} from the source of "
         "the lock file"
     )
 
@@ -199,14 +199,14 @@ def _minted_state(git_dir: Path, commit: str, annex: str | None = None) -> Cited
     minted = _MINTED.search(message) and ":" in name and label
     if not minted or tree is None or committer is None:
         raise NotCitableError(
-            f"commit {commit} of {git_dir} was not made by neuromirror, or git cannot read it"
+            f"commit {commit} of {git_dir} was not created by neuromirror, or git cannot read it"
         )
     time = time_of_commit(int(committer[1]))
     return CitedState(git_dir, name, label, commit, tree[1], time, annex or _annex(git_dir))
 
 
 def _annex(git_dir: Path) -> str | None:
-    """Return the commit of the git-annex branch, or of that of a remote, or None."""
+    """Return the commit of the local or remote git-annex branch, or None."""
     listed = _git(git_dir, "for-each-ref", "--format=%(objectname)", ANNEX_BRANCH, _CLONED_ANNEX)
     return listed.partition("\n")[0] or None
 
@@ -221,7 +221,7 @@ def _git_dir(folder: Path) -> Path:
         if (found / "HEAD").is_file() and (found / "objects").is_dir():
             return found.resolve()
     raise NothingToCiteError(
-        f"{folder} is not a clone of a dataset; name a clone, a lock file, or a version such as "
+        f"{folder} is not a clone of a dataset; specify a clone, a lock file, or a version such as "
         "dandi:000027@0.210831.2033"
     )
 

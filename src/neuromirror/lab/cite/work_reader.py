@@ -82,7 +82,8 @@ class _CommitDocuments:
             assert isinstance(required["files"], int)
         except (ObjectMissingError, ValueError, KeyError, TypeError, AssertionError) as error:
             raise NotCitableError(
-                f"commit {self._commit} was not made by neuromirror: its {_DESCRIPTION} is missing "
+                f"commit {self._commit} was not created by neuromirror: its {_DESCRIPTION} is "
+                f"missing "
                 "or invalid"
             ) from error
         return mapping(description)
@@ -104,7 +105,7 @@ def read_work(state: CitedState) -> CitedWork:
     Raises
     ------
     NotCitableError
-        The commit was not made by neuromirror.
+        The commit was not created by neuromirror.
     """
     with ObjectReader(state.git_dir) as reader:
         documents = _CommitDocuments(reader, state.commit)

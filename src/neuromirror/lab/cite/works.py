@@ -178,8 +178,7 @@ class CitedWork(UpstreamMetadata):
     inputs
         Upstream names of the datasets that it was derived from.
     within
-        The local id of the dataset of which this one is a component; empty for a dataset of its
-        own.
+        The local id of the dataset that has this one as a component; empty if there is none.
     manifest_only_files
         Number of files outside git.
     left_out

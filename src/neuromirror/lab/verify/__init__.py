@@ -1,6 +1,6 @@
 """Verification of datasets and lock files.
 
-Compared are local content, replies of servers, or downloaded content.
+Local content, replies of servers, or downloaded content are compared with the pinned state.
 ``checked`` findings were hashed here; ``claimed`` ones are statements of a server.
 """
 

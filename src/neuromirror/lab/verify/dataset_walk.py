@@ -29,7 +29,7 @@ from neuromirror.transfer.verify_items import EntryInspector, Item, VerifyScope
 
 @dataclass(frozen=True, slots=True)
 class ExpectedState:
-    """The expected state of a dataset. Empty fields are unknown, and not compared.
+    """The expected state of a dataset. Empty fields are unknown and are not compared.
 
     Parameters
     ----------
