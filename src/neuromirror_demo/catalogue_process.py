@@ -33,7 +33,7 @@ class CatalogueExitedError(NeuromirrorError):
 
 @dataclass(slots=True)
 class CatalogueProcess:
-    """``neuromirror catalogue`` as a process; without an ``address`` it did not start."""
+    """A process of ``neuromirror catalogue``; without an ``address`` it failed to start."""
 
     process: subprocess.Popen[str]
     address: str

@@ -63,15 +63,15 @@ class DemoDirectoryError(ConfigurationError):
 class DemoArchive(Archive):
     """A DANDI archive on loopback, from ``with`` to the end of the block.
 
-    ``directory`` is made if it is not there, and refused (:class:`DemoDirectoryError`) if it
-    holds anything that is not a demo's. ``port`` and ``s3_port`` 0 take free ports. ``cache`` is
-    where NWB files are kept between starts, by default inside ``directory``. With ``empty`` the
-    archive starts without dandisets; with ``zarrs`` it has those of :meth:`add_zarrs` too. With
-    ``buckets`` there are the buckets of :class:`DemoBuckets` too, and their mirror files beside
-    ``demo.toml``; ``layers`` is theirs. Equal calls of an equal installation give equal ids, times
-    and bytes; only the ports in addresses differ, unless they are given.
+    ``directory`` is created if it is missing, and refused (:class:`DemoDirectoryError`) if it has
+    other files than those of a demo. ``port`` and ``s3_port`` 0 select free ports. ``cache`` is the
+    folder of NWB files that later starts reuse, by default inside ``directory``. With ``empty`` the
+    archive starts without dandisets; with ``zarrs`` it also has those of :meth:`add_zarrs`. With
+    ``buckets`` the buckets of :class:`DemoBuckets` are started too, and their mirror files are
+    written beside ``demo.toml``; ``layers`` is passed to them. Equal calls of an equal installation
+    give equal ids, times and bytes; only ports differ, unless they are given.
 
-    It may not share a process with anything that resets moto's state (``mock_aws``).
+    The process must not use anything that resets moto's state (``mock_aws``).
     """
 
     token = "8c1f4b6e0d3a5972" + "0" * 24

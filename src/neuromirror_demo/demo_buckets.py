@@ -38,17 +38,17 @@ FAULTS: Mapping[str, dict[str, Any]] = {
 class DemoBuckets(DemoServer, BucketState):
     """Buckets on loopback, from ``with`` to the end of the block.
 
-    ``demo-aind-open-data`` keeps no versions and lets none be listed; ``demo-aind-benchmark-data``
-    keeps versions, which anybody may list and read; ``demo-hostile`` holds every key that breaks
-    other programs. With ``layers`` there is ``demo-precomputed`` too, which holds volumes in
-    Neuroglancer's precomputed format, and keeps no versions. Objects are at
-    ``<endpoint>/<bucket>/<key>``. Equal calls give equal bytes, times, ETags and version ids.
+    ``demo-aind-open-data`` has no versions and refuses to list them; ``demo-aind-benchmark-data``
+    has public versions; ``demo-hostile`` has keys that break other programs. With ``layers`` there
+    is also ``demo-precomputed``, with volumes in Neuroglancer's precomputed format and without
+    versions. Objects are at ``<endpoint>/<bucket>/<key>``. Equal calls give equal bytes, times and
+    version ids.
 
-    ``directory`` gets the mirror files, in ``mirrors``; they are removed at the end. A page of a
-    listing holds ``page_size`` names at most. With ``empty`` the buckets start without objects.
-    The document database gives ``docdb_most`` records at most, whatever the limit.
+    The mirror files are written to ``directory/mirrors``. ``port`` 0 selects a free port. A page of
+    a listing has at most ``page_size`` names. With ``empty`` the buckets start without objects. The
+    document database returns at most ``docdb_most`` records, whatever the limit.
 
-    It may not share a process with anything that resets moto's state (``mock_aws``).
+    The process must not use anything that resets moto's state (``mock_aws``).
     """
 
     def __init__(

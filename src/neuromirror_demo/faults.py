@@ -62,13 +62,13 @@ DEFAULTS: Mapping[str, dict[str, Any]] = {
 
 @dataclass(eq=False)
 class Fault:
-    """A fault that is switched on until :meth:`clear`, or the end of a ``with`` block.
+    """A fault that is enabled until :meth:`clear`, or the end of a ``with`` block.
 
-    It strikes requests to ``server`` (``api`` or ``s3``) whose path (without the query) holds
-    the regular expression ``path``, whose query holds ``query`` (a regular expression, too), whose
-    method is ``method`` and whose ``page`` parameter is ``page`` (None: any); the first ``skip`` of
-    these pass, then ``times`` are struck (None: all). ``struck`` counts. ``reset`` closes the
-    connection without an answer.
+    It applies to requests to ``server`` (``api`` or ``s3``) whose path (without the query) matches
+    the regular expression ``path``, whose query matches the regular expression ``query``, whose
+    method is ``method`` and whose ``page`` parameter is ``page`` (None: any). The first ``skip``
+    requests pass, the next ``times`` fail (None: all); ``struck`` counts them. ``reset`` closes the
+    connection without a reply.
     """
 
     name: str

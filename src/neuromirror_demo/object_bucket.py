@@ -1,10 +1,9 @@
-"""Objects of a public bucket, kept by moto: uploads in one piece and in parts, versions, markers.
+"""Objects of a public bucket, stored by moto: single-part and multipart uploads, versions, markers.
 
-moto's store is one for the whole process and a bucket's name is unique in it; so each bucket has
-a name of its own in there. Objects are put straight into it, in this process, so that version
-ids and times are the demo's own. What is answered to readers is made in ``object_answers`` and
-``list_answers``: moto cannot be asked for a key with a newline, for the second part of an object,
-or for encoded names of versions.
+moto has one store per process, in which bucket names are unique, so each bucket has a unique name
+there. Objects are written directly to this store, so that the demo chooses version ids and times.
+Responses are created in ``s3_object_responses`` and ``s3_listing_responses``, because moto does not
+support keys with a newline, the second part of an object, or encoded names of versions.
 """
 
 from __future__ import annotations
@@ -104,15 +103,15 @@ class ObjectBucket:
         parts: tuple[int, ...] = (),
         listed: tuple[int, str] | None = None,
     ) -> ObjectVersion:
-        """Upload an object, in parts of ``part_size`` bytes where given.
+        """Upload an object, in parts of ``part_size`` bytes if given.
 
-        A sequence of sizes makes parts that differ; the last of them holds for all that follow.
+        A list of sizes gives parts of these sizes, the last of which applies to all further parts.
 
-        ``checksum`` (``SHA256``, ``CRC32``) is stored with it: of the object for an upload in one
-        piece, of the parts' checksums otherwise. With ``kms`` the ETag is no MD5, as S3's is
-        not for objects under a key of AWS KMS. ``etag`` and ``parts`` (their sizes) can also be
-        stated, as those of an upload that was made elsewhere; so can the time, for the clock's.
-        With ``listed`` the listings state another size and ETag than the object has.
+        ``checksum`` (``SHA256``, ``CRC32``) is stored with the object: of its content for a
+        single-part upload, else of the parts' checksums. With ``kms`` the ETag is not an MD5, as
+        for objects encrypted with a key of AWS KMS. ``etag``, ``parts`` (their sizes) and
+        ``modified`` override the computed values. With ``listed``, listings state this size and
+        ETag instead of the object's own.
         """
         name = key.decode("utf-8", "surrogateescape")
         if part_size is None:

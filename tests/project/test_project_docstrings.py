@@ -49,19 +49,28 @@ CLASSES = {name: one for name, one in PUBLIC.items() if inspect.isclass(one)}
 COMPLETE = [
     ["annex"],
     ["config"],
+    ["conformance"],
     ["crawl"],
     ["git"],
     ["index"],
     ["lab"],
+    ["lab", "cite"],
+    ["lab", "verify"],
     ["mint"],
     ["model"],
     ["net"],
     ["sources"],
+    ["sources", "boss"],
+    ["sources", "dandi"],
+    ["sources", "ndstore"],
+    ["sources", "precomputed"],
+    ["sources", "s3"],
+    ["sources", "volumes"],
     ["store"],
     ["transfer"],
     ["volume"],
 ]
-"""Packages in which methods and fields of public classes are documented, too."""
+"""Packages whose public classes also have documented methods and fields."""
 METHODS = {
     f"{name}.{method}": inspect.unwrap(getattr(member, "__func__", member))
     for name, one in CLASSES.items()

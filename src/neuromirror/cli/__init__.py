@@ -126,10 +126,10 @@ main.add_section(
 
 
 def run() -> None:
-    """Run the program, with the other programs of its environment first on ``PATH``.
+    """Run the program, with the folder of its environment's programs first on ``PATH``.
 
-    An environment that is not activated (pipx, uvx) has git-annex and the programs that git-annex
-    starts in it too.
+    Otherwise git-annex and the programs that it starts would not be found in an environment that is
+    not activated (pipx, uvx).
     """
     programs = sysconfig.get_path("scripts")
     path = os.environ.get("PATH", os.defpath)

@@ -58,6 +58,8 @@ class ConformanceReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
         The number of requests.
     findings
         The findings, in the order of the checks.
+    format
+        The version of the report's format.
     """
 
     archive: str
@@ -74,7 +76,13 @@ class ConformanceReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
         return [one for one in self.findings if one.status == "broken"]
 
     def dump(self) -> bytes:
-        """Return the report as JSON."""
+        """Return the report as JSON.
+
+        Returns
+        -------
+        bytes
+            The JSON text.
+        """
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
 
 

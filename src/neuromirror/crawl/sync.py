@@ -62,7 +62,7 @@ def dry_run(
     history
         Whether to visit earlier states that the archive still lists.
     private
-        The private store; None for none.
+        The private store, or None.
 
     Yields
     ------

@@ -136,7 +136,7 @@ class KnownObjects:
 
 
 def multi_pack_index_names(path: Path) -> set[str] | None:
-    """Return the names of the packs in a multi-pack index; None where there is no such file.
+    """Return the names of the packs in a multi-pack index; None if there is no such file.
 
     For an index that cannot be read the result is a name that no pack has, so that it compares
     unequal to every set of packs.

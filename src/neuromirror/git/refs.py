@@ -110,7 +110,7 @@ def info_refs_content(repository: Path) -> bytes | None:
     Returns
     -------
     bytes | None
-        None where only git can compute it: a loose ref may be an annotated tag.
+        None if only git can compute it: a loose ref may be an annotated tag.
     """
     packed = read_packed_refs(repository)
     if any(_read_loose_refs(repository)) or not _is_fully_peeled(repository):

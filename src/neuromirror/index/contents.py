@@ -47,7 +47,7 @@ _OtherDigest = tuple[int, str, str, int, int, int]
 
 
 class ContentWriter:
-    """Look up, add and complete the contents of files; lives for one transaction."""
+    """Looks up, adds and completes the contents of files; used within one transaction."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection

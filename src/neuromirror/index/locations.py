@@ -27,7 +27,7 @@ def rank(location: Location) -> int:
 
 
 class LocationWriter:
-    """Adds the locations of one version's files; lives for one transaction."""
+    """Adds the locations of one version's files; used within one transaction."""
 
     def __init__(self, connection: sqlite3.Connection, version: int) -> None:
         self._db = connection

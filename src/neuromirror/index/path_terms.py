@@ -57,7 +57,7 @@ def is_single_token(term: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PathBlock:
-    """Some hundred paths that a version added, sorted."""
+    """A block of a few hundred sorted paths that a version added."""
 
     id: int
     paths: Sequence[str]
@@ -69,7 +69,7 @@ class PathBlock:
 
 
 def split_blocks(version: int, paths: Iterable[str]) -> Iterator[PathBlock]:
-    """Yield the blocks of the paths that a version added; the paths must be sorted."""
+    """Divide the sorted paths that a version added into blocks."""
     left = iter(paths)
     for number in count(version << BLOCK_SHIFT):
         some = list(islice(left, PATHS_PER_BLOCK))
@@ -79,7 +79,7 @@ def split_blocks(version: int, paths: Iterable[str]) -> Iterator[PathBlock]:
 
 
 class PathTermWriter:
-    """Writes the blocks of the paths that a version adds; lives for one transaction."""
+    """Indexes the search terms of the paths that a version adds; used within one transaction."""
 
     def __init__(self, connection: sqlite3.Connection, version: int) -> None:
         self._db = connection

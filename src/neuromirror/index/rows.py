@@ -30,7 +30,7 @@ class DatasetRow:
     source_uri, dataset_id : str
         Empty while only a hold or an event has named the dataset.
     title, license, doi, time, files, bytes
-        Of the current version, 0 without a version; ``time`` is None where upstream has no time.
+        Of the current version, 0 without a version; ``time`` is None if upstream has no time.
     versions : int
         The number of versions.
     version : str or None

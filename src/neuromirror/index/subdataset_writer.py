@@ -11,7 +11,7 @@ _Values = tuple[str, str, str, str, int, int, bytes | None]
 
 
 class SubdatasetWriter:
-    """Updates the dataset's subdatasets to version ``seq``; lives for one transaction.
+    """Updates the dataset's subdatasets to version ``seq``; used within one transaction.
 
     A version has few subdatasets compared with files, so all of them fit in memory.
     """

@@ -336,7 +336,7 @@ def load_lock(path: Path) -> Lock:
 
 
 def read_lock_bytes(path: Path) -> bytes:
-    """Read a file, up to just above the maximum size of a lock file.
+    """Read a file, but not more than is needed to see that it is too large for a lock file.
 
     Raises
     ------

@@ -103,7 +103,7 @@ class AnnexBranchWriter:
     timestamp
         The time of new log lines, in whole seconds since the epoch.
     root
-        The 20-byte id of the old branch's tree; None where there is no branch yet.
+        The 20-byte id of the old branch's tree; None if there is no branch yet.
     holders
         The remotes beside git-annex's own web remote.
     """

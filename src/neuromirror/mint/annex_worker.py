@@ -73,7 +73,7 @@ class AnnexWorker:
     def result(self) -> tuple[bytes, Pack | None]:
         """Wait for the process; return the 20-byte id of the branch's root tree, and the pack.
 
-        The pack is None where no object is new.
+        The pack is None if no object is new.
 
         Raises
         ------

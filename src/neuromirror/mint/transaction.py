@@ -273,7 +273,7 @@ class MintTransaction:
         return UrlRemote(own, urlinclude=include, urlexclude=exclude, lines=lines)
 
     def _read_log(self, name: str) -> str:
-        """Return a file in the root of the old git-annex branch; empty where it is missing."""
+        """Return a file in the root of the old git-annex branch; empty if it is missing."""
         if self.annex_root is None:
             return ""
         found = self.reader.read_tree(self.annex_root).get(name.encode())

@@ -157,7 +157,7 @@ def aws_endpoint(profile: str | None) -> tuple[str | None, str | None]:
     Returns
     -------
     tuple[str | None, str | None]
-        The URL of the endpoint and the name of the region; None where not configured.
+        The URL of the endpoint and the name of the region; None if not configured.
 
     Raises
     ------

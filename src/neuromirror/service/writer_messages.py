@@ -64,13 +64,13 @@ class MalformedMessageError(NeuromirrorError):
 
 
 class Record(msgspec.Struct, frozen=True, tag=True):
-    """Append journal entries (lines of the journal)."""
+    """A request to append journal entries (lines of the journal)."""
 
     entries: list[bytes]
 
 
 class Publish(msgspec.Struct, frozen=True, tag=True):
-    """Move refs of a dataset's repository, then append journal entries."""
+    """A request to move refs of a dataset's repository, and then to append journal entries."""
 
     dataset: DatasetRef
     move: RefMove
@@ -78,7 +78,7 @@ class Publish(msgspec.Struct, frozen=True, tag=True):
 
 
 class Query(msgspec.Struct, frozen=True, tag=True):
-    """Run a query of :class:`~neuromirror.index.RemoteIndex`."""
+    """A request to run a query of :class:`~neuromirror.index.RemoteIndex`."""
 
     name: str
     arguments: dict[str, msgspec.Raw]

@@ -50,7 +50,7 @@ class MemoFolder:
         return self._root / dataset_id[:3] / dataset_id[3:] / f"{_file_name(upstream)}.memo"
 
     def read(self, dataset_id: str, upstream: str) -> StoredMemo | None:
-        """Return the memo of a version by upstream's name; None where it is missing or damaged."""
+        """Return the memo of a version by upstream's name; None if it is missing or damaged."""
         try:
             head, _, content = self._path(dataset_id, upstream).read_bytes().partition(b"\n")
             found = parse_json(head, "memo")

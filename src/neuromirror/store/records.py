@@ -101,7 +101,7 @@ class RecordsFolder:
     def pairs_between(self, dataset_id: str, old: str, new: str) -> Iterator[LinePair] | None:
         """Yield the pairs of lines in which two versions differ, without reading either whole.
 
-        Returns None where the versions' chains of deltas share no version. Raises
+        Returns None if the versions' chains of deltas share no version. Raises
         StoreDamagedError, also while the pairs are read.
         """
         olds, news = (self._base_chain(dataset_id, commit) for commit in (old, new))
@@ -118,7 +118,7 @@ class RecordsFolder:
     def _base_chain(self, dataset_id: str, commit: str) -> list[str]:
         """Return a version, its base, and so on to the version that is stored whole.
 
-        The list is empty where the last one is missing.
+        The list is empty if the last one is missing.
         """
         found = [commit]
         while changed := self.read_changes(dataset_id, found[-1]):

@@ -186,7 +186,7 @@ class SafeFolder:
         return sorted(os.listdir(self.descriptor))
 
     def status(self, name: str) -> os.stat_result | None:
-        """Return the ``lstat`` result of an entry; None where it is missing.
+        """Return the ``lstat`` result of an entry; None if it is missing.
 
         Parameters
         ----------

@@ -39,7 +39,7 @@ class SuperdatasetMember:
     commit
         Its newest commit in hex.
     date
-        The commit's date in seconds since the epoch; None where upstream has no time of the state.
+        The commit's date in seconds since the epoch; None if upstream has no time of the state.
     url
         Its URL, relative to the superdataset's.
     """

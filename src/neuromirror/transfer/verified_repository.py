@@ -105,6 +105,16 @@ class VerifiedRepository:
     def at(cls, folder: Path) -> VerifiedRepository:
         """Open the repository whose work tree, or own folder, is ``folder``.
 
+        Parameters
+        ----------
+        folder
+            The top folder of the work tree, or the git folder of a bare repository.
+
+        Returns
+        -------
+        VerifiedRepository
+            The repository; close it after use.
+
         Raises
         ------
         NotADatasetError
@@ -138,6 +148,11 @@ class VerifiedRepository:
     def head(self) -> str:
         """Return the checked-out commit; for an adjusted branch, that of the original branch.
 
+        Returns
+        -------
+        str
+            The commit id in hex.
+
         Raises
         ------
         NotADatasetError
@@ -155,6 +170,16 @@ class VerifiedRepository:
         """Return the newest minted commit in the history of ``commit``, or None.
 
         It may be ``commit`` itself.
+
+        Parameters
+        ----------
+        commit
+            The commit id in hex.
+
+        Returns
+        -------
+        str or None
+            The id of the minted commit, or None.
         """
         found = self._git(
             *("rev-list", "--topo-order", "--max-count=1", "-E", "--grep=^Mirror-Spec: [0-9]+$"),
@@ -166,6 +191,18 @@ class VerifiedRepository:
 
     def changed_paths(self, old: str, new: str) -> dict[str, str]:
         """Return the paths that differ between commits, with A (added in ``new``), D, M or T.
+
+        Parameters
+        ----------
+        old
+            The old commit, in hex.
+        new
+            The new commit, in hex.
+
+        Returns
+        -------
+        dict[str, str]
+            The letter of the change, by path.
 
         Raises
         ------
@@ -190,11 +227,40 @@ class VerifiedRepository:
         }
 
     def has_commit(self, commit: str) -> bool:
-        """Return whether the repository has a commit."""
+        """Return whether the repository has a commit.
+
+        Parameters
+        ----------
+        commit
+            The commit id in hex.
+
+        Returns
+        -------
+        bool
+            Whether the commit exists.
+        """
         return self._git("cat-file", "-t", commit) == "commit"
 
     def read(self, kind: str, sha: str) -> bytes:
-        """Return the content of an object after hashing it; raises ObjectDamagedError."""
+        """Return the content of an object after hashing it.
+
+        Parameters
+        ----------
+        kind
+            The type of the object: ``blob``, ``tree`` or ``commit``.
+        sha
+            The object id in hex.
+
+        Returns
+        -------
+        bytes
+            The content.
+
+        Raises
+        ------
+        ObjectDamagedError
+            The object is missing, or its content does not match its id.
+        """
         try:
             with self._lock:
                 content = self._reader.read(sha)
@@ -208,7 +274,18 @@ class VerifiedRepository:
         return content
 
     def describe(self, commit: str) -> CommitDescription:
-        """Return a commit and its description."""
+        """Return a commit and its description.
+
+        Parameters
+        ----------
+        commit
+            The commit id in hex.
+
+        Returns
+        -------
+        CommitDescription
+            The commit and its description.
+        """
         headers, _, message = self.read("commit", commit).partition(b"\n\n")
         tree = headers.split(b"\n", 1)[0].removeprefix(b"tree ").decode()
         plain = CommitDescription(commit, tree)
@@ -234,6 +311,18 @@ class VerifiedRepository:
     def entries(self, tree: str, below: bytes = b"") -> Iterator[VerifiedEntry]:
         """Yield all files of a tree, in order of path; every tree is hashed.
 
+        Parameters
+        ----------
+        tree
+            The tree id in hex.
+        below
+            The path of the tree, with a final slash; empty for the top.
+
+        Yields
+        ------
+        VerifiedEntry
+            An entry of the tree or of a tree in it.
+
         Raises
         ------
         ObjectDamagedError
@@ -258,17 +347,45 @@ class VerifiedRepository:
                 yield VerifiedEntry(mode, below + name, sha.hex())
 
     def use_annex_commit(self, commit: str) -> None:
-        """Read logs from this commit of the git-annex branch from now on, if it exists."""
+        """Read logs from this commit of the git-annex branch from now on, if it exists.
+
+        Parameters
+        ----------
+        commit
+            The commit id in hex.
+        """
         if self.has_commit(commit):
             self._annex = commit
 
     def urls(self, key: str) -> list[str]:
-        """Return the URLs of a key's content from the git-annex branch, the most exact first."""
+        """Return the URLs of a key's content from the git-annex branch, the most exact first.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+
+        Returns
+        -------
+        list[str]
+            The URLs.
+        """
         found = [strip_claim_prefix(value) for value in self._log_values(url_log_path(key))]
         return sorted(found, key=_url_rank)
 
     def equivalent_keys(self, key: str) -> list[str]:
-        """Return the keys recorded for a VURL key when it was first downloaded."""
+        """Return the keys recorded for a VURL key when it was first downloaded.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+
+        Returns
+        -------
+        list[str]
+            The keys.
+        """
         try:
             return self._log_values(log_path(key) + b".ek")
         except NotADatasetError:

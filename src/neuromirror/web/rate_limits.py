@@ -108,7 +108,7 @@ def parse_proxies(given: Iterable[str]) -> list[str]:
 
 
 def client_key(scope: Mapping[str, Any]) -> str:
-    """Return the client to which a request is counted."""
+    """Return the client whose rate limit applies to a request."""
     peer = scope.get("client")
     try:
         address = ipaddress.ip_address(peer[0] if peer else "")

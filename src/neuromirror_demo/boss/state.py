@@ -93,7 +93,7 @@ class BossState:
         """Create a channel; ``about`` are fields of ``Channel``.
 
         ``voxels`` are those of the base level from the start of the frame, axes ``z, y, x`` or ``t,
-        z, y, x``, or a function that returns them on first use; None for none.
+        z, y, x``, or a function that returns them on first use, or None.
         """
         with self.lock:
             experiment, name = self._parent(path)

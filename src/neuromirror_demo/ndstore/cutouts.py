@@ -1,14 +1,14 @@
-"""Cutouts as ndstore makes them, mistakes included.
+"""Cutouts as ndstore returns them, including its defects.
 
 Follows neurodata/ndstore (``webservices/restargs.py``, ``webservices/ndwsrest.py``) and
-neurodata/spdb (``spatialdb.py``). What is rightly cut: levels that have a table, that is the
-channel's resolution, and the coarser ones once they are propagated. What is not:
+neurodata/spdb (``spatialdb.py``). Levels with a table are correct: the channel's resolution, and
+coarser levels after propagation. Other levels are not:
 
 - A coarser level before propagation is read from the channel's resolution. An image is then not
-  scaled down: the voxels are of another place, and where the request lies on whole cuboids, there
-  are too many of them.
-- A finer level is scaled up in x and y alone, and cut twice by what does not divide evenly: the
-  reply can be too small, and where z is scaled too, it is of other slices.
+  scaled down: the voxels are from another position, and there are too many of them if the request
+  is aligned with cuboids.
+- A finer level is scaled up along x and y only, and the remainder of the division is subtracted
+  twice: the reply can be too small, and if z is scaled too, it has the wrong slices.
 """
 
 from __future__ import annotations

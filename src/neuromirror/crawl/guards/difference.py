@@ -104,7 +104,7 @@ class StateDifference:
         Yields
         ------
         LinePair
-            The line before and after; None where the file is missing.
+            The line before and after; None if the file is missing.
         """
         with self._path.open("rb", buffering=1 << 18) as file:
             yield from load_pairs(line[:-1] for line in file)
@@ -115,7 +115,7 @@ class StateDifference:
         Yields
         ------
         Change
-            The file before and after; None where it is missing.
+            The file before and after; None if it is missing.
         """
         return load_changes(self.pairs())
 

@@ -48,14 +48,14 @@ class VersionReader:
     create_resolver
         Creates the resolver for the components of a version's listing.
     attempts
-        How often a listing is read that fails validation.
+        Maximum number of times that a listing is read if it fails validation.
 
     Attributes
     ----------
     deep
         Whether the source must read again what it could take from memos.
     viewer_links, comparison_scope, problems, refused_count
-        Reported by the last listing.
+        The values that the last listing reported.
     record_refusal
         :meth:`VisitContext.record_refusal` of the version that is being read.
     """

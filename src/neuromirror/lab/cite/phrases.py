@@ -19,7 +19,7 @@ def license_phrase(work: CitedWork) -> str:
 
 
 def retrieval_phrase(work: CitedWork) -> str:
-    """Return the ids of the state, without a full stop, which would be copied with them."""
+    """Return the ids of the state, without a final full stop that readers could copy with them."""
     return f"Retrieved as {work.qualified_swhid}, state {work.digest}"
 
 

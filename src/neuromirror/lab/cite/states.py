@@ -108,7 +108,7 @@ def states_of_lock(lock: Lock, store: Store | None, stack: ExitStack) -> list[Ci
     lock
         The lock file.
     store
-        A local store; None for none.
+        A local store, or None.
     stack
         Removes the unpacked repositories when it is closed.
 

@@ -86,12 +86,16 @@ class Related:
 
 @dataclass(frozen=True, slots=True)
 class CitedState:
-    """A minted commit in the local repository ``git_dir``.
+    """A minted commit in a local repository.
 
     Attributes
     ----------
+    git_dir
+        The git directory that has the commit.
     name, label
         The name of the dataset and the label of the version.
+    commit, tree
+        The object ids in hex.
     time
         The upstream time of the state, or None.
     annex

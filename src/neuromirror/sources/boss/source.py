@@ -89,6 +89,11 @@ class BossSource(ChannelSource):
     def private(self) -> BossSource | None:
         """Return a source of the restricted channels; None if the options do not keep them apart.
 
+        Returns
+        -------
+        BossSource or None
+            The source with credentials, or None.
+
         Raises
         ------
         ConfigurationError
@@ -105,15 +110,48 @@ class BossSource(ChannelSource):
         return BossSource(self.mirror, self.options, self.session, is_private=True)
 
     def is_open(self, dataset: DatasetRef) -> bool:
-        """Return whether a channel can be read without the token."""
+        """Return whether a channel can be read without the token.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+
+        Returns
+        -------
+        bool
+            Whether everyone may read it.
+        """
         return self._anonymous.may_read(*_names(dataset))
 
     def may_be_public(self, dataset: DatasetRef) -> bool:
-        """Return whether a channel may go into the public store."""
+        """Return whether a channel may go into the public store.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+
+        Returns
+        -------
+        bool
+            Whether it may be published.
+        """
         return self.options.restricted != "private" or self.is_open(dataset)
 
     def locate(self, address: str) -> LocatedDataset | None:
-        """Return the channel that a URL names; no request is made."""
+        """Return the channel that a URL names; no request is made.
+
+        Parameters
+        ----------
+        address
+            An identifier or URL.
+
+        Returns
+        -------
+        LocatedDataset or None
+            None if it is not an address of this archive.
+        """
         base = re.escape(self.options.service) + r"/(?:v[0-9]+|latest)"
         prefixes = [re.escape(f"{self.uri}/")]
         if self.options.host.endswith("bossdb.io"):
@@ -136,6 +174,11 @@ class BossSource(ChannelSource):
 
         A collection or experiment whose list may not be read is reported by a hint whose local id
         starts with ``==``.
+
+        Yields
+        ------
+        DatasetHint
+            The hint of a dataset, or of a problem.
         """
         for collection in self._client.collections():
             if not self._may_include(collection):
@@ -166,7 +209,23 @@ class BossSource(ChannelSource):
                     yield self._hint(found, local_id, unavailable)
 
     def hint(self, dataset: DatasetRef) -> DatasetHint:
-        """Return one channel's hint; raise DatasetNotFoundError."""
+        """Return one channel's hint.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+
+        Returns
+        -------
+        DatasetHint
+            The hint, as :meth:`datasets` yields it.
+
+        Raises
+        ------
+        DatasetNotFoundError
+            The channel does not exist.
+        """
         found = _names(dataset)
         if not self.options.includes(dataset.local_id):
             return self._hint(found, dataset.local_id, "excluded by the mirror's configuration")
@@ -239,6 +298,18 @@ class BossSource(ChannelSource):
     def listing(self, version: VersionRef, context: VisitContext) -> Listing:
         """Return the listing of a channel's blocks.
 
+        Parameters
+        ----------
+        version
+            The version, from :meth:`versions` or :meth:`history`.
+        context
+            Results of earlier visits.
+
+        Returns
+        -------
+        Listing
+            The listing; its entries are read once.
+
         Raises
         ------
         DatasetNotFoundError, BossChannelNotPublicError
@@ -269,7 +340,23 @@ class BossSource(ChannelSource):
         return volume
 
     def estimate(self, dataset: DatasetRef) -> Estimate | None:
-        """Return the cost of a first visit; raise DatasetNotFoundError."""
+        """Return the cost of a first visit.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+
+        Returns
+        -------
+        Estimate or None
+            The cost, or None if it is unknown.
+
+        Raises
+        ------
+        DatasetNotFoundError
+            The channel does not exist.
+        """
         found = _names(dataset)
         channel = self._channel(dataset, found, self._reader)
         volume, _ = self._plan(self._geometry(found, channel))

@@ -88,7 +88,13 @@ class DandiOptions(SourceOptions):
         return base_address(api, "use token_env")
 
     def session(self) -> Session:
-        """Return a session that sends the token only to the API's host."""
+        """Return a session that sends the token only to the API's host.
+
+        Returns
+        -------
+        Session
+            The session; close it after use.
+        """
         private = self.allow_private
         if private is None:
             private = is_local_name(origin(self.api)[1])
@@ -96,5 +102,11 @@ class DandiOptions(SourceOptions):
         return Session(allow_private=private, tokens=tokens)
 
     def requirements(self) -> tuple[str, ...]:
-        """Return the token, if the options name one."""
+        """Return the token, if the options name one.
+
+        Returns
+        -------
+        tuple[str, ...]
+            One text per requirement, for messages.
+        """
         return () if self.token is None else (f"a token in ${self.token.variables[0]}",)

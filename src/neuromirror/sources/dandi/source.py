@@ -57,7 +57,23 @@ class DandiSource:
         self._zarrs = self._archive.zarrs
 
     def dataset(self, local_id: str) -> DatasetRef:
-        """Return the reference of a dandiset, or of ``zarr/<id>``; raise MalformedIdError."""
+        """Return the reference of a dandiset, or of ``zarr/<id>``.
+
+        Parameters
+        ----------
+        local_id
+            The local id of the dataset, as in ``<mirror>:<local id>``.
+
+        Returns
+        -------
+        DatasetRef
+            The reference.
+
+        Raises
+        ------
+        MalformedIdError
+            The text is not an id of this archive.
+        """
         if local_id.startswith(LOCAL_PREFIX):
             return self._zarrs.dataset(local_id)
         if not _ID.match(local_id):
@@ -68,7 +84,18 @@ class DandiSource:
         return DatasetRef(self.mirror, local_id, f"{self.options.api}/dandisets/{local_id}/")
 
     def locate(self, address: str) -> LocatedDataset | None:
-        """Return the dandiset, version and path that an address names; no request is made."""
+        """Return the dandiset, version and path that an address names; no request is made.
+
+        Parameters
+        ----------
+        address
+            An identifier or URL.
+
+        Returns
+        -------
+        LocatedDataset or None
+            None if it is not an address of this archive.
+        """
         return addresses.locate(self.options.api, self.mirror, address)
 
     @property
@@ -80,6 +107,11 @@ class DandiSource:
         """Return a source of the embargoed dandisets; None if the options skip them.
 
         Its records have no location except the API's download URL, which requires the token.
+
+        Returns
+        -------
+        DandiSource or None
+            The source with credentials, or None.
 
         Raises
         ------
@@ -100,7 +132,18 @@ class DandiSource:
         return type(self)(self.mirror, options, self.session, is_private=True)
 
     def is_open(self, dataset: DatasetRef) -> bool:
-        """Return whether the dandiset and its draft's assets are readable without the token."""
+        """Return whether the dandiset and its draft's assets are readable without the token.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+
+        Returns
+        -------
+        bool
+            Whether everyone may read it.
+        """
         with self.session.anonymous() as session:
             try:
                 row = session.get_json(dataset.source_uri)
@@ -114,13 +157,34 @@ class DandiSource:
 
         If there is a token, the dandiset and its draft's assets are requested once without it.
         Zarrs are checked in :meth:`hint`. Without a token every request is anonymous anyway.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+
+        Returns
+        -------
+        bool
+            Whether it may be published.
         """
         if not self.options.has_token or _is_zarr(dataset):
             return True
         return self.is_open(dataset)
 
     def is_listed(self, dataset: DatasetRef) -> bool:
-        """Return whether :meth:`datasets` would yield it; Zarrs are not in the archive's list."""
+        """Return whether :meth:`datasets` would yield it; Zarrs are not in the archive's list.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+
+        Returns
+        -------
+        bool
+            Whether the list of the archive includes it.
+        """
         return not _is_zarr(dataset)
 
     def _is_zarr_open(self, zarr: DatasetRef) -> bool:
@@ -141,8 +205,15 @@ class DandiSource:
         dandiset is deleted and another created between two pages, a third can be missing without
         an error. Request the :meth:`hint` of a missing dandiset before treating it as removed.
 
+        Yields
+        ------
+        DatasetHint
+            The hint of a dataset, or of a problem.
+
         Raises
         ------
+        UnexpectedReplyError
+            A row of the list is malformed.
         UnreliableListingError
             Possibly after the first hints: completeness is known only at the end.
         """
@@ -169,9 +240,26 @@ class DandiSource:
                     yield hint
 
     def hint(self, dataset: DatasetRef) -> DatasetHint:
-        """Return one dandiset's hint; raise DatasetNotFoundError.
+        """Return one dandiset's hint.
 
         An embargoed dandiset is not in the list; it is recognized by the HTTP status of the reply.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+
+        Returns
+        -------
+        DatasetHint
+            The hint, as :meth:`datasets` yields it.
+
+        Raises
+        ------
+        DatasetNotFoundError
+            The archive reports that it does not exist.
+        UnexpectedReplyError
+            The reply does not describe the dandiset.
         """
         if _is_zarr(dataset):
             found = self._zarrs.hint(dataset)
@@ -259,6 +347,16 @@ class DandiSource:
     def versions(self, dataset: DatasetRef) -> list[VersionRef]:
         """Return published versions, oldest first, then the draft; of a Zarr, its current state.
 
+        Parameters
+        ----------
+        dataset
+            The dataset.
+
+        Returns
+        -------
+        list[VersionRef]
+            The versions.
+
         Raises
         ------
         DatasetNotFoundError
@@ -278,29 +376,96 @@ class DandiSource:
         return refs
 
     def history(self, dataset: DatasetRef, since: datetime | None) -> list[VersionRef]:
-        """Return a Zarr's earlier states; empty for a dandiset, whose drafts are not kept."""
+        """Return a Zarr's earlier states; empty for a dandiset, whose drafts are not kept.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+        since
+            The time of the last known state; None for all states.
+
+        Returns
+        -------
+        list[VersionRef]
+            The states.
+        """
         return self._zarrs.history(dataset, since) if _is_zarr(dataset) else []
 
     def capabilities(self) -> Mapping[str, str]:
-        """Return an empty mapping: the API allows the same everywhere."""
+        """Return an empty mapping: the API allows the same everywhere.
+
+        Returns
+        -------
+        Mapping[str, str]
+            The value by the name of the capability.
+        """
         return {}
 
     def estimate(self, dataset: DatasetRef) -> Estimate | None:
-        """Return None: only the listing has the sizes."""
+        """Return None: only the listing has the sizes.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+
+        Returns
+        -------
+        Estimate or None
+            The cost, or None if it is unknown.
+        """
         return None
 
     def superdataset(self, id_prefix: str) -> DatasetRef | None:
-        """Return None: all datasets belong to the mirror's superdataset."""
+        """Return None: all datasets belong to the mirror's superdataset.
+
+        Parameters
+        ----------
+        id_prefix
+            The first segments of the local ids.
+
+        Returns
+        -------
+        DatasetRef or None
+            The reference of the superdataset, or None.
+        """
         return None
 
     def listing(self, version: VersionRef, context: VisitContext) -> Listing:
-        """Return the listing of a dandiset's version or of a Zarr's state."""
+        """Return the listing of a dandiset's version or of a Zarr's state.
+
+        Parameters
+        ----------
+        version
+            The version, from :meth:`versions` or :meth:`history`.
+        context
+            Results of earlier visits.
+
+        Returns
+        -------
+        Listing
+            The listing; its entries are read once.
+        """
         if _is_zarr(version.dataset):
             return self._zarrs.listing(version, context)
         return DandisetListing(self._archive, version, context)
 
     def is_still_pending(self, dataset: DatasetRef, pending: bytes) -> bool:
-        """Return whether the archive has completed none of the draft's pending items."""
+        """Return whether the archive has completed none of the draft's pending items.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+        pending
+            The bytes from :meth:`~neuromirror.sources.Listing.pending_items`.
+
+        Returns
+        -------
+        bool
+            False if a visit should be made.
+        """
         return is_still_pending(
             pending,
             self.session,

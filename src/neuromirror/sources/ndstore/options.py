@@ -58,6 +58,16 @@ class NdstoreOptions(VolumeOptions):
         """Return whether the options can include a channel of a project.
 
         ``token`` is encoded as in a local id.
+
+        Parameters
+        ----------
+        token
+            The token of the project, encoded as in a local id.
+
+        Returns
+        -------
+        bool
+            False if no pattern can match.
         """
         if any(one.endswith("*") and fnmatchcase(f"{token}/", one) for one in self.exclude):
             return False

@@ -85,7 +85,18 @@ class NdstoreSource(ChannelSource):
         self._reader = session if options.restricted == "mirror" else session.anonymous()
 
     def locate(self, address: str) -> LocatedDataset | None:
-        """Return the channel that a URL names; no request is made."""
+        """Return the channel that a URL names; no request is made.
+
+        Parameters
+        ----------
+        address
+            An identifier or URL.
+
+        Returns
+        -------
+        LocatedDataset or None
+            None if it is not an address of this archive.
+        """
         for base in (f"{self.uri}/", f"{self.options.api}/"):
             if address.startswith(base):
                 names = re.split("[?#]", address.removeprefix(base))[0].split("/")[:2]
@@ -99,6 +110,11 @@ class NdstoreSource(ChannelSource):
         """Yield all channels that the options include, token by token.
 
         A project that cannot be read is reported by a hint whose local id starts with ``==``.
+
+        Yields
+        ------
+        DatasetHint
+            The hint of a dataset, or of a problem.
         """
         for token in self.options.tokens or self._public_tokens():
             local_id = local_id_of([token])
@@ -120,7 +136,23 @@ class NdstoreSource(ChannelSource):
                     yield self._hint(info, self._ref([token, channel], local_id))
 
     def hint(self, dataset: DatasetRef) -> DatasetHint:
-        """Return one channel's hint; raise DatasetNotFoundError."""
+        """Return one channel's hint.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+
+        Returns
+        -------
+        DatasetHint
+            The hint, as :meth:`datasets` yields it.
+
+        Raises
+        ------
+        DatasetNotFoundError
+            The channel does not exist.
+        """
         if not self.options.includes(dataset.local_id):
             return DatasetHint(dataset, None, unavailable="excluded by the mirror's configuration")
         try:
@@ -208,6 +240,18 @@ class NdstoreSource(ChannelSource):
     def listing(self, version: VersionRef, context: VisitContext) -> Listing:
         """Return the listing of a channel's blocks.
 
+        Parameters
+        ----------
+        version
+            The version, from :meth:`versions` or :meth:`history`.
+        context
+            Results of earlier visits.
+
+        Returns
+        -------
+        Listing
+            The listing; its entries are read once.
+
         Raises
         ------
         DatasetNotFoundError, NdstoreProjectNotPublicError
@@ -235,7 +279,18 @@ class NdstoreSource(ChannelSource):
         )
 
     def estimate(self, dataset: DatasetRef) -> Estimate | None:
-        """Return the cost of a first visit; raise as :meth:`listing` does."""
+        """Return the cost of a first visit; raise as :meth:`listing` does.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+
+        Returns
+        -------
+        Estimate or None
+            The cost, or None if it is unknown.
+        """
         volume, _ = self._plan(dataset, self._fetch_channel_info(dataset))
         return estimate_volume(volume, self.options)
 

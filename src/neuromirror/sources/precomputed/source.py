@@ -54,6 +54,16 @@ class PrecomputedSource(BucketSource):
         """Return the layer that a URL names, or whose ``info`` it names; no request is made.
 
         Below the maximum depth of layers, the rest is a path in the layer.
+
+        Parameters
+        ----------
+        address
+            An identifier or URL.
+
+        Returns
+        -------
+        LocatedDataset or None
+            None if it is not an address of this archive.
         """
         key = self.key_of(address)
         if key is None:
@@ -69,7 +79,18 @@ class PrecomputedSource(BucketSource):
         return None if local_id is None else LocatedDataset(local_id, path=path or None)
 
     def superdataset(self, id_prefix: str) -> DatasetRef | None:
-        """Return the superdataset of all layers below a folder; None if it is not a folder."""
+        """Return the superdataset of all layers below a folder; None if it is not a folder.
+
+        Parameters
+        ----------
+        id_prefix
+            The first segments of the local ids.
+
+        Returns
+        -------
+        DatasetRef or None
+            The reference of the superdataset, or None.
+        """
         try:
             segments = local_ids.segments_of(id_prefix)
         except ValueError:
@@ -79,6 +100,11 @@ class PrecomputedSource(BucketSource):
 
     def private(self) -> PrecomputedSource | None:
         """Return the source for the private store; None if the bucket is public.
+
+        Returns
+        -------
+        PrecomputedSource or None
+            The source with credentials, or None.
 
         Raises
         ------
@@ -95,6 +121,11 @@ class PrecomputedSource(BucketSource):
         """Yield all layers, and hints that report objects outside of them.
 
         Such a hint has a local id that starts with ``==`` and a description in ``unavailable``.
+
+        Yields
+        ------
+        DatasetHint
+            The hint of a dataset, or of a problem.
         """
         if self._is_concealed:
             return
@@ -107,6 +138,16 @@ class PrecomputedSource(BucketSource):
 
     def hint(self, dataset: DatasetRef) -> DatasetHint:
         """Return one layer's hint.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+
+        Returns
+        -------
+        DatasetHint
+            The hint, as :meth:`datasets` yields it.
 
         Raises
         ------
@@ -152,7 +193,25 @@ class PrecomputedSource(BucketSource):
     # --- listing
 
     def listing(self, version: VersionRef, context: VisitContext) -> Listing:
-        """Return the listing of a state; raise MalformedIdError for another kind of version."""
+        """Return the listing of a state.
+
+        Parameters
+        ----------
+        version
+            The version, from :meth:`versions` or :meth:`history`.
+        context
+            Results of earlier visits.
+
+        Returns
+        -------
+        Listing
+            The listing; its entries are read once.
+
+        Raises
+        ------
+        MalformedIdError
+            The name of the version is not that of a state.
+        """
         layer_memo, bucket_memo = None, None
         if moment_of(version.upstream) is None:
             layer_memo, bucket_memo = load_layer_memo(context.memo, self._shape)

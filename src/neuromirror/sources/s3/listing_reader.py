@@ -105,7 +105,7 @@ class ListingReader:
     Parameters
     ----------
     bucket, prefix, version
-        The objects, and the version that they are.
+        The location of the objects, and the version to read.
     claim_resolver
         Finds the objects' digests.
     rules
@@ -113,7 +113,7 @@ class ListingReader:
     context
         Results of earlier visits.
     workspace
-        A folder for files that an interrupted visit leaves to the next; None for none.
+        A folder for files that an interrupted visit leaves for the next one, or None.
     rows
         Opens the listing; called once.
     on_opaque

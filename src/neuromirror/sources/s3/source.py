@@ -48,6 +48,11 @@ class S3Source(BucketSource):
     def private(self) -> S3Source | None:
         """Return the source for the private store; None if the bucket is public.
 
+        Returns
+        -------
+        S3Source or None
+            The source with credentials, or None.
+
         Raises
         ------
         CredentialsError
@@ -64,6 +69,11 @@ class S3Source(BucketSource):
 
         Such a hint has a local id that starts with ``==``. Its ``unavailable`` describes objects
         above the datasets' depth, or differences between DocDB and the bucket.
+
+        Yields
+        ------
+        DatasetHint
+            The hint of a dataset, or of a problem.
         """
         if self._is_concealed:
             return
@@ -81,7 +91,23 @@ class S3Source(BucketSource):
                 yield DatasetHint(ref, None, unavailable=summary)
 
     def hint(self, dataset: DatasetRef) -> DatasetHint:
-        """Return one dataset's hint; raise DatasetNotFoundError if its prefix has no objects."""
+        """Return one dataset's hint.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+
+        Returns
+        -------
+        DatasetHint
+            The hint, as :meth:`datasets` yields it.
+
+        Raises
+        ------
+        DatasetNotFoundError
+            The prefix has no objects.
+        """
         segments = self._segments(dataset.local_id)
         if self._is_concealed:
             return DatasetHint(dataset, None, unavailable=EMBARGOED)
@@ -111,7 +137,18 @@ class S3Source(BucketSource):
         return DatasetHint(self._ref(segments, local_id), fingerprint, title=local_id)
 
     def locate(self, address: str) -> LocatedDataset | None:
-        """Return what a URL, or the name of an AIND asset, names; no request is made."""
+        """Return what a URL, or the name of an AIND asset, names; no request is made.
+
+        Parameters
+        ----------
+        address
+            An identifier or URL.
+
+        Returns
+        -------
+        LocatedDataset or None
+            None if it is not an address of this archive.
+        """
         key = self.key_of(address)
         if key is None and self.options.layout == "aind" and _ASSET_NAME.match(address):
             key = address.encode()

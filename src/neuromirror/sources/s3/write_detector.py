@@ -21,7 +21,7 @@ class WriteDetector:
     bucket
         The bucket.
     workspace
-        A folder that keeps the start of an interrupted listing; None for none.
+        A folder that keeps the start of an interrupted listing, or None.
     """
 
     def __init__(self, bucket: S3Bucket, workspace: Path | None) -> None:

@@ -36,7 +36,23 @@ class ChannelSource:
     # --- names
 
     def dataset(self, local_id: str) -> DatasetRef:
-        """Return the dataset of a channel; raise MalformedIdError."""
+        """Return the dataset of a channel.
+
+        Parameters
+        ----------
+        local_id
+            The local id of the dataset, as in ``<mirror>:<local id>``.
+
+        Returns
+        -------
+        DatasetRef
+            The reference.
+
+        Raises
+        ------
+        MalformedIdError
+            The text is not an id of this service.
+        """
         segments = segments_of(local_id)
         if len(segments) != len(self.levels):
             raise MalformedIdError(
@@ -47,7 +63,18 @@ class ChannelSource:
         return self._ref(segments, local_id)
 
     def superdataset(self, id_prefix: str) -> DatasetRef | None:
-        """Return the superdataset of a level above channels; None for other ids."""
+        """Return the superdataset of a level above channels; None for other ids.
+
+        Parameters
+        ----------
+        id_prefix
+            The first segments of the local ids.
+
+        Returns
+        -------
+        DatasetRef or None
+            The reference of the superdataset, or None.
+        """
         segments = segments_of(id_prefix)
         above = 0 < len(segments) < len(self.levels)
         return self._ref(segments, id_prefix) if above else None
@@ -67,15 +94,45 @@ class ChannelSource:
     # --- versions
 
     def versions(self, dataset: DatasetRef) -> list[VersionRef]:
-        """Return the current state; no request is made."""
+        """Return the current state; no request is made.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+
+        Returns
+        -------
+        list[VersionRef]
+            The versions.
+        """
         return [VersionRef(dataset, CURRENT, VersionKind.OBSERVED, None)]
 
     def history(self, dataset: DatasetRef, since: datetime | None) -> list[VersionRef]:
-        """Return an empty list: upstream keeps no earlier states."""
+        """Return an empty list: upstream keeps no earlier states.
+
+        Parameters
+        ----------
+        dataset
+            The dataset.
+        since
+            The time of the last known state; None for all states.
+
+        Returns
+        -------
+        list[VersionRef]
+            The states.
+        """
         return []
 
     def capabilities(self) -> Mapping[str, str]:
-        """Return an empty mapping: all these services allow the same."""
+        """Return an empty mapping: all these services allow the same.
+
+        Returns
+        -------
+        Mapping[str, str]
+            The value by the name of the capability.
+        """
         return {}
 
     @staticmethod

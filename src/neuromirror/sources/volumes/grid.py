@@ -132,11 +132,38 @@ class Volume:
         return times * sum(math.prod(level.grid) * self.chunk_bytes(level) for level in self.levels)
 
     def chunk_bytes(self, level: Level) -> int:
-        """Return the bytes of each chunk file of a level."""
+        """Return the bytes of each chunk file of a level.
+
+        Parameters
+        ----------
+        level
+            A level of the volume.
+
+        Returns
+        -------
+        int
+            The size in bytes.
+        """
         return math.prod(level.chunk) * self.item_size
 
     def level(self, name: str) -> Level:
-        """Return the level of that name; raise KeyError."""
+        """Return the level with this name.
+
+        Parameters
+        ----------
+        name
+            The name of the level.
+
+        Returns
+        -------
+        Level
+            The level.
+
+        Raises
+        ------
+        KeyError
+            The volume has no such level.
+        """
         for level in self.levels:
             if level.name == name:
                 return level

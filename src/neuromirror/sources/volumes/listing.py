@@ -161,6 +161,11 @@ class VolumeListing(Listing):
     def confirm_version(self) -> VersionRef:
         """Return the version.
 
+        Returns
+        -------
+        VersionRef
+            The version.
+
         Raises
         ------
         UnreliableListingError
@@ -175,21 +180,45 @@ class VolumeListing(Listing):
     # --- comparison with the memo
 
     def is_unchanged(self) -> bool:
-        """Return whether the metadata and the checked blocks match the memo."""
+        """Return whether the metadata and the checked blocks match the memo.
+
+        Returns
+        -------
+        bool
+            False if the entries must be read.
+        """
         if self._before is None or self._before.metadata != self._check_progress.metadata:
             return False
         return self._is_same()
 
     def describe_checks(self) -> str:
-        """Return what was compared; empty if every block was read."""
+        """Return what was compared; empty if every block was read.
+
+        Returns
+        -------
+        str
+            A sentence, or an empty text.
+        """
         return self._check_description
 
     def memo(self) -> bytes:
-        """Return the digests and the progress of the rolling pass."""
+        """Return the digests and the progress of the rolling pass.
+
+        Returns
+        -------
+        bytes
+            The memo, or None.
+        """
         return dump_memo(self._check_progress, self._digests)
 
     def renewed_memo(self) -> bytes:
-        """Return the memo with the progress of this visit's checks."""
+        """Return the memo with the progress of this visit's checks.
+
+        Returns
+        -------
+        bytes
+            The memo, or None.
+        """
         return self.memo()
 
     def _is_same(self) -> bool:
@@ -240,6 +269,11 @@ class VolumeListing(Listing):
 
     def entries(self) -> Iterator[ListingEntry]:
         """Yield the excluded levels and all blocks; then add to the facts what was checked.
+
+        Yields
+        ------
+        ListingEntry
+            A file, exclusion or component.
 
         Raises
         ------

@@ -98,7 +98,18 @@ class VolumeOptions(SourceOptions):
         return usual if self.rolling is None else self.rolling
 
     def includes(self, local_id: str) -> bool:
-        """Return whether the dataset with this local id is mirrored."""
+        """Return whether the dataset with this local id is mirrored.
+
+        Parameters
+        ----------
+        local_id
+            The local id of the dataset.
+
+        Returns
+        -------
+        bool
+            Whether it is mirrored.
+        """
         if any(fnmatchcase(local_id, pattern) for pattern in self.exclude):
             return False
         return not self.include or any(fnmatchcase(local_id, one) for one in self.include)
@@ -112,6 +123,11 @@ class VolumeOptions(SourceOptions):
         """Return a session that sends the token only to the service's host.
 
         The read timeout is long, because a service may take minutes to prepare a cutout.
+
+        Returns
+        -------
+        Session
+            The session; close it after use.
         """
         private = self.allow_private
         if private is None:
@@ -121,6 +137,12 @@ class VolumeOptions(SourceOptions):
         return Session(allow_private=private, tokens=tokens, limits=limits)
 
     def requirements(self) -> tuple[str, ...]:
-        """Return the packages that read volumes, and the token, if the options name one."""
+        """Return the packages that read volumes, and the token, if the options name one.
+
+        Returns
+        -------
+        tuple[str, ...]
+            One text per requirement, for messages.
+        """
         token = () if self.token_env is None else (f"a token in ${self.token_env}",)
         return ("pip install 'neuromirror[volumes]'", *token)

@@ -124,6 +124,16 @@ class BlockUrl:
     def voxel_type(self, size: int) -> str:
         """Return the type of a voxel in a file of ``size`` bytes.
 
+        Parameters
+        ----------
+        size
+            The size of the file in bytes.
+
+        Returns
+        -------
+        str
+            Numpy's name of the type.
+
         Raises
         ------
         MalformedUrlError
