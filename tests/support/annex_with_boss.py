@@ -1,4 +1,4 @@
-"""A BOSS on loopback, and annexes that have its blocks."""
+"""A BOSS on loopback, and git-annex repositories with its blocks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class AnnexRepository:
     path: Path
 
     def run(self, *arguments: str, ok: bool = True) -> str:
-        """What ``git annex`` says, on both streams; it must succeed, or must not."""
+        """Run ``git annex`` and return both output streams; check that it succeeds, or fails."""
         done = subprocess.run(
             ["git", "annex", *arguments],
             cwd=self.path,
@@ -51,7 +51,7 @@ class AnnexRepository:
         return done.stdout
 
     def put(self, name: str, content: bytes, *urls: str) -> Path:
-        """A file of this content, which is to be had from these URLs and not here."""
+        """Add a file with this content, whose key has these URLs and no local copy."""
         key = sha256e_key(len(content), hashlib.sha256(content).hexdigest(), name)
         link = self.path / name
         link.symlink_to(link_target(key, name.encode()).decode())
@@ -64,7 +64,7 @@ class AnnexRepository:
 
 @pytest.fixture(scope="session")
 def annex_template(tmp_path_factory: pytest.TempPathFactory) -> AnnexRepository:
-    """A repository that is copied for each test."""
+    """Return a copy of a prepared repository for each test."""
     folder = Path(sys.executable).parent
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
@@ -95,7 +95,7 @@ def chunk(
     level: int = 0,
     shape: tuple[int, int, int] | None = None,
 ) -> bytes:
-    """The chunk file of a box: its voxels in C order (z, y, x), padded with zeros to ``shape``."""
+    """Return the chunk file of a box: voxels in C order (z, y, x), zero-padded to ``shape``."""
     (x0, x1), (y0, y1), (z0, z1) = box
     voxels = np.asarray(boss.voxels(path, level))
     starts = [start for start, _ in boss.box(path, level)]

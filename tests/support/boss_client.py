@@ -1,4 +1,4 @@
-"""Asking a demo BOSS as a plain HTTP client does."""
+"""Requests to a demo BOSS with a plain HTTP client."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def ask(
     version: str = "v1",
     **how: Any,
 ) -> requests.Response:
-    """A reply, to a path below the version."""
+    """Return the reply to a path below the API version."""
     headers = {**how.pop("headers", {}), **({"Authorization": f"Token {token}"} if token else {})}
     url = f"{boss.api}/{version}/{path}"
     return requests.request(method, url, headers=headers, timeout=30, **how)
 
 
 def address(path: str, level: int, box: Box, time: tuple[int, int] | None = None) -> str:
-    """The path of a cutout, below the version."""
+    """Return the path of a cutout, below the API version."""
     spans = [*box, *([time] if time else [])]
     return f"cutout/{path}/{level}/{'/'.join(f'{a}:{b}' for a, b in spans)}/"
 
@@ -44,27 +44,27 @@ def cut(
     time: tuple[int, int] | None = None,
     **how: Any,
 ) -> np.ndarray[Any, Any]:
-    """The voxels of a cutout, through npygz."""
+    """Return the voxels of a cutout, requested as npygz."""
     reply = ask(boss, address(path, level, box, time), headers={"Accept": NPYGZ}, **how)
     assert (reply.status_code, reply.headers["Content-Type"]) == (200, NPYGZ), reply.text
     return unpacked(reply.content)
 
 
 def unpacked(body: bytes) -> np.ndarray[Any, Any]:
-    """The voxels of an npygz body."""
+    """Return the voxels in an npygz body."""
     found: np.ndarray[Any, Any] = np.load(io.BytesIO(zlib.decompress(body)), allow_pickle=False)
     return found
 
 
 def packed(voxels: np.ndarray[Any, Any]) -> bytes:
-    """An npygz body."""
+    """Return an npygz body."""
     file = io.BytesIO()
     np.save(file, voxels)
     return zlib.compress(file.getvalue())
 
 
 def error_of(reply: requests.Response) -> tuple[int, int]:
-    """Status and code of a refusal, which its JSON repeats."""
+    """Return the status and code of an error reply; its JSON must repeat the status."""
     body = reply.json()
     assert body["status"] == reply.status_code
     assert body["message"]

@@ -1,4 +1,4 @@
-"""Every kind of page, with an address of each; the pictures are of these."""
+"""All kinds of pages with their addresses, as used for the screenshots."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from support.browser_site import (
 
 @dataclass(frozen=True)
 class PageKind:
-    """A kind of page: its name, where one is at a site, its status."""
+    """A kind of page: its name, its path at a site, and its HTTP status."""
 
     name: str
     path: Callable[[BrowserSite], str]

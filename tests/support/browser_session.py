@@ -1,4 +1,4 @@
-"""A person at a browser: what is opened, clicked and typed, and what goes wrong on the way."""
+"""Drive a browser: open pages, click, type, and record errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    # no other name leads anywhere, for whatever part of the browser
+    # # no other host name resolves, for any part of the browser
     f"--host-resolver-rules=MAP {PLAIN_NAME} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 _TIMEOUT_MS = 60_000
@@ -49,12 +49,12 @@ DESKTOP = {"width": 1200, "height": 800}
 
 
 def in_ci() -> bool:
-    """Whether what is missing is a failure, as ``scripts/environment.py`` sees it."""
+    """Return whether a missing browser is an error, according to ``scripts/environment.py``."""
     return os.environ.get("CI", "") not in ("", "false")
 
 
 def found_browser() -> str:
-    """The browser's program; without one the tests fail in CI, and are left out elsewhere."""
+    """Return the path of the browser; without one, fail in CI and skip elsewhere."""
     for name in PROGRAMS:
         if program := shutil.which(name):
             return program
@@ -66,7 +66,7 @@ def found_browser() -> str:
 
 @contextmanager
 def launched(program: str, home: Path) -> Iterator[Browser]:
-    """The browser with a new profile in a home of its own; it ends with the block."""
+    """Start the browser with a new profile in a temporary home, and stop it after the block."""
     inherited = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
     with sync_playwright() as driver:
         browser = driver.chromium.launch(
@@ -84,10 +84,10 @@ def launched(program: str, home: Path) -> Iterator[Browser]:
 
 @dataclass
 class BrowserSession:
-    """One person's browser at one site.
+    """A browser with one site.
 
-    ``wrong`` lists unexpected errors; ``forgiven`` are words of messages of the
-    browser that are not counted; ``expected`` is the status of pages.
+    ``wrong`` lists unexpected errors; ``forgiven`` are parts of browser
+    messages that are ignored; ``expected`` is the status of pages.
     """
 
     context: BrowserContext
@@ -100,7 +100,7 @@ class BrowserSession:
 
     @property
     def page(self) -> Page:
-        """The page that is looked at."""
+        """The current page."""
         if self._page is None:
             self._page = self.context.new_page()
             self._page.set_default_timeout(_TIMEOUT_MS)
@@ -114,7 +114,7 @@ class BrowserSession:
 
     @property
     def path(self) -> str:
-        """Where the page is, without the site's address."""
+        """The path of the current page, without the URL of the site."""
         return self.page.url.removeprefix(self.address)
 
     @property
@@ -128,7 +128,7 @@ class BrowserSession:
         return self.page.locator("h1").first.inner_text()
 
     def open(self, path: str, status: int = 200) -> Page:
-        """The page at a path, which answers with this status."""
+        """Open the page at a path and check its status."""
         self.expected = status
         reply = self.page.goto(self.address + path)
         assert reply is not None
@@ -136,16 +136,16 @@ class BrowserSession:
         return self.page
 
     def follow(self, link: Locator) -> None:
-        """Clicks on what leads to another page."""
+        """Click on a link to another page."""
         with self.page.expect_navigation():
             link.click()
 
     def unfold(self) -> None:
-        """Opens all that is folded."""
+        """Open all folded sections."""
         self.page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
 
     def typed(self, *keys: str) -> None:
-        """Presses keys."""
+        """Press keys."""
         for key in keys:
             self.page.keyboard.press(key)
 
@@ -155,7 +155,7 @@ class BrowserSession:
         return found
 
     def tab_to(self, target: Locator, most: int = 200) -> None:
-        """Presses Tab until this has the focus, which must always be seen."""
+        """Press Tab until this element has the focus, which must be visible at each step."""
         for _ in range(most):
             self.typed("Tab")
             found = self.focused()
@@ -165,7 +165,7 @@ class BrowserSession:
         raise AssertionError(f"{self.path}: {most} tabs do not lead to {target}")
 
     def enter(self) -> None:
-        """Presses Enter where that leads to another page."""
+        """Press Enter on a link to another page."""
         with self.page.expect_navigation():
             self.typed("Enter")
 
@@ -190,7 +190,7 @@ class BrowserSession:
             self.errors.append(f"{response.url}: {response.status}")
 
     def _on_request_failed(self, request: Request) -> None:
-        # that of a page which was left before all of it came
+        # # the response of a page that was left before it was complete
         if request.failure != "net::ERR_ABORTED":
             self.errors.append(f"{request.url}: {request.failure}")
 

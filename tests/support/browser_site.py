@@ -148,7 +148,7 @@ def _mirror_archives(demo: DemoArchive, folder: Path, odd: bool) -> MirrorHarnes
 
 
 def _make_odd(demo: DemoArchive, source: ScriptedSource) -> None:
-    """Adds titles and names that break what is not careful."""
+    """Adds titles and names with characters that need escaping."""
     assert demo.buckets is not None
     (demo.mirrors / "hostile.toml").write_text(
         f'source = "s3"\n[options]\nbucket = "{demo.buckets.hostile}"\ndepth = 0\n'
@@ -164,7 +164,7 @@ def _thing(files: dict[str, ScriptedFile], title: str) -> ScriptedDataset:
 
 
 def _grow(demo: DemoArchive, visit: int) -> None:
-    """What happens to the study in progress from one visit to the next."""
+    """Change the study between two visits."""
     dandiset = GROWING.partition(":")[2]
     demo.let_time_pass(24 * 30)
     subject = f"sub-80{2 + visit}"

@@ -8,7 +8,7 @@ from neuromirror_demo import DemoBuckets
 
 
 def anonymous(buckets: DemoBuckets) -> Any:
-    """A client that signs nothing, path-style."""
+    """Return a client for unsigned, path-style requests."""
     import boto3
     from botocore import UNSIGNED
     from botocore.config import Config
@@ -27,7 +27,7 @@ def anonymous(buckets: DemoBuckets) -> Any:
 
 
 def listed(buckets: DemoBuckets, bucket: str, page_size: int = 1000) -> list[str]:
-    """All keys, as boto3 lists them."""
+    """Return all keys, as boto3 lists them."""
     pages = (
         anonymous(buckets)
         .get_paginator("list_objects_v2")

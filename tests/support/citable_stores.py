@@ -1,4 +1,4 @@
-"""Stores of all kinds of sources to cite from, and upstreams that say odd things of themselves."""
+"""Stores with datasets of all kinds of sources to cite, and archives with unusual metadata."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FORMATS = ("text", "bibtex", "csl", "cff", "datacite", "ro-crate", "croissant")
 
 @dataclass(frozen=True)
 class CitableStore:
-    """A store, and what is cited of it."""
+    """A store, and the datasets to cite."""
 
     mirror_harness: MirrorHarness
 
@@ -65,14 +65,14 @@ class CitableStore:
         return write_citation(self.collection(*names), "bagit", folder)
 
     def run(self, *arguments: str, code: int = 0) -> Result:
-        """``neuromirror cite`` with this store."""
+        """Run ``neuromirror cite`` with this store."""
         command = ["--store", str(self.mirror_harness.folder), "cite", *arguments]
         done = CliRunner().invoke(main, command, catch_exceptions=False)
         assert done.exit_code == code, (done.exit_code, done.stdout, done.stderr)
         return done
 
     def clone(self, name: str, folder: Path, revision: str = "main") -> Path:
-        """A clone that git-annex has not seen yet."""
+        """Clone a dataset, without initializing git-annex."""
         repository = self.mirror_harness.repository(name)
         subprocess.run(["git", "clone", "-q", str(repository), str(folder)], check=True)
         subprocess.run(["git", "-C", str(folder), "checkout", "-q", revision], check=True)
@@ -81,7 +81,7 @@ class CitableStore:
 
 @contextmanager
 def open_citable_store(folder: Path, cache: Path) -> Iterator[CitableStore]:
-    """A store with datasets of DANDI, AIND, BOSS and ndstore, whose servers run on."""
+    """Create a store with datasets of DANDI, AIND, BOSS and ndstore; the servers keep running."""
     with ExitStack() as stack:
         archive = stack.enter_context(DemoArchive(folder / "demo", cache=cache, buckets=True))
         boss = stack.enter_context(DemoBoss(folder / "boss"))
@@ -98,7 +98,7 @@ def open_citable_store(folder: Path, cache: Path) -> Iterator[CitableStore]:
 
 
 def build_odd_metadata_store(folder: Path) -> CitableStore:
-    """A store of a scripted archive whose dandisets are named as their oddity."""
+    """Create a store of scripted dandisets, each named after its unusual property."""
     source = ScriptedSource()
     for name, metadata in ODD_METADATA.items():
         content = json.dumps(metadata).encode() if isinstance(metadata, dict) else metadata

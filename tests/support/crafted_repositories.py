@@ -1,4 +1,4 @@
-"""Repositories of raw git objects such as no git writes, and locks that pin them."""
+"""Repositories of raw git objects that git itself would not write, and lock files that pin them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Entry = tuple[str, bytes, str]
 
 @dataclass
 class CraftedRepository:
-    """A bare repository in which anything can be written."""
+    """A bare repository that accepts any object."""
 
     path: Path
     description: dict[str, Any] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class CraftedRepository:
         return self.write("blob", content)
 
     def tree(self, *entries: Entry) -> str:
-        """A tree of entries as they stand, in any order, with any names."""
+        """Write a tree with these entries in this order, without validation."""
         raw = (b"%s %s\0%s" % (m.encode(), name, bytes.fromhex(sha)) for m, name, sha in entries)
         return self.write("tree", b"".join(raw))
 
@@ -59,18 +59,18 @@ class CraftedRepository:
         return self.write("commit", text.encode())
 
     def description_entry(self, state: str, parts: dict[str, Any] | None = None) -> Entry:
-        """The entry ``.neuromirror``, which says what a dataset is."""
+        """Return the entry ``.neuromirror``, which describes the dataset."""
         document = {"dataset": "demo:000002", "form": "files", **self.description}
         document |= {"state": state, "parts": parts or {}}
         blob = self.blob(json.dumps(document).encode())
         return FOLDER, b".neuromirror", self.tree((FILE, b"dataset.json", blob))
 
     def link(self, where: str = "") -> str:
-        """A symlink as git-annex's are, that leads to ``where``."""
+        """Return a symlink like those of git-annex, with the target ``where``."""
         return self.blob(where.encode() + link_target(KEY, b"x"))
 
     def refs(self, commit: str) -> None:
-        """Names a commit, and an empty git-annex branch."""
+        """Write a ref for a commit, and an empty git-annex branch."""
         annex = self.commit(self.tree())
         self.git("update-ref", "refs/heads/main", commit)
         self.git("update-ref", "refs/tags/1.0", commit)
@@ -78,7 +78,7 @@ class CraftedRepository:
         self.git("update-server-info")
 
     def bundle(self, target: Path, commit: str) -> None:
-        """Writes a bundle as ``pin`` does."""
+        """Write a bundle like ``pin``."""
         self.refs(commit)
         target.parent.mkdir(parents=True, exist_ok=True)
         refs = ("refs/heads/main", "refs/tags/1.0", "refs/heads/git-annex")
@@ -97,7 +97,7 @@ def file_at(path: str) -> ListedFile:
 
 
 def write_lock(path: Path, pin: Pin, **changes: Any) -> Lock:
-    """A lock of one pin like this one, but for some of its fields."""
+    """Return a copy of a lock file with one pin, with some fields replaced."""
     commit = changes["commit"]
     folder = f"{path.name}.d/demo--000002/"
     count = changes.setdefault("files", 0)

@@ -1,4 +1,4 @@
-"""A journal and records on disk, as a store has them: real lines, real byte positions."""
+"""A journal and records on disk as in a store, with real lines and byte positions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BUCKET = "https://bucket.example.invalid/blobs"
 
 
 def placed_file(path: str, content: object, /, **changes: Any) -> SnapshotEntry:
-    """A file with a sha256, an etag, an exact place and an address; ``content`` makes its bytes."""
+    """Return a file with a sha256, an etag, an exact location and a URL, derived from ``content``."""
     data = repr(content).encode()
     sha256 = hashlib.sha256(data).hexdigest()
     md5 = hashlib.md5(data).hexdigest()
@@ -59,7 +59,7 @@ def placed_file(path: str, content: object, /, **changes: Any) -> SnapshotEntry:
 def subdataset(
     path: str, local_id: str, commit: str = "c" * 40, /, **changes: Any
 ) -> SnapshotEntry:
-    """A subdataset at a path."""
+    """Return a subdataset at a path."""
     values = {"state": f"sha256:{commit}", "files": 7, "bytes": 70, **changes}
     return SnapshotEntry(
         path.encode(),
@@ -70,7 +70,7 @@ def subdataset(
 
 
 class DiskJournal:
-    """Appends entries and records below a folder and reads them as the index does."""
+    """Appends entries and records below a folder, and reads them like the index."""
 
     def __init__(self, root: Path, die_in: str = "", die_after: int = 0) -> None:
         self.root = root
@@ -91,7 +91,7 @@ class DiskJournal:
     def mint(
         self, files: Iterable[SnapshotEntry], local_id: str = "000001", **changes: Any
     ) -> VersionMinted:
-        """A version of these files; everything else has a default."""
+        """Return a version with these files and default values for the other fields."""
         self.minted += 1
         records = sorted(files, key=lambda file: file.git_path)
         commit = hashlib.sha1(b"%d" % self.minted).hexdigest()
@@ -170,7 +170,7 @@ class DiskJournal:
 
 
 def read_path_terms(index: Path) -> list[str]:
-    """The words by which paths are found, with the number of the block: no table gives them."""
+    """Return the search terms of paths with the number of their block, which no table contains."""
     connection = sqlite3.connect(index)
     try:
         connection.execute("CREATE VIRTUAL TABLE temp.v USING fts5vocab(main, path_text, instance)")
@@ -187,11 +187,11 @@ STRONGEST_RETENTION = Retention.PUBLISHED
 
 
 def dump_content(index: Index) -> list[str]:
-    """All rows but those that say how far the journal was read, and what failed."""
+    """Return all rows except the position in the journal and the failures."""
     return [line for line in index.dump() if not line.startswith(("progress ", "failures "))]
 
 
 def skipped_version_message(index: Index) -> str:
-    """The message about the version that the index lacks."""
+    """Return the message about the version that is missing in the index."""
     (failure,) = [one for one in index.failed_tasks() if one.task == "index"]
     return failure.message

@@ -1,13 +1,13 @@
-"""Pages whose commands are typed, as the page says, and give what the page shows.
+"""Run the commands of a documentation page, and compare their output with the page.
 
 A page consists of blocks of a fence, each with a mark in an HTML comment in the line before it, or
-with none:
+without one:
 
-- none: typed one after the other, and must give what is shown and exit code 0;
+- none: run one after the other; the output must be the one shown, and the exit code 0;
 - ``exit code N``: the same with another exit code;
-- ``another terminal``: a server, started before what follows and ended at the end;
-- ``file: PATH``: not typed; the content of that file;
-- ``not run``: what cannot be run here (installations).
+- ``another terminal``: a server that runs until the end of the page;
+- ``file: PATH``: not run; the content of that file;
+- ``not run``: not runnable in tests (installations).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Block:
     body: str
 
     def steps(self) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Commands, and the lines that are shown below each."""
+        """Commands, each with the output shown below it."""
         assert self.body.startswith("$ "), self.body
         for part in re.split(r"^\$ ", self.body, flags=re.M)[1:]:
             command, *shown = part.splitlines()
@@ -47,7 +47,7 @@ class Block:
 
 
 def blocks(page: str) -> list[Block]:
-    """The blocks of a page of ``docs/howto``, in order."""
+    """Return the blocks of a page of ``docs/howto``, in order."""
     text = (DOCS / "howto" / page).read_text("utf-8")
     found = [
         Block(one["mark"] or "", one["language"], one["body"]) for one in _BLOCK.finditer(text)
@@ -57,9 +57,9 @@ def blocks(page: str) -> list[Block]:
 
 
 def run_page(page: str, folder: Path, stands_for: Mapping[str, str]) -> list[str]:
-    """Types a page's commands in ``folder``; gives them as they are on the page.
+    """Run the commands of a page in ``folder``; return them as on the page.
 
-    Whatever is a key of ``stands_for`` is replaced in files, commands and what is shown.
+    The keys of ``stands_for`` are replaced in files, commands and output.
     """
 
     def substitute(text: str) -> str:
@@ -98,7 +98,7 @@ def _type(terminal: Terminal, command: str, shown: tuple[str, ...], code: int) -
 
 
 def _started(command: str, folder: Path, terminal: Terminal) -> Callable[[], None]:
-    """Starts a server of the page, waits until its port answers, and gives what ends it."""
+    """Start a server of the page, wait for its port, and return a function that stops it."""
     process = subprocess.Popen(
         ["bash", "-c", f"exec {command}"],
         cwd=folder,
@@ -117,7 +117,7 @@ def _started(command: str, folder: Path, terminal: Terminal) -> Callable[[], Non
 
 
 def not_run(page: str) -> list[list[str]]:
-    """The words of the commands of a page that are not run."""
+    """Return the words of the commands of a page that are not run."""
     return [
         shlex.split(command)
         for block in blocks(page)

@@ -1,4 +1,4 @@
-"""Tables of a page that name tests: each test is one that there is."""
+"""Check that the tests named in tables of a page exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def table_rows(page: Path, head: list[str]) -> list[list[str]]:
-    """The cells of all rows below this head, in all tables of the page that have it."""
+    """Return the cells of all rows below this head, in all tables of the page with this head."""
     found: list[list[str]] = []
     tables = re.findall(r"(?:^\|.*\n)+", page.read_text("utf-8"), re.M)
     for table in tables:
@@ -23,7 +23,7 @@ def table_rows(page: Path, head: list[str]) -> list[list[str]]:
 
 
 def named_tests(row: list[str]) -> list[tuple[str, str]]:
-    """File and name of the tests in a row's last cell."""
+    """Return the file and name of each test in the last cell of a row."""
     return re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row[-1])
 
 
@@ -35,11 +35,11 @@ def _names_in(file: str) -> frozenset[str]:
 
 
 def check_rows(rows: list[list[str]], head: list[str]) -> None:
-    """Check that each row has all cells, and tests that there are, or says why it has none."""
+    """Check that each row has all cells, and existing tests or a reason for having none."""
     assert [row for row in rows if len(row) != len(head) or not all(row)] == []
     without = [row[0] for row in rows if not named_tests(row) and len(row[-1].split()) < 8]
     assert without == []
     named = [one for row in rows for one in named_tests(row)]
     assert [f"{file}::{name}" for file, name in named if name not in _names_in(file)] == []
-    # what looks like a test is read as one
+    # # any text with the form of a test id is read as one
     assert [row for row in rows if row[-1].count("::") != len(named_tests(row))] == []

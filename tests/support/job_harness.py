@@ -20,7 +20,7 @@ from support.mirror_harness import MirrorHarness
 
 @dataclass
 class JobHarness:
-    """The objects that workers of a service need."""
+    """The objects that the workers of a service need."""
 
     mirror_harness: MirrorHarness
     schedule: Schedule
@@ -50,7 +50,7 @@ class JobHarness:
             self.schedule.leases.release(job.lease.name, job.lease.token)
 
     def run(self, job: Job, *, far: bool = False) -> JobReport:
-        """Runs a job in this thread, and keeps its lease."""
+        """Runs a job in this thread and keeps its lease."""
         with closing(self.writer.open(job)) as channel:
             report: JobReport = run_call(channel, (run_job, (self.job_context(far=far), job), {}))
         return report

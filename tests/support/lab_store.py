@@ -1,4 +1,4 @@
-"""A store whose versions are minted again, and what tests do to it."""
+"""A store whose versions are minted again by tests."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from support.mirror_harness import MirrorHarness, run_git
 
 @dataclass
 class LabStore:
-    """A store in its place, and a folder for what is minted again."""
+    """A store, and a folder for the newly minted versions."""
 
     mirror_harness: MirrorHarness
     folder: Path
 
     def reproduce(self, name: str) -> Reproduction:
-        """Mints a version again; the store must be the same afterwards, byte for byte."""
+        """Mint a version again; the store must stay byte-identical."""
         dataset, _, label = name.partition("@")
         mirrors = load_mirrors(self.mirror_harness.mirrors)
         scratch = self.folder / f"again-{secrets.token_hex(4)}"
@@ -34,7 +34,7 @@ class LabStore:
         return found
 
     def digests(self) -> dict[str, str]:
-        """All that the store holds, but what stands beside an open index."""
+        """Return the content of the store, without the files beside an open index."""
         return {
             str(path.relative_to(self.mirror_harness.folder)): (
                 hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
@@ -48,7 +48,7 @@ class LabStore:
             return [one.label for one in index.versions(dataset) if one.kind == kind]
 
     def rewrite(self, dataset: str, label: str, old: str, new: str) -> str:
-        """Puts another text into a version's commit object; gives the new commit."""
+        """Replace a text in the commit object of a version; return the id of the new commit."""
         repository = self.mirror_harness.repository(dataset)
         content = run_git(repository, "cat-file", "commit", label)
         assert old in content

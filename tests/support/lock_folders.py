@@ -88,7 +88,7 @@ class RestoreResult:
 
     @property
     def datasets(self) -> dict[str, Outcome]:
-        """The outcome of each dataset, by name."""
+        """Return the outcome of each dataset by name."""
         return {str(one.dataset): one for one in self.outcomes if one.action == "restore"}
 
     @property

@@ -88,7 +88,7 @@ QUOTED_PATHS = {b'a/q "z" #;.zarr': b'"a/q \\"z\\" #;.zarr"', b"new zarr": b'"ne
 
 
 def git(repository: Path, *arguments: str, stdin: bytes = b"") -> bytes:
-    """The output of a git command; fails with git's stderr."""
+    """Return the output of a git command; fail with git's stderr."""
     done = subprocess.run(
         ["git", "-C", str(repository), *arguments], input=stdin, capture_output=True, check=False
     )
@@ -97,14 +97,14 @@ def git(repository: Path, *arguments: str, stdin: bytes = b"") -> bytes:
 
 
 def bare_repository(path: Path) -> Path:
-    """A new bare repository."""
+    """Create a bare repository."""
     path.mkdir()
     git(path, "init", "-q", "--bare", "-b", "main")
     return path
 
 
 def record(path: bytes, content: int, locations: Iterable[int] = (0,)) -> FileRecord:
-    """The record of a file with this content; the kind of digest depends on the number."""
+    """Return the record of a file with this content; the kind of digest depends on the number."""
     digest = hashlib.sha256(b"%d" % content).hexdigest()
     claims = [("sha256", digest), ("md5", digest[:32]), ("etag", f"{digest[:32]}-3")]
     kind = content % 4
@@ -126,7 +126,7 @@ def record(path: bytes, content: int, locations: Iterable[int] = (0,)) -> FileRe
 
 
 def placed_files(files: Mapping[bytes, FileRecord]) -> list[SnapshotEntry]:
-    """The files under their escaped names, sorted, as in a validated listing."""
+    """Return the files under their escaped names, sorted, as in a validated listing."""
     paths = {name: git_path(name) for name in files}
     folders = {path[:end] for path in paths.values() for end, one in enumerate(path) if one == 47}
     placed = []
@@ -142,7 +142,7 @@ def header(
     kind: VersionKind = VersionKind.OBSERVED,
     remotes: tuple[WebRemote, ...] = (REMOTE,),
 ) -> SnapshotHeader:
-    """The header of a state; states are a thousand seconds apart."""
+    """Return the header of a state; states are a thousand seconds apart."""
     moment = FIRST_TIME + timedelta(seconds=1000 * number)
     return SnapshotHeader(
         VersionRef(DATASET, "draft", kind, moment),
@@ -153,7 +153,7 @@ def header(
 
 
 def timestamp(number: int) -> int:
-    """The time of the state with this number, in whole seconds."""
+    """Return the time of the state with this number, in whole seconds."""
     return int(FIRST_TIME.timestamp()) + 1000 * number
 
 
@@ -164,7 +164,7 @@ def add_pack(repository: Path, pack: Pack) -> None:
 
 
 def pack_ids(index: Path) -> list[str]:
-    """The ids in a pack's index, as git reads them."""
+    """Return the ids in a pack's index, as read by git."""
     done = subprocess.run(
         ["git", "show-index"], input=index.read_bytes(), capture_output=True, check=True
     )
@@ -318,13 +318,13 @@ class FastImportOracle:
 
 
 def is_in_tree(one: SnapshotEntry, form: str) -> bool:
-    """Whether the state's tree holds the file."""
+    """Return whether the tree of the state contains the file."""
     kept = (b".zgroup", b".zarray", b".zattrs", b".zmetadata", b"zarr.json")
     return form == "files" or one.subdataset is not None or one.record.path.split(b"/")[-1] in kept
 
 
 def gitmodules_section(placed: SnapshotEntry) -> bytes:
-    """The expected section of ``.gitmodules`` for a subdataset."""
+    """Return the expected section of ``.gitmodules`` for a subdataset."""
     assert placed.subdataset is not None
     name, own = placed.git_path, placed.subdataset.dataset_id.encode()
     quoted = QUOTED_PATHS.get(name, b'"%s"' % name)
@@ -334,7 +334,7 @@ def gitmodules_section(placed: SnapshotEntry) -> bytes:
 
 
 def dataset_json(head: SnapshotHeader, files: list[SnapshotEntry]) -> bytes:
-    """The expected content of ``.neuromirror/dataset.json``."""
+    """Return the expected content of ``.neuromirror/dataset.json``."""
     evidence: dict[str, int] = {}
     parts: dict[str, object] = {}
     lines = b""
@@ -413,5 +413,5 @@ def dataset_json(head: SnapshotHeader, files: list[SnapshotEntry]) -> bytes:
 
 
 def manifest_line(line: dict[str, object]) -> bytes:
-    """A line of a manifest."""
+    """Return a line of a manifest."""
     return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""The catalogue as it runs for people: a process with an address."""
+"""The catalogue as a separate process with a URL."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNLIMITED = [f"--limit={kind}=0" for kind in ("cutout", "diff", "search", "sql")
 
 @dataclass
 class RunningCatalogue:
-    """A catalogue that runs; its pages are asked for without a browser."""
+    """A running catalogue, whose pages are requested without a browser."""
 
     address: str
     pid: int = 0
@@ -73,10 +73,10 @@ def commands(page: str) -> list[str]:
 
 @contextmanager
 def run_catalogue(store: Store, *options: str) -> Iterator[RunningCatalogue]:
-    """``neuromirror catalogue`` on a free port."""
+    """Run ``neuromirror catalogue`` on a free port."""
     command = [sys.executable, "-m", "neuromirror", "--json", "--store", str(store.root)]
     with subprocess.Popen(
-        # the tests are one client; those of limits name their own
+        # # all tests are one client; the tests of limits set their own client
         [*command, "catalogue", "--listen", "127.0.0.1:0", *UNLIMITED, *options],
         stdout=subprocess.PIPE,
         text=True,

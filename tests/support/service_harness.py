@@ -1,4 +1,4 @@
-"""A service whose clock a test turns, over a store beside a demo archive."""
+"""A service with a simulated clock, over a store beside a demo archive."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HOUR, DAY = 3600.0, 86400.0
 
 
 class ManualClock:
-    """Gives the time that a test says."""
+    """A clock that returns the time set by a test."""
 
     def __init__(self) -> None:
         self.now = time.time()
@@ -58,7 +58,7 @@ class RecordingObserver:
 
 
 class ManualExecutor(Executor):
-    """Keeps jobs until the test has them done, or ends them in another way."""
+    """Holds jobs until the test runs them or ends them in another way."""
 
     def __init__(self) -> None:
         self.jobs: list[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = []
@@ -96,7 +96,7 @@ class ManualExecutor(Executor):
 
 @dataclass
 class ServiceHarness:
-    """A service, and what a test turns and looks at."""
+    """A service, and the parts that a test controls and inspects."""
 
     job_harness: JobHarness
     service: Service
@@ -121,7 +121,7 @@ class ServiceHarness:
         return [kind for kind, *_ in self.observer.jobs[before:]]
 
     def settle_writing(self) -> None:
-        """Lets the service write what it writes piece by piece, and begin nothing."""
+        """Let the service write its pending data in pieces, without starting jobs."""
         while self.service._pending_writes:
             self.service._continue_writes(time.monotonic() + 1)
 

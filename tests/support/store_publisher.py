@@ -53,13 +53,13 @@ _DISK_EVENTS = {
 
 
 def dataset(number: int = 1) -> DatasetRef:
-    """A dataset of the mirror ``demo``."""
+    """Return a dataset of the mirror ``demo``."""
     uri = f"https://api.example.org/api/dandisets/{number:06}/"
     return DatasetRef("demo", f"{number:06}", uri)
 
 
 def git(repository: Path, *arguments: str, stdin: str = "", check: bool = True) -> str:
-    """The output of a git command, stdout and stderr, without hooks; fails with git's stderr."""
+    """Run git without hooks; return stdout and stderr, or fail with git's stderr."""
     done = subprocess.run(
         ["git", "-C", str(repository), "-c", "core.hooksPath=/dev/null", *arguments],
         input=stdin,
@@ -72,26 +72,26 @@ def git(repository: Path, *arguments: str, stdin: str = "", check: bool = True) 
 
 
 def git_refs(repository: Path) -> dict[str, str]:
-    """All refs, as git sees them."""
+    """Return all refs, as listed by git."""
     lines = git(repository, "for-each-ref", "--format=%(refname) %(objectname)").splitlines()
     return dict(line.split(" ") for line in lines)
 
 
 def commits(repository: Path, count: int) -> list[str]:
-    """Distinct commits of the empty tree."""
+    """Create distinct commits of the empty tree."""
     tree = git(repository, "mktree").strip()
     return [git(repository, "commit-tree", tree, "-m", f"{n}").strip() for n in range(count)]
 
 
 def bare_repository(path: Path) -> Repository:
-    """A new repository as in a store."""
+    """Create a repository as in a store."""
     repository = Repository(path)
     repository.create()
     return repository
 
 
 def placed_file(name: str, content: int) -> SnapshotEntry:
-    """A file with the bytes of this number."""
+    """Return a file with the bytes of this number."""
     digest = hashlib.sha256(b"%d" % content).hexdigest()
     location = Location(f"https://s3.example.org/{content}?versionId=version-1", "s3", "version-1")
     record = FileRecord(name.encode(), content, (Digest("sha256", digest, "demo"),), (location,))
@@ -100,7 +100,7 @@ def placed_file(name: str, content: int) -> SnapshotEntry:
 
 @dataclass
 class Publisher:
-    """Mints states of one dataset and publishes them as a visit does."""
+    """Mints states of one dataset and publishes them like a visit."""
 
     store: Store
     dataset: DatasetRef = field(default_factory=dataset)
@@ -118,7 +118,7 @@ class Publisher:
         documents: tuple[Document, ...] = (),
         form: str = "files",
     ) -> SnapshotHeader:
-        """The header of the next state."""
+        """Return the header of the next state."""
         moment = FIRST_TIME + timedelta(seconds=1000 * len(self.minted))
         upstream = label if kind is VersionKind.PUBLISHED else "draft"
         return SnapshotHeader(
@@ -179,7 +179,7 @@ class Publisher:
 
 
 def subdataset_of(publisher: Publisher, path: str) -> SnapshotEntry:
-    """The entry of a dataset's newest state in the listing of its superdataset."""
+    """Return the entry of a dataset's newest state in the listing of its superdataset."""
     one, newest = publisher.dataset, publisher.minted[-1]
     known = Subdataset(
         one.dataset_id, one.local_id, newest.commit, newest.state, newest.files, newest.bytes
@@ -191,7 +191,7 @@ def run_in_child(work: Callable[[], object], kill_at: int = 0) -> bool:
     """Run ``work`` in a child process; return whether it was killed at a step on disk.
 
     Steps are the events of Python's audit hooks: files opened for writing, renames, links,
-    removals, folders made. With ``kill_at`` 0 the child is left to end, and must end well.
+    removals, created folders. With ``kill_at`` 0 the child is not killed and must succeed.
     """
     sys.stdout.flush()
     child = os.fork()
@@ -230,8 +230,8 @@ def _writes(arguments: tuple[Any, ...]) -> bool:
 def kill_steps(prepare: Callable[[int], Callable[[], object]]) -> Iterator[int]:
     """Kill the work at its first step, its second, …; yield after each kill until it finishes.
 
-    ``prepare`` sets the scene for a step and gives the work; the last yield is after work that
-    was not disturbed.
+    ``prepare`` creates the conditions of a step and returns the work; the last yield follows work
+    that was not interrupted.
     """
     step = 0
     killed = True
@@ -242,7 +242,7 @@ def kill_steps(prepare: Callable[[int], Callable[[], object]]) -> Iterator[int]:
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
-    """The content of all files in a folder, by path."""
+    """Return the content of all files in a folder, by path."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))

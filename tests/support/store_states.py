@@ -13,7 +13,10 @@ from support.mirror_harness import MirrorHarness, run_git
 
 
 def comparable_states(mirror_harness: MirrorHarness) -> dict[str, str]:
-    """The tree of each dataset's refs, and the commits of published versions: others have dates."""
+    """Return the trees of each dataset's refs, and the commits of published versions.
+
+    Other commits contain dates.
+    """
     found = {}
     for name, commit in mirror_harness.refs().items():
         alias, ref = name.split(" ")
@@ -25,15 +28,15 @@ def comparable_states(mirror_harness: MirrorHarness) -> dict[str, str]:
 
 
 def minted_counts(mirror_harness: MirrorHarness) -> Counter[tuple[str, ...]]:
-    """How often each state was recorded."""
+    """Return how often each state was recorded."""
     entries = mirror_harness.entries(VersionMinted)
     return Counter((one.mirror, one.local_id, one.upstream, one.state) for one in entries)
 
 
 def assert_same_as_sync(mirror_harness: MirrorHarness, folder: Path) -> None:
-    """The store is whole, and holds what a plain sync into another folder gives: all of it, once.
+    """Check that the store is intact and has each result of a plain sync exactly once.
 
-    The last visits are made by a sync, too, which must find nothing in its way.
+    A sync runs the last visits; no lock or lease may block it.
     """
     ended = mirror_harness.sync()
     assert {name: one.message for name, one in ended.items() if one.exit_code} == {}
@@ -47,7 +50,7 @@ def assert_same_as_sync(mirror_harness: MirrorHarness, folder: Path) -> None:
 
 
 def wait_until(true: Callable[[], Any], seconds: float = 600) -> Any:
-    """Waits for what is to become true; gives it."""
+    """Wait until a condition is true; return its value."""
     last = time.monotonic() + seconds
     while not (found := true()):
         assert time.monotonic() < last, "it did not come about"
@@ -56,7 +59,7 @@ def wait_until(true: Callable[[], Any], seconds: float = 600) -> Any:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process, or a thread of it that is not dead yet."""
+    """Return whether the process exists, or a thread of it that is not dead yet."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         return state != "Z" or len(list(Path(f"/proc/{pid}/task").iterdir())) > 1

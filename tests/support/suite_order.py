@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
     items.sort(
         key=lambda item: (
-            # The catalogue for the browser is made once if one worker has all tests that use it
+            # # one worker runs all browser tests, so that their catalogue is created once
             item.get_closest_marker("browser") is None,
             -seconds[item.path.parent],
             item.path.parent,

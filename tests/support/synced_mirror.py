@@ -1,4 +1,4 @@
-"""A store that was synced once from the archive that stands still, and copies of it."""
+"""A store that was synced once from an unchanging archive, and copies of it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def dump_index(path: Path) -> list[str]:
 
 
 def flip_bit(path: Path, at: float = 0.5) -> None:
-    """Turns one bit of a file around, as a failing disk does."""
+    """Flip one bit of a file, like a failing disk."""
     content = bytearray(path.read_bytes())
     content[int(len(content) * at)] ^= 1
     path.chmod(0o644)

@@ -10,7 +10,7 @@ from neuromirror.sources import KnownContent
 
 
 class FakeVisitContext:
-    """A :class:`neuromirror.sources.VisitContext` with given values."""
+    """Return a :class:`neuromirror.sources.VisitContext` with given values."""
 
     def __init__(
         self,

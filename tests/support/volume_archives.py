@@ -1,4 +1,4 @@
-"""Archives of volumes on loopback, a store that mirrored them, and its catalogue."""
+"""Archives of volumes on loopback, a store that mirrors them, and its catalogue."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LAYER = "demo_cortex/sections/em"
 
 @dataclass
 class VolumeArchives:
-    """Archives of volumes, and a store that mirrored them."""
+    """Archives of volumes, and a store that mirrors them."""
 
     boss: DemoBoss
     ndstore: DemoNdstore
@@ -61,14 +61,14 @@ class VolumeArchives:
         return np.asarray(self.boss.voxels(path, level)), (x[0], y[0], z[0])
 
     def count_voxel_requests(self) -> int:
-        """How many requests there were for voxels."""
+        """Return the number of requests for voxels."""
         count = self.boss.count_requests("/cutout/") + self.ndstore.count_requests("/npz/")
         return count + self.buckets.count_requests(r"GET .*/\d+-\d+_")
 
 
 @pytest.fixture(scope="session")
 def volumes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VolumeArchives]:
-    """Mirrored once, with checksums but for the mirror ``plain``."""
+    """Mirror the archives once, with checksums except for the mirror ``plain``."""
     folder = tmp_path_factory.mktemp("volumes")
     with (
         DemoBoss(folder / "boss") as boss,
@@ -93,14 +93,14 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VolumeArchives
 
 @pytest.fixture(scope="session")
 def volume_site(volumes: VolumeArchives) -> Iterator[RunningCatalogue]:
-    """The catalogue of that store."""
+    """The catalogue of this store."""
     with run_catalogue(volumes.mirror_harness.store) as found:
         yield found
 
 
 @pytest.fixture
 def quiet_volumes(volumes: VolumeArchives) -> Iterator[VolumeArchives]:
-    """The archives for one test, which may set faults."""
+    """The archives for one test, which may configure faults."""
     for one in (volumes.boss, volumes.ndstore, volumes.buckets):
         one.clear_requests()
     yield volumes
@@ -109,7 +109,7 @@ def quiet_volumes(volumes: VolumeArchives) -> Iterator[VolumeArchives]:
 
 
 def cutout_path(name: str, level: int = 0, box: str = "", **more: Any) -> str:
-    """The address of a cut-out; ``box`` as ``neuromirror export`` takes it."""
+    """Return the address of a cutout; ``box`` has the format of ``neuromirror export``."""
     query = {"level": level, **more}
     for axis, span in zip("xyz", box.split(","), strict=False):
         query[f"{axis}0"], _, query[f"{axis}1"] = span.partition(":")
@@ -119,7 +119,7 @@ def cutout_path(name: str, level: int = 0, box: str = "", **more: Any) -> str:
 def expected_voxels(
     volumes: VolumeArchives, name: str, level: int, box: str, time: int | None = None
 ) -> Any:
-    """The voxels of a box, as upstream has them."""
+    """Return the voxels of a box from upstream."""
     voxels, first = volumes.voxels(name, level)
     spans = [tuple(map(int, one.split(":"))) for one in box.split(",")]
     x, y, z = (slice(a - low, b - low) for (a, b), low in zip(spans, first, strict=True))

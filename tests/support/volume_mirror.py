@@ -41,7 +41,7 @@ include = {include}
 class BossMirror:
     """A BOSS, and stores that mirror some of its channels.
 
-    ``held`` has the sha256 of each block, ``plain`` of none.
+    ``held`` has the sha256 of each block, ``plain`` has no checksums.
     """
 
     boss: DemoBoss
@@ -49,11 +49,11 @@ class BossMirror:
 
     @property
     def store(self) -> Path:
-        """The store with checksums."""
+        """Return the store with checksums."""
         return self.folder / "held"
 
     def open(self, path: str = EM, level: int = 0, mirror: str = "held") -> Any:
-        """The channel as the store has it."""
+        """Return the channel in the store."""
         return neuromirror.volume.open(f"{mirror}:{path}", level, store=self.folder / mirror)
 
     def voxels(self, path: str = EM, level: int = 0) -> Any:
@@ -61,13 +61,13 @@ class BossMirror:
         return np.asarray(self.boss.voxels(path, level))
 
     def alias(self, path: str = EM) -> Path:
-        """The repository in the store."""
+        """Return the repository in the store."""
         return self.store / "alias" / f"held--{path.replace('/', '--')}"
 
 
 @pytest.fixture(scope="session")
 def shared_boss_mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BossMirror]:
-    """A BOSS that was mirrored."""
+    """A BOSS whose channels were mirrored."""
     folder = tmp_path_factory.mktemp("mirrored")
     with DemoBoss(folder / "boss") as boss:
         boss.add_channel(FLAT, voxels=np.full(boss.voxels(EM).shape, 7, "uint8"))
@@ -92,7 +92,7 @@ def shared_boss_mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bos
 
 @pytest.fixture
 def boss_mirror(shared_boss_mirror: BossMirror) -> Iterator[BossMirror]:
-    """The same for one test, which may set faults."""
+    """The same for one test, which may configure faults."""
     shared_boss_mirror.boss.clear_requests()
     yield shared_boss_mirror
     shared_boss_mirror.boss.clear_faults()
@@ -102,7 +102,7 @@ def boss_mirror(shared_boss_mirror: BossMirror) -> Iterator[BossMirror]:
 def clone_template(
     shared_boss_mirror: BossMirror, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A clone of EM that is copied for each test."""
+    """Return a copy of a clone of EM for each test."""
     folder = tmp_path_factory.mktemp("made-clone")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(folder))
@@ -119,12 +119,12 @@ def clone_template(
 
 @pytest.fixture
 def clone(clone_template: Path, tmp_path: Path) -> AnnexRepository:
-    """A clone of EM without one block."""
+    """Return a clone of EM without one block."""
     shutil.copytree(clone_template, tmp_path / "clone", symlinks=True)
     return AnnexRepository(tmp_path / "clone")
 
 
 def count_contents(clone: AnnexRepository) -> int:
-    """How many contents a clone has."""
+    """Return the number of contents in a clone."""
     objects = clone.path / ".git" / "annex" / "objects"
     return sum(1 for one in objects.rglob("*") if one.is_file())

@@ -32,10 +32,10 @@ def npy(array: Any) -> bytes:
 class VolumeService:
     """Serves arrays (``[t,] z, y, x``) by level, from their starts (x, y, z) on.
 
-    ``answers`` has a list of instead-of replies by cut-out (as in its address): each is used once;
+    ``answers`` has a list of special replies per cutout (as in its URL); each is used once:
     (status, headers, body), a number of bytes after which the body is cut off, or (a float) seconds
     to wait after each 64 KiB. ``abandoned`` are the cutouts that no client read to the end.
-    ``speaks_blosc`` says whether those who accept blosc get it.
+    ``speaks_blosc`` determines whether clients that accept blosc receive it.
     """
 
     def __init__(self, levels: dict[str, Any], starts: dict[str, tuple[int, int, int]]) -> None:

@@ -140,7 +140,7 @@ def no_fault(handler: WebHandler, content: bytes) -> None:
 
 
 def other_bytes(handler: WebHandler, content: bytes) -> None:
-    """Send other bytes of the same length."""
+    """Send different bytes of the same length."""
     handler.send_content(content[:-1] + bytes([content[-1] ^ 1]))
 
 
@@ -363,7 +363,7 @@ class WebClone:
         return {one.path: one for one in found}
 
     def has_content(self, path: str, clone: Path | None = None) -> bool:
-        """Return whether a file's content is present and right."""
+        """Return whether the content of a file is present and correct."""
         target = (clone or self.clone) / path
         return target.exists() and target.read_bytes() == self.files[path].content
 
@@ -409,7 +409,7 @@ def branch_logs(clone: Path) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="session")
 def web_clone_template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebClone]:
-    """A world to copy from: git-annex has made the clone ready."""
+    """A prepared web server and clone to copy from; git-annex is initialized in the clone."""
     folder = tmp_path_factory.mktemp("get")
     with ExitStack() as stack:
         web = stack.enter_context(FaultyWebServer())
