@@ -36,7 +36,7 @@ BUCKET = "https://bucket.example.invalid/blobs"
 
 
 def placed_file(path: str, content: object, /, **changes: Any) -> SnapshotEntry:
-    """Return a file with a sha256, an etag, an exact location and a URL, derived from ``content``."""
+    """Return a file with a sha256, an etag, an exact location and a URL, made from ``content``."""
     data = repr(content).encode()
     sha256 = hashlib.sha256(data).hexdigest()
     md5 = hashlib.md5(data).hexdigest()

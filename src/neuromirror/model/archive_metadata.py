@@ -98,7 +98,15 @@ class ArchiveMetadata:
 def describing_documents(paths: Iterable[str]) -> list[str]:
     """Return the paths of the documents that :func:`read_archive_metadata` reads.
 
-    Of the metadata of assets, only the first shard, which is a sample of all of them.
+    Parameters
+    ----------
+    paths
+        Paths of all documents of a version.
+
+    Returns
+    -------
+    list of str
+        Sorted; only the first shard of the metadata of assets, as a sample of all of them.
     """
     shards, found = [], []
     for path in paths:
@@ -115,7 +123,7 @@ def describing_documents(paths: Iterable[str]) -> list[str]:
 
 
 def read_archive_metadata(documents: Mapping[str, bytes]) -> ArchiveMetadata:
-    """Return what some documents say.
+    """Read the metadata in some documents of a version.
 
     Parameters
     ----------
