@@ -84,6 +84,10 @@ def test_a_label_with_a_v_or_a_typo_has_a_suggestion(synced: Shell) -> None:
     for wrong in (f"{NAME}@v{label}", f"{NAME}/{label[:-1]}", f"DEMO:000002@{label}0"):
         (failed,) = synced.records("show", wrong, code=2)
         assert failed["suggestions"] == [f"{NAME}@{label}"] or label in str(failed["suggestions"])
+    (failed,) = synced.records("show", f"{NAME}@{label[:4]}", code=2)
+    assert failed["suggestions"] == [f"{NAME}@{label}"] or label[:4] in str(failed["suggestions"])
+    (failed,) = synced.records("clone", f"{NAME}@{label[:4]}", "new", code=2)
+    assert label[:4] in str(failed["suggestions"])
     (failed,) = synced.records("show", f"{NAME}@qqqq", code=2)
     assert "suggestions" not in failed
 

@@ -122,7 +122,8 @@ def resolve_version(settings: Settings, index: Index, text: str) -> tuple[Addres
     except UnknownVersionError as error:
         labels = [one.label for one in index.versions(address.dataset)]
         plain = address.label.removeprefix("v")
-        near = [plain] if plain in labels else get_close_matches(plain, labels, 1)
+        longer = [label for label in labels if label.startswith(plain)]
+        near = [plain] if plain in labels else get_close_matches(plain, labels, 1) or longer[-1:]
         if not near:
             raise
         raise UnknownAddressError(str(error), [f"{address.dataset}@{near[0]}"]) from error

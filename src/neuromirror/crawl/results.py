@@ -166,8 +166,8 @@ def unplanned_result(request: SyncRequest, error: Exception, message: str) -> Re
     if isinstance(error, DatasetNotFoundError):
         visit = "not_found"
         message = (
-            f"{message.rstrip('.')}; check its id ('neuromirror sync {mirror.name} --dry-run' "
-            "lists all)"
+            f"{message.rstrip('.')}{' ' if message.endswith('?') else '; '}check its id "
+            f"('neuromirror sync {mirror.name} --dry-run' lists all)"
         )
     elif isinstance(error, UnreachableError):
         address = "" if is_builtin(mirror.path) else f" and the address in {mirror.path}"
