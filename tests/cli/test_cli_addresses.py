@@ -93,7 +93,7 @@ def test_a_label_with_a_v_or_a_typo_has_a_suggestion(synced: Shell) -> None:
 
 
 def test_names_of_other_programs_lead_to_the_command(synced: Shell) -> None:
-    for name, command in (("search", "list --search"), ("download", "get"), ("restroe", "restore")):
+    for name, command in (("download", "get"), ("restroe", "restore")):
         assert command in synced.run(name, code=2).err
     synced.run("qqqq", code=2)
 
