@@ -99,3 +99,32 @@ def test_a_token_goes_only_to_its_own_host_and_over_tls(
     assert "no token for archive" not in got.stdout
     assert token not in got.stdout
     assert embargo.demo.count_requests("download") == 0
+
+
+def test_urls_are_verified_with_a_token_that_is_kept_nowhere(
+    embargo: EmbargoHarness, private_clone: Path
+) -> None:
+    host, token = urlsplit(embargo.demo.api_url).netloc, embargo.demo.token
+    for mode in ("--remote", "--full"):
+        command = ("neuromirror", "--json", "verify", mode, ".")
+        refused = run_in(private_clone, *command)
+        assert refused.returncode == 1
+        with watched_processes(token) as shown:
+            done = run_in(private_clone, *command, environment={token_variable(host): token})
+        assert (done.returncode, shown) == (0, []), done.stdout
+        assert token not in done.stdout
+        assert "X-Amz-" not in done.stdout
+    assert token.encode() not in b"\n".join(contents(private_clone))
+
+
+def test_a_received_repository_selects_no_variable(
+    embargo: EmbargoHarness, private_clone: Path
+) -> None:
+    """The settings of a repository that was received as files are those of its sender."""
+    host, token = urlsplit(embargo.demo.api_url).netloc, embargo.demo.token
+    run_checked(private_clone, "git", "config", f"neuromirror.{host}.instance", "other-service")
+    environment = {"OTHER_SERVICE_API_KEY": token}
+    for command in (("git", "annex", "get", "notes.txt"), ("neuromirror", "verify", "--remote")):
+        done = run_in(private_clone, *command, environment=environment)
+        assert done.returncode != 0
+    assert not (private_clone / "notes.txt").exists()

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from neuromirror.model import declare_secrets
 from neuromirror.net import CredentialsError, TokenSource
+from neuromirror.sources.volumes.tokens import token_variable
 
 INSTANCES: Final[Mapping[str, str]] = {
     "api.dandiarchive.org": "dandi",
@@ -31,6 +32,7 @@ INSTANCES: Final[Mapping[str, str]] = {
 A dataset can name any URL, and must not be able to obtain a key by it: no host is added later.
 """
 
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _USER: Final = "key"
 _INTERN_FILE: Final = "~/.intern/intern.cfg"
 _PUBLIC: Final = "public"
@@ -57,6 +59,58 @@ def is_key_for(instance: str, api: str) -> bool:
     The key of an instance that ``dandi`` knows is for its own host only, whatever a file says.
     """
     return instance not in INSTANCES.values() or instance_at(api) == instance
+
+
+def host_token(host: str, instance: str | None = None) -> TokenSource:
+    """Return the token for the API of a host, for files of a dataset that anybody may have made.
+
+    Parameters
+    ----------
+    host
+        The host, with its port if there is one.
+    instance
+        The name of the instance in git's configuration, which may be that of a repository that was
+        received as files: it selects a keyring entry of ``dandi``, and no variable.
+
+    Returns
+    -------
+    TokenSource
+        The token in the variable that is named after the host, or where ``dandi`` has it.
+
+    Raises
+    ------
+    CredentialsError
+        If the instance is another archive than the host.
+    """
+    variable = token_variable(host)
+    api = f"{token_scheme(host)}://{host}"
+    known = instance_at(api)
+    if instance is not None and not is_key_for(instance, api):
+        raise CredentialsError(
+            f"neuromirror.{host}.instance is '{instance}', which is another archive; its API key "
+            f"is not sent to {host}",
+            identity=instance,
+        )
+    if os.environ.get(variable, "").strip() or (instance or known) is None:
+        return TokenSource(variable)
+    return DandiKey(known) if known is not None else DandiKey(str(instance), variable)
+
+
+def token_scheme(host: str) -> str:
+    """Return the scheme over which a token is sent: https, and http for a host on this machine.
+
+    Parameters
+    ----------
+    host
+        The host, with its port if there is one.
+
+    Returns
+    -------
+    str
+        The scheme.
+    """
+    name = urlsplit(f"//{host}").hostname or ""
+    return "http" if name in _LOOPBACK else "https"
 
 
 class DandiKey(TokenSource):

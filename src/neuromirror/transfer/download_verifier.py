@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from typing import Final
 
 from neuromirror.model import NeuromirrorError, path_to_text
-from neuromirror.net import IncompleteResponseError
+from neuromirror.net import AccessDeniedError, IncompleteResponseError, ResponseStream, Session
 from neuromirror.transfer.findings import Finding, Health
 from neuromirror.transfer.host_errors import displayed_url, host_at_fault
 from neuromirror.transfer.key_checksums import KeyChecksum, key_checksum
@@ -124,6 +124,19 @@ class DownloadVerifier:
             block = parse_url(url)
             yield from fetch_block(session, block, size=size, token=sessions.token(block.host))
         else:
-            # the session refuses any other scheme
-            with session.stream(url) as stream:
+            with self._stream(session, url) as stream:
                 yield from stream.chunks
+
+    @contextmanager
+    def _stream(self, session: Session, url: str) -> Iterator[ResponseStream]:
+        """Open a URL, with the token for its host if it needs one."""
+        with ExitStack() as stack:
+            try:
+                # the session refuses any scheme but http and https
+                found = stack.enter_context(session.stream(url))
+            except AccessDeniedError:
+                authorized = self._sessions.authorized_session(url)
+                if authorized is None or authorized is session:
+                    raise
+                found = stack.enter_context(authorized.stream(url))
+            yield found

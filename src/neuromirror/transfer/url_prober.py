@@ -111,7 +111,7 @@ class Prober:
         try:
             sessions.breaker.check(url)
             if scheme in ("http", "https"):
-                answer = _ask_web(sessions.session_for(url), url, known, is_only_url=is_only_url)
+                answer = self._ask_web_host(url, known, is_only_url=is_only_url)
             elif scheme in ("boss", "ndstore"):
                 answer = _ask_volume(sessions.session_for(url), url, known, sessions.token)
             else:
@@ -123,6 +123,23 @@ class Prober:
             return ProbeResult(health, str(error)), host_at_fault(error, url)
         sessions.record(url, None)
         return answer, host
+
+    def _ask_web_host(self, url: str, known: KnownDigests, *, is_only_url: bool) -> ProbeResult:
+        """Return the result of probing a URL, with the token for its host if it needs one."""
+        used, refusal, answer = self._sessions.session_for(url), None, None
+        try:
+            answer = _ask_web(used, url, known, is_only_url=is_only_url)
+        except AccessDeniedError as error:
+            refusal = error
+        if answer is not None and answer.health is not Health.REFUSED:
+            return answer
+        authorized = self._sessions.authorized_session(url)
+        if authorized is not None and authorized is not used:
+            return _ask_web(authorized, url, known, is_only_url=is_only_url)
+        if answer is None:
+            assert refusal is not None
+            raise refusal
+        return answer
 
 
 def health_of(error: NeuromirrorError) -> Health:

@@ -7,6 +7,7 @@ As in git-annex, hosts on this machine and on private networks are refused unles
 from __future__ import annotations
 
 import subprocess
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -14,8 +15,15 @@ from urllib.parse import urlsplit
 
 from neuromirror.annex import ALLOWED_ADDRESSES, is_private_host_allowed
 from neuromirror.model import NeuromirrorError, environment_without_secrets
-from neuromirror.net import CircuitOpenError, HostCircuitBreaker, NetError, RequestLimits, Session
-from neuromirror.sources.api_tokens import INSTANCES, api_key_variable
+from neuromirror.net import (
+    CircuitOpenError,
+    HostCircuitBreaker,
+    NetError,
+    RequestLimits,
+    Session,
+    TokenSource,
+)
+from neuromirror.sources.api_tokens import INSTANCES, api_key_variable, token_scheme
 
 VERIFY_LIMITS: Final = RequestLimits(attempts=4, wait_max=20.0, read=300.0)
 """Limits for verification. A volume host may take minutes before it sends the first byte."""
@@ -32,8 +40,8 @@ _MAX_FAILURES: Final = 8
 """Consecutive failures that open the circuit of a host; each is a request with all its retries."""
 
 
-def no_token(host: str) -> str | None:
-    """Return None, so that no volume host receives a token."""
+def no_token(host: str) -> None:
+    """Return None, so that no host receives a token."""
     return None
 
 
@@ -53,6 +61,8 @@ class UrlSessions:
         sent to the target of a redirect.
     setting
         Command for error messages that changes the configuration ``allowed`` was read from.
+    host_token
+        Returns the token that is sent to a host which refuses a request without it, or None.
     breaker
         Circuit breaker; by default one that opens after 8 consecutive failures.
     """
@@ -65,6 +75,7 @@ class UrlSessions:
         keys: Mapping[str, str] = API_KEY_VARIABLES,
         *,
         setting: str = "git config",
+        host_token: Callable[[str], TokenSource | None] = no_token,
         breaker: HostCircuitBreaker | None = None,
     ) -> None:
         self._allowed = allowed
@@ -74,6 +85,9 @@ class UrlSessions:
             limits=limits, tokens=keys, is_private_allowed=self._allows, private_hint=self._hint
         )
         self._chosen: dict[str, Session] = {}
+        self._host_token = host_token
+        self._authorized: dict[str, Session | None] = {}
+        self._lock = threading.Lock()
         self.limits = limits
         self.breaker = breaker or HostCircuitBreaker(failures=_MAX_FAILURES, seconds=0.0)
         self.token = token
@@ -88,6 +102,9 @@ class UrlSessions:
         """Close the open connections."""
         self._public.close()
         self._private.close()
+        for session in self._authorized.values():
+            if session is not None:
+                session.close()
 
     def session_for(self, url: str) -> Session:
         """Return the session for a URL of any scheme. Host names are not resolved here."""
@@ -100,6 +117,39 @@ class UrlSessions:
             is_allowed = is_private_host_allowed(host, self._allowed)
             found = self._chosen[host] = self._private if is_allowed else self._public
         return found
+
+    def authorized_session(self, url: str) -> Session | None:
+        """Return a session with the token for the host of a URL; None if there is no token.
+
+        Later requests to the host use this session, too.
+
+        Raises
+        ------
+        CredentialsError
+            The token cannot be read.
+        """
+        parts = urlsplit(url)
+        host = parts.netloc
+        if "@" in host or parts.scheme != token_scheme(host):
+            return None
+        with self._lock:
+            if host not in self._authorized:
+                token = self._host_token(host)
+                self._authorized[host] = self._session_with(host, token)
+            found = self._authorized[host]
+        if found is not None:
+            self._chosen[host] = found
+        return found
+
+    def _session_with(self, host: str, token: TokenSource | None) -> Session | None:
+        if token is None or not token.read():
+            return None
+        return Session(
+            limits=self.limits,
+            tokens={f"{token_scheme(host)}://{host}": token},
+            is_private_allowed=self._allows,
+            private_hint=self._hint,
+        )
 
     def record(self, url: str, failure: NeuromirrorError | None) -> None:
         """Report to the circuit breaker that a host answered (None), or how it failed.

@@ -10,7 +10,6 @@ come from an untrusted author, so it chooses neither the token nor its destinati
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -32,7 +31,7 @@ from neuromirror.net import (
     TokenSource,
     content_length,
 )
-from neuromirror.sources.api_tokens import DandiKey, instance_at, is_key_for
+from neuromirror.sources.api_tokens import host_token, token_scheme
 from neuromirror.sources.volumes import SCHEMES
 from neuromirror.transfer.content_checks import check_for
 from neuromirror.transfer.findings import Health
@@ -40,10 +39,8 @@ from neuromirror.transfer.header_claims import KnownDigests, compare_headers
 from neuromirror.transfer.key_checksums import key_checksum
 from neuromirror.transfer.s3_access import SCHEME, S3Access, S3Object, s3_settings
 from neuromirror.volume.block_remote import BlockRemote, RetrieveError
-from neuromirror.volume.tokens import token_variable
 
 _LIMITS = RequestLimits(attempts=4, wait_max=20.0, read=300.0)
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _GONE_STATUSES = (404, 410)
 _PROGRESS_SECONDS = 0.2
 _ASSET = re.compile(r"/assets/[0-9a-f-]{36}/download/?\Z")
@@ -127,7 +124,7 @@ class PrivateRemote(BlockRemote):
         found: list[str] = self.annex.geturls(key, f"{SCHEME}:")
         for scheme in ("https", "http"):
             urls = self.annex.geturls(key, f"{scheme}://")
-            found += [url for url in urls if scheme == _scheme_for(urlsplit(url).netloc)]
+            found += [url for url in urls if scheme == token_scheme(urlsplit(url).netloc)]
         return found
 
     def _first_that_works(self, urls: list[str], attempt: Callable[[str], None]) -> None:
@@ -219,7 +216,7 @@ class PrivateRemote(BlockRemote):
                 raise CredentialsError(
                     f"no token for {host}: set {token.label}", identity=token.label
                 )
-            origin = f"{_scheme_for(host)}://{host}"
+            origin = f"{token_scheme(host)}://{host}"
             session = Session(
                 tokens={origin: token},
                 limits=_LIMITS,
@@ -236,18 +233,7 @@ class PrivateRemote(BlockRemote):
 
     def _token_for(self, host: str) -> TokenSource:
         """Return the source of a host's token: its variable, or the archive's own client."""
-        variable = token_variable(host)
-        api = f"{_scheme_for(host)}://{host}"
-        instance = self._settings().get((host, "instance")) or instance_at(api)
-        if instance is not None and not is_key_for(instance, api):
-            raise CredentialsError(
-                f"neuromirror.{host}.instance is '{instance}', which is another archive; its API "
-                f"key is not sent to {host}",
-                identity=instance,
-            )
-        if instance is None or os.environ.get(variable, "").strip():
-            return TokenSource(variable)
-        return DandiKey(instance)
+        return host_token(host, self._settings().get((host, "instance")))
 
 
 def _is_immutable(url: str) -> bool:
@@ -257,9 +243,3 @@ def _is_immutable(url: str) -> bool:
 
 def _allow_hint(address: str) -> str:
     return f"to allow it, run git config {ALLOWED_ADDRESSES} '{address}'"
-
-
-def _scheme_for(host: str) -> str:
-    """Return https, and http for a host on this machine."""
-    name = urlsplit(f"//{host}").hostname or ""
-    return "http" if name in _LOOPBACK else "https"

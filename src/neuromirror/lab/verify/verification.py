@@ -76,7 +76,8 @@ def verify(
     jobs
         Number of threads; by default one per processor, or 8 for URLs.
     token
-        Returns the token for a volume host, or None.
+        Returns the token for a volume host, or None. Without it, no host is sent a token that is
+        named after it, or that a keyring has.
     claims
         Returns further checksums of a key's content, to compare with those of servers.
 
@@ -221,6 +222,9 @@ class _Verifier:
             yield from (item for item in items if isinstance(item, Finding))
             return
         # imported late: the network modules are not needed in local mode
+        from neuromirror.net import TokenSource
+        from neuromirror.sources.api_tokens import host_token
+        from neuromirror.transfer.s3_access import s3_settings
         from neuromirror.transfer.url_checks import check_urls
         from neuromirror.transfer.url_sessions import (
             UrlSessions,
@@ -231,7 +235,18 @@ class _Verifier:
 
         setting = setting_command(folder)
         allowed = allowed_addresses(folder)
-        with closing(UrlSessions(allowed, self._token or no_token, setting=setting)) as sessions:
+        git_settings = s3_settings(folder / ".git")
+
+        def token_of(host: str) -> TokenSource:
+            return host_token(host, git_settings.get((host, "instance")))
+
+        with closing(
+            UrlSessions(
+                *(allowed, self._token or no_token),
+                setting=setting,
+                host_token=no_token if self._token is None else token_of,
+            )
+        ) as sessions:
             yield from check_urls(
                 items, sessions, self._claims, jobs=self._jobs, full=self._mode == "full"
             )
