@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -13,7 +11,7 @@ from typing import Any
 
 import click
 
-from benchmarks.common import commit, machine, own_environment, write_section
+from benchmarks.common import commit, machine, own_environment, report
 from benchmarks.servers import big_archive, expect, in_separate_process
 
 FIRST = "first crawl"
@@ -35,16 +33,7 @@ _GB = 10**9
 @click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md.")
 def archive_bench(scale: float, *, zarrs: bool, jobs: int, as_json: bool, write: bool) -> None:
     """Crawl a whole synthetic archive: first, unchanged, and deep."""
-    lines = []
-    for line in _lines(scale, zarrs, jobs):
-        lines.append(line)
-        if as_json:
-            click.echo(json.dumps(line))
-            sys.stdout.flush()
-    if not as_json:
-        click.echo(_table(lines))
-    if write:
-        write_section("archive", _table(lines))
+    report("archive", _lines(scale, zarrs, jobs), as_json=as_json, write=write, table=_table)
 
 
 def _lines(scale: float, zarrs: bool, jobs: int) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from benchmarks.big_bucket import Keyspace
 from benchmarks.big_keys import BUCKET, blob_key
 from benchmarks.big_plan import ArchivePlan, BlobFacts, DandisetPlan, as_uuid, blob_facts
+from neuromirror_demo.documents import metadata_activity, participant
 
 LABEL: Final = "0.240304.1200"
 """The label of every published version."""
@@ -335,47 +336,9 @@ def _nwb_metadata() -> dict[str, Any]:
                 "identifier": "%(session)s",
                 "description": "A synthetic session: nothing was recorded.",
             },
-            {
-                "id": "urn:uuid:%(asset)s",
-                "name": "Metadata generation",
-                "startDate": start,
-                "endDate": start,
-                "schemaKey": "Activity",
-                "description": "Metadata made up by the synthetic archive",
-                "wasAssociatedWith": [
-                    {
-                        "url": "https://github.com/dandi/dandi-cli",
-                        "name": "DANDI Command Line Interface",
-                        "version": "0.74.0",
-                        "schemaKey": "Software",
-                        "identifier": "RRID:SCR_019009",
-                    }
-                ],
-            },
+            metadata_activity(
+                "urn:uuid:%(asset)s", start, "Metadata made up by the synthetic archive"
+            ),
         ],
-        "wasAttributedTo": [
-            {
-                "age": {
-                    "value": "P90D",
-                    "unitText": "ISO-8601 duration",
-                    "schemaKey": "PropertyValue",
-                    "valueReference": {
-                        "value": "dandi:BirthReference",
-                        "schemaKey": "PropertyValue",
-                    },
-                },
-                "sex": {
-                    "name": "Male",
-                    "schemaKey": "SexType",
-                    "identifier": "http://purl.obolibrary.org/obo/PATO_0000384",
-                },
-                "species": {
-                    "name": "Mus musculus - House mouse",
-                    "schemaKey": "SpeciesType",
-                    "identifier": "http://purl.obolibrary.org/obo/NCBITaxon_10090",
-                },
-                "schemaKey": "Participant",
-                "identifier": "%(subject)s",
-            }
-        ],
+        "wasAttributedTo": [participant("%(subject)s")],
     }

@@ -278,20 +278,30 @@ def write_section(name: str, table: str, page: str = "explanation/benchmarks.md"
     path.write_text(f"{before}{begin}\n{table}\n{end}{after}")
 
 
-def report(name: str, lines: Iterable[dict[str, Any]], *, as_json: bool, write: bool) -> None:
-    """Print lines as they come (``as_json``) or as a table; with ``write`` update the page."""
+def report(
+    name: str,
+    lines: Iterable[dict[str, Any]],
+    *,
+    as_json: bool,
+    write: bool,
+    table: Callable[[list[dict[str, Any]]], str] | None = None,
+) -> None:
+    """Print lines as they come (``as_json``) or as a table; with ``write`` update the page.
+
+    A bench with a table of its own has no plot.
+    """
     gathered = []
     for line in lines:
         gathered.append(line)
         if as_json:
             click.echo(json.dumps(line))
             sys.stdout.flush()
-    table = as_table(gathered)
+    text = (table or as_table)(gathered)
     if not as_json:
-        click.echo(table)
+        click.echo(text)
     if write:
-        picture = draw(name, gathered)
-        write_section(name, table if picture is None else f"{table}\n\n![{name}]({picture})")
+        picture = None if table is not None else draw(name, gathered)
+        write_section(name, text if picture is None else f"{text}\n\n![{name}]({picture})")
 
 
 def draw(name: str, lines: list[dict[str, Any]]) -> str | None:

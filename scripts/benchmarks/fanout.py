@@ -15,9 +15,8 @@ from typing import Any
 
 import click
 
-from benchmarks.common import commit, machine, own_environment, write_section
-from benchmarks.servers import BigServer, expect, in_separate_process
-from neuromirror_demo.catalogue_process import first_line
+from benchmarks.common import commit, machine, own_environment, report
+from benchmarks.servers import expect, in_separate_process, run_server
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _MEMORY = 4 << 30
@@ -31,22 +30,14 @@ _SECONDS = 3600.0
 @click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md.")
 def fanout_bench(datasets: int, files: int, *, as_json: bool, write: bool) -> None:
     """Visit datasets for the first time with one and two workers, local or of a Dask cluster."""
-    lines: list[dict[str, Any]] = []
-    for line in _lines(datasets, files):
-        lines.append(line)
-        if as_json:
-            click.echo(json.dumps(line))
-            sys.stdout.flush()
-    if not as_json:
-        click.echo(_table(lines))
-    if write:
-        write_section("fanout", _table(lines))
+    report("fanout", _lines(datasets, files), as_json=as_json, write=write, table=_table)
 
 
 def _lines(datasets: int, files: int) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
-        with _served(folder / "mirrors", datasets, files) as server:
+        arguments = map(str, (folder / "mirrors", datasets, files))
+        with run_server("benchmarks.fanout_server", *arguments) as server:
             click.echo("the archive's answers are made …", err=True)
             in_separate_process(_visit_all, folder, "made", "processes", 2, datasets)
             one_worker: dict[str, float] = {}
@@ -75,23 +66,6 @@ def _lines(datasets: int, files: int) -> Iterator[dict[str, Any]]:
                         "commit": commit(),
                         "machine": machine(),
                     }
-
-
-@contextmanager
-def _served(mirrors: Path, datasets: int, files: int) -> Iterator[BigServer]:
-    program = [sys.executable, "-m", "benchmarks.fanout_server"]
-    with subprocess.Popen(
-        [*program, str(mirrors), str(datasets), str(files)],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # a separate session, which is not counted: see benchmarks.memory
-    ) as process:
-        try:
-            line = first_line(process)
-            expect(bool(line), "the synthetic archive did not start; see above")
-            yield BigServer(json.loads(line))
-        finally:
-            process.terminate()
 
 
 def _visit_all(folder: Path, name: str, kind: str, workers: int, datasets: int) -> float:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import statistics
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -16,7 +14,7 @@ from typing import Any
 
 import click
 
-from benchmarks.common import commit, machine, own_environment, write_section
+from benchmarks.common import commit, machine, own_environment, report
 from benchmarks.servers import DemoServer, demo_server, expect, in_separate_process
 
 REPEATS = 3
@@ -41,16 +39,7 @@ _ZARR_CHAIN = 2
 @click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md.")
 def latency_bench(milliseconds: int, jobs: int | None, *, as_json: bool, write: bool) -> None:
     """Sync the demo archive for the first time, with and without a delay before every reply."""
-    lines = []
-    for line in _lines(milliseconds / 1000, jobs):
-        lines.append(line)
-        if as_json:
-            click.echo(json.dumps(line))
-            sys.stdout.flush()
-    if not as_json:
-        click.echo(_table(lines))
-    if write:
-        write_section("latency", _table(lines))
+    report("latency", _lines(milliseconds / 1000, jobs), as_json=as_json, write=write, table=_table)
 
 
 def _lines(latency: float, jobs: int | None) -> Iterator[dict[str, Any]]:

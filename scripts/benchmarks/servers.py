@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -200,12 +200,16 @@ class BigServer:
         return found
 
 
-@contextmanager
-def big_archive(mirrors: Path, *options: str) -> Iterator[BigServer]:
+def big_archive(mirrors: Path, *options: str) -> AbstractContextManager[BigServer]:
     """Run the synthetic DANDI archive with its mirror file ``big.toml``; see its ``--help``."""
-    command = [sys.executable, "-m", "benchmarks.big_archive", "--warm", "--dir"]
+    return run_server("benchmarks.big_archive", "--warm", "--dir", str(mirrors), *options)
+
+
+@contextmanager
+def run_server(module: str, *arguments: str) -> Iterator[BigServer]:
+    """Run a synthetic DANDI archive that prints its addresses as a line of JSON."""
     with subprocess.Popen(
-        [*command, str(mirrors), *options],
+        [sys.executable, "-m", module, *arguments],
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,  # a separate session, which is not counted: see benchmarks.memory

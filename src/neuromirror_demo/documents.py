@@ -352,45 +352,13 @@ class DandiDocuments:
                     "identifier": recipe.session,
                     "description": "Demo session: made-up signals, no animal was used.",
                 },
-                {
-                    "id": f"urn:uuid:{fixed_uuid('metadata', asset.asset_id)}",
-                    "name": "Metadata generation",
-                    "endDate": seen,
-                    "schemaKey": "Activity",
-                    "startDate": seen,
-                    "description": "Metadata made up by the demo archive",
-                    "wasAssociatedWith": [
-                        {
-                            "url": "https://github.com/dandi/dandi-cli",
-                            "name": "DANDI Command Line Interface",
-                            "version": "0.74.0",
-                            "schemaKey": "Software",
-                            "identifier": "RRID:SCR_019009",
-                        }
-                    ],
-                },
+                metadata_activity(
+                    f"urn:uuid:{fixed_uuid('metadata', asset.asset_id)}",
+                    seen,
+                    "Metadata made up by the demo archive",
+                ),
             ],
-            "wasAttributedTo": [
-                {
-                    "age": {
-                        "value": "P90D",
-                        "unitText": "ISO-8601 duration",
-                        "schemaKey": "PropertyValue",
-                        "valueReference": {
-                            "value": "dandi:BirthReference",
-                            "schemaKey": "PropertyValue",
-                        },
-                    },
-                    "sex": {
-                        "name": "Male",
-                        "schemaKey": "SexType",
-                        "identifier": "http://purl.obolibrary.org/obo/PATO_0000384",
-                    },
-                    "species": _SPECIES,
-                    "schemaKey": "Participant",
-                    "identifier": recipe.subject,
-                }
-            ],
+            "wasAttributedTo": [participant(recipe.subject)],
             "variableMeasured": [],
             "measurementTechnique": [],
         }
@@ -409,3 +377,44 @@ def _standard(name: str, identifier: str) -> Json:
 
 def _manifest_folder(dandiset: Dandiset, version: DandisetVersion) -> str:
     return f"dandisets/{dandiset.identifier}/{version.label}"
+
+
+def metadata_activity(identifier: str, moment: str, description: str) -> Json:
+    """The activity that made the metadata of an asset."""
+    return {
+        "id": identifier,
+        "name": "Metadata generation",
+        "endDate": moment,
+        "schemaKey": "Activity",
+        "startDate": moment,
+        "description": description,
+        "wasAssociatedWith": [
+            {
+                "url": "https://github.com/dandi/dandi-cli",
+                "name": "DANDI Command Line Interface",
+                "version": "0.74.0",
+                "schemaKey": "Software",
+                "identifier": "RRID:SCR_019009",
+            }
+        ],
+    }
+
+
+def participant(subject: str) -> Json:
+    """A mouse, as the subject of an asset."""
+    return {
+        "age": {
+            "value": "P90D",
+            "unitText": "ISO-8601 duration",
+            "schemaKey": "PropertyValue",
+            "valueReference": {"value": "dandi:BirthReference", "schemaKey": "PropertyValue"},
+        },
+        "sex": {
+            "name": "Male",
+            "schemaKey": "SexType",
+            "identifier": "http://purl.obolibrary.org/obo/PATO_0000384",
+        },
+        "species": _SPECIES,
+        "schemaKey": "Participant",
+        "identifier": subject,
+    }

@@ -17,7 +17,6 @@ WEB_UUID = "00000000-0000-0000-0000-000000000001"
 
 PRESENT = "1"
 MISSING = "0"
-DEAD = "X"
 
 _ESCAPED = re.compile(r"&(\d{1,7});")
 _SECONDS = re.compile(rb"-?[0-9]{1,18}(?:\.[0-9]{1,18})?s?")

@@ -296,7 +296,6 @@ class DatasetVisit:
                 changes.conflicts.clear()
             if not self._guard.accepts(listing, snapshot, last, difference, changes):
                 return None
-            self.outcome.upgraded_files += changes.upgraded
         elif self._guard.is_postponed(snapshot):
             return None
         self._guard.lapse(upstream)

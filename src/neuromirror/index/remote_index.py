@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from types import GenericAlias, TracebackType
+from types import GenericAlias
 from typing import (
     Any,
     Concatenate,
@@ -140,12 +140,7 @@ class RemoteIndex:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Do nothing: the index belongs to the other process."""
 
 

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from neuromirror.lab.pin import PinRequest, pin
     from neuromirror.lab.remint import NotMintedError
     from neuromirror.lab.reproduce import (
-        MessageCallback,
         Reproduction,
         SubdatasetReproduction,
         reproduce,
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from neuromirror.lab.restore import restore
     from neuromirror.lab.verify import Finding, Health, NotADatasetError, verify
     from neuromirror.transfer import get
+    from neuromirror.transfer.byte_progress import MessageCallback
     from neuromirror.transfer.outcomes import Outcome, Tally, tally
 
 _EXPORTS = {
@@ -62,7 +62,7 @@ _EXPORTS = {
     "Lock": "neuromirror.lab.lockfile",
     "LockBusyError": "neuromirror.lab.exclusive_write",
     "LockManifestReader": "neuromirror.lab.lock_manifests",
-    "MessageCallback": "neuromirror.lab.reproduce",
+    "MessageCallback": "neuromirror.transfer.byte_progress",
     "MintDifferences": "neuromirror.lab.mint_differences",
     "NotADatasetError": "neuromirror.lab.verify",
     "NotMintedError": "neuromirror.lab.remint",

@@ -17,7 +17,6 @@ import os
 import re
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Self
 
 import msgspec
@@ -269,12 +268,7 @@ class LockManifestWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
         self._folder.unlink(self._draft)
 

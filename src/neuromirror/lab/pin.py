@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,14 +48,13 @@ from neuromirror.model import (
     parse_description,
 )
 from neuromirror.store import SafeFolder, Store, write_atomically
+from neuromirror.transfer.byte_progress import MessageCallback
 from neuromirror.transfer.outcomes import Outcome
 from neuromirror.transfer.verified_repository import VerifiedRepository
 
 MANIFEST_ENDING = ".jsonl.zst"
 BUNDLE_ENDING = ".bundle"
 
-MessageCallback = Callable[[str], None]
-"""Called with a description of the current step."""
 
 _OWN_FILE_NAME = re.compile(
     rf"[0-9a-f]{{40}}(?:{re.escape(MANIFEST_ENDING)}|{re.escape(BUNDLE_ENDING)})\Z"

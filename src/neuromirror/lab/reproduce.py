@@ -15,7 +15,7 @@ which states were observed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -43,14 +43,12 @@ from neuromirror.model import (
 from neuromirror.sources import DatasetNotFoundError, Source
 from neuromirror.store import TAG_PREFIX, Repository, Store
 from neuromirror.store.private_store import is_private_store
+from neuromirror.transfer.byte_progress import MessageCallback
 
 _PUBLISHED = ("commit", "tree", "state")
 _OBSERVED = ("tree", "state")
 _MAX_EARLIER_STATES = 8
 """Maximum number of earlier upstream states that are compared with an observed version."""
-
-MessageCallback = Callable[[str], None]
-"""Called with the name of the version that is being minted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,12 +36,10 @@ from neuromirror.model.programs import install_advice
 from neuromirror.store import SafeFolder, Store, file_lock
 from neuromirror.transfer import JOBS, get
 from neuromirror.transfer.annex_clone import committer_environment
+from neuromirror.transfer.byte_progress import MessageCallback
 from neuromirror.transfer.git_commands import disabled_filters
 from neuromirror.transfer.outcomes import Outcome, Status
 from neuromirror.transfer.repository_check import check_restored_repository
-
-MessageCallback = Callable[[str], None]
-"""Called with a description of the current step."""
 
 _SCRATCH = ".neuromirror-restore"
 _DRAFT = "dataset"

@@ -1,8 +1,11 @@
-"""Progress of a download, in bytes."""
+"""Progress of a long operation: messages, or bytes of a download."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+
+MessageCallback = Callable[[str], None]
+"""Called with a message for each step."""
 
 ByteProgress = Callable[[int, int], None]
 """Called with the bytes received and the bytes expected so far."""

@@ -24,8 +24,6 @@ class VisitOutcome:
         Components and files that could not be mirrored as they are upstream.
     waiting_reason
         Why a new dataset was not mirrored yet.
-    upgraded_files
-        Files with better digests than before.
     pending_files
         Files without sha256, and components without checksum, that upstream will complete.
     unfinished_components
@@ -48,7 +46,6 @@ class VisitOutcome:
     known_incidents: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     waiting_reason: str = ""
-    upgraded_files: int = 0
     pending_files: int = 0
     unfinished_components: frozenset[str] = frozenset()
     refused_count: int = 0

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from itertools import chain
-from types import TracebackType
 from typing import Self
 
 from neuromirror.crawl.components.subdataset_links import is_split_component
@@ -32,12 +31,7 @@ class UnindexedContents:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def contents(self, etags: Sequence[str]) -> list[EtagRow | None]:
