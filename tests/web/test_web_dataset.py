@@ -146,6 +146,8 @@ def test_derivation_is_listed_in_both_directions(catalogue: RunningCatalogue) ->
     assert re.search(r"was derived from: .*elsewhere \(not mirrored here\)", visible_text(made_of))
     label = catalogue.api("/datasets/box:raw")["newest"]
     assert f"/dataset/box:raw@{label}" in links(made_of)
+    inputs = linked_data(made_of)["isBasedOn"]
+    assert set(inputs) == {"elsewhere", f"{catalogue.address}/dataset/box:raw@{label}"}
     assert "Derived from this dataset: box:sorted@" in visible_text(raw)
 
 
@@ -170,7 +172,7 @@ def test_search_engines_read_what_they_need(site: RunningCatalogue) -> None:
     assert document["includedInDataCatalog"]["url"] == f"{site.address}/"
     assert document["url"] == f"{site.address}/dataset/demo:000001"
     assert document["sameAs"]
-    git, manifest, sums = document["distribution"]
+    git, manifest, lock, croissant, sums, *listed = document["distribution"]
     assert git["encodingFormat"] == "git+http"
     listed = subprocess.run(
         ["git", "ls-remote", git["contentUrl"], "refs/heads/main"],
@@ -179,8 +181,14 @@ def test_search_engines_read_what_they_need(site: RunningCatalogue) -> None:
         check=True,
     )
     assert listed.stdout
-    for one in (manifest, sums):
+    for one in (manifest, lock, croissant, sums):
         assert site.get(one["contentUrl"]).status_code == 200
+    files = site.api("/datasets/demo:000001@latest/files")["files"]
+    assert [(one["name"], one["sha256"]) for one in listed] == [
+        (one["path"], one["digests"]["sha256"]) for one in files
+    ]
+    reply = site.get(listed[0]["contentUrl"], allow_redirects=False)
+    assert reply.status_code == 302
 
 
 @pytest.mark.parametrize("name", ["without", "short", "long"])

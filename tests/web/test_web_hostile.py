@@ -66,6 +66,12 @@ _PAGES = [
         "/find?checksum={}",
     ),
     *("/diff?a=demo:000001@draft&b=demo:000002@draft&page={}", "/find?checksum=sha256:{}"),
+    *("/diff?dataset={}", "/diff?dataset=demo:000001&other={}", "/diff?a={}&b={}&under={}"),
+    *("/lock?add={}", "/lock?add=demo:000001@{}&q={}", "/lock/datasets.lock?add={}"),
+    *("/lock/datasets.lock.zip?add={}&add={}", "/lock/files.curl?add=demo:000001@draft&path={}"),
+    *("/lock/{}?add={}", "/download/{}@{}?path=a", "/download/demo:000001@draft?path={}"),
+    *("/croissant/{}@{}.json", "/harvest.json?since={}", "/harvest.json?page={}"),
+    *("/oembed?url={}", "/oembed?url=/volume/{}@{}", "/oembed?url=/dataset/demo:000001&format={}"),
     *("/events?kind={}", "/events?mirror={}", "/events?before={}", "/mirrors?{}={}"),
     *("/feed/{}.atom", "/feed/demo:{}.atom", "/sitemap/{}.xml", "/alias/{}/HEAD", "/alias/{}/{}"),
     *(

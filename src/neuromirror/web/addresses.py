@@ -77,6 +77,11 @@ def cite_address(name: str, label: str, form: str) -> str:
     return f"/cite/{_version(name, label)}" + _query({"format": form})
 
 
+def croissant_address(name: str, label: str) -> str:
+    """Return the path of the Croissant metadata of a version."""
+    return f"/croissant/{_version(name, label)}.json"
+
+
 def badge_address(name: str, label: str, show: str = "") -> str:
     """Return the path of a badge."""
     query = _query({"show": show}) if show else ""
@@ -129,6 +134,7 @@ TEMPLATE_GLOBALS: Mapping[str, Callable[..., str]] = {
     "download_address": download_address,
     "cite_address": cite_address,
     "badge_address": badge_address,
+    "croissant_address": croissant_address,
     "manifest_address": manifest_address,
     "events_address": events_address,
     "search_address": search_address,

@@ -53,7 +53,7 @@ REQUEST_KINDS: Final[Mapping[str, RequestKind]] = {
 
 _PATHS: Final = (
     ("cutout", re.compile(rb"/(?:cutout|slice)/")),
-    ("diff", re.compile(rb"/(?:api/v1/)?diff\Z|/lock/")),
+    ("diff", re.compile(rb"/(?:api/v1/)?diff\Z|/lock/|/croissant/")),
     ("search", re.compile(rb"/find\Z|/api/v1/(?:search\Z|datasets/.*/paths\Z)")),
     ("sql", re.compile(rb"/index(?:[/.]|\Z)")),
 )

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from neuromirror.lab.cite.person_names import make_organisation, make_person, ror_of
 from neuromirror.lab.cite.text_values import day, doi_of, licenses_of, plain_texts, web_address
-from neuromirror.lab.cite.upstream_documents import Documents, mappings
+from neuromirror.lab.cite.upstream_documents import MAX_MEMBERS, Documents, mappings
 from neuromirror.lab.cite.works import Agent, Funder, Organisation, Related, UpstreamMetadata
 from neuromirror.model.plain_text import plain_text
 
@@ -44,7 +44,16 @@ def read(documents: Documents) -> UpstreamMetadata:
         keywords=plain_texts(about.get("keywords")),
         funders=tuple(dict.fromkeys(_funders(contributors))),
         related=tuple(dict.fromkeys(_related(about.get("relatedResource")))),
+        variables=_variables(about.get("assetsSummary")),
     )
+
+
+def _variables(summary: Any) -> tuple[str, ...]:
+    # names, or PropertyValue objects with one
+    found = summary.get("variableMeasured") if isinstance(summary, Mapping) else None
+    values = found[:MAX_MEMBERS] if isinstance(found, list) else []
+    names = (one.get("value") if isinstance(one, Mapping) else one for one in values)
+    return tuple(dict.fromkeys(filter(None, map(plain_text, names))))
 
 
 def _agent(contributor: Mapping[str, Any]) -> Agent | None:

@@ -138,6 +138,8 @@ class UpstreamMetadata:
         Identifiers of upstream, as (kind, value).
     citation_requests
         Texts that upstream asks to cite.
+    variables
+        Names of what was measured.
     """
 
     authors: tuple[Agent, ...] = ()
@@ -153,6 +155,7 @@ class UpstreamMetadata:
     funders: tuple[Funder, ...] = ()
     related: tuple[Related, ...] = ()
     citation_requests: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

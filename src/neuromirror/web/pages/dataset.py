@@ -8,14 +8,16 @@ from typing import Any
 
 from datasette.utils.asgi import Response
 
-from neuromirror.index import Index, VersionRow, shapes
+from neuromirror.index import FileRow, Index, RelatedVersion, VersionRow, shapes
 from neuromirror.model import alias_of
 from neuromirror.model.volumes import has_downloads, is_volume
+from neuromirror.web.addresses import dataset_address, version_address
 from neuromirror.web.citations import CitationData, read_citation
 from neuromirror.web.cutouts import CutoutService
 from neuromirror.web.pages.folders import file_tree
 from neuromirror.web.pages.growth_chart import growth_chart
-from neuromirror.web.pages.schema_org import linked_data
+from neuromirror.web.pages.machine_readable import typed_links
+from neuromirror.web.pages.schema_org import linked_data, script_text
 from neuromirror.web.pages.viewers import Viewer, is_web, zarr_viewers
 from neuromirror.web.readmes import find_readme
 from neuromirror.web.request import CatalogueRequest, view
@@ -26,6 +28,8 @@ _MAX_VERSIONS = 100
 """Versions per page."""
 _MAX_COUNTED_FILES = 200_000
 """Number of files above which changes between versions are not counted."""
+_MAX_LISTED_FILES = 50
+"""Number of files in the metadata for search engines."""
 _MAX_RETENTION_FILES = 20_000
 """Number of files, over all shown versions, for which retention is counted."""
 
@@ -45,17 +49,22 @@ async def dataset(request: CatalogueRequest) -> Response:
         found = await request.site.reader.run_in_thread(lambda: read_citation(store, row))
         readme = None if file is None else await request.site.readmes.read(row, file)
     alias = alias_of(name)
-    data = ""
+    data, headers = "", {}
+    listed = context.pop("listed_files")
     if found is not None and row is not None:
-        data = linked_data(
+        document = linked_data(
             found.work,
             alias,
             context["attributes"],
             site=request.base_url,
             title=request.site.title,
             has_checksums=row.indexed,
+            inputs=_inputs(context["ancestors"], request.base_url),
+            files=listed,
         )
-    return await request.render_page(
+        data = script_text(document)
+        headers = typed_links(found.work, request.base_url, has_checksums=row.indexed)
+    reply = await request.render_page(
         "dataset",
         citation=found,
         readme=readme,
@@ -66,6 +75,20 @@ async def dataset(request: CatalogueRequest) -> Response:
         viewer_links=_viewer_links(context.pop("links"), context.pop("viewers")),
         **context,
     )
+    reply.headers.update(headers)
+    return reply
+
+
+def _inputs(ancestors: Sequence[RelatedVersion], site: str) -> list[str]:
+    """Return the URLs of the datasets that a version was derived from, or their names."""
+    return [
+        one.edge.name
+        if not one.edge.dataset
+        else site + version_address(one.edge.dataset, one.edge.label)
+        if one.edge.label
+        else site + dataset_address(one.edge.dataset)
+        for one in ancestors
+    ]
 
 
 def _read(index: Index, name: str, first: int | None) -> dict[str, Any]:
@@ -81,6 +104,7 @@ def _read(index: Index, name: str, first: int | None) -> dict[str, Any]:
         "row": newest,
         "readme_file": None,
         "tree": None,
+        "listed_files": [],
         "attributes": {},
         "links": index.links(name),
         "is_volume": False,
@@ -100,6 +124,7 @@ def _read(index: Index, name: str, first: int | None) -> dict[str, Any]:
             "newest": shapes.Version.of(newest).plain(),
             "readme_file": find_readme(index, newest),
             "tree": file_tree(index, newest),
+            "listed_files": _listed_files(index, newest),
             "attributes": index.attributes(newest),
             "is_volume": is_volume(row.source_uri, index.links(name)),
             "viewers": zarr_viewers(index, newest),
@@ -107,6 +132,13 @@ def _read(index: Index, name: str, first: int | None) -> dict[str, Any]:
             "descendants": index.descendants(newest, 1),
         }
     return context
+
+
+def _listed_files(index: Index, newest: VersionRow) -> list[FileRow]:
+    """Return the first files, for the metadata that search engines read."""
+    if not newest.indexed or not has_downloads(newest.source_uri):
+        return []
+    return list(index.files(newest, limit=_MAX_LISTED_FILES))
 
 
 def _newer_draft(versions: Sequence[VersionRow], newest: VersionRow | None) -> str | None:

@@ -39,6 +39,7 @@ _DISALLOWED_PATHS = (
         "/checksums/",
         "/download/",
         "/lock",
+        "/croissant/",
         "/cite/",
         "/slice/",
         "/cutout/",

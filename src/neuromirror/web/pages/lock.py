@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import SpooledTemporaryFile, TemporaryDirectory
 from typing import IO, Any, Final
 
-from datasette.utils.asgi import AsgiStream, Response
+from datasette.utils.asgi import Response
 
 from neuromirror.index import Index, MalformedQueryError, VersionRow, shapes
 from neuromirror.lab import PinRequest, load_lock, pin
@@ -24,14 +24,13 @@ from neuromirror.store import Store
 from neuromirror.web.addresses import lock_address
 from neuromirror.web.pages.viewers import is_web
 from neuromirror.web.request import BadRequestError, CatalogueRequest, view
+from neuromirror.web.spooled_response import SPOOLED_BYTES, spooled_response
 from neuromirror.web.version_comparison import split_version_name
 
 _MAX_VERSIONS: Final = 50
 _MAX_FILES: Final = 500_000
 """Number of files above which no lock file is made here: it would take minutes."""
 _MAX_RESULTS: Final = 10
-_SPOOLED_BYTES: Final = 1 << 20
-_CHUNK_SIZE: Final = 1 << 18
 _LOCK: Final = "datasets.lock"
 
 LISTS: Final = {
@@ -157,24 +156,14 @@ async def _send(
         with TemporaryDirectory(prefix="neuromirror-") as folder:
             path = _make_lock(store, index, rows, base, globs, Path(folder))
             # closed by the stream
-            made = SpooledTemporaryFile(_SPOOLED_BYTES)  # noqa: SIM115
+            made = SpooledTemporaryFile(SPOOLED_BYTES)  # noqa: SIM115
             write(path, made)
         made.seek(0)
         return made
 
     made = await request.site.reader.long_query(make)
 
-    async def stream(to: Any) -> None:
-        with made:
-            while piece := await request.site.reader.run_file_read(lambda: made.read(_CHUNK_SIZE)):
-                await to.write_bytes(piece)
-
-    headers = {
-        "content-disposition": f'attachment; filename="{name}"',
-        "cache-control": "no-cache",
-        "access-control-allow-origin": "*",
-    }
-    return _ByteStream(stream, 200, headers, kind)
+    return spooled_response(request, made, name, kind)
 
 
 def _make_lock(
@@ -207,23 +196,3 @@ def _write_archive(path: Path, target: IO[bytes]) -> None:
         for one in sorted(path.with_name(f"{path.name}.d").rglob("*")):
             if one.is_file():
                 archive.write(one, one.relative_to(path.parent).as_posix())
-
-
-class _ByteStream(AsgiStream):  # type: ignore[misc,unused-ignore]
-    """A stream whose writer also takes bytes."""
-
-    async def asgi_send(self, send: Any) -> None:
-        """Send the stream."""
-        headers = {**self.headers, "content-type": self.content_type}
-        raw = [[name.encode(), value.encode()] for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": self.status, "headers": raw})
-        await self.stream_fn(_Writer(send))
-        await send({"type": "http.response.body", "body": b""})
-
-
-class _Writer:
-    def __init__(self, send: Any) -> None:
-        self._send = send
-
-    async def write_bytes(self, piece: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": piece, "more_body": True})

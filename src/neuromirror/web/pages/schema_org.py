@@ -9,14 +9,29 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from neuromirror.index import FileRow
+from neuromirror.lab.cite.media_types import media_type
 from neuromirror.lab.cite.works import Agent, CitedWork, Person
 from neuromirror.model import format_bytes
-from neuromirror.web.addresses import checksums_address, dataset_address, manifest_address
+from neuromirror.web.addresses import (
+    checksums_address,
+    croissant_address,
+    dataset_address,
+    download_address,
+    lock_file_address,
+    manifest_address,
+)
 
 _MIN_DESCRIPTION, _MAX_DESCRIPTION = 50, 5000
 """Length of a description that Google accepts."""
 _KEYWORD_ATTRIBUTES = ("species", "modality", "platform", "project")
 """Attributes whose values become keywords."""
+
+
+def script_text(document: Mapping[str, Any]) -> str:
+    """Return a JSON-LD document as text, escaped for a ``script`` element."""
+    text = json.dumps(document)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def linked_data(
@@ -27,8 +42,10 @@ def linked_data(
     site: str,
     title: str,
     has_checksums: bool,
-) -> str:
-    """Return the JSON-LD of a version, escaped for a ``script`` element.
+    inputs: Sequence[str] = (),
+    files: Sequence[FileRow] = (),
+) -> dict[str, Any]:
+    """Return the JSON-LD of a version.
 
     Parameters
     ----------
@@ -38,6 +55,10 @@ def linked_data(
         Public URL and title of the catalogue.
     has_checksums
         Whether the catalogue has a checksum list of the version.
+    inputs
+        URLs or names of the datasets that it was derived from.
+    files
+        The files to list as downloads; the first ones of a large version.
     """
     state = work.state
     searched = [value for name in _KEYWORD_ATTRIBUTES for value in attributes.get(name, ())]
@@ -56,6 +77,8 @@ def linked_data(
         "funder": [_agent(one.organisation) for one in work.funders],
         "keywords": list(dict.fromkeys((*work.keywords, *searched))),
         "measurementTechnique": list(attributes.get("modality", ())),
+        "variableMeasured": list(work.variables),
+        "isBasedOn": list(inputs),
         "isAccessibleForFree": True,
         "dateCreated": _day(work.created),
         "datePublished": _day(work.published),
@@ -63,12 +86,25 @@ def linked_data(
         if work.modified is None or state.time is None
         else state.time.isoformat(),
         "includedInDataCatalog": {"@type": "DataCatalog", "name": title, "url": f"{site}/"},
-        "distribution": list(_distributions(work, alias, site, has_checksums=has_checksums)),
+        "distribution": [
+            *_distributions(work, alias, site, has_checksums=has_checksums),
+            *(_file_distribution(work, site, one) for one in files),
+        ],
     }
-    text = json.dumps(
-        {key: value for key, value in document.items() if value not in (None, [], "")}
-    )
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return {key: value for key, value in document.items() if value not in (None, [], "")}
+
+
+def _file_distribution(work: CitedWork, site: str, file: FileRow) -> dict[str, Any]:
+    sha256 = next((one.value for one in file.digests if one.algorithm == "sha256"), None)
+    entry = {
+        "@type": "DataDownload",
+        "name": file.path,
+        "contentUrl": site + download_address(work.state.name, work.state.label, file.path),
+        "contentSize": None if file.size is None else f"{file.size} B",
+        "encodingFormat": media_type(file.path),
+        "sha256": sha256,
+    }
+    return {key: value for key, value in entry.items() if value is not None}
 
 
 def _description(work: CitedWork) -> str:
@@ -133,6 +169,18 @@ def _distributions(
         "name": "Manifest: every file with its size and checksum",
         "contentUrl": site + manifest_address(work.digest),
         "encodingFormat": "application/zstd",
+    }
+    yield {
+        "@type": "DataDownload",
+        "name": "Lock file of this version",
+        "contentUrl": site + lock_file_address("datasets.lock", [work.name]),
+        "encodingFormat": "text/plain",
+    }
+    yield {
+        "@type": "DataDownload",
+        "name": "Croissant metadata of every file",
+        "contentUrl": site + croissant_address(work.state.name, work.state.label),
+        "encodingFormat": "application/ld+json",
     }
     if has_checksums:
         yield {

@@ -12,6 +12,7 @@ from neuromirror.model.volumes import has_downloads, is_volume
 from neuromirror.store.manifests import manifest_file
 from neuromirror.web.citations import read_citation
 from neuromirror.web.pages.folders import folder_entries, matching_files
+from neuromirror.web.pages.machine_readable import typed_links
 from neuromirror.web.pages.viewers import zarr_viewers
 from neuromirror.web.request import CatalogueRequest, view
 
@@ -60,17 +61,29 @@ async def version(request: CatalogueRequest) -> Response:
     context = await request.query_index(look)
     row = context.pop("row")
     store = request.site.store
-    return await request.render_page(
+    citation = await request.site.reader.run_in_thread(lambda: read_citation(store, row))
+    has_manifest = manifest_file(store.root, row.state).is_file()
+    reply = await request.render_page(
         "version",
         under=under,
         terms=terms,
         folders=_breadcrumbs(under),
         start=start,
-        citation=await request.site.reader.run_in_thread(lambda: read_citation(store, row)),
-        has_manifest=manifest_file(store.root, row.state).is_file(),
+        citation=citation,
+        has_manifest=has_manifest,
         alias=alias_of(name),
         **context,
     )
+    if citation is not None and not under and not terms:
+        reply.headers.update(
+            typed_links(
+                citation.work,
+                request.base_url,
+                has_checksums=row.indexed,
+                has_manifest=has_manifest,
+            )
+        )
+    return reply
 
 
 def _breadcrumbs(under: str) -> list[tuple[str, str]]:

@@ -1,0 +1,145 @@
+"""What programs read of the catalogue: Croissant, typed links, the harvest feed, oEmbed."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from xml.etree import ElementTree
+
+import pytest
+import requests
+from PIL import Image
+
+from neuromirror.lab.cite.dandi_documents import read
+from support.running_catalogue import RunningCatalogue, links, run_catalogue
+from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, files
+from support.volume_archives import EM
+
+NAME = "demo:000002@0.240301.1055"
+
+
+def typed_links(reply: requests.Response) -> list[tuple[str, str]]:
+    """Return relation and target of the links in a header."""
+    found = requests.utils.parse_header_links(reply.headers["link"])
+    return [(one["rel"], one["url"]) for one in found]
+
+
+def test_mlcroissant_reads_the_croissant_metadata(
+    site: RunningCatalogue, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import mlcroissant
+
+    caplog.set_level(logging.ERROR)
+    reply = site.get(f"/croissant/{NAME}.json")
+    assert reply.headers["content-type"] == "application/ld+json"
+    (tmp_path / "croissant.json").write_bytes(reply.content)
+    metadata = mlcroissant.Dataset(jsonld=str(tmp_path / "croissant.json")).metadata
+    listed = site.api(f"/datasets/{NAME}/files")["files"]
+    found = {one.name: one.sha256 for one in metadata.distribution}
+    assert found == {one["path"]: one["digests"]["sha256"] for one in listed}
+    assert site.get("/croissant/demo:000002@9.9.9.json").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/dataset/demo:000002", f"/dataset/{NAME}"])
+def test_the_header_links_to_metadata_and_items(site: RunningCatalogue, path: str) -> None:
+    found = typed_links(site.get(path))
+    relations = [relation for relation, _ in found]
+    for one in ("cite-as", "describedby", "item", "license", "type", "collection"):
+        assert one in relations
+    assert relations.count("cite-as") == 1
+    assert ("cite-as", "https://doi.org/10.5072/dandi.000002/0.240301.1055") in found
+    for relation, target in found:
+        if target.startswith(site.address):
+            assert site.get(target).status_code == 200, (relation, target)
+
+
+def test_a_version_without_a_doi_is_cited_as_its_page(site: RunningCatalogue) -> None:
+    label = site.api("/datasets/demo:000001")["version"]
+    found = typed_links(site.get("/dataset/demo:000001"))
+    assert ("cite-as", f"{site.address}/dataset/demo:000001@{label}") in found
+
+
+def test_no_field_of_metadata_ends_a_link(box: ScriptedHarness, source: ScriptedSource) -> None:
+    odd = 'a>; rel="cite-as", <https://evil.example.org'
+    source.scripted_datasets[odd.replace("/", "")] = ScriptedDataset(files("a.txt"))
+    box.sync()
+    with run_catalogue(box.store) as site:
+        (row,) = site.api("/datasets")["datasets"]
+        found = typed_links(site.get(f"/dataset/{quote(row['name'], safe=':')}"))
+    assert not [target for _, target in found if target.startswith("https://evil")]
+
+
+def test_the_harvest_feed_has_every_dataset_once(
+    box: ScriptedHarness, source: ScriptedSource
+) -> None:
+    names = [f"d{number:03}" for number in range(60)]
+    for name in names:
+        source.scripted_datasets[name] = ScriptedDataset(files("a.txt"))
+    box.sync()
+    with run_catalogue(box.store) as site:
+        found, following = [], "/harvest.json"
+        while following:
+            page = site.get(following).json()
+            found += page["datasets"]
+            following = page["next"]
+        assert sorted(one["url"].rpartition(":")[2] for one in found) == names
+        assert all(one["@type"] == "Dataset" and one["sdDatePublished"] for one in found)
+        assert site.get("/harvest.json?since=2999-01-01").json()["datasets"] == []
+        first = site.get("/harvest.json?since=2000-01-01").json()
+        assert len(first["datasets"]) == 50
+        assert "since=2000-01-01" in first["next"]
+        assert site.get("/harvest.json?since=yesterday").status_code == 400
+
+
+def test_browsers_find_the_search(site: RunningCatalogue) -> None:
+    assert 'rel="search"' in site.page("/")
+    root = ElementTree.fromstring(site.get("/opensearch.xml").content)
+    templates = [one.get("template", "") for one in root if one.tag.endswith("Url")]
+    assert len(templates) == 3
+    for one in templates:
+        assert site.get(one.replace("{searchTerms}", "ripples")).status_code == 200
+
+
+def test_every_address_in_llms_txt_leads_somewhere(site: RunningCatalogue) -> None:
+    text = site.get("/llms.txt").text
+    assert text.startswith("# ")
+    addresses = re.findall(rf"{re.escape(site.address)}[^\s:)]*(?:\)|:|\?[^\s:]*)?", text)
+    assert len(addresses) > 8
+    for one in re.findall(r"\]\(([^)]+)\)", text):
+        assert site.get(one).status_code == 200, one
+    dataset, label = NAME.split("@")
+    for one in re.findall(rf"- ({re.escape(site.address)}\S+):", text):
+        path = one.replace("<dataset>", dataset).replace("<label>", label)
+        path = path.replace("<path>", quote("dataset notes.txt"))
+        assert site.get(path, allow_redirects=False).status_code in (200, 302), path
+
+
+def test_oembed_describes_the_preview_of_a_volume(volume_site: RunningCatalogue) -> None:
+    page = volume_site.page(f"/volume/{EM}@latest")
+    (address,) = [one for one in links(page) if "/oembed?" in one]
+    found = volume_site.get(address).json()
+    assert (found["version"], found["type"]) == ("1.0", "photo")
+    image = Image.open(io.BytesIO(volume_site.get(found["url"]).content))
+    assert image.size == (found["width"], found["height"])
+    for query, status in (
+        (f"url=/volume/{EM}@latest&format=xml", 400),
+        ("url=https://example.org/", 400),
+        ("url=/volume/none:x@latest", 404),
+    ):
+        assert volume_site.get(f"/oembed?{query}").status_code == status
+
+
+def test_variables_of_a_dandiset_are_read() -> None:
+    summary = {
+        "variableMeasured": ["ElectricalSeries", {"value": "Units"}, "ElectricalSeries", 5, None]
+    }
+
+    class Dandiset:
+        def parsed(self, path: str) -> dict[str, Any]:
+            return {"name": "x", "assetsSummary": summary}
+
+    assert read(Dandiset()).variables == ("ElectricalSeries", "Units")
