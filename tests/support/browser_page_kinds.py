@@ -78,6 +78,8 @@ KINDS = (
     PageKind("file", _file(RELEASED, SHARED)),
     PageKind("bytes", bytes_path),
     PageKind("diff", diff_path),
+    PageKind("compare", _at(f"/diff?dataset={RELEASED}")),
+    PageKind("lock", _at(f"/lock?add={RELEASED}@latest&add={IMAGES}@latest")),
     PageKind("volume", _at(f"/volume/{VOLUME}@latest")),
     PageKind("mirrors", _at("/mirrors")),
     PageKind("events", _at("/events")),
@@ -90,6 +92,11 @@ KINDS = (
 """Pages of which the documentation has pictures."""
 
 ODD_KINDS = (
+    PageKind("help", _at("/help")),
+    PageKind("changes", _at("/changes")),
+    PageKind("compare-datasets", _at("/diff")),
+    PageKind("lock-empty", _at("/lock?q=ripples")),
+    PageKind("lock-odd", _at(f"/lock?add={ODD}@latest&add={WIDE}@latest&q=never")),
     PageKind("nothing-found", _at("/?q=hippocampus")),
     PageKind("volume-dataset", _at(f"/dataset/{VOLUME}")),
     PageKind("odd-found", _at("/?q=onerror")),

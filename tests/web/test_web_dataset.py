@@ -172,7 +172,7 @@ def test_search_engines_read_what_they_need(site: RunningCatalogue) -> None:
     assert document["includedInDataCatalog"]["url"] == f"{site.address}/"
     assert document["url"] == f"{site.address}/dataset/demo:000001"
     assert document["sameAs"]
-    git, manifest, lock, croissant, sums, *listed = document["distribution"]
+    git, manifest, lock, croissant, sums, *downloads = document["distribution"]
     assert git["encodingFormat"] == "git+http"
     listed = subprocess.run(
         ["git", "ls-remote", git["contentUrl"], "refs/heads/main"],
@@ -184,10 +184,10 @@ def test_search_engines_read_what_they_need(site: RunningCatalogue) -> None:
     for one in (manifest, lock, croissant, sums):
         assert site.get(one["contentUrl"]).status_code == 200
     files = site.api("/datasets/demo:000001@latest/files")["files"]
-    assert [(one["name"], one["sha256"]) for one in listed] == [
+    assert [(one["name"], one["sha256"]) for one in downloads] == [
         (one["path"], one["digests"]["sha256"]) for one in files
     ]
-    reply = site.get(listed[0]["contentUrl"], allow_redirects=False)
+    reply = site.get(downloads[0]["contentUrl"], allow_redirects=False)
     assert reply.status_code == 302
 
 

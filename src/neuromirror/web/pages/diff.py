@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -49,13 +49,20 @@ def _form(index: Index, first: str, second: str, old: str, new: str) -> dict[str
     if not after:
         after = index.resolve(second).name
     if not before:
-        others = [name for name, _ in sides[0] if name != after]
-        before = others[0] if others else after
+        before = _earlier([name for name, _ in sides[0]], after)
     return {"sides": sides, "chosen": (before, after)}
 
 
+def _earlier(names: Sequence[str], name: str) -> str:
+    """Return the version before another one, of names that start with the newest."""
+    earlier = names[names.index(name) + 1 :] if name in names else names
+    others = earlier or [one for one in names if one != name]
+    return others[0] if others else name
+
+
 def _resolved(index: Index, name: str) -> str:
-    return index.resolve(*_split(name)).name if name else ""
+    """Return the version that a name means; empty for the name of a dataset."""
+    return index.resolve(*_split(name)).name if split_version_name(name)[1] else ""
 
 
 def _choices(index: Index, dataset: str) -> list[tuple[str, str]]:

@@ -1,0 +1,74 @@
+"""What a visitor takes away: a lock file of several versions, a file; and tables on a phone."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from neuromirror.lab.lockfile import load_lock
+from neuromirror_demo import SHARED
+from support.browser_page_kinds import labels
+from support.browser_session import PHONE, BrowserSession, SessionFactory
+from support.browser_site import IMAGES, RELEASED, BrowserSite
+
+_LABELLED = """() => [...document.querySelectorAll('table.cards td[data-label]')].map(one =>
+    getComputedStyle(one, '::before').content)"""
+
+
+def test_a_lock_file_of_two_datasets_is_collected_and_downloaded(
+    start_session: SessionFactory, site: BrowserSite, tmp_path: Path
+) -> None:
+    walk = start_session(site, java_script_enabled=False, accept_downloads=True)
+    page = walk.open(f"/dataset/{RELEASED}@latest")
+    walk.follow(page.get_by_role("link", name="Add to a lock file"))
+    box = page.get_by_role("searchbox", name="Search datasets to add")
+    box.fill("hemisphere")
+    with page.expect_navigation():
+        box.press("Enter")
+    walk.follow(page.get_by_role("link", name=f"Add {IMAGES}"))
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name="Download datasets.lock").click()
+    waiting.value.save_as(tmp_path / "datasets.lock")
+    found = load_lock(tmp_path / "datasets.lock").datasets
+    assert [one.name for one in found] == [RELEASED, IMAGES]
+    walk.follow(page.get_by_role("link", name=f"Remove {RELEASED}"))
+    assert walk.path.count("add=") == 1
+
+
+def test_a_file_is_downloaded_from_the_archive(
+    start_session: SessionFactory, site: BrowserSite, tmp_path: Path
+) -> None:
+    walk = start_session(site, accept_downloads=True)
+    page = walk.open(f"/dataset/{RELEASED}@latest?under={SHARED.rpartition('/')[0]}")
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name="Download").first.click()
+    waiting.value.save_as(tmp_path / "file")
+    found = hashlib.sha256((tmp_path / "file").read_bytes()).hexdigest()
+    files = site.site.api(f"/datasets/{RELEASED}@latest/files")["files"]
+    assert found in {one["digests"]["sha256"] for one in files}
+
+
+def test_versions_are_picked_from_lists(session: BrowserSession, site: BrowserSite) -> None:
+    first, second, *_ = labels(site, RELEASED)
+    page = session.open(f"/dataset/{RELEASED}")
+    session.follow(page.get_by_role("link", name="Compare two versions"))
+    page.get_by_label("From").select_option(f"{RELEASED}@{first}")
+    page.get_by_label("To").select_option(f"{RELEASED}@{second}")
+    with page.expect_navigation():
+        page.get_by_role("button", name="Compare", exact=True).click()
+    assert session.heading == "Differences"
+    assert first in session.text
+    assert second in session.text
+
+
+def test_tables_are_cards_on_a_phone(start_session: SessionFactory, site: BrowserSite) -> None:
+    walk = start_session(site, viewport=PHONE, is_mobile=True, has_touch=True)
+    for path in (f"/dataset/{RELEASED}@latest", f"/lock?add={RELEASED}@latest", "/events"):
+        page = walk.open(path)
+        cell = page.locator("table.cards td").first
+        assert cell.evaluate("one => getComputedStyle(one).display") == "block"
+        named = page.evaluate(_LABELLED)
+        assert all(one not in ("none", "") for one in named)
+        table = page.locator("table.cards").first.bounding_box()
+        assert table is not None
+        assert table["width"] <= PHONE["width"]
