@@ -135,3 +135,17 @@ def test_requests_run_concurrently_once_the_host_has_answered():
     for thread in threads:
         thread.join()
     assert not both.broken
+
+
+def test_the_message_is_the_same_whichever_url_failed_first():
+    """So that commands fold the failures of many files into one message."""
+    texts = set()
+    for name in ("one", "two"):
+        first = f"http://archive.example:8080/{name}"
+        breaker = HostCircuitBreaker(failures=1, seconds=0.0)
+        error = UnreachableError(f"{first} cannot be reached: refused", url=first, status=None)
+        breaker.record_failure(first, error)
+        with pytest.raises(CircuitOpenError) as refused:
+            breaker.check(URL)
+        texts.add(str(refused.value))
+    assert len(texts) == 1
