@@ -12,8 +12,10 @@ from contextlib import ExitStack
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import tenacity
 
 from neuromirror_demo import DemoArchive
 
@@ -51,6 +53,12 @@ def isolated_home(
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
     monkeypatch.setenv("PATH", f"{_BIN}{os.pathsep}{os.environ['PATH']}")
     return home
+
+
+@pytest.fixture
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeat failed requests at once, with the limits that users have."""
+    monkeypatch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda seconds: None))
 
 
 @pytest.fixture(scope="session")

@@ -70,7 +70,7 @@ def test_each_departure_is_found_and_nothing_else(
     assert statuses(report) == {**EXPECTED_STATUSES, **expected}
 
 
-def test_a_listing_out_of_order_breaks_the_check_that_reads_it() -> None:
+def test_a_listing_out_of_order_breaks_the_check_that_reads_it(no_waits: None) -> None:
     with nonconforming_bucket(unordered=True) as endpoint:
         report = check_bucket(endpoint)
     assert "broken" in {one.status for one in report.findings if one.rule.startswith("s3.listing")}

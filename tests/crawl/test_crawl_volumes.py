@@ -6,12 +6,10 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import tenacity
 from click.testing import CliRunner
 
 from neuromirror.cli import main
@@ -186,7 +184,7 @@ def test_storage_that_moves_is_the_same_version_with_other_links(
 def test_a_fault_is_reported_and_the_old_version_kept(
     boss: DemoBoss,
     create_boss_harness: Callable[..., MirrorHarness],
-    monkeypatch: pytest.MonkeyPatch,
+    no_waits: None,
     fault: str,
     options: dict[str, Any],
     message: str,
@@ -195,8 +193,6 @@ def test_a_fault_is_reported_and_the_old_version_kept(
     mirror_harness.sync()
     refs = mirror_harness.refs()
     boss.edit(TISSUE, ((40, 41), (40, 41), (40, 41)))
-    # only the waits between attempts
-    monkeypatch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda seconds: None))
     with boss.fault(fault, **options):
         result = mirror_harness.sync(deep=True)[f"b:{TISSUE}"]
     assert (result.status, result.visit) == ("error", "failed")

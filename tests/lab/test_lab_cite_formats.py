@@ -10,6 +10,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
@@ -232,14 +233,23 @@ def context() -> dict[str, Any]:
     return terms
 
 
-def conforms(crate: dict[str, Any]) -> tuple[bool, str]:
-    """Check a crate against the shapes of roc-validator for RO-Crate 1.2."""
-    import pyshacl
+@cache
+def shapes_and_terms() -> tuple[Any, Any]:
+    """The shapes of roc-validator for RO-Crate 1.2, and its ontology, as graphs."""
     from rdflib import Graph
 
     shapes, terms = Graph(), Graph().parse(SHAPES / "ontology.ttl")
     for path in sorted(SHAPES.glob("*.ttl")):
         shapes.parse(path, format="turtle", publicID="https://shapes.example.invalid/")
+    return shapes, terms
+
+
+def conforms(crate: dict[str, Any]) -> tuple[bool, str]:
+    """Check a crate against the shapes."""
+    import pyshacl
+    from rdflib import Graph
+
+    shapes, terms = shapes_and_terms()
     base = "https://crate.example.invalid/"
     text = json.dumps({**crate, "@context": context()})
     graph = Graph().parse(data=text, format="json-ld", publicID=base, base=base)

@@ -61,7 +61,7 @@ def run(folder: Path, text: str, *options: str) -> tuple[int, dict[str, int]]:
     )
     environment = {key: value for key, value in os.environ.items() if "PYTEST" not in key}
     environment |= {"PYTHONPATH": str(ROOT / "tests"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    command = [sys.executable, "-m", "pytest", "-p", "xdist", "-n", "2"]
+    command = [sys.executable, "-m", "pytest", "-p", "xdist", "-n", "1"]
     done = subprocess.run(
         [*command, "--dist", "worksteal", *options],
         cwd=folder,
@@ -92,7 +92,7 @@ def test_a_crash_of_the_second_run_fails_every_test_in_it(tmp_path: Path) -> Non
     assert (code, counts) == (1, {"failed": 4})
 
 
-@pytest.mark.parametrize("options", [(), ("--rerun-failed=5",), ("--rerun-failed=40", "-x")])
+@pytest.mark.parametrize("options", [("--rerun-failed=5",), ("--rerun-failed=40", "-x")])
 def test_nothing_runs_again_beyond_the_limit_or_if_the_run_stopped(
     tmp_path: Path, options: tuple[str, ...]
 ) -> None:

@@ -17,8 +17,9 @@ import pytest
 import requests
 
 from neuromirror_demo import DemoArchive
+from support.command_shell import Shell
 from support.mirror_harness import MirrorHarness
-from support.service_process import ServiceProcess, environment, running_service
+from support.service_process import ServiceProcess, running_service
 
 SHORT_TIMEOUTS = (
     "import neuromirror.service.serve as s, neuromirror.service.catalogue_process as c; "
@@ -46,17 +47,8 @@ def status(url: str) -> int:
     return requests.get(url, timeout=300).status_code
 
 
-def run_program(
-    mirror_harness: MirrorHarness, *arguments: str, **more: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "neuromirror", *arguments],
-        env={**environment(mirror_harness), **more},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+def shell(mirror_harness: MirrorHarness) -> Shell:
+    return Shell(mirror_harness.mirrors, mirror_harness.folder)
 
 
 def test_one_address_gives_pages_json_feeds_and_clones(
@@ -197,7 +189,7 @@ def test_a_catalogue_that_ended_is_a_failure_on_record_until_it_answers(
         assert failing() == []
         os.kill(catalogue_pid(service), signal.SIGKILL)
         service.wait(lambda: failing() == ["catalogue"])
-        assert run_program(copied_mirror_harness, "status").returncode == 1
+        shell(copied_mirror_harness).run("status", code=1)
         catalogue_url(service, 2)
         service.wait(lambda: failing() == [])
         assert service.send_signal(signal.SIGTERM, 30) == 0
@@ -258,18 +250,14 @@ def test_a_takedown_and_a_rebuilt_index_show_without_a_restart(
         process = catalogue_pid(service)
         page, clone = f"{address}/dataset/demo:000002", f"{address}/alias/demo--000002/HEAD"
         assert (status(page), status(clone)) == (200, 200)
-        done = run_program(
-            copied_mirror_harness, "takedown", "demo:000002", "--reason", "asked by its owner"
-        )
-        assert done.returncode == 0, done.stderr
+        commands = shell(copied_mirror_harness)
+        commands.run("takedown", "demo:000002", "--reason", "asked by its owner")
         response = requests.get(page, timeout=300)
         assert (response.status_code, "asked by its owner" in response.text) == (410, True)
         assert status(clone) == 404
-        assert (
-            run_program(copied_mirror_harness, "takedown", "demo:000002", "--undo").returncode == 0
-        )
+        commands.run("takedown", "demo:000002", "--undo")
         assert (status(page), status(clone)) == (200, 200)
-        assert run_program(copied_mirror_harness, "rebuild-index").returncode == 0
+        commands.run("rebuild-index")
         assert status(page) == 200
         assert status(f"{address}/index.json") == 200
         assert catalogue_pid(service) == process
@@ -347,32 +335,21 @@ def test_invalid_options_are_refused_before_anything_is_created(
                 "'mirror.example.org'",
             ),
         ):
-            done = run_program(mirror_harness, "serve", *arguments)
-            assert (done.returncode, expected in done.stderr) == (2, True), done.stderr
+            assert expected in shell(mirror_harness).run("serve", *arguments, code=2).err
         assert not mirror_harness.folder.exists()
-        done = run_program(mirror_harness, "serve", "--catalogue", here)
-        assert done.returncode == 2
-        assert here in done.stderr
-        assert os.strerror(errno.EADDRINUSE) in done.stderr
+        done = shell(mirror_harness).run("serve", "--catalogue", here, code=2)
+        assert here in done.err
+        assert os.strerror(errno.EADDRINUSE) in done.err
 
 
 @pytest.mark.parametrize("package", ["datasette", "uvicorn"])
 def test_a_missing_extra_is_reported_with_the_install_command(
-    mirror_harness: MirrorHarness, package: str
+    mirror_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
-    program = (
-        f"import sys; sys.modules['{package}'] = None; from neuromirror.cli import main; main()"
-    )
+    monkeypatch.setitem(sys.modules, package, None)
     for arguments in (["serve", "--catalogue", "127.0.0.1:0"], ["catalogue"]):
-        done = subprocess.run(
-            [sys.executable, "-c", program, *arguments],
-            env=environment(mirror_harness),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 2, done.stderr
-        assert "pip install 'neuromirror[web]'" in done.stderr
+        done = shell(mirror_harness).run(*arguments, code=2)
+        assert "pip install 'neuromirror[web]'" in done.err
     assert not mirror_harness.folder.exists()
 
 

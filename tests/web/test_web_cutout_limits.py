@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,7 @@ from neuromirror.web.cutouts import (
     CutoutService,
     Picture,
 )
+from neuromirror_demo import catalogue_process
 from neuromirror_demo.boss import ACTIVITY, CELLS, TISSUE
 from support.running_catalogue import RunningCatalogue, run_catalogue, visible_text
 from support.volume_archives import EM, VolumeArchives, cutout_path
@@ -145,7 +147,7 @@ def test_page_without_cutouts_sends_no_upstream_requests(
 
 
 def test_without_the_optional_packages_the_page_has_facts_and_the_command(
-    quiet_volumes: VolumeArchives, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quiet_volumes: VolumeArchives, tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "from importlib.machinery import PathFinder\n"
@@ -154,8 +156,10 @@ def test_without_the_optional_packages_the_page_has_facts_and_the_command(
         "PathFinder.find_spec = lambda name, path=None, target=None: (\n"
         "    None if name in hidden else find(name, path, target))\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with run_catalogue(quiet_volumes.mirror_harness.store) as site:
+    store = quiet_volumes.mirror_harness.folder
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NEUROMIRROR_STORE": str(store)}
+    with catalogue_process.run_catalogue(tmp_path, environment) as process:
+        site = RunningCatalogue(process.address)
         text = site.text(f"/volume/{EM}@latest")
         assert "4 × 4 × 40 nm" in text
         assert "pip install 'neuromirror[volumes]'" in text

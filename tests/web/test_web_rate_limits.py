@@ -7,8 +7,6 @@ import difflib
 import shutil
 import socket
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,6 +33,7 @@ from neuromirror.web.rate_limits import (
     request_kind,
 )
 from neuromirror.web.server.response_cache import ResponseCache
+from support.command_shell import Shell
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import RunningCatalogue, run_catalogue
 from support.volume_archives import EM, VolumeArchives, cutout_path
@@ -118,11 +117,9 @@ def test_a_malformed_setting_is_wrong_usage(
     demo_harness: MirrorHarness, options: list[str]
 ) -> None:
     kept = [one.replace("--", "--catalogue-") for one in options]
-    program = [sys.executable, "-m", "neuromirror", "--store", str(demo_harness.store.root)]
-    for argv in (["catalogue", *options], ["serve", "--catalogue", "127.0.0.1:0", *kept]):
-        done = subprocess.run([*program, *argv], capture_output=True, text=True, check=False)
-        assert done.returncode == 2
-        assert "Traceback" not in done.stderr
+    shell = Shell(demo_harness.mirrors, demo_harness.store.root)
+    shell.run("catalogue", *options, code=2)
+    shell.run("serve", "--catalogue", "127.0.0.1:0", *kept, code=2)
 
 
 def scope_of(host: str) -> dict[str, Any]:

@@ -1,0 +1,33 @@
+"""The command ``catalogue`` in a child process, forked from one that has imported what it needs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+
+from neuromirror.cli import main
+from neuromirror.web.site import import_pint_without_dask
+
+import_pint_without_dask()
+for _module in (
+    "neuromirror.service.catalogue_process",
+    "neuromirror.service.logs",
+    "neuromirror.web.datasette_hooks",
+    "neuromirror.web.server.idle_timeout",
+    "neuromirror.web.server.uvicorn_server",
+    "uvicorn",
+):
+    importlib.import_module(_module)
+
+
+def run_command(
+    arguments: Sequence[str], environment: Mapping[str, str], out: Connection, err: Connection
+) -> None:
+    """Run ``neuromirror`` with these arguments, as if this process had been started for it."""
+    os.environ.clear()
+    os.environ.update(environment)
+    os.dup2(out.fileno(), 1)
+    os.dup2(err.fileno(), 2)
+    main(arguments, prog_name="neuromirror")
