@@ -81,8 +81,20 @@ class Settings:
 
     @property
     def mirrors_folder(self) -> Path:
-        """The folder of local mirror files; it need not exist."""
-        return self.given_mirrors or _LOCAL_MIRRORS
+        """The folder of local mirror files; it need not exist.
+
+        Raises
+        ------
+        ConfigurationError
+            It is the default, and a file in it sends a credential to a host of its choice.
+        """
+        if self.given_mirrors is not None:
+            return self.given_mirrors
+        if _LOCAL_MIRRORS.is_dir():
+            from neuromirror.config.mirror_files import refuse_unbound_credentials
+
+            refuse_unbound_credentials(_LOCAL_MIRRORS)
+        return _LOCAL_MIRRORS
 
     @property
     def store_folder(self) -> Path:

@@ -9,12 +9,15 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from neuromirror.model import ConfigurationError, DatasetRef
 from neuromirror.net import ListingLimits, RequestPolicy, validate_contact
 from neuromirror.sources import Source, open_source, source_requirements
+from neuromirror.sources.api_tokens import api_key_variable, instance_at
+from neuromirror.sources.volumes.tokens import token_variable
 
 _T = TypeVar("_T")
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
@@ -293,16 +296,60 @@ def load_mirror(path: Path) -> Mirror:
             "letters, digits and single hyphens, and not "
             f"{' or '.join(sorted(_RESERVED_NAMES))}"
         )
-    try:
-        content = tomllib.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:  # ValueError: also UTF-8, too many digits
-        raise ConfigurationError(f"{path}: not valid TOML: {error}") from error
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+    content = _read_toml(path)
     try:
         return Mirror(name, path, MirrorFile.model_validate(content))
     except ValidationError as error:
         raise ConfigurationError(f"{path}: {_describe_errors(error)}") from error
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    """Return the content of a mirror file."""
+    if path.exists() and not path.is_file():
+        raise ConfigurationError(f"{path}: not a regular file; remove it")
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:  # ValueError: also UTF-8, too many digits
+        raise ConfigurationError(f"{path}: not valid TOML: {error}") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def refuse_unbound_credentials(folder: Path) -> None:
+    """Refuse the mirror files of a folder if they choose to which host a credential is sent.
+
+    For a folder that the user did not name: it may have come with a repository of others.
+
+    Parameters
+    ----------
+    folder
+        The folder; it need not exist.
+
+    Raises
+    ------
+    ConfigurationError
+        If a file names a variable with a token of another host, or signs requests to an endpoint.
+    """
+    for path in sorted(folder.glob("*.toml")):
+        options = _read_toml(path).get("options")
+        if not isinstance(options, dict):
+            continue
+        api = str(options.get("api", ""))
+        host, instance = urlsplit(api).netloc, instance_at(api)
+        bound = {token_variable(host)} | ({api_key_variable(instance)} if instance else set())
+        chosen = {str(options["token_env"])} if options.get("token_env") else set()
+        if options.get("instance"):
+            chosen.add(api_key_variable(str(options["instance"])))
+        problem = ""
+        if chosen - bound:
+            problem = f"would send the variable {min(chosen - bound)} to {host or 'its archive'}"
+        elif options.get("credentials") and options.get("endpoint"):
+            problem = "would sign requests to its endpoint with your credentials"
+        if problem:
+            raise ConfigurationError(
+                f"{path}: {problem}. A folder {folder} may be from others; if this file is your "
+                f"own, name the folder with --mirrors {folder}, or set NEUROMIRROR_MIRRORS"
+            )
 
 
 def _describe_errors(error: ValidationError) -> str:
