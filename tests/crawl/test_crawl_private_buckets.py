@@ -402,6 +402,42 @@ def test_get_names_a_bucket_that_charges_and_wrong_bytes(lab: PrivateBucket, clo
     assert not (clone / FILE).exists()
 
 
+def test_clone_get_and_verify_of_a_bucket_that_charges_leave_no_secret(
+    lab: PrivateBucket, tmp_path: Path
+) -> None:
+    """The stores, the clone, the plain files, HOME with its caches and all processes."""
+    lab.keys = lab.server.session_keys()
+    write_profile(lab.home, lab.keys, f"endpoint_url = {lab.server.endpoint}")
+    lab.server.rule(payer=[lab.bucket])
+    lab.write_mirror_file('credentials = "aws"', f'profile = "{PROFILE}"', "requester_pays = true")
+    lab.sync()
+    command = ("neuromirror", "--store", str(lab.private))
+    without = {"AWS_EC2_METADATA_DISABLED": "true"}
+    printed = []
+    with watched_processes(lab.keys.secret, lab.keys.token) as shown:
+        refused = run_in(tmp_path, *command, "get", NAME, "--into", "none", environment=without)
+        assert refused.returncode == 1
+        assert lab.bucket in refused.stdout
+        assert not list((tmp_path / "none").rglob("*.txt"))
+        setting = f"neuromirror.{lab.bucket}.requester-pays"
+        run_checked(tmp_path, "git", "config", "--global", setting, "true")
+        for arguments in (
+            ("clone", NAME, "clone", "--get", "**"),
+            ("verify", "clone"),
+            ("get", NAME, "--into", "plain"),
+            ("get", NAME, "--into", "plain"),
+        ):
+            done = run_in(tmp_path, *command, *arguments, environment=ENVIRONMENT)
+            assert done.returncode == 0, done.stdout
+            printed.append(done.stdout)
+    assert shown == []
+    for folder in ("clone", "plain"):
+        assert (tmp_path / folder / FILE).read_bytes() == DATA
+    (lab.home / ".aws" / "credentials").unlink(missing_ok=True)
+    (lab.home / ".aws" / "config").unlink(missing_ok=True)
+    lab.assert_no_secret(tmp_path, lab.home, printed=(refused.stdout, *printed))
+
+
 def test_an_overwritten_object_is_got_by_its_version(lab: PrivateBucket, clone: Path) -> None:
     lab.server.put(lab.bucket, f"{FOLDER}/{FILE}", b"other bytes of this")
     assert run_in(clone, "git", "annex", "get", FILE, environment=ENVIRONMENT).returncode == 0
