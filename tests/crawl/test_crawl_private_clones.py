@@ -67,6 +67,38 @@ def test_files_are_got_with_a_token_that_is_kept_nowhere(
     assert "X-Amz-" not in everything
 
 
+def test_clone_get_and_verify_leave_no_token(
+    embargo: EmbargoHarness, isolated_home: Path, tmp_path: Path
+) -> None:
+    """The stores, the clone, the plain files, HOME with its caches and all processes."""
+    embargo.sync()
+    host, token = urlsplit(embargo.demo.api_url).netloc, embargo.demo.token
+    right = {token_variable(host): token}
+    command = ("neuromirror", "--store", str(embargo.private))
+    refused = run_in(tmp_path, *command, "get", f"demo:{ID}", "--into", "none")
+    assert refused.returncode == 1
+    assert token_variable(host) in refused.stdout
+    assert not list((tmp_path / "none").rglob("*.txt"))
+    printed = [refused.stdout]
+    with watched_processes(token) as shown:
+        for arguments in (
+            ("clone", f"demo:{ID}", "clone", "--get", "**"),
+            ("verify", "clone"),
+            ("get", f"demo:{ID}", "--into", "plain"),
+        ):
+            done = run_in(tmp_path, *command, *arguments, environment=right)
+            assert done.returncode == 0, done.stdout
+            printed.append(done.stdout)
+    assert shown == []
+    for path in PATHS:
+        assert (tmp_path / "clone" / path).read_bytes() == (tmp_path / "plain" / path).read_bytes()
+    for folder in (tmp_path, embargo.public, embargo.private, isolated_home):
+        assert token.encode() not in b"\n".join(contents(folder)), folder
+    everything = "".join(printed)
+    assert token not in everything
+    assert "X-Amz-" not in everything
+
+
 def test_files_are_got_with_the_keyring_entry_of_dandi(
     embargo: EmbargoHarness, private_clone: Path, isolated_home: Path
 ) -> None:

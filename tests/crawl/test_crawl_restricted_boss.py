@@ -92,6 +92,29 @@ def test_a_restricted_channel_is_mirrored_privately_and_got(
     assert run_in(clone, "git", "annex", "get", names[0]).returncode != 0
 
 
+def test_neuromirror_clones_gets_and_verifies_a_restricted_channel(
+    boss: DemoBoss, folder: Path, isolated_home: Path
+) -> None:
+    write_intern_file(isolated_home, boss)
+    sync(folder)
+    other = clone_of(folder, "private", PRIVATE)
+    block = blocks_of(other)[0]
+    name, command = f"bossdb:{PRIVATE}", ("neuromirror", "--store", str(folder / "private"))
+    with watched_processes(boss.token) as shown:
+        got = run_in(folder, *command, "clone", name, "ours", "--get", block)
+        verified = run_in(folder, *command, "verify", "--allow-missing", "ours")
+    assert got.returncode == 0, got.stdout
+    assert verified.returncode == 0, verified.stdout
+    assert shown == []
+    assert (folder / "ours" / block).exists()
+    (isolated_home / ".intern" / "intern.cfg").unlink()
+    refused = run_in(other, "neuromirror", "get", block)
+    assert refused.returncode == 1, refused.stdout
+    for kept in (folder, isolated_home):
+        assert boss.token.encode() not in b"\n".join(contents(kept)), kept
+    assert boss.token not in got.stdout + verified.stdout + refused.stdout
+
+
 def test_without_a_token_nothing_is_requested(boss: DemoBoss, folder: Path) -> None:
     assert "intern.cfg" in sync(folder, code=2)
     assert not (folder / "public").exists()
