@@ -117,7 +117,7 @@ def _write(recipe: NwbRecipe, target: Path) -> None:
 
 def _fix_object_ids(target: Path, recipe: NwbRecipe) -> None:
     """Replace the random object ids that hdmf gives every group and dataset."""
-    import h5py  # type: ignore[import-untyped]
+    import h5py
 
     def fix(name: str, node: Any) -> None:
         if "object_id" in node.attrs:

@@ -22,9 +22,10 @@ import pytest
 import requests
 
 from neuromirror.store import Store
+from neuromirror.web.rate_limits import REQUEST_KINDS
 from neuromirror_demo.catalogue_process import first_line
 
-UNLIMITED = [f"--limit={kind}=0" for kind in ("cutout", "diff", "search", "sql")]
+UNLIMITED = [f"--limit={kind}=0" for kind in REQUEST_KINDS]
 
 
 @dataclass

@@ -48,8 +48,8 @@ neuromirror catalogue --listen 0.0.0.0:8270 --address https://data.example.org""
     "limits",
     multiple=True,
     metavar="KIND=NUMBER",
-    help="Requests per minute and client, for cutout, diff, search or sql; 0 is unlimited "
-    "[default: cutout=60, diff=30, search=120, sql=60].",
+    help="Requests per minute and client, for cutout, diff, preview, search or sql; 0 is "
+    "unlimited [default: cutout=60, diff=30, preview=120, search=120, sql=60].",
 )
 @click.option(
     "--trusted-proxy",

@@ -22,6 +22,7 @@ from neuromirror.model import (
     current_timestamp,
 )
 from neuromirror.store import Store
+from neuromirror.store.preview_cache import delete_previews
 from neuromirror.store.private_store import require_public_store
 from neuromirror.store.withdrawn_datasets import (
     find_withdrawn_datasets,
@@ -69,6 +70,7 @@ def take_down(
             moved = withdraw_dataset(store, entry)
         message = f"taken down: {entry.reason}"
         yield Result(dataset.name, "ok" if moved else "notneeded", message)
+    delete_previews(store)
     if not all(recorder.ask(lambda index: [index.has_only_version_ids(one.name) for one in down])):
         recorder.rebuild()
     yield from _update_superdatasets(store, recorder, name, mirrors)

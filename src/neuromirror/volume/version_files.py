@@ -32,6 +32,7 @@ from neuromirror.annex import (
 )
 from neuromirror.git import SYMLINK_MODE, TREE_MODE, ObjectMissingError, ObjectReader
 from neuromirror.model import DatasetRef, NeuromirrorError, environment_without_secrets
+from neuromirror.model.object_urls import url_version_id
 from neuromirror.net import (
     HostCircuitBreaker,
     IncompleteResponseError,
@@ -49,6 +50,7 @@ from neuromirror.sources.volumes import (
     fetch_block,
     parse_url,
 )
+from neuromirror.transfer.range_file import RangeFile
 from neuromirror.volume.content_check import map_file
 from neuromirror.volume.errors import (
     BlockMismatchError,
@@ -284,6 +286,38 @@ class VersionFiles:
             )
         return self._cached_block(path, key, self._web_urls)
 
+    def open_ranges(self, path: str, max_bytes: int) -> RangeFile:
+        """Open an annexed file for random access by range requests; its bytes are not verified.
+
+        Parameters
+        ----------
+        path
+            The path in the version.
+        max_bytes
+            Maximum number of bytes to request.
+
+        Returns
+        -------
+        RangeFile
+            The file.
+
+        Raises
+        ------
+        BlockUnavailableError
+            The version lacks the file, or its size or URL is unknown.
+        """
+        key = self._block_key(path)
+        size = parse_key(key).size
+        urls = self._web_urls(path, key)
+        if size is None or not urls:
+            raise BlockUnavailableError(path, self.where, "no size and URL are known for it")
+
+        def session_for(url: str) -> Session:
+            parts = urlsplit(url)
+            return self._session(parts.netloc, f"{parts.scheme}://{parts.netloc}")
+
+        return RangeFile(session_for, urls, size, max_bytes=max_bytes)
+
     def _cached_block(
         self, path: str, key: str, urls: Callable[[str, str], Sequence[ByteLocation]]
     ) -> mmap.mmap:
@@ -373,8 +407,9 @@ class VersionFiles:
         return [line.value for line in parse_log(log) if line.status == "1"]
 
     def _web_urls(self, path: str, key: str) -> list[str]:
-        """Return the web URLs of an object."""
+        """Return the web URLs of an object, those of an object version first."""
         found = [one for one in self._known_urls(key) if one.startswith(("https://", "http://"))]
+        found.sort(key=lambda url: url_version_id(url) is None)
         return found[:_MAX_LOCATIONS]
 
     def _urls(self, path: str, key: str) -> list[BlockUrl]:

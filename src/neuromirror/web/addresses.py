@@ -36,6 +36,16 @@ def slice_address(name: str, label: str) -> str:
     return f"/slice/{_version(name, label)}.png"
 
 
+def preview_address(name: str, label: str, path: str) -> str:
+    """Return the path of the page with a file's preview."""
+    return f"/preview/{_version(name, label)}" + _query({"path": path})
+
+
+def thumbnail_address(name: str, label: str, path: str) -> str:
+    """Return the path of the picture of a file's preview."""
+    return f"/thumbnail/{_version(name, label)}" + _query({"path": path})
+
+
 def cutout_address(name: str, label: str) -> str:
     """Return the path of a volume's cutout service."""
     return f"/cutout/{_version(name, label)}"
@@ -124,6 +134,8 @@ TEMPLATE_GLOBALS: Mapping[str, Callable[..., str]] = {
     "file_address": file_address,
     "volume_address": volume_address,
     "slice_address": slice_address,
+    "preview_address": preview_address,
+    "thumbnail_address": thumbnail_address,
     "cutout_address": cutout_address,
     "compare_address": compare_address,
     "diff_address": diff_address,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shlex
 from collections.abc import Callable, Mapping
@@ -227,6 +228,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "shell_quote": shell_quote,
     "python_string": python_string,
     "matlab_string": matlab_string,
+    "base64": lambda data: base64.b64encode(data).decode(),
     "kind": file_kind,
     "license": license_name,
     "evidence": lambda key: EVIDENCE_TEXT.get(key, key),

@@ -17,6 +17,7 @@ from neuromirror.store.private_store import require_public_store
 from neuromirror.web.async_index import AsyncIndexReader
 from neuromirror.web.cutouts import CutoutService
 from neuromirror.web.example_searches import ExampleSearches
+from neuromirror.web.previews import PreviewService
 from neuromirror.web.rate_limits import RequestLimiter, parse_limits
 from neuromirror.web.readmes import ReadmeService
 from neuromirror.web.server.datasette_pool import DatasettePool
@@ -40,6 +41,7 @@ class Site:
     title: str
     address: str
     cutouts: CutoutService
+    previews: PreviewService
     limiter: RequestLimiter
     templates: Environment
     readmes: ReadmeService
@@ -97,7 +99,7 @@ def catalogue_app(
     title, address
         Title and public URL of the site.
     cutouts
-        Whether visitors may request voxels, and READMEs be read, from upstream.
+        Whether visitors may request voxels and previews, and READMEs be read, from upstream.
     sql
         Whether visitors may write SQL statements.
     limiter
@@ -167,6 +169,7 @@ def attach_site(
         title,
         address,
         CutoutService(store, is_allowed=cutouts),
+        PreviewService(store, is_allowed=cutouts),
         limiter or RequestLimiter(parse_limits(())),
         template_environment(),
         ReadmeService(store, is_allowed=cutouts),

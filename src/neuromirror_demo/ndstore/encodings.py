@@ -43,7 +43,7 @@ def blosc(cuts: list[Cut]) -> bytes:
 
 def hdf5(cuts: list[Cut]) -> bytes:
     """Return HDF5: per channel a group with ``CUTOUT`` ([time,] z, y, x) and the type."""
-    import h5py  # type: ignore[import-untyped]
+    import h5py
 
     body = io.BytesIO()
     with h5py.File(body, "w") as file:

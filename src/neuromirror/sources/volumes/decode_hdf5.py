@@ -41,7 +41,7 @@ def hdf5_voxels(
         If h5py is not installed.
     """
     try:
-        import h5py  # type: ignore[import-untyped]
+        import h5py
     except ImportError as error:
         raise ConfigurationError(
             f"{where}: HDF5 is read with h5py, which is not installed; install neuromirror[volumes]"

@@ -29,6 +29,8 @@ async def file(request: CatalogueRequest) -> Response:
         request.query_parameter("path"),
     )
 
+    previews = request.site.previews
+
     def look(index: Index) -> dict[str, Any]:
         row = index.resolve(name, label)
         found = index.file(row, path)
@@ -39,6 +41,7 @@ async def file(request: CatalogueRequest) -> Response:
             "file": shapes.File.of(found).plain(),
             "locations": locations[:_MAX_LOCATIONS],
             "has_more_locations": len(locations) > _MAX_LOCATIONS,
+            "has_preview": previews.is_possible(found),
             "viewers": file_viewers(row, path, locations),
             "download": _download_url(locations),
             "spans": list(reversed(index.content_spans(row, path))),

@@ -1,5 +1,16 @@
-// Adds copy buttons to commands; the pages work without this script.
+// Adds copy buttons to commands and loads previews; the pages work without this script.
 "use strict";
+const previewPlace = document.querySelector("#preview[data-address]");
+if (previewPlace) {
+  previewPlace.querySelector("p").textContent = "Reading the file from the archive …";
+  fetch(previewPlace.dataset.address)
+    .then((reply) => reply.text())
+    .then((text) => {
+      const loaded = new DOMParser().parseFromString(text, "text/html").querySelector("#preview");
+      previewPlace.replaceWith(loaded || "No preview at present; reload the page in a minute.");
+    })
+    .catch(() => { previewPlace.querySelector("p").textContent = "The preview cannot be loaded."; });
+}
 const liveRegion = document.createElement("p");
 liveRegion.className = "unseen";
 liveRegion.setAttribute("role", "status");

@@ -1,0 +1,137 @@
+"""The preview process: reads one task from standard input and prints its outcome."""
+
+from __future__ import annotations
+
+import io
+import os
+import resource
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO, Final, cast
+
+import msgspec
+
+from neuromirror.model import NeuromirrorError
+from neuromirror.net import AccessDeniedError, NetError, RequestLimits
+from neuromirror.previews.kinds import PreviewKind, preview_kind
+from neuromirror.previews.shapes import Preview, PreviewFailure, PreviewTask
+from neuromirror.transfer.range_file import RangeMismatchError, ReadLimitError
+from neuromirror.volume import BlockUnavailableError, VersionFiles, no_token
+from neuromirror.volume.errors import BlockMismatchError
+
+_MEMORY: Final = 2 << 30
+"""Limit of the address space in bytes, most of which is libraries and never used."""
+_MAX_FILE_BYTES: Final = 64 << 20
+"""Maximum size of a temporary file."""
+_LIMITS: Final = RequestLimits(
+    attempts=2, wait=0.5, wait_max=2.0, retry_after_max=5.0, connect=10.0, read=20.0, total=60.0
+)
+
+
+class _ReadFailedError(NeuromirrorError):
+    """The bytes of the file could not be read; ``failure`` is the outcome."""
+
+    def __init__(self, failure: PreviewFailure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
+
+
+def main() -> None:
+    """Run the task on standard input."""
+    task = msgspec.json.decode(sys.stdin.buffer.read(), type=PreviewTask)
+    # HDF5 must not load plug-ins; it reads this variable when h5py is imported
+    os.environ["HDF5_PLUGIN_PRELOAD"] = "::"
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # each thread reserves address space
+    _limit_resources(task.seconds)
+    sys.stdout.buffer.write(msgspec.json.encode(_outcome(task)))
+
+
+def _limit_resources(seconds: float) -> None:
+    for kind, most in (
+        (resource.RLIMIT_AS, _MEMORY),
+        (resource.RLIMIT_CPU, int(seconds) + 1),
+        (resource.RLIMIT_FSIZE, _MAX_FILE_BYTES),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(kind)
+        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (allowed, allowed))
+
+
+def _outcome(task: PreviewTask) -> Preview | PreviewFailure:
+    files = VersionFiles(
+        *(Path(task.repository), task.commit, task.annex_commit, task.version, task.host),
+        token=no_token,
+        limits=_LIMITS,
+        seconds=task.seconds,
+    )
+    try:
+        return _preview(files, task)
+    except _ReadFailedError as error:
+        return error.failure
+    except (ReadLimitError, MemoryError):
+        return PreviewFailure("too-large")
+    except (NetError, RangeMismatchError) as error:
+        traceback.print_exc()
+        return _failure([error])
+    except Exception:  # noqa: BLE001 - a parser of hostile bytes may raise anything
+        traceback.print_exc()
+        return PreviewFailure("unreadable")
+    finally:
+        files.close()
+
+
+def _preview(files: VersionFiles, task: PreviewTask) -> Preview:
+    kind = preview_kind(task.path, task.size)
+    if kind is None:
+        return Preview("none", notes=["This kind of file has no preview."])
+    file, verified = _open(files, task, kind)
+    with file:
+        if kind.name == "hdf5":
+            from neuromirror.previews.hdf5 import preview_hdf5
+
+            made = preview_hdf5(file)
+        elif kind.name in ("image", "pdf"):
+            from neuromirror.previews.images import preview_image, preview_pdf
+
+            made = preview_image(file) if kind.name == "image" else preview_pdf(file)
+        else:
+            from neuromirror.previews.text import preview_table, preview_text
+
+            data = file.read() if verified else file.read(kind.max_part_bytes)
+            make = preview_table if kind.name == "table" else preview_text
+            made = make(data, task.path, whole=verified)
+    return msgspec.structs.replace(made, verified=verified)
+
+
+def _open(files: VersionFiles, task: PreviewTask, kind: PreviewKind) -> tuple[BinaryIO, bool]:
+    """Return the bytes of the file, and whether they are all there and verified."""
+    in_git = files.git_document(task.path)
+    if in_git is not None:
+        return io.BytesIO(in_git), True
+    try:
+        if task.size is not None and task.size <= kind.max_whole_bytes:
+            found = files.read_object(task.path, kind.max_whole_bytes)
+            if found is not None:
+                return io.BytesIO(found), True
+        ranges = files.open_ranges(task.path, kind.max_part_bytes)
+        return cast(BinaryIO, io.BufferedReader(ranges, 1 << 16)), False
+    except BlockUnavailableError as error:
+        traceback.print_exc()
+        raise _ReadFailedError(_failure(error.causes)) from error
+
+
+def _failure(causes: Iterable[NeuromirrorError]) -> PreviewFailure:
+    """Return the outcome for errors of the URLs of a file."""
+    found = list(causes)
+    if any(isinstance(one, (BlockMismatchError, RangeMismatchError)) for one in found):
+        return PreviewFailure("changed")
+    if any(isinstance(one, AccessDeniedError) for one in found):
+        return PreviewFailure("refused")
+    return PreviewFailure("unavailable")
+
+
+if __name__ == "__main__":
+    main()

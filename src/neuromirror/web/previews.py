@@ -1,0 +1,225 @@
+"""Previews of files for the pages of a store: one bounded queue, and a cache by content."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import sys
+import time
+from collections import OrderedDict
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from neuromirror.index import FileRow, VersionRow
+from neuromirror.model import DatasetRef, NeuromirrorError, environment_without_secrets
+from neuromirror.previews import (
+    FORMAT,
+    Preview,
+    PreviewFailure,
+    PreviewTask,
+    decode_outcome,
+    preview_kind,
+)
+from neuromirror.store import Store
+from neuromirror.store.preview_cache import preview_folder
+
+MAX_RUNNING: Final = 2
+"""Maximum number of preview processes."""
+_MAX_QUEUED: Final = 32
+_SECONDS: Final = 45.0
+_MAX_OUTPUT: Final = 8 << 20
+_CACHE_BYTES: Final = 512 << 20
+_WRITES_BETWEEN_PRUNES: Final = 200
+_MAX_FAILURES: Final = 1024
+_FAILURE_SECONDS: Final = 60.0
+"""Seconds before a file that could not be read is tried again."""
+
+_KILLED: Final = -9
+
+_LASTING: Final = ("unreadable", "too-large")
+"""Failures that the content itself causes, and that are cached as previews are."""
+
+
+class PreviewUnavailableError(NeuromirrorError):
+    """There is no preview; ``status`` is the HTTP status to return."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+_MESSAGES: Final = {
+    "unavailable": ("The archive does not return this file at present; try again later.", 502),
+    "changed": ("The archive now returns other bytes than those of this version.", 502),
+    "refused": ("The archive requires a token for this file, which this page does not use.", 403),
+    "unreadable": ("The content does not have the form that the file name states.", 422),
+    "too-large": ("A preview would need more data, time or memory than allowed here.", 422),
+}
+
+
+class PreviewService:
+    """Makes previews of files in separate processes; for one event loop.
+
+    The cache is the folder ``neuromirror/previews`` of the store, named by the file's key, so that
+    one content has one preview, and may be deleted at any time. If it cannot be written, nothing is
+    cached.
+
+    Parameters
+    ----------
+    store
+        The store, which is public.
+    is_allowed
+        Whether files may be requested from upstream.
+    seconds
+        Time limit of one preview.
+    """
+
+    def __init__(self, store: Store, *, is_allowed: bool = True, seconds: float = _SECONDS) -> None:
+        self._store, self._seconds = store, seconds
+        self.is_allowed = is_allowed
+        self._folder = preview_folder(store)
+        self._slots = asyncio.Semaphore(MAX_RUNNING)
+        self._pending: dict[Path, asyncio.Future[Preview]] = {}
+        self._failures: OrderedDict[Path, tuple[float, PreviewUnavailableError]] = OrderedDict()
+        self._writes = 0
+
+    def is_possible(self, file: FileRow) -> bool:
+        """Return whether a file has a preview, made already or not."""
+        kind = preview_kind(file.path, file.size)
+        return self.is_allowed and kind is not None and all(map(find_spec, kind.packages))
+
+    async def preview(self, row: VersionRow, file: FileRow) -> Preview:
+        """Return the preview of a file; make it if necessary.
+
+        Raises
+        ------
+        PreviewUnavailableError
+            There is none, or not now.
+        """
+        if not self.is_possible(file):
+            raise PreviewUnavailableError("This file has no preview.", 404)
+        path = self._path(file)
+        with suppress(OSError, msgspec.DecodeError):
+            return _result(decode_outcome(path.read_bytes()))
+        at, failure = self._failures.get(path, (0.0, None))
+        if failure is not None and time.monotonic() - at < _FAILURE_SECONDS:
+            raise failure
+        pending = self._pending.get(path)
+        if pending is None:
+            if len(self._pending) >= MAX_RUNNING + _MAX_QUEUED:
+                raise PreviewUnavailableError(
+                    "Many previews are in progress; try again in half a minute.", 503
+                )
+            pending = asyncio.ensure_future(self._make(row, file, path))
+            self._pending[path] = pending
+            pending.add_done_callback(lambda done: self._finish(path, done))
+        return await asyncio.shield(pending)
+
+    def _path(self, file: FileRow) -> Path:
+        # the ending decides how the content is read
+        ending = file.path.rpartition(".")[2].lower()
+        name = hashlib.sha256(f"{FORMAT} {ending} {file.key}".encode()).hexdigest()
+        return self._folder / name[:2] / f"{name[2:]}.json"
+
+    def _finish(self, path: Path, done: asyncio.Future[Preview]) -> None:
+        del self._pending[path]
+        error = None if done.cancelled() else done.exception()
+        if isinstance(error, PreviewUnavailableError):
+            self._failures[path] = time.monotonic(), error
+            while len(self._failures) > _MAX_FAILURES:
+                self._failures.popitem(last=False)
+
+    async def _make(self, row: VersionRow, file: FileRow, path: Path) -> Preview:
+        repository = self._store.repository(DatasetRef(row.mirror, row.local_id, row.source_uri))
+        task = PreviewTask(
+            repository=str(repository.path),
+            commit=row.commit,
+            annex_commit=row.annex_commit,
+            version=row.name,
+            host=row.source_uri.partition("://")[2].partition("/")[0],
+            path=file.path,
+            size=file.size,
+            seconds=self._seconds,
+        )
+        async with self._slots:
+            status, output = await _run(msgspec.json.encode(task), self._seconds)
+        if status > 0:  # the process prints why
+            raise PreviewUnavailableError("Internal error of the catalogue.", 500)
+        outcome = PreviewFailure("too-large") if status else decode_outcome(output)
+        if isinstance(outcome, Preview) or outcome.reason in _LASTING:
+            await asyncio.to_thread(self._write, path, msgspec.json.encode(outcome))
+        return _result(outcome)
+
+    def _write(self, path: Path, data: bytes) -> None:
+        """Write a file of the cache in one step; a store that is read-only has no cache."""
+        draft = path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_bytes(data)
+            draft.replace(path)
+        except OSError as error:
+            logging.getLogger(__name__).warning("the preview cannot be cached: %s", error)
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+            return
+        self._writes += 1
+        if self._writes % _WRITES_BETWEEN_PRUNES == 1:
+            _prune(self._folder, _CACHE_BYTES)
+
+
+def _result(outcome: Preview | PreviewFailure) -> Preview:
+    if isinstance(outcome, PreviewFailure):
+        raise PreviewUnavailableError(*_MESSAGES[outcome.reason])
+    return outcome
+
+
+async def _run(task: bytes, seconds: float) -> tuple[int, bytes]:
+    """Run a preview process; return its exit status, negative if it was killed, and its output."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "neuromirror.previews.worker"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env=environment_without_secrets(),
+        limit=_MAX_OUTPUT,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(seconds):
+            process.stdin.write(task)
+            process.stdin.close()
+            try:
+                output = await process.stdout.readexactly(_MAX_OUTPUT)
+            except asyncio.IncompleteReadError as ended:
+                output = ended.partial
+            else:
+                return _KILLED, b""
+            return await process.wait(), output
+    except TimeoutError:
+        return _KILLED, b""
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+def _prune(folder: Path, most: int) -> None:
+    """Delete the oldest files of the cache beyond its size limit."""
+    found = []
+    for path in folder.glob("*/*"):
+        with suppress(OSError):
+            status = path.stat()
+            found.append((status.st_mtime, status.st_size, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total <= most:
+            return
+        path.unlink(missing_ok=True)
+        total -= size

@@ -1,0 +1,207 @@
+"""Previews of files on the pages: made once per content, bounded, and never of wrong bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from neuromirror.crawl import load_mirrors, open_recorder
+from neuromirror.crawl.takedown import take_down
+from neuromirror.index import FileRow, VersionRow
+from neuromirror.web.previews import PreviewService, PreviewUnavailableError
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.records import Description
+from support.mirror_harness import MirrorHarness
+from support.running_catalogue import RunningCatalogue, run_catalogue, visible_text
+
+NWB = "sub-1/sub-1_ses-01_ecephys.nwb"
+LARGE = "behavior/large.csv"
+
+
+def _png() -> bytes:
+    made = io.BytesIO()
+    Image.linear_gradient("L").save(made, "PNG")
+    return made.getvalue()
+
+
+FILES = {
+    NWB: None,
+    "images/map.png": _png(),
+    "images/broken.png": b"\x89PNG\r\n\x1a\nnot an image",
+    "images/copy-of-map.png": _png(),
+    LARGE: b"subject,weight\n" + b"s1,<script>alert(1)</script>\n" * 60_000,
+    "notes.txt": b"the first line\nthe second line\n",
+}
+
+
+class PreviewSite:
+    """An archive, a store of it, and a service whose cache is this test's."""
+
+    def __init__(self, archive: DemoArchive, root: Path) -> None:
+        self.archive = archive
+        archive.create_dandiset(Description("Previews"), identifier="000001")
+        for path, content in FILES.items():
+            archive.add_file("000001", path, content)
+        self.harness = MirrorHarness(archive.mirrors, root / "store")
+        self.harness.sync()
+        self.service = PreviewService(self.harness.store, seconds=30)
+        with self.harness.index() as index:
+            self.row: VersionRow = index.resolve("demo:000001")
+
+    def file(self, path: str) -> FileRow:
+        with self.harness.index() as index:
+            return index.file(self.row, path)
+
+    def preview(self, *paths: str) -> list[object]:
+        async def run() -> list[object]:
+            return await asyncio.gather(
+                *(self.service.preview(self.row, self.file(path)) for path in paths),
+                return_exceptions=True,
+            )
+
+        return asyncio.run(run())
+
+    def status(self, path: str) -> int:
+        (found,) = self.preview(path)
+        return found.status if isinstance(found, PreviewUnavailableError) else 200
+
+
+@pytest.fixture
+def previews(empty_archive: DemoArchive, tmp_path: Path) -> PreviewSite:
+    """A site of its own for each test."""
+    return PreviewSite(empty_archive, tmp_path)
+
+
+def test_previews_are_made_once_per_content(previews: PreviewSite) -> None:
+    previews.archive.clear_requests()
+    first, copy = previews.preview("images/map.png", "images/map.png")
+    assert first == copy
+    assert previews.archive.count_requests("GET") == 1
+    assert previews.preview("images/copy-of-map.png") == [first]
+    later = PreviewService(previews.harness.store)
+    previews.service = later
+    assert previews.preview("images/map.png") == [first]
+    assert previews.archive.count_requests("GET") == 1
+
+
+def test_large_file_is_read_in_part_and_not_called_verified(previews: PreviewSite) -> None:
+    previews.archive.clear_requests()
+    found, text = previews.preview(LARGE, "notes.txt")
+    assert (found.kind, found.verified) == ("table", False)
+    assert len(found.tables[0].rows) == 20
+    assert (text.text, text.verified) == ("the first line\nthe second line", True)
+
+
+def test_wrong_bytes_have_no_preview(previews: PreviewSite) -> None:
+    with previews.archive.fault("wrong_bytes"):
+        assert previews.status("images/map.png") == 502
+    # the failure is remembered for a minute, by this service only
+    assert previews.status("images/map.png") == 502
+    previews.service = PreviewService(previews.harness.store)
+    assert previews.status("images/map.png") == 200
+
+
+@pytest.mark.parametrize(("status", "expected"), [(403, 403), (404, 502), (500, 502)])
+def test_archive_that_fails_is_named(previews: PreviewSite, status: int, expected: int) -> None:
+    previews.archive.fault("status", path=".", status=status, server="s3")
+    previews.archive.fault("status", path=".", status=status)
+    assert previews.status("images/map.png") == expected
+
+
+def test_archive_that_hangs_is_given_up(previews: PreviewSite) -> None:
+    previews.service = PreviewService(previews.harness.store, seconds=3)
+    previews.archive.fault("hang", path=".", server="s3", seconds=60)
+    previews.archive.fault("hang", path=".", seconds=60)
+    assert previews.status("images/map.png") in (422, 502)
+
+
+def test_unreadable_content_is_remembered(previews: PreviewSite) -> None:
+    assert previews.status("images/broken.png") == 422
+    previews.archive.clear_requests()
+    previews.service = PreviewService(previews.harness.store)
+    assert previews.status("images/broken.png") == 422
+    assert previews.archive.count_requests() == 0
+
+
+def test_queue_is_bounded(previews: PreviewSite) -> None:
+    names = [f"many/{number}.txt" for number in range(40)]
+    for name in names:
+        previews.archive.add_file("000001", name, f"text of {name}")
+    previews.harness.sync()
+    with previews.harness.index() as index:
+        previews.row = index.resolve("demo:000001")
+    results = previews.preview(*names)
+    refused = [one.status for one in results if isinstance(one, PreviewUnavailableError)]
+    assert refused == [503] * 6
+
+
+def test_store_that_cannot_be_written_has_no_cache(previews: PreviewSite) -> None:
+    (previews.harness.store.root / "neuromirror" / "previews").write_bytes(b"")
+    (found,) = previews.preview("notes.txt")
+    assert found.text == "the first line\nthe second line"
+    previews.archive.clear_requests()
+    assert previews.preview("notes.txt") == [found]
+    assert previews.archive.count_requests("GET") == 1
+
+
+def test_without_permission_nothing_is_requested(previews: PreviewSite) -> None:
+    previews.archive.clear_requests()
+    previews.service = PreviewService(previews.harness.store, is_allowed=False)
+    assert previews.status("notes.txt") == 404
+    assert previews.archive.count_requests() == 0
+
+
+def test_takedown_removes_the_cache(previews: PreviewSite) -> None:
+    previews.preview("notes.txt")
+    folder = previews.harness.store.root / "neuromirror" / "previews"
+    assert list(folder.glob("*/*.json"))
+    store, mirrors = previews.harness.store, load_mirrors(previews.harness.mirrors)
+    with open_recorder(store, store.index_path) as recorder:
+        list(take_down(store, recorder, "demo:000001", "a test", "me", mirrors))
+    assert not folder.exists()
+
+
+# --- pages
+
+
+@pytest.fixture
+def running(previews: PreviewSite) -> Iterator[RunningCatalogue]:
+    """The catalogue of that store."""
+    with run_catalogue(previews.harness.store) as found:
+        yield found
+
+
+def test_pages_show_previews(running: RunningCatalogue, previews: PreviewSite) -> None:
+    version = "demo:000001@latest"
+    page = running.page(f"/file/{version}?path={NWB}")
+    assert "data-address=" in page  # not made yet: the page does not wait for the archive
+    preview = running.page(f"/preview/{version}?path={NWB}")
+    assert 'src="data:image/svg+xml;base64,' in preview
+    assert "Subject" in visible_text(preview)
+    table = running.page(f"/preview/{version}?path={LARGE}")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in table
+    assert "<script>alert" not in table
+    running.page(f"/preview/{version}?path=images/broken.png", 422)
+    running.page(f"/preview/{version}?path=no/such.png", 404)
+
+
+def test_thumbnails_are_images(running: RunningCatalogue, previews: PreviewSite) -> None:
+    for path, kind in (
+        ("images/map.png", "image/png"),
+        (NWB, "image/svg+xml"),
+        ("notes.txt", "image/svg+xml"),
+        ("images/broken.png", "image/svg+xml"),
+    ):
+        reply = running.get(f"/thumbnail/demo:000001@latest?path={path}")
+        assert (reply.status_code, reply.headers["content-type"]) == (200, kind)
+
+
+def test_without_cutouts_pages_offer_no_preview(previews: PreviewSite) -> None:
+    with run_catalogue(previews.harness.store, "--no-cutouts") as found:
+        assert 'id="preview"' not in found.page("/file/demo:000001@latest?path=notes.txt")
+        found.page("/preview/demo:000001@latest?path=notes.txt", 404)
