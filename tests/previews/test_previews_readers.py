@@ -36,9 +36,16 @@ def _nwb(path: Path) -> Path:
         nwb.add_electrode(location="CA1", group=group)
     region = nwb.create_electrode_table_region([0, 1, 2], "all")
     samples = np.sin(np.arange(9000).reshape(3000, 3) / 50)
-    nwb.add_acquisition(TimeSeries("speed", data=np.zeros(50), unit="m/s", rate=10.0))
+    nwb.add_acquisition(TimeSeries(name="speed", data=np.zeros(50), unit="m/s", rate=10.0))
     nwb.add_acquisition(
-        ElectricalSeries("lfp", samples, region, rate=1000.0, conversion=0.001, starting_time=0.0)
+        ElectricalSeries(
+            name="lfp",
+            data=samples,
+            electrodes=region,
+            rate=1000.0,
+            conversion=0.001,
+            starting_time=0.0,
+        )
     )
     with NWBHDF5IO(path, "w") as io_:
         io_.write(nwb)
@@ -59,7 +66,7 @@ def test_nwb_preview_has_session_subject_series_and_traces(tmp_path: Path) -> No
     assert ["acquisition/speed", "TimeSeries", "50", "m/s", "10 Hz"] in table.rows
     assert found.picture is not None
     assert found.picture.data.count(b"<path") == 3
-    assert "acquisition/lfp: 2 s" in found.picture.description
+    assert "acquisition/lfp: First 2 s, 3 channels" in found.picture.description
 
 
 def test_hdf5_preview_lists_datasets(tmp_path: Path) -> None:

@@ -178,6 +178,7 @@ def running(previews: PreviewSite) -> Iterator[RunningCatalogue]:
 
 def test_pages_show_previews(running: RunningCatalogue, previews: PreviewSite) -> None:
     version = "demo:000001@latest"
+    assert 'src="/thumbnail/demo:000001@' in running.page("/dataset/demo:000001")
     page = running.page(f"/file/{version}?path={NWB}")
     assert "data-address=" in page  # not made yet: the page does not wait for the archive
     preview = running.page(f"/preview/{version}?path={NWB}")

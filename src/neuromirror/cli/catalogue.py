@@ -40,8 +40,8 @@ neuromirror catalogue --listen 0.0.0.0:8270 --address https://data.example.org""
     "--cutouts/--no-cutouts",
     default=True,
     show_default=True,
-    help="Let visitors download regions of volumes, which are fetched from the archives, with "
-    "limits.",
+    help="Show previews of files and let visitors download regions of volumes, both read from the "
+    "archives, with limits.",
 )
 @click.option(
     "--limit",

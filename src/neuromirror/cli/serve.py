@@ -115,7 +115,7 @@ neuromirror serve --once""",
 @click.option(
     "--catalogue-no-cutouts",
     is_flag=True,
-    help="Do not let visitors of the catalogue download regions of volumes.",
+    help="In the catalogue, show no previews of files, and offer no regions of volumes.",
 )
 @click.option(
     "--catalogue-limit",

@@ -58,10 +58,9 @@ def draw_traces(
         color = _COLORS[row % len(_COLORS)]
         parts.append(f'<path d="{path}" fill="none" stroke="{color}" stroke-width="1"/>')
     duration = f"{seconds:,.4g} s" if seconds is not None else f"{len(channels[0])} samples"
-    scale = f"curve height {span:.3g} {unit}".rstrip()
-    caption = f"{duration}, {len(channels)} of its channels, {scale}"
-    if len(channels) == 1:
-        caption = f"{duration}, {scale}"
+    scale = f"tallest curve {span:.3g} {unit}".rstrip()
+    channel_count = "1 channel" if len(channels) == 1 else f"{len(channels)} channels"
+    caption = f"First {duration}, {channel_count}, {scale}"
     parts.append(
         f'<text x="{_LEFT}" y="{height - 8}" font-family="sans-serif" font-size="13"'
         f' fill="{_MUTED}">{escape(caption)}</text></svg>'

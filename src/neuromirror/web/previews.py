@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from neuromirror.index import FileRow, VersionRow
+from neuromirror.index import FileRow, Index, VersionRow
 from neuromirror.model import DatasetRef, NeuromirrorError, environment_without_secrets
 from neuromirror.previews import (
     FORMAT,
@@ -40,6 +40,8 @@ _MAX_FAILURES: Final = 1024
 _FAILURE_SECONDS: Final = 60.0
 """Seconds before a file that could not be read is tried again."""
 
+_MAX_SEARCHED: Final = 100
+"""Number of files among which one with a picture is searched."""
 _KILLED: Final = -9
 
 _LASTING: Final = ("unreadable", "too-large")
@@ -93,6 +95,16 @@ class PreviewService:
         """Return whether a file has a preview, made already or not."""
         kind = preview_kind(file.path, file.size)
         return self.is_allowed and kind is not None and all(map(find_spec, kind.packages))
+
+    def find_pictured(self, index: Index, row: VersionRow) -> str | None:
+        """Return the path of a file whose preview has a picture, among the first of a version."""
+        if not self.is_allowed or not row.indexed:
+            return None
+        for file in index.files(row, limit=_MAX_SEARCHED):
+            kind = preview_kind(file.path, file.size)
+            if kind is not None and kind.has_picture and self.is_possible(file):
+                return file.path
+        return None
 
     async def preview(self, row: VersionRow, file: FileRow) -> Preview:
         """Return the preview of a file; make it if necessary.

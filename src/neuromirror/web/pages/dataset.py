@@ -19,6 +19,7 @@ from neuromirror.web.pages.growth_chart import growth_chart
 from neuromirror.web.pages.machine_readable import typed_links
 from neuromirror.web.pages.schema_org import linked_data, script_text
 from neuromirror.web.pages.viewers import Viewer, is_web, zarr_viewers
+from neuromirror.web.previews import PreviewService
 from neuromirror.web.readmes import find_readme
 from neuromirror.web.request import CatalogueRequest, view
 
@@ -41,7 +42,8 @@ async def dataset(request: CatalogueRequest) -> Response:
     older = request.query_parameter("older")
     first = request.integer_parameter("older", 1, 999_999_999) if older else None
 
-    context = await request.query_index(lambda index: _read(index, name, first))
+    previews = request.site.previews
+    context = await request.query_index(lambda index: _read(index, name, first, previews))
     row, file = context.pop("row"), context.pop("readme_file")
     store = request.site.store
     found = readme = None
@@ -91,7 +93,7 @@ def _inputs(ancestors: Sequence[RelatedVersion], site: str) -> list[str]:
     ]
 
 
-def _read(index: Index, name: str, first: int | None) -> dict[str, Any]:
+def _read(index: Index, name: str, first: int | None, previews: PreviewService) -> dict[str, Any]:
     """Return what the page shows from the index; the timeline starts at the ordinal ``first``."""
     row = index.dataset(name)
     versions = list(index.versions(name))
@@ -103,6 +105,7 @@ def _read(index: Index, name: str, first: int | None) -> dict[str, Any]:
         "newest": None,
         "row": newest,
         "readme_file": None,
+        "pictured": None,
         "tree": None,
         "listed_files": [],
         "attributes": {},
@@ -123,6 +126,7 @@ def _read(index: Index, name: str, first: int | None) -> dict[str, Any]:
         context |= {
             "newest": shapes.Version.of(newest).plain(),
             "readme_file": find_readme(index, newest),
+            "pictured": previews.find_pictured(index, newest),
             "tree": file_tree(index, newest),
             "listed_files": _listed_files(index, newest),
             "attributes": index.attributes(newest),
