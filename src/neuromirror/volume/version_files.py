@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import mmap
 import subprocess
 import tempfile
@@ -51,6 +50,7 @@ from neuromirror.sources.volumes import (
     parse_url,
 )
 from neuromirror.transfer.range_file import RangeFile
+from neuromirror.volume.callback_file import CallbackFile
 from neuromirror.volume.content_check import map_file
 from neuromirror.volume.errors import (
     BlockMismatchError,
@@ -240,7 +240,7 @@ class VersionFiles:
         if is_kept or is_all_zeros(key) or len(urls) != 1:
             take(0, memoryview(self._cached_block(path, key, self._urls)))
         else:
-            self._fetch(path, key, urls, lambda: cast(BinaryIO, _CallbackFile(take)))
+            self._fetch(path, key, urls, lambda: cast(BinaryIO, CallbackFile(take)))
 
     def _block_key(self, path: str) -> str:
         """Return the annex key of a block, or raise BlockUnavailableError."""
@@ -567,31 +567,6 @@ class VersionFiles:
                 made = Session(limits=self._limits, is_private_allowed=only_host_of(origin))
                 self._private[origin] = made
             return self._private[origin]
-
-
-class _CallbackFile(io.RawIOBase):
-    """A file object that passes written bytes to a function and stores nothing."""
-
-    def __init__(self, take: Callable[[int, memoryview], None]) -> None:
-        super().__init__()
-        self._take = take
-        self._at = 0
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Set the offset of the next write."""
-        self._at = offset
-        return offset
-
-    def truncate(self, size: int | None = None) -> int:
-        """Do nothing: bytes that were already passed on are written again."""
-        return self._at
-
-    def write(self, data: Any) -> int:
-        """Pass the bytes to the function."""
-        view = memoryview(data)
-        self._take(self._at, view)
-        self._at += len(view)
-        return len(view)
 
 
 def open_version_files(
