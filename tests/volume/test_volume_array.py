@@ -56,7 +56,7 @@ def test_a_block_that_upstream_has_no_more_is_an_error_that_names_it(
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("zeros", "has other voxels"),
+        ("zeros", "has different voxels"),
         ("wrong_shape", "voxels"),
         ("wrong_bytes", "block 0/c/0/0/0"),
     ],
