@@ -46,6 +46,10 @@ def test_a_file_is_downloaded_from_the_archive(
     found = hashlib.sha256((tmp_path / "file").read_bytes()).hexdigest()
     files = site.site.api(f"/datasets/{RELEASED}@latest/files")["files"]
     assert found in {one["digests"]["sha256"] for one in files}
+    # the only request to another host is the download itself
+    (request,) = walk.errors
+    assert waiting.value.url in request
+    walk.errors.clear()
 
 
 def test_versions_are_picked_from_lists(session: BrowserSession, site: BrowserSite) -> None:
