@@ -72,7 +72,7 @@ def test_the_pages_of_a_dataset_and_a_version_lead_to_the_volume(
     volume_site: RunningCatalogue,
 ) -> None:
     for path in (f"/dataset/{EM}", f"/dataset/{EM}@latest", f"/dataset/demo-precomputed:{LAYER}"):
-        (found,) = [one for one in links(volume_site.page(path)) if one.startswith("/volume/")]
+        (found,) = {one for one in links(volume_site.page(path)) if one.startswith("/volume/")}
         assert 'action="/cutout/' in volume_site.page(found)
 
 
