@@ -38,6 +38,15 @@ def test_words_of_the_metadata_are_reported_with_their_positions(synced: Shell) 
         assert text in [value[start:end] for start, end in spans]
 
 
+def test_results_are_printed_in_lines(synced: Shell) -> None:
+    done = synced("search", "hipocampus")
+    first, name, counts, *_ = done.stdout.splitlines()
+    assert first == "Results for: hippocampus"
+    assert name.startswith("demo:00000")
+    assert counts.startswith("    ")
+    assert "\\n" not in done.stdout
+
+
 def test_facets_select_and_are_counted(synced: Shell) -> None:
     rows = synced.records("search", "--facets")
     counts = {(row["facet"], row["value"]): row["count"] for row in rows}

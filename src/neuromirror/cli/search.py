@@ -9,6 +9,7 @@ import click
 
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import Settings, settings_options
+from neuromirror.lab.evidence_summary import count_of
 from neuromirror.model.display import format_bytes
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _print_results(settings: Settings, found: FoundDatasets, *, facets: bool) ->
     from neuromirror.index.shapes import FacetValue, Match
 
     if found.corrected:
-        settings.print_text(f"Results for: {found.corrected}\n")
+        settings.print_text(f"Results for: {found.corrected}")
     if facets:
         for name, values in found.facets.items():
             for value in values:
@@ -125,15 +126,17 @@ def _print_results(settings: Settings, found: FoundDatasets, *, facets: bool) ->
         return
     for row in found.rows:
         record = {**Match.of(row).plain(), "corrected": found.corrected or None}
-        settings.emit("search", record, "\n".join(_lines(row)))
+        settings.emit("search", record)
+        for line in _lines(row):
+            settings.print_text(line)
     about = "" if found.exact else "about "
-    settings.print_text(f"{len(found.rows)} of {about}{found.total} datasets")
+    settings.print_text(f"{len(found.rows)} of {about}{count_of(found.total, 'dataset')}")
 
 
 def _lines(row: FoundDataset) -> list[str]:
     dataset = row.dataset
     name = dataset.name if dataset.version is None else f"{dataset.name}@{dataset.version}"
-    counts = f"{dataset.files} files, {format_bytes(dataset.bytes)}"
+    counts = f"{count_of(dataset.files, 'file')}, {format_bytes(dataset.bytes)}"
     lines = [f"{name}  {dataset.title}", f"    {counts}"]
     lines += [f"    {one.field}: {_marked(one)}" for one in row.matched if one.field != "title"][
         :_MAX_LINES
