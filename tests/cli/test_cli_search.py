@@ -39,12 +39,12 @@ def test_words_of_the_metadata_are_reported_with_their_positions(synced: Shell) 
 
 
 def test_results_are_printed_in_lines(synced: Shell) -> None:
-    done = synced("search", "hipocampus")
-    first, name, counts, *_ = done.stdout.splitlines()
+    done = synced.run("search", "hipocampus")
+    first, name, counts, *_ = done.lines
     assert first == "Results for: hippocampus"
     assert name.startswith("demo:00000")
     assert counts.startswith("    ")
-    assert "\\n" not in done.stdout
+    assert "\\n" not in "".join(done.lines)
 
 
 def test_facets_select_and_are_counted(synced: Shell) -> None:

@@ -9,8 +9,7 @@ import click
 
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import Settings, settings_options
-from neuromirror.lab.evidence_summary import count_of
-from neuromirror.model.display import format_bytes
+from neuromirror.model.display import count_of, format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

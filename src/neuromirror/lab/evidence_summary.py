@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from neuromirror.model import Evidence
+from neuromirror.model.display import count_of
 from neuromirror.transfer.outcomes import EvidenceStatus, Outcome
 
 
@@ -44,8 +45,3 @@ class EvidenceSummary:
         ] * bool(self.present)
         messages += [f"{count_of(self.failed, 'file')} not available"] * bool(self.failed)
         return messages
-
-
-def count_of(count: int, what: str) -> str:
-    """Return a count with its noun, e.g. ``2 files``."""
-    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from neuromirror.annex import SkippedRemote, initialize, skipped_remotes_message
 from neuromirror.git import GitError
 from neuromirror.lab.clone_urls import clone_urls
-from neuromirror.lab.evidence_summary import EvidenceSummary, count_of
+from neuromirror.lab.evidence_summary import EvidenceSummary
 from neuromirror.lab.lock_manifests import (
     ListedSubdataset,
     LockManifestMissingError,
@@ -32,6 +32,7 @@ from neuromirror.lab.restore_strategies import (
     run_git,
 )
 from neuromirror.model import ConfigurationError, NeuromirrorError, StateDigest
+from neuromirror.model.display import count_of
 from neuromirror.model.programs import install_advice
 from neuromirror.store import SafeFolder, Store, file_lock
 from neuromirror.transfer import JOBS, get

@@ -44,3 +44,21 @@ def format_bytes(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} PB"
+
+
+def count_of(count: int, what: str) -> str:
+    """Return a count with its noun.
+
+    Parameters
+    ----------
+    count
+        The number.
+    what
+        The noun in the singular.
+
+    Returns
+    -------
+    str
+        Such as ``2 files``.
+    """
+    return f"{count} {what}{'' if count == 1 else 's'}"
