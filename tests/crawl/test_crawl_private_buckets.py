@@ -14,6 +14,7 @@ from neuromirror.crawl.results import refused_note
 from neuromirror.index import Schedule
 from neuromirror.service.metrics import Metrics
 from neuromirror.store import Store
+from neuromirror.store.withdrawn_datasets import withdrawn_folder
 from support.foreign_pushes import run_checked, run_in
 from support.private_buckets import (
     DATA,
@@ -529,3 +530,40 @@ def test_a_service_publishes_nothing_of_a_private_bucket(lab: PrivateBucket, exp
     for text in (page, *printed):
         assert [one for one in (lab.bucket, FOLDER, FILE, lab.keys.access) if one in text] == []
     assert [one for one in (FILE, lab.keys.access) if one in done.stdout] == []
+
+
+# --- withdrawn, held and released
+
+
+def test_a_private_dataset_is_not_withdrawn(lab: PrivateBucket) -> None:
+    write_profile(lab.home, lab.keys)
+    lab.sync()
+    before = lab.files()
+    for options in (["--reason", "withdrawn by its owner"], ["--undo"]):
+        lab.run_on_private_store("takedown", NAME, *options, code=2)
+        lab.run("takedown", NAME, *options, code=2)
+    assert lab.files() == before
+    assert not withdrawn_folder(Store(lab.private)).exists()
+    lab.run_on_private_store("fsck")
+    lab.assert_nothing_public()
+
+
+def test_a_held_listing_of_a_private_bucket_is_released(lab: PrivateBucket) -> None:
+    write_profile(lab.home, lab.keys)
+    guards = ("[guards]", "max_removed_files = 0", "max_removed_percent = 0")
+    lab.write_mirror_file('credentials = "aws"', f'profile = "{PROFILE}"', *guards)
+    lab.sync()
+    lab.server.delete(lab.bucket, f"{FOLDER}/{FILE}")
+    lab.sync(code=3)
+    assert {one["path"] for one in lab.files()} == {FILE, "sub/b c+.bin"}
+    lab.run("holds")  # none in the public store
+    (held,) = [
+        json.loads(line)["hold"]
+        for line in lab.run_on_private_store("--json", "holds", code=3).splitlines()
+    ]
+    lab.run("release", held, code=2)
+    lab.run_on_private_store("release", held)
+    lab.sync()
+    assert {one["path"] for one in lab.files()} == {"sub/b c+.bin"}
+    lab.assert_nothing_public()
+    lab.assert_no_secret(lab.folder)

@@ -132,6 +132,13 @@ class SignedBuckets:
         finally:
             self._enforce(True)
 
+    def delete(self, bucket: str, key: str) -> None:
+        self._enforce(False)
+        try:
+            self.client("s3").delete_object(Bucket=bucket, Key=key)
+        finally:
+            self._enforce(True)
+
     def rule(self, **rules: Any) -> None:
         """Change what is refused: ``payer``, ``regions`` or ``expired``."""
         self._rules.update(rules)

@@ -33,6 +33,7 @@ from neuromirror.store.withdrawn_datasets import (
     withdrawn_folder,
 )
 
+_ONLY_PUBLIC = "only its owner can read it, and datasets are withdrawn from public stores only"
 _WAIT = 60.0
 """Seconds to wait for a visit in progress."""
 
@@ -59,7 +60,7 @@ def take_down(
     StoreBusyError
         If it is being visited.
     """
-    require_public_store(store.root)
+    require_public_store(store.root, _ONLY_PUBLIC)
     down = _dataset_entries(find_withdrawn_datasets(store), name)
     if not down:
         entries = recorder.ask(lambda index: _new_entries(index, name, reason, by))
@@ -90,7 +91,7 @@ def reinstate(
     ConfigurationError
         If it is not taken down, or its files are missing.
     """
-    require_public_store(store.root)
+    require_public_store(store.root, _ONLY_PUBLIC)
     ever = {
         DatasetRef(one.mirror, one.local_id, one.source_uri): one
         for _, one in store.read_entries(0)

@@ -18,6 +18,7 @@ from neuromirror.store.store import Store
 
 _MARKER = Path("neuromirror", "private")
 _PUBLIC_MESSAGE = "{root} is a public store; choose another folder with --private-store"
+_TWO_STORES = "specify it with --private-store, and the public store with --store"
 _OTHERS_MODE = 0o007
 _OWNER_MODE = 0o700
 
@@ -35,13 +36,10 @@ def is_private_store(root: Path) -> bool:
     return (root / _MARKER).exists()
 
 
-def require_public_store(root: Path) -> None:
-    """Raise UnexpectedPrivateStoreError for a private store."""
+def require_public_store(root: Path, advice: str = _TWO_STORES) -> None:
+    """Raise UnexpectedPrivateStoreError, with advice, for a private store."""
     if is_private_store(root):
-        raise UnexpectedPrivateStoreError(
-            f"{root} is a private store; specify it with --private-store, and the public store "
-            f"with --store"
-        )
+        raise UnexpectedPrivateStoreError(f"{root} is a private store; {advice}")
 
 
 def open_private_store(root: Path, public: Path) -> Store:
