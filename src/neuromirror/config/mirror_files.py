@@ -305,8 +305,8 @@ def load_mirror(path: Path) -> Mirror:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     """Return the content of a mirror file."""
-    if path.exists() and not path.is_file():
-        raise ConfigurationError(f"{path}: not a regular file; remove it")
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would block
+        raise ConfigurationError(f"{path}: cannot be read: not a regular file; remove it")
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:  # ValueError: also UTF-8, too many digits
