@@ -36,6 +36,7 @@ from neuromirror.web.addresses import (
     version_address,
 )
 from neuromirror_demo.catalogue_process import first_line
+from neuromirror_demo.synthetic_metadata import FAMILY_NAMES, REGIONS, TOPICS
 
 CLIENTS = 8
 WARM_UP = 2000
@@ -181,6 +182,22 @@ def kinds(made: Made) -> dict[str, list[str]]:
         ],
         "search, words": [
             search_address(f"{one} {other}") for one in TERMS for other in TERMS if one != other
+        ],
+        "search, topics": [
+            search_address(f"{region} {topic}") for region in REGIONS for topic in TOPICS
+        ],
+        "search, people": [search_address(name) for name in FAMILY_NAMES],
+        "search, misspelled": [search_address(f"{one[:-3]}x{one[-2:]}") for one in FAMILY_NAMES],
+        "search, facets": [
+            search_address(terms, [*filters], sort, page)
+            for terms in ("", "learning", "mouse", *REGIONS)
+            for filters in (
+                (),
+                (("species", "Mus musculus"),),
+                (("archive", "dandi"), ("species", "Homo sapiens"), ("status", "published")),
+            )
+            for sort in ("", "size")
+            for page in (1, 2)
         ],
         "search, subject": [search_address(one) for one in subjects],
         "search, path": [

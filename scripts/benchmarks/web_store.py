@@ -51,6 +51,8 @@ from neuromirror.model import (
     dump_snapshot_entry,
 )
 from neuromirror.store import MAIN_BRANCH, PUBLISHED_BRANCH, Store
+from neuromirror_demo import synthetic_metadata
+from neuromirror_demo.synthetic_metadata import documents, study
 
 _T = TypeVar("_T")
 START = datetime(2024, 3, 1, tzinfo=UTC)
@@ -63,8 +65,6 @@ MIRRORS = {
 _FOLDER = 10_000
 _PARTS = 2
 _ENTRIES = 300
-_GIVEN = ("Ada", "Chidi", "Elif", "Ines", "Jun", "Kwame", "Lena", "Mateo", "Noor", "Oskar")
-_FAMILY = ("Okafor", "Petrov", "Quispe", "Rossi", "Sato", "Tanaka", "Ulrich", "Vega", "Weiss", "Yu")
 TERMS = (
     *("visual", "cortex", "hippocampus", "behavior", "calcium", "imaging", "neuropixels", "sleep"),
     *("reward", "licking", "motor", "learning", "barrel", "thalamus", "retina", "olfactory"),
@@ -79,7 +79,6 @@ TERMS = (
         "navigation",
     ),
 )
-_SPECIES = ("Mus musculus", "Rattus norvegicus", "Homo sapiens", "Macaca mulatta", "Danio rerio")
 _LICENSES = ("spdx:CC-BY-4.0", "spdx:CC0-1.0")
 
 
@@ -119,7 +118,8 @@ class Made:
 def ready(cache: Path, sizes: Sizes) -> Made:
     """Return the store of these sizes, of an earlier run (``seconds`` is 0) or a new one."""
     begin = time.monotonic()
-    cache_key = json.dumps([asdict(sizes), MINT_SPEC, Path(__file__).read_text()])
+    made_of = [Path(str(one)).read_text() for one in (__file__, synthetic_metadata.__file__)]
+    cache_key = json.dumps([asdict(sizes), MINT_SPEC, *made_of])
     folder = cache / f"web-{hashlib.sha256(cache_key.encode()).hexdigest()[:16]}"
     done = folder / "done"
     if not done.exists():
@@ -140,7 +140,10 @@ def _index_digest() -> str:
     import neuromirror.index
 
     digest = hashlib.sha256()
-    for path in sorted(Path(str(neuromirror.index.__file__)).parent.glob("*.py")):
+    import neuromirror.model.archive_metadata
+
+    folder = Path(str(neuromirror.index.__file__)).parent
+    for path in [*folder.glob("*.py"), Path(neuromirror.model.archive_metadata.__file__)]:
         if not path.stem.endswith("_queries"):
             digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -270,7 +273,8 @@ class _Upstream:
         self._folder = sizes.folder
         self._large = number == 1
         self._count = _files_of(sizes, number)
-        self._title = self._some_title()
+        self._study = study(self._dataset.mirror, number)
+        self._title = self._study.title
         self._lines: dict[bytes, bytes] = {}
         self._paths: list[bytes] = []
 
@@ -369,7 +373,7 @@ class _Upstream:
         header = SnapshotHeader(
             version=version_ref,
             facts=self._facts(label if published else None),
-            documents=(self._document(when, label if published else "draft"),),
+            documents=self._documents(when, label if published else "draft"),
             newest=when,
         )
         spool = RecordSpool(self._scratch / f"records-{self._number}-{version}")
@@ -418,25 +422,10 @@ class _Upstream:
         self._lines[path] = dump_snapshot_entry(SnapshotEntry(path, "", record, link))
         bisect.insort(self._paths, path)
 
-    def _some_title(self) -> str:
-        terms = [TERMS[_pseudo_random(len(TERMS), self._number, turn)] for turn in range(4)]
-        return f"{terms[0].capitalize()} {terms[1]} and {terms[2]} {terms[3]} ({self._number})"
-
-    def _people(self) -> list[str]:
-        count = 3 + _pseudo_random(12, self._number, "people")
-        return [
-            f"{_FAMILY[_pseudo_random(10, self._number, one)]}, "
-            f"{_GIVEN[_pseudo_random(10, one, self._number)]}"
-            for one in range(count)
-        ]
-
     def _facts(self, label: str | None) -> DatasetFacts:
         number, dandi = self._number, self._dataset.mirror == "dandi"
         attributes = {
-            ("investigator", self._people()[0]),
-            ("modality", "ecephys" if number % 3 else "ophys"),
             ("project", f"Project {number % 40}"),
-            ("species", _SPECIES[number % len(_SPECIES)]),
             *(("subject", f"{600000 + number * 10 + one}") for one in range(1 + number % 8)),
         }
         return DatasetFacts(
@@ -447,39 +436,9 @@ class _Upstream:
             attributes=tuple(sorted(attributes)),
         )
 
-    def _document(self, when: datetime, label: str) -> Document:
-        described = (f"Recordings of {self._title.lower()}: " + " ".join(TERMS) + ". ") * 6
-        if self._dataset.mirror == "aind":
-            metadata = {
-                "name": self._dataset.local_id,
-                "investigators": [{"name": one} for one in self._people()],
-                "institution": {"name": "Allen Institute for Neural Dynamics"},
-                "creation_time": when.isoformat(),
-                "data_summary": described,
-                "license": "CC-BY-4.0",
-            }
-            return Document(b"data_description.json", json.dumps(metadata).encode(), when)
-        metadata = {
-            "identifier": f"DANDI:{self._number:06d}",
-            "id": f"DANDI:{self._number:06d}/{label}",
-            "name": self._title,
-            "description": described,
-            "license": [_LICENSES[self._number % 2]],
-            "keywords": list(TERMS[:5]),
-            "url": f"https://archive.example.org/{self._dataset.local_id}/{label}",
-            "dateCreated": START.isoformat(),
-            "contributor": [
-                {
-                    "schemaKey": "Person",
-                    "name": one,
-                    "identifier": f"0000-0002-1825-{position:04d}",
-                    "roleName": ["dcite:Author"],
-                    "includeInCitation": True,
-                }
-                for position, one in enumerate(self._people())
-            ],
-        }
-        return Document(b"dandiset.yaml", json.dumps(metadata).encode(), when)
+    def _documents(self, when: datetime, label: str) -> tuple[Document, ...]:
+        written = documents(self._dataset.mirror, self._study, label, when.isoformat())
+        return tuple(Document(path.encode(), content, when) for path, content in written.items())
 
     def _record_visit(self) -> None:
         """Record the visit, and what the catalogue shows besides versions."""

@@ -24,7 +24,7 @@ _SPECIES = (
     ("Caenorhabditis elegans", "nematodes", 1),
 )
 """Name, plural in prose, and share of a hundred."""
-_REGIONS = (
+REGIONS = (
     *("primary visual cortex", "hippocampus", "dorsal striatum", "medial prefrontal cortex"),
     *("barrel cortex", "olfactory bulb", "cerebellum", "amygdala", "entorhinal cortex"),
     *("superior colliculus", "thalamus", "retina", "auditory cortex", "ventral tegmental area"),
@@ -32,11 +32,7 @@ _REGIONS = (
 )
 _EPHYS = ("multi electrode extracellular electrophysiology recording technique", "ecephys")
 _TECHNIQUES = (
-    (
-        "multi electrode extracellular electrophysiology recording technique",
-        "ecephys",
-        "Neuropixels",
-    ),
+    (*_EPHYS, "Neuropixels"),
     ("two-photon microscopy technique", "pophys", "two-photon calcium imaging"),
     ("patch clamp technique", "icephys", "whole-cell recording"),
     ("fiber photometry", "fib", "fibre photometry of dopamine release"),
@@ -46,7 +42,7 @@ _TECHNIQUES = (
     ("electroencephalography", "EEG", "scalp recordings"),
 )
 """Measurement technique at DANDI, abbreviation at AIND, and words of prose."""
-_TOPICS = (
+TOPICS = (
     *("spatial navigation", "reward learning", "decision making", "sensory adaptation", "sleep"),
     *("working memory", "fear conditioning", "social behavior", "motor control", "speech"),
     *(
@@ -59,7 +55,7 @@ _TOPICS = (
 )
 _VARIABLES = ("ElectricalSeries", "LFP", "Units", "TwoPhotonSeries", "BehavioralTimeSeries")
 _GIVEN = ("Ada", "Chidi", "Elif", "Ines", "Jun", "Kwame", "Lena", "Mateo", "Noor", "Oskar", "Priya")
-_FAMILY = (
+FAMILY_NAMES = (
     *("Okafor", "Petrov", "Quispe", "Rossi", "Sato", "Tanaka", "Ulrich", "Vega", "Weiss", "Yu"),
     *("Andersson", "Bianchi", "Castillo", "Dubois", "Eriksen", "Fischer", "Gonzalez", "Haddad"),
     *("Ivanova", "Jansen", "Kowalski", "Lindqvist", "Moreau", "Nakamura", "Olsen", "Pereira"),
@@ -76,7 +72,7 @@ _FUNDERS = (
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """What the metadata of a dataset say."""
+    """The content of the metadata of a dataset."""
 
     title: str
     abstract: str
@@ -287,9 +283,9 @@ def documents(archive: str, of: Study, label: str, created: str) -> dict[str, by
 
 def _combined(archive: str, number: int) -> Study:
     species, plural = _weighted_species(archive, number)
-    regions = _some(_REGIONS, 1 + number % 2, archive, number, "region")
+    regions = _some(REGIONS, 1 + number % 2, archive, number, "region")
     technique, modality, prose = _TECHNIQUES[_pick(len(_TECHNIQUES), archive, number, "technique")]
-    topics = _some(_TOPICS, 2, archive, number, "topic")
+    topics = _some(TOPICS, 2, archive, number, "topic")
     title = f"{topics[0].capitalize()} and {topics[1]} in the {regions[0]} of {plural}"
     if archive == "aind":
         title = f"{modality}_{600000 + number}_2024-03-{number % 28 + 1:02d}_10-00-00"
@@ -299,7 +295,7 @@ def _combined(archive: str, number: int) -> Study:
         f"{topics[1]}. Data are raw and processed, with trials, stimuli and timestamps."
     )
     people = tuple(
-        f"{_FAMILY[_pick(len(_FAMILY), archive, number, one)]}, "
+        f"{FAMILY_NAMES[_pick(len(FAMILY_NAMES), archive, number, one)]}, "
         f"{_GIVEN[_pick(len(_GIVEN), one, archive, number)]}"
         for one in range(2 + _pick(9, archive, number, "people"))
     )

@@ -30,7 +30,7 @@ def test_a_search_of_the_demo_has_the_expected_first_hit(
     assert {"action", "status", "matched", "corrected"} <= found[0].keys()
 
 
-def test_words_of_the_metadata_are_reported_with_their_positions(synced: Shell) -> None:
+def test_matches_in_the_metadata_are_reported_with_their_positions(synced: Shell) -> None:
     [found] = synced.records("search", "Roe", "hippocampus", "linear")
     matched = {one["field"]: one for one in found["matched"]}
     for name, text in (("keywords", "hippocampus"), ("people", "Roe"), ("title", "linear")):

@@ -136,7 +136,7 @@ def dump(path: Path) -> list[str]:
 
     These depend on the number of transactions.
     """
-    internal = re.compile(r'INSERT INTO "(?:dataset_text|dataset_text_words|path_text)_\w+" ')
+    internal = re.compile(r'INSERT INTO "(?:dataset_text|dataset_text_tokens|path_text)_\w+" ')
     with contextlib.closing(sqlite3.connect(path)) as database:
         return [line for line in database.iterdump() if not internal.match(line)]
 

@@ -291,9 +291,9 @@ def search_terms(data: bytes) -> None:
                 connection.execute(
                     "SELECT rowid FROM dataset_text WHERE dataset_text MATCH ?", (text,)
                 ).fetchall()
-            if text := term.word_query():
+            if text := term.token_query():
                 connection.execute(
-                    "SELECT rowid FROM dataset_text_words WHERE dataset_text_words MATCH ?",
+                    "SELECT rowid FROM dataset_text_tokens WHERE dataset_text_tokens MATCH ?",
                     (text,),
                 ).fetchall()
         if paths:

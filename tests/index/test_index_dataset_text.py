@@ -1,4 +1,4 @@
-"""What the archive's documents say is found, with the same rows after a rebuild."""
+"""Texts of the archive's documents are found, with the same rows after a rebuild."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def eventually(holds: Callable[[], bool]) -> None:
 
 REQUESTS = {
     "diff": "/diff?a=demo:000001&b=demo:000001&page={}",
-    "search": "/?q=word{}",
+    "search": "/search?q=word{}",
     "sql": "/index/mirrors?_size={}",
     "cutout": "/cutout/demo:000001@latest?level={}",
 }
@@ -106,7 +106,7 @@ def test_only_a_trusted_proxy_sets_the_client_address(demo_harness: MirrorHarnes
     for options in ([], ["--trusted-proxy=192.0.2.0/24"]):
         with run_catalogue(demo_harness.store, "--limit=search=1", *options) as site:
             found = [
-                site.get(f"/?q=word{one}", headers=forwarded(f"198.51.100.{one}")).status_code
+                site.get(f"/search?q=word{one}", headers=forwarded(f"198.51.100.{one}")).status_code
                 for one in range(3)
             ]
             assert found == [200, 429, 429], options
@@ -146,6 +146,7 @@ def request(address: str) -> dict[str, Any]:
         ("/", None),
         ("/?mirror=demo", None),
         ("/?q=a", "search"),
+        ("/search", "search"),
         ("/?%71=a", "search"),
         ("/?mirror=demo&page=20000", "search"),
         (f"/?{'a=b&' * 500}q=c", "search"),

@@ -49,9 +49,9 @@ def search_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCat
 def test_result_shows_the_match_and_links_the_file(search_site: RunningCatalogue) -> None:
     page = search_site.page("/?q=yutamouse41")
     text = visible_text(page)
-    assert "3 datasets matching this term" in text
-    assert "Found in title" in text
-    assert "Found in subject: YutaMouse41" in text
+    assert "3 datasets" in text
+    assert "Spikes of <mark>YutaMouse41</mark>" in page
+    assert "subject: YutaMouse41" in text
     assert _YUTA in text
     assert text.index("Third") > max(text.index("Spikes of"), text.index("Imaging"))
     file = next(one for one in links(page) if one.startswith("/file/"))
@@ -62,22 +62,22 @@ def test_result_shows_the_match_and_links_the_file(search_site: RunningCatalogue
 
 
 def test_terms_may_match_title_and_path(search_site: RunningCatalogue) -> None:
-    text = search_site.text("/?q=third+ecephys")
-    assert "Found in title" in text
-    assert "with “ecephys” in their paths" in text
+    page = search_site.page("/search?q=third+ecephys")
+    assert "<mark>Third</mark>" in page
+    assert "with “ecephys” in their paths" in visible_text(page)
     assert "No results" in search_site.text("/?q=imaging+ecephys")
 
 
 def test_results_come_in_pages_and_by_archive(search_site: RunningCatalogue) -> None:
     first = search_site.page("/?q=many")
-    assert "60 datasets matching this term" in visible_text(first)
+    assert "60 datasets" in visible_text(first)
     pages = [first]
     while more := [one for one in links(pages[-1]) if f"page={len(pages) + 1}" in one]:
         pages.append(search_site.page(more[0]))
-    assert [page.count('<li><h2 class="path">') for page in pages] == [20, 20, 20]
+    assert [page.count("<li><h2><a") for page in pages] == [20, 20, 20]
     names = [one for one in links("".join(pages)) if one.startswith("/dataset/box:many")]
     assert len(set(names)) == 60
-    assert "60 datasets of box" in search_site.text("/?q=many&mirror=box")
+    assert "60 datasets" in search_site.text("/search?q=many&archive=box")
     assert "No more results" in search_site.text("/?q=many&page=9")
     assert "mirror 'other'" in search_site.text("/?q=many&mirror=other", 404)
 
@@ -215,4 +215,58 @@ def test_a_dataset_that_is_not_shown_is_not_led_to(
 
 
 def test_invisible_characters_are_ignored_in_search(search_site: RunningCatalogue) -> None:
-    assert "3 datasets matching this term" in search_site.text("/?q=%E2%80%8Byutamouse41")
+    assert "3 datasets" in search_site.text("/?q=%E2%80%8Byutamouse41")
+
+
+def test_all_datasets_are_listed_with_facets_that_add_and_remove_a_value(
+    site: RunningCatalogue,
+) -> None:
+    page = site.page("/search")
+    total = len([row for row in site.api("/datasets")["datasets"] if not row["is_subdataset"]])
+    assert f"{total} datasets" in visible_text(page)
+    chosen = next(one for one in links(page) if one == "/search?status=published")
+    published = site.page(chosen)
+    names = {one["dataset"]["name"] for one in site.api("/search?status=published")["found"]}
+    shown = [one for one in links(published) if one.startswith("/dataset/")]
+    assert {one.removeprefix("/dataset/") for one in shown} == names != set()
+    assert "/search" in links(published)  # removes the value
+    both = next(one for one in links(published) if one == "/search?status=published&status=draft")
+    assert len([one for one in links(site.page(both)) if one.startswith("/dataset/")]) == total
+    assert "aria-current" in published
+    assert 'name="status" value="published"' in published  # kept by the form
+
+
+def test_an_address_of_a_search_is_shareable_and_its_values_have_any_name(
+    site: RunningCatalogue,
+) -> None:
+    page = site.page("/search?species=mouse&sort=title")
+    assert "Mus musculus" in visible_text(page)
+    found = [one for one in links(page) if one.startswith("/dataset/")]
+    answer = site.api("/search?species=Mus+musculus&sort=title")
+    assert found == [f"/dataset/{one['dataset']['name']}" for one in answer["found"]]
+    assert [one["value"] for one in answer["facets"]["species"] if one["selected"]] == [
+        "Mus musculus"
+    ]
+    assert "there is no order" in site.text("/search?sort=random", 400)
+    assert "No dataset has all selected values" in site.text("/search?year=1900")
+
+
+def test_matches_are_marked_and_escaped(tmp_path_factory: pytest.TempPathFactory) -> None:
+    source = ScriptedSource()
+    source.scripted_datasets["odd"] = ScriptedDataset(
+        {"a.nwb": ScriptedFile(b"a")},
+        facts=DatasetFacts(title="<b>Ripples</b> & \x02sleep\x03", attributes=()),
+    )
+    box = ScriptedHarness(tmp_path_factory.mktemp("odd") / "box", source)
+    box.sync()
+    with run_catalogue(box.store) as catalogue:
+        page = catalogue.page("/search?q=ripples+sleep")
+        assert "&lt;b&gt;<mark>Ripples</mark>&lt;/b&gt; &amp; " in page
+        assert "<mark>sleep</mark>" in page
+        assert "<b>" not in page
+
+
+def test_a_misspelled_search_shows_results_of_the_corrected_one(site: RunningCatalogue) -> None:
+    text = site.text("/search?q=hipocampus")
+    assert "No dataset matches “hipocampus”" in text
+    assert "results for hippocampus" in text

@@ -162,8 +162,8 @@ def _print_nothing(settings: Settings, index: Index, text: str) -> None:
         counts = index.count_terms(text)
         suggestion = index.suggest_terms(counts)
         record = {"counts": counts, "suggestion": suggestion or None}
-        alone = ", ".join(f"{term}: {count}" for term, count in counts.items())
-        message += f" all of this; datasets for each term alone: {alone}"
+        each = ", ".join(f"{term}: {count}" for term, count in counts.items())
+        message += f" all of this; datasets for each term alone: {each}"
         if suggestion:
             message += f"; did you mean {suggestion!r}?"
     else:

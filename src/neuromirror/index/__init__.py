@@ -29,7 +29,7 @@ from neuromirror.index.errors import (
     UnknownVersionError,
 )
 from neuromirror.index.facet_queries import FacetCount
-from neuromirror.index.facet_values import FACETS, SIZES
+from neuromirror.index.facet_values import FACETS, SIZES, canonical_value
 from neuromirror.index.lease_table import LeaseRow, LeaseTable
 from neuromirror.index.match_texts import MatchedText
 from neuromirror.index.name_queries import NameMatch
@@ -126,6 +126,7 @@ __all__ = [
     "VersionRow",
     "VisitRow",
     "answer_query",
+    "canonical_value",
     "effective_entries",
     "is_checksum",
     "is_indexed",

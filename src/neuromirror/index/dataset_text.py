@@ -241,17 +241,17 @@ def _write_text(connection: sqlite3.Connection, dataset: int, row: tuple[str, ..
     if known is not None:
         # a table without content needs the text that it had
         connection.execute(
-            "INSERT INTO dataset_text_words (dataset_text_words, rowid, words) "
+            "INSERT INTO dataset_text_tokens (dataset_text_tokens, rowid, tokens) "
             "VALUES ('delete', ?, ?)",
-            (dataset, _words(known)),
+            (dataset, _tokens(known)),
         )
         connection.execute("DELETE FROM dataset_text WHERE rowid = ?", (dataset,))
     if row is not None:
         connection.execute(_INSERT_TEXT, (dataset, *row))
         connection.execute(
-            "INSERT INTO dataset_text_words (rowid, words) VALUES (?, ?)", (dataset, _words(row))
+            "INSERT INTO dataset_text_tokens (rowid, tokens) VALUES (?, ?)", (dataset, _tokens(row))
         )
 
 
-def _words(row: tuple[str, ...]) -> str:
+def _tokens(row: tuple[str, ...]) -> str:
     return "\n".join(row)

@@ -46,7 +46,7 @@ def facet_values(
     attributes
         Names and values of the version's attributes.
     metadata
-        What the archive's documents say.
+        The texts of the archive's documents.
     data_types
         Kinds of files.
     volume

@@ -13,7 +13,7 @@ from neuromirror.index.term_queries import Candidate, TermMatches
 
 _OPEN, _CLOSE = "\x02", "\x03"
 _MARK = re.compile(f"[{_OPEN}{_CLOSE}]")
-_WORD = re.compile(r"[^\W_]+")
+_TOKEN = re.compile(r"[^\W_]+")
 _LONG = frozenset({"description", "readme"})
 _MAX_SNIPPET = 240
 _BEFORE_MATCH = 60
@@ -60,7 +60,7 @@ class MatchQueries(QueryBase):
             for term, one in found
         )
         columns = self._row(_HIGHLIGHTED, (query, dataset)) or self._marked_prefixes(
-            dataset, [word.casefold() for term, _ in found for word in term.words]
+            dataset, [token.casefold() for term, _ in found for token in term.tokens]
         )
         seen: dict[str, MatchedText] = {}
         for one in self._texts(dataset, columns):
@@ -88,7 +88,7 @@ class MatchQueries(QueryBase):
             for field, line in marked[:_MAX_VALUES]:
                 yield _matched_text(field, line)
 
-    def _marked_prefixes(self, dataset: int, words: Sequence[str]) -> tuple[str, ...]:
+    def _marked_prefixes(self, dataset: int, tokens: Sequence[str]) -> tuple[str, ...]:
         """Mark the words that start with one of some, where no stem does."""
         row = self._row(
             f"SELECT {', '.join(TEXT_COLUMNS)} FROM dataset_text WHERE rowid = ?", (dataset,)
@@ -96,10 +96,10 @@ class MatchQueries(QueryBase):
         assert row is not None
 
         def mark(match: re.Match[str]) -> str:
-            starts = match[0].casefold().startswith(tuple(words))
+            starts = match[0].casefold().startswith(tuple(tokens))
             return f"{_OPEN}{match[0]}{_CLOSE}" if starts else match[0]
 
-        return tuple(_WORD.sub(mark, text) for text in row)
+        return tuple(_TOKEN.sub(mark, text) for text in row)
 
 
 def _snippet(name: str, text: str) -> MatchedText:

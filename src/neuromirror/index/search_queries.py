@@ -21,7 +21,7 @@ from neuromirror.index.search_terms import (
     path_conditions,
     split_terms,
 )
-from neuromirror.index.synonyms import words_of
+from neuromirror.index.synonyms import tokens_of
 from neuromirror.index.term_queries import MAX_BLOCKS, Candidate, PathMatch, TermMatches
 
 SORTS: Final = ("relevance", "newest", "size", "title")
@@ -290,7 +290,7 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
         if match is None:
             return FoundDataset(row, matched, None, None)
         label = row.newest if match.current else self._label(match.version)
-        return FoundDataset(row, matched, label, match.path, candidate.missing_words)
+        return FoundDataset(row, matched, label, match.path, candidate.missing_tokens)
 
     def _label(self, version: int) -> str:
         row = self._row("SELECT label FROM versions WHERE id = ?", (version,))
@@ -341,14 +341,14 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
 
     def _near_terms(self, term: str) -> str:
         """Return a term with each unknown word replaced by the most similar one."""
-        words = term.split()
-        near = [self._near_word(word) or word for word in words]
-        return " ".join(near) if near != words else term
+        tokens = term.split()
+        near = [self._near_token(token) or token for token in tokens]
+        return " ".join(near) if near != tokens else term
 
-    def _near_word(self, word: str) -> str:
+    def _near_token(self, token: str) -> str:
         """Return the word of the metadata that is most similar; empty without any."""
         self.raise_if_stopped()
-        plain = "".join(words_of(word))
+        plain = "".join(tokens_of(token))
         if len(plain) < _MIN_CORRECTED or plain.isdecimal():
             return ""
         # typing errors are rare in the first letter, and comparing with all takes too long
@@ -439,7 +439,7 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
 
 def _is_sure(candidate: Candidate) -> bool:
     """Return whether a candidate needs no comparison with paths."""
-    missing = candidate.missing_words
+    missing = candidate.missing_tokens
     return not missing or (len(missing) == 1 and path_terms(missing[0]) == {missing[0].lower()})
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from neuromirror.index.errors import MalformedQueryError
 from neuromirror.index.path_terms import MIN_DIGITS, is_single_token, path_terms
-from neuromirror.index.synonyms import MAX_WORDS, synonyms_of, words_of
+from neuromirror.index.synonyms import MAX_TOKENS, synonyms_of, tokens_of
 
 MAX_QUERY_LENGTH = 500
 """Maximum number of characters of a search."""
@@ -32,8 +32,8 @@ class SearchTerm:
     ----------
     text
         The term as typed, without quotes.
-    words
-        What a path must contain: the typed words, or the phrase.
+    tokens
+        The texts that a path must contain: the typed words, or the phrase.
     is_phrase
         Whether it was in quotes.
     synonyms
@@ -41,34 +41,34 @@ class SearchTerm:
     """
 
     text: str
-    words: tuple[str, ...]
+    tokens: tuple[str, ...]
     is_phrase: bool = False
     synonyms: tuple[str, ...] = ()
 
     def stem_query(self) -> str:
         """Return a query for the stems of the words, or of a synonym."""
-        own = " AND ".join(map(_quoted, self.words))
+        own = " AND ".join(map(_quoted, self.tokens))
         others = [_quoted(one) for one in self.synonyms]
         return f"({' OR '.join([f'({own})', *others])})"
 
     def prefix_query(self) -> str:
         """Return a query for the words as prefixes of stems; that of a phrase has no prefix."""
         mark = "" if self.is_phrase else "*"
-        return f"({' AND '.join(_quoted(word) + mark for word in self.words)})"
+        return f"({' AND '.join(_quoted(token) + mark for token in self.tokens)})"
 
-    def word_query(self) -> str:
+    def token_query(self) -> str:
         """Return a query of a table of single words; empty if a word has several tokens."""
-        if self.is_phrase or not all(map(_is_one_token, self.words)):
+        if self.is_phrase or not all(map(_is_one_token, self.tokens)):
             return ""
-        return " AND ".join(_quoted(word) + "*" for word in self.words)
+        return " AND ".join(_quoted(token) + "*" for token in self.tokens)
 
     def __str__(self) -> str:
         """Return the term as it is typed."""
         return f'"{self.text}"' if self.is_phrase else self.text
 
 
-def _is_one_token(word: str) -> bool:
-    return words_of(word) == (word.casefold(),) and is_single_token(word)
+def _is_one_token(token: str) -> bool:
+    return tokens_of(token) == (token.casefold(),) and is_single_token(token)
 
 
 def _quoted(text: str) -> str:
@@ -121,15 +121,15 @@ def _join_names(terms: Sequence[tuple[str, bool]]) -> Iterator[SearchTerm]:
     while start < len(terms):
         text, is_phrase = terms[start]
         if is_phrase:
-            yield SearchTerm(text, (text,), True, synonyms_of(words_of(text)))
+            yield SearchTerm(text, (text,), True, synonyms_of(tokens_of(text)))
             start += 1
             continue
-        for length in range(min(MAX_WORDS, len(terms) - start), 0, -1):
+        for length in range(min(MAX_TOKENS, len(terms) - start), 0, -1):
             some = terms[start : start + length]
-            joined = " ".join(word for word, _ in some)
-            synonyms = synonyms_of(words_of(joined))
+            joined = " ".join(token for token, _ in some)
+            synonyms = synonyms_of(tokens_of(joined))
             if length == 1 or (synonyms and not any(phrase for _, phrase in some)):
-                yield SearchTerm(joined, tuple(word for word, _ in some), False, synonyms)
+                yield SearchTerm(joined, tuple(token for token, _ in some), False, synonyms)
                 start += length
                 break
 

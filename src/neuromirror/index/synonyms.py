@@ -101,43 +101,43 @@ _SPECIAL: Final = {
 }
 """Names of special techniques, which a search for the general one does not replace."""
 
-MAX_WORDS: Final = 4
+MAX_TOKENS: Final = 4
 """Maximum number of words of a name that a search replaces."""
 
 
-def words_of(name: str) -> tuple[str, ...]:
+def tokens_of(name: str) -> tuple[str, ...]:
     """Return the words of a name, in lower case."""
     return tuple(re.findall(r"[^\W_]+", name.casefold()))
 
 
 @cache
-def _by_words() -> dict[tuple[str, ...], tuple[str, ...]]:
+def _by_tokens() -> dict[tuple[str, ...], tuple[str, ...]]:
     found: dict[tuple[str, ...], dict[str, None]] = {}
     for group in (*_SPECIES, *_TECHNIQUES, *_FIELDS):
         for name in group:
-            found.setdefault(words_of(name), {}).update(dict.fromkeys(group))
+            found.setdefault(tokens_of(name), {}).update(dict.fromkeys(group))
     for name, narrower in _NARROWER.items():
-        found.setdefault(words_of(name), {}).update(dict.fromkeys(narrower))
-    return {words: tuple(names) for words, names in found.items()}
+        found.setdefault(tokens_of(name), {}).update(dict.fromkeys(narrower))
+    return {tokens: tuple(names) for tokens, names in found.items()}
 
 
-def synonyms_of(words: Sequence[str]) -> tuple[str, ...]:
+def synonyms_of(tokens: Sequence[str]) -> tuple[str, ...]:
     """Return the names that a search for a name also finds; empty without any.
 
     Parameters
     ----------
-    words
+    tokens
         The words of the name, in lower case.
     """
-    return _by_words().get(tuple(words), ())
+    return _by_tokens().get(tuple(tokens), ())
 
 
 @cache
 def _canonical(group: str) -> dict[tuple[str, ...], str]:
     groups = _SPECIES if group == "species" else _TECHNIQUES
-    found = {words_of(name): names[0] for names in groups for name in names}
+    found = {tokens_of(name): names[0] for names in groups for name in names}
     special = {} if group == "species" else _SPECIAL
-    return found | {words_of(name): general for name, general in special.items()}
+    return found | {tokens_of(name): general for name, general in special.items()}
 
 
 def canonical_species(value: str) -> str:
@@ -152,12 +152,12 @@ def canonical_technique(value: str) -> str:
 
 
 def _find_canonical(group: str, value: str) -> str | None:
-    known, words = _canonical(group), words_of(value)
-    if words in known:
-        return known[words]
+    known, tokens = _canonical(group), tokens_of(value)
+    if tokens in known:
+        return known[tokens]
     # a binomial name stands before or behind the common one
-    for length in range(min(MAX_WORDS, len(words)), 1, -1):
-        for start in range(len(words) - length + 1):
-            if words[start : start + length] in known:
-                return known[words[start : start + length]]
+    for length in range(min(MAX_TOKENS, len(tokens)), 1, -1):
+        for start in range(len(tokens) - length + 1):
+            if tokens[start : start + length] in known:
+                return known[tokens[start : start + length]]
     return None

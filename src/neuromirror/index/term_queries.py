@@ -23,7 +23,7 @@ _MAX_SCANNED_ROWS = 20_000
 """Maximum number of rows of files read between the first and last path of a block."""
 
 _TEXT = "SELECT rowid FROM dataset_text WHERE dataset_text MATCH ?"
-_WORDS = "SELECT rowid FROM dataset_text_words WHERE dataset_text_words MATCH ?"
+_TOKENS = "SELECT rowid FROM dataset_text_tokens WHERE dataset_text_tokens MATCH ?"
 # name and title rank above keywords, these above people, then description and the rest
 _WEIGHTS = "10.0, 10.0, 6.0, 5.0, 5.0, 5.0, 3.0, 4.0, 3.0, 2.0, 2.0, 1.0, 1.5, 0.5, 0.5, 1.0"
 _BEST_FIRST = f"""
@@ -60,9 +60,9 @@ class Candidate:
     blocks: str = ""
 
     @property
-    def missing_words(self) -> tuple[str, ...]:
+    def missing_tokens(self) -> tuple[str, ...]:
         """The words to find in one path."""
-        return tuple(word for term in self.missing for word in term.words)
+        return tuple(token for term in self.missing for token in term.tokens)
 
 
 @dataclass(slots=True)
@@ -102,9 +102,9 @@ class TermQueries(QueryBase):
     def _term_matches(self, term: SearchTerm) -> TermMatches:
         """Return the datasets whose metadata match a term."""
         stems = {row[0] for row in self._rows(_TEXT, (term.stem_query(),))}
-        words = term.word_query()
+        tokens = term.token_query()
         prefixes = (
-            self._rows(_WORDS, (words,)) if words else self._rows(_TEXT, (term.prefix_query(),))
+            self._rows(_TOKENS, (tokens,)) if tokens else self._rows(_TEXT, (term.prefix_query(),))
         )
         return TermMatches(stems, {row[0] for row in prefixes})
 
@@ -124,7 +124,7 @@ class TermQueries(QueryBase):
         seen = complete
         for mask in [*fewest, every]:
             missing = tuple(term for position, term in enumerate(terms) if mask >> position & 1)
-            query = path_query(word for term in missing for word in term.words)
+            query = path_query(token for term in missing for token in term.tokens)
             for dataset, blocks in self._rows(_BLOCKS, (query,)) if query else ():
                 if dataset not in seen and (mask | found.get(dataset, 0)) == every:
                     seen.add(dataset)
@@ -175,7 +175,7 @@ class TermQueries(QueryBase):
         )
         assert row is not None
         first, last, seq = row
-        conditions, values, fits = path_conditions(candidate.missing_words, "path")
+        conditions, values, fits = path_conditions(candidate.missing_tokens, "path")
         given = (candidate.dataset, first, last, _MAX_SCANNED_ROWS, seq, *values)
         for path, until in self._rows(_IN_BLOCK + conditions, given):
             if fits(path):

@@ -1,4 +1,4 @@
-"""What the documents of an archive say about a dataset, as plain texts by field.
+"""The texts about a dataset in the documents of an archive, by field.
 
 The documents are those that a version has in git: ``dandiset.yaml`` and the metadata of assets,
 the sidecars of aind-data-schema, the records and key–value pairs of BOSS and ndstore, the

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from urllib.parse import quote, urlencode
 
 
@@ -110,9 +110,13 @@ def events_address(kind: str = "", mirror: str = "", before: int | None = None) 
     return "/events" + _query({key: value for key, value in present.items() if value})
 
 
-def search_address(terms: str) -> str:
-    """Return the path of a search for terms or a checksum."""
-    return "/" + _query({"q": terms})
+def search_address(
+    terms: str = "", filters: Iterable[tuple[str, str]] = (), sort: str = "", page: int = 1
+) -> str:
+    """Return the path of a search for terms, values of facets, or a checksum."""
+    pairs = [("q", terms), *filters, ("sort", sort), ("page", str(page) if page > 1 else "")]
+    query = urlencode([pair for pair in pairs if pair[1]], safe="/:", errors="surrogateescape")
+    return f"/search?{query}" if query else "/search"
 
 
 def find_address(checksum: str) -> str:

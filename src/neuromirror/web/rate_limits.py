@@ -57,7 +57,7 @@ _PATHS: Final = (
     ("cutout", re.compile(rb"/(?:cutout|slice)/")),
     ("preview", re.compile(rb"/(?:preview|thumbnail)/")),
     ("diff", re.compile(rb"/(?:api/v1/)?diff\Z|/lock/|/croissant/")),
-    ("search", re.compile(rb"/find\Z|/api/v1/(?:search\Z|datasets/.*/paths\Z)")),
+    ("search", re.compile(rb"/(?:find|search)\Z|/api/v1/(?:search\Z|datasets/.*/paths\Z)")),
     ("sql", re.compile(rb"/index(?:[/.]|\Z)")),
 )
 _SEARCHABLE_PATHS: Final = re.compile(rb"/\Z|/dataset/|/lock\Z|/api/v1/datasets\Z")

@@ -28,6 +28,7 @@ _VERSION = rf"{_NAME}@(?P<label>.+)"
 
 ROUTES: Sequence[tuple[str, Any]] = (
     (r"/$", search.front),
+    (r"/search$", search.search),
     (r"/find$", search.find),
     (rf"/dataset/{_VERSION}$", version.version),
     (rf"/dataset/{_NAME}$", dataset.dataset),

@@ -11,6 +11,7 @@ from neuromirror.index import (
     FoundDataset,
     Index,
     MalformedQueryError,
+    MatchedText,
     NameMatch,
     is_checksum,
     shapes,
@@ -22,32 +23,41 @@ from neuromirror.web.addresses import (
     version_address,
 )
 from neuromirror.web.pages.front import front_page
+from neuromirror.web.pages.search_facets import SearchQuery, facet_context, value_label
 from neuromirror.web.request import CatalogueRequest, view
 
 _PAGE_SIZE = 50
 _RESULTS_PER_PAGE = 20
 _MAX_SCANNED_FILES = 200_000
 """Number of files that a version's page searches at once."""
-_MAX_VALUE_LENGTH = 120
+_MAX_SHOWN_TERMS = 600
+_MAX_MATCHES = 4
+"""Number of matching texts of a result."""
 
 
 @view
 async def front(request: CatalogueRequest) -> Response:
-    """Show the front page, a mirror's datasets, or search results."""
-    # invisible characters are no part of a term and must not be shown
-    plain = (one if one.isprintable() else " " for one in request.query_parameter("q"))
-    terms, mirror = "".join(plain).strip(), request.query_parameter("mirror") or None
-    page = request.integer_parameter("page", 1, 20_000)
-    if terms and mirror is None and page == 1:
-        address = await _direct_url(request, terms)
+    """Show the front page or a mirror's datasets; search terms lead to the results."""
+    query = SearchQuery.of(request)
+    mirror = request.query_parameter("mirror")
+    if query.terms:
+        filters = {**query.filters, "archive": (mirror,)} if mirror else query.filters
+        direct = "" if mirror or not query.is_plain else await _direct_url(request, query.terms)
+        return Response.redirect(direct or query.address(filters=filters, page=query.page))
+    if mirror:
+        return await _mirror_page(request, mirror, query.page)
+    return await front_page(request)
+
+
+@view
+async def search(request: CatalogueRequest) -> Response:
+    """Show the datasets that match terms and facets; a name leads directly to its page."""
+    query = SearchQuery.of(request)
+    if query.terms and query.is_plain:
+        address = await _direct_url(request, query.terms)
         if address:
             return Response.redirect(address)
-    if terms:
-        return await _results_page(request, terms, mirror, page)
-    if mirror is not None:
-        return await _mirror_page(request, mirror, page)
-
-    return await front_page(request)
+    return await _results_page(request, query)
 
 
 async def _direct_url(request: CatalogueRequest, terms: str) -> str:
@@ -82,43 +92,48 @@ async def _mirror_page(request: CatalogueRequest, mirror: str, page: int) -> Res
     )
 
 
-async def _results_page(
-    request: CatalogueRequest, terms: str, mirror: str | None, page: int
-) -> Response:
-    """Show the matching datasets, or suggestions if no dataset matches."""
+async def _results_page(request: CatalogueRequest, query: SearchQuery) -> Response:
+    """Show the matching datasets with facets, or suggestions if no dataset matches."""
 
     def look(index: Index) -> dict[str, Any]:
         try:
             found = index.find_datasets(
-                terms,
-                filters={"archive": [mirror] if mirror else []},
-                start=(page - 1) * _RESULTS_PER_PAGE,
+                query.terms,
+                filters=query.filters,
+                sort=query.sort,
+                start=(query.page - 1) * _RESULTS_PER_PAGE,
                 limit=_RESULTS_PER_PAGE,
             )
         except MalformedQueryError as error:
             return {"error": str(error), "status": 400}
         context: dict[str, Any] = {
             "found": [_result_context(one) for one in found.rows],
-            "mirrors": {one.value: one.count for one in found.facets["archive"] if one.count},
+            "facets": facet_context(request.site, query, found.facets),
+            "selected": [
+                (value_label(request.site, name, one.value), query.toggled(name, one.value))
+                for name, values in found.facets.items()
+                for one in values
+                if one.is_selected
+            ],
             "total": found.total,
             "exact": found.exact,
-            "total_in_all": sum(one.count for one in found.facets["archive"]),
+            "corrected": found.corrected,
             "more": found.next is not None,
         }
-        if not found.rows and page == 1:
-            context["counts_by_term"] = index.count_terms(terms)
+        if query.terms and not found.total:
+            context["counts_by_term"] = index.count_terms(query.terms)
             context["suggestion"] = index.suggest_terms(context["counts_by_term"])
         return context
 
     context = await request.query_index(look)
     status = context.pop("status", 200)
     return await request.render_page(
-        "search", status, terms=terms[: _MAX_VALUE_LENGTH * 5], mirror=mirror, page=page, **context
+        "search", status, query=query, terms=query.terms[:_MAX_SHOWN_TERMS], **context
     )
 
 
 def _result_context(one: FoundDataset) -> dict[str, Any]:
-    """Return a dataset with its matching fields and links to matching files."""
+    """Return a dataset with its matching texts and links to matching files."""
     row = one.dataset
     files = path = ""
     if one.version is not None:
@@ -127,11 +142,12 @@ def _result_context(one: FoundDataset) -> dict[str, Any]:
         files = version_address(row.name, one.version, start=start, match=" ".join(one.in_paths))
         if one.path:
             path = file_address(row.name, one.version, one.path)
+    title = next((text for text in one.matched if text.field == "title"), None)
+    others = [text for text in one.matched if text.field not in ("name", "title")]
     return {
         **shapes.Dataset.of(row).plain(),
-        "matched": [
-            (found.field, _shorten(found.value)) for found in one.matched if found.field != "name"
-        ],
+        "title_pieces": None if title is None else _pieces(title),
+        "matched": [(text.field, _pieces(text)) for text in others[:_MAX_MATCHES]],
         "in_paths": one.in_paths,
         "found_in": one.version,
         "files_address": files,
@@ -140,8 +156,14 @@ def _result_context(one: FoundDataset) -> dict[str, Any]:
     }
 
 
-def _shorten(text: str) -> str:
-    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]}…"
+def _pieces(text: MatchedText) -> list[tuple[str, bool]]:
+    """Return the pieces of a text, each with whether it matches."""
+    pieces: list[tuple[str, bool]] = []
+    last = 0
+    for start, end in text.spans:
+        pieces += [(text.value[last:start], False), (text.value[start:end], True)]
+        last = end
+    return [one for one in [*pieces, (text.value[last:], False)] if one[0]]
 
 
 @view

@@ -1,0 +1,130 @@
+"""The links of the facets on the page of results: each adds or removes one value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from neuromirror.index import FACETS, SORTS, FacetCount, canonical_value
+from neuromirror.web.addresses import search_address
+from neuromirror.web.request import CatalogueRequest
+from neuromirror.web.site import Site
+
+_TITLES: Final = {
+    **{"archive": "Archive", "species": "Species", "technique": "Technique"},
+    **{"data_type": "Data type", "license": "License", "size": "Size", "year": "Year"},
+    **{"status": "Status", "volume": "Volume"},
+}
+_VALUE_LABELS: Final = {
+    ("status", "published"): "Published",
+    ("status", "draft"): "Draft",
+    ("status", "observed"): "Observed state",
+    ("volume", "yes"): "Volumes",
+}
+SORT_LABELS: Final = {
+    "relevance": "best match",
+    "newest": "newest",
+    "size": "largest",
+    "title": "title",
+}
+_OPEN: Final = frozenset({"archive", "species", "technique", "status"})
+"""Facets whose values are shown at once."""
+_SHOWN: Final = 8
+"""Number of values before the others are folded."""
+_MAX_SELECTED: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class SearchQuery:
+    """The query in the address of a page of results."""
+
+    terms: str
+    filters: Mapping[str, tuple[str, ...]]
+    sort: str
+    page: int
+
+    @classmethod
+    def of(cls, request: CatalogueRequest) -> SearchQuery:
+        """Read the query of a request; raises BadRequestError."""
+        # invisible characters are no part of a term and must not be shown
+        plain = (one if one.isprintable() else " " for one in request.query_parameter("q"))
+        given = request.query_parameters()
+        filters = {
+            name: tuple(
+                dict.fromkeys(
+                    canonical_value(name, one) for one in given[name][:_MAX_SELECTED] if one
+                )
+            )
+            for name in FACETS
+            if name in given
+        }
+        return cls(
+            "".join(plain).strip(),
+            {name: values for name, values in filters.items() if values},
+            request.query_parameter("sort"),
+            request.integer_parameter("page", 1, 20_000),
+        )
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The selected values, as facet and value."""
+        return [(name, value) for name, values in self.filters.items() for value in values]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it asks for the first page of terms, and nothing else."""
+        return not self.filters and not self.sort and self.page == 1
+
+    def address(self, **changes: Any) -> str:
+        """Return the address of another query: by default the first page of this one."""
+        other = replace(self, **{"page": 1, **changes})
+        return search_address(other.terms, other.pairs, other.sort, other.page)
+
+    def toggled(self, facet: str, value: str) -> str:
+        """Return the address with a value added, or removed if it is selected."""
+        values = self.filters.get(facet, ())
+        changed = (
+            tuple(one for one in values if one != value) if value in values else (*values, value)
+        )
+        return self.address(filters={**self.filters, facet: changed})
+
+    def sorts(self) -> dict[str, str]:
+        """Return the labels of the orders by name."""
+        return {name: SORT_LABELS[name] for name in SORTS if self.terms or name != "relevance"}
+
+
+def facet_context(
+    site: Site, query: SearchQuery, facets: Mapping[str, Sequence[FacetCount]]
+) -> list[dict[str, Any]]:
+    """Return the facets that have values, with the links of the values."""
+    found = []
+    for name, counts in facets.items():
+        values = [
+            {
+                "label": value_label(site, name, one.value),
+                "count": one.count,
+                "selected": one.is_selected,
+                "address": query.toggled(name, one.value),
+            }
+            for one in counts
+            if one.count or one.is_selected
+        ]
+        # a single value that every result has selects nothing
+        if len(values) > 1 or any(one["selected"] for one in values) or name == "volume":
+            found.append(
+                {
+                    "title": _TITLES[name],
+                    "open": name in _OPEN or any(one["selected"] for one in values),
+                    "values": values[:_SHOWN],
+                    "more": values[_SHOWN:],
+                }
+            )
+    return [one for one in found if one["values"]]
+
+
+def value_label(site: Site, facet: str, value: str) -> str:
+    """Return the text of a value for visitors."""
+    if facet == "archive":
+        return site.archive_title(value)
+    return _VALUE_LABELS.get((facet, value), value)
