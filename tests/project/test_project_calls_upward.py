@@ -43,9 +43,11 @@ REVIEWED = {
     "sources.fetch_block(progress)": _PROGRESS,
     "store.JournalRefs(entries)": "a list",
     "store.drop_entries(should_drop)": _PURE,
+    "transfer.RangeFile(session_for)": _SETTING,
     "transfer.S3Access(is_private_allowed)": _SETTING,
     "transfer.VerifyScope(is_selected)": _PURE,
     "transfer.VerifyScope(reaches)": _PURE,
+    "volume.VersionFiles(token)": _SETTING,
     "volume.open_version_files(token)": _SETTING,
     "web.serve_catalogue(on_ready)": _PROGRESS,
 }

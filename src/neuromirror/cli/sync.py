@@ -117,6 +117,7 @@ def sync_command(
     """
     from neuromirror.crawl import PrivateStore, Sync, parse_sync_requests
     from neuromirror.crawl import dry_run as dry_results
+    from neuromirror.crawl.leases import open_lease_manager
     from neuromirror.store import Store
     from neuromirror.store.private_store import require_public_store
 
@@ -136,18 +137,20 @@ def sync_command(
     else:
         store = settings.store(create=True)
         index_path = settings.index_path(store)
-        run = Sync(
-            store,
-            index_path,
-            deep=deep,
-            history=history,
-            jobs=jobs,
-            private=private_store,
-            declared_mirrors=mirrors,
-        )
-        with _exit_on_signal(run):
-            results = _with_progress(run, run.results(requests))
-            code = _report(settings, results, count_unchanged=True)
+        with open_lease_manager(store.schedule_path, "sync") as leases:
+            run = Sync(
+                store,
+                index_path,
+                deep=deep,
+                history=history,
+                jobs=jobs,
+                private=private_store,
+                leases=leases,
+                declared_mirrors=mirrors,
+            )
+            with _exit_on_signal(run):
+                results = _with_progress(run, run.results(requests))
+                code = _report(settings, results, count_unchanged=True)
         if not quiet:
             _print_traffic(run)
     sys.exit(code)
@@ -159,6 +162,7 @@ def sync_dataset(settings: Settings, name: str, line: ProgressLine) -> list[Resu
     With ``--json``, only failures are printed: the records are those of the other command.
     """
     from neuromirror.crawl import PrivateStore, Sync, parse_sync_requests
+    from neuromirror.crawl.leases import open_lease_manager
     from neuromirror.store import Store
     from neuromirror.store.private_store import require_public_store
 
@@ -169,16 +173,17 @@ def sync_dataset(settings: Settings, name: str, line: ProgressLine) -> list[Resu
     private.check_sources([request.mirror.open() for request in requests])
     with line.paused():
         store = settings.store(create=True)
-    run = Sync(store, settings.index_path(store), declared_mirrors=mirrors)
-    results = []
-    with _exit_on_signal(run):
-        for result in run.results(requests):
-            results.append(result)
-            with line.paused():
-                if result.exit_code:
-                    settings.emit("sync", asdict(result), format_result(result))
-                else:
-                    settings.print_text(format_result(result))
+    with open_lease_manager(store.schedule_path, "sync") as leases:
+        run = Sync(store, settings.index_path(store), leases=leases, declared_mirrors=mirrors)
+        results = []
+        with _exit_on_signal(run):
+            for result in run.results(requests):
+                results.append(result)
+                with line.paused():
+                    if result.exit_code:
+                        settings.emit("sync", asdict(result), format_result(result))
+                    else:
+                        settings.print_text(format_result(result))
     return results
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from neuromirror.crawl.embargo import (
     unreadable_result,
 )
 from neuromirror.crawl.failure_log import PRIVATE, SUPERDATASETS, TOP_ALIAS, FailureLog, run_step
-from neuromirror.crawl.leases import LeaseManager, open_lease_manager
+from neuromirror.crawl.leases import LeaseManager
 from neuromirror.crawl.mirror_run import MirrorRun, mirror_statuses
 from neuromirror.crawl.plan import DatasetTask
 from neuromirror.crawl.planner import Planner, SyncRequest
@@ -144,8 +144,11 @@ class Sync:
         The number of concurrent visits.
     private
         The folder of the private store, for mirrors that keep embargoed datasets.
+    leases
+        Keep other processes from a dataset while it is visited; None if no service uses the store,
+        or if the caller holds the leases.
     recorder
-        Used instead of a new one. The caller then has the leases of the visited datasets.
+        Used instead of a new one.
     declared_mirrors
         The names of all mirrors with a mirror file; failures of others are forgotten.
     """
@@ -159,13 +162,14 @@ class Sync:
         history: bool = False,
         jobs: int = DEFAULT_JOBS,
         private: Path | None = None,
+        leases: LeaseManager | None = None,
         recorder: Recorder | None = None,
         declared_mirrors: Collection[str] | None = None,
     ) -> None:
         self._declared_mirrors = declared_mirrors
         self._store = store
         self._index_path = index_path
-        self._leases: LeaseManager | None = None
+        self._leases = leases
         self._recorder = recorder
         self._options = RunOptions(deep, history, jobs)
         self._private = PrivateStore(private, store)
@@ -332,16 +336,10 @@ class Sync:
         self._store.protect_repositories()
         return sources
 
-    @contextmanager
-    def _open_recorder(self) -> Iterator[Recorder]:
+    def _open_recorder(self) -> AbstractContextManager[Recorder]:
         if self._recorder is not None:
-            yield self._recorder
-            return
-        with (
-            open_lease_manager(self._store.schedule_path, "sync") as self._leases,
-            open_recorder(self._store, self._index_path) as recorder,
-        ):
-            yield recorder
+            return nullcontext(self._recorder)
+        return open_recorder(self._store, self._index_path)
 
     def _sync_mirror(
         self,
