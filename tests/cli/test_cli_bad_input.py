@@ -279,7 +279,7 @@ def test_a_failed_tls_handshake_is_reported(
         (
             "status",
             {"status": 429, "retry_after": 7200},
-            ["to wait 7200 s", "run again later"],
+            ["a wait of 7200 s", "run again later"],
         ),
         ("status", {"status": 401}, ["HTTP 401", "no token is configured"]),
         ("status", {"status": 403}, ["HTTP 403", "no token is configured"]),
