@@ -28,6 +28,7 @@ HOWTOS = sorted(
     - {
         "addresses.md",
         "datalad.md",
+        "find.md",
         "install.md",
         "interchange.md",
         "private.md",
