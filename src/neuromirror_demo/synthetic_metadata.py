@@ -1,4 +1,4 @@
-"""Metadata of made-up datasets, as DANDI, AIND and BossDB write them: for benches and tests.
+"""Metadata of invented datasets in the formats of DANDI, AIND and BossDB, for benchmarks and tests.
 
 Nothing here is real: people, grants and results are invented. Dataset ``number`` is the same in
 every run. The first of each archive are written by hand (:data:`WRITTEN`), so that searches have a

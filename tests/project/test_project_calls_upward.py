@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 STANDARD_METHODS = {"read", "run", "sub", "submit"}
-"""Methods of files, asyncio, patterns and thread pools, which are not told apart from ours."""
+"""Methods of files, asyncio, patterns and thread pools with the names of our functions."""
 
 _PROGRESS = "receives progress or results to show, and returns nothing"
 _PURE = "a pure function of its arguments"

@@ -70,7 +70,7 @@ def find_address(settings: Settings, text: str, index: Index | None = None) -> A
             return found
         known = (one for one in enclosing_addresses(found) if _indexed_name(index, one.dataset))
         return next(known, found)
-    # an empty label is a variable of a script that is unset
+    # an empty label usually comes from an unset variable of a script
     if index is not None and not text.strip().endswith("@"):
         found = _indexed_match(index, text.strip())
     if found is None:
@@ -80,7 +80,7 @@ def find_address(settings: Settings, text: str, index: Index | None = None) -> A
 
 
 def _indexed_match(index: Index, text: str) -> Address | None:
-    """Return what a commit id, a digest, a DOI or the URL of a single file names."""
+    """Resolve a commit id, a digest, a DOI or the URL of a single file."""
     from neuromirror.config.addresses import Address
 
     match = index.match_name(text)

@@ -28,14 +28,14 @@ _FILTERS = (
     ("technique", "NAME", "technique, e.g. ecephys or 'calcium imaging'"),
     ("data_type", "NAME", "kind of files, e.g. NWB or OME-Zarr"),
     ("license", "NAME", "license, e.g. CC-BY-4.0"),
-    ("size", "CLASS", "class of sizes, as --facets lists them"),
+    ("size", "CLASS", "size class (see --facets)"),
     ("year", "YEAR", "year of the latest version"),
     ("status", "STATUS", "status: published, draft or observed"),
 )
 
 
 def _filter_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add an option for each facet but ``volume``."""
+    """Add an option for each facet except ``volume``."""
     for name, metavar, text in reversed(_FILTERS):
         function = click.option(
             f"--{name.replace('_', '-')}",

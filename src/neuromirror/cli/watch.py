@@ -149,7 +149,7 @@ def _state_path(settings: Settings, what: Sequence[str]) -> Path:
     first = Path(what[0])
     if len(what) == 1 and first.is_file():
         name = f"{first.name}.watch.json"
-        # the folder of a lock file may be from others
+        # the folder of a lock file may come from another user
         refuse_symlinks(first.parent, name, f".{name}.lock")
         return first.with_name(name)
     from platformdirs import user_state_path

@@ -58,8 +58,8 @@ def load_known_mirrors(folder: Path, *, required: bool = False) -> dict[str, Mir
 def include_named(mirrors: Mapping[str, Mirror], names: Iterable[str]) -> dict[str, Mirror]:
     """Return the mirrors with an ``include`` of the built-in ones that has the named datasets.
 
-    The ``include`` of a built-in mirror limits what is mirrored unasked; that of a local file also
-    what may be.
+    The ``include`` of a built-in mirror limits syncs of the whole mirror; that of a local file also
+    limits syncs of named datasets.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def include_named(mirrors: Mapping[str, Mirror], names: Iterable[str]) -> dict[s
 def mirror_titles(folder: Path) -> dict[str, str]:
     """Return the titles of the known mirrors by name; a mirror without a readable title is omitted.
 
-    Only the titles are read, so that an invalid mirror file is no error.
+    Only the titles are read, so that an invalid mirror file is not an error.
     """
     found: dict[str, str] = {}
     try:

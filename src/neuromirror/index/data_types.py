@@ -1,4 +1,4 @@
-"""Kinds of files, from the ends of their names."""
+"""Determine the kinds of files from the ends of their names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FOLDERS: Final = (("ome.zarr", ".ome.zarr/"), ("zarr", ".zarr/"), ("n5", ".n5/"
 def data_types(paths: Iterable[str]) -> set[str]:
     """Return the kinds of some files, such as ``NWB``; a folder that is an array has one too."""
     lowered = [path.lower() for path in paths]
-    # few distinct ends stand for thousands of names
+    # thousands of names have only a few distinct ends
     ends = {path.rpartition("/")[2].partition(".")[2] for path in lowered}
     joined = "\n".join(lowered)
     for suffix, folder in _FOLDERS:

@@ -1,4 +1,4 @@
-"""Write what searches for datasets read: attributes, full text, facets and the sort keys.
+"""Write the tables for dataset searches: attributes, full text, facets and sort keys.
 
 All of it depends on the current version of a dataset: its row, its attributes, and the documents of
 the archive in its commit. An entry of the journal marks the dataset as stale; after the last entry,
@@ -31,7 +31,7 @@ _INSERT_TEXT: Final = (
 
 
 class DescribingDocuments(Protocol):
-    """Where the documents of versions are."""
+    """A reader of the documents of versions."""
 
     def describing_documents(self, dataset_id: str, commit: str) -> Mapping[str, bytes]:
         """Return the archive's documents about a version.
@@ -51,7 +51,7 @@ class DescribingDocuments(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Current:
-    """A dataset and its current version, as its row of search needs them."""
+    """The data of a dataset and its current version for the search tables."""
 
     name: str
     mirror: str
@@ -85,7 +85,7 @@ def write_attributes(
 
 
 def mark_stale(connection: sqlite3.Connection, dataset: int) -> None:
-    """Note that the dataset's text must be written again."""
+    """Mark the search text of a dataset as stale."""
     connection.execute(
         "INSERT INTO stale_text VALUES (?) ON CONFLICT DO NOTHING",
         (dataset,),
@@ -93,14 +93,14 @@ def mark_stale(connection: sqlite3.Connection, dataset: int) -> None:
 
 
 def stale_datasets(connection: sqlite3.Connection) -> list[int]:
-    """Return the datasets whose text must be written again."""
+    """Return the datasets with stale search text."""
     return [row[0] for row in connection.execute("SELECT dataset FROM stale_text ORDER BY dataset")]
 
 
 def read_documents(
     connection: sqlite3.Connection, dataset: int, documents: DescribingDocuments
 ) -> ArchiveMetadata:
-    """Return what the documents of the current version say; empty without a version."""
+    """Return the metadata in the documents of the current version; empty without a version."""
     row = connection.execute(
         "SELECT d.dataset_id, v.commit_id FROM datasets d "
         f"JOIN versions v ON v.id = {CURRENT} WHERE d.id = ? AND d.withdrawn = '' "
@@ -113,7 +113,7 @@ def read_documents(
 
 
 def refresh_text(connection: sqlite3.Connection, dataset: int, found: ArchiveMetadata) -> None:
-    """Write the rows of search of a dataset, and remove its mark; those of a withdrawn one go."""
+    """Write the search rows of a dataset and clear its mark; delete those of a withdrawn one."""
     current = _read_current(connection, dataset)
     _write_text(connection, dataset, None if current is None else _text_row(current, found))
     _write_facets(connection, dataset, set() if current is None else _facets(current, found))
@@ -149,7 +149,7 @@ def _facets(current: _Current, found: ArchiveMetadata) -> set[tuple[str, str]]:
 def _write_facets(
     connection: sqlite3.Connection, dataset: int, facets: set[tuple[str, str]]
 ) -> None:
-    """Replace the dataset's values of facets; most versions change none."""
+    """Replace the facet values of a dataset; most versions do not change them."""
     known = set(connection.execute("SELECT facet, value FROM facets WHERE dataset = ?", (dataset,)))
     connection.executemany(
         "DELETE FROM facets WHERE facet = ? AND value = ? AND dataset = ?",
@@ -232,14 +232,14 @@ def _lines(values: Iterable[str]) -> str:
 
 
 def _write_text(connection: sqlite3.Connection, dataset: int, row: tuple[str, ...] | None) -> None:
-    """Write the dataset's row of full-text search, if it differs; None removes it."""
+    """Write the full-text row of a dataset if it has changed; None removes it."""
     known = connection.execute(
         f"SELECT {', '.join(TEXT_COLUMNS)} FROM dataset_text WHERE rowid = ?", (dataset,)
     ).fetchone()
     if row == known:
         return
     if known is not None:
-        # a table without content needs the text that it had
+        # a table without content needs the old text to delete a row
         connection.execute(
             "INSERT INTO dataset_text_tokens (dataset_text_tokens, rowid, tokens) "
             "VALUES ('delete', ?, ?)",

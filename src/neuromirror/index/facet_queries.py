@@ -1,4 +1,4 @@
-"""Facets of a search: which datasets have a value, and how many."""
+"""Facets of a search: the datasets with each value, and their number."""
 
 from __future__ import annotations
 

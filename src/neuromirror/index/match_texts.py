@@ -34,7 +34,7 @@ class MatchedText:
     field
         ``title``, ``keywords``, …, or the name of an attribute.
     value
-        The text, of a long one the part around the first match.
+        The text; for a long text, the part around the first match.
     spans
         Start and end of each match, in characters.
     """

@@ -96,7 +96,7 @@ class PathTermWriter:
             del self._paths[:PATHS_PER_BLOCK]
 
     def close(self) -> None:
-        """Write the last block, and the kinds of the files."""
+        """Write the last block and the kinds of the files."""
         if self._paths:
             self._write(self._paths)
         add_data_types(self._db, self._version, self._data_types)

@@ -25,7 +25,7 @@ from neuromirror.index.synonyms import tokens_of
 from neuromirror.index.term_queries import MAX_BLOCKS, Candidate, PathMatch, TermMatches
 
 SORTS: Final = ("relevance", "newest", "size", "title")
-"""The orders of results; that of a search without terms is ``newest`` by default."""
+"""The orders of results; the default without terms is ``newest``."""
 _ORDERS: Final = {
     "newest": "is_subdataset, time DESC, dataset DESC",
     "size": "is_subdataset, bytes DESC, dataset",
@@ -84,8 +84,8 @@ class FoundDatasets:
     next
         The start of the next page; None at the end.
     corrected
-        The terms that were searched for, where the given ones have no result and may be misspelled;
-        empty otherwise.
+        The corrected terms, if the given ones have no result and may be misspelled; otherwise
+        empty.
     """
 
     rows: tuple[FoundDataset, ...]
@@ -98,7 +98,7 @@ class FoundDatasets:
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """Terms with the datasets that may match."""
+    """Terms, and the datasets that may match them."""
 
     terms: Sequence[SearchTerm]
     matches: Sequence[TermMatches]
@@ -193,7 +193,7 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
         text : str
             The search terms; words in double quotes are a phrase.
         filters : mapping of str to sequence of str
-            Values by facet (:data:`FACETS`), one of which a result must have.
+            Values by facet (:data:`FACETS`); a result must have one value of each facet.
         sort : str
             One of :data:`SORTS`; by default ``relevance``, without terms ``newest``.
         start : int
@@ -231,7 +231,7 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
         )
 
     def _search(self, text: str) -> _Search:
-        """Return the datasets that match terms; of corrected ones, if none match."""
+        """Return the datasets that match the terms or, if there are none, the corrected terms."""
         if not text.strip():
             rows = self._rows("SELECT dataset FROM listed_datasets WHERE NOT is_subdataset")
             return _Search((), (), [Candidate(dataset) for (dataset,) in rows])
@@ -258,7 +258,7 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
         return sorted(candidates, key=lambda one: positions.get(one.dataset, len(positions)))
 
     def _found_datasets(self, search: _Search, page: Sequence[Candidate]) -> Iterator[FoundDataset]:
-        """Yield the results of a page; candidates without a matching path are left out."""
+        """Yield the results of a page; candidates without a matching path are skipped."""
         budget = MAX_BLOCKS
         paths: dict[int, PathMatch | None] = {}
         for one in page:

@@ -349,7 +349,7 @@ class Link(Answer, frozen=True):
 
 
 class MatchedField(Answer, frozen=True):
-    """A text of the metadata in which a search term was found."""
+    """A text of the metadata that contains a search term."""
 
     field: Annotated[
         str,
@@ -359,7 +359,7 @@ class MatchedField(Answer, frozen=True):
             "attribute."
         ),
     ]
-    value: Annotated[str, Meta(description="The text; of a long one the part around a match.")]
+    value: Annotated[str, Meta(description="The text; for a long text, the part around a match.")]
     spans: Annotated[
         list[tuple[int, int]], Meta(description="Start and end of each match, in characters.")
     ]

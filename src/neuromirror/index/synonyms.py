@@ -1,4 +1,4 @@
-"""Names of species and techniques that mean the same, for searches and facets.
+"""Synonyms of species and techniques, for searches and facets.
 
 A search for one name also finds the others. The first name of a species or technique is its value
 in a facet, whatever name the archive uses.
@@ -75,7 +75,7 @@ _FIELDS: Final = (
     ("tumour", "tumor"),
     ("grey matter", "gray matter"),
 )
-"""Other names that mean the same."""
+"""Other synonyms."""
 _NARROWER: Final = {
     **dict.fromkeys(
         ("macaque", "macaques", "macaca"),
@@ -93,13 +93,13 @@ _NARROWER: Final = {
     "s1": ("primary somatosensory cortex", "barrel cortex"),
     **dict.fromkeys(("rodent", "rodents"), ("rodent", "mouse", "mus", "rat", "rattus", "gerbil")),
 }
-"""Names of groups, and the names of what is in them."""
+"""Names of groups, and the names of their members."""
 
 _SPECIAL: Final = {
     **dict.fromkeys(("smartspim", "exaspim", "mesospim"), "light-sheet microscopy"),
     **dict.fromkeys(("neuropixels", "neuropixel"), "extracellular electrophysiology"),
 }
-"""Names of special techniques, which a search for the general one does not replace."""
+"""Names of specialized techniques, which a search does not replace by the general one."""
 
 MAX_TOKENS: Final = 4
 """Maximum number of words of a name that a search replaces."""

@@ -132,7 +132,7 @@ class TermQueries(QueryBase):
         return candidates
 
     def _ranked(self, terms: Sequence[SearchTerm], datasets: set[int]) -> list[int]:
-        """Return datasets by their rank, those of which only the start of a word matches last."""
+        """Return datasets by rank; those that match only by the start of a word come last."""
         if not datasets:
             return []
         query = " OR ".join(f"{term.stem_query()} OR {term.prefix_query()}" for term in terms)

@@ -1,7 +1,7 @@
 """Pin versions from the pages of a catalogue, without a store.
 
-The catalogue makes the lock file and the manifests (``/lock/datasets.lock.zip``); here they are
-verified, and merged into the lock file.
+The catalogue creates a lock file and manifests (``/lock/datasets.lock.zip``). This module verifies
+them and merges them into the local lock file.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def pin_from_catalogues(
     clones: Sequence[str] | None = None,
     remove: Sequence[str] = (),
 ) -> list[Outcome]:
-    """Pin versions that catalogues have in the lock file at ``path``; if one fails, none is.
+    """Pin versions of catalogues in the lock file at ``path``: all of them, or none on failure.
 
     Parameters
     ----------
@@ -122,9 +122,9 @@ def pin_from_catalogues(
     Raises
     ------
     NotPinnedError
-        A catalogue cannot provide a version, or what it sends is damaged.
+        A catalogue cannot provide a version, or its response is damaged.
     ConfigurationError, LockUnusableError, LockBusyError
-        As :func:`~neuromirror.lab.pin.pin` does.
+        As in :func:`~neuromirror.lab.pin.pin`.
     """
     with TemporaryDirectory(prefix="neuromirror-") as scratch:
         fetched = [_fetch(one, Path(scratch) / str(number)) for number, one in enumerate(requests)]
@@ -143,7 +143,7 @@ def _fetch(request: CataloguePins, folder: Path) -> Lock:
         _unpack(archive, folder)
         lock = load_lock(folder / _LOCK)
     except (zipfile.BadZipFile, LockUnusableError) as error:
-        raise NotPinnedError(f"{request.base}: what it sent is not a lock file: {error}") from error
+        raise NotPinnedError(f"{request.base}: the response is not a lock file: {error}") from error
     except ConfigurationError:
         raise
     except NeuromirrorError as error:
@@ -197,7 +197,7 @@ def _copy(source: IO[bytes], target: IO[bytes]) -> None:
 def _verify(lock: Lock, one: Pin, base: str) -> None:
     """Compare the manifests of a pin with its commit and state digest."""
     if one.manifest != _manifest_name(Path(_LOCK), one):
-        raise NotPinnedError(f"{base}: its lock file names another manifest, {one.manifest!r}")
+        raise NotPinnedError(f"{base}: its lock file has an unexpected manifest, {one.manifest!r}")
     scope = VerifyScope(is_selected=one.matches, reaches=one.reaches)
     expected = ExpectedState(one.commit, one.tree, one.state, lock.manifest_path(one))
     for item in walk_manifest(scope, expected, PinnedCounts()):
@@ -228,7 +228,7 @@ def _merge(
         for found in source.datasets:
             if found.name in changed:
                 raise ConfigurationError(
-                    f"{found.name} is named twice; a lock file has one version per dataset"
+                    f"{found.name} is specified twice; a lock file has one version per dataset"
                 )
             changed.append(found.name)
             manifest = _manifest_name(path, found)

@@ -68,8 +68,8 @@ def remote_url(base: str, alias: str, label: str | None) -> str:
 def clone_dataset(url: str, folder: Path) -> list[SkippedRemote]:
     """Clone a dataset as ``datalad clone`` does, but without the start of DataLad.
 
-    Of the mirror of others, no special remotes are enabled but those that neuromirror writes:
-    ``datalad clone`` would start the programs that the mirror names.
+    For the mirror of another operator, only the special remotes that neuromirror itself writes are
+    enabled: ``datalad clone`` would start the programs that the mirror specifies.
 
     Parameters
     ----------

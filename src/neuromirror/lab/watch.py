@@ -266,7 +266,7 @@ def read_watch_file(path: Path) -> WatchFile:
             text = file.read(_LONGEST_STATE + 1)
         if len(text) > _LONGEST_STATE:
             raise WatchStateError(
-                f"{path} has more than {_LONGEST_STATE} bytes; name another file with --state"
+                f"{path} has more than {_LONGEST_STATE} bytes; specify another file with --state"
             )
         found = msgspec.json.decode(text, type=WatchFile)
     except FileNotFoundError:

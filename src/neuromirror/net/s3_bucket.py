@@ -533,7 +533,7 @@ class S3Bucket:
         error
             The error of a request to the bucket.
         verb
-            What was denied, for the message: ``list`` or ``read``.
+            The denied operation, for the message: ``list`` or ``read``.
 
         Returns
         -------

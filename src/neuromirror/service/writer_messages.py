@@ -121,7 +121,7 @@ ERRORS: Final[Mapping[str, type[NeuromirrorError]]] = {
         UnknownVersionError,
     )
 }
-"""The classes of errors that a job gets as such, by name; another one becomes its nearest base.
+"""The error classes that a job receives unchanged, by name; others become their nearest base.
 
 Their constructors are those of NeuromirrorError.
 """

@@ -327,8 +327,8 @@ def refuse_symlinks(top: Path, *relative: str) -> None:
 def refuse_relative_symlinks(path: Path) -> None:
     """Refuse a relative path if one of its components is a symlink.
 
-    A repository from others may contain them. Missing components, absolute paths and paths out of
-    the current folder are accepted: the user named them.
+    A repository from another user may contain them. Missing components, absolute paths and paths
+    out of the current folder are accepted: the user specified them.
 
     Parameters
     ----------
@@ -366,7 +366,7 @@ def _empty_folder(top: SafeFolder) -> None:
 
 
 def _remove_files(folder: SafeFolder) -> list[str]:
-    """Remove everything but the folders in a folder; return their names."""
+    """Remove everything except folders from a folder; return the names of the folders."""
     folders = []
     for name in folder.names():
         found = folder.status(name)

@@ -12,13 +12,13 @@ _EXAMPLES: Final = (
     *("hippocampus", "visual cortex", "electron microscopy", "mouse ecephys", "sleep", "behavior"),
     *("calcium imaging", "cortex", "mouse", "nwb"),
 )
-"""Example searches; the first ones that find something are shown."""
+"""Example searches; the first ones with results are shown."""
 _SHOWN_EXAMPLES: Final = 3
 _EXAMPLES_SECONDS: Final = 3600.0
 
 
 class ExampleSearches:
-    """Searches that find something here; tried again once per hour."""
+    """Searches with results in this store; checked once per hour."""
 
     def __init__(self) -> None:
         self._found: tuple[str, ...] = ()

@@ -1,8 +1,8 @@
 """READMEs of versions, read from upstream in the background, verified and rendered.
 
-Everything is bounded: size, time, requests in progress and the cache. Requests carry no token, so
-that only public content is shown. Raw HTML in Markdown is escaped, not rendered; of links only
-``https``, ``http`` and ``mailto`` are kept; an image becomes a link to it.
+Size, time, concurrent requests and the cache are limited. Requests contain no token, so that only
+public content is shown. Raw HTML in Markdown is escaped, not rendered; of links only ``https``,
+``http`` and ``mailto`` are kept; an image becomes a link to it.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def _restrict(tokens: Sequence[Token]) -> None:
 
 
 def _close_spans(tokens: Sequence[Token]) -> None:
-    """Give the end of each link the tag of its start."""
+    """Set the tag of each link's end to that of its start."""
     tags: list[str] = []
     for token in tokens:
         if token.type == "link_open":

@@ -61,8 +61,8 @@ class SearchResponse(Answer, frozen=True):
     corrected: Annotated[
         str | None,
         Meta(
-            description="The terms that were searched for, where the requested ones have no match "
-            "and may be misspelled."
+            description="The corrected terms, if the requested ones have no match and may be "
+            "misspelled."
         ),
     ]
     next: str | None

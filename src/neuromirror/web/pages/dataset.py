@@ -94,7 +94,7 @@ def _inputs(ancestors: Sequence[RelatedVersion], site: str) -> list[str]:
 
 
 def _read(index: Index, name: str, first: int | None, previews: PreviewService) -> dict[str, Any]:
-    """Return what the page shows from the index; the timeline starts at the ordinal ``first``."""
+    """Return the page's data from the index; the timeline starts at the ordinal ``first``."""
     row = index.dataset(name)
     versions = list(index.versions(name))
     newest = index.resolve(name) if versions else None

@@ -70,7 +70,7 @@ async def download(request: CatalogueRequest) -> Response:
     url = await request.query_index(look)
     if not url:
         raise PageNotFoundError(
-            "no location of this file is known that a browser can download from; a clone may "
+            "this file has no known location from which a browser can download; a clone may "
             "still be able to get it"
         )
     return Response.redirect(quote(url, safe=_URL_SAFE))

@@ -1,4 +1,4 @@
-"""The front page, and the page of changes: what is new in each archive."""
+"""The front page, and the page of recent changes in each archive."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EVENTS: Final = 10
 
 
 async def front_page(request: CatalogueRequest) -> Response:
-    """Show what the catalogue has, example searches, and what is new."""
+    """Show the archives, example searches and recent versions."""
     examples = request.site.examples
 
     def look(index: Index) -> dict[str, Any]:

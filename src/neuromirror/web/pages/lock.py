@@ -1,4 +1,4 @@
-"""Lock files of versions that a visitor collects in a URL: their page, and the files to download.
+"""Lock files of the versions in a URL: their page, and the files to download.
 
 The versions are the parameters ``add`` of the URL, so that a list can be shared and bookmarked;
 nothing is stored here, or in the visitor's browser.
@@ -29,7 +29,7 @@ from neuromirror.web.version_comparison import split_version_name
 
 _MAX_VERSIONS: Final = 50
 _MAX_FILES: Final = 500_000
-"""Number of files above which no lock file is made here: it would take minutes."""
+"""Number of files above which no lock file is created here, because it would take minutes."""
 _MAX_RESULTS: Final = 10
 _LOCK: Final = "datasets.lock"
 
@@ -91,7 +91,7 @@ async def file_list(request: CatalogueRequest) -> Any:
     name = request.path_parameter("list")
     form = LISTS.get(name)
     if form is None:
-        raise BadRequestError(f"no list is called {name[:40]!r}; there are {', '.join(LISTS)}")
+        raise BadRequestError(f"there is no list {name[:40]!r}; available are {', '.join(LISTS)}")
 
     def write(path: Path, target: IO[bytes]) -> None:
         for piece in export_lines(load_lock(path), form, LockExport()):
@@ -135,11 +135,11 @@ def _search(index: Index, terms: str) -> list[Any]:
 async def _send(
     request: CatalogueRequest, name: str, kind: str, write: Callable[[Path, IO[bytes]], None]
 ) -> Any:
-    """Make the lock file in a scratch folder, and send what ``write`` makes of it."""
+    """Create the lock file in a scratch folder, and send the output of ``write``."""
     names = _names(request)
     globs = tuple(one for one in request.query_parameters().get("path", ()) if one)
     if not names:
-        raise BadRequestError("name at least one version: add=<dataset>@<version>")
+        raise BadRequestError("specify at least one version: add=<dataset>@<version>")
     try:
         Globs(globs)
     except ConfigurationError as error:
@@ -181,7 +181,7 @@ def _make_lock(
     try:
         list(pin(path, requests, store, index))
     except ConfigurationError as error:
-        # what follows is a hint for the command line
+        # the rest is a hint for the command line
         raise BadRequestError(str(error).partition(";")[0]) from error
     return path
 
