@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from neuromirror.model import Evidence
-from neuromirror.model.display import count_of
+from neuromirror.model import Evidence, count_of
 from neuromirror.transfer.outcomes import EvidenceStatus, Outcome
 
 

@@ -31,8 +31,7 @@ from neuromirror.lab.restore_strategies import (
     restore_strategies,
     run_git,
 )
-from neuromirror.model import ConfigurationError, NeuromirrorError, StateDigest
-from neuromirror.model.display import count_of
+from neuromirror.model import ConfigurationError, NeuromirrorError, StateDigest, count_of
 from neuromirror.model.programs import install_advice
 from neuromirror.store import SafeFolder, Store, file_lock
 from neuromirror.transfer import JOBS, get

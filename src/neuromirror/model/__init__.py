@@ -19,7 +19,7 @@ from neuromirror.model.changes import (
 )
 from neuromirror.model.dandi_etag import dandi_part_size
 from neuromirror.model.description import DESCRIPTION_PATH, parse_description
-from neuromirror.model.display import UNPRINTABLE, escape_unprintable, format_bytes
+from neuromirror.model.display import UNPRINTABLE, count_of, escape_unprintable, format_bytes
 from neuromirror.model.errors import (
     ConfigurationError,
     NeuromirrorError,
@@ -179,6 +179,7 @@ __all__ = [
     "check_values",
     "compose_pairs",
     "convert",
+    "count_of",
     "current_timestamp",
     "dandi_part_size",
     "declare_secrets",
