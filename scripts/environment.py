@@ -260,7 +260,7 @@ def bring_up_to_date(extra: str) -> None:
 
 
 def compile_packages() -> None:
-    """Compiles what was installed, in one process for each core.
+    """Compile the installed packages, in one process per core.
 
     As with pip, files that cannot be compiled (templates, other syntax) are passed over.
     """

@@ -145,7 +145,7 @@ def serve_until_interrupted(
         threading.Event().wait()
 
 
-_PAGES = """Look around: {address}
+_PAGES = """Open in a browser: {address}
 
 {seen}"""
 

@@ -58,7 +58,7 @@ def run_walkthrough(*, keep: Path | None, serve: bool, ask: bool, as_json: bool)
         address = stack.enter_context(serve_folder(folder / "store"))
         steps = CommandSteps(folder, ask=ask, as_json=as_json)
         steps.run("Mirror the archive: every public dandiset becomes a DataLad dataset.", "sync")
-        steps.run("What is there?", "list")
+        steps.run("List the datasets in the store", "list")
         steps.run(
             "The versions of one: published ones, and the draft as observed.",
             "versions demo:000002",

@@ -69,7 +69,7 @@ def test_sync_takes_addresses(shell: Shell, demo: DemoArchive) -> None:
         (["versions", "demo:2"], NAME),
         (["sync", "demo:2"], NAME),
         (["sync", "dmeo:000002"], NAME),
-        (["list", "hippocampus"], "'neuromirror list --search hippocampus'"),
+        (["list", "hippocampus"], "'neuromirror search hippocampus'"),
     ],
 )
 def test_a_mistake_has_a_suggestion(synced: Shell, arguments: list[str], suggestion: str) -> None:

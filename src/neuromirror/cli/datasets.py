@@ -99,7 +99,7 @@ def _search_suggested(word: str | None) -> Iterator[None]:
     try:
         yield
     except UnknownMirrorError as error:
-        suggestion = f"'neuromirror list --search {shlex.quote(word or '')}'"
+        suggestion = f"'neuromirror search {shlex.quote(word or '')}'"
         raise UnknownAddressError(str(error), [suggestion]) from error
 
 

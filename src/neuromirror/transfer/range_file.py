@@ -83,11 +83,11 @@ class RangeFile(io.RawIOBase):
         """Fill a buffer from the position; return the number of bytes, 0 at the end."""
         view = memoryview(buffer).cast("B")
         number, offset = divmod(self._position, _BLOCK)
-        wanted = min(len(view), self._size - self._position)
-        if wanted <= 0:
+        requested = min(len(view), self._size - self._position)
+        if requested <= 0:
             return 0
-        block = self._block(number, -(-(offset + wanted) // _BLOCK))
-        part = block[offset : offset + wanted]
+        block = self._block(number, -(-(offset + requested) // _BLOCK))
+        part = block[offset : offset + requested]
         view[: len(part)] = part
         self._position += len(part)
         return len(part)
