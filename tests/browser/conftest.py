@@ -22,6 +22,8 @@ _PORTS = (8281, 8282, 8283, 8284, 8280)
 @contextmanager
 def _home(folder: Path) -> Iterator[None]:
     """A home and programs as each test has them, for what lives longer than one."""
+    settings = '[annex "security"]\n\tallowed-ip-addresses = 127.0.0.1\n'
+    (folder / ".gitconfig").write_text(settings)
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.startswith(("GIT_", "DATALAD_", "DANDI_", "NEUROMIRROR_", "AWS_", "XDG_")):

@@ -188,6 +188,7 @@ def test_pages_show_previews(running: RunningCatalogue, previews: PreviewSite) -
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in table
     assert "<script>alert" not in table
     running.page(f"/preview/{version}?path=images/broken.png", 422)
+    running.page(f"/preview/{version}?path=images/broken.png&embedded=1")
     running.page(f"/preview/{version}?path=no/such.png", 404)
 
 

@@ -8,6 +8,7 @@ import resource
 import sys
 import traceback
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
@@ -45,7 +46,10 @@ def main() -> None:
     os.environ["HDF5_PLUGIN_PRELOAD"] = "::"
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # each thread reserves address space
     _limit_resources(task.seconds)
-    sys.stdout.buffer.write(msgspec.json.encode(_outcome(task)))
+    outcome = msgspec.json.encode(_outcome(task))
+    with suppress(BrokenPipeError):  # the catalogue was stopped
+        sys.stdout.buffer.write(outcome)
+        sys.stdout.flush()
 
 
 def _limit_resources(seconds: float) -> None:

@@ -17,6 +17,8 @@ async def preview(request: CatalogueRequest) -> Response:
     """Show the preview of a file, or why there is none."""
     row, file = await _file(request)
     found, message, status = await _outcome(request, row, file)
+    if request.query_parameter("embedded"):
+        status = 200  # for the script of the file's page, which shows the message
     reply = await request.render_page(
         "preview",
         status,

@@ -3,7 +3,7 @@
 const previewPlace = document.querySelector("#preview[data-address]");
 if (previewPlace) {
   previewPlace.querySelector("p").textContent = "Reading the file from the archive …";
-  fetch(previewPlace.dataset.address)
+  fetch(previewPlace.dataset.address + "&embedded=1")
     .then((reply) => reply.text())
     .then((text) => {
       const loaded = new DOMParser().parseFromString(text, "text/html").querySelector("#preview");
