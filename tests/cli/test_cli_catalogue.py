@@ -99,7 +99,7 @@ def test_an_address_that_cannot_be_had_is_named(shell: Shell) -> None:
     message = shell.program("catalogue", "--listen", "no.such.host.invalid:1", code=2).error_line
     assert "the catalogue cannot be served at no.such.host.invalid:1" in message
     for arguments in (["--listen", "here"], ["--address", "mirror.example.org"]):
-        assert "address" in shell.program("catalogue", *arguments, code=2).error_line
+        assert f"'{arguments[1]}'" in shell.program("catalogue", *arguments, code=2).error_line
     assert "private" not in message
 
 

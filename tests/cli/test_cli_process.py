@@ -385,3 +385,5 @@ def test_without_git_a_sync_says_so(shell: Shell, tmp_path: Path) -> None:
     # the remaining work is done at the next run
     shell.program("sync", "demo:000001")
     assert (shell.store / "alias" / "neuromirror").exists()
+    [found] = shell.records("search", "hippocampus")
+    assert found["dataset"]["name"] == "demo:000001"

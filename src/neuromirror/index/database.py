@@ -327,7 +327,10 @@ def _apply_all(
         if progress is not None:
             progress(end)
     for dataset in stale_datasets(connection):
-        metadata = read_documents(connection, dataset, journal)
+        try:
+            metadata = read_documents(connection, dataset, journal)
+        except FileNotFoundError:  # git is not installed; the next update reads them
+            break
         with _transaction(connection):
             refresh_text(connection, dataset, metadata)
     return entries
