@@ -248,9 +248,9 @@ def _follow_edges(
     depth: int,
     visited: set[int],
 ) -> tuple[RelatedVersion, ...]:
-    """Return the edges of a version, each with those of the version at its other end.
+    """Return the edges of a version, each with the edges of the version at its other end.
 
-    Datasets in ``visited`` are not followed again, and none beyond ``depth``.
+    Datasets in ``visited`` are not followed again; the recursion stops at ``depth``.
     """
     found = edges(version)
     fresh = []

@@ -120,7 +120,7 @@ def integrity_errors(path: Path, *, deep: bool = False) -> list[str]:
 def raise_if_damaged(path: Path, error: Exception) -> None:
     """Raise an error if the database is damaged; do nothing otherwise.
 
-    For errors that values of a wrong type may have caused.
+    Call it after an error that values of a wrong type may have caused.
 
     Parameters
     ----------

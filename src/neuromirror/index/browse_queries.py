@@ -188,7 +188,8 @@ class BrowseQueries(FileQueries):
     ) -> list[VersionRow]:
         """Return the versions recorded last, newest first.
 
-        Either of one dataset, or of one mirror or all, then without those of subdatasets.
+        They are those of one dataset, of one mirror, or of all mirrors. Without ``dataset``,
+        versions of subdatasets are omitted.
 
         Parameters
         ----------
@@ -226,7 +227,8 @@ class BrowseQueries(FileQueries):
     def top_level_datasets(self, first: int, limit: int) -> list[tuple[str, str | None]]:
         """Return name and time of the newest version of datasets that are not subdatasets.
 
-        In order of registration, so that new datasets come last; ``first`` counts from 0.
+        The datasets are in order of registration, so that new ones come last; ``first`` counts
+        from 0.
         """
         rows = self._rows(
             "SELECT m.name || ':' || d.local_id, n.recorded_at FROM datasets d "
@@ -239,7 +241,8 @@ class BrowseQueries(FileQueries):
     def change_counts(self, dataset: str) -> dict[int, tuple[int, int, int]]:
         """Return the number of files added, removed and changed by each version, by ordinal.
 
-        Compared with the version recorded before it; versions without changes are omitted.
+        Each version is compared with the version recorded before it. Versions without changes are
+        omitted.
         """
         number = self._dataset_number(dataset)
         added, removed, changed = (

@@ -207,7 +207,7 @@ class CrawlQueries(QueryBase):
     def has_failures(self, mirror: str | None = None) -> bool:
         """Return whether the last listing of a mirror or the last visit of a dataset failed.
 
-        Of one mirror or of any.
+        With ``mirror``, only this mirror and its datasets count.
         """
         row = self._row(
             "SELECT 1 FROM datasets d JOIN mirrors m ON m.id = d.mirror "

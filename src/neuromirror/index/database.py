@@ -125,7 +125,7 @@ class Index(
     def of_contents(cls, path: Path, files: Iterable[SnapshotEntry]) -> Self:
         """Create an index of the contents of some files, without datasets.
 
-        Keeps the contents of a large version on disk instead of in memory. ``path`` must not
+        It keeps the contents of a large version on disk instead of in memory. ``path`` must not
         exist; the caller removes it.
 
         Parameters
@@ -228,7 +228,8 @@ class Index(
     def dump(self) -> Iterator[str]:
         """Yield every row of every table as text; equal indexes have equal dumps (I8).
 
-        Without the internal tables of full-text search, which depend on the number of transactions.
+        The internal tables of full-text search are omitted, because they depend on the number of
+        transactions.
 
         Yields
         ------

@@ -56,7 +56,7 @@ def is_indexed(version: VersionMinted, index_entries: int) -> bool:
 def effective_entries(
     journal: EntryReader, position: int = 0
 ) -> Iterator[tuple[int, JournalEntry]]:
-    """Yield the journal's entries with the positions of their ends, as later entries change them.
+    """Yield the journal's entries as modified by later entries, with the positions of their ends.
 
     For each mirror, the last setting after ``position`` applies to all versions from there up to
     it; for each dataset, the last withdrawal or reinstatement after ``position`` applies.

@@ -50,7 +50,12 @@ def facet_values(
     data_types
         Kinds of files.
     volume
-        Whether it is a volume.
+        Whether the dataset is a volume.
+
+    Returns
+    -------
+    dict[str, list[str]]
+        The values by the name of the facet, in the order of :data:`FACETS`.
     """
     named: dict[str, list[str]] = {}
     for name, value in attributes:
@@ -76,7 +81,20 @@ def facet_values(
 
 
 def canonical_value(facet: str, value: str) -> str:
-    """Return the value of a facet for any name of it: ``mouse`` is the species ``Mus musculus``."""
+    """Return the canonical form of a facet value: ``Mus musculus`` for the species ``mouse``.
+
+    Parameters
+    ----------
+    facet
+        The name of the facet, one of :data:`FACETS`.
+    value
+        The value, under any of its names.
+
+    Returns
+    -------
+    str
+        The name under which datasets are counted; ``value`` itself in facets without synonyms.
+    """
     if facet == "species":
         return canonical_species(value)
     if facet == "technique":
@@ -87,7 +105,7 @@ def canonical_value(facet: str, value: str) -> str:
 
 
 def _distinct(values: Iterable[str]) -> list[str]:
-    """Return values that differ in more than case."""
+    """Return the values without empty ones, and without duplicates that differ only in case."""
     known: dict[str, str] = {}
     for value in values:
         if value:

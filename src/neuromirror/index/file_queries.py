@@ -265,7 +265,7 @@ class FileQueries(QueryBase):
 
 
 def file_row(row: tuple[Any, ...], claimants: dict[int, str]) -> FileRow:
-    """Return the file of a row of :data:`FILE_COLUMNS`."""
+    """Convert a row with the columns :data:`FILE_COLUMNS` to a file."""
     path, source_path, since, retention_rank = row[_CONTENT_WIDTH:]
     strongest, checked = evidence(row)
     return FileRow(

@@ -120,9 +120,9 @@ def record_changes(
 ) -> RecordCounts:
     """Write the changes of version ``seq`` to the version whose rows are open.
 
-    As :func:`record_files`, but reads only the rows that change. ``before`` is the number of files
-    of the version before. Raises :class:`JournalDamagedError` for changes that are not sorted or do
-    not match the open rows.
+    It works like :func:`record_files`, but reads only the rows that change. ``before`` is the
+    number of files of the version before. Raises :class:`JournalDamagedError` for changes that are
+    not sorted or do not match the open rows.
     """
     batch = _BatchWriter(connection, dataset, version, seq, index_terms)
     subdatasets = SubdatasetWriter(connection, dataset, seq)

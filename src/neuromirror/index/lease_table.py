@@ -131,7 +131,7 @@ class LeaseTable:
     def holds(self, name: str, token: int) -> bool:
         """Return whether a token belongs to the last lease of a name, and was not released.
 
-        Also after the lease expired, as long as no other worker took it.
+        The token is also valid after the lease expired, as long as no other worker took the lease.
 
         Parameters
         ----------

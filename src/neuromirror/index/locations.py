@@ -34,7 +34,9 @@ class LocationWriter:
         self._version = version
 
     def add(self, files: Iterable[tuple[int, bool, bool, Sequence[Location]]]) -> None:
-        """Add (content id, is the content new, did the file change, its locations) of each file.
+        """Add the locations of files.
+
+        An item is (content id, whether the content is new, whether the file changed, locations).
 
         A location of a changed file gets this version as its last one, so that after a roll-back
         upstream the exact object version of a plain URL is again the one that is served.

@@ -48,7 +48,7 @@ class LookupQueries(QueryBase):
     def known_contents(self, etags: Sequence[str]) -> list[EtagRow | None]:
         """Return the content of each ETag, ``<md5>`` or ``<md5>-<parts>``, or None.
 
-        None also for an ETag with two contradicting contents.
+        The result is also None for an ETag with two contradicting contents.
         """
         unique_etags = dict.fromkeys(etags)
         plain = [bytes.fromhex(etag) for etag in unique_etags if _MD5.match(etag)]
@@ -71,7 +71,7 @@ class LookupQueries(QueryBase):
     def _contents(self, column: str, digests: list[bytes]) -> Iterator[tuple[Any, ...]]:
         """Yield (digest, parts, size, part size, sha256, its claimant, checked bits) of contents.
 
-        Of those whose digest has the same first bytes; it may differ in the others.
+        They are the contents whose digest has the same first eight bytes; the rest may differ.
         """
         head = f"substr({column}, 1, 8)"
         chosen = (
@@ -100,7 +100,10 @@ class LookupQueries(QueryBase):
 
 
 def _common_values(rows: list[tuple[Any, ...]], claimants: dict[int, str]) -> EtagRow | None:
-    """Return what (size, part size, sha256, its claimant, checked bits) of one ETag agree on."""
+    """Return the values that all rows of one ETag have in common.
+
+    A row is (size, part size, sha256, its claimant, checked bits).
+    """
     if len(rows) == 1:
         size, part_size, sha256, by, checked = rows[0]
         return EtagRow(size, part_size, _digest(sha256, by, checked, claimants))

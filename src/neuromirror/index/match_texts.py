@@ -89,7 +89,7 @@ class MatchQueries(QueryBase):
                 yield _matched_text(field, line)
 
     def _marked_prefixes(self, dataset: int, tokens: Sequence[str]) -> tuple[str, ...]:
-        """Mark the words that start with one of some, where no stem does."""
+        """Return a dataset's texts, and mark the words that start with any of ``tokens``."""
         row = self._row(
             f"SELECT {', '.join(TEXT_COLUMNS)} FROM dataset_text WHERE rowid = ?", (dataset,)
         )

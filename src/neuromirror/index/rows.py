@@ -28,9 +28,10 @@ class DatasetRow:
     Attributes
     ----------
     source_uri, dataset_id : str
-        Empty while only a hold or an event has named the dataset.
+        Empty if the dataset is known only from a hold or an event.
     title, license, doi, time, files, bytes
-        Of the current version, 0 without a version; ``time`` is None if upstream has no time.
+        Metadata, time and counts of the current version; without one, empty texts and zero counts.
+        ``time`` may be None: upstream may not state a time.
     versions : int
         The number of versions.
     version : str or None
@@ -219,10 +220,10 @@ class FileRow(_Content):
     size : int or None
         In bytes.
     digests : tuple of Digest
-        Those known today, which may be more than when the version was recorded.
+        The digests known today, which may be more than when the version was recorded.
     retention : Retention
-        The strongest that the dataset's own upstream has stated for the file, regardless of copies
-        elsewhere.
+        The strongest retention that the dataset's own upstream has stated for the file, regardless
+        of copies elsewhere.
     since : int
         The ordinal of the version that added this content at this path.
     content : int
@@ -326,18 +327,18 @@ class EvidenceCounts:
 
 @dataclass(frozen=True, slots=True)
 class ProbeSummary:
-    """Counts of the files of a version by what is known of them today.
+    """Counts of the files of a version by checksums and probe results, as known today.
 
     Attributes
     ----------
     hashed : int
-        Those with a checksum computed here.
+        The number of files with a checksum computed here.
     available : int
-        Those with a location whose last probe succeeded.
+        The number of files with a location whose last probe succeeded.
     probed : int
-        Those with a location that was probed.
+        The number of files with a location that was probed.
     since : str or None
-        The time of the oldest last probe of the available ones.
+        The oldest time at which one of the available files was last probed.
     files : int
         The number of files.
     """
@@ -475,15 +476,16 @@ class SubdatasetRow:
     path, source_path
         The path in git, and upstream's.
     dataset, label
-        Its name, and the label of its version at ``commit``, None if that is not in the index.
+        The subdataset's name, and the label of its version at ``commit``; the label is None for a
+        version that is not in the index.
     files, bytes : int
-        Of the subdataset.
+        Number and size of the subdataset's files.
     since : int
         The ordinal of the version that added this state of it.
     dataset_id : str
         The DataLad id of the subdataset.
     commit, state : str
-        Its commit in hex, and its state digest.
+        The subdataset's commit in hex, and its state digest.
     """
 
     path: str
@@ -722,12 +724,12 @@ class MirrorStatus:
     datasets, mirrored, subdatasets : int
         All known datasets, those with a version, and the subdatasets among them.
     files, bytes : int
-        Of the current versions.
+        Number and size of the files of the current versions.
     contents : int
         Distinct contents that this mirror recorded first, so that sums over mirrors are correct.
     failing, settling, unreadable_sidecars, removed_upstream : int
-        Datasets whose last visit failed or was partial; that were left to settle; with an
-        unreadable sidecar in the newest version; that upstream removed.
+        Numbers of datasets: whose last visit failed or was partial; that were still changing and
+        were postponed; with an unreadable sidecar in the newest version; that upstream removed.
     capabilities : dict
         The detected capabilities of upstream, values by name.
     mirror, source, uri : str

@@ -60,8 +60,8 @@ class TaskRow:
     Attributes
     ----------
     name
-        That of a dataset, of a mirror (``local_id`` is empty: its listing is due) or, if ``mirror``
-        is empty, of a housekeeping task.
+        The name of a dataset, of a mirror (``local_id`` is empty: the list of its datasets is due)
+        or, if ``mirror`` is empty, of a housekeeping task.
     mirror, local_id, source_uri
         The mirror, and the dataset's id and URI at upstream.
     fingerprint, title
@@ -75,7 +75,7 @@ class TaskRow:
     disabled
         Whether the task is not run any more.
     deep_due
-        The time at which it is visited regardless of the listing of datasets.
+        The time at which the dataset is visited regardless of the listing of datasets.
     status, ended, seconds, message
         Result, end, duration and message of the last run.
     """

@@ -234,7 +234,7 @@ class Mirror(Answer, frozen=True):
 class Failure(Answer, frozen=True):
     """A task that failed and has not succeeded since, such as a visit of a dataset.
 
-    Without the row's message, which may contain private URLs or paths.
+    It omits the row's message, which may contain private URLs or paths.
     """
 
     task: str

@@ -72,9 +72,9 @@ class TermMatches:
     Attributes
     ----------
     stems
-        Those with the term or a synonym.
+        Datasets with the term or a synonym.
     prefixes
-        Those with a word that starts with the term.
+        Datasets with a word that starts with the term.
     """
 
     stems: set[int] = field(default_factory=set)

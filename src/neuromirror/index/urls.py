@@ -14,8 +14,8 @@ def short_hash(value: str | bytes) -> int:
 def key_hash(key: str) -> bytes:
     """Return eight bytes that find a git-annex key.
 
-    The first bytes of the digest in the key, so that a lookup by digest finds it too; for a key
-    without digest, those of its blake2b.
+    They are the first bytes of the digest in the key, so that a lookup by digest finds the key too,
+    or of the blake2b of a key without digest.
     """
     try:
         head = bytes.fromhex(key.partition("--")[2][:16])
