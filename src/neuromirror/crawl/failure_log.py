@@ -36,9 +36,9 @@ TOP_ALIAS: Final = "neuromirror"
 
 
 class FailureLog:
-    """Records which tasks fail and which of those succeed again; does not record repetitions.
+    """Records which tasks fail and which failed tasks succeed again; thread-safe.
 
-    Threads may share one, as they share the recorder.
+    A failure that is already recorded with the same message is not recorded again.
     """
 
     def __init__(self, recorder: Recorder) -> None:

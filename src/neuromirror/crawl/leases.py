@@ -28,7 +28,7 @@ class LeaseLostError(NeuromirrorError):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to work on what ``name`` names; see :class:`~neuromirror.index.LeaseRow`."""
+    """The right to work on a dataset or task; see :class:`~neuromirror.index.LeaseRow`."""
 
     name: str
     token: int

@@ -23,7 +23,7 @@ class DatasetTask:
     action
         ``visit``, ``skip``, ``held`` or ``unavailable``.
     reason
-        Why, as text for people.
+        The reason for the action, as text for people.
     last_visit
         How the last visit ended; None before the first visit.
     pending_only

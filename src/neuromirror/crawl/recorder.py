@@ -35,7 +35,7 @@ class RefMove:
 
 
 class Recorder(Protocol):
-    """Writes refs and journal entries and queries the index; threads may share one."""
+    """Writes the refs and the journal of a store, and queries its index; thread-safe."""
 
     def record(self, *entries: JournalEntry) -> None:
         """Append entries to the journal, then apply them to the index.

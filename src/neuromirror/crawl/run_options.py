@@ -63,7 +63,7 @@ class VisitPolicy:
     is_excluded
         Whether a dataset does not belong in the store.
     claim
-        Held while a dataset is visited.
+        Returns a context manager that is held while a dataset is visited.
     """
 
     in_private_store: Container[DatasetRef] = ()

@@ -148,7 +148,7 @@ class Sync:
         Keep other processes from a dataset while it is visited; None if no service uses the store,
         or if the caller holds the leases.
     recorder
-        Used instead of a new one.
+        The recorder to use; None to open one for the run.
     declared_mirrors
         The names of all mirrors with a mirror file; failures of others are forgotten.
     """

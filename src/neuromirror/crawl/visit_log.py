@@ -11,7 +11,7 @@ from neuromirror.net import TrafficCounter
 
 
 class VisitLog:
-    """Records how visits end; threads may share one, as they share the recorder."""
+    """Records the results of visits through a :class:`~neuromirror.crawl.Recorder`; thread-safe."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder

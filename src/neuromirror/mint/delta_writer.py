@@ -260,7 +260,7 @@ def patch_manifest(manifest: Path, state: str, changes: Iterable[Change]) -> Ite
     Raises
     ------
     BaseManifestDamagedError
-        The manifest has another digest; raised at its end at the latest.
+        The manifest has another digest, which is known only after its last line.
     """
     pending = _manifest_edits(changes)
     edit = next(pending, None)

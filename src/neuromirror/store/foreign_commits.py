@@ -40,7 +40,7 @@ class ForeignCommitsError(NeuromirrorError):
 
 @dataclass(frozen=True, slots=True)
 class OwnCommit:
-    """An own commit: its number in its history (from 1), its parent, its message's subject."""
+    """A commit that neuromirror wrote: its number in its history (from 1), parent, and subject."""
 
     number: int
     parent: str | None
@@ -49,7 +49,7 @@ class OwnCommit:
 
 @dataclass(frozen=True, slots=True)
 class CommitHistory:
-    """The commits of a repository: own ones by id, and the ids of foreign ones."""
+    """The commits that neuromirror wrote to a repository, by id, and the ids of other commits."""
 
     own_commits: dict[str, OwnCommit]
     foreign_commits: set[str]

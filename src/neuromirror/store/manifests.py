@@ -24,8 +24,8 @@ def manifest_lines(path: Path) -> Iterator[bytes]:
     Raises
     ------
     StoreDamagedError
-        The manifest is missing, or its digest differs from its name; raised at its end at the
-        latest.
+        The manifest is missing, or its digest differs from its name. The digest is checked only
+        after the last line.
     """
     digest = StateDigest()
 

@@ -48,7 +48,8 @@ class HousekeepingPolicy:
     grace_period
         How long a retired pack stays.
     max_packs, max_bytes
-        New packs are left alone while there are at most this many of fewer bytes in all.
+        New packs are not consolidated while there are at most ``max_packs`` of them, with fewer
+        than ``max_bytes`` bytes in total.
     min_bitmap_objects
         Number of objects from which a repository gets a multi-pack index with a bitmap, which
         speeds up clones from a git server.
@@ -71,7 +72,7 @@ def consolidate(
     policy: HousekeepingPolicy,
     now: datetime,
 ) -> PackRecord:
-    """Write one pack with the objects of several, check that it has all of them, and retire them.
+    """Write one pack with the objects of several, verify it, and retire the old packs.
 
     Parameters
     ----------
@@ -125,8 +126,8 @@ def consolidate(
 def delete_packs(repository: Path, names: Sequence[str], record: PackRecord) -> None:
     """Delete retired packs.
 
-    A pack that is now the only one with an object is in use again: another program removed the pack
-    that replaced it.
+    Keep a pack that again holds the only copy of an object, because another program removed the
+    pack that replaced it.
     """
     if not names:
         return
@@ -278,7 +279,7 @@ def _check_contains(index: Path, others: Sequence[Path]) -> None:
 
 
 def _first_missing(index: Path, others: Sequence[Path]) -> bytes | None:
-    """Return an object of a pack index that no other has; None if all are in others."""
+    """Return an object of a pack index that none of the others has; None without such an object."""
     with ExitStack() as stack:
         one, *rest = (stack.enter_context(PackIndex(path)) for path in (index, *others))
         for first in range(256):

@@ -39,20 +39,21 @@ _MEMO_NAME = "component"
 
 @dataclass(slots=True)
 class ComponentVisitResult:
-    """The result of visiting a component.
+    """The result of visiting a component: a Zarr or volume scale with a dataset of its own.
 
     Attributes
     ----------
     link
-        The link to its state; None if the component is empty.
+        The link to the component's state; None if the component is empty.
     new_state_count
         The number of new states.
     earlier_state_count
         The number of earlier states that upstream listed.
     incident
-        The defect of a mirrored state; empty without one.
+        The defect of a mirrored state, or an empty text.
     change_message
-        Set if upstream has replaced the requested state, which is mirrored, by another.
+        A message if the archive has meanwhile replaced the requested state, although that state is
+        mirrored; else empty.
     """
 
     link: SubdatasetLink | None = None
@@ -63,7 +64,7 @@ class ComponentVisitResult:
 
 
 class ComponentVisitor:
-    """Brings components of a dataset up to date, each under its own lock; shared by threads.
+    """Brings components of a dataset up to date, each under its own lock; thread-safe.
 
     With ``deep`` a component is read even if its state is known; with ``history`` the earlier
     states that upstream can list are published first. Each state is visited once, because several

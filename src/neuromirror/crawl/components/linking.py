@@ -177,7 +177,7 @@ class _LinkedRecords:
     kept_paths
         The paths at which the entries of the previous state are kept.
     files
-        The number of those files.
+        The number of files in the kept entries.
     newest
         The time of the newest entry that was added.
     """

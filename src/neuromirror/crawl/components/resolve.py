@@ -127,7 +127,7 @@ class StoreComponentResolver:
         return self._previous.inline_components()
 
     def prefetch(self, component: ComponentEntry, scratch: Path) -> None:
-        """Start to read a component that has to be read; only the first few, each in a folder."""
+        """Start to read a component that must be read, if fewer than the maximum were started."""
         claimed = component.version.claimed_totals
         if (
             len(self._pending_reads) < 2 * CONCURRENT_READS

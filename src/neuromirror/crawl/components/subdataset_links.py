@@ -107,7 +107,7 @@ class PreviousState:
         self.row = row
 
     def inline_components(self) -> dict[bytes, InlineComponentState]:
-        """Return the inline components of the state that are in the memo, by path."""
+        """Return the inline components that :func:`save_inline_components` saved, by path."""
         if self.row is None:
             return {}
         memos = MemoFolder(self._store.root)
@@ -159,7 +159,22 @@ def _root_of(path: bytes, roots: Container[bytes]) -> bytes | None:
 def save_inline_components(
     store: Store, dataset: DatasetRef, upstream: str, commits: tuple[str, str], inline: object
 ) -> None:
-    """Save the inline components of a state in a memo, by upstream's name and its commits."""
+    """Remember the components that are stored as files in a state's own commit.
+
+    Parameters
+    ----------
+    store
+        The store, whose folder of memos gets a small file with the components.
+    dataset
+        The dataset that contains the components.
+    upstream
+        The archive's name for the state.
+    commits
+        The state's commits on its branch and on the git-annex branch, in hex. The memo is valid
+        only for these.
+    inline
+        The components; nothing is kept if it is empty.
+    """
     memo = StoredMemo(*commits, msgspec.json.encode(inline)) if inline else None
     MemoFolder(store.root).write(dataset.dataset_id, _memo_name(upstream), memo)
 

@@ -35,8 +35,8 @@ def unseen_states(
 ) -> list[VersionRef]:
     """Return the states after the one that was observed last.
 
-    After a deletion a state is younger than its newest file, so it may be among those before the
-    observation; the files decide.
+    Times alone do not show which state was observed, because the state after a deletion is younger
+    than its newest file. So the states before the observation are compared by their files.
     """
     observed = datetime.fromisoformat(last.recorded_at)
     before = [one for one in states if one.time is not None and one.time <= observed]

@@ -14,30 +14,32 @@ class VisitOutcome:
     new_labels
         Labels of the new versions.
     hold_messages
-        Held listings.
+        Messages about listings that are held for approval.
     incidents
-        New incidents, and lasting ones that still need a decision.
+        Messages about incidents that make the run fail: new incidents, and older ones that persist
+        and need a decision by an operator.
     known_incidents
-        Incidents with published versions that an earlier visit recorded; they are reported, but do
-        not make the run fail.
+        Messages about incidents with published versions that an earlier visit already recorded.
+        They are reported again, but do not make the run fail.
     problems
-        Components and files that could not be mirrored as they are upstream.
+        Messages about components and files that could not be mirrored as they are upstream.
     waiting_reason
-        Why a new dataset was not mirrored yet.
+        The reason why a new dataset was not mirrored yet, or an empty text.
     pending_files
-        Files without sha256, and components without checksum, that upstream will complete.
+        Number of files without sha256, and of components without checksum, for which upstream
+        will compute one.
     unfinished_components
         Local ids of the components that are still being written upstream, in any version.
     refused_count
-        Objects that upstream refuses to serve.
+        Number of objects that upstream refuses to serve.
     exception_count
-        Entries that are listed upstream but not mirrored.
+        Number of entries that are listed upstream but not mirrored.
     earlier_state_count
-        Earlier states that upstream listed.
+        Number of earlier states that upstream listed.
     new_component_states
-        New states of components.
+        Number of new states of components.
     comparison_scope
-        The part that was compared, if it was not everything.
+        The part of the dataset that was compared; empty if all of it was.
     """
 
     new_labels: list[str] = field(default_factory=list)

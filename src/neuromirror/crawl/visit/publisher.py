@@ -177,7 +177,7 @@ class Publisher:
         Returns
         -------
         VersionRow or None
-            None before the first one.
+            The version; None if nothing was observed yet.
         """
         kind = VersionKind.OBSERVED.value
         return self._recorder.ask(lambda index: index.last_version(self.dataset.name, kind))

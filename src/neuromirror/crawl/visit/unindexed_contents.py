@@ -18,8 +18,8 @@ from neuromirror.store import Store
 class UnindexedContents:
     """Contents of the files of a dataset's last state that are not in the index (large Zarrs).
 
-    A context manager, for use in the thread of the ``index`` connection. The records are read at
-    the first lookup, into a temporary index.
+    This is a context manager, for use in the thread of the ``index`` connection. The records are
+    read at the first lookup, into a temporary index.
     """
 
     def __init__(self, store: Store, index: CrawlIndex, dataset: DatasetRef) -> None:
