@@ -166,7 +166,7 @@ class UrlRemote:
 
 
 class UrlRemotes:
-    """Determine the remotes that have a content, from its URLs as written in URL logs."""
+    """Finds the remotes that hold a file's content, from its URLs as written in URL logs."""
 
     def __init__(self, remotes: tuple[UrlRemote, ...]) -> None:
         self._claiming_uuid = next((one.uuid for one in remotes if one.claims), None)

@@ -56,17 +56,17 @@ def load_known_mirrors(folder: Path, *, required: bool = False) -> dict[str, Mir
 
 
 def include_named(mirrors: Mapping[str, Mirror], names: Iterable[str]) -> dict[str, Mirror]:
-    """Return the mirrors with an ``include`` of the built-in ones that has the named datasets.
+    """Return the mirrors, with the ``include`` of built-in ones extended by the named datasets.
 
-    The ``include`` of a built-in mirror limits syncs of the whole mirror; that of a local file also
-    limits syncs of named datasets.
+    The ``include`` of a built-in mirror limits only syncs of the whole mirror. The ``include`` of a
+    local mirror file also limits syncs of named datasets, and is therefore unchanged.
 
     Parameters
     ----------
     mirrors
         The mirrors by name.
     names
-        Names of mirrors or datasets; those of unknown mirrors are ignored.
+        Names of mirrors or datasets. Names of unknown mirrors are ignored.
     """
     found = dict(mirrors)
     for name in names:

@@ -132,7 +132,7 @@ def subdataset_line(git_path: bytes, dataset_id: str, state: str) -> bytes:
 
 
 class StateDigest:
-    """Compute the state digest of manifest lines, which must be added in path order."""
+    """Computes the state digest of manifest lines, which must be added in path order."""
 
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()

@@ -26,7 +26,7 @@ class _HostFailures:
 
 
 class HostCircuitBreaker:
-    """Refuse requests to hosts that keep failing. Thread-safe.
+    """Refuses requests to hosts that keep failing. Thread-safe.
 
     The circuit of a host opens after `failures` consecutive failures over at least `seconds`, or
     after one decisive failure. A successful request closes it.

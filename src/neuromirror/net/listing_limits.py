@@ -39,7 +39,7 @@ class ListingLimits:
 
 
 class ListingBudget:
-    """Count the entries, bytes and time of one listing against its limits. Thread-safe.
+    """Counts the entries, bytes and time of one listing against its limits. Thread-safe.
 
     Parameters
     ----------

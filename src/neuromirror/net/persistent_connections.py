@@ -71,7 +71,7 @@ class OpenBody:
 
 
 class ConnectionFactory:
-    """Create persistent connections. Thread-safe.
+    """Creates persistent connections. Thread-safe.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ class ConnectionFactory:
 
 
 class PersistentConnection:
-    """Request bodies one after another, in one thread. Close it when the thread is finished."""
+    """Requests bodies one after another, in one thread. Close it when the thread is finished."""
 
     def __init__(self, factory: ConnectionFactory) -> None:
         self._factory = factory

@@ -109,7 +109,7 @@ def user_agent(contact: str | None) -> str:
 
 
 class HostLimiter:
-    """Limit the concurrency and the rate of requests to one host. Thread-safe.
+    """Limits the concurrency and the rate of requests to one host. Thread-safe.
 
     Parameters
     ----------

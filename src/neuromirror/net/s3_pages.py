@@ -73,7 +73,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 def decode_key(name: str, *, encoded: bool) -> bytes:
-    """Return the bytes of a key from its name in a page."""
+    """Return the bytes of an object's key from its name in a page of a listing."""
     if not encoded:
         return name.encode()
     if "+" in name:
@@ -165,7 +165,7 @@ def _parse_fast(body: bytes) -> Page | None:
 
 
 class _PageReader:
-    """Parse a page with expat; raises ValueError for anything unexpected."""
+    """Parses a page with expat; raises ValueError for anything unexpected."""
 
     _ROWS: Final = frozenset({"Contents", "Version", "DeleteMarker"})
 

@@ -101,7 +101,7 @@ def clip_page(
 
 
 class ParallelLister:
-    """List ranges of keys in parallel. An instance is used for one listing.
+    """Lists ranges of keys in parallel. An instance is used for one listing.
 
     Parameters
     ----------

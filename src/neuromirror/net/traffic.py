@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 
 class TrafficCounter:
-    """Add up the traffic of each host. Thread-safe."""
+    """Adds up the traffic of each host. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

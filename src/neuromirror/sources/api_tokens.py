@@ -40,14 +40,14 @@ _PUBLIC: Final = "public"
 
 
 def api_key_variable(instance: str) -> str:
-    """Return the variable from which ``dandi`` reads the key of an instance."""
+    """Return the environment variable from which ``dandi`` reads the API key of an instance."""
     return f"{instance.upper().replace('-', '_')}_API_KEY"
 
 
 def instance_at(api: str) -> str | None:
-    """Return the instance with an API at a URL; None if ``dandi`` does not know it.
+    """Return the name of the DANDI instance whose API has this URL; None if unknown to ``dandi``.
 
-    Without TLS a URL is of no instance: its key could be read on the way.
+    A URL without TLS belongs to no instance, because others could read the key in transit.
     """
     parts = urlsplit(api)
     return INSTANCES.get(parts.netloc.lower()) if parts.scheme == "https" else None
@@ -56,26 +56,27 @@ def instance_at(api: str) -> str | None:
 def is_key_for(instance: str, api: str) -> bool:
     """Return whether the key of an instance may be sent to an API.
 
-    The key of an instance that ``dandi`` knows is for its own host only, whatever a file says.
+    The key of an instance that ``dandi`` knows is sent only to the instance's own host, whatever a
+    configuration file states.
     """
     return instance not in INSTANCES.values() or instance_at(api) == instance
 
 
 def host_token(host: str, instance: str | None = None) -> TokenSource:
-    """Return the token for the API of a host, for files of a dataset that anybody may have made.
+    """Return the API token for a host, for an untrusted dataset.
 
     Parameters
     ----------
     host
         The host, with its port if there is one.
     instance
-        The name of the instance in git's configuration, which may be that of a repository that was
-        received as files: it selects a keyring entry of ``dandi``, and no variable.
+        The instance name from git's configuration, which is untrusted: it may choose a keyring
+        entry of ``dandi``, but never an environment variable.
 
     Returns
     -------
     TokenSource
-        The token in the variable that is named after the host, or where ``dandi`` has it.
+        The token in the environment variable named after the host, or where ``dandi`` stores it.
 
     Raises
     ------
@@ -114,9 +115,9 @@ def token_scheme(host: str) -> str:
 
 
 class DandiKey(TokenSource):
-    """The key of an instance: in a variable, else in the keyring. Thread-safe.
+    """The API key of a DANDI instance, from an environment variable or the keyring. Thread-safe.
 
-    The keyring is asked once, because each question may ask the user for a password.
+    The keyring is read only once, because each access may ask the user for a password.
 
     Parameters
     ----------
@@ -147,7 +148,7 @@ class DandiKey(TokenSource):
         Raises
         ------
         CredentialsError
-            If the keyring cannot be asked: it is locked, or fails.
+            If the keyring cannot be read, for example because it is locked.
         """
         found = super().read()
         if found:
@@ -183,7 +184,7 @@ class DandiKey(TokenSource):
 
 
 class InternToken(TokenSource):
-    """The token of a BOSS: in a variable, in those of ``intern``, or in its file.
+    """The token of a BOSS, from an environment variable or the configuration file of ``intern``.
 
     Parameters
     ----------

@@ -53,7 +53,7 @@ class KnownContent:
 
 
 class VisitContext(Protocol):
-    """Results of earlier visits, which spare a source repeated requests."""
+    """The results of earlier visits, with which a source avoids repeated requests."""
 
     @property
     def deep(self) -> bool:
@@ -244,7 +244,7 @@ class Listing(ABC):
     def pending_items(self) -> bytes | None:
         """Return the items that upstream has yet to complete, for :class:`SupportsPendingCheck`.
 
-        None if only another visit can detect it.
+        None if only another visit can detect whether they are complete.
 
         Returns
         -------
@@ -254,7 +254,7 @@ class Listing(ABC):
         return None
 
     def find_present(self, paths: Sequence[bytes]) -> list[bytes]:
-        """Return those of some missing paths that upstream still has.
+        """Return the given paths that upstream still has, although the listing lacks them.
 
         Only called if :attr:`can_find_present`.
 
@@ -310,11 +310,11 @@ class ComponentEntry:
     Attributes
     ----------
     path
-        Its path in the listed version.
+        The component's path in the listed version.
     size
-        Its bytes in upstream's totals, where it counts as one file.
+        The component's bytes in upstream's totals, where it counts as one file.
     version
-        Its version. ``version.upstream`` is upstream's checksum, if there is one;
+        The component's version. ``version.upstream`` is upstream's checksum, if there is one;
         ``version.claimed_totals`` are upstream's totals.
     listing
         Opens the listing of its files, which raises
@@ -362,7 +362,7 @@ class SupportsPendingCheck(Protocol):
     def is_still_pending(self, dataset: DatasetRef, pending: bytes) -> bool:
         """Return whether upstream has completed none of :meth:`Listing.pending_items`.
 
-        False also if that cannot be determined, so that a visit is made.
+        The result is also False if this cannot be determined, so that a visit is made.
 
         Parameters
         ----------

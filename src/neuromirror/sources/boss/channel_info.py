@@ -48,7 +48,7 @@ class BossChannelInfo:
     names
         The names of collection, experiment and channel.
     collection, experiment, channel, frame
-        Their JSON; ``collection`` is None if it may not be read.
+        The JSON of each; ``collection`` is None if it may not be read.
     downsample_info
         The reply of the downsample service; None if upstream cannot compute it.
     metadata

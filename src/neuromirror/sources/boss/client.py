@@ -180,7 +180,7 @@ def _read(session: Session, api: str, relative_url: str) -> Any:
 
 
 def url_path(*names: str) -> str:
-    """Return a URL path below the API's base in intern's format: names encoded, no final slash."""
+    """Return a path below the API's base URL, in the format of the ``intern`` library."""
     return "/".join(quote(name, safe="") for name in names)
 
 

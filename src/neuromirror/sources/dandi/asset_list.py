@@ -16,7 +16,7 @@ _QUERY: Final = {"metadata": "true", "order": "path"}
 
 
 class AssetList:
-    """The list at ``url``; ``name`` is the version's, for messages.
+    """The asset list at ``url``; ``name`` is the version's name, for messages.
 
     Attributes
     ----------
@@ -106,7 +106,8 @@ class AssetList:
     def matches(self, remembered: Sequence[PageDigest]) -> bool:
         """Return whether every page matches a memo; stop at the first that does not.
 
-        False also if a page cannot be read: :meth:`rows` handles or reports that.
+        The result is also False if a page cannot be read; :meth:`rows` then handles or reports the
+        error.
         """
         try:
             return all(

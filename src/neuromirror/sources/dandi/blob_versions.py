@@ -190,7 +190,7 @@ class BlobVersionLookup:
 def _parse_blob_urls(
     urls: Iterable[str],
 ) -> Iterator[tuple[str, tuple[ObjectAddress, bytes, uuid.UUID]]]:
-    """Yield those of some URLs that are of blobs, with address, root and UUID."""
+    """Yield the URLs that are those of blobs, each with its address, root and UUID."""
     roots: dict[str, tuple[ObjectAddress, bytes]] = {}
     for url in urls:
         plain = _PLAIN.fullmatch(url)

@@ -74,8 +74,8 @@ def is_still_pending(
 ) -> bool:
     """Return whether the archive has completed none of the items of :meth:`PendingItems.dump`.
 
-    ``zarr_checksum`` requests the checksum of a Zarr dataset by its local id. False also if an item
-    cannot be requested: a visit reports the problem.
+    ``zarr_checksum`` requests the checksum of a Zarr dataset by its local id. The result is also
+    False if an item cannot be requested: a visit reports the problem.
     """
 
     def asset_is_pending(asset_id: str) -> bool:

@@ -66,7 +66,7 @@ def compute_zarr_checksum(rows: Iterable[ObjectRow], prefix: bytes) -> str:
 
 
 def decode_key(key: bytes) -> str:
-    """Return a key as text, reversibly."""
+    """Decode the bytes of a Zarr entry's key to text that can be encoded back to the same bytes."""
     return key.decode("utf-8", "surrogateescape")
 
 

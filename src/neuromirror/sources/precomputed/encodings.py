@@ -133,7 +133,7 @@ class _Folder:
 
 
 class EncodingNaming:
-    """Assign paths in one listing of a layer.
+    """Assigns paths in one listing of a layer.
 
     Implements :class:`~neuromirror.sources.s3.file_naming.FileNaming`.
 

@@ -150,7 +150,7 @@ class _Sidecars:
         return path in self._parsed or path in self.unreadable or bool(self.read(stem))
 
     def read(self, *stems: str) -> Mapping[str, Any]:
-        """Return the first non-empty one of some sidecars, on its own or in the combined one."""
+        """Return the first sidecar that is not empty, from its own file or the combined one."""
         for stem in stems:
             own = self._parsed.get(f"{stem}.json") or _mapping(self.joined.get(stem))
             if own:

@@ -89,7 +89,7 @@ class BucketListing(Listing):
         return BucketMemo(reading.shape, reading.versions, reading.head_each, pages).dump()
 
     def find_present(self, paths: Sequence[bytes]) -> list[bytes]:
-        """Return those of some paths that the bucket has."""
+        """Return the given paths that exist in the bucket."""
         return self._reader.find_present(paths)
 
     def problems(self) -> Sequence[str]:

@@ -347,7 +347,7 @@ class BucketSource:
         return False
 
     def _doubt_objects(self, prefix: bytes, keys: Sequence[bytes]) -> None:
-        """Request these objects in later listings; the second time, all objects of the prefix."""
+        """Request these objects in later listings; after a second call, all of the prefix."""
         with self._lock:
             if prefix in self._mismatched:
                 self._head_each.add(prefix)

@@ -21,7 +21,7 @@ def find_present(
     *,
     connections: int,
 ) -> list[bytes]:
-    """Return those of some paths that the bucket has.
+    """Return the given paths that exist in the bucket.
 
     Many paths are looked up in a new listing of the prefix, a few with one request each.
     """

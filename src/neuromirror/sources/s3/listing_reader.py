@@ -206,7 +206,7 @@ class ListingReader:
         return self._version
 
     def find_present(self, paths: Sequence[bytes]) -> list[bytes]:
-        """Return those of some paths that the bucket has."""
+        """Return the given paths that exist in the bucket."""
         return find_present(
             self._bucket, self._prefix, self._naming, paths, connections=self._rules.connections
         )

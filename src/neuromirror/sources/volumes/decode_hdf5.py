@@ -31,7 +31,7 @@ _DAMAGED: Final = (OSError, RuntimeError, KeyError, ValueError, TypeError, Overf
 def hdf5_voxels(
     body: Iterable[bytes], shape: tuple[int, ...], dtype: str | None, where: str
 ) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """Provide the type of the voxels in a file, and their bytes in C order, little-endian.
+    """Yield the type of a file's voxels, and an iterator of their bytes (C order, little-endian).
 
     Raises
     ------
