@@ -226,7 +226,13 @@ def _sync(settings: Settings, dataset: str, line: ProgressLine) -> str:
 def get_address(
     settings: Settings, text: str, output: Path | None, jobs: int | None, *, overwrite: bool
 ) -> int:
-    """Put the files that an address names into a folder, without a clone; return the exit code."""
+    """Run ``neuromirror get ADDRESS``: write the files of a version into a folder, without a clone.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
     from neuromirror.cli.get import print_outcomes
     from neuromirror.lab.plain_files import download
     from neuromirror.store import refuse_relative_symlinks

@@ -25,7 +25,7 @@ class RequestBudgetExceededError(NeuromirrorError):
 
 
 class _RequestBudget(TrafficCounter):
-    """Count requests, and raise RequestBudgetExceededError beyond the budget."""
+    """Counts requests, and raises RequestBudgetExceededError beyond the budget."""
 
     def add(self, host: str, more: Traffic) -> None:
         super().add(host, more)

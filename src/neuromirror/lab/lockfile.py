@@ -89,7 +89,7 @@ class ResolvedVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, o
 
 
 class PinnedEvidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Number of files whose digest the mirror checked, and of those claimed by upstream only."""
+    """Numbers of files whose digest the mirror checked, and of files with only upstream's claim."""
 
     checked: Count = 0
     claimed: Count = 0

@@ -170,7 +170,7 @@ def restore_strategies(
 
 @dataclass(frozen=True, slots=True)
 class StoreStrategy:
-    """Fetch from the repository in a local store."""
+    """Fetches from the repository in a local store."""
 
     path: Path
     origin_url: str
@@ -188,7 +188,7 @@ class StoreStrategy:
 
 @dataclass(frozen=True, slots=True)
 class CloneUrlStrategy:
-    """Fetch from a clone URL."""
+    """Fetches from a clone URL."""
 
     url: str
 
@@ -219,7 +219,7 @@ class CloneUrlStrategy:
 
 @dataclass(frozen=True, slots=True)
 class BundleStrategy:
-    """Fetch from the git bundle beside the lock file."""
+    """Fetches from the git bundle beside the lock file."""
 
     path: Path
     origin_url: str | None
@@ -243,7 +243,7 @@ class BundleStrategy:
 
 @dataclass(frozen=True, slots=True)
 class ManifestStrategy:
-    """Rebuild the commit from the manifest beside the lock file, without its history."""
+    """Rebuilds the commit from the manifest beside the lock file, without its history."""
 
     target: RestoreTarget
     name: str = "the manifest"

@@ -134,7 +134,7 @@ class RequestListener:
             self._requests = self.queue(self._name)
 
     def _signal(self) -> None:
-        """Send the jobs whose requests take long a sign that the service works on them."""
+        """Send an empty reply, which means "in progress", to each job that waits for a reply."""
         with self._lock:
             pending = [(one, one.number) for one in self._jobs.values() if one.number]
         for job, number in pending:

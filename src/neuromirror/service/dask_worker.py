@@ -32,10 +32,10 @@ REPLY_TIMEOUT = 60.0
 
 
 class PickledCall:
-    """A pickled call; Dask would log all arguments of a failed one.
+    """A pickled call, so that Dask does not log its arguments if it fails.
 
-    ``ticket`` names the Dask event that is set when a worker starts the call, and the Dask queue
-    for replies of the writer.
+    ``ticket`` is the name of two Dask objects: an event that is set when a worker starts the call,
+    and a queue with the writer's replies.
     """
 
     def __init__(

@@ -142,9 +142,9 @@ def logging_to(
 
 @contextmanager
 def log_printed_output() -> Iterator[None]:
-    """Log the lines that are printed in the block: some packages print their errors.
+    """Log the lines that are printed in the block, because some packages print their errors.
 
-    Use it inside :func:`logging_to`, whose stream is not redirected.
+    Use it inside :func:`logging_to`, which keeps writing to the original stream.
     """
     printed = _PrintedLines()
     with redirect_stdout(printed), redirect_stderr(printed):

@@ -18,7 +18,7 @@ _Stamp = tuple[int, int, int]
 class MirrorFileChanges:
     """Changes since the last reload: names of mirrors, and errors in their files.
 
-    ``errors`` has messages by mirror, that of the folder under the empty name; ``valid`` are the
+    ``errors`` has messages by mirror, with an empty name for the folder itself; ``valid`` are the
     names of files that were read without error.
     """
 

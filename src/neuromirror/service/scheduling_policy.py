@@ -65,7 +65,7 @@ class ScheduleBounds:
 
 
 def classify_results(results: Sequence[Result]) -> JobOutcome:
-    """Classify the results of one dataset's visit; without results it is unchanged.
+    """Classify the results of one dataset's visit; a visit without results counts as unchanged.
 
     A visit that minted versions and then failed counts as changed: the dataset is active.
     """
@@ -102,8 +102,8 @@ def row_after_visit(
     """Return a dataset's row after a visit that took ``seconds``.
 
     A visit that started after ``deep_due`` was a deep one. A failed visit is retried sooner, and is
-    deep again. After three consecutive failures the row is disabled; ``due`` is then the time of
-    one more attempt (see :func:`repair_row`), unless the mirror's list shows a change before.
+    deep again. After three consecutive failures, the dataset is tried only once more: at ``due``
+    (see :func:`repair_row`), or earlier if the mirror's list shows a change.
     """
     has_fingerprint = row.fingerprint is not None
     ended = replace(row, status=outcome, ended=now, seconds=seconds, message=message)

@@ -135,7 +135,7 @@ class AnnexSettings:
         return found
 
     def _find_hook(self, git_dir: Path, names: Iterable[str]) -> str | None:
-        """Return the first of some hooks that exists in a repository, None if none does."""
+        """Return the first of the named hooks that exists in a repository; None if none exists."""
         folders = [git_dir / "hooks"]
         if self.get("core.hookspath"):
             folders.append(git_dir.parent / self.get("core.hookspath"))

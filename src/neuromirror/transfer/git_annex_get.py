@@ -106,7 +106,7 @@ def _final_replies(
 
 
 def checked_evidence(key: str, settings: AnnexSettings) -> Evidence | None:
-    """Return the evidence that git-annex checked for content that it got, None if not certain."""
+    """Return the checksum that git-annex verified in a download; None if it may not have."""
     check = check_for(key)
     if check is None or not check.has_digest or not settings.verifies_content:
         return None

@@ -94,7 +94,8 @@ def compare_headers(
     known
         Size and checksums of the file.
     is_only_url
-        Whether the file has no other URL, so that a VURL key may contain this URL's ETag.
+        Whether the file has only this URL; only then can the ETag in a git-annex VURL key be that
+        of this URL.
     """
     size = stated_size(headers)
     if size is not None and known.size is not None and size != known.size:

@@ -235,7 +235,8 @@ def verify_plain_files(
     Parameters
     ----------
     items
-        The expected files, with paths below the folder, and findings that are passed on.
+        Expected files, with paths relative to the folder. Findings among them are yielded
+        unchanged.
     missing_status
         The status of a missing file.
     """

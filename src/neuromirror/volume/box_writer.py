@@ -21,7 +21,7 @@ def overlap(one: Box, other: Box) -> Box | None:
 def write_box(
     handle: int, offset: int, target: TargetFile, box: Box, voxels: memoryview, item_size: int
 ) -> None:
-    """Write the voxels of a box that are also in the box of an open file.
+    """Write the part of a box that overlaps the region stored in an open file.
 
     ``voxels`` are the bytes of the box in C order (z, y, x); ``offset`` is the position of the
     file's first voxel in bytes. Raises OSError.

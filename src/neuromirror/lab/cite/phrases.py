@@ -24,7 +24,7 @@ def retrieval_phrase(work: CitedWork) -> str:
 
 
 def remarks(work: CitedWork) -> list[str]:
-    """Return further sentences for the reader, with full stops."""
+    """Return the notes that follow a text citation, as complete sentences."""
     mirror = work.state.name.partition(":")[0]
     requests = "; ".join(f'"{one}"' for one in work.citation_requests)
     inputs = "; ".join(work.inputs)

@@ -35,12 +35,12 @@ def parse_object(content: bytes) -> Mapping[str, Any]:
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
-    """Return the value if it is an object, else an empty one."""
+    """Return the value if it is a JSON object (``dict``), else ``{}``."""
     return value if isinstance(value, dict) else {}
 
 
 def mappings(value: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the objects among the first :data:`MAX_MEMBERS` members of a list."""
+    """Yield the JSON objects (``dict``) among the first :data:`MAX_MEMBERS` members of a list."""
     for one in value[:MAX_MEMBERS] if isinstance(value, list) else []:
         if isinstance(one, dict):
             yield one

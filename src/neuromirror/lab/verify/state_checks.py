@@ -60,7 +60,7 @@ class GitStateCheck:
 
 
 class ManifestStateCheck:
-    """Check the state of a dataset with a manifest.
+    """Checks the state of a dataset with a manifest.
 
     git must contain exactly the files that the manifest lists as in git.
     """
