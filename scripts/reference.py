@@ -33,7 +33,7 @@ command.
 | 1 | something failed or was not found, see the message; `diff --exit-code`: the versions differ |
 | 2 | wrong usage or configuration |
 | 3 | an update is held for approval: `neuromirror holds`, `neuromirror release` |
-| 4 | something is newer: `outdated --exit-code`, `watch --exit-code` |
+| 4 | a pin is outdated (`outdated --exit-code`), or there is news (`watch --exit-code`) |
 | 130, 143 | interrupted by Ctrl-C or SIGTERM |
 """
 
@@ -67,11 +67,14 @@ def default_of(option: click.Option, context: click.Context) -> str:
     """Return the default as it is typed, or an empty text."""
     if isinstance(option.show_default, str):
         return option.show_default
+    if option.secondary_opts and isinstance(option.default, bool):
+        return f"`{(option.opts if option.default else option.secondary_opts)[0]}`"
     if option.is_flag or option.multiple or callable(option.default):
         return ""
     default = option.get_default(context, call=False)
-    # click marks "no default" with a special value
-    return f"`{default}`" if isinstance(default, str | int | float | Path) else ""
+    # click marks "no default" with a special value; the help describes an empty default
+    is_shown = isinstance(default, str | int | float | Path) and default != ""
+    return f"`{default}`" if is_shown else ""
 
 
 def variables_of(option: click.Option, context: click.Context) -> str:
@@ -109,7 +112,7 @@ def rows(command: click.Command, context: click.Context) -> Iterator[str]:
         parts = [cell(option.help or "")]
         if option.required:
             parts.append("Required.")
-        if option.multiple:
+        if option.multiple and "Repeat to" not in parts[0]:
             parts.append("May be given more than once.")
         if default := default_of(option, context):
             parts.append(f"Default: {cell(default)}.")

@@ -21,7 +21,8 @@ def test_each_change_is_a_line_and_the_last_counts(synced: Shell) -> None:
     ]
     assert changes[0].split()[1:] == ["52776", "sub-201/sub-201_ses-02_ecephys.nwb"]
     assert last == (
-        f"{OLD} → {NEW}: 1 added (52.8 kB), 1 removed (37.8 kB), 1 changed (52.8 kB), 2 document"
+        f"{OLD} → {NEW}: 1 added (52.8 kB), 1 removed (37.8 kB), 1 changed (52.8 kB), "
+        "2 documents changed"
     )
 
 
@@ -67,7 +68,7 @@ def test_nothing_is_written_to_the_store(synced: Shell) -> None:
         ("demo:000002@9.9", "no version '9.9'"),
         ("demo:999999", "999999"),
         ("some/folder", "some/folder"),
-        ("demo", "<mirror>:<id>"),
+        ("demo", "dandi:000027@draft"),
         (".", ". is not a dataset"),
     ],
 )

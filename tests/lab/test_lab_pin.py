@@ -520,7 +520,7 @@ def test_the_command_pins(lock_folder: LockFolder) -> None:
         ((PUBLISHED, DRAFT, "--clone", "https://mirror.example.org/x"), "{alias}"),
         ((PUBLISHED, "--clone", "/srv/store"), "clone URL"),
         ((PUBLISHED, "--path", "../x"), "glob"),
-        (("demo",), "<mirror>:<id>"),
+        (("demo",), "dandi:000027@draft"),
         (("demo:999999",), "999999"),
     ],
 )

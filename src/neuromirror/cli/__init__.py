@@ -58,12 +58,12 @@ def main(settings: Settings) -> None:
     (dandi:000027@0.210831.2033, dandi:000027@draft).
 
     A state is the exact set of files of a version: their paths, sizes and checksums. The state
-    digest is the checksum of that list. An observed version is content that the archive gave no
-    version: a draft, or a bucket.
+    digest is the checksum of that list. An observed version is content to which the archive
+    assigned no version: a draft, or a bucket.
 
     Exit codes: 0 success, 1 something failed or was not found (diff --exit-code: the versions
-    differ), 2 wrong usage or configuration, 3 an update is held for approval, 4 something is newer
-    (only outdated --exit-code and watch --exit-code).
+    differ), 2 wrong usage or configuration, 3 an update is held for approval, 4 a pin is outdated
+    (outdated --exit-code) or there is news (watch --exit-code).
     """
 
 

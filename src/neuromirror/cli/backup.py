@@ -24,9 +24,9 @@ from neuromirror.model.display import format_bytes
 )
 @settings_options
 def backup_command(settings: Settings, folder: Path, *, keep: int) -> None:
-    """Back up the index and the schedule (not the repositories), also while the service runs.
+    """Back up the index and the schedule (not the repositories), even while the service runs.
 
-    The backup is a folder in DIR that is named by its time. Every page of it is checked before
+    The backup is a folder in DIR that is named by its time. The whole backup is checked before
     older backups are deleted. All other parts of a store are plain files that any program can
     copy, including the journal (neuromirror/journal.jsonl); the documentation lists them under
     "Back up a store, and restore it".

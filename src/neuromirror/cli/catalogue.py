@@ -18,7 +18,8 @@ _LISTEN = "127.0.0.1:8270"
     "catalogue",
     example="""\
 neuromirror catalogue
-neuromirror catalogue --listen 0.0.0.0:8270 --address https://data.example.org""",
+neuromirror catalogue --listen 127.0.0.1:8270 --trusted-proxy 127.0.0.1 \\
+    --address https://data.example.org""",
 )
 @click.option(
     "--listen",

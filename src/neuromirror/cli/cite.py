@@ -69,7 +69,7 @@ def cite_command(
 
     Authors, license and dates come from the documents of the archive in the git tree of the
     version; missing fields are left out, and no request is sent to the archive. The same version
-    gives the same bytes at any time and place.
+    always gives exactly the same output.
 
     \b
     text       a paragraph

@@ -13,8 +13,8 @@ from neuromirror.cli.common import Settings, settings_options
 def check_config_command(settings: Settings) -> None:
     """Check the configuration files of mirrors; send no request.
 
-    Every file of the folder is checked, and every invalid file is reported. Without --mirrors and
-    ./mirrors, the built-in files are checked.
+    Every file of the folder is checked, and every invalid file is reported. If there is neither
+    --mirrors nor ./mirrors, the built-in files are checked.
 
     Exit code: 0 all files are valid, 2 a file is invalid.
     """

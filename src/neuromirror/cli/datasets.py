@@ -60,6 +60,8 @@ def list_command(
     "neuromirror show" prints; case is ignored. --search looks for each word in the
     archive's metadata; the words that are not there must all be in the path of one file of any
     version.
+
+    Exit code: 0, also if nothing matches ("neuromirror search" exits with 1).
     """
     from neuromirror.cli.shapes import ListedDataset
 
@@ -110,9 +112,9 @@ def versions_command(settings: Settings, dataset: str) -> None:
     """List the versions of a dataset.
 
     The versions are in the order in which they were mirrored. KIND is "published", or "observed"
-    for content without a version of the archive (a draft, or a bucket); "metadata only" marks a
-    version whose files equal those of the version before. EVIDENCE is the number of files by the
-    kind of their strongest checksum.
+    for content to which the archive assigned no version (a draft, or a bucket); "metadata only"
+    marks a version whose files equal those of the version before. EVIDENCE is the number of files
+    by the kind of their strongest checksum.
     """
     from neuromirror.cli.shapes import ListedVersion
 
@@ -154,7 +156,7 @@ def versions_command(settings: Settings, dataset: str) -> None:
 def events_command(settings: Settings, dataset: str | None, limit: int) -> None:
     """List incidents and other events, newest first.
 
-    An incident is a change, at the archive, of data that must never change. A "tombstone" event is
+    An incident: the archive changed data that must never change. A "tombstone" event is
     a dataset that the archive removed; the mirrored copy is kept. A "takedown" event is a dataset
     that the operator withdrew from this store.
     """

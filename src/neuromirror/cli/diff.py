@@ -12,7 +12,7 @@ import click
 from neuromirror.cli.addresses import resolve_version
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import Settings, settings_options
-from neuromirror.model.display import format_bytes
+from neuromirror.model.display import count_of, format_bytes
 from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -143,9 +143,10 @@ def _summary(counts: ChangeCounts) -> str:
     changes = []
     for kind in _KINDS:
         files, subdatasets = counts.files[kind], counts.subdatasets[kind]
-        size = "" if kind == "document" else f" ({format_bytes(counts.bytes[kind])})"
-        if files:
-            changes.append(f"{files} {kind}{size}")
+        if files and kind == "document":
+            changes.append(f"{count_of(files, 'document')} changed")
+        elif files:
+            changes.append(f"{files} {kind} ({format_bytes(counts.bytes[kind])})")
         if subdatasets:
             changes.append(f"{subdatasets} subdataset{'s' * (subdatasets > 1)} {kind}")
     return ", ".join(changes) or "no difference"

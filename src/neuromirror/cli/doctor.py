@@ -22,11 +22,12 @@ def doctor_command(settings: Settings, *, offline: bool, archives: bool) -> None
     """Check this machine, the store and the archives.
 
     The checks cover git, git-annex and the programs it uses, SQLite, the free space and permissions
-    of the store, its format, the index and its position in the journal, the limit on open files,
-    the mirror files, one small request to each archive, and the clock against the replies. Each
-    check is a line: ok, warning or error, with the remedy. If "neuromirror check-archive" saved a
-    report, its age and the broken rules are shown; --archives repeats these checks (at most 200
-    requests per archive) and prints every rule that changed.
+    of the store, the format of the store, whether the index is up to date with the journal (the
+    store's log of all changes), the limit on open files, the mirror files, one small request to
+    each archive, and the clock, compared with the archives' replies. Each check is a line: ok,
+    warning or error, with the remedy. If "neuromirror check-archive" saved a report, its age and
+    the broken rules are shown; --archives repeats these checks (at most 200 requests per archive)
+    and prints every rule that changed.
 
     Exit code: 0 no error (there may be warnings), 1 an error.
     """

@@ -74,11 +74,11 @@ def export_command(
     For a version, the blocks are fetched from their service. In a clone, git-annex gets missing
     blocks, and they stay in the clone. Each block is checked against the records of the version.
 
-    The box is in the voxels of upstream at that level, as in the URLs of blocks; its coordinates
-    need not start at 0. TIFF files are not compressed; each name ends in the z coordinate of the
-    slice. The same region of the same state gives the same bytes, if all files of the state have
-    checksums ("neuromirror versions", EVIDENCE); otherwise the archive may have replaced blocks
-    unnoticed. Run an interrupted export again with the same folder to resume it.
+    The box is in the archive's voxel coordinates at that level, as in the URLs of blocks; its
+    coordinates need not start at 0. TIFF files are not compressed; each name ends in the z
+    coordinate of the slice. The same region of the same state gives the same bytes, if all files of
+    the state have checksums ("neuromirror versions", EVIDENCE); otherwise the archive may have
+    replaced blocks unnoticed. Run an interrupted export again with the same folder to resume it.
 
     Exit code: 0 all files are written (now or by an earlier run), 1 a block could not be fetched or
     a file not written, 2 wrong usage, such as a box that is not completely inside the volume.

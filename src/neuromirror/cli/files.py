@@ -44,9 +44,9 @@ def files_command(settings: Settings, version: str, *, form: str) -> None:
     """List the files of a version.
 
     The columns are the strongest checksum of the file ("size" or "none" if it has no checksum),
-    whether the checksum is claimed by upstream or was checked here, the size in bytes, and the
-    path. Subdatasets and files that upstream lists but that are not mirrored follow. The files of
-    a Zarr that are not in the index are read from the store.
+    whether the checksum is claimed by the archive or was checked here, the size in bytes, and the
+    path. Subdatasets and files that the archive lists but that are not mirrored follow. The files
+    of a Zarr that are not in the index are read from the store.
 
     --format sha256sum names files without sha256, and subdatasets, on stderr.
 
@@ -147,9 +147,9 @@ def _omissions(index: Index, version: VersionRow) -> Iterator[str]:
     """Yield why the subdatasets and exceptions of a version have no sha256 line."""
     for one in index.subdatasets(version):
         name = f"{one.dataset}@{one.label or one.commit}"
-        yield f"{one.path} is a subdataset; run 'neuromirror files {name} --format sha256sum'"
+        yield f"{one.path} (subdataset; run 'neuromirror files {name} --format sha256sum')"
     for exception in index.exceptions(version):
-        yield f"{exception['path']} is not mirrored: {exception['detail']}"
+        yield f"{exception['path']} (not mirrored: {exception['detail']})"
 
 
 def _print_sha256sums(files: Iterable[ListedFile], omissions: Iterable[str]) -> int:
@@ -166,14 +166,14 @@ def _print_sha256sums(files: Iterable[ListedFile], omissions: Iterable[str]) -> 
             continue
         without_sha256 += 1
         if without_sha256 <= _MAX_SHOWN:
-            _print_omission(f"{file.path} has no sha256 (strongest checksum: {file.evidence})")
+            _print_omission(f"{file.path} (no sha256; strongest checksum: {file.evidence})")
     if without_sha256 > _MAX_SHOWN:
-        _print_omission(f"{without_sha256 - _MAX_SHOWN} more files have no sha256")
+        _print_omission(f"{without_sha256 - _MAX_SHOWN} more files (no sha256)")
     others = list(omissions)
-    for sentence in others:
-        _print_omission(sentence)
+    for reason in others:
+        _print_omission(reason)
     return 1 if without_sha256 or others else 0
 
 
-def _print_omission(sentence: str) -> None:
-    click.echo(printable(f"not in the list: {sentence}"), err=True)
+def _print_omission(reason: str) -> None:
+    click.echo(printable(f"left out: {reason}"), err=True)

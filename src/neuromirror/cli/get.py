@@ -36,7 +36,7 @@ _MAX_SHOWN: Final = 20
     example="""\
 neuromirror get sub-01
 neuromirror get -r -J 64 .
-neuromirror get dandi:000027 --into rats""",
+neuromirror get dandi://dandi/000027@draft/sub-RAT123/ --into rats""",
 )
 @argument(
     "paths",
@@ -84,9 +84,10 @@ def get_command(
     """Get the content of files in a clone, or the files of a version without a clone.
 
     A PATH that does not exist and is an address (a name, identifier, DOI or URL) names a version,
-    which is mirrored first if the store lacks it. Its files, or those that the address selects, are
-    put into a folder as plain files with verified content. Existing files are hashed, and fetched
-    only if their content differs and --overwrite is given; without it, they are kept and reported
+    which is mirrored first if the store lacks it. All its files are downloaded, unless the address
+    names a file or folder; "neuromirror show" prints the size. They are put into a folder as plain
+    files with verified content. Existing files are hashed. Those with the right content are kept.
+    Those with different content are replaced with --overwrite; otherwise they are kept and reported
     as errors. The files that neuromirror and DataLad add to a dataset (.datalad, .neuromirror,
     .gitattributes, .gitmodules) are written only if the address names them.
 

@@ -12,7 +12,7 @@ from neuromirror.cli.common import Settings, settings_options
 @command("holds", example="neuromirror holds")
 @settings_options
 def holds_command(settings: Settings) -> None:
-    """List held updates: suspicious ones, to approve with "neuromirror release".
+    """List suspicious updates that wait for approval with "neuromirror release".
 
     An update of a dataset is held if the archive lists no files, if more files are missing than
     [guards] in the mirror's configuration allows, or if files changed that must never change. Check
@@ -39,8 +39,8 @@ def holds_command(settings: Settings) -> None:
 def release_command(settings: Settings, hold: str) -> None:
     """Approve a held update; the next sync applies it.
 
-    The next sync accepts exactly this list of files and holds any other. A running service visits
-    the dataset at once.
+    The next sync applies the update only if the list of files is still the same; a different list
+    is checked again, and held if it is suspicious. A running service visits the dataset at once.
     """
     from neuromirror.service.hold_release import release_and_make_due
 

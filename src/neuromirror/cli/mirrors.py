@@ -22,7 +22,7 @@ _SCHEMA_LINE = "#:schema "
     "mirrors",
     example="""\
 neuromirror mirrors
-neuromirror mirrors show dandi > dandi.toml""",
+mkdir -p mirrors; neuromirror mirrors show dandi > mirrors/lab.toml""",
 )
 @argument(
     "action",
@@ -38,9 +38,12 @@ def mirrors_command(settings: Settings, action: str, name: str | None) -> None:
     """List the mirrors that can be used, or print a mirror file.
 
     The built-in mirrors need no configuration. A file in ./mirrors (or --mirrors) with the same
-    name overrides the built-in one, a file with another name adds a mirror. FILE is "built-in", or
-    the path of the file and whether it overrides a built-in mirror. NEEDS lists what a mirror needs
-    beside a base installation.
+    name overrides the built-in one, a file with another name adds a mirror. The column FILE has
+    "built-in" or the path of the file, with a note if it overrides a built-in mirror. NEEDS lists
+    what a mirror needs beside a base installation.
+
+    In a folder with ./mirrors, the default store is ./store. Set NEUROMIRROR_STORE to keep using
+    another one.
 
     "show" prints the file of a mirror, as a template for one of your own.
 

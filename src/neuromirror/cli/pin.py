@@ -40,8 +40,8 @@ neuromirror pin --remove dandi:000027""",
     "versions",
     nargs=-1,
     metavar="[VERSION]...",
-    help="Versions, e.g. dandi:000027@draft, pages of a catalogue, or folders of clones, whose "
-    "checked-out version is pinned.",
+    help="Versions, e.g. dandi:000027@draft (without a label, the latest; mirror them first), "
+    "pages of a catalogue, or folders of clones, whose checked-out version is pinned.",
 )
 @click.option(
     "-o",
@@ -103,8 +103,8 @@ def pin_command(
     For the folder of a clone, such as ".", the checked-out version is pinned; a warning (JSON
     field "latest") is printed if that is not the latest version.
 
-    For the URL of a page of a catalogue no store is needed: without one, or if it lacks the
-    version, the catalogue provides the pin, and is the URL to clone from.
+    A catalogue page URL works without a store: if your store lacks the version, it is pinned from
+    the catalogue, which is recorded as the URL to clone from.
 
     A new version of a pinned dataset replaces the old one at the same position in the file. Its
     paths, clone URLs and bundle setting are kept unless an option changes them. Subdatasets are
@@ -223,7 +223,7 @@ def outdated_command(settings: Settings, lock: Path, *, exit_code: bool) -> None
 
     The pin of a draft is compared with the newest state of the draft, any other pin with the
     newest published version (with the newest state if nothing is published). With --json, "newer"
-    is true if there is a newer version, which "version" names, and false if the pin is the newest.
+    is true or false; if it is true, "version" is the newer version.
 
     Exit code: 0 success, 1 the store lacks a dataset or a version, 2 an invalid lock file, 4 a pin
     has a newer version (only with --exit-code).

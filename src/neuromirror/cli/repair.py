@@ -27,7 +27,7 @@ def repair_command(settings: Settings, names: tuple[str, ...], *, dry_run: bool)
     moved to neuromirror/quarantine in the store, so that nothing is lost. The refs are reset to
     those of the journal, versions recorded from foreign commits are removed from journal and index,
     and missing hooks that reject pushes are written. "neuromirror fsck" lists what needs repair.
-    Stop the service first, and sync afterwards.
+    Stop the service, run repair, then run "neuromirror sync".
 
     Exit code: 0 success, 1 a repository could not be repaired (the others are), 2 wrong usage.
     """

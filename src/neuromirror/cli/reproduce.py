@@ -44,13 +44,12 @@ def reproduce_command(settings: Settings, versions: tuple[str, ...], *, keep: Pa
 
     A published version must have the same commit, tree and state digest. All published versions
     before it are created again too, because a commit contains the id of its parent. An observed
-    state (of a draft or a bucket) must have the same tree and state digest, if upstream still has
-    the state, now or among the earlier states that it lists. A subdataset is created on the parent
-    commit that it has in the store. The listings are compared; the content of the files is not
-    read.
+    state (of a draft or a bucket) must have the same tree and state digest, if the archive still
+    has it, as the current state or as an earlier one. A subdataset is created again with the same
+    parent commit as in the store. The listings are compared; the content of the files is not read.
 
-    Exit code: 0 everything is equal, 1 something differs (with details), or upstream no longer has
-    the state ("impossible") or could not be read, 2 wrong usage or configuration.
+    Exit code: 0 everything is equal, 1 something differs (with details), or the archive no longer
+    has the state ("impossible") or could not be read, 2 wrong usage or configuration.
     """
     from neuromirror.cli.shapes import VersionName
     from neuromirror.crawl import find_mirror

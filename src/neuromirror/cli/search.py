@@ -30,7 +30,12 @@ _FILTERS = (
     ("license", "NAME", "license, e.g. CC-BY-4.0"),
     ("size", "CLASS", "size class (see --facets)"),
     ("year", "YEAR", "year of the latest version"),
-    ("status", "STATUS", "status: published, draft or observed"),
+    (
+        "status",
+        "STATUS",
+        "status: published, draft (no published version yet) or observed (the archive has no "
+        "versions, such as a bucket)",
+    ),
 )
 
 

@@ -180,8 +180,8 @@ def serve_command(
     On SIGTERM or Ctrl-C no new job starts, running jobs have 20 seconds to finish, and the service
     exits; unfinished jobs run at the next start. A second signal exits at once.
 
-    With --catalogue a catalogue runs in a separate process, which is restarted if it exits and
-    cannot disturb mirroring. --once is for cron, and to try a configuration.
+    With --catalogue a catalogue runs in a separate process. It is restarted if it exits, and its
+    failure does not affect mirroring. --once is for cron, and to try a configuration.
 
     Exit code: 0 stopped by a signal, 1 something failed, 2 wrong usage or configuration; with
     --once as "neuromirror sync": 3 an update is held for approval.

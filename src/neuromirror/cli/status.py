@@ -24,14 +24,23 @@ _MAX_SHOWN = 5
 def status_command(settings: Settings) -> None:
     """Show the status of each mirror.
 
-    For each mirror: the number of datasets and files, the time when the archive's list of datasets
-    was last read and of the last update of a dataset (visit), everything that failed and has not
-    succeeded since (listings, visits, superdatasets, housekeeping, backups, audits, the service
-    itself), datasets that are settling (still changing at the archive, so that their update is
-    postponed), held updates, incidents, datasets that were withdrawn here (taken down), URLs that
-    no longer serve the mirrored bytes (found by "neuromirror audit"), and what the archive
-    supports, as detected. If a service runs on the store, also the jobs in progress and the time of
-    the next one. --json prints one record per mirror, and one with status "error" per failure.
+    The output has, for each mirror:
+
+    \b
+    - the number of datasets and files
+    - the times of the last listing (reading the archive's list of datasets) and of the last visit
+      (update of a dataset)
+    - failures that are not resolved: of listings, visits, superdatasets, housekeeping, backups,
+      audits and the service itself
+    - settling datasets: still changing at the archive, so their update is postponed
+    - held updates
+    - incidents
+    - withdrawn datasets (taken down here)
+    - broken URLs: they no longer serve the mirrored bytes (found by "neuromirror audit")
+    - features of the archive, as detected
+    - if a service runs on the store: the jobs in progress and the time of the next one
+
+    --json prints one record per mirror, and one with status "error" per failure.
 
     Exit code: 0 no problem, 1 something fails, or the store is damaged or cannot be written, 3 an
     update is held.

@@ -108,9 +108,9 @@ def sync_command(
     A dataset that "neuromirror serve" is visiting is skipped.
 
     The request summary on stderr has the number of requests per mirror, the bytes received, and
-    whether the archive throttled requests; "neuromirror show" prints the same of the last visit of
-    a dataset. After Ctrl-C or SIGTERM, the datasets in progress and the number of remaining
-    datasets are printed.
+    whether the archive throttled requests; "neuromirror show" prints these figures for the last
+    visit of a dataset. After Ctrl-C or SIGTERM, the datasets in progress and the number of
+    remaining datasets are printed.
 
     Exit code: 0 success, 1 a dataset failed (the others are done), 2 wrong usage or configuration,
     3 an update is held for approval, 130 or 143 interrupted by a signal.

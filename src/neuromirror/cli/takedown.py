@@ -31,14 +31,14 @@ neuromirror takedown dandi:000027 --undo""",
 @click.option("--undo", is_flag=True, help="Reinstate a dataset that was taken down.")
 @settings_options
 def takedown_command(settings: Settings, dataset: str, *, reason: str | None, undo: bool) -> None:
-    """Withdraw a dataset: move it to STORE-withdrawn; nothing is deleted.
+    """Withdraw a dataset: move it to STORE-withdrawn; only cached previews are deleted.
 
     The repository, records and manifests of the dataset, and of subdatasets that belong to no other
-    dataset, are moved to a folder beside the store that only you can read (STORE-withdrawn);
-    nothing is deleted. The alias and the entries in superdatasets are removed, and the index is
-    rebuilt; it keeps only the name, the ids of the versions and the reason, which every command
-    shows and the folder tombstones/ of the store records. No sync visits the dataset until --undo.
-    If the command is interrupted, run it again.
+    dataset, are moved to a folder beside the store that only you can read (STORE-withdrawn). The
+    alias (the name used to clone it, dandi--000027) and the entries in superdatasets are removed,
+    and the index is rebuilt. The index keeps only the name, version ids and reason. Commands show
+    the reason, and tombstones/ in the store records it. No sync visits the dataset until --undo. If
+    the command is interrupted, run it again.
 
     "Withdraw a dataset" in the documentation explains what else to do, for example about copies
     elsewhere.

@@ -64,7 +64,7 @@ neuromirror verify --remote ./clone""",
     "folder",
     metavar="DIR",
     type=NamedPath(),
-    help="Folder with the restored datasets of LOCK [default: the folder of LOCK].",
+    help="Folder given to 'restore --into' [default: the folder of LOCK].",
 )
 @click.option("--allow-missing", is_flag=True, help="Do not count missing content as a failure.")
 @click.option(

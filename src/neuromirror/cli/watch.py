@@ -35,7 +35,8 @@ neuromirror watch datasets.lock --command ./on-news --interval 360""",
     required=True,
     metavar="LOCK|DATASET|KEYWORDS...",
     help="A lock file (a name that ends in .lock, or an existing file), a dataset, a version that "
-    "you use (dandi:000027@0.210831.2033), a condition ('modality=eph*'), or words to search for.",
+    "you use (dandi:000027@0.210831.2033), a condition ('modality=eph*'), or words to search for. "
+    "Each argument is one watch; quote words that must all match ('hippocampus sleep').",
 )
 @click.option("--mail", "mails", multiple=True, metavar="ADDRESS", help="Send news by mail.")
 @click.option(
@@ -83,7 +84,9 @@ neuromirror watch datasets.lock --command ./on-news --interval 360""",
     help="Mail server; user and password from $NEUROMIRROR_SMTP_USER and "
     "$NEUROMIRROR_SMTP_PASSWORD.",
 )
-@click.option("--mail-from", metavar="ADDRESS", default="", help="Sender of mails.")
+@click.option(
+    "--mail-from", metavar="ADDRESS", default="", help="Sender of mails [default: the recipient]."
+)
 @settings_options
 def watch_command(
     settings: Settings,
@@ -112,8 +115,8 @@ def watch_command(
     with the next check. A watch that fails does not stop the others; "neuromirror status" shows the
     failure until it is resolved.
 
-    A password for mail is sent over TLS only, except to this machine. The path of a webhook is
-    never shown. The program of --command gets no credentials of the environment.
+    A password for mail is sent over TLS only, except to this machine. Only the host of a webhook
+    URL is shown. The program of --command does not receive credentials from the environment.
 
     Exit code with --once: 0 success, 1 a watch or a channel failed, 2 wrong usage, 4 news (only
     with --exit-code).

@@ -16,11 +16,10 @@ from neuromirror.model.errors import UnknownAddressError
 from neuromirror.sources import SupportsLocate
 
 UNDERSTOOD: Final = (
-    "a name (<mirror>:<id>@<label>, dandi:000027@draft), an identifier, DOI, URL of the archive, "
-    "its bucket (s3://…) or a catalogue, the name of an AIND asset, a Neuroglancer link, a commit "
-    "id, SWHID or state digest"
+    "dandi:000027, dandi:000027@draft, a DOI, or a URL of the archive, its bucket (s3://…) or a "
+    "catalogue"
 )
-"""The addresses that :func:`parse_address` understands, for messages."""
+"""Examples of the addresses that :func:`parse_address` understands, for messages."""
 
 _PAGES: Final = frozenset(
     {"dataset", "file", "volume", "checksums", "cite", "badge", "cutout", "slice"}
@@ -152,7 +151,7 @@ def unknown_address(
             suggestions,
         )
     return UnknownAddressError(
-        f"{text!r}: no dataset has this address. Supported are {UNDERSTOOD}", suggestions
+        f"{text!r} is not a dataset or version. Write, for example, {UNDERSTOOD}", suggestions
     )
 
 

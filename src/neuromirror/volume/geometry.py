@@ -139,8 +139,8 @@ def _decode(content: bytes | None, kind: type[_Document], where: str) -> _Docume
 
 def _not_a_volume_error(where: str) -> NotAVolumeError:
     return NotAVolumeError(
-        f"{where} has no volume that can be exported: that needs an OME-Zarr 0.5 with the axes "
-        "[t,] z, y, x and uncompressed chunks, as the mirrors of BOSS and ndstore have; open its "
+        f"{where} has no volume that can be exported. Only an OME-Zarr 0.5 with the axes [t,] "
+        "z, y, x and uncompressed chunks can be, as in the mirrors of BOSS and ndstore; open other "
         "files with another program"
     )
 

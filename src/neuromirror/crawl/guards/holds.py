@@ -87,10 +87,12 @@ def release_hold(recorder: Recorder, hold: str) -> str:
     found = recorder.ask(lambda index: list(index.open_holds()))
     matching = [one for one in found if one.hold.startswith(hold)]
     if len(matching) != 1:
-        known = ", ".join(one.hold for one in found) or "none"
+        ids = ", ".join(one.hold for one in matching or found)
+        held = f"the ids of the held updates are {ids}" if ids else "no update is held"
         raise ConfigurationError(
-            f"'{hold}' is the start of {len(matching) or 'no'} id{'s' * (len(matching) > 1)} of a "
-            f"held update; ids of the held updates: {known}"
+            f"several held updates have an id that starts with '{hold}': {ids}; write more of it"
+            if matching
+            else f"no held update has an id that starts with '{hold}'; {held}"
         )
     (one,) = matching
     recorder.record(HoldReleased(one.hold, getpass.getuser(), current_timestamp()))
