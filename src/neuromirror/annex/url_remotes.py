@@ -148,7 +148,7 @@ class UrlRemote:
     uuid
         The UUID.
     claims
-        Whether it is a special remote that downloads the claimed URLs.
+        Whether the remote is a special remote that downloads the claimed URLs.
     urlinclude, urlexclude
         The globs of a web remote's URLs.
     declared

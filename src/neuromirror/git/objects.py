@@ -120,7 +120,7 @@ class BatchObjectReader:
     git_dir
         The repository's own directory.
     fetch_missing
-        As of :func:`git_environment`.
+        As for :func:`git_environment`.
     """
 
     def __init__(self, git_dir: Path, *, fetch_missing: bool = False) -> None:

@@ -52,7 +52,7 @@ def _entry_header(bits: int, size: int) -> bytes:
 
 
 def _headers(kind: bytes, size: int) -> tuple[bytes, bytes]:
-    """Return what precedes an object's data: in the input of its id, and in its pack entry.
+    """Return the headers of an object's data: in the input of its id, and in its pack entry.
 
     The entry is a zlib stream of one stored block. Writing it is ten times as fast as compression.
     """

@@ -195,7 +195,7 @@ class AncestryQueries(DatasetQueries):
         return list(chosen.values())
 
     def _input_dataset(self, name: str, dataset: int, mirror: int) -> tuple[int, str] | None:
-        """Return the dataset that the name of an input of another dataset stands for."""
+        """Return the dataset that another dataset names as its input."""
         plain = name.rstrip("/")
         tail = plain.rpartition("/")[2]
         row = self._row(_INPUT, (tail, plain, dataset, mirror))

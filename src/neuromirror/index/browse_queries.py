@@ -51,7 +51,7 @@ class ContentSpanRow:
     current
         Whether the path still has this content.
     size
-        In bytes; None if unknown.
+        Size in bytes; None if unknown.
     key
         The annex key.
     """

@@ -64,7 +64,7 @@ def is_checksum(text: str) -> bool:
     Returns
     -------
     bool
-        Whether it can be looked up.
+        Whether the text can be looked up with :func:`parse_checksum`.
     """
     try:
         parse_checksum(text)

@@ -189,9 +189,9 @@ class CrawlQueries(QueryBase):
         Parameters
         ----------
         task
-            Only of this task.
+            Return only the failures of this task.
         mirror
-            Only of this mirror; empty for the tasks of the store.
+            Return only the failures of this mirror; empty for the tasks of the store.
 
         Returns
         -------

@@ -25,7 +25,7 @@ _FOLDERS: Final = (("ome.zarr", ".ome.zarr/"), ("zarr", ".zarr/"), ("n5", ".n5/"
 
 
 def data_types(paths: Iterable[str]) -> set[str]:
-    """Return the kinds of some files, such as ``NWB``; a folder that is an array has one too."""
+    """Return the kinds of files, such as ``NWB``; a folder that holds an array has a kind too."""
     lowered = [path.lower() for path in paths]
     # thousands of names have only a few distinct ends
     ends = {path.rpartition("/")[2].partition(".")[2] for path in lowered}

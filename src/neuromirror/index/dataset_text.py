@@ -113,7 +113,7 @@ def read_documents(
 
 
 def refresh_text(connection: sqlite3.Connection, dataset: int, found: ArchiveMetadata) -> None:
-    """Write the search rows of a dataset and clear its mark; delete those of a withdrawn one."""
+    """Write the search rows of a dataset and clear its mark; if it is withdrawn, delete them."""
     current = _read_current(connection, dataset)
     _write_text(connection, dataset, None if current is None else _text_row(current, found))
     _write_facets(connection, dataset, set() if current is None else _facets(current, found))

@@ -104,7 +104,7 @@ _DATASET_ENTRIES = (
 
 
 def _strip_entry(entry: JournalEntry) -> JournalEntry | None:
-    """Return what is indexed of an entry of a withdrawn dataset; None for nothing."""
+    """Return the part of a withdrawn dataset's entry that is indexed; None if nothing is."""
     if isinstance(entry, VisitEnded):
         return replace(entry, title="", message="")
     if not isinstance(entry, VersionMinted):

@@ -96,7 +96,7 @@ class FileQueries(QueryBase):
         version : VersionRow
             The version.
         under : str
-            Only files below this folder (``sub-01``).
+            Yield only the files below this folder (``sub-01``).
         after : str
             The last path of the previous page.
         limit : int, optional

@@ -162,7 +162,7 @@ class LeaseTable:
         Yields
         ------
         bool
-            As :meth:`holds`.
+            The result of :meth:`holds`.
         """
         with self._file.writing() as db:
             yield _is_held(db, name, token)

@@ -66,7 +66,7 @@ class LocationQueries(QueryBase):
         before : str
             Omit those probed at this time (as in journal entries) or later.
         mirror, dataset : str, optional
-            Only locations of one mirror, or of files that one dataset has or had.
+            Return only locations of one mirror, or of files that one dataset has or had.
 
         Raises
         ------

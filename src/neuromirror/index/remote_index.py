@@ -45,7 +45,7 @@ class QuerySender(Protocol):
         name
             The name of a method of :class:`Index`.
         arguments
-            Its arguments, by name.
+            The arguments of the method, by name.
 
         Returns
         -------

@@ -90,7 +90,7 @@ class DatasetRow:
 
     @property
     def is_subdataset(self) -> bool:
-        """Whether it is a subdataset of another dataset."""
+        """Whether the dataset is a subdataset of another one."""
         return bool(self.within)
 
 
@@ -101,7 +101,7 @@ class VersionRow:
     Attributes
     ----------
     seq : int
-        Its ordinal in the dataset.
+        The version's ordinal in the dataset.
     upstream_time : str or None
         Upstream's time of the version, if it has one.
     exceptions : int
@@ -218,7 +218,7 @@ class FileRow(_Content):
     path, source_path
         The path in git, and upstream's.
     size : int or None
-        In bytes.
+        Size in bytes.
     digests : tuple of Digest
         The digests known today, which may be more than when the version was recorded.
     retention : Retention
@@ -227,7 +227,7 @@ class FileRow(_Content):
     since : int
         The ordinal of the version that added this content at this path.
     content : int
-        The argument of :meth:`Index.locations`.
+        The id of the content, the argument of :meth:`Index.locations`.
     key : str
         The annex key.
     part_size : int or None
@@ -262,11 +262,11 @@ class FoundFile(_Content):
     urls : tuple of str
         The best few URLs of the content.
     position : tuple
-        The ``after`` argument of :meth:`Index.find`.
+        The ``after`` argument of :meth:`Index.find` for the page that follows this item.
     dataset, path : str
         The name of the dataset, and the path in git.
     size : int or None
-        In bytes.
+        Size in bytes.
     key, digests
         The annex key, and the known digests.
     evidence, checked
@@ -299,7 +299,7 @@ class CopyRow:
     dataset
         The name of the other dataset.
     retention
-        Its strongest retention.
+        The strongest retention of that dataset's files.
     files
         The number of files of the version that it has.
     """
@@ -477,7 +477,7 @@ class SubdatasetRow:
         The path in git, and upstream's.
     dataset, label
         The subdataset's name, and the label of its version at ``commit``; the label is None for a
-        version that is not in the index.
+        version that the index lacks.
     files, bytes : int
         Number and size of the subdataset's files.
     since : int
@@ -506,9 +506,9 @@ class EtagRow(msgspec.Struct, frozen=True, gc=False):
     Attributes
     ----------
     size
-        In bytes; None if unknown.
+        Size in bytes; None if unknown.
     part_size
-        In bytes, for a multipart ETag.
+        Part size in bytes, for a multipart ETag.
     sha256
         The digest; None if unknown.
     """
@@ -639,7 +639,7 @@ class HoldRow:
     upstream, state
         Upstream's name of the version, and the state digest of the listing.
     reason
-        Why it is held.
+        The reason why the listing is held.
     files_removed, files_before
         Number of files that the listing removes, and of files before.
     placed_at, ended

@@ -35,7 +35,7 @@ class SearchTerm:
     tokens
         The texts that a path must contain: the typed words, or the phrase.
     is_phrase
-        Whether it was in quotes.
+        Whether the term was in quotes.
     synonyms
         Further names that match in metadata.
     """

@@ -253,7 +253,7 @@ def patch_manifest(manifest: Path, state: str, changes: Iterable[Change]) -> Ite
     manifest
         The manifest to change (zstd).
     state
-        Its state digest.
+        The state digest of the manifest.
     changes
         The changes, sorted by git path.
 

@@ -119,7 +119,7 @@ class MintResult:
     files, bytes, evidence
         Number and size of the state's files, and their number by evidence, without subdatasets.
     manifest_only
-        Those of the files that are in the manifest but not in git.
+        Number and size of the files that are in the manifest but not in git.
     in_subdatasets
         The files in subdatasets.
     metadata
@@ -144,7 +144,7 @@ class MintResult:
     packs: tuple[Pack, ...]
 
     def discard(self) -> None:
-        """Remove the files; for a state that turned out to be the current one."""
+        """Remove the files, if the state is already the current one."""
         self.manifest.unlink(missing_ok=True)
         for pack in self.packs:
             pack.discard()

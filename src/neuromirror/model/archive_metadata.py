@@ -128,7 +128,7 @@ def read_archive_metadata(documents: Mapping[str, bytes]) -> ArchiveMetadata:
     Parameters
     ----------
     documents
-        Contents by path; others than :func:`describing_documents` are ignored.
+        Contents by path. Only the documents of :func:`describing_documents` are read.
 
     Returns
     -------

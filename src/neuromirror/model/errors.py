@@ -23,7 +23,7 @@ class NeuromirrorError(Exception):
     problem
         The message without hint and suggestions, for readers who have no access to the store.
     hint, suggestions
-        As given.
+        The arguments of the same names.
     exit_code
         The exit code of the command line: 1 for a failure or a failed verification, 2 for wrong
         usage or configuration, 3 for a listing held for approval.

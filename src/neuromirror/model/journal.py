@@ -214,7 +214,7 @@ class HoldPlaced:
     state
         The digest of the held listing.
     reason
-        Why it is held.
+        The reason why the listing is held.
     removed, before
         Number of files that the listing removes, and of files before.
     at

@@ -494,7 +494,7 @@ class SnapshotHeader:
     version
         The version.
     facts, documents
-        Its metadata.
+        Descriptive metadata and metadata documents of the version.
     exceptions
         The excluded entries, sorted by path.
     newest

@@ -32,7 +32,7 @@ class Subdataset(msgspec.Struct, frozen=True, array_like=True, gc=False):
     commit, state
         The commit and the state digest of the subdataset.
     files, bytes
-        Its totals.
+        Number and size of the subdataset's files.
     """
 
     dataset_id: str
@@ -55,7 +55,7 @@ class SnapshotEntry(msgspec.Struct, frozen=True, gc=False):
     record
         The file record; for a subdataset only its path and time.
     subdataset
-        The subdataset, if it is one.
+        The subdataset; None for a file.
     """
 
     git_path: bytes
