@@ -23,7 +23,7 @@ _OWN_MESSAGE: Final = ("PartialCredentialsError", "InvalidConfigError")
 
 
 class AwsSigner:
-    """Sign the requests to one bucket. Thread-safe; the credentials are loaded on first use.
+    """Signs the requests to one bucket. Thread-safe; the credentials are loaded on first use.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class AwsSigner:
         url
             The URL of the request.
         headers
-            Its other headers.
+            The other headers of the request.
 
         Returns
         -------

@@ -90,7 +90,7 @@ class ListingBudget:
         entries
             The number of entries of the page.
         size
-            Its size in bytes.
+            The size of the page in bytes.
 
         Raises
         ------

@@ -57,9 +57,9 @@ class OpenBody:
     Attributes
     ----------
     start
-        Offset of its first byte in the file.
+        Offset of the body's first byte in the file.
     length
-        Its length in bytes; None if unknown.
+        Length of the body in bytes; None if unknown.
     chunks
         The bytes. A chunk is valid until the next one is requested. Raises NetError if the body
         ends before its stated length or the deadline passes.

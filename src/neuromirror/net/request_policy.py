@@ -83,7 +83,7 @@ def validate_contact(contact: str) -> str:
     Raises
     ------
     ValueError
-        If it is not one. The message does not quote the value, which may be a misplaced secret.
+        If it is neither. The message does not quote the value, which may be a misplaced secret.
     """
     if len(contact) > _MAX_CONTACT_LENGTH:
         raise ValueError(f"expected at most {_MAX_CONTACT_LENGTH} characters")

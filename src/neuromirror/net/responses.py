@@ -95,7 +95,7 @@ def check_object_head(reply: ResponseHead, url: str) -> None:
     reply
         The reply to a HEAD request for the object.
     url
-        Its URL, for the message.
+        The URL of the object, for the message.
 
     Raises
     ------

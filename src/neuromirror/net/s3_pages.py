@@ -45,7 +45,7 @@ class ObjectRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     checksum_type
         FULL_OBJECT or COMPOSITE.
     deleted
-        Whether it is a delete marker.
+        Whether the row is a delete marker.
     latest
         Whether a GET without version id returns this version.
     """
@@ -118,7 +118,7 @@ def parse_page(body: bytes, uri: str, *, versions: bool = False) -> Page:
     uri
         The URI of the bucket, for messages.
     versions
-        Whether it is a listing of versions.
+        Whether the page is one of a listing of versions.
 
     Raises
     ------

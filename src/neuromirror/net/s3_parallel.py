@@ -65,7 +65,7 @@ def clip_page(
     digest
         The digest of the page's body.
     versions
-        Whether it is a listing of versions.
+        Whether the page is one of a listing of versions.
 
     Returns
     -------
@@ -112,11 +112,12 @@ class ParallelLister:
     connections
         Number of worker threads.
     versions
-        Whether it is a listing of versions; its ranges are not split.
+        Whether object versions are listed; such ranges are not split.
     fetch
         Requests the page after the start of a range; returns it with its body.
     list_folders
-        Requests one level of folders: those in the second argument, after the first.
+        Requests one page of the folders directly below a folder (second argument), after a key
+        (first argument).
     compress
         Compresses a body for ``store``; called concurrently.
     store
@@ -323,7 +324,7 @@ class ParallelLister:
         return upper
 
     def _find_folders(self, one: KeyRange, at: bytes, until: bytes | None, level: bytes) -> None:
-        """List the folders after the current one of a range; descend without any."""
+        """Find folders at which to split a range; if none is found, go one level deeper."""
         try:
             page = self._list_folders(at, level)
         finally:

@@ -565,7 +565,7 @@ class Session:
         url
             The URL of the request.
         headers
-            Its other headers.
+            The other headers of the request.
 
         Returns
         -------

@@ -14,7 +14,7 @@ _ENDS: Final = r"\s'\"<>"
 
 
 class SignedUrlPattern:
-    """Match URLs that contain user info or a signing query parameter.
+    """Matches URLs that contain user info or a signing query parameter.
 
     Parameters
     ----------

@@ -40,7 +40,7 @@ class KnownContent:
     Attributes
     ----------
     size
-        In bytes; None if unknown.
+        Size in bytes; None if unknown.
     part_size
         Part size in bytes of a multipart upload; None for another ETag, or if unknown.
     sha256
@@ -222,7 +222,7 @@ class Listing(ABC):
         return False
 
     def memo(self) -> bytes | None:
-        """Return what :meth:`is_unchanged` needs in the next visit; None if not supported.
+        """Return the data by which :meth:`is_unchanged` compares in the next visit, or None.
 
         Returns
         -------
@@ -256,7 +256,7 @@ class Listing(ABC):
     def find_present(self, paths: Sequence[bytes]) -> list[bytes]:
         """Return the given paths that upstream still has, although the listing lacks them.
 
-        Only called if :attr:`can_find_present`.
+        It is called only if :attr:`can_find_present` is set.
 
         Parameters
         ----------
@@ -271,7 +271,7 @@ class Listing(ABC):
         return []
 
     def describe_checks(self) -> str:
-        """Return what was compared, if that was not everything; for example a sample of blocks.
+        """Describe the part of the version that was compared, such as a sample; empty if all was.
 
         Returns
         -------
@@ -431,7 +431,7 @@ class EmbargoAwareSource(Protocol):
         Returns
         -------
         bool
-            Whether it may be published.
+            Whether the dataset may be published.
         """
         ...
 
@@ -579,7 +579,7 @@ class Source(Protocol):
         ...
 
     def capabilities(self) -> Mapping[str, str]:
-        """Return what upstream was found to allow, by name; empty if that never varies.
+        """Return the capabilities that were detected upstream, by name; empty if they never vary.
 
         Returns
         -------

@@ -55,7 +55,7 @@ class CommitHistory:
     foreign_commits: set[str]
 
     def newest_own_commit(self, repository: Path, tip: str, after: str | None = None) -> str | None:
-        """Return the newest own commit among ``tip`` and its ancestors that follows ``after``."""
+        """Return the newest commit by neuromirror in the history from ``after`` to ``tip``."""
         below = [
             one for one in run_git(repository, "rev-list", tip).split() if one in self.own_commits
         ]
@@ -63,7 +63,7 @@ class CommitHistory:
         return max(follow, key=lambda one: self.own_commits[one].number, default=None)
 
     def descends_from(self, commit: str, ancestor: str) -> bool:
-        """Return whether an own commit is ``ancestor`` or one of its descendants."""
+        """Return whether a commit by neuromirror is ``ancestor`` or one of its descendants."""
         at: str | None = commit
         while at is not None and at != ancestor:
             at = self.own_commits[at].parent

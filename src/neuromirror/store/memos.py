@@ -31,6 +31,7 @@ _MAX_IDLE_SECONDS = 24 * 3600.0
 class StoredMemo:
     """A source's memo of a listing, and the commits (hex) of the state that was minted from it.
 
+    A memo is the data by which the source recognizes an unchanged listing in the next visit.
     ``pending`` is the number of files and Zarrs whose checksums upstream has not computed yet.
     """
 

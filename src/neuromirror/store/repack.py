@@ -83,7 +83,7 @@ def consolidate(
     names
         The names of the packs.
     record
-        The record of packs, which is replaced.
+        The present record of packs, which a new one replaces.
     policy
         The number of threads.
     now

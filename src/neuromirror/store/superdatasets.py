@@ -33,15 +33,15 @@ class SuperdatasetMember:
     Attributes
     ----------
     path
-        Its path in the superdataset.
+        The subdataset's path in the superdataset.
     dataset
         The dataset.
     commit
-        Its newest commit in hex.
+        The subdataset's newest commit in hex.
     date
         The commit's date in seconds since the epoch; None if upstream has no time of the state.
     url
-        Its URL, relative to the superdataset's.
+        The subdataset's URL, relative to that of the superdataset.
     """
 
     path: str
@@ -78,9 +78,9 @@ def superdataset_commit(
     top
         The superdataset.
     alias
-        Its alias in the store.
+        The superdataset's alias in the store.
     members
-        Its subdatasets.
+        The superdataset's subdatasets.
     complete
         Whether all members were visited without a failure. If not, a first commit is marked as
         incomplete, and the next commit replaces it.

@@ -107,7 +107,7 @@ def read_versions_from_git(
 
 
 def _is_superdataset(reader: ObjectReader, commit: str) -> bool:
-    """Return whether an own commit is one of a superdataset."""
+    """Return whether a commit that neuromirror wrote is that of a superdataset."""
     try:
         reader.read(f"{commit}:{DESCRIPTION_PATH}")
     except ObjectMissingError:

@@ -135,7 +135,7 @@ class BossSource(ChannelSource):
         Returns
         -------
         bool
-            Whether it may be published.
+            Whether the channel may be published.
         """
         return self.options.restricted != "private" or self.is_open(dataset)
 

@@ -38,7 +38,7 @@ def _archives() -> dict[str, tuple[str, str]]:
 
 
 def locate(api: str, mirror: str, address: str) -> LocatedDataset | None:
-    """Return what an address names in the archive with this API URL; no request is made."""
+    """Parse an address of the archive with this API URL; no request is made."""
     for form in (_IDENTIFIER, _CLIENT_URL, _DOI):
         if (found := form.match(address)) is not None:
             if not _is_archive(found["instance"], api, mirror):

@@ -70,7 +70,7 @@ class BucketCache:
         return self._of(address).bucket
 
     def capabilities(self, address: ObjectAddress) -> S3Capabilities:
-        """Return what the bucket allows anonymously, probed below the address's key.
+        """Return the bucket's capabilities for anonymous clients, probed below the address's key.
 
         A bucket whose versions can be read is probed once. ``sample_version`` is only in the result
         of that call, because the object may be unreadable later.

@@ -39,7 +39,7 @@ class PageDigest(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class AssetListMemo(msgspec.Struct, frozen=True, gc=False):
-    """The memo of a listing, with its :func:`context_digest`."""
+    """The memo by which an unchanged list is recognized, with its :func:`context_digest`."""
 
     context_digest: str
     pages: list[PageDigest]

@@ -30,7 +30,7 @@ _SHOWN: Final = 80
 
 
 class _MalformedRowError(Exception):
-    """A description of what is wrong with a row."""
+    """A row is malformed; the message describes the fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def parse_row(
     row
         The row as parsed JSON.
     number
-        Its number in the list, which identifies a row without a path.
+        The row's number in the list, which identifies a row without a path.
     published
         Whether the version is published.
     allow_private

@@ -166,7 +166,7 @@ class DandiSource:
         Returns
         -------
         bool
-            Whether it may be published.
+            Whether the dataset may be published.
         """
         if not self.options.has_token or _is_zarr(dataset):
             return True

@@ -8,7 +8,7 @@ import msgspec
 
 
 class LayerMemo(msgspec.Struct, frozen=True):
-    """The memo of a layer.
+    """The memo of a layer: the data by which the next visit recognizes an unchanged layer.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class LayerMemo(msgspec.Struct, frozen=True):
 
 
 def load_layer_memo(memo: bytes | None, shape: str) -> tuple[LayerMemo | None, bytes | None]:
-    """Parse a memo; return it and the listing's memo, or None twice if it is not valid."""
+    """Parse a memo; return it and the listing's memo, or (None, None) for an invalid memo."""
     head, newline, pages = (memo or b"").partition(b"\n")
     try:
         found = msgspec.json.decode(head, type=LayerMemo)

@@ -85,7 +85,7 @@ class LayerSearch:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def summaries(self) -> dict[str, str]:
-        """Describe what is in no layer, by kind."""
+        """Describe the objects and folders outside of all layers, by kind."""
         made = {}
         if (above := self._unassigned.summary()) is not None:
             made["above"] = above

@@ -57,7 +57,7 @@ class BucketSource:
     Parameters
     ----------
     mirror, options, session
-        As of every :class:`~neuromirror.sources.Source`.
+        As for every :class:`~neuromirror.sources.Source`.
     profile
         The layout and metadata files of the datasets.
     whole_bucket
@@ -198,7 +198,7 @@ class BucketSource:
         ]
 
     def capabilities(self) -> Mapping[str, str]:
-        """Return what the bucket allows, as found with a few objects."""
+        """Return the capabilities of the bucket, tested on a few objects."""
         if self._is_concealed:
             return {}
         capabilities = self._capabilities()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class BucketMemo:
-    """The memo of a listing.
+    """The memo of a listing: the data by which the next visit recognizes an unchanged listing.
 
     Attributes
     ----------

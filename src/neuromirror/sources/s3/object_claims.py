@@ -56,7 +56,7 @@ class ObjectClaims(msgspec.Struct, frozen=True, gc=False):
     digests
         The digests.
     part_size
-        In bytes, of a multipart ETag; None if unknown.
+        Part size in bytes, of a multipart ETag; None if unknown.
     opaque
         Whether the ETag turned out not to be an MD5.
     refused

@@ -137,7 +137,7 @@ class S3Source(BucketSource):
         return DatasetHint(self._ref(segments, local_id), fingerprint, title=local_id)
 
     def locate(self, address: str) -> LocatedDataset | None:
-        """Return what a URL, or the name of an AIND asset, names; no request is made.
+        """Return the dataset of a URL or of the name of an AIND asset; no request is made.
 
         Parameters
         ----------

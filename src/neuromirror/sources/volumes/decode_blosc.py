@@ -47,7 +47,7 @@ def blosc_voxels(
     count
         The exact number of voxels.
     dtype
-        Their type; None for any unsigned integer.
+        The type of the voxels; None for any unsigned integer.
     where
         The origin of the body, for messages.
 

@@ -89,7 +89,8 @@ def fetch_block(
         The file's bytes, from its annex key. Together with the URL it determines the type of a
         voxel. None accepts the unsigned integer type that the reply states.
     token
-        Sent only to the URL's host. None for the session's own token, or the service's public one.
+        The token, which is sent only to the URL's host. None for the session's own token, or the
+        service's public one.
     token_name
         The origin of the token, for messages; by default the host's environment variable.
     seconds

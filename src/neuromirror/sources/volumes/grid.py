@@ -176,11 +176,11 @@ class Block(msgspec.Struct, frozen=True, gc=False):
     Attributes
     ----------
     level
-        Its level.
+        The block's level.
     index
-        Its position in the grid along t, z, y, x; t is 0 without a time axis.
+        The block's position in the grid along t, z, y, x; t is 0 without a time axis.
     box
-        The range of voxels that upstream has of it.
+        The range of the block's voxels that exist upstream.
     time
         Upstream's time sample; None without a time axis.
     path

@@ -87,7 +87,7 @@ class VolumeListing(Listing):
     excluded
         Entries for levels that are left out.
     loss_hint
-        As of :class:`~neuromirror.sources.Listing`.
+        As for :class:`~neuromirror.sources.Listing`.
 
     Raises
     ------
@@ -192,7 +192,7 @@ class VolumeListing(Listing):
         return self._is_same()
 
     def describe_checks(self) -> str:
-        """Return what was compared; empty if every block was read.
+        """Describe the compared blocks; empty if every block was read.
 
         Returns
         -------
@@ -327,7 +327,7 @@ class VolumeListing(Listing):
             self._set_description(len(selected), range(0))
 
     def _sampled_blocks(self) -> Collection[int]:
-        """Return the blocks whose checksums are recorded if not all are; always the same ones."""
+        """Return the fixed sample of blocks with recorded checksums; empty if all are hashed."""
         if self._hashes_all:
             return ()
         some = random.Random(self._seed).sample(

@@ -69,7 +69,7 @@ def estimate_volume(volume: Volume, options: VolumeOptions) -> Estimate:
     Raises
     ------
     TooManyFilesError
-        As the visit would.
+        If the volume has too many files for a visit.
     """
     check_size(volume, options, volume.path)
     if options.hash == "fetch":

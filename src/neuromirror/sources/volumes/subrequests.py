@@ -25,9 +25,10 @@ class Subrequest:
     url
         The part.
     corner
-        Its start along x and y within its slab, which is all of the block in the part's z range.
+        Where the part starts, along x and y, within its slab. A slab is the whole x and y extent of
+        the block over the part's range along z.
     ends_slab
-        Whether it is the last part of its slab.
+        Whether the part is the last one of its slab.
     """
 
     url: BlockUrl
