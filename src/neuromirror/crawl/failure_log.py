@@ -50,9 +50,9 @@ class FailureLog:
         Parameters
         ----------
         task
-            One of the tasks above.
+            The name of the task, as in :class:`~neuromirror.model.TaskFailed`.
         message
-            Why it failed.
+            The reason of the failure.
         name
             The mirror or dataset; empty for the store.
         """

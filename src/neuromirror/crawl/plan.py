@@ -19,7 +19,7 @@ class DatasetTask:
     Attributes
     ----------
     hint
-        The dataset's entry in the overview.
+        The dataset's entry in the overview, which is the archive's list of its datasets.
     action
         ``visit``, ``skip``, ``held`` or ``unavailable``.
     reason

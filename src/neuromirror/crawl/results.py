@@ -48,7 +48,7 @@ class Result:
     refused_count
         Number of files that upstream lists and refuses to return.
     cause
-        Why it failed, without names of files, keys or URLs; empty if unknown.
+        The cause of a failure, without names of files, keys or URLs; empty if unknown.
     """
 
     dataset: str

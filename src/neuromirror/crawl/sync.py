@@ -49,7 +49,7 @@ def dry_run(
     history: bool = False,
     private: PrivateStore | None = None,
 ) -> Iterator[Result]:
-    """Yield what a sync would do with each dataset; nothing is written.
+    """Yield the planned action for each dataset; nothing is written.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def dry_run(
 def _dry_run_request(
     request: SyncRequest, source: Source, planner: Planner, *, concealing: bool
 ) -> Generator[Result, None, bool]:
-    """Yield what would be done with each dataset; return whether one is embargoed."""
+    """Yield the planned action for each dataset; return whether one is embargoed."""
     start, embargo = f"{EMBARGOED}: " if concealing else "", False
     try:
         tasks, vanished_ids = planner.plan(request, source)

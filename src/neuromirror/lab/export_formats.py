@@ -44,7 +44,7 @@ class ExportedFile:
     path
         ``<mirror>--<local id>/<path>``, as restored.
     key
-        Its annex key.
+        The annex key of the file.
     digest
         Algorithm (sha256, md5 or etag) and value, or None.
     urls

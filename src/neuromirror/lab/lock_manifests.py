@@ -114,7 +114,7 @@ class ListedFile(
     digest
         As in the canonical manifest.
     size
-        In bytes; None if unknown.
+        Size in bytes; None if unknown.
     urls
         URLs, best first; one that starts with a colon is for the special remote that claims it.
     checked

@@ -129,11 +129,11 @@ class Pin(
     clone
         Clone URLs without credentials.
     files, bytes, evidence
-        Of the pinned files, including those of subdatasets.
+        Number, size and evidence of the pinned files, including those in subdatasets.
     paths
         Globs (:mod:`neuromirror.lab.globs`); empty for the whole dataset.
     durability
-        The weakest retention of these files.
+        The weakest retention of the pinned files.
     """
 
     name: DatasetName
@@ -198,7 +198,7 @@ class Pin(
         Returns
         -------
         bool
-            Whether it may contain a pinned file.
+            Whether the folder may contain a pinned file.
         """
         return not self.paths or self.globs.reaches(git_path.decode("utf-8", "surrogateescape"))
 

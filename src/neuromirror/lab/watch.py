@@ -40,7 +40,7 @@ class Watch(msgspec.Struct, frozen=True):
     Attributes
     ----------
     name
-        Its key in the state file.
+        The key of the watch in the state file.
     dataset
         The dataset; empty for a search.
     label
@@ -76,7 +76,7 @@ class WatchState(msgspec.Struct):
     Attributes
     ----------
     commit
-        Of the newest version.
+        The commit id of the newest version.
     datasets
         Names of the datasets that a search has found.
     incidents

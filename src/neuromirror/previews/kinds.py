@@ -20,7 +20,7 @@ class PreviewKind:
         Maximum number of bytes to read of a larger file, without verification; 0 if such a file
         has no preview.
     packages
-        Optional packages that it needs.
+        Optional packages that the preview needs.
     has_picture
         Whether the preview usually has a picture.
     """

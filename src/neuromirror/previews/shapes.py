@@ -97,7 +97,7 @@ class Preview(msgspec.Struct, frozen=True, tag="preview"):
     picture
         An image of the content.
     notes
-        What was left out.
+        Sentences about the parts of the file that the preview omits.
     verified
         Whether the bytes had the checksum of the version.
     """

@@ -33,7 +33,7 @@ def draw_traces(
     unit
         Unit of the values; empty if unknown.
     seconds
-        Duration of what is drawn; None if unknown.
+        Duration of the drawn samples in seconds; None if unknown.
 
     Returns
     -------

@@ -70,7 +70,7 @@ class Readiness:
         self._stopping.set()
 
     def problems(self) -> list[str]:
-        """Return what prevents the service from working, one line per problem, without paths."""
+        """Return the problems that prevent the service from working, one line each, no paths."""
         found = ["stopping: no new jobs are started"] if self._stopping.is_set() else []
         for what, ask in (
             ("store: cannot be written to", self._write),

@@ -11,7 +11,7 @@ from neuromirror.store import Store
 
 
 def release_and_make_due(store: Store, index_path: Path, hold: str) -> str:
-    """Release a hold and make its dataset due, for the service that runs or the next one.
+    """Release a hold and make its dataset due, for the running or the next service.
 
     Parameters
     ----------

@@ -51,7 +51,7 @@ class SelectedSubdataset:
     Parameters
     ----------
     path
-        Its path.
+        The path of the subdataset.
     paths
         Selected paths inside it, None for all.
     is_explicit

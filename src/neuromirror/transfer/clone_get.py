@@ -168,12 +168,12 @@ class _CloneGet:
     def _without_annex(self, listing: AnnexedFileListing) -> Iterator[Outcome]:
         """Yield the outcomes for a repository without git-annex branch.
 
-        Its subdatasets may have one.
+        The subdatasets may have a git-annex branch.
 
         Raises
         ------
         NotACloneError
-            It has no subdatasets.
+            The repository has no subdatasets.
         """
         why = "the repository has no git-annex branch, here or at its remotes"
         files = [file.path for file in listing.files()]

@@ -56,7 +56,7 @@ class FetchConnections:
         self._aborted = False
 
     def target(self, url: str) -> FetchTarget:
-        """Return what to request for a URL.
+        """Return the connection and the request for a URL.
 
         Raises
         ------

@@ -29,7 +29,7 @@ class ProbeResult(NamedTuple):
 
 
 class KnownDigests:
-    """Checksums known for one file: the one in its key, and those reported by others.
+    """Checksums known for one file: the one in its key, and those from other sources.
 
     Parameters
     ----------

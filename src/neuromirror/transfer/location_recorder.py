@@ -48,7 +48,7 @@ _MAX_ERROR_BYTES: Final = 1 << 12
 
 
 class PendingKeys:
-    """Keys that are stored but not recorded yet, in a file of this process.
+    """Keys whose content is stored, but not yet recorded in git-annex; a file of this process.
 
     Thread-safe; a context manager.
     """

@@ -48,7 +48,7 @@ class Outcome:
     host
         The host at fault if ``message`` concerns a whole host; such messages are printed once.
     latest
-        Label of the version that the dataset's name means, if a clone has another one.
+        Label of the dataset's latest version, if a clone has another version checked out.
     newer
         Whether the store has a newer version than the pinned one.
     """

@@ -18,7 +18,7 @@ from neuromirror.transfer.verified_repository import (
 class PinnedFile(NamedTuple):
     """A file to be checked at its URLs: git path, annex key, and URLs, the most exact first.
 
-    ``web_urls`` are those that need no special remote; they are known for the files of a manifest.
+    ``web_urls`` are the URLs that need no special remote; they are known for files of a manifest.
     """
 
     path: bytes

@@ -33,17 +33,17 @@ class OpenVolume:
     Attributes
     ----------
     volume : Volume
-        The position of its voxels upstream.
+        The position of the voxels upstream.
     name : str
         The dataset (``bossdb:collection/experiment/channel``) or the name of the folder.
     version : str
-        The argument with which it was opened.
+        The argument with which the volume was opened.
     source : str
         The URL of the channel.
     state : str
         A state digest or commit, which identifies the bytes.
     files : VolumeFiles
-        Its files.
+        The files of the volume.
     """
 
     volume: Volume
@@ -116,7 +116,8 @@ def open(
     Raises
     ------
     NotAVolumeError, UnknownLevelError
-        Also the errors of the store and the index.
+        If the path or version is not a volume, or has no such level. The errors of the store and
+        the index are raised too.
     """
     return open_volume(path_or_version, level, store=store, index=index).array()
 

@@ -123,7 +123,7 @@ def export(
     Raises
     ------
     ExportRefusedError, OutsideVolumeError, ExportFailedError, BlockUnavailableError
-        Also the errors of :func:`neuromirror.volume.open`.
+        If the export is not possible. The errors of :func:`neuromirror.volume.open` are raised too.
     """
     if format not in LAYOUTS:
         raise ExportRefusedError(f"'{format}' is not a format; choose one of {', '.join(FORMATS)}")

@@ -36,9 +36,9 @@ class MiddlePlane:
     Attributes
     ----------
     cutout
-        One z of a level.
+        A plane of a level at one z.
     whole
-        Whether it is all of that z, or only the block in its middle.
+        Whether the region is the whole plane, and not only the block in its middle.
     step
         Every ``step``-th voxel of each axis is shown.
     """
@@ -113,7 +113,8 @@ def nested_boxes(level: Level) -> tuple[Box, Box, Box, Box]:
     Returns
     -------
     tuple[Box, Box, Box, Box]
-        The whole level, its middle z, the part of that in the middle block, and one voxel.
+        The whole level, its middle plane, the part of that plane in the middle block, and one
+        voxel.
     """
     at = [first + size // 2 for first, size in zip(level.start, level.extent, strict=True)]
     whole = list(zip(level.start, level.stop, strict=True))

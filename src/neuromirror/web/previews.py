@@ -112,7 +112,7 @@ class PreviewService:
         Raises
         ------
         PreviewUnavailableError
-            There is none, or not now.
+            The file has no preview, or none can be made now.
         """
         if not self.is_possible(file):
             raise PreviewUnavailableError("This file has no preview.", 404)

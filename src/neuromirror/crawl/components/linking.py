@@ -170,7 +170,7 @@ def _visit_component(visitor: ComponentVisitor, component: ComponentEntry) -> _V
 
 
 class _LinkedRecords:
-    """The record lines of a state with links.
+    """The record lines of a state whose components were replaced by links.
 
     Attributes
     ----------

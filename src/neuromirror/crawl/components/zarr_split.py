@@ -59,13 +59,13 @@ class SplitZarr:
     Attributes
     ----------
     git_path
-        Its path in the dataset around it.
+        The Zarr's path in the dataset around it.
     within
         The local id of that dataset.
     snapshot
-        Its files, with paths relative to the Zarr.
+        The Zarr's files, with paths relative to the Zarr.
     bytes
-        Their total size.
+        The total size of these files in bytes.
     """
 
     git_path: bytes

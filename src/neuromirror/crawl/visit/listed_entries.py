@@ -37,7 +37,7 @@ class ListedEntries:
     count
         The number of entries, as upstream counts them.
     bytes
-        Their total size.
+        The total size of the entries in bytes.
     files
         The number of files in the snapshot, without links to components.
     pending

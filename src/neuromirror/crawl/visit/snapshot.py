@@ -53,7 +53,7 @@ class RecordSpool:
 
 
 class InlineComponentState(msgspec.Struct, frozen=True, gc=False):
-    """A component that is stored inline: its entries are files of the dataset, below ``path``.
+    """A component, such as a Zarr, whose entries are files of the dataset below ``path``.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ class InlineComponentState(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class ResolvedComponents:
-    """The components of a listing, resolved.
+    """The components of a listing (Zarrs or volume scales), and how each is stored.
 
     Attributes
     ----------

@@ -35,9 +35,9 @@ def version_entry(
     header
         The version's snapshot, with its inline components.
     minted
-        Its commits and counts.
+        The version's commits and counts.
     label
-        Its label.
+        The version's label.
     within
         The local id of the dataset that contains it, if it is a component.
     metadata_only

@@ -63,7 +63,7 @@ def walk(
     clone
         Repository of the dataset.
     expected
-        Its expected state.
+        The expected state of the dataset.
     below
         Path in the outermost dataset, with a slash at its end; empty for the outermost one.
     """

@@ -257,9 +257,9 @@ def separate_own_changes(
 ) -> Iterator[Finding]:
     """Yield findings on a mirror's commit, then the changes of the clone's own commits.
 
-    Messages about files that own commits changed mention this; removed files make the state a
-    failure. Added files, and settings of git and DataLad, have findings of kind ``local``. Objects
-    of own commits are hashed like the mirror's.
+    Own commits are those that the user added to the clone. A message about a file that they changed
+    mentions this; removed files make the state a failure. Added files, and settings of git and
+    DataLad, have findings of kind ``local``. Objects of own commits are hashed like the mirror's.
     """
     if head == commit:
         yield from findings

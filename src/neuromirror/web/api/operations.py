@@ -28,8 +28,8 @@ class Parameter:
 
     With ``maximum`` it is a whole number from 1 to that, with ``choices`` one of these, and any
     text otherwise. ``default`` is used if it is missing, unless it is ``required``.
-    ``names_resource``: the operation responds 404 if the named thing does not exist. One that is
-    ``repeatable`` may be given several times.
+    ``names_resource``: the operation responds 404 if the named thing does not exist. A
+    ``repeatable`` parameter may be given several times.
     """
 
     name: str

@@ -67,7 +67,7 @@ def _changes(
 
 
 def _newest_of_each(rows: Sequence[VersionRow], limit: int) -> list[dict[str, Any]]:
-    """Return the newest version of each dataset with the number of other recent ones."""
+    """Return the newest version of each dataset, with the number of its other recent versions."""
     newest: dict[str, VersionRow] = {}
     more: dict[str, int] = {}
     for row in rows:

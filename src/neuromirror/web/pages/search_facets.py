@@ -73,11 +73,11 @@ class SearchQuery:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it asks for the first page of terms, and nothing else."""
+        """Whether the query has search terms only: no filter, sort order or later page."""
         return not self.filters and not self.sort and self.page == 1
 
     def address(self, **changes: Any) -> str:
-        """Return the address of another query: by default the first page of this one."""
+        """Return the address of a changed query; without changes, of this query's first page."""
         other = replace(self, **{"page": 1, **changes})
         return search_address(other.terms, other.pairs, other.sort, other.page)
 

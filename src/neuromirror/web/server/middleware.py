@@ -119,7 +119,7 @@ def catalogue_middleware(app: App, datasette: Datasette, site: Site) -> App:
 
 
 def _malformed_request_message(scope: Any, path: bytes) -> str:
-    """Return what is wrong with a request's target or host, or an empty string."""
+    """Return the fault in a request's target or host, or an empty string."""
     if not path.startswith(b"/") and scope["method"] in ("GET", "HEAD"):
         return "The request target must be a path."
     if not _HOST_HEADER.fullmatch(dict(scope["headers"]).get(b"host", b"")):
