@@ -133,7 +133,7 @@ def test_refused_requests_are_counted_in_the_figures_across_restarts(
 
         def searched(address: str, number: int) -> int:
             headers = {"X-Forwarded-For": f"198.51.100.{number % 2}"}
-            url = f"{address}/?q=word{number}"
+            url = f"{address}/search?q=word{number}"
             return requests.get(url, headers=headers, timeout=300).status_code
 
         def counted(count: int) -> list[str]:

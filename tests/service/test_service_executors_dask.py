@@ -361,7 +361,7 @@ def test_workers_of_another_release_are_refused(
 ) -> None:
     with dask_executor(cluster.address, writer) as executor:
         monkeypatch.setattr(dask_cluster, "__version__", "99.1")
-        with pytest.raises(ConfigurationError, match=r"and the service 99\.1; install the same"):
+        with pytest.raises(ConfigurationError, match=r"the service 99\.1"):
             executor.submit(os.getpid).result()
     with (
         pytest.raises(ConfigurationError, match=r"the scheduler has .*the service has 99\.1"),
