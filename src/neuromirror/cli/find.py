@@ -39,8 +39,8 @@ def find_command(settings: Settings, checksum: str) -> None:
     each match and the versions that contain it.
 
     A file is found only by the checksums that the archive or this mirror recorded for it: one that
-    has only an MD5 or an S3 ETag is not found by its sha256. With a FILE on disk,
-    its sha256, md5 and ETags are all compared.
+    has only an MD5 or an S3 ETag is not found by its sha256. With a FILE on disk, its
+    sha256, md5 and ETags are all compared.
 
     The files of Zarrs that are not in the index (see index_entries in the mirror file) are not
     searched; their number is printed to stderr.

@@ -40,7 +40,7 @@ def mirrors_command(settings: Settings, action: str, name: str | None) -> None:
     The built-in mirrors need no configuration. A file in ./mirrors (or --mirrors) with the same
     name overrides the built-in one, a file with another name adds a mirror. The column FILE has
     "built-in" or the path of the file, with a note if it overrides a built-in mirror. NEEDS lists
-    what a mirror needs beside a base installation.
+    requirements beyond a base installation.
 
     In a folder with ./mirrors, the default store is ./store. Set NEUROMIRROR_STORE to keep using
     another one.
