@@ -21,7 +21,7 @@ _DAMAGE_SYMPTOMS = (
     UnicodeDecodeError,
     ValueError,
 )
-"""Raised for rows with values of a wrong type, or text that is not UTF-8, JSON or a known name."""
+"""Exceptions raised for values of a wrong type, or text that is not UTF-8, JSON or a known name."""
 
 
 def damage_error(path: Path, error: BaseException) -> IndexDamagedError:

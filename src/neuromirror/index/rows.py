@@ -10,7 +10,7 @@ import msgspec
 from neuromirror.model import Digest, Evidence, Retention, Traffic
 
 PathBytes = bytes
-"""For annotations in a class that has a field ``bytes``, which hides the type."""
+"""The type ``bytes``, for classes with a field of that name."""
 
 RETENTION = (
     Retention.MUTABLE_BUCKET,
@@ -18,7 +18,7 @@ RETENTION = (
     Retention.VERSIONED_BUCKET,
     Retention.PUBLISHED,
 )
-"""Weakest first; the index stores the position in this tuple."""
+"""All values, weakest first; the index stores the position in this tuple."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,10 @@ bm25 escape_fts highlight snippet
 -> ->> json json_array json_array_length json_each json_extract json_group_array json_group_object
 json_object json_quote json_tree json_type json_valid
 """
-"""For text, numbers, dates, values, windows, full-text search, JSON; escape_fts is Datasette's."""
+"""Allowed functions, for text, numbers, dates, values, windows, full-text search and JSON.
+
+``escape_fts`` is Datasette's.
+"""
 _ALLOWED_FUNCTIONS = frozenset(_FUNCTIONS.split())
 _PRAGMAS = frozenset(
     {
@@ -73,7 +76,7 @@ _PRIVATE_COLUMNS = frozenset({("failures", "message"), ("visits", "message")})
 
 _SCHEMA = frozenset({"sqlite_master", "sqlite_schema"})
 _ROW_BYTES = 100
-"""Of each row, beside its values."""
+"""Size in bytes that is counted for each row in addition to its values."""
 
 
 _Result = TypeVar("_Result")

@@ -27,7 +27,7 @@ _SECRET_NAMES: Final = frozenset(
 _AMBIGUOUS_NAMES: Final = frozenset(
     {"auth", "code", "expires", "pass", "policy", "secret", "session"}
 )
-"""Secret in URL parameters, but ordinary words in text."""
+"""Names of parameters that are secret in URLs, but ordinary words in text."""
 # Parameters of Azure's shared access signatures, secret only together with ``sig``.
 _SAS_NAMES: Final = frozenset(
     {"se", "sip", "ske", "skoid", "sks", "skt", "sktid", "skv", "sp", "spr", "sr", "st", "sv"}

@@ -15,7 +15,7 @@ _ROW: Final = 44
 _LEFT: Final = 10
 _TOP, _BOTTOM = 10, 26
 _COLORS: Final = ("#2a7fb8", "#b8562a", "#2f9150", "#9a4fb0")
-"""Legible on white and on dark backgrounds."""
+"""Colours of the curves, legible on white and on dark backgrounds."""
 _MUTED: Final = "#7d8590"
 
 

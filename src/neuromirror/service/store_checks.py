@@ -55,7 +55,7 @@ class CheckPosition(NamedTuple):
 
 
 START_POSITION = CheckPosition()
-"""Before the first alias."""
+"""The position before the first alias."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from neuromirror.store.write_protection import CONFIG, protect
 MAIN_BRANCH = "refs/heads/main"
 PUBLISHED_BRANCH = "refs/heads/published"
 DRAFT_BRANCH = "refs/heads/draft"
-"""The same commit as ``main`` where upstream calls the observed state its draft."""
+"""A branch at the commit of ``main``, if upstream calls the observed state its draft."""
 ANNEX_BRANCH = "refs/heads/git-annex"
 TAG_PREFIX = "refs/tags/"
 

@@ -21,7 +21,7 @@ _MAX_BLOCKS: Final = 4
 """Blocks that are downloaded at a time, because parts of each are held in memory."""
 
 _LIMITS: Final = RequestLimits(per_host=8, read=300.0)
-"""The service creates a cut-out before it sends the first byte, which may take minutes."""
+"""Limits of block requests: a service may take minutes before it sends the first byte."""
 
 _ZEROS: Final = bytes(1 << 20)
 _PREFIXES: Final = tuple(f"{scheme}://" for scheme in SCHEMES)

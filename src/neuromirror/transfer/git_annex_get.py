@@ -106,7 +106,10 @@ def _final_replies(
 
 
 def checked_evidence(key: str, settings: AnnexSettings) -> Evidence | None:
-    """Return the checksum that git-annex verified in a download; None if it may not have."""
+    """Return the kind of checksum that git-annex verified when it downloaded the content.
+
+    The result is None if git-annex may not have verified any.
+    """
     check = check_for(key)
     if check is None or not check.has_digest or not settings.verifies_content:
         return None

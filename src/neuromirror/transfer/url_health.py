@@ -11,7 +11,7 @@ from neuromirror.model import LocationsChecked
 from neuromirror.transfer.findings import Finding
 
 RECORD_INTERVAL = timedelta(days=30)
-"""After this time, unchanged health is recorded again."""
+"""The time after which unchanged health is recorded again."""
 
 _BATCH = 1000
 

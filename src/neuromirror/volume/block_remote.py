@@ -47,7 +47,7 @@ from neuromirror.volume.errors import BlockMismatchError, failure_group, summari
 from neuromirror.volume.tokens import token_from_environment, token_variable
 
 _LIMITS = RequestLimits(per_host=4, read=300.0)
-"""The service creates a cut-out before sending its first byte, which may take minutes."""
+"""Limits of block requests: a service may take minutes before it sends the first byte."""
 
 _PROGRESS_SECONDS = 0.2
 """Seconds between progress reports."""

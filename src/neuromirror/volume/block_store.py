@@ -32,7 +32,7 @@ class VolumeFiles(Protocol):
     """The files of a volume; shared by threads."""
 
     where: str
-    """Its name, for messages."""
+    """The name of the volume, for messages."""
 
     def document(self, path: str) -> bytes | None:
         """Return the content of a document; None if the file does not exist."""

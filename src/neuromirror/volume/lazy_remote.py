@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from neuromirror.volume.private_remote import PrivateRemote
 
 _COST: Final = 250
-"""Higher than that of the web remote (200), which needs neither cut-outs nor credentials."""
+"""The remote's cost, above the web remote's (200), which needs no cut-outs or credentials."""
 
 _API_URL: Final = re.compile(
     r"https://(?:api\.(?:sandbox\.)?dandiarchive\.org|api-dandi\.(?:sandbox\.)?emberarchive\.org"

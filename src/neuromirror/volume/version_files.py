@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from neuromirror.store import Store
 
 _LIMITS: Final = RequestLimits(per_host=4, read=300.0)
-"""The service creates a cut-out before it sends the first byte, which may take minutes."""
+"""Limits of block requests: a service may take minutes before it sends the first byte."""
 
 _ATTEMPTS: Final = 3
 _MAX_LOCATIONS: Final = 5
@@ -79,7 +79,7 @@ _CLOSED: Final = "the volume was closed"
 _STRIPES: Final = 64
 
 Entry = tuple[bytes, bytes]
-"""Mode and object id."""
+"""The mode and the object id of an entry of a git tree."""
 
 ByteLocation = BlockUrl | str
 """A location of bytes: a block of a service, or the web URL of an object."""

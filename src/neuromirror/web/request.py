@@ -67,7 +67,7 @@ _CORS_HEADERS = {
     "access-control-allow-origin": "*",
     "access-control-expose-headers": "ETag, Link, Retry-After",
 }
-"""Allow scripts of other sites to read responses."""
+"""Headers that allow scripts of other sites to read responses."""
 
 View = Callable[["CatalogueRequest"], Awaitable[Response]]
 

@@ -34,7 +34,7 @@ from neuromirror.sources import (
 from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, TAG_PREFIX, Store
 
 _MEMO_NAME = "component"
-"""A component has one memo, not one per state."""
+"""The name of a component's only memo; a component has one memo, not one per state."""
 
 
 @dataclass(slots=True)

@@ -58,7 +58,7 @@ PROPAGATING: Final = (
     "its coarser levels are being created (propagate is 1); it is visited once they are finished"
 )
 _ATTEMPTS: Final = 3
-"""Few, because some of the hundreds of projects always fail."""
+"""Attempts per request: few, because some of the hundreds of projects always fail."""
 
 
 class NdstoreProjectNotPublicError(NeuromirrorError):

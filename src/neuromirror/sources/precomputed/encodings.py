@@ -43,7 +43,7 @@ DOCUMENT_PATH: Final = b".precomputed/encodings.json"
 SAMPLE: Final = 8
 """Objects per folder that are requested."""
 FRESH_SAMPLE: Final = 256
-"""The same, of the objects written since the last visit."""
+"""Objects per folder that are requested among those written since the last visit."""
 
 _SUFFIXES: Final = {
     **{"br": b".br", "gzip": b".gz", "zstd": b".zstd", "xz": b".xz", "bzip2": b".bz2"},

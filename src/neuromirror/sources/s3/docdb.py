@@ -18,7 +18,7 @@ from neuromirror.sources.errors import UnexpectedReplyError
 _PAGE: Final = 1000
 _MOST_PAGES: Final = 100_000
 _ATTEMPTS: Final = 2
-"""Few, because this is only a hint."""
+"""Attempts per request: few, because the result is only a hint."""
 _PROJECTION: Final = {"name": 1, "location": 1, "last_modified": 1, "_last_modified": 1}
 
 

@@ -22,7 +22,7 @@ _VERSIONS: Final = (1, 2)
 _STORED: Final = 0x02
 _RESERVED: Final = 0x08
 _CODECS: Final = frozenset({0, 1, 3, 4})
-"""blosclz, lz4, zlib and zstd: the highest three bits of the flags."""
+"""Supported compressors (blosclz, lz4, zlib and zstd): the highest three bits of the flags."""
 
 _OFFSET_BYTES: Final = 4
 _LARGEST: Final = (1 << 31) - 1 - _HEADER.size

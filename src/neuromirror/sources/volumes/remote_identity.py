@@ -14,4 +14,4 @@ VOLUME_REMOTE: Final = SpecialRemote(
     externaltype="neuromirror",
     uuid=str(uuid.uuid5(uuid.NAMESPACE_URL, _PROGRAM)),
 )
-"""The same in every dataset, because the content depends on the URL only."""
+"""The special remote; it is the same in every dataset, because content depends on the URL only."""

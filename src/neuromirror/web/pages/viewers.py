@@ -23,7 +23,7 @@ _DANDI = "https://api.dandiarchive.org/"
 _MAX_LOCATIONS = 20
 
 Viewer = tuple[str, str]
-"""Name and URL."""
+"""The name and the URL of a viewer."""
 
 
 def file_viewers(row: VersionRow, path: str, locations: Iterable[LocationRow]) -> list[Viewer]:

@@ -13,9 +13,9 @@ from neuromirror.web.site import Site
 _TEXT = re.compile(rb"text/|image/svg\+xml|application/(?:[a-z.]+\+)?(?:json|xml|javascript)")
 _REPLACED_HEADERS = (b"content-length", b"vary")
 _MIN_COMPRESSED_SIZE = 1000
-"""Smaller responses fit a packet without compression."""
+"""Minimum size of a compressed response; a smaller one fits a packet in any case."""
 _LEVEL = 4
-"""Twice as fast as level 6, with 5 % larger pages."""
+"""Level of gzip: twice as fast as level 6, with 5 % larger pages."""
 
 
 def compressing_send(send: Send, scope: Mapping[str, Any], site: Site) -> Send:
