@@ -45,7 +45,7 @@ def test_each_hostile_name_leads_to_its_file(session: BrowserSession) -> None:
 @pytest.mark.parametrize(
     ("path", "status", "text"),
     [
-        (f"/dataset/{HELD}", 200, "Held"),
+        (f"/dataset/{HELD}", 200, "On hold"),
         (f"/dataset/{GONE}", 200, "Removed upstream"),
         (f"/dataset/{SECRET}", 410, "asked for by its owner"),
         ("/dataset/demo:999999", 404, "demo:999999"),

@@ -84,7 +84,7 @@ def test_timeline_marks_published_observed_and_latest(
         assert latest == "published"
         newest = visible_text(items[0][1])
         assert "+ 1 added" in newest
-        assert "all by MD5" in newest
+        assert "MD5 (all files)" in newest
         assert "versioned" in newest
         diff = next(one for one in links(items[0][1]) if one.startswith("/diff?"))
         assert "b.txt" in site.text(diff)
@@ -143,7 +143,8 @@ def test_a_citation_names_upstream_before_the_state(site: RunningCatalogue) -> N
 
 def test_derivation_is_listed_in_both_directions(catalogue: RunningCatalogue) -> None:
     raw, made_of = catalogue.page("/dataset/box:raw"), catalogue.page("/dataset/box:sorted")
-    assert re.search(r"was derived from: .*elsewhere \(not mirrored here\)", visible_text(made_of))
+    text = visible_text(made_of)
+    assert re.search(r"was derived from: .*elsewhere \(not in this catalogue\)", text)
     label = catalogue.api("/datasets/box:raw")["newest"]
     assert f"/dataset/box:raw@{label}" in links(made_of)
     inputs = linked_data(made_of)["isBasedOn"]
@@ -234,9 +235,9 @@ def test_a_dataset_that_could_not_be_read_yet_has_a_page(
     box.sync()
     with run_catalogue(box.store) as site:
         text = site.text("/dataset/box:new")
-        assert "No version is mirrored yet." in text
+        assert "No version is recorded yet." in text
         assert "failed" in text
-        assert "No version is mirrored yet." not in site.text("/")
+        assert "No version is recorded yet." not in site.text("/")
         assert site.get("/dataset/box:new@latest").status_code == 404
 
 

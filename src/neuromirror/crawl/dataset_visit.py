@@ -372,7 +372,7 @@ class DatasetVisit:
             self._record_event(
                 UNREADABLE,
                 f"{label}: {', '.join(sidecars)} cannot be read (invalid JSON, or access "
-                "refused); the metadata of the last readable version is kept",
+                "refused); the metadata of the last readable version, if any, is kept",
                 {"version": label, "sidecars": sidecars},
             )
 

@@ -21,7 +21,7 @@ CANNED_QUERIES: Mapping[str, Mapping[str, str]] = {
         "AND (f.until IS NULL OR f.until > v.seq) ORDER BY f.path LIMIT 1000",
     },
     "current_failures": {
-        "title": "Failed tasks and visits that have not succeeded since",
+        "title": "Failed tasks and visits not yet repeated successfully",
         "sql": "SELECT task, mirror, nullif(local_id, '') AS local_id, first_at, last_at "
         "FROM failures UNION ALL SELECT 'visit', m.name, d.local_id, t.started_at, t.ended_at "
         "FROM datasets d JOIN mirrors m ON m.id = d.mirror JOIN visits t ON t.id = d.last_visit "

@@ -14,14 +14,14 @@ from neuromirror.model import escape_unprintable, format_bytes
 EVIDENCE_TEXT: Mapping[str, str] = {
     "sha256": "with a SHA-256: any change is detected",
     "md5": "with an MD5: accidental changes are detected, forgeries may not be",
-    "etag": "with the S3 ETag of an upload in parts: accidental changes are detected",
+    "etag": "with the S3 ETag of a multipart upload: accidental changes are detected",
     "size": "with a size only",
     "none": "without checksum and size: cannot be verified",
 }
 _CHECKSUM_TEXT: Mapping[str, tuple[str, str]] = {
     "sha256": ("SHA-256", "detects any change"),
     "md5": ("MD5", "detects accidental changes, but perhaps not forgeries"),
-    "etag": ("S3 ETag of an upload in parts", "detects accidental changes"),
+    "etag": ("S3 ETag of a multipart upload", "detects accidental changes"),
     "size": ("none, only the size is known", ""),
     "none": ("none, the file cannot be verified", ""),
 }
@@ -34,9 +34,10 @@ _EVIDENCE_SHORT: Mapping[str, str] = {
 }
 RETENTION_TEXT: Mapping[str, str] = {
     "published": "the archive promises to keep this content permanently",
-    "versioned-bucket": "the bucket keeps this object version until it is deleted",
+    "versioned-bucket": "the archive's storage keeps this version of the file even if a newer one "
+    "replaces it, unless the archive deletes it",
     "mutable-bucket": "the archive may overwrite this content at any time",
-    "draft": "part of a draft, the archive may delete content that it no longer lists",
+    "draft": "part of a draft: the archive may delete the file once the draft no longer lists it",
 }
 _RETENTION_SHORT: Mapping[str, str] = {
     "published": "permanent",
@@ -56,7 +57,7 @@ PROBE_RESULT_TEXT: Mapping[str, str] = {
 VISIT_RESULT_TEXT: Mapping[str, str] = {
     "full": "all files listed",
     "partial": "failed in part",
-    "held": "update held for approval",
+    "held": "update on hold, waiting for approval",
     "waiting": "postponed: still changing",
     "not_found": "not found at the archive",
     "failed": "failed",

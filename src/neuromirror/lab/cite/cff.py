@@ -95,11 +95,15 @@ def _identifiers(work: CitedWork, *, named_doi: bool) -> Iterator[dict[str, str]
     yield {
         "type": "swh",
         "value": f"swh:1:dir:{work.state.tree}",
-        "description": "Its directory, which commits to every file",
+        "description": "The directory tree, whose identifier depends on every file",
     }
     yield {"type": "other", "value": work.digest, "description": "The digest of its state"}
     for kind, value in work.identifiers:
-        yield {"type": "other", "value": value, "description": f"Upstream's name: {kind}"}
+        yield {
+            "type": "other",
+            "value": value,
+            "description": f"Identifier at the archive ({kind})",
+        }
 
 
 def _authors(works: list[CitedWork] | tuple[CitedWork, ...]) -> list[dict[str, str]]:

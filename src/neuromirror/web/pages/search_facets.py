@@ -13,7 +13,12 @@ from neuromirror.web.site import Site
 
 _TITLES: Final = {
     **{"archive": "Archive", "species": "Species", "technique": "Technique"},
-    **{"data_type": "Data type", "license": "License", "size": "Size", "year": "Year"},
+    **{
+        "data_type": "Data type",
+        "license": "License",
+        "size": "Size",
+        "year": "Year of the latest version",
+    },
     **{"status": "Status", "volume": "Volume"},
 }
 _VALUE_LABELS: Final = {
