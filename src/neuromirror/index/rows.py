@@ -476,8 +476,8 @@ class SubdatasetRow:
     path, source_path
         The path in git, and upstream's.
     dataset, label
-        The subdataset's name, and the label of its version at ``commit``; the label is None for a
-        version that the index lacks.
+        The subdataset's name, and the label of its version at ``commit``; without a label (None) if
+        the index lacks that version.
     files, bytes : int
         Number and size of the subdataset's files.
     since : int

@@ -108,7 +108,7 @@ def _final_replies(
 def checked_evidence(key: str, settings: AnnexSettings) -> Evidence | None:
     """Return the kind of checksum that git-annex verified when it downloaded the content.
 
-    The result is None if git-annex may not have verified any.
+    Return None if git-annex may not have verified the content.
     """
     check = check_for(key)
     if check is None or not check.has_digest or not settings.verifies_content:
