@@ -318,7 +318,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def refuse_unbound_credentials(folder: Path) -> None:
     """Refuse the mirror files of a folder if they choose to which host a credential is sent.
 
-    For a folder that the user did not name: it may have come with a repository of others.
+    Use it for a folder that the user did not name: it may have come with a repository of others.
 
     Parameters
     ----------

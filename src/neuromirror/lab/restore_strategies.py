@@ -69,7 +69,7 @@ class RestoreTarget:
     origin_url
         URL of the remote ``origin`` of the restored repository, for git.
     tree
-        None if only the commit is known.
+        The tree id in hex; None if only the commit is known.
     prefix
         Path of a subdataset in the pinned dataset, with a trailing slash.
     files

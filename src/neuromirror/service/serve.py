@@ -107,7 +107,7 @@ class StopSignal:
     """Handles SIGTERM and SIGINT: the first stops the service, the second exits at once.
 
     Use it in the main thread. The signal handler only sets a number, because the interrupted
-    thread may hold any lock that it would need for more.
+    thread may hold any lock that a longer handler would need.
     """
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ class StopSignal:
     def wait(self) -> None:
         """Wait for a signal.
 
-        Polls, because the system may deliver a signal to any thread, and Python runs the handler
+        It polls, because the system may deliver a signal to any thread, and Python runs the handler
         when the main thread executes next.
         """
         while not self.signal_number:
@@ -249,7 +249,7 @@ def _executor(options: ServeOptions, writer: Writer) -> AbstractContextManager[E
 
 
 def serve(store: Store, index_path: Path, files: MirrorFiles, options: ServeOptions) -> None:
-    """Keep mirrors current until a signal stops the process; raises during setup only."""
+    """Keep mirrors current until a signal stops the process; errors occur in setup only."""
     stop = StopSignal()
     with (
         stop.handled(),

@@ -43,7 +43,7 @@ class Writer:
     def open(self, job: Job | None) -> JobWriter:
         """Return the channel of a job; the caller closes it.
 
-        Without a job, the channel is of a function that sends no requests.
+        Without a job, the channel belongs to a function that sends no requests.
         """
         channel = JobWriter(self, _NO_LEASE if job is None else job.lease)
         with self._lock:

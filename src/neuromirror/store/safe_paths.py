@@ -300,7 +300,7 @@ class SafeFolder:
 def refuse_symlinks(top: Path, *relative: str) -> None:
     """Refuse paths below a folder if one of their components is a symlink.
 
-    Missing components are accepted. For folders whose files another program opens by path.
+    Missing components are accepted. Use it for folders whose files another program opens by path.
 
     Parameters
     ----------

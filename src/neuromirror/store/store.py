@@ -345,7 +345,7 @@ class Store:
     def protect_repositories(self) -> int:
         """Protect all repositories against other writers; return how many had to be changed.
 
-        They are checked once per version of the protection; see
+        A repository is checked once per version of the protection; see
         :mod:`neuromirror.store.write_protection`.
 
         Returns
@@ -416,7 +416,7 @@ class Store:
         Returns
         -------
         bool
-            Whether they are stored, whole or as changes.
+            Whether the records are stored, whole or as changes.
         """
         return self._records.has(dataset_id, commit)
 
