@@ -249,7 +249,7 @@ def _executor(options: ServeOptions, writer: Writer) -> AbstractContextManager[E
 
 
 def serve(store: Store, index_path: Path, files: MirrorFiles, options: ServeOptions) -> None:
-    """Keep mirrors current until a signal stops the process; errors occur in setup only."""
+    """Keep mirrors current until a signal stops the process; raise errors in setup only."""
     stop = StopSignal()
     with (
         stop.handled(),
