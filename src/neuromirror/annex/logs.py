@@ -62,12 +62,10 @@ def location_log(timestamp: int, uuid: str = WEB_UUID) -> bytes:
 def url_log(urls: Iterable[str], timestamp: int) -> bytes:
     """Return the URL log of a key, in git-annex's order.
 
-    URLs that a special remote claims are prefixed with a colon.
-
     Parameters
     ----------
     urls
-        The URLs.
+        The URLs; the caller prefixes those that a special remote claims with a colon.
     timestamp
         Seconds since 1970.
 

@@ -44,12 +44,12 @@ def known_mirror_files(folder: Path, *, required: bool = False) -> dict[str, Pat
 
 
 def load_known_mirrors(folder: Path, *, required: bool = False) -> dict[str, Mirror]:
-    """Load the files of :func:`known_mirror_files`, by the name of the mirror.
+    """Load all mirror files that :func:`known_mirror_files` finds; return them by mirror name.
 
     Raises
     ------
     ConfigurationError
-        If a file is invalid, or as :func:`known_mirror_files` does.
+        If a file is invalid, or :func:`known_mirror_files` raises it.
     """
     found = known_mirror_files(folder, required=required)
     return {name: load_mirror(path) for name, path in found.items()}

@@ -152,8 +152,8 @@ def open_writer(path: Path, lock_wait: float | None) -> sqlite3.Connection:
     path : Path
         The index file.
     lock_wait : float or None
-        Seconds to wait for the write lock, which creating the tables takes; None if the caller
-        holds it.
+        Maximum seconds to wait for the write lock, which is needed only to create the tables; None
+        if the caller already holds it.
 
     Raises
     ------

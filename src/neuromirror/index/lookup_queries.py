@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 
 
 class LookupQueries(QueryBase):
-    """Lookups in the results of earlier visits of any dataset."""
+    """Queries for what earlier visits of any dataset recorded, such as known checksums."""
 
     def known_locations(self, urls: Sequence[str]) -> list[Location | None]:
         """Return the object version last seen at each URL without version, or None."""

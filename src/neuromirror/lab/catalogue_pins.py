@@ -73,14 +73,15 @@ class CataloguePins:
 
 
 def parse_catalogue_url(text: str, paths: tuple[str, ...] | None = None) -> CataloguePins | None:
-    """Return the versions of a page of a catalogue, or of a list (``/lock?add=…``).
+    """Return the versions that the URL of a catalogue's page or list (``/lock?add=…``) names.
 
     Parameters
     ----------
     text
-        A URL; any other text gives None.
+        The URL; for any other text the result is None.
     paths
-        Globs; None for the file or folder of the page, or the whole dataset.
+        Globs of the files to select in each version; None for what the page shows: a file, a
+        folder or the whole dataset.
     """
     page = catalogue_page(text)
     if page is not None:

@@ -253,7 +253,7 @@ class HoldReleased:
 
 @dataclass(frozen=True, slots=True)
 class HoldLapsed:
-    """A hold that ended because the listing passes the guards again.
+    """A hold that ended without approval, because the listing is no longer suspicious.
 
     Attributes
     ----------

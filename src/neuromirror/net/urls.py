@@ -258,9 +258,10 @@ def _embedded_ipv4(address: IPAddress) -> IPAddress:
 
 
 def host_name_refusal(host: str) -> str | None:
-    """Return why a host name must never be requested, or None.
+    """Return why a host name must never be requested; None if it may be.
 
-    The name of a metadata service may resolve to an address that is not in the list above.
+    The metadata services of clouds are refused by name, too, because a name may resolve to an
+    address that the check of addresses allows.
     """
     return _SERVICE if _normalize_host(host) in _METADATA_NAMES else None
 

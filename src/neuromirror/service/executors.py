@@ -137,7 +137,7 @@ def dask_executor(
     memory: int = JOB_MEMORY,
     grace: float = GRACE_SECONDS,
 ) -> Iterator[Executor]:
-    """Run jobs on the workers of a Dask scheduler, such as ``tcp://HOST:8786``.
+    """Provide an executor for the workers of a Dask scheduler, such as ``tcp://HOST:8786``.
 
     See :class:`~neuromirror.service.dask_cluster.DaskExecutor`.
 

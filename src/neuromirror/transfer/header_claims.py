@@ -83,7 +83,7 @@ class KnownDigests:
 def compare_headers(
     url: str, headers: Mapping[str, str], known: KnownDigests, *, is_only_url: bool
 ) -> ProbeResult:
-    """Compare the headers of a successful reply with the known checksums.
+    """Compare the headers of a successful reply with the known size and checksums.
 
     Parameters
     ----------
@@ -94,8 +94,13 @@ def compare_headers(
     known
         Size and checksums of the file.
     is_only_url
-        Whether the file has only this URL; only then can the ETag in a git-annex VURL key be that
-        of this URL.
+        Whether the file has no other URL. A git-annex VURL key may contain an ETag without stating
+        of which URL; it is compared only if there is one URL.
+
+    Returns
+    -------
+    ProbeResult
+        Whether the headers agree with the known values, and with which of them.
     """
     size = stated_size(headers)
     if size is not None and known.size is not None and size != known.size:

@@ -44,9 +44,10 @@ _OME_TYPES: Final = ("int8", "int16", "int32", "uint8", "uint16", "uint32", "flo
 class TargetFile:
     """A file to which voxels are written.
 
-    ``box`` is the region of the file (x, y, z, in upstream's voxels), ``shape`` the capacity of the
-    file in voxels along z, y, x, which starts with the box. ``make`` writes everything except the
-    voxels and returns the offset of the first voxel in bytes.
+    ``box`` is the region that the file covers (x, y, z, in upstream's voxels). ``shape`` is the
+    size of the array in the file (z, y, x, in voxels); it may exceed the box, whose first voxel is
+    the first of the array. ``make`` creates the file with everything except the voxels, and returns
+    the offset of the first voxel in bytes.
     """
 
     path: str
@@ -64,7 +65,10 @@ class Layout:
 
 
 class NamedLevel(Protocol):
-    """A level of a volume with the values that name its files; an ``OpenVolume`` implements it."""
+    """A level of a volume, with the texts of which the names of its files consist.
+
+    An ``OpenVolume`` implements it.
+    """
 
     @property
     def volume(self) -> Volume:
@@ -165,13 +169,13 @@ def tiff_stack(region: Region) -> Layout:
 
 
 def ome_or_plain_tiff(region: Region) -> Layout:
-    """Return a layout with one TIFF: an OME-TIFF if OME has the type of voxels."""
+    """Return a layout of one TIFF: an OME-TIFF if OME supports the data type, else a plain one."""
     has_type = has_ome_type(region.volume.volume.dtype)
     return ome_tiff(region) if has_type else tiff_stack(region)
 
 
 def has_ome_type(dtype: str) -> bool:
-    """Return whether OME-TIFF has voxels of a type.
+    """Return whether OME-TIFF supports a data type.
 
     Parameters
     ----------

@@ -26,7 +26,7 @@ def file_address(name: str, label: str, path: str) -> str:
 
 
 def volume_address(name: str, label: str, level: str = "") -> str:
-    """Return the path of a volume's page, with the cutout form for a level."""
+    """Return the path of a volume's page; with a level, its cutout form is set to that level."""
     query = _query({"level": level}) if level else ""
     return f"/volume/{_version(name, label)}" + query
 

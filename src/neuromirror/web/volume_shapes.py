@@ -19,7 +19,7 @@ class Frame(Answer, frozen=True):
 
 
 class Times(Answer, frozen=True):
-    """The samples of a time series, numbered as at the archive."""
+    """The range of time samples of a volume, with the numbers that the archive uses."""
 
     first: int
     last: int

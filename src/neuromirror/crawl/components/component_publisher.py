@@ -30,7 +30,7 @@ from neuromirror.store import MAIN_BRANCH, Store
 
 
 class ComponentPublisher:
-    """Publishes and compares states of a dataset with the files in its components.
+    """Publishes and compares states of a dataset, both including the files in its components.
 
     The caller holds the dataset's lock.
     """

@@ -76,7 +76,7 @@ def find_minted_version(index: CrawlIndex, version: VersionRef) -> VersionRow | 
 
 
 def link_to_version(index: CrawlIndex, row: VersionRow) -> SubdatasetLink:
-    """Return the link to a version of a component's dataset."""
+    """Return the subdataset (id, commit, state) that refers to a version of a component."""
     inner = list(index.subdatasets(row))
     state = Subdataset(
         DatasetRef(row.mirror, row.local_id, row.source_uri).dataset_id,
@@ -91,9 +91,10 @@ def link_to_version(index: CrawlIndex, row: VersionRow) -> SubdatasetLink:
 
 
 def is_split_component(dataset: DatasetRef, local_id: str) -> bool:
-    """Return whether a component was split off a dataset's files (components.zarr_split).
+    """Return whether the setting ``components.zarr_split`` moved a component out of a dataset.
 
-    Its files count as the dataset's own; a component that upstream names counts as one file.
+    Its files count as the dataset's own; a component that upstream lists as one asset counts as one
+    file.
     """
     return not dataset.local_id or local_id.startswith(f"{dataset.local_id}/")
 

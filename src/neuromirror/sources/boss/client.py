@@ -180,7 +180,7 @@ def _read(session: Session, api: str, relative_url: str) -> Any:
 
 
 def url_path(*names: str) -> str:
-    """Return a path below the API's base URL, in the format of the ``intern`` library."""
+    """Return names as a path below the API's base URL, percent-encoded as by ``intern``."""
     return "/".join(quote(name, safe="") for name in names)
 
 

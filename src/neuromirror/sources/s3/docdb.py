@@ -37,7 +37,7 @@ def all_times(session: Session, find: str, location: str) -> dict[str, str]:
 
 
 def times_of(session: Session, find: str, location: str) -> str | None:
-    """Return the times of one asset; None if DocDB has no record of it."""
+    """Return when DocDB last modified the records of an asset; None if it has none."""
     rows = _rows(session, find, {"location": {"$in": [location, f"{location}/"]}})
     return _by_location(rows).get(location)
 

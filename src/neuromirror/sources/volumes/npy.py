@@ -42,7 +42,9 @@ class NpyHeader:
 
 
 def read_header(pieces: Iterator[bytes], where: str) -> tuple[NpyHeader, bytes]:
-    """Read the header of a file in pieces; return it and the content in its last piece.
+    """Read the header of an ``.npy`` file that arrives in pieces.
+
+    Return the header, and the bytes after it in the last piece that was read.
 
     Raises
     ------

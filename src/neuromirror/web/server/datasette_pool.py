@@ -67,7 +67,7 @@ class DatasetteReply:
 
 
 def send(to: socket.socket, *parts: bytes) -> None:
-    """Send a message."""
+    """Send a message to the other end of a process's socket, preceded by its length."""
     to.sendall(_LENGTH.pack(sum(map(len, parts))) + b"".join(parts))
 
 
