@@ -7,6 +7,8 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -56,6 +58,9 @@ class PreviewSite:
     def file(self, path: str) -> FileRow:
         with self.harness.index() as index:
             return index.file(self.row, path)
+
+    def cached_files(self) -> list[Path]:
+        return list((self.harness.store.root / "neuromirror" / "previews").glob("*/*.json"))
 
     def preview(self, *paths: str) -> list[object]:
         async def run() -> list[object]:
@@ -117,7 +122,26 @@ def test_archive_that_hangs_is_given_up(previews: PreviewSite) -> None:
     previews.service = PreviewService(previews.harness.store, seconds=3)
     previews.archive.fault("hang", path=".", server="s3", seconds=60)
     previews.archive.fault("hang", path=".", seconds=60)
-    assert previews.status("images/map.png") in (422, 502)
+    assert previews.status("images/map.png") in (502, 504)
+    assert previews.cached_files() == []  # it is not the content's fault
+
+
+def test_archive_that_fails_while_a_large_file_is_read_is_no_fault_of_the_file(
+    previews: PreviewSite, tmp_path: Path
+) -> None:
+    with h5py.File(tmp_path / "large.h5", "w") as made:
+        made["voxels"] = np.random.default_rng(0).integers(0, 255, 17 << 20, np.uint8)
+    content = (tmp_path / "large.h5").read_bytes()
+    previews.archive.add_file("000001", "large.h5", content)
+    previews.harness.sync()
+    with previews.harness.index() as index:
+        previews.row = index.resolve("demo:000001")
+    with previews.archive.fault("status", path=".", status=404, server="s3"):
+        assert previews.status("large.h5") == 502
+    assert previews.cached_files() == []
+    previews.service = PreviewService(previews.harness.store)
+    [found] = previews.preview("large.h5")
+    assert (found.kind, found.verified) == ("hdf5", False)
 
 
 def test_unreadable_content_is_remembered(previews: PreviewSite) -> None:

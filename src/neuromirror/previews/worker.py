@@ -15,7 +15,7 @@ from typing import BinaryIO, Final, cast
 import msgspec
 
 from neuromirror.model import NeuromirrorError
-from neuromirror.net import AccessDeniedError, NetError, RequestLimits
+from neuromirror.net import AccessDeniedError, RequestLimits
 from neuromirror.previews.kinds import PreviewKind, preview_kind
 from neuromirror.previews.shapes import Preview, PreviewFailure, PreviewTask
 from neuromirror.transfer.range_file import RangeMismatchError, ReadLimitError
@@ -31,14 +31,6 @@ _LIMITS: Final = RequestLimits(
 )
 
 
-class _ReadFailedError(NeuromirrorError):
-    """The bytes of the file could not be read; ``failure`` is the outcome."""
-
-    def __init__(self, failure: PreviewFailure) -> None:
-        super().__init__(failure.reason)
-        self.failure = failure
-
-
 def main() -> None:
     """Run the task on standard input."""
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=PreviewTask)
@@ -50,6 +42,7 @@ def main() -> None:
     with suppress(BrokenPipeError):  # the catalogue was stopped
         sys.stdout.buffer.write(outcome)
         sys.stdout.flush()
+    os._exit(0)  # HDF5 may crash when objects of a failed read are cleaned up at exit
 
 
 def _limit_resources(seconds: float) -> None:
@@ -71,27 +64,31 @@ def _outcome(task: PreviewTask) -> Preview | PreviewFailure:
         limits=_LIMITS,
         seconds=task.seconds,
     )
+    kind = preview_kind(task.path, task.size)
+    assert kind is not None  # the catalogue asks for no others
+    ranges = None
     try:
-        return _preview(files, task)
-    except _ReadFailedError as error:
-        return error.failure
-    except (ReadLimitError, MemoryError):
-        return PreviewFailure("too-large")
-    except (NetError, RangeMismatchError) as error:
+        file = _open_verified(files, task, kind)
+        if file is None:
+            ranges = files.open_ranges(task.path, kind.max_part_bytes)
+            file = cast(BinaryIO, io.BufferedReader(ranges, 1 << 16))
+    except BlockUnavailableError as error:
         traceback.print_exc()
-        return _failure([error])
+        return _failure(error.causes)
+    try:
+        return _preview(file, task.path, kind, verified=ranges is None)
+    except MemoryError:
+        return PreviewFailure("too-large")
     except Exception:  # noqa: BLE001 - a parser of hostile bytes may raise anything
         traceback.print_exc()
+        if ranges is not None and ranges.failure is not None:
+            return _failure([ranges.failure])
         return PreviewFailure("unreadable")
     finally:
         files.close()
 
 
-def _preview(files: VersionFiles, task: PreviewTask) -> Preview:
-    kind = preview_kind(task.path, task.size)
-    if kind is None:
-        return Preview("none", notes=["This kind of file has no preview."])
-    file, verified = _open(files, task, kind)
+def _preview(file: BinaryIO, path: str, kind: PreviewKind, *, verified: bool) -> Preview:
     with file:
         if kind.name == "hdf5":
             from neuromirror.previews.hdf5 import preview_hdf5
@@ -106,30 +103,26 @@ def _preview(files: VersionFiles, task: PreviewTask) -> Preview:
 
             data = file.read() if verified else file.read(kind.max_part_bytes)
             make = preview_table if kind.name == "table" else preview_text
-            made = make(data, task.path, whole=verified)
+            made = make(data, path, whole=verified)
     return msgspec.structs.replace(made, verified=verified)
 
 
-def _open(files: VersionFiles, task: PreviewTask, kind: PreviewKind) -> tuple[BinaryIO, bool]:
-    """Return the bytes of the file, and whether they are all there and verified."""
+def _open_verified(files: VersionFiles, task: PreviewTask, kind: PreviewKind) -> BinaryIO | None:
+    """Return the whole file, verified; None if it is too large for that."""
     in_git = files.git_document(task.path)
     if in_git is not None:
-        return io.BytesIO(in_git), True
-    try:
-        if task.size is not None and task.size <= kind.max_whole_bytes:
-            found = files.read_object(task.path, kind.max_whole_bytes)
-            if found is not None:
-                return io.BytesIO(found), True
-        ranges = files.open_ranges(task.path, kind.max_part_bytes)
-        return cast(BinaryIO, io.BufferedReader(ranges, 1 << 16)), False
-    except BlockUnavailableError as error:
-        traceback.print_exc()
-        raise _ReadFailedError(_failure(error.causes)) from error
+        return io.BytesIO(in_git)
+    if task.size is None or task.size > kind.max_whole_bytes:
+        return None
+    found = files.read_object(task.path, kind.max_whole_bytes)
+    return None if found is None else io.BytesIO(found)
 
 
 def _failure(causes: Iterable[NeuromirrorError]) -> PreviewFailure:
     """Return the outcome for errors of the URLs of a file."""
     found = list(causes)
+    if any(isinstance(one, ReadLimitError) for one in found):
+        return PreviewFailure("too-large")
     if any(isinstance(one, (BlockMismatchError, RangeMismatchError)) for one in found):
         return PreviewFailure("changed")
     if any(isinstance(one, AccessDeniedError) for one in found):

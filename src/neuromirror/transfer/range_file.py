@@ -42,6 +42,12 @@ class RangeFile(io.RawIOBase):
         Size of the object in bytes.
     max_bytes
         Maximum number of bytes to request; a read beyond it raises :class:`ReadLimitError`.
+
+    Attributes
+    ----------
+    failure
+        The error of the first read that failed, after which all fail; None before. Libraries such
+        as HDF5 replace it by an error of their own.
     """
 
     def __init__(
@@ -60,6 +66,7 @@ class RangeFile(io.RawIOBase):
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._next_block, self._read_ahead = -1, 1
         self.bytes_requested = 0
+        self.failure: NeuromirrorError | None = None
 
     def readable(self) -> bool:
         """Return True."""
@@ -100,7 +107,13 @@ class RangeFile(io.RawIOBase):
             last = number + 1
             while last < number + most and last * _BLOCK < self._size and last not in self._blocks:
                 last += 1
-            self._request(number, last)
+            if self.failure is not None:  # a library may go on reading elsewhere
+                raise self.failure
+            try:
+                self._request(number, last)
+            except NeuromirrorError as error:
+                self.failure = error
+                raise
             self._next_block = last
         return self._blocks[number]
 

@@ -42,7 +42,11 @@ _FAILURE_SECONDS: Final = 60.0
 
 _MAX_SEARCHED: Final = 100
 """Number of files among which one with a picture is searched."""
-_KILLED: Final = -9
+_GRACE: Final = 5.0
+"""Additional seconds before a preview process is killed."""
+_TIMED_OUT: Final = -1000
+_TOO_MUCH_OUTPUT: Final = -1001
+"""Results beside the exit status of a process, which is not below -64."""
 
 _LASTING: Final = ("unreadable", "too-large")
 """Failures that the content itself causes, and that are cached as previews are."""
@@ -160,7 +164,10 @@ class PreviewService:
             seconds=self._seconds,
         )
         async with self._slots:
-            status, output = await _run(msgspec.json.encode(task), self._seconds)
+            # the process gives up by itself after the time limit, unless it hangs
+            status, output = await _run(msgspec.json.encode(task), self._seconds + _GRACE)
+        if status == _TIMED_OUT:
+            raise PreviewUnavailableError("Reading the file takes too long; try again later.", 504)
         if status > 0:  # the process prints why
             raise PreviewUnavailableError("Internal error of the catalogue.", 500)
         outcome = PreviewFailure("too-large") if status else decode_outcome(output)
@@ -211,10 +218,10 @@ async def _run(task: bytes, seconds: float) -> tuple[int, bytes]:
             except asyncio.IncompleteReadError as ended:
                 output = ended.partial
             else:
-                return _KILLED, b""
+                return _TOO_MUCH_OUTPUT, b""
             return await process.wait(), output
     except TimeoutError:
-        return _KILLED, b""
+        return _TIMED_OUT, b""
     finally:
         if process.returncode is None:
             with suppress(ProcessLookupError):
