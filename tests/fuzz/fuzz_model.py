@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -11,15 +12,20 @@ from fuzz_git import scratch
 
 from neuromirror.config.mirror_files import load_mirror
 from neuromirror.model import (
+    LEAF_SIZE,
+    BlockHasher,
     ConfigurationError,
     Digest,
     FileRecord,
+    InvalidDocumentError,
     Location,
     NeuromirrorError,
     SnapshotEntry,
     VisitEnded,
+    decode_block_digests,
     dump_entry,
     dump_snapshot_entry,
+    encode_block_digests,
     load_entry,
     load_pairs,
     load_snapshot_entry,
@@ -57,6 +63,26 @@ def record(data: bytes) -> None:
     check_agreement(
         load_snapshot_entry(dump_snapshot_entry(placed)) == placed, "round trip", placed
     )
+
+
+def _encoded_block_digests() -> Sequence[bytes]:
+    contents = (b"", b"a" * 5, bytes(range(256)) * 400)
+    found = []
+    for content in contents:
+        hasher = BlockHasher(LEAF_SIZE, 30_000)
+        hasher.update(content)
+        digests = hasher.finish(hashlib.sha256(content).hexdigest())
+        found.append(encode_block_digests(_PLACED.key, digests))
+    return found
+
+
+@target("block-digests", InvalidDocumentError, seeds=_encoded_block_digests)
+def block_digests(data: bytes) -> None:
+    """Encoded block digests."""
+    key, digests = decode_block_digests(data, "fuzz")
+    check_agreement(encode_block_digests(key, digests) == data, "round trip", data)
+    for piece in {0, digests.piece_count - 1} & set(range(digests.piece_count)):
+        digests.is_piece(piece, b"")
 
 
 _LINES = [b'{"git":"%c","key":"","retention":"draft"}' % name for name in b"abc"]
