@@ -9,6 +9,11 @@ from neuromirror.mint.delta_writer import (
 )
 from neuromirror.mint.documents import ria_url
 from neuromirror.mint.line_sorter import LineSorter
+from neuromirror.mint.seekable_lines import (
+    SortedLines,
+    read_seekable_lines,
+    write_seekable_lines,
+)
 from neuromirror.mint.snapshot_writer import Snapshot, mint
 from neuromirror.mint.transaction import MintResult, ParentCommits, next_commit_second
 from neuromirror.mint.zstd_lines import (
@@ -29,6 +34,7 @@ __all__ = [
     "MintResult",
     "ParentCommits",
     "Snapshot",
+    "SortedLines",
     "UnsuitableBaseError",
     "ZstdFrameError",
     "commit_bytes",
@@ -37,5 +43,7 @@ __all__ = [
     "mint_delta",
     "next_commit_second",
     "read_lines",
+    "read_seekable_lines",
     "ria_url",
+    "write_seekable_lines",
 ]

@@ -9,22 +9,31 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 import msgspec
-import zstandard
 
-from neuromirror.mint import ZstdFrameError, read_lines
+from neuromirror.mint import (
+    SortedLines,
+    ZstdFrameError,
+    read_seekable_lines,
+    write_seekable_lines,
+)
 from neuromirror.model import (
     CommitId,
     Count,
     InvalidDocumentError,
     LinePair,
+    SnapshotEntry,
     compose_pairs,
     convert,
     dump_pairs,
+    line_path,
     load_pairs,
+    load_snapshot_entry,
     parse_json,
     patch_lines,
     reverse_pairs,
@@ -34,6 +43,9 @@ from neuromirror.store.errors import StoreDamagedError
 
 MAX_DELTA_DEPTH = 16
 """The length of a chain of deltas, beyond which a version is stored whole."""
+
+_SKIPPED_LINES = 1000
+"""Lines of a folder that are skipped one by one; after them its end is looked up."""
 
 
 class RecordsFolder:
@@ -55,6 +67,13 @@ class RecordsFolder:
         """Store a version whole."""
         if not self.has(dataset_id, commit):
             _write(self._path(dataset_id, commit, "jsonl"), record_lines, scratch)
+
+    def lookup(self, dataset_id: str, commit: str) -> RecordLookup:
+        """Open a version's records for lookups of single paths; raise StoreDamagedError."""
+        chain = self._base_chain(dataset_id, commit) or [commit]
+        *deltas, whole = chain
+        paths = [self._path(dataset_id, one, "delta") for one in deltas]
+        return RecordLookup([*paths, self._path(dataset_id, whole, "jsonl")])
 
     def write_changes(
         self,
@@ -165,6 +184,107 @@ class RecordsFolder:
             ) from error
 
 
+class RecordLookup:
+    """The records of one version by path, read frame by frame; shared by threads.
+
+    Parameters
+    ----------
+    paths
+        The version's file and those of its bases, newest first; the last one is whole.
+
+    Raises
+    ------
+    StoreDamagedError
+        A file is missing or damaged, which every method may raise, too.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._newest = paths[0]
+        with ExitStack() as stack, self._explain():
+            *deltas, whole = (
+                stack.enter_context(SortedLines(path, line_path if is_whole else _pair_path))
+                for path, is_whole in zip(paths, [False] * (len(paths) - 1) + [True], strict=True)
+            )
+            self._deltas, self._whole = deltas, whole
+            self._files = stack.pop_all()
+
+    def close(self) -> None:
+        """Close the files."""
+        self._files.close()
+
+    def find(self, path: bytes) -> SnapshotEntry | None:
+        """Return the file or subdataset at a path; None if the version has none."""
+        with self._explain():
+            for delta in self._deltas:
+                lines = takewhile(lambda one: _pair_path(one) == path, delta.lines_from(path))
+                for _, new in load_pairs(lines):
+                    return None if new is None else load_snapshot_entry(new)
+            line = next(self._whole.lines_from(path), None)
+            if line is None or line_path(line) != path:
+                return None
+            return load_snapshot_entry(line)
+
+    def below(self, folder: bytes) -> Iterator[SnapshotEntry]:
+        """Yield all files and subdatasets below a folder, by path; b"" for the whole version."""
+        start = folder + b"/" if folder else b""
+        with self._explain():
+            for line in self._lines_from(start):
+                if not line_path(line).startswith(start):
+                    return
+                yield load_snapshot_entry(line)
+
+    def entries(self, folder: bytes) -> Iterator[tuple[bytes, SnapshotEntry | None]]:
+        """Yield the names in a folder in the order of paths, each with its file.
+
+        A folder has no file and is not read to its end.
+        """
+        start = folder + b"/" if folder else b""
+        with self._explain():
+            lines = self._lines_from(start)
+            skipped = 0
+            inner = b""
+            while (line := next(lines, None)) is not None:
+                path = line_path(line)
+                if inner and path.startswith(inner):
+                    skipped += 1
+                    if skipped == _SKIPPED_LINES:
+                        # "0" follows "/"
+                        lines = self._lines_from(inner[:-1] + b"0")
+                    continue
+                if not path.startswith(start):
+                    return
+                name, slash, _ = path[len(start) :].partition(b"/")
+                inner, skipped = (start + name + slash, 0) if slash else (b"", 0)
+                yield name, None if slash else load_snapshot_entry(line)
+
+    def _lines_from(self, start: bytes) -> Iterator[bytes]:
+        lines = self._whole.lines_from(start)
+        for delta in reversed(self._deltas):
+            changed = (line for line in delta.lines_from(start) if not _is_header(line))
+            lines = patch_lines(lines, load_pairs(changed))
+        return lines
+
+    @contextmanager
+    def _explain(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            raise StoreDamagedError(
+                f"the records {self._newest} cannot be read ({error}); restore the file and those "
+                "of the version's bases from a backup, or run 'neuromirror rebuild-index', which "
+                "reads them back from git"
+            ) from error
+
+
+def _is_header(line: bytes) -> bool:
+    return not line.startswith((b"+", b"-"))
+
+
+def _pair_path(line: bytes) -> bytes:
+    """Return the path of a line of a delta; that of its header precedes all others."""
+    return b"" if _is_header(line) else line_path(line[1:])
+
+
 def _prepend(head: bytes, lines: Iterable[bytes]) -> Iterator[bytes]:
     yield head
     yield from lines
@@ -190,16 +310,7 @@ def _write(target: Path, lines: Iterable[bytes], scratch: Path) -> None:
     make_folder(target.parent)
     draft = scratch / target.name
     with draft.open("wb") as file:
-        compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
-        with compressor.stream_writer(file, closefd=False) as zstd:
-            block = bytearray()
-            for line in lines:
-                block += line
-                block += b"\n"
-                if len(block) > 1 << 18:
-                    zstd.write(bytes(block))
-                    block.clear()
-            zstd.write(bytes(block))
+        write_seekable_lines(file, lines)
         finish_file(file)
     os.replace(draft, target)
     fsync_path(target.parent)
@@ -208,7 +319,7 @@ def _write(target: Path, lines: Iterable[bytes], scratch: Path) -> None:
 def _read(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
-            yield from read_lines(file)
+            yield from read_seekable_lines(file)
     except (FileNotFoundError, ZstdFrameError) as error:
         raise StoreDamagedError(
             f"the records {path} cannot be read ({error}); restore the file from a backup, or run "

@@ -37,7 +37,7 @@ from neuromirror.store.errors import NotAStoreError, StoreBusyError, StoreDamage
 from neuromirror.store.journal_file import JournalFile
 from neuromirror.store.locks import file_lock
 from neuromirror.store.manifests import manifest_file
-from neuromirror.store.records import RecordsFolder
+from neuromirror.store.records import RecordLookup, RecordsFolder
 from neuromirror.store.repository import Repository
 from neuromirror.store.version_documents import read_describing_documents
 from neuromirror.store.write_protection import protect, protection_digest
@@ -419,6 +419,28 @@ class Store:
             Whether the records are stored, whole or as changes.
         """
         return self._records.has(dataset_id, commit)
+
+    def record_lookup(self, dataset_id: str, commit: str) -> RecordLookup:
+        """Open a version's records for lookups of single paths.
+
+        Parameters
+        ----------
+        dataset_id
+            The UUID of the dataset.
+        commit
+            The commit id in hex.
+
+        Returns
+        -------
+        RecordLookup
+            The records; close them after use.
+
+        Raises
+        ------
+        StoreDamagedError
+            The records are missing or damaged; also raised by lookups.
+        """
+        return self._records.lookup(dataset_id, commit)
 
     def record_lines(self, dataset_id: str, commit: str) -> Iterator[bytes]:
         """Return a version's record lines, sorted by git path.

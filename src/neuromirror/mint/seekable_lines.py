@@ -1,0 +1,253 @@
+"""Sorted lines in a zstd file of which any part can be read without what precedes it.
+
+A file of more than one frame ends with a seek table in Zstandard's seekable format (a skippable
+frame, which other programs skip); a frame contains whole lines. Shorter files are one frame
+without a table, as :func:`~neuromirror.mint.read_lines` reads them. Binary search over the first
+lines of the frames finds a path, so that a file of millions of lines costs a few frames.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import tempfile
+import threading
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import IO, Final, cast
+
+import zstandard
+
+from neuromirror.mint.zstd_lines import LONGEST_LINE, ZstdFrameError, decompress_frame, split_lines
+
+_FRAME_BYTES: Final = 1 << 18
+_SKIPPABLE: Final = 0x184D2A5E
+_SEEKABLE: Final = 0x8F92EAB1
+_HEAD = struct.Struct("<II")
+_ENTRY = struct.Struct("<II")
+_FOOT = struct.Struct("<IBI")
+_FRAME_HEADER: Final = 18
+_CACHED_FRAMES: Final = 64
+
+
+def write_seekable_lines(file: IO[bytes], lines: Iterable[bytes]) -> None:
+    """Write lines as zstd frames, with a seek table if there is more than one frame.
+
+    Parameters
+    ----------
+    file
+        A new file, opened for writing bytes.
+    lines
+        The lines without newlines.
+    """
+    compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
+    sizes: list[tuple[int, int]] = []
+    block = bytearray()
+
+    def write_frame() -> None:
+        frame = compressor.compress(bytes(block))
+        file.write(frame)
+        sizes.append((len(frame), len(block)))
+        block.clear()
+
+    for line in lines:
+        if len(block) + len(line) >= _FRAME_BYTES and block:
+            write_frame()
+        block += line
+        block += b"\n"
+    if block or not sizes:
+        write_frame()
+    if len(sizes) > 1:
+        table = b"".join(_ENTRY.pack(*one) for one in sizes)
+        table += _FOOT.pack(len(sizes), 0, _SEEKABLE)
+        file.write(_HEAD.pack(_SKIPPABLE, len(table)) + table)
+
+
+def read_seekable_lines(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield all lines of a file of :func:`write_seekable_lines`, without newlines.
+
+    Parameters
+    ----------
+    file
+        The file, opened for reading bytes.
+
+    Yields
+    ------
+    bytes
+        A line.
+
+    Raises
+    ------
+    ZstdFrameError
+        The file is truncated or damaged.
+    """
+    frames = _read_table(file)
+    file.seek(0)
+    if not frames:
+        yield from split_lines(decompress_frame(file))
+        return
+    for _, packed, size in frames:
+        yield from _decompress_lines(file.read(packed), size)
+
+
+class SortedLines:
+    """The lines of a file, sorted by a key; shared by threads, and a context manager.
+
+    A file of one frame without a size in its header, which an earlier release wrote, is read once
+    and copied to an unnamed temporary file.
+
+    Parameters
+    ----------
+    path
+        The file, written by :func:`write_seekable_lines`.
+    key
+        Returns the key of a line, by which the lines are sorted.
+
+    Raises
+    ------
+    FileNotFoundError
+        The file does not exist.
+    ZstdFrameError
+        The file is damaged.
+    """
+
+    def __init__(self, path: Path, key: Callable[[bytes], bytes]) -> None:
+        self._key = key
+        self._lock = threading.Lock()
+        self._first_keys: dict[int, bytes] = {}
+        self._frames: OrderedDict[int, list[bytes]] = OrderedDict()
+        self._file: IO[bytes] = path.open("rb")
+        try:
+            self._table = _read_table(self._file) or _single_frame(self._file)
+            if not self._table:
+                self._file = _copy_seekable(self._file)
+                self._table = _read_table(self._file) or _single_frame(self._file)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> SortedLines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def lines_from(self, start: bytes) -> Iterator[bytes]:
+        """Yield the lines whose keys are not less than ``start``.
+
+        Parameters
+        ----------
+        start
+            The first key.
+
+        Yields
+        ------
+        bytes
+            A line without its newline.
+
+        Raises
+        ------
+        ZstdFrameError
+            A frame is damaged.
+        """
+        if not self._table:
+            return
+        # lines with the key may start in the frame before the first frame that begins with it
+        number = max(0, bisect_left(range(len(self._table)), start, key=self._first_key) - 1)
+        lines = self._frame(number)
+        yield from islice(lines, bisect_left(lines, start, key=self._key), None)
+        for later in range(number + 1, len(self._table)):
+            yield from self._frame(later)
+
+    def _first_key(self, number: int) -> bytes:
+        with self._lock:
+            if (found := self._first_keys.get(number)) is not None:
+                return found
+        found = self._key(self._frame(number)[0])
+        with self._lock:
+            self._first_keys[number] = found
+        return found
+
+    def _frame(self, number: int) -> list[bytes]:
+        with self._lock:
+            if (kept := self._frames.get(number)) is not None:
+                self._frames.move_to_end(number)
+                return kept
+        offset, packed, size = self._table[number]
+        lines = _decompress_lines(os.pread(self._file.fileno(), packed, offset), size)
+        with self._lock:
+            self._frames[number] = lines
+            while len(self._frames) > _CACHED_FRAMES:
+                self._frames.popitem(last=False)
+        return lines
+
+
+def _decompress_lines(frame: bytes, size: int) -> list[bytes]:
+    """Return the lines of one frame, of which there is at least one."""
+    try:
+        # the size in the header decides how much memory is used
+        if zstandard.get_frame_parameters(frame).content_size != size:
+            raise ZstdFrameError("a frame has another size than the seek table states")
+        content = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise ZstdFrameError(str(error)) from None
+    if not content.endswith(b"\n"):
+        raise ZstdFrameError("the last line of a frame has no newline")
+    lines: list[bytes] = content.split(b"\n")
+    lines.pop()
+    return lines
+
+
+def _single_frame(file: IO[bytes]) -> list[tuple[int, int, int]]:
+    """Return the table of a file of one small frame whose header has its size, else nothing."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    try:
+        size = zstandard.get_frame_parameters(file.read(_FRAME_HEADER)).content_size
+    except zstandard.ZstdError as error:
+        raise ZstdFrameError(str(error)) from None
+    return [(0, end, size)] if 0 < size <= LONGEST_LINE + 1 else []
+
+
+def _copy_seekable(file: IO[bytes]) -> IO[bytes]:
+    """Return a seekable copy of a file, which is closed."""
+    with file, ExitStack() as stack:
+        made = stack.enter_context(tempfile.TemporaryFile(prefix="neuromirror-"))
+        copy = cast(IO[bytes], made)
+        file.seek(0)
+        write_seekable_lines(copy, split_lines(decompress_frame(file)))
+        copy.flush()
+        stack.pop_all()
+    return copy
+
+
+def _read_table(file: IO[bytes]) -> list[tuple[int, int, int]]:
+    """Return offset, compressed and decompressed size of each frame; empty without a table."""
+    end = file.seek(0, os.SEEK_END)
+    if end < _HEAD.size + _FOOT.size:
+        return []
+    file.seek(end - _FOOT.size)
+    count, descriptor, magic = _FOOT.unpack(file.read(_FOOT.size))
+    if magic != _SEEKABLE:
+        return []
+    size = count * _ENTRY.size + _FOOT.size
+    start = end - size - _HEAD.size
+    if descriptor or start < 0:
+        raise ZstdFrameError("the seek table is invalid")
+    file.seek(start)
+    if file.read(_HEAD.size) != _HEAD.pack(_SKIPPABLE, size):
+        raise ZstdFrameError("the seek table is invalid")
+    entries = [*_ENTRY.iter_unpack(file.read(size - _FOOT.size))]
+    offsets = [*accumulate((packed for packed, _ in entries), initial=0)]
+    largest = max((content for _, content in entries), default=0)
+    if offsets.pop() != start or not 0 < largest <= LONGEST_LINE + 1:
+        raise ZstdFrameError("the seek table does not match the frames")
+    return [(at, *one) for at, one in zip(offsets, entries, strict=True)]

@@ -1,0 +1,112 @@
+"""Sorted lines in zstd frames: equal to what was written, and found without reading the rest."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from neuromirror.mint import (
+    SortedLines,
+    ZstdFrameError,
+    read_lines,
+    read_seekable_lines,
+    write_seekable_lines,
+)
+
+
+def _written(lines: list[bytes]) -> bytes:
+    file = io.BytesIO()
+    write_seekable_lines(file, lines)
+    return file.getvalue()
+
+
+def _key(line: bytes) -> bytes:
+    return line.partition(b" ")[0]
+
+
+MANY = [b"%07d %s" % (number, b"x" * (number % 97)) for number in range(40_000)]
+
+
+@pytest.mark.parametrize("lines", [[], [b"one"], MANY, [b"a", b"b" * 3_000_000, b"c"]])
+def test_what_was_written_is_read(lines: list[bytes]) -> None:
+    assert [*read_seekable_lines(io.BytesIO(_written(lines)))] == lines
+
+
+def test_other_programs_read_the_file() -> None:
+    with zstandard.ZstdDecompressor().stream_reader(
+        io.BytesIO(_written(MANY)), read_across_frames=True
+    ) as reader:
+        assert reader.read() == b"".join(line + b"\n" for line in MANY)
+
+
+def test_short_file_is_one_frame() -> None:
+    assert [*read_lines(io.BytesIO(_written([b"one", b"two"])))] == [b"one", b"two"]
+
+
+def test_any_line_is_found(tmp_path: Path) -> None:
+    (tmp_path / "lines").write_bytes(_written(MANY))
+    with SortedLines(tmp_path / "lines", _key) as lines:
+        for number in (0, 1, 3_333, 20_000, 39_999):
+            assert next(lines.lines_from(b"%07d" % number)) == MANY[number]
+        assert [*lines.lines_from(b"0039990")] == MANY[39_990:]
+        assert [*lines.lines_from(b"1")] == []
+        assert [*lines.lines_from(b"")] == MANY
+
+
+def test_equal_keys_across_frames_are_all_found(tmp_path: Path) -> None:
+    equal = [b"k " + b"%07d" % number * 100 for number in range(2_000)]
+    (tmp_path / "lines").write_bytes(_written([b"a 1", *equal, b"z 1"]))
+    with SortedLines(tmp_path / "lines", _key) as lines:
+        assert [*lines.lines_from(b"k")] == [*equal, b"z 1"]
+
+
+def test_few_frames_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    path.write_bytes(_written(MANY))
+    whole = bytearray(path.read_bytes())
+    with SortedLines(path, _key) as lines:
+        found = next(lines.lines_from(b"0000002"))
+    # the last frames are never touched by a look-up at the start, so damage there is not seen
+    whole[len(whole) // 2 + 40_000] ^= 0xFF
+    path.write_bytes(whole)
+    with pytest.raises(ZstdFrameError), path.open("rb") as file:
+        list(read_seekable_lines(file))
+    assert found == MANY[2]
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+def test_file_of_an_earlier_release_is_read(tmp_path: Path, is_long: bool) -> None:
+    lines = MANY if is_long else MANY[:3]
+    with (tmp_path / "lines").open("wb") as file:
+        compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
+        with compressor.stream_writer(file, closefd=False) as frame:
+            frame.write(b"".join(line + b"\n" for line in lines))
+    with SortedLines(tmp_path / "lines", _key) as opened:
+        assert [*opened.lines_from(b"0000002")] == lines[2:]
+    with (tmp_path / "lines").open("rb") as file:
+        assert [*read_seekable_lines(file)] == lines
+
+
+@pytest.mark.parametrize("change", ["cut", "frame", "table", "size", "count", "more"])
+def test_damaged_file_is_refused(tmp_path: Path, change: str) -> None:
+    content = bytearray(_written(MANY))
+    if change == "cut":
+        del content[-1:]
+    elif change == "frame":
+        content[len(content) // 2] ^= 1
+    elif change == "table":
+        content[-13] ^= 1
+    elif change == "size":
+        content[-14:-10] = b"\xff" * 4
+    elif change == "count":
+        content[-9] ^= 2
+    else:
+        content += b"x"
+    with pytest.raises(ZstdFrameError):
+        list(read_seekable_lines(io.BytesIO(bytes(content))))
+    (tmp_path / "lines").write_bytes(content)
+    with pytest.raises(ZstdFrameError), SortedLines(tmp_path / "lines", _key) as lines:
+        list(lines.lines_from(b""))
