@@ -6,11 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +17,7 @@ import pytest
 import tenacity
 
 from neuromirror_demo import DemoArchive
+from support.loopback_http import serving
 
 pytest_plugins = ["support.suite_order", "support.rerun_failed"]
 
@@ -113,22 +113,12 @@ class _Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-def _stop(httpd: ThreadingHTTPServer, thread: threading.Thread) -> None:
-    httpd.shutdown()
-    httpd.server_close()
-    thread.join()
-
-
 @pytest.fixture
 def serve_directory() -> Iterator[Callable[[Path], str]]:
     """Serve the files of a folder on loopback, and return the URL."""
     with ExitStack() as stack:
 
         def start(folder: Path) -> str:
-            httpd = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
-            thread = threading.Thread(target=httpd.serve_forever, daemon=True)
-            thread.start()
-            stack.callback(_stop, httpd, thread)
-            return f"http://127.0.0.1:{httpd.server_address[1]}"
+            return stack.enter_context(serving(partial(_Quiet, directory=str(folder))))
 
         yield start

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from neuromirror.annex import (
     url_log_path,
 )
 from support.annex_helpers import TIMESTAMP, FileServer, run
+from support.loopback_http import QuietHandler, serving
 
 
 @pytest.fixture
@@ -27,7 +26,7 @@ def server() -> Iterator[FileServer]:
     """Serve files on loopback; other paths return 404."""
     files = FileServer("")
 
-    class Answers(BaseHTTPRequestHandler):
+    class Answers(QuietHandler):
         def do_HEAD(self) -> None:
             content = files.contents.get(self.path)
             self.send_response(404 if content is None else 200)
@@ -39,17 +38,8 @@ def server() -> Iterator[FileServer]:
             self.do_HEAD()
             self.wfile.write(files.contents.get(self.path, b""))
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    files.address = f"http://127.0.0.1:{httpd.server_address[1]}"
-    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
-    thread.start()
-    yield files
-    httpd.shutdown()
-    httpd.server_close()
-    thread.join()
+    with serving(Answers) as files.address:
+        yield files
 
 
 MakeDataset = Callable[..., Path]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from importlib import import_module
 from pathlib import Path
-from threading import Thread
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -16,6 +15,7 @@ from click.testing import CliRunner
 
 from neuromirror.cli import main
 from neuromirror.crawl import rebuild_index
+from support.loopback_http import HttpService, send_reply
 from support.mirror_harness import MirrorHarness
 from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, files
 from support.scripted_zarrs import scripted_zarr
@@ -38,12 +38,18 @@ etags = "md5"
 
 
 @dataclass
-class EndlessBucket:
+class EndlessBucket(HttpService):
     """A server of one bucket; ``pages`` are left before its listing ends."""
 
-    url: str = ""
     pages: int = 1_000
     request_count: int = 0
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        self.request_count += 1
+        query = parse_qs(urlsplit(handler.path).query, keep_blank_values=True)
+        listed = "list-type" in query
+        body = list_page(self, query) if listed else "<Error/>"
+        send_reply(handler, 200 if listed else 501, body.encode(), "application/xml")
 
 
 def list_page(bucket: EndlessBucket, query: dict[str, list[str]]) -> str:
@@ -62,33 +68,8 @@ def list_page(bucket: EndlessBucket, query: dict[str, list[str]]) -> str:
 
 @pytest.fixture
 def bucket() -> Iterator[EndlessBucket]:
-    made = EndlessBucket()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def do_GET(self) -> None:
-            made.request_count += 1
-            query = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
-            listed = "list-type" in query
-            body = (list_page(made, query) if listed else "<Error/>").encode()
-            self.send_response(200 if listed else 501)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(b"" if self.command == "HEAD" else body)
-
-        do_HEAD = do_GET
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        made.url = f"http://127.0.0.1:{server.server_port}"
-        serving = Thread(target=server.serve_forever, args=(0.02,))
-        serving.start()
-        yield made
-        server.shutdown()
-        serving.join()
+    with EndlessBucket() as running:
+        yield running
 
 
 def bucket_harness(bucket: EndlessBucket, folder: Path, *, depth: int, limit: str) -> MirrorHarness:

@@ -25,7 +25,6 @@ from support.scripted_http_server import (
     MD5,
     ScriptedReply,
     ScriptedServer,
-    running_server,
 )
 
 ETAG = f"{hashlib.md5(b'parts').hexdigest()}-3"
@@ -36,7 +35,7 @@ DELETE_MARKER = ScriptedReply(405, {"x-amz-delete-marker": "true"})
 
 @pytest.fixture
 def server() -> Iterator[ScriptedServer]:
-    with running_server() as running:
+    with ScriptedServer() as running:
         yield running
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -16,53 +15,29 @@ from neuromirror.net import (
     RequestPolicy,
     Session,
 )
+from support.loopback_http import HttpService, send_reply
 
 SECRET = "canarysecretcanarysecretcanarysecret0000"
 
 
-class Recorder:
+class Recorder(HttpService):
     """A server that records each request's headers; ``/to?URL`` redirects to the URL."""
 
     def __init__(self) -> None:
         self.headers: list[tuple[str, dict[str, str]]] = []
-        recorder = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-            def do_GET(self) -> None:
-                recorder.headers.append((self.path, {**self.headers}))
-                target = self.path.partition("to?")[2]
-                status = 307 if target else 403 if "denied" in self.path else 200
-                self.send_response(status)
-                if target:
-                    self.send_header("Location", target)
-                self.send_header("Content-Length", "2")
-                self.end_headers()
-                self.wfile.write(b"{}")
-
-            do_HEAD = do_GET
-
-        self._httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._httpd.server_address[1]}"
-        self._thread = Thread(target=self._httpd.serve_forever, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._httpd.shutdown()
-        self._httpd.server_close()
-        self._thread.join()
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        self.headers.append((handler.path, {**handler.headers}))
+        target = handler.path.partition("to?")[2]
+        status = 307 if target else 403 if "denied" in handler.path else 200
+        location = {"Location": target} if target else {}
+        send_reply(handler, status, b"{}", **location)
 
 
 @pytest.fixture
 def servers() -> Iterator[tuple[Recorder, Recorder]]:
-    both = Recorder(), Recorder()
-    yield both
-    for one in both:
-        one.close()
+    with Recorder() as one, Recorder() as other:
+        yield one, other
 
 
 @pytest.fixture

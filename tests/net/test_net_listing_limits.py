@@ -20,7 +20,8 @@ from neuromirror.net import (
     UnreachableError,
 )
 from neuromirror.sources.dandi.paging import read_pages
-from support.stub_server import Answer, StubServer, send_reply
+from support.loopback_http import send_reply
+from support.stub_server import Answer, StubServer
 
 XML = "application/xml"
 PAGES = 300

@@ -31,7 +31,8 @@ from neuromirror.net import (
     UnsafeAddressError,
     count_traffic,
 )
-from support.stub_server import StubServer, responds_in_turn, responds_with, send_reply
+from support.loopback_http import QuietHandler, send_reply
+from support.stub_server import StubServer, responds_in_turn, responds_with
 
 LONG = bytes(range(256)) * 12_000  # longer than the buffer of a connection
 
@@ -336,12 +337,7 @@ def tls_server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         )
     )
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: object) -> None:
-            pass
-
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             send_reply(self, 200, LONG)
 

@@ -10,7 +10,8 @@ import pytest
 
 from neuromirror import __version__
 from neuromirror.net import RequestPolicy, validate_contact
-from support.stub_server import responds_with_json, send_reply
+from support.loopback_http import send_reply
+from support.stub_server import responds_with_json
 
 CONTACT = "mailto:mirror@institute.example"
 

@@ -27,7 +27,8 @@ from neuromirror.net import (
     TooManyRequestsError,
     UnreachableError,
 )
-from support.stub_server import responds_in_turn, responds_with, responds_with_json, send_reply
+from support.loopback_http import send_reply
+from support.stub_server import responds_in_turn, responds_with, responds_with_json
 
 
 def test_json_comes_with_parameters_and_the_agent_string(server, make_session):

@@ -21,7 +21,8 @@ from neuromirror.net import (
     count_traffic,
 )
 from neuromirror.net.traffic import OTHER_HOSTS, record_traffic
-from support.stub_server import responds_in_turn, responds_with, responds_with_json, send_reply
+from support.loopback_http import send_reply
+from support.stub_server import responds_in_turn, responds_with, responds_with_json
 
 SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce.</Message></Error>"
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from time import time
 
@@ -18,6 +16,7 @@ from neuromirror.crawl import open_recorder
 from neuromirror.model import EventRaised
 from neuromirror.service.doctor import DoctorCheck, run_doctor_checks
 from neuromirror.service.integrity import check_integrity
+from support.loopback_http import QuietHandler, serving
 from support.mirror_harness import MirrorHarness
 from support.synced_mirror import flip_bit
 
@@ -68,8 +67,8 @@ def archive(*, ahead: float = 0.0, status: int = 200, lists: bool = True) -> Ite
     """
     content = json.dumps(LIST).encode()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
+    class Handler(QuietHandler):
+        def do_GET(self) -> None:
             found = lists and self.path.startswith("/api/dandisets/")
             self.send_response_only(status if found or status != 200 else 404)
             self.send_header("Date", formatdate(time() + ahead, usegmt=True))
@@ -79,20 +78,8 @@ def archive(*, ahead: float = 0.0, status: int = 200, lists: bool = True) -> Ite
             if found and self.command == "GET":
                 self.wfile.write(content)
 
-        do_GET = do_HEAD
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{httpd.server_address[1]}/api"
-    finally:
-        httpd.shutdown()
-        httpd.server_close()
-        thread.join()
+    with serving(Handler) as url:
+        yield f"{url}/api"
 
 
 def mirror_harness_of(tmp_path: Path, *addresses: str) -> MirrorHarness:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +30,7 @@ from neuromirror.service.jobs import Job, JobReport
 from neuromirror.service.running_jobs import RunningJob, collect_result
 from neuromirror_demo import DemoArchive
 from support.embargo_harness import contents
+from support.loopback_http import HttpService, send_reply
 
 SECRET = "canary7f3a9c"
 """What those at the other end call secret; the token that is sent is the demo archive's."""
@@ -37,81 +38,61 @@ SECRET = "canary7f3a9c"
 FAILING = ("000001", "000002", "000003", "000005", "000007")
 
 
-class LeakingArchive(ThreadingHTTPServer):
+class LeakingArchive(HttpService):
     """A proxy that repeats received tokens in all parts of its responses."""
 
-    daemon_threads = True
-
     def __init__(self, api: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
         self.behind = urlsplit(api).netloc
-        self.here = f"127.0.0.1:{self.server_address[1]}"
         self.struck: set[str] = set()
 
+    @property
+    def here(self) -> str:
+        return self.url.removeprefix("http://")
 
-class _Handler(BaseHTTPRequestHandler):
-    server: LeakingArchive
-
-    def do_GET(self) -> None:
-        token = self.headers.get("Authorization", "").removeprefix("token ")
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        token = handler.headers.get("Authorization", "").removeprefix("token ")
         leaked = f"{token or SECRET}&access_token={SECRET}"
         # anonymous requests are forwarded: a dataset that refuses them is not visited with a token
-        name = next((one for one in FAILING if token and f"/{one}/" in self.path), "")
-        self.server.struck.add(name)
+        name = next((one for one in FAILING if token and f"/{one}/" in handler.path), "")
+        self.struck.add(name)
         match name:
             case "000001":
-                there = f"http://someone:{SECRET}@{self.server.here}/leak/?X-Amz-Signature={leaked}"
-                self._answer(302, "", Location=there)
+                there = f"http://someone:{SECRET}@{self.here}/leak/?X-Amz-Signature={leaked}"
+                send_reply(handler, 302, Location=there)
             case "000002":
                 detail = f"Authorization: token {leaked} may not read this"
-                self._answer(403, json.dumps({"detail": detail}))
+                send_reply(handler, 403, json.dumps({"detail": detail}).encode())
             case "000003":
-                self._answer(200, f"<html>you are {leaked}</html>", **{"Content-Type": "text/html"})
+                send_reply(handler, 200, f"<html>you are {leaked}</html>".encode(), "text/html")
             case "000005":
-                self._answer(
-                    302, "", Location=f"ftp://{SECRET}:{SECRET}@example.org/?token={leaked}"
-                )
+                there = f"ftp://{SECRET}:{SECRET}@example.org/?token={leaked}"
+                send_reply(handler, 302, Location=there)
             case "000007":
-                self._answer(302, "", Location=f"http://169.254.169.254/?token={leaked}")
-            case _ if self.path.startswith("/leak"):
-                self._answer(404, json.dumps({"detail": f"no http://{self.path}; token={leaked}"}))
+                send_reply(handler, 302, Location=f"http://169.254.169.254/?token={leaked}")
+            case _ if handler.path.startswith("/leak"):
+                detail = f"no http://{handler.path}; token={leaked}"
+                send_reply(handler, 404, json.dumps({"detail": detail}).encode())
             case _:
-                self._pass_on()
+                self._pass_on(handler)
 
-    def _pass_on(self) -> None:
-        behind = http.client.HTTPConnection(self.server.behind, timeout=60)
-        behind.request("GET", self.path, headers=dict(self.headers))
+    def _pass_on(self, handler: BaseHTTPRequestHandler) -> None:
+        behind = http.client.HTTPConnection(self.behind, timeout=60)
+        behind.request("GET", handler.path, headers=dict(handler.headers))
         reply = behind.getresponse()
         body = reply.read()
         kept = {
             name: reply.headers[name]
-            for name in ("Content-Type", "Content-Encoding", "Location")
+            for name in ("Content-Encoding", "Location")
             if name in reply.headers
         }
-        self._answer(reply.status, body, **kept)
+        send_reply(handler, reply.status, body, reply.headers["Content-Type"], **kept)
         behind.close()
-
-    def _answer(self, status: int, body: str | bytes, **headers: str) -> None:
-        content = body.encode() if isinstance(body, str) else body
-        self.send_response(status)
-        for name, value in {"Content-Type": "application/json", **headers}.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
 
 
 @pytest.fixture
 def leaking_archive(demo: DemoArchive) -> Iterator[LeakingArchive]:
-    with LeakingArchive(demo.api_url) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+    with LeakingArchive(demo.api_url) as running:
+        yield running
 
 
 class SystemdService:

@@ -32,7 +32,8 @@ from neuromirror.sources import (
 from neuromirror.sources.dandi.options import DandiOptions
 from neuromirror.sources.dandi.rows import _object_url
 from neuromirror.sources.dandi.versions import RecentVersions
-from support.dandi_replay import DandiReplayServer, send
+from support.dandi_replay import DandiReplayServer
+from support.loopback_http import send_reply
 from support.visit_context import EMPTY_CONTEXT, FakeVisitContext
 
 
@@ -138,7 +139,7 @@ def test_a_refused_token_is_no_embargo(make_source, archive, monkeypatch):
 
 
 def test_a_403_of_a_firewall_is_not_an_embargo(make_source, archive):
-    archive.on_request = lambda handler, *_: send(handler, 403, b"<p>blocked", kind="text/html")
+    archive.on_request = lambda handler, *_: send_reply(handler, 403, b"<p>blocked", "text/html")
     source = make_source()
     with pytest.raises(AccessDeniedError):
         source.hint(source.dataset("000001"))
@@ -162,7 +163,7 @@ def test_only_the_archive_itself_can_say_that_a_dandiset_is_gone(make_source, ar
     for ask in (source.hint, source.versions):
         with pytest.raises(DatasetNotFoundError, match="000006"):
             ask(source.dataset("000006"))
-    archive.on_request = lambda handler, *_: send(
+    archive.on_request = lambda handler, *_: send_reply(
         handler, 404, b"<p>no such page", kind="text/html"
     )
     for ask in (source.hint, source.versions):
@@ -320,7 +321,7 @@ def test_an_object_that_is_refused_without_an_embargo_ends_the_listing(
     make_source, archive, status
 ):
     archive.on_request = lambda handler, *_: (
-        handler.command == "HEAD" and send(handler, status, b"")
+        handler.command == "HEAD" and send_reply(handler, status)
     )
     with pytest.raises(AccessDeniedError) as caught:
         entries_of(make_source(), "000001", "draft")
@@ -342,7 +343,7 @@ def test_a_blob_that_its_row_states_to_be_under_embargo_is_left_out_by_name(make
 @pytest.mark.parametrize("status", [404, 405, 301])
 def test_an_object_without_a_head_reply_keeps_its_plain_url(make_source, archive, status):
     archive.on_request = lambda handler, *_: (
-        handler.command == "HEAD" and send(handler, status, b"")
+        handler.command == "HEAD" and send_reply(handler, status)
     )
     records = entries_of(make_source(), "000001", "draft")
     assert len(records) == 3

@@ -19,7 +19,8 @@ from neuromirror.sources import (
     UnreliableListingError,
     open_source,
 )
-from support.dandi_replay import page_of, recorded, send
+from support.dandi_replay import page_of, recorded
+from support.loopback_http import send_reply
 from support.visit_context import EMPTY_CONTEXT
 
 LIST = "/api/dandisets/"
@@ -46,7 +47,7 @@ def answering(archive, path, number, status, body, kind="application/json"):
 
     def before(handler, request_path, query):
         is_match = request_path == path and int(query.get("page", 1)) == number
-        return is_match and send(handler, status, body, kind=kind)
+        return is_match and send_reply(handler, status, body, kind=kind)
 
     archive.on_request = before
 
@@ -73,7 +74,7 @@ def test_an_archive_that_clips_pages_further_is_not_believed(make_source, archiv
         few = {**query, "page_size": str(min(int(query["page_size"]), 2))}
         rows = archive.assets("000002_draft")
         page = page_of(rows, f"{archive.url}{ASSETS}", few)
-        return send(handler, 200, archive.with_own_addresses(page))
+        return send_reply(handler, 200, archive.with_own_addresses(page))
 
     archive.on_request = clipped
     with pytest.raises(UnreliableListingError, match=r"page 1.*\b2\b.*\b3\b.*page_size"):
@@ -301,7 +302,7 @@ def test_urls_end_with_a_slash_and_a_redirect_is_followed(make_source, archive):
         if path != LIST or "moved" in query:
             return False
         there = f"{handler.path}&moved=1"
-        return send(handler, 301, b"", {"Location": there, "Content-Length": "0"}, "text/html")
+        return send_reply(handler, 301, b"", "text/html", Location=there)
 
     archive.on_request = moved
     assert len(list(source.datasets())) == 9
@@ -310,9 +311,8 @@ def test_urls_end_with_a_slash_and_a_redirect_is_followed(make_source, archive):
 def test_a_redirect_to_an_html_page_is_not_an_empty_list(make_source, archive):
     def moved(handler, path, query):
         if path == LIST:
-            away = {"Location": "/login/", "Content-Length": "0"}
-            return send(handler, 301, b"", away, "text/html")
-        return path == "/login/" and send(handler, 200, b"<html>Log in", kind="text/html")
+            return send_reply(handler, 301, b"", "text/html", Location="/login/")
+        return path == "/login/" and send_reply(handler, 200, b"<html>Log in", kind="text/html")
 
     archive.on_request = moved
     with pytest.raises(InvalidJsonError):
@@ -324,7 +324,7 @@ def test_a_bad_token_is_an_error_on_public_lists_too(make_source, archive, monke
     source = make_source(token_env="DANDI_TEST_TOKEN")
     refusal = json.dumps(archive.replies["ds_bad_token"]).encode()
     archive.on_request = lambda handler, *_: (
-        "Authorization" in handler.headers and send(handler, 401, refusal)
+        "Authorization" in handler.headers and send_reply(handler, 401, refusal)
     )
     for ask in (
         lambda: list(source.datasets()),
@@ -415,7 +415,7 @@ def test_an_archive_for_members_needs_a_token(archive, monkeypatch):
     zarr = source.dataset("zarr/158136a1-279c-4c0a-bf6b-085a4f0da6cc")
     archive.on_request = lambda handler, path, _query: (
         "/zarr/" in path
-        and send(
+        and send_reply(
             handler, 200, json.dumps({"zarr_id": zarr.local_id[5:], "checksum": None}).encode()
         )
     )

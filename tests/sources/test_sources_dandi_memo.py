@@ -6,7 +6,7 @@ import pytest
 
 from neuromirror.model import Location
 from neuromirror.net import ServerError
-from support.dandi_replay import send
+from support.loopback_http import send_reply
 from support.visit_context import EMPTY_CONTEXT, FakeVisitContext
 
 ASSETS = "/api/dandisets/000002/versions/draft/assets/"
@@ -142,7 +142,7 @@ def test_no_page_is_requested_after_the_first_that_differs(make_source, archive)
 def test_an_unreadable_page_means_changed(make_source, archive):
     source = make_source(page_size=2)
     memo = memo_of(source)
-    archive.on_request = lambda handler, path, _: path == ASSETS and send(handler, 503, b"{}")
+    archive.on_request = lambda handler, path, _: path == ASSETS and send_reply(handler, 503, b"{}")
     listing = listing_of(source, FakeVisitContext(memo=memo))
     assert not listing.is_unchanged()
     with pytest.raises(ServerError):
@@ -155,7 +155,7 @@ def test_the_smaller_pages_of_a_weak_server_are_requested_in_the_same_size(make_
 
     def before(handler, path, query):
         weak = path == ASSETS and int(query["page_size"]) > 20
-        return weak and send(handler, 502, b"{}")
+        return weak and send_reply(handler, 502, b"{}")
 
     archive.on_request = before
     source = make_source(page_size=80)
@@ -192,7 +192,7 @@ def test_a_missing_object_is_requested_in_the_next_visit(make_source, archive, s
     refused = next(iter(archive.objects))
 
     def before(handler, path, _query):
-        return handler.command == "HEAD" and path == refused and send(handler, status, b"")
+        return handler.command == "HEAD" and path == refused and send_reply(handler, status)
 
     archive.on_request = before
     source = make_source()

@@ -14,7 +14,8 @@ from neuromirror.net import ListingTooLongError
 from neuromirror.sources import UnreliableListingError
 from neuromirror.sources.dandi.document import clean
 from neuromirror.sources.dandi.metadata_shards import SHARD_LIMIT, MetadataShards, metadata_line
-from support.dandi_replay import recorded, send
+from support.dandi_replay import recorded
+from support.loopback_http import send_reply
 from support.visit_context import EMPTY_CONTEXT
 
 
@@ -241,7 +242,7 @@ def test_an_empty_version_and_a_version_of_zarrs_have_the_right_documents(make_s
 def test_a_listing_that_breaks_off_has_no_shards(make_source, archive):
     def refuse(handler, path, query):
         is_second_page = path.endswith("/assets/") and query.get("page") == "2"
-        return is_second_page and send(handler, 404, b'{"detail":"Invalid page."}')
+        return is_second_page and send_reply(handler, 404, b'{"detail":"Invalid page."}')
 
     archive.on_request = refuse
     listing = listing_of(make_source(page_size=2), "000002", "draft")

@@ -18,7 +18,8 @@ from neuromirror.net import (
     UnreachableError,
 )
 from neuromirror.sources import UnreliableListingError
-from support.dandi_replay import page_of, recorded, send
+from support.dandi_replay import page_of, recorded
+from support.loopback_http import send_reply
 from support.visit_context import EMPTY_CONTEXT
 
 ASSETS = "/api/dandisets/000002/versions/draft/assets/"
@@ -39,10 +40,10 @@ def change_page(archive, number, change, path=ASSETS):
     def before(handler, request_path, query):
         if request_path != path or int(query.get("page", 1)) != number:
             return False
-        status, body = archive.answer(request_path, query)
+        status, body = archive.find_reply(request_path, query)
         page = json.loads(body)
         change(page)
-        return send(handler, status, json.dumps(page).encode())
+        return send_reply(handler, status, json.dumps(page).encode())
 
     archive.on_request = before
 
@@ -118,14 +119,14 @@ def test_a_next_that_is_not_the_next_page_is_refused(make_source, archive, targe
 
 
 def test_a_list_that_always_gives_its_first_page_is_noticed(make_source, archive):
-    first = archive.answer(ASSETS, {"page_size": "3", "page": "1", "order": "path"})
+    first = archive.find_reply(ASSETS, {"page_size": "3", "page": "1", "order": "path"})
 
     def before(handler, path, query):
         if path != ASSETS:
             return False
         page = json.loads(first[1])
         page["next"] = page["next"].replace("page=2", f"page={int(query['page']) + 1}")
-        return send(handler, 200, json.dumps(page).encode())
+        return send_reply(handler, 200, json.dumps(page).encode())
 
     archive.on_request = before
     with pytest.raises(UnreliableListingError):
@@ -201,7 +202,7 @@ def test_a_path_twice_on_a_page_is_noticed(make_source, archive):
 )
 def test_a_malformed_page_is_not_an_empty_list(make_source, archive, page):
     archive.on_request = lambda handler, path, _query: (
-        path == ASSETS and send(handler, 200, json.dumps(page).encode())
+        path == ASSETS and send_reply(handler, 200, json.dumps(page).encode())
     )
     with pytest.raises(UnreliableListingError):
         paths_of(make_source())
@@ -223,7 +224,7 @@ def test_a_malformed_page_is_not_an_empty_list(make_source, archive, page):
 def test_an_unreadable_page_ends_the_listing(make_source, archive, status, body, kind, error):
     def before(handler, path, query):
         is_later_page = path == ASSETS and int(query["page"]) > 1
-        return is_later_page and send(handler, status, body, kind=kind)
+        return is_later_page and send_reply(handler, status, body, kind=kind)
 
     archive.on_request = before
     with pytest.raises(error):
@@ -258,7 +259,7 @@ def test_pages_too_large_for_the_server_are_split(make_source, archive, limit, b
             return False
         size = int(query["page_size"])
         end = int(query["page"]) * size
-        return end > begin and size > max(limit, 10) and send(handler, 504, b"")
+        return end > begin and size > max(limit, 10) and send_reply(handler, 504)
 
     archive.on_request = before
     paths = paths_of(make_source(page_size=100))
@@ -272,14 +273,14 @@ def test_a_page_that_times_out_or_is_cut_off_is_split(make_source, archive):
         if path != ASSETS or int(query["page_size"]) <= 12:
             return False
         handler.close_connection = True
-        return send(handler, 200, b"[1,", {"Content-Length": "9999"})
+        return send_reply(handler, 200, b"[1,", Content_Length="9999")
 
     archive.on_request = before
     assert len(paths_of(make_source(page_size=48))) == 50
 
 
 def test_a_server_that_is_down_stays_an_error(make_source, archive):
-    archive.on_request = lambda handler, path, _query: path == ASSETS and send(handler, 503, b"")
+    archive.on_request = lambda handler, path, _query: path == ASSETS and send_reply(handler, 503)
     with pytest.raises(ServerError):
         paths_of(make_source(page_size=1000))
     sizes = {
@@ -298,7 +299,7 @@ def test_rows_that_move_while_pages_shrink_are_noticed(make_source, archive):
             return False
         if rows[0]["path"] == "sub-00000.nwb":
             rows.append({**rows.pop(0), "path": "zzz.nwb"})
-        return send(handler, 502, b"")
+        return send_reply(handler, 502)
 
     archive.on_request = before
     with pytest.raises(UnreliableListingError, match="rows moved"):
@@ -337,14 +338,14 @@ def test_an_unreadable_object_ends_the_listing(make_source, archive):
     """A record without version id would stay in the git-annex branch forever."""
     archive.set_blob_count("000002_draft", 20)
     bad = next(path for path in archive.objects if path.endswith("-0000-4000-8000-000000000000"))
-    archive.on_request = lambda handler, path, _query: path == bad and send(handler, 503, b"")
+    archive.on_request = lambda handler, path, _query: path == bad and send_reply(handler, 503)
     with pytest.raises(ServerError):
         list(listing_of(make_source()).entries())
 
 
 def test_a_failing_bucket_ends_the_listing(make_source, archive):
     """Otherwise a transient outage would be recorded as files without version ids."""
-    archive.on_request = lambda handler, *_: handler.command == "HEAD" and send(handler, 503, b"")
+    archive.on_request = lambda handler, *_: handler.command == "HEAD" and send_reply(handler, 503)
     with pytest.raises(ServerError):
         paths_of(make_source())
 

@@ -99,7 +99,7 @@ def test_the_sessions_token_takes_precedence_over_the_public_one(
 ) -> None:
     monkeypatch.setitem(os.environ, "MY_TOKEN", "secret-token")
     url = parse_url(next(blocks(volume(service))).url)
-    with Session(allow_private=True, tokens={service.api: "MY_TOKEN"}) as session:
+    with Session(allow_private=True, tokens={service.url: "MY_TOKEN"}) as session:
         b"".join(fetch_block(session, url))
     assert service.headers[0]["Authorization"] == "token secret-token"
 
@@ -173,7 +173,7 @@ def test_a_refused_token_is_named_by_where_it_comes_from(
     # a mirror's token has its own variable
     monkeypatch.setitem(os.environ, "MY_TOKEN", "secret-token")
     with (
-        Session(allow_private=True, tokens={service.api: "MY_TOKEN"}) as other,
+        Session(allow_private=True, tokens={service.url: "MY_TOKEN"}) as other,
         pytest.raises(CutoutRefusedError) as refused,
     ):
         b"".join(fetch_block(other, url))

@@ -76,7 +76,7 @@ class Visits:
     def open(self, *, deep: bool = False, **options: Any) -> Listing:
         self.workspace.mkdir(exist_ok=True)
         self.service.requests.clear()
-        given = {"api": self.service.api, "hash": "fetch", "sample": 4, "rolling": 6, **options}
+        given = {"api": self.service.url, "hash": "fetch", "sample": 4, "rolling": 6, **options}
         return VolumeListing(
             _VERSION,
             self.volume,
@@ -511,5 +511,5 @@ def test_a_memo_returns_the_recorded_digests(known: list[int], visits: Visits) -
 def visits_shape(visits: Visits) -> str:
     from neuromirror.sources.volumes.listing import fingerprint
 
-    options = VolumeOptions(api=visits.service.api, hash="none", sample=0, rolling=0)
+    options = VolumeOptions(api=visits.service.url, hash="none", sample=0, rolling=0)
     return fingerprint(visits.volume, options)

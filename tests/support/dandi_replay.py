@@ -10,12 +10,13 @@ from __future__ import annotations
 import copy
 import json
 import re
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
+
+from support.loopback_http import HttpService, send_reply
 
 DATA = Path(__file__).parents[1] / "sources" / "data" / "dandi"
 RECORDED_API = "http://127.0.0.1:18900"
@@ -26,7 +27,7 @@ def recorded(name: str) -> Any:
     return json.loads((DATA / f"{name}.json").read_text())
 
 
-class DandiReplayServer:
+class DandiReplayServer(HttpService):
     def __init__(self) -> None:
         self.replies: dict[str, Any] = {
             path.stem: recorded(path.stem) for path in sorted(DATA.glob("*.json"))
@@ -48,37 +49,11 @@ class DandiReplayServer:
                         path = urlsplit(row["metadata"]["contentUrl"][1]).path
                         self.objects[path] = (row["size"], f"v-{row['blob'][:8]}")
 
-    def __enter__(self) -> DandiReplayServer:
-        outer = self
+    @property
+    def api(self) -> str:
+        return f"{self.url}/api"
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-            def do_GET(self) -> None:
-                try:
-                    outer.serve(self)
-                except (BrokenPipeError, ConnectionResetError):
-                    self.close_connection = True
-
-            do_HEAD = do_GET
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
-        self.thread.start()
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        self.api = f"{self.url}/api"
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
-
-    def serve(self, handler: BaseHTTPRequestHandler) -> None:
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
         parts = urlsplit(handler.path)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         if handler.command == "HEAD":
@@ -89,21 +64,21 @@ class DandiReplayServer:
             return
         if parts.path in self.refused:
             status, document = self.refused[parts.path]
-            send(handler, status, self.with_own_addresses(document))
+            send_reply(handler, status, self.with_own_addresses(document))
         elif parts.path in self.objects:
             size, version_id = self.objects[parts.path]
             headers = {"Content-Length": str(size)}
             if version_id is not None:
                 headers["x-amz-version-id"] = version_id
-            send(handler, 200, b"", headers)
+            send_reply(handler, 200, **headers)
         else:
-            send(handler, *self.answer(parts.path, query))
+            send_reply(handler, *self.find_reply(parts.path, query))
 
     def with_own_addresses(self, found: Any) -> bytes:
         text = json.dumps(found).replace(RECORDED_API, self.url).replace(RECORDED_BUCKET, self.url)
         return text.encode()
 
-    def answer(self, path: str, query: dict[str, str]) -> tuple[int, bytes]:
+    def find_reply(self, path: str, query: dict[str, str]) -> tuple[int, bytes]:
         name = {"/api/info/": "info", "/api/dandisets/": "ds_all"}.get(path)
         if found := re.fullmatch(r"/api/dandisets/(\d{6})/", path):
             name = f"d{found[1]}"
@@ -160,22 +135,3 @@ def page_of(rows: list[Any], address: str, query: dict[str, str]) -> dict[str, A
         "previous": None,
         "results": rows[(number - 1) * size : number * size],
     }
-
-
-def send(
-    handler: BaseHTTPRequestHandler,
-    status: int,
-    body: bytes,
-    headers: dict[str, str] | None = None,
-    kind: str = "application/json",
-) -> bool:
-    handler.send_response(status)
-    handler.send_header("Content-Type", kind)
-    if headers is None or "Content-Length" not in headers:
-        handler.send_header("Content-Length", str(len(body)))
-    for name, value in (headers or {}).items():
-        handler.send_header(name, value)
-    handler.end_headers()
-    if handler.command != "HEAD":
-        handler.wfile.write(body)
-    return True

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from xml.sax.saxutils import escape
+
+from support.loopback_http import QuietHandler, send_reply, serving
 
 OBJECTS = {
     "a.txt": b"first object, 24 bytes..",
@@ -31,23 +31,12 @@ def nonconforming_bucket(**departures: Any) -> Iterator[str]:
     ``same_page`` ignores start-after and tokens, ``headers`` are sent with every reply.
     """
     handler = type("Handler", (_Handler,), {"departures": departures})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(handler) as url:
+        yield url
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(QuietHandler):
     departures: dict[str, Any]
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
 
     def _etag(self, key: str) -> str:
         digest = hashlib.md5(OBJECTS[key], usedforsecurity=False).hexdigest()
@@ -56,16 +45,7 @@ class _Handler(BaseHTTPRequestHandler):
         return digest[::-1] if self.departures.get("opaque") else digest
 
     def _reply(self, status: int, body: bytes, **headers: str) -> None:
-        self.send_response(status)
-        for name, value in {**self.departures.get("headers", {}), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
+        send_reply(self, status, body, **{**self.departures.get("headers", {}), **headers})
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
@@ -109,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
             f"<EncodingType>url</EncodingType><KeyCount>{len(keys[:most])}</KeyCount>"
             f"<IsTruncated>{str(more).lower()}</IsTruncated>{token}{rows}</ListBucketResult>"
         )
-        self._reply(200, body.encode(), Content_Type="application/xml")
+        self._reply(200, body.encode(), kind="application/xml")
 
     def _row(self, key: str) -> str:
         size, etag = len(OBJECTS[key]), self._etag(key)

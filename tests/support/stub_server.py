@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-Answer = Callable[[BaseHTTPRequestHandler], None]
+from support.loopback_http import HttpService, send_reply
+
+Answer = Callable[[BaseHTTPRequestHandler], object]
 
 
 @dataclass
@@ -20,64 +21,19 @@ class RecordedRequest:
 
 
 @dataclass
-class StubServer:
+class StubServer(HttpService):
     """``answers`` maps a path (without query) to its response; ``requests`` records requests."""
 
     answers: dict[str, Answer] = field(default_factory=dict)
     requests: list[RecordedRequest] = field(default_factory=list)
 
-    def __enter__(self) -> StubServer:
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-            def do_GET(self) -> None:
-                outer.requests.append(RecordedRequest(self.command, self.path, dict(self.headers)))
-                answer = outer.answers.get(self.path.partition("?")[0])
-                try:
-                    if answer is None:
-                        send_reply(self, 404, b'{"detail": "Not found."}')
-                    else:
-                        answer(self)
-                except (BrokenPipeError, ConnectionResetError):
-                    self.close_connection = True
-
-            do_HEAD = do_GET
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-        self.port = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-def send_reply(
-    handler: BaseHTTPRequestHandler,
-    status: int,
-    body: bytes = b"",
-    kind: str = "application/json",
-    **headers: str,
-) -> None:
-    handler.send_response(status)
-    handler.send_header("Content-Type", kind)
-    for name, value in headers.items():
-        handler.send_header(name.replace("_", "-"), value)
-    if "Content_Length" not in headers:
-        handler.send_header("Content-Length", str(len(body)))
-    handler.end_headers()
-    if handler.command != "HEAD":
-        handler.wfile.write(body)
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        self.requests.append(RecordedRequest(handler.command, handler.path, dict(handler.headers)))
+        answer = self.answers.get(handler.path.partition("?")[0])
+        if answer is None:
+            send_reply(handler, 404, b'{"detail": "Not found."}')
+        else:
+            answer(handler)
 
 
 def responds_with(

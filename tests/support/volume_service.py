@@ -7,13 +7,14 @@ import re
 import threading
 import zlib
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from time import sleep
-from types import TracebackType
 from typing import Any
 
 import blosc
 import numpy as np
+
+from support.loopback_http import HttpService
 
 BLOSC = "application/blosc"
 _BOSS = re.compile(r"/v1/cutout/(.+)/(\d+)/(\d+):(\d+)/(\d+):(\d+)/(\d+):(\d+)/(?:(\d+):\d+/)?\?")
@@ -29,7 +30,7 @@ def npy(array: Any) -> bytes:
     return file.getvalue()
 
 
-class VolumeService:
+class VolumeService(HttpService):
     """Serves arrays (``[t,] z, y, x``) by level, from their starts (x, y, z) on.
 
     ``answers`` has a list of special replies per cutout (as in its URL); each is used once:
@@ -50,38 +51,9 @@ class VolumeService:
         self._busy = 0
         self._lock = threading.Lock()
 
-    def __enter__(self) -> VolumeService:
-        service = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True  # header and body are two writes
-
-            def do_GET(self) -> None:
-                service._answer(self)
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._httpd.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
-        self.host = f"127.0.0.1:{self._httpd.server_address[1]}"
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._httpd.shutdown()
-        self._httpd.server_close()
-        self._thread.join()
-
     @property
-    def api(self) -> str:
-        return f"http://{self.host}"
+    def host(self) -> str:
+        return self.url.removeprefix("http://")
 
     def wait(self) -> None:
         """Wait until no request is in progress."""
@@ -99,7 +71,7 @@ class VolumeService:
         assert part.shape[-3:] == (z1 - z0, y1 - y0, x1 - x0), "asked for more than there is"
         return part if time is None else part[time : time + 1]
 
-    def _answer(self, request: BaseHTTPRequestHandler) -> None:
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
         with self._lock:
             self._busy += 1
             self.peak_requests = max(self.peak_requests, self._busy)

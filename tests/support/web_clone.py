@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -35,6 +34,7 @@ from neuromirror.annex import (
     xs3etag_key,
 )
 from neuromirror.lab import Outcome, get
+from support.loopback_http import HttpService, ServiceHandler, send_reply
 
 STAMP = 1_700_000_000
 LARGE = 3 << 20
@@ -53,58 +53,7 @@ class RecordedRequest:
     connection: tuple[str, int]
 
 
-@dataclass
-class FaultyWebServer:
-    """A server on loopback; ``faults`` lists the faults of successive requests, by path."""
-
-    host: str = "127.0.0.1"
-    contents: dict[str, bytes] = field(default_factory=dict)
-    faults: dict[str, list[Fault]] = field(default_factory=dict)
-    requests: list[RecordedRequest] = field(default_factory=list)
-
-    def __enter__(self) -> FaultyWebServer:
-        handler = type("Bound", (WebHandler,), {"web": self})
-        self._server = ThreadingHTTPServer((self.host, 0), handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-        self.url = f"http://{self.host}:{self._server.server_address[1]}"
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    def paths(self) -> list[str]:
-        """Return the requested paths, in order."""
-        return [one.path for one in self.requests]
-
-
-class WebHandler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    web: FaultyWebServer
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        self.web.requests.append(
-            RecordedRequest(self.path, dict(self.headers), self.client_address)
-        )
-        faults = self.web.faults.get(self.path, [])
-        content = self.web.contents.get(self.path)
-        fault = faults.pop(0) if len(faults) > 1 else faults[0] if faults else None
-        try:
-            if fault is not None:
-                fault(self, content or b"")
-            elif content is None:
-                self.reply(404, b"not here")
-            else:
-                self.send_content(content)
-        except (BrokenPipeError, ConnectionResetError):
-            self.close_connection = True
-
+class WebHandler(ServiceHandler):
     def send_content(self, content: bytes) -> None:
         """Send a file, or the requested range of it."""
         byte_range = self.headers.get("Range")
@@ -119,12 +68,37 @@ class WebHandler(BaseHTTPRequestHandler):
         self.reply(206, content[start:], Content_Range=about)
 
     def reply(self, status: int, body: bytes, **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        send_reply(self, status, body, **headers)
+
+
+@dataclass
+class FaultyWebServer(HttpService):
+    """A server on loopback; ``faults`` lists the faults of successive requests, by path."""
+
+    interface: str = "127.0.0.1"
+    contents: dict[str, bytes] = field(default_factory=dict)
+    faults: dict[str, list[Fault]] = field(default_factory=dict)
+    requests: list[RecordedRequest] = field(default_factory=list)
+
+    handler_type = WebHandler
+
+    def answer(self, handler: WebHandler) -> None:
+        self.requests.append(
+            RecordedRequest(handler.path, dict(handler.headers), handler.client_address)
+        )
+        faults = self.faults.get(handler.path, [])
+        content = self.contents.get(handler.path)
+        fault = faults.pop(0) if len(faults) > 1 else faults[0] if faults else None
+        if fault is not None:
+            fault(handler, content or b"")
+        elif content is None:
+            handler.reply(404, b"not here")
+        else:
+            handler.send_content(content)
+
+    def paths(self) -> list[str]:
+        """Return the requested paths, in order."""
+        return [one.path for one in self.requests]
 
 
 def missing(handler: WebHandler, content: bytes) -> None:

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 from zarr_checksum.tree import ZarrChecksumTree
 
 from neuromirror.net import RequestLimits, Session
-from support.dandi_replay import DandiReplayServer, send
+from support.dandi_replay import DandiReplayServer
+from support.loopback_http import QuietHandler, send_reply, serving
 from support.moto_buckets import Bucket
 
 DENIED = {"detail": "Authentication credentials were not provided."}
@@ -113,52 +114,37 @@ class ZarrArchive:
         self.on_request(parts[1])
         row = self.rows.get(parts[1])
         if row is None:
-            return send(handler, 404, b'{"detail":"Not found."}')
+            return send_reply(handler, 404, b'{"detail":"Not found."}')
         if parts[2:] == ["files", ""]:
             # like the real archive, also for an embargoed Zarr
             assert handler.command == "HEAD", "the archive's own list is never asked"
             object_url = f"{self.url(parts[1])}{query['prefix']}?X-Amz-Signature=0123456789abcdef"
-            return send(handler, 302, b"", {"Location": object_url})
+            return send_reply(handler, 302, Location=object_url)
         status, document = row if isinstance(row, tuple) else (200, row)
-        return send(handler, status, self.replay.with_own_addresses(document))
+        return send_reply(handler, status, self.replay.with_own_addresses(document))
 
 
 @contextmanager
 def refusing_endpoint(bucket: Bucket) -> Iterator[str]:
     """Serve an endpoint that lists a bucket's objects but refuses to return them."""
     import http.client
-    import threading
-    from http.server import ThreadingHTTPServer
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: object) -> None:
-            pass
-
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             if urlsplit(self.path).path.rstrip("/") != f"/{bucket.name}":
-                send(self, 403, b"<Error><Code>AccessDenied</Code></Error>", kind="application/xml")
+                send_reply(
+                    self, 403, b"<Error><Code>AccessDenied</Code></Error>", "application/xml"
+                )
                 return
             behind = http.client.HTTPConnection(urlsplit(bucket.buckets.endpoint).netloc)
             behind.request(self.command, self.path)
             reply = behind.getresponse()
             body = reply.read()
             behind.close()
-            send(self, reply.status, body, kind="application/xml")
+            send_reply(self, reply.status, body, kind="application/xml")
 
-        do_HEAD = do_GET
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Handler) as url:
+        yield url
 
 
 def md5(data: bytes) -> str:
