@@ -37,19 +37,7 @@ from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, PUBLISHED_BRANCH, Store
 
 
 class DatasetVisit:
-    """Visits one dataset: lists it, publishes new versions, and records them in journal and index.
-
-    The caller holds the dataset's lock.
-
-    Parameters
-    ----------
-    source, store, recorder
-        The source of the mirror, and the store with its recorder.
-    settings
-        The mirror file.
-    hint
-        The dataset's entry in the archive's overview.
-    """
+    """Visits one dataset; the caller holds the dataset's lock."""
 
     def __init__(
         self,

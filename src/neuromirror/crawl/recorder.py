@@ -35,11 +35,7 @@ class RefMove:
 
 
 class Recorder(Protocol):
-    """Writes the refs and the journal of a store, and queries its index; thread-safe.
-
-    Visits use it for all their writes. In a run it is a :class:`JournalRecorder`; in a worker of
-    the service it sends the operations to the writer process.
-    """
+    """Writes the refs and the journal of a store, and queries its index; thread-safe."""
 
     def record(self, *entries: JournalEntry) -> None:
         """Append entries to the journal, then apply them to the index.
@@ -98,8 +94,7 @@ class Recorder(Protocol):
 class JournalRecorder:
     """Appends entries to the store's journal and keeps the index up to date.
 
-    It is thread-safe: a thread of its own runs all operations, because a SQLite connection belongs
-    to one thread.
+    A SQLite connection belongs to one thread, so one thread of the recorder runs all operations.
     """
 
     def __init__(self, store: Store, index_path: Path) -> None:

@@ -4,6 +4,7 @@ The package does not depend on git-annex, mirrors or archives.
 """
 
 from neuromirror.git.bundles import create_bundle, create_bundle_of_commits, read_bundle_refs
+from neuromirror.git.commit_tree import CommitTree, TreeEntry
 from neuromirror.git.errors import (
     GitError,
     InvalidRefNameError,
@@ -46,6 +47,7 @@ __all__ = [
     "TREE",
     "TREE_MODE",
     "BatchObjectReader",
+    "CommitTree",
     "GitError",
     "InvalidRefNameError",
     "KnownObjects",
@@ -58,6 +60,7 @@ __all__ = [
     "PackWriter",
     "Submodule",
     "TreeBuilder",
+    "TreeEntry",
     "check_objects",
     "create_bundle",
     "create_bundle_of_commits",

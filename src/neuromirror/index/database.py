@@ -52,9 +52,7 @@ class Index(
     CrawlQueries,
     LocationQueries,
 ):
-    """An open index of a store, for use by the thread that opened it.
-
-    Each thread opens its own, which takes milliseconds.
+    """The index of a store, for the thread that opened it; opening another takes milliseconds.
 
     Iterators read as they are consumed: close or exhaust them before :meth:`close`.
     """
@@ -352,16 +350,9 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def replace_index_file(scratch: Path, path: Path) -> None:
-    """Put a rebuilt index in the place of the old one, and delete the old one's write-ahead log.
+    """Replace the old index; a log of the old file must never be applied to the new one.
 
-    The caller holds the write lock. The log of the old file must never be applied to the new one.
-
-    Parameters
-    ----------
-    scratch
-        The rebuilt index, complete and synced to disk.
-    path
-        The index file.
+    The caller holds the write lock, and ``scratch`` has been synced to disk.
     """
     if not _log_is_empty(path):
         path.unlink(missing_ok=True)

@@ -28,27 +28,27 @@ class QueryStoppedError(NeuromirrorError):
 
 
 class JournalDamagedError(NeuromirrorError):
-    """The store's journal, or the records of a version, are damaged or inconsistent."""
+    """The store's journal or the records of a version are inconsistent."""
 
 
 class UnknownMirrorError(ConfigurationError):
-    """No mirror of the requested name is in the index."""
+    """No mirror of this name is in the index."""
 
 
 class UnknownDatasetError(ConfigurationError):
-    """No dataset of the requested name is in the index."""
+    """No dataset of this name is in the index."""
 
 
 class DatasetWithdrawnError(UnknownDatasetError):
-    """The operator withdrew the requested dataset; the index shows only its tombstone."""
+    """The operator withdrew the dataset; nothing else of it is shown."""
 
 
 class UnknownVersionError(ConfigurationError):
-    """The dataset has no version with the requested label, commit or state digest."""
+    """The dataset has no version of this label, commit or state."""
 
 
 class UnknownFileError(ConfigurationError):
-    """The version has no file at the requested path."""
+    """The version has no file at this path."""
 
 
 class UnknownAttributeError(ConfigurationError):
@@ -56,14 +56,11 @@ class UnknownAttributeError(ConfigurationError):
 
 
 class FilesNotIndexedError(NeuromirrorError):
-    """The files of the requested version are not in the index but only in the store's records.
-
-    The setting ``index_entries`` of its mirror excludes them.
-    """
+    """The files of this version are in the store's records only, by a setting of its mirror."""
 
 
 class UnknownHoldError(ConfigurationError):
-    """No hold has the requested id."""
+    """No hold has this id."""
 
 
 class AmbiguousNameError(ConfigurationError):
@@ -71,8 +68,4 @@ class AmbiguousNameError(ConfigurationError):
 
 
 class MalformedQueryError(ConfigurationError):
-    """A user's query is invalid.
-
-    It is not a checksum or key, has no or too many search terms, or names an unknown facet or
-    order.
-    """
+    """The query is neither a checksum nor a key, or has no search terms."""

@@ -36,10 +36,7 @@ class FacetCount:
 
 
 class FacetQueries(QueryBase):
-    """Queries that select datasets by facets and count them per value.
-
-    A base class of :class:`Index`, which has the connection.
-    """
+    """Queries on the facets of datasets."""
 
     def _check_filters(self, filters: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
         """Return the facets that have selected values; raise for unknown facets and archives."""

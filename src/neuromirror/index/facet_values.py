@@ -42,15 +42,13 @@ def facet_values(
     mirror
         The name of the mirror.
     version
-        The values ``kind``, ``upstream``, ``time``, ``bytes`` and ``license`` of the current
-        version; empty
-    if the dataset has none.
+        Kind, upstream, time, bytes and license of the current version; empty without one.
     attributes
         Names and values of the version's attributes.
     metadata
         The texts of the archive's documents.
     data_types
-        Kinds of files, from :func:`~neuromirror.index.data_types.data_types`.
+        Kinds of files.
     volume
         Whether the dataset is a volume.
 

@@ -47,10 +47,7 @@ CROSS JOIN locations l ON l.content = mine.content
 
 
 class LocationQueries(QueryBase):
-    """Queries on locations, such as which are due for a probe, and which failed it.
-
-    A base class of :class:`Index`, which has the connection.
-    """
+    """Queries on locations."""
 
     def due_locations(
         self,

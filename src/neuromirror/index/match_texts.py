@@ -45,10 +45,7 @@ class MatchedText:
 
 
 class MatchQueries(QueryBase):
-    """Queries for the texts of a dataset's metadata in which a search found its terms.
-
-    A base class of :class:`Index`, which has the connection.
-    """
+    """Finds the matches within the metadata of a result."""
 
     def _matched_texts(
         self, candidate: Candidate, terms: Sequence[SearchTerm], matches: Sequence[TermMatches]

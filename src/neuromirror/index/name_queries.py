@@ -41,10 +41,7 @@ class NameMatch:
 
 
 class NameQueries(DatasetQueries):
-    """Queries that resolve what a user entered (a name, an id, a URL) to one object.
-
-    A base class of :class:`Index`, which has the connection.
-    """
+    """Queries by name."""
 
     def match_name(self, text: str) -> NameMatch | None:
         """Return the one object that a text identifies; None for search terms and ambiguous names.

@@ -11,10 +11,9 @@ _Values = tuple[str, str, str, str, int, int, bytes | None]
 
 
 class SubdatasetWriter:
-    """Writes the subdatasets of version ``seq`` of a dataset over those of the version before.
+    """Updates the dataset's subdatasets to version ``seq``; used within one transaction.
 
-    For use within one transaction, which the caller opens. A version has few subdatasets compared
-    with files, so all of them fit in memory.
+    A version has few subdatasets compared with files, so all of them fit in memory.
     """
 
     def __init__(self, connection: sqlite3.Connection, dataset: int, seq: int) -> None:

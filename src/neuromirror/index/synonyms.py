@@ -122,17 +122,12 @@ def _by_tokens() -> dict[tuple[str, ...], tuple[str, ...]]:
 
 
 def synonyms_of(tokens: Sequence[str]) -> tuple[str, ...]:
-    """Return the other names of a species or technique, which a search also finds; may be empty.
+    """Return the names that a search for a name also finds; empty without any.
 
     Parameters
     ----------
     tokens
         The words of the name, in lower case.
-
-    Returns
-    -------
-    tuple[str, ...]
-        The other names: for ``("mouse",)``, among others ``mus musculus``.
     """
     return _by_tokens().get(tuple(tokens), ())
 
@@ -146,18 +141,12 @@ def _canonical(group: str) -> dict[tuple[str, ...], str]:
 
 
 def canonical_species(value: str) -> str:
-    """Return the name under which a species is counted: ``Mus musculus`` for ``House mouse``.
-
-    A name without synonyms is returned unchanged.
-    """
+    """Return one name for a species: ``Mus musculus - House mouse`` is ``Mus musculus``."""
     return _find_canonical("species", value) or value.partition(" - ")[0].strip()
 
 
 def canonical_technique(value: str) -> str:
-    """Return the name under which a technique is counted.
-
-    A name without synonyms is returned without a final ``technique``, ``approach`` or ``platform``.
-    """
+    """Return one name for a technique, without ``technique`` or ``approach`` behind it."""
     found = _find_canonical("technique", value)
     return found or re.sub(r"\s+(?:technique|approach|platform)\Z", "", value, flags=re.I)
 

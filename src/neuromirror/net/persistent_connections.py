@@ -145,6 +145,7 @@ class PersistentConnection:
         url: str,
         *,
         start: int = 0,
+        stop: int | None = None,
         headers: Mapping[str, str] | None = None,
         total: float | None = None,
     ) -> Iterator[OpenBody]:
@@ -157,6 +158,8 @@ class PersistentConnection:
         start
             Offset of the first requested byte. A server without range requests sends the whole
             body; see ``OpenBody.start``.
+        stop
+            Offset after the last requested byte; None for the rest of the file.
         headers
             Additional headers. They are sent to the URL's own origin only, not to the target of
             a redirect to another one.
@@ -182,8 +185,8 @@ class PersistentConnection:
             origin = session._origin_of(current_url)
             first_origin = first_origin or origin
             own_headers = dict(headers or {}) if origin == first_origin else {}
-            if start:
-                own_headers["Range"] = f"bytes={start}-"
+            if start or stop is not None:
+                own_headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
             if not self._is_direct(current_url, origin):
                 break
             limiter = session._limiter_for(origin)

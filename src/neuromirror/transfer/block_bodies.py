@@ -6,7 +6,7 @@ git-annex would start a program per transfer and hash each block once more.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Final
 
@@ -35,19 +35,30 @@ def is_block_url(url: str) -> bool:
 class BlockBodies:
     """Opens the chunk files of blocks; shared by threads.
 
-    Tokens are read from the environment only; a channel that needs other credentials is refused.
+    A channel that needs other credentials than the tokens is refused.
 
     Parameters
     ----------
     settings
         Configuration of the clone.
+    token
+        Returns the token for a host, or None; by default from the environment.
+    allowed_hosts
+        Hosts that may be accessed whatever their addresses are.
     """
 
-    def __init__(self, settings: AnnexSettings) -> None:
+    def __init__(
+        self,
+        settings: AnnexSettings,
+        token: Callable[[str], str | None] = token_from_environment,
+        allowed_hosts: frozenset[str] = frozenset(),
+    ) -> None:
         # a host that fails once is not requested for each block
         breaker = HostCircuitBreaker(failures=2, seconds=0.0, retry_after=None)
         allowed = tuple(settings.allowed_addresses)
-        self._sessions = UrlSessions(allowed, token_from_environment, _LIMITS, {}, breaker=breaker)
+        self._sessions = UrlSessions(
+            allowed, token, _LIMITS, {}, breaker=breaker, allowed_hosts=allowed_hosts
+        )
         self._slots = threading.BoundedSemaphore(_MAX_BLOCKS)
 
     def close(self) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Final
 
 from neuromirror.model import NeuromirrorError
@@ -17,14 +17,9 @@ from neuromirror.net import (
     NetError,
     OpenBody,
     RequestTimeoutError,
-    UnreachableError,
     UnsafeAddressError,
 )
-from neuromirror.sources.volumes import (
-    CutoutRefusedError,
-    MalformedUrlError,
-    WrongVoxelsError,
-)
+from neuromirror.sources.volumes import CutoutRefusedError
 from neuromirror.transfer.annex_objects import (
     AnnexObjectStore,
     InsufficientSpaceError,
@@ -32,6 +27,7 @@ from neuromirror.transfer.annex_objects import (
     write_all,
 )
 from neuromirror.transfer.block_bodies import BlockBodies, is_block_url
+from neuromirror.transfer.content_bodies import ContentBodies, ContentMismatchError
 from neuromirror.transfer.content_checks import ContentCheck
 from neuromirror.transfer.fetch_connections import FetchConnections
 from neuromirror.transfer.fetch_tasks import FetchResult, FetchTask
@@ -53,10 +49,6 @@ _MIN_BYTES_PER_SECOND: Final = 1 << 14
 
 _SPACE_CHECK_INTERVAL: Final = 1 << 26
 """Bytes between two checks of the free space, for content of unknown size."""
-
-
-class ContentMismatchError(NeuromirrorError):
-    """A URL returns bytes that are not the key's content."""
 
 
 _FAILURES: Final = (NetError, CredentialsError, MalformedS3UrlError, ContentMismatchError)
@@ -104,9 +96,8 @@ class Fetcher:
         pause: float,
     ) -> None:
         self._connections = connections
-        self._blocks = blocks
+        self._bodies = ContentBodies(blocks, breaker)
         self._store = store
-        self._breaker = breaker
         self._stop = stop
         self._report_bytes = report_bytes
         self._before_store = before_store
@@ -233,39 +224,12 @@ class Fetcher:
             if not had or restarts > _MAX_RESTARTS:
                 raise ContentMismatchError(fault)
 
-    @contextmanager
     def _open_body(
         self, task: FetchTask, url: str, start: int, total: float | None
-    ) -> Iterator[OpenBody]:
-        """Open the body at a URL, and report to the circuit breaker whether its host answers.
-
-        A block of a volume always starts at 0.
-        """
-        if is_block_url(url):
-            try:
-                with self._blocks.open(url, task.key, task.size) as body:
-                    yield body
-            except WrongVoxelsError as error:
-                if error.transient:
-                    raise IncompleteResponseError(str(error), url=url) from error
-                raise ContentMismatchError(str(error)) from error
-            except MalformedUrlError as error:
-                raise ContentMismatchError(str(error)) from error
-            return
-        target = self._connections.target(url)
-        self._breaker.check(target.url)
-        begun = False
-        try:
-            with target.connection.stream(
-                target.url, start=start, headers=target.headers, total=total
-            ) as body:
-                begun = True
-                self._breaker.record_success(target.url)
-                yield body
-        except UnreachableError:
-            if not begun:
-                self._breaker.record_failure(target.url)
-            raise
+    ) -> AbstractContextManager[OpenBody]:
+        return self._bodies.open(
+            self._connections, url, task.key, task.size, start=start, total=total
+        )
 
     def _check_stopped(self) -> None:
         if self._stop.is_set():

@@ -65,6 +65,8 @@ class UrlSessions:
         Returns the token that is sent to a host which refuses a request without it, or None.
     breaker
         Circuit breaker; by default one that opens after 8 consecutive failures.
+    allowed_hosts
+        Hosts, with their ports, that may be accessed whatever their addresses are.
     """
 
     def __init__(
@@ -77,8 +79,10 @@ class UrlSessions:
         setting: str = "git config",
         host_token: Callable[[str], TokenSource | None] = no_token,
         breaker: HostCircuitBreaker | None = None,
+        allowed_hosts: frozenset[str] = frozenset(),
     ) -> None:
         self._allowed = allowed
+        self._allowed_hosts = allowed_hosts
         self._setting = setting
         self._public = Session(limits=limits, tokens=keys, private_hint=self._hint)
         self._private = Session(
@@ -114,7 +118,7 @@ class UrlSessions:
             return self._public
         found = self._chosen.get(host)
         if found is None:
-            is_allowed = is_private_host_allowed(host, self._allowed)
+            is_allowed = self._is_private_host_allowed(host)
             found = self._chosen[host] = self._private if is_allowed else self._public
         return found
 
@@ -167,7 +171,10 @@ class UrlSessions:
 
     def _allows(self, name: str, port: int | None) -> bool:
         host = f"[{name}]" if ":" in name else name
-        return is_private_host_allowed(host if port is None else f"{host}:{port}", self._allowed)
+        return self._is_private_host_allowed(host if port is None else f"{host}:{port}")
+
+    def _is_private_host_allowed(self, host: str) -> bool:
+        return host in self._allowed_hosts or is_private_host_allowed(host, self._allowed)
 
 
 def allowed_addresses(folder: Path) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 from urllib.parse import urlsplit
@@ -29,7 +29,7 @@ from neuromirror.annex import (
     strip_claim_prefix,
     url_log_path,
 )
-from neuromirror.git import SYMLINK_MODE, TREE_MODE, ObjectMissingError, ObjectReader
+from neuromirror.git import SYMLINK_MODE, TREE_MODE, CommitTree
 from neuromirror.model import DatasetRef, NeuromirrorError, environment_without_secrets
 from neuromirror.model.object_urls import url_version_id
 from neuromirror.net import (
@@ -74,12 +74,8 @@ _MAX_LOCATIONS: Final = 5
 """Maximum number of URLs tried per block; identical blocks (such as zeros) share their URLs."""
 
 _CACHED_BLOCKS: Final = 4
-_CACHED_FOLDERS: Final = 256
 _CLOSED: Final = "the volume was closed"
 _STRIPES: Final = 64
-
-Entry = tuple[bytes, bytes]
-"""The mode and the object id of an entry of a git tree."""
 
 ByteLocation = BlockUrl | str
 """A location of bytes: a block of a service, or the web URL of an object."""
@@ -133,14 +129,9 @@ class VersionFiles:
         """Record the location of each block once it is known."""
         self._arguments = (repository, commit, annex_commit, where, host)
         self._factory = partial(VersionFiles, token=token, limits=limits, seconds=seconds)
-        self._commit, self._annex_commit = commit, annex_commit
+        self._annex_commit = annex_commit
         self._token, self._limits = token, limits
-        self._reader = ObjectReader(repository)
-        self._reader_lock = threading.RLock()
-        self._root = self._reader.read_commit_tree(commit)
-        self._folder = lru_cache(_CACHED_FOLDERS)(
-            partial(_read_folder, self._reader, self._reader_lock)
-        )
+        self._tree = CommitTree(repository, commit)
         self._source_host = host if is_local_name(_host_name(host)) else None
         self._allowed = _allowed_addresses(repository)
         self._public = Session(limits=limits)
@@ -151,7 +142,7 @@ class VersionFiles:
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self._closed = False
-        weakref.finalize(self, _release, self._reader, self._cached_files)
+        weakref.finalize(self, _release, self._tree, self._cached_files)
 
     def __reduce__(self) -> tuple[Callable[..., VersionFiles], tuple[Path, str, str, str, str]]:
         return self._factory, self._arguments
@@ -169,13 +160,12 @@ class VersionFiles:
         bytes | None
             The content.
         """
-        entry = self._entry(path)
+        entry = self._tree.entry(path)
         if entry is None or entry[0] == TREE_MODE:
             return None
         if entry[0] == SYMLINK_MODE:
             return bytes(self.block(path))
-        with self._reader_lock:
-            return self._reader.read(entry[1].hex())
+        return self._tree.read_blob(entry[1])
 
     def git_document(self, path: str) -> bytes | None:
         """Return the content of a document that is in git; no request is made.
@@ -190,11 +180,10 @@ class VersionFiles:
         bytes | None
             The content; None if the version lacks the file or it is not in git.
         """
-        entry = self._entry(path)
+        entry = self._tree.entry(path)
         if entry is None or entry[0] in (TREE_MODE, SYMLINK_MODE):
             return None
-        with self._reader_lock:
-            return self._reader.read(entry[1].hex())
+        return self._tree.read_blob(entry[1])
 
     def block(self, path: str) -> mmap.mmap:
         """Return the verified bytes of a block.
@@ -244,11 +233,10 @@ class VersionFiles:
 
     def _block_key(self, path: str) -> str:
         """Return the annex key of a block, or raise BlockUnavailableError."""
-        entry = self._entry(path)
+        entry = self._tree.entry(path)
         if entry is None or entry[0] != SYMLINK_MODE:
             raise BlockUnavailableError(path, self.where, "the version has no such file")
-        with self._reader_lock:
-            return key_from_file_name(self._reader.read(entry[1].hex()).rpartition(b"/")[2])
+        return key_from_file_name(self._tree.read_blob(entry[1]).rpartition(b"/")[2])
 
     def read_object(self, path: str, max_bytes: int) -> mmap.mmap | None:
         """Return the verified bytes of an annexed file; None if the version lacks the file.
@@ -272,10 +260,8 @@ class VersionFiles:
         BlockUnavailableError
             The file is unavailable, has more than ``max_bytes``, or is of unknown size.
         """
-        try:
-            with self._reader_lock:
-                target = self._reader.read(f"{self._commit}:{path}")
-        except ObjectMissingError:
+        target = self._tree.find(path)
+        if target is None:
             return None
         key = key_from_file_name(target.rpartition(b"/")[2])
         size = parse_key(key).size
@@ -349,7 +335,7 @@ class VersionFiles:
         bool
             Whether the path is in the git tree.
         """
-        return self._entry(path) is not None
+        return self._tree.entry(path) is not None
 
     def entries(self, folder: str) -> Iterator[tuple[str, bool]]:
         """Yield the names in a folder, each with whether it is a folder.
@@ -364,7 +350,7 @@ class VersionFiles:
         tuple[str, bool]
             The name, and whether it is a folder.
         """
-        found = self._tree(folder)
+        found = self._tree.folder(folder)
         if found is not None:
             yield from ((name.decode(), mode == TREE_MODE) for name, (mode, _) in found.items())
 
@@ -376,35 +362,17 @@ class VersionFiles:
         for session in sessions:
             # otherwise a thread that reads a reply would wait for its end or its deadline
             session.abort()
-        with self._cache_lock, self._reader_lock:
-            _release(self._reader, self._cached_files)
+        with self._cache_lock:
+            _release(self._tree, self._cached_files)
         for session in sessions:
             session.close()
 
     # --- git
 
-    def _tree(self, folder: str) -> dict[bytes, Entry] | None:
-        found = self._folder(self._root)
-        for name in filter(None, folder.split("/")):
-            entry = found.get(name.encode())
-            if entry is None or entry[0] != TREE_MODE:
-                return None
-            found = self._folder(entry[1])
-        return found
-
-    def _entry(self, path: str) -> Entry | None:
-        folder, _, name = path.rpartition("/")
-        found = self._tree(folder)
-        return None if found is None else found.get(name.encode())
-
     def _known_urls(self, key: str) -> list[str]:
         """Return the URLs that git-annex knows for a key."""
-        try:
-            with self._reader_lock:
-                log = self._reader.read(f"{self._annex_commit}:{url_log_path(key).decode()}")
-        except ObjectMissingError:
-            return []
-        return [line.value for line in parse_log(log) if line.status == "1"]
+        log = self._tree.find(url_log_path(key).decode(), self._annex_commit)
+        return [line.value for line in parse_log(log or b"") if line.status == "1"]
 
     def _web_urls(self, path: str, key: str) -> list[str]:
         """Return the web URLs of an object, those of an object version first."""
@@ -613,15 +581,10 @@ def _new_hash(key: str) -> Any:
     return hashlib.new(digest[0], usedforsecurity=False)
 
 
-def _release(reader: ObjectReader, kept: OrderedDict[str, BinaryIO]) -> None:
+def _release(tree: CommitTree, kept: OrderedDict[str, BinaryIO]) -> None:
     while kept:
         kept.popitem()[1].close()
-    reader.__exit__()
-
-
-def _read_folder(reader: ObjectReader, lock: threading.RLock, sha: bytes) -> dict[bytes, Entry]:
-    with lock:
-        return reader.read_tree(sha)
+    tree.close()
 
 
 def _allowed_addresses(repository: Path) -> list[str]:

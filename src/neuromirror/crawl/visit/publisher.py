@@ -109,18 +109,14 @@ def dataset_versions(index: CrawlIndex, name: str) -> list[VersionRow]:
 
 
 class Publisher:
-    """Writes validated states of one dataset to the store: commits, refs, records, journal entry.
-
-    The caller holds the dataset's lock.
+    """Publishes states of one dataset; the caller holds the dataset's lock.
 
     Parameters
     ----------
-    store, recorder
-        The store, and its recorder for refs, journal and index.
-    dataset
-        The dataset.
+    store, recorder, dataset
+        The dataset and where it is stored.
     within
-        For a component, the local id of the dataset that contains it; empty for any other dataset.
+        The local id of the dataset that contains this component; empty for other datasets.
     index_entries
         The files of a component are indexed if there are at most this many.
     """

@@ -43,10 +43,7 @@ _DISALLOWED_PATHS = (
         "/cite/",
         "/slice/",
         "/cutout/",
-        "/preview/",
-        "/thumbnail/",
         "/api/",
-        "/*add=",
     ),
     *("/alias/", "/manifests/"),
 )
@@ -233,7 +230,7 @@ async def _sitemap_urls(request: CatalogueRequest, first: int) -> Response:
 
 @view
 async def robots(request: CatalogueRequest) -> Response:
-    """Return robots.txt, which excludes pages per file, box, basket or pair of versions."""
+    """Return robots.txt, which excludes pages per file, pair of versions or box of voxels."""
     lines = ["User-agent: *"]
     lines += [f"Disallow: {path}" for path in _DISALLOWED_PATHS]
     lines.append(f"Sitemap: {request.base_url}/sitemap.xml")

@@ -43,8 +43,7 @@ async def front(request: CatalogueRequest) -> Response:
     if query.terms:
         filters = {**query.filters, "archive": (mirror,)} if mirror else query.filters
         direct = "" if mirror or not query.is_plain else await _direct_url(request, query.terms)
-        address = direct or query.address(filters=filters, page=query.page)
-        return Response.redirect(request.basket.carry_address(address))
+        return Response.redirect(direct or query.address(filters=filters, page=query.page))
     if mirror:
         return await _mirror_page(request, mirror, query.page)
     return await front_page(request)
@@ -57,7 +56,7 @@ async def search(request: CatalogueRequest) -> Response:
     if query.terms and query.is_plain:
         address = await _direct_url(request, query.terms)
         if address:
-            return Response.redirect(request.basket.carry_address(address))
+            return Response.redirect(address)
     return await _results_page(request, query)
 
 

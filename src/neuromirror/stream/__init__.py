@@ -1,0 +1,77 @@
+"""Read pinned states over the network, verified; the modules are imported on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from neuromirror.stream.addresses import open_tree, tree_of_version
+    from neuromirror.stream.errors import (
+        AddressUnresolvedError,
+        ContentGoneError,
+        FileMissingError,
+        LocationsFailedError,
+        NotAFileError,
+        StreamError,
+        UnverifiableError,
+        WrongBytesError,
+    )
+    from neuromirror.stream.file import VerifiedFile
+    from neuromirror.stream.git_tree import GitTree
+    from neuromirror.stream.opening import open, open_object
+    from neuromirror.stream.transport import Transport
+    from neuromirror.stream.trees import AccessRules, FolderEntry, VersionTree
+    from neuromirror.stream.verified_object import VerifiedObject
+
+_EXPORTS = {
+    "AccessRules": "trees",
+    "AddressUnresolvedError": "errors",
+    "ContentGoneError": "errors",
+    "FileMissingError": "errors",
+    "FolderEntry": "trees",
+    "GitTree": "git_tree",
+    "LocationsFailedError": "errors",
+    "NotAFileError": "errors",
+    "StreamError": "errors",
+    "Transport": "transport",
+    "UnverifiableError": "errors",
+    "VerifiedFile": "file",
+    "VerifiedObject": "verified_object",
+    "VersionTree": "trees",
+    "WrongBytesError": "errors",
+    "open": "opening",
+    "open_object": "opening",
+    "open_tree": "addresses",
+    "tree_of_version": "addresses",
+}
+"""The module of each name."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+
+
+__all__ = [
+    "AccessRules",
+    "AddressUnresolvedError",
+    "ContentGoneError",
+    "FileMissingError",
+    "FolderEntry",
+    "GitTree",
+    "LocationsFailedError",
+    "NotAFileError",
+    "StreamError",
+    "Transport",
+    "UnverifiableError",
+    "VerifiedFile",
+    "VerifiedObject",
+    "VersionTree",
+    "WrongBytesError",
+    "open",
+    "open_object",
+    "open_tree",
+    "tree_of_version",
+]

@@ -1,0 +1,163 @@
+"""Open a file of a pinned state as a seekable file, whose bytes are verified."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, Final
+
+from neuromirror.stream.verified_object import VerifiedObject
+
+_MAX_AHEAD: Final = 32 << 20
+_MIN_AHEAD: Final = 1 << 20
+_PEEK: Final = 1 << 16
+
+
+class VerifiedFile(io.RawIOBase):
+    """A read-only, seekable file over the network; each byte is verified before it is returned.
+
+    A read returns all bytes that were requested, except at the end of the file. While reads are
+    sequential, increasingly many bytes are requested ahead.
+
+    Parameters
+    ----------
+    content
+        The content.
+    on_close
+        Objects to close with the file.
+
+    Attributes
+    ----------
+    failure
+        The error of the last read that failed; None before. Libraries such as HDF5 may replace it
+        by an error of their own.
+    """
+
+    def __init__(self, content: VerifiedObject, on_close: tuple[Any, ...] = ()) -> None:
+        super().__init__()
+        self.content = content
+        self.failure: BaseException | None = None
+        self._on_close = on_close
+        self._position = 0
+        self._next = 0
+        self._ahead = 0
+        self._requested = 0
+
+    def __repr__(self) -> str:
+        mode = "" if self.content.check.is_verified else ", not verified"
+        return f"<neuromirror.VerifiedFile {self.content.version} {self.content.file.path}{mode}>"
+
+    @property
+    def name(self) -> str:
+        """The path of the file in its version."""
+        return self.content.file.path
+
+    @property
+    def size(self) -> int:
+        """Size of the file in bytes."""
+        return self.content.size
+
+    @property
+    def mode(self) -> str:
+        """``rb``."""
+        return "rb"
+
+    def __len__(self) -> int:
+        return self.size
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position in bytes."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Set the position.
+
+        Parameters
+        ----------
+        offset
+            The offset in bytes.
+        whence
+            What it is relative to: ``io.SEEK_SET``, ``io.SEEK_CUR`` or ``io.SEEK_END``.
+
+        Returns
+        -------
+        int
+            The position in bytes.
+
+        Raises
+        ------
+        ValueError
+            The position is negative.
+        """
+        origins = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}
+        position = origins[whence] + offset
+        if position < 0:
+            raise ValueError(f"negative position {position}")
+        self._position = position
+        return position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer from the position.
+
+        Parameters
+        ----------
+        buffer
+            A writable buffer.
+
+        Returns
+        -------
+        int
+            The number of bytes, 0 at the end.
+
+        Raises
+        ------
+        StreamError
+            The bytes cannot be read or verified.
+        """
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+        view = memoryview(buffer).cast("B")
+        self._read_ahead(self._position, min(self._position + len(view), self.size))
+        try:
+            count = self.content.read_into(self._position, view)
+        except Exception as error:
+            self.failure = error
+            raise
+        self._position += count
+        self._next = self._position
+        return count
+
+    def readall(self) -> bytes:
+        """Return all bytes from the position to the end."""
+        data = bytearray(max(0, self.size - self._position))
+        self.readinto(data)
+        return bytes(data)
+
+    def peek(self, size: int = 0) -> bytes:
+        """Return bytes from the position without moving it; used by ``readline``."""
+        return self.content.read_ranges([(self._position, self._position + _PEEK)])[0]
+
+    def close(self) -> None:
+        """Close the file; requests in progress are cancelled."""
+        if not self.closed:
+            super().close()
+            for one in self._on_close:
+                one.close()
+
+    def _read_ahead(self, start: int, stop: int) -> None:
+        """Request bytes after those of a read if it continues the one before."""
+        if start != self._next or not start:
+            self._ahead = self._requested = 0
+            return
+        if stop + self._ahead // 2 < self._requested:
+            return  # half of what was requested is still unread
+        self._ahead = min(max(2 * self._ahead, 2 * (stop - start), _MIN_AHEAD), _MAX_AHEAD)
+        self._requested = min(stop + self._ahead, self.size)
+        self.content.prefetch(start, self._requested)

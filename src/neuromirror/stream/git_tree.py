@@ -1,0 +1,219 @@
+"""The files of a commit in a repository: of a store, or of a clone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from neuromirror.annex import (
+    parse_key,
+    parse_link_target,
+    parse_pointer,
+    strip_claim_prefix,
+    url_log_path,
+)
+from neuromirror.git import (
+    GITLINK_MODE,
+    SYMLINK_MODE,
+    TREE_MODE,
+    CommitTree,
+    GitError,
+    read_refs,
+)
+from neuromirror.lab.lock_manifests import ListedFile
+from neuromirror.model import DESCRIPTION_PATH, BlockDigests, parse_json
+from neuromirror.net import is_local_name
+from neuromirror.stream.errors import StreamError
+from neuromirror.stream.trees import AccessRules, FolderEntry, listed_file
+from neuromirror.transfer.annex_branch import present_values
+from neuromirror.transfer.annex_settings import AnnexSettings
+
+_MAX_LOCATIONS: Final = 5
+"""Maximum number of URLs per file; identical contents share their URLs."""
+
+
+class GitTree:
+    """The files of a commit, followed into its subdatasets. Thread-safe.
+
+    Parameters
+    ----------
+    repository
+        The repository's own directory.
+    commit
+        The commit id in hex.
+    annex_commit
+        The commit of the git-annex branch in hex; None if there is no such branch.
+    name
+        The name of the version, for messages.
+    source_host
+        The host of the source, with its port, which may be in a private network because an operator
+        named it; empty for none.
+    store_root
+        The folder of the store that has the subdatasets; None if they are unavailable.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        commit: str,
+        annex_commit: str | None,
+        name: str,
+        source_host: str = "",
+        store_root: Path | None = None,
+    ) -> None:
+        self._name = name
+        self._annex_commit = annex_commit
+        self._tree = CommitTree(repository, commit)
+        self._store_root = store_root
+        self._source_host = source_host
+        self._subdatasets: dict[str, GitTree] = {}
+        self._subdatasets_lock = threading.Lock()
+        is_local = bool(source_host) and is_local_name(_host_name(source_host))
+        hosts = frozenset((source_host,)) if is_local else frozenset[str]()
+        self._access = AccessRules(AnnexSettings.load(repository), hosts)
+
+    @property
+    def name(self) -> str:
+        """The name of the version."""
+        return self._name
+
+    @property
+    def access(self) -> AccessRules:
+        """The rules for requests: the configuration of the repository."""
+        return self._access
+
+    def file(self, path: str) -> ListedFile | None:
+        """Return an annexed file with its URLs; None if there is no such annexed file."""
+        tree, inner = self._locate(path)
+        content = tree._annexed_pointer(inner)
+        if content is None:
+            return None
+        key = _annex_key(content)
+        return None if key is None else listed_file(path, key, tree._urls(key))
+
+    def document(self, path: str) -> bytes | None:
+        """Return the content of a plain file in git; None if there is no such file."""
+        tree, inner = self._locate(path)
+        entry = tree._tree.entry(inner)
+        if entry is None or entry[0] in (TREE_MODE, SYMLINK_MODE, GITLINK_MODE):
+            return None
+        content = tree._tree.read_blob(entry[1])
+        return None if _annex_key(content) is not None else content
+
+    def entries(self, folder: str) -> Iterator[FolderEntry] | None:
+        """Return the entries of a folder, sorted by name; None if there is no such folder."""
+        tree, inner = self._locate(folder)
+        found = tree._tree.folder(inner)
+        if found is None:
+            return None
+        return (tree._folder_entry(name, mode, sha) for name, (mode, sha) in sorted(found.items()))
+
+    def block_digests(self, file: ListedFile) -> BlockDigests | None:
+        """Return the block digests of a file; None if there are none."""
+        return None
+
+    def local_content(self, file: ListedFile) -> Path | None:
+        """Return None: a bare repository has no contents."""
+        return None
+
+    def close(self) -> None:
+        """Let the git processes finish."""
+        with self._subdatasets_lock:
+            for tree in self._subdatasets.values():
+                tree.close()
+            self._tree.close()
+
+    # --- entries
+
+    def _folder_entry(self, name: bytes, mode: bytes, sha: bytes) -> FolderEntry:
+        text = name.decode("utf-8", "surrogateescape")
+        if mode in (TREE_MODE, GITLINK_MODE):
+            return FolderEntry(text, True)
+        content = self._tree.read_blob(sha)
+        key = _annex_key(content)
+        if key is None:
+            return FolderEntry(text, False, len(content))
+        return FolderEntry(text, False, parse_key(key).size, key)
+
+    def _annexed_pointer(self, path: str) -> bytes | None:
+        """Return the target of a link or the content of a possible pointer file."""
+        entry = self._tree.entry(path)
+        if entry is None or entry[0] in (TREE_MODE, GITLINK_MODE):
+            return None
+        return self._tree.read_blob(entry[1])
+
+    def _urls(self, key: str) -> tuple[str, ...]:
+        """Return the URLs that git-annex knows for a key, those of an object version first."""
+        if self._annex_commit is None:
+            return ()
+        log = self._tree.find(url_log_path(key).decode(), self._annex_commit)
+        found = [strip_claim_prefix(value) for value in present_values(log or b"")]
+        found.sort(key=_url_rank)
+        return tuple(found[:_MAX_LOCATIONS])
+
+    # --- subdatasets
+
+    def _locate(self, path: str) -> tuple[GitTree, str]:
+        """Return the innermost dataset that has a path, and the path in it."""
+        tree, above, names = self, "", path.strip("/").split("/")
+        for number, name in enumerate(names):
+            above = f"{above}/{name}" if above else name
+            entry = tree._tree.entry(above)
+            if entry is None or entry[0] not in (TREE_MODE, GITLINK_MODE):
+                break
+            if entry[0] == GITLINK_MODE:
+                tree = tree._subdataset(above, entry[1].hex())
+                inner, rest = tree._locate("/".join(names[number + 1 :]))
+                return inner, rest
+        return tree, path.strip("/")
+
+    def _subdataset(self, path: str, commit: str) -> GitTree:
+        with self._subdatasets_lock:
+            found = self._subdatasets.get(path)
+            if found is None:
+                found = self._subdatasets[path] = self._open_subdataset(path, commit)
+            return found
+
+    def _open_subdataset(self, path: str, commit: str) -> GitTree:
+        """Open a subdataset; the store has one repository per dataset id."""
+        dataset_id = self._subdataset_ids().get(path)
+        name = f"{self._name}/{path}"
+        if self._store_root is None or dataset_id is None:
+            raise StreamError(f"{name}: the subdataset is not available here", path)
+        repository = self._store_root / dataset_id[:3] / dataset_id[3:]
+        try:
+            annex_commit = read_refs(repository).get("refs/heads/git-annex")
+            return GitTree(
+                repository, commit, annex_commit, name, self._source_host, self._store_root
+            )
+        except (GitError, OSError) as error:
+            raise StreamError(f"{name}: the subdataset cannot be read: {error}", path) from error
+
+    def _subdataset_ids(self) -> dict[str, str]:
+        """Return the dataset ids of the subdatasets by path."""
+        content = self._tree.find(DESCRIPTION_PATH)
+        document = parse_json(content, DESCRIPTION_PATH) if content else None
+        parts = document.get("parts") if isinstance(document, dict) else None
+        if not isinstance(parts, dict):
+            return {}
+        return {
+            path: part["id"]
+            for path, part in parts.items()
+            if isinstance(part, dict) and isinstance(part.get("id"), str)
+        }
+
+
+def _annex_key(content: bytes) -> str | None:
+    """Return the key that a link or a pointer file names."""
+    return parse_link_target(content) or parse_pointer(content)
+
+
+def _url_rank(url: str) -> tuple[bool, bool]:
+    return "versionId=" not in url, url.endswith("/")
+
+
+def _host_name(host: str) -> str:
+    """Return a host without its port and brackets."""
+    return host[1 : host.index("]")] if host.startswith("[") else host.partition(":")[0]

@@ -1,0 +1,124 @@
+"""Open single files of a version, with verification."""
+
+from __future__ import annotations
+
+import io
+
+from neuromirror.lab.lock_manifests import ListedFile
+from neuromirror.model import BlockDigests
+from neuromirror.net import RequestLimits
+from neuromirror.stream.addresses import StrPath, open_tree
+from neuromirror.stream.errors import FileMissingError, NotAFileError
+from neuromirror.stream.file import VerifiedFile
+from neuromirror.stream.piece_checks import Verify, piece_check
+from neuromirror.stream.transport import STREAM_LIMITS, Transport
+from neuromirror.stream.trees import VersionTree
+from neuromirror.stream.verified_object import VerifiedObject
+
+
+def open(
+    address: StrPath | VersionTree,
+    path: str,
+    *,
+    verify: Verify = "require",
+    store: StrPath | None = None,
+    limits: RequestLimits = STREAM_LIMITS,
+) -> VerifiedFile | io.BytesIO:
+    """Open a file of a version over the network; each byte is verified before it is returned.
+
+    Parameters
+    ----------
+    address
+        A version of the store, such as ``dandi:000027@0.210831.2033``.
+    path
+        The path of the file in the version.
+    verify
+        ``require`` raises an error for reads that cannot be verified; ``whole-objects`` downloads
+        and verifies a content without block digests first; ``off`` does not verify.
+    store
+        The store; by default ``NEUROMIRROR_STORE``, else ``./store``.
+    limits
+        Timeouts, retries and concurrency limits of the requests.
+
+    Returns
+    -------
+    VerifiedFile or io.BytesIO
+        The file; plain files in git are in memory.
+
+    Raises
+    ------
+    FileMissingError, NotAFileError
+        The version has no such file, or it is a folder.
+    UnverifiableError
+        No digest is known with which parts of the file could be verified.
+    """
+    tree = open_tree(address, store=store)
+    owned = () if tree is address else (tree,)
+    try:
+        file = tree.file(path)
+        if file is None:
+            content = tree.document(path)
+            if content is None:
+                raise missing_file(tree, path)
+            for one in owned:
+                one.close()
+            return io.BytesIO(content)
+        transport = Transport(tree.access, limits=limits)
+        return VerifiedFile(open_object(tree, file, transport, verify), (transport, *owned))
+    except BaseException:
+        for one in owned:
+            one.close()
+        raise
+
+
+def open_object(
+    tree: VersionTree, file: ListedFile, transport: Transport, verify: Verify = "require"
+) -> VerifiedObject:
+    """Return the content of a file of a version.
+
+    Parameters
+    ----------
+    tree
+        The files of the version.
+    file
+        The file.
+    transport
+        Sends the requests.
+    verify
+        As for :func:`open`.
+
+    Returns
+    -------
+    VerifiedObject
+        The content; nothing is requested yet.
+
+    Raises
+    ------
+    UnverifiableError
+        No digest is known with which parts of the file could be verified.
+    """
+    digests: BlockDigests | None = tree.block_digests(file) if verify != "off" else None
+    check = piece_check(file, digests, verify, tree.name)
+    return VerifiedObject(file, check, transport, tree.name)
+
+
+def missing_file(tree: VersionTree, path: str) -> FileMissingError | NotAFileError:
+    """Return the error for a path that is not a file.
+
+    Parameters
+    ----------
+    tree
+        The files of the version.
+    path
+        The path.
+
+    Returns
+    -------
+    FileMissingError or NotAFileError
+        The error.
+    """
+    if tree.entries(path) is not None:
+        return NotAFileError(f"{tree.name}: {path or '/'} is a folder", path)
+    return FileMissingError(
+        f"{tree.name} has no file {path}; 'neuromirror files {tree.name}' lists its files", path
+    )

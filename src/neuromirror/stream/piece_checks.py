@@ -1,0 +1,195 @@
+"""How the pieces of a content are verified: by block digests, by its parts, or as a whole."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+from neuromirror.lab.lock_manifests import ListedFile
+from neuromirror.model import BlockDigests
+from neuromirror.stream.errors import UnverifiableError
+from neuromirror.stream.trees import content_checksum
+from neuromirror.transfer.key_checksums import KeyChecksum
+
+Verify = Literal["require", "whole-objects", "off"]
+"""``require``: unverifiable reads are errors. ``whole-objects``: a content without block digests is
+downloaded and verified as a whole before the first byte is returned. ``off``: no verification."""
+
+MAX_WHOLE: Final = 64 << 20
+"""Maximum size in bytes of a content that is downloaded as a whole to read a part of it."""
+
+_UNVERIFIED_PIECE: Final = 1 << 18
+_MD5_BYTES: Final = 16
+
+Data = bytes | bytearray | memoryview
+
+
+class PieceCheck(Protocol):
+    """Verifies the pieces of one content."""
+
+    @property
+    def size(self) -> int:
+        """Size of the content in bytes."""
+
+    @property
+    def piece_size(self) -> int:
+        """Size of a piece in bytes; the last one may be shorter."""
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether wrong bytes are detected."""
+
+    def is_piece(self, piece: int, data: Data) -> bool:
+        """Return whether bytes are those of a piece.
+
+        Parameters
+        ----------
+        piece
+            The number of the piece.
+        data
+            As many bytes as the piece has.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCheck:
+    """Verifies pieces with the layer of block digests."""
+
+    digests: BlockDigests
+    is_verified: bool = True
+
+    @property
+    def size(self) -> int:
+        """Size of the content in bytes."""
+        return self.digests.size
+
+    @property
+    def piece_size(self) -> int:
+        """Size of a piece in bytes."""
+        return self.digests.piece_size
+
+    def is_piece(self, piece: int, data: Data) -> bool:
+        """Return whether bytes are those of a piece."""
+        return self.digests.is_piece(piece, data)
+
+
+@dataclass(frozen=True, slots=True)
+class PartCheck:
+    """Verifies the parts of an upload with their MD5s, which a multipart ETag covers."""
+
+    size: int
+    piece_size: int
+    md5s: bytes
+    is_verified: bool = True
+
+    def is_piece(self, piece: int, data: Data) -> bool:
+        """Return whether bytes are those of a part."""
+        start = piece * _MD5_BYTES
+        found = hashlib.md5(data, usedforsecurity=False).digest()
+        return found == self.md5s[start : start + _MD5_BYTES]
+
+
+@dataclass(frozen=True, slots=True)
+class WholeCheck:
+    """Verifies a content as one piece, with its checksum."""
+
+    checksum: KeyChecksum
+    size: int
+    is_verified: bool = True
+
+    @property
+    def piece_size(self) -> int:
+        """The size of the content: it is one piece."""
+        return max(self.size, 1)
+
+    def is_piece(self, piece: int, data: Data) -> bool:
+        """Return whether bytes are the content."""
+        hasher = self.checksum.hasher()
+        assert hasher is not None
+        hasher.update(data)
+        return self.checksum.matches(hasher.hexdigest(), len(data))
+
+
+@dataclass(frozen=True, slots=True)
+class NoCheck:
+    """Accepts any bytes."""
+
+    size: int
+    piece_size: int = _UNVERIFIED_PIECE
+    is_verified: bool = False
+
+    def is_piece(self, piece: int, data: Data) -> bool:
+        """Return True."""
+        return True
+
+
+def piece_check(
+    file: ListedFile, digests: BlockDigests | None, verify: Verify, version: str
+) -> PieceCheck:
+    """Return how to verify the pieces of a file.
+
+    Parameters
+    ----------
+    file
+        The file.
+    digests
+        Its block digests, if there are any.
+    verify
+        The mode of verification.
+    version
+        The name of the version, for messages.
+
+    Returns
+    -------
+    PieceCheck
+        The check.
+
+    Raises
+    ------
+    UnverifiableError
+        No digest is known, or only one of the whole content, which is large.
+    """
+    checksum, size = content_checksum(file), file.size
+    if verify == "off":
+        if size is None:
+            raise UnverifiableError(
+                f"{version}: {file.path}: its size is unknown, so parts of it cannot be requested; "
+                "download it with 'neuromirror get'",
+                file.path,
+            )
+        return NoCheck(size)
+    if digests is not None and _belongs_to(digests, checksum):
+        # digests that come from no trusted place have parts only, which the ETag covers
+        return LayerCheck(digests) if digests.root else _part_check(digests)
+    if not checksum.algorithm or size is None:
+        raise UnverifiableError(
+            f"{version}: {file.path}: no digest of its content is known, so it cannot be verified; "
+            "'neuromirror digest' computes one, and verify=\"off\" reads it without verification",
+            file.path,
+        )
+    if verify == "whole-objects" or size <= MAX_WHOLE:
+        return WholeCheck(checksum, size)
+    raise UnverifiableError(
+        f"{version}: {file.path}: only the digest of the whole content of {size} bytes is known, "
+        f"so a part of it cannot be verified; run 'neuromirror digest {version} {file.path}', or "
+        'download it first with verify="whole-objects"',
+        file.path,
+    )
+
+
+def _belongs_to(digests: BlockDigests, checksum: KeyChecksum) -> bool:
+    """Return whether block digests are those of a content with this checksum."""
+    if checksum.size is not None and digests.size != checksum.size:
+        return False
+    if checksum.algorithm == "sha256":
+        return bool(digests.root) and digests.sha256 == checksum.value
+    etag = digests.parts_etag()
+    if checksum.algorithm == "etag" and etag is not None:
+        return etag == checksum.value and digests.part_size == checksum.part_size
+    return bool(digests.root)
+
+
+def _part_check(digests: BlockDigests) -> PartCheck:
+    assert digests.part_size is not None
+    return PartCheck(digests.size, digests.part_size, digests.part_md5s)

@@ -1,0 +1,226 @@
+"""Read consecutive pieces of a content from the first location that has the right bytes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from typing import Final
+
+from neuromirror.annex import strip_claim_prefix
+from neuromirror.lab.lock_manifests import ListedFile
+from neuromirror.model import NeuromirrorError
+from neuromirror.net import (
+    CredentialsError,
+    HttpError,
+    IncompleteResponseError,
+    NetError,
+    NotFoundError,
+    RequestTimeoutError,
+)
+from neuromirror.stream.errors import (
+    ContentGoneError,
+    LocationsFailedError,
+    StreamError,
+    WrongBytesError,
+)
+from neuromirror.stream.piece_checks import PieceCheck
+from neuromirror.stream.transport import Transport
+from neuromirror.transfer.content_bodies import ContentMismatchError
+from neuromirror.transfer.host_errors import displayed_url
+from neuromirror.transfer.s3_access import MalformedS3UrlError
+
+_MAX_IDLE_ATTEMPTS: Final = 3
+"""Consecutive attempts at one location that may be cut off without a new byte."""
+
+_PAUSE: Final = 0.2
+"""Seconds to wait after a response was cut off without a new byte."""
+
+_FAILURES: Final = (NetError, CredentialsError, MalformedS3UrlError, ContentMismatchError)
+"""Errors of one location, after which the next one is tried."""
+
+Piece = tuple[int, bytearray]
+"""The number of a piece, and its bytes."""
+
+
+class PieceReader:
+    """Reads pieces of one content, verified, from any of its locations. Thread-safe.
+
+    Parameters
+    ----------
+    file
+        The file, with its locations.
+    check
+        Verifies its pieces.
+    transport
+        Requests them.
+    version
+        The name of the version, for messages.
+    """
+
+    def __init__(
+        self, file: ListedFile, check: PieceCheck, transport: Transport, version: str
+    ) -> None:
+        self._file = file
+        self._check = check
+        self._transport = transport
+        self._version = version
+        self._lock = threading.Lock()
+        self._urls = [*dict.fromkeys(strip_claim_prefix(url) for url in file.urls)]
+
+    def read(self, run: range) -> Iterator[Piece]:
+        """Yield consecutive pieces, each as soon as it is verified.
+
+        Parameters
+        ----------
+        run
+            The numbers of the pieces.
+
+        Yields
+        ------
+        Piece
+            The number and the bytes of a piece.
+
+        Raises
+        ------
+        StreamError
+            No location has the right bytes.
+        """
+        failures: list[tuple[str, NeuromirrorError]] = []
+        for url in self._locations():
+            try:
+                for number, piece in self._read_from(url, run):
+                    run = range(number + 1, run.stop)
+                    yield number, piece
+                return
+            except _FAILURES as error:
+                failures.append((url, error))
+                self._demote(url)
+        raise self._error(run.start, failures)
+
+    def _locations(self) -> Sequence[str]:
+        with self._lock:
+            return list(self._urls)
+
+    def _demote(self, url: str) -> None:
+        """Try a location last from now on, because it failed."""
+        with self._lock:
+            self._urls.remove(url)
+            self._urls.append(url)
+
+    def _read_from(self, url: str, run: range) -> Iterator[Piece]:
+        """Yield pieces from one location; a response that is cut off is resumed."""
+        unfinished = _UnfinishedPiece(self._check, run.start)
+        idle = 0
+        while unfinished.number < run.stop:
+            before = unfinished.position
+            try:
+                with closing(self._receive(url, unfinished, run.stop)) as pieces:
+                    for piece in pieces:
+                        if not self._check.is_piece(piece[0], piece[1]):
+                            raise _WrongPieceError(piece[0])
+                        yield piece
+            except (IncompleteResponseError, RequestTimeoutError):
+                idle = 0 if unfinished.position > before else idle + 1
+                if idle == _MAX_IDLE_ATTEMPTS:
+                    raise
+                if idle:
+                    time.sleep(_PAUSE)
+            except _WrongPieceError as error:
+                # the bytes before an interruption may be those of another response
+                if unfinished.is_resumed(error.number):
+                    unfinished = _UnfinishedPiece(self._check, error.number)
+                    continue
+                raise ContentMismatchError("its bytes differ from those of the version") from None
+
+    def _receive(
+        self, url: str, unfinished: _UnfinishedPiece, stop: int
+    ) -> Generator[Piece, None, None]:
+        end = min(stop * self._check.piece_size, self._check.size)
+        key = self._file.key
+        with self._transport.open(url, key, self._check.size, unfinished.position, end) as chunks:
+            for chunk in chunks:
+                yield from unfinished.add(chunk)
+
+    def _error(self, piece: int, failures: Sequence[tuple[str, NeuromirrorError]]) -> StreamError:
+        """Return the error for a piece that no location has."""
+        path, where = self._file.path, f"{self._version}: {self._file.path}"
+        causes = [error for _, error in failures]
+        texts = "; ".join(_describe(url, error) for url, error in failures)
+        wrong = [url for url, error in failures if isinstance(error, ContentMismatchError)]
+        if wrong:
+            start = piece * self._check.piece_size
+            stop = min(start + self._check.piece_size, self._check.size)
+            return WrongBytesError(
+                f"{where}: no location has the right bytes {start} to {stop - 1}: {texts}",
+                path,
+                displayed_url(wrong[0]),
+                start,
+                stop,
+                causes,
+            )
+        if not failures:
+            return ContentGoneError(
+                f"{where}: no location of its content is known; 'neuromirror sync' may find one",
+                path,
+            )
+        if all(_is_gone(error) for error in causes):
+            return ContentGoneError(f"{where}: its content no longer exists: {texts}", path, causes)
+        return LocationsFailedError(f"{where}: no location returned it: {texts}", path, causes)
+
+
+class _WrongPieceError(Exception):
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class _UnfinishedPiece:
+    """The piece that is being received, from one response or several."""
+
+    def __init__(self, check: PieceCheck, number: int) -> None:
+        self._check = check
+        self.number = number
+        self._filled = 0
+        self._resumed = -1
+        self._buffer = bytearray(self._length)
+
+    @property
+    def _length(self) -> int:
+        size = self._check.piece_size
+        return max(0, min(size, self._check.size - self.number * size))
+
+    @property
+    def position(self) -> int:
+        """The offset of the next byte; bytes before an interruption are kept."""
+        if self._filled:
+            self._resumed = self.number
+        return self.number * self._check.piece_size + self._filled
+
+    def is_resumed(self, number: int) -> bool:
+        """Return whether a piece is from several responses."""
+        return number == self._resumed
+
+    def add(self, chunk: memoryview) -> Iterator[Piece]:
+        """Add bytes; yield the pieces that they complete."""
+        while len(chunk):
+            taken = min(len(chunk), self._length - self._filled)
+            self._buffer[self._filled : self._filled + taken] = chunk[:taken]
+            self._filled += taken
+            chunk = chunk[taken:]
+            if self._filled == self._length:
+                done = self.number, self._buffer
+                self.number += 1
+                self._filled, self._buffer = 0, bytearray(self._length)
+                yield done
+
+
+def _is_gone(error: NeuromirrorError) -> bool:
+    return isinstance(error, NotFoundError) or (
+        isinstance(error, HttpError) and error.fields.get("Code") == "NoSuchVersion"
+    )
+
+
+def _describe(url: str, error: NeuromirrorError) -> str:
+    text, shown = str(error), displayed_url(url)
+    return text if shown in text else f"{shown}: {text}"

@@ -1,0 +1,100 @@
+"""Open the bytes of a content at any of its URLs: of the web, of a bucket, of a volume's block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from neuromirror.model import NeuromirrorError
+from neuromirror.net import (
+    HostCircuitBreaker,
+    IncompleteResponseError,
+    OpenBody,
+    UnreachableError,
+)
+from neuromirror.sources.volumes import MalformedUrlError, WrongVoxelsError
+from neuromirror.transfer.block_bodies import BlockBodies, is_block_url
+from neuromirror.transfer.fetch_connections import FetchConnections
+
+
+class ContentMismatchError(NeuromirrorError):
+    """A URL returns bytes that are not the key's content."""
+
+
+class ContentBodies:
+    """Opens bodies, and reports to a circuit breaker whether their hosts answer. Thread-safe.
+
+    Parameters
+    ----------
+    blocks
+        Opens blocks of volumes.
+    breaker
+        Circuit breaker for the other URLs.
+    """
+
+    def __init__(self, blocks: BlockBodies, breaker: HostCircuitBreaker) -> None:
+        self._blocks = blocks
+        self._breaker = breaker
+
+    @contextmanager
+    def open(
+        self,
+        connections: FetchConnections,
+        url: str,
+        key: str,
+        size: int | None,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        total: float | None = None,
+    ) -> Iterator[OpenBody]:
+        """Open the body at a URL. A block of a volume always starts at 0.
+
+        Parameters
+        ----------
+        connections
+            The connections of the calling thread.
+        url, key, size
+            The URL, and the key and size of its content.
+        start, stop
+            Offsets of the first byte, and after the last byte; None for the end.
+        total
+            Time limit for the whole body, in seconds.
+
+        Yields
+        ------
+        OpenBody
+            The body, which may start before ``start`` and end after ``stop``.
+
+        Raises
+        ------
+        NetError
+            If the request fails.
+        ContentMismatchError
+            If the URL is malformed, or has other voxels.
+        """
+        if is_block_url(url):
+            try:
+                with self._blocks.open(url, key, size) as body:
+                    yield body
+            except WrongVoxelsError as error:
+                if error.transient:
+                    raise IncompleteResponseError(str(error), url=url) from error
+                raise ContentMismatchError(str(error)) from error
+            except MalformedUrlError as error:
+                raise ContentMismatchError(str(error)) from error
+            return
+        target = connections.target(url)
+        self._breaker.check(target.url)
+        begun = False
+        try:
+            with target.connection.stream(
+                target.url, start=start, stop=stop, headers=target.headers, total=total
+            ) as body:
+                begun = True
+                self._breaker.record_success(target.url)
+                yield body
+        except UnreachableError:
+            if not begun:
+                self._breaker.record_failure(target.url)
+            raise

@@ -1,0 +1,197 @@
+"""Files opened over the network equal those of a download, or are errors."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+from pathlib import Path
+
+import h5py
+import pytest
+
+from neuromirror import stream
+from neuromirror.annex import key_digest
+from neuromirror.stream import (
+    ContentGoneError,
+    FileMissingError,
+    NotAFileError,
+    UnverifiableError,
+    WrongBytesError,
+    open_tree,
+)
+from support.mirror_harness import MirrorHarness
+from support.range_server import RangeServer, ServedTree
+
+NWB = "sub-101/sub-101_ses-01_ecephys.nwb"
+MIB = 1 << 20
+CONTENT = random.Random(22).randbytes(5 * MIB + 12345)
+
+
+def test_a_file_of_a_version_has_the_bytes_of_its_key(streamed_mirror: MirrorHarness) -> None:
+    tree = open_tree("demo:000001", store=streamed_mirror.folder)
+    file = tree.file(NWB)
+    assert file is not None
+    with stream.open(tree, NWB) as opened:
+        content = opened.read()
+    tree.close()
+    assert ("sha256", hashlib.sha256(content).hexdigest()) == key_digest(file.key)
+
+
+def test_h5py_reads_a_file_of_a_version(streamed_mirror: MirrorHarness) -> None:
+    with (
+        stream.open("demo:000001", NWB, store=streamed_mirror.folder) as opened,
+        h5py.File(opened, "r") as file,
+    ):
+        assert file.attrs["nwb_version"]
+
+
+def test_a_document_in_git_is_opened_without_a_request(streamed_mirror: MirrorHarness) -> None:
+    with stream.open("demo:000001", "dandiset.yaml", store=streamed_mirror.folder) as opened:
+        assert opened.readline()
+
+
+@pytest.mark.parametrize(
+    ("path", "error"), [("nowhere.nwb", FileMissingError), ("sub-101", NotAFileError)]
+)
+def test_a_path_without_a_file_is_an_error(
+    streamed_mirror: MirrorHarness, path: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        stream.open("demo:000001", path, store=streamed_mirror.folder)
+
+
+@pytest.fixture
+def served() -> ServedTree:
+    return ServedTree()
+
+
+def test_reads_at_any_offset_return_the_bytes_there(served: ServedTree) -> None:
+    chance = random.Random(1)
+    with RangeServer({"/x": CONTENT}) as web:
+        served.add("x.bin", CONTENT, f"{web.url}/x", piece_size=1 << 16)
+        with stream.open(served, "x.bin") as opened:
+            assert opened.seek(0, io.SEEK_END) == len(CONTENT)
+            for _ in range(60):
+                start, count = chance.randrange(len(CONTENT)), chance.choice([1, 100, 70000, MIB])
+                opened.seek(start)
+                assert opened.read(count) == CONTENT[start : start + count]
+            opened.seek(0)
+            assert opened.read() == CONTENT
+
+
+def test_a_sequential_reader_sends_few_requests(served: ServedTree) -> None:
+    with RangeServer({"/x": CONTENT}) as web:
+        served.add("x.bin", CONTENT, f"{web.url}/x", piece_size=1 << 16)
+        with stream.open(served, "x.bin") as opened:
+            while opened.read(1 << 15):
+                pass
+        assert web.bytes_requested == len(CONTENT)
+        assert len(web.requests) < 15
+
+
+def test_a_random_reader_requests_only_the_pieces_it_reads(served: ServedTree) -> None:
+    with RangeServer({"/x": CONTENT}) as web:
+        served.add("x.bin", CONTENT, f"{web.url}/x", piece_size=1 << 16)
+        with stream.open(served, "x.bin") as opened:
+            for start in (3 * MIB, MIB, 4 * MIB):
+                opened.seek(start)
+                opened.read(1 << 16)
+        assert web.bytes_requested == 3 << 16
+
+
+def test_ranges_are_read_together(served: ServedTree) -> None:
+    with RangeServer({"/x": CONTENT}) as web:
+        served.add("x.bin", CONTENT, f"{web.url}/x", piece_size=1 << 16)
+        with stream.open(served, "x.bin") as opened:
+            assert isinstance(opened, stream.VerifiedFile)
+            ranges = [(0, 10), (1 << 16, (1 << 17) + 1), (4 * MIB, 4 * MIB), (5 * MIB, 6 * MIB)]
+            parts = opened.content.read_ranges(ranges)
+        assert parts == [CONTENT[start:stop] for start, stop in ranges]
+        assert len(web.requests) == 2
+
+
+def test_a_server_without_ranges_serves_the_right_bytes(served: ServedTree) -> None:
+    with RangeServer({"/x": CONTENT}, has_ranges=False) as web:
+        served.add("x.bin", CONTENT, f"{web.url}/x", piece_size=1 << 16)
+        with stream.open(served, "x.bin") as opened:
+            opened.seek(2 * MIB)
+            assert opened.read(10) == CONTENT[2 * MIB : 2 * MIB + 10]
+
+
+def test_wrong_bytes_are_an_error_with_the_location(served: ServedTree) -> None:
+    wrong = bytearray(CONTENT)
+    wrong[3 * MIB] ^= 1
+    with RangeServer({"/x": bytes(wrong)}) as web:
+        served.add("x.bin", CONTENT, f"{web.url}/x", piece_size=1 << 16)
+        with stream.open(served, "x.bin") as opened:
+            assert opened.read(MIB) == CONTENT[:MIB]
+            opened.seek(3 * MIB - 10)
+            with pytest.raises(WrongBytesError) as caught:
+                opened.read(MIB)
+            assert (caught.value.path, caught.value.url) == ("x.bin", f"{web.url}/x")
+            assert (caught.value.start, caught.value.stop) == (3 * MIB, 3 * MIB + (1 << 16))
+
+
+def test_another_location_replaces_one_with_wrong_bytes(served: ServedTree) -> None:
+    with RangeServer({"/newer": CONTENT[::-1], "/short": CONTENT[:MIB], "/x": CONTENT}) as web:
+        urls = [f"{web.url}{one}" for one in ("/gone", "/newer", "/short", "/x")]
+        served.add("x.bin", CONTENT, *urls, piece_size=1 << 16)
+        with stream.open(served, "x.bin") as opened:
+            assert opened.read() == CONTENT
+
+
+def test_a_content_without_any_location_left_is_gone(served: ServedTree) -> None:
+    with RangeServer() as web:
+        served.add("x.bin", CONTENT, f"{web.url}/x", piece_size=1 << 16)
+        with stream.open(served, "x.bin") as opened, pytest.raises(ContentGoneError):
+            opened.read(1)
+
+
+def test_a_large_file_without_block_digests_is_refused(
+    served: ServedTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neuromirror.stream.piece_checks.MAX_WHOLE", MIB)
+    with RangeServer({"/x": CONTENT}) as web:
+        served.add("x.bin", CONTENT, f"{web.url}/x")
+        with pytest.raises(UnverifiableError):
+            stream.open(served, "x.bin")
+        with stream.open(served, "x.bin", verify="off") as opened:
+            assert "not verified" in repr(opened)
+            assert opened.read(10) == CONTENT[:10]
+        assert web.bytes_requested < MIB
+
+
+def test_a_small_file_is_verified_as_a_whole(served: ServedTree) -> None:
+    with RangeServer({"/x": CONTENT[:-1] + b"?"}) as web:
+        served.add("x.bin", CONTENT, f"{web.url}/x")
+        with stream.open(served, "x.bin") as opened, pytest.raises(WrongBytesError):
+            opened.read(10)
+
+
+def test_block_digests_of_another_content_are_not_used(served: ServedTree) -> None:
+    with RangeServer({"/x": CONTENT}) as web:
+        served.add("x.bin", CONTENT, f"{web.url}/x")
+        served.add("other.bin", CONTENT[::-1], piece_size=1 << 16)
+        served.digests["x.bin"] = served.digests["other.bin"]
+        with stream.open(served, "x.bin") as opened:
+            assert opened.read(10) == CONTENT[:10]
+        assert web.bytes_requested == len(CONTENT)
+
+
+def test_text_files_are_read_line_by_line(served: ServedTree) -> None:
+    lines = [f"{number},{number**2}\n".encode() for number in range(20_000)]
+    content = b"".join(lines)
+    with RangeServer({"/t": content}) as web:
+        served.add("t.csv", content, f"{web.url}/t", piece_size=1 << 14)
+        with stream.open(served, "t.csv") as opened:
+            assert [*opened] == lines
+
+
+def test_a_closed_file_is_not_read(served: ServedTree, tmp_path: Path) -> None:
+    with RangeServer({"/x": CONTENT}) as web:
+        served.add("x.bin", CONTENT, f"{web.url}/x", piece_size=1 << 16)
+        opened = stream.open(served, "x.bin")
+        opened.close()
+        with pytest.raises(ValueError, match="closed"):
+            opened.read(1)
