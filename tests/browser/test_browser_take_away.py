@@ -20,12 +20,14 @@ def test_a_lock_file_of_two_datasets_is_collected_and_downloaded(
 ) -> None:
     walk = start_session(site, java_script_enabled=False, accept_downloads=True)
     page = walk.open(f"/dataset/{RELEASED}@latest")
-    walk.follow(page.get_by_role("link", name="Add to a lock file"))
-    box = page.get_by_role("searchbox", name="Search datasets to add")
+    walk.follow(page.get_by_role("link", name="Add to your list").first)
+    assert walk.path.startswith(f"/dataset/{RELEASED}@latest?")
+    box = page.get_by_role("searchbox", name="Search the catalogue")
     box.fill("hemisphere")
     with page.expect_navigation():
         box.press("Enter")
-    walk.follow(page.get_by_role("link", name=f"Add {IMAGES}"))
+    walk.follow(page.get_by_role("link", name=f"Add to your list {IMAGES}"))
+    walk.follow(page.get_by_role("link", name="Your list 2 versions"))
     with page.expect_download() as waiting:
         page.get_by_role("link", name="Download datasets.lock").click()
     waiting.value.save_as(tmp_path / "datasets.lock")
@@ -33,6 +35,12 @@ def test_a_lock_file_of_two_datasets_is_collected_and_downloaded(
     assert [one.name for one in found] == [RELEASED, IMAGES]
     walk.follow(page.get_by_role("link", name=f"Remove {RELEASED}"))
     assert walk.path.count("add=") == 1
+    box = page.get_by_role("searchbox", name="Search datasets to add")
+    box.fill("hippocampal")
+    with page.expect_navigation():
+        box.press("Enter")
+    walk.follow(page.get_by_role("link", name=f"Add {RELEASED}"))
+    assert walk.path.count("add=") == 2
 
 
 def test_a_file_is_downloaded_from_the_archive(

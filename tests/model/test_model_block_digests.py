@@ -12,7 +12,6 @@ import pytest
 
 from neuromirror.model import (
     LEAF_SIZE,
-    BlockDigests,
     BlockHasher,
     InvalidDocumentError,
     decode_block_digests,
@@ -20,6 +19,7 @@ from neuromirror.model import (
     encode_block_digests,
 )
 from neuromirror.model.block_digests import MAX_PIECE_SIZE
+from support.block_digests import digests_of
 
 MIB = 1 << 20
 KEY = "SHA256E-s5--" + "0" * 64 + ".nwb"
@@ -36,15 +36,6 @@ SIZES = (
     MIB,
     3 * MIB + 5,
 )
-
-
-def digests_of(
-    content: bytes, piece_size: int, part_size: int | None = None, step: int = MIB
-) -> BlockDigests:
-    hasher = BlockHasher(piece_size, part_size)
-    for start in range(0, len(content), step):
-        hasher.update(content[start : start + step])
-    return hasher.finish(hashlib.sha256(content).hexdigest())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="libtorrent has wheels for Linux only")

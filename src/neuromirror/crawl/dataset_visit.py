@@ -37,7 +37,19 @@ from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, PUBLISHED_BRANCH, Store
 
 
 class DatasetVisit:
-    """Visits one dataset; the caller holds the dataset's lock."""
+    """Visits one dataset: lists it, publishes new versions, and records them in journal and index.
+
+    The caller holds the dataset's lock.
+
+    Parameters
+    ----------
+    source, store, recorder
+        The source of the mirror, and the store with its recorder.
+    settings
+        The mirror file.
+    hint
+        The dataset's entry in the archive's overview.
+    """
 
     def __init__(
         self,

@@ -44,11 +44,14 @@ _MOVE_TIMEOUT = 600.0
 
 
 class NotPublicError(NeuromirrorError):
-    """Upstream calls the dataset open, but refuses requests without a token."""
+    """Upstream says that a dataset is open, but refuses requests for it without a token."""
 
 
 def private_source(source: Source) -> Source | None:
-    """Return the source of the embargoed datasets, if the mirror is configured to keep them."""
+    """Return the source that reads the embargoed datasets of an archive, with credentials.
+
+    Without ``embargoed = "private"`` in the mirror file, it returns None.
+    """
     return source.private() if isinstance(source, EmbargoAwareSource) else None
 
 
@@ -73,15 +76,7 @@ def check_public(source: Source, dataset: DatasetRef) -> None:
 
 
 class PrivateStore:
-    """The private store that belongs to a run over the public one.
-
-    Parameters
-    ----------
-    folder
-        The private store's folder; None if none was given.
-    public
-        The public store.
-    """
+    """Opens the private store of a run over the public store, and checks that it is usable."""
 
     def __init__(self, folder: Path | None, public: Store) -> None:
         self._folder = folder
@@ -240,7 +235,7 @@ class PrivateStore:
 
 
 class PrivateDatasets(Container[DatasetRef]):
-    """The datasets of one mirror that are in the private store."""
+    """The datasets of one mirror that are in the private store; supports ``dataset in``."""
 
     def __init__(self, store: Store | None, names: frozenset[str]) -> None:
         self._store = store
@@ -276,9 +271,9 @@ def move_datasets(
 
 
 def conceal_result(result: Result, store: Store, recorder: Recorder) -> Result:
-    """Return a result of the private store without details of its content.
+    """Return a result of the private store without details that the public must not see.
 
-    The message of a failure becomes an event of the private store.
+    The message of a failure is recorded as an event of the private store.
     """
     name, folder = result.dataset, store.root
     if result.status == "error":
@@ -311,7 +306,10 @@ def _record_private_event(recorder: Recorder, mirror: str, local_id: str, messag
 
 
 def unreadable_result(dataset: DatasetRef, reason: str) -> Result | None:
-    """Return the result of a private dataset that the token may not read; None if it is open."""
+    """Return the failure for a dataset of the private store that the token may not read any more.
+
+    For another ``reason`` than the embargo it returns None.
+    """
     if reason != EMBARGOED:
         return None
     message = f"{dataset.name}: not readable with the token; the copy in the private store is kept"
@@ -319,7 +317,10 @@ def unreadable_result(dataset: DatasetRef, reason: str) -> Result | None:
 
 
 def embargo_incident(store: Store, dataset: DatasetRef, recorder: Recorder) -> Result | None:
-    """Return the incident of a dataset that was public and is embargoed now; None for others."""
+    """Return the incident for an embargoed dataset that the public store has; None for any other.
+
+    Its public copy is kept; an operator has to decide.
+    """
     if not store.repository(dataset).exists():
         return None
     message = (

@@ -162,7 +162,10 @@ class FailureLog:
 
 
 def name_from_alias(alias: str) -> str:
-    """Return the name of the dataset with an alias; for a superdataset, the mirror."""
+    """Return the name of the dataset with an alias: ``dandi:000027`` for ``dandi--000027``.
+
+    For the alias of a mirror's superdataset it is the name of the mirror.
+    """
     return alias.replace("--", ":", 1).replace("--", "/")
 
 
@@ -177,9 +180,22 @@ def record_housekeeping(log: FailureLog, result: HousekeepingResult) -> None:
 def run_step(
     task: str, name: str, store: Store, log: FailureLog, step: Callable[[], object]
 ) -> Iterator[Result]:
-    """Run a step; record a failure and yield it as a result, so that the run can continue.
+    """Call a function; record its failure and yield it as a result, so that the run can continue.
 
-    ``name`` is the name in the result: a mirror, or the top superdataset.
+    Nothing is yielded if the function succeeds.
+
+    Parameters
+    ----------
+    task
+        The name of the task in the failure log.
+    name
+        The name in the result: a mirror, or the top superdataset.
+    store
+        The store; its path is removed from messages.
+    log
+        Records failure or success.
+    step
+        The function.
     """
     mirror = "" if name == TOP_ALIAS else name
     try:

@@ -28,19 +28,26 @@ class LeaseLostError(NeuromirrorError):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to work on a dataset or task; see :class:`~neuromirror.index.LeaseRow`."""
+    """The right of one worker to visit a dataset or run a task.
+
+    ``name`` and ``token`` are as in :class:`~neuromirror.index.LeaseRow`.
+    """
 
     name: str
     token: int
 
 
 def lease_owner(what: str) -> str:
-    """Return a readable name for an owner of leases: purpose, machine and process."""
+    """Return a readable name for the owner of a lease: ``what`` it does, machine and process id."""
     return f"{what} on {socket.gethostname()}, process {os.getpid()} ({secrets.token_hex(3)})"
 
 
 class LeaseManager:
-    """Claims and renews leases for runs outside of the service, one per dataset."""
+    """Claims the lease of each dataset that a run outside of the service visits, and renews it.
+
+    So ``neuromirror sync`` and a service on the same store never visit one dataset at the same
+    time.
+    """
 
     def __init__(
         self, schedule: Schedule, owner: str, clock: Callable[[], float] = time.time
@@ -82,7 +89,15 @@ class LeaseManager:
 
 @contextmanager
 def open_lease_manager(path: Path, what: str) -> Iterator[LeaseManager | None]:
-    """Yield a lease manager for a store's schedule; None if no service ever ran on it."""
+    """Yield a lease manager for a store's schedule; None if no service ever ran on the store.
+
+    Parameters
+    ----------
+    path
+        The file of the schedule.
+    what
+        The purpose of the run, for messages to others, such as ``sync``.
+    """
     if not path.exists():
         yield None
         return

@@ -60,10 +60,16 @@ def _infrequent_gc() -> Iterator[None]:
 
 
 class MirrorRun:
-    """A run over one mirror in one store.
+    """A run over one mirror in one store: plans the visits, makes them and records their results.
 
     Parameters
     ----------
+    store, recorder, source
+        The store with its recorder, and the mirror's source.
+    options
+        The options of the run.
+    policy
+        How datasets are treated that belong in another store.
     add_to_total
         Called with the number of datasets as they are planned.
     traffic
@@ -394,5 +400,5 @@ class MirrorRun:
 
 
 def mirror_statuses(recorder: Recorder) -> list[MirrorStatus]:
-    """Return the mirrors in the index."""
+    """Return the status of each mirror in the index."""
     return recorder.ask(lambda index: list(index.mirror_status()))

@@ -46,7 +46,7 @@ def plan_dataset(
     released: frozenset[str] = frozenset(),
     in_private_store: bool = False,
 ) -> DatasetTask:
-    """Decide what to do with one dataset.
+    """Decide whether a run visits one dataset, and why.
 
     Parameters
     ----------
@@ -62,6 +62,11 @@ def plan_dataset(
         Names of datasets with a hold that was released and not visited since.
     in_private_store
         Whether the private store has the dataset, so that it has to be moved to the public one.
+
+    Returns
+    -------
+    DatasetTask
+        The action and its reason.
     """
     action, reason = _choose_action(hint, last, held, visit_all_reason)
     pending_only = action == "skip" and last is not None and last.pending > 0

@@ -148,7 +148,7 @@ class _OverviewLimit(TrafficCounter):
 
 @runtime_checkable
 class PartiallyListedSource(Protocol):
-    """A source with datasets that exist but are not in its list."""
+    """A source whose archive has datasets that its list of datasets does not show."""
 
     def is_listed(self, dataset: DatasetRef) -> bool:
         """Return whether the list of all datasets includes this one."""

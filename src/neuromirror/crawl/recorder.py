@@ -35,7 +35,11 @@ class RefMove:
 
 
 class Recorder(Protocol):
-    """Writes the refs and the journal of a store, and queries its index; thread-safe."""
+    """Writes the refs and the journal of a store, and queries its index; thread-safe.
+
+    Visits use it for all their writes. In a run it is a :class:`JournalRecorder`; in a worker of
+    the service it sends the operations to the writer process.
+    """
 
     def record(self, *entries: JournalEntry) -> None:
         """Append entries to the journal, then apply them to the index.
@@ -94,7 +98,8 @@ class Recorder(Protocol):
 class JournalRecorder:
     """Appends entries to the store's journal and keeps the index up to date.
 
-    A SQLite connection belongs to one thread, so one thread of the recorder runs all operations.
+    It is thread-safe: a thread of its own runs all operations, because a SQLite connection belongs
+    to one thread.
     """
 
     def __init__(self, store: Store, index_path: Path) -> None:

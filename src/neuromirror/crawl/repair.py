@@ -200,7 +200,7 @@ def _repair_entries(dataset: DatasetRef, damage: RepositoryDamage, at: str) -> l
 
 
 def dataset_of_entry(entry: VersionMinted | AnnexBranchMoved) -> DatasetRef:
-    """Return the dataset of a journal entry."""
+    """Return a reference to the dataset that a journal entry is about."""
     return DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
 
 

@@ -161,7 +161,10 @@ def _describe_fully(error: Exception, store: Store) -> str:
 
 
 def unplanned_result(request: SyncRequest, error: Exception, message: str) -> Result:
-    """Return the result of a request whose overview could not be read or lacks the dataset."""
+    """Return the failure of a request whose overview could not be read or lacks the dataset.
+
+    ``message`` is the text of ``error``; advice for the user is added to it.
+    """
     mirror, visit = request.mirror, "failed"
     if isinstance(error, DatasetNotFoundError):
         visit = "not_found"

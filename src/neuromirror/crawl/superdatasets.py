@@ -107,7 +107,10 @@ class SuperdatasetWriter:
 def update_mirror_superdatasets(
     store: Store, recorder: Recorder, mirror: Mirror, source: Source, *, complete: bool
 ) -> None:
-    """Update the mirror's superdataset, and the groups in it, to the latest versions."""
+    """Update the mirror's superdataset, and those of the groups in it, to the latest versions.
+
+    ``complete`` is false while visits have failed: then only missing superdatasets are written.
+    """
     datasets = recorder.ask(lambda index: _member_states(index, mirror.name))
     members = group_members(
         datasets,
@@ -133,16 +136,25 @@ def group_members(
     group: Callable[[str], DatasetRef | None],
     update_group: Callable[[DatasetRef, Sequence[SuperdatasetMember]], MemberState],
 ) -> list[SuperdatasetMember]:
-    """Return the members of the mirror's own superdataset.
+    """Update the groups of a mirror, and return the members of the mirror's own superdataset.
+
+    The groups are superdatasets between the mirror's and its datasets, such as a BOSS collection.
 
     Parameters
     ----------
     datasets
         The datasets with a version.
     group
-        :meth:`neuromirror.sources.Source.superdataset`.
+        Returns the group of a local id, None without one
+        (:meth:`neuromirror.sources.Source.superdataset`).
     update_group
-        Updates a group with its members; called for the deepest groups first.
+        Writes a group with its members, and returns its new state; called for the deepest groups
+        first.
+
+    Returns
+    -------
+    list[SuperdatasetMember]
+        The groups and the datasets outside of groups.
 
     Notes
     -----

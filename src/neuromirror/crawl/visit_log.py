@@ -11,7 +11,10 @@ from neuromirror.net import TrafficCounter
 
 
 class VisitLog:
-    """Records the results of visits through a :class:`~neuromirror.crawl.Recorder`; thread-safe."""
+    """Records visits in the journal through a :class:`~neuromirror.crawl.Recorder`; thread-safe.
+
+    A visit that found no change, like the visit before it, is not recorded.
+    """
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder

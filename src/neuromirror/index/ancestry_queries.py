@@ -76,7 +76,10 @@ class _Edge(NamedTuple):
 
 
 class AncestryQueries(DatasetQueries):
-    """Queries on how datasets were derived from each other."""
+    """Queries on derivation: the inputs of a version, and the versions derived from it.
+
+    A base class of :class:`Index`, which has the connection.
+    """
 
     def ancestry(self, name: str, label: str = "latest") -> tuple[list[EdgeRow], list[EdgeRow]]:
         """Return the inputs of a version, and the versions derived from it.

@@ -78,7 +78,8 @@ def copy_database(source: Path, target: Path) -> None:
 def read_position(path: Path) -> int:
     """Return how many bytes of the journal an index, or a copy of one, has applied.
 
-    Raises IndexUnusableError if the path is not a regular file or not an index.
+    A copy of the index has an older position than the index itself. Raises IndexUnusableError if
+    the path is not a regular file or not an index.
     """
     _check_regular(path)
     with translate_errors(path):
@@ -118,9 +119,9 @@ def integrity_errors(path: Path, *, deep: bool = False) -> list[str]:
 
 
 def raise_if_damaged(path: Path, error: Exception) -> None:
-    """Raise an error if the database is damaged; do nothing otherwise.
+    """Raise IndexDamagedError if SQLite finds errors in the database; return otherwise.
 
-    Call it after an error that values of a wrong type may have caused.
+    To be called after an unexpected error (such as a TypeError) that damaged rows may have caused.
 
     Parameters
     ----------
@@ -148,7 +149,7 @@ def integrity_errors_by_table(
     path : Path
         The database.
     after : str
-        Start with the first table whose name is greater.
+        Skip the tables up to this name, the last one checked before; an empty text checks all.
     seconds : float
         The time limit.
 
@@ -281,7 +282,10 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def missing_sqlite_features() -> tuple[str, str]:
-    """Return the version of Python's SQLite, and the feature it lacks ('' if none)."""
+    """Return the version of Python's SQLite, and why the index cannot use it ('' if it can).
+
+    The reason completes a sentence: ``is older than 3.37.0``, ``has no full-text search (FTS5)``.
+    """
     if sqlite3.sqlite_version_info < MIN_SQLITE_VERSION:
         return sqlite3.sqlite_version, f"is older than {'.'.join(map(str, MIN_SQLITE_VERSION))}"
     connection = sqlite3.connect(":memory:")

@@ -13,12 +13,12 @@ Python's interpreter for each."""
 
 
 def insert_rows(connection: sqlite3.Connection, into: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert rows in their order.
+    """Insert rows into a table, in their order, many per SQL statement.
 
     Parameters
     ----------
     connection : sqlite3.Connection
-        Within a transaction.
+        The connection; the caller has opened a transaction.
     into : str
         The table and its columns, as after ``INSERT INTO``.
     rows : sequence of tuple

@@ -21,14 +21,33 @@ _ACCEPTED_FORMS = (
 
 @dataclass(frozen=True, slots=True)
 class ContentLookup:
-    """SQL that selects ids of contents, and its parameters."""
+    """An SQL statement that selects ids of contents, with the values of its parameters."""
 
     sql: str
     parameters: tuple[object, ...]
 
 
 def parse_checksum(query: str) -> list[ContentLookup]:
-    """Return the lookups for a checksum or key; raises :class:`MalformedQueryError`."""
+    """Return the SQL lookups that together find the contents with a checksum or an annex key.
+
+    Several lookups are returned if the text has several meanings: 32 hexadecimal digits are an MD5
+    or an ETag.
+
+    Parameters
+    ----------
+    query
+        The text from the user: an annex key, a digest in hex, or ``<algorithm>:<digest>``.
+
+    Returns
+    -------
+    list[ContentLookup]
+        The statements to execute; the result is the union of their rows.
+
+    Raises
+    ------
+    MalformedQueryError
+        The text is neither a checksum nor a key.
+    """
     text = query.strip().strip('"')
     if _KEY.match(text):
         return [

@@ -106,7 +106,8 @@ def translate_errors(path: Path) -> Iterator[None]:
 class ReadConnection(sqlite3.Connection):
     """A read-only connection.
 
-    An immutable one never sees changes of its file: see :func:`file_identity`.
+    If its attribute ``is_immutable`` is true, it was opened with SQLite's ``immutable=1`` and never
+    sees changes of its file: compare :func:`file_identity` before queries.
     """
 
     is_immutable = False
@@ -128,16 +129,18 @@ def file_identity(path: Path) -> tuple[int, ...]:
 
 
 def is_stale(connection: sqlite3.Connection, path: Path, opened: tuple[int, ...]) -> bool:
-    """Return whether a connection no longer sees the current state of the file.
+    """Return whether a connection must be opened again to see the current state of the index.
+
+    That is so if the file was replaced, or if it changed and the connection is immutable.
 
     Parameters
     ----------
     connection : sqlite3.Connection
-        The connection.
+        An open connection.
     path : Path
         The file it was opened from.
     opened : tuple of int
-        :func:`file_identity` from before it was opened.
+        The result of :func:`file_identity` from just before the connection was opened.
     """
     immutable = isinstance(connection, ReadConnection) and connection.is_immutable
     compared = None if immutable else 2
@@ -185,7 +188,10 @@ def open_writer(path: Path, lock_wait: float | None) -> sqlite3.Connection:
 
 
 def open_scratch(path: Path) -> sqlite3.Connection:
-    """Create a file for a rebuild, without a log, because a failed rebuild is discarded."""
+    """Create a new index file for a rebuild, with its tables, and open it for writing.
+
+    It has no rollback journal and is not synced: a failed rebuild is discarded and repeated.
+    """
     _check_sqlite_version()
     with translate_errors(path):
         connection = _connect(path, "rwc")

@@ -47,7 +47,10 @@ _OtherDigest = tuple[int, str, str, int, int, int]
 
 
 class ContentWriter:
-    """Looks up, adds and completes the contents of files; used within one transaction."""
+    """Looks up the contents of files by key, and adds missing contents and digests to the tables.
+
+    For use within one transaction, which the caller opens.
+    """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection

@@ -57,7 +57,10 @@ ORDER BY f.mirror, f.task, f.local_id
 
 
 class CrawlQueries(QueryBase):
-    """Queries on the progress of the crawl."""
+    """Queries on visits, holds, events, failures and the status of mirrors.
+
+    A base class of :class:`Index`, which has the connection.
+    """
 
     def last_visits(self, mirror: str) -> dict[str, LastVisit]:
         """Return the last visit of each dataset of a mirror by local id; empty for a new mirror."""

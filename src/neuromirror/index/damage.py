@@ -25,7 +25,10 @@ _DAMAGE_SYMPTOMS = (
 
 
 def damage_error(path: Path, error: BaseException) -> IndexDamagedError:
-    """Return the error of an index whose content cannot be read."""
+    """Return the IndexDamagedError for an index at a path, with an error that reading it caused.
+
+    The message names the path and asks the operator to rebuild the index.
+    """
     return IndexDamagedError(
         f"the index {path} is damaged ({type(error).__name__}: {error}); {REBUILD_HINT}"
     )

@@ -25,7 +25,10 @@ _FOLDERS: Final = (("ome.zarr", ".ome.zarr/"), ("zarr", ".zarr/"), ("n5", ".n5/"
 
 
 def data_types(paths: Iterable[str]) -> set[str]:
-    """Return the kinds of files, such as ``NWB``; a folder that holds an array has a kind too."""
+    """Return the kinds of data that paths have by their suffixes, such as ``NWB`` for ``.nwb``.
+
+    A path below a folder such as ``x.zarr/`` has the kind of that folder.
+    """
     lowered = [path.lower() for path in paths]
     # thousands of names have only a few distinct ends
     ends = {path.rpartition("/")[2].partition(".")[2] for path in lowered}
@@ -47,7 +50,10 @@ def _suffixes(ends: Iterable[str]) -> Iterator[str]:
 
 
 def add_data_types(connection: sqlite3.Connection, version: int, found: Iterable[str]) -> None:
-    """Record kinds of files that a version added for its dataset."""
+    """Record for a version's dataset the kinds of data ``found``; known kinds are not repeated.
+
+    ``version`` is the row id of the version.
+    """
     connection.executemany(
         "INSERT INTO data_types (dataset, type) SELECT dataset, ? FROM versions WHERE id = ? "
         "ON CONFLICT DO NOTHING",

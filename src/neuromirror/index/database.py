@@ -52,7 +52,9 @@ class Index(
     CrawlQueries,
     LocationQueries,
 ):
-    """The index of a store, for the thread that opened it; opening another takes milliseconds.
+    """An open index of a store, for use by the thread that opened it.
+
+    Each thread opens its own, which takes milliseconds.
 
     Iterators read as they are consumed: close or exhaust them before :meth:`close`.
     """
@@ -350,9 +352,16 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def replace_index_file(scratch: Path, path: Path) -> None:
-    """Replace the old index; a log of the old file must never be applied to the new one.
+    """Put a rebuilt index in the place of the old one, and delete the old one's write-ahead log.
 
-    The caller holds the write lock, and ``scratch`` has been synced to disk.
+    The caller holds the write lock. The log of the old file must never be applied to the new one.
+
+    Parameters
+    ----------
+    scratch
+        The rebuilt index, complete and synced to disk.
+    path
+        The index file.
     """
     if not _log_is_empty(path):
         path.unlink(missing_ok=True)

@@ -31,7 +31,10 @@ LEFT JOIN visits t ON t.id = d.last_visit
 
 
 class DatasetQueries(VersionQueries):
-    """Queries on datasets."""
+    """Queries on datasets: by name, by mirror, and their subdatasets.
+
+    A base class of :class:`Index`, which has the connection.
+    """
 
     def datasets(
         self,

@@ -31,7 +31,7 @@ _INSERT_TEXT: Final = (
 
 
 class DescribingDocuments(Protocol):
-    """A reader of the documents of versions."""
+    """The part of a store that returns the archive's documents about a version."""
 
     def describing_documents(self, dataset_id: str, commit: str) -> Mapping[str, bytes]:
         """Return the archive's documents about a version.
@@ -68,7 +68,17 @@ class _Current:
 def write_attributes(
     connection: sqlite3.Connection, dataset: int, attributes: dict[str, list[str]]
 ) -> None:
-    """Replace the dataset's attributes by those of its current version, if they differ."""
+    """Replace the attributes of a dataset if they differ from the recorded ones.
+
+    Parameters
+    ----------
+    connection
+        The connection; the caller has opened a transaction.
+    dataset
+        The row id of the dataset.
+    attributes
+        The values of the current version's attributes, by name.
+    """
     rows = sorted({(name, value) for name, values in attributes.items() for value in values})
     known = connection.execute(
         "SELECT name, value FROM attributes WHERE dataset = ? ORDER BY name, value", (dataset,)
@@ -85,7 +95,10 @@ def write_attributes(
 
 
 def mark_stale(connection: sqlite3.Connection, dataset: int) -> None:
-    """Mark the search text of a dataset as stale."""
+    """Record that the search text of a dataset must be written again by :func:`refresh_text`.
+
+    ``dataset`` is the row id of the dataset.
+    """
     connection.execute(
         "INSERT INTO stale_text VALUES (?) ON CONFLICT DO NOTHING",
         (dataset,),
@@ -93,14 +106,26 @@ def mark_stale(connection: sqlite3.Connection, dataset: int) -> None:
 
 
 def stale_datasets(connection: sqlite3.Connection) -> list[int]:
-    """Return the datasets with stale search text."""
+    """Return the row ids of the datasets whose search text must be written again."""
     return [row[0] for row in connection.execute("SELECT dataset FROM stale_text ORDER BY dataset")]
 
 
 def read_documents(
     connection: sqlite3.Connection, dataset: int, documents: DescribingDocuments
 ) -> ArchiveMetadata:
-    """Return the metadata in the documents of the current version; empty without a version."""
+    """Return the metadata that the archive's documents about a dataset's current version contain.
+
+    The result is empty for a dataset without a version, for a withdrawn one and for a component.
+
+    Parameters
+    ----------
+    connection
+        The connection.
+    dataset
+        The row id of the dataset.
+    documents
+        Returns the documents of a version.
+    """
     row = connection.execute(
         "SELECT d.dataset_id, v.commit_id FROM datasets d "
         f"JOIN versions v ON v.id = {CURRENT} WHERE d.id = ? AND d.withdrawn = '' "
@@ -113,7 +138,19 @@ def read_documents(
 
 
 def refresh_text(connection: sqlite3.Connection, dataset: int, found: ArchiveMetadata) -> None:
-    """Write the search rows of a dataset and clear its mark; if it is withdrawn, delete them."""
+    """Write the rows by which searches find a dataset; delete them if it is withdrawn.
+
+    The dataset is no longer stale afterwards (:func:`mark_stale`).
+
+    Parameters
+    ----------
+    connection
+        The connection; the caller has opened a transaction.
+    dataset
+        The row id of the dataset.
+    found
+        The result of :func:`read_documents`.
+    """
     current = _read_current(connection, dataset)
     _write_text(connection, dataset, None if current is None else _text_row(current, found))
     _write_facets(connection, dataset, set() if current is None else _facets(current, found))

@@ -27,7 +27,7 @@ from neuromirror.model import (
 
 
 class EntryReader(Protocol):
-    """The part of a journal that is read here."""
+    """The method of a journal that :func:`effective_entries` needs."""
 
     def read_entries(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
         """Yield the entries from a byte position on, each with the position of its end."""

@@ -28,27 +28,27 @@ class QueryStoppedError(NeuromirrorError):
 
 
 class JournalDamagedError(NeuromirrorError):
-    """The store's journal or the records of a version are inconsistent."""
+    """The store's journal, or the records of a version, are damaged or inconsistent."""
 
 
 class UnknownMirrorError(ConfigurationError):
-    """No mirror of this name is in the index."""
+    """No mirror of the requested name is in the index."""
 
 
 class UnknownDatasetError(ConfigurationError):
-    """No dataset of this name is in the index."""
+    """No dataset of the requested name is in the index."""
 
 
 class DatasetWithdrawnError(UnknownDatasetError):
-    """The operator withdrew the dataset; nothing else of it is shown."""
+    """The operator withdrew the requested dataset; the index shows only its tombstone."""
 
 
 class UnknownVersionError(ConfigurationError):
-    """The dataset has no version of this label, commit or state."""
+    """The dataset has no version with the requested label, commit or state digest."""
 
 
 class UnknownFileError(ConfigurationError):
-    """The version has no file at this path."""
+    """The version has no file at the requested path."""
 
 
 class UnknownAttributeError(ConfigurationError):
@@ -56,11 +56,14 @@ class UnknownAttributeError(ConfigurationError):
 
 
 class FilesNotIndexedError(NeuromirrorError):
-    """The files of this version are in the store's records only, by a setting of its mirror."""
+    """The files of the requested version are not in the index but only in the store's records.
+
+    The setting ``index_entries`` of its mirror excludes them.
+    """
 
 
 class UnknownHoldError(ConfigurationError):
-    """No hold has this id."""
+    """No hold has the requested id."""
 
 
 class AmbiguousNameError(ConfigurationError):
@@ -68,4 +71,8 @@ class AmbiguousNameError(ConfigurationError):
 
 
 class MalformedQueryError(ConfigurationError):
-    """The query is neither a checksum nor a key, or has no search terms."""
+    """A user's query is invalid.
+
+    It is not a checksum or key, has no or too many search terms, or names an unknown facet or
+    order.
+    """

@@ -36,7 +36,10 @@ class FacetCount:
 
 
 class FacetQueries(QueryBase):
-    """Queries on the facets of datasets."""
+    """Queries that select datasets by facets and count them per value.
+
+    A base class of :class:`Index`, which has the connection.
+    """
 
     def _check_filters(self, filters: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
         """Return the facets that have selected values; raise for unknown facets and archives."""

@@ -42,13 +42,15 @@ def facet_values(
     mirror
         The name of the mirror.
     version
-        Kind, upstream, time, bytes and license of the current version; empty without one.
+        The values ``kind``, ``upstream``, ``time``, ``bytes`` and ``license`` of the current
+        version; empty
+    if the dataset has none.
     attributes
         Names and values of the version's attributes.
     metadata
         The texts of the archive's documents.
     data_types
-        Kinds of files.
+        Kinds of files, from :func:`~neuromirror.index.data_types.data_types`.
     volume
         Whether the dataset is a volume.
 

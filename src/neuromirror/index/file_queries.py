@@ -84,7 +84,10 @@ WHERE d.withdrawn = '' GROUP BY c.dataset ORDER BY files DESC, m.name, d.local_i
 
 
 class FileQueries(QueryBase):
-    """Queries on files, by version or by checksum."""
+    """Queries on files, by version or by checksum.
+
+    A base class of :class:`Index`, which has the connection.
+    """
 
     def files(
         self, version: VersionRow, under: str = "", after: str = "", limit: int | None = None
@@ -265,7 +268,15 @@ class FileQueries(QueryBase):
 
 
 def file_row(row: tuple[Any, ...], claimants: dict[int, str]) -> FileRow:
-    """Convert a row with the columns :data:`FILE_COLUMNS` to a file."""
+    """Convert a row of the database to a :class:`FileRow`.
+
+    Parameters
+    ----------
+    row
+        Values of the columns :data:`FILE_COLUMNS`.
+    claimants
+        The names of the archives and programs that stated digests, by their row id.
+    """
     path, source_path, since, retention_rank = row[_CONTENT_WIDTH:]
     strongest, checked = evidence(row)
     return FileRow(

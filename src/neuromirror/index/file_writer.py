@@ -43,7 +43,17 @@ _Pair = tuple[_Row | None, _File | None]
 
 @dataclass(frozen=True, slots=True)
 class RecordCounts:
-    """The number of files and subdatasets of a version, and of contents it added to the index."""
+    """The results of writing one version to the index.
+
+    Attributes
+    ----------
+    files
+        The number of files of the version.
+    contents
+        The number of contents that no earlier version of any dataset had.
+    subdatasets
+        The number of subdatasets of the version.
+    """
 
     files: int
     contents: int
@@ -60,12 +70,12 @@ def record_files(
     *,
     index_terms: bool = True,
 ) -> RecordCounts:
-    """Write the complete list of files and subdatasets of version ``seq``.
+    """Write the files and subdatasets of a version, given the complete list of them.
 
     Parameters
     ----------
     connection : sqlite3.Connection
-        Within a transaction.
+        The connection; the caller has opened a transaction.
     dataset, version, seq : int
         The ids of the dataset and version, and the version's ordinal.
     lines : iterable of bytes
@@ -73,7 +83,7 @@ def record_files(
     where : str
         The version's name, for messages.
     index_terms : bool
-        Whether the terms of the added paths are indexed.
+        Whether searches find the dataset by words in the paths that the version adds.
 
     Raises
     ------
@@ -118,11 +128,26 @@ def record_changes(
     *,
     index_terms: bool = True,
 ) -> RecordCounts:
-    """Write the changes of version ``seq`` to the version whose rows are open.
+    """Write the files and subdatasets of a version, given only the changes to the version before.
 
-    It works like :func:`record_files`, but reads only the rows that change. ``before`` is the
-    number of files of the version before. Raises :class:`JournalDamagedError` for changes that are
-    not sorted or do not match the open rows.
+    Parameters
+    ----------
+    connection, dataset, version, seq, where, index_terms
+        As for :func:`record_files`.
+    before
+        The number of files of the version before, which must be the last one in the index.
+    changes
+        The changes, sorted by the bytes of their git paths.
+
+    Returns
+    -------
+    RecordCounts
+        The counts of the version.
+
+    Raises
+    ------
+    JournalDamagedError
+        If the changes are not sorted, or do not fit the files of the version before.
     """
     batch = _BatchWriter(connection, dataset, version, seq, index_terms)
     subdatasets = SubdatasetWriter(connection, dataset, seq)
@@ -142,9 +167,10 @@ def record_subdatasets(
     lines: Iterable[bytes],
     where: str,
 ) -> RecordCounts:
-    """Write the subdatasets of a version whose files are not indexed.
+    """Write the subdatasets, but not the files, of a version whose files are not indexed.
 
-    The rows of the files end with the version before.
+    The files of the version before are no longer current. The arguments are those of
+    :func:`record_files`; the files are only counted.
     """
     connection.execute(
         "UPDATE files SET until = ? WHERE dataset = ? AND until IS NULL AND since < ?",

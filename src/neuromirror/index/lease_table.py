@@ -36,7 +36,10 @@ class LeaseRow:
 
 
 class ScheduleFile:
-    """The connection to a schedule, shared by threads."""
+    """The connection to the database of a schedule; several threads may share it.
+
+    A lock gives the connection to one thread at a time.
+    """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path

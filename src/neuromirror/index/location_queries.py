@@ -47,7 +47,10 @@ CROSS JOIN locations l ON l.content = mine.content
 
 
 class LocationQueries(QueryBase):
-    """Queries on locations."""
+    """Queries on locations, such as which are due for a probe, and which failed it.
+
+    A base class of :class:`Index`, which has the connection.
+    """
 
     def due_locations(
         self,

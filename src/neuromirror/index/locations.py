@@ -20,14 +20,20 @@ EXACT, OBJECT, ADDRESS = 0, 1, 2
 
 
 def rank(location: Location) -> int:
-    """Return the rank in which a location is offered; lower is better."""
+    """Return the preference of a location; a lower number is better.
+
+    An object version is best, then an object without a version, then any other URL.
+    """
     if location.kind not in ("s3", "s3-private"):
         return ADDRESS
     return OBJECT if location.version_id is None else EXACT
 
 
 class LocationWriter:
-    """Adds the locations of one version's files; used within one transaction."""
+    """Adds the locations of the files of one version to the tables.
+
+    For use within one transaction, which the caller opens.
+    """
 
     def __init__(self, connection: sqlite3.Connection, version: int) -> None:
         self._db = connection

@@ -23,7 +23,11 @@ _T = TypeVar("_T")
 
 
 class LookupQueries(QueryBase):
-    """Queries for what earlier visits of any dataset recorded, such as known checksums."""
+    """Queries for what earlier visits of any dataset recorded, such as known checksums.
+
+    A visit that finds them need not request them from upstream. A base class of :class:`Index`,
+    which has the connection.
+    """
 
     def known_locations(self, urls: Sequence[str]) -> list[Location | None]:
         """Return the object version last seen at each URL without version, or None."""

@@ -45,7 +45,10 @@ class MatchedText:
 
 
 class MatchQueries(QueryBase):
-    """Finds the matches within the metadata of a result."""
+    """Queries for the texts of a dataset's metadata in which a search found its terms.
+
+    A base class of :class:`Index`, which has the connection.
+    """
 
     def _matched_texts(
         self, candidate: Candidate, terms: Sequence[SearchTerm], matches: Sequence[TermMatches]

@@ -41,7 +41,10 @@ class NameMatch:
 
 
 class NameQueries(DatasetQueries):
-    """Queries by name."""
+    """Queries that resolve what a user entered (a name, an id, a URL) to one object.
+
+    A base class of :class:`Index`, which has the connection.
+    """
 
     def match_name(self, text: str) -> NameMatch | None:
         """Return the one object that a text identifies; None for search terms and ambiguous names.

@@ -31,7 +31,15 @@ _KEEP_HYPHENS = bytes.maketrans(_SEPARATORS.replace(b"-", b""), b" " * (len(_SEP
 
 
 def path_terms(text: str) -> set[str]:
-    """Return the distinct terms of paths, in lower case; paths may be separated by newlines."""
+    """Return the words and numbers in paths by which searches find files, in lower case.
+
+    A number that is too short to be useful is combined with the word before it: ``sub-01``.
+
+    Parameters
+    ----------
+    text
+        One path, or several separated by newlines.
+    """
     pieces = set(text.lower().encode().translate(_KEEP_HYPHENS).split())
     terms = {
         term
@@ -48,16 +56,25 @@ def path_terms(text: str) -> set[str]:
 
 
 def is_single_token(term: str) -> bool:
-    """Return whether SQLite's tokenizer keeps a term whole; it knows an older Unicode.
+    """Return whether SQLite's full-text tokenizer does not split a term.
 
-    A table of terms without positions refuses queries for two successive tokens.
+    It may split terms with characters newer than Unicode 3.2. The table of path terms cannot be
+    queried for a term of several tokens, because it stores no positions.
     """
     return all(one.isascii() or ucd_3_2_0.category(one)[0] in "LN" for one in term)
 
 
 @dataclass(frozen=True, slots=True)
 class PathBlock:
-    """A block of a few hundred sorted paths that a version added."""
+    """A few hundred consecutive paths that a version added, whose terms are indexed as one unit.
+
+    Attributes
+    ----------
+    id
+        The row id of the block.
+    paths
+        The paths, sorted.
+    """
 
     id: int
     paths: Sequence[str]
@@ -69,7 +86,15 @@ class PathBlock:
 
 
 def split_blocks(version: int, paths: Iterable[str]) -> Iterator[PathBlock]:
-    """Divide the sorted paths that a version added into blocks."""
+    """Divide the paths that a version added into blocks.
+
+    Parameters
+    ----------
+    version
+        The row id of the version, which determines the ids of the blocks.
+    paths
+        The added paths, sorted.
+    """
     left = iter(paths)
     for number in count(version << BLOCK_SHIFT):
         some = list(islice(left, PATHS_PER_BLOCK))
@@ -79,7 +104,10 @@ def split_blocks(version: int, paths: Iterable[str]) -> Iterator[PathBlock]:
 
 
 class PathTermWriter:
-    """Indexes the search terms of the paths that a version adds; used within one transaction."""
+    """Writes the search terms and kinds of the paths that one version adds.
+
+    For use within one transaction, which the caller opens.
+    """
 
     def __init__(self, connection: sqlite3.Connection, version: int) -> None:
         self._db = connection

@@ -54,7 +54,7 @@ _COMPARED_NAMES = 1000
 
 
 class QueryBase:
-    """A connection and methods to read from it."""
+    """The base class of the index's query classes: a connection, and methods to read from it."""
 
     path: Path
     _db: sqlite3.Connection
@@ -147,7 +147,13 @@ class QueryBase:
 
 
 def version_row(row: tuple[Any, ...]) -> VersionRow:
-    """Return the version of a row of :data:`VERSION_COLUMNS`."""
+    """Convert a row of the database to a :class:`VersionRow`.
+
+    Parameters
+    ----------
+    row
+        Values of the columns :data:`VERSION_COLUMNS`.
+    """
     counts, title, license_, doi, metadata_only, *last, indexed = row[17:]
     names = tuple(json.loads(license_))
     facts = (json.loads(counts), title, names, doi, bool(metadata_only))
@@ -156,7 +162,15 @@ def version_row(row: tuple[Any, ...]) -> VersionRow:
 
 
 def digests(row: tuple[Any, ...], claimants: dict[int, str]) -> tuple[Digest, ...]:
-    """Return the digests of a row of :data:`CONTENT_COLUMNS`, strongest first."""
+    """Return the digests in a row of the database: sha256, md5, etag, as far as they are known.
+
+    Parameters
+    ----------
+    row
+        Values of the columns :data:`CONTENT_COLUMNS`; further ones are ignored.
+    claimants
+        The names of the archives and programs that stated digests, by their row id.
+    """
     sha256, md5, etag, parts, _, checked, sha256_by, md5_by, etag_by = row[3:12]
     found = []
     if sha256 is not None:
@@ -169,9 +183,12 @@ def digests(row: tuple[Any, ...], claimants: dict[int, str]) -> tuple[Digest, ..
 
 
 def evidence(row: tuple[Any, ...]) -> tuple[Evidence, bool]:
-    """Return the strongest evidence in a row, and whether it was checked.
+    """Return the strongest evidence in a row, and whether the bytes were hashed here.
 
-    The row has the columns :data:`CONTENT_COLUMNS`.
+    Parameters
+    ----------
+    row
+        Values of the columns :data:`CONTENT_COLUMNS`; further ones are ignored.
     """
     size, sha256, md5, etag, _, part_size, checked = row[2:9]
     if sha256 is not None:

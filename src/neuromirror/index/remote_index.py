@@ -33,7 +33,7 @@ _T = TypeVar("_T")
 
 
 class QuerySender(Protocol):
-    """Sends a query to the process that has the index."""
+    """Sends queries to the process that has the index, and returns their encoded results."""
 
     def query(self, name: str, arguments: dict[str, Any]) -> msgspec.Raw:
         """Send a query to the process that has the index.
@@ -105,7 +105,10 @@ class _RemoteQuery(Generic[_P, _T]):
 
 
 class RemoteIndex:
-    """The queries of a crawl, answered by the process of ``sender``."""
+    """The queries of :class:`Index` that a crawl needs, answered by another process.
+
+    A worker uses it: only the writer process has the index open. ``sender`` sends the queries.
+    """
 
     capabilities = _RemoteQuery(Index.capabilities)
     dataset = _RemoteQuery(Index.dataset)

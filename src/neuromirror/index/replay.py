@@ -55,7 +55,7 @@ INDEX_TASK: Final = "index"
 
 
 class Journal(DescribingDocuments, Protocol):
-    """The store's journal, records and documents, as the index reads them."""
+    """The methods of a store by which the index reads its journal, records and documents."""
 
     def read_entries(self, position: int) -> Iterator[tuple[int, JournalEntry]]:
         """Yield the entries from a byte position on.
@@ -105,7 +105,17 @@ class Journal(DescribingDocuments, Protocol):
 
 
 def apply_entry(connection: sqlite3.Connection, entry: JournalEntry, journal: Journal) -> None:
-    """Apply one entry; the caller holds a transaction."""
+    """Write the effects of a journal entry to the tables of the index.
+
+    Parameters
+    ----------
+    connection
+        The connection; the caller has opened a transaction.
+    entry
+        The entry.
+    journal
+        The store's journal, for the records of a version.
+    """
     match entry:
         case MirrorSeen():
             connection.execute(
@@ -167,10 +177,19 @@ def apply_entry(connection: sqlite3.Connection, entry: JournalEntry, journal: Jo
 def record_skipped_version(
     connection: sqlite3.Connection, entry: VersionMinted, error: NeuromirrorError | ValueError
 ) -> None:
-    """Record that a version was skipped because of its records.
+    """Record as a failed task that a version is not in the index because its records are damaged.
 
-    The failure ends when the journal has the version again, which the next visit of its dataset
-    ensures, or when the index is rebuilt.
+    The failure is removed when the journal has the version again, which the next visit of its
+    dataset ensures, or when the index is rebuilt.
+
+    Parameters
+    ----------
+    connection
+        The connection; the caller has opened a transaction.
+    entry
+        The journal entry of the version.
+    error
+        The error of reading its records.
     """
     message = (
         f"version {entry.label} (commit {entry.commit}) is not in the index: {error}. Run "

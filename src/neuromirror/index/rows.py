@@ -105,7 +105,7 @@ class VersionRow:
     upstream_time : str or None
         Upstream's time of the version, if it has one.
     exceptions : int
-        The number of exceptions.
+        The number of listed files that could not be recorded.
     evidence : dict
         The number of files by evidence.
     recorded_at : str

@@ -53,9 +53,10 @@ class FoundDataset:
     matched
         The texts of its metadata that match a term, with the positions of the matches.
     version
-        The label of a version with a path that matches; None without such terms.
+        The label of a version with a path that contains the terms of ``in_paths``; None if
+        ``in_paths`` is empty.
     path
-        That path; None if the limit was reached.
+        That path; None if the search for it reached its time limit.
     in_paths
         The terms that match in a path only.
     """
@@ -132,7 +133,10 @@ def _batches(terms: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
-    """Queries by search terms."""
+    """Queries by search terms and facets: for datasets, and for files of a version.
+
+    A base class of :class:`Index`, which has the connection.
+    """
 
     def path_terms_agree(self, version: VersionRow) -> bool:
         """Return whether the path terms of a version are those of the files it added."""

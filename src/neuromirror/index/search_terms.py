@@ -37,7 +37,7 @@ class SearchTerm:
     is_phrase
         Whether the term was in quotes.
     synonyms
-        Further names that match in metadata.
+        Other names of the same species or technique, which match in metadata but not in paths.
     """
 
     text: str
@@ -76,7 +76,7 @@ def _quoted(text: str) -> str:
 
 
 def split_terms(text: str) -> list[str]:
-    """Return the distinct words and phrases of a search, without quotes.
+    """Return the words and phrases of a search as the user typed them, each once, without quotes.
 
     Raises :class:`MalformedQueryError` without a term or with too many.
     """
@@ -135,7 +135,11 @@ def _join_names(terms: Sequence[tuple[str, bool]]) -> Iterator[SearchTerm]:
 
 
 def path_query(terms: Iterable[str]) -> str:
-    """Return a full-text query for blocks that may match; empty if no term restricts them."""
+    """Return the FTS5 query for the blocks of paths that may contain all terms.
+
+    The blocks are those of :class:`~neuromirror.index.path_terms.PathBlock`. The result is empty if
+    no term is suitable for a full-text query: every block may match.
+    """
     return " AND ".join(filter(None, map(_path_term_query, terms)))
 
 
@@ -157,9 +161,22 @@ def _path_term_query(term: str) -> str:
 def path_conditions(
     terms: Sequence[str], column: str
 ) -> tuple[str, list[str], Callable[[str], bool]]:
-    """Return conditions that a path contains all terms: SQL, its values, a Python predicate.
+    """Return conditions that are true for a path that contains all terms.
 
-    The predicate is for terms that are not ASCII, because SQLite's lower() is.
+    SQL alone is not sufficient: SQLite's lower() changes ASCII letters only.
+
+    Parameters
+    ----------
+    terms
+        The terms.
+    column
+        The SQL expression of the path.
+
+    Returns
+    -------
+    tuple[str, list[str], Callable[[str], bool]]
+        ``AND`` conditions for a WHERE clause, the values of their parameters, and a predicate that
+        the paths of the selected rows must fulfil too.
     """
     plain = [term.lower() for term in terms if term.isascii()]
     others = [term.casefold() for term in terms if not term.isascii()]

@@ -89,7 +89,7 @@ class Dataset(Answer, frozen=True):
 
 
 class VersionFields(Answer, frozen=True):
-    """A version: its ids, counts and evidence."""
+    """A version of a dataset, in lists: its names, ids, counts and evidence."""
 
     name: Annotated[str, Meta(description="`<mirror>:<id>@<label>`.")]
     dataset_name: str = field(name="dataset")
@@ -120,7 +120,7 @@ class VersionFields(Answer, frozen=True):
 
 
 class Version(VersionFields, frozen=True):
-    """A version: its ids, counts and evidence."""
+    """A version of a dataset with its title, license, SWHID and number of exceptions."""
 
     swhid: str
     exceptions: Annotated[
@@ -176,7 +176,7 @@ class Subfolder(Answer, frozen=True, tag_field="type", tag="folder"):
 
 
 def folder_entry(row: FolderEntryRow) -> FolderFile | Subfolder:
-    """Return an entry of a folder: a file or a subfolder."""
+    """Convert a row of a folder's listing to its JSON shape: a file or a subfolder."""
     return Subfolder.of(row) if row.file is None else FolderFile.of(row.file)
 
 

@@ -91,7 +91,10 @@ class _Cursor(sqlite3.Cursor):
 
 
 class SandboxConnection(ReadConnection):
-    """A connection whose statements are limited in steps and bytes."""
+    """A read-only connection that limits the steps of each statement, and the bytes of its rows.
+
+    A statement beyond a limit raises :class:`StatementRefusedError`, or SQLite interrupts it.
+    """
 
     def cursor(self, factory: Any = None) -> Any:
         """Return a cursor that counts the bytes of its rows."""
@@ -114,9 +117,14 @@ class SandboxConnection(ReadConnection):
 
 
 class SandboxIndex:
-    """The index at a path, always the current file.
+    """Opens the index at a path for SQL statements of clients, and reopens it once it was replaced.
 
-    ``prepare`` is called for each new connection before it is restricted.
+    Parameters
+    ----------
+    path
+        The index file.
+    prepare
+        Called with each new connection before SQLite's authorizer restricts it.
     """
 
     def __init__(self, path: Path, prepare: Callable[[sqlite3.Connection], None]) -> None:
@@ -279,7 +287,7 @@ def refusal_message(error: BaseException) -> str | None:
 
 
 def sqlite_damage_error(error: BaseException) -> IndexDamagedError | None:
-    """Return the IndexDamagedError for an error of SQLite; None if it is not damage.
+    """Return an IndexDamagedError if an error of SQLite means that the file is damaged, else None.
 
     Parameters
     ----------

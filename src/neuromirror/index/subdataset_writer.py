@@ -11,9 +11,10 @@ _Values = tuple[str, str, str, str, int, int, bytes | None]
 
 
 class SubdatasetWriter:
-    """Updates the dataset's subdatasets to version ``seq``; used within one transaction.
+    """Writes the subdatasets of version ``seq`` of a dataset over those of the version before.
 
-    A version has few subdatasets compared with files, so all of them fit in memory.
+    For use within one transaction, which the caller opens. A version has few subdatasets compared
+    with files, so all of them fit in memory.
     """
 
     def __init__(self, connection: sqlite3.Connection, dataset: int, seq: int) -> None:

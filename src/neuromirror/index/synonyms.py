@@ -122,12 +122,17 @@ def _by_tokens() -> dict[tuple[str, ...], tuple[str, ...]]:
 
 
 def synonyms_of(tokens: Sequence[str]) -> tuple[str, ...]:
-    """Return the names that a search for a name also finds; empty without any.
+    """Return the other names of a species or technique, which a search also finds; may be empty.
 
     Parameters
     ----------
     tokens
         The words of the name, in lower case.
+
+    Returns
+    -------
+    tuple[str, ...]
+        The other names: for ``("mouse",)``, among others ``mus musculus``.
     """
     return _by_tokens().get(tuple(tokens), ())
 
@@ -141,12 +146,18 @@ def _canonical(group: str) -> dict[tuple[str, ...], str]:
 
 
 def canonical_species(value: str) -> str:
-    """Return one name for a species: ``Mus musculus - House mouse`` is ``Mus musculus``."""
+    """Return the name under which a species is counted: ``Mus musculus`` for ``House mouse``.
+
+    A name without synonyms is returned unchanged.
+    """
     return _find_canonical("species", value) or value.partition(" - ")[0].strip()
 
 
 def canonical_technique(value: str) -> str:
-    """Return one name for a technique, without ``technique`` or ``approach`` behind it."""
+    """Return the name under which a technique is counted.
+
+    A name without synonyms is returned without a final ``technique``, ``approach`` or ``platform``.
+    """
     found = _find_canonical("technique", value)
     return found or re.sub(r"\s+(?:technique|approach|platform)\Z", "", value, flags=re.I)
 

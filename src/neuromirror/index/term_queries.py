@@ -49,10 +49,16 @@ SELECT path, until FROM (
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A dataset that may match: its id, and the terms to find in a path.
+    """A dataset that may match a search.
 
-    ``blocks`` are the ids of blocks that contain all of these, separated by commas; most are never
-    read.
+    Attributes
+    ----------
+    dataset
+        The row id of the dataset.
+    missing
+        The terms that its metadata lack; the dataset matches if a path contains them.
+    blocks
+        Ids of the path blocks (:class:`PathBlock`) that have these terms, separated by commas.
     """
 
     dataset: int
@@ -86,9 +92,16 @@ class TermMatches:
 
 @dataclass(frozen=True, slots=True)
 class PathMatch:
-    """A path that matches, the version (its id) that added it, and whether it is still present.
+    """A path of a dataset that contains the terms that its metadata lack.
 
-    ``path`` is None if the limit was reached and a match is only likely.
+    Attributes
+    ----------
+    version
+        The row id of the version that added the path.
+    path
+        The path; None if the search reached its limit, so that a match is only likely.
+    current
+        Whether the current version still has the path.
     """
 
     version: int
@@ -97,7 +110,10 @@ class PathMatch:
 
 
 class TermQueries(QueryBase):
-    """Looks up search terms."""
+    """Queries for datasets whose metadata or paths contain search terms.
+
+    A base class of :class:`Index`, which has the connection.
+    """
 
     def _term_matches(self, term: SearchTerm) -> TermMatches:
         """Return the datasets whose metadata match a term."""

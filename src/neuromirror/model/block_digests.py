@@ -37,6 +37,9 @@ FORMAT_VERSION: Final = 1
 MAX_HEAD_BYTES: Final = 16 << 10
 """Maximum length of the first line of encoded block digests in bytes."""
 
+MAX_ENCODED_BYTES: Final = MAX_HEAD_BYTES + 1 + MAX_LAYER_BYTES + MAX_PARTS * 16
+"""Maximum length of encoded block digests in bytes."""
+
 _HASH_BYTES: Final = 32
 _MD5_BYTES: Final = 16
 _LARGE: Final = 1 << 30

@@ -9,7 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs, quote, unquote
 
 from datasette.utils.asgi import Request, Response
 
@@ -29,6 +29,7 @@ from neuromirror.index import (
 )
 from neuromirror.index.shapes import Answer
 from neuromirror.model import NeuromirrorError
+from neuromirror.web.basket import PARAMETER, Basket
 from neuromirror.web.error_suggestions import suggest
 from neuromirror.web.server.datasette_pool import (
     DatasetteBusyError,
@@ -111,6 +112,17 @@ class CatalogueRequest:
         """Return the first value of a query parameter; raises :class:`BadRequestError`."""
         return self.query_parameters().get(name, [""])[0] or default
 
+    @property
+    def basket(self) -> Basket:
+        """The versions that the visitor has collected; none if the query is malformed."""
+        try:
+            names = self.query_parameters().get(PARAMETER, ())
+        except BadRequestError:
+            return Basket()
+        scope = self._request.scope
+        path = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")
+        return Basket.of(names, path.partition("?")[0], self._request.query_string)
+
     def integer_parameter(self, name: str, default: int, maximum: int) -> int:
         """Return a query parameter from 1 to ``maximum``; raises :class:`BadRequestError`."""
         text = self.query_parameter(name, str(default))
@@ -146,9 +158,13 @@ class CatalogueRequest:
         return f"{self._request.scheme}://{self._request.host}"
 
     async def render_page(self, template: str, status: int = 200, **context: Any) -> Response:
-        """Return a page of HTML."""
-        text = await self.render_template(f"{template}.html", **context)
-        return self.etag_response(text, "text/html; charset=utf-8", status)
+        """Return a page of HTML, whose links keep the visitor's basket."""
+        basket = self.basket
+        text = await self.render_template(f"{template}.html", basket=basket, **context)
+        reply = self.etag_response(basket.carry(text), "text/html; charset=utf-8", status)
+        if basket.names:
+            reply.headers["x-robots-tag"] = "noindex, nofollow"  # the page exists without it
+        return reply
 
     async def render_template(self, template: str, **context: Any) -> str:
         """Render a template in a thread."""

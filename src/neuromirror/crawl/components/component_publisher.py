@@ -30,9 +30,10 @@ from neuromirror.store import MAIN_BRANCH, Store
 
 
 class ComponentPublisher:
-    """Publishes and compares states of a dataset, both including the files in its components.
+    """Publishes the states of a dataset whose large Zarrs become datasets of their own.
 
-    The caller holds the dataset's lock.
+    It first publishes each of these Zarrs, and compares states with the files in them. The caller
+    holds the dataset's lock.
     """
 
     def __init__(

@@ -64,11 +64,11 @@ class ComponentVisitResult:
 
 
 class ComponentVisitor:
-    """Brings components of a dataset up to date, each under its own lock; thread-safe.
+    """Visits the components of a dataset that are datasets of their own, each under its own lock.
 
-    With ``deep`` a component is read even if its state is known; with ``history`` the earlier
-    states that upstream can list are published first. Each state is visited once, because several
-    versions of a dataset may have the same state of a component.
+    It is thread-safe. With ``deep`` a component is read even if its state is known; with
+    ``history`` the earlier states that upstream can list are published first. Each state is visited
+    once, because several versions of a dataset may have the same state of a component.
     """
 
     def __init__(

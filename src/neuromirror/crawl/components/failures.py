@@ -29,11 +29,17 @@ FailedComponents = Mapping[bytes, tuple[ComponentEntry, NeuromirrorError]]
 
 
 class ComponentsUnreadableError(NeuromirrorError):
-    """Components could not be read, perhaps only for now; the state is not published."""
+    """Components could not be read, perhaps only temporarily.
+
+    The state of the dataset is not published.
+    """
 
 
 def empty_exception(component: ComponentEntry) -> ExcludedEntry:
-    """Return the exception for an empty component, which git cannot store."""
+    """Return the entry that records that an empty component is not in the version.
+
+    git cannot store an empty folder.
+    """
     return ExcludedEntry(component.path, EMPTY, "the Zarr holds no files", component.size)
 
 
@@ -65,7 +71,10 @@ def check_lasting_failures(failed: FailedComponents, record_refusal: RecordRefus
 
 # the details of exceptions are committed (dataset.json): another text changes commit ids
 def unreadable_exception(component: ComponentEntry, error: NeuromirrorError) -> ExcludedEntry:
-    """Return the exception for a component that is unreadable and not in the previous state."""
+    """Return the entry that records that an unreadable component is not in the version.
+
+    For a component that the previous state has, that state is kept instead.
+    """
     if isinstance(error, _REFUSALS):
         detail = "the archive or its bucket refuses the Zarr, and no embargo is stated"
         return ExcludedEntry(component.path, REFUSED, detail, component.size)
@@ -80,12 +89,15 @@ def unreadable_exception(component: ComponentEntry, error: NeuromirrorError) -> 
 
 
 def is_pending_error(error: NeuromirrorError) -> bool:
-    """Return whether the component is still being written upstream."""
+    """Return whether an error means that upstream is still writing the component."""
     return isinstance(error, ComponentUnavailableError) and error.reason == PENDING
 
 
 def problem_message(component: ComponentEntry, error: NeuromirrorError, *, is_kept: bool) -> str:
-    """Return the message for a component that could not be read."""
+    """Return the message for an operator about a component that could not be read.
+
+    ``is_kept``: its previous version is kept; otherwise the new version of the dataset lacks it.
+    """
     consequence = "its previous version is kept" if is_kept else "it is omitted"
     return (
         f"{path_to_text(component.path)} ({component.dataset.name}) could not be read, and "
@@ -94,7 +106,10 @@ def problem_message(component: ComponentEntry, error: NeuromirrorError, *, is_ke
 
 
 def is_contradiction(error: NeuromirrorError) -> bool:
-    """Return whether a component does not match its checksum upstream."""
+    """Return whether an error means that a component's files do not match its checksum.
+
+    The checksum is upstream's.
+    """
     return isinstance(error, ComponentMismatchError)
 
 

@@ -81,16 +81,16 @@ def link_components(
     *,
     visit_all: bool,
 ) -> LinkingResult:
-    """Visit the components whose state is unknown (or all) and link to them.
+    """Visit the components whose state the store lacks, or all of them, and link to their states.
 
-    A component that upstream states to be unavailable, that does not match its checksum, or that
-    has been refused for long, keeps its entries of the previous state; without such entries it is
-    excluded.
+    A component is skipped if upstream states that it is unavailable, if it does not match its
+    checksum, or if it has been refused for long: then its entries of the previous state are kept,
+    and without such entries it is excluded.
 
     Parameters
     ----------
     snapshot
-        The state, with placeholders for unknown components.
+        The state, with placeholders for the components that the store lacks.
     visitor
         Visits the components.
     previous
@@ -100,7 +100,12 @@ def link_components(
     record_refusal
         Records a refused URL; returns whether the refusal is lasting.
     visit_all
-        Visit the known components too.
+        Whether to visit the components that the store has too.
+
+    Returns
+    -------
+    LinkingResult
+        The state with a link in the place of each placeholder, and what was found.
 
     Raises
     ------

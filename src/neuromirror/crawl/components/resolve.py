@@ -82,10 +82,16 @@ class _TemporaryWorkspace:
 
 
 class StoreComponentResolver:
-    """Resolves the components of one listing (a snapshot.ComponentResolver).
+    """Decides for each component of a listing: a subdataset, or files of the dataset.
+
+    It reads small components from upstream, concurrently, and takes unchanged ones from the
+    previous state. It is used for one listing and implements
+    :class:`~neuromirror.crawl.visit.snapshot.ComponentResolver`.
 
     Parameters
     ----------
+    recorder
+        The store's recorder, whose index has the versions of components.
     limits
         The ``[zarr]`` table of the mirror file.
     previous

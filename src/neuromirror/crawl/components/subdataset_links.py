@@ -48,7 +48,10 @@ class SubdatasetLink:
 
 
 def unresolved_link(component: ComponentEntry) -> SnapshotEntry:
-    """Return a placeholder for a component whose state the store lacks; minting refuses it."""
+    """Return a placeholder for a link to a component whose state the store does not have yet.
+
+    It must be replaced before the state is published: minting refuses it.
+    """
     dataset, claimed = component.dataset, component.version.claimed_totals
     files, size = (0, component.size) if claimed is None else (claimed.files, claimed.bytes)
     return SubdatasetLink(
@@ -68,7 +71,10 @@ def names_exact_state(version: VersionRef) -> bool:
 
 
 def find_minted_version(index: CrawlIndex, version: VersionRef) -> VersionRow | None:
-    """Return the version of a component's dataset that was minted from this exact state."""
+    """Return the mirrored version of a component that has the same upstream name; None without one.
+
+    A name that identifies no exact state gives None too (:func:`names_exact_state`).
+    """
     if not names_exact_state(version):
         return None
     rows = dataset_versions(index, version.dataset.name)
@@ -76,7 +82,7 @@ def find_minted_version(index: CrawlIndex, version: VersionRef) -> VersionRow | 
 
 
 def link_to_version(index: CrawlIndex, row: VersionRow) -> SubdatasetLink:
-    """Return the subdataset (id, commit, state) that refers to a version of a component."""
+    """Return a link (id, commit, state digest) to a mirrored version of a component."""
     inner = list(index.subdatasets(row))
     state = Subdataset(
         DatasetRef(row.mirror, row.local_id, row.source_uri).dataset_id,
@@ -91,16 +97,26 @@ def link_to_version(index: CrawlIndex, row: VersionRow) -> SubdatasetLink:
 
 
 def is_split_component(dataset: DatasetRef, local_id: str) -> bool:
-    """Return whether the setting ``components.zarr_split`` moved a component out of a dataset.
+    """Return whether the setting ``components.zarr_split`` made a component a dataset of its own.
 
     Its files count as the dataset's own; a component that upstream lists as one asset counts as one
     file.
+
+    Parameters
+    ----------
+    dataset
+        The dataset that links to the component.
+    local_id
+        The local id of the component.
     """
     return not dataset.local_id or local_id.startswith(f"{dataset.local_id}/")
 
 
 class PreviousState:
-    """The previous state of a dataset; ``row`` is None for a new dataset."""
+    """The previous state of a dataset, as far as a new listing can reuse it.
+
+    ``row`` is its version; for a new dataset it is None, and all methods return nothing.
+    """
 
     def __init__(self, store: Store, dataset: DatasetRef, row: VersionRow | None) -> None:
         self._store = store
@@ -185,7 +201,10 @@ def _memo_name(upstream: str) -> str:
 
 
 def has_other_upstream_path(line: bytes) -> bool:
-    """Return whether a record line has an upstream path that may differ from its git path."""
+    """Return whether a record line states an upstream path besides its git path.
+
+    If it does not, the two paths are equal.
+    """
     return _PATH_MEMBER in line
 
 

@@ -92,10 +92,19 @@ class SplitZarr:
 def split_zarrs(
     snapshot: SpooledSnapshot, limits: ZarrLimits, scratch: Path
 ) -> tuple[SpooledSnapshot, list[SplitZarr]]:
-    """Split the large Zarrs off a snapshot; return the rest and the Zarrs.
+    """Move the Zarrs with too many files out of a snapshot; return the rest and these Zarrs.
 
-    In the rest, a subdataset without a state represents each Zarr until
-    :func:`insert_subdatasets` sets its state. Documents and exceptions below a Zarr move with it.
+    In the rest, a subdataset without a state represents each Zarr until :func:`insert_subdatasets`
+    sets its state. Documents and exceptions below a Zarr move with it.
+
+    Parameters
+    ----------
+    snapshot
+        The snapshot.
+    limits
+        The ``[zarr]`` table of the mirror file.
+    scratch
+        A folder for the files of the new snapshots.
     """
     documents = snapshot.header.documents
     if snapshot.files + len(documents) <= min(limits.inline, limits.manifest):
@@ -118,9 +127,17 @@ def split_zarrs(
 
 
 def zarr_ref(around: DatasetRef, path: bytes) -> DatasetRef:
-    """Return the dataset of a Zarr, given its upstream path in the dataset around it.
+    """Return the reference to the dataset that a Zarr becomes when it is split off.
 
-    Its local id extends the other's; ordinary paths are used unchanged.
+    Its local id is the one of the enclosing dataset and the path, with unsafe bytes escaped as
+    ``=XX``; if that is too long, a UUID replaces the path.
+
+    Parameters
+    ----------
+    around
+        The enclosing dataset.
+    path
+        The Zarr's upstream path in it.
     """
     slash = "" if around.source_uri.endswith("/") else "/"
     uri = f"{around.source_uri}{slash}{quote(path, safe='/-._~+,=@')}/"

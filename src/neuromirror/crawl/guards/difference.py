@@ -33,7 +33,7 @@ class StateChanges:
     added, removed, changed
         Number of files that were added, removed or changed.
     upgraded
-        Number of files with another kind of evidence and no known difference of the bytes.
+        Number of files of which only the evidence changed, such as an ETag replaced by a sha256.
     conflicts
         Paths with the same upstream id and different bytes.
     """
@@ -75,7 +75,7 @@ class ComponentRoots:
 
 
 class StateDifference:
-    """The pairs of record lines in which two states differ, in a file.
+    """The differences between two states of a dataset, on disk: pairs of old and new record lines.
 
     Attributes
     ----------
@@ -232,7 +232,11 @@ def _is_same_upstream_object(old: FileRecord, new: FileRecord) -> bool:
 
 
 def has_different_bytes(old: FileRecord, new: FileRecord) -> bool:
-    """Return whether two records cannot be of the same bytes."""
+    """Return whether two records of a path are of different bytes.
+
+    They are if the size or a digest that both have differs. If the records have no digest in
+    common, upstream's ids and times are compared instead.
+    """
     if old.size is not None and new.size is not None and old.size != new.size:
         return True
     shared = False

@@ -24,13 +24,13 @@ def record_event(
 
 
 def is_tombstoned(recorder: Recorder, dataset: DatasetRef) -> bool:
-    """Return whether the dataset was removed upstream and has not been listed again since."""
+    """Return whether upstream removed the dataset and has not listed it again since."""
     events = [one for kind in (TOMBSTONE, RETURNED) for one in _events(recorder, dataset, kind)]
     return bool(events) and max(events, key=lambda one: one.id).kind == TOMBSTONE
 
 
 def record_tombstone(recorder: Recorder, dataset: DatasetRef, message: str) -> None:
-    """Record that a dataset was removed upstream, once per removal."""
+    """Record that upstream removed a dataset, unless its removal is already recorded."""
     if not is_tombstoned(recorder, dataset):
         recorder.record(
             EventRaised(dataset.mirror, dataset.local_id, TOMBSTONE, message, current_timestamp())
@@ -38,7 +38,10 @@ def record_tombstone(recorder: Recorder, dataset: DatasetRef, message: str) -> N
 
 
 def record_return(recorder: Recorder, dataset: DatasetRef) -> None:
-    """Record that a removed dataset is listed again, once per return."""
+    """Record that upstream lists a removed dataset again.
+
+    Nothing is recorded for a dataset that was not removed.
+    """
     if is_tombstoned(recorder, dataset):
         message = f"{dataset.name} is listed upstream again"
         recorder.record(

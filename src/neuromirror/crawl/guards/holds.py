@@ -18,7 +18,11 @@ from neuromirror.model import (
 
 
 class DatasetHolds:
-    """The holds on one dataset's listings; ``upstream`` is upstream's name of the version."""
+    """The holds on the listings of one dataset.
+
+    In its methods ``upstream`` is upstream's name of the version, and ``state`` the state digest of
+    the listing.
+    """
 
     def __init__(self, recorder: Recorder, dataset: DatasetRef) -> None:
         self._recorder = recorder

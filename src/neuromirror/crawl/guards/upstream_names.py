@@ -10,7 +10,7 @@ from neuromirror.model import DatasetRef, NeuromirrorError, VersionRef
 
 
 class InvalidNameError(NeuromirrorError):
-    """A name that git, or a line of text, would misinterpret."""
+    """Upstream's name of a dataset or version is not usable as a git path, or has line breaks."""
 
 
 def check_dataset_name(dataset: DatasetRef) -> None:

@@ -16,14 +16,21 @@ _EARLIER_PREFIX = "at "
 
 
 def is_earlier_state(upstream: str) -> bool:
-    """Return whether upstream's name of a version is that of an earlier state, ``at <time>``."""
+    """Return whether upstream's name of a version means an earlier state of a bucket.
+
+    Such a name is ``at <time>``.
+    """
     return upstream.startswith(_EARLIER_PREFIX)
 
 
 def list_earlier_states(
     source: Source, dataset: DatasetRef, last: VersionRow | None
 ) -> list[VersionRef]:
-    """Return the states after ``last`` and before the current one, oldest first."""
+    """Return the states that upstream had after ``last`` and before the current one, oldest first.
+
+    ``last`` is the last mirrored version; None for all earlier states. The archive must keep old
+    versions of its objects.
+    """
     return source.history(dataset, None if last is None else datetime.fromisoformat(last.time))
 
 
@@ -33,10 +40,22 @@ def unseen_states(
     reader: VersionReader,
     same_files: Callable[[VersionRow, SpooledSnapshot, Path], bool],
 ) -> list[VersionRef]:
-    """Return the states after the one that was observed last.
+    """Return those of the listed earlier states that are newer than the version observed last.
 
-    Times alone do not show which state was observed, because the state after a deletion is younger
-    than its newest file. So the states before the observation are compared by their files.
+    Times alone do not show which state was observed, because a deletion gives a state no newer
+    time. So the states before the time of the observation are listed, the newest first, until one
+    has the same files as the version.
+
+    Parameters
+    ----------
+    states
+        Earlier states, oldest first.
+    last
+        The version observed last.
+    reader
+        Reads the listing of a state.
+    same_files
+        Returns whether a version and a snapshot have the same files; the path is a scratch folder.
     """
     observed = datetime.fromisoformat(last.recorded_at)
     before = [one for one in states if one.time is not None and one.time <= observed]

@@ -10,9 +10,10 @@ from neuromirror.store import TAG_PREFIX
 
 
 def component_label(snapshot: SpooledSnapshot, state: str, _refs: dict[str, str]) -> str:
-    """Return the label of a component's state, independent of other labels.
+    """Return the label of a component's state: the UTC time of its newest object, and eight digits.
 
-    It is the UTC time of the newest object and the first eight digits of the state digest.
+    The digits are the first ones of the state digest. Unlike :func:`free_label` it does not
+    depend on the labels in use, so ``_refs`` is ignored.
     """
     digits = state.removeprefix("sha256:")[:8]
     moment, documents = _upstream_time(snapshot), snapshot.header.documents
@@ -29,9 +30,10 @@ def _upstream_time(snapshot: SpooledSnapshot) -> datetime | None:
 
 
 def free_label(snapshot: SpooledSnapshot, state: str, refs: dict[str, str]) -> str:
-    """Return an unused label: the UTC time of the newest object, or ``state-<digits>``.
+    """Return an unused label for a state: the UTC time of its newest object, or ``state-<digits>``.
 
-    The first eight digits of the state digest are appended to a time that is in use.
+    ``<digits>`` are the first eight of the state digest, for a state without a time. They are also
+    appended to a time that is in use. ``refs`` are the refs of the repository.
     """
     moment = _upstream_time(snapshot)
     label = state_label(state)

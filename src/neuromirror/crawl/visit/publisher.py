@@ -109,14 +109,18 @@ def dataset_versions(index: CrawlIndex, name: str) -> list[VersionRow]:
 
 
 class Publisher:
-    """Publishes states of one dataset; the caller holds the dataset's lock.
+    """Writes validated states of one dataset to the store: commits, refs, records, journal entry.
+
+    The caller holds the dataset's lock.
 
     Parameters
     ----------
-    store, recorder, dataset
-        The dataset and where it is stored.
+    store, recorder
+        The store, and its recorder for refs, journal and index.
+    dataset
+        The dataset.
     within
-        The local id of the dataset that contains this component; empty for other datasets.
+        For a component, the local id of the dataset that contains it; empty for any other dataset.
     index_entries
         The files of a component are indexed if there are at most this many.
     """

@@ -18,10 +18,10 @@ _MAX_OBJECTS: Final = 10_000
 
 
 class RefusalHistory:
-    """The refused objects of one dataset, by version; shared by threads.
+    """The objects of one dataset that upstream lists and refuses to return; shared by threads.
 
-    The history is kept between visits, to distinguish lasting refusals from transient ones.
-    ``upstream`` is upstream's name of the version that is read.
+    The time of each first refusal is kept between visits, in a memo, to distinguish lasting
+    refusals from transient ones. ``upstream`` is upstream's name of the version that is read.
     """
 
     def __init__(self, memos: MemoFolder, dataset_id: str, upstream: str) -> None:

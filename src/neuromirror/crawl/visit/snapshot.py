@@ -123,7 +123,7 @@ A file is a record, or a record line with its git path.
 
 
 class ComponentResolver(Protocol):
-    """Decides for each component of a listing how it is stored."""
+    """Decides how each component of a listing is stored: inline, as a subdataset or not at all."""
 
     def prefetch(self, component: ComponentEntry, scratch: Path) -> None:
         """Start to read a component, if necessary, before the whole listing is read."""
@@ -164,7 +164,7 @@ class SpooledSnapshot:
     has_no_upstream_time
         Whether upstream has no time, so that the version has that of its newest file.
     is_single_array
-        Whether the dataset is one array.
+        Whether the whole dataset is one Zarr array or volume.
     """
 
     header: SnapshotHeader

@@ -22,7 +22,9 @@ _MAX_SAMPLED_PATHS = 100
 
 
 class StateGuard:
-    """The guards of one dataset in one visit; decisions are reported in ``outcome``.
+    """Decides whether a new state may be published, is held for an operator, or must wait.
+
+    It is used for one visit, and writes the reasons of its decisions into ``outcome``.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ from neuromirror.store import Store
 
 
 class UnindexedContents:
-    """Contents of the files of a dataset's last state that are not in the index (large Zarrs).
+    """Looks up contents of a dataset's last state whose files are not in the index (large Zarrs).
 
     This is a context manager, for use in the thread of the ``index`` connection. The records are
     read at the first lookup, into a temporary index.

@@ -41,10 +41,14 @@ Returns the commits of the state that the listing describes; None if it was not 
 
 
 class VersionReader:
-    """Reads the listings of one dataset; the caller holds the dataset's lock.
+    """Reads the listings of one dataset's versions from upstream and validates them.
+
+    A listing that fails validation is read again. The caller holds the dataset's lock.
 
     Parameters
     ----------
+    source, store, recorder, dataset
+        The source and the dataset, and the store with the results of earlier visits.
     create_resolver
         Creates the resolver for the components of a version's listing.
     attempts

@@ -21,17 +21,29 @@ class WorkspaceProvider(Protocol):
 
 
 def ignore_refusal(url: str) -> bool:
-    """Return False, without recording the refusal."""
+    """Return False and record nothing.
+
+    It is the ``record_refusal`` of a context that keeps no history of refusals.
+    """
     return False
 
 
 class StoreVisitContext:
-    """The VisitContext of one version of a dataset, from the index and the store's memos.
+    """The earlier results that a source can look up while it reads one version of a dataset.
 
-    For use in the thread in which the listing is read, which owns the index connection.
+    It implements :class:`~neuromirror.sources.VisitContext` with the index and the store. For use
+    in the thread in which the listing is read, which owns the index connection.
 
     Parameters
     ----------
+    index
+        The index, for contents that earlier visits recorded.
+    workspace
+        The folder for pages that the source keeps while it reads.
+    memo
+        The memo that the source stored at the last visit of this version; None without one.
+    deep
+        Whether the source must not rely on the memo.
     look_up_unindexed
         Looks up contents that are not in the index.
     record_refusal

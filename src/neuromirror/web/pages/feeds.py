@@ -43,7 +43,10 @@ _DISALLOWED_PATHS = (
         "/cite/",
         "/slice/",
         "/cutout/",
+        "/preview/",
+        "/thumbnail/",
         "/api/",
+        "/*add=",
     ),
     *("/alias/", "/manifests/"),
 )
@@ -230,7 +233,7 @@ async def _sitemap_urls(request: CatalogueRequest, first: int) -> Response:
 
 @view
 async def robots(request: CatalogueRequest) -> Response:
-    """Return robots.txt, which excludes pages per file, pair of versions or box of voxels."""
+    """Return robots.txt, which excludes pages per file, box, basket or pair of versions."""
     lines = ["User-agent: *"]
     lines += [f"Disallow: {path}" for path in _DISALLOWED_PATHS]
     lines.append(f"Sitemap: {request.base_url}/sitemap.xml")

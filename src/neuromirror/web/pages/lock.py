@@ -22,12 +22,12 @@ from neuromirror.model import ConfigurationError
 from neuromirror.model.volumes import has_downloads
 from neuromirror.store import Store
 from neuromirror.web.addresses import lock_address
+from neuromirror.web.basket import MAX_VERSIONS
 from neuromirror.web.pages.viewers import is_web
 from neuromirror.web.request import BadRequestError, CatalogueRequest, view
 from neuromirror.web.spooled_response import SPOOLED_BYTES, spooled_response
 from neuromirror.web.version_comparison import split_version_name
 
-_MAX_VERSIONS: Final = 50
 _MAX_FILES: Final = 500_000
 """Number of files above which no lock file is created here, because it would take minutes."""
 _MAX_RESULTS: Final = 10
@@ -56,7 +56,9 @@ async def lock(request: CatalogueRequest) -> Response:
         "lock",
         versions=[shapes.Version.of(row).plain() for row in rows],
         chosen=chosen,
-        without={one: lock_address(*(name for name in chosen if name != one)) for one in chosen},
+        without={
+            row.name: request.basket.removing(name) for row, name in zip(rows, names, strict=True)
+        },
         terms=terms,
         found=[
             {
@@ -100,18 +102,15 @@ async def file_list(request: CatalogueRequest) -> Any:
     return await _send(request, name, "text/plain; charset=utf-8", write)
 
 
-def _names(request: CatalogueRequest) -> list[str]:
-    """Return the collected names, the last of each dataset."""
-    found: dict[str, str] = {}
-    for text in request.query_parameters().get("add", ()):
-        if name := text.strip():
-            found[split_version_name(name)[0]] = name
-    if len(found) > _MAX_VERSIONS:
+def _names(request: CatalogueRequest) -> tuple[str, ...]:
+    """Return the collected names; raises BadRequestError if there are too many."""
+    found = request.basket.names
+    if len(found) > MAX_VERSIONS:
         raise BadRequestError(
-            f"a list here has at most {_MAX_VERSIONS} versions, not {len(found)}; make several "
+            f"a list here has at most {MAX_VERSIONS} versions, not {len(found)}; make several "
             "lists, or one with 'neuromirror pin'"
         )
-    return list(found.values())
+    return found
 
 
 def _versions(index: Index, names: Sequence[str]) -> list[VersionRow]:

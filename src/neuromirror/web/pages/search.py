@@ -43,7 +43,8 @@ async def front(request: CatalogueRequest) -> Response:
     if query.terms:
         filters = {**query.filters, "archive": (mirror,)} if mirror else query.filters
         direct = "" if mirror or not query.is_plain else await _direct_url(request, query.terms)
-        return Response.redirect(direct or query.address(filters=filters, page=query.page))
+        address = direct or query.address(filters=filters, page=query.page)
+        return Response.redirect(request.basket.carry_address(address))
     if mirror:
         return await _mirror_page(request, mirror, query.page)
     return await front_page(request)
@@ -56,7 +57,7 @@ async def search(request: CatalogueRequest) -> Response:
     if query.terms and query.is_plain:
         address = await _direct_url(request, query.terms)
         if address:
-            return Response.redirect(address)
+            return Response.redirect(request.basket.carry_address(address))
     return await _results_page(request, query)
 
 

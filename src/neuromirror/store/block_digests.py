@@ -1,0 +1,342 @@
+"""Files with the block digests of contents: one per annex key.
+
+::
+
+    <folder>/<ab>/<rest>      <ab><rest> is the sha256 of the key's text in hex
+
+A reader who knows a key finds the file without an index. In a store, the folder is
+``<store>/block-digests``, which is served; digests that were computed without a store are in a
+folder of the user. See docs/reference/block-digests.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from neuromirror.annex import key_digest, parse_key
+from neuromirror.model import (
+    BlockDigests,
+    InvalidDocumentError,
+    decode_block_digests,
+    encode_block_digests,
+)
+from neuromirror.model.block_digests import MAX_ENCODED_BYTES
+from neuromirror.store.durable_files import make_folder, write_atomically
+from neuromirror.store.errors import StoreDamagedError
+from neuromirror.store.store import Store
+
+_FOLDER: Final = "block-digests"
+_OWNER_MODE: Final = 0o700
+_EMPTY_ETAG: Final = "59adb24ef3cdbe0297f05b395827453f-1"
+"""The ETag that S3 returns for an upload of one empty part, which has no part here."""
+
+
+class BlockDigestsDamagedError(StoreDamagedError):
+    """A file with block digests is damaged, or belongs to another key."""
+
+
+class BlockDigestsConflictError(StoreDamagedError):
+    """Two passes over the content of one key read different bytes."""
+
+
+class BlockDigestsFolder:
+    """A folder with the block digests of contents; safe for several processes.
+
+    Parameters
+    ----------
+    root
+        The folder, which may be missing.
+    is_private
+        Whether :meth:`write` creates the folder with access for its owner only.
+    """
+
+    def __init__(self, root: Path, *, is_private: bool = False) -> None:
+        self.root = root
+        self._is_private = is_private
+
+    @classmethod
+    def of_store(cls, store: Store) -> BlockDigestsFolder:
+        """Return the folder of a store.
+
+        Parameters
+        ----------
+        store
+            The store.
+
+        Returns
+        -------
+        BlockDigestsFolder
+            Its folder.
+        """
+        return cls(store.root / _FOLDER)
+
+    @classmethod
+    def of_user(cls) -> BlockDigestsFolder:
+        """Return the folder of the user, for digests that were computed without a store.
+
+        Returns
+        -------
+        BlockDigestsFolder
+            The folder, in the user's data folder.
+        """
+        from platformdirs import user_data_path
+
+        return cls(user_data_path("neuromirror") / _FOLDER, is_private=True)
+
+    def path(self, key: str) -> Path:
+        """Return the path of the file of a key.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+
+        Returns
+        -------
+        Path
+            The path; the file may be missing.
+        """
+        name = block_digests_name(key)
+        return self.root / name[:2] / name[2:]
+
+    def has(self, key: str) -> bool:
+        """Return whether there is a file for a key, which may be damaged.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+
+        Returns
+        -------
+        bool
+            Whether the file exists.
+        """
+        return self.path(key).exists()
+
+    def read(self, key: str) -> BlockDigests | None:
+        """Return the block digests of a key's content.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+
+        Returns
+        -------
+        BlockDigests or None
+            The digests, which are consistent and agree with the key; None if there are none.
+
+        Raises
+        ------
+        BlockDigestsDamagedError
+            The file is damaged, or belongs to another key.
+        """
+        path = self.path(key)
+        try:
+            return read_block_digests_file(path, key)[1]
+        except FileNotFoundError:
+            return None
+
+    def write(self, key: str, digests: BlockDigests) -> bool:
+        """Write the block digests of a key's content, unless the folder has them.
+
+        Smaller pieces replace larger ones, because they can verify the same bytes. Part MD5s are
+        kept.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+        digests
+            The digests.
+
+        Returns
+        -------
+        bool
+            Whether the file was written.
+
+        Raises
+        ------
+        BlockDigestsConflictError
+            The folder has digests of other bytes for the key, or the digests contradict the key.
+        BlockDigestsDamagedError
+            The file of the key is damaged.
+        """
+        if problem := key_contradiction(key, digests):
+            raise BlockDigestsConflictError(f"{key}: {problem}; nothing was recorded")
+        known = self.read(key)
+        if known is not None:
+            if (known.size, known.sha256, known.root) != (
+                digests.size,
+                digests.sha256,
+                digests.root,
+            ):
+                raise BlockDigestsConflictError(
+                    f"{key}: the sha256 of its bytes is {digests.sha256}, but {self.path(key)} "
+                    f"records {known.sha256}: its content changed. Remove the file to record the "
+                    "new content"
+                )
+            digests = _merged(known, digests)
+            if digests == known:
+                return False
+        path = self.path(key)
+        if self._is_private and not self.root.exists():
+            make_folder(self.root)
+            self.root.chmod(_OWNER_MODE)
+        make_folder(path.parent)
+        write_atomically(path, encode_block_digests(key, digests))
+        return True
+
+    def paths(self) -> Iterator[Path]:
+        """Yield the paths of all files, sorted.
+
+        Yields
+        ------
+        Path
+            The path of a file.
+        """
+        with suppress(FileNotFoundError):
+            for folder in sorted(self.root.iterdir()):
+                if folder.is_dir():
+                    yield from sorted(
+                        path for path in folder.iterdir() if not path.name.startswith(".")
+                    )
+
+
+def block_digests_name(key: str) -> str:
+    """Return the name of the block digests of a key, which is also used in URLs.
+
+    Parameters
+    ----------
+    key
+        The annex key.
+
+    Returns
+    -------
+    str
+        The sha256 of the key's text in UTF-8, in hex.
+    """
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def read_block_digests_file(path: Path, key: str | None = None) -> tuple[str, BlockDigests]:
+    """Read and check a file with block digests.
+
+    Parameters
+    ----------
+    path
+        The path, whose last two components are the name of the digests.
+    key
+        The expected annex key; None for the key whose digests have this name.
+
+    Returns
+    -------
+    tuple of (str, BlockDigests)
+        The key, and its digests, which are consistent and agree with the key.
+
+    Raises
+    ------
+    BlockDigestsDamagedError
+        The file is damaged, or belongs to another key.
+    FileNotFoundError
+        The file is missing.
+    """
+    advice = "remove it, and compute it again with 'neuromirror digest'"
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_ENCODED_BYTES:
+            problem = "it is not a regular file of at most"
+            raise BlockDigestsDamagedError(f"{path}: {problem} {MAX_ENCODED_BYTES} bytes; {advice}")
+        content = file.read(MAX_ENCODED_BYTES + 1)
+    try:
+        return check_encoded(content, str(path), key, path.parent.name + path.name)
+    except InvalidDocumentError as error:
+        raise BlockDigestsDamagedError(f"{error}; {advice}") from error
+
+
+def check_encoded(
+    content: bytes, document: str, key: str | None = None, name: str = ""
+) -> tuple[str, BlockDigests]:
+    """Decode block digests, which are untrusted, and compare them with their key.
+
+    Parameters
+    ----------
+    content
+        The encoded digests.
+    document
+        The name of the document in error messages.
+    key
+        The expected annex key; None for any.
+    name
+        The expected name of the digests; empty for any.
+
+    Returns
+    -------
+    tuple of (str, BlockDigests)
+        The key and its digests.
+
+    Raises
+    ------
+    InvalidDocumentError
+        The content is not in the format, is inconsistent, belongs to another key or contradicts
+        it.
+    """
+    found, digests = decode_block_digests(content, document)
+    if key is not None and found != key:
+        raise InvalidDocumentError(document, "key", key, found)
+    if name and block_digests_name(found) != name:
+        raise InvalidDocumentError(document, "key", f"the key with the sha256 {name}", found)
+    if problem := key_contradiction(found, digests):
+        raise InvalidDocumentError(document, "", "digests that agree with the key", problem)
+    return found, digests
+
+
+def key_contradiction(key: str, digests: BlockDigests) -> str:
+    """Return in what way block digests contradict the size or the checksum in their key.
+
+    Parameters
+    ----------
+    key
+        The annex key.
+    digests
+        The digests.
+
+    Returns
+    -------
+    str
+        The contradiction; empty if there is none.
+    """
+    try:
+        size, stated = parse_key(key).size, key_digest(key)
+    except ValueError as error:
+        return str(error)
+    if size is not None and size != digests.size:
+        return f"the size is {digests.size} bytes, expected {size}"
+    algorithm, value = stated or ("", "")
+    if algorithm == "sha256" and value != digests.sha256:
+        return f"the sha256 is {digests.sha256}, expected {value}"
+    if algorithm == "etag" and digests.part_size is not None:
+        part_size = key.rpartition("-")[2]
+        if str(digests.part_size) != part_size:
+            return f"the parts have {digests.part_size} bytes, expected {part_size}"
+        etag = digests.parts_etag()
+        if etag != value and not (digests.size == 0 and value == _EMPTY_ETAG):
+            return f"the ETag of the parts is {etag}, expected {value}"
+    return ""
+
+
+def _merged(known: BlockDigests, new: BlockDigests) -> BlockDigests:
+    """Return the digests with the smaller pieces, and the part MD5s of either."""
+    finer, other = (new, known) if new.piece_size < known.piece_size else (known, new)
+    if finer.part_size is None:
+        return replace(finer, part_size=other.part_size, part_md5s=other.part_md5s)
+    return finer

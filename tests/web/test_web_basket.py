@@ -1,0 +1,129 @@
+"""Versions collected while browsing: each page passes them on in its links and forms."""
+
+from __future__ import annotations
+
+import html
+import re
+from urllib.parse import parse_qs, quote, urlsplit
+
+import pytest
+
+from support.running_catalogue import RunningCatalogue, links, visible_text
+
+ONE, OTHER = "demo:000002@0.240301.1055", "demo:000001@latest"
+FILE = "sub-201/sub-201_ses-01_ecephys.nwb"
+HOSTILE = '"><script>alert(1)</script>'
+PAGES = (
+    *("/", "/search", "/search?q=hippocampal", "/search?q=nothing-matches", "/help", "/changes"),
+    *("/mirrors", "/events", "/diff", "/diff?dataset=demo:000002", "/find", "/lock"),
+    *("/dataset/demo:000002", f"/dataset/{ONE}", f"/dataset/{ONE}?under=sub-201"),
+    *(f"/file/{ONE}?path={FILE}", f"/preview/{ONE}?path={FILE}", "/?mirror=demo"),
+)
+_SHOWS_BASKET = re.compile(
+    r"/(#|$|(search|find|diff|events|mirrors|changes|help|lock)(#|$)|(dataset|file|volume|preview)/)"
+)
+
+
+def with_basket(path: str, *names: str) -> str:
+    added = "&".join(f"add={quote(one)}" for one in names)
+    return f"{path}{'&' if '?' in path else '?'}{added}"
+
+
+def names_in(address: str) -> list[str]:
+    return parse_qs(urlsplit(address).query).get("add", [])
+
+
+def link_to(page: str, label: str) -> str:
+    """Return the target of the first link whose text begins with a label."""
+    found = re.findall(rf'<a [^>]*href="([^"]+)"[^>]*>{label}', page)
+    return html.unescape(found[0])
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_link_and_form_keeps_the_basket(site: RunningCatalogue, path: str) -> None:
+    reply = site.get(with_basket(path, ONE, OTHER))
+    page = reply.text
+    found = [one for one in links(page) if _SHOWS_BASKET.match(one.partition("?")[0])]
+    assert len(found) > 8
+    for one in found:
+        # links that add or remove a version have a basket of their own
+        assert names_in(one) == [ONE, OTHER] or "add=" in one, one
+    assert sum(names_in(one) == [ONE, OTHER] for one in found) > 8
+    for form, action in re.findall(r'(<form [^>]*action="(/[^"]*)".*?</form>)', page, re.DOTALL):
+        if _SHOWS_BASKET.match(action):
+            kept = re.findall(r'type="hidden" name="add" value="([^"]+)"', form)
+            assert [html.unescape(one) for one in kept] == [ONE, OTHER]
+    assert "Your list 2 versions" in visible_text(page)
+    assert reply.headers["x-robots-tag"] == "noindex, nofollow"
+    assert "set-cookie" not in reply.headers
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_without_a_basket_has_none_in_its_links(site: RunningCatalogue, path: str) -> None:
+    page = site.get(path).text
+    for tag in re.findall(r"<a [^>]*>", page):
+        if "add=" in tag and "/lock/" not in tag:
+            # only to add a version; crawlers do not follow it
+            assert 'rel="nofollow"' in tag
+    assert "Your list" not in visible_text(re.findall(r"<header>.*</header>", page, re.DOTALL)[0])
+
+
+def test_versions_are_added_and_removed_where_they_are_shown(site: RunningCatalogue) -> None:
+    results = site.page(f"{link_to(site.page('/'), 'Datasets')}?q=hippocampal&sort=title")
+    added = link_to(results, "Add to your list")
+    assert urlsplit(added).path == "/search"
+    (name,) = names_in(added)
+    with_one = site.page(added)
+    assert "Your list 1 version" in visible_text(with_one)
+    dataset = name.rpartition("@")[0]
+    page = site.page(with_basket(f"/dataset/{dataset}", ONE, name))
+    assert "In your list" in visible_text(page)
+    removed = link_to(page, "Remove")
+    assert urlsplit(removed).path == f"/dataset/{dataset}"
+    assert names_in(removed) == [ONE]
+    assert "Add to your list" in visible_text(site.page(removed))
+
+
+def test_another_version_of_a_dataset_replaces_the_first(site: RunningCatalogue) -> None:
+    page = site.page(with_basket(f"/dataset/{ONE}", "demo:000002@draft", OTHER))
+    replacing = link_to(page, "Replace draft")
+    assert names_in(replacing) == [ONE, OTHER]
+
+
+def test_the_last_version_is_removed_from_the_list(site: RunningCatalogue) -> None:
+    page = site.page(f"/lock?add={ONE}")
+    empty = link_to(page, "Remove")
+    assert names_in(empty) == []
+    assert "Your list is empty" in site.text(empty)
+
+
+def test_a_redirect_keeps_the_basket(site: RunningCatalogue) -> None:
+    for path in ("/?q=hippocampal", "/search?q=demo:000002", "/?q=demo:000002"):
+        reply = site.get(with_basket(path, OTHER), allow_redirects=False)
+        assert reply.status_code == 302
+        assert names_in(reply.headers["location"]) == [OTHER]
+    # the list is not sent to the archive
+    reply = site.get(with_basket(f"/download/{ONE}?path={FILE}", OTHER), allow_redirects=False)
+    assert "add=" not in reply.headers["location"]
+
+
+@pytest.mark.parametrize(
+    "name", [HOSTILE, "demo:000002@" + HOSTILE, "nowhere", "\x00", "a@b@c", "<!--", "https://x/"]
+)
+def test_hostile_names_are_escaped(site: RunningCatalogue, name: str) -> None:
+    for path in ("/", "/search", f"/dataset/{ONE}", "/dataset/demo:999999"):
+        page = site.get(with_basket(path, name)).text
+        assert "<script>alert" not in page
+        assert f"add={quote(name, safe='/:@')}" in page.replace("+", "%20")
+
+
+def test_a_basket_that_is_too_large_is_not_carried(site: RunningCatalogue) -> None:
+    many = [f"demo:{number:06}@1" for number in range(60)]
+    page = site.page(with_basket("/help", *many))
+    assert names_in(link_to(page, "Datasets")) == []
+    site.page(with_basket("/lock", *many), 400)
+    assert "add=" not in site.page("/search?q=x&add=" + "y" * 9000).replace("&amp;", "&")
+
+
+def test_a_malformed_query_is_an_error_page(site: RunningCatalogue) -> None:
+    assert "UTF-8" in site.text("/search?add=%ff", 400)
