@@ -44,7 +44,7 @@ _BLOCK = 1 << 20
 
 
 class BackupError(NeuromirrorError):
-    """A backup failed or is damaged; older ones are kept."""
+    """A backup failed, or its copy is damaged; older backups are kept."""
 
 
 class BackupNotFoundError(ConfigurationError):
@@ -52,7 +52,7 @@ class BackupNotFoundError(ConfigurationError):
 
 
 class ForeignBackupError(NeuromirrorError):
-    """A backup of another journal, which this store's journal cannot bring up to date."""
+    """A backup is of another store's index, so this store's journal cannot bring it up to date."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,10 @@ class RestoredIndex:
 def back_up(
     store: Store, index_path: Path, folder: Path, keep: int = DEFAULT_GENERATIONS
 ) -> Generation:
-    """Add a backup to a folder, verify it, and then remove those beyond ``keep``.
+    """Copy the index and the schedule of a store to a new backup in a folder, and verify the copy.
 
-    A missing folder is created with access for its owner only. If the process is killed, older
+    Then the oldest backups are removed, so that ``keep`` remain. A missing folder is created with
+    access for its owner only. If the process is killed, older
     backups remain complete.
 
     Raises
@@ -140,7 +141,7 @@ def back_up(
 
 
 def generations(folder: Path) -> list[Generation]:
-    """Return the backups in a folder, newest first."""
+    """Return the complete backups in a folder, newest first."""
     found = sorted((path.parent for path in folder.glob(f"[!.]*/{_METADATA_FILE}")), reverse=True)
     return [_read_generation(path) for path in found]
 

@@ -249,10 +249,11 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 class SupervisorConnection:
-    """The catalogue's connection to its supervisor: sends heartbeats during the block.
+    """The catalogue's connection to the service that supervises it; sends heartbeats in the block.
 
-    ``number`` is the file descriptor of its socket. When the supervisor is gone, the process exits
-    at once; an exception that leaves the block is logged and ends the process.
+    It is used in the process that :class:`SupervisedCatalogue` starts. ``number`` is the file
+    descriptor of its socket. When the service is gone, the process exits at once; an exception that
+    leaves the block is logged and ends the process.
     """
 
     def __init__(self, number: int) -> None:

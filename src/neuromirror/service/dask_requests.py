@@ -27,7 +27,10 @@ _LOST = (TimeoutError, OSError, CancelledError, RuntimeError, KeyError, ValueErr
 
 
 class JobReplies:
-    """The replies to one job: its channel to the writer, and the queue that it reads."""
+    """The connection between the writer and one job on a Dask worker.
+
+    It applies the job's requests and sends the replies.
+    """
 
     def __init__(self, listener: RequestListener, ticket: str, writer: JobWriter) -> None:
         self._listener = listener
@@ -57,7 +60,11 @@ class JobReplies:
 
 
 class RequestListener:
-    """Reads the requests of all jobs of a Dask client from the queue ``name``."""
+    """Reads the requests of all jobs of a Dask client from a queue of the scheduler.
+
+    ``name`` is the name of the queue. A thread passes each request to the :class:`JobReplies` of
+    its job.
+    """
 
     def __init__(self, client: Any, name: str) -> None:
         self._client = client

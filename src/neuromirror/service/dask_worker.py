@@ -133,7 +133,10 @@ class WorkerPoolPlugin(WorkerPlugin):
 
 
 def worker_lost_error(label: str, worker: str) -> WorkerLostError:
-    """Return the error for a job whose Dask worker died."""
+    """Return the error for a job whose Dask worker died.
+
+    ``label`` is the name of the job, ``worker`` the address of the worker.
+    """
     return WorkerLostError(
         f"{label}: the Dask worker {worker} died; see its log (usually it ran out of "
         "memory). The job is retried"

@@ -53,7 +53,7 @@ _LIMITS: Final = RequestLimits(
 
 @dataclass(frozen=True, slots=True)
 class DoctorCheck:
-    """The result of one check, with advice in case of a problem."""
+    """The result of one check of the environment; ``message`` has advice in case of a problem."""
 
     subject: str
     level: Level

@@ -98,7 +98,11 @@ class _ThreadExecutor(Executor):
 def thread_executor(
     workers: int, writer: Writer, grace: float = GRACE_SECONDS
 ) -> Iterator[Executor]:
-    """Run jobs in threads; a job that hangs cannot be killed and delays the exit of Python."""
+    """Provide an executor that runs up to ``workers`` jobs in threads of this process.
+
+    A job that hangs cannot be killed and delays the exit of Python. At the end of the block running
+    jobs have ``grace`` seconds to finish.
+    """
     pool = _ThreadExecutor(workers, writer, _run_in_thread)
     try:
         yield pool
@@ -115,9 +119,11 @@ def _run_in_thread(channel: Channel, function: Callable[..., _T], *args: Any, **
 def process_executor(
     workers: int, writer: Writer, seconds: float, memory: int, grace: float = GRACE_SECONDS
 ) -> Iterator[Executor]:
-    """Run jobs in worker processes with limits of ``seconds`` and ``memory`` bytes.
+    """Provide an executor that runs jobs in worker processes, with limits per job.
 
-    See :class:`~neuromirror.service.worker_pool.WorkerPool` for how the limits are enforced.
+    The limits are ``seconds`` and ``memory`` bytes, enforced as described at
+    :class:`~neuromirror.service.worker_pool.WorkerPool`. At the end of the block running jobs have
+    ``grace`` seconds to finish.
     """
     worker_pool = WorkerPool(workers, seconds, memory)
     pool = _ThreadExecutor(workers, writer, worker_pool.run)
@@ -156,7 +162,7 @@ def dask_executor(
 
 
 def job_context(store: Store, index: Path, private: Path | None, *, remote: bool) -> JobContext:
-    """Return the context of jobs for local workers, or for those of other machines.
+    """Return the paths that jobs need, for local workers or for those of other machines.
 
     Remote workers query the index through the writer, since SQLite files must not be read over a
     network. For the same reason they cannot use a private store: raises ConfigurationError.

@@ -36,7 +36,10 @@ _MAX_PAGES: Final = 8
 
 
 class Heartbeat:
-    """Time of the last pass of the service loop; after ``limit`` seconds the loop hangs."""
+    """Records when the service loop last completed a pass.
+
+    After ``limit`` seconds without a pass the loop counts as hanging.
+    """
 
     def __init__(self, limit: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.limit = limit

@@ -62,9 +62,10 @@ class HousekeepingTask:
 class HousekeepingSettings:
     """Settings of the housekeeping tasks.
 
-    ``seconds`` is the length of a time slice. ``backup_folder`` receives the backups (None: no
-    backups), of which the last ``backup_generations`` are kept. A location is probed again after
-    ``audit_days`` (0: never), with ``audit_settings`` (None: see :func:`audit_settings_of`).
+    ``seconds`` is the time after which a task stops and continues at its next turn.
+    ``backup_folder`` receives the backups (None: no backups), of which the last
+    ``backup_generations`` are kept. A location is probed again after ``audit_days`` (0: never),
+    with ``audit_settings`` (None: see :func:`audit_settings_of`).
     """
 
     seconds: float = 60.0

@@ -28,7 +28,10 @@ _INDEX_SHARE = 1 / 3
 
 
 def load_progress(path: Path) -> dict[str, Any]:
-    """Return the saved progress of a housekeeping task; empty if missing."""
+    """Return the progress that :func:`save_progress` saved.
+
+    It is empty if the file is missing or invalid.
+    """
     try:
         found = parse_json(path.read_bytes(), path.name)
     except (FileNotFoundError, ValueError):
@@ -37,7 +40,7 @@ def load_progress(path: Path) -> dict[str, Any]:
 
 
 def save_progress(path: Path, progress: dict[str, Any]) -> None:
-    """Save the progress of a housekeeping task."""
+    """Save the progress of a housekeeping task, so that its next time slice continues there."""
     make_folder(path.parent)
     content = json.dumps({"format": _FORMAT, **progress}, sort_keys=True).encode()
     write_atomically(path, content + b"\n", durable=False)
@@ -45,7 +48,7 @@ def save_progress(path: Path, progress: dict[str, Any]) -> None:
 
 @dataclass(slots=True)
 class IntegrityState:
-    """Known integrity of a store.
+    """The result of the integrity checks of a store so far, saved from one time slice to the next.
 
     ``position`` is the progress of the current pass, ``table`` the index table checked last,
     ``finished_at`` the end of the last complete pass (ISO 8601, empty before the first).

@@ -27,10 +27,10 @@ _T = TypeVar("_T")
 
 
 class JobRecorder:
-    """Writes through the writer, and reads a local index directly.
+    """The :class:`~neuromirror.crawl.Recorder` of a job: sends writes to the service's writer.
 
-    On other machines there is no ``index_path``, since SQLite files must not be read over a
-    network: the writer answers the queries there.
+    Queries read the local index directly. On other machines there is no ``index_path``, since
+    SQLite files must not be read over a network: the writer answers the queries there.
     """
 
     def __init__(self, channel: Channel, store: Store, index_path: Path | None) -> None:

@@ -25,9 +25,10 @@ ALL_MIRRORS: Final = Mirror(TOP_ALIAS, Path(), MirrorFile(source=""))
 
 @dataclass(frozen=True, slots=True)
 class JobContext:
-    """Context of a job: store, index and private store.
+    """The paths that a job needs: store, index and private store.
 
-    ``index`` is None for workers that see the store's folder over a network.
+    Workers that see the store's folder over a network have no ``index`` (None); without a private
+    store ``private`` is empty (None).
     """
 
     store: Path
@@ -61,7 +62,7 @@ class JobReport:
 
 
 def run_job(context: JobContext, job: Job) -> JobReport:
-    """Run a job in this process; its worker has set :data:`job_channel`.
+    """Run a job in this process, and return its report.
 
     Raises
     ------
@@ -69,6 +70,8 @@ def run_job(context: JobContext, job: Job) -> JobReport:
         If the service is gone.
     NeuromirrorError
         If the visit itself fails.
+
+    Its writes go to the service's writer through :data:`job_channel`, which the worker has set.
     """
     began, report = time.monotonic(), JobReport()
     store = Store.open(context.store)

@@ -68,7 +68,7 @@ def open_listener(address: tuple[str, int], what: str) -> socket.socket:
     Raises
     ------
     ConfigurationError
-        If the address cannot be bound; ``what`` is the subject of the message.
+        If the address cannot be bound; ``what`` names the server in the message.
     """
     host, port = address
     try:

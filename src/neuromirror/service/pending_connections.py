@@ -14,7 +14,7 @@ MAX_PENDING: Final = 64
 
 
 class PendingConnections:
-    """Connections that have not sent a request yet; thread-safe.
+    """The connections of a server that have not sent a request yet; thread-safe.
 
     A peer that is silent, or sends one byte at a time, is disconnected after ``seconds`` in total.
     Beyond ``limit`` connections the oldest is disconnected, not the new one, so that a prompt

@@ -15,7 +15,7 @@ from neuromirror.service.jobs import Job, JobReport
 
 
 class ServiceObserver(Protocol):
-    """Receives the events that metrics count."""
+    """Is called when jobs, requests and housekeeping tasks finish; the metrics implement it."""
 
     def job_finished(self, kind: str, mirror: str, outcome: str, seconds: float) -> None:
         """Count a finished job; ``outcome`` is a JobOutcome or a listing's outcome."""

@@ -49,10 +49,10 @@ _Item = TypeVar("_Item", Result, DatasetTask, str)
 
 
 class ScheduleWriter:
-    """Writes the schedule; not thread-safe.
+    """Writes to the schedule the results of finished jobs, and when each task is due next.
 
-    Long writes are generators: each step takes about ten milliseconds, so that the caller can do
-    other work in between.
+    It is not thread-safe. Long writes are generators: each step takes about ten milliseconds, so
+    that the caller can do other work in between.
     """
 
     def __init__(self, schedule: Schedule, recorder: Recorder) -> None:

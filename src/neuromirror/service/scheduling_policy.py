@@ -37,9 +37,12 @@ _MAX_JITTER = 1.1
 
 @dataclass(frozen=True, slots=True)
 class ScheduleBounds:
-    """The settings ``[schedule]`` of a mirror, in seconds; ``deep`` 0 means never.
+    """The intervals of a mirror's ``[schedule]`` settings, in seconds.
 
-    ``soon`` is the delay after a visit that failed once or let a dataset settle.
+    ``listing`` is the interval between readings of the archive's list of datasets; ``least`` and
+    ``most`` limit the interval between visits of a dataset; after ``deep`` seconds each dataset is
+    visited even if the list shows no change (0: never). ``soon`` is the delay after a visit that
+    failed once or let a dataset settle.
     """
 
     listing: float
@@ -65,9 +68,10 @@ class ScheduleBounds:
 
 
 def classify_results(results: Sequence[Result]) -> JobOutcome:
-    """Classify the results of one dataset's visit; a visit without results counts as unchanged.
+    """Return the outcome of one dataset's visit: ``changed``, ``unchanged``, ``failed`` ….
 
-    A visit that minted versions and then failed counts as changed: the dataset is active.
+    A visit without results counts as unchanged. A visit that minted versions and then failed counts
+    as changed: the dataset is active.
     """
     visits = {one.visit for one in results}
     if "not_found" in visits:
@@ -82,7 +86,11 @@ def classify_results(results: Sequence[Result]) -> JobOutcome:
 
 
 def jitter(name: str, round: int) -> float:
-    """Return a factor from 0.9 to 1.1, determined by name and round."""
+    """Return a factor from 0.9 to 1.1 for an interval, so that tasks do not become due at one time.
+
+    It is determined by the name of the task and ``round``, any number that differs from one call to
+    the next.
+    """
     return 0.9 + 0.2 * _hash_fraction(f"{name} {round}")
 
 

@@ -94,7 +94,11 @@ class ServeOptions:
 def open_mirror_files(
     folder: Path, names: Sequence[str], store: Store, private: Path | None
 ) -> MirrorFiles:
-    """Return the mirrors to serve; raises ConfigurationError."""
+    """Return the mirrors to serve: those named, or all in the folder of mirror files.
+
+    Raises ConfigurationError if a mirror file is invalid, or a mirror needs a private store and it
+    is missing.
+    """
     side = PrivateStore(private, store)
 
     def check(mirror: Mirror) -> None:

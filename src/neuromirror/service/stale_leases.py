@@ -21,7 +21,8 @@ _WAIT = 1.0
 class StaleLeases:
     """Ends orphaned leases, and those that a wrong clock has made too long.
 
-    ``owner`` is the owner of valid leases. The caller holds the service lock of the store.
+    ``owner`` is the running service, whose own leases are kept. The caller holds the service lock
+    of the store.
     """
 
     def __init__(self, store: Store, schedule: Schedule, owner: str) -> None:

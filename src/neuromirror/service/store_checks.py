@@ -99,7 +99,7 @@ class _Dataset:
 
 
 class StoreChecker:
-    """Checks a store and its index.
+    """Checks the journal, repositories, records and manifests of a store, and its index.
 
     ``git_seconds`` is the time limit of git per repository; a repository that takes longer is
     reported as ``impossible``.

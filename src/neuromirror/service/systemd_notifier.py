@@ -17,7 +17,7 @@ _LONGEST_STATUS = 512
 
 
 class Liveness(Protocol):
-    """An object that reports whether the service is alive."""
+    """An object with a method that returns whether the service is alive."""
 
     def is_alive(self) -> bool:
         """Whether the last pass of the service loop is recent."""
@@ -25,10 +25,11 @@ class Liveness(Protocol):
 
 
 class SystemdNotifier:
-    """Sends notifications to systemd's socket; none if ``socket_name`` is None.
+    """Notifies systemd that the service is ready, alive or stopping; does nothing without a socket.
 
-    A name that starts with ``@`` is an abstract socket. ``watchdog`` is the timeout of systemd's
-    watchdog in seconds, None without a watchdog.
+    ``socket_name`` is the path of systemd's socket, None without systemd. A name that starts with
+    ``@`` is an abstract socket. ``watchdog`` is the timeout of systemd's watchdog in seconds, None
+    without a watchdog.
     """
 
     def __init__(self, socket_name: str | None, watchdog: float | None = None) -> None:

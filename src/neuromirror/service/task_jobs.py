@@ -17,7 +17,23 @@ _CONNECTIONS = 16
 def job_of_task(
     row: TaskRow, kind: str, lease: Lease, mirror: Mirror, workers: int, *, deep: bool
 ) -> Job:
-    """Return the job of a task, one of at most ``workers`` at a time."""
+    """Return the job that a worker has to run for a row of the schedule.
+
+    Parameters
+    ----------
+    row
+        The row of the task.
+    kind
+        The kind of the job (:class:`Job`).
+    lease
+        The lease of the task.
+    mirror
+        The mirror.
+    workers
+        The number of jobs of this mirror that may run at a time, which share its request limits.
+    deep
+        Whether the visit ignores that the archive reports no change.
+    """
     return Job(
         kind, lease, _with_shared_limits(mirror, workers), row.local_id or None, _hint(row), deep
     )

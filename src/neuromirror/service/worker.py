@@ -42,9 +42,10 @@ _OOM_SCORE = 500
 
 
 def serve(number: int) -> None:
-    """Receive the memory limit in bytes and then jobs from a pipe; never returns.
+    """Run the loop of a worker process: receive jobs from a pipe and send results; never returns.
 
-    The first reply, None, means ready. A result is a pickled pair: whether the call succeeded, and
+    ``number`` is the file descriptor of the pipe. The first message is the memory limit in bytes;
+    the first reply, None, means ready. A result is a pickled pair: whether the call succeeded, and
     its result or exception.
     """
     # git processes must not inherit the pipe
@@ -71,7 +72,10 @@ def serve(number: int) -> None:
 
 
 def run_call(channel: Channel, call: Call) -> Any:
-    """Call a function in this thread; jobs in it use the channel."""
+    """Call a function in this thread; a job that it runs sends its requests through ``channel``.
+
+    ``call`` is the function with its arguments.
+    """
     function, arguments, named = call
     token = job_channel.set(channel)
     try:

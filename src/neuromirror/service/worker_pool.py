@@ -57,12 +57,12 @@ class JobTimeoutError(NeuromirrorError):
 
 
 def find_job(arguments: tuple[Any, ...]) -> Job | None:
-    """Return the job among the arguments of a function, or None."""
+    """Return the :class:`Job` among the arguments of a function; None if no argument is a job."""
     return next((one for one in arguments if isinstance(one, Job)), None)
 
 
 def job_label(function: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
-    """Return the name of a job for messages."""
+    """Return the name of a call for messages: that of its job, otherwise of its function."""
     job = find_job(arguments)
     if job is not None:
         return f"{job.lease.name} ({job.kind})"

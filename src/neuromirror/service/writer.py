@@ -31,7 +31,10 @@ _NO_LEASE = Lease("", 0)
 
 
 class Writer:
-    """Applies the requests of jobs; one per service."""
+    """Applies the requests of jobs to refs, journal and index; there is one per service.
+
+    A request is refused if its job's lease is no longer valid.
+    """
 
     def __init__(self, recorder: JournalRecorder, schedule: Schedule) -> None:
         self._recorder = recorder
@@ -93,7 +96,7 @@ class Writer:
 
 
 class JobWriter:
-    """The channel of one job in the service's process.
+    """The connection of one job to the :class:`Writer`, in the service's process.
 
     Requests of one job are applied one at a time, those of several jobs at once.
     """

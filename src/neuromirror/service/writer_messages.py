@@ -41,7 +41,7 @@ from neuromirror.store import NotAStoreError, RefsMovedError, StoreBusyError, St
 
 
 class Channel(Protocol):
-    """Carries the requests of one job to the writer."""
+    """Sends the requests of one job to the writer, and returns the replies."""
 
     def request(self, message: bytes) -> bytes:
         """Return the encoded reply to an encoded request; thread-safe.
@@ -56,7 +56,7 @@ job_channel: Final[ContextVar[Channel]] = ContextVar("job_channel")
 
 
 class WriterLostError(NeuromirrorError):
-    """The service of a job is gone; nothing more is written."""
+    """The service that started a job has exited; the job can write nothing more."""
 
 
 class MalformedMessageError(NeuromirrorError):
@@ -70,7 +70,10 @@ class Record(msgspec.Struct, frozen=True, tag=True):
 
 
 class Publish(msgspec.Struct, frozen=True, tag=True):
-    """A request to move refs of a dataset's repository, and then to append journal entries."""
+    """A request to move refs of a dataset's repository, and then to append journal entries.
+
+    ``entries`` are lines of the journal.
+    """
 
     dataset: DatasetRef
     move: RefMove
@@ -103,7 +106,10 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 class SystemFailed(msgspec.Struct, frozen=True, tag=True):
-    """The reply to a request that failed with an OSError, such as a full disk."""
+    """The reply to a request that failed with an OSError, such as a full disk.
+
+    ``number`` is its errno, ``text`` its message, ``path`` the file.
+    """
 
     number: int | None
     text: str
@@ -136,7 +142,7 @@ def encode_entries(entries: Iterable[JournalEntry]) -> list[bytes]:
 
 
 def decode_entries(lines: Iterable[bytes]) -> list[JournalEntry]:
-    """Return the journal entries of lines; raises MalformedMessageError."""
+    """Parse lines of the journal to entries; raise MalformedMessageError for an invalid line."""
     try:
         return list(map(load_entry, lines))
     except ValueError as error:
@@ -144,7 +150,7 @@ def decode_entries(lines: Iterable[bytes]) -> list[JournalEntry]:
 
 
 def decode_request(message: bytes) -> Request:
-    """Return a request; raises MalformedMessageError."""
+    """Decode a job's message to the writer; raise MalformedMessageError if it is invalid."""
     try:
         request: Request = _requests.decode(message)
     except (TypeError, ValueError) as error:
@@ -178,7 +184,10 @@ def _printable(text: str) -> str:
 
 
 def send_request(channel: Channel, request: Request) -> msgspec.Raw:
-    """Send a request and return the result in the reply; raise the error in the reply."""
+    """Send a request to the writer, and return the result in its reply.
+
+    If the writer failed, its error is raised here.
+    """
     answer = channel.request(msgspec.msgpack.encode(request))
     try:
         reply = _replies.decode(answer)
@@ -193,5 +202,5 @@ def send_request(channel: Channel, request: Request) -> msgspec.Raw:
 
 
 def encode_arguments(arguments: dict[str, Any]) -> dict[str, msgspec.Raw]:
-    """Return the arguments of a query as they are sent."""
+    """Encode the arguments of a query, each for itself, for a :class:`Query`."""
     return {name: msgspec.Raw(msgspec.msgpack.encode(one)) for name, one in arguments.items()}

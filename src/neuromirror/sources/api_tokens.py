@@ -54,16 +54,16 @@ def instance_at(api: str) -> str | None:
 
 
 def is_key_for(instance: str, api: str) -> bool:
-    """Return whether the key of an instance may be sent to an API.
+    """Return whether the API key of a DANDI instance may be sent to the API at a URL.
 
     The key of an instance that ``dandi`` knows is sent only to the instance's own host, whatever a
-    configuration file states.
+    configuration file states. The key of any other instance may be sent to any API.
     """
     return instance not in INSTANCES.values() or instance_at(api) == instance
 
 
 def host_token(host: str, instance: str | None = None) -> TokenSource:
-    """Return the API token for a host, for an untrusted dataset.
+    """Return the API token for a host that an untrusted dataset names.
 
     Parameters
     ----------

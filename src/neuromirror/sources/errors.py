@@ -6,7 +6,7 @@ from neuromirror.model import ConfigurationError, NeuromirrorError
 
 
 class UnreliableListingError(NeuromirrorError):
-    """A list that may be incomplete or inconsistent, so that absence from it proves nothing.
+    """A list from the archive may be incomplete or inconsistent: absence from it proves nothing.
 
     Unless the message already has a next step, "nothing was changed, try again" is appended.
     """
@@ -21,7 +21,7 @@ class UnexpectedReplyError(UnreliableListingError):
 
 
 class ComponentUnavailableError(UnreliableListingError):
-    """A component that cannot be mirrored now, as the archive itself states.
+    """The archive itself states that a component is not available now.
 
     The version is mirrored without it. A refusal without such a statement is a
     :class:`ComponentRefusedError`.
@@ -38,11 +38,11 @@ class ComponentUnavailableError(UnreliableListingError):
 
 
 class ComponentRefusedError(UnreliableListingError):
-    """A component that may not be read, without a stated reason; possibly only for now."""
+    """The archive refuses to return a component without a reason, perhaps only temporarily."""
 
 
 class ComponentMismatchError(UnreliableListingError):
-    """A component that was read completely and does not match the archive's checksum.
+    """A component was read completely, and its files do not match the archive's checksum of it.
 
     Retrying does not help: the checksum or the objects are wrong upstream.
     """
@@ -61,4 +61,4 @@ class DatasetNotFoundError(NeuromirrorError):
 
 
 class MalformedIdError(ConfigurationError, ValueError):
-    """A local id that no dataset of this archive can have."""
+    """The requested local id has a form that no dataset of this archive can have."""

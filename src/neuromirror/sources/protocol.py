@@ -53,7 +53,10 @@ class KnownContent:
 
 
 class VisitContext(Protocol):
-    """The results of earlier visits, with which a source avoids repeated requests."""
+    """The results of earlier visits, which a source looks up to avoid repeated requests.
+
+    The crawler implements it and passes it to :meth:`Source.listing`.
+    """
 
     @property
     def deep(self) -> bool:

@@ -45,7 +45,7 @@ _DATASET_FOLDERS = (Path("neuromirror", "records"), Path("neuromirror", "memos")
 
 
 class DivergedHistoriesError(NeuromirrorError):
-    """Both stores have the dataset, and the target's history does not contain the source's."""
+    """The two stores of a move have different histories of the dataset, so it cannot be moved."""
 
 
 def dataset_entries(store: Store, dataset: DatasetRef) -> list[JournalEntry]:

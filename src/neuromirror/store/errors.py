@@ -10,11 +10,11 @@ class NotAStoreError(ConfigurationError):
 
 
 class StoreBusyError(NeuromirrorError):
-    """Another process has the lock of a dataset, a file or a ref."""
+    """Another process holds the lock of a dataset, a file or a ref."""
 
 
 class RefsMovedError(NeuromirrorError):
-    """A ref moved since the start of the visit: another program wrote to the repository."""
+    """A ref of a repository moved since the start of the visit: another program wrote to it."""
 
 
 class StoreDamagedError(NeuromirrorError):

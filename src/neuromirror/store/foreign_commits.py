@@ -40,7 +40,17 @@ class ForeignCommitsError(NeuromirrorError):
 
 @dataclass(frozen=True, slots=True)
 class OwnCommit:
-    """A commit that neuromirror wrote: its number in its history (from 1), parent, and subject."""
+    """A commit that neuromirror wrote.
+
+    Attributes
+    ----------
+    number
+        The position of the commit in its branch, from 1.
+    parent
+        The id of the parent commit; None without one.
+    subject
+        The first line of the message.
+    """
 
     number: int
     parent: str | None
@@ -49,7 +59,15 @@ class OwnCommit:
 
 @dataclass(frozen=True, slots=True)
 class CommitHistory:
-    """The commits that neuromirror wrote to a repository, by id, and the ids of other commits."""
+    """The commits in a repository, divided by whether neuromirror wrote them.
+
+    Attributes
+    ----------
+    own_commits
+        The commits that neuromirror wrote, by id in hex.
+    foreign_commits
+        The ids of all others.
+    """
 
     own_commits: dict[str, OwnCommit]
     foreign_commits: set[str]
@@ -89,7 +107,10 @@ class ForeignRef:
 
 
 class RecordedVersion(Protocol):
-    """A version as recorded in journal and index; see model.VersionMinted."""
+    """A version as the journal and the index record it.
+
+    :class:`~neuromirror.model.VersionMinted` implements it.
+    """
 
     @property
     def commit(self) -> str:
@@ -118,9 +139,9 @@ class RecordedVersion(Protocol):
 
 
 class JournalRefs:
-    """The expected refs of a dataset, from its journal entries.
+    """The refs that a dataset's repository must have, according to its journal entries.
 
-    Ignored are entries of foreign commits, and versions whose commit of the git-annex branch is
+    Entries of foreign commits are ignored. So are versions whose commit of the git-annex branch is
     foreign: without that commit the branch lacks their keys.
 
     Parameters
@@ -128,8 +149,8 @@ class JournalRefs:
     entries
         The dataset's entries, oldest first.
     history
-        The repository's commits, in which the dropped ones are marked as foreign; None if all are
-        known to be own.
+        The commits of the repository, by which foreign ones are recognized; the commits of ignored
+        versions are added to its foreign ones. None if all commits are known to be own.
     is_subdataset
         Whether the dataset is a component of another one: then its commits have no parents.
 
@@ -185,9 +206,10 @@ class JournalRefs:
 
 
 def read_history(repository: Path, extra_commits: Iterable[str] = ()) -> CommitHistory:
-    """Read the commits that are reachable from all refs and from ``extra_commits``.
+    """Read all commits of a repository, and determine which of them neuromirror wrote.
 
-    Raises StoreDamagedError where git cannot walk the history.
+    They are the commits that refs and ``extra_commits`` (ids in hex) reach. Raises
+    StoreDamagedError if git cannot read one of them.
     """
     # rev-list: unlike that of git log, its output does not depend on the user's configuration
     done = try_git(
@@ -264,7 +286,11 @@ def _is_own(name: str, tip: str | None, journal: JournalRefs, history: CommitHis
 
 
 def find_annex_files(repository: Path) -> list[str]:
-    """Return the names of files that git-annex created or changed in a repository."""
+    """Return the names of the files that ``git annex init`` added to a bare repository.
+
+    They are ``annex`` and ``config``. The result is empty for a repository as neuromirror writes
+    it.
+    """
     found = ["annex"] if (repository / "annex").exists() else []
     try:
         config = (repository / "config").read_text(errors="replace")
@@ -282,7 +308,7 @@ class RepositoryDamage:
     refs
         Refs that differ from the expected ones.
     versions
-        Journal entries of foreign commits.
+        Journal entries of versions whose commits neuromirror did not write.
     annex_files
         Files of a git-annex that was initialized in the repository.
     is_protected
@@ -315,9 +341,9 @@ class RepositoryDamage:
 def find_damage(
     repository: Repository, entries: Sequence[VersionMinted | AnnexBranchMoved]
 ) -> RepositoryDamage:
-    """Compare a repository with its dataset's journal entries.
+    """Find the changes that other programs made to a repository, by its dataset's journal entries.
 
-    Raises StoreDamagedError where git cannot walk the history.
+    Raises StoreDamagedError if git cannot read a commit.
     """
     versions = [one for one in entries if isinstance(one, VersionMinted)]
     ids = {one.commit for one in versions} | {one.annex_commit for one in entries}

@@ -47,7 +47,7 @@ class HousekeepingResult:
     alias
         The dataset's alias.
     status
-        ``ok``, ``notneeded``, ``impossible`` (busy) or ``error``.
+        ``ok``, ``notneeded``, ``impossible`` (the dataset is being visited) or ``error``.
     message
         A sentence for the user.
     packs_before, packs_after

@@ -13,7 +13,7 @@ from neuromirror.store.locks import file_lock
 
 
 class JournalFile:
-    """The journal file; positions in it are in bytes."""
+    """Appends entries to the journal file and reads them; positions in it are in bytes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -42,7 +42,10 @@ class StoredMemo:
 
 
 class MemoFolder:
-    """The memos of all datasets of a store; a writer holds the dataset's lock."""
+    """Reads and writes the memos of all datasets of a store.
+
+    To write a memo, the caller must hold the dataset's lock.
+    """
 
     def __init__(self, store: Path) -> None:
         self._root = store / "neuromirror" / "memos"

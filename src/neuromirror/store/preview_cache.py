@@ -14,5 +14,5 @@ def preview_folder(store: Store) -> Path:
 
 
 def delete_previews(store: Store) -> None:
-    """Delete all previews, so that none of a withdrawn dataset is left."""
+    """Delete the previews of all datasets, so that none of a withdrawn dataset is left."""
     shutil.rmtree(preview_folder(store), ignore_errors=True)

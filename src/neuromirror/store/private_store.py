@@ -24,7 +24,10 @@ _OWNER_MODE = 0o700
 
 
 class StoreNotPrivateError(ConfigurationError):
-    """The folder cannot be a private store: other users can read it, or it is a public store."""
+    """The folder cannot be used as a private store.
+
+    Other users can enter it, it is a public store, or one of the two stores is inside the other.
+    """
 
 
 class UnexpectedPrivateStoreError(ConfigurationError):
@@ -37,7 +40,10 @@ def is_private_store(root: Path) -> bool:
 
 
 def require_public_store(root: Path, advice: str = _TWO_STORES) -> None:
-    """Raise UnexpectedPrivateStoreError, with advice, for a private store."""
+    """Raise UnexpectedPrivateStoreError if the store at ``root`` is private.
+
+    ``advice`` is the end of the message.
+    """
     if is_private_store(root):
         raise UnexpectedPrivateStoreError(f"{root} is a private store; {advice}")
 
@@ -91,9 +97,9 @@ def find_private_store(root: Path, public: Path) -> Store | None:
 
 
 def restrict_to_owner(folder: Path) -> None:
-    """Remove the permissions that a folder denies from everything in it.
+    """Remove from everything in a folder the permissions for others that the folder itself lacks.
 
-    Programs choose the modes of their files without regard to the folder's.
+    To be called after other programs, such as git, have written to a private store.
     """
     refused = ~folder.stat().st_mode & 0o077
     for directory, folders, files in os.walk(folder):

@@ -37,9 +37,20 @@ def quarantine_foreign_refs(
     history: CommitHistory,
     at: str,
 ) -> Path:
-    """Write foreign refs and their commits to a new folder; return it.
+    """Save foreign refs and their commits in a new folder of the store, and return its path.
 
     Only the store's owner can read the folder.
+
+    Parameters
+    ----------
+    store, alias, repository
+        The store, and the alias and repository of the dataset.
+    refs
+        The refs to save.
+    history
+        The repository's commits, by which the foreign ones are known.
+    at
+        The time of the repair (ISO 8601), for the name of the folder.
     """
     parent = store.root / "neuromirror" / "quarantine"
     make_folder(parent)

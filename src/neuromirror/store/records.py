@@ -49,7 +49,10 @@ _SKIPPED_LINES = 1000
 
 
 class RecordsFolder:
-    """The records of all versions of all datasets, below one folder."""
+    """Reads and writes the records of all versions of all datasets, in files below one folder.
+
+    A version is stored whole, or as the changes to another version.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root

@@ -36,7 +36,10 @@ _GIT_OPTIONS = (
 
 
 class RepackError(NeuromirrorError):
-    """git failed to repack a repository, or wrote a pack that lacks objects."""
+    """git failed to repack a repository, or wrote a pack that lacks objects.
+
+    The old packs are kept.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,9 @@ _FORMAT = 2
 
 @dataclass(frozen=True, slots=True)
 class PackRecord:
-    """The packs of a repository that housekeeping has written or retired.
+    """The packs of a repository that housekeeping has written, and those that it has retired.
 
+    A retired pack was replaced by another, and stays for a while for clients that are reading it.
     ``consolidated_packs`` are the names (``pack-<40 hex>``) of the packs that it has written,
     ``retired_packs`` the times of retirement by name.
     """

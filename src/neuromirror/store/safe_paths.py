@@ -30,9 +30,10 @@ class UnsafePathError(ConfigurationError):
 
 
 class SafeFolder:
-    """An open folder; a context manager.
+    """An open folder whose files are accessed without following symlinks; a context manager.
 
-    Names are single path components: a slash or ``..`` raises UnsafePathError.
+    For folders that other users can write to. Names are single path components: a slash or ``..``
+    raises UnsafePathError.
 
     Parameters
     ----------
@@ -298,7 +299,7 @@ class SafeFolder:
 
 
 def refuse_symlinks(top: Path, *relative: str) -> None:
-    """Refuse paths below a folder if one of their components is a symlink.
+    """Raise UnsafePathError if a component of a path below a folder is a symlink.
 
     Missing components are accepted. Use it for folders whose files another program opens by path.
 
@@ -325,7 +326,7 @@ def refuse_symlinks(top: Path, *relative: str) -> None:
 
 
 def refuse_relative_symlinks(path: Path) -> None:
-    """Refuse a relative path if one of its components is a symlink.
+    """Raise UnsafePathError if a component of a relative path is a symlink.
 
     A repository from another user may contain them. Missing components, absolute paths and paths
     out of the current folder are accepted: the user specified them.

@@ -49,12 +49,12 @@ _CREATED_FIRST = ("alias", "error_logs", "ria-layout-version")
 
 
 class Store:
-    """A store on a local disk.
+    """A store on a local disk: repositories, journal, records, manifests, memos and locks.
 
     Parameters
     ----------
     root
-        The folder of the store; use :meth:`open`.
+        The folder of the store, which is not checked; use :meth:`open`.
     """
 
     def __init__(self, root: Path) -> None:

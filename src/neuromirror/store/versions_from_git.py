@@ -184,7 +184,7 @@ def _entry(
 
 
 def dataset_ref_of(entry: VersionMinted) -> DatasetRef:
-    """Return the dataset of a version.
+    """Return a reference to the dataset that a journal entry of a version is about.
 
     Parameters
     ----------
@@ -194,6 +194,6 @@ def dataset_ref_of(entry: VersionMinted) -> DatasetRef:
     Returns
     -------
     DatasetRef
-        Mirror and local id of the dataset.
+        Mirror, local id and source URI of the dataset.
     """
     return DatasetRef(entry.mirror, entry.local_id, entry.source_uri)

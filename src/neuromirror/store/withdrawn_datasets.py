@@ -47,7 +47,10 @@ def find_withdrawn_datasets(store: Store) -> dict[DatasetRef, DatasetWithdrawn]:
 
 
 def find_withdrawn_folder(store: Store, dataset: DatasetRef) -> Path | None:
-    """Return the folder of a withdrawn dataset, complete or not; None if missing."""
+    """Return the folder to which a withdrawn dataset was moved; None if missing.
+
+    If the move was interrupted, the folder has only a part of the dataset.
+    """
     folder = withdrawn_folder(store) / dataset.dataset_id
     return folder if (folder / _TAKEDOWN_FILE).exists() else None
 
@@ -58,7 +61,7 @@ def withdraw_dataset(store: Store, entry: DatasetWithdrawn) -> bool:
     The alias is removed first, then the repository is moved, then everything else. The caller holds
     the dataset's lock and has appended the entry to the journal.
 
-    Raises StoreDamagedError where the folder of withdrawn datasets cannot be created.
+    Raises StoreDamagedError if the folder of withdrawn datasets cannot be created.
     """
     dataset = _dataset_ref(entry)
     folder = _open_withdrawn_folder(store) / dataset.dataset_id

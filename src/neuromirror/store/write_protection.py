@@ -69,17 +69,23 @@ CONFIG = _CORE + SETTINGS
 
 
 def protection_digest() -> str:
-    """Return a digest of all hooks and settings, which identifies the version of the protection."""
+    """Return a digest of the hooks and settings that :func:`protect` writes.
+
+    It identifies the version of the protection.
+    """
     return hashlib.sha256(repr((HOOKS, SETTINGS)).encode()).hexdigest()
 
 
 def is_protected(repository: Path) -> bool:
-    """Return whether a repository has all hooks and settings."""
+    """Return whether a repository has all hooks and settings that reject pushes."""
     return not any(_find_missing(repository))
 
 
 def protect(repository: Path) -> bool:
-    """Write the hooks and settings that a repository lacks; return whether it lacked any."""
+    """Write the hooks and settings by which a repository rejects pushes, as far as it lacks them.
+
+    Returns whether it lacked any.
+    """
     hooks, settings = _find_missing(repository)
     if hooks:
         make_folder(repository / "hooks")

@@ -41,7 +41,7 @@ Sizes = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class BossChannelInfo:
-    """The unparsed JSON of a channel and of the levels above it.
+    """The unparsed JSON of a channel and of its collection, experiment and coordinate frame.
 
     Attributes
     ----------
@@ -137,6 +137,11 @@ def volume_of(
     ------
     UnexpectedReplyError
         If the JSON does not describe a volume.
+
+    Returns
+    -------
+    tuple[Volume, list[ExcludedEntry]]
+        The volume, and one entry per resolution that cannot be mirrored.
     """
     samples = found.integer(found.experiment, "num_time_samples", 1, _MOST_TIMES, usual=1)
     step, unit = _time_step(found) if samples > 1 else (None, None)

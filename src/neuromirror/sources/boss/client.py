@@ -31,7 +31,7 @@ _ANONYMOUS_HEADERS: Final = {"Authorization": f"Token {PUBLIC_TOKEN}"}
 
 
 class WrongTokenError(NetError):
-    """The service does not know the token."""
+    """The BOSS does not accept the configured token."""
 
 
 class BossClient:

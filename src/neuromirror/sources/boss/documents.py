@@ -41,12 +41,12 @@ _ATTRIBUTES: Final = {
 
 
 def documents(found: BossChannelInfo) -> list[Document]:
-    """Return ``.boss/*.json``: upstream's JSON, sorted and without secrets.
+    """Return a channel's documents, ``.boss/*.json``: upstream's JSON, sorted and without secrets.
 
     Raises
     ------
     UnexpectedReplyError
-        For NaN or infinity, which only Python accepts as JSON.
+        If the JSON contains NaN or infinity, which only Python accepts as JSON.
     """
     records: dict[str, Mapping[str, Any] | None] = {
         "collection": found.collection,

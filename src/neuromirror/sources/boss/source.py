@@ -48,7 +48,7 @@ Names = tuple[str, str, str]
 
 
 class BossChannelNotPublicError(NeuromirrorError):
-    """A channel requires a token."""
+    """A channel requires a token, and the mirror's options exclude such channels."""
 
 
 class BossSource(ChannelSource):

@@ -38,7 +38,17 @@ def _archives() -> dict[str, tuple[str, str]]:
 
 
 def locate(api: str, mirror: str, address: str) -> LocatedDataset | None:
-    """Parse an address of the archive with this API URL; no request is made."""
+    """Parse an address of a dandiset, without a request; None if it is not in this archive.
+
+    Parameters
+    ----------
+    api
+        The URL of the archive's API.
+    mirror
+        The name of the mirror.
+    address
+        An identifier (``DANDI:000027``), a DOI, or a URL of the API, of a web page or of ``dandi``.
+    """
     for form in (_IDENTIFIER, _CLIENT_URL, _DOI):
         if (found := form.match(address)) is not None:
             if not _is_archive(found["instance"], api, mirror):

@@ -31,7 +31,7 @@ VERSION_PATTERN: Final = re.compile(r"0\.[0-9]{6}\.[0-9]{4}\Z")
 
 
 class DandiArchive:
-    """One archive as a source reads it: session, options and caches. Thread-safe.
+    """The session, options and caches of one DANDI archive, which its listings share. Thread-safe.
 
     With ``is_private`` only embargoed dandisets are read, whose objects need a token.
     """

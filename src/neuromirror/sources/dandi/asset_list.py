@@ -16,7 +16,9 @@ _QUERY: Final = {"metadata": "true", "order": "path"}
 
 
 class AssetList:
-    """The asset list at ``url``; ``name`` is the version's name, for messages.
+    """Reads the asset list of a version page by page, and compares it with a memo.
+
+    ``url`` is the list's address; ``name`` is the version's name, for messages.
 
     Attributes
     ----------

@@ -105,10 +105,11 @@ class _BlobRoot:
 
 
 class BlobVersionLookup:
-    """Looks up the latest versions of blobs, once listing them is cheaper than single requests.
+    """Looks up the latest object versions of blobs in a listing of the bucket's versions.
 
-    Shared by all listings of a source. Thread-safe: while one thread lists a root, the others wait.
-    ``clock`` returns seconds.
+    The listing is read once it is cheaper than one request per blob. All listings of a source share
+    the lookup. It is thread-safe: while one thread lists a bucket, the others wait. ``clock``
+    returns seconds.
     """
 
     def __init__(

@@ -54,7 +54,10 @@ def dandiset_document(metadata: Mapping[str, Any], *, published: bool, doi: str 
 
 
 def utf8(dumped: str) -> bytes:
-    """Encode dumped JSON as UTF-8, escaping characters that YAML or UTF-8 does not allow."""
+    """Encode JSON text as UTF-8, and escape characters that YAML or UTF-8 does not allow.
+
+    The escapes are JSON's own, so that the value stays the same.
+    """
     if dumped.isascii() and "\x7f" not in dumped:
         return dumped.encode("ascii")
     return _NOT_YAML.sub(_escape_match, dumped).encode("utf-8")
@@ -79,9 +82,10 @@ def clean(value: Any) -> Any:
 
 
 def may_need_cleaning(dumped: str) -> bool:
-    """Return whether :func:`clean` could change dumped JSON.
+    """Return whether :func:`clean` could change a JSON value, given its JSON text.
 
-    JSON escapes no character that is part of user info or of a signature's name.
+    False is certain, True is not. JSON escapes no character that is part of user info or of a
+    signature's name.
     """
     return ("@" in dumped or "=" in dumped) and _SIGNED.search(dumped)
 

@@ -39,7 +39,10 @@ class PageDigest(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class AssetListMemo(msgspec.Struct, frozen=True, gc=False):
-    """The memo by which an unchanged list is recognized, with its :func:`context_digest`."""
+    """The memo by which an unchanged asset list is recognized: its page digests and context digest.
+
+    See :func:`context_digest`.
+    """
 
     context_digest: str
     pages: list[PageDigest]
@@ -65,7 +68,7 @@ def context_digest(
     documents: Iterable[Document],
     web_remotes: Iterable[WebRemote],
 ) -> str:
-    """Return a digest of everything but the pages on which a listing depends.
+    """Return a digest of everything on which a listing depends, except the pages of the asset list.
 
     These are the options, this program's version, and upstream's totals, time, facts and documents.
     A memo with another digest is void.

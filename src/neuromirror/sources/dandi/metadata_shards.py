@@ -43,7 +43,11 @@ _BASIC: Final = ("path", "identifier", "encodingFormat", "contentSize", "schemaV
 
 
 def metadata_line(metadata: Mapping[str, Any], path: str) -> bytes:
-    """Return an asset's line with its newline; ``path`` is the row's own."""
+    """Return an asset's metadata as one line of JSON with its newline.
+
+    Volatile fields, nulls and secrets are left out; of metadata too large for a shard only the
+    basic fields remain. ``path`` is the asset's path in the row of the asset list.
+    """
     kept = {
         name: value
         for name, value in metadata.items()
@@ -70,7 +74,7 @@ def _is_generation(activity: object) -> bool:
 
 
 class MetadataShards:
-    """Collects the rows of one asset list and builds its shards.
+    """Collects the metadata of the assets in one asset list, and divides them into files (shards).
 
     All lines are in memory: about 100 MB for the largest known list (68,210 assets).
 

@@ -24,7 +24,7 @@ _QUEUED_PER_CONNECTION: Final = 8
 
 
 def exact_location(plain: str, version_id: str) -> Location:
-    """Return the location of one version of an object."""
+    """Return the location of one version of an object, given the object's URL without a version."""
     separator = "&" if urlsplit(plain).query else "?"
     return Location(f"{plain}{separator}versionId={quote(version_id, safe='')}", "s3", version_id)
 

@@ -190,9 +190,10 @@ def fetch_page(
     attempts: int | None = None,
     received: Callable[[int], object] | None = None,
 ) -> Any:
-    """Return a page, unchecked; raise NetError.
+    """Return the JSON value of one page of a list, without validation; raise NetError.
 
-    ``received`` is called with the size of each response body.
+    ``number`` counts from 1, ``size`` is the number of rows per page, and ``received`` is called
+    with the size of each response body in bytes.
     """
     query = {**params, "page": number, "page_size": size}
     return session.get_json(url, query, attempts=attempts, check_size=received)

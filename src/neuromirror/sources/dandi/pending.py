@@ -28,10 +28,17 @@ _REQUESTS_PER_ZARR: Final = 3
 
 @dataclass(slots=True)
 class PendingItems:
-    """Ids of the assets without a sha256, and of the Zarr datasets without a checksum.
+    """The items of a draft that the archive has yet to complete, collected from its asset list.
 
-    ``embargoed`` is whether a Zarr under embargo was left out. The end of the embargo shows only in
-    the list of assets.
+    Attributes
+    ----------
+    assets
+        Ids of the assets without a sha256.
+    zarrs
+        Local ids of the Zarrs without a checksum.
+    embargoed
+        Whether a Zarr under embargo was left out. The end of the embargo shows only in the list of
+        assets.
     """
 
     assets: list[str] = field(default_factory=list)
@@ -72,10 +79,20 @@ def is_still_pending(
     zarr_checksum: Callable[[str], str | None],
     connections: int,
 ) -> bool:
-    """Return whether the archive has completed none of the items of :meth:`PendingItems.dump`.
+    """Return whether all items that were pending at the last visit are still pending.
 
-    ``zarr_checksum`` requests the checksum of a Zarr dataset by its local id. The result is also
-    False if an item cannot be requested: a visit reports the problem.
+    The result is also False if an item cannot be requested: the visit then reports the problem.
+
+    Parameters
+    ----------
+    content
+        The pending items, from :meth:`PendingItems.dump`.
+    session, api
+        The archive's session, and the URL of its API.
+    zarr_checksum
+        Requests the checksum of a Zarr by its local id; returns None before it is computed.
+    connections
+        Maximum number of parallel requests.
     """
 
     def asset_is_pending(asset_id: str) -> bool:

@@ -15,7 +15,8 @@ _T = TypeVar("_T")
 class PrefetchedPages:
     """Requests for the first page of the version that a visit reads next. Thread-safe.
 
-    At most one request per dandiset is kept, and each is returned once.
+    While a thread reads one version, it sends the request for the next one. At most one request per
+    dandiset is kept, and each is returned once.
     """
 
     def __init__(self) -> None:

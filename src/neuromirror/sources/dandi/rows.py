@@ -35,7 +35,17 @@ class _MalformedRowError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BlobRow:
-    """A valid row of a blob; ``record`` has no locations yet."""
+    """A valid row of an asset list for an asset that is a single object, a blob in DANDI's words.
+
+    Attributes
+    ----------
+    record
+        The file's record, without locations.
+    asset_id
+        The id of the asset.
+    object_url
+        The URL of the object in the bucket; None if the row has none.
+    """
 
     record: FileRecord
     asset_id: str

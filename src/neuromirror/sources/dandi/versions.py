@@ -32,7 +32,7 @@ A longer time would not make listings wrong, but more of them would have to be r
 
 
 class UnderEmbargoError(NeuromirrorError):
-    """A dandiset was put under embargo between two requests."""
+    """The archive put a dandiset under embargo between two requests of a visit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +118,12 @@ def _count(value: object) -> int | None:
 
 
 class RecentVersions:
-    """Versions that were just listed; each is used once as the state before a listing.
+    """A cache of the versions in a list that was just requested, which saves a visit requests.
 
-    After an upstream change the listing is repeated, and then the version must be requested again.
-    Threads may share it if each visits another dandiset. ``clock`` returns seconds.
+    To read a listing, the version's totals are needed as they are before and after it. The cached
+    version serves once as the one before; it is then removed, because a repeated listing must
+    request the version again. Threads may share the cache if each visits another dandiset.
+    ``clock`` returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -40,7 +40,10 @@ class ZarrState:
 
 
 class ZarrApi:
-    """The Zarr endpoints of an archive whose API is at ``api``. Thread-safe."""
+    """Requests the ids, checksums and object addresses of Zarrs from a DANDI API. Thread-safe.
+
+    ``api`` is the base URL of the API.
+    """
 
     def __init__(self, session: Session, mirror: str, api: str) -> None:
         self._session = session
@@ -129,13 +132,16 @@ def is_checksum(value: object) -> bool:
 
 
 def stated_checksum(metadata: Mapping[str, Any]) -> object:
-    """Return the checksum in the metadata of a Zarr asset, unchecked; None if it has none."""
+    """Return the checksum that a Zarr asset's metadata state, not validated; None without one."""
     digest = metadata.get("digest")
     return digest.get(_DIGEST) if isinstance(digest, dict) else None
 
 
 def prefix_url(metadata: Mapping[str, Any], zarr_id: str) -> str | None:
-    """Return the URL prefix of a Zarr's objects: the content URL that ends with the Zarr's id."""
+    """Return the URL of the folder with a Zarr's objects, with a final slash; None if unknown.
+
+    It is the content URL in the asset's metadata that ends with the Zarr's id.
+    """
     urls = metadata.get("contentUrl")
     for url in urls if isinstance(urls, list) else []:
         if not isinstance(url, str):

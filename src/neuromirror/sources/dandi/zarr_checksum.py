@@ -32,7 +32,13 @@ class _Entry(NamedTuple):
 
 
 def parse_checksum(checksum: str) -> FileTotals:
-    """Return the totals in a checksum; raise ValueError for other text."""
+    """Return the number of files and bytes that a Zarr checksum states.
+
+    Raises
+    ------
+    ValueError
+        The text is no Zarr checksum.
+    """
     found = CHECKSUM_PATTERN.match(checksum)
     if found is None:
         raise ValueError(f"{checksum[:80]!r} is not a checksum of a Zarr")
@@ -66,7 +72,7 @@ def compute_zarr_checksum(rows: Iterable[ObjectRow], prefix: bytes) -> str:
 
 
 def decode_key(key: bytes) -> str:
-    """Decode the bytes of a Zarr entry's key to text that can be encoded back to the same bytes."""
+    """Decode an object key to text, so that bytes that are not UTF-8 can be restored."""
     return key.decode("utf-8", "surrogateescape")
 
 

@@ -38,7 +38,17 @@ Sizes = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class NdstoreChannelInfo:
-    """A channel's part of its project's info, unparsed."""
+    """The JSON that an ndstore returns for one channel of a project, unparsed.
+
+    Attributes
+    ----------
+    token
+        The name of the project in URLs; a token in ndstore's words, but no secret.
+    name
+        The name of the channel.
+    project, dataset, channel
+        The JSON objects of the project, of its dataset and of the channel.
+    """
 
     token: str
     name: str
@@ -82,7 +92,15 @@ class NdstoreChannelInfo:
 
 
 def parse_channels(info: Any, token: str) -> dict[str, NdstoreChannelInfo]:
-    """Return the channels in a project's info by name; raise UnexpectedReplyError."""
+    """Return the channels in the JSON info of a project, by name.
+
+    ``token`` is the name of the project in URLs.
+
+    Raises
+    ------
+    UnexpectedReplyError
+        The JSON does not describe a project.
+    """
     project, dataset, found = (_object(info, part, token) for part in _PARTS)
     return {
         name: NdstoreChannelInfo(token, name, project, dataset, _object(found, name, token))
@@ -119,7 +137,7 @@ def volume_of(
     host
         The service's host, with its port.
     prefix
-        The path between host and token.
+        The path in URLs between the host and the project's token, with its slashes.
     secure
         Whether requests use HTTPS.
     unit
@@ -129,6 +147,11 @@ def volume_of(
     ------
     UnexpectedReplyError
         If the JSON does not describe a volume.
+
+    Returns
+    -------
+    tuple[Volume, list[ExcludedEntry]]
+        The volume, and one entry per level that cannot be mirrored.
     """
     named = found.channel.get("datatype")
     dtype = _COLOURS.get(named, named) if isinstance(named, str) else None

@@ -40,7 +40,16 @@ def documents(found: NdstoreChannelInfo) -> list[Document]:
 
 
 def shift_levels(listed: Sequence[Document], shifts: Mapping[str, Sizes]) -> tuple[Document, ...]:
-    """Return a Zarr's documents with its levels shifted along x, y, z."""
+    """Return a volume's Zarr metadata with changed positions of its levels.
+
+    Parameters
+    ----------
+    listed
+        The documents of the volume.
+    shifts
+        The shift of each level along x, y, z, from
+        :func:`~neuromirror.sources.ndstore.channel_info.level_shifts`.
+    """
     return tuple(
         _shift_group(one, shifts) if one.path == _GROUP and any(map(any, shifts.values())) else one
         for one in listed

@@ -62,7 +62,7 @@ _ATTEMPTS: Final = 3
 
 
 class NdstoreProjectNotPublicError(NeuromirrorError):
-    """A project requires a token."""
+    """A project requires a token, and the mirror's options exclude such projects."""
 
 
 class NdstoreSource(ChannelSource):

@@ -58,7 +58,7 @@ _DEEP: Final = 4
 
 
 def encoding_of(headers: Mapping[str, str]) -> str:
-    """Return the encoding in an object's headers; empty if it is not encoded."""
+    """Return the encoding that an object's headers state, such as ``gzip``; '' without one."""
     codings = headers.get("Content-Encoding", "").lower().split(",")
     stripped = [_SAME.get(coding.strip(), coding.strip()) for coding in codings]
     return ",".join(coding for coding in stripped if coding)
@@ -133,7 +133,7 @@ class _Folder:
 
 
 class EncodingNaming:
-    """Assigns paths in one listing of a layer.
+    """Assigns paths to a layer's objects: their keys, with a suffix such as ``.gz`` if encoded.
 
     Implements :class:`~neuromirror.sources.s3.file_naming.FileNaming`.
 
@@ -146,7 +146,7 @@ class EncodingNaming:
     is_document
         Returns whether a path is a document.
     head_each
-        Whether every object is requested instead of a sample.
+        Whether every object is requested to determine its encoding, instead of a sample per folder.
     memo
         The memo of the last visit.
     folder

@@ -57,7 +57,7 @@ def is_volume(info: Mapping[str, Any]) -> bool:
 def layer_profile(
     address: Callable[[str], str], local_id_at: Callable[[str, str], str | None]
 ) -> Profile:
-    """Return the profile of layers.
+    """Return the rules by which the files of precomputed layers become documents and facts.
 
     Parameters
     ----------

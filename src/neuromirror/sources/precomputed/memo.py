@@ -33,7 +33,11 @@ class LayerMemo(msgspec.Struct, frozen=True):
 
 
 def load_layer_memo(memo: bytes | None, shape: str) -> tuple[LayerMemo | None, bytes | None]:
-    """Parse a memo; return it and the listing's memo, or (None, None) for an invalid memo."""
+    """Return the layer's memo, and the memo of its bucket listing, from their common encoding.
+
+    Returns (None, None) for an invalid memo, and for one with another ``shape``, written with other
+    options.
+    """
     head, newline, pages = (memo or b"").partition(b"\n")
     try:
         found = msgspec.json.decode(head, type=LayerMemo)

@@ -32,7 +32,7 @@ _SHOWN: Final = 5
 
 
 class LayerScope(PrefixScope):
-    """The part of a bucket that is searched for layers."""
+    """The part of a bucket that is searched for layers, from the mirror's options."""
 
     def __init__(self, options: PrecomputedOptions) -> None:
         super().__init__(options)
@@ -60,7 +60,7 @@ class LayerScope(PrefixScope):
 
 
 class LayerSearch:
-    """One search of a bucket, with a summary of the folders without layers."""
+    """One search of a bucket for layers; it also counts the folders without layers."""
 
     def __init__(self, bucket: S3Bucket, scope: LayerScope, connections: int) -> None:
         self._bucket = bucket

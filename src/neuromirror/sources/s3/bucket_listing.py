@@ -15,7 +15,7 @@ from neuromirror.sources.volumes import VOLUME_REMOTE
 
 @dataclass(frozen=True, slots=True)
 class BucketReading:
-    """A prepared reading of a dataset's objects.
+    """How one version of a dataset in a bucket is read; the input of :class:`BucketListing`.
 
     Attributes
     ----------

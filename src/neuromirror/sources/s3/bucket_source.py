@@ -65,7 +65,9 @@ class BucketSource:
     is_private
         Whether this is the source for the private store.
     shaping
-        Names of further options on which the records of a listing depend.
+        Names of a subclass's options on which the records of a listing depend; a change of one
+        makes memos
+    invalid.
     """
 
     def __init__(

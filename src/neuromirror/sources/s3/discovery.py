@@ -15,7 +15,10 @@ _SHOWN: Final = 5
 
 
 class PrefixScope:
-    """The part of a bucket that the options select; prefixes are given as segments."""
+    """The part of a bucket that the mirror's options select.
+
+    Prefixes are given as segments, the names between slashes.
+    """
 
     def __init__(self, options: BucketOptions) -> None:
         self.top: Segments = local_ids.split_prefix(options.prefix.encode("utf-8"))
@@ -43,7 +46,10 @@ class PrefixScope:
 
 
 class DatasetLayout(PrefixScope):
-    """The depth of datasets' roots, from the options."""
+    """The depths below the mirror's prefix at which prefixes are datasets, from the options.
+
+    Such a prefix is the root of a dataset.
+    """
 
     def __init__(self, options: S3Options) -> None:
         super().__init__(options)
@@ -70,7 +76,10 @@ class DatasetLayout(PrefixScope):
 
 
 class UnassignedObjects:
-    """Objects above the roots, which belong to no dataset."""
+    """Counts the objects that belong to no dataset.
+
+    They are in folders above those of the datasets.
+    """
 
     def __init__(self) -> None:
         self.count = 0
@@ -100,7 +109,11 @@ class UnassignedObjects:
 def find_roots(
     bucket: S3Bucket, layout: DatasetLayout, unassigned: UnassignedObjects
 ) -> Iterator[Segments]:
-    """Yield the roots in order of their keys' bytes, level by level if depths differ."""
+    """Yield the prefixes in a bucket that are datasets, as segments, sorted by their bytes.
+
+    If datasets are at several depths, the order applies within each depth. Objects above them are
+    counted in ``unassigned``.
+    """
     if layout.is_root(layout.top):
         if next(bucket.list_level(local_ids.prefix_of(layout.top)), None) is not None:
             yield layout.top

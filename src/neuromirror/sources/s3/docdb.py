@@ -23,9 +23,22 @@ _PROJECTION: Final = {"name": 1, "location": 1, "last_modified": 1, "_last_modif
 
 
 def all_times(session: Session, find: str, location: str) -> dict[str, str]:
-    """Return the times of all assets below a location (``s3://bucket/prefix``), by location.
+    """Return when DocDB last modified the records of each asset below a location of a bucket.
 
-    Locations have no final slash. The times of several records of an asset are joined.
+    Parameters
+    ----------
+    session
+        Sends the requests.
+    find
+        The URL of DocDB's ``find``.
+    location
+        ``s3://bucket/prefix``.
+
+    Returns
+    -------
+    dict[str, str]
+        The times by the asset's location, without a final slash. The times of several records of an
+        asset are joined.
 
     Raises
     ------
@@ -37,7 +50,10 @@ def all_times(session: Session, find: str, location: str) -> dict[str, str]:
 
 
 def times_of(session: Session, find: str, location: str) -> str | None:
-    """Return when DocDB last modified the records of an asset; None if it has none."""
+    """Return when DocDB last modified the records of one asset; None if it has none.
+
+    The arguments and the format of the times are those of :func:`all_times`.
+    """
     rows = _rows(session, find, {"location": {"$in": [location, f"{location}/"]}})
     return _by_location(rows).get(location)
 

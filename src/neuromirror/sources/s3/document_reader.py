@@ -40,7 +40,7 @@ class DocumentReader:
     version_id
         Returns the version id by which a row's object is read; None for the newest.
     on_refused
-        Called if an object may not be read.
+        Called if the bucket refuses to return a document.
     """
 
     dataset_name: str

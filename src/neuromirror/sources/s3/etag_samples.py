@@ -13,10 +13,11 @@ _SAMPLES: Final = 8
 
 
 class EtagSample:
-    """At most eight objects, spread over folders; the same ones in whatever order rows are added.
+    """At most eight objects of a listing, to be requested to learn whether ETags are MD5s.
 
-    The top-level folders are divided into eight groups by a checksum of their names, and each
-    group contributes the object whose key has the lowest checksum.
+    The sample is the same in whatever order the rows are added: the top-level folders are divided
+    into eight groups by a checksum of their names, and each group contributes the object whose key
+    has the lowest checksum.
     """
 
     def __init__(self) -> None:

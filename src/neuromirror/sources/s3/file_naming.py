@@ -26,6 +26,8 @@ class FileNaming(Protocol):
     ----------
     needs_headers
         Whether a path depends on more than the object's name.
+
+    Methods are called with the rows of the listing.
     """
 
     needs_headers: ClassVar[bool]

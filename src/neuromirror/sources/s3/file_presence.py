@@ -21,9 +21,10 @@ def find_present(
     *,
     connections: int,
 ) -> list[bytes]:
-    """Return the given paths that exist in the bucket.
+    """Return those of the given paths whose objects exist in the bucket.
 
-    Many paths are looked up in a new listing of the prefix, a few with one request each.
+    The caller gives paths that a listing lacks, to detect an incomplete listing. Many paths are
+    looked up in a new listing of the prefix, a few with one request each.
     """
     if len(paths) > _MAX_HEADS:
         keys = {prefix + name for path in paths for name in naming.object_names(path)}

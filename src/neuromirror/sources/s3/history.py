@@ -24,7 +24,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def upstream_name(moment: datetime) -> str:
-    """Return the upstream name of the state at a time."""
+    """Return the upstream name of the state that a bucket had at a time: ``at <time>``, in UTC."""
     return f"{_AT}{moment.astimezone(UTC).isoformat().replace('+00:00', 'Z')}"
 
 
@@ -40,9 +40,20 @@ def moment_of(upstream: str) -> datetime | None:
 
 
 def burst_ends(rows: Iterable[ObjectRow], gap: timedelta) -> list[datetime]:
-    """Return the time of each burst's last change, oldest first, from the first version id on.
+    """Return the times of the earlier states of a prefix: the last change before each pause.
 
-    Memory depends on the time between the first and the last change, not on their number.
+    Parameters
+    ----------
+    rows
+        All versions and delete markers of the objects.
+    gap
+        Changes with shorter pauses between them form one burst, which gives one state. States
+        before the first object with a version id are left out: the bucket did not keep them.
+
+    Returns
+    -------
+    list[datetime]
+        The times, oldest first.
     """
     # changes in one slot are closer than the gap, so its first and last change are enough
     slots: dict[int, tuple[datetime, datetime]] = {}

@@ -100,7 +100,7 @@ class _PendingObject:
 
 
 class ListingReader:
-    """Reads the objects of one state.
+    """Turns the rows of one bucket listing into records and documents.
 
     Parameters
     ----------

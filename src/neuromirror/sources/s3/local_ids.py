@@ -50,7 +50,7 @@ def uri_path(prefix: bytes) -> str:
 
 
 def display_key(key: bytes) -> str:
-    """Return a key or prefix as text for messages."""
+    """Return an object key or prefix as text for messages; bytes that are not UTF-8 are escaped."""
     return key.decode("utf-8", "backslashreplace")
 
 

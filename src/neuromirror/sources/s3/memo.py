@@ -36,7 +36,10 @@ class BucketMemo:
 
 
 def load_memo(memo: bytes | None, shape: str) -> BucketMemo | None:
-    """Parse a memo; None if it has another shape or is invalid."""
+    """Decode a memo; None if it is invalid or has another ``shape``.
+
+    The shape differs if the memo was written with other options.
+    """
     head, newline, pages = (memo or b"").partition(b"\n")
     if not newline:
         return None

@@ -106,12 +106,15 @@ def _etag_digest(row: ObjectRow) -> Digest:
 
 
 def parts_fit(size: int, part_size: int, parts: int) -> bool:
-    """Return whether an object of ``size`` bytes can have this number of parts of this size."""
+    """Return whether an object of a size can have a number of parts of a size.
+
+    Only the last part may be smaller.
+    """
     return part_size > 0 and (parts - 1) * part_size < size <= parts * part_size
 
 
 class ClaimResolver:
-    """Finds the claims of the objects in one listing. Thread-safe.
+    """Determines the digests and sizes that S3 states for the objects in one listing. Thread-safe.
 
     Parameters
     ----------
@@ -126,7 +129,7 @@ class ClaimResolver:
     head_empty
         Whether a listed size of 0 must be confirmed by ``HEAD``, unless the server is known.
     doubted
-        Keys of objects that are requested in any case.
+        Keys of objects whose rows may be wrong, so that each is requested.
     """
 
     def __init__(
@@ -323,7 +326,7 @@ class ClaimResolver:
 
 
 def has_encrypted_etag(headers: Mapping[str, str]) -> bool:
-    """Return whether the ETag in these headers is one of encrypted bytes."""
+    """Return whether an object's headers show an encryption with which its ETag is no MD5."""
     return (
         headers.get("x-amz-server-side-encryption", "") in _KMS
         or "x-amz-server-side-encryption-customer-algorithm" in headers

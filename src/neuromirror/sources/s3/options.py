@@ -26,9 +26,10 @@ def _normalize_address(address: str | None) -> str | None:
 
 
 class DatasetOverride(BaseModel):
-    """Another depth for everything below one prefix.
+    """Another depth of datasets for everything below one prefix.
 
-    ``prefix`` is the whole prefix in the bucket; ``depth`` counts like the mirror's own.
+    ``prefix`` is the whole prefix in the bucket; ``depth`` is counted from the mirror's prefix,
+    like the mirror's own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

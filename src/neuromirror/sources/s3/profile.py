@@ -10,7 +10,7 @@ from neuromirror.model import DatasetFacts, Document
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The layout rules of one publisher.
+    """The rules of one publisher for its buckets: which files are metadata, and what they mean.
 
     Attributes
     ----------

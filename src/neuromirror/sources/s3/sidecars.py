@@ -60,7 +60,10 @@ _COLON: Final = re.compile(r"[ \t\n\r]*:")
 
 
 def is_plain(path: bytes) -> bool:
-    """Return whether a path is valid and unambiguous in git and on every file system."""
+    """Return whether a path may be that of a document: safe in git and on every file system.
+
+    It has letters, digits and simple punctuation only, and is not too long.
+    """
     return len(path) <= 400 and all(
         len(one) <= 200 and _PLAIN.match(one) for one in path.split(b"/")
     )

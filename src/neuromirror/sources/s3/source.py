@@ -26,7 +26,10 @@ _ASSET_NAME: Final = re.compile(
 
 
 class S3Source(BucketSource):
-    """A bucket as a :class:`~neuromirror.sources.Source`."""
+    """An S3 bucket as a :class:`~neuromirror.sources.Source`.
+
+    Its datasets are the prefixes at the depth that the options state.
+    """
 
     Options: ClassVar[type[S3Options]] = S3Options
 

@@ -14,7 +14,7 @@ _START_FILE: Final = "began"
 
 
 class WriteDetector:
-    """Compares the times of listed objects with the start of the listing, by the bucket's clock.
+    """Detects objects that were written while they were listed, by the bucket's clock.
 
     Parameters
     ----------

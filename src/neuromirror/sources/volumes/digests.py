@@ -28,7 +28,10 @@ _ENTRY: Final = struct.Struct(">I32sI")
 
 
 class BlockDigests:
-    """The sha256 of a volume's blocks by number, and whether their records have it."""
+    """The sha256 of each block of a volume, by the block's number, with a state per block.
+
+    The state is whether the digest is unknown, is known, or is also in the mirrored record.
+    """
 
     def __init__(self, count: int) -> None:
         self.states = bytearray(count)
@@ -64,7 +67,10 @@ class BlockDigests:
 
 
 def load_digests(count: int, stored: bytes) -> BlockDigests:
-    """Parse the output of :meth:`BlockDigests.dump`; raise ValueError."""
+    """Decode the output of :meth:`BlockDigests.dump`.
+
+    ``count`` is the number of blocks. Raises ValueError if ``stored`` is invalid.
+    """
     made = BlockDigests(count)
     if len(stored) < 4:
         raise ValueError("too short")
@@ -88,7 +94,7 @@ def load_digests(count: int, stored: bytes) -> BlockDigests:
 
 @dataclass(frozen=True, slots=True)
 class CheckProgress:
-    """The progress of a volume's checks.
+    """How far the repeated reading of a volume's blocks has come, kept from visit to visit.
 
     Attributes
     ----------
@@ -131,7 +137,22 @@ def dump_memo(progress: CheckProgress, digests: BlockDigests) -> bytes:
 def load_memo(
     memo: bytes | None, shape: str, count: int
 ) -> tuple[CheckProgress, BlockDigests] | None:
-    """Parse a memo; None if it has another shape or is invalid."""
+    """Decode the memo of a volume, as :func:`dump_memo` encodes it.
+
+    Parameters
+    ----------
+    memo
+        The memo; None at the first visit.
+    shape
+        The expected :attr:`CheckProgress.shape`.
+    count
+        The number of the volume's blocks.
+
+    Returns
+    -------
+    tuple[CheckProgress, BlockDigests] | None
+        The content; None without a memo, and for one that is invalid or of another shape or count.
+    """
     head, newline, rest = (memo or b"").partition(b"\n")
     if not newline:
         return None

@@ -18,13 +18,14 @@ _LIKELY_CAUSES: Final = {
 
 
 class MalformedUrlError(NeuromirrorError, ValueError):
-    """A text that is no URL of a block."""
+    """The text is not a valid URL of a block."""
 
 
 class WrongVoxelsError(NeuromirrorError):
-    """A reply that is not the requested voxels: another shape or type, truncated or too long.
+    """A service's reply does not consist of the requested voxels.
 
-    ``transient`` is whether another attempt may help, for example after a truncated body.
+    It has another shape or type, is truncated or too long. ``transient`` is whether another attempt
+    may help, for example after a truncated body.
     """
 
     def __init__(self, message: str, *, transient: bool = False) -> None:
@@ -33,7 +34,10 @@ class WrongVoxelsError(NeuromirrorError):
 
 
 class CutoutRefusedError(HttpError):
-    """An HTTP error in place of a cutout, with the status and detail of the reply."""
+    """A service replied to a request for a block with an HTTP error.
+
+    The message has the status and the detail of the reply.
+    """
 
     def __init__(self, scheme: str, block: str, error: HttpError, likely: str = "") -> None:
         likely = likely or _LIKELY_CAUSES.get((scheme, error.status or 0), "")

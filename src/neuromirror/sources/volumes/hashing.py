@@ -30,7 +30,10 @@ class _StoppedError(Exception):
 
 
 class BlockHasher:
-    """Computes the sha256 of blocks' chunk files; ``name`` is the dataset's, for messages."""
+    """Reads blocks from a service in parallel and computes the sha256 of their chunk files.
+
+    Nothing is stored. ``name`` is the dataset's, for messages.
+    """
 
     def __init__(self, session: Session, name: str, workers: int) -> None:
         self._session = session

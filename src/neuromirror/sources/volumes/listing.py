@@ -56,7 +56,7 @@ _SPEC: Final = 1
 
 
 def fingerprint(volume: Volume, options: VolumeOptions) -> str:
-    """Return 32 hex digits that identify a volume's blocks and how they are read."""
+    """Return 32 hex digits that change if a volume's blocks change, or the options to read them."""
     levels = [(one.name, one.start, one.stop, one.chunk) for one in volume.levels]
     identity = [
         *(_SPEC, volume.scheme, volume.host, volume.path, volume.secure, volume.dtype),
@@ -67,7 +67,7 @@ def fingerprint(volume: Volume, options: VolumeOptions) -> str:
 
 
 class VolumeListing(Listing):
-    """The blocks of a planned volume.
+    """The listing of a volume: its metadata documents, and one file per block.
 
     Parameters
     ----------
@@ -76,9 +76,11 @@ class VolumeListing(Listing):
     volume
         The volume, planned by :func:`~neuromirror.sources.volumes.planning.plan_volume`.
     context, session, options
-        Results of earlier visits, and how blocks are requested.
+        Results of earlier visits; the session for requests; the mirror's options.
     facts, documents
-        Complete but for the attribute that describes the checks; the documents include the Zarr's.
+        Facts and documents of the volume, including its Zarr metadata. The listing adds an
+        attribute to the
+    facts that describes how many blocks were checked.
     reload_volume
         Reads the volume's description again and plans it, to confirm that it is the same.
     signal

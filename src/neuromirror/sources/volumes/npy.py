@@ -33,7 +33,19 @@ _KINDS: Final = {"u": "uint", "i": "int", "f": "float"}
 
 @dataclass(frozen=True, slots=True)
 class NpyHeader:
-    """The header of a ``.npy`` file: numpy's name of the type, byte order, axis order, shape."""
+    """The header of a ``.npy`` file.
+
+    Attributes
+    ----------
+    dtype
+        Numpy's name of the type, without the byte order.
+    big_endian
+        Whether the bytes are in big-endian order.
+    fortran
+        Whether the array is in Fortran order: the first axis varies fastest.
+    shape
+        The shape of the array.
+    """
 
     dtype: str
     big_endian: bool

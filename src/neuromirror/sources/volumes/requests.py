@@ -98,7 +98,11 @@ def _boss(url: BlockUrl, token: str | None, blosc: bool) -> CutoutRequest:
 
 
 def token_probe(url: BlockUrl, token: str | None) -> CutoutRequest | None:
-    """Return a request that fails with 401 only if the token is refused, if available."""
+    """Return a request that a BOSS answers with 401 only if it refuses the token.
+
+    It distinguishes a wrong token from a missing permission. For an ndstore it returns None,
+    because there is no such request.
+    """
     if url.scheme != "boss":
         return None
     request = cutout_request(url, token)

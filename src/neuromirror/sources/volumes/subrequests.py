@@ -66,7 +66,15 @@ def split_block(url: BlockUrl, dtype: str | None) -> list[Subrequest]:
 
 
 def iter_planes(slab: Sequence[tuple[Subrequest, memoryview]], item: int) -> Iterator[memoryview]:
-    """Yield a slab plane by plane without copying, if its parts are as wide as the slab."""
+    """Yield a slab plane by plane without copying; its parts must be as wide as the slab.
+
+    Parameters
+    ----------
+    slab
+        The parts of the slab with their voxels, in order.
+    item
+        Bytes per voxel.
+    """
     for z in range(slab[0][0].url.shape[0]):
         for part, voxels in slab:
             _, high, wide = part.url.shape
@@ -77,7 +85,21 @@ def iter_planes(slab: Sequence[tuple[Subrequest, memoryview]], item: int) -> Ite
 def copy_subrequest(
     slab: bytearray, subrequest: Subrequest, voxels: memoryview, plane: tuple[int, int], item: int
 ) -> None:
-    """Write a part's voxels into its slab, whose planes have ``plane`` voxels along x and y."""
+    """Copy a part's voxels to their place in a slab.
+
+    Parameters
+    ----------
+    slab
+        The slab, which is changed.
+    subrequest
+        The part.
+    voxels
+        The part's voxels.
+    plane
+        Number of voxels of the slab along x and y.
+    item
+        Bytes per voxel.
+    """
     wide, high = plane
     x, y = subrequest.corner
     deep, tall, broad = subrequest.url.shape

@@ -167,14 +167,27 @@ def format_box(box: Box) -> str:
 
 
 def scheme_parameter(url: BlockUrl) -> str | None:
-    """Return the value of ``scheme``; None for the default."""
+    """Return the value of a block URL's query parameter ``scheme``: ``http`` or ``https``.
+
+    It returns None for the host's default protocol (:func:`is_secure`).
+    """
     if url.secure == is_secure(url.host):
         return None
     return "https" if url.secure else "http"
 
 
 def query_string(chunk: Triple | None, dtype: str | None, scheme: str | None) -> str:
-    """Return the query with its question mark; empty without parameters."""
+    """Return the query of a block's URL, with its question mark; empty without any value.
+
+    Parameters
+    ----------
+    chunk
+        The shape of the chunk file along x, y, z, if it differs from the box.
+    dtype
+        Numpy's name of the type of a voxel, from :func:`dtype_parameter`.
+    scheme
+        ``http`` or ``https``, from :func:`scheme_parameter`.
+    """
     fields = {
         "chunk": None if chunk is None else ",".join(map(str, chunk)),
         "dtype": dtype,
@@ -185,7 +198,10 @@ def query_string(chunk: Triple | None, dtype: str | None, scheme: str | None) ->
 
 
 def dtype_parameter(dtype: str) -> str | None:
-    """Return the value of ``dtype``; None for an unsigned integer type, the default."""
+    """Return the value of a block URL's query parameter ``dtype``; None for an unsigned integer.
+
+    For these the size of the chunk file determines the type.
+    """
     return None if dtype in _UNSIGNED.values() else dtype
 
 
