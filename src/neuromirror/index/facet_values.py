@@ -43,8 +43,7 @@ def facet_values(
         The name of the mirror.
     version
         The values ``kind``, ``upstream``, ``time``, ``bytes`` and ``license`` of the current
-        version; empty
-    if the dataset has none.
+        version; empty if the dataset has none.
     attributes
         Names and values of the version's attributes.
     metadata

@@ -19,7 +19,10 @@ class BundleError(NeuromirrorError):
 
 
 def bundle_refs(row: VersionRow) -> dict[str, str]:
-    """Return the commits in the bundle of a version, by ref."""
+    """Return the refs in the bundle of a version, with their commits.
+
+    They are ``main``, the version's tag and the git-annex branch.
+    """
     return {
         MAIN_BRANCH: row.commit,
         f"{TAG_PREFIX}{row.label}": row.commit,

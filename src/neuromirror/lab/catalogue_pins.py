@@ -73,12 +73,12 @@ class CataloguePins:
 
 
 def parse_catalogue_url(text: str, paths: tuple[str, ...] | None = None) -> CataloguePins | None:
-    """Return the versions that the URL of a catalogue's page or list (``/lock?add=…``) names.
+    """Return the versions to pin that a catalogue's URL names; None for any other text.
 
     Parameters
     ----------
     text
-        The URL; for any other text the result is None.
+        The URL of a catalogue's page, or of its list of versions to pin (``/lock?add=…``).
     paths
         Globs of the files to select in each version; None for what the page shows: a file, a
         folder or the whole dataset.
@@ -107,7 +107,7 @@ def pin_from_catalogues(
     clones: Sequence[str] | None = None,
     remove: Sequence[str] = (),
 ) -> list[Outcome]:
-    """Pin versions of catalogues in the lock file at ``path``: all of them, or none on failure.
+    """Pin versions that catalogues describe in the lock file at ``path``; no store is needed.
 
     Parameters
     ----------
@@ -126,6 +126,8 @@ def pin_from_catalogues(
         A catalogue cannot provide a version, or its response is damaged.
     ConfigurationError, LockUnusableError, LockBusyError
         As in :func:`~neuromirror.lab.pin.pin`.
+
+    If one version cannot be pinned, none is.
     """
     with TemporaryDirectory(prefix="neuromirror-") as scratch:
         fetched = [_fetch(one, Path(scratch) / str(number)) for number, one in enumerate(requests)]

@@ -44,17 +44,29 @@ class CloneFailedError(NeuromirrorError):
 
 
 def store_url(root: Path, alias: str, label: str) -> str:
-    """Return the URL of a version in a store of this machine."""
+    """Return the URL from which DataLad clones a version in a store of this machine.
+
+    ``root`` is the store's folder, ``alias`` the dataset's alias in it.
+    """
     return f"ria+{root.absolute().as_uri()}#~{alias}@{label}"
 
 
 def remote_url(base: str, alias: str, label: str | None) -> str:
-    """Return the URL of a version at a catalogue or mirror.
+    """Return the URL from which DataLad clones a version at a catalogue or mirror.
 
     Raises
     ------
     ConfigurationError
         The scheme of ``base`` is not that of a web or SSH server, or it has credentials.
+
+    Parameters
+    ----------
+    base
+        The URL of the catalogue or mirror.
+    alias
+        The alias of the dataset.
+    label
+        The label of the version; None for the newest.
     """
     if urlsplit(base).fragment:
         raise ConfigurationError(
@@ -191,7 +203,8 @@ def selected_paths(
     Yields
     ------
     tuple of str
-        The path from the top of the clone, and an empty text or why it cannot be selected.
+        The path of a file from the top of the clone, and an empty text; or the path of a subdataset
+        and why it cannot be installed.
     """
     yield from _selected(top, "", globs, with_own_files)
 
@@ -244,7 +257,10 @@ def get_selected(
 
 @contextmanager
 def scratch_clone(url: str, beside: Path) -> Iterator[Path]:
-    """Clone a dataset into a temporary folder in ``beside``, which is removed afterwards."""
+    """Clone a dataset into a temporary folder in ``beside``; yield the path of the clone.
+
+    The folder is removed at the end of the block.
+    """
     with (
         SafeFolder.open_path(beside, create=True) as folder,
         folder.scratch(prefix=".neuromirror-") as holder,

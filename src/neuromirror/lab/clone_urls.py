@@ -71,18 +71,18 @@ def clone_urls(patterns: Sequence[str], dataset: DatasetRef) -> tuple[str, ...]:
 
 
 def is_per_dataset(pattern: str) -> bool:
-    """Return whether a pattern has a different URL for each dataset."""
+    """Return whether a pattern of URLs gives a different URL for each dataset."""
     ria = pattern.startswith(_RIA) and not urldefrag(pattern).fragment
     return ria or "{id}" in pattern or "{alias}" in pattern
 
 
 def to_git_url(url: str) -> str:
-    """Return the URL for git.
+    """Return the URL with which git clones what a RIA URL names; other URLs are unchanged.
 
     Raises
     ------
     ConfigurationError
-        A RIA URL has no dataset.
+        A RIA URL (``ria+…``) names no dataset after its ``#``.
     """
     if not url.startswith(_RIA):
         return url
@@ -97,7 +97,7 @@ def to_git_url(url: str) -> str:
 
 
 def subdataset_url(url: str, dataset_id: str) -> str:
-    """Return the URL of a subdataset, if the URL of its dataset is in a store."""
+    """Return the URL of a subdataset, given that of its dataset in a RIA store, and its id."""
     if url.startswith(_RIA):
         return f"{urldefrag(url).url}#{dataset_id}"
     parts = urlsplit(url)

@@ -102,7 +102,7 @@ class DiffSide:
     commit
         The commit id in hex.
     form
-        As in ``model.SnapshotHeader``.
+        ``files``, or ``manifest`` for a dataset of which most files are only in the manifest.
     has_records
         Whether the record lines have more than git has; False for a clone.
     lines
@@ -208,9 +208,9 @@ class ChangeCounts:
     Attributes
     ----------
     files
-        Number of files by kind of change.
+        Number of files by kind of change, the values of :attr:`FileChange.kind`.
     bytes
-        Size in bytes of these files, in the new state where there is one.
+        Size in bytes of these files; of removed files the old size, of all others the new one.
     subdatasets
         Number of subdatasets by kind of change.
     """

@@ -11,7 +11,17 @@ from neuromirror.transfer.outcomes import EvidenceStatus, Outcome
 
 @dataclass(slots=True)
 class EvidenceSummary:
-    """Counts of the pinned files by their evidence."""
+    """Counts how many files a restore fetched, by evidence, and formats the counts for the user.
+
+    Attributes
+    ----------
+    fetched
+        Number of fetched files by evidence, and by whether they were checked.
+    present
+        Number of files that were there before.
+    failed
+        Number of files that could not be fetched.
+    """
 
     fetched: Counter[tuple[Evidence, EvidenceStatus]] = field(default_factory=Counter)
     present: int = 0

@@ -32,7 +32,7 @@ _DVC_RESERVED: Final = re.compile(
 
 
 class NotExportableError(Exception):
-    """A file cannot be written in a format; the message is the reason."""
+    """A file cannot be listed in the chosen format; the message is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,15 @@ class ExportedFile:
 
 @dataclass(frozen=True, slots=True)
 class LineFormat:
-    """A format of one file; ``line`` returns the lines of a pinned file."""
+    """A format of ``export-lock`` that lists files in one text file.
+
+    Attributes
+    ----------
+    line
+        Returns the line or lines of a file; raises :class:`NotExportableError`.
+    head, tail
+        The text before the first file and after the last one.
+    """
 
     line: Callable[[ExportedFile], str]
     head: str = ""

@@ -25,7 +25,7 @@ The minimum of S3 (rclone, Java SDK); AWS CLI and boto3; s3cmd; AWS console; DAN
 
 
 class ContentUnavailableError(NeuromirrorError):
-    """A file has no content, and is not an annexed file."""
+    """A file cannot be looked up: it does not exist, or is a broken link that is not annexed."""
 
 
 def queries_of_file(path: Path) -> list[str]:

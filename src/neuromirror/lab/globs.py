@@ -31,12 +31,12 @@ _Node = dict[str, "_Node | None"]
 
 
 def escape(path: str) -> str:
-    """Return a glob that matches exactly this path, and what is below it."""
+    """Return a glob that matches exactly this path and everything below it."""
     return re.sub(r"[*?[]", r"[\g<0>]", path)
 
 
 class Globs:
-    """A set of globs; an empty set selects all files.
+    """A set of globs that selects files by their paths; an empty set selects all files.
 
     Raises
     ------

@@ -26,7 +26,10 @@ class _Block:
 
 @dataclass(slots=True)
 class LockBlocks:
-    """The lines before the first dataset, and those of each dataset."""
+    """The lines of a lock file: those before the first dataset, and those of each dataset.
+
+    With them an unchanged pin keeps its comments when the file is written again.
+    """
 
     head: list[str]
     blocks: list[_Block]

@@ -63,19 +63,19 @@ _EVIDENCE = {kind.value: kind for kind in (Evidence.SHA256, Evidence.MD5, Eviden
 
 
 class LockManifestMissingError(NeuromirrorError):
-    """The manifest of a pin is missing."""
+    """The manifest of a pin, which belongs beside the lock file, is missing."""
 
 
 class LockManifestDamagedError(NeuromirrorError):
-    """A manifest is invalid, or its files do not have the state that it names."""
+    """A manifest beside a lock file is invalid, or its files do not have the state it names."""
 
 
 class LockManifestHead(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
-    """The version that a manifest describes.
+    """The first line of a manifest: the version that it describes.
 
     ``commit_object`` is the commit object of git, as text; ``remotes``, ``names`` and ``trust`` are
-    ``remote.log``, ``uuid.log`` and ``trust.log`` of the git-annex branch; ``form`` is as in
-    ``model.SnapshotHeader``.
+    ``remote.log``, ``uuid.log`` and ``trust.log`` of the git-annex branch; ``form`` is ``files``,
+    or ``manifest`` for a dataset of which most files are not in git.
     """
 
     manifest: Annotated[int, msgspec.Meta(ge=1)]
@@ -112,7 +112,7 @@ class ListedFile(
     key
         The annex key.
     digest
-        As in the canonical manifest.
+        The digest as in the canonical manifest: ``sha256:<hex>``, …, or ``none``.
     size
         Size in bytes; None if unknown.
     urls
@@ -212,7 +212,11 @@ _decode_head = msgspec.json.Decoder(LockManifestHead).decode
 
 
 def manifest_entry(placed: SnapshotEntry, mirror: str, form: str) -> ListedFile | ListedSubdataset:
-    """Convert an entry of a snapshot to an entry of the manifest."""
+    """Convert an entry of a snapshot to an entry of the manifest beside a lock file.
+
+    ``mirror`` is the name of the mirror; ``form`` the form of the dataset, ``files`` or
+    ``manifest``.
+    """
     subdataset, record = placed.subdataset, placed.record
     path = placed.git_path.decode()
     if subdataset is not None:
@@ -238,7 +242,7 @@ def manifest_entry(placed: SnapshotEntry, mirror: str, form: str) -> ListedFile 
 
 
 def canonical_line(one: ListedFile | ListedSubdataset) -> bytes:
-    """Return the line of the canonical manifest, with its newline."""
+    """Return the line of an entry in the canonical manifest, with its newline."""
     if isinstance(one, ListedSubdataset):
         return subdataset_line(one.path.encode(), one.dataset_id, one.state)
     return manifest_line(one.path.encode(), one.digest, one.size)

@@ -336,12 +336,14 @@ def load_lock(path: Path) -> Lock:
 
 
 def read_lock_bytes(path: Path) -> bytes:
-    """Read a file, but not more than is needed to see that it is too large for a lock file.
+    """Return the content of a lock file; of a file that is too large, only the beginning.
 
     Raises
     ------
     LockUnusableError
         The path is not a regular file.
+
+    :func:`parse_lock` refuses such a beginning because of its size.
     """
     try:
         with open_regular(path) as file:

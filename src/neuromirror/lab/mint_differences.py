@@ -253,7 +253,20 @@ def _parse_description(content: bytes) -> dict[str, Any]:
 def tree_changes(
     old: ObjectReader, new: ObjectReader, before: bytes | None, after: bytes | None, folder: bytes
 ) -> Iterator[tuple[bytes, _Entry | None, _Entry | None]]:
-    """Yield the path and both entries of each difference that is not a folder."""
+    """Compare two git trees recursively; yield each path that differs, with both entries.
+
+    An entry is (mode, object id), and None on a side without the path. Folders have no items of
+    their own.
+
+    Parameters
+    ----------
+    old, new
+        Readers of the repositories with the trees.
+    before, after
+        The ids of the trees; None for an empty tree.
+    folder
+        The path of the trees, empty or with a slash at its end.
+    """
     olds = {} if before is None else old.read_tree(before)
     news = {} if after is None else new.read_tree(after)
     for name in sorted(olds.keys() | news.keys()):

@@ -67,7 +67,7 @@ _PERISHABLE = {
 
 
 class NotPinnedError(NeuromirrorError):
-    """A version cannot be pinned."""
+    """A version cannot be pinned, for the reason in the message; the lock file is unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,18 +248,33 @@ def read_lock_or_empty(path: Path) -> tuple[bytes, Lock]:
 
 
 def own_folder(beside: SafeFolder, lock: Lock, name: str, *, create: bool = True) -> SafeFolder:
-    """Open the folder for the manifests and bundles of a dataset.
+    """Open the folder beside a lock file that has the manifests and bundles of a dataset.
 
     Raises
     ------
     UnsafePathError
         A component of the path is a symlink.
+
+    Parameters
+    ----------
+    beside
+        The folder of the lock file.
+    lock
+        The lock file.
+    name
+        The name of the dataset.
+    create
+        Whether to create the folder if it is missing.
     """
     return beside.folder(lock.folder.name, alias_of(name), create=create)
 
 
 def remove_unused(beside: SafeFolder, lock: Lock, name: str, kept: set[Path]) -> None:
-    """Remove manifests and bundles that no pin refers to, and the folder if it is empty."""
+    """Remove a dataset's manifests and bundles, except for those in ``kept``.
+
+    The dataset's folder is removed if it is empty then. The other parameters are those of
+    :func:`own_folder`.
+    """
     try:
         with own_folder(beside, lock, name, create=False) as folder:
             for file in folder.names():
@@ -283,7 +298,18 @@ def _latest(index: Index, row: VersionRow) -> str | None:
 
 
 def pin_outcome(old: Pin | None, new: Pin, latest: str | None) -> Outcome:
-    """Return the outcome of a pin; ``latest`` is the latest version if a clone has another."""
+    """Return the outcome of pinning a version, for the user.
+
+    Parameters
+    ----------
+    old
+        The previous pin of the dataset; None without one.
+    new
+        The new pin.
+    latest
+        The label of the latest version, if the pinned one is another because a clone has it checked
+        out; otherwise None.
+    """
     requested = "" if new.requested == new.resolved.version else f" ({new.requested})"
     count = "1 file" if new.files == 1 else f"{new.files} files"
     message = f"{new.resolved.version}{requested}, {count}"

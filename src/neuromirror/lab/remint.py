@@ -27,7 +27,7 @@ from neuromirror.store import Store, read_records_from_git
 
 
 class NotMintedError(NeuromirrorError):
-    """A version that upstream lists cannot be minted."""
+    """A version that must be minted again for a comparison cannot be minted."""
 
 
 def stored_record_lines(store: Store, row: VersionRow) -> Iterator[bytes]:
@@ -45,11 +45,17 @@ def stored_record_lines(store: Store, row: VersionRow) -> Iterator[bytes]:
 
 
 class SelectedVersionsSource:
-    """A source restricted to selected versions.
+    """A source that lists only some versions of a dataset, so that a visit mints only these.
 
-    ``versions`` are the versions to mint, with their names in the store. ``upstream_versions`` maps
-    a name in the store to upstream's version, if upstream has another name for it (an earlier
-    state).
+    Parameters
+    ----------
+    source
+        The archive's source.
+    versions
+        The versions to mint, with their names in the store.
+    upstream_versions
+        Upstream's version by the name in the store, for versions of which upstream has another name
+        (an earlier state).
     """
 
     Options: ClassVar[type[BaseModel]] = BaseModel
@@ -141,7 +147,15 @@ class _RenamedListing(Listing):
 
 
 class Reminter:
-    """Mints versions of one dataset in a scratch store."""
+    """Mints versions of one dataset again from upstream, in a scratch store without guards.
+
+    Parameters
+    ----------
+    mirror, hint
+        The mirror, and the dataset's entry in its archive's overview.
+    scratch, recorder
+        The scratch store and its recorder.
+    """
 
     def __init__(
         self,

@@ -52,7 +52,7 @@ class NotRestoredError(NeuromirrorError):
 
 
 class LockMismatchError(NeuromirrorError):
-    """A lock file contradicts the commit that it names."""
+    """A lock file contradicts the commit that it names: another tree or state digest."""
 
 
 class GitAnnexMissingError(ConfigurationError):
@@ -522,7 +522,7 @@ def is_restored(
 
 
 def has_commit(repository: Path, commit: str) -> bool:
-    """Return whether a repository has a commit."""
+    """Return whether a repository has the object of a commit, given its id in hex."""
     try:
         run_git(repository, "cat-file", "-e", f"{commit}^{{commit}}")
     except GitError:
@@ -531,7 +531,7 @@ def has_commit(repository: Path, commit: str) -> bool:
 
 
 def has_annex(repository: Path) -> bool:
-    """Return whether a repository has a git-annex branch, of its own or of the origin."""
+    """Return whether a repository has a branch ``git-annex`` or ``origin/git-annex``."""
     listed = ("refs/heads/git-annex", "refs/remotes/origin/git-annex")
     return bool(run_git(repository, "for-each-ref", *listed).strip())
 

@@ -49,11 +49,11 @@ _UNREACHABLE = re.compile(
 
 
 class StrategyFailedError(NeuromirrorError):
-    """A strategy failed, or its result differs from the pin."""
+    """A strategy could not obtain the commits of a dataset, or obtained others than pinned."""
 
 
 class HostUnreachableError(StrategyFailedError):
-    """A host cannot be reached."""
+    """A strategy failed because the host of its URL cannot be reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class RestoreTarget:
 
 
 class RestoreStrategy(Protocol):
-    """A way to obtain the commits of a dataset."""
+    """A way to obtain the commits of a dataset: a store, a URL, a bundle, a manifest."""
 
     @property
     def name(self) -> str:
@@ -156,7 +156,10 @@ class RestoreStrategy(Protocol):
 def restore_strategies(
     target: RestoreTarget, store: Store | None, *, offline: bool
 ) -> Iterator[RestoreStrategy]:
-    """Yield the strategies for a target, best first."""
+    """Yield the strategies that may restore a target, in the order in which to try them.
+
+    With ``offline`` none of them sends a request; without a ``store`` that strategy is omitted.
+    """
     if store is not None:
         path = store.root / target.dataset_id[:3] / target.dataset_id[3:]
         if (path / "HEAD").exists():
@@ -170,7 +173,7 @@ def restore_strategies(
 
 @dataclass(frozen=True, slots=True)
 class StoreStrategy:
-    """Fetches from the repository in a local store."""
+    """Fetches the commits from the dataset's repository in a local store."""
 
     path: Path
     origin_url: str
@@ -188,7 +191,7 @@ class StoreStrategy:
 
 @dataclass(frozen=True, slots=True)
 class CloneUrlStrategy:
-    """Fetches from a clone URL."""
+    """Fetches the commits from a clone URL."""
 
     url: str
 
@@ -219,7 +222,7 @@ class CloneUrlStrategy:
 
 @dataclass(frozen=True, slots=True)
 class BundleStrategy:
-    """Fetches from the git bundle beside the lock file."""
+    """Fetches the commits from the git bundle beside the lock file."""
 
     path: Path
     origin_url: str | None

@@ -31,7 +31,7 @@ _LONGEST_STATE: Final = 1 << 28
 
 
 class WatchStateError(ConfigurationError):
-    """The state file of a watch cannot be used."""
+    """The state file of a watch is invalid, or in a folder that does not exist."""
 
 
 class Watch(msgspec.Struct, frozen=True):
@@ -61,7 +61,7 @@ class Watch(msgspec.Struct, frozen=True):
 
 
 class News(msgspec.Struct, frozen=True):
-    """A new version, a new dataset, or an incident."""
+    """A message of a watch: a new version, a new dataset, or an incident."""
 
     watch: str
     kind: NewsKind
@@ -71,7 +71,7 @@ class News(msgspec.Struct, frozen=True):
 
 
 class WatchState(msgspec.Struct):
-    """The state of a watch after a run.
+    """The state of a watch after a run, so that the next run reports only later changes.
 
     Attributes
     ----------
@@ -97,7 +97,7 @@ class WatchFile(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
 
 
 class Channel(Protocol):
-    """A way to send news."""
+    """Sends news: by mail, to a webhook, or to a command."""
 
     @property
     def name(self) -> str:
@@ -232,7 +232,7 @@ def _digest(*values: str | None) -> str:
 
 
 def channel_id(kind: str, address: str) -> str:
-    """Return the id of a channel, from which its address cannot be read."""
+    """Return the id by which the state file names a channel; its address cannot be read from it."""
     return _digest(kind, address)
 
 

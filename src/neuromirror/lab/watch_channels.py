@@ -28,12 +28,15 @@ _SMTPS_PORT: Final = 465
 
 
 class DeliveryError(NeuromirrorError):
-    """News could not be delivered."""
+    """A channel did not accept the news."""
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookChannel:
-    """A URL that receives news as JSON: ``text``, as chat programs expect it, and ``news``."""
+    """Sends news to a URL as JSON: ``text``, as chat programs expect it, and ``news``.
+
+    ``allow_private`` is whether the URL may be on this machine or network.
+    """
 
     url: str = field(repr=False)
     allow_private: bool = False
@@ -180,7 +183,17 @@ class MailServer:
 
 @dataclass(frozen=True, slots=True)
 class MailChannel:
-    """A mail address."""
+    """Sends news to a mail address, through an SMTP server.
+
+    Attributes
+    ----------
+    address
+        The address of the recipient.
+    server
+        The SMTP server.
+    sender
+        The address of the sender.
+    """
 
     address: str
     server: MailServer

@@ -27,7 +27,7 @@ _FOLDER: Final = b"40000 "
 
 @dataclass(slots=True)
 class KeyLogs:
-    """The logs of one key.
+    """The logs on the git-annex branch about one key.
 
     Parameters
     ----------
@@ -139,9 +139,9 @@ class AnnexBranchReader:
 
 
 def present_values(log: bytes) -> list[str]:
-    """Return the values that a log marks as present, in the log's order.
+    """Return the values (URLs, UUIDs) that a git-annex log marks as present, in the log's order.
 
-    The newest line of each value counts.
+    If a log has several lines with one value, the newest one counts.
     """
     newest: dict[str, tuple[object, str]] = {}
     for line in parse_log(log):

@@ -32,9 +32,10 @@ _MISSING = (
 
 
 def work_tree_environment(*, credentials: bool = False) -> dict[str, str]:
-    """Return the environment for a program that discovers the repository by its working directory.
+    """Return the environment for a program, such as git-annex, that runs in a clone's work tree.
 
-    git then applies its own ownership check (``safe.directory``).
+    The program finds the repository by its working directory, so that git applies its own ownership
+    check (``safe.directory``).
 
     Parameters
     ----------
@@ -82,7 +83,8 @@ class AnnexClone:
     settings
         git configuration of the clone.
     delegation_reason
-        Why git-annex itself must get all files; None if this package can.
+        Why git-annex itself must get all files, such as an unsupported setting; None if this
+        package can.
 
     Attributes
     ----------

@@ -35,7 +35,10 @@ class TransferBusyError(NeuromirrorError):
 
 
 class AnnexObjectStore:
-    """The object directory of a clone; shared by threads; a context manager."""
+    """Writes content to the object directory of a clone (``.git/annex/objects``) as git-annex does.
+
+    It is shared by threads, and a context manager.
+    """
 
     def __init__(self, clone: AnnexClone) -> None:
         self._clone = clone

@@ -48,7 +48,10 @@ _COMMIT_HOOKS: Final = ("commitmessage-annex", "post-update-annex")
 
 
 class AnnexSettings:
-    """The configuration of a clone. As in git, names are lower case except for a subsection."""
+    """The git configuration of a clone, as far as git-annex obeys it when it gets files.
+
+    As in git, names are lower case except for a subsection.
+    """
 
     def __init__(self, values: Mapping[str, Sequence[str]]) -> None:
         self._values = values

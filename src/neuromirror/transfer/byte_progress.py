@@ -12,12 +12,14 @@ ByteProgress = Callable[[int, int], None]
 
 
 class ProgressMeter:
-    """Sum of received and expected bytes over all subdatasets.
+    """Sums the received and expected bytes of a download, and reports them after each change.
+
+    One meter serves a dataset and all its subdatasets.
 
     Parameters
     ----------
     progress
-        Called after each change, None for no progress reports.
+        Called after each change with both sums; None for no progress reports.
     """
 
     def __init__(self, progress: ByteProgress | None) -> None:

@@ -79,7 +79,11 @@ class ContentCheck:
 
 
 class EquivalentKeyCheck(ContentCheck):
-    """Check of a VURL key without recorded keys; computes the key to record for it."""
+    """Checks the size of a VURL key's content, and computes the key to record for the content.
+
+    A VURL key names a URL and no checksum. After its first download git-annex records the key with
+    the checksum, to verify later downloads.
+    """
 
     def __init__(self, size: int | None) -> None:
         super().__init__((), size, "size", Evidence.NONE if size is None else Evidence.SIZE)
@@ -103,7 +107,8 @@ def check_for(key: str, recorded: Sequence[str] = ()) -> ContentCheck | None:
     key
         Annex key.
     recorded
-        Keys recorded for a VURL key. As in git-annex, content that matches one of them is right.
+        For a VURL key, which has no checksum, the keys with checksums that git-annex recorded for
+        it. Content that matches one of them is right.
 
     Returns
     -------

@@ -23,7 +23,7 @@ class FetchTarget:
     headers
         Additional headers.
     explain
-        Returns the message of an error.
+        Returns the message for a failed request, without secrets.
     """
 
     connection: PersistentConnection

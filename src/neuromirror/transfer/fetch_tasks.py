@@ -10,7 +10,7 @@ from neuromirror.transfer.content_checks import ContentCheck, EquivalentKeyCheck
 
 @dataclass(frozen=True, slots=True)
 class FetchTask:
-    """A download task.
+    """A content to download.
 
     Parameters
     ----------
@@ -21,7 +21,7 @@ class FetchTask:
     urls
         URLs, in the order in which to try them.
     equivalent_keys
-        Keys recorded for a VURL key.
+        Keys with checksums that git-annex recorded for a VURL key.
     """
 
     key: str

@@ -56,7 +56,7 @@ _FAILURES: Final = (NetError, CredentialsError, MalformedS3UrlError, ContentMism
 
 
 class TransferStoppedError(NeuromirrorError):
-    """The run was stopped."""
+    """A download was stopped because the whole run was stopped."""
 
 
 class Fetcher:

@@ -25,7 +25,7 @@ NOT_HERE = "not here"
 
 
 class Health(StrEnum):
-    """The state of a URL."""
+    """The state of a URL: whether it serves the expected bytes, or why it does not."""
 
     OK = "ok"
     NOT_FOUND = "not-found"

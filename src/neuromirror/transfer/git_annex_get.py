@@ -106,7 +106,7 @@ def _final_replies(
 
 
 def checked_evidence(key: str, settings: AnnexSettings) -> Evidence | None:
-    """Return the kind of checksum that git-annex verified when it downloaded the content.
+    """Return the evidence for a content that git-annex has downloaded: the checksum in its key.
 
     Return None if git-annex may not have verified the content.
     """

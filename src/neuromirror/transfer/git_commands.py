@@ -9,9 +9,10 @@ from neuromirror.git import git_environment
 
 
 def disabled_filters() -> dict[str, str]:
-    """Return variables that disable all configured git filters except git-annex's.
+    """Return environment variables with which git runs no filter but git-annex's.
 
-    A foreign ``.gitattributes`` could activate any of them (git-lfs would contact its server).
+    A foreign ``.gitattributes`` could activate any filter that the user has configured (git-lfs
+    would contact its server).
     """
     done = subprocess.run(
         ["git", "config", "-z", "--name-only", "--get-regexp", r"^filter\."],

@@ -29,14 +29,14 @@ class ProbeResult(NamedTuple):
 
 
 class KnownDigests:
-    """Checksums known for one file: the one in its key, and those from other sources.
+    """The known checksums and size of one file, to compare with the headers of a reply.
 
     Parameters
     ----------
     key
         Annex key.
     proof
-        The checksum in the key, which takes precedence.
+        Checksum and size in the key, which take precedence.
     digests
         Checksums from other sources.
     """

@@ -27,7 +27,10 @@ def host_of(url: str) -> str:
 
 
 def host_at_fault(error: NeuromirrorError, url: str) -> str | None:
-    """Return the host of a URL if every request to the host would fail the same way."""
+    """Return the host of a URL if its error would be the same for every URL of the host.
+
+    Such errors are refused credentials and unreachable hosts. For other errors it returns None.
+    """
     if isinstance(error, CredentialsError) or (
         isinstance(error, HttpError) and error.status == 401
     ):

@@ -40,13 +40,13 @@ class KeyLocations:
     urls
         Supported URLs, the cheapest first, or those of a block of a volume.
     has_cheaper_remote
-        Whether a remote that only git-annex supports costs less than the URLs.
+        Whether git-annex would first try a remote that only it supports (``annex-cost``).
     has_other_source
         Whether there is such a remote at any cost, or a URL with another scheme.
     unconfigured_repositories
         Repositories that have the content and are not remotes of this clone.
     equivalent_keys
-        Keys recorded for a VURL key.
+        Keys with checksums that git-annex recorded for a VURL key.
     """
 
     urls: Sequence[str] = ()
@@ -71,7 +71,7 @@ class _WebRemote:
 
 
 class CloneRemotes:
-    """The remotes of a clone, from its configuration and its git-annex branch."""
+    """Determines where the content of keys is, from a clone's remotes and its git-annex branch."""
 
     def __init__(self, settings: AnnexSettings, branch: AnnexBranchReader) -> None:
         self._settings = settings

@@ -48,9 +48,11 @@ _MAX_ERROR_BYTES: Final = 1 << 12
 
 
 class PendingKeys:
-    """Keys whose content is stored, but not yet recorded in git-annex; a file of this process.
+    """A list on disk of the keys whose content is stored but not yet recorded in git-annex.
 
     Thread-safe; a context manager.
+
+    After a crash the next run reads it and records them.
     """
 
     def __init__(self, clone: AnnexClone) -> None:
@@ -124,7 +126,7 @@ class PendingKeys:
 
 
 class LocationRecorder:
-    """Records keys as present in this clone.
+    """Records in git-annex that this clone has the content of keys: on its branch, or in a journal.
 
     Parameters
     ----------
@@ -133,7 +135,7 @@ class LocationRecorder:
     commit
         Commit of the git-annex branch that the logs were read from.
     intentions
-        Keys that are not recorded yet.
+        The list of keys that are not recorded yet.
     """
 
     def __init__(self, clone: AnnexClone, commit: str, intentions: PendingKeys) -> None:

@@ -59,7 +59,7 @@ _WRITTEN_FOLDERS: Final = ("", "annex", "annex/objects", "hooks", "info", "logs"
 
 
 class RepositoryRefusedError(ConfigurationError):
-    """git would run programs, or follow symlinks, that came with the repository."""
+    """A repository's settings, hooks or symlinks could make git run programs or write elsewhere."""
 
 
 def check_restored_repository(

@@ -40,7 +40,7 @@ _USUAL_REGION: Final = "us-east-1"
 
 
 class MalformedS3UrlError(NeuromirrorError):
-    """A text that is not an ``s3://bucket/key`` URL."""
+    """The text is not an ``s3://bucket/key`` URL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,10 @@ class S3Access:
 
 
 def s3_settings(git_dir: Path) -> dict[tuple[str, str], str]:
-    """Return the settings of buckets in git's configuration, by bucket and name."""
+    """Return the settings ``neuromirror.BUCKET.NAME`` in a clone's git configuration.
+
+    The keys are (bucket, name). Such a setting is, for example, the region of a bucket.
+    """
     done = subprocess.run(
         ["git", "--git-dir", str(git_dir), "config", "-z", "--get-regexp", _SETTINGS],
         env=environment_without_secrets(),

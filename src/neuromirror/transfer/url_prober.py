@@ -48,7 +48,7 @@ STATUSES: Final[dict[Health, Status]] = {
 
 
 class Prober:
-    """Probes URLs; thread-safe."""
+    """Requests the headers of URLs, and compares them with the expected content; thread-safe."""
 
     def __init__(self, sessions: UrlSessions) -> None:
         self._sessions = sessions

@@ -41,7 +41,7 @@ _MAX_FAILURES: Final = 8
 
 
 def no_token(host: str) -> None:
-    """Return None, so that no host receives a token."""
+    """Return None for any host, so that no host receives a token; the default of ``token``."""
     return None
 
 
@@ -178,7 +178,7 @@ class UrlSessions:
 
 
 def allowed_addresses(folder: Path) -> tuple[str, ...]:
-    """Return ``annex.security.allowed-ip-addresses`` as git reads it in a folder."""
+    """Return the values of ``annex.security.allowed-ip-addresses`` that git reads in a folder."""
     done = subprocess.run(
         ["git", "-C", str(folder), "config", "--get", ALLOWED_ADDRESSES],
         env=environment_without_secrets(),
@@ -190,7 +190,10 @@ def allowed_addresses(folder: Path) -> tuple[str, ...]:
 
 
 def setting_command(folder: Path) -> str:
-    """Return the command that changes the git configuration that applies in a folder."""
+    """Return the command that an error message recommends for a setting that applies in a folder.
+
+    It is ``git config`` in a repository, otherwise ``git config --global``.
+    """
     done = subprocess.run(
         ["git", "-C", str(folder), "rev-parse", "--git-dir"],
         env=environment_without_secrets(),

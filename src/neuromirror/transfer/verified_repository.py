@@ -53,7 +53,7 @@ class VerifiedEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CommitDescription:
-    """A commit and its description.
+    """A commit and its ``.neuromirror/dataset.json``, which describes the version.
 
     Parameters
     ----------
@@ -62,13 +62,13 @@ class CommitDescription:
     label, dataset, state
         Version label, dataset and state digest; empty if the commit was not minted.
     form
-        Form of the dataset, as in its description.
+        ``files``, or ``manifest`` for a dataset of which most files are not in git.
     manifest_only_files
         Number of files that are in the manifest but not in git.
     subdatasets
         ``id``, ``state``, ``files`` and ``bytes`` of the subdatasets, by git path.
     document
-        The whole description.
+        The whole content of ``.neuromirror/dataset.json``; empty if the commit was not minted.
     """
 
     commit: str
@@ -83,7 +83,9 @@ class CommitDescription:
 
 
 class VerifiedRepository:
-    """A git repository; shared by threads; a context manager.
+    """Reads a git repository and hashes every object; shared by threads; a context manager.
+
+    An object whose content does not match its id raises :class:`ObjectDamagedError`.
 
     Parameters
     ----------

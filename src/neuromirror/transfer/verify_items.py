@@ -41,13 +41,16 @@ class InspectedEntry:
 
 
 def unreadable_entry(entry: VerifiedEntry, path: str, error: ObjectDamagedError) -> InspectedEntry:
-    """Return the result for an entry whose git object cannot be read."""
+    """Return the entry with an error as its only finding, because its git object cannot be read.
+
+    ``path`` is the path in the outermost dataset.
+    """
     finding = Finding(status="error", path=path, kind="document", message=str(error))
     return InspectedEntry(entry, None, (finding,))
 
 
 def select_all(path: bytes) -> bool:
-    """Return True for every path."""
+    """Return True for every path: the selection of a whole dataset."""
     return True
 
 

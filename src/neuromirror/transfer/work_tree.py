@@ -47,7 +47,7 @@ _R = TypeVar("_R")
 
 
 class VerificationStoppedError(Exception):
-    """The results are no longer needed."""
+    """Stops the threads of a verification, because the caller needs no further results."""
 
 
 def map_in_order(
@@ -94,7 +94,7 @@ def _grouped(entries: Iterable[tuple[VerifiedEntry, int]]) -> Iterator[list[Veri
 
 
 class WorkTreeInspector:
-    """Inspects the files in the work trees of clones, in ``jobs`` threads."""
+    """Compares the files in the work trees of clones with their commits, in ``jobs`` threads."""
 
     def __init__(self, scope: VerifyScope, jobs: int) -> None:
         self._scope = scope
@@ -238,7 +238,7 @@ def verify_plain_files(
         Expected files, with paths relative to the folder. Findings among them are yielded
         unchanged.
     missing_status
-        The status of a missing file.
+        The status of the finding for a missing file.
     """
     stop = threading.Event()
     root = os.fsencode(folder) + b"/"
@@ -289,7 +289,7 @@ def _read(descriptor: int, size: int, hashing: Hasher, stop: threading.Event) ->
 def compare_content(
     key: str, path: str, proof: KeyChecksum, size: int, checksum_by: Callable[[KeyChecksum], str]
 ) -> Finding:
-    """Compare content with its key.
+    """Return whether content has the size and checksum in its key, as a finding.
 
     Parameters
     ----------

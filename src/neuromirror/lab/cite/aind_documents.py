@@ -20,7 +20,7 @@ _NAME: Final = "AIND asset"
 
 
 def read(documents: Documents) -> UpstreamMetadata:
-    """Return the metadata in the sidecars; empty without sidecars."""
+    """Return the citation metadata in the sidecars of an AIND asset; empty without sidecars."""
     joined = documents.parsed(DOCUMENTS[1])
     about = documents.parsed(DOCUMENTS[0]) or mapping(joined.get("data_description"))
     others = mapping(joined.get("other_identifiers")) or mapping(joined.get("external_links"))

@@ -159,7 +159,10 @@ class _Bag:
 
 
 def omission_reason(one: CitedFile) -> str:
-    """Return why a bag cannot contain a file, or an empty text."""
+    """Return why a bag cannot contain a file: no md5 or sha256, no web URL, an unsuitable name.
+
+    The result is empty if it can.
+    """
     if one.digest is None or one.digest[0] not in ("sha256", "md5"):
         return "it has no sha256 or md5"
     if not one.web_urls:

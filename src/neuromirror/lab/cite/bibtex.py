@@ -29,7 +29,7 @@ _VERBATIM: Final = str.maketrans({"{": "%7B", "}": "%7D", "\\": "%5C", " ": "%20
 
 
 def write_bibtex(collection: CitationCollection) -> Iterator[str]:
-    """Yield a head of comments, and one entry per work."""
+    """Yield the text of a ``.bib`` file: a head of comments, and one entry per work."""
     yield _HEAD
     for key, work in zip(collection.keys(), collection.works, strict=True):
         fields = "".join(f"  {name:<9} = {{{value}}},\n" for name, value in _fields(work) if value)

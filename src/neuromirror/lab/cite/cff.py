@@ -25,7 +25,7 @@ _NOT_YAML: Final = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\u
 
 
 def write_cff(collection: CitationCollection) -> Iterator[str]:
-    """Yield the content of the file."""
+    """Yield the text of a ``CITATION.cff`` file."""
     only = collection.single_work
     if only is not None:
         fields = _work_fields(only)

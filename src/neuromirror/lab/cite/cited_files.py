@@ -65,7 +65,7 @@ class CitedFile:
 
 @dataclass(frozen=True, slots=True)
 class CitedDocument:
-    """A document of upstream, a plain file in git."""
+    """A document of upstream in a version, which is a plain file in git (not annexed)."""
 
     path: str
     content: bytes

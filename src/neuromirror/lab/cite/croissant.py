@@ -67,7 +67,7 @@ _CONTEXT: Final[dict[str, Any]] = {
 
 
 def write_croissant(collection: CitationCollection, *, files: bool) -> Iterator[str]:
-    """Yield the content of the file; without ``files`` it has no distribution."""
+    """Yield the text of a Croissant file (JSON-LD); without ``files`` it lists no files."""
     head = without_empty({"@context": _CONTEXT, "@type": "sc:Dataset", **_about(collection)})
     yield f"{compact_json(head)[:-1]}"
     omitted = 0

@@ -12,7 +12,7 @@ from neuromirror.lab.cite.works import Agent, CitationCollection, CitedWork, Per
 
 
 def write_csl(collection: CitationCollection) -> Iterator[str]:
-    """Yield one JSON list with one item per work."""
+    """Yield the text of a CSL-JSON file: one list with one item per work."""
     items = [
         _item(key, work) for key, work in zip(collection.keys(), collection.works, strict=True)
     ]

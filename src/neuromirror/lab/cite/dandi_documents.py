@@ -22,7 +22,7 @@ _RELATION: Final = "dcite:"
 
 
 def read(documents: Documents) -> UpstreamMetadata:
-    """Return the metadata in the document; empty without a document."""
+    """Return the citation metadata in ``dandiset.yaml``; empty without that document."""
     about = documents.parsed(DOCUMENT)
     contributors = list(mappings(about.get("contributor")))
     cited = [one for one in contributors if one.get("includeInCitation") is True]

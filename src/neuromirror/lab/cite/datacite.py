@@ -41,7 +41,7 @@ _RELATIONS: Final = frozenset(
 
 
 def write_datacite(collection: CitationCollection) -> Iterator[str]:
-    """Yield one record, or a list of records for several works."""
+    """Yield DataCite JSON: one record, or a list of records for several works."""
     records = [_record(work) for work in collection.works]
     yield indented_json(records if collection.single_work is None else records[0])
 

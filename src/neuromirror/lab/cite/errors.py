@@ -14,8 +14,11 @@ class NothingToCiteError(ConfigurationError):
 
 
 class StateUnavailableError(NeuromirrorError):
-    """A pinned state is neither in the store nor in the files beside the lock file."""
+    """A pinned state cannot be cited.
+
+    Neither the store nor the files beside the lock file have it.
+    """
 
 
 class FormatUnsuitableError(ConfigurationError):
-    """A format does not support the request."""
+    """A citation format does not support the request, such as a bag (a folder) as one text."""

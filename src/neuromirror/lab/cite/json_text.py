@@ -28,7 +28,7 @@ def _escaped(text: str) -> str:
 
 
 def without_empty(table: dict[str, Any]) -> dict[str, Any]:
-    """Return the table without None and empty values; zeros are kept."""
+    """Return a JSON object without null and empty members; zeros and False are kept."""
     return {
         name: value
         for name, value in table.items()

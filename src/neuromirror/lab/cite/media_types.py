@@ -23,6 +23,6 @@ _BY_ENDING: Final = {
 
 
 def media_type(path: str) -> str:
-    """Return the media type of a file name."""
+    """Return the media type (MIME type) for the extension of a file name."""
     ending = path.rpartition("/")[2].rpartition(".")[2]
     return _BY_ENDING.get(ending.casefold(), _OTHER)

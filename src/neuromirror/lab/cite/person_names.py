@@ -26,7 +26,10 @@ _FAMILY_FIRST: Final = ("CJK UNIFIED", "HANGUL", "HIRAGANA", "KATAKANA")
 def make_person(
     name: Any, orcid: Any = None, affiliations: Sequence[Organisation] = ()
 ) -> Person | None:
-    """Return a person without academic degrees, or None without a name."""
+    """Return the record of a person, from untrusted JSON values; None without a name.
+
+    Academic degrees are removed from the name, and an invalid ORCID is ignored.
+    """
     whole = without_degrees(plain_text(name).strip(" ,;"))
     if not whole:
         return None
@@ -35,7 +38,7 @@ def make_person(
 
 
 def make_organisation(name: Any, ror: Any = None) -> Organisation | None:
-    """Return an organisation, or None without a name."""
+    """Return the record of an organisation, from untrusted JSON values; None without a name."""
     found = plain_text(name)
     return Organisation(found, ror_of(ror)) if found else None
 

@@ -19,12 +19,15 @@ def license_phrase(work: CitedWork) -> str:
 
 
 def retrieval_phrase(work: CitedWork) -> str:
-    """Return the ids of the state, without a final full stop that readers could copy with them."""
+    """Return ``Retrieved as <SWHID>, state <digest>``, the ids of the retrieved state.
+
+    It has no full stop at its end, which readers could copy with the digest.
+    """
     return f"Retrieved as {work.qualified_swhid}, state {work.digest}"
 
 
 def remarks(work: CitedWork) -> list[str]:
-    """Return the notes that follow a text citation, as complete sentences."""
+    """Return sentences that follow a citation: requests to cite, derivation, selected files."""
     mirror = work.state.name.partition(":")[0]
     requests = "; ".join(f'"{one}"' for one in work.citation_requests)
     inputs = "; ".join(work.inputs)
@@ -39,7 +42,10 @@ def remarks(work: CitedWork) -> list[str]:
 
 
 def unlisted_remarks(work: CitedWork) -> list[str]:
-    """Return sentences about the files that a list of files omits."""
+    """Return sentences with the number of files that the citation's list of files omits.
+
+    They are in subdatasets, outside the git tree, or not mirrored.
+    """
     subdatasets = len(work.subdatasets)
     inside = sum(files for _, files, _ in work.subdatasets)
     has = "has" if work.left_out == 1 else "have"
@@ -55,7 +61,7 @@ def unlisted_remarks(work: CitedWork) -> list[str]:
 
 
 def description_or_summary(work: CitedWork) -> str:
-    """Return the description of upstream, or title, number of files and size."""
+    """Return upstream's description of a work; without one, its title, number of files and size."""
     if work.description:
         return work.description
     return f"{work.title}: {count_of(work.files, 'file')}, {work.bytes} bytes."

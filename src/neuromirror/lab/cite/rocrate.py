@@ -41,7 +41,7 @@ _SAFE: Final = "/:@!$&'()*+,;=~?#[]%"
 
 
 def write_rocrate(collection: CitationCollection, *, files: bool) -> Iterator[str]:
-    """Yield ``ro-crate-metadata.json``; without ``files`` it has no entities of files."""
+    """Yield the text of ``ro-crate-metadata.json``; without ``files`` it lists no files."""
     context = _Context()
     seen: set[int] = set()
     only = collection.single_work

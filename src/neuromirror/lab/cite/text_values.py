@@ -16,7 +16,10 @@ _DAY: Final = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})(?:[T ]|\Z)")
 
 
 def plain_texts(value: Any) -> tuple[str, ...]:
-    """Return the plain texts of a list or of one text, in order, without duplicates."""
+    """Return the texts in a JSON value without markup and duplicates.
+
+    The value is a text or a list of texts.
+    """
     found = [
         plain_text(one) for one in (value[:MAX_MEMBERS] if isinstance(value, list) else [value])
     ]
@@ -37,7 +40,7 @@ def doi_of(value: Any) -> str | None:
 
 
 def day(value: Any) -> date | None:
-    """Return the day of an ISO 8601 date or time, or None."""
+    """Return the day of an ISO 8601 date or time; None for any other value."""
     found = _DAY.match(value) if isinstance(value, str) else None
     if found is None:
         return None
@@ -48,7 +51,10 @@ def day(value: Any) -> date | None:
 
 
 def license_of(value: Any) -> License | None:
-    """Return the license in a text: ``spdx:CC-BY-4.0``, ``CC BY 4.0``, a URL, a sentence."""
+    """Return the license that a text names; None without a text.
+
+    The text may be ``spdx:CC-BY-4.0``, ``CC BY 4.0``, a URL or a sentence.
+    """
     name = plain_text(value)
     spdx = spdx_id(name)
     if spdx is not None:

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 
 class Documents(Protocol):
-    """The documents of one version."""
+    """The documents of one version, as the readers of citation metadata need them."""
 
     def parsed(self, path: str) -> Mapping[str, Any]:
         """Return the JSON object in a document; empty without a document."""

@@ -65,7 +65,17 @@ class Funder:
 
 @dataclass(frozen=True, slots=True)
 class License:
-    """A license: its upstream name, its SPDX id if known, and its URL."""
+    """A license.
+
+    Attributes
+    ----------
+    name
+        The SPDX id if it is known, otherwise upstream's text.
+    spdx
+        The SPDX id; None if unknown.
+    url
+        The URL of the license; None if unknown.
+    """
 
     name: str
     spdx: str | None = None

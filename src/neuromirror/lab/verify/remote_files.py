@@ -39,7 +39,7 @@ from neuromirror.transfer.verify_items import (
 
 
 class GitUrlCollector:
-    """Collects the files of clones and their URLs."""
+    """Collects the annexed files of clones with their URLs, to be verified there."""
 
     def __init__(self, scope: VerifyScope) -> None:
         self._is_selected = scope.is_selected

@@ -18,7 +18,7 @@ from neuromirror.transfer.findings import Finding
 
 
 class StateCheck(Protocol):
-    """An incremental comparison of a dataset's state."""
+    """Compares a dataset's files with its expected state, one file after the other."""
 
     def add(self, path: bytes, line: bytes) -> None:
         """Add the canonical line of the next file or subdataset, in order of path."""
@@ -30,7 +30,20 @@ class StateCheck(Protocol):
 
 
 def annexed_file_line(path: bytes, key: str) -> bytes:
-    """Return the canonical manifest line of an annexed file, from its key; raises ValueError."""
+    """Return the line of the canonical manifest for an annexed file.
+
+    Parameters
+    ----------
+    path
+        The path in git.
+    key
+        The annex key, which contains the digest and the size.
+
+    Raises
+    ------
+    ValueError
+        The text is not an annex key.
+    """
     parts, digest = parse_key(key), key_digest(key)
     if digest is None:
         return manifest_line(path, "none", parts.size)
@@ -40,7 +53,7 @@ def annexed_file_line(path: bytes, key: str) -> bytes:
 
 
 class GitStateCheck:
-    """State check for a dataset whose files are all in git."""
+    """Computes the state digest of a dataset whose files are all in git, and compares it."""
 
     def __init__(self, expected: str) -> None:
         self._expected = expected
@@ -60,9 +73,10 @@ class GitStateCheck:
 
 
 class ManifestStateCheck:
-    """Checks the state of a dataset with a manifest.
+    """Checks the state of a dataset of which git has only a part of the files.
 
-    git must contain exactly the files that the manifest lists as in git.
+    The manifest beside the lock file must have the expected state, and git must contain exactly the
+    files that the manifest lists as in git.
     """
 
     def __init__(self, expected: str, manifest: Path) -> None:

@@ -66,8 +66,7 @@ class BucketSource:
         Whether this is the source for the private store.
     shaping
         Names of a subclass's options on which the records of a listing depend; a change of one
-        makes memos
-    invalid.
+        makes memos invalid.
     """
 
     def __init__(

@@ -79,8 +79,7 @@ class VolumeListing(Listing):
         Results of earlier visits; the session for requests; the mirror's options.
     facts, documents
         Facts and documents of the volume, including its Zarr metadata. The listing adds an
-        attribute to the
-    facts that describes how many blocks were checked.
+        attribute to the facts that describes how many blocks were checked.
     reload_volume
         Reads the volume's description again and plans it, to confirm that it is the same.
     signal
