@@ -30,7 +30,10 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
 class BufferedSocket:
-    """A socket with the receive buffer of its :class:`PersistentConnection`."""
+    """A connected socket with the receive buffer of its :class:`PersistentConnection`.
+
+    ``wait`` is the timeout in seconds for the next bytes.
+    """
 
     __slots__ = ("_flags", "_sock", "_wait", "capacity", "filled", "view")
 
@@ -91,7 +94,12 @@ class BufferedSocket:
 
 @dataclass(slots=True)
 class PlainResponse:
-    """A response whose body is read here; it starts at ``body_offset`` in the buffer."""
+    """A response with a plain body of known length (not chunked or compressed).
+
+    Its body starts at ``body_offset`` in the buffer of ``connection``; ``start`` is the offset of
+    the body's first byte in the file, ``length`` and ``remaining`` its bytes and those not yet
+    read.
+    """
 
     connection: BufferedSocket
     host: str
@@ -104,12 +112,13 @@ class PlainResponse:
 
 
 def parse_response(connection: BufferedSocket, end: int, host: str) -> PlainResponse | str | None:
-    """Parse a response head of length ``end`` in the buffer.
+    """Parse the head of a response, the first ``end`` bytes in the buffer of a connection.
 
     Returns
     -------
     PlainResponse or str or None
-        A simple response, the target of a redirect, or None for any other response.
+        A response with a plain body, the target of a redirect, or None for any other response,
+        which the caller requests again through its session.
     """
     head = bytes(connection.view[:end])
     status = _PLAIN_HEAD.fullmatch(head)

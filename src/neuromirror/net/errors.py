@@ -8,7 +8,7 @@ from neuromirror.model import ConfigurationError, NeuromirrorError
 
 
 class NetError(NeuromirrorError):
-    """A request that failed.
+    """A request failed; the base class of the errors of this package.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class NetError(NeuromirrorError):
 
 
 class CredentialsError(ConfigurationError):
-    """Credentials that are configured and cannot be used: missing, expired, locked or unreadable.
+    """Configured credentials cannot be used: they are missing, expired, locked or unreadable.
 
     The message contains no part of a credential.
 
@@ -48,21 +48,21 @@ class CredentialsError(ConfigurationError):
 
 
 class UnreachableError(NetError):
-    """No complete response: unknown host name, connection refused or lost, TLS failure."""
+    """No complete response arrived: unknown host name, connection refused or lost, TLS failure."""
 
     transient = True
 
 
 class RequestTimeoutError(UnreachableError):
-    """No complete response within the time limit."""
+    """No complete response arrived within the time limit."""
 
 
 class IncompleteResponseError(UnreachableError):
-    """A response that ended early."""
+    """A response ended before its stated length."""
 
 
 class CircuitOpenError(UnreachableError):
-    """A request that was not sent because its host kept failing.
+    """A request was not sent, because earlier requests to its host kept failing.
 
     Raised by :class:`~neuromirror.net.HostCircuitBreaker`.
 
@@ -90,7 +90,7 @@ class CircuitOpenError(UnreachableError):
 
 
 class UnsafeAddressError(NetError):
-    """A URL that must not be requested: not HTTP(S), or on this machine or a private network.
+    """A URL must not be requested: it is not HTTP(S), or on this machine or a private network.
 
     Attributes
     ----------
@@ -106,19 +106,19 @@ class UnsafeAddressError(NetError):
 
 
 class ResponseTooLargeError(NetError):
-    """A response body over the size limit, which applies after decompression."""
+    """A response body exceeds the size limit, which applies after decompression."""
 
 
 class InvalidJsonError(NetError):
-    """A successful response whose body is not valid JSON."""
+    """The body of a successful response is not valid JSON."""
 
 
 class WebPageError(NetError):
-    """A successful response with a web page instead of an object: a proxy's login or error page."""
+    """A successful response is a web page instead of an object: a proxy's login or error page."""
 
 
 class HttpError(NetError):
-    """A response with an error status.
+    """A server responded with an error status.
 
     Attributes
     ----------
@@ -154,53 +154,62 @@ class HttpError(NetError):
 
 
 class NotFoundError(HttpError):
-    """HTTP 404 or 410."""
+    """The server responded with HTTP 404 or 410: there is nothing at the URL."""
 
 
 class AccessDeniedError(HttpError):
-    """HTTP 401 or 403: a token is missing or was refused."""
+    """The server responded with HTTP 401 or 403: a token is missing or was refused."""
 
 
 class CredentialsRefusedError(HttpError):
-    """The credentials themselves are refused: expired, unknown or wrongly signed."""
+    """The server refused the credentials themselves: expired, unknown or wrongly signed."""
 
 
 class TooManyRequestsError(HttpError):
-    """HTTP 429 after all attempts; ``retry_after`` in seconds, None if unspecified."""
+    """The server responded with HTTP 429 to all attempts.
+
+    ``retry_after`` is the requested wait in seconds, None if unspecified.
+    """
 
     transient = True
     retry_after: float | None = None
 
 
 class ServerError(HttpError):
-    """A 5xx status after all attempts; ``retry_after`` in seconds, None if unspecified."""
+    """The server responded with a 5xx status to all attempts.
+
+    ``retry_after`` is the requested wait in seconds, None if unspecified.
+    """
 
     transient = True
     retry_after: float | None = None
 
 
 class RetryAfterTooLongError(HttpError):
-    """The server requests a longer wait than the limit; ``retry_after`` in seconds."""
+    """The server requests a wait that exceeds the limit; ``retry_after`` is the wait in seconds."""
 
     retry_after: float = 0.0
 
 
 class WrongRegionError(HttpError):
-    """The bucket is in another region than configured; ``region`` is the right one."""
+    """A bucket is in another region than configured; ``region`` is the right one."""
 
     region: str = ""
 
 
 class ObjectChangedError(NetError):
-    """The ETag of an object differs from the listed one."""
+    """An object has another ETag than the listing stated: it was overwritten."""
 
 
 class InvalidListingError(NetError):
-    """An inconsistent page of a listing; the listing is discarded."""
+    """A page of a bucket's listing is malformed or contradicts another.
+
+    The listing is discarded.
+    """
 
 
 class ListingTooLongError(InvalidListingError):
-    """A listing over the limits; see :class:`~neuromirror.net.ListingLimits`."""
+    """A listing exceeds a limit of :class:`~neuromirror.net.ListingLimits`."""
 
 
 def root_cause_text(error: BaseException) -> str:

@@ -32,7 +32,10 @@ _INTERIM: Final = 20
 
 
 class Deadline(threading.local):
-    """The deadline of the calling thread's current request (monotonic seconds), or None."""
+    """The time by which the calling thread's current request must finish.
+
+    ``expires_at`` is in seconds of ``time.monotonic``, None without a deadline.
+    """
 
     expires_at: float | None = None
 
@@ -120,7 +123,7 @@ class _Response(http.client.HTTPResponse):
 
 
 def allow_private_hint(address: str) -> str:
-    """Return how to allow a mirror to connect to a private address."""
+    """Return the end of an error message: which setting allows a refused private address."""
     return (
         "if this archive is on your own network, set allow_private = true in the mirror's "
         "configuration file"
@@ -185,9 +188,18 @@ def resolve_allowed_addresses(
 
 
 def refuse_behind_proxy(host: str, redacted_url: str, *, allow_private: bool) -> None:
-    """Raise UnsafeAddressError for a host that must not be requested through a proxy.
+    """Raise UnsafeAddressError if a host must not be requested through a proxy.
 
     The proxy resolves names, so only IP address literals and known names can be checked here.
+
+    Parameters
+    ----------
+    host
+        The host.
+    redacted_url
+        The URL for the message.
+    allow_private
+        Whether private addresses are allowed.
     """
     address = literal_address(host)
     why = host_name_refusal(host)

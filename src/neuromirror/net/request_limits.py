@@ -81,7 +81,10 @@ def requested_wait(headers: Mapping[str, str], detail: str | None) -> float | No
 
 
 def format_wait(seconds: float, detail: str | None) -> str:
-    """Return the wait that a response requests as text for a message."""
+    """Return for a message how long to wait: ``90 seconds, until 2024-03-01 12:00 UTC``.
+
+    ``detail`` is the message in the response, which may request a wait until tomorrow.
+    """
     found = _THROTTLE_MESSAGE.search(detail or "")
     if found is not None and found[2]:
         return "until tomorrow"

@@ -125,7 +125,11 @@ def _reject_constant(constant: str) -> Any:
 
 
 def parse_json(body: bytes, content_type: str, url: str) -> Any:
-    """Return the value of a JSON body; raises :class:`InvalidJsonError` for any other body."""
+    """Return the value of a JSON body; raise :class:`InvalidJsonError` if it is not JSON.
+
+    A web page in place of JSON is mentioned in the message, for which ``content_type`` and ``url``
+    are needed.
+    """
     start = body[:200].lstrip().lower()
     kind = content_type.partition(";")[0].strip().lower()
     if start.startswith(b"<") or kind in ("text/html", "application/xhtml+xml"):

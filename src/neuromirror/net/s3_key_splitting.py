@@ -29,14 +29,17 @@ def common_prefix_length(one: bytes, other: bytes) -> int:
 
 
 def folder_below(key: bytes, above: bytes) -> bytes | None:
-    """Return the folder of ``key`` directly below ``above``; None if the key is in ``above``."""
+    """Return the subfolder of ``above`` that contains ``key``, with its slash.
+
+    The result is None if the key is directly in ``above``, or not below it.
+    """
     slash = key.find(b"/", len(above))
     return None if slash < 0 or not key.startswith(above) else key[: slash + 1]
 
 
 @dataclass(frozen=True, slots=True)
 class KeyInterpolator:
-    """Keys with a common prefix, treated as numbers.
+    """Estimates keys ahead in a range of keys, by treating keys with a common prefix as numbers.
 
     Attributes
     ----------
@@ -97,7 +100,7 @@ def fit_interpolator(
     Returns
     -------
     KeyInterpolator or None
-        None if the keys differ in bytes other than printable ASCII.
+        The interpolator; None if the keys differ in bytes other than printable ASCII.
     """
     base = above
     if until is not None and until.startswith(above):

@@ -44,7 +44,7 @@ class _Memo(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ListableBucket(Protocol):
-    """The interface of a bucket that a listing uses."""
+    """The methods of a bucket that a listing uses."""
 
     uri: str
     page_size: int

@@ -62,7 +62,19 @@ class ObjectRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """A page of a listing: rows in key order, common prefixes and continuation markers."""
+    """A page of a bucket's listing.
+
+    Attributes
+    ----------
+    rows
+        The objects, versions or delete markers, in key order.
+    prefixes
+        The common prefixes: folders, in a listing with a delimiter.
+    truncated
+        Whether further pages follow.
+    token, next_key, next_version
+        The markers with which the next page is requested.
+    """
 
     rows: list[ObjectRow]
     prefixes: list[bytes]
@@ -73,7 +85,10 @@ class Page(msgspec.Struct, frozen=True):
 
 
 def decode_key(name: str, *, encoded: bool) -> bytes:
-    """Return the bytes of an object's key from its name in a page of a listing."""
+    """Return the bytes of an object's key from its text in a page of a listing.
+
+    ``encoded`` is whether the server percent-encoded it (``encoding-type=url``).
+    """
     if not encoded:
         return name.encode()
     if "+" in name:
@@ -109,12 +124,12 @@ _TAIL: Final = "</ListBucketResult>"
 
 
 def parse_page(body: bytes, uri: str, *, versions: bool = False) -> Page:
-    """Parse an XML body.
+    """Parse one page of a bucket's listing (ListObjectsV2 or ListObjectVersions).
 
     Parameters
     ----------
     body
-        The body of the response.
+        The body of the response, in XML.
     uri
         The URI of the bucket, for messages.
     versions

@@ -36,7 +36,31 @@ _PAGES_PER_SPLIT: Final = 32
 
 @dataclass(eq=False, slots=True)
 class KeyRange:
-    """A range of keys that is not listed yet, with candidate keys for splitting it."""
+    """A range of keys that is not listed yet, with what is known for splitting it.
+
+    Attributes
+    ----------
+    start, version
+        The key (and version id) after which the range starts.
+    until
+        The last key of the range; None for an open range.
+    level
+        The folder in which keys for a split are looked for.
+    split_keys
+        Keys at which the range can be split.
+    pages
+        The number of pages that were read of it.
+    misses
+        The number of splits at keys with nothing behind them.
+    probing
+        Whether a worker is looking for keys for a split.
+    flat
+        Whether the range has no folders to split at.
+    seen_keys
+        Keys of the last page.
+    parent
+        The range from which it was split.
+    """
 
     start: bytes
     until: bytes | None
@@ -54,7 +78,7 @@ class KeyRange:
 def clip_page(
     key_range: KeyRange, page: Page, digest: bytes, *, versions: bool
 ) -> tuple[PageCoverage, list[ObjectRow]]:
-    """Clip a page to a range.
+    """Remove the rows of a page beyond the end of its range, and determine where to continue.
 
     Parameters
     ----------
@@ -101,7 +125,7 @@ def clip_page(
 
 
 class ParallelLister:
-    """Lists ranges of keys in parallel. An instance is used for one listing.
+    """Lists ranges of a bucket's keys in parallel; splits ranges while workers are idle.
 
     Parameters
     ----------

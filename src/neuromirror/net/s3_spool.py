@@ -33,7 +33,7 @@ _MAX_PAGE_BYTES: Final = 2**25
 
 
 class ListingIdentity(msgspec.Struct, frozen=True, array_like=True):
-    """Identifies the listing that a spool belongs to."""
+    """The properties of a listing that must be equal to resume it from the pages in a spool."""
 
     uri: str
     prefix: bytes
@@ -87,14 +87,14 @@ def page_digest(body: bytes) -> bytes:
 
 
 class ListingSpool:
-    """Coverage and bodies of pages, in a file in ``workspace`` or in a temporary file.
+    """The received pages of a listing, with the keys that each covers, in a file.
 
     Parameters
     ----------
     workspace
-        The directory; None for a temporary file.
+        The directory of the file; None for a temporary file.
     identity
-        Identifies the listing.
+        Identifies the listing; pages of another one are discarded.
     """
 
     def __init__(self, workspace: Path | None, identity: ListingIdentity) -> None:

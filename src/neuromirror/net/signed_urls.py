@@ -14,14 +14,14 @@ _ENDS: Final = r"\s'\"<>"
 
 
 class SignedUrlPattern:
-    """Matches URLs that contain user info or a signing query parameter.
+    """Finds URLs that contain user info or the query parameter of a signature, in long texts.
 
     Parameters
     ----------
     schemes
         Regular expression of the URL schemes.
     names
-        Regular expression of the parameter names.
+        Regular expression of the names of signing parameters.
     marks
         The characters that may precede a parameter.
     """

@@ -8,7 +8,7 @@ from neuromirror.model import declare_secrets
 
 
 class TokenSource:
-    """A token that is read on demand and never stored.
+    """Returns the token for an API, read from the environment on demand and never stored.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 
 class TrafficCounter:
-    """Adds up the traffic of each host. Thread-safe."""
+    """Adds up the requests and bytes of each host. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -87,13 +87,16 @@ def count_traffic(counter: TrafficCounter) -> Iterator[None]:
 
 
 def record_traffic(host: str, more: Traffic) -> None:
-    """Add traffic to every counter of this context."""
+    """Add requests and bytes of a host to every counter of this context (:func:`count_traffic`)."""
     for counter in _COUNTERS.get():
         counter.add(host, more)
 
 
 class ContextThreadPool(ThreadPoolExecutor):
-    """A thread pool whose tasks run in the context of their submitter."""
+    """A thread pool whose tasks run in the context variables of the thread that submits them.
+
+    So the traffic of its tasks is counted for the submitter (:func:`count_traffic`).
+    """
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Submit a task, to run in the context of the caller.

@@ -267,7 +267,7 @@ def host_name_refusal(host: str) -> str | None:
 
 
 def permanent_refusal(url: str) -> str | None:
-    """Return why the host of a URL is refused under all settings, or None; no DNS lookup.
+    """Return why no setting can allow a request to the host of a URL; None if one can.
 
     Parameters
     ----------
@@ -290,7 +290,7 @@ def permanent_refusal(url: str) -> str | None:
 
 
 def address_refusal(address: IPAddress, *, allow_private: bool) -> str | None:
-    """Return why an address must not be requested, or None.
+    """Return why an IP address must not be requested; None if it may be.
 
     Link-local addresses, metadata services of clouds, multicast and reserved addresses are always
     refused; loopback and private ones are allowed with ``allow_private``.

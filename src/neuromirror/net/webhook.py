@@ -16,7 +16,10 @@ _SECONDS: Final = 30.0
 
 
 class WebhookError(NeuromirrorError):
-    """A webhook did not accept a document. Messages contain the host only; the path is a secret."""
+    """A webhook did not accept a document.
+
+    The message contains only the host: the rest of the URL is a secret.
+    """
 
 
 def webhook_host(url: str) -> str:

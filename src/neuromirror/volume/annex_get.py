@@ -28,11 +28,11 @@ _EXIT_TIMEOUT: Final = 10.0
 
 
 class AnnexNotInitializedError(NeuromirrorError):
-    """A clone in which git-annex cannot be initialized."""
+    """git-annex cannot be initialized in a clone."""
 
 
 class AnnexGet:
-    """Fetches annexed files of a clone; shared by threads.
+    """Fetches annexed files of a clone with a running git-annex process; shared by threads.
 
     git-annex does the transfer, so that all remotes of the clone can be used, its checks apply, and
     the content stays in the clone.

@@ -33,7 +33,7 @@ class OpenVolume:
     Attributes
     ----------
     volume : Volume
-        The position of the voxels upstream.
+        The positions, types and sizes of the voxels, with only the opened level.
     name : str
         The dataset (``bossdb:collection/experiment/channel``) or the name of the folder.
     version : str
@@ -140,7 +140,7 @@ def volume_context(
     Yields
     ------
     OpenVolume
-        The array, the description and the files.
+        The description and the files of the level; they are closed at the end of the block.
     """
     found = open_volume(path_or_version, level, store=store, index=index)
     try:
@@ -156,7 +156,7 @@ def open_volume(
     store: str | os.PathLike[str] | None = None,
     index: str | os.PathLike[str] | None = None,
 ) -> OpenVolume:
-    """Open a volume with its metadata.
+    """Open one level of a volume: its description and its files.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def open_volume(
     Returns
     -------
     OpenVolume
-        The array, the description and the files; close it after use.
+        The description and the files of the level; close it after use.
 
     Raises
     ------

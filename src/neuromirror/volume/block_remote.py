@@ -70,7 +70,10 @@ class RetrieveError(RemoteError):  # type: ignore[misc]
 
 
 class BlockRemote:
-    """The transfers of the remote; ``annex`` is the connection to git-annex."""
+    """Retrieves the blocks of volumes for git-annex, as the remote's transfer part.
+
+    ``annex`` is the connection to git-annex.
+    """
 
     def __init__(self, annex: Any) -> None:
         self.annex = annex

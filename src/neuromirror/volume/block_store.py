@@ -29,7 +29,7 @@ BytesCallback = Callable[[int, memoryview], None]
 
 
 class VolumeFiles(Protocol):
-    """The files of a volume; shared by threads."""
+    """Returns the files of a volume by path, from a clone or a version; shared by threads."""
 
     where: str
     """The name of the volume, for messages."""

@@ -21,10 +21,24 @@ def overlap(one: Box, other: Box) -> Box | None:
 def write_box(
     handle: int, offset: int, target: TargetFile, box: Box, voxels: memoryview, item_size: int
 ) -> None:
-    """Write the part of a box that overlaps the region stored in an open file.
+    """Write the voxels of a box to a file of an export, as far as the file covers them.
 
-    ``voxels`` are the bytes of the box in C order (z, y, x); ``offset`` is the position of the
-    file's first voxel in bytes. Raises OSError.
+    Raises OSError if the file cannot be written.
+
+    Parameters
+    ----------
+    handle
+        The file descriptor of the open file.
+    offset
+        The position of the file's first voxel in bytes.
+    target
+        The region that the file covers, and the shape of its array.
+    box
+        The ranges of the voxels along x, y, z.
+    voxels
+        The bytes of the voxels in C order (z, y, x).
+    item_size
+        Bytes per voxel.
     """
     common = overlap(target.box, box)
     if common is None:
@@ -45,10 +59,19 @@ def write_box(
 
 
 def row_boxes(block: Box, first: int, rows: int) -> Iterator[tuple[Box, int]]:
-    """Yield boxes that together contain some rows of a block, each with its number of rows.
+    """Divide consecutive rows of a block into boxes; yield each with its number of rows.
 
     Rows run along x and are numbered in C order from the start of the block. A box contains all
     rows of one or more planes, or some rows of one plane.
+
+    Parameters
+    ----------
+    block
+        The block.
+    first
+        The number of the first row.
+    rows
+        The number of rows.
     """
     xs, (y0, y1), (z0, _) = block
     high = y1 - y0

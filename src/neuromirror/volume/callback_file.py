@@ -8,7 +8,7 @@ from typing import Any
 
 
 class CallbackFile(io.RawIOBase):
-    """A file object that passes written bytes to a function and stores nothing."""
+    """A file object that passes the bytes written to it to a function, and stores nothing."""
 
     def __init__(self, take: Callable[[int, memoryview], None]) -> None:
         super().__init__()

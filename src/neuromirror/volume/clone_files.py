@@ -22,7 +22,7 @@ _STRIPES: Final = 64
 
 
 class CloneFiles:
-    """The files of a clone.
+    """Returns the files of a volume in a clone (:class:`VolumeFiles`), after checking them.
 
     A missing block is fetched with git-annex, and stays. An existing block is hashed once, and
     again after a change, because git-annex verifies its files only on request.

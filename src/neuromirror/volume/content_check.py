@@ -12,7 +12,7 @@ from neuromirror.annex import key_digest, parse_key
 
 
 def check_content(file: BufferedReader, key: str) -> str:
-    """Return how a file differs from its key; empty if it does not.
+    """Return how the content of a file differs from its annex key, as text; empty if it does not.
 
     A key without digest is compared by size only.
     """
@@ -29,5 +29,5 @@ def check_content(file: BufferedReader, key: str) -> str:
 
 
 def map_file(file: BinaryIO) -> mmap.mmap:
-    """Map a file into memory."""
+    """Map a whole file into memory, for reading."""
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

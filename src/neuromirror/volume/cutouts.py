@@ -40,7 +40,7 @@ _BROTLI: Final = "chunks stored as brotli need brotli: pip install 'neuromirror[
 
 @dataclass(frozen=True, slots=True)
 class Cutout:
-    """A region validated against the volume and the limits.
+    """A region to read, validated against the volume and the limits; from :func:`plan_cutout`.
 
     Attributes
     ----------

@@ -120,7 +120,21 @@ class VolumeDescription:
 
 @dataclass(frozen=True, slots=True)
 class LevelDescription:
-    """One level of a volume, and the names for its files."""
+    """One level of a volume, with the names that an export uses.
+
+    Attributes
+    ----------
+    volume
+        The volume with all levels.
+    level
+        The level.
+    name
+        The name of the dataset.
+    source
+        The URI of the channel or layer upstream.
+    state
+        The state digest.
+    """
 
     volume: Volume
     level: Level

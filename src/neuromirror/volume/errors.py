@@ -15,11 +15,11 @@ class NotAVolumeError(ConfigurationError):
 
 
 class UnknownLevelError(ConfigurationError):
-    """The volume has no such level."""
+    """The volume has no level of the requested number."""
 
 
 class OutsideVolumeError(ConfigurationError):
-    """A region or time sample is outside the volume."""
+    """A requested region or time sample is not inside the volume."""
 
 
 class MissingExtraError(ConfigurationError):
@@ -68,9 +68,10 @@ class ExportFailedError(NeuromirrorError):
 
 
 class BlockMismatchError(NeuromirrorError):
-    """A URL no longer has the content of its key; ``channel`` is the channel of the URL.
+    """A URL no longer returns the content of a block's key.
 
-    ``found`` and ``expected`` are digests with their algorithms.
+    ``channel`` is the channel of the URL; ``found`` and ``expected`` are digests with their
+    algorithms.
     """
 
     def __init__(self, url: str, channel: str, found: str, expected: str) -> None:
@@ -83,10 +84,10 @@ class BlockMismatchError(NeuromirrorError):
 
 
 def summarize_failures(failures: Sequence[tuple[str, str]]) -> str:
-    """Return one message for many failed URLs, each given as a group and a message.
+    """Combine the messages of many failed URLs into one text.
 
-    The first message of each group is included, with the number of URLs that failed in the same
-    way.
+    ``failures`` are pairs of a group (:func:`failure_group`) and a message. Of each group the first
+    message is included, with the number of other URLs that failed in the same way.
     """
     groups: dict[str, list[str]] = {}
     for group, message in failures:
@@ -100,7 +101,7 @@ def summarize_failures(failures: Sequence[tuple[str, str]]) -> str:
 
 
 def failure_group(host: str, error: NeuromirrorError) -> str:
-    """Return a group for failures of several URLs with the same cause."""
+    """Return a text that is equal for failures with the same cause: host, error type and status."""
     if isinstance(error, BlockMismatchError):
         return f"{type(error).__name__} {error.channel}"
     if isinstance(error, CircuitOpenError):

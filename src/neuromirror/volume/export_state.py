@@ -20,12 +20,12 @@ _FORMAT: Final = 1
 
 @dataclass(slots=True)
 class ExportState:
-    """The progress of an export.
+    """The progress of an export, from which an interrupted export continues.
 
     Attributes
     ----------
     export : dict
-        Identifies the export: its bytes depend on nothing else.
+        Everything on which the bytes of the files depend; another export must not continue.
     finished : dict
         Finished files with size and modification time (ns), which show later changes.
     slabs : set of (int, int)

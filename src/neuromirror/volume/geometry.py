@@ -79,10 +79,25 @@ _Document = TypeVar("_Document", _Group, _Array)
 
 
 def read_volume(read: Callable[[str], bytes | None], level: str, where: str) -> Volume:
-    """Return the volume with one level, from the documents that ``read`` returns by path.
+    """Return the description of one level of a volume, from its Zarr metadata.
 
-    ``scheme``, ``host`` and ``path`` are empty, because the metadata lacks them. Raises
-    :class:`NotAVolumeError`, naming ``where``, and :class:`UnknownLevelError`.
+    ``scheme``, ``host`` and ``path`` are empty, because the metadata lacks them.
+
+    Parameters
+    ----------
+    read
+        Returns the content of a metadata file by its path; None if it is missing.
+    level
+        The name of the level.
+    where
+        The name of the volume in error messages.
+
+    Raises
+    ------
+    NotAVolumeError
+        The metadata is missing or not that of a volume.
+    UnknownLevelError
+        The volume has no such level.
     """
     ome = _group(read(METADATA), where)
     multiscale = ome.multiscales[0]
@@ -99,13 +114,17 @@ def read_volume(read: Callable[[str], bytes | None], level: str, where: str) -> 
 def level_names(content: bytes | None, where: str) -> list[str]:
     """Return the names of a volume's levels from the metadata of its group.
 
-    Raises :class:`NotAVolumeError`.
+    ``content`` is the ``zarr.json`` of the group, None if missing; ``where`` names the volume in
+    messages. Raises :class:`NotAVolumeError` for any other content.
     """
     return [one.path for one in _group(content, where).multiscales[0].datasets]
 
 
 def block_box(volume: Volume, path: str) -> tuple[Box, int | None] | None:
-    """Return box and time sample of a chunk file; None if the volume has no such chunk."""
+    """Return the box and the time sample that a chunk file (``0/c/0/3/1``) covers.
+
+    The result is None for a path that is not a chunk of the volume's level.
+    """
     level = volume.levels[0]
     name, _, rest = path.partition("/c/")
     index = [int(one) for one in rest.split("/") if one.isdecimal()]

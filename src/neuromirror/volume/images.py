@@ -165,7 +165,10 @@ def to_display(plane: NDArray[Any], *, labels: bool) -> tuple[NDArray[Any], str]
 
 
 def color_labels(plane: NDArray[Any]) -> NDArray[Any]:
-    """Return labels as colours (y, x, 3): equal labels alike, 0 black, others never dark."""
+    """Return labels as colours of shape (y, x, 3).
+
+    Equal labels have equal colours; 0 is black, and no other label is dark.
+    """
     import numpy
 
     ids = plane.astype(numpy.uint64)

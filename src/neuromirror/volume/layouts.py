@@ -42,12 +42,20 @@ _OME_TYPES: Final = ("int8", "int16", "int32", "uint8", "uint16", "uint32", "flo
 
 @dataclass(frozen=True, slots=True)
 class TargetFile:
-    """A file to which voxels are written.
+    """A file of an export to which voxels are written.
 
-    ``box`` is the region that the file covers (x, y, z, in upstream's voxels). ``shape`` is the
-    size of the array in the file (z, y, x, in voxels); it may exceed the box, whose first voxel is
-    the first of the array. ``make`` creates the file with everything except the voxels, and returns
-    the offset of the first voxel in bytes.
+    Attributes
+    ----------
+    path
+        The path in the folder of the export.
+    box
+        The region that the file covers: ranges along x, y, z in upstream's voxels.
+    shape
+        The shape of the array in the file (z, y, x, in voxels). It may exceed the box; the first
+        voxel of the box is the first one of the array.
+    make
+        Creates the file at a path with everything but the voxels, and returns the offset of the
+        first voxel in bytes.
     """
 
     path: str
@@ -58,14 +66,14 @@ class TargetFile:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The files of an export; ``documents`` are written last."""
+    """The files of an export: those with voxels, and documents, which are written last."""
 
     targets: tuple[TargetFile, ...]
     documents: tuple[Document, ...] = ()
 
 
 class NamedLevel(Protocol):
-    """A level of a volume, with the texts of which the names of its files consist.
+    """A level of a volume, with the texts from which an export forms the names of its files.
 
     An ``OpenVolume`` implements it.
     """
@@ -163,7 +171,7 @@ def ome_tiff(region: Region) -> Layout:
 
 
 def tiff_stack(region: Region) -> Layout:
-    """Return a layout with one TIFF with one page per z-slice, for any type of voxels."""
+    """Return a layout with one plain TIFF of one page per z-slice, for any type of voxels."""
     make = _tiff_maker(region, region.shape)
     return Layout((TargetFile(f"{_whole_stem(region)}.tif", region.box, region.shape, make),))
 
@@ -299,7 +307,7 @@ def _region_id(region: Region) -> str:
 
 
 def targets_in_range(targets: tuple[TargetFile, ...], zs: tuple[int, int]) -> Iterator[TargetFile]:
-    """Yield the files that have a part of a range along z."""
+    """Yield the files of an export that cover a part of a range along z."""
     for target in targets:
         start, stop = target.box[2]
         if start < zs[1] and stop > zs[0]:

@@ -31,7 +31,10 @@ _READ_ONLY: Final = (
 
 
 class LazyRemote(SpecialRemote):  # type: ignore[misc]
-    """The special remote; ``annex`` is the connection to git-annex."""
+    """The special remote as git-annex starts it; it imports the transfers when they are needed.
+
+    ``annex`` is the connection to git-annex.
+    """
 
     def __init__(self, annex: Any) -> None:
         super().__init__(annex)

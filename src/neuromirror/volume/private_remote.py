@@ -63,7 +63,7 @@ class _ApiFile:
 
 
 class PrivateRemote(BlockRemote):
-    """Transfers files that need credentials; the base class transfers all other files."""
+    """Retrieves files that need credentials for git-annex; the base class retrieves blocks."""
 
     def __init__(self, annex: Any) -> None:
         super().__init__(annex)

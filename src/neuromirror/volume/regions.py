@@ -95,7 +95,9 @@ def validate_box(volume: Volume, box: Box | None, where: str) -> Box:
 
 
 def sample_index(volume: Volume, time: int | None, where: str) -> int | None:
-    """Return the index of upstream's time sample in the array; None without a time axis.
+    """Return the index along the array's time axis of a time sample; None without a time axis.
+
+    ``time`` is upstream's number of the sample; ``where`` names the volume in messages.
 
     Raises
     ------
@@ -115,7 +117,7 @@ def sample_index(volume: Volume, time: int | None, where: str) -> int | None:
 
 
 def split_range(start: int, stop: int, origin: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield the parts of a range, split at a grid of ``size`` that starts at ``origin``."""
+    """Split the range from ``start`` to ``stop`` at ``origin`` and every ``size`` from there."""
     while start < stop:
         end = min(stop, start + size - (start - origin) % size)
         yield start, end

@@ -12,7 +12,7 @@ _MISSING = "git-annex-remote-neuromirror needs the package annexremote: pip inst
 
 
 def main() -> None:
-    """Run the program on stdin and stdout."""
+    """Run the special remote: answer git-annex on stdin and stdout until stdin ends."""
     with suppress(ImportError, OSError, ValueError):  # a core dump would hold tokens
         import resource  # not on every system
 

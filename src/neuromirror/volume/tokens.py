@@ -8,7 +8,7 @@ __all__ = ["no_token", "token_from_environment", "token_variable"]
 
 
 def no_token(host: str) -> None:
-    """Return no token for any host, so that only public data is read.
+    """Return None for any host: without tokens only public data can be read.
 
     Parameters
     ----------

@@ -82,7 +82,7 @@ ByteLocation = BlockUrl | str
 
 
 class VersionFiles:
-    """The files of a commit in a bare repository of the store.
+    """Returns the files of a volume in a version of the store (:class:`VolumeFiles`).
 
     A block is fetched from the service that its URLs on the git-annex branch name, and is verified
     with its key before it is returned. The most recently used blocks are kept in unnamed temporary

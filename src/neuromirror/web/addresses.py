@@ -14,7 +14,19 @@ def dataset_address(name: str) -> str:
 def version_address(
     name: str, label: str, under: str = "", start: str = "", match: str = ""
 ) -> str:
-    """Return ``/dataset/dandi:000027@0.210831.2033``, for a folder or a search in paths."""
+    """Return the path of a version's page: ``/dataset/dandi:000027@0.210831.2033``.
+
+    Parameters
+    ----------
+    name, label
+        The dataset and the label of the version.
+    under
+        The folder to show; empty for the top folder.
+    start
+        The first entry to show, on later pages of a long list.
+    match
+        Search terms for paths: the files that match are shown instead of a folder.
+    """
     query = {"under": under, "match": match, "start": start}
     present = {key: value for key, value in query.items() if value}
     return f"{dataset_address(name)}@{quote(label, safe='')}" + _query(present)
@@ -32,7 +44,7 @@ def volume_address(name: str, label: str, level: str = "") -> str:
 
 
 def slice_address(name: str, label: str) -> str:
-    """Return the path of a volume's preview."""
+    """Return the path of the image of a volume's middle plane."""
     return f"/slice/{_version(name, label)}.png"
 
 
@@ -42,7 +54,7 @@ def preview_address(name: str, label: str, path: str) -> str:
 
 
 def thumbnail_address(name: str, label: str, path: str) -> str:
-    """Return the path of the picture of a file's preview."""
+    """Return the path of the small image of a file's preview."""
     return f"/thumbnail/{_version(name, label)}" + _query({"path": path})
 
 
@@ -57,7 +69,10 @@ def lock_address(*names: str) -> str:
 
 
 def lock_file_address(file: str, names: Sequence[str]) -> str:
-    """Return the path of a lock file, or of a list of files, of versions."""
+    """Return the path of a file that is made of versions (``dandi:000027@0.210831.2033``).
+
+    ``file`` is ``datasets.lock`` or the name of a list for another program.
+    """
     return f"/lock/{file}" + _adding(names)
 
 
@@ -83,7 +98,7 @@ def download_address(name: str, label: str, path: str) -> str:
 
 
 def cite_address(name: str, label: str, form: str) -> str:
-    """Return the path of a citation file."""
+    """Return the path of a version's citation as a file; ``form`` is one of its formats."""
     return f"/cite/{_version(name, label)}" + _query({"format": form})
 
 
@@ -93,7 +108,10 @@ def croissant_address(name: str, label: str) -> str:
 
 
 def badge_address(name: str, label: str, show: str = "") -> str:
-    """Return the path of a badge."""
+    """Return the path of a version's badge, an SVG image for READMEs.
+
+    ``show`` is ``pinned`` for the version and its state (the default), or ``available``.
+    """
     query = _query({"show": show}) if show else ""
     return f"/badge/{_version(name, label)}.svg" + query
 

@@ -18,7 +18,19 @@ _CACHE_SIZE = 100
 
 @dataclass(frozen=True, slots=True)
 class CitationData:
-    """Citations by format, with authors, description and keywords."""
+    """The citations of a version in all formats, and the metadata for its page.
+
+    Attributes
+    ----------
+    formats
+        The citation by name of the format.
+    people
+        The names of the authors.
+    description, keywords
+        The description and keywords of upstream.
+    work
+        The whole metadata.
+    """
 
     formats: dict[str, str]
     people: tuple[str, ...]

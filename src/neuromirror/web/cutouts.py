@@ -72,7 +72,7 @@ T = TypeVar("T")
 
 
 class CutoutFailedError(NeuromirrorError):
-    """A cutout or preview failed; ``status`` is the HTTP status to return."""
+    """A cutout or preview of a volume failed; ``status`` is the HTTP status to return."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -88,7 +88,7 @@ class Picture:
 
 
 class CutoutService:
-    """Reads cutouts and previews for the pages of a store; for one event loop.
+    """Reads cutouts and previews of volumes for the pages of a store; for one event loop.
 
     Nothing is requested from upstream unless ``is_allowed``. ``seconds`` is the time limit of one
     cutout, ``cache_bytes`` the size of the preview cache.

@@ -23,10 +23,11 @@ _MIN_SIMILARITY = 0.4
 def suggest(
     index: Index, error: NeuromirrorError, name: str, label: str, path: str
 ) -> dict[str, Any]:
-    """Return context for an error page: ``suggestions`` or a ``tombstone``.
+    """Return the variables for the template of an error page: ``suggestions`` or a ``tombstone``.
 
-    ``suggestions`` are pairs of URL and text. ``name``, ``label`` and ``path`` are those of the
-    request, empty if it had none.
+    ``suggestions`` are pairs of URL and text, for similar names. The ``tombstone`` is that of a
+    withdrawn dataset. ``name``, ``label`` and ``path`` are those of the request, empty if it had
+    none.
     """
     if isinstance(error, DatasetWithdrawnError):
         return {"tombstone": index.tombstone(name)}

@@ -18,7 +18,10 @@ _EXAMPLES_SECONDS: Final = 3600.0
 
 
 class ExampleSearches:
-    """Searches with results in this store; checked once per hour."""
+    """The example searches of the front page: those that have results in this store.
+
+    They are checked once per hour.
+    """
 
     def __init__(self) -> None:
         self._found: tuple[str, ...] = ()

@@ -169,7 +169,7 @@ def format_age(time: str | datetime | None) -> str:
 
 
 def printable(text: object) -> str:
-    """Escape unprintable characters; HTML escaping is left to the template."""
+    """Escape unprintable characters, such as control characters; HTML is escaped elsewhere."""
     return escape_unprintable(str(text))
 
 
@@ -179,28 +179,31 @@ def printable_lines(text: object) -> str:
 
 
 def shell_quote(text: object) -> str:
-    """Quote an argument for a shell."""
+    """Quote a text as one argument of a POSIX shell."""
     return shlex.quote(printable(text))
 
 
 def python_string(text: object) -> str:
-    """Quote a string for Python and R."""
+    """Quote a text as a string literal that is valid in Python and in R."""
     return json.dumps(printable(text))
 
 
 def matlab_string(text: object) -> str:
-    """Quote a string for MATLAB."""
+    """Quote a text as a string literal of MATLAB."""
     return "'" + printable(text).replace("'", "''") + "'"
 
 
 def file_kind(path: str) -> str:
-    """Return the type of a file by its name; empty if unknown."""
+    """Return the name of a file's format by the end of its name; empty if unknown."""
     name = path.rpartition("/")[2].lower()
     return next((label for ending, label in _KINDS.items() if name.endswith(ending)), "")
 
 
 def checksum_source(evidence: str, checked: bool, archive: str = "the archive") -> str:
-    """Describe the strongest checksum of a file, and who computed it."""
+    """Describe the strongest checksum of a file, who computed it, and its use, for visitors.
+
+    ``archive`` is the title of the archive.
+    """
     name, purpose = _CHECKSUM_TEXT.get(evidence, (evidence, ""))
     if not purpose:
         return name
@@ -208,7 +211,7 @@ def checksum_source(evidence: str, checked: bool, archive: str = "the archive") 
 
 
 def event_kind(kind: str) -> str:
-    """Return the name of a kind of event."""
+    """Return the text for visitors of a kind of event."""
     return EVENT_TEXT.get(kind, (kind.replace("-", " "), ""))[0]
 
 

@@ -10,7 +10,24 @@ from neuromirror.index import FileRow, FoundFile, Index, VersionRow
 def other_occurrences(
     index: Index, row: VersionRow, file: FileRow, limit: int
 ) -> tuple[list[FoundFile], bool]:
-    """Return other occurrences of a file's content, and whether there are more than ``limit``."""
+    """Return where the content of a file also occurs: at other paths, and in other datasets.
+
+    Other versions with the file at the same path of the same dataset are left out.
+
+    Parameters
+    ----------
+    index
+        The index.
+    row, file
+        The version and the file.
+    limit
+        The maximum number of occurrences.
+
+    Returns
+    -------
+    tuple[list[FoundFile], bool]
+        The occurrences, and whether there are more.
+    """
     # occurrences at the same dataset and path are its history
     others = (
         one

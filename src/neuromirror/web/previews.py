@@ -53,7 +53,7 @@ _LASTING: Final = ("unreadable", "too-large")
 
 
 class PreviewUnavailableError(NeuromirrorError):
-    """There is no preview; ``status`` is the HTTP status to return."""
+    """A file has no preview; ``status`` is the HTTP status to return."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)

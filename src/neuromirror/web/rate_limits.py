@@ -66,7 +66,7 @@ _SEARCH_FIELDS: Final = frozenset({b"q", b"match", b"page"})
 
 
 class RequestLimitError(NeuromirrorError):
-    """A request was refused; ``status`` is the HTTP status, ``retry_after`` in seconds."""
+    """A request exceeds a limit; ``status`` is the HTTP status, ``retry_after`` in seconds."""
 
     def __init__(self, message: str, status: int, retry_after: float) -> None:
         super().__init__(message)
@@ -94,7 +94,10 @@ def parse_limits(given: Iterable[str]) -> dict[str, int]:
 
 
 def parse_proxies(given: Iterable[str]) -> list[str]:
-    """Parse networks of proxies into uvicorn's form; raises ConfigurationError."""
+    """Parse the networks of trusted proxies; raise ConfigurationError for an invalid one.
+
+    The result has the form that uvicorn's option ``forwarded_allow_ips`` needs.
+    """
     found: list[str] = []
     for text in given:
         try:
@@ -111,7 +114,10 @@ def parse_proxies(given: Iterable[str]) -> list[str]:
 
 
 def client_key(scope: Mapping[str, Any]) -> str:
-    """Return the client whose rate limit applies to a request."""
+    """Return a text that identifies the client of a request, to which a rate limit applies.
+
+    It is the IPv4 address, or the /64 network of the IPv6 address.
+    """
     peer = scope.get("client")
     try:
         address = ipaddress.ip_address(peer[0] if peer else "")
@@ -125,7 +131,10 @@ def client_key(scope: Mapping[str, Any]) -> str:
 
 
 def request_kind(scope: Mapping[str, Any]) -> str | None:
-    """Return the kind of an expensive request, None for other requests."""
+    """Return the name of the kind of an expensive request (:class:`RequestKind`).
+
+    For other requests it returns None.
+    """
     path = scope.get("raw_path", scope["path"].encode()).partition(b"?")[0]
     for name, pattern in _PATHS:
         if pattern.match(path):

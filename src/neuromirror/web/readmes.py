@@ -58,9 +58,18 @@ _SCHEMES: Final = ("https://", "http://", "mailto:")
 
 @dataclass(frozen=True, slots=True)
 class Readme:
-    """A README.
+    """A README of a version.
 
-    ``html`` is empty while the file is being read; ``is_failed`` whether it could not be read.
+    Attributes
+    ----------
+    path
+        The path of the file.
+    html
+        The text as HTML; empty while the file is being read.
+    is_cut
+        Whether only the beginning of a long text is shown.
+    is_failed
+        Whether the file could not be read.
     """
 
     path: str
@@ -84,7 +93,7 @@ def find_readme(index: Index, row: VersionRow) -> FileRow | None:
 
 
 class ReadmeService:
-    """Reads READMEs for the pages of a store; for one event loop.
+    """Reads READMEs from upstream in the background, for the pages of a store; for one event loop.
 
     Nothing is requested from upstream unless ``is_allowed``.
     """

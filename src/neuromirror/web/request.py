@@ -74,19 +74,19 @@ View = Callable[["CatalogueRequest"], Awaitable[Response]]
 
 
 class BadRequestError(NeuromirrorError):
-    """The request has an invalid parameter."""
+    """A request has a parameter with an invalid value; the response is HTTP 400."""
 
 
 class OperationDisabledError(NeuromirrorError):
-    """The operator has disabled this operation."""
+    """The operator has disabled the requested operation, such as SQL queries of visitors."""
 
 
 class PageNotFoundError(NeuromirrorError):
-    """No page exists at this URL."""
+    """No page exists at the requested URL."""
 
 
 class CatalogueRequest:
-    """A request to the catalogue."""
+    """A request to the catalogue: its parameters, and queries of the index for it."""
 
     def __init__(self, datasette: Datasette, request: Request, site: Site) -> None:
         self._datasette = datasette
@@ -194,7 +194,10 @@ class CatalogueRequest:
 
 
 def view(make: View) -> Any:
-    """Wrap a page for Datasette; an error becomes an error page or a problem document."""
+    """Return a view for Datasette that calls ``make`` with the request.
+
+    An error becomes an error page, or a problem document for the API.
+    """
 
     async def handle(datasette: Datasette, request: Request) -> Response:
         site = find_site(datasette)
@@ -245,7 +248,7 @@ async def _suggestions(
 
 
 def problem_response(status: int, detail: str) -> Response:
-    """Return a problem document (RFC 9457)."""
+    """Return an error of the API as a problem document (JSON, RFC 9457)."""
     document = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,

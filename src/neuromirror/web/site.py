@@ -32,8 +32,8 @@ class Site:
     """The objects that all pages of the catalogue share.
 
     ``address`` is the public URL of the site, ``archives`` the titles of archives by mirror.
-    ``tables`` are the Datasette processes that serve SQL
-    queries; None inside these processes themselves.
+    ``tables`` are the Datasette processes that serve SQL queries; None inside these processes
+    themselves.
     """
 
     store: Store
@@ -59,7 +59,7 @@ _SITES: weakref.WeakKeyDictionary[Any, Site] = weakref.WeakKeyDictionary()
 
 
 def find_site(datasette: Datasette) -> Site | None:
-    """Return the site of a Datasette instance; None if it has none."""
+    """Return the site that :func:`attach_site` attached to a Datasette instance, or None."""
     return _SITES.get(datasette)
 
 

@@ -24,10 +24,19 @@ _CHECK_INTERVAL = 500
 
 @dataclass(frozen=True, slots=True)
 class VersionComparison:
-    """A page of the changes between two versions; ``total`` counts all changes.
+    """A page of the changes between two versions.
 
-    ``folders`` counts the changes by kind, for each folder directly below the compared one; files
-    of that folder itself are counted with an empty name.
+    Attributes
+    ----------
+    counts
+        Numbers of changes by kind.
+    changes
+        The changes of the page.
+    total
+        The number of all changes.
+    folders
+        Numbers of changes by kind, for each folder directly below the compared one; files of that
+        folder itself are counted with an empty name.
     """
 
     counts: ChangeCounts
@@ -37,7 +46,7 @@ class VersionComparison:
 
 
 def split_version_name(text: str) -> tuple[str, str]:
-    """Split ``<dataset>@<label>`` into dataset and label, empty if missing.
+    """Split ``<dataset>@<label>`` into dataset and label; the label is empty if it is missing.
 
     An id may contain an ``@``, a label may not.
     """

@@ -24,12 +24,24 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A query parameter.
+    """A query parameter of an operation.
 
-    With ``maximum`` it is a whole number from 1 to that, with ``choices`` one of these, and any
-    text otherwise. ``default`` is used if it is missing, unless it is ``required``.
-    ``names_resource``: the operation responds 404 if the named thing does not exist. A
-    ``repeatable`` parameter may be given several times.
+    Attributes
+    ----------
+    name, description, example
+        The name, and texts for the OpenAPI document.
+    default
+        The value if the parameter is missing, unless it is ``required``.
+    maximum
+        If not 0, the value is a whole number from 1 to this one.
+    choices
+        If not empty, the value is one of these.
+    required
+        Whether a request without it is refused.
+    names_resource
+        Whether the operation responds 404 if the named thing does not exist.
+    repeatable
+        Whether it may be given several times.
     """
 
     name: str
@@ -63,7 +75,7 @@ class Parameter:
 
 
 class Arguments:
-    """The validated arguments of a request."""
+    """The validated arguments of a request: a mapping of names to texts, with conversions."""
 
     def __init__(self, values: Mapping[str, Sequence[str]]) -> None:
         self._values = values
@@ -96,10 +108,11 @@ class Arguments:
 def next_page_url(
     request: CatalogueRequest, path: str, cursor: object, **values: str | int | Sequence[str]
 ) -> str:
-    """Return the URL of the next page with the non-empty values.
+    """Return the URL of the next page of an operation's result.
 
-    ``cursor`` is the sort key of the last row of a page, so that concurrent insertions neither
-    duplicate nor hide rows.
+    ``path`` is the path below the root of the API, ``values`` are the other arguments of the
+    request (empty ones are left out). ``cursor`` is the sort key of the last row of the page, so
+    that concurrent insertions neither duplicate nor hide rows.
     """
     token = urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
     parameters = {name: value for name, value in values.items() if value != ""}
@@ -171,5 +184,5 @@ _PATTERNS = {"name": r"(?P<name>[^@?]+)", "version": r"(?P<version>[^/?]+)"}
 
 
 def routes(operations: Sequence[Operation]) -> list[tuple[str, Any]]:
-    """Return the routes of the operations for Datasette."""
+    """Return the routes of the operations for Datasette: pairs of a pattern and a view."""
     return [(one.pattern, one.route()) for one in operations]

@@ -100,7 +100,10 @@ async def citation(request: CatalogueRequest) -> Response:
 
 @view
 async def badge(request: CatalogueRequest) -> Response:
-    """Return a badge with the version and its state, or with the availability of its files."""
+    """Return a badge (SVG) with the version and its state.
+
+    With ``show=available`` it has the availability of the version's files instead.
+    """
     name, label, show = (
         request.path_parameter("name"),
         request.path_parameter("label"),
@@ -123,7 +126,10 @@ async def badge(request: CatalogueRequest) -> Response:
 
 
 def availability_label(found: ProbeSummary | None) -> str:
-    """Return a short text about the last probes of a version's files."""
+    """Return the text of a badge about the last probes of a version's files.
+
+    For a version with too many files to count, ``found`` is not given (None).
+    """
     if found is None:
         return "too many files to check"
     if found.since is None:

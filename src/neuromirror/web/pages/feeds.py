@@ -198,7 +198,7 @@ def _feed(
 
 @view
 async def sitemap(request: CatalogueRequest) -> Response:
-    """Return the sitemap of dataset pages, or an index of sitemaps if one is too small."""
+    """Return the sitemap of dataset pages; for many datasets, an index of several sitemaps."""
     count = await request.query_index(lambda index: index.count_top_level_datasets())
     if count <= _SITEMAP_LIMIT:
         return await _sitemap_urls(request, 0)

@@ -21,7 +21,11 @@ _TREE_COUNTED = 2_000
 
 
 def file_tree(index: Index, row: VersionRow) -> dict[str, Any]:
-    """Return the entries of the top folder, the first subfolders with their own entries."""
+    """Return the top folder of a version as :func:`folder_entries` does, with two levels.
+
+    The first subfolders have their own entries in ``entries``, and in ``more`` whether there are
+    others.
+    """
     top = folder_entries(index, row, limit=_TREE_SIZE)
     folders = [one for one in top["rows"] if one["type"] == "folder"]
     for one in folders[:_TREE_FOLDERS]:
@@ -41,7 +45,27 @@ def folder_entries(
     limit: int = PAGE_SIZE,
     max_counted: int = _MAX_COUNTED,
 ) -> dict[str, Any]:
-    """Return the files, folders and subdatasets of a folder, sorted by the bytes of their paths."""
+    """Return the entries of a folder for a template, sorted by the bytes of their paths.
+
+    Parameters
+    ----------
+    index, row
+        The index and the version.
+    under
+        The path of the folder; empty for the top folder.
+    start
+        The first entry; empty for the first page.
+    limit
+        Maximum number of entries.
+    max_counted
+        Maximum number of files to count for the totals of a subfolder.
+
+    Returns
+    -------
+    dict
+        ``rows`` with the files, subfolders and subdatasets, ``next`` with the start of the next
+        page, and ``indexed``, which is False if the files of the version are not in the index.
+    """
     if not row.indexed:
         return {"indexed": False, "rows": [], "next": "", "complete": True}
     within = f"{under}/" if under else ""
@@ -97,7 +121,11 @@ def _subdataset_viewers(index: Index, entry: dict[str, Any]) -> list[Viewer]:
 
 
 def matching_files(index: Index, row: VersionRow, terms: str, start: str) -> dict[str, Any]:
-    """Return the files whose paths match all search terms."""
+    """Return the files of a version whose paths contain all search terms, for a template.
+
+    The result has the form of that of :func:`folder_entries`; ``complete`` is False if the search
+    stopped at its limit.
+    """
     if not row.indexed:
         return {"indexed": False, "rows": [], "next": "", "complete": True}
     found = index.matching_files(row, terms, start)

@@ -12,9 +12,22 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 10.0, 10.0, 24.0, 26.0
 
 @dataclass(frozen=True, slots=True)
 class GrowthChart:
-    """A step chart of (time, bytes), in the units of the SVG view box.
+    """A step chart of a dataset's size over time, in the units of the SVG view box.
 
-    ``points`` are x, y and whether the version is published; ``floor`` is the y of zero.
+    Attributes
+    ----------
+    width, height
+        The size of the view box.
+    floor
+        The y of zero bytes.
+    line
+        The points of the line, as an SVG attribute.
+    points
+        x, y and whether the version is published, per version.
+    first, last
+        The times at the ends of the x axis.
+    minimum, maximum
+        The sizes at the ends of the y axis in bytes.
     """
 
     width: float

@@ -199,7 +199,26 @@ def _volume_of(url: str) -> tuple[str, str]:
 def typed_links(
     work: CitedWork, site: str, *, has_checksums: bool, has_manifest: bool = True
 ) -> dict[str, str]:
-    """Return the ``Link`` header of a version's page (Signposting, RFC 8288 and 8574)."""
+    """Return the ``Link`` header of a version's page, with its metadata and files for programs.
+
+    The format is Signposting (RFC 8288 and 8574).
+
+    Parameters
+    ----------
+    work
+        The version's citation metadata.
+    site
+        The public URL of the catalogue.
+    has_checksums
+        Whether the header has a link to the list of checksums.
+    has_manifest
+        Whether it has a link to the canonical manifest.
+
+    Returns
+    -------
+    dict[str, str]
+        The header, by its name.
+    """
     name, label = work.state.name, work.state.label
     page = site + version_address(name, label)
     links = [

@@ -34,7 +34,7 @@ async def preview(request: CatalogueRequest) -> Response:
 
 @view
 async def thumbnail(request: CatalogueRequest) -> Response:
-    """Return the picture of a file's preview, or a neutral image."""
+    """Return the image of a file's preview; without a preview, an image that is neutral."""
     row, file = await _file(request)
     found, _, _ = await _outcome(request, row, file)
     if found is None or found.picture is None:

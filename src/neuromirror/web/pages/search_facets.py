@@ -42,7 +42,19 @@ _MAX_SELECTED: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class SearchQuery:
-    """The query in the address of a page of results."""
+    """A search, as the URL of a page of results contains it.
+
+    Attributes
+    ----------
+    terms
+        The text of the search.
+    filters
+        The selected values by facet.
+    sort
+        The order of the results; empty for the default.
+    page
+        The number of the page, from 1.
+    """
 
     terms: str
     filters: Mapping[str, tuple[str, ...]]
@@ -102,7 +114,10 @@ class SearchQuery:
 def facet_context(
     site: Site, query: SearchQuery, facets: Mapping[str, Sequence[FacetCount]]
 ) -> list[dict[str, Any]]:
-    """Return the facets that have values, with the links of the values."""
+    """Return the facets of a search for the template: their values, with counts and links.
+
+    The link of a value adds it to the search or removes it. Facets without values are left out.
+    """
     found = []
     for name, counts in facets.items():
         values = [
@@ -129,7 +144,7 @@ def facet_context(
 
 
 def value_label(site: Site, facet: str, value: str) -> str:
-    """Return the text of a value for visitors."""
+    """Return the text that visitors see for a value of a facet."""
     if facet == "archive":
         return site.archive_title(value)
     return _VALUE_LABELS.get((facet, value), value)

@@ -13,7 +13,7 @@ _THROUGH = frozenset({"table", "column", "value"})
 
 @view
 async def tables(request: CatalogueRequest) -> Response:
-    """Serve a page below ``/index``."""
+    """Return a page of tables or queries below ``/index``, from a Datasette process."""
     for name, values in request.query_parameters().items():
         if name == "_through" or name.startswith("_facet"):
             for value in values:

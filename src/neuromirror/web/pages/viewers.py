@@ -81,12 +81,12 @@ def _neuroglancer(name: str, url: str) -> str:
 
 
 def is_web(url: str) -> bool:
-    """Whether a URL is http or https."""
+    """Return whether a URL is http or https."""
     return url.startswith(("https://", "http://"))
 
 
 def is_public(url: str) -> bool:
-    """Whether a public web page may fetch a URL: https, and no private host."""
+    """Return whether a page on the web may fetch a URL: it is https and its host is not private."""
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -63,7 +63,7 @@ async def volume(request: CatalogueRequest) -> Response:
 
 @view
 async def picture(request: CatalogueRequest) -> Response:
-    """Return the preview of a version, or an image with the error message."""
+    """Return the image of a volume's middle plane, or an image with the error message."""
     row, found = await _volume(request)
     cutouts = request.site.cutouts
     tag = _etag("slice", row.commit)
@@ -82,7 +82,7 @@ async def picture(request: CatalogueRequest) -> Response:
 
 @view
 async def cut(request: CatalogueRequest) -> Response:
-    """Return a cutout as a file, or the volume's page with the error message."""
+    """Return a cutout as a file, or the volume's page with a message if it is not possible."""
     row, found = await _volume(request)
     given = {
         name: request.query_parameter(name).strip() for name in (*_EDGES, "t", "level", "format")

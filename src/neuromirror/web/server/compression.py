@@ -19,9 +19,9 @@ _LEVEL = 4
 
 
 def compressing_send(send: Send, scope: Mapping[str, Any], site: Site) -> Send:
-    """Return a ``send`` that compresses text bodies of one message and sets Content-Length.
+    """Return an ASGI ``send`` that compresses the body of a text response, and sets Content-Length.
 
-    Streamed bodies (lists of checksums) compress badly and are sent unchanged.
+    A body of several messages, as of a list of checksums, is sent unchanged.
     """
     accepted = accepts_gzip(scope)
     start: Message | None = None
@@ -57,7 +57,7 @@ def compressing_send(send: Send, scope: Mapping[str, Any], site: Site) -> Send:
 
 
 def accepts_gzip(scope: Mapping[str, Any]) -> bool:
-    """Whether the client accepts gzip (RFC 9110, section 12.5.3)."""
+    """Return whether the client accepts gzip (RFC 9110, section 12.5.3)."""
     for name, value in scope["headers"]:
         if name == b"accept-encoding":
             for one in value.lower().split(b","):
@@ -68,7 +68,7 @@ def accepts_gzip(scope: Mapping[str, Any]) -> bool:
 
 
 def is_text(start: Message) -> bool:
-    """Whether a response with these headers is text."""
+    """Return whether the headers in an ASGI start message are those of a text response."""
     headers = {name.lower(): value for name, value in start["headers"]}
     return _TEXT.match(headers.get(b"content-type", b"")) is not None
 

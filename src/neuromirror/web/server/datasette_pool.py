@@ -46,15 +46,15 @@ _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ")
 
 
 class DatasetteBusyError(NeuromirrorError):
-    """The maximum number of requests is in progress."""
+    """All Datasette processes are busy, and the maximum number of requests waits for them."""
 
 
 class DatasetteProcessError(NeuromirrorError):
-    """The process of a request died."""
+    """The Datasette process that served a request exited without a response."""
 
 
 class DatasetteTimeoutError(NeuromirrorError):
-    """The response took too long."""
+    """A Datasette process took too long to respond, and was stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ class _PendingRequest:
 
 
 class DatasettePool:
-    """The Datasette processes of one site, started on demand.
+    """The Datasette processes of one site, which are started on demand.
 
     ``sql`` is whether visitors may write SQL statements.
     """

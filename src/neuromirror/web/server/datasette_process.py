@@ -58,7 +58,7 @@ _CELL_WITHIN: Final = re.compile(rf"([;\t][\s\"]*)(?=[{re.escape(''.join(_FORMUL
 
 
 def main() -> None:
-    """Serve requests from the socket until its other end is closed."""
+    """Run a Datasette process: serve requests from a socket until its other end is closed."""
     options = json.loads(sys.argv[1])
     _set_resource_limits()
     connection = socket.socket(fileno=options["socket"])

@@ -22,7 +22,7 @@ App = Callable[[Any, Receive, Send], Any]
 
 
 def dispatch_middleware(app: App, datasette: Datasette) -> App:
-    """Return an application that serves the catalogue's routes before another application."""
+    """Return an ASGI application for the catalogue's pages; ``app`` serves other paths."""
     routes = [(re.compile(pattern), make) for pattern, make in ROUTES]
 
     async def asgi(scope: Any, receive: Receive, send: Send) -> None:

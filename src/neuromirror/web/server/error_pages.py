@@ -40,7 +40,10 @@ class _InternalError(NeuromirrorError):
 def error_response(
     datasette: Datasette, request: Request, exception: Exception
 ) -> Awaitable[Response]:
-    """Return the response to a request for which Datasette raised ``exception``."""
+    """Return the response to a request for which Datasette raised ``exception``.
+
+    It shows no local paths and no variables.
+    """
 
     @view
     async def render_error(catalogue_request: CatalogueRequest) -> Response:

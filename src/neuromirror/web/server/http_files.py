@@ -161,7 +161,7 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 
 
 async def run_while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Run ``work`` until it finishes or the client disconnects."""
+    """Run ``work`` until it finishes; cancel it if the client disconnects."""
     doing, gone = asyncio.ensure_future(work), asyncio.ensure_future(_wait_for_disconnect(receive))
     try:
         await asyncio.wait((doing, gone), return_when=asyncio.FIRST_COMPLETED)

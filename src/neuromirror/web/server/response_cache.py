@@ -33,7 +33,7 @@ class _CachedResponse:
 
 
 class ResponseCache:
-    """Caches the responses of one site; ``now`` returns the time in seconds."""
+    """Keeps the responses of one site for a short time; ``now`` returns the time in seconds."""
 
     def __init__(
         self, now: Callable[[], float] = time.monotonic, max_bytes: int = _MAX_BYTES
@@ -98,9 +98,10 @@ class ResponseCache:
 
 
 def cache_key(scope: Mapping[str, Any], index_revision: object) -> _Key | None:
-    """Return everything that a response depends on; None if it must not be cached.
+    """Return the key of a request's response in the cache; None if it must not be cached.
 
-    The host is included, because pages contain their own URL.
+    It contains everything that the response depends on, also the host, because pages contain their
+    own URL.
     """
     headers: dict[bytes, bytes] = dict(scope["headers"])
     if b"if-none-match" in headers or b"cookie" in headers or b"authorization" in headers:
