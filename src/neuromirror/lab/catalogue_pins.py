@@ -80,8 +80,8 @@ def parse_catalogue_url(text: str, paths: tuple[str, ...] | None = None) -> Cata
     text
         The URL of a catalogue's page, or of its list of versions to pin (``/lock?add=…``).
     paths
-        Globs of the files to select in each version; None for what the page shows: a file, a
-        folder or the whole dataset.
+        Globs of the files to select in each version; None for what the page shows: a file, a folder
+        or the whole dataset.
     """
     page = catalogue_page(text)
     if page is not None:

@@ -123,9 +123,9 @@ class HttpError(NetError):
     Attributes
     ----------
     detail
-        The error message in a JSON body (``{"detail": …}``, ``{"code": …, "message": …}`` of
-        BOSS, or a plain string), shortened and redacted; None for any other body. A 404 with a
-        detail comes from the archive; one without may come from a proxy or gateway.
+        The error message in a JSON body (``{"detail": …}``, ``{"code": …, "message": …}`` of BOSS,
+        or a plain string), shortened and redacted; None for any other body. A 404 with a detail
+        comes from the archive; one without may come from a proxy or gateway.
     fields
         The elements of an S3 error document (``Code``, ``Message``, ``Region``); empty for any
         other body.

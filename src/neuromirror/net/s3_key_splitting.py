@@ -85,8 +85,8 @@ def fit_interpolator(
 ) -> KeyInterpolator | None:
     """Fit an interpolator to the keys of a page, to estimate where to split a range of keys.
 
-    Split keys consist of printable ASCII, which every store accepts as a start key, after a
-    prefix of whole UTF-8 characters.
+    Split keys consist of printable ASCII, which every store accepts as a start key, after a prefix
+    of whole UTF-8 characters.
 
     Parameters
     ----------

@@ -87,8 +87,7 @@ def back_up(
     """Copy the index and the schedule of a store to a new backup in a folder, and verify the copy.
 
     Then the oldest backups are removed, so that ``keep`` remain. A missing folder is created with
-    access for its owner only. If the process is killed, older
-    backups remain complete.
+    access for its owner only. If the process is killed, older backups remain complete.
 
     Raises
     ------

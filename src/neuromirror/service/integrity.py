@@ -51,8 +51,8 @@ class IntegrityState:
     """The result of the integrity checks of a store so far, saved from one time slice to the next.
 
     ``position`` is the progress of the current pass, ``table`` the index table checked last,
-    ``finished_at`` the end of the last complete pass (ISO 8601, empty before the first).
-    ``damage`` holds messages by alias (or ``journal``, ``index``) until a check finds no damage.
+    ``finished_at`` the end of the last complete pass (ISO 8601, empty before the first). ``damage``
+    holds messages by alias (or ``journal``, ``index``) until a check finds no damage.
     """
 
     position: CheckPosition = field(default_factory=CheckPosition)

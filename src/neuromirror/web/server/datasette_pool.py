@@ -46,7 +46,7 @@ _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ")
 
 
 class DatasetteBusyError(NeuromirrorError):
-    """All Datasette processes are busy, and the maximum number of requests waits for them."""
+    """A request was refused, because the maximum number of requests for tables is in progress."""
 
 
 class DatasetteProcessError(NeuromirrorError):
