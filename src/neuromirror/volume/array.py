@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,14 @@ from neuromirror.model import (
     DESCRIPTION_PATH,
     ConfigurationError,
     environment_without_secrets,
-    parse_json,
+    parse_description,
 )
 from neuromirror.sources.volumes import Level, Volume
-from neuromirror.volume.errors import MissingExtraError, NotAVolumeError
+from neuromirror.volume.description import LAYER_INFO, VolumeDescription, describe
+from neuromirror.volume.errors import MissingExtraError, NotAVolumeError, UnreadableVolumeError
 from neuromirror.volume.geometry import METADATA, read_volume
+from neuromirror.volume.layer_objects import CloneObjects, VersionObjects
+from neuromirror.volume.precomputed_files import LayerObjects, PrecomputedFiles
 
 if TYPE_CHECKING:
     import zarr
@@ -195,7 +198,11 @@ def _open_clone(folder: Path, level: str) -> OpenVolume:
     about = _read_description(files.document(DESCRIPTION_PATH))
     state = _state(folder, about.get("state", ""))
     name = about.get("dataset") or folder.resolve().name
-    return _open_files(files, level, name, str(folder), about.get("source") or name, state)
+    source = about.get("source") or name
+    if (folder / METADATA).exists() or files.document(LAYER_INFO) is None:
+        return _open_files(files, level, name, str(folder), source, state)
+    version = _CloneVersion(name, str(folder), source, state, about)
+    return _open_layer(describe(files, version, reads_shards=True), level, CloneObjects(files))
 
 
 def _open_version(
@@ -216,6 +223,8 @@ def _open_version(
     with Index.open_readonly(path) as opened_index:
         row = opened_index.resolve(dataset, label)
     files = open_version_files(held, row)
+    if files.git_document(METADATA) is None and files.git_document(LAYER_INFO) is not None:
+        return _open_layer(describe(files, row, reads_shards=True), level, VersionObjects(files))
     found = _open_files(files, level, row.dataset_name, row.name, row.source_uri, row.state)
     files.volume = found.volume
     return found
@@ -228,16 +237,54 @@ def _open_files(
     return OpenVolume(volume, name, version, source, state, files)
 
 
-def _read_description(content: bytes | None) -> dict[str, str]:
-    """Return fields of a dataset's description; empty for datasets not minted here."""
+def _open_layer(found: VolumeDescription, level: str, objects: LayerObjects) -> OpenVolume:
+    """Open a level of a precomputed layer.
+
+    Raises UnreadableVolumeError for a level whose chunks cannot be read.
+    """
+    described, storage = found.level(level)
+    if storage.unreadable_reason:
+        raise UnreadableVolumeError(
+            f"level {level} of {found.version} cannot be opened: {storage.unreadable_reason}; "
+            "CloudVolume reads it in a clone"
+        )
+    files = PrecomputedFiles(objects, described.volume, storage)
+    return OpenVolume(described.volume, found.name, found.version, found.source, found.state, files)
+
+
+@dataclass(frozen=True, slots=True)
+class _CloneVersion:
+    """The version that a clone has checked out."""
+
+    dataset_name: str
+    name: str
+    source_uri: str
+    state: str
+    about: Mapping[str, Any]
+
+    @property
+    def local_id(self) -> str:
+        return self.dataset_name.partition(":")[2]
+
+    @property
+    def commit(self) -> str:
+        return ""
+
+    @property
+    def form(self) -> str:
+        return str(self.about.get("form", "files"))
+
+    @property
+    def exceptions(self) -> int:
+        return len(self.about.get("exceptions", ()))
+
+
+def _read_description(content: bytes | None) -> Mapping[str, Any]:
+    """Return a dataset's description; empty for datasets not minted here."""
     try:
-        document = parse_json(content or b"{}", DESCRIPTION_PATH)
+        return parse_description(content or b"{}", DESCRIPTION_PATH)
     except ValueError:
-        document = None
-    if not isinstance(document, dict):
         return {}
-    fields = ((field, document.get(field)) for field in ("dataset", "source", "state"))
-    return {field: value for field, value in fields if isinstance(value, str) and value}
 
 
 def _state(folder: Path, recorded: str) -> str:

@@ -37,7 +37,7 @@ class VolumeFiles(Protocol):
     def document(self, path: str) -> bytes | None:
         """Return the content of a document; None if the file does not exist."""
 
-    def block(self, path: str) -> mmap.mmap:
+    def block(self, path: str) -> mmap.mmap | bytes:
         """Return a block's bytes, verified; raises BlockUnavailableError."""
 
     def copy(self, path: str, take: BytesCallback) -> None:

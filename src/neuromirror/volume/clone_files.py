@@ -47,6 +47,10 @@ class CloneFiles:
             return None
         return bytes(self.block(path))
 
+    def git_document(self, path: str) -> bytes | None:
+        """Return the content of a document; None if the clone lacks the file."""
+        return self.document(path)
+
     def block(self, path: str) -> mmap.mmap:
         """Return a block's bytes, verified; raises BlockUnavailableError."""
         with self._locks[hash(path) % _STRIPES]:

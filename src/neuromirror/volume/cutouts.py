@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +15,9 @@ from neuromirror.volume.errors import (
     CutoutTooLargeError,
     UnreadableVolumeError,
 )
+from neuromirror.volume.layer_objects import VersionObjects
 from neuromirror.volume.layouts import Region
+from neuromirror.volume.precomputed_files import LevelChunks
 from neuromirror.volume.regions import sample_index, split_range, validate_box
 
 if TYPE_CHECKING:
@@ -31,11 +32,6 @@ MAX_READ_BYTES: Final = 1_000_000_000
 """Maximum bytes of blocks read for a cut-out: blocks are verified whole."""
 
 _MAX_CONCURRENT: Final = 3
-_MAX_ENCODING_OVERHEAD: Final = 1 << 16
-"""Bytes by which an encoded chunk may exceed its voxels."""
-
-_ENDINGS: Final = ("", ".br", ".gz")
-_BROTLI: Final = "chunks stored as brotli need brotli: pip install 'neuromirror[volumes]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +165,15 @@ def read_voxels(files: VersionFiles, cutout: Cutout) -> NDArray[Any]:
 
     region, level = cutout.region, cutout.region.volume.level
     files.volume = region.volume.volume
+    chunks = LevelChunks(VersionObjects(files), region.volume.volume, cutout.storage)
     made = numpy.zeros(region.shape, _dtype(region.volume.volume))
     (x0, _), (y0, _), (z0, _) = region.box
 
     def put(box: Box) -> None:
         (xa, xb), (ya, yb), (za, zb) = box
-        found = _zarr_block(files, cutout, box) if not cutout.sparse else _chunk(files, cutout, box)
+        found = (
+            _zarr_block(files, cutout, box) if not cutout.sparse else _chunk(chunks, cutout, box)
+        )
         if found is not None:
             made[za - z0 : zb - z0, ya - y0 : yb - y0, xa - x0 : xb - x0] = found
 
@@ -233,26 +232,13 @@ def _zarr_block(files: VersionFiles, cutout: Cutout, box: Box) -> Any:
     return _block_slice(content, _dtype(volume), level.chunk, whole, box)
 
 
-def _chunk(files: VersionFiles, cutout: Cutout, box: Box) -> Any:
+def _chunk(chunks: LevelChunks, cutout: Cutout, box: Box) -> Any:
     """Return a part of a precomputed chunk; None if it has no object because it is all zeros."""
     volume, level = cutout.region.volume.volume, cutout.region.volume.level
-    _, whole = _containing_block(level, box)
+    position, whole = _containing_block(level, box)
     shape = whole[0][1] - whole[0][0], whole[1][1] - whole[1][0], whole[2][1] - whole[2][0]
-    size = math.prod(shape) * volume.item_size
-    stem = f"{cutout.storage.folder}/" + "_".join(f"{start}-{stop}" for start, stop in whole)
-    for ending in _ENDINGS:
-        content = files.read_object(stem + ending, size + _MAX_ENCODING_OVERHEAD)
-        if content is None:
-            continue
-        try:
-            decoded = _decode(bytes(content), ending, size)
-        except ImportError as error:
-            raise UnreadableVolumeError(_BROTLI) from error
-        if len(decoded) != size:
-            why = f"it does not decode to the {size} bytes of its voxels"
-            raise BlockUnavailableError(stem + ending, files.where, why)
-        return _block_slice(decoded, _dtype(volume), shape, whole, box)
-    return None
+    found = chunks.voxels(position, whole)
+    return None if found is None else _block_slice(found, _dtype(volume), shape, whole, box)
 
 
 def _block_slice(
@@ -267,21 +253,3 @@ def _block_slice(
         for (start, stop), (first, _) in zip(reversed(box), reversed(whole), strict=True)
     )
     return block[slices]
-
-
-def _decode(content: bytes, ending: str, size: int) -> bytes:
-    """Return the voxels of a stored chunk, at most one byte too many; empty if it is damaged."""
-    if ending == ".gz":
-        try:
-            return zlib.decompressobj(wbits=31).decompress(content, size + 1)
-        except zlib.error:
-            return b""
-    if ending == ".br":
-        import brotli  # type: ignore[import-not-found,import-untyped,unused-ignore]
-
-        try:
-            made: bytes = brotli.Decompressor().process(content, output_buffer_limit=size + 1)
-        except brotli.error:
-            return b""
-        return made
-    return content

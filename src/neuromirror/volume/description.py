@@ -11,15 +11,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from neuromirror.sources.volumes import ITEM_SIZES, Level, Triple, Volume
+from neuromirror.volume.chunk_encodings import ENCODINGS
 from neuromirror.volume.errors import NotAVolumeError, UnknownLevelError
 from neuromirror.volume.geometry import METADATA, level_names, read_volume
-
-if TYPE_CHECKING:
-    from neuromirror.index import VersionRow
-    from neuromirror.volume.version_files import VersionFiles
+from neuromirror.volume.shards import Sharding, parse_sharding
 
 OME_ZARR: Final = "OME-Zarr 0.5"
 PRECOMPUTED: Final = "Neuroglancer precomputed"
@@ -27,7 +25,7 @@ PRECOMPUTED: Final = "Neuroglancer precomputed"
 LARGEST_CHUNK: Final = 64_000_000
 """Maximum bytes of voxels of a precomputed chunk, which is decoded whole."""
 
-_INFO: Final = "info"
+LAYER_INFO: Final = "info"
 _FRAMES: Final = (".boss/coordinate_frame.json", ".ndstore/dataset.json")
 _FOLDER: Final = re.compile(r"(?!\.)[\w.,+=-]+(?:/(?!\.)[\w.,+=-]+)*", re.ASCII)
 _MAX_LEVELS: Final = 64
@@ -39,12 +37,15 @@ _MANIFEST: Final = "its chunks are in the version's manifest, not in git"
 class LevelStorage:
     """The storage of a level: its folder, and the encoding of its blocks.
 
-    ``unreadable_reason`` is why they cannot be read here; empty if they can.
+    ``unreadable_reason`` is why they cannot be read here; empty if they can. ``block`` is the size
+    of the blocks of a compressed segmentation, and ``sharding`` how chunks are packed into shards.
     """
 
     folder: str
     encoding: str
     unreadable_reason: str = ""
+    block: Triple | None = None
+    sharding: Sharding | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,55 @@ class LevelDescription:
     state: str
 
 
-def describe(files: VersionFiles, row: VersionRow) -> VolumeDescription:
+class DescribedVersion(Protocol):
+    """What identifies a version, as in the index."""
+
+    @property
+    def dataset_name(self) -> str:
+        """The dataset, ``<mirror>:<local id>``."""
+
+    @property
+    def local_id(self) -> str:
+        """The id of the dataset in its mirror."""
+
+    @property
+    def name(self) -> str:
+        """The version, ``<mirror>:<local id>@<label>``."""
+
+    @property
+    def source_uri(self) -> str:
+        """The URI upstream."""
+
+    @property
+    def state(self) -> str:
+        """The state digest."""
+
+    @property
+    def commit(self) -> str:
+        """The commit id in hex."""
+
+    @property
+    def form(self) -> str:
+        """``files`` or ``manifest``."""
+
+    @property
+    def exceptions(self) -> int:
+        """The number of excluded objects."""
+
+
+class DescribingFiles(Protocol):
+    """The documents of a version."""
+
+    def git_document(self, path: str) -> bytes | None:
+        """Return the content of a document in git; None if there is none."""
+
+    def has(self, path: str) -> bool:
+        """Return whether the version has a file or folder."""
+
+
+def describe(
+    files: DescribingFiles, row: DescribedVersion, *, reads_shards: bool = False
+) -> VolumeDescription:
     """Describe a version as a volume.
 
     Parameters
@@ -152,6 +201,9 @@ def describe(files: VersionFiles, row: VersionRow) -> VolumeDescription:
         The files of the version.
     row
         The version, as returned by :meth:`Index.resolve`.
+
+    reads_shards
+        Whether a chunk may cost the download of a whole shard.
 
     Returns
     -------
@@ -165,15 +217,15 @@ def describe(files: VersionFiles, row: VersionRow) -> VolumeDescription:
     """
     if files.git_document(METADATA) is not None:
         return _describe_zarr(files, row)
-    info = _object(files.git_document(_INFO))
+    info = _object(files.git_document(LAYER_INFO))
     if isinstance(info.get("scales"), list) and isinstance(info.get("data_type"), str):
-        return _describe_layer(files, row, info)
+        return _describe_layer(files, row, info, reads_shards)
     raise NotAVolumeError(
         f"{row.name} is not a volume: it has neither OME-Zarr levels nor an info file"
     )
 
 
-def _describe_zarr(files: VersionFiles, row: VersionRow) -> VolumeDescription:
+def _describe_zarr(files: DescribingFiles, row: DescribedVersion) -> VolumeDescription:
     names = level_names(files.git_document(METADATA), row.name)
     found = [read_volume(files.git_document, name, row.name) for name in names[:_MAX_LEVELS]]
     if not found:
@@ -189,7 +241,7 @@ def _describe_zarr(files: VersionFiles, row: VersionRow) -> VolumeDescription:
 
 
 def _describe_layer(
-    files: VersionFiles, row: VersionRow, info: Mapping[str, Any]
+    files: DescribingFiles, row: DescribedVersion, info: Mapping[str, Any], reads_shards: bool
 ) -> VolumeDescription:
     dtype = str(info["data_type"]).lower()
     if dtype not in ITEM_SIZES:
@@ -205,7 +257,10 @@ def _describe_layer(
                 f"{row.name}: scale {number} of its info file is invalid"
             ) from error
         levels.append(level)
-        stored.append(_level_storage(files, row, scale, level, ITEM_SIZES[dtype], info))
+        storage = _level_storage(files, row, scale, level, ITEM_SIZES[dtype], info)
+        if storage.sharding is not None and not (reads_shards or storage.unreadable_reason):
+            storage = replace(storage, unreadable_reason="its chunks are packed into shards")
+        stored.append(storage)
     if not levels:
         raise NotAVolumeError(f"{row.name} is not a volume: its info file has no scales")
     volume = Volume(
@@ -218,7 +273,7 @@ def _describe_layer(
     )
 
 
-def _row_fields(row: VersionRow) -> tuple[str, str, str, str, str]:
+def _row_fields(row: DescribedVersion) -> tuple[str, str, str, str, str]:
     return row.dataset_name, row.name, row.source_uri, row.state, row.commit
 
 
@@ -241,8 +296,8 @@ def _triple(given: Any, least: int) -> Triple:
 
 
 def _level_storage(
-    files: VersionFiles,
-    row: VersionRow,
+    files: DescribingFiles,
+    row: DescribedVersion,
     scale: Mapping[str, Any],
     level: Level,
     item_size: int,
@@ -250,12 +305,16 @@ def _level_storage(
 ) -> LevelStorage:
     folder, encoding = str(scale.get("key", "")), str(scale.get("encoding", ""))
     channels = info.get("num_channels", 1)
-    unread = ""
+    unread, sharding, block = "", None, None
+    try:
+        sharding = parse_sharding(scale["sharding"]) if scale.get("sharding") else None
+        if encoding == "compressed_segmentation":
+            block = _triple(scale["compressed_segmentation_block_size"], 1)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        unread = f"its info file has {error}"
     if not _FOLDER.fullmatch(folder):
         unread = "its chunks are outside the folder of the layer"
-    elif scale.get("sharding"):
-        unread = "its chunks are packed into shards"
-    elif encoding != "raw":
+    elif encoding not in ENCODINGS:
         unread = f"its chunks are encoded as {encoding[:40]}"
     elif channels != 1:
         unread = f"its voxels have {str(channels)[:40]} channels"
@@ -267,10 +326,10 @@ def _level_storage(
         unread = "the version has none of its chunks"
     elif row.exceptions:
         unread = "some objects of the layer are excluded, so that chunks may be missing"
-    return LevelStorage(folder, encoding, unread)
+    return LevelStorage(folder, encoding, unread, block, sharding)
 
 
-def _frame(files: VersionFiles) -> tuple[str, str]:
+def _frame(files: DescribingFiles) -> tuple[str, str]:
     for path in _FRAMES:
         if files.has(path):
             document = _object(files.git_document(path))

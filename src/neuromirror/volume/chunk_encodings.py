@@ -1,0 +1,197 @@
+"""Decode the chunks of Neuroglancer's "Precomputed: volume" to voxels.
+
+Every function returns the voxels in the order x, y, z (x fastest), little-endian, which are the
+bytes of an array in C order with the axes z, y, x. Damaged input raises ValueError.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from neuromirror.sources.volumes import Triple
+from neuromirror.volume.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAX_OVERHEAD: Final = 1 << 16
+"""Bytes by which an encoded chunk may exceed its voxels."""
+
+_MAX_BLOCK: Final = 1 << 16
+"""Voxels of a block of a compressed segmentation; usually 8 × 8 × 8."""
+
+
+def unpack(content: bytes | memoryview, coding: str, max_bytes: int) -> bytes:
+    """Undo a content coding.
+
+    Parameters
+    ----------
+    content
+        The stored bytes.
+    coding
+        ``gzip``, ``br``, or empty.
+    max_bytes
+        Maximum size of the result in bytes.
+
+    Returns
+    -------
+    bytes
+        The content; one byte more than ``max_bytes`` if it is larger.
+
+    Raises
+    ------
+    ValueError
+        The content is damaged.
+    MissingExtraError
+        The package brotli is not installed.
+    """
+    if coding == "gzip":
+        try:
+            return zlib.decompressobj(wbits=31).decompress(content, max_bytes + 1)
+        except zlib.error as error:
+            raise ValueError(str(error)) from error
+    if coding == "br":
+        try:
+            import brotli  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        except ImportError as error:
+            raise MissingExtraError(error) from error
+        try:
+            made: bytes = brotli.Decompressor().process(content, output_buffer_limit=max_bytes + 1)
+        except brotli.error as error:
+            raise ValueError(str(error)) from error
+        return made
+    return bytes(content)
+
+
+def decode_voxels(
+    content: bytes, encoding: str, shape: Triple, dtype: str, block: Triple | None = None
+) -> bytes:
+    """Return the voxels of a chunk with one channel.
+
+    Parameters
+    ----------
+    content
+        The chunk.
+    encoding
+        One of :data:`ENCODINGS`.
+    shape
+        The number of voxels along x, y, z.
+    dtype
+        The name of the NumPy type.
+    block
+        The size of a block along x, y, z, of a compressed segmentation.
+
+    Returns
+    -------
+    bytes
+        The voxels, x fastest.
+
+    Raises
+    ------
+    ValueError
+        The content is damaged, or of another shape or type.
+    MissingExtraError
+        A package is not installed.
+    """
+    try:
+        import numpy
+    except ImportError as error:
+        raise MissingExtraError(error) from error
+    kind = numpy.dtype(dtype).newbyteorder("<")
+    size = math.prod(shape) * kind.itemsize
+    found = ENCODINGS[encoding](content, shape, kind, block)
+    if len(found) != size:
+        raise ValueError(f"{len(found)} bytes of voxels, not {size}")
+    return found
+
+
+def _raw(content: bytes, shape: Triple, dtype: Any, block: Triple | None) -> bytes:
+    return content
+
+
+def _image(content: bytes, shape: Triple, dtype: Any, block: Triple | None) -> bytes:
+    """Decode a JPEG or PNG image, whose rows are the voxels in order, with any row length."""
+    import numpy
+
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise MissingExtraError(error) from error
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
+            if math.prod(image.size) != math.prod(shape):
+                raise ValueError(f"an image of {image.size} pixels")
+            pixels = numpy.asarray(image)
+    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ValueError(str(error)) from error
+    if pixels.ndim != 2 or pixels.dtype.itemsize > dtype.itemsize or pixels.dtype.kind == "b":
+        raise ValueError(f"pixels of {pixels.dtype}, not {dtype}")
+    return pixels.astype(dtype).tobytes()
+
+
+def _segmentation(content: bytes, shape: Triple, dtype: Any, block: Triple | None) -> bytes:
+    """Decode the format "compressed_segmentation" of uint32 or uint64 labels."""
+    import numpy
+
+    if block is None or not 0 < math.prod(block) <= _MAX_BLOCK or dtype.itemsize not in (4, 8):
+        raise ValueError("invalid block size or data type")
+    words = numpy.frombuffer(content[: len(content) // 4 * 4], "<u4")
+    if len(words) < 1 or not 1 <= words[0] <= len(words):
+        raise ValueError("the offset of the channel is outside of the chunk")
+    words = words[int(words[0]) :]
+    grid = [-(-size // one) for size, one in zip(shape, block, strict=True)]
+    headers = words[: 2 * math.prod(grid)].reshape(-1, 2)
+    if len(headers) != math.prod(grid):
+        raise ValueError("truncated headers of blocks")
+    made = numpy.empty(
+        [one * count for one, count in zip(block[::-1], grid[::-1], strict=True)], dtype
+    )
+    for number, (first, values) in enumerate(headers.tolist()):
+        x, y, z = number % grid[0], number // grid[0] % grid[1], number // (grid[0] * grid[1])
+        labels = _block_labels(
+            words, first & 0xFFFFFF, first >> 24, values, math.prod(block), dtype
+        )
+        made[
+            z * block[2] : (z + 1) * block[2],
+            y * block[1] : (y + 1) * block[1],
+            x * block[0] : (x + 1) * block[0],
+        ] = labels.reshape(block[::-1])
+    return made[: shape[2], : shape[1], : shape[0]].tobytes()
+
+
+def _block_labels(
+    words: NDArray[Any], table: int, bits: int, values: int, voxels: int, dtype: Any
+) -> NDArray[Any]:
+    import numpy
+
+    if bits not in (0, 1, 2, 4, 8, 16, 32):
+        raise ValueError(f"{bits} bits per value")
+    count = -(-voxels * bits // 32)
+    packed = words[values : values + count]
+    if len(packed) != count:
+        raise ValueError("truncated values of a block")
+    if bits == 0:
+        indices = numpy.zeros(voxels, "<u4")
+    else:
+        shifts = numpy.arange(0, 32, bits, dtype="<u4")
+        mask = numpy.uint32((1 << bits) - 1)
+        indices = (packed[:, None] >> shifts & mask).reshape(-1)[:voxels]
+    length = (int(indices.max()) + 1) * dtype.itemsize // 4
+    labels = words[table : table + length]
+    if len(labels) != length:
+        raise ValueError("truncated labels of a block")
+    made: NDArray[Any] = labels.view(dtype)[indices]
+    return made
+
+
+ENCODINGS: Final[Mapping[str, Callable[[bytes, Triple, Any, Triple | None], bytes]]] = {
+    "raw": _raw,
+    "jpeg": _image,
+    "png": _image,
+    "compressed_segmentation": _segmentation,
+}
+"""The supported encodings by name."""

@@ -1,0 +1,198 @@
+"""Read a level of a precomputed layer as a Zarr: its metadata are made, its chunks are decoded.
+
+A chunk of a layer ends at the end of the layer, that of a Zarr has the full size. A chunk without
+an object is all zeros, if the version has all objects of the layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, Protocol
+
+from neuromirror.sources.volumes import Box, Level, Triple, Volume, zarr_documents
+from neuromirror.volume.chunk_encodings import MAX_OVERHEAD, decode_voxels, unpack
+from neuromirror.volume.description import LevelStorage
+from neuromirror.volume.errors import BlockUnavailableError
+from neuromirror.volume.geometry import block_box
+from neuromirror.volume.shards import ShardReader, chunk_number
+
+if TYPE_CHECKING:
+    from neuromirror.volume.block_store import BytesCallback
+
+_ENDINGS: Final = {"": "", ".br": "br", ".gz": "gzip"}
+"""The content codings of objects, by the ending of their paths."""
+
+
+class LayerObjects(Protocol):
+    """The objects of a layer in a version; shared by threads."""
+
+    @property
+    def where(self) -> str:
+        """The name of the version, for messages."""
+
+    def read_object(self, path: str, max_bytes: int) -> bytes | memoryview | None:
+        """Return a verified object; None if the version lacks it."""
+
+    def read_part(self, path: str, start: int, stop: int) -> bytes | None:
+        """Return verified bytes of an object; None if the version lacks it."""
+
+    def close(self) -> None:
+        """Abort running requests."""
+
+
+class LevelChunks:
+    """The chunks of a level of a precomputed layer; shared by threads.
+
+    Parameters
+    ----------
+    objects
+        The objects of the layer.
+    volume
+        The volume, with this level only.
+    storage
+        How the level is stored.
+    """
+
+    def __init__(self, objects: LayerObjects, volume: Volume, storage: LevelStorage) -> None:
+        self._objects = objects
+        self._volume = volume
+        self._storage = storage
+        self._shards = (
+            None
+            if storage.sharding is None
+            else ShardReader(storage.folder, storage.sharding, objects.read_part)
+        )
+
+    def voxels(self, position: Triple, box: Box) -> bytes | None:
+        """Return the voxels of a chunk, x fastest; None if the chunk is missing: all zeros.
+
+        Parameters
+        ----------
+        position
+            The position of the chunk in the grid, along x, y, z.
+        box
+            The box of the chunk, which ends at the end of the volume.
+
+        Raises
+        ------
+        BlockUnavailableError
+            An object is unavailable, differs from the version, or is damaged.
+        """
+        x, y, z = (stop - start for start, stop in box)
+        size = x * y * z * self._volume.item_size
+        most = size if self._storage.encoding == "raw" else 2 * size + MAX_OVERHEAD
+        stem = f"{self._storage.folder}/" + "_".join(f"{start}-{stop}" for start, stop in box)
+        try:
+            found = self._stored(stem, position, most)
+            if found is None:
+                return None
+            stem, content = found
+            return decode_voxels(
+                content,
+                self._storage.encoding,
+                (x, y, z),
+                self._volume.dtype,
+                self._storage.block,
+            )
+        except ValueError as error:
+            why = f"it does not decode to the {size} bytes of its voxels: {error}"
+            raise BlockUnavailableError(stem, self._objects.where, why) from error
+
+    def _stored(self, stem: str, position: Triple, most: int) -> tuple[str, bytes] | None:
+        """Return path and content of the object of a chunk, without its content coding."""
+        if self._shards is not None:
+            assert self._storage.sharding is not None
+            number = chunk_number(position, self._volume.levels[0].grid)
+            found = self._shards.chunk(number)
+            if found is None:
+                return None
+            path, content = found
+            return path, unpack(content, self._storage.sharding.data_coding, most)
+        for ending, coding in _ENDINGS.items():
+            stored = self._objects.read_object(stem + ending, most + MAX_OVERHEAD)
+            if stored is not None:
+                return stem + ending, unpack(stored, coding, most)
+        return None
+
+
+class PrecomputedFiles:
+    """A level of a precomputed layer with the files that a Zarr has; shared by threads.
+
+    Parameters
+    ----------
+    objects
+        The objects of the layer.
+    volume
+        The volume, with this level only.
+    storage
+        How the level is stored.
+    """
+
+    def __init__(self, objects: LayerObjects, volume: Volume, storage: LevelStorage) -> None:
+        self.where = objects.where
+        self._objects = objects
+        self._volume = volume
+        self._storage = storage
+        self._chunks = LevelChunks(objects, volume, storage)
+        self._documents = {one.path.decode(): one.content for one in zarr_documents(volume)}
+
+    def __reduce__(
+        self,
+    ) -> tuple[type[PrecomputedFiles], tuple[LayerObjects, Volume, LevelStorage]]:
+        return PrecomputedFiles, (self._objects, self._volume, self._storage)
+
+    def document(self, path: str) -> bytes | None:
+        """Return the metadata of the group or of the level; None for any other path."""
+        return self._documents.get(path)
+
+    def block(self, path: str) -> bytes:
+        """Return the voxels of a chunk, verified; raises BlockUnavailableError."""
+        found = block_box(self._volume, path)
+        if found is None:
+            raise BlockUnavailableError(path, self.where, "the level has no such chunk")
+        box, level = found[0], self._volume.levels[0]
+        x, y, z = (
+            (start - first) // size
+            for (start, _), first, size in zip(box, level.start, level.chunk, strict=True)
+        )
+        return self._padded(self._chunks.voxels((x, y, z), box), box, level)
+
+    def copy(self, path: str, take: BytesCallback) -> None:
+        """Pass the voxels of a chunk to ``take``; raises BlockUnavailableError."""
+        take(0, memoryview(self.block(path)))
+
+    def has(self, path: str) -> bool:
+        """Return whether a path is one of the metadata or of a chunk of the level."""
+        return path in self._documents or block_box(self._volume, path) is not None
+
+    def entries(self, folder: str) -> Iterator[tuple[str, bool]]:
+        """Yield the names in a folder, each with whether it is a folder."""
+        level = self._volume.levels[0]
+        parts = folder.split("/") if folder else []
+        if not parts:
+            yield from ((level.name, True), ("zarr.json", False))
+        elif parts == [level.name]:
+            yield from (("c", True), ("zarr.json", False))
+        elif parts[:2] == [level.name, "c"] and len(parts) < 5:
+            yield from ((str(one), len(parts) < 4) for one in range(level.grid[4 - len(parts)]))
+
+    def close(self) -> None:
+        """Abort running requests."""
+        self._objects.close()
+
+    def _padded(self, voxels: bytes | None, box: Box, level: Level) -> bytes:
+        """Return a chunk in the full size, with zeros beyond the end of the volume."""
+        item = self._volume.item_size
+        if voxels is None:
+            return bytes(self._volume.chunk_bytes(level))
+        width, height, depth = (stop - start for start, stop in box)
+        if (width, height, depth) == level.chunk:
+            return voxels
+        row, full_row = width * item, level.chunk[0] * item
+        made = bytearray(self._volume.chunk_bytes(level))
+        for z in range(depth):
+            for y in range(height):
+                at = (z * level.chunk[1] + y) * full_row
+                start = (z * height + y) * row
+                made[at : at + row] = voxels[start : start + row]
+        return bytes(made)
