@@ -27,7 +27,10 @@ _PROPERTIES = {
 
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> int:
-    """Answer requests until the end of the input; return the exit code of the program."""
+    """Answer git-annex's requests until the end of the input; return the program's exit code.
+
+    ``requests`` and ``replies`` are the streams of the external backend protocol.
+    """
 
     def send(line: bytes) -> None:
         replies.write(line + b"\n")
@@ -119,7 +122,7 @@ def _verify(key: bytes, path: bytes, send: Callable[[bytes], None]) -> bytes:
 
 
 def main() -> None:
-    """Run the program on stdin and stdout."""
+    """Run the git-annex backend program: answer git-annex on stdin and stdout until stdin ends."""
     try:
         code = serve(sys.stdin.buffer, sys.stdout.buffer)
     except (BrokenPipeError, KeyboardInterrupt):

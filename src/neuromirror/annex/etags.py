@@ -14,7 +14,7 @@ _BLOCK = 1024**2
 
 
 def ignore_progress(position: int) -> None:
-    """Ignore a progress report."""
+    """Do nothing: the default for ``progress``."""
 
 
 def etag_of(

@@ -53,7 +53,7 @@ class SkippedRemote:
 
 
 def initialize(git: RunGit) -> list[SkippedRemote]:
-    """Initialize git-annex in a clone.
+    """Initialize git-annex in a clone, and enable only the special remotes that a mirror writes.
 
     Parameters
     ----------
@@ -109,7 +109,10 @@ def _enable(git: RunGit, name: str) -> None:
 
 
 def is_own_remote(line: bytes) -> bool:
-    """Return whether a line of ``remote.log`` is byte-identical to one that neuromirror writes."""
+    """Return whether a line of ``remote.log`` is exactly one that neuromirror writes.
+
+    Only such a remote may be enabled in a clone of an untrusted repository.
+    """
     try:
         ((uuid, config),) = parse_remote_log(line).items()
         found = _TIMESTAMP.search(line)

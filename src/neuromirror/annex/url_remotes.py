@@ -166,7 +166,10 @@ class UrlRemote:
 
 
 class UrlRemotes:
-    """Finds the remotes that hold a file's content, from its URLs as written in URL logs."""
+    """Determines which remotes hold a file's content, from the URLs in its URL log.
+
+    ``remotes`` are the remotes besides git-annex's default web remote.
+    """
 
     def __init__(self, remotes: tuple[UrlRemote, ...]) -> None:
         self._claiming_uuid = next((one.uuid for one in remotes if one.claims), None)

@@ -21,7 +21,7 @@ Check = Callable[[], Iterator[ConformanceFinding]]
 
 
 def checks(source: BossSource) -> Iterator[tuple[str, Check]]:
-    """Yield the name and the function of each check, in their order."""
+    """Yield the name and the function of each check of a BOSS, in the order in which they run."""
     service_checks = BossChecks(source)
     for check in (service_checks.lists, service_checks.documents, service_checks.cutouts):
         yield f"boss.{check.__name__}", check

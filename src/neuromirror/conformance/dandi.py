@@ -22,7 +22,7 @@ Json = Mapping[str, Any]
 
 
 def checks(source: DandiSource) -> Iterator[tuple[str, Check]]:
-    """Yield the name and the function of each check, in their order."""
+    """Yield the name and the function of each check of a DANDI archive, in the order they run."""
     api_checks = DandiChecks(source.session, source.options.api)
     for check in (
         api_checks.info,

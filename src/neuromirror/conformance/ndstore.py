@@ -15,7 +15,7 @@ Check = Callable[[], Iterator[ConformanceFinding]]
 
 
 def checks(source: NdstoreSource) -> Iterator[tuple[str, Check]]:
-    """Yield the name and the function of each check, in their order."""
+    """Yield the name and the function of each check of an ndstore, in the order they run."""
 
     def lists() -> Iterator[ConformanceFinding]:
         """Check that public tokens are listed and describe their channels."""

@@ -15,7 +15,7 @@ FORMAT: Final = 1
 
 
 class InvalidReportError(NeuromirrorError):
-    """A stored report that cannot be parsed."""
+    """A stored report of an archive check cannot be parsed."""
 
 
 class ConformanceFinding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -24,7 +24,7 @@ Check = Callable[[], Iterator[ConformanceFinding]]
 
 
 def checks(bucket: S3Bucket, prefix: bytes, kind: str = "s3") -> Iterator[tuple[str, Check]]:
-    """Yield the name and the function of each check, in their order.
+    """Yield the name and the function of each check of a bucket, in the order they run.
 
     Parameters
     ----------
@@ -309,7 +309,10 @@ class BucketChecks:
 
 
 def rate_limits(rule: str, replies: list[Mapping[str, str]]) -> ConformanceFinding:
-    """Return the finding about rate-limit headers in responses."""
+    """Return a finding that lists the rate-limit headers in replies; ``limited`` if there are any.
+
+    ``rule`` is the name of the check, ``replies`` are the headers of each reply.
+    """
     found = sorted(
         {
             f"{name}: {value}"

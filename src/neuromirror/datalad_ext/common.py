@@ -53,7 +53,21 @@ JOBS = Parameter(
 def outcome_result(
     outcome: Outcome, action: str, path: Path, kind: str, refds: str | None
 ) -> ResultRecord:
-    """Return an outcome as a DataLad result of type ``file`` or ``dataset``."""
+    """Convert an outcome of a command to a result record of DataLad.
+
+    Parameters
+    ----------
+    outcome
+        The outcome.
+    action
+        The name of the DataLad command.
+    path
+        The path that was processed.
+    kind
+        The type of the path, ``file`` or ``dataset``.
+    refds
+        The path of the dataset argument; None without one.
+    """
     more = {
         "mirror_dataset": outcome.dataset,
         "mirror_version": outcome.version,
@@ -116,7 +130,10 @@ def as_tuple(values: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def open_store(store: str | None) -> Store:
-    """Open the store; raises NotAStoreError."""
+    """Open the store at a path; raise NotAStoreError for any other folder.
+
+    For None it is the store in ``NEUROMIRROR_STORE``, or ``./store``.
+    """
     from neuromirror.store import Store
 
     return Store.open(Path(store or os.environ.get("NEUROMIRROR_STORE") or "store"))

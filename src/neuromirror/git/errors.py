@@ -10,11 +10,11 @@ class GitError(NeuromirrorError):
 
 
 class InvalidRefNameError(NeuromirrorError):
-    """A name that git rejects as the name of a ref."""
+    """git does not accept a name as that of a ref."""
 
 
 class ObjectMissingError(NeuromirrorError):
-    """An object cannot be read: the name is wrong, or the repository is damaged."""
+    """A requested object cannot be read: its name is wrong, or the repository is damaged."""
 
 
 class ObjectsRefusedError(GitError):

@@ -41,7 +41,7 @@ def pack_bytes(folder: Path, name: str) -> int:
 
 
 def pack_size(folder: Path, name: str) -> PackSize:
-    """Return the size of a pack; raise PackIndexError where its index is damaged."""
+    """Return the size of a pack; raise PackIndexError if its index is damaged."""
     with (folder / f"{name}.idx").open("rb") as file:
         ends = _read_fanout(file)
     return PackSize(name, ends[-1], pack_bytes(folder, name))
@@ -68,7 +68,7 @@ def _read_fanout(file: BinaryIO) -> tuple[int, ...]:
 class PackIndex:
     """The object ids in a pack index, mapped into memory; a context manager.
 
-    Raises PackIndexError where the file is damaged.
+    Raises PackIndexError if the file is damaged.
     """
 
     __slots__ = ("_ends", "_view")
@@ -112,7 +112,10 @@ class PackIndex:
 
 
 class KnownObjects:
-    """The objects in a repository's packs; loose objects are ignored."""
+    """The ids of the objects in a repository's packs, for ``in``; loose objects are ignored.
+
+    ``objects`` is the folder ``objects`` of the repository.
+    """
 
     def __init__(self, objects: Path) -> None:
         self._indexes: list[PackIndex] = []

@@ -69,7 +69,10 @@ _load = msgspec.json.Decoder(_Record).decode
 
 
 def annex_line_from_record(record_line: bytes) -> bytes | None:
-    """Return the :func:`annex_line` of a file from its record line."""
+    """Return the :func:`annex_line` of a file, from its record line.
+
+    Like that function, it returns None for a subdataset and for a file without locations.
+    """
     record = _load(record_line)
     return None if record.subdataset is not None else _line(record.key, record.locations)
 

@@ -27,7 +27,10 @@ class AnnexWorkerError(NeuromirrorError):
 
 
 class AnnexWorker:
-    """The worker process of a mint; a context manager that kills it at the end of the block."""
+    """Runs the writing of the git-annex branch in a worker process, beside the rest of a mint.
+
+    It is a context manager that kills the process at the end of the block.
+    """
 
     def __init__(
         self, records: Path, repository: Path, transaction: MintTransaction, scratch: Path
@@ -98,7 +101,7 @@ class AnnexWorker:
 
 
 def main() -> None:
-    """Read a task from stdin, run it, and write its result to stdout."""
+    """Run the worker process: read a task from stdin, run it, and write its result to stdout."""
     try:
         response = _write(json.load(sys.stdin))
     except OSError as error:

@@ -53,5 +53,5 @@ def version_message(header: SnapshotHeader, label: str, state: str, files: int, 
 
 
 def annex_message(header: SnapshotHeader, label: str) -> str:
-    """Return the message of the commit on the git-annex branch for a state."""
+    """Return the message of the commit on the git-annex branch that belongs to a version."""
     return f"{header.version.dataset.name} {label}\n\nMirror-Spec: {MINT_SPEC}\n"

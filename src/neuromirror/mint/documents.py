@@ -71,7 +71,10 @@ def dataset_json(
     state: str,
     sums: StateCounts,
 ) -> bytes:
-    """Return ``.neuromirror/dataset.json``, which depends on the state only."""
+    """Return the content of ``.neuromirror/dataset.json``, which describes a version.
+
+    It depends on the state only, so that equal states give equal bytes.
+    """
     facts = header.facts
     attributes: dict[str, list[str]] = {}
     for name, value in sorted(facts.attributes):
@@ -129,7 +132,24 @@ def write_root_entries(
     description: bytes,
     sums: StateCounts,
 ) -> dict[bytes, tuple[bytes, bytes]]:
-    """Write the files that are in every root tree; return their entries: name → (mode, id)."""
+    """Write the files at the top of every dataset, such as ``.datalad``; return their tree entries.
+
+    Parameters
+    ----------
+    pack
+        Where the objects are written.
+    header, documents
+        The state, and upstream's documents sorted by path.
+    description
+        The content of ``.neuromirror/dataset.json``.
+    sums
+        The counts of the state's files.
+
+    Returns
+    -------
+    dict[bytes, tuple[bytes, bytes]]
+        Name → (mode, 20-byte id).
+    """
     dataset = header.version.dataset
     config = b'[datalad "dataset"]\n\tid = %s\n' % dataset.dataset_id.encode()
     entries = {

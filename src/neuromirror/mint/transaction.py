@@ -151,7 +151,11 @@ class MintResult:
 
 
 def tree_entry(pack: PackWriter, placed: SnapshotEntry) -> tuple[bytes, bytes]:
-    """Return mode and 20-byte id of an entry's symlink, which is written, or gitlink."""
+    """Return the mode and the 20-byte id with which an entry is in a git tree.
+
+    A file is a symlink, which is written to ``pack``; a subdataset is a gitlink. Raises ValueError
+    for a subdataset without a commit.
+    """
     if placed.subdataset is None:
         return SYMLINK_MODE, pack.add(BLOB, link_target(placed.key, placed.git_path))
     commit = bytes.fromhex(placed.subdataset.commit)

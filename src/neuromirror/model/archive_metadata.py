@@ -78,7 +78,7 @@ _KEYS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class ArchiveMetadata:
-    """Texts about a dataset.
+    """The texts about a dataset in its archive's documents.
 
     Attributes
     ----------
@@ -87,7 +87,8 @@ class ArchiveMetadata:
     readme
         The text of a README in git.
     values
-        The values of each of :data:`LIST_FIELDS`, in the order of the documents.
+        The values of each field of :data:`LIST_FIELDS`, in the order in which the documents have
+        them.
     """
 
     description: str = ""

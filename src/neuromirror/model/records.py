@@ -32,7 +32,7 @@ class Evidence(StrEnum):
 
 
 class Retention(StrEnum):
-    """How long upstream promises to keep these bytes."""
+    """How long upstream promises to keep the bytes of a file."""
 
     PUBLISHED = "published"
     """In a published version: kept as long as the archive exists."""
@@ -45,7 +45,7 @@ class Retention(StrEnum):
 
 
 class VersionKind(StrEnum):
-    """Whether upstream published a version or the mirror observed it."""
+    """The kind of a version: ``published`` by upstream, or only ``observed`` by the mirror."""
 
     PUBLISHED = "published"
     """Published by upstream under its own label; should never change."""

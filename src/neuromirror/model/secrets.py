@@ -14,7 +14,7 @@ _declared: set[str] = set()
 
 
 def declare_secrets(names: Iterable[str]) -> None:
-    """Declare variables as credentials until the end of this process.
+    """Declare that variables contain credentials, so that :func:`is_secret` is true for them.
 
     Parameters
     ----------

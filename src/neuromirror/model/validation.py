@@ -62,7 +62,7 @@ _LONGEST_SHOWN: Final = 120
 
 
 class InvalidDocumentError(NeuromirrorError, ValueError):
-    """A document that violates its format.
+    """An untrusted document violates its format.
 
     Attributes
     ----------

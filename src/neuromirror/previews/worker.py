@@ -32,7 +32,7 @@ _LIMITS: Final = RequestLimits(
 
 
 def main() -> None:
-    """Run the task on standard input."""
+    """Run the preview process: read a task from stdin, and print its outcome to stdout."""
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=PreviewTask)
     # HDF5 must not load plug-ins; it reads this variable when h5py is imported
     os.environ["HDF5_PLUGIN_PRELOAD"] = "::"
