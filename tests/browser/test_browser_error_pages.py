@@ -74,7 +74,7 @@ def test_from_an_error_one_can_search_on(session: BrowserSession) -> None:
 
 
 def test_withdrawn_dataset_is_not_found(session: BrowserSession) -> None:
-    for path in ("/?q=sleep+learning", "/?q=secret", "/?mirror=lab"):
+    for path in ("/?q=sleep+learning", "/?q=secret", "/search?archive=lab"):
         session.open(path)
         assert "Sleep after learning" not in session.page.content()
         assert session.page.locator(f'main a[href^="/dataset/{SECRET}"]').count() == 0

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from neuromirror.index import Index, rebuild_from_journal
+from neuromirror.index.synonyms import canonical_technique
 from neuromirror.model import DatasetReinstated, DatasetWithdrawn, LinksFound
 from neuromirror.model.volumes import VOLUME_SCHEMES
 from neuromirror.sources.volumes import SCHEMES
@@ -124,3 +125,33 @@ def test_facets_have_one_value_for_many_names(journal: DiskJournal, index: Index
     assert facet(index, "year") == {"2024": 3}
     assert facet(index, "size") == {"up to 1 GB": 2, "100 GB to 1 TB": 1, "over 1 TB": 1}
     assert VOLUME_SCHEMES == SCHEMES
+
+
+def test_techniques_without_synonyms_are_counted_under_one_spelling() -> None:
+    names = ("Behavior videos", "behavior-videos", "behavior videos")
+    assert {canonical_technique(one) for one in names} == {"behavior videos"}
+    assert canonical_technique("Behavior platform") == canonical_technique("behavior")
+    assert canonical_technique("Electrophysiology platform") == "electrophysiology"
+    assert canonical_technique("FISH") == "FISH"
+
+
+def test_properties_are_found_and_counted_as_pages_show_them(
+    journal: DiskJournal, index: Index
+) -> None:
+    attributes = {"subject": ["625749"], "data-level": ["raw"]}
+    minted = journal.mint([placed_file("a", 1)], "000001", attributes=attributes)
+    describe(journal, minted.commit, about=[{"schemaKey": "Anatomy", "name": "hippocampus"}])
+    journal.mint([placed_file("b", 1)], "000002")
+    journal.append(
+        LinksFound("dandi", "000002", URI.format("000002"), [["precomputed", "x"]], "2025")
+    )
+    index.catch_up(journal)
+    assert found(index, "subject 625749") == found(index, "subject: 625749") == ["000001"]
+    assert found(index, "volumes") == ["000002"]
+    assert facet(index, "subject") == {"625749": 1}
+    assert facet(index, "level") == {"raw": 1}
+    assert facet(index, "brain_region") == {"hippocampus": 1}
+    [row] = index.find_datasets("625749").rows
+    [text] = [one for one in row.matched if one.field == "subject"]
+    assert (text.value, text.spans) == ("625749", ((0, 6),))
+    assert row.values["subject"] == ["625749"]

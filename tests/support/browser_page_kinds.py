@@ -68,7 +68,7 @@ def _odd_file(shown: BrowserSite) -> str:
 KINDS = (
     PageKind("front", _at("/")),
     PageKind("search", _at("/?q=ecephys")),
-    PageKind("archive", _at("/?mirror=demo")),
+    PageKind("archive", _at("/search?archive=demo")),
     PageKind("dataset", _at(f"/dataset/{RELEASED}")),
     PageKind("growing", _at(f"/dataset/{GROWING}")),
     PageKind("derived", _at(f"/dataset/{ASSET}")),

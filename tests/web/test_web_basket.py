@@ -17,7 +17,7 @@ PAGES = (
     *("/", "/search", "/search?q=hippocampal", "/search?q=nothing-matches", "/help", "/changes"),
     *("/mirrors", "/events", "/diff", "/diff?dataset=demo:000002", "/find", "/lock"),
     *("/dataset/demo:000002", f"/dataset/{ONE}", f"/dataset/{ONE}?under=sub-201"),
-    *(f"/file/{ONE}?path={FILE}", f"/preview/{ONE}?path={FILE}", "/?mirror=demo"),
+    *(f"/file/{ONE}?path={FILE}", f"/preview/{ONE}?path={FILE}", "/search?archive=demo"),
 )
 _SHOWS_BASKET = re.compile(
     r"/(#|$|(search|find|diff|events|mirrors|changes|help|lock)(#|$)|(dataset|file|volume|preview)/)"

@@ -42,12 +42,10 @@ def test_the_api_lists_the_figures_of_the_version_that_it_names(site: RunningCat
 def test_pages_list_the_figures_of_the_version_that_they_name(site: RunningCatalogue) -> None:
     expected = expected_figures(site)
     files = f"{expected['files']} files"
-    rows = re.findall(r"<tr>.*?</tr>", site.page("/?mirror=demo"), flags=re.DOTALL)
-    [row] = [visible_text(one) for one in rows if NAME in one]
-    assert f" {expected['version']} {expected['files']} " in row
-    items = re.findall(r"<li>.*?</li>", site.page("/?q=demo+ripples"), flags=re.DOTALL)
-    [item] = [visible_text(one) for one in items if f"/{NAME}" in one]
-    assert f" {expected['version']} · {files}" in item
+    for address in ("/search?archive=demo", "/?q=demo+ripples"):
+        items = re.findall(r"<li>.*?</li>", site.page(address), flags=re.DOTALL)
+        [item] = [visible_text(one) for one in items if f"/{NAME}" in one]
+        assert f" {expected['version']} · {files}" in item
     facts = visible_text(site.page(f"/dataset/{NAME}"))
     assert f" · {files}, " in facts
 

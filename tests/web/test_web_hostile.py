@@ -45,7 +45,15 @@ values = st.one_of(
 )
 
 _PAGES = [
-    *("/?q={}", "/?mirror={}", "/?q=a&page={}", "/?q={}&mirror={}", "/?{}={}", "/{}", "/{}/{}"),
+    *(
+        "/?q={}",
+        "/search?archive={}",
+        "/?q=a&page={}",
+        "/?q={}&mirror={}",
+        "/?{}={}",
+        "/{}",
+        "/{}/{}",
+    ),
     *("/dataset/{}", "/dataset/{}@{}", "/dataset/demo:000001@{}", "/dataset/demo:{}@draft"),
     *("/dataset/demo:000001@draft?under={}", "/dataset/demo:000001@draft?start={}"),
     *("/dataset/demo:000001@draft?under={}&start={}", "/dataset/demo:000001@draft?q={}"),

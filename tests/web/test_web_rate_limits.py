@@ -144,11 +144,11 @@ def request(address: str) -> dict[str, Any]:
     ("address", "kind"),
     [
         ("/", None),
-        ("/?mirror=demo", None),
+        ("/?archive=demo", None),
         ("/?q=a", "search"),
         ("/search", "search"),
         ("/?%71=a", "search"),
-        ("/?mirror=demo&page=20000", "search"),
+        ("/search?archive=demo&page=20000", "search"),
         (f"/?{'a=b&' * 500}q=c", "search"),
         ("/find?checksum=00", "search"),
         ("/dataset/demo:1", None),

@@ -79,19 +79,17 @@ def test_results_come_in_pages_and_by_archive(search_site: RunningCatalogue) -> 
     assert len(set(names)) == 60
     assert "60 datasets" in search_site.text("/search?q=many&archive=box")
     assert "No more results" in search_site.text("/?q=many&page=9")
-    assert "mirror 'other'" in search_site.text("/?q=many&mirror=other", 404)
+    assert "mirror 'other'" in search_site.text("/?q=many&archive=other", 404)
 
 
-def test_a_mirror_is_listed_by_name_in_pages(search_site: RunningCatalogue) -> None:
-    first = search_site.page("/?mirror=box")
-    more = next(one for one in links(first) if "page=2" in one)
-    names = [
-        one
-        for one in links(first + search_site.page(more))
-        if re.fullmatch(r"/dataset/box:[^@]+", one)
-    ]
+def test_an_archive_is_listed_in_pages(search_site: RunningCatalogue) -> None:
+    first = search_site.page("/search?archive=box")
+    pages = [first]
+    while more := [one for one in links(pages[-1]) if f"page={len(pages) + 1}" in one]:
+        pages.append(search_site.page(more[0]))
+    names = [one for one in links("".join(pages)) if re.fullmatch(r"/dataset/box:[^@]+", one)]
     assert len(names) == len(set(names)) == 63
-    assert "mirror 'other'" in search_site.text("/?mirror=other", 404)
+    assert "mirror 'other'" in search_site.text("/search?archive=other", 404)
 
 
 def test_nothing_found_is_a_page_that_helps(search_site: RunningCatalogue) -> None:
@@ -99,11 +97,21 @@ def test_nothing_found_is_a_page_that_helps(search_site: RunningCatalogue) -> No
     text = visible_text(page)
     assert "No results" in text
     assert "Did you mean spikes imaging ?" in text
-    assert "imaging : 1 dataset" in text
-    assert "spikse: no dataset" in text
+    assert "/search?q=imaging" in links(page)
+    assert "imaging only (1 dataset)" in text
+    assert "“spikse”" in text
     assert "sha256:" in text
     assert "/find" in links(page)
     assert 'role="search"' in page
+
+
+def test_words_of_a_name_that_no_dataset_has_are_counted_one_by_one(
+    search_site: RunningCatalogue,
+) -> None:
+    page = search_site.page("/search?q=patch+spikes+imaging+clamp")
+    assert "/search?q=imaging" in links(page)
+    page = search_site.page("/search?q=calcium+imaging")
+    assert "/search?q=imaging" in links(page)
 
 
 def _leads(site: RunningCatalogue, text: str) -> str:

@@ -410,7 +410,7 @@ def test_pages_are_given_beside_two_hundred_connections_that_say_nothing(
         for number in range(200):
             lines = ["GET / HTTP/1.1", "Host: x"] if number % 2 else []
             stack.enter_context(connected(site, *lines))
-        assert "demo:000001" in site.page("/?mirror=demo")
+        assert "demo:000001" in site.page("/search?archive=demo")
     site.page("/")
 
 
@@ -421,7 +421,7 @@ def test_pages_are_given_beside_more_silent_connections_than_there_may_be(
         for number in range(600):
             lines = ["GET / HTTP/1.1", "Host: x"] if number % 2 else []
             stack.enter_context(connected(site, *lines))
-        assert "demo:000001" in site.page("/?mirror=demo")
+        assert "demo:000001" in site.page("/search?archive=demo")
 
 
 @contextmanager

@@ -55,6 +55,7 @@ class _Current:
 
     name: str
     mirror: str
+    source: str
     title: str
     source_uri: str
     links: list[tuple[str, str]]
@@ -200,29 +201,31 @@ def _write_facets(
 def _read_current(connection: sqlite3.Connection, dataset: int) -> _Current | None:
     """Return a dataset with its current version; None if it is withdrawn."""
     row = connection.execute(
-        "SELECT m.name || ':' || d.local_id, m.name, d.title, coalesce(d.source_uri, ''), d.links, "
-        "d.within, v.kind, v.upstream, v.time, v.recorded_at, v.bytes, v.license FROM datasets d "
-        f"JOIN mirrors m ON m.id = d.mirror LEFT JOIN versions v ON v.id = {CURRENT} "
+        "SELECT m.name || ':' || d.local_id, m.name, m.source, d.title, "
+        "coalesce(d.source_uri, ''), d.links, d.within, v.kind, v.upstream, v.time, v.recorded_at, "
+        "v.bytes, v.license FROM datasets d JOIN mirrors m ON m.id = d.mirror "
+        f"LEFT JOIN versions v ON v.id = {CURRENT} "
         "WHERE d.id = ? AND d.withdrawn = ''",
         (dataset,),
     ).fetchone()
     if row is None:
         return None
-    kind, upstream, time, recorded_at, size, license_ = row[6:]
+    kind, upstream, time, recorded_at, size, license_ = row[7:]
     version = None
     if kind is not None:
         version = {
             **{"kind": kind, "upstream": upstream, "time": time, "recorded_at": recorded_at},
             **{"bytes": size, "license": json.loads(license_)},
         }
-    name, mirror, title, source_uri = row[:4]
+    name, mirror, source, title, source_uri, links, within = row[:7]
     return _Current(
         name=name,
         mirror=mirror,
+        source=source,
         title=title,
         source_uri=source_uri,
-        links=[(kind, url) for kind, url in json.loads(row[4])],
-        within=row[5],
+        links=[(kind, url) for kind, url in json.loads(links)],
+        within=within,
         version=version,
         attributes=_pairs(connection, "SELECT name, value FROM attributes", dataset),
         data_types=_data_types(connection, dataset),
@@ -254,7 +257,9 @@ def _text_row(current: _Current, found: ArchiveMetadata) -> tuple[str, ...]:
         **values,
         "name": current.name,
         "title": current.title,
-        "attributes": "\n".join(value for _, value in current.attributes),
+        # each with its name, as pages show it
+        "attributes": "\n".join(f"{name} {value}" for name, value in current.attributes),
+        "other": _lines([*found.values.get("other", ()), *_kinds(current)]),
         "description": found.description,
         "readme": found.readme,
         "license": _lines((current.version or {}).get("license", ())),
@@ -262,6 +267,14 @@ def _text_row(current: _Current, found: ArchiveMetadata) -> tuple[str, ...]:
     }
     # these characters mark matches
     return tuple(texts.get(column, "").translate({2: " ", 3: " "}) for column in TEXT_COLUMNS)
+
+
+def _kinds(current: _Current) -> list[str]:
+    """Return what a dataset is, in words that no metadata contain."""
+    kinds = [current.source]
+    if is_volume(current.source_uri, current.links):
+        kinds.append("volume")
+    return kinds
 
 
 def _lines(values: Iterable[str]) -> str:

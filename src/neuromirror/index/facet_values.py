@@ -10,7 +10,7 @@ from neuromirror.model import ArchiveMetadata
 from neuromirror.model.licenses import spdx_id, without_spdx_prefix
 
 FACETS: Final = (
-    *("archive", "species", "technique", "data_type"),
+    *("archive", "species", "subject", "brain_region", "technique", "data_type", "level"),
     *("license", "size", "year", "status", "volume"),
 )
 """The names of the facets, in the order of pages."""
@@ -65,10 +65,13 @@ def facet_values(
     found: dict[str, Iterable[str]] = {
         "archive": [mirror],
         "species": map(canonical_species, [*values.get("species", ()), *named.get("species", ())]),
+        "subject": named.get("subject", ()),
+        "brain_region": values.get("anatomy", ()),
         "technique": map(
             canonical_technique, [*values.get("techniques", ()), *named.get("modality", ())]
         ),
         "data_type": data_types,
+        "level": named.get("data-level", ()),
         "volume": ["yes"] if volume else [],
     }
     if version:

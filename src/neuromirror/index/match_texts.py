@@ -89,7 +89,8 @@ class MatchQueries(QueryBase):
                 ]
             marked = [one for one in zip(names, lines, strict=False) if _OPEN in one[1]]
             for field, line in marked[:_MAX_VALUES]:
-                yield _matched_text(field, line)
+                found = _matched_text(field, line)
+                yield _without_name(found) if name == "attributes" else found
 
     def _marked_prefixes(self, dataset: int, tokens: Sequence[str]) -> tuple[str, ...]:
         """Return a dataset's texts, and mark the words that start with any of ``tokens``."""
@@ -103,6 +104,13 @@ class MatchQueries(QueryBase):
             return f"{_OPEN}{match[0]}{_CLOSE}" if starts else match[0]
 
         return tuple(_TOKEN.sub(mark, text) for text in row)
+
+
+def _without_name(found: MatchedText) -> MatchedText:
+    """Return the value of an attribute, whose line starts with its name."""
+    start = len(found.field) + 1
+    spans = tuple((begin - start, end - start) for begin, end in found.spans if begin >= start)
+    return MatchedText(found.field, found.value[start:], spans)
 
 
 def _snippet(name: str, text: str) -> MatchedText:

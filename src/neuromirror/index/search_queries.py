@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Final
 
@@ -59,6 +59,8 @@ class FoundDataset:
         That path; None if the search for it reached its time limit.
     in_paths
         The terms that match in a path only.
+    values
+        The values of the dataset by facet (:data:`FACETS`).
     """
 
     dataset: DatasetRow
@@ -66,6 +68,7 @@ class FoundDataset:
     version: str | None
     path: str | None
     in_paths: tuple[str, ...] = ()
+    values: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,10 +278,12 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
             else:
                 paths[one.dataset] = None
         rows = {row.id: row for row in self._datasets_by_id(list(paths))}
+        values = self._facet_values(list(paths))
         for one in page:
             if one.dataset in paths:
                 matched = self._matched_texts(one, search.terms, search.matches)
-                yield self._found_dataset(rows[one.dataset], matched, one, paths[one.dataset])
+                found = self._found_dataset(rows[one.dataset], matched, one, paths[one.dataset])
+                yield replace(found, values=values[one.dataset])
 
     def _datasets_by_id(self, datasets: list[int]) -> Iterator[DatasetRow]:
         marks = ",".join("?" * len(datasets))
@@ -304,6 +309,9 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
     def count_terms(self, text: str) -> dict[str, int]:
         """Return the approximate number of datasets that match each term alone.
 
+        A name of several words that no dataset has, such as ``calcium imaging``, counts as its
+        words.
+
         Parameters
         ----------
         text
@@ -314,10 +322,19 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
         dict[str, int]
             The number by term.
         """
-        return {
-            str(term): len(self._candidates([term], [self._term_matches(term)]))
-            for term in parse_terms(text)[:_MAX_COUNTED_TERMS]
-        }
+        counts: dict[str, int] = {}
+        for term in parse_terms(text)[:_MAX_COUNTED_TERMS]:
+            count = self._count_term(term)
+            if count or term.is_phrase or len(term.tokens) == 1:
+                counts[str(term)] = count
+            else:
+                counts |= {
+                    token: self._count_term(SearchTerm(token, (token,))) for token in term.tokens
+                }
+        return counts
+
+    def _count_term(self, term: SearchTerm) -> int:
+        return len(self._candidates([term], [self._term_matches(term)]))
 
     def suggest_terms(self, counts: Mapping[str, int]) -> str:
         """Return the terms with misspelled ones replaced by similar words of the metadata.

@@ -394,3 +394,4 @@ class Match(Answer, frozen=True):
         str | None,
         Meta(description="Such a path, null if the search for it took too long."),
     ]
+    values: Annotated[dict[str, list[str]], Meta(description="The values of the dataset by facet.")]

@@ -86,6 +86,7 @@ _NARROWER: Final = {
         ("monkey", "primate", "nhp", "macaque", "macaca", "rhesus", "marmoset", "callithrix"),
     ),
     **dict.fromkeys(("electrophysiology", "ephys", "electrophysiological"), ("ecephys", "icephys")),
+    **dict.fromkeys(("calcium imaging", "ophys", "optical physiology"), ("gcamp",)),
     **dict.fromkeys(
         ("light sheet", "light-sheet microscopy", "lightsheet", "spim"), ("smartspim", "exaspim")
     ),
@@ -156,10 +157,16 @@ def canonical_species(value: str) -> str:
 def canonical_technique(value: str) -> str:
     """Return the name under which a technique is counted.
 
-    A name without synonyms is returned without a final ``technique``, ``approach`` or ``platform``.
+    A name without synonyms is returned without a final ``technique``, ``approach`` or ``platform``,
+    with spaces instead of hyphens, and in lower case unless it is an abbreviation.
     """
-    found = _find_canonical("technique", value)
-    return found or re.sub(r"\s+(?:technique|approach|platform)\Z", "", value, flags=re.I)
+    name = re.sub(r"[\s_-]+(?:technique|approach|platform)\Z", "", value, flags=re.I)
+    found = _find_canonical("technique", value) or _find_canonical("technique", name)
+    return found or " ".join(map(_lower_unless_abbreviated, re.split(r"[\s_-]+", name.strip())))
+
+
+def _lower_unless_abbreviated(word: str) -> str:
+    return word.lower() if word[1:].islower() else word
 
 
 def _find_canonical(group: str, value: str) -> str | None:

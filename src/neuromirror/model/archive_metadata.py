@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -155,6 +155,12 @@ def read_archive_metadata(documents: Mapping[str, bytes]) -> ArchiveMetadata:
     return reader.result()
 
 
+def _join_texts(texts: Sequence[str]) -> str:
+    """Join texts to one; each but the last ends as a sentence does."""
+    ended = [f"{text}." if text[-1:].isalnum() else text for text in texts[:-1]]
+    return " ".join([*ended, *texts[-1:]])
+
+
 class _Reader:
     def __init__(self) -> None:
         self._descriptions: dict[str, None] = {}
@@ -163,7 +169,7 @@ class _Reader:
 
     def result(self) -> ArchiveMetadata:
         return ArchiveMetadata(
-            " ".join(self._descriptions)[:_MAX_TEXT],
+            _join_texts(list(self._descriptions))[:_MAX_TEXT],
             self._readme,
             {name: tuple(values) for name, values in self._values.items()},
         )

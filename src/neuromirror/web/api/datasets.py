@@ -56,8 +56,11 @@ _FILTERS = tuple(
     for name, what, example in (
         ("archive", "mirror", "dandi"),
         ("species", "species", "Mus musculus"),
+        ("subject", "subject", "625749"),
+        ("brain_region", "brain region", "hippocampus"),
         ("technique", "technique", "calcium imaging"),
         ("data_type", "kind of files", "NWB"),
+        ("level", "level of processing", "raw"),
         ("license", "license", "CC-BY-4.0"),
         ("size", "class of sizes", SIZES[0][0]),
         ("year", "year of the latest version", "2024"),

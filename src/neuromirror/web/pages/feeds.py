@@ -22,7 +22,7 @@ from neuromirror.index import (
     UnknownAttributeError,
     VersionRow,
 )
-from neuromirror.web.addresses import dataset_address, version_address
+from neuromirror.web.addresses import dataset_address, search_address, version_address
 from neuromirror.web.filters import event_kind, format_number, format_size, printable
 from neuromirror.web.request import BadRequestError, CatalogueRequest, PageNotFoundError, view
 
@@ -134,7 +134,7 @@ async def scoped_feed(request: CatalogueRequest) -> Response:
         return name, _newest(versions, _recent_events(index, None, name))
 
     title, entries = await request.query_index(look)
-    page = dataset_address(name) if ":" in name else f"/?mirror={name}"
+    page = dataset_address(name) if ":" in name else search_address("", [("archive", name)])
     path = f"/feed{dataset_address(name).removeprefix('/dataset')}.atom"
     return _feed(request, path, page, f"{request.site.title}: {title}", entries)
 

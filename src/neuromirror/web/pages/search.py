@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby, islice
-from typing import Any
+from typing import Any, Final
 
 from datasette.utils.asgi import Response
 
@@ -32,22 +32,21 @@ _MAX_SCANNED_FILES = 200_000
 """Number of files that a version's page searches at once."""
 _MAX_SHOWN_TERMS = 600
 _MAX_MATCHES = 4
-"""Number of matching texts of a result."""
+"""Number of matching fields of a result."""
+_FACTS: Final = {"species": "", "subject": "subject ", "technique": "", "level": ""}
+"""The facets whose values describe a result, with the words before a value."""
+_MAX_FACTS = 2
 
 
 @view
 async def front(request: CatalogueRequest) -> Response:
-    """Show the front page or a mirror's datasets; search terms lead to the results."""
+    """Show the front page; search terms and filters lead to the results."""
     query = SearchQuery.of(request)
-    mirror = request.query_parameter("mirror")
-    if query.terms:
-        filters = {**query.filters, "archive": (mirror,)} if mirror else query.filters
-        direct = "" if mirror or not query.is_plain else await _direct_url(request, query.terms)
-        address = direct or query.address(filters=filters, page=query.page)
-        return Response.redirect(request.basket.carry_address(address))
-    if mirror:
-        return await _mirror_page(request, mirror, query.page)
-    return await front_page(request)
+    if not query.terms and query.is_plain:
+        return await front_page(request)
+    direct = await _direct_url(request, query.terms) if query.terms and query.is_plain else ""
+    address = direct or query.address(page=query.page)
+    return Response.redirect(request.basket.carry_address(address))
 
 
 @view
@@ -75,22 +74,6 @@ def _named_url(named: NameMatch) -> str:
     if named.label:
         return version_address(named.dataset, named.label)
     return dataset_address(named.dataset)
-
-
-async def _mirror_page(request: CatalogueRequest, mirror: str, page: int) -> Response:
-    """Show the datasets of a mirror by name."""
-    first = (page - 1) * _PAGE_SIZE
-
-    def look(index: Index) -> dict[str, Any]:
-        rows = index.datasets(mirror, subdatasets=False)
-        found = [
-            shapes.Dataset.of(row).plain() for row in islice(rows, first, first + _PAGE_SIZE + 1)
-        ]
-        return {"datasets": found[:_PAGE_SIZE], "more": len(found) > _PAGE_SIZE}
-
-    return await request.render_page(
-        "mirror", mirror=mirror, page=page, **await request.query_index(look)
-    )
 
 
 async def _results_page(request: CatalogueRequest, query: SearchQuery) -> Response:
@@ -129,7 +112,12 @@ async def _results_page(request: CatalogueRequest, query: SearchQuery) -> Respon
     context = await request.query_index(look)
     status = context.pop("status", 200)
     return await request.render_page(
-        "search", status, query=query, terms=query.terms[:_MAX_SHOWN_TERMS], **context
+        "search",
+        status,
+        query=query,
+        terms=query.terms[:_MAX_SHOWN_TERMS],
+        archive=query.archive,
+        **context,
     )
 
 
@@ -144,11 +132,22 @@ def _result_context(one: FoundDataset) -> dict[str, Any]:
         if one.path:
             path = file_address(row.name, one.version, one.path)
     title = next((text for text in one.matched if text.field == "title"), None)
-    others = [text for text in one.matched if text.field not in ("name", "title")]
+    others: dict[str, list[list[tuple[str, bool]]]] = {}
+    for text in one.matched:
+        if text.field not in ("name", "title"):
+            others.setdefault(text.field, []).append(_pieces(text))
+    shown = shapes.Dataset.of(row).plain()
     return {
-        **shapes.Dataset.of(row).plain(),
+        **shown,
+        "is_titled": shown["title"] not in ("", row.name, row.name.partition(":")[2]),
+        "facts": [
+            f"{_FACTS[name]}{value}"
+            for name in _FACTS
+            for value in one.values.get(name, ())[:_MAX_FACTS]
+        ],
+        "state": next(iter(one.values.get("status", ())), ""),
         "title_pieces": None if title is None else _pieces(title),
-        "matched": [(text.field, _pieces(text)) for text in others[:_MAX_MATCHES]],
+        "matched": list(others.items())[:_MAX_MATCHES],
         "in_paths": one.in_paths,
         "found_in": one.version,
         "files_address": files,

@@ -12,7 +12,8 @@ from neuromirror.web.request import CatalogueRequest
 from neuromirror.web.site import Site
 
 _TITLES: Final = {
-    **{"archive": "Archive", "species": "Species", "technique": "Technique"},
+    **{"archive": "Archive", "species": "Species", "subject": "Subject"},
+    **{"brain_region": "Brain region", "technique": "Technique", "level": "Processing"},
     **{
         "data_type": "Data type",
         "license": "License",
@@ -87,6 +88,12 @@ class SearchQuery:
     def pairs(self) -> list[tuple[str, str]]:
         """The selected values, as facet and value."""
         return [(name, value) for name, values in self.filters.items() for value in values]
+
+    @property
+    def archive(self) -> str:
+        """The selected archive; empty for none or several."""
+        selected = self.filters.get("archive", ())
+        return selected[0] if len(selected) == 1 else ""
 
     @property
     def is_plain(self) -> bool:
