@@ -53,10 +53,13 @@ class Basket:
 
     @classmethod
     def of(cls, given: Sequence[str], path: str, query: str) -> Basket:
-        """Return the basket of a page; of several versions of a dataset, the last counts."""
+        """Return the basket of a page; of several versions of a dataset, the last counts.
+
+        Names with invisible characters are left out, which must not be shown.
+        """
         found: dict[str, str] = {}
         for text in given:
-            if name := text.strip():
+            if (name := text.strip()) and name.isprintable():
                 found[split_version_name(name)[0]] = name
         return cls(tuple(found.values()), path, query)
 
