@@ -15,3 +15,19 @@ def streamed_mirror(
 ) -> MirrorHarness:
     """A store of the unchanging demo archive, read-only."""
     return sync_mirror(shared_demo, tmp_path_factory.mktemp("streamed"))
+
+
+@pytest.fixture(scope="session")
+def subdataset_mirror(
+    shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory
+) -> MirrorHarness:
+    """A store with a Zarr as a subdataset, read-only."""
+    folder = tmp_path_factory.mktemp("parted")
+    mirrors = folder / "mirrors"
+    mirrors.mkdir()
+    for path in shared_demo.mirrors.glob("*.toml"):
+        text = path.read_text("utf-8")
+        (mirrors / path.name).write_text(f"{text}\n[zarr]\ninline = 4\n", "utf-8")
+    mirror = MirrorHarness(mirrors, folder / "store")
+    mirror.sync("demo:000005")
+    return mirror

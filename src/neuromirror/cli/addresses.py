@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -58,52 +57,11 @@ def find_address(settings: Settings, text: str, index: Index | None = None) -> A
     UnknownAddressError
         The address is not understood.
     """
-    from neuromirror.config.addresses import enclosing_addresses, parse_address, unknown_address
-    from neuromirror.config.builtin_mirrors import load_known_mirrors
+    from neuromirror.lab.addresses import find_address, indexed_name
 
-    if index is not None and (named := _indexed_name(index, text)) is not None:
+    if index is not None and (named := indexed_name(index, text)) is not None:
         return named
-    mirrors = load_known_mirrors(settings.mirrors_folder)
-    found = parse_address(text, mirrors)
-    if found is not None:
-        if index is None or "://" not in text:
-            return found
-        known = (one for one in enclosing_addresses(found) if _indexed_name(index, one.dataset))
-        return next(known, found)
-    # an empty label usually comes from an unset variable of a script
-    if index is not None and not text.strip().endswith("@"):
-        found = _indexed_match(index, text.strip())
-    if found is None:
-        names = [] if index is None else (one.name for one in index.datasets())
-        raise unknown_address(text, mirrors, names)
-    return found
-
-
-def _indexed_match(index: Index, text: str) -> Address | None:
-    """Resolve a commit id, a digest, a DOI or the URL of a single file."""
-    from neuromirror.config.addresses import Address
-
-    match = index.match_name(text)
-    if match is None or not match.dataset:
-        return None
-    return Address(match.dataset, match.label or None)
-
-
-def _indexed_name(index: Index, text: str) -> Address | None:
-    """Return a name that is in the index as it is, for which no mirror file is read."""
-    from neuromirror.config.addresses import Address
-    from neuromirror.index import DatasetWithdrawnError, UnknownDatasetError, UnknownMirrorError
-
-    dataset, at, label = text.partition("@")
-    if ":" not in dataset or "://" in text or (at and not label):
-        return None
-    try:
-        index.dataset(dataset)
-    except DatasetWithdrawnError:
-        raise
-    except (UnknownDatasetError, UnknownMirrorError):
-        return None
-    return Address(dataset, label or None)
+    return find_address(text, settings.mirrors_folder, index)
 
 
 def resolve_version(settings: Settings, index: Index, text: str) -> tuple[Address, VersionRow]:
@@ -114,16 +72,7 @@ def resolve_version(settings: Settings, index: Index, text: str) -> tuple[Addres
     UnknownAddressError
         The address is not understood, or a similar version exists.
     """
-    from neuromirror.index import UnknownVersionError
+    from neuromirror.lab.addresses import version_at
 
     address = find_address(settings, text, index)
-    try:
-        return address, index.resolve(address.dataset, address.label)
-    except UnknownVersionError as error:
-        labels = [one.label for one in index.versions(address.dataset)]
-        plain = address.label.removeprefix("v")
-        longer = [label for label in labels if label.startswith(plain)]
-        near = [plain] if plain in labels else get_close_matches(plain, labels, 1) or longer[-1:]
-        if not near:
-            raise
-        raise UnknownAddressError(str(error), [f"{address.dataset}@{near[0]}"]) from error
+    return address, version_at(index, address)

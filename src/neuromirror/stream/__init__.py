@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neuromirror.stream.addresses import open_tree, tree_of_version
+    from neuromirror.stream.clone_tree import CloneTree
     from neuromirror.stream.errors import (
         AddressUnresolvedError,
         ContentGoneError,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     )
     from neuromirror.stream.file import VerifiedFile
     from neuromirror.stream.git_tree import GitTree
+    from neuromirror.stream.lock_tree import LockTree
     from neuromirror.stream.opening import open, open_object
     from neuromirror.stream.transport import Transport
     from neuromirror.stream.trees import AccessRules, FolderEntry, VersionTree
@@ -27,11 +29,13 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "AccessRules": "trees",
     "AddressUnresolvedError": "errors",
+    "CloneTree": "clone_tree",
     "ContentGoneError": "errors",
     "FileMissingError": "errors",
     "FolderEntry": "trees",
     "GitTree": "git_tree",
     "LocationsFailedError": "errors",
+    "LockTree": "lock_tree",
     "NotAFileError": "errors",
     "StreamError": "errors",
     "Transport": "transport",
@@ -57,11 +61,13 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "AccessRules",
     "AddressUnresolvedError",
+    "CloneTree",
     "ContentGoneError",
     "FileMissingError",
     "FolderEntry",
     "GitTree",
     "LocationsFailedError",
+    "LockTree",
     "NotAFileError",
     "StreamError",
     "Transport",

@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neuromirror.stream.clone_tree import CloneTree
 from neuromirror.stream.errors import AddressUnresolvedError
 from neuromirror.stream.git_tree import GitTree
+from neuromirror.stream.lock_tree import LockTree
 from neuromirror.stream.trees import VersionTree
 
 if TYPE_CHECKING:
@@ -23,9 +25,10 @@ def open_tree(address: StrPath | VersionTree, *, store: StrPath | None = None) -
     Parameters
     ----------
     address
-        A version of the store, such as ``dandi:000027@0.210831.2033``. A tree is returned as it is.
+        One of these: a version of the store, such as ``dandi:000027@0.210831.2033``, a DOI or a
+        URL of the archive; a lock file; the folder of a clone. A tree is returned as it is.
     store
-        The store; by default ``NEUROMIRROR_STORE``, else ``./store``.
+        The store; by default ``NEUROMIRROR_STORE``, else ``./store``, else the user's.
 
     Returns
     -------
@@ -39,13 +42,13 @@ def open_tree(address: StrPath | VersionTree, *, store: StrPath | None = None) -
     """
     if isinstance(address, VersionTree):
         return address
+    path = Path(address)
+    if path.is_dir():
+        return CloneTree(path)
     text = os.fspath(address)
-    dataset, _, label = text.partition("@")
-    if ":" not in dataset:
-        raise AddressUnresolvedError(
-            f"'{text}' is not a version; specify one such as dandi:000027@0.210831.2033"
-        )
-    return _version_tree(dataset, label or "latest", store)
+    if path.is_file() or (text.endswith(".lock") and ":" not in text):
+        return LockTree(path)
+    return _version_tree(text, store)
 
 
 def tree_of_version(store: Store, row: VersionRow) -> GitTree:
@@ -67,14 +70,35 @@ def tree_of_version(store: Store, row: VersionRow) -> GitTree:
 
     repository = store.repository(DatasetRef(row.mirror, row.local_id, row.source_uri))
     host = row.source_uri.partition("://")[2].partition("/")[0]
-    return GitTree(repository.path, row.commit, row.annex_commit, row.name, host, store.root)
+    return GitTree(repository.path, row.commit, row.annex_commit, row.name, host, store)
 
 
-def _version_tree(dataset: str, label: str, store: StrPath | None) -> GitTree:
+def _version_tree(text: str, store: StrPath | None) -> GitTree:
     from neuromirror.index import Index
-    from neuromirror.store import Store
+    from neuromirror.lab.addresses import find_address, version_at
+    from neuromirror.store import NotAStoreError, Store
+    from neuromirror.store.private_store import is_private_store
 
-    opened = Store.open(Path(store or os.environ.get("NEUROMIRROR_STORE") or "store"))
-    with Index.open_readonly(opened.index_path) as index:
-        row = index.resolve(dataset, label)
-    return tree_of_version(opened, row)
+    try:
+        opened = Store.open(_store_folder(store))
+    except NotAStoreError as error:
+        raise AddressUnresolvedError(
+            f"{text}: {error}; specify a store, a lock file or the folder of a clone"
+        ) from error
+    named = os.environ.get("NEUROMIRROR_INDEX")
+    own = store is not None or named is None or is_private_store(opened.root)
+    with Index.open_readonly(opened.index_path if own else Path(named or "")) as index:
+        # local mirror files are not read by default: they belong to whoever made the folder
+        mirrors = Path(os.environ.get("NEUROMIRROR_MIRRORS") or os.devnull)
+        return tree_of_version(opened, version_at(index, find_address(text, mirrors, index)))
+
+
+def _store_folder(store: StrPath | None) -> Path:
+    given = store or os.environ.get("NEUROMIRROR_STORE")
+    if given is not None:
+        return Path(given)
+    if Path("store").exists():
+        return Path("store")
+    from platformdirs import user_data_path
+
+    return user_data_path("neuromirror") / "store"

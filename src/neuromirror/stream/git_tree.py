@@ -25,6 +25,8 @@ from neuromirror.git import (
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import DESCRIPTION_PATH, BlockDigests, parse_json
 from neuromirror.net import is_local_name
+from neuromirror.store import Store
+from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.stream.errors import StreamError
 from neuromirror.stream.trees import AccessRules, FolderEntry, listed_file
 from neuromirror.transfer.annex_branch import present_values
@@ -50,8 +52,8 @@ class GitTree:
     source_host
         The host of the source, with its port, which may be in a private network because an operator
         named it; empty for none.
-    store_root
-        The folder of the store that has the subdatasets; None if they are unavailable.
+    store
+        The store that has the subdatasets and block digests; None without a store.
     """
 
     def __init__(
@@ -61,18 +63,21 @@ class GitTree:
         annex_commit: str | None,
         name: str,
         source_host: str = "",
-        store_root: Path | None = None,
+        store: Store | None = None,
     ) -> None:
         self._name = name
         self._annex_commit = annex_commit
         self._tree = CommitTree(repository, commit)
-        self._store_root = store_root
+        self._store = store
         self._source_host = source_host
         self._subdatasets: dict[str, GitTree] = {}
         self._subdatasets_lock = threading.Lock()
         is_local = bool(source_host) and is_local_name(_host_name(source_host))
         hosts = frozenset((source_host,)) if is_local else frozenset[str]()
         self._access = AccessRules(AnnexSettings.load(repository), hosts)
+        self._digests = [BlockDigestsFolder.of_user()]
+        if store is not None:
+            self._digests.insert(0, BlockDigestsFolder.of_store(store))
 
     @property
     def name(self) -> str:
@@ -111,7 +116,11 @@ class GitTree:
         return (tree._folder_entry(name, mode, sha) for name, (mode, sha) in sorted(found.items()))
 
     def block_digests(self, file: ListedFile) -> BlockDigests | None:
-        """Return the block digests of a file; None if there are none."""
+        """Return the block digests of a file, from the store or those of the user."""
+        for folder in self._digests:
+            found = folder.read(file.key) if file.key else None
+            if found is not None:
+                return found
         return None
 
     def local_content(self, file: ListedFile) -> Path | None:
@@ -180,14 +189,12 @@ class GitTree:
         """Open a subdataset; the store has one repository per dataset id."""
         dataset_id = self._subdataset_ids().get(path)
         name = f"{self._name}/{path}"
-        if self._store_root is None or dataset_id is None:
+        if self._store is None or dataset_id is None:
             raise StreamError(f"{name}: the subdataset is not available here", path)
-        repository = self._store_root / dataset_id[:3] / dataset_id[3:]
+        repository = self._store.root / dataset_id[:3] / dataset_id[3:]
         try:
             annex_commit = read_refs(repository).get("refs/heads/git-annex")
-            return GitTree(
-                repository, commit, annex_commit, name, self._source_host, self._store_root
-            )
+            return GitTree(repository, commit, annex_commit, name, self._source_host, self._store)
         except (GitError, OSError) as error:
             raise StreamError(f"{name}: the subdataset cannot be read: {error}", path) from error
 

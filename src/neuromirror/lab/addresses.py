@@ -1,0 +1,132 @@
+"""Resolve addresses with the known mirrors and an index."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+from neuromirror.config.addresses import (
+    Address,
+    enclosing_addresses,
+    parse_address,
+    unknown_address,
+)
+from neuromirror.config.builtin_mirrors import load_known_mirrors
+from neuromirror.index import (
+    DatasetWithdrawnError,
+    Index,
+    UnknownDatasetError,
+    UnknownMirrorError,
+    UnknownVersionError,
+    VersionRow,
+)
+from neuromirror.model.errors import UnknownAddressError
+
+
+def find_address(text: str, mirrors_folder: Path, index: Index | None = None) -> Address:
+    """Resolve an address; commits and digests are looked up in the index, if there is one.
+
+    Parameters
+    ----------
+    text
+        The address.
+    mirrors_folder
+        The folder of local mirror files, which may be missing.
+    index
+        The index.
+
+    Returns
+    -------
+    Address
+        The dataset, with the version and the path that the address names.
+
+    Raises
+    ------
+    UnknownAddressError
+        The address is not understood.
+    """
+    if index is not None and (named := indexed_name(index, text)) is not None:
+        return named
+    mirrors = load_known_mirrors(mirrors_folder)
+    found = parse_address(text, mirrors)
+    if found is not None:
+        if index is None or "://" not in text:
+            return found
+        known = (one for one in enclosing_addresses(found) if indexed_name(index, one.dataset))
+        return next(known, found)
+    # an empty label usually comes from an unset variable of a script
+    if index is not None and not text.strip().endswith("@"):
+        found = _indexed_match(index, text.strip())
+    if found is None:
+        names = [] if index is None else (one.name for one in index.datasets())
+        raise unknown_address(text, mirrors, names)
+    return found
+
+
+def indexed_name(index: Index, text: str) -> Address | None:
+    """Return a name that is in the index as it is, for which no mirror file is read.
+
+    Parameters
+    ----------
+    index
+        The index.
+    text
+        The address.
+
+    Returns
+    -------
+    Address or None
+        The address; None if the index has no dataset of this name.
+    """
+    dataset, at, label = text.partition("@")
+    if ":" not in dataset or "://" in text or (at and not label):
+        return None
+    try:
+        index.dataset(dataset)
+    except DatasetWithdrawnError:
+        raise
+    except (UnknownDatasetError, UnknownMirrorError):
+        return None
+    return Address(dataset, label or None)
+
+
+def version_at(index: Index, address: Address) -> VersionRow:
+    """Return the version that an address names.
+
+    Parameters
+    ----------
+    index
+        The index.
+    address
+        The address.
+
+    Returns
+    -------
+    VersionRow
+        The version.
+
+    Raises
+    ------
+    UnknownAddressError
+        There is no such version, but a similar one.
+    UnknownVersionError
+        There is no such version.
+    """
+    try:
+        return index.resolve(address.dataset, address.label)
+    except UnknownVersionError as error:
+        labels = [one.label for one in index.versions(address.dataset)]
+        plain = address.label.removeprefix("v")
+        longer = [label for label in labels if label.startswith(plain)]
+        near = [plain] if plain in labels else get_close_matches(plain, labels, 1) or longer[-1:]
+        if not near:
+            raise
+        raise UnknownAddressError(str(error), [f"{address.dataset}@{near[0]}"]) from error
+
+
+def _indexed_match(index: Index, text: str) -> Address | None:
+    """Resolve a commit id, a digest, a DOI or the URL of a single file."""
+    match = index.match_name(text)
+    if match is None or not match.dataset:
+        return None
+    return Address(match.dataset, match.label or None)

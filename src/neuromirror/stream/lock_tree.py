@@ -1,0 +1,222 @@
+"""The files of a lock file's pins, from its manifests: neither store nor clone is needed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from neuromirror.lab.lock_manifests import (
+    ListedFile,
+    ListedSubdataset,
+    LockManifestDamagedError,
+    LockManifestReader,
+    PlainFile,
+    sibling_path,
+)
+from neuromirror.lab.lockfile import Lock, Pin, load_lock
+from neuromirror.model import BlockDigests
+from neuromirror.store.block_digests import BlockDigestsFolder
+from neuromirror.stream.trees import AccessRules, FolderEntry
+from neuromirror.transfer.annex_settings import AnnexSettings
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(ListedFile).decode
+
+
+class LockTree:
+    """The files of the pins of a lock file. Thread-safe.
+
+    With one pin, paths are those of its dataset; with several, they start with the name of a
+    dataset. A manifest is read as a whole, once, because its state digest covers all its lines.
+
+    Parameters
+    ----------
+    path
+        The path of the lock file.
+
+    Raises
+    ------
+    LockUnusableError
+        The file is not a valid lock file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock: Lock = load_lock(path)
+        self._access = AccessRules(AnnexSettings.load(Path(os.devnull)))
+        self._digests = BlockDigestsFolder.of_user()
+        self._listings: dict[str, _Listing] = {}
+        self._reading = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """The version of the only pin, or the path of the lock file."""
+        pins = self._lock.datasets
+        return pins[0].version if len(pins) == 1 else str(self._lock.path)
+
+    @property
+    def access(self) -> AccessRules:
+        """The rules for requests: the user's configuration of git."""
+        return self._access
+
+    def file(self, path: str) -> ListedFile | None:
+        """Return an annexed file with its URLs; None if there is no such annexed file."""
+        found = self._locate(path)
+        if found is None:
+            return None
+        listing, inner = found
+        file = listing.file(inner)
+        return None if file is None else replace_path(file, path)
+
+    def document(self, path: str) -> bytes | None:
+        """Return the content of a plain file in git; None if there is no such file."""
+        found = self._locate(path)
+        return None if found is None else found[0].documents.get(found[1])
+
+    def entries(self, folder: str) -> Iterator[FolderEntry] | None:
+        """Return the entries of a folder, sorted by name; None if there is no such folder."""
+        folder = folder.strip("/")
+        found = self._locate(folder)
+        if found is not None:
+            return found[0].entries(found[1])
+        below = f"{folder}/" if folder else ""
+        names = {
+            pin.name[len(below) :].partition("/")[0]
+            for pin in self._lock.datasets
+            if pin.name.startswith(below)
+        }
+        return (FolderEntry(name, True) for name in sorted(names)) if names or not folder else None
+
+    def block_digests(self, file: ListedFile) -> BlockDigests | None:
+        """Return the block digests of a file; None if there are none."""
+        return self._digests.read(file.key) if file.key else None
+
+    def local_content(self, file: ListedFile) -> Path | None:
+        """Return None: there are no contents beside a lock file."""
+        return None
+
+    def close(self) -> None:
+        """Release the listings."""
+        self._listings.clear()
+
+    def _locate(self, path: str) -> tuple[_Listing, str] | None:
+        """Return the listing of the innermost dataset that has a path, and the path in it."""
+        path = path.strip("/")
+        for pin in self._lock.datasets:
+            if path == pin.name or path.startswith(f"{pin.name}/"):
+                return self._inner(self._listing_of(pin), path[len(pin.name) + 1 :])
+        if len(self._lock.datasets) == 1:
+            return self._inner(self._listing_of(self._lock.datasets[0]), path)
+        return None
+
+    def _inner(self, listing: _Listing, path: str) -> tuple[_Listing, str]:
+        for inner, subdataset in listing.subdatasets.items():
+            if path == inner or path.startswith(f"{inner}/"):
+                manifest = sibling_path(listing.path, subdataset.commit)
+                below = self._listing(manifest, subdataset.commit, subdataset.state)
+                return self._inner(below, path[len(inner) + 1 :])
+        return listing, path
+
+    def _listing_of(self, pin: Pin) -> _Listing:
+        return self._listing(self._lock.manifest_path(pin), pin.commit, pin.state)
+
+    def _listing(self, path: Path, commit: str, state: str) -> _Listing:
+        with self._reading:
+            found = self._listings.get(str(path))
+            if found is None:
+                found = self._listings[str(path)] = _Listing(path, commit, state)
+            return found
+
+
+class _Listing:
+    """The lines of one manifest, sorted by path and encoded, because there may be very many."""
+
+    def __init__(self, path: Path, commit: str, state: str) -> None:
+        self.path = path
+        self.documents: dict[str, bytes] = {}
+        self.subdatasets: dict[str, ListedSubdataset] = {}
+        self._paths: list[bytes] = []
+        self._lines: list[bytes] = []
+        reader = LockManifestReader(path)
+        if (reader.head.commit, reader.head.state) != (commit, state):
+            raise LockManifestDamagedError(
+                f"the manifest {path} is of state {reader.head.state}, but {state} is pinned; copy "
+                "it from the source of the lock file, or pin the dataset again"
+            )
+        # the reader compares the files with the state at the end
+        for one in reader:
+            if isinstance(one, PlainFile):
+                self.documents[one.path] = one.content
+                continue
+            if isinstance(one, ListedSubdataset):
+                self.subdatasets[one.path] = one
+                continue
+            self._paths.append(one.path.encode())
+            self._lines.append(_encode(one))
+
+    def file(self, path: str) -> ListedFile | None:
+        wanted = path.encode()
+        at = bisect_left(self._paths, wanted)
+        if at == len(self._paths) or self._paths[at] != wanted:
+            return None
+        return _decode(self._lines[at])
+
+    def entries(self, folder: str) -> Iterator[FolderEntry] | None:
+        below = f"{folder}/" if folder else ""
+        found: dict[str, FolderEntry] = {}
+        for path, content in self.documents.items():
+            _add(found, below, path, FolderEntry("", False, len(content)))
+        for path in self.subdatasets:
+            _add(found, below, f"{path}/", FolderEntry("", True))
+        for name, at in self._names_below(below.encode()):
+            found[name.removesuffix("/")] = (
+                FolderEntry(name[:-1], True)
+                if name.endswith("/")
+                else _entry(name, self._lines[at])
+            )
+        if not found and folder:
+            return None
+        return iter([found[name] for name in sorted(found)])
+
+    def _names_below(self, below: bytes) -> Iterator[tuple[str, int]]:
+        """Yield the names in a folder, those of folders with a slash, without a scan of them."""
+        at = bisect_left(self._paths, below)
+        while at < len(self._paths) and self._paths[at].startswith(below):
+            name, slash, _ = self._paths[at][len(below) :].partition(b"/")
+            yield (name + slash).decode(), at
+            # "0" is the character after the slash
+            at = bisect_left(self._paths, below + name + b"0", at) if slash else at + 1
+
+
+def replace_path(file: ListedFile, path: str) -> ListedFile:
+    """Return a file of a subdataset with its path in the outermost dataset.
+
+    Parameters
+    ----------
+    file
+        The file, with its path in the subdataset.
+    path
+        The path in the outermost dataset.
+
+    Returns
+    -------
+    ListedFile
+        The file.
+    """
+    return file if file.path == path else msgspec.structs.replace(file, path=path)
+
+
+def _entry(name: str, line: bytes) -> FolderEntry:
+    file = _decode(line)
+    return FolderEntry(name, False, file.size, file.key)
+
+
+def _add(found: dict[str, FolderEntry], below: str, path: str, entry: FolderEntry) -> None:
+    if path.startswith(below) and path != below:
+        name, slash, _ = path[len(below) :].partition("/")
+        found[name] = FolderEntry(name, True) if slash else replace(entry, name=name)

@@ -1,0 +1,154 @@
+"""A version has the same files from the store, from a lock file and from a clone."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from neuromirror.lab import PinRequest, pin
+from neuromirror.lab.lock_manifests import LockManifestDamagedError
+from neuromirror.model.errors import UnknownAddressError
+from neuromirror.stream import (
+    AddressUnresolvedError,
+    StreamError,
+    VersionTree,
+    open,
+    open_tree,
+)
+from support.mirror_harness import MirrorHarness
+
+NWB = "sub-101/sub-101_ses-01_ecephys.nwb"
+
+
+def pin_versions(mirror: MirrorHarness, path: Path, *names: str) -> Path:
+    with mirror.index() as index:
+        requests = [PinRequest(name, "latest") for name in names]
+        assert {one.status for one in pin(path, requests, mirror.store, index)} == {"ok"}
+    return path
+
+
+def walk(tree: VersionTree, folder: str = "") -> Iterator[str]:
+    for entry in tree.entries(folder) or ():
+        path = f"{folder}/{entry.name}".strip("/")
+        if entry.is_folder:
+            yield from walk(tree, path)
+        else:
+            yield path
+
+
+def described(tree: VersionTree) -> dict[str, object]:
+    """Return what a tree knows of each file."""
+    found: dict[str, object] = {}
+    for path in walk(tree):
+        file = tree.file(path)
+        if file is None:
+            found[path] = tree.document(path)
+        else:
+            # identical files share the URLs that git-annex knows
+            found[path] = (file.path, file.key, file.digest, file.size, bool(file.urls))
+    return found
+
+
+def test_a_lock_file_has_the_files_of_its_version(
+    streamed_mirror: MirrorHarness, tmp_path: Path
+) -> None:
+    lock = pin_versions(streamed_mirror, tmp_path / "datasets.lock", "demo:000005")
+    assert described(open_tree(lock)) == described(
+        open_tree("demo:000005", store=streamed_mirror.folder)
+    )
+
+
+def test_a_lock_file_is_enough(
+    streamed_mirror: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = pin_versions(streamed_mirror, tmp_path / "datasets.lock", "demo:000001")
+    monkeypatch.chdir(tmp_path)
+    with open("demo:000001", NWB, store=streamed_mirror.folder) as expected:
+        content = expected.read()
+    with open(lock, NWB) as opened:
+        assert opened.read() == content
+    with open("datasets.lock", f"demo:000001/{NWB}") as opened:
+        assert opened.read() == content
+
+
+def test_several_pins_are_folders_of_a_lock_file(
+    streamed_mirror: MirrorHarness, tmp_path: Path
+) -> None:
+    lock = pin_versions(streamed_mirror, tmp_path / "a.lock", "demo:000001", "demo:000005")
+    tree = open_tree(lock)
+    assert [one.name for one in tree.entries("") or ()] == ["demo:000001", "demo:000005"]
+    assert tree.file(f"demo:000001/{NWB}") is not None
+    assert tree.file(NWB) is None
+    assert tree.entries("demo:000003") is None
+
+
+def test_a_manifest_of_another_state_is_refused(
+    streamed_mirror: MirrorHarness, tmp_path: Path
+) -> None:
+    lock = pin_versions(streamed_mirror, tmp_path / "a.lock", "demo:000001", "demo:000003")
+    first, second = sorted((tmp_path / "a.lock.d").rglob("*.zst"))
+    first.write_bytes(second.read_bytes())
+    tree = open_tree(lock)
+    with pytest.raises(LockManifestDamagedError):
+        described(tree)
+
+
+def test_a_clone_has_the_files_of_its_commit(
+    streamed_mirror: MirrorHarness, tmp_path: Path
+) -> None:
+    clone = tmp_path / "clone"
+    subprocess.run(
+        ["git", "clone", "-q", str(streamed_mirror.repository("demo:000001")), str(clone)],
+        check=True,
+    )
+    assert described(open_tree(clone)) == described(
+        open_tree("demo:000001", store=streamed_mirror.folder)
+    )
+
+
+def test_a_zarr_in_a_subdataset_is_followed(
+    subdataset_mirror: MirrorHarness, streamed_mirror: MirrorHarness, tmp_path: Path
+) -> None:
+    own = "dataset.json", "assets.jsonl", ".datalad", ".git", ".neuromirror"
+    inline = described(open_tree("demo:000005", store=streamed_mirror.folder))
+    expected = {path: one for path, one in inline.items() if not any(x in path for x in own)}
+    lock = pin_versions(subdataset_mirror, tmp_path / "datasets.lock", "demo:000005")
+    for tree in (open_tree("demo:000005", store=subdataset_mirror.folder), open_tree(lock)):
+        found = described(tree)
+        assert {path: found.get(path) for path in expected} == expected
+
+
+@pytest.mark.parametrize("address", ["demo:000001@9.9", "nowhere:1", "x", "missing.lock"])
+def test_an_unknown_address_is_an_error(streamed_mirror: MirrorHarness, address: str) -> None:
+    with pytest.raises((UnknownAddressError, StreamError, Exception)) as caught:
+        open_tree(address, store=streamed_mirror.folder)
+    assert getattr(caught.value, "exit_code", None) in (1, 2)
+
+
+def test_a_missing_store_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(AddressUnresolvedError):
+        open_tree("demo:000001", store=tmp_path / "none")
+
+
+def test_content_of_a_clone_is_read_there_and_verified(
+    streamed_mirror: MirrorHarness, tmp_path: Path
+) -> None:
+    clone = tmp_path / "clone"
+    repository = str(streamed_mirror.repository("demo:000001"))
+    subprocess.run(["git", "clone", "-q", repository, str(clone)], check=True)
+    subprocess.run(["git", "-C", str(clone), "annex", "get", "-q", NWB], check=True)
+    tree = open_tree(clone)
+    file = tree.file(NWB)
+    assert file is not None
+    path = tree.local_content(file)
+    assert path is not None
+    right = path.read_bytes()
+    assert f"sha256:{hashlib.sha256(right).hexdigest()}" == file.digest
+    path.chmod(0o644)
+    path.write_bytes(b"?" + right[1:])
+    with open(tree, NWB) as opened:
+        assert opened.read() == right
