@@ -49,8 +49,16 @@ neuromirror catalogue --listen 127.0.0.1:8270 --trusted-proxy 127.0.0.1 \\
     "limits",
     multiple=True,
     metavar="KIND=NUMBER",
-    help="Requests per minute and client, for cutout, diff, preview, search or sql; 0 is "
-    "unlimited [default: cutout=60, diff=30, preview=120, search=120, sql=60].",
+    help="Requests per minute and client, for cutout, diff, gateway, preview, search or sql; 0 is "
+    "unlimited [default: cutout=60, diff=30, gateway=6000, preview=120, search=120, sql=60].",
+)
+@click.option(
+    "--gateway",
+    "gateways",
+    multiple=True,
+    metavar="[MIRROR=]MODE",
+    help="How /at/… delivers the content of files, of all mirrors or of one: redirect (to the "
+    "archive, not verified), proxy (through this catalogue, verified) or off [default: redirect].",
 )
 @click.option(
     "--trusted-proxy",
@@ -76,6 +84,7 @@ def catalogue_command(
     title: str,
     cutouts: bool,
     limits: tuple[str, ...],
+    gateways: tuple[str, ...],
     proxies: tuple[str, ...],
     sql: bool,
     log_json: bool,
@@ -107,8 +116,11 @@ def catalogue_command(
     if log_json:
         require_json_logging()
     from neuromirror.config.builtin_mirrors import mirror_titles
+    from neuromirror.web.gateway.modes import parse_modes
+    from neuromirror.web.gateway.service import GatewaySettings
     from neuromirror.web.rate_limits import parse_limits, parse_proxies
 
+    gateway = GatewaySettings(parse_modes(gateways))
     per_minute, trusted = parse_limits(limits), parse_proxies(proxies)
     beat: Callable[[Mapping[str, int]], None] | None = None
     with ExitStack() as stack:
@@ -141,6 +153,7 @@ def catalogue_command(
             proxies=trusted,
             sql=sql,
             archives=mirror_titles(settings.mirrors_folder),
+            gateway=gateway,
             on_ready=ready,
             heartbeat=beat,
         )

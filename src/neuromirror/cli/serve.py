@@ -126,6 +126,14 @@ neuromirror serve --once""",
     "$NEUROMIRROR_CATALOGUE_LIMITS].",
 )
 @click.option(
+    "--catalogue-gateway",
+    "catalogue_gateways",
+    multiple=True,
+    metavar="[MIRROR=]MODE",
+    help='Delivery of content, as "neuromirror catalogue --gateway" [default: '
+    "$NEUROMIRROR_CATALOGUE_GATEWAY, else redirect].",
+)
+@click.option(
     "--catalogue-trusted-proxy",
     "catalogue_proxies",
     multiple=True,
@@ -164,6 +172,7 @@ def serve_command(
     catalogue_title: str | None,
     catalogue_no_cutouts: bool,
     catalogue_limits: tuple[str, ...],
+    catalogue_gateways: tuple[str, ...],
     catalogue_proxies: tuple[str, ...],
     catalogue_sql: bool,
     log_json: bool,
@@ -208,16 +217,14 @@ def serve_command(
             once=once,
             cutouts=not catalogue_no_cutouts,
             limits=catalogue_limits,
+            gateways=catalogue_gateways,
             proxies=catalogue_proxies,
             sql=catalogue_sql,
         )
     elif (
-        catalogue_address is not None
-        or catalogue_title is not None
-        or catalogue_no_cutouts
-        or catalogue_limits
-        or catalogue_proxies
-        or catalogue_sql
+        any(one is not None for one in (catalogue_address, catalogue_title))
+        or any((catalogue_limits, catalogue_gateways, catalogue_proxies))
+        or any((catalogue_no_cutouts, catalogue_sql))
     ):
         raise ConfigurationError(
             "options --catalogue-… require an address for the catalogue; add --catalogue HOST:PORT"
@@ -267,12 +274,14 @@ def _catalogue_options(
     once: bool,
     cutouts: bool,
     limits: tuple[str, ...],
+    gateways: tuple[str, ...],
     proxies: tuple[str, ...],
     sql: bool,
 ) -> CatalogueOptions:
     """Return the options of the catalogue, from the command line or from the environment."""
     from neuromirror.service.catalogue_process import CatalogueOptions
     from neuromirror.service.listen_address import parse_listen_address, parse_site_url
+    from neuromirror.web.gateway.modes import parse_modes
     from neuromirror.web.rate_limits import parse_limits, parse_proxies
 
     if once:
@@ -282,7 +291,9 @@ def _catalogue_options(
         )
     limits = limits or _environment_values("NEUROMIRROR_CATALOGUE_LIMITS")
     proxies = proxies or _environment_values("NEUROMIRROR_CATALOGUE_TRUSTED_PROXIES")
+    gateways = gateways or _environment_values("NEUROMIRROR_CATALOGUE_GATEWAY")
     parse_limits(limits)
+    parse_modes(gateways)
     parse_proxies(proxies)
     return CatalogueOptions(
         parse_listen_address(listen),
@@ -290,6 +301,7 @@ def _catalogue_options(
         title or os.environ.get("NEUROMIRROR_CATALOGUE_TITLE", ""),
         cutouts=cutouts,
         limits=limits,
+        gateways=gateways,
         proxies=proxies,
         sql=sql,
     )

@@ -68,8 +68,9 @@ class CatalogueOptions:
 
     ``listen`` is the host and port to serve at; ``address`` the public URL behind a proxy, and
     ``title`` the title of its pages, both empty for the defaults of :mod:`neuromirror.web`;
-    ``cutouts`` whether visitors may request voxels from upstream; ``limits`` and ``proxies`` are
-    the options ``--limit`` and ``--trusted-proxy``; ``sql`` whether visitors may write SQL.
+    ``cutouts`` whether visitors may request voxels from upstream; ``limits``, ``gateways`` and
+    ``proxies`` are the options ``--limit``, ``--gateway`` and ``--trusted-proxy``; ``sql`` whether
+    visitors may write SQL.
     """
 
     listen: tuple[str, int]
@@ -77,6 +78,7 @@ class CatalogueOptions:
     title: str = ""
     cutouts: bool = True
     limits: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
     proxies: tuple[str, ...] = ()
     sql: bool = False
 

@@ -172,7 +172,7 @@ class _CatalogueCollector(Collector):
         refused = CounterMetricFamily(
             "neuromirror_catalogue_refused",
             "Requests that the catalogue refused because of a rate limit, by kind (cutout, diff, "
-            "search, sql).",
+            "gateway, preview, search, sql).",
             labels=["kind"],
         )
         for kind, count in sorted(self.refused().items()):

@@ -97,6 +97,15 @@ def download_address(name: str, label: str, path: str) -> str:
     return f"/download/{_version(name, label)}" + _query({"path": path})
 
 
+def gateway_address(
+    name: str, label: str, path: str = "", *, after: str = "", form: str = ""
+) -> str:
+    """Return the path of a file, or of a folder that ends with a slash, below ``/at/``."""
+    values = {"format": form, "after": after}
+    present = {key: value for key, value in values.items() if value}
+    return f"/at/{_version(name, label)}/{quote(path, safe='/:=+,')}" + _query(present)
+
+
 def cite_address(name: str, label: str, form: str) -> str:
     """Return the path of a version's citation as a file; ``form`` is one of its formats."""
     return f"/cite/{_version(name, label)}" + _query({"format": form})
@@ -166,6 +175,7 @@ TEMPLATE_GLOBALS: Mapping[str, Callable[..., str]] = {
     "lock_file_address": lock_file_address,
     "checksums_address": checksums_address,
     "download_address": download_address,
+    "gateway_address": gateway_address,
     "cite_address": cite_address,
     "badge_address": badge_address,
     "croissant_address": croissant_address,

@@ -31,6 +31,7 @@ from neuromirror.index.shapes import Answer
 from neuromirror.model import NeuromirrorError
 from neuromirror.web.basket import PARAMETER, Basket
 from neuromirror.web.error_suggestions import suggest
+from neuromirror.web.gateway.errors import ContentUnavailableError
 from neuromirror.web.server.datasette_pool import (
     DatasetteBusyError,
     DatasetteProcessError,
@@ -86,12 +87,17 @@ class PageNotFoundError(NeuromirrorError):
 
 
 class CatalogueRequest:
-    """A request to the catalogue: its parameters, and queries of the index for it."""
+    """A request to the catalogue: its parameters, and queries of the index for it.
+
+    ``headers`` have names in lower case.
+    """
 
     def __init__(self, datasette: Datasette, request: Request, site: Site) -> None:
         self._datasette = datasette
         self._request = request
         self.site = site
+        self.headers: Mapping[str, str] = request.headers
+        self.is_head: bool = request.method == "HEAD"
         self.query_index = site.reader.query
 
     def path_parameter(self, name: str) -> str:
@@ -139,11 +145,6 @@ class CatalogueRequest:
         reply = await self.site.tables.respond(self._request.scope)
         kind = reply.headers.pop("content-type", "text/plain; charset=utf-8")
         return Response(reply.body, reply.status, reply.headers, kind)
-
-    @property
-    def is_head(self) -> bool:
-        """Whether the method is HEAD."""
-        return bool(self._request.method == "HEAD")
 
     def has_etag(self, tag: str) -> bool:
         """Whether the client's If-None-Match contains this ETag, quotes included."""
@@ -203,13 +204,15 @@ def view(make: View) -> Any:
         site = find_site(datasette)
         assert site is not None  # only a Datasette with a site has these routes
         catalogue_request = CatalogueRequest(datasette, request, site)
-        for_programs = request.path.startswith("/api/")
+        for_programs = _is_for_programs(request)
         try:
             return await make(catalogue_request)
         except NeuromirrorError as error:
             status = _status(error)
             message = error.problem
-            if status >= 500 and not isinstance(error, QueryStoppedError):
+            if status >= 500 and not isinstance(
+                error, (QueryStoppedError, ContentUnavailableError)
+            ):
                 # the message may contain local paths
                 logging.getLogger(__name__).warning("%s: %s", request.path, error)
                 message = _public_message(error, status)
@@ -225,6 +228,13 @@ def view(make: View) -> Any:
             return reply
 
     return handle
+
+
+def _is_for_programs(request: Request) -> bool:
+    """Whether an error becomes a problem document; a browser gets a page below ``/at/`` as well."""
+    if request.path.startswith("/at/"):
+        return "text/html" not in request.headers.get("accept", "")
+    return bool(request.path.startswith("/api/"))
 
 
 async def _suggestions(
@@ -271,6 +281,8 @@ def _public_message(error: NeuromirrorError, status: int) -> str:
 
 
 def _status(error: NeuromirrorError) -> int:
+    if isinstance(error, ContentUnavailableError):
+        return error.status
     if isinstance(error, DatasetWithdrawnError):
         return 410
     if isinstance(error, (*_NOT_FOUND_ERRORS, PageNotFoundError)):

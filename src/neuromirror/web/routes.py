@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from neuromirror.web.api import datasets as api
+from neuromirror.web.gateway import pages as gateway
 from neuromirror.web.pages import (
     dataset,
     diff,
@@ -34,6 +35,8 @@ ROUTES: Sequence[tuple[str, Any]] = (
     (rf"/dataset/{_NAME}$", dataset.dataset),
     (rf"/file/{_VERSION}$", file.file),
     (rf"/download/{_VERSION}$", file.download),
+    (rf"/at/{_NAME}@(?P<label>[^/?]+)$", gateway.top),
+    (rf"/at/{_NAME}@(?P<label>[^/?]+)/(?P<path>.*)$", gateway.deliver),
     (rf"/checksums/{_VERSION}$", downloads.checksums),
     (rf"/cite/{_VERSION}$", downloads.citation),
     (rf"/croissant/{_VERSION}\.json$", machine_readable.croissant),

@@ -17,6 +17,7 @@ from neuromirror.store.private_store import require_public_store
 from neuromirror.web.async_index import AsyncIndexReader
 from neuromirror.web.cutouts import CutoutService
 from neuromirror.web.example_searches import ExampleSearches
+from neuromirror.web.gateway.service import GatewayService, GatewaySettings
 from neuromirror.web.previews import PreviewService
 from neuromirror.web.rate_limits import RequestLimiter, parse_limits
 from neuromirror.web.readmes import ReadmeService
@@ -47,6 +48,7 @@ class Site:
     readmes: ReadmeService
     archives: Mapping[str, str]
     examples: ExampleSearches
+    gateway: GatewayService
     tables: DatasettePool | None = None
 
     def archive_title(self, mirror: str) -> str:
@@ -89,6 +91,7 @@ def catalogue_app(
     sql: bool = False,
     limiter: RequestLimiter | None = None,
     archives: Mapping[str, str] | None = None,
+    gateway: GatewaySettings | None = None,
 ) -> Any:
     """Return the site of a store as an ASGI application.
 
@@ -107,6 +110,8 @@ def catalogue_app(
         :data:`~neuromirror.web.rate_limits.REQUEST_KINDS`.
     archives
         Titles of archives by the name of their mirror.
+    gateway
+        How the content of files is delivered below ``/at/``; by default by redirects.
 
     Raises
     ------
@@ -143,6 +148,7 @@ def catalogue_app(
         cutouts=cutouts,
         limiter=limiter,
         archives=archives,
+        gateway=gateway,
         tables=found,
     )
     return datasette.app()
@@ -158,14 +164,16 @@ def attach_site(
     cutouts: bool = False,
     limiter: RequestLimiter | None = None,
     archives: Mapping[str, str] | None = None,
+    gateway: GatewaySettings | None = None,
     tables: DatasettePool | None = None,
 ) -> None:
     """Attach the site of a store to a Datasette instance; see :class:`Site`."""
     from neuromirror.web.template_environment import template_environment
 
+    reader = AsyncIndexReader(index_path)
     _SITES[datasette] = Site(
         store,
-        AsyncIndexReader(index_path),
+        reader,
         title,
         address,
         CutoutService(store, is_allowed=cutouts),
@@ -175,5 +183,6 @@ def attach_site(
         ReadmeService(store, is_allowed=cutouts),
         archives or {},
         ExampleSearches(),
+        GatewayService(store, reader, gateway or GatewaySettings()),
         tables,
     )

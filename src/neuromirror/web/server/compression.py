@@ -29,7 +29,7 @@ def compressing_send(send: Send, scope: Mapping[str, Any], site: Site) -> Send:
     async def sending(message: Message) -> None:
         nonlocal start
         if message["type"] == "http.response.start":
-            if is_text(message):
+            if is_text(message) and not _is_exact(message):
                 start = message
                 return
             await send(message)
@@ -71,6 +71,14 @@ def is_text(start: Message) -> bool:
     """Return whether the headers in an ASGI start message are those of a text response."""
     headers = {name.lower(): value for name, value in start["headers"]}
     return _TEXT.match(headers.get(b"content-type", b"")) is not None
+
+
+def _is_exact(start: Message) -> bool:
+    """Whether a response must not be transformed: its ranges and its ETag are those of a file."""
+    return any(
+        name.lower() == b"cache-control" and b"no-transform" in value
+        for name, value in start["headers"]
+    )
 
 
 def _is_uncompressed(start: Message) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
+from neuromirror.web.gateway.content_headers import CORS_HEADERS, PREFLIGHT_HEADERS, SANDBOX
 from neuromirror.web.rate_limits import RequestLimitError, client_key, request_kind
 from neuromirror.web.request import problem_response
 from neuromirror.web.server.compression import compressing_send
@@ -38,6 +39,13 @@ _SECURITY_HEADERS = (
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
 )
+
+_GATEWAY = b"/at/"
+_GATEWAY_HEADERS = tuple((name.encode(), value.encode()) for name, value in CORS_HEADERS.items())
+_GATEWAY_PREFLIGHT = tuple(
+    (name.encode(), value.encode()) for name, value in PREFLIGHT_HEADERS.items()
+)
+_SANDBOX = (b"content-security-policy", SANDBOX.encode())
 
 _SECURITY_HEADER_NAMES = frozenset(name for name, _ in _SECURITY_HEADERS)
 
@@ -79,20 +87,18 @@ def catalogue_middleware(app: App, datasette: Datasette, site: Site) -> App:
 
         async def send_secured(message: Message) -> None:
             if message["type"] == "http.response.start":
-                kept = [
-                    (name, value)
-                    for name, value in message.get("headers", [])
-                    if name.lower() not in _SECURITY_HEADER_NAMES
-                ]
-                message = {**message, "headers": [*kept, *_SECURITY_HEADERS, *closing]}
+                headers = _secured_headers(message.get("headers", []), is_gateway=is_gateway)
+                message = {**message, "headers": [*headers, *closing]}
             await send(message)
 
         path = scope.get("raw_path", scope["path"].encode()).partition(b"?")[0]
+        is_gateway = path.startswith(_GATEWAY)
         wrong = _malformed_request_message(scope, path)
         if wrong:
             await send_text(send_secured, 400, wrong)
-        elif scope["method"] == "OPTIONS" and path.startswith(b"/api/"):
-            start = {"type": "http.response.start", "status": 204, "headers": _PREFLIGHT_HEADERS}
+        elif scope["method"] == "OPTIONS" and path.startswith((b"/api/", _GATEWAY)):
+            headers = _GATEWAY_PREFLIGHT if is_gateway else _PREFLIGHT_HEADERS
+            start = {"type": "http.response.start", "status": 204, "headers": headers}
             await send_secured(start)
             await send_secured({"type": "http.response.body", "body": b""})
         elif scope["method"] not in ("GET", "HEAD"):
@@ -111,11 +117,25 @@ def catalogue_middleware(app: App, datasette: Datasette, site: Site) -> App:
             async def ask(to: Send) -> None:
                 await pages(scope, receive, compressing_send(to, scope, site))
 
-            key = cache_key(scope, site.reader.revision)
+            # a file depends on further headers of the request, and may be large
+            key = None if is_gateway else cache_key(scope, site.reader.revision)
             answer = remembered.send_response(key, send_secured, _rate_limited(scope, site, ask))
             await run_while_connected(receive, answer)
 
     return asgi
+
+
+def _secured_headers(given: Iterable[Any], *, is_gateway: bool) -> list[Any]:
+    """Return headers with those of :data:`_SECURITY_HEADERS`; content keeps its sandbox."""
+    given = [(name.lower(), value) for name, value in given]
+    is_sandboxed = is_gateway and _SANDBOX in given
+    kept = [one for one in given if one[0] not in _SECURITY_HEADER_NAMES]
+    if is_gateway:
+        names = {name for name, _ in _GATEWAY_HEADERS}
+        kept = [*(one for one in kept if one[0] not in names), *_GATEWAY_HEADERS]
+    if not is_sandboxed:
+        return [*kept, *_SECURITY_HEADERS]
+    return [*kept, _SANDBOX, *(one for one in _SECURITY_HEADERS if one[0] != _SANDBOX[0])]
 
 
 def _malformed_request_message(scope: Any, path: bytes) -> str:
@@ -151,7 +171,7 @@ def _rate_limited(
             try:
                 await stack.enter_async_context(site.limiter.admit(kind, client_key(scope)))
             except RequestLimitError as error:
-                if scope["path"].startswith("/api/"):
+                if scope["path"].startswith(("/api/", "/at/")):
                     reply = problem_response(error.status, str(error))
                     reply.headers["retry-after"] = str(error.retry_after)
                     await reply.asgi_send(to)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from neuromirror.store import Store
+from neuromirror.web.gateway.service import GatewaySettings
 from neuromirror.web.rate_limits import RequestLimiter
 from neuromirror.web.site import catalogue_app
 
@@ -32,6 +33,7 @@ def serve_catalogue(
     proxies: Sequence[str] = (),
     sql: bool = False,
     archives: Mapping[str, str] | None = None,
+    gateway: GatewaySettings | None = None,
     on_ready: Callable[[], None],
     heartbeat: Callable[[Mapping[str, int]], None] | None = None,
 ) -> None:
@@ -56,6 +58,8 @@ def serve_catalogue(
         Whether visitors may write SQL statements.
     archives
         Titles of archives by the name of their mirror.
+    gateway
+        How the content of files is delivered; by default by redirects.
     on_ready
         Called once before the first request.
     heartbeat
@@ -77,6 +81,7 @@ def serve_catalogue(
         sql=sql,
         limiter=limiter,
         archives=archives,
+        gateway=gateway,
     )
     import uvicorn
 

@@ -1,0 +1,1 @@
+"""The gateway: the files of a version over plain HTTP, at ``/at/<dataset>@<version>/<path>``."""

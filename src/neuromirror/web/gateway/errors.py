@@ -1,0 +1,16 @@
+"""Errors of the gateway."""
+
+from __future__ import annotations
+
+from neuromirror.model import NeuromirrorError
+
+
+class ContentUnavailableError(NeuromirrorError):
+    """The content of a file cannot be delivered; ``status`` is the HTTP status to return.
+
+    The message is public.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status

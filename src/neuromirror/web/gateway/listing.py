@@ -1,0 +1,106 @@
+"""Folders of versions: a page for people and for programs that follow links, and JSON."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from neuromirror.annex import key_digest
+from neuromirror.web.addresses import gateway_address
+from neuromirror.web.gateway.content_headers import MOVING, PINNED
+from neuromirror.web.gateway.service import Folder, NamedVersion
+from neuromirror.web.request import BadRequestError, CatalogueRequest, PageNotFoundError
+
+_PAGE_ENTRIES: Final = 2_000
+_JSON_ENTRIES: Final = 10_000
+"""Maximum number of entries of a page, and of a JSON document."""
+
+
+async def list_folder(request: CatalogueRequest, named: NamedVersion, path: str) -> Any:
+    """Return the entries of a folder: as JSON if requested, else as a page."""
+    form = request.query_parameter("format")
+    if form not in ("", "html", "json"):
+        raise BadRequestError(f"format must be html or json, not {form[:40]!r}")
+    accepted = request.headers.get("accept", "")
+    is_json = form == "json" or (not form and accepted.startswith("application/json"))
+    maximum = _JSON_ENTRIES if is_json else _PAGE_ENTRIES
+    limit = request.integer_parameter("limit", maximum, maximum)
+    after = request.query_parameter("after")
+    folder = None
+    if not {"", ".", ".."} & set(path.split("/")) or not path:
+        folder = await request.site.gateway.list_folder(named.row, path, after, limit)
+    if folder is None:
+        raise PageNotFoundError(f"{named.row.name} has no folder {path[:200]!r}")
+    request.site.gateway.counts["folder"] += 1
+    reply = await (_as_json if is_json else _as_page)(request, named, folder)
+    reply.headers["cache-control"] = (PINNED if named.is_pinned else MOVING).replace(
+        ", no-transform", ""
+    )
+    reply.headers["vary"] = "Accept"
+    return reply
+
+
+def _entries(request: CatalogueRequest, folder: Folder) -> list[dict[str, Any]]:
+    name, label = request.path_parameter("name"), request.path_parameter("label")
+    within = f"{folder.path}/" if folder.path else ""
+    found = []
+    for one in folder.entries:
+        path = f"{within}{one.name}" + ("/" if one.is_folder else "")
+        digest = key_digest(one.key) if one.key else None
+        found.append(
+            {
+                "name": one.name,
+                "type": "folder" if one.is_folder else "file",
+                "size": one.size,
+                "key": one.key or None,
+                "digest": None if digest is None else ":".join(digest),
+                "url": gateway_address(name, label, path),
+            }
+        )
+    return found
+
+
+def _next_address(request: CatalogueRequest, folder: Folder, form: str) -> str | None:
+    if folder.next is None:
+        return None
+    name, label = request.path_parameter("name"), request.path_parameter("label")
+    path = f"{folder.path}/" if folder.path else ""
+    return gateway_address(name, label, path, after=folder.next, form=form)
+
+
+async def _as_json(request: CatalogueRequest, named: NamedVersion, folder: Folder) -> Any:
+    base = request.base_url
+    entries = _entries(request, folder)
+    for one in entries:
+        one["url"] = base + one["url"]
+    more = _next_address(request, folder, "json")
+    return request.json_response(
+        {
+            "version": named.row.name,
+            "commit": named.row.commit,
+            "state": named.row.state,
+            "pinned": named.is_pinned,
+            "folder": folder.path,
+            "entries": entries,
+            "next": None if more is None else base + more,
+        }
+    )
+
+
+async def _as_page(request: CatalogueRequest, named: NamedVersion, folder: Folder) -> Any:
+    name, label = request.path_parameter("name"), request.path_parameter("label")
+    parents = folder.path.split("/") if folder.path else []
+    return await request.render_page(
+        "gateway",
+        name=name,
+        label=label,
+        version=named.row,
+        is_pinned=named.is_pinned,
+        mode=request.site.gateway.modes.of(named.row.mirror),
+        folder=folder.path,
+        parents=[
+            (part, gateway_address(name, label, "/".join(parents[: depth + 1]) + "/"))
+            for depth, part in enumerate(parents)
+        ],
+        entries=_entries(request, folder),
+        next=_next_address(request, folder, ""),
+    )

@@ -1,0 +1,46 @@
+"""The operator's choice of how the gateway delivers the content of files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
+
+from neuromirror.model import ConfigurationError
+
+GatewayMode = Literal["off", "redirect", "proxy"]
+MODES: Final[tuple[GatewayMode, ...]] = get_args(GatewayMode)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayModes:
+    """The mode of each mirror: ``default``, unless ``by_mirror`` has another one."""
+
+    default: GatewayMode = "redirect"
+    by_mirror: Mapping[str, GatewayMode] = field(default_factory=dict)
+
+    def of(self, mirror: str) -> GatewayMode:
+        """Return the mode of a mirror."""
+        return self.by_mirror.get(mirror, self.default)
+
+
+def parse_modes(given: Iterable[str]) -> GatewayModes:
+    """Parse texts such as ``proxy`` and ``aind=redirect``; without any, the mode is ``redirect``.
+
+    Raises
+    ------
+    ConfigurationError
+        If a text has another form or an unknown mode.
+    """
+    default, by_mirror = GatewayModes().default, dict[str, GatewayMode]()
+    for text in given:
+        mirror, equals, name = text.rpartition("=")
+        if name not in MODES or bool(equals) != bool(mirror):
+            raise ConfigurationError(
+                f"gateway {text!r}: not MODE or MIRROR=MODE; the modes are {', '.join(MODES)}"
+            )
+        if mirror:
+            by_mirror[mirror] = name
+        else:
+            default = name
+    return GatewayModes(default, by_mirror)

@@ -1,0 +1,109 @@
+"""The versions that the gateway reads: open trees, connections, and verified contents."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from neuromirror.index import VersionRow
+from neuromirror.lab.lock_manifests import ListedFile
+from neuromirror.net import RequestLimits
+from neuromirror.store import Store
+from neuromirror.stream import Transport, VerifiedObject, VersionTree, tree_of_version
+from neuromirror.stream.piece_checks import piece_check
+
+MAX_OPEN: Final = 16
+"""Maximum number of versions that stay open; each has a git process."""
+WINDOW: Final = 8 << 20
+"""Bytes of a content that are requested ahead and kept in memory, if its pieces are not larger."""
+_MAX_MEMORY: Final = 64 << 20
+"""Maximum size in bytes of the pieces of the contents of one version that are kept."""
+
+
+class OpenVersion:
+    """A version with the connections to its locations; for several threads.
+
+    No token, header or signature of this machine is sent: what only they can read is not public.
+    """
+
+    def __init__(self, store: Store, row: VersionRow, limits: RequestLimits) -> None:
+        self.tree: VersionTree = tree_of_version(store, row)
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._transport: Transport | None = None
+        self._contents: OrderedDict[str, VerifiedObject] = OrderedDict()
+
+    def content(self, file: ListedFile) -> VerifiedObject:
+        """Return the content of a file; raises UnverifiableError."""
+        name = file.key or file.path
+        with self._lock:
+            found = self._contents.get(name)
+            if found is not None:
+                self._contents.move_to_end(name)
+                return found
+            if self._transport is None:
+                self._transport = Transport(
+                    self.tree.access, limits=self._limits, has_credentials=False
+                )
+        digests = self.tree.block_digests(file)
+        check = piece_check(file, digests, "require", self.tree.name)
+        memory = max(WINDOW, check.piece_size)
+        found = VerifiedObject(file, check, self._transport, self.tree.name, memory=memory)
+        with self._lock:
+            self._contents[name] = found
+            held = sum(max(WINDOW, one.check.piece_size) for one in self._contents.values())
+            while held > _MAX_MEMORY and len(self._contents) > 1:
+                _, dropped = self._contents.popitem(last=False)
+                held -= max(WINDOW, dropped.check.piece_size)
+        return found
+
+    def close(self) -> None:
+        """Cancel requests in progress, and end the git processes."""
+        with self._lock:
+            if self._transport is not None:
+                self._transport.close()
+        self.tree.close()
+
+
+class OpenVersions:
+    """The versions used last; for several threads."""
+
+    def __init__(self, store: Store, limits: RequestLimits) -> None:
+        self._store, self._limits = store, limits
+        self._lock = threading.Lock()
+        self._versions: OrderedDict[tuple[str, str, str], OpenVersion] = OrderedDict()
+        self._users: Counter[int] = Counter()
+
+    @contextmanager
+    def use(self, row: VersionRow) -> Iterator[OpenVersion]:
+        """Provide a version during the block."""
+        name = row.dataset_name, row.commit, row.annex_commit
+        with self._lock:
+            found = self._versions.pop(name, None)
+            if found is None:
+                found = OpenVersion(self._store, row, self._limits)
+            self._versions[name] = found
+            self._users[id(found)] += 1
+            idle = [one for one, other in self._versions.items() if not self._users[id(other)]]
+            surplus = max(0, len(self._versions) - MAX_OPEN)
+            closing = [self._versions.pop(one) for one in idle[:surplus]]
+        for one in closing:
+            one.close()
+        try:
+            yield found
+        finally:
+            with self._lock:
+                self._users[id(found)] -= 1
+                if not self._users[id(found)]:
+                    del self._users[id(found)]
+
+    def close(self) -> None:
+        """Close all versions."""
+        with self._lock:
+            versions = list(self._versions.values())
+            self._versions.clear()
+        for one in versions:
+            one.close()

@@ -1,0 +1,175 @@
+"""The addresses below ``/at/``: files with ranges, and folders as HTML and JSON."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
+from typing import Any, Final
+from urllib.parse import quote
+
+from neuromirror.annex import key_digest
+from neuromirror.lab.lock_manifests import ListedFile
+from neuromirror.web.addresses import gateway_address
+from neuromirror.web.gateway.content_headers import (
+    MOVING,
+    PINNED,
+    REDIRECTED,
+    content_headers,
+)
+from neuromirror.web.gateway.content_response import (
+    ContentResponse,
+    conditional_response,
+    content_response,
+)
+from neuromirror.web.gateway.errors import ContentUnavailableError
+from neuromirror.web.gateway.listing import list_folder
+from neuromirror.web.gateway.service import Document, NamedVersion
+from neuromirror.web.request import (
+    CatalogueRequest,
+    OperationDisabledError,
+    PageNotFoundError,
+    view,
+)
+
+_URL_SAFE: Final = "%/:=&?~#+!$,;'@()*[]"
+
+
+@view
+async def top(request: CatalogueRequest) -> Any:
+    """Redirect the address of a version to that of its top folder."""
+    name, label = request.path_parameter("name"), request.path_parameter("label")
+    return _to_folder(gateway_address(name, label))
+
+
+@view
+async def deliver(request: CatalogueRequest) -> Any:
+    """Return a file of a version, or the entries of a folder."""
+    name, label, path = (
+        request.path_parameter("name"),
+        request.path_parameter("label"),
+        request.path_parameter("path"),
+    )
+    gateway = request.site.gateway
+    named = await gateway.version(name, label)
+    row = named.row
+    if gateway.modes.of(row.mirror) == "off":
+        raise OperationDisabledError(
+            f"this catalogue does not deliver the files of {row.mirror}; download them from the "
+            "archive, or get them in a clone"
+        )
+    if not path or path.endswith("/"):
+        return await list_folder(request, named, path[:-1])
+    found = await gateway.find_file(row, path) if _is_possible(path) else None
+    if found is None:
+        if "text/html" in request.headers.get("accept", "") and _is_possible(path):
+            # for people; programs that read keys must not get a page for a missing one
+            folder = await gateway.list_folder(row, path, "", 1)
+            if folder is not None:
+                return _to_folder(gateway_address(name, label, f"{path}/"))
+        raise PageNotFoundError(f"{row.name} has no file {path[:200]!r}")
+    if isinstance(found, Document):
+        return await _deliver_document(request, named, found)
+    return await _deliver_object(request, named, found)
+
+
+def _is_possible(path: str) -> bool:
+    """Whether git can have a file at a path."""
+    return "\0" not in path and not {"", ".", ".."} & set(path.split("/"))
+
+
+def _to_folder(address: str) -> ContentResponse:
+    return ContentResponse(
+        307, {"location": address, "content-length": "0", "cache-control": MOVING}
+    )
+
+
+async def _deliver_document(
+    request: CatalogueRequest, named: NamedVersion, document: Document
+) -> ContentResponse:
+    content = document.content
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+    async def read(start: int, stop: int) -> AsyncIterator[bytes]:
+        yield content[start:stop]
+
+    headers = {
+        **content_headers(document.path, len(content), digest),
+        **_version_headers(named),
+        "neuromirror-verified": "yes",
+    }
+    reply = content_response(
+        request.headers,
+        headers,
+        len(content),
+        read,
+        is_head=request.is_head,
+        name=f"{named.row.name}/{document.path}",
+    )
+    await reply.start()
+    request.site.gateway.counts["document"] += 1
+    return reply
+
+
+async def _deliver_object(
+    request: CatalogueRequest, named: NamedVersion, file: ListedFile
+) -> ContentResponse:
+    gateway = request.site.gateway
+    digest = key_digest(file.key)
+    headers = {
+        **content_headers(file.path, file.size, "" if digest is None else ":".join(digest)),
+        **_version_headers(named),
+        "neuromirror-key": quote(file.key, safe="-=:.,+&()%"),
+    }
+    if gateway.modes.of(named.row.mirror) != "proxy":
+        return await _redirect(request, named, file, headers)
+    if early := conditional_response(request.headers, headers):
+        return early
+    size = await gateway.content_size(named.row, file)
+    reply = content_response(
+        request.headers,
+        # a size that the key does not state is in the block digests
+        {**headers, "content-length": str(size), "neuromirror-verified": "yes"},
+        size,
+        partial(gateway.read, named.row, file),
+        is_head=request.is_head,
+        name=f"{named.row.name}/{file.path}",
+    )
+    await reply.start()
+    gateway.counts["proxy"] += 1
+    return reply
+
+
+async def _redirect(
+    request: CatalogueRequest, named: NamedVersion, file: ListedFile, headers: Mapping[str, str]
+) -> ContentResponse:
+    early = conditional_response(request.headers, headers)
+    if early is not None:
+        return early
+    gateway = request.site.gateway
+    url = await gateway.redirect_url(named.row, file)
+    if not url:
+        raise ContentUnavailableError(
+            f"{named.row.name}: {file.path}: no public location of this file is known, or none "
+            "answered the last check; get it in a clone, which may use other locations",
+            502,
+        )
+    gateway.counts["redirect"] += 1
+    names = ("neuromirror-version", "neuromirror-digest", "neuromirror-key")
+    return ContentResponse(
+        307,
+        {
+            **{name: headers[name] for name in names if name in headers},
+            "location": quote(url, safe=_URL_SAFE),
+            "neuromirror-verified": "no",
+            "cache-control": REDIRECTED if named.is_pinned else MOVING,
+            "content-length": "0",
+        },
+    )
+
+
+def _version_headers(named: NamedVersion) -> dict[str, str]:
+    return {
+        "neuromirror-version": quote(named.row.name, safe=":/@"),
+        "cache-control": PINNED if named.is_pinned else MOVING,
+    }

@@ -1,0 +1,262 @@
+"""Files and folders of versions for the gateway, and their verified content."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Final, TypeVar
+
+from neuromirror.index import Index, UnknownFileError, VersionRow
+from neuromirror.lab.lock_manifests import ListedFile
+from neuromirror.model.object_urls import url_version_id
+from neuromirror.net import RequestLimits, clean_url
+from neuromirror.store import Store
+from neuromirror.stream import (
+    ContentGoneError,
+    FolderEntry,
+    LocationsFailedError,
+    StreamError,
+    UnverifiableError,
+    WrongBytesError,
+)
+from neuromirror.web.async_index import AsyncIndexReader
+from neuromirror.web.gateway.errors import ContentUnavailableError
+from neuromirror.web.gateway.modes import GatewayModes
+from neuromirror.web.gateway.open_versions import WINDOW, OpenVersions
+
+LIMITS: Final = RequestLimits(
+    attempts=2, wait=0.5, wait_max=2.0, retry_after_max=5.0, connect=10.0, read=20.0, per_host=16
+)
+"""Limits of requests to archives."""
+_SECONDS: Final = 60.0
+"""Time limit for the next bytes of a content."""
+_BLOCK: Final = 1 << 20
+"""Bytes per message to a client."""
+_THREADS: Final = 32
+_MAX_ROWS: Final = 256
+_MAX_LOCATIONS: Final = 20
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """Settings of the gateway: the modes, and the limits of requests to archives.
+
+    ``seconds`` is the time limit for the next bytes of a content.
+    """
+
+    modes: GatewayModes = field(default_factory=GatewayModes)
+    limits: RequestLimits = LIMITS
+    seconds: float = _SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class NamedVersion:
+    """A version, and whether the name in the address always means the same state."""
+
+    row: VersionRow
+    is_pinned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A file whose content is in git."""
+
+    path: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A page of the entries of a folder; ``next`` is the name after which the rest follows."""
+
+    path: str
+    entries: tuple[FolderEntry, ...]
+    next: str | None
+
+
+class GatewayService:
+    """Looks up what an address below ``/at/`` names, and reads content; for one event loop.
+
+    ``counts`` has the number of responses by result, and of verified bytes.
+    """
+
+    def __init__(self, store: Store, reader: AsyncIndexReader, settings: GatewaySettings) -> None:
+        self._reader = reader
+        self.modes = settings.modes
+        self.counts: Counter[str] = Counter()
+        self._seconds = settings.seconds
+        self._versions = OpenVersions(store, settings.limits)
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="gateway")
+        self._rows: OrderedDict[tuple[str, str], NamedVersion] = OrderedDict()
+        self._revision: tuple[int, ...] = ()
+
+    async def version(self, name: str, label: str) -> NamedVersion:
+        """Return the version that a name means; raises as :meth:`Index.resolve`."""
+        revision = self._reader.revision
+        if revision != self._revision:
+            # a name may mean another version now, or a dataset may have been withdrawn
+            self._rows.clear()
+            self._revision = revision
+        found = self._rows.get((name, label))
+        if found is None:
+            row = await self._reader.query(lambda index: index.resolve(name, label))
+            names = row.label, row.commit, f"state:{row.state}"
+            found = self._rows[name, label] = NamedVersion(row, label in names)
+            while len(self._rows) > _MAX_ROWS:
+                self._rows.popitem(last=False)
+        return found
+
+    async def find_file(self, row: VersionRow, path: str) -> ListedFile | Document | None:
+        """Return a file of a version; None if the version has no such file."""
+
+        def find() -> ListedFile | Document | None:
+            with self._versions.use(row) as version:
+                content = version.tree.document(path)
+                return version.tree.file(path) if content is None else Document(path, content)
+
+        return await self._reader.run_in_thread(find)
+
+    async def list_folder(self, row: VersionRow, path: str, after: str, most: int) -> Folder | None:
+        """Return the entries of a folder, sorted by name; None if the version has no such folder.
+
+        Parameters
+        ----------
+        row
+            The version.
+        path
+            The folder without a slash at its end; empty for the top folder.
+        after
+            The name after which to start; empty for the first page.
+        most
+            Maximum number of entries.
+        """
+
+        def find() -> Folder | None:
+            with self._versions.use(row) as version:
+                entries = version.tree.entries(path)
+                if entries is None:
+                    return None
+                first = _sort_key(after)
+                rest = (one for one in entries if not after or _sort_key(one.name) > first)
+                found = tuple(islice(rest, most + 1))
+            return Folder(path, found[:most], found[most - 1].name if len(found) > most else None)
+
+        return await self._reader.run_in_thread(find)
+
+    async def redirect_url(self, row: VersionRow, file: ListedFile) -> str:
+        """Return the exact address of a file at the archive; empty without a public one."""
+
+        def look(index: Index) -> list[str]:
+            if not row.indexed:
+                return []
+            try:
+                found = index.file(row, file.path)
+            except UnknownFileError:
+                return []  # in a subdataset
+            if found.key != file.key:
+                return []
+            locations = index.locations(found.content, limit=_MAX_LOCATIONS)
+            return [one.url for one in locations if one.result in (None, "ok")]
+
+        urls = await self._reader.query(look) or file.urls
+        public = [url for url in urls if _may_redirect_to(url)]
+        return min(public, key=lambda url: url_version_id(url) is None, default="")
+
+    async def content_size(self, row: VersionRow, file: ListedFile) -> int:
+        """Return the size in bytes of a content that can be verified.
+
+        Raises
+        ------
+        ContentUnavailableError
+            It cannot be verified.
+        """
+
+        def find() -> int:
+            with self._versions.use(row) as version:
+                return version.content(file).size
+
+        return await self._run(find)
+
+    async def read(
+        self, row: VersionRow, file: ListedFile, start: int, stop: int
+    ) -> AsyncIterator[bytes]:
+        """Yield the verified bytes of a range; raises :class:`ContentUnavailableError`."""
+        while start < stop:
+            block = await self._run(partial(self._read, row, file, start, stop))
+            self.counts["bytes"] += len(block)
+            start += len(block)
+            yield block
+
+    def _read(self, row: VersionRow, file: ListedFile, start: int, stop: int) -> bytes:
+        with self._versions.use(row) as version:
+            content = version.content(file)
+            content.prefetch(start, min(stop, start + WINDOW))
+            return content.read_ranges([(start, min(stop, start + _BLOCK))])[0]
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        """Run ``work`` in a thread of the gateway, with the time limit."""
+        running = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        try:
+            return await asyncio.wait_for(asyncio.shield(running), self._seconds)
+        except TimeoutError as error:
+            running.add_done_callback(_discard)
+            raise self._failure(
+                "timeout", "the archive takes too long to answer; try again later", 504
+            ) from error
+        except StreamError as error:
+            raise self._failure(*_describe(error)) from error
+
+    def _failure(self, name: str, message: str, status: int) -> ContentUnavailableError:
+        self.counts[name] += 1
+        return ContentUnavailableError(message, status)
+
+    def close(self) -> None:
+        """Close the open versions."""
+        self._versions.close()
+
+
+def _discard(done: asyncio.Future[T]) -> None:
+    if not done.cancelled():
+        done.exception()  # retrieved, because nothing waits for it
+
+
+def _describe(error: StreamError) -> tuple[str, str, int]:
+    """Return the name, public message and status of a failure; the error may have local paths."""
+    if isinstance(error, WrongBytesError):
+        return (
+            "wrong",
+            f"the archive now returns other bytes than those of this version, between "
+            f"{error.start} and {error.stop}; nothing is delivered",
+            502,
+        )
+    if isinstance(error, ContentGoneError):
+        return "gone", "the archive no longer has this file, and no other location is known", 502
+    if isinstance(error, UnverifiableError):
+        return (
+            "unverifiable",
+            "no checksums of parts of this file are known, so that it cannot be verified here; "
+            "download it from the archive, or get it in a clone, which verifies the whole file",
+            502,
+        )
+    if isinstance(error, LocationsFailedError):
+        return "failed", "the archive does not deliver this file at present; try again later", 502
+    return "failed", "the file cannot be read at present; try again later", 502
+
+
+def _sort_key(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _may_redirect_to(url: str) -> bool:
+    """Whether a URL is for browsers and has no credential."""
+    try:
+        return url.startswith(("https://", "http://")) and clean_url(url) == url
+    except ValueError:
+        return False
