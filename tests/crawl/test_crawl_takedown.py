@@ -21,8 +21,10 @@ from neuromirror.crawl.takedown import reinstate, take_down
 from neuromirror.index import DatasetWithdrawnError, Index, UnknownDatasetError
 from neuromirror.model import ConfigurationError, VersionMinted
 from neuromirror.store import dataset_ref_of
+from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.store.withdrawn_datasets import withdrawn_folder
 from neuromirror_demo import DemoArchive
+from support.block_digests import claimed_digests
 from support.mirror_harness import MirrorHarness, run_git
 
 NAME, REASON = "demo:000002", "the owner asked for it"
@@ -389,3 +391,31 @@ def test_a_killed_takedown_can_be_repeated(synced_harness: MirrorHarness, tmp_pa
         shutil.rmtree(mirror_harness.folder)
         shutil.rmtree(withdrawn_folder(mirror_harness.store), ignore_errors=True)
     assert deaths == 5
+
+
+def test_block_digests_of_its_own_contents_are_withdrawn(synced_harness: MirrorHarness) -> None:
+    own, others = (
+        {
+            one.key
+            for entry in synced_harness.entries(VersionMinted)
+            if (f"demo:{entry.local_id}" == NAME) is is_own
+            for one in synced_harness.store.records(dataset_ref_of(entry).dataset_id, entry.commit)
+            if one.key.startswith("SHA256E")
+        }
+        for is_own in (True, False)
+    )
+    assert own - others
+    folder = BlockDigestsFolder.of_store(synced_harness.store)
+    for key in own | others:
+        folder.write(key, claimed_digests(key))
+    rebuild_index(synced_harness.store, synced_harness.store.index_path)
+    before = dump(synced_harness)
+    assert sum(row.startswith("block_digests ") for row in before) == len(own | others)
+
+    take_dataset_down(synced_harness)
+    assert {key for key in own | others if folder.has(key)} == others
+    assert sum(row.startswith("block_digests ") for row in dump(synced_harness)) == len(others)
+
+    reinstate_dataset(synced_harness)
+    assert all(folder.read(key) == claimed_digests(key) for key in own | others)
+    assert without_takedowns(dump(synced_harness)) == without_takedowns(before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from neuromirror.model import (
 from neuromirror.model.block_digests import MAX_PIECE_SIZE
 from support.block_digests import digests_of
 
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "block-digests.md"
 MIB = 1 << 20
 KEY = "SHA256E-s5--" + "0" * 64 + ".nwb"
 SIZES = (
@@ -198,3 +200,43 @@ def test_check_finds_a_layer_of_another_root() -> None:
     ):
         with pytest.raises(InvalidDocumentError):
             wrong.check()
+
+
+def vectors() -> list[tuple[int, int, str, str]]:
+    """Return size, piece size, root and digest of the layer of each vector in the documentation."""
+    rows = re.findall(
+        r"^\| ([0-9]+) \| ([0-9]+) \| `([0-9a-f]{64})` \| (?:`([0-9a-f]{64})`|empty) \|$",
+        PAGE.read_text("utf-8"),
+        re.MULTILINE,
+    )
+    return [(int(size), int(piece_size), root, layer) for size, piece_size, root, layer in rows]
+
+
+def vector_content(size: int) -> bytes:
+    return (b"neuromirror\n" * (size // 12 + 1))[:size]
+
+
+def computed_vector(size: int, piece_size: int) -> tuple[int, int, str, str]:
+    digests = digests_of(vector_content(size), piece_size)
+    layer = hashlib.sha256(digests.layer).hexdigest() if digests.layer else ""
+    return size, piece_size, digests.root.hex(), layer
+
+
+def test_the_documented_vectors() -> None:
+    documented = vectors()
+    assert len(documented) == 8
+    assert [computed_vector(*one[:2]) for one in documented] == documented
+
+
+def test_the_documented_file() -> None:
+    digests = digests_of(vector_content(50_000), LEAF_SIZE, 20_000)
+    key = f"SHA256E-s50000--{digests.sha256}.txt"
+    encoded, text = encode_block_digests(key, digests), PAGE.read_text("utf-8")
+    name = hashlib.sha256(key.encode()).hexdigest()
+    layer = [digests.layer[start : start + 32].hex() for start in range(0, 128, 32)]
+    for documented in (
+        *(key, f"{len(encoded)} bytes", hashlib.sha256(encoded).hexdigest()),
+        f"block-digests/{name[:2]}/{name[2:]}",
+        *("".join(f"    {one}\n" for one in layer), f"`{digests.parts_etag()}`"),
+    ):
+        assert documented in text

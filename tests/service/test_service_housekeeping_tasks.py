@@ -22,6 +22,8 @@ from neuromirror.service.housekeeping_tasks import (
 from neuromirror.service.integrity import IntegrityState, check_integrity
 from neuromirror.service.store_checks import CheckResult
 from neuromirror.store import StoreBusyError, dataset_ref_of
+from neuromirror.store.block_digests import BlockDigestsFolder
+from support.block_digests import claimed_digests
 from support.mirror_harness import MirrorHarness, run_git
 from support.synced_mirror import flip_bit
 
@@ -207,6 +209,44 @@ def test_a_lost_alias_ref_or_repository_is_found_and_named(
     assert last.commit in broken(copied_mirror_harness)["git", "demo:000001"]
     shutil.rmtree(repository)
     assert "from a backup" in broken(copied_mirror_harness)["git", "demo:000001"]
+
+
+def test_damaged_block_digests_are_named_until_they_are_intact(
+    copied_mirror_harness: MirrorHarness,
+) -> None:
+    store = copied_mirror_harness.store
+    folder = BlockDigestsFolder.of_store(store)
+    keys = sorted(
+        placed.key
+        for placed in store.records(
+            dataset_ref_of(version(copied_mirror_harness)).dataset_id,
+            version(copied_mirror_harness).commit,
+        )
+        if placed.key.startswith("SHA256E")
+    )[:3]
+    for key in keys:
+        folder.write(key, claimed_digests(key))
+    intact = [one for one in check_results(copied_mirror_harness) if one.subject == "block-digests"]
+    assert sorted(one.message for one in intact) == keys
+
+    damaged = folder.path(keys[0])
+    content = damaged.read_bytes()
+    damaged.write_bytes(folder.path(keys[1]).read_bytes())
+    name = damaged.relative_to(store.root).as_posix()
+    assert set(broken(copied_mirror_harness)) == {("block-digests", name)}
+    assert set(IntegrityState.load(store).damage) == {"block-digests"}
+    # slices reach each file, one after the other
+    met = {
+        one.name
+        for _ in keys
+        for one in check_results(copied_mirror_harness, seconds=1e-9)
+        if one.subject == "block-digests"
+    }
+    assert len(met) == len(keys)
+
+    damaged.write_bytes(content)
+    assert broken(copied_mirror_harness) == {}
+    assert IntegrityState.load(store).damage == {}
 
 
 def test_versions_minted_during_a_check_are_no_damage(copied_mirror_harness: MirrorHarness) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from neuromirror.model import (
+    ContentsDigested,
     DatasetRef,
+    DigestedContent,
     EventRaised,
     HoldPlaced,
     HoldReleased,
@@ -23,6 +25,7 @@ from neuromirror.model import (
     VisitEnded,
 )
 from neuromirror.store import PUBLISHED_BRANCH, Store, read_versions_from_git
+from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.store.dataset_move import (
     DivergedHistoriesError,
     check_copy_complete,
@@ -40,6 +43,7 @@ from neuromirror.store.private_store import (
     require_public_store,
     restrict_to_owner,
 )
+from support.block_digests import claimed_digests
 from support.store_publisher import Publisher, dataset, git, git_refs, kill_steps, run_in_child
 
 ONE, TWO = dataset(1), dataset(2)
@@ -341,3 +345,20 @@ def test_entries_of_one_dataset_are_separated_from_all_others(public: Store) -> 
     )
     public.append_entries(visit(replace(ONE, mirror="other")))
     assert dataset_entries(public, ONE) == mine
+
+
+def test_block_digests_move_with_the_dataset(private: Store, public: Store) -> None:
+    own = {
+        placed.key
+        for entry in dataset_entries(private, ONE)
+        if isinstance(entry, VersionMinted)
+        for placed in private.records(ONE.dataset_id, entry.commit)
+    }
+    source, target = BlockDigestsFolder.of_store(private), BlockDigestsFolder.of_store(public)
+    content = DigestedContent(min(own), "0" * 64, 1 << 20, "0" * 64)
+    private.append_entries(ContentsDigested([content], AT))
+    for key in own:
+        source.write(key, claimed_digests(key))
+    move(private, public, ONE)
+    assert all(target.read(key) == claimed_digests(key) for key in own)
+    assert not any(isinstance(one, ContentsDigested) for one in dataset_entries(public, ONE))

@@ -37,10 +37,10 @@ def fsck_command(settings: Settings, names: tuple[str, ...], *, budget: float | 
     The checks cover the alias (the name used to clone it, dandi--000027) and the repository of each
     dataset (git fsck; every version is reached by a ref; no other program wrote to the repository),
     the records and the manifest of each version against its state digest, and the entries of the
-    index. Without names, the journal and the whole index are checked too. A running service does
-    the same checks bit by bit; --budget continues where the service or the previous run stopped.
-    Nothing is changed, and no request is sent to an archive. Each problem is printed with its
-    remedy.
+    index. Without names, the journal, the whole index and the block digests are checked too. A
+    running service does the same checks bit by bit; --budget continues where the service or the
+    previous run stopped. Nothing is changed, and no request is sent to an archive. Each problem is
+    printed with its remedy.
 
     Exit code: 0 everything is intact, 1 something is damaged or could not be checked.
     """

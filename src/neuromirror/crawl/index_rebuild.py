@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from neuromirror.config.mirror_files import ZarrLimits
 from neuromirror.index import effective_entries, is_indexed, rebuild_from_journal
-from neuromirror.model import DatasetRef, MirrorSeen, VersionMinted, current_timestamp
+from neuromirror.model import (
+    ContentsDigested,
+    DatasetRef,
+    MirrorSeen,
+    VersionMinted,
+    current_timestamp,
+)
 from neuromirror.store import Store, dataset_ref_of, read_records_from_git, read_versions_from_git
+from neuromirror.store.block_digests import (
+    BlockDigestsDamagedError,
+    BlockDigestsFolder,
+    digest_entries,
+    digested_content,
+    read_block_digests_file,
+)
 from neuromirror.store.withdrawn_datasets import find_withdrawn_datasets
 
 
@@ -21,8 +35,8 @@ def rebuild_index(
 ) -> int:
     """Replay the journal into a new index and replace the old one.
 
-    Versions that git has and the journal lacks are first added to the journal, and records that the
-    store lacks are read back from git.
+    Versions that git has and the journal lacks are first added to the journal, as are block digests
+    in the store; records that the store lacks are read back from git.
 
     Parameters
     ----------
@@ -44,6 +58,7 @@ def rebuild_index(
     limits = limits or {}
     _complete_journal(store, limits)
     _record_changed_limits(store, limits)
+    _record_block_digests(store)
     return rebuild_from_journal(index_path, store, progress)
 
 
@@ -62,6 +77,23 @@ def _record_changed_limits(store: Store, limits: Mapping[str, ZarrLimits]) -> No
             for name in sorted(changed)
         )
     )
+
+
+def _record_block_digests(store: Store) -> None:
+    """Append the block digests that are in the store and not in the journal to the journal."""
+    folder = BlockDigestsFolder.of_store(store)
+    known = {
+        folder.path(one.key)
+        for _, entry in store.read_entries(0)
+        if isinstance(entry, ContentsDigested)
+        for one in entry.contents
+    }
+    missing = []
+    for path in folder.paths():
+        if path not in known:
+            with suppress(BlockDigestsDamagedError, FileNotFoundError):  # fsck reports it
+                missing.append(digested_content(*read_block_digests_file(path)))
+    store.append_entries(*digest_entries(missing, current_timestamp()))
 
 
 def _matches_limit(entry: VersionMinted, limits: Mapping[str, ZarrLimits]) -> bool:

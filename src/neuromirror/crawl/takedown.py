@@ -6,14 +6,15 @@ it. Each step skips what is already done, so an interrupted command can be repea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 
 from neuromirror.config.mirror_files import Mirror
 from neuromirror.crawl.recorder import JournalRecorder
 from neuromirror.crawl.results import Result
 from neuromirror.crawl.sync import Sync
-from neuromirror.index import CrawlIndex, UnknownDatasetError
+from neuromirror.index import CrawlIndex, Index, UnknownDatasetError
 from neuromirror.model import (
     ConfigurationError,
     DatasetRef,
@@ -22,6 +23,7 @@ from neuromirror.model import (
     current_timestamp,
 )
 from neuromirror.store import Store
+from neuromirror.store.block_digests import digested_keys
 from neuromirror.store.preview_cache import delete_previews
 from neuromirror.store.private_store import require_public_store
 from neuromirror.store.withdrawn_datasets import (
@@ -68,7 +70,9 @@ def take_down(
         down = _dataset_entries(find_withdrawn_datasets(store), name)
     for dataset, entry in down.items():
         with store.lock(dataset.dataset_id, dataset.name, _WAIT):
-            moved = withdraw_dataset(store, entry)
+            digested = digested_keys(store, dataset)
+            keys = digested - recorder.ask(partial(_shown_keys, keys=digested))
+            moved = withdraw_dataset(store, entry, sorted(keys))
         message = f"taken down: {entry.reason}"
         yield Result(dataset.name, "ok" if moved else "notneeded", message)
     delete_previews(store)
@@ -127,6 +131,10 @@ def reinstate(
             finish_reinstatement(store, one)
             yield Result(one.name, "ok", "shown again")
     yield from _update_superdatasets(store, recorder, name, mirrors)
+
+
+def _shown_keys(index: Index, keys: Collection[str]) -> set[str]:
+    return index.shown_keys(keys)
 
 
 def _dataset_entries(

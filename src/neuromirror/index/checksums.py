@@ -13,8 +13,11 @@ _MD5 = re.compile(r"[0-9a-f]{32}\Z")
 _ETAG = re.compile(r"([0-9a-f]{32})(?:-([1-9][0-9]{0,9}))?(?:-([1-9][0-9]{0,14}))?\Z")
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(?:-[a-zA-Z][0-9]+)*--.+\Z")
 
+_ROOT = re.compile(r"[0-9a-f]{64}\Z")
+
 _ACCEPTED_FORMS = (
     "sha256:<hex> (at least its first 8 digits), md5:<hex> (all 32 digits), etag:<md5>-<parts>, "
+    "btv2:<hex> (the root of its block digests), "
     "the bare digits of one of these, or a git-annex key"
 )
 
@@ -69,6 +72,9 @@ def parse_checksum(query: str) -> list[ContentLookup]:
         return _md5_lookups(value)
     elif algorithm == "etag" and (form := _ETAG.match(value)):
         return _etag_lookups(form[1], form[2], form[3])
+    elif algorithm == "btv2" and _ROOT.match(value):
+        sql = "SELECT content FROM block_digests WHERE root = ?"
+        return [ContentLookup(sql, (bytes.fromhex(value),))]
     raise MalformedQueryError(f"{query[:120]!r} is not a checksum; enter {_ACCEPTED_FORMS}")
 
 
@@ -100,6 +106,9 @@ def _sha256_lookups(value: str) -> list[ContentLookup]:
             "SELECT content FROM other_digests WHERE value BETWEEN ? AND ? "
             "AND algorithm = 'sha256'",
             (value, value.ljust(64, "f")),
+        ),
+        ContentLookup(
+            "SELECT content FROM block_digests WHERE sha256 BETWEEN ? AND ?", (low, high)
         ),
     ]
 

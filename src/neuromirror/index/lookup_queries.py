@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
 from neuromirror.index.connection import translate_errors
@@ -11,7 +11,7 @@ from neuromirror.index.contents import CHECKED_BITS, MULTIPART_ETAG
 from neuromirror.index.locations import EXACT
 from neuromirror.index.query_base import QueryBase
 from neuromirror.index.rows import EtagRow
-from neuromirror.index.urls import short_hash
+from neuromirror.index.urls import key_hash, short_hash
 from neuromirror.model import Digest, Location
 from neuromirror.model.object_urls import plain_url, url_version_id
 
@@ -71,6 +71,20 @@ class LookupQueries(QueryBase):
             _common_values(rows_by_etag[etag], claimants) if etag in rows_by_etag else None
             for etag in etags
         ]
+
+    def shown_keys(self, keys: Collection[str]) -> set[str]:
+        """Return those annex keys that a file of a dataset has which is not withdrawn."""
+        found: set[str] = set()
+        requested = set(keys)
+        for some in _batches(list(map(key_hash, keys))):
+            rows = self._fetch_all(
+                f"SELECT c.key FROM contents c WHERE c.key_hash IN ({_placeholders(some)}) "
+                "AND EXISTS (SELECT 1 FROM files f JOIN datasets d ON d.id = f.dataset "
+                "WHERE f.content = c.id AND d.withdrawn = '')",
+                some,
+            )
+            found.update(key for (key,) in rows if key in requested)
+        return found
 
     def _contents(self, column: str, digests: list[bytes]) -> Iterator[tuple[Any, ...]]:
         """Yield (digest, parts, size, part size, sha256, its claimant, checked bits) of contents.

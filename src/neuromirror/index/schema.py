@@ -183,6 +183,16 @@ CREATE TABLE other_digests (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX other_digests_value ON other_digests (value);
 
+-- Contents whose block digests are in the store, and what the same pass over the bytes computed.
+CREATE TABLE block_digests (
+    content INTEGER PRIMARY KEY REFERENCES contents (id),
+    sha256 BLOB NOT NULL CHECK (length(sha256) = 32),
+    piece_size INTEGER NOT NULL,
+    root BLOB NOT NULL CHECK (length(root) = 32)  -- BEP 52: pieces root
+) STRICT;
+CREATE INDEX block_digests_sha256 ON block_digests (sha256);
+CREATE INDEX block_digests_root ON block_digests (root);
+
 -- Present in version n: since <= n and (until is null or n < until), where n is indexed.
 CREATE TABLE files (
     dataset INTEGER NOT NULL,

@@ -34,8 +34,10 @@ from neuromirror.model.errors import (
 )
 from neuromirror.model.journal import (
     AnnexBranchMoved,
+    ContentsDigested,
     DatasetReinstated,
     DatasetWithdrawn,
+    DigestedContent,
     EventRaised,
     HoldLapsed,
     HoldPlaced,
@@ -141,6 +143,7 @@ __all__ = [
     "Change",
     "CommitId",
     "ConfigurationError",
+    "ContentsDigested",
     "Count",
     "DatasetFacts",
     "DatasetHint",
@@ -150,6 +153,7 @@ __all__ = [
     "DatasetReinstated",
     "DatasetWithdrawn",
     "Digest",
+    "DigestedContent",
     "Document",
     "EventRaised",
     "Evidence",

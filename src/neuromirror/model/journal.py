@@ -341,6 +341,44 @@ class LocationsChecked:
 
 
 @dataclass(frozen=True, slots=True)
+class DigestedContent:
+    """A content whose block digests are in the store.
+
+    Attributes
+    ----------
+    key
+        The annex key.
+    sha256
+        The sha256 of the bytes in hex.
+    piece_size
+        Size of a piece in bytes.
+    root
+        The root of the hash tree in hex.
+    """
+
+    key: str
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    piece_size: Annotated[int, msgspec.Meta(ge=1 << 14, le=1 << 26)]
+    root: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
+@dataclass(frozen=True, slots=True)
+class ContentsDigested:
+    """Contents whose bytes were read and hashed, and whose block digests were stored.
+
+    Attributes
+    ----------
+    contents
+        The contents.
+    at
+        The time, ISO 8601 in UTC.
+    """
+
+    contents: list[DigestedContent]
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetWithdrawn:
     """A dataset that the operator withdrew: hidden from the catalogue, but not deleted.
 
@@ -449,6 +487,7 @@ JournalEntry = (
     | HoldLapsed
     | EventRaised
     | LocationsChecked
+    | ContentsDigested
     | DatasetWithdrawn
     | DatasetReinstated
     | TaskFailed
@@ -467,6 +506,7 @@ _TYPES: dict[str, type[JournalEntry]] = {
     "lapse": HoldLapsed,
     "event": EventRaised,
     "locations": LocationsChecked,
+    "digested": ContentsDigested,
     "withdrawn": DatasetWithdrawn,
     "reinstated": DatasetReinstated,
     "failure": TaskFailed,

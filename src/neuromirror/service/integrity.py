@@ -25,6 +25,8 @@ from neuromirror.store.durable_files import make_folder
 _FORMAT = 1
 _INDEX_SHARE = 1 / 3
 """Share of a time slice for the pages of the index."""
+_DIGESTS_SHARE = 1 / 6
+"""Share of a time slice for block digests."""
 
 
 def load_progress(path: Path) -> dict[str, Any]:
@@ -51,12 +53,14 @@ class IntegrityState:
     """The result of the integrity checks of a store so far, saved from one time slice to the next.
 
     ``position`` is the progress of the current pass, ``table`` the index table checked last,
-    ``finished_at`` the end of the last complete pass (ISO 8601, empty before the first). ``damage``
-    holds messages by alias (or ``journal``, ``index``) until a check finds no damage.
+    ``digests`` the file with block digests checked last, ``finished_at`` the end of the last
+    complete pass (ISO 8601, empty before the first). ``damage`` holds messages by alias (or
+    ``journal``, ``index``, ``block-digests``) until a check finds no damage.
     """
 
     position: CheckPosition = field(default_factory=CheckPosition)
     table: str = ""
+    digests: str = ""
     finished_at: str = ""
     damage: dict[str, list[str]] = field(default_factory=dict)
 
@@ -68,6 +72,7 @@ class IntegrityState:
             return cls(
                 CheckPosition(str(progress["alias"]), int(progress["completed_steps"])),
                 str(progress["table"]),
+                str(progress["digests"]),
                 str(progress["finished_at"]),
                 {str(name): list(map(str, found)) for name, found in progress["damage"].items()},
             )
@@ -77,7 +82,10 @@ class IntegrityState:
     def save(self, store: Store) -> None:
         """Save the state."""
         alias, steps = self.position
-        progress = {"alias": alias, "completed_steps": steps, "table": self.table}
+        progress = {
+            **{"alias": alias, "completed_steps": steps},
+            **{"table": self.table, "digests": self.digests},
+        }
         save_progress(
             store.task_state_path("integrity"),
             {**progress, "finished_at": self.finished_at, "damage": self.damage},
@@ -124,7 +132,7 @@ def check_integrity(
         _persistent_state(store) as state,
     ):
         checks = StoreChecker(store, index_path, git_seconds)
-        for name in ("journal", "index"):
+        for name in ("journal", "index", *["block-digests"] * (not seconds or not state.digests)):
             state.damage.pop(name, None)
         # a step may take long: record each result before the next step
         for checked in checks.check_journal():
@@ -132,9 +140,12 @@ def check_integrity(
             yield checked
         pages: Iterator[CheckResult] = iter(())
         if seconds is not None:
-            pages = _check_next_tables(index_path, state, seconds * _INDEX_SHARE)
+            pages = chain(
+                _check_next_tables(index_path, state, seconds * _INDEX_SHARE),
+                _check_next_digests(checks, state, seconds * _DIGESTS_SHARE),
+            )
         elif selected is None:
-            pages = checks.check_index_pages()
+            pages = chain(checks.check_index_pages(), checks.check_block_digests())
         after = state.position if seconds is not None else CheckPosition()
         last = after.alias if after.steps else ""
         for checked in chain(pages, checks.check_repositories(selected, after)):
@@ -153,7 +164,7 @@ def check_integrity(
                 CheckPosition(),
                 datetime.now(UTC).isoformat(timespec="seconds"),
             )
-            gone = state.damage.keys() - {*checks.aliases(), "journal", "index"}
+            gone = state.damage.keys() - {*checks.aliases(), "journal", "index", "block-digests"}
             for name in gone:
                 del state.damage[name]
 
@@ -191,3 +202,16 @@ def _check_next_tables(
             )
             yield CheckResult("index", "index", CheckPosition(), "error", message)
     state.table = ""
+
+
+def _check_next_digests(
+    checks: StoreChecker, state: IntegrityState, seconds: float
+) -> Iterator[CheckResult]:
+    """Check the files with block digests that come next."""
+    until = time.monotonic() + seconds
+    for checked in checks.check_block_digests(state.digests):
+        state.digests = checked.name
+        yield checked
+        if time.monotonic() >= until:
+            return
+    state.digests = ""

@@ -1,4 +1,4 @@
-"""Integrity checks of a store and its index: git objects, records, manifests, journal, tables.
+"""Integrity checks of a store: git objects, records, manifests, block digests, journal, index.
 
 The checks are read-only. They run in a fixed order, and each result has a :class:`CheckPosition`
 at which a later check can continue.
@@ -34,10 +34,13 @@ from neuromirror.model import (
     path_to_text,
 )
 from neuromirror.store import Repository, Store, StoreDamagedError
+from neuromirror.store.block_digests import BlockDigestsFolder, read_block_digests_file
 from neuromirror.store.foreign_commits import find_damage
 from neuromirror.store.manifests import manifest_lines
 
-CheckSubject = Literal["journal", "index", "alias", "git", "refs", "records", "manifest"]
+CheckSubject = Literal[
+    "journal", "index", "alias", "git", "refs", "records", "manifest", "block-digests"
+]
 
 _REBUILD = "run 'neuromirror rebuild-index' to rebuild the index from the store without loss"
 _BACKUP = "restore {path} from a backup of the store (docs/howto/recipes.md)"
@@ -158,6 +161,25 @@ class StoreChecker:
             if wrong
             else CheckResult("index", "index", CheckPosition(), message="pages and tables agree")
         )
+
+    def check_block_digests(self, after: str = "") -> Iterator[CheckResult]:
+        """Check each file with block digests: its form, its tree, and that it belongs to its key.
+
+        The results are named by path in the store; ``after`` is the name of the last one checked.
+        """
+        for path in BlockDigestsFolder.of_store(self._store).paths():
+            name = path.relative_to(self._store.root).as_posix()
+            if name <= after:
+                continue
+            try:
+                key, _ = read_block_digests_file(path)
+            except FileNotFoundError:
+                continue  # withdrawn since
+            except (StoreDamagedError, OSError) as error:
+                mark = CheckPosition()
+                yield CheckResult(name, "block-digests", mark, "error", str(error))
+            else:
+                yield CheckResult(name, "block-digests", CheckPosition(), message=key)
 
     def aliases(self) -> list[str]:
         """Return all aliases to check, sorted."""

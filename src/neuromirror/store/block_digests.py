@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,11 @@ from typing import Final
 from neuromirror.annex import key_digest, parse_key
 from neuromirror.model import (
     BlockDigests,
+    ContentsDigested,
+    DatasetRef,
+    DigestedContent,
     InvalidDocumentError,
+    VersionMinted,
     decode_block_digests,
     encode_block_digests,
 )
@@ -34,6 +38,8 @@ from neuromirror.store.store import Store
 
 _FOLDER: Final = "block-digests"
 _OWNER_MODE: Final = 0o700
+_ENTRY_CONTENTS: Final = 500
+"""Maximum number of contents in a journal entry."""
 _EMPTY_ETAG: Final = "59adb24ef3cdbe0297f05b395827453f-1"
 """The ETag that S3 returns for an upload of one empty part, which has no part here."""
 
@@ -225,6 +231,80 @@ def block_digests_name(key: str) -> str:
         The sha256 of the key's text in UTF-8, in hex.
     """
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def digested_content(key: str, digests: BlockDigests) -> DigestedContent:
+    """Return what the journal records about the block digests of a key.
+
+    Parameters
+    ----------
+    key
+        The annex key.
+    digests
+        The digests.
+
+    Returns
+    -------
+    DigestedContent
+        The part of a journal entry.
+    """
+    return DigestedContent(key, digests.sha256, digests.piece_size, digests.root.hex())
+
+
+def digest_entries(contents: Sequence[DigestedContent], at: str) -> Iterator[ContentsDigested]:
+    """Yield journal entries for block digests that were written to the store.
+
+    Parameters
+    ----------
+    contents
+        The contents.
+    at
+        The time, as in the journal.
+
+    Yields
+    ------
+    ContentsDigested
+        An entry with some of the contents.
+    """
+    for start in range(0, len(contents), _ENTRY_CONTENTS):
+        yield ContentsDigested(list(contents[start : start + _ENTRY_CONTENTS]), at)
+
+
+def digested_keys(store: Store, dataset: DatasetRef) -> set[str]:
+    """Return the keys of a dataset's files whose block digests are in the store.
+
+    Parameters
+    ----------
+    store
+        The store.
+    dataset
+        The dataset; versions whose records are missing are skipped.
+
+    Returns
+    -------
+    set of str
+        The annex keys.
+    """
+    folder = BlockDigestsFolder.of_store(store)
+    names = {path.parent.name + path.name for path in folder.paths()}
+    if not names:
+        return set()
+    commits = {
+        entry.commit
+        for _, entry in store.read_entries(0)
+        if isinstance(entry, VersionMinted)
+        and (entry.mirror, entry.local_id) == (dataset.mirror, dataset.local_id)
+        and store.has_records(dataset.dataset_id, entry.commit)
+    }
+    found: set[str] = set()
+    for commit in commits:
+        with suppress(StoreDamagedError):  # fsck reports it
+            found.update(
+                placed.key
+                for placed in store.records(dataset.dataset_id, commit)
+                if placed.subdataset is None and block_digests_name(placed.key) in names
+            )
+    return found
 
 
 def read_block_digests_file(path: Path, key: str | None = None) -> tuple[str, BlockDigests]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from neuromirror.git import try_git
 from neuromirror.model import (
+    ContentsDigested,
     DatasetRef,
     HoldLapsed,
     HoldPlaced,
@@ -27,6 +28,7 @@ from neuromirror.model import (
     dump_entry,
     load_entry,
 )
+from neuromirror.store.block_digests import BlockDigestsFolder, digested_keys
 from neuromirror.store.durable_files import (
     FILE_MODE,
     FOLDER_MODE,
@@ -80,6 +82,10 @@ def copy_dataset(source: Store, target: Store, dataset: DatasetRef) -> list[Jour
         records = _dataset_folders(source.root, dataset)[0]
         for path in sorted(records.glob("*.zst")):
             _copy_file(path, _dataset_folders(target.root, dataset)[0] / path.name, scratch)
+        # a rebuild of the index finds them; those of the source remain, as of other datasets
+        copies = BlockDigestsFolder.of_store(target)
+        for key in sorted(digested_keys(source, dataset)):
+            _copy_file(BlockDigestsFolder.of_store(source).path(key), copies.path(key), scratch)
     if source_repository.exists() and not target_repository.refs():
         _copy_repository(source_repository, target_repository)
     if target_repository.exists():
@@ -175,7 +181,7 @@ class _DatasetFilter:
 
     def __call__(self, entry: JournalEntry) -> bool:
         match entry:
-            case MirrorSeen() | MirrorProbed():
+            case MirrorSeen() | MirrorProbed() | ContentsDigested():
                 return False
             case HoldReleased() | HoldLapsed():
                 return entry.hold in self._holds

@@ -6,6 +6,7 @@
     <store>/<id[:3]>/<id[3:]>             one bare repository per dataset
     <store>/alias/<mirror>--<local id>    symlinks to the repositories
     <store>/manifests/<ab>/<rest>.jsonl.zst    canonical manifests by state digest
+    <store>/block-digests/<ab>/<rest>     block digests by the sha256 of the annex key
     <store>/neuromirror/                  store.json, journal.jsonl, records/, locks/, index.sqlite
 
 The index can be rebuilt from everything else.

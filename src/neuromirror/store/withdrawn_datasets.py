@@ -4,7 +4,7 @@
 
     <store>-withdrawn/<dataset id>/    beside the store, mode 0700: not served
         takedown.json                  {"dataset": …, "at": …, "reason": …, "source": …}
-        repository/ records/ memos/ workspaces/ manifests/<ab>/…
+        repository/ records/ memos/ workspaces/ manifests/<ab>/… block-digests/<ab>/…
     <store>/tombstones/<alias>.json    {"dataset": …, "at": …, "reason": …}, public
 
 Each file or folder is moved by one rename if both are on one disk. Withdrawal and reinstatement
@@ -17,10 +17,11 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from neuromirror.model import DatasetRef, DatasetReinstated, DatasetWithdrawn, VersionMinted
+from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.store.durable_files import fsync_path, fsync_tree, make_folder, write_atomically
 from neuromirror.store.errors import StoreDamagedError
 from neuromirror.store.store import Store
@@ -55,11 +56,12 @@ def find_withdrawn_folder(store: Store, dataset: DatasetRef) -> Path | None:
     return folder if (folder / _TAKEDOWN_FILE).exists() else None
 
 
-def withdraw_dataset(store: Store, entry: DatasetWithdrawn) -> bool:
+def withdraw_dataset(store: Store, entry: DatasetWithdrawn, keys: Iterable[str] = ()) -> bool:
     """Move a dataset out of the served store; return whether anything had to be moved.
 
-    The alias is removed first, then the repository is moved, then everything else. The caller holds
-    the dataset's lock and has appended the entry to the journal.
+    ``keys`` are the annex keys whose block digests are moved, too. The alias is removed first, then
+    the repository is moved, then everything else. The caller holds the dataset's lock and has
+    appended the entry to the journal.
 
     Raises StoreDamagedError if the folder of withdrawn datasets cannot be created.
     """
@@ -79,7 +81,7 @@ def withdraw_dataset(store: Store, entry: DatasetWithdrawn) -> bool:
         alias.unlink()
         fsync_path(alias.parent)
         moved = True
-    for served_path, withdrawn_path in _path_pairs(store, dataset, folder):
+    for served_path, withdrawn_path in _path_pairs(store, dataset, folder, keys):
         moved |= _move(served_path, withdrawn_path)
     return moved
 
@@ -118,10 +120,18 @@ def finish_reinstatement(store: Store, dataset: DatasetRef) -> None:
         fsync_path(folder.parent)
 
 
-def _path_pairs(store: Store, dataset: DatasetRef, folder: Path) -> Iterator[tuple[Path, Path]]:
+def _path_pairs(
+    store: Store, dataset: DatasetRef, folder: Path, keys: Iterable[str] = ()
+) -> Iterator[tuple[Path, Path]]:
     """Yield the paths of a dataset in the order of withdrawal: in the store, and outside."""
     name = dataset.dataset_id
     yield store.repository(dataset).path, folder / "repository"
+    # before the records, from which the keys are read again after a crash
+    digests, withdrawn = BlockDigestsFolder.of_store(store), folder / "block-digests"
+    for served_path in map(digests.path, keys):
+        yield served_path, withdrawn / served_path.relative_to(digests.root)
+    for path in BlockDigestsFolder(withdrawn).paths():
+        yield digests.root / path.relative_to(withdrawn), path
     for kind in _DATASET_FOLDERS:
         yield store.root / "neuromirror" / kind / name[:3] / name[3:], folder / kind
     yield store.root / "neuromirror" / "workspaces" / name, folder / "workspaces"
