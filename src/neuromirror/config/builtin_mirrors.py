@@ -46,6 +46,11 @@ def known_mirror_files(folder: Path, *, required: bool = False) -> dict[str, Pat
 def load_known_mirrors(folder: Path, *, required: bool = False) -> dict[str, Mirror]:
     """Load all mirror files that :func:`known_mirror_files` finds; return them by mirror name.
 
+    Parameters
+    ----------
+    folder, required
+        As for :func:`known_mirror_files`.
+
     Raises
     ------
     ConfigurationError

@@ -127,7 +127,22 @@ def _complete_journal(store: Store, limits: Mapping[str, ZarrLimits]) -> None:
 def restore_records(
     store: Store, dataset: DatasetRef, commit: str, annex_commit: str, kind: str
 ) -> None:
-    """Read a version's records back from git if the store lacks them."""
+    """Read a version's records back from git if the store lacks them.
+
+    Parameters
+    ----------
+    store, dataset
+        The store and the dataset.
+    commit, annex_commit
+        The version's commits on its branch and on the git-annex branch, in hex.
+    kind
+        ``published`` or ``observed``.
+
+    Raises
+    ------
+    StoreDamagedError, ObjectMissingError
+        git or the manifest cannot be read.
+    """
     if not store.has_records(dataset.dataset_id, commit):
         lines = read_records_from_git(store.repository(dataset), commit, annex_commit, kind)
         store.write_records(dataset.dataset_id, commit, lines)

@@ -116,7 +116,15 @@ def pending_files_text(count: int) -> str:
 def vanished_datasets(
     hints: Mapping[str, DatasetHint], known: Mapping[str, LastVisit]
 ) -> list[str]:
-    """Return the local ids that were visited before and that the archive no longer lists."""
+    """Return the local ids that were visited before and that the archive no longer lists.
+
+    Parameters
+    ----------
+    hints
+        The entries of the archive's overview, by local id.
+    known
+        The last visits that the index has, by local id.
+    """
     return sorted(
         local_id
         for local_id, last in known.items()

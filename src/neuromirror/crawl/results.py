@@ -70,7 +70,7 @@ class Result:
 
 
 def result_from_outcome(dataset: DatasetRef, outcome: VisitOutcome) -> Result:
-    """Return the result of a visit that finished."""
+    """Return the result to report for a visit that finished, from its outcome."""
     versions = tuple(outcome.new_labels)
     notes = ""
     if outcome.exception_count:
@@ -110,7 +110,7 @@ def result_from_outcome(dataset: DatasetRef, outcome: VisitOutcome) -> Result:
 
 
 def refused_note(count: int) -> str:
-    """Return the end of a message about objects that the bucket lists and refuses."""
+    """Return the end of a message: how many objects the bucket lists and refuses; '' for none."""
     if not count:
         return ""
     objects = "1 object" if count == 1 else f"{count} objects"

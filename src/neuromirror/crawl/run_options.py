@@ -57,7 +57,7 @@ class VisitPolicy:
         Datasets that are visited in any case, because they have to be moved.
     prepare
         Called before a visit, under the dataset's lock; returns the start of the result's message,
-        or raises VisitSkippedError.
+        or raises VisitSkippedError if the dataset must not be visited now.
     unavailable_result
         Returns the result for a dataset that cannot be read, given the reason; None for no result.
     is_excluded

@@ -53,6 +53,19 @@ def take_down(
     Nothing is deleted; see :mod:`neuromirror.store.withdrawn_datasets`. If ``mirrors`` lacks its
     mirror, its superdatasets are not updated, which is reported as a failure.
 
+    Parameters
+    ----------
+    store, recorder
+        The public store and its recorder.
+    name
+        The name of the dataset.
+    reason
+        The reason, which is shown to everyone who requests the dataset.
+    by
+        The login name of the operator.
+    mirrors
+        The configured mirrors by name.
+
     Raises
     ------
     UnknownDatasetError
@@ -89,6 +102,17 @@ def reinstate(
     mirrors: Mapping[str, Mirror],
 ) -> Iterator[Result]:
     """Show a dataset again, as if it had never been taken down; yield the result for each part.
+
+    Parameters
+    ----------
+    store, recorder
+        The public store and its recorder.
+    name
+        The name of the dataset.
+    by
+        The login name of the operator.
+    mirrors
+        The configured mirrors by name, as for :func:`take_down`.
 
     Raises
     ------

@@ -93,7 +93,10 @@ def outcome_result(
 def failure_result(
     action: str, path: Path, kind: str, refds: str | None, error: Exception
 ) -> ResultRecord:
-    """Return the result for a command that failed as a whole."""
+    """Return the DataLad result record for a command that failed as a whole with ``error``.
+
+    The other parameters are those of :func:`outcome_result`.
+    """
     found: ResultRecord = get_status_dict(
         action=action, status="error", path=str(path), type=kind, message=str(error), refds=refds
     )

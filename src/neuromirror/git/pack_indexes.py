@@ -36,12 +36,18 @@ class PackSize:
 
 
 def pack_bytes(folder: Path, name: str) -> int:
-    """Return the size in bytes of a pack and its index."""
+    """Return the size in bytes of a pack and its index.
+
+    ``folder`` is ``objects/pack``, ``name`` the name of the pack without extension.
+    """
     return sum((folder / f"{name}{suffix}").stat().st_size for suffix in (".pack", ".idx"))
 
 
 def pack_size(folder: Path, name: str) -> PackSize:
-    """Return the size of a pack; raise PackIndexError if its index is damaged."""
+    """Return the size of a pack; raise PackIndexError if its index is damaged.
+
+    ``folder`` and ``name`` are those of :func:`pack_bytes`.
+    """
     with (folder / f"{name}.idx").open("rb") as file:
         ends = _read_fanout(file)
     return PackSize(name, ends[-1], pack_bytes(folder, name))

@@ -35,7 +35,7 @@ _LARGE_OFFSET = 1 << 31
 
 
 def object_id(kind: bytes, data: bytes) -> bytes:
-    """Return the 20-byte id of a git object."""
+    """Return the 20-byte id of a git object of a kind (``b"blob"``) with the content ``data``."""
     return hashlib.sha1(b"%s %d\0%s" % (kind, len(data), data), usedforsecurity=False).digest()
 
 

@@ -76,7 +76,7 @@ def read_refs(repository: Path) -> dict[str, str]:
 
 
 def read_loose_ref(repository: Path, name: str) -> str | None:
-    """Return the content of a loose ref; None if missing."""
+    """Return the content of a loose ref, given its full name; None if it is missing."""
     try:
         return _decode((repository / name).read_bytes()).strip()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):

@@ -78,8 +78,7 @@ def copy_database(source: Path, target: Path) -> None:
 def read_position(path: Path) -> int:
     """Return how many bytes of the journal an index, or a copy of one, has applied.
 
-    A copy of the index has an older position than the index itself. Raises IndexUnusableError if
-    the path is not a regular file or not an index.
+    Raises IndexUnusableError if the path is not a regular file or not an index.
     """
     _check_regular(path)
     with translate_errors(path):

@@ -169,7 +169,7 @@ def record_subdatasets(
 ) -> RecordCounts:
     """Write the subdatasets, but not the files, of a version whose files are not indexed.
 
-    The files of the version before are no longer current. The arguments are those of
+    The files of the version before are no longer current. The parameters are those of
     :func:`record_files`; the files are only counted.
     """
     connection.execute(

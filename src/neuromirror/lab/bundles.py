@@ -35,6 +35,15 @@ def write_bundle(store: Store, row: VersionRow, into: SafeFolder, name: str) -> 
 
     The repository in the store is only read.
 
+    Parameters
+    ----------
+    store, row
+        The store and the version.
+    into
+        The folder of the bundle.
+    name
+        The file name of the bundle.
+
     Raises
     ------
     BundleError

@@ -109,6 +109,8 @@ def pin_from_catalogues(
 ) -> list[Outcome]:
     """Pin versions that catalogues describe in the lock file at ``path``; no store is needed.
 
+    If one version cannot be pinned, none is.
+
     Parameters
     ----------
     path
@@ -126,8 +128,6 @@ def pin_from_catalogues(
         A catalogue cannot provide a version, or its response is damaged.
     ConfigurationError, LockUnusableError, LockBusyError
         As in :func:`~neuromirror.lab.pin.pin`.
-
-    If one version cannot be pinned, none is.
     """
     with TemporaryDirectory(prefix="neuromirror-") as scratch:
         fetched = [_fetch(one, Path(scratch) / str(number)) for number, one in enumerate(requests)]

@@ -54,11 +54,6 @@ def store_url(root: Path, alias: str, label: str) -> str:
 def remote_url(base: str, alias: str, label: str | None) -> str:
     """Return the URL from which DataLad clones a version at a catalogue or mirror.
 
-    Raises
-    ------
-    ConfigurationError
-        The scheme of ``base`` is not that of a web or SSH server, or it has credentials.
-
     Parameters
     ----------
     base
@@ -67,6 +62,11 @@ def remote_url(base: str, alias: str, label: str | None) -> str:
         The alias of the dataset.
     label
         The label of the version; None for the newest.
+
+    Raises
+    ------
+    ConfigurationError
+        The scheme of ``base`` is not that of a web or SSH server, or it has credentials.
     """
     if urlsplit(base).fragment:
         raise ConfigurationError(
@@ -239,6 +239,17 @@ def get_selected(
     """Get the files of a clone that match globs; yield one outcome per file.
 
     A glob that no file matches has an outcome of its own, ``impossible``.
+
+    Parameters
+    ----------
+    top
+        The top folder of the clone.
+    selection
+        The globs; empty for all files.
+    jobs
+        Maximum number of concurrent downloads.
+    progress
+        Called with the bytes received and expected so far.
     """
     chosen: list[str] = []
     failed = False

@@ -87,7 +87,8 @@ class LineFormat:
     Attributes
     ----------
     line
-        Returns the line or lines of a file; raises :class:`NotExportableError`.
+        Returns the line or lines of a file; raises :class:`NotExportableError` for a file that the
+        format cannot list.
     head, tail
         The text before the first file and after the last one.
     """

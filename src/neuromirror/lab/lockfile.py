@@ -338,12 +338,12 @@ def load_lock(path: Path) -> Lock:
 def read_lock_bytes(path: Path) -> bytes:
     """Return the content of a lock file; of a file that is too large, only the beginning.
 
+    :func:`parse_lock` refuses such a beginning because of its size.
+
     Raises
     ------
     LockUnusableError
         The path is not a regular file.
-
-    :func:`parse_lock` refuses such a beginning because of its size.
     """
     try:
         with open_regular(path) as file:

@@ -19,7 +19,7 @@ class OutputUnsuitableError(ConfigurationError):
 
 
 def write_file(pieces: Iterable[str], target: Path) -> None:
-    """Write a text file atomically; an existing file is replaced.
+    """Write the pieces of a text to a file atomically; an existing file is replaced.
 
     Raises
     ------

@@ -107,6 +107,15 @@ def pin_request_for_clone(
 ) -> PinRequest:
     """Return a request to pin the checked-out version of a clone.
 
+    Parameters
+    ----------
+    folder
+        The folder of the clone.
+    index
+        The index of the store.
+    paths, clones, bundle
+        As in :class:`PinRequest`.
+
     Raises
     ------
     NotADatasetError
@@ -250,11 +259,6 @@ def read_lock_or_empty(path: Path) -> tuple[bytes, Lock]:
 def own_folder(beside: SafeFolder, lock: Lock, name: str, *, create: bool = True) -> SafeFolder:
     """Open the folder beside a lock file that has the manifests and bundles of a dataset.
 
-    Raises
-    ------
-    UnsafePathError
-        A component of the path is a symlink.
-
     Parameters
     ----------
     beside
@@ -265,6 +269,11 @@ def own_folder(beside: SafeFolder, lock: Lock, name: str, *, create: bool = True
         The name of the dataset.
     create
         Whether to create the folder if it is missing.
+
+    Raises
+    ------
+    UnsafePathError
+        A component of the path is a symlink.
     """
     return beside.folder(lock.folder.name, alias_of(name), create=create)
 

@@ -316,6 +316,19 @@ def run_git(
 ) -> str:
     """Run a git command in a repository with a work tree; return its output.
 
+    Parameters
+    ----------
+    repository
+        The top folder of the repository's work tree.
+    *arguments
+        The command and its arguments, without ``git``.
+    lines
+        The input of the command.
+    environment
+        Further environment variables.
+    credentials
+        Whether variables that hold tokens and passwords are kept.
+
     Raises
     ------
     GitError

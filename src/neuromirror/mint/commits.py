@@ -39,7 +39,17 @@ def commit_bytes(
 
 
 def version_message(header: SnapshotHeader, label: str, state: str, files: int, size: int) -> str:
-    """Return the message of a state's commit: subject and trailers."""
+    """Return the message of a state's commit: subject and trailers.
+
+    Parameters
+    ----------
+    header
+        The version's header.
+    label, state
+        The label and the state digest.
+    files, size
+        Number and size in bytes of the files.
+    """
     version = header.version
     return (
         f"{version.dataset.name} {label}\n\n"

@@ -74,6 +74,18 @@ def dataset_json(
     """Return the content of ``.neuromirror/dataset.json``, which describes a version.
 
     It depends on the state only, so that equal states give equal bytes.
+
+    Parameters
+    ----------
+    header, documents
+        The state, and upstream's documents sorted by path.
+    within
+        The local id of the dataset that has this one as a component; empty for a dataset of its
+        own.
+    state
+        The state digest.
+    sums
+        The counts of the state's files.
     """
     facts = header.facts
     attributes: dict[str, list[str]] = {}

@@ -116,7 +116,9 @@ def read_lines(file: IO[bytes], limits: FrameLimits | None = None) -> Iterator[b
 
 
 def split_lines(pieces: Iterable[bytes], max_line_bytes: int = LONGEST_LINE) -> Iterator[bytes]:
-    """Yield the lines of a text that comes in pieces, without newlines; raise ZstdFrameError.
+    """Yield the lines of a text that comes in pieces, without newlines.
+
+    Raises ZstdFrameError if a line is too long, or the last one has no newline.
 
     Parameters
     ----------

@@ -161,8 +161,8 @@ class PersistentConnection:
         stop
             Offset after the last requested byte; None for the rest of the file.
         headers
-            Additional headers. They are sent to the URL's own origin only, not to the target of
-            a redirect to another one.
+            Additional headers. They are sent to the URL's own origin only, not to the target of a
+            redirect to another one.
         total
             Time limit for the whole body, in seconds.
 

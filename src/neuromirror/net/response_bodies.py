@@ -28,7 +28,7 @@ _CHUNK: Final = 1 << 16
 
 
 def raw_chunks(reply: requests.Response, url: str) -> Iterator[bytes]:
-    """Yield the bytes of a body as sent, without decompression.
+    """Yield the bytes of a reply's body as sent, without decompression; ``url`` is for messages.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def _decompress(chunks: Iterator[bytes], url: str, limit: int) -> Iterator[bytes
 
 
 def read_bounded(reply: requests.Response, url: str, limit: int) -> bytes:
-    """Return the whole body, decompressed.
+    """Return the whole body of a reply, decompressed; ``url`` is for messages.
 
     Raises
     ------

@@ -148,6 +148,15 @@ def run_on_worker(version: str, plugin: str, call: PickledCall) -> Any:
 
     Dask reruns the jobs of a worker that it considers dead. That worker may still be running under
     the same lease, so a rerun is refused, and the service retries with a new lease.
+
+    Parameters
+    ----------
+    version
+        The release of the service.
+    plugin
+        The name of the service's plug-in on the workers, and of its queue for requests.
+    call
+        The job.
     """
     if version != __version__:
         raise ConfigurationError(

@@ -147,6 +147,17 @@ def dask_executor(
 
     See :class:`~neuromirror.service.dask_cluster.DaskExecutor`.
 
+    Parameters
+    ----------
+    address
+        The address of the scheduler.
+    writer
+        The service's writer, which applies the requests of the jobs.
+    seconds, memory
+        Limits per job, in seconds and bytes.
+    grace
+        Seconds for which running jobs may continue at the end of the block.
+
     Raises
     ------
     SchedulerUnavailableError
@@ -165,7 +176,8 @@ def job_context(store: Store, index: Path, private: Path | None, *, remote: bool
     """Return the paths that jobs need, for local workers or for those of other machines.
 
     Remote workers query the index through the writer, since SQLite files must not be read over a
-    network. For the same reason they cannot use a private store: raises ConfigurationError.
+    network. For the same reason they cannot use a private store: raises ConfigurationError if
+    ``private`` is given for them.
     """
     if not remote:
         return JobContext(store.root, index, private)

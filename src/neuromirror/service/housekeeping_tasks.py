@@ -50,7 +50,7 @@ class HousekeepingError(NeuromirrorError):
 class HousekeepingTask:
     """A recurring task: its name, its interval in seconds, and the function that runs it.
 
-    ``run`` returns a one-line summary, or raises NeuromirrorError or OSError.
+    ``run`` returns a one-line summary, or raises NeuromirrorError or OSError if the task fails.
     """
 
     name: str

@@ -64,14 +64,14 @@ class JobReport:
 def run_job(context: JobContext, job: Job) -> JobReport:
     """Run a job in this process, and return its report.
 
+    Its writes go to the service's writer through :data:`job_channel`, which the worker has set.
+
     Raises
     ------
     WriterLostError
         If the service is gone.
     NeuromirrorError
         If the visit itself fails.
-
-    Its writes go to the service's writer through :data:`job_channel`, which the worker has set.
     """
     began, report = time.monotonic(), JobReport()
     store = Store.open(context.store)

@@ -85,10 +85,22 @@ def log_event(
     seconds: float | None = None,
     error: BaseException | None = None,
 ) -> None:
-    """Log an event with its fields.
+    """Log an event with the fields that are given; empty ones are left out.
 
-    ``event`` is a fixed name of one to three words. ``error`` adds its traceback, for unexpected
-    errors.
+    Parameters
+    ----------
+    event
+        The fixed name of the event, one to three words.
+    message
+        Text for people.
+    level
+        The level, as in :mod:`logging`.
+    mirror, dataset, visit, kind, outcome
+        Names of the mirror and dataset, id of the visit, kind and outcome of the job.
+    seconds
+        The duration.
+    error
+        An unexpected error, whose traceback is added.
     """
     fields = {
         "event": event,

@@ -112,6 +112,21 @@ def row_after_visit(
     A visit that started after ``deep_due`` was a deep one. A failed visit is retried sooner, and is
     deep again. After three consecutive failures, the dataset is tried only once more: at ``due``
     (see :func:`repair_row`), or earlier if the mirror's list shows a change.
+
+    Parameters
+    ----------
+    row
+        The row before.
+    outcome
+        The outcome of the visit, from :func:`classify_results`.
+    now
+        The end of the visit, in POSIX seconds.
+    seconds
+        The duration of the visit.
+    bounds
+        The intervals of the mirror.
+    message
+        The message of the visit.
     """
     has_fingerprint = row.fingerprint is not None
     ended = replace(row, status=outcome, ended=now, seconds=seconds, message=message)
@@ -178,6 +193,17 @@ def row_after_listing(
     A dataset with a new fingerprint or title, or one that an operator released, is visited now and
     enabled if it was disabled. A dataset that needs a visit for another reason (files without a
     checksum, a list without fingerprints) keeps its interval.
+
+    Parameters
+    ----------
+    row
+        The row before.
+    task
+        The decision of the plan about the dataset.
+    now
+        The time in POSIX seconds.
+    bounds
+        The intervals of the mirror.
     """
     hint = task.hint
     if row is None:
@@ -271,6 +297,21 @@ def mirror_row_after_listing(
 
     Failures in succession double the time to the next request, up to a limit; unlike a dataset, a
     mirror is never disabled.
+
+    Parameters
+    ----------
+    row
+        The row before.
+    ok
+        Whether the request succeeded.
+    now
+        The time in POSIX seconds.
+    seconds
+        The duration of the request.
+    bounds
+        The intervals of the mirror.
+    message
+        The error, if it failed.
     """
     failures = 0 if ok else row.failures + 1
     latest = max(bounds.listing, _LIST_LATEST)

@@ -253,7 +253,19 @@ def _executor(options: ServeOptions, writer: Writer) -> AbstractContextManager[E
 
 
 def serve(store: Store, index_path: Path, files: MirrorFiles, options: ServeOptions) -> None:
-    """Keep mirrors current until a signal stops the process; raise errors in setup only."""
+    """Run the service: keep mirrors current until a signal stops the process.
+
+    Errors are raised only while the service starts; later ones are logged.
+
+    Parameters
+    ----------
+    store, index_path
+        The store and its index.
+    files
+        The mirrors to serve, from :func:`open_mirror_files`.
+    options
+        The options of the service.
+    """
     stop = StopSignal()
     with (
         stop.handled(),

@@ -251,7 +251,17 @@ def _mark_foreign(history: CommitHistory, commits: Iterable[str]) -> None:
 def find_foreign_refs(
     repository: Repository, journal: JournalRefs, history: CommitHistory
 ) -> list[ForeignRef]:
-    """Return the refs of a repository that differ from the expected ones, sorted by name."""
+    """Return the refs of a repository that differ from the expected ones, sorted by name.
+
+    Parameters
+    ----------
+    repository
+        The repository of a dataset.
+    journal
+        The expected refs, from the dataset's journal entries.
+    history
+        The repository's commits, from :func:`read_history`.
+    """
     refs = repository.refs()
     found = []
     for name in sorted(refs.keys() | journal.tips.keys()):

@@ -127,10 +127,19 @@ def consolidate(
 
 
 def delete_packs(repository: Path, names: Sequence[str], record: PackRecord) -> None:
-    """Delete retired packs.
+    """Delete the retired packs with the given names.
 
-    Keep a pack that again holds the only copy of an object, because another program removed the
+    A pack is kept if it again holds the only copy of an object, because another program removed the
     pack that replaced it.
+
+    Parameters
+    ----------
+    repository
+        The bare repository.
+    names
+        The names of the packs.
+    record
+        The packs that housekeeping has written or retired.
     """
     if not names:
         return
@@ -156,7 +165,19 @@ def delete_packs(repository: Path, names: Sequence[str], record: PackRecord) -> 
 def update_multi_pack_index(
     repository: Path, scratch: Path, record: PackRecord, policy: HousekeepingPolicy
 ) -> None:
-    """Rewrite the multi-pack index if it is stale; remove it from a small repository."""
+    """Rewrite the multi-pack index if it is stale; remove it from a small repository.
+
+    Parameters
+    ----------
+    repository
+        The bare repository.
+    scratch
+        A scratch folder on the same disk.
+    record
+        The packs that housekeeping has written or retired.
+    policy
+        From how many objects on a repository has an index.
+    """
     target = repository / "objects" / "pack"
     names = [name for name in pack_names(repository) if name not in record.retired_packs]
     packs = [pack_size(target, name) for name in names]
@@ -184,8 +205,19 @@ def is_multi_pack_index_stale(
 ) -> bool:
     """Return whether the multi-pack index must be rewritten.
 
-    It must list all consolidated packs in use, and only packs in use; git finds newer packs
-    without it. A small repository must not have one.
+    It must list all consolidated packs in use, and only packs in use; git finds newer packs without
+    it. A small repository must not have one.
+
+    Parameters
+    ----------
+    folder
+        The folder ``objects/pack``.
+    in_use
+        The packs that are not retired.
+    consolidated
+        The names of the packs that housekeeping has written.
+    policy
+        From how many objects on a repository has an index.
     """
     indexed = multi_pack_index_names(folder / MULTI_PACK_INDEX)
     names = {pack.name for pack in in_use}

@@ -32,8 +32,8 @@ class UnsafePathError(ConfigurationError):
 class SafeFolder:
     """An open folder whose files are accessed without following symlinks; a context manager.
 
-    For folders that other users can write to. Names are single path components: a slash or ``..``
-    raises UnsafePathError.
+    For folders that other users can write to. Names are single path components: UnsafePathError is
+    raised for a name with a slash, and for ``..``.
 
     Parameters
     ----------

@@ -157,7 +157,11 @@ def journal_file(path: bytes) -> bytes:
 
 
 def read_journal(folder: Path, name: bytes) -> bytes | None:
-    """Return a journal file up to its last complete line, None if it does not exist."""
+    """Return the content of a file in a journal of git-annex, up to its last complete line.
+
+    ``folder`` is the journal, ``name`` the name of the file in it (:func:`journal_file`). The
+    result is None if the file does not exist.
+    """
     try:
         with open(os.path.join(os.fsencode(folder), name), "rb") as file:
             content = file.read()

@@ -100,6 +100,13 @@ def check_programs(top: Path, git_dir: Path) -> None:
 
     Nothing from the repository is run.
 
+    Parameters
+    ----------
+    top
+        The top folder of the work tree.
+    git_dir
+        The repository's own folder.
+
     Raises
     ------
     RepositoryRefusedError
@@ -120,6 +127,13 @@ def check_absorbed(top: Path, git_dir: Path) -> None:
     """Check the repositories of subdatasets that are not checked out (``.git/modules``).
 
     git reuses such a repository, instead of cloning it again, when it installs the subdataset.
+
+    Parameters
+    ----------
+    top
+        The top folder of the work tree.
+    git_dir
+        The repository's own folder.
 
     Raises
     ------

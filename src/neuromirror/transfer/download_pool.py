@@ -37,13 +37,23 @@ def open_sessions(settings: AnnexSettings, jobs: int) -> UrlSessions:
     """Return sessions for downloads into a clone.
 
     They send no tokens: the headers in ``annex.http-headers`` go with each request instead.
+
+    Parameters
+    ----------
+    settings
+        The git configuration of the clone.
+    jobs
+        The number of concurrent downloads.
     """
     allowed = tuple(settings.allowed_addresses)
     return UrlSessions(allowed, no_token, _limits(jobs), {}, breaker=HostCircuitBreaker())
 
 
 def open_buckets(settings: AnnexSettings, jobs: int) -> S3Access:
-    """Return the buckets of ``s3://`` URLs in a clone, with the user's credentials."""
+    """Return access to the buckets of ``s3://`` URLs in a clone, with the user's credentials.
+
+    The parameters are those of :func:`open_sessions`.
+    """
     allowed = tuple(settings.allowed_addresses)
     return S3Access(
         settings.subsections("neuromirror"),

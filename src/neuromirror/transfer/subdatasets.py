@@ -25,7 +25,10 @@ _LOCAL: Final = f"{_REMOTE}:file"
 
 
 def is_installed(top: Path, path: bytes) -> bool:
-    """Return whether a subdataset is cloned."""
+    """Return whether the subdataset at a path of a dataset is cloned.
+
+    ``top`` is the top folder of the dataset.
+    """
     return os.path.lexists(os.path.join(os.fsencode(top), path, b".git"))
 
 

@@ -143,7 +143,7 @@ class Prober:
 
 
 def health_of(error: NeuromirrorError) -> Health:
-    """Return the health of a URL whose request failed."""
+    """Return the state of a URL whose request failed, by the error of the request."""
     status = error.status if isinstance(error, NetError) else None
     if isinstance(error, NotFoundError) or status in (404, 410):
         return Health.NOT_FOUND

@@ -201,7 +201,6 @@ def describe(
         The files of the version.
     row
         The version, as returned by :meth:`Index.resolve`.
-
     reads_shards
         Whether a chunk may cost the download of a whole shard.
 

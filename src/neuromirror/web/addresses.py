@@ -77,7 +77,10 @@ def lock_file_address(file: str, names: Sequence[str]) -> str:
 
 
 def diff_address(old: str, new: str, page: int = 1, under: str = "") -> str:
-    """Return the path of a comparison of two versions (``dandi:000027@0.210831.2033``)."""
+    """Return the path of a comparison of two versions (``dandi:000027@0.210831.2033``).
+
+    ``page`` is the page of a long comparison, ``under`` the folder to which it is limited.
+    """
     values = {"a": old, "b": new, "under": under, "page": str(page) if page > 1 else ""}
     return "/diff" + _query({key: value for key, value in values.items() if value})
 
@@ -140,7 +143,19 @@ def events_address(kind: str = "", mirror: str = "", before: int | None = None) 
 def search_address(
     terms: str = "", filters: Iterable[tuple[str, str]] = (), sort: str = "", page: int = 1
 ) -> str:
-    """Return the path of a search for terms, values of facets, or a checksum."""
+    """Return the path of a search for terms, values of facets, or a checksum.
+
+    Parameters
+    ----------
+    terms
+        The text of the search.
+    filters
+        Selected values, as pairs of facet and value.
+    sort
+        The order of the results; empty for the default.
+    page
+        The number of the page, from 1.
+    """
     pairs = [("q", terms), *filters, ("sort", sort), ("page", str(page) if page > 1 else "")]
     query = urlencode([pair for pair in pairs if pair[1]], safe="/:", errors="surrogateescape")
     return f"/search?{query}" if query else "/search"

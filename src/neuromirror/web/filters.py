@@ -137,7 +137,10 @@ def format_number(count: int | None) -> str:
 
 
 def pluralize(count: int, one: str, more: str = "") -> str:
-    """Format a count with its noun: ``1 file``, ``1,200 files``."""
+    """Format a count with its noun: ``1 file``, ``1,200 files``.
+
+    ``one`` is the singular; ``more`` the plural, by default the singular with an ``s``.
+    """
     return f"{count:,} {one if count == 1 else more or one + 's'}"
 
 

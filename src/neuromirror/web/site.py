@@ -167,7 +167,11 @@ def attach_site(
     gateway: GatewaySettings | None = None,
     tables: DatasettePool | None = None,
 ) -> None:
-    """Attach the site of a store to a Datasette instance; see :class:`Site`."""
+    """Attach the site of a store to a Datasette instance, from which :func:`find_site` returns it.
+
+    The parameters are those of :func:`catalogue_app`; ``tables`` are the processes that serve SQL
+    queries.
+    """
     from neuromirror.web.template_environment import template_environment
 
     reader = AsyncIndexReader(index_path)

@@ -12,7 +12,17 @@ TOMBSTONE, RETURNED = "tombstone", "returned"
 def record_event(
     recorder: Recorder, dataset: DatasetRef, kind: str, message: str, data: dict[str, object]
 ) -> bool:
-    """Record an event, unless one with the same message exists; return whether it is new."""
+    """Record an event, unless one with the same message exists; return whether it is new.
+
+    Parameters
+    ----------
+    recorder
+        The store's recorder.
+    dataset
+        The dataset of the event.
+    kind, message, data
+        As in :class:`~neuromirror.model.EventRaised`.
+    """
     if any(one.message == message for one in _events(recorder, dataset, kind)):
         return False
     recorder.record(
@@ -30,7 +40,17 @@ def is_tombstoned(recorder: Recorder, dataset: DatasetRef) -> bool:
 
 
 def record_tombstone(recorder: Recorder, dataset: DatasetRef, message: str) -> None:
-    """Record that upstream removed a dataset, unless its removal is already recorded."""
+    """Record that upstream removed a dataset, unless its removal is already recorded.
+
+    Parameters
+    ----------
+    recorder
+        The store's recorder.
+    dataset
+        The dataset.
+    message
+        One sentence for the operator.
+    """
     if not is_tombstoned(recorder, dataset):
         recorder.record(
             EventRaised(dataset.mirror, dataset.local_id, TOMBSTONE, message, current_timestamp())

@@ -28,8 +28,8 @@ def list_earlier_states(
 ) -> list[VersionRef]:
     """Return the states that upstream had after ``last`` and before the current one, oldest first.
 
-    ``last`` is the last mirrored version; None for all earlier states. The archive must keep old
-    versions of its objects.
+    ``source`` lists the versions of ``dataset``; ``last`` is the last mirrored version, None for
+    all earlier states. The archive must keep old versions of its objects.
     """
     return source.history(dataset, None if last is None else datetime.fromisoformat(last.time))
 

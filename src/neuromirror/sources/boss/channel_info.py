@@ -133,15 +133,15 @@ def volume_of(
     secure
         Whether requests use HTTPS.
 
-    Raises
-    ------
-    UnexpectedReplyError
-        If the JSON does not describe a volume.
-
     Returns
     -------
     tuple[Volume, list[ExcludedEntry]]
         The volume, and one entry per resolution that cannot be mirrored.
+
+    Raises
+    ------
+    UnexpectedReplyError
+        If the JSON does not describe a volume.
     """
     samples = found.integer(found.experiment, "num_time_samples", 1, _MOST_TIMES, usual=1)
     step, unit = _time_step(found) if samples > 1 else (None, None)

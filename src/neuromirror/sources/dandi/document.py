@@ -44,6 +44,15 @@ def dandiset_document(metadata: Mapping[str, Any], *, published: bool, doi: str 
     """Return ``dandiset.yaml``: the metadata as JSON with sorted keys, which is also YAML.
 
     DANDI's own tools can read it. The text is UTF-8 and ends with a newline.
+
+    Parameters
+    ----------
+    metadata
+        The metadata of the version, as the archive returns them.
+    published
+        Whether the version is published; more fields of a draft are volatile and left out.
+    doi
+        The DOI of a published version, which is added.
     """
     left_out = _ALWAYS_LEFT_OUT if published else _ALWAYS_LEFT_OUT | _LEFT_OUT_OF_DRAFTS
     kept = {name: clean(value) for name, value in metadata.items() if name not in left_out}
@@ -98,7 +107,17 @@ def _clean_or_replace(url: str) -> str:
 
 
 def dandiset_facts(metadata: Mapping[str, Any], name: str, doi: str | None) -> DatasetFacts:
-    """Return title, licenses, DOI and landing page of a version."""
+    """Return title, licenses, DOI and landing page of a version.
+
+    Parameters
+    ----------
+    metadata
+        The metadata of the version, as the archive returns them.
+    name
+        The title if the metadata have none.
+    doi
+        The DOI of the version, if it has one.
+    """
     licenses = metadata.get("license")
     page = metadata.get("url")
     title = metadata.get("name")

@@ -190,10 +190,20 @@ def fetch_page(
     attempts: int | None = None,
     received: Callable[[int], object] | None = None,
 ) -> Any:
-    """Return the JSON value of one page of a list, without validation; raise NetError.
+    """Return the JSON value of one page of a list, without validation.
 
-    ``number`` counts from 1, ``size`` is the number of rows per page, and ``received`` is called
-    with the size of each response body in bytes.
+    Raises NetError if the page cannot be read.
+
+    Parameters
+    ----------
+    session, url, params
+        Where the list is, and the other parameters of its query.
+    number, size
+        The number of the page, from 1, and the number of rows per page.
+    attempts
+        Attempts of the request; None for the session's own number.
+    received
+        Called with the size of each response body in bytes.
     """
     query = {**params, "page": number, "page_size": size}
     return session.get_json(url, query, attempts=attempts, check_size=received)

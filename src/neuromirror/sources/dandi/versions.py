@@ -47,6 +47,15 @@ class VersionInfo:
 def parse_version(dataset: DatasetRef, label: str, row: Any, *, private: bool) -> VersionRef:
     """Return the version in a row of the list of versions, or in an ``/info/`` reply.
 
+    Parameters
+    ----------
+    dataset, label
+        The dandiset, and the requested version.
+    row
+        The row or reply, as parsed JSON.
+    private
+        Whether dandisets under embargo are read.
+
     Raises
     ------
     UnderEmbargoError
@@ -72,9 +81,10 @@ def parse_version(dataset: DatasetRef, label: str, row: Any, *, private: bool) -
 def parse_version_info(
     dataset: DatasetRef, label: str, info: Any, *, doi: str | None, private: bool
 ) -> VersionInfo:
-    """Return the contents of an ``/info/`` reply; raise as :func:`parse_version` does.
+    """Return the version, facts and document in an ``/info/`` reply.
 
-    ``doi`` is the DOI of a published version, if it has one.
+    ``doi`` is the DOI of a published version, if it has one. The other parameters, and the errors,
+    are those of :func:`parse_version`.
     """
     version = parse_version(dataset, label, info, private=private)
     metadata = info.get("metadata")
@@ -94,6 +104,13 @@ def fingerprint(draft: Mapping[str, Any], published: Any, embargo: str) -> str:
     ``status``, ``active_uploads`` and stars are left out because they change without the data.
     ``modified`` of both versions is included, although validation and late DOIs change it: a
     needless visit costs a few requests, a missed one loses a state.
+
+    Parameters
+    ----------
+    draft, published
+        The draft, and the newest published version or None, as the API returns them.
+    embargo
+        The embargo status of the dandiset.
     """
     fields = ("version", "name", "asset_count", "size", "created", "modified")
     moving = {

@@ -143,15 +143,15 @@ def volume_of(
     unit
         The unit of voxel sizes.
 
-    Raises
-    ------
-    UnexpectedReplyError
-        If the JSON does not describe a volume.
-
     Returns
     -------
     tuple[Volume, list[ExcludedEntry]]
         The volume, and one entry per level that cannot be mirrored.
+
+    Raises
+    ------
+    UnexpectedReplyError
+        If the JSON does not describe a volume.
     """
     named = found.channel.get("datatype")
     dtype = _COLOURS.get(named, named) if isinstance(named, str) else None

@@ -26,7 +26,7 @@ _S3_URL: Final = re.compile(r"(?:precomputed://)?s3://(?P<bucket>[^/]+)/(?P<path
 
 
 def read_info(bucket: S3Bucket, prefix: bytes) -> Mapping[str, Any] | None:
-    """Return the ``info`` of a folder; None if it has none.
+    """Read the ``info`` file of a folder of a bucket; None if the folder has none.
 
     Raises
     ------

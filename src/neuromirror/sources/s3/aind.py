@@ -49,7 +49,10 @@ def is_document(path: bytes) -> bool:
 
 
 def normalize(path: bytes, content: bytes) -> bytes:
-    """Return a sidecar without the members that AIND's indexer updates."""
+    """Return the content of a sidecar without the members that AIND's indexer updates.
+
+    ``path`` is the path of the sidecar in its asset.
+    """
     return without_members(content, _VOLATILE) if path == _JOINED.encode() else content
 
 

@@ -22,12 +22,12 @@ PathOrException = bytes | ExcludedEntry
 class FileNaming(Protocol):
     """Assigns paths to the objects of one listing.
 
+    Methods are called with the rows of the listing.
+
     Attributes
     ----------
     needs_headers
         Whether a path depends on more than the object's name.
-
-    Methods are called with the rows of the listing.
     """
 
     needs_headers: ClassVar[bool]

@@ -25,6 +25,17 @@ def find_present(
 
     The caller gives paths that a listing lacks, to detect an incomplete listing. Many paths are
     looked up in a new listing of the prefix, a few with one request each.
+
+    Parameters
+    ----------
+    bucket, prefix
+        The location of the dataset's objects.
+    naming
+        Maps paths to names of objects.
+    paths
+        The paths.
+    connections
+        Number of parallel requests.
     """
     if len(paths) > _MAX_HEADS:
         keys = {prefix + name for path in paths for name in naming.object_names(path)}

@@ -33,6 +33,17 @@ def hdf5_voxels(
 ) -> Iterator[tuple[str, Iterator[bytes]]]:
     """Yield the type of a file's voxels, and an iterator of their bytes (C order, little-endian).
 
+    Parameters
+    ----------
+    body
+        The file, in pieces.
+    shape
+        The expected shape (z, y, x), without axes of length one before it.
+    dtype
+        The expected type; None for any unsigned integer type.
+    where
+        The origin of the body, for messages.
+
     Raises
     ------
     WrongVoxelsError

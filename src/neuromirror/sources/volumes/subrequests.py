@@ -40,6 +40,13 @@ def split_block(url: BlockUrl, dtype: str | None) -> list[Subrequest]:
     """Return the parts of a block, slab by slab.
 
     A small block, one with voxels of unknown type, and any block of an ndstore is not divided.
+
+    Parameters
+    ----------
+    url
+        The block.
+    dtype
+        Numpy's name of the type of a voxel; None if unknown.
     """
     whole = [Subrequest(url, (0, 0), ends_slab=True)]
     if dtype is None or url.scheme != "boss":

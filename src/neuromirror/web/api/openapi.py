@@ -42,7 +42,7 @@ changed. Errors are `application/problem+json` (RFC 9457).
 
 
 def openapi_document(operations: Sequence[Operation], title: str, address: str) -> dict[str, Any]:
-    """Return the OpenAPI document of the operations for a site with this URL."""
+    """Return the OpenAPI document of the operations, for the site at the URL ``address``."""
     references, definitions = msgspec.json.schema_components(
         [*(one.shape for one in operations), responses.ProblemDetails], ref_template=_REFERENCE
     )

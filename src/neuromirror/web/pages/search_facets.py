@@ -124,6 +124,15 @@ def facet_context(
     """Return the facets of a search for the template: their values, with counts and links.
 
     The link of a value adds it to the search or removes it. Facets without values are left out.
+
+    Parameters
+    ----------
+    site
+        The site, for titles of archives.
+    query
+        The search.
+    facets
+        The values with their counts, by facet.
     """
     found = []
     for name, counts in facets.items():

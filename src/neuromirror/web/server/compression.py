@@ -22,6 +22,15 @@ def compressing_send(send: Send, scope: Mapping[str, Any], site: Site) -> Send:
     """Return an ASGI ``send`` that compresses the body of a text response, and sets Content-Length.
 
     A body of several messages, as of a list of checksums, is sent unchanged.
+
+    Parameters
+    ----------
+    send
+        The ``send`` of the server.
+    scope
+        The request, which states whether the client accepts gzip.
+    site
+        The site, whose threads compress.
     """
     accepted = accepts_gzip(scope)
     start: Message | None = None

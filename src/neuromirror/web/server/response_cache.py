@@ -102,6 +102,13 @@ def cache_key(scope: Mapping[str, Any], index_revision: object) -> _Key | None:
 
     It contains everything that the response depends on, also the host, because pages contain their
     own URL.
+
+    Parameters
+    ----------
+    scope
+        The request.
+    index_revision
+        A value that changes with the index.
     """
     headers: dict[bytes, bytes] = dict(scope["headers"])
     if b"if-none-match" in headers or b"cookie" in headers or b"authorization" in headers:
