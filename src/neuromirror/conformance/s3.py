@@ -53,7 +53,10 @@ def checks(bucket: S3Bucket, prefix: bytes, kind: str = "s3") -> Iterator[tuple[
 
 
 class BucketChecks:
-    """The checks of one bucket, on the objects of its first page."""
+    """The checks of one bucket, on the objects of the first page of its listing.
+
+    ``prefix`` is the prefix of their keys, ``kind`` the prefix of the rule names.
+    """
 
     def __init__(self, bucket: S3Bucket, prefix: bytes, kind: str) -> None:
         self._bucket = bucket

@@ -47,6 +47,15 @@ class LeaseManager:
 
     So ``neuromirror sync`` and a service on the same store never visit one dataset at the same
     time.
+
+    Parameters
+    ----------
+    schedule
+        The schedule, which has the leases.
+    owner
+        The name of the run, from :func:`lease_owner`.
+    clock
+        Returns POSIX seconds.
     """
 
     def __init__(

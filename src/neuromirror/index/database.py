@@ -52,7 +52,7 @@ class Index(
     CrawlQueries,
     LocationQueries,
 ):
-    """An open index of a store, for use by the thread that opened it.
+    """An open index of a store, for use by the thread that opened it with :meth:`open`.
 
     Each thread opens its own, which takes milliseconds.
 

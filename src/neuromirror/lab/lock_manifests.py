@@ -249,10 +249,19 @@ def canonical_line(one: ListedFile | ListedSubdataset) -> bytes:
 
 
 class LockManifestWriter:
-    """Writes a manifest atomically; a context manager.
+    """Writes the manifest of a pinned version beside a lock file; a context manager.
 
     Without :meth:`finish`, nothing is left behind. An existing manifest with equal content is kept
     byte for byte, because releases of the compressor differ.
+
+    Parameters
+    ----------
+    folder
+        The folder of the manifest.
+    name
+        Its file name.
+    head
+        The version that it describes.
     """
 
     def __init__(self, folder: SafeFolder, name: str, head: LockManifestHead) -> None:

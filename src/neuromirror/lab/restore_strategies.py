@@ -173,7 +173,19 @@ def restore_strategies(
 
 @dataclass(frozen=True, slots=True)
 class StoreStrategy:
-    """Fetches the commits from the dataset's repository in a local store."""
+    """Fetches the commits from the dataset's repository in a local store.
+
+    Attributes
+    ----------
+    path
+        The repository in the store.
+    origin_url
+        The URL of the remote ``origin`` of the restored repository.
+    name
+        The name of the strategy in messages.
+    url
+        None: this strategy has no URL.
+    """
 
     path: Path
     origin_url: str
@@ -222,7 +234,19 @@ class CloneUrlStrategy:
 
 @dataclass(frozen=True, slots=True)
 class BundleStrategy:
-    """Fetches the commits from the git bundle beside the lock file."""
+    """Fetches the commits from the git bundle beside the lock file.
+
+    Attributes
+    ----------
+    path
+        The bundle.
+    origin_url
+        The URL of the remote ``origin`` of the restored repository; None for no remote.
+    name
+        The name of the strategy in messages.
+    url
+        None: this strategy has no URL.
+    """
 
     path: Path
     origin_url: str | None
@@ -246,7 +270,17 @@ class BundleStrategy:
 
 @dataclass(frozen=True, slots=True)
 class ManifestStrategy:
-    """Rebuilds the commit from the manifest beside the lock file, without its history."""
+    """Rebuilds the commit from the manifest beside the lock file, without its history.
+
+    Attributes
+    ----------
+    target
+        The dataset to restore, with the path of its manifest.
+    name
+        The name of the strategy in messages.
+    url
+        None: this strategy has no URL.
+    """
 
     target: RestoreTarget
     name: str = "the manifest"

@@ -89,7 +89,17 @@ class WatchState(msgspec.Struct):
 
 
 class WatchFile(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
-    """The state file; ``undelivered`` has the news that a channel did not accept, by its id."""
+    """The content of the state file of ``neuromirror watch``.
+
+    Attributes
+    ----------
+    watch_version
+        The version of the format.
+    watches
+        The state of each watch after the last run, by the name of the watch.
+    undelivered
+        The news that a channel did not accept, by the id of the channel.
+    """
 
     watch_version: int = _STATE_VERSION
     watches: dict[str, WatchState] = {}

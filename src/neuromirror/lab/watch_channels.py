@@ -102,7 +102,10 @@ class CommandChannel:
 
 @dataclass(frozen=True, slots=True)
 class MailServer:
-    """An SMTP server; STARTTLS is used where it is offered, TLS from the start on port 465."""
+    """An SMTP server, with the user name and password to log in; empty for no login.
+
+    STARTTLS is used where the server offers it, and TLS from the start on port 465.
+    """
 
     host: str = "localhost"
     port: int = _SMTP_PORT

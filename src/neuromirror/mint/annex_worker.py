@@ -30,6 +30,17 @@ class AnnexWorker:
     """Runs the writing of the git-annex branch in a worker process, beside the rest of a mint.
 
     It is a context manager that kills the process at the end of the block.
+
+    Parameters
+    ----------
+    records
+        The file with the record lines of the state.
+    repository
+        The bare repository of the dataset.
+    transaction
+        The mint, of which the worker does a part.
+    scratch
+        The directory in which packs are written.
     """
 
     def __init__(

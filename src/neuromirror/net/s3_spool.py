@@ -33,7 +33,17 @@ _MAX_PAGE_BYTES: Final = 2**25
 
 
 class ListingIdentity(msgspec.Struct, frozen=True, array_like=True):
-    """The properties of a listing that must be equal to resume it from the pages in a spool."""
+    """The properties of a listing that must be equal to resume it from the pages in a spool.
+
+    Attributes
+    ----------
+    uri, prefix, versions, page_size
+        The bucket, the prefix, whether object versions are listed, and the rows per page.
+    format
+        The version of the file's format.
+    started
+        The start of the listing, in POSIX seconds; it may differ.
+    """
 
     uri: str
     prefix: bytes

@@ -43,11 +43,11 @@ class SchedulerUnavailableError(NeuromirrorError):
 class DaskExecutor(Executor):
     """Runs jobs on the workers of a Dask scheduler; reconnects if the connection is lost.
 
-    Jobs have the limits ``seconds`` and ``memory`` of a
-    :class:`~neuromirror.service.worker_pool.WorkerPool` and raise the same errors. If a Dask worker
-    dies, its job fails with WorkerLostError, and Dask does not rerun it elsewhere. The executor
-    holds a lock in the store; a worker that does not see the lock has another folder or local file
-    locks, and refuses the job.
+    ``address`` is that of the scheduler; ``writer`` applies the requests of the jobs. Jobs have the
+    limits ``seconds`` and ``memory`` of a :class:`~neuromirror.service.worker_pool.WorkerPool` and
+    raise the same errors. If a Dask worker dies, its job fails with WorkerLostError, and Dask does
+    not rerun it elsewhere. The executor holds a lock in the store; a worker that does not see the
+    lock has another folder or local file locks, and refuses the job.
     """
 
     def __init__(self, address: str, writer: Writer, seconds: float, memory: int) -> None:

@@ -29,7 +29,8 @@ _LOST = (TimeoutError, OSError, CancelledError, RuntimeError, KeyError, ValueErr
 class JobReplies:
     """The connection between the writer and one job on a Dask worker.
 
-    It applies the job's requests and sends the replies.
+    It applies the job's requests and sends the replies. ``ticket`` is the name of the job's queue
+    for replies.
     """
 
     def __init__(self, listener: RequestListener, ticket: str, writer: JobWriter) -> None:

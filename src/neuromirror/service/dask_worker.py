@@ -115,7 +115,11 @@ class DaskChannel:
 
 
 class WorkerPoolPlugin(WorkerPlugin):
-    """Starts a worker pool on every Dask worker, with one process per thread."""
+    """Starts a worker pool on every Dask worker, with one process per thread; a plug-in of Dask.
+
+    Jobs have the limits ``seconds`` and ``memory`` of a
+    :class:`~neuromirror.service.worker_pool.WorkerPool`.
+    """
 
     def __init__(self, seconds: float, memory: int) -> None:
         self._seconds = seconds

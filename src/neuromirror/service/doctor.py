@@ -53,7 +53,17 @@ _LIMITS: Final = RequestLimits(
 
 @dataclass(frozen=True, slots=True)
 class DoctorCheck:
-    """The result of one check of the environment; ``message`` has advice in case of a problem."""
+    """The result of one check of the environment.
+
+    Attributes
+    ----------
+    subject
+        The checked program, folder or archive.
+    level
+        ``ok``, ``warning`` or ``error``.
+    message
+        The result, with advice in case of a problem.
+    """
 
     subject: str
     level: Level

@@ -47,12 +47,35 @@ SUPERDATASET_WAIT = 3600.0
 
 
 class Service:
-    """Keeps the mirrors of ``files`` current, ``workers`` jobs at a time.
+    """The engine of the service: starts the jobs that are due, and records the finished ones.
 
-    ``owner`` is its name in leases; ``on_result`` receives the result of each dataset; ``clock``
-    returns POSIX seconds. Superdatasets are updated once no visit of their mirrors is in progress
-    or due, or after ``superdataset_wait`` seconds. One thread at a time calls :meth:`tick`; the
-    caller holds the service lock of the store.
+    Superdatasets are updated once no visit of their mirrors is in progress or due. One thread at a
+    time calls :meth:`tick`; the caller holds the service lock of the store.
+
+    Parameters
+    ----------
+    job_context
+        The paths that jobs need.
+    files
+        The mirrors to keep current.
+    schedule, recorder
+        The schedule, and the recorder of the store.
+    executor
+        Runs the jobs.
+    workers
+        Maximum number of jobs at a time.
+    owner
+        The name of the service in leases.
+    observer
+        Is called for each finished job.
+    stale_leases
+        Ends leases of processes that no longer run.
+    on_result
+        Called with the result of each dataset.
+    clock
+        Returns POSIX seconds.
+    superdataset_wait
+        Seconds after which superdatasets are updated even if visits are in progress.
     """
 
     def __init__(

@@ -21,10 +21,22 @@ HOUSEKEEPING_PREFIX = "housekeeping "
 
 
 class HousekeepingScheduler:
-    """Runs housekeeping tasks that are due; their next due times are in the schedule.
+    """Runs the housekeeping tasks that are due, one at a time.
 
-    ``log`` records failures that a task does not record itself; no task starts once ``is_stopping``
-    returns true.
+    Parameters
+    ----------
+    tasks
+        The tasks.
+    schedule
+        Has the time at which each task is due next.
+    observer
+        Is called for each finished task.
+    log
+        Records failures that a task does not record itself.
+    is_stopping
+        No task starts once it returns true.
+    clock
+        Returns POSIX seconds.
     """
 
     def __init__(

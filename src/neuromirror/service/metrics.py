@@ -36,9 +36,16 @@ _TICK_BUCKETS: Final = (0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 30)
 
 
 class Metrics:
-    """Counts the events of a service and renders the metrics page; thread-safe.
+    """Counts the events of a service and returns the metrics page for Prometheus; thread-safe.
 
-    ``served`` are the names of the served mirrors, read at each scrape: only these can be overdue.
+    Parameters
+    ----------
+    store, index, schedule
+        The store, the path of its index, and the schedule; their state is part of the page.
+    served
+        Names of the served mirrors, read for each page: only these can be overdue.
+    clock
+        Returns POSIX seconds.
     """
 
     def __init__(

@@ -16,10 +16,18 @@ _Stamp = tuple[int, int, int]
 
 @dataclass(slots=True)
 class MirrorFileChanges:
-    """Changes since the last reload: names of mirrors, and errors in their files.
+    """The changes of mirror files since the last time they were read.
 
-    ``errors`` has messages by mirror, with an empty name for the folder itself; ``valid`` are the
-    names of files that were read without error.
+    Attributes
+    ----------
+    changed
+        Names of the mirrors that are new or whose file changed.
+    removed
+        Names of the mirrors whose file was removed.
+    errors
+        Messages about invalid files, by mirror; by an empty name for the folder itself.
+    valid
+        Names of the mirrors whose file was read without error.
     """
 
     changed: list[str] = field(default_factory=list)

@@ -73,10 +73,26 @@ class ServiceRunningError(NeuromirrorError):
 class ServeOptions:
     """Options of a service.
 
-    ``workers`` jobs run at a time, each with at most ``visit_seconds`` and ``worker_memory`` bytes;
-    ``executor`` is processes or threads, ``scheduler`` the address of a Dask scheduler to use
-    instead. ``private`` is the folder of the private store; ``metrics`` the address for health
-    checks and metrics, ``catalogue`` the options of the catalogue; None disables either.
+    Attributes
+    ----------
+    workers
+        Maximum number of jobs at a time.
+    executor
+        ``processes`` or ``threads``.
+    scheduler
+        The address of a Dask scheduler to use instead; None for none.
+    visit_seconds, worker_memory
+        Limits of one job, in seconds and bytes.
+    private
+        The folder of the private store; None without one.
+    metrics
+        Host and port for health checks and metrics; None disables them.
+    catalogue
+        Options of the catalogue; None disables it.
+    log_json
+        Whether log lines are JSON.
+    housekeeping
+        Settings of the housekeeping tasks.
     """
 
     workers: int = 4

@@ -63,9 +63,20 @@ START_POSITION = CheckPosition()
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """The result of one check, with the damage and the remedy in its message.
+    """The result of checking one item of a store.
 
-    ``status`` is ok, error for damage, or impossible if the item could not be checked.
+    Attributes
+    ----------
+    name
+        The name of the item: a dataset, a version, or a file of the store.
+    subject
+        The kind of the check, such as ``git`` or ``records``.
+    position
+        The progress of the check, to continue there.
+    status
+        ``ok``, ``error`` for damage, or ``impossible`` if the item could not be checked.
+    message
+        The damage and the remedy.
     """
 
     name: str

@@ -85,7 +85,10 @@ def run_call(channel: Channel, call: Call) -> Any:
 
 
 class PipeChannel:
-    """The channel of one job, over the pipe; closed before the next job uses the pipe."""
+    """The channel of one job in a worker process, over the pipe to the service.
+
+    It is closed before the next job uses the pipe. ``replies`` receives the writer's replies.
+    """
 
     def __init__(self, connection: Connection, replies: queue.SimpleQueue[bytes]) -> None:
         self._connection = connection

@@ -34,6 +34,13 @@ class Writer:
     """Applies the requests of jobs to refs, journal and index; there is one per service.
 
     A request is refused if its job's lease is no longer valid.
+
+    Parameters
+    ----------
+    recorder
+        Writes refs, journal and index.
+    schedule
+        Has the leases.
     """
 
     def __init__(self, recorder: JournalRecorder, schedule: Schedule) -> None:

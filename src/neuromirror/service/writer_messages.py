@@ -81,7 +81,10 @@ class Publish(msgspec.Struct, frozen=True, tag=True):
 
 
 class Query(msgspec.Struct, frozen=True, tag=True):
-    """A request to run a query of :class:`~neuromirror.index.RemoteIndex`."""
+    """A request to run a query of the index: a method of :class:`~neuromirror.index.RemoteIndex`.
+
+    ``arguments`` are the encoded arguments, by name.
+    """
 
     name: str
     arguments: dict[str, msgspec.Raw]
@@ -97,7 +100,11 @@ class Done(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """The writer's reply to a request that failed: an error of one of the classes in ``ERRORS``."""
+    """The writer's reply to a request that failed: an error of one of the classes in ``ERRORS``.
+
+    ``kind`` is the name of the class; ``problem``, ``hint`` and ``suggestions`` are those of the
+    error.
+    """
 
     kind: str
     problem: str

@@ -29,10 +29,16 @@ _MAX_IDLE_SECONDS = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class StoredMemo:
-    """A source's memo of a listing, and the commits (hex) of the state that was minted from it.
+    """The memo of a listing, by which a source recognizes in the next visit that it is unchanged.
 
-    A memo is the data by which the source recognizes an unchanged listing in the next visit.
-    ``pending`` is the number of files and Zarrs whose checksums upstream has not computed yet.
+    Attributes
+    ----------
+    commit, annex_commit
+        The commits (hex) of the state that was minted from the listing.
+    content
+        The memo, as the source wrote it.
+    pending
+        The number of files and Zarrs whose checksums upstream has not computed yet.
     """
 
     commit: str
@@ -94,6 +100,15 @@ class Workspace:
 
     It survives the process, so that an interrupted listing can be resumed. The caller holds the
     dataset's lock.
+
+    Parameters
+    ----------
+    store
+        The folder of the store.
+    dataset_id
+        The DataLad id of the dataset.
+    upstream
+        Upstream's name of the version.
     """
 
     def __init__(self, store: Path, dataset_id: str, upstream: str) -> None:

@@ -37,7 +37,7 @@ _BLOCK: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class AnnexedFile:
-    """An annexed file; ``is_unlocked`` if it is a pointer file rather than a symlink."""
+    """An annexed file: its path in git, its key, and whether it is a pointer file (unlocked)."""
 
     path: bytes
     key: str

@@ -21,7 +21,17 @@ _MISSING: Final = "only git-annex can get it, and git-annex is not installed; pi
 
 @dataclass(frozen=True, slots=True)
 class DelegatedFile:
-    """A file that git-annex has to get; ``reasons`` says why other downloads of it failed."""
+    """A file that git-annex has to get.
+
+    Attributes
+    ----------
+    path
+        The path in the clone.
+    key
+        The annex key.
+    reasons
+        Why other downloads of it failed.
+    """
 
     path: bytes
     key: str

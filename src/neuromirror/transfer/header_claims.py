@@ -21,7 +21,17 @@ _RANGE: Final = re.compile(r"bytes (?:[0-9]+-[0-9]+|\*)/([0-9]{1,19})\Z")
 
 
 class ProbeResult(NamedTuple):
-    """The result of probing a URL; ``evidence`` is the strongest header that matches."""
+    """The result of probing a URL.
+
+    Attributes
+    ----------
+    health
+        The state of the URL.
+    message
+        The reason, for the user.
+    evidence
+        The strongest header that matches; None without one.
+    """
 
     health: Health
     message: str

@@ -30,7 +30,7 @@ class MissingExtraError(ConfigurationError):
 
 
 class BlockUnavailableError(NeuromirrorError):
-    """A block is unavailable, or differs from the version.
+    """A block of a volume cannot be read, or differs from the version.
 
     ``block`` is its path in the volume (``0/c/3/0/2``); ``causes`` are the errors of the URLs that
     were tried. ``closed`` is whether the volume had been closed.

@@ -106,8 +106,7 @@ def catalogue_app(
     sql
         Whether visitors may write SQL statements.
     limiter
-        Limits expensive requests, by default as
-        :data:`~neuromirror.web.rate_limits.REQUEST_KINDS`.
+        Limits expensive requests, by default as :data:`~neuromirror.web.rate_limits.REQUEST_KINDS`.
     archives
         Titles of archives by the name of their mirror.
     gateway

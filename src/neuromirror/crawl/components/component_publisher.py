@@ -34,6 +34,15 @@ class ComponentPublisher:
 
     It first publishes each of these Zarrs, and compares states with the files in them. The caller
     holds the dataset's lock.
+
+    Parameters
+    ----------
+    store, recorder
+        The store and its recorder.
+    publisher
+        Publishes the dataset itself.
+    limits
+        The ``[zarr]`` table of the mirror file.
     """
 
     def __init__(

@@ -66,9 +66,19 @@ class ComponentVisitResult:
 class ComponentVisitor:
     """Visits the components of a dataset that are datasets of their own, each under its own lock.
 
-    It is thread-safe. With ``deep`` a component is read even if its state is known; with
-    ``history`` the earlier states that upstream can list are published first. Each state is visited
-    once, because several versions of a dataset may have the same state of a component.
+    It is thread-safe. Each state is visited once, because several versions of a dataset may have
+    the same state of a component.
+
+    Parameters
+    ----------
+    source, store, recorder
+        The mirror's source, and the store with its recorder.
+    limits
+        The ``[zarr]`` table of the mirror file.
+    deep
+        Whether a component is read even if its state is known.
+    history
+        Whether the earlier states that upstream can list are published first.
     """
 
     def __init__(

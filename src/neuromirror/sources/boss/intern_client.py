@@ -72,6 +72,8 @@ class InternClient:
     """Reads a BOSS archive's JSON with intern, the Python client of BOSS. Thread-safe.
 
     Names are encoded here, because intern inserts them into URLs unchanged.
+
+    ``fetch_json`` sends the requests, ``api`` is the base URL of the BOSS.
     """
 
     def __init__(self, fetch_json: FetchJson, api: str) -> None:

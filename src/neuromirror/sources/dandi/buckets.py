@@ -20,7 +20,19 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}\Z")
 
 @dataclass(frozen=True, slots=True)
 class ObjectAddress:
-    """The address of an object or prefix; ``endpoint`` None is AWS, ``region`` None is unknown."""
+    """The address of an object or prefix in a bucket.
+
+    Attributes
+    ----------
+    bucket
+        The name of the bucket.
+    region
+        The AWS region; None if unknown.
+    endpoint
+        The URL of another S3 service; None for AWS.
+    key
+        The key or prefix.
+    """
 
     bucket: str
     region: str | None

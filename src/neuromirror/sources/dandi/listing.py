@@ -24,7 +24,7 @@ from neuromirror.sources.volumes import VOLUME_REMOTE
 
 
 class DandisetListing(Listing):
-    """The assets of a dandiset's version.
+    """The listing of one version of a dandiset: its assets.
 
     :attr:`version` has the totals that upstream stated before the list was read. Facts and
     documents are complete after the last entry; they come from the reply that confirms the totals.

@@ -18,9 +18,16 @@ _OLDEST: Final = 6 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class ObjectReply:
-    """A HEAD reply for an object.
+    """The reply to a HEAD request for an object.
 
-    ``size`` is in bytes; None if the reply does not state the size of the stored bytes.
+    Attributes
+    ----------
+    status
+        The HTTP status.
+    size
+        The size in bytes; None if the reply does not state the size of the stored bytes.
+    version_id
+        The version id; None without one.
     """
 
     status: int

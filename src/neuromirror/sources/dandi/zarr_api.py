@@ -42,7 +42,8 @@ class ZarrState:
 class ZarrApi:
     """Requests the ids, checksums and object addresses of Zarrs from a DANDI API. Thread-safe.
 
-    ``api`` is the base URL of the API.
+    ``session`` sends the requests, ``mirror`` is the name of the mirror, and ``api`` the base URL
+    of the API.
     """
 
     def __init__(self, session: Session, mirror: str, api: str) -> None:

@@ -12,7 +12,19 @@ from neuromirror.sources.s3.bucket_listing import BucketListing, BucketReading
 
 
 class LayerListing(BucketListing):
-    """The objects of a layer, whose paths end in a suffix for the stored encoding."""
+    """The listing of a precomputed layer; paths of encoded objects have a suffix.
+
+    Parameters
+    ----------
+    reading
+        How the objects are read.
+    naming
+        Assigns the paths.
+    memo
+        The memo of the last visit.
+    is_private
+        Whether the objects need credentials.
+    """
 
     def __init__(
         self,

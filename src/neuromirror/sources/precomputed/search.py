@@ -60,7 +60,10 @@ class LayerScope(PrefixScope):
 
 
 class LayerSearch:
-    """One search of a bucket for layers; it also counts the folders without layers."""
+    """One search of a bucket for layers; it also counts the folders without layers.
+
+    ``scope`` is the part that is searched; ``connections`` the number of parallel requests.
+    """
 
     def __init__(self, bucket: S3Bucket, scope: LayerScope, connections: int) -> None:
         self._bucket = bucket

@@ -48,9 +48,18 @@ class BucketReading:
 
 
 class BucketListing(Listing):
-    """The objects of a prefix: the current ones, or those at the time that the version names.
+    """The listing of a dataset in a bucket: the current objects, or those at the version's time.
 
     Only the current state has a memo, and is checked for missing and refused objects.
+
+    Parameters
+    ----------
+    reading
+        How the objects are read.
+    manifest_only
+        Whether the dataset has too many files for git.
+    is_private
+        Whether the objects need credentials.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ class WrongVoxelsError(NeuromirrorError):
 class CutoutRefusedError(HttpError):
     """A service replied to a request for a block with an HTTP error.
 
-    The message has the status and the detail of the reply.
+    The message has the status and the detail of the reply, and its likely cause.
     """
 
     def __init__(self, scheme: str, block: str, error: HttpError, likely: str = "") -> None:

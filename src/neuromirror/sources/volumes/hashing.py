@@ -32,7 +32,8 @@ class _StoppedError(Exception):
 class BlockHasher:
     """Reads blocks from a service in parallel and computes the sha256 of their chunk files.
 
-    Nothing is stored. ``name`` is the dataset's, for messages.
+    Nothing is stored. ``name`` is the dataset's, for messages; ``workers`` the number of blocks
+    that are read in parallel.
     """
 
     def __init__(self, session: Session, name: str, workers: int) -> None:

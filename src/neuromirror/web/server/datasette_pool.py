@@ -168,7 +168,8 @@ class _PendingRequest:
 class DatasettePool:
     """The Datasette processes of one site, which are started on demand.
 
-    ``sql`` is whether visitors may write SQL statements.
+    ``store`` and ``index_path`` are paths, ``title`` and ``address`` those of the site; ``sql`` is
+    whether visitors may write SQL statements.
     """
 
     def __init__(self, store: Path, index_path: Path, *, title: str, address: str, sql: bool):
