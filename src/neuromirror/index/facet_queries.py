@@ -109,6 +109,38 @@ class FacetQueries(QueryBase):
             found.setdefault(name, {})[value] = count
         return found
 
+    def _facets_of(self, datasets: Sequence[int]) -> dict[int, dict[str, list[str]]]:
+        """Return the values of datasets, by dataset and facet."""
+        found: dict[int, dict[str, list[str]]] = {}
+        rows = self._rows(
+            "SELECT dataset, facet, value FROM facets WHERE dataset IN "
+            "(SELECT value FROM json_each(?)) ORDER BY dataset, facet, value",
+            (json.dumps(datasets),),
+        )
+        for dataset, name, value in rows:
+            found.setdefault(dataset, {}).setdefault(name, []).append(value)
+        return found
+
+    def archive_topics(self) -> dict[str, dict[str, list[str]]]:
+        """Return the values of the datasets of each archive, the most frequent first.
+
+        Returns
+        -------
+        dict[str, dict[str, list[str]]]
+            The values by facet (``data_type``, ``technique``, ``species``), by name of the mirror.
+        """
+        found: dict[str, dict[str, list[str]]] = {}
+        rows = self._rows(
+            "SELECT m.name, f.facet, f.value FROM facets f JOIN datasets d ON d.id = f.dataset "
+            "JOIN mirrors m ON m.id = d.mirror "
+            "WHERE f.facet IN ('data_type', 'technique', 'species') "
+            "GROUP BY m.name, f.facet, f.value ORDER BY count(*) DESC, f.value",
+            (),
+        )
+        for mirror, facet, value in rows:
+            found.setdefault(mirror, {}).setdefault(facet, []).append(value)
+        return found
+
 
 def _facet(name: str, counts: Mapping[str, int], selected: Sequence[str]) -> tuple[FacetCount, ...]:
     """Return the values of a facet: sizes and years in order, others by count."""

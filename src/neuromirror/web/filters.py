@@ -18,6 +18,13 @@ EVIDENCE_TEXT: Mapping[str, str] = {
     "size": "with a size only",
     "none": "without checksum and size: cannot be verified",
 }
+_EVIDENCE_MEANING: Mapping[str, str] = {
+    "sha256": "a checksum that detects any change",
+    "md5": "a checksum that detects accidental changes, but perhaps not forgeries",
+    "etag": "the checksum of an upload in parts: it detects accidental changes",
+    "size": "only the number of bytes is known; a change that keeps it is not detected",
+    "none": "neither a checksum nor the size is known; the file cannot be verified",
+}
 _CHECKSUM_TEXT: Mapping[str, tuple[str, str]] = {
     "sha256": ("SHA-256", "detects any change"),
     "md5": ("MD5", "detects accidental changes, but perhaps not forgeries"),
@@ -223,6 +230,13 @@ def license_name(text: str) -> str:
     return text.removeprefix("spdx:")
 
 
+def kind_label(kind: str, upstream: str) -> str:
+    """Return a kind of version for visitors: a state of a DANDI draft is called a draft."""
+    if kind == "observed":
+        return "draft" if upstream == "draft" else "observed state"
+    return kind
+
+
 FILTERS: Mapping[str, Callable[..., Any]] = {
     "format_size": format_size,
     "format_number": format_number,
@@ -239,6 +253,8 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "kind": file_kind,
     "license": license_name,
     "evidence": lambda key: EVIDENCE_TEXT.get(key, key),
+    "evidence_meaning": lambda key: _EVIDENCE_MEANING.get(key, key),
+    "kind_label": kind_label,
     "evidence_short": lambda key: _EVIDENCE_SHORT.get(key, key),
     "retention": lambda key: RETENTION_TEXT.get(key, key),
     "retention_short": lambda key: _RETENTION_SHORT.get(key, key),

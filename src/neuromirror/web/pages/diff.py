@@ -11,6 +11,7 @@ from datasette.utils.asgi import Response
 
 from neuromirror.index import Index, VersionRow, shapes
 from neuromirror.store import Store
+from neuromirror.web.filters import kind_label
 from neuromirror.web.request import BadRequestError, CatalogueRequest, view
 from neuromirror.web.version_comparison import compare_versions, split_version_name
 
@@ -68,7 +69,9 @@ def _resolved(index: Index, name: str) -> str:
 def _choices(index: Index, dataset: str) -> list[tuple[str, str]]:
     """Return name and kind of the versions of a dataset, newest first."""
     rows: list[VersionRow] = list(index.versions(dataset))
-    return [(one.name, one.kind) for one in reversed(rows[-_MAX_CHOICES:])]
+    return [
+        (one.name, kind_label(one.kind, one.upstream)) for one in reversed(rows[-_MAX_CHOICES:])
+    ]
 
 
 def _difference(

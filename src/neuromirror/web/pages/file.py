@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from datasette.utils.asgi import Response
 
@@ -43,7 +43,8 @@ async def file(request: CatalogueRequest) -> Response:
             "has_more_locations": len(locations) > _MAX_LOCATIONS,
             "has_preview": previews.is_possible(found),
             "viewers": file_viewers(row, path, locations),
-            "download": _download_url(locations),
+            "download": (address := _download_url(locations)),
+            "stored_name": unquote(urlsplit(address).path.rpartition("/")[2]),
             "spans": list(reversed(index.content_spans(row, path))),
             "other_occurrences": [shapes.Occurrence.of(one).plain() for one in others],
             "has_more_occurrences": more,

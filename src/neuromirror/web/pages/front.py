@@ -27,6 +27,7 @@ async def front_page(request: CatalogueRequest) -> Response:
         return {
             "archives": archives,
             "changes": _changes(index, archives, _CHANGES_PER_ARCHIVE),
+            "topics": index.archive_topics(),
             "examples": examples.read(index),
             "datasets": sum(one.datasets - one.subdatasets for one in archives),
             "versions": sum(one.versions for one in archives),
