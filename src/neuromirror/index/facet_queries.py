@@ -109,18 +109,6 @@ class FacetQueries(QueryBase):
             found.setdefault(name, {})[value] = count
         return found
 
-    def _facets_of(self, datasets: Sequence[int]) -> dict[int, dict[str, list[str]]]:
-        """Return the values of datasets, by dataset and facet."""
-        found: dict[int, dict[str, list[str]]] = {}
-        rows = self._rows(
-            "SELECT dataset, facet, value FROM facets WHERE dataset IN "
-            "(SELECT value FROM json_each(?)) ORDER BY dataset, facet, value",
-            (json.dumps(datasets),),
-        )
-        for dataset, name, value in rows:
-            found.setdefault(dataset, {}).setdefault(name, []).append(value)
-        return found
-
     def archive_topics(self) -> dict[str, dict[str, list[str]]]:
         """Return the values of the datasets of each archive, the most frequent first.
 
