@@ -1,6 +1,7 @@
 """Versioned, bit-reproducible DataLad mirrors of neuroscience archives.
 
-:func:`open` reads a file of a pinned state over the network, verified.
+:func:`open` reads a file of a pinned state over the network, verified; :func:`open_zarr` opens a
+Zarr, a volume or a precomputed layer.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
         UnverifiableError,
         WrongBytesError,
         open,
+        open_zarr,
     )
 
 __version__ = "0.1.0"
@@ -24,6 +26,7 @@ __all__ = [
     "UnverifiableError",
     "WrongBytesError",
     "open",
+    "open_zarr",
 ]
 
 

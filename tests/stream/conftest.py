@@ -7,6 +7,9 @@ import pytest
 from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness
 from support.synced_mirror import sync_mirror
+from support.volume_mirror import boss_mirror, shared_boss_mirror
+
+__all__ = ["boss_mirror", "shared_boss_mirror"]
 
 
 @pytest.fixture(scope="session")

@@ -84,7 +84,7 @@ def _read(layer: LayerFolder) -> tuple[VolumeDescription, np.ndarray[Any, Any]]:
     found = describe(layer, layer, reads_shards=True)
     described, storage = found.level("0")
     assert storage.unreadable_reason == ""
-    files = PrecomputedFiles(layer, described.volume, storage)
+    files = PrecomputedFiles(layer, described.volume, [storage])
     made = np.zeros(SIZE[::-1], described.volume.dtype)
     volume: Volume = described.volume
     width, height, depth = CHUNK

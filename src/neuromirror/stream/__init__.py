@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from neuromirror.stream.errors import (
         AddressUnresolvedError,
         ContentGoneError,
+        ExcludedFileError,
         FileMissingError,
         LocationsFailedError,
         NotAFileError,
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
     from neuromirror.stream.transport import Transport
     from neuromirror.stream.trees import AccessRules, FolderEntry, VersionTree
     from neuromirror.stream.verified_object import VerifiedObject
+    from neuromirror.stream.zarr_store import VersionStore, open_zarr
 
 _EXPORTS = {
     "AccessRules": "trees",
     "AddressUnresolvedError": "errors",
     "CloneTree": "clone_tree",
     "ContentGoneError": "errors",
+    "ExcludedFileError": "errors",
     "FileMissingError": "errors",
     "FolderEntry": "trees",
     "GitTree": "git_tree",
@@ -42,11 +45,13 @@ _EXPORTS = {
     "UnverifiableError": "errors",
     "VerifiedFile": "file",
     "VerifiedObject": "verified_object",
+    "VersionStore": "zarr_store",
     "VersionTree": "trees",
     "WrongBytesError": "errors",
     "open": "opening",
     "open_object": "opening",
     "open_tree": "addresses",
+    "open_zarr": "zarr_store",
     "tree_of_version": "addresses",
 }
 """The module of each name."""
@@ -63,6 +68,7 @@ __all__ = [
     "AddressUnresolvedError",
     "CloneTree",
     "ContentGoneError",
+    "ExcludedFileError",
     "FileMissingError",
     "FolderEntry",
     "GitTree",
@@ -74,10 +80,12 @@ __all__ = [
     "UnverifiableError",
     "VerifiedFile",
     "VerifiedObject",
+    "VersionStore",
     "VersionTree",
     "WrongBytesError",
     "open",
     "open_object",
     "open_tree",
+    "open_zarr",
     "tree_of_version",
 ]

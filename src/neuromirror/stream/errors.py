@@ -66,6 +66,10 @@ class FileMissingError(StreamError, FileNotFoundError):
     """The version has no such file."""
 
 
+class ExcludedFileError(StreamError):
+    """The version excludes the file, so that nothing is known about its content."""
+
+
 class NotAFileError(StreamError, IsADirectoryError):
     """The path is a folder of the version."""
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from heapq import merge
+from itertools import chain
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from neuromirror.annex import (
     parse_key,
@@ -28,6 +30,7 @@ from neuromirror.net import is_local_name
 from neuromirror.store import Store
 from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.stream.errors import StreamError
+from neuromirror.stream.manifest_tree import ManifestFiles
 from neuromirror.stream.trees import AccessRules, FolderEntry, listed_file
 from neuromirror.transfer.annex_branch import present_values
 from neuromirror.transfer.annex_settings import AnnexSettings
@@ -78,6 +81,7 @@ class GitTree:
         self._digests = [BlockDigestsFolder.of_user()]
         if store is not None:
             self._digests.insert(0, BlockDigestsFolder.of_store(store))
+        self._outside = self._files_outside_git(repository, commit)
 
     @property
     def name(self) -> str:
@@ -94,7 +98,7 @@ class GitTree:
         tree, inner = self._locate(path)
         content = tree._annexed_pointer(inner)
         if content is None:
-            return None
+            return None if tree._outside is None else tree._outside.file(path, inner)
         key = _annex_key(content)
         return None if key is None else listed_file(path, key, tree._urls(key))
 
@@ -111,9 +115,16 @@ class GitTree:
         """Return the entries of a folder, sorted by name; None if there is no such folder."""
         tree, inner = self._locate(folder)
         found = tree._tree.folder(inner)
-        if found is None:
+        outside = iter(()) if tree._outside is None else tree._outside.entries(inner)
+        first = next(outside, None)
+        if found is None and first is None:
             return None
-        return (tree._folder_entry(name, mode, sha) for name, (mode, sha) in sorted(found.items()))
+        in_git = [
+            tree._folder_entry(name, mode, sha) for name, (mode, sha) in (found or {}).items()
+        ]
+        if first is None:
+            return iter(sorted(in_git, key=lambda one: one.name))
+        return _merge_entries(in_git, chain((first,), outside))
 
     def block_digests(self, file: ListedFile) -> BlockDigests | None:
         """Return the block digests of a file, from the store or those of the user."""
@@ -132,6 +143,8 @@ class GitTree:
         with self._subdatasets_lock:
             for tree in self._subdatasets.values():
                 tree.close()
+            if self._outside is not None:
+                self._outside.close()
             self._tree.close()
 
     # --- entries
@@ -200,9 +213,7 @@ class GitTree:
 
     def _subdataset_ids(self) -> dict[str, str]:
         """Return the dataset ids of the subdatasets by path."""
-        content = self._tree.find(DESCRIPTION_PATH)
-        document = parse_json(content, DESCRIPTION_PATH) if content else None
-        parts = document.get("parts") if isinstance(document, dict) else None
+        parts = self._description().get("parts")
         if not isinstance(parts, dict):
             return {}
         return {
@@ -210,6 +221,38 @@ class GitTree:
             for path, part in parts.items()
             if isinstance(part, dict) and isinstance(part.get("id"), str)
         }
+
+    def _description(self) -> dict[str, Any]:
+        """Return the description of the dataset; empty for one that was not minted here."""
+        content = self._tree.find(DESCRIPTION_PATH)
+        document = parse_json(content, DESCRIPTION_PATH) if content else None
+        return document if isinstance(document, dict) else {}
+
+    def _files_outside_git(self, repository: Path, commit: str) -> ManifestFiles | None:
+        if self._description().get("form") != "manifest":
+            return None
+        dataset_id = repository.parent.name + repository.name
+        return ManifestFiles(self._store, dataset_id, commit, self._name)
+
+
+def _merge_entries(
+    in_git: list[FolderEntry], outside: Iterator[FolderEntry]
+) -> Iterator[FolderEntry]:
+    """Yield the entries of both in the order of paths; of an entry in both only the first."""
+    last = ""
+    for entry in merge(sorted(in_git, key=_path_order), outside, key=_path_order):
+        if entry.name != last:
+            yield entry
+        last = entry.name
+
+
+def _path_order(entry: FolderEntry) -> bytes:
+    """Return a key by which entries are in the order of the paths in or below them."""
+    return (
+        f"{entry.name}/".encode("utf-8", "surrogateescape")
+        if entry.is_folder
+        else (entry.name.encode("utf-8", "surrogateescape"))
+    )
 
 
 def _annex_key(content: bytes) -> str | None:

@@ -248,7 +248,7 @@ def _open_layer(found: VolumeDescription, level: str, objects: LayerObjects) -> 
             f"level {level} of {found.version} cannot be opened: {storage.unreadable_reason}; "
             "CloudVolume reads it in a clone"
         )
-    files = PrecomputedFiles(objects, described.volume, storage)
+    files = PrecomputedFiles(objects, described.volume, [storage])
     return OpenVolume(described.volume, found.name, found.version, found.source, found.state, files)
 
 

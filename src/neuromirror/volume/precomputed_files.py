@@ -6,14 +6,15 @@ an object is all zeros, if the version has all objects of the layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
-from neuromirror.sources.volumes import Box, Level, Triple, Volume, zarr_documents
+from neuromirror.sources.volumes import Box, Triple, Volume, zarr_documents
 from neuromirror.volume.chunk_encodings import MAX_OVERHEAD, decode_voxels, unpack
 from neuromirror.volume.description import LevelStorage
 from neuromirror.volume.errors import BlockUnavailableError
-from neuromirror.volume.geometry import block_box
+from neuromirror.volume.geometry import METADATA, block_box
 from neuromirror.volume.shards import ShardReader, chunk_number
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 _ENDINGS: Final = {"": "", ".br": "br", ".gz": "gzip"}
 """The content codings of objects, by the ending of their paths."""
+
+_CHUNK_PARTS: Final = 5
+"""Components of the path of a chunk: level, c, z, y, x."""
 
 
 class LayerObjects(Protocol):
@@ -116,83 +120,100 @@ class LevelChunks:
 
 
 class PrecomputedFiles:
-    """A level of a precomputed layer with the files that a Zarr has; shared by threads.
+    """The levels of a precomputed layer with the files that a Zarr has; shared by threads.
 
     Parameters
     ----------
     objects
         The objects of the layer.
     volume
-        The volume, with this level only.
+        The volume; only these levels can be read.
     storage
-        How the level is stored.
+        How each of the levels is stored.
     """
 
-    def __init__(self, objects: LayerObjects, volume: Volume, storage: LevelStorage) -> None:
+    def __init__(
+        self, objects: LayerObjects, volume: Volume, storage: Sequence[LevelStorage]
+    ) -> None:
         self.where = objects.where
         self._objects = objects
         self._volume = volume
-        self._storage = storage
-        self._chunks = LevelChunks(objects, volume, storage)
+        self._storage = tuple(storage)
+        self._levels = {level.name: replace(volume, levels=(level,)) for level in volume.levels}
+        self._chunks = {
+            level.name: LevelChunks(objects, self._levels[level.name], stored)
+            for level, stored in zip(volume.levels, storage, strict=True)
+        }
         self._documents = {one.path.decode(): one.content for one in zarr_documents(volume)}
 
     def __reduce__(
         self,
-    ) -> tuple[type[PrecomputedFiles], tuple[LayerObjects, Volume, LevelStorage]]:
+    ) -> tuple[type[PrecomputedFiles], tuple[LayerObjects, Volume, tuple[LevelStorage, ...]]]:
         return PrecomputedFiles, (self._objects, self._volume, self._storage)
 
     def document(self, path: str) -> bytes | None:
-        """Return the metadata of the group or of the level; None for any other path."""
+        """Return the metadata of the group or of a level; None for any other path."""
         return self._documents.get(path)
 
     def block(self, path: str) -> bytes:
         """Return the voxels of a chunk, verified; raises BlockUnavailableError."""
-        found = block_box(self._volume, path)
+        found = self._box(path)
         if found is None:
-            raise BlockUnavailableError(path, self.where, "the level has no such chunk")
-        box, level = found[0], self._volume.levels[0]
+            raise BlockUnavailableError(path, self.where, "the volume has no such chunk")
+        volume, box = found
+        level = volume.levels[0]
         x, y, z = (
             (start - first) // size
             for (start, _), first, size in zip(box, level.start, level.chunk, strict=True)
         )
-        return self._padded(self._chunks.voxels((x, y, z), box), box, level)
+        return _padded(self._chunks[level.name].voxels((x, y, z), box), box, volume)
 
     def copy(self, path: str, take: BytesCallback) -> None:
         """Pass the voxels of a chunk to ``take``; raises BlockUnavailableError."""
         take(0, memoryview(self.block(path)))
 
     def has(self, path: str) -> bool:
-        """Return whether a path is one of the metadata or of a chunk of the level."""
-        return path in self._documents or block_box(self._volume, path) is not None
+        """Return whether a path is one of the metadata or of a chunk."""
+        return path in self._documents or self._box(path) is not None
 
     def entries(self, folder: str) -> Iterator[tuple[str, bool]]:
         """Yield the names in a folder, each with whether it is a folder."""
-        level = self._volume.levels[0]
         parts = folder.split("/") if folder else []
         if not parts:
-            yield from ((level.name, True), ("zarr.json", False))
-        elif parts == [level.name]:
-            yield from (("c", True), ("zarr.json", False))
-        elif parts[:2] == [level.name, "c"] and len(parts) < 5:
-            yield from ((str(one), len(parts) < 4) for one in range(level.grid[4 - len(parts)]))
+            yield from ((name, True) for name in self._levels)
+            yield METADATA, False
+        elif parts[0] not in self._levels:
+            return
+        elif len(parts) == 1:
+            yield from (("c", True), (METADATA, False))
+        elif parts[1] == "c" and len(parts) < _CHUNK_PARTS:
+            grid = self._levels[parts[0]].levels[0].grid
+            count, is_folder = grid[_CHUNK_PARTS - 1 - len(parts)], len(parts) < _CHUNK_PARTS - 1
+            yield from ((str(one), is_folder) for one in range(count))
 
     def close(self) -> None:
         """Abort running requests."""
         self._objects.close()
 
-    def _padded(self, voxels: bytes | None, box: Box, level: Level) -> bytes:
-        """Return a chunk in the full size, with zeros beyond the end of the volume."""
-        item = self._volume.item_size
-        if voxels is None:
-            return bytes(self._volume.chunk_bytes(level))
-        width, height, depth = (stop - start for start, stop in box)
-        if (width, height, depth) == level.chunk:
-            return voxels
-        row, full_row = width * item, level.chunk[0] * item
-        made = bytearray(self._volume.chunk_bytes(level))
-        for z in range(depth):
-            for y in range(height):
-                at = (z * level.chunk[1] + y) * full_row
-                start = (z * height + y) * row
-                made[at : at + row] = voxels[start : start + row]
-        return bytes(made)
+    def _box(self, path: str) -> tuple[Volume, Box] | None:
+        volume = self._levels.get(path.partition("/")[0])
+        found = None if volume is None else block_box(volume, path)
+        return None if volume is None or found is None else (volume, found[0])
+
+
+def _padded(voxels: bytes | None, box: Box, volume: Volume) -> bytes:
+    """Return a chunk in the full size, with zeros beyond the end of the volume."""
+    level, item = volume.levels[0], volume.item_size
+    if voxels is None:
+        return bytes(volume.chunk_bytes(level))
+    width, height, depth = (stop - start for start, stop in box)
+    if (width, height, depth) == level.chunk:
+        return voxels
+    row, full_row = width * item, level.chunk[0] * item
+    made = bytearray(volume.chunk_bytes(level))
+    for z in range(depth):
+        for y in range(height):
+            at = (z * level.chunk[1] + y) * full_row
+            start = (z * height + y) * row
+            made[at : at + row] = voxels[start : start + row]
+    return bytes(made)

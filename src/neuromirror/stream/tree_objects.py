@@ -1,0 +1,215 @@
+"""Whole files and parts of files of a version, verified, for Zarrs and precomputed layers."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from functools import lru_cache
+from typing import Any, Final
+
+from neuromirror.annex import is_all_zeros, upstream_path
+from neuromirror.lab.lock_manifests import ListedFile
+from neuromirror.model import DESCRIPTION_PATH, InvalidDocumentError, parse_json, text_to_path
+from neuromirror.stream.errors import ExcludedFileError, UnverifiableError
+from neuromirror.stream.opening import open_object
+from neuromirror.stream.piece_checks import MAX_WHOLE, Verify
+from neuromirror.stream.transport import Transport
+from neuromirror.stream.trees import VersionTree
+from neuromirror.stream.verified_object import VerifiedObject
+
+_MAX_HELD: Final = 1 << 30
+"""Maximum size in bytes of a file without block digests of which a part is read."""
+
+_OPEN_OBJECTS: Final = 4
+"""Number of files whose parts are kept in memory."""
+
+_SMALL: Final = 1 << 20
+_CACHED_DATASETS: Final = 4096
+
+
+class TreeObjects:
+    """Reads files below a folder of a version, each verified by its own digest. Thread-safe.
+
+    Parameters
+    ----------
+    tree
+        The files of the version.
+    folder
+        The folder; empty for the whole version.
+    transport
+        Sends the requests.
+    verify
+        ``require``: a file without a digest is an error. Of a file without block digests, also a
+        part is verified by the digest of the whole file.
+    """
+
+    def __init__(
+        self, tree: VersionTree, folder: str, transport: Transport, verify: Verify = "require"
+    ) -> None:
+        self._tree = tree
+        self._prefix = f"{folder}/" if folder else ""
+        self._transport = transport
+        self._verify = verify
+        self._lock = threading.Lock()
+        self._opened: OrderedDict[str, VerifiedObject] = OrderedDict()
+        self._excluded_paths = lru_cache(_CACHED_DATASETS)(self._read_excluded_paths)
+
+    @property
+    def where(self) -> str:
+        """The name of the version and the folder."""
+        return f"{self._tree.name}/{self._prefix}".rstrip("/")
+
+    def file(self, path: str) -> ListedFile | bytes | None:
+        """Return a file, or the content of a document; None if the state has no such file.
+
+        Parameters
+        ----------
+        path
+            The path below the folder.
+
+        Returns
+        -------
+        ListedFile or bytes or None
+            The file.
+
+        Raises
+        ------
+        ExcludedFileError
+            The archive has the file, but the version excludes it.
+        """
+        whole = self._prefix + path
+        found = self._tree.file(whole) or self._tree.document(whole)
+        if found is None:
+            self._check_excluded(whole)
+        return found
+
+    def read_whole(self, path: str) -> bytes | None:
+        """Return a file; None if the state has no such file.
+
+        Parameters
+        ----------
+        path
+            The path below the folder.
+
+        Returns
+        -------
+        bytes or None
+            The verified content.
+
+        Raises
+        ------
+        StreamError
+            The file cannot be read or verified, or is excluded from the version.
+        """
+        found = self.file(path)
+        if found is None or isinstance(found, bytes):
+            return found
+        if is_all_zeros(found.key) and found.size is not None:
+            return bytes(found.size)  # the key is the digest of zeros
+        opened = open_object(self._tree, found, self._transport, self._whole_mode)
+        return opened.read_ranges([(0, opened.size)])[0]
+
+    def open_part(self, path: str) -> VerifiedObject | bytes | None:
+        """Return a file whose parts are read; None if the state has no such file.
+
+        Parameters
+        ----------
+        path
+            The path below the folder.
+
+        Returns
+        -------
+        VerifiedObject or bytes or None
+            The file; the most recently used ones are kept.
+
+        Raises
+        ------
+        StreamError
+            The file cannot be verified, or is excluded from the version.
+        """
+        with self._lock:
+            if (kept := self._opened.get(path)) is not None:
+                self._opened.move_to_end(path)
+                return kept
+        found = self.file(path)
+        if found is None or isinstance(found, bytes):
+            return found
+        opened = open_object(self._tree, found, self._transport, self._whole_mode)
+        if opened.check.piece_size > max(_MAX_HELD, MAX_WHOLE):
+            raise UnverifiableError(
+                f"{self._tree.name}: {found.path}: only the digest of the whole content of "
+                f"{opened.size} bytes is known, which is too large to verify a part of it; run "
+                f"'neuromirror digest {self._tree.name} {found.path}'",
+                found.path,
+            )
+        with self._lock:
+            opened = self._opened.setdefault(path, opened)
+            while len(self._opened) > _OPEN_OBJECTS:
+                self._opened.popitem(last=False)
+        return opened
+
+    # --- as the objects of a precomputed layer
+
+    def read_object(self, path: str, max_bytes: int) -> bytes | None:
+        """Return a file of at most ``max_bytes``; None if the state has no such file."""
+        content = self.read_whole(path)
+        if content is not None and len(content) > max_bytes:
+            raise UnverifiableError(
+                f"{self.where}/{path} has {len(content)} bytes, expected at most {max_bytes}", path
+            )
+        return content
+
+    def read_part(self, path: str, start: int, stop: int) -> bytes | None:
+        """Return a part of a file; None if the state has no such file."""
+        opened = self.open_part(path)
+        if opened is None or isinstance(opened, bytes):
+            return None if opened is None else opened[start:stop]
+        return opened.read_ranges([(start, stop)])[0]
+
+    def close(self) -> None:
+        """Cancel the requests in progress."""
+        self._transport.close()
+
+    @property
+    def _whole_mode(self) -> Verify:
+        return "off" if self._verify == "off" else "whole-objects"
+
+    # --- excluded files
+
+    def _check_excluded(self, path: str) -> None:
+        """Raise an error for a path that upstream has and the version excludes."""
+        folders = ["", *_ancestors(path)]
+        for folder in folders:
+            excluded = self._excluded_paths(folder)
+            if not excluded:
+                continue
+            inner = path[len(folder) + 1 :] if folder else path
+            for one in (*_ancestors(inner), inner):
+                reason = excluded.get(upstream_path(one.encode("utf-8", "surrogateescape")))
+                if reason is not None:
+                    raise ExcludedFileError(
+                        f"{self._tree.name}: {path} is excluded from the version ({reason}); it is "
+                        "not known whether the archive has it",
+                        path,
+                    )
+
+    def _read_excluded_paths(self, folder: str) -> dict[bytes, str]:
+        """Return the excluded paths of the dataset in a folder, with the reasons."""
+        name = f"{folder}/{DESCRIPTION_PATH}" if folder else DESCRIPTION_PATH
+        content = self._tree.document(name)
+        try:
+            document: Any = {} if content is None else parse_json(content, name)
+        except InvalidDocumentError:
+            return {}
+        found = document.get("exceptions") if isinstance(document, dict) else None
+        return {
+            text_to_path(one["path"]): str(one.get("reason", ""))
+            for one in (found if isinstance(found, list) else ())
+            if isinstance(one, dict) and isinstance(one.get("path"), str)
+        }
+
+
+def _ancestors(path: str) -> list[str]:
+    """Return the folders around a path, the outermost first."""
+    names = path.split("/")
+    return ["/".join(names[:count]) for count in range(1, len(names))]

@@ -1,0 +1,253 @@
+"""A pinned state as a store for zarr-python 3; every chunk is verified by its own digest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from zarr.abc.store import ByteRequest
+
+from neuromirror.model import DESCRIPTION_PATH, ZARR_METADATA, InvalidDocumentError, parse_json
+from neuromirror.net import RequestLimits
+from neuromirror.stream.addresses import StrPath, open_tree
+from neuromirror.stream.piece_checks import Verify
+from neuromirror.stream.transport import STREAM_LIMITS, Transport
+from neuromirror.stream.tree_objects import TreeObjects
+from neuromirror.stream.trees import VersionTree
+from neuromirror.volume.description import LAYER_INFO, describe
+from neuromirror.volume.errors import UnreadableVolumeError
+from neuromirror.volume.precomputed_files import PrecomputedFiles
+from neuromirror.volume.read_only_store import THREADS, Content, ReadOnlyStore, byte_bounds
+
+if TYPE_CHECKING:
+    import zarr
+
+_METADATA_NAMES: Final = frozenset(name.decode() for name in ZARR_METADATA)
+
+
+class VersionStore(ReadOnlyStore):
+    """The files below a folder of a version as a read-only Zarr store.
+
+    A folder with a precomputed layer is presented as an OME-Zarr with one array per scale. A chunk
+    counts as missing, which Zarr replaces by the fill value, only if the state has no file for it.
+
+    Parameters
+    ----------
+    address
+        A version, as for :func:`neuromirror.open`.
+    path
+        The folder in the version.
+    verify
+        ``require``: a chunk without a digest is an error. ``off``: nothing is verified.
+    store
+        The mirror's store; by default ``NEUROMIRROR_STORE``, else ``./store``.
+    limits
+        Timeouts, retries and concurrency limits of the requests.
+
+    Raises
+    ------
+    StreamError
+        There is no version at the address.
+    """
+
+    def __init__(
+        self,
+        address: StrPath | VersionTree,
+        path: str = "",
+        *,
+        verify: Verify = "require",
+        store: StrPath | None = None,
+        limits: RequestLimits = STREAM_LIMITS,
+    ) -> None:
+        super().__init__()
+        folder = path.strip("/")
+        self._arguments = (
+            address,
+            folder,
+            verify,
+            None if store is None else os.fspath(store),
+            limits,
+        )
+        self._tree = open_tree(address, store=store)
+        self._is_owner = self._tree is not address
+        transport = Transport(self._tree.access, limits=limits, parallel=THREADS)
+        self._objects = TreeObjects(self._tree, folder, transport, verify)
+        self._verify = verify
+        self._folder = folder
+        self._layer = _layer_files(self._tree, folder, self._objects)
+
+    def __repr__(self) -> str:
+        mode = ", verify='off'" if self._verify == "off" else ""
+        return f"VersionStore({self._objects.where!r}{mode})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, VersionStore) and other._arguments == self._arguments
+
+    def __hash__(self) -> int:
+        return hash(self._objects.where)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open_again, self._arguments
+
+    def close(self) -> None:
+        """Cancel the requests in progress; nothing can be read afterwards."""
+        super().close()
+        self._objects.close()
+        if self._is_owner:
+            self._tree.close()
+
+    def _read(self, key: str, byte_range: ByteRequest | None) -> Content | None:
+        if self._layer is not None:
+            return self._read_layer(self._layer, key, byte_range)
+        if byte_range is None:
+            return self._objects.read_whole(key)
+        opened = self._objects.open_part(key)
+        if opened is None:
+            return None
+        if isinstance(opened, bytes):
+            start, stop = byte_bounds(byte_range, len(opened))
+            return opened[start:stop]
+        return opened.read_ranges([byte_bounds(byte_range, opened.size)])[0]
+
+    def _has(self, key: str) -> bool:
+        if self._layer is not None:
+            return self._layer.has(key)
+        return self._objects.file(key) is not None
+
+    def _entries(self, folder: str) -> Iterable[tuple[str, bool]]:
+        if self._layer is not None:
+            return self._layer.entries(folder)
+        path = "/".join(filter(None, (self._folder, folder)))
+        # files of git and of the archive are not part of the Zarr
+        return (
+            (one.name, one.is_folder)
+            for one in self._tree.entries(path) or ()
+            if not one.name.startswith(".") or one.name in _METADATA_NAMES
+        )
+
+    def _read_layer(
+        self, layer: PrecomputedFiles, key: str, byte_range: ByteRequest | None
+    ) -> Content | None:
+        if not layer.has(key):
+            return None
+        content = layer.document(key)
+        if content is None:
+            content = layer.block(key)
+        start, stop = byte_bounds(byte_range, len(content))
+        return memoryview(content)[start:stop]
+
+
+def open_zarr(
+    address: StrPath | VersionTree,
+    path: str = "",
+    *,
+    verify: Verify = "require",
+    store: StrPath | None = None,
+    limits: RequestLimits = STREAM_LIMITS,
+) -> zarr.Group | zarr.Array[Any]:
+    """Open a Zarr, a volume or a precomputed layer of a version over the network, verified.
+
+    Parameters
+    ----------
+    address
+        A version, as for :func:`neuromirror.open`.
+    path
+        The path of the Zarr, group or array in the version; empty if the version is one.
+    verify
+        ``require``: a chunk without a digest is an error. ``off``: nothing is verified.
+    store
+        The mirror's store; by default ``NEUROMIRROR_STORE``, else ``./store``.
+    limits
+        Timeouts, retries and concurrency limits of the requests.
+
+    Returns
+    -------
+    zarr.Group or zarr.Array
+        The group or array, read-only. Reading raises a subclass of StreamError for a chunk that is
+        unavailable or differs from the version; it is never replaced by the fill value.
+
+    Raises
+    ------
+    StreamError
+        There is no version at the address, or its metadata cannot be read.
+    """
+    import zarr
+
+    opened = VersionStore(address, path, verify=verify, store=store, limits=limits)
+    try:
+        return zarr.open(opened, mode="r")
+    except BaseException:
+        opened.close()
+        raise
+
+
+def _open_again(
+    address: StrPath | VersionTree,
+    path: str,
+    verify: Verify,
+    store: str | None,
+    limits: RequestLimits,
+) -> VersionStore:
+    return VersionStore(address, path, verify=verify, store=store, limits=limits)
+
+
+# --- precomputed layers
+
+
+@dataclass(frozen=True, slots=True)
+class _TreeLayer:
+    """A folder of a version as a version that may be a precomputed layer."""
+
+    tree: VersionTree
+    folder: str
+    name: str
+    dataset_name: str
+    source_uri: str
+    state: str
+    commit: str = ""
+    form: str = "files"
+    """Files outside of git are read, too."""
+    exceptions: int = 0
+    """An excluded object is an error when it is read."""
+
+    @property
+    def local_id(self) -> str:
+        return self.folder or self.dataset_name.partition(":")[2]
+
+    def git_document(self, path: str) -> bytes | None:
+        return self.tree.document(self._path(path))
+
+    def has(self, path: str) -> bool:
+        return self.tree.entries(self._path(path)) is not None
+
+    def _path(self, path: str) -> str:
+        return f"{self.folder}/{path}" if self.folder else path
+
+
+def _layer_files(tree: VersionTree, folder: str, objects: TreeObjects) -> PrecomputedFiles | None:
+    """Return the files of a precomputed layer; None if the folder is not one.
+
+    Raises UnreadableVolumeError if no scale can be read.
+    """
+    prefix = f"{folder}/" if folder else ""
+    if tree.document(f"{prefix}{LAYER_INFO}") is None:
+        return None
+    try:
+        about = parse_json(tree.document(DESCRIPTION_PATH) or b"{}", DESCRIPTION_PATH)
+    except InvalidDocumentError:
+        about = {}
+    values = about if isinstance(about, dict) else {}
+    dataset, source, state = (str(values.get(one, "")) for one in ("dataset", "source", "state"))
+    layer = _TreeLayer(tree, folder, objects.where, dataset or tree.name, source, state)
+    found = describe(layer, layer, reads_shards=True)
+    pairs = zip(found.volume.levels, found.storage, strict=True)
+    readable = [(level, one) for level, one in pairs if not one.unreadable_reason]
+    if not readable:
+        raise UnreadableVolumeError(
+            f"{objects.where} cannot be opened: {found.storage[0].unreadable_reason}; CloudVolume "
+            "reads it in a clone"
+        )
+    volume = replace(found.volume, levels=tuple(level for level, _ in readable))
+    return PrecomputedFiles(objects, volume, [one for _, one in readable])

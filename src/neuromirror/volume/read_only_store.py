@@ -1,0 +1,153 @@
+"""A read-only store for zarr-python 3, whose files are read in threads.
+
+Zarr replaces a missing chunk by the fill value. So a file counts as missing only if the state
+really has none; a file that is unavailable or differs is an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+from zarr.abc.store import (
+    ByteRequest,
+    OffsetByteRequest,
+    RangeByteRequest,
+    Store,
+    SuffixByteRequest,
+)
+from zarr.core.buffer import Buffer, BufferPrototype
+
+THREADS: Final = 16
+"""Files of a store that are read at once; more requests per host are not allowed."""
+
+Content = bytes | bytearray | memoryview
+"""The bytes of a file."""
+
+_Result = TypeVar("_Result")
+
+
+class ReadOnlyStore(Store):
+    """A read-only Zarr store.
+
+    Files are read in threads of the store, so that neither zarr's event loop nor that of a notebook
+    blocks. Subclasses implement the reading.
+    """
+
+    supports_writes = False
+    supports_partial_writes = False
+    supports_deletes = False
+    supports_listing = True
+
+    def __init__(self) -> None:
+        super().__init__(read_only=True)
+        self._pool: ThreadPoolExecutor | None = None
+        self._pool_lock = threading.Lock()
+
+    @abstractmethod
+    def _read(self, key: str, byte_range: ByteRequest | None) -> Content | None:
+        """Return a file or a part of it; None if the state has no such file. Thread-safe."""
+
+    @abstractmethod
+    def _has(self, key: str) -> bool:
+        """Return whether the state has a file. Thread-safe."""
+
+    @abstractmethod
+    def _entries(self, folder: str) -> Iterable[tuple[str, bool]]:
+        """Yield the names in a folder, each with whether it is a folder. Thread-safe."""
+
+    def with_read_only(self, read_only: bool = False) -> Store:
+        """Return the store itself, which is always read-only."""
+        if not read_only:
+            raise ValueError("pinned states are read-only")
+        return self
+
+    def close(self) -> None:
+        """Close the store; nothing can be read afterwards."""
+        with self._pool_lock:
+            if self._pool is not None:
+                self._pool.shutdown(wait=False, cancel_futures=True)
+        super().close()
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Return the content of a file; None if the state has no such file.
+
+        Raises the errors of the class that reads.
+        """
+        content = await self._call(self._read, key, byte_range)
+        return None if content is None else prototype.buffer.from_bytes(content)
+
+    async def get_partial_values(
+        self,
+        prototype: BufferPrototype,
+        key_ranges: Iterable[tuple[str, ByteRequest | None]],
+    ) -> list[Buffer | None]:
+        """Return parts of files, in the order of the request; see :meth:`get`."""
+        reads = (self.get(key, prototype, byte_range) for key, byte_range in key_ranges)
+        return list(await asyncio.gather(*reads))
+
+    async def exists(self, key: str) -> bool:
+        """Return whether the state has a file, with or without its content."""
+        return await self._call(self._has, key)
+
+    async def list(self) -> AsyncIterator[str]:
+        """Yield all files."""
+        async for key in self.list_prefix(""):
+            yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Yield the files whose paths have a prefix."""
+        folder = prefix.rpartition("/")[0]
+        for name, is_folder in await self._call(self._names, folder):
+            path = f"{folder}/{name}" if folder else name
+            if is_folder and (path.startswith(prefix) or prefix.startswith(f"{path}/")):
+                async for key in self.list_prefix(f"{path}/"):
+                    yield key
+            elif not is_folder and path.startswith(prefix):
+                yield path
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Yield the names in a folder."""
+        for name, _ in await self._call(self._names, prefix.rstrip("/")):
+            yield name
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Refuse."""
+        self._check_writable()
+
+    async def set_partial_values(self, key_start_values: Iterable[tuple[str, int, bytes]]) -> None:
+        """Refuse; zarr required this method until 3.1."""
+        self._check_writable()
+
+    async def delete(self, key: str) -> None:
+        """Refuse."""
+        self._check_writable()
+
+    def _names(self, folder: str) -> Any:
+        return [*self._entries(folder)]
+
+    async def _call(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
+        with self._pool_lock:
+            if self._pool is None:
+                # the default executor has few threads on a machine with few processors
+                self._pool = ThreadPoolExecutor(THREADS, "neuromirror-zarr")
+            pool = self._pool
+        return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+
+
+def byte_bounds(byte_range: ByteRequest | None, size: int) -> tuple[int, int]:
+    """Return the offsets of the first byte, and after the last byte, of a requested part."""
+    match byte_range:
+        case RangeByteRequest():
+            return byte_range.start, min(byte_range.end, size)
+        case OffsetByteRequest():
+            return byte_range.offset, size
+        case SuffixByteRequest():
+            return max(0, size - byte_range.suffix), size
+    return 0, size

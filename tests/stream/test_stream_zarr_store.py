@@ -1,0 +1,393 @@
+"""Zarrs of pinned states over the network: equal to a download to the bit, or an error."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask.array
+import numpy as np
+import pytest
+import zarr
+from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import LocalStore
+
+import neuromirror
+from neuromirror.annex import md5e_key
+from neuromirror.net import RequestLimits
+from neuromirror.stream import (
+    ContentGoneError,
+    ExcludedFileError,
+    StreamError,
+    UnverifiableError,
+    VersionStore,
+    WrongBytesError,
+    open_tree,
+    open_zarr,
+)
+from neuromirror_demo.layer_contents import LAYERS, layer_scales
+from support.layer_mirror import LayerMirror, layer_mirror
+from support.range_server import RangeServer, ServedTree
+from support.streamed_zarrs import FORMS, StreamedZarrs, streamed_zarrs, write_entries
+from support.volume_mirror import ACTIVITY, EM, BossMirror
+
+FEW_SECONDS = RequestLimits(attempts=2, wait=0.01, read=0.2)
+
+
+@pytest.fixture(scope="module")
+def zarrs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StreamedZarrs]:
+    """Zarrs in each form, read-only."""
+    with streamed_zarrs(tmp_path_factory.mktemp("zarrs")) as found:
+        yield found
+
+
+def _tree(node: zarr.Group | zarr.Array[Any]) -> dict[str, Any]:
+    """Return the attributes and voxels of everything in a Zarr, by path."""
+    found: dict[str, Any] = {"": dict(node.attrs)}
+    if isinstance(node, zarr.Array):
+        return {**found, "voxels": node[...].tobytes(), "dtype": str(node.dtype)}
+    for name, member in node.members(max_depth=None):
+        found[name] = dict(member.attrs)
+        if isinstance(member, zarr.Array):
+            found[f"{name}/voxels"] = member[...].tobytes()
+    return found
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_zarr_of_each_form_equals_its_download(
+    zarrs: StreamedZarrs, tmp_path: Path, form: str, zarr_format: int
+) -> None:
+    folder = write_entries(tmp_path / "zarr", zarrs.entries[zarr_format])
+    expected = _tree(zarr.open(LocalStore(folder, read_only=True), mode="r"))
+    assert len(expected) > 6
+    opened = open_zarr(zarrs.version(), zarrs.path(zarr_format), store=zarrs.store(form))
+    assert _tree(opened) == expected
+    opened.store.close()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_store_lists_what_the_zarr_has(zarrs: StreamedZarrs, form: str) -> None:
+    store = VersionStore(zarrs.version(), zarrs.path(3), store=zarrs.store(form))
+
+    async def keys(prefix: str) -> list[str]:
+        return [key async for key in store.list_prefix(prefix)]
+
+    async def names(folder: str) -> list[str]:
+        return [name async for name in store.list_dir(folder)]
+
+    expected = set(zarrs.entries[3])
+    assert set(asyncio.run(keys(""))) == expected
+    assert set(asyncio.run(keys("0/c/1"))) == {one for one in expected if one.startswith("0/c/1")}
+    assert set(asyncio.run(names("0"))) == {"c", "zarr.json"}
+    assert asyncio.run(store.exists("0/c/0/0"))
+    assert not asyncio.run(store.exists("0/c/0/9"))
+    assert store.read_only
+    with pytest.raises(ValueError, match="read"):
+        asyncio.run(store.delete("zarr.json"))
+    store.close()
+
+
+def test_store_is_pickled_and_read_by_dask(zarrs: StreamedZarrs) -> None:
+    store = VersionStore(zarrs.version(), zarrs.path(3), store=zarrs.store("manifest"))
+    again = pickle.loads(pickle.dumps(store))
+    assert again == store
+    array = zarr.open_array(again, path="0", mode="r")
+    found = dask.array.from_zarr(array).sum().compute()
+    assert found == array[...].sum()
+    for one in (store, again):
+        one.close()
+
+
+def test_zarr_package_function_is_exported() -> None:
+    assert neuromirror.open_zarr is open_zarr
+
+
+def test_verify_off_is_named(zarrs: StreamedZarrs) -> None:
+    options: dict[str, Any] = {"store": zarrs.store()}
+    for verify, is_named in (("off", True), ("require", False)):
+        store = VersionStore(zarrs.version(), zarrs.path(2), verify=verify, **options)
+        assert ("off" in repr(store)) is is_named
+        store.close()
+
+
+# --- volumes
+
+
+@pytest.mark.parametrize("path", [EM, ACTIVITY])
+def test_volume_equals_upstream(boss_mirror: BossMirror, path: str) -> None:
+    opened = open_zarr(f"held:{path}", store=boss_mirror.store)
+    for level in (0, 1, 2):
+        array = opened[str(level)]
+        assert isinstance(array, zarr.Array)
+        assert np.array_equal(array[...], boss_mirror.voxels(path, level))
+    opened.store.close()
+
+
+def test_block_without_a_digest_is_refused_unless_verification_is_off(
+    boss_mirror: BossMirror,
+) -> None:
+    version, store = f"plain:{EM}", boss_mirror.folder / "plain"
+    refused = open_zarr(version, "1", store=store)
+    with pytest.raises(UnverifiableError):
+        refused[...]
+    refused.store.close()
+
+
+@pytest.fixture(scope="module")
+def layers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LayerMirror]:
+    """Precomputed layers, mirrored."""
+    with layer_mirror(tmp_path_factory.mktemp("layers")) as found:
+        yield found
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_precomputed_layer_is_a_multiscale_zarr(layers: LayerMirror, layer: str) -> None:
+    opened = open_zarr(layers.version(layer), store=layers.store)
+    scales = layer_scales(layer)
+    assert [one["path"] for one in opened.attrs["ome"]["multiscales"][0]["datasets"]] == [
+        str(number) for number in range(len(scales))
+    ]
+    for number, scale in enumerate(scales):
+        array = opened[str(number)]
+        assert isinstance(array, zarr.Array)
+        assert np.array_equal(array[...], scale.voxels)
+    opened.store.close()
+
+
+# --- wrong, missing and excluded chunks, on a server
+
+
+@pytest.fixture
+def server() -> Iterator[RangeServer]:
+    with RangeServer() as running:
+        yield running
+
+
+class ServedZarr:
+    """A Zarr of format 3 on a server, and the tree that lists it."""
+
+    def __init__(self, server: RangeServer, folder: Path, **options: Any) -> None:
+        drawn = np.random.default_rng(1)
+        self.voxels = drawn.integers(1, 60_000, (64, 64), "u2")
+        self.voxels[:8, :8] = 0
+        array = zarr.create_array(
+            LocalStore(folder),
+            shape=(64, 64),
+            dtype="u2",
+            chunks=(8, 8),
+            compressors=None,
+            **options,
+        )
+        array[...] = self.voxels
+        self.tree = ServedTree()
+        self.server = server
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                self.add(path.relative_to(folder).as_posix(), path.read_bytes())
+
+    def add(self, name: str, content: bytes, piece_size: int | None = None) -> None:
+        self.server.contents[f"/{name}"] = content
+        self.tree.add(name, content, f"{self.server.url}/{name}", piece_size=piece_size)
+
+    def open(self, **options: Any) -> zarr.Array[Any]:
+        found = open_zarr(self.tree, **options)
+        assert isinstance(found, zarr.Array)
+        return found
+
+
+def test_missing_chunk_is_the_fill_value_only_if_the_state_lacks_it(
+    server: RangeServer, tmp_path: Path
+) -> None:
+    served = ServedZarr(server, tmp_path)
+    assert "c/0/0" not in served.tree.files  # all zeros: zarr wrote none
+    assert np.array_equal(served.open()[...], served.voxels)
+    del server.contents["/c/3/4"]
+    with pytest.raises(ContentGoneError) as caught:
+        served.open()[...]
+    assert caught.value.path == "c/3/4"
+    served.tree.documents[".neuromirror/dataset.json"] = (
+        b'{"exceptions":[{"path":"c/0/0","reason":"unreadable","detail":"","size":128}]}'
+    )
+    with pytest.raises(ExcludedFileError) as excluded:
+        served.open()[:8, :8]
+    assert excluded.value.path == "c/0/0"
+
+
+def test_chunk_in_an_excluded_folder_is_an_error(server: RangeServer, tmp_path: Path) -> None:
+    served = ServedZarr(server, tmp_path)
+    served.tree.documents[".neuromirror/dataset.json"] = (
+        b'{"exceptions":[{"path":"c/0","reason":"pending","detail":"","size":0}]}'
+    )
+    with pytest.raises(ExcludedFileError):
+        served.open()[:8, :8]
+
+
+def test_wrong_chunk_is_an_error_that_names_it(server: RangeServer, tmp_path: Path) -> None:
+    served = ServedZarr(server, tmp_path)
+    server.contents["/c/1/2"] = bytes(128)
+    array = served.open()
+    assert np.array_equal(array[16:, :], served.voxels[16:, :])
+    with pytest.raises(WrongBytesError) as caught:
+        array[8:16, 16:24]
+    assert (caught.value.path, caught.value.url) == ("c/1/2", f"{server.url}/c/1/2")
+    assert not served.open(verify="off")[8:16, 16:24].any()
+
+
+def test_zeros_are_not_requested(server: RangeServer, tmp_path: Path) -> None:
+    served = ServedZarr(server, tmp_path)
+    served.add("c/0/0", bytes(128))
+    key = md5e_key(128, "f09f35a5637839458e462e6350ecbce4", b"c/0/0")
+    assert key
+    server.requests.clear()
+    assert not served.open()[:8, :8].any()
+
+
+@pytest.mark.parametrize("piece_size", [None, 1 << 14])
+def test_shards_are_read_by_range_if_they_have_block_digests(
+    server: RangeServer, tmp_path: Path, piece_size: int | None
+) -> None:
+    drawn = np.random.default_rng(7)
+    voxels = drawn.integers(0, 60_000, (256, 256), "u2")
+    array = zarr.create_array(
+        LocalStore(tmp_path),
+        shape=(256, 256),
+        dtype="u2",
+        chunks=(64, 64),
+        shards=(256, 256),
+        compressors=None,
+    )
+    array[...] = voxels
+    tree = ServedTree()
+    for name in ("zarr.json", "c/0/0"):
+        content = (tmp_path / name).read_bytes()
+        server.contents[f"/{name}"] = content
+        size = piece_size if name != "zarr.json" else None
+        tree.add(name, content, f"{server.url}/{name}", piece_size=size)
+    opened = open_zarr(tree)
+    assert isinstance(opened, zarr.Array)
+    server.requests.clear()
+    assert np.array_equal(opened[64:128, 64:128], voxels[64:128, 64:128])
+    whole = len(server.contents["/c/0/0"])
+    if piece_size is None:
+        assert server.bytes_requested == whole
+    else:
+        assert server.bytes_requested < whole / 2
+    assert np.array_equal(opened[...], voxels)
+    damaged = bytearray(server.contents["/c/0/0"])
+    damaged[100] ^= 1
+    server.contents["/c/0/0"] = bytes(damaged)
+    with pytest.raises(WrongBytesError):
+        open_zarr(tree)[:64, :64]
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (None, slice(None)),
+        (RangeByteRequest(3, 70), slice(3, 70)),
+        (RangeByteRequest(100, 1000), slice(100, 1000)),
+        (OffsetByteRequest(120), slice(120, None)),
+        (SuffixByteRequest(16), slice(-16, None)),
+        (SuffixByteRequest(1000), slice(None)),
+    ],
+)
+def test_parts_of_files_are_read(
+    server: RangeServer, tmp_path: Path, request_: Any, expected: slice
+) -> None:
+    served = ServedZarr(server, tmp_path)
+    store = VersionStore(served.tree)
+    found = asyncio.run(store.get("c/5/5", default_buffer_prototype(), request_))
+    assert found is not None
+    assert found.to_bytes() == server.contents["/c/5/5"][expected]
+    store.close()
+
+
+# --- 300 faults, seeded
+
+
+def test_faults_give_the_right_voxels_or_an_error(server: RangeServer, tmp_path: Path) -> None:
+    served = ServedZarr(server, tmp_path)
+    drawn = random.Random(22)
+    chunks = [name for name in served.tree.files if name.startswith("c/")]
+    counts = {"right": 0, "error": 0}
+    named: set[tuple[str, str]] = set()
+    for number in range(300):
+        name = drawn.choice(chunks)
+        row, column = (int(one) for one in name.split("/")[1:])
+        content = server.contents[f"/{name}"]
+        _break(server, name, content, drawn, number)
+        array = served.open(limits=FEW_SECONDS)
+        region = (slice(row * 8, row * 8 + 8), slice(max(0, column * 8 - 8), column * 8 + 8))
+        try:
+            found = array[region]
+        except StreamError as error:
+            named.add((error.path, name))
+            counts["error"] += 1
+        else:
+            assert np.array_equal(found, served.voxels[region]), (number, name)
+            counts["right"] += 1
+        server.fault = lambda handler, request: False
+        server.contents[f"/{name}"] = content
+        array.store.close()
+    assert min(counts.values()) > 30, counts
+    assert {found for found, name in named if found != name} == set()
+
+
+def _break(
+    server: RangeServer, name: str, content: bytes, drawn: random.Random, number: int
+) -> None:
+    """Corrupt, truncate, replace, remove, delay or cut off a chunk, for ever or once."""
+    path = f"/{name}"
+    kind = 6 if number % 20 == 7 else number % 6
+    at = drawn.randrange(len(content))
+    if kind == 0:
+        server.contents[path] = (
+            content[:at] + bytes([content[at] ^ 1 << drawn.randrange(8)]) + content[at + 1 :]
+        )
+    elif kind == 1:
+        server.contents[path] = content[:at]
+    elif kind == 2:
+        server.contents[path] = drawn.randbytes(len(content) + drawn.choice((-3, 0, 8)))
+    elif kind == 3:
+        del server.contents[path]
+    else:
+        left = drawn.choice((1, 1, 99))
+
+        def fault(handler: Any, request: Any) -> bool:
+            nonlocal left
+            if request.path != path or not left:
+                return False
+            left -= 1
+            if kind == 6:
+                handler.web.stopped.wait(0.5)
+            elif kind == 4:
+                handler.send_truncated(content, request, at)
+            else:
+                handler.reply(drawn.choice((500, 503)), b"no")
+            return True
+
+        server.fault = fault
+
+
+def test_tree_of_a_manifest_form_lists_its_folders(zarrs: StreamedZarrs) -> None:
+    tree = open_tree(zarrs.version(), store=zarrs.store("manifest"))
+    top = zarrs.path(3)
+    found = tree.entries(f"{top}/0/c")
+    assert found is not None
+    assert [(one.name, one.is_folder) for one in found][:3] == [
+        ("0", True),
+        ("1", True),
+        ("10", True),
+    ]
+    chunk = tree.file(f"{top}/0/c/1/1")
+    assert chunk is not None
+    assert (chunk.in_git, chunk.size) == (False, 64)
+    assert tree.file(f"{top}/0/c/1/7") is None
+    assert tree.entries(f"{top}/0/d") is None
+    tree.close()
