@@ -191,7 +191,7 @@ def run_step(
     name
         The name in the result: a mirror, or the top superdataset.
     store
-        The store; its path is removed from messages.
+        The store, for messages about its disk.
     log
         Records failure or success.
     step

@@ -137,7 +137,10 @@ def public_cause(error: BaseException) -> str:
 
 
 def describe_error(error: Exception, store: Store) -> str:
-    """Return an error as one line; long messages are cut in the middle."""
+    """Return an error as one line for a message; a long one is cut in the middle.
+
+    ``store`` is the store that the message names if its disk is full or a file is not named.
+    """
     description = _describe_fully(error, store)
     if len(description) <= _HEAD_LENGTH + _TAIL_LENGTH:
         return description

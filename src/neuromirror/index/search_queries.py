@@ -56,7 +56,7 @@ class FoundDataset:
         The label of a version with a path that contains the terms of ``in_paths``; None if
         ``in_paths`` is empty.
     path
-        That path; None if the search for it reached its time limit.
+        That path; None if the search for it reached its limit.
     in_paths
         The terms that match in a path only.
     values

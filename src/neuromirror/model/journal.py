@@ -395,8 +395,8 @@ class DatasetWithdrawn:
     at
         The time.
     within
-        For a subdataset of no other dataset, the local id of the withdrawn superdataset; else
-        empty.
+        For a component that was withdrawn with the only dataset that has it, the local id of that
+        dataset; else empty.
     """
 
     mirror: str

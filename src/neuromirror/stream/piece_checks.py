@@ -54,7 +54,7 @@ class PieceCheck(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LayerCheck:
-    """Verifies pieces with the layer of block digests."""
+    """Verifies the pieces of a content with its block digests."""
 
     digests: BlockDigests
     is_verified: bool = True
@@ -76,7 +76,19 @@ class LayerCheck:
 
 @dataclass(frozen=True, slots=True)
 class PartCheck:
-    """Verifies the parts of an upload with their MD5s, which a multipart ETag covers."""
+    """Verifies the parts of an upload as pieces, with their MD5s, from which its ETag is computed.
+
+    Attributes
+    ----------
+    size
+        Size of the content in bytes.
+    piece_size
+        Size of a part in bytes.
+    md5s
+        The MD5s of the parts, 16 bytes each.
+    is_verified
+        True: wrong bytes are recognized.
+    """
 
     size: int
     piece_size: int
@@ -92,7 +104,7 @@ class PartCheck:
 
 @dataclass(frozen=True, slots=True)
 class WholeCheck:
-    """Verifies a content as one piece, with its checksum."""
+    """Verifies a content as one piece, with the checksum of the whole."""
 
     checksum: KeyChecksum
     size: int
@@ -113,7 +125,7 @@ class WholeCheck:
 
 @dataclass(frozen=True, slots=True)
 class NoCheck:
-    """Accepts any bytes."""
+    """Accepts any bytes, for reads without verification."""
 
     size: int
     piece_size: int = _UNVERIFIED_PIECE

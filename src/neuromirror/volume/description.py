@@ -126,7 +126,7 @@ class LevelDescription:
     Attributes
     ----------
     volume
-        The volume with all levels.
+        The volume, with this level only.
     level
         The level.
     name
@@ -145,7 +145,7 @@ class LevelDescription:
 
 
 class DescribedVersion(Protocol):
-    """What identifies a version, as in the index."""
+    """The names and ids of a version, as a row of the index has them."""
 
     @property
     def dataset_name(self) -> str:
@@ -181,7 +181,7 @@ class DescribedVersion(Protocol):
 
 
 class DescribingFiles(Protocol):
-    """The documents of a version."""
+    """Returns the metadata documents of a version by path."""
 
     def git_document(self, path: str) -> bytes | None:
         """Return the content of a document in git; None if there is none."""

@@ -221,7 +221,7 @@ def checksum_source(evidence: str, checked: bool, archive: str = "the archive") 
 
 
 def event_kind(kind: str) -> str:
-    """Return the text for visitors of a kind of event."""
+    """Return the text that visitors see for a kind of event, such as ``removed upstream``."""
     return EVENT_TEXT.get(kind, (kind.replace("-", " "), ""))[0]
 
 

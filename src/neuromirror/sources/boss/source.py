@@ -48,7 +48,7 @@ Names = tuple[str, str, str]
 
 
 class BossChannelNotPublicError(NeuromirrorError):
-    """A channel requires a token, and the mirror's options exclude such channels."""
+    """A channel requires a token, and is read without one because of the mirror's options."""
 
 
 class BossSource(ChannelSource):

@@ -62,7 +62,7 @@ _ATTEMPTS: Final = 3
 
 
 class NdstoreProjectNotPublicError(NeuromirrorError):
-    """A project requires a token, and the mirror's options exclude such projects."""
+    """A project requires a token, and is read without one because of the mirror's options."""
 
 
 class NdstoreSource(ChannelSource):

@@ -20,9 +20,7 @@ PathOrException = bytes | ExcludedEntry
 
 
 class FileNaming(Protocol):
-    """Assigns paths to the objects of one listing.
-
-    Methods are called with the rows of the listing.
+    """Assigns paths to the objects of one listing, for sources whose paths differ from the keys.
 
     Attributes
     ----------

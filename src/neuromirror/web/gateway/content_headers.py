@@ -91,7 +91,11 @@ def media_type(path: str) -> str:
 
 
 def content_disposition(path: str, kind: str) -> str:
-    """Return the header that names a file and decides whether a browser shows it (RFC 6266)."""
+    """Return the value of ``Content-Disposition`` for a file (RFC 6266).
+
+    It has the file's name, and whether a browser shows the file or saves it; ``kind`` is its media
+    type.
+    """
     name = path.rpartition("/")[2]
     shown = "inline" if _SHOWN.fullmatch(kind) else "attachment"
     plain = _UNSAFE.sub("_", name)

@@ -14,7 +14,10 @@ MODES: Final[tuple[GatewayMode, ...]] = get_args(GatewayMode)
 
 @dataclass(frozen=True, slots=True)
 class GatewayModes:
-    """The mode of each mirror: ``default``, unless ``by_mirror`` has another one."""
+    """The mode in which the gateway delivers files, by mirror.
+
+    It is ``default``, unless ``by_mirror`` has another one for the mirror.
+    """
 
     default: GatewayMode = "redirect"
     by_mirror: Mapping[str, GatewayMode] = field(default_factory=dict)

@@ -26,7 +26,8 @@ _MAX_MEMORY: Final = 64 << 20
 class OpenVersion:
     """A version with the connections to its locations; for several threads.
 
-    No token, header or signature of this machine is sent: what only they can read is not public.
+    No token, header or signature of this machine is sent, because content that
+    needs them is not public.
     """
 
     def __init__(self, store: Store, row: VersionRow, limits: RequestLimits) -> None:
@@ -69,7 +70,7 @@ class OpenVersion:
 
 
 class OpenVersions:
-    """The versions used last; for several threads."""
+    """Keeps the versions that were used last open; for several threads."""
 
     def __init__(self, store: Store, limits: RequestLimits) -> None:
         self._store, self._limits = store, limits
