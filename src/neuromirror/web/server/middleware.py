@@ -133,6 +133,8 @@ def _secured_headers(given: Iterable[Any], *, is_gateway: bool) -> list[Any]:
     if is_gateway:
         names = {name for name, _ in _GATEWAY_HEADERS}
         kept = [*(one for one in kept if one[0] not in names), *_GATEWAY_HEADERS]
+        if all(name != b"cache-control" for name, _ in kept):
+            kept.append((b"cache-control", b"no-store"))  # an error
     if not is_sandboxed:
         return [*kept, *_SECURITY_HEADERS]
     return [*kept, _SANDBOX, *(one for one in _SECURITY_HEADERS if one[0] != _SANDBOX[0])]
