@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+from neuromirror.cache import PieceCache, open_cache
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import BlockDigests
 from neuromirror.net import RequestLimits
@@ -22,6 +23,7 @@ def open(
     *,
     verify: Verify = "require",
     store: StrPath | None = None,
+    cache: PieceCache | bool = True,
     limits: RequestLimits = STREAM_LIMITS,
 ) -> VerifiedFile | io.BytesIO:
     """Open a file of a version over the network; each byte is verified before it is returned.
@@ -36,7 +38,9 @@ def open(
         ``require`` raises an error for reads that cannot be verified; ``whole-objects`` downloads
         and verifies a content without block digests first; ``off`` does not verify.
     store
-        The store; by default ``NEUROMIRROR_STORE``, else ``./store``.
+        The store; by default ``NEUROMIRROR_STORE``, else ``./store``, else the user's.
+    cache
+        Whether verified pieces are kept in the cache of this machine and read from it, or a cache.
     limits
         Timeouts, retries and concurrency limits of the requests.
 
@@ -64,7 +68,7 @@ def open(
                 one.close()
             return io.BytesIO(content)
         transport = Transport(tree.access, limits=limits)
-        return VerifiedFile(open_object(tree, file, transport, verify), (transport, *owned))
+        return VerifiedFile(open_object(tree, file, transport, verify, cache), (transport, *owned))
     except BaseException:
         for one in owned:
             one.close()
@@ -72,7 +76,11 @@ def open(
 
 
 def open_object(
-    tree: VersionTree, file: ListedFile, transport: Transport, verify: Verify = "require"
+    tree: VersionTree,
+    file: ListedFile,
+    transport: Transport,
+    verify: Verify = "require",
+    cache: PieceCache | bool = True,
 ) -> VerifiedObject:
     """Return the content of a file of a version.
 
@@ -84,7 +92,7 @@ def open_object(
         The file.
     transport
         Sends the requests.
-    verify
+    verify, cache
         As for :func:`open`.
 
     Returns
@@ -99,7 +107,9 @@ def open_object(
     """
     digests: BlockDigests | None = tree.block_digests(file) if verify != "off" else None
     check = piece_check(file, digests, verify, tree.name)
-    return VerifiedObject(file, check, transport, tree.name)
+    used = open_cache() if cache is True else cache or None
+    local = tree.local_content(file)
+    return VerifiedObject(file, check, transport, tree.name, cache=used, local=local)
 
 
 def missing_file(tree: VersionTree, path: str) -> FileMissingError | NotAFileError:

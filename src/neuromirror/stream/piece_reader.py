@@ -26,18 +26,19 @@ from neuromirror.stream.errors import (
     WrongBytesError,
 )
 from neuromirror.stream.piece_checks import PieceCheck
+from neuromirror.stream.stored_pieces import StoredPieces
 from neuromirror.stream.transport import Transport
 from neuromirror.transfer.content_bodies import ContentMismatchError
 from neuromirror.transfer.host_errors import displayed_url
 from neuromirror.transfer.s3_access import MalformedS3UrlError
 
-_MAX_IDLE_ATTEMPTS: Final = 3
+MAX_IDLE_ATTEMPTS: Final = 3
 """Consecutive attempts at one location that may be cut off without a new byte."""
 
 _PAUSE: Final = 0.2
 """Seconds to wait after a response was cut off without a new byte."""
 
-_FAILURES: Final = (NetError, CredentialsError, MalformedS3UrlError, ContentMismatchError)
+FAILURES: Final = (NetError, CredentialsError, MalformedS3UrlError, ContentMismatchError)
 """Errors of one location, after which the next one is tried."""
 
 Piece = tuple[int, bytearray]
@@ -57,11 +58,19 @@ class PieceReader:
         Requests them.
     version
         The name of the version, for messages.
+    stored
+        Where pieces may be on this machine.
     """
 
     def __init__(
-        self, file: ListedFile, check: PieceCheck, transport: Transport, version: str
+        self,
+        file: ListedFile,
+        check: PieceCheck,
+        transport: Transport,
+        version: str,
+        stored: StoredPieces | None = None,
     ) -> None:
+        self._stored = stored
         self._file = file
         self._check = check
         self._transport = transport
@@ -87,19 +96,42 @@ class PieceReader:
         StreamError
             No location has the right bytes.
         """
+        missing: list[range] = []
+        for number in run:
+            piece = None if self._stored is None else self._stored.read(number)
+            if piece is not None:
+                yield number, piece
+            elif missing and missing[-1].stop == number:
+                missing[-1] = range(missing[-1].start, number + 1)
+            else:
+                missing.append(range(number, number + 1))
+        for some in missing:
+            for number, piece in self._download(some):
+                yield number, piece
+                if self._stored is not None:
+                    self._stored.write(number, piece)
+
+    def _download(self, run: range) -> Iterator[Piece]:
         failures: list[tuple[str, NeuromirrorError]] = []
-        for url in self._locations():
+        for url in self.locations():
             try:
                 for number, piece in self._read_from(url, run):
                     run = range(number + 1, run.stop)
                     yield number, piece
                 return
-            except _FAILURES as error:
+            except FAILURES as error:
                 failures.append((url, error))
                 self._demote(url)
-        raise self._error(run.start, failures)
+        raise self.error(run.start, failures)
 
-    def _locations(self) -> Sequence[str]:
+    def locations(self) -> Sequence[str]:
+        """Return the URLs, in the order in which to try them.
+
+        Returns
+        -------
+        Sequence[str]
+            The URLs.
+        """
         with self._lock:
             return list(self._urls)
 
@@ -123,7 +155,7 @@ class PieceReader:
                         yield piece
             except (IncompleteResponseError, RequestTimeoutError):
                 idle = 0 if unfinished.position > before else idle + 1
-                if idle == _MAX_IDLE_ATTEMPTS:
+                if idle == MAX_IDLE_ATTEMPTS:
                     raise
                 if idle:
                     time.sleep(_PAUSE)
@@ -143,8 +175,21 @@ class PieceReader:
             for chunk in chunks:
                 yield from unfinished.add(chunk)
 
-    def _error(self, piece: int, failures: Sequence[tuple[str, NeuromirrorError]]) -> StreamError:
-        """Return the error for a piece that no location has."""
+    def error(self, piece: int, failures: Sequence[tuple[str, NeuromirrorError]]) -> StreamError:
+        """Return the error for a piece that no location has.
+
+        Parameters
+        ----------
+        piece
+            The number of the piece.
+        failures
+            Each location, and why it failed.
+
+        Returns
+        -------
+        StreamError
+            The error.
+        """
         path, where = self._file.path, f"{self._version}: {self._file.path}"
         causes = [error for _, error in failures]
         texts = "; ".join(_describe(url, error) for url, error in failures)

@@ -6,13 +6,17 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Final
 
+from neuromirror.cache import PieceCache
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.stream.errors import StreamError
-from neuromirror.stream.piece_checks import PieceCheck
+from neuromirror.stream.piece_checks import MAX_WHOLE, PieceCheck, WholeCheck
 from neuromirror.stream.piece_reader import PieceReader
+from neuromirror.stream.stored_pieces import StoredPieces
 from neuromirror.stream.transport import Transport
+from neuromirror.stream.whole_reader import WholeReader
 
 MEMORY: Final = 64 << 20
 """Maximum size in bytes of the pieces of one content that are kept in memory."""
@@ -39,6 +43,10 @@ class VerifiedObject:
         Requests them.
     version
         The name of the version, for messages.
+    cache
+        The cache of this machine; None for none.
+    local
+        The path of a local copy, whose bytes are not trusted; None for none.
     memory
         Maximum size in bytes of the pieces that are kept in memory; at least one is.
     """
@@ -50,12 +58,19 @@ class VerifiedObject:
         transport: Transport,
         version: str,
         *,
+        cache: PieceCache | None = None,
+        local: Path | None = None,
         memory: int = MEMORY,
     ) -> None:
         self.file = file
-        self.check = check
         self.version = version
-        self._reader = PieceReader(file, check, transport, version)
+        self._stored = StoredPieces(file, check, cache, local)
+        self._reader: PieceReader | WholeReader
+        self._reader = PieceReader(file, check, transport, version, self._stored)
+        if isinstance(check, WholeCheck) and check.size > MAX_WHOLE:
+            self._reader = WholeReader(file, check, transport, self._reader, cache, local)
+            check = self._reader.check
+        self.check = check
         self._pool = transport.pool
         self._memory = memory
         self._lock = threading.Lock()
@@ -125,6 +140,10 @@ class VerifiedObject:
             view[at : at + len(part)] = part
             at += len(part)
         return at
+
+    def flush(self) -> None:
+        """Wait until verified pieces are in the cache."""
+        self._stored.flush()
 
     def prefetch(self, start: int, stop: int) -> None:
         """Start to request a range in the background; errors are raised when it is read.

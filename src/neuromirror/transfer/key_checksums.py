@@ -15,6 +15,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from neuromirror.annex import EtagDigest, parse_key
+from neuromirror.cache import ContentName
 from neuromirror.model import Evidence
 
 Chunk = bytes | bytearray | memoryview
@@ -120,3 +121,25 @@ def key_checksum(key: str) -> KeyChecksum:
         return KeyChecksum("", "", size)
     value = name.partition(".")[0] if backend.endswith("E") else name
     return KeyChecksum(algorithm, value, size)
+
+
+def cache_name(checksum: KeyChecksum) -> ContentName | None:
+    """Return the name in the cache of the content with a checksum.
+
+    Parameters
+    ----------
+    checksum
+        The checksum and the size of the content.
+
+    Returns
+    -------
+    ContentName or None
+        The name; None if the checksum or the size is unknown.
+    """
+    if not checksum.algorithm or checksum.size is None:
+        return None
+    value = checksum.value
+    if checksum.algorithm == "etag":
+        value = f"{value}-{checksum.part_size}"
+    name = ContentName(checksum.algorithm, value, checksum.size)
+    return name if name.is_valid else None

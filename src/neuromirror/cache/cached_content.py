@@ -1,0 +1,177 @@
+"""The cached pieces of one content."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+LEAF: Final = 16 << 10
+"""Bytes that one byte of the map stands for."""
+
+_OWNER_MODE: Final = 0o700
+_USED_INTERVAL: Final = 60.0
+"""Seconds after which another use of a content is recorded."""
+
+Data = bytes | bytearray | memoryview
+
+
+class CachedContent:
+    """What the cache has of one content. Thread-safe.
+
+    Parameters
+    ----------
+    whole_path
+        The path of the whole content.
+    pieces_path
+        The path of its pieces: a sparse file with the bytes of the content, and after the last leaf
+        one byte per leaf, which is 1 if the file has the leaf.
+    size
+        Size of the content in bytes.
+    """
+
+    def __init__(self, whole_path: Path, pieces_path: Path, size: int) -> None:
+        self.whole_path = whole_path
+        self.pieces_path = pieces_path
+        self.size = size
+        self._leaves = -(-size // LEAF)
+        self._whole: int | None = None
+        self._pieces: int | None = None
+        self._lock = threading.Lock()
+
+    def read(self, start: int, stop: int) -> bytearray | None:
+        """Return the bytes of a range, which are not verified.
+
+        Parameters
+        ----------
+        start, stop
+            Offsets of the first byte, and after the last byte.
+
+        Returns
+        -------
+        bytearray or None
+            The bytes; None if they are not all in the cache.
+        """
+        with self._lock, suppress(OSError):
+            descriptor = self._find(start, stop)
+            if descriptor is not None:
+                data = bytearray(stop - start)
+                return data if os.preadv(descriptor, [data], start) == len(data) else None
+        return None
+
+    def open_whole(self) -> int | None:
+        """Open a file that starts with the whole content, which is not verified.
+
+        Returns
+        -------
+        int or None
+            A file descriptor, which the caller closes; None if the content is not complete.
+        """
+        with self._lock, suppress(OSError):
+            descriptor = self._find(0, self.size)
+            return None if descriptor is None else os.dup(descriptor)
+        return None
+
+    def write(self, start: int, data: Data) -> None:
+        """Write verified bytes.
+
+        Parameters
+        ----------
+        start
+            The offset of the first byte.
+        data
+            The bytes; only leaves that they contain as a whole are kept.
+
+        Raises
+        ------
+        OSError
+            The cache cannot be written.
+        """
+        stop = start + len(data)
+        with self._lock:
+            if self.whole_path.exists():
+                return
+            if start == 0 and stop == self.size:
+                self._write_whole(data)
+                return
+            if self._pieces is None:
+                self.pieces_path.parent.mkdir(mode=_OWNER_MODE, parents=True, exist_ok=True)
+                self._pieces = _open(self.pieces_path, os.O_RDWR | os.O_CREAT)
+            assert self._pieces is not None
+            first = -(-start // LEAF)
+            last = self._leaves if stop == self.size else stop // LEAF
+            if first < last:
+                os.pwrite(self._pieces, data, start)
+                # after the data, so that a reader finds both or none
+                os.pwrite(self._pieces, bytes((1,)) * (last - first), self._map_offset + first)
+
+    def discard(self, start: int, stop: int) -> None:
+        """Forget bytes that turned out to be wrong.
+
+        Parameters
+        ----------
+        start, stop
+            Offsets of the first byte, and after the last byte.
+        """
+        with self._lock, suppress(OSError):
+            if self._whole is not None:
+                os.close(self._whole)
+                self._whole = None
+                self.whole_path.unlink(missing_ok=True)
+            elif self._pieces is not None:
+                first, last = start // LEAF, -(-stop // LEAF)
+                os.pwrite(self._pieces, bytes(last - first), self._map_offset + first)
+
+    def close(self) -> None:
+        """Close its files."""
+        with self._lock:
+            for descriptor in (self._whole, self._pieces):
+                if descriptor is not None:
+                    os.close(descriptor)
+            self._whole = self._pieces = None
+
+    __del__ = close
+
+    @property
+    def _map_offset(self) -> int:
+        return self._leaves * LEAF
+
+    def _find(self, start: int, stop: int) -> int | None:
+        """Return the descriptor of the file that has a range."""
+        if self._whole is None:
+            self._whole = _open(self.whole_path, os.O_RDONLY)
+        if self._whole is not None:
+            return self._whole
+        if self._pieces is None:
+            self._pieces = _open(self.pieces_path, os.O_RDWR)
+        if self._pieces is None:
+            return None
+        first, last = start // LEAF, -(-stop // LEAF)
+        found = os.pread(self._pieces, last - first, self._map_offset + first)
+        return self._pieces if found == bytes((1,)) * (last - first) else None
+
+    def _write_whole(self, data: Data) -> None:
+        folder = self.whole_path.parent
+        folder.mkdir(mode=_OWNER_MODE, parents=True, exist_ok=True)
+        draft = folder / f".{self.whole_path.name}.{os.getpid()}.{threading.get_ident()}"
+        try:
+            draft.write_bytes(data)
+            os.replace(draft, self.whole_path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+
+
+def _open(path: Path, flags: int) -> int | None:
+    try:
+        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except FileNotFoundError:
+        return None
+    now = time.time()
+    if now - os.fstat(descriptor).st_mtime > _USED_INTERVAL:
+        with suppress(OSError):
+            os.utime(descriptor)
+    return descriptor

@@ -1,0 +1,43 @@
+"""Names of contents in the cache: their digest and size."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+_NAME: Final = re.compile(r"[a-z0-9_]{1,16}-[0-9a-f]{16,128}(?:-[0-9]{1,18})*")
+
+
+@dataclass(frozen=True, slots=True)
+class ContentName:
+    """The identity of a content.
+
+    Attributes
+    ----------
+    algorithm
+        The algorithm of the digest, such as ``sha256``, ``md5`` or ``etag``.
+    value
+        The digest in hex; for an ETag ``<md5>-<parts>-<part size>``.
+    size
+        Size of the content in bytes.
+    """
+
+    algorithm: str
+    value: str
+    size: int
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether algorithm and value have the characters of digests, so that it names a file."""
+        return _NAME.fullmatch(self.file_name) is not None
+
+    @property
+    def file_name(self) -> str:
+        """The name of its files."""
+        return f"{self.algorithm}-{self.value}-{self.size}"
+
+    @property
+    def folder_name(self) -> str:
+        """The name of the folder of its files."""
+        return self.value[:2]

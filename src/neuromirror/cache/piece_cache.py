@@ -1,0 +1,273 @@
+"""The cache of this machine: contents and pieces of contents, shared by all processes of a user.
+
+::
+
+    <folder>/whole/<ab>/<name>   a whole content
+    <folder>/pieces/<ab>/<name>  a sparse file with the pieces of a content, and a map of them
+    <folder>/lock                held while old contents are removed
+
+The name has the digest and the size of a content. Nothing in the cache is trusted: readers verify
+what they read from it. So it needs no transactions: the map is written after the data, and a file
+that another process removes stays readable for those that have opened it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from neuromirror.cache.cached_content import CachedContent
+from neuromirror.cache.content_names import ContentName
+
+Data = bytes | bytearray | memoryview
+
+_WHOLE: Final = "whole"
+_PIECES: Final = "pieces"
+_OWNER_MODE: Final = 0o700
+_MAX_QUEUED: Final = 64 << 20
+"""Maximum size in bytes of data that waits to be written; more is not cached."""
+
+_KEPT: Final = 0.9
+"""The part of the limit that remains filled when old contents are removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedEntry:
+    """A content in the cache.
+
+    Attributes
+    ----------
+    name
+        Its digest and size, as in the names of its files.
+    stored
+        Bytes on the disk.
+    used
+        The time of its last use, in seconds since the epoch.
+    path
+        Its file.
+    """
+
+    name: str
+    stored: int
+    used: float
+    path: Path
+
+
+class PieceCache:
+    """A cache of contents and their pieces, for many processes. Thread-safe.
+
+    The least recently used contents are removed once the cache exceeds its limit. Several processes
+    may exceed it for a short time, each by a sixteenth.
+
+    Parameters
+    ----------
+    folder
+        The folder, which is created with access for its owner only.
+    limit
+        Maximum size in bytes.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder = folder
+        self.limit = limit
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="neuromirror-cache")
+        self._lock = threading.Lock()
+        self._queued = 0
+        self._unchecked: int | None = None
+        self._failed = False
+
+    def content(self, name: ContentName) -> CachedContent:
+        """Return a content, of which nothing may be cached.
+
+        Parameters
+        ----------
+        name
+            Its digest and size.
+
+        Returns
+        -------
+        CachedContent
+            The content; close it after use.
+        """
+        below = f"{name.folder_name}/{name.file_name}"
+        whole, pieces = self.folder / _WHOLE / below, self.folder / _PIECES / below
+        return CachedContent(whole, pieces, name.size)
+
+    def write(self, content: CachedContent, start: int, data: Data) -> None:
+        """Write a verified piece of a content in the background; errors are ignored.
+
+        Parameters
+        ----------
+        content
+            The content.
+        start
+            The offset of the piece in bytes.
+        data
+            The bytes, which must not change.
+        """
+        count = len(data)
+        if self._failed or content.size > self.limit // 2:
+            return
+        with self._lock:
+            if self._queued + count > _MAX_QUEUED:
+                return
+            self._queued += count
+        try:
+            self._writer.submit(self._write, content, start, data)
+        except RuntimeError:  # the interpreter exits
+            self._queued -= count
+
+    def _write(self, content: CachedContent, start: int, data: Data) -> None:
+        try:
+            self._prepare()
+            content.write(start, data)
+            self._count(len(data))
+        except OSError:
+            self._failed = True  # a full disk or a folder without permissions: read without cache
+        finally:
+            with self._lock:
+                self._queued -= len(data)
+
+    def flush(self) -> None:
+        """Wait until all data is written."""
+        with suppress(RuntimeError):
+            self._writer.submit(int).result()
+
+    @contextmanager
+    def new_content(self, name: ContentName) -> Iterator[BinaryIO]:
+        """Write a whole content, which is kept if the block ends without an error.
+
+        Parameters
+        ----------
+        name
+            The digest and size of the content, which the caller verifies.
+
+        Yields
+        ------
+        BinaryIO
+            An empty file, open for writing and reading.
+
+        Raises
+        ------
+        OSError
+            The cache cannot be written.
+        """
+        target = self.content(name).whole_path
+        self._prepare()
+        target.parent.mkdir(mode=_OWNER_MODE, parents=True, exist_ok=True)
+        descriptor, draft = tempfile.mkstemp(prefix=".new-", dir=target.parent)
+        with os.fdopen(descriptor, "w+b") as file:
+            try:
+                yield file
+                file.flush()
+                os.replace(draft, target)
+            except BaseException:
+                Path(draft).unlink(missing_ok=True)
+                raise
+        self._count(name.size)
+
+    def entries(self) -> Iterator[CachedEntry]:
+        """Yield all contents.
+
+        Yields
+        ------
+        CachedEntry
+            A content.
+        """
+        for folder in (_WHOLE, _PIECES):
+            for path in _files(self.folder / folder):
+                with suppress(FileNotFoundError):
+                    found = path.stat()
+                    yield CachedEntry(path.name, found.st_blocks * 512, found.st_mtime, path)
+
+    def prune(self, limit: int | None = None) -> tuple[int, int]:
+        """Remove the least recently used contents until the cache has a size.
+
+        Parameters
+        ----------
+        limit
+            The size in bytes; by default the limit of the cache.
+
+        Returns
+        -------
+        tuple of (int, int)
+            The number of removed contents, and their size on the disk in bytes.
+        """
+        removed = freed = 0
+        with self._exclusive() as is_held:
+            if not is_held:
+                return 0, 0
+            found = sorted(self.entries(), key=lambda one: one.used)
+            total = sum(one.stored for one in found)
+            for one in found:
+                if total <= (self.limit if limit is None else limit):
+                    break
+                one.path.unlink(missing_ok=True)
+                total -= one.stored
+                removed, freed = removed + 1, freed + one.stored
+        return removed, freed
+
+    def clear(self) -> tuple[int, int]:
+        """Remove all contents.
+
+        Returns
+        -------
+        tuple of (int, int)
+            Their number, and their size on the disk in bytes.
+        """
+        found = self.prune(-1)
+        for name in (_WHOLE, _PIECES):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        return found
+
+    def _prepare(self) -> None:
+        if self._unchecked is None:
+            self.folder.mkdir(mode=_OWNER_MODE, parents=True, exist_ok=True)
+            if self.folder.stat().st_mode & 0o077:
+                self.folder.chmod(_OWNER_MODE)
+            self._unchecked = self.limit  # another process may have filled it
+
+    def _count(self, count: int) -> None:
+        """Count written bytes; after a sixteenth of the limit, look at the size of the cache."""
+        with self._lock:
+            self._unchecked = (self._unchecked or 0) + count
+            if self._unchecked <= self.limit // 16:
+                return
+            self._unchecked = 0
+        if sum(one.stored for one in self.entries()) > self.limit:
+            self.prune(int(self.limit * _KEPT))
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[bool]:
+        """Hold the lock of the cache; yields whether it is held, because another process may."""
+        try:
+            descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:  # there is no cache yet
+            yield False
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_held = True
+        except BlockingIOError:
+            is_held = False
+        try:
+            yield is_held
+        finally:
+            os.close(descriptor)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for inner in os.scandir(folder):
+            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(inner) as found:
+                for one in found:
+                    yield Path(one.path)

@@ -1,0 +1,134 @@
+"""What was read once costs no further request, and is verified again."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from neuromirror import stream
+from neuromirror.cache import PieceCache, open_cache
+from neuromirror.stream import ContentGoneError, WrongBytesError
+from support.range_server import RangeServer, ServedTree
+
+MIB = 1 << 20
+CONTENT = random.Random(23).randbytes(3 * MIB + 777)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> PieceCache:
+    return PieceCache(tmp_path / "pieces", 1 << 30)
+
+
+def flip_bits(cache: PieceCache) -> None:
+    for entry in cache.entries():
+        content = bytearray(entry.path.read_bytes())
+        size = int(entry.name.rpartition("-")[2])
+        content[:size] = bytes(255 - one for one in content[:size])  # not the map after it
+        entry.path.write_bytes(content)
+
+
+@pytest.mark.parametrize("piece_size", [1 << 16, MIB, None])
+def test_reading_twice_costs_no_request(cache: PieceCache, piece_size: int | None) -> None:
+    tree = ServedTree()
+    with RangeServer({"/x": CONTENT}) as web:
+        tree.add("x.bin", CONTENT, f"{web.url}/x", piece_size=piece_size)
+        for _ in range(3):
+            with stream.open(tree, "x.bin", cache=cache) as opened:
+                opened.seek(MIB)
+                assert opened.read(100_000) == CONTENT[MIB : MIB + 100_000]
+        first = len(web.requests)
+        assert first == 1
+        with stream.open(tree, "x.bin", cache=cache) as opened:
+            assert opened.read() == CONTENT
+        before = len(web.requests)
+    with stream.open(tree, "x.bin", cache=cache) as opened:  # the server is gone
+        assert opened.read() == CONTENT
+    assert len(web.requests) == before
+
+
+@pytest.mark.parametrize("piece_size", [1 << 16, None])
+def test_wrong_bytes_in_the_cache_are_replaced(cache: PieceCache, piece_size: int | None) -> None:
+    tree = ServedTree()
+    with RangeServer({"/x": CONTENT}) as web:
+        tree.add("x.bin", CONTENT, f"{web.url}/x", piece_size=piece_size)
+        for stop in (2 * MIB, len(CONTENT)):  # a part of the content, then all of it
+            with stream.open(tree, "x.bin", cache=cache) as opened:
+                opened.read(stop)
+            flip_bits(cache)
+            with stream.open(tree, "x.bin", cache=cache) as opened:
+                assert opened.read() == CONTENT
+            before = len(web.requests)
+            with stream.open(tree, "x.bin", cache=cache) as opened:
+                assert opened.read() == CONTENT
+            assert len(web.requests) == before
+
+
+def test_wrong_bytes_are_not_cached(cache: PieceCache) -> None:
+    tree = ServedTree()
+    with RangeServer({"/x": CONTENT[::-1]}) as web:
+        tree.add("x.bin", CONTENT, f"{web.url}/x", piece_size=MIB)
+        with (
+            stream.open(tree, "x.bin", cache=cache) as opened,
+            pytest.raises(WrongBytesError),
+        ):
+            opened.read(1)
+        with stream.open(tree, "x.bin", verify="off", cache=cache) as opened:
+            assert opened.read() == CONTENT[::-1]
+    assert [*cache.entries()] == []
+
+
+def test_contents_with_other_paths_and_piece_sizes_share_the_cache(cache: PieceCache) -> None:
+    tree = ServedTree()
+    with RangeServer({"/x": CONTENT}) as web:
+        tree.add("x.bin", CONTENT, f"{web.url}/x", piece_size=1 << 18)
+        tree.add("y.bin", CONTENT, piece_size=1 << 16)
+        with stream.open(tree, "x.bin", cache=cache) as opened:
+            opened.read(MIB)
+    with stream.open(tree, "y.bin", cache=cache) as opened:
+        assert opened.read(MIB) == CONTENT[:MIB]
+        with pytest.raises(ContentGoneError):
+            opened.read(MIB)
+
+
+def test_a_large_content_is_downloaded_and_verified_as_a_whole(
+    cache: PieceCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("piece_checks", "verified_object"):
+        monkeypatch.setattr(f"neuromirror.stream.{module}.MAX_WHOLE", MIB)
+    tree = ServedTree()
+    with RangeServer({"/x": CONTENT, "/wrong": CONTENT[::-1]}) as web:
+        tree.add("x.bin", CONTENT, f"{web.url}/wrong", f"{web.url}/x")
+        for used in (cache, False):
+            with stream.open(tree, "x.bin", verify="whole-objects", cache=used) as opened:
+                opened.seek(2 * MIB)
+                assert opened.read() == CONTENT[2 * MIB :]
+        tree.add("bad.bin", CONTENT, f"{web.url}/wrong")
+        with (
+            stream.open(tree, "bad.bin", verify="whole-objects", cache=False) as opened,
+            pytest.raises(WrongBytesError),
+        ):
+            opened.read(1)
+    with stream.open(tree, "x.bin", verify="whole-objects", cache=cache) as opened:
+        assert opened.read() == CONTENT
+    flip_bits(cache)
+    with (
+        stream.open(tree, "x.bin", verify="whole-objects", cache=cache) as opened,
+        pytest.raises(stream.StreamError),
+    ):
+        opened.read(1)
+
+
+def test_the_cache_of_the_user_is_used_by_default() -> None:
+    tree = ServedTree()
+    with RangeServer({"/x": CONTENT}) as web:
+        tree.add("x.bin", CONTENT, f"{web.url}/x", piece_size=MIB)
+        with stream.open(tree, "x.bin") as opened:
+            opened.read(1)
+        with stream.open(tree, "x.bin", cache=False) as opened:
+            opened.read(1)
+        assert len(web.requests) == 2
+    cache = open_cache()
+    assert cache is not None
+    assert [one.name.endswith(f"-{len(CONTENT)}") for one in cache.entries()] == [True]
