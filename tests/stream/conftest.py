@@ -12,6 +12,12 @@ from support.volume_mirror import boss_mirror, shared_boss_mirror
 __all__ = ["boss_mirror", "shared_boss_mirror"]
 
 
+@pytest.fixture(autouse=True)
+def no_cache(isolated_home: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switch the user's cache off, so that each test sees its own requests."""
+    monkeypatch.setenv("NEUROMIRROR_CACHE", "off")
+
+
 @pytest.fixture(scope="session")
 def streamed_mirror(
     shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory

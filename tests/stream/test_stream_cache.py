@@ -120,7 +120,8 @@ def test_a_large_content_is_downloaded_and_verified_as_a_whole(
         opened.read(1)
 
 
-def test_the_cache_of_the_user_is_used_by_default() -> None:
+def test_the_cache_of_the_user_is_used_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NEUROMIRROR_CACHE")
     tree = ServedTree()
     with RangeServer({"/x": CONTENT}) as web:
         tree.add("x.bin", CONTENT, f"{web.url}/x", piece_size=MIB)
