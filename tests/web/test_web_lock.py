@@ -12,7 +12,19 @@ import pytest
 from neuromirror.lab.lockfile import load_lock, parse_lock
 from support.command_shell import Shell
 from support.mirror_harness import MirrorHarness
-from support.running_catalogue import RunningCatalogue, links, visible_text
+from support.running_catalogue import (
+    RunningCatalogue,
+    commands,
+    links,
+    run_catalogue,
+    visible_text,
+)
+from support.scripted_source import (
+    ScriptedDataset,
+    ScriptedFile,
+    ScriptedHarness,
+    ScriptedSource,
+)
 
 ONE, OTHER = "demo:000002@0.240301.1055", "demo:000001@latest"
 HOSTILE = "<script>alert(1)</script>"
@@ -85,3 +97,22 @@ def test_paths_limit_the_lock(site: RunningCatalogue, tmp_path: Path) -> None:
     path.write_bytes(site.get(f"/lock/datasets.lock?add={ONE}&path=sub-201").content)
     (pin,) = load_lock(path).datasets
     assert (pin.paths, pin.files) == (("sub-201",), 2)
+
+
+def test_files_without_sha256_are_checked_by_their_md5(
+    box: ScriptedHarness, source: ScriptedSource
+) -> None:
+    source.scripted_datasets["some"] = ScriptedDataset({"a.txt": ScriptedFile(b"a")})
+    box.sync()
+    with run_catalogue(box.store) as catalogue:
+        md5 = "0cc175b9c0f1b6a831c399e269772661"
+        listed = catalogue.get("/lock/files.md5?add=box:some").text
+        assert listed == f"{md5}  box--some/a.txt\n"
+        assert catalogue.get("/lock/files.sha256?add=box:some").text == ""
+        (curl,) = [
+            one
+            for one in commands(catalogue.page("/dataset/box:some@latest"))
+            if "curl --parallel" in one
+        ]
+        assert "files.md5" in curl
+        assert "files.sha256" not in curl

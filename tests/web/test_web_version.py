@@ -205,3 +205,9 @@ def test_a_zarr_in_a_folder_has_viewers_where_it_stands_and_on_its_own_page(
     assert not any(
         "neuroglancer" in one for one in links(catalogue.page("/dataset/box:large@latest"))
     )
+
+
+def test_a_folder_that_does_not_exist_is_not_found(site: RunningCatalogue) -> None:
+    version = "/dataset/demo:000002@0.240301.1055"
+    site.page(f"{version}?under=sub-201")
+    assert "nope" in site.text(f"{version}?under=nope", 404)

@@ -21,7 +21,18 @@ _MAX_SHOWN = 5
 """Maximum number of files named per reason in text output."""
 
 # the same as in lab.export_lock, which is slow to import
-_FORMATS = ("pooch", "sha256sum", "bagit", "dvc", "quilt", "aria2", "curl", "wget", "addurls")
+_FORMATS = (
+    "pooch",
+    "sha256sum",
+    "md5sum",
+    "bagit",
+    "dvc",
+    "quilt",
+    "aria2",
+    "curl",
+    "wget",
+    "addurls",
+)
 
 
 @command(
@@ -59,6 +70,7 @@ def export_lock_command(settings: Settings, lock: Path, *, form: str, output: Pa
     \b
     pooch      a registry with URLs
     sha256sum  a list for "sha256sum -c"
+    md5sum     a list for "md5sum -c", with the files whose checksum is an MD5
     bagit      a bag whose fetch.txt has the URLs, with the documents of the archive
     dvc        a .dvc file per file, as of "dvc import-url", for "dvc update -R ."
     quilt      a manifest of a Quilt package (files in S3 buckets)

@@ -104,9 +104,17 @@ def _pooch(one: ExportedFile) -> str:
 
 
 def _sha256sum(one: ExportedFile) -> str:
-    _, value = one.need_digest("sha256")
+    return _checksum_line(one, "sha256")
+
+
+def _md5sum(one: ExportedFile) -> str:
+    return _checksum_line(one, "md5")
+
+
+def _checksum_line(one: ExportedFile, algorithm: str) -> str:
+    _, value = one.need_digest(algorithm)
     name = one.need_name()
-    # as sha256sum(1) writes it: a leading backslash announces escapes
+    # as sha256sum(1) and md5sum(1) write it: a leading backslash announces escapes
     escaped = name.replace("\\", "\\\\")
     prefix = "" if escaped == name else "\\"
     return f"{prefix}{value}  {escaped}\n"
@@ -217,6 +225,7 @@ get() {
 LINE_FORMATS: Final = {
     "pooch": LineFormat(_pooch),
     "sha256sum": LineFormat(_sha256sum),
+    "md5sum": LineFormat(_md5sum),
     "aria2": LineFormat(_aria2),
     "curl": LineFormat(_curl, _CURL_HEAD),
     "wget": LineFormat(_wget, _WGET_HEAD, "exit $failed\n"),

@@ -30,7 +30,13 @@ class ExampleSearches:
     def read(self, index: Index) -> tuple[str, ...]:
         """Return up to three searches."""
         if time.monotonic() >= self._until:
-            hits = (one for one in _EXAMPLES if index.find_datasets(one, limit=1).rows)
+            hits = (one for one in _EXAMPLES if _has_files(index, one))
             self._found = tuple(islice(hits, _SHOWN_EXAMPLES))
             self._until = time.monotonic() + (_EXAMPLES_SECONDS if self._found else 0.0)
         return self._found
+
+
+def _has_files(index: Index, terms: str) -> bool:
+    """Return whether the first result of a search has files."""
+    found = index.find_datasets(terms, limit=1).rows
+    return bool(found) and found[0].dataset.files > 0

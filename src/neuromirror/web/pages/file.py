@@ -10,6 +10,7 @@ from datasette.utils.asgi import Response
 
 from neuromirror.index import Index, LocationRow, shapes
 from neuromirror.model import alias_of
+from neuromirror.model.volumes import is_volume
 from neuromirror.web.occurrences import other_occurrences
 from neuromirror.web.pages.viewers import file_viewers, is_web
 from neuromirror.web.request import CatalogueRequest, PageNotFoundError, view
@@ -43,6 +44,7 @@ async def file(request: CatalogueRequest) -> Response:
             "has_more_locations": len(locations) > _MAX_LOCATIONS,
             "has_preview": previews.is_possible(found),
             "viewers": file_viewers(row, path, locations),
+            "is_volume": is_volume(row.source_uri, index.links(row.dataset_name)),
             "download": (address := _download_url(locations)),
             "stored_name": unquote(urlsplit(address).path.rpartition("/")[2]),
             "spans": list(reversed(index.content_spans(row, path))),

@@ -7,6 +7,7 @@ nothing is stored here, or in the visitor's browser.
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import SpooledTemporaryFile, TemporaryDirectory
@@ -38,6 +39,7 @@ LISTS: Final = {
     "files.curl": "curl",
     "files.sh": "wget",
     "files.sha256": "sha256sum",
+    "files.md5": "md5sum",
     "files.csv": "addurls",
 }
 """The name of each list of files, with its format."""
@@ -68,6 +70,7 @@ async def lock(request: CatalogueRequest) -> Response:
             for row in found
         ],
         files=total,
+        evidence=sum((Counter(row.evidence) for row in rows), Counter()),
         bytes=sum(row.bytes for row in rows),
         is_too_large=total > _MAX_FILES,
         maximum=_MAX_FILES,

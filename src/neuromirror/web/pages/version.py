@@ -14,7 +14,7 @@ from neuromirror.web.citations import read_citation
 from neuromirror.web.pages.folders import folder_entries, matching_files
 from neuromirror.web.pages.machine_readable import typed_links
 from neuromirror.web.pages.viewers import zarr_viewers
-from neuromirror.web.request import CatalogueRequest, view
+from neuromirror.web.request import CatalogueRequest, PageNotFoundError, view
 
 _MAX_RETENTION_FILES = 50_000
 """Number of files above which retention is not counted."""
@@ -32,6 +32,13 @@ async def version(request: CatalogueRequest) -> Response:
 
     def look(index: Index) -> dict[str, Any]:
         row = index.resolve(name, label)
+        files = (
+            matching_files(index, row, terms, start)
+            if terms
+            else folder_entries(index, row, under, start)
+        )
+        if under and not terms and not start and files["indexed"] and not files["rows"]:
+            raise PageNotFoundError(f"{row.name} has no folder '{under}'")
         exceptions = index.exceptions(row)
         earlier = [one for one in index.versions(row.dataset_name) if one.seq < row.seq]
         return {
@@ -40,9 +47,7 @@ async def version(request: CatalogueRequest) -> Response:
             "seq": row.seq,
             "manifest_only": row.manifest_only_files,
             "latest": index.resolve(name).seq == row.seq,
-            "files": matching_files(index, row, terms, start)
-            if terms
-            else folder_entries(index, row, under, start),
+            "files": files,
             "viewers": zarr_viewers(index, row, under),
             "downloads": has_downloads(row.source_uri),
             "is_volume": is_volume(row.source_uri, index.links(row.dataset_name)),
