@@ -148,6 +148,7 @@ def test_properties_are_found_and_counted_as_pages_show_them(
     index.catch_up(journal)
     assert found(index, "subject 625749") == found(index, "subject: 625749") == ["000001"]
     assert found(index, "volumes") == ["000002"]
+    assert found(index, "dandiset 000001") == ["000001"]
     assert facet(index, "subject") == {"625749": 1}
     assert facet(index, "level") == {"raw": 1}
     assert facet(index, "brain_region") == {"hippocampus": 1}

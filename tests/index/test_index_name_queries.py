@@ -83,6 +83,8 @@ def test_the_ids_of_a_version_lead_to_it(two_mirrors: Index) -> None:
         f"swh:1:rev:{version.commit}",
         f"swh:1:dir:{version.tree}",
         f"state:{version.state}",
+        f"state {version.state}",
+        version.state,
     ):
         assert two_mirrors.match_name(text) == _ONE, text
     assert two_mirrors.match_name("0" * 40) is None

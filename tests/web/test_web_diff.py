@@ -48,7 +48,7 @@ def test_every_kind_of_change_is_counted_and_named(catalogue: RunningCatalogue) 
     assert "renamed new name.txt was old name.txt" in page_text
     assert "added added.txt" in page_text
     assert "removed gone.txt" in page_text
-    assert "metadata changed kept.txt ( old file ) time" in page_text
+    assert "same content kept.txt ( old file ) time" in page_text
     back = catalogue.text(f"/diff?a={new}&b={old}")
     assert "removed added.txt" in back
     assert "identical" in catalogue.text(f"/diff?a={new}&b={new}")
@@ -133,3 +133,22 @@ def test_an_id_with_an_at_sign_is_compared_on_the_page_and_by_the_api(
         assert "b.txt" in site.text(f"/diff?a={old}&b={new}")
         changes = site.api(f"/diff?a={old}&b={new}")["changes"]
         assert {one["path"] for one in changes} == {"a.txt", "b.txt"}
+
+
+def test_changed_lines_of_documents_are_shown(site: RunningCatalogue) -> None:
+    versions = site.api("/datasets/demo:000002")["all_versions"]
+    old, new = (one["name"] for one in versions[:2])
+    page = site.page(f"/diff?a={old}&b={new}")
+    assert "<ins>+" in page
+    assert "<del>-" in page
+
+
+def test_datasets_are_chosen_by_words(catalogue: RunningCatalogue) -> None:
+    page = catalogue.page("/diff?dataset=box&other=box:one")
+    found = [one for one in links(page) if one.startswith("/diff?dataset=")]
+    assert len(found) == 3
+    assert all(one.endswith("other=box:one") for one in found)
+    assert "<select" in catalogue.page(found[0])
+    reply = catalogue.get("/diff?dataset=nothing+has+this")
+    assert reply.status_code == 404
+    assert "/diff" in links(reply.text)

@@ -278,3 +278,10 @@ def test_a_misspelled_search_shows_results_of_the_corrected_one(site: RunningCat
     text = site.text("/search?q=hipocampus")
     assert "No dataset matches “hipocampus”" in text
     assert "results for hippocampus" in text
+
+
+def test_usual_names_of_pages_lead_to_them(site: RunningCatalogue) -> None:
+    for path, page in (("/help/", "/help"), ("/datasets", "/search"), ("/api/", "/api/v1")):
+        reply = site.get(path, allow_redirects=False)
+        assert (reply.status_code, reply.headers["location"]) == (302, page)
+    assert site.get("/nothing/").status_code == 404

@@ -272,6 +272,8 @@ def _text_row(current: _Current, found: ArchiveMetadata) -> tuple[str, ...]:
 def _kinds(current: _Current) -> list[str]:
     """Return what a dataset is, in words that no metadata contain."""
     kinds = [current.source]
+    if current.source == "dandi":
+        kinds.append("dandiset")
     if is_volume(current.source_uri, current.links):
         kinds.append("volume")
     return kinds

@@ -15,7 +15,8 @@ from neuromirror.model.object_urls import plain_url
 _COMMIT = re.compile(r"(?:swh:1:rev:)?([0-9a-f]{40}|[0-9a-f]{64})\Z")
 _COMMIT_PREFIX = re.compile(r"[0-9a-f]{7,39}\Z")
 _TREE = re.compile(r"swh:1:dir:([0-9a-f]{40})\Z")
-_STATE = re.compile(r"state:sha256:([0-9a-f]{64})\Z")
+_STATE = re.compile(r"(?:state:)?(?:sha256:)?([0-9a-f]{64})\Z")
+_STATE_WORD = re.compile(r"\Astate:?\s+(?=sha256:)", re.IGNORECASE)
 _DOI = re.compile(r"(?:https?://(?:dx\.)?doi\.org/|doi:\s*)?(10\.\d{4,9}/\S+)\Z", re.IGNORECASE)
 
 _VERSIONS = "versions v JOIN datasets d ON d.id = v.dataset JOIN mirrors m ON m.id = d.mirror"
@@ -49,9 +50,9 @@ class NameQueries(DatasetQueries):
     def match_name(self, text: str) -> NameMatch | None:
         """Return the one object that a text identifies; None for search terms and ambiguous names.
 
-        The text may be a commit id or SWHID, ``state:sha256:…``, a DOI, upstream's URL of a
-        dataset, version or file, or a dataset's name with or without version: ``dandi:000027``,
-        ``000027``, ``DANDI:000027/0.210831.2033``, ``000027@draft``.
+        The text may be a commit id or SWHID, a state digest (``sha256:…``), a DOI, upstream's URL
+        of a dataset, version or file, or a dataset's name with or without version:
+        ``dandi:000027``, ``000027``, ``DANDI:000027/0.210831.2033``, ``000027@draft``.
 
         Parameters
         ----------
@@ -63,7 +64,7 @@ class NameQueries(DatasetQueries):
         NameMatch | None
             The object.
         """
-        text = text.strip()
+        text = _STATE_WORD.sub("", text.strip())
         if not text or len(text) > MAX_QUERY_LENGTH * 4 or any(sign.isspace() for sign in text):
             return None
         text = text.encode("utf-8", "replace").decode().replace("\0", "")
@@ -76,8 +77,9 @@ class NameQueries(DatasetQueries):
             (_TREE, "tree_id", ""),
             (_STATE, "state", "sha256:"),
         ):
-            if found := form.match(lowered):
-                return self._match_version(f"v.{column} = ?", f"{start}{found[1]}")
+            found = form.match(lowered)
+            if found and (match := self._match_version(f"v.{column} = ?", f"{start}{found[1]}")):
+                return match
         if _COMMIT_PREFIX.match(lowered):
             # "g" sorts after all hex digits
             return self._match_version(
@@ -171,9 +173,10 @@ class NameQueries(DatasetQueries):
         whole = list(
             self._rows(
                 "SELECT d.id, m.name || ':' || d.local_id FROM mirrors m "
-                "JOIN datasets d ON d.mirror = m.id WHERE d.local_id = ? "
-                "AND (? IS NULL OR lower(m.name) = lower(?)) AND d.withdrawn = ''",
-                (local_id, mirror, mirror),
+                "JOIN datasets d ON d.mirror = m.id WHERE d.local_id = ?1 "
+                "AND (?2 IS NULL OR lower(m.name) = lower(?2) OR m.source = lower(?2)) "
+                "AND d.withdrawn = ''",
+                (local_id, mirror),
             )
         )
         if whole or not any(sign.isdigit() for sign in local_id):

@@ -96,6 +96,8 @@ def _split(text: str) -> list[tuple[str, bool]]:
     for match in _TERM.finditer(plain):
         phrase = " ".join((match[1] or "").split())
         term = phrase or match[2] or ""
+        if term == "AND":  # all terms must match
+            continue
         if any(letter.isalnum() for letter in term):
             found.setdefault(term, " " in phrase)
     if not found:

@@ -103,7 +103,7 @@ _VIEWERS: Mapping[str, str] = {
 }
 _CHANGES: Mapping[str, str] = {
     "moved": "renamed",
-    "metadata": "metadata changed",
+    "metadata": "same content",
     "document": "document",
 }
 _KINDS: Mapping[str, str] = {

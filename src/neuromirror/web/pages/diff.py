@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from difflib import unified_diff
 from itertools import islice
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode
 
 from datasette.utils.asgi import Response
 
-from neuromirror.index import Index, VersionRow, shapes
+from neuromirror.git import ObjectMissingError, ObjectReader
+from neuromirror.index import Index, MalformedQueryError, VersionRow, shapes
+from neuromirror.model import DatasetRef
 from neuromirror.store import Store
 from neuromirror.web.filters import kind_label
 from neuromirror.web.request import BadRequestError, CatalogueRequest, view
 from neuromirror.web.version_comparison import compare_versions, split_version_name
+
+if TYPE_CHECKING:
+    from neuromirror.lab.diff import FileChange
 
 _PAGE_SIZE: Final = 2000
 _MAX_CHOICES: Final = 300
@@ -21,6 +29,13 @@ _MAX_CHOICES: Final = 300
 _MIN_SUMMARIZED: Final = 50
 """Number of changes from which they are summarised by folder."""
 _MAX_FOLDERS: Final = 100
+_MAX_FOUND: Final = 20
+"""Datasets found by words that the form offers."""
+_MAX_TEXTS: Final = 10
+"""Documents whose changed lines are shown."""
+_MAX_TEXT_BYTES: Final = 1 << 18
+_MAX_LINES: Final = 200
+_MAX_LINE: Final = 400
 
 
 @view
@@ -37,7 +52,8 @@ async def diff(request: CatalogueRequest) -> Response:
     first = request.query_parameter("dataset").strip() or _split(old or new)[0]
     second = request.query_parameter("other").strip() or first
     context = await request.query_index(lambda index: _form(index, first, second, old, new))
-    return await request.render_page("compare", dataset=first, other=second, **context)
+    status = 404 if context.get("found") == [] else 200
+    return await request.render_page("compare", status, **context)
 
 
 def _form(index: Index, first: str, second: str, old: str, new: str) -> dict[str, Any]:
@@ -45,13 +61,43 @@ def _form(index: Index, first: str, second: str, old: str, new: str) -> dict[str
     if not first:
         rows = islice(index.datasets(subdatasets=False), _MAX_CHOICES)
         return {"datasets": [(one.name, one.title) for one in rows], "sides": None}
+    named = {text: _named_datasets(index, text) for text in (first, second)}
+    for text, found in named.items():
+        if len(found) != 1:
+            return {"text": text, "found": _choice_links(first, second, text, found), "sides": None}
+    first, second = (named[text][0][0] for text in (first, second))
     sides = _choices(index, first), _choices(index, second)
     before, after = (_resolved(index, name) for name in (old, new))
     if not after:
         after = index.resolve(second).name
     if not before:
         before = _earlier([name for name, _ in sides[0]], after)
-    return {"sides": sides, "chosen": (before, after)}
+    return {"sides": sides, "chosen": (before, after), "dataset": first, "other": second}
+
+
+def _named_datasets(index: Index, text: str) -> list[tuple[str, str]]:
+    """Return name and title of the dataset that a text identifies, or of those that it finds."""
+    named = index.match_name(text)
+    if named is not None and named.dataset:
+        return [(named.dataset, index.dataset(named.dataset).title)]
+    try:
+        rows = index.find_datasets(text, limit=_MAX_FOUND).rows
+    except MalformedQueryError:
+        return []
+    return [(one.dataset.name, one.dataset.title) for one in rows]
+
+
+def _choice_links(
+    first: str, second: str, text: str, found: Sequence[tuple[str, str]]
+) -> list[tuple[str, str, str]]:
+    """Return name, title and address of the datasets that ``text``, one of the two, may mean."""
+    links = []
+    for name, title in found:
+        query = {"dataset": name if text == first else first}
+        if second != first:
+            query["other"] = name if text == second else second
+        links.append((name, title, f"/diff?{urlencode(query, safe=':')}"))
+    return links
 
 
 def _earlier(names: Sequence[str], name: str) -> str:
@@ -87,6 +133,7 @@ def _difference(
         "old": shapes.Version.of(old).plain(),
         "new": shapes.Version.of(new).plain(),
         "changes": found.changes,
+        "texts": _document_texts(store, (old, new), found.changes),
         "counts": found.counts,
         "folders": _summary(found.folders, found.total),
         "first": first,
@@ -94,6 +141,29 @@ def _difference(
         "sides": sides,
         "chosen": (old.name, new.name),
     }
+
+
+def _document_texts(
+    store: Store, versions: tuple[VersionRow, VersionRow], changes: Sequence[FileChange]
+) -> dict[str, list[str]]:
+    """Return the changed lines of the first changed documents by path; + or - precedes each."""
+    paths = [one.path for one in changes if one.kind == "document" and one.message == "changed"]
+    if not paths or versions[0].dataset != versions[1].dataset:
+        return {}
+    row = versions[0]
+    repository = store.repository(DatasetRef(row.mirror, row.local_id, row.source_uri))
+    texts: dict[str, list[str]] = {}
+    with ObjectReader(repository.path) as reader:
+        for path in paths[:_MAX_TEXTS]:
+            with suppress(ObjectMissingError, UnicodeDecodeError):
+                before, after = (reader.read(f"{one.commit}:{path}") for one in versions)
+                if max(len(before), len(after)) <= _MAX_TEXT_BYTES:
+                    was, now = (one.decode().splitlines() for one in (before, after))
+                    lines = unified_diff(was, now, lineterm="", n=0)
+                    texts[path] = [
+                        line[:_MAX_LINE] for line in islice(lines, 2, _MAX_LINES) if line[0] != "@"
+                    ]
+    return texts
 
 
 def _summary(folders: Mapping[str, Counter[str]], total: int) -> list[tuple[str, Counter[str]]]:

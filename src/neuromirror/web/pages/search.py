@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import groupby, islice
 from typing import Any, Final
 
@@ -26,6 +27,9 @@ from neuromirror.web.pages.front import front_page
 from neuromirror.web.pages.search_facets import SearchQuery, facet_context, value_label
 from neuromirror.web.request import CatalogueRequest, view
 
+_DOI: Final = re.compile(
+    r"(?:https?://(?:dx\.)?doi\.org/|doi:\s*)?10\.\d{4,9}/\S+\Z", re.IGNORECASE
+)
 _PAGE_SIZE = 50
 _RESULTS_PER_PAGE = 20
 _MAX_SCANNED_FILES = 200_000
@@ -62,10 +66,10 @@ async def search(request: CatalogueRequest) -> Response:
 
 async def _direct_url(request: CatalogueRequest, terms: str) -> str:
     """Return the page of a name, an id or a checksum; empty for search terms."""
-    if is_checksum(terms):
-        return find_address(terms)
     found = await request.query_index(lambda index: index.match_name(terms))
-    return _named_url(found) if found is not None else ""
+    if found is not None:
+        return _named_url(found)
+    return find_address(terms) if is_checksum(terms) else ""
 
 
 def _named_url(named: NameMatch) -> str:
@@ -117,6 +121,8 @@ async def _results_page(request: CatalogueRequest, query: SearchQuery) -> Respon
         query=query,
         terms=query.terms[:_MAX_SHOWN_TERMS],
         archive=query.archive,
+        is_doi=_DOI.match(query.terms) is not None,
+        has_operators=not {"OR", "NOT"}.isdisjoint(query.terms.split()),
         **context,
     )
 

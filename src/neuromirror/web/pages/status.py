@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from datasette.utils.asgi import Response
 
@@ -13,6 +13,14 @@ from neuromirror.web.request import CatalogueRequest, PageNotFoundError, view
 _PAGE_SIZE = 100
 _MAX_HOSTS = 100
 _MAX_INCIDENTS = 5
+
+_PAGES: Final = frozenset(
+    {"help", "search", "mirrors", "changes", "diff", "lock", "events", "find"}
+)
+_USUAL_NAMES: Final = {
+    **{"datasets": "/search", "archives": "/mirrors", "compare": "/diff", "api": "/api/v1"},
+}
+"""Pages by other names that a visitor may type."""
 
 
 @view
@@ -82,5 +90,14 @@ async def help_page(request: CatalogueRequest) -> Response:
 
 @view
 async def not_found(request: CatalogueRequest) -> Response:
-    """Raise PageNotFoundError for an unknown URL."""
+    """Redirect from a usual name of a page, or one with a slash at its end; raise for others.
+
+    Raises
+    ------
+    PageNotFoundError
+        There is no such page.
+    """
+    path = request.path_parameter("rest").rstrip("/")
+    if path in _USUAL_NAMES or (path in _PAGES and path != request.path_parameter("rest")):
+        return Response.redirect(_USUAL_NAMES.get(path, f"/{path}"))
     raise PageNotFoundError(f"page not found: /{request.path_parameter('rest')[:200]}")
