@@ -55,7 +55,6 @@ class _Current:
 
     name: str
     mirror: str
-    source: str
     title: str
     source_uri: str
     links: list[tuple[str, str]]
@@ -201,7 +200,7 @@ def _write_facets(
 def _read_current(connection: sqlite3.Connection, dataset: int) -> _Current | None:
     """Return a dataset with its current version; None if it is withdrawn."""
     row = connection.execute(
-        "SELECT m.name || ':' || d.local_id, m.name, m.source, d.title, "
+        "SELECT m.name || ':' || d.local_id, m.name, d.title, "
         "coalesce(d.source_uri, ''), d.links, d.within, v.kind, v.upstream, v.time, v.recorded_at, "
         "v.bytes, v.license FROM datasets d JOIN mirrors m ON m.id = d.mirror "
         f"LEFT JOIN versions v ON v.id = {CURRENT} "
@@ -210,18 +209,17 @@ def _read_current(connection: sqlite3.Connection, dataset: int) -> _Current | No
     ).fetchone()
     if row is None:
         return None
-    kind, upstream, time, recorded_at, size, license_ = row[7:]
+    kind, upstream, time, recorded_at, size, license_ = row[6:]
     version = None
     if kind is not None:
         version = {
             **{"kind": kind, "upstream": upstream, "time": time, "recorded_at": recorded_at},
             **{"bytes": size, "license": json.loads(license_)},
         }
-    name, mirror, source, title, source_uri, links, within = row[:7]
+    name, mirror, title, source_uri, links, within = row[:6]
     return _Current(
         name=name,
         mirror=mirror,
-        source=source,
         title=title,
         source_uri=source_uri,
         links=[(kind, url) for kind, url in json.loads(links)],
@@ -271,9 +269,8 @@ def _text_row(current: _Current, found: ArchiveMetadata) -> tuple[str, ...]:
 
 def _kinds(current: _Current) -> list[str]:
     """Return what a dataset is, in words that no metadata contain."""
-    kinds = [current.source]
-    if current.source == "dandi":
-        kinds.append("dandiset")
+    scheme = current.source_uri.partition("://")[0]
+    kinds = ["DANDI dandiset"] if "/dandisets/" in current.source_uri else [scheme]
     if is_volume(current.source_uri, current.links):
         kinds.append("volume")
     return kinds
