@@ -223,7 +223,7 @@ def test_what_is_not_a_checksum_is_refused_at_once(three_versions: Index) -> Non
 def test_every_look_up_uses_an_index(index: Index) -> None:
     queries = ["0" * 64, "sha256:00000000", "0" * 32, f"{'0' * 32}-2-64", "XS3ETAG-s1--0-1-1"]
     lookups = [lookup for query in queries for lookup in parse_checksum(query)]
-    assert len(lookups) == 16
+    assert len(lookups) == 18
     for lookup in lookups:
         plan = index._db.execute(f"EXPLAIN QUERY PLAN {lookup.sql}", lookup.parameters)
         steps = [row[3] for row in plan]
