@@ -76,7 +76,15 @@ def check_public(source: Source, dataset: DatasetRef) -> None:
 
 
 class PrivateStore:
-    """Opens the private store of a run over the public store, and checks that it is usable."""
+    """Opens the private store of a run over the public store, and checks that it is usable.
+
+    Parameters
+    ----------
+    folder
+        The private store's folder; None if none was given.
+    public
+        The public store.
+    """
 
     def __init__(self, folder: Path | None, public: Store) -> None:
         self._folder = folder
@@ -319,7 +327,7 @@ def unreadable_result(dataset: DatasetRef, reason: str) -> Result | None:
 def embargo_incident(store: Store, dataset: DatasetRef, recorder: Recorder) -> Result | None:
     """Return the incident for an embargoed dataset that the public store has; None for any other.
 
-    Its public copy is kept; an operator has to decide.
+    Its public copy is kept and still shown.
     """
     if not store.repository(dataset).exists():
         return None

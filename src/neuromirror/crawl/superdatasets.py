@@ -109,7 +109,8 @@ def update_mirror_superdatasets(
 ) -> None:
     """Update the mirror's superdataset, and those of the groups in it, to the latest versions.
 
-    ``complete`` is false while visits have failed: then only missing superdatasets are written.
+    ``complete`` is whether all datasets were visited without a failure, as for
+    :func:`neuromirror.store.superdataset_commit`.
     """
     datasets = recorder.ask(lambda index: _member_states(index, mirror.name))
     members = group_members(

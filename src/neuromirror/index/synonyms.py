@@ -149,7 +149,7 @@ def _canonical(group: str) -> dict[tuple[str, ...], str]:
 def canonical_species(value: str) -> str:
     """Return the name under which a species is counted: ``Mus musculus`` for ``House mouse``.
 
-    A name without synonyms is returned unchanged.
+    Of any other name it returns the part before `` - ``, after which archives write a common name.
     """
     return _find_canonical("species", value) or value.partition(" - ")[0].strip()
 

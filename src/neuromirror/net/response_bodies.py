@@ -82,6 +82,8 @@ def read_bounded(reply: requests.Response, url: str, limit: int) -> bytes:
     ------
     ResponseTooLargeError
         If it has more than ``limit`` bytes. Memory use stays near the limit.
+    InvalidJsonError
+        If it has an unknown content coding.
     """
     coding = reply.headers.get("Content-Encoding", "identity").strip().lower()
     chunks = raw_chunks(reply, url)

@@ -139,7 +139,7 @@ class WorkerPoolPlugin(WorkerPlugin):
 def worker_lost_error(label: str, worker: str) -> WorkerLostError:
     """Return the error for a job whose Dask worker died.
 
-    ``label`` is the name of the job, ``worker`` the address of the worker.
+    ``label`` is the name of the job, ``worker`` names the worker in the message.
     """
     return WorkerLostError(
         f"{label}: the Dask worker {worker} died; see its log (usually it ran out of "

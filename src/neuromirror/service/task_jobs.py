@@ -30,7 +30,8 @@ def job_of_task(
     mirror
         The mirror.
     workers
-        The number of jobs of this mirror that may run at a time, which share its request limits.
+        The number of jobs that the service runs at a time; those of this mirror share its request
+        limits.
     deep
         Whether the visit ignores that the archive reports no change.
     """

@@ -29,7 +29,8 @@ def host_of(url: str) -> str:
 def host_at_fault(error: NeuromirrorError, url: str) -> str | None:
     """Return the host of a URL if its error would be the same for every URL of the host.
 
-    Such errors are refused credentials and unreachable hosts. For other errors it returns None.
+    Such errors are refused credentials, refused addresses and unreachable hosts. For other errors
+    it returns None.
     """
     if isinstance(error, CredentialsError) or (
         isinstance(error, HttpError) and error.status == 401

@@ -70,7 +70,7 @@ class RetrieveError(RemoteError):  # type: ignore[misc]
 
 
 class BlockRemote:
-    """Retrieves the blocks of volumes for git-annex, as the remote's transfer part.
+    """Retrieves the blocks of volumes for git-annex; the part of the special remote that transfers.
 
     ``annex`` is the connection to git-annex.
     """

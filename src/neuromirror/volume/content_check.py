@@ -14,7 +14,7 @@ from neuromirror.annex import key_digest, parse_key
 def check_content(file: BufferedReader, key: str) -> str:
     """Return how the content of a file differs from its annex key, as text; empty if it does not.
 
-    A key without digest is compared by size only.
+    A key without a sha256 or MD5 is compared by size only.
     """
     size, has = parse_key(key).size, os.fstat(file.fileno()).st_size
     if size is not None and size != has:

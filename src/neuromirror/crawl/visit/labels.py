@@ -12,8 +12,9 @@ from neuromirror.store import TAG_PREFIX
 def component_label(snapshot: SpooledSnapshot, state: str, _refs: dict[str, str]) -> str:
     """Return the label of a component's state: the UTC time of its newest object, and eight digits.
 
-    The digits are the first ones of the state digest. Unlike :func:`free_label` it does not depend
-    on the labels in use, so ``_refs`` is ignored.
+    The digits are the first ones of the state digest. Without a time the label is
+    ``state-<digits>``, and has eight digits of the metadata digest too. Unlike :func:`free_label`
+    it does not depend on the labels in use, so ``_refs`` is ignored.
     """
     digits = state.removeprefix("sha256:")[:8]
     moment, documents = _upstream_time(snapshot), snapshot.header.documents

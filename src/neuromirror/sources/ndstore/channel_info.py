@@ -137,7 +137,8 @@ def volume_of(
     host
         The service's host, with its port.
     prefix
-        The path in URLs between the host and the project's token, with its slashes.
+        The path in URLs between the host and the project's token, without slashes at its ends; may
+        be empty.
     secure
         Whether requests use HTTPS.
     unit

@@ -25,9 +25,9 @@ class GrowthChart:
     points
         x, y and whether the version is published, per version.
     first, last
-        The times at the ends of the x axis.
+        The days of the first and of the last version, ISO 8601.
     minimum, maximum
-        The sizes at the ends of the y axis in bytes.
+        The smallest and the largest size in bytes.
     """
 
     width: float
