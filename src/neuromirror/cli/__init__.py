@@ -20,6 +20,7 @@ from neuromirror.cli.config import check_config_command
 from neuromirror.cli.datasets import events_command, list_command, versions_command
 from neuromirror.cli.demo import demo_command
 from neuromirror.cli.diff import diff_command
+from neuromirror.cli.digest import digest_command
 from neuromirror.cli.doctor import doctor_command
 from neuromirror.cli.export import export_command
 from neuromirror.cli.export_lock import export_lock_command
@@ -107,7 +108,7 @@ main.add_section(
         reproduce_command,
     ],
 )
-main.add_section("Data", [clone_command, get_command, export_command])
+main.add_section("Data", [clone_command, get_command, digest_command, export_command])
 main.add_section(
     "Operate",
     [

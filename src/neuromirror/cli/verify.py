@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from neuromirror.crawl import JournalRecorder
     from neuromirror.lab.verify import Finding, Mode
     from neuromirror.model import Digest
+    from neuromirror.store import Store
 
 _MAX_SHOWN = 20
 """Maximum number of missing files and of local changes in text output; --json prints all."""
@@ -99,7 +100,8 @@ def verify_command(
     of a server is "claimed", not checked. With --full, files are downloaded from the first URL that
     delivers the right content, hashed, and not kept. Both work without content in the dataset, and
     for a lock file even without a dataset: the manifest beside the lock file is sufficient. The
-    replies are recorded in the index of the store, if there is one.
+    replies are recorded in the index of the store, if there is one. --full also records the block
+    digests of the downloaded files, as "neuromirror digest" does.
 
     The text output lists the problems and a summary per dataset; --json prints one record per file
     and URL. A file whose key has no checksum can be compared by its size only.
@@ -126,12 +128,17 @@ def verify_command(
             f"--in is for lock files, but {target} is a folder; leave out --in"
         )
     with ExitStack() as stack:
-        recorder = stack.enter_context(_recorder(settings)) if mode != "local" else None
+        recorder = None
         remote_options: dict[str, Any] = {}
         if mode != "local":
+            from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
             from neuromirror.volume.tokens import token_from_environment
 
+            store, recorder = stack.enter_context(open_results(settings))
             remote_options = {"token": token_from_environment, "claims": _KnownDigests(recorder)}
+            if mode == "full":
+                digests = stack.enter_context(BlockDigestsRecorder(store, recorder))
+                remote_options["digests"] = digests
         findings = verify(
             target, mode, within=folder, allow_missing=allow_missing, jobs=jobs, **remote_options
         )
@@ -143,6 +150,7 @@ def verify_command(
             code = _report(settings, _with_progress(findings), mode, str(target))
         except KeyboardInterrupt:
             # do not wait for the threads that wait for a server
+            stack.close()
             click.echo("neuromirror: interrupted", err=True)
             sys.stdout.flush()
             os._exit(INTERRUPTED)
@@ -172,8 +180,8 @@ class _KnownDigests:
 
 
 @contextmanager
-def _recorder(settings: Settings) -> Iterator[JournalRecorder | None]:
-    """Open a recorder for the results; yields None without a store that can be written."""
+def open_results(settings: Settings) -> Iterator[tuple[Store | None, JournalRecorder | None]]:
+    """Open the store, and a recorder for results; each is None if it is missing or unwritable."""
     from neuromirror.crawl import open_recorder
     from neuromirror.store import NotAStoreError
 
@@ -182,7 +190,7 @@ def _recorder(settings: Settings) -> Iterator[JournalRecorder | None]:
     except NotAStoreError:
         if settings.given_store is not None and settings.store_folder != Path("store"):
             raise
-        yield None
+        yield None, None
         return
     with ExitStack() as stack:
         try:
@@ -190,9 +198,9 @@ def _recorder(settings: Settings) -> Iterator[JournalRecorder | None]:
         except (OSError, NeuromirrorError) as error:
             warning = f"neuromirror: warning: the results are not recorded in the store: {error}"
             click.echo(printable(warning), err=True)
-            yield None
+            yield store, None
             return
-        yield recorder
+        yield store, recorder
 
 
 def _with_progress(findings: Iterator[Finding]) -> Iterator[Finding]:

@@ -155,7 +155,7 @@ class BlockDigestsFolder:
         """Write the block digests of a key's content, unless the folder has them.
 
         Smaller pieces replace larger ones, because they can verify the same bytes. Part MD5s are
-        kept.
+        kept. A damaged file is replaced.
 
         Parameters
         ----------
@@ -173,12 +173,13 @@ class BlockDigestsFolder:
         ------
         BlockDigestsConflictError
             The folder has digests of other bytes for the key, or the digests contradict the key.
-        BlockDigestsDamagedError
-            The file of the key is damaged.
         """
         if problem := key_contradiction(key, digests):
             raise BlockDigestsConflictError(f"{key}: {problem}; nothing was recorded")
-        known = self.read(key)
+        try:
+            known = self.read(key)
+        except BlockDigestsDamagedError:
+            known = None
         if known is not None:
             if (known.size, known.sha256, known.root) != (
                 digests.size,

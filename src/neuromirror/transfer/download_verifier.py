@@ -6,7 +6,7 @@ import threading
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from neuromirror.model import NeuromirrorError, path_to_text
 from neuromirror.net import AccessDeniedError, IncompleteResponseError, ResponseStream, Session
@@ -17,6 +17,9 @@ from neuromirror.transfer.url_prober import STATUSES, health_of
 from neuromirror.transfer.url_sessions import UrlSessions
 from neuromirror.transfer.verify_items import PinnedFile
 from neuromirror.transfer.work_tree import VerificationStoppedError, compare_content
+
+if TYPE_CHECKING:
+    from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
 
 _ATTEMPTS: Final = 3
 """Attempts to read a body that is cut off; the session retries requests that get no reply."""
@@ -31,11 +34,19 @@ class DownloadVerifier:
         Sessions and circuit breaker for the requests.
     stop
         Set when the results are no longer needed.
+    digests
+        Records block digests of the files that lack them; None not to.
     """
 
-    def __init__(self, sessions: UrlSessions, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        sessions: UrlSessions,
+        stop: threading.Event,
+        digests: BlockDigestsRecorder | None = None,
+    ) -> None:
         self._sessions = sessions
         self._stop = stop
+        self._digests = digests
 
     def verify(self, file: PinnedFile) -> list[Finding]:
         """Return a finding for each URL that failed, and one for the file; thread-safe."""
@@ -92,19 +103,23 @@ class DownloadVerifier:
 
     def _compare(self, url: str, key: str, path: str, proof: KeyChecksum) -> Finding:
         hashing = proof.hasher()
+        digester = None if self._digests is None else self._digests.start(key, proof.size)
         size = 0
         with closing(self._pieces(url, proof.size)) as pieces:
             for piece in pieces:
                 size += len(piece)
                 if hashing is not None:
                     hashing.update(piece)
+                if digester is not None:
+                    digester.update(piece)
                 if proof.size is not None and size > proof.size:
                     break
                 if self._stop.is_set():
                     raise VerificationStoppedError
-        found = compare_content(
-            key, path, proof, size, lambda by: "" if hashing is None else hashing.hexdigest()
-        )
+        checksum = "" if hashing is None else hashing.hexdigest()
+        found = compare_content(key, path, proof, size, lambda by: checksum)
+        if digester is not None and not found.failed and (fault := digester.finish(checksum)):
+            found = replace(found, status="error", message=fault)
         if not found.failed:
             return replace(found, url=displayed_url(url), health=Health.OK)
         message = found.message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from neuromirror.model import Digest
 from neuromirror.transfer.download_verifier import DownloadVerifier
@@ -13,6 +14,9 @@ from neuromirror.transfer.url_sessions import UrlSessions
 from neuromirror.transfer.verify_items import Item
 from neuromirror.transfer.work_tree import map_in_order
 
+if TYPE_CHECKING:
+    from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
+
 
 def check_urls(
     items: Iterable[Item],
@@ -21,6 +25,7 @@ def check_urls(
     *,
     jobs: int,
     full: bool,
+    digests: BlockDigestsRecorder | None = None,
 ) -> Iterator[Finding]:
     """Yield findings for items, in order.
 
@@ -36,9 +41,11 @@ def check_urls(
         Number of threads.
     full
         Whether to download and hash the files instead of probing their URLs.
+    digests
+        Records block digests of downloaded files that lack them; None not to.
     """
     stop = threading.Event()
-    prober, fetcher = Prober(sessions), DownloadVerifier(sessions, stop)
+    prober, fetcher = Prober(sessions), DownloadVerifier(sessions, stop, digests)
 
     def check(task: tuple[Item, Sequence[Digest]]) -> Sequence[Finding]:
         item, digests = task

@@ -12,18 +12,18 @@ import os
 import stat
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from neuromirror.annex import hash_mixed, key_file_name, parse_link_target, parse_pointer
 from neuromirror.git import GITLINK_MODE, SYMLINK_MODE
 from neuromirror.model import path_to_text
 from neuromirror.transfer.findings import NOT_HERE, Finding, FindingKind
-from neuromirror.transfer.key_checksums import Hasher, KeyChecksum, key_checksum
+from neuromirror.transfer.key_checksums import KeyChecksum, key_checksum
 from neuromirror.transfer.outcomes import Status
 from neuromirror.transfer.verified_repository import (
     ObjectDamagedError,
@@ -32,6 +32,9 @@ from neuromirror.transfer.verified_repository import (
     object_id,
 )
 from neuromirror.transfer.verify_items import InspectedEntry, Item, VerifyScope, unreadable_entry
+
+if TYPE_CHECKING:
+    from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder, ContentDigester
 
 _BLOCK: Final = 1 << 20
 _QUEUED_PER_JOB: Final = 4
@@ -44,6 +47,14 @@ _MISSING: Final = "missing from the work tree"
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+
+
+class _Updatable(Protocol):
+    """Receives the bytes of a file in order."""
+
+    def update(self, data: memoryview, /) -> None:
+        """Add the next bytes."""
+        ...
 
 
 class VerificationStoppedError(Exception):
@@ -94,18 +105,24 @@ def _grouped(entries: Iterable[tuple[VerifiedEntry, int]]) -> Iterator[list[Veri
 
 
 class WorkTreeInspector:
-    """Compares the files in the work trees of clones with their commits, in ``jobs`` threads."""
+    """Compares the files in the work trees of clones with their commits, in ``jobs`` threads.
 
-    def __init__(self, scope: VerifyScope, jobs: int) -> None:
+    With ``digests``, the content of an annexed file is read only if its block digests are needed.
+    """
+
+    def __init__(
+        self, scope: VerifyScope, jobs: int, digests: BlockDigestsRecorder | None = None
+    ) -> None:
         self._scope = scope
         self._jobs = jobs
+        self._digests = digests
         self._stop = threading.Event()
 
     def inspect(
         self, clone: VerifiedRepository, below: bytes, entries: Iterable[VerifiedEntry]
     ) -> Iterator[InspectedEntry]:
         """Yield the result for each entry, in order; ``below`` is the folder of the clone."""
-        looker = _EntryVerifier(clone, below, self._scope, self._stop)
+        looker = _EntryVerifier(clone, below, self._scope, self._stop, self._digests)
         tasks = _grouped((entry, looker.size(entry)) for entry in entries)
         for some in map_in_order(self._jobs, self._stop, looker.inspect, tasks):
             yield from some
@@ -115,7 +132,12 @@ class _EntryVerifier:
     """Verifier for the entries of one work tree; thread-safe."""
 
     def __init__(
-        self, clone: VerifiedRepository, below: bytes, scope: VerifyScope, stop: threading.Event
+        self,
+        clone: VerifiedRepository,
+        below: bytes,
+        scope: VerifyScope,
+        stop: threading.Event,
+        digests: BlockDigestsRecorder | None,
     ) -> None:
         assert clone.work_tree is not None
         self._clone = clone
@@ -124,6 +146,7 @@ class _EntryVerifier:
         self._is_selected = scope.is_selected
         self._missing_status: Status = scope.missing_status
         self._stop = stop
+        self._digests = digests
 
     def size(self, entry: VerifiedEntry) -> int:
         """Return the approximate number of bytes to read for an entry."""
@@ -174,7 +197,7 @@ class _EntryVerifier:
             with _open_regular(self._root + entry.path) as descriptor:
                 size = os.fstat(descriptor).st_size
                 sha = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-                _read(descriptor, size, sha, self._stop)
+                _read(descriptor, size, [sha], self._stop)
         except FileNotFoundError:
             return Finding(status="error", path=path, kind="document", message=_MISSING)
         except OSError as error:
@@ -217,7 +240,13 @@ class _EntryVerifier:
     def _compare(
         self, descriptor: int, key: str, path: str, proof: KeyChecksum, equivalent_keys: list[str]
     ) -> Finding:
-        found = _compare_descriptor(descriptor, key, path, proof, self._stop)
+        digester = None
+        if self._digests is not None:
+            size = os.fstat(descriptor).st_size
+            digester = self._digests.start(key, size)
+            if digester is None:
+                return Finding(status="notneeded", path=path, key=key, size=size)
+        found = _compare_descriptor(descriptor, key, path, proof, self._stop, digester)
         if found.failed or not equivalent_keys:
             return found
         others = [
@@ -261,27 +290,43 @@ def verify_plain_files(
 
 
 def _compare_descriptor(
-    descriptor: int, key: str, path: str, proof: KeyChecksum, stop: threading.Event
+    descriptor: int,
+    key: str,
+    path: str,
+    proof: KeyChecksum,
+    stop: threading.Event,
+    digester: ContentDigester | None = None,
 ) -> Finding:
-    """Compare an open file with its key."""
+    """Compare an open file with its key, and record its block digests."""
     size = os.fstat(descriptor).st_size
+    beside = [] if digester is None else [digester]
+    checksum = ""
 
-    def checksum(by: KeyChecksum) -> str:
+    def checksum_by(by: KeyChecksum) -> str:
+        nonlocal checksum
         hashing = by.hasher()
         assert hashing is not None
         os.lseek(descriptor, 0, os.SEEK_SET)
-        _read(descriptor, size, hashing, stop)
-        return hashing.hexdigest()
+        _read(descriptor, size, [hashing, *beside], stop)
+        checksum = hashing.hexdigest()
+        return checksum
 
-    return compare_content(key, path, proof, size, checksum)
+    found = compare_content(key, path, proof, size, checksum_by)
+    if digester is None or found.failed:
+        return found
+    if not proof.algorithm:
+        _read(descriptor, size, beside, stop)
+    fault = digester.finish(checksum)
+    return replace(found, status="error", message=fault) if fault else found
 
 
-def _read(descriptor: int, size: int, hashing: Hasher, stop: threading.Event) -> None:
+def _read(descriptor: int, size: int, hashers: Sequence[_Updatable], stop: threading.Event) -> None:
     """Hash the rest of a file; raises VerificationStoppedError."""
     buffer = bytearray(min(size + 1, _BLOCK))
     view = memoryview(buffer)
     while count := os.readv(descriptor, [buffer]):
-        hashing.update(view[:count])
+        for one in hashers:
+            one.update(view[:count])
         if stop.is_set():
             raise VerificationStoppedError
 

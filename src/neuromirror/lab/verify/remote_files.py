@@ -113,7 +113,7 @@ def walk_manifest(
                     parts.append(one)
             elif scope.is_selected(at):
                 counts.add(1, one.size or 0)
-                yield _manifest_item(one, at)
+                yield manifest_item(one, at)
     except (LockManifestDamagedError, LockManifestMissingError) as error:
         counts.is_complete = False
         yield Finding(status="error", path=where, kind="manifest", message=str(error))
@@ -179,7 +179,7 @@ def check_manifest(
     return Finding(kind="manifest", message=found, checked="checked")
 
 
-def _manifest_item(one: ListedFile, path: bytes) -> Item:
+def manifest_item(one: ListedFile, path: bytes) -> Item:
     """Return the file to verify, or an error if its key contradicts the manifest line.
 
     The state digest covers the line's checksum and size, not the key.

@@ -31,6 +31,8 @@ from neuromirror.transfer.work_tree import WorkTreeInspector, verify_plain_files
 
 if TYPE_CHECKING:
     from neuromirror.lab.lockfile import Lock, Pin
+    from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
+    from neuromirror.transfer.url_sessions import UrlSessions
 
 Mode = Literal["local", "remote", "full"]
 """Hash local content, ask servers about their copies, or download and hash their copies."""
@@ -57,6 +59,7 @@ def verify(
     jobs: int | None = None,
     token: Callable[[str], str | None] | None = None,
     claims: ClaimLookup = no_claims,
+    digests: BlockDigestsRecorder | None = None,
 ) -> Iterator[Finding]:
     """Verify a dataset, or all datasets of a lock file; yield findings.
 
@@ -80,6 +83,8 @@ def verify(
         named after it, or that a keyring has.
     claims
         Returns further checksums of a key's content, to compare with those of servers.
+    digests
+        Records block digests of files that are downloaded in the mode ``full``; None not to.
 
     Yields
     ------
@@ -93,7 +98,7 @@ def verify(
     LockUnusableError
         The file is not a lock file.
     """
-    verifier = _Verifier(mode, allow_missing, jobs, token, claims)
+    verifier = _Verifier(mode, allow_missing, jobs, token, claims, digests)
     if isinstance(target, Path):
         if target.is_dir():
             yield from verifier.dataset(target)
@@ -118,12 +123,14 @@ class _Verifier:
         jobs: int | None,
         token: Callable[[str], str | None] | None,
         claims: ClaimLookup,
+        digests: BlockDigestsRecorder | None,
     ) -> None:
         self._mode = mode
         self._missing_status: Status = "notneeded" if allow_missing else "impossible"
         self._jobs = jobs or (_DEFAULT_REQUESTS if mode != "local" else _processors())
         self._token = token
         self._claims = claims
+        self._digests = digests
 
     def dataset(self, folder: Path) -> Iterator[Finding]:
         """Yield findings for a clone, compared with its own commit."""
@@ -222,34 +229,48 @@ class _Verifier:
             yield from (item for item in items if isinstance(item, Finding))
             return
         # imported late: the network modules are not needed in local mode
-        from neuromirror.net import TokenSource
-        from neuromirror.sources.api_tokens import host_token
-        from neuromirror.transfer.s3_access import s3_settings
         from neuromirror.transfer.url_checks import check_urls
-        from neuromirror.transfer.url_sessions import (
-            UrlSessions,
-            allowed_addresses,
-            no_token,
-            setting_command,
-        )
 
-        setting = setting_command(folder)
-        allowed = allowed_addresses(folder)
-        git_settings = s3_settings(folder / ".git")
-
-        def token_of(host: str) -> TokenSource:
-            return host_token(host, git_settings.get((host, "instance")))
-
-        with closing(
-            UrlSessions(
-                *(allowed, self._token or no_token),
-                setting=setting,
-                host_token=no_token if self._token is None else token_of,
-            )
-        ) as sessions:
+        full = self._mode == "full"
+        with closing(open_url_sessions(folder, self._token)) as sessions:
             yield from check_urls(
-                items, sessions, self._claims, jobs=self._jobs, full=self._mode == "full"
+                *(items, sessions, self._claims),
+                jobs=self._jobs,
+                full=full,
+                digests=self._digests if full else None,
             )
+
+
+def open_url_sessions(folder: Path, token: Callable[[str], str | None] | None) -> UrlSessions:
+    """Return sessions with the addresses and hosts that git's configuration in a folder allows.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    token
+        As for :func:`verify`.
+    """
+    from neuromirror.net import TokenSource
+    from neuromirror.sources.api_tokens import host_token
+    from neuromirror.transfer.s3_access import s3_settings
+    from neuromirror.transfer.url_sessions import (
+        UrlSessions,
+        allowed_addresses,
+        no_token,
+        setting_command,
+    )
+
+    git_settings = s3_settings(folder / ".git")
+
+    def token_of(host: str) -> TokenSource:
+        return host_token(host, git_settings.get((host, "instance")))
+
+    return UrlSessions(
+        *(allowed_addresses(folder), token or no_token),
+        setting=setting_command(folder),
+        host_token=no_token if token is None else token_of,
+    )
 
 
 def separate_own_changes(

@@ -104,7 +104,7 @@ def _open_file(root: Path, path: bytes) -> _OpenFile | None:
 def _is_public(inside: Path) -> bool:
     """Whether a file is public, by its path in the store."""
     first, *rest = inside.parts
-    if first in ("manifests", "tombstones", "ria-layout-version"):
+    if first in ("manifests", "block-digests", "tombstones", "ria-layout-version"):
         return True
     return first != "neuromirror" and bool(_REPOSITORY_FILES.fullmatch("/".join(rest[1:])))
 

@@ -51,9 +51,9 @@ _SECURITY_HEADER_NAMES = frozenset(name for name, _ in _SECURITY_HEADERS)
 
 _STORE_PATHS = re.compile(
     rb"/(?:ria-layout-version|alias/[^/]+/.+|[0-9a-f]{3}/[0-9a-f-]{33}/.+|manifests/[0-9a-f]{2}/.+"
-    rb"|tombstones/[^/]+\.json)"
+    rb"|tombstones/[^/]+\.json|block-digests/[0-9a-f]{2}/.+)"
 )
-"""Public paths of a store: repositories and manifests; never the journal or the index."""
+"""Public paths of a store: repositories, manifests and block digests; never journal or index."""
 
 _HOST_HEADER = re.compile(rb"(?:[\w.~-]*|\[[0-9a-fA-F:.]+\])(?::[0-9]{0,5})?", re.ASCII)
 """A valid Host header, which ends up in links, feeds and clone commands."""

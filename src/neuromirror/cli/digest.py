@@ -1,0 +1,218 @@
+"""``neuromirror digest``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from neuromirror.cli.addresses import may_be_address, resolve_version
+from neuromirror.cli.commands import argument, command
+from neuromirror.cli.common import INTERRUPTED, HostMessages, Settings, settings_options
+from neuromirror.cli.progress_line import ProgressLine
+from neuromirror.cli.verify import open_results
+from neuromirror.model.display import count_of, format_bytes
+from neuromirror.model.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from neuromirror.lab.digest import DigestOutcome, DigestPlan
+    from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
+
+
+@command(
+    "digest",
+    example="""\
+neuromirror digest dandi:000027@0.210831.2033
+neuromirror digest datasets.lock 'sub-01/**/*.nwb'
+neuromirror digest ./clone --piece-size 256KiB""",
+)
+@argument(
+    "target",
+    metavar="VERSION|LOCK|DIR",
+    help="A version in the store, a lock file, or the folder of a clone, whose content is read.",
+)
+@argument(
+    "globs",
+    nargs=-1,
+    metavar="[GLOB]...",
+    help="Files or folders, as for 'neuromirror pin --path' [default: all].",
+)
+@click.option(
+    "--piece-size",
+    metavar="SIZE",
+    help="Size of a piece, a power of two from 16KiB to 64MiB. Smaller pieces mean smaller "
+    "requests for random access, and larger digests [default: 1MiB, 4MiB for files over 1 GiB].",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Number of files read in parallel [default: 8; for DIR the number of processors].",
+)
+@click.option("--dry-run", is_flag=True, help="Print which files would be read, and read none.")
+@settings_options
+def digest_command(
+    settings: Settings,
+    target: str,
+    globs: tuple[str, ...],
+    *,
+    piece_size: str | None,
+    jobs: int | None,
+    dry_run: bool,
+) -> None:
+    """Read files once and record block digests, which verify parts of a file without the rest.
+
+    Every file is hashed completely and compared with the checksum in its key. Wrong bytes are an
+    error, and nothing is recorded for them. The content is not kept. Files of one piece need no
+    block digests, and files that have them are not read again, so that an interrupted run can be
+    repeated.
+
+    The digests of files in the index of the store are written to the store, whose catalogue serves
+    them, all others to your own data folder. "neuromirror pin --streamable" copies them beside a
+    lock file. "verify --full" and "get" record them, too.
+
+    Exit code: 0 all files have block digests or need none, 1 a file has wrong bytes or could not
+    be read, 2 wrong usage, or an unknown version, lock file or folder.
+    """
+    from neuromirror.lab.digest import check_piece_size
+    from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
+
+    size = None if piece_size is None else check_piece_size(piece_size)
+    with ExitStack() as stack:
+        store, journal = stack.enter_context(open_results(settings))
+        line = stack.enter_context(ProgressLine())
+        report = _Report(settings, line)
+        digests = stack.enter_context(BlockDigestsRecorder(store, journal, size, report.show_bytes))
+        try:
+            if Path(target).is_dir():
+                _digest_clone(report, Path(target), globs, digests, jobs, dry_run=dry_run)
+            else:
+                _digest_remote(report, target, globs, digests, jobs, dry_run=dry_run)
+        except KeyboardInterrupt:
+            # do not wait for the threads that wait for a server
+            stack.close()
+            click.echo("neuromirror: interrupted; run the command again to continue", err=True)
+            sys.stdout.flush()
+            os._exit(INTERRUPTED)
+    report.print_summary(is_dry_run=dry_run)
+    sys.exit(1 if report.failed else 0)
+
+
+def _digest_clone(
+    report: _Report,
+    folder: Path,
+    globs: tuple[str, ...],
+    digests: BlockDigestsRecorder,
+    jobs: int | None,
+    *,
+    dry_run: bool,
+) -> None:
+    from neuromirror.lab.digest import digest_clone
+
+    if dry_run:
+        raise ConfigurationError("--dry-run is for versions and lock files; leave it out")
+    for outcome in digest_clone(folder, globs, digests, jobs=jobs or os.cpu_count() or 1):
+        report.add(outcome)
+
+
+def _digest_remote(
+    report: _Report,
+    target: str,
+    globs: tuple[str, ...],
+    digests: BlockDigestsRecorder,
+    jobs: int | None,
+    *,
+    dry_run: bool,
+) -> None:
+    from neuromirror.lab.digest import JOBS, planned_outcome, run_digests
+    from neuromirror.volume.tokens import token_from_environment
+
+    plan = _plan(report.settings, target, globs, digests)
+    report.small, report.total = plan.small, plan.bytes
+    for outcome in plan.known:
+        report.add(outcome)
+    if dry_run:
+        for dataset, version, file in plan.files:
+            report.add(planned_outcome(dataset, version, file))
+        return
+    for outcome in run_digests(plan, digests, jobs=jobs or JOBS, token=token_from_environment):
+        report.add(outcome)
+
+
+def _plan(
+    settings: Settings, target: str, globs: tuple[str, ...], digests: BlockDigestsRecorder
+) -> DigestPlan:
+    """Return the files of a lock file or a version that have to be read."""
+    from neuromirror.lab.digest import files_of_lock, files_of_version, plan_digests
+    from neuromirror.lab.globs import escape
+    from neuromirror.lab.lockfile import load_lock
+
+    path = Path(target)
+    if path.is_file() or not may_be_address(target):
+        lock = load_lock(path)
+        return plan_digests(files_of_lock(lock, globs), lock.path.absolute().parent, digests)
+    with settings.index() as index:
+        address, row = resolve_version(settings, index, target)
+        if address.path is not None:
+            if globs:
+                raise ConfigurationError(f"{target} names a file or folder; leave out the globs")
+            globs = (escape(address.path),)
+        store = settings.store()
+        return plan_digests(files_of_version(store, index, row, globs), store.root, digests)
+
+
+@dataclass(slots=True)
+class _Report:
+    """Prints outcomes, and counts them."""
+
+    settings: Settings
+    line: ProgressLine
+    total: int = 0
+    small: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    bytes: int = 0
+    hosts: HostMessages = field(default_factory=lambda: HostMessages("digest"))
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.counts["error"] + self.counts["impossible"])
+
+    def show_bytes(self, done: int) -> None:
+        self.line.show_bytes(done, max(done, self.total))
+
+    def add(self, outcome: DigestOutcome) -> None:
+        self.counts[outcome.status] += 1
+        if outcome.status == "ok":
+            self.bytes += outcome.size or 0
+        text = f"{outcome.status:<10} {outcome.host or outcome.path}  {outcome.message}"
+        is_shown = outcome.status == "ok" or (outcome.failed and self.hosts.is_first(outcome))
+        with self.line.paused():
+            self.settings.emit("digest", outcome.to_json(), text.rstrip() if is_shown else None)
+
+    def print_summary(self, *, is_dry_run: bool) -> None:
+        self.hosts.print_counts(self.settings)
+        verb = "to read" if is_dry_run else "read and digested"
+        parts = [f"{count_of(self.counts['ok'], 'file')} {verb} ({format_bytes(self.bytes)})"]
+        if known := self.counts["notneeded"]:
+            parts.append(f"{count_of(known, 'file')} not read: recorded, not needed or not here")
+        if self.small:
+            parts.append(f"{count_of(self.small, 'file')} of one piece, which need none")
+        if failures := self.counts["error"] + self.counts["impossible"]:
+            parts.append(f"{count_of(failures, 'problem')}")
+        record = {
+            "kind": "summary",
+            "status": "error" if self.failed else "ok",
+            "digested": 0 if is_dry_run else self.counts["ok"],
+            "planned": self.counts["ok"] if is_dry_run else 0,
+            "notneeded": self.counts["notneeded"],
+            "small": self.small,
+            "failed": failures,
+            "bytes": self.bytes,
+        }
+        self.settings.emit("digest", record, "; ".join(parts))

@@ -1,0 +1,348 @@
+"""Compute the block digests of the files of versions, lock files and clones.
+
+Each file is read once, from its URLs or from a clone, hashed and not kept. Files that have block
+digests, or that need none, are not read, so that an interrupted run can be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from neuromirror.index import Index, VersionRow
+from neuromirror.lab.globs import Globs
+from neuromirror.lab.lock_manifests import ListedSubdataset, manifest_entry
+from neuromirror.lab.lockfile import Lock
+from neuromirror.lab.remint import stored_record_lines
+from neuromirror.lab.verify.dataset_walk import ExpectedState, walk
+from neuromirror.lab.verify.remote_files import PinnedCounts, manifest_item, walk_manifest
+from neuromirror.lab.verify.verification import no_claims, open_url_sessions
+from neuromirror.model import ConfigurationError, load_snapshot_entry, path_to_text
+from neuromirror.store import Store
+from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
+from neuromirror.transfer.findings import Finding
+from neuromirror.transfer.key_checksums import key_checksum
+from neuromirror.transfer.outcomes import Outcome
+from neuromirror.transfer.url_checks import check_urls
+from neuromirror.transfer.verified_repository import NotADatasetError, VerifiedRepository
+from neuromirror.transfer.verify_items import Item, PinnedFile, VerifyScope
+from neuromirror.transfer.work_tree import WorkTreeInspector
+
+JOBS = 8
+"""Default number of concurrent downloads."""
+_RECORDED = "its block digests are recorded"
+
+
+@dataclass(frozen=True, slots=True)
+class DigestOutcome(Outcome):
+    """The outcome of ``digest`` for one file or URL.
+
+    Parameters
+    ----------
+    sha256
+        The sha256 of the content in hex, computed in the same pass.
+    root
+        The root of the hash tree in hex.
+    piece_size
+        Size of a piece in bytes.
+    """
+
+    sha256: str | None = None
+    root: str | None = None
+    piece_size: int | None = None
+
+
+@dataclass(slots=True)
+class DigestPlan:
+    """The files whose block digests are to be computed, from :func:`plan_digests`.
+
+    Attributes
+    ----------
+    folder
+        The folder whose git configuration applies to requests.
+    files
+        The files to read, each with the name and the label of its version.
+    known
+        Outcomes for files that are not read: their digests are recorded, or the manifest is
+        damaged.
+    bytes
+        Total size of the files to read.
+    small
+        Number of files of one piece, which need no block digests.
+    """
+
+    folder: Path
+    files: list[tuple[str, str, PinnedFile]] = field(default_factory=list)
+    known: list[DigestOutcome] = field(default_factory=list)
+    bytes: int = 0
+    small: int = 0
+
+
+def plan_digests(
+    items: Iterable[tuple[str, str, Item]], folder: Path, digests: BlockDigestsRecorder
+) -> DigestPlan:
+    """Select the files whose block digests are needed.
+
+    Parameters
+    ----------
+    items
+        Dataset, label, and a file or a finding, from :func:`files_of_lock` or
+        :func:`files_of_version`.
+    folder
+        The folder whose git configuration applies to requests.
+    digests
+        The recorder, which knows the recorded digests.
+
+    Returns
+    -------
+    DigestPlan
+        The files to read; each content once.
+    """
+    plan = DigestPlan(folder)
+    seen: set[str] = set()
+    for dataset, label, item in items:
+        if isinstance(item, Finding):
+            if item.failed:
+                plan.known.append(_outcome(item.for_version(dataset, label), digests))
+            continue
+        path, size = path_to_text(item.path), key_checksum(item.key).size
+        if not digests.is_useful(item.key, size):
+            plan.small += 1
+        elif item.key not in seen:
+            seen.add(item.key)
+            if digests.is_recorded(item.key, size):
+                found = Finding(
+                    status="notneeded", path=path, key=item.key, size=size, message=_RECORDED
+                )
+                plan.known.append(_outcome(found.for_version(dataset, label), digests))
+            else:
+                plan.files.append((dataset, label, item))
+                plan.bytes += size or 0
+    return plan
+
+
+def run_digests(
+    plan: DigestPlan,
+    digests: BlockDigestsRecorder,
+    *,
+    jobs: int = JOBS,
+    token: Callable[[str], str | None] | None = None,
+) -> Iterator[DigestOutcome]:
+    """Download the files of a plan, verify them with their keys, and record their block digests.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+    digests
+        Computes and writes the digests.
+    jobs
+        Number of concurrent downloads.
+    token
+        Returns the token for a volume host, or None.
+
+    Yields
+    ------
+    DigestOutcome
+        An outcome per file, and one per URL with wrong bytes or without any.
+    """
+    with closing(open_url_sessions(plan.folder, token)) as sessions:
+        versions = {file.key: (dataset, label) for dataset, label, file in plan.files}
+        files = (file for _, _, file in plan.files)
+        findings = check_urls(files, sessions, no_claims, jobs=jobs, full=True, digests=digests)
+        for found in findings:
+            assert found.key is not None
+            yield _outcome(found.for_version(*versions[found.key]), digests)
+
+
+def planned_outcome(dataset: str, label: str, file: PinnedFile) -> DigestOutcome:
+    """Return the outcome of a dry run for a file that would be read.
+
+    Parameters
+    ----------
+    dataset, label
+        The version.
+    file
+        The file.
+
+    Returns
+    -------
+    DigestOutcome
+        The outcome, without digests.
+    """
+    size = key_checksum(file.key).size
+    return DigestOutcome(
+        *("digest", "ok", path_to_text(file.path), "would be read"),
+        dataset=dataset,
+        version=label,
+        key=file.key,
+        size=size,
+    )
+
+
+def digest_clone(
+    folder: Path,
+    globs: Sequence[str],
+    digests: BlockDigestsRecorder,
+    *,
+    jobs: int,
+) -> Iterator[DigestOutcome]:
+    """Record the block digests of the content that is in a clone and its subdatasets.
+
+    Parameters
+    ----------
+    folder
+        A folder in the clone.
+    globs
+        Globs that select files; empty for all.
+    digests
+        Computes and writes the digests.
+    jobs
+        Number of files that are read in parallel.
+
+    Yields
+    ------
+    DigestOutcome
+        An outcome per file whose content is here; ``notneeded`` if its digests are recorded or it
+        needs none.
+
+    Raises
+    ------
+    NotADatasetError
+        The folder is not a clone with a work tree.
+    """
+    selected = Globs(globs)
+    scope = VerifyScope(
+        is_selected=lambda path: selected.matches(path_to_text(path)),
+        reaches=lambda path: selected.reaches(path_to_text(path)),
+        missing_status="notneeded",
+    )
+    with VerifiedRepository.at(folder) as clone:
+        if clone.work_tree is None:
+            raise NotADatasetError(f"{clone.git_dir} is a bare repository: it has no work tree")
+        inspector = WorkTreeInspector(scope, jobs, digests)
+        for found in walk(inspector, scope, clone, ExpectedState(clone.head())):
+            if isinstance(found, Finding) and (
+                found.kind == "file" or (found.failed and found.kind in ("commit", "tree"))
+            ):
+                yield _outcome(found, digests)
+
+
+def files_of_lock(lock: Lock, globs: Sequence[str]) -> Iterator[tuple[str, str, Item]]:
+    """Yield the pinned files of a lock file, from the manifests beside it.
+
+    Parameters
+    ----------
+    lock
+        The lock file.
+    globs
+        Globs that select files; empty for all.
+
+    Yields
+    ------
+    tuple of (str, str, Item)
+        Dataset, label, and the file, or a finding about its manifest.
+    """
+    selected = Globs(globs)
+    for pin in lock.datasets:
+        scope = VerifyScope(
+            is_selected=lambda path, pin=pin: (  # type: ignore[misc]
+                pin.matches(path) and selected.matches(path_to_text(path))
+            ),
+            reaches=lambda path, pin=pin: (  # type: ignore[misc]
+                pin.reaches(path) and selected.reaches(path_to_text(path))
+            ),
+        )
+        expected = ExpectedState(pin.commit, pin.tree, pin.state, lock.manifest_path(pin))
+        for item in walk_manifest(scope, expected, PinnedCounts()):
+            yield pin.name, pin.resolved.version, item
+
+
+def files_of_version(
+    store: Store, index: Index, row: VersionRow, globs: Sequence[str]
+) -> Iterator[tuple[str, str, Item]]:
+    """Yield the files of a version and its subdatasets, from the records of the store.
+
+    Parameters
+    ----------
+    store
+        The store.
+    index
+        Its index.
+    row
+        The version.
+    globs
+        Globs that select files; empty for all.
+
+    Yields
+    ------
+    tuple of (str, str, Item)
+        Dataset, label, and the file, or a finding about its record.
+    """
+    selected = Globs(globs)
+    waiting = [(row, b"")]
+    while waiting:
+        one, below = waiting.pop()
+        for line in stored_record_lines(store, one):
+            entry = manifest_entry(load_snapshot_entry(line), one.mirror, "files")
+            path = below + entry.path.encode()
+            if not isinstance(entry, ListedSubdataset):
+                if selected.matches(path.decode()):
+                    yield row.dataset_name, row.label, manifest_item(entry, path)
+            elif selected.reaches(path.decode()):
+                waiting.append((index.resolve(entry.name, entry.commit), path + b"/"))
+
+
+def check_piece_size(text: str) -> int:
+    """Return the piece size that a user specified, such as ``256KiB``.
+
+    Parameters
+    ----------
+    text
+        A number of bytes, with an optional unit KiB or MiB.
+
+    Returns
+    -------
+    int
+        The size in bytes.
+
+    Raises
+    ------
+    ConfigurationError
+        It is not the size of a piece.
+    """
+    from neuromirror.model.block_digests import LEAF_SIZE, MAX_PIECE_SIZE
+
+    number, unit = text.strip(), 1
+    for name, bytes_in_unit in (("KiB", 1 << 10), ("MiB", 1 << 20)):
+        if number.endswith(name):
+            number, unit = number.removesuffix(name).strip(), bytes_in_unit
+    size = int(number) * unit if number.isdecimal() and len(number) < 10 else 0
+    if not LEAF_SIZE <= size <= MAX_PIECE_SIZE or size & (size - 1):
+        raise ConfigurationError(
+            f"{text[:40]!r} is not the size of a piece; choose a power of two from 16KiB to 64MiB"
+        )
+    return size
+
+
+def _outcome(found: Finding, digests: BlockDigestsRecorder) -> DigestOutcome:
+    known = None if found.failed or found.key is None else digests.find(found.key)
+    return DigestOutcome(
+        action="digest",
+        status=found.status,
+        path=found.path,
+        message=found.message,
+        dataset=found.dataset,
+        version=found.version,
+        key=found.key,
+        size=found.size,
+        evidence=found.evidence,
+        checked=found.checked,
+        url=found.url,
+        host=found.host,
+        sha256=None if known is None else known.sha256,
+        root=None if known is None else known.root.hex(),
+        piece_size=None if known is None else known.piece_size,
+    )

@@ -1,0 +1,258 @@
+"""``neuromirror digest``: one read per file, nothing kept, wrong bytes are an error."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+
+from neuromirror.index import Index
+from neuromirror.model import LEAF_SIZE, BlockDigests
+from neuromirror.store import Store
+from neuromirror.store.block_digests import BlockDigestsFolder
+from neuromirror_demo import DemoArchive, DemoBuckets
+from support.block_digests import digests_of
+from support.command_shell import Shell, folder_snapshot
+from support.dataset_clones import clone_dataset, fetch_content, overwrite
+from support.mirror_harness import MirrorHarness
+
+NAME = "demo:000004"
+FINE = ("--piece-size", "16KiB")
+
+
+def split(records: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the records of files, and the summary."""
+    *files, summary = records
+    assert summary["kind"] == "summary"
+    return files, summary
+
+
+def stored(folder: BlockDigestsFolder, records: list[dict[str, Any]]) -> dict[str, BlockDigests]:
+    """Return the digests of the files of records, which must agree with the records."""
+    found = {}
+    for one in records:
+        digests = folder.read(one["key"])
+        assert digests is not None
+        assert (one["sha256"], one["root"]) == (digests.sha256, digests.root.hex())
+        assert one["piece_size"] == digests.piece_size
+        found[one["path"]] = digests
+    return found
+
+
+def store_folder(shell: Shell) -> BlockDigestsFolder:
+    return BlockDigestsFolder.of_store(Store.open(shell.store))
+
+
+def content(url: str) -> bytes:
+    with urlopen(url) as reply:
+        found: bytes = reply.read()
+    return found
+
+
+def test_digests_are_those_of_the_bytes_and_are_found_in_the_index(copied: Shell) -> None:
+    files, summary = split(copied.records("digest", NAME, *FINE))
+    assert {one["status"] for one in files} == {"ok"}
+    assert (summary["digested"], summary["bytes"]) == (3, 143_400)
+    found = stored(store_folder(copied), files)
+    for one in files:
+        part_size = 64 << 20 if one["key"].startswith("XS3ETAG") else None
+        assert found[one["path"]] == digests_of(content(one["url"]), LEAF_SIZE, part_size)
+        assert one["checked"] == "checked"
+        for query in (f"btv2:{one['root']}", f"sha256:{one['sha256']}"):
+            paths = {row["path"] for row in copied.records("find", query)}
+            assert one["path"] in paths
+    (etag,) = (digests for digests in found.values() if digests.part_size is not None)
+    (key,) = (one["key"] for one in files if one["key"].startswith("XS3ETAG"))
+    assert f"--{etag.parts_etag()}-" in key
+    # the index is a function of the store
+    before = index_rows(copied)
+    copied.run("rebuild-index")
+    assert index_rows(copied) == before
+    copied.run("fsck")
+
+
+def index_rows(shell: Shell) -> list[str]:
+    with Index.open_readonly(Store.open(shell.store).index_path) as index:
+        return list(index.dump())
+
+
+def test_a_second_run_sends_no_request_and_smaller_pieces_are_read_again(
+    shell: Shell, demo: DemoArchive
+) -> None:
+    shell.run("sync", NAME)
+    split(shell.records("digest", NAME, "--piece-size", "32KiB"))
+    demo.clear_requests()
+    files, summary = split(shell.records("digest", NAME, "--piece-size", "32KiB"))
+    assert {one["status"] for one in files} == {"notneeded"}
+    assert (summary["digested"], summary["notneeded"]) == (0, 3)
+    assert demo.count_requests(".") == 0
+    files, summary = split(shell.records("digest", NAME, *FINE))
+    assert summary["digested"] == 3
+    assert {one["piece_size"] for one in files} == {LEAF_SIZE}
+
+
+def test_an_interrupted_run_continues_with_the_other_files(shell: Shell, demo: DemoArchive) -> None:
+    shell.run("sync", NAME)
+    files, _ = split(shell.records("digest", NAME, "sub-401", *FINE))
+    assert len(files) == 2
+    demo.clear_requests()
+    files, summary = split(shell.records("digest", NAME, *FINE))
+    assert (summary["digested"], summary["notneeded"]) == (1, 2)
+    assert demo.count_requests("^GET /demo-dandiarchive/") == 1
+
+
+def test_wrong_bytes_are_an_error_and_are_not_recorded(shell: Shell, demo: DemoArchive) -> None:
+    shell.run("sync", NAME)
+    path = demo.paths("000004")[0]
+    demo.corrupt_blob("000004", path)
+    files, summary = split(shell.records("digest", NAME, *FINE, code=1))
+    failed = [one for one in files if one["status"] == "error"]
+    assert {one["path"] for one in failed} == {path}
+    assert summary["status"] == "error"
+    assert summary["digested"] == 2
+    folder = store_folder(shell)
+    assert not folder.has(failed[0]["key"])
+    assert len(list(folder.paths())) == 2
+    demo.heal_blob("000004", path)
+    files, _ = split(shell.records("digest", NAME, *FINE))
+    assert [one["path"] for one in files if one["status"] == "ok"] == [path]
+
+
+def test_a_dry_run_reads_and_writes_nothing(shell: Shell, demo: DemoArchive) -> None:
+    shell.run("sync", NAME)
+    before = folder_snapshot(shell.store)
+    demo.clear_requests()
+    files, summary = split(shell.records("digest", NAME, *FINE, "--dry-run"))
+    assert [(one["status"], "root" in one) for one in files] == [("ok", False)] * 3
+    assert (summary["planned"], summary["digested"]) == (3, 0)
+    assert demo.count_requests(".") == 0
+    assert folder_snapshot(shell.store) == before
+
+
+def test_files_of_one_piece_need_no_digests(copied: Shell) -> None:
+    files, summary = split(copied.records("digest", NAME))
+    assert files == []
+    assert summary["small"] == 3
+    assert list(store_folder(copied).paths()) == []
+
+
+def test_a_lock_without_a_store_is_digested_into_the_folder_of_the_user(
+    copied: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paper = tmp_path / "paper"
+    paper.mkdir()
+    copied.run("pin", NAME, "--path", "sub-401", "-o", str(paper / "datasets.lock"))
+    monkeypatch.chdir(paper)
+    alone = copied.with_changes(store=Path("store"), mirrors=paper)
+    files, _ = split(alone.records("digest", "datasets.lock", "**/*ses-01*", *FINE))
+    assert [one["path"] for one in files] == ["sub-401/sub-401_ses-01_ecephys.nwb"]
+    assert stored(BlockDigestsFolder.of_user(), files)
+    assert not (paper / "store").exists()
+    _, summary = split(alone.records("digest", "datasets.lock", *FINE))
+    assert (summary["digested"], summary["notneeded"]) == (1, 1)
+
+
+def test_a_lock_of_another_store_is_not_recorded_in_this_one(
+    copied: Shell, shell: Shell, tmp_path: Path
+) -> None:
+    lock = str(tmp_path / "datasets.lock")
+    copied.run("pin", NAME, "-o", lock)
+    shell.run("sync", "demo:000001")  # a public store, which must not publish what it has not
+    files, _ = split(shell.records("digest", lock, *FINE))
+    assert list(store_folder(shell).paths()) == []
+    assert len(stored(BlockDigestsFolder.of_user(), files)) == 3
+
+
+def test_content_of_a_clone_is_read_from_disk(
+    shell: Shell, demo: DemoArchive, tmp_path: Path
+) -> None:
+    shell.run("sync", NAME)
+    harness = MirrorHarness(shell.mirrors, shell.store)
+    clone = fetch_content(clone_dataset(harness, NAME, tmp_path / "clone"))
+    paths = demo.paths("000004")
+    overwrite(clone / paths[0], b"x" * 52_776)
+    (clone / paths[1]).resolve().unlink()
+    demo.clear_requests()
+    files, summary = split(shell.records("digest", str(clone), *FINE, code=1))
+    assert {one["path"]: one["status"] for one in files} == dict(
+        zip(paths, ("error", "notneeded", "ok"), strict=True)
+    )
+    assert demo.count_requests(".") == 0
+    assert set(stored(store_folder(shell), [one for one in files if "root" in one])) == {paths[2]}
+    assert summary["digested"] == 1
+
+
+@pytest.fixture
+def behavior(tmp_path: Path) -> Iterator[tuple[Shell, DemoBuckets]]:
+    """A store with a file of two parts and several pieces."""
+    with DemoBuckets(tmp_path / "buckets") as buckets:
+        shell = Shell(buckets.mirrors, tmp_path / "store")
+        shell.run_any("sync")
+        yield shell, buckets
+
+
+def video(shell: Shell) -> tuple[str, str]:
+    """Return version and key of the file that was uploaded in parts."""
+    for dataset in shell.records("list"):
+        for one in shell.records("files", dataset["dataset"]):
+            if one.get("path", "").endswith("Camera.mp4"):
+                return f"{dataset['dataset']}@{one['version']}", one["key"]
+    raise AssertionError("no file of several parts")
+
+
+def test_verify_full_records_digests_and_part_md5s_prove_themselves(
+    behavior: tuple[Shell, DemoBuckets], tmp_path: Path
+) -> None:
+    shell, _ = behavior
+    version, key = video(shell)
+    lock = str(tmp_path / "datasets.lock")
+    shell.run("pin", version, "-o", lock)
+    shell.run("verify", "--full", lock)
+    digests = store_folder(shell).read(key)
+    assert digests is not None
+    assert (digests.piece_size, digests.piece_count) == (1 << 20, 6)
+    assert digests.part_size == 5 << 20
+    assert len(digests.part_md5s) == 32
+    assert f"--{digests.parts_etag()}-{5 << 20}" in key
+    _, summary = split(shell.records("digest", version))
+    assert summary["digested"] == 0
+    assert summary["notneeded"] >= 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (NAME, "--piece-size", "3MiB"),
+        (NAME, "--piece-size", "8KiB"),
+        (NAME, "--piece-size", "128MiB"),
+        (NAME, "--piece-size", "9" * 5000),
+        (NAME, "--piece-size", "-1"),
+        (NAME, "a//b"),
+        ("demo:999999",),
+        ("missing.lock",),
+    ],
+)
+def test_wrong_usage_is_one_line(copied: Shell, arguments: tuple[str, ...]) -> None:
+    done = copied.run_any("digest", *arguments)
+    assert done.code in (1, 2)
+    assert done.error_line
+    assert list(store_folder(copied).paths()) == []
+
+
+def test_an_interrupt_leaves_complete_digests_only(
+    shell: Shell, demo: DemoArchive, tmp_path: Path
+) -> None:
+    shell.run("sync", NAME)
+    with shell.start("digest", NAME, *FINE) as process:
+        time.sleep(0.8)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    shell.run("fsck")
+    _, summary = split(shell.records("digest", NAME, *FINE))
+    assert summary["failed"] == 0
+    assert len(list(store_folder(shell).paths())) == 3
