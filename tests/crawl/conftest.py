@@ -41,7 +41,7 @@ def source() -> ScriptedSource:
 
 
 @pytest.fixture
-def scripted_harness(tmp_path: Path, source: ScriptedSource) -> ScriptedHarness:
+def harness(tmp_path: Path, source: ScriptedSource) -> ScriptedHarness:
     """An empty store that mirrors the scripted source."""
     return ScriptedHarness(tmp_path / "box", source)
 
@@ -53,7 +53,7 @@ def zarr_harness(tmp_path: Path, source: ScriptedSource) -> ScriptedHarness:
 
 
 @pytest.fixture
-def second_scripted_harness(tmp_path: Path, source: ScriptedSource) -> ScriptedHarness:
+def other_harness(tmp_path: Path, source: ScriptedSource) -> ScriptedHarness:
     """A second empty store for the same source."""
     return ScriptedHarness(tmp_path / "another-box", source)
 

@@ -35,10 +35,10 @@ from support.scripted_zarrs import (
 
 
 def test_a_small_zarr_is_a_folder_of_files_and_a_large_one_a_dataset(
-    zarr_harness: ScriptedHarness, source: ScriptedSource
+    zarr_harness: ScriptedHarness,
 ) -> None:
-    source.zarrs = {"s": scripted_zarr(3, "c/"), "l": scripted_zarr(9)}
-    source.scripted_datasets["a"] = ScriptedDataset(
+    zarr_harness.source.zarrs = {"s": scripted_zarr(3, "c/"), "l": scripted_zarr(9)}
+    zarr_harness.datasets["a"] = ScriptedDataset(
         files("x.bin"), zarrs={"sub/small.zarr": "s", "sub/large.zarr": "l"}, has_summary=True
     )
     result = zarr_harness.sync()["box:a"]
@@ -51,8 +51,8 @@ def test_a_small_zarr_is_a_folder_of_files_and_a_large_one_a_dataset(
     ]
     (part,) = parts(zarr_harness).values()
     assert (part.path, part.dataset, part.files) == ("sub/large.zarr", "box:zarr/l", 9)
-    assert part.label == source.zarrs["l"].checksum
-    assert part.bytes == source.zarrs["l"].size
+    assert part.label == zarr_harness.source.zarrs["l"].checksum
+    assert part.bytes == zarr_harness.source.zarrs["l"].size
     repository = zarr_harness.repository("box:zarr/l")
     assert links(zarr_harness) == {
         "sub/large.zarr": run_git(repository, "rev-parse", "main").strip()
@@ -69,9 +69,9 @@ def test_a_small_zarr_is_a_folder_of_files_and_a_large_one_a_dataset(
 
 
 def test_listed_files_are_committed_or_named_exceptions_with_one_per_component(
-    zarr_harness: ScriptedHarness, source: ScriptedSource
+    zarr_harness: ScriptedHarness,
 ) -> None:
-    source.zarrs = {
+    zarr_harness.source.zarrs = {
         "s": scripted_zarr(3),
         "l": scripted_zarr(9),
         "empty": ScriptedZarr({}),
@@ -79,15 +79,15 @@ def test_listed_files_are_committed_or_named_exceptions_with_one_per_component(
         "broken-small": scripted_zarr(2, error=CONTRADICTED),
     }
     scripted_dataset = ScriptedDataset(files("x.bin", "y.bin"), has_summary=True)
-    scripted_dataset.zarrs = {f"{name}.zarr": name for name in source.zarrs}
-    source.scripted_datasets["a"] = scripted_dataset
+    scripted_dataset.zarrs = {f"{name}.zarr": name for name in zarr_harness.source.zarrs}
+    zarr_harness.datasets["a"] = scripted_dataset
     result = zarr_harness.sync()["box:a"]
     assert (result.exit_code, result.visit) == (1, "partial")
     left_out = exceptions(zarr_harness)
     assert left_out == {
         "empty.zarr": ("zarr-empty", 0),
-        "broken.zarr": ("zarr-not-proven", source.zarrs["broken"].size),
-        "broken-small.zarr": ("zarr-not-proven", source.zarrs["broken-small"].size),
+        "broken.zarr": ("zarr-not-proven", zarr_harness.source.zarrs["broken"].size),
+        "broken-small.zarr": ("zarr-not-proven", zarr_harness.source.zarrs["broken-small"].size),
     }
     own = [one for one in paths(zarr_harness) if not one.startswith("s.zarr/")]
     assert len(own) + 1 + len(parts(zarr_harness)) + len(left_out) == 2 + len(
@@ -95,20 +95,18 @@ def test_listed_files_are_committed_or_named_exceptions_with_one_per_component(
     )
 
 
-def test_the_summary_counts_each_component_as_one_file(
-    zarr_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.zarrs = {"l": scripted_zarr(9)}
-    source.scripted_datasets["a"] = ScriptedDataset(
+def test_the_summary_counts_each_component_as_one_file(zarr_harness: ScriptedHarness) -> None:
+    zarr_harness.source.zarrs = {"l": scripted_zarr(9)}
+    zarr_harness.datasets["a"] = ScriptedDataset(
         files("x.bin"), zarrs={"l.zarr": "l"}, has_summary=True
     )
-    source.zarrs["l"].stated_checksum = f"{'0' * 32}-9--9"
+    zarr_harness.source.zarrs["l"].stated_checksum = f"{'0' * 32}-9--9"
     assert zarr_harness.sync()["box:a"].visit == "full"
     # the summary also counts a component that the listing lacks
-    scripted_dataset = source.scripted_datasets["a"]
-    whole = source._summary(scripted_dataset, scripted_dataset.files)
+    scripted_dataset = zarr_harness.datasets["a"]
+    whole = zarr_harness.source._summary(scripted_dataset, scripted_dataset.files)
     scripted_dataset.zarrs = {}
-    source._summary = lambda scripted_dataset, content: whole  # type: ignore[method-assign]
+    zarr_harness.source._summary = lambda scripted_dataset, content: whole  # type: ignore[method-assign]
     result = zarr_harness.sync()["box:a"]
     assert result.visit == "failed"
     assert "upstream states 2 files" in result.message
@@ -118,35 +116,33 @@ def test_the_summary_counts_each_component_as_one_file(
 def test_the_mirror_file_sets_the_size_of_inline_zarrs(
     tmp_path: Path, source: ScriptedSource, limit: int, inline: bool
 ) -> None:
-    scripted_harness = ScriptedHarness(
-        tmp_path / "limit", source, f"[zarr]\ninline_components = {limit}\n"
-    )
+    harness = ScriptedHarness(tmp_path / "limit", source, f"[zarr]\ninline_components = {limit}\n")
     source.zarrs = {"z": scripted_zarr(3)}
     source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"), zarrs={"z.zarr": "z"})
-    assert scripted_harness.sync()["box:a"].visit == "full"
-    assert ("z.zarr/0" in paths(scripted_harness)) is inline
-    assert ("z.zarr" in parts(scripted_harness)) is not inline
+    assert harness.sync()["box:a"].visit == "full"
+    assert ("z.zarr/0" in paths(harness)) is inline
+    assert ("z.zarr" in parts(harness)) is not inline
 
 
 def test_a_huge_zarr_keeps_its_chunks_in_the_manifest(
     tmp_path: Path, source: ScriptedSource
 ) -> None:
-    scripted_harness = ScriptedHarness(
+    harness = ScriptedHarness(
         tmp_path / "huge", source, "[zarr]\ninline_components = 4\ninline = 6\nmanifest = 12\n"
     )
     source.zarrs = {"huge": scripted_zarr(20), "large": scripted_zarr(9)}
     source.scripted_datasets["a"] = ScriptedDataset(
         files("x.bin"), zarrs={"h.zarr": "huge", "l.zarr": "large"}
     )
-    assert scripted_harness.sync()["box:a"].visit == "full"
-    assert {path: one.files for path, one in parts(scripted_harness).items()} == {
+    assert harness.sync()["box:a"].visit == "full"
+    assert {path: one.files for path, one in parts(harness).items()} == {
         "h.zarr": 20,
         "l.zarr": 9,
     }
     forms = {}
     for name in ("huge", "large"):
         description = run_git(
-            scripted_harness.repository(f"box:zarr/{name}"),
+            harness.repository(f"box:zarr/{name}"),
             "show",
             "main:.neuromirror/dataset.json",
         )
@@ -157,7 +153,7 @@ def test_a_huge_zarr_keeps_its_chunks_in_the_manifest(
 def test_the_form_of_each_zarr_is_in_the_documents_the_journal_and_the_index(
     tmp_path: Path, source: ScriptedSource
 ) -> None:
-    scripted_harness = ScriptedHarness(
+    harness = ScriptedHarness(
         tmp_path / "forms", source, "[zarr]\ninline_components = 4\ninline = 6\nmanifest = 12\n"
     )
     source.zarrs = {
@@ -173,9 +169,9 @@ def test_the_form_of_each_zarr_is_in_the_documents_the_journal_and_the_index(
         "z/one.zarr": "one",
         "a/two.zarr": "two",
     }
-    assert scripted_harness.sync()["box:a"].visit == "full"
+    assert harness.sync()["box:a"].visit == "full"
     description = json.loads(
-        run_git(scripted_harness.repository("box:a"), "show", "main:.neuromirror/dataset.json")
+        run_git(harness.repository("box:a"), "show", "main:.neuromirror/dataset.json")
     )
     expected = {
         path: {
@@ -191,7 +187,7 @@ def test_the_form_of_each_zarr_is_in_the_documents_the_journal_and_the_index(
         expected,
         ["h.zarr", "l.zarr"],
     )
-    with scripted_harness.index() as index:
+    with harness.index() as index:
         row = index.resolve("box:a")
         assert index.inline_components(row) == [
             {"path": path, **one} for path, one in expected.items()
@@ -205,52 +201,53 @@ def test_the_form_of_each_zarr_is_in_the_documents_the_journal_and_the_index(
     assert (huge.form, huge.manifest_only_files, huge.manifest_only_bytes) == ("manifest", 19, size)
     # the same from git alone
     for name in ("a", "zarr/huge"):
-        minted = [one for one in scripted_harness.entries(VersionMinted) if one.local_id == name]
+        minted = [one for one in harness.entries(VersionMinted) if one.local_id == name]
         dataset = source.dataset(name)
-        repository = scripted_harness.store.repository(dataset)
+        repository = harness.store.repository(dataset)
         found = list(read_versions_from_git(repository, set(), minted[0].at))
         for field in ("form", "manifest_only_files", "manifest_only_bytes", "inline"):
             assert getattr(found[0], field) == getattr(minted[0], field)
     # entries copied from the previous state are recorded like entries that were read
     scripted_dataset.files |= files("y.bin")
-    assert scripted_harness.sync()["box:a"].visit == "full"
+    assert harness.sync()["box:a"].visit == "full"
     description = json.loads(
-        run_git(scripted_harness.repository("box:a"), "show", "main:.neuromirror/dataset.json")
+        run_git(harness.repository("box:a"), "show", "main:.neuromirror/dataset.json")
     )
     assert description["inline"] == expected
     del scripted_dataset.zarrs["a/two.zarr"]
-    assert scripted_harness.sync()["box:a"].visit == "full"
-    with scripted_harness.index() as index:
+    assert harness.sync()["box:a"].visit == "full"
+    with harness.index() as index:
         assert [one["path"] for one in index.inline_components(index.resolve("box:a"))] == [
             "z/one.zarr"
         ]
 
 
-def test_odd_paths_of_zarrs_are_mirrored(
-    zarr_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
+def test_odd_paths_of_zarrs_are_mirrored(zarr_harness: ScriptedHarness) -> None:
     odd = ["-dash.zarr", "a b/ü.zarr", ".git/x.zarr", "f.zarr"]
-    source.zarrs = {
+    zarr_harness.source.zarrs = {
         f"{size}{number}": scripted_zarr(size) for size in (3, 9) for number in range(len(odd))
     }
-    source.scripted_datasets["a"] = ScriptedDataset(files("f.zarr/inside", "f.zarr "))
-    source.scripted_datasets["a"].zarrs = {one: f"9{number}" for number, one in enumerate(odd)}
-    source.scripted_datasets["b"] = ScriptedDataset(
+    zarr_harness.datasets["a"] = ScriptedDataset(files("f.zarr/inside", "f.zarr "))
+    zarr_harness.datasets["a"].zarrs = {one: f"9{number}" for number, one in enumerate(odd)}
+    zarr_harness.datasets["b"] = ScriptedDataset(
         files("x"), zarrs={one: f"3{n}" for n, one in enumerate(odd)}
     )
     assert {one.visit for name, one in zarr_harness.sync().items() if ":" in name} == {"full"}
     assert {one.source_path.decode() for one in parts(zarr_harness).values()} == set(odd)
     assert len(paths(zarr_harness, "box:b")) == 1 + 3 * len(odd)
     refs = zarr_harness.refs()
-    source.scripted_datasets["b"].files |= files("y")
-    source.scripted_datasets["a"].files |= files("y")
-    source.read_listings.clear()
+    zarr_harness.datasets["b"].files |= files("y")
+    zarr_harness.datasets["a"].files |= files("y")
+    zarr_harness.source.read_listings.clear()
     assert {one.visit for name, one in zarr_harness.sync().items() if ":" in name} == {"full"}
-    assert source.read_listings == ["a current", "b current"] or source.read_listings == [
+    assert zarr_harness.source.read_listings == [
+        "a current",
+        "b current",
+    ] or zarr_harness.source.read_listings == [
         "b current",
         "a current",
     ]
-    del source.scripted_datasets["a"].files["y"], source.scripted_datasets["b"].files["y"]
+    del zarr_harness.datasets["a"].files["y"], zarr_harness.datasets["b"].files["y"]
     zarr_harness.sync()
     for name in "ab":
         before = refs[f"box--{name} refs/heads/main"]
@@ -264,51 +261,54 @@ def test_odd_paths_of_zarrs_are_mirrored(
 
 
 def test_a_known_zarr_costs_no_request_and_an_unchanged_dataset_is_not_written(
-    zarr_harness: ScriptedHarness, source: ScriptedSource
+    zarr_harness: ScriptedHarness,
 ) -> None:
-    source.zarrs = {"s": scripted_zarr(3), "l": scripted_zarr(9)}
-    scripted_dataset = source.scripted_datasets["a"] = ScriptedDataset(
+    zarr_harness.source.zarrs = {"s": scripted_zarr(3), "l": scripted_zarr(9)}
+    scripted_dataset = zarr_harness.datasets["a"] = ScriptedDataset(
         files("x.bin"), zarrs={"s.zarr": "s", "l.zarr": "l"}
     )
     zarr_harness.sync()
-    source.read_listings.clear()
+    zarr_harness.source.read_listings.clear()
     before = zarr_harness.file_stamps()
     assert zarr_harness.sync()["box:a"].status == "notneeded"
-    assert (source.read_listings, zarr_harness.file_stamps()) == ([], before)
+    assert (zarr_harness.source.read_listings, zarr_harness.file_stamps()) == ([], before)
     scripted_dataset.files["y.bin"] = ScriptedFile(b"y", at(9))
     assert zarr_harness.sync()["box:a"].versions == ("2024-03-01T120900Z",)
-    assert source.read_listings == ["a current"]
-    assert version_labels(zarr_harness, "box:zarr/l") == [source.zarrs["l"].checksum]
+    assert zarr_harness.source.read_listings == ["a current"]
+    assert version_labels(zarr_harness, "box:zarr/l") == [zarr_harness.source.zarrs["l"].checksum]
     assert len(paths(zarr_harness)) == 5
     # the files of a small Zarr are copied only from a state with a valid memo
     for memo in (zarr_harness.folder / "neuromirror" / "memos").rglob("*.memo"):
         memo.unlink()
-    source.read_listings.clear()
+    zarr_harness.source.read_listings.clear()
     assert zarr_harness.sync()["box:a"].status == "notneeded"
-    assert sorted(source.read_listings) == ["a current", f"zarr/s {source.zarrs['s'].checksum}"]
+    assert sorted(zarr_harness.source.read_listings) == [
+        "a current",
+        f"zarr/s {zarr_harness.source.zarrs['s'].checksum}",
+    ]
 
 
 def test_a_zarr_that_changed_has_a_new_version_and_the_dataset_links_it(
-    zarr_harness: ScriptedHarness, source: ScriptedSource
+    zarr_harness: ScriptedHarness,
 ) -> None:
-    source.zarrs = {"s": scripted_zarr(3), "l": scripted_zarr(9)}
-    source.scripted_datasets["a"] = ScriptedDataset(
+    zarr_harness.source.zarrs = {"s": scripted_zarr(3), "l": scripted_zarr(9)}
+    zarr_harness.datasets["a"] = ScriptedDataset(
         files("x.bin"), zarrs={"s.zarr": "s", "l.zarr": "l"}
     )
     zarr_harness.sync()
-    labels = [source.zarrs["l"].checksum]
+    labels = [zarr_harness.source.zarrs["l"].checksum]
     for name in "sl":
-        source.zarrs[name].files["0"] = ScriptedFile(b"other", at(4))
-    labels.append(source.zarrs["l"].checksum)
+        zarr_harness.source.zarrs[name].files["0"] = ScriptedFile(b"other", at(4))
+    labels.append(zarr_harness.source.zarrs["l"].checksum)
     result = zarr_harness.sync()["box:a"]
     assert (result.visit, result.versions) == ("full", ("2024-03-01T120400Z",))
     assert version_labels(zarr_harness, "box:zarr/l") == labels
     assert parts(zarr_harness)["l.zarr"].label == labels[1]
     # the earlier state has a commit already
-    source.zarrs["l"].files["0"] = files("0")["0"]
-    source.read_listings.clear()
+    zarr_harness.source.zarrs["l"].files["0"] = files("0")["0"]
+    zarr_harness.source.read_listings.clear()
     assert zarr_harness.sync()["box:a"].visit == "full"
-    assert source.read_listings == ["a current"]
+    assert zarr_harness.source.read_listings == ["a current"]
     assert parts(zarr_harness)["l.zarr"].label == labels[0]
     assert version_labels(zarr_harness, "box:zarr/l") == labels
     zarr_harness.fsck()
@@ -318,47 +318,45 @@ def test_a_zarr_that_grows_to_a_subdataset_and_back_counts_as_one_file(
     tmp_path: Path, source: ScriptedSource
 ) -> None:
     settings = "[zarr]\ninline_components = 100\n"
-    scripted_harness = ScriptedHarness(tmp_path / "grows", source, settings)
+    harness = ScriptedHarness(tmp_path / "grows", source, settings)
     source.zarrs = {"z": scripted_zarr(90)}
     source.scripted_datasets["a"] = ScriptedDataset(
         files("x.bin"), zarrs={"z.zarr": "z"}, has_summary=True
     )
-    scripted_harness.sync()
+    harness.sync()
     for chunks in (120, 90, 20):
         source.zarrs["z"].files = scripted_zarr(chunks).files
-        assert scripted_harness.sync()["box:a"].visit == "full", chunks
-        assert bool(parts(scripted_harness)) is (chunks == 120)
-        assert len(paths(scripted_harness)) == (1 if chunks == 120 else chunks + 1)
-    scripted_harness.fsck()
+        assert harness.sync()["box:a"].visit == "full", chunks
+        assert bool(parts(harness)) is (chunks == 120)
+        assert len(paths(harness)) == (1 if chunks == 120 else chunks + 1)
+    harness.fsck()
 
 
-def test_many_lost_zarrs_are_held_like_other_files(
-    zarr_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.zarrs = {
+def test_many_lost_zarrs_are_held_like_other_files(zarr_harness: ScriptedHarness) -> None:
+    zarr_harness.source.zarrs = {
         str(number): scripted_zarr(3 + 3 * (number % 2), str(number)) for number in range(40)
     }
-    scripted_dataset = source.scripted_datasets["a"] = ScriptedDataset(
+    scripted_dataset = zarr_harness.datasets["a"] = ScriptedDataset(
         files("x.bin"), has_summary=True
     )
-    scripted_dataset.zarrs = {f"{name}.zarr": name for name in source.zarrs}
+    scripted_dataset.zarrs = {f"{name}.zarr": name for name in zarr_harness.source.zarrs}
     assert zarr_harness.sync()["box:a"].visit == "full"
     refs = zarr_harness.refs()
     scripted_dataset.zarrs = {
         path: name for path, name in scripted_dataset.zarrs.items() if int(name) < 20
     }
-    source.zarrs["new"] = scripted_zarr(9, "new")
+    zarr_harness.source.zarrs["new"] = scripted_zarr(9, "new")
     scripted_dataset.zarrs["new.zarr"] = "new"
-    source.read_listings.clear()
+    zarr_harness.source.read_listings.clear()
     result = zarr_harness.sync()["box:a"]
     assert result.visit == "held"
     assert zarr_harness.refs() == refs
-    assert source.read_listings == ["a current"]
+    assert zarr_harness.source.read_listings == ["a current"]
     with zarr_harness.index() as index:
         (hold,) = index.open_holds()
     assert (hold.files_removed, hold.files_before) == (20, 41)
     # another dataset has mirrored the new Zarr meanwhile, so the listing is unchanged
-    source.scripted_datasets["b"] = ScriptedDataset(files("y.bin"), zarrs={"new.zarr": "new"})
+    zarr_harness.datasets["b"] = ScriptedDataset(files("y.bin"), zarrs={"new.zarr": "new"})
     result = zarr_harness.sync()["box:a"]
     assert result.visit == "held"
     store = zarr_harness.store
@@ -369,22 +367,22 @@ def test_many_lost_zarrs_are_held_like_other_files(
 
 
 def test_one_zarr_in_two_datasets_is_one_dataset_that_waits_for_neither(
-    zarr_harness: ScriptedHarness, source: ScriptedSource
+    zarr_harness: ScriptedHarness,
 ) -> None:
     both = threading.Barrier(2, timeout=600)
-    source.zarrs = {"l": scripted_zarr(9)}
+    zarr_harness.source.zarrs = {"l": scripted_zarr(9)}
 
     def meet() -> None:
         both.wait()
 
-    source.on_entries = meet
+    zarr_harness.source.on_entries = meet
     for name in "ab":
-        source.scripted_datasets[name] = ScriptedDataset(
+        zarr_harness.datasets[name] = ScriptedDataset(
             files(f"{name}.bin"), zarrs={f"{name}.zarr": "l"}
         )
     result = zarr_harness.sync()
     assert {result[f"box:{name}"].visit for name in "ab"} == {"full"}
-    assert [one.split()[0] for one in source.read_listings].count("zarr/l") == 1
+    assert [one.split()[0] for one in zarr_harness.source.read_listings].count("zarr/l") == 1
     (first,) = (one for one in zarr_harness.entries(VersionMinted) if one.local_id == "zarr/l")
     assert first.within == "zarr"  # in either order
     assert (
@@ -394,81 +392,81 @@ def test_one_zarr_in_two_datasets_is_one_dataset_that_waits_for_neither(
     )
 
 
-def test_files_of_a_zarr_are_not_pending(
-    zarr_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.late_sha256 = True
-    source.zarrs = {"s": scripted_zarr(3), "l": scripted_zarr(9)}
-    source.scripted_datasets["a"] = ScriptedDataset(
+def test_files_of_a_zarr_are_not_pending(zarr_harness: ScriptedHarness) -> None:
+    zarr_harness.source.late_sha256 = True
+    zarr_harness.source.zarrs = {"s": scripted_zarr(3), "l": scripted_zarr(9)}
+    zarr_harness.datasets["a"] = ScriptedDataset(
         files("x.bin") | files("y.bin", sha256=True), zarrs={"s.zarr": "s", "l.zarr": "l"}
     )
     assert zarr_harness.sync()["box:a"].status == "ok"
     assert zarr_harness.pending_files("box:a") == 1
-    source.read_listings.clear()
+    zarr_harness.source.read_listings.clear()
     assert zarr_harness.sync()["box:a"].status == "notneeded"
     assert zarr_harness.pending_files("box:a") == 1
-    assert source.read_listings == []
+    assert zarr_harness.source.read_listings == []
 
 
-def test_an_unfinalized_zarr_is_checked_in_each_sync(
-    zarr_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.zarrs = {"l": scripted_zarr(2, is_finalized=False)}
-    scripted_dataset = source.scripted_datasets["a"] = ScriptedDataset(
+def test_an_unfinalized_zarr_is_checked_in_each_sync(zarr_harness: ScriptedHarness) -> None:
+    zarr_harness.source.zarrs = {"l": scripted_zarr(2, is_finalized=False)}
+    scripted_dataset = zarr_harness.datasets["a"] = ScriptedDataset(
         files("x.bin"), zarrs={"l.zarr": "l"}
     )
-    source.memos = False
+    zarr_harness.source.memos = False
     assert zarr_harness.sync()["box:a"].visit == "full"
     assert [one.files for one in parts(zarr_harness).values()] == [2]
     assert zarr_harness.sync()["box:a"].status == "notneeded"
-    assert source.read_listings.count("zarr/l current") == 1  # then its memo suffices
-    source.zarrs["l"].files["1"] = ScriptedFile(b"1", at(5))
+    assert zarr_harness.source.read_listings.count("zarr/l current") == 1  # then its memo suffices
+    zarr_harness.source.zarrs["l"].files["1"] = ScriptedFile(b"1", at(5))
     assert zarr_harness.sync()["box:a"].visit == "full"
     assert [one.files for one in parts(zarr_harness).values()] == [3]
-    source.zarrs["l"].files.clear()
+    zarr_harness.source.zarrs["l"].files.clear()
     result = zarr_harness.sync()["box:a"]
     assert (result.visit, "l.zarr" in result.message) == ("partial", True)
     assert [one.files for one in parts(zarr_harness).values()] == [3]
     scripted_dataset.zarrs["other.zarr"] = "none"
-    source.zarrs["none"] = ScriptedZarr({}, is_finalized=False)
+    zarr_harness.source.zarrs["none"] = ScriptedZarr({}, is_finalized=False)
     zarr_harness.sync()
     assert exceptions(zarr_harness) == {"other.zarr": ("zarr-empty", 0)}
 
 
 def test_a_zarr_that_changed_after_its_row_was_read_is_mirrored_as_it_is(
-    zarr_harness: ScriptedHarness, source: ScriptedSource
+    zarr_harness: ScriptedHarness,
 ) -> None:
-    source.zarrs = {"s": scripted_zarr(3), "l": scripted_zarr(9), "grown": scripted_zarr(9)}
-    for one in source.zarrs.values():
+    zarr_harness.source.zarrs = {
+        "s": scripted_zarr(3),
+        "l": scripted_zarr(9),
+        "grown": scripted_zarr(9),
+    }
+    for one in zarr_harness.source.zarrs.values():
         one.stated_checksum = f"{'0' * 32}-{min(len(one.files), 9)}--{one.size}"
-    source.zarrs["grown"].stated_checksum = f"{'0' * 32}-2--18"
-    scripted_dataset = source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"))
-    scripted_dataset.zarrs = {f"{name}.zarr": name for name in source.zarrs}
+    zarr_harness.source.zarrs["grown"].stated_checksum = f"{'0' * 32}-2--18"
+    scripted_dataset = zarr_harness.datasets["a"] = ScriptedDataset(files("x.bin"))
+    scripted_dataset.zarrs = {f"{name}.zarr": name for name in zarr_harness.source.zarrs}
     assert zarr_harness.sync()["box:a"].visit == "full"
     assert {path: one.label for path, one in parts(zarr_harness).items()} == {
-        "l.zarr": source.zarrs["l"].checksum,
-        "grown.zarr": source.zarrs["grown"].checksum,
+        "l.zarr": zarr_harness.source.zarrs["l"].checksum,
+        "grown.zarr": zarr_harness.source.zarrs["grown"].checksum,
     }
-    for one in source.zarrs.values():
+    for one in zarr_harness.source.zarrs.values():
         one.stated_checksum = None
-    source.read_listings.clear()
+    zarr_harness.source.read_listings.clear()
     assert zarr_harness.sync()["box:a"].status == "notneeded"
-    assert source.read_listings == ["a current"]
+    assert zarr_harness.source.read_listings == ["a current"]
 
 
 def test_a_zarr_that_git_has_and_the_journal_lacks_is_not_reread(
-    zarr_harness: ScriptedHarness, source: ScriptedSource
+    zarr_harness: ScriptedHarness,
 ) -> None:
-    source.zarrs = {"l": scripted_zarr(9)}
-    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"), zarrs={"l.zarr": "l"})
+    zarr_harness.source.zarrs = {"l": scripted_zarr(9)}
+    zarr_harness.datasets["a"] = ScriptedDataset(files("x.bin"), zarrs={"l.zarr": "l"})
     zarr_harness.sync()
     refs = zarr_harness.refs()
     (zarr_harness.folder / "neuromirror" / "journal.jsonl").unlink()
     zarr_harness.store.index_path.unlink()
     (zarr_harness.repository("box:a") / "packed-refs").unlink()
-    source.read_listings.clear()
+    zarr_harness.source.read_listings.clear()
     zarr_harness.sync()
-    assert source.read_listings == ["a current"]
+    assert zarr_harness.source.read_listings == ["a current"]
     mains = {one: sha for one, sha in refs.items() if "box--a" in one or "zarr" in one}
     assert mains.items() <= zarr_harness.refs().items()
     assert {one.within for one in zarr_harness.entries(VersionMinted)} == {"", "zarr"}

@@ -18,7 +18,6 @@ from support.scripted_source import (
     ScriptedDataset,
     ScriptedFile,
     ScriptedHarness,
-    ScriptedSource,
     at,
     files,
 )
@@ -34,31 +33,25 @@ def tree(box: ScriptedHarness) -> dict[str, str]:
     return {path: mode for path, mode in found.items() if not path.startswith((".", '".'))}
 
 
-def test_documents_that_are_known_at_the_end_are_plain_files(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"), documents=[SUBJECT, SESSION])
-    scripted_harness.sync()
-    assert tree(scripted_harness) == {
+def test_documents_that_are_known_at_the_end_are_plain_files(harness: ScriptedHarness) -> None:
+    harness.datasets["a"] = ScriptedDataset(files("x.bin"), documents=[SUBJECT, SESSION])
+    harness.sync()
+    assert tree(harness) == {
         "original_metadata/session.json": "100644",
         "subject.json": "100644",
         "x.bin": "120000",
     }
-    shown = run_git(
-        scripted_harness.repository("box:a"), "show", "main:original_metadata/session.json"
-    )
+    shown = run_git(harness.repository("box:a"), "show", "main:original_metadata/session.json")
     assert shown == SESSION.content.decode()
-    scripted_harness.fsck()
+    harness.fsck()
 
 
-def test_the_order_in_which_documents_come_does_not_matter(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.memos = False
-    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"), documents=[SUBJECT, SESSION])
-    scripted_harness.sync()
-    source.scripted_datasets["a"].documents.reverse()
-    assert scripted_harness.sync()["box:a"].status == "notneeded"
+def test_the_order_in_which_documents_come_does_not_matter(harness: ScriptedHarness) -> None:
+    harness.source.memos = False
+    harness.datasets["a"] = ScriptedDataset(files("x.bin"), documents=[SUBJECT, SESSION])
+    harness.sync()
+    harness.datasets["a"].documents.reverse()
+    assert harness.sync()["box:a"].status == "notneeded"
 
 
 @pytest.mark.parametrize(
@@ -76,26 +69,24 @@ def test_the_order_in_which_documents_come_does_not_matter(
     ],
 )
 def test_a_file_that_clashes_with_a_document_is_renamed(
-    scripted_harness: ScriptedHarness, source: ScriptedSource, path: str, create_boss_harness: str
+    harness: ScriptedHarness, path: str, create_boss_harness: str
 ) -> None:
     documents = [SUBJECT, SESSION, Document("é.json".encode(), b"{}\n")]
-    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin", path), documents=documents)
-    scripted_harness.sync()
-    with scripted_harness.index() as index:
+    harness.datasets["a"] = ScriptedDataset(files("x.bin", path), documents=documents)
+    harness.sync()
+    with harness.index() as index:
         row = index.resolve("box:a")
         found = {one.path: one.source_path.decode() for one in index.files(row)}
     assert found == {"x.bin": "x.bin", create_boss_harness: path}
-    assert set(found) | {one.path.decode() for one in documents} == set(tree(scripted_harness))
-    scripted_harness.fsck()
+    assert set(found) | {one.path.decode() for one in documents} == set(tree(harness))
+    harness.fsck()
 
 
-def test_a_document_with_the_name_of_a_folder_is_renamed(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
+def test_a_document_with_the_name_of_a_folder_is_renamed(harness: ScriptedHarness) -> None:
     paths = ("subject.json", "subject.json/child", "subject.json/child/x")
-    source.scripted_datasets["a"] = ScriptedDataset(files(*paths), documents=[SUBJECT])
-    scripted_harness.sync()
-    assert set(tree(scripted_harness)) == {
+    harness.datasets["a"] = ScriptedDataset(files(*paths), documents=[SUBJECT])
+    harness.sync()
+    assert set(tree(harness)) == {
         "subject.json",
         "%73ubject.json%_",
         "%73ubject.json/child%_",
@@ -103,67 +94,59 @@ def test_a_document_with_the_name_of_a_folder_is_renamed(
     }
 
 
-def test_an_edited_document_makes_a_version_marked_metadata_only(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"), documents=[SUBJECT])
-    scripted_harness.sync()
+def test_an_edited_document_makes_a_version_marked_metadata_only(harness: ScriptedHarness) -> None:
+    harness.datasets["a"] = ScriptedDataset(files("x.bin"), documents=[SUBJECT])
+    harness.sync()
     edited = Document(SUBJECT.path, b'{"subject_id":"2"}\n', at(60))
-    source.scripted_datasets["a"].documents = [edited, SESSION]
-    result = scripted_harness.sync()["box:a"]
+    harness.datasets["a"].documents = [edited, SESSION]
+    result = harness.sync()["box:a"]
     assert result.versions == ("2024-03-01T130000Z",)
-    first, second = scripted_harness.entries(VersionMinted)
+    first, second = harness.entries(VersionMinted)
     assert first.state == second.state
     assert [first.metadata_only, second.metadata_only] == [False, True]
     assert first.metadata == metadata_digest([SUBJECT])
     assert second.metadata == metadata_digest([edited, SESSION])
-    source.scripted_datasets["a"].documents = [SESSION]
-    scripted_harness.sync()
-    assert "subject.json" not in tree(scripted_harness)
+    harness.datasets["a"].documents = [SESSION]
+    harness.sync()
+    assert "subject.json" not in tree(harness)
 
 
-def test_time_and_label_are_those_of_the_newest_file_or_document(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["a"] = ScriptedDataset(
+def test_time_and_label_are_those_of_the_newest_file_or_document(harness: ScriptedHarness) -> None:
+    harness.datasets["a"] = ScriptedDataset(
         {"x.bin": ScriptedFile(b"x", at(1)), "y.bin": ScriptedFile(b"y", at(3))},
         documents=[SUBJECT],
     )
-    source.scripted_datasets["b"] = ScriptedDataset(
+    harness.datasets["b"] = ScriptedDataset(
         {"x.bin": ScriptedFile(b"x", at(7))}, documents=[SUBJECT]
     )
-    source.scripted_datasets["c"] = ScriptedDataset({"x.bin": ScriptedFile(b"x", None)})
+    harness.datasets["c"] = ScriptedDataset({"x.bin": ScriptedFile(b"x", None)})
     started = datetime.now(UTC).replace(microsecond=0)
-    results = scripted_harness.sync()
+    results = harness.sync()
     assert results["box:a"].versions == ("2024-03-01T120500Z",)
     assert results["box:b"].versions == ("2024-03-01T120700Z",)
-    date = run_git(scripted_harness.repository("box:a"), "log", "-1", "--format=%ct", "main")
+    date = run_git(harness.repository("box:a"), "log", "-1", "--format=%ct", "main")
     assert int(date) == at(5).timestamp()
-    timeless = next(one for one in scripted_harness.entries(VersionMinted) if one.local_id == "c")
+    timeless = next(one for one in harness.entries(VersionMinted) if one.local_id == "c")
     assert timeless.time is None
     assert datetime.fromisoformat(timeless.at) >= started
     assert results["box:c"].versions == (f"state-{timeless.state.partition(':')[2][:8]}",)
     assert (
-        run_git(
-            scripted_harness.repository("box:c"), "log", "-1", "--format=%at %ct", "main"
-        ).split()
+        run_git(harness.repository("box:c"), "log", "-1", "--format=%at %ct", "main").split()
         == ["1"] * 2
     )
-    assert scripted_harness.sync()["box:c"].status == "notneeded"
+    assert harness.sync()["box:c"].status == "notneeded"
 
 
-def test_the_metadata_of_a_dataset_is_in_the_journal(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
+def test_the_metadata_of_a_dataset_is_in_the_journal(harness: ScriptedHarness) -> None:
     facts = DatasetFacts(
         title="A session",
         attributes=(("modality", "ecephys"), ("modality", "video"), ("subject", "1")),
         inputs=("raw_1",),
     )
-    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"), facts=facts)
-    scripted_harness.sync()
-    (entry,) = scripted_harness.entries(VersionMinted)
+    harness.datasets["a"] = ScriptedDataset(files("x.bin"), facts=facts)
+    harness.sync()
+    (entry,) = harness.entries(VersionMinted)
     assert entry.attributes == {"modality": ["ecephys", "video"], "subject": ["1"]}
     assert (entry.inputs, entry.within, entry.title) == (["raw_1"], "", "A session")
-    shown = run_git(scripted_harness.repository("box:a"), "show", "main:.neuromirror/dataset.json")
+    shown = run_git(harness.repository("box:a"), "show", "main:.neuromirror/dataset.json")
     assert json.loads(shown)["title"] == "A session"

@@ -14,7 +14,7 @@ from neuromirror.model import FileRecord, Location
 from neuromirror_demo import DemoBuckets
 from neuromirror_demo.bucket_contents import BEHAVIOR, MEAREC
 from support.mirror_harness import MirrorHarness, run_git
-from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, ScriptedSource
+from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness
 
 WEB = "00000000-0000-0000-0000-000000000001"
 WHEREIS_KINDS = ("whereis", "untrusted")
@@ -111,20 +111,18 @@ class NullVersionFile(ScriptedFile):
         return msgspec.structs.replace(made, locations=(location,), upstream_id=path)
 
 
-def test_the_version_null_does_not_permit_a_drop(
-    scripted_harness: ScriptedHarness, source: ScriptedSource, tmp_path: Path
-) -> None:
-    source.scripted_datasets["a"] = ScriptedDataset(
+def test_the_version_null_does_not_permit_a_drop(harness: ScriptedHarness, tmp_path: Path) -> None:
+    harness.datasets["a"] = ScriptedDataset(
         {"exact.bin": ScriptedFile(b"exact"), "null.bin": NullVersionFile(b"null")}
     )
-    scripted_harness.sync()
-    (remote,) = read_annex_log(scripted_harness, "box:a", "remote.log")
+    harness.sync()
+    (remote,) = read_annex_log(harness, "box:a", "remote.log")
     uuid = remote.split()[0]
-    assert [
-        line.split()[:2] for line in read_annex_log(scripted_harness, "box:a", "trust.log")
-    ] == [[uuid, "0"]]
+    assert [line.split()[:2] for line in read_annex_log(harness, "box:a", "trust.log")] == [
+        [uuid, "0"]
+    ]
     clone = tmp_path / "clone"
-    assert datalad(tmp_path, "clone", str(scripted_harness.repository("box:a")), str(clone)) == 0
+    assert datalad(tmp_path, "clone", str(harness.repository("box:a")), str(clone)) == 0
     # fails, because an untrusted copy does not count
     whereis = subprocess.run(
         ["git", "-C", clone, "annex", "whereis", "--all", "--json"],
@@ -138,32 +136,32 @@ def test_the_version_null_does_not_permit_a_drop(
     }
     assert len(entries) == 2
     assert copies == {("whereis", WEB), ("untrusted", uuid)}
-    scripted_harness.fsck()
+    harness.fsck()
 
 
 def test_in_a_mixed_dataset_only_urls_without_a_version_are_untrusted(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
+    harness: ScriptedHarness,
 ) -> None:
-    source.scripted_datasets["a"] = ScriptedDataset(
+    harness.datasets["a"] = ScriptedDataset(
         {"exact.bin": ScriptedFile(b"exact"), "plain.bin": UnversionedFile(b"plain")}
     )
-    scripted_harness.sync()
-    (remote,) = read_annex_log(scripted_harness, "box:a", "remote.log")
+    harness.sync()
+    (remote,) = read_annex_log(harness, "box:a", "remote.log")
     uuid = remote.split()[0]
     assert {"name=unversioned", "type=web", "urlexclude=*versionId=?????*"} <= set(remote.split())
-    assert [
-        line.split()[:2] for line in read_annex_log(scripted_harness, "box:a", "trust.log")
-    ] == [[uuid, "0"]]
-    assert [line.split()[:2] for line in read_annex_log(scripted_harness, "box:a", "uuid.log")] == [
+    assert [line.split()[:2] for line in read_annex_log(harness, "box:a", "trust.log")] == [
+        [uuid, "0"]
+    ]
+    assert [line.split()[:2] for line in read_annex_log(harness, "box:a", "uuid.log")] == [
         [uuid, "unversioned"]
     ]
     logs = run_git(
-        scripted_harness.repository("box:a"), "grep", "-h", "", "git-annex", "--", "*.log"
+        harness.repository("box:a"), "grep", "-h", "", "git-annex", "--", "*.log"
     ).splitlines()
     held = sorted(line.split()[2] for line in logs if line.split()[1] == "1" and len(line) < 60)
     assert held == sorted([WEB, uuid])
     # a later state does not change the log
-    source.scripted_datasets["a"].files["more.bin"] = UnversionedFile(b"more")
-    scripted_harness.sync()
-    assert read_annex_log(scripted_harness, "box:a", "remote.log") == [remote]
-    scripted_harness.fsck()
+    harness.datasets["a"].files["more.bin"] = UnversionedFile(b"more")
+    harness.sync()
+    assert read_annex_log(harness, "box:a", "remote.log") == [remote]
+    harness.fsck()

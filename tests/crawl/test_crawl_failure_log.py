@@ -17,7 +17,7 @@ from neuromirror_demo import DemoArchive
 from neuromirror_demo.boss import TISSUE, DemoBoss
 from support.embargo_harness import ID, NAME, EmbargoHarness
 from support.mirror_harness import MirrorHarness
-from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, files
+from support.scripted_source import ScriptedDataset, ScriptedHarness, files
 
 
 def status(mirror_harness: MirrorHarness) -> tuple[int, list[dict[str, Any]]]:
@@ -149,87 +149,81 @@ def test_a_token_that_ran_out_fails_until_there_is_a_good_one(
     assert failing_tasks(mirror_harness) == set()
 
 
-def test_a_defect_in_one_visit_is_on_record(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["one"] = ScriptedDataset(files("a"))
-    source.scripted_datasets["two"] = ScriptedDataset(files("b"))
+def test_a_defect_in_one_visit_is_on_record(harness: ScriptedHarness) -> None:
+    harness.datasets["one"] = ScriptedDataset(files("a"))
+    harness.datasets["two"] = ScriptedDataset(files("b"))
 
     def broken() -> None:
         raise RuntimeError("a defect")
 
-    source.on_entries = broken
-    assert {one.visit for name, one in scripted_harness.sync().items() if ":" in name} == {"failed"}
-    assert failing_tasks(scripted_harness) == {
+    harness.source.on_entries = broken
+    assert {one.visit for name, one in harness.sync().items() if ":" in name} == {"failed"}
+    assert failing_tasks(harness) == {
         ("visit", "box", "box:one"),
         ("visit", "box", "box:two"),
     }
-    source.on_entries = lambda: None
-    scripted_harness.sync()
-    assert failing_tasks(scripted_harness) == set()
+    harness.source.on_entries = lambda: None
+    harness.sync()
+    assert failing_tasks(harness) == set()
 
 
 def test_a_defect_while_a_list_is_read_is_on_record_and_the_run_goes_on(
-    scripted_harness: ScriptedHarness, source: ScriptedSource, monkeypatch: pytest.MonkeyPatch
+    harness: ScriptedHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source.scripted_datasets["one"] = ScriptedDataset(files("a"))
+    harness.datasets["one"] = ScriptedDataset(files("a"))
     with monkeypatch.context() as patched:
-        patched.setattr(source, "hint", lambda dataset: {}[dataset.local_id])
-        assert scripted_harness.sync()["box"].status == "error"
-    assert failing_tasks(scripted_harness) == {("list", "box", None)}
-    scripted_harness.sync()
-    assert failing_tasks(scripted_harness) == set()
+        patched.setattr(harness.source, "hint", lambda dataset: {}[dataset.local_id])
+        assert harness.sync()["box"].status == "error"
+    assert failing_tasks(harness) == {("list", "box", None)}
+    harness.sync()
+    assert failing_tasks(harness) == set()
 
 
-def test_superdatasets_that_cannot_be_written_fail_until_they_can(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["one"] = ScriptedDataset(files("a"))
-    scripted_harness.sync()
+def test_superdatasets_that_cannot_be_written_fail_until_they_can(harness: ScriptedHarness) -> None:
+    harness.datasets["one"] = ScriptedDataset(files("a"))
+    harness.sync()
     top = DatasetRef("neuromirror", "", "neuromirror:mirrors")
-    for name, dataset in [("box", DatasetRef("box", "", source.uri)), ("", top)]:
-        repository = scripted_harness.store.repository(dataset).path
-        source.scripted_datasets["one"] = ScriptedDataset(files("a", f"new-{name}"))
+    for name, dataset in [("box", DatasetRef("box", "", harness.source.uri)), ("", top)]:
+        repository = harness.store.repository(dataset).path
+        harness.datasets["one"] = ScriptedDataset(files("a", f"new-{name}"))
         hidden = repository.with_name("hidden")
         repository.rename(hidden)
         repository.write_text("no repository")
-        scripted_harness.sync()
-        assert ("superdatasets", name, None) in failing_tasks(scripted_harness)
+        harness.sync()
+        assert ("superdatasets", name, None) in failing_tasks(harness)
         repository.unlink()
         hidden.rename(repository)
-        scripted_harness.sync()
-        assert failing_tasks(scripted_harness) == set()
+        harness.sync()
+        assert failing_tasks(harness) == set()
 
 
-def test_the_capability_probe_fails_until_upstream_answers(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["one"] = ScriptedDataset(files("a"))
-    source.probe_result = OSError(5, "an error of input or output")
-    scripted_harness.sync()
-    assert failing_tasks(scripted_harness) == {("probe", "box", None)}
-    source.probe_result = {}
-    scripted_harness.sync()
-    assert failing_tasks(scripted_harness) == set()
+def test_the_capability_probe_fails_until_upstream_answers(harness: ScriptedHarness) -> None:
+    harness.datasets["one"] = ScriptedDataset(files("a"))
+    harness.source.probe_result = OSError(5, "an error of input or output")
+    harness.sync()
+    assert failing_tasks(harness) == {("probe", "box", None)}
+    harness.source.probe_result = {}
+    harness.sync()
+    assert failing_tasks(harness) == set()
 
 
 def test_a_dataset_that_failed_and_that_upstream_keeps_back_now_fails_no_more(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
+    harness: ScriptedHarness,
 ) -> None:
-    source.scripted_datasets["one"] = ScriptedDataset(files("a"))
+    harness.datasets["one"] = ScriptedDataset(files("a"))
 
     def broken() -> None:
         raise RuntimeError("a defect")
 
-    source.on_entries = broken
-    scripted_harness.sync()
-    assert failing_tasks(scripted_harness) == {("visit", "box", "box:one")}
-    source.unavailable["one"] = "kept back"
-    scripted_harness.sync()
-    assert failing_tasks(scripted_harness) == set()
-    source.unavailable.clear()
-    source.on_entries = lambda: None
-    assert scripted_harness.sync()["box:one"].visit == "full"
+    harness.source.on_entries = broken
+    harness.sync()
+    assert failing_tasks(harness) == {("visit", "box", "box:one")}
+    harness.source.unavailable["one"] = "kept back"
+    harness.sync()
+    assert failing_tasks(harness) == set()
+    harness.source.unavailable.clear()
+    harness.source.on_entries = lambda: None
+    assert harness.sync()["box:one"].visit == "full"
 
 
 def test_embargoed_datasets_that_fail_are_named_only_in_the_private_store(
@@ -273,50 +267,49 @@ def invoke() -> Callable[..., int]:
 
 
 def test_a_backup_that_failed_is_on_record_until_one_succeeds(
-    scripted_harness: ScriptedHarness,
-    source: ScriptedSource,
+    harness: ScriptedHarness,
     tmp_path: Path,
     invoke: Callable[..., int],
 ) -> None:
-    source.scripted_datasets["one"] = ScriptedDataset(files("a"))
-    scripted_harness.sync()
+    harness.datasets["one"] = ScriptedDataset(files("a"))
+    harness.sync()
     folder = tmp_path / "backup"
     folder.write_text("no folder")
-    assert invoke(scripted_harness, "backup", str(folder)) == 1
-    assert failing_tasks(scripted_harness) == {("backup", "", None)}
+    assert invoke(harness, "backup", str(folder)) == 1
+    assert failing_tasks(harness) == {("backup", "", None)}
     folder.unlink()
-    assert invoke(scripted_harness, "backup", str(folder)) == 0
-    assert failing_tasks(scripted_harness) == set()
+    assert invoke(harness, "backup", str(folder)) == 0
+    assert failing_tasks(harness) == set()
 
 
 def test_housekeeping_that_failed_is_on_record_by_dataset(
-    scripted_harness: ScriptedHarness, source: ScriptedSource, invoke: Callable[..., int]
+    harness: ScriptedHarness, invoke: Callable[..., int]
 ) -> None:
     for number in range(12):
-        source.scripted_datasets["one"] = ScriptedDataset(files("a", f"b{number}"))
-        scripted_harness.sync()
-    packs = (scripted_harness.repository("box:one") / "objects" / "pack").glob("*.pack")
+        harness.datasets["one"] = ScriptedDataset(files("a", f"b{number}"))
+        harness.sync()
+    packs = (harness.repository("box:one") / "objects" / "pack").glob("*.pack")
     pack = max(packs, key=lambda one: one.stat().st_size)
     whole = pack.read_bytes()
     damaged = bytearray(whole)
     damaged[len(whole) // 2] ^= 0x55
     pack.chmod(0o644)
     pack.write_bytes(damaged)
-    assert invoke(scripted_harness, "housekeeping") == 1
-    assert failing_tasks(scripted_harness) == {("housekeeping", "box", "box:one")}
+    assert invoke(harness, "housekeeping") == 1
+    assert failing_tasks(harness) == {("housekeeping", "box", "box:one")}
     pack.write_bytes(whole)
-    assert invoke(scripted_harness, "housekeeping") == 0
-    assert failing_tasks(scripted_harness) == set()
+    assert invoke(harness, "housekeeping") == 0
+    assert failing_tasks(harness) == set()
 
 
 def test_locations_that_lost_a_current_file_fail_until_it_is_back(
-    scripted_harness: ScriptedHarness, source: ScriptedSource, invoke: Callable[..., int]
+    harness: ScriptedHarness, invoke: Callable[..., int]
 ) -> None:
-    source.scripted_datasets["one"] = ScriptedDataset(files("a", "b"))
-    scripted_harness.sync()
-    source.scripted_datasets["one"] = ScriptedDataset(files("a"))
-    scripted_harness.sync()
-    with scripted_harness.index() as index:
+    harness.datasets["one"] = ScriptedDataset(files("a", "b"))
+    harness.sync()
+    harness.datasets["one"] = ScriptedDataset(files("a"))
+    harness.sync()
+    with harness.index() as index:
         (url,) = [
             location.url
             for file in index.files(index.resolve("box:one"))
@@ -325,36 +318,34 @@ def test_locations_that_lost_a_current_file_fail_until_it_is_back(
     old = url.replace("/a?", "/b?")
 
     def record_audit(result: str, *urls: str) -> None:
-        with open_recorder(scripted_harness.store, scripted_harness.store.index_path) as recorder:
+        with open_recorder(harness.store, harness.store.index_path) as recorder:
             at = "2026-03-01T12:00:00+00:00"
             recorder.record(LocationsChecked("box", "one", {result: list(urls)}, at))
 
     record_audit("not-found", url)
-    assert failing_tasks(scripted_harness) == {("locations", "box", None)}
+    assert failing_tasks(harness) == {("locations", "box", None)}
     record_audit("ok", url)
-    assert failing_tasks(scripted_harness) == set()
+    assert failing_tasks(harness) == set()
     # files of older observed states may be lost
     record_audit("not-found", old)
-    assert failing_tasks(scripted_harness) == set()
+    assert failing_tasks(harness) == set()
 
 
-def test_show_names_what_fails_of_a_dataset(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["one"] = ScriptedDataset(files("a"))
-    scripted_harness.sync()
-    source.scripted_datasets["one"] = ScriptedDataset(files("a", "b"))
+def test_show_names_what_fails_of_a_dataset(harness: ScriptedHarness) -> None:
+    harness.datasets["one"] = ScriptedDataset(files("a"))
+    harness.sync()
+    harness.datasets["one"] = ScriptedDataset(files("a", "b"))
 
     def broken() -> None:
         raise RuntimeError("a defect")
 
-    source.on_entries = broken
-    scripted_harness.sync()
-    arguments = ["--store", str(scripted_harness.folder), "--json", "show", "box:one"]
+    harness.source.on_entries = broken
+    harness.sync()
+    arguments = ["--store", str(harness.folder), "--json", "show", "box:one"]
     record = json.loads(CliRunner().invoke(main, arguments).stdout)
     assert [one["task"] for one in record["failures"]] == ["visit"]
-    source.on_entries = lambda: None
-    scripted_harness.sync()
+    harness.source.on_entries = lambda: None
+    harness.sync()
     assert json.loads(CliRunner().invoke(main, arguments).stdout)["failures"] == []
 
 

@@ -19,7 +19,6 @@ from support.scripted_source import (
     ScriptedDataset,
     ScriptedFile,
     ScriptedHarness,
-    ScriptedSource,
     at,
     files,
 )
@@ -165,46 +164,42 @@ def test_a_dandiset_that_the_archive_reports_as_deleted_gets_one_tombstone_and_s
 # --- times and states that go back
 
 
-def test_a_modified_time_that_goes_back_hides_no_change(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["a"] = ScriptedDataset({"f": ScriptedFile(b"new", at(60))})
-    source.fingerprint = "2"
-    assert scripted_harness.sync()["box:a"].status == "ok"
-    source.scripted_datasets["a"].files = {"f": ScriptedFile(b"older, and other", at(0), "x")}
-    source.fingerprint = "1"
-    result = scripted_harness.sync()["box:a"]
+def test_a_modified_time_that_goes_back_hides_no_change(harness: ScriptedHarness) -> None:
+    harness.datasets["a"] = ScriptedDataset({"f": ScriptedFile(b"new", at(60))})
+    harness.source.fingerprint = "2"
+    assert harness.sync()["box:a"].status == "ok"
+    harness.datasets["a"].files = {"f": ScriptedFile(b"older, and other", at(0), "x")}
+    harness.source.fingerprint = "1"
+    result = harness.sync()["box:a"]
     assert (result.status, len(result.versions)) == ("ok", 1)
-    with scripted_harness.index() as index:
+    with harness.index() as index:
         labels = [row.label for row in index.versions("box:a")]
         assert index.resolve("box:a", "latest").label == result.versions[0]
     # in the order of observation
     assert labels == ["2024-03-01T130000Z", "2024-03-01T120000Z"]
-    scripted_harness.fsck()
+    harness.fsck()
 
 
-def test_an_old_state_that_returns_is_recorded_and_moves_no_tag(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
+def test_an_old_state_that_returns_is_recorded_and_moves_no_tag(harness: ScriptedHarness) -> None:
     old, new = files("a", "b"), files("a", "b", "c", modified=at(5))
-    source.scripted_datasets["a"] = ScriptedDataset(old)
-    scripted_harness.sync()
-    source.scripted_datasets["a"].files = new
-    scripted_harness.sync()
-    tags = {name: sha for name, sha in scripted_harness.refs().items() if "refs/tags/" in name}
+    harness.datasets["a"] = ScriptedDataset(old)
+    harness.sync()
+    harness.datasets["a"].files = new
+    harness.sync()
+    tags = {name: sha for name, sha in harness.refs().items() if "refs/tags/" in name}
     for _ in range(2):
-        source.scripted_datasets["a"].files = old
-        assert scripted_harness.sync()["box:a"].exit_code == 0
-        source.scripted_datasets["a"].files = new
-        assert scripted_harness.sync()["box:a"].exit_code == 0
-    now = {name: sha for name, sha in scripted_harness.refs().items() if "refs/tags/" in name}
+        harness.datasets["a"].files = old
+        assert harness.sync()["box:a"].exit_code == 0
+        harness.datasets["a"].files = new
+        assert harness.sync()["box:a"].exit_code == 0
+    now = {name: sha for name, sha in harness.refs().items() if "refs/tags/" in name}
     assert tags.items() <= now.items()
-    scripted_harness.fsck()
-    store = scripted_harness.store
-    with scripted_harness.index() as index:
+    harness.fsck()
+    store = harness.store
+    with harness.index() as index:
         before = [(row.label, row.commit) for row in index.versions("box:a")]
     rebuild_index(store, store.index_path)
-    with scripted_harness.index() as index:
+    with harness.index() as index:
         assert [(row.label, row.commit) for row in index.versions("box:a")] == before
 
 
@@ -276,16 +271,14 @@ def test_an_index_on_a_full_disk_loses_nothing(
     assert mirror_harness.refs() == second_harness.refs()
 
 
-def test_unreadable_records_are_reported_and_read_back_from_git(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
+def test_unreadable_records_are_reported_and_read_back_from_git(harness: ScriptedHarness) -> None:
     """Linux returns EIO for the first bytes of a process's own memory, a real read error."""
-    source.scripted_datasets["a"] = ScriptedDataset(files("a", "b"))
-    scripted_harness.sync()
+    harness.datasets["a"] = ScriptedDataset(files("a", "b"))
+    harness.sync()
     broken = [
         path
         for kept in ("records", "memos")
-        for path in (scripted_harness.folder / "neuromirror" / kept).rglob("*")
+        for path in (harness.folder / "neuromirror" / kept).rglob("*")
         if path.is_file()
     ]
     for path in broken:
@@ -293,16 +286,16 @@ def test_unreadable_records_are_reported_and_read_back_from_git(
         path.symlink_to("/proc/self/mem")
     with pytest.raises(OSError, match="Input/output error"):
         broken[0].read_bytes()
-    source.scripted_datasets["a"].files = files("a", "b", "c")
-    result = scripted_harness.sync()["box:a"]
+    harness.datasets["a"].files = files("a", "b", "c")
+    result = harness.sync()["box:a"]
     assert result.status in ("ok", "error")
     assert "unexpected" not in result.message
-    scripted_harness.fsck(killed=True)
+    harness.fsck(killed=True)
     for path in broken:
         if path.is_symlink():
             path.unlink()
-    assert scripted_harness.sync()["box:a"].exit_code == 0
-    with scripted_harness.index() as index:
+    assert harness.sync()["box:a"].exit_code == 0
+    with harness.index() as index:
         assert index.resolve("box:a", "latest").files == 3
 
 

@@ -35,14 +35,14 @@ def labels(box: ScriptedHarness) -> list[str]:
 
 
 def test_earlier_states_come_before_the_present_one_each_in_its_time(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
+    harness: ScriptedHarness,
 ) -> None:
-    source.scripted_datasets["a"] = overwritten_dataset()
-    result = scripted_harness.sync(history=True)["box:a"]
+    harness.datasets["a"] = overwritten_dataset()
+    result = harness.sync(history=True)["box:a"]
     assert (result.status, result.visit, result.exit_code) == ("ok", "full", 0)
     expected = ["2024-03-01T120100Z", "2024-03-01T120200Z", "2024-03-01T120300Z"]
-    assert list(result.versions) == labels(scripted_harness) == expected
-    repository = scripted_harness.repository("box:a")
+    assert list(result.versions) == labels(harness) == expected
+    repository = harness.repository("box:a")
     log = run_git(repository, "log", "--reverse", "--format=%ct", "main").split()
     assert [int(one) for one in log] == [int(at(minute).timestamp()) for minute in (1, 2, 3)]
     states = [run_git(repository, "ls-tree", "--name-only", f"main~{n}").split() for n in (2, 1, 0)]
@@ -51,58 +51,52 @@ def test_earlier_states_come_before_the_present_one_each_in_its_time(
         ["x.bin", "y.bin", "z.bin"],
         ["x.bin", "y.bin"],
     ]
-    with scripted_harness.index() as index:
+    with harness.index() as index:
         assert not list(index.events("box:a"))
-    scripted_harness.fsck()
+    harness.fsck()
 
 
-def test_earlier_states_are_listed_only_on_request(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["a"] = overwritten_dataset()
-    scripted_harness.sync()
-    assert source.history_requests == []
-    assert labels(scripted_harness) == ["2024-03-01T120300Z"]
+def test_earlier_states_are_listed_only_on_request(harness: ScriptedHarness) -> None:
+    harness.datasets["a"] = overwritten_dataset()
+    harness.sync()
+    assert harness.source.history_requests == []
+    assert labels(harness) == ["2024-03-01T120300Z"]
 
 
-def test_only_states_after_the_last_one_are_added(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
+def test_only_states_after_the_last_one_are_added(harness: ScriptedHarness) -> None:
     scripted_dataset = overwritten_dataset()
-    source.scripted_datasets["a"] = scripted_dataset
-    scripted_harness.sync(history=True)
-    before = labels(scripted_harness)
-    results = scripted_harness.sync(history=True)
+    harness.datasets["a"] = scripted_dataset
+    harness.sync(history=True)
+    before = labels(harness)
+    results = harness.sync(history=True)
     assert results["box:a"].status == "notneeded"
     assert results["box"].message.startswith("no earlier states")
     assert (results["box"].status, results["box"].exit_code) == ("notneeded", 0)
-    assert source.history_requests == [None, at(3)]
+    assert harness.source.history_requests == [None, at(3)]
     # the last visit's state and two more, the second of them the current one
     scripted_dataset.earlier_states[at(4)] = {
         **scripted_dataset.files,
         "x.bin": ScriptedFile(b"4", at(4), "v4"),
     }
     scripted_dataset.files = {**scripted_dataset.files, "x.bin": ScriptedFile(b"5", at(5), "v5")}
-    scripted_harness.sync(history=True)
-    assert labels(scripted_harness) == [*before, "2024-03-01T120400Z", "2024-03-01T120500Z"]
+    harness.sync(history=True)
+    assert labels(harness) == [*before, "2024-03-01T120400Z", "2024-03-01T120500Z"]
 
 
-def test_observed_states_are_not_minted_after_their_successors(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
+def test_observed_states_are_not_minted_after_their_successors(harness: ScriptedHarness) -> None:
     """After a deletion the current state is older than its own past."""
     a, b, c = (files(f"{name}.bin", modified=at(0)) for name in "abc")
     scripted_dataset = ScriptedDataset({**c}, earlier_states={at(1): {**b, **c}, at(2): {**c}})
-    source.scripted_datasets["a"] = scripted_dataset
-    scripted_harness.sync()
-    refs = scripted_harness.refs()
-    assert scripted_harness.sync(history=True)["box:a"].status == "notneeded"
-    assert scripted_harness.refs() == refs
+    harness.datasets["a"] = scripted_dataset
+    harness.sync()
+    refs = harness.refs()
+    assert harness.sync(history=True)["box:a"].status == "notneeded"
+    assert harness.refs() == refs
     scripted_dataset.earlier_states[at(3)] = {**a, **c}
     scripted_dataset.files = {**c, "new.bin": ScriptedFile(b"new", at(4))}
-    scripted_harness.sync(history=True)
+    harness.sync(history=True)
     # only the state after the observed one, then the current one
-    repository = scripted_harness.repository("box:a")
+    repository = harness.repository("box:a")
     trees = [run_git(repository, "ls-tree", "--name-only", f"main~{n}").split() for n in (2, 1, 0)]
     assert [[name for name in one if name.endswith(".bin")] for one in trees] == [
         ["c.bin"],
@@ -111,39 +105,35 @@ def test_observed_states_are_not_minted_after_their_successors(
     ]
 
 
-def test_losses_and_overwrites_in_the_past_are_accepted(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
+def test_losses_and_overwrites_in_the_past_are_accepted(harness: ScriptedHarness) -> None:
     many = files(*(f"{number}.bin" for number in range(40)))
     few = {"0.bin": ScriptedFile(b"other", at(1), "0.bin")}
-    source.scripted_datasets["a"] = ScriptedDataset(
-        dict(few), earlier_states={at(0): many, at(1): few}
-    )
-    source.scripted_datasets["a"].files["1.bin"] = ScriptedFile(b"1", at(2))
-    result = scripted_harness.sync(history=True)["box:a"]
+    harness.datasets["a"] = ScriptedDataset(dict(few), earlier_states={at(0): many, at(1): few})
+    harness.datasets["a"].files["1.bin"] = ScriptedFile(b"1", at(2))
+    result = harness.sync(history=True)["box:a"]
     assert (result.status, len(result.versions)) == ("ok", 3)
-    assert source.checked_paths == []
+    assert harness.source.checked_paths == []
 
 
 def test_an_emptied_past_waits_for_an_operator_and_nothing_overtakes_it(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
+    harness: ScriptedHarness,
 ) -> None:
     past = {at(0): files("x.bin"), at(1): {}}
-    source.scripted_datasets["a"] = ScriptedDataset(
+    harness.datasets["a"] = ScriptedDataset(
         {"y.bin": ScriptedFile(b"y", at(2))}, earlier_states=past
     )
-    result = scripted_harness.sync(history=True)["box:a"]
+    result = harness.sync(history=True)["box:a"]
     assert (result.visit, result.exit_code, len(result.versions)) == ("held", 3, 1)
-    store = scripted_harness.store
+    store = harness.store
     with open_recorder(store, store.index_path) as recorder:
         release_hold(recorder, "")
-    result = scripted_harness.sync(history=True)["box:a"]
+    result = harness.sync(history=True)["box:a"]
     assert (result.status, len(result.versions)) == ("ok", 2)
 
 
 def test_an_interrupted_history_leads_to_the_same_commits(
-    scripted_harness: ScriptedHarness,
-    second_scripted_harness: ScriptedHarness,
+    harness: ScriptedHarness,
+    other_harness: ScriptedHarness,
     source: ScriptedSource,
 ) -> None:
     source.scripted_datasets["a"] = overwritten_dataset()
@@ -153,35 +143,30 @@ def test_an_interrupted_history_leads_to_the_same_commits(
             raise UnreachableError("the bucket went away")
 
     source.on_entries = die_at_the_second
-    result = scripted_harness.sync(history=True)["box:a"]
+    result = harness.sync(history=True)["box:a"]
     assert (result.visit, len(result.versions)) == ("partial", 1)
     source.on_entries = lambda: None
-    scripted_harness.sync(history=True)
-    second_scripted_harness.sync(history=True)
-    expected = {
-        name: one for name, one in second_scripted_harness.refs().items() if "box--a" in name
-    }
-    assert {
-        name: one for name, one in scripted_harness.refs().items() if "box--a" in name
-    } == expected
+    harness.sync(history=True)
+    other_harness.sync(history=True)
+    expected = {name: one for name, one in other_harness.refs().items() if "box--a" in name}
+    assert {name: one for name, one in harness.refs().items() if "box--a" in name} == expected
 
 
 def test_a_dry_run_with_history_says_that_all_are_visited_and_writes_nothing(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
+    harness: ScriptedHarness,
 ) -> None:
-    source.fingerprint = "same"
-    source.scripted_datasets["a"] = overwritten_dataset()
-    scripted_harness.sync()
-    before = scripted_harness.file_stamps()
+    harness.source.fingerprint = "same"
+    harness.datasets["a"] = overwritten_dataset()
+    harness.sync()
+    before = harness.file_stamps()
     mirrors = {
-        name: scripted_harness.open_mirror(mirror)
-        for name, mirror in load_mirrors(scripted_harness.mirrors).items()
+        name: harness.open_mirror(mirror) for name, mirror in load_mirrors(harness.mirrors).items()
     }
-    source.probe_result = {"versions": "listable"}
+    harness.source.probe_result = {"versions": "listable"}
     requests = parse_sync_requests([], mirrors)
-    with scripted_harness.index() as index:
+    with harness.index() as index:
         (plain,) = dry_run(requests, index, deep=False)
         (result,) = dry_run(requests, index, deep=False, history=True)
     assert plain.message == "unchanged"
     assert result.message == "would visit: looking for earlier states"
-    assert scripted_harness.file_stamps() == before
+    assert harness.file_stamps() == before

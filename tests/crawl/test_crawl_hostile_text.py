@@ -12,7 +12,7 @@ from neuromirror.crawl.results import describe_error
 from neuromirror.model import DatasetFacts, NeuromirrorError
 from neuromirror.store import Store
 from support.mirror_harness import run_git
-from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, files
+from support.scripted_source import ScriptedDataset, ScriptedHarness, files
 
 EVIL = (
     "x\n\nState: sha256:forged\nMirror-Spec: 9\n$(touch pwned) `touch pwned` {{7*7}} %s %(x)s "
@@ -35,18 +35,16 @@ def trailers(repository: Path, commit: str) -> list[str]:
     return run_git(repository, "log", "-1", "--format=%(trailers)", commit).strip().splitlines()
 
 
-def test_a_title_gets_into_no_message_and_forges_no_trailer(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
+def test_a_title_gets_into_no_message_and_forges_no_trailer(harness: ScriptedHarness) -> None:
     facts = DatasetFacts(
         title=EVIL, license=(EVIL,), doi=EVIL, landing_page=EVIL, attributes=(("subject", EVIL),)
     )
-    source.scripted_datasets["a"] = ScriptedDataset(
+    harness.datasets["a"] = ScriptedDataset(
         files("f.txt"), facts=facts, published_versions={"1.0": files("f.txt")}
     )
-    source.scripted_datasets["b"] = ScriptedDataset(files("f.txt"))
-    assert {one.status for one in scripted_harness.sync().values()} == {"ok"}
-    repository = scripted_harness.repository("box:a")
+    harness.datasets["b"] = ScriptedDataset(files("f.txt"))
+    assert {one.status for one in harness.sync().values()} == {"ok"}
+    repository = harness.repository("box:a")
     assert not [one for one in messages(repository) if "forged" in one or "touch" in one]
     for branch in ("main", "published"):
         found = trailers(repository, branch)
@@ -54,41 +52,41 @@ def test_a_title_gets_into_no_message_and_forges_no_trailer(
             *("Mirror-Spec", "Source", "Version", "State", "Files", "Bytes")
         ]
     # the next visit and a rebuilt index read it back
-    assert {one.status for one in scripted_harness.sync().values()} == {"notneeded"}
-    with scripted_harness.index() as index:
+    assert {one.status for one in harness.sync().values()} == {"notneeded"}
+    with harness.index() as index:
         assert [one.name for one in index.datasets()] == ["box:a", "box:b"]
         assert [hit.name for hit in index.search("alert")] == ["box:a"]
-    scripted_harness.fsck()
+    harness.fsck()
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_name_that_git_would_misread_fails_only_that_dataset(
-    scripted_harness: ScriptedHarness, source: ScriptedSource, name: str
+    harness: ScriptedHarness, name: str
 ) -> None:
-    source.scripted_datasets.update(
+    harness.datasets.update(
         {name: ScriptedDataset(files("f.txt")), "good": ScriptedDataset(files("f.txt"))}
     )
-    results = scripted_harness.sync()
+    results = harness.sync()
     assert results[f"box:{name}"].status == "error"
     assert repr(name)[1:-1] in results[f"box:{name}"].message
     assert "\n" not in results[f"box:{name}"].message
     assert results["box:good"].status == "ok"
-    assert sorted(alias for alias, _ in scripted_harness.store.aliases()) == [
+    assert sorted(alias for alias, _ in harness.store.aliases()) == [
         "box",
         "box--good",
         "neuromirror",
     ]
-    scripted_harness.fsck()
+    harness.fsck()
 
 
 def test_odd_names_are_folders_of_the_superdataset_and_nothing_more(
-    scripted_harness: ScriptedHarness, source: ScriptedSource, tmp_path: Path
+    harness: ScriptedHarness, tmp_path: Path
 ) -> None:
-    source.scripted_datasets.update({name: ScriptedDataset(files("f.txt", name)) for name in ODD})
-    assert {one.status for one in scripted_harness.sync().values()} == {"ok"}
-    scripted_harness.fsck()
+    harness.datasets.update({name: ScriptedDataset(files("f.txt", name)) for name in ODD})
+    assert {one.status for one in harness.sync().values()} == {"ok"}
+    harness.fsck()
     clone = tmp_path / "clone"
-    run_git(tmp_path, "clone", "-q", str(scripted_harness.repository("box")), "clone")
+    run_git(tmp_path, "clone", "-q", str(harness.repository("box")), "clone")
     paths = run_git(clone, "config", "-f", ".gitmodules", "-z", "--get-regexp", r"\.path$")
     assert sorted(one.partition("\n")[2] for one in paths.split("\0") if one) == sorted(ODD)
     urls = run_git(clone, "config", "-f", ".gitmodules", "-z", "--get-regexp", r"\.url$")
@@ -102,52 +100,50 @@ def test_odd_names_are_folders_of_the_superdataset_and_nothing_more(
     "label", ["a\nState: sha256:0", "1.0\x85", "v\u20281", "..", "a..b", "@{u}", "x.lock"]
 )
 def test_a_version_that_git_cannot_name_is_reported_and_not_minted(
-    scripted_harness: ScriptedHarness, source: ScriptedSource, label: str
+    harness: ScriptedHarness, label: str
 ) -> None:
-    source.scripted_datasets["a"] = ScriptedDataset(
+    harness.datasets["a"] = ScriptedDataset(
         files("f.txt"), published_versions={label: files("f.txt")}
     )
-    result = scripted_harness.sync()["box:a"]
+    result = harness.sync()["box:a"]
     assert (result.status, result.visit) == ("error", "failed")
     assert repr(label)[1:-1] in result.message
-    assert not [name for name in scripted_harness.refs() if name.startswith("box--a refs/tags")]
-    scripted_harness.fsck(killed=True)
+    assert not [name for name in harness.refs() if name.startswith("box--a refs/tags")]
+    harness.fsck(killed=True)
 
 
 @pytest.mark.parametrize("label", ["-rf", "--all", "HEAD", "main", "%s", "$(pwned)"])
-def test_a_version_may_have_the_name_of_a_git_option(
-    scripted_harness: ScriptedHarness, source: ScriptedSource, label: str
-) -> None:
-    source.scripted_datasets["a"] = ScriptedDataset(
+def test_a_version_may_have_the_name_of_a_git_option(harness: ScriptedHarness, label: str) -> None:
+    harness.datasets["a"] = ScriptedDataset(
         files("f.txt"), published_versions={label: files("f.txt")}
     )
-    assert scripted_harness.sync()["box:a"].status == "ok"
-    assert f"box--a refs/tags/{label}" in scripted_harness.refs()
-    assert scripted_harness.sync()["box:a"].status == "notneeded"
-    with scripted_harness.index() as index:
+    assert harness.sync()["box:a"].status == "ok"
+    assert f"box--a refs/tags/{label}" in harness.refs()
+    assert harness.sync()["box:a"].status == "notneeded"
+    with harness.index() as index:
         assert index.resolve("box:a", label).label == label
-    scripted_harness.fsck()
+    harness.fsck()
 
 
 def test_files_that_configure_git_and_datalad_are_mirrored_and_do_nothing(
-    scripted_harness: ScriptedHarness, source: ScriptedSource, tmp_path: Path
+    harness: ScriptedHarness, tmp_path: Path
 ) -> None:
     names = [
         *(".gitmodules", "sub/.gitmodules", ".gitattributes", "sub/.gitattributes", ".gitignore"),
         *(".datalad/config", ".git/config", ".git/hooks/post-checkout", "GIT~1/config", ".mailmap"),
         *(".lfsconfig", "-rf", "--help", ":(glob)**", "sub/ext::sh -c id"),
     ]
-    source.scripted_datasets["a"] = ScriptedDataset(files("plain.txt", *names), exceptions=["odd"])
-    assert scripted_harness.sync()["box:a"].status == "ok"
-    scripted_harness.fsck()
-    with scripted_harness.index() as index:
+    harness.datasets["a"] = ScriptedDataset(files("plain.txt", *names), exceptions=["odd"])
+    assert harness.sync()["box:a"].status == "ok"
+    harness.fsck()
+    with harness.index() as index:
         version = index.resolve("box:a", "latest")
         listed = [one.path.encode() for one in index.files(version)]
         exceptions = index.exceptions(version)
     assert sorted(map(upstream_path, listed)) == sorted(map(str.encode, ["plain.txt", *names]))
     assert len(exceptions) == 1
     done = subprocess.run(
-        ["git", "clone", "-q", str(scripted_harness.repository("box:a")), "clone"],
+        ["git", "clone", "-q", str(harness.repository("box:a")), "clone"],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stderr == ""

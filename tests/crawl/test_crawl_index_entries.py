@@ -52,29 +52,29 @@ def assets(source: ScriptedSource) -> ScriptedDataset:
     return scripted_dataset
 
 
-def indexed_flags(scripted_harness: ScriptedHarness) -> dict[str, list[bool]]:
-    with scripted_harness.index() as index:
+def indexed_flags(harness: ScriptedHarness) -> dict[str, list[bool]]:
+    with harness.index() as index:
         return {
             one.name: [row.indexed for row in index.versions(one.name)] for one in index.datasets()
         }
 
 
-def dump(scripted_harness: ScriptedHarness) -> list[str]:
-    with scripted_harness.index() as index:
+def dump(harness: ScriptedHarness) -> list[str]:
+    with harness.index() as index:
         return list(index.dump())
 
 
 def rebuild_and_dump(
-    scripted_harness: ScriptedHarness, limits: dict[str, ZarrLimits] | None = None
+    harness: ScriptedHarness, limits: dict[str, ZarrLimits] | None = None
 ) -> list[str]:
-    store = scripted_harness.store
+    store = harness.store
     rebuild_index(store, store.index_path, limits=limits)
-    return dump(scripted_harness)
+    return dump(harness)
 
 
-def key(scripted_harness: ScriptedHarness, dataset: str, path: str) -> str:
+def key(harness: ScriptedHarness, dataset: str, path: str) -> str:
     """Return the git-annex key of a file in git."""
-    link = run_git(scripted_harness.repository(dataset), "show", f"main:{path}").strip()
+    link = run_git(harness.repository(dataset), "show", f"main:{path}").strip()
     return link.rpartition("/")[2]
 
 
@@ -83,24 +83,24 @@ def test_git_and_records_are_the_same_whatever_the_index_keeps(
 ) -> None:
     assets(source)
     boxes = [limited_harness(tmp_path, source, limit) for limit in (0, 6, 9)]
-    for scripted_harness in boxes:
-        assert scripted_harness.sync()["box:a"].visit == "full"
+    for harness in boxes:
+        assert harness.sync()["box:a"].visit == "full"
     assert boxes[0].refs() == boxes[1].refs() == boxes[2].refs()
-    assert [indexed_flags(scripted_harness) for scripted_harness in boxes] == [
+    assert [indexed_flags(harness) for harness in boxes] == [
         {"box:a": [True], "box:zarr/m": [False], NAME: [False]},
         {"box:a": [True], "box:zarr/m": [True], NAME: [False]},
         {"box:a": [True], "box:zarr/m": [True], NAME: [True]},
     ]
     found = []
-    for scripted_harness in boxes:
-        with scripted_harness.index() as index:
-            keys = [key(scripted_harness, f"box:zarr/{name}", f"{name}0") for name in "ml"]
+    for harness in boxes:
+        with harness.index() as index:
+            keys = [key(harness, f"box:zarr/{name}", f"{name}0") for name in "ml"]
             found.append([[one.dataset for one in index.find(one)] for one in keys])
-            (own,) = index.find(key(scripted_harness, "box:a", "s.zarr/0"))
+            (own,) = index.find(key(harness, "box:a", "s.zarr/0"))
             assert own.path == "s.zarr/0"
-            assert parts(scripted_harness)["l.zarr"].files == index.resolve(NAME).files == 9
+            assert parts(harness)["l.zarr"].files == index.resolve(NAME).files == 9
             assert index.superdatasets(NAME) == ["box:a"]
-        assert dump(scripted_harness) == rebuild_and_dump(scripted_harness)
+        assert dump(harness) == rebuild_and_dump(harness)
     assert found == [[[], []], [["box:zarr/m"], []], [["box:zarr/m"], [NAME]]]
     with boxes[0].index() as index:
         assert index.unindexed_files() == [UnindexedFiles("box", 2, 15, 9)]
@@ -109,20 +109,26 @@ def test_git_and_records_are_the_same_whatever_the_index_keeps(
 
 
 def test_a_second_visit_of_a_zarr_needs_no_rows_in_the_index(
-    unindexed_harness: ScriptedHarness, source: ScriptedSource
+    unindexed_harness: ScriptedHarness,
 ) -> None:
-    scripted_dataset = assets(source)
+    scripted_dataset = assets(unindexed_harness.source)
     unindexed_harness.sync()
-    source.read_listings.clear()
+    unindexed_harness.source.read_listings.clear()
     before = unindexed_harness.file_stamps()
     assert unindexed_harness.sync()["box:a"].status == "notneeded"
-    assert (source.read_listings, unindexed_harness.file_stamps()) == ([], before)
-    first = source.zarrs["l"].checksum
-    source.zarrs["l"].files["l0"] = ScriptedFile(b"other", at(4))
-    del source.zarrs["l"].files["l1"]
+    assert (unindexed_harness.source.read_listings, unindexed_harness.file_stamps()) == ([], before)
+    first = unindexed_harness.source.zarrs["l"].checksum
+    unindexed_harness.source.zarrs["l"].files["l0"] = ScriptedFile(b"other", at(4))
+    del unindexed_harness.source.zarrs["l"].files["l1"]
     assert unindexed_harness.sync()["box:a"].visit == "full"
-    assert source.read_listings == ["a current", f"zarr/l {source.zarrs['l'].checksum}"]
-    assert version_labels(unindexed_harness, NAME) == [first, source.zarrs["l"].checksum]
+    assert unindexed_harness.source.read_listings == [
+        "a current",
+        f"zarr/l {unindexed_harness.source.zarrs['l'].checksum}",
+    ]
+    assert version_labels(unindexed_harness, NAME) == [
+        first,
+        unindexed_harness.source.zarrs["l"].checksum,
+    ]
     assert unindexed_harness.sync(deep=True)["box:a"].status == "notneeded"
     scripted_dataset.zarrs["again.zarr"] = "l"
     assert unindexed_harness.sync()["box:a"].visit == "full"
@@ -134,64 +140,61 @@ def test_a_second_visit_of_a_zarr_needs_no_rows_in_the_index(
 
 
 def test_a_zarr_that_grows_over_the_limit_and_back(tmp_path: Path, source: ScriptedSource) -> None:
-    scripted_harness = limited_harness(tmp_path, source, 6)
+    harness = limited_harness(tmp_path, source, 6)
     assets(source)
     states = [scripted_zarr(5, "l").files, scripted_zarr(9, "l").files, scripted_zarr(6, "l").files]
     for content in states:
         source.zarrs["l"].files = content
-        assert scripted_harness.sync()["box:a"].visit == "full"
-    assert indexed_flags(scripted_harness)[NAME] == [True, False, True]
-    with scripted_harness.index() as index:
-        found = [
-            (one.first, one.last, one.current)
-            for one in index.find(key(scripted_harness, NAME, "l0"))
-        ]
+        assert harness.sync()["box:a"].visit == "full"
+    assert indexed_flags(harness)[NAME] == [True, False, True]
+    with harness.index() as index:
+        found = [(one.first, one.last, one.current) for one in index.find(key(harness, NAME, "l0"))]
         labels = [row.label for row in index.versions(NAME)]
         assert found == [(labels[0], labels[0], False), (labels[2], labels[2], True)]
-    assert dump(scripted_harness) == rebuild_and_dump(scripted_harness)
+    assert dump(harness) == rebuild_and_dump(harness)
 
 
 def test_a_changed_setting_holds_at_once_for_new_states_and_for_all_after_a_rebuild(
     tmp_path: Path, source: ScriptedSource
 ) -> None:
-    scripted_harness = limited_harness(tmp_path, source, 0)
+    harness = limited_harness(tmp_path, source, 0)
     scripted_dataset = assets(source)
-    scripted_harness.sync()
-    (path,) = scripted_harness.mirrors.glob("*.toml")
+    harness.sync()
+    (path,) = harness.mirrors.glob("*.toml")
     path.write_text(path.read_text().replace("index_entries = 0", "index_entries = 6"))
     source.zarrs["m"].files["m0"] = ScriptedFile(b"other", at(4))
-    assert scripted_harness.sync()["box:a"].visit == "full"
-    assert indexed_flags(scripted_harness) == {
+    assert harness.sync()["box:a"].visit == "full"
+    assert indexed_flags(harness) == {
         "box:a": [True] * 2,
         "box:zarr/m": [False, True],
         NAME: [False],
     }
-    assert dump(scripted_harness) == rebuild_and_dump(scripted_harness)  # only the store has them
-    changed = rebuild_and_dump(scripted_harness, {"box": ZarrLimits(index_entries=6)})
-    assert indexed_flags(scripted_harness) == {
+    assert dump(harness) == rebuild_and_dump(harness)  # only the store has them
+    changed = rebuild_and_dump(harness, {"box": ZarrLimits(index_entries=6)})
+    assert indexed_flags(harness) == {
         "box:a": [True] * 2,
         "box:zarr/m": [True, True],
         NAME: [False],
     }
-    journal = scripted_harness.folder / "neuromirror" / "journal.jsonl"
+    journal = harness.folder / "neuromirror" / "journal.jsonl"
     before = journal.read_bytes()
     assert (
-        rebuild_and_dump(scripted_harness)
-        == rebuild_and_dump(scripted_harness, {"box": ZarrLimits(index_entries=6)})
+        rebuild_and_dump(harness)
+        == rebuild_and_dump(harness, {"box": ZarrLimits(index_entries=6)})
         == changed
     )
     assert journal.read_bytes() == before
-    assert [one.index_entries for one in scripted_harness.entries(MirrorSeen)] == [None, 6]
-    assert len({one.uri for one in scripted_harness.entries(MirrorSeen)}) == 1
+    assert [one.index_entries for one in harness.entries(MirrorSeen)] == [None, 6]
+    assert len({one.uri for one in harness.entries(MirrorSeen)}) == 1
     # a sync continues from there
-    assert scripted_harness.sync()["box:a"].status == "notneeded"
+    assert harness.sync()["box:a"].status == "notneeded"
     scripted_dataset.files |= files("y.bin")
     source.zarrs["l"].files["l0"] = ScriptedFile(b"other", at(5))
-    assert scripted_harness.sync()["box:a"].visit == "full"
-    assert indexed_flags(scripted_harness)[NAME] == [False, False]
-    assert dump(scripted_harness) == rebuild_and_dump(scripted_harness)
-    rebuild_and_dump(scripted_harness, {"box": ZarrLimits(index_entries=0)})
-    assert indexed_flags(scripted_harness) == {
+    assert harness.sync()["box:a"].visit == "full"
+    assert indexed_flags(harness)[NAME] == [False, False]
+    assert dump(harness) == rebuild_and_dump(harness)
+    rebuild_and_dump(harness, {"box": ZarrLimits(index_entries=0)})
+    assert indexed_flags(harness) == {
         "box:a": [True] * 3,
         "box:zarr/m": [False] * 2,
         NAME: [False] * 2,
@@ -201,11 +204,10 @@ def test_a_changed_setting_holds_at_once_for_new_states_and_for_all_after_a_rebu
 @pytest.mark.parametrize(("limits", "kept"), [({"box": ZarrLimits(index_entries=0)}, 0), ({}, 2)])
 def test_without_a_journal_the_setting_comes_from_the_mirror_file_or_is_the_default(
     unindexed_harness: ScriptedHarness,
-    source: ScriptedSource,
     limits: dict[str, ZarrLimits],
     kept: int,
 ) -> None:
-    assets(source)
+    assets(unindexed_harness.source)
     unindexed_harness.sync()
     (unindexed_harness.folder / "neuromirror" / "journal.jsonl").unlink()
     rebuild_and_dump(unindexed_harness, limits)
@@ -219,9 +221,9 @@ def test_without_a_journal_the_setting_comes_from_the_mirror_file_or_is_the_defa
 
 
 def test_a_zarr_that_only_git_has_is_recorded_as_the_mirror_file_says(
-    unindexed_harness: ScriptedHarness, source: ScriptedSource
+    unindexed_harness: ScriptedHarness,
 ) -> None:
-    assets(source)
+    assets(unindexed_harness.source)
     unindexed_harness.sync()
     (unindexed_harness.folder / "neuromirror" / "journal.jsonl").unlink()
     unindexed_harness.store.index_path.unlink()
@@ -232,23 +234,22 @@ def test_a_zarr_that_only_git_has_is_recorded_as_the_mirror_file_says(
 
 
 def test_zarrs_inside_a_zarr_keep_their_paths(tmp_path: Path, source: ScriptedSource) -> None:
-    scripted_harness = limited_harness(tmp_path, source, 0, "inline = 6\n")
+    harness = limited_harness(tmp_path, source, 0, "inline = 6\n")
     inner = {f"inner/{path}": one for path, one in scripted_zarr(8).files.items()}
     source.zarrs = {"l": scripted_zarr(1)}
     source.zarrs["l"].files = files("a", "b", "c", "d") | inner
     source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"), zarrs={"l.zarr": "l"})
-    assert scripted_harness.sync()["box:a"].visit == "full"
-    assert {one.files for one in parts(scripted_harness, NAME).values()} == {8}
-    assert parts(scripted_harness)["l.zarr"].files == 12
+    assert harness.sync()["box:a"].visit == "full"
+    assert {one.files for one in parts(harness, NAME).values()} == {8}
+    assert parts(harness)["l.zarr"].files == 12
     entries = {
-        one.local_id: (one.indexed, one.in_subdatasets)
-        for one in scripted_harness.entries(VersionMinted)
+        one.local_id: (one.indexed, one.in_subdatasets) for one in harness.entries(VersionMinted)
     }
     assert entries == {"zarr/l": (False, 8), "zarr/l/inner": (False, 0), "a": (True, 12)}
     source.zarrs["l"].files["a"] = ScriptedFile(b"other", at(3))
-    assert scripted_harness.sync()["box:a"].visit == "full"
-    assert list(parts(scripted_harness, NAME)) == ["inner"]
-    assert dump(scripted_harness) == rebuild_and_dump(scripted_harness)
+    assert harness.sync()["box:a"].visit == "full"
+    assert list(parts(harness, NAME)) == ["inner"]
+    assert dump(harness) == rebuild_and_dump(harness)
 
 
 # --- lookups by a source
@@ -271,27 +272,27 @@ def expected_digests(*there: bytes) -> list[str | None]:
 
 
 def test_known_contents_of_a_zarr_come_from_its_records(
-    unindexed_harness: ScriptedHarness, source: ScriptedSource, monkeypatch: pytest.MonkeyPatch
+    unindexed_harness: ScriptedHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known_digests: list[list[str | None]] = []
-    zarr_listing = source.zarr_listing
+    zarr_listing = unindexed_harness.source.zarr_listing
 
     def listing(name: str, moment: object, known: VisitContext) -> Listing:
         known_digests.append(sha256s(known.contents([etag(one) for one in CONTENTS])))
         return zarr_listing(name, moment, known)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(source, "zarr_listing", listing, raising=False)
-    source.zarrs = {"l": scripted_zarr(1)}
+    monkeypatch.setattr(unindexed_harness.source, "zarr_listing", listing, raising=False)
+    unindexed_harness.source.zarrs = {"l": scripted_zarr(1)}
     names = [f"l{number}" for number in range(9)]
-    source.zarrs["l"].files = files(".zarray", *names, sha256=True)
-    source.scripted_datasets["a"] = ScriptedDataset(
+    unindexed_harness.source.zarrs["l"].files = files(".zarray", *names, sha256=True)
+    unindexed_harness.datasets["a"] = ScriptedDataset(
         files("x.bin", sha256=True), zarrs={"l.zarr": "l"}
     )
     assert unindexed_harness.sync()["box:a"].visit == "full"
-    source.zarrs["l"].files["l0"] = ScriptedFile(b"other", at(4), "l0", True)
+    unindexed_harness.source.zarrs["l"].files["l0"] = ScriptedFile(b"other", at(4), "l0", True)
     assert unindexed_harness.sync()["box:a"].visit == "full"
     # the index does not have the second state either
-    source.zarrs["l"].files["l1"] = ScriptedFile(b"more", at(5), "l1", True)
+    unindexed_harness.source.zarrs["l"].files["l1"] = ScriptedFile(b"more", at(5), "l1", True)
     assert unindexed_harness.sync()["box:a"].visit == "full"
     assert known_digests == [
         expected_digests(),
@@ -304,7 +305,7 @@ def test_known_contents_of_a_zarr_come_from_its_records(
 def test_known_contents_of_a_zarr_in_a_bucket_reach_the_listing_around_it(
     tmp_path: Path, source: ScriptedSource
 ) -> None:
-    scripted_harness = limited_harness(tmp_path, source, 0, "inline = 6\n")
+    harness = limited_harness(tmp_path, source, 0, "inline = 6\n")
     known_digests: list[list[str | None]] = []
 
     def listed(known: VisitContext) -> None:
@@ -315,27 +316,27 @@ def test_known_contents_of_a_zarr_in_a_bucket_reach_the_listing_around_it(
         files(*(f"z/{name}" for name in names), sha256=True)
     )
     source.on_listing = listed
-    assert scripted_harness.sync()["box:a"].visit == "full"
-    assert [one.files for one in parts(scripted_harness).values()] == [10]
+    assert harness.sync()["box:a"].visit == "full"
+    assert [one.files for one in parts(harness).values()] == [10]
     scripted_dataset.files |= files("y.bin")
-    assert scripted_harness.sync()["box:a"].visit == "full"
+    assert harness.sync()["box:a"].visit == "full"
     z = [hashlib.sha256(b"z/" + one).hexdigest() for one in (b"l0", b"l8")]
     assert known_digests == [[None] * 4, [*z, None, None]]
 
 
 def test_records_are_not_read_without_need(
-    unindexed_harness: ScriptedHarness, source: ScriptedSource, monkeypatch: pytest.MonkeyPatch
+    unindexed_harness: ScriptedHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assets(source)
+    assets(unindexed_harness.source)
     unindexed_harness.sync()
     read: list[str] = []
     records = Store.records
     monkeypatch.setattr(
         Store, "records", lambda store, *one: read.append(one[0]) or records(store, *one)
     )
-    source.zarrs["l"].files["l0"] = ScriptedFile(b"other", at(4))
+    unindexed_harness.source.zarrs["l"].files["l0"] = ScriptedFile(b"other", at(4))
     assert unindexed_harness.sync()["box:a"].visit == "full"
-    assert source.dataset("zarr/l").dataset_id not in read
+    assert unindexed_harness.source.dataset("zarr/l").dataset_id not in read
 
 
 @pytest.mark.parametrize("entries", [0, 100])

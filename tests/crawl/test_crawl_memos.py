@@ -12,7 +12,6 @@ from support.scripted_source import (
     ScriptedDataset,
     ScriptedFile,
     ScriptedHarness,
-    ScriptedSource,
     at,
     files,
 )
@@ -28,142 +27,132 @@ def workspaces(box: ScriptedHarness) -> list[Path]:
 
 
 def test_an_unchanged_dataset_is_not_reread_and_nothing_is_written(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
+    harness: ScriptedHarness,
 ) -> None:
-    source.scripted_datasets["a"] = ScriptedDataset(
-        files("x.bin", "y/z.bin"), exceptions=["folder/"]
-    )
-    first = scripted_harness.sync()["box:a"]
+    harness.datasets["a"] = ScriptedDataset(files("x.bin", "y/z.bin"), exceptions=["folder/"])
+    first = harness.sync()["box:a"]
     assert (first.status, first.visit) == ("ok", "full")
-    source.read_listings.clear()
-    before = scripted_harness.file_stamps()
-    repeated = scripted_harness.sync()["box:a"]
+    harness.source.read_listings.clear()
+    before = harness.file_stamps()
+    repeated = harness.sync()["box:a"]
     assert (repeated.status, repeated.visit) == ("notneeded", "full")
     assert repeated.message == "nothing new; 1 listed upstream but not mirrored"
-    assert source.read_listings == []
-    assert scripted_harness.file_stamps() == before
-    source.scripted_datasets["a"].files["new.bin"] = ScriptedFile(b"new", at(1))
-    assert scripted_harness.sync()["box:a"].versions == ("2024-03-01T120100Z",)
+    assert harness.source.read_listings == []
+    assert harness.file_stamps() == before
+    harness.datasets["a"].files["new.bin"] = ScriptedFile(b"new", at(1))
+    assert harness.sync()["box:a"].versions == ("2024-03-01T120100Z",)
 
 
-def test_a_memo_counts_only_for_the_state_in_git(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"))
-    scripted_harness.sync()
-    old = memo_file(scripted_harness).read_bytes()
-    source.scripted_datasets["a"].files["new.bin"] = ScriptedFile(b"new", at(1))
-    scripted_harness.sync()
+def test_a_memo_counts_only_for_the_state_in_git(harness: ScriptedHarness) -> None:
+    harness.datasets["a"] = ScriptedDataset(files("x.bin"))
+    harness.sync()
+    old = memo_file(harness).read_bytes()
+    harness.datasets["a"].files["new.bin"] = ScriptedFile(b"new", at(1))
+    harness.sync()
     # as after a kill between publication and memo; upstream returned to the old state meanwhile
-    memo_file(scripted_harness).write_bytes(old)
-    del source.scripted_datasets["a"].files["new.bin"]
-    source.read_listings.clear()
-    result = scripted_harness.sync()["box:a"]
-    assert source.known_memos[-1] == ("current", None)
-    assert source.read_listings == ["a current"]
+    memo_file(harness).write_bytes(old)
+    del harness.datasets["a"].files["new.bin"]
+    harness.source.read_listings.clear()
+    result = harness.sync()["box:a"]
+    assert harness.source.known_memos[-1] == ("current", None)
+    assert harness.source.read_listings == ["a current"]
     assert result.status == "ok"
-    with scripted_harness.index() as index:
+    with harness.index() as index:
         assert [one.path for one in index.files(index.resolve("box:a"))] == ["x.bin"]
 
 
-def test_a_state_with_only_new_locations_has_a_memo_of_its_own(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"))
-    scripted_harness.sync()
-    before = memo_file(scripted_harness).read_bytes()
-    source.scripted_datasets["a"].files["x.bin"].modified = at(3)
-    assert scripted_harness.sync()["box:a"].status == "notneeded"
-    assert memo_file(scripted_harness).read_bytes() != before
-    source.read_listings.clear()
-    scripted_harness.sync()
-    assert source.read_listings == []
+def test_a_state_with_only_new_locations_has_a_memo_of_its_own(harness: ScriptedHarness) -> None:
+    harness.datasets["a"] = ScriptedDataset(files("x.bin"))
+    harness.sync()
+    before = memo_file(harness).read_bytes()
+    harness.datasets["a"].files["x.bin"].modified = at(3)
+    assert harness.sync()["box:a"].status == "notneeded"
+    assert memo_file(harness).read_bytes() != before
+    harness.source.read_listings.clear()
+    harness.sync()
+    assert harness.source.read_listings == []
 
 
 def test_without_its_memo_a_dataset_is_read_whole_and_comes_to_the_same(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
+    harness: ScriptedHarness,
 ) -> None:
-    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"))
-    scripted_harness.sync()
-    refs, whole = scripted_harness.refs(), memo_file(scripted_harness).read_bytes()
+    harness.datasets["a"] = ScriptedDataset(files("x.bin"))
+    harness.sync()
+    refs, whole = harness.refs(), memo_file(harness).read_bytes()
     for damage in (lambda path: path.unlink(), lambda path: path.write_bytes(whole[:-1])):
-        damage(memo_file(scripted_harness))
-        source.read_listings.clear()
-        assert scripted_harness.sync()["box:a"].status == "notneeded"
-        assert source.read_listings == ["a current"]
-        assert scripted_harness.refs() == refs
-        assert memo_file(scripted_harness).read_bytes() == whole
+        damage(memo_file(harness))
+        harness.source.read_listings.clear()
+        assert harness.sync()["box:a"].status == "notneeded"
+        assert harness.source.read_listings == ["a current"]
+        assert harness.refs() == refs
+        assert memo_file(harness).read_bytes() == whole
 
 
 def test_a_deep_visit_of_an_unchanged_published_version_reads_nothing(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
+    harness: ScriptedHarness,
 ) -> None:
-    source.scripted_datasets["a"] = ScriptedDataset(
+    harness.datasets["a"] = ScriptedDataset(
         files("x.bin"), published_versions={"1.0": files("x.bin")}
     )
-    scripted_harness.sync()
-    source.read_listings.clear()
-    before = scripted_harness.file_stamps()
-    assert scripted_harness.sync(deep=True)["box:a"].status == "notneeded"
-    assert source.read_listings == []
-    assert scripted_harness.file_stamps() == before
-    source.scripted_datasets["a"].published_versions["1.0"]["x.bin"] = ScriptedFile(
+    harness.sync()
+    harness.source.read_listings.clear()
+    before = harness.file_stamps()
+    assert harness.sync(deep=True)["box:a"].status == "notneeded"
+    assert harness.source.read_listings == []
+    assert harness.file_stamps() == before
+    harness.datasets["a"].published_versions["1.0"]["x.bin"] = ScriptedFile(
         b"forged", upstream_id="x.bin"
     )
-    assert scripted_harness.sync(deep=True)["box:a"].exit_code == 1
-    assert source.read_listings == ["a 1.0"]
-    memo = MemoFolder(scripted_harness.folder).read(source.dataset("a").dataset_id, "1.0")
+    assert harness.sync(deep=True)["box:a"].exit_code == 1
+    assert harness.source.read_listings == ["a 1.0"]
+    memo = MemoFolder(harness.folder).read(harness.source.dataset("a").dataset_id, "1.0")
     assert memo is not None
     assert b"forged" not in memo.content
 
 
 def test_pending_files_are_not_forgotten_when_the_listing_is_skipped(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
+    harness: ScriptedHarness,
 ) -> None:
-    source.late_sha256 = True
-    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin", "y.bin"))
-    assert scripted_harness.sync()["box:a"].status == "ok"
-    assert scripted_harness.pending_files("box:a") == 2
-    source.read_listings.clear()
-    assert scripted_harness.sync()["box:a"].status == "notneeded"
-    assert scripted_harness.pending_files("box:a") == 2
+    harness.source.late_sha256 = True
+    harness.datasets["a"] = ScriptedDataset(files("x.bin", "y.bin"))
+    assert harness.sync()["box:a"].status == "ok"
+    assert harness.pending_files("box:a") == 2
+    harness.source.read_listings.clear()
+    assert harness.sync()["box:a"].status == "notneeded"
+    assert harness.pending_files("box:a") == 2
 
     def die(known: VisitContext) -> None:
         raise UnreachableError("the bucket went away")
 
-    source.on_listing = die
-    assert scripted_harness.sync()["box:a"].visit == "failed"
-    source.on_listing = lambda known: None
-    assert scripted_harness.sync()["box:a"].status == "notneeded"
-    assert scripted_harness.pending_files("box:a") == 2
-    assert source.read_listings == []
+    harness.source.on_listing = die
+    assert harness.sync()["box:a"].visit == "failed"
+    harness.source.on_listing = lambda known: None
+    assert harness.sync()["box:a"].status == "notneeded"
+    assert harness.pending_files("box:a") == 2
+    assert harness.source.read_listings == []
 
 
-def test_files_are_not_pending_where_upstream_has_no_sha256(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"))
-    assert "sha256" not in scripted_harness.sync()["box:a"].message
+def test_files_are_not_pending_where_upstream_has_no_sha256(harness: ScriptedHarness) -> None:
+    harness.datasets["a"] = ScriptedDataset(files("x.bin"))
+    assert "sha256" not in harness.sync()["box:a"].message
 
 
-def test_a_hold_lapses_when_upstream_returns_to_the_old_state(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
+def test_a_hold_lapses_when_upstream_returns_to_the_old_state(harness: ScriptedHarness) -> None:
     everything = files(*(f"{number}.bin" for number in range(30)))
-    source.scripted_datasets["a"] = ScriptedDataset(dict(everything))
-    scripted_harness.sync()
-    source.scripted_datasets["a"].files = files("0.bin")
-    assert scripted_harness.sync()["box:a"].visit == "held"
-    source.scripted_datasets["a"].files = everything
-    source.read_listings.clear()
-    assert scripted_harness.sync()["box:a"].visit == "full"
-    assert source.read_listings == []
-    with scripted_harness.index() as index:
+    harness.datasets["a"] = ScriptedDataset(dict(everything))
+    harness.sync()
+    harness.datasets["a"].files = files("0.bin")
+    assert harness.sync()["box:a"].visit == "held"
+    harness.datasets["a"].files = everything
+    harness.source.read_listings.clear()
+    assert harness.sync()["box:a"].visit == "full"
+    assert harness.source.read_listings == []
+    with harness.index() as index:
         assert not list(index.open_holds())
 
 
 def test_pages_of_an_interrupted_visit_are_kept_until_the_next_one_finishes(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
+    harness: ScriptedHarness,
 ) -> None:
     seen: list[list[str]] = []
 
@@ -174,18 +163,16 @@ def test_pages_of_an_interrupted_visit_are_kept_until_the_next_one_finishes(
     def die() -> None:
         raise UnreachableError("the bucket went away")
 
-    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"))
-    source.on_listing, source.on_entries = keep_page, die
-    assert scripted_harness.sync()["box:a"].visit == "failed"
-    source.on_entries = lambda: None
-    assert scripted_harness.sync()["box:a"].visit == "full"
+    harness.datasets["a"] = ScriptedDataset(files("x.bin"))
+    harness.source.on_listing, harness.source.on_entries = keep_page, die
+    assert harness.sync()["box:a"].visit == "failed"
+    harness.source.on_entries = lambda: None
+    assert harness.sync()["box:a"].visit == "full"
     assert seen == [[], ["page-1"]]
-    assert workspaces(scripted_harness) == []
+    assert workspaces(harness) == []
 
 
-def test_contradictory_pages_are_not_resumed(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
+def test_contradictory_pages_are_not_resumed(harness: ScriptedHarness) -> None:
     seen: list[int] = []
 
     def keep_page(known: VisitContext) -> None:
@@ -195,16 +182,14 @@ def test_contradictory_pages_are_not_resumed(
     def contradict() -> None:
         raise UnreliableListingError("box:a: the pages overlap")
 
-    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"))
-    source.on_listing, source.on_entries = keep_page, contradict
-    assert scripted_harness.sync()["box:a"].visit == "failed"
+    harness.datasets["a"] = ScriptedDataset(files("x.bin"))
+    harness.source.on_listing, harness.source.on_entries = keep_page, contradict
+    assert harness.sync()["box:a"].visit == "failed"
     assert seen == [0, 0, 0]
-    assert workspaces(scripted_harness) == []
+    assert workspaces(harness) == []
 
 
-def test_the_source_gets_what_earlier_visits_recorded(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
+def test_the_source_gets_what_earlier_visits_recorded(harness: ScriptedHarness) -> None:
     answers: list[object] = []
     one = files("x.bin", sha256=True)["x.bin"].record("x.bin")
     (location,) = one.locations
@@ -215,21 +200,19 @@ def test_the_source_gets_what_earlier_visits_recorded(
             known.contents([one.digests[0].value, "0" * 32]),
         ]
 
-    source.on_listing = ask
-    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin", sha256=True))
-    scripted_harness.sync()
+    harness.source.on_listing = ask
+    harness.datasets["a"] = ScriptedDataset(files("x.bin", sha256=True))
+    harness.sync()
     assert answers == [[None, None], [None, None]]
-    scripted_harness.sync()
+    harness.sync()
     assert answers == [[location, None], [KnownContent(5, None, one.digests[1]), None]]
 
 
-def test_memos_and_workspaces_may_be_deleted(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"))
-    scripted_harness.sync()
-    refs = scripted_harness.refs()
+def test_memos_and_workspaces_may_be_deleted(harness: ScriptedHarness) -> None:
+    harness.datasets["a"] = ScriptedDataset(files("x.bin"))
+    harness.sync()
+    refs = harness.refs()
     for name in ("memos", "workspaces"):
-        shutil.rmtree(scripted_harness.folder / "neuromirror" / name, ignore_errors=True)
-    assert scripted_harness.sync()["box:a"].status == "notneeded"
-    assert scripted_harness.refs() == refs
+        shutil.rmtree(harness.folder / "neuromirror" / name, ignore_errors=True)
+    assert harness.sync()["box:a"].status == "notneeded"
+    assert harness.refs() == refs

@@ -81,14 +81,14 @@ def test_a_sidecar_with_the_text_of_a_pointer_is_annexed(
 
 
 def test_a_generated_document_is_no_pointer(
-    scripted_harness: MirrorHarness, source: ScriptedSource, tmp_path: Path
+    harness: MirrorHarness, source: ScriptedSource, tmp_path: Path
 ) -> None:
     text = f'{{"name": "/annex/objects/{KEY}"}}\n'.encode()
     source.scripted_datasets["one"] = ScriptedDataset(
         files=files("a.nwb"), documents=[Document(b"info.json", text)]
     )
-    assert scripted_harness.sync()["box:one"].status == "ok"
-    folder = clone(scripted_harness, "box:one", tmp_path / "clone")
+    assert harness.sync()["box:one"].status == "ok"
+    folder = clone(harness, "box:one", tmp_path / "clone")
     assert KEY not in whereis(folder).values()
     content = (folder / "info.json").read_bytes()
     assert find_pointer_key(content) is None

@@ -30,19 +30,19 @@ HIT, OTHER = "box:a", "box:b"
 
 @pytest.fixture
 def unprotected_harness(
-    scripted_harness: ScriptedHarness,
-    second_scripted_harness: ScriptedHarness,
+    harness: ScriptedHarness,
+    other_harness: ScriptedHarness,
     source: ScriptedSource,
     tmp_path: Path,
 ) -> ScriptedHarness:
     """A store of two datasets without write protection, and an undisturbed one."""
     source.scripted_datasets["a"] = ScriptedDataset(files("one.txt", sha256=True))
     source.scripted_datasets["b"] = ScriptedDataset(files("two.txt", sha256=True))
-    for one in (scripted_harness, second_scripted_harness):
+    for one in (harness, other_harness):
         assert {result.status for result in one.sync().values()} == {"ok"}
-    unprotect(scripted_harness)
+    unprotect(harness)
     (tmp_path / "clones").mkdir()
-    return scripted_harness
+    return harness
 
 
 def add_files(source: ScriptedSource) -> None:
@@ -60,7 +60,7 @@ def dataset_refs(refs: dict[str, str]) -> dict[str, str]:
 @pytest.mark.parametrize("pushing", [push_commit, push_records], ids=["commit", "records"])
 def test_a_push_blocks_no_other_dataset_and_repair_undoes_it(
     unprotected_harness: ScriptedHarness,
-    second_scripted_harness: ScriptedHarness,
+    other_harness: ScriptedHarness,
     source: ScriptedSource,
     tmp_path: Path,
     pushing: object,
@@ -68,7 +68,7 @@ def test_a_push_blocks_no_other_dataset_and_repair_undoes_it(
     assert callable(pushing)
     theirs = pushing(unprotected_harness, HIT, tmp_path / "clones" / "one")
     add_files(source)
-    second_scripted_harness.sync()
+    other_harness.sync()
     for deep in (False, True):
         results = unprotected_harness.sync(deep=deep)
         assert (results[HIT].status, results[HIT].visit) == ("error", "failed")
@@ -93,7 +93,7 @@ def test_a_push_blocks_no_other_dataset_and_repair_undoes_it(
     assert {one.status for one in repair_harness(unprotected_harness).values()} == {"notneeded"}
 
     assert unprotected_harness.sync()[HIT].status == "ok"
-    assert dataset_refs(unprotected_harness.refs()) == dataset_refs(second_scripted_harness.refs())
+    assert dataset_refs(unprotected_harness.refs()) == dataset_refs(other_harness.refs())
     assert problems_of(unprotected_harness) == []
     assert [one.kind for one in unprotected_harness.entries(EventRaised)] == ["repair"]
     with unprotected_harness.index() as index:
@@ -131,7 +131,7 @@ def test_files_that_git_annex_left_in_a_repository_are_moved_out(
 
 def test_a_foreign_commit_that_an_older_neuromirror_recorded_is_removed(
     unprotected_harness: ScriptedHarness,
-    second_scripted_harness: ScriptedHarness,
+    other_harness: ScriptedHarness,
     source: ScriptedSource,
     tmp_path: Path,
 ) -> None:
@@ -147,14 +147,14 @@ def test_a_foreign_commit_that_an_older_neuromirror_recorded_is_removed(
     assert unprotected_harness.entries(VersionMinted).count(wrong) == 0
     assert problems_of(unprotected_harness) == []
     add_files(source)
-    second_scripted_harness.sync()
+    other_harness.sync()
     assert {one.status for one in unprotected_harness.sync().values()} == {"ok"}
-    assert dataset_refs(unprotected_harness.refs()) == dataset_refs(second_scripted_harness.refs())
+    assert dataset_refs(unprotected_harness.refs()) == dataset_refs(other_harness.refs())
 
 
 def test_a_version_on_top_of_a_foreign_git_annex_branch_is_reminted(
     unprotected_harness: ScriptedHarness,
-    second_scripted_harness: ScriptedHarness,
+    other_harness: ScriptedHarness,
     source: ScriptedSource,
     tmp_path: Path,
 ) -> None:
@@ -164,7 +164,7 @@ def test_a_version_on_top_of_a_foreign_git_annex_branch_is_reminted(
     # as in older versions, which accepted any commit as the parent
     run_git(repository, "update-ref", ANNEX_BRANCH, old)
     add_files(source)
-    second_scripted_harness.sync()
+    other_harness.sync()
     unprotected_harness.sync()
     content = run_git(repository, "cat-file", "commit", ANNEX_BRANCH).replace(
         f"parent {old}", f"parent {theirs}"
@@ -183,7 +183,7 @@ def test_a_version_on_top_of_a_foreign_git_annex_branch_is_reminted(
 
     assert repair_harness(unprotected_harness)[HIT].versions == [last.label]
     assert unprotected_harness.sync()[HIT].status == "ok"
-    assert dataset_refs(unprotected_harness.refs()) == dataset_refs(second_scripted_harness.refs())
+    assert dataset_refs(unprotected_harness.refs()) == dataset_refs(other_harness.refs())
     assert problems_of(unprotected_harness) == []
 
 
@@ -202,18 +202,17 @@ def test_a_version_on_top_of_a_foreign_git_annex_branch_is_reminted(
 )
 def test_each_moved_ref_is_named_and_restored(
     unprotected_harness: ScriptedHarness,
-    source: ScriptedSource,
     command: tuple[str, ...],
     name: str,
 ) -> None:
-    add_files(source)
+    add_files(unprotected_harness.source)
     unprotected_harness.sync()
     before = unprotected_harness.refs()
     run_git(unprotected_harness.repository(HIT), *command)
     (found,) = [one for one in problems_of(unprotected_harness) if one.subject == "refs"]
     assert found.name == HIT
     assert name in found.message
-    add_files(source)
+    add_files(unprotected_harness.source)
     results = unprotected_harness.sync()
     assert (results[HIT].status, results[OTHER].status) == ("error", "ok")
     (ref,) = repair_harness(unprotected_harness)[HIT].refs
@@ -242,11 +241,11 @@ def test_a_foreign_commit_in_a_superdataset_is_undone(
 
 
 def test_the_commits_of_a_killed_visit_are_not_foreign(
-    unprotected_harness: ScriptedHarness, source: ScriptedSource
+    unprotected_harness: ScriptedHarness,
 ) -> None:
     store: Store = unprotected_harness.store
     journal = (store.journal_path).read_bytes()
-    add_files(source)
+    add_files(unprotected_harness.source)
     unprotected_harness.sync()
     after = dataset_refs(unprotected_harness.refs())
     store.journal_path.write_bytes(journal)
@@ -260,11 +259,13 @@ def test_the_commits_of_a_killed_visit_are_not_foreign(
 
 
 def test_the_journal_records_moves_of_the_git_annex_branch_without_a_version(
-    unprotected_harness: ScriptedHarness, source: ScriptedSource
+    unprotected_harness: ScriptedHarness,
 ) -> None:
     # another URL of the same bytes changes no tree
-    old = source.scripted_datasets["a"].files["one.txt"]
-    source.scripted_datasets["a"].files["one.txt"] = replace(old, host="elsewhere.example.invalid")
+    old = unprotected_harness.datasets["a"].files["one.txt"]
+    unprotected_harness.datasets["a"].files["one.txt"] = replace(
+        old, host="elsewhere.example.invalid"
+    )
     before = unprotected_harness.refs()[f"box--a {ANNEX_BRANCH}"]
     unprotected_harness.sync(deep=True)
     moved = unprotected_harness.refs()[f"box--a {ANNEX_BRANCH}"]

@@ -12,7 +12,7 @@ from neuromirror.model import Traffic, VisitEnded, load_traffic, total_traffic
 from neuromirror_demo import DemoArchive
 from support.embargo_harness import NAME, EmbargoHarness
 from support.mirror_harness import MirrorHarness
-from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, files
+from support.scripted_source import ScriptedDataset, ScriptedHarness, files
 
 
 def run(
@@ -124,12 +124,10 @@ def test_a_vanished_dataset_is_recorded_with_the_traffic_of_the_check(
     assert results["demo:000003"].traffic == load_traffic(gone.traffic)
 
 
-def test_a_source_without_requests_has_no_traffic(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin"))
-    assert scripted_harness.sync()["box:a"].traffic == {}
-    (entry,) = scripted_harness.entries(VisitEnded)
+def test_a_source_without_requests_has_no_traffic(harness: ScriptedHarness) -> None:
+    harness.datasets["a"] = ScriptedDataset(files("x.bin"))
+    assert harness.sync()["box:a"].traffic == {}
+    (entry,) = harness.entries(VisitEnded)
     assert entry.traffic == {}
 
 

@@ -17,7 +17,7 @@ from neuromirror.cli import main
 from neuromirror.crawl import rebuild_index
 from support.loopback_http import HttpService, send_reply
 from support.mirror_harness import MirrorHarness
-from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, files
+from support.scripted_source import ScriptedDataset, ScriptedHarness, files
 from support.scripted_zarrs import scripted_zarr
 
 ROW = (
@@ -135,20 +135,19 @@ def test_an_overview_that_never_comes_to_a_dataset_fails_as_a_list(
 
 @pytest.mark.parametrize("limit_name", ["_MAX_EXCEPTIONS", "_MAX_COMPONENTS"])
 def test_more_than_fits_in_memory_fails_only_that_dataset(
-    scripted_harness: ScriptedHarness,
-    source: ScriptedSource,
+    harness: ScriptedHarness,
     monkeypatch: pytest.MonkeyPatch,
     limit_name: str,
 ) -> None:
     monkeypatch.setattr(import_module("neuromirror.crawl.visit.listed_entries"), limit_name, 20)
     many = [f"n{number}" for number in range(21)]
-    source.zarrs = {"z": scripted_zarr(3)}
+    harness.source.zarrs = {"z": scripted_zarr(3)}
     if limit_name == "_MAX_COMPONENTS":
-        source.scripted_datasets["a"] = ScriptedDataset(files("x"), zarrs=dict.fromkeys(many, "z"))
+        harness.datasets["a"] = ScriptedDataset(files("x"), zarrs=dict.fromkeys(many, "z"))
     else:
-        source.scripted_datasets["a"] = ScriptedDataset(files("x"), exceptions=many)
-    source.scripted_datasets["b"] = ScriptedDataset(files("x"))
-    results = scripted_harness.sync()
+        harness.datasets["a"] = ScriptedDataset(files("x"), exceptions=many)
+    harness.datasets["b"] = ScriptedDataset(files("x"))
+    results = harness.sync()
     assert (results["box:a"].status, results["box:a"].visit) == ("error", "failed")
     assert results["box:b"].status == "ok"
-    assert failing_tasks(scripted_harness) == [("visit", "box:a")]
+    assert failing_tasks(harness) == [("visit", "box:a")]

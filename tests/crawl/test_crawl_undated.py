@@ -51,33 +51,33 @@ def run(
 
 
 def test_a_state_that_returns_is_a_version_of_its_own_and_dates_count_the_chain(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
+    harness: ScriptedHarness,
 ) -> None:
     labels = []
     for content in (FIRST_FILES, SECOND_FILES, FIRST_FILES):
-        source.scripted_datasets["a"] = ScriptedDataset(content)
-        labels += scripted_harness.sync()["box:a"].versions
-    first, second, third = versions(scripted_harness)
+        harness.datasets["a"] = ScriptedDataset(content)
+        labels += harness.sync()["box:a"].versions
+    first, second, third = versions(harness)
     assert first.state == third.state != second.state
     assert labels == [
         f"state-{first.state[7:15]}",
         f"state-{second.state[7:15]}",
         f"state-{first.state[7:15]}-2",
     ]
-    repository = scripted_harness.repository("box:a")
+    repository = harness.repository("box:a")
     log = run_git(repository, "log", "--format=%H %at %ct", "main").splitlines()
     assert log == [f"{third.commit} 3 3", f"{second.commit} 2 2", f"{first.commit} 1 1"]
-    refs = scripted_harness.store.repository(source.dataset("a")).refs()
+    refs = harness.store.repository(harness.source.dataset("a")).refs()
     tags = {name.removeprefix("refs/tags/"): commit for name, commit in refs.items()}
     assert [tags[label] for label in labels] == [first.commit, second.commit, third.commit]
     logs = run_git(repository, "grep", "-h", "", "git-annex", "--", "*.log", "*.web").splitlines()
     assert {line.split()[0] for line in logs if line.endswith("0001")} == {"1s", "2s"}
-    scripted_harness.fsck()
+    harness.fsck()
 
 
 def test_two_stores_that_saw_the_same_states_have_the_same_refs(
-    scripted_harness: ScriptedHarness,
-    second_scripted_harness: ScriptedHarness,
+    harness: ScriptedHarness,
+    other_harness: ScriptedHarness,
     source: ScriptedSource,
 ) -> None:
     documents = [Document(b"about.json", b"{}\n")]
@@ -89,29 +89,28 @@ def test_two_stores_that_saw_the_same_states_have_the_same_refs(
     ]
     for state in states:
         source.scripted_datasets["a"] = state
-        scripted_harness.sync()
+        harness.sync()
         if state is states[0]:
             time.sleep(1.1)  # times are in seconds
-        second_scripted_harness.sync()
-    assert len(versions(scripted_harness)) == len(states)
-    assert (
-        versions(scripted_harness)[0].recorded_at
-        != versions(second_scripted_harness)[0].recorded_at
-    )
-    assert [row.upstream_time is None for row in versions(scripted_harness)] == [
+        other_harness.sync()
+    assert len(versions(harness)) == len(states)
+    assert versions(harness)[0].recorded_at != versions(other_harness)[0].recorded_at
+    assert [row.upstream_time is None for row in versions(harness)] == [
         True,
         True,
         False,
         True,
     ]
-    assert scripted_harness.refs() == second_scripted_harness.refs()
+    assert harness.refs() == other_harness.refs()
 
 
 def test_the_observation_time_never_dates_a_dataset_that_links_a_component(
-    zarr_harness: ScriptedHarness, source: ScriptedSource
+    zarr_harness: ScriptedHarness,
 ) -> None:
-    source.zarrs["z"] = ScriptedZarr(files(*(f"0/{number}" for number in range(6)), modified=None))
-    source.scripted_datasets["a"] = ScriptedDataset(FIRST_FILES, zarrs={"a.zarr": "z"})
+    zarr_harness.source.zarrs["z"] = ScriptedZarr(
+        files(*(f"0/{number}" for number in range(6)), modified=None)
+    )
+    zarr_harness.datasets["a"] = ScriptedDataset(FIRST_FILES, zarrs={"a.zarr": "z"})
     zarr_harness.sync()
     (row,), (part,) = versions(zarr_harness), versions(zarr_harness, "box:zarr/z")
     assert row.upstream_time is part.upstream_time is None
@@ -122,85 +121,78 @@ def test_the_observation_time_never_dates_a_dataset_that_links_a_component(
 
 
 def test_the_observation_time_is_accepted_wherever_labels_are(
-    scripted_harness: ScriptedHarness,
-    source: ScriptedSource,
+    harness: ScriptedHarness,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    source.scripted_datasets["a"] = ScriptedDataset(FIRST_FILES)
-    scripted_harness.sync()
-    (row,) = versions(scripted_harness)
+    harness.datasets["a"] = ScriptedDataset(FIRST_FILES)
+    harness.sync()
+    (row,) = versions(harness)
     alias = alias_label(row)
     assert parse_time_label(alias) is not None
     named = f"box:a@{alias}"
-    with scripted_harness.index() as index:
+    with harness.index() as index:
         assert index.resolve("box:a", alias) == row
         found = index.match_name(named)
         assert found is not None
         assert (found.dataset, found.label) == ("box:a", row.label)
         with pytest.raises(UnknownVersionError):
             index.resolve("box:a", "2001-01-01T000000Z")
-    (shown,) = run(scripted_harness, capsys, "show", named)
+    (shown,) = run(harness, capsys, "show", named)
     assert (shown["version"], shown["time"], shown["observed_at"]) == (
         row.label,
         None,
         row.recorded_at,
     )
-    assert {one["path"] for one in run(scripted_harness, capsys, "files", named)} == set(
-        FIRST_FILES
-    )
-    assert run(scripted_harness, capsys, "diff", named, f"box:a@{row.label}")[-1]["status"] in (
+    assert {one["path"] for one in run(harness, capsys, "files", named)} == set(FIRST_FILES)
+    assert run(harness, capsys, "diff", named, f"box:a@{row.label}")[-1]["status"] in (
         "ok",
         "notneeded",
     )
     lock = tmp_path / "datasets.lock"
-    (pinned, *_) = run(scripted_harness, capsys, "pin", named, "-o", str(lock))
+    (pinned, *_) = run(harness, capsys, "pin", named, "-o", str(lock))
     assert pinned["version"] == row.label
     with pytest.raises(SystemExit) as ended:
-        main(["cite", named, "--store", str(scripted_harness.folder)])
+        main(["cite", named, "--store", str(harness.folder)])
     assert ended.value.code == 0
     assert row.label in capsys.readouterr().out
 
 
-def test_such_versions_are_rebuilt_from_the_index_or_from_git(
-    scripted_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
+def test_such_versions_are_rebuilt_from_the_index_or_from_git(harness: ScriptedHarness) -> None:
     for content in (FIRST_FILES, SECOND_FILES, FIRST_FILES):
-        source.scripted_datasets["a"] = ScriptedDataset(content)
-        scripted_harness.sync()
-    before = versions(scripted_harness)
-    (scripted_harness.folder / "neuromirror" / "index.sqlite").rename(
-        scripted_harness.folder / "old.sqlite"
-    )
-    rebuild_index(scripted_harness.store, scripted_harness.store.index_path)
-    assert versions(scripted_harness) == before
-    scripted_harness.store.index_path.unlink()
-    (scripted_harness.folder / "neuromirror" / "journal.jsonl").unlink()
-    rebuild_index(scripted_harness.store, scripted_harness.store.index_path)
-    after = versions(scripted_harness)
+        harness.datasets["a"] = ScriptedDataset(content)
+        harness.sync()
+    before = versions(harness)
+    (harness.folder / "neuromirror" / "index.sqlite").rename(harness.folder / "old.sqlite")
+    rebuild_index(harness.store, harness.store.index_path)
+    assert versions(harness) == before
+    harness.store.index_path.unlink()
+    (harness.folder / "neuromirror" / "journal.jsonl").unlink()
+    rebuild_index(harness.store, harness.store.index_path)
+    after = versions(harness)
     expected = [(row.label, row.commit, row.state) for row in before]
     assert [(row.label, row.commit, row.state) for row in after] == expected
     assert {row.upstream_time for row in after} == {None}
     assert all(row.time == row.recorded_at >= before[0].recorded_at for row in after)
-    with contextlib.closing(sqlite3.connect(scripted_harness.store.index_path)) as database:
+    with contextlib.closing(sqlite3.connect(harness.store.index_path)) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    assert scripted_harness.entries(VersionMinted)
-    assert {entry.time for entry in scripted_harness.entries(VersionMinted)} == {None}
+    assert harness.entries(VersionMinted)
+    assert {entry.time for entry in harness.entries(VersionMinted)} == {None}
 
 
 def test_later_records_of_a_clone_and_of_the_mirror_both_count(
-    scripted_harness: ScriptedHarness, source: ScriptedSource, tmp_path: Path
+    harness: ScriptedHarness, tmp_path: Path
 ) -> None:
-    source.scripted_datasets["a"] = ScriptedDataset(FIRST_FILES)
-    scripted_harness.sync()
+    harness.datasets["a"] = ScriptedDataset(FIRST_FILES)
+    harness.sync()
     clone = tmp_path / "clone"
-    run_git(tmp_path, "clone", "-q", str(scripted_harness.repository("box:a")), str(clone))
+    run_git(tmp_path, "clone", "-q", str(harness.repository("box:a")), str(clone))
     run_git(clone, "annex", "init", "-q")
     web = "00000000-0000-0000-0000-000000000001"
     key = run_git(clone, "annex", "lookupkey", "one.bin").strip()
     run_git(clone, "annex", "setpresentkey", key, web, "0")
-    source.scripted_datasets["a"] = ScriptedDataset(SECOND_FILES)
-    scripted_harness.sync()
+    harness.datasets["a"] = ScriptedDataset(SECOND_FILES)
+    harness.sync()
     run_git(clone, "pull", "-q", "--ff-only")
     run_git(clone, "annex", "merge", "-q")
 

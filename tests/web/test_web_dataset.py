@@ -62,16 +62,12 @@ def linked_data(page: str) -> Any:
     return json.loads(found[1])
 
 
-def test_timeline_marks_published_observed_and_latest(
-    box: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["one"] = ScriptedDataset(
+def test_timeline_marks_published_observed_and_latest(box: ScriptedHarness) -> None:
+    box.datasets["one"] = ScriptedDataset(
         files("a.txt"), published_versions={"1.0": files("a.txt")}
     )
     box.sync()
-    source.scripted_datasets["one"].files = files(
-        "a.txt", "b.txt", modified=START + timedelta(hours=1)
-    )
+    box.datasets["one"].files = files("a.txt", "b.txt", modified=START + timedelta(hours=1))
     box.sync()
     with run_catalogue(box.store) as site:
         page = site.page("/dataset/box:one")
@@ -104,16 +100,12 @@ def test_a_version_with_only_a_changed_subdataset(tmp_path: Path, source: Script
         assert "no file changed" not in text
 
 
-def test_each_of_hundreds_of_versions_is_listed_once(
-    box: ScriptedHarness, source: ScriptedSource
-) -> None:
+def test_each_of_hundreds_of_versions_is_listed_once(box: ScriptedHarness) -> None:
     past = {
         START + timedelta(minutes=number): {"a.txt": ScriptedFile(b"%d" % number)}
         for number in range(105)
     }
-    source.scripted_datasets["old"] = ScriptedDataset(
-        {"a.txt": ScriptedFile(b"now")}, earlier_states=past
-    )
+    box.datasets["old"] = ScriptedDataset({"a.txt": ScriptedFile(b"now")}, earlier_states=past)
     box.sync(history=True)
     with run_catalogue(box.store) as site:
         seen: list[str] = []
@@ -225,14 +217,12 @@ def test_only_what_a_browser_can_follow_is_a_link(catalogue: RunningCatalogue) -
     assert "https://bucket.example.invalid/linked/" in links(page)
 
 
-def test_a_dataset_that_could_not_be_read_yet_has_a_page(
-    box: ScriptedHarness, source: ScriptedSource
-) -> None:
+def test_a_dataset_that_could_not_be_read_yet_has_a_page(box: ScriptedHarness) -> None:
     def refuse() -> None:
         raise NeuromirrorError("upstream is on fire")
 
-    source.scripted_datasets["new"] = ScriptedDataset(files("a.txt"))
-    source.on_entries = refuse
+    box.datasets["new"] = ScriptedDataset(files("a.txt"))
+    box.source.on_entries = refuse
     box.sync()
     with run_catalogue(box.store) as site:
         text = site.text("/dataset/box:new")
@@ -243,9 +233,9 @@ def test_a_dataset_that_could_not_be_read_yet_has_a_page(
 
 
 def test_a_dataset_whose_repository_cannot_be_read_still_has_its_pages(
-    box: ScriptedHarness, source: ScriptedSource
+    box: ScriptedHarness,
 ) -> None:
-    source.scripted_datasets["one"] = ScriptedDataset(files("a.txt"))
+    box.datasets["one"] = ScriptedDataset(files("a.txt"))
     box.sync()
     objects = box.repository("box:one") / "objects"
     objects.rename(objects.with_name("away"))

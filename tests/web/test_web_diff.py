@@ -97,13 +97,11 @@ def test_the_form_offers_datasets_and_then_their_versions(catalogue: RunningCata
     assert catalogue.get("/diff?dataset=box:none").status_code == 404
 
 
-def test_many_differences_are_summarised_by_folder(
-    box: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["deep"] = ScriptedDataset(files("kept.txt"))
+def test_many_differences_are_summarised_by_folder(box: ScriptedHarness) -> None:
+    box.datasets["deep"] = ScriptedDataset(files("kept.txt"))
     box.sync()
     made = [f"{folder}/{part}/{n}.dat" for folder in "xy" for part in "pq" for n in range(20)]
-    source.scripted_datasets["deep"] = ScriptedDataset(
+    box.datasets["deep"] = ScriptedDataset(
         files("kept.txt", "top.txt", *made, modified=START + timedelta(hours=1))
     )
     box.sync()
@@ -119,14 +117,10 @@ def test_many_differences_are_summarised_by_folder(
         assert "identical" in site.text(f"/diff?a={old}&b={new}&under=none")
 
 
-def test_an_id_with_an_at_sign_is_compared_on_the_page_and_by_the_api(
-    box: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["ses@rig"] = ScriptedDataset(files("a.txt"))
+def test_an_id_with_an_at_sign_is_compared_on_the_page_and_by_the_api(box: ScriptedHarness) -> None:
+    box.datasets["ses@rig"] = ScriptedDataset(files("a.txt"))
     box.sync()
-    source.scripted_datasets["ses@rig"] = ScriptedDataset(
-        files("b.txt", modified=START + timedelta(hours=1))
-    )
+    box.datasets["ses@rig"] = ScriptedDataset(files("b.txt", modified=START + timedelta(hours=1)))
     box.sync()
     with run_catalogue(box.store) as site:
         old, new = (one.replace("@", "%40") for one in names(site, "box:ses%40rig"))

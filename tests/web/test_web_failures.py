@@ -11,7 +11,6 @@ from support.scripted_source import (
     ScriptedDataset,
     ScriptedFile,
     ScriptedHarness,
-    ScriptedSource,
     files,
 )
 
@@ -22,9 +21,9 @@ def failures(site: RunningCatalogue) -> list[dict[str, Any]]:
 
 
 def test_failures_are_on_the_status_page_and_in_the_api_until_they_are_over(
-    box: ScriptedHarness, source: ScriptedSource
+    box: ScriptedHarness,
 ) -> None:
-    source.scripted_datasets["one"] = ScriptedDataset(files("a"))
+    box.datasets["one"] = ScriptedDataset(files("a"))
     box.sync()
     store = box.store
     message = "cannot write to /srv/secret"
@@ -54,15 +53,13 @@ def test_failures_are_on_the_status_page_and_in_the_api_until_they_are_over(
         assert 'class="good"' in site.page("/mirrors")
 
 
-def test_the_page_of_archives_counts_failures_and_holds(
-    box: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["held"] = ScriptedDataset(files(*map(str, range(40))))
-    source.scripted_datasets["fails"] = ScriptedDataset(files("a"))
+def test_the_page_of_archives_counts_failures_and_holds(box: ScriptedHarness) -> None:
+    box.datasets["held"] = ScriptedDataset(files(*map(str, range(40))))
+    box.datasets["fails"] = ScriptedDataset(files("a"))
     box.sync()
-    source.scripted_datasets["held"] = ScriptedDataset({})
-    source.scripted_datasets["fails"].files["b"] = ScriptedFile(b"b")
-    source.scripted_datasets["fails"].error = UnexpectedReplyError("no reply")
+    box.datasets["held"] = ScriptedDataset({})
+    box.datasets["fails"].files["b"] = ScriptedFile(b"b")
+    box.datasets["fails"].error = UnexpectedReplyError("no reply")
     box.sync()
     with run_catalogue(box.store) as site:
         page = site.page("/mirrors")

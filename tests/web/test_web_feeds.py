@@ -13,7 +13,7 @@ import pytest
 
 from neuromirror.model import DatasetFacts
 from support.running_catalogue import RunningCatalogue, run_catalogue
-from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, ScriptedSource
+from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness
 
 _ATOM = "{http://www.w3.org/2005/Atom}"
 _MAP = "{http://www.sitemaps.org/schemas/sitemap/0.9}"
@@ -76,17 +76,15 @@ def test_a_feed_of_nothing_that_is_here_is_not_found(site: RunningCatalogue) -> 
     assert site.get("/feed/demo:999999.atom").status_code == 404
 
 
-def test_feed_lists_removals_and_escapes_titles(
-    box: ScriptedHarness, source: ScriptedSource
-) -> None:
+def test_feed_lists_removals_and_escapes_titles(box: ScriptedHarness) -> None:
     title = "<b>&amp; ]]> \ufffe\uffff\x07\u202e {{ 1 }} \"'"
     for name in ("stays", "goes", "secret"):
-        source.scripted_datasets[name] = ScriptedDataset(
+        box.datasets[name] = ScriptedDataset(
             {"a.txt": ScriptedFile(b"1")}, facts=DatasetFacts(title=title)
         )
-    source.scripted_datasets["secret"].facts = DatasetFacts(title="Titled never")
+    box.datasets["secret"].facts = DatasetFacts(title="Titled never")
     box.sync()
-    del source.scripted_datasets["goes"]
+    del box.datasets["goes"]
     box.sync()
     command = [sys.executable, "-m", "neuromirror", "--store", str(box.folder), "takedown"]
     subprocess.run([*command, "box:secret", "--reason", "asked"], check=False)
@@ -103,11 +101,9 @@ def test_feed_lists_removals_and_escapes_titles(
         assert "secret" not in site.page("/sitemap.xml")
 
 
-def test_a_feed_of_a_search_has_an_entry_per_dataset(
-    box: ScriptedHarness, source: ScriptedSource
-) -> None:
+def test_a_feed_of_a_search_has_an_entry_per_dataset(box: ScriptedHarness) -> None:
     for name, colour in (("one", "blue"), ("two", "red"), ("three", "blue & <grey>")):
-        source.scripted_datasets[name] = ScriptedDataset(
+        box.datasets[name] = ScriptedDataset(
             {"a.txt": ScriptedFile(b"1")},
             facts=DatasetFacts(title=f"Scripted {name}", attributes=(("colour", colour),)),
         )
@@ -128,7 +124,7 @@ def test_a_feed_of_a_search_has_an_entry_per_dataset(
         assert entries("q=missing") == {}
         for query in ("where=x", "where=%3Dx", "where=nothing%3Dx", "q=%22"):
             assert site.get(f"/feed.atom?{query}").status_code == 400
-    source.scripted_datasets["two"].files["a.txt"] = ScriptedFile(b"22")
+    box.datasets["two"].files["a.txt"] = ScriptedFile(b"22")
     box.sync()
     with run_catalogue(box.store) as site:
         assert entries("q=two") == before
@@ -153,10 +149,8 @@ def test_the_sitemap_names_all_datasets_and_when_they_changed(site: RunningCatal
     assert "Disallow: /file/\n" in robots
 
 
-def test_more_datasets_than_a_sitemap_holds_are_in_several(
-    box: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["one"] = ScriptedDataset({"a.txt": ScriptedFile(b"1")})
+def test_more_datasets_than_a_sitemap_holds_are_in_several(box: ScriptedHarness) -> None:
+    box.datasets["one"] = ScriptedDataset({"a.txt": ScriptedFile(b"1")})
     box.sync()
     with sqlite3.connect(box.store.index_path) as connection:
         connection.execute(

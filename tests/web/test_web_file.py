@@ -166,14 +166,12 @@ def test_the_curl_command_downloads_the_file_of_the_checksum(
     assert done.stdout == f"{Path(path).name}: OK\n"
 
 
-def test_a_name_that_a_shell_would_read_is_quoted(
-    box: ScriptedHarness, source: ScriptedSource
-) -> None:
+def test_a_name_that_a_shell_would_read_is_quoted(box: ScriptedHarness) -> None:
     name = "$(touch owned) 'x'; -y.txt"
-    source.scripted_datasets["odd"] = ScriptedDataset(
+    box.datasets["odd"] = ScriptedDataset(
         files("b.txt") | {name: file_at("https://bucket.example.org/y")}
     )
-    box = ScriptedHarness(box.folder.parent / "odd", source)
+    box = ScriptedHarness(box.folder.parent / "odd", box.source)
     box.sync()
     with run_catalogue(box.store) as site:
         page = site.page(f"/file/box:odd@latest?path={quote(name)}")

@@ -16,7 +16,6 @@ from support.scripted_source import (
     ScriptedDataset,
     ScriptedFile,
     ScriptedHarness,
-    ScriptedSource,
     files,
 )
 
@@ -38,12 +37,12 @@ ALIKE = ["e\u0301.txt", "\u00e9.txt", "Case.txt", "case.txt", "CASE.TXT", "Dir/a
 
 
 def test_sha256sum_checks_every_file_by_the_list_whatever_its_name(
-    box: ScriptedHarness, source: ScriptedSource, tmp_path: Path
+    box: ScriptedHarness, tmp_path: Path
 ) -> None:
     contents: dict[str, ScriptedFile] = {
         name: HostileMirror(b"%d" % number) for number, name in enumerate(NAMES)
     }
-    source.scripted_datasets["odd"] = ScriptedDataset(contents)
+    box.datasets["odd"] = ScriptedDataset(contents)
     box.sync()
     with run_catalogue(box.store) as site:
         sums = site.get("/checksums/box:odd@latest").content
@@ -63,10 +62,8 @@ def test_sha256sum_checks_every_file_by_the_list_whatever_its_name(
     assert done.stdout.count(": OK\n") == len(NAMES)
 
 
-def test_names_that_are_alike_for_some_file_systems_are_all_committed(
-    box: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["alike"] = ScriptedDataset(files(*ALIKE))
+def test_names_that_are_alike_for_some_file_systems_are_all_committed(box: ScriptedHarness) -> None:
+    box.datasets["alike"] = ScriptedDataset(files(*ALIKE))
     assert box.sync()["box:alike"].visit == "full"
     tree = run_git(box.repository("box:alike"), "ls-tree", "-r", "-z", "--name-only", "main")
     committed = [name for name in tree.split("\0") if not name.startswith(".") and name]
@@ -77,10 +74,10 @@ def test_names_that_are_alike_for_some_file_systems_are_all_committed(
 
 @pytest.mark.parametrize("count", [300, 3_000])
 def test_a_folder_is_shown_in_pages_of_one_size_however_many_files_it_has(
-    box: ScriptedHarness, source: ScriptedSource, count: int
+    box: ScriptedHarness, count: int
 ) -> None:
     names = [f"many/{number:05}.txt" for number in range(count)]
-    source.scripted_datasets["a"] = ScriptedDataset(files(*names))
+    box.datasets["a"] = ScriptedDataset(files(*names))
     box.sync()
     with run_catalogue(box.store) as site:
         found: list[str] = []

@@ -8,17 +8,15 @@ import requests
 
 from neuromirror.crawl import rebuild_index
 from support.running_catalogue import RunningCatalogue, run_catalogue, visible_text
-from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, ScriptedSource
+from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness
 
 
-def test_a_rebuilt_index_is_shown_without_a_restart(
-    box: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["one"] = ScriptedDataset({"a.txt": ScriptedFile(b"1")})
+def test_a_rebuilt_index_is_shown_without_a_restart(box: ScriptedHarness) -> None:
+    box.datasets["one"] = ScriptedDataset({"a.txt": ScriptedFile(b"1")})
     box.sync()
     with run_catalogue(box.store) as site:
         assert len(site.api("/datasets")["datasets"]) == 1
-        source.scripted_datasets["two"] = ScriptedDataset({"a.txt": ScriptedFile(b"2")})
+        box.datasets["two"] = ScriptedDataset({"a.txt": ScriptedFile(b"2")})
         box.sync()
         rebuild_index(box.store, box.store.index_path)
         assert len(site.api("/datasets")["datasets"]) == 2
@@ -26,13 +24,9 @@ def test_a_rebuilt_index_is_shown_without_a_restart(
         assert {one["local_id"] for one in tables} == {"one", "two"}
 
 
-def test_the_old_index_is_shown_during_a_rebuild(
-    box: ScriptedHarness, source: ScriptedSource
-) -> None:
+def test_the_old_index_is_shown_during_a_rebuild(box: ScriptedHarness) -> None:
     for number in range(30):
-        source.scripted_datasets[f"thing{number}"] = ScriptedDataset(
-            {"a.txt": ScriptedFile(b"%d" % number)}
-        )
+        box.datasets[f"thing{number}"] = ScriptedDataset({"a.txt": ScriptedFile(b"%d" % number)})
     box.sync()
     with run_catalogue(box.store) as site:
         site.page("/dataset/box:thing7")
@@ -55,10 +49,8 @@ def test_the_old_index_is_shown_during_a_rebuild(
         assert {status for _, status in replies} == {200}, replies
 
 
-def test_without_an_index_pages_say_so_and_come_back_with_it(
-    box: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["one"] = ScriptedDataset({"a.txt": ScriptedFile(b"1")})
+def test_without_an_index_pages_say_so_and_come_back_with_it(box: ScriptedHarness) -> None:
+    box.datasets["one"] = ScriptedDataset({"a.txt": ScriptedFile(b"1")})
     box.sync()
     path = box.store.index_path
     away = path.with_suffix(".away")

@@ -23,7 +23,6 @@ from support.scripted_source import (
     ScriptedDataset,
     ScriptedFile,
     ScriptedHarness,
-    ScriptedSource,
 )
 
 ONE, OTHER = "demo:000002@0.240301.1055", "demo:000001@latest"
@@ -99,10 +98,8 @@ def test_paths_limit_the_lock(site: RunningCatalogue, tmp_path: Path) -> None:
     assert (pin.paths, pin.files) == (("sub-201",), 2)
 
 
-def test_files_without_sha256_are_checked_by_their_md5(
-    box: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets["some"] = ScriptedDataset({"a.txt": ScriptedFile(b"a")})
+def test_files_without_sha256_are_checked_by_their_md5(box: ScriptedHarness) -> None:
+    box.datasets["some"] = ScriptedDataset({"a.txt": ScriptedFile(b"a")})
     box.sync()
     with run_catalogue(box.store) as catalogue:
         md5 = "0cc175b9c0f1b6a831c399e269772661"

@@ -16,7 +16,7 @@ from PIL import Image
 
 from neuromirror.lab.cite.dandi_documents import read
 from support.running_catalogue import RunningCatalogue, links, run_catalogue
-from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, files
+from support.scripted_source import ScriptedDataset, ScriptedHarness, files
 from support.volume_archives import EM
 
 NAME = "demo:000002@0.240301.1055"
@@ -63,9 +63,9 @@ def test_a_version_without_a_doi_is_cited_as_its_page(site: RunningCatalogue) ->
     assert ("cite-as", f"{site.address}/dataset/demo:000001@{label}") in found
 
 
-def test_no_field_of_metadata_ends_a_link(box: ScriptedHarness, source: ScriptedSource) -> None:
+def test_no_field_of_metadata_ends_a_link(box: ScriptedHarness) -> None:
     odd = 'a>; rel="cite-as", <https://evil.example.org'
-    source.scripted_datasets[odd.replace("/", "")] = ScriptedDataset(files("a.txt"))
+    box.datasets[odd.replace("/", "")] = ScriptedDataset(files("a.txt"))
     box.sync()
     with run_catalogue(box.store) as site:
         (row,) = site.api("/datasets")["datasets"]
@@ -73,12 +73,10 @@ def test_no_field_of_metadata_ends_a_link(box: ScriptedHarness, source: Scripted
     assert not [target for _, target in found if target.startswith("https://evil")]
 
 
-def test_the_harvest_feed_has_every_dataset_once(
-    box: ScriptedHarness, source: ScriptedSource
-) -> None:
+def test_the_harvest_feed_has_every_dataset_once(box: ScriptedHarness) -> None:
     names = [f"d{number:03}" for number in range(60)]
     for name in names:
-        source.scripted_datasets[name] = ScriptedDataset(files("a.txt"))
+        box.datasets[name] = ScriptedDataset(files("a.txt"))
     box.sync()
     with run_catalogue(box.store) as site:
         found, following = [], "/harvest.json"

@@ -11,7 +11,7 @@ import requests
 from neuromirror.model import DatasetFacts
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import RunningCatalogue, links, run_catalogue, visible_text
-from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness, ScriptedSource
+from support.scripted_source import ScriptedDataset, ScriptedFile, ScriptedHarness
 
 
 def test_the_front_page_shows_archives_and_what_is_new(site: RunningCatalogue) -> None:
@@ -90,10 +90,10 @@ def test_a_wrong_address_is_a_page_that_helps(
     assert 'role="search"' in page
 
 
-def test_upstream_text_is_shown_and_never_run(box: ScriptedHarness, source: ScriptedSource) -> None:
+def test_upstream_text_is_shown_and_never_run(box: ScriptedHarness) -> None:
     title = "<script>alert(1)</script> & \u202e\x07 {{ 1234 * 5678 }} ' onload=x"
     hostile = "a<b>&c 'd' \"e\" %2e%2e ;$(id) {{1234*5678}}.txt"
-    source.scripted_datasets["odd"] = ScriptedDataset(
+    box.datasets["odd"] = ScriptedDataset(
         {hostile: ScriptedFile(b"content")}, facts=DatasetFacts(title=title)
     )
     box.sync()

@@ -197,12 +197,10 @@ def test_overlong_search_shows_an_error_next_to_the_form(search_site: RunningCat
     assert "10000" in text
 
 
-def test_the_front_page_of_many_versions_names_each_dataset_once(
-    box: ScriptedHarness, source: ScriptedSource
-) -> None:
+def test_the_front_page_of_many_versions_names_each_dataset_once(box: ScriptedHarness) -> None:
     published = {f"0.{number}": {"a": ScriptedFile(b"%d" % number)} for number in range(4)}
-    source.scripted_datasets["past"] = ScriptedDataset({}, published_versions=published)
-    source.scripted_datasets["one"] = ScriptedDataset({"b.txt": ScriptedFile(b"2")})
+    box.datasets["past"] = ScriptedDataset({}, published_versions=published)
+    box.datasets["one"] = ScriptedDataset({"b.txt": ScriptedFile(b"2")})
     box.sync()
     with Index.open_readonly(box.store.index_path) as index:
         versions = len(list(index.versions("box:past")))

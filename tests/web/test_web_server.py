@@ -25,7 +25,7 @@ from neuromirror.web.server.idle_timeout import IdleTimeoutProtocol
 from neuromirror.web.server.response_cache import ResponseCache, cache_key
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import RunningCatalogue, run_catalogue
-from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, files
+from support.scripted_source import ScriptedDataset, ScriptedHarness, files
 
 LARGE = 40 << 20
 
@@ -249,15 +249,13 @@ def test_conditional_page_request_gets_304_compressed_or_not(site: RunningCatalo
         assert (second.status_code, second.content) == (304, b"")
 
 
-def test_a_page_is_another_one_as_soon_as_the_index_is(
-    box: ScriptedHarness, source: ScriptedSource
-) -> None:
-    source.scripted_datasets = {"one": ScriptedDataset(files("a.txt"))}
+def test_a_page_is_another_one_as_soon_as_the_index_is(box: ScriptedHarness) -> None:
+    box.datasets = {"one": ScriptedDataset(files("a.txt"))}
     box.sync("box")
     with run_catalogue(box.store) as site:
         assert "2 versions" not in site.text("/dataset/box:one")
         assert "b.txt" not in site.page("/dataset/box:one@latest")
-        source.scripted_datasets["one"] = ScriptedDataset(files("a.txt", "b.txt"))
+        box.datasets["one"] = ScriptedDataset(files("a.txt", "b.txt"))
         box.sync("box")
         assert "b.txt" in site.page("/dataset/box:one@latest")
 

@@ -120,14 +120,12 @@ def test_events_come_in_pages_by_kind_and_mirror(catalogue: RunningCatalogue) ->
     assert "'nowhere'" in catalogue.text("/events?mirror=nowhere", 404)
 
 
-def test_a_withdrawn_dataset_has_only_a_tombstone(
-    box: ScriptedHarness, source: ScriptedSource
-) -> None:
-    box = ScriptedHarness(box.folder.parent / "takedown", source)
-    source.scripted_datasets["secret"] = ScriptedDataset(
+def test_a_withdrawn_dataset_has_only_a_tombstone(box: ScriptedHarness) -> None:
+    box = ScriptedHarness(box.folder.parent / "takedown", box.source)
+    box.datasets["secret"] = ScriptedDataset(
         {"a-name.txt": ScriptedFile(b"1")}, facts=DatasetFacts(title="Titled never")
     )
-    source.scripted_datasets["open"] = ScriptedDataset({"b.txt": ScriptedFile(b"2")})
+    box.datasets["open"] = ScriptedDataset({"b.txt": ScriptedFile(b"2")})
     box.sync()
     commit = box.refs()["box--secret refs/heads/main"]
     command = [sys.executable, "-m", "neuromirror", "--store", str(box.folder), "takedown"]
@@ -148,9 +146,7 @@ def test_a_withdrawn_dataset_has_only_a_tombstone(
         assert site.get(f"/dataset/box:open@{commit}").status_code == 404
 
 
-def test_pages_of_unknown_names_suggest_similar_ones(
-    catalogue: RunningCatalogue,
-) -> None:
+def test_pages_of_unknown_names_suggest_similar_ones(catalogue: RunningCatalogue) -> None:
     page = catalogue.page("/dataset/box:dead@nope", 404)
     near = [one for one in links(page) if one.startswith("/dataset/box:dead")]
     assert "/dataset/box:dead" in near
