@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import fsspec
 import pytest
 
+from neuromirror.stream.fsspec_file_system import LockFileSystem, NeuromirrorFileSystem
 from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness
 from support.synced_mirror import sync_mirror
 from support.volume_mirror import boss_mirror, shared_boss_mirror
 
 __all__ = ["boss_mirror", "shared_boss_mirror"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _protocols() -> None:
+    """Register the protocols, which an environment made before they existed lacks."""
+    fsspec.register_implementation("neuromirror", NeuromirrorFileSystem, clobber=True)
+    fsspec.register_implementation("lock", LockFileSystem, clobber=True)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from neuromirror.lab import PinRequest, pin
 from neuromirror.lab.lock_manifests import LockManifestDamagedError
 from neuromirror.model.errors import UnknownAddressError
 from neuromirror.stream import (
@@ -20,15 +19,9 @@ from neuromirror.stream import (
     open_tree,
 )
 from support.mirror_harness import MirrorHarness
+from support.pinned_locks import pin_latest
 
 NWB = "sub-101/sub-101_ses-01_ecephys.nwb"
-
-
-def pin_versions(mirror: MirrorHarness, path: Path, *names: str) -> Path:
-    with mirror.index() as index:
-        requests = [PinRequest(name, "latest") for name in names]
-        assert {one.status for one in pin(path, requests, mirror.store, index)} == {"ok"}
-    return path
 
 
 def walk(tree: VersionTree, folder: str = "") -> Iterator[str]:
@@ -56,7 +49,7 @@ def described(tree: VersionTree) -> dict[str, object]:
 def test_a_lock_file_has_the_files_of_its_version(
     streamed_mirror: MirrorHarness, tmp_path: Path
 ) -> None:
-    lock = pin_versions(streamed_mirror, tmp_path / "datasets.lock", "demo:000005")
+    lock = pin_latest(streamed_mirror, tmp_path / "datasets.lock", "demo:000005")
     assert described(open_tree(lock)) == described(
         open_tree("demo:000005", store=streamed_mirror.folder)
     )
@@ -65,7 +58,7 @@ def test_a_lock_file_has_the_files_of_its_version(
 def test_a_lock_file_is_enough(
     streamed_mirror: MirrorHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock = pin_versions(streamed_mirror, tmp_path / "datasets.lock", "demo:000001")
+    lock = pin_latest(streamed_mirror, tmp_path / "datasets.lock", "demo:000001")
     monkeypatch.chdir(tmp_path)
     with open("demo:000001", NWB, store=streamed_mirror.folder) as expected:
         content = expected.read()
@@ -78,7 +71,7 @@ def test_a_lock_file_is_enough(
 def test_several_pins_are_folders_of_a_lock_file(
     streamed_mirror: MirrorHarness, tmp_path: Path
 ) -> None:
-    lock = pin_versions(streamed_mirror, tmp_path / "a.lock", "demo:000001", "demo:000005")
+    lock = pin_latest(streamed_mirror, tmp_path / "a.lock", "demo:000001", "demo:000005")
     tree = open_tree(lock)
     assert [one.name for one in tree.entries("") or ()] == ["demo:000001", "demo:000005"]
     assert tree.file(f"demo:000001/{NWB}") is not None
@@ -89,7 +82,7 @@ def test_several_pins_are_folders_of_a_lock_file(
 def test_a_manifest_of_another_state_is_refused(
     streamed_mirror: MirrorHarness, tmp_path: Path
 ) -> None:
-    lock = pin_versions(streamed_mirror, tmp_path / "a.lock", "demo:000001", "demo:000003")
+    lock = pin_latest(streamed_mirror, tmp_path / "a.lock", "demo:000001", "demo:000003")
     first, second = sorted((tmp_path / "a.lock.d").rglob("*.zst"))
     first.write_bytes(second.read_bytes())
     tree = open_tree(lock)
@@ -116,7 +109,7 @@ def test_a_zarr_in_a_subdataset_is_followed(
     own = "dataset.json", "assets.jsonl", ".datalad", ".git", ".neuromirror"
     inline = described(open_tree("demo:000005", store=streamed_mirror.folder))
     expected = {path: one for path, one in inline.items() if not any(x in path for x in own)}
-    lock = pin_versions(subdataset_mirror, tmp_path / "datasets.lock", "demo:000005")
+    lock = pin_latest(subdataset_mirror, tmp_path / "datasets.lock", "demo:000005")
     for tree in (open_tree("demo:000005", store=subdataset_mirror.folder), open_tree(lock)):
         found = described(tree)
         assert {path: found.get(path) for path in expected} == expected

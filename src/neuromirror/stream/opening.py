@@ -14,7 +14,7 @@ from neuromirror.stream.file import VerifiedFile
 from neuromirror.stream.piece_checks import Verify, piece_check
 from neuromirror.stream.transport import STREAM_LIMITS, Transport
 from neuromirror.stream.trees import VersionTree
-from neuromirror.stream.verified_object import VerifiedObject
+from neuromirror.stream.verified_object import MEMORY, VerifiedObject
 
 
 def open(
@@ -81,6 +81,7 @@ def open_object(
     transport: Transport,
     verify: Verify = "require",
     cache: PieceCache | bool = True,
+    memory: int = MEMORY,
 ) -> VerifiedObject:
     """Return the content of a file of a version.
 
@@ -94,6 +95,8 @@ def open_object(
         Sends the requests.
     verify, cache
         As for :func:`open`.
+    memory
+        Maximum size in bytes of the pieces that are kept in memory.
 
     Returns
     -------
@@ -109,7 +112,7 @@ def open_object(
     check = piece_check(file, digests, verify, tree.name)
     used = open_cache() if cache is True else cache or None
     local = tree.local_content(file)
-    return VerifiedObject(file, check, transport, tree.name, cache=used, local=local)
+    return VerifiedObject(file, check, transport, tree.name, cache=used, local=local, memory=memory)
 
 
 def missing_file(tree: VersionTree, path: str) -> FileMissingError | NotAFileError:

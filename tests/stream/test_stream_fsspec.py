@@ -1,0 +1,161 @@
+"""Pinned states are file systems of fsspec."""
+
+from __future__ import annotations
+
+import configparser
+import random
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from neuromirror.stream import WrongBytesError
+from neuromirror.stream.fsspec_file_system import LockFileSystem, NeuromirrorFileSystem
+from support.mirror_harness import MirrorHarness
+from support.pinned_locks import pin_latest
+from support.range_server import RangeServer, ServedTree
+
+MIB = 1 << 20
+CONTENT = random.Random(24).randbytes(3 * MIB)
+NWB = "sub-101/sub-101_ses-01_ecephys.nwb"
+ROOT = Path(__file__).parents[2]
+
+
+class ServedFileSystem(NeuromirrorFileSystem):
+    """A file system over files on a web server."""
+
+    tree: ServedTree
+
+    def _locate(self, path: str) -> Any:
+        address, inner = self._split(path)
+        if address not in self._trees:
+            from neuromirror.stream import Transport
+
+            self._trees[address] = self.tree, Transport(self.tree.access)
+        return self.tree, inner
+
+
+@pytest.fixture
+def version(streamed_mirror: MirrorHarness) -> str:
+    with streamed_mirror.index() as index:
+        return index.resolve("demo:000001").name
+
+
+@pytest.fixture
+def files(streamed_mirror: MirrorHarness) -> NeuromirrorFileSystem:
+    return NeuromirrorFileSystem(store=streamed_mirror.folder, skip_instance_cache=True)
+
+
+def test_the_protocols_are_entry_points() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    declared = dict(
+        line.split(" = ") for line in setup["options.entry_points"]["fsspec.specs"].split("\n")[1:]
+    )
+    module = "neuromirror.stream.fsspec_file_system"
+    assert declared == {
+        "lock": f"{module}:{LockFileSystem.__name__}",
+        "neuromirror": f"{module}:{NeuromirrorFileSystem.__name__}",
+    }
+
+
+def test_folders_are_listed(files: NeuromirrorFileSystem, version: str) -> None:
+    found = {one["name"]: one for one in files.ls(f"neuromirror://{version}/sub-101")}
+    assert found[f"{version}/{NWB}"]["size"] == 52776
+    assert found[f"{version}/{NWB}"]["type"] == "file"
+    assert files.ls(version, detail=False) == sorted(files.ls(version, detail=False))
+    assert files.ls(f"{version}/{NWB}", detail=False) == [f"{version}/{NWB}"]
+
+
+def test_info_has_the_digest(files: NeuromirrorFileSystem, version: str) -> None:
+    found = files.info(f"{version}/{NWB}")
+    assert found["key"] == f"SHA256E-s52776--{found['sha256']}.nwb"
+    assert files.ukey(f"{version}/{NWB}") == found["key"]
+    assert files.info(f"{version}/sub-101")["type"] == "directory"
+    assert files.isfile(f"{version}/dandiset.yaml")
+
+
+@pytest.mark.parametrize("path", ["{}/nowhere", "demo:000001", "x/y", ""])
+def test_unknown_paths_are_not_found(files: NeuromirrorFileSystem, version: str, path: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        files.info(path.format(version))
+    assert not files.exists(path.format(version))
+
+
+def test_patterns_are_expanded(files: NeuromirrorFileSystem, version: str) -> None:
+    assert files.glob(f"{version}/**/*_ses-01_ecephys.nwb") == [f"{version}/{NWB}"]
+    assert len(files.find(version)) == 9
+
+
+def test_files_are_read_only(files: NeuromirrorFileSystem, version: str) -> None:
+    with pytest.raises(OSError, match="read-only"):
+        files.open(f"{version}/{NWB}", "wb")
+
+
+def test_a_document_in_git_is_a_file(files: NeuromirrorFileSystem, version: str) -> None:
+    with files.open(f"{version}/dandiset.yaml", "r") as opened:
+        text = opened.read()
+    assert files.cat_file(f"{version}/dandiset.yaml") == text.encode()
+    assert files.cat_file(f"{version}/dandiset.yaml", 1, -1) == text.encode()[1:-1]
+
+
+def test_whole_files_are_read_together(files: NeuromirrorFileSystem, version: str) -> None:
+    names = files.glob(f"{version}/sub-*/*.nwb")
+    found = files.cat(names)
+    assert found == {name: files.cat_file(name) for name in names}
+
+
+def test_several_pins_are_folders(streamed_mirror: MirrorHarness, tmp_path: Path) -> None:
+    lock = pin_latest(streamed_mirror, tmp_path / "datasets.lock", "demo:000001", "demo:000003")
+    files = LockFileSystem(skip_instance_cache=True)
+    assert files.ls(str(lock), detail=False) == [f"{lock}/demo:000001", f"{lock}/demo:000003"]
+    assert files.size(f"lock://{lock}/demo:000001/{NWB}") == 52776
+    with pytest.raises(FileNotFoundError):
+        files.ls(str(tmp_path / "other.lock"))
+
+
+@pytest.fixture
+def served() -> ServedFileSystem:
+    made = ServedFileSystem(skip_instance_cache=True)
+    made.tree = ServedTree()
+    return made
+
+
+def test_ranges_are_read_with_one_request_per_gap(served: ServedFileSystem) -> None:
+    with RangeServer({"/x": CONTENT, "/y": CONTENT[::-1]}) as web:
+        served.tree.add("x.bin", CONTENT, f"{web.url}/x", piece_size=1 << 16)
+        served.tree.add("y.bin", CONTENT[::-1], f"{web.url}/y", piece_size=1 << 16)
+        paths = ["a:1@1/x.bin", "a:1@1/y.bin", "a:1@1/x.bin", "a:1@1/x.bin"]
+        starts, ends = [0, 5, 1 << 16, 2 * MIB], [10, MIB, (1 << 16) + 9, 2 * MIB + 1]
+        found = served.cat_ranges(paths, starts, ends)
+        contents = [CONTENT, CONTENT[::-1], CONTENT, CONTENT]
+        assert found == [
+            content[start:end] for content, start, end in zip(contents, starts, ends, strict=True)
+        ]
+        assert len(web.requests) == 3
+
+
+def test_errors_of_ranges_are_returned_or_raised(served: ServedFileSystem) -> None:
+    with RangeServer({"/x": CONTENT, "/y": CONTENT}) as web:
+        served.tree.add("x.bin", CONTENT, f"{web.url}/x", piece_size=1 << 16)
+        served.tree.add("y.bin", CONTENT[::-1], f"{web.url}/y", piece_size=1 << 16)
+        paths = ["a:1@1/x.bin", "a:1@1/y.bin", "a:1@1/z.bin"]
+        right, wrong, missing = served.cat_ranges(paths, 0, 10)
+        assert right == CONTENT[:10]
+        assert isinstance(wrong, WrongBytesError)
+        assert isinstance(missing, FileNotFoundError)
+        with pytest.raises(WrongBytesError):
+            served.cat_ranges(paths, 0, 10, on_error="raise")
+
+
+def test_an_instance_can_be_pickled(files: NeuromirrorFileSystem, version: str) -> None:
+    import pickle
+
+    again = pickle.loads(pickle.dumps(files))
+    assert again.size(f"{version}/{NWB}") == files.size(f"{version}/{NWB}")
+
+
+def test_urls_are_opened(streamed_mirror: MirrorHarness, version: str) -> None:
+    with fsspec.open(f"neuromirror://{version}/{NWB}", store=str(streamed_mirror.folder)) as one:
+        assert one.read(4) == b"\x89HDF"
