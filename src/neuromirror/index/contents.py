@@ -11,7 +11,7 @@ from msgspec.structs import astuple
 
 from neuromirror.index.bulk_insert import insert_rows
 from neuromirror.index.urls import key_hash
-from neuromirror.model import Digest, RecordLine
+from neuromirror.model import ContentsDigested, Digest, RecordLine
 
 CHECKED_BITS = {"sha256": 1, "md5": 2, "etag": 4}
 """Bits of ``contents.checked``: the digest was computed here."""
@@ -215,3 +215,22 @@ class ContentWriter:
             self._db.execute("INSERT INTO claimants VALUES (?, ?)", (number, name))
             self._claimants[name] = number
         return number
+
+
+def record_block_digests(connection: sqlite3.Connection, entry: ContentsDigested) -> None:
+    """Record the block digests of contents; those of contents in no dataset are left out."""
+    connection.executemany(
+        "INSERT INTO block_digests SELECT id, ?, ?, ? FROM contents WHERE key_hash = ? AND key = ? "
+        "ON CONFLICT DO UPDATE SET sha256 = excluded.sha256, piece_size = excluded.piece_size, "
+        "root = excluded.root",
+        (
+            (
+                bytes.fromhex(one.sha256),
+                one.piece_size,
+                bytes.fromhex(one.root),
+                key_hash(one.key),
+                one.key,
+            )
+            for one in entry.contents
+        ),
+    )

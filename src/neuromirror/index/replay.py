@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
+from neuromirror.index.contents import record_block_digests
 from neuromirror.index.dataset_text import (
     DescribingDocuments,
     mark_stale,
@@ -25,7 +26,7 @@ from neuromirror.index.file_writer import (
     record_subdatasets,
 )
 from neuromirror.index.query_base import CURRENT
-from neuromirror.index.urls import key_hash, short_hash
+from neuromirror.index.urls import short_hash
 from neuromirror.model import (
     UNREADABLE,
     AnnexBranchMoved,
@@ -165,7 +166,7 @@ def apply_entry(connection: sqlite3.Connection, entry: JournalEntry, journal: Jo
                 for url in urls:
                     _record_probe(connection, url, result, entry.at)
         case ContentsDigested():
-            _apply_digests(connection, entry)
+            record_block_digests(connection, entry)
         case DatasetWithdrawn() | DatasetReinstated():
             _apply_withdrawal(connection, entry)
         case TaskFailed():
@@ -469,25 +470,6 @@ def _apply_withdrawal(
     connection.execute(
         "INSERT INTO events (mirror, dataset, kind, message, at, data) VALUES (?,?,?,?,?,?)",
         (_mirror_number(connection, entry.mirror), dataset, "takedown", message, entry.at, "{}"),
-    )
-
-
-def _apply_digests(connection: sqlite3.Connection, entry: ContentsDigested) -> None:
-    """Record the block digests of contents; those of contents in no dataset are left out."""
-    connection.executemany(
-        "INSERT INTO block_digests SELECT id, ?, ?, ? FROM contents WHERE key_hash = ? AND key = ? "
-        "ON CONFLICT DO UPDATE SET sha256 = excluded.sha256, piece_size = excluded.piece_size, "
-        "root = excluded.root",
-        (
-            (
-                bytes.fromhex(one.sha256),
-                one.piece_size,
-                bytes.fromhex(one.root),
-                key_hash(one.key),
-                one.key,
-            )
-            for one in entry.contents
-        ),
     )
 
 

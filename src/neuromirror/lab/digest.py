@@ -18,7 +18,7 @@ from neuromirror.lab.lockfile import Lock
 from neuromirror.lab.remint import stored_record_lines
 from neuromirror.lab.verify.dataset_walk import ExpectedState, walk
 from neuromirror.lab.verify.remote_files import PinnedCounts, manifest_item, walk_manifest
-from neuromirror.lab.verify.verification import no_claims, open_url_sessions
+from neuromirror.lab.verify.verification import open_url_sessions
 from neuromirror.model import ConfigurationError, load_snapshot_entry, path_to_text
 from neuromirror.store import Store
 from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
@@ -151,7 +151,7 @@ def run_digests(
     with closing(open_url_sessions(plan.folder, token)) as sessions:
         versions = {file.key: (dataset, label) for dataset, label, file in plan.files}
         files = (file for _, _, file in plan.files)
-        findings = check_urls(files, sessions, no_claims, jobs=jobs, full=True, digests=digests)
+        findings = check_urls(files, sessions, jobs=jobs, full=True, digests=digests)
         for found in findings:
             assert found.key is not None
             yield _outcome(found.for_version(*versions[found.key]), digests)

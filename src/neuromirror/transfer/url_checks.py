@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from neuromirror.model import Digest
 from neuromirror.transfer.download_verifier import DownloadVerifier
 from neuromirror.transfer.findings import Finding
+from neuromirror.transfer.url_claims import ClaimLookup, no_claims
 from neuromirror.transfer.url_prober import Prober
 from neuromirror.transfer.url_sessions import UrlSessions
 from neuromirror.transfer.verify_items import Item
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def check_urls(
     items: Iterable[Item],
     sessions: UrlSessions,
-    claims: Callable[[str], Iterable[Digest]],
+    claims: ClaimLookup = no_claims,
     *,
     jobs: int,
     full: bool,

@@ -17,9 +17,10 @@ from neuromirror.lab.verify.remote_files import (
     check_manifest,
     walk_manifest,
 )
-from neuromirror.model import Digest, path_to_text
+from neuromirror.model import path_to_text
 from neuromirror.transfer.findings import NOT_HERE, Finding
 from neuromirror.transfer.outcomes import Status
+from neuromirror.transfer.url_claims import ClaimLookup, no_claims
 from neuromirror.transfer.verified_repository import (
     CommitDescription,
     NotADatasetError,
@@ -37,17 +38,9 @@ if TYPE_CHECKING:
 Mode = Literal["local", "remote", "full"]
 """Hash local content, ask servers about their copies, or download and hash their copies."""
 
-ClaimLookup = Callable[[str], Iterable[Digest]]
-"""Returns checksums of a key's content from other sources than the key."""
-
 _DEFAULT_REQUESTS: Final = 8
 _MAX_NAMED: Final = 5
 """Maximum number of removed files in a message."""
-
-
-def no_claims(key: str) -> Iterable[Digest]:
-    """Return no checksums, for any key: the default for ``claims`` of :func:`verify`."""
-    return ()
 
 
 def verify(
