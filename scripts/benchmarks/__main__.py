@@ -28,6 +28,7 @@ _BENCHES = (
     "first",
     "fanout",
     "pin",
+    "stream",
     "soak",
     "web",
 )
