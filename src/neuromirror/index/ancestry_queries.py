@@ -78,7 +78,7 @@ class _Edge(NamedTuple):
 class AncestryQueries(DatasetQueries):
     """Queries on derivation: the inputs of a version, and the versions derived from it.
 
-    A base class of :class:`Index`, which has the connection.
+    A base class of :class:`~neuromirror.index.Index`, which has the connection.
     """
 
     def ancestry(self, name: str, label: str = "latest") -> tuple[list[EdgeRow], list[EdgeRow]]:

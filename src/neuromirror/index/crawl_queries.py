@@ -59,7 +59,7 @@ ORDER BY f.mirror, f.task, f.local_id
 class CrawlQueries(QueryBase):
     """Queries on visits, holds, events, failures and the status of mirrors.
 
-    A base class of :class:`Index`, which has the connection.
+    A base class of :class:`~neuromirror.index.Index`, which has the connection.
     """
 
     def last_visits(self, mirror: str) -> dict[str, LastVisit]:

@@ -33,7 +33,7 @@ LEFT JOIN visits t ON t.id = d.last_visit
 class DatasetQueries(VersionQueries):
     """Queries on datasets: by name, by mirror, and their subdatasets.
 
-    A base class of :class:`Index`, which has the connection.
+    A base class of :class:`~neuromirror.index.Index`, which has the connection.
     """
 
     def datasets(

@@ -2,7 +2,7 @@
 
 All of it depends on the current version of a dataset: its row, its attributes, and the documents of
 the archive in its commit. An entry of the journal marks the dataset as stale; after the last entry,
-:func:`refresh_stale_texts` writes each stale dataset once.
+:func:`refresh_text` writes each stale dataset once.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class FacetCount:
 class FacetQueries(QueryBase):
     """Queries that select datasets by facets and count them per value.
 
-    A base class of :class:`Index`, which has the connection.
+    A base class of :class:`~neuromirror.index.Index`, which has the connection.
     """
 
     def _check_filters(self, filters: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:

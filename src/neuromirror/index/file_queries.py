@@ -86,7 +86,7 @@ WHERE d.withdrawn = '' GROUP BY c.dataset ORDER BY files DESC, m.name, d.local_i
 class FileQueries(QueryBase):
     """Queries on files, by version or by checksum.
 
-    A base class of :class:`Index`, which has the connection.
+    A base class of :class:`~neuromirror.index.Index`, which has the connection.
     """
 
     def files(

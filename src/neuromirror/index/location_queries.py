@@ -49,7 +49,7 @@ CROSS JOIN locations l ON l.content = mine.content
 class LocationQueries(QueryBase):
     """Queries on locations, such as which are due for a probe, and which failed it.
 
-    A base class of :class:`Index`, which has the connection.
+    A base class of :class:`~neuromirror.index.Index`, which has the connection.
     """
 
     def due_locations(

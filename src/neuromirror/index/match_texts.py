@@ -47,7 +47,7 @@ class MatchedText:
 class MatchQueries(QueryBase):
     """Queries for the texts of a dataset's metadata in which a search found its terms.
 
-    A base class of :class:`Index`, which has the connection.
+    A base class of :class:`~neuromirror.index.Index`, which has the connection.
     """
 
     def _matched_texts(

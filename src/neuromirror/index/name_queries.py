@@ -44,7 +44,7 @@ class NameMatch:
 class NameQueries(DatasetQueries):
     """Queries that resolve what a user entered (a name, an id, a URL) to one object.
 
-    A base class of :class:`Index`, which has the connection.
+    A base class of :class:`~neuromirror.index.Index`, which has the connection.
     """
 
     def match_name(self, text: str) -> NameMatch | None:

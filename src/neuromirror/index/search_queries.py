@@ -138,7 +138,7 @@ def _batches(terms: Sequence[str]) -> Iterator[Sequence[str]]:
 class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
     """Queries by search terms and facets: for datasets, and for files of a version.
 
-    A base class of :class:`Index`, which has the connection.
+    A base class of :class:`~neuromirror.index.Index`, which has the connection.
     """
 
     def path_terms_agree(self, version: VersionRow) -> bool:

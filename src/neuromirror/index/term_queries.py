@@ -112,7 +112,7 @@ class PathMatch:
 class TermQueries(QueryBase):
     """Queries for datasets whose metadata or paths contain search terms.
 
-    A base class of :class:`Index`, which has the connection.
+    A base class of :class:`~neuromirror.index.Index`, which has the connection.
     """
 
     def _term_matches(self, term: SearchTerm) -> TermMatches:

@@ -29,7 +29,7 @@ WHERE p.dataset = ? AND p.since <= ? AND (p.until IS NULL OR p.until > ?) ORDER 
 class VersionQueries(TermQueries):
     """Queries on versions: by name, and the exceptions, subdatasets and counts of a version.
 
-    A base class of :class:`Index`, which has the connection.
+    A base class of :class:`~neuromirror.index.Index`, which has the connection.
     """
 
     def versions(self, name: str, after: int = 0, limit: int | None = None) -> Iterator[VersionRow]:

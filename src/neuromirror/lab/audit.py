@@ -92,7 +92,7 @@ def audit(
     older_than
         Minimum age of the last check of a URL that is checked again.
     settings
-        The ``[audit]`` table of the mirror files; None for the defaults.
+        Limits and permissions for requests; None for the defaults.
     now
         The current time, with a time zone.
     until

@@ -174,6 +174,8 @@ def s3_address(url: str, store: str = "") -> str | None:
 
     Parameters
     ----------
+    url
+        The http or https URL of the object.
     store
         URL of a bucket in an S3-compatible store that is not Amazon's.
     """

@@ -82,6 +82,10 @@ def export_lines(lock: Lock, form: str, export: LockExport) -> Iterator[str]:
 
     Parameters
     ----------
+    lock
+        The lock file.
+    form
+        A name in :data:`LINE_FORMATS`.
     export
         Counts the files.
 

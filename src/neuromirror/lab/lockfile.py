@@ -418,6 +418,8 @@ def dump_lock(lock: Lock, before: bytes = b"") -> bytes:
 
     Parameters
     ----------
+    lock
+        The lock file.
     before
         The old content; its comments, and the lines of unchanged pins, are kept.
     """

@@ -168,6 +168,8 @@ def find_differences(stored: MintedSide, minted: MintedSide, scratch: Path) -> M
 
     Parameters
     ----------
+    stored, minted
+        The version in the store, and the one that was minted again.
     scratch
         A folder for temporary files of the size of the records.
 

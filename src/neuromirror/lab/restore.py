@@ -481,8 +481,16 @@ def is_restored(
 
     Parameters
     ----------
+    parent
+        The folder that has the restored datasets.
+    name
+        The name of the dataset's folder in it.
+    target
+        The dataset and its commit.
     lock_dir
         The folder of the lock file.
+    store
+        The local store, whose repositories are accepted as remotes; None without one.
 
     Raises
     ------

@@ -174,6 +174,10 @@ def check_watch(
 
     Parameters
     ----------
+    watch
+        The watch.
+    index
+        The index of the store.
     known
         The state after the last run; None at the first run.
 

@@ -124,7 +124,7 @@ def parse_json(content: bytes | str, document: str) -> Any:
 
 
 def check_values(value: Any, document: str) -> None:
-    """Refuse values of a parsed document that exceed the limits.
+    """Raise InvalidDocumentError if a parsed document has values that other parsers could misread.
 
     Parameters
     ----------
@@ -136,7 +136,9 @@ def check_values(value: Any, document: str) -> None:
     Raises
     ------
     InvalidDocumentError
-        A value exceeds the limits.
+        A number has more than 64 bits, a text has surrogates other than the escapes of
+        :func:`~neuromirror.model.path_to_text`, or there are more than :data:`MAX_JSON_DEPTH`
+        levels.
     """
     level: list[Any] = [[value]]
     for _ in range(MAX_JSON_DEPTH + 2):

@@ -150,6 +150,8 @@ def restore_from_backup(store: Store, index_path: Path, folder: Path) -> Restore
 
     Parameters
     ----------
+    store, index_path
+        The store, and the index to replace.
     folder
         A folder that :func:`back_up` fills, or one backup in it.
 

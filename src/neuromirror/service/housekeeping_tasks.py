@@ -88,6 +88,10 @@ def housekeeping_tasks(
 
     Parameters
     ----------
+    store, index_path, recorder, schedule
+        The store, with its index, recorder and schedule.
+    settings
+        The settings; None for the defaults.
     is_stopping
         Ends a running slice early when it returns true.
     mirrors

@@ -109,6 +109,8 @@ def check_integrity(
 
     Parameters
     ----------
+    store, index_path
+        The store and its index.
     selected
         Check the datasets with these aliases only.
     seconds

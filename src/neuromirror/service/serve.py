@@ -490,6 +490,8 @@ def serve_once(
 
     Parameters
     ----------
+    store, index_path, files, options
+        As for :func:`serve`.
     on_result
         Receives the result of each dataset.
 

@@ -44,7 +44,7 @@ def may_match_below(patterns: Iterable[str], prefix: str) -> bool:
     """Return whether a shell pattern may match a text that starts with a prefix.
 
     Only the part of each pattern before its first wildcard is compared, so True may be wrong.
-    Without it a search would have to descend into every folder.
+    With it a search skips folders in which nothing can match.
     """
     starts = [found.group() for found in map(_LITERAL.match, patterns) if found is not None]
     return any(one.startswith(prefix) or prefix.startswith(one) for one in starts)

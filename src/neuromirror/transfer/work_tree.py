@@ -266,6 +266,8 @@ def verify_plain_files(
     items
         Expected files, with paths relative to the folder. Findings among them are yielded
         unchanged.
+    folder
+        The folder.
     missing_status
         The status of the finding for a missing file.
     """

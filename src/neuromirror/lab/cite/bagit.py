@@ -37,6 +37,10 @@ def write_bag(
 
     Parameters
     ----------
+    collection
+        The works to cite.
+    folder
+        The folder of the bag.
     entries
         The content of the bag, with paths in the bag; by default the files of the collection.
     """

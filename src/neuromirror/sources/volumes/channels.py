@@ -164,7 +164,7 @@ def segments_of(local_id: str) -> tuple[str, ...]:
 
 
 def local_id_of(segments: Sequence[str]) -> str | None:
-    """Return the local id of names; None unless it maps back to them.
+    """Return the local id of names; None if it could not be converted back to them.
 
     Parameters
     ----------
