@@ -76,7 +76,7 @@ def content_length(headers: Mapping[str, str]) -> int | None:
     Parameters
     ----------
     headers
-        The headers of a response; names in any case.
+        The headers of a response, with case-insensitive names (:func:`case_insensitive`).
 
     Returns
     -------
