@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from markupsafe import Markup
+
 from neuromirror.annex import key_digest
 from neuromirror.web.addresses import gateway_address
 from neuromirror.web.gateway.content_headers import MOVING, PINNED
@@ -12,7 +14,8 @@ from neuromirror.web.request import BadRequestError, CatalogueRequest, PageNotFo
 
 _PAGE_ENTRIES: Final = 2_000
 _JSON_ENTRIES: Final = 10_000
-"""Maximum number of entries of a page, and of a JSON document."""
+_LINKED_ENTRIES: Final = 100_000
+"""Maximum number of entries of a page, of a JSON document, and of a list of links."""
 
 
 async def list_folder(request: CatalogueRequest, named: NamedVersion, path: str) -> Any:
@@ -21,8 +24,11 @@ async def list_folder(request: CatalogueRequest, named: NamedVersion, path: str)
     if form not in ("", "html", "json"):
         raise BadRequestError(f"format must be html or json, not {form[:40]!r}")
     accepted = request.headers.get("accept", "")
-    is_json = form == "json" or (not form and accepted.startswith("application/json"))
-    maximum = _JSON_ENTRIES if is_json else _PAGE_ENTRIES
+    if not form and accepted.startswith("application/json"):
+        form = "json"
+    elif not form and "text/html" in accepted:
+        form = "html"
+    maximum = {"json": _JSON_ENTRIES, "html": _PAGE_ENTRIES}.get(form, _LINKED_ENTRIES)
     limit = request.integer_parameter("limit", maximum, maximum)
     after = request.query_parameter("after")
     folder = None
@@ -31,7 +37,8 @@ async def list_folder(request: CatalogueRequest, named: NamedVersion, path: str)
     if folder is None:
         raise PageNotFoundError(f"{named.row.name} has no folder {path[:200]!r}")
     request.site.gateway.counts["folder"] += 1
-    reply = await (_as_json if is_json else _as_page)(request, named, folder)
+    make = {"json": _as_json, "html": _as_page}.get(form, _as_links)
+    reply = await make(request, named, folder)
     reply.headers["cache-control"] = (PINNED if named.is_pinned else MOVING).replace(
         ", no-transform", ""
     )
@@ -84,6 +91,22 @@ async def _as_json(request: CatalogueRequest, named: NamedVersion, folder: Folde
             "next": None if more is None else base + more,
         }
     )
+
+
+async def _as_links(request: CatalogueRequest, named: NamedVersion, folder: Folder) -> Any:
+    """Return links to the entries and to nothing else, for programs that follow all of them."""
+    if folder.next is not None:
+        raise BadRequestError(
+            f"the folder has more than {_LINKED_ENTRIES:,} entries; ?format=json lists them in "
+            "pages"
+        )
+    links = Markup("").join(
+        Markup('<li><a href="{}">{}</a></li>\n').format(one["url"], one["name"])
+        for one in _entries(request, folder)
+    )
+    title = Markup("<title>{}</title>").format(f"{named.row.name}/{folder.path}")
+    text = Markup("<!doctype html>\n<html lang=en>{}\n<ul>\n{}</ul></html>\n").format(title, links)
+    return request.etag_response(text, "text/html; charset=utf-8")
 
 
 async def _as_page(request: CatalogueRequest, named: NamedVersion, folder: Folder) -> Any:

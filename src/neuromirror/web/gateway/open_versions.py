@@ -19,6 +19,9 @@ MAX_OPEN: Final = 16
 """Maximum number of versions that stay open; each has a git process."""
 WINDOW: Final = 8 << 20
 """Bytes of a content that are requested ahead and kept in memory, if its pieces are not larger."""
+ENCODINGS: Final = {"br": ".br", "gzip": ".gz", "zstd": ".zstd"}
+"""Encodings of HTTP, with the ending of the names of files of a precomputed layer."""
+_ENCODINGS_DOCUMENT: Final = ".precomputed/encodings.json"
 _MAX_MEMORY: Final = 64 << 20
 """Maximum size in bytes of the pieces of the contents of one version that are kept."""
 
@@ -36,6 +39,8 @@ class OpenVersion:
         self._lock = threading.Lock()
         self._transport: Transport | None = None
         self._contents: OrderedDict[str, VerifiedObject] = OrderedDict()
+        self.has_encodings = self.tree.document(_ENCODINGS_DOCUMENT) is not None
+        """Whether names of files have the encoding of the stored object at their ends."""
 
     def content(self, file: ListedFile) -> VerifiedObject:
         """Return the content of a file; raises UnverifiableError."""

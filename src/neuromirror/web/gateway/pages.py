@@ -24,7 +24,7 @@ from neuromirror.web.gateway.content_response import (
 )
 from neuromirror.web.gateway.errors import ContentUnavailableError
 from neuromirror.web.gateway.listing import list_folder
-from neuromirror.web.gateway.service import Document, NamedVersion
+from neuromirror.web.gateway.service import Document, NamedVersion, StoredFile
 from neuromirror.web.request import (
     CatalogueRequest,
     OperationDisabledError,
@@ -112,15 +112,17 @@ async def _deliver_document(
 
 
 async def _deliver_object(
-    request: CatalogueRequest, named: NamedVersion, file: ListedFile
+    request: CatalogueRequest, named: NamedVersion, stored: StoredFile
 ) -> ContentResponse:
-    gateway = request.site.gateway
+    gateway, file = request.site.gateway, stored.file
     digest = key_digest(file.key)
     headers = {
-        **content_headers(file.path, file.size, "" if digest is None else ":".join(digest)),
+        **content_headers(stored.path, file.size, "" if digest is None else ":".join(digest)),
         **_version_headers(named),
         "neuromirror-key": quote(file.key, safe="-=:.,+&()%"),
     }
+    if stored.encoding:
+        headers["content-encoding"] = stored.encoding
     if gateway.modes.of(named.row.mirror) != "proxy":
         return await _redirect(request, named, file, headers)
     if early := conditional_response(request.headers, headers):

@@ -27,7 +27,7 @@ from neuromirror.stream import (
 from neuromirror.web.async_index import AsyncIndexReader
 from neuromirror.web.gateway.errors import ContentUnavailableError
 from neuromirror.web.gateway.modes import GatewayModes
-from neuromirror.web.gateway.open_versions import WINDOW, OpenVersions
+from neuromirror.web.gateway.open_versions import ENCODINGS, WINDOW, OpenVersion, OpenVersions
 
 LIMITS: Final = RequestLimits(
     attempts=2, wait=0.5, wait_max=2.0, retry_after_max=5.0, connect=10.0, read=20.0, per_host=16
@@ -73,6 +73,19 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file whose content is at the archive.
+
+    ``path`` is the path in the address. A chunk of a precomputed layer is stored with an
+    ``encoding``, which is also a part of the name of its file.
+    """
+
+    path: str
+    file: ListedFile
+    encoding: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Folder:
     """A page of the entries of a folder; ``next`` is the name after which the rest follows."""
 
@@ -113,13 +126,18 @@ class GatewayService:
                 self._rows.popitem(last=False)
         return found
 
-    async def find_file(self, row: VersionRow, path: str) -> ListedFile | Document | None:
+    async def find_file(self, row: VersionRow, path: str) -> StoredFile | Document | None:
         """Return a file of a version; None if the version has no such file."""
 
-        def find() -> ListedFile | Document | None:
+        def find() -> StoredFile | Document | None:
             with self._versions.use(row) as version:
                 content = version.tree.document(path)
-                return version.tree.file(path) if content is None else Document(path, content)
+                if content is not None:
+                    return Document(path, content)
+                file = version.tree.file(path)
+                if file is not None:
+                    return StoredFile(path, file)
+                return _encoded_file(version, path)
 
         return await self._reader.run_in_thread(find)
 
@@ -248,6 +266,17 @@ def _describe(error: StreamError) -> tuple[str, str, int]:
     if isinstance(error, LocationsFailedError):
         return "failed", "the archive does not deliver this file at present; try again later", 502
     return "failed", "the file cannot be read at present; try again later", 502
+
+
+def _encoded_file(version: OpenVersion, path: str) -> StoredFile | None:
+    """Return a chunk of a precomputed layer that is stored with an encoding."""
+    if not version.has_encodings:
+        return None
+    for encoding, ending in ENCODINGS.items():
+        file = version.tree.file(path + ending)
+        if file is not None:
+            return StoredFile(path, file, encoding)
+    return None
 
 
 def _sort_key(name: str) -> bytes:
