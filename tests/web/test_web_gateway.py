@@ -141,9 +141,16 @@ def test_names_that_move_are_cached_briefly(site: RunningCatalogue, published: s
     assert "immutable" not in short.headers["cache-control"]
 
 
+def test_programs_may_encode_the_name(site: RunningCatalogue, published: str) -> None:
+    content = site.get(f"/at/{published}/dandiset.yaml").content
+    for name in (published.replace("@", "%40"), published.replace(":", "%3A")):
+        assert site.get(f"/at/{name}/dandiset.yaml").content == content
+
+
 def test_folders_are_pages_and_json(site: RunningCatalogue, published: str) -> None:
     top = f"/at/{published}/"
-    shown = site.page(top)
+    shown = site.get(top, headers={"Accept": "text/html"}).text
+    assert 'href="/help"' in shown
     document = site.get(f"{top}?format=json").json()
     assert document["version"] == published
     assert document["pinned"] is True
@@ -152,6 +159,8 @@ def test_folders_are_pages_and_json(site: RunningCatalogue, published: str) -> N
     assert entries["dandiset.yaml"]["type"] == "file"
     folder = next(one for one in document["entries"] if one["name"].startswith("sub-"))
     assert urlsplit(folder["url"]).path in links(shown)
+    # programs follow all links, so that there are no others
+    assert links(site.page(top)) == [urlsplit(one["url"]).path for one in document["entries"]]
     inner = requests.get(folder["url"], params={"format": "json"}, timeout=60).json()
     assert inner["folder"] == folder["name"]
     file = next(one for one in inner["entries"] if one["type"] == "file")
