@@ -13,7 +13,8 @@ from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, settings_options
 from neuromirror.model.display import format_bytes
 
-_FORMATS = ("tiff", "ome-tiff", "zarr", "npy")
+_VOXEL_FORMATS = ("tiff", "ome-tiff", "zarr", "npy")
+_REFERENCE_FORMATS = ("kerchunk", "icechunk")
 
 
 @command(
@@ -45,18 +46,28 @@ neuromirror export bossdb:coll/exp/chan --box 0:512,0:512,0:16 -o cutout""",
 )
 @click.option(
     "--format",
-    type=click.Choice(_FORMATS),
+    type=click.Choice((*_VOXEL_FORMATS, *_REFERENCE_FORMATS)),
     default="tiff",
     show_default=True,
-    help="One TIFF per z-slice, one OME-TIFF, an OME-Zarr, or one NumPy array.",
+    help=(
+        "One TIFF per z-slice, one OME-TIFF, an OME-Zarr, one NumPy array; or references to the "
+        "archive's objects (kerchunk, icechunk)."
+    ),
+)
+@click.option(
+    "--path",
+    "inner",
+    default="",
+    metavar="PATH",
+    help="Zarr or folder in the version, for references [default: the whole version].",
 )
 @click.option(
     "-o",
     "--output",
     type=NamedPath(),
     required=True,
-    metavar="DIR",
-    help="Folder for the files.",
+    metavar="PATH",
+    help="Folder for the files; for kerchunk, the file.",
 )
 @settings_options
 def export_command(
@@ -67,9 +78,10 @@ def export_command(
     level: int,
     time: int | None,
     format: str,
+    inner: str,
     output: Path,
 ) -> None:
-    """Export a region of a volume to files.
+    """Export a region of a volume to files, or references to the chunks of Zarrs.
 
     For a version, the blocks are fetched from their service. In a clone, git-annex gets missing
     blocks, and they stay in the clone. Each block is checked against the records of the version.
@@ -80,11 +92,22 @@ def export_command(
     the state have checksums ("neuromirror versions", EVIDENCE); otherwise the archive may have
     replaced blocks unnoticed. Run an interrupted export again with the same folder to resume it.
 
+    With --format kerchunk or icechunk, nothing is downloaded except the metadata of the Zarrs.
+    "kerchunk" writes a JSON file for fsspec and xarray; its references name versions of objects
+    where the archive keeps versions. "icechunk" creates a repository in a folder; its references
+    have the ETags of the objects, so that an object that was replaced is an error. Programs that
+    read references do not verify checksums otherwise; neuromirror.open_zarr does.
+
     Exit code: 0 all files are written (now or by an earlier run), 1 a block could not be fetched or
     a file not written, 2 wrong usage, such as a box that is not completely inside the volume.
     """
+    if format in _REFERENCE_FORMATS:
+        _export_references(settings, version, inner, format, output)
+        return
     from neuromirror.volume import export, parse_box
 
+    if inner:
+        raise click.UsageError("--path is for the formats kerchunk and icechunk")
     with _progress() as progress:
         made = export(
             version,
@@ -115,6 +138,42 @@ def export_command(
     unchanged = f", {made.unchanged} of them unchanged" if made.unchanged else ""
     summary = f"{files}, {format_bytes(made.bytes)} of voxels, in {made.folder}{unchanged}"
     settings.emit("export", record, f"{status:<10} {made.version}  {summary}")
+
+
+def _export_references(
+    settings: Settings, version: str, inner: str, format: str, output: Path
+) -> None:
+    """Write references, and report them."""
+    from tqdm import tqdm
+
+    from neuromirror.stream import export_references
+
+    with tqdm(disable=None, leave=False, file=sys.stderr, unit=" chunks") as bar:
+        made = export_references(
+            version,
+            output,
+            inner,
+            format=format,
+            store=settings.store_folder,
+            progress=lambda count: bar.update(count - bar.n),
+        )
+    record = {
+        "status": "ok",
+        "version": made.version,
+        "format": made.format,
+        "path": str(made.path.absolute()),
+        "references": made.references,
+        "included": made.included,
+        "unversioned": made.unversioned,
+        "checksums": made.checksums,
+    }
+    line = f"{'ok':<10} {made.version}  {made.references} references, in {made.path}"
+    settings.emit("export", record, line)
+    if made.unversioned > made.checksums:
+        settings.print_text(
+            f"{made.unversioned - made.checksums} references have neither an object version nor a "
+            "checksum: if the archive replaces these objects, other bytes are read"
+        )
 
 
 @contextmanager

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from neuromirror.stream.transport import Transport
     from neuromirror.stream.trees import AccessRules, FolderEntry, VersionTree
     from neuromirror.stream.verified_object import VerifiedObject
+    from neuromirror.stream.virtual_references import (
+        ReferencesRefusedError,
+        ReferencesResult,
+        export_references,
+    )
     from neuromirror.stream.zarr_store import VersionStore, open_zarr
 
 _EXPORTS = {
@@ -40,6 +45,8 @@ _EXPORTS = {
     "LocationsFailedError": "errors",
     "LockTree": "lock_tree",
     "NotAFileError": "errors",
+    "ReferencesRefusedError": "virtual_references",
+    "ReferencesResult": "virtual_references",
     "StreamError": "errors",
     "Transport": "transport",
     "UnverifiableError": "errors",
@@ -48,6 +55,7 @@ _EXPORTS = {
     "VersionStore": "zarr_store",
     "VersionTree": "trees",
     "WrongBytesError": "errors",
+    "export_references": "virtual_references",
     "open": "opening",
     "open_object": "opening",
     "open_tree": "addresses",
@@ -75,6 +83,8 @@ __all__ = [
     "LocationsFailedError",
     "LockTree",
     "NotAFileError",
+    "ReferencesRefusedError",
+    "ReferencesResult",
     "StreamError",
     "Transport",
     "UnverifiableError",
@@ -83,6 +93,7 @@ __all__ = [
     "VersionStore",
     "VersionTree",
     "WrongBytesError",
+    "export_references",
     "open",
     "open_object",
     "open_tree",

@@ -1,0 +1,192 @@
+"""References to pinned objects, read back by fsspec, zarr, kerchunk, VirtualiZarr and Icechunk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import icechunk
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner
+from zarr.storage import FsspecStore, LocalStore
+
+from neuromirror.cli import main
+from neuromirror.stream import (
+    ReferencesRefusedError,
+    StreamError,
+    export_references,
+    open_zarr,
+)
+from support.range_server import RangeServer, ServedTree
+from support.streamed_zarrs import StreamedZarrs, streamed_zarrs, write_entries
+from support.volume_mirror import EM, BossMirror
+
+
+@pytest.fixture
+def zarrs(tmp_path: Path) -> Iterator[StreamedZarrs]:
+    """Zarrs in two forms, which a test may change."""
+    with streamed_zarrs(tmp_path / "zarrs", ("inline", "manifest")) as found:
+        yield found
+
+
+def _voxels(folder: Path, entries: dict[str, bytes]) -> dict[str, Any]:
+    group = zarr.open_group(LocalStore(write_entries(folder, entries), read_only=True), mode="r")
+    return {name: array[...] for name, array in group.arrays()}
+
+
+def _open_kerchunk(path: Path) -> zarr.Group:
+    fs = fsspec.filesystem(
+        "reference",
+        fo=str(path),
+        remote_protocol="http",
+        remote_options={"asynchronous": True},
+        asynchronous=True,
+        skip_instance_cache=True,
+    )
+    found = zarr.open_group(FsspecStore(fs, read_only=True), mode="r")
+    return found
+
+
+def _open_icechunk(path: Path) -> zarr.Group:
+    storage = icechunk.local_filesystem_storage(str(path))
+    config = icechunk.Repository.fetch_config(storage)
+    assert config is not None
+    prefixes = list(config.virtual_chunk_containers or {})
+    credentials = icechunk.containers_credentials(
+        {prefix: icechunk.s3_anonymous_credentials() for prefix in prefixes}
+    )
+    repository = icechunk.Repository.open(storage, authorize_virtual_chunk_access=credentials)
+    return zarr.open_group(repository.readonly_session("main").store, mode="r")
+
+
+@pytest.mark.parametrize("form", ["inline", "manifest"])
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("kind", ["kerchunk", "icechunk"])
+def test_references_are_read_back(
+    zarrs: StreamedZarrs, tmp_path: Path, form: str, zarr_format: int, kind: str
+) -> None:
+    done = export_references(
+        zarrs.version(),
+        tmp_path / "out",
+        zarrs.path(zarr_format),
+        format=kind,
+        store=zarrs.store(form),
+    )
+    expected = _voxels(tmp_path / "zarr", zarrs.entries[zarr_format])
+    found = (_open_kerchunk if kind == "kerchunk" else _open_icechunk)(done.path)
+    assert {name for name, _ in found.arrays()} == set(expected)
+    for name, voxels in expected.items():
+        array = found[name]
+        assert isinstance(array, zarr.Array)
+        assert np.array_equal(array[...], voxels)
+    assert dict(found.attrs) == dict(
+        zarr.open_group(LocalStore(tmp_path / "zarr", read_only=True), mode="r").attrs
+    )
+    chunks = sum(
+        not name.rpartition("/")[2].startswith((".z", "zarr"))
+        for name in zarrs.entries[zarr_format]
+    )
+    assert (done.references, done.unversioned) == (chunks, 0)
+    assert done.checksums == (chunks if kind == "icechunk" else 0)
+
+
+def test_references_after_upstream_replaced_a_chunk(zarrs: StreamedZarrs, tmp_path: Path) -> None:
+    paths = {}
+    for kind in ("kerchunk", "icechunk"):
+        done = export_references(
+            zarrs.version(), tmp_path / kind, zarrs.path(3), format=kind, store=zarrs.store()
+        )
+        paths[kind] = done.path
+    expected = _voxels(tmp_path / "zarr", zarrs.entries[3])["0"]
+    zarrs.archive.change_zarr(zarrs.dandiset, zarrs.path(3), "0/c/0/0", bytes(64))
+    # kerchunk names the version of the object; Icechunk requests the ETag, and refuses another
+    assert np.array_equal(_open_kerchunk(paths["kerchunk"])["0"][...], expected)
+    array = _open_icechunk(paths["icechunk"])["0"]
+    assert isinstance(array, zarr.Array)
+    assert np.array_equal(array[4:], expected[4:])
+    with pytest.raises(Exception, match=r"(?i)412|precondition|changed|modified"):
+        array[:4, :4]
+
+
+def test_references_to_the_whole_version_have_its_paths(
+    zarrs: StreamedZarrs, tmp_path: Path
+) -> None:
+    done = export_references(zarrs.version(), tmp_path / "all.json", store=zarrs.store())
+    refs = json.loads(done.path.read_bytes())["refs"]
+    names = {f"{zarrs.path(one)}/{name}" for one in (2, 3) for name in zarrs.entries[one]}
+    assert set(refs) == names
+    url, start, size = refs[f"{zarrs.path(3)}/0/c/1/1"]
+    assert ("versionId=" in url, start, size) == (True, 0, 64)
+
+
+def test_what_cannot_be_referenced_is_refused(
+    zarrs: StreamedZarrs, boss_mirror: BossMirror, tmp_path: Path
+) -> None:
+    version, store = zarrs.version(), zarrs.store()
+    (tmp_path / "there").write_text("mine")
+    with pytest.raises(ReferencesRefusedError):
+        export_references(version, tmp_path / "there", store=store)
+    assert (tmp_path / "there").read_text() == "mine"
+    with pytest.raises(ReferencesRefusedError):
+        export_references(version, tmp_path / "x", format="netcdf", store=store)
+    with pytest.raises(StreamError):
+        export_references(version, tmp_path / "x", "nowhere", store=store)
+    for kind in ("kerchunk", "icechunk"):
+        # blocks are made by the special remote: there is no object to refer to
+        with pytest.raises(ReferencesRefusedError):
+            export_references(f"held:{EM}", tmp_path / "x", format=kind, store=boss_mirror.store)
+    assert not (tmp_path / "x").exists()
+
+
+def test_zeros_are_included(tmp_path: Path) -> None:
+    voxels = np.arange(256, dtype="u1").reshape(16, 16)
+    voxels[:8, :8] = 0
+    array = zarr.create_array(
+        LocalStore(tmp_path / "z"),
+        shape=(16, 16),
+        chunks=(8, 8),
+        dtype="u1",
+        compressors=None,
+        fill_value=9,
+        config={"write_empty_chunks": True},
+    )
+    array[...] = voxels
+    with RangeServer() as server:
+        tree = ServedTree()
+        for path in (tmp_path / "z").rglob("*"):
+            if path.is_file():
+                name = path.relative_to(tmp_path / "z").as_posix()
+                server.contents[f"/bucket/{name}"] = path.read_bytes()
+                tree.add(name, path.read_bytes(), f"{server.url}/bucket/{name}")
+        done = export_references(tree, tmp_path / "refs.json")
+        assert (done.references, done.included, done.unversioned) == (3, 2, 3)
+        fs = fsspec.filesystem(
+            "reference",
+            fo=str(done.path),
+            remote_protocol="http",
+            remote_options={"asynchronous": True},
+            asynchronous=True,
+        )
+        found = zarr.open_array(FsspecStore(fs, read_only=True), mode="r")
+        assert np.array_equal(found[...], open_zarr(tree)[...])
+
+
+# --- the command
+
+
+def test_command_writes_references_and_reports_them(zarrs: StreamedZarrs, tmp_path: Path) -> None:
+    target = tmp_path / "image.json"
+    given = ["--json", "--store", str(zarrs.store()), "export", zarrs.version(), "-o", str(target)]
+    options = ["--format", "kerchunk", "--path", zarrs.path(3)]
+    done = CliRunner().invoke(main, [*given, *options])
+    assert done.exit_code == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert (record["action"], record["status"], record["path"]) == ("export", "ok", str(target))
+    assert record["references"] == len(json.loads(target.read_bytes())["refs"]) - record["included"]
+    assert CliRunner().invoke(main, [*given, *options]).exit_code == 2  # the file exists
+    assert CliRunner().invoke(main, [*given, "--format", "npy", "--path", "x"]).exit_code == 2
