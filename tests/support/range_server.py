@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
 
+import msgspec
+
 from neuromirror.annex import sha256e_key
 from neuromirror.lab import ListedFile
 from neuromirror.model import BlockDigests, BlockHasher
@@ -41,7 +43,7 @@ class RangeServer:
 
     def __enter__(self) -> Self:
         handler = type("Bound", (RangeHandler,), {"web": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = _QuietServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
@@ -58,6 +60,13 @@ class RangeServer:
     def bytes_requested(self) -> int:
         """Return the number of bytes of all requests."""
         return sum(one.stop - one.start for one in self.requests)
+
+
+class _QuietServer(ThreadingHTTPServer):
+    request_queue_size = 64
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Ignore clients that disconnect."""
 
 
 class RangeHandler(BaseHTTPRequestHandler):
@@ -93,9 +102,12 @@ class RangeHandler(BaseHTTPRequestHandler):
         elif request.start >= len(content):
             self.reply(416, b"")
         else:
-            body = content[request.start : request.stop]
-            end = request.start + len(body) - 1
-            self.reply(206, body, {"Content-Range": f"bytes {request.start}-{end}/{len(content)}"})
+            self.send_body(request, content[request.start : request.stop], len(content))
+
+    def send_body(self, request: RangeRequest, body: bytes, size: int) -> None:
+        """Send a body as the start of the requested range of a content with a size."""
+        end = request.start + len(body) - 1
+        self.reply(206, body, {"Content-Range": f"bytes {request.start}-{end}/{size}"})
 
     def reply(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Send a reply."""
@@ -130,9 +142,18 @@ class ServedTree:
     closed: bool = False
 
     def add(
-        self, path: str, content: bytes, *urls: str, piece_size: int | None = None
+        self,
+        path: str,
+        content: bytes,
+        *urls: str,
+        piece_size: int | None = None,
+        like: ServedTree | None = None,
     ) -> ListedFile:
-        """Add a file; with a piece size, it has block digests."""
+        """Add a file; with a piece size, it has block digests. Or one of another tree."""
+        if like is not None:
+            file = msgspec.structs.replace(like.files[path], urls=urls)
+            self.files[path] = file
+            return file
         sha256 = hashlib.sha256(content).hexdigest()
         key = sha256e_key(len(content), sha256, path.encode())
         file = ListedFile(path, key, f"sha256:{sha256}", len(content), urls)

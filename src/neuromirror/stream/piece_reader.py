@@ -146,7 +146,7 @@ class PieceReader:
         unfinished = _UnfinishedPiece(self._check, run.start)
         idle = 0
         while unfinished.number < run.stop:
-            before = unfinished.position
+            before = unfinished.resume()
             try:
                 with closing(self._receive(url, unfinished, run.stop)) as pieces:
                     for piece in pieces:
@@ -155,7 +155,8 @@ class PieceReader:
                         yield piece
             except (IncompleteResponseError, RequestTimeoutError):
                 idle = 0 if unfinished.position > before else idle + 1
-                if idle == MAX_IDLE_ATTEMPTS:
+                # a request without a reply was repeated by the session
+                if idle == MAX_IDLE_ATTEMPTS or not unfinished.has_reply:
                     raise
                 if idle:
                     time.sleep(_PAUSE)
@@ -172,6 +173,7 @@ class PieceReader:
         end = min(stop * self._check.piece_size, self._check.size)
         key = self._file.key
         with self._transport.open(url, key, self._check.size, unfinished.position, end) as chunks:
+            unfinished.has_reply = True
             for chunk in chunks:
                 yield from unfinished.add(chunk)
 
@@ -228,6 +230,7 @@ class _UnfinishedPiece:
         self.number = number
         self._filled = 0
         self._resumed = -1
+        self.has_reply = False
         self._buffer = bytearray(self._length)
 
     @property
@@ -237,10 +240,21 @@ class _UnfinishedPiece:
 
     @property
     def position(self) -> int:
-        """The offset of the next byte; bytes before an interruption are kept."""
+        """The offset of the next byte."""
+        return self.number * self._check.piece_size + self._filled
+
+    def resume(self) -> int:
+        """Prepare for another response; bytes before an interruption are kept.
+
+        Returns
+        -------
+        int
+            The offset of the next byte.
+        """
+        self.has_reply = False
         if self._filled:
             self._resumed = self.number
-        return self.number * self._check.piece_size + self._filled
+        return self.position
 
     def is_resumed(self, number: int) -> bool:
         """Return whether a piece is from several responses."""
