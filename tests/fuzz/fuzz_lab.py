@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from fuzz_core import check_agreement, fixed_seeds, target
+from fuzz_git import scratch
 
 from neuromirror.lab.globs import Globs
+from neuromirror.lab.lock_block_digests import (
+    BLOCK_DIGESTS_ENDING,
+    LockBlockDigests,
+    LockBlockDigestsDamagedError,
+)
 from neuromirror.lab.lockfile import LockUnusableError, dump_lock, parse_lock
-from neuromirror.model import ConfigurationError
+from neuromirror.model import LEAF_SIZE, ConfigurationError, encode_block_digests
+from support.block_digests import digests_of
 
 _ID = "52c46016-01f6-5ad2-8d65-ac9dcb7f1eed"
 _COMMIT = "4015b57a143aec5156fd1444a017a32137a3fd0f"
@@ -51,6 +60,31 @@ def lock(data: bytes) -> None:
     for pin in found.datasets:
         pin.matches(b"sub-01/ses-02/sub-01_ses-02.nwb")
         pin.reaches(b"sub-01/ses-02")
+
+
+def _lock_block_digests() -> Sequence[bytes]:
+    contents = [bytes(range(256)) * 200, b"a" * 5]
+    keys = [f"MD5E-s{len(one)}--{'0' * 32}" for one in contents]
+    pairs = sorted(zip(keys, contents, strict=True))
+    encoded = [encode_block_digests(key, digests_of(one, LEAF_SIZE)) for key, one in pairs]
+    return [b"".join(encoded), encoded[0], b""]
+
+
+@target("lock-block-digests", LockBlockDigestsDamagedError, seeds=_lock_block_digests)
+def lock_block_digests(data: bytes) -> None:
+    """Block digests beside a lock file."""
+    path = scratch() / f"{hashlib.sha256(data).hexdigest()}{BLOCK_DIGESTS_ENDING}"
+    path.write_bytes(data)
+    try:
+        with LockBlockDigests(path) as pinned:
+            again = b"".join(
+                encode_block_digests(key, digests)
+                for key in pinned
+                if (digests := pinned.read(key)) is not None
+            )
+        check_agreement(again == data, "round trip")
+    finally:
+        path.unlink()
 
 
 @target(

@@ -49,6 +49,7 @@ def make_pin(name: str = "dandi:000027", commit: str = "a", **changes: Any) -> P
         "metadata": f"sha256:{'e' * 64}",
         "manifest": f"datasets.lock.d/x/{commit * 40}.jsonl.zst",
         "bundle": f"datasets.lock.d/x/{commit * 40}.bundle",
+        "block_digests": f"datasets.lock.d/x/{commit * 64}.block-digests",
         "clone": ("https://mirror.example.org/x", "ria+https://mirror.example.org/#id"),
         "files": 3,
         "bytes": 123,
@@ -146,9 +147,9 @@ def test_changing_one_pin_changes_only_its_lines() -> None:
         if line[0] in "+-"
     ]
     assert {line.partition(" = ")[0] for line in changed} == {
-        *("resolved", "commit", "swhid", "manifest", "bundle")
+        *("resolved", "commit", "swhid", "manifest", "bundle", "block-digests")
     }
-    assert len(changed) == 10
+    assert len(changed) == 12
     assert after == text_of(first, newer, third)
 
 

@@ -73,6 +73,12 @@ neuromirror pin --remove dandi:000027""",
     "It has commits and checksums, no file content, which is still downloaded from the archive.",
 )
 @click.option(
+    "--streamable/--no-streamable",
+    default=None,
+    help="Copy the block digests of the files beside the lock file, to read and verify parts of "
+    "files without the store. 'neuromirror digest' computes them.",
+)
+@click.option(
     "--clone",
     "clones",
     metavar="URL",
@@ -97,6 +103,7 @@ def pin_command(
     *,
     whole: bool,
     bundle: bool | None,
+    streamable: bool | None,
 ) -> None:
     """Record versions in a lock file.
 
@@ -107,8 +114,8 @@ def pin_command(
     the catalogue, which is recorded as the URL to clone from.
 
     A new version of a pinned dataset replaces the old one at the same position in the file. Its
-    paths, clone URLs and bundle setting are kept unless an option changes them. Subdatasets are
-    pinned with the version.
+    paths, clone URLs, bundle and streamable settings are kept unless an option changes them.
+    Subdatasets are pinned with the version.
 
     The folder FILE.d has the manifests (every file with its digest and URLs) and the bundles. It
     belongs to the lock file; keep both together. "neuromirror restore" restores the datasets.
@@ -133,16 +140,18 @@ def pin_command(
     globs = () if whole else paths or None
     fetched = _pins_of_catalogues(settings, versions, globs)
     if fetched is not None:
-        if bundle:
+        if bundle or streamable:
             raise ConfigurationError(
-                "--bundle needs a store with the version; without --bundle, the lock file has the "
-                "URL of the catalogue to clone from"
+                f"{'--bundle' if bundle else '--streamable'} needs a store with the version; "
+                "without it, the lock file has the URL of the catalogue to clone from"
             )
         with progress_line("pinning") as progress:
             progress(f"{len(fetched)} versions of {fetched[0].base}")
             outcomes = pin_from_catalogues(output, fetched, clones=clones or None, remove=remove)
     else:
-        outcomes = _pin_from_store(settings, versions, output, remove, globs, clones, bundle)
+        outcomes = _pin_from_store(
+            settings, versions, output, remove, globs, clones, bundle=bundle, streamable=streamable
+        )
     for outcome in outcomes:
         settings.emit("pin", outcome.to_json(), _outcome_line(outcome))
         if outcome.latest is not None:
@@ -160,7 +169,9 @@ def _pin_from_store(
     remove: tuple[str, ...],
     globs: tuple[str, ...] | None,
     clones: tuple[str, ...],
+    *,
     bundle: bool | None,
+    streamable: bool | None,
 ) -> list[Outcome]:
     """Pin versions that the store has."""
     from neuromirror.lab.globs import escape
@@ -168,10 +179,14 @@ def _pin_from_store(
 
     def pin_request(name: str, index: Index) -> PinRequest:
         if Path(name).is_dir():
-            return pin_request_for_clone(Path(name), index, globs, clones or None, bundle)
+            return pin_request_for_clone(
+                *(Path(name), index, globs, clones or None, bundle, streamable)
+            )
         address, _ = resolve_version(settings, index, name)
         chosen = globs if address.path is None or globs is not None else (escape(address.path),)
-        return PinRequest(address.dataset, address.label, chosen, clones or None, bundle)
+        return PinRequest(
+            address.dataset, address.label, chosen, clones or None, bundle, streamable
+        )
 
     with settings.index() as index, progress_line("pinning") as progress:
         store = settings.store()

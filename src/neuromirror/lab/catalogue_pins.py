@@ -236,7 +236,7 @@ def _merge(
             changed.append(found.name)
             manifest = _manifest_name(path, found)
             urls = found.clone if clones is None else clone_urls(clones, found.dataset)
-            new = msgspec.structs.replace(found, manifest=manifest, clone=urls)
+            new = msgspec.structs.replace(found, manifest=manifest, clone=urls, block_digests=None)
             kept |= _copy_manifests(beside, lock, source, found)
             outcomes.append(pin_outcome(pins.get(new.name), new, None))
             pins[new.name] = new

@@ -51,6 +51,7 @@ _MISSING = re.compile(r"missing required field `([^`]*)`")
 _POSITION = re.compile(r" - at `\$(?:\.dataset\[(\d+)\])?\.?([^`]*)`\Z")
 
 _MAX_BYTES = 1 << 24
+_DIGESTS_PATH = re.compile(r"(?:\A|/)[0-9a-f]{64}\.block-digests\Z")
 _MAX_KEY_PARTS = 8
 # strings and comments have no keys
 _STRINGS_AND_COMMENTS = re.compile(
@@ -124,8 +125,8 @@ class Pin(
         The SWHID of the commit.
     state, metadata
         The digests of the files and of the documents of upstream.
-    manifest, bundle
-        Paths relative to the lock file.
+    manifest, bundle, block_digests
+        Paths relative to the lock file; the name of ``block_digests`` contains its sha256.
     clone
         Clone URLs without credentials.
     files, bytes, evidence
@@ -149,6 +150,7 @@ class Pin(
     metadata: Annotated[str, msgspec.Meta(pattern=r"^(?:sha256:[0-9a-f]{64})?\Z")] = ""
     manifest: str
     bundle: str | None = None
+    block_digests: str | None = None
     clone: tuple[str, ...] = ()
     files: Count
     bytes: Count
@@ -294,6 +296,21 @@ class Lock(msgspec.Struct, frozen=True):
             The path; the file may be missing.
         """
         return None if pin.bundle is None else self.path.parent / pin.bundle
+
+    def block_digests_path(self, pin: Pin) -> Path | None:
+        """Return the path of the block digests of a pin, or None if it has none.
+
+        Parameters
+        ----------
+        pin
+            A pin of this lock file.
+
+        Returns
+        -------
+        Path | None
+            The path; the file may be missing.
+        """
+        return None if pin.block_digests is None else self.path.parent / pin.block_digests
 
 
 class _File(msgspec.Struct, rename="kebab", forbid_unknown_fields=True):
@@ -478,12 +495,17 @@ def _check(path: Path, pin: Pin) -> None:
         raise LockInconsistentError(
             f"{path}: the evidence counts of {pin.name} do not match its files; {_ADVICE}"
         )
-    for name in (pin.manifest, pin.bundle):
+    for name in (pin.manifest, pin.bundle, pin.block_digests):
         parts = () if name is None else tuple(name.split("/"))
         if name is not None and (name[:1] == "/" or "\0" in name or {"", ".", ".."} & set(parts)):
             raise LockUnusableError(
                 f"{path}: {name!r} of {pin.name} is not a path below the folder of the lock file"
             )
+    if pin.block_digests is not None and not _DIGESTS_PATH.search(pin.block_digests):
+        raise LockUnusableError(
+            f"{path}: {pin.block_digests!r} of {pin.name} does not end in a sha256 and "
+            f".block-digests; {_ADVICE}"
+        )
     try:
         for url in pin.clone:
             refuse_clone_url(url)

@@ -17,6 +17,7 @@ from neuromirror.lab.bundles import write_bundle
 from neuromirror.lab.clone_urls import clone_urls
 from neuromirror.lab.exclusive_write import exclusive_write
 from neuromirror.lab.globs import Globs
+from neuromirror.lab.lock_block_digests import BLOCK_DIGESTS_NAME, PinnedDigests
 from neuromirror.lab.lock_manifests import (
     MANIFEST_VERSION,
     ListedFile,
@@ -57,7 +58,8 @@ BUNDLE_ENDING = ".bundle"
 
 
 _OWN_FILE_NAME = re.compile(
-    rf"[0-9a-f]{{40}}(?:{re.escape(MANIFEST_ENDING)}|{re.escape(BUNDLE_ENDING)})\Z"
+    rf"(?:[0-9a-f]{{40}}(?:{re.escape(MANIFEST_ENDING)}|{re.escape(BUNDLE_ENDING)})"
+    rf"|{BLOCK_DIGESTS_NAME.pattern})\Z"
 )
 
 _PERISHABLE = {
@@ -86,6 +88,8 @@ class PinRequest:
         URLs, or patterns of URLs (:mod:`neuromirror.lab.clone_urls`).
     bundle
         Whether to write git bundles.
+    streamable
+        Whether to write the block digests of the files.
     is_checked_out
         The version was read from a clone, not chosen by its label.
     """
@@ -95,6 +99,7 @@ class PinRequest:
     paths: tuple[str, ...] | None = None
     clones: tuple[str, ...] | None = None
     bundle: bool | None = None
+    streamable: bool | None = None
     is_checked_out: bool = False
 
 
@@ -104,6 +109,7 @@ def pin_request_for_clone(
     paths: tuple[str, ...] | None = None,
     clones: tuple[str, ...] | None = None,
     bundle: bool | None = None,
+    streamable: bool | None = None,
 ) -> PinRequest:
     """Return a request to pin the checked-out version of a clone.
 
@@ -143,7 +149,9 @@ def pin_request_for_clone(
             "your work."
         )
     row = index.resolve(description.dataset, head)
-    return PinRequest(row.dataset_name, row.label, paths, clones, bundle, is_checked_out=True)
+    return PinRequest(
+        *(row.dataset_name, row.label, paths, clones, bundle, streamable), is_checked_out=True
+    )
 
 
 def pin(
@@ -230,9 +238,8 @@ def _write(
             new = writer.run()
             kept |= writer.files
             pins[new.name] = new
-            outcomes.append(
-                pin_outcome(old, new, _latest(index, row) if one.is_checked_out else None)
-            )
+            latest = _latest(index, row) if one.is_checked_out else None
+            outcomes.append(pin_outcome(old, new, latest, writer.digests_summary))
         undo.pop_all()
     for name in remove:
         del pins[name]
@@ -306,7 +313,7 @@ def _latest(index: Index, row: VersionRow) -> str | None:
     return None if latest.commit == row.commit else latest.label
 
 
-def pin_outcome(old: Pin | None, new: Pin, latest: str | None) -> Outcome:
+def pin_outcome(old: Pin | None, new: Pin, latest: str | None, digests: str = "") -> Outcome:
     """Return the outcome of pinning a version, for the user.
 
     Parameters
@@ -318,12 +325,16 @@ def pin_outcome(old: Pin | None, new: Pin, latest: str | None) -> Outcome:
     latest
         The label of the latest version, if the pinned one is another because a clone has it checked
         out; otherwise None.
+    digests
+        A description of the block digests beside the lock file; empty without them.
     """
     requested = "" if new.requested == new.resolved.version else f" ({new.requested})"
     count = "1 file" if new.files == 1 else f"{new.files} files"
     message = f"{new.resolved.version}{requested}, {count}"
     if old is not None and old.commit != new.commit:
         message += f", replaces {old.resolved.version}"
+    if digests:
+        message += f", {digests}"
     if warning := _PERISHABLE.get(new.durability):
         message += f"; {new.durability.value}: {warning}"
     if latest is not None:
@@ -396,6 +407,10 @@ class _PinWriter:
         self._progress = progress
         self._totals = _PinTotals()
         self._folder = folder
+        streamable = request.streamable
+        if streamable is None:
+            streamable = old is not None and old.block_digests is not None
+        self._digests = PinnedDigests(store) if streamable else None
         self._new: set[Path] = set()
         self.files: set[Path] = set()
 
@@ -423,6 +438,7 @@ class _PinWriter:
                 f"{row.name}: no file matches {' or '.join(paths)}; 'neuromirror files {row.name}' "
                 "lists the files"
             )
+        digests = self._write_digests()
         here = self._lock.path.parent
         return Pin(
             name=row.dataset_name,
@@ -438,6 +454,7 @@ class _PinWriter:
             metadata=row.metadata,
             manifest=manifest.relative_to(here).as_posix(),
             bundle=self._bundle_path(row).relative_to(here).as_posix() if bundle else None,
+            block_digests=None if digests is None else digests.relative_to(here).as_posix(),
             clone=clones,
             files=self._totals.files,
             bytes=self._totals.bytes,
@@ -445,6 +462,23 @@ class _PinWriter:
             evidence=self._totals.evidence(),
             durability=self._totals.durability(),
         )
+
+    @property
+    def digests_summary(self) -> str:
+        """Return a description of the block digests; empty without them."""
+        return "" if self._digests is None else self._digests.summary()
+
+    def _write_digests(self) -> Path | None:
+        """Write the block digests of the pinned files."""
+        if self._digests is None:
+            return None
+        self._progress(f"{self._row.name}, block digests")
+        name, is_new = self._digests.write(self._folder)
+        path = self._folder.path / name
+        self.files.add(path)
+        if is_new:
+            self._new.add(path)
+        return path
 
     def _bundle_path(self, row: VersionRow) -> Path:
         return self._folder.path / f"{row.commit}{BUNDLE_ENDING}"
@@ -494,6 +528,8 @@ class _PinWriter:
                             subdatasets.append(one)
                     elif globs.matches(path):
                         self._totals.add(one, placed.record.retention)
+                        if self._digests is not None:
+                            self._digests.add(one.key, one.size)
                 writer.finish()
         return subdatasets
 

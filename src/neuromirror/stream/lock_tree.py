@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from neuromirror.lab.lock_block_digests import LockBlockDigests
 from neuromirror.lab.lock_manifests import (
     ListedFile,
     ListedSubdataset,
@@ -51,6 +52,7 @@ class LockTree:
         self._access = AccessRules(AnnexSettings.load(Path(os.devnull)))
         self._digests = BlockDigestsFolder.of_user()
         self._listings: dict[str, _Listing] = {}
+        self._pinned: list[LockBlockDigests] | None = None
         self._reading = threading.Lock()
 
     @property
@@ -94,15 +96,31 @@ class LockTree:
 
     def block_digests(self, file: ListedFile) -> BlockDigests | None:
         """Return the block digests of a file; None if there are none."""
-        return self._digests.read(file.key) if file.key else None
+        if not file.key:
+            return None
+        for pinned in self._pinned_digests():
+            if (found := pinned.read(file.key)) is not None:
+                return found
+        return self._digests.read(file.key)
 
     def local_content(self, file: ListedFile) -> Path | None:
         """Return None: there are no contents beside a lock file."""
         return None
 
     def close(self) -> None:
-        """Release the listings."""
+        """Release the listings and the block digests."""
         self._listings.clear()
+        for pinned in self._pinned or ():
+            pinned.close()
+        self._pinned = None
+
+    def _pinned_digests(self) -> list[LockBlockDigests]:
+        """Return the block digests beside the lock file, which are compared with it once."""
+        with self._reading:
+            if self._pinned is None:
+                paths = map(self._lock.block_digests_path, self._lock.datasets)
+                self._pinned = [LockBlockDigests(path) for path in paths if path is not None]
+            return self._pinned
 
     def _locate(self, path: str) -> tuple[_Listing, str] | None:
         """Return the listing of the innermost dataset that has a path, and the path in it."""
