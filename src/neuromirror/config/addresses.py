@@ -7,13 +7,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
-from neuromirror.config.mirror_files import Mirror
 from neuromirror.model import ConfigurationError
 from neuromirror.model.errors import UnknownAddressError
-from neuromirror.sources import SupportsLocate
+
+if TYPE_CHECKING:
+    from neuromirror.config.mirror_files import Mirror
 
 UNDERSTOOD: Final = (
     "dandi:000027, dandi:000027@draft, a DOI, or a URL of the archive, its bucket (s3://…) or a "
@@ -182,6 +183,8 @@ def _own_name(text: str, mirrors: Mapping[str, Mirror]) -> Address | None:
 
 
 def _locate(text: str, mirrors: Mapping[str, Mirror]) -> Address | None:
+    from neuromirror.sources import SupportsLocate  # not needed for names in an index
+
     for name, mirror in mirrors.items():
         source = mirror.open()
         if isinstance(source, SupportsLocate):

@@ -11,7 +11,6 @@ from neuromirror.config.addresses import (
     parse_address,
     unknown_address,
 )
-from neuromirror.config.builtin_mirrors import load_known_mirrors
 from neuromirror.index import (
     DatasetWithdrawnError,
     Index,
@@ -47,6 +46,9 @@ def find_address(text: str, mirrors_folder: Path, index: Index | None = None) ->
     """
     if index is not None and (named := indexed_name(index, text)) is not None:
         return named
+    # reading mirror files needs modules that take as long to import as all others together
+    from neuromirror.config.builtin_mirrors import load_known_mirrors
+
     mirrors = load_known_mirrors(mirrors_folder)
     found = parse_address(text, mirrors)
     if found is not None:

@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neuromirror.index import Index
+from neuromirror.lab.addresses import find_address, version_at
+from neuromirror.model import DatasetRef
+from neuromirror.store import NotAStoreError, Store
+from neuromirror.store.private_store import is_private_store
 from neuromirror.stream.clone_tree import CloneTree
 from neuromirror.stream.errors import AddressUnresolvedError
 from neuromirror.stream.git_tree import GitTree
@@ -14,7 +19,6 @@ from neuromirror.stream.trees import VersionTree
 
 if TYPE_CHECKING:
     from neuromirror.index import VersionRow
-    from neuromirror.store import Store
 
 StrPath = str | os.PathLike[str]
 
@@ -66,19 +70,12 @@ def tree_of_version(store: Store, row: VersionRow) -> GitTree:
     GitTree
         The files; close it after use.
     """
-    from neuromirror.model import DatasetRef
-
     repository = store.repository(DatasetRef(row.mirror, row.local_id, row.source_uri))
     host = row.source_uri.partition("://")[2].partition("/")[0]
     return GitTree(repository.path, row.commit, row.annex_commit, row.name, host, store)
 
 
 def _version_tree(text: str, store: StrPath | None) -> GitTree:
-    from neuromirror.index import Index
-    from neuromirror.lab.addresses import find_address, version_at
-    from neuromirror.store import NotAStoreError, Store
-    from neuromirror.store.private_store import is_private_store
-
     try:
         opened = Store.open(_store_folder(store))
     except NotAStoreError as error:
