@@ -11,11 +11,12 @@ from functools import partial
 from itertools import islice
 from typing import Final, TypeVar
 
-from neuromirror.index import Index, UnknownFileError, VersionRow
+from neuromirror.index import FileRow, Index, UnknownFileError, VersionRow
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model.object_urls import url_version_id
 from neuromirror.net import RequestLimits, clean_url
 from neuromirror.store import Store
+from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.stream import (
     ContentGoneError,
     FolderEntry,
@@ -24,6 +25,7 @@ from neuromirror.stream import (
     UnverifiableError,
     WrongBytesError,
 )
+from neuromirror.stream.piece_checks import MAX_WHOLE
 from neuromirror.web.async_index import AsyncIndexReader
 from neuromirror.web.gateway.errors import ContentUnavailableError
 from neuromirror.web.gateway.modes import GatewayModes
@@ -105,10 +107,19 @@ class GatewayService:
         self.modes = settings.modes
         self.counts: Counter[str] = Counter()
         self._seconds = settings.seconds
+        self._digests = BlockDigestsFolder.of_store(store)
         self._versions = OpenVersions(store, settings.limits)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="gateway")
         self._rows: OrderedDict[tuple[str, str], NamedVersion] = OrderedDict()
         self._revision: tuple[int, ...] = ()
+
+    def can_deliver(self, row: VersionRow, file: FileRow) -> bool:
+        """Return whether the content of a file can be delivered, as far as is known without it."""
+        mode = self.modes.of(row.mirror)
+        if mode != "proxy":
+            return mode == "redirect"
+        is_small = file.size is not None and file.size <= MAX_WHOLE
+        return (is_small and bool(file.digests)) or self._digests.has(file.key)
 
     async def version(self, name: str, label: str) -> NamedVersion:
         """Return the version that a name means; raises as :meth:`Index.resolve`."""

@@ -18,7 +18,7 @@ from neuromirror.web.pages.folders import file_tree
 from neuromirror.web.pages.growth_chart import growth_chart
 from neuromirror.web.pages.machine_readable import typed_links
 from neuromirror.web.pages.schema_org import linked_data, script_text
-from neuromirror.web.pages.viewers import Viewer, is_web, zarr_viewers
+from neuromirror.web.pages.viewers import GatewayLinks, Viewer, is_web, zarr_viewers
 from neuromirror.web.previews import PreviewService
 from neuromirror.web.readmes import find_readme
 from neuromirror.web.request import CatalogueRequest, view
@@ -43,7 +43,8 @@ async def dataset(request: CatalogueRequest) -> Response:
     first = request.integer_parameter("older", 1, 999_999_999) if older else None
 
     previews = request.site.previews
-    context = await request.query_index(lambda index: _read(index, name, first, previews))
+    gateway = GatewayLinks(request.base_url, request.site.gateway.modes)
+    context = await request.query_index(lambda index: _read(index, name, first, previews, gateway))
     row, file = context.pop("row"), context.pop("readme_file")
     store = request.site.store
     found = readme = None
@@ -93,7 +94,9 @@ def _inputs(ancestors: Sequence[RelatedVersion], site: str) -> list[str]:
     ]
 
 
-def _read(index: Index, name: str, first: int | None, previews: PreviewService) -> dict[str, Any]:
+def _read(
+    index: Index, name: str, first: int | None, previews: PreviewService, gateway: GatewayLinks
+) -> dict[str, Any]:
     """Return the page's data from the index; the timeline starts at the ordinal ``first``."""
     row = index.dataset(name)
     versions = list(index.versions(name))
@@ -127,11 +130,12 @@ def _read(index: Index, name: str, first: int | None, previews: PreviewService) 
             "newest": shapes.Version.of(newest).plain(),
             "readme_file": find_readme(index, newest),
             "pictured": previews.find_pictured(index, newest),
-            "tree": file_tree(index, newest),
+            "tree": file_tree(index, newest, gateway),
             "listed_files": _listed_files(index, newest),
             "attributes": index.attributes(newest),
             "is_volume": is_volume(row.source_uri, index.links(name)),
-            "viewers": zarr_viewers(index, newest),
+            "viewers": zarr_viewers(index, newest, gateway=gateway)
+            or gateway.volume_viewers(index, newest),
             "ancestors": index.ancestors(newest, 1),
             "descendants": index.descendants(newest, 1),
         }

@@ -11,8 +11,9 @@ from datasette.utils.asgi import Response
 from neuromirror.index import Index, LocationRow, shapes
 from neuromirror.model import alias_of
 from neuromirror.model.volumes import is_volume
+from neuromirror.web.addresses import gateway_address
 from neuromirror.web.occurrences import other_occurrences
-from neuromirror.web.pages.viewers import file_viewers, is_web
+from neuromirror.web.pages.viewers import GatewayLinks, file_viewers, is_web
 from neuromirror.web.request import CatalogueRequest, PageNotFoundError, view
 
 _MAX_LOCATIONS = 100
@@ -30,22 +31,29 @@ async def file(request: CatalogueRequest) -> Response:
         request.query_parameter("path"),
     )
 
-    previews = request.site.previews
+    previews, gateway = request.site.previews, request.site.gateway
+    links = GatewayLinks(request.base_url, gateway.modes)
 
     def look(index: Index) -> dict[str, Any]:
         row = index.resolve(name, label)
         found = index.file(row, path)
         others, more = other_occurrences(index, row, found, _MAX_OTHER_LOCATIONS)
         locations = index.locations(found.content, limit=_MAX_LOCATIONS + 1)
+        is_delivered = gateway.can_deliver(row, found)
+        is_verified = is_delivered and gateway.modes.of(row.mirror) == "proxy"
+        own = request.base_url + gateway_address(row.dataset_name, row.label, path)
         return {
             "version": shapes.Version.of(row).plain(),
             "file": shapes.File.of(found).plain(),
             "locations": locations[:_MAX_LOCATIONS],
             "has_more_locations": len(locations) > _MAX_LOCATIONS,
             "has_preview": previews.is_possible(found),
-            "viewers": file_viewers(row, path, locations),
+            "viewers": file_viewers(
+                row, path, locations, links.url(row, path) if is_delivered else ""
+            ),
+            "is_verified": is_verified,
             "is_volume": is_volume(row.source_uri, index.links(row.dataset_name)),
-            "download": (address := _download_url(locations)),
+            "download": (address := own if is_verified else _download_url(locations)),
             "stored_name": unquote(urlsplit(address).path.rpartition("/")[2]),
             "spans": list(reversed(index.content_spans(row, path))),
             "other_occurrences": [shapes.Occurrence.of(one).plain() for one in others],
@@ -59,15 +67,23 @@ async def file(request: CatalogueRequest) -> Response:
 
 @view
 async def download(request: CatalogueRequest) -> Response:
-    """Redirect to the content of a file at the archive, by preference to its object version."""
+    """Redirect to the content of a file: in the gateway if that verifies it, else at the archive.
+
+    At the archive, its object version is preferred.
+    """
     name, label, path = (
         request.path_parameter("name"),
         request.path_parameter("label"),
         request.query_parameter("path"),
     )
 
+    gateway = request.site.gateway
+
     def look(index: Index) -> str:
-        found = index.file(index.resolve(name, label), path)
+        row = index.resolve(name, label)
+        found = index.file(row, path)
+        if gateway.modes.of(row.mirror) == "proxy" and gateway.can_deliver(row, found):
+            return gateway_address(row.dataset_name, row.label, path)
         return _download_url(index.locations(found.content, limit=_MAX_LOCATIONS))
 
     url = await request.query_index(look)

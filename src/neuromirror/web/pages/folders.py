@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 
 from neuromirror.index import Index, SubdatasetRow, UnknownVersionError, VersionRow, shapes
-from neuromirror.web.pages.viewers import Viewer, zarr_viewers
+from neuromirror.web.pages.viewers import GatewayLinks, Viewer, zarr_viewers
 
 PAGE_SIZE = 200
 _MAX_COUNTED = 20_000
@@ -20,17 +20,22 @@ _TREE_FOLDER_SIZE = 15
 _TREE_COUNTED = 2_000
 
 
-def file_tree(index: Index, row: VersionRow) -> dict[str, Any]:
+def file_tree(index: Index, row: VersionRow, gateway: GatewayLinks | None = None) -> dict[str, Any]:
     """Return the top folder of a version as :func:`folder_entries` does, with two levels.
 
     The first subfolders have their own entries in ``entries``, and in ``more`` whether there are
     others.
     """
-    top = folder_entries(index, row, limit=_TREE_SIZE)
+    top = folder_entries(index, row, limit=_TREE_SIZE, gateway=gateway)
     folders = [one for one in top["rows"] if one["type"] == "folder"]
     for one in folders[:_TREE_FOLDERS]:
         inner = folder_entries(
-            index, row, one["path"], limit=_TREE_FOLDER_SIZE, max_counted=_TREE_COUNTED
+            index,
+            row,
+            one["path"],
+            limit=_TREE_FOLDER_SIZE,
+            max_counted=_TREE_COUNTED,
+            gateway=gateway,
         )
         one["entries"], one["more"] = inner["rows"], bool(inner["next"])
     return top
@@ -44,6 +49,7 @@ def folder_entries(
     *,
     limit: int = PAGE_SIZE,
     max_counted: int = _MAX_COUNTED,
+    gateway: GatewayLinks | None = None,
 ) -> dict[str, Any]:
     """Return the entries of a folder for a template, sorted by the bytes of their paths.
 
@@ -59,6 +65,8 @@ def folder_entries(
         Maximum number of entries.
     max_counted
         Maximum number of files to count for the totals of a subfolder.
+    gateway
+        URLs of pinned files for viewers.
 
     Returns
     -------
@@ -87,9 +95,9 @@ def folder_entries(
     shown = found[:limit]
     for _, entry, _ in shown:
         if entry["type"] == "subdataset":
-            entry["viewers"] = _subdataset_viewers(index, entry)
+            entry["viewers"] = _subdataset_viewers(index, entry, gateway)
         elif entry["type"] == "folder" and entry["path"].lower().endswith(".zarr"):
-            entry["viewers"] = zarr_viewers(index, row, entry["path"])
+            entry["viewers"] = zarr_viewers(index, row, entry["path"], gateway=gateway)
     return {
         "indexed": True,
         "rows": [entry for _, entry, _ in shown],
@@ -109,7 +117,9 @@ def _subdataset_entry(row: SubdatasetRow) -> dict[str, Any]:
     }
 
 
-def _subdataset_viewers(index: Index, entry: dict[str, Any]) -> list[Viewer]:
+def _subdataset_viewers(
+    index: Index, entry: dict[str, Any], gateway: GatewayLinks | None
+) -> list[Viewer]:
     if entry["label"] is None:
         return []
     try:
@@ -117,7 +127,7 @@ def _subdataset_viewers(index: Index, entry: dict[str, Any]) -> list[Viewer]:
     except UnknownVersionError:
         return []
     # its name is its path here; as a dataset it has an id only
-    return zarr_viewers(index, inner, name=entry["path"])
+    return zarr_viewers(index, inner, name=entry["path"], gateway=gateway)
 
 
 def matching_files(index: Index, row: VersionRow, terms: str, start: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from neuromirror.store.manifests import manifest_file
 from neuromirror.web.citations import read_citation
 from neuromirror.web.pages.folders import folder_entries, matching_files
 from neuromirror.web.pages.machine_readable import typed_links
-from neuromirror.web.pages.viewers import zarr_viewers
+from neuromirror.web.pages.viewers import GatewayLinks, zarr_viewers
 from neuromirror.web.request import CatalogueRequest, PageNotFoundError, view
 
 _MAX_RETENTION_FILES = 50_000
@@ -29,6 +29,8 @@ async def version(request: CatalogueRequest) -> Response:
     name, label = request.path_parameter("name"), request.path_parameter("label")
     under, start = request.query_parameter("under").strip("/"), request.query_parameter("start")
     terms = request.query_parameter("match").strip()
+
+    gateway = GatewayLinks(request.base_url, request.site.gateway.modes)
 
     def look(index: Index) -> dict[str, Any]:
         row = index.resolve(name, label)
@@ -48,7 +50,10 @@ async def version(request: CatalogueRequest) -> Response:
             "manifest_only": row.manifest_only_files,
             "latest": index.resolve(name).seq == row.seq,
             "files": files,
-            "viewers": zarr_viewers(index, row, under),
+            "viewers": zarr_viewers(index, row, under, gateway=gateway)
+            or (gateway.volume_viewers(index, row) if not under else []),
+            "is_gateway_on": gateway.modes.of(row.mirror) != "off",
+            "shows_pinned": bool(gateway.url(row)),
             "downloads": has_downloads(row.source_uri),
             "is_volume": is_volume(row.source_uri, index.links(row.dataset_name)),
             "exceptions": exceptions[:_MAX_EXCEPTIONS],

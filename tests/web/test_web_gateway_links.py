@@ -1,0 +1,66 @@
+"""Pages lead viewers and downloads to the pinned state, through the gateway where it is on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from urllib.parse import quote, unquote
+
+import pytest
+
+from support.mirror_harness import MirrorHarness
+from support.running_catalogue import links, run_catalogue
+from support.volume_archives import LAYER, VolumeArchives
+
+PUBLIC = "https://mirror.example.org"
+
+
+def sources(page: str) -> list[str]:
+    """Return the sources of the layers of all links to Neuroglancer."""
+    states = [one.partition("#!")[2] for one in links(page) if "neuroglancer" in one]
+    return [json.loads(unquote(one))["layers"][0]["source"] for one in states if one]
+
+
+@pytest.mark.parametrize(("mode", "boss"), [("redirect", 0), ("proxy", 1), ("off", 0)])
+def test_viewers_of_volumes_show_the_version(volumes: VolumeArchives, mode: str, boss: int) -> None:
+    layer, channel = f"demo-precomputed:{LAYER}", "b:demo_cortex/sections/em"
+    with run_catalogue(
+        volumes.mirror_harness.store, f"--gateway={mode}", f"--address={PUBLIC}"
+    ) as site:
+        with volumes.mirror_harness.index() as index:
+            row = index.resolve(layer)
+        found = sources(site.page(f"/dataset/{row.name}"))
+        at = f"precomputed://{PUBLIC}/at/{row.name}"
+        assert found == ([] if mode == "off" else [at])
+        assert len(sources(site.page(f"/dataset/{channel}@latest"))) == boss
+
+
+def test_viewers_get_no_address_that_they_cannot_read(volumes: VolumeArchives) -> None:
+    with run_catalogue(volumes.mirror_harness.store, "--gateway=proxy") as site:
+        assert sources(site.page(f"/dataset/demo-precomputed:{LAYER}@latest")) == []
+
+
+def test_a_download_is_verified_where_the_gateway_is_a_proxy(
+    demo_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (
+        ("GIT_CONFIG_COUNT", "1"),
+        ("GIT_CONFIG_KEY_0", "annex.security.allowed-ip-addresses"),
+        ("GIT_CONFIG_VALUE_0", "127.0.0.1"),
+    ):
+        monkeypatch.setenv(name, value)
+    with demo_harness.index() as index:
+        row = index.resolve("demo:000002")
+        file = next(one for one in index.files(row) if one.path.endswith(".nwb"))
+    path = f"/download/{row.name}?path={quote(file.path)}"
+    own = f"/at/{row.name}/{file.path}"
+    for mode, is_own in (("proxy", True), ("redirect", False), ("off", False)):
+        with run_catalogue(demo_harness.store, f"--gateway={mode}") as site:
+            reply = site.get(path, allow_redirects=False)
+            assert (reply.headers["location"] == own) == is_own
+            content = site.get(path).content
+            assert hashlib.sha256(content).hexdigest() == file.digest_values["sha256"]
+            page = site.page(f"/file/{row.name}?path={quote(file.path)}")
+            assert (f"{site.address}{own}" in page) == is_own
+            shown = site.page(f"/dataset/{row.name}")
+            assert (f"/at/{row.name}/" in links(shown)) == (mode != "off")
