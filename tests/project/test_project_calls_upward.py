@@ -43,6 +43,7 @@ REVIEWED = {
     "sources.fetch_block(progress)": _PROGRESS,
     "store.JournalRefs(entries)": "a list",
     "store.drop_entries(should_drop)": _PURE,
+    "stream.export_references(progress)": _PROGRESS,
     "transfer.BlockDigestsRecorder(report_bytes)": _PROGRESS,
     "transfer.RangeFile(session_for)": _SETTING,
     "transfer.S3Access(is_private_allowed)": _SETTING,

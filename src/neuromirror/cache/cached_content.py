@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -92,7 +93,7 @@ class CachedContent:
         """
         stop = start + len(data)
         with self._lock:
-            if self.whole_path.exists():
+            if os.path.exists(self.whole_path):
                 return
             if start == 0 and stop == self.size:
                 self._write_whole(data)
@@ -154,14 +155,26 @@ class CachedContent:
         return self._pieces if found == bytes((1,)) * (last - first) else None
 
     def _write_whole(self, data: Data) -> None:
-        folder = self.whole_path.parent
-        folder.mkdir(mode=_OWNER_MODE, parents=True, exist_ok=True)
-        draft = folder / f".{self.whole_path.name}.{os.getpid()}.{threading.get_ident()}"
+        # plain calls of os: a Zarr has very many small contents
+        folder, name = os.path.split(self.whole_path)
+        draft = f"{folder}/.{name}.{os.getpid()}.{threading.get_ident()}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            draft.write_bytes(data)
+            descriptor = os.open(draft, flags, 0o600)
+        except FileNotFoundError:
+            os.makedirs(folder, _OWNER_MODE, exist_ok=True)
+            descriptor = os.open(draft, flags, 0o600)
+        try:
+            try:
+                written = os.write(descriptor, data)
+            finally:
+                os.close(descriptor)
+            if written != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), draft)
             os.replace(draft, self.whole_path)
         except BaseException:
-            draft.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(draft)
             raise
 
 

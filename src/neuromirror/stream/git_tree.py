@@ -27,7 +27,7 @@ from neuromirror.git import (
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import DESCRIPTION_PATH, BlockDigests, parse_json
 from neuromirror.net import is_local_name
-from neuromirror.store import Store
+from neuromirror.store import Store, StoreDamagedError
 from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.stream.errors import StreamError
 from neuromirror.stream.manifest_tree import ManifestFiles
@@ -81,7 +81,10 @@ class GitTree:
         self._digests = [BlockDigestsFolder.of_user()]
         if store is not None:
             self._digests.insert(0, BlockDigestsFolder.of_store(store))
-        self._outside = self._files_outside_git(repository, commit)
+        description = self._description()
+        self._has_subdatasets = bool(_subdataset_ids(description))
+        self._is_manifest = description.get("form") == "manifest"
+        self._records = self._open_records(repository, commit)
 
     @property
     def name(self) -> str:
@@ -96,9 +99,16 @@ class GitTree:
     def file(self, path: str) -> ListedFile | None:
         """Return an annexed file with its URLs; None if there is no such annexed file."""
         tree, inner = self._locate(path)
+        if tree._records is not None:
+            # one look-up instead of several in git; their URLs are those of the version
+            found = tree._records.file(path, inner)
+            if tree._is_manifest or found is None or found.urls:
+                return found
         content = tree._annexed_pointer(inner)
         if content is None:
-            return None if tree._outside is None else tree._outside.file(path, inner)
+            if tree._is_manifest:
+                raise tree._no_manifest_error(path)
+            return None
         key = _annex_key(content)
         return None if key is None else listed_file(path, key, tree._urls(key))
 
@@ -115,7 +125,11 @@ class GitTree:
         """Return the entries of a folder, sorted by name; None if there is no such folder."""
         tree, inner = self._locate(folder)
         found = tree._tree.folder(inner)
-        outside = iter(()) if tree._outside is None else tree._outside.entries(inner)
+        outside: Iterator[FolderEntry] = iter(())
+        if tree._is_manifest:
+            if tree._records is None:
+                raise tree._no_manifest_error(folder)
+            outside = tree._records.entries(inner)
         first = next(outside, None)
         if found is None and first is None:
             return None
@@ -143,8 +157,8 @@ class GitTree:
         with self._subdatasets_lock:
             for tree in self._subdatasets.values():
                 tree.close()
-            if self._outside is not None:
-                self._outside.close()
+            if self._records is not None:
+                self._records.close()
             self._tree.close()
 
     # --- entries
@@ -180,6 +194,8 @@ class GitTree:
     def _locate(self, path: str) -> tuple[GitTree, str]:
         """Return the innermost dataset that has a path, and the path in it."""
         tree, above, names = self, "", path.strip("/").split("/")
+        if self._store is not None and not self._has_subdatasets:
+            return tree, path.strip("/")
         for number, name in enumerate(names):
             above = f"{above}/{name}" if above else name
             entry = tree._tree.entry(above)
@@ -200,7 +216,7 @@ class GitTree:
 
     def _open_subdataset(self, path: str, commit: str) -> GitTree:
         """Open a subdataset; the store has one repository per dataset id."""
-        dataset_id = self._subdataset_ids().get(path)
+        dataset_id = _subdataset_ids(self._description()).get(path)
         name = f"{self._name}/{path}"
         if self._store is None or dataset_id is None:
             raise StreamError(f"{name}: the subdataset is not available here", path)
@@ -211,28 +227,43 @@ class GitTree:
         except (GitError, OSError) as error:
             raise StreamError(f"{name}: the subdataset cannot be read: {error}", path) from error
 
-    def _subdataset_ids(self) -> dict[str, str]:
-        """Return the dataset ids of the subdatasets by path."""
-        parts = self._description().get("parts")
-        if not isinstance(parts, dict):
-            return {}
-        return {
-            path: part["id"]
-            for path, part in parts.items()
-            if isinstance(part, dict) and isinstance(part.get("id"), str)
-        }
-
     def _description(self) -> dict[str, Any]:
         """Return the description of the dataset; empty for one that was not minted here."""
         content = self._tree.find(DESCRIPTION_PATH)
         document = parse_json(content, DESCRIPTION_PATH) if content else None
         return document if isinstance(document, dict) else {}
 
-    def _files_outside_git(self, repository: Path, commit: str) -> ManifestFiles | None:
-        if self._description().get("form") != "manifest":
-            return None
+    def _open_records(self, repository: Path, commit: str) -> ManifestFiles | None:
+        """Return the records of the version, if the store has them."""
         dataset_id = repository.parent.name + repository.name
-        return ManifestFiles(self._store, dataset_id, commit, self._name)
+        if self._store is None or not self._store.has_records(dataset_id, commit):
+            return None
+        try:
+            return ManifestFiles(self._store.record_lookup(dataset_id, commit))
+        except StoreDamagedError:
+            if self._is_manifest:
+                raise
+            return None  # git has these files, too
+
+    def _no_manifest_error(self, path: str) -> StreamError:
+        return StreamError(
+            f"{self._name}: {path} may be one of the files that are listed in the manifest and not "
+            "in git, which only the mirror's store and lock files have; open the version in the "
+            "store, or its lock file",
+            path,
+        )
+
+
+def _subdataset_ids(description: dict[str, Any]) -> dict[str, str]:
+    """Return the dataset ids of the subdatasets by path."""
+    parts = description.get("parts")
+    if not isinstance(parts, dict):
+        return {}
+    return {
+        path: part["id"]
+        for path, part in parts.items()
+        if isinstance(part, dict) and isinstance(part.get("id"), str)
+    }
 
 
 def _merge_entries(

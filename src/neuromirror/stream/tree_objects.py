@@ -8,13 +8,20 @@ from functools import lru_cache
 from typing import Any, Final
 
 from neuromirror.annex import is_all_zeros, upstream_path
+from neuromirror.cache import open_cache
 from neuromirror.lab.lock_manifests import ListedFile
-from neuromirror.model import DESCRIPTION_PATH, InvalidDocumentError, parse_json, text_to_path
+from neuromirror.model import (
+    DESCRIPTION_PATH,
+    LEAF_SIZE,
+    InvalidDocumentError,
+    parse_json,
+    text_to_path,
+)
 from neuromirror.stream.errors import ExcludedFileError, UnverifiableError
 from neuromirror.stream.opening import open_object
-from neuromirror.stream.piece_checks import MAX_WHOLE, Verify
+from neuromirror.stream.piece_checks import MAX_WHOLE, Verify, WholeCheck
 from neuromirror.stream.transport import Transport
-from neuromirror.stream.trees import VersionTree
+from neuromirror.stream.trees import VersionTree, content_checksum
 from neuromirror.stream.verified_object import VerifiedObject
 
 _MAX_HELD: Final = 1 << 30
@@ -24,6 +31,8 @@ _OPEN_OBJECTS: Final = 4
 """Number of files whose parts are kept in memory."""
 
 _SMALL: Final = 1 << 20
+"""Size up to which a whole file is verified as one piece."""
+
 _CACHED_DATASETS: Final = 4096
 
 
@@ -50,6 +59,7 @@ class TreeObjects:
         self._prefix = f"{folder}/" if folder else ""
         self._transport = transport
         self._verify = verify
+        self._cache = open_cache()
         self._lock = threading.Lock()
         self._opened: OrderedDict[str, VerifiedObject] = OrderedDict()
         self._excluded_paths = lru_cache(_CACHED_DATASETS)(self._read_excluded_paths)
@@ -106,7 +116,7 @@ class TreeObjects:
             return found
         if is_all_zeros(found.key) and found.size is not None:
             return bytes(found.size)  # the key is the digest of zeros
-        opened = open_object(self._tree, found, self._transport, self._whole_mode)
+        opened = self._open(found, _SMALL)
         return opened.read_ranges([(0, opened.size)])[0]
 
     def open_part(self, path: str) -> VerifiedObject | bytes | None:
@@ -134,7 +144,7 @@ class TreeObjects:
         found = self.file(path)
         if found is None or isinstance(found, bytes):
             return found
-        opened = open_object(self._tree, found, self._transport, self._whole_mode)
+        opened = self._open(found, LEAF_SIZE)
         if opened.check.piece_size > max(_MAX_HELD, MAX_WHOLE):
             raise UnverifiableError(
                 f"{self._tree.name}: {found.path}: only the digest of the whole content of "
@@ -170,9 +180,18 @@ class TreeObjects:
         """Cancel the requests in progress."""
         self._transport.close()
 
-    @property
-    def _whole_mode(self) -> Verify:
-        return "off" if self._verify == "off" else "whole-objects"
+    def _open(self, file: ListedFile, small: int) -> VerifiedObject:
+        """Open a file; block digests are looked up for one of more than ``small`` bytes."""
+        cache = self._cache or False
+        if self._verify == "off":
+            return open_object(self._tree, file, self._transport, "off", cache)
+        size, checksum = file.size, content_checksum(file)
+        if size is None or size > small or not checksum.algorithm:
+            return open_object(self._tree, file, self._transport, "whole-objects", cache)
+        check, local = WholeCheck(checksum, size), self._tree.local_content(file)
+        return VerifiedObject(
+            file, check, self._transport, self._tree.name, cache=self._cache, local=local
+        )
 
     # --- excluded files
 
