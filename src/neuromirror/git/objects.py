@@ -1,4 +1,4 @@
-"""Read git objects of a repository through one ``git cat-file --batch`` process.
+"""Read git objects of a repository, through one ``git cat-file --batch`` process if necessary.
 
 :class:`ObjectReader` reads one object at a time, by any name; :class:`BatchObjectReader` reads
 thousands by id, many per system call.
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from neuromirror.git.errors import GitError, ObjectMissingError
+from neuromirror.git.packed_objects import read_packed
 from neuromirror.git.runner import git_environment
 
 _AT_ONCE: Final = 500
@@ -58,6 +59,10 @@ class ObjectReader:
         if "\n" in name:
             raise ObjectMissingError(f"{self._repository}: no git object has the name {name!r}")
         if self._process is None:
+            # starting git takes ten times as long as reading a few objects
+            found = read_packed(self._repository, name)
+            if found is not None:
+                return found
             self._process = subprocess.Popen(
                 ["git", "cat-file", "--batch"],
                 env=git_environment(self._repository),
@@ -67,17 +72,21 @@ class ObjectReader:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         header: list[bytes] = []
+        data = b""
         with suppress(BrokenPipeError):  # git has exited: no repository, or a damaged one
             self._process.stdin.write(name.encode("utf-8", "surrogateescape") + b"\n")
             self._process.stdin.flush()
             # for a missing object git repeats the name, which may contain spaces
             header = self._process.stdout.readline().split(b" ")
-        if len(header) != 3 or not header[2].strip().isdigit():
+        is_found = len(header) == 3 and header[2].strip().isdigit()
+        if is_found:
+            data = self._process.stdout.read(int(header[2]) + 1)
+        # git prints the header of a damaged object too
+        if not is_found or len(data) != int(header[2]) + 1:
             raise ObjectMissingError(
                 f"{self._repository}: git object {name!r} cannot be read; check the repository "
                 f"with 'git -C {self._repository} fsck'"
             )
-        data = self._process.stdout.read(int(header[2]) + 1)
         return data[:-1]
 
     def read_tree(self, sha: bytes) -> dict[bytes, tuple[bytes, bytes]]:

@@ -24,6 +24,8 @@ _FANOUT = struct.Struct(">256I")
 _IDS_OFFSET = len(INDEX_MAGIC) + _FANOUT.size
 _ENTRY_BYTES = 20 + 4 + 4
 _CHECKSUM_BYTES = 2 * 20
+_LARGE = 1 << 31
+"""Bit of an offset that stands in the table of large offsets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,22 @@ class PackIndex:
 
     def __contains__(self, sha: bytes) -> bool:
         """Return whether the pack has an object, by its 20-byte id."""
+        return self._position(sha) is not None
+
+    def offset(self, sha: bytes) -> int | None:
+        """Return the offset of an object in the pack, by its 20-byte id; None if it has none."""
+        position = self._position(sha)
+        if position is None:
+            return None
+        count, view = self._ends[-1], self._view
+        start = _IDS_OFFSET + (20 + 4) * count
+        (offset,) = struct.unpack_from(">I", view, start + 4 * position)
+        if offset & _LARGE:
+            (offset,) = struct.unpack_from(">Q", view, start + 4 * count + 8 * (offset ^ _LARGE))
+        return int(offset)
+
+    def _position(self, sha: bytes) -> int | None:
+        """Return the position of an id among the sorted ids; None if the pack lacks it."""
         first, view = sha[0], self._view
         low, high = (self._ends[first - 1] if first else 0), self._ends[first]
         while low < high:
@@ -107,8 +125,8 @@ class PackIndex:
             elif found > sha:
                 high = middle
             else:
-                return True
-        return False
+                return middle
+        return None
 
     def ids_starting_with(self, first: int) -> set[bytes]:
         """Return the 20-byte ids whose first byte is ``first``."""

@@ -13,7 +13,7 @@ from neuromirror.model import NeuromirrorError
 from neuromirror.store import Store
 
 FORMATS = ("text", "bibtex", "csl", "cff")
-_CACHE_SIZE = 100
+_CACHE_SIZE = 500
 
 
 @dataclass(frozen=True, slots=True)

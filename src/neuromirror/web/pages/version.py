@@ -6,14 +6,14 @@ from typing import Any
 
 from datasette.utils.asgi import Response
 
-from neuromirror.index import Index, shapes
-from neuromirror.model import alias_of
+from neuromirror.index import Index, VersionRow, shapes
+from neuromirror.model import Retention, alias_of
 from neuromirror.model.volumes import has_downloads, is_volume
 from neuromirror.store.manifests import manifest_file
 from neuromirror.web.citations import read_citation
 from neuromirror.web.pages.folders import folder_entries, matching_files
 from neuromirror.web.pages.machine_readable import typed_links
-from neuromirror.web.pages.viewers import GatewayLinks, zarr_viewers
+from neuromirror.web.pages.viewers import zarr_viewers
 from neuromirror.web.request import CatalogueRequest, PageNotFoundError, view
 
 _MAX_RETENTION_FILES = 50_000
@@ -30,48 +30,13 @@ async def version(request: CatalogueRequest) -> Response:
     under, start = request.query_parameter("under").strip("/"), request.query_parameter("start")
     terms = request.query_parameter("match").strip()
 
-    gateway = GatewayLinks(request.base_url, request.site.gateway.modes)
-
-    def look(index: Index) -> dict[str, Any]:
-        row = index.resolve(name, label)
-        files = (
-            matching_files(index, row, terms, start)
-            if terms
-            else folder_entries(index, row, under, start)
-        )
-        if under and not terms and not start and files["indexed"] and not files["rows"]:
-            raise PageNotFoundError(f"{row.name} has no folder '{under}'")
-        exceptions = index.exceptions(row)
-        earlier = [one for one in index.versions(row.dataset_name) if one.seq < row.seq]
-        return {
-            "version": shapes.Version.of(row).plain(),
-            "row": row,
-            "seq": row.seq,
-            "manifest_only": row.manifest_only_files,
-            "latest": index.resolve(name).seq == row.seq,
-            "files": files,
-            "viewers": zarr_viewers(index, row, under, gateway=gateway)
-            or (gateway.volume_viewers(index, row) if not under else []),
-            "is_gateway_on": gateway.modes.of(row.mirror) != "off",
-            "shows_pinned": bool(gateway.url(row)),
-            "downloads": has_downloads(row.source_uri),
-            "is_volume": is_volume(row.source_uri, index.links(row.dataset_name)),
-            "exceptions": exceptions[:_MAX_EXCEPTIONS],
-            "evidence_counts": index.evidence_counts(row)
-            if row.files <= _MAX_RETENTION_FILES
-            else None,
-            "copies": index.copies(row) if row.files <= _MAX_RETENTION_FILES else [],
-            "probe_summary": index.probe_summary(row)
-            if row.indexed and row.files <= _MAX_PROBED_FILES
-            else None,
-            "dataset": shapes.Dataset.of(index.dataset(name)).plain(),
-            "before": earlier[-1].name if earlier else None,
-        }
-
-    context = await request.query_index(look)
-    row = context.pop("row")
-    store = request.site.store
-    citation = await request.site.reader.run_in_thread(lambda: read_citation(store, row))
+    context = await request.query_index(
+        lambda index: _read(index, index.resolve(name, label), under, start, terms)
+    )
+    row, store = context.pop("row"), request.site.store
+    citation = None
+    if not under and not terms:
+        citation = await request.site.reader.run_in_thread(lambda: read_citation(store, row))
     has_manifest = manifest_file(store.root, row.state).is_file()
     reply = await request.render_page(
         "version",
@@ -84,7 +49,7 @@ async def version(request: CatalogueRequest) -> Response:
         alias=alias_of(name),
         **context,
     )
-    if citation is not None and not under and not terms:
+    if citation is not None:
         reply.headers.update(
             typed_links(
                 citation.work,
@@ -94,6 +59,52 @@ async def version(request: CatalogueRequest) -> Response:
             )
         )
     return reply
+
+
+def _read(index: Index, row: VersionRow, under: str, start: str, terms: str) -> dict[str, Any]:
+    """Return the page's data from the index."""
+    name = row.dataset_name
+    files = (
+        matching_files(index, row, terms, start)
+        if terms
+        else folder_entries(index, row, under, start)
+    )
+    if under and not terms and not start and files["indexed"] and not files["rows"]:
+        raise PageNotFoundError(f"{row.name} has no folder '{under}'")
+    context: dict[str, Any] = {
+        "version": shapes.Version.of(row).plain(),
+        "row": row,
+        "manifest_only": row.manifest_only_files,
+        "files": files,
+        "dataset": shapes.Dataset.of(index.dataset(name)).plain(),
+        "downloads": has_downloads(row.source_uri),
+        "viewers": zarr_viewers(index, row, under),
+    }
+    if under or terms:
+        return context
+    earlier = [one for one in index.versions(name) if one.seq < row.seq]
+    return {
+        **context,
+        **_counts(index, row),
+        "latest": index.resolve(name).seq == row.seq,
+        "is_volume": is_volume(row.source_uri, index.links(name)),
+        "exceptions": index.exceptions(row)[:_MAX_EXCEPTIONS],
+        "before": earlier[-1].name if earlier else None,
+    }
+
+
+def _counts(index: Index, row: VersionRow) -> dict[str, Any]:
+    """Return what is counted over all files of a version, unless there are too many."""
+    counts = index.evidence_counts(row) if row.files <= _MAX_RETENTION_FILES else None
+    # copies elsewhere are of interest if the archive may delete its own
+    is_permanent = counts is None or set(counts.retention) <= {Retention.PUBLISHED.value}
+    return {
+        "evidence_counts": counts,
+        "copies": [] if is_permanent else index.copies(row),
+        "probe_summary": index.probe_summary(row)
+        if row.indexed and row.files <= _MAX_PROBED_FILES
+        else None,
+    }
 
 
 def _breadcrumbs(under: str) -> list[tuple[str, str]]:
