@@ -13,7 +13,7 @@ from neuromirror.store.manifests import manifest_file
 from neuromirror.web.citations import read_citation
 from neuromirror.web.pages.folders import folder_entries, matching_files
 from neuromirror.web.pages.machine_readable import typed_links
-from neuromirror.web.pages.viewers import zarr_viewers
+from neuromirror.web.pages.viewers import GatewayLinks, zarr_viewers
 from neuromirror.web.request import CatalogueRequest, PageNotFoundError, view
 
 _MAX_RETENTION_FILES = 50_000
@@ -30,8 +30,9 @@ async def version(request: CatalogueRequest) -> Response:
     under, start = request.query_parameter("under").strip("/"), request.query_parameter("start")
     terms = request.query_parameter("match").strip()
 
+    gateway = GatewayLinks(request.base_url, request.site.gateway.modes)
     context = await request.query_index(
-        lambda index: _read(index, index.resolve(name, label), under, start, terms)
+        lambda index: _read(index, index.resolve(name, label), under, start, terms, gateway)
     )
     row, store = context.pop("row"), request.site.store
     citation = None
@@ -61,7 +62,9 @@ async def version(request: CatalogueRequest) -> Response:
     return reply
 
 
-def _read(index: Index, row: VersionRow, under: str, start: str, terms: str) -> dict[str, Any]:
+def _read(
+    index: Index, row: VersionRow, under: str, start: str, terms: str, gateway: GatewayLinks
+) -> dict[str, Any]:
     """Return the page's data from the index."""
     name = row.dataset_name
     files = (
@@ -78,7 +81,10 @@ def _read(index: Index, row: VersionRow, under: str, start: str, terms: str) -> 
         "files": files,
         "dataset": shapes.Dataset.of(index.dataset(name)).plain(),
         "downloads": has_downloads(row.source_uri),
-        "viewers": zarr_viewers(index, row, under),
+        "viewers": zarr_viewers(index, row, under, gateway=gateway)
+        or (gateway.volume_viewers(index, row) if not under else []),
+        "is_gateway_on": gateway.modes.of(row.mirror) != "off",
+        "shows_pinned": bool(gateway.url(row)),
     }
     if under or terms:
         return context
