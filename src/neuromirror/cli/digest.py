@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +22,11 @@ from neuromirror.model.display import count_of, format_bytes
 from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from neuromirror.lab.digest import DigestOutcome, DigestPlan
+    from neuromirror.lab.digest import DigestOutcome
+    from neuromirror.lab.lock_block_digests import LockBlockDigests
+    from neuromirror.store.block_digests import BlockDigestsFolder
     from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
+    from neuromirror.transfer.verify_items import Item
 
 
 @command(
@@ -130,10 +134,11 @@ def _digest_remote(
     *,
     dry_run: bool,
 ) -> None:
-    from neuromirror.lab.digest import JOBS, planned_outcome, run_digests
+    from neuromirror.lab.digest import JOBS, plan_digests, planned_outcome, run_digests
     from neuromirror.volume.tokens import token_from_environment
 
-    plan = _plan(report.settings, target, globs, digests)
+    with selected_files(report.settings, target, globs) as selected:
+        plan = plan_digests(selected.files, selected.folder, digests)
     report.small, report.total = plan.small, plan.bytes
     for outcome in plan.known:
         report.add(outcome)
@@ -145,26 +150,52 @@ def _digest_remote(
         report.add(outcome)
 
 
-def _plan(
-    settings: Settings, target: str, globs: tuple[str, ...], digests: BlockDigestsRecorder
-) -> DigestPlan:
-    """Return the files of a lock file or a version that have to be read."""
-    from neuromirror.lab.digest import files_of_lock, files_of_version, plan_digests
-    from neuromirror.lab.globs import escape
-    from neuromirror.lab.lockfile import load_lock
+@dataclass(frozen=True, slots=True)
+class SelectedFiles:
+    """Files of a version or a lock file.
 
-    path = Path(target)
-    if path.is_file() or not may_be_address(target):
-        lock = load_lock(path)
-        return plan_digests(files_of_lock(lock, globs), lock.path.absolute().parent, digests)
-    with settings.index() as index:
+    ``folder`` is the folder whose git configuration applies to requests; ``sources`` have block
+    digests.
+    """
+
+    files: Iterator[tuple[str, str, Item]]
+    folder: Path
+    sources: tuple[BlockDigestsFolder | LockBlockDigests, ...]
+
+
+@contextmanager
+def selected_files(
+    settings: Settings, target: str, globs: tuple[str, ...]
+) -> Iterator[SelectedFiles]:
+    """Open a lock file or a version, and select files by globs."""
+    from neuromirror.lab.digest import files_of_lock, files_of_version
+    from neuromirror.lab.globs import escape
+    from neuromirror.lab.lock_block_digests import LockBlockDigests
+    from neuromirror.lab.lockfile import load_lock
+    from neuromirror.store.block_digests import BlockDigestsFolder
+
+    path, user = Path(target), BlockDigestsFolder.of_user()
+    with ExitStack() as stack:
+        if path.is_file() or not may_be_address(target):
+            lock = load_lock(path)
+            beside = [
+                stack.enter_context(LockBlockDigests(one))
+                for one in map(lock.block_digests_path, lock.datasets)
+                if one is not None
+            ]
+            folder = lock.path.absolute().parent
+            yield SelectedFiles(files_of_lock(lock, globs), folder, (*beside, user))
+            return
+        index = stack.enter_context(settings.index())
         address, row = resolve_version(settings, index, target)
         if address.path is not None:
             if globs:
                 raise ConfigurationError(f"{target} names a file or folder; leave out the globs")
             globs = (escape(address.path),)
         store = settings.store()
-        return plan_digests(files_of_version(store, index, row, globs), store.root, digests)
+        files = files_of_version(store, index, row, globs)
+        own = BlockDigestsFolder.of_store(store)
+        yield SelectedFiles(files, store.root, (own, user))
 
 
 @dataclass(slots=True)
