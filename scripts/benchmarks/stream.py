@@ -184,7 +184,9 @@ class _Bench:
         (home / "downloaded").unlink(missing_ok=True)
         if done.returncode:
             raise SystemExit(f"bench: {what} failed in {task}: {done.stderr[-3000:]}")
-        line: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        # lindi prints a warning at its end
+        [printed] = [one for one in done.stdout.splitlines() if one.startswith("{")]
+        line: dict[str, Any] = json.loads(printed)
         counts = _ask(address, "counts")
         return {
             **line,

@@ -63,9 +63,9 @@ def nwb_bytes(recipe: NwbRecipe, cache: Path) -> bytes:
 
 def _write(recipe: NwbRecipe, target: Path) -> None:
     import numpy
-    from pynwb import NWBHDF5IO, NWBFile, TimeSeries  # type: ignore[import-untyped]
-    from pynwb.ecephys import ElectricalSeries  # type: ignore[import-untyped]
-    from pynwb.file import Subject  # type: ignore[import-untyped]
+    from pynwb import NWBHDF5IO, NWBFile, TimeSeries
+    from pynwb.ecephys import ElectricalSeries
+    from pynwb.file import Subject
 
     seed = int(fixed_uuid("nwb", *asdict(recipe).values())[:6], 16) | 1
     start = session_start(recipe)

@@ -256,3 +256,20 @@ def test_an_interrupt_leaves_complete_digests_only(
     _, summary = split(shell.records("digest", NAME, *FINE))
     assert summary["failed"] == 0
     assert len(list(store_folder(shell).paths())) == 3
+
+
+def test_digest_records_the_profile_of_each_file(copied: Shell) -> None:
+    found, summary = split(copied.records("digest", NAME, *FINE, "--profile"))
+    files = [one for one in found if one["path"].endswith(".nwb")]
+    assert files
+    assert summary["profiles"] == len(files)
+    folder = store_folder(copied)
+    for one in files:
+        digests = folder.read(one["key"])
+        assert digests is not None
+        assert digests.open_ranges[0][0] == 0
+    # smaller pieces, and another pass without profiles, keep them
+    before = {one["key"]: folder.read(one["key"]) for one in files}
+    copied.run("digest", NAME, *FINE)
+    assert {one["key"]: folder.read(one["key"]) for one in files} == before
+    copied.run("fsck")

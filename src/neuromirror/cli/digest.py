@@ -6,8 +6,8 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +59,12 @@ neuromirror digest ./clone --piece-size 256KiB""",
     metavar="N",
     help="Number of files read in parallel [default: 8; for DIR the number of processors].",
 )
+@click.option(
+    "--profile",
+    is_flag=True,
+    help="Also open each NWB and HDF5 file once and record which parts are read, so that the next "
+    "one who opens it requests them at once.",
+)
 @click.option("--dry-run", is_flag=True, help="Print which files would be read, and read none.")
 @settings_options
 def digest_command(
@@ -68,6 +74,7 @@ def digest_command(
     *,
     piece_size: str | None,
     jobs: int | None,
+    profile: bool,
     dry_run: bool,
 ) -> None:
     """Read files once and record block digests, which verify parts of a file without the rest.
@@ -98,6 +105,8 @@ def digest_command(
                 _digest_clone(report, Path(target), globs, digests, jobs, dry_run=dry_run)
             else:
                 _digest_remote(report, target, globs, digests, jobs, dry_run=dry_run)
+            if profile and not dry_run:
+                _record_profiles(report, target, digests)
         except KeyboardInterrupt:
             # do not wait for the threads that wait for a server
             stack.close()
@@ -148,6 +157,27 @@ def _digest_remote(
         return
     for outcome in run_digests(plan, digests, jobs=jobs or JOBS, token=token_from_environment):
         report.add(outcome)
+
+
+def _record_profiles(report: _Report, target: str, digests: BlockDigestsRecorder) -> None:
+    """Open the NWB and HDF5 files that have block digests, and record which parts are read."""
+    from neuromirror.stream import LockTree, open_tree
+    from neuromirror.stream.open_profile import SUFFIXES, record_open_profiles
+
+    is_local = Path(target).exists()
+    found: dict[str, dict[str, DigestOutcome]] = {}
+    for one in report.digested:
+        if one.path.lower().endswith(SUFFIXES):
+            address = target if is_local else f"{one.dataset}@{one.version}"
+            found.setdefault(address, {})[one.path] = one
+    for address, outcomes in found.items():
+        with closing(open_tree(address, store=report.settings.store_folder)) as tree:
+            paths = {
+                tree.path_of(one.dataset or "", path) if isinstance(tree, LockTree) else path: one
+                for path, one in outcomes.items()
+            }
+            for path, why in record_open_profiles(tree, paths, digests):
+                report.add_profile(paths[path], why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +238,8 @@ class _Report:
     small: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     bytes: int = 0
+    digested: list[DigestOutcome] = field(default_factory=list)
+    profiled: int = 0
     hosts: HostMessages = field(default_factory=lambda: HostMessages("digest"))
 
     @property
@@ -221,10 +253,19 @@ class _Report:
         self.counts[outcome.status] += 1
         if outcome.status == "ok":
             self.bytes += outcome.size or 0
+        if outcome.root is not None:
+            self.digested.append(outcome)
         text = f"{outcome.status:<10} {outcome.host or outcome.path}  {outcome.message}"
         is_shown = outcome.status == "ok" or (outcome.failed and self.hosts.is_first(outcome))
         with self.line.paused():
             self.settings.emit("digest", outcome.to_json(), text.rstrip() if is_shown else None)
+
+    def add_profile(self, outcome: DigestOutcome, why: str) -> None:
+        """Count an open profile, or report ``why`` the file has none."""
+        if not why:
+            self.profiled += 1
+            return
+        self.add(replace(outcome, status="error", message=why, root=None))
 
     def print_summary(self, *, is_dry_run: bool) -> None:
         self.hosts.print_counts(self.settings)
@@ -232,6 +273,8 @@ class _Report:
         parts = [f"{count_of(self.counts['ok'], 'file')} {verb} ({format_bytes(self.bytes)})"]
         if known := self.counts["notneeded"]:
             parts.append(f"{count_of(known, 'file')} not read: recorded, not needed or not here")
+        if self.profiled:
+            parts.append(f"{count_of(self.profiled, 'open profile')} recorded")
         if self.small:
             parts.append(f"{count_of(self.small, 'file')} of one piece, which need none")
         if failures := self.counts["error"] + self.counts["impossible"]:
@@ -243,6 +286,7 @@ class _Report:
             "planned": self.counts["ok"] if is_dry_run else 0,
             "notneeded": self.counts["notneeded"],
             "small": self.small,
+            "profiles": self.profiled,
             "failed": failures,
             "bytes": self.bytes,
         }

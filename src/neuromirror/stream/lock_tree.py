@@ -61,6 +61,10 @@ class LockTree:
         pins = self._lock.datasets
         return pins[0].version if len(pins) == 1 else str(self._lock.path)
 
+    def path_of(self, dataset: str, path: str) -> str:
+        """Return the path here of a file of a pinned dataset."""
+        return path if len(self._lock.datasets) == 1 else f"{dataset}/{path}"
+
     @property
     def access(self) -> AccessRules:
         """The rules for requests: the user's configuration of git."""

@@ -112,7 +112,17 @@ def open_object(
     check = piece_check(file, digests, verify, tree.name)
     used = open_cache() if cache is True else cache or None
     local = tree.local_content(file)
-    return VerifiedObject(file, check, transport, tree.name, cache=used, local=local, memory=memory)
+    ranges = () if digests is None else digests.open_ranges
+    return VerifiedObject(
+        file,
+        check,
+        transport,
+        tree.name,
+        cache=used,
+        local=local,
+        memory=memory,
+        open_ranges=ranges,
+    )
 
 
 def missing_file(tree: VersionTree, path: str) -> FileMissingError | NotAFileError:

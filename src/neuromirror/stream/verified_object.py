@@ -49,6 +49,8 @@ class VerifiedObject:
         The path of a local copy, whose bytes are not trusted; None for none.
     memory
         Maximum size in bytes of the pieces that are kept in memory; at least one is.
+    open_ranges
+        The open profile: see :class:`BlockDigests`.
     """
 
     def __init__(
@@ -61,8 +63,10 @@ class VerifiedObject:
         cache: PieceCache | None = None,
         local: Path | None = None,
         memory: int = MEMORY,
+        open_ranges: Sequence[ByteRange] = (),
     ) -> None:
         self.file = file
+        self._open_ranges = open_ranges
         self.version = version
         self._stored = StoredPieces(file, check, cache, local)
         self._reader: PieceReader | WholeReader
@@ -163,6 +167,15 @@ class VerifiedObject:
                 self._pending.update({one: Future() for one in run})
         for run in runs:
             self._start(run)
+
+    def prefetch_profile(self) -> None:
+        """Start to request what a program reads when it opens the file, as far as it is known."""
+        total = 0
+        for start, stop in self._open_ranges:
+            total += stop - start
+            if total > self._memory // 2:  # the ranges may come from anyone
+                return
+            self.prefetch(start, stop)
 
     # --- pieces
 

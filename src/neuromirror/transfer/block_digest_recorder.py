@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Self
 
 from neuromirror.annex.etags import ignore_progress
@@ -157,6 +158,26 @@ class BlockDigestsRecorder:
                 self._unrecorded.append(digested_content(key, digests))
             self._record(_ENTRY_CONTENTS)
         return ""
+
+    def write_profile(self, key: str, ranges: tuple[tuple[int, int], ...]) -> None:
+        """Record the open profile of a key that has block digests, where these are.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+        ranges
+            The parts that are read when the file is opened: see :class:`BlockDigests`.
+
+        Raises
+        ------
+        OSError
+            The file with the block digests cannot be written.
+        """
+        for folder in (self._store_folder, self._user_folder):
+            known = None if folder is None else folder.read(key)
+            if folder is not None and known is not None:
+                folder.write(key, replace(known, open_ranges=ranges))
 
     def count_bytes(self, more: int) -> None:
         """Report hashed bytes."""
