@@ -59,6 +59,8 @@ COMPLETE = [
     ["mint"],
     ["model"],
     ["net"],
+    ["previews"],
+    ["service"],
     ["sources"],
     ["sources", "boss"],
     ["sources", "dandi"],
@@ -69,6 +71,10 @@ COMPLETE = [
     ["store"],
     ["transfer"],
     ["volume"],
+    ["web"],
+    ["web", "api"],
+    ["web", "pages"],
+    ["web", "server"],
 ]
 """Packages whose public classes also have documented methods and fields."""
 METHODS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,6 +151,18 @@ def test_unreadable_content_is_remembered(previews: PreviewSite) -> None:
     previews.service = PreviewService(previews.harness.store)
     assert previews.status("images/broken.png") == 422
     assert previews.archive.count_requests() == 0
+
+
+@pytest.mark.parametrize("printed", ["", "garbage", "{}", '{"type":"preview"}', "[" * 5000])
+def test_garbage_of_a_preview_process_is_no_internal_error(
+    previews: PreviewSite, printed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "broken-parser"
+    program.write_text(f"#!/bin/sh\ncat > /dev/null\nprintf %s '{printed}'\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    assert previews.status("images/map.png") == 422
+    assert previews.cached_files() == []
 
 
 def test_queue_is_bounded(previews: PreviewSite) -> None:

@@ -38,10 +38,12 @@ def main() -> None:
     os.environ["HDF5_PLUGIN_PRELOAD"] = "::"
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # each thread reserves address space
     _limit_resources(task.seconds)
-    outcome = msgspec.json.encode(_outcome(task))
-    with suppress(BrokenPipeError):  # the catalogue was stopped
-        sys.stdout.buffer.write(outcome)
-        sys.stdout.flush()
+    with open(os.dup(1), "wb") as output:
+        os.dup2(2, 1)  # what libraries print is no part of the outcome
+        outcome = msgspec.json.encode(_outcome(task))
+        with suppress(BrokenPipeError):  # the catalogue was stopped
+            output.write(outcome)
+            output.flush()
     os._exit(0)  # HDF5 may crash when objects of a failed read are cleaned up at exit
 
 

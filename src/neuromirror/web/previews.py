@@ -170,7 +170,12 @@ class PreviewService:
             raise PreviewUnavailableError("Reading the file takes too long; try again later.", 504)
         if status > 0:  # the process prints why
             raise PreviewUnavailableError("Internal error of the catalogue.", 500)
-        outcome = PreviewFailure("too-large") if status else decode_outcome(output)
+        try:
+            outcome = PreviewFailure("too-large") if status else decode_outcome(output)
+        except msgspec.DecodeError as error:
+            # a parser of hostile bytes may have overwritten the output; not cached
+            logging.getLogger(__name__).warning("%s: no preview: %s", file.path, error)
+            raise PreviewUnavailableError(*_MESSAGES["unreadable"]) from error
         if isinstance(outcome, Preview) or outcome.reason in _LASTING:
             await asyncio.to_thread(self._write, path, msgspec.json.encode(outcome))
         return _result(outcome)
