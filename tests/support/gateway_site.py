@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import msgspec
 import uvicorn
@@ -55,8 +56,8 @@ def mirror_contents(
     listed: dict[str, ScriptedFile] = {}
     for path, content in contents.items():
         for one in (server, *others):
-            one.contents[f"/{path}"] = content
-        urls = tuple(f"{one.url}/{path}" for one in (server, *others))
+            one.contents[f"/{quote(path)}"] = content
+        urls = tuple(f"{one.url}/{quote(path)}" for one in (server, *others))
         listed[path] = ServedFile(content, sha256=True, urls=urls)
     source.scripted_datasets["data"] = ScriptedDataset(listed)
     harness.sync()

@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import h5py
 import numpy as np
 import pytest
 import requests
+import zarr
 
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.bucket_contents import FUSION
@@ -20,9 +23,6 @@ from support.mirror_harness import MirrorHarness
 from support.running_catalogue import RunningCatalogue, run_catalogue
 from support.volume_archives import LAYER, VolumeArchives
 
-fsspec = pytest.importorskip("fsspec")
-h5py = pytest.importorskip("h5py")
-zarr = pytest.importorskip("zarr")
 MODES = ("redirect", "proxy")
 
 

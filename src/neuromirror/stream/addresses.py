@@ -11,6 +11,7 @@ from neuromirror.lab.addresses import find_address, version_at
 from neuromirror.model import DatasetRef
 from neuromirror.store import NotAStoreError, Store
 from neuromirror.store.private_store import is_private_store
+from neuromirror.stream.catalogue_tree import CatalogueTree, parse_catalogue_address
 from neuromirror.stream.clone_tree import CloneTree
 from neuromirror.stream.errors import AddressUnresolvedError
 from neuromirror.stream.git_tree import GitTree
@@ -30,7 +31,8 @@ def open_tree(address: StrPath | VersionTree, *, store: StrPath | None = None) -
     ----------
     address
         One of these: a version of the store, such as ``dandi:000027@0.210831.2033``, a DOI or a
-        URL of the archive; a lock file; the folder of a clone. A tree is returned as it is.
+        URL of the archive; a lock file; the folder of a clone; the URL of a catalogue's page, or of
+        a file in its gateway. A tree is returned as it is.
     store
         The store; by default ``NEUROMIRROR_STORE``, else ``./store``, else the user's.
 
@@ -52,6 +54,9 @@ def open_tree(address: StrPath | VersionTree, *, store: StrPath | None = None) -
     text = os.fspath(address)
     if path.is_file() or (text.endswith(".lock") and ":" not in text):
         return LockTree(path)
+    catalogue = parse_catalogue_address(text)
+    if catalogue is not None:
+        return CatalogueTree(*catalogue)
     return _version_tree(text, store)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Final
 
 from markupsafe import Markup
@@ -9,7 +10,7 @@ from markupsafe import Markup
 from neuromirror.annex import key_digest
 from neuromirror.web.addresses import gateway_address
 from neuromirror.web.gateway.content_headers import MOVING, PINNED
-from neuromirror.web.gateway.service import Folder, NamedVersion
+from neuromirror.web.gateway.service import Document, Folder, NamedVersion, StoredFile
 from neuromirror.web.request import BadRequestError, CatalogueRequest, PageNotFoundError
 
 _PAGE_ENTRIES: Final = 2_000
@@ -39,11 +40,43 @@ async def list_folder(request: CatalogueRequest, named: NamedVersion, path: str)
     request.site.gateway.counts["folder"] += 1
     make = {"json": _as_json, "html": _as_page}.get(form, _as_links)
     reply = await make(request, named, folder)
-    reply.headers["cache-control"] = (PINNED if named.is_pinned else MOVING).replace(
-        ", no-transform", ""
-    )
+    reply.headers["cache-control"] = _cache_control(named)
     reply.headers["vary"] = "Accept"
     return reply
+
+
+async def describe_file(
+    request: CatalogueRequest, named: NamedVersion, found: StoredFile | Document
+) -> Any:
+    """Return a file as JSON: its key and digest, and the public URLs of its content."""
+    name, label = request.path_parameter("name"), request.path_parameter("label")
+    gateway = request.site.gateway
+    document: dict[str, Any] = {
+        "version": named.row.name,
+        "commit": named.row.commit,
+        "path": found.path,
+        "url": request.base_url + gateway_address(name, label, found.path),
+    }
+    if isinstance(found, Document):
+        digest = hashlib.sha256(found.content).hexdigest()
+        document |= {"size": len(found.content), "key": None, "digest": f"sha256:{digest}"}
+        document |= {"locations": [], "delivered": "document"}
+    else:
+        checksum = key_digest(found.file.key)
+        document |= {
+            "size": found.file.size,
+            "key": found.file.key,
+            "digest": None if checksum is None else ":".join(checksum),
+            "locations": await gateway.public_urls(named.row, found.file),
+            "delivered": gateway.modes.of(named.row.mirror),
+        }
+    reply = request.json_response(document)
+    reply.headers["cache-control"] = _cache_control(named)
+    return reply
+
+
+def _cache_control(named: NamedVersion) -> str:
+    return (PINNED if named.is_pinned else MOVING).replace(", no-transform", "")
 
 
 def _entries(request: CatalogueRequest, folder: Folder) -> list[dict[str, Any]]:

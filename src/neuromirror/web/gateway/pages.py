@@ -23,7 +23,7 @@ from neuromirror.web.gateway.content_response import (
     content_response,
 )
 from neuromirror.web.gateway.errors import ContentUnavailableError
-from neuromirror.web.gateway.listing import list_folder
+from neuromirror.web.gateway.listing import describe_file, list_folder
 from neuromirror.web.gateway.service import Document, NamedVersion, StoredFile
 from neuromirror.web.request import (
     CatalogueRequest,
@@ -68,6 +68,8 @@ async def deliver(request: CatalogueRequest) -> Any:
             if folder is not None:
                 return _to_folder(gateway_address(name, label, f"{path}/"))
         raise PageNotFoundError(f"{row.name} has no file {path[:200]!r}")
+    if request.query_parameter("format") == "json":
+        return await describe_file(request, named, found)
     if isinstance(found, Document):
         return await _deliver_document(request, named, found)
     return await _deliver_object(request, named, found)
@@ -149,8 +151,8 @@ async def _redirect(
     if early is not None:
         return early
     gateway = request.site.gateway
-    url = await gateway.redirect_url(named.row, file)
-    if not url:
+    urls = await gateway.public_urls(named.row, file)
+    if not urls:
         raise ContentUnavailableError(
             f"{named.row.name}: {file.path}: no public location of this file is known, or none "
             "answered the last check; get it in a clone, which may use other locations",
@@ -162,7 +164,7 @@ async def _redirect(
         307,
         {
             **{name: headers[name] for name in names if name in headers},
-            "location": quote(url, safe=_URL_SAFE),
+            "location": quote(urls[0], safe=_URL_SAFE),
             "neuromirror-verified": "no",
             "cache-control": REDIRECTED if named.is_pinned else MOVING,
             "content-length": "0",

@@ -179,8 +179,8 @@ class GatewayService:
 
         return await self._reader.run_in_thread(find)
 
-    async def redirect_url(self, row: VersionRow, file: ListedFile) -> str:
-        """Return the exact address of a file at the archive; empty without a public one."""
+    async def public_urls(self, row: VersionRow, file: ListedFile) -> list[str]:
+        """Return the URLs of a file at the archive without a credential, exact ones first."""
 
         def look(index: Index) -> list[str]:
             if not row.indexed:
@@ -196,7 +196,7 @@ class GatewayService:
 
         urls = await self._reader.query(look) or file.urls
         public = [url for url in urls if _may_redirect_to(url)]
-        return min(public, key=lambda url: url_version_id(url) is None, default="")
+        return sorted(public, key=lambda url: url_version_id(url) is None)
 
     async def content_size(self, row: VersionRow, file: ListedFile) -> int:
         """Return the size in bytes of a content that can be verified.

@@ -70,7 +70,7 @@ def _read(
     files = (
         matching_files(index, row, terms, start)
         if terms
-        else folder_entries(index, row, under, start)
+        else folder_entries(index, row, under, start, gateway=gateway)
     )
     if under and not terms and not start and files["indexed"] and not files["rows"]:
         raise PageNotFoundError(f"{row.name} has no folder '{under}'")

@@ -1,0 +1,114 @@
+"""The files of a catalogue, opened by a URL without a store and verified here."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import neuromirror
+from neuromirror.stream import AddressUnresolvedError, StreamError, open_tree
+from neuromirror.stream.catalogue_tree import parse_catalogue_address
+from support.gateway_site import mirror_contents, serve_gateway
+from support.range_server import RangeHandler, RangeRequest, RangeServer
+
+CONTENT = random.Random(5).randbytes(3_000_000)
+SMALL = b"small content"
+
+
+@pytest.fixture(scope="module")
+def archive() -> Iterator[RangeServer]:
+    """The archive."""
+    with RangeServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def at(archive: RangeServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a version in a gateway."""
+    contents = {"sub 1/data.bin": CONTENT, "sub 1/\u00e9#?.txt": SMALL, "b.txt": b"b"}
+    harness = mirror_contents(tmp_path_factory.mktemp("box"), archive, contents, piece_size=1 << 16)
+    with serve_gateway(harness) as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a store, and with an empty home."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NEUROMIRROR_STORE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_a_file_is_opened_by_the_url_of_a_page(at: str) -> None:
+    pages = at.replace("/at/", "/dataset/"), at, f"{at}/b.txt"
+    for address in pages:
+        with neuromirror.open(address, "sub 1/data.bin") as file:
+            file.seek(1_000_000)
+            assert file.read(100) == CONTENT[1_000_000:1_000_100]
+    with neuromirror.open(at, "sub 1/\u00e9#?.txt") as file:
+        assert file.read() == SMALL
+
+
+def test_the_tree_is_that_of_the_version(at: str) -> None:
+    tree = open_tree(at)
+    try:
+        assert tree.name.startswith("box:data@")
+        entries = {one.name: one for one in tree.entries("") or ()}
+        assert entries["sub 1"].is_folder
+        assert entries["b.txt"].size == 1
+        inner = {one.name: one for one in tree.entries("sub 1") or ()}
+        assert inner["data.bin"].size == len(CONTENT)
+        file = tree.file("sub 1/data.bin")
+        assert file is not None
+        assert file.digest == f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+        digests = tree.block_digests(file)
+        assert digests is not None
+        assert digests.piece_size == 1 << 16
+        assert tree.document(".gitattributes")
+        for absent in ("absent", "sub 1", "b.txt/x", "../b.txt", ""):
+            assert tree.file(absent) is None
+            assert tree.document(absent) is None
+        assert tree.entries("absent") is None
+    finally:
+        tree.close()
+
+
+def test_wrong_bytes_are_an_error_here(at: str, archive: RangeServer) -> None:
+    def fault(handler: RangeHandler, request: RangeRequest) -> bool:
+        handler.send_range(bytes(len(CONTENT)), request)
+        return True
+
+    archive.fault = fault
+    try:
+        with (
+            neuromirror.open(at, "sub 1/data.bin") as file,
+            pytest.raises(StreamError),
+        ):
+            file.read(200_000)
+    finally:
+        archive.fault = lambda handler, request: False
+
+
+def test_an_unknown_version_is_named(at: str) -> None:
+    with pytest.raises(AddressUnresolvedError):
+        open_tree(f"{at.rpartition('@')[0]}@nosuch")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("https://a.org/at/x:1@2/b/c", ("https://a.org", "x:1@2")),
+        ("https://a.org/p/at/x:1%402/", ("https://a.org/p", "x:1@2")),
+        ("https://a.org/dataset/x:1", ("https://a.org", "x:1@latest")),
+        ("https://a.org/file/x:1@2?path=b", ("https://a.org", "x:1@2")),
+        *((one, None) for one in ("x:1@2", "https://a.org/at/x", "https://dandiarchive.org/1")),
+    ],
+)
+def test_urls_of_catalogues(text: str, found: tuple[str, str] | None) -> None:
+    assert parse_catalogue_address(text) == found
