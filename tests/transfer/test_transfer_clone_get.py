@@ -9,14 +9,18 @@ from pathlib import Path
 import pytest
 
 from neuromirror.model import ConfigurationError, Evidence
+from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.transfer import NotACloneError, get
+from support.block_digests import digests_of
 from support.web_clone import (
     LARGE,
     WebClone,
     branch_logs,
+    cut_after,
     git,
     hold_until,
     object_modes,
+    other_bytes,
     temporary_files,
 )
 
@@ -182,3 +186,27 @@ def test_an_interrupted_get_keeps_and_records_what_arrived(web_clone: WebClone) 
     over.set()
     assert web_clone.recorded_files() == had | {"twice.dat"}
     assert temporary_files(web_clone.clone) == []
+
+
+def test_block_digests_of_large_files_are_recorded(web_clone: WebClone) -> None:
+    large = ("large/1.dat", "large/2.dat", "kinds/etag")
+    web_clone.web.faults[web_clone.url_path("large/2.dat")] = [other_bytes]
+    folder = BlockDigestsFolder.of_user()
+    assert web_clone.get("large/2.dat")["large/2.dat"].status == "error"
+    assert list(folder.paths()) == []
+    web_clone.web.faults.clear()
+    web_clone.web.faults[web_clone.url_path("large/1.dat")] = [cut_after(LARGE // 2)]
+    web_clone.get(*large, "small/1.dat")
+    for path in large:
+        file = web_clone.files[path]
+        part_size = 1 << 20 if path == "kinds/etag" else None
+        assert web_clone.has_content(path)
+        assert folder.read(file.key) == digests_of(file.content, 1 << 20, part_size)
+    assert len(list(folder.paths())) == len(large)
+
+
+def test_a_folder_that_cannot_be_written_does_not_fail_a_download(web_clone: WebClone) -> None:
+    root = BlockDigestsFolder.of_user().root
+    root.parent.mkdir(parents=True)
+    root.write_text("a file in place of the folder")
+    assert web_clone.get("large/1.dat")["large/1.dat"].status == "ok"

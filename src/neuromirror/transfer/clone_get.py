@@ -24,6 +24,7 @@ from neuromirror.transfer.annexed_files import (
     PathSelection,
     SelectedSubdataset,
 )
+from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
 from neuromirror.transfer.byte_progress import ByteProgress, ProgressMeter
 from neuromirror.transfer.config_check import check_absorbed
 from neuromirror.transfer.content_checks import check_for
@@ -62,7 +63,8 @@ def get(
     The status is ``notneeded`` if the content is here, ``ok`` if it was downloaded and matches its
     key, ``error`` if it could not be downloaded, with the reason for each URL, and ``impossible``
     if no URL is known or the file does not exist. The caller may stop at any time: the clone stays
-    consistent, and downloaded content is recorded in git-annex.
+    consistent, and downloaded content is recorded in git-annex. The block digests of files of
+    several pieces are recorded in the folder of the user.
 
     Parameters
     ----------
@@ -98,8 +100,9 @@ def get(
     """
     meter = ProgressMeter(progress)
     clone = AnnexClone.at(Path(dataset), trust_config=trust_config)
-    options = _GetOptions(recursive, jobs, trust_config)
-    yield from _CloneGet(clone, paths, "", options, meter).outcomes()
+    with BlockDigestsRecorder() as digests:
+        options = _GetOptions(recursive, jobs, trust_config, digests)
+        yield from _CloneGet(clone, paths, "", options, meter).outcomes()
 
 
 @dataclass(slots=True)
@@ -119,6 +122,7 @@ class _GetOptions:
     recursive: bool
     jobs: int
     trust_config: bool
+    digests: BlockDigestsRecorder
 
 
 class _CloneGet:
@@ -263,7 +267,8 @@ class _CloneGet:
                 self._delegated.append(DelegatedFile(content.paths[0], key))
             elif locations.urls:
                 fetching.add(key)
-                pool.put(FetchTask(key, content.size, locations.urls, locations.equivalent_keys))
+                urls, keys = locations.urls, locations.equivalent_keys
+                pool.put(FetchTask(key, content.size, urls, keys, self._options.digests))
             else:
                 why = "no URL or configured remote is known to have it" + _unconfigured_hint(
                     locations

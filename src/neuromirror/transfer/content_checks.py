@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from neuromirror.annex import parse_key
 from neuromirror.model import Evidence
 from neuromirror.transfer.key_checksums import Chunk, KeyChecksum, key_checksum
+
+if TYPE_CHECKING:
+    from neuromirror.transfer.block_digest_recorder import ContentDigester
 
 
 class ContentCheck:
@@ -28,6 +32,11 @@ class ContentCheck:
         Name of the algorithm for messages.
     evidence
         Evidence that a match gives; None for an algorithm without a category.
+
+    Attributes
+    ----------
+    digester
+        Receives the same bytes to compute their block digests; None not to.
     """
 
     def __init__(
@@ -42,6 +51,7 @@ class ContentCheck:
         self.algorithm = algorithm
         self.evidence = evidence
         self.bytes_seen = 0
+        self.digester: ContentDigester | None = None
 
     @property
     def has_digest(self) -> bool:
@@ -59,6 +69,16 @@ class ContentCheck:
         self.bytes_seen += len(chunk)
         for _, hasher in self._hashers:
             hasher.update(chunk)
+        if self.digester is not None:
+            self.digester.update(chunk)
+
+    def record_digests(self) -> None:
+        """Record the block digests of the bytes, which match the key.
+
+        A failure, such as a full disk, is ignored: the content itself is right.
+        """
+        if self.digester is not None:
+            self.digester.finish(self._hashers[0][1].hexdigest() if self._hashers else "")
 
     def mismatch(self) -> str | None:
         """Return why the bytes so far are not the key's content, None if they are.

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from neuromirror.model import default_piece_size
 from neuromirror.transfer.content_checks import ContentCheck, EquivalentKeyCheck, check_for
+
+if TYPE_CHECKING:
+    from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +27,23 @@ class FetchTask:
         URLs, in the order in which to try them.
     equivalent_keys
         Keys with checksums that git-annex recorded for a VURL key.
+    digests
+        Records the block digests of a content of several pieces; None not to.
     """
 
     key: str
     size: int | None
     urls: Sequence[str]
     equivalent_keys: Sequence[str] = ()
+    digests: BlockDigestsRecorder | None = None
 
     def check(self) -> ContentCheck:
         """Return a new check for the content; the key's backend must be supported."""
         found = check_for(self.key, self.equivalent_keys)
         assert found is not None
+        size = self.size
+        if self.digests is not None and size is not None and size > default_piece_size(size):
+            found.digester = self.digests.start(self.key, size)
         return found
 
 

@@ -173,6 +173,7 @@ class Fetcher:
                         self._record_error(found, url, error)
                         continue
                     self._check_stopped()
+                    growth.check.record_digests()
                     self._before_store(task.key)
                     self._store.finish_partial(task.key, file)
                     found.check, found.url = growth.check, url
