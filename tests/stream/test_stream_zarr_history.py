@@ -1,0 +1,107 @@
+"""Zarrs that upstream overwrote: the pinned state, or an error that names the chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from neuromirror.stream import (
+    ContentGoneError,
+    LocationsFailedError,
+    WrongBytesError,
+    open_zarr,
+)
+from neuromirror_demo import DemoBuckets
+from neuromirror_demo.bucket_contents import RAW_2025
+from neuromirror_demo.bucket_state import BENCHMARK
+from neuromirror_demo.recordings import compressed_recording, traces
+from support.mirror_harness import MirrorHarness
+from support.streamed_zarrs import FORMS, StreamedZarrs, streamed_zarrs
+
+RECORDING = f"{RAW_2025}/ecephys/ecephys_compressed/experiment1.zarr"
+INNER = RECORDING.partition("/")[2]
+
+
+@pytest.fixture
+def zarrs(tmp_path: Path) -> Iterator[StreamedZarrs]:
+    with streamed_zarrs(tmp_path / "zarrs") as found:
+        yield found
+
+
+def _array(version: str, path: str, store: Path) -> zarr.Array[Any]:
+    found = open_zarr(version, path, store=store)
+    assert isinstance(found, zarr.Array)
+    return found
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_old_state_is_read_where_upstream_keeps_versions(zarrs: StreamedZarrs, form: str) -> None:
+    store, path = zarrs.store(form), f"{zarrs.path(3)}/0"
+    before = _array(zarrs.version(), path, store)[...]
+    with zarrs.harnesses[form].index() as index:
+        first = index.resolve(f"demo:{zarrs.dandiset}", "draft").name
+        commit = index.resolve(f"demo:{zarrs.dandiset}", "draft").commit
+    assert first
+    zarrs.archive.change_zarr(zarrs.dandiset, zarrs.path(3), "0/c/0/0", b"\1" * 64)
+    zarrs.archive.change_zarr(zarrs.dandiset, zarrs.path(3), "0/c/1/1", None)
+    assert zarrs.harnesses[form].sync()[f"demo:{zarrs.dandiset}"].status == "ok"
+    old = _array(zarrs.version(commit), path, store)
+    assert np.array_equal(old[...], before)
+    new = _array(zarrs.version(), path, store)[...]
+    assert (new[:4, :4] == 0x01010101).all()
+    assert not new[4:8, 4:8].any()  # this state has no such chunk
+    assert np.array_equal(new[8:], before[8:])
+
+
+def test_expired_object_is_gone(zarrs: StreamedZarrs) -> None:
+    array = _array(zarrs.version(), f"{zarrs.path(2)}/0", zarrs.store())
+    found = zarrs.archive.find_zarr(zarrs.dandiset, zarrs.path(2))
+    zarrs.archive.bucket.expire(found.key("0/2/1"))
+    with pytest.raises(ContentGoneError) as caught:
+        array[...]
+    assert caught.value.path == f"{zarrs.path(2)}/0/2/1"
+
+
+@pytest.fixture
+def buckets(tmp_path: Path) -> Iterator[DemoBuckets]:
+    with DemoBuckets(tmp_path / "buckets") as running:
+        yield running
+
+
+def test_bucket_without_versions_names_the_chunk(buckets: DemoBuckets, tmp_path: Path) -> None:
+    harness = MirrorHarness(buckets.mirrors, tmp_path / "store")
+    harness.sync(f"demo-aind:{RAW_2025}")
+    version, array_path = f"demo-aind:{RAW_2025}", f"{INNER}/traces_seg0"
+    array = _array(version, array_path, harness.folder)
+    expected = np.frombuffer(traces(900, 4), "<i2").reshape(900, 16)
+    assert np.array_equal(array[...], expected)
+    buckets.overwrite(f"{RECORDING}/traces_seg0/1.0")
+    assert np.array_equal(array[:300], expected[:300])
+    with pytest.raises(WrongBytesError) as wrong:
+        array[300:600]
+    assert wrong.value.path == f"{array_path}/1.0"
+    buckets.delete_object(f"{RECORDING}/traces_seg0/2.0")
+    with pytest.raises((ContentGoneError, LocationsFailedError)) as gone:
+        array[600:]
+    assert gone.value.path == f"{array_path}/2.0"
+    assert isinstance(gone.value, ContentGoneError)
+
+
+def test_bucket_with_versions_keeps_the_old_state(buckets: DemoBuckets, tmp_path: Path) -> None:
+    name, asset = "recording.zarr", "ephys/demo/asset"
+    buckets.put_tree(f"{asset}/{name}", compressed_recording(900, 6), bucket=BENCHMARK)
+    harness = MirrorHarness(buckets.mirrors, tmp_path / "store")
+    results = harness.sync("demo-aind-benchmark")
+    (dataset,) = [one for one in results if one.endswith(asset)]
+    with harness.index() as index:
+        commit = index.resolve(dataset).commit
+    expected = np.frombuffer(traces(900, 6), "<i2").reshape(900, 16)
+    buckets.overwrite(f"{asset}/{name}/traces_seg0/0.0", bucket=BENCHMARK)
+    buckets.delete_object(f"{asset}/{name}/traces_seg0/2.0", bucket=BENCHMARK)
+    old = _array(f"{dataset}@{commit}", f"{name}/traces_seg0", harness.folder)
+    assert np.array_equal(old[...], expected)
