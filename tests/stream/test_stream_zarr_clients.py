@@ -1,0 +1,73 @@
+"""Unmodified Zarr libraries over fsspec: equal to a download to the bit, and no fill values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from zarr.storage import FsspecStore, LocalStore
+
+from neuromirror.stream import WrongBytesError
+from support.streamed_zarrs import FORMS, StreamedZarrs, streamed_zarrs, write_entries
+
+
+@pytest.fixture(scope="module")
+def zarrs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StreamedZarrs]:
+    """Zarrs in each form, read-only."""
+    with streamed_zarrs(tmp_path_factory.mktemp("zarrs")) as found:
+        yield found
+
+
+def _fsspec_store(zarrs: StreamedZarrs, zarr_format: int, form: str) -> FsspecStore:
+    url = f"neuromirror://{zarrs.version()}/{zarrs.path(zarr_format)}"
+    options = {"store": str(zarrs.store(form)), "skip_instance_cache": True}
+    return FsspecStore.from_url(url, storage_options=options, read_only=True)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_zarr_over_fsspec_equals_a_download(
+    zarrs: StreamedZarrs, tmp_path: Path, form: str, zarr_format: int
+) -> None:
+    folder = write_entries(tmp_path, zarrs.entries[zarr_format])
+    local = zarr.open_group(LocalStore(folder, read_only=True), mode="r")
+    found = zarr.open_group(_fsspec_store(zarrs, zarr_format, form), mode="r")
+    assert dict(found.attrs) == dict(local.attrs)
+    for name, array in local.arrays():
+        other = found[name]
+        assert isinstance(other, zarr.Array)
+        assert np.array_equal(other[...], array[...])
+
+
+def test_wrong_chunk_over_fsspec_is_an_error(tmp_path: Path) -> None:
+    with streamed_zarrs(tmp_path / "zarrs", ("inline",)) as zarrs:
+        array: Any = zarr.open_array(_fsspec_store(zarrs, 3, "inline"), path="0", mode="r")
+        found = zarrs.archive.find_zarr(zarrs.dandiset, zarrs.path(3))
+        entry = found.entries["0/c/0/1"]
+        zarrs.archive.bucket.overwrite(found.key("0/c/0/1"), entry.version_id, bytes(64))
+        with pytest.raises(WrongBytesError) as caught:
+            array[...]
+        assert caught.value.path == f"{zarrs.path(3)}/0/c/0/1"
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_ome_zarr_reader_equals_a_download(
+    zarrs: StreamedZarrs, tmp_path: Path, zarr_format: int
+) -> None:
+    reader = pytest.importorskip("ome_zarr.reader", reason="ome-zarr is not installed")
+    from ome_zarr.format import FormatV04  # type: ignore[import-not-found,unused-ignore]
+    from ome_zarr.io import ZarrLocation  # type: ignore[import-not-found,unused-ignore]
+
+    # the multiscales of the demo name version 0.4 in both formats of Zarr
+    local = LocalStore(write_entries(tmp_path, zarrs.entries[zarr_format]), read_only=True)
+    remote = _fsspec_store(zarrs, zarr_format, "manifest")
+    levels = []
+    for store in (local, remote):
+        (node,) = reader.Reader(ZarrLocation(store, fmt=FormatV04()))()
+        levels.append([np.asarray(one) for one in node.data])
+    assert len(levels[0]) == 3
+    assert all(np.array_equal(*pair) for pair in zip(*levels, strict=True))
