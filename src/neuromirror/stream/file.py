@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from neuromirror.stream.verified_object import VerifiedObject
 
-_MAX_AHEAD: Final = 32 << 20
+_MAX_AHEAD: Final = 24 << 20
+"""Maximum number of bytes that are requested before they are read."""
 _MIN_AHEAD: Final = 1 << 20
 _PEEK: Final = 1 << 16
 
@@ -136,11 +137,50 @@ class VerifiedFile(io.RawIOBase):
         self._next = self._position
         return count
 
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return bytes from the position.
+
+        Parameters
+        ----------
+        size
+            The number of bytes; negative or None for all bytes to the end.
+
+        Returns
+        -------
+        bytes
+            The bytes; fewer than ``size`` only at the end.
+
+        Raises
+        ------
+        StreamError
+            The bytes cannot be read or verified.
+        """
+        count = self.size if size is None or size < 0 else size
+        stop = min(self._position + count, self.size)
+        if self.closed or stop - self._position > _MAX_AHEAD:
+            data = bytearray(max(0, stop - self._position))
+            self.readinto(data)
+            return bytes(data)
+        # without the buffer of readinto, which would have to be copied
+        self._read_ahead(self._position, stop)
+        try:
+            found = self.content.read_ranges([(self._position, stop)])[0]
+        except Exception as error:
+            self.failure = error
+            raise
+        self._position += len(found)
+        self._next = self._position
+        return found
+
     def readall(self) -> bytes:
-        """Return all bytes from the position to the end."""
-        data = bytearray(max(0, self.size - self._position))
-        self.readinto(data)
-        return bytes(data)
+        """Return all bytes from the position to the end.
+
+        Returns
+        -------
+        bytes
+            The bytes.
+        """
+        return self.read()
 
     def peek(self, size: int = 0) -> bytes:
         """Return bytes from the position without moving it; used by ``readline``."""
@@ -163,4 +203,7 @@ class VerifiedFile(io.RawIOBase):
             return  # half of what was requested is still unread
         self._ahead = min(max(2 * self._ahead, 2 * (stop - start), _MIN_AHEAD), _MAX_AHEAD)
         self._requested = min(stop + self._ahead, self.size)
+        if self._ahead == _MAX_AHEAD:
+            # pieces that were read would displace those that were requested ahead
+            self.content.forget(start)
         self.content.prefetch(start, self._requested)

@@ -18,10 +18,10 @@ from neuromirror.stream.stored_pieces import StoredPieces
 from neuromirror.stream.transport import Transport
 from neuromirror.stream.whole_reader import WholeReader
 
-MEMORY: Final = 64 << 20
+MEMORY: Final = 32 << 20
 """Maximum size in bytes of the pieces of one content that are kept in memory."""
 
-_REQUEST: Final = 8 << 20
+_REQUEST: Final = 4 << 20
 """Size in bytes above which consecutive pieces are requested in parallel."""
 
 ByteRange = tuple[int, int]
@@ -176,6 +176,19 @@ class VerifiedObject:
             if total > self._memory // 2:  # the ranges may come from anyone
                 return
             self.prefetch(start, stop)
+
+    def forget(self, stop: int) -> None:
+        """Remove pieces from memory that end before an offset.
+
+        Parameters
+        ----------
+        stop
+            The offset in bytes.
+        """
+        before = stop // self.check.piece_size
+        with self._lock:
+            for number in [one for one in self._pieces if one < before]:
+                self._held -= len(self._pieces.pop(number))
 
     # --- pieces
 
