@@ -63,6 +63,23 @@ class CachedContent:
                 return data if os.preadv(descriptor, [data], start) == len(data) else None
         return None
 
+    def has(self, start: int, stop: int) -> bool:
+        """Return whether a range is in the cache.
+
+        Parameters
+        ----------
+        start, stop
+            Offsets of the first byte, and after the last byte.
+
+        Returns
+        -------
+        bool
+            Whether all its bytes are there; they are not verified.
+        """
+        with self._lock, suppress(OSError):
+            return self._find(start, stop) is not None
+        return False
+
     def open_whole(self) -> int | None:
         """Open a file that starts with the whole content, which is not verified.
 

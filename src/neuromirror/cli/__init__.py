@@ -10,6 +10,7 @@ import click
 from neuromirror import __version__
 from neuromirror.cli.audit import audit_command
 from neuromirror.cli.backup import backup_command, restore_index_command
+from neuromirror.cli.cache import cache_command
 from neuromirror.cli.catalogue import catalogue_command
 from neuromirror.cli.check_archive import check_archive_command
 from neuromirror.cli.cite import cite_command
@@ -108,7 +109,9 @@ main.add_section(
         reproduce_command,
     ],
 )
-main.add_section("Data", [clone_command, get_command, digest_command, export_command])
+main.add_section(
+    "Data", [clone_command, get_command, cache_command, digest_command, export_command]
+)
 main.add_section(
     "Operate",
     [

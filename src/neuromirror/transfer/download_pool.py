@@ -11,10 +11,12 @@ from contextvars import copy_context
 from typing import Final
 
 from neuromirror.annex import is_private_host_allowed
+from neuromirror.cache import open_cache
 from neuromirror.net import ConnectionFactory, HostCircuitBreaker, RequestLimits
 from neuromirror.transfer.annex_objects import AnnexObjectStore
 from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.transfer.block_bodies import BlockBodies
+from neuromirror.transfer.cached_contents import CachedContents
 from neuromirror.transfer.fetch_connections import FetchConnections
 from neuromirror.transfer.fetch_tasks import FetchResult, FetchTask
 from neuromirror.transfer.fetcher import Fetcher
@@ -100,6 +102,7 @@ class DownloadPool:
         self._headers = settings.headers
         self._blocks = BlockBodies(settings)
         self._store = store
+        self._cached = CachedContents(open_cache())
         self._before_store = before_store
         self._breaker = sessions.breaker
         self._stop = threading.Event()
@@ -172,6 +175,7 @@ class DownloadPool:
             connections,
             self._blocks,
             self._store,
+            self._cached,
             self._breaker,
             stop=self._stop,
             report_bytes=lambda key, more: self._results.put((key, more)),

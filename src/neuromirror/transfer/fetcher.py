@@ -27,6 +27,7 @@ from neuromirror.transfer.annex_objects import (
     write_all,
 )
 from neuromirror.transfer.block_bodies import BlockBodies, is_block_url
+from neuromirror.transfer.cached_contents import CachedContents
 from neuromirror.transfer.content_bodies import ContentBodies, ContentMismatchError
 from neuromirror.transfer.content_checks import ContentCheck
 from neuromirror.transfer.fetch_connections import FetchConnections
@@ -70,6 +71,8 @@ class Fetcher:
         Opens blocks of volumes; shared by all threads.
     store
         Object directory of the clone.
+    cached
+        Contents that need no download.
     breaker
         Circuit breaker shared by all threads.
     stop
@@ -88,6 +91,7 @@ class Fetcher:
         connections: FetchConnections,
         blocks: BlockBodies,
         store: AnnexObjectStore,
+        cached: CachedContents,
         breaker: HostCircuitBreaker,
         *,
         stop: threading.Event,
@@ -98,6 +102,7 @@ class Fetcher:
         self._connections = connections
         self._bodies = ContentBodies(blocks, breaker)
         self._store = store
+        self._cached = cached
         self._stop = stop
         self._report_bytes = report_bytes
         self._before_store = before_store
@@ -120,6 +125,11 @@ class Fetcher:
 
     def _fetch_small(self, task: FetchTask, size: int, found: FetchResult) -> None:
         with self._store.reserve_space(size):
+            if (cached := self._cached.read(task)) is not None:
+                self._before_store(task.key)
+                self._store.put(task.key, cached[0])
+                found.check = cached[1]
+                return
             for url in task.urls:
                 try:
                     content, check = self._read_small(url, task, size)
@@ -164,6 +174,8 @@ class Fetcher:
         with self._store.open_partial(task.key) as file:
             there = os.fstat(file).st_size
             with self._store.reserve_space(task.size, there):
+                if not there and self._copy_cached(task, file, found):
+                    return
                 growth = _PartialContent(task, file, self._report_bytes)
                 growth.resume(self._check_stopped)
                 for url in task.urls:
@@ -180,6 +192,17 @@ class Fetcher:
                     return
                 if not growth.check.bytes_seen or not growth.check.has_digest:
                     self._store.discard_partial(task.key)
+
+    def _copy_cached(self, task: FetchTask, file: int, found: FetchResult) -> bool:
+        """Return whether the content was in the cache, and is stored."""
+        check = self._cached.copy(task, file, lambda more: self._report_bytes(task.key, more))
+        if check is None:
+            return False
+        self._check_stopped()
+        self._before_store(task.key)
+        self._store.finish_partial(task.key, file)
+        found.check = check
+        return True
 
     def _extend(self, url: str, growth: _PartialContent) -> None:
         """Download the rest of partial content; raises NetError or ContentMismatchError."""
