@@ -118,7 +118,7 @@ def test_a_base_install_has_what_a_user_needs_and_nothing_of_an_operator() -> No
 
 def test_extras_are_for_users_and_groups_for_a_checkout(setup: configparser.ConfigParser) -> None:
     extras = set(setup["options.extras_require"])
-    assert extras == {"all", "cluster", "demo", "service", "volumes", "web"}
+    assert extras == {"all", "cluster", "demo", "service", "stream", "volumes", "web"}
     for extra in extras:
         assert requirements(extra), extra
         assert requirements(extra) <= requirements("all"), extra
