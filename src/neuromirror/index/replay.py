@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, Final, Protocol
 
 from neuromirror.index.contents import record_block_digests
@@ -205,17 +205,11 @@ def record_skipped_version(
 
 
 def _apply_failure(connection: sqlite3.Connection, entry: TaskFailed) -> None:
+    message = _storable_text(entry.message)
     connection.execute(
         "INSERT INTO failures VALUES (?,?,?,?,?,?) ON CONFLICT DO UPDATE "
         "SET message = excluded.message, last_at = excluded.last_at",
-        (
-            entry.task,
-            entry.mirror,
-            entry.local_id,
-            _storable_text(entry.message),
-            entry.at,
-            entry.at,
-        ),
+        (entry.task, entry.mirror, entry.local_id, message, entry.at, entry.at),
     )
 
 
@@ -275,41 +269,29 @@ def _insert_version(
     attributes: dict[str, list[str]],
 ) -> int:
     """Insert the row of a version and return its number."""
+    values = _fields(entry) | {
+        "dataset": dataset,
+        "seq": seq,
+        "time": entry.time or "",
+        "exception_count": len(entry.exceptions),
+        "exceptions": _compact_json(entry.exceptions),
+        "evidence": _compact_json(entry.evidence),
+        "title": title,
+        "license": _compact_json([_storable_text(name) for name in entry.license]),
+        "doi": None if entry.doi is None else _storable_text(entry.doi),
+        "attributes": _compact_json(attributes),
+        "inline": _compact_json(entry.inline),
+    }
     version = connection.execute(
         "INSERT INTO versions (dataset, seq, label, upstream, kind, state, commit_id, tree_id, "
         "annex_commit_id, time, files, bytes, exception_count, exceptions, evidence, title, "
         "license, doi, metadata_only, recorded_at, metadata_digest, attributes, form, "
         "manifest_only_files, manifest_only_bytes, inline_components, indexed) "
-        "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-        (
-            dataset,
-            seq,
-            entry.label,
-            entry.upstream,
-            entry.kind,
-            entry.state,
-            entry.commit,
-            entry.tree,
-            entry.annex_commit,
-            entry.time or "",
-            entry.files,
-            entry.bytes,
-            len(entry.exceptions),
-            _compact_json(entry.exceptions),
-            _compact_json(entry.evidence),
-            title,
-            _compact_json([_storable_text(name) for name in entry.license]),
-            None if entry.doi is None else _storable_text(entry.doi),
-            int(entry.metadata_only),
-            entry.at,
-            entry.metadata,
-            _compact_json(attributes),
-            entry.form,
-            entry.manifest_only_files,
-            entry.manifest_only_bytes,
-            _compact_json(entry.inline),
-            int(entry.indexed),
-        ),
+        "VALUES (:dataset, :seq, :label, :upstream, :kind, :state, :commit, :tree, "
+        ":annex_commit, :time, :files, :bytes, :exception_count, :exceptions, :evidence, :title, "
+        ":license, :doi, :metadata_only, :at, :metadata, :attributes, :form, "
+        ":manifest_only_files, :manifest_only_bytes, :inline, :indexed)",
+        values,
     ).lastrowid
     assert version is not None
     return version
@@ -397,18 +379,9 @@ def _apply_visit(connection: sqlite3.Connection, entry: VisitEnded) -> None:
     title = _storable_text(entry.title)
     visit = connection.execute(
         "INSERT INTO visits (dataset, visit, started_at, ended_at, status, fingerprint, pending, "
-        "message, traffic) VALUES (?,?,?,?,?,?,?,?,?)",
-        (
-            dataset,
-            entry.visit,
-            entry.started,
-            entry.ended,
-            entry.status,
-            entry.fingerprint,
-            entry.pending,
-            entry.message,
-            _compact_json(entry.traffic),
-        ),
+        "message, traffic) VALUES (:dataset, :visit, :started, :ended, :status, :fingerprint, "
+        ":pending, :message, :traffic)",
+        _fields(entry) | {"dataset": dataset, "traffic": _compact_json(entry.traffic)},
     ).lastrowid
     connection.execute(
         "UPDATE datasets SET last_visit = ?, "
@@ -427,19 +400,9 @@ def _apply_hold(connection: sqlite3.Connection, entry: HoldPlaced) -> None:
     dataset = _dataset_number(connection, entry.mirror, entry.local_id)
     connection.execute(
         "INSERT INTO holds (hold, dataset, upstream, state, reason, files_removed, files_before, "
-        "placed_at) SELECT ?,?,?,?,?,?,?,? "
-        "WHERE NOT EXISTS (SELECT 1 FROM holds WHERE hold = ? AND outcome IS NULL)",
-        (
-            entry.hold,
-            dataset,
-            entry.upstream,
-            entry.state,
-            entry.reason,
-            entry.removed,
-            entry.before,
-            entry.at,
-            entry.hold,
-        ),
+        "placed_at) SELECT :hold, :dataset, :upstream, :state, :reason, :removed, :before, :at "
+        "WHERE NOT EXISTS (SELECT 1 FROM holds WHERE hold = :hold AND outcome IS NULL)",
+        _fields(entry) | {"dataset": dataset},
     )
 
 
@@ -518,6 +481,10 @@ def _is_current(connection: sqlite3.Connection, dataset: int, version: int) -> b
         f"SELECT {CURRENT} FROM datasets d WHERE d.id = ?", (dataset,)
     ).fetchone()
     return bool(current == version)
+
+
+def _fields(entry: JournalEntry) -> dict[str, Any]:
+    return {one.name: getattr(entry, one.name) for one in fields(entry)}
 
 
 def _storable_text(text: str) -> str:

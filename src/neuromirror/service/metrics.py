@@ -11,7 +11,8 @@ import re
 import shutil
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -151,8 +152,17 @@ def _label(value: str) -> str:
     return value if _LABEL.fullmatch(value) else "other"
 
 
-def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"neuromirror_{name}", text, labels=labels)
+def _gauge(
+    name: str,
+    text: str,
+    labels: Sequence[str] = (),
+    samples: Iterable[tuple[Sequence[str], float]] = (),
+) -> GaugeMetricFamily:
+    """Return a gauge with a sample per combination of label values."""
+    family = GaugeMetricFamily(f"neuromirror_{name}", text, labels=labels)
+    for values, number in samples:
+        family.add_metric(values, number)
+    return family
 
 
 class _CatalogueCollector(Collector):
@@ -213,9 +223,8 @@ class _StateCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metric families, including those without a sample."""
-        build = _gauge("build_info", "The running release; always 1.", "version")
-        build.add_metric([__version__], 1)
-        yield build
+        build = "The running release; always 1."
+        yield _gauge("build_info", build, ["version"], [([__version__], 1)])
         now = self._clock()
         served = sorted(self._served)
         leases, readable = _gauge("leases", "Valid leases, one per running job."), True
@@ -228,47 +237,47 @@ class _StateCollector(Collector):
         except NeuromirrorError:
             tasks, readable = {}, False
         yield leases
-        yield _boolean_gauge(
-            "schedule_readable", "Whether the schedule can be read (1 or 0).", readable
-        )
+        text = "Whether the schedule can be read (1 or 0)."
+        yield _gauge("schedule_readable", text, samples=[([], readable)])
         others = {row.name: row for row in tasks.pop("", [])}
         yield from _housekeeping_metrics(others)
         yield from _schedule_metrics(tasks, leased, now)
-        superdatasets = _gauge(
+        yield _gauge(
             "failing_superdatasets",
             "Consecutive failures to update the mirror's superdatasets.",
-            "mirror",
+            ["mirror"],
+            (
+                ([name], row.failures)
+                for name in (*served, ALL_MIRRORS.name)
+                if (row := others.get(SUPERDATASET_PREFIX + name)) is not None
+            ),
         )
-        for name in (*served, ALL_MIRRORS.name):
-            if (row := others.get(SUPERDATASET_PREFIX + name)) is not None:
-                superdatasets.add_metric([name], row.failures)
-        yield superdatasets
         status, unavailable_counts, failures, readable = self._status()
-        yield _boolean_gauge("index_readable", "Whether the index can be read (1 or 0).", readable)
+        text = "Whether the index can be read (1 or 0)."
+        yield _gauge("index_readable", text, samples=[([], readable)])
         yield from _index_metrics(status)
-        unavailable = _gauge(
+        yield _gauge(
             "unavailable_locations",
             "Locations whose last probe did not find the mirrored bytes, by probe result.",
-            *("mirror", "result"),
+            ["mirror", "result"],
+            (
+                ([mirror, _label(result)], count)
+                for mirror, counts in unavailable_counts.items()
+                for result, count in counts.items()
+            ),
         )
-        for mirror, counts in unavailable_counts.items():
-            for result, count in counts.items():
-                unavailable.add_metric([mirror, _label(result)], count)
-        yield unavailable
-        failing = _gauge(
+        yield _gauge(
             "failures",
             "Tasks that failed and have not succeeded since, by task (list, visit, backup ...); "
             "mirror is empty for tasks of the whole store.",
-            *("mirror", "task"),
+            ["mirror", "task"],
+            (
+                ([mirror and _label(mirror), _label(task)], count)
+                for (mirror, task), count in failures.items()
+            ),
         )
-        for (mirror, task), count in failures.items():
-            failing.add_metric([mirror and _label(mirror), _label(task)], count)
-        yield failing
-        damaged = _gauge(
-            "damaged_items", "Damaged items that the integrity check of store and index has found."
-        )
-        damaged.add_metric([], len(known_damage(self._store)))
-        yield damaged
+        text = "Damaged items that the integrity check of store and index has found."
+        yield _gauge("damaged_items", text, samples=[([], len(known_damage(self._store)))])
         yield from self._successes(served, {one.mirror: one for one in status}, readable)
         yield from self._disk()
 
@@ -290,12 +299,12 @@ class _StateCollector(Collector):
             "listing_last_success_timestamp_seconds",
             "When the mirror's list of datasets was last read completely, in POSIX seconds; "
             "0: never.",
-            "mirror",
+            ["mirror"],
         )
         visited = _gauge(
             "visit_last_success_timestamp_seconds",
             "When a visit of a dataset of the mirror last succeeded, in POSIX seconds; 0: never.",
-            "mirror",
+            ["mirror"],
         )
         for name in mirrors:
             checked = self._store.last_listed(name)
@@ -309,42 +318,33 @@ class _StateCollector(Collector):
     def _disk(self) -> Iterator[Metric]:
         free = _gauge("store_free_bytes", "Free bytes on the store's disk.")
         size = _gauge("store_disk_bytes", "Size of the store's disk in bytes.")
-        try:
+        with suppress(OSError):
             usage = shutil.disk_usage(self._store.root)
-        except OSError:
-            yield from (free, size)
-            return
-        free.add_metric([], usage.free)
-        size.add_metric([], usage.total)
+            free.add_metric([], usage.free)
+            size.add_metric([], usage.total)
         yield from (free, size)
-
-
-def _boolean_gauge(name: str, text: str, value: bool) -> Metric:
-    found = _gauge(name, text)
-    found.add_metric([], int(value))
-    return found
 
 
 def _schedule_metrics(
     tasks: Mapping[str, list[TaskRow]], leased: set[str], now: float
 ) -> Iterator[Metric]:
     """Yield how far each mirror is behind its schedule."""
-    queue = _gauge("queue_length", "Tasks that are due and that no worker has taken.", "mirror")
+    queue = _gauge("queue_length", "Tasks that are due and that no worker has taken.", ["mirror"])
     oldest = _gauge(
-        "oldest_due_age_seconds", "Time since the oldest of these tasks became due.", "mirror"
+        "oldest_due_age_seconds", "Time since the oldest of these tasks became due.", ["mirror"]
     )
     current = _gauge(
         "current_datasets_ratio",
         "Share of the datasets whose last visit succeeded and that are not due for another.",
-        "mirror",
+        ["mirror"],
     )
     disabled = _gauge(
         "disabled_datasets",
         "Datasets not visited until the mirror's list reports a change.",
-        "mirror",
+        ["mirror"],
     )
     failing = _gauge(
-        "failing_listings", "Consecutive failures to read the mirror's list.", "mirror"
+        "failing_listings", "Consecutive failures to read the mirror's list.", ["mirror"]
     )
     for mirror, rows in tasks.items():
         waiting = [row for row in rows if _is_due(row, now) and row.name not in leased]
@@ -365,10 +365,10 @@ def _housekeeping_metrics(tasks: Mapping[str, TaskRow]) -> Iterator[Metric]:
     ended = _gauge(
         "housekeeping_last_finish_timestamp_seconds",
         "When the task last finished, in POSIX seconds.",
-        "task",
+        ["task"],
     )
     failures = _gauge(
-        "failing_housekeeping_tasks", "Consecutive failures of the housekeeping task.", "task"
+        "failing_housekeeping_tasks", "Consecutive failures of the housekeeping task.", ["task"]
     )
     for name, row in tasks.items():
         if not name.startswith(HOUSEKEEPING_PREFIX):
@@ -391,33 +391,23 @@ def _is_current(row: TaskRow, now: float) -> bool:
 
 def _index_metrics(status: list[MirrorStatus]) -> Iterator[Metric]:
     """Yield the metrics that the index has of each mirror."""
-    figures: list[tuple[str, str, Callable[[MirrorStatus], float]]] = [
-        ("datasets", "Known datasets, subdatasets included.", lambda one: one.datasets),
-        ("mirrored_datasets", "Datasets with at least one version.", lambda one: one.mirrored),
-        ("versions", "Versions minted.", lambda one: one.versions),
-        ("files", "Files in the latest versions of all datasets.", lambda one: one.files),
-        ("content_bytes", "Bytes of these files, stored upstream.", lambda one: one.bytes),
-        (
-            "failing_datasets",
-            "Datasets whose last visit failed or was partial.",
-            lambda one: one.failing,
-        ),
-        (
-            "removed_datasets",
-            "Datasets that upstream no longer lists.",
-            lambda one: one.removed_upstream,
-        ),
-        ("settling_datasets", "Datasets postponed until they settle.", lambda one: one.settling),
+    figures = [
+        ("datasets", "Known datasets, subdatasets included.", "datasets"),
+        ("mirrored_datasets", "Datasets with at least one version.", "mirrored"),
+        ("versions", "Versions minted.", "versions"),
+        ("files", "Files in the latest versions of all datasets.", "files"),
+        ("content_bytes", "Bytes of these files, stored upstream.", "bytes"),
+        ("failing_datasets", "Datasets whose last visit failed or was partial.", "failing"),
+        ("removed_datasets", "Datasets that upstream no longer lists.", "removed_upstream"),
+        ("settling_datasets", "Datasets postponed until they settle.", "settling"),
         (
             "unreadable_sidecar_datasets",
             "Datasets with an unreadable sidecar file in their newest version.",
-            lambda one: one.unreadable_sidecars,
+            "unreadable_sidecars",
         ),
-        ("open_holds", "Listings held until an operator decides.", lambda one: one.open_holds),
-        ("incidents", "Recorded incidents; never decreases.", lambda one: one.incidents),
+        ("open_holds", "Listings held until an operator decides.", "open_holds"),
+        ("incidents", "Recorded incidents; never decreases.", "incidents"),
     ]
-    for name, text, figure in figures:
-        family = _gauge(name, text, "mirror")
-        for one in status:
-            family.add_metric([one.mirror], figure(one))
-        yield family
+    for name, text, field in figures:
+        samples = (([one.mirror], getattr(one, field)) for one in status)
+        yield _gauge(name, text, ["mirror"], samples)
