@@ -30,7 +30,7 @@ from neuromirror.annex import key_for, link_target, location_log, log_path, url_
 from neuromirror.git import ObjectReader
 from neuromirror.mint import DeltaBase, MintResult, ParentCommits, Snapshot, mint, mint_delta
 from neuromirror.mint.delta_writer import patch_manifest
-from neuromirror.mint.manifest_writer import CanonicalManifestWriter
+from neuromirror.mint.transaction import CanonicalManifestWriter
 from neuromirror.model import Change, Digest, FileRecord, SnapshotEntry
 from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH, Repository
 

@@ -28,8 +28,8 @@ from neuromirror.sources.dandi import DandiOptions, DandiSource
 from neuromirror.sources.dandi import buckets as buckets_module
 from neuromirror.sources.dandi import zarr_checksum as checksum_module
 from neuromirror.sources.dandi.buckets import ObjectAddress, parse_object_url
-from neuromirror.sources.dandi.sorted_rows import SortedRows
 from neuromirror.sources.dandi.zarr_checksum import compute_zarr_checksum, parse_checksum
+from neuromirror.sources.dandi.zarr_listing import SortedRows
 from neuromirror.sources.dandi.zarrs import ZarrSource
 from support.dandi_replay import DandiReplayServer
 from support.moto_buckets import MIB, Buckets, moto_server
@@ -210,7 +210,7 @@ def test_a_malformed_checksum_is_refused(wrong):
 
 
 def test_many_rows_are_sorted_on_disk_and_read_more_than_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("neuromirror.sources.dandi.sorted_rows._RUN", 10)
+    monkeypatch.setattr("neuromirror.sources.dandi.zarr_listing._RUN", 10)
     now = datetime(2024, 1, 1, tzinfo=UTC)
     keys = [b"%03d" % (number * 37 % 101) for number in range(101)]
     rows = SortedRows((ObjectRow(key, 1, "e", now, "v") for key in keys), tmp_path)

@@ -11,9 +11,8 @@ from typing import TypeVar
 from neuromirror.crawl.guards.difference import StateDifference
 from neuromirror.crawl.index_rebuild import restore_records
 from neuromirror.crawl.recorder import Recorder, RefMove
-from neuromirror.crawl.visit.labels import component_label, free_label
 from neuromirror.crawl.visit.snapshot import SpooledSnapshot
-from neuromirror.crawl.visit.version_entry import version_entry
+from neuromirror.crawl.visit.version_entry import component_label, free_label, version_entry
 from neuromirror.git import ObjectReader
 from neuromirror.index import (
     CrawlIndex,

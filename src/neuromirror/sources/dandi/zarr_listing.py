@@ -7,6 +7,8 @@ import json
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from heapq import merge
+from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -17,7 +19,6 @@ import msgspec
 from neuromirror import __version__
 from neuromirror.model import DatasetFacts, ExcludedEntry, FileRecord, Location, VersionRef
 from neuromirror.net import ObjectRow, S3Bucket, S3Capabilities, S3Listing
-from neuromirror.sources.dandi.sorted_rows import SortedRows
 from neuromirror.sources.dandi.zarr_api import ZarrApi, ZarrState
 from neuromirror.sources.dandi.zarr_checksum import compute_zarr_checksum
 from neuromirror.sources.errors import (
@@ -31,6 +32,7 @@ from neuromirror.sources.s3.history import moment_of, state_at
 from neuromirror.sources.s3.listing_reader import ListingReader, ReaderRules
 from neuromirror.sources.s3.object_claims import ClaimResolver
 from neuromirror.sources.s3.plain import PLAIN
+from neuromirror.sources.s3.row_spool import read_rows, write_row
 from neuromirror.sources.volumes import VOLUME_REMOTE
 
 CHECKSUM: Final = "zarr-checksum"
@@ -281,3 +283,45 @@ class ZarrListing(Listing):
                 f"{self._name}: the bucket lists its objects but refuses to return them (HTTP "
                 f"{status}), and the archive states no embargo"
             )
+
+
+_RUN: Final = 50_000
+
+_key = attrgetter("key")
+
+
+class SortedRows:
+    """Rows sorted by key, which can be iterated repeatedly.
+
+    The constructor reads all ``rows``. From 50,000 rows on they are stored in files in ``folder``,
+    which the caller removes.
+    """
+
+    def __init__(self, rows: Iterable[ObjectRow], folder: Path) -> None:
+        self._folder = folder
+        self._runs: list[Path] = []
+        self._left: list[ObjectRow] = []
+        for row in rows:
+            self._left.append(row)
+            if len(self._left) >= _RUN:
+                self._write()
+        self._left.sort(key=_key)
+
+    def _write(self) -> None:
+        self._left.sort(key=_key)
+        path = self._folder / f"run-{len(self._runs)}"
+        with path.open("xb", buffering=1 << 18) as file:
+            for row in self._left:
+                write_row(file, row)
+        self._runs.append(path)
+        self._left = []
+
+    def __iter__(self) -> Iterator[ObjectRow]:
+        if not self._runs:
+            return iter(self._left)
+        return merge(*map(_read, self._runs), self._left, key=_key)
+
+
+def _read(path: Path) -> Iterator[ObjectRow]:
+    with path.open("rb", buffering=1 << 16) as file:
+        yield from read_rows(file)

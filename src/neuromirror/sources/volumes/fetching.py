@@ -34,12 +34,15 @@ from neuromirror.sources.volumes.errors import (
     TokenRefusedError,
     WrongVoxelsError,
 )
-from neuromirror.sources.volumes.requests import BLOSC, CutoutRequest, cutout_request, token_probe
-from neuromirror.sources.volumes.subrequests import (
+from neuromirror.sources.volumes.requests import (
+    BLOSC,
+    CutoutRequest,
     Subrequest,
     copy_subrequest,
+    cutout_request,
     iter_planes,
     split_block,
+    token_probe,
 )
 from neuromirror.sources.volumes.tokens import token_variable
 from neuromirror.sources.volumes.urls import ITEM_SIZES, BlockUrl
