@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from neuromirror.net import RequestLimits, Session
-from neuromirror.sources.dandi import source
 from neuromirror_demo import DemoArchive
 from support.command_shell import PROGRAM, Shell
 
@@ -46,12 +43,3 @@ def copied(synced: Shell, tmp_path: Path) -> Shell:
     """A writable copy of that store."""
     shutil.copytree(synced.store, tmp_path / "copy", symlinks=True)
     return synced.with_changes(store=tmp_path / "copy")
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short waits between request attempts, in this process."""
-    limits = RequestLimits(
-        attempts=2, wait=0.01, wait_max=0.01, retry_after_max=5, connect=2, read=2
-    )
-    monkeypatch.setattr(source, "Session", partial(Session, limits=limits))

@@ -238,9 +238,7 @@ def _fails(shell: Shell, *fragments: str) -> str:
     return line
 
 
-def test_a_refused_connection_is_reported(
-    tmp_path: Path, impatient: None, closed_port: int
-) -> None:
+def test_a_refused_connection_is_reported(tmp_path: Path, no_waits: None, closed_port: int) -> None:
     folder = write_mirror_file(
         tmp_path / "mirrors", "away", api_mirror_settings(f"http://127.0.0.1:{closed_port}/api")
     )
@@ -249,7 +247,7 @@ def test_a_refused_connection_is_reported(
     assert f"check the network and the address in {folder}/away.toml" in line
 
 
-def test_an_unknown_host_is_reported(tmp_path: Path, impatient: None) -> None:
+def test_an_unknown_host_is_reported(tmp_path: Path, no_waits: None) -> None:
     # a label of more than 63 characters fails without a DNS request
     address = f"http://{'x' * 64}.invalid/api"
     shell = Shell(
@@ -260,7 +258,7 @@ def test_an_unknown_host_is_reported(tmp_path: Path, impatient: None) -> None:
 
 
 def test_a_failed_tls_handshake_is_reported(
-    tmp_path: Path, shared_demo: DemoArchive, impatient: None
+    tmp_path: Path, shared_demo: DemoArchive, no_waits: None
 ) -> None:
     address = shared_demo.api_url.replace("http://", "https://")
     shell = Shell(
@@ -291,7 +289,7 @@ def test_a_failed_tls_handshake_is_reported(
 def test_a_failing_archive_is_reported(
     tmp_path: Path,
     demo: DemoArchive,
-    impatient: None,
+    no_waits: None,
     fault: str,
     options: dict[str, object],
     fragments: list[str],
@@ -323,7 +321,7 @@ def test_a_missing_or_refused_token_is_reported_with_its_variable(
 
 
 def test_one_dandiset_in_trouble_is_one_line_and_the_others_go_on(
-    shell: Shell, demo: DemoArchive, impatient: None
+    shell: Shell, demo: DemoArchive, no_waits: None
 ) -> None:
     with demo.fault("html", path="/dandisets/000003/"):
         ended = shell.run("sync", code=1)

@@ -329,7 +329,7 @@ def test_a_held_listing_is_exit_code_3_until_it_is_released(
 
 
 def test_a_failure_is_counted_and_named_by_status(
-    shell: Shell, demo: DemoArchive, impatient: None
+    shell: Shell, demo: DemoArchive, no_waits: None
 ) -> None:
     with demo.fault("status", path="/dandisets/000002/", status=500):
         ended = shell.run("sync", code=1)

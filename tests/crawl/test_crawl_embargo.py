@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import stat
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ from click.testing import CliRunner
 
 from neuromirror.cli import main
 from neuromirror.crawl import dataset_visit
-from neuromirror.net import RequestLimits, Session
-from neuromirror.sources.dandi import source as dandi
 from neuromirror.store import Store
 from neuromirror_demo.archive_contents import zarr_entries
 from neuromirror_demo.documents import DandiDocuments
@@ -28,16 +25,6 @@ from support.embargo_harness import (
     contents,
     entries,
 )
-
-
-@pytest.fixture
-def short_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the waits between attempts."""
-    limits = RequestLimits(
-        attempts=2, wait=0.01, wait_max=0.01, retry_after_max=5, connect=2, read=2
-    )
-    monkeypatch.setattr(dandi, "Session", partial(Session, limits=limits))
-
 
 # --- skipped by default
 
@@ -205,7 +192,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("fault", "options"), FAULTS)
 def test_no_failure_reveals_more(
-    embargo: EmbargoHarness, short_retries: None, fault: str, options: dict[str, object]
+    embargo: EmbargoHarness, no_waits: None, fault: str, options: dict[str, object]
 ) -> None:
     for number in range(3):
         embargo.demo.add_file(ID, f"{FOLDER}/{number}.txt", f"{number}\n")
