@@ -116,7 +116,11 @@ def files_of(mirror_harness: MirrorHarness) -> set[str]:
     ],
 )
 def test_a_listing_that_cannot_be_whole_changes_nothing(
-    mirror_harness: MirrorHarness, demo: DemoArchive, fault: str, options: dict[str, object]
+    mirror_harness: MirrorHarness,
+    demo: DemoArchive,
+    no_waits: None,
+    fault: str,
+    options: dict[str, object],
 ) -> None:
     mirror = demo.mirrors / "demo.toml"
     mirror.write_text(mirror.read_text() + "page_size = 2\n")
@@ -146,7 +150,7 @@ def test_a_listing_during_which_files_change_is_repeated(
 
 
 def test_one_failing_dandiset_does_not_stop_the_others(
-    mirror_harness: MirrorHarness, demo: DemoArchive
+    mirror_harness: MirrorHarness, demo: DemoArchive, no_waits: None
 ) -> None:
     with demo.fault("status", path="/dandisets/000002/", status=500):
         results = mirror_harness.sync()
