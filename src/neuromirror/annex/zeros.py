@@ -24,7 +24,8 @@ def is_all_zeros(key: str) -> bool:
     Returns
     -------
     bool
-        Whether the content is known to consist of zero bytes; False for keys without sha256.
+        Whether the content is known to consist of zero bytes; False for empty contents, and for
+        keys without size or sha256.
     """
     size, digest = parse_key(key).size, key_digest(key)
     if not size or digest is None or digest[0] != "sha256":

@@ -184,8 +184,14 @@ def _record_profiles(report: _Report, target: str, digests: BlockDigestsRecorder
 class SelectedFiles:
     """Files of a version or a lock file.
 
-    ``folder`` is the folder whose git configuration applies to requests; ``sources`` have block
-    digests.
+    Attributes
+    ----------
+    files
+        Dataset, label, and the file or a finding about the records or the manifest with it.
+    folder
+        The folder whose git configuration applies to requests.
+    sources
+        Where block digests of the files are looked up, in this order.
     """
 
     files: Iterator[tuple[str, str, Item]]
@@ -197,7 +203,27 @@ class SelectedFiles:
 def selected_files(
     settings: Settings, target: str, globs: tuple[str, ...]
 ) -> Iterator[SelectedFiles]:
-    """Open a lock file or a version, and select files by globs."""
+    """Provide the files of a lock file or of a version of the store, for the time of the block.
+
+    Parameters
+    ----------
+    settings
+        The settings with the store and the index.
+    target
+        The path of a lock file, or the address of a version, with or without a path in it.
+    globs
+        Globs that select files; empty for all.
+
+    Yields
+    ------
+    SelectedFiles
+        The files.
+
+    Raises
+    ------
+    ConfigurationError
+        Neither a lock file nor a version is at ``target``, or there are globs and a path in it.
+    """
     from neuromirror.lab.digest import files_of_lock, files_of_version
     from neuromirror.lab.globs import escape
     from neuromirror.lab.lock_block_digests import LockBlockDigests

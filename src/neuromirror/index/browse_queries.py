@@ -64,7 +64,11 @@ class ContentSpanRow:
 
 
 class BrowseQueries(FileQueries):
-    """Queries for browsers; a folder of a million files costs no more than one of ten."""
+    """Queries for users who look around in folders, and in the histories of paths and versions.
+
+    A base class of :class:`~neuromirror.index.Index`, which has the connection. A subfolder of a
+    million files takes no longer to list than one of ten.
+    """
 
     def folder_entries(
         self, version: VersionRow, under: str = "", start: str = "", max_counted: int = 20_000

@@ -116,8 +116,19 @@ class ReadConnection(sqlite3.Connection):
 def file_identity(path: Path) -> tuple[int, ...]:
     """Return numbers that identify the state of a database file and its write-ahead log.
 
-    The first two (device, inode) identify the file: if they change, it was replaced. The others
-    change with every write, which makes an immutable connection stale too.
+    The first two (device, inode) identify the file: if they change, it was replaced, and every
+    connection to it must be opened again. The others change with every write: only a connection
+    with :attr:`ReadConnection.is_immutable`, which never sees writes, must be opened again.
+
+    Parameters
+    ----------
+    path
+        The database file. If it is missing, the result is empty.
+
+    Returns
+    -------
+    tuple[int, ...]
+        Device, inode, size and modification time of the file, and of its log if there is one.
     """
     numbers: list[int] = []
     for name in (path, path.with_name(path.name + "-wal")):

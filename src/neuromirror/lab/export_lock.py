@@ -116,7 +116,7 @@ def export_lock(lock: Lock, form: str, target: Path) -> LockExport:
     LockManifestDamagedError, LockManifestMissingError
         A manifest is unusable; nothing is written.
     UnsafePathError
-        A relative path has a symlink.
+        ``target`` is a relative path, and one of its folders is a symlink.
     """
     export = LockExport()
     if form == "bagit":

@@ -26,7 +26,7 @@ def write_file(pieces: Iterable[str], target: Path) -> None:
     OutputUnsuitableError
         The folder of the file does not exist, or the path is a folder.
     UnsafePathError
-        A relative path has a symlink.
+        ``target`` is a relative path, and one of its folders is a symlink.
     """
     if not target.parent.is_dir():
         raise OutputUnsuitableError(f"{target.parent}: no such folder; create it first")
@@ -47,16 +47,26 @@ def is_missing_or_empty(folder: Path) -> bool:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """Yield a scratch folder that becomes ``target`` at the end of the block.
+    """Provide a scratch folder that is renamed to ``target`` at the end of the block.
 
-    ``target`` must be missing or an empty folder. After an error, nothing is left behind.
+    After an error, nothing is left behind.
+
+    Parameters
+    ----------
+    target
+        The path of the result, which must be missing or an empty folder.
+
+    Yields
+    ------
+    Path
+        The scratch folder, which is empty.
 
     Raises
     ------
     OutputUnsuitableError
-        ``target`` exists, or cannot be created.
+        ``target`` has content or is a symlink, or cannot be created.
     UnsafePathError
-        A relative path has a symlink.
+        ``target`` is a relative path, and one of its folders is a symlink.
     """
     if target.is_symlink() or not is_missing_or_empty(target):
         raise OutputUnsuitableError(

@@ -608,10 +608,7 @@ def state_label(state: str) -> str:
 
 
 def time_of_commit(seconds: int) -> datetime | None:
-    """Return upstream's time from the date of a commit.
-
-    None for a date on the first day of 1970, which only counts the commits of a branch, because
-    upstream has no time.
+    """Return the time that upstream has for a version, from the date of its commit.
 
     Parameters
     ----------
@@ -621,6 +618,7 @@ def time_of_commit(seconds: int) -> datetime | None:
     Returns
     -------
     datetime | None
-        The time in UTC.
+        The time in UTC. None for a date on the first day of 1970: upstream has no time for the
+        version, and the date only numbers the commits of the branch.
     """
     return None if seconds < _FIRST_REAL_SECOND else datetime.fromtimestamp(seconds, UTC)

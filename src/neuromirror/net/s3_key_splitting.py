@@ -39,18 +39,18 @@ def folder_below(key: bytes, above: bytes) -> bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class KeyInterpolator:
-    """Estimates keys ahead in a range of keys, by treating keys with a common prefix as numbers.
+    """Estimates keys ahead in a range, by reading what follows their common prefix as numbers.
 
     Attributes
     ----------
     prefix
         The common prefix.
     alphabet
-        The digits, in byte order.
+        The characters that are the digits of the numbers, in byte order.
     low, high
-        The current position and the estimated end.
+        The numbers of the current position and of the estimated end.
     page_distance
-        The distance covered by the last page.
+        The difference between ``low`` and the number of the first key of the last page.
     """
 
     prefix: bytes
@@ -85,22 +85,24 @@ def fit_interpolator(
 ) -> KeyInterpolator | None:
     """Fit an interpolator to the keys of a page, to estimate where to split a range of keys.
 
-    Split keys consist of printable ASCII, which every store accepts as a start key, after a prefix
-    of whole UTF-8 characters.
+    A split key is the common prefix of the keys of the range, which must be valid UTF-8, followed
+    by printable ASCII characters that occur in the page: every store accepts such a start key.
 
     Parameters
     ----------
     at, until
-        The range of keys; ``until`` is None for an open range.
+        The range of keys that is still to be listed, without ``at``; ``until`` is None for an open
+        range.
     above
-        The folder that contains the range.
+        The folder that contains the range, with its slash.
     seen
         Keys of the last page.
 
     Returns
     -------
     KeyInterpolator or None
-        The interpolator; None if the keys differ in bytes other than printable ASCII.
+        The interpolator. None if the common prefix is not UTF-8, if ``at`` is outside of the
+        folder, or if fewer than two different printable ASCII characters follow the prefix.
     """
     base = above
     if until is not None and until.startswith(above):

@@ -25,10 +25,17 @@ ALL_MIRRORS: Final = Mirror(TOP_ALIAS, Path(), MirrorFile(source=""))
 
 @dataclass(frozen=True, slots=True)
 class JobContext:
-    """The paths that a job needs: store, index and private store.
+    """The paths that a job needs.
 
-    Workers that see the store's folder over a network have no ``index`` (None); without a private
-    store ``private`` is empty (None).
+    Attributes
+    ----------
+    store
+        The store.
+    index
+        The index; None for a worker on another machine, to which the folder of the store is
+        mounted.
+    private
+        The private store; None without one.
     """
 
     store: Path
@@ -40,8 +47,21 @@ class JobContext:
 class Job:
     """A unit of work for one worker.
 
-    ``kind`` is visit, listing or superdatasets; ``lease`` is the right to write. A visit concerns
-    the dataset ``local_id``; ``hint`` is its entry in the mirror's list, None to fetch it again.
+    Attributes
+    ----------
+    kind
+        ``visit`` (update a dataset), ``listing`` (read the overview of a mirror) or
+        ``superdatasets`` (update those of a mirror).
+    lease
+        The right of the worker to write the result.
+    mirror
+        The mirror; :data:`ALL_MIRRORS` for the superdataset above all mirrors.
+    local_id
+        The dataset to visit; None for the other kinds.
+    hint
+        The entry of the dataset in the overview; None to request it again.
+    deep
+        Whether the files are listed even if the archive reports no change.
     """
 
     kind: str

@@ -36,11 +36,11 @@ class MiddlePlane:
     Attributes
     ----------
     cutout
-        A plane of a level at one z.
+        The region: the plane of a level at one z, or a block in the plane.
     whole
         Whether the region is the whole plane, and not only the block in its middle.
     step
-        Every ``step``-th voxel of each axis is shown.
+        The image shows every ``step``-th voxel of the region along x and y, to be small enough.
     """
 
     cutout: Cutout
@@ -49,9 +49,11 @@ class MiddlePlane:
 
 
 def middle_plane(description: VolumeDescription) -> MiddlePlane:
-    """Return the middle z of the coarsest level with enough detail.
+    """Choose the plane that represents a volume in an image, at its middle z.
 
-    If that needs too many bytes, return the block in its middle.
+    The plane is that of the coarsest level with at least 256 voxels along x or y, or of the largest
+    level if all are smaller. If it needs too many bytes, a coarser level is taken; if all do, only
+    the block in the middle of the plane.
 
     Parameters
     ----------
@@ -61,7 +63,7 @@ def middle_plane(description: VolumeDescription) -> MiddlePlane:
     Returns
     -------
     MiddlePlane
-        The region, whether it is the whole plane, and its step.
+        The plane or block, which is not read yet.
 
     Raises
     ------

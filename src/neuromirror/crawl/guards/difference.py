@@ -54,7 +54,7 @@ class StateChanges:
 
 @dataclass(frozen=True, slots=True)
 class ComponentRoots:
-    """The upstream paths of whole components in the states before and after.
+    """The upstream paths of the components in the states ``before`` and ``after``.
 
     Each component counts as one file: it is validated, and changes, as a whole.
     """
@@ -77,12 +77,20 @@ class ComponentRoots:
 class StateDifference:
     """The differences between two states of a dataset, on disk: pairs of old and new record lines.
 
+    Parameters
+    ----------
+    path
+        The file to create.
+    pairs
+        The pairs, which are all read by the constructor.
+
     Attributes
     ----------
     count
         The number of pairs.
     roots
-        The paths of the components.
+        The paths of the components, each of which counts as one file; empty until the caller sets
+        them.
     """
 
     def __init__(self, path: Path, pairs: Iterable[LinePair]) -> None:

@@ -106,11 +106,12 @@ def _inline_fields(one: InlineComponent) -> dict[str, Any]:
 
 
 def component_label(snapshot: SpooledSnapshot, state: str, _refs: dict[str, str]) -> str:
-    """Return the label of a component's state: the UTC time of its newest object, and eight digits.
+    """Return the label of a component's state, ``<time>-<digits>``.
 
-    The digits are the first ones of the state digest. Without a time the label is
-    ``state-<digits>``, and has eight digits of the metadata digest too. Unlike :func:`free_label`
-    it does not depend on the labels in use, so ``_refs`` is ignored.
+    ``<time>`` is the UTC time of its newest object, ``<digits>`` are the first eight of the state
+    digest. Without a time the label is ``state-<digits>``; with documents, eight digits of the
+    metadata digest follow. Unlike :func:`free_label` it does not depend on the labels in use, so
+    ``_refs`` is ignored.
     """
     digits = state.removeprefix("sha256:")[:8]
     moment, documents = _upstream_time(snapshot), snapshot.header.documents
@@ -130,7 +131,22 @@ def free_label(snapshot: SpooledSnapshot, state: str, refs: dict[str, str]) -> s
     """Return an unused label for a state: the UTC time of its newest object, or ``state-<digits>``.
 
     ``<digits>`` are the first eight of the state digest, for a state without a time. They are also
-    appended to a time that is in use. ``refs`` are the refs of the repository.
+    appended to a time that is in use: ``<time>-<digits>``. If the result is in use, too, it gets
+    the first free number from 2: ``<time>-<digits>-2``.
+
+    Parameters
+    ----------
+    snapshot
+        The state, with the times of its objects.
+    state
+        The state digest, ``sha256:<hex>``.
+    refs
+        The refs of the repository: object id by name. Labels are in use if they are tags there.
+
+    Returns
+    -------
+    str
+        The label.
     """
     moment = _upstream_time(snapshot)
     label = state_label(state)

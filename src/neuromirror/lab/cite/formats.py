@@ -120,7 +120,7 @@ def write_citation(
     OutputUnsuitableError
         The citation cannot be written to the path.
     UnsafePathError
-        A relative path has a symlink.
+        ``target`` is a relative path, and one of its folders is a symlink.
     """
     if form == _BAG:
         write_bag(collection, target)

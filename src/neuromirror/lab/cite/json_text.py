@@ -28,7 +28,11 @@ def _escaped(text: str) -> str:
 
 
 def without_empty(table: dict[str, Any]) -> dict[str, Any]:
-    """Return a JSON object without null and empty members; zeros and False are kept."""
+    """Return a JSON object without its members that are null or an empty text, list or object.
+
+    Zeros and False are kept, and so is everything within the members: only the outermost object is
+    filtered.
+    """
     return {
         name: value
         for name, value in table.items()

@@ -15,11 +15,11 @@ class LayerMemo(msgspec.Struct, frozen=True):
     shape
         A digest of the options for which it is valid.
     newest
-        The time of the newest object.
+        The time of the newest object; None without objects.
     mixed
-        The folders with more than one encoding.
+        The folders whose chunks are stored with different content codings (``br``, ``gzip``).
     links
-        The links of the facts.
+        The links of the dataset to viewers and data: (kind, URL) pairs.
     """
 
     shape: str

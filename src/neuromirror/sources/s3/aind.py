@@ -162,9 +162,19 @@ class _Sidecars:
 
 
 def name_parts(name: str) -> dict[str, list[str]]:
-    """Parse an asset's name into subject, platform, created, process and input, where present.
+    """Return what an asset's name states: subject, platform, created, process and input.
 
-    A derived name also matches the pattern of a raw one, so it is tried first.
+    Parameters
+    ----------
+    name
+        The name, such as ``ecephys_705161_2024-01-02_03-04-05``. A derived name has the name of its
+        input, the process and a second time.
+
+    Returns
+    -------
+    dict[str, list[str]]
+        Each part that the name has, as a list of one value, like other attributes of datasets;
+        ``created`` is a time in ISO 8601. Empty for a name of another form.
     """
     derived = next(filter(None, (pattern.match(name) for pattern in _DERIVED)), None)
     if derived is not None:

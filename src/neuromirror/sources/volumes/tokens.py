@@ -23,5 +23,8 @@ def token_variable(host: str) -> str:
 
 
 def token_from_environment(host: str) -> str | None:
-    """Return the token for a host; None if none is set."""
+    """Return the token for a host from :func:`token_variable`; None if it is unset or empty.
+
+    ``host`` includes its port, if there is one.
+    """
     return os.environ.get(token_variable(host), "").strip() or None

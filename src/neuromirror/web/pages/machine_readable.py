@@ -199,9 +199,9 @@ def _volume_of(url: str) -> tuple[str, str]:
 def typed_links(
     work: CitedWork, site: str, *, has_checksums: bool, has_manifest: bool = True
 ) -> dict[str, str]:
-    """Return the ``Link`` header of a version's page, with its metadata and files for programs.
+    """Return the ``Link`` header with which programs find the metadata and files of a version.
 
-    The format is Signposting (RFC 8288 and 8574).
+    The format is Signposting (RFC 8288 and 8574). The header is for the page of the version.
 
     Parameters
     ----------
@@ -210,9 +210,9 @@ def typed_links(
     site
         The public URL of the catalogue.
     has_checksums
-        Whether the header has a link to the list of checksums.
+        Whether the header gets a link to the list of checksums.
     has_manifest
-        Whether it has a link to the canonical manifest.
+        Whether it gets a link to the canonical manifest.
 
     Returns
     -------
