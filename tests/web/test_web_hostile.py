@@ -77,6 +77,7 @@ _PAGES = [
     *("/diff?dataset={}", "/diff?dataset=demo:000001&other={}", "/diff?a={}&b={}&under={}"),
     *("/lock?add={}", "/lock?add=demo:000001@{}&q={}", "/lock/datasets.lock?add={}"),
     *("/lock/datasets.lock.zip?add={}&add={}", "/lock/files.curl?add=demo:000001@draft&path={}"),
+    *("/at/{}@{}/{}", "/at/demo:000001@draft/{}", "/at/demo:000001@draft/?format={}&after={}"),
     *("/lock/{}?add={}", "/download/{}@{}?path=a", "/download/demo:000001@draft?path={}"),
     *("/croissant/{}@{}.json", "/harvest.json?since={}", "/harvest.json?page={}"),
     *("/oembed?url={}", "/oembed?url=/volume/{}@{}", "/oembed?url=/dataset/demo:000001&format={}"),

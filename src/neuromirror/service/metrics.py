@@ -192,9 +192,24 @@ class _CatalogueCollector(Collector):
             "gateway, preview, search, sql).",
             labels=["kind"],
         )
+        delivered = CounterMetricFamily(
+            "neuromirror_catalogue_gateway",
+            "Responses of the catalogue's gateway by result (document, folder, proxy, "
+            "redirect), and its failures (failed, gone, timeout, unverifiable, wrong).",
+            labels=["result"],
+        )
+        verified = CounterMetricFamily(
+            "neuromirror_catalogue_gateway_bytes", "Verified bytes that the gateway delivered."
+        )
         for kind, count in sorted(self.refused().items()):
-            refused.add_metric([_label(kind)], count)
-        yield from (up, restarts, refused)
+            name, _, result = kind.partition(" ")
+            if not result:
+                refused.add_metric([_label(name)], count)
+            elif result == "bytes":
+                verified.add_metric([], count)
+            else:
+                delivered.add_metric([_label(result)], count)
+        yield from (up, restarts, refused, delivered, verified)
 
 
 class _StateCollector(Collector):

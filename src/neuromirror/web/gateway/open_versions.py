@@ -15,14 +15,14 @@ from neuromirror.store import Store
 from neuromirror.stream import Transport, VerifiedObject, VersionTree, tree_of_version
 from neuromirror.stream.piece_checks import piece_check
 
-MAX_OPEN: Final = 16
+MAX_OPEN: Final = 8
 """Maximum number of versions that stay open; each has a git process."""
 WINDOW: Final = 8 << 20
 """Bytes of a content that are requested ahead and kept in memory, if its pieces are not larger."""
 ENCODINGS: Final = {"br": ".br", "gzip": ".gz", "zstd": ".zstd"}
 """Encodings of HTTP, with the ending of the names of files of a precomputed layer."""
 _ENCODINGS_DOCUMENT: Final = ".precomputed/encodings.json"
-_MAX_MEMORY: Final = 64 << 20
+_MAX_MEMORY: Final = 32 << 20
 """Maximum size in bytes of the pieces of the contents of one version that are kept."""
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -40,6 +41,8 @@ _SECONDS: Final = 60.0
 _BLOCK: Final = 1 << 20
 """Bytes per message to a client."""
 _THREADS: Final = 32
+_MAX_LARGE: Final = 4
+"""Maximum number of concurrent reads of contents whose pieces are larger than the window."""
 _MAX_ROWS: Final = 256
 _MAX_LOCATIONS: Final = 20
 
@@ -50,12 +53,14 @@ T = TypeVar("T")
 class GatewaySettings:
     """Settings of the gateway: the modes, and the limits of requests to archives.
 
-    ``seconds`` is the time limit for the next bytes of a content.
+    ``seconds`` is the time limit for the next bytes of a content. ``counts`` receives the number of
+    responses by result, and of verified bytes.
     """
 
     modes: GatewayModes = field(default_factory=GatewayModes)
     limits: RequestLimits = LIMITS
     seconds: float = _SECONDS
+    counts: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +102,17 @@ class Folder:
 
 
 class GatewayService:
-    """Looks up what an address below ``/at/`` names, and reads content; for one event loop.
-
-    ``counts`` has the number of responses by result, and of verified bytes.
-    """
+    """Looks up what an address below ``/at/`` names, and reads content; for one event loop."""
 
     def __init__(self, store: Store, reader: AsyncIndexReader, settings: GatewaySettings) -> None:
         self._reader = reader
         self.modes = settings.modes
-        self.counts: Counter[str] = Counter()
+        self.counts = settings.counts
         self._seconds = settings.seconds
         self._digests = BlockDigestsFolder.of_store(store)
         self._versions = OpenVersions(store, settings.limits)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="gateway")
+        self._large = asyncio.Semaphore(_MAX_LARGE)
         self._rows: OrderedDict[tuple[str, str], NamedVersion] = OrderedDict()
         self._revision: tuple[int, ...] = ()
 
@@ -217,11 +220,18 @@ class GatewayService:
         self, row: VersionRow, file: ListedFile, start: int, stop: int
     ) -> AsyncIterator[bytes]:
         """Yield the verified bytes of a range; raises :class:`ContentUnavailableError`."""
+        is_large = await self._run(partial(self._has_large_pieces, row, file))
         while start < stop:
-            block = await self._run(partial(self._read, row, file, start, stop))
+            # not while a block is sent: a slow client would hold it
+            async with self._large if is_large else nullcontext():
+                block = await self._run(partial(self._read, row, file, start, stop))
             self.counts["bytes"] += len(block)
             start += len(block)
             yield block
+
+    def _has_large_pieces(self, row: VersionRow, file: ListedFile) -> bool:
+        with self._versions.use(row) as version:
+            return version.content(file).check.piece_size > WINDOW
 
     def _read(self, row: VersionRow, file: ListedFile, start: int, stop: int) -> bytes:
         with self._versions.use(row) as version:

@@ -63,7 +63,8 @@ def serve_catalogue(
     on_ready
         Called once before the first request.
     heartbeat
-        Called every few seconds with the number of refused requests by kind.
+        Called every few seconds with the number of refused requests by kind, and the numbers of
+        the gateway, whose names start with ``gateway`` and a space.
 
     Raises
     ------
@@ -71,7 +72,7 @@ def serve_catalogue(
         As :func:`~neuromirror.web.site.catalogue_app`.
     """
     _limit_malloc_arenas()
-    limiter = RequestLimiter(per_minute)
+    limiter, settings = RequestLimiter(per_minute), gateway or GatewaySettings()
     application = catalogue_app(
         store,
         index_path,
@@ -81,7 +82,7 @@ def serve_catalogue(
         sql=sql,
         limiter=limiter,
         archives=archives,
-        gateway=gateway,
+        gateway=settings,
     )
     import uvicorn
 
@@ -89,7 +90,8 @@ def serve_catalogue(
 
     async def beating() -> None:
         if heartbeat is not None:
-            heartbeat(limiter.refused)
+            counts = settings.counts.items()
+            heartbeat({**limiter.refused, **{f"gateway {name}": count for name, count in counts}})
 
     # it warns of each malformed request, which could fill the log
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
