@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import warnings
-from typing import TYPE_CHECKING, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 from neuromirror.previews.shapes import Picture, Preview
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
 _SIDE: Final = 768
@@ -82,6 +83,35 @@ def preview_pdf(file: BinaryIO) -> Preview:
     facts = [("Pages", f"{len(document)}, the first is shown")]
     image = page.render(scale=scale).to_pil()
     return Preview("pdf", facts=facts, picture=_picture(image, "The first page"))
+
+
+def draw_plane(plane: np.ndarray[Any, Any], description: str) -> Picture:
+    """Draw a plane of numbers in grey, from the lowest to the highest of most values.
+
+    Parameters
+    ----------
+    plane
+        Two-dimensional array.
+    description
+        Text for those who do not see the image.
+
+    Returns
+    -------
+    Picture
+        The image.
+    """
+    import numpy as np
+    from PIL import Image
+
+    values = np.nan_to_num(plane[:: _step(plane.shape[0]), :: _step(plane.shape[1])])
+    values = values.astype("float32")
+    low, high = np.percentile(values, (0.5, 99.5))
+    scaled = np.clip((values - low) * (255 / max(high - low, 1e-9)), 0, 255)
+    return _picture(Image.fromarray(scaled.astype("uint8")), description)
+
+
+def _step(size: int) -> int:
+    return max(1, size // (2 * _SIDE))
 
 
 def _picture(image: Image, description: str) -> Picture:

@@ -13,7 +13,7 @@ class PreviewKind:
     Attributes
     ----------
     name
-        ``image``, ``hdf5``, ``pdf``, ``table`` or ``text``.
+        ``image``, ``hdf5``, ``pdf``, ``table``, ``text``, or ``zarr`` for a folder.
     max_whole_bytes
         Maximum size of a file that is read whole, and so verified.
     max_part_bytes
@@ -35,6 +35,7 @@ class PreviewKind:
 _HDF5: Final = PreviewKind("hdf5", 16 << 20, 96 << 20, ("h5py", "numpy"), has_picture=True)
 _IMAGE: Final = PreviewKind("image", 32 << 20, 0, ("PIL",), has_picture=True)
 _PDF: Final = PreviewKind("pdf", 32 << 20, 0, ("PIL", "pypdfium2"), has_picture=True)
+_ZARR: Final = PreviewKind("zarr", 0, 0, ("zarr", "numpy", "PIL"), has_picture=True)
 _TABLE: Final = PreviewKind("table", 1 << 20, 1 << 18)
 _TEXT: Final = PreviewKind("text", 1 << 20, 1 << 18)
 
@@ -58,7 +59,7 @@ def preview_kind(path: str, size: int | None) -> PreviewKind | None:
     path
         Path of the file.
     size
-        Size in bytes; None if unknown.
+        Size in bytes; None if unknown, or for a folder.
 
     Returns
     -------
@@ -66,6 +67,8 @@ def preview_kind(path: str, size: int | None) -> PreviewKind | None:
         The kind; None if the file has no preview.
     """
     name = path.rpartition("/")[2]
+    if size is None and name.lower().endswith(".zarr"):
+        return _ZARR
     stem, _, ending = name.rpartition(".")
     kind = _ENDINGS.get(ending.lower())
     if kind is None:

@@ -29,6 +29,8 @@ class PreviewTask(msgspec.Struct, frozen=True):
         Size in bytes; None if unknown.
     seconds
         Time limit in seconds.
+    folder
+        The folder of the Zarr in the version; empty for a file, or if the version is the Zarr.
     """
 
     repository: str
@@ -39,6 +41,7 @@ class PreviewTask(msgspec.Struct, frozen=True):
     path: str
     size: int | None
     seconds: float
+    folder: str = ""
 
 
 class Table(msgspec.Struct, frozen=True):

@@ -10,7 +10,9 @@ import sys
 import time
 from collections import OrderedDict
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
@@ -50,6 +52,19 @@ _TOO_MUCH_OUTPUT: Final = -1001
 
 _LASTING: Final = ("unreadable", "too-large")
 """Failures that the content itself causes, and that are cached as previews are."""
+
+
+@dataclass(frozen=True, slots=True)
+class ZarrFolder:
+    """A Zarr to preview: its path for visitors, its folder in a version, a key of its content."""
+
+    path: str
+    folder: str
+    key: str
+    size: None = None
+
+
+PreviewSource = FileRow | ZarrFolder
 
 
 class PreviewUnavailableError(NeuromirrorError):
@@ -95,7 +110,7 @@ class PreviewService:
         self._failures: OrderedDict[Path, tuple[float, PreviewUnavailableError]] = OrderedDict()
         self._writes = 0
 
-    def is_possible(self, file: FileRow) -> bool:
+    def is_possible(self, file: PreviewSource) -> bool:
         """Return whether a file has a preview, made already or not."""
         kind = preview_kind(file.path, file.size)
         return self.is_allowed and kind is not None and all(map(find_spec, kind.packages))
@@ -108,9 +123,13 @@ class PreviewService:
             kind = preview_kind(file.path, file.size)
             if kind is not None and kind.has_picture and self.is_possible(file):
                 return file.path
-        return None
+        subdatasets = (one.path for one in islice(index.subdatasets(row), _MAX_SEARCHED))
+        folders = (one.path for one in islice(index.folder_entries(row, "", "", 0), _MAX_SEARCHED))
+        found = (path for path in chain(subdatasets, folders) if path.lower().endswith(".zarr"))
+        path = next(found, None)
+        return path if path is not None and find_zarr(index, row, path) else None
 
-    async def preview(self, row: VersionRow, file: FileRow) -> Preview:
+    async def preview(self, row: VersionRow, file: PreviewSource) -> Preview:
         """Return the preview of a file; make it if necessary.
 
         Raises
@@ -137,7 +156,7 @@ class PreviewService:
             pending.add_done_callback(lambda done: self._finish(path, done))
         return await asyncio.shield(pending)
 
-    def _path(self, file: FileRow) -> Path:
+    def _path(self, file: PreviewSource) -> Path:
         # the ending decides how the content is read
         ending = file.path.rpartition(".")[2].lower()
         name = hashlib.sha256(f"{FORMAT} {ending} {file.key}".encode()).hexdigest()
@@ -151,7 +170,7 @@ class PreviewService:
             while len(self._failures) > _MAX_FAILURES:
                 self._failures.popitem(last=False)
 
-    async def _make(self, row: VersionRow, file: FileRow, path: Path) -> Preview:
+    async def _make(self, row: VersionRow, file: PreviewSource, path: Path) -> Preview:
         repository = self._store.repository(DatasetRef(row.mirror, row.local_id, row.source_uri))
         task = PreviewTask(
             repository=str(repository.path),
@@ -162,6 +181,7 @@ class PreviewService:
             path=file.path,
             size=file.size,
             seconds=self._seconds,
+            folder=file.folder if isinstance(file, ZarrFolder) else "",
         )
         async with self._slots:
             # the process gives up by itself after the time limit, unless it hangs
@@ -195,6 +215,22 @@ class PreviewService:
         self._writes += 1
         if self._writes % _WRITES_BETWEEN_PRUNES == 1:
             _prune(self._folder, _CACHE_BYTES)
+
+
+def find_zarr(index: Index, row: VersionRow, path: str) -> tuple[VersionRow, ZarrFolder] | None:
+    """Return the Zarr at a path of a version, with the version that has its files, if any.
+
+    A Zarr is a folder, or a subdataset of its own.
+    """
+    if not path.lower().endswith(".zarr"):
+        return None
+    for one in index.subdatasets(row):
+        if one.path == path and one.label is not None:
+            inner = index.resolve(one.dataset, one.label)
+            return inner, ZarrFolder(path, "", inner.state)
+    if not row.indexed or not any(islice(index.folder_entries(row, path, "", 0), 1)):
+        return None
+    return row, ZarrFolder(path, path, f"{row.state} {path}")
 
 
 def _result(outcome: Preview | PreviewFailure) -> Preview:

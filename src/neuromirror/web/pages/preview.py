@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from datasette.utils.asgi import Response
 
-from neuromirror.index import FileRow, Index, VersionRow, shapes
+from neuromirror.index import Index, VersionRow, shapes
 from neuromirror.previews import Preview
-from neuromirror.web.previews import PreviewUnavailableError
+from neuromirror.web.previews import (
+    PreviewSource,
+    PreviewUnavailableError,
+    ZarrFolder,
+    find_zarr,
+)
 from neuromirror.web.request import CatalogueRequest, view
 
 _CACHE_CONTROL = "public, max-age=3600"
@@ -15,15 +20,16 @@ _CACHE_CONTROL = "public, max-age=3600"
 @view
 async def preview(request: CatalogueRequest) -> Response:
     """Show the preview of a file, or why there is none."""
-    row, file = await _file(request)
+    shown, row, file = await _file(request)
     found, message, status = await _outcome(request, row, file)
     if request.query_parameter("embedded"):
         status = 200  # for the script of the file's page, which shows the message
     reply = await request.render_page(
         "preview",
         status,
-        version=shapes.Version.of(row).plain(),
-        file=shapes.File.of(file).plain(),
+        version=shapes.Version.of(shown).plain(),
+        file={"path": file.path},
+        is_zarr=isinstance(file, ZarrFolder),
         preview=found,
         preview_message=message,
     )
@@ -35,7 +41,7 @@ async def preview(request: CatalogueRequest) -> Response:
 @view
 async def thumbnail(request: CatalogueRequest) -> Response:
     """Return the image of a file's preview; without a preview, an image that is neutral."""
-    row, file = await _file(request)
+    _, row, file = await _file(request)
     found, _, _ = await _outcome(request, row, file)
     if found is None or found.picture is None:
         text = await request.render_template("no_picture.svg")
@@ -44,19 +50,21 @@ async def thumbnail(request: CatalogueRequest) -> Response:
     return Response(found.picture.data, 200, headers, found.picture.media_type)
 
 
-async def _file(request: CatalogueRequest) -> tuple[VersionRow, FileRow]:
+async def _file(request: CatalogueRequest) -> tuple[VersionRow, VersionRow, PreviewSource]:
+    """Return the version of the page, the one with the file, and the file or Zarr."""
     name, label = request.path_parameter("name"), request.path_parameter("label")
     path = request.query_parameter("path")
 
-    def look(index: Index) -> tuple[VersionRow, FileRow]:
+    def look(index: Index) -> tuple[VersionRow, VersionRow, PreviewSource]:
         row = index.resolve(name, label)
-        return row, index.file(row, path)
+        zarr = find_zarr(index, row, path)
+        return (row, *zarr) if zarr is not None else (row, row, index.file(row, path))
 
     return await request.query_index(look)
 
 
 async def _outcome(
-    request: CatalogueRequest, row: VersionRow, file: FileRow
+    request: CatalogueRequest, row: VersionRow, file: PreviewSource
 ) -> tuple[Preview | None, str, int]:
     """Return a preview, or a message and the HTTP status."""
     try:

@@ -42,6 +42,7 @@ async def version(request: CatalogueRequest) -> Response:
     reply = await request.render_page(
         "version",
         under=under,
+        zarr_preview=request.site.previews.is_allowed and under.lower().endswith(".zarr"),
         terms=terms,
         folders=_breadcrumbs(under),
         start=start,

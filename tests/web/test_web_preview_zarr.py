@@ -1,0 +1,113 @@
+"""Previews of Zarrs: their arrays and a slice, from verified chunks."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from neuromirror.index import Index
+from neuromirror.previews import Preview
+from neuromirror.previews.images import draw_plane
+from neuromirror.web.previews import PreviewService, PreviewUnavailableError, find_zarr
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.bucket_contents import FUSION
+from support.mirror_harness import MirrorHarness
+from support.running_catalogue import RunningCatalogue, links, run_catalogue, visible_text
+from support.scripted_source import (
+    ScriptedDataset,
+    ScriptedHarness,
+    ScriptedSource,
+    ScriptedZarr,
+    files,
+)
+
+NAME = f"demo-aind:{FUSION}"
+
+
+@pytest.fixture(scope="module")
+def harness(tmp_path_factory: pytest.TempPathFactory, demo_files: Path) -> Iterator[MirrorHarness]:
+    """A store of an asset in a bucket, with an OME-Zarr."""
+    folder = tmp_path_factory.mktemp("zarr")
+    with DemoArchive(folder / "demo", cache=demo_files, buckets=True) as demo:
+        found = MirrorHarness(demo.mirrors, folder / "store")
+        found.sync(NAME)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def catalogue(harness: MirrorHarness) -> Iterator[RunningCatalogue]:
+    with pytest.MonkeyPatch.context() as patch:
+        # the demo's object store is another host than the archive that the operator named
+        patch.setenv("GIT_CONFIG_COUNT", "1")
+        patch.setenv("GIT_CONFIG_KEY_0", "annex.security.allowed-ip-addresses")
+        patch.setenv("GIT_CONFIG_VALUE_0", "127.0.0.1")
+        with run_catalogue(harness.store) as site:
+            yield site
+
+
+def test_the_arrays_and_a_slice_of_an_ome_zarr(catalogue: RunningCatalogue) -> None:
+    page = catalogue.page(f"/preview/{NAME}@latest?path=fused.zarr")
+    text = visible_text(page)
+    assert "Path Shape Chunks Type" in text
+    assert "which were verified" in text
+    picture = catalogue.get(f"/thumbnail/{NAME}@latest?path=fused.zarr")
+    assert picture.headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(picture.content)).width > 1
+
+
+def test_pages_lead_to_the_preview_of_a_zarr(catalogue: RunningCatalogue) -> None:
+    version = catalogue.page(f"/dataset/{NAME}@latest")
+    (address,) = [one for one in links(version) if one.startswith("/preview/")]
+    assert address.endswith("path=fused.zarr")
+    folder = catalogue.page(f"/dataset/{NAME}@latest?under=fused.zarr")
+    assert address in links(folder)
+
+
+def test_the_thumbnail_of_a_dataset_may_be_that_of_a_zarr(catalogue: RunningCatalogue) -> None:
+    assert any("fused.zarr" in one for one in links(catalogue.page(f"/dataset/{NAME}")))
+    assert f"/thumbnail/{NAME}@" in catalogue.page(f"/dataset/{NAME}")
+
+
+@pytest.mark.parametrize("path", ["nothing.zarr", "fused.zarr/0", ".zarr"])
+def test_other_folders_have_none(catalogue: RunningCatalogue, path: str) -> None:
+    catalogue.page(f"/preview/{NAME}@latest?path={path}", 404)
+
+
+def test_a_zarr_that_cannot_be_read_has_none(tmp_path: Path) -> None:
+    source = ScriptedSource()
+    box = ScriptedHarness(tmp_path / "box", source, "[zarr]\ninline = 1\n")
+    source.zarrs["z"] = ScriptedZarr(files(".zattrs", "0/0"))
+    source.scripted_datasets["imaged"] = ScriptedDataset(files("a.txt"), zarrs={"b.zarr": "z"})
+    box.sync()
+    with Index.open_readonly(box.store.index_path) as index:
+        found = find_zarr(index, index.resolve("box:imaged"), "b.zarr")
+    assert found is not None
+    version, zarr = found
+    assert version.dataset_name != "box:imaged"  # it is a subdataset
+    assert zarr.folder == ""
+    service = PreviewService(box.store, seconds=30)
+
+    async def run() -> Preview:
+        return await service.preview(version, zarr)
+
+    with pytest.raises(PreviewUnavailableError) as error:
+        asyncio.run(run())
+    assert error.value.status in (422, 502)
+
+
+def test_a_plane_is_drawn_from_dark_to_bright() -> None:
+    plane = np.linspace(0, 1e6, 40 * 30).reshape(30, 40)
+    plane[0, 0] = np.nan
+    picture = draw_plane(plane, "A plane")
+    image = Image.open(io.BytesIO(picture.data))
+    assert (image.width, image.height, image.mode) == (40, 30, "L")
+    assert image.getpixel((5, 0)) < 20
+    assert image.getpixel((39, 29)) > 250
+    flat = draw_plane(np.full((2000, 3000), 7, "uint16"), "Flat")
+    assert max(flat.width, flat.height) <= 768
