@@ -196,7 +196,7 @@ def test_a_catalogue_that_ended_is_a_failure_on_record_until_it_answers(
 
 
 def test_a_hanging_catalogue_is_killed_and_restarted(copied_mirror_harness: MirrorHarness) -> None:
-    impatient = f"{SHORT_TIMEOUTS}; c._SILENT = 10.0"
+    impatient = f"{SHORT_TIMEOUTS}; c._HEARTBEAT_TIMEOUT = 10.0"
     with running_service(copied_mirror_harness, *PAGES, first=impatient) as service:
         address = catalogue_url(service)
         first = catalogue_pid(service)
