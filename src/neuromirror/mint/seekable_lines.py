@@ -103,7 +103,8 @@ class SortedLines:
     Parameters
     ----------
     path
-        The file, written by :func:`write_seekable_lines`.
+        The file, written by :func:`write_seekable_lines`; or an open file, which is closed with the
+        object.
     key
         Returns the key of a line, by which the lines are sorted.
 
@@ -115,12 +116,12 @@ class SortedLines:
         The file is damaged.
     """
 
-    def __init__(self, path: Path, key: Callable[[bytes], bytes]) -> None:
+    def __init__(self, path: Path | IO[bytes], key: Callable[[bytes], bytes]) -> None:
         self._key = key
         self._lock = threading.Lock()
         self._first_keys: dict[int, bytes] = {}
         self._frames: OrderedDict[int, list[bytes]] = OrderedDict()
-        self._file: IO[bytes] = path.open("rb")
+        self._file: IO[bytes] = path.open("rb") if isinstance(path, Path) else path
         try:
             self._table = _read_table(self._file) or _single_frame(self._file)
             if not self._table:

@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import os
 import threading
-from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from neuromirror.lab.lock_block_digests import LockBlockDigests
-from neuromirror.lab.lock_manifests import (
-    ListedFile,
-    ListedSubdataset,
-    LockManifestDamagedError,
-    LockManifestReader,
-    PlainFile,
-    sibling_path,
-)
+from neuromirror.lab.lock_manifests import ListedFile, sibling_path
 from neuromirror.lab.lockfile import Lock, Pin, load_lock
 from neuromirror.model import BlockDigests
 from neuromirror.store.block_digests import BlockDigestsFolder
+from neuromirror.stream.lock_listing import LockListing
 from neuromirror.stream.trees import AccessRules, FolderEntry
 from neuromirror.transfer.annex_settings import AnnexSettings
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(ListedFile).decode
 
 
 class LockTree:
@@ -51,7 +40,7 @@ class LockTree:
         self._lock: Lock = load_lock(path)
         self._access = AccessRules(AnnexSettings.load(Path(os.devnull)))
         self._digests = BlockDigestsFolder.of_user()
-        self._listings: dict[str, _Listing] = {}
+        self._listings: dict[str, LockListing] = {}
         self._pinned: list[LockBlockDigests] | None = None
         self._reading = threading.Lock()
 
@@ -113,7 +102,10 @@ class LockTree:
 
     def close(self) -> None:
         """Release the listings and the block digests."""
-        self._listings.clear()
+        with self._reading:
+            for listing in self._listings.values():
+                listing.close()
+            self._listings.clear()
         for pinned in self._pinned or ():
             pinned.close()
         self._pinned = None
@@ -126,7 +118,7 @@ class LockTree:
                 self._pinned = [LockBlockDigests(path) for path in paths if path is not None]
             return self._pinned
 
-    def _locate(self, path: str) -> tuple[_Listing, str] | None:
+    def _locate(self, path: str) -> tuple[LockListing, str] | None:
         """Return the listing of the innermost dataset that has a path, and the path in it."""
         path = path.strip("/")
         for pin in self._lock.datasets:
@@ -136,7 +128,7 @@ class LockTree:
             return self._inner(self._listing_of(self._lock.datasets[0]), path)
         return None
 
-    def _inner(self, listing: _Listing, path: str) -> tuple[_Listing, str]:
+    def _inner(self, listing: LockListing, path: str) -> tuple[LockListing, str]:
         for inner, subdataset in listing.subdatasets.items():
             if path == inner or path.startswith(f"{inner}/"):
                 manifest = sibling_path(listing.path, subdataset.commit)
@@ -144,75 +136,15 @@ class LockTree:
                 return self._inner(below, path[len(inner) + 1 :])
         return listing, path
 
-    def _listing_of(self, pin: Pin) -> _Listing:
+    def _listing_of(self, pin: Pin) -> LockListing:
         return self._listing(self._lock.manifest_path(pin), pin.commit, pin.state)
 
-    def _listing(self, path: Path, commit: str, state: str) -> _Listing:
+    def _listing(self, path: Path, commit: str, state: str) -> LockListing:
         with self._reading:
             found = self._listings.get(str(path))
             if found is None:
-                found = self._listings[str(path)] = _Listing(path, commit, state)
+                found = self._listings[str(path)] = LockListing(path, commit, state)
             return found
-
-
-class _Listing:
-    """The lines of one manifest, sorted by path and encoded, because there may be very many."""
-
-    def __init__(self, path: Path, commit: str, state: str) -> None:
-        self.path = path
-        self.documents: dict[str, bytes] = {}
-        self.subdatasets: dict[str, ListedSubdataset] = {}
-        self._paths: list[bytes] = []
-        self._lines: list[bytes] = []
-        reader = LockManifestReader(path)
-        if (reader.head.commit, reader.head.state) != (commit, state):
-            raise LockManifestDamagedError(
-                f"the manifest {path} is of state {reader.head.state}, but {state} is pinned; copy "
-                "it from the source of the lock file, or pin the dataset again"
-            )
-        # the reader compares the files with the state at the end
-        for one in reader:
-            if isinstance(one, PlainFile):
-                self.documents[one.path] = one.content
-                continue
-            if isinstance(one, ListedSubdataset):
-                self.subdatasets[one.path] = one
-                continue
-            self._paths.append(one.path.encode())
-            self._lines.append(_encode(one))
-
-    def file(self, path: str) -> ListedFile | None:
-        wanted = path.encode()
-        at = bisect_left(self._paths, wanted)
-        if at == len(self._paths) or self._paths[at] != wanted:
-            return None
-        return _decode(self._lines[at])
-
-    def entries(self, folder: str) -> Iterator[FolderEntry] | None:
-        below = f"{folder}/" if folder else ""
-        found: dict[str, FolderEntry] = {}
-        for path, content in self.documents.items():
-            _add(found, below, path, FolderEntry("", False, len(content)))
-        for path in self.subdatasets:
-            _add(found, below, f"{path}/", FolderEntry("", True))
-        for name, at in self._names_below(below.encode()):
-            found[name.removesuffix("/")] = (
-                FolderEntry(name[:-1], True)
-                if name.endswith("/")
-                else _entry(name, self._lines[at])
-            )
-        if not found and folder:
-            return None
-        return iter([found[name] for name in sorted(found)])
-
-    def _names_below(self, below: bytes) -> Iterator[tuple[str, int]]:
-        """Yield the names in a folder, those of folders with a slash, without a scan of them."""
-        at = bisect_left(self._paths, below)
-        while at < len(self._paths) and self._paths[at].startswith(below):
-            name, slash, _ = self._paths[at][len(below) :].partition(b"/")
-            yield (name + slash).decode(), at
-            # "0" is the character after the slash
-            at = bisect_left(self._paths, below + name + b"0", at) if slash else at + 1
 
 
 def replace_path(file: ListedFile, path: str) -> ListedFile:
@@ -231,14 +163,3 @@ def replace_path(file: ListedFile, path: str) -> ListedFile:
         The file.
     """
     return file if file.path == path else msgspec.structs.replace(file, path=path)
-
-
-def _entry(name: str, line: bytes) -> FolderEntry:
-    file = _decode(line)
-    return FolderEntry(name, False, file.size, file.key)
-
-
-def _add(found: dict[str, FolderEntry], below: str, path: str, entry: FolderEntry) -> None:
-    if path.startswith(below) and path != below:
-        name, slash, _ = path[len(below) :].partition("/")
-        found[name] = FolderEntry(name, True) if slash else replace(entry, name=name)

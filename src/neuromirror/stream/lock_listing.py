@@ -1,0 +1,243 @@
+"""The files of one manifest of a lock file, looked up by path.
+
+A manifest is verified as a whole when it is read for the first time, because its state digest
+covers all its lines. A large one is then kept in the user's cache folder, in a form of which parts
+can be read, so that opening one file of millions does not read the manifest again.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Final, cast
+
+import msgspec
+
+from neuromirror.cache import cache_folder
+from neuromirror.lab.lock_manifests import (
+    ListedFile,
+    ListedSubdataset,
+    LockManifestDamagedError,
+    LockManifestReader,
+    PlainFile,
+)
+from neuromirror.lab.regular_files import open_regular
+from neuromirror.mint import SortedLines, ZstdFrameError, write_seekable_lines
+from neuromirror.stream.trees import FolderEntry
+
+_LARGE: Final = 1 << 20
+"""Size in bytes above which a manifest is kept in the cache."""
+
+_SKIPPED_LINES: Final = 1000
+"""Lines of a folder that are skipped one by one; after them its end is looked up."""
+
+_FORMAT: Final = 1
+_OWNER_MODE: Final = 0o700
+
+
+class _Head(msgspec.Struct):
+    """The first line: what is not an annexed file."""
+
+    listing: int
+    commit: str
+    state: str
+    documents: dict[str, str]
+    subdatasets: list[ListedSubdataset]
+
+
+class _Path(msgspec.Struct):
+    path: str
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(ListedFile).decode
+_decode_head = msgspec.json.Decoder(_Head).decode
+_decode_path = msgspec.json.Decoder(_Path).decode
+
+
+class LockListing:
+    """The files of a manifest. Thread-safe.
+
+    Parameters
+    ----------
+    path
+        The path of the manifest.
+    commit, state
+        The commit and state that the lock file pins.
+
+    Attributes
+    ----------
+    path
+        The path of the manifest.
+    documents
+        The plain files in git by path.
+    subdatasets
+        The subdatasets by path.
+
+    Raises
+    ------
+    LockManifestMissingError, LockManifestDamagedError
+        The manifest is missing, invalid, or of another state.
+    """
+
+    def __init__(self, path: Path, commit: str, state: str) -> None:
+        self.path = path
+        cached = _cached_path(path)
+        lines = None if cached is None else _open_cached(cached, commit, state)
+        if lines is None:
+            lines = _read_manifest(path, commit, state, cached)
+        self._lines = lines
+        head = _decode_head(next(self._lines.lines_from(b"")))
+        self.documents = {
+            name: base64.b64decode(content) for name, content in head.documents.items()
+        }
+        self.subdatasets = {one.path: one for one in head.subdatasets}
+
+    def close(self) -> None:
+        """Close the file with the lines."""
+        self._lines.close()
+
+    def file(self, path: str) -> ListedFile | None:
+        """Return an annexed file; None if there is none."""
+        wanted = path.encode("utf-8", "surrogateescape")
+        line = next(self._lines.lines_from(wanted), None) if path else None
+        return None if line is None or _line_key(line) != wanted else _decode(line)
+
+    def entries(self, folder: str) -> Iterator[FolderEntry] | None:
+        """Return the entries of a folder, sorted by name; None if there is no such folder."""
+        below = f"{folder}/" if folder else ""
+        found: dict[str, FolderEntry] = {}
+        for path, content in self.documents.items():
+            _add(found, below, path, len(content))
+        for path in self.subdatasets:
+            _add(found, below, f"{path}/", None)
+        for name, line in self._names_below(below.encode("utf-8", "surrogateescape")):
+            file = None if line is None else _decode(line)
+            found[name] = (
+                FolderEntry(name, True)
+                if file is None
+                else FolderEntry(name, False, file.size, file.key)
+            )
+        if not found and folder:
+            return None
+        return iter([found[name] for name in sorted(found)])
+
+    def _names_below(self, below: bytes) -> Iterator[tuple[str, bytes | None]]:
+        """Yield the names in a folder, each with its line; None for a folder."""
+        lines = self._lines.lines_from(below)
+        inner, skipped = b"", 0
+        while (line := next(lines, None)) is not None:
+            path = _line_key(line)
+            if inner and path.startswith(inner):
+                skipped += 1
+                if skipped == _SKIPPED_LINES:
+                    # "0" is the character after the slash
+                    lines = self._lines.lines_from(inner[:-1] + b"0")
+                continue
+            if not path:
+                continue
+            if not path.startswith(below):
+                return
+            name, slash, _ = path[len(below) :].partition(b"/")
+            inner, skipped = (below + name + slash, 0) if slash else (b"", 0)
+            yield name.decode("utf-8", "surrogateescape"), None if slash else line
+
+
+def _line_key(line: bytes) -> bytes:
+    """Return the path of a line; that of the head precedes all others."""
+    if line.startswith(b'{"listing"'):
+        return b""
+    return _decode_path(line).path.encode("utf-8", "surrogateescape")
+
+
+def _cached_path(path: Path) -> Path | None:
+    """Return where a large manifest is kept, by the digest of its bytes; None if it is not."""
+    if cache_folder() is None:
+        return None
+    from platformdirs import user_cache_path
+
+    # not in the folder of the cache, which may be shared: unlike pieces, a listing is trusted
+    folder = user_cache_path("neuromirror") / "listings"
+    try:
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size < _LARGE:
+                return None
+            digest = hashlib.sha256()
+            while block := file.read(_LARGE):
+                digest.update(block)
+    except OSError:
+        return None  # the reader reports it
+    return folder / f"{digest.hexdigest()}.jsonl.zst"
+
+
+def _open_cached(cached: Path, commit: str, state: str) -> SortedLines | None:
+    try:
+        lines = SortedLines(cached, _line_key)
+    except (OSError, ZstdFrameError):
+        return None
+    with suppress(OSError, ZstdFrameError, msgspec.DecodeError, StopIteration):
+        head = _decode_head(next(lines.lines_from(b"")))
+        if (head.listing, head.commit, head.state) == (_FORMAT, commit, state):
+            return lines
+    lines.close()
+    return None
+
+
+def _read_manifest(path: Path, commit: str, state: str, cached: Path | None) -> SortedLines:
+    """Verify a manifest and write its lines, to the cache or to an unnamed temporary file."""
+    reader = LockManifestReader(path)
+    if (reader.head.commit, reader.head.state) != (commit, state):
+        raise LockManifestDamagedError(
+            f"the manifest {path} is of state {reader.head.state}, but {state} is pinned; copy "
+            "it from the source of the lock file, or pin the dataset again"
+        )
+    head = _Head(_FORMAT, commit, state, {}, [])
+    with tempfile.TemporaryFile(prefix="neuromirror-") as spool:
+        # the head is complete only at the end, where the reader compares the files with the state
+        for one in reader:
+            if isinstance(one, PlainFile):
+                head.documents[one.path] = base64.b64encode(one.content).decode()
+            elif isinstance(one, ListedSubdataset):
+                head.subdatasets.append(one)
+            else:
+                spool.write(_encode(one) + b"\n")
+        spool.seek(0)
+
+        def lines() -> Iterator[bytes]:
+            yield _encode(head)
+            for line in spool:
+                yield line[:-1]
+
+        if cached is not None:
+            with suppress(OSError):
+                return _write_cached(cached, lines())
+            spool.seek(0)
+        file = cast(IO[bytes], tempfile.TemporaryFile(prefix="neuromirror-"))  # noqa: SIM115
+        write_seekable_lines(file, lines())
+        file.flush()
+        return SortedLines(file, _line_key)
+
+
+def _write_cached(cached: Path, lines: Iterator[bytes]) -> SortedLines:
+    cached.parent.mkdir(mode=_OWNER_MODE, parents=True, exist_ok=True)
+    descriptor, draft = tempfile.mkstemp(prefix=".new-", dir=cached.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write_seekable_lines(file, lines)
+        os.replace(draft, cached)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(draft)
+        raise
+    return SortedLines(cached, _line_key)
+
+
+def _add(found: dict[str, FolderEntry], below: str, path: str, size: int | None) -> None:
+    if path.startswith(below) and path != below:
+        name, slash, _ = path[len(below) :].partition("/")
+        found[name] = FolderEntry(name, True) if slash else FolderEntry(name, False, size)
