@@ -95,12 +95,12 @@ def test_store_lists_what_the_zarr_has(zarrs: StreamedZarrs, form: str) -> None:
 
 def test_store_is_pickled_and_read_by_dask(zarrs: StreamedZarrs) -> None:
     store = VersionStore(zarrs.version(), zarrs.path(3), store=zarrs.store("manifest"))
-    again = pickle.loads(pickle.dumps(store))
-    assert again == store
-    array = zarr.open_array(again, path="0", mode="r")
+    copy = pickle.loads(pickle.dumps(store))
+    assert copy == store
+    array = zarr.open_array(copy, path="0", mode="r")
     found = dask.array.from_zarr(array).sum().compute()
     assert found == array[...].sum()
-    for one in (store, again):
+    for one in (store, copy):
         one.close()
 
 

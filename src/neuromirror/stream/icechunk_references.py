@@ -1,8 +1,8 @@
 """References as an Icechunk repository: virtual chunks with the ETags of their objects.
 
 Icechunk has Zarr format 3 only, and names chunks ``c/<index>``; its locations have neither object
-versions nor ports. It requests an object with ``If-Match`` and its ETag, so that an object that
-upstream replaced is an error.
+versions nor ports. Its requests have ``If-Match`` with the ETag, so that an object that upstream
+replaced is an error.
 """
 
 from __future__ import annotations

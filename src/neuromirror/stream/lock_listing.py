@@ -103,10 +103,10 @@ class LockListing:
         self._lines.close()
 
     def file(self, path: str) -> ListedFile | None:
-        """Return an annexed file; None if there is none."""
-        wanted = path.encode("utf-8", "surrogateescape")
-        line = next(self._lines.lines_from(wanted), None) if path else None
-        return None if line is None or _line_key(line) != wanted else _decode(line)
+        """Return an annexed file; None if the manifest has no such file."""
+        key = path.encode("utf-8", "surrogateescape")
+        line = next(self._lines.lines_from(key), None) if path else None
+        return None if line is None or _line_key(line) != key else _decode(line)
 
     def entries(self, folder: str) -> Iterator[FolderEntry] | None:
         """Return the entries of a folder, sorted by name; None if there is no such folder."""

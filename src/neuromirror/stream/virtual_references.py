@@ -77,7 +77,7 @@ class ReferencesResult:
 
 @dataclass(slots=True)
 class ReferenceCounts:
-    """What was counted so far; see :class:`ReferencesResult`."""
+    """Counts so far; see :class:`ReferencesResult`."""
 
     references: int = 0
     included: int = 0

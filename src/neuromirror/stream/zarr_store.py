@@ -89,7 +89,7 @@ class VersionStore(ReadOnlyStore):
         return hash(self._objects.where)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _open_again, self._arguments
+        return _reopen_store, self._arguments
 
     def close(self) -> None:
         """Cancel the requests in progress; nothing can be read afterwards."""
@@ -183,7 +183,7 @@ def open_zarr(
         raise
 
 
-def _open_again(
+def _reopen_store(
     address: StrPath | VersionTree,
     path: str,
     verify: Verify,

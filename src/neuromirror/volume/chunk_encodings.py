@@ -139,12 +139,12 @@ def _segmentation(content: bytes, shape: Triple, dtype: Any, block: Triple | Non
 
     if block is None or not 0 < math.prod(block) <= _MAX_BLOCK or dtype.itemsize not in (4, 8):
         raise ValueError("invalid block size or data type")
-    words = numpy.frombuffer(content[: len(content) // 4 * 4], "<u4")
-    if len(words) < 1 or not 1 <= words[0] <= len(words):
+    integers = numpy.frombuffer(content[: len(content) // 4 * 4], "<u4")
+    if len(integers) < 1 or not 1 <= integers[0] <= len(integers):
         raise ValueError("the offset of the channel is outside of the chunk")
-    words = words[int(words[0]) :]
+    integers = integers[int(integers[0]) :]
     grid = [-(-size // one) for size, one in zip(shape, block, strict=True)]
-    headers = words[: 2 * math.prod(grid)].reshape(-1, 2)
+    headers = integers[: 2 * math.prod(grid)].reshape(-1, 2)
     if len(headers) != math.prod(grid):
         raise ValueError("truncated headers of blocks")
     made = numpy.empty(
@@ -153,7 +153,7 @@ def _segmentation(content: bytes, shape: Triple, dtype: Any, block: Triple | Non
     for number, (first, values) in enumerate(headers.tolist()):
         x, y, z = number % grid[0], number // grid[0] % grid[1], number // (grid[0] * grid[1])
         labels = _block_labels(
-            words, first & 0xFFFFFF, first >> 24, values, math.prod(block), dtype
+            integers, first & 0xFFFFFF, first >> 24, values, math.prod(block), dtype
         )
         made[
             z * block[2] : (z + 1) * block[2],
@@ -164,14 +164,14 @@ def _segmentation(content: bytes, shape: Triple, dtype: Any, block: Triple | Non
 
 
 def _block_labels(
-    words: NDArray[Any], table: int, bits: int, values: int, voxels: int, dtype: Any
+    integers: NDArray[Any], table: int, bits: int, values: int, voxels: int, dtype: Any
 ) -> NDArray[Any]:
     import numpy
 
     if bits not in (0, 1, 2, 4, 8, 16, 32):
         raise ValueError(f"{bits} bits per value")
     count = -(-voxels * bits // 32)
-    packed = words[values : values + count]
+    packed = integers[values : values + count]
     if len(packed) != count:
         raise ValueError("truncated values of a block")
     if bits == 0:
@@ -181,7 +181,7 @@ def _block_labels(
         mask = numpy.uint32((1 << bits) - 1)
         indices = (packed[:, None] >> shifts & mask).reshape(-1)[:voxels]
     length = (int(indices.max()) + 1) * dtype.itemsize // 4
-    labels = words[table : table + length]
+    labels = integers[table : table + length]
     if len(labels) != length:
         raise ValueError("truncated labels of a block")
     made: NDArray[Any] = labels.view(dtype)[indices]

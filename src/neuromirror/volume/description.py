@@ -184,7 +184,7 @@ class DescribingFiles(Protocol):
     """Returns the metadata documents of a version by path."""
 
     def git_document(self, path: str) -> bytes | None:
-        """Return the content of a document in git; None if there is none."""
+        """Return the content of a document in git; None for other files."""
 
     def has(self, path: str) -> bool:
         """Return whether the version has a file or folder."""
