@@ -132,6 +132,8 @@ def test_the_store_is_served_and_nothing_beside_it(
         "/alias/%2e%2e/neuromirror/store.json",
         "/alias/demo--000001/%2e%2e/%2e%2e/%2e%2e/neuromirror/store.json",
         "/manifests/%2e%2e/neuromirror/store.json",
+        "/block-digests/%2e%2e/neuromirror/store.json",
+        "/block-digests/00",
         "/-/metadata.json",
         "/-/databases.json",
         "/index.db",

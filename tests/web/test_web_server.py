@@ -20,9 +20,16 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
+from neuromirror.model import LEAF_SIZE
+from neuromirror.store.block_digests import (
+    BlockDigestsFolder,
+    block_digests_name,
+    check_encoded,
+)
 from neuromirror.web.async_index import AsyncIndexReader
 from neuromirror.web.server.idle_timeout import IdleTimeoutProtocol
 from neuromirror.web.server.response_cache import ResponseCache, cache_key
+from support.block_digests import digests_of
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import RunningCatalogue, run_catalogue
 from support.scripted_source import ScriptedDataset, ScriptedHarness, files
@@ -505,3 +512,24 @@ def test_who_reads_slowly_gets_all_of_a_reply() -> None:
             assert block
             got += len(block)
             time.sleep(0.002)
+
+
+def test_block_digests_are_served_by_the_name_of_their_key(
+    site: RunningCatalogue, demo_harness: MirrorHarness
+) -> None:
+    folder = BlockDigestsFolder.of_store(demo_harness.store)
+    content = bytes(range(256)) * 200
+    key = f"SHA256E-s{len(content)}--{hashlib.sha256(content).hexdigest()}.nwb"
+    digests = digests_of(content, LEAF_SIZE)
+    name = block_digests_name(key)
+    address = f"/block-digests/{name[:2]}/{name[2:]}"
+    assert site.get(address).status_code == 404
+    folder.write(key, digests)
+    try:
+        reply = site.get(address)
+        assert check_encoded(reply.content, address, key) == (key, digests)
+        assert (
+            site.get(address, headers={"if-none-match": reply.headers["etag"]}).status_code == 304
+        )
+    finally:
+        folder.path(key).unlink()

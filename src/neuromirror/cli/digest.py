@@ -302,7 +302,7 @@ class _Report:
         if self.profiled:
             parts.append(f"{count_of(self.profiled, 'open profile')} recorded")
         if self.small:
-            parts.append(f"{count_of(self.small, 'file')} of one piece, which need none")
+            parts.append(f"{count_of(self.small, 'file')} of one piece: nothing to record")
         if failures := self.counts["error"] + self.counts["impossible"]:
             parts.append(f"{count_of(failures, 'problem')}")
         record = {

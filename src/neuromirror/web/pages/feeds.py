@@ -48,7 +48,7 @@ _DISALLOWED_PATHS = (
         "/api/",
         "/*add=",
     ),
-    *("/alias/", "/manifests/"),
+    *("/alias/", "/manifests/", "/block-digests/"),
 )
 _SITEMAP_LIMIT = 50_000  # the limit of the protocol
 _EPOCH = "1970-01-01T00:00:00+00:00"
