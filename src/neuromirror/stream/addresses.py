@@ -30,9 +30,9 @@ def open_tree(address: StrPath | VersionTree, *, store: StrPath | None = None) -
     Parameters
     ----------
     address
-        One of these: a version of the store, such as ``dandi:000027@0.210831.2033``, a DOI or a
-        URL of the archive; a lock file; the folder of a clone; the URL of a catalogue's page, or of
-        a file in its gateway. A tree is returned as it is.
+        One of these: a version of the store (a name such as ``dandi:000027@0.210831.2033``, a DOI,
+        or a URL of the archive); the path of a lock file; the folder of a clone; the URL of a page
+        of a catalogue, or of a file in its gateway. An open version is returned as it is.
     store
         The store; by default ``NEUROMIRROR_STORE``, else ``./store``, else the user's.
 

@@ -76,8 +76,8 @@ class CatalogueTree:
     base
         The URL of the catalogue.
     version
-        The name of a version, which may be one that moves; the files are those of the state that it
-        means now.
+        The name of a version. If it moves, such as ``@draft``, the files are those of the state
+        that it means now.
 
     Raises
     ------
@@ -141,7 +141,7 @@ class CatalogueTree:
         return None if first is None else self._pages(address, first)
 
     def block_digests(self, file: ListedFile) -> BlockDigests | None:
-        """Return the block digests of a file, of the user or of the catalogue."""
+        """Return the block digests of a file, from the user's folder or the catalogue."""
         found = self._digests.read(file.key)
         if found is not None:
             return found
@@ -212,7 +212,7 @@ class CatalogueTree:
 
 
 def parse_catalogue_address(text: str) -> tuple[str, str] | None:
-    """Return the URL of a catalogue and the version of its page or of an address of its gateway.
+    """Split the URL of a page of a catalogue, or of a file in its gateway.
 
     Parameters
     ----------
@@ -222,7 +222,7 @@ def parse_catalogue_address(text: str) -> tuple[str, str] | None:
     Returns
     -------
     tuple[str, str] or None
-        The URL without the path of the page, and the version; None for any other text.
+        The URL of the catalogue, and the name of the version; None for any other text.
     """
     if not text.startswith(_WEB):
         return None

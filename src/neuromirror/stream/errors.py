@@ -15,7 +15,7 @@ class StreamError(NeuromirrorError):
     path
         The path of the file in its version.
     causes
-        Why each location failed.
+        The error of each location that was tried.
     """
 
     def __init__(

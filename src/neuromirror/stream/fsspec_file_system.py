@@ -106,8 +106,9 @@ class NeuromirrorFileSystem(AbstractFileSystem):  # type: ignore[misc]
         Returns
         -------
         dict
-            ``name``, ``size`` in bytes and ``type``; for an annexed file also ``key``, its digest
-            by algorithm (``sha256``, ``md5`` or ``etag``) and ``checked``.
+            ``name``, ``size`` in bytes (None if unknown) and ``type`` (``file`` or ``directory``).
+            For an annexed file also ``key``; its digest, whose name is the algorithm (``sha256``,
+            ``md5`` or ``etag``); and ``checked``: whether the mirror hashed the bytes itself.
 
         Raises
         ------
@@ -138,6 +139,11 @@ class NeuromirrorFileSystem(AbstractFileSystem):  # type: ignore[misc]
         -------
         str
             The key; for a plain file in git, version and path.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file or folder.
         """
         found = self.info(path)
         return str(found.get("key") or found["name"])
@@ -152,12 +158,20 @@ class NeuromirrorFileSystem(AbstractFileSystem):  # type: ignore[misc]
         path
             The path.
         start, end
-            Offsets of the first byte, and after the last byte; negative from the end.
+            Offsets of the first byte, and after the last byte; negative from the end. None for the
+            start or the end of the file.
 
         Returns
         -------
         bytes
             The bytes.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        StreamError
+            The bytes cannot be read or verified.
         """
         return self._read_ranges(self._strip_protocol(path), [(start, end)])[0]
 
@@ -180,7 +194,7 @@ class NeuromirrorFileSystem(AbstractFileSystem):  # type: ignore[misc]
         Returns
         -------
         bytes or dict
-            The content of a single path; else path → content.
+            The content, if ``path`` is the path of one file; else the contents by path.
         """
         paths = self.expand_path(path, recursive=recursive)
         if len(paths) == 1 and isinstance(path, str) and paths[0] == self._strip_protocol(path):
@@ -212,7 +226,7 @@ class NeuromirrorFileSystem(AbstractFileSystem):  # type: ignore[misc]
         starts, ends
             The offsets of each range, or one offset for all.
         max_gap
-            Not used: pieces are requested as a whole.
+            Ignored: pieces are requested as a whole.
         on_error
             ``return`` errors in place of bytes, or ``raise`` the first one.
 

@@ -40,12 +40,12 @@ _MAX_LOCATIONS: Final = 5
 
 
 class GitTree:
-    """The files of a commit, followed into its subdatasets. Thread-safe.
+    """The files of a commit, including those of its subdatasets. Thread-safe.
 
     Parameters
     ----------
     repository
-        The repository's own directory.
+        The directory of the repository with the objects: a bare one, or ``.git``.
     commit
         The commit id in hex.
     annex_commit
@@ -53,8 +53,8 @@ class GitTree:
     name
         The name of the version, for messages.
     source_host
-        The host of the source, with its port, which may be in a private network because an operator
-        named it; empty for none.
+        The host of the archive, with its port, to which requests are allowed even if it is in a
+        private network, because the operator of the store named it; empty for none.
     store
         The store that has the subdatasets and block digests; None without a store.
     """

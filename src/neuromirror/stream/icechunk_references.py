@@ -47,12 +47,22 @@ class _ChunkNames:
 
 
 def write_icechunk(walk: ReferenceWalk, target: Path) -> None:
-    """Create a repository with one commit.
+    """Write the Zarrs of a version as an Icechunk repository with one commit.
+
+    Parameters
+    ----------
+    walk
+        The files of the Zarrs.
+    target
+        The folder of the repository, which is created.
 
     Raises
     ------
     ReferencesRefusedError
-        A package is missing, metadata cannot be converted, or a chunk is not in a bucket.
+        A package is missing, there is no Zarr, metadata cannot be converted to Zarr format 3, or a
+        chunk has no URL in a bucket.
+    StreamError
+        Metadata cannot be read or verified.
     """
     try:
         import icechunk

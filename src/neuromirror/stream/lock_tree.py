@@ -51,7 +51,20 @@ class LockTree:
         return pins[0].version if len(pins) == 1 else str(self._lock.path)
 
     def path_of(self, dataset: str, path: str) -> str:
-        """Return the path here of a file of a pinned dataset."""
+        """Return the path by which :meth:`file` finds a file of a pinned dataset.
+
+        Parameters
+        ----------
+        dataset
+            The name of the dataset.
+        path
+            The path in the dataset.
+
+        Returns
+        -------
+        str
+            The same path if there is only one pin; else it starts with the name of the dataset.
+        """
         return path if len(self._lock.datasets) == 1 else f"{dataset}/{path}"
 
     @property
@@ -148,7 +161,7 @@ class LockTree:
 
 
 def replace_path(file: ListedFile, path: str) -> ListedFile:
-    """Return a file of a subdataset with its path in the outermost dataset.
+    """Return the description of a file of a subdataset, with its path in the outermost dataset.
 
     Parameters
     ----------
@@ -160,6 +173,6 @@ def replace_path(file: ListedFile, path: str) -> ListedFile:
     Returns
     -------
     ListedFile
-        The file.
+        The same file, with ``path``.
     """
     return file if file.path == path else msgspec.structs.replace(file, path=path)

@@ -32,9 +32,9 @@ class ManifestFiles:
         Parameters
         ----------
         path
-            The path in the version around this dataset, which the file gets.
+            The path of the file in the outermost dataset, for the result.
         inner
-            The path in the dataset.
+            The path of the file in this dataset, which is looked up.
 
         Returns
         -------

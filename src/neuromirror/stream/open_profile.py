@@ -36,10 +36,10 @@ class _RecordingFile(VerifiedFile):
 def record_open_profiles(
     tree: VersionTree, paths: Iterable[str], digests: BlockDigestsRecorder
 ) -> Iterator[tuple[str, str]]:
-    """Open HDF5 files, and record which parts are read, for the next one who opens them.
+    """Open HDF5 files, and record which parts are read, so that later readers request them first.
 
-    An NWB file is opened with pynwb, as far as it can read the file. Of others, the names and
-    attributes of all objects are read.
+    NWB files are opened with pynwb; if it fails, what it has read until then is recorded. Of other
+    files, the names and attributes of all objects are read.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def record_open_profiles(
     Yields
     ------
     tuple of (str, str)
-        The path, and why there is no profile; empty if it was recorded.
+        The path, and why its profile was not recorded; the reason is empty if it was.
     """
     with closing(Transport(tree.access)) as transport:
         for path in paths:
@@ -96,7 +96,10 @@ def _read_like_a_program(opened: Any, path: str) -> None:
 
 
 def merge_ranges(ranges: Iterable[ByteRange], size: int) -> tuple[ByteRange, ...]:
-    """Extend ranges to leaves of the hash tree, and merge them until there are few enough.
+    """Extend ranges to whole leaves of the hash tree, and merge those that are close.
+
+    If there are still more than :data:`MAX_OPEN_RANGES`, ranges that are farther apart are merged,
+    too.
 
     Parameters
     ----------

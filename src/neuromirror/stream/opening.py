@@ -31,7 +31,8 @@ def open(
     Parameters
     ----------
     address
-        A version of the store, such as ``dandi:000027@0.210831.2033``.
+        A version, as for :func:`open_tree`: in a store, a lock file, a clone or a catalogue. An
+        open version stays open when the file is closed.
     path
         The path of the file in the version.
     verify
@@ -40,7 +41,8 @@ def open(
     store
         The store; by default ``NEUROMIRROR_STORE``, else ``./store``, else the user's.
     cache
-        Whether verified pieces are kept in the cache of this machine and read from it, or a cache.
+        Where verified pieces are kept, and read the next time: True for the cache of this machine,
+        False for none, or another cache.
     limits
         Timeouts, retries and concurrency limits of the requests.
 
@@ -51,6 +53,8 @@ def open(
 
     Raises
     ------
+    AddressUnresolvedError
+        There is no version at the address.
     FileMissingError, NotAFileError
         The version has no such file, or it is a folder.
     UnverifiableError
@@ -126,7 +130,7 @@ def open_object(
 
 
 def missing_file(tree: VersionTree, path: str) -> FileMissingError | NotAFileError:
-    """Return the error for a path that is not a file.
+    """Return, without raising it, the error for a path at which a version has no file.
 
     Parameters
     ----------
@@ -138,7 +142,7 @@ def missing_file(tree: VersionTree, path: str) -> FileMissingError | NotAFileErr
     Returns
     -------
     FileMissingError or NotAFileError
-        The error.
+        The latter if there is a folder at the path.
     """
     if tree.entries(path) is not None:
         return NotAFileError(f"{tree.name}: {path or '/'} is a folder", path)

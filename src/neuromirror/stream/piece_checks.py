@@ -38,7 +38,7 @@ class PieceCheck(Protocol):
 
     @property
     def is_verified(self) -> bool:
-        """Whether wrong bytes are detected."""
+        """Whether :meth:`is_piece` detects wrong bytes, or they were verified before."""
 
     def is_piece(self, piece: int, data: Data) -> bool:
         """Return whether bytes are those of a piece.
@@ -54,7 +54,15 @@ class PieceCheck(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LayerCheck:
-    """Verifies the pieces of a content with its block digests."""
+    """Verifies the pieces of a content with its block digests.
+
+    Attributes
+    ----------
+    digests
+        The block digests.
+    is_verified
+        True: wrong bytes are recognized.
+    """
 
     digests: BlockDigests
     is_verified: bool = True
@@ -104,7 +112,17 @@ class PartCheck:
 
 @dataclass(frozen=True, slots=True)
 class WholeCheck:
-    """Verifies a content as one piece, with the checksum of the whole."""
+    """Verifies a content as one piece, with the checksum of the whole.
+
+    Attributes
+    ----------
+    checksum
+        The checksum.
+    size
+        Size of the content in bytes.
+    is_verified
+        True: wrong bytes are recognized.
+    """
 
     checksum: KeyChecksum
     size: int
@@ -125,7 +143,17 @@ class WholeCheck:
 
 @dataclass(frozen=True, slots=True)
 class NoCheck:
-    """Accepts any bytes, for reads without verification."""
+    """Accepts any bytes: for reads without verification, or of a content that was verified before.
+
+    Attributes
+    ----------
+    size
+        Size of the content in bytes.
+    piece_size
+        Size of a piece in bytes.
+    is_verified
+        True if the bytes were verified before.
+    """
 
     size: int
     piece_size: int = _UNVERIFIED_PIECE
@@ -160,7 +188,8 @@ def piece_check(
     Raises
     ------
     UnverifiableError
-        No digest is known, or only one of the whole content, which is large.
+        No digest is known, or the size is unknown. With ``require`` also if only the digest of the
+        whole content is known, and it is larger than :data:`MAX_WHOLE`.
     """
     checksum, size = content_checksum(file), file.size
     if verify == "off":

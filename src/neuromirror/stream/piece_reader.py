@@ -59,7 +59,8 @@ class PieceReader:
     version
         The name of the version, for messages.
     stored
-        Where pieces may be on this machine.
+        The pieces on this machine, which are tried first, and to which others are written; None
+        for none.
     """
 
     def __init__(
@@ -79,12 +80,12 @@ class PieceReader:
         self._urls = [*dict.fromkeys(strip_claim_prefix(url) for url in file.urls)]
 
     def read(self, run: range) -> Iterator[Piece]:
-        """Yield consecutive pieces, each as soon as it is verified.
+        """Yield pieces, each as soon as it is verified: those on this machine first.
 
         Parameters
         ----------
         run
-            The numbers of the pieces.
+            The consecutive numbers of the pieces.
 
         Yields
         ------
@@ -178,7 +179,7 @@ class PieceReader:
                 yield from unfinished.add(chunk)
 
     def error(self, piece: int, failures: Sequence[tuple[str, NeuromirrorError]]) -> StreamError:
-        """Return the error for a piece that no location has.
+        """Return, without raising it, the error for a piece that no location has.
 
         Parameters
         ----------

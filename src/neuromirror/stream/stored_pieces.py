@@ -38,7 +38,7 @@ class StoredPieces:
             self._cached = cache.content(name)
 
     def read(self, number: int) -> bytearray | None:
-        """Return a piece that is on this machine and right.
+        """Return a piece from the cache or the copy, verified.
 
         Parameters
         ----------

@@ -45,10 +45,10 @@ class Transport:
     limits
         Timeouts, retries and concurrency limits.
     has_credentials
-        Whether tokens, configured headers and signatures are sent; without, ``s3://`` URLs are
+        Whether tokens, configured headers and signatures are sent. If not, ``s3://`` URLs are
         refused.
     seconds
-        Seconds after which all requests fail; None for no limit.
+        Seconds from now after which all requests fail; None for no limit.
     parallel
         Maximum number of concurrent requests.
     """
@@ -103,14 +103,16 @@ class Transport:
         Yields
         ------
         Generator[memoryview, None, None]
-            The bytes of exactly this range. A part is valid until the next one is requested.
+            The bytes of exactly this range, in parts. Copy a part before you take the next one,
+            which reuses its memory.
 
         Raises
         ------
         NetError
             A request failed, or the response ended early.
         ContentMismatchError
-            The location has too few bytes, or sent another range than requested.
+            The location has too few bytes, sent another range than requested, or needs credentials
+            that are not used.
         """
         if url.startswith(f"{SCHEME}:") and not self._has_credentials:
             raise ContentMismatchError("it needs credentials, which are not used here")

@@ -48,8 +48,9 @@ class TreeObjects:
     transport
         Sends the requests.
     verify
-        ``require``: a file without a digest is an error. Of a file without block digests, also a
-        part is verified by the digest of the whole file.
+        ``require``: a file without a digest is an error; if it has no block digests, it is
+        downloaded and verified as a whole, even if only a part is read. ``off``: nothing is
+        verified.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class TreeObjects:
         Returns
         -------
         ListedFile or bytes or None
-            The file.
+            The description of an annexed file; the content of a document.
 
         Raises
         ------
@@ -94,7 +95,7 @@ class TreeObjects:
         return found
 
     def read_whole(self, path: str) -> bytes | None:
-        """Return a file; None if the state has no such file.
+        """Return the content of a file; None if the state has no such file.
 
         Parameters
         ----------
@@ -120,7 +121,7 @@ class TreeObjects:
         return opened.read_ranges([(0, opened.size)])[0]
 
     def open_part(self, path: str) -> VerifiedObject | bytes | None:
-        """Return a file whose parts are read; None if the state has no such file.
+        """Open a file to read parts of it; None if the state has no such file.
 
         Parameters
         ----------
@@ -130,7 +131,7 @@ class TreeObjects:
         Returns
         -------
         VerifiedObject or bytes or None
-            The file; the most recently used ones are kept.
+            The file, or the content of a document. The most recently used files stay open.
 
         Raises
         ------
@@ -161,7 +162,25 @@ class TreeObjects:
     # --- as the objects of a precomputed layer
 
     def read_object(self, path: str, max_bytes: int) -> bytes | None:
-        """Return a file of at most ``max_bytes``; None if the state has no such file."""
+        """Return the verified content of a small file; None if the state has no such file.
+
+        Parameters
+        ----------
+        path
+            The path below the folder.
+        max_bytes
+            Maximum size in bytes.
+
+        Returns
+        -------
+        bytes or None
+            The content.
+
+        Raises
+        ------
+        StreamError
+            As :meth:`read_whole`, or the file is larger.
+        """
         content = self.read_whole(path)
         if content is not None and len(content) > max_bytes:
             raise UnverifiableError(
@@ -170,7 +189,25 @@ class TreeObjects:
         return content
 
     def read_part(self, path: str, start: int, stop: int) -> bytes | None:
-        """Return a part of a file; None if the state has no such file."""
+        """Return verified bytes of a file; None if the state has no such file.
+
+        Parameters
+        ----------
+        path
+            The path below the folder.
+        start, stop
+            Offsets of the first byte, and after the last byte.
+
+        Returns
+        -------
+        bytes or None
+            The bytes.
+
+        Raises
+        ------
+        StreamError
+            The bytes cannot be read or verified, or the file is excluded from the version.
+        """
         opened = self.open_part(path)
         if opened is None or isinstance(opened, bytes):
             return None if opened is None else opened[start:stop]

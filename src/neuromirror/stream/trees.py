@@ -43,9 +43,10 @@ class AccessRules:
     Attributes
     ----------
     settings
-        git's configuration: addresses, headers and the settings of buckets.
+        What git is configured with: allowed addresses, headers, and the settings of buckets.
     allowed_hosts
-        Hosts, with their ports, that may be accessed whatever their addresses are.
+        Hosts, with their ports, to which requests are allowed even if they are in a private
+        network.
     """
 
     settings: AnnexSettings

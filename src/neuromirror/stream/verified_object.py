@@ -31,7 +31,7 @@ ByteRange = tuple[int, int]
 class VerifiedObject:
     """The content of a file, read piece by piece. Thread-safe.
 
-    Pieces are kept in memory, most recently used last. Consecutive pieces are requested at once.
+    The most recently used pieces are kept in memory. Consecutive pieces are requested together.
 
     Parameters
     ----------
@@ -134,6 +134,11 @@ class VerifiedObject:
         -------
         int
             The number of bytes; fewer than the buffer has only at the end of the content.
+
+        Raises
+        ------
+        StreamError
+            As for :meth:`read_ranges`.
         """
         stop = min(offset + len(view), self.size)
         if offset >= stop:
@@ -169,7 +174,7 @@ class VerifiedObject:
             self._start(run)
 
     def prefetch_profile(self) -> None:
-        """Start to request what a program reads when it opens the file, as far as it is known."""
+        """Start to request the ranges of the open profile, while they fit into half the memory."""
         total = 0
         for start, stop in self._open_ranges:
             total += stop - start

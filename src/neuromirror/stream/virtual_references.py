@@ -1,8 +1,9 @@
 """The Zarrs of a version as references to the archive's objects, for kerchunk and Icechunk.
 
-Metadata are included; chunks are references to the pinned objects. Programs that read references
-do not verify digests: a kerchunk reference names an object version where the archive keeps
-versions, and an Icechunk reference has the ETag of the object, without which it is an error.
+The content of metadata is included; chunks are references to the pinned objects. Programs that
+read references do not verify digests. A kerchunk reference names the version of the object where
+the archive keeps versions. An Icechunk reference has the ETag of the object, so that reading an
+object with another ETag is an error.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class ReferencesResult:
     Attributes
     ----------
     version
-        The name of the version and of the folder in it.
+        The name of the version, with the folder in it: ``<version>/<folder>``.
     format
         One of :data:`REFERENCE_FORMATS`.
     path
@@ -59,11 +60,11 @@ class ReferencesResult:
     references
         Number of chunks that are references.
     included
-        Number of metadata files and chunks that are included.
+        Number of metadata files and small chunks whose content is included.
     unversioned
         Number of references to objects without a version id, which upstream can replace.
     checksums
-        Number of references that have a checksum.
+        Number of references that have the ETag of their object.
     """
 
     version: str
@@ -107,7 +108,7 @@ def export_references(
     format
         ``kerchunk`` (a JSON file, version 1) or ``icechunk`` (a repository in a folder).
     store
-        The mirror's store; by default ``NEUROMIRROR_STORE``, else ``./store``.
+        The store; by default ``NEUROMIRROR_STORE``, else ``./store``, else the user's.
     progress
         Called with the number of references so far.
 
@@ -119,7 +120,8 @@ def export_references(
     Raises
     ------
     ReferencesRefusedError
-        The target exists, or a chunk has no URL that the format supports.
+        The format is unknown, the target exists, the version has no Zarr, or the format supports
+        none of the URLs of a chunk.
     StreamError
         The version or its metadata cannot be read.
     """
@@ -160,7 +162,21 @@ def export_references(
 
 
 class ReferenceWalk:
-    """The files of the Zarrs below a folder, with their references."""
+    """The files of the Zarrs below a folder, and the objects that hold them.
+
+    Parameters
+    ----------
+    tree
+        The files of the version.
+    folder
+        The folder; empty for the whole version.
+    objects
+        Reads files below the folder.
+    counts
+        Gets the counts of the files that were read or referred to.
+    progress
+        Called with the number of references so far.
+    """
 
     def __init__(
         self,
@@ -178,7 +194,7 @@ class ReferenceWalk:
         self._progress = progress
 
     def files(self) -> Iterator[str]:
-        """Yield the paths of all files of Zarrs."""
+        """Yield the paths of all files of the Zarrs, relative to the folder."""
         return self._files("", in_zarr=False)
 
     def metadata(self) -> dict[str, bytes]:
@@ -186,7 +202,16 @@ class ReferenceWalk:
         return {path: self.read(path) for path in self.files() if is_metadata(path)}
 
     def chunk(self, path: str) -> bytes | ListedFile:
-        """Return a chunk's file, or its content if it is included; count it."""
+        """Return the file of a chunk, to refer to its object, and count it.
+
+        Returns its content instead if the chunk has to be included: it is small and all zeros, so
+        that no object of it need exist, or it is a plain file in git.
+
+        Raises
+        ------
+        StreamError
+            The version has no such file, or excludes it.
+        """
         file = self.objects.file(path)
         small = isinstance(file, ListedFile) and (file.size or 0) <= _MAX_INLINE
         if isinstance(file, bytes) or (file and small and is_all_zeros(file.key)):
@@ -200,12 +225,18 @@ class ReferenceWalk:
         return file
 
     def read(self, path: str) -> bytes:
-        """Return the content of metadata, verified; count it."""
+        """Return the verified content of metadata, and count it as included."""
         self.counts.included += 1
         return self.objects.read_whole(path) or b""
 
     def url(self, file: ListedFile) -> str:
-        """Return the best URL of a chunk's object; count whether it has a version."""
+        """Return the first URL of the object of a chunk, and count it if it names no version.
+
+        Raises
+        ------
+        ReferencesRefusedError
+            It has no URL of an object (``https``, ``http`` or ``s3``).
+        """
         found = [one for one in file.urls if one.startswith(("https://", "http://", "s3://"))]
         if not found:
             raise ReferencesRefusedError(
@@ -237,7 +268,7 @@ class ReferenceWalk:
 
 
 def is_metadata(path: str) -> bool:
-    """Return whether a path is that of a Zarr's metadata."""
+    """Return whether a path is that of metadata of a Zarr, such as ``zarr.json``."""
     return path.rpartition("/")[2] in _METADATA_NAMES
 
 

@@ -36,7 +36,7 @@ class WholeReader:
     transport
         Requests it.
     pieces
-        The reader with the locations, in the order in which to try them.
+        The reader of the same file, which knows in which order to try its locations.
     cache
         The cache, which gets the content; without, it is in a temporary file.
     local

@@ -30,8 +30,9 @@ _METADATA_NAMES: Final = frozenset(name.decode() for name in ZARR_METADATA)
 class VersionStore(ReadOnlyStore):
     """The files below a folder of a version as a read-only Zarr store.
 
-    A folder with a precomputed layer is presented as an OME-Zarr with one array per scale. A chunk
-    counts as missing, which Zarr replaces by the fill value, only if the state has no file for it.
+    A folder with a precomputed layer is presented as an OME-Zarr with one array per scale. Zarr
+    replaces missing chunks by the fill value. A chunk is missing only if the state has no file for
+    it; one that cannot be read, or that the version excludes, raises a StreamError.
 
     Parameters
     ----------
@@ -42,7 +43,7 @@ class VersionStore(ReadOnlyStore):
     verify
         ``require``: a chunk without a digest is an error. ``off``: nothing is verified.
     store
-        The mirror's store; by default ``NEUROMIRROR_STORE``, else ``./store``.
+        The store; by default ``NEUROMIRROR_STORE``, else ``./store``, else the user's.
     limits
         Timeouts, retries and concurrency limits of the requests.
 
@@ -158,7 +159,7 @@ def open_zarr(
     verify
         ``require``: a chunk without a digest is an error. ``off``: nothing is verified.
     store
-        The mirror's store; by default ``NEUROMIRROR_STORE``, else ``./store``.
+        The store; by default ``NEUROMIRROR_STORE``, else ``./store``, else the user's.
     limits
         Timeouts, retries and concurrency limits of the requests.
 
