@@ -39,7 +39,6 @@ def write(cache: PieceCache, content: bytes, *starts: int, size: int = MIB) -> N
     cached = cache.content(name_of(content))
     for start in starts:
         cache.write(cached, start, content[start : start + size])
-    cache.flush()
     cached.close()
 
 
@@ -66,7 +65,6 @@ def test_all_pieces_together_are_a_whole_content(cache: PieceCache) -> None:
 def test_an_unfinished_leaf_is_not_cached(cache: PieceCache) -> None:
     cached = cache.content(name_of(CONTENT))
     cache.write(cached, 0, CONTENT[: MIB + 10])
-    cache.flush()
     assert cached.read(0, MIB) == CONTENT[:MIB]
     assert cached.read(0, MIB + 10) is None
 
@@ -149,7 +147,6 @@ for _ in range(300):
         cache.write(cached, start, content[start:stop])
     elif data != content[start:stop]:
         wrong += 1
-cache.flush()
 print(wrong)
 """
 

@@ -49,7 +49,6 @@ def test_pieces_that_are_complete_are_a_content(web_clone: WebClone) -> None:
     part = cache.content(name_of(web_clone, LARGE))
     for start in range(0, len(content), 1 << 20):
         cache.write(part, start, content[start : start + (1 << 20)])
-    cache.flush()
     assert web_clone.get(LARGE)[LARGE].status == "ok"
     assert web_clone.web.requests == []
     assert web_clone.has_content(LARGE)

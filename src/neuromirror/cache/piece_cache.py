@@ -19,7 +19,6 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +32,6 @@ Data = bytes | bytearray | memoryview
 _WHOLE: Final = "whole"
 _PIECES: Final = "pieces"
 _OWNER_MODE: Final = 0o700
-_MAX_QUEUED: Final = 64 << 20
-"""Maximum size in bytes of data that waits to be written; more is not cached."""
-
 _KEPT: Final = 0.9
 """The part of the limit that remains filled when old contents are removed."""
 
@@ -79,9 +75,7 @@ class PieceCache:
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder = folder
         self.limit = limit
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="neuromirror-cache")
         self._lock = threading.Lock()
-        self._queued = 0
         self._unchecked: int | None = None
         self._failed = False
 
@@ -103,7 +97,7 @@ class PieceCache:
         return CachedContent(whole, pieces, name.size)
 
     def write(self, content: CachedContent, start: int, data: Data) -> None:
-        """Write a verified piece of a content in the background; errors are ignored.
+        """Write a verified piece of a content; errors switch the cache off for this process.
 
         Parameters
         ----------
@@ -112,35 +106,16 @@ class PieceCache:
         start
             The offset of the piece in bytes.
         data
-            The bytes, which must not change.
+            The bytes.
         """
-        count = len(data)
         if self._failed or content.size > self.limit // 2:
             return
-        with self._lock:
-            if self._queued + count > _MAX_QUEUED:
-                return
-            self._queued += count
-        try:
-            self._writer.submit(self._write, content, start, data)
-        except RuntimeError:  # the interpreter exits
-            self._queued -= count
-
-    def _write(self, content: CachedContent, start: int, data: Data) -> None:
         try:
             self._prepare()
             content.write(start, data)
             self._count(len(data))
-        except OSError:
-            self._failed = True  # a full disk or a folder without permissions: read without cache
-        finally:
-            with self._lock:
-                self._queued -= len(data)
-
-    def flush(self) -> None:
-        """Wait until all data is written."""
-        with suppress(RuntimeError):
-            self._writer.submit(int).result()
+        except OSError:  # a full disk, or a folder without permissions
+            self._failed = True
 
     @contextmanager
     def new_content(self, name: ContentName) -> Iterator[BinaryIO]:

@@ -114,7 +114,6 @@ def _fill(tree: VersionTree, file: ListedFile, transport: Transport, cache: Piec
         for start in range(0, content.size, _STEP):
             content.read_ranges([(start, start + _STEP)])
             content.forget(start)
-            content.flush()
     except NeuromirrorError as error:
         return outcome("error", str(error))
     if not cached.has(0, name.size):

@@ -190,7 +190,6 @@ class VerifiedFile(io.RawIOBase):
         """Close the file; requests in progress are cancelled."""
         if not self.closed:
             super().close()
-            self.content.flush()
             for one in self._on_close:
                 one.close()
 

@@ -67,22 +67,17 @@ class StoredPieces:
         return None
 
     def write(self, number: int, piece: bytearray) -> None:
-        """Write a verified piece to the cache, in the background.
+        """Write a verified piece to the cache.
 
         Parameters
         ----------
         number
             The number of the piece.
         piece
-            Its bytes, which must not change.
+            Its bytes.
         """
         if self._cached is not None and self._cache is not None:
             self._cache.write(self._cached, number * self._check.piece_size, piece)
-
-    def flush(self) -> None:
-        """Wait until the cache is written."""
-        if self._cached is not None and self._cache is not None:
-            self._cache.flush()
 
 
 def content_name(file: ListedFile) -> ContentName | None:

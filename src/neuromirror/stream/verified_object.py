@@ -150,10 +150,6 @@ class VerifiedObject:
             at += len(part)
         return at
 
-    def flush(self) -> None:
-        """Wait until verified pieces are in the cache."""
-        self._stored.flush()
-
     def prefetch(self, start: int, stop: int) -> None:
         """Start to request a range in the background; errors are raised when it is read.
 
