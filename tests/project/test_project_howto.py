@@ -37,7 +37,7 @@ HOWTOS = sorted(
     }
     - {"watch.md"}  # tests/lab has its commands, and those of interchange.md
     - {"gateway.md"}  # tests/web has its examples
-    - {"zarr.md"}  # tests/stream has its examples
+    - {"stream.md", "zarr.md"}  # tests/stream has their examples
 )
 """The pages that are typed from the first line to the last; the others have examples."""
 DANDISET = {"000027": "000002", "0.210831.2033": "0.240301.1055", "sub-RAT123": "sub-201"}
