@@ -149,6 +149,12 @@ def test_refused_requests_are_counted_in_the_figures_across_restarts(
             429,
         ]
         service.wait(lambda: counted(3))
+        document = f"{catalogue_url(service)}/at/demo:000001@latest/dandiset.yaml"
+        assert requests.get(document, timeout=300).status_code == 200
+        delivered = 'neuromirror_catalogue_gateway_total{result="document"} 1.0'
+        service.wait(
+            lambda: delivered in requests.get(f"{health}/metrics", timeout=300).text.splitlines()
+        )
         os.kill(catalogue_pid(service), signal.SIGKILL)
         assert [searched(catalogue_url(service, 2), one) for one in (0, 2)] == [200, 429]
         service.wait(lambda: counted(4))

@@ -145,6 +145,9 @@ def test_programs_may_encode_the_name(site: RunningCatalogue, published: str) ->
     content = site.get(f"/at/{published}/dandiset.yaml").content
     for name in (published.replace("@", "%40"), published.replace(":", "%3A")):
         assert site.get(f"/at/{name}/dandiset.yaml").content == content
+    assert site.get(f"/at/{published.replace('@', '%40')}/a@b").status_code == 404
+    for address in ("/at/", "/at/demo:000002", "/at/demo:000002/", "/at/@", "/at/@@@@@@@@"):
+        assert site.get(address).status_code == 404
 
 
 def test_folders_are_pages_and_json(site: RunningCatalogue, published: str) -> None:
@@ -233,6 +236,22 @@ def test_scripts_of_other_sites_may_read(site: RunningCatalogue, published: str)
         assert reply.headers["access-control-allow-origin"] == "*"
         exposed = reply.headers["access-control-expose-headers"].split(", ")
         assert {"Content-Range", "Content-Length", "ETag"} <= set(exposed)
+
+
+def test_the_api_leads_to_the_content(
+    site: RunningCatalogue, published: str, nwb: tuple[str, str]
+) -> None:
+    at = f"{site.address}/at/{published}/"
+    assert site.api(f"/datasets/{published}")["at"] == at
+    file = site.api(f"/datasets/{published}/file?path={nwb[0]}")
+    assert file["at"] == at + nwb[0]
+    described = requests.get(f"{file['at']}?format=json", timeout=60).json()
+    assert described["digest"] == f"sha256:{nwb[1]}"
+    assert described["key"] == file["key"]
+    assert described["delivered"] == "redirect"
+    assert described["locations"]
+    document = requests.get(f"{at}dandiset.yaml?format=json", timeout=60).json()
+    assert (document["key"], document["delivered"]) == (None, "document")
 
 
 @pytest.fixture

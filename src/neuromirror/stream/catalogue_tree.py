@@ -229,11 +229,11 @@ def parse_catalogue_address(text: str) -> tuple[str, str] | None:
     parts = urlsplit(text)
     above, at, rest = parts.path.partition(_AT)
     if at:
-        dataset, sign, below = unquote(rest).partition("@")
-        if not sign or ":" not in dataset:
+        dataset, sign, below = rest.replace("%40", "@").partition("@")
+        if not sign or ":" not in unquote(dataset):
             return None
         base = urlunsplit((parts.scheme, parts.netloc, above, "", ""))
-        return base, f"{dataset}@{below.partition('/')[0]}"
+        return base, f"{unquote(dataset)}@{unquote(below.partition('/')[0])}"
     found = catalogue_page(text)
     return None if found is None else (found[0], _version(found[1]))
 

@@ -100,10 +100,11 @@ class CatalogueRequest:
         self.is_head: bool = request.method == "HEAD"
         self.query_index = site.reader.query
 
-    def path_parameter(self, name: str) -> str:
-        """Return a named group of the route; raises :class:`BadRequestError`."""
+    def path_parameter(self, name: str, *, encoded: bool = False) -> str:
+        """Return a named group of the route, decoded; raises :class:`BadRequestError`."""
         try:
-            return unquote(self._request.url_vars[name], errors="strict")
+            text: str = self._request.url_vars[name]
+            return text if encoded else unquote(text, errors="strict")
         except UnicodeDecodeError:
             raise BadRequestError("the address has bytes that are not UTF-8") from None
 

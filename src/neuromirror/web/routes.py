@@ -26,8 +26,6 @@ from neuromirror.web.pages import (
 
 _NAME = r"(?P<name>[^@?]+)"
 _VERSION = rf"{_NAME}@(?P<label>.+)"
-_GATEWAY_VERSION = r"(?P<name>(?:(?!%40)[^@?])+)(?:@|%40)(?P<label>[^/?]+)"
-"""Neuroglancer and other programs encode the ``@``."""
 
 ROUTES: Sequence[tuple[str, Any]] = (
     (r"/$", search.front),
@@ -37,8 +35,7 @@ ROUTES: Sequence[tuple[str, Any]] = (
     (rf"/dataset/{_NAME}$", dataset.dataset),
     (rf"/file/{_VERSION}$", file.file),
     (rf"/download/{_VERSION}$", file.download),
-    (rf"/at/{_GATEWAY_VERSION}$", gateway.top),
-    (rf"/at/{_GATEWAY_VERSION}/(?P<path>.*)$", gateway.deliver),
+    (r"/at/(?P<address>.+)$", gateway.deliver),
     (rf"/checksums/{_VERSION}$", downloads.checksums),
     (rf"/cite/{_VERSION}$", downloads.citation),
     (rf"/croissant/{_VERSION}\.json$", machine_readable.croissant),

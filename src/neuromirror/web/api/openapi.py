@@ -38,6 +38,11 @@ duplicate nor hide rows.
 
 Every response has an `ETag`; send it as `If-None-Match` to get a 304 without a body if nothing
 changed. Errors are `application/problem+json` (RFC 9457).
+
+File content is outside of this API: `at` of a version and of a file is its URL in the gateway,
+`/at/<dataset>@<version>/<path>`, for `GET` and `HEAD` with `Range`, `If-None-Match`, `If-Match` and
+`If-Range`. An address that ends with `/` lists a folder; `?format=json` returns a folder, or the
+description of a file, as JSON.
 """
 
 

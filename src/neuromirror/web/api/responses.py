@@ -110,6 +110,13 @@ class VersionResponse(Version, frozen=True):
             "the state."
         ),
     ]
+    at: Annotated[
+        str | None,
+        Meta(
+            description="URL below which the files are readable over plain HTTP (the gateway); "
+            "null if the operator has disabled it."
+        ),
+    ]
     page: str
 
 
@@ -152,6 +159,10 @@ class FileResponse(File, frozen=True):
     ]
     other_occurrences_url: Annotated[
         str | None, Meta(description="URL of all occurrences, null if there are no more.")
+    ]
+    at: Annotated[
+        str | None,
+        Meta(description="URL of the content (the gateway); null if the operator has disabled it."),
     ]
     page: str
 

@@ -17,7 +17,7 @@ from neuromirror.index import Index, VersionRow
 from neuromirror.index.shapes import folder_entry
 from neuromirror.model import alias_of
 from neuromirror.volume import NotAVolumeError
-from neuromirror.web.addresses import file_address, version_address
+from neuromirror.web.addresses import file_address, gateway_address, version_address
 from neuromirror.web.api import responses
 from neuromirror.web.api.operations import ROOT, Arguments, Operation, Parameter, next_page_url
 from neuromirror.web.citations import FORMATS, format_citation
@@ -68,6 +68,13 @@ def _version_path(row: VersionRow, rest: str) -> str:
     return f"{dataset_path(row.dataset_name)}@{row.commit}{rest}"
 
 
+def _gateway_url(request: CatalogueRequest, row: VersionRow, path: str = "") -> str | None:
+    """Return the URL of a file, or of the top folder, in the gateway; None if it is off."""
+    if request.site.gateway.modes.of(row.mirror) == "off":
+        return None
+    return request.base_url + gateway_address(row.dataset_name, row.label, path)
+
+
 async def version(request: CatalogueRequest, arguments: Arguments) -> responses.VersionResponse:
     """Return a version with its subdatasets and URLs for cloning and downloading."""
 
@@ -84,6 +91,7 @@ async def version(request: CatalogueRequest, arguments: Arguments) -> responses.
             clone=f"ria+{request.base_url}/#~{alias_of(row.dataset_name)}@{row.label}",
             checksums=request.base_url + page.replace("/dataset/", "/checksums/", 1),
             manifest=None if kept is None else f"{request.base_url}/{kept}",
+            at=_gateway_url(request, row),
             page=request.base_url + page,
         )
 
@@ -160,6 +168,7 @@ async def file(request: CatalogueRequest, arguments: Arguments) -> responses.Fil
             history=index.content_spans(row, found.path),
             other_occurrences=others,
             other_occurrences_url=all_occurrences if more else None,
+            at=_gateway_url(request, row, found.path),
             page=request.base_url + file_address(row.dataset_name, row.label, found.path),
         )
 

@@ -49,7 +49,7 @@ async def describe_file(
     request: CatalogueRequest, named: NamedVersion, found: StoredFile | Document
 ) -> Any:
     """Return a file as JSON: its key and digest, and the public URLs of its content."""
-    name, label = request.path_parameter("name"), request.path_parameter("label")
+    name, label = named.row.dataset_name, named.label
     gateway = request.site.gateway
     document: dict[str, Any] = {
         "version": named.row.name,
@@ -79,8 +79,8 @@ def _cache_control(named: NamedVersion) -> str:
     return (PINNED if named.is_pinned else MOVING).replace(", no-transform", "")
 
 
-def _entries(request: CatalogueRequest, folder: Folder) -> list[dict[str, Any]]:
-    name, label = request.path_parameter("name"), request.path_parameter("label")
+def _entries(named: NamedVersion, folder: Folder) -> list[dict[str, Any]]:
+    name, label = named.row.dataset_name, named.label
     within = f"{folder.path}/" if folder.path else ""
     found = []
     for one in folder.entries:
@@ -99,20 +99,20 @@ def _entries(request: CatalogueRequest, folder: Folder) -> list[dict[str, Any]]:
     return found
 
 
-def _next_address(request: CatalogueRequest, folder: Folder, form: str) -> str | None:
+def _next_address(named: NamedVersion, folder: Folder, form: str) -> str | None:
     if folder.next is None:
         return None
-    name, label = request.path_parameter("name"), request.path_parameter("label")
+    name, label = named.row.dataset_name, named.label
     path = f"{folder.path}/" if folder.path else ""
     return gateway_address(name, label, path, after=folder.next, form=form)
 
 
 async def _as_json(request: CatalogueRequest, named: NamedVersion, folder: Folder) -> Any:
     base = request.base_url
-    entries = _entries(request, folder)
+    entries = _entries(named, folder)
     for one in entries:
         one["url"] = base + one["url"]
-    more = _next_address(request, folder, "json")
+    more = _next_address(named, folder, "json")
     return request.json_response(
         {
             "version": named.row.name,
@@ -135,7 +135,7 @@ async def _as_links(request: CatalogueRequest, named: NamedVersion, folder: Fold
         )
     links = Markup("").join(
         Markup('<li><a href="{}">{}</a></li>\n').format(one["url"], one["name"])
-        for one in _entries(request, folder)
+        for one in _entries(named, folder)
     )
     title = Markup("<title>{}</title>").format(f"{named.row.name}/{folder.path}")
     text = Markup("<!doctype html>\n<html lang=en>{}\n<ul>\n{}</ul></html>\n").format(title, links)
@@ -143,7 +143,7 @@ async def _as_links(request: CatalogueRequest, named: NamedVersion, folder: Fold
 
 
 async def _as_page(request: CatalogueRequest, named: NamedVersion, folder: Folder) -> Any:
-    name, label = request.path_parameter("name"), request.path_parameter("label")
+    name, label = named.row.dataset_name, named.label
     parents = folder.path.split("/") if folder.path else []
     return await request.render_page(
         "gateway",
@@ -157,6 +157,6 @@ async def _as_page(request: CatalogueRequest, named: NamedVersion, folder: Folde
             (part, gateway_address(name, label, "/".join(parents[: depth + 1]) + "/"))
             for depth, part in enumerate(parents)
         ],
-        entries=_entries(request, folder),
-        next=_next_address(request, folder, ""),
+        entries=_entries(named, folder),
+        next=_next_address(named, folder, ""),
     )

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
+from itertools import islice
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from neuromirror.annex import key_digest
+from neuromirror.index import UnknownDatasetError, UnknownMirrorError, UnknownVersionError
 from neuromirror.lab.lock_manifests import ListedFile
+from neuromirror.model import NeuromirrorError
 from neuromirror.web.addresses import gateway_address
 from neuromirror.web.gateway.content_headers import (
     MOVING,
@@ -32,26 +36,18 @@ from neuromirror.web.request import (
     view,
 )
 
+_MAX_SIGNS: Final = 4
+"""Maximum number of ``@`` in an address after which a version is looked for."""
 _URL_SAFE: Final = "%/:=&?~#+!$,;'@()*[]"
-
-
-@view
-async def top(request: CatalogueRequest) -> Any:
-    """Redirect the address of a version to that of its top folder."""
-    name, label = request.path_parameter("name"), request.path_parameter("label")
-    return _to_folder(gateway_address(name, label))
 
 
 @view
 async def deliver(request: CatalogueRequest) -> Any:
     """Return a file of a version, or the entries of a folder."""
-    name, label, path = (
-        request.path_parameter("name"),
-        request.path_parameter("label"),
-        request.path_parameter("path"),
-    )
     gateway = request.site.gateway
-    named = await gateway.version(name, label)
+    named, path = await _named_version(request)
+    if path is None:
+        return _to_folder(gateway_address(named.row.dataset_name, named.label))
     row = named.row
     if gateway.modes.of(row.mirror) == "off":
         raise OperationDisabledError(
@@ -66,13 +62,37 @@ async def deliver(request: CatalogueRequest) -> Any:
             # for people; programs that read keys must not get a page for a missing one
             folder = await gateway.list_folder(row, path, "", 1)
             if folder is not None:
-                return _to_folder(gateway_address(name, label, f"{path}/"))
+                return _to_folder(gateway_address(row.dataset_name, named.label, f"{path}/"))
         raise PageNotFoundError(f"{row.name} has no file {path[:200]!r}")
     if request.query_parameter("format") == "json":
         return await describe_file(request, named, found)
     if isinstance(found, Document):
         return await _deliver_document(request, named, found)
     return await _deliver_object(request, named, found)
+
+
+async def _named_version(request: CatalogueRequest) -> tuple[NamedVersion, str | None]:
+    """Return the version in an address, and the path; None for an address without a path.
+
+    Neuroglancer and other programs encode the ``@``, which also names of datasets and paths may
+    contain: the first one that follows the name of a dataset is meant.
+    """
+    decoded = request.path_parameter("address")
+    address = request.path_parameter("address", encoded=True)
+    failure: NeuromirrorError | None = None
+    for found in islice(re.finditer("@|%40", address), _MAX_SIGNS):
+        # a label may contain an encoded slash
+        label, slash, path = address[found.end() :].partition("/")
+        name = unquote(address[: found.start()])
+        try:
+            named = await request.site.gateway.version(name, unquote(label))
+        except (UnknownDatasetError, UnknownMirrorError, UnknownVersionError) as error:
+            failure = failure or error
+            continue
+        return named, unquote(path) if slash else None
+    raise failure or PageNotFoundError(
+        f"{decoded[:200]!r} names no version; the form is /at/<dataset>@<version>/<path>"
+    )
 
 
 def _is_possible(path: str) -> bool:

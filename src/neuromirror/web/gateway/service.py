@@ -65,9 +65,10 @@ class GatewaySettings:
 
 @dataclass(frozen=True, slots=True)
 class NamedVersion:
-    """A version, and whether the name in the address always means the same state."""
+    """A version, with the label in the address, and whether that always means the same state."""
 
     row: VersionRow
+    label: str
     is_pinned: bool
 
 
@@ -135,7 +136,7 @@ class GatewayService:
         if found is None:
             row = await self._reader.query(lambda index: index.resolve(name, label))
             names = row.label, row.commit, f"state:{row.state}"
-            found = self._rows[name, label] = NamedVersion(row, label in names)
+            found = self._rows[name, label] = NamedVersion(row, label, label in names)
             while len(self._rows) > _MAX_ROWS:
                 self._rows.popitem(last=False)
         return found
