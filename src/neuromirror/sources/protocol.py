@@ -481,6 +481,9 @@ class SupportsLocate(Protocol):
 class Source(Protocol):
     """One archive, bound to a mirror's name and options.
 
+    A subclass overrides :meth:`history`, :meth:`capabilities`, :meth:`estimate` and
+    :meth:`superdataset` only if its archive has something to return.
+
     Parameters
     ----------
     mirror
@@ -496,6 +499,7 @@ class Source(Protocol):
 
     def __init__(self, mirror: str, options: Any, session: Session) -> None: ...
 
+    @abstractmethod
     def dataset(self, local_id: str) -> DatasetRef:
         """Return the reference for a local id, without a request.
 
@@ -516,6 +520,7 @@ class Source(Protocol):
         """
         ...
 
+    @abstractmethod
     def datasets(self) -> Iterator[DatasetHint]:
         """Yield all datasets of the archive, with as few requests as possible.
 
@@ -526,6 +531,7 @@ class Source(Protocol):
         """
         ...
 
+    @abstractmethod
     def hint(self, dataset: DatasetRef) -> DatasetHint:
         """Return the hint of one dataset.
 
@@ -546,6 +552,7 @@ class Source(Protocol):
         """
         ...
 
+    @abstractmethod
     def versions(self, dataset: DatasetRef) -> list[VersionRef]:
         """Return published versions, oldest first, then observed ones (a draft).
 
@@ -579,7 +586,7 @@ class Source(Protocol):
         list[VersionRef]
             The states.
         """
-        ...
+        return []
 
     def capabilities(self) -> Mapping[str, str]:
         """Return the capabilities that were detected upstream, by name; empty if they never vary.
@@ -589,8 +596,9 @@ class Source(Protocol):
         Mapping[str, str]
             The value by the name of the capability.
         """
-        ...
+        return {}
 
+    @abstractmethod
     def listing(self, version: VersionRef, context: VisitContext) -> Listing:
         """Return the listing of a version.
 
@@ -621,7 +629,7 @@ class Source(Protocol):
         Estimate | None
             The cost.
         """
-        ...
+        return None
 
     def superdataset(self, id_prefix: str) -> DatasetRef | None:
         """Return the superdataset of all datasets whose local ids start with ``id_prefix/``.
@@ -639,4 +647,4 @@ class Source(Protocol):
         DatasetRef | None
             The reference of the superdataset.
         """
-        ...
+        return None

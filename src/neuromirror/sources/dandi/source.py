@@ -29,14 +29,20 @@ from neuromirror.sources.dandi.pending import is_still_pending
 from neuromirror.sources.dandi.versions import DRAFT, OPEN, fingerprint, parse_version
 from neuromirror.sources.dandi.zarr_api import LOCAL_PREFIX
 from neuromirror.sources.errors import DatasetNotFoundError, MalformedIdError, UnexpectedReplyError
-from neuromirror.sources.protocol import EMBARGOED, Estimate, Listing, LocatedDataset, VisitContext
+from neuromirror.sources.protocol import (
+    EMBARGOED,
+    Listing,
+    LocatedDataset,
+    Source,
+    VisitContext,
+)
 
 _ID: Final = re.compile(r"[0-9]{6}\Z")
 OPENED: Final = "opened"
 """Why a dandiset without embargo is unavailable in the source of the embargoed ones."""
 
 
-class DandiSource:
+class DandiSource(Source):
     """A DANDI archive as a :class:`~neuromirror.sources.Source`.
 
     For an embargoed dandiset it returns only the fact that it is embargoed. :meth:`private` returns
@@ -391,46 +397,6 @@ class DandiSource:
             The states.
         """
         return self._zarrs.history(dataset, since) if _is_zarr(dataset) else []
-
-    def capabilities(self) -> Mapping[str, str]:
-        """Return an empty mapping: the API allows the same everywhere.
-
-        Returns
-        -------
-        Mapping[str, str]
-            The value by the name of the capability.
-        """
-        return {}
-
-    def estimate(self, dataset: DatasetRef) -> Estimate | None:
-        """Return None: only the listing has the sizes.
-
-        Parameters
-        ----------
-        dataset
-            The dataset.
-
-        Returns
-        -------
-        Estimate or None
-            The cost, or None if it is unknown.
-        """
-        return None
-
-    def superdataset(self, id_prefix: str) -> DatasetRef | None:
-        """Return None: all datasets belong to the mirror's superdataset.
-
-        Parameters
-        ----------
-        id_prefix
-            The first segments of the local ids.
-
-        Returns
-        -------
-        DatasetRef or None
-            The reference of the superdataset, or None.
-        """
-        return None
 
     def listing(self, version: VersionRef, context: VisitContext) -> Listing:
         """Return the listing of a dandiset's version or of a Zarr's state.

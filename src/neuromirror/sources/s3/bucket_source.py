@@ -28,7 +28,7 @@ from neuromirror.net import (
     Session,
 )
 from neuromirror.sources.errors import MalformedIdError
-from neuromirror.sources.protocol import Estimate, Listing, VisitContext
+from neuromirror.sources.protocol import Listing, Source, VisitContext
 from neuromirror.sources.s3 import local_ids
 from neuromirror.sources.s3.bucket_listing import BucketListing, BucketReading
 from neuromirror.sources.s3.discovery import Segments
@@ -52,7 +52,7 @@ _PROBE_LIMIT: Final = 1000
 """Objects of a prefix that are checked for a version id: one page."""
 
 
-class BucketSource:
+class BucketSource(Source):
     """A bucket in which some prefixes are datasets; a subclass finds these.
 
     Parameters
@@ -216,14 +216,6 @@ class BucketSource:
             if capabilities.versions_listable and capabilities.version_readable
             else "mutable-bucket",
         }
-
-    def estimate(self, dataset: DatasetRef) -> Estimate | None:
-        """Return None: only the listing has the sizes."""
-        return None
-
-    def superdataset(self, id_prefix: str) -> DatasetRef | None:
-        """Return None: all datasets belong to the mirror's superdataset."""
-        return None
 
     def _capabilities(self) -> S3Capabilities:
         with self._lock:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from typing import ClassVar, Final
 from urllib.parse import quote
 
 from neuromirror.model import DatasetHint, DatasetRef, VersionKind, VersionRef
 from neuromirror.sources.errors import MalformedIdError
+from neuromirror.sources.protocol import Source
 from neuromirror.sources.s3 import local_ids
 
 CURRENT: Final = "current"
@@ -20,7 +20,7 @@ UNNAMEABLE: Final = "no local id is possible for this name: it is too long, or .
 _DOT_SEGMENTS: Final = frozenset({"", ".", ".."})
 
 
-class ChannelSource:
+class ChannelSource(Source):
     """A service whose channels are datasets, identified by a fixed number of names.
 
     A local id is these names joined by ``/``, in which characters other than letters, digits and
@@ -107,33 +107,6 @@ class ChannelSource:
             The versions.
         """
         return [VersionRef(dataset, CURRENT, VersionKind.OBSERVED, None)]
-
-    def history(self, dataset: DatasetRef, since: datetime | None) -> list[VersionRef]:
-        """Return an empty list: upstream keeps no earlier states.
-
-        Parameters
-        ----------
-        dataset
-            The dataset.
-        since
-            The time of the last known state; None for all states.
-
-        Returns
-        -------
-        list[VersionRef]
-            The states.
-        """
-        return []
-
-    def capabilities(self) -> Mapping[str, str]:
-        """Return an empty mapping: all these services allow the same.
-
-        Returns
-        -------
-        Mapping[str, str]
-            The value by the name of the capability.
-        """
-        return {}
 
     @staticmethod
     def _check_current(version: VersionRef) -> None:
