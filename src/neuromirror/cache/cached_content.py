@@ -21,15 +21,16 @@ Data = bytes | bytearray | memoryview
 
 
 class CachedContent:
-    """What the cache has of one content. Thread-safe.
+    """The part of one content that is in the cache. Thread-safe.
 
     Parameters
     ----------
     whole_path
         The path of the whole content.
     pieces_path
-        The path of its pieces: a sparse file with the bytes of the content, and after the last leaf
-        one byte per leaf, which is 1 if the file has the leaf.
+        The path of its pieces: a sparse file with the bytes of the content in leaves of
+        :data:`LEAF` bytes, followed by the map of the leaves: one byte per leaf, which is 1 if the
+        file has the leaf.
     size
         Size of the content in bytes.
     """
@@ -81,12 +82,13 @@ class CachedContent:
         return False
 
     def open_whole(self) -> int | None:
-        """Open a file that starts with the whole content, which is not verified.
+        """Open the file with the content, if all of it is cached; it is not verified.
 
         Returns
         -------
         int or None
-            A file descriptor, which the caller closes; None if the content is not complete.
+            A file descriptor, which the caller closes; None if bytes are missing. What follows the
+            content in the file is not a part of it.
         """
         with self._lock, suppress(OSError):
             descriptor = self._find(0, self.size)
@@ -94,14 +96,14 @@ class CachedContent:
         return None
 
     def write(self, start: int, data: Data) -> None:
-        """Write verified bytes.
+        """Write verified bytes, if the cache does not have the whole content already.
 
         Parameters
         ----------
         start
             The offset of the first byte.
         data
-            The bytes; only leaves that they contain as a whole are kept.
+            The bytes. Leaves at their start and end that they have only in part are not kept.
 
         Raises
         ------
@@ -127,7 +129,7 @@ class CachedContent:
                 os.pwrite(self._pieces, bytes((1,)) * (last - first), self._map_offset + first)
 
     def discard(self, start: int, stop: int) -> None:
-        """Forget bytes that turned out to be wrong.
+        """Remove bytes that turned out to be wrong; without an error if they cannot be removed.
 
         Parameters
         ----------

@@ -29,15 +29,15 @@ class ContentName:
 
     @property
     def is_valid(self) -> bool:
-        """Whether algorithm and value have the characters of digests, so that it names a file."""
+        """Whether algorithm and value have the form of a digest, so that they can name a file."""
         return _NAME.fullmatch(self.file_name) is not None
 
     @property
     def file_name(self) -> str:
-        """The name of its files."""
+        """The name of the files with the content or its pieces."""
         return f"{self.algorithm}-{self.value}-{self.size}"
 
     @property
     def folder_name(self) -> str:
-        """The name of the folder of its files."""
+        """The name of the folder that contains these files: the first characters of the digest."""
         return self.value[:2]

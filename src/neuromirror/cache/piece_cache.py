@@ -61,8 +61,8 @@ class CachedEntry:
 class PieceCache:
     """A cache of contents and their pieces, for many processes. Thread-safe.
 
-    The least recently used contents are removed once the cache exceeds its limit. Several processes
-    may exceed it for a short time, each by a sixteenth.
+    The least recently used contents are removed once the cache exceeds its limit. For a short time
+    each process that writes may exceed the limit by a sixteenth of it.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class PieceCache:
         self._failed = False
 
     def content(self, name: ContentName) -> CachedContent:
-        """Return a content, of which nothing may be cached.
+        """Return a content as far as it is in the cache, which may be not at all.
 
         Parameters
         ----------
@@ -97,7 +97,9 @@ class PieceCache:
         return CachedContent(whole, pieces, name.size)
 
     def write(self, content: CachedContent, start: int, data: Data) -> None:
-        """Write a verified piece of a content; errors switch the cache off for this process.
+        """Write a verified piece of a content, unless the content is larger than half the limit.
+
+        After an error, such as a full disk, this object writes no more pieces.
 
         Parameters
         ----------
@@ -165,7 +167,7 @@ class PieceCache:
                     yield CachedEntry(path.name, found.st_blocks * 512, found.st_mtime, path)
 
     def prune(self, limit: int | None = None) -> tuple[int, int]:
-        """Remove the least recently used contents until the cache has a size.
+        """Remove the least recently used contents until the cache is small enough.
 
         Parameters
         ----------

@@ -78,7 +78,8 @@ def parse_size(text: str) -> int:
     Parameters
     ----------
     text
-        A number with a unit, such as ``20GB`` or ``500 MiB``.
+        A whole number with an optional unit: decimal such as ``20GB``, or binary such as
+        ``500 MiB``. Without a unit it is in bytes.
 
     Returns
     -------

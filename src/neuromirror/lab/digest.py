@@ -42,11 +42,11 @@ class DigestOutcome(Outcome):
     Parameters
     ----------
     sha256
-        The sha256 of the content in hex, computed in the same pass.
+        The sha256 of the content in hex; None if no digests were computed.
     root
-        The root of the hash tree in hex.
+        The root of the hash tree in hex; None likewise.
     piece_size
-        Size of a piece in bytes.
+        Size of a piece in bytes; None likewise.
     """
 
     sha256: str | None = None
@@ -63,10 +63,10 @@ class DigestPlan:
     folder
         The folder whose git configuration applies to requests.
     files
-        The files to read, each with the name and the label of its version.
+        The files to read, each with the name of its dataset and the label of its version.
     known
-        Outcomes for files that are not read: their digests are recorded, or the manifest is
-        damaged.
+        Outcomes that are known without reading: for files whose digests are recorded, and for
+        damaged manifests or records.
     bytes
         Total size of the files to read.
     small
@@ -93,7 +93,7 @@ def plan_digests(
     folder
         The folder whose git configuration applies to requests.
     digests
-        The recorder, which knows the recorded digests.
+        Looks up the digests that are recorded already.
 
     Returns
     -------
@@ -158,7 +158,7 @@ def run_digests(
 
 
 def planned_outcome(dataset: str, label: str, file: PinnedFile) -> DigestOutcome:
-    """Return the outcome of a dry run for a file that would be read.
+    """Return the outcome that a dry run reports for a file of a plan.
 
     Parameters
     ----------

@@ -60,7 +60,7 @@ class BlockDigests:
     size
         Size of the content in bytes.
     sha256
-        The sha256 of the whole content in hex, computed in the same pass.
+        The sha256 of the whole content in hex, computed while the pieces were hashed.
     piece_size
         Size of a piece in bytes: a power of two, at least :data:`LEAF_SIZE`.
     root

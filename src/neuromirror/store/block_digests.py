@@ -154,8 +154,8 @@ class BlockDigestsFolder:
     def write(self, key: str, digests: BlockDigests) -> bool:
         """Write the block digests of a key's content, unless the folder has them.
 
-        Smaller pieces replace larger ones, because they can verify the same bytes. Part MD5s are
-        kept. A damaged file is replaced.
+        Digests of smaller pieces replace those of larger ones, because they verify smaller reads.
+        Part MD5s of the old file are kept. A damaged file is replaced.
 
         Parameters
         ----------
@@ -265,7 +265,7 @@ def digest_entries(contents: Sequence[DigestedContent], at: str) -> Iterator[Con
     Yields
     ------
     ContentsDigested
-        An entry with some of the contents.
+        An entry with at most 500 of the contents.
     """
     for start in range(0, len(contents), _ENTRY_CONTENTS):
         yield ContentsDigested(list(contents[start : start + _ENTRY_CONTENTS]), at)
@@ -314,9 +314,9 @@ def read_block_digests_file(path: Path, key: str | None = None) -> tuple[str, Bl
     Parameters
     ----------
     path
-        The path, whose last two components are the name of the digests.
+        The path. Its last two components are the sha256 of the key: ``<ab>/<rest>``.
     key
-        The expected annex key; None for the key whose digests have this name.
+        The expected annex key; None for any key with this sha256.
 
     Returns
     -------
@@ -382,7 +382,7 @@ def check_encoded(
 
 
 def key_contradiction(key: str, digests: BlockDigests) -> str:
-    """Return in what way block digests contradict the size or the checksum in their key.
+    """Compare block digests with the size and the checksum in their key.
 
     Parameters
     ----------
@@ -394,7 +394,7 @@ def key_contradiction(key: str, digests: BlockDigests) -> str:
     Returns
     -------
     str
-        The contradiction; empty if there is none.
+        The contradiction, for an error message; empty if they agree, or the key has neither.
     """
     try:
         size, stated = parse_key(key).size, key_digest(key)

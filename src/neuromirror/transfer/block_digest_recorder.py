@@ -61,7 +61,7 @@ class BlockDigestsRecorder:
     piece_size
         Size of a piece in bytes; None for the default of each content.
     report_bytes
-        Called with the number of bytes hashed so far.
+        Called with the number of bytes of all contents hashed so far.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class BlockDigestsRecorder:
         return None
 
     def piece_size(self, size: int | None) -> int:
-        """Return the piece size for a content of some size."""
+        """Return the piece size in bytes for a content of ``size`` bytes; None if it is unknown."""
         return self._piece_size or default_piece_size(size or 0)
 
     def is_useful(self, key: str, size: int | None) -> bool:
@@ -114,7 +114,11 @@ class BlockDigestsRecorder:
         return not checksum.algorithm or size is None or size > self.piece_size(size)
 
     def is_recorded(self, key: str, size: int | None) -> bool:
-        """Return whether there are intact block digests with pieces of the requested size."""
+        """Return whether the block digests of a key need not be computed.
+
+        They are recorded and intact, with pieces of the requested size or smaller ones, and with
+        part MD5s if the checksum in the key is computed from parts.
+        """
         known = self.find(key)
         if known is None or (key_checksum(key).part_size and known.part_size is None):
             return False
@@ -160,7 +164,7 @@ class BlockDigestsRecorder:
         return ""
 
     def write_profile(self, key: str, ranges: tuple[tuple[int, int], ...]) -> None:
-        """Record the open profile of a key that has block digests, where these are.
+        """Add the open profile to the files with the block digests of a key.
 
         Parameters
         ----------
@@ -171,8 +175,10 @@ class BlockDigestsRecorder:
 
         Raises
         ------
+        BlockDigestsDamagedError
+            A file with its block digests is damaged.
         OSError
-            The file with the block digests cannot be written.
+            A file with its block digests cannot be written.
         """
         for folder in (self._store_folder, self._user_folder):
             known = None if folder is None else folder.read(key)
@@ -180,7 +186,7 @@ class BlockDigestsRecorder:
                 folder.write(key, replace(known, open_ranges=ranges))
 
     def count_bytes(self, more: int) -> None:
-        """Report hashed bytes."""
+        """Add hashed bytes to the sum, and report it."""
         with self._lock:
             self._hashed += more
         self._report_bytes(self._hashed)

@@ -22,7 +22,7 @@ class ContentMismatchError(NeuromirrorError):
 
 
 class ContentBodies:
-    """Opens bodies, and reports to a circuit breaker whether their hosts answer. Thread-safe.
+    """Opens response bodies, and reports to a circuit breaker which hosts respond. Thread-safe.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class ContentBodies:
         stop: int | None = None,
         total: float | None = None,
     ) -> Iterator[OpenBody]:
-        """Open the body at a URL. A block of a volume always starts at 0.
+        """Open the response body of a URL; that of a block of a volume always starts at 0.
 
         Parameters
         ----------
