@@ -34,6 +34,7 @@ REVIEWED = {
     "mint.mint(label)": _PURE,
     "mint.mint_delta(changes)": "reads a file of changes",
     "mint.mint_delta(label)": _PURE,
+    "mint.SortedLines(key)": _PURE,
     "net.ConnectionFactory(session_for)": _SETTING,
     "net.Session(is_private_allowed)": _SETTING,
     "net.Session(private_hint)": _SETTING,

@@ -1,4 +1,4 @@
-"""Unmodified Zarr libraries over fsspec: equal to a download to the bit, and no fill values."""
+"""zarr-python over fsspec: equal to a download to the bit, and no fill values."""
 
 from __future__ import annotations
 
@@ -52,22 +52,3 @@ def test_wrong_chunk_over_fsspec_is_an_error(tmp_path: Path) -> None:
         with pytest.raises(WrongBytesError) as caught:
             array[...]
         assert caught.value.path == f"{zarrs.path(3)}/0/c/0/1"
-
-
-@pytest.mark.parametrize("zarr_format", [2, 3])
-def test_ome_zarr_reader_equals_a_download(
-    zarrs: StreamedZarrs, tmp_path: Path, zarr_format: int
-) -> None:
-    reader = pytest.importorskip("ome_zarr.reader", reason="ome-zarr is not installed")
-    from ome_zarr.format import FormatV04  # type: ignore[import-not-found,unused-ignore]
-    from ome_zarr.io import ZarrLocation  # type: ignore[import-not-found,unused-ignore]
-
-    # the multiscales of the demo name version 0.4 in both formats of Zarr
-    local = LocalStore(write_entries(tmp_path, zarrs.entries[zarr_format]), read_only=True)
-    remote = _fsspec_store(zarrs, zarr_format, "manifest")
-    levels = []
-    for store in (local, remote):
-        (node,) = reader.Reader(ZarrLocation(store, fmt=FormatV04()))()
-        levels.append([np.asarray(one) for one in node.data])
-    assert len(levels[0]) == 3
-    assert all(np.array_equal(*pair) for pair in zip(*levels, strict=True))
