@@ -257,7 +257,7 @@ def test_conditional_page_request_gets_304_compressed_or_not(site: RunningCatalo
 
 
 def test_a_page_is_another_one_as_soon_as_the_index_is(box: ScriptedHarness) -> None:
-    box.datasets = {"one": ScriptedDataset(files("a.txt"))}
+    box.datasets["one"] = ScriptedDataset(files("a.txt"))
     box.sync("box")
     with run_catalogue(box.store) as site:
         assert "2 versions" not in site.text("/dataset/box:one")

@@ -19,7 +19,7 @@ from neuromirror.lab.remint import stored_record_lines
 from neuromirror.lab.verify.dataset_walk import ExpectedState, walk
 from neuromirror.lab.verify.remote_files import PinnedCounts, manifest_item, walk_manifest
 from neuromirror.lab.verify.verification import open_url_sessions
-from neuromirror.model import ConfigurationError, load_snapshot_entry, path_to_text
+from neuromirror.model import ConfigurationError, FileRecord, load_snapshot_entry, path_to_text
 from neuromirror.store import Store
 from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
 from neuromirror.transfer.findings import Finding
@@ -27,7 +27,7 @@ from neuromirror.transfer.key_checksums import key_checksum
 from neuromirror.transfer.outcomes import Outcome
 from neuromirror.transfer.url_checks import check_urls
 from neuromirror.transfer.verified_repository import NotADatasetError, VerifiedRepository
-from neuromirror.transfer.verify_items import Item, PinnedFile, VerifyScope
+from neuromirror.transfer.verify_items import Item, MultipartEtag, PinnedFile, VerifyScope
 from neuromirror.transfer.work_tree import WorkTreeInspector
 
 JOBS = 8
@@ -112,6 +112,8 @@ def plan_digests(
             plan.small += 1
         elif item.key not in seen:
             seen.add(item.key)
+            if item.parts is not None:
+                digests.expect_parts(item.key, item.parts)
             if digests.is_recorded(item.key, size):
                 found = Finding(
                     status="notneeded", path=path, key=item.key, size=size, message=_RECORDED
@@ -286,13 +288,25 @@ def files_of_version(
     while waiting:
         one, below = waiting.pop()
         for line in stored_record_lines(store, one):
-            entry = manifest_entry(load_snapshot_entry(line), one.mirror, "files")
+            placed = load_snapshot_entry(line)
+            entry = manifest_entry(placed, one.mirror, "files")
             path = below + entry.path.encode()
             if not isinstance(entry, ListedSubdataset):
                 if selected.matches(path.decode()):
-                    yield row.dataset_name, row.label, manifest_item(entry, path)
+                    item = manifest_item(entry, path)
+                    if isinstance(item, PinnedFile):
+                        item = item._replace(parts=_stated_parts(placed.record))
+                    yield row.dataset_name, row.label, item
             elif selected.reaches(path.decode()):
                 waiting.append((index.resolve(entry.name, entry.commit), path + b"/"))
+
+
+def _stated_parts(record: FileRecord) -> MultipartEtag | None:
+    """Return the multipart ETag of a record, such as a dandi-etag."""
+    etag = record.digest("etag")
+    if etag is None or record.part_size is None or "-" not in etag.value:
+        return None
+    return MultipartEtag(etag.value, record.part_size)
 
 
 def check_piece_size(text: str) -> int:

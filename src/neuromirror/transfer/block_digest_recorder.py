@@ -37,6 +37,7 @@ from neuromirror.transfer.key_checksums import Chunk, key_checksum
 
 if TYPE_CHECKING:
     from neuromirror.crawl import JournalRecorder
+    from neuromirror.transfer.verify_items import MultipartEtag
 
 _BLOCK: Final = 1 << 20
 """Bytes that are passed to another thread together."""
@@ -78,6 +79,7 @@ class BlockDigestsRecorder:
         self._threads = ThreadPoolExecutor(thread_name_prefix="digest")
         self._lock = threading.Lock()
         self._unrecorded: list[DigestedContent] = []
+        self._parts: dict[str, MultipartEtag] = {}
         self._report_bytes = report_bytes
         self._hashed = 0
 
@@ -104,6 +106,26 @@ class BlockDigestsRecorder:
         """Return the piece size in bytes for a content of ``size`` bytes; None if it is unknown."""
         return self._piece_size or default_piece_size(size or 0)
 
+    def expect_parts(self, key: str, parts: MultipartEtag) -> None:
+        """Record the MD5s of a content's parts too, and compare them with a stated ETag.
+
+        Parameters
+        ----------
+        key
+            The annex key; an ``XS3ETAG`` key has an ETag itself.
+        parts
+            The ETag that the archive states.
+        """
+        self._parts[key] = parts
+
+    def part_size(self, key: str) -> int | None:
+        """Return the size of the parts whose MD5s are recorded; None if there are none."""
+        checksum, stated = key_checksum(key), self._parts.get(key)
+        part_size = checksum.part_size or (0 if stated is None else stated.part_size)
+        if part_size <= 0 or -(-(checksum.size or 0) // part_size) > MAX_PARTS:
+            return None
+        return part_size
+
     def is_useful(self, key: str, size: int | None) -> bool:
         """Return whether block digests would let a reader verify parts of a key's content.
 
@@ -120,7 +142,7 @@ class BlockDigestsRecorder:
         part MD5s if the checksum in the key is computed from parts.
         """
         known = self.find(key)
-        if known is None or (key_checksum(key).part_size and known.part_size is None):
+        if known is None or (self.part_size(key) and known.part_size is None):
             return False
         return known.piece_size <= self.piece_size(known.size if size is None else size)
 
@@ -148,6 +170,10 @@ class BlockDigestsRecorder:
             Why the digests were not written: other bytes were recorded for the key, or the disk is
             full. Empty if they were.
         """
+        stated = self._parts.get(key)
+        if stated is not None and digests.parts_etag() not in (None, stated.etag):
+            found = digests.parts_etag()
+            return f"different bytes: the ETag of the parts is {found}, expected {stated.etag}"
         in_store = self._is_in_index(key)
         folder = self._store_folder if in_store and self._store_folder else self._user_folder
         try:
@@ -229,10 +255,7 @@ class ContentDigester:
         self._recorder = recorder
         self._key = key
         checksum = key_checksum(key)
-        part_size = checksum.part_size or None
-        if part_size is not None and -(-(checksum.size or 0) // part_size) > MAX_PARTS:
-            part_size = None
-        self._blocks = BlockHasher(piece_size, part_size)
+        self._blocks = BlockHasher(piece_size, recorder.part_size(key))
         self._sha256 = None if checksum.algorithm == "sha256" else hashlib.sha256()
         self._pending = bytearray()
         functions: list[Callable[[Chunk], None]] = [self._blocks.update]

@@ -15,16 +15,25 @@ from neuromirror.transfer.verified_repository import (
 )
 
 
+class MultipartEtag(NamedTuple):
+    """A multipart ETag that the archive states: ``<md5>-<parts>``, and the part size in bytes."""
+
+    etag: str
+    part_size: int
+
+
 class PinnedFile(NamedTuple):
     """A file to be checked at its URLs: git path, annex key, and URLs, the most exact first.
 
     ``web_urls`` are the URLs that need no special remote; they are known for files of a manifest.
+    ``parts`` is an ETag that the archive states beside the checksum in the key.
     """
 
     path: bytes
     key: str
     urls: tuple[str, ...]
     web_urls: tuple[str, ...] = ()
+    parts: MultipartEtag | None = None
 
 
 Item = Finding | PinnedFile
