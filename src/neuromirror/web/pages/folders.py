@@ -13,9 +13,9 @@ _MAX_COUNTED = 20_000
 """Number of files below the subfolders of a folder that are counted."""
 _TREE_SIZE = 40
 """Entries of the top folder in a tree …"""
-_TREE_FOLDERS = 12
+_TREE_FOLDERS = 8
 """… the number of folders that are shown with their entries …"""
-_TREE_FOLDER_SIZE = 15
+_TREE_FOLDER_SIZE = 10
 """… and the number of these entries per folder."""
 _TREE_COUNTED = 2_000
 
