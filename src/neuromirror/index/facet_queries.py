@@ -115,13 +115,13 @@ class FacetQueries(QueryBase):
         Returns
         -------
         dict[str, dict[str, list[str]]]
-            The values by facet (``data_type``, ``technique``, ``species``), by name of the mirror.
+            The values by facet (``data_type``, ``technique``, ``species``, ``volume``), by mirror.
         """
         found: dict[str, dict[str, list[str]]] = {}
         rows = self._rows(
             "SELECT m.name, f.facet, f.value FROM facets f JOIN datasets d ON d.id = f.dataset "
             "JOIN mirrors m ON m.id = d.mirror "
-            "WHERE f.facet IN ('data_type', 'technique', 'species') "
+            "WHERE f.facet IN ('data_type', 'technique', 'species', 'volume') "
             "GROUP BY m.name, f.facet, f.value ORDER BY count(*) DESC, f.value",
             (),
         )
