@@ -57,6 +57,12 @@ class Faults:
 KINDS = ("corrupted", "truncated", "replaced", "shorter", "gone", "delayed")
 
 
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the cache of the machine, in which pieces would outlive a fault."""
+    monkeypatch.setenv("NEUROMIRROR_CACHE", "off")
+
+
 @pytest.fixture(scope="module")
 def archive() -> Iterator[RangeServer]:
     """The archive."""
@@ -164,6 +170,33 @@ def test_300_faults_never_deliver_wrong_bytes(
     assert sum(outcomes.values()) == 300
     assert outcomes["right"] == 0  # each span has its fault, for all requests
     assert min(outcomes["error"], outcomes["aborted"]) > 30, outcomes
+
+
+def test_what_was_read_once_is_not_requested_again(
+    harness: ScriptedHarness,
+    archive: RangeServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NEUROMIRROR_CACHE", str(tmp_path / "pieces"))
+    before = -1
+    for _attempt in range(20):
+        # pieces are written in the background
+        before = len(archive.requests)
+        with serve_gateway(harness) as at:
+            assert requests.get(f"{at}/data.bin", timeout=60).content == CONTENT
+        if len(archive.requests) == before:
+            break
+    assert len(archive.requests) == before
+    # wrong bytes in the cache are not delivered either
+    for path in (tmp_path / "pieces").rglob("*"):
+        if path.is_file() and path.stat().st_size >= _SIZE:
+            with path.open("r+b") as file:
+                file.seek(_SIZE // 2)
+                file.write(b"wrong bytes")
+    with serve_gateway(harness) as at:
+        assert requests.get(f"{at}/data.bin", timeout=60).content == CONTENT
+    assert len(archive.requests) > before
 
 
 def test_another_location_is_used(tmp_path: Path, faults: Faults, archive: RangeServer) -> None:

@@ -12,8 +12,13 @@ from neuromirror.index import VersionRow
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.net import RequestLimits
 from neuromirror.store import Store
-from neuromirror.stream import Transport, VerifiedObject, VersionTree, tree_of_version
-from neuromirror.stream.piece_checks import piece_check
+from neuromirror.stream import (
+    Transport,
+    VerifiedObject,
+    VersionTree,
+    open_object,
+    tree_of_version,
+)
 
 MAX_OPEN: Final = 8
 """Maximum number of versions that stay open; each has a git process."""
@@ -54,10 +59,8 @@ class OpenVersion:
                 self._transport = Transport(
                     self.tree.access, limits=self._limits, has_credentials=False
                 )
-        digests = self.tree.block_digests(file)
-        check = piece_check(file, digests, "require", self.tree.name)
-        memory = max(WINDOW, check.piece_size)
-        found = VerifiedObject(file, check, self._transport, self.tree.name, memory=memory)
+        # the cache of the machine: what one visitor reads, the next one need not wait for
+        found = open_object(self.tree, file, self._transport, memory=WINDOW)
         with self._lock:
             self._contents[name] = found
             held = sum(max(WINDOW, one.check.piece_size) for one in self._contents.values())
