@@ -145,6 +145,7 @@ def read_file_system(tree: ServedTree, ranges: list[tuple[int, int]]) -> list[by
         files._trees["served:1@1"][1].close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", [read_file, read_file_system])
 def test_faults_of_one_piece_in_ten_thousand_never_return_wrong_bytes(
     read: Callable[[ServedTree, list[tuple[int, int]]], list[bytes]],

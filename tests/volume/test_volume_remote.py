@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from neuromirror.cache import ContentName, open_cache
 from neuromirror.volume.tokens import token_variable
 from neuromirror_demo.boss import DemoBoss
 from support.annex_with_boss import AnnexRepository, chunk, url
@@ -26,6 +28,19 @@ def test_block_is_retrieved_checked_and_dropped(boss: DemoBoss, annex: AnnexRepo
     annex.run("fsck", "block")
     annex.run("drop", "block")
     assert not link.exists()
+
+
+def test_block_in_the_cache_needs_no_request(boss: DemoBoss, annex: AnnexRepository) -> None:
+    content = chunk(boss, EM, BOX)
+    link = annex.put("block", content, url(boss, EM, BOX))
+    cache = open_cache()
+    assert cache is not None
+    name = ContentName("sha256", hashlib.sha256(content).hexdigest(), len(content))
+    with cache.new_content(name) as file:
+        file.write(content)
+    boss.edit(EM, ((5, 6), (70, 71), (13, 14)))  # the service has other voxels now
+    annex.run("get", "block")
+    assert link.read_bytes() == content
 
 
 def test_what_git_annex_asks_at_the_start_needs_no_network_code() -> None:

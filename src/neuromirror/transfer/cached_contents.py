@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import BinaryIO, Final
 
-from neuromirror.cache import PieceCache
+from neuromirror.annex import parse_key
+from neuromirror.cache import PieceCache, open_cache
 from neuromirror.transfer.content_checks import ContentCheck
 from neuromirror.transfer.fetch_tasks import FetchTask
 from neuromirror.transfer.key_checksums import cache_name, key_checksum
@@ -96,6 +97,31 @@ class CachedContents:
         if self._cache is None or name is None:
             return None
         return self._cache.content(name).open_whole()
+
+
+def copy_cached(key: str, file: BinaryIO) -> bool:
+    """Write the content of a key from the cache of this machine, verified.
+
+    Parameters
+    ----------
+    key
+        The annex key.
+    file
+        An empty file, open for writing and reading.
+
+    Returns
+    -------
+    bool
+        Whether the cache had the content; otherwise the file is empty.
+
+    Raises
+    ------
+    ConfigurationError
+        The limit of the cache is not a size.
+    """
+    cached = CachedContents(open_cache())
+    task = FetchTask(key, parse_key(key).size, ())
+    return cached.copy(task, file.fileno(), lambda count: None) is not None
 
 
 def _copy(source: int, target: int, size: int) -> None:

@@ -43,6 +43,7 @@ from neuromirror.sources.volumes import (
     fetch_block,
     parse_url,
 )
+from neuromirror.transfer.cached_contents import copy_cached
 from neuromirror.volume.errors import BlockMismatchError, failure_group, summarize_failures
 from neuromirror.volume.tokens import token_from_environment, token_variable
 
@@ -110,14 +111,15 @@ class BlockRemote:
     def transfer_retrieve(self, key: str, filename: str) -> None:
         """Write a key's bytes, from the first of its URLs that works.
 
-        Blocks of zeros need no request.
+        Blocks of zeros, and those in the cache of this machine, need no request.
         """
         try:
-            with open(filename, "wb") as file:
+            with open(filename, "w+b") as file:
                 if is_all_zeros(key):
                     file.truncate(parse_key(key).size)
                     return
-                self._try_urls(lambda url: self._copy(url, key, file), key)
+                if not copy_cached(key, file):
+                    self._try_urls(lambda url: self._copy(url, key, file), key)
         except OSError as error:
             raise RemoteError(f"{filename} cannot be written: {error.strerror}") from error
 

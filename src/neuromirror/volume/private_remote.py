@@ -33,6 +33,7 @@ from neuromirror.net import (
 )
 from neuromirror.sources.api_tokens import host_token, token_scheme
 from neuromirror.sources.volumes import SCHEMES
+from neuromirror.transfer.cached_contents import copy_cached
 from neuromirror.transfer.content_checks import check_for
 from neuromirror.transfer.findings import Health
 from neuromirror.transfer.header_claims import KnownDigests, compare_headers
@@ -79,14 +80,15 @@ class PrivateRemote(BlockRemote):
         return [{"size": size}] if size is not None else True
 
     def transfer_retrieve(self, key: str, filename: str) -> None:
-        """Write a key's bytes from the first of its URLs that works, and verify them."""
+        """Write a key's bytes, verified: from the cache, or the first of its URLs that works."""
         urls = self._private_urls(key)
         if not urls:
             super().transfer_retrieve(key, filename)
             return
         try:
-            with open(filename, "wb") as file:
-                self._first_that_works(urls, lambda url: self._fetch_to(url, key, file))
+            with open(filename, "w+b") as file:
+                if not copy_cached(key, file):
+                    self._first_that_works(urls, lambda url: self._fetch_to(url, key, file))
         except OSError as error:
             raise RemoteError(f"{filename} cannot be written: {error.strerror}") from error
 
