@@ -24,7 +24,7 @@ from neuromirror.model.display import UNPRINTABLE, escape_unprintable, format_by
 from neuromirror.model.errors import ConfigurationError, NeuromirrorError
 
 if TYPE_CHECKING:
-    from neuromirror.crawl import FailureLog, Mirror
+    from neuromirror.crawl import FailureLog, JournalRecorder, Mirror
     from neuromirror.index import Index
     from neuromirror.model import Traffic
     from neuromirror.store import Store
@@ -180,19 +180,27 @@ class Settings:
             index.close()
 
     @contextmanager
-    def failure_log(self, store: Store) -> Iterator[FailureLog | None]:
-        """Open the failure log of the store; yields None if journal or index cannot be written."""
-        from neuromirror.crawl import FailureLog, open_recorder
+    def recorder(self, store: Store, results: str) -> Iterator[JournalRecorder | None]:
+        """Open the store for results; print a warning and yield None if it cannot be written."""
+        from neuromirror.crawl import open_recorder
 
         with ExitStack() as stack:
             try:
                 recorder = stack.enter_context(open_recorder(store, self.index_path(store)))
             except (OSError, NeuromirrorError) as error:
-                warning = f"neuromirror: warning: the result is not recorded in the store: {error}"
+                warning = f"neuromirror: warning: {results} not recorded in the store: {error}"
                 click.echo(printable(warning), err=True)
                 yield None
                 return
-            yield FailureLog(recorder)
+            yield recorder
+
+    @contextmanager
+    def failure_log(self, store: Store) -> Iterator[FailureLog | None]:
+        """Open the store's log of failed tasks; None and a warning if it cannot be written."""
+        from neuromirror.crawl import FailureLog
+
+        with self.recorder(store, "the result is") as recorder:
+            yield None if recorder is None else FailureLog(recorder)
 
     def emit(self, action: str, record: Mapping[str, Any], line: str | None = None) -> None:
         """Print one result: one JSON object per line with ``--json``, else ``line``.

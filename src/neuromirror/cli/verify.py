@@ -21,11 +21,10 @@ from neuromirror.cli.common import (
     HostMessages,
     NamedPath,
     Settings,
-    printable,
     settings_options,
 )
 from neuromirror.model.display import format_bytes
-from neuromirror.model.errors import ConfigurationError, NeuromirrorError
+from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from neuromirror.crawl import JournalRecorder
@@ -182,7 +181,6 @@ class _KnownDigests:
 @contextmanager
 def open_results(settings: Settings) -> Iterator[tuple[Store | None, JournalRecorder | None]]:
     """Open the store, and a recorder for results; each is None if it is missing or unwritable."""
-    from neuromirror.crawl import open_recorder
     from neuromirror.store import NotAStoreError
 
     try:
@@ -192,14 +190,7 @@ def open_results(settings: Settings) -> Iterator[tuple[Store | None, JournalReco
             raise
         yield None, None
         return
-    with ExitStack() as stack:
-        try:
-            recorder = stack.enter_context(open_recorder(store, settings.index_path(store)))
-        except (OSError, NeuromirrorError) as error:
-            warning = f"neuromirror: warning: the results are not recorded in the store: {error}"
-            click.echo(printable(warning), err=True)
-            yield store, None
-            return
+    with settings.recorder(store, "the results are") as recorder:
         yield store, recorder
 
 
