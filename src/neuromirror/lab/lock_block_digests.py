@@ -46,7 +46,7 @@ class _Place(NamedTuple):
 
 
 class LockBlockDigests:
-    """The block digests of a pin. A context manager; safe for several threads.
+    """The block digests of a pin. Thread-safe, and a context manager.
 
     Parameters
     ----------

@@ -95,7 +95,7 @@ def read_seekable_lines(file: IO[bytes]) -> Iterator[bytes]:
 
 
 class SortedLines:
-    """The lines of a file, sorted by a key; shared by threads, and a context manager.
+    """The lines of a file, sorted by a key. Thread-safe, and a context manager.
 
     A file of one frame without a size in its header, which an earlier release wrote, is read once
     and copied to an unnamed temporary file.

@@ -188,7 +188,7 @@ class RecordsFolder:
 
 
 class RecordLookup:
-    """The records of one version by path, read frame by frame; shared by threads.
+    """The records of one version by path, read frame by frame. Thread-safe.
 
     Parameters
     ----------

@@ -37,7 +37,7 @@ class TransferBusyError(NeuromirrorError):
 class AnnexObjectStore:
     """Writes content to the object directory of a clone (``.git/annex/objects``) as git-annex does.
 
-    It is shared by threads, and a context manager.
+    It is thread-safe, and a context manager.
     """
 
     def __init__(self, clone: AnnexClone) -> None:

@@ -33,7 +33,7 @@ def is_block_url(url: str) -> bool:
 
 
 class BlockBodies:
-    """Opens the chunk files of blocks; shared by threads.
+    """Opens the chunk files of blocks. Thread-safe.
 
     A channel that needs other credentials than the tokens is refused.
 

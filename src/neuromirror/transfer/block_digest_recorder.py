@@ -103,7 +103,7 @@ class BlockDigestsRecorder:
         return None
 
     def piece_size(self, size: int | None) -> int:
-        """Return the piece size in bytes for a content of ``size`` bytes; None if it is unknown."""
+        """Return the piece size in bytes for a content of a size, which is None if unknown."""
         return self._piece_size or default_piece_size(size or 0)
 
     def expect_parts(self, key: str, parts: MultipartEtag) -> None:

@@ -46,7 +46,7 @@ def no_token(host: str) -> None:
 
 
 class UrlSessions:
-    """The sessions and the circuit breaker for a set of URLs; shared by threads; a context manager.
+    """The sessions and the circuit breaker for a set of URLs. Thread-safe; a context manager.
 
     Parameters
     ----------

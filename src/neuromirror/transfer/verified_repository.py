@@ -83,7 +83,7 @@ class CommitDescription:
 
 
 class VerifiedRepository:
-    """Reads a git repository and hashes every object; shared by threads; a context manager.
+    """Reads a git repository and hashes every object. Thread-safe; a context manager.
 
     An object whose content does not match its id raises :class:`ObjectDamagedError`.
 

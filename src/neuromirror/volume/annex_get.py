@@ -32,7 +32,7 @@ class AnnexNotInitializedError(NeuromirrorError):
 
 
 class AnnexGet:
-    """Fetches annexed files of a clone with a running git-annex process; shared by threads.
+    """Fetches annexed files of a clone with a running git-annex process. Thread-safe.
 
     git-annex does the transfer, so that all remotes of the clone can be used, its checks apply, and
     the content stays in the clone.

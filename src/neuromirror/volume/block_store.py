@@ -22,7 +22,7 @@ BytesCallback = Callable[[int, memoryview], None]
 
 
 class VolumeFiles(Protocol):
-    """Returns the files of a volume by path, from a clone or a version; shared by threads."""
+    """Returns the files of a volume by path, from a clone or a version. Thread-safe."""
 
     where: str
     """The name of the volume, for messages."""

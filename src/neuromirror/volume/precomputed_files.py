@@ -28,24 +28,40 @@ _CHUNK_PARTS: Final = 5
 
 
 class LayerObjects(Protocol):
-    """The objects of a layer in a version; shared by threads."""
+    """The objects of a layer in a version. Thread-safe."""
 
     @property
     def where(self) -> str:
         """The name of the version, for messages."""
 
     def read_object(self, path: str, max_bytes: int) -> bytes | memoryview | None:
-        """Return a verified object; None if the version lacks it."""
+        """Return the verified content of an object; None if the version lacks it.
+
+        Parameters
+        ----------
+        path
+            The path of the object in the layer.
+        max_bytes
+            Maximum size in bytes; it is an error if the object is larger.
+        """
 
     def read_part(self, path: str, start: int, stop: int) -> bytes | None:
-        """Return verified bytes of an object; None if the version lacks it."""
+        """Return verified bytes of an object; None if the version lacks it.
+
+        Parameters
+        ----------
+        path
+            The path of the object in the layer.
+        start, stop
+            Offsets of the first byte, and after the last byte.
+        """
 
     def close(self) -> None:
         """Abort running requests."""
 
 
 class LevelChunks:
-    """The chunks of a level of a precomputed layer; shared by threads.
+    """The chunks of a level of a precomputed layer. Thread-safe.
 
     Parameters
     ----------
@@ -68,7 +84,7 @@ class LevelChunks:
         )
 
     def voxels(self, position: Triple, box: Box) -> bytes | None:
-        """Return the voxels of a chunk, x fastest; None if the chunk is missing: all zeros.
+        """Return the voxels of a chunk, decoded and verified.
 
         Parameters
         ----------
@@ -76,6 +92,12 @@ class LevelChunks:
             The position of the chunk in the grid, along x, y, z.
         box
             The box of the chunk, which ends at the end of the volume.
+
+        Returns
+        -------
+        bytes or None
+            The voxels of the box, x fastest; None for a chunk without an object, which is all
+            zeros.
 
         Raises
         ------
@@ -120,7 +142,9 @@ class LevelChunks:
 
 
 class PrecomputedFiles:
-    """The levels of a precomputed layer with the files that a Zarr has; shared by threads.
+    """The levels of a precomputed layer, presented as the files of a Zarr. Thread-safe.
+
+    The paths are ``<level>/zarr.json`` for metadata and ``<level>/c/<z>/<y>/<x>`` for chunks.
 
     Parameters
     ----------
@@ -156,7 +180,10 @@ class PrecomputedFiles:
         return self._documents.get(path)
 
     def block(self, path: str) -> bytes:
-        """Return the voxels of a chunk, verified; raises BlockUnavailableError."""
+        """Return the voxels of a chunk in its full size, verified; raises BlockUnavailableError.
+
+        Beyond the end of the volume, and without an object, they are zeros.
+        """
         found = self._box(path)
         if found is None:
             raise BlockUnavailableError(path, self.where, "the volume has no such chunk")
@@ -169,15 +196,15 @@ class PrecomputedFiles:
         return _padded(self._chunks[level.name].voxels((x, y, z), box), box, volume)
 
     def copy(self, path: str, take: BytesCallback) -> None:
-        """Pass the voxels of a chunk to ``take``; raises BlockUnavailableError."""
+        """Call ``take`` with offset 0 and the voxels of a chunk, as :meth:`block` returns them."""
         take(0, memoryview(self.block(path)))
 
     def has(self, path: str) -> bool:
-        """Return whether a path is one of the metadata or of a chunk."""
+        """Return whether there are metadata or a chunk at a path, with or without an object."""
         return path in self._documents or self._box(path) is not None
 
     def entries(self, folder: str) -> Iterator[tuple[str, bool]]:
-        """Yield the names in a folder, each with whether it is a folder."""
+        """Yield the name of each entry of a folder, and whether it is a folder."""
         parts = folder.split("/") if folder else []
         if not parts:
             yield from ((name, True) for name in self._levels)

@@ -69,7 +69,7 @@ def chunk_number(position: Triple, grid: Triple) -> int:
 
 
 class ShardReader:
-    """Reads chunks out of the shards of a scale; shared by threads.
+    """Reads chunks out of the shards of a scale. Thread-safe.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ _MAX_OBJECTS: Final = 10_000
 
 
 class RefusalHistory:
-    """The objects of one dataset that upstream lists and refuses to return; shared by threads.
+    """The objects of one dataset that upstream lists and refuses to return. Thread-safe.
 
     The time of each first refusal is kept between visits, in a memo, to distinguish lasting
     refusals from transient ones. ``upstream`` is upstream's name of the version that is read.

@@ -15,7 +15,7 @@ _RANGE: Final = re.compile(r"(?:(\d{1,18})-(\d{1,18})?|-(\d{1,18}))", re.ASCII)
 _TAG: Final = re.compile(r'(W/)?("[^"]*")')
 
 Span = tuple[int, int]
-"""First byte and exclusive end."""
+"""Offsets of the first byte, and after the last byte."""
 
 
 class RangeNotSatisfiableError(NeuromirrorError):
@@ -35,14 +35,16 @@ def parse_ranges(header: str, size: int) -> list[Span] | None:
     Returns
     -------
     list or None
-        The ranges in ascending order; None for the whole content, also if the header is malformed
-        or has another unit than bytes, and must be ignored.
+        The ranges in ascending order, each as the offsets of the first byte and after the last
+        byte. None for the whole content: also for a header that is malformed or has another unit
+        than bytes, which RFC 9110 ignores.
 
     Raises
     ------
     RangeNotSatisfiableError
         If no range is within the content, or the ranges are more than :data:`MAX_RANGES`, overlap
-        or are not in ascending order: the whole content could be very large.
+        or are not in ascending order. The RFC also permits to return the whole content instead,
+        but that may be very large.
     """
     unit, equals, text = header.partition("=")
     if unit.strip().lower() != "bytes" or not equals:
@@ -72,13 +74,19 @@ def parse_ranges(header: str, size: int) -> list[Span] | None:
 
 
 def is_not_modified(headers: Mapping[str, str], etag: str) -> bool:
-    """Whether ``If-None-Match`` has the ETag; the comparison is weak, as the standard requires."""
+    """Return whether ``If-None-Match`` has the ETag, so that the response is 304.
+
+    A weak ETag matches, too, as RFC 9110 requires. ``headers`` have names in lower case.
+    """
     known = headers.get("if-none-match", "").strip()
     return bool(etag) and (known == "*" or etag in [tag for _, tag in _TAG.findall(known)])
 
 
 def is_precondition_failed(headers: Mapping[str, str], etag: str) -> bool:
-    """Whether ``If-Match`` is present and has not the ETag; weak ETags never match."""
+    """Return whether ``If-Match`` is present without the ETag, so that the response is 412.
+
+    A weak ETag never matches. ``headers`` have names in lower case.
+    """
     known = headers.get("if-match", "").strip()
     if not known or known == "*":
         return False
@@ -86,6 +94,9 @@ def is_precondition_failed(headers: Mapping[str, str], etag: str) -> bool:
 
 
 def is_range_current(headers: Mapping[str, str], etag: str) -> bool:
-    """Whether ``If-Range`` is absent or has the ETag; a date never matches."""
+    """Return whether ``If-Range`` is absent or has the ETag, so that ``Range`` applies.
+
+    A date never matches. ``headers`` have names in lower case.
+    """
     known = headers.get("if-range", "").strip()
     return not known or (bool(etag) and known == etag)

@@ -104,7 +104,10 @@ def content_disposition(path: str, kind: str) -> str:
 
 
 def representation_digest(digest: str) -> dict[str, str]:
-    """Return the header ``Repr-Digest`` (RFC 9530) for a SHA-256 or MD5; empty for others."""
+    """Return the header ``Repr-Digest`` (RFC 9530) for ``<algorithm>:<hex>``.
+
+    No header for algorithms other than sha256 and md5.
+    """
     algorithm, _, value = digest.partition(":")
     name = {"sha256": "sha-256", "md5": "md5"}.get(algorithm)
     if name is None:
@@ -115,7 +118,19 @@ def representation_digest(digest: str) -> dict[str, str]:
 def content_headers(path: str, size: int | None, digest: str) -> dict[str, str]:
     """Return the headers of a file that do not depend on the request.
 
-    ``digest`` is ``<algorithm>:<hex>``; empty if none is known, so that there is no ETag.
+    Parameters
+    ----------
+    path
+        The path of the file, from which its media type and name follow.
+    size
+        Size in bytes; None if unknown, without ``Content-Length``.
+    digest
+        ``<algorithm>:<hex>``; empty if unknown, without ``ETag`` and digests.
+
+    Returns
+    -------
+    dict[str, str]
+        The headers, with names in lower case.
     """
     kind = media_type(path)
     charset = "; charset=utf-8" if kind.startswith("text/") else ""

@@ -29,6 +29,17 @@ class ContentResponse:
     If reading fails before the first bytes, :meth:`start` raises the error. If it fails later, the
     connection is closed before the announced length is reached, so that no client takes the body
     for complete.
+
+    Parameters
+    ----------
+    status
+        The HTTP status.
+    headers
+        The headers, with names in lower case.
+    body
+        The bytes; None for a response without a body.
+    name
+        The name of the file for the log.
     """
 
     def __init__(
@@ -43,12 +54,12 @@ class ContentResponse:
         self._first = b""
 
     async def start(self) -> None:
-        """Read the first bytes of the body; raises NeuromirrorError."""
+        """Read the first bytes of the body, before anything is sent; raises NeuromirrorError."""
         if self._body is not None:
             self._first = await anext(self._body, b"")
 
     async def asgi_send(self, send: Any) -> None:
-        """Send the response."""
+        """Send the response; a body is read on from the bytes that :meth:`start` has read."""
         raw = [[name.encode(), value.encode("latin-1")] for name, value in self.headers.items()]
         await send({"type": "http.response.start", "status": self.status, "headers": raw})
         if self._body is not None:
@@ -72,12 +83,12 @@ def content_response(
     is_head: bool,
     name: str,
 ) -> ContentResponse:
-    """Return the response to a request for a content, after its conditions and ranges.
+    """Return the response to a request for a content, according to its conditions and ranges.
 
     Parameters
     ----------
     request_headers
-        The headers of the request, with names in lower case. A HEAD request has no ranges.
+        The headers of the request, with names in lower case. ``Range`` is ignored for HEAD.
     headers
         The headers of the whole content.
     size
@@ -85,9 +96,15 @@ def content_response(
     read
         Reads a range of the content.
     is_head
-        Whether the body is omitted.
+        Whether the method is HEAD, so that the body is omitted.
     name
         The name of the file for the log.
+
+    Returns
+    -------
+    ContentResponse
+        The content (200), ranges of it (206), or no content because of a condition (304, 412) or
+        of ranges that cannot be delivered (416). Nothing is read yet.
     """
     etag = headers.get("etag", "")
     if early := conditional_response(request_headers, headers):
@@ -112,7 +129,7 @@ def content_response(
 def conditional_response(
     request_headers: Mapping[str, str], headers: Mapping[str, str]
 ) -> ContentResponse | None:
-    """Return the response 412 or 304 if a condition of the request requires it."""
+    """Return the response 412 or 304 if a condition of the request requires it; else None."""
     etag = headers.get("etag", "")
     without_body = {name: value for name, value in headers.items() if name not in _BODY_HEADERS}
     if is_precondition_failed(request_headers, etag):

@@ -8,7 +8,7 @@ from neuromirror.model import NeuromirrorError
 class ContentUnavailableError(NeuromirrorError):
     """The content of a file cannot be delivered; ``status`` is the HTTP status to return.
 
-    The message is public.
+    The message is sent to the client, so it must not have secrets.
     """
 
     def __init__(self, message: str, status: int) -> None:

@@ -16,7 +16,15 @@ MODES: Final[tuple[GatewayMode, ...]] = get_args(GatewayMode)
 class GatewayModes:
     """The mode in which the gateway delivers files, by mirror.
 
-    It is ``default``, unless ``by_mirror`` has another one for the mirror.
+    ``off`` delivers nothing, ``redirect`` redirects to the archive, and ``proxy`` reads the content
+    and verifies it.
+
+    Attributes
+    ----------
+    default
+        The mode of all mirrors that are not in ``by_mirror``.
+    by_mirror
+        The mode of some mirrors, by name.
     """
 
     default: GatewayMode = "redirect"
@@ -28,7 +36,17 @@ class GatewayModes:
 
 
 def parse_modes(given: Iterable[str]) -> GatewayModes:
-    """Parse texts such as ``proxy`` and ``aind=redirect``; without any, the mode is ``redirect``.
+    """Parse the modes that an operator specified; without any, the mode is ``redirect``.
+
+    Parameters
+    ----------
+    given
+        Texts such as ``proxy``, for all mirrors, and ``aind=off``, for one. The last one counts.
+
+    Returns
+    -------
+    GatewayModes
+        The modes.
 
     Raises
     ------

@@ -32,7 +32,7 @@ _MAX_MEMORY: Final = 32 << 20
 
 
 class OpenVersion:
-    """A version with the connections to its locations; for several threads.
+    """A version with the connections to its locations. Thread-safe.
 
     No token, header or signature of this machine is sent, because content that
     needs them is not public.
@@ -48,7 +48,15 @@ class OpenVersion:
         """Whether names of files have the encoding of the stored object at their ends."""
 
     def content(self, file: ListedFile) -> VerifiedObject:
-        """Return the content of a file; raises UnverifiableError."""
+        """Open the content of a file, of which nothing is requested yet.
+
+        The most recently used contents stay open, with their pieces in memory.
+
+        Raises
+        ------
+        UnverifiableError
+            No digest is known with which parts of the file could be verified.
+        """
         name = file.key or file.path
         with self._lock:
             found = self._contents.get(name)
@@ -78,7 +86,7 @@ class OpenVersion:
 
 
 class OpenVersions:
-    """Keeps the versions that were used last open; for several threads."""
+    """Keeps the most recently used versions open, at most :data:`MAX_OPEN`. Thread-safe."""
 
     def __init__(self, store: Store, limits: RequestLimits) -> None:
         self._store, self._limits = store, limits
@@ -88,7 +96,7 @@ class OpenVersions:
 
     @contextmanager
     def use(self, row: VersionRow) -> Iterator[OpenVersion]:
-        """Provide a version during the block."""
+        """Provide a version; it stays open at least until the end of the block."""
         name = row.dataset_name, row.commit, row.annex_commit
         with self._lock:
             found = self._versions.pop(name, None)

@@ -51,10 +51,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
-    """Settings of the gateway: the modes, and the limits of requests to archives.
+    """Settings of the gateway.
 
-    ``seconds`` is the time limit for the next bytes of a content. ``counts`` receives the number of
-    responses by result, and of verified bytes.
+    Attributes
+    ----------
+    modes
+        The mode in which files are delivered, by mirror.
+    limits
+        The limits of requests to archives.
+    seconds
+        Time limit in seconds for the next bytes of a content.
+    counts
+        Receives the number of responses by result (``document``, ``folder``, ``redirect``,
+        ``proxy``, or an error such as ``timeout``), and of verified ``bytes``.
     """
 
     modes: GatewayModes = field(default_factory=GatewayModes)
@@ -65,7 +74,17 @@ class GatewaySettings:
 
 @dataclass(frozen=True, slots=True)
 class NamedVersion:
-    """A version, with the label in the address, and whether that always means the same state."""
+    """The version that an address names.
+
+    Attributes
+    ----------
+    row
+        The version.
+    label
+        The label in the address.
+    is_pinned
+        Whether this label always means the same state, unlike ``@draft``.
+    """
 
     row: VersionRow
     label: str
@@ -84,8 +103,15 @@ class Document:
 class StoredFile:
     """A file whose content is at the archive.
 
-    ``path`` is the path in the address. A chunk of a precomputed layer is stored with an
-    ``encoding``, which is also a part of the name of its file.
+    Attributes
+    ----------
+    path
+        The path in the address.
+    file
+        The file. For a chunk of a precomputed layer that is stored with a content coding, its path
+        has an ending that ``path`` lacks, such as ``.gz``.
+    encoding
+        The content coding of such a chunk, for ``Content-Encoding``; else empty.
     """
 
     path: str
@@ -95,7 +121,17 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A page of the entries of a folder; ``next`` is the name after which the rest follows."""
+    """A page of the entries of a folder.
+
+    Attributes
+    ----------
+    path
+        The path of the folder, without a slash at its end.
+    entries
+        The entries, sorted by name.
+    next
+        The name of the last entry, after which the next page starts; None on the last page.
+    """
 
     path: str
     entries: tuple[FolderEntry, ...]
@@ -103,7 +139,17 @@ class Folder:
 
 
 class GatewayService:
-    """Looks up what an address below ``/at/`` names, and reads content; for one event loop."""
+    """Looks up what an address below ``/at/`` names, and reads content; for one event loop.
+
+    Parameters
+    ----------
+    store
+        The store.
+    reader
+        Answers queries of the index.
+    settings
+        The settings.
+    """
 
     def __init__(self, store: Store, reader: AsyncIndexReader, settings: GatewaySettings) -> None:
         self._reader = reader
@@ -118,7 +164,11 @@ class GatewayService:
         self._revision: tuple[int, ...] = ()
 
     def can_deliver(self, row: VersionRow, file: FileRow) -> bool:
-        """Return whether the content of a file can be delivered, as far as is known without it."""
+        """Return whether the content of a file can be delivered, for links to it on pages.
+
+        The answer does not need the content: in the mode ``proxy``, it is whether the file can be
+        verified; an archive that does not respond is not noticed.
+        """
         mode = self.modes.of(row.mirror)
         if mode != "proxy":
             return mode == "redirect"
@@ -126,7 +176,10 @@ class GatewayService:
         return (is_small and bool(file.digests)) or self._digests.has(file.key)
 
     async def version(self, name: str, label: str) -> NamedVersion:
-        """Return the version that a name means; raises as :meth:`Index.resolve`."""
+        """Return the version that dataset ``name`` has by ``label``.
+
+        Raises the errors of :meth:`Index.resolve`. Results are kept until the index changes.
+        """
         revision = self._reader.revision
         if revision != self._revision:
             # a name may mean another version now, or a dataset may have been withdrawn
@@ -184,7 +237,11 @@ class GatewayService:
         return await self._reader.run_in_thread(find)
 
     async def public_urls(self, row: VersionRow, file: ListedFile) -> list[str]:
-        """Return the URLs of a file at the archive without a credential, exact ones first."""
+        """Return the URLs of a file at the archive that need no credentials.
+
+        Those that name the version of the object come first. URLs whose last probe failed are left
+        out.
+        """
 
         def look(index: Index) -> list[str]:
             if not row.indexed:
@@ -208,7 +265,7 @@ class GatewayService:
         Raises
         ------
         ContentUnavailableError
-            It cannot be verified.
+            No digest is known with which parts of it could be verified.
         """
 
         def find() -> int:
