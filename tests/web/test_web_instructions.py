@@ -228,3 +228,14 @@ def test_the_file_in_other_languages_is_the_file(site: RunningCatalogue, start: 
     files = site.api(f"/datasets/{NAME}/files")["files"]
     (size,) = [one["size"] for one in files if one["path"] == FILE]
     assert len(site.get(addresses[0]).content) == size
+
+
+def test_files_of_a_downloaded_lock_file_can_be_verified_later(
+    site: RunningCatalogue, empty: Path
+) -> None:
+    page = site.page(PAGES["lock"])
+    (address,) = [one for one in links(page) if one.startswith("/lock/datasets.lock?")]
+    (empty / "datasets.lock").write_bytes(site.get(address).content)
+    run("neuromirror", "restore", "datasets.lock", "--into", "data")
+    (command,) = re.findall(r"<code>(neuromirror verify [^<]*)</code>", page)
+    run("sh", "-ec", html.unescape(command))

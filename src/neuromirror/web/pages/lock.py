@@ -19,7 +19,7 @@ from neuromirror.index import Index, MalformedQueryError, VersionRow, shapes
 from neuromirror.lab import PinRequest, load_lock, pin
 from neuromirror.lab.export_lock import LockExport, export_lines
 from neuromirror.lab.globs import Globs
-from neuromirror.model import ConfigurationError
+from neuromirror.model import ConfigurationError, alias_of
 from neuromirror.model.volumes import has_downloads
 from neuromirror.store import Store
 from neuromirror.web.addresses import lock_address
@@ -70,6 +70,7 @@ async def lock(request: CatalogueRequest) -> Response:
             for row in found
         ],
         files=total,
+        folder=f"data/{alias_of(rows[0].dataset_name)}" if rows else "",
         evidence=sum((Counter(row.evidence) for row in rows), Counter()),
         bytes=sum(row.bytes for row in rows),
         is_too_large=total > _MAX_FILES,
