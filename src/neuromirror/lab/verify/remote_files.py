@@ -137,6 +137,7 @@ def check_manifest(
 ) -> Finding:
     """Return whether a manifest is complete and has the expected state.
 
+    A missing one is ``notneeded``: a clone has the commit, whose state digest is verified anyway.
     Manifests of subdatasets are read only if a part of them is pinned.
 
     Parameters
@@ -166,7 +167,10 @@ def check_manifest(
             elif scope.reaches(at):
                 parts.append(one)
         found = reader.head.state
-    except (LockManifestDamagedError, LockManifestMissingError) as error:
+    except LockManifestMissingError as error:
+        counts.is_complete = False
+        return Finding(status="notneeded", kind="manifest", message=str(error))
+    except LockManifestDamagedError as error:
         counts.is_complete = False
         return Finding(status="error", kind="manifest", message=str(error))
     if found != state:
