@@ -120,6 +120,28 @@ def test_a_large_content_is_downloaded_and_verified_as_a_whole(
         opened.read(1)
 
 
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_a_cached_content_that_changes_after_it_was_verified_is_an_error(
+    cache: PieceCache, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    for module in ("piece_checks", "verified_object"):
+        monkeypatch.setattr(f"neuromirror.stream.{module}.MAX_WHOLE", MIB)
+    tree = ServedTree()
+    with RangeServer({"/x": CONTENT}) as web:
+        tree.add("x.bin", CONTENT, f"{web.url}/x")
+        with stream.open(tree, "x.bin", verify="whole-objects", cache=cache) as opened:
+            assert opened.read(10) == CONTENT[:10]
+            (entry,) = cache.entries()
+            if damage == "truncated":
+                with entry.path.open("r+b") as file:
+                    file.truncate(2 * MIB)
+            else:
+                flip_bits(cache)
+            opened.seek(2 * MIB)
+            with pytest.raises(WrongBytesError):
+                opened.read()
+
+
 def test_the_cache_of_the_user_is_used_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NEUROMIRROR_CACHE")
     tree = ServedTree()

@@ -100,6 +100,16 @@ def test_a_random_reader_requests_only_the_pieces_it_reads(served: ServedTree) -
         assert web.bytes_requested == 3 << 16
 
 
+def test_small_reads_inside_a_piece_request_nothing_more(served: ServedTree) -> None:
+    with RangeServer({"/x": CONTENT}) as web:
+        served.add("x.bin", CONTENT, f"{web.url}/x", piece_size=1 << 16)
+        with stream.open(served, "x.bin") as opened:
+            opened.seek(MIB)
+            for _ in range(50):
+                opened.read(1000)
+        assert web.bytes_requested == 1 << 16
+
+
 def test_ranges_are_read_together(served: ServedTree) -> None:
     with RangeServer({"/x": CONTENT}) as web:
         served.add("x.bin", CONTENT, f"{web.url}/x", piece_size=1 << 16)

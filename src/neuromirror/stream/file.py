@@ -198,6 +198,8 @@ class VerifiedFile(io.RawIOBase):
         if start != self._next or not start:
             self._ahead = self._requested = 0
             return
+        if not self._ahead and self.content.has(start, stop):
+            return  # small reads of a piece that is there do not show what follows
         if stop + self._ahead // 2 < self._requested:
             return  # half of what was requested is still unread
         self._ahead = min(max(2 * self._ahead, 2 * (stop - start), _MIN_AHEAD), _MAX_AHEAD)

@@ -178,6 +178,25 @@ class VerifiedObject:
                 return
             self.prefetch(start, stop)
 
+    def has(self, start: int, stop: int) -> bool:
+        """Return whether a range is in memory or requested.
+
+        Parameters
+        ----------
+        start, stop
+            Offsets of the first byte, and after the last byte.
+
+        Returns
+        -------
+        bool
+            Whether a read of it sends no request.
+        """
+        with self._lock:
+            return all(
+                number in self._pieces or number in self._pending
+                for number in self._numbers(start, min(stop, self.size))
+            )
+
     def forget(self, stop: int) -> None:
         """Remove pieces from memory that end before an offset.
 

@@ -12,14 +12,14 @@ from typing import BinaryIO, Final, cast
 
 from neuromirror.cache import PieceCache
 from neuromirror.lab.lock_manifests import ListedFile
-from neuromirror.model import NeuromirrorError
+from neuromirror.model import BlockDigests, BlockHasher, NeuromirrorError
 from neuromirror.net import IncompleteResponseError, RequestTimeoutError
+from neuromirror.stream.errors import WrongBytesError
 from neuromirror.stream.piece_checks import NoCheck, WholeCheck
 from neuromirror.stream.piece_reader import FAILURES, MAX_IDLE_ATTEMPTS, Piece, PieceReader
 from neuromirror.stream.stored_pieces import content_name
 from neuromirror.stream.transport import Transport
 from neuromirror.transfer.content_bodies import ContentMismatchError
-from neuromirror.transfer.key_checksums import Hasher
 
 _PIECE: Final = 1 << 20
 
@@ -62,6 +62,7 @@ class WholeReader:
         self._cached = None if cache is None or name is None else cache.content(name)
         self._lock = threading.Lock()
         self._content: BinaryIO | None = None
+        self._digests: BlockDigests | None = None
 
     def read(self, run: range) -> Iterator[Piece]:
         """Yield consecutive pieces; the first call downloads the content.
@@ -84,10 +85,21 @@ class WholeReader:
         with self._lock:
             if self._content is None:
                 self._content = self._stored() or self._download()
+        assert self._digests is not None
         for number in run:
             start = number * _PIECE
             piece = bytearray(min(_PIECE, self.check.size - start))
             os.preadv(self._content.fileno(), [piece], start)
+            # another program may have changed the file since it was verified
+            if not self._digests.is_piece(number, piece):
+                raise WrongBytesError(
+                    f"{self._file.path}: its content on this machine was changed after it was "
+                    "verified; open it again",
+                    self._file.path,
+                    str(self._local or ""),
+                    start,
+                    start + len(piece),
+                )
             yield number, piece
 
     def _stored(self) -> BinaryIO | None:
@@ -110,12 +122,13 @@ class WholeReader:
         return None
 
     def _is_right(self, file: BinaryIO) -> bool:
-        hasher, left = self._hasher(), self.check.size
+        hashing, left = _WholeHashing(self._whole_check), self.check.size
         file.seek(0)
         while left and (block := file.read(min(_PIECE, left))):
-            hasher.update(block)
+            hashing.update(block)
             left -= len(block)
-        return not left and self._whole_check.checksum.matches(hasher.hexdigest(), self.check.size)
+        self._digests = hashing.finish()
+        return self._digests is not None
 
     def _download(self) -> BinaryIO:
         failures: list[tuple[str, NeuromirrorError]] = []
@@ -138,7 +151,7 @@ class WholeReader:
 
     def _receive(self, url: str, file: BinaryIO) -> None:
         """Write the content to a file and verify it; a response that is cut off is resumed."""
-        hasher, position, idle = self._hasher(), 0, 0
+        hashing, position, idle = _WholeHashing(self._whole_check), 0, 0
         size = self.check.size
         while position < size:
             before = position
@@ -146,17 +159,37 @@ class WholeReader:
                 with self._transport.open(url, self._file.key, size, position, size) as chunks:
                     for chunk in chunks:
                         file.write(chunk)
-                        hasher.update(chunk)
+                        hashing.update(chunk)
                         position += len(chunk)
             except (IncompleteResponseError, RequestTimeoutError):
                 idle = 0 if position > before else idle + 1
                 if idle == MAX_IDLE_ATTEMPTS:
                     raise
         file.flush()
-        if not self._whole_check.checksum.matches(hasher.hexdigest(), size):
+        self._digests = hashing.finish()
+        if self._digests is None:
             raise ContentMismatchError("its bytes differ from those of the version")
 
-    def _hasher(self) -> Hasher:
-        hasher = self._whole_check.checksum.hasher()
+
+class _WholeHashing:
+    """Hashes a content as a whole, and its pieces for later reads."""
+
+    def __init__(self, check: WholeCheck) -> None:
+        hasher = check.checksum.hasher()
         assert hasher is not None
-        return hasher
+        self._check, self._hasher = check, hasher
+        self._pieces = BlockHasher(_PIECE)
+        self._count = 0
+
+    def update(self, data: bytes | memoryview) -> None:
+        self._hasher.update(data)
+        self._pieces.update(data)
+        self._count += len(data)
+
+    def finish(self) -> BlockDigests | None:
+        """Return the digests of the pieces; None if the content is wrong."""
+        if self._count != self._check.size or not self._check.checksum.matches(
+            self._hasher.hexdigest(), self._count
+        ):
+            return None
+        return self._pieces.finish("")
