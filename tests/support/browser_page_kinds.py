@@ -109,6 +109,9 @@ ODD_KINDS = (
         "wide-version",
         _at(f"/dataset/{WIDE}@latest?under={LONG}"),
     ),
+    PageKind("gateway", _at(f"/at/{RELEASED}@latest/")),
+    PageKind("gateway-odd", _at(f"/at/{ODD}@latest/")),
+    PageKind("gateway-wide", _at(f"/at/{WIDE}@latest/{LONG}/")),
     PageKind("no-page", _at("/no/such/page"), 404),
     PageKind("no-version", _at(f"/dataset/{RELEASED}@9.9.9"), 404),
 )
