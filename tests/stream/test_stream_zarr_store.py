@@ -32,6 +32,7 @@ from neuromirror.stream import (
 )
 from neuromirror_demo.layer_contents import LAYERS, layer_scales
 from support.layer_mirror import LayerMirror, layer_mirror
+from support.mirror_harness import run_git
 from support.range_server import RangeServer, ServedTree
 from support.streamed_zarrs import FORMS, StreamedZarrs, streamed_zarrs, write_entries
 from support.volume_mirror import ACTIVITY, EM, BossMirror
@@ -391,3 +392,18 @@ def test_tree_of_a_manifest_form_lists_its_folders(zarrs: StreamedZarrs) -> None
     assert tree.file(f"{top}/0/c/1/7") is None
     assert tree.entries(f"{top}/0/d") is None
     tree.close()
+
+
+def test_clone_without_the_chunks_is_an_error_and_not_the_fill_value(
+    zarrs: StreamedZarrs, tmp_path: Path
+) -> None:
+    with zarrs.harnesses["manifest"].index() as index:
+        (name, *_) = [one.name for one in index.datasets() if "zarr" in one.name]
+    clone = tmp_path / "clone"
+    source = zarrs.harnesses["manifest"].repository(name)
+    run_git(tmp_path, "clone", "-q", str(source), str(clone))
+    array = open_zarr(clone, "0")
+    assert isinstance(array, zarr.Array)
+    with pytest.raises(StreamError):
+        array[...]
+    array.store.close()

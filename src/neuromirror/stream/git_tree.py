@@ -25,7 +25,7 @@ from neuromirror.git import (
     read_refs,
 )
 from neuromirror.lab.lock_manifests import ListedFile
-from neuromirror.model import DESCRIPTION_PATH, BlockDigests, parse_json
+from neuromirror.model import DESCRIPTION_PATH, ZARR_METADATA, BlockDigests, parse_json
 from neuromirror.net import is_local_name
 from neuromirror.store import Store, StoreDamagedError
 from neuromirror.store.block_digests import BlockDigestsFolder
@@ -106,7 +106,9 @@ class GitTree:
                 return found
         content = tree._annexed_pointer(inner)
         if content is None:
-            if tree._is_manifest:
+            name = inner.rpartition("/")[2].encode("utf-8", "surrogateescape")
+            # the metadata of its Zarrs are in git
+            if tree._is_manifest and name not in ZARR_METADATA:
                 raise tree._no_manifest_error(path)
             return None
         key = _annex_key(content)
