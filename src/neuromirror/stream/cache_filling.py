@@ -25,7 +25,7 @@ _ACTION: Final = "cache"
 
 
 class CacheTooSmallError(ConfigurationError):
-    """The files are larger than the cache."""
+    """The files do not fit into the cache, or one of them into half of it."""
 
 
 def fill_cache(
@@ -47,13 +47,13 @@ def fill_cache(
     Yields
     ------
     Outcome
-        The result for each file: ``ok``, ``notneeded`` if the cache has it, ``impossible`` if it
-        cannot be verified, or ``error``.
+        The result for each file: ``ok``, ``notneeded`` if the cache has it, ``impossible`` if no
+        digest of it is known, or ``error``.
 
     Raises
     ------
     CacheTooSmallError
-        The files, or one of them, do not fit into the cache.
+        The files do not fit into the cache, or one of them into half of it. Nothing was read.
     """
     files = [*files_below(tree, Globs(globs))]
     total = sum(file.size or 0 for file in {file.key: file for file in files}.values())

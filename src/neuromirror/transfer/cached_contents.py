@@ -29,7 +29,7 @@ class CachedContents:
         self._cache = cache
 
     def read(self, task: FetchTask) -> tuple[memoryview, ContentCheck] | None:
-        """Return a small content and the check that it passed; None if it is not in the cache.
+        """Return a small content, and the check that it passed.
 
         Parameters
         ----------
@@ -39,7 +39,7 @@ class CachedContents:
         Returns
         -------
         tuple of (memoryview, ContentCheck) or None
-            The content and its check.
+            The content and its check; None if the cache does not have the right bytes.
         """
         descriptor = self._open(task)
         if descriptor is None or task.size is None:
@@ -55,7 +55,7 @@ class CachedContents:
     def copy(
         self, task: FetchTask, file: int, report: Callable[[int], None]
     ) -> ContentCheck | None:
-        """Copy a content to an empty file, by a reference to its blocks where the disk can.
+        """Copy a content to an empty file, as a reflink if the file system supports it.
 
         Parameters
         ----------
@@ -64,12 +64,14 @@ class CachedContents:
         file
             The file descriptor of the file.
         report
-            Called with the number of bytes of each step; negative if the content is wrong.
+            Called with the number of bytes of each step. If the content turns out to be wrong, it
+            is called with minus their sum.
 
         Returns
         -------
         ContentCheck or None
-            The check that it passed; None if it is not in the cache, and the file is empty.
+            The check that it passed. None if the cache does not have the right bytes; the file is
+            then empty.
         """
         descriptor = self._open(task)
         if descriptor is None or task.size is None:
