@@ -28,6 +28,7 @@ REVIEWED = {
     "annex.initialize(git)": "runs git in the clone; annex may not import git",
     "conformance.check_archive(progress)": _PROGRESS,
     "crawl.ask(question)": _AT_ONCE,
+    "crawl.FailureLog(recorder)": "the recorder that crawl.open_recorder returned",
     "crawl.rebuild_index(progress)": _PROGRESS,
     "index.RemoteIndex(sender)": "sends queries to the writer of the service (ADR 26)",
     "index.SandboxIndex(prepare)": "adds the SQL functions of Datasette to a connection",
