@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from difflib import unified_diff
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 from datasette.utils.asgi import Response
 
-from neuromirror.git import ObjectMissingError, ObjectReader
+from neuromirror.git import CommitTree
 from neuromirror.index import Index, MalformedQueryError, VersionRow, shapes
 from neuromirror.model import DatasetRef
 from neuromirror.store import Store
@@ -31,9 +31,9 @@ _MIN_SUMMARIZED: Final = 50
 _MAX_FOLDERS: Final = 100
 _MAX_FOUND: Final = 20
 """Datasets found by words that the form offers."""
-_MAX_TEXTS: Final = 10
+_MAX_TEXTS: Final = 5
 """Documents whose changed lines are shown."""
-_MAX_TEXT_BYTES: Final = 1 << 18
+_MAX_TEXT_BYTES: Final = 1 << 17
 _MAX_LINES: Final = 200
 _MAX_LINE: Final = 400
 
@@ -153,17 +153,33 @@ def _document_texts(
     row = versions[0]
     repository = store.repository(DatasetRef(row.mirror, row.local_id, row.source_uri))
     texts: dict[str, list[str]] = {}
-    with ObjectReader(repository.path) as reader:
+    with ExitStack() as stack:
+        trees = [
+            stack.enter_context(closing(CommitTree(repository.path, one.commit)))
+            for one in versions
+        ]
         for path in paths[:_MAX_TEXTS]:
-            with suppress(ObjectMissingError, UnicodeDecodeError):
-                before, after = (reader.read(f"{one.commit}:{path}") for one in versions)
-                if max(len(before), len(after)) <= _MAX_TEXT_BYTES:
-                    was, now = (one.decode().splitlines() for one in (before, after))
-                    lines = unified_diff(was, now, lineterm="", n=0)
-                    texts[path] = [
-                        line[:_MAX_LINE] for line in islice(lines, 2, _MAX_LINES) if line[0] != "@"
-                    ]
+            # by id, for which no git process is started
+            entries = [tree.entry(path) for tree in trees]
+            was, now = (
+                _lines(tree.read_blob(entry[1])) if entry is not None else None
+                for tree, entry in zip(trees, entries, strict=True)
+            )
+            if was is not None and now is not None:
+                lines = unified_diff(was, now, lineterm="", n=0)
+                texts[path] = [
+                    line[:_MAX_LINE] for line in islice(lines, 2, _MAX_LINES) if line[0] != "@"
+                ]
     return texts
+
+
+def _lines(content: bytes) -> list[str] | None:
+    """Return the lines of a document; None if it is large, or no text."""
+    if len(content) > _MAX_TEXT_BYTES:
+        return None
+    with suppress(UnicodeDecodeError):
+        return content.decode().splitlines()
+    return None
 
 
 def _summary(folders: Mapping[str, Counter[str]], total: int) -> list[tuple[str, Counter[str]]]:
