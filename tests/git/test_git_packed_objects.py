@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from neuromirror.git import ObjectMissingError, ObjectReader
-from neuromirror.git.packed_objects import read_packed
+from neuromirror.git.packed_objects import PackedObjects
+
+
+def read_packed(repository: Path, name: str) -> bytes | None:
+    with closing(PackedObjects(repository)) as packs:
+        return packs.read(name)
 
 
 def git(folder: Path, *arguments: str) -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from neuromirror.git.errors import GitError, ObjectMissingError
-from neuromirror.git.packed_objects import read_packed
+from neuromirror.git.packed_objects import PackedObjects
 from neuromirror.git.runner import git_environment
 
 _AT_ONCE: Final = 500
@@ -28,12 +28,14 @@ class ObjectReader:
 
     def __init__(self, repository: Path) -> None:
         self._repository = repository
+        self._packed = PackedObjects(repository)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> ObjectReader:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._packed.close()
         if self._process is not None:
             self._process.communicate()
             self._process = None
@@ -60,7 +62,7 @@ class ObjectReader:
             raise ObjectMissingError(f"{self._repository}: no git object has the name {name!r}")
         if self._process is None:
             # starting git takes ten times as long as reading a few objects
-            found = read_packed(self._repository, name)
+            found = self._packed.read(name)
             if found is not None:
                 return found
             self._process = subprocess.Popen(

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from neuromirror.git.errors import PackIndexError
 from neuromirror.git.pack_indexes import PackIndex
@@ -20,53 +19,84 @@ _KINDS: Final = {1: COMMIT, 2: TREE, 3: BLOB}
 _NAME: Final = re.compile(r"([0-9a-f]{40})(?::(.+))?")
 _MAX_PACKS: Final = 40
 """Number of packs above which git is faster, because it keeps an index of all packs."""
-_Packs = Sequence[tuple[Path, PackIndex]]
 _MAX_BYTES: Final = 1 << 22
 _MAX_HEADER: Final = 10
 
 
-def read_packed(repository: Path, name: str) -> bytes | None:
-    """Return the content of an object; None if it must be read with git.
+class PackedObjects:
+    """The objects in the packs that a repository has when the first one is read.
 
     Parameters
     ----------
     repository
         The directory of git.
-    name
-        An id in hex, or ``<commit>:<path>``.
-
-    Returns
-    -------
-    bytes | None
-        The content, without a header; its id was verified.
     """
-    parsed = _NAME.fullmatch(name)
-    if parsed is None:
-        return None
-    try:
-        paths = list(repository.glob("objects/pack/pack-*.idx"))
-        if len(paths) > _MAX_PACKS:
+
+    def __init__(self, repository: Path) -> None:
+        self._repository = repository
+        self._open_files = ExitStack()
+        self._packs: list[tuple[PackIndex, BinaryIO]] | None = None
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of an object; None if it must be read with git.
+
+        Parameters
+        ----------
+        name
+            An id in hex, or ``<commit>:<path>``.
+
+        Returns
+        -------
+        bytes | None
+            The content, without a header; its id was verified.
+        """
+        parsed = _NAME.fullmatch(name)
+        if parsed is None:
             return None
-        with ExitStack() as stack:
-            packs = [(path, stack.enter_context(PackIndex(path))) for path in paths]
-            kind, data = _read(packs, bytes.fromhex(parsed[1]))
+        try:
+            kind, data = self._read(bytes.fromhex(parsed[1]))
             if parsed[2] is None:
                 return data
-            return _read_path(packs, kind, data, parsed[2].encode("utf-8", "surrogateescape"))
-    except (LookupError, ValueError, OSError, PackIndexError, zlib.error):
-        return None  # git reports what is wrong, if anything is
+            return self._read_path(kind, data, parsed[2].encode("utf-8", "surrogateescape"))
+        except (LookupError, ValueError, OSError, PackIndexError, zlib.error):
+            return None  # git reports what is wrong, if anything is
 
+    def close(self) -> None:
+        """Close the packs; another read opens them again."""
+        self._packs = None
+        self._open_files.close()
 
-def _read_path(packs: _Packs, kind: bytes, data: bytes, path: bytes) -> bytes | None:
-    """Return the blob at a path of a commit."""
-    if kind != COMMIT or not data.startswith(b"tree "):
-        return None
-    kind, data = _read(packs, bytes.fromhex(data[5:45].decode()))
-    for part in path.split(b"/"):
-        if kind != TREE:
+    def _opened(self) -> list[tuple[PackIndex, BinaryIO]]:
+        if self._packs is None:
+            paths = list(self._repository.glob("objects/pack/pack-*.idx"))
+            if len(paths) > _MAX_PACKS:
+                paths = []
+            self._packs = []  # none, if one of them is damaged
+            enter = self._open_files.enter_context
+            self._packs = [
+                (enter(PackIndex(path)), enter(path.with_suffix(".pack").open("rb")))
+                for path in paths
+            ]
+        return self._packs
+
+    def _read(self, sha: bytes) -> tuple[bytes, bytes]:
+        """Return kind and content of an object; raises LookupError unless a pack holds it whole."""
+        for index, file in self._opened():
+            offset = index.offset(sha)
+            if offset is not None:
+                return _unpack(file, offset, sha)
+        raise LookupError(sha.hex())
+
+    def _read_path(self, kind: bytes, data: bytes, path: bytes) -> bytes | None:
+        """Return the blob at a path of a commit."""
+        if kind != COMMIT or not data.startswith(b"tree "):
             return None
-        kind, data = _read(packs, _entry(data, part))
-    return data if kind == BLOB else None
+        kind, data = self._read(bytes.fromhex(data[5:45].decode()))
+        for part in path.split(b"/"):
+            if kind != TREE:
+                return None
+            kind, data = self._read(_entry(data, part))
+        return data if kind == BLOB else None
 
 
 def _entry(tree: bytes, name: bytes) -> bytes:
@@ -80,35 +110,25 @@ def _entry(tree: bytes, name: bytes) -> bytes:
     raise LookupError(name)
 
 
-def _read(packs: _Packs, sha: bytes) -> tuple[bytes, bytes]:
-    """Return kind and content of an object; raises LookupError unless a pack holds it whole."""
-    for path, index in packs:
-        offset = index.offset(sha)
-        if offset is not None:
-            return _unpack(path.with_suffix(".pack"), offset, sha)
-    raise LookupError(sha.hex())
-
-
-def _unpack(pack: Path, offset: int, sha: bytes) -> tuple[bytes, bytes]:
+def _unpack(file: BinaryIO, offset: int, sha: bytes) -> tuple[bytes, bytes]:
     """Return kind and content of the object at an offset of a pack; raises LookupError."""
-    with pack.open("rb") as file:
-        file.seek(offset)
-        start = file.read(4096)
-        kind = _KINDS.get(start[0] >> 4 & 7)
-        size, shift, position = start[0] & 15, 4, 1
-        while start[position - 1] & 0x80 and position < _MAX_HEADER:
-            size |= (start[position] & 0x7F) << shift
-            shift += 7
-            position += 1
-        if kind is None or size > _MAX_BYTES:  # a delta, a tag, or large
-            raise LookupError(sha.hex())
-        inflate = zlib.decompressobj()
-        data = inflate.decompress(start[position:], size + 1)
-        while not inflate.eof and len(data) <= size:
-            more = inflate.unconsumed_tail or file.read(1 << 16)
-            if not more:
-                break
-            data += inflate.decompress(more, size + 1 - len(data))
+    file.seek(offset)
+    start = file.read(4096)
+    kind = _KINDS.get(start[0] >> 4 & 7)
+    size, shift, position = start[0] & 15, 4, 1
+    while start[position - 1] & 0x80 and position < _MAX_HEADER:
+        size |= (start[position] & 0x7F) << shift
+        shift += 7
+        position += 1
+    if kind is None or size > _MAX_BYTES:  # a delta, a tag, or large
+        raise LookupError(sha.hex())
+    inflate = zlib.decompressobj()
+    data = inflate.decompress(start[position:], size + 1)
+    while not inflate.eof and len(data) <= size:
+        more = inflate.unconsumed_tail or file.read(1 << 16)
+        if not more:
+            break
+        data += inflate.decompress(more, size + 1 - len(data))
     if object_id(kind, data) != sha:
         raise LookupError(sha.hex())
     return kind, data
