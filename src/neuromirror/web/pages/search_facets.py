@@ -38,6 +38,8 @@ _OPEN: Final = frozenset({"archive", "species", "technique", "status"})
 """Facets whose values are shown at once."""
 _SHOWN: Final = 8
 """Number of values before the others are folded."""
+_MAX_LISTED: Final = 60
+"""Number of values of a facet that a page lists; a search finds datasets by any other value."""
 _MAX_SELECTED: Final = 50
 
 
@@ -143,8 +145,8 @@ def facet_context(
                 "selected": one.is_selected,
                 "address": query.toggled(name, one.value),
             }
-            for one in counts
-            if one.count or one.is_selected
+            for position, one in enumerate(counts)
+            if one.is_selected or (one.count and position < _MAX_LISTED)
         ]
         # a single value that every result has selects nothing
         if len(values) > 1 or any(one["selected"] for one in values) or name == "volume":
