@@ -53,7 +53,7 @@ _MAX_EARLIER_STATES = 8
 
 @dataclass(frozen=True, slots=True)
 class SubdatasetReproduction:
-    """A subdataset that differs.
+    """A subdataset that differs between the version in the store and the one minted again.
 
     Attributes
     ----------
@@ -62,9 +62,11 @@ class SubdatasetReproduction:
     dataset
         ``<mirror>:<local id>``.
     stored, minted
-        The ids in the store and the new ones; None on a side without the subdataset.
+        Commit, tree and state digest of the subdataset, in the store and minted again. None if
+        that version has no subdataset at the path.
     differences
-        The differences; None if a side lacks the subdataset.
+        The differences between the two. None if one of the versions has no subdataset at the
+        path, or if they have different datasets there.
     """
 
     path: str

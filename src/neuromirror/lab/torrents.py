@@ -119,7 +119,11 @@ def export_torrents(
 
 
 def web_seed(url: str) -> str:
-    """Return a URL as web seed, to which a client may append a slash and the name of the file.
+    """Return the web seed of a torrent for the URL of a file.
+
+    Some clients append a slash and the name of the file to a web seed. The result therefore ends
+    with an empty query parameter, which the server ignores: what a client appends becomes the
+    parameter's value, and the path of the URL stays the same.
 
     Parameters
     ----------
@@ -129,7 +133,7 @@ def web_seed(url: str) -> str:
     Returns
     -------
     str
-        The URL with a parameter that the server ignores.
+        The URL with the parameter, and without its fragment.
     """
     plain = url.partition("#")[0]
     return f"{plain}{'&' if '?' in plain else '?'}{_SEED_SUFFIX}"

@@ -81,9 +81,20 @@ def requested_wait(headers: Mapping[str, str], detail: str | None) -> float | No
 
 
 def format_wait(seconds: float, detail: str | None) -> str:
-    """Return for a message how long to wait: ``90 seconds, until 2024-03-01 12:00 UTC``.
+    """Return a wait as text for an error message.
 
-    ``detail`` is the message in the response, which may request a wait until tomorrow.
+    Parameters
+    ----------
+    seconds
+        The time to wait.
+    detail
+        The error message in the response; None if it has none.
+
+    Returns
+    -------
+    str
+        ``90 seconds, until 2024-03-01 12:00 UTC``; without the end if it is more than a year away.
+        If ``detail`` asks the client to wait until tomorrow: ``until tomorrow``.
     """
     found = _THROTTLE_MESSAGE.search(detail or "")
     if found is not None and found[2]:

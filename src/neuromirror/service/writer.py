@@ -105,7 +105,8 @@ class Writer:
 class JobWriter:
     """The connection of one job to the :class:`Writer`, in the service's process.
 
-    Requests of one job are applied one at a time, those of several jobs at once.
+    The requests of one job are applied one after the other; requests of different jobs may be
+    applied concurrently.
     """
 
     def __init__(self, writer: Writer, lease: Lease) -> None:

@@ -94,7 +94,8 @@ class ResolvedComponents:
     problems
         One line per component that is not mirrored as it is upstream.
     incidents
-        One line per component that upstream lost while its checksum stayed the same.
+        One line per component whose files upstream no longer match its checksum, which is still
+        the same as at the last visit; the mirrored state is kept.
     is_final
         Whether the next visit can skip an unchanged listing.
     pending_ids

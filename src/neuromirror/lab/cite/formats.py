@@ -94,10 +94,11 @@ def cite(collection: CitationCollection, form: str, *, files: bool = True) -> It
 def write_citation(
     collection: CitationCollection, form: str, target: Path, *, files: bool = True
 ) -> Path:
-    """Write a citation to a file, or to a folder with the default name; return its path.
+    """Write a citation to a file or folder, and return the path of what was written.
 
-    An existing file is replaced atomically, but not one with the default name in a folder. For
-    bagit, ``target`` is the folder of the bag.
+    An existing file at ``target`` is replaced atomically. If ``target`` is a folder, a file with
+    the default name of the format is created in it; if this file exists, it is not replaced, and
+    OutputUnsuitableError is raised. For bagit, ``target`` is the folder of the bag.
 
     Parameters
     ----------

@@ -44,7 +44,12 @@ _MAX_FACTS = 2
 
 @view
 async def front(request: CatalogueRequest) -> Response:
-    """Show the front page; search terms and filters lead to the results."""
+    """Show the front page, or redirect a request that contains a search query.
+
+    The redirect leads to the search results. A query that is only the name, id, DOI or URL of
+    something in the store leads directly to its page; one that is only a checksum leads to the
+    page of the files that have it.
+    """
     query = SearchQuery.of(request)
     if not query.terms and query.is_plain:
         return await front_page(request)
