@@ -30,7 +30,7 @@ neuromirror cache prune --size 2GB""",
     metavar="[show|add|prune|clear]",
     default="show",
     help="show: print folder and size (default); add: read files of VERSION into the cache; prune: "
-    "remove the least recently used contents; clear: remove all.",
+    "remove the least recently used files; clear: remove all.",
 )
 @argument(
     "target",
@@ -45,7 +45,7 @@ neuromirror cache prune --size 2GB""",
     help="For add: files or folders, as for 'neuromirror pin --path' [default: all].",
 )
 @click.option(
-    "--size", metavar="SIZE", help="For prune: the size that remains [default: the limit]."
+    "--size", metavar="SIZE", help="For prune: the cache's size afterwards [default: the limit]."
 )
 @click.option(
     "--jobs",
@@ -65,13 +65,13 @@ def cache_command(
 ) -> None:
     """Show, fill or empty the cache of verified content on this machine.
 
-    neuromirror.open, fsspec and Zarr stores keep the verified pieces that they read in the cache;
-    "get" and clones take complete contents from it. Everything is verified again when it is read.
-    All processes of a user share the cache. The least recently used contents are removed at the
-    limit.
+    neuromirror.open, fsspec and Zarr stores keep the verified pieces that they read in the cache.
+    "neuromirror get", and git-annex in clones, take a file from the cache if the cache has the
+    whole file. Bytes from the cache are verified again. All processes of a user share the cache.
+    When the cache reaches its limit, the least recently used files are removed.
 
-    NEUROMIRROR_CACHE is the folder, or "off"; NEUROMIRROR_CACHE_SIZE the limit, such as 50GB
-    [default: 10 GiB, or a tenth of the disk if that is less].
+    The variable NEUROMIRROR_CACHE names the folder, or is "off". NEUROMIRROR_CACHE_SIZE is the
+    limit, such as 50GB [default: 10 GiB, or a tenth of the disk if that is less].
 
     Exit code: 0 success, 1 a file could not be read or verified, 2 wrong usage, or the files do not
     fit into the cache.

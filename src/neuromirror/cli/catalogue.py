@@ -57,8 +57,9 @@ neuromirror catalogue --listen 127.0.0.1:8270 --trusted-proxy 127.0.0.1 \\
     "gateways",
     multiple=True,
     metavar="[MIRROR=]MODE",
-    help="How /at/… delivers the content of files, of all mirrors or of one: redirect (to the "
-    "archive, not verified), proxy (through this catalogue, verified) or off [default: redirect].",
+    help="How the gateway (addresses below /at/) delivers files, for all mirrors or for one: "
+    "redirect (to the archive, not verified), proxy (through this catalogue, verified) or off "
+    "[default: redirect].",
 )
 @click.option(
     "--trusted-proxy",

@@ -50,8 +50,9 @@ neuromirror digest ./clone --piece-size 256KiB""",
 @click.option(
     "--piece-size",
     metavar="SIZE",
-    help="Size of a piece, a power of two from 16KiB to 64MiB. Smaller pieces mean smaller "
-    "requests for random access, and larger digests [default: 1MiB, 4MiB for files over 1 GiB].",
+    help="Size of a piece, a power of two from 16KiB to 64MiB. With small pieces, reading small "
+    "parts transfers less, but the block digests are larger [default: 1MiB, 4MiB for files over "
+    "1 GiB].",
 )
 @click.option(
     "--jobs",
@@ -62,10 +63,10 @@ neuromirror digest ./clone --piece-size 256KiB""",
 @click.option(
     "--profile",
     is_flag=True,
-    help="Also open each NWB and HDF5 file once and record which parts are read, so that the next "
-    "one who opens it requests them at once.",
+    help="Also open each NWB and HDF5 file once and record which parts are read to open it. Later "
+    "readers request these parts at once.",
 )
-@click.option("--dry-run", is_flag=True, help="Print which files would be read, and read none.")
+@click.option("--dry-run", is_flag=True, help="Print which files would be read, and stop.")
 @settings_options
 def digest_command(
     settings: Settings,
@@ -77,16 +78,17 @@ def digest_command(
     profile: bool,
     dry_run: bool,
 ) -> None:
-    """Read files once and record block digests, which verify parts of a file without the rest.
+    """Record block digests of files, to verify parts of a file without the rest.
 
-    Every file is hashed completely and compared with the checksum in its key. Wrong bytes are an
-    error, and nothing is recorded for them. The content is not kept. Files of one piece need no
-    block digests, and files that have them are not read again, so that an interrupted run can be
-    repeated.
+    Each file is read once, hashed completely and compared with the checksum in its key. If its
+    bytes are wrong, this is an error, and nothing is recorded. The content is not kept. A file of
+    one piece needs no block digests. A file that has block digests already is not read again, so
+    that an interrupted run can be repeated.
 
-    The digests of files in the index of the store are written to the store, whose catalogue serves
-    them, all others to your own data folder. "neuromirror pin --streamable" copies them beside a
-    lock file. "verify --full" and "get" record them, too.
+    Block digests of files in the index of the store are written to the store, and the catalogue
+    serves them. All others are written to your own data folder, such as ~/.local/share.
+    "neuromirror pin --streamable" copies them beside a lock file. "neuromirror verify --full" and
+    "neuromirror get" also record block digests.
 
     Exit code: 0 all files have block digests or need none, 1 a file has wrong bytes or could not
     be read, 2 wrong usage, or an unknown version, lock file or folder.

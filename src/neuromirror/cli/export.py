@@ -25,7 +25,11 @@ _TORRENT = "torrent"
 neuromirror export bossdb:coll/exp/chan --box 0:512,0:512,0:16 -o cutout
 neuromirror export dandi:000027@0.210831.2033 --format torrent -o torrents""",
 )
-@argument("version", help="A version of a volume, e.g. bossdb:coll/exp/chan, or a clone's folder.")
+@argument(
+    "version",
+    help="A version of a volume, e.g. bossdb:coll/exp/chan, or a clone's folder; for kerchunk, "
+    "icechunk and torrent any version.",
+)
 @click.option(
     "--box",
     metavar="X0:X1,Y0:Y1,Z0:Z1",
@@ -53,8 +57,8 @@ neuromirror export dandi:000027@0.210831.2033 --format torrent -o torrents""",
     default="tiff",
     show_default=True,
     help=(
-        "One TIFF per z-slice, one OME-TIFF, an OME-Zarr, one NumPy array; or references to the "
-        "archive's objects (kerchunk, icechunk, torrent)."
+        "One TIFF per z-slice, one OME-TIFF, an OME-Zarr, one NumPy array; references to the "
+        "chunks of Zarrs (kerchunk, icechunk); or one torrent per file."
     ),
 )
 @click.option(
@@ -62,7 +66,8 @@ neuromirror export dandi:000027@0.210831.2033 --format torrent -o torrents""",
     "inner",
     default="",
     metavar="PATH",
-    help="Zarr, file or folder in the version, for references [default: the whole version].",
+    help="For kerchunk, icechunk and torrent: Zarr, file or folder in the version [default: the "
+    "whole version].",
 )
 @click.option(
     "-o",
@@ -70,7 +75,7 @@ neuromirror export dandi:000027@0.210831.2033 --format torrent -o torrents""",
     type=NamedPath(),
     required=True,
     metavar="PATH",
-    help="Folder for the files; for kerchunk, the file.",
+    help="Folder for the files; for kerchunk, the JSON file.",
 )
 @settings_options
 def export_command(
@@ -84,10 +89,11 @@ def export_command(
     inner: str,
     output: Path,
 ) -> None:
-    """Export a region of a volume to files, or references to the objects of an archive.
+    """Export a region of a volume, references to the chunks of Zarrs, or torrents.
 
-    For a version, the blocks are fetched from their service. In a clone, git-annex gets missing
-    blocks, and they stay in the clone. Each block is checked against the records of the version.
+    For a version of a volume, the blocks are fetched from their service. In a clone, git-annex gets
+    missing blocks, and they stay in the clone. Each block is checked against the records of the
+    version.
 
     The box is in the archive's voxel coordinates at that level, as in the URLs of blocks; its
     coordinates need not start at 0. TIFF files are not compressed; each name ends in the z
@@ -95,14 +101,15 @@ def export_command(
     the state have checksums ("neuromirror versions", EVIDENCE); otherwise the archive may have
     replaced blocks unnoticed. Run an interrupted export again with the same folder to resume it.
 
-    With --format kerchunk or icechunk, nothing is downloaded except the metadata of the Zarrs.
-    "kerchunk" writes a JSON file for fsspec and xarray; its references name versions of objects
-    where the archive keeps versions. "icechunk" creates a repository in a folder; its references
-    have the ETags of the objects, so that an object that was replaced is an error. Programs that
-    read references do not verify checksums otherwise; neuromirror.open_zarr does.
+    With --format kerchunk or icechunk, other programs can read the Zarrs of VERSION from the
+    archive. Only the metadata of the Zarrs is downloaded. "kerchunk" writes a JSON file for fsspec
+    and xarray; a reference names the version of the object if the archive keeps versions.
+    "icechunk" creates a repository in a folder; a reference has the ETag of the object, and if the
+    archive has replaced the object, reading it is an error. No other checksums are verified by
+    programs that read references; neuromirror.open_zarr verifies them.
 
     With --format torrent, a torrent (BitTorrent v2) is written for each file that has block digests
-    ("neuromirror digest"), with the URLs of the file as web seeds. VERSION may be a lock file.
+    ("neuromirror digest"). The URLs of the file are its web seeds. VERSION may be a lock file.
 
     Exit code: 0 all files are written (now or by an earlier run), 1 a block could not be fetched or
     a file not written, 2 wrong usage, such as a box that is not completely inside the volume.

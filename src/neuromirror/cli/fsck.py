@@ -38,7 +38,7 @@ def fsck_command(settings: Settings, names: tuple[str, ...], *, budget: float | 
     dataset (git fsck; every version is reached by a ref; no other program wrote to the repository),
     the records and the manifest of each version against its state digest, and the entries of the
     index. Without names, the journal, the whole index and the block digests are checked too. A
-    running service does the same checks bit by bit; --budget continues where the service or the
+    running service does the same checks in small steps; --budget continues where the service or the
     previous run stopped. Nothing is changed, and no request is sent to an archive. Each problem is
     printed with its remedy.
 

@@ -75,8 +75,8 @@ neuromirror pin --remove dandi:000027""",
 @click.option(
     "--streamable/--no-streamable",
     default=None,
-    help="Copy the block digests of the files beside the lock file, to read and verify parts of "
-    "files without the store. 'neuromirror digest' computes them.",
+    help="Copy the block digests of the pinned files to FILE.d, beside the lock file, to read and "
+    "verify parts of files without the store. 'neuromirror digest' computes them.",
 )
 @click.option(
     "--clone",
@@ -113,12 +113,13 @@ def pin_command(
     A catalogue page URL works without a store: if your store lacks the version, it is pinned from
     the catalogue, which is recorded as the URL to clone from.
 
-    A new version of a pinned dataset replaces the old one at the same position in the file. Its
-    paths, clone URLs, bundle and streamable settings are kept unless an option changes them.
-    Subdatasets are pinned with the version.
+    A new version of a pinned dataset replaces the old one at the same position in the file. The
+    paths, the clone URLs, --bundle and --streamable of the earlier pin are kept unless an option
+    changes them. Subdatasets are pinned with the version.
 
-    The folder FILE.d has the manifests (every file with its digest and URLs) and the bundles. It
-    belongs to the lock file; keep both together. "neuromirror restore" restores the datasets.
+    The folder FILE.d has the manifests (every file with its digest and URLs), the bundles and the
+    block digests. It belongs to the lock file; keep both together. "neuromirror restore" restores
+    the datasets.
 
     Exit code: 0 success, 1 the store cannot provide a version, 2 wrong usage or an invalid lock
     file.

@@ -130,7 +130,7 @@ neuromirror serve --once""",
     "catalogue_gateways",
     multiple=True,
     metavar="[MIRROR=]MODE",
-    help='Delivery of content, as "neuromirror catalogue --gateway" [default: '
+    help='How the gateway delivers files (see "neuromirror catalogue --gateway") [default: '
     "$NEUROMIRROR_CATALOGUE_GATEWAY, else redirect].",
 )
 @click.option(

@@ -100,7 +100,7 @@ def verify_command(
     delivers the right content, hashed, and not kept. Both work without content in the dataset, and
     for a lock file even without a dataset: the manifest beside the lock file is sufficient. The
     replies are recorded in the index of the store, if there is one. --full also records the block
-    digests of the downloaded files, as "neuromirror digest" does.
+    digests of the downloaded files (see "neuromirror digest").
 
     The text output lists the problems and a summary per dataset; --json prints one record per file
     and URL. A file whose key has no checksum can be compared by its size only.

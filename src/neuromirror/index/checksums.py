@@ -17,7 +17,7 @@ _ROOT = re.compile(r"[0-9a-f]{64}\Z")
 
 _ACCEPTED_FORMS = (
     "sha256:<hex> (at least its first 8 digits), md5:<hex> (all 32 digits), etag:<md5>-<parts>, "
-    "btv2:<hex> (the root of its block digests), "
+    "btv2:<hex> (the root of the file's block digests), "
     "the bare digits of one of these, or a git-annex key"
 )
 
