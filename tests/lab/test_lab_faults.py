@@ -159,11 +159,11 @@ def test_a_lock_from_the_future_is_refused_by_every_verb(
     assert lock_folder.files() == before
 
 
-def test_only_verify_reports_a_missing_manifest(restored_lock_folder: LockFolder) -> None:
+def test_a_missing_manifest_is_no_failure_while_the_clone_is_there(
+    restored_lock_folder: LockFolder,
+) -> None:
     restored_lock_folder.delete_files(".zst")
-    output = command(restored_lock_folder, *VERIFY, code=1).stderr
-    assert "manifest" in output
-    assert "is missing" in output
+    command(restored_lock_folder, *VERIFY)
     shutil.rmtree(restored_lock_folder.folder / "data", onerror=_force)
     command(restored_lock_folder, *RESTORE)
     command(restored_lock_folder, "cite", "LOCK")
