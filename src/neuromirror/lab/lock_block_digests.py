@@ -37,7 +37,7 @@ class LockBlockDigestsDamagedError(NeuromirrorError):
     """The block digests beside a lock file are missing, damaged, or not those of the lock file."""
 
 
-class _Place(NamedTuple):
+class _Position(NamedTuple):
     """The position of a content's digests in the file, and the sha256 of their first line."""
 
     start: int
@@ -67,7 +67,7 @@ class LockBlockDigests:
             reason = error.strerror if isinstance(error, OSError) else "not a regular file"
             raise self._damaged(f"cannot be read ({reason})") from error
         try:
-            self._places = self._index(self._file)
+            self._positions = self._index(self._file)
         except BaseException:
             self._file.close()
             raise
@@ -84,11 +84,11 @@ class LockBlockDigests:
 
     def __len__(self) -> int:
         """Return the number of contents."""
-        return len(self._places)
+        return len(self._positions)
 
     def __iter__(self) -> Iterator[str]:
         """Yield the annex keys, in the order of the file."""
-        return iter(self._places)
+        return iter(self._positions)
 
     def read(self, key: str) -> BlockDigests | None:
         """Return the block digests of a key's content.
@@ -108,22 +108,22 @@ class LockBlockDigests:
         LockBlockDigestsDamagedError
             The file changed, or the digests contradict the key.
         """
-        place = self._places.get(key)
-        if place is None:
+        position = self._positions.get(key)
+        if position is None:
             return None
-        content = os.pread(self._file.fileno(), place.length, place.start)
-        if hashlib.sha256(content.partition(b"\n")[0]).digest() != place.head:
+        content = os.pread(self._file.fileno(), position.length, position.start)
+        if hashlib.sha256(content.partition(b"\n")[0]).digest() != position.head:
             raise self._damaged("was changed while it was in use")
         try:
             return check_encoded(content, str(self._path), key)[1]
         except InvalidDocumentError as error:
             raise self._damaged(f"is damaged ({error})") from error
 
-    def _index(self, file: BinaryIO) -> dict[str, _Place]:
-        """Return the places by key, after a comparison of the whole file with its name."""
+    def _index(self, file: BinaryIO) -> dict[str, _Position]:
+        """Return the positions by key, after a comparison of the whole file with its name."""
         name = BLOCK_DIGESTS_NAME.fullmatch(self._path.name)
         whole = hashlib.sha256()
-        places: dict[str, _Place] = {}
+        positions: dict[str, _Position] = {}
         left = os.fstat(file.fileno()).st_size
         start, before = 0, ""
         while line := file.readline(MAX_HEAD_BYTES + 1):
@@ -135,7 +135,7 @@ class LockBlockDigests:
             if not line.endswith(b"\n") or length > left or head.key <= before:
                 raise self._damaged(f"is damaged at byte {start}: it is cut off or not sorted")
             digest = hashlib.sha256(line[:-1]).digest()
-            places[head.key] = _Place(start, length, digest)
+            positions[head.key] = _Position(start, length, digest)
             whole.update(line)
             missing = head.body_length
             while missing and (block := file.read(min(missing, _BLOCK))):
@@ -144,7 +144,7 @@ class LockBlockDigests:
             start, before, left = start + length, head.key, left - length
         if name is None or whole.hexdigest() != name[1]:
             raise self._damaged("does not have the sha256 in its name, which the lock file states")
-        return places
+        return positions
 
     def _damaged(self, problem: str) -> LockBlockDigestsDamagedError:
         return LockBlockDigestsDamagedError(

@@ -106,9 +106,9 @@ def export_torrents(
                 content = torrent_of(
                     path.rpartition("/")[2], digests, urls, f"{dataset}@{label} {path}"
                 )
-                place = folder / f"{path}{TORRENT_ENDING}"
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(content)
+                target = folder / f"{path}{TORRENT_ENDING}"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content)
             yield Outcome(
                 *("export", "impossible" if problem else "ok", path, problem),
                 dataset=dataset,
