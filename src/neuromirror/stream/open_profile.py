@@ -26,11 +26,9 @@ class _RecordingFile(VerifiedFile):
         super().__init__(content)
         self.ranges: list[ByteRange] = []
 
-    def readinto(self, buffer: Any) -> int:
-        start = self.tell()
-        count = super().readinto(buffer)
-        self.ranges.append((start, start + count))
-        return count
+    def _read_ahead(self, start: int, stop: int) -> None:
+        # called before each read; what comes next is not requested
+        self.ranges.append((start, stop))
 
 
 def record_open_profiles(
