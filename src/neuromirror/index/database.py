@@ -30,6 +30,7 @@ from neuromirror.index.location_queries import LocationQueries
 from neuromirror.index.lookup_queries import LookupQueries
 from neuromirror.index.name_queries import NameQueries
 from neuromirror.index.replay import Journal, apply_entry, record_skipped_version
+from neuromirror.index.retention_queries import RetentionQueries
 from neuromirror.index.rows import FailureRow
 from neuromirror.index.search_queries import SearchQueries
 from neuromirror.model import NeuromirrorError, SnapshotEntry, VersionMinted, record_line_of
@@ -51,6 +52,7 @@ class Index(
     LookupQueries,
     CrawlQueries,
     LocationQueries,
+    RetentionQueries,
 ):
     """An open index of a store, for use by the thread that opened it with :meth:`open`.
 
