@@ -290,21 +290,37 @@ def load_mirror(path: Path) -> Mirror:
         If the file cannot be read or is invalid; the message names the file and the field.
     """
     name = path.stem
-    if not _NAME.match(name) or name in _RESERVED_NAMES:
+    if not is_file_name(name) or name in _RESERVED_NAMES:
         raise ConfigurationError(
             f"{path}: '{name}' is not a valid name of a mirror; rename the file: lower-case "
             "letters, digits and single hyphens, and not "
             f"{' or '.join(sorted(_RESERVED_NAMES))}"
         )
-    content = _read_toml(path)
+    content = read_toml(path)
     try:
         return Mirror(name, path, MirrorFile.model_validate(content))
     except ValidationError as error:
-        raise ConfigurationError(f"{path}: {_describe_errors(error)}") from error
+        raise ConfigurationError(f"{path}: {describe_errors(error)}") from error
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    """Return the content of a mirror file."""
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the content of a configuration file.
+
+    Parameters
+    ----------
+    path
+        The path of the file.
+
+    Returns
+    -------
+    dict[str, Any]
+        The content.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file cannot be read or is not TOML.
+    """
     if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would block
         raise ConfigurationError(f"{path}: cannot be read: not a regular file; remove it")
     try:
@@ -331,7 +347,7 @@ def refuse_unbound_credentials(folder: Path) -> None:
         If a file names a variable with a token of another host, or signs requests to an endpoint.
     """
     for path in sorted(folder.glob("*.toml")):
-        options = _read_toml(path).get("options")
+        options = read_toml(path).get("options")
         if not isinstance(options, dict):
             continue
         api = str(options.get("api", ""))
@@ -352,7 +368,35 @@ def refuse_unbound_credentials(folder: Path) -> None:
             )
 
 
-def _describe_errors(error: ValidationError) -> str:
+def is_file_name(name: str) -> bool:
+    """Return whether a configuration file can have a name: lower case, digits, single hyphens.
+
+    Parameters
+    ----------
+    name
+        The name of the file, without ``.toml``.
+
+    Returns
+    -------
+    bool
+        Whether it can.
+    """
+    return _NAME.match(name) is not None
+
+
+def describe_errors(error: ValidationError) -> str:
+    """Return the message for a configuration file with invalid settings.
+
+    Parameters
+    ----------
+    error
+        The errors that pydantic found.
+
+    Returns
+    -------
+    str
+        The message, with the name of each field.
+    """
     messages = []
     for details in error.errors(include_url=False):
         field = ".".join(str(key) for key in details["loc"])

@@ -71,8 +71,14 @@ class Repository:
         """
         return (self.path / "HEAD").exists()
 
-    def create(self) -> None:
-        """Create the empty repository in one step, unless it exists."""
+    def create(self, settings: str = "") -> None:
+        """Create the empty repository in one step, unless it exists.
+
+        Parameters
+        ----------
+        settings
+            Text to append to its configuration.
+        """
         if self.exists():
             return
         make_folder(self.path.parent)
@@ -84,6 +90,8 @@ class Repository:
         for name, content in _FILES.items():
             (draft / name).write_text(content)
             (draft / name).chmod(FILE_MODE)
+        if settings:
+            (draft / "config").write_text(CONFIG + settings)
         protect(draft)
         fsync_tree(draft)
         os.rename(draft, self.path)

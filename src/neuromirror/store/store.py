@@ -145,6 +145,11 @@ class Store:
         """The service's database of due tasks and leases."""
         return self._own_folder / "schedule.sqlite"
 
+    @property
+    def ledger_path(self) -> Path:
+        """The ledger of the copies in vaults."""
+        return self._own_folder / "custody.sqlite"
+
     def archive_report_path(self, mirror: str) -> Path:
         """Return the path of the last ``check-archive`` report on a mirror's archive.
 

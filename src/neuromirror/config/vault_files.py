@@ -1,0 +1,327 @@
+"""Vault files: one TOML file per vault, a place where a lab holds copies of content."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+
+from neuromirror.config.mirror_files import describe_errors, is_file_name, read_toml
+from neuromirror.model import ConfigurationError
+
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}\Z")
+_OPTION = re.compile(r"[A-Za-z][A-Za-z0-9_-]*\Z")
+_SECRET_OPTION = re.compile(r"(?i)passw|secret|token|accesskey")
+
+_RESERVED_NAMES = frozenset({"here", "origin", "policies", "web"})
+"""Names of git remotes and repositories in clones, and the file of the policies."""
+
+_EXAMPLE = """
+    kind = "directory"
+    path = "/archive/vault\""""
+"""A minimal vault file."""
+
+
+class _VaultFile(BaseModel):
+    """The settings that every kind of vault has."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: str = Field(default="", description="Title for people; the vault's name if empty.")
+    cost_per_gb_month: float | None = Field(
+        default=None,
+        ge=0,
+        description="Price of 1 GB (10^9 bytes) per month, for estimates; in your currency.",
+    )
+    cost_per_1000_requests: float | None = Field(
+        default=None, ge=0, description="Price of 1,000 requests that write."
+    )
+    cost_per_gb_read: float | None = Field(
+        default=None, ge=0, description="Price of reading 1 GB from outside."
+    )
+    prefer: bool = Field(
+        default=False, description="Whether readers try this vault before upstream, not after."
+    )
+    read_only: bool = Field(
+        default=False, description="Whether nothing may be stored in the vault or removed from it."
+    )
+    private: bool = Field(
+        default=False,
+        description="Whether the vault may have data of a private store; nobody else can read it.",
+    )
+
+
+class DirectoryVaultFile(_VaultFile):
+    """A vault in a folder: a bare git-annex repository."""
+
+    kind: Literal["directory"]
+    path: str = Field(
+        default="",
+        description="The folder, relative to the vault file [vaults/NAME in the store].",
+    )
+    url: str = Field(
+        default="",
+        description="The URL at which clients find the folder, if a web server serves it.",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, url: str) -> str:
+        return _http_url(url)
+
+
+class S3VaultFile(_VaultFile):
+    """A vault in a bucket of S3, in the layout of git-annex's S3 special remote."""
+
+    kind: Literal["s3"]
+    bucket: str = Field(description="The name of the bucket.")
+    prefix: str = Field(
+        default="", description="Prefix of the names of all objects, such as 'annex/'."
+    )
+    endpoint: str = Field(default="", description="URL of a server other than AWS.")
+    region: str = Field(default="", description="Region [that of the profile, else us-east-1].")
+    credentials: Literal["aws", "none"] = Field(
+        default="aws",
+        description="'aws': as found by the AWS tools, such as a profile; 'none': requests are not "
+        "signed, and the vault can only be read.",
+    )
+    profile: str = Field(default="", description="Profile in the AWS configuration files.")
+    storage_class: str = Field(
+        default="STANDARD", description="Storage class of new objects, such as STANDARD_IA."
+    )
+    object_lock: Literal["", "GOVERNANCE", "COMPLIANCE"] = Field(
+        default="", description="Mode of object lock for new objects; needs 'retention_days'."
+    )
+    retention_days: int = Field(
+        default=0, ge=0, le=36_500, description="Days for which object lock keeps new objects."
+    )
+    public_url: str = Field(
+        default="",
+        description="URL at which everybody can read the objects, without the prefix and their "
+        "names [none: readers need credentials].",
+    )
+
+    @field_validator("bucket")
+    @classmethod
+    def _bucket(cls, bucket: str) -> str:
+        if not _BUCKET.match(bucket):
+            raise ValueError(f"{bucket!r} is not the name of a bucket")
+        return bucket
+
+    @field_validator("prefix")
+    @classmethod
+    def _prefix(cls, prefix: str) -> str:
+        if prefix.startswith("/") or not prefix.isprintable() or not prefix.isascii():
+            raise ValueError("write a prefix in ASCII without '/' at its start, such as 'annex/'")
+        return prefix
+
+    @field_validator("endpoint", "public_url")
+    @classmethod
+    def _url(cls, url: str) -> str:
+        return _http_url(url)
+
+
+class SpecialRemoteVaultFile(_VaultFile):
+    """A vault in a special remote, which git-annex reads and writes."""
+
+    kind: Literal["special-remote"]
+    type: str = Field(description="The type, as for 'git annex initremote', such as rsync.")
+    options: dict[str, str] = Field(
+        default_factory=dict,
+        description="Further parameters of 'git annex initremote', such as rsyncurl. Credentials "
+        "are not accepted: git-annex takes them from its environment variables.",
+    )
+
+    @field_validator("options")
+    @classmethod
+    def _options(cls, options: dict[str, str]) -> dict[str, str]:
+        for name in options:
+            if not _OPTION.match(name) or name in ("name", "type", "uuid", "autoenable"):
+                raise ValueError(f"{name!r} is not an option that can be set here")
+            if _SECRET_OPTION.search(name):
+                raise ValueError(f"{name!r} is a secret; set it in the environment")
+        return options
+
+
+VaultFile = Annotated[
+    DirectoryVaultFile | S3VaultFile | SpecialRemoteVaultFile, Field(discriminator="kind")
+]
+"""The content of a vault file; the name of the file without ``.toml`` is the vault's name."""
+
+VAULT_FILE: TypeAdapter[DirectoryVaultFile | S3VaultFile | SpecialRemoteVaultFile] = TypeAdapter(
+    VaultFile
+)
+"""Validates the content of vault files, and gives their JSON Schema."""
+
+
+@dataclass(frozen=True, slots=True)
+class VaultConfig:
+    """A configured vault.
+
+    Attributes
+    ----------
+    name
+        The name of the vault, which is the name of its file without ``.toml``.
+    path
+        The path of the file.
+    settings
+        The settings in the file.
+    """
+
+    name: str
+    path: Path
+    settings: DirectoryVaultFile | S3VaultFile | SpecialRemoteVaultFile
+
+    @property
+    def title(self) -> str:
+        """The title for people."""
+        return self.settings.title or self.name
+
+
+def load_vault(path: Path) -> VaultConfig:
+    """Load a vault file.
+
+    Parameters
+    ----------
+    path
+        The path of the file.
+
+    Returns
+    -------
+    VaultConfig
+        The configured vault; nothing was accessed yet.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file cannot be read or is invalid; the message names the file and the field.
+    """
+    name = path.stem
+    if not is_file_name(name) or name in _RESERVED_NAMES:
+        raise ConfigurationError(
+            f"{path}: '{name}' is not a valid name of a vault; rename the file: lower-case "
+            f"letters, digits and single hyphens, and not {' or '.join(sorted(_RESERVED_NAMES))}"
+        )
+    content = read_toml(path)
+    try:
+        settings = VAULT_FILE.validate_python(content)
+    except ValidationError as error:
+        raise ConfigurationError(f"{path}: {describe_errors(error)}") from error
+    if isinstance(settings, S3VaultFile) and bool(settings.object_lock) != bool(
+        settings.retention_days
+    ):
+        raise ConfigurationError(f"{path}: 'object_lock' and 'retention_days' need each other")
+    return VaultConfig(name, path, settings)
+
+
+def load_vaults(folder: Path, *, required: bool = False) -> dict[str, VaultConfig]:
+    """Load all vault files in a folder.
+
+    Parameters
+    ----------
+    folder
+        The folder; it can be missing or empty.
+    required
+        Whether a missing folder is an error.
+
+    Returns
+    -------
+    dict[str, VaultConfig]
+        The vaults by name.
+
+    Raises
+    ------
+    ConfigurationError
+        If a file is invalid, or the folder is required and missing.
+    """
+    if not folder.is_dir():
+        if required:
+            raise ConfigurationError(f"{folder}: no such folder; name it with --vaults DIR")
+        return {}
+    try:
+        paths = sorted(path for path in folder.iterdir() if _is_vault_file(path))
+    except OSError as error:
+        raise ConfigurationError(f"{folder}: cannot be read: {error.strerror}") from error
+    return {path.stem: load_vault(path) for path in paths}
+
+
+def find_vault(vaults: Mapping[str, VaultConfig], name: str, folder: Path) -> VaultConfig:
+    """Return the vault with a name.
+
+    Parameters
+    ----------
+    vaults
+        The vaults by name.
+    name
+        The name.
+    folder
+        The folder of the vault files, for the message.
+
+    Returns
+    -------
+    VaultConfig
+        The vault.
+
+    Raises
+    ------
+    ConfigurationError
+        If no vault has that name; the message lists the known ones.
+    """
+    try:
+        return vaults[name]
+    except KeyError:
+        known = f"known: {', '.join(sorted(vaults))}" if vaults else f"there is none in {folder}"
+        raise ConfigurationError(
+            f"unknown vault '{name}'; {known}. Create {folder / name}.toml, for example:{_EXAMPLE}"
+        ) from None
+
+
+def refuse_unsafe_vaults(vaults: Mapping[str, VaultConfig], folder: Path) -> None:
+    """Refuse vault files that send signed requests to a server of their choice or run programs.
+
+    Use it for a folder that the user did not name: it may have come with a repository of others.
+
+    Parameters
+    ----------
+    vaults
+        The vaults by name.
+    folder
+        Their folder.
+
+    Raises
+    ------
+    ConfigurationError
+        If a vault file does one of these.
+    """
+    for vault in vaults.values():
+        settings = vault.settings
+        problem = ""
+        if isinstance(settings, SpecialRemoteVaultFile):
+            problem = "would have git-annex use a special remote of its choice"
+        elif isinstance(settings, S3VaultFile) and settings.endpoint:
+            problem = "would sign requests to its endpoint with your credentials"
+        if problem:
+            raise ConfigurationError(
+                f"{vault.path}: {problem}. A folder {folder} may be from others; if this file is "
+                f"your own, name the folder with --vaults {folder}, or set NEUROMIRROR_VAULTS"
+            )
+
+
+def _is_vault_file(path: Path) -> bool:
+    return path.suffix == ".toml" and path.name != "policies.toml"
+
+
+def _http_url(url: str) -> str:
+    if not url:
+        return url
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise ValueError(f"{url!r} is not a URL like https://data.example.org/vault")
+    if parts.query or parts.fragment:
+        raise ValueError(f"{url!r} has a query or a fragment; remove it")
+    return url.rstrip("/")

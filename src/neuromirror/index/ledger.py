@@ -1,0 +1,408 @@
+"""The ledger: which contents each vault has, when that was checked and how, and what is to be kept.
+
+The file is beside the index. What it states about a vault can be restored from the vault itself
+(``neuromirror vault check``); wishes and events are only here.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final, Self
+from urllib.parse import quote
+
+from neuromirror.index.connection import READ_TIMEOUT, translate_errors
+from neuromirror.index.errors import IndexUnusableError
+from neuromirror.index.lease_table import ScheduleFile
+from neuromirror.index.ledger_rows import (
+    CheckMethod,
+    CopyState,
+    LedgerCopy,
+    LedgerVault,
+    Stored,
+)
+from neuromirror.index.ledger_tables import EventTable, WishTable, key_chunks, vault_id
+
+APPLICATION_ID = 0x6E6D6C67  # "nmlg"
+SCHEMA = 1
+_CHUNK: Final = 20_000
+"""Copies that are returned at a time by default."""
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS vaults (
+    id INTEGER PRIMARY KEY,
+    uuid TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    checked REAL  -- the last time that the whole vault was listed
+) STRICT;
+
+CREATE TABLE IF NOT EXISTS copies (
+    vault INTEGER NOT NULL REFERENCES vaults,
+    key TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    kept REAL NOT NULL,
+    checked REAL NOT NULL,
+    method TEXT NOT NULL,
+    state TEXT NOT NULL,
+    PRIMARY KEY (vault, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS copies_key ON copies (key);
+CREATE INDEX IF NOT EXISTS copies_checked ON copies (vault, checked);
+CREATE INDEX IF NOT EXISTS copies_lost ON copies (vault, state) WHERE state <> 'present';
+
+CREATE TABLE IF NOT EXISTS wishes (
+    id INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL,
+    what TEXT NOT NULL,
+    vault INTEGER NOT NULL REFERENCES vaults,
+    globs TEXT NOT NULL,
+    since REAL NOT NULL,
+    UNIQUE (kind, what, vault, globs)
+) STRICT;
+
+CREATE TABLE IF NOT EXISTS wish_keys (
+    wish INTEGER NOT NULL REFERENCES wishes ON DELETE CASCADE,
+    key TEXT NOT NULL,
+    size INTEGER,
+    PRIMARY KEY (wish, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS wish_keys_key ON wish_keys (key);
+
+CREATE TABLE IF NOT EXISTS events (
+    id INTEGER PRIMARY KEY,
+    time REAL NOT NULL,
+    kind TEXT NOT NULL,
+    vault TEXT,
+    key TEXT,
+    dataset TEXT,
+    message TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS events_time ON events (time);
+"""
+
+
+class Ledger:
+    """The copies, wishes and events of a store or a user. Each method is one transaction.
+
+    Several threads and processes may use the file.
+
+    Attributes
+    ----------
+    path
+        The file.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._file = ScheduleFile(path, connection)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open the file, or create it.
+
+        Parameters
+        ----------
+        path
+            The file of the ledger; its folder must exist.
+
+        Returns
+        -------
+        Self
+            The ledger; close it after use.
+
+        Raises
+        ------
+        IndexUnusableError
+            The file is not a ledger or has another schema version.
+        """
+        with translate_errors(path):
+            uri = f"file:{quote(str(path.absolute()))}?mode=rwc"
+            connection = sqlite3.connect(
+                uri, uri=True, timeout=READ_TIMEOUT, isolation_level=None, check_same_thread=False
+            )
+            try:
+                _prepare(connection, path)
+            except BaseException:
+                connection.close()
+                raise
+        return cls(path, connection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def add_vault(self, uuid: str, name: str, kind: str) -> None:
+        """Record a vault, or its new name.
+
+        Parameters
+        ----------
+        uuid, name, kind
+            The vault.
+        """
+        with self._file.writing() as db:
+            db.execute(
+                "INSERT INTO vaults (uuid, name, kind) VALUES (?, ?, ?) "
+                "ON CONFLICT (uuid) DO UPDATE SET name = excluded.name, kind = excluded.kind",
+                (uuid, name, kind),
+            )
+
+    def vaults(self) -> list[LedgerVault]:
+        """Return the vaults with their totals, by name.
+
+        Returns
+        -------
+        list[LedgerVault]
+            The vaults.
+        """
+        with self._file.reading() as db:
+            rows = db.execute(
+                "SELECT v.uuid, v.name, v.kind, v.checked, "
+                "coalesce(sum(c.state = 'present'), 0), "
+                "coalesce(sum(c.size) FILTER (WHERE c.state = 'present'), 0), "
+                "coalesce(sum(c.state = 'damaged'), 0), coalesce(sum(c.state = 'missing'), 0), "
+                "min(c.checked) FILTER (WHERE c.state = 'present') "
+                "FROM vaults v LEFT JOIN copies c ON c.vault = v.id GROUP BY v.id ORDER BY v.name"
+            ).fetchall()
+        return [LedgerVault(*row) for row in rows]
+
+    def missing(self, vault: str, keys: Sequence[str]) -> list[str]:
+        """Return the keys of which a vault has no copy that counts, in order.
+
+        Parameters
+        ----------
+        vault
+            The UUID of the vault.
+        keys
+            Annex keys.
+
+        Returns
+        -------
+        list[str]
+            The keys without a copy.
+        """
+        present: set[str] = set()
+        with self._file.reading() as db:
+            for chunk in key_chunks(keys):
+                present.update(
+                    key
+                    for (key,) in db.execute(
+                        "SELECT c.key FROM json_each(?) k CROSS JOIN vaults v "
+                        "JOIN copies c ON c.vault = v.id AND c.key = k.value "
+                        "WHERE v.uuid = ? AND c.state = 'present'",
+                        (chunk, vault),
+                    )
+                )
+        return [key for key in keys if key not in present]
+
+    def record(self, vault: str, stored: Iterable[Stored]) -> None:
+        """Record contents that a vault confirmed to have.
+
+        Parameters
+        ----------
+        vault
+            The UUID of the vault, which is recorded.
+        stored
+            The contents. For one that is recorded, the time of the check is updated.
+        """
+        now = time.time()
+        with self._file.writing() as db:
+            number = vault_id(db, vault)
+            db.executemany(
+                "INSERT INTO copies VALUES (?, ?, ?, ?, ?, ?, 'present') "
+                "ON CONFLICT (vault, key) DO UPDATE SET size = excluded.size, "
+                "kept = CASE state WHEN 'present' THEN kept ELSE excluded.kept END, "
+                "checked = excluded.checked, method = excluded.method, state = 'present'",
+                ((number, one.key, one.size, now, now, one.method) for one in stored),
+            )
+
+    def mark(self, vault: str, keys: Iterable[str], state: CopyState, method: CheckMethod) -> None:
+        """Change the state of recorded copies after a check.
+
+        Parameters
+        ----------
+        vault
+            The UUID of the vault.
+        keys
+            The annex keys of the copies.
+        state
+            The state that was found.
+        method
+            How it was found.
+        """
+        now = time.time()
+        with self._file.writing() as db:
+            number = vault_id(db, vault)
+            db.executemany(
+                "UPDATE copies SET state = ?, checked = ?, method = ? WHERE vault = ? AND key = ?",
+                ((state, now, method, number, key) for key in keys),
+            )
+
+    def forget(self, vault: str, keys: Iterable[str]) -> None:
+        """Remove the records of copies that were removed on request.
+
+        Parameters
+        ----------
+        vault
+            The UUID of the vault.
+        keys
+            Annex keys.
+        """
+        with self._file.writing() as db:
+            number = vault_id(db, vault)
+            db.executemany(
+                "DELETE FROM copies WHERE vault = ? AND key = ?", ((number, key) for key in keys)
+            )
+
+    def finish_listing(self, vault: str, before: float) -> list[str]:
+        """Record that all keys of a vault were listed; return the keys that it lost.
+
+        Parameters
+        ----------
+        vault
+            The UUID of the vault.
+        before
+            When the listing started, in POSIX seconds. Copies whose last check is older are not in
+            the vault any more.
+
+        Returns
+        -------
+        list[str]
+            The annex keys of the copies that became ``missing``.
+        """
+        now = time.time()
+        with self._file.writing() as db:
+            number = vault_id(db, vault)
+            lost = [
+                key
+                for (key,) in db.execute(
+                    "UPDATE copies SET state = 'missing', checked = ?, method = 'listing' "
+                    "WHERE vault = ? AND checked < ? AND state <> 'missing' RETURNING key",
+                    (now, number, before),
+                )
+            ]
+            db.execute("UPDATE vaults SET checked = ? WHERE id = ?", (now, number))
+        return lost
+
+    def copies(
+        self, keys: Sequence[str], *, all_states: bool = False
+    ) -> dict[str, list[LedgerCopy]]:
+        """Return the copies of contents.
+
+        Parameters
+        ----------
+        keys
+            Annex keys.
+        all_states
+            Whether to return also damaged and missing copies.
+
+        Returns
+        -------
+        dict[str, list[LedgerCopy]]
+            The copies by key, without keys that have none.
+        """
+        found: dict[str, list[LedgerCopy]] = {}
+        with self._file.reading() as db:
+            for chunk in key_chunks(keys):
+                for row in db.execute(
+                    f"SELECT {_COPY} FROM json_each(?) k JOIN copies c ON c.key = k.value "
+                    "JOIN vaults v ON v.id = c.vault WHERE ? OR c.state = 'present'",
+                    (chunk, all_states),
+                ):
+                    copy = LedgerCopy(*row)
+                    found.setdefault(copy.key, []).append(copy)
+        return found
+
+    def copies_in(
+        self, vault: str, *, after: str = "", limit: int = _CHUNK, state: CopyState | None = None
+    ) -> list[LedgerCopy]:
+        """Return copies of a vault, sorted by key, for reading it in parts.
+
+        Parameters
+        ----------
+        vault
+            The UUID of the vault.
+        after
+            The last key of the part before; empty for the first part.
+        limit
+            Maximum number of copies.
+        state
+            The state of the copies; None for all.
+
+        Returns
+        -------
+        list[LedgerCopy]
+            The copies; fewer than ``limit`` at the end.
+        """
+        with self._file.reading() as db:
+            rows = db.execute(
+                f"SELECT {_COPY} FROM vaults v JOIN copies c ON c.vault = v.id "
+                "WHERE v.uuid = ? AND c.key > ? AND (? IS NULL OR c.state = ?) "
+                "ORDER BY c.key LIMIT ?",
+                (vault, after, state, state, limit),
+            ).fetchall()
+        return [LedgerCopy(*row) for row in rows]
+
+    def least_recently_checked(self, vault: str, limit: int) -> list[LedgerCopy]:
+        """Return the present copies of a vault that were not checked for the longest time.
+
+        Parameters
+        ----------
+        vault
+            The UUID of the vault.
+        limit
+            Maximum number of copies.
+
+        Returns
+        -------
+        list[LedgerCopy]
+            The copies, the one with the oldest check first.
+        """
+        with self._file.reading() as db:
+            rows = db.execute(
+                f"SELECT {_COPY} FROM vaults v JOIN copies c ON c.vault = v.id "
+                "WHERE v.uuid = ? AND c.state = 'present' ORDER BY c.checked LIMIT ?",
+                (vault, limit),
+            ).fetchall()
+        return [LedgerCopy(*row) for row in rows]
+
+    @property
+    def wishes(self) -> WishTable:
+        """What is to be kept."""
+        return WishTable(self._file)
+
+    @property
+    def events(self) -> EventTable:
+        """What happened."""
+        return EventTable(self._file)
+
+
+_COPY = "v.uuid, c.key, c.size, c.kept, c.checked, c.method, c.state"
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application not in (0, APPLICATION_ID):
+        raise IndexUnusableError(f"{path} is an SQLite database, but not a ledger of neuromirror")
+    if application and version != SCHEMA:
+        raise IndexUnusableError(
+            f"the ledger {path} has schema {version}, this release needs schema {SCHEMA}; "
+            "move it away and run 'neuromirror vault check' for each vault to create a new one"
+        )
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    if not application:
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {_TABLES} PRAGMA application_id = {APPLICATION_ID}; "
+            f"PRAGMA user_version = {SCHEMA}; COMMIT;"
+        )

@@ -1,0 +1,201 @@
+"""The wishes and events of a ledger."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from neuromirror.index.lease_table import ScheduleFile
+from neuromirror.index.ledger_rows import LedgerEvent, Wish
+
+_CHUNK: Final = 20_000
+"""Keys per statement."""
+
+
+class WishTable:
+    """The wishes of a ledger. Each method is one transaction."""
+
+    def __init__(self, file: ScheduleFile) -> None:
+        self._file = file
+
+    def put(self, wish: Wish, contents: Iterable[tuple[str, int | None]]) -> int:
+        """Record a wish and replace its contents.
+
+        Parameters
+        ----------
+        wish
+            The wish; ``id`` is ignored.
+        contents
+            Annex keys and sizes (None if unknown) of the contents.
+
+        Returns
+        -------
+        int
+            The number of the wish.
+        """
+        globs = json.dumps(wish.globs)
+        with self._file.writing() as db:
+            vault = vault_id(db, wish.vault)
+            db.execute(
+                "INSERT OR IGNORE INTO wishes (kind, what, vault, globs, since) "
+                "VALUES (?, ?, ?, ?, ?)",
+                (wish.kind, wish.what, vault, globs, wish.since or time.time()),
+            )
+            (number,) = db.execute(
+                "SELECT id FROM wishes WHERE kind = ? AND what = ? AND vault = ? AND globs = ?",
+                (wish.kind, wish.what, vault, globs),
+            ).fetchone()
+            db.execute("DELETE FROM wish_keys WHERE wish = ?", (number,))
+            db.executemany(
+                "INSERT OR IGNORE INTO wish_keys VALUES (?, ?, ?)",
+                ((number, key, size) for key, size in contents),
+            )
+        return int(number)
+
+    def all(self, vault: str | None = None) -> list[Wish]:
+        """Return the wishes, oldest first.
+
+        Parameters
+        ----------
+        vault
+            The UUID of a vault; None for all.
+
+        Returns
+        -------
+        list[Wish]
+            The wishes.
+        """
+        with self._file.reading() as db:
+            rows = db.execute(
+                "SELECT w.kind, w.what, v.uuid, w.globs, w.since, w.id FROM wishes w "
+                "JOIN vaults v ON v.id = w.vault WHERE ? IS NULL OR v.uuid = ? ORDER BY w.id",
+                (vault, vault),
+            ).fetchall()
+        return [
+            Wish(kind, what, uuid, tuple(json.loads(globs)), since, number)
+            for kind, what, uuid, globs, since, number in rows
+        ]
+
+    def remove(self, number: int) -> None:
+        """Remove a wish; its copies stay.
+
+        Parameters
+        ----------
+        number
+            The number of the wish.
+        """
+        with self._file.writing() as db:
+            db.execute("DELETE FROM wishes WHERE id = ?", (number,))
+
+    def short(self, number: int) -> Iterator[tuple[str, int | None]]:
+        """Yield the contents of a wish of which its vault has no copy that counts.
+
+        Parameters
+        ----------
+        number
+            The number of the wish.
+
+        Yields
+        ------
+        tuple of (str, int or None)
+            Annex key, and size in bytes if it is known.
+        """
+        with self._file.reading() as db:
+            rows = db.execute(
+                "SELECT k.key, k.size FROM wishes w JOIN wish_keys k ON k.wish = w.id "
+                "WHERE w.id = ? AND NOT EXISTS (SELECT 1 FROM copies c WHERE c.vault = w.vault "
+                "AND c.key = k.key AND c.state = 'present') ORDER BY k.key",
+                (number,),
+            ).fetchall()
+        yield from rows
+
+    def needed(self, keys: Sequence[str], vault: str | None = None) -> set[str]:
+        """Return the keys that a wish names.
+
+        Parameters
+        ----------
+        keys
+            Annex keys.
+        vault
+            The UUID of a vault, for its wishes only; None for the wishes of all.
+
+        Returns
+        -------
+        set[str]
+            Those of the keys that are to be kept.
+        """
+        found: set[str] = set()
+        with self._file.reading() as db:
+            for chunk in key_chunks(keys):
+                found.update(
+                    key
+                    for (key,) in db.execute(
+                        "SELECT DISTINCT n.key FROM json_each(?) k "
+                        "JOIN wish_keys n ON n.key = k.value JOIN wishes w ON w.id = n.wish "
+                        "JOIN vaults v ON v.id = w.vault WHERE ? IS NULL OR v.uuid = ?",
+                        (chunk, vault, vault),
+                    )
+                )
+        return found
+
+
+class EventTable:
+    """The events of a ledger. Each method is one transaction."""
+
+    def __init__(self, file: ScheduleFile) -> None:
+        self._file = file
+
+    def add(self, events: Iterable[LedgerEvent]) -> None:
+        """Record events.
+
+        Parameters
+        ----------
+        events
+            The events.
+        """
+        with self._file.writing() as db:
+            db.executemany(
+                "INSERT INTO events (time, kind, vault, key, dataset, message) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                ((e.time, e.kind, e.vault, e.key, e.dataset, e.message) for e in events),
+            )
+
+    def latest(self, limit: int, since: float = 0.0) -> list[LedgerEvent]:
+        """Return the newest events, newest first.
+
+        Parameters
+        ----------
+        limit
+            Maximum number of events.
+        since
+            POSIX seconds of the oldest event.
+
+        Returns
+        -------
+        list[LedgerEvent]
+            The events.
+        """
+        with self._file.reading() as db:
+            rows = db.execute(
+                "SELECT time, kind, message, vault, key, dataset FROM events WHERE time >= ? "
+                "ORDER BY id DESC LIMIT ?",
+                (since, limit),
+            ).fetchall()
+        return [LedgerEvent(*row) for row in rows]
+
+
+def key_chunks(keys: Sequence[str]) -> Iterator[str]:
+    """Yield the keys as JSON arrays, for one statement each."""
+    for start in range(0, len(keys), _CHUNK):
+        yield json.dumps(keys[start : start + _CHUNK])
+
+
+def vault_id(db: sqlite3.Connection, uuid: str) -> int:
+    """Return the number of a recorded vault; raises LookupError for another."""
+    found = db.execute("SELECT id FROM vaults WHERE uuid = ?", (uuid,)).fetchone()
+    if found is None:
+        raise LookupError(f"no vault {uuid} in the ledger; record it with add_vault")
+    return int(found[0])

@@ -1,0 +1,388 @@
+"""A vault in a folder: a bare git-annex repository that all datasets share.
+
+Plain git-annex reads it by its path and, if a web server serves the folder, by HTTP::
+
+    <folder>/config                                annex.uuid
+    <folder>/annex/objects/<abc>/<def>/KEY/KEY     a content
+    <folder>/annex/tmp/                            content that is not complete
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, Final
+from urllib.parse import quote
+
+from neuromirror.annex import hash_lower, key_file_name, key_from_file_name
+from neuromirror.config.vault_files import DirectoryVaultFile, VaultConfig
+from neuromirror.index.ledger_rows import Stored
+from neuromirror.model import ConfigurationError
+from neuromirror.store import file_lock
+from neuromirror.store.durable_files import make_folder
+from neuromirror.store.repository import Repository
+from neuromirror.vault.errors import (
+    CopyMissingError,
+    VaultFullError,
+    VaultReadOnlyError,
+    VaultUnavailableError,
+)
+from neuromirror.vault.object_files import move_object, remove_object
+from neuromirror.vault.protocol import Presence
+
+_CONFIG = "[annex]\n\tuuid = {uuid}\n\tversion = 10\n"
+_LOCK_WAIT: Final = 30.0
+_FICLONE: Final = 0x40049409
+"""ioctl(2) of Linux: share the data of another file until one of them changes."""
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+DISK_RESERVE: Final = 100_000_000
+"""Bytes that stay free on the disk, as ``annex.diskreserve`` by default."""
+
+
+class DirectoryVault:
+    """A vault in a folder. Thread-safe.
+
+    Parameters
+    ----------
+    config
+        The configured vault.
+    path
+        The folder.
+    create
+        Whether to create it, unless it exists.
+
+    Attributes
+    ----------
+    config
+        The configured vault.
+    uuid
+        The git-annex UUID of the vault.
+    path
+        The folder.
+    annex_dir
+        git-annex's directory in it.
+    disk_reserve
+        Bytes to leave free on the disk.
+
+    Raises
+    ------
+    VaultUnavailableError
+        The folder does not exist.
+    ConfigurationError
+        The folder has other files.
+    """
+
+    def __init__(self, config: VaultConfig, path: Path, *, create: bool = False) -> None:
+        assert isinstance(config.settings, DirectoryVaultFile)
+        self.config = config
+        self.path = path
+        self.annex_dir = path / "annex"
+        self.disk_reserve = DISK_RESERVE
+        self._url = config.settings.url
+        self._objects = os.fsencode(self.annex_dir / "objects")
+        if create and not config.settings.read_only:
+            _create(path)
+        self.uuid = self._read_uuid()
+
+    def locations(self, key: str) -> tuple[str, ...]:
+        """Return the ``file:`` URL of a content and, if the folder is served, its ``https:`` URL.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+
+        Returns
+        -------
+        tuple of str
+            The URLs.
+        """
+        path = self.object_path(key)
+        if not self._url:
+            return (f"file://{quote(path)}",)
+        below = os.path.relpath(path, os.fsencode(self.path))
+        return f"file://{quote(path)}", f"{self._url}/{quote(below)}"
+
+    def remote_config(self) -> dict[str, str]:
+        """Return the parameters of the git-annex remote with which clones read the vault.
+
+        Returns
+        -------
+        dict[str, str]
+            A remote of type ``git`` at the URL of the folder or, without a URL, at its path.
+        """
+        return {
+            "autoenable": "true",
+            "location": self._url or str(self.path),
+            "name": self.config.name,
+            "type": "git",
+        }
+
+    def presence(self, keys: Sequence[str]) -> Iterator[Presence]:
+        """Yield the sizes of the files of contents.
+
+        Parameters
+        ----------
+        keys
+            Annex keys.
+
+        Yields
+        ------
+        Presence
+            One per key, in order.
+        """
+        for key in keys:
+            try:
+                size = os.stat(self.object_path(key)).st_size
+            except (FileNotFoundError, NotADirectoryError):
+                size = None
+            yield Presence(key, size, "listing")
+
+    def store(self, key: str, path: Path, sha256: str | None = None) -> Stored:
+        """Store the content of a file, which the caller has verified with the key.
+
+        The data are shared with the file where the file system can do that, otherwise copied.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+        path
+            The file; it is not changed.
+        sha256
+            Not used.
+
+        Returns
+        -------
+        Stored
+            The content.
+
+        Raises
+        ------
+        VaultFullError
+            The disk is full.
+        """
+        self.check_access(write=True)
+        handle, name = tempfile.mkstemp(prefix="neuromirror-", dir=self.annex_dir / "tmp")
+        try:
+            with open(path, "rb") as source, os.fdopen(handle, "wb") as target:
+                size = _copy(source, target)
+                os.fchmod(target.fileno(), 0o444)
+            move_object(os.fsencode(name), self.object_path(key))
+        except OSError as error:
+            raise self._error(error) from error
+        finally:
+            Path(name).unlink(missing_ok=True)
+        return Stored(key, size, "full-read")
+
+    def copy_from(self, key: str, url: str) -> Stored | None:
+        """Return None: a folder has no server that could copy.
+
+        Parameters
+        ----------
+        key, url
+            Not used.
+
+        Returns
+        -------
+        None
+            Always.
+        """
+        return None
+
+    def open(self, key: str) -> BinaryIO:
+        """Open a content for reading; close it after use.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+
+        Returns
+        -------
+        BinaryIO
+            The file.
+
+        Raises
+        ------
+        CopyMissingError
+            The vault does not have it.
+        """
+        try:
+            return open(self.object_path(key), "rb")
+        except (FileNotFoundError, NotADirectoryError) as error:
+            self.check_access()
+            raise CopyMissingError(f"vault {self.config.name}: no content of {key}") from error
+
+    def remove(self, key: str) -> None:
+        """Remove a content; it is no error if the vault does not have it.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+        """
+        self.check_access(write=True)
+        remove_object(self.object_path(key))
+
+    def keys(self) -> Iterator[tuple[str, int]]:
+        """Yield the annex key and the size in bytes of all contents."""
+        self.check_access()
+        for first in _folders(self._objects):
+            for second in _folders(first):
+                for folder in _folders(second):
+                    name = os.path.basename(folder)
+                    with suppress(FileNotFoundError, NotADirectoryError):
+                        size = os.stat(folder + b"/" + name).st_size
+                        yield key_from_file_name(name), size
+
+    def check_access(self, *, write: bool = False) -> None:
+        """Raise an error that states why the vault cannot be used.
+
+        Parameters
+        ----------
+        write
+            Whether it is to be written.
+
+        Raises
+        ------
+        VaultUnavailableError
+            The folder is missing, is another vault or cannot be written.
+        VaultReadOnlyError
+            It is to be written, and the configuration forbids it.
+        """
+        if write and self.config.settings.read_only:
+            raise VaultReadOnlyError(f"{self.config.path}: the vault is read-only")
+        if not os.access(self.annex_dir / "tmp" if write else self.path, os.W_OK if write else 0):
+            raise VaultUnavailableError(
+                f"vault {self.config.name}: {self.path} is missing"
+                + (" or cannot be written" if write else "")
+                + "; is its disk mounted?"
+            )
+
+    def flush(self) -> None:
+        """Write everything that was stored to the disk."""
+        handle = os.open(self.annex_dir, os.O_RDONLY)
+        try:
+            if ctypes.CDLL(None, use_errno=True).syncfs(handle):
+                number = ctypes.get_errno()
+                raise self._error(OSError(number, os.strerror(number), str(self.path)))
+        except AttributeError:  # not Linux
+            os.sync()
+        finally:
+            os.close(handle)
+
+    def close(self) -> None:
+        """Do nothing: there are no connections."""
+
+    def object_path(self, key: str) -> bytes:
+        """Return the path of a content.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+
+        Returns
+        -------
+        bytes
+            The path; the file may be missing.
+        """
+        name = key_file_name(key)
+        return b"/".join((self._objects, hash_lower(key), name, name))
+
+    def object_paths(self, key: str) -> Sequence[bytes]:
+        """Return the path of a content, as the only one that is possible.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+
+        Returns
+        -------
+        Sequence[bytes]
+            The path.
+        """
+        return (self.object_path(key),)
+
+    def find_object(self, key: str) -> bytes | None:
+        """Return the path of a content, None if the vault does not have it.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+
+        Returns
+        -------
+        bytes or None
+            The path.
+        """
+        path = self.object_path(key)
+        return path if os.path.exists(path) else None
+
+    def _read_uuid(self) -> str:
+        try:
+            for line in (self.path / "config").read_text("utf-8", "replace").splitlines():
+                name, _, value = line.partition("=")
+                if name.strip() == "uuid":
+                    return value.strip()
+        except OSError as error:
+            raise VaultUnavailableError(
+                f"vault {self.config.name}: there is no vault at {self.path} ({error.strerror}); "
+                "is its disk mounted? 'neuromirror keep' creates it"
+            ) from error
+        raise ConfigurationError(
+            f"{self.path} is a git repository without annex.uuid; choose another folder"
+        )
+
+    def _error(self, error: OSError) -> VaultFullError | VaultUnavailableError:
+        if error.errno in _FULL:
+            return VaultFullError(
+                f"vault {self.config.name}: no space left at {self.path}; free some, or choose "
+                "another vault"
+            )
+        return VaultUnavailableError(
+            f"vault {self.config.name}: {error.filename or self.path}: {error.strerror}"
+        )
+
+
+def _create(path: Path) -> None:
+    """Create the folder, complete under its name, unless it exists."""
+    if not (path / "HEAD").exists():
+        if path.is_dir() and any(path.iterdir()):
+            raise ConfigurationError(f"{path} is not a vault and not empty; choose another folder")
+        make_folder(path.parent)
+        with file_lock(path.parent / f".{path.name}.lock", f"the vault {path}", _LOCK_WAIT):
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+            Repository(path).create(_CONFIG.format(uuid=uuid.uuid4()))
+    for name in ("annex", "annex/objects", "annex/tmp"):
+        make_folder(path / name)
+
+
+def _folders(path: bytes) -> list[bytes]:
+    try:
+        with os.scandir(path) as entries:
+            return sorted(one.path for one in entries if one.is_dir(follow_symlinks=False))
+    except FileNotFoundError:
+        return []
+
+
+def _copy(source: BinaryIO, target: BinaryIO) -> int:
+    """Share or copy the data of a file; return its size in bytes."""
+    try:
+        fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
+    except OSError:
+        shutil.copyfileobj(source, target, 1 << 20)
+        target.flush()
+    return os.fstat(target.fileno()).st_size

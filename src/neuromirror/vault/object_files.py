@@ -1,0 +1,100 @@
+"""Object files of a git-annex repository, as git-annex leaves them.
+
+An object is ``…/KEY/KEY``. Neither the file nor its folder is writable. A file gets its final name
+by a rename, so that it is complete under that name.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+_WRITE_BITS = 0o222
+
+
+def move_object(path: bytes, target: bytes) -> None:
+    """Move a complete file to the path of an object; an object that is there is replaced.
+
+    Parameters
+    ----------
+    path
+        The file, which is not writable.
+    target
+        The path of the object.
+    """
+    folder = os.path.dirname(target)
+    if not _make_folder(folder):
+        os.chmod(folder, os.stat(folder).st_mode & 0o7777 | 0o200)
+    os.rename(path, target)
+    freeze_folder(folder)
+
+
+def freeze_folder(folder: bytes) -> None:
+    """Remove write permission from the folder of an object, as git-annex does.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    """
+    os.chmod(folder, os.stat(folder).st_mode & 0o7777 & ~_WRITE_BITS)
+
+
+def remove_object(path: bytes) -> bool:
+    """Remove an object and its folder.
+
+    Parameters
+    ----------
+    path
+        The path of the object.
+
+    Returns
+    -------
+    bool
+        Whether it was there.
+    """
+    folder = os.path.dirname(path)
+    try:
+        os.chmod(folder, os.stat(folder).st_mode & 0o7777 | 0o200)
+        os.unlink(path)
+        found = True
+    except FileNotFoundError:
+        found = False
+    # the hash directories may have other keys
+    for one in (folder, os.path.dirname(folder), os.path.dirname(os.path.dirname(folder))):
+        with suppress(OSError):
+            os.rmdir(one)
+    return found
+
+
+def write_all(file: int, content: memoryview) -> None:
+    """Write all of ``content``: a write to a disk that fills up may be partial.
+
+    Parameters
+    ----------
+    file
+        The file descriptor.
+    content
+        The bytes.
+    """
+    while content:
+        content = content[os.write(file, content) :]
+
+
+def _make_folder(folder: bytes) -> bool:
+    """Create an object's folder and its parents; return whether it did not exist."""
+    hashed = os.path.dirname(folder)
+    try:
+        os.mkdir(hashed)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        os.makedirs(hashed, exist_ok=True)
+    try:
+        os.mkdir(folder)
+    except FileExistsError:
+        return False
+    return True
+
+
+__all__ = ["freeze_folder", "move_object", "remove_object", "write_all"]

@@ -1,0 +1,104 @@
+"""Open vaults and the ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from neuromirror.config.vault_files import DirectoryVaultFile, S3VaultFile, VaultConfig
+from neuromirror.index.ledger import Ledger
+from neuromirror.model import ConfigurationError
+from neuromirror.store import Store
+from neuromirror.store.durable_files import make_folder
+from neuromirror.vault.directory import DirectoryVault
+from neuromirror.vault.protocol import Vault
+
+
+def open_vault(config: VaultConfig, store: Store | None, *, create: bool = False) -> Vault:
+    """Open a vault.
+
+    Parameters
+    ----------
+    config
+        The configured vault.
+    store
+        The store that has the folder of a directory vault without ``path``; None without a store.
+    create
+        Whether to create the vault where it does not exist.
+
+    Returns
+    -------
+    Vault
+        The vault; close it after use.
+
+    Raises
+    ------
+    VaultError
+        The vault cannot be used.
+    ConfigurationError
+        Its configuration cannot be used.
+    """
+    settings = config.settings
+    if isinstance(settings, DirectoryVaultFile):
+        return DirectoryVault(config, directory_path(config, store), create=create)
+    if isinstance(settings, S3VaultFile):
+        raise ConfigurationError(f"{config.path}: vaults of this kind are not supported yet")
+    raise ConfigurationError(f"{config.path}: vaults of this kind are not supported yet")
+
+
+def directory_path(config: VaultConfig, store: Store | None) -> Path:
+    """Return the folder of a directory vault.
+
+    Parameters
+    ----------
+    config
+        The configured vault.
+    store
+        The store that has the folder if the configuration names none.
+
+    Returns
+    -------
+    Path
+        The absolute path.
+
+    Raises
+    ------
+    ConfigurationError
+        The configuration names no folder, and there is no store.
+    """
+    assert isinstance(config.settings, DirectoryVaultFile)
+    if config.settings.path:
+        path = Path(config.settings.path).expanduser()
+        return (config.path.parent / path).absolute()
+    if store is None:
+        raise ConfigurationError(
+            f"{config.path}: without a store, the vault needs a 'path'; add one, or name the store "
+            "with --store"
+        )
+    return store.root / "vaults" / config.name
+
+
+def open_ledger(store: Store | None) -> Ledger:
+    """Open the ledger of a store, or that of the user.
+
+    Parameters
+    ----------
+    store
+        The store; None for the ledger in the user's data folder.
+
+    Returns
+    -------
+    Ledger
+        The ledger; close it after use.
+
+    Raises
+    ------
+    IndexUnusableError
+        The file is not a ledger or cannot be written.
+    """
+    if store is not None:
+        return Ledger.open(store.ledger_path)
+    from platformdirs import user_data_path
+
+    folder = user_data_path("neuromirror")
+    make_folder(folder)
+    return Ledger.open(folder / "custody.sqlite")

@@ -1,0 +1,181 @@
+"""The interface of vaults: places where a lab holds copies of content."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from neuromirror.config.vault_files import VaultConfig
+from neuromirror.index.ledger_rows import CheckMethod, Stored
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """What a vault states about a content, without reading it.
+
+    Attributes
+    ----------
+    key
+        The annex key.
+    size
+        The size in bytes; None if the vault does not have it.
+    method
+        How the vault was asked.
+    sha256
+        The sha256 in hex that the vault computed when it stored the bytes; None if unknown.
+    """
+
+    key: str
+    size: int | None
+    method: CheckMethod
+    sha256: str | None = None
+
+
+class Vault(Protocol):
+    """A place with copies of content, named by annex keys. Thread-safe.
+
+    A content is visible under its key only when it is complete. Methods raise a subclass of
+    :class:`~neuromirror.vault.VaultError` if the whole vault cannot be used, and
+    :class:`~neuromirror.vault.CopyRefusedError` for a problem with one content.
+
+    Attributes
+    ----------
+    config
+        The configured vault.
+    uuid
+        The git-annex UUID of the vault.
+    """
+
+    config: VaultConfig
+    uuid: str
+
+    def locations(self, key: str) -> tuple[str, ...]:
+        """Return the URLs of a content for readers, whether or not the vault has it.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+
+        Returns
+        -------
+        tuple of str
+            ``file:``, ``https:`` or ``s3:`` URLs, best first; empty if only git-annex can read it.
+        """
+        ...
+
+    def remote_config(self) -> dict[str, str] | None:
+        """Return the parameters of the git-annex remote with which clones read the vault.
+
+        Returns
+        -------
+        dict[str, str] or None
+            The fields of its line in ``remote.log``; None if others cannot read the vault.
+        """
+        ...
+
+    def presence(self, keys: Sequence[str]) -> Iterator[Presence]:
+        """Yield what the vault states about contents, without reading them.
+
+        Parameters
+        ----------
+        keys
+            Annex keys.
+
+        Yields
+        ------
+        Presence
+            One per key, in any order.
+        """
+        ...
+
+    def store(self, key: str, path: Path, sha256: str | None = None) -> Stored:
+        """Store the content of a file, which the caller has verified with the key.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+        path
+            The file; it is not changed.
+        sha256
+            The sha256 of its bytes in hex, if the caller has computed it.
+
+        Returns
+        -------
+        Stored
+            How the vault confirmed that it has the bytes.
+        """
+        ...
+
+    def copy_from(self, key: str, url: str) -> Stored | None:
+        """Copy a content from a URL without transferring it to this machine, and verify it.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+        url
+            A URL with the content.
+
+        Returns
+        -------
+        Stored or None
+            How the content was verified; None if the vault cannot copy from this URL or cannot
+            verify the result, so that the content has to be downloaded.
+        """
+        ...
+
+    def open(self, key: str) -> BinaryIO:
+        """Open a content for reading; close it after use.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+
+        Returns
+        -------
+        BinaryIO
+            The bytes, which are not verified.
+
+        Raises
+        ------
+        CopyMissingError
+            The vault does not have it.
+        """
+        ...
+
+    def remove(self, key: str) -> None:
+        """Remove a content; it is no error if the vault does not have it.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+        """
+        ...
+
+    def keys(self) -> Iterator[tuple[str, int]]:
+        """Yield the annex key and the size in bytes of all contents, as the vault lists them."""
+        ...
+
+    def check_access(self, *, write: bool = False) -> None:
+        """Raise an error that states why the vault cannot be used.
+
+        Parameters
+        ----------
+        write
+            Whether it is to be written.
+        """
+        ...
+
+    def flush(self) -> None:
+        """Make everything that was stored durable, before it is recorded."""
+        ...
+
+    def close(self) -> None:
+        """Close connections and helper processes."""
+        ...

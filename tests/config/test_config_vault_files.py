@@ -1,0 +1,94 @@
+"""Vault files: what is accepted, and what each mistake is called."""
+
+from pathlib import Path
+
+import pytest
+
+from neuromirror.config.vault_files import (
+    DirectoryVaultFile,
+    S3VaultFile,
+    SpecialRemoteVaultFile,
+    find_vault,
+    load_vault,
+    load_vaults,
+    refuse_unsafe_vaults,
+)
+from neuromirror.model import ConfigurationError
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / f"{name}.toml"
+    path.write_text(text)
+    return path
+
+
+def test_each_kind_is_loaded_with_its_options(tmp_path: Path) -> None:
+    write(tmp_path, "nas", 'kind = "directory"\npath = "/archive"\nurl = "http://nas.example/v/"')
+    write(tmp_path, "cloud", 'kind = "s3"\nbucket = "lab"\nprefix = "annex/"')
+    write(
+        tmp_path, "tape", 'kind = "special-remote"\ntype = "rsync"\noptions = { rsyncurl = "h:/x" }'
+    )
+    write(tmp_path, "policies", "not = 'a vault'")
+    vaults = load_vaults(tmp_path)
+    assert {name: type(one.settings) for name, one in vaults.items()} == {
+        "cloud": S3VaultFile,
+        "nas": DirectoryVaultFile,
+        "tape": SpecialRemoteVaultFile,
+    }
+    nas = vaults["nas"].settings
+    assert isinstance(nas, DirectoryVaultFile)
+    assert nas.url == "http://nas.example/v"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("kind = 'ftp'", "kind"),
+        ("path = '/x'", "kind"),
+        ("kind = 'directory'\nbucket = 'b'", "bucket"),
+        ("kind = 'directory'\nurl = 'https://user:pw@host/'", "url"),
+        ("kind = 's3'\nbucket = '../b'", "bucket"),
+        ("kind = 's3'\nbucket = 'lab'\nprefix = '/x'", "prefix"),
+        ("kind = 's3'\nbucket = 'lab'\nobject_lock = 'GOVERNANCE'", "retention_days"),
+        ("kind = 'special-remote'\ntype = 'webdav'\noptions = { password = 'x' }", "secret"),
+        ("kind = 'special-remote'\ntype = 'rsync'\noptions = { autoenable = 'x' }", "autoenable"),
+        ("kind = ", "TOML"),
+    ],
+)
+def test_a_mistake_is_an_error_that_names_file_and_field(
+    tmp_path: Path, text: str, named: str
+) -> None:
+    path = write(tmp_path, "lab", text)
+    with pytest.raises(ConfigurationError, match=named) as caught:
+        load_vault(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["Lab", "a b", "origin", "policies", "web"])
+def test_names_that_a_git_remote_cannot_have_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError, match="not a valid name"):
+        load_vault(write(tmp_path, name, "kind = 'directory'"))
+
+
+def test_an_unknown_vault_lists_the_known_ones(tmp_path: Path) -> None:
+    write(tmp_path, "nas", "kind = 'directory'")
+    with pytest.raises(ConfigurationError, match="known: nas"):
+        find_vault(load_vaults(tmp_path), "nsa", tmp_path)
+    with pytest.raises(ConfigurationError, match="no such folder"):
+        load_vaults(tmp_path / "none", required=True)
+    assert load_vaults(tmp_path / "none") == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kind = 's3'\nbucket = 'lab'\nendpoint = 'https://evil.example'",
+        "kind = 'special-remote'\ntype = 'hook'",
+    ],
+)
+def test_a_folder_that_was_not_named_cannot_use_credentials_or_programs(
+    tmp_path: Path, text: str
+) -> None:
+    write(tmp_path, "lab", text)
+    with pytest.raises(ConfigurationError, match="--vaults"):
+        refuse_unsafe_vaults(load_vaults(tmp_path), tmp_path)

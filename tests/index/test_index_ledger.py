@@ -1,0 +1,111 @@
+"""The ledger of copies: nothing is counted that a vault did not confirm."""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from neuromirror.index import IndexUnusableError
+from neuromirror.index.ledger import Ledger
+from neuromirror.index.ledger_rows import LedgerEvent, Stored, Wish
+
+NAS, CLOUD = "uuid-nas", "uuid-cloud"
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger.open(tmp_path / "custody.sqlite") as opened:
+        opened.add_vault(NAS, "nas", "directory")
+        opened.add_vault(CLOUD, "cloud", "s3")
+        yield opened
+
+
+def stored(*keys: str) -> list[Stored]:
+    return [Stored(key, 10, "full-read") for key in keys]
+
+
+def test_only_present_copies_count(ledger: Ledger) -> None:
+    ledger.record(NAS, stored("a", "b", "c"))
+    ledger.record(CLOUD, stored("b"))
+    ledger.mark(NAS, ["b"], "damaged", "full-read")
+    ledger.mark(NAS, ["c"], "missing", "head")
+    assert ledger.missing(NAS, ["c", "a", "b", "d"]) == ["c", "b", "d"]
+    assert {
+        key: [one.vault for one in found] for key, found in ledger.copies(["a", "b", "c"]).items()
+    } == {
+        "a": [NAS],
+        "b": [CLOUD],
+    }
+    states = ledger.copies(["b"], all_states=True)["b"]
+    assert {one.vault: one.state for one in states} == {NAS: "damaged", CLOUD: "present"}
+    cloud, nas = ledger.vaults()
+    assert (nas.copies, nas.bytes, nas.damaged, nas.missing) == (1, 10, 1, 1)
+    assert (cloud.name, cloud.copies) == ("cloud", 1)
+
+
+def test_a_stored_copy_counts_again_and_a_forgotten_one_does_not(ledger: Ledger) -> None:
+    ledger.record(NAS, stored("a"))
+    ledger.mark(NAS, ["a"], "missing", "head")
+    ledger.record(NAS, stored("a"))
+    assert ledger.missing(NAS, ["a"]) == []
+    ledger.forget(NAS, ["a"])
+    assert ledger.missing(NAS, ["a"]) == ["a"]
+
+
+def test_a_listing_finds_what_the_vault_lost(ledger: Ledger) -> None:
+    ledger.record(NAS, stored("a", "b"))
+    ledger.record(CLOUD, stored("b"))
+    started = time.time()
+    ledger.record(NAS, stored("a"))
+    assert ledger.finish_listing(NAS, started) == ["b"]
+    assert ledger.finish_listing(NAS, started) == []
+    assert ledger.missing(CLOUD, ["b"]) == []
+    assert [one.key for one in ledger.copies_in(NAS, state="missing")] == ["b"]
+
+
+def test_copies_are_read_in_parts_and_by_age(ledger: Ledger) -> None:
+    ledger.record(NAS, stored("a", "b", "c"))
+    ledger.record(NAS, stored("b"))
+    assert [one.key for one in ledger.copies_in(NAS, limit=2)] == ["a", "b"]
+    assert [one.key for one in ledger.copies_in(NAS, after="b")] == ["c"]
+    assert [one.key for one in ledger.least_recently_checked(NAS, 2)] == ["a", "c"]
+
+
+def test_wishes_name_what_their_vault_lacks(ledger: Ledger) -> None:
+    wish = Wish("lock", "paper.lock", NAS, ("*.nwb",))
+    number = ledger.wishes.put(wish, [("a", 10), ("b", None)])
+    assert ledger.wishes.put(wish, [("a", 10), ("b", None), ("c", 3)]) == number
+    ledger.record(NAS, stored("a"))
+    ledger.record(CLOUD, stored("b"))
+    assert list(ledger.wishes.short(number)) == [("b", None), ("c", 3)]
+    assert ledger.wishes.needed(["a", "z"]) == {"a"}
+    assert ledger.wishes.needed(["a"], CLOUD) == set()
+    (found,) = ledger.wishes.all(NAS)
+    assert (found.what, found.globs, found.id) == ("paper.lock", ("*.nwb",), number)
+    ledger.wishes.remove(number)
+    assert ledger.wishes.needed(["a"]) == set()
+
+
+def test_events_are_returned_newest_first(ledger: Ledger) -> None:
+    ledger.events.add(
+        [LedgerEvent(1.0, "missing", "lost", "nas", "a"), LedgerEvent(2.0, "repaired", "found")]
+    )
+    assert [one.kind for one in ledger.events.latest(5)] == ["repaired", "missing"]
+    assert [one.kind for one in ledger.events.latest(5, since=1.5)] == ["repaired"]
+
+
+def test_another_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.sqlite"
+    other = sqlite3.connect(path)
+    other.execute("PRAGMA application_id = 7")
+    other.execute("CREATE TABLE t (x)")
+    other.close()
+    with pytest.raises(IndexUnusableError, match="not a ledger"):
+        Ledger.open(path)
+
+
+def test_a_copy_of_an_unknown_vault_is_refused(ledger: Ledger) -> None:
+    with pytest.raises(LookupError):
+        ledger.record("uuid-other", stored("a"))

@@ -1,0 +1,44 @@
+"""Vaults and keys for tests."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from neuromirror.annex import sha256e_key
+from neuromirror.config.vault_files import VaultConfig, load_vault
+from neuromirror.vault import DirectoryVault
+
+
+def key_of(content: bytes, name: str = "data.bin") -> str:
+    """Return the annex key of a content."""
+    return sha256e_key(len(content), hashlib.sha256(content).hexdigest(), name)
+
+
+def write_vault(folder: Path, name: str = "nas", **settings: object) -> VaultConfig:
+    """Write a vault file, for a directory vault beside it unless ``settings`` say otherwise."""
+    folder.mkdir(exist_ok=True)
+    settings = settings or {"kind": "directory", "path": str(folder.parent / f"vault-{name}")}
+    lines = (
+        f"{key} = {str(value).lower() if isinstance(value, bool) else repr(value)}\n"
+        for key, value in settings.items()
+    )
+    path = folder / f"{name}.toml"
+    path.write_text("".join(lines))
+    return load_vault(path)
+
+
+def directory_vault(folder: Path, name: str = "nas", **more: object) -> DirectoryVault:
+    """Create a directory vault in a folder."""
+    path = folder / f"vault-{name}"
+    config = write_vault(folder / "vaults", name, kind="directory", path=str(path), **more)
+    return DirectoryVault(config, path, create=True)
+
+
+def put(vault: DirectoryVault, folder: Path, content: bytes) -> str:
+    """Store a content in a vault; return its key."""
+    key = key_of(content)
+    path = folder / "source"
+    path.write_bytes(content)
+    vault.store(key, path)
+    return key
