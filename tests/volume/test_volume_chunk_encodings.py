@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import tensorstore
 
 from neuromirror.sources.volumes import Volume
 from neuromirror.volume import BlockUnavailableError
-from neuromirror.volume.chunk_encodings import decode_voxels
+from neuromirror.volume.chunk_encodings import decode_voxels, unpack
 from neuromirror.volume.description import VolumeDescription, describe
 from neuromirror.volume.precomputed_files import PrecomputedFiles
 from neuromirror.volume.shards import parse_sharding
@@ -196,6 +197,24 @@ def test_damaged_chunk_is_an_error_that_names_it(tmp_path: Path, encoding: str) 
     assert caught.value.block == key
 
 
+@pytest.mark.parametrize("cut", [8, 40, -1])
+def test_a_short_shard_is_an_error(tmp_path: Path, cut: int) -> None:
+    sharding = {
+        "@type": "neuroglancer_uint64_sharded_v1",
+        "preshift_bits": 2,
+        "hash": "identity",
+        "minishard_bits": 1,
+        "shard_bits": 0,
+        "minishard_index_encoding": "raw",
+        "data_encoding": "raw",
+    }
+    layer = _write(tmp_path, _labels("uint8", 200) + 1, {"encoding": "raw", "sharding": sharding})
+    (shard,) = tmp_path.glob("*/*.shard")
+    shard.write_bytes(shard.read_bytes()[:cut])
+    with pytest.raises(BlockUnavailableError):
+        _read(layer)
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -218,3 +237,22 @@ def test_unsupported_sharding_is_refused(given: dict[str, Any]) -> None:
     parse_sharding(valid)
     with pytest.raises(ValueError, match=r"."):
         parse_sharding(valid | given)
+
+
+def test_truncated_streams_are_refused() -> None:
+    import brotli
+
+    content = bytes(range(256)) * 40
+    for coding, packed in (("gzip", gzip.compress(content)), ("br", brotli.compress(content))):
+        assert unpack(packed, coding, len(content)) == content
+        with pytest.raises(ValueError, match="truncated"):
+            unpack(packed[:-12], coding, len(content))
+
+
+def test_blocks_far_larger_than_the_chunk_are_refused_before_memory_is_allocated() -> None:
+    headers = np.zeros(1 + 2 * 40_000, "<u4")
+    headers[0] = 1
+    with pytest.raises(ValueError, match="too large"):
+        decode_voxels(
+            headers.tobytes(), "compressed_segmentation", (40_000, 1, 1), "uint32", (1, 256, 256)
+        )

@@ -89,6 +89,21 @@ def test_a_missing_object_is_zeros_only_if_the_version_lacks_it(layers: LayerMir
     assert not [one for one in layers.buckets.requests if "0-64_0-64_12-28" in one]
 
 
+def test_a_tracked_chunk_that_the_work_tree_lacks_is_an_error(
+    layers: LayerMirror, tmp_path: Path
+) -> None:
+    clone = tmp_path / "clone"
+    source = layers.harness.repository(f"{LAYER_MIRROR}:{EM}")
+    run_git(tmp_path, "clone", "-q", str(source), str(clone))
+    run_git(clone, "annex", "get", "-q", "4_4_40")
+    (clone / "4_4_40" / "64-128_64-128_12-28.br").unlink()
+    array = neuromirror.volume.open(clone, 0)
+    with pytest.raises(BlockUnavailableError, match=r"4_4_40/64-128_64-128_12-28.br"):
+        array[0, 70, 70]
+    # a chunk that the version lacks, too, is zeros
+    assert not array[:16, :64, :64].any()
+
+
 def test_unknown_levels_and_other_datasets_are_refused(layers: LayerMirror) -> None:
     with pytest.raises(UnknownLevelError):
         open_level(layers, EM, 3)

@@ -23,6 +23,8 @@ MAX_OVERHEAD: Final = 1 << 16
 
 _MAX_BLOCK: Final = 1 << 16
 """Voxels of a block of a compressed segmentation; usually 8 × 8 × 8."""
+_MAX_PADDED: Final = 1 << 28
+"""Maximum size in bytes of a chunk that is extended to whole blocks."""
 
 
 def unpack(content: bytes | memoryview, coding: str, max_bytes: int) -> bytes:
@@ -51,18 +53,25 @@ def unpack(content: bytes | memoryview, coding: str, max_bytes: int) -> bytes:
     """
     if coding == "gzip":
         try:
-            return zlib.decompressobj(wbits=31).decompress(content, max_bytes + 1)
+            inflate = zlib.decompressobj(wbits=31)
+            inflated = inflate.decompress(content, max_bytes + 1)
         except zlib.error as error:
             raise ValueError(str(error)) from error
+        if len(inflated) <= max_bytes and not inflate.eof:
+            raise ValueError("a truncated gzip stream")
+        return inflated
     if coding == "br":
         try:
             import brotli  # type: ignore[import-not-found,import-untyped,unused-ignore]
         except ImportError as error:
             raise MissingExtraError(error) from error
         try:
-            made: bytes = brotli.Decompressor().process(content, output_buffer_limit=max_bytes + 1)
+            decompressor = brotli.Decompressor()
+            made: bytes = decompressor.process(content, output_buffer_limit=max_bytes + 1)
         except brotli.error as error:
             raise ValueError(str(error)) from error
+        if len(made) <= max_bytes and not decompressor.is_finished():
+            raise ValueError("a truncated brotli stream")
         return made
     return bytes(content)
 
@@ -147,6 +156,8 @@ def _segmentation(content: bytes, shape: Triple, dtype: Any, block: Triple | Non
     headers = integers[: 2 * math.prod(grid)].reshape(-1, 2)
     if len(headers) != math.prod(grid):
         raise ValueError("truncated headers of blocks")
+    if math.prod(grid) * math.prod(block) * dtype.itemsize > _MAX_PADDED:
+        raise ValueError(f"blocks of {block} voxels are too large for a chunk of {shape}")
     made = numpy.empty(
         [one * count for one, count in zip(block[::-1], grid[::-1], strict=True)], dtype
     )

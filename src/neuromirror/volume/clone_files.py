@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from neuromirror.annex import POINTER_PREFIX, find_pointer_key, is_pointer
-from neuromirror.git import ObjectMissingError, ObjectReader
+from neuromirror.git import CommitTree, ObjectMissingError, ObjectReader
 from neuromirror.volume.annex_get import AnnexGet
 from neuromirror.volume.content_check import check_content, map_file
 from neuromirror.volume.errors import BlockUnavailableError
@@ -32,6 +32,8 @@ class CloneFiles:
         self.folder = folder.resolve()
         self.where = str(folder)
         self._annex_get = AnnexGet(self.folder)
+        self._head: CommitTree | None = None
+        self._head_lock = threading.Lock()
         self._checked: set[tuple[str, int, int, int]] = set()
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
 
@@ -82,6 +84,13 @@ class CloneFiles:
         """Return whether the clone has the file, with or without its content."""
         return os.path.lexists(self.folder / path)
 
+    def is_tracked(self, path: str) -> bool:
+        """Return whether the commit that is checked out has the file."""
+        with self._head_lock:
+            if self._head is None:
+                self._head = CommitTree(self._git_folder(), "HEAD")
+            return self._head.entry(path) is not None
+
     def entries(self, folder: str) -> Iterator[tuple[str, bool]]:
         """Yield the names in a folder, each with whether it is a folder."""
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -91,6 +100,10 @@ class CloneFiles:
     def close(self) -> None:
         """Let git-annex finish and exit."""
         self._annex_get.close()
+        with self._head_lock:
+            if self._head is not None:
+                self._head.close()
+                self._head = None
 
     def _is_here(self, file: Path, key: str | None) -> bool:
         if key is None or not file.exists():

@@ -58,13 +58,17 @@ class CloneObjects:
 
     def read_object(self, path: str, max_bytes: int) -> memoryview | None:
         """Return an object; None if the clone lacks it; raises BlockUnavailableError."""
-        return memoryview(self.files.block(path)) if self.files.has(path) else None
+        return memoryview(self.files.block(path)) if self._is_there(path) else None
 
     def read_part(self, path: str, start: int, stop: int) -> bytes | None:
         """Return a part of an object; None if the clone lacks it."""
-        if not self.files.has(path):
+        if not self._is_there(path):
             return None
         return _part(self.files.block(path), path, start, stop, self.where)
+
+    def _is_there(self, path: str) -> bool:
+        # a tracked file that the work tree lacks is no missing chunk: block() raises an error
+        return self.files.has(path) or self.files.is_tracked(path)
 
     def close(self) -> None:
         """Let git-annex finish and exit."""

@@ -129,6 +129,11 @@ class LevelChunks:
         if self._shards is not None:
             assert self._storage.sharding is not None
             number = chunk_number(position, self._volume.levels[0].grid)
+            span = self._shards.find(number)
+            if span is None:
+                return None
+            if span[2] - span[1] > most + MAX_OVERHEAD:
+                raise ValueError(f"its index states {span[2] - span[1]} bytes")
             found = self._shards.chunk(number)
             if found is None:
                 return None

@@ -97,7 +97,7 @@ class ShardReader:
         if found is None:
             return None
         path, start, stop = found
-        content = self._read(path, start, stop)
+        content = self._exactly(path, start, stop)
         return None if content is None else (path, content)
 
     def find(self, number: int) -> tuple[str, int, int] | None:
@@ -110,6 +110,13 @@ class ShardReader:
         path = f"{self._folder}/{shard:0{digits}x}.shard"
         span = self._index(path, minishard).get(number)
         return None if span is None else (path, *span)
+
+    def _exactly(self, path: str, start: int, stop: int) -> bytes | None:
+        """Return a part of a shard, which has all its bytes; None without the shard."""
+        content = self._read(path, start, stop)
+        if content is not None and len(content) != stop - start:
+            raise ValueError(f"the shard ends before byte {stop}, which its index names")
+        return content
 
     def _index(self, path: str, minishard: int) -> dict[int, tuple[int, int]]:
         with self._lock:
@@ -125,7 +132,7 @@ class ShardReader:
 
     def _read_index(self, path: str, minishard: int) -> dict[int, tuple[int, int]]:
         """Return start and stop of the chunks of a minishard, by number."""
-        head = self._read(path, 16 * minishard, 16 * minishard + 16)
+        head = self._exactly(path, 16 * minishard, 16 * minishard + 16)
         if head is None:
             return {}
         base = 16 << self._sharding.minishard_bits
@@ -134,7 +141,7 @@ class ShardReader:
             return {}
         if not 0 <= stop - start <= _MAX_INDEX:
             raise ValueError(f"a minishard index of {stop - start} bytes")
-        content = self._read(path, base + start, base + stop)
+        content = self._exactly(path, base + start, base + stop)
         assert content is not None
         table = unpack(content, self._sharding.index_coding, _MAX_INDEX)
         count, rest = divmod(len(table), 24)
