@@ -191,3 +191,16 @@ def test_the_environment_names_folder_and_limit(
     assert open_cache() is None
     monkeypatch.setenv(FOLDER_VARIABLE, "off")
     assert open_cache() is None
+
+
+def test_a_whole_content_that_was_cut_off_is_written_again(tmp_path: Path) -> None:
+    cache = PieceCache(tmp_path / "cache", MIB)
+    name = name_of(b"content" * 100)
+    with cache.new_content(name) as file:
+        file.write(b"content" * 100)
+    path = cache.content(name).whole_path
+    os.truncate(path, 5)
+    assert not cache.content(name).has(0, name.size)
+    with cache.new_content(name) as file:
+        file.write(b"content" * 100)
+    assert cache.content(name).read(0, name.size) == b"content" * 100

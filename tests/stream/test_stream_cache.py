@@ -155,3 +155,17 @@ def test_the_cache_of_the_user_is_used_by_default(monkeypatch: pytest.MonkeyPatc
     cache = open_cache()
     assert cache is not None
     assert [one.name.endswith(f"-{len(CONTENT)}") for one in cache.entries()] == [True]
+
+
+def test_a_content_is_read_without_a_cache_that_cannot_be_written(
+    cache: PieceCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("piece_checks", "verified_object"):
+        monkeypatch.setattr(f"neuromirror.stream.{module}.MAX_WHOLE", MIB)
+    cache.folder.write_bytes(b"no folder")
+    tree = ServedTree()
+    with RangeServer({"/x": CONTENT}) as web:
+        tree.add("x.bin", CONTENT, f"{web.url}/x")
+        with stream.open(tree, "x.bin", verify="whole-objects", cache=cache) as opened:
+            assert opened.read() == CONTENT
+    assert cache.folder.read_bytes() == b"no folder"

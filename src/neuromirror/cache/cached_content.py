@@ -163,6 +163,11 @@ class CachedContent:
         """Return the descriptor of the file that has a range."""
         if self._whole is None:
             self._whole = _open(self.whole_path, os.O_RDONLY)
+            if self._whole is not None and os.fstat(self._whole).st_size != self.size:
+                # cut off, for example by a loss of power
+                os.close(self._whole)
+                self._whole = None
+                self.whole_path.unlink(missing_ok=True)
         if self._whole is not None:
             return self._whole
         if self._pieces is None:

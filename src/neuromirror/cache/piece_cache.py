@@ -96,6 +96,10 @@ class PieceCache:
         whole, pieces = self.folder / _WHOLE / below, self.folder / _PIECES / below
         return CachedContent(whole, pieces, name.size)
 
+    def accepts(self, size: int) -> bool:
+        """Return whether contents of this size in bytes are cached: up to half of the limit."""
+        return size <= self.limit // 2
+
     def write(self, content: CachedContent, start: int, data: Data) -> None:
         """Write a verified piece of a content, unless the content is larger than half the limit.
 
@@ -110,7 +114,7 @@ class PieceCache:
         data
             The bytes.
         """
-        if self._failed or content.size > self.limit // 2:
+        if self._failed or not self.accepts(content.size):
             return
         try:
             self._prepare()

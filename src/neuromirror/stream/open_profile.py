@@ -90,7 +90,11 @@ def _read_like_a_program(opened: Any, path: str) -> None:
         with NWBHDF5IO(file=opened, mode="r") as io:
             io.read()
         return
-    opened.visititems(lambda _, one: dict(one.attrs) and None)
+
+    def read_attributes(_: str, one: Any) -> None:
+        dict(one.attrs)
+
+    opened.visititems(read_attributes)
 
 
 def merge_ranges(ranges: Iterable[ByteRange], size: int) -> tuple[ByteRange, ...]:

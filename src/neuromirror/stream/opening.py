@@ -61,7 +61,7 @@ def open(
         No digest is known with which parts of the file could be verified.
     """
     tree = open_tree(address, store=store)
-    owned = () if tree is address else (tree,)
+    owned: tuple[VersionTree | Transport, ...] = () if tree is address else (tree,)
     try:
         file = tree.file(path)
         if file is None:
@@ -72,7 +72,8 @@ def open(
                 one.close()
             return io.BytesIO(content)
         transport = Transport(tree.access, limits=limits)
-        return VerifiedFile(open_object(tree, file, transport, verify, cache), (transport, *owned))
+        owned = (transport, *owned)
+        return VerifiedFile(open_object(tree, file, transport, verify, cache), owned)
     except BaseException:
         for one in owned:
             one.close()

@@ -6,7 +6,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
@@ -141,13 +141,20 @@ class WholeReader:
 
     def _download_from(self, url: str) -> BinaryIO:
         name = content_name(self._file)
-        with ExitStack() as stack:
-            if self._cache is not None and name is not None:
-                file = stack.enter_context(self._cache.new_content(name))
-            else:
-                file = cast(BinaryIO, tempfile.TemporaryFile(prefix="neuromirror-"))  # noqa: SIM115
+        if self._cache is not None and name is not None and self._cache.accepts(name.size):
+            try:
+                with self._cache.new_content(name) as cached:
+                    self._receive(url, cached)
+                    return os.fdopen(os.dup(cached.fileno()), "rb")
+            except OSError:
+                self._cache = None  # a full disk, or no permission: read without the cache
+        file = cast(BinaryIO, tempfile.TemporaryFile(prefix="neuromirror-"))  # noqa: SIM115
+        try:
             self._receive(url, file)
-            return os.fdopen(os.dup(file.fileno()), "rb")
+        except BaseException:
+            file.close()
+            raise
+        return file
 
     def _receive(self, url: str, file: BinaryIO) -> None:
         """Write the content to a file and verify it; a response that is cut off is resumed."""

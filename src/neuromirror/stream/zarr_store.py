@@ -77,7 +77,11 @@ class VersionStore(ReadOnlyStore):
         self._objects = TreeObjects(self._tree, folder, transport, verify)
         self._verify = verify
         self._folder = folder
-        self._layer = _layer_files(self._tree, folder, self._objects)
+        try:
+            self._layer = _layer_files(self._tree, folder, self._objects)
+        except BaseException:
+            self.close()
+            raise
 
     def __repr__(self) -> str:
         mode = ", verify='off'" if self._verify == "off" else ""
