@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import requests
 
 import neuromirror
+from neuromirror.crawl import open_recorder
+from neuromirror.crawl.takedown import take_down
 from neuromirror.stream import AddressUnresolvedError, StreamError, open_tree
 from neuromirror.stream.catalogue_tree import parse_catalogue_address
 from support.gateway_site import mirror_contents, serve_gateway
@@ -77,6 +81,39 @@ def test_the_tree_is_that_of_the_version(at: str) -> None:
         assert tree.entries("absent") is None
     finally:
         tree.close()
+
+
+def test_every_entry_of_a_folder_is_on_one_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neuromirror.web.gateway.listing._JSON_ENTRIES", 1)
+    # in the order of paths, the folder a follows a-b and a.txt
+    names = [".zarray", "a-b", "a.txt", *(f"a/{number}" for number in range(20)), "b"]
+    contents = {f"huge.zarr/{name}": name.encode() for name in names} | {
+        "x/a/b": b"1",
+        "x/a-b": b"2",
+    }
+    with RangeServer() as server:
+        settings = "[zarr]\ninline = 4\nmanifest = 12\n"
+        harness = mirror_contents(tmp_path / "box", server, contents, settings=settings)
+        with serve_gateway(harness) as address, closing(open_tree(address)) as tree:
+            for folder, found in (
+                ("huge.zarr", [".zarray", "a", "a-b", "a.txt", "b"]),
+                ("huge.zarr/a", sorted(map(str, range(20)))),
+                ("x", ["a", "a-b"]),
+            ):
+                entries = [one.name for one in tree.entries(folder) or () if one.name[:4] != ".git"]
+                assert sorted(set(entries) & set(found)) == found, folder
+                assert len(entries) == len(set(entries))
+            absent = f"{address}/x/?format=json&after=a.b"
+            assert requests.get(absent, timeout=60).status_code == 400
+            # the rest of a list that is gone is no end of the list
+            rest = iter(tree.entries("huge.zarr") or ())
+            next(rest)
+            with open_recorder(harness.store, harness.store.index_path) as recorder:
+                list(take_down(harness.store, recorder, "box:data", "a test", "me", {}))
+            with pytest.raises(StreamError):
+                list(rest)
 
 
 def test_wrong_bytes_are_an_error_here(at: str, archive: RangeServer) -> None:

@@ -49,10 +49,11 @@ def mirror_contents(
     *,
     others: tuple[RangeServer, ...] = (),
     piece_size: int | None = None,
+    settings: str = "",
 ) -> ScriptedHarness:
     """Mirror contents that servers have at ``/<path>``; with a piece size, digest them."""
     source = ScriptedSource(uri=f"{server.url}/")
-    harness = ScriptedHarness(folder, source)
+    harness = ScriptedHarness(folder, source, settings)
     listed: dict[str, ScriptedFile] = {}
     for path, content in contents.items():
         for one in (server, *others):

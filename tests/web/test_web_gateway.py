@@ -137,6 +137,14 @@ def test_names_that_move_are_cached_briefly(site: RunningCatalogue, published: s
     commit = site.api(f"/datasets/{published}")["commit"]
     reply = site.get(f"/at/demo:000002@{commit}/dandiset.yaml")
     assert "immutable" in reply.headers["cache-control"]
+    for query, accepted, is_fixed in (
+        ("/?format=json", "", True),
+        ("/", "text/html", False),  # its design may change
+        ("/dandiset.yaml?format=json", "", False),  # names locations, which may change
+    ):
+        reply = site.get(f"/at/demo:000002@{commit}{query}", headers={"Accept": accepted})
+        assert reply.status_code == 200
+        assert ("immutable" in reply.headers["cache-control"]) is is_fixed, query
     short = site.get(f"/at/demo:000002@{commit[:8]}/dandiset.yaml")
     assert "immutable" not in short.headers["cache-control"]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
 import pytest
@@ -12,11 +14,15 @@ import requests
 
 from neuromirror.crawl import open_recorder
 from neuromirror.crawl.takedown import take_down
+from neuromirror.index import DatasetWithdrawnError, Index
+from neuromirror.web.async_index import AsyncIndexReader
+from neuromirror.web.gateway.service import GatewayService, GatewaySettings
 from support.gateway_site import ServedFile, mirror_contents, serve_gateway
 from support.range_server import RangeServer
 from support.running_catalogue import run_catalogue
 from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource
 
+T = TypeVar("T")
 SCRIPT = b"<script>alert(document.domain)</script>"
 _NAMES = ["a.html", "a.svg", "a.xhtml", "a.js", "a.mjs", "a.css", "a.xml", "a", "a.swf"]
 HOSTILE = dict.fromkeys(_NAMES, SCRIPT)
@@ -98,6 +104,43 @@ def test_a_withdrawn_dataset_is_not_delivered(tmp_path: Path) -> None:
                 reply = requests.get(f"{at}/{path}", timeout=60)
                 assert reply.status_code == 410, path
                 assert reply.headers["cache-control"] == "no-store"
+
+
+class SlowReader(AsyncIndexReader):
+    """Answers the first query of the index after an event only."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.answered, self.may_return = asyncio.Event(), asyncio.Event()
+
+    async def query(self, question: Callable[[Index], T]) -> T:
+        found = await super().query(question)
+        if not self.answered.is_set():
+            self.answered.set()
+            await self.may_return.wait()
+        return found
+
+
+def test_a_version_that_is_withdrawn_during_a_query_is_not_kept(tmp_path: Path) -> None:
+    with RangeServer() as server:
+        store = mirror_contents(tmp_path / "box", server, {"a.txt": b"a"}).store
+
+    async def find() -> None:
+        reader = SlowReader(store.index_path)
+        gateway = GatewayService(store, reader, GatewaySettings())
+        early = asyncio.create_task(gateway.version("box:data", "latest"))
+        await reader.answered.wait()
+        with open_recorder(store, store.index_path) as recorder:
+            list(take_down(store, recorder, "box:data", "a test", "me", {}))
+        for _ in range(5):  # the first connections change the files of the index
+            with pytest.raises(DatasetWithdrawnError):
+                await gateway.version("box:data", "latest")
+        reader.may_return.set()
+        await early
+        with pytest.raises(DatasetWithdrawnError):
+            await gateway.version("box:data", "latest")
+
+    asyncio.run(find())
 
 
 def test_a_request_with_a_body_or_another_method_is_refused(hostile: str) -> None:

@@ -22,7 +22,7 @@ from neuromirror.config.addresses import Address, catalogue_page
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import BlockDigests
 from neuromirror.model.block_digests import MAX_ENCODED_BYTES
-from neuromirror.net import NotFoundError, Response, Session, only_host_of
+from neuromirror.net import NetError, NotFoundError, Response, Session, only_host_of
 from neuromirror.store.block_digests import BlockDigestsFolder, block_digests_name, check_encoded
 from neuromirror.stream.errors import AddressUnresolvedError, StreamError
 from neuromirror.stream.trees import AccessRules, FolderEntry, listed_file
@@ -93,10 +93,16 @@ class CatalogueTree:
         self._files: OrderedDict[str, _File | None] = OrderedDict()
         dataset, _, label = version.partition("@")
         named = f"{quote(dataset, safe=':')}@{quote(label or 'latest', safe='')}"
-        found = self._get(f"{base}/api/v1/datasets/{named}", _Version)
-        if found is None:
+        try:
+            found = self._get(f"{base}/api/v1/datasets/{named}", _Version)
+            if found is None:
+                raise AddressUnresolvedError(f"{base} has no version {version}")
+        except NetError as error:
             self._session.close()
-            raise AddressUnresolvedError(f"{base} has no version {version}")
+            raise AddressUnresolvedError(f"{version}: {error}") from error
+        except BaseException:
+            self._session.close()
+            raise
         self._name = found.name
         # a label may move meanwhile, a commit cannot
         self._at = f"{base}{_AT}{quote(dataset, safe='/:')}@{found.commit}/"
@@ -186,7 +192,7 @@ class CatalogueTree:
             query = urlencode({"format": "json", "after": page.entries[-1].name})
             following = self._get(f"{address}?{query}", _Folder)
             if following is None:
-                return
+                raise StreamError(f"{address}: the catalogue returned a part of the list only")
             page = following
 
     def _get(self, url: str, kind: type[T]) -> T | None:

@@ -14,3 +14,7 @@ class ContentUnavailableError(NeuromirrorError):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class UnknownEntryError(NeuromirrorError):
+    """A folder has no entry of the name after which a page of its entries should start."""

@@ -10,9 +10,13 @@ from markupsafe import Markup
 from neuromirror.annex import key_digest
 from neuromirror.web.addresses import gateway_address
 from neuromirror.web.gateway.content_headers import MOVING, PINNED
+from neuromirror.web.gateway.errors import UnknownEntryError
 from neuromirror.web.gateway.service import Document, Folder, NamedVersion, StoredFile
 from neuromirror.web.request import BadRequestError, CatalogueRequest, PageNotFoundError
 
+_PINNED: Final = PINNED.replace(", no-transform", "")
+_MOVING: Final = MOVING.replace(", no-transform", "")
+"""Cache-Control of lists, which may be compressed on their way."""
 _PAGE_ENTRIES: Final = 2_000
 _JSON_ENTRIES: Final = 10_000
 _LINKED_ENTRIES: Final = 100_000
@@ -34,13 +38,18 @@ async def list_folder(request: CatalogueRequest, named: NamedVersion, path: str)
     after = request.query_parameter("after")
     folder = None
     if not {"", ".", ".."} & set(path.split("/")) or not path:
-        folder = await request.site.gateway.list_folder(named.row, path, after, limit)
+        try:
+            folder = await request.site.gateway.list_folder(named.row, path, after, limit)
+        except UnknownEntryError as error:
+            raise BadRequestError(error.problem) from error
     if folder is None:
         raise PageNotFoundError(f"{named.row.name} has no folder {path[:200]!r}")
     request.site.gateway.counts["folder"] += 1
     make = {"json": _as_json, "html": _as_page}.get(form, _as_links)
     reply = await make(request, named, folder)
-    reply.headers["cache-control"] = _cache_control(named)
+    # the design of a page changes with the version of the catalogue
+    is_fixed = named.is_pinned and form != "html"
+    reply.headers["cache-control"] = _PINNED if is_fixed else _MOVING
     reply.headers["vary"] = "Accept"
     return reply
 
@@ -71,12 +80,9 @@ async def describe_file(
             "delivered": gateway.modes.of(named.row.mirror),
         }
     reply = request.json_response(document)
-    reply.headers["cache-control"] = _cache_control(named)
+    # locations and the way of delivery change
+    reply.headers["cache-control"] = _MOVING
     return reply
-
-
-def _cache_control(named: NamedVersion) -> str:
-    return (PINNED if named.is_pinned else MOVING).replace(", no-transform", "")
 
 
 def _entries(named: NamedVersion, folder: Folder) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ from neuromirror.stream import (
 )
 from neuromirror.stream.piece_checks import MAX_WHOLE
 from neuromirror.web.async_index import AsyncIndexReader
-from neuromirror.web.gateway.errors import ContentUnavailableError
+from neuromirror.web.gateway.errors import ContentUnavailableError, UnknownEntryError
 from neuromirror.web.gateway.modes import GatewayModes
 from neuromirror.web.gateway.open_versions import ENCODINGS, WINDOW, OpenVersion, OpenVersions
 
@@ -189,7 +189,10 @@ class GatewayService:
         if found is None:
             row = await self._reader.query(lambda index: index.resolve(name, label))
             names = row.label, row.commit, f"state:{row.state}"
-            found = self._rows[name, label] = NamedVersion(row, label, label in names)
+            found = NamedVersion(row, label, label in names)
+            if self._reader.revision != revision or self._revision != revision:
+                return found  # of an index that has changed meanwhile
+            self._rows[name, label] = found
             while len(self._rows) > _MAX_ROWS:
                 self._rows.popitem(last=False)
         return found
@@ -222,6 +225,11 @@ class GatewayService:
             The name after which to start; empty for the first page.
         most
             Maximum number of entries.
+
+        Raises
+        ------
+        UnknownEntryError
+            The folder has no entry of the name ``after``.
         """
 
         def find() -> Folder | None:
@@ -229,9 +237,13 @@ class GatewayService:
                 entries = version.tree.entries(path)
                 if entries is None:
                     return None
-                first = _sort_key(after)
-                rest = (one for one in entries if not after or _sort_key(one.name) > first)
-                found = tuple(islice(rest, most + 1))
+                # by position: the order of entries is that of their paths, not of names
+                if after and not any(one.name == after for one in entries):
+                    raise UnknownEntryError(
+                        f"{row.name}: the folder has no entry {after[:200]!r} after which a page "
+                        "could start; start with the first page"
+                    )
+                found = tuple(islice(entries, most + 1))
             return Folder(path, found[:most], found[most - 1].name if len(found) > most else None)
 
         return await self._reader.run_in_thread(find)
@@ -243,19 +255,19 @@ class GatewayService:
         out.
         """
 
-        def look(index: Index) -> list[str]:
+        def look(index: Index) -> Sequence[str]:
             if not row.indexed:
-                return []
+                return file.urls
             try:
                 found = index.file(row, file.path)
             except UnknownFileError:
-                return []  # in a subdataset
+                return file.urls  # in a subdataset
             if found.key != file.key:
-                return []
+                return file.urls
             locations = index.locations(found.content, limit=_MAX_LOCATIONS)
             return [one.url for one in locations if one.result in (None, "ok")]
 
-        urls = await self._reader.query(look) or file.urls
+        urls = await self._reader.query(look)
         public = [url for url in urls if _may_redirect_to(url)]
         return sorted(public, key=lambda url: url_version_id(url) is None)
 
@@ -356,10 +368,6 @@ def _encoded_file(version: OpenVersion, path: str) -> StoredFile | None:
         if file is not None:
             return StoredFile(path, file, encoding)
     return None
-
-
-def _sort_key(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")
 
 
 def _may_redirect_to(url: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from datasette.utils.asgi import Response
 
@@ -54,7 +54,7 @@ async def file(request: CatalogueRequest) -> Response:
             "is_verified": is_verified,
             "is_volume": is_volume(row.source_uri, index.links(row.dataset_name)),
             "download": (address := own if is_verified else _download_url(locations)),
-            "stored_name": unquote(urlsplit(address).path.rpartition("/")[2]),
+            "stored_name": unquote(address.partition("?")[0].rpartition("/")[2]),
             "spans": list(reversed(index.content_spans(row, path))),
             "other_occurrences": [shapes.Occurrence.of(one).plain() for one in others],
             "has_more_occurrences": more,
