@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import time
 from pathlib import Path
@@ -10,7 +11,11 @@ from urllib.request import urlopen
 
 import pytest
 
-from neuromirror.lab.torrents import bencode, torrent_of, web_seed
+from neuromirror.annex import sha256e_key
+from neuromirror.lab.torrents import bencode, export_torrents, torrent_of, web_seed
+from neuromirror.model import LEAF_SIZE
+from neuromirror.store.block_digests import BlockDigestsFolder
+from neuromirror.transfer.verify_items import PinnedFile
 from neuromirror_demo import DemoArchive
 from support.block_digests import digests_of
 from support.command_shell import Shell
@@ -81,7 +86,7 @@ def test_a_client_refuses_other_bytes(digested: Shell, demo: DemoArchive, tmp_pa
     (tmp_path / "downloads").mkdir()
     status = download(tmp_path / "torrents" / f"{path}.torrent", tmp_path / "downloads", 3.0)
     assert not status.is_seeding
-    assert status.total_done == 0
+    assert status.num_pieces == 0
 
 
 def test_a_torrent_is_made_from_a_lock_without_the_store(
@@ -114,6 +119,20 @@ def test_files_without_block_digests_are_named(demo: DemoArchive, tmp_path: Path
     assert list((tmp_path / "torrents").rglob("*.torrent")) == []
     (tmp_path / "torrents" / "x").touch()
     shell.run(*arguments, code=2)
+
+
+def test_pins_with_a_common_path_do_not_replace_each_other(tmp_path: Path) -> None:
+    folder = BlockDigestsFolder(tmp_path / "digests")
+    files = []
+    for dataset, content in (("a:1", b"one"), ("a:2", b"two")):
+        key = sha256e_key(len(content), hashlib.sha256(content).hexdigest(), b"x.nwb")
+        folder.write(key, digests_of(content, LEAF_SIZE))
+        file = PinnedFile(b"sub-1/x.nwb", key, (f"https://example.org/{dataset}",))
+        files.append((dataset, "1", file))
+    made = list(export_torrents(files, [folder], tmp_path / "torrents"))
+    assert [(one.dataset, one.status) for one in made] == [("a:1", "ok"), ("a:2", "error")]
+    (torrent,) = (path for path in (tmp_path / "torrents").rglob("*") if path.is_file())
+    assert b"https://example.org/a:1" in torrent.read_bytes()
 
 
 @needs_libtorrent

@@ -15,7 +15,7 @@ from neuromirror.lab.output_files import new_folder
 from neuromirror.model import BlockDigests, path_to_text
 from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.transfer.findings import Finding
-from neuromirror.transfer.outcomes import Outcome
+from neuromirror.transfer.outcomes import Outcome, Status
 from neuromirror.transfer.verify_items import Item
 
 TORRENT_ENDING: Final = ".torrent"
@@ -106,16 +106,28 @@ def export_torrents(
                 content = torrent_of(
                     path.rpartition("/")[2], digests, urls, f"{dataset}@{label} {path}"
                 )
-                target = folder / f"{path}{TORRENT_ENDING}"
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(content)
+                status, problem = _write_torrent(folder / f"{path}{TORRENT_ENDING}", content)
+            else:
+                status = "impossible"
             yield Outcome(
-                *("export", "impossible" if problem else "ok", path, problem),
+                *("export", status, path, problem),
                 dataset=dataset,
                 version=label,
                 key=item.key,
                 size=None if digests is None else digests.size,
             )
+
+
+def _write_torrent(path: Path, content: bytes) -> tuple[Status, str]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            file.write(content)
+    except FileExistsError:
+        return "error", "another pinned dataset has a file of this path; export it by its version"
+    except OSError as error:
+        return "error", f"its torrent cannot be written: {error.strerror}"
+    return "ok", ""
 
 
 def web_seed(url: str) -> str:
