@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from neuromirror.annex import EtagDigest, etag_of
+from neuromirror.lab.digest import digest_clone
 from neuromirror.lab.verify import NOT_HERE, Finding, NotADatasetError, verify
+from neuromirror.model import LEAF_SIZE
+from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
 from neuromirror.transfer.key_checksums import key_checksum
 from support.dataset_clones import (
     clone_dataset,
@@ -334,8 +337,15 @@ def test_the_equivalent_key_of_a_url_detects_changes_but_is_no_evidence(
     run_annex(folder, "get", "-q", ".")
     found = finding_for_file(folder, folder / "x.nwb")
     assert (found.status, found.evidence, found.checked) == ("ok", "size", "claimed")
+    content = (folder / "x.nwb").read_bytes()
     flip_bit(folder / "x.nwb")
     assert finding_for_file(folder, folder / "x.nwb").status == "error"
+    # nor are block digests of other bytes recorded for the key
+    for status, digest in (("error", None), ("ok", hashlib.sha256(content).hexdigest())):
+        with BlockDigestsRecorder(piece_size=LEAF_SIZE) as recorder:
+            (made,) = digest_clone(folder, (), recorder, jobs=1)
+        assert (made.status, made.sha256) == (status, digest)
+        overwrite(folder / "x.nwb", content)
 
 
 # --- subdatasets

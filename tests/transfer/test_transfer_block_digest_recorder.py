@@ -10,6 +10,7 @@ import pytest
 
 from neuromirror.annex import etag_of
 from neuromirror.model import LEAF_SIZE
+from neuromirror.model.block_digests import MAX_CONTENT_SIZE
 from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
 from neuromirror.transfer.verify_items import MultipartEtag
@@ -72,3 +73,19 @@ def test_damaged_digests_are_computed_again() -> None:
         assert digests.find(KEY) is None
         assert fed(digests, KEY, SHA256) == ""
         assert digests.find(KEY) == digests_of(CONTENT, LEAF_SIZE)
+
+
+def test_small_pieces_of_a_huge_content_are_enlarged_until_their_digests_can_be_read() -> None:
+    with BlockDigestsRecorder(piece_size=LEAF_SIZE) as digests:
+        assert digests.piece_size(None) == LEAF_SIZE
+        assert digests.piece_size(32 << 30) == LEAF_SIZE
+        assert digests.piece_size((32 << 30) + 1) == 2 * LEAF_SIZE
+        assert digests.piece_size(5 << 40) == 256 * LEAF_SIZE
+
+
+def test_a_content_too_large_for_any_piece_size_is_not_digested() -> None:
+    key = f"SHA256E-s{MAX_CONTENT_SIZE + 1}--{SHA256}.nwb"
+    for piece_size in (None, LEAF_SIZE):
+        with BlockDigestsRecorder(piece_size=piece_size) as digests:
+            assert digests.start(key, None) is None
+            assert digests.start(key.replace(str(MAX_CONTENT_SIZE + 1), str(1 << 40)), None)

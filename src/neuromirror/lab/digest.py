@@ -20,6 +20,7 @@ from neuromirror.lab.verify.dataset_walk import ExpectedState, walk
 from neuromirror.lab.verify.remote_files import PinnedCounts, manifest_item, walk_manifest
 from neuromirror.lab.verify.verification import open_url_sessions
 from neuromirror.model import ConfigurationError, FileRecord, load_snapshot_entry, path_to_text
+from neuromirror.model.block_digests import MAX_CONTENT_SIZE
 from neuromirror.store import Store
 from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder
 from neuromirror.transfer.findings import Finding
@@ -33,6 +34,7 @@ from neuromirror.transfer.work_tree import WorkTreeInspector
 JOBS = 8
 """Default number of concurrent downloads."""
 _RECORDED = "its block digests are recorded"
+_TOO_LARGE = f"a file of more than {MAX_CONTENT_SIZE >> 40} TiB cannot have block digests"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,11 @@ def plan_digests(
         path, size = path_to_text(item.path), key_checksum(item.key).size
         if not digests.is_useful(item.key, size):
             plan.small += 1
+        elif size is not None and size > MAX_CONTENT_SIZE:
+            found = Finding(
+                status="impossible", path=path, key=item.key, size=size, message=_TOO_LARGE
+            )
+            plan.known.append(_outcome(found.for_version(dataset, label), digests))
         elif item.key not in seen:
             seen.add(item.key)
             if item.parts is not None:

@@ -30,6 +30,8 @@ MAX_PIECE_SIZE: Final = 64 << 20
 """Maximum size of a piece in bytes: a reader keeps a whole piece in memory to verify it."""
 MAX_LAYER_BYTES: Final = 64 << 20
 """Maximum size of a layer in bytes."""
+MAX_CONTENT_SIZE: Final = MAX_LAYER_BYTES // 32 * MAX_PIECE_SIZE
+"""Maximum size of a content with block digests in bytes: 128 TiB."""
 MAX_PARTS: Final = 10_000
 """Maximum number of parts of an upload to S3."""
 MAX_OPEN_RANGES: Final = 256
@@ -359,8 +361,7 @@ class BlockDigestsHead(
 def default_piece_size(size: int) -> int:
     """Return the piece size of a content: 1 MiB up to 1 GiB, 4 MiB above.
 
-    For contents of more than 8 TiB, it is the smallest size with which the layer has at most
-    :data:`MAX_LAYER_BYTES`.
+    For contents of more than 8 TiB, it is that of :func:`fitting_piece_size`.
 
     Parameters
     ----------
@@ -371,16 +372,28 @@ def default_piece_size(size: int) -> int:
     -------
     int
         The piece size in bytes.
-
-    Raises
-    ------
-    ValueError
-        The content is too large for any piece size.
     """
-    piece_size = _PIECE_OF_SMALL if size <= _LARGE else _PIECE_OF_LARGE
+    return fitting_piece_size(size, _PIECE_OF_SMALL if size <= _LARGE else _PIECE_OF_LARGE)
+
+
+def fitting_piece_size(size: int, piece_size: int) -> int:
+    """Return a piece size with which the layer of a content has at most MAX_LAYER_BYTES.
+
+    Parameters
+    ----------
+    size
+        Size of the content in bytes.
+    piece_size
+        The requested piece size in bytes; it is doubled as often as necessary.
+
+    Returns
+    -------
+    int
+        The piece size in bytes. For a content of more than :data:`MAX_CONTENT_SIZE`, which cannot
+        have block digests, it is :data:`MAX_PIECE_SIZE`.
+    """
     while piece_size < MAX_PIECE_SIZE and _layer_length(size, piece_size) > MAX_LAYER_BYTES:
         piece_size *= 2
-    _check_sizes("block digests", size, piece_size, None)
     return piece_size
 
 

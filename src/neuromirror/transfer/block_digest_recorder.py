@@ -26,7 +26,7 @@ from neuromirror.model import (
     current_timestamp,
     default_piece_size,
 )
-from neuromirror.model.block_digests import MAX_PARTS
+from neuromirror.model.block_digests import MAX_CONTENT_SIZE, MAX_PARTS, fitting_piece_size
 from neuromirror.store import Store, StoreDamagedError
 from neuromirror.store.block_digests import (
     BlockDigestsFolder,
@@ -104,7 +104,9 @@ class BlockDigestsRecorder:
 
     def piece_size(self, size: int | None) -> int:
         """Return the piece size in bytes for a content of a size, which is None if unknown."""
-        return self._piece_size or default_piece_size(size or 0)
+        if self._piece_size is None:
+            return default_piece_size(size or 0)
+        return fitting_piece_size(size or 0, self._piece_size)
 
     def expect_parts(self, key: str, parts: MultipartEtag) -> None:
         """Record the MD5s of a content's parts too, and compare them with a stated ETag.
@@ -147,11 +149,17 @@ class BlockDigestsRecorder:
         return known.piece_size <= self.piece_size(known.size if size is None else size)
 
     def start(self, key: str, size: int | None) -> ContentDigester | None:
-        """Return a digester for a key's content, None if its block digests are not needed."""
+        """Return a digester for a key's content.
+
+        None if its block digests are not needed, or if it is larger than any content that can have
+        them.
+        """
         if not self.is_useful(key, size) or self.is_recorded(key, size):
             return None
         checksum = key_checksum(key)
         size = checksum.size if size is None else size
+        if (size or 0) > MAX_CONTENT_SIZE:
+            return None
         return ContentDigester(self, key, self.piece_size(size), self._threads)
 
     def write(self, key: str, digests: BlockDigests) -> str:

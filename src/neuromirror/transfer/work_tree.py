@@ -246,13 +246,20 @@ class _EntryVerifier:
             digester = self._digests.start(key, size)
             if digester is None:
                 return Finding(status="notneeded", path=path, key=key, size=size)
-        found = _compare_descriptor(descriptor, key, path, proof, self._stop, digester)
-        if found.failed or not equivalent_keys:
+        if not equivalent_keys:
+            return _compare_descriptor(descriptor, key, path, proof, self._stop, digester)
+        found = _compare_descriptor(descriptor, key, path, proof, self._stop)
+        if found.failed:
             return found
-        others = [
-            _compare_descriptor(descriptor, one, path, key_checksum(one), self._stop)
-            for one in equivalent_keys
-        ]
+        others: list[Finding] = []
+        for one in equivalent_keys:
+            # the digests of bytes that match none of the keys must not be recorded
+            digester = None if self._digests is None else self._digests.start(key, found.size)
+            others.append(
+                _compare_descriptor(descriptor, one, path, key_checksum(one), self._stop, digester)
+            )
+            if not others[-1].failed:
+                break
         return _compare_equivalent(found, others)
 
 
@@ -308,7 +315,6 @@ def _compare_descriptor(
         nonlocal checksum
         hashing = by.hasher()
         assert hashing is not None
-        os.lseek(descriptor, 0, os.SEEK_SET)
         _read(descriptor, size, [hashing, *beside], stop)
         checksum = hashing.hexdigest()
         return checksum
@@ -323,7 +329,8 @@ def _compare_descriptor(
 
 
 def _read(descriptor: int, size: int, hashers: Sequence[_Updatable], stop: threading.Event) -> None:
-    """Hash the rest of a file; raises VerificationStoppedError."""
+    """Hash a file from its start; raises VerificationStoppedError."""
+    os.lseek(descriptor, 0, os.SEEK_SET)
     buffer = bytearray(min(size + 1, _BLOCK))
     view = memoryview(buffer)
     while count := os.readv(descriptor, [buffer]):
