@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from neuromirror.crawl import rebuild_index
 from neuromirror.model import UNREADABLE, EventRaised
 from neuromirror_demo import DemoBuckets
 from support.mirror_harness import MirrorHarness
+from support.quick_mirror import dataset_refs
 
 AIND = "demo-aind"
 ASSET = "ecephys_600000_2022-06-28_10-31-30"
@@ -85,20 +87,87 @@ def test_the_content_before_a_truncated_sidecar_is_kept_and_shown(
     assert status["unreadable_sidecars"] == 0
 
 
-def test_the_content_before_a_refused_sidecar_is_kept_until_it_is_readable(
+def exceptions(mirror_harness: MirrorHarness) -> list[tuple[str, str]]:
+    with mirror_harness.index() as index:
+        return [(one["path"], one["reason"]) for one in index.exceptions(index.resolve(NAME))]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_a_refused_sidecar_leaves_refs_as_in_an_undisturbed_store(
+    mirror_harness: MirrorHarness, buckets: DemoBuckets, tmp_path: Path, status: int
+) -> None:
+    """For a first version and for a later one: the file is neither left out nor annexed."""
+    other = MirrorHarness(buckets.mirrors, tmp_path / "other")
+    path = f"{ASSET}/data_description.json"
+    for suffix in (b"", b"\n"):
+        buckets.put(path, buckets.data(path) + suffix)
+        other.sync(NAME)
+        before = dataset_refs(mirror_harness)
+        with buckets.fault("status", path=f"{path}$", status=status, method="GET") as fault:
+            for _ in range(2):
+                struck = fault.struck
+                result = mirror_harness.sync(NAME)[NAME]
+                assert fault.struck > struck
+                assert (result.exit_code, result.visit, result.versions) == (1, "failed", ())
+                assert path in result.message
+                [failure] = [one for one in run(mirror_harness, "status") if one.get("dataset")]
+                assert (failure["dataset"], failure["task"]) == (NAME, "visit")
+            assert dataset_refs(mirror_harness) == before
+        assert mirror_harness.sync(NAME)[NAME].visit == "full"
+        assert dataset_refs(mirror_harness) == dataset_refs(other)
+    assert mirror_harness.entries(EventRaised) == []
+
+
+@pytest.mark.parametrize("status", [400, 403])
+def test_a_sidecar_that_is_refused_for_a_day_is_left_out_by_name_until_it_is_readable(
+    mirror_harness: MirrorHarness,
+    buckets: DemoBuckets,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+) -> None:
+    """400 is the status of S3 for an object that is encrypted with a key."""
+    mirror_harness.sync(NAME)
+    title, license_, attributes = description(mirror_harness)
+    path = f"{ASSET}/data_description.json"
+    buckets.put(path, buckets.data(path) + b"\n")
+    with buckets.fault("status", path=f"{path}$", status=status, method="GET") as fault:
+        assert mirror_harness.sync(NAME)[NAME].visit == "failed"
+        monkeypatch.setattr("neuromirror.crawl.visit.refusals.LASTING_AFTER", timedelta(0))
+        for _ in range(2):
+            struck = fault.struck
+            result = mirror_harness.sync(NAME)[NAME]
+            assert fault.struck > struck
+            assert (result.exit_code, result.visit) == (1, "partial")
+            assert path in result.message
+            assert exceptions(mirror_harness) == [("data_description.json", "sidecar-refused")]
+        expected = {**attributes, UNREADABLE: ["data_description.json"]}
+        assert description(mirror_harness) == (title, license_, expected)
+        assert [one.kind for one in mirror_harness.entries(EventRaised)] == [UNREADABLE]
+        [standing, failure] = [
+            one for one in run(mirror_harness, "status") if one["mirror"] == AIND
+        ]
+        assert (standing["unreadable_sidecars"], standing["failing"]) == (1, 1)
+        assert (failure["task"], failure["dataset"]) == ("visit", NAME)
+    assert mirror_harness.sync(NAME)[NAME].visit == "full"
+    assert exceptions(mirror_harness) == []
+    assert description(mirror_harness) == (title, license_, attributes)
+    assert mirror_harness.sync(NAME)[NAME].status == "notneeded"
+
+
+def test_a_refused_list_does_not_restart_the_day_of_a_refused_sidecar(
     mirror_harness: MirrorHarness, buckets: DemoBuckets
 ) -> None:
-    mirror_harness.sync(NAME)
-    before = description(mirror_harness)
-    whole = buckets.data(f"{ASSET}/data_description.json")
-    buckets.put(f"{ASSET}/data_description.json", whole + b"\n")
+    def first_refusals() -> bytes:
+        [memo] = (mirror_harness.folder / "neuromirror" / "memos").rglob("*.memo")
+        return memo.read_bytes()
+
     with buckets.fault("status", path="/data_description.json$", status=403, method="GET"):
         mirror_harness.sync(NAME)
-        _, license_, attributes = description(mirror_harness)
-        assert license_ == before[1]
-        assert attributes == {**before[2], UNREADABLE: ["data_description.json"]}
-    mirror_harness.sync(NAME)
-    assert description(mirror_harness) == before
+    before = first_refusals()
+    with buckets.fault("status", query="list-type", status=403) as fault:
+        assert mirror_harness.sync(NAME)[NAME].visit == "failed"
+    assert fault.struck
+    assert first_refusals() == before
 
 
 def test_a_folder_marker_is_no_dataset_yet(

@@ -1,4 +1,4 @@
-"""A mirror of the demo archive with short timeouts, for tests of transient faults."""
+"""Mirrors of the demo archives with short timeouts, for tests of transient faults."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from neuromirror.crawl import Mirror
 from neuromirror.net import RequestLimits, Session
 from neuromirror.sources import Source
 from neuromirror.sources.dandi.source import DandiOptions, DandiSource
+from neuromirror.sources.s3 import S3Options, S3Source
 from support.mirror_harness import MirrorHarness
 
 SHORT_LIMITS = RequestLimits(attempts=2, wait=0.01, wait_max=0.02, connect=2.0, read=0.4, total=5.0)
 
 
 class QuickMirror(Mirror):
-    """A mirror of a DANDI archive with short timeouts and few attempts."""
+    """A mirror of a DANDI archive or a bucket with short timeouts and few attempts."""
 
     def open(self) -> Source:
-        options = DandiOptions.model_validate(self.settings.options)
-        source: Source = DandiSource(
-            self.name, options, Session(allow_private=True, limits=SHORT_LIMITS)
-        )
-        return source
+        session = Session(allow_private=True, limits=SHORT_LIMITS)
+        if self.settings.source == "s3":
+            return S3Source(self.name, S3Options.model_validate(self.settings.options), session)
+        return DandiSource(self.name, DandiOptions.model_validate(self.settings.options), session)
 
 
 def quick_harness(mirrors: Path, folder: Path) -> MirrorHarness:

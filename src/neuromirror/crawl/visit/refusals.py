@@ -36,6 +36,11 @@ class RefusalHistory:
             with suppress(ValueError):
                 self._saved = json.loads(memo.content)
 
+    @property
+    def has_new(self) -> bool:
+        """Whether an object was recorded."""
+        return bool(self._seen)
+
     def record(self, url: str) -> bool:
         """Record a refused object; return whether it has been refused for LASTING_AFTER."""
         now = datetime.now(UTC)

@@ -238,7 +238,8 @@ class VersionReader:
             yield refusals
             is_complete = True
         except AccessDeniedError:
-            is_complete = True  # raised only after all refused objects are recorded
+            # raised after all refused objects are recorded, or for the list of the objects
+            is_complete = refusals.has_new
             raise
         finally:
             refusals.save(is_complete=is_complete)

@@ -176,16 +176,24 @@ class ListingReader:
         try:
             yield from self._build_entries(self._files(chosen, pool), pool)
             rows, others = chosen.split()
-            read = list(pool.map(self._document_reader().read, rows))
+            reader = self._document_reader()
+            read = list(pool.map(reader.read, rows))
+            reader.check_refusals()
             unread = [row for row, one in zip(rows, read, strict=True) if one is None]
             yield from self._build_entries(others + unread, pool)
+            refused = [one for one in read if isinstance(one, ExcludedEntry)]
+            yield from self._note_refused_documents(refused)
             self._check_sample(pool)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-        documents = [one[0] for one in read if one is not None]
+        found = [one for one in read if isinstance(one, tuple)]
+        documents = [document for document, _ in found]
         unread_paths = [row.key[len(self._prefix) :] for row in unread]
+        unread_paths += [one.path for one in refused]
         facts = self._rules.profile.facts(self._version.dataset.local_id, documents, unread_paths)
-        cleaned = [("cleaned", one[0].path.decode()) for one in read if one is not None and one[1]]
+        cleaned = [
+            ("cleaned", document.path.decode()) for document, is_cleaned in found if is_cleaned
+        ]
         self.documents = tuple(documents)
         self.facts = replace(facts, attributes=tuple(sorted([*facts.attributes, *cleaned])))
 
@@ -197,8 +205,16 @@ class ListingReader:
             self._rules.profile,
             self._claim_resolver,
             self._version_id,
-            self.degraded.set,
+            self._context.record_refusal,
         )
+
+    def _note_refused_documents(self, refused: Sequence[ExcludedEntry]) -> Sequence[ExcludedEntry]:
+        """Report documents that the bucket refuses, so that the next visit requests them again."""
+        if refused:
+            self.degraded.set()
+        for one in refused:
+            self.unreadable.append(f"{display_key(self._prefix + one.path)}: {one.detail}")
+        return refused
 
     def confirm_version(self) -> VersionRef:
         """Return the version; raise UnreliableListingError if objects were written meanwhile."""

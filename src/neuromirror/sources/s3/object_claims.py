@@ -44,7 +44,7 @@ _MD5_OF_NOTHING: Final = Digest("md5", _NOTHING, CLAIMED_BY)
 _SERVERS_WITHOUT_SWIFT_OBJECTS: Final = ("amazons3", "minio")
 """Servers without Swift's large objects, as named in the ``Server`` header."""
 _KMS: Final = frozenset({"aws:kms", "aws:kms:dsse", "aws:fsx"})
-_REFUSED: Final = frozenset({400, 401, 403, 405})
+REFUSED_STATUSES: Final = frozenset({400, 401, 403, 405})
 """400 is the status with SSE-C and SSE-KMS for a request without key or signature."""
 
 
@@ -289,7 +289,7 @@ class ClaimResolver:
         """Return whether the request was refused, or an intermediary mangled the key."""
         if reply.status in (401, 403):
             self.denied.set()
-        return reply.status in _REFUSED or (reply.status == 404 and not is_plain(row.key))
+        return reply.status in REFUSED_STATUSES or (reply.status == 404 and not is_plain(row.key))
 
     def _check(
         self, row: ObjectRow, version_id: str | None, reply: ResponseHead, parts: int | None = None
