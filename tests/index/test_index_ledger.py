@@ -70,7 +70,7 @@ def test_copies_are_read_in_parts_and_by_age(ledger: Ledger) -> None:
     ledger.record(NAS, stored("b"))
     assert [one.key for one in ledger.copies_in(NAS, limit=2)] == ["a", "b"]
     assert [one.key for one in ledger.copies_in(NAS, after="b")] == ["c"]
-    assert [one.key for one in ledger.least_recently_checked(NAS, 2)] == ["a", "c"]
+    assert [one.key for one in ledger.least_recently("checked", NAS, 2)] == ["a", "c"]
 
 
 def test_wishes_name_what_their_vault_lacks(ledger: Ledger) -> None:
@@ -109,3 +109,31 @@ def test_another_database_is_refused(tmp_path: Path) -> None:
 def test_a_copy_of_an_unknown_vault_is_refused(ledger: Ledger) -> None:
     with pytest.raises(LookupError):
         ledger.record("uuid-other", stored("a"))
+
+
+def test_only_a_check_that_hashes_the_bytes_clears_damage_and_counts_as_a_full_read(
+    tmp_path: Path,
+) -> None:
+    times = iter(range(100, 200))
+    with Ledger.open(tmp_path / "custody.sqlite", clock=lambda: float(next(times))) as ledger:
+        ledger.add_vault(NAS, "nas", "directory")
+        ledger.record(NAS, stored("a", "b"))
+        ledger.mark(NAS, ["a"], "damaged", "full-read")
+        ledger.record(NAS, [Stored("a", 10, "listing"), Stored("b", 10, "head")])
+        (a,), (b,) = (ledger.copies([key], all_states=True)[key] for key in "ab")
+        assert (a.state, a.hashed, a.checked) == ("damaged", 101.0, 102.0)
+        assert (b.state, b.hashed, b.checked) == ("present", 100.0, 102.0)
+        ledger.record(NAS, stored("a"))
+        assert [one.key for one in ledger.least_recently("hashed", NAS, 9)] == ["b", "a"]
+        (vault,) = ledger.vaults()
+        assert (vault.oldest_read, vault.oldest_check) == (100.0, 102.0)
+
+
+def test_each_content_is_announced_once_until_it_has_its_copies(ledger: Ledger) -> None:
+    events = ledger.events
+    assert events.announce("p", ["a", "b"], 1.0) == ["a", "b"]
+    assert events.announce("p", ["b", "c"], 2.0) == ["c"]
+    assert events.announce("other", ["b"], 2.0) == ["b"]
+    assert events.announced() == {"other": 1, "p": 2}
+    assert events.announce("p", [], 3.0) == []
+    assert events.announce("p", ["a"], 4.0) == ["a"]

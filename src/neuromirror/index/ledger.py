@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Literal, Self
 from urllib.parse import quote
 
 from neuromirror.index.connection import READ_TIMEOUT, translate_errors
 from neuromirror.index.errors import IndexUnusableError
 from neuromirror.index.lease_table import ScheduleFile
 from neuromirror.index.ledger_rows import (
+    HASH_METHODS,
     CheckMethod,
     CopyState,
     LedgerCopy,
@@ -45,12 +46,14 @@ CREATE TABLE IF NOT EXISTS copies (
     size INTEGER NOT NULL,
     kept REAL NOT NULL,
     checked REAL NOT NULL,
+    hashed REAL NOT NULL,  -- the last time that all its bytes were hashed; 0: never
     method TEXT NOT NULL,
     state TEXT NOT NULL,
     PRIMARY KEY (vault, key)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS copies_key ON copies (key);
 CREATE INDEX IF NOT EXISTS copies_checked ON copies (vault, checked);
+CREATE INDEX IF NOT EXISTS copies_hashed ON copies (vault, hashed);
 CREATE INDEX IF NOT EXISTS copies_lost ON copies (vault, state) WHERE state <> 'present';
 
 CREATE TABLE IF NOT EXISTS wishes (
@@ -81,7 +84,17 @@ CREATE TABLE IF NOT EXISTS events (
     message TEXT NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS events_time ON events (time);
+
+-- Contents whose missing copies were announced and are still missing.
+CREATE TABLE IF NOT EXISTS announcements (
+    policy TEXT NOT NULL,
+    key TEXT NOT NULL,
+    time REAL NOT NULL,
+    PRIMARY KEY (policy, key)
+) STRICT, WITHOUT ROWID;
 """
+
+_HASHED = ", ".join(f"'{method}'" for method in HASH_METHODS)
 
 
 class Ledger:
@@ -95,18 +108,23 @@ class Ledger:
         The file.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, clock: Callable[[], float]
+    ) -> None:
         self.path = path
         self._file = ScheduleFile(path, connection)
+        self._clock = clock
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, clock: Callable[[], float] = time.time) -> Self:
         """Open the file, or create it.
 
         Parameters
         ----------
         path
             The file of the ledger; its folder must exist.
+        clock
+            Returns the time in POSIX seconds.
 
         Returns
         -------
@@ -128,7 +146,7 @@ class Ledger:
             except BaseException:
                 connection.close()
                 raise
-        return cls(path, connection)
+        return cls(path, connection, clock)
 
     def __enter__(self) -> Self:
         return self
@@ -169,7 +187,8 @@ class Ledger:
                 "coalesce(sum(c.state = 'present'), 0), "
                 "coalesce(sum(c.size) FILTER (WHERE c.state = 'present'), 0), "
                 "coalesce(sum(c.state = 'damaged'), 0), coalesce(sum(c.state = 'missing'), 0), "
-                "min(c.checked) FILTER (WHERE c.state = 'present') "
+                "min(c.checked) FILTER (WHERE c.state = 'present'), "
+                "min(c.hashed) FILTER (WHERE c.state = 'present') "
                 "FROM vaults v LEFT JOIN copies c ON c.vault = v.id GROUP BY v.id ORDER BY v.name"
             ).fetchall()
         return [LedgerVault(*row) for row in rows]
@@ -211,17 +230,26 @@ class Ledger:
         vault
             The UUID of the vault, which is recorded.
         stored
-            The contents. For one that is recorded, the time of the check is updated.
+            The contents. For one that is recorded, the time of the check is updated. A damaged
+            copy counts again only if its bytes were hashed.
         """
-        now = time.time()
+        now = self._clock()
         with self._file.writing() as db:
             number = vault_id(db, vault)
             db.executemany(
-                "INSERT INTO copies VALUES (?, ?, ?, ?, ?, ?, 'present') "
-                "ON CONFLICT (vault, key) DO UPDATE SET size = excluded.size, "
-                "kept = CASE state WHEN 'present' THEN kept ELSE excluded.kept END, "
-                "checked = excluded.checked, method = excluded.method, state = 'present'",
-                ((number, one.key, one.size, now, now, one.method) for one in stored),
+                "INSERT INTO copies (vault, key, size, kept, checked, hashed, method, state) "
+                f"VALUES (:vault, :key, :size, :now, :now, iif(:method IN ({_HASHED}), :now, 0), "
+                ":method, 'present') ON CONFLICT (vault, key) DO UPDATE SET size = excluded.size, "
+                "kept = iif(state = 'present', kept, excluded.kept), checked = excluded.checked, "
+                "hashed = max(hashed, excluded.hashed), method = excluded.method, "
+                "state = iif(state = 'damaged' AND NOT excluded.hashed, state, 'present')",
+                (
+                    {
+                        **{"vault": number, "key": one.key, "size": one.size},
+                        **{"now": now, "method": one.method},
+                    }
+                    for one in stored
+                ),
             )
 
     def mark(self, vault: str, keys: Iterable[str], state: CopyState, method: CheckMethod) -> None:
@@ -238,12 +266,13 @@ class Ledger:
         method
             How it was found.
         """
-        now = time.time()
+        now = self._clock()
         with self._file.writing() as db:
             number = vault_id(db, vault)
             db.executemany(
-                "UPDATE copies SET state = ?, checked = ?, method = ? WHERE vault = ? AND key = ?",
-                ((state, now, method, number, key) for key in keys),
+                f"UPDATE copies SET hashed = iif(?1 IN ({_HASHED}), ?2, hashed), checked = ?2, "
+                "method = ?1, state = ?3 WHERE vault = ?4 AND key = ?5",
+                ((method, now, state, number, key) for key in keys),
             )
 
     def forget(self, vault: str, keys: Iterable[str]) -> None:
@@ -278,7 +307,7 @@ class Ledger:
         list[str]
             The annex keys of the copies that became ``missing``.
         """
-        now = time.time()
+        now = self._clock()
         with self._file.writing() as db:
             number = vault_id(db, vault)
             lost = [
@@ -351,11 +380,15 @@ class Ledger:
             ).fetchall()
         return [LedgerCopy(*row) for row in rows]
 
-    def least_recently_checked(self, vault: str, limit: int) -> list[LedgerCopy]:
+    def least_recently(
+        self, check: Literal["checked", "hashed"], vault: str, limit: int
+    ) -> list[LedgerCopy]:
         """Return the present copies of a vault that were not checked for the longest time.
 
         Parameters
         ----------
+        check
+            ``checked`` for checks of any kind, ``hashed`` for those that hashed all bytes.
         vault
             The UUID of the vault.
         limit
@@ -369,7 +402,7 @@ class Ledger:
         with self._file.reading() as db:
             rows = db.execute(
                 f"SELECT {_COPY} FROM vaults v JOIN copies c ON c.vault = v.id "
-                "WHERE v.uuid = ? AND c.state = 'present' ORDER BY c.checked LIMIT ?",
+                f"WHERE v.uuid = ? AND c.state = 'present' ORDER BY c.{check}, c.key LIMIT ?",
                 (vault, limit),
             ).fetchall()
         return [LedgerCopy(*row) for row in rows]
@@ -377,7 +410,7 @@ class Ledger:
     @property
     def wishes(self) -> WishTable:
         """What is to be kept."""
-        return WishTable(self._file)
+        return WishTable(self._file, self._clock)
 
     @property
     def events(self) -> EventTable:
@@ -385,7 +418,7 @@ class Ledger:
         return EventTable(self._file)
 
 
-_COPY = "v.uuid, c.key, c.size, c.kept, c.checked, c.method, c.state"
+_COPY = "v.uuid, c.key, c.size, c.kept, c.checked, c.hashed, c.method, c.state"
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 CheckMethod = Literal[
     "full-read", "s3-sha256", "s3-crc64nvme", "s3-etag", "head", "listing", "git-annex"
@@ -14,6 +14,9 @@ CheckMethod = Literal[
 stored, and it equals that of the bytes. ``head`` and ``listing``: the vault states the size.
 ``git-annex``: git-annex checked that the special remote has the key.
 """
+
+HASH_METHODS: Final = ("full-read", "s3-sha256", "s3-crc64nvme", "s3-etag")
+"""Checks of all bytes."""
 
 CopyState = Literal["present", "damaged", "missing"]
 """``damaged``: the bytes are wrong. ``missing``: the vault does not have it any more."""
@@ -54,6 +57,8 @@ class LedgerCopy:
         Size in bytes.
     kept, checked
         When it was stored and when it was checked last, in POSIX seconds.
+    hashed
+        When all its bytes were hashed last, in POSIX seconds; 0 for never.
     method
         How it was checked last.
     state
@@ -65,6 +70,7 @@ class LedgerCopy:
     size: int
     kept: float
     checked: float
+    hashed: float
     method: CheckMethod
     state: CopyState
 
@@ -86,6 +92,8 @@ class LedgerVault:
     oldest_check
         When the present copy that was not checked for the longest time was checked; None without
         copies.
+    oldest_read
+        When all bytes of the present copy that was not hashed for the longest time were hashed.
     """
 
     uuid: str
@@ -97,6 +105,7 @@ class LedgerVault:
     damaged: int
     missing: int
     oldest_check: float | None
+    oldest_read: float | None
 
 
 @dataclass(frozen=True, slots=True)

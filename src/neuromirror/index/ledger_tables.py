@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from neuromirror.index.lease_table import ScheduleFile
@@ -18,8 +17,9 @@ _CHUNK: Final = 20_000
 class WishTable:
     """The wishes of a ledger. Each method is one transaction."""
 
-    def __init__(self, file: ScheduleFile) -> None:
+    def __init__(self, file: ScheduleFile, clock: Callable[[], float]) -> None:
         self._file = file
+        self._clock = clock
 
     def put(self, wish: Wish, contents: Iterable[tuple[str, int | None]]) -> int:
         """Record a wish and replace its contents.
@@ -42,7 +42,7 @@ class WishTable:
             db.execute(
                 "INSERT OR IGNORE INTO wishes (kind, what, vault, globs, since) "
                 "VALUES (?, ?, ?, ?, ?)",
-                (wish.kind, wish.what, vault, globs, wish.since or time.time()),
+                (wish.kind, wish.what, vault, globs, wish.since or self._clock()),
             )
             (number,) = db.execute(
                 "SELECT id FROM wishes WHERE kind = ? AND what = ? AND vault = ? AND globs = ?",
@@ -185,6 +185,47 @@ class EventTable:
                 (since, limit),
             ).fetchall()
         return [LedgerEvent(*row) for row in rows]
+
+    def announce(self, policy: str, keys: Collection[str], time: float) -> list[str]:
+        """Record which contents of a policy lack copies that have to be announced.
+
+        Parameters
+        ----------
+        policy
+            The name of the policy.
+        keys
+            All annex keys with such copies; what was announced of other contents is over.
+        time
+            POSIX seconds.
+
+        Returns
+        -------
+        list[str]
+            Those of the keys that were not announced before.
+        """
+        with self._file.writing() as db:
+            known = {
+                key
+                for (key,) in db.execute(
+                    "SELECT key FROM announcements WHERE policy = ?", (policy,)
+                )
+            }
+            db.executemany(
+                "DELETE FROM announcements WHERE policy = ? AND key = ?",
+                ((policy, key) for key in known.difference(keys)),
+            )
+            new = [key for key in dict.fromkeys(keys) if key not in known]
+            db.executemany(
+                "INSERT INTO announcements VALUES (?, ?, ?)", ((policy, key, time) for key in new)
+            )
+        return new
+
+    def announced(self) -> dict[str, int]:
+        """Return the number of contents with announced missing copies, by name of the policy."""
+        with self._file.reading() as db:
+            return dict(
+                db.execute("SELECT policy, count(*) FROM announcements GROUP BY policy").fetchall()
+            )
 
 
 def key_chunks(keys: Sequence[str]) -> Iterator[str]:
