@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from neuromirror.mint import CustodyRemote
 from neuromirror.model import (
     ContentsDigested,
     DatasetRef,
@@ -24,7 +25,14 @@ from neuromirror.model import (
     VersionMinted,
     VisitEnded,
 )
-from neuromirror.store import PUBLISHED_BRANCH, Store, read_versions_from_git
+from neuromirror.store import (
+    CUSTODY_BRANCH,
+    PUBLISHED_BRANCH,
+    Store,
+    publish_locations,
+    published_locations,
+    read_versions_from_git,
+)
 from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.store.dataset_move import (
     DivergedHistoriesError,
@@ -45,6 +53,7 @@ from neuromirror.store.private_store import (
 )
 from support.block_digests import claimed_digests
 from support.store_publisher import Publisher, dataset, git, git_refs, kill_steps, run_in_child
+from support.vaults import OTHER_UUID, VAULT_UUID
 
 ONE, TWO = dataset(1), dataset(2)
 AT = "2024-03-01T12:00:00+00:00"
@@ -146,6 +155,19 @@ def test_moved_dataset_is_complete_in_one_store_and_removed_from_the_other(
     repository = public.repository(ONE).path
     assert git(repository, "fsck", "--strict", "--full", "--dangling") == ""
     assert git(repository, "rev-parse", "HEAD").strip() == git_refs(repository)[PUBLISHED_BRANCH]
+
+
+def test_copies_in_vaults_of_a_private_store_are_not_named_in_the_public_one(
+    private: Store, public: Store
+) -> None:
+    key = "SHA256E-s1--" + "0" * 64
+    publish_locations(private, ONE, CustodyRemote(VAULT_UUID, "secret"), [key])
+    assert dict(published_locations(private, ONE)) == {key: [VAULT_UUID]}
+    move(private, public, ONE)
+    assert CUSTODY_BRANCH not in git_refs(public.repository(ONE).path)
+    assert CUSTODY_BRANCH not in (public.repository(ONE).path / "info" / "refs").read_text()
+    assert publish_locations(public, ONE, CustodyRemote(OTHER_UUID, "lab"), [key])
+    assert dict(published_locations(public, ONE)) == {key: [OTHER_UUID]}
 
 
 def test_a_moved_dataset_can_be_read_by_all(private: Store, public: Store) -> None:

@@ -55,6 +55,15 @@ from neuromirror.annex.url_remotes import (
     uuid_line,
     web_remote,
 )
+from neuromirror.annex.vault_remotes import (
+    VaultAddress,
+    VaultKind,
+    directory_vault_config,
+    is_private_address,
+    is_vault_url,
+    s3_vault_config,
+    vault_address,
+)
 from neuromirror.annex.zeros import is_all_zeros
 
 __all__ = [
@@ -70,6 +79,9 @@ __all__ = [
     "SkippedRemote",
     "UrlRemote",
     "UrlRemotes",
+    "VaultAddress",
+    "VaultKind",
+    "directory_vault_config",
     "etag_of",
     "find_pointer_key",
     "fits_path_limits",
@@ -79,7 +91,9 @@ __all__ = [
     "initialize",
     "is_all_zeros",
     "is_pointer",
+    "is_private_address",
     "is_private_host_allowed",
+    "is_vault_url",
     "key_digest",
     "key_extension",
     "key_file_name",
@@ -99,6 +113,7 @@ __all__ = [
     "parse_remote_log",
     "pointer_content",
     "remote_log",
+    "s3_vault_config",
     "sha256e_key",
     "skipped_remotes_message",
     "special_remote",
@@ -111,6 +126,7 @@ __all__ = [
     "url_log",
     "url_log_path",
     "uuid_line",
+    "vault_address",
     "web_remote",
     "xs3etag_key",
 ]

@@ -114,8 +114,13 @@ def parse_log(content: bytes) -> list[LogLine]:
     return [line for line in lines if line is not None]
 
 
-def merge_location_log(existing: bytes, timestamp: int, uuid: str = WEB_UUID) -> bytes:
-    """Add a repository to a location log; return ``existing`` if it is already present.
+def merge_location_log(
+    existing: bytes, timestamp: int, uuid: str = WEB_UUID, *, status: str = PRESENT
+) -> bytes:
+    """Record in a location log that a repository has a content, or lacks it.
+
+    ``existing`` is returned if the log has this status already, or if it has no line of a
+    repository that lacks the content.
 
     Parameters
     ----------
@@ -124,14 +129,16 @@ def merge_location_log(existing: bytes, timestamp: int, uuid: str = WEB_UUID) ->
     timestamp
         Seconds since 1970.
     uuid
-        The repository or remote that has the content.
+        The repository or remote.
+    status
+        :data:`PRESENT` or :data:`MISSING`.
 
     Returns
     -------
     bytes
         The new content of the log.
     """
-    return _merge(existing, [uuid.encode("ascii")], timestamp)
+    return _merge(existing, [uuid.encode("ascii")], timestamp, status)
 
 
 def merge_url_log(existing: bytes, urls: Iterable[str], timestamp: int) -> bytes:
@@ -154,7 +161,7 @@ def merge_url_log(existing: bytes, urls: Iterable[str], timestamp: int) -> bytes
     bytes
         The new content of the log.
     """
-    return _merge(existing, [_value(url) for url in urls], timestamp)
+    return _merge(existing, [_value(url) for url in urls], timestamp, PRESENT)
 
 
 def remote_log(remote: str, config: dict[str, str], timestamp: int | None = None) -> bytes:
@@ -226,7 +233,7 @@ def _parse(raw: bytes) -> LogLine | None:
     return LogLine(timestamp, status.decode("ascii"), value.decode("utf-8", "surrogateescape"))
 
 
-def _merge(existing: bytes, values: list[bytes], timestamp: int) -> bytes:
+def _merge(existing: bytes, values: list[bytes], timestamp: int, status: str) -> bytes:
     current: dict[bytes, LogLine] = {}
     kept: list[tuple[bytes, bytes]] = []
     unread: list[bytes] = []
@@ -243,10 +250,10 @@ def _merge(existing: bytes, values: list[bytes], timestamp: int) -> bytes:
     new: dict[bytes, bytes] = {}
     for value in values:
         known = current.get(value)
-        if known is not None and known.status == PRESENT:
+        if (MISSING if known is None else known.status) == status:
             continue
         after = timestamp if known is None else max(timestamp, int(known.timestamp) + 1)
-        new[value] = b"%ds 1 %s" % (after, value)
+        new[value] = b"%ds %s %s" % (after, status.encode("ascii"), value)
     if not new:
         return existing
     kept = [(value, raw) for value, raw in kept if value not in new]

@@ -1,6 +1,13 @@
 """Write snapshots as git objects in packs: equal snapshots give equal object ids."""
 
 from neuromirror.mint.commits import MINT_SPEC, commit_bytes
+from neuromirror.mint.custody_branch import (
+    CustodyCommit,
+    CustodyRemote,
+    read_custody_locations,
+    read_custody_remotes,
+    write_custody_branch,
+)
 from neuromirror.mint.delta_writer import (
     BaseManifestDamagedError,
     DeltaBase,
@@ -28,6 +35,8 @@ __all__ = [
     "LONGEST_LINE",
     "MINT_SPEC",
     "BaseManifestDamagedError",
+    "CustodyCommit",
+    "CustodyRemote",
     "DeltaBase",
     "FrameLimits",
     "LineSorter",
@@ -42,8 +51,11 @@ __all__ = [
     "mint",
     "mint_delta",
     "next_commit_second",
+    "read_custody_locations",
+    "read_custody_remotes",
     "read_lines",
     "read_seekable_lines",
     "ria_url",
+    "write_custody_branch",
     "write_seekable_lines",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
 
 import msgspec
 
@@ -20,15 +19,8 @@ from neuromirror.annex import (
     merge_url_log,
     url_lines,
 )
-from neuromirror.git import (
-    BLOB,
-    REGULAR_FILE_MODE,
-    TREE,
-    TREE_MODE,
-    ObjectReader,
-    PackWriter,
-    write_tree,
-)
+from neuromirror.git import BLOB, REGULAR_FILE_MODE, TREE, TREE_MODE, ObjectReader, PackWriter
+from neuromirror.mint.log_trees import Entries, LogTreeWriter
 from neuromirror.model import Location, SnapshotEntry, Subdataset
 
 REMOTE_LOG = "remote.log"
@@ -38,8 +30,6 @@ TRUST_LOG = "trust.log"
 _CLAIMED = CLAIM_PREFIX.encode()
 _EXACT_VERSION = re.compile(rb"versionId=.{5}")  # not "null", which S3 may overwrite
 _WEB = (WEB_UUID,)
-
-Entries = dict[bytes, tuple[bytes, bytes]]
 
 
 def annex_line(placed: SnapshotEntry) -> bytes | None:
@@ -92,7 +82,7 @@ def _line(key: str, locations: Sequence[Location]) -> bytes | None:
     return line
 
 
-class AnnexBranchWriter:
+class AnnexBranchWriter(LogTreeWriter):
     """Writes the branch's trees from sorted lines of :func:`annex_line`.
 
     Of the old branch, only the trees and logs of keys in the lines are read.
@@ -119,10 +109,7 @@ class AnnexBranchWriter:
         root: bytes | None,
         holders: Iterable[UrlRemote] = (),
     ) -> None:
-        self._pack = pack
-        self._reader = reader
-        self._timestamp = timestamp
-        self._root = root
+        super().__init__(pack, reader, timestamp, root)
         self._remotes = tuple(holders)
         self._holders_of = UrlRemotes(self._remotes)
         self._used_remotes: set[str] = set()
@@ -143,23 +130,13 @@ class AnnexBranchWriter:
             the remotes in use. A line is not added where the newest line of its remote differs
             from it in the timestamp only.
         """
-        if self._root is None:
-            root = self._write_new_root(lines)
-        else:
-            root = self._read_tree(self._root)
-            for top, group in groupby(lines, key=lambda line: line[:3]):
-                root[top] = (TREE_MODE, self._write_top_folder(group, _folder_id(root, top)))
+        root = self._write_new_root(lines) if self._root is None else self.merge_lines(lines)
         settings_lines = {name: list(lines) for name, lines in (settings or {}).items() if lines}
         for one in self._remotes:
             if one.declared or one.uuid in self._used_remotes:
                 for name, line in one.lines.items():
                     settings_lines.setdefault(name, []).append(line.encode())
-        for name, added in settings_lines.items():
-            root[name.encode()] = (
-                REGULAR_FILE_MODE,
-                self._write_settings(root.get(name.encode()), added),
-            )
-        return write_tree(self._pack, root)
+        return self.write_root(root, settings_lines)
 
     def _write_new_root(self, lines: Iterable[bytes]) -> Entries:
         """Return the root's entries of a new branch, where there is nothing to merge."""
@@ -178,7 +155,7 @@ class AnnexBranchWriter:
 
     def _write_new_leaf(self, lines: list[bytes]) -> bytes:
         if len(lines) > 1:
-            return self._write_leaf_folder(lines, None)
+            return self.write_leaf_folder(lines, None)
         path, *urls = lines[0].split(b"\0")
         name = path[8:]
         web = self._pack.add(BLOB, url_lines(urls, self._stamp))
@@ -191,43 +168,13 @@ class AnnexBranchWriter:
         )
         return self._pack.add(TREE, tree)
 
-    def _read_tree(self, sha: bytes | None) -> Entries:
-        return {} if sha is None else self._reader.read_tree(sha)
-
-    def _write_settings(self, old: tuple[bytes, bytes] | None, new_lines: Sequence[bytes]) -> bytes:
-        have = b"" if old is None else self._reader.read(old[1].hex())
-        newest: dict[bytes, tuple[int, bytes]] = {}
-        for line in have.splitlines():
-            setting, when = _split_timestamp(line)
-            uuid = setting.partition(b" ")[0]
-            if uuid not in newest or when >= newest[uuid][0]:
-                newest[uuid] = when, setting
-        for line in new_lines:
-            setting, when = _split_timestamp(line)
-            uuid = setting.partition(b" ")[0]
-            last, known = newest.get(uuid, (when - 1, b""))
-            if setting != known:
-                # git-annex uses the newest line of a remote
-                newest[uuid] = max(when, last + 1), setting
-                have += b"%s timestamp=%ds\n" % (setting, newest[uuid][0])
-        return self._pack.add(BLOB, have)
-
-    def _write_top_folder(self, lines: Iterable[bytes], old: bytes | None) -> bytes:
-        tree = self._read_tree(old)
-        for leaf, group in groupby(lines, key=lambda line: line[4:7]):
-            tree[leaf] = (TREE_MODE, self._write_leaf_folder(group, _folder_id(tree, leaf)))
-        return write_tree(self._pack, tree)
-
-    def _write_leaf_folder(self, lines: Iterable[bytes], old: bytes | None) -> bytes:
-        tree = self._read_tree(old)
-        for path, urls in _group_by_key(lines):
-            name = path[8:]
-            holders = self._holders(urls)
-            tree[name] = (REGULAR_FILE_MODE, self._merged_location_log(tree.get(name), holders))
-            if urls:
-                web = name + b".web"
-                tree[web] = (REGULAR_FILE_MODE, self._merged_url_log(tree.get(web), urls))
-        return write_tree(self._pack, tree)
+    def merge_logs(self, tree: Entries, name: bytes, values: list[bytes]) -> None:
+        """Merge the URLs of a key, and the remotes that serve them, into its logs."""
+        holders = self._holders(values)
+        tree[name] = (REGULAR_FILE_MODE, self._merged_location_log(tree.get(name), holders))
+        if values:
+            web = name + b".web"
+            tree[web] = (REGULAR_FILE_MODE, self._merged_url_log(tree.get(web), values))
 
     def _holders(self, urls: list[bytes]) -> tuple[str, ...]:
         """Return the UUIDs of the remotes that serve these URLs, sorted."""
@@ -275,26 +222,6 @@ def _group_by_leaf(lines: Iterable[bytes]) -> Iterator[tuple[bytes, list[bytes]]
             group.append(line)
     if group:
         yield leaf, group
-
-
-def _split_timestamp(line: bytes) -> tuple[bytes, int]:
-    """Return a line of remote.log or a similar log without its timestamp, and the timestamp."""
-    setting, _, when = line.strip().rpartition(b" timestamp=")
-    return setting, int(when.removesuffix(b"s").partition(b".")[0])
-
-
-def _folder_id(entries: Entries, name: bytes) -> bytes | None:
-    found = entries.get(name)
-    return None if found is None else found[1]
-
-
-def _group_by_key(lines: Iterable[bytes]) -> Iterator[tuple[bytes, list[bytes]]]:
-    """Yield log path and URLs of each key; several files may have the same key."""
-    for path, group in groupby(lines, key=lambda line: line.partition(b"\0")[0]):
-        urls: dict[bytes, None] = {}
-        for line in group:
-            urls.update(dict.fromkeys(line.split(b"\0")[1:]))
-        yield path, list(urls)
 
 
 __all__ = [

@@ -1,5 +1,10 @@
 """The store: bare repositories in RIA layout, ref transactions, journal, records, superdatasets."""
 
+from neuromirror.store.custody import (
+    publish_locations,
+    published_locations,
+    published_remotes,
+)
 from neuromirror.store.durable_files import write_atomically
 from neuromirror.store.errors import (
     NotAStoreError,
@@ -14,6 +19,7 @@ from neuromirror.store.ref_transaction import update_refs
 from neuromirror.store.repack import HousekeepingPolicy, RepackError
 from neuromirror.store.repository import (
     ANNEX_BRANCH,
+    CUSTODY_BRANCH,
     DRAFT_BRANCH,
     MAIN_BRANCH,
     PUBLISHED_BRANCH,
@@ -37,6 +43,7 @@ from neuromirror.store.versions_from_git import dataset_ref_of, read_versions_fr
 
 __all__ = [
     "ANNEX_BRANCH",
+    "CUSTODY_BRANCH",
     "DRAFT_BRANCH",
     "MAIN_BRANCH",
     "PUBLISHED_BRANCH",
@@ -56,6 +63,9 @@ __all__ = [
     "dataset_ref_of",
     "file_lock",
     "has_complete_commit",
+    "publish_locations",
+    "published_locations",
+    "published_remotes",
     "read_records_from_git",
     "read_versions_from_git",
     "refuse_relative_symlinks",

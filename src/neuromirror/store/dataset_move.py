@@ -38,7 +38,8 @@ from neuromirror.store.durable_files import (
     write_atomically,
 )
 from neuromirror.store.locks import file_lock
-from neuromirror.store.repository import TAG_PREFIX, Repository, run_git
+from neuromirror.store.ref_transaction import update_refs
+from neuromirror.store.repository import CUSTODY_BRANCH, TAG_PREFIX, Repository, run_git
 from neuromirror.store.store import Store
 from neuromirror.store.write_protection import protect
 
@@ -224,7 +225,7 @@ def _check_fast_forward(
     refs = target_repository.refs()
     for name, commit in source_repository.refs().items() if refs else ():
         at = refs.get(name)
-        if at == commit:
+        if at == commit or name == CUSTODY_BRANCH:
             continue
         if (
             at is None
@@ -253,6 +254,8 @@ def _copy_repository(source_repository: Repository, target_repository: Repositor
         for name in files:
             path = Path(folder, name)
             path.chmod(FILE_MODE if path.stat().st_mode & 0o200 else FILE_MODE & 0o444)
+    # each store records the copies in its own vaults
+    update_refs(draft, {}, {CUSTODY_BRANCH: None})
     protect(draft)
     fsync_tree(draft)
     # a repository without refs is left over from a killed visit

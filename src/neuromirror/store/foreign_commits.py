@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from neuromirror.git import try_git
+from neuromirror.git import ObjectReader, try_git
 from neuromirror.model import AnnexBranchMoved, NeuromirrorError, VersionKind, VersionMinted
 from neuromirror.store.errors import StoreDamagedError
 from neuromirror.store.repository import (
     ANNEX_BRANCH,
+    CUSTODY_BRANCH,
     DRAFT_BRANCH,
     MAIN_BRANCH,
     PUBLISHED_BRANCH,
@@ -28,7 +29,9 @@ from neuromirror.store.repository import (
 )
 from neuromirror.store.write_protection import is_protected
 
-_BRANCHES = frozenset((MAIN_BRANCH, PUBLISHED_BRANCH, DRAFT_BRANCH, ANNEX_BRANCH))
+_BRANCHES = frozenset((MAIN_BRANCH, PUBLISHED_BRANCH, DRAFT_BRANCH, ANNEX_BRANCH, CUSTODY_BRANCH))
+_DERIVED_BRANCHES = frozenset((DRAFT_BRANCH, CUSTODY_BRANCH))
+"""Branches that may be missing: they are written again from other data."""
 _OWN_IDENTITY = re.compile(r"neuromirror <[^>]*@neuromirror\.invalid>")
 _ANNEX_SECTION = re.compile(r"^\s*\[\s*(?:annex|remote)\b", re.MULTILINE)
 _FORMAT = "%H%x09%P%x09%an <%ae>%x09%cn <%ce>%x09%s"
@@ -199,10 +202,15 @@ class JournalRefs:
         self.tips[TAG_PREFIX + entry.label] = entry.commit
 
     def matches(self, refs: Mapping[str, str]) -> bool:
-        """Return whether refs equal the expected ones; the draft branch may be missing."""
-        return refs.items() <= self.tips.items() and self.tips.keys() - refs.keys() <= {
-            DRAFT_BRANCH
-        }
+        """Return whether refs equal the expected ones; the draft branch may be missing.
+
+        The branch of copies is not in the journal: see :func:`is_own_commit`.
+        """
+        listed = {name: commit for name, commit in refs.items() if name != CUSTODY_BRANCH}
+        return (
+            listed.items() <= self.tips.items()
+            and self.tips.keys() - listed.keys() <= _DERIVED_BRANCHES
+        )
 
 
 def read_history(repository: Path, extra_commits: Iterable[str] = ()) -> CommitHistory:
@@ -236,6 +244,32 @@ def read_history(repository: Path, extra_commits: Iterable[str] = ()) -> CommitH
         else:
             history.foreign_commits.add(commit)
     return history
+
+
+def is_own_commit(repository: Path, commit: str) -> bool:
+    """Return whether neuromirror is author and committer of a commit.
+
+    neuromirror adds no commit to foreign ones, so that this holds for its ancestors, too.
+
+    Parameters
+    ----------
+    repository
+        The bare repository.
+    commit
+        The commit id in hex.
+
+    Raises
+    ------
+    ObjectMissingError
+        The repository does not have the commit.
+    """
+    with ObjectReader(repository) as reader:
+        headers = reader.read(commit).partition(b"\n\n")[0].decode(errors="replace")
+    roles = dict(line.partition(" ")[::2] for line in headers.splitlines())
+    return all(
+        _OWN_IDENTITY.fullmatch(roles.get(role, "").rpartition(">")[0] + ">")
+        for role in ("author", "committer")
+    )
 
 
 def _mark_foreign(history: CommitHistory, commits: Iterable[str]) -> None:
@@ -277,7 +311,7 @@ def find_foreign_refs(
 def _is_own(name: str, tip: str | None, journal: JournalRefs, history: CommitHistory) -> bool:
     expected = journal.tips.get(name)
     if tip is None:
-        return name == DRAFT_BRANCH
+        return name in _DERIVED_BRANCHES
     if tip not in history.own_commits:
         return False
     if tip == expected:

@@ -30,6 +30,8 @@ PUBLISHED_BRANCH = "refs/heads/published"
 DRAFT_BRANCH = "refs/heads/draft"
 """A branch at the commit of ``main``, if upstream calls the observed state its draft."""
 ANNEX_BRANCH = "refs/heads/git-annex"
+CUSTODY_BRANCH = "refs/heads/custody/git-annex"
+"""Which vaults have copies. It belongs to the store, not to the dataset's history."""
 TAG_PREFIX = "refs/tags/"
 
 _FOLDERS = (

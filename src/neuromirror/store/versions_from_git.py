@@ -19,6 +19,7 @@ from neuromirror.store.errors import StoreDamagedError
 from neuromirror.store.foreign_commits import read_history
 from neuromirror.store.repository import (
     ANNEX_BRANCH,
+    CUSTODY_BRANCH,
     MAIN_BRANCH,
     PUBLISHED_BRANCH,
     TAG_PREFIX,
@@ -59,7 +60,8 @@ def read_versions_from_git(
     seen: set[str] = set()
     if (
         ANNEX_BRANCH in refs
-        and {sha for name, sha in refs.items() if name != ANNEX_BRANCH} <= known
+        and {sha for name, sha in refs.items() if name not in (ANNEX_BRANCH, CUSTODY_BRANCH)}
+        <= known
     ):
         return
     history = read_history(repository.path)

@@ -22,7 +22,12 @@ from pathlib import Path
 from typing import BinaryIO, Final
 from urllib.parse import quote
 
-from neuromirror.annex import hash_lower, key_file_name, key_from_file_name
+from neuromirror.annex import (
+    directory_vault_config,
+    hash_lower,
+    key_file_name,
+    key_from_file_name,
+)
 from neuromirror.config.vault_files import DirectoryVaultFile, VaultConfig
 from neuromirror.index.ledger_rows import Stored
 from neuromirror.model import ConfigurationError
@@ -119,12 +124,9 @@ class DirectoryVault:
         dict[str, str]
             A remote of type ``git`` at the URL of the folder or, without a URL, at its path.
         """
-        return {
-            "autoenable": "true",
-            "location": self._url or str(self.path),
-            "name": self.config.name,
-            "type": "git",
-        }
+        location = self._url or str(self.path.absolute())
+        prefer = self.config.settings.prefer
+        return directory_vault_config(self.config.name, location, prefer=prefer)
 
     def presence(self, keys: Sequence[str]) -> Iterator[Presence]:
         """Yield the sizes of the files of contents.

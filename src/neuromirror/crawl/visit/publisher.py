@@ -47,6 +47,7 @@ from neuromirror.model import (
 )
 from neuromirror.store import (
     ANNEX_BRANCH,
+    CUSTODY_BRANCH,
     DRAFT_BRANCH,
     MAIN_BRANCH,
     PUBLISHED_BRANCH,
@@ -59,6 +60,7 @@ from neuromirror.store.foreign_commits import (
     ForeignCommitsError,
     JournalRefs,
     find_foreign_refs,
+    is_own_commit,
     read_history,
 )
 
@@ -215,7 +217,10 @@ class Publisher:
     def _check_refs(self, refs: dict[str, str], versions: list[VersionRow]) -> None:
         """Raise ForeignCommitsError unless all refs are where neuromirror put them."""
         journal = JournalRefs(versions, is_subdataset=bool(self._within))
-        if journal.matches(refs):
+        copies = refs.get(CUSTODY_BRANCH)
+        if journal.matches(refs) and (
+            copies is None or is_own_commit(self.repository.path, copies)
+        ):
             return
         history = read_history(self.repository.path)
         found = find_foreign_refs(self.repository, journal, history)

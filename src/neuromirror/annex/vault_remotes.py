@@ -1,0 +1,241 @@
+"""Vaults as git-annex remotes: their lines in ``remote.log``, and the URLs of the copies in them.
+
+A vault in a directory is a bare repository (``type=git``), whose copies have the paths of bare
+repositories. A vault in S3 that is publicly readable is an S3 special remote without credentials
+(``signature=anonymous``, ``publicurl``); the object of a key is named by the key.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import quote, urlsplit
+
+from neuromirror.annex.keys import hash_lower, key_file_name
+
+LONGEST_VAULT_URL: Final = 2048
+
+_PRINTABLE: Final = re.compile(r"[!-~]+")
+_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_PREFIX: Final = re.compile(r"[A-Za-z0-9!_.()/-]*")
+_COST: Final = {False: "300", True: "150"}
+"""git-annex's web remote has the cost 200, and the remote of URLs without a version 250."""
+
+
+class VaultKind(StrEnum):
+    """How the copies in a vault are named."""
+
+    DIRECTORY = "directory"
+    S3 = "s3"
+
+
+@dataclass(frozen=True, slots=True)
+class VaultAddress:
+    """Where readers find the copies in a vault.
+
+    Attributes
+    ----------
+    kind
+        How the copies are named.
+    base
+        For a directory, the URL or the absolute path of the bare repository. For S3, the URL to
+        which the key is appended; it ends with the prefix of the object names.
+    """
+
+    kind: VaultKind
+    base: str
+
+    @property
+    def is_url(self) -> bool:
+        """Whether the base is a URL, not a path on this machine."""
+        return not self.base.startswith("/")
+
+    def copy_url(self, key: str) -> str:
+        """Return the URL of the copy of a key; for a vault at a path, a URL with ``file``.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+        """
+        if self.kind is VaultKind.S3:
+            return self.base + quote(key, safe="")
+        name = quote(key_file_name(key), safe="")
+        path = f"/annex/objects/{os.fsdecode(hash_lower(key))}/{name}/{name}"
+        if self.is_url:
+            return self.base.rstrip("/") + path
+        return "file://" + quote(self.base.rstrip("/")) + path
+
+
+def directory_vault_config(name: str, location: str, *, prefer: bool = False) -> dict[str, str]:
+    """Return the configuration of a vault in a directory, for ``remote.log``.
+
+    ``git annex initremote NAME type=git location=LOCATION cost=COST autoenable=true`` writes it.
+
+    Parameters
+    ----------
+    name
+        The name of the remote.
+    location
+        The URL (``http``, ``https``) or the absolute path of the vault's bare repository.
+    prefer
+        Whether clones use the vault before upstream.
+
+    Returns
+    -------
+    dict[str, str]
+        The configuration.
+    """
+    return {
+        "autoenable": "true",
+        "cost": _COST[prefer],
+        "location": location,
+        "name": name,
+        "type": "git",
+    }
+
+
+def s3_vault_config(
+    name: str, public_url: str, bucket: str, prefix: str = "", *, prefer: bool = False
+) -> dict[str, str]:
+    """Return the configuration of a publicly readable vault in S3, for ``remote.log``.
+
+    Parameters
+    ----------
+    name
+        The name of the remote.
+    public_url
+        The URL of the bucket's objects (``https://bucket.s3.amazonaws.com/``); a slash is added
+        at the end if it is missing.
+    bucket
+        The name of the bucket.
+    prefix
+        The prefix of the object names, with its slash if it has one.
+    prefer
+        Whether clones use the vault before upstream.
+
+    Returns
+    -------
+    dict[str, str]
+        The configuration.
+
+    Raises
+    ------
+    ValueError
+        The URL is not one of a web server.
+    """
+    parts = urlsplit(public_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{public_url!r} is not an http or https URL")
+    return {
+        "autoenable": "true",
+        "bucket": bucket,
+        "cost": _COST[prefer],
+        "datacenter": "US",
+        "encryption": "none",
+        "fileprefix": prefix,
+        "host": parts.hostname,
+        "name": name,
+        "port": str(parts.port or (443 if parts.scheme == "https" else 80)),
+        "protocol": parts.scheme,
+        "publicurl": public_url.rstrip("/") + "/",
+        "requeststyle": "path",
+        "signature": "anonymous",
+        "type": "S3",
+    }
+
+
+def vault_address(config: Mapping[str, str]) -> VaultAddress | None:
+    """Return where the copies of a vault are, from its configuration in ``remote.log``.
+
+    Parameters
+    ----------
+    config
+        The configuration of a remote, which may be untrusted.
+
+    Returns
+    -------
+    VaultAddress | None
+        None if the configuration is not exactly one that neuromirror writes for a vault.
+    """
+    name, prefer = config.get("name", ""), config.get("cost") == _COST[True]
+    if config.get("type") == "git":
+        location = config.get("location", "")
+        own = directory_vault_config(name, location, prefer=prefer)
+        is_valid = is_vault_url(location) or _is_plain_path(location)
+        return VaultAddress(VaultKind.DIRECTORY, location) if is_valid and config == own else None
+    public, prefix = config.get("publicurl", ""), config.get("fileprefix", "")
+    bucket = config.get("bucket", "")
+    if config.get("type") != "S3" or not is_vault_url(public):
+        return None
+    if not _BUCKET.fullmatch(bucket) or not _PREFIX.fullmatch(prefix):
+        return None
+    if config != s3_vault_config(name, public, bucket, prefix, prefer=prefer):
+        return None
+    return VaultAddress(VaultKind.S3, public + prefix)
+
+
+def is_vault_url(url: str) -> bool:
+    """Return whether a text is the URL of a web server at which a vault can be.
+
+    It has no user, query or fragment. The address of the host is not looked up.
+
+    Parameters
+    ----------
+    url
+        The text, which may be untrusted.
+    """
+    if len(url) > LONGEST_VAULT_URL or not _PRINTABLE.fullmatch(url) or set(url) & set('?#"\\<>'):
+        return False
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    return (
+        parts.scheme in ("http", "https")
+        and bool(parts.hostname)
+        and "@" not in parts.netloc
+        and port != 0
+        and ".." not in parts.path.split("/")
+    )
+
+
+def is_private_address(url: str) -> bool:
+    """Return whether the host of a URL is ``localhost`` or an address of a private network.
+
+    Parameters
+    ----------
+    url
+        The URL. Other names are not resolved.
+    """
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return not ip_address(host).is_global
+    except ValueError:
+        # inet_aton(3) reads "127.1" and "0x7f.1" as addresses
+        last = host.rstrip(".").rpartition(".")[2]
+        return last.isdigit() or last.startswith("0x")
+
+
+def _is_plain_path(path: str) -> bool:
+    return path.startswith("/") and path.isprintable() and ".." not in path.split("/")
+
+
+__all__ = [
+    "LONGEST_VAULT_URL",
+    "VaultAddress",
+    "VaultKind",
+    "directory_vault_config",
+    "is_private_address",
+    "is_vault_url",
+    "s3_vault_config",
+    "vault_address",
+]

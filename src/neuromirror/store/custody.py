@@ -1,0 +1,122 @@
+"""Publish in a dataset's repository which vaults have copies of its contents."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+from neuromirror.git import ObjectReader
+from neuromirror.mint import (
+    CustodyRemote,
+    read_custody_locations,
+    read_custody_remotes,
+    write_custody_branch,
+)
+from neuromirror.model import DatasetRef, NeuromirrorError
+from neuromirror.store.foreign_commits import is_own_commit
+from neuromirror.store.ref_transaction import update_refs
+from neuromirror.store.repository import CUSTODY_BRANCH
+from neuromirror.store.store import Store
+
+_WAIT = 600.0
+"""Seconds to wait for a visit of the dataset that is in progress."""
+
+
+def publish_locations(
+    store: Store,
+    dataset: DatasetRef,
+    remote: CustodyRemote,
+    kept: Iterable[str] = (),
+    removed: Iterable[str] = (),
+) -> bool:
+    """Record in the dataset's repository which of its keys a vault has, for all who clone it.
+
+    The branch ``custody/git-annex`` changes, and no other ref. A call with keys that are recorded
+    already writes nothing, so that an interrupted run can be repeated.
+
+    Parameters
+    ----------
+    store, dataset
+        The store and the dataset.
+    remote
+        The vault, with its configuration for clones.
+    kept
+        Keys of the dataset whose content is in the vault. The caller has verified that it is.
+    removed
+        Keys whose content is no longer in the vault.
+
+    Returns
+    -------
+    bool
+        Whether anything was written.
+
+    Raises
+    ------
+    NeuromirrorError
+        The store does not have the dataset, or another program moved the branch.
+    StoreBusyError
+        Another process has had the lock of the dataset for ten minutes.
+    """
+    repository = store.repository(dataset)
+    if not repository.exists():
+        raise NeuromirrorError(
+            f"{dataset.name} is not in the store {store.root}: copies in {remote.name} cannot be "
+            "recorded for those who clone it"
+        )
+    with store.lock(dataset.dataset_id, dataset.name, _WAIT):
+        repository.remove_stale_files()
+        parent = repository.refs().get(CUSTODY_BRANCH)
+        if parent is not None and not is_own_commit(repository.path, parent):
+            raise NeuromirrorError(
+                f"{dataset.name}: another program wrote to {CUSTODY_BRANCH}; run 'neuromirror "
+                f"repair {dataset.name}', then repeat the command"
+            )
+        with store.scratch() as scratch:
+            written = write_custody_branch(
+                *(repository.path, parent, remote, kept, removed, scratch),
+                mirror=dataset.mirror,
+                timestamp=int(time.time()),
+            )
+            if written is None:
+                repository.update_server_info()
+                return False
+            if written.pack is not None:
+                repository.add_pack(written.pack)
+            update_refs(repository.path, {CUSTODY_BRANCH: parent}, {CUSTODY_BRANCH: written.commit})
+        repository.update_server_info()
+    return True
+
+
+def published_remotes(store: Store, dataset: DatasetRef) -> dict[str, dict[str, str]]:
+    """Return the configurations of the vaults that a dataset's repository names, by UUID.
+
+    Parameters
+    ----------
+    store, dataset
+        The store and the dataset.
+    """
+    repository = store.repository(dataset)
+    commit = repository.refs().get(CUSTODY_BRANCH)
+    if commit is None:
+        return {}
+    with ObjectReader(repository.path) as reader:
+        return read_custody_remotes(reader, commit)
+
+
+def published_locations(store: Store, dataset: DatasetRef) -> Iterator[tuple[str, list[str]]]:
+    """Yield each key with a published copy, and the UUIDs of the vaults that have it.
+
+    Parameters
+    ----------
+    store, dataset
+        The store and the dataset.
+    """
+    repository = store.repository(dataset)
+    commit = repository.refs().get(CUSTODY_BRANCH)
+    if commit is None:
+        return
+    with ObjectReader(repository.path) as reader:
+        yield from read_custody_locations(reader, commit)
+
+
+__all__ = ["publish_locations", "published_locations", "published_remotes"]
