@@ -33,6 +33,7 @@ from neuromirror.cli.holds import holds_command, release_command
 from neuromirror.cli.housekeeping import housekeeping_command
 from neuromirror.cli.mirrors import mirrors_command
 from neuromirror.cli.pin import outdated_command, pin_command
+from neuromirror.cli.publish import publish_command
 from neuromirror.cli.rebuild_index import rebuild_index_command
 from neuromirror.cli.repair import repair_command
 from neuromirror.cli.reproduce import reproduce_command
@@ -121,6 +122,7 @@ main.add_section(
         fsck_command,
         repair_command,
         housekeeping_command,
+        publish_command,
         backup_command,
         restore_index_command,
         rebuild_index_command,

@@ -13,6 +13,7 @@ import click
 
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, settings_options
+from neuromirror.cli.publish import siblings_folder
 from neuromirror.cli.sync import format_result, worst_exit_code
 from neuromirror.model.errors import ConfigurationError
 
@@ -155,6 +156,13 @@ neuromirror serve --once""",
     metavar="DIR",
     help="Back up index and schedule to DIR every day [default: $NEUROMIRROR_BACKUP, else off].",
 )
+@click.option(
+    "--siblings",
+    type=NamedPath(),
+    metavar="DIR",
+    help="Folder with sibling files; those with 'datasets' are kept up to date "
+    "[default: $NEUROMIRROR_SIBLINGS, else ./siblings].",
+)
 @click.option("--once", is_flag=True, help="Run the jobs that are due now, then exit.")
 @settings_options
 def serve_command(
@@ -178,6 +186,7 @@ def serve_command(
     log_json: bool,
     private_store: Path | None,
     backup: Path | None,
+    siblings: Path | None,
     once: bool,
 ) -> None:
     """Run the service that keeps mirrors up to date.
@@ -244,7 +253,8 @@ def serve_command(
         catalogue=catalogue_options,
         log_json=log_json,
         housekeeping=HousekeepingSettings(
-            backup_folder=None if backup is None else backup.absolute()
+            backup_folder=None if backup is None else backup.absolute(),
+            siblings_folder=siblings_folder(siblings).absolute(),
         ),
     )
     files = open_mirror_files(settings.mirrors_folder, names, Store(folder), options.private)

@@ -22,6 +22,8 @@ PRIVATE: Final = "private"
 HOUSEKEEPING: Final = "housekeeping"
 BACKUP: Final = "backup"
 AUDIT: Final = "audit"
+PUBLISH: Final = "publish"
+"""Pushing datasets to a sibling."""
 
 CONFIGURATION: Final = "configuration"
 """Reading a mirror file, or the folder of mirror files, while the service runs."""

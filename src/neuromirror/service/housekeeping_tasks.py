@@ -15,13 +15,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from neuromirror.config.sibling_files import load_siblings
 from neuromirror.crawl import FailureLog, JournalRecorder, Mirror
 from neuromirror.crawl.failure_log import record_housekeeping
-from neuromirror.index import Schedule
+from neuromirror.index import Index, Schedule
 from neuromirror.lab import audit
 from neuromirror.lab.audit import AuditSettings
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import is_local_name
+from neuromirror.publish import publish, record_outcome, sibling_datasets
 from neuromirror.service.backup import DEFAULT_GENERATIONS, back_up
 from neuromirror.service.integrity import (
     IntegrityState,
@@ -65,7 +67,8 @@ class HousekeepingSettings:
     ``seconds`` is the time after which a task stops and continues at its next turn.
     ``backup_folder`` receives the backups (None: no backups), of which the last
     ``backup_generations`` are kept. A location is probed again after ``audit_days`` (0: never),
-    with ``audit_settings`` (None: see :func:`audit_settings_of`).
+    with ``audit_settings`` (None: see :func:`audit_settings_of`). Datasets are published to the
+    siblings whose files are in ``siblings_folder`` (None: to none).
     """
 
     seconds: float = 60.0
@@ -73,6 +76,7 @@ class HousekeepingSettings:
     backup_generations: int = DEFAULT_GENERATIONS
     audit_days: float = 30.0
     audit_settings: AuditSettings | None = None
+    siblings_folder: Path | None = None
 
 
 def housekeeping_tasks(
@@ -111,6 +115,15 @@ def housekeeping_tasks(
     if folder is not None:
         found.append(
             HousekeepingTask("backup", DAY, lambda: _backup(store, index_path, folder, settings))
+        )
+    siblings = settings.siblings_folder
+    if siblings is not None:
+        found.append(
+            HousekeepingTask(
+                "publish",
+                HOUR,
+                lambda: _publish(store, index_path, log, siblings, settings.seconds, is_stopping),
+            )
         )
     if settings.audit_days:
         found.append(
@@ -180,6 +193,31 @@ def _integrity(
 def _backup(store: Store, index_path: Path, folder: Path, settings: HousekeepingSettings) -> str:
     made = back_up(store, index_path, folder, settings.backup_generations)
     return f"{made.folder.name}: {made.bytes:,} bytes"
+
+
+def _publish(
+    store: Store,
+    index_path: Path,
+    log: FailureLog,
+    folder: Path,
+    seconds: float,
+    is_stopping: Callable[[], bool],
+) -> str:
+    """Publish changed datasets to each sibling whose file selects datasets."""
+    until = time.monotonic() + seconds
+    pushed, failed = 0, []
+    with Index.open_readonly(index_path) as index:
+        for sibling in load_siblings(folder).values():
+            names = sibling_datasets(index, sibling.settings.datasets)
+            with closing(publish(store, index, names, sibling)) as outcomes:
+                for outcome in outcomes:
+                    record_outcome(log, outcome)
+                    pushed += outcome.status == "ok"
+                    if outcome.failed:
+                        failed.append(f"{outcome.path}: {outcome.message}")
+                    if is_stopping() or time.monotonic() >= until:
+                        break
+    return _summary_or_error(f"{pushed} datasets pushed", failed)
 
 
 def _audit(

@@ -1,0 +1,11 @@
+"""Publish the repositories of a store to forges and other git servers."""
+
+from neuromirror.publish.publishing import (
+    PublishOutcome,
+    forget,
+    publish,
+    record_outcome,
+    sibling_datasets,
+)
+
+__all__ = ["PublishOutcome", "forget", "publish", "record_outcome", "sibling_datasets"]

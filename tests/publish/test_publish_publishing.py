@@ -1,0 +1,368 @@
+"""Publishing repositories of a store to forges and git servers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from neuromirror.cli import main
+from neuromirror.crawl import open_recorder
+from neuromirror.index import Index, Schedule
+from neuromirror.service.housekeeping_tasks import (
+    HousekeepingError,
+    HousekeepingSettings,
+    housekeeping_tasks,
+)
+from neuromirror.store import Repository
+from neuromirror.store.private_store import open_private_store
+from support.forge_server import OWNER, Forge
+from support.mirror_harness import MirrorHarness
+from support.ssh_server import ssh_server
+
+TOKEN = "canary-5f1c2d"
+DATASET = "demo:000002"
+ALIAS = "demo--000002"
+
+
+@pytest.fixture
+def forge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Forge]:
+    """A forge with an empty organization."""
+    monkeypatch.setenv("DATALAD_CREDENTIAL_FORGE_TOKEN", TOKEN)
+    with Forge(tmp_path / "forge", TOKEN) as running:
+        yield running
+
+
+@pytest.fixture
+def publishing(synced: MirrorHarness, tmp_path: Path) -> Publishing:
+    """A store with the demo archive."""
+    return Publishing(synced, tmp_path / "siblings")
+
+
+class Publishing:
+    """Runs ``neuromirror publish`` on a store."""
+
+    def __init__(self, mirror_harness: MirrorHarness, folder: Path) -> None:
+        self.mirror_harness = mirror_harness
+        self.store = mirror_harness.store
+        self.folder = folder
+        folder.mkdir()
+
+    def add(self, name: str, **settings: Any) -> None:
+        lines = [f"{key} = {json.dumps(value)}\n" for key, value in settings.items()]
+        (self.folder / f"{name}.toml").write_text("".join(lines))
+
+    def run(self, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
+        result = self.invoke(*arguments)
+        assert result.exit_code == code, result.output
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    def invoke(self, *arguments: str) -> Any:
+        return CliRunner().invoke(
+            main,
+            [
+                *("publish", "--json", "--store", str(self.store.root)),
+                *("--siblings", str(self.folder), *arguments),
+            ],
+        )
+
+    def refs(self, alias: str = ALIAS) -> dict[str, str]:
+        return dict(self.store.aliases())[alias].refs()
+
+
+def _refs(repository: Path) -> dict[str, str]:
+    return Repository(repository).refs()
+
+
+def _add_forge(publishing: Publishing, forge: Forge, **settings: Any) -> None:
+    given = {"type": "gitea", "api": forge.url, "owner": OWNER, "credential": "forge"}
+    publishing.add("forge", **given | {"pause_seconds": 0} | settings)
+
+
+def test_a_dataset_is_created_on_a_forge_and_pushed_with_all_its_refs(
+    publishing: Publishing, forge: Forge, tmp_path: Path
+) -> None:
+    _add_forge(publishing, forge, homepage="https://mirror.example.org/dataset/{name}")
+
+    [done] = publishing.run(DATASET, "--to", "forge")
+
+    assert done["status"] == "ok"
+    assert done["created"]
+    assert done["page"] == f"{forge.url}/{OWNER}/{ALIAS}"
+    assert _refs(forge.git_dir(ALIAS)) == publishing.refs()
+    made = forge.repositories[f"{OWNER}/{ALIAS}"]
+    assert made["website"] == f"https://mirror.example.org/dataset/{DATASET}"
+    assert made["topics"] == ["datalad", "neuroscience"]
+    assert made["default_branch"] == "published"
+    assert not made["private"]
+    assert made["description"]
+    # a reader of the forge gets the dataset, and its files from the archive
+    clone = tmp_path / "clone"
+    subprocess.run(["datalad", "clone", str(forge.git_dir(ALIAS)), str(clone)], check=True)
+    assert subprocess.run(["datalad", "get", "."], cwd=clone, check=True)
+
+
+def test_an_unchanged_dataset_needs_no_request(publishing: Publishing, forge: Forge) -> None:
+    _add_forge(publishing, forge)
+    publishing.run(DATASET, "--to", "forge")
+    count = len(forge.requests)
+
+    [again] = publishing.run(DATASET, "--to", "forge")
+
+    assert again["status"] == "notneeded"
+    assert len(forge.requests) == count
+
+
+def test_an_existing_repository_is_used(publishing: Publishing, forge: Forge) -> None:
+    _add_forge(publishing, forge)
+    publishing.run(DATASET, "--to", "forge")
+    publishing.store.task_state_path("publish-forge").unlink()
+
+    [again] = publishing.run(DATASET, "--to", "forge")
+
+    assert again["status"] == "ok"
+    assert not again["created"]
+    assert _refs(forge.git_dir(ALIAS)) == publishing.refs()
+
+
+def test_a_mirror_is_published_with_its_superdataset_and_subdatasets(
+    publishing: Publishing, tmp_path: Path
+) -> None:
+    publishing.add("disk", type="git", url=f"{tmp_path}/published/{{alias}}")
+
+    done = publishing.run("demo", "--to", "disk")
+
+    aliases = {alias for alias, _ in publishing.store.aliases() if alias.startswith("demo")}
+    assert {one["status"] for one in done} == {"ok"}
+    assert {path.name for path in (tmp_path / "published").iterdir()} == aliases
+    for alias in aliases:
+        assert _refs(tmp_path / "published" / alias) == publishing.refs(alias)
+    clone = tmp_path / "clone"
+    source = str(tmp_path / "published" / "demo")
+    subprocess.run(["datalad", "clone", source, str(clone)], check=True)
+    # relative URLs of subdatasets hold at the sibling too
+    subprocess.run(["datalad", "get", "-n", "000002"], cwd=clone, check=True)
+
+
+def test_a_new_version_is_pushed_without_force(publishing: Publishing, tmp_path: Path) -> None:
+    publishing.add("disk", type="git", url=f"{tmp_path}/published/{{alias}}")
+    publishing.run(DATASET, "--to", "disk")
+    target = tmp_path / "published" / ALIAS
+    commit = subprocess.run(
+        ["git", "-C", str(target), "commit-tree", "main^{tree}", "-p", "main", "-m", "own"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    subprocess.run(["git", "-C", str(target), "update-ref", "refs/heads/main", commit], check=True)
+    before = _refs(target)
+
+    [refused] = publishing.run(DATASET, "--to", "disk", "--check", code=1)
+
+    assert refused["status"] == "error"
+    assert _refs(target) == before
+    failures = CliRunner().invoke(main, ["status", "--json", "--store", str(publishing.store.root)])
+    assert failures.exit_code == 1
+    assert '"publish"' in failures.stdout
+
+
+def test_a_repository_is_created_over_ssh(
+    publishing: Publishing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ssh_server(tmp_path / "ssh") as server:
+        monkeypatch.setenv("GIT_SSH_COMMAND", server.command)
+        url = f"ssh://127.0.0.1:{server.port}{tmp_path}/with space/{{alias}}.git"
+        publishing.add("server", type="git", url=url)
+
+        [done] = publishing.run(DATASET, "--to", "server")
+        [again] = publishing.run(DATASET, "--to", "server", "--check")
+
+    assert done["created"]
+    assert again["created"] is False
+    assert _refs(tmp_path / "with space" / f"{ALIAS}.git") == publishing.refs()
+
+
+def test_a_token_is_sent_to_the_host_of_the_api_only(
+    publishing: Publishing, forge: Forge, tmp_path: Path
+) -> None:
+    with Forge(tmp_path / "other", "another") as other:
+        forge.clone_host = other.url
+        _add_forge(publishing, forge)
+
+        [refused] = publishing.run(DATASET, "--to", "forge", code=1)
+
+        assert refused["status"] == "error"
+        assert not other.requests
+
+
+def test_a_refused_token_ends_the_run_with_one_message(
+    publishing: Publishing, forge: Forge
+) -> None:
+    forge.token = "another"
+    _add_forge(publishing, forge)
+
+    result = publishing.invoke("demo", "--to", "forge")
+
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == 1
+    assert "canary" not in result.output
+    assert TOKEN not in publishing.store.journal_path.read_text()
+
+
+def test_a_missing_token_is_named(publishing: Publishing, forge: Forge) -> None:
+    _add_forge(publishing, forge, credential="nothere")
+
+    [refused] = publishing.run(DATASET, "--to", "forge", code=1)
+
+    assert "DATALAD_CREDENTIAL_NOTHERE_TOKEN" in refused["message"]
+    assert not forge.requests
+
+
+def test_a_rate_limit_ends_the_run_and_the_next_run_continues(
+    publishing: Publishing, forge: Forge
+) -> None:
+    _add_forge(publishing, forge)
+    publishing.run(DATASET, "--to", "forge")
+    forge.refusals = [429]
+
+    first = publishing.run("demo", "--to", "forge", code=1)
+    assert [one["status"] for one in first].count("error") == 1
+
+    second = publishing.run("demo", "--to", "forge")
+    assert {one["status"] for one in second} == {"ok", "notneeded"}
+    assert len(forge.repositories) == len({one["dataset"] for one in second})
+
+
+def test_a_large_file_in_git_is_refused_before_anything_is_pushed(
+    publishing: Publishing, tmp_path: Path
+) -> None:
+    url = f"{tmp_path}/published/{{alias}}"
+    publishing.add("disk", type="git", url=url, max_file_megabytes=0.0001)
+
+    [refused] = publishing.run(DATASET, "--to", "disk", code=1)
+
+    assert refused["status"] == "error"
+    assert not (tmp_path / "published").exists()
+
+
+def test_a_private_store_is_never_published(publishing: Publishing, tmp_path: Path) -> None:
+    private = open_private_store(tmp_path / "private", publishing.store.root)
+    publishing.add("disk", type="git", url=f"{tmp_path}/published/{{alias}}")
+
+    result = CliRunner().invoke(
+        main,
+        [
+            *("publish", DATASET, "--to", "disk", "--siblings", str(publishing.folder)),
+            *("--store", str(private.root)),
+        ],
+    )
+
+    assert result.exit_code == 2
+    assert not (tmp_path / "published").exists()
+
+
+def test_a_withdrawn_dataset_is_reported_until_it_is_forgotten(
+    publishing: Publishing, tmp_path: Path
+) -> None:
+    publishing.add("disk", type="git", url=f"{tmp_path}/published/{{alias}}")
+    publishing.run("demo", "--to", "disk")
+    mirrors = str(publishing.mirror_harness.mirrors)
+    common = ["--store", str(publishing.store.root), "--mirrors", mirrors]
+    taken = CliRunner().invoke(main, ["takedown", DATASET, "--reason", "test", *common])
+    assert taken.exit_code == 0, taken.output
+
+    found = publishing.run("demo", "--to", "disk", code=1)
+    assert [one["dataset"] for one in found if one["status"] == "impossible"] == [DATASET]
+
+    publishing.run("--to", "disk", "--forget", DATASET)
+    assert {one["status"] for one in publishing.run("demo", "--to", "disk")} <= {
+        "ok",
+        "notneeded",
+    }
+
+
+def test_a_dry_run_changes_nothing(publishing: Publishing, forge: Forge) -> None:
+    _add_forge(publishing, forge, datasets=["demo:00000*"])
+
+    done = publishing.run("--to", "forge", "--dry-run")
+
+    assert DATASET in {one["dataset"] for one in done}
+    assert not forge.requests
+    assert not forge.repositories
+    assert not publishing.store.task_state_path("publish-forge").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'type = "gitea"',
+        'type = "git"\nurl = "/srv/one"',
+        'type = "git"\nurl = "/srv/{alias}/{secret}"',
+        'type = "svn"',
+        'type = "github"\ntopics = ["Bad Topic"]',
+        'type = "github"\nunknown = 1',
+        "type = ",
+        "\xff",
+    ],
+)
+def test_a_wrong_sibling_file_is_one_clear_error(publishing: Publishing, content: str) -> None:
+    (publishing.folder / "wrong.toml").write_bytes(content.encode("latin-1"))
+
+    result = publishing.invoke(DATASET, "--to", "wrong")
+
+    assert result.exit_code == 2
+    assert "wrong.toml" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_an_unknown_sibling_names_the_nearest(publishing: Publishing) -> None:
+    publishing.add("forge", type="github")
+
+    result = publishing.invoke(DATASET, "--to", "froge")
+
+    assert result.exit_code == 2
+    assert "forge" in result.stderr
+
+
+def test_the_service_publishes_what_a_sibling_file_selects(
+    publishing: Publishing, tmp_path: Path
+) -> None:
+    url = f"{tmp_path}/published/{{alias}}"
+    publishing.add("disk", type="git", url=url, datasets=["demo:00000[12]"])
+    publishing.add("manual", type="git", url=f"{tmp_path}/manual/{{alias}}")
+    store = publishing.store
+
+    def run() -> str:
+        with (
+            open_recorder(store, store.index_path) as recorder,
+            Schedule.open(store.schedule_path) as schedule,
+        ):
+            settings = HousekeepingSettings(siblings_folder=publishing.folder)
+            found = housekeeping_tasks(store, store.index_path, recorder, schedule, settings)
+            [task] = [one for one in found if one.name == "publish"]
+            return task.run()
+
+    run()
+
+    published = {path.name for path in (tmp_path / "published").iterdir()}
+    assert {"demo--000001", "demo--000002"} <= published
+    assert not (tmp_path / "manual").exists()
+    # a failure is in the status until it is over
+    head = tmp_path / "published" / ALIAS / "HEAD"
+    head.rename(head.with_name("away"))
+    store.task_state_path("publish-disk").unlink()
+    head.mkdir()
+    with pytest.raises(HousekeepingError):
+        run()
+    with Index.open_readonly(store.index_path) as index:
+        assert [one.dataset for one in index.failed_tasks("publish")] == [DATASET]
+    head.rmdir()
+    head.with_name("away").rename(head)
+    run()
+    with Index.open_readonly(store.index_path) as index:
+        assert not index.failed_tasks("publish")
