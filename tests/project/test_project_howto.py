@@ -21,6 +21,7 @@ from neuromirror.sources import source_kinds
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.boss import DemoBoss
 from support.documented_commands import DOCS, blocks, not_run, run_page
+from support.forge_server import Forge
 
 ROOT = DOCS.parent
 HOWTOS = sorted(
@@ -148,6 +149,18 @@ def test_a_papers_repository_lasts_as_the_pages_say(
         checkout / "paper" / "datasets.lock.d", checkout / "identity" / "datasets.lock.d"
     )
     run_page("identity.md", checkout / "identity", DANDISET)
+
+
+@pytest.mark.parametrize("checkout", [["dandi"]], indirect=True)
+def test_datasets_are_published_as_the_page_says(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--mirrors", f"{checkout}/mirrors", "--store", f"{checkout}/store")
+    assert CliRunner().invoke(main, ["sync", "dandi:000002", *options]).exit_code == 0
+    monkeypatch.setenv("DATALAD_CREDENTIAL_LAB__FORGE_TOKEN", "token-of-the-test")
+    with Forge(tmp_path / "forge", "token-of-the-test") as forge:
+        run_page("publish.md", checkout, {**DANDISET, "https://forge.example.org": forge.url})
+        assert {"lab/dandi", "lab/dandi--000002"} == set(forge.repositories)
 
 
 @pytest.mark.parametrize("page", HOWTOS)

@@ -101,8 +101,8 @@ def publish_command(
             code = max(code, int(outcome.failed))
             if log is not None and not dry_run:
                 record_outcome(log, outcome)
-            where = f"  {outcome.page or outcome.target or ''}" if outcome.status == "ok" else ""
-            line = f"{outcome.status:<10} {outcome.path}  {outcome.message}{where}"
+            where = (outcome.page or outcome.target or "") if outcome.status == "ok" else ""
+            line = f"{outcome.status:<10} {outcome.path}  {outcome.message}  {where}".rstrip()
             is_unchanged = outcome.status == "notneeded"
             unchanged += is_unchanged
             settings.emit("publish", outcome.to_json(), None if is_unchanged else line)
