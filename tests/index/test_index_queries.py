@@ -107,6 +107,13 @@ def test_a_wrong_name_is_answered_with_close_ones(three_versions: Index) -> None
         three_versions.datasets("ember")
 
 
+def test_names_are_similar_within_their_mirror_or_by_their_id(three_versions: Index) -> None:
+    assert NAME in three_versions.similar_names("dandi:000010")
+    assert NAME in three_versions.similar_names("ember:000010")
+    assert NAME in three_versions.similar_names("000010")
+    assert three_versions.similar_names("dandi:qqqqqqqqq") == []
+
+
 def test_a_short_id_that_fits_two_versions_is_refused(journal: DiskJournal, index: Index) -> None:
     journal.mint([placed_file("a", 1)], commit="abcdef1" + "0" * 33, state="sha256:7777777a")
     journal.mint([placed_file("a", 1)], commit="abcdef1" + "1" * 33, state="sha256:7777777b")

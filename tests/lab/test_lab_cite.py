@@ -110,7 +110,7 @@ def test_missing_metadata_is_omitted(citable_store: CitableStore) -> None:
     assert citation.startswith(
         "demo_cortex/sections/em: Electron microscopy (demo) (n.d.) (Version "
     )
-    assert 'Upstream asks to cite "Doe 2024, 10.0000/demo?a=1".' in citation
+    assert 'The archive asks to cite "Doe 2024, 10.0000/demo?a=1".' in citation
     (item,) = json.loads(citable_store.citation("csl", VOLUME))
     assert not {"author", "issued", "publisher"} & item.keys()
     record = json.loads(citable_store.citation("datacite", LABELS))

@@ -42,13 +42,16 @@ def names(shelf: RunningCatalogue, dataset: str) -> list[str]:
 
 def test_every_kind_of_change_is_counted_and_named(catalogue: RunningCatalogue) -> None:
     old, new = names(catalogue, "box:one")
-    page_text = catalogue.text(f"/diff?a={old}&b={new}")
+    page = catalogue.page(f"/diff?a={old}&b={new}")
+    page_text = visible_text(page)
     for count in ("1 added", "1 removed", "1 changed", "1 renamed"):
         assert count in page_text, count
     assert "renamed new name.txt was old name.txt" in page_text
     assert "added added.txt" in page_text
     assert "removed gone.txt" in page_text
     assert "same content kept.txt ( old file ) time" in page_text
+    kinds = re.findall(r'<tr><td><span class="badge [^"]*">([a-z ]+)</span>', page)
+    assert kinds.index("same content") == len(kinds) - 1 > 3
     back = catalogue.text(f"/diff?a={new}&b={old}")
     assert "removed added.txt" in back
     assert "identical" in catalogue.text(f"/diff?a={new}&b={new}")

@@ -31,6 +31,7 @@ def search_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCat
         ("titled-1", "Spikes of YutaMouse41", (), "a.nwb"),
         ("titled-2", "Imaging", (("subject", "YutaMouse41"),), "b.nwb"),
         ("within-3", "Third", (), _YUTA),
+        ("probe-4", "Fourth", (), "node#Neuropix-PXI-100.ProbeA-AP.zarr/.zattrs"),
     ):
         source.scripted_datasets[name] = ScriptedDataset(
             {path: ScriptedFile(name.encode(), sha256=True)},
@@ -88,7 +89,7 @@ def test_an_archive_is_listed_in_pages(search_site: RunningCatalogue) -> None:
     while more := [one for one in links(pages[-1]) if f"page={len(pages) + 1}" in one]:
         pages.append(search_site.page(more[0]))
     names = [one for one in links("".join(pages)) if re.fullmatch(r"/dataset/box:[^@]+", one)]
-    assert len(names) == len(set(names)) == 63
+    assert len(names) == len(set(names)) == 64
     assert "mirror 'other'" in search_site.text("/search?archive=other", 404)
 
 
@@ -276,6 +277,14 @@ def test_a_misspelled_search_shows_results_of_the_corrected_one(site: RunningCat
     text = site.text("/search?q=hipocampus")
     assert "No dataset matches “hipocampus”" in text
     assert "results for hippocampus" in text
+
+
+def test_a_name_that_only_paths_have_in_another_form_is_corrected(
+    search_site: RunningCatalogue,
+) -> None:
+    page = search_site.page("/search?q=Neuropixels")
+    assert "/dataset/box:probe-4" in links(page)
+    assert "/search?q=neuropix" in links(page)
 
 
 def test_usual_names_of_pages_lead_to_them(site: RunningCatalogue) -> None:

@@ -103,7 +103,7 @@ class QueryBase:
         if not colon:
             raise UnknownDatasetError(
                 f"{name!r} is not the name of a dataset, which has the form <mirror>:<id>"
-                + self._close_names(name, None)
+                + self._close_names(name)
             )
         number = self._mirror_number(mirror)
         found = self._row(
@@ -112,7 +112,7 @@ class QueryBase:
         )
         if found is None:
             raise UnknownDatasetError(
-                f"dataset {name!r} is not in this store{self._close_names(name, mirror)}",
+                f"dataset {name!r} is not in this store{self._close_names(name)}",
                 hint="'neuromirror list' lists the datasets of the store; if the archive has this "
                 f"one, 'neuromirror sync {name}' mirrors it",
             )
@@ -123,13 +123,18 @@ class QueryBase:
             )
         return int(found[0])
 
-    def _close_names(self, name: str, mirror: str | None) -> str:
-        mirrors = [mirror]
-        if mirror is None:
-            mirrors = [row[0] for row in self._rows("SELECT name FROM mirrors ORDER BY id")]
-        local = name.partition(":")[2] or name
+    def similar_names(self, name: str) -> list[str]:
+        """Return the names of up to three datasets that are similar to a name.
+
+        ``name`` is that of a dataset; without a colon, or with an unknown mirror, the ids of all
+        mirrors are compared.
+        """
+        mirror, colon, local = name.partition(":")
+        known_mirrors = [row[0] for row in self._rows("SELECT name FROM mirrors ORDER BY id")]
+        is_full = bool(colon) and mirror in known_mirrors
+        local = local if colon else name
         known: dict[str, str] = {}
-        for prefix in mirrors:
+        for prefix in [mirror] if is_full else known_mirrors:
             for part in (">= ? ORDER BY local_id", "< ? ORDER BY local_id DESC"):
                 rows = self._rows(
                     "SELECT local_id FROM datasets WHERE withdrawn = '' AND mirror = "
@@ -138,8 +143,12 @@ class QueryBase:
                 )
                 for (local_id,) in rows:
                     full = f"{prefix}:{local_id}"
-                    known[local_id if mirror is None else full] = full
-        close = [known[near] for near in difflib.get_close_matches(name, known, n=3)]
+                    known[full if is_full else local_id] = full
+        compared = name if is_full else local
+        return [known[near] for near in difflib.get_close_matches(compared, known, n=3)]
+
+    def _close_names(self, name: str) -> str:
+        close = self.similar_names(name)
         return f"; similar names: {', '.join(close)}" if close else ""
 
     def _claimants(self) -> dict[int, str]:

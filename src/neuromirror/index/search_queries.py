@@ -21,7 +21,7 @@ from neuromirror.index.search_terms import (
     path_conditions,
     split_terms,
 )
-from neuromirror.index.synonyms import tokens_of
+from neuromirror.index.synonyms import synonyms_of, tokens_of
 from neuromirror.index.term_queries import MAX_BLOCKS, Candidate, PathMatch, TermMatches
 
 SORTS: Final = ("relevance", "newest", "size", "title")
@@ -361,7 +361,14 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
         return self.suggest_terms(dict(list(counts.items())[:_MAX_COUNTED_TERMS]))
 
     def _near_terms(self, term: str) -> str:
-        """Return a term with each unknown word replaced by the most similar one."""
+        """Return another name of a term that is in paths, or a term with its words corrected.
+
+        Each unknown word is replaced by the most similar one.
+        """
+        for name in synonyms_of(tokens_of(term)):
+            # a search finds synonyms in metadata, but not in paths
+            if self._count_term(SearchTerm(name, tuple(name.split()))):
+                return name
         tokens = term.split()
         near = [self._near_token(token) or token for token in tokens]
         return " ".join(near) if near != tokens else term

@@ -240,6 +240,8 @@ class VersionQueries(TermQueries):
                 "SELECT label FROM versions WHERE dataset = ? ORDER BY seq DESC LIMIT 5", (dataset,)
             )
         ]
+        if len(found) == 1:
+            return f"its only version is {found[0]}"
         return f"the newest are {', '.join(found)}" if found else "it has no version yet"
 
     def _last(self, name: str, clause: str, parameters: tuple[Any, ...]) -> VersionRow | None:

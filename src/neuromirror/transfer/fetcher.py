@@ -290,8 +290,8 @@ def _refused_message(hosts: Sequence[str]) -> str:
     is_one = len(hosts) == 1
     return (
         f"{', '.join(hosts)} {'is' if is_one else 'are'} on this machine or a private network, and "
-        f"not allowed; list {'its address' if is_one else 'their addresses'} in git config "
-        "annex.security.allowed-ip-addresses"
+        f"not allowed; list {'its address' if is_one else 'their addresses'} in git config: "
+        "git config --global annex.security.allowed-ip-addresses ADDRESS"
     )
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
 from neuromirror.index import (
+    DatasetRow,
     DatasetWithdrawnError,
     Index,
+    MalformedQueryError,
     UnknownDatasetError,
     UnknownFileError,
+    UnknownMirrorError,
     UnknownVersionError,
 )
 from neuromirror.model import NeuromirrorError
-from neuromirror.web.addresses import dataset_address, file_address, version_address
+from neuromirror.web.addresses import dataset_address, file_address, search_address, version_address
 
 _MAX_SUGGESTIONS = 5
 _MIN_SIMILARITY = 0.4
@@ -25,13 +30,23 @@ def suggest(
 ) -> dict[str, Any]:
     """Return the variables for the template of an error page: ``suggestions`` or a ``tombstone``.
 
-    ``suggestions`` are pairs of URL and text, for similar names. The ``tombstone`` is that of a
-    withdrawn dataset. ``name``, ``label`` and ``path`` are those of the request, empty if it had
-    none.
+    ``suggestions`` are pairs of URL and text, for similar names; a ``message`` replaces one that
+    is written for operators. The ``tombstone`` is that of a withdrawn dataset. ``name``, ``label``
+    and ``path`` are those of the request, empty if it had none.
     """
     if isinstance(error, DatasetWithdrawnError):
         return {"tombstone": index.tombstone(name)}
-    return {"suggestions": _similar_names(index, error, name, label, path)}
+    found: dict[str, Any] = {"suggestions": _similar_names(index, error, name, label, path)}
+    if isinstance(error, UnknownMirrorError):
+        found["message"] = f"This catalogue has no archive {name.partition(':')[0]!r}."
+    elif isinstance(error, UnknownDatasetError) and ":" in name:
+        found["message"] = f"This catalogue has no dataset {name!r}."
+    elif isinstance(error, UnknownDatasetError):
+        found["message"] = (
+            f"{name!r} is not the name of a dataset, which consists of the name of an archive and "
+            "an identifier"
+        )
+    return found
 
 
 def _similar_names(
@@ -43,7 +58,7 @@ def _similar_names(
         chosen = list(dict.fromkeys((*alike, *labels[:_MAX_SUGGESTIONS])))[:_MAX_SUGGESTIONS]
         return [
             *((version_address(name, one), f"{name}@{one}") for one in chosen),
-            (dataset_address(name), f"all {len(labels)} versions of {name}"),
+            (dataset_address(name), f"the versions of {name}"),
         ]
     if isinstance(error, UnknownFileError):
         row = index.resolve(name, label)
@@ -54,8 +69,24 @@ def _similar_names(
             ),
             (version_address(name, row.label), f"the files of {row.name}"),
         ]
-    if isinstance(error, UnknownDatasetError):
+    if isinstance(error, (UnknownDatasetError, UnknownMirrorError)):
         terms = name.rpartition(":")[2].replace("/", " ")
-        found = islice(index.search(terms), _MAX_SUGGESTIONS)
-        return [(dataset_address(one.name), f"{one.name}: {one.title}") for one in found]
+        rows = islice(_search(index, terms), _MAX_SUGGESTIONS)
+        found = {one.name: f"{one.name}: {one.title}" for one in rows}
+        found |= {one: one for one in _similar_datasets(index, error, name) if one not in found}
+        links = [(dataset_address(one), text) for one, text in found.items()]
+        return links or [(search_address(""), "all datasets of this catalogue")]
     return []
+
+
+def _similar_datasets(index: Index, error: NeuromirrorError, name: str) -> list[str]:
+    """Return similar names; if there is no such archive, those with the same identifier."""
+    names = index.similar_names(name)
+    if isinstance(error, UnknownMirrorError):
+        return [one for one in names if one.partition(":")[2] == name.partition(":")[2]]
+    return names
+
+
+def _search(index: Index, terms: str) -> Iterator[DatasetRow]:
+    with suppress(MalformedQueryError):
+        yield from index.search(terms)

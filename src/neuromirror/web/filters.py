@@ -130,6 +130,9 @@ _KINDS: Mapping[str, str] = {
     "zarr.json": "metadata of a Zarr",
 }
 
+_ATTRIBUTES: Mapping[str, str] = {"checked": "Blocks read by the last comparison"}
+"""Names of attributes that are not what visitors would call them."""
+
 _STEPS = ((60, "second"), (60, "minute"), (24, "hour"), (7, "day"))
 
 
@@ -230,6 +233,11 @@ def license_name(text: str) -> str:
     return text.removeprefix("spdx:")
 
 
+def attribute_name(name: str) -> str:
+    """Return the name of an attribute for visitors, such as ``Data level``."""
+    return _ATTRIBUTES.get(name, name.replace("-", " ").capitalize())
+
+
 def kind_label(kind: str, upstream: str) -> str:
     """Return a kind of version for visitors: a state of a DANDI draft is called a draft."""
     if kind == "observed":
@@ -255,6 +263,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "evidence": lambda key: EVIDENCE_TEXT.get(key, key),
     "evidence_meaning": lambda key: _EVIDENCE_MEANING.get(key, key),
     "kind_label": kind_label,
+    "attribute": attribute_name,
     "evidence_short": lambda key: _EVIDENCE_SHORT.get(key, key),
     "retention": lambda key: RETENTION_TEXT.get(key, key),
     "retention_short": lambda key: _RETENTION_SHORT.get(key, key),

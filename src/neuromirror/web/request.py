@@ -222,7 +222,7 @@ def view(make: View) -> Any:
             else:
                 suggestions = await _suggestions(catalogue_request, request, error)
                 reply = await catalogue_request.render_page(
-                    "error", status, code=status, message=message, **suggestions
+                    "error", status, code=status, **{"message": message, **suggestions}
                 )
             if status == 503:
                 reply.headers["retry-after"] = "10"

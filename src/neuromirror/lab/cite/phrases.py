@@ -33,7 +33,7 @@ def remarks(work: CitedWork) -> list[str]:
     inputs = "; ".join(work.inputs)
     chosen = ", ".join(work.state.paths)
     found = [
-        requests and f"Upstream asks to cite {requests}.",
+        requests and f"The archive asks to cite {requests}.",
         work.within and f"It is a subdataset of {mirror}:{work.within}.",
         inputs and f"Derived from {inputs}.",
         chosen and f"Selection of {count_of(work.files, 'file')}: {chosen}.",

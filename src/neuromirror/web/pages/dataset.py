@@ -29,6 +29,7 @@ _MAX_VERSIONS = 100
 """Versions per page."""
 _MAX_COUNTED_FILES = 200_000
 """Number of files above which changes between versions are not counted."""
+_BOSS_NAMES = ("Collection", "Experiment", "Channel")
 _MAX_LISTED_FILES = 50
 """Number of files in the metadata for search engines."""
 _MAX_RETENTION_FILES = 20_000
@@ -116,6 +117,7 @@ def _read(
         "is_volume": False,
         "downloads": has_downloads(row.source_uri),
         "viewers": [],
+        "levels_of_name": _levels_of_name(row.source_uri),
         "superdatasets": index.superdatasets(name),
         "holds": list(index.open_holds(name)),
         "events": events[:5],
@@ -155,6 +157,14 @@ def _newer_draft(versions: Sequence[VersionRow], newest: VersionRow | None) -> s
         return None
     last = max(versions, key=lambda one: one.seq)
     return None if last.seq <= newest.seq or _is_published(last) else last.label
+
+
+def _levels_of_name(source: str) -> list[tuple[str, str]]:
+    """Return what the parts of a BOSS channel's URI are called there, with their values."""
+    scheme, _, rest = source.partition("://")
+    parts = rest.split("/")[1:]
+    names = _BOSS_NAMES if scheme == "boss" else ()
+    return list(zip(names, parts, strict=True)) if len(parts) == len(names) else []
 
 
 def _has_preview(cutouts: CutoutService) -> bool:

@@ -113,11 +113,14 @@ def _resolved(index: Index, name: str) -> str:
 
 
 def _choices(index: Index, dataset: str) -> list[tuple[str, str]]:
-    """Return name and kind of the versions of a dataset, newest first."""
+    """Return the versions of a dataset, newest first: name, and kind with date."""
     rows: list[VersionRow] = list(index.versions(dataset))
-    return [
-        (one.name, kind_label(one.kind, one.upstream)) for one in reversed(rows[-_MAX_CHOICES:])
-    ]
+    return [(one.name, _kind_and_date(one)) for one in reversed(rows[-_MAX_CHOICES:])]
+
+
+def _kind_and_date(row: VersionRow) -> str:
+    kind = kind_label(row.kind, row.upstream)
+    return f"{kind}, {row.time[:10]}" if row.time else kind
 
 
 def _difference(
@@ -132,7 +135,7 @@ def _difference(
     return {
         "old": shapes.Version.of(old).plain(),
         "new": shapes.Version.of(new).plain(),
-        "changes": found.changes,
+        "changes": sorted(found.changes, key=lambda one: one.kind == "metadata"),
         "texts": _document_texts(store, (old, new), found.changes),
         "counts": found.counts,
         "folders": _summary(found.folders, found.total),

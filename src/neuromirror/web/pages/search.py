@@ -37,6 +37,8 @@ _MAX_SCANNED_FILES = 200_000
 _MAX_SHOWN_TERMS = 600
 _MAX_MATCHES = 4
 """Number of matching fields of a result."""
+_FIELD_LABELS: Final = {"other": "details"}
+"""Names of fields of the metadata that visitors would not understand."""
 _FACTS: Final = {"species": "", "subject": "subject ", "technique": "", "level": ""}
 """The facets whose values describe a result, with the words before a value."""
 _MAX_FACTS = 2
@@ -146,7 +148,8 @@ def _result_context(one: FoundDataset) -> dict[str, Any]:
     others: dict[str, list[list[tuple[str, bool]]]] = {}
     for text in one.matched:
         if text.field not in ("name", "title"):
-            others.setdefault(text.field, []).append(_pieces(text))
+            label = _FIELD_LABELS.get(text.field, text.field)
+            others.setdefault(label, []).append(_pieces(text))
     shown = shapes.Dataset.of(row).plain()
     return {
         **shown,

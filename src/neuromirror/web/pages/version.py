@@ -6,7 +6,7 @@ from typing import Any
 
 from datasette.utils.asgi import Response
 
-from neuromirror.index import Index, VersionRow, shapes
+from neuromirror.index import Index, UnknownFileError, VersionRow, shapes
 from neuromirror.model import Retention, alias_of
 from neuromirror.model.volumes import has_downloads, is_volume
 from neuromirror.store.manifests import manifest_file
@@ -14,7 +14,7 @@ from neuromirror.web.citations import read_citation
 from neuromirror.web.pages.folders import folder_entries, matching_files
 from neuromirror.web.pages.machine_readable import typed_links
 from neuromirror.web.pages.viewers import GatewayLinks, zarr_viewers
-from neuromirror.web.request import CatalogueRequest, PageNotFoundError, view
+from neuromirror.web.request import CatalogueRequest, view
 
 _MAX_RETENTION_FILES = 50_000
 """Number of files above which retention is not counted."""
@@ -74,7 +74,7 @@ def _read(
         else folder_entries(index, row, under, start, gateway=gateway)
     )
     if under and not terms and not start and files["indexed"] and not files["rows"]:
-        raise PageNotFoundError(f"{row.name} has no folder '{under}'")
+        raise UnknownFileError(f"{row.name} has no folder '{under}'")
     context: dict[str, Any] = {
         "version": shapes.Version.of(row).plain(),
         "row": row,
