@@ -62,6 +62,7 @@ from neuromirror.annex.vault_remotes import (
     is_private_address,
     is_vault_url,
     s3_vault_config,
+    urls_with_copies,
     vault_address,
 )
 from neuromirror.annex.zeros import is_all_zeros
@@ -125,6 +126,7 @@ __all__ = [
     "url_lines",
     "url_log",
     "url_log_path",
+    "urls_with_copies",
     "uuid_line",
     "vault_address",
     "web_remote",

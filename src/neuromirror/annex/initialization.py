@@ -3,8 +3,10 @@
 ``git annex init`` enables each special remote with ``autoenable=true`` in ``remote.log``: it runs
 the program named by ``externaltype``, opens ``directory=/etc`` or connects to a ``location``, as
 chosen by the author of the dataset. This module enables only the remotes that neuromirror writes:
-web remotes, which git-annex restricts by ``annex.security``, and neuromirror's own special remote.
-Their lines must be byte-identical to those that neuromirror writes.
+web remotes, which git-annex restricts by ``annex.security``, neuromirror's own special remote, and
+vaults with copies at a URL of a web server. Their lines must be byte-identical to those that
+neuromirror writes. git and git-annex only get content from vaults: they neither fetch refs from
+them nor write to them.
 """
 
 from __future__ import annotations
@@ -14,9 +16,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import urlsplit
 
-from neuromirror.annex.logs import parse_remote_log
+from neuromirror.annex.allowed_addresses import ALLOWED_ADDRESSES, is_private_host_allowed
+from neuromirror.annex.logs import parse_remote_log, remote_log
 from neuromirror.annex.url_remotes import special_remote, web_remote
+from neuromirror.annex.vault_remotes import VaultAddress, is_private_address, vault_address
 from neuromirror.model import NeuromirrorError
 
 RunGit = Callable[..., str]
@@ -71,6 +76,7 @@ def initialize(git: RunGit) -> list[SkippedRemote]:
         If git-annex cannot be initialized.
     """
     git("annex", "init", "-q", "--no-autoenable")
+    allowed = git("config", "--default", "", "--get", ALLOWED_ADDRESSES).split()
     skipped: list[SkippedRemote] = []
     lines = _remote_lines(git, skipped)
     # git-annex looks up names before UUIDs, and merges the remote.log of several branches
@@ -86,9 +92,13 @@ def initialize(git: RunGit) -> list[SkippedRemote]:
     for uuid, log_lines in lines.items():
         config = parse_remote_log(log_lines[-1]).get(uuid, {})
         (name, *others) = names_by_uuid[uuid]
-        if not others and uses[name] == 1 and all(map(is_own_remote, log_lines)):
+        vault = _vault_of(config, log_lines, allowed)
+        is_own = vault is not None or all(map(is_own_remote, log_lines))
+        if not others and uses[name] == 1 and is_own:
             try:
                 _enable(git, name)
+                if vault is not None:
+                    _restrict(git, name)
             except NeuromirrorError:
                 skipped.append(_skipped_remote(uuid, config))
         elif any(b"autoenable=" in one for one in log_lines):
@@ -106,6 +116,53 @@ def _enable(git: RunGit, name: str) -> None:
     setting = f"remote.{name}.annex-verified"
     if git("config", "--default", "", "--get", setting).strip() == "manual":
         git("config", setting, "automatic")
+
+
+def _restrict(git: RunGit, name: str) -> None:
+    """Configure a vault so that git and git-annex only get content from it."""
+    for setting, value in (
+        ("skipFetchAll", "true"),
+        ("annex-sync", "false"),
+        ("annex-readonly", "true"),
+    ):
+        git("config", f"remote.{name}.{setting}", value)
+
+
+def _vault_of(
+    config: dict[str, str], log_lines: list[bytes], allowed: list[str]
+) -> VaultAddress | None:
+    """Return the vault that the lines of a remote describe; None if it must not be enabled.
+
+    git requests the URLs of remotes without a check of their addresses, so hosts of private
+    networks must be in git-annex's setting.
+    """
+    vault = vault_address(config)
+    if vault is None or not vault.is_url:
+        return None
+    host = urlsplit(vault.base).netloc
+    if is_private_address(vault.base) and not is_private_host_allowed(host, allowed):
+        return None
+    return vault if all(map(_is_vault_line, log_lines)) else None
+
+
+def _is_vault_line(line: bytes) -> bool:
+    """Return whether a line of ``remote.log`` is exactly one that neuromirror writes for a vault.
+
+    The vault may have moved: earlier lines have other URLs.
+    """
+    found = _TIMESTAMP.search(line)
+    try:
+        ((uuid, config),) = parse_remote_log(line).items()
+        vault = vault_address(config)
+    except ValueError:
+        return False
+    return (
+        found is not None
+        and vault is not None
+        and _UUID.fullmatch(uuid) is not None
+        and _NAME.fullmatch(config["name"]) is not None
+        and remote_log(uuid, config, int(found[1])) == line + b"\n"
+    )
 
 
 def is_own_remote(line: bytes) -> bool:

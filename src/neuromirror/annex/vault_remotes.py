@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address
@@ -45,10 +45,18 @@ class VaultAddress:
     base
         For a directory, the URL or the absolute path of the bare repository. For S3, the URL to
         which the key is appended; it ends with the prefix of the object names.
+    prefer
+        Whether to use the copies before upstream.
     """
 
     kind: VaultKind
     base: str
+    prefer: bool = False
+
+    @property
+    def cost(self) -> float:
+        """git-annex's cost of the vault: remotes of lower costs are tried first."""
+        return float(_COST[self.prefer])
 
     @property
     def is_url(self) -> bool:
@@ -168,7 +176,8 @@ def vault_address(config: Mapping[str, str]) -> VaultAddress | None:
         location = config.get("location", "")
         own = directory_vault_config(name, location, prefer=prefer)
         is_valid = is_vault_url(location) or _is_plain_path(location)
-        return VaultAddress(VaultKind.DIRECTORY, location) if is_valid and config == own else None
+        found = VaultAddress(VaultKind.DIRECTORY, location, prefer)
+        return found if is_valid and config == own else None
     public, prefix = config.get("publicurl", ""), config.get("fileprefix", "")
     bucket = config.get("bucket", "")
     if config.get("type") != "S3" or not is_vault_url(public):
@@ -177,7 +186,32 @@ def vault_address(config: Mapping[str, str]) -> VaultAddress | None:
         return None
     if config != s3_vault_config(name, public, bucket, prefix, prefer=prefer):
         return None
-    return VaultAddress(VaultKind.S3, public + prefix)
+    return VaultAddress(VaultKind.S3, public + prefix, prefer)
+
+
+def urls_with_copies(
+    key: str, urls: Sequence[str], vaults: Iterable[VaultAddress]
+) -> tuple[str, ...]:
+    """Return the URLs of a content at upstream and in vaults, in the order in which to try them.
+
+    Parameters
+    ----------
+    key
+        The annex key.
+    urls
+        The URLs at upstream.
+    vaults
+        The vaults that have a copy, or may have one.
+
+    Returns
+    -------
+    tuple of str
+        Copies in preferred vaults, the URLs at upstream, and all other copies.
+    """
+    found = sorted(vaults, key=lambda one: one.cost)
+    first = [one.copy_url(key) for one in found if one.prefer]
+    last = [one.copy_url(key) for one in found if not one.prefer]
+    return tuple(dict.fromkeys((*first, *urls, *last)))
 
 
 def is_vault_url(url: str) -> bool:
@@ -237,5 +271,6 @@ __all__ = [
     "is_private_address",
     "is_vault_url",
     "s3_vault_config",
+    "urls_with_copies",
     "vault_address",
 ]

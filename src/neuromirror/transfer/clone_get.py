@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from neuromirror.annex import parse_key
+from neuromirror.annex import VaultAddress, parse_key
 from neuromirror.git import BatchObjectReader, GitError
 from neuromirror.model import Evidence, NeuromirrorError, path_to_text
 from neuromirror.net import permanent_refusal
@@ -56,6 +56,7 @@ def get(
     recursive: bool = False,
     jobs: int = JOBS,
     trust_config: bool = False,
+    vaults: Sequence[VaultAddress] = (),
     progress: ByteProgress | None = None,
 ) -> Iterator[Outcome]:
     """Download files of the clone that contains ``dataset``; yield one outcome per file.
@@ -79,6 +80,8 @@ def get(
         Maximum number of concurrent downloads.
     trust_config
         Whether to accept a repository whose own configuration or hooks name programs.
+    vaults
+        Vaults that may have copies, in addition to those that the clone knows.
     progress
         Called with the bytes received and expected so far.
 
@@ -101,7 +104,7 @@ def get(
     meter = ProgressMeter(progress)
     clone = AnnexClone.at(Path(dataset), trust_config=trust_config)
     with BlockDigestsRecorder() as digests:
-        options = _GetOptions(recursive, jobs, trust_config, digests)
+        options = _GetOptions(recursive, jobs, trust_config, digests, tuple(vaults))
         yield from _CloneGet(clone, paths, "", options, meter).outcomes()
 
 
@@ -123,6 +126,7 @@ class _GetOptions:
     jobs: int
     trust_config: bool
     digests: BlockDigestsRecorder
+    vaults: tuple[VaultAddress, ...]
 
 
 class _CloneGet:
@@ -195,7 +199,7 @@ class _CloneGet:
         if commit is None:
             raise GitError(f"{clone.top} has no git-annex branch; run 'git annex init' in it")
         branch = AnnexBranchReader(objects, commit, clone.annex_dir)
-        remotes = CloneRemotes(clone.settings, branch)
+        remotes = CloneRemotes(clone.settings, branch, self._options.vaults)
         store = stack.enter_context(AnnexObjectStore(clone))
         intentions = stack.enter_context(PendingKeys(clone))
         recorder = LocationRecorder(clone, commit, intentions)
@@ -255,10 +259,10 @@ class _CloneGet:
             yield from self._examine(file, listing, new)
         for key, logs in branch.logs(new).items():
             content = self._requested[key]
-            content.logs, content.locations = logs, remotes.locations(logs)
+            content.logs, content.locations = logs, remotes.locations(key, logs)
             locations = content.locations
             if (
-                never := next(filter(None, map(permanent_refusal, locations.urls)), None)
+                never := next(filter(None, map(permanent_refusal, locations.remote_urls)), None)
             ) is not None:
                 # not delegated to git-annex, which does not block all of these addresses
                 why = f"one of its URLs leads to {never}, which is never requested"
@@ -267,8 +271,15 @@ class _CloneGet:
                 self._delegated.append(DelegatedFile(content.paths[0], key))
             elif locations.urls:
                 fetching.add(key)
-                urls, keys = locations.urls, locations.equivalent_keys
-                pool.put(FetchTask(key, content.size, urls, keys, self._options.digests))
+                task = FetchTask(
+                    key,
+                    content.size,
+                    locations.urls,
+                    locations.local_urls,
+                    locations.equivalent_keys,
+                    self._options.digests,
+                )
+                pool.put(task)
             else:
                 why = "no URL or configured remote is known to have it" + _unconfigured_hint(
                     locations

@@ -25,6 +25,8 @@ class FetchTask:
         Size in bytes, None if unknown.
     urls
         URLs, in the order in which to try them.
+    local_urls
+        Those of the URLs that are files of this machine (``file:``). No other file is read.
     equivalent_keys
         Keys with checksums that git-annex recorded for a VURL key.
     digests
@@ -34,6 +36,7 @@ class FetchTask:
     key: str
     size: int | None
     urls: Sequence[str]
+    local_urls: frozenset[str] = frozenset()
     equivalent_keys: Sequence[str] = ()
     digests: BlockDigestsRecorder | None = None
 

@@ -33,6 +33,7 @@ from neuromirror.transfer.content_checks import ContentCheck
 from neuromirror.transfer.fetch_connections import FetchConnections
 from neuromirror.transfer.fetch_tasks import FetchResult, FetchTask
 from neuromirror.transfer.host_errors import displayed_url, host_at_fault, host_of
+from neuromirror.transfer.local_copies import open_local_copy
 from neuromirror.transfer.s3_access import MalformedS3UrlError
 
 MAX_IN_MEMORY: Final = 1 << 19
@@ -251,6 +252,8 @@ class Fetcher:
     def _open_body(
         self, task: FetchTask, url: str, start: int, total: float | None
     ) -> AbstractContextManager[OpenBody]:
+        if url in task.local_urls:
+            return open_local_copy(url, start=start)
         return self._bodies.open(
             self._connections, url, task.key, task.size, start=start, total=total
         )

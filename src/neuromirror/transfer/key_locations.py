@@ -13,7 +13,14 @@ from functools import cached_property
 from typing import Final
 from urllib.parse import urlsplit
 
-from neuromirror.annex import WEB_UUID, parse_remote_log, strip_claim_prefix, url_glob
+from neuromirror.annex import (
+    WEB_UUID,
+    VaultAddress,
+    parse_remote_log,
+    strip_claim_prefix,
+    url_glob,
+    vault_address,
+)
 from neuromirror.sources.volumes import VOLUME_REMOTE
 from neuromirror.transfer.annex_branch import (
     EQUIVALENT_KEYS,
@@ -39,6 +46,8 @@ class KeyLocations:
     ----------
     urls
         Supported URLs, the cheapest first, or those of a block of a volume.
+    local_urls
+        Those of the URLs that are files of this machine: copies in vaults.
     has_cheaper_remote
         Whether git-annex would first try a remote that only it supports (``annex-cost``).
     has_other_source
@@ -50,10 +59,16 @@ class KeyLocations:
     """
 
     urls: Sequence[str] = ()
+    local_urls: frozenset[str] = frozenset()
     has_cheaper_remote: bool = False
     has_other_source: bool = False
     unconfigured_repositories: Sequence[str] = ()
     equivalent_keys: Sequence[str] = ()
+
+    @property
+    def remote_urls(self) -> list[str]:
+        """The URLs that are requested over the network."""
+        return [url for url in self.urls if url not in self.local_urls]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,38 +86,62 @@ class _WebRemote:
 
 
 class CloneRemotes:
-    """Determines where the content of keys is, from a clone's remotes and its git-annex branch."""
+    """Determines where the content of keys is, from a clone's remotes and its git-annex branch.
 
-    def __init__(self, settings: AnnexSettings, branch: AnnexBranchReader) -> None:
+    Parameters
+    ----------
+    settings
+        git configuration of the clone.
+    branch
+        Its git-annex branch.
+    vaults
+        Vaults that may have a copy of any key, in addition to those in the branch.
+    """
+
+    def __init__(
+        self,
+        settings: AnnexSettings,
+        branch: AnnexBranchReader,
+        vaults: Sequence[VaultAddress] = (),
+    ) -> None:
         self._settings = settings
         self._branch = branch
         self._schemes = tuple(f"{scheme}:" for scheme in settings.schemes)
         self._remote_configs = parse_remote_log(branch.file(b"remote.log"))
         webs = (uuid for uuid, one in self._remote_configs.items() if one.get("type") == "web")
         self._web_uuids = frozenset((WEB_UUID, *webs))
+        self._vaults = self._usable_vaults()
+        self._more_vaults = tuple(vaults)
         self._costs = self._remote_costs()
         self._webs, self._default_web_cost = self._web_remotes()
         self._uuid = settings.get("annex.uuid")
 
-    def locations(self, logs: KeyLogs) -> KeyLocations:
+    def locations(self, key: str, logs: KeyLogs) -> KeyLocations:
         """Return the locations of a key, from its logs."""
         present = present_values(logs.content(LOCATIONS) + logs.private)
         known = present_values(logs.content(URLS))
         urls = self._ordered(known)
-        least = urls[0][0] if urls else _WEB_COST
         others = [uuid for uuid in present if uuid in self._costs]
         if not urls and others == [VOLUME_REMOTE.uuid]:
             # this package does what the special remote does
             own = [url for url in map(strip_claim_prefix, known) if _is_own(url)]
             if len(own) == len(known):
-                return KeyLocations(
-                    urls=own, equivalent_keys=present_values(logs.content(EQUIVALENT_KEYS))
-                )
+                urls, known, others = [(_WEB_COST, url) for url in own], [], []
+        copies = [self._vaults[uuid] for uuid in present if uuid in self._vaults]
+        copies += [(one.cost, one) for one in self._more_vaults]
+        found = [(cost, vault.copy_url(key)) for cost, vault in copies]
+        urls = sorted([*urls, *found], key=lambda one: one[0])
+        least = urls[0][0] if urls else _WEB_COST
         unconfigured = [
-            uuid for uuid in present if uuid not in (*others, *self._web_uuids, self._uuid)
+            uuid
+            for uuid in present
+            if uuid not in (*self._costs, *self._vaults, *self._web_uuids, self._uuid)
         ]
         return KeyLocations(
             urls=[url for _, url in urls],
+            local_urls=frozenset(
+                url for (_, url), (_, vault) in zip(found, copies, strict=True) if not vault.is_url
+            ),
             has_cheaper_remote=any(self._costs[uuid] < least for uuid in others),
             has_other_source=bool(others) or not all(map(self._is_supported, known)),
             unconfigured_repositories=[self._names.get(uuid, uuid) for uuid in unconfigured],
@@ -123,6 +162,27 @@ class CloneRemotes:
     def _is_supported(self, url: str) -> bool:
         return url.lower().startswith(self._schemes)
 
+    def _usable_vaults(self) -> dict[str, tuple[float, VaultAddress]]:
+        """Return the vaults whose copies are read here, with their costs, by UUID.
+
+        A vault at a path of this machine is used only if it is a remote of the clone: the branch
+        may come from another machine.
+        """
+        found = {}
+        for uuid, config in self._remote_configs.items():
+            vault, name = vault_address(config), self._name_of(uuid)
+            if vault is None:
+                continue
+            cost = vault.cost
+            if name is not None:
+                if self._settings.is_true(f"remote.{name}.annex-ignore"):
+                    continue
+                cost = _parse_number(self._settings.get(f"remote.{name}.annex-cost"), cost)
+            remote_url = "" if name is None else self._settings.get(f"remote.{name}.url")
+            if vault.is_url or vault.base == remote_url:
+                found[uuid] = cost, vault
+        return found
+
     def _remote_costs(self) -> dict[str, float]:
         """Return the lowest cost of each remote that only git-annex supports, by UUID."""
         costs: dict[str, float] = {}
@@ -131,6 +191,7 @@ class CloneRemotes:
             if (
                 not uuid
                 or uuid in self._web_uuids
+                or uuid in self._vaults
                 or self._settings.is_true(f"remote.{name}.annex-ignore")
             ):
                 continue

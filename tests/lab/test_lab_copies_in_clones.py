@@ -1,0 +1,208 @@
+"""Clones get content from vaults when upstream, and then the store, are gone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from neuromirror.annex import directory_vault_config, s3_vault_config
+from neuromirror.lab.clone import clone_dataset, remote_url
+from neuromirror.transfer import get
+from support.dataset_clones import flip_bit
+from support.foreign_pushes import run_checked, run_in
+from support.kept_dataset import ALIAS, NAME, REMOTE, KeptDataset
+from support.mirror_harness import run_git
+from support.moto_buckets import Buckets, moto_server
+
+Serve = Callable[[Path], str]
+
+
+@pytest.fixture
+def kept(tmp_path: Path, demo_files: Path) -> Iterator[KeptDataset]:
+    """A dataset with a vault that its repository does not name yet."""
+    kept = KeptDataset(tmp_path / "kept", demo_files)
+    yield kept
+    kept.stop_upstream()
+
+
+@pytest.mark.parametrize("way", ["path", "http", "ria+http"])
+def test_datalad_gets_from_the_vault(
+    kept: KeptDataset, tmp_path: Path, serve_directory: Serve, way: str
+) -> None:
+    url = str(kept.harness.repository(NAME))
+    if way == "path":
+        kept.publish()
+    else:
+        kept.serve(serve_directory)
+        store = serve_directory(kept.harness.folder)
+        url = f"{store}/alias/{ALIAS}" if way == "http" else f"ria+{store}#~{ALIAS}"
+    run_checked(tmp_path, "datalad", "clone", url, "clone")
+    kept.stop_upstream()
+    kept.remove_store()
+    clone = tmp_path / "clone"
+    run_checked(clone, "datalad", "get", ".")
+    assert kept.read_all(clone) == kept.contents
+    assert run_git(clone, "remote").split().count(REMOTE) == 1
+    assert run_in(clone, "git", "annex", "fsck", "--fast").returncode == 0
+
+
+@pytest.fixture
+def moto() -> Iterator[Buckets]:
+    """An empty S3 server."""
+    with moto_server() as running:
+        yield running
+
+
+def test_datalad_gets_from_a_public_bucket(
+    kept: KeptDataset, tmp_path: Path, moto: Buckets
+) -> None:
+    bucket = moto.make()
+    for path, key in kept.paths.items():
+        bucket.put(f"lab/{key}", kept.contents[path])
+    public = f"{moto.endpoint}/{bucket.name}/"
+    kept.publish(s3_vault_config(REMOTE, public, bucket.name, "lab/"))
+    run_checked(tmp_path, "datalad", "clone", str(kept.harness.repository(NAME)), "clone")
+    kept.stop_upstream()
+    kept.remove_store()
+    run_checked(tmp_path / "clone", "datalad", "get", ".")
+    assert kept.read_all(tmp_path / "clone") == kept.contents
+
+
+def test_an_old_clone_finds_the_copies_after_an_update(
+    kept: KeptDataset, tmp_path: Path, serve_directory: Serve
+) -> None:
+    """The first ``keep`` is later than the clone."""
+    run_checked(tmp_path, "datalad", "clone", str(kept.harness.repository(NAME)), "clone")
+    clone = tmp_path / "clone"
+    kept.serve(serve_directory)
+    run_checked(clone, "datalad", "update")
+    kept.stop_upstream()
+    kept.remove_store()
+    (path, *others) = kept.paths
+    # git-annex enables the remotes that are new only if it is told to
+    run_checked(clone, "git", "annex", "enableremote", REMOTE)
+    run_in(clone, "git", "annex", "verifyremote", REMOTE)
+    run_in(clone, "git", "annex", "verifyremote", REMOTE, "--safe", "1")
+    run_checked(clone, "datalad", "get", path)
+    assert set(kept.read_all(clone)) == {path}
+    assert {one.status for one in get(clone, others)} == {"ok"}
+    assert kept.read_all(clone) == kept.contents
+
+
+def test_get_needs_no_enabled_remote(
+    kept: KeptDataset, tmp_path: Path, serve_directory: Serve
+) -> None:
+    run_checked(tmp_path, "datalad", "clone", str(kept.harness.repository(NAME)), "clone")
+    clone = tmp_path / "clone"
+    url = kept.serve(serve_directory)
+    run_git(clone, "fetch", "-q", "origin")
+    # upstream is first as long as it has the content
+    first, *others = kept.paths
+    (found,) = get(clone, [first])
+    assert found.status == "ok"
+    assert found.url is not None
+    assert not found.url.startswith(url)
+    kept.stop_upstream()
+    kept.remove_store()
+    outcomes = list(get(clone, others))
+    assert {one.status for one in outcomes} == {"ok"}
+    assert all(str(one.url).startswith(f"{url}/annex/objects/") for one in outcomes)
+    assert {one.checked for one in outcomes} == {"checked"}
+    assert kept.read_all(clone) == kept.contents
+    assert REMOTE not in run_git(clone, "remote").split()
+    assert run_in(clone, "git", "annex", "fsck").returncode == 0
+
+
+def test_get_reads_a_vault_at_a_path_only_where_it_is_a_remote(
+    kept: KeptDataset, tmp_path: Path
+) -> None:
+    kept.publish()
+    for name in ("enabled", "not"):
+        run_checked(tmp_path, "git", "clone", "-q", str(kept.harness.repository(NAME)), name)
+    run_checked(tmp_path / "enabled", "git", "annex", "init", "-q")
+    run_checked(tmp_path / "not", "git", "annex", "init", "-q", "--no-autoenable")
+    kept.stop_upstream()
+    assert {one.status for one in get(tmp_path / "not")} == {"error"}
+    outcomes = list(get(tmp_path / "enabled"))
+    assert {(one.status, one.message) for one in outcomes} == {("ok", "")}
+    assert all(str(one.url).startswith("file:///") for one in outcomes)
+    assert kept.read_all(tmp_path / "enabled") == kept.contents
+
+
+def test_wrong_bytes_in_a_vault_are_not_accepted(
+    kept: KeptDataset, tmp_path: Path, serve_directory: Serve
+) -> None:
+    url = kept.serve(serve_directory)
+    run_checked(tmp_path, "git", "clone", "-q", str(kept.harness.repository(NAME)), "clone")
+    wrong, gone, *others = kept.paths
+    flip_bit(Path(os.fsdecode(kept.vault.object_path(kept.paths[wrong]))))
+    kept.vault.remove(kept.paths[gone])
+    kept.stop_upstream()
+    found = {one.path: one for one in get(tmp_path / "clone")}
+    assert {path: one.status for path, one in found.items()} == {
+        wrong: "error", gone: "error", **dict.fromkeys(others, "ok"),
+    }  # fmt: skip
+    assert set(kept.read_all(tmp_path / "clone")) == set(others)
+    assert url in (found[gone].message or "")
+
+
+def test_a_preferred_vault_is_read_before_upstream(
+    kept: KeptDataset, tmp_path: Path, serve_directory: Serve
+) -> None:
+    url = serve_directory(kept.vault.path)
+    kept.publish(directory_vault_config(REMOTE, url, prefer=True))
+    run_checked(tmp_path, "git", "clone", "-q", str(kept.harness.repository(NAME)), "clone")
+    outcomes = list(get(tmp_path / "clone"))
+    assert {one.status for one in outcomes} == {"ok"}
+    assert all(str(one.url).startswith(url) for one in outcomes)
+
+
+def test_a_clone_from_a_mirror_enables_a_vault_at_a_url_for_content_only(
+    kept: KeptDataset, tmp_path: Path, serve_directory: Serve
+) -> None:
+    kept.serve(serve_directory)
+    store = serve_directory(kept.harness.folder)
+    assert clone_dataset(remote_url(store, ALIAS, None), tmp_path / "clone") == []
+    clone = tmp_path / "clone"
+    kept.stop_upstream()
+    kept.remove_store()
+    run_checked(clone, "git", "annex", "get", ".")
+    assert kept.read_all(clone) == kept.contents
+    settings = run_git(clone, "config", "--list", "--local")
+    for setting in ("skipfetchall=true", "annex-sync=false", "annex-readonly=true"):
+        assert f"remote.{REMOTE}.{setting}" in settings
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        directory_vault_config(REMOTE, "/srv/vault"),
+        directory_vault_config(REMOTE, "http://127.0.0.1:1/vault"),
+        directory_vault_config(REMOTE, "https://user@vault.example/x"),
+        directory_vault_config(REMOTE, "https://vault.example/x") | {"cost": "1"},
+        directory_vault_config(REMOTE, "ssh://vault.example/x"),
+        directory_vault_config(REMOTE, "https://vault.example/x") | {"annex-ssh-options": "-oX"},
+        s3_vault_config(REMOTE, "https://vault.example/", "bucket") | {"host": "other.example"},
+        s3_vault_config(REMOTE, "https://vault.example/", "bucket") | {"signature": "v4"},
+        s3_vault_config(REMOTE, "https://vault.example/", "bucket") | {"exporttree": "yes"},
+    ],
+)
+def test_other_lines_of_vaults_are_not_enabled(
+    kept: KeptDataset,
+    tmp_path: Path,
+    serve_directory: Serve,
+    config: dict[str, str],
+    isolated_home: Path,
+) -> None:
+    kept.publish(config)
+    store = serve_directory(kept.harness.folder)
+    if "127.0.0.1" in config.get("location", ""):
+        path = isolated_home / ".gitconfig"
+        port = store.rpartition(":")[2]
+        path.write_text(path.read_text().replace("127.0.0.1 ::1", f"[127.0.0.1]:{port}"))
+    (skipped,) = clone_dataset(remote_url(store, ALIAS, None), tmp_path / "clone")
+    assert skipped.name == REMOTE
+    assert REMOTE not in run_git(tmp_path / "clone", "remote").split()
