@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 CheckMethod = Literal[
-    "full-read", "s3-sha256", "s3-crc64nvme", "s3-etag", "head", "listing", "git-annex"
+    "full-read", "s3-sha256", "s3-crc64nvme", "s3-etag", "size", "head", "listing", "git-annex"
 ]
 """How a copy was checked last.
 
 ``full-read``: all bytes were hashed here. ``s3-…``: S3 computed this checksum of the bytes that it
-stored, and it equals that of the bytes. ``head`` and ``listing``: the vault states the size.
+stored, and it equals that of the bytes. ``size``: only the size was compared, because the key has
+no checksum. ``head`` and ``listing``: the vault states the size.
 ``git-annex``: git-annex checked that the special remote has the key.
 """
 

@@ -173,6 +173,11 @@ class AnnexClone:
         """git-annex's UUID of this clone."""
         return self.settings.get("annex.uuid")
 
+    @property
+    def disk_reserve(self) -> int:
+        """Bytes to leave free on the disk."""
+        return self.settings.disk_reserve
+
     def git(self, *arguments: str) -> bytes:
         """Run a git command, and return its output; raises GitError."""
         return self._run(("git", *arguments), git_environment(self.git_dir, fetch_missing=True))

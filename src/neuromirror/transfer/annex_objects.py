@@ -18,7 +18,8 @@ from typing import Final
 
 from neuromirror.annex import WEB_UUID, key_file_name
 from neuromirror.model import NeuromirrorError
-from neuromirror.transfer.annex_clone import AnnexClone
+from neuromirror.transfer.object_sink import ObjectFolder
+from neuromirror.vault.object_files import freeze_folder, make_object_folder, write_all
 
 _WRITE_BITS: Final = 0o222
 _OWNER_READS: Final = 0o400
@@ -35,12 +36,17 @@ class TransferBusyError(NeuromirrorError):
 
 
 class AnnexObjectStore:
-    """Writes content to the object directory of a clone (``.git/annex/objects``) as git-annex does.
+    """Writes content to the object directory of a repository as git-annex does.
 
     It is thread-safe, and a context manager.
+
+    Parameters
+    ----------
+    clone
+        A clone (``.git/annex/objects``) or a directory vault.
     """
 
-    def __init__(self, clone: AnnexClone) -> None:
+    def __init__(self, clone: ObjectFolder) -> None:
         self._clone = clone
         annex = os.fsencode(clone.annex_dir)
         self._annex = annex
@@ -48,7 +54,7 @@ class AnnexObjectStore:
         self._lock_file = annex + b"/othertmp.lck"
         self._partial = annex + b"/tmp"
         self._transfers = annex + b"/transfer/download"
-        self._reserve = clone.settings.disk_reserve
+        self._reserve = clone.disk_reserve
         self._numbers = itertools.count()
         self._prefix = b"/%s%d-" % (_PREFIX, os.getpid())
         self._reserved_bytes = 0
@@ -198,28 +204,13 @@ class AnnexObjectStore:
     def _move_to_object_path(self, key: str, path: bytes) -> None:
         target = self._clone.object_paths(key)[0]
         folder = os.path.dirname(target)
-        if not self._make_object_folder(folder):
+        if not make_object_folder(folder):
             if self._clone.find_object(key) is not None:
                 os.unlink(path)
                 return
             os.chmod(folder, os.stat(folder).st_mode & 0o7777 | 0o200)
         os.rename(path, target)
         freeze_folder(folder)
-
-    def _make_object_folder(self, folder: bytes) -> bool:
-        """Create a key's object directory and its parents; return whether it did not exist."""
-        hashed = os.path.dirname(folder)
-        try:
-            os.mkdir(hashed)
-        except FileExistsError:
-            pass
-        except FileNotFoundError:
-            os.makedirs(hashed, exist_ok=True)
-        try:
-            os.mkdir(folder)
-        except FileExistsError:
-            return False
-        return True
 
     def repair(self, key: str) -> bool:
         """Finish an object that a killed run left incomplete.
@@ -231,14 +222,3 @@ class AnnexObjectStore:
             return False
         freeze_folder(os.path.dirname(found))
         return True
-
-
-def freeze_folder(folder: bytes) -> None:
-    """Remove write permission from an object directory, as git-annex does."""
-    os.chmod(folder, os.stat(folder).st_mode & 0o7777 & ~_WRITE_BITS)
-
-
-def write_all(file: int, content: memoryview) -> None:
-    """Write all of ``content``: a write to a disk that fills up may be partial."""
-    while content:
-        content = content[os.write(file, content) :]

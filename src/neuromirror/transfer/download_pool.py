@@ -13,13 +13,14 @@ from typing import Final
 from neuromirror.annex import is_private_host_allowed
 from neuromirror.cache import open_cache
 from neuromirror.net import ConnectionFactory, HostCircuitBreaker, RequestLimits
-from neuromirror.transfer.annex_objects import AnnexObjectStore
 from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.transfer.block_bodies import BlockBodies
 from neuromirror.transfer.cached_contents import CachedContents
 from neuromirror.transfer.fetch_connections import FetchConnections
 from neuromirror.transfer.fetch_tasks import FetchResult, FetchTask
-from neuromirror.transfer.fetcher import Fetcher
+from neuromirror.transfer.fetcher import Fetcher, is_fetched_in_memory
+from neuromirror.transfer.object_sink import ObjectSink
+from neuromirror.transfer.rate_limit import RateLimit
 from neuromirror.transfer.s3_access import S3Access
 from neuromirror.transfer.url_sessions import UrlSessions, no_token
 
@@ -35,7 +36,9 @@ ReceivedBytes = tuple[str, int]
 """A key, and the number of bytes received since the last report."""
 
 
-def open_sessions(settings: AnnexSettings, jobs: int) -> UrlSessions:
+def open_sessions(
+    settings: AnnexSettings, jobs: int, allowed_hosts: frozenset[str] = frozenset()
+) -> UrlSessions:
     """Return sessions for downloads into a clone.
 
     They send no tokens: the headers in ``annex.http-headers`` go with each request instead.
@@ -46,12 +49,19 @@ def open_sessions(settings: AnnexSettings, jobs: int) -> UrlSessions:
         The git configuration of the clone.
     jobs
         The number of concurrent downloads.
+    allowed_hosts
+        Hosts that may be accessed whatever their addresses are.
     """
     allowed = tuple(settings.allowed_addresses)
-    return UrlSessions(allowed, no_token, _limits(jobs), {}, breaker=HostCircuitBreaker())
+    breaker = HostCircuitBreaker()
+    return UrlSessions(
+        *(allowed, no_token, _limits(jobs), {}), breaker=breaker, allowed_hosts=allowed_hosts
+    )
 
 
-def open_buckets(settings: AnnexSettings, jobs: int) -> S3Access:
+def open_buckets(
+    settings: AnnexSettings, jobs: int, allowed_hosts: frozenset[str] = frozenset()
+) -> S3Access:
     """Return access to the buckets of ``s3://`` URLs in a clone, with the user's credentials.
 
     The parameters are those of :func:`open_sessions`.
@@ -59,7 +69,7 @@ def open_buckets(settings: AnnexSettings, jobs: int) -> S3Access:
     allowed = tuple(settings.allowed_addresses)
     return S3Access(
         settings.subsections("neuromirror"),
-        lambda host: is_private_host_allowed(host, allowed),
+        lambda host: host in allowed_hosts or is_private_host_allowed(host, allowed),
         _limits(jobs),
     )
 
@@ -80,11 +90,15 @@ class DownloadPool:
     settings
         Configuration of the clone.
     store
-        Object directory of the clone.
+        Where content is stored.
     jobs
         Maximum number of threads.
     before_store
         Called with each key before its content is moved to its object path.
+    allowed_hosts
+        Hosts that may be accessed whatever their addresses are.
+    rate
+        Limits the bytes per second of all downloads; None for no limit.
     """
 
     def __init__(
@@ -92,19 +106,23 @@ class DownloadPool:
         sessions: UrlSessions,
         s3: S3Access,
         settings: AnnexSettings,
-        store: AnnexObjectStore,
+        store: ObjectSink,
         jobs: int,
         before_store: Callable[[str], None],
+        *,
+        allowed_hosts: frozenset[str] = frozenset(),
+        rate: RateLimit | None = None,
     ) -> None:
         self._connection_pool = ConnectionFactory(sessions.session_for)
         self._s3 = s3
         self._pause = sessions.limits.wait
         self._headers = settings.headers
-        self._blocks = BlockBodies(settings)
+        self._blocks = BlockBodies(settings, allowed_hosts=allowed_hosts)
         self._store = store
         self._cached = CachedContents(open_cache())
         self._before_store = before_store
         self._breaker = sessions.breaker
+        self._rate = rate
         self._stop = threading.Event()
         self._tasks: queue.SimpleQueue[FetchTask | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[FetchResult | ReceivedBytes | None] = queue.SimpleQueue()
@@ -168,6 +186,11 @@ class DownloadPool:
                     left.append(found)
         return left
 
+    def _report_bytes(self, key: str, more: int) -> None:
+        if self._rate is not None:
+            self._rate.wait(more, self._stop)
+        self._results.put((key, more))
+
     def _work(self) -> None:
         connections = FetchConnections(self._connection_pool, self._s3, self._headers)
         self._open_connections.append(connections)
@@ -178,13 +201,16 @@ class DownloadPool:
             self._cached,
             self._breaker,
             stop=self._stop,
-            report_bytes=lambda key, more: self._results.put((key, more)),
+            report_bytes=self._report_bytes,
             before_store=self._before_store,
             pause=self._pause,
         )
         try:
             while (task := self._tasks.get()) is not None:
-                self._results.put(fetcher.fetch(task))
+                found = fetcher.fetch(task)
+                if self._rate is not None and is_fetched_in_memory(task):
+                    self._rate.wait(task.size or 0, self._stop)
+                self._results.put(found)
         except BaseException as error:
             self._error = error
             raise

@@ -68,6 +68,8 @@ class FetchResult:
         Hosts that were refused because of their addresses.
     needs_credentials
         Whether a service refused a block, which the special remote may have credentials for.
+    store_error
+        Why the content could not be stored; None if it could not be downloaded.
     hosts
         Host of each error that concerns a whole host; None for errors that concern one file.
     """
@@ -78,6 +80,7 @@ class FetchResult:
     errors: list[str] = field(default_factory=list)
     refused_hosts: list[str] = field(default_factory=list)
     needs_credentials: bool = False
+    store_error: Exception | None = None
     hosts: set[str | None] = field(default_factory=set)
 
     @property

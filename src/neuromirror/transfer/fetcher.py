@@ -20,12 +20,7 @@ from neuromirror.net import (
     UnsafeAddressError,
 )
 from neuromirror.sources.volumes import CutoutRefusedError
-from neuromirror.transfer.annex_objects import (
-    AnnexObjectStore,
-    InsufficientSpaceError,
-    TransferBusyError,
-    write_all,
-)
+from neuromirror.transfer.annex_objects import InsufficientSpaceError, TransferBusyError
 from neuromirror.transfer.block_bodies import BlockBodies, is_block_url
 from neuromirror.transfer.cached_contents import CachedContents
 from neuromirror.transfer.content_bodies import ContentBodies, ContentMismatchError
@@ -34,7 +29,10 @@ from neuromirror.transfer.fetch_connections import FetchConnections
 from neuromirror.transfer.fetch_tasks import FetchResult, FetchTask
 from neuromirror.transfer.host_errors import displayed_url, host_at_fault, host_of
 from neuromirror.transfer.local_copies import open_local_copy
+from neuromirror.transfer.object_sink import ObjectSink
 from neuromirror.transfer.s3_access import MalformedS3UrlError
+from neuromirror.vault import CopyRefusedError, VaultError
+from neuromirror.vault.object_files import write_all
 
 MAX_IN_MEMORY: Final = 1 << 19
 """Maximum size in bytes of content that is held in memory until it is verified."""
@@ -61,6 +59,13 @@ class TransferStoppedError(NeuromirrorError):
     """A download was stopped because the whole run was stopped."""
 
 
+_STORE_FAILURES: Final = (
+    *(InsufficientSpaceError, TransferBusyError, TransferStoppedError),
+    *(VaultError, CopyRefusedError),
+)
+"""Errors after which no other URL is tried."""
+
+
 class Fetcher:
     """Downloads one task after the other; for one thread.
 
@@ -71,7 +76,7 @@ class Fetcher:
     blocks
         Opens blocks of volumes; shared by all threads.
     store
-        Object directory of the clone.
+        Where content is stored.
     cached
         Contents that need no download.
     breaker
@@ -91,7 +96,7 @@ class Fetcher:
         self,
         connections: FetchConnections,
         blocks: BlockBodies,
-        store: AnnexObjectStore,
+        store: ObjectSink,
         cached: CachedContents,
         breaker: HostCircuitBreaker,
         *,
@@ -113,13 +118,16 @@ class Fetcher:
         """Download the content of a task; errors are returned in the result."""
         found = FetchResult(task)
         try:
-            if task.size is not None and task.size <= MAX_IN_MEMORY:
+            if is_fetched_in_memory(task):
+                assert task.size is not None
                 self._fetch_small(task, task.size, found)
             else:
                 self._fetch_large(task, found)
-        except (InsufficientSpaceError, TransferBusyError, TransferStoppedError) as error:
+        except _STORE_FAILURES as error:
+            found.store_error = error
             found.errors.append(str(error))
         except OSError as error:
+            found.store_error = error
             where = os.fsdecode(error.filename) if error.filename else "the clone"
             found.errors.append(f"cannot write {where}: {error.strerror}")
         return found
@@ -278,6 +286,22 @@ class Fetcher:
                 found.errors.append(message)
         else:
             found.errors.append(f"{displayed_url(url)}: {error}")
+
+
+def is_fetched_in_memory(task: FetchTask) -> bool:
+    """Return whether a content is held in memory until it is verified; its bytes are not reported.
+
+    Parameters
+    ----------
+    task
+        The download task.
+
+    Returns
+    -------
+    bool
+        Whether the content is small.
+    """
+    return task.size is not None and task.size <= MAX_IN_MEMORY
 
 
 def _add_refused_host(found: FetchResult, host: str) -> None:

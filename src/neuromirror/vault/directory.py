@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 from urllib.parse import quote
@@ -97,6 +97,11 @@ class DirectoryVault:
             _create(path)
         self.uuid = self._read_uuid()
 
+    @property
+    def is_checked_at_once(self) -> bool:
+        """True: files are looked up, not requested."""
+        return True
+
     def locations(self, key: str) -> tuple[str, ...]:
         """Return the ``file:`` URL of a content and, if the folder is served, its ``https:`` URL.
 
@@ -173,17 +178,55 @@ class DirectoryVault:
             The disk is full.
         """
         self.check_access(write=True)
-        handle, name = tempfile.mkstemp(prefix="neuromirror-", dir=self.annex_dir / "tmp")
         try:
-            with open(path, "rb") as source, os.fdopen(handle, "wb") as target:
+            with open(path, "rb") as source, self._new_file(key) as target:
                 size = _copy(source, target)
-                os.fchmod(target.fileno(), 0o444)
-            move_object(os.fsencode(name), self.object_path(key))
         except OSError as error:
             raise self._error(error) from error
-        finally:
-            Path(name).unlink(missing_ok=True)
         return Stored(key, size, "full-read")
+
+    def store_bytes(self, key: str, content: memoryview) -> Stored:
+        """Store a content that is in memory, and which the caller has verified with the key.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+        content
+            The bytes.
+
+        Returns
+        -------
+        Stored
+            The content.
+
+        Raises
+        ------
+        VaultFullError
+            The disk is full.
+        """
+        self.check_access(write=True)
+        try:
+            with self._new_file(key) as target:
+                target.write(content)
+        except OSError as error:
+            raise self._error(error) from error
+        return Stored(key, len(content), "full-read")
+
+    def can_copy(self, url: str) -> bool:
+        """Return False: a folder has no server that could copy.
+
+        Parameters
+        ----------
+        url
+            Not used.
+
+        Returns
+        -------
+        bool
+            False.
+        """
+        return False
 
     def copy_from(self, key: str, url: str) -> Stored | None:
         """Return None: a folder has no server that could copy.
@@ -331,6 +374,19 @@ class DirectoryVault:
         """
         path = self.object_path(key)
         return path if os.path.exists(path) else None
+
+    @contextmanager
+    def _new_file(self, key: str) -> Iterator[BinaryIO]:
+        """Provide an empty file that becomes the content at the end of the block."""
+        handle, name = tempfile.mkstemp(prefix="neuromirror-", dir=self.annex_dir / "tmp")
+        try:
+            with os.fdopen(handle, "wb") as target:
+                yield target
+                target.flush()
+                os.fchmod(target.fileno(), 0o444)
+            move_object(os.fsencode(name), self.object_path(key))
+        finally:
+            Path(name).unlink(missing_ok=True)
 
     def _read_uuid(self) -> str:
         try:

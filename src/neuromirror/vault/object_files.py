@@ -23,7 +23,7 @@ def move_object(path: bytes, target: bytes) -> None:
         The path of the object.
     """
     folder = os.path.dirname(target)
-    if not _make_folder(folder):
+    if not make_object_folder(folder):
         os.chmod(folder, os.stat(folder).st_mode & 0o7777 | 0o200)
     os.rename(path, target)
     freeze_folder(folder)
@@ -81,8 +81,19 @@ def write_all(file: int, content: memoryview) -> None:
         content = content[os.write(file, content) :]
 
 
-def _make_folder(folder: bytes) -> bool:
-    """Create an object's folder and its parents; return whether it did not exist."""
+def make_object_folder(folder: bytes) -> bool:
+    """Create an object's folder and its parents.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+
+    Returns
+    -------
+    bool
+        Whether it did not exist.
+    """
     hashed = os.path.dirname(folder)
     try:
         os.mkdir(hashed)
@@ -97,4 +108,4 @@ def _make_folder(folder: bytes) -> bool:
     return True
 
 
-__all__ = ["freeze_folder", "move_object", "remove_object", "write_all"]
+__all__ = ["freeze_folder", "make_object_folder", "move_object", "remove_object", "write_all"]

@@ -51,6 +51,11 @@ class Vault(Protocol):
     config: VaultConfig
     uuid: str
 
+    @property
+    def is_checked_at_once(self) -> bool:
+        """Whether :meth:`presence` of any number of keys is fast and free of charge."""
+        ...
+
     def locations(self, key: str) -> tuple[str, ...]:
         """Return the URLs of a content for readers, whether or not the vault has it.
 
@@ -107,6 +112,38 @@ class Vault(Protocol):
         -------
         Stored
             How the vault confirmed that it has the bytes.
+        """
+        ...
+
+    def store_bytes(self, key: str, content: memoryview) -> Stored:
+        """Store a content that is in memory, and which the caller has verified with the key.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+        content
+            The bytes.
+
+        Returns
+        -------
+        Stored
+            How the vault confirmed that it has the bytes.
+        """
+        ...
+
+    def can_copy(self, url: str) -> bool:
+        """Return whether :meth:`copy_from` may succeed for a URL; nothing is requested.
+
+        Parameters
+        ----------
+        url
+            The URL.
+
+        Returns
+        -------
+        bool
+            Whether it may.
         """
         ...
 

@@ -1,0 +1,87 @@
+"""Read copies in vaults and compare their bytes with their keys."""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+from neuromirror.index.ledger_rows import CheckMethod
+from neuromirror.transfer.content_checks import check_for
+from neuromirror.transfer.key_checksums import key_checksum
+from neuromirror.vault import CopyMissingError, Presence, Vault
+
+_BLOCK: Final = 1 << 20
+
+
+def read_method(key: str) -> CheckMethod:
+    """Return how reading all bytes of a content checks it.
+
+    Parameters
+    ----------
+    key
+        The annex key.
+
+    Returns
+    -------
+    CheckMethod
+        ``full-read``, or ``size`` if the key has no checksum.
+    """
+    return "full-read" if key_checksum(key).algorithm else "size"
+
+
+def find_fault(vault: Vault, key: str, stop: threading.Event | None = None) -> str | None:
+    """Read a copy completely; return why its bytes are not those of its key.
+
+    Parameters
+    ----------
+    vault
+        The vault.
+    key
+        The annex key.
+    stop
+        Ends the reading when it is set; the result is then a fault.
+
+    Returns
+    -------
+    str or None
+        The reason; None if the bytes are right.
+
+    Raises
+    ------
+    VaultError
+        The vault cannot be read.
+    """
+    check = check_for(key)
+    if check is None:
+        return "the kind of the key is not supported"
+    try:
+        with vault.open(key) as file:
+            while block := file.read(_BLOCK):
+                check.update(block)
+                if stop is not None and stop.is_set():
+                    return "the check was stopped"
+    except CopyMissingError:
+        return "the vault does not have it"
+    return check.mismatch()
+
+
+def is_proof(presence: Presence) -> bool:
+    """Return whether a vault's own statement shows that a content is right, without reading it.
+
+    Parameters
+    ----------
+    presence
+        What the vault states.
+
+    Returns
+    -------
+    bool
+        Whether it computed the sha256 in the key when it stored the bytes.
+    """
+    checksum = key_checksum(presence.key)
+    return (
+        presence.sha256 is not None
+        and checksum.algorithm == "sha256"
+        and presence.sha256 == checksum.value
+        and presence.size == checksum.size
+    )

@@ -1,0 +1,407 @@
+"""Copy contents into a vault, verified on the way in.
+
+What the vault has is not downloaded: contents in the ledger are looked up, others that are in the
+vault are read and adopted. The rest is copied within S3 where that is possible, else downloaded. A
+copy is recorded only after the vault confirmed it, so that a run that is killed can be repeated.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from neuromirror.custody.copy_checks import find_fault, is_proof, read_method
+from neuromirror.custody.keep_plan import KeepItem
+from neuromirror.custody.sinks import UploadSink, open_sink
+from neuromirror.index.ledger import Ledger
+from neuromirror.index.ledger_rows import CheckMethod, LedgerEvent, Stored
+from neuromirror.transfer.annex_objects import (
+    AnnexObjectStore,
+    InsufficientSpaceError,
+    TransferBusyError,
+)
+from neuromirror.transfer.annex_settings import AnnexSettings
+from neuromirror.transfer.content_checks import check_for
+from neuromirror.transfer.download_pool import DownloadPool, open_buckets, open_sessions
+from neuromirror.transfer.fetch_tasks import FetchResult, FetchTask
+from neuromirror.transfer.fetcher import MAX_IN_MEMORY
+from neuromirror.transfer.host_errors import displayed_url
+from neuromirror.transfer.key_checksums import key_checksum
+from neuromirror.transfer.outcomes import Outcome, Status
+from neuromirror.transfer.rate_limit import RateLimit
+from neuromirror.transfer.work_tree import map_in_order
+from neuromirror.vault import CopyRefusedError, Presence, Vault, VaultError
+
+JOBS: Final = 8
+"""Default number of concurrent copies."""
+
+_COMMIT_COUNT: Final = 1000
+_COMMIT_SECONDS: Final = 5.0
+_SAMPLE: Final = 32
+"""Recorded copies that are looked up if looking up all of them takes a request each."""
+_MAX_QUEUED: Final = 2000
+_BUSY_SECONDS: Final = 30.0
+"""Seconds to wait for another process that stores the same content."""
+_BUSY_POLL: Final = 0.2
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class KeepOutcome(Outcome):
+    """The outcome of ``keep`` for one content, or for the rest of a run.
+
+    Parameters
+    ----------
+    vault
+        The name of the vault.
+    method
+        How the copy was verified.
+    """
+
+    vault: str | None = None
+    method: CheckMethod | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeepOptions:
+    """The options of a run.
+
+    Attributes
+    ----------
+    jobs
+        Number of concurrent copies.
+    allowed_hosts
+        Hosts of archives, with their ports, that may be accessed whatever their addresses are.
+    bytes_per_second
+        Limit for downloads; None for no limit.
+    until
+        When to stop, as :func:`time.monotonic`; None for no limit.
+    is_stopping
+        Returns whether to stop.
+    report_bytes
+        Called with the number of bytes that were received.
+    """
+
+    jobs: int = JOBS
+    allowed_hosts: frozenset[str] = frozenset()
+    bytes_per_second: float | None = None
+    until: float | None = None
+    is_stopping: Callable[[], bool] = _never
+    report_bytes: Callable[[int], None] = field(default=lambda count: None)
+
+
+def run_keep(
+    items: Iterable[KeepItem],
+    vault: Vault,
+    ledger: Ledger,
+    options: KeepOptions = KeepOptions(),
+) -> Iterator[KeepOutcome]:
+    """Copy contents into a vault.
+
+    Parameters
+    ----------
+    items
+        The contents, in the order in which to copy them; each key once.
+    vault
+        The vault.
+    ledger
+        The ledger, to which the copies are added.
+    options
+        The options.
+
+    Yields
+    ------
+    KeepOutcome
+        One per content: ``ok`` if it is now in the vault, ``notneeded`` if it was before. If the
+        vault as a whole fails or the run is stopped, one for the contents that are left.
+
+    Raises
+    ------
+    VaultError
+        The vault cannot be written.
+    """
+    vault.check_access(write=True)
+    ledger.add_vault(vault.uuid, vault.config.name, vault.config.settings.kind)
+    run = _KeepRun({one.key: one for one in items}, vault, ledger, options)
+    with closing(run.outcomes()) as outcomes:
+        yield from outcomes
+
+
+class _KeepRun:
+    """One run; see :func:`run_keep`. A content is in ``_left`` until its outcome is yielded."""
+
+    def __init__(
+        self, items: dict[str, KeepItem], vault: Vault, ledger: Ledger, options: KeepOptions
+    ) -> None:
+        self._left = items
+        self._vault = vault
+        self._ledger = ledger
+        self._options = options
+        self._stop = threading.Event()
+        self._busy: set[str] = set()
+        self._confirmed: list[tuple[Stored, str, str | None]] = []
+        self._committed = time.monotonic()
+
+    def outcomes(self) -> Generator[KeepOutcome, None, None]:
+        failure: VaultError | None = None
+        finished: list[KeepOutcome] = []
+        try:
+            for step in (self._look_up_recorded, self._adopt, self._copy_at_vault, self._download):
+                if self._left and not self._is_stopping():
+                    yield from step()
+        except VaultError as error:
+            failure = error
+        finally:
+            self._stop.set()
+            # also if the caller stops here: what is confirmed is not copied once more
+            try:
+                finished = self._commit()
+            except VaultError as error:
+                failure = failure or error
+        yield from finished
+        yield from self._await_others()
+        if self._left:
+            yield self._rest(failure)
+
+    def _is_stopping(self) -> bool:
+        until = self._options.until
+        return (until is not None and time.monotonic() >= until) or self._options.is_stopping()
+
+    def _look_up_recorded(self) -> Iterator[KeepOutcome]:
+        """Yield outcomes for recorded copies that the vault still has."""
+        lacking = set(self._ledger.missing(self._vault.uuid, list(self._left)))
+        recorded = [key for key in self._left if key not in lacking]
+        asked = recorded
+        if not self._vault.is_checked_at_once:
+            asked = random.sample(recorded, min(_SAMPLE, len(recorded)))
+        lost = self._lost(asked)
+        if lost and len(asked) < len(recorded):
+            lost = self._lost(recorded)
+        if lost:
+            self._record_lost(lost)
+        for key in recorded:
+            if key not in lost:
+                yield self._outcome(self._left.pop(key), "notneeded", "in the vault")
+
+    def _lost(self, keys: Sequence[str]) -> dict[str, Presence]:
+        """Return what the vault states about recorded copies that it lacks or that are damaged."""
+        return {
+            one.key: one
+            for one in self._vault.presence(keys)
+            if one.size is None or one.size != (self._left[one.key].size or one.size)
+        }
+
+    def _record_lost(self, lost: dict[str, Presence]) -> None:
+        uuid, name, now = self._vault.uuid, self._vault.config.name, time.time()
+        missing = [key for key, one in lost.items() if one.size is None]
+        damaged = [key for key, one in lost.items() if one.size is not None]
+        self._ledger.mark(uuid, missing, "missing", "listing")
+        self._ledger.mark(uuid, damaged, "damaged", "listing")
+        self._ledger.events.add(
+            LedgerEvent(
+                *(now, "missing" if one.size is None else "damaged"),
+                f"{name} lost a recorded copy" if one.size is None else f"{name}: wrong size",
+                *(name, key, self._left[key].dataset),
+            )
+            for key, one in lost.items()
+        )
+
+    def _adopt(self) -> Iterator[KeepOutcome]:
+        """Yield outcomes for contents that the vault has and that are not recorded."""
+
+        def check(one: Presence) -> tuple[Presence, str | None]:
+            if is_proof(one):
+                return one, None
+            return one, find_fault(self._vault, one.key, self._stop)
+
+        present = (one for one in self._vault.presence(list(self._left)) if one.size is not None)
+        for one, fault in map_in_order(self._options.jobs, self._stop, check, present):
+            if fault is None:
+                method: CheckMethod = "s3-sha256" if is_proof(one) else read_method(one.key)
+                self._confirm(Stored(one.key, one.size or 0, method), "was in the vault")
+            elif not self._vault.config.settings.read_only:
+                self._vault.remove(one.key)
+            yield from self._commit_if_due()
+            if self._is_stopping():
+                return
+
+    def _copy_at_vault(self) -> Iterator[KeepOutcome]:
+        """Yield outcomes for contents that the vault itself copies from where they are."""
+
+        def copy(item: KeepItem) -> tuple[Stored | None, str]:
+            for url in item.urls:
+                if self._is_stopping():
+                    break
+                if (stored := self._vault.copy_from(item.key, url)) is not None:
+                    return stored, url
+            return None, ""
+
+        items = [one for one in self._left.values() if any(map(self._vault.can_copy, one.urls))]
+        for stored, url in map_in_order(self._options.jobs, self._stop, copy, items):
+            if stored is not None:
+                self._confirm(stored, "copied within the service", url)
+                self._options.report_bytes(stored.size)
+            yield from self._commit_if_due()
+
+    def _download(self) -> Iterator[KeepOutcome]:
+        options = self._options
+        settings = AnnexSettings.load(Path(os.devnull))
+        hosts, jobs = options.allowed_hosts, options.jobs
+        rate = None if options.bytes_per_second is None else RateLimit(options.bytes_per_second)
+        with ExitStack() as stack:
+            uploads = self._ledger.path.parent / "uploads"
+            sink = stack.enter_context(open_sink(self._vault, uploads))
+            sessions = stack.enter_context(open_sessions(settings, jobs, hosts))
+            s3 = stack.enter_context(closing(open_buckets(settings, jobs, hosts)))
+            pool = DownloadPool(
+                *(sessions, s3, settings, sink, jobs, lambda key: None),
+                allowed_hosts=hosts,
+                rate=rate,
+            )
+            try:
+                yield from self._feed(pool, sink)
+            finally:
+                for found in pool.stop():
+                    if found.check is not None:
+                        self._confirm_fetched(found, sink)
+
+    def _feed(self, pool: DownloadPool, sink: AnnexObjectStore) -> Iterator[KeepOutcome]:
+        waiting = deque(self._left.values())
+        running = 0
+        while (waiting and not self._is_stopping()) or running:
+            while waiting and running < _MAX_QUEUED and not self._is_stopping():
+                item = waiting.popleft()
+                if (reason := _reason_not_to_fetch(item)) is not None:
+                    yield self._outcome(self._left.pop(item.key), "impossible", reason)
+                    continue
+                pool.put(FetchTask(item.key, item.size, item.urls))
+                running += 1
+            if not running:
+                continue
+            for found in pool.take():
+                if isinstance(found, FetchResult):
+                    running -= 1
+                    yield from self._finish_fetch(found, sink)
+                else:
+                    self._options.report_bytes(found[1])
+            yield from self._commit_if_due()
+            if self._is_stopping() and running > self._options.jobs:
+                return
+
+    def _finish_fetch(self, found: FetchResult, sink: AnnexObjectStore) -> Iterator[KeepOutcome]:
+        key = found.task.key
+        error = found.store_error
+        if found.check is not None:
+            self._confirm_fetched(found, sink)
+            return
+        if isinstance(error, TransferBusyError):
+            self._busy.add(key)
+            return
+        if isinstance(error, VaultError):
+            raise error
+        if isinstance(error, OSError) and not isinstance(error, InsufficientSpaceError):
+            self._vault.check_access(write=True)
+        if error is not None and not isinstance(error, CopyRefusedError):
+            host: str | None = self._vault.config.name
+        else:
+            host = found.host
+        item = self._left.pop(key)
+        yield replace(self._outcome(item, "error", "; ".join(found.errors)), host=host)
+
+    def _confirm_fetched(self, found: FetchResult, sink: AnnexObjectStore) -> None:
+        assert found.check is not None
+        key, size = found.task.key, found.check.bytes_seen
+        stored = sink.stored.pop(key, None) if isinstance(sink, UploadSink) else None
+        url = None if found.url is None else displayed_url(found.url)
+        if size <= MAX_IN_MEMORY:
+            self._options.report_bytes(size)
+        self._confirm(stored or Stored(key, size, read_method(key)), "", url)
+
+    def _await_others(self) -> Iterator[KeepOutcome]:
+        """Yield outcomes for contents that another process is storing."""
+        until = time.monotonic() + _BUSY_SECONDS
+        waiting = [key for key in self._busy if key in self._left]
+        while waiting:
+            lacking = set(self._ledger.missing(self._vault.uuid, waiting))
+            for key in waiting:
+                if key not in lacking:
+                    yield self._outcome(self._left.pop(key), "notneeded", "kept by another process")
+            waiting = [key for key in waiting if key in lacking]
+            if waiting and (time.monotonic() >= until or self._is_stopping()):
+                break
+            if waiting:
+                time.sleep(_BUSY_POLL)
+        for key in waiting:
+            why = "another process is storing it; run the command again when it has finished"
+            yield self._outcome(self._left.pop(key), "error", why)
+
+    def _confirm(self, stored: Stored, message: str, url: str | None = None) -> None:
+        self._confirmed.append((stored, message, url))
+
+    def _commit_if_due(self) -> list[KeepOutcome]:
+        is_due = time.monotonic() - self._committed > _COMMIT_SECONDS
+        if len(self._confirmed) < _COMMIT_COUNT and not is_due:
+            return []
+        return self._commit()
+
+    def _commit(self) -> list[KeepOutcome]:
+        """Make confirmed copies durable and record them; return their outcomes."""
+        self._committed = time.monotonic()
+        confirmed, self._confirmed = self._confirmed, []
+        if not confirmed:
+            return []
+        # before they are recorded: a crash of the machine may lose what is not on the disk
+        self._vault.flush()
+        self._ledger.record(self._vault.uuid, [stored for stored, _, _ in confirmed])
+        return [
+            replace(
+                self._outcome(self._left.pop(stored.key), "ok", message),
+                size=stored.size,
+                evidence=key_checksum(stored.key).evidence,
+                checked="checked",
+                method=stored.method,
+                url=url,
+            )
+            for stored, message, url in confirmed
+        ]
+
+    def _rest(self, failure: VaultError | None) -> KeepOutcome:
+        """Return the outcome for all contents that were not attempted."""
+        count = len(self._left)
+        size = sum(one.size or 0 for one in self._left.values())
+        name = self._vault.config.name
+        why = "the run was stopped" if failure is None else str(failure)
+        return KeepOutcome(
+            *("keep", "error" if failure else "impossible", "."),
+            f"{why}; {count} contents were not copied: run the command again",
+            size=size,
+            host=name,
+            vault=name,
+        )
+
+    def _outcome(self, item: KeepItem, status: Status, message: str) -> KeepOutcome:
+        return KeepOutcome(
+            *("keep", status, item.path, message, item.dataset, item.version),
+            key=item.key,
+            size=item.size,
+            vault=self._vault.config.name,
+        )
+
+
+def _reason_not_to_fetch(item: KeepItem) -> str | None:
+    if not item.urls:
+        return "no URL is known for its content"
+    if check_for(item.key) is None:
+        return "the kind of its key is not supported"
+    return None
