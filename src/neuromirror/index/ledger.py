@@ -106,6 +106,10 @@ class Ledger:
     ----------
     path
         The file.
+    wishes
+        What is to be kept.
+    events
+        What happened.
     """
 
     def __init__(
@@ -114,6 +118,8 @@ class Ledger:
         self.path = path
         self._file = ScheduleFile(path, connection)
         self._clock = clock
+        self.wishes = WishTable(self._file, clock)
+        self.events = EventTable(self._file)
 
     @classmethod
     def open(cls, path: Path, clock: Callable[[], float] = time.time) -> Self:
@@ -406,16 +412,6 @@ class Ledger:
                 (vault, limit),
             ).fetchall()
         return [LedgerCopy(*row) for row in rows]
-
-    @property
-    def wishes(self) -> WishTable:
-        """What is to be kept."""
-        return WishTable(self._file, self._clock)
-
-    @property
-    def events(self) -> EventTable:
-        """What happened."""
-        return EventTable(self._file)
 
 
 _COPY = "v.uuid, c.key, c.size, c.kept, c.checked, c.hashed, c.method, c.state"
