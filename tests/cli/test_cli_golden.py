@@ -59,6 +59,13 @@ MESSAGES = {
         "reproduce demo",
     ],
     "Data": ["get", "export demo:000001 -o out"],
+    "Keep": [
+        "keep demo:000002",
+        "keep demo:000002 --in nas",
+        "vault",
+        "vault show nas",
+        "vault list nas",
+    ],
     "Operate": [
         "serve demo:000001",
         "serve --once --catalogue 127.0.0.1:0",

@@ -31,6 +31,7 @@ from neuromirror.cli.fsck import fsck_command
 from neuromirror.cli.get import get_command
 from neuromirror.cli.holds import holds_command, release_command
 from neuromirror.cli.housekeeping import housekeeping_command
+from neuromirror.cli.keep import keep_command
 from neuromirror.cli.mirrors import mirrors_command
 from neuromirror.cli.pin import outdated_command, pin_command
 from neuromirror.cli.publish import publish_command
@@ -44,6 +45,7 @@ from neuromirror.cli.show import show_command
 from neuromirror.cli.status import status_command
 from neuromirror.cli.sync import sync_command
 from neuromirror.cli.takedown import takedown_command
+from neuromirror.cli.vault import vault_command
 from neuromirror.cli.verify import verify_command
 from neuromirror.cli.watch import watch_command
 
@@ -113,6 +115,7 @@ main.add_section(
 main.add_section(
     "Data", [clone_command, get_command, cache_command, digest_command, export_command]
 )
+main.add_section("Keep", [keep_command, vault_command])
 main.add_section(
     "Operate",
     [

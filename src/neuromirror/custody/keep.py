@@ -138,6 +138,34 @@ def run_keep(
         yield from outcomes
 
 
+def planned_outcomes(
+    items: Iterable[KeepItem], name: str, uuid: str | None, ledger: Ledger
+) -> Iterator[KeepOutcome]:
+    """Yield the outcomes that a dry run reports; nothing is changed.
+
+    Parameters
+    ----------
+    items
+        The contents.
+    name, uuid
+        The vault; the UUID is None if it does not exist yet.
+    ledger
+        The ledger.
+
+    Yields
+    ------
+    KeepOutcome
+        One per content: ``ok`` if it would be copied, ``notneeded`` if it is recorded.
+    """
+    chosen = {one.key: one for one in items}
+    lacking = set(chosen if uuid is None else ledger.missing(uuid, list(chosen)))
+    for key, item in chosen.items():
+        if key in lacking:
+            yield _outcome(name, item, "ok", "would be copied")
+        else:
+            yield _outcome(name, item, "notneeded", "in the vault")
+
+
 class _KeepRun:
     """One run; see :func:`run_keep`. A content is in ``_left`` until its outcome is yielded."""
 
@@ -146,6 +174,7 @@ class _KeepRun:
     ) -> None:
         self._left = items
         self._vault = vault
+        self._name = vault.config.name
         self._ledger = ledger
         self._options = options
         self._stop = threading.Event()
@@ -160,6 +189,7 @@ class _KeepRun:
             for step in (self._look_up_recorded, self._adopt, self._copy_at_vault, self._download):
                 if self._left and not self._is_stopping():
                     yield from step()
+                    yield from self._commit()  # the next step is for what is left
         except VaultError as error:
             failure = error
         finally:
@@ -192,7 +222,7 @@ class _KeepRun:
             self._record_lost(lost)
         for key in recorded:
             if key not in lost:
-                yield self._outcome(self._left.pop(key), "notneeded", "in the vault")
+                yield _outcome(self._name, self._left.pop(key), "notneeded", "in the vault")
 
     def _lost(self, keys: Sequence[str]) -> dict[str, Presence]:
         """Return what the vault states about recorded copies that it lacks or that are damaged."""
@@ -203,7 +233,7 @@ class _KeepRun:
         }
 
     def _record_lost(self, lost: dict[str, Presence]) -> None:
-        uuid, name, now = self._vault.uuid, self._vault.config.name, time.time()
+        uuid, name, now = self._vault.uuid, self._name, self._ledger.clock()
         missing = [key for key, one in lost.items() if one.size is None]
         damaged = [key for key, one in lost.items() if one.size is not None]
         self._ledger.mark(uuid, missing, "missing", "listing")
@@ -283,7 +313,7 @@ class _KeepRun:
             while waiting and running < _MAX_QUEUED and not self._is_stopping():
                 item = waiting.popleft()
                 if (reason := _reason_not_to_fetch(item)) is not None:
-                    yield self._outcome(self._left.pop(item.key), "impossible", reason)
+                    yield _outcome(self._name, self._left.pop(item.key), "impossible", reason)
                     continue
                 pool.put(FetchTask(item.key, item.size, item.urls))
                 running += 1
@@ -313,11 +343,11 @@ class _KeepRun:
         if isinstance(error, OSError) and not isinstance(error, InsufficientSpaceError):
             self._vault.check_access(write=True)
         if error is not None and not isinstance(error, CopyRefusedError):
-            host: str | None = self._vault.config.name
+            host: str | None = self._name
         else:
             host = found.host
         item = self._left.pop(key)
-        yield replace(self._outcome(item, "error", "; ".join(found.errors)), host=host)
+        yield replace(_outcome(self._name, item, "error", "; ".join(found.errors)), host=host)
 
     def _confirm_fetched(self, found: FetchResult, sink: AnnexObjectStore) -> None:
         assert found.check is not None
@@ -336,7 +366,9 @@ class _KeepRun:
             lacking = set(self._ledger.missing(self._vault.uuid, waiting))
             for key in waiting:
                 if key not in lacking:
-                    yield self._outcome(self._left.pop(key), "notneeded", "kept by another process")
+                    yield _outcome(
+                        self._name, self._left.pop(key), "notneeded", "kept by another process"
+                    )
             waiting = [key for key in waiting if key in lacking]
             if waiting and (time.monotonic() >= until or self._is_stopping()):
                 break
@@ -344,7 +376,7 @@ class _KeepRun:
                 time.sleep(_BUSY_POLL)
         for key in waiting:
             why = "another process is storing it; run the command again when it has finished"
-            yield self._outcome(self._left.pop(key), "error", why)
+            yield _outcome(self._name, self._left.pop(key), "error", why)
 
     def _confirm(self, stored: Stored, message: str, url: str | None = None) -> None:
         self._confirmed.append((stored, message, url))
@@ -366,7 +398,7 @@ class _KeepRun:
         self._ledger.record(self._vault.uuid, [stored for stored, _, _ in confirmed])
         return [
             replace(
-                self._outcome(self._left.pop(stored.key), "ok", message),
+                _outcome(self._name, self._left.pop(stored.key), "ok", message),
                 size=stored.size,
                 evidence=key_checksum(stored.key).evidence,
                 checked="checked",
@@ -380,7 +412,7 @@ class _KeepRun:
         """Return the outcome for all contents that were not attempted."""
         count = len(self._left)
         size = sum(one.size or 0 for one in self._left.values())
-        name = self._vault.config.name
+        name = self._name
         why = "the run was stopped" if failure is None else str(failure)
         return KeepOutcome(
             *("keep", "error" if failure else "impossible", "."),
@@ -390,13 +422,14 @@ class _KeepRun:
             vault=name,
         )
 
-    def _outcome(self, item: KeepItem, status: Status, message: str) -> KeepOutcome:
-        return KeepOutcome(
-            *("keep", status, item.path, message, item.dataset, item.version),
-            key=item.key,
-            size=item.size,
-            vault=self._vault.config.name,
-        )
+
+def _outcome(name: str, item: KeepItem, status: Status, message: str) -> KeepOutcome:
+    return KeepOutcome(
+        *("keep", status, item.path, message, item.dataset, item.version),
+        key=item.key,
+        size=item.size,
+        vault=name,
+    )
 
 
 def _reason_not_to_fetch(item: KeepItem) -> str | None:

@@ -1,15 +1,25 @@
-"""Select the contents that a vault lacks."""
+"""Select the contents to keep, and publish which of them a vault has."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from neuromirror.annex import parse_key
-from neuromirror.model import path_to_text
+from neuromirror.config.vault_files import VaultConfig
+from neuromirror.index import Index, UnknownDatasetError, UnknownVersionError, VersionRow
+from neuromirror.lab.digest import files_by_dataset, files_of_lock
+from neuromirror.lab.lockfile import Lock
+from neuromirror.mint import CustodyRemote
+from neuromirror.model import ConfigurationError, DatasetRef, path_to_text
+from neuromirror.store import Store
+from neuromirror.store.custody import publish_locations
+from neuromirror.store.private_store import is_private_store
 from neuromirror.transfer.findings import Finding
 from neuromirror.transfer.verify_items import Item
+from neuromirror.vault import Vault
 
 
 class KeepItem(NamedTuple):
@@ -49,28 +59,54 @@ class KeepContents:
         The contents by annex key.
     findings
         Damaged manifests or records, whose files are not among the contents.
-    keys
-        The annex keys per dataset.
+    datasets
+        The datasets and subdatasets of the store that have the contents, with their annex keys.
+    allowed_hosts
+        The hosts of the archives of these datasets.
     """
 
     items: dict[str, KeepItem] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
-    keys: dict[str, list[str]] = field(default_factory=dict)
+    datasets: dict[DatasetRef, set[str]] = field(default_factory=dict)
+    allowed_hosts: frozenset[str] = frozenset()
 
     @property
     def bytes(self) -> int:
         """The size of all contents whose size is known."""
         return sum(one.size or 0 for one in self.items.values())
 
+    def add(self, dataset: str, label: str, item: Item) -> None:
+        """Add a file or a finding of a version.
 
-def collect_contents(files: Iterable[tuple[str, str, Item]]) -> KeepContents:
-    """Collect the contents of files, each once.
+        Parameters
+        ----------
+        dataset, label
+            The version.
+        item
+            The file or the finding.
+        """
+        if isinstance(item, Finding):
+            if item.failed:
+                self.findings.append(item.for_version(dataset, label))
+        elif item.key not in self.items:
+            size = parse_key(item.key).size
+            path = path_to_text(item.path)
+            self.items[item.key] = KeepItem(dataset, label, path, item.key, size, item.urls)
+
+
+def contents_of_version(
+    store: Store, index: Index, row: VersionRow, globs: Sequence[str] = ()
+) -> KeepContents:
+    """Collect the contents of a version and its subdatasets.
 
     Parameters
     ----------
-    files
-        Dataset, label, and a file or a finding, from :func:`neuromirror.lab.digest.files_of_lock`
-        or :func:`neuromirror.lab.digest.files_of_version`.
+    store, index
+        The store and its index.
+    row
+        The version.
+    globs
+        Globs that select files; empty for all.
 
     Returns
     -------
@@ -78,18 +114,113 @@ def collect_contents(files: Iterable[tuple[str, str, Item]]) -> KeepContents:
         The contents.
     """
     found = KeepContents()
-    seen: dict[str, set[str]] = {}
-    for dataset, label, item in files:
-        if isinstance(item, Finding):
-            if item.failed:
-                found.findings.append(item.for_version(dataset, label))
-            continue
-        of_dataset = seen.setdefault(dataset, set())
-        if item.key not in of_dataset:
-            of_dataset.add(item.key)
-            found.keys.setdefault(dataset, []).append(item.key)
-        if item.key not in found.items:
-            size = parse_key(item.key).size
-            path = path_to_text(item.path)
-            found.items[item.key] = KeepItem(dataset, label, path, item.key, size, item.urls)
+    for owner, item in files_by_dataset(store, index, row, globs):
+        found.add(row.dataset_name, row.label, item)
+        if not isinstance(item, Finding):
+            found.datasets.setdefault(_reference(owner), set()).add(item.key)
+    found.allowed_hosts = _hosts(found.datasets)
     return found
+
+
+def contents_of_lock(
+    lock: Lock, globs: Sequence[str] = (), store: Store | None = None, index: Index | None = None
+) -> KeepContents:
+    """Collect the contents that a lock file pins.
+
+    Parameters
+    ----------
+    lock
+        The lock file.
+    globs
+        Globs that select files; empty for all.
+    store, index
+        The store and its index, in which clones find out which vaults have the contents.
+
+    Returns
+    -------
+    KeepContents
+        The contents.
+    """
+    found = KeepContents()
+    for dataset, label, item in files_of_lock(lock, globs):
+        found.add(dataset, label, item)
+    if store is not None and index is not None:
+        for row in _pinned_versions(lock, index):
+            for owner, item in files_by_dataset(store, index, row, ()):
+                if not isinstance(item, Finding) and item.key in found.items:
+                    found.datasets.setdefault(_reference(owner), set()).add(item.key)
+    found.allowed_hosts = _hosts(found.datasets)
+    return found
+
+
+def check_privacy(store: Store | None, vault: VaultConfig) -> None:
+    """Refuse to keep data of a private store in a vault that others may read.
+
+    Parameters
+    ----------
+    store
+        The store; None without a store.
+    vault
+        The configured vault.
+
+    Raises
+    ------
+    ConfigurationError
+        The store is private, and the vault is not.
+    """
+    if store is not None and is_private_store(store.root) and not vault.settings.private:
+        raise ConfigurationError(
+            f"{vault.path}: the store {store.root} is private, and others may read this "
+            "vault; set 'private = true' in it if nobody else can, or choose another vault"
+        )
+
+
+def publish_copies(
+    store: Store, contents: KeepContents, vault: Vault, kept: Collection[str]
+) -> int:
+    """Publish in the repositories of datasets which contents a vault has.
+
+    Parameters
+    ----------
+    store
+        The store.
+    contents
+        The contents.
+    vault
+        The vault.
+    kept
+        Annex keys that the vault has, verified.
+
+    Returns
+    -------
+    int
+        The number of datasets that changed.
+
+    Raises
+    ------
+    NeuromirrorError
+        A repository cannot be written.
+    """
+    remote = CustodyRemote(vault.uuid, vault.config.name, vault.remote_config())
+    return sum(
+        publish_locations(store, dataset, remote, sorted(keys.intersection(kept)))
+        for dataset, keys in contents.datasets.items()
+        if not keys.isdisjoint(kept)
+    )
+
+
+def _pinned_versions(lock: Lock, index: Index) -> Iterator[VersionRow]:
+    """Yield the versions of pins that the index has."""
+    for pin in lock.datasets:
+        try:
+            yield index.resolve(pin.name, pin.commit)
+        except (UnknownDatasetError, UnknownVersionError):
+            continue
+
+
+def _reference(row: VersionRow) -> DatasetRef:
+    return DatasetRef(row.mirror, row.local_id, row.source_uri)
+
+
+def _hosts(datasets: Iterable[DatasetRef]) -> frozenset[str]:
+    return frozenset(filter(None, (urlsplit(one.source_uri).netloc for one in datasets)))

@@ -106,6 +106,8 @@ class Ledger:
     ----------
     path
         The file.
+    clock
+        Returns the time in POSIX seconds.
     wishes
         What is to be kept.
     events
@@ -117,7 +119,7 @@ class Ledger:
     ) -> None:
         self.path = path
         self._file = ScheduleFile(path, connection)
-        self._clock = clock
+        self.clock = clock
         self.wishes = WishTable(self._file, clock)
         self.events = EventTable(self._file)
 
@@ -239,7 +241,7 @@ class Ledger:
             The contents. For one that is recorded, the time of the check is updated. A damaged
             copy counts again only if its bytes were hashed.
         """
-        now = self._clock()
+        now = self.clock()
         with self._file.writing() as db:
             number = vault_id(db, vault)
             db.executemany(
@@ -272,7 +274,7 @@ class Ledger:
         method
             How it was found.
         """
-        now = self._clock()
+        now = self.clock()
         with self._file.writing() as db:
             number = vault_id(db, vault)
             db.executemany(
@@ -313,7 +315,7 @@ class Ledger:
         list[str]
             The annex keys of the copies that became ``missing``.
         """
-        now = self._clock()
+        now = self.clock()
         with self._file.writing() as db:
             number = vault_id(db, vault)
             lost = [

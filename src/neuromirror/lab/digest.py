@@ -290,6 +290,32 @@ def files_of_version(
     tuple of (str, str, Item)
         Dataset, label, and the file, or a finding about its record.
     """
+    for _, item in files_by_dataset(store, index, row, globs):
+        yield row.dataset_name, row.label, item
+
+
+def files_by_dataset(
+    store: Store, index: Index, row: VersionRow, globs: Sequence[str]
+) -> Iterator[tuple[VersionRow, Item]]:
+    """Yield the files of a version and its subdatasets, each with the version that has it itself.
+
+    Parameters
+    ----------
+    store
+        The store.
+    index
+        Its index.
+    row
+        The version.
+    globs
+        Globs that select files; empty for all.
+
+    Yields
+    ------
+    tuple of (VersionRow, Item)
+        The version of the dataset or subdataset, and the file, whose path starts at the outermost
+        dataset, or a finding about its record.
+    """
     selected = Globs(globs)
     waiting = [(row, b"")]
     while waiting:
@@ -303,7 +329,7 @@ def files_of_version(
                     item = manifest_item(entry, path)
                     if isinstance(item, PinnedFile):
                         item = item._replace(parts=_stated_parts(placed.record))
-                    yield row.dataset_name, row.label, item
+                    yield one, item
             elif selected.reaches(path.decode()):
                 waiting.append((index.resolve(entry.name, entry.commit), path + b"/"))
 

@@ -1,0 +1,283 @@
+"""``neuromirror keep``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from neuromirror.cli.addresses import may_be_address, resolve_version
+from neuromirror.cli.commands import argument, command
+from neuromirror.cli.common import INTERRUPTED, HostMessages, Settings, settings_options
+from neuromirror.cli.progress_line import ProgressLine
+from neuromirror.cli.vault import load_configured_vaults, store_or_none, vaults_option
+from neuromirror.model.display import count_of, format_bytes
+from neuromirror.model.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from neuromirror.config.vault_files import VaultConfig
+    from neuromirror.custody.keep import KeepOutcome
+    from neuromirror.custody.keep_plan import KeepContents
+    from neuromirror.index import Index
+    from neuromirror.store import Store
+    from neuromirror.vault import Ledger, Vault
+
+
+@command(
+    "keep",
+    example="""\
+neuromirror keep datasets.lock --in nas
+neuromirror keep dandi:000027@0.210831.2033 'sub-01/**/*.nwb' --in nas --in cloud
+neuromirror keep dandi:000027 --in nas --dry-run""",
+)
+@argument(
+    "target",
+    metavar="LOCK|VERSION|DATASET",
+    help="A lock file, or a version in the store; a dataset means its latest version.",
+)
+@argument(
+    "globs",
+    nargs=-1,
+    metavar="[GLOB]...",
+    help="Files or folders, as for 'neuromirror pin --path' [default: all].",
+)
+@click.option(
+    "--in",
+    "names",
+    multiple=True,
+    required=True,
+    metavar="VAULT",
+    help="The vault: the name of a file in the folder of vaults, without '.toml'. Repeatable.",
+)
+@vaults_option
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Number of files copied in parallel [default: 8].",
+)
+@click.option(
+    "--limit-rate", metavar="SIZE", help="Bytes per second for all downloads, such as 10MB."
+)
+@click.option("--dry-run", is_flag=True, help="Print which files would be copied, and stop.")
+@settings_options
+def keep_command(
+    settings: Settings,
+    target: str,
+    globs: tuple[str, ...],
+    *,
+    names: tuple[str, ...],
+    vaults: Path | None,
+    jobs: int | None,
+    limit_rate: str | None,
+    dry_run: bool,
+) -> None:
+    """Copy content into a vault, verified on the way in.
+
+    A vault is a place where you hold copies: a folder, a bucket of S3, or a special remote of
+    git-annex. It is described in a file NAME.toml in the folder of vaults (docs/reference/
+    vaults.md). What the vault has is not downloaded, whichever dataset or version it belongs to. A
+    copy counts only after the vault confirmed it. An interrupted run can be repeated.
+
+    Clones of the mirror find the copies: the repository of each dataset names the vaults.
+
+    Exit code: 0 all contents are in the vaults, 1 a content could not be copied or has wrong bytes,
+    2 wrong usage, or an unknown version, lock file or vault.
+    """
+    from neuromirror.custody.keep_plan import check_privacy
+    from neuromirror.vault import open_ledger, open_vault
+
+    configured = load_configured_vaults(vaults)
+    chosen = [configured.find(name) for name in dict.fromkeys(names)]
+    rate = _parse_rate(limit_rate)
+    with ExitStack() as stack:
+        store = store_or_none(settings)
+        contents = stack.enter_context(_contents(settings, store, target, globs))
+        line = stack.enter_context(ProgressLine())
+        ledger = stack.enter_context(open_ledger(store))
+        failed = False
+        for config in chosen:
+            check_privacy(store, config)
+            report = _Report(settings, line, config.name, contents.bytes)
+            for finding in contents.findings:
+                report.add_finding(finding.to_json(), f"{finding.path}  {finding.message}")
+            try:
+                if dry_run:
+                    _plan(config, store, ledger, report, contents)
+                else:
+                    vault = stack.enter_context(closing(open_vault(config, store, create=True)))
+                    run = _Run(store, ledger, vault, contents, report)
+                    run.keep(target, globs, jobs, rate)
+            except KeyboardInterrupt:
+                # do not wait for the threads that wait for a server
+                stack.close()
+                click.echo("neuromirror: interrupted; run the command again to continue", err=True)
+                sys.stdout.flush()
+                os._exit(INTERRUPTED)
+            report.print_summary(is_dry_run=dry_run)
+            failed |= report.failed
+    sys.exit(1 if failed else 0)
+
+
+@contextmanager
+def _contents(
+    settings: Settings, store: Store | None, target: str, globs: tuple[str, ...]
+) -> Iterator[KeepContents]:
+    """Provide the contents of a lock file or of a version."""
+    from neuromirror.custody.keep_plan import contents_of_lock, contents_of_version
+    from neuromirror.lab.globs import escape
+    from neuromirror.lab.lockfile import load_lock
+
+    with ExitStack() as stack:
+        if Path(target).is_file() or not may_be_address(target):
+            index: Index | None = None
+            if store is not None and settings.index_path(store).is_file():
+                index = stack.enter_context(settings.index())
+            yield contents_of_lock(load_lock(Path(target)), globs, store, index)
+            return
+        index = stack.enter_context(settings.index())
+        address, row = resolve_version(settings, index, target)
+        if address.path is not None:
+            if globs:
+                raise ConfigurationError(f"{target} names a file or folder; leave out the globs")
+            globs = (escape(address.path),)
+        yield contents_of_version(settings.store(), index, row, globs)
+
+
+def _parse_rate(text: str | None) -> float | None:
+    from neuromirror.cache import parse_size
+
+    if text is None:
+        return None
+    try:
+        return float(parse_size(text))
+    except ValueError as error:
+        raise ConfigurationError(f"--limit-rate: {error}") from None
+
+
+def _plan(
+    config: VaultConfig,
+    store: Store | None,
+    ledger: Ledger,
+    report: _Report,
+    contents: KeepContents,
+) -> None:
+    """Report what would be copied; the vault need not exist yet."""
+    from neuromirror.custody.keep import planned_outcomes
+    from neuromirror.vault import VaultUnavailableError, open_vault
+
+    uuid = None
+    try:
+        with closing(open_vault(config, store)) as vault:
+            uuid = vault.uuid
+    except VaultUnavailableError as error:
+        click.echo(f"neuromirror: warning: {error}", err=True)
+    for outcome in planned_outcomes(contents.items.values(), config.name, uuid, ledger):
+        report.add(outcome)
+
+
+@dataclass(slots=True)
+class _Run:
+    """The work for one vault."""
+
+    store: Store | None
+    ledger: Ledger
+    vault: Vault
+    contents: KeepContents
+    report: _Report
+
+    def keep(
+        self, target: str, globs: tuple[str, ...], jobs: int | None, rate: float | None
+    ) -> None:
+        from neuromirror.custody.keep import JOBS, KeepOptions, run_keep
+        from neuromirror.custody.keep_plan import publish_copies
+        from neuromirror.vault import Wish
+
+        options = KeepOptions(
+            jobs=jobs or JOBS,
+            allowed_hosts=self.contents.allowed_hosts,
+            bytes_per_second=rate,
+            report_bytes=self.report.show_bytes,
+        )
+        items = self.contents.items
+        kept: set[str] = set()
+        uuid, config = self.vault.uuid, self.vault.config
+        self.ledger.add_vault(uuid, config.name, config.settings.kind)
+        kind = "lock" if Path(target).is_file() else "version"
+        what = str(Path(target).absolute()) if kind == "lock" else target
+        self.ledger.wishes.put(
+            Wish(kind, what, uuid, globs), ((key, one.size) for key, one in items.items())
+        )
+        try:
+            for outcome in run_keep(items.values(), self.vault, self.ledger, options):
+                self.report.add(outcome)
+                if not outcome.failed and outcome.key is not None:
+                    kept.add(outcome.key)
+        finally:
+            if self.store is not None and kept:
+                self.report.line.show("publishing the locations")
+                publish_copies(self.store, self.contents, self.vault, kept)
+
+
+@dataclass(slots=True)
+class _Report:
+    """Prints outcomes, and counts them."""
+
+    settings: Settings
+    line: ProgressLine
+    vault: str
+    total: int
+    received: int = 0
+    bytes: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    hosts: HostMessages = field(default_factory=lambda: HostMessages("keep"))
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.counts["error"] + self.counts["impossible"])
+
+    def show_bytes(self, count: int) -> None:
+        self.received += count
+        self.line.show_bytes(self.received, max(self.received, self.total))
+
+    def add_finding(self, record: dict[str, object], text: str) -> None:
+        self.counts["error"] += 1
+        self.settings.emit("keep", {**record, "action": "keep"}, f"error      {text}")
+
+    def add(self, outcome: KeepOutcome) -> None:
+        self.counts[outcome.status] += 1
+        if outcome.status == "ok":
+            self.bytes += outcome.size or 0
+        elif outcome.status == "notneeded" and not self.settings.json:
+            return
+        text = f"{outcome.status:<10} {outcome.host or outcome.path}  {outcome.message}"
+        is_shown = outcome.status == "ok" or (outcome.failed and self.hosts.is_first(outcome))
+        with self.line.paused():
+            self.settings.emit("keep", outcome.to_json(), text.rstrip() if is_shown else None)
+
+    def print_summary(self, *, is_dry_run: bool) -> None:
+        self.hosts.print_counts(self.settings)
+        verb = "to copy" if is_dry_run else "copied"
+        parts = [f"{count_of(self.counts['ok'], 'content')} {verb} ({format_bytes(self.bytes)})"]
+        if known := self.counts["notneeded"]:
+            parts.append(f"{known} in the vault before")
+        if failures := self.counts["error"] + self.counts["impossible"]:
+            parts.append(f"{count_of(failures, 'problem')}")
+        record = {
+            "kind": "summary",
+            "status": "error" if self.failed else "ok",
+            "vault": self.vault,
+            "kept": 0 if is_dry_run else self.counts["ok"],
+            "planned": self.counts["ok"] if is_dry_run else 0,
+            "notneeded": known,
+            "failed": failures,
+            "bytes": self.bytes,
+        }
+        self.settings.emit("keep", record, f"{self.vault}: {'; '.join(parts)}")

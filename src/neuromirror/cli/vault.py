@@ -1,0 +1,239 @@
+"""``neuromirror vault``, and the options of all commands that use vaults."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from neuromirror.cli.commands import argument, command
+from neuromirror.cli.common import NamedPath, Settings, settings_options
+from neuromirror.model.display import count_of, format_bytes
+from neuromirror.model.errors import ConfigurationError, NeuromirrorError
+
+if TYPE_CHECKING:
+    from neuromirror.config.vault_files import VaultConfig
+    from neuromirror.store import Store
+    from neuromirror.vault import LedgerVault
+
+_LOCAL_VAULTS = Path("vaults")
+
+
+def vaults_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option ``--vaults``."""
+    return click.option(
+        "--vaults",
+        type=NamedPath(),
+        metavar="DIR",
+        help="Folder with the files of your vaults (NAME.toml, one per vault) "
+        "[default: $NEUROMIRROR_VAULTS, else ./vaults].",
+    )(command)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredVaults:
+    """The vaults of a folder.
+
+    Attributes
+    ----------
+    folder
+        The folder.
+    vaults
+        The vaults by name.
+    """
+
+    folder: Path
+    vaults: dict[str, VaultConfig]
+
+    def find(self, name: str) -> VaultConfig:
+        """Return the vault with a name; raises ConfigurationError for another name."""
+        from neuromirror.config.vault_files import find_vault
+
+        return find_vault(self.vaults, name, self.folder)
+
+
+def load_configured_vaults(folder: Path | None) -> ConfiguredVaults:
+    """Load the vaults of the given folder, else of the one in the environment, else the local ones.
+
+    Raises
+    ------
+    ConfigurationError
+        A file is invalid, the given folder is missing, or a file in the local folder could use
+        credentials or programs.
+    """
+    from neuromirror.config.vault_files import load_vaults, refuse_unsafe_vaults
+
+    given = folder
+    if given is None and (value := os.environ.get("NEUROMIRROR_VAULTS")):
+        given = Path(value)
+    found = given or _LOCAL_VAULTS
+    vaults = load_vaults(found, required=given is not None)
+    if given is None:
+        refuse_unsafe_vaults(vaults, found)
+    return ConfiguredVaults(found, vaults)
+
+
+def store_or_none(settings: Settings) -> Store | None:
+    """Open the store; None if there is none and none was named."""
+    from neuromirror.store import NotAStoreError
+
+    try:
+        return settings.store()
+    except NotAStoreError:
+        if settings.given_store is not None:
+            raise
+        return None
+
+
+@command(
+    "vault",
+    example="""\
+neuromirror vault
+neuromirror vault show nas
+neuromirror vault check nas --full""",
+)
+@argument(
+    "action",
+    type=click.Choice(["list", "show", "check"]),
+    metavar="[list|show|check]",
+    default="list",
+    help="list: print the vaults (default); show: print one; check: compare it with the ledger.",
+)
+@argument("name", required=False, metavar="[VAULT]", help="For show and check: the vault.")
+@vaults_option
+@click.option("--full", is_flag=True, help="For check: read and hash every byte of the vault.")
+@settings_options
+def vault_command(
+    settings: Settings, action: str, name: str | None, *, vaults: Path | None, full: bool
+) -> None:
+    """List, show or check vaults: places where you hold copies of content.
+
+    A vault is described in a file NAME.toml in the folder of vaults (docs/reference/vaults.md). The
+    ledger records which contents each vault has.
+
+    check lists what the vault has and corrects the ledger: contents that are gone do not count any
+    more, and contents that are not recorded are read, verified and recorded. Without a ledger it is
+    created in this way. --full also reads all recorded contents.
+
+    Exit code: 0 success, 1 a vault cannot be used, or has lost or damaged contents, 2 wrong usage
+    or configuration.
+    """
+    if (action == "list") != (name is None):
+        raise ConfigurationError(
+            f"name the vault: neuromirror vault {action} VAULT"
+            if name is None
+            else "'list' takes no name; write: neuromirror vault show VAULT"
+        )
+    if full and action != "check":
+        raise ConfigurationError("--full is for check")
+    configured = load_configured_vaults(vaults)
+    if name is not None and action == "check":
+        sys.exit(_check(settings, configured.find(name), full=full))
+    chosen = [configured.find(name)] if name else list(configured.vaults.values())
+    if not chosen:
+        settings.print_text(
+            f"There is no vault in {configured.folder}: see docs/reference/vaults.md."
+        )
+    sys.exit(_list(settings, chosen, is_detailed=name is not None))
+
+
+def _list(settings: Settings, chosen: list[VaultConfig], *, is_detailed: bool) -> int:
+    from neuromirror.vault import open_ledger
+
+    store = store_or_none(settings)
+    with open_ledger(store) as ledger:
+        totals = {one.uuid: one for one in ledger.vaults()}
+    rows, failed = [], False
+    for config in chosen:
+        record, total = _describe(config, store, totals)
+        failed |= record["status"] == "error"
+        problem = str(record["message"])
+        settings.emit("vault", record, f"{config.name}: {problem}" if problem else None)
+        rows.append(
+            (
+                *(config.name, config.settings.kind),
+                *(str(total.copies if total else 0), format_bytes(total.bytes if total else 0)),
+                str((total.damaged + total.missing) if total else 0),
+                _time(total.oldest_check if total else None),
+            )
+        )
+    settings.print_table(
+        rows, ("vault", "kind", "contents", "size", "lost", "checked since"), ("contents", "lost")
+    )
+    if is_detailed and not settings.json:
+        for field, value in record.items():
+            if field in ("uuid", "locations", "location"):
+                settings.print_text(f"{field}: {value}")
+    return 1 if failed else 0
+
+
+def _describe(
+    config: VaultConfig, store: Store | None, totals: dict[str, LedgerVault]
+) -> tuple[dict[str, Any], LedgerVault | None]:
+    """Return the record of a vault for ``--json``, and its totals in the ledger."""
+    from neuromirror.vault import open_vault
+
+    record: dict[str, Any] = {
+        **{"status": "ok", "message": "", "vault": config.name, "kind": config.settings.kind},
+        **{"file": str(config.path), "title": config.title},
+    }
+    try:
+        with closing(open_vault(config, store)) as vault:
+            vault.check_access()
+            record |= {
+                "uuid": vault.uuid,
+                "location": (vault.remote_config() or {}).get("location"),
+            }
+    except NeuromirrorError as error:
+        known = [one for one in totals.values() if one.name == config.name]
+        return record | {"status": "error", "message": str(error)}, known[0] if known else None
+    total = totals.get(record["uuid"])
+    if total is not None:
+        record |= {
+            **{"contents": total.copies, "bytes": total.bytes},
+            **{"damaged": total.damaged, "missing": total.missing},
+            **{"checked": total.checked, "oldest_check": total.oldest_check},
+        }
+    return record, total
+
+
+def _check(settings: Settings, config: VaultConfig, *, full: bool) -> int:
+    from neuromirror.cli.progress_line import ProgressLine
+    from neuromirror.custody.vault_check import check_vault
+    from neuromirror.vault import open_ledger, open_vault
+
+    with ExitStack() as stack:
+        store = store_or_none(settings)
+        vault = stack.enter_context(closing(open_vault(config, store)))
+        ledger = stack.enter_context(open_ledger(store))
+        line = stack.enter_context(ProgressLine())
+        counts = {"ok": 0, "error": 0}
+        size = 0
+        for one in check_vault(vault, ledger, full=full):
+            counts["error" if one.failed else "ok"] += 1
+            size += 0 if one.failed else one.size or 0
+            line.show_bytes(size, size)
+            with line.paused():
+                text = f"{one.status:<10} {one.key}  {one.message}" if one.failed else None
+                settings.emit("vault", one.to_json(), text)
+    record = {
+        **{"kind": "summary", "status": "error" if counts["error"] else "ok"},
+        **{"vault": config.name, "contents": counts["ok"], "bytes": size},
+        "failed": counts["error"],
+    }
+    problems = f"; {count_of(counts['error'], 'problem')}" if counts["error"] else ""
+    settings.emit(
+        "vault", record, f"{count_of(counts['ok'], 'content')}, {format_bytes(size)}{problems}"
+    )
+    return 1 if counts["error"] else 0
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"

@@ -1,0 +1,205 @@
+"""``neuromirror keep`` and ``neuromirror vault``: what is kept, what counts, and what is found."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+
+from neuromirror.store import Store
+from neuromirror.vault import DirectoryVault, Ledger
+from neuromirror_demo import DemoArchive
+from support.command_shell import Shell, folder_snapshot
+from support.vaults import directory_vault, write_vault
+
+NAME = "demo:000004"
+
+
+@pytest.fixture
+def keeper(copied: Shell, tmp_path: Path) -> Shell:
+    """A store with a vault ``nas`` in it."""
+    write_vault(tmp_path / "vaults", kind="directory")
+    return copied.with_changes(variables={"NEUROMIRROR_VAULTS": str(tmp_path / "vaults")})
+
+
+def split(records: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    *files, summary = records
+    assert summary["kind"] == "summary"
+    return files, summary
+
+
+def vault_of(shell: Shell, tmp_path: Path) -> DirectoryVault:
+    config = write_vault(tmp_path / "vaults", kind="directory")
+    return DirectoryVault(config, shell.store / "vaults" / "nas")
+
+
+def ledger_counts(shell: Shell) -> tuple[int, int, int]:
+    with Ledger.open(Store.open(shell.store).ledger_path) as ledger:
+        (found,) = ledger.vaults()
+        return found.copies, found.damaged, found.missing
+
+
+def test_a_version_is_kept_once_and_every_copy_has_the_bytes_of_its_key(
+    keeper: Shell, tmp_path: Path
+) -> None:
+    files, summary = split(keeper.records("keep", NAME, "--in", "nas"))
+    assert {one["status"] for one in files} == {"ok"}
+    assert (summary["kept"], summary["failed"]) == (3, 0)
+    vault = vault_of(keeper, tmp_path)
+    for one in files:
+        with vault.open(one["key"]) as copy, urlopen(one["url"]) as original:
+            assert copy.read() == original.read()
+        assert one["method"] == "full-read"
+    before = folder_snapshot(keeper.store)
+    _, again = split(keeper.records("keep", NAME, "--in", "nas"))
+    assert (again["kept"], again["notneeded"]) == (0, 3)
+    after = folder_snapshot(keeper.store)
+    assert {name for name in before | after if before.get(name) != after.get(name)} <= {
+        "neuromirror/custody.sqlite"
+    }
+
+
+def test_a_dry_run_names_the_files_and_changes_nothing(keeper: Shell) -> None:
+    before = folder_snapshot(keeper.store)
+    files, summary = split(keeper.records("keep", NAME, "**/*.nwb", "--in", "nas", "--dry-run"))
+    assert summary["planned"] == len(files) > 0
+    after = folder_snapshot(keeper.store)
+    after.pop("neuromirror/custody.sqlite", None)
+    assert after == before
+
+
+def test_a_lock_is_kept_without_a_store(
+    keeper: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "lab" / "datasets.lock"
+    lock.parent.mkdir()
+    keeper.run("pin", NAME, "--output", str(lock))
+    write_vault(tmp_path / "vaults", kind="directory", path=str(tmp_path / "own"))
+    monkeypatch.chdir(lock.parent)
+    alone = keeper.with_changes(variables={**keeper.variables, "NEUROMIRROR_STORE": ""})
+    _files, summary = split(alone.records("keep", str(lock), "--in", "nas"))
+    assert summary["kept"] == 3
+    assert not (lock.parent / "store").exists()
+    assert split(alone.records("keep", str(lock), "--in", "nas"))[1]["notneeded"] == 3
+
+
+def test_a_vault_that_was_emptied_is_filled_once_more(keeper: Shell, tmp_path: Path) -> None:
+    keeper.run("keep", NAME, "--in", "nas")
+    vault = vault_of(keeper, tmp_path)
+    for key, _ in list(vault.keys()):
+        vault.remove(key)
+    _files, summary = split(keeper.records("keep", NAME, "--in", "nas"))
+    assert summary["kept"] == 3
+    assert len(list(vault.keys())) == 3
+    assert ledger_counts(keeper) == (3, 0, 0)
+
+
+def test_an_unmounted_vault_is_one_error_and_nothing_is_created(
+    keeper: Shell, tmp_path: Path
+) -> None:
+    write_vault(tmp_path / "vaults", kind="directory", path=str(tmp_path / "disk" / "vault"))
+    keeper.run("keep", NAME, "--in", "nas")
+    shutil.move(tmp_path / "disk", tmp_path / "unmounted")
+    done = keeper.run("vault", "show", "nas", code=1)
+    assert "mounted" in done.err
+    assert not (tmp_path / "disk").exists()
+
+
+def test_damaged_bytes_of_the_right_size_are_found_by_a_full_check_and_replaced(
+    keeper: Shell, tmp_path: Path
+) -> None:
+    keeper.run("keep", NAME, "--in", "nas")
+    vault = vault_of(keeper, tmp_path)
+    key, size = next(iter(vault.keys()))
+    path = Path(os.fsdecode(vault.object_path(key)))
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[size // 2] ^= 1
+    path.write_bytes(content)
+    assert split(keeper.records("vault", "check", "nas"))[1]["failed"] == 0
+    files, _summary = split(keeper.records("vault", "check", "nas", "--full", code=1))
+    assert [one["key"] for one in files if one["status"] == "error"] == [key]
+    assert ledger_counts(keeper) == (2, 1, 0)
+    assert split(keeper.records("keep", NAME, "--in", "nas"))[1]["kept"] == 1
+    assert split(keeper.records("vault", "check", "nas", "--full"))[1]["contents"] == 3
+    assert ledger_counts(keeper) == (3, 0, 0)
+
+
+def test_the_ledger_is_restored_from_the_vault(keeper: Shell, tmp_path: Path) -> None:
+    keeper.run("keep", NAME, "--in", "nas")
+    for path in (keeper.store / "neuromirror").glob("custody.sqlite*"):
+        path.unlink()
+    files, _summary = split(keeper.records("vault", "check", "nas"))
+    assert [one["method"] for one in files] == ["full-read"] * 3
+    assert ledger_counts(keeper) == (3, 0, 0)
+    assert split(keeper.records("keep", NAME, "--in", "nas"))[1]["notneeded"] == 3
+
+
+def test_content_that_is_there_is_read_and_adopted(keeper: Shell, tmp_path: Path) -> None:
+    keeper.run("keep", NAME, "--in", "nas")
+    vault = vault_of(keeper, tmp_path)
+    key, _ = next(iter(vault.keys()))
+    path = Path(os.fsdecode(vault.object_path(key)))
+    path.chmod(0o644)
+    path.write_bytes(b"not the content")
+    for found in (keeper.store / "neuromirror").glob("custody.sqlite*"):
+        found.unlink()
+    files, _summary = split(keeper.records("keep", NAME, "--in", "nas"))
+    assert sorted(one["message"] for one in files) == ["", "was in the vault", "was in the vault"]
+    with vault.open(key) as copy:
+        assert copy.read() != b"not the content"
+
+
+def test_the_list_of_vaults_has_their_totals(keeper: Shell, tmp_path: Path) -> None:
+    directory_vault(tmp_path, "other")
+    keeper.run("keep", NAME, "--in", "nas")
+    found = {one["vault"]: one for one in keeper.records("vault")}
+    assert (found["nas"]["contents"], found["nas"]["missing"]) == (3, 0)
+    assert "contents" not in found["other"]
+    assert "nas" in keeper.run("vault").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("keep", NAME, "--in", "nowhere"), "nas"),
+        (("keep", "demo:999999", "--in", "nas"), "999999"),
+        (("keep", NAME, "--in", "nas", "--limit-rate", "fast"), "--limit-rate"),
+        (("vault", "show"), "name the vault"),
+        (("vault", "show", "nowhere"), "nas"),
+        (("vault", "list", "--full"), "--full"),
+    ],
+)
+def test_wrong_usage_is_one_message(keeper: Shell, arguments: tuple[str, ...], named: str) -> None:
+    assert named in keeper.run(*arguments, code=2).err
+
+
+def test_wrong_bytes_from_upstream_are_never_stored(
+    demo: DemoArchive, shell: Shell, tmp_path: Path
+) -> None:
+    shell.run("sync")
+    write_vault(tmp_path / "vaults", kind="directory")
+    keeper = shell.with_changes(variables={"NEUROMIRROR_VAULTS": str(tmp_path / "vaults")})
+    with demo.fault("wrong_bytes", server="s3"):
+        _files, summary = split(keeper.records("keep", NAME, "--in", "nas", code=1))
+    assert summary["kept"] == 0
+    assert summary["failed"] == 3
+    assert ledger_counts(keeper) == (0, 0, 0)
+    assert list(vault_of(keeper, tmp_path).keys()) == []
+    assert split(keeper.records("keep", NAME, "--in", "nas"))[1]["kept"] == 3
+
+
+def test_clones_find_the_copies(keeper: Shell) -> None:
+    keeper.run("keep", NAME, "--in", "nas")
+    repository = keeper.store / "alias" / "demo--000004"
+    assert "custody/git-annex" in (repository / "packed-refs").read_text()
+
+
+def test_json_lines_have_the_vault_and_the_method(keeper: Shell) -> None:
+    for line in keeper.run("--json", "keep", NAME, "--in", "nas").lines:
+        assert json.loads(line)["vault"] == "nas"
