@@ -56,6 +56,7 @@ REVIEWED = {
     "volume.VersionFiles(token)": _SETTING,
     "volume.open_version_files(token)": _SETTING,
     "web.serve_catalogue(on_ready)": _PROGRESS,
+    "service.join(progress)": _PROGRESS,
 }
 """The reason by package, function and parameter."""
 

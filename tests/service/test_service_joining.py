@@ -1,0 +1,193 @@
+"""Starting a mirror from another mirror over HTTP."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from neuromirror.cli import main
+from neuromirror.model import VersionMinted
+from neuromirror.store import Store
+from neuromirror_demo import DemoArchive
+from support.mirror_harness import MirrorHarness
+from support.running_catalogue import run_catalogue
+
+DATASET = "demo:000002"
+Serve = Callable[[Path], str]
+
+
+@pytest.fixture(scope="module")
+def _still_origin(shared_demo: DemoArchive, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("joined") / "origin"
+    MirrorHarness(shared_demo.mirrors, folder).sync()
+    return folder
+
+
+@pytest.fixture
+def origin(_still_origin: Path, tmp_path: Path) -> Path:
+    """A copy of the store of another mirror of the demo archive."""
+    shutil.copytree(_still_origin, tmp_path / "origin", symlinks=True)
+    return tmp_path / "origin"
+
+
+@pytest.fixture
+def mine(shared_demo: DemoArchive, tmp_path: Path) -> MirrorHarness:
+    """A mirror of the demo archive without a store."""
+    return MirrorHarness(shared_demo.mirrors, tmp_path / "mine")
+
+
+def join(mine: MirrorHarness, url: str, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
+    options = ["--mirrors", str(mine.mirrors), "--store", str(mine.folder), "--json"]
+    result = CliRunner().invoke(main, ["sync", "--from", url, *options, *arguments])
+    assert result.exit_code == code, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def versions(store: Store) -> dict[str, tuple[str, ...]]:
+    return {
+        f"{one.mirror}:{one.local_id}@{one.label}": (one.commit, one.state, one.kind, one.title)
+        for _, one in store.read_entries(0)
+        if isinstance(one, VersionMinted)
+    }
+
+
+def test_a_joined_mirror_has_the_ids_of_the_other(
+    origin: Path, mine: MirrorHarness, serve_directory: Serve
+) -> None:
+    done = join(mine, serve_directory(origin), "demo")
+
+    assert {one["status"] for one in done} == {"ok"}
+    assert versions(mine.store) == versions(Store.open(origin))
+    # the next sync finds nothing new, and writes the same superdatasets
+    results = mine.sync()
+    assert not any(one.versions for one in results.values())
+    assert mine.refs() == MirrorHarness(mine.mirrors, origin).refs()
+    mine.fsck()
+    common = ["--mirrors", str(mine.mirrors), "--store", str(mine.folder)]
+    for command in (["fsck"], ["rebuild-index"], ["fsck"]):
+        assert CliRunner().invoke(main, [*command, *common]).exit_code == 0
+
+
+def test_a_catalogue_is_a_mirror_to_join(origin: Path, mine: MirrorHarness, tmp_path: Path) -> None:
+    with run_catalogue(Store.open(origin)) as catalogue:
+        [done] = join(mine, catalogue.address, DATASET)
+    assert done["status"] == "ok"
+    assert DATASET in {one.partition("@")[0] for one in versions(mine.store)}
+
+
+def test_a_repeated_join_skips_what_is_there(
+    origin: Path, mine: MirrorHarness, serve_directory: Serve
+) -> None:
+    url = serve_directory(origin)
+    join(mine, url, DATASET)
+    before = mine.file_digests()
+
+    [again] = join(mine, url, DATASET)
+
+    assert again["status"] == "notneeded"
+    assert mine.file_digests() == before
+
+
+def _change_manifest(origin: Path) -> None:
+    for path in (origin / "manifests").rglob("*.zst"):
+        path.write_bytes(path.read_bytes()[:-10])
+
+
+def _remove_manifests(origin: Path) -> None:
+    shutil.rmtree(origin / "manifests")
+
+
+def _commit_foreign(origin: Path) -> None:
+    """Add a file to the newest state, with a commit in the form of neuromirror's."""
+    repository = Store.open(origin).root / "alias" / "demo--000002"
+
+    def git(*arguments: str, stdin: str = "") -> str:
+        return subprocess.run(
+            ["git", "-C", str(repository), "-c", "core.hooksPath=/dev/null", *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    blob = git("hash-object", "-w", "--stdin", stdin="foreign")
+    tree = git("mktree", stdin=f"{git('ls-tree', 'main')}\n100644 blob {blob}\tforeign.txt\n")
+    message = git("log", "-1", "--format=%B", "main")
+    commit = git("commit-tree", tree, "-p", "main", "-F", "-", stdin=message)
+    (repository / "hooks" / "reference-transaction").unlink(missing_ok=True)
+    git("update-ref", "refs/heads/main", commit)
+    git("update-server-info")
+
+
+def _rename_alias(origin: Path) -> None:
+    link = origin / "alias" / "demo--000002"
+    link.unlink()
+    link.symlink_to((origin / "alias" / "demo--000001").readlink())
+
+
+@pytest.mark.parametrize(
+    "change", [_change_manifest, _remove_manifests, _commit_foreign, _rename_alias]
+)
+def test_what_does_not_agree_is_refused(
+    origin: Path,
+    mine: MirrorHarness,
+    serve_directory: Serve,
+    change: Callable[[Path], None],
+) -> None:
+    change(origin)
+
+    [refused] = join(mine, serve_directory(origin), DATASET, code=1)
+
+    assert refused["status"] == "error"
+    assert not versions(mine.store)
+    assert not list(mine.store.aliases())
+
+
+def test_a_file_that_the_archive_has_otherwise_is_refused(
+    demo: DemoArchive, tmp_path: Path, serve_directory: Serve
+) -> None:
+    other = MirrorHarness(demo.mirrors, tmp_path / "other")
+    other.sync(DATASET)
+    for path in demo.paths("000002", "0.240301.1055"):
+        with demo.lock:
+            demo._rewrite(demo._blob("000002", path, "0.240301.1055"), b"other bytes")
+    mine = MirrorHarness(demo.mirrors, tmp_path / "mine")
+
+    [refused] = join(mine, serve_directory(other.folder), DATASET, code=1)
+    assert refused["status"] == "error"
+    [accepted] = join(mine, serve_directory(other.folder), DATASET, "--sample", "0")
+    assert accepted["status"] == "ok"
+
+
+def test_another_archive_of_the_same_name_is_refused(
+    origin: Path, mine: MirrorHarness, serve_directory: Serve, tmp_path: Path
+) -> None:
+    mirrors = tmp_path / "elsewhere"
+    mirrors.mkdir()
+    (mirrors / "demo.toml").write_text(
+        'source = "dandi"\n[options]\napi = "https://api.example.org/api"\n'
+    )
+    elsewhere = MirrorHarness(mirrors, tmp_path / "mine")
+
+    [refused] = join(elsewhere, serve_directory(origin), DATASET, code=1)
+
+    assert refused["status"] == "error"
+    assert not versions(elsewhere.store)
+
+
+@pytest.mark.parametrize("url", ["ext::sh -c true", "file:///etc", "/etc", "https://"])
+def test_only_web_servers_are_joined(mine: MirrorHarness, url: str) -> None:
+    [refused] = join(mine, url, DATASET, code=2)
+    assert refused["status"] == "error"
+
+
+def test_an_unreachable_mirror_is_one_error(mine: MirrorHarness) -> None:
+    [failed] = join(mine, "http://127.0.0.1:9", DATASET, code=1)
+    assert failed["status"] == "error"
