@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -35,7 +36,8 @@ class PackedObjects:
     def __init__(self, repository: Path) -> None:
         self._repository = repository
         self._open_files = ExitStack()
-        self._packs: list[tuple[PackIndex, BinaryIO]] | None = None
+        self._packs: list[tuple[PackIndex, BinaryIO]] = []
+        self._unopened: list[Path] | None = None
 
     def read(self, name: str) -> bytes | None:
         """Return the content of an object; None if it must be read with git.
@@ -63,27 +65,35 @@ class PackedObjects:
 
     def close(self) -> None:
         """Close the packs; another read opens them again."""
-        self._packs = None
+        self._packs, self._unopened = [], None
         self._open_files.close()
 
-    def _opened(self) -> list[tuple[PackIndex, BinaryIO]]:
-        if self._packs is None:
+    def _pack_contents(self) -> Iterator[tuple[PackIndex, BinaryIO]]:
+        """Yield the packs: the last one with an object first, then those not opened yet.
+
+        Most versions have a pack of their own, so that few packs are opened.
+        """
+        yield from list(self._packs)
+        if self._unopened is None:
             paths = list(self._repository.glob("objects/pack/pack-*.idx"))
-            if len(paths) > _MAX_PACKS:
-                paths = []
-            self._packs = []  # none, if one of them is damaged
-            enter = self._open_files.enter_context
-            self._packs = [
-                (enter(PackIndex(path)), enter(path.with_suffix(".pack").open("rb")))
-                for path in paths
-            ]
-        return self._packs
+            # the newest first; it is popped from the end
+            self._unopened = sorted(paths, key=_time) if len(paths) <= _MAX_PACKS else []
+        enter = self._open_files.enter_context
+        while self._unopened:
+            path = self._unopened.pop()
+            pack = enter(PackIndex(path)), enter(path.with_suffix(".pack").open("rb"))
+            self._packs.append(pack)
+            yield pack
 
     def _read(self, sha: bytes) -> tuple[bytes, bytes]:
         """Return kind and content of an object; raises LookupError unless a pack holds it whole."""
-        for index, file in self._opened():
+        for pack in self._pack_contents():
+            index, file = pack
             offset = index.offset(sha)
             if offset is not None:
+                if self._packs[0] is not pack:
+                    self._packs.remove(pack)
+                    self._packs.insert(0, pack)
                 return _unpack(file, offset, sha)
         raise LookupError(sha.hex())
 
@@ -97,6 +107,11 @@ class PackedObjects:
                 return None
             kind, data = self._read(_entry(data, part))
         return data if kind == BLOB else None
+
+
+def _time(path: Path) -> int:
+    """Return the modification time of a pack index in nanoseconds."""
+    return path.stat().st_mtime_ns
 
 
 def _entry(tree: bytes, name: bytes) -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from neuromirror import git
 from neuromirror.git import GitError, Pack, read_refs
-from neuromirror.git.refs import info_refs_content
+from neuromirror.git.refs import info_refs_content, read_loose_ref, read_packed_refs
 from neuromirror.store.durable_files import (
     FILE_MODE,
     FOLDER_MODE,
@@ -118,6 +118,22 @@ class Repository:
         """
         return read_refs(self.path) if self.exists() else {}
 
+    def ref(self, name: str) -> str | None:
+        """Return one ref, without reading the others where it is loose.
+
+        Parameters
+        ----------
+        name
+            The full name.
+
+        Returns
+        -------
+        str | None
+            The object id in hex; None if the repository has no such ref.
+        """
+        found = read_loose_ref(self.path, name)
+        return found or read_packed_refs(self.path).get(name, (None, ""))[0]
+
     def main_tip(self) -> tuple[str, int] | None:
         """Return the newest commit on ``main`` and its date in seconds since the epoch, or None.
 
@@ -126,7 +142,7 @@ class Repository:
         tuple[str, int] | None
             The commit id in hex and the date, or None without a commit.
         """
-        commit = self.refs().get(MAIN_BRANCH)
+        commit = self.ref(MAIN_BRANCH)
         if commit is None:
             return None
         return commit, int(run_git(self.path, "show", "-s", "--format=%ct", commit))

@@ -56,7 +56,7 @@ def state_of_version(store: Store, row: VersionRow) -> CitedState:
         commit=row.commit,
         tree=row.tree,
         time=None if row.upstream_time is None else datetime.fromisoformat(row.upstream_time),
-        annex=repository.refs().get(ANNEX_BRANCH),
+        annex=repository.ref(ANNEX_BRANCH),
     )
 
 
