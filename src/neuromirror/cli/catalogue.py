@@ -74,6 +74,15 @@ neuromirror catalogue --listen 127.0.0.1:8270 --trusted-proxy 127.0.0.1 \\
     show_default=True,
     help="Let visitors run SQL queries at /index, with limits.",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 64),
+    envvar="NEUROMIRROR_CATALOGUE_PROCESSES",
+    metavar="NUMBER",
+    help="Processes that make pages, once several are requested at the same time; 1: the catalogue "
+    "makes them itself [default: $NEUROMIRROR_CATALOGUE_PROCESSES, else the number of processors, "
+    "at most 4].",
+)
 @click.option("--log-json", is_flag=True, help="Write the log as one JSON object per line.")
 @click.option("--supervised", nargs=2, type=int, hidden=True)
 @settings_options
@@ -88,6 +97,7 @@ def catalogue_command(
     gateways: tuple[str, ...],
     proxies: tuple[str, ...],
     sql: bool,
+    processes: int | None,
     log_json: bool,
     supervised: tuple[int, int] | None,
 ) -> None:
@@ -133,6 +143,7 @@ def catalogue_command(
             listens = socket.socket(fileno=supervised[0])
             beat = stack.enter_context(SupervisorConnection(supervised[1])).beat
             stack.enter_context(log_printed_output())
+        from neuromirror.web.server.page_pool import default_processes
         from neuromirror.web.server.uvicorn_server import serve_catalogue
 
         url = f"http://{format_address(bound_address(listens))}"
@@ -155,6 +166,7 @@ def catalogue_command(
             sql=sql,
             archives=mirror_titles(settings.mirrors_folder),
             gateway=gateway,
+            processes=processes or default_processes(),
             on_ready=ready,
             heartbeat=beat,
         )

@@ -95,12 +95,16 @@ def find_readme(index: Index, row: VersionRow) -> FileRow | None:
 class ReadmeService:
     """Reads READMEs from upstream in the background, for the pages of a store; for one event loop.
 
-    Nothing is requested from upstream unless ``is_allowed``.
+    Nothing is requested from upstream unless ``is_allowed``. The limits are divided among
+    ``processes``, each of which has such a service.
     """
 
-    def __init__(self, store: Store, *, is_allowed: bool) -> None:
+    def __init__(self, store: Store, *, is_allowed: bool, processes: int = 1) -> None:
         self._store, self._is_allowed = store, is_allowed
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="readmes")
+        threads = max(1, _THREADS // processes)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="readmes")
+        self._max_pending = max(1, _MAX_PENDING // processes)
+        self._max_cached = max(1, _MAX_CACHED // processes)
         self._cached: OrderedDict[str, tuple[float, Readme]] = OrderedDict()
         self._pending: dict[str, asyncio.Future[Readme]] = {}
 
@@ -114,7 +118,7 @@ class ReadmeService:
             return Readme(file.path, is_failed=True)
         reading = self._pending.get(file.key)
         if reading is None:
-            if len(self._pending) >= _MAX_PENDING:
+            if len(self._pending) >= self._max_pending:
                 return Readme(file.path)
             loop = asyncio.get_running_loop()
             reading = loop.run_in_executor(self._threads, self._read, row, file)
@@ -147,7 +151,7 @@ class ReadmeService:
             return
         seconds = _FAILURE_SECONDS if done.result().is_failed else float("inf")
         self._cached[key] = time.monotonic() + seconds, done.result()
-        while len(self._cached) > _MAX_CACHED:
+        while len(self._cached) > self._max_cached:
             self._cached.popitem(last=False)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from neuromirror.web.previews import PreviewService
 from neuromirror.web.rate_limits import RequestLimiter, parse_limits
 from neuromirror.web.readmes import ReadmeService
 from neuromirror.web.server.datasette_pool import DatasettePool
+from neuromirror.web.server.page_pool import PagePool
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
@@ -34,7 +35,7 @@ class Site:
 
     ``address`` is the public URL of the site, ``archives`` the titles of archives by mirror.
     ``tables`` are the Datasette processes that serve SQL queries; None inside these processes
-    themselves.
+    themselves. ``pages`` are the processes that make pages; None if this process makes all.
     """
 
     store: Store
@@ -50,6 +51,7 @@ class Site:
     examples: ExampleSearches
     gateway: GatewayService
     tables: DatasettePool | None = None
+    pages: PagePool | None = None
 
     def archive_title(self, mirror: str) -> str:
         """Return the title of an archive for visitors; the name of the mirror without one."""
@@ -92,6 +94,7 @@ def catalogue_app(
     limiter: RequestLimiter | None = None,
     archives: Mapping[str, str] | None = None,
     gateway: GatewaySettings | None = None,
+    processes: int = 1,
 ) -> Any:
     """Return the site of a store as an ASGI application.
 
@@ -111,6 +114,8 @@ def catalogue_app(
         Titles of archives by the name of their mirror.
     gateway
         How the content of files is delivered below ``/at/``; by default by redirects.
+    processes
+        The number of processes that make pages; 1 for this process alone.
 
     Raises
     ------
@@ -138,6 +143,17 @@ def catalogue_app(
     # it serves style sheets only; queries of tables run in separate processes
     datasette = Datasette([], metadata={"title": title})
     found = DatasettePool(store.root, index_path, title=title, address=address, sql=sql)
+    settings = gateway or GatewaySettings()
+    options = {
+        "store": str(store.root.absolute()),
+        "index": str(index_path.absolute()),
+        "title": title,
+        "address": address,
+        "cutouts": cutouts,
+        "archives": dict(archives or {}),
+        "gateway": asdict(settings.modes),
+        "processes": processes + 1,  # and this one
+    }
     attach_site(
         datasette,
         store,
@@ -147,8 +163,10 @@ def catalogue_app(
         cutouts=cutouts,
         limiter=limiter,
         archives=archives,
-        gateway=gateway,
+        gateway=settings,
         tables=found,
+        pages=PagePool(processes, options) if processes > 1 else None,
+        processes=processes + 1 if processes > 1 else 1,
     )
     return datasette.app()
 
@@ -165,11 +183,14 @@ def attach_site(
     archives: Mapping[str, str] | None = None,
     gateway: GatewaySettings | None = None,
     tables: DatasettePool | None = None,
+    pages: PagePool | None = None,
+    processes: int = 1,
 ) -> None:
     """Attach the site of a store to a Datasette instance, from which :func:`find_site` returns it.
 
     The parameters are those of :func:`catalogue_app`; ``tables`` are the processes that serve SQL
-    queries.
+    queries, ``pages`` those that make pages, and ``processes`` is the number of processes that have
+    such a site, among which limits are divided.
     """
     from neuromirror.web.template_environment import template_environment
 
@@ -183,9 +204,10 @@ def attach_site(
         PreviewService(store, is_allowed=cutouts),
         limiter or RequestLimiter(parse_limits(())),
         template_environment(),
-        ReadmeService(store, is_allowed=cutouts),
+        ReadmeService(store, is_allowed=cutouts, processes=processes),
         archives or {},
         ExampleSearches(),
         GatewayService(store, reader, gateway or GatewaySettings()),
         tables,
+        pages,
     )

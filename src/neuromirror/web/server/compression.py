@@ -47,7 +47,9 @@ def compressing_send(send: Send, scope: Mapping[str, Any], site: Site) -> Send:
             headers = _without(start, *_REPLACED_HEADERS)
             body = message.get("body", b"")
             vary = [value for name, value in start["headers"] if name.lower() == b"vary"]
-            headers.append((b"vary", b", ".join([*vary, b"Accept-Encoding"])))
+            # a page of another process has it
+            varies = vary if b"Accept-Encoding" in vary else [*vary, b"Accept-Encoding"]
+            headers.append((b"vary", b", ".join(varies)))
             if not message.get("more_body", False):
                 if accepted and len(body) >= _MIN_COMPRESSED_SIZE and _is_uncompressed(start):
                     whole = bytes(body)

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import socket
-import struct
-import subprocess
-import sys
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from neuromirror.model import NeuromirrorError
+from neuromirror.web.server.child_processes import LENGTH, MAX_MESSAGE_BYTES, start_child
 
 MAX_CONCURRENT = 2
 """Maximum number of concurrent requests."""
@@ -31,16 +28,7 @@ TIMEOUT_SECONDS = 15.0
 _ABANDONED_SECONDS = 1.0
 """Time that a request may continue after its client has disconnected."""
 _START_TIMEOUT = 60.0
-_LENGTH = struct.Struct("!Q")
-_MAX_LOG_LINE = 4096
-"""Maximum length of a log line; longer lines are split."""
-_MAX_MESSAGE_BYTES = 32 << 20
-"""Maximum size of a message in bytes; the process sends less."""
-
-_START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
-    "from neuromirror.web.server.datasette_process import main; main()"
-)
+_MODULE = "neuromirror.web.server.datasette_process"
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ")
 """Environment variables that the processes inherit: no tokens or passwords."""
 
@@ -68,13 +56,13 @@ class DatasetteReply:
 
 def send(to: socket.socket, *parts: bytes) -> None:
     """Send a message to the other end of a process's socket, preceded by its length."""
-    to.sendall(_LENGTH.pack(sum(map(len, parts))) + b"".join(parts))
+    to.sendall(LENGTH.pack(sum(map(len, parts))) + b"".join(parts))
 
 
 def receive(source: socket.socket) -> bytes:
     """Receive a message; raises EOFError if the other end is closed."""
-    (length,) = _LENGTH.unpack(_receive_exactly(source, _LENGTH.size))
-    if length > _MAX_MESSAGE_BYTES:
+    (length,) = LENGTH.unpack(_receive_exactly(source, LENGTH.size))
+    if length > MAX_MESSAGE_BYTES:
         raise EOFError
     return _receive_exactly(source, length)
 
@@ -89,30 +77,10 @@ def _receive_exactly(source: socket.socket, length: int) -> bytes:
     return bytes(found)
 
 
-def _log_lines(output: IO[bytes]) -> None:
-    """Log what a process prints, in the form of this process's log, until it exits."""
-    with output:
-        for line in iter(lambda: output.readline(_MAX_LOG_LINE), b""):
-            text = line.decode(errors="replace").strip()
-            if text:
-                logging.getLogger(__name__).warning("%s", text)
-
-
 class _DatasetteProcess:
     def __init__(self, command: Mapping[str, Any]) -> None:
-        self._socket, theirs = socket.socketpair()
-        arguments = [json.dumps(sys.path), json.dumps({**command, "socket": theirs.fileno()})]
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _START, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-                pass_fds=[theirs.fileno()],
-            )
-        assert self._process.stdout is not None  # a pipe
-        threading.Thread(target=_log_lines, args=(self._process.stdout,), daemon=True).start()
+        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        self._process, self._socket = start_child(_MODULE, command, environment)
         self._started = False
 
     def request(self, request: bytes) -> tuple[DatasetteReply, bool]:

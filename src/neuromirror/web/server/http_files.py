@@ -13,10 +13,11 @@ from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
-from neuromirror.web.site import Site
+if TYPE_CHECKING:
+    from neuromirror.web.site import Site
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

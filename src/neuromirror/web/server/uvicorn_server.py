@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +10,11 @@ from pathlib import Path
 from neuromirror.store import Store
 from neuromirror.web.gateway.service import GatewaySettings
 from neuromirror.web.rate_limits import RequestLimiter
+from neuromirror.web.server.memory import limit_memory_use
 from neuromirror.web.site import catalogue_app
 
 _HEARTBEAT_SECONDS = 2
 """Seconds between two heartbeats."""
-_MALLOC_ARENA_MAX = -8, 2
-"""M_ARENA_MAX of mallopt(3), and its value."""
 _MAX_CONNECTIONS = 500
 """Maximum number of connections; further ones get a 503."""
 
@@ -34,6 +32,7 @@ def serve_catalogue(
     sql: bool = False,
     archives: Mapping[str, str] | None = None,
     gateway: GatewaySettings | None = None,
+    processes: int = 1,
     on_ready: Callable[[], None],
     heartbeat: Callable[[Mapping[str, int]], None] | None = None,
 ) -> None:
@@ -60,6 +59,8 @@ def serve_catalogue(
         Titles of archives by the name of their mirror.
     gateway
         How the content of files is delivered; by default by redirects.
+    processes
+        The number of processes that make pages; 1 for this process alone.
     on_ready
         Called once before the first request.
     heartbeat
@@ -71,7 +72,6 @@ def serve_catalogue(
     ConfigurationError, IndexMissingError
         As :func:`~neuromirror.web.site.catalogue_app`.
     """
-    _limit_malloc_arenas()
     limiter, settings = RequestLimiter(per_minute), gateway or GatewaySettings()
     application = catalogue_app(
         store,
@@ -83,10 +83,13 @@ def serve_catalogue(
         limiter=limiter,
         archives=archives,
         gateway=settings,
+        processes=processes,
     )
     import uvicorn
 
     from neuromirror.web.server.idle_timeout import IdleTimeoutProtocol
+
+    limit_memory_use()
 
     async def beating() -> None:
         if heartbeat is not None:
@@ -115,10 +118,3 @@ def serve_catalogue(
             timeout_notify=_HEARTBEAT_SECONDS,
         )
         uvicorn.Server(config).run(sockets=[listener])
-
-
-def _limit_malloc_arenas() -> None:
-    """Limit glibc's malloc arenas: arenas per thread are never returned to the system."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(*_MALLOC_ARENA_MAX)

@@ -1,0 +1,328 @@
+"""Processes that make pages: the same pages, current data, and one set of limits."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from neuromirror.crawl import load_mirrors, open_recorder, rebuild_index
+from neuromirror.crawl.takedown import take_down
+from neuromirror.web.server import page_pool
+from neuromirror.web.server.page_pool import PagePool, PageProcessError
+from support.mirror_harness import MirrorHarness
+from support.running_catalogue import RunningCatalogue, run_catalogue
+
+NAME = "demo:000002"
+PATHS = (
+    "/",
+    "/search?q=mouse",
+    "/search?q=nothing+has+this",
+    "/search?species=Mus+musculus&sort=size",
+    "/find?checksum=sha256:00000000",
+    "/dataset/demo:000001",
+    "/dataset/demo:000001@latest",
+    "/dataset/demo:000001?add=demo:000001@latest",
+    "/dataset/demo:999999",
+    "/dataset/demo:0000%ff",
+    "/events",
+    "/mirrors",
+    "/changes",
+    "/feed.atom",
+    "/sitemap.xml",
+    "/badge/demo:000001@latest.svg",
+    "/api/v1",
+    "/api/v1/datasets",
+    "/api/v1/datasets?nonsense=1",
+    "/api/v1/datasets/demo:000001@latest/files",
+    "/api/v1/datasets/demo:999999",
+)
+
+
+def options_of(harness: MirrorHarness, **changed: Any) -> dict[str, Any]:
+    return {
+        "store": str(harness.store.root),
+        "index": str(harness.store.index_path),
+        "title": "neuromirror",
+        "address": "",
+        "cutouts": False,
+        "archives": {},
+        "gateway": {"default": "redirect", "by_mirror": {}},
+        "processes": 3,
+        **changed,
+    }
+
+
+def scope(path: str, method: str = "GET", **headers: str) -> dict[str, Any]:
+    parts = urlsplit(path)
+    given = {"host": "localhost", **{name.replace("_", "-"): v for name, v in headers.items()}}
+    return {
+        "type": "http",
+        "method": method,
+        "scheme": "http",
+        "path": parts.path,
+        "raw_path": parts.path.encode(),
+        "query_string": parts.query.encode(),
+        "headers": [(name.encode(), value.encode()) for name, value in given.items()],
+    }
+
+
+Reply = tuple[int, dict[str, str], bytes]
+
+
+async def answer(pool: PagePool, request: Mapping[str, Any]) -> Reply:
+    """Return the reply of one of the processes; fail if none made it."""
+    messages: list[Any] = []
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    async def own_process() -> None:
+        raise AssertionError
+
+    await pool.respond(request, send, own_process)
+    start, body = messages
+    headers = {name.decode(): value.decode() for name, value in start["headers"]}
+    return start["status"], headers, body["body"]
+
+
+@asynccontextmanager
+async def started(options: Mapping[str, Any]) -> Any:
+    """Return a pool of two processes that have started."""
+    pool = PagePool(2, options)
+    pool._start_missing()
+    try:
+        async with asyncio.timeout(120):
+            while not all(one is not None and one.is_ready for one in pool._processes):
+                await asyncio.sleep(0.02)
+        yield pool
+    finally:
+        pool.close()
+
+
+def run(options: Mapping[str, Any], use: Callable[[PagePool], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with started(options) as pool:
+            await use(pool)
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def copied_harness(demo_harness: MirrorHarness, tmp_path: Path) -> MirrorHarness:
+    """A copy of the store."""
+    shutil.copytree(demo_harness.folder, tmp_path / "store", symlinks=True)
+    return MirrorHarness(demo_harness.mirrors, tmp_path / "store")
+
+
+@pytest.fixture(scope="module")
+def alone(demo_harness: MirrorHarness) -> Iterator[RunningCatalogue]:
+    """A catalogue that makes all pages itself."""
+    with run_catalogue(demo_harness.store, "--processes", "1", "--no-cutouts") as found:
+        yield found
+
+
+def test_pages_are_those_of_a_single_process(
+    demo_harness: MirrorHarness, alone: RunningCatalogue
+) -> None:
+    host = urlsplit(alone.address).netloc
+    archives = {"demo": "demo"}
+
+    async def compare(pool: PagePool) -> None:
+        for path in PATHS:
+            expected = alone.get(path, allow_redirects=False, headers={"Accept-Encoding": "gzip"})
+            status, headers, body = await answer(
+                pool, scope(path, host=host, accept_encoding="gzip")
+            )
+            assert status == expected.status_code, path
+            if headers.get("content-encoding") == "gzip":
+                body = gzip.decompress(body)
+            assert body == expected.content, path
+            for name in ("etag", "content-type", "content-encoding", "vary", "link", "location"):
+                assert headers.get(name) == expected.headers.get(name), (path, name)
+
+    run(options_of(demo_harness, archives=archives), compare)
+
+
+def test_an_unchanged_page_is_not_sent_again(demo_harness: MirrorHarness) -> None:
+    async def check(pool: PagePool) -> None:
+        path = "/dataset/demo:000001"
+        _, headers, body = await answer(pool, scope(path))
+        status, _, empty = await answer(pool, scope(path, if_none_match=headers["etag"]))
+        assert (status, empty) == (304, b"")
+        assert body
+
+    run(options_of(demo_harness), check)
+
+
+def test_a_withdrawn_dataset_is_gone_at_once(copied_harness: MirrorHarness) -> None:
+    harness = copied_harness
+    with harness.index() as index:
+        title = index.dataset(NAME).title.encode()
+    paths = (
+        *("/", "/search", "/search?q=000002", f"/dataset/{NAME}", f"/dataset/{NAME}@latest"),
+        *("/feed.atom", "/changes", "/api/v1/datasets", f"/api/v1/datasets/{NAME}"),
+    )
+
+    async def check(pool: PagePool) -> None:
+        async def shown() -> set[str]:
+            # several times, so that every thread of both processes has a connection
+            found = set()
+            for path in paths:
+                replies = await asyncio.gather(*(answer(pool, scope(path)) for _ in range(16)))
+                found |= {path for _, _, body in replies if title in body}
+            return found
+
+        assert len(await shown()) > 5
+        with open_recorder(harness.store, harness.store.index_path) as recorder:
+            mirrors = load_mirrors(harness.mirrors)
+            list(take_down(harness.store, recorder, NAME, "asked for", "me", mirrors))
+        assert await shown() == set()
+        assert (await answer(pool, scope(f"/dataset/{NAME}")))[0] == 410
+        rebuild_index(harness.store, harness.store.index_path)
+        assert await shown() == set()
+
+    run(options_of(harness), check)
+
+
+def test_a_replaced_index_is_read_at_once(copied_harness: MirrorHarness, tmp_path: Path) -> None:
+    path = copied_harness.store.index_path
+
+    async def check(pool: PagePool) -> None:
+        async def statuses() -> set[int]:
+            replies = await asyncio.gather(
+                *(answer(pool, scope("/dataset/demo:000001")) for _ in range(16))
+            )
+            return {status for status, _, _ in replies}
+
+        assert await statuses() == {200}
+        path.rename(tmp_path / "away")
+        assert await statuses() == {503}
+        rebuild_index(copied_harness.store, path)
+        assert await statuses() == {200}
+
+    run(options_of(copied_harness), check)
+
+
+def test_a_killed_process_fails_its_request_and_is_replaced(
+    demo_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_pool, "_RESTART_SECONDS", 0.0)
+
+    async def check(pool: PagePool) -> None:
+        first, second = pool._processes
+        assert first is not None
+        assert second is not None
+        assert first._process is not None
+        os.kill(first._process.pid, signal.SIGSTOP)  # it answers nothing any more
+        stuck = asyncio.ensure_future(answer(pool, scope("/mirrors")))
+        while not first.pending:
+            await asyncio.sleep(0.01)
+        assert (await answer(pool, scope("/mirrors")))[0] == 200  # by the other one
+        first._process.kill()
+        with pytest.raises(PageProcessError):
+            await stuck
+        assert (await answer(pool, scope("/mirrors")))[0] == 200
+        await asyncio.gather(*(answer(pool, scope("/mirrors")) for _ in range(4)))
+        async with asyncio.timeout(120):
+            while not all(one is not None and one.is_ready for one in pool._processes):
+                await asyncio.sleep(0.02)
+        assert pool._processes[0] is not first
+
+    run(options_of(demo_harness), check)
+
+
+def test_a_hanging_process_is_stopped(
+    demo_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check(pool: PagePool) -> None:
+        first = pool._processes[0]
+        assert first is not None
+        assert first._process is not None
+        os.kill(first._process.pid, signal.SIGSTOP)
+        monkeypatch.setattr(page_pool, "_TIMEOUT_SECONDS", 0.2)
+        with pytest.raises(PageProcessError):
+            await answer(pool, scope("/mirrors"))
+        assert not first.is_running
+
+    run(options_of(demo_harness), check)
+
+
+def test_a_client_that_left_is_forgotten(demo_harness: MirrorHarness) -> None:
+    async def check(pool: PagePool) -> None:
+        for pause in (0.0, 0.001, 0.01):
+            replying = asyncio.ensure_future(answer(pool, scope("/dataset/demo:000001")))
+            await asyncio.sleep(pause)
+            replying.cancel()
+            await asyncio.gather(replying, return_exceptions=True)
+        assert [len(one.pending) for one in pool._processes if one is not None] == [0, 0]
+        assert pool._in_progress == 0
+        assert (await answer(pool, scope("/dataset/demo:000001")))[0] == 200
+
+    run(options_of(demo_harness), check)
+
+
+# --- the whole catalogue
+
+
+def page_processes(site: RunningCatalogue) -> set[int]:
+    """Return the ids of the processes that make pages."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (folder / "cmdline").read_text()
+        except OSError:
+            continue
+        if parent == site.pid and "page_process" in command:
+            found.add(int(folder.name))
+    return found
+
+
+@contextmanager
+def busy(site: RunningCatalogue) -> Iterator[set[int]]:
+    """Request pages at the same time until the catalogue has started its processes."""
+    deadline = time.monotonic() + 120
+    with ThreadPoolExecutor(4) as threads:
+        while len(found := page_processes(site)) < 2 and time.monotonic() < deadline:
+            list(threads.map(lambda one: site.get(f"/mirrors?{one}"), range(8)))
+    yield found
+
+
+def test_processes_start_with_the_second_page_at_a_time(demo_harness: MirrorHarness) -> None:
+    with run_catalogue(demo_harness.store, "--processes", "2") as site:
+        for path in PATHS:
+            site.get(path)
+        assert page_processes(site) == set()
+        with busy(site) as found:
+            assert len(found) == 2
+            for path in PATHS:
+                assert site.get(path).status_code in (200, 400, 404), path
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}/cmdline").exists() for pid in found):
+        assert time.monotonic() < deadline, "the processes outlive the catalogue"
+        time.sleep(0.05)
+
+
+def test_limits_hold_over_all_processes(demo_harness: MirrorHarness) -> None:
+    with (
+        run_catalogue(demo_harness.store, "--processes", "2", "--limit=search=3") as site,
+        busy(site),
+        ThreadPoolExecutor(8) as threads,
+    ):
+        replies = threads.map(lambda one: site.get(f"/search?q=word{one}"), range(24))
+        statuses = Counter(one.status_code for one in replies)
+        assert statuses[200] == 3
+        assert statuses[429] == 21
