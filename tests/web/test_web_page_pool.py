@@ -128,21 +128,23 @@ def copied_harness(demo_harness: MirrorHarness, tmp_path: Path) -> MirrorHarness
 
 
 @pytest.fixture(scope="module")
-def alone(demo_harness: MirrorHarness) -> Iterator[RunningCatalogue]:
+def single_process(demo_harness: MirrorHarness) -> Iterator[RunningCatalogue]:
     """A catalogue that makes all pages itself."""
     with run_catalogue(demo_harness.store, "--processes", "1", "--no-cutouts") as found:
         yield found
 
 
 def test_pages_are_those_of_a_single_process(
-    demo_harness: MirrorHarness, alone: RunningCatalogue
+    demo_harness: MirrorHarness, single_process: RunningCatalogue
 ) -> None:
-    host = urlsplit(alone.address).netloc
+    host = urlsplit(single_process.address).netloc
     archives = {"demo": "demo"}
 
     async def compare(pool: PagePool) -> None:
         for path in PATHS:
-            expected = alone.get(path, allow_redirects=False, headers={"Accept-Encoding": "gzip"})
+            expected = single_process.get(
+                path, allow_redirects=False, headers={"Accept-Encoding": "gzip"}
+            )
             status, headers, body = await answer(
                 pool, scope(path, host=host, accept_encoding="gzip")
             )
@@ -156,7 +158,7 @@ def test_pages_are_those_of_a_single_process(
     run(options_of(demo_harness, archives=archives), compare)
 
 
-def test_an_unchanged_page_is_not_sent_again(demo_harness: MirrorHarness) -> None:
+def test_an_unchanged_page_is_answered_with_304(demo_harness: MirrorHarness) -> None:
     async def check(pool: PagePool) -> None:
         path = "/dataset/demo:000001"
         _, headers, body = await answer(pool, scope(path))

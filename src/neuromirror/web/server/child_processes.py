@@ -30,7 +30,7 @@ def start_child(
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Start a process, and return it with this end of the socket that connects them.
 
-    What it prints is logged, in the form of this process's log.
+    Its output is logged, in the form of this process's log.
 
     Parameters
     ----------
