@@ -34,7 +34,8 @@ def takedown_command(settings: Settings, dataset: str, *, reason: str | None, un
     """Withdraw a dataset: move it to STORE-withdrawn; only cached previews are deleted.
 
     The repository, records and manifests of the dataset, and of subdatasets that belong to no other
-    dataset, are moved to a folder beside the store that only you can read (STORE-withdrawn). The
+    dataset, and the block digests of contents that no other dataset has, are moved to a folder
+    beside the store that only you can read (STORE-withdrawn). The
     alias (the name used to clone it, dandi--000027) and the entries in superdatasets are removed,
     and the index is rebuilt. The index keeps only the name, version ids and reason. Commands show
     the reason, and tombstones/ in the store records it. No sync visits the dataset until --undo. If

@@ -7,23 +7,30 @@ it. Each step skips what is already done, so an interrupted command can be repea
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack
-from functools import partial
+from contextlib import ExitStack, suppress
 
 from neuromirror.config.mirror_files import Mirror
 from neuromirror.crawl.recorder import JournalRecorder
 from neuromirror.crawl.results import Result
 from neuromirror.crawl.sync import Sync
-from neuromirror.index import CrawlIndex, Index, UnknownDatasetError
+from neuromirror.index import CrawlIndex, UnknownDatasetError, effective_entries
 from neuromirror.model import (
     ConfigurationError,
+    ContentsDigested,
     DatasetRef,
     DatasetReinstated,
     DatasetWithdrawn,
+    VersionMinted,
     current_timestamp,
 )
-from neuromirror.store import Store
-from neuromirror.store.block_digests import digested_keys
+from neuromirror.store import Store, StoreDamagedError, dataset_ref_of
+from neuromirror.store.block_digests import (
+    BlockDigestsDamagedError,
+    BlockDigestsFolder,
+    digest_entries,
+    digested_content,
+)
+from neuromirror.store.digested_keys import digested_keys
 from neuromirror.store.preview_cache import delete_previews
 from neuromirror.store.private_store import require_public_store
 from neuromirror.store.withdrawn_datasets import (
@@ -84,10 +91,18 @@ def take_down(
     for dataset, entry in down.items():
         with store.lock(dataset.dataset_id, dataset.name, _WAIT):
             digested = digested_keys(store, dataset)
-            keys = digested - recorder.ask(partial(_shown_keys, keys=digested))
-            moved = withdraw_dataset(store, entry, sorted(keys))
+            kept = _kept_keys(store, recorder, digested.keys)
+            # a rebuilt index has them by an entry after those of the datasets that have them, too
+            recorder.record(*_digest_entries(store, kept))
+            moved = withdraw_dataset(store, entry, sorted(digested.keys - kept))
         message = f"taken down: {entry.reason}"
         yield Result(dataset.name, "ok" if moved else "notneeded", message)
+        for label, problem in digested.problems.items():
+            message = (
+                f"the block digests of version {label} may still be served, because its files are "
+                f"unknown: {problem}"
+            )
+            yield Result(dataset.name, "error", message, "failed")
     delete_previews(store)
     if not all(recorder.ask(lambda index: [index.has_only_version_ids(one.name) for one in down])):
         recorder.rebuild()
@@ -157,8 +172,31 @@ def reinstate(
     yield from _update_superdatasets(store, recorder, name, mirrors)
 
 
-def _shown_keys(index: Index, keys: Collection[str]) -> set[str]:
-    return index.shown_keys(keys)
+def _kept_keys(store: Store, recorder: JournalRecorder, keys: Collection[str]) -> set[str]:
+    """Return the keys that datasets have which are not withdrawn."""
+    kept = recorder.ask(lambda index: index.shown_keys(keys))
+    down = find_withdrawn_datasets(store)
+    for _, entry in effective_entries(store):
+        if len(kept) == len(keys):
+            break
+        if not isinstance(entry, VersionMinted) or entry.indexed:
+            continue
+        dataset = dataset_ref_of(entry)
+        if dataset not in down and store.has_records(dataset.dataset_id, entry.commit):
+            with suppress(StoreDamagedError):  # fsck reports it
+                records = store.records(dataset.dataset_id, entry.commit)
+                kept.update({placed.key for placed in records}.intersection(keys))
+    return kept
+
+
+def _digest_entries(store: Store, keys: Collection[str]) -> list[ContentsDigested]:
+    folder = BlockDigestsFolder.of_store(store)
+    contents = []
+    for key in sorted(keys):
+        with suppress(BlockDigestsDamagedError):  # fsck reports it
+            if (digests := folder.read(key)) is not None:
+                contents.append(digested_content(key, digests))
+    return [*digest_entries(contents, current_timestamp())]
 
 
 def _dataset_entries(

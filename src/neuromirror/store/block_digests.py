@@ -24,10 +24,8 @@ from neuromirror.annex import key_digest, parse_key
 from neuromirror.model import (
     BlockDigests,
     ContentsDigested,
-    DatasetRef,
     DigestedContent,
     InvalidDocumentError,
-    VersionMinted,
     decode_block_digests,
     encode_block_digests,
 )
@@ -151,7 +149,7 @@ class BlockDigestsFolder:
         except FileNotFoundError:
             return None
 
-    def write(self, key: str, digests: BlockDigests) -> bool:
+    def write(self, key: str, digests: BlockDigests) -> BlockDigests | None:
         """Write the block digests of a key's content, unless the folder has them.
 
         Digests of smaller pieces replace those of larger ones, because they verify smaller reads.
@@ -166,8 +164,8 @@ class BlockDigestsFolder:
 
         Returns
         -------
-        bool
-            Whether the file was written.
+        BlockDigests or None
+            What was written; None if the file has it already.
 
         Raises
         ------
@@ -193,14 +191,14 @@ class BlockDigestsFolder:
                 )
             digests = _merged(known, digests)
             if digests == known:
-                return False
+                return None
         path = self.path(key)
         if self._is_private and not self.root.exists():
             make_folder(self.root)
             self.root.chmod(_OWNER_MODE)
         make_folder(path.parent)
         write_atomically(path, encode_block_digests(key, digests))
-        return True
+        return digests
 
     def paths(self) -> Iterator[Path]:
         """Yield the paths of all files, sorted.
@@ -269,43 +267,6 @@ def digest_entries(contents: Sequence[DigestedContent], at: str) -> Iterator[Con
     """
     for start in range(0, len(contents), _ENTRY_CONTENTS):
         yield ContentsDigested(list(contents[start : start + _ENTRY_CONTENTS]), at)
-
-
-def digested_keys(store: Store, dataset: DatasetRef) -> set[str]:
-    """Return the keys of a dataset's files whose block digests are in the store.
-
-    Parameters
-    ----------
-    store
-        The store.
-    dataset
-        The dataset; versions whose records are missing are skipped.
-
-    Returns
-    -------
-    set of str
-        The annex keys.
-    """
-    folder = BlockDigestsFolder.of_store(store)
-    names = {path.parent.name + path.name for path in folder.paths()}
-    if not names:
-        return set()
-    commits = {
-        entry.commit
-        for _, entry in store.read_entries(0)
-        if isinstance(entry, VersionMinted)
-        and (entry.mirror, entry.local_id) == (dataset.mirror, dataset.local_id)
-        and store.has_records(dataset.dataset_id, entry.commit)
-    }
-    found: set[str] = set()
-    for commit in commits:
-        with suppress(StoreDamagedError):  # fsck reports it
-            found.update(
-                placed.key
-                for placed in store.records(dataset.dataset_id, commit)
-                if placed.subdataset is None and block_digests_name(placed.key) in names
-            )
-    return found
 
 
 def read_block_digests_file(path: Path, key: str | None = None) -> tuple[str, BlockDigests]:

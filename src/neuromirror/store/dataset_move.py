@@ -28,7 +28,8 @@ from neuromirror.model import (
     dump_entry,
     load_entry,
 )
-from neuromirror.store.block_digests import BlockDigestsFolder, digested_keys
+from neuromirror.store.block_digests import BlockDigestsFolder
+from neuromirror.store.digested_keys import digested_keys
 from neuromirror.store.durable_files import (
     FILE_MODE,
     FOLDER_MODE,
@@ -85,7 +86,7 @@ def copy_dataset(source: Store, target: Store, dataset: DatasetRef) -> list[Jour
             _copy_file(path, _dataset_folders(target.root, dataset)[0] / path.name, scratch)
         # a rebuild of the index finds them; those of the source remain, as of other datasets
         copies = BlockDigestsFolder.of_store(target)
-        for key in sorted(digested_keys(source, dataset)):
+        for key in sorted(digested_keys(source, dataset).keys):
             _copy_file(BlockDigestsFolder.of_store(source).path(key), copies.path(key), scratch)
     if source_repository.exists() and not target_repository.refs():
         _copy_repository(source_repository, target_repository)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from neuromirror.model import DatasetRef, DatasetReinstated, DatasetWithdrawn, VersionMinted
 from neuromirror.store.block_digests import BlockDigestsFolder
+from neuromirror.store.digested_keys import digested_keys
 from neuromirror.store.durable_files import fsync_path, fsync_tree, make_folder, write_atomically
 from neuromirror.store.errors import StoreDamagedError
 from neuromirror.store.store import Store
@@ -99,9 +100,14 @@ def reinstate_dataset(store: Store, dataset: DatasetRef) -> None:
         if not served_path.exists() and withdrawn_path.parts[len(folder.parts)] == "manifests":
             # the manifest of a state that another dataset shared was withdrawn with that one
             for other in folder.parent.glob(f"*/{withdrawn_path.relative_to(folder)}"):
-                make_folder(served_path.parent)
-                shutil.copy2(other, served_path)
-                fsync_path(served_path)
+                _copy(other, served_path)
+    # likewise the block digests of contents
+    digests = BlockDigestsFolder.of_store(store)
+    for withdrawn in folder.parent.glob("*/block-digests"):
+        others = BlockDigestsFolder(withdrawn)
+        for key in sorted(digested_keys(store, dataset, others).keys):
+            if not digests.has(key):
+                _copy(others.path(key), digests.path(key))
 
 
 def finish_reinstatement(store: Store, dataset: DatasetRef) -> None:
@@ -182,6 +188,12 @@ def _move(served_path: Path, withdrawn_path: Path) -> bool:
     fsync_path(served_path.parent)
     fsync_path(withdrawn_path.parent)
     return True
+
+
+def _copy(source: Path, target: Path) -> None:
+    make_folder(target.parent)
+    shutil.copy2(source, target)
+    fsync_path(target)
 
 
 def _remove(path: Path) -> None:

@@ -185,15 +185,15 @@ class BlockDigestsRecorder:
         in_store = self._is_in_index(key)
         folder = self._store_folder if in_store and self._store_folder else self._user_folder
         try:
-            is_new = folder.write(key, digests)
+            written = folder.write(key, digests)
         except StoreDamagedError as error:
             return str(error)
         except OSError as error:
             where = os.fsdecode(error.filename) if error.filename else str(folder.root)
             return f"its block digests cannot be written: {where}: {error.strerror}"
-        if is_new and in_store:
+        if written is not None and in_store:
             with self._lock:
-                self._unrecorded.append(digested_content(key, digests))
+                self._unrecorded.append(digested_content(key, written))
             self._record(_ENTRY_CONTENTS)
         return ""
 
