@@ -249,6 +249,24 @@ def test_wrong_usage_is_one_line(copied: Shell, arguments: tuple[str, ...]) -> N
     assert list(store_folder(copied).paths()) == []
 
 
+def test_a_glob_without_files_is_an_error_that_names_it(
+    copied: Shell, demo: DemoArchive, tmp_path: Path
+) -> None:
+    lock, clone = tmp_path / "datasets.lock", tmp_path / "clone"
+    copied.run("pin", NAME, "-o", str(lock))
+    clone_dataset(MirrorHarness(copied.mirrors, copied.store), NAME, clone)
+    path = demo.paths("000004")[0]
+    for target in (NAME, str(lock), str(clone)):
+        files, summary = split(copied.records("digest", target, "sub-x", "*/y*", path, code=1))
+        failed = {one["path"]: one["message"] for one in files if one["status"] == "error"}
+        assert set(failed) == {"sub-x", "*/y*"}, target
+        assert all(path in message for message in failed.values())
+        assert summary["failed"] == 2
+    torrents = ("export", NAME, "--format", "torrent", "--path", "sub-x", "-o")
+    (made,) = copied.records(*torrents, str(tmp_path / "torrents"), code=1)
+    assert (made["path"], made["status"]) == ("sub-x", "error")
+
+
 def test_an_interrupt_leaves_complete_digests_only(
     shell: Shell, demo: DemoArchive, tmp_path: Path
 ) -> None:

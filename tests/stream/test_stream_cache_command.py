@@ -62,6 +62,17 @@ def test_versions_of_the_store_are_added(streamed_mirror: MirrorHarness, tmp_pat
     assert [(one["status"], one["path"]) for one in found] == [("ok", NWB)]
 
 
+def test_a_glob_without_files_beside_others_is_an_error(
+    streamed_mirror: MirrorHarness, tmp_path: Path
+) -> None:
+    store = str(streamed_mirror.folder)
+    found = run(
+        tmp_path, "--store", store, "cache", "add", "demo:000001", "sub-x", "sub-101", code=1
+    )
+    assert [one["path"] for one in found if one["status"] == "error"] == ["sub-x"]
+    assert len(found) == 3
+
+
 def test_contents_are_removed(streamed_mirror: MirrorHarness, tmp_path: Path) -> None:
     pin_latest(streamed_mirror, tmp_path / "datasets.lock", "demo:000001")
     run(tmp_path, "cache", "add", "datasets.lock")

@@ -91,7 +91,7 @@ def digest_command(
     "neuromirror get" also record block digests.
 
     Exit code: 0 all files have block digests or need none, 1 a file has wrong bytes or could not
-    be read, 2 wrong usage, or an unknown version, lock file or folder.
+    be read, or a glob matches no file, 2 wrong usage, or an unknown version, lock file or folder.
     """
     from neuromirror.lab.digest import check_piece_size
     from neuromirror.transfer.block_digest_recorder import BlockDigestsRecorder

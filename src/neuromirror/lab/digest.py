@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from neuromirror.index import Index, VersionRow
-from neuromirror.lab.globs import Globs
+from neuromirror.lab.globs import WatchedGlobs
 from neuromirror.lab.lock_manifests import ListedSubdataset, manifest_entry
 from neuromirror.lab.lockfile import Lock
 from neuromirror.lab.remint import stored_record_lines
@@ -222,7 +222,7 @@ def digest_clone(
     NotADatasetError
         The folder is not a clone with a work tree.
     """
-    selected = Globs(globs)
+    selected = WatchedGlobs(globs)
     scope = VerifyScope(
         is_selected=lambda path: selected.matches(path_to_text(path)),
         reaches=lambda path: selected.reaches(path_to_text(path)),
@@ -237,6 +237,8 @@ def digest_clone(
                 found.kind == "file" or (found.failed and found.kind in ("commit", "tree"))
             ):
                 yield _outcome(found, digests)
+    for found in _unmatched(selected):
+        yield _outcome(found, digests)
 
 
 def files_of_lock(lock: Lock, globs: Sequence[str]) -> Iterator[tuple[str, str, Item]]:
@@ -254,7 +256,7 @@ def files_of_lock(lock: Lock, globs: Sequence[str]) -> Iterator[tuple[str, str, 
     tuple of (str, str, Item)
         Dataset, label, and the file, or a finding about its manifest.
     """
-    selected = Globs(globs)
+    selected = WatchedGlobs(globs)
     for pin in lock.datasets:
         scope = VerifyScope(
             is_selected=lambda path, pin=pin: (  # type: ignore[misc]
@@ -267,6 +269,8 @@ def files_of_lock(lock: Lock, globs: Sequence[str]) -> Iterator[tuple[str, str, 
         expected = ExpectedState(pin.commit, pin.tree, pin.state, lock.manifest_path(pin))
         for item in walk_manifest(scope, expected, PinnedCounts()):
             yield pin.name, pin.resolved.version, item
+    for finding in _unmatched(selected):
+        yield "", "", finding
 
 
 def files_of_version(
@@ -316,7 +320,7 @@ def files_by_dataset(
         The version of the dataset or subdataset, and the file, whose path starts at the outermost
         dataset, or a finding about its record.
     """
-    selected = Globs(globs)
+    selected = WatchedGlobs(globs)
     waiting = [(row, b"")]
     while waiting:
         one, below = waiting.pop()
@@ -332,6 +336,13 @@ def files_by_dataset(
                     yield one, item
             elif selected.reaches(path.decode()):
                 waiting.append((index.resolve(entry.name, entry.commit), path + b"/"))
+    for finding in _unmatched(selected):
+        yield row, finding
+
+
+def _unmatched(globs: WatchedGlobs) -> Iterator[Finding]:
+    for glob, message in globs.unmatched():
+        yield Finding(status="error", path=glob, message=message)
 
 
 def _stated_parts(record: FileRecord) -> MultipartEtag | None:

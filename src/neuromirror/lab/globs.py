@@ -13,7 +13,7 @@ paths are looked up.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from neuromirror.model import ConfigurationError
 
@@ -21,6 +21,9 @@ MAX_GLOB_LENGTH = 4096
 """Maximum length of a glob."""
 MAX_WILDCARD_CHARACTERS = 1 << 14
 """Maximum total length of all globs with wildcards."""
+
+_EXAMPLES = 3
+"""Number of paths that the message about a glob without files names."""
 
 _ANY = "**"
 _WILD = re.compile(r"[*?[]")
@@ -74,6 +77,48 @@ class Globs:
         if self._all or any(_reaches(parts, names) for parts in self._wild):
             return True
         return bool(self._plain) and _walk(self._plain, names) != {}
+
+
+class WatchedGlobs:
+    """Globs that select files, of which those that select none are known. Thread-safe.
+
+    Parameters
+    ----------
+    globs
+        The globs; empty to select all files.
+
+    Raises
+    ------
+    ConfigurationError
+        A glob is invalid.
+    """
+
+    def __init__(self, globs: Iterable[str]) -> None:
+        self._unmatched = {glob: Globs([glob]) for glob in globs}
+        self._globs = Globs(self._unmatched)
+        self._examples: list[str] = []
+
+    def matches(self, path: str) -> bool:
+        """Return whether a file is selected, as :meth:`Globs.matches`."""
+        if len(self._examples) < _EXAMPLES:
+            self._examples.append(path)
+        if not self._globs.matches(path):
+            return False
+        for glob, own in tuple(self._unmatched.items()):
+            if own.matches(path):
+                self._unmatched.pop(glob, None)
+        return True
+
+    def reaches(self, folder: str) -> bool:
+        """Return whether a file in a folder could be selected, as :meth:`Globs.reaches`."""
+        return self._globs.reaches(folder)
+
+    def unmatched(self) -> Iterator[tuple[str, str]]:
+        """Yield each glob that selected none of the files so far, with a message."""
+        here = ", ".join(self._examples[:_EXAMPLES])
+        example = f"; there are, for example, {here}" if here else ""
+        for glob in tuple(self._unmatched):
+            yield glob, f"no annexed file matches this glob{example}"
 
 
 def _parts(glob: str) -> list[str]:

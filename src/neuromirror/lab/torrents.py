@@ -7,6 +7,7 @@ and the paths (BEP 19), but the files of an archive have addresses of their own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -95,7 +96,7 @@ def export_torrents(
         for dataset, label, item in files:
             if isinstance(item, Finding):
                 if item.failed:
-                    yield item.for_version(dataset, label)
+                    yield replace(item.for_version(dataset, label), action="export")
                 continue
             path = path_to_text(item.path)
             found = (one.read(item.key) for one in sources)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from neuromirror.cache import PieceCache
-from neuromirror.lab.globs import Globs
+from neuromirror.lab.globs import WatchedGlobs
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.model.display import format_bytes
@@ -55,7 +55,8 @@ def fill_cache(
     CacheTooSmallError
         The files do not fit into the cache, or one of them into half of it. Nothing was read.
     """
-    files = [*files_below(tree, Globs(globs))]
+    watched = WatchedGlobs(globs)
+    files = [*files_below(tree, watched)]
     total = sum(file.size or 0 for file in {file.key: file for file in files}.values())
     largest = max((file.size or 0 for file in files), default=0)
     if total > cache.limit or largest > cache.limit // 2:
@@ -64,6 +65,8 @@ def fill_cache(
             f"{format_bytes(largest)}, do not fit into the cache of {format_bytes(cache.limit)}, "
             "of which one file gets at most half; set NEUROMIRROR_CACHE_SIZE, or specify a GLOB"
         )
+    for glob, message in watched.unmatched() if files else ():
+        yield Outcome(_ACTION, "error", glob, message)
     transport = Transport(tree.access)
     pool = ThreadPoolExecutor(jobs)
     try:
@@ -73,7 +76,7 @@ def fill_cache(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def files_below(tree: VersionTree, globs: Globs, folder: str = "") -> Iterator[ListedFile]:
+def files_below(tree: VersionTree, globs: WatchedGlobs, folder: str = "") -> Iterator[ListedFile]:
     """Yield the annexed files of a version that match globs.
 
     Parameters
