@@ -110,8 +110,8 @@ def row_after_visit(
     """Return a dataset's row after a visit that took ``seconds``.
 
     A visit that started after ``deep_due`` was a deep one. A failed visit is retried sooner, and is
-    deep again. After three consecutive failures, the dataset is tried only once more: at ``due``
-    (see :func:`repair_row`), or earlier if the mirror's list shows a change.
+    deep again. After three consecutive failures, the dataset is tried once a day (see
+    :func:`repair_row`), or earlier if the mirror's list shows a change.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ def _row_after_failure(row: TaskRow, now: float, bounds: ScheduleBounds) -> Task
     failures = row.failures + 1
     disabled = failures >= MAX_FAILURES
     if disabled:
-        due = _due_in(bounds.most, row, now)
+        due = _due_in(min(_DAY, bounds.most), row, now)
         if row.deep_due is not None and row.deep_due > now:
             due = min(due, row.deep_due)
     else:
