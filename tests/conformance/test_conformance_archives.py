@@ -40,6 +40,13 @@ def test_an_archive_that_answers_400_for_a_missing_dandiset_is_broken(demo: Demo
         assert statuses(demo.api_url, "dandi")["dandi.not-found"] == "broken"
 
 
+@pytest.mark.parametrize("status", [200, 404])
+def test_downloads_that_do_not_redirect_are_named(demo: DemoArchive, status: int) -> None:
+    assert statuses(demo.api_url, "dandi")["dandi.download"] == "ok"
+    with demo.fault("status", path="/download/$", status=status):
+        assert statuses(demo.api_url, "dandi")["dandi.download"] == "limited"
+
+
 def test_a_boss(tmp_path: Path) -> None:
     with DemoBoss(tmp_path / "boss") as boss:
         found = statuses(boss.api, "boss")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from neuromirror.cli import main
 from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness, run_git
 
@@ -61,6 +64,26 @@ def test_a_plain_clone_checks_out_what_the_name_means(
     clone = clone_alias(mirror_harness, "demo--000002", tmp_path)
     assert head(clone) == commit_of(mirror_harness, "latest")
     assert branch(clone) == "published"
+
+
+@pytest.mark.parametrize("label", ["", "@draft"])
+def test_a_clone_has_the_commit_that_show_cite_and_pin_mean(
+    mirror_harness: MirrorHarness, tmp_path: Path, label: str
+) -> None:
+    def run(*arguments: str) -> list[dict[str, Any]]:
+        common = [*arguments, "--json", "--store", str(mirror_harness.folder)]
+        done = CliRunner().invoke(main, common, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    commit = head(clone_alias(mirror_harness, f"demo--000002{label}", tmp_path))
+    [shown], [cited] = run("show", f"{BOTH}{label}"), run("cite", f"{BOTH}{label}")
+    lock = tmp_path / "datasets.lock"
+    [pinned] = run("pin", f"{BOTH}{label}", "-o", str(lock))
+    assert shown["commit"] == commit
+    assert cited["swhids"] == [f"swh:1:rev:{commit}"]
+    assert pinned["version"] == shown["version"]
+    assert f'"{commit}"' in lock.read_text("utf-8")
 
 
 def test_the_draft_is_cloned_by_its_own_name(mirror_harness: MirrorHarness, tmp_path: Path) -> None:

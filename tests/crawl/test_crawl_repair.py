@@ -14,6 +14,8 @@ from neuromirror.crawl import rebuild_index
 from neuromirror.model import AnnexBranchMoved, EventRaised, VersionMinted
 from neuromirror.store import ANNEX_BRANCH, MAIN_BRANCH
 from neuromirror.store.store import Store
+from neuromirror_demo import DemoArchive
+from neuromirror_demo.records import Description
 from support.foreign_pushes import (
     problems_of,
     push_commit,
@@ -22,7 +24,7 @@ from support.foreign_pushes import (
     run_checked,
     unprotect,
 )
-from support.mirror_harness import run_git
+from support.mirror_harness import MirrorHarness, run_git
 from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, at, files
 
 HIT, OTHER = "box:a", "box:b"
@@ -107,6 +109,37 @@ def test_a_push_blocks_no_other_dataset_and_repair_undoes_it(
     assert theirs not in run_git(copy, "rev-list", "--all")
     run_git(copy, "fetch", "-q", str(folder / "foreign.bundle"), "refs/heads/*:refs/heads/lab/*")
     assert theirs in run_git(copy, "rev-list", "--all")
+
+
+@pytest.mark.parametrize("pushing", [push_commit, push_records], ids=["commit", "records"])
+def test_a_push_blocks_no_other_mirror_of_the_store(
+    empty_archive: DemoArchive, demo_files: Path, tmp_path: Path, pushing: object
+) -> None:
+    assert callable(pushing)
+    (tmp_path / "clones").mkdir()
+    with DemoArchive(tmp_path / "second", cache=demo_files, empty=True) as second_archive:
+        mirror = second_archive.mirrors / "demo.toml"
+        mirror.rename(empty_archive.mirrors / "second.toml")
+        for archive in (empty_archive, second_archive):
+            archive.create_dandiset(Description("One"), identifier="000001")
+            archive.add_file("000001", "one.txt", "one\n")
+        mirror_harness = MirrorHarness(empty_archive.mirrors, tmp_path / "store")
+        assert {one.exit_code for one in mirror_harness.sync().values()} == {0}
+        unprotect(mirror_harness)
+        theirs = pushing(mirror_harness, "demo:000001", tmp_path / "clones" / "one")
+        for archive in (empty_archive, second_archive):
+            archive.add_file("000001", "two.txt", "two\n")
+        for deep in (False, True):
+            results = mirror_harness.sync(deep=deep)
+            assert results["demo:000001"].visit == "failed"
+            assert results["second:000001"].exit_code == 0
+        with mirror_harness.index() as index:
+            assert index.resolve("second:000001").files == 2
+        assert {one.name for one in problems_of(mirror_harness)} == {"demo:000001"}
+        repaired = repair_harness(mirror_harness)
+        assert {name for name, one in repaired.items() if one.status == "ok"} == {"demo:000001"}
+        assert {one.exit_code for one in mirror_harness.sync().values()} == {0}
+        assert theirs not in mirror_harness.refs().values()
 
 
 def test_files_that_git_annex_left_in_a_repository_are_moved_out(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from neuromirror.cli import main
 from neuromirror.crawl import rebuild_index
+from neuromirror.index import Schedule
 from neuromirror.model import UNREADABLE, EventRaised
+from neuromirror.service.metrics import Metrics
 from neuromirror_demo import DemoBuckets
 from support.mirror_harness import MirrorHarness
 from support.quick_mirror import dataset_refs
@@ -46,10 +50,21 @@ def run(mirror_harness: MirrorHarness, *arguments: str) -> list[dict[str, object
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def description(mirror_harness: MirrorHarness) -> tuple[object, ...]:
+def description(mirror_harness: MirrorHarness) -> tuple[Any, ...]:
     with mirror_harness.index() as index:
         row = index.resolve(NAME)
         return row.title, row.license, index.attributes(row)
+
+
+def unreadable_metric(mirror_harness: MirrorHarness) -> float:
+    """The number of datasets with an unreadable sidecar that a service would report."""
+    store = mirror_harness.store
+    with Schedule.open(store.schedule_path) as schedule:
+        page = Metrics(store, store.index_path, schedule, [AIND]).page().decode()
+    [value] = re.findall(
+        rf'^neuromirror_unreadable_sidecar_datasets{{mirror="{AIND}"}} (\S+)$', page, re.MULTILINE
+    )
+    return float(value)
 
 
 def test_the_content_before_a_truncated_sidecar_is_kept_and_shown(
@@ -66,6 +81,7 @@ def test_the_content_before_a_truncated_sidecar_is_kept_and_shown(
     assert [one.kind for one in mirror_harness.entries(EventRaised)] == [UNREADABLE, UNREADABLE]
     [status] = [one for one in run(mirror_harness, "status") if one["mirror"] == AIND]
     assert status["unreadable_sidecars"] == 1
+    assert unreadable_metric(mirror_harness) == 1
     [listed] = run(mirror_harness, "list", "--where", f"{UNREADABLE}=data_description.json")
     assert listed["dataset"] == NAME
     done = CliRunner().invoke(
@@ -85,6 +101,7 @@ def test_the_content_before_a_truncated_sidecar_is_kept_and_shown(
     assert description(mirror_harness) == (title, license_, before)
     [status] = [one for one in run(mirror_harness, "status") if one["mirror"] == AIND]
     assert status["unreadable_sidecars"] == 0
+    assert unreadable_metric(mirror_harness) == 0
 
 
 def exceptions(mirror_harness: MirrorHarness) -> list[tuple[str, str]]:
@@ -152,6 +169,18 @@ def test_a_sidecar_that_is_refused_for_a_day_is_left_out_by_name_until_it_is_rea
     assert exceptions(mirror_harness) == []
     assert description(mirror_harness) == (title, license_, attributes)
     assert mirror_harness.sync(NAME)[NAME].status == "notneeded"
+
+
+@pytest.mark.parametrize("attribute", ["institution", "acquired", "created"])
+def test_datasets_are_found_by_what_their_sidecars_state(
+    mirror_harness: MirrorHarness, attribute: str
+) -> None:
+    mirror_harness.sync(NAME)
+    _, _, attributes = description(mirror_harness)
+    [stated] = attributes[attribute]
+    for text, expected in ((stated, [NAME]), (f"{stated}x", [])):
+        found = run(mirror_harness, "list", "--where", f"{attribute}={text}")
+        assert [one["dataset"] for one in found if "dataset" in one] == expected
 
 
 def test_a_refused_list_does_not_restart_the_day_of_a_refused_sidecar(

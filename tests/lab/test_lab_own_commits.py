@@ -92,11 +92,13 @@ def test_after_an_update_is_merged_the_newest_version_is_verified(
     clone = clone_version(still_lab, tmp_path, old)
     run_git(clone, "switch", "-q", "-c", "published")
     (clone / "analysis.py").write_text("print(1)\n")
+    # it appends to .gitattributes, which an update must not change
+    datalad(clone, "run-procedure", "cfg_text2git")
     datalad(clone, "save", "-m", "own work")
     assert verify_clone(clone)[2]["version"] == old
     datalad(clone, "update", "--how", "merge")
     code, files, summary = verify_clone(clone)
-    assert (code, summary["version"], summary["local_changes"]) == (0, new, 1)
+    assert (code, summary["version"], summary["local_changes"]) == (0, new, 2)
     assert files["analysis.py"] == ("notneeded", "local")
 
 
@@ -148,6 +150,9 @@ def test_a_version_that_the_name_does_not_mean_is_pinned_with_a_warning(
     record = pin_clone(still_lab, clone, paper.file)
     assert paper.pin_of(PUBLISHED).commit == run_git(clone, "rev-parse", "HEAD").strip()
     assert record["latest"] == new != record["version"]
+    arguments = ["pin", str(clone), "-o", str(paper.file), "--store"]
+    printed = CliRunner().invoke(main, [*arguments, str(still_lab.mirror_harness.folder)])
+    assert (printed.exit_code, printed.stderr.count(new)) == (0, 1)
 
 
 def test_an_adjusted_branch_pins_the_commit_that_was_adjusted(

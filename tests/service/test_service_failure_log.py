@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import Executor, Future
+from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from ruamel.yaml import YAML
 
 from neuromirror.crawl import FailureLog, open_recorder
 from neuromirror.index import Schedule
 from neuromirror.service.metrics import Metrics
 from neuromirror.service.worker_pool import WorkerLostError
+from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness
 from support.service_harness import HOUR, ManualExecutor, open_service_harness
 
@@ -98,3 +103,50 @@ def test_failures_are_counted_by_mirror_and_task(mirror_harness: MirrorHarness) 
         FailureLog(recorder).record_success("list", "demo")
         page = Metrics(store, store.index_path, schedule, ["demo"]).page().decode()
         assert "neuromirror_failures{" not in page
+
+
+ALERTS = Path(__file__).parents[2] / "scripts" / "alerts.yml"
+_RULE = re.compile(
+    r"(?:sum by \([^)]*\) \()?(?P<name>\w+)(?:\{(?P<label>\w+)!=\"(?P<other>\w+)\"\})?\)? > 0\Z"
+)
+
+
+def raised_alerts(mirror_harness: MirrorHarness, schedule: Schedule) -> set[str]:
+    """The alerts about failures whose expression is true for the current metrics."""
+    store = mirror_harness.store
+    page = Metrics(store, store.index_path, schedule, ["demo"]).page().decode()
+    samples = [one for family in text_string_to_metric_families(page) for one in family.samples]
+    rules = {
+        rule["alert"]: rule["expr"]
+        for group in YAML(typ="safe").load(ALERTS)["groups"]
+        for rule in group["rules"]
+    }
+    raised = set()
+    for alert in ("NeuromirrorDatasetsFail", "NeuromirrorFailing"):
+        rule = _RULE.match(rules[alert])
+        assert rule is not None, rules[alert]
+        found = [one for one in samples if one.name == rule["name"]]
+        if rule["label"]:
+            found = [one for one in found if one.labels[rule["label"]] != rule["other"]]
+        if sum(one.value for one in found) > 0:
+            raised.add(alert)
+    return raised
+
+
+def test_alerts_are_raised_until_a_failure_is_over(
+    mirror_harness: MirrorHarness, demo: DemoArchive
+) -> None:
+    with Schedule.open(mirror_harness.store.schedule_path) as schedule:
+        for fault, expected in (
+            (r"/dandisets/000002/versions/", {"NeuromirrorDatasetsFail"}),
+            (r"/dandisets/$", {"NeuromirrorFailing"}),
+        ):
+            mirror_harness.sync()
+            assert raised_alerts(mirror_harness, schedule) == set()
+            demo.touch("000002")
+            demo.fault("status", path=fault, status=403)
+            mirror_harness.sync()
+            assert raised_alerts(mirror_harness, schedule) == expected
+            demo.clear_faults()
+        mirror_harness.sync()
+        assert raised_alerts(mirror_harness, schedule) == set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import socket
 import subprocess
 import threading
@@ -17,6 +18,7 @@ import neuromirror.volume
 from neuromirror.annex import sha256e_key
 from neuromirror.lab import get
 from neuromirror.net import (
+    AccessDeniedError,
     CircuitOpenError,
     RequestLimits,
     RetryAfterTooLongError,
@@ -98,6 +100,11 @@ def length(record: dict[str, object]) -> int:
     return len(json.dumps(record["error-messages"])) + len(str(record.get("note")))
 
 
+def counted_urls(record: dict[str, object]) -> list[int]:
+    """How many addresses each message of a record stands for."""
+    return [1 + int(one) for one in re.findall(r"\((\d+) more ", str(record["error-messages"]))]
+
+
 def test_dead_host_is_contacted_once_for_all_urls(
     annex: AnnexRepository, dead: DeadService
 ) -> None:
@@ -107,6 +114,7 @@ def test_dead_host_is_contacted_once_for_all_urls(
     assert len(records) == 3
     assert 0 < dead.connections <= RequestLimits().attempts
     assert max(map(length, records)) < 1500
+    assert [counted_urls(one) for one in records] == [[MANY]] * 3
 
 
 def test_an_array_does_not_request_an_unreachable_host_for_each_url(
@@ -139,6 +147,7 @@ def test_a_refused_token_is_sent_once_and_named(
         assert token_variable(boss.host) in str(record["error-messages"])
         assert "0123456789abcdef" not in str(record)
         assert length(record) < 1500
+        assert counted_urls(record) == [MANY]
 
 
 def test_service_refusing_anonymous_access_is_contacted_once(
@@ -150,6 +159,33 @@ def test_service_refusing_anonymous_access_is_contacted_once(
     (record,) = failures(annex)
     assert len(boss.requests) == 1
     assert length(record) < 1500
+    assert counted_urls(record) == [MANY]
+
+
+@pytest.fixture
+def private_em(boss_mirror: BossMirror) -> Iterator[BossMirror]:
+    """A mirrored channel that is no longer public."""
+    boss_mirror.boss.set_public(EM, False)
+    boss_mirror.boss.clear_requests()
+    yield boss_mirror
+    boss_mirror.boss.set_public(EM, True)
+
+
+def test_an_array_requests_a_service_that_refuses_once(private_em: BossMirror) -> None:
+    with pytest.raises(BlockUnavailableError) as missing:
+        private_em.open()[:, :, :]
+    assert isinstance(missing.value.causes[0], AccessDeniedError | CircuitOpenError)
+    assert private_em.boss.count_requests("/cutout/") == 1
+
+
+def test_an_export_requests_a_service_that_refuses_once(
+    private_em: BossMirror, tmp_path: Path
+) -> None:
+    with pytest.raises(BlockUnavailableError):
+        neuromirror.volume.export(
+            f"held:{EM}", tmp_path / "out", format="npy", store=private_em.store
+        )
+    assert private_em.boss.count_requests("/cutout/") == 1
 
 
 def test_one_block_that_a_service_cannot_cut_does_not_stop_the_others(
