@@ -40,7 +40,7 @@ def test_replaced_content_was_last_seen_in_the_visit_before_the_version_without_
     old, new = (found["a", placed_file("a", number).key] for number in (1, 3))
     same = found["b", placed_file("b", 2).key]
     assert (old.is_current, old.last_seen) == (False, day(5))
-    assert (new.is_current, new.last_seen) == (True, day(9))
+    assert (new.is_current, new.last_seen) == (True, day(9, 1))
     assert (same.is_current, same.last_seen, same.retention) == (True, day(9), Retention.DRAFT)
     assert same.size == len(repr(2))
 
@@ -58,11 +58,23 @@ def test_only_files_of_published_versions(journal: DiskJournal, index: Index) ->
     assert (only.path, only.retention) == ("b", Retention.PUBLISHED)
 
 
-def test_a_dataset_that_was_never_visited_was_never_seen(
+def test_without_a_visit_a_file_was_last_seen_when_its_version_was_recorded(
     journal: DiskJournal, index: Index
 ) -> None:
-    journal.mint([placed_file("a", 1)])
+    journal.mint([placed_file("a", 1)], at=day(3))
     index.catch_up(journal)
-    assert [one.last_seen for one in index.retained_files(DATASET)] == [None]
+    assert [one.last_seen for one in index.retained_files(DATASET)] == [day(3)]
     with pytest.raises(UnknownDatasetError):
         list(index.retained_files("dandi:000002"))
+
+
+def test_sources_of_contents(journal: DiskJournal, index: Index) -> None:
+    journal.mint([placed_file("a", 1), placed_file("b", 2)])
+    journal.mint([placed_file("x", 2, retention=Retention.PUBLISHED)], "000002")
+    index.catch_up(journal)
+    one, two = placed_file("a", 1), placed_file("b", 2)
+    found = index.content_sources([one.key, two.key, "SHA256E-s1--0"])
+    assert set(found) == {one.key, two.key}
+    assert found[one.key].urls == tuple(location.url for location in one.record.locations)
+    assert (found[one.key].is_promised, found[two.key].is_promised) == (False, True)
+    assert {ref.local_id for ref in found[two.key].datasets} == {"000001", "000002"}

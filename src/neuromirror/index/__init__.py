@@ -35,7 +35,7 @@ from neuromirror.index.match_texts import MatchedText
 from neuromirror.index.name_queries import NameMatch
 from neuromirror.index.remote_index import CrawlIndex, QuerySender, RemoteIndex, answer_query
 from neuromirror.index.replay import Journal
-from neuromirror.index.retention_queries import RetainedFile
+from neuromirror.index.retention_queries import ContentSource, RetainedFile
 from neuromirror.index.rows import (
     CopyRow,
     DatasetRow,
@@ -71,6 +71,7 @@ __all__ = [
     "SIZES",
     "SORTS",
     "AmbiguousNameError",
+    "ContentSource",
     "ContentSpanRow",
     "CopyRow",
     "CrawlIndex",

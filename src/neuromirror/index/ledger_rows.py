@@ -16,8 +16,8 @@ no checksum. ``head`` and ``listing``: the vault states the size.
 ``git-annex``: git-annex checked that the special remote has the key.
 """
 
-HASH_METHODS: Final = ("full-read", "s3-sha256", "s3-crc64nvme", "s3-etag")
-"""Checks of all bytes."""
+HASH_METHODS: Final = ("full-read", "size", "s3-sha256", "s3-crc64nvme", "s3-etag")
+"""Checks that read all bytes; ``size`` is that of a key without a checksum."""
 
 CopyState = Literal["present", "damaged", "missing"]
 """``damaged``: the bytes are wrong. ``missing``: the vault does not have it any more."""

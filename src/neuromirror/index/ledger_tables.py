@@ -21,7 +21,9 @@ class WishTable:
         self._file = file
         self._clock = clock
 
-    def put(self, wish: Wish, contents: Iterable[tuple[str, int | None]]) -> int:
+    def put(
+        self, wish: Wish, contents: Iterable[tuple[str, int | None]], *, extend: bool = False
+    ) -> int:
         """Record a wish and replace its contents.
 
         Parameters
@@ -30,6 +32,8 @@ class WishTable:
             The wish; ``id`` is ignored.
         contents
             Annex keys and sizes (None if unknown) of the contents.
+        extend
+            Whether to keep the contents that it had before.
 
         Returns
         -------
@@ -48,7 +52,8 @@ class WishTable:
                 "SELECT id FROM wishes WHERE kind = ? AND what = ? AND vault = ? AND globs = ?",
                 (wish.kind, wish.what, vault, globs),
             ).fetchone()
-            db.execute("DELETE FROM wish_keys WHERE wish = ?", (number,))
+            if not extend:
+                db.execute("DELETE FROM wish_keys WHERE wish = ?", (number,))
             db.executemany(
                 "INSERT OR IGNORE INTO wish_keys VALUES (?, ?, ?)",
                 ((number, key, size) for key, size in contents),
@@ -112,7 +117,9 @@ class WishTable:
             ).fetchall()
         yield from rows
 
-    def needed(self, keys: Sequence[str], vault: str | None = None) -> set[str]:
+    def needed(
+        self, keys: Sequence[str], vault: str | None = None, without: Collection[int] = ()
+    ) -> set[str]:
         """Return the keys that a wish names.
 
         Parameters
@@ -121,6 +128,8 @@ class WishTable:
             Annex keys.
         vault
             The UUID of a vault, for its wishes only; None for the wishes of all.
+        without
+            Numbers of wishes that do not count.
 
         Returns
         -------
@@ -133,10 +142,11 @@ class WishTable:
                 found.update(
                     key
                     for (key,) in db.execute(
-                        "SELECT DISTINCT n.key FROM json_each(?) k "
+                        "SELECT DISTINCT n.key FROM json_each(?1) k "
                         "JOIN wish_keys n ON n.key = k.value JOIN wishes w ON w.id = n.wish "
-                        "JOIN vaults v ON v.id = w.vault WHERE ? IS NULL OR v.uuid = ?",
-                        (chunk, vault, vault),
+                        "JOIN vaults v ON v.id = w.vault WHERE (?2 IS NULL OR v.uuid = ?2) "
+                        "AND w.id NOT IN (SELECT value FROM json_each(?3))",
+                        (chunk, vault, json.dumps(list(without))),
                     )
                 )
         return found

@@ -1,0 +1,220 @@
+"""Read every byte of a vault within some days, and repair what is damaged.
+
+The copies whose bytes were not hashed for the longest time are read first, so that each run
+continues where the last one stopped.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import urlsplit
+
+from neuromirror.annex import parse_key
+from neuromirror.custody.copy_checks import find_fault, read_method
+from neuromirror.custody.keep import KeepOptions, KeepOutcome, run_keep
+from neuromirror.custody.keep_plan import KeepItem
+from neuromirror.custody.vault_copies import CopyTask, copy_between
+from neuromirror.index import ContentSource, Index
+from neuromirror.index.ledger import Ledger
+from neuromirror.index.ledger_rows import LedgerCopy, LedgerEvent, Stored
+from neuromirror.transfer.work_tree import map_in_order
+from neuromirror.vault import Vault
+
+_DAY: Final = 86_400.0
+_BATCH: Final = 256
+_JOBS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSettings:
+    """How a vault is read.
+
+    Attributes
+    ----------
+    days
+        Every content is read within this time.
+    until
+        When to stop, as :func:`time.monotonic`; None for no limit.
+    is_stopping
+        Returns whether to stop.
+    clock
+        Returns POSIX seconds.
+    """
+
+    days: float
+    until: float | None = None
+    is_stopping: Callable[[], bool] = lambda: False
+    clock: Callable[[], float] = time.time
+
+    @property
+    def is_over(self) -> bool:
+        """Whether to stop now."""
+        return (self.until is not None and time.monotonic() >= self.until) or self.is_stopping()
+
+
+def read_due_copies(vault: Vault, ledger: Ledger, settings: ReadSettings) -> Iterator[KeepOutcome]:
+    """Read the copies of a vault that are due, and mark those with wrong bytes as damaged.
+
+    A copy is due when three quarters of the time have passed, so that a vault that is down for
+    some days is still read in time.
+
+    Parameters
+    ----------
+    vault
+        The vault.
+    ledger
+        The ledger.
+    settings
+        How to read.
+
+    Yields
+    ------
+    KeepOutcome
+        One per content that was read (action ``read``).
+
+    Raises
+    ------
+    VaultError
+        The vault cannot be read; no copy is reported as damaged then.
+    """
+    vault.check_access()
+    before = settings.clock() - 0.75 * settings.days * _DAY
+    stop = threading.Event()
+
+    def check(one: LedgerCopy) -> tuple[LedgerCopy, str | None, bool]:
+        if settings.is_over:
+            return one, None, False
+        try:
+            return one, find_fault(vault, one.key, stop), True
+        except OSError as error:  # a bad sector of a disk
+            return one, f"its bytes cannot be read: {error}", True
+
+    while not settings.is_over:
+        oldest = ledger.least_recently("hashed", vault.uuid, _BATCH)
+        due = [one for one in oldest if one.hashed < before]
+        if not due:
+            return
+        right: list[Stored] = []
+        for one, fault, is_read in map_in_order(_JOBS, stop, check, due):
+            if not is_read:
+                continue
+            if fault is None:
+                right.append(Stored(one.key, one.size, read_method(one.key)))
+                yield _outcome(vault, one, "ok", "all bytes read")
+                continue
+            # a vault that fails in the middle is no reason to distrust its copies
+            vault.check_access()
+            _mark(vault, ledger, one, fault, settings.clock())
+            yield _outcome(vault, one, "error", fault)
+        ledger.record(vault.uuid, right)
+
+
+def repair_copies(
+    vault: Vault,
+    others: Sequence[Vault],
+    ledger: Ledger,
+    index: Index | None,
+    options: KeepOptions,
+) -> Iterator[KeepOutcome]:
+    """Replace damaged and missing copies of a vault from other vaults, else from upstream.
+
+    Parameters
+    ----------
+    vault
+        The vault.
+    others
+        The other vaults.
+    ledger
+        The ledger.
+    index
+        The index, which knows where contents are upstream; None without one.
+    options
+        The options of copying.
+
+    Yields
+    ------
+    KeepOutcome
+        One per copy (action ``repair``): ``ok`` if the vault has the right bytes again.
+
+    Raises
+    ------
+    VaultError
+        The vault cannot be written.
+    """
+    lost = [
+        *(one.key for one in ledger.copies_in(vault.uuid, state="damaged")),
+        *(one.key for one in ledger.copies_in(vault.uuid, state="missing")),
+    ]
+    needed = ledger.wishes.needed(lost, vault.uuid)
+    wanted = [key for key in lost if key in needed]
+    if not wanted or vault.config.settings.read_only:
+        return
+    upstream = {} if index is None else index.content_sources(wanted)
+    items = {key: _item(key, upstream.get(key)) for key in wanted}
+    known = ledger.copies(wanted)
+    by_uuid = {one.uuid: one for one in others if one.uuid != vault.uuid}
+    tasks = [
+        CopyTask(items[key], sources)
+        for key in wanted
+        if (sources := [by_uuid[one.vault] for one in known.get(key, ()) if one.vault in by_uuid])
+    ]
+    done: set[str | None] = set()
+    for outcome in copy_between(tasks, vault, ledger, options, ledger.clock):
+        if outcome.status == "ok":
+            done.add(outcome.key)
+            yield _repaired(ledger, outcome)
+    hosts = {urlsplit(ref.source_uri).netloc for one in upstream.values() for ref in one.datasets}
+    options = replace(options, allowed_hosts=options.allowed_hosts | hosts)
+    left = [items[key] for key in wanted if key not in done]
+    for outcome in run_keep(left, vault, ledger, options) if left else ():
+        yield _repaired(ledger, outcome)
+
+
+def _item(key: str, source: ContentSource | None) -> KeepItem:
+    if source is None:
+        return KeepItem("", "", ".", key, parse_key(key).size, ())
+    ref = source.datasets[0]
+    name = f"{ref.mirror}:{ref.local_id}"
+    return KeepItem(name, "", source.path, key, source.size, source.urls)
+
+
+def _repaired(ledger: Ledger, outcome: KeepOutcome) -> KeepOutcome:
+    if outcome.status == "ok":
+        message = f"{outcome.vault}: the copy was replaced ({outcome.message or 'from upstream'})"
+        ledger.events.add(
+            [
+                LedgerEvent(
+                    *(ledger.clock(), "repaired", message),
+                    vault=outcome.vault,
+                    key=outcome.key,
+                    dataset=outcome.dataset or None,
+                )
+            ]
+        )
+    return replace(outcome, action="repair")
+
+
+def _mark(vault: Vault, ledger: Ledger, copy: LedgerCopy, fault: str, now: float) -> None:
+    is_there = any(one.size is not None for one in vault.presence([copy.key]))
+    name = vault.config.name
+    if is_there:
+        ledger.mark(vault.uuid, [copy.key], "damaged", "full-read")
+        ledger.events.add([LedgerEvent(now, "damaged", f"{name}: {fault}", name, copy.key)])
+    else:
+        ledger.mark(vault.uuid, [copy.key], "missing", "listing")
+        ledger.events.add([LedgerEvent(now, "missing", f"{name}: {fault}", name, copy.key)])
+
+
+def _outcome(vault: Vault, copy: LedgerCopy, status: str, message: str) -> KeepOutcome:
+    return KeepOutcome(
+        *("read", status, "."),  # type: ignore[arg-type]
+        message=message,
+        key=copy.key,
+        size=copy.size,
+        vault=vault.config.name,
+        method=read_method(copy.key) if status == "ok" else None,
+    )

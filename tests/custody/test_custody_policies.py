@@ -1,0 +1,241 @@
+"""Policies run on a mirror of the demo archive, with directory vaults."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from neuromirror.config.policy_files import POLICY_FILE, load_policies
+from neuromirror.config.vault_files import load_vaults
+from neuromirror.custody.keep import KeepOptions, KeepOutcome
+from neuromirror.custody.policies import Announcement, PolicyRun
+from neuromirror.custody.policy_status import PoliciesStatus
+from neuromirror.index.ledger import Ledger
+from neuromirror.lab import PinRequest, pin
+from neuromirror_demo import DemoArchive
+from support.mirror_harness import MirrorHarness, run_git
+from support.pinned_locks import pin_latest
+from support.vaults import write_vault
+
+DAY = 86_400.0
+PINS = """
+[[keep]]
+name = "papers"
+what = "pins"
+locks = ["../locks"]
+vaults = ["nas", "cloud"]
+"""
+
+
+class Keeper:
+    """Runs the policies of a folder."""
+
+    def __init__(self, mirror: MirrorHarness, folder: Path) -> None:
+        self.mirror = mirror
+        self.vaults = folder / "vaults"
+        self.days = 0.0
+        for name in ("nas", "cloud"):
+            write_vault(self.vaults, name)
+
+    def policies(self, text: str) -> None:
+        (self.vaults / POLICY_FILE).write_text(text)
+
+    def clock(self) -> float:
+        return datetime.now(UTC).timestamp() + self.days * DAY
+
+    @contextmanager
+    def ledger(self) -> Iterator[Ledger]:
+        with Ledger.open(self.mirror.store.ledger_path, self.clock) as opened:
+            yield opened
+
+    def run(self, **options: object) -> tuple[list[KeepOutcome], list[Announcement]]:
+        configs = load_vaults(self.vaults)
+        policies = load_policies(self.vaults, configs)
+        store = self.mirror.store
+        with (
+            self.mirror.index() as index,
+            self.ledger() as ledger,
+            PolicyRun(store, index, ledger, configs, policies, clock=self.clock) as run,
+        ):
+            run.prepare()
+            outcomes = list(run.copy(KeepOptions(**options)))  # type: ignore[arg-type]
+            return outcomes, run.finish()
+
+    def status(self, name: str = "papers") -> tuple[int, int, int]:
+        one = PoliciesStatus.load(self.mirror.store).policies[name]
+        return one.contents, one.lacking, one.announced
+
+    def copies(self) -> dict[str, int]:
+        with self.ledger() as ledger:
+            return {one.name: one.copies for one in ledger.vaults()}
+
+
+@pytest.fixture
+def mirror(demo: DemoArchive, tmp_path: Path) -> MirrorHarness:
+    harness = MirrorHarness(demo.mirrors, tmp_path / "store")
+    harness.sync("demo:000001", "demo:000002")
+    return harness
+
+
+@pytest.fixture
+def keeper(mirror: MirrorHarness, tmp_path: Path) -> Keeper:
+    return Keeper(mirror, tmp_path)
+
+
+def replace_after_pinning(mirror: MirrorHarness, demo: DemoArchive, folder: Path) -> None:
+    """Pin a draft, one file of which upstream then replaces."""
+    folder.mkdir()
+    path = demo.paths("000002")[0]
+    demo.change_file("000002", path, "bytes of a draft")
+    mirror.sync("demo:000002")
+    with mirror.index() as index:
+        requests = [PinRequest("demo:000002", "draft")]
+        found = list(pin(folder / "datasets.lock", requests, mirror.store, index))
+    assert {one.status for one in found} == {"ok"}
+    demo.change_file("000002", path, "other bytes")
+    mirror.sync("demo:000002")
+
+
+def test_pins_are_kept_in_both_vaults_and_a_second_run_copies_nothing(
+    keeper: Keeper, mirror: MirrorHarness, tmp_path: Path
+) -> None:
+    (tmp_path / "locks").mkdir()
+    pin_latest(mirror, tmp_path / "locks" / "datasets.lock", "demo:000001")
+    keeper.policies(PINS)
+    outcomes, announced = keeper.run()
+    assert {one.status for one in outcomes} == {"ok"}
+    contents, lacking, _ = keeper.status()
+    assert contents > 0
+    assert (lacking, announced) == (0, [])
+    assert len(outcomes) == 2 * contents
+    assert keeper.copies() == {"nas": contents, "cloud": contents}
+    assert keeper.run() == ([], [])
+    # the second copy is of the first vault, without another download
+    assert {one.message for one in outcomes if one.vault == "cloud"} == {"from nas"}
+    with keeper.ledger() as ledger:
+        keys = [one.key or "" for one in outcomes]
+        assert ledger.wishes.needed(keys) == set(keys)
+    branch = run_git(mirror.repository("demo:000001"), "rev-parse", "custody/git-annex")
+    assert len(branch.strip()) == 40
+
+
+def test_a_vault_that_is_down_is_announced_once_and_filled_from_the_other_one(
+    keeper: Keeper, mirror: MirrorHarness, demo: DemoArchive, tmp_path: Path
+) -> None:
+    replace_after_pinning(mirror, demo, tmp_path / "locks")
+    keeper.policies(PINS)
+    (keeper.vaults / "cloud.toml").rename(tmp_path / "cloud.toml")
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file, not a folder")
+    write_vault(keeper.vaults, "cloud", kind="directory", path=str(blocked / "vault"))
+    _, announced = keeper.run()
+    contents, lacking, due = keeper.status()
+    assert (lacking, due, announced) == (contents, 0, [])
+    assert "cloud" in PoliciesStatus.load(mirror.store).vaults
+    assert demo.expire_blobs() > 0
+    # 30 days after the replacement are 14 days from now
+    keeper.days = 17
+    _, (first,) = keeper.run()
+    # the replaced file, and one of the draft, which was not listed for 17 days
+    assert (first.reason, first.contents, first.dataset) == ("vault", 2, "demo:000002")
+    assert first.horizon is not None
+    left = first.horizon - datetime.fromtimestamp(keeper.clock(), UTC)
+    assert timedelta(days=12) < left < timedelta(days=14)
+    assert keeper.run()[1] == []
+    assert keeper.status()[1:] == (contents, 2)
+    (tmp_path / "cloud.toml").replace(keeper.vaults / "cloud.toml")
+    outcomes, _ = keeper.run()
+    assert {(one.status, one.vault, one.message) for one in outcomes} == {
+        ("ok", "cloud", "from nas")
+    }
+    assert keeper.status()[1:] == (0, 0)
+
+
+def test_content_that_upstream_lost_before_it_was_kept_is_announced_with_the_reason(
+    keeper: Keeper, mirror: MirrorHarness, demo: DemoArchive, tmp_path: Path
+) -> None:
+    replace_after_pinning(mirror, demo, tmp_path / "locks")
+    keeper.policies(PINS)
+    demo.expire_blobs()
+    keeper.days = 17
+    outcomes, announced = keeper.run()
+    assert [one.key for one in outcomes if one.failed] != []
+    assert [(one.reason, one.contents) for one in announced] == [("upstream", 1)]
+    assert keeper.status()[1:] == (1, 1)
+
+
+def test_only_published_files_that_match_are_kept_in_the_first_vault_that_works(
+    keeper: Keeper, mirror: MirrorHarness
+) -> None:
+    keeper.policies(
+        '[[keep]]\nname = "nwb"\nwhat = "published"\ndatasets = ["demo:*"]\n'
+        'paths = ["*.nwb", "**/*.nwb"]\nvaults = ["cloud", "nas"]\ncopies = 1\n'
+    )
+    outcomes, _ = keeper.run()
+    with mirror.index() as index:
+        expected = {
+            one.key
+            for name in ("demo:000001", "demo:000002")
+            for one in index.retained_files(name, published_only=True)
+            if one.path.endswith(".nwb")
+        }
+    assert {one.key for one in outcomes} == expected != set()
+    assert keeper.copies() == {"cloud": len(expected)}
+
+
+def test_a_lock_that_cannot_be_read_is_a_problem_and_its_contents_stay_wanted(
+    keeper: Keeper, mirror: MirrorHarness, tmp_path: Path
+) -> None:
+    (tmp_path / "locks").mkdir()
+    lock = pin_latest(mirror, tmp_path / "locks" / "datasets.lock", "demo:000001")
+    keeper.policies(PINS)
+    keys = [one.key or "" for one in keeper.run()[0]]
+    lock.write_text("lock-version = 1\n[[dataset]]\nname = 7\n")
+    keeper.run()
+    (problem,) = PoliciesStatus.load(mirror.store).policies["papers"].problems
+    assert str(lock) in problem
+    shutil.rmtree(tmp_path / "locks")
+    keeper.run()
+    with keeper.ledger() as ledger:
+        assert ledger.wishes.needed(keys) == set(keys)
+    keeper.policies("")
+    with keeper.ledger() as ledger:
+        assert ledger.wishes.needed(keys) == set(keys)
+
+
+def test_pins_of_all_branches_and_tags_of_a_repository_are_kept(
+    keeper: Keeper, mirror: MirrorHarness, tmp_path: Path
+) -> None:
+    paper = tmp_path / "paper"
+    paper.mkdir()
+    run_git(paper, "init", "-q")
+    lock = pin_latest(mirror, paper / "datasets.lock", "demo:000001")
+    run_git(paper, "add", ".")
+    run_git(paper, "commit", "-qm", "first")
+    run_git(paper, "tag", "v1")
+    lock.unlink()
+    pin_latest(mirror, lock, "demo:000002")
+    run_git(paper, "add", ".")
+    run_git(paper, "commit", "-qm", "second")
+    bare = tmp_path / "paper.git"
+    run_git(tmp_path, "clone", "-q", "--bare", str(paper), str(bare))
+    keeper.policies(PINS.replace("../locks", "../paper.git").replace(', "cloud"', ""))
+    datasets = {one.dataset for one in keeper.run()[0]}
+    assert datasets == {"demo:000001", "demo:000002"}
+
+
+def test_nothing_is_copied_outside_of_the_hours_unless_it_is_urgent(
+    keeper: Keeper, mirror: MirrorHarness, demo: DemoArchive, tmp_path: Path
+) -> None:
+    replace_after_pinning(mirror, demo, tmp_path / "locks")
+    hour = (datetime.now(UTC).hour + 12) % 24
+    keeper.policies(f'{PINS}hours = "{hour:02d}:00-{hour:02d}:30"\n'.replace(', "cloud"', ""))
+    assert keeper.run()[0] == []
+    assert keeper.status()[1] > 1
+    keeper.days = 17
+    assert len(keeper.run()[0]) == 2
