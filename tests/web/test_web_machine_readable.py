@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,6 +16,8 @@ import pytest
 import requests
 from PIL import Image
 
+from neuromirror.lab.cite.aind_documents import DOCUMENTS
+from neuromirror.lab.cite.aind_documents import read as read_aind
 from neuromirror.lab.cite.dandi_documents import read
 from support.running_catalogue import RunningCatalogue, links, run_catalogue
 from support.scripted_source import ScriptedDataset, ScriptedHarness, files
@@ -93,6 +97,40 @@ def test_the_harvest_feed_has_every_dataset_once(box: ScriptedHarness) -> None:
         assert site.get("/harvest.json?since=yesterday").status_code == 400
 
 
+def test_withdrawals_are_in_the_harvest_feed_and_shift_no_page(box: ScriptedHarness) -> None:
+    for number in range(52):
+        box.datasets[f"d{number:03}"] = ScriptedDataset(files("a.txt"))
+    box.sync()
+    with run_catalogue(box.store) as site:
+        first = site.get("/harvest.json").json()
+        assert first["deleted"] == []
+        command = [sys.executable, "-m", "neuromirror", "--store", str(box.folder), "takedown"]
+        subprocess.run([*command, "box:d000", "--reason", "asked"], check=False)
+        second = site.get(first["next"]).json()
+        assert len({one["url"] for one in first["datasets"] + second["datasets"]}) == 52
+        (gone,) = site.get("/harvest.json").json()["deleted"]
+        assert gone["url"] == f"{site.address}/dataset/box:d000"
+        since = quote(gone["dateDeleted"])
+        assert site.get(f"/harvest.json?since={since}").json()["deleted"] == [gone]
+        later = site.get(f"/harvest.json?since={first['started']}").json()
+        assert later["deleted"] == [gone]
+        assert site.get("/harvest.json?since=2999-01-01").json()["deleted"] == []
+
+
+def test_metadata_of_a_volume_name_what_its_voxels_are(volume_site: RunningCatalogue) -> None:
+    found: dict[str, Any] = {}
+    following = "/harvest.json"
+    while following:
+        page = volume_site.get(following).json()
+        found |= {one["url"].rpartition("/dataset/")[2]: one for one in page["datasets"]}
+        following = page["next"]
+    assert found[EM]["variableMeasured"] == ["image intensity (uint8 voxels)"]
+    measured = {one["variableMeasured"][0].partition(" (")[0] for one in found.values()}
+    assert measured == {"image intensity", "object ids"}
+    derived = [one for one in found.values() if "isBasedOn" in one]
+    assert any(f"/dataset/{EM}" in base for one in derived for base in one["isBasedOn"])
+
+
 def test_browsers_find_the_search(site: RunningCatalogue) -> None:
     assert 'rel="search"' in site.page("/")
     root = ElementTree.fromstring(site.get("/opensearch.xml").content)
@@ -123,12 +161,31 @@ def test_oembed_describes_the_preview_of_a_volume(volume_site: RunningCatalogue)
     assert (found["version"], found["type"]) == ("1.0", "photo")
     image = Image.open(io.BytesIO(volume_site.get(found["url"]).content))
     assert image.size == (found["width"], found["height"])
+    (of_dataset,) = [one for one in links(volume_site.page(f"/dataset/{EM}")) if "/oembed?" in one]
+    assert volume_site.get(of_dataset).json() == found
     for query, status in (
         (f"url=/volume/{EM}@latest&format=xml", 400),
         ("url=https://example.org/", 400),
         ("url=/volume/none:x@latest", 404),
+        (f"url=/file/{EM}@latest?path=none", 404),
     ):
         assert volume_site.get(f"/oembed?{query}").status_code == status
+
+
+def test_oembed_of_a_file_without_a_picture_is_a_link(site: RunningCatalogue) -> None:
+    page = quote(f"/file/{NAME}?path={quote('dataset notes.txt')}")
+    found = site.get(f"/oembed?url={page}").json()
+    assert found["type"] == "link"
+    assert found["title"].endswith("dataset notes.txt")
+
+
+def test_modalities_are_the_variables_of_an_aind_asset() -> None:
+    class Asset:
+        def parsed(self, path: str) -> dict[str, Any]:
+            modalities = [{"name": "Behavior videos", "abbreviation": "behavior-videos"}]
+            return {"name": "x", "modality": modalities} if path == DOCUMENTS[0] else {}
+
+    assert read_aind(Asset()).variables == ("Behavior videos",)
 
 
 def test_variables_of_a_dandiset_are_read() -> None:

@@ -20,7 +20,7 @@ from neuromirror.web.previews import PreviewService, PreviewUnavailableError
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.records import Description
 from support.mirror_harness import MirrorHarness
-from support.running_catalogue import RunningCatalogue, run_catalogue, visible_text
+from support.running_catalogue import RunningCatalogue, links, run_catalogue, visible_text
 
 NWB = "sub-1/sub-1_ses-01_ecephys.nwb"
 LARGE = "behavior/large.csv"
@@ -238,6 +238,18 @@ def test_thumbnails_are_images(running: RunningCatalogue, previews: PreviewSite)
     ):
         reply = running.get(f"/thumbnail/demo:000001@latest?path={path}")
         assert (reply.status_code, reply.headers["content-type"]) == (200, kind)
+
+
+def test_oembed_describes_the_picture_of_a_preview(running: RunningCatalogue) -> None:
+    path = "/file/demo:000001@latest?path=images/map.png"
+    (address,) = [one for one in links(running.page(path)) if "/oembed?" in one]
+    found = running.get(address).json()
+    assert (found["version"], found["type"]) == ("1.0", "photo")
+    image = Image.open(io.BytesIO(running.get(found["url"]).content))
+    assert (found["width"], found["height"]) == image.size
+    small = running.get(f"{address}&maxwidth={image.width - 1}").json()
+    assert small["type"] == "link"
+    assert "url" not in small
 
 
 def test_without_cutouts_pages_offer_no_preview(previews: PreviewSite) -> None:

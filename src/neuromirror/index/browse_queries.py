@@ -228,19 +228,21 @@ class BrowseQueries(FileQueries):
         assert row is not None
         return int(row[0])
 
-    def top_level_datasets(self, first: int, limit: int) -> list[tuple[str, str | None]]:
-        """Return name and time of the newest version of datasets that are not subdatasets.
+    def top_level_datasets(
+        self, first: int, limit: int, *, after: int = 0
+    ) -> list[tuple[int, str, str | None]]:
+        """Return datasets that are not subdatasets: id, name, and time of the newest version.
 
         The datasets are in order of registration, so that new ones come last; ``first`` counts
-        from 0.
+        from 0, in those whose id is larger than ``after``.
         """
         rows = self._rows(
-            "SELECT m.name || ':' || d.local_id, n.recorded_at FROM datasets d "
+            "SELECT d.id, m.name || ':' || d.local_id, n.recorded_at FROM datasets d "
             "JOIN mirrors m ON m.id = d.mirror LEFT JOIN versions n ON n.id = d.newest_version "
-            "WHERE d.withdrawn = '' AND d.within = '' ORDER BY d.id LIMIT ? OFFSET ?",
-            (limit, first),
+            "WHERE d.withdrawn = '' AND d.within = '' AND d.id > ? ORDER BY d.id LIMIT ? OFFSET ?",
+            (after, limit, first),
         )
-        return [(name, recorded_at) for name, recorded_at in rows]
+        return [(number, name, recorded_at) for number, name, recorded_at in rows]
 
     def change_counts(self, dataset: str) -> dict[int, tuple[int, int, int]]:
         """Return the number of files added, removed and changed by each version, by ordinal.

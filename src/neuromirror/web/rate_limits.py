@@ -56,7 +56,7 @@ REQUEST_KINDS: Final[Mapping[str, RequestKind]] = {
 
 _PATHS: Final = (
     ("cutout", re.compile(rb"/(?:cutout|slice)/")),
-    ("preview", re.compile(rb"/(?:preview|thumbnail)/")),
+    ("preview", re.compile(rb"/(?:(?:preview|thumbnail)/|oembed\Z)")),
     ("gateway", re.compile(rb"/at/")),
     ("diff", re.compile(rb"/(?:api/v1/)?diff\Z|/lock/|/croissant/")),
     ("search", re.compile(rb"/(?:find|search)\Z|/api/v1/(?:search\Z|datasets/.*/paths\Z)")),

@@ -26,6 +26,7 @@ def read(documents: Documents) -> UpstreamMetadata:
     others = mapping(joined.get("other_identifiers")) or mapping(joined.get("external_links"))
     name = plain_text(about.get("name")) or plain_text(joined.get("name"))
     modality = about.get("modalities") or about.get("modality")
+    modalities = plain_texts([_name_of(one) for one in _as_list(modality)])
     return UpstreamMetadata(
         authors=tuple(dict.fromkeys(_people(about.get("investigators")))),
         publisher=_organisation(about.get("institution")),
@@ -43,9 +44,10 @@ def read(documents: Documents) -> UpstreamMetadata:
         description=plain_text(about.get("data_summary")),
         keywords=(
             *plain_texts(about.get("tags")),
-            *plain_texts([_name_of(one) for one in _as_list(modality)]),
+            *modalities,
         ),
         funders=tuple(dict.fromkeys(_funders(about.get("funding_source")))),
+        variables=tuple(dict.fromkeys(modalities)),
     )
 
 

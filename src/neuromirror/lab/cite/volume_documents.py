@@ -18,6 +18,9 @@ from neuromirror.model.plain_text import plain_text
 BOSS: Final = ".boss/channel.json"
 NDSTORE: Final = ".ndstore/channel.json"
 PRECOMPUTED: Final = "provenance"
+_INFO: Final = "info"
+_LABELS: Final = ("annotation", "segmentation")
+"""Types of volumes whose voxels are ids of objects."""
 
 _AUTHORS: Final = ("authors", "author", "creators", "creator")
 _INVESTIGATORS: Final = ("investigators", "investigator", "pi")
@@ -42,6 +45,7 @@ def read_boss(documents: Documents) -> UpstreamMetadata:
         description=" ".join(_sentence(one) for one in dict.fromkeys(about) if one),
         funders=tuple(Funder(one) for one in funders if one is not None),
         citation_requests=tuple(dict.fromkeys(one for one in citation_requests if one)),
+        variables=_voxels(documents.parsed(BOSS), "type", "datatype"),
     )
 
 
@@ -52,15 +56,27 @@ def read_ndstore(documents: Documents) -> UpstreamMetadata:
         for scope in ("channel", "project")
     ]
     return UpstreamMetadata(
-        description=" ".join(_sentence(one) for one in dict.fromkeys(about) if one)
+        description=" ".join(_sentence(one) for one in dict.fromkeys(about) if one),
+        variables=_voxels(documents.parsed(NDSTORE), "channel_type", "datatype"),
     )
 
 
 def read_precomputed(documents: Documents) -> UpstreamMetadata:
     """Return the metadata in the ``provenance`` of a layer."""
     return UpstreamMetadata(
-        description=plain_text(documents.parsed(PRECOMPUTED).get("description"))
+        description=plain_text(documents.parsed(PRECOMPUTED).get("description")),
+        variables=_voxels(documents.parsed(_INFO), "type", "data_type"),
     )
+
+
+def _voxels(about: Mapping[str, Any], kind: str, data_type: str) -> tuple[str, ...]:
+    """Return what the voxels of a volume mean, with their data type."""
+    name = plain_text(about.get(kind))
+    if not name:
+        return ()
+    meaning = "object ids" if name in _LABELS else "image intensity"
+    unit = plain_text(about.get(data_type))
+    return (f"{meaning} ({unit} voxels)" if unit else meaning,)
 
 
 def _by_key(metadata: Mapping[str, Any]) -> dict[str, Any]:

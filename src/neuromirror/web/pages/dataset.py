@@ -8,16 +8,15 @@ from typing import Any
 
 from datasette.utils.asgi import Response
 
-from neuromirror.index import FileRow, Index, RelatedVersion, VersionRow, shapes
+from neuromirror.index import FileRow, Index, VersionRow, shapes
 from neuromirror.model import alias_of
 from neuromirror.model.volumes import has_downloads, is_volume
-from neuromirror.web.addresses import dataset_address, version_address
 from neuromirror.web.citations import CitationData, read_citation
 from neuromirror.web.cutouts import CutoutService
 from neuromirror.web.pages.folders import file_tree
 from neuromirror.web.pages.growth_chart import growth_chart
 from neuromirror.web.pages.machine_readable import typed_links
-from neuromirror.web.pages.schema_org import linked_data, script_text
+from neuromirror.web.pages.schema_org import input_addresses, linked_data, script_text
 from neuromirror.web.pages.viewers import GatewayLinks, Viewer, is_web, zarr_viewers
 from neuromirror.web.previews import PreviewService
 from neuromirror.web.readmes import find_readme
@@ -63,7 +62,7 @@ async def dataset(request: CatalogueRequest) -> Response:
             site=request.base_url,
             title=request.site.title,
             has_checksums=row.indexed,
-            inputs=_inputs(context["ancestors"], request.base_url),
+            inputs=input_addresses(context["ancestors"], request.base_url),
             files=listed,
         )
         data = script_text(document)
@@ -81,18 +80,6 @@ async def dataset(request: CatalogueRequest) -> Response:
     )
     reply.headers.update(headers)
     return reply
-
-
-def _inputs(ancestors: Sequence[RelatedVersion], site: str) -> list[str]:
-    """Return the URLs of the datasets that a version was derived from, or their names."""
-    return [
-        one.edge.name
-        if not one.edge.dataset
-        else site + version_address(one.edge.dataset, one.edge.label)
-        if one.edge.label
-        else site + dataset_address(one.edge.dataset)
-        for one in ancestors
-    ]
 
 
 def _read(

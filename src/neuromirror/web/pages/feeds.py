@@ -221,7 +221,7 @@ async def sitemap_page(request: CatalogueRequest) -> Response:
 
 async def _sitemap_urls(request: CatalogueRequest, first: int) -> Response:
     root = ElementTree.Element(f"{{{_MAP}}}urlset")
-    for name, changed in await request.query_index(
+    for _, name, changed in await request.query_index(
         lambda index: index.top_level_datasets(first, _SITEMAP_LIMIT)
     ):
         url = ElementTree.SubElement(root, f"{{{_MAP}}}url")

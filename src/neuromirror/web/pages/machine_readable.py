@@ -1,21 +1,22 @@
-"""What programs read: Croissant, a harvest feed, OpenSearch, oEmbed, llms.txt, typed links."""
+"""What programs read: Croissant, a harvest feed, OpenSearch, llms.txt, typed links."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, Final
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 from xml.etree import ElementTree
 
 from datasette.utils.asgi import Response
 
-from neuromirror.index import Index, VersionRow
+from neuromirror.index import Index, RelatedVersion, Tombstone, VersionRow
 from neuromirror.lab import CitationCollection, cite
 from neuromirror.lab.cite.errors import NotCitableError
 from neuromirror.lab.cite.works import CitedWork, Person
 from neuromirror.model import alias_of
-from neuromirror.volume import NotAVolumeError, middle_plane
 from neuromirror.web.addresses import (
     checksums_address,
     cite_address,
@@ -23,14 +24,12 @@ from neuromirror.web.addresses import (
     dataset_address,
     lock_file_address,
     manifest_address,
-    slice_address,
     version_address,
 )
 from neuromirror.web.citations import read_citation
-from neuromirror.web.pages.schema_org import linked_data
-from neuromirror.web.request import BadRequestError, CatalogueRequest, PageNotFoundError, view
+from neuromirror.web.pages.schema_org import input_addresses, linked_data
+from neuromirror.web.request import BadRequestError, CatalogueRequest, view
 from neuromirror.web.spooled_response import SPOOLED_BYTES, spooled_response
-from neuromirror.web.version_comparison import split_version_name
 
 _MAX_CROISSANT_FILES: Final = 200_000
 """Number of files above which Croissant metadata does not list the files."""
@@ -41,6 +40,16 @@ _MAX_LINKS: Final = 20
 _LINK_SAFE: Final = "%/:=&?~#+!$,;'@()*[]"
 """Characters of a URL that are not quoted in a header."""
 _OPEN_SEARCH: Final = "http://a9.com/-/spec/opensearch/1.1/"
+
+
+@dataclass(frozen=True, slots=True)
+class _Harvested:
+    """A version in the harvest feed."""
+
+    row: VersionRow
+    attributes: Mapping[str, Sequence[str]]
+    ancestors: Sequence[RelatedVersion]
+    changed: str
 
 
 @view
@@ -74,49 +83,62 @@ async def croissant(request: CatalogueRequest) -> Response:
 async def harvest(request: CatalogueRequest) -> Response:
     """Return a page of the harvest feed: schema.org metadata of the latest versions.
 
-    The order is that of registration, so that new datasets come last; ``since`` leaves out datasets
-    without a new version since a date.
+    The order is that of registration, so that new datasets come last. ``next`` continues after the
+    last dataset of a page, so that a withdrawal between two requests hides no other dataset.
+    ``since`` leaves out datasets without a new version, and withdrawals, before a time.
     """
-    page = request.integer_parameter("page", 1, 1_000_000)
+    after = 0
+    if request.query_parameter("after"):
+        after = request.integer_parameter("after", 1, 999_999_999)
     since = request.query_parameter("since")
     if since and not _is_date(since):
         raise BadRequestError(f"since must be a date such as 2024-03-01, not {since[:40]!r}")
-    first = (page - 1) * _HARVEST_SIZE
     base, site, store = request.base_url, request.site, request.site.store
+    started = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    # a prefix of all times in this second, in any notation of UTC
+    earliest = since.removesuffix("Z").removesuffix("+00:00")
 
-    def look(index: Index) -> tuple[list[tuple[VersionRow, dict[str, Any], str]], bool]:
-        names = index.top_level_datasets(first, _HARVEST_SIZE + 1)
+    def look(index: Index) -> tuple[list[_Harvested], list[Tombstone], int | None]:
+        found = index.top_level_datasets(0, _HARVEST_SIZE + 1, after=after)
         rows = []
-        for name, changed in names[:_HARVEST_SIZE]:
-            if changed is not None and changed >= since:
+        for _, name, changed in found[:_HARVEST_SIZE]:
+            if changed is not None and changed >= earliest:
                 row = index.resolve(name)
-                rows.append((row, dict(index.attributes(row)), changed))
-        return rows, len(names) > _HARVEST_SIZE
+                rows.append(
+                    _Harvested(row, dict(index.attributes(row)), index.ancestors(row, 1), changed)
+                )
+        gone = [] if after else [one for one in index.tombstones() if one.at >= earliest]
+        return rows, gone, found[_HARVEST_SIZE - 1][0] if len(found) > _HARVEST_SIZE else None
 
-    rows, more = await request.query_index(look)
+    rows, gone, last = await request.query_index(look)
 
     def describe() -> list[dict[str, Any]]:
         found = []
-        for row, attributes, changed in rows:
-            citation = read_citation(store, row)
+        for one in rows:
+            citation = read_citation(store, one.row)
             if citation is None:
                 continue
             document = linked_data(
                 citation.work,
-                alias_of(row.dataset_name),
-                attributes,
+                alias_of(one.row.dataset_name),
+                one.attributes,
                 site=base,
                 title=site.title,
-                has_checksums=row.indexed,
+                has_checksums=one.row.indexed,
+                inputs=input_addresses(one.ancestors, base),
             )
-            found.append({**document, "sdDatePublished": changed})
+            found.append({**document, "sdDatePublished": one.changed})
         return found
 
-    following = f"{base}/harvest.json?page={page + 1}" + (f"&since={since}" if since else "")
+    following = f"{base}/harvest.json?after={last}" + (f"&since={since}" if since else "")
     return request.json_response(
         {
             "datasets": await site.reader.run_in_thread(describe),
-            "next": following if more else None,
+            "deleted": [
+                {"url": base + dataset_address(one.dataset), "dateDeleted": one.at} for one in gone
+            ],
+            "started": started,
+            "next": following if last is not None else None,
         }
     )
 
@@ -155,45 +177,6 @@ async def llms(request: CatalogueRequest) -> Response:
     """Return llms.txt: what language models and their tools should read instead of pages."""
     text = await request.render_template("llms.txt", title=request.site.title)
     return request.etag_response(text, "text/plain; charset=utf-8")
-
-
-@view
-async def oembed(request: CatalogueRequest) -> Response:
-    """Return the oEmbed description of a volume's page: its preview as a photo."""
-    form = request.query_parameter("format", "json")
-    if form != "json":
-        raise BadRequestError("this catalogue has oEmbed in format=json only")
-    dataset, label = _volume_of(request.query_parameter("url"))
-    row = await request.query_index(lambda index: index.resolve(dataset, label))
-    cutouts = request.site.cutouts
-    try:
-        found = await request.site.reader.run_in_thread(lambda: cutouts.describe(row))
-        plane = middle_plane(found)
-    except NotAVolumeError as error:
-        raise PageNotFoundError(str(error)) from error
-    (x0, x1), (y0, y1), _ = plane.cutout.region.box
-    return request.json_response(
-        {
-            "version": "1.0",
-            "type": "photo",
-            "title": row.title or row.name,
-            "url": request.base_url + slice_address(row.dataset_name, row.label),
-            "width": -(-(x1 - x0) // plane.step),
-            "height": -(-(y1 - y0) // plane.step),
-            "provider_name": request.site.title,
-            "provider_url": f"{request.base_url}/",
-        }
-    )
-
-
-def _volume_of(url: str) -> tuple[str, str]:
-    """Return dataset and label of the URL of a page of a volume, or of its dataset."""
-    path = urlsplit(url).path if url.isprintable() else ""
-    for start in ("/volume/", "/dataset/"):
-        if path.startswith(start):
-            dataset, label = split_version_name(unquote(path.removeprefix(start)))
-            return dataset, label or "latest"
-    raise BadRequestError("url must be that of a volume's page: /volume/<dataset>@<version>")
 
 
 def typed_links(

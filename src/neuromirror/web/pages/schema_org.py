@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from neuromirror.index import FileRow
+from neuromirror.index import FileRow, RelatedVersion
 from neuromirror.lab.cite.media_types import media_type
 from neuromirror.lab.cite.works import Agent, CitedWork, Person
 from neuromirror.model import format_bytes
@@ -20,6 +20,7 @@ from neuromirror.web.addresses import (
     download_address,
     lock_file_address,
     manifest_address,
+    version_address,
 )
 
 _MIN_DESCRIPTION, _MAX_DESCRIPTION = 50, 5000
@@ -32,6 +33,26 @@ def script_text(document: Mapping[str, Any]) -> str:
     """Return a JSON-LD document as text, escaped for a ``script`` element."""
     text = json.dumps(document)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def input_addresses(ancestors: Sequence[RelatedVersion], site: str) -> list[str]:
+    """Return the URLs of the datasets that a version was derived from, or their names.
+
+    Parameters
+    ----------
+    ancestors
+        The versions and datasets that it was derived from.
+    site
+        The public URL of the catalogue.
+    """
+    return [
+        one.edge.name
+        if not one.edge.dataset
+        else site + version_address(one.edge.dataset, one.edge.label)
+        if one.edge.label
+        else site + dataset_address(one.edge.dataset)
+        for one in ancestors
+    ]
 
 
 def linked_data(
