@@ -97,23 +97,38 @@ def store_or_none(settings: Settings) -> Store | None:
     example="""\
 neuromirror vault
 neuromirror vault show nas
-neuromirror vault check nas --full""",
+neuromirror vault check nas --full
+neuromirror vault import nas /data/dandi""",
 )
 @argument(
     "action",
-    type=click.Choice(["list", "show", "check"]),
-    metavar="[list|show|check]",
+    type=click.Choice(["list", "show", "check", "import"]),
+    metavar="[list|show|check|import]",
     default="list",
-    help="list: print the vaults (default); show: print one; check: compare it with the ledger.",
+    help="list: print the vaults (default); show: print one; check: compare it with the ledger; "
+    "import: store files that you have already.",
 )
-@argument("name", required=False, metavar="[VAULT]", help="For show and check: the vault.")
+@argument("name", required=False, metavar="[VAULT]", help="For all others than list: the vault.")
+@argument(
+    "folder",
+    type=NamedPath(),
+    required=False,
+    metavar="[DIR]",
+    help="For import: a folder with files.",
+)
 @vaults_option
 @click.option("--full", is_flag=True, help="For check: read and hash every byte of the vault.")
 @settings_options
 def vault_command(
-    settings: Settings, action: str, name: str | None, *, vaults: Path | None, full: bool
+    settings: Settings,
+    action: str,
+    name: str | None,
+    folder: Path | None,
+    *,
+    vaults: Path | None,
+    full: bool,
 ) -> None:
-    """List, show or check vaults: places where you hold copies of content.
+    """List, show, check or fill vaults: places where you hold copies of content.
 
     A vault is described in a file NAME.toml in the folder of vaults (docs/reference/vaults.md). The
     ledger records which contents each vault has.
@@ -121,6 +136,11 @@ def vault_command(
     check lists what the vault has and corrects the ledger: contents that are gone do not count any
     more, and contents that are not recorded are read, verified and recorded. Without a ledger it is
     created in this way. --full also reads all recorded contents.
+
+    import looks in DIR for contents of the datasets in the store that the vault does not have, by
+    size and digest; the names of the files do not matter. DIR may be a folder of downloads or a
+    clone. The files are not changed. Where the file system can do that, they share their data with
+    the vault.
 
     Exit code: 0 success, 1 a vault cannot be used, or has lost or damaged contents, 2 wrong usage
     or configuration.
@@ -133,9 +153,17 @@ def vault_command(
         )
     if full and action != "check":
         raise ConfigurationError("--full is for check")
+    if (action == "import") != (folder is not None):
+        raise ConfigurationError(
+            f"'{action}' takes no folder"
+            if folder is not None
+            else f"name the folder with the files: neuromirror vault import {name} DIR"
+        )
     configured = load_configured_vaults(vaults)
     if name is not None and action == "check":
         sys.exit(_check(settings, configured.find(name), full=full))
+    if name is not None and folder is not None:
+        sys.exit(_import(settings, configured.find(name), folder))
     chosen = [configured.find(name)] if name else list(configured.vaults.values())
     if not chosen:
         settings.print_text(
@@ -232,6 +260,50 @@ def _check(settings: Settings, config: VaultConfig, *, full: bool) -> int:
     settings.emit(
         "vault", record, f"{count_of(counts['ok'], 'content')}, {format_bytes(size)}{problems}"
     )
+    return 1 if counts["error"] else 0
+
+
+def _import(settings: Settings, config: VaultConfig, folder: Path) -> int:
+    from neuromirror.cli.progress_line import ProgressLine
+    from neuromirror.custody.adopt import adopt_files, contents_of_store, find_files
+    from neuromirror.custody.keep_plan import check_privacy, publish_copies
+    from neuromirror.vault import open_ledger, open_vault
+
+    if not folder.is_dir():
+        raise ConfigurationError(f"{folder}: no such folder")
+    store = settings.store()
+    check_privacy(store, config)
+    counts = {"ok": 0, "error": 0}
+    size, kept = 0, set()
+    with ExitStack() as stack:
+        line = stack.enter_context(ProgressLine())
+        line.show(f"listing {folder}")
+        files = find_files(folder)
+        with settings.index() as index:
+            contents = contents_of_store(index, {one.size for one in files})
+        ledger = stack.enter_context(open_ledger(store))
+        vault = stack.enter_context(closing(open_vault(config, store, create=True)))
+        try:
+            for one in adopt_files(files, folder, contents.items, vault, ledger, line.show_bytes):
+                counts["error" if one.failed else "ok"] += 1
+                if not one.failed and one.key is not None:
+                    size += one.size or 0
+                    kept.add(one.key)
+                with line.paused():
+                    text = f"{one.status:<10} {one.path}  {one.message}" if one.failed else None
+                    settings.emit("vault", one.to_json(), text)
+        finally:
+            publish_copies(store, contents, vault, kept)
+    record = {
+        **{"kind": "summary", "status": "error" if counts["error"] else "ok"},
+        **{"vault": config.name, "files": len(files), "contents": counts["ok"], "bytes": size},
+        "failed": counts["error"],
+    }
+    text = (
+        f"{count_of(counts['ok'], 'content')} stored, {format_bytes(size)}, found in "
+        f"{count_of(len(files), 'file')}"
+    )
+    settings.emit("vault", record, text)
     return 1 if counts["error"] else 0
 
 

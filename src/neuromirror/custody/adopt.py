@@ -1,0 +1,234 @@
+"""Store files that a lab has already downloaded in a vault: found by size, verified by digest."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from neuromirror.custody.keep import KeepOutcome
+from neuromirror.custody.keep_plan import KeepContents, KeepItem
+from neuromirror.index import Index
+from neuromirror.index.ledger import Ledger
+from neuromirror.index.ledger_rows import Stored
+from neuromirror.model import DatasetRef
+from neuromirror.transfer.byte_progress import ByteProgress
+from neuromirror.transfer.key_checksums import KeyChecksum, key_checksum
+from neuromirror.vault import Vault, VaultError
+
+_BLOCK: Final = 1 << 20
+_COMMIT_COUNT: Final = 1000
+
+_Form = tuple[str, int]
+"""Algorithm and part size of a checksum."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """A regular file of a folder.
+
+    Attributes
+    ----------
+    path
+        Its path.
+    size
+        Its size in bytes.
+    """
+
+    path: Path
+    size: int
+
+
+def find_files(folder: Path) -> list[FoundFile]:
+    """Return the regular files in a folder, also those of git-annex, sorted by path.
+
+    Parameters
+    ----------
+    folder
+        The folder. Symlinks in it are not followed.
+
+    Returns
+    -------
+    list of FoundFile
+        The files; those that cannot be read are left out.
+    """
+    found = []
+    for where, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(where, name)
+            if path.is_file() and not path.is_symlink() and os.access(path, os.R_OK):
+                found.append(FoundFile(path, path.stat().st_size))
+    return found
+
+
+def contents_of_store(index: Index, sizes: Collection[int]) -> KeepContents:
+    """Collect the contents with certain sizes of all versions of all datasets of a store.
+
+    Parameters
+    ----------
+    index
+        The index.
+    sizes
+        The sizes in bytes.
+
+    Returns
+    -------
+    KeepContents
+        The contents.
+    """
+    contents = KeepContents()
+    selected = frozenset(sizes)
+    for row in list(index.datasets(subdatasets=True)):
+        dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
+        for file in index.retained_files(row.name):
+            if file.size in selected:
+                item = KeepItem(row.name, "", file.path, file.key, file.size, ())
+                contents.items.setdefault(file.key, item)
+                contents.datasets.setdefault(dataset, set()).add(file.key)
+    return contents
+
+
+def adopt_files(
+    files: list[FoundFile],
+    folder: Path,
+    items: Mapping[str, KeepItem],
+    vault: Vault,
+    ledger: Ledger,
+    progress: ByteProgress | None = None,
+) -> Iterator[KeepOutcome]:
+    """Store files in a vault if they have one of the given contents.
+
+    Parameters
+    ----------
+    files
+        The files, from :func:`find_files`.
+    folder
+        The folder, to which paths in outcomes are relative.
+    items
+        The contents that may be stored, by annex key.
+    vault
+        The vault.
+    ledger
+        The ledger, to which the copies are added.
+    progress
+        Called with the bytes read and the bytes to read.
+
+    Yields
+    ------
+    KeepOutcome
+        One for each content that was found: ``ok``; or ``error`` if the file changed or could not
+        be read. Files with other contents have no outcome.
+
+    Raises
+    ------
+    VaultError
+        The vault cannot be written.
+    """
+    vault.check_access(write=True)
+    ledger.add_vault(vault.uuid, vault.config.name, vault.config.settings.kind)
+    adoption = _Adoption(folder, vault, ledger)
+    for key in ledger.missing(vault.uuid, list(items)):
+        adoption.add(items[key])
+    relevant = [one for one in files if one.size in adoption.items_by_size]
+    total, done = sum(one.size for one in relevant), 0
+    try:
+        for file in relevant:
+            yield from adoption.adopt(file)
+            done += file.size
+            if progress is not None:
+                progress(done, total)
+            if len(adoption.stored) >= _COMMIT_COUNT:
+                adoption.commit()
+    finally:
+        adoption.commit()
+
+
+class _Adoption:
+    """The contents that are still to be found, and those that are stored and not yet recorded."""
+
+    def __init__(self, folder: Path, vault: Vault, ledger: Ledger) -> None:
+        self._folder = folder
+        self._vault = vault
+        self._ledger = ledger
+        self.items_by_size: dict[int, dict[str, KeepItem]] = defaultdict(dict)
+        self.stored: list[Stored] = []
+
+    def add(self, item: KeepItem) -> None:
+        if item.size is not None and key_checksum(item.key).algorithm:
+            self.items_by_size[item.size][item.key] = item
+
+    def adopt(self, file: FoundFile) -> Iterator[KeepOutcome]:
+        candidates = self.items_by_size[file.size]
+        if not candidates:
+            return
+        path = os.path.relpath(file.path, self._folder)
+        checksums = {key: key_checksum(key) for key in candidates}
+        try:
+            before = _identity(file.path)
+            digests = _digests(file.path, checksums.values())
+            for key, checksum in checksums.items():
+                digest = digests.get(_form(checksum))
+                if digest is None or not checksum.matches(digest, file.size):
+                    continue
+                item = candidates.pop(key)
+                outcome = KeepOutcome(
+                    *("keep", "ok", path, f"{item.dataset} {item.path}", item.dataset),
+                    key=key,
+                    size=file.size,
+                    evidence=checksum.evidence,
+                    checked="checked",
+                    vault=self._vault.config.name,
+                    method="full-read",
+                )
+                stored = self._vault.store(key, file.path, _sha256(digests))
+                if _identity(file.path) != before:
+                    self._vault.remove(key)
+                    why = "the file was changed while it was read; it was not stored"
+                    yield replace(outcome, status="error", message=why, method=None, checked=None)
+                    return
+                self.stored.append(stored)
+                yield outcome
+        except VaultError:
+            raise
+        except OSError as error:
+            why = f"cannot be read: {error.strerror}"
+            name = self._vault.config.name
+            yield KeepOutcome("keep", "error", path, why, size=file.size, vault=name)
+
+    def commit(self) -> None:
+        """Record the stored contents; a crash of the machine may lose others."""
+        if self.stored:
+            self._vault.flush()
+            self._ledger.record(self._vault.uuid, self.stored)
+            self.stored = []
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    stats = path.stat()
+    return stats.st_ino, stats.st_size, stats.st_mtime_ns
+
+
+def _form(checksum: KeyChecksum) -> _Form:
+    return checksum.algorithm, checksum.part_size
+
+
+def _digests(path: Path, checksums: Collection[KeyChecksum]) -> dict[_Form, str]:
+    """Return the digests of a file that are needed to compare it with checksums, in one read."""
+    hashers = {}
+    for checksum in checksums:
+        hasher = None if _form(checksum) in hashers else checksum.hasher()
+        if hasher is not None:
+            hashers[_form(checksum)] = hasher
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            for hasher in hashers.values():
+                hasher.update(block)
+    return {form: hasher.hexdigest() for form, hasher in hashers.items()}
+
+
+def _sha256(digests: Mapping[_Form, str]) -> str | None:
+    return next((value for (algorithm, _), value in digests.items() if algorithm == "sha256"), None)
