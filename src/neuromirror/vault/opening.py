@@ -41,7 +41,9 @@ def open_vault(config: VaultConfig, store: Store | None, *, create: bool = False
     if isinstance(settings, DirectoryVaultFile):
         return DirectoryVault(config, directory_path(config, store), create=create)
     if isinstance(settings, S3VaultFile):
-        raise ConfigurationError(f"{config.path}: vaults of this kind are not supported yet")
+        from neuromirror.vault.s3 import S3Vault
+
+        return S3Vault(config, create=create)
     raise ConfigurationError(f"{config.path}: vaults of this kind are not supported yet")
 
 

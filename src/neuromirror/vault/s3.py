@@ -1,0 +1,563 @@
+"""A vault in a bucket of S3, in the layout of git-annex's S3 special remote.
+
+The name of an object is the prefix and the annex key. ``<prefix>annex-uuid`` has the UUID, as
+git-annex writes it. S3 verifies what it receives by the sha256 that is sent with it; servers that
+do not are compared by their ETag.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+from urllib.parse import quote
+
+from neuromirror.annex import etag_of, key_digest, parse_key, s3_vault_config, vault_address
+from neuromirror.config.vault_files import S3VaultFile, VaultConfig
+from neuromirror.index.ledger_rows import Stored
+from neuromirror.vault.errors import (
+    CopyMissingError,
+    CopyRefusedError,
+    VaultError,
+    VaultReadOnlyError,
+    VaultUnavailableError,
+)
+from neuromirror.vault.protocol import Presence
+from neuromirror.vault.s3_requests import S3Requests
+from neuromirror.vault.s3_sources import S3Source, find_source
+
+_UUID_NAME: Final = "annex-uuid"
+_PART: Final = 32 << 20
+"""Size of a part of a multipart upload, in bytes; larger for huge contents."""
+_SINGLE: Final = 64 << 20
+"""Maximum size in bytes of an upload in one request."""
+_MAX_PARTS: Final = 9000
+_MAX_COPY: Final = 5 << 30
+"""Maximum size in bytes of an object that one request can copy."""
+_LIST_ABOVE: Final = 300
+"""Number of keys above which the bucket is listed, instead of one request per key."""
+_THREADS: Final = 16
+_BLOCK: Final = 1 << 20
+
+
+class S3Vault:
+    """A vault in a bucket. Thread-safe.
+
+    Parameters
+    ----------
+    config
+        The configured vault.
+    create
+        Whether to write the UUID, unless the bucket has one.
+
+    Attributes
+    ----------
+    config
+        The configured vault.
+    uuid
+        The git-annex UUID of the vault.
+
+    Raises
+    ------
+    VaultError
+        The bucket cannot be read.
+    """
+
+    def __init__(self, config: VaultConfig, *, create: bool = False) -> None:
+        assert isinstance(config.settings, S3VaultFile)
+        self.config = config
+        self._settings = config.settings
+        self._bucket, self._prefix = config.settings.bucket, config.settings.prefix
+        self._requests = S3Requests(config)
+        self._refused_buckets: set[str] = set()
+        self._lock = threading.Lock()
+        self.uuid = self._read_uuid(create=create and not config.settings.read_only)
+
+    @property
+    def is_checked_at_once(self) -> bool:
+        """False: each key is a request, or all objects are listed."""
+        return False
+
+    def locations(self, key: str) -> tuple[str, ...]:
+        """Return the public URL of a content if there is one, and its ``s3:`` URL.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+
+        Returns
+        -------
+        tuple of str
+            The URLs.
+        """
+        own = f"s3://{self._bucket}/{quote(self._name(key))}"
+        remote = self.remote_config()
+        address = None if remote is None else vault_address(remote)
+        return (own,) if address is None else (address.copy_url(key), own)
+
+    def remote_config(self) -> dict[str, str] | None:
+        """Return the parameters of the git-annex remote with which clones read the vault.
+
+        Returns
+        -------
+        dict[str, str] or None
+            An S3 special remote without credentials; None without ``public_url``.
+        """
+        if not self._settings.public_url:
+            return None
+        return s3_vault_config(
+            *(self.config.name, self._settings.public_url, self._bucket, self._prefix),
+            prefer=self._settings.prefer,
+        )
+
+    def presence(self, keys: Sequence[str]) -> Iterator[Presence]:
+        """Yield sizes and checksums of objects; of many, from a listing without checksums.
+
+        Parameters
+        ----------
+        keys
+            Annex keys.
+
+        Yields
+        ------
+        Presence
+            One per key, in any order.
+        """
+        if len(keys) > _LIST_ABOVE:
+            left = dict.fromkeys(keys)
+            for key, size in self.keys():
+                if key in left:
+                    del left[key]
+                    yield Presence(key, size, "listing")
+            yield from (Presence(key, None, "listing") for key in left)
+            return
+        with ThreadPoolExecutor(_THREADS) as pool:
+            yield from pool.map(self._head, keys)
+
+    def _head(self, key: str) -> Presence:
+        try:
+            with self._requests.translated(key) as client:
+                found = client.head_object(
+                    Bucket=self._bucket, Key=self._name(key), ChecksumMode="ENABLED"
+                )
+        except CopyMissingError:
+            return Presence(key, None, "head")
+        return Presence(key, found["ContentLength"], "head", _whole_sha256(found))
+
+    def store(self, key: str, path: Path, sha256: str | None = None) -> Stored:
+        """Upload the content of a file, which the caller has verified with the key.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+        path
+            The file; it is not changed.
+        sha256
+            Not used: S3 verifies each part.
+
+        Returns
+        -------
+        Stored
+            How S3 confirmed that it has the bytes.
+
+        Raises
+        ------
+        VaultError
+            The whole vault cannot be used.
+        CopyRefusedError
+            S3 did not store the content, or has other bytes.
+        """
+        self._refuse_read_only()
+        size = path.stat().st_size
+        if size <= _SINGLE:
+            return self.store_bytes(key, memoryview(path.read_bytes()))
+        from boto3.s3.transfer import TransferConfig  # type: ignore[import-untyped]
+
+        part = max(_PART, -(-size // _MAX_PARTS // _BLOCK) * _BLOCK)
+        transfer = TransferConfig(multipart_threshold=part, multipart_chunksize=part)
+        extra = {**self._attributes(), "ChecksumAlgorithm": "SHA256"}
+        name = self._name(key)
+        with self._requests.translated(key) as client:
+            client.upload_file(str(path), self._bucket, name, ExtraArgs=extra, Config=transfer)
+            found = client.head_object(Bucket=self._bucket, Key=name, ChecksumMode="ENABLED")
+        if found["ContentLength"] == size:
+            stated = found.get("ChecksumSHA256")
+            if stated is not None and stated == _sha256_of_parts(path, part):
+                return Stored(key, size, "s3-sha256")
+            if found["ETag"].strip('"') == _etag_of_parts(path, part):
+                return Stored(key, size, "s3-etag")
+        raise self._refuse(key, "S3 has other bytes than were sent")
+
+    def store_bytes(self, key: str, content: memoryview) -> Stored:
+        """Upload a content that is in memory, and which the caller has verified with the key.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+        content
+            The bytes.
+
+        Returns
+        -------
+        Stored
+            How S3 confirmed that it has the bytes.
+
+        Raises
+        ------
+        VaultError
+            The whole vault cannot be used.
+        CopyRefusedError
+            S3 did not store the content, or has other bytes.
+        """
+        self._refuse_read_only()
+        digest = key_digest(key)
+        sha256 = (
+            bytes.fromhex(digest[1])
+            if digest is not None and digest[0] == "sha256"
+            else hashlib.sha256(content).digest()
+        )
+        encoded = base64.b64encode(sha256).decode()
+        with self._requests.translated(key) as client:
+            found = client.put_object(
+                Bucket=self._bucket,
+                Key=self._name(key),
+                Body=bytes(content),
+                ChecksumAlgorithm="SHA256",
+                ChecksumSHA256=encoded,
+                **self._attributes(),
+            )
+        if found.get("ChecksumSHA256") == encoded:
+            return Stored(key, len(content), "s3-sha256")
+        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        if found["ETag"].strip('"') == md5:
+            return Stored(key, len(content), "s3-etag")
+        if found.get("ChecksumSHA256") is None and self._reads_as(key, sha256.hex()):
+            return Stored(key, len(content), "full-read")
+        raise self._refuse(key, "S3 has other bytes than were sent")
+
+    def can_copy(self, url: str) -> bool:
+        """Return whether a URL is that of an object of the same service.
+
+        Parameters
+        ----------
+        url
+            The URL.
+
+        Returns
+        -------
+        bool
+            Whether it is.
+        """
+        source = find_source(url, self._settings.endpoint)
+        return source is not None and source.bucket not in self._refused_buckets
+
+    def copy_from(self, key: str, url: str) -> Stored | None:
+        """Copy an object within S3, and compare the checksum that S3 computes.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+        url
+            A URL with the content.
+
+        Returns
+        -------
+        Stored or None
+            How the content was verified; None if S3 cannot copy it, or has other bytes.
+
+        Raises
+        ------
+        VaultError
+            The whole vault cannot be used.
+        """
+        self._refuse_read_only()
+        source, digest = find_source(url, self._settings.endpoint), key_digest(key)
+        size = parse_key(key).size
+        if source is None or digest is None or size is None:
+            return None
+        algorithm, value = digest
+        try:
+            if algorithm == "etag":
+                return self._copy_parts(key, size, value, source)
+            if size > _MAX_COPY:
+                return None
+            return self._copy_whole(key, size, algorithm, value, source)
+        except (CopyMissingError, CopyRefusedError):
+            return None
+        except VaultError:
+            # the credentials may be refused by the source only
+            self._refused_buckets.add(source.bucket)
+            self.check_access()
+            return None
+
+    def _copy_whole(
+        self, key: str, size: int, algorithm: str, value: str, source: S3Source
+    ) -> Stored | None:
+        condition = {"CopySourceIfMatch": f'"{value}"'} if algorithm == "md5" else {}
+        with self._requests.translated(key) as client:
+            found = client.copy_object(
+                Bucket=self._bucket,
+                Key=self._name(key),
+                CopySource=source.parameters,
+                MetadataDirective="REPLACE",
+                ChecksumAlgorithm="SHA256",
+                **condition,
+                **self._attributes(),
+            )["CopyObjectResult"]
+        if algorithm == "md5":
+            if found["ETag"].strip('"') == value:
+                return Stored(key, size, "s3-etag")
+        elif (computed := _whole_sha256(found)) is not None:
+            if computed == value:
+                return Stored(key, size, "s3-sha256")
+        elif self._reads_as(key, value):
+            return Stored(key, size, "full-read")
+        self.remove(key)
+        return None
+
+    def _copy_parts(self, key: str, size: int, etag: str, source: S3Source) -> Stored | None:
+        """Copy the parts of a multipart ETag, so that S3 computes it once more."""
+        part = int(parse_key(key).name.rpartition("-")[2])
+        count = int(etag.rpartition("-")[2])
+        if not (5 << 20) <= part <= _MAX_COPY or count != max(1, -(-size // part)):
+            return None
+        name = self._name(key)
+        with self._requests.translated(key) as client:
+            upload = client.create_multipart_upload(
+                Bucket=self._bucket, Key=name, **self._attributes()
+            )["UploadId"]
+            target = {"Bucket": self._bucket, "Key": name, "UploadId": upload}
+            try:
+                parts = [
+                    {
+                        "PartNumber": number,
+                        "ETag": client.upload_part_copy(
+                            PartNumber=number,
+                            CopySource=source.parameters,
+                            CopySourceRange=f"bytes={start}-{min(start + part, size) - 1}",
+                            **target,
+                        )["CopyPartResult"]["ETag"],
+                    }
+                    for number, start in enumerate(range(0, size, part), 1)
+                ]
+                digests = b"".join(bytes.fromhex(one["ETag"].strip('"')) for one in parts)
+                whole = hashlib.md5(digests, usedforsecurity=False).hexdigest()
+                if f"{whole}-{len(parts)}" != etag:
+                    raise CopyRefusedError(f"{key}: the source has other bytes")
+                client.complete_multipart_upload(MultipartUpload={"Parts": parts}, **target)
+            except BaseException:
+                client.abort_multipart_upload(**target)
+                raise
+        return Stored(key, size, "s3-etag")
+
+    def open(self, key: str) -> BinaryIO:
+        """Open a content for reading; close it after use.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+
+        Returns
+        -------
+        BinaryIO
+            The body of the response.
+
+        Raises
+        ------
+        CopyMissingError
+            The vault does not have it.
+        """
+        with self._requests.translated(key) as client:
+            body = client.get_object(Bucket=self._bucket, Key=self._name(key))["Body"]
+        return cast(BinaryIO, _Body(body, self._requests, key))
+
+    def remove(self, key: str) -> None:
+        """Remove a content; it is no error if the vault does not have it.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+
+        Raises
+        ------
+        VaultError
+            The object cannot be removed, for example because of object lock.
+        """
+        self._refuse_read_only()
+        with self._requests.translated(key) as client:
+            client.delete_object(Bucket=self._bucket, Key=self._name(key))
+
+    def keys(self) -> Iterator[tuple[str, int]]:
+        """Yield the annex key and the size in bytes of all objects that are named by one."""
+        start: dict[str, str] = {}
+        while True:
+            with self._requests.translated() as client:
+                page = client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, **start)
+            for one in page.get("Contents", ()):
+                name = one["Key"][len(self._prefix) :]
+                if _is_key(name):
+                    yield name, one["Size"]
+            if not page.get("IsTruncated"):
+                return
+            start = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def check_access(self, *, write: bool = False) -> None:
+        """Raise an error that states why the vault cannot be used.
+
+        Parameters
+        ----------
+        write
+            Whether it is to be written.
+
+        Raises
+        ------
+        VaultError
+            The bucket cannot be used.
+        VaultReadOnlyError
+            It is to be written, and the configuration forbids it.
+        """
+        if write:
+            self._refuse_read_only()
+        try:
+            with self._requests.translated() as client:
+                client.head_bucket(Bucket=self._bucket)
+        except CopyMissingError as error:
+            raise self._no_bucket() from error
+
+    def flush(self) -> None:
+        """Do nothing: S3 confirms what is stored."""
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._requests.close()
+
+    def _name(self, key: str) -> str:
+        return self._prefix + key
+
+    def _attributes(self) -> dict[str, Any]:
+        """Return the storage class and the object lock of new objects."""
+        settings, found = self._settings, {}
+        if settings.storage_class != "STANDARD":
+            found["StorageClass"] = settings.storage_class
+        if settings.object_lock:
+            until = datetime.now(UTC) + timedelta(days=settings.retention_days)
+            found |= {
+                "ObjectLockMode": settings.object_lock,
+                "ObjectLockRetainUntilDate": until,  # type: ignore[dict-item]
+            }
+        return found
+
+    def _read_uuid(self, *, create: bool) -> str:
+        where = f"{self._settings.endpoint or 'https://s3.amazonaws.com'}/{self._bucket}/"
+        default = str(uuid.uuid5(uuid.NAMESPACE_URL, where + self._prefix))
+        name = self._prefix + _UUID_NAME
+        with self._requests.translated() as client:
+            try:
+                body = client.get_object(Bucket=self._bucket, Key=name)["Body"]
+            except client.exceptions.NoSuchKey:
+                if create:
+                    client.put_object(Bucket=self._bucket, Key=name, Body=default.encode())
+                return default
+            with body:
+                found = body.read(100).decode("ascii", "replace").strip()
+        try:
+            return str(uuid.UUID(found))
+        except ValueError:
+            raise VaultUnavailableError(
+                f"vault {self.config.name}: s3://{self._bucket}/{name} is not a UUID; choose "
+                "another prefix"
+            ) from None
+
+    def _reads_as(self, key: str, sha256: str) -> bool:
+        """Return whether the stored bytes, read completely, have a sha256."""
+        hashing = hashlib.sha256()
+        with self.open(key) as body:
+            while block := body.read(_BLOCK):
+                hashing.update(block)
+        return hashing.hexdigest() == sha256
+
+    def _refuse(self, key: str, why: str) -> CopyRefusedError:
+        """Remove an object with wrong bytes, and return the error."""
+        self.remove(key)
+        return CopyRefusedError(f"vault {self.config.name}: {key}: {why}")
+
+    def _refuse_read_only(self) -> None:
+        if self._settings.read_only or self._settings.credentials == "none":
+            raise VaultReadOnlyError(f"{self.config.path}: the vault is read-only")
+
+    def _no_bucket(self) -> VaultUnavailableError:
+        return VaultUnavailableError(
+            f"vault {self.config.name}: there is no bucket {self._bucket}; create it, or correct "
+            f"{self.config.path}"
+        )
+
+
+class _Body(io.RawIOBase):
+    """The body of a response, with the errors of a vault."""
+
+    def __init__(self, body: Any, requests: S3Requests, key: str) -> None:
+        self._body = body
+        self._requests = requests
+        self._key = key
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with self._requests.translated(self._key):
+            data = self._body.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._body.close()
+        super().close()
+
+
+def _whole_sha256(found: dict[str, Any]) -> str | None:
+    """Return the sha256 of a whole object in a response, in hex; None for that of its parts."""
+    text = found.get("ChecksumSHA256")
+    if text is None or "-" in text:
+        return None
+    return base64.b64decode(text).hex()
+
+
+def _sha256_of_parts(path: Path, part: int) -> str:
+    """Return S3's checksum of a multipart upload: the sha256 of the sha256s of its parts."""
+    digests, count = hashlib.sha256(), 0
+    with open(path, "rb") as file:
+        for left in range(path.stat().st_size, 0, -part):
+            hashing, rest = hashlib.sha256(), min(part, left)
+            while rest and (block := file.read(min(_BLOCK, rest))):
+                hashing.update(block)
+                rest -= len(block)
+            digests.update(hashing.digest())
+            count += 1
+    return f"{base64.b64encode(digests.digest()).decode()}-{count}"
+
+
+def _etag_of_parts(path: Path, part: int) -> str:
+    with open(path, "rb") as file:
+        return etag_of(file, part)
+
+
+def _is_key(name: str) -> bool:
+    try:
+        parse_key(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,79 @@
+"""Objects of S3 that a bucket of the same service can copy."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import parse_qs, unquote, urlsplit
+
+_VIRTUAL_HOST: Final = re.compile(
+    r"(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])\.s3([.-][a-z0-9-]+)?\.amazonaws\.com"
+)
+_PATH_HOST: Final = re.compile(r"s3([.-][a-z0-9-]+)?\.amazonaws\.com")
+
+
+@dataclass(frozen=True, slots=True)
+class S3Source:
+    """An object.
+
+    Attributes
+    ----------
+    bucket
+        Its bucket.
+    name
+        Its name.
+    version
+        Its version; None for the current one.
+    """
+
+    bucket: str
+    name: str
+    version: str | None = None
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The parameter ``CopySource`` of boto3."""
+        found = {"Bucket": self.bucket, "Key": self.name}
+        return found if self.version is None else {**found, "VersionId": self.version}
+
+
+def find_source(url: str, endpoint: str) -> S3Source | None:
+    """Return the object at a URL, if it is in the same service as a vault.
+
+    Parameters
+    ----------
+    url
+        The URL.
+    endpoint
+        The URL of the service; empty for AWS.
+
+    Returns
+    -------
+    S3Source or None
+        The object.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    path, host = unquote(parts.path.lstrip("/")), parts.hostname or ""
+    bucket, name = "", ""
+    if parts.scheme == "s3":
+        bucket, name = parts.netloc, path
+    elif parts.scheme in ("http", "https") and endpoint:
+        own = urlsplit(endpoint)
+        if (parts.scheme, host, port) == (own.scheme, own.hostname, own.port):
+            bucket, _, name = path.partition("/")
+        elif host.endswith(f".{own.hostname}") and port == own.port:
+            bucket, name = host.removesuffix(f".{own.hostname}"), path
+    elif parts.scheme == "https" and port in (None, 443):
+        if (found := _VIRTUAL_HOST.fullmatch(host)) is not None:
+            bucket, name = found["bucket"], path
+        elif _PATH_HOST.fullmatch(host):
+            bucket, _, name = path.partition("/")
+    if not bucket or not name:
+        return None
+    version = parse_qs(parts.query).get("versionId", [None])[0]
+    return S3Source(bucket, name, version)
