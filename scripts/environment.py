@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,6 +30,10 @@ PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "neuromirror-made-of.json"
 UNFINISHED = VENV / "neuromirror-unfinished"
 INPUTS = ("setup.cfg", "pyproject.toml", "constraints.txt", "src/neuromirror/__init__.py")
+
+CLIENTS = ROOT / "tests" / "clients"
+"""Pinned packages of programs that tests start in environments of their own, ``<name>.txt``."""
+CLIENT_VENVS = ROOT / ".venv-clients"
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 """Programs that the browser tests can use; the first one that is installed is used."""
@@ -185,6 +190,11 @@ def install(*packages: str) -> None:
         run([*apt, "install", "-y", "--no-install-recommends", *packages], f"installing {named}")
 
 
+def in_ci() -> bool:
+    """Return whether no test may be skipped because something is missing."""
+    return os.environ.get("CI", "") not in ("", "false")
+
+
 def lacking_in_ci() -> list[str]:
     """Return the missing Debian packages of programs that tests require in CI only.
 
@@ -217,8 +227,7 @@ def complete_system(extra: str) -> None:
                 " (Debian: sudo apt-get install netbase) and run this script again"
             )
         install("netbase")
-    in_ci = os.environ.get("CI", "") not in ("", "false")
-    if extra == "test" and in_ci and may_install() and (packages := lacking_in_ci()):
+    if extra == "test" and in_ci() and may_install() and (packages := lacking_in_ci()):
         install(*packages)
 
 
@@ -259,6 +268,36 @@ def bring_up_to_date(extra: str) -> None:
     UNFINISHED.unlink()
 
 
+def make_client_environments() -> None:
+    """Create or update the environment of each file of :data:`CLIENTS`.
+
+    If one cannot be created, the error is printed, and the tests that need it fail in CI.
+    """
+
+    def make(pinned: Path) -> None:
+        with suppress(SystemExit):
+            make_client_environment(pinned)
+
+    with ThreadPoolExecutor(2) as several:
+        list(several.map(make, sorted(CLIENTS.glob("*.txt"))))
+
+
+def make_client_environment(pinned: Path) -> None:
+    """Create or update one environment; its file ``complete`` records what it was made of."""
+    folder = CLIENT_VENVS / pinned.stem
+    made_of = f"{sys.version}\n{folder}\n{pinned.read_text()}"
+    complete = folder / "complete"
+    if complete.exists() and complete.read_text() == made_of:
+        return
+    say(f"creating .venv-clients/{pinned.stem} …")
+    shutil.rmtree(folder, ignore_errors=True)
+    run([sys.executable, "-I", "-m", "venv", "--without-pip", folder], f"creating {folder}")
+    python = folder / "bin" / "python"
+    pip: list[str | os.PathLike[str]] = [PYTHON, "-I", "-m", "pip", "--python", python, "install"]
+    run([*pip, "--quiet", "--no-compile", "--requirement", pinned], f"installing {pinned.stem}")
+    complete.write_text(made_of)
+
+
 def compile_packages() -> None:
     """Compile the installed packages, in one process per core.
 
@@ -292,11 +331,14 @@ def main() -> None:
         say("waiting for another script that creates .venv …")
         fcntl.flock(folder, fcntl.LOCK_EX)
     try:
+        extra = "test" if sys.argv[1] == "clients" else sys.argv[1]
         # Both wait for downloads and run in one process each
         with ThreadPoolExecutor(1) as other:
-            system = other.submit(complete_system, sys.argv[1])
-            bring_up_to_date(sys.argv[1])
+            system = other.submit(complete_system, extra)
+            bring_up_to_date(extra)
             system.result()
+        if sys.argv[1] == "clients" or (extra == "test" and in_ci()):
+            make_client_environments()
     except KeyboardInterrupt:
         give_up("interrupted; run this script again to finish .venv")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -44,3 +45,33 @@ def test_ci_gets_the_programs_that_its_tests_need(
         program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert environment.lacking_in_ci() == lacking
+
+
+def test_programs_with_an_environment_of_their_own_are_pinned() -> None:
+    folder = ROOT / "tests" / "clients"
+    for requested in folder.glob("*.in"):
+        names = {line.partition("==")[0] for line in requested.with_suffix(".txt").open()}
+        assert set(requested.read_text("utf-8").split()) <= names
+    assert {one.stem for one in folder.glob("*.in")} == {one.stem for one in folder.glob("*.txt")}
+
+
+def test_the_environment_of_a_program_is_replaced_when_its_pins_change(
+    environment: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pinned = tmp_path / "empty.txt"
+    pinned.write_text("# nothing\n", "utf-8")
+    monkeypatch.setattr(environment, "CLIENT_VENVS", tmp_path / "venvs")
+    monkeypatch.setattr(environment, "PYTHON", Path(sys.executable))
+    made = tmp_path / "venvs" / "empty"
+    environment.make_client_environment(pinned)
+    assert (made / "bin" / "python").exists()
+    (made / "mark").touch()
+    environment.make_client_environment(pinned)
+    assert (made / "mark").exists()
+    pinned.write_text("# still nothing\n", "utf-8")
+    environment.make_client_environment(pinned)
+    assert not (made / "mark").exists()
+    pinned.write_text("no such requirement\n", "utf-8")
+    with pytest.raises(SystemExit):
+        environment.make_client_environment(pinned)
+    assert not (made / "complete").exists()

@@ -65,7 +65,7 @@ def found_browser() -> str:
 
 
 @contextmanager
-def launched(program: str, home: Path) -> Iterator[Browser]:
+def launched(program: str, home: Path, *flags: str) -> Iterator[Browser]:
     """Start the browser with a new profile in a temporary home, and stop it after the block."""
     inherited = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
     with sync_playwright() as driver:
@@ -73,7 +73,7 @@ def launched(program: str, home: Path) -> Iterator[Browser]:
             executable_path=program,
             headless=True,
             chromium_sandbox=os.geteuid() != 0,
-            args=_FLAGS,
+            args=[*_FLAGS, *flags],
             env={**inherited, "HOME": str(home), "TZ": "UTC"},
         )
         try:

@@ -186,15 +186,18 @@ def test_folders_are_pages_and_json(site: RunningCatalogue, published: str) -> N
     assert names == list(entries)
 
 
-def test_a_folder_without_slash_is_a_page_for_browsers_only(
+def test_a_folder_without_slash_is_redirected_unless_a_range_is_requested(
     site: RunningCatalogue, published: str
 ) -> None:
     document = site.get(f"/at/{published}/?format=json").json()
     folder = next(one["name"] for one in document["entries"] if one["type"] == "folder")
     address = f"/at/{published}/{folder}"
-    assert site.get(address).status_code == 404
-    browser = site.get(address, headers={"Accept": "text/html,*/*"}, allow_redirects=False)
-    assert (browser.status_code, browser.headers["location"]) == (307, f"{address}/")
+    assert site.get(address, headers={"Range": "bytes=0-9"}).status_code == 404
+    assert site.get(f"{address}/absent").status_code == 404
+    found = site.get(address, allow_redirects=False)
+    assert (found.status_code, found.headers["location"]) == (307, f"{address}/")
+    listed = site.get(f"{address}?format=json").json()
+    assert listed == site.get(f"{address}/?format=json").json()
     top = site.get(f"/at/{published}", allow_redirects=False)
     assert (top.status_code, top.headers["location"]) == (307, f"/at/{published}/")
 

@@ -58,11 +58,13 @@ async def deliver(request: CatalogueRequest) -> Any:
         return await list_folder(request, named, path[:-1])
     found = await gateway.find_file(row, path) if _is_possible(path) else None
     if found is None:
-        if "text/html" in request.headers.get("accept", "") and _is_possible(path):
-            # for people; programs that read keys must not get a page for a missing one
+        if "range" not in request.headers and _is_possible(path):
+            # programs list a Zarr without the slash; a range can only be meant for a file
             folder = await gateway.list_folder(row, path, "", 1)
             if folder is not None:
-                return _to_folder(gateway_address(row.dataset_name, named.label, f"{path}/"))
+                form = request.query_parameter("format")
+                address = gateway_address(row.dataset_name, named.label, f"{path}/", form=form)
+                return _to_folder(address)
         raise PageNotFoundError(f"{row.name} has no file {path[:200]!r}")
     if request.query_parameter("format") == "json":
         return await describe_file(request, named, found)
