@@ -93,6 +93,7 @@ KINDS = (
 
 ODD_KINDS = (
     PageKind("help", _at("/help")),
+    PageKind("api", _at("/api")),
     PageKind("changes", _at("/changes")),
     PageKind("compare-datasets", _at("/diff")),
     PageKind("lock-empty", _at("/lock?q=ripples")),

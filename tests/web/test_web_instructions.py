@@ -16,6 +16,7 @@ import pytest
 
 from neuromirror.lab.lockfile import load_lock
 from support.running_catalogue import RunningCatalogue, commands, links
+from support.volume_archives import EM, LAYER
 
 NAME = "demo:000002@0.240301.1055"
 ALIAS = "demo--000002"
@@ -239,3 +240,59 @@ def test_files_of_a_downloaded_lock_file_can_be_verified_later(
     run("neuromirror", "restore", "datasets.lock", "--into", "data")
     (command,) = re.findall(r"<code>(neuromirror verify [^<]*)</code>", page)
     run("sh", "-ec", html.unescape(command))
+
+
+VOLUME_PAGES = {
+    "dataset": f"/dataset/{EM}",
+    "volume": f"/volume/{EM}@latest?level=2",
+    "layer": f"/volume/demo-precomputed:{LAYER}@latest?level=1",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "what", "made"),
+    [
+        ("dataset", "neuromirror get command", 42),
+        ("dataset", "DataLad commands", 42),
+        ("dataset", "neuromirror clone commands", 42),
+        ("dataset", "restore command", 42),
+        ("volume", "export commands", 1),
+        ("layer", "layer commands", 12),
+    ],
+)
+def test_a_command_for_a_volume_works_in_an_empty_folder(
+    volume_site: RunningCatalogue, empty: Path, kind: str, what: str, made: int
+) -> None:
+    found = boxes(volume_site.page(VOLUME_PAGES[kind]))
+    for one in found:
+        if one.what == NEEDED.get(what):
+            run("sh", "-ec", one.text)
+    (box,) = [one for one in found if one.what == what]
+    run("sh", "-ec", box.text)
+    suffixes = {"volume": "*.tif", "layer": "8_8_40/*"}
+    files = [
+        one
+        for one in empty.rglob(suffixes.get(kind, "[0-9]/c/*/*/*"))
+        if one.is_file() and ".git" not in one.relative_to(empty).parts
+    ]
+    assert len(files) == made
+
+
+@pytest.mark.parametrize(("kind", "count"), [("dataset", 5), ("volume", 1), ("layer", 1)])
+def test_every_command_for_a_volume_is_tried_above(
+    volume_site: RunningCatalogue, kind: str, count: int
+) -> None:
+    marks = test_a_command_for_a_volume_works_in_an_empty_folder.pytestmark  # type: ignore[attr-defined]
+    tried = {what for page, what, _ in marks[0].args[1] if page == kind}
+    tried |= {NEEDED[what] for what in tried & NEEDED.keys()}
+    shown = {one.what for one in boxes(volume_site.page(VOLUME_PAGES[kind])) if one.is_shell}
+    assert shown == tried
+    assert len(shown) == count
+
+
+def test_the_python_lines_of_the_api_page_list_all_datasets(
+    site: RunningCatalogue, empty: Path
+) -> None:
+    (code,) = [one for one in commands(site.page("/api")) if one.startswith("import")]
+    names = run(sys.executable, "-c", code).split()
+    assert names == [one["name"] for one in site.api("/datasets")["datasets"]]

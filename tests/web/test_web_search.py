@@ -163,7 +163,7 @@ def test_front_page_shows_archives_examples_and_changes(site: RunningCatalogue) 
     assert len(examples) == 3
     for one in examples:
         assert "/dataset/" in site.page(one)
-    assert {"/mirrors", "/changes", "/diff", "/help", "/api/v1"} <= set(links(reply.text))
+    assert {"/mirrors", "/changes", "/diff", "/help", "/api"} <= set(links(reply.text))
     assert "What changed" in text
     assert len(gzip.compress(reply.content)) < 40_000
     new = [one for one in links(reply.text) if re.match(r"/dataset/demo:[^@]+@", one)]
@@ -288,7 +288,7 @@ def test_a_name_that_only_paths_have_in_another_form_is_corrected(
 
 
 def test_usual_names_of_pages_lead_to_them(site: RunningCatalogue) -> None:
-    for path, page in (("/help/", "/help"), ("/datasets", "/search"), ("/api/", "/api/v1")):
+    for path, page in (("/help/", "/help"), ("/datasets", "/search"), ("/api/", "/api")):
         reply = site.get(path, allow_redirects=False)
         assert (reply.status_code, reply.headers["location"]) == (302, page)
     assert site.get("/nothing/").status_code == 404

@@ -12,6 +12,7 @@ import pytest
 
 from neuromirror.crawl import JournalRecorder
 from neuromirror.model import DatasetFacts, EventRaised, LocationsChecked
+from neuromirror.web.template_environment import CONTACT_VARIABLE, template_environment
 from support.running_catalogue import (
     RunningCatalogue,
     data_values,
@@ -161,3 +162,21 @@ def test_pages_of_unknown_names_suggest_similar_ones(catalogue: RunningCatalogue
     assert "/search" in links(catalogue.page("/dataset/nowhere:%22*", 404))
     folder = catalogue.page("/dataset/box:dead@latest?under=nope", 404)
     assert any(one.startswith("/dataset/box:dead@") for one in links(folder))
+
+
+@pytest.mark.parametrize(
+    ("contact", "address"),
+    [
+        ("data@example.org", "mailto:data@example.org"),
+        ("https://example.org/help", "https://example.org/help"),
+        ("room 101", ""),
+        ("javascript:alert(1)@x", ""),
+        ("", ""),
+    ],
+)
+def test_the_contact_of_the_operator_is_linked_if_it_is_an_address(
+    monkeypatch: pytest.MonkeyPatch, contact: str, address: str
+) -> None:
+    monkeypatch.setenv(CONTACT_VARIABLE, contact)
+    made = template_environment()
+    assert (made.globals["contact"], made.globals["contact_address"]) == (contact, address)

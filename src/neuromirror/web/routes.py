@@ -55,6 +55,7 @@ ROUTES: Sequence[tuple[str, Any]] = (
     (r"/mirrors$", status.mirrors),
     (r"/changes$", front.changes),
     (r"/help$", status.help_page),
+    (r"/api$", status.api_page),
     (r"/feed\.atom$", feeds.global_feed),
     (r"/feed/(?P<name>.+)\.atom$", feeds.scoped_feed),
     (r"/sitemap\.xml$", feeds.sitemap),

@@ -5,11 +5,16 @@ Datasette's own environment is not used: it calls all plugins for each page and 
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
 
 from neuromirror.web import addresses, filters
+
+CONTACT_VARIABLE = "NEUROMIRROR_CATALOGUE_CONTACT"
+"""The environment variable with the operator's e-mail address or web page."""
 
 
 def template_environment() -> Environment:
@@ -21,4 +26,13 @@ def template_environment() -> Environment:
     )
     made.filters.update(filters.FILTERS)
     made.globals.update(addresses.TEMPLATE_GLOBALS)
+    made.globals.update(contact=(contact := os.environ.get(CONTACT_VARIABLE, "").strip()))
+    made.globals.update(contact_address=_address(contact))
     return made
+
+
+def _address(contact: str) -> str:
+    """Return the URL of a contact; empty for other text."""
+    if contact.startswith(("https://", "http://")):
+        return contact
+    return f"mailto:{contact}" if re.fullmatch(r"[^\s@:/?&]+@[^\s@:/?&]+", contact) else ""

@@ -68,13 +68,21 @@ def _changes(
 
 
 def _newest_of_each(rows: Sequence[VersionRow], limit: int) -> list[dict[str, Any]]:
-    """Return the newest version of each dataset, with the number of its other recent versions."""
-    newest: dict[str, VersionRow] = {}
-    more: dict[str, int] = {}
+    """Return the newest version of each dataset, compared with the one that is recorded before it.
+
+    ``more`` is the number of other versions among ``rows``.
+    """
+    versions: dict[str, list[VersionRow]] = {}
     for row in rows:
-        newest.setdefault(row.dataset_name, row)
-        more[row.dataset_name] = more.get(row.dataset_name, -1) + 1
+        versions.setdefault(row.dataset_name, []).append(row)
     return [
-        {**shapes.Version.of(row).plain(), "recorded": row.recorded_at, "more": more[name]}
-        for name, row in islice(newest.items(), limit)
+        {
+            **shapes.Version.of(newest).plain(),
+            "recorded": newest.recorded_at,
+            "more": len(others),
+            "before": others[0].name if others else None,
+            "is_first": newest.seq == 1,
+            "added": newest.files - others[0].files if others else 0,
+        }
+        for newest, *others in islice(versions.values(), limit)
     ]

@@ -1,4 +1,4 @@
-"""Status pages: events, mirrors, help, and the page for unknown URLs."""
+"""Status pages: events, mirrors, help, API, and the page for unknown URLs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _MAX_HOSTS = 100
 _MAX_INCIDENTS = 5
 
 _PAGES: Final = frozenset(
-    {"help", "search", "mirrors", "changes", "diff", "lock", "events", "find"}
+    {"api", "help", "search", "mirrors", "changes", "diff", "lock", "events", "find"}
 )
 _USUAL_NAMES: Final = {
-    **{"datasets": "/search", "archives": "/mirrors", "compare": "/diff", "api": "/api/v1"},
+    **{"datasets": "/search", "archives": "/mirrors", "compare": "/diff"},
 }
 """Pages by other names that a visitor may type."""
 
@@ -86,6 +86,14 @@ def mirrors_with_problems(
 async def help_page(request: CatalogueRequest) -> Response:
     """Explain the terms of the catalogue."""
     return await request.render_page("help")
+
+
+@view
+async def api_page(request: CatalogueRequest) -> Response:
+    """Show what programs can request."""
+    examples = request.site.examples
+    found = await request.query_index(examples.read)
+    return await request.render_page("api", example=found[0] if found else "hippocampus")
 
 
 @view
