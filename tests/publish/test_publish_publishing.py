@@ -11,19 +11,24 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from neuromirror.annex import directory_vault_config
 from neuromirror.cli import main
 from neuromirror.crawl import open_recorder
 from neuromirror.index import Index, Schedule
+from neuromirror.mint import CustodyRemote
+from neuromirror.model import VersionMinted
 from neuromirror.service.housekeeping_tasks import (
     HousekeepingError,
     HousekeepingSettings,
     housekeeping_tasks,
 )
-from neuromirror.store import Repository
+from neuromirror.store import CUSTODY_BRANCH, Repository, dataset_ref_of
+from neuromirror.store.custody import publish_locations
 from neuromirror.store.private_store import open_private_store
 from support.forge_server import OWNER, Forge
 from support.mirror_harness import MirrorHarness
 from support.ssh_server import ssh_server
+from support.vaults import VAULT_UUID
 
 TOKEN = "canary-5f1c2d"
 DATASET = "demo:000002"
@@ -284,6 +289,27 @@ def test_a_withdrawn_dataset_is_reported_until_it_is_forgotten(
         "ok",
         "notneeded",
     }
+
+
+def test_vaults_are_published_only_if_the_sibling_file_says_so(
+    publishing: Publishing, tmp_path: Path
+) -> None:
+    publishing.add("disk", type="git", url=f"{tmp_path}/published/{{alias}}")
+    publishing.add("all", type="git", url=f"{tmp_path}/all/{{alias}}", vaults=True)
+    store = publishing.store
+    dataset = next(
+        dataset_ref_of(one)
+        for _, one in store.read_entries(0)
+        if isinstance(one, VersionMinted) and one.local_id == "000002"
+    )
+    remote = CustodyRemote(VAULT_UUID, "nas", directory_vault_config("nas", "/srv/secret-place"))
+    assert publish_locations(store, dataset, remote, ["SHA256E-s1--" + 64 * "0"])
+
+    for name in ("disk", "all"):
+        publishing.run(DATASET, "--to", name)
+
+    assert CUSTODY_BRANCH not in _refs(tmp_path / "published" / ALIAS)
+    assert CUSTODY_BRANCH in _refs(tmp_path / "all" / ALIAS)
 
 
 def test_a_dry_run_changes_nothing(publishing: Publishing, forge: Forge) -> None:

@@ -72,6 +72,11 @@ class SiblingFile(BaseModel):
         default=[],
         description="Patterns of datasets that the service keeps published, such as dandi:*.",
     )
+    vaults: bool = Field(
+        default=False,
+        description="Whether to publish the branch custody/git-annex, which names your vaults and "
+        "the paths or URLs at which clones find copies.",
+    )
     max_file_megabytes: float = Field(
         default=100, gt=0, description="Refuse a repository with a larger file in git (MB)."
     )

@@ -24,13 +24,13 @@ from neuromirror.index import DatasetRow, Index, Tombstone
 from neuromirror.model import alias_of
 from neuromirror.net import redact
 from neuromirror.publish.targets import RepositoryText, SiblingError, SiblingHost, Target
-from neuromirror.store import Repository, Store
+from neuromirror.store import CUSTODY_BRANCH, Repository, Store
 from neuromirror.store.durable_files import write_atomically
 from neuromirror.store.private_store import require_public_store
 from neuromirror.transfer.outcomes import Outcome
 
 _MEGABYTE: Final = 1_000_000
-_OWN_HEADS: Final = ("main", "published", "draft", "git-annex", "custody/git-annex")
+_OWN_HEADS: Final = ("main", "published", "draft", "git-annex")
 _LONGEST_DESCRIPTION: Final = 350
 """Characters; GitHub's limit."""
 
@@ -264,7 +264,7 @@ class _Publisher:
 
     def publish(self, item: _Item, *, check: bool, dry_run: bool) -> PublishOutcome:
         repository = self._repositories[item.alias]
-        refs = _own_refs(repository)
+        refs = _own_refs(repository, with_vaults=self._sibling.settings.vaults)
         if not refs:
             return _outcome(item, "notneeded", "it has no versions")
         text = self._text(item, refs)
@@ -340,9 +340,11 @@ class _Publisher:
             raise _push_error(url, done.stdout, done.stderr)
 
 
-def _own_refs(repository: Repository) -> dict[str, str]:
+def _own_refs(repository: Repository, *, with_vaults: bool) -> dict[str, str]:
     """Return the refs that neuromirror writes, sorted."""
     heads = {f"refs/heads/{name}" for name in _OWN_HEADS}
+    if with_vaults:
+        heads.add(CUSTODY_BRANCH)
     return {
         name: commit
         for name, commit in sorted(repository.refs().items())
