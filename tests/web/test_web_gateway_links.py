@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from urllib.parse import quote, unquote
 
 import pytest
 
+from support.gateway_site import ServedFile
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import links, run_catalogue
+from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource
 from support.volume_archives import LAYER, VolumeArchives
 
 PUBLIC = "https://mirror.example.org"
@@ -38,6 +41,25 @@ def test_viewers_of_volumes_show_the_version(volumes: VolumeArchives, mode: str,
 def test_viewers_get_no_address_that_they_cannot_read(volumes: VolumeArchives) -> None:
     with run_catalogue(volumes.mirror_harness.store, "--gateway=proxy") as site:
         assert sources(site.page(f"/dataset/demo-precomputed:{LAYER}@latest")) == []
+
+
+def test_viewers_get_no_address_that_redirects_nowhere(tmp_path: Path) -> None:
+    source = ScriptedSource()
+    harness = ScriptedHarness(tmp_path / "box", source)
+    private, public = "s3://bucket/a", "https://bucket.example.org/b"
+    source.scripted_datasets["data"] = ScriptedDataset(
+        {
+            "private.nwb": ServedFile(b"a", sha256=True, urls=(private,)),
+            "public.nwb": ServedFile(b"b", sha256=True, urls=(private, public)),
+        }
+    )
+    harness.sync()
+    with run_catalogue(harness.store, "--gateway=redirect", f"--address={PUBLIC}") as site:
+        for path, count in (("private.nwb", 0), ("public.nwb", 1)):
+            page = site.page(f"/file/box:data@latest?path={path}")
+            viewers = [one for one in links(page) if "neurosift" in one]
+            assert len(viewers) == count, path
+            assert all("/at/" in unquote(one) for one in viewers)
 
 
 def test_a_download_is_verified_where_the_gateway_is_a_proxy(

@@ -22,6 +22,7 @@ from neuromirror.git import (
     TREE_MODE,
     CommitTree,
     GitError,
+    ObjectMissingError,
     read_refs,
 )
 from neuromirror.lab.lock_manifests import ListedFile
@@ -226,7 +227,7 @@ class GitTree:
         try:
             annex_commit = read_refs(repository).get("refs/heads/git-annex")
             return GitTree(repository, commit, annex_commit, name, self._source_host, self._store)
-        except (GitError, OSError) as error:
+        except (GitError, ObjectMissingError, OSError) as error:
             raise StreamError(f"{name}: the subdataset cannot be read: {error}", path) from error
 
     def _description(self) -> dict[str, Any]:

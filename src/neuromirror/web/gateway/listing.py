@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import Any, Final
 
 from markupsafe import Markup
@@ -45,8 +46,12 @@ async def list_folder(request: CatalogueRequest, named: NamedVersion, path: str)
     if folder is None:
         raise PageNotFoundError(f"{named.row.name} has no folder {path[:200]!r}")
     request.site.gateway.counts["folder"] += 1
-    make = {"json": _as_json, "html": _as_page}.get(form, _as_links)
-    reply = await make(request, named, folder)
+    if form == "html":
+        reply = await _as_page(request, named, folder)
+    else:
+        make = _as_json if form == "json" else _as_links
+        # thousands of entries take long
+        reply = await request.site.reader.run_in_thread(partial(make, request, named, folder))
     # the design of a page changes with the version of the catalogue
     is_fixed = named.is_pinned and form != "html"
     reply.headers["cache-control"] = _PINNED if is_fixed else _MOVING
@@ -113,7 +118,7 @@ def _next_address(named: NamedVersion, folder: Folder, form: str) -> str | None:
     return gateway_address(name, label, path, after=folder.next, form=form)
 
 
-async def _as_json(request: CatalogueRequest, named: NamedVersion, folder: Folder) -> Any:
+def _as_json(request: CatalogueRequest, named: NamedVersion, folder: Folder) -> Any:
     base = request.base_url
     entries = _entries(named, folder)
     for one in entries:
@@ -132,7 +137,7 @@ async def _as_json(request: CatalogueRequest, named: NamedVersion, folder: Folde
     )
 
 
-async def _as_links(request: CatalogueRequest, named: NamedVersion, folder: Folder) -> Any:
+def _as_links(request: CatalogueRequest, named: NamedVersion, folder: Folder) -> Any:
     """Return links to the entries and to nothing else, for programs that follow all of them."""
     if folder.next is not None:
         raise BadRequestError(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -85,42 +85,55 @@ class OpenVersion:
         self.tree.close()
 
 
+class _Slot:
+    """A version that is open, or is opened by its first user."""
+
+    def __init__(self) -> None:
+        self.opening = threading.Lock()
+        self.version: OpenVersion | None = None
+        self.users = 0
+
+
 class OpenVersions:
     """Keeps the most recently used versions open, at most :data:`MAX_OPEN`. Thread-safe."""
 
     def __init__(self, store: Store, limits: RequestLimits) -> None:
         self._store, self._limits = store, limits
         self._lock = threading.Lock()
-        self._versions: OrderedDict[tuple[str, str, str], OpenVersion] = OrderedDict()
-        self._users: Counter[int] = Counter()
+        self._slots: OrderedDict[tuple[str, str, str], _Slot] = OrderedDict()
 
     @contextmanager
     def use(self, row: VersionRow) -> Iterator[OpenVersion]:
         """Provide a version; it stays open at least until the end of the block."""
         name = row.dataset_name, row.commit, row.annex_commit
         with self._lock:
-            found = self._versions.pop(name, None)
-            if found is None:
-                found = OpenVersion(self._store, row, self._limits)
-            self._versions[name] = found
-            self._users[id(found)] += 1
-            idle = [one for one, other in self._versions.items() if not self._users[id(other)]]
-            surplus = max(0, len(self._versions) - MAX_OPEN)
-            closing = [self._versions.pop(one) for one in idle[:surplus]]
-        for one in closing:
-            one.close()
+            slot = self._slots.pop(name, None) or _Slot()
+            self._slots[name] = slot
+            slot.users += 1
+            idle = [one for one, other in self._slots.items() if not other.users]
+            surplus = max(0, len(self._slots) - MAX_OPEN)
+            closing = [self._slots.pop(one) for one in idle[:surplus]]
+        _close(closing)
         try:
-            yield found
+            # beside the lock, so that others need not wait
+            with slot.opening:
+                if slot.version is None:
+                    slot.version = OpenVersion(self._store, row, self._limits)
+            yield slot.version
         finally:
             with self._lock:
-                self._users[id(found)] -= 1
-                if not self._users[id(found)]:
-                    del self._users[id(found)]
+                slot.users -= 1
 
     def close(self) -> None:
         """Close all versions."""
         with self._lock:
-            versions = list(self._versions.values())
-            self._versions.clear()
-        for one in versions:
-            one.close()
+            slots = list(self._slots.values())
+            self._slots.clear()
+        _close(slots)
+
+
+def _close(slots: Iterable[_Slot]) -> None:
+    for one in slots:
+        with one.opening:
+            if one.version is not None:
+                one.version.close()

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Final, TypeVar
 
-from neuromirror.index import FileRow, Index, UnknownFileError, VersionRow
+from neuromirror.git import GitError, ObjectMissingError
+from neuromirror.index import FileRow, Index, LocationRow, UnknownFileError, VersionRow
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model.object_urls import url_version_id
 from neuromirror.net import RequestLimits, clean_url
-from neuromirror.store import Store
+from neuromirror.store import Store, StoreDamagedError
 from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.stream import (
     ContentGoneError,
@@ -163,15 +165,16 @@ class GatewayService:
         self._rows: OrderedDict[tuple[str, str], NamedVersion] = OrderedDict()
         self._revision: tuple[int, ...] = ()
 
-    def can_deliver(self, row: VersionRow, file: FileRow) -> bool:
+    def can_deliver(self, row: VersionRow, file: FileRow, locations: Iterable[LocationRow]) -> bool:
         """Return whether the content of a file can be delivered, for links to it on pages.
 
-        The answer does not need the content: in the mode ``proxy``, it is whether the file can be
-        verified; an archive that does not respond is not noticed.
+        The answer does not need the content: in the mode ``redirect``, it is whether one of its
+        locations is public, and in the mode ``proxy``, whether the file can be verified; an archive
+        that does not respond is not noticed.
         """
         mode = self.modes.of(row.mirror)
         if mode != "proxy":
-            return mode == "redirect"
+            return mode == "redirect" and bool(_public_urls(locations))
         is_small = file.size is not None and file.size <= MAX_WHOLE
         return (is_small and bool(file.digests)) or self._digests.has(file.key)
 
@@ -210,7 +213,7 @@ class GatewayService:
                     return StoredFile(path, file)
                 return _encoded_file(version, path)
 
-        return await self._reader.run_in_thread(find)
+        return await self._look(find)
 
     async def list_folder(self, row: VersionRow, path: str, after: str, most: int) -> Folder | None:
         """Return the entries of a folder, sorted by name; None if the version has no such folder.
@@ -246,7 +249,7 @@ class GatewayService:
                 found = tuple(islice(entries, most + 1))
             return Folder(path, found[:most], found[most - 1].name if len(found) > most else None)
 
-        return await self._reader.run_in_thread(find)
+        return await self._look(find)
 
     async def public_urls(self, row: VersionRow, file: ListedFile) -> list[str]:
         """Return the URLs of a file at the archive that need no credentials.
@@ -264,8 +267,7 @@ class GatewayService:
                 return file.urls  # in a subdataset
             if found.key != file.key:
                 return file.urls
-            locations = index.locations(found.content, limit=_MAX_LOCATIONS)
-            return [one.url for one in locations if one.result in (None, "ok")]
+            return _public_urls(index.locations(found.content, limit=_MAX_LOCATIONS))
 
         urls = await self._reader.query(look)
         public = [url for url in urls if _may_redirect_to(url)]
@@ -293,8 +295,9 @@ class GatewayService:
         is_large = await self._run(partial(self._has_large_pieces, row, file))
         while start < stop:
             # not while a block is sent: a slow client would hold it
-            async with self._large if is_large else nullcontext():
-                block = await self._run(partial(self._read, row, file, start, stop))
+            block = await self._run(
+                partial(self._read, row, file, start, stop), self._large if is_large else None
+            )
             self.counts["bytes"] += len(block)
             start += len(block)
             yield block
@@ -309,31 +312,53 @@ class GatewayService:
             content.prefetch(start, min(stop, start + WINDOW))
             return content.read_ranges([(start, min(stop, start + _BLOCK))])[0]
 
-    async def _run(self, work: Callable[[], T]) -> T:
-        """Run ``work`` in a thread of the gateway, with the time limit."""
-        running = asyncio.get_running_loop().run_in_executor(self._threads, work)
+    async def _run(self, work: Callable[[], T], limit: asyncio.Semaphore | None = None) -> T:
+        """Run ``work`` in a thread of the gateway, with the time limit.
+
+        Work that has not started is dropped when its client disconnects; the limit counts work
+        until it ends, also without a client.
+        """
+        loop = asyncio.get_running_loop()
+        if limit is not None:
+            await limit.acquire()
+        running = self._threads.submit(work)
+        if limit is not None:
+            running.add_done_callback(lambda _: _release(loop, limit))
         try:
-            return await asyncio.wait_for(asyncio.shield(running), self._seconds)
+            return await asyncio.wait_for(asyncio.wrap_future(running), self._seconds)
         except TimeoutError as error:
-            running.add_done_callback(_discard)
             raise self._failure(
                 "timeout", "the archive takes too long to answer; try again later", 504
             ) from error
         except StreamError as error:
             raise self._failure(*_describe(error)) from error
 
+    async def _look(self, work: Callable[[], T]) -> T:
+        """Run ``work`` that reads the store only, in a thread."""
+        try:
+            return await self._reader.run_in_thread(work)
+        except (StreamError, StoreDamagedError, GitError, ObjectMissingError) as error:
+            logging.getLogger(__name__).warning("%s", error)
+            raise self._failure(
+                "unreadable",
+                "the store of this catalogue lacks a part of this version, such as a subdataset or "
+                "a manifest; its operator finds the cause in the log",
+                502,
+            ) from error
+
     def _failure(self, name: str, message: str, status: int) -> ContentUnavailableError:
         self.counts[name] += 1
         return ContentUnavailableError(message, status)
 
     def close(self) -> None:
-        """Close the open versions."""
+        """Drop work that has not started, and close the open versions."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self._versions.close()
 
 
-def _discard(done: asyncio.Future[T]) -> None:
-    if not done.cancelled():
-        done.exception()  # retrieved, because nothing waits for it
+def _release(loop: asyncio.AbstractEventLoop, limit: asyncio.Semaphore) -> None:
+    with suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(limit.release)
 
 
 def _describe(error: StreamError) -> tuple[str, str, int]:
@@ -368,6 +393,13 @@ def _encoded_file(version: OpenVersion, path: str) -> StoredFile | None:
         if file is not None:
             return StoredFile(path, file, encoding)
     return None
+
+
+def _public_urls(locations: Iterable[LocationRow]) -> list[str]:
+    """Return the URLs that need no credentials and whose last probe did not fail."""
+    return [
+        one.url for one in locations if one.result in (None, "ok") and _may_redirect_to(one.url)
+    ]
 
 
 def _may_redirect_to(url: str) -> bool:

@@ -39,7 +39,7 @@ async def file(request: CatalogueRequest) -> Response:
         found = index.file(row, path)
         others, more = other_occurrences(index, row, found, _MAX_OTHER_LOCATIONS)
         locations = index.locations(found.content, limit=_MAX_LOCATIONS + 1)
-        is_delivered = gateway.can_deliver(row, found)
+        is_delivered = gateway.can_deliver(row, found, locations)
         is_verified = is_delivered and gateway.modes.of(row.mirror) == "proxy"
         own = request.base_url + gateway_address(row.dataset_name, row.label, path)
         return {
@@ -82,9 +82,11 @@ async def download(request: CatalogueRequest) -> Response:
     def look(index: Index) -> str:
         row = index.resolve(name, label)
         found = index.file(row, path)
-        if gateway.modes.of(row.mirror) == "proxy" and gateway.can_deliver(row, found):
+        locations = index.locations(found.content, limit=_MAX_LOCATIONS)
+        is_proxy = gateway.modes.of(row.mirror) == "proxy"
+        if is_proxy and gateway.can_deliver(row, found, locations):
             return gateway_address(row.dataset_name, row.label, path)
-        return _download_url(index.locations(found.content, limit=_MAX_LOCATIONS))
+        return _download_url(locations)
 
     url = await request.query_index(look)
     if not url:

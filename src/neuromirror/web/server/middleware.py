@@ -80,7 +80,13 @@ def catalogue_middleware(app: App, datasette: Datasette, site: Site) -> App:
 
     async def asgi(scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await app(scope, receive, send)
+
+            async def send_closed(message: Message) -> None:
+                if message["type"] == "lifespan.shutdown.complete":
+                    site.gateway.close()
+                await send(message)
+
+            await app(scope, receive, send_closed)
             return
 
         closing = ((b"connection", b"close"),) if _has_body(scope) else ()
