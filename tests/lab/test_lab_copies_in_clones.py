@@ -28,17 +28,17 @@ def kept(tmp_path: Path, demo_files: Path) -> Iterator[KeptDataset]:
     kept.stop_upstream()
 
 
-@pytest.mark.parametrize("way", ["path", "http", "ria+http"])
+@pytest.mark.parametrize("address", ["path", "http", "ria+http"])
 def test_datalad_gets_from_the_vault(
-    kept: KeptDataset, tmp_path: Path, serve_directory: Serve, way: str
+    kept: KeptDataset, tmp_path: Path, serve_directory: Serve, address: str
 ) -> None:
     url = str(kept.harness.repository(NAME))
-    if way == "path":
+    if address == "path":
         kept.publish()
     else:
         kept.serve(serve_directory)
         store = serve_directory(kept.harness.folder)
-        url = f"{store}/alias/{ALIAS}" if way == "http" else f"ria+{store}#~{ALIAS}"
+        url = f"{store}/alias/{ALIAS}" if address == "http" else f"ria+{store}#~{ALIAS}"
     run_checked(tmp_path, "datalad", "clone", url, "clone")
     kept.stop_upstream()
     kept.remove_store()
@@ -82,7 +82,7 @@ def test_an_old_clone_finds_the_copies_after_an_update(
     kept.stop_upstream()
     kept.remove_store()
     (path, *others) = kept.paths
-    # git-annex enables the remotes that are new only if it is told to
+    # git-annex does not enable new remotes of an initialized clone
     run_checked(clone, "git", "annex", "enableremote", REMOTE)
     run_in(clone, "git", "annex", "verifyremote", REMOTE)
     run_in(clone, "git", "annex", "verifyremote", REMOTE, "--safe", "1")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from neuromirror.annex import VaultKind
 from neuromirror.lab.globs import Globs
 from neuromirror.lab.lockfile import (
     Lock,
@@ -27,10 +28,12 @@ from neuromirror.lab.lockfile import (
     load_lock,
     parse_lock,
 )
+from neuromirror.lab.pinned_vaults import PinnedVault
 from neuromirror.model import ConfigurationError, Evidence, Retention
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "reference" / "lock.schema.json"
 PATH = Path("paper/datasets.lock")
+UUID = "6b2c1d1e-5f0a-4c57-9f3e-0d9a3c1b7e42"
 
 
 def make_pin(name: str = "dandi:000027", commit: str = "a", **changes: Any) -> Pin:
@@ -51,6 +54,10 @@ def make_pin(name: str = "dandi:000027", commit: str = "a", **changes: Any) -> P
         "bundle": f"datasets.lock.d/x/{commit * 40}.bundle",
         "block_digests": f"datasets.lock.d/x/{commit * 64}.block-digests",
         "clone": ("https://mirror.example.org/x", "ria+https://mirror.example.org/#id"),
+        "copies": (
+            PinnedVault("nas", UUID, VaultKind.DIRECTORY, "https://lab.example.org/vault"),
+            PinnedVault("cold", UUID.replace("6", "7"), VaultKind.S3, "s3://bucket/lab/"),
+        ),
         "files": 3,
         "bytes": 123,
         "paths": ("sub-01", "**/*.nwb"),
@@ -191,7 +198,8 @@ def test_comments_stay_where_people_wrote_them() -> None:
     ids=["inline", "lines in a text"],
 )
 def test_another_layout_is_not_corrupted(written: str) -> None:
-    first, second = make_pin("dandi:1"), make_pin("dandi:2", "f", paths=("a", "b"))
+    first = make_pin("dandi:1", copies=())
+    second = make_pin("dandi:2", "f", paths=("a", "b"), copies=())
     tables = [lines_of(first), lines_of(second)]
     if "{" in written:
         text = written % ", ".join(tables[0])
@@ -200,7 +208,7 @@ def test_another_layout_is_not_corrupted(written: str) -> None:
         trick = 'paths = ["""\n[[dataset]]\n""", "b"]'
         tables[1] = [line for line in tables[1] if not line.startswith("paths")] + [trick]
         text = written % ("\n".join(tables[0]), "\n".join(tables[1]))
-        pins = (first, make_pin("dandi:2", "f", paths=("[[dataset]]\n", "b")))
+        pins = (first, make_pin("dandi:2", "f", paths=("[[dataset]]\n", "b"), copies=()))
     assert read(text) == pins
     newer = make_pin("dandi:1", "9", clone=(), paths=())
     after = (newer, *pins[1:], make_pin("dandi:7"))
@@ -278,6 +286,20 @@ def test_a_lock_that_is_missing_says_how_to_make_one(tmp_path: Path) -> None:
         ('"https://mirror', '"--upload-pack=x://mirror', LockUnusableError, "clone URL"),
         ('"https://mirror', '"https://me:secret@mirror', LockUnusableError, "clone URL"),
         ('"sub-01"', '"../sub-01"', LockUnusableError, "glob"),
+        ('"https://lab.', '"file:///lab.', LockUnusableError, "URL of a vault"),
+        ('"https://lab.', '"/srv/lab.', LockUnusableError, "URL of a vault"),
+        ('"https://lab.', '"ssh://lab.', LockUnusableError, "URL of a vault"),
+        ('"https://lab.', '"ext::sh -c https://lab.', LockUnusableError, "URL of a vault"),
+        ('"https://lab.', '"https://me:secret@lab.', LockUnusableError, "URL of a vault"),
+        ('"https://lab.example.org/v', '"s3://lab/v', LockUnusableError, "URL of a vault"),
+        ("/vault", "/../vault", LockUnusableError, "URL of a vault"),
+        ("/vault", "/vault?secret", LockUnusableError, "URL of a vault"),
+        ("s3://bucket/lab/", "s3://bucket/lab?a=b", LockUnusableError, "URL of a vault"),
+        ("s3://bucket/lab/", "s3://a/../lab?secret#", LockUnusableError, "URL of a vault"),
+        ('name = "nas"', 'name = "--nas"', LockUnusableError, "name of a vault"),
+        (f'uuid = "{UUID}"', f'uuid = "{UUID}-"', LockUnusableError, "UUID"),
+        ('kind = "directory"', 'kind = "external"', LockUnusableError, "kind"),
+        ('kind = "directory"', 'kind = "directory", type = "x"', LockUnusableError, "type"),
         ('"dandi:000027"', '"dandi"', LockUnusableError, "in name"),
         ('"dandi:000027"', '"../dandi:000027"', LockUnusableError, "in name"),
     ],
@@ -290,8 +312,15 @@ def test_an_invalid_lock_names_what_is_wrong(old: str, new: str, kind: type, mes
     assert type(caught.value) is kind
     assert message in str(caught.value)
     assert str(PATH) in str(caught.value)
-    assert "secret" not in str(caught.value)
+    assert "me:secret" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_a_pin_has_a_limited_number_of_vaults() -> None:
+    vaults = [PinnedVault(f"v{n}", UUID, VaultKind.DIRECTORY, "https://x.example/") for n in (1,)]
+    assert read(text_of(make_pin(copies=tuple(vaults * 16))))
+    with pytest.raises(LockUnusableError):
+        read(text_of(make_pin(copies=tuple(vaults * 17))))
 
 
 def test_a_dataset_cannot_be_pinned_twice() -> None:

@@ -223,6 +223,11 @@ def is_vault_url(url: str) -> bool:
     ----------
     url
         The text, which may be untrusted.
+
+    Returns
+    -------
+    bool
+        Whether it is such a URL.
     """
     if len(url) > LONGEST_VAULT_URL or not _PRINTABLE.fullmatch(url) or set(url) & set('?#"\\<>'):
         return False
@@ -247,6 +252,11 @@ def is_private_address(url: str) -> bool:
     ----------
     url
         The URL. Other names are not resolved.
+
+    Returns
+    -------
+    bool
+        Whether it is.
     """
     host = urlsplit(url).hostname or ""
     if host == "localhost" or host.endswith(".localhost"):

@@ -37,6 +37,18 @@ from neuromirror.cli.common import HostMessages, NamedPath, Settings, settings_o
     help="Additional URL to clone from, as for 'neuromirror pin --clone'.",
 )
 @click.option(
+    "--copies",
+    metavar="LOCATION",
+    multiple=True,
+    help="Vault with copies of the content, in addition to those that the lock file names: its "
+    "folder, the URL of its folder, or s3://BUCKET/PREFIX.",
+)
+@click.option(
+    "--copies-only",
+    is_flag=True,
+    help="Use only vaults and the files beside the lock file: neither upstream nor the mirror.",
+)
+@click.option(
     "--offline",
     is_flag=True,
     help="Send no request: restore the repositories from the store or the files beside the lock "
@@ -54,8 +66,10 @@ def restore_command(
     lock: Path,
     into: Path,
     clones: tuple[str, ...],
+    copies: tuple[str, ...],
     jobs: int | None,
     *,
+    copies_only: bool,
     offline: bool,
 ) -> None:
     """Restore the datasets of a lock file, with their content.
@@ -64,7 +78,8 @@ def restore_command(
     are tried in this order: the store, the clone URLs of the lock file, those of --clone, the
     bundle beside the lock file, the manifest alone. Commit, tree and state digest are checked for
     each of them, and a result that differs is rejected. The output has the number of files by
-    checksum, and each file that could not be fetched with the reason.
+    checksum, and each file that could not be fetched with the reason. Content that upstream no
+    longer has comes from the vaults that the lock file names, and from those of --copies.
 
     With --offline the content is neither fetched nor checked, and the exit code is 0 if all
     repositories are restored; "neuromirror get" fetches the content later.
@@ -76,17 +91,27 @@ def restore_command(
     """
     from neuromirror.lab import Tally
     from neuromirror.lab.lockfile import load_lock
+    from neuromirror.lab.pinned_vaults import parse_location
     from neuromirror.lab.restore import restore
     from neuromirror.transfer import JOBS
 
     refuse_address(lock, "a lock file", "pin")
     found = load_lock(lock / "datasets.lock" if lock.is_dir() else lock)
     store = settings.store() if (settings.store_folder / "neuromirror").is_dir() else None
+    vaults = [parse_location(one) for one in copies]
     counted = Tally()
     hosts = HostMessages("get")
     with progress_line("restoring") as progress:
         for outcome in restore(
-            found, into, store, clones=clones, offline=offline, jobs=jobs or JOBS, progress=progress
+            found,
+            into,
+            store,
+            clones=clones,
+            offline=offline,
+            vaults=vaults,
+            copies_only=copies_only,
+            jobs=jobs or JOBS,
+            progress=progress,
         ):
             counted.add(outcome)
             is_new = outcome.failed and hosts.is_first(outcome)

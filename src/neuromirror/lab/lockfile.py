@@ -22,6 +22,7 @@ from neuromirror import __version__
 from neuromirror.lab.clone_urls import refuse_clone_url
 from neuromirror.lab.globs import Globs
 from neuromirror.lab.lock_comments import LockBlocks
+from neuromirror.lab.pinned_vaults import MOST_VAULTS, PinnedVault
 from neuromirror.lab.regular_files import NotARegularFileError, open_regular
 from neuromirror.lab.similar_paths import similar_paths
 from neuromirror.model import (
@@ -129,6 +130,8 @@ class Pin(
         Paths relative to the lock file; the name of ``block_digests`` contains its sha256.
     clone
         Clone URLs without credentials.
+    copies
+        Vaults with copies of the pinned files.
     files, bytes, evidence
         Number, size and evidence of the pinned files, including those in subdatasets.
     paths
@@ -152,6 +155,7 @@ class Pin(
     bundle: str | None = None
     block_digests: str | None = None
     clone: tuple[str, ...] = ()
+    copies: tuple[PinnedVault, ...] = ()
     files: Count
     bytes: Count
     paths: tuple[str, ...] = ()
@@ -506,6 +510,11 @@ def _check(path: Path, pin: Pin) -> None:
             f"{path}: {pin.block_digests!r} of {pin.name} does not end in a sha256 and "
             f".block-digests; {_ADVICE}"
         )
+    problems = [*filter(None, (one.problem() for one in pin.copies))]
+    if len(pin.copies) > MOST_VAULTS:
+        problems.append(f"more than {MOST_VAULTS} vaults")
+    if problems:
+        raise LockUnusableError(f"{path}: copies of {pin.name}: {problems[0]}; {_ADVICE}")
     try:
         for url in pin.clone:
             refuse_clone_url(url)

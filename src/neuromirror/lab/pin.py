@@ -36,6 +36,7 @@ from neuromirror.lab.lockfile import (
     parse_lock,
     read_lock_bytes,
 )
+from neuromirror.lab.pinned_vaults import pinned_vaults
 from neuromirror.lab.remint import stored_record_lines
 from neuromirror.model import (
     DESCRIPTION_PATH,
@@ -48,7 +49,7 @@ from neuromirror.model import (
     load_snapshot_entry,
     parse_description,
 )
-from neuromirror.store import SafeFolder, Store, write_atomically
+from neuromirror.store import SafeFolder, Store, published_vaults, write_atomically
 from neuromirror.transfer.byte_progress import MessageCallback
 from neuromirror.transfer.outcomes import Outcome
 from neuromirror.transfer.verified_repository import VerifiedRepository
@@ -412,6 +413,7 @@ class _PinWriter:
             streamable = old is not None and old.block_digests is not None
         self._digests = PinnedDigests(store) if streamable else None
         self._new: set[Path] = set()
+        self._vaults: dict[str, dict[str, str]] = {}
         self.files: set[Path] = set()
 
     def undo(self) -> None:
@@ -456,6 +458,7 @@ class _PinWriter:
             bundle=self._bundle_path(row).relative_to(here).as_posix() if bundle else None,
             block_digests=None if digests is None else digests.relative_to(here).as_posix(),
             clone=clones,
+            copies=pinned_vaults(self._vaults.items(), () if old is None else old.copies),
             files=self._totals.files,
             bytes=self._totals.bytes,
             paths=paths,
@@ -510,6 +513,7 @@ class _PinWriter:
         subdatasets: list[ListedSubdataset] = []
         dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
         repository = self._store.repository(dataset)
+        self._vaults |= published_vaults(self._store, dataset)
         with ObjectReader(repository.path) as reader:
             description = parse_description(
                 reader.read(f"{row.commit}:{DESCRIPTION_PATH}"), f"{row.name}: {DESCRIPTION_PATH}"

@@ -11,7 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from neuromirror.annex import SkippedRemote, initialize, skipped_remotes_message
+from neuromirror.annex import (
+    SkippedRemote,
+    VaultAddress,
+    initialize,
+    skipped_remotes_message,
+)
 from neuromirror.git import GitError
 from neuromirror.lab.clone_urls import clone_urls
 from neuromirror.lab.evidence_summary import EvidenceSummary
@@ -72,6 +77,8 @@ class _RestoreOptions:
     offline: bool
     jobs: int
     progress: MessageCallback
+    vaults: tuple[VaultAddress, ...]
+    copies_only: bool
     unreachable_hosts: set[str] = field(default_factory=set)
     """Hosts that did not respond; they are not contacted again."""
 
@@ -83,6 +90,8 @@ def restore(
     *,
     clones: Sequence[str] = (),
     offline: bool = False,
+    vaults: Sequence[VaultAddress] = (),
+    copies_only: bool = False,
     jobs: int = JOBS,
     progress: MessageCallback = lambda message: None,
 ) -> Iterator[Outcome]:
@@ -90,7 +99,8 @@ def restore(
 
     The strategies are the ``store``, the clone URLs of the lock file, ``clones``, the bundle and
     the manifest, in this order. Existing datasets and files are kept, so that a second run
-    completes the first one.
+    completes the first one. Content that upstream does not have comes from the vaults that the lock
+    file names, and from ``vaults``.
 
     Parameters
     ----------
@@ -104,6 +114,10 @@ def restore(
         Further URLs, or patterns of URLs (:mod:`neuromirror.lab.clone_urls`).
     offline
         Send no request, and get no content.
+    vaults
+        Further vaults that may have copies.
+    copies_only
+        Use neither the store nor clone URLs, and get content from vaults only.
     jobs
         Number of files fetched in parallel.
     progress
@@ -130,7 +144,11 @@ def restore(
             "git-annex is not installed, and is required to restore datasets: "
             + install_advice("git-annex")
         )
-    options = _RestoreOptions(store, tuple(clones), offline, jobs, progress)
+    if copies_only:
+        store, clones = None, ()
+    options = _RestoreOptions(
+        store, tuple(clones), offline, jobs, progress, tuple(vaults), copies_only
+    )
     with _open_target_folder(into, lock.path.parent) as target:
         for pin in lock.datasets:
             is_restored(
@@ -315,7 +333,9 @@ class _DatasetRestorer:
         refused: dict[str, str] = {}
         reached = False
         for strategy in restore_strategies(
-            target, self._options.store, offline=self._options.offline
+            target,
+            self._options.store,
+            offline=self._options.offline or self._options.copies_only,
         ):
             self._options.progress(f"{target.name} from {strategy.name}")
             host = None if strategy.url is None else urlsplit(strategy.url).netloc
@@ -452,7 +472,14 @@ class _DatasetRestorer:
         if not placed.count:
             return
         self._options.progress(f"{placed.target.name}, content")
-        for outcome in get(placed.root, placed.files, jobs=self._options.jobs):
+        vaults = (*(one.address for one in pin.copies), *self._options.vaults)
+        for outcome in get(
+            placed.root,
+            placed.files,
+            jobs=self._options.jobs,
+            vaults=vaults,
+            copies_only=self._options.copies_only,
+        ):
             yield replace(
                 outcome,
                 path=str(placed.root / outcome.path),

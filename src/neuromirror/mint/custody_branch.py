@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from neuromirror.annex import (
@@ -38,6 +39,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _FOLDER = re.compile(rb"[0-9a-f]{3}")
 _KEPT, _REMOVED = b"1", b"0"
+_CACHED_LOGS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +196,11 @@ def read_custody_remotes(reader: ObjectReader, commit: str) -> dict[str, dict[st
         Reads the objects of the repository.
     commit
         The branch's commit in hex.
+
+    Returns
+    -------
+    dict[str, dict[str, str]]
+        UUID → configuration, as in ``remote.log``.
     """
     found = reader.read_tree(reader.read_commit_tree(commit)).get(REMOTE_LOG.encode())
     return {} if found is None else parse_remote_log(reader.read(found[1].hex()))
@@ -208,16 +215,26 @@ def read_custody_locations(reader: ObjectReader, commit: str) -> Iterator[tuple[
         Reads the objects of the repository.
     commit
         The branch's commit in hex.
+
+    Yields
+    ------
+    tuple of str and list of str
+        A key and the UUIDs of the vaults that have it, once per key.
     """
+
+    @lru_cache(_CACHED_LOGS)
+    def read_uuids(blob: bytes) -> list[str]:
+        # keys that were copied together have identical logs
+        lines = parse_log(reader.read(blob.hex()))
+        return [line.value for line in lines if line.status == _KEPT.decode()]
+
     root = reader.read_tree(reader.read_commit_tree(commit))
     for top, (_, top_id) in root.items():
         if not _FOLDER.fullmatch(top):
             continue
         for _, leaf_id in reader.read_tree(top_id).values():
             for name, (_, blob) in reader.read_tree(leaf_id).items():
-                lines = parse_log(reader.read(blob.hex()))
-                uuids = [line.value for line in lines if line.status == _KEPT.decode()]
-                if uuids:
+                if uuids := read_uuids(blob):
                     yield key_from_file_name(name.removesuffix(b".log")), uuids
 
 

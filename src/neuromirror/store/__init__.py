@@ -4,6 +4,7 @@ from neuromirror.store.custody import (
     publish_locations,
     published_locations,
     published_remotes,
+    published_vaults,
 )
 from neuromirror.store.durable_files import write_atomically
 from neuromirror.store.errors import (
@@ -66,6 +67,7 @@ __all__ = [
     "publish_locations",
     "published_locations",
     "published_remotes",
+    "published_vaults",
     "read_records_from_git",
     "read_versions_from_git",
     "refuse_relative_symlinks",

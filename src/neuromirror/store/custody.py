@@ -119,4 +119,21 @@ def published_locations(store: Store, dataset: DatasetRef) -> Iterator[tuple[str
         yield from read_custody_locations(reader, commit)
 
 
-__all__ = ["publish_locations", "published_locations", "published_remotes"]
+def published_vaults(store: Store, dataset: DatasetRef) -> dict[str, dict[str, str]]:
+    """Return the configurations of the vaults that have a copy of any key, by UUID.
+
+    Parameters
+    ----------
+    store, dataset
+        The store and the dataset.
+    """
+    named = published_remotes(store, dataset)
+    found: dict[str, dict[str, str]] = {}
+    for _, uuids in published_locations(store, dataset) if named else ():
+        found |= {uuid: named[uuid] for uuid in uuids if uuid in named}
+        if len(found) == len(named):
+            break
+    return found
+
+
+__all__ = ["publish_locations", "published_locations", "published_remotes", "published_vaults"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from neuromirror.annex import VaultAddress, urls_with_copies
 from neuromirror.lab.lock_block_digests import LockBlockDigests
 from neuromirror.lab.lock_manifests import ListedFile, sibling_path
 from neuromirror.lab.lockfile import Lock, Pin, load_lock
@@ -77,9 +78,15 @@ class LockTree:
         found = self._locate(path)
         if found is None:
             return None
-        listing, inner = found
+        listing, inner, vaults = found
         file = listing.file(inner)
-        return None if file is None else replace_path(file, path)
+        if file is None:
+            return None
+        if vaults:
+            # whether they have a copy is known when the other locations have failed
+            urls = urls_with_copies(file.key, file.urls, vaults)
+            file = msgspec.structs.replace(file, urls=urls)
+        return replace_path(file, path)
 
     def document(self, path: str) -> bytes | None:
         """Return the content of a plain file in git; None if there is no such file."""
@@ -131,15 +138,23 @@ class LockTree:
                 self._pinned = [LockBlockDigests(path) for path in paths if path is not None]
             return self._pinned
 
-    def _locate(self, path: str) -> tuple[LockListing, str] | None:
-        """Return the listing of the innermost dataset that has a path, and the path in it."""
+    def _locate(self, path: str) -> tuple[LockListing, str, list[VaultAddress]] | None:
+        """Return the listing of the innermost dataset that has a path, and the path in it.
+
+        The third item are the vaults of the pin.
+        """
         path = path.strip("/")
-        for pin in self._lock.datasets:
+        pins = self._lock.datasets
+        for pin in pins:
             if path == pin.name or path.startswith(f"{pin.name}/"):
-                return self._inner(self._listing_of(pin), path[len(pin.name) + 1 :])
-        if len(self._lock.datasets) == 1:
-            return self._inner(self._listing_of(self._lock.datasets[0]), path)
-        return None
+                path = path[len(pin.name) + 1 :]
+                break
+        else:
+            if len(pins) != 1:
+                return None
+            pin = pins[0]
+        vaults = [one.address for one in pin.copies]
+        return *self._inner(self._listing_of(pin), path), vaults
 
     def _inner(self, listing: LockListing, path: str) -> tuple[LockListing, str]:
         for inner, subdataset in listing.subdatasets.items():

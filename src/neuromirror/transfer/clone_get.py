@@ -57,6 +57,7 @@ def get(
     jobs: int = JOBS,
     trust_config: bool = False,
     vaults: Sequence[VaultAddress] = (),
+    copies_only: bool = False,
     progress: ByteProgress | None = None,
 ) -> Iterator[Outcome]:
     """Download files of the clone that contains ``dataset``; yield one outcome per file.
@@ -82,6 +83,8 @@ def get(
         Whether to accept a repository whose own configuration or hooks name programs.
     vaults
         Vaults that may have copies, in addition to those that the clone knows.
+    copies_only
+        Whether to use vaults only: neither upstream nor git-annex.
     progress
         Called with the bytes received and expected so far.
 
@@ -104,7 +107,7 @@ def get(
     meter = ProgressMeter(progress)
     clone = AnnexClone.at(Path(dataset), trust_config=trust_config)
     with BlockDigestsRecorder() as digests:
-        options = _GetOptions(recursive, jobs, trust_config, digests, tuple(vaults))
+        options = _GetOptions(recursive, jobs, trust_config, digests, tuple(vaults), copies_only)
         yield from _CloneGet(clone, paths, "", options, meter).outcomes()
 
 
@@ -127,6 +130,7 @@ class _GetOptions:
     trust_config: bool
     digests: BlockDigestsRecorder
     vaults: tuple[VaultAddress, ...]
+    copies_only: bool
 
 
 class _CloneGet:
@@ -199,7 +203,9 @@ class _CloneGet:
         if commit is None:
             raise GitError(f"{clone.top} has no git-annex branch; run 'git annex init' in it")
         branch = AnnexBranchReader(objects, commit, clone.annex_dir)
-        remotes = CloneRemotes(clone.settings, branch, self._options.vaults)
+        remotes = CloneRemotes(
+            clone.settings, branch, self._options.vaults, copies_only=self._options.copies_only
+        )
         store = stack.enter_context(AnnexObjectStore(clone))
         intentions = stack.enter_context(PendingKeys(clone))
         recorder = LocationRecorder(clone, commit, intentions)

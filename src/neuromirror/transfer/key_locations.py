@@ -96,6 +96,8 @@ class CloneRemotes:
         Its git-annex branch.
     vaults
         Vaults that may have a copy of any key, in addition to those in the branch.
+    copies_only
+        Whether to return locations in vaults only.
     """
 
     def __init__(
@@ -103,7 +105,10 @@ class CloneRemotes:
         settings: AnnexSettings,
         branch: AnnexBranchReader,
         vaults: Sequence[VaultAddress] = (),
+        *,
+        copies_only: bool = False,
     ) -> None:
+        self._copies_only = copies_only
         self._settings = settings
         self._branch = branch
         self._schemes = tuple(f"{scheme}:" for scheme in settings.schemes)
@@ -127,6 +132,8 @@ class CloneRemotes:
             own = [url for url in map(strip_claim_prefix, known) if _is_own(url)]
             if len(own) == len(known):
                 urls, known, others = [(_WEB_COST, url) for url in own], [], []
+        if self._copies_only:
+            urls, known, others = [], [], []
         copies = [self._vaults[uuid] for uuid in present if uuid in self._vaults]
         copies += [(one.cost, one) for one in self._more_vaults]
         found = [(cost, vault.copy_url(key)) for cost, vault in copies]

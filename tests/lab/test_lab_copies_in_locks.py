@@ -1,0 +1,156 @@
+"""Lock files name vaults, from which they are restored and read without upstream and mirror."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+import neuromirror
+from neuromirror.annex import VaultAddress, VaultKind
+from neuromirror.cli import main
+from neuromirror.lab.lock_copies import add_vaults
+from neuromirror.lab.lockfile import LockUnusableError
+from neuromirror.lab.pinned_vaults import PinnedVault
+from neuromirror.model import ConfigurationError
+from neuromirror.stream import open_tree
+from support.kept_dataset import NAME, REMOTE, KeptDataset
+from support.lock_folders import LockFolder, restore_lock
+from support.mirror_harness import run_git
+from support.vaults import OTHER_UUID
+
+Serve = Callable[[Path], str]
+
+
+@pytest.fixture
+def kept(tmp_path: Path, demo_files: Path) -> Iterator[KeptDataset]:
+    """A dataset with a vault that its repository does not name yet."""
+    kept = KeptDataset(tmp_path / "kept", demo_files)
+    yield kept
+    kept.stop_upstream()
+
+
+@pytest.fixture
+def locked(kept: KeptDataset, tmp_path: Path) -> LockFolder:
+    """An empty folder for a lock file."""
+    (tmp_path / "paper").mkdir()
+    return LockFolder(kept.harness, tmp_path / "paper")
+
+
+@pytest.mark.parametrize("bundle", [True, False], ids=["bundle", "manifest"])
+def test_a_lock_is_restored_from_a_vault_only(
+    kept: KeptDataset, locked: LockFolder, serve_directory: Serve, tmp_path: Path, bundle: bool
+) -> None:
+    url = kept.serve(serve_directory)
+    locked.pin(NAME, bundle=bundle)
+    (named,) = locked.pin_of(NAME).copies
+    assert named == PinnedVault(REMOTE, kept.vault.uuid, VaultKind.DIRECTORY, url)
+    kept.stop_upstream()
+    kept.remove_store()
+    found = restore_lock(locked.lock, tmp_path / "data")
+    assert found.only().status == "ok"
+    assert found.strategies(NAME)[-1] == ("the bundle" if bundle else "the manifest")
+    assert {one.status for one in found.outcomes} == {"ok"}
+    assert kept.read_all(found.folder(NAME)) == kept.contents
+    # a lock file may be untrusted: it configures no remote
+    assert REMOTE not in run_git(found.folder(NAME), "remote").split()
+
+
+def test_a_lock_opens_files_from_a_vault_only(
+    kept: KeptDataset, locked: LockFolder, serve_directory: Serve
+) -> None:
+    kept.serve(serve_directory)
+    locked.pin(NAME)
+    kept.stop_upstream()
+    kept.remove_store()
+    for path, content in kept.contents.items():
+        with neuromirror.open(locked.file, path, verify="whole-objects", cache=False) as file:
+            assert file.read() == content
+
+
+def test_upstream_is_used_as_long_as_it_exists(
+    kept: KeptDataset, locked: LockFolder, serve_directory: Serve, tmp_path: Path
+) -> None:
+    url = kept.serve(serve_directory)
+    locked.pin(NAME)
+    found = restore_lock(locked.lock, tmp_path / "data")
+    got = [one for one in found.outcomes if one.action == "get"]
+    assert len(got) == len(kept.paths)
+    assert not [one for one in got if str(one.url).startswith(url)]
+    listed = open_tree(locked.file).file(next(iter(kept.paths)))
+    assert listed is not None
+    assert [one.startswith(url) for one in listed.urls][-1]
+    assert not listed.urls[0].startswith(url)
+
+
+def test_only_vaults_are_used_if_requested(
+    kept: KeptDataset, locked: LockFolder, serve_directory: Serve, tmp_path: Path
+) -> None:
+    url = kept.serve(serve_directory)
+    locked.pin(NAME)
+    (gone, *others) = kept.paths
+    kept.vault.remove(kept.paths[gone])
+    found = restore_lock(locked.lock, tmp_path / "data", kept.harness.store, copies_only=True)
+    assert found.strategies(NAME) == ["the manifest"]
+    got = {str(one.path).rpartition("--000002/")[2]: one for one in found.outcomes}
+    assert got[gone].status == "error"
+    assert {got[path].status for path in others} == {"ok"}
+    assert all(str(got[path].url).startswith(url) for path in others)
+
+
+def test_a_folder_with_copies_is_named_on_the_command_line(
+    kept: KeptDataset, locked: LockFolder, tmp_path: Path
+) -> None:
+    kept.publish()
+    locked.pin(NAME)
+    # a path of a machine is not in a lock file
+    assert locked.pin_of(NAME).copies == ()
+    kept.stop_upstream()
+    kept.remove_store()
+    into = tmp_path / "data"
+    command = ["restore", str(locked.file), "--into", str(into), "--store", str(tmp_path / "no")]
+    assert CliRunner().invoke(main, command).exit_code == 1
+    command += ["--copies", str(kept.vault.path)]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    assert kept.read_all(into / "demo--000002") == kept.contents
+    done = CliRunner().invoke(main, [*command, "--copies", str(tmp_path / "paper")])
+    assert done.exit_code == 2
+
+
+def test_vaults_are_added_to_and_removed_from_pins(kept: KeptDataset, locked: LockFolder) -> None:
+    locked.pin(NAME)
+    before = locked.file.read_text()
+    locked.file.write_text(before.replace("[[dataset]]", "# our study\n[[dataset]]"))
+    one = PinnedVault("nas", kept.vault.uuid, VaultKind.DIRECTORY, "https://a.example/v")
+    two = PinnedVault("cold", OTHER_UUID, VaultKind.S3, "s3://bucket/lab/")
+    assert add_vaults(locked.file, {NAME: [one], "demo:000009": [two]}) == [NAME]
+    assert add_vaults(locked.file, {NAME: [one]}) == []
+    assert locked.pin_of(NAME).copies == (one,)
+    moved = msgspec.structs.replace(one, url="https://b.example/v")
+    assert add_vaults(locked.file, {NAME: [two, moved]}) == [NAME]
+    assert locked.pin_of(NAME).copies == (two, moved)
+    assert "# our study" in locked.file.read_text()
+    # a new pin keeps the vault that repositories do not name
+    locked.pin(NAME)
+    assert locked.pin_of(NAME).copies == (two,)
+    assert add_vaults(locked.file, {}, [two.uuid]) == [NAME]
+    assert locked.pin_of(NAME).copies == ()
+    wrong = PinnedVault("nas", kept.vault.uuid, VaultKind.DIRECTORY, "/srv/vault")
+    with pytest.raises(ConfigurationError):
+        add_vaults(locked.file, {NAME: [wrong]})
+    with pytest.raises(LockUnusableError):
+        add_vaults(locked.file.with_name("no.lock"), {NAME: [one]})
+
+
+def test_urls_of_copies_are_those_that_git_annex_requests() -> None:
+    key = "SHA256E-s3--" + "0" * 64 + ".a%b"
+    bare = VaultAddress(VaultKind.DIRECTORY, "https://a.example/v/")
+    name = key.replace("%", "%26s")
+    assert bare.copy_url(key).startswith("https://a.example/v/annex/objects/")
+    assert bare.copy_url(key).endswith(f"/{name}/{name}")
+    bucket = VaultAddress(VaultKind.S3, "https://a.example/b/lab/")
+    assert bucket.copy_url(key) == f"https://a.example/b/lab/{key.replace('%', '%25')}"
