@@ -70,6 +70,11 @@ class VaultAddress:
         ----------
         key
             The annex key.
+
+        Returns
+        -------
+        str
+            The URL; whether the vault has the copy is not known.
         """
         if self.kind is VaultKind.S3:
             return self.base + quote(key, safe="")

@@ -15,9 +15,9 @@ import base64
 import hashlib
 import os
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import msgspec
 import zstandard
@@ -246,6 +246,16 @@ def canonical_line(one: ListedFile | ListedSubdataset) -> bytes:
     if isinstance(one, ListedSubdataset):
         return subdataset_line(one.path.encode(), one.dataset_id, one.state)
     return manifest_line(one.path.encode(), one.digest, one.size)
+
+
+def plain_names(description: Mapping[str, Any]) -> list[str]:
+    """Return the names of the plain files in git of a dataset, sorted by their bytes.
+
+    ``description`` is its ``.neuromirror/dataset.json``.
+    """
+    own = [".datalad/config", ".gitattributes", ".neuromirror/dataset.json"]
+    modules = [".gitmodules"] * bool(description.get("parts"))
+    return sorted([*own, *modules, *description["documents"]], key=str.encode)
 
 
 class LockManifestWriter:

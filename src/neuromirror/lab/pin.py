@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from neuromirror.git import ObjectMissingError, ObjectReader
 from neuromirror.index import Index, VersionRow
@@ -25,6 +24,7 @@ from neuromirror.lab.lock_manifests import (
     LockManifestHead,
     LockManifestWriter,
     manifest_entry,
+    plain_names,
 )
 from neuromirror.lab.lockfile import (
     Lock,
@@ -520,7 +520,7 @@ class _PinWriter:
             )
             head = _head(reader, row, dataset, description.get("form", "files"))
             with LockManifestWriter(self._folder, target.name, head) as writer:
-                for name in _plain_names(description):
+                for name in plain_names(description):
                     writer.add_plain(name, reader.read(f"{row.commit}:{name}"))
                 for line in stored_record_lines(self._store, row):
                     placed = load_snapshot_entry(line)
@@ -569,10 +569,3 @@ def _text(reader: ObjectReader, name: str) -> str:
         return reader.read(name).decode("utf-8")
     except ObjectMissingError:
         return ""
-
-
-def _plain_names(description: dict[str, Any]) -> list[str]:
-    """Return the names of the plain files in git, sorted by their bytes."""
-    own = [".datalad/config", ".gitattributes", ".neuromirror/dataset.json"]
-    modules = [".gitmodules"] * bool(description.get("parts"))
-    return sorted([*own, *modules, *description["documents"]], key=str.encode)

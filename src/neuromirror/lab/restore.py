@@ -33,6 +33,9 @@ from neuromirror.lab.restore_strategies import (
     RestoreStrategy,
     RestoreTarget,
     StrategyFailedError,
+    has_annex,
+    has_commit,
+    register_submodule,
     restore_strategies,
     run_git,
 )
@@ -320,7 +323,7 @@ class _DatasetRestorer:
                 for one in placed.subdatasets:
                     try:
                         yield from self._restore_tree(target.for_subdataset(one), root, one.path)
-                        _register_submodule(root.path, one)
+                        register_submodule(root.path, one)
                     except NeuromirrorError as error:
                         self._problems.append(f"{target.prefix.decode()}{one.path}: {error}")
 
@@ -554,27 +557,3 @@ def is_restored(
         f"{root} has {what}, not {target.name} at commit {target.commit}; move it away, or "
         f"choose another folder with --into"
     )
-
-
-def has_commit(repository: Path, commit: str) -> bool:
-    """Return whether a repository has the object of a commit, given its id in hex."""
-    try:
-        run_git(repository, "cat-file", "-e", f"{commit}^{{commit}}")
-    except GitError:
-        return False
-    return True
-
-
-def has_annex(repository: Path) -> bool:
-    """Return whether a repository has a branch ``git-annex`` or ``origin/git-annex``."""
-    listed = ("refs/heads/git-annex", "refs/remotes/origin/git-annex")
-    return bool(run_git(repository, "for-each-ref", *listed).strip())
-
-
-def _register_submodule(root: Path, one: ListedSubdataset) -> None:
-    """Mark a subdataset as active in the git configuration, as ``datalad get`` does."""
-    name = f"submodule.{one.path}"
-    run_git(root, "config", f"{name}.active", "true")
-    with suppress(GitError):
-        url = run_git(root / one.path, "config", "remote.origin.url").strip()
-        run_git(root, "config", f"{name}.url", url)

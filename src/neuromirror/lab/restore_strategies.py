@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -384,3 +385,27 @@ def run_git(
         message = "; ".join(messages[:3]) or f"exit code {done.returncode}"
         raise GitError(redact(message))
     return done.stdout
+
+
+def has_commit(repository: Path, commit: str) -> bool:
+    """Return whether a repository has the object of a commit, given its id in hex."""
+    try:
+        run_git(repository, "cat-file", "-e", f"{commit}^{{commit}}")
+    except GitError:
+        return False
+    return True
+
+
+def has_annex(repository: Path) -> bool:
+    """Return whether a repository has a branch ``git-annex`` or ``origin/git-annex``."""
+    listed = ("refs/heads/git-annex", "refs/remotes/origin/git-annex")
+    return bool(run_git(repository, "for-each-ref", *listed).strip())
+
+
+def register_submodule(root: Path, one: ListedSubdataset) -> None:
+    """Mark a subdataset as active in the git configuration, as ``datalad get`` does."""
+    name = f"submodule.{one.path}"
+    run_git(root, "config", f"{name}.active", "true")
+    with suppress(GitError):
+        url = run_git(root / one.path, "config", "remote.origin.url").strip()
+        run_git(root, "config", f"{name}.url", url)

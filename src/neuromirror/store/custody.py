@@ -94,6 +94,11 @@ def published_remotes(store: Store, dataset: DatasetRef) -> dict[str, dict[str, 
     ----------
     store, dataset
         The store and the dataset.
+
+    Returns
+    -------
+    dict[str, dict[str, str]]
+        UUID → configuration, as in ``remote.log``.
     """
     repository = store.repository(dataset)
     commit = repository.refs().get(CUSTODY_BRANCH)
@@ -110,6 +115,11 @@ def published_locations(store: Store, dataset: DatasetRef) -> Iterator[tuple[str
     ----------
     store, dataset
         The store and the dataset.
+
+    Yields
+    ------
+    tuple of str and list of str
+        The key and the UUIDs, once per key.
     """
     repository = store.repository(dataset)
     commit = repository.refs().get(CUSTODY_BRANCH)
@@ -126,6 +136,11 @@ def published_vaults(store: Store, dataset: DatasetRef) -> dict[str, dict[str, s
     ----------
     store, dataset
         The store and the dataset.
+
+    Returns
+    -------
+    dict[str, dict[str, str]]
+        UUID → configuration, as in ``remote.log``.
     """
     named = published_remotes(store, dataset)
     found: dict[str, dict[str, str]] = {}
