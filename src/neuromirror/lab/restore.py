@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,7 +16,6 @@ from neuromirror.annex import (
     initialize,
     skipped_remotes_message,
 )
-from neuromirror.git import GitError
 from neuromirror.lab.clone_urls import clone_urls
 from neuromirror.lab.evidence_summary import EvidenceSummary
 from neuromirror.lab.lock_manifests import (
@@ -28,6 +26,7 @@ from neuromirror.lab.lock_manifests import (
 )
 from neuromirror.lab.lockfile import Lock, Pin
 from neuromirror.lab.minted_commit import MintedCommit
+from neuromirror.lab.restore_folders import TargetOccupiedError, is_restored
 from neuromirror.lab.restore_strategies import (
     HostUnreachableError,
     RestoreStrategy,
@@ -47,7 +46,6 @@ from neuromirror.transfer.annex_clone import committer_environment
 from neuromirror.transfer.byte_progress import MessageCallback
 from neuromirror.transfer.git_commands import disabled_filters
 from neuromirror.transfer.outcomes import Outcome, Status
-from neuromirror.transfer.repository_check import check_restored_repository
 
 _SCRATCH = ".neuromirror-restore"
 _DRAFT = "dataset"
@@ -65,10 +63,6 @@ class LockMismatchError(NeuromirrorError):
 
 class GitAnnexMissingError(ConfigurationError):
     """git-annex is not installed."""
-
-
-class TargetOccupiedError(ConfigurationError):
-    """The target folder of a dataset has other content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -502,58 +496,3 @@ class _DatasetRestorer:
             dataset=self._pin.name,
             version=self._pin.resolved.version,
         )
-
-
-def is_restored(
-    parent: SafeFolder, name: str, target: RestoreTarget, lock_dir: Path, store: Store | None
-) -> bool:
-    """Return whether a dataset is restored already, at its commit; an empty folder is not.
-
-    Parameters
-    ----------
-    parent
-        The folder that has the restored datasets.
-    name
-        The name of the dataset's folder in it.
-    target
-        The dataset and its commit.
-    lock_dir
-        The folder of the lock file.
-    store
-        The local store, whose repositories are accepted as remotes; None without one.
-
-    Raises
-    ------
-    TargetOccupiedError
-        The folder has other content.
-    UnsafePathError
-        The folder is a symlink.
-    RepositoryRefusedError
-        The repository has settings or hooks that could run programs.
-    """
-    root = parent.path / name
-    head = ""
-    try:
-        with parent.folder(name) as folder:
-            if not folder.names():
-                return False
-            git_dir = folder.status(".git")
-            if git_dir is not None and stat.S_ISDIR(git_dir.st_mode):
-                check_restored_repository(
-                    folder, (lock_dir, parent.path), None if store is None else store.root
-                )
-                with suppress(GitError):
-                    head = run_git(root, "rev-parse", "-q", "--verify", "HEAD").strip()
-    except FileNotFoundError:
-        return False
-    except NotADirectoryError as error:
-        raise TargetOccupiedError(
-            f"{root} is not a folder; choose another one with --into"
-        ) from error
-    if head == target.commit:
-        return True
-    what = f"a repository at commit {head}" if head else "other content"
-    raise TargetOccupiedError(
-        f"{root} has {what}, not {target.name} at commit {target.commit}; move it away, or "
-        f"choose another folder with --into"
-    )
