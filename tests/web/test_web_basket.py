@@ -15,12 +15,13 @@ FILE = "sub-201/sub-201_ses-01_ecephys.nwb"
 HOSTILE = '"><script>alert(1)</script>'
 PAGES = (
     *("/", "/search", "/search?q=hippocampal", "/search?q=nothing-matches", "/help", "/changes"),
+    "/api",
     *("/mirrors", "/events", "/diff", "/diff?dataset=demo:000002", "/find", "/lock"),
     *("/dataset/demo:000002", f"/dataset/{ONE}", f"/dataset/{ONE}?under=sub-201"),
     *(f"/file/{ONE}?path={FILE}", f"/preview/{ONE}?path={FILE}", "/search?archive=demo"),
 )
 _SHOWS_BASKET = re.compile(
-    r"/(#|$|(search|find|diff|events|mirrors|changes|help|lock)(#|$)|(dataset|file|volume|preview)/)"
+    r"/(#|$|(search|find|diff|events|mirrors|changes|help|lock|api)(#|$)|(dataset|file|volume|preview)/)"
 )
 
 
@@ -132,3 +133,19 @@ def test_a_basket_that_is_too_large_is_not_carried(site: RunningCatalogue) -> No
 
 def test_a_malformed_query_is_an_error_page(site: RunningCatalogue) -> None:
     assert "UTF-8" in site.text("/search?add=%ff", 400)
+
+
+def test_an_unknown_version_can_be_removed_from_the_list(site: RunningCatalogue) -> None:
+    for bad in ("demo:999999", "demo:000001@9.9", "nowhere:1", "x"):
+        page = site.page(with_basket("/lock", ONE, bad), 404)
+        (address,) = [one for one in links(page) if names_in(one) == [ONE]]
+        assert "Lock file of 1 version" in site.text(address)
+    alone = site.page(with_basket("/lock", "demo:999999"), 404)
+    assert "Your list is empty" in site.text(link_to(alone, "your list without"))
+
+
+def test_names_in_queries_have_suggestions(site: RunningCatalogue) -> None:
+    page = site.page("/diff?a=demo:000002@9.9&b=demo:000002", 404)
+    assert f"/dataset/{ONE}" in links(page)
+    assert "/search?archive=demo" in links(site.page("/search?archive=dem", 404))
+    assert "/search?archive=demo" in links(site.page("/events?mirror=dem", 404))

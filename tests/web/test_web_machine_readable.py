@@ -166,6 +166,7 @@ def test_oembed_describes_the_preview_of_a_volume(volume_site: RunningCatalogue)
     for query, status in (
         (f"url=/volume/{EM}@latest&format=xml", 400),
         ("url=https://example.org/", 400),
+        ("url=http://[", 400),
         ("url=/volume/none:x@latest", 404),
         (f"url=/file/{EM}@latest?path=none", 404),
     ):

@@ -159,7 +159,7 @@ def test_pages_of_unknown_names_suggest_similar_ones(catalogue: RunningCatalogue
     archive = catalogue.page("/dataset/nowhere:dead", 404)
     assert "/dataset/box:dead" in links(archive)
     assert "store" not in visible_text(archive)
-    assert "/search" in links(catalogue.page("/dataset/nowhere:%22*", 404))
+    assert "/search?archive=box" in links(catalogue.page("/dataset/nowhere:%22*", 404))
     folder = catalogue.page("/dataset/box:dead@latest?under=nope", 404)
     assert any(one.startswith("/dataset/box:dead@") for one in links(folder))
 

@@ -24,7 +24,7 @@ _MAX_CHARACTERS: Final = 8000
 
 _PAGES: Final = (
     r"/(?:(?:dataset|file|volume|preview)/[^\"?#]*"
-    r"|(?:search|find|diff|events|mirrors|changes|help|lock)?(?=[\"?#]))"
+    r"|(?:search|find|diff|events|mirrors|changes|help|lock|api)?(?=[\"?#]))"
 )
 """Paths of the pages that show a basket."""
 _LINK: Final = re.compile(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import Any
@@ -49,6 +49,25 @@ def suggest(
     return found
 
 
+def find_cause(
+    index: Index, error: NeuromirrorError, names: Mapping[str, tuple[str, str]]
+) -> str | None:
+    """Return the key of the name and label that cause an error; None if none of them does.
+
+    A single one is always the cause.
+    """
+    if len(names) == 1:
+        return next(iter(names))
+    for text, (name, label) in names.items():
+        try:
+            index.resolve(name, label or "latest")
+        except type(error):
+            return text
+        except NeuromirrorError:
+            continue
+    return None
+
+
 def _similar_names(
     index: Index, error: NeuromirrorError, name: str, label: str, path: str
 ) -> list[tuple[str, str]]:
@@ -69,22 +88,22 @@ def _similar_names(
             ),
             (version_address(name, row.label), f"the files of {row.name}"),
         ]
-    if isinstance(error, (UnknownDatasetError, UnknownMirrorError)):
+    if isinstance(error, UnknownMirrorError):
+        local_id = name.partition(":")[2]
+        alike = [one for one in index.similar_names(name) if one.partition(":")[2] == local_id]
+        mirrors = [one.mirror for one in index.mirror_status()]
+        return [
+            *((dataset_address(one), one) for one in alike),
+            *((search_address("", [("archive", one)]), f"datasets of {one}") for one in mirrors),
+        ]
+    if isinstance(error, UnknownDatasetError):
         terms = name.rpartition(":")[2].replace("/", " ")
         rows = islice(_search(index, terms), _MAX_SUGGESTIONS)
         found = {one.name: f"{one.name}: {one.title}" for one in rows}
-        found |= {one: one for one in _similar_datasets(index, error, name) if one not in found}
+        found |= {one: one for one in index.similar_names(name) if one not in found}
         links = [(dataset_address(one), text) for one, text in found.items()]
         return links or [(search_address(""), "all datasets of this catalogue")]
     return []
-
-
-def _similar_datasets(index: Index, error: NeuromirrorError, name: str) -> list[str]:
-    """Return similar names; if there is no such archive, those with the same identifier."""
-    names = index.similar_names(name)
-    if isinstance(error, UnknownMirrorError):
-        return [one for one in names if one.partition(":")[2] == name.partition(":")[2]]
-    return names
 
 
 def _search(index: Index, terms: str) -> Iterator[DatasetRow]:

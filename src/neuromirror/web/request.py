@@ -17,6 +17,7 @@ from neuromirror.index import (
     AmbiguousNameError,
     DatasetWithdrawnError,
     FilesNotIndexedError,
+    Index,
     IndexBusyError,
     IndexMissingError,
     IndexUnusableError,
@@ -30,7 +31,7 @@ from neuromirror.index import (
 from neuromirror.index.shapes import Answer
 from neuromirror.model import NeuromirrorError
 from neuromirror.web.basket import PARAMETER, Basket
-from neuromirror.web.error_suggestions import suggest
+from neuromirror.web.error_suggestions import find_cause, suggest
 from neuromirror.web.gateway.errors import ContentUnavailableError
 from neuromirror.web.server.datasette_pool import (
     DatasetteBusyError,
@@ -38,10 +39,14 @@ from neuromirror.web.server.datasette_pool import (
     DatasetteTimeoutError,
 )
 from neuromirror.web.site import Site, find_site
+from neuromirror.web.version_comparison import split_version_name
 
 if TYPE_CHECKING:
     from datasette.app import Datasette
 
+_NAMES = ("add", "a", "b", "dataset", "other")
+"""Query parameters with the name of a version or dataset."""
+_ARCHIVES = ("archive", "mirror")
 _NOT_FOUND_ERRORS = (UnknownDatasetError, UnknownMirrorError, UnknownVersionError, UnknownFileError)
 _BAD_REQUEST_ERRORS = (
     MalformedQueryError,
@@ -245,15 +250,29 @@ async def _suggestions(
 
     See :func:`~neuromirror.web.error_suggestions.suggest`.
     """
-    if not isinstance(error, _NOT_FOUND_ERRORS) or "name" not in request.url_vars:
+    if not isinstance(error, _NOT_FOUND_ERRORS):
         return {}
-    name = catalogue_request.path_parameter("name")
-    label = catalogue_request.path_parameter("label") if "label" in request.url_vars else ""
     path = catalogue_request.query_parameter("path")
+    names = {"": ("", "")}
+    if "name" in request.url_vars:
+        label = catalogue_request.path_parameter("label") if "label" in request.url_vars else ""
+        names = {"": (catalogue_request.path_parameter("name"), label)}
+    elif query := catalogue_request.query_parameters():
+        names = {one: split_version_name(one) for key in _NAMES for one in query.get(key, ())}
+        names |= {one: (f"{one}:", "") for key in _ARCHIVES for one in query.get(key, ())}
+
+    def look(index: Index) -> dict[str, Any]:
+        text = find_cause(index, error, names)
+        if text is None:
+            return {}
+        found = suggest(index, error, *names[text], path)
+        if request.path == "/lock" and text in catalogue_request.basket.names:
+            without = (catalogue_request.basket.removing(text), f"your list without {text}")
+            found["suggestions"] = [*found.get("suggestions", ()), without]
+        return found
+
     try:
-        return await catalogue_request.query_index(
-            lambda index: suggest(index, error, name, label, path)
-        )
+        return await catalogue_request.query_index(look)
     except NeuromirrorError:
         return {}  # report the first error instead
 

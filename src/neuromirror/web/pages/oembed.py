@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -57,7 +58,9 @@ async def oembed(request: CatalogueRequest) -> Response:
 
 def _parse(url: str) -> tuple[str, str, str, str]:
     """Return the kind of the page at a URL, and dataset, label and path."""
-    parts = urlsplit(url if url.isprintable() else "")
+    parts = urlsplit("")
+    with suppress(ValueError):
+        parts = urlsplit(url if url.isprintable() else "")
     for start in _PAGES:
         if parts.path.startswith(start):
             dataset, label = split_version_name(unquote(parts.path.removeprefix(start)))
