@@ -315,6 +315,15 @@ def test_a_promise_for_the_same_bytes_elsewhere_is_another_copy(
     assert found == {NAME: weak, "dandi:000002": strong}
 
 
+def test_a_content_of_very_many_files_is_no_copy(journal: DiskJournal, index: Index) -> None:
+    weak, strong = Retention.MUTABLE_BUCKET, Retention.VERSIONED_BUCKET
+    journal.mint([placed_file("a", 1, retention=weak), placed_file("b", 2, retention=weak)])
+    many = [placed_file(f"{number:03d}", 1, retention=strong) for number in range(100)]
+    journal.mint([*many, placed_file("b", 2, retention=strong)], "000002")
+    index.catch_up(journal)
+    assert index.copies(index.resolve(NAME)) == [CopyRow("dandi:000002", strong, 1)]
+
+
 def test_locations_are_limited_and_most_exact_first(journal: DiskJournal, index: Index) -> None:
     def at(number: int) -> tuple[Location, ...]:
         return (

@@ -252,7 +252,7 @@ class BrowseQueries(FileQueries):
         """
         number = self._dataset_number(dataset)
         added, removed, changed = (
-            dict(self._rows(sql, (number,)))
+            dict(self._all(sql, (number,)))
             for sql in (
                 "SELECT since, count(*) FROM files WHERE dataset = ? GROUP BY since",
                 "SELECT until, count(*) FROM files WHERE dataset = ? AND until IS NOT NULL "

@@ -61,7 +61,7 @@ class FacetQueries(QueryBase):
         return {
             name: {
                 row[0]
-                for row in self._rows(
+                for row in self._all(
                     "SELECT dataset FROM facets WHERE facet = ? "
                     "AND value IN (SELECT value FROM json_each(?))",
                     (name, json.dumps(list(values))),
@@ -73,7 +73,7 @@ class FacetQueries(QueryBase):
     def _facet_values(self, datasets: Sequence[int]) -> dict[int, dict[str, list[str]]]:
         """Return the values of some datasets by facet, each in the order of its name."""
         found: dict[int, dict[str, list[str]]] = {dataset: {} for dataset in datasets}
-        rows = self._rows(
+        rows = self._all(
             "SELECT dataset, facet, value FROM facets "
             "WHERE dataset IN (SELECT value FROM json_each(?)) ORDER BY facet, value",
             (json.dumps(list(datasets)),),
@@ -100,7 +100,7 @@ class FacetQueries(QueryBase):
     def _count_values(self, datasets: Sequence[int], facet: str) -> dict[str, dict[str, int]]:
         """Return the number of datasets by facet and value, of one facet or of all."""
         found: dict[str, dict[str, int]] = {}
-        rows = self._rows(
+        rows = self._all(
             "SELECT facet, value, count(*) FROM facets WHERE (?1 = '' OR facet = ?1) "
             "AND dataset IN (SELECT value FROM json_each(?2)) GROUP BY facet, value",
             (facet, json.dumps(datasets)),
@@ -118,7 +118,7 @@ class FacetQueries(QueryBase):
             The values by facet (``data_type``, ``technique``, ``species``, ``volume``), by mirror.
         """
         found: dict[str, dict[str, list[str]]] = {}
-        rows = self._rows(
+        rows = self._all(
             "SELECT m.name, f.facet, f.value FROM facets f JOIN datasets d ON d.id = f.dataset "
             "JOIN mirrors m ON m.id = d.mirror "
             "WHERE f.facet IN ('data_type', 'technique', 'species', 'volume') "

@@ -70,14 +70,18 @@ GROUP BY f.since, f.until, f.retention, strongest, is_checked
 """
 
 
-# by content first: very many blocks of a volume may be one content
-_COPIES = """
+_MAX_OCCURRENCES = 100
+"""Occurrences of a content, over all datasets and versions, above which it is no copy."""
+
+# By content first: very many blocks of a volume may be one content.
+_COPIES = f"""
 SELECT m.name || ':' || d.local_id, max(c.retention_rank), sum(c.files) AS files
 FROM (SELECT o.dataset AS dataset, max(o.retention) AS retention_rank, mine.files AS files
     FROM (SELECT content, min(retention) AS retention_rank, count(*) AS files FROM files
         WHERE dataset = ? AND since <= ? AND (until IS NULL OR until > ?) GROUP BY content) mine
     CROSS JOIN files o ON o.content = mine.content
-    WHERE o.dataset <> ? AND o.retention > mine.retention_rank GROUP BY mine.content, o.dataset) c
+    WHERE (SELECT count(*) FROM (SELECT 1 FROM files e WHERE e.content = mine.content
+        LIMIT {_MAX_OCCURRENCES + 1})) <= {_MAX_OCCURRENCES} AND o.dataset <> ? AND o.retention > mine.retention_rank GROUP BY mine.content, o.dataset) c
 JOIN datasets d ON d.id = c.dataset JOIN mirrors m ON m.id = d.mirror
 WHERE d.withdrawn = '' GROUP BY c.dataset ORDER BY files DESC, m.name, d.local_id LIMIT ?
 """
@@ -190,7 +194,8 @@ class FileQueries(QueryBase):
     def copies(self, version: VersionRow, limit: int = 5) -> list[CopyRow]:
         """Return the other datasets with the same bytes and stronger retention, most files first.
 
-        It reads every file of the version.
+        It reads every file of the version. Contents with more than 100 occurrences are not counted:
+        they are in many datasets, such as an empty file, and would take most of the time.
 
         Parameters
         ----------

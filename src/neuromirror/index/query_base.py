@@ -85,6 +85,11 @@ class QueryBase:
         with translate_errors(self.path):
             yield from self._db.execute(sql, tuple(parameters))
 
+    def _all(self, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return all rows, of a query without many or large ones: faster than :meth:`_rows`."""
+        with translate_errors(self.path):
+            return self._db.execute(sql, tuple(parameters)).fetchall()
+
     def _row(self, sql: str, parameters: Iterable[Any] = ()) -> tuple[Any, ...] | None:
         with translate_errors(self.path):
             row: tuple[Any, ...] | None = self._db.execute(sql, tuple(parameters)).fetchone()
@@ -152,7 +157,7 @@ class QueryBase:
         return f"; similar names: {', '.join(close)}" if close else ""
 
     def _claimants(self) -> dict[int, str]:
-        return dict(self._rows("SELECT id, name FROM claimants"))
+        return dict(self._all("SELECT id, name FROM claimants"))
 
 
 def version_row(row: tuple[Any, ...]) -> VersionRow:

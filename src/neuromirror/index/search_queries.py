@@ -240,7 +240,7 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
     def _search(self, text: str) -> _Search:
         """Return the datasets that match the terms or, if there are none, the corrected terms."""
         if not text.strip():
-            rows = self._rows("SELECT dataset FROM listed_datasets WHERE NOT is_subdataset")
+            rows = self._all("SELECT dataset FROM listed_datasets WHERE NOT is_subdataset")
             return _Search((), (), [Candidate(dataset) for (dataset,) in rows])
         found = self._search_terms(text)
         if not found.candidates and (corrected := self._corrected(found)):
@@ -259,7 +259,7 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
         positions = {
             dataset: position
             for position, (dataset,) in enumerate(
-                self._rows(f"SELECT dataset FROM listed_datasets ORDER BY {order}")
+                self._all(f"SELECT dataset FROM listed_datasets ORDER BY {order}")
             )
         }
         return sorted(candidates, key=lambda one: positions.get(one.dataset, len(positions)))

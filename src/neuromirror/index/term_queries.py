@@ -117,10 +117,10 @@ class TermQueries(QueryBase):
 
     def _term_matches(self, term: SearchTerm) -> TermMatches:
         """Return the datasets whose metadata match a term."""
-        stems = {row[0] for row in self._rows(_TEXT, (term.stem_query(),))}
+        stems = {row[0] for row in self._all(_TEXT, (term.stem_query(),))}
         tokens = term.token_query()
         prefixes = (
-            self._rows(_TOKENS, (tokens,)) if tokens else self._rows(_TEXT, (term.prefix_query(),))
+            self._all(_TOKENS, (tokens,)) if tokens else self._all(_TEXT, (term.prefix_query(),))
         )
         return TermMatches(stems, {row[0] for row in prefixes})
 
@@ -141,7 +141,7 @@ class TermQueries(QueryBase):
         for mask in [*fewest, every]:
             missing = tuple(term for position, term in enumerate(terms) if mask >> position & 1)
             query = path_query(token for term in missing for token in term.tokens)
-            for dataset, blocks in self._rows(_BLOCKS, (query,)) if query else ():
+            for dataset, blocks in self._all(_BLOCKS, (query,)) if query else ():
                 if dataset not in seen and (mask | found.get(dataset, 0)) == every:
                     seen.add(dataset)
                     candidates.append(Candidate(dataset, missing, blocks))
@@ -152,7 +152,7 @@ class TermQueries(QueryBase):
         if not datasets:
             return []
         query = " OR ".join(f"{term.stem_query()} OR {term.prefix_query()}" for term in terms)
-        ranked = [row[0] for row in self._rows(_BEST_FIRST, (query,)) if row[0] in datasets]
+        ranked = [row[0] for row in self._all(_BEST_FIRST, (query,)) if row[0] in datasets]
         return ranked + sorted(datasets.difference(ranked))
 
     def _dataset_ids(self, text: str, max_blocks: int) -> list[int]:

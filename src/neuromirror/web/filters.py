@@ -183,12 +183,13 @@ def format_age(time: str | datetime | None) -> str:
 
 def printable(text: object) -> str:
     """Escape unprintable characters, such as control characters; HTML is escaped elsewhere."""
-    return escape_unprintable(str(text))
+    plain = str(text)
+    return plain if plain.isascii() and plain.isprintable() else escape_unprintable(plain)
 
 
 def printable_lines(text: object) -> str:
     """Escape unprintable characters, except line breaks."""
-    return "\n".join(map(escape_unprintable, str(text).split("\n")))
+    return "\n".join(map(printable, str(text).split("\n")))
 
 
 def shell_quote(text: object) -> str:

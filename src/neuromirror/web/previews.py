@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
@@ -84,6 +85,11 @@ _MESSAGES: Final = {
 }
 
 
+@cache
+def _is_installed(package: str) -> bool:
+    return find_spec(package) is not None
+
+
 class PreviewService:
     """Makes previews of files in separate processes; for one event loop.
 
@@ -113,7 +119,7 @@ class PreviewService:
     def is_possible(self, file: PreviewSource) -> bool:
         """Return whether a file has a preview, made already or not."""
         kind = preview_kind(file.path, file.size)
-        return self.is_allowed and kind is not None and all(map(find_spec, kind.packages))
+        return self.is_allowed and kind is not None and all(map(_is_installed, kind.packages))
 
     def find_pictured(self, index: Index, row: VersionRow) -> str | None:
         """Return the path of a file whose preview has a picture, among the first of a version."""

@@ -92,7 +92,7 @@ def _read(
     events = list(index.events(name, limit=20))
     context: dict[str, Any] = {
         "dataset": shapes.Dataset.of(row).plain(),
-        "timeline": _timeline(index, name, versions, first),
+        "timeline": _timeline(index, name, versions, newest, first),
         "newest": None,
         "row": newest,
         "readme_file": None,
@@ -163,12 +163,15 @@ def _is_published(row: VersionRow) -> bool:
 
 
 def _timeline(
-    index: Index, name: str, versions: Sequence[VersionRow], first: int | None
+    index: Index,
+    name: str,
+    versions: Sequence[VersionRow],
+    newest: VersionRow | None,
+    first: int | None,
 ) -> dict[str, Any]:
     """Return the versions, newest first, optionally starting at the ordinal ``first``."""
     counted = max((one.files for one in versions), default=0) <= _MAX_COUNTED_FILES
     changes = index.change_counts(name) if counted else {}
-    newest = index.resolve(name).seq if versions else 0
     rows = [one for one in reversed(versions) if first is None or one.seq <= first]
     before = {after.seq: one for one, after in pairwise(versions)}
     looked = _within_file_limit(rows[:_DETAILED_VERSIONS])
@@ -181,7 +184,7 @@ def _timeline(
         entries.append(
             {
                 **shapes.Version.of(one).plain(),
-                "latest": one.seq == newest,
+                "latest": newest is not None and one.seq == newest.seq,
                 "before": None if earlier is None else earlier.name,
                 "changes": changes.get(one.seq, (0, 0, 0)) if known else None,
                 "changed_subdatasets": _changed_subdatasets(index, earlier, one)

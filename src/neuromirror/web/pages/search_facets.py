@@ -113,7 +113,9 @@ class SearchQuery:
         changed = (
             tuple(one for one in values if one != value) if value in values else (*values, value)
         )
-        return self.address(filters={**self.filters, facet: changed})
+        filters = {**self.filters, facet: changed}
+        pairs = [(name, one) for name, selected in filters.items() for one in selected]
+        return search_address(self.terms, pairs, self.sort)
 
     def sorts(self) -> dict[str, str]:
         """Return the labels of the orders by name."""
