@@ -251,6 +251,10 @@ class BrowseQueries(FileQueries):
         omitted.
         """
         number = self._dataset_number(dataset)
+        found = self._cached(("changes", number), lambda: self._count_changes(number), len)
+        return dict(found)
+
+    def _count_changes(self, number: int) -> dict[int, tuple[int, int, int]]:
         added, removed, changed = (
             dict(self._all(sql, (number,)))
             for sql in (

@@ -13,6 +13,7 @@ from typing import Self
 from neuromirror.index.ancestry_queries import AncestryQueries
 from neuromirror.index.browse_queries import BrowseQueries
 from neuromirror.index.connection import (
+    ReadConnection,
     file_identity,
     is_stale,
     open_reader,
@@ -30,6 +31,7 @@ from neuromirror.index.location_queries import LocationQueries
 from neuromirror.index.lookup_queries import LookupQueries
 from neuromirror.index.name_queries import NameQueries
 from neuromirror.index.replay import Journal, apply_entry, record_skipped_version
+from neuromirror.index.result_cache import ResultCache
 from neuromirror.index.retention_queries import RetentionQueries
 from neuromirror.index.rows import FailureRow
 from neuromirror.index.search_queries import SearchQueries
@@ -74,6 +76,8 @@ class Index(
         self._writable = writable
         self._lock_wait = lock_wait
         self._file = file or file_identity(path)
+        if isinstance(connection, ReadConnection):
+            self._results = ResultCache(connection)
 
     @classmethod
     def open(cls, path: Path, *, lock_wait: float = LOCK_WAIT) -> Self:

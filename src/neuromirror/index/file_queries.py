@@ -81,7 +81,8 @@ FROM (SELECT o.dataset AS dataset, max(o.retention) AS retention_rank, mine.file
         WHERE dataset = ? AND since <= ? AND (until IS NULL OR until > ?) GROUP BY content) mine
     CROSS JOIN files o ON o.content = mine.content
     WHERE (SELECT count(*) FROM (SELECT 1 FROM files e WHERE e.content = mine.content
-        LIMIT {_MAX_OCCURRENCES + 1})) <= {_MAX_OCCURRENCES} AND o.dataset <> ? AND o.retention > mine.retention_rank GROUP BY mine.content, o.dataset) c
+        LIMIT {_MAX_OCCURRENCES + 1})) <= {_MAX_OCCURRENCES}
+    AND o.dataset <> ? AND o.retention > mine.retention_rank GROUP BY mine.content, o.dataset) c
 JOIN datasets d ON d.id = c.dataset JOIN mirrors m ON m.id = d.mirror
 WHERE d.withdrawn = '' GROUP BY c.dataset ORDER BY files DESC, m.name, d.local_id LIMIT ?
 """
@@ -186,8 +187,9 @@ class FileQueries(QueryBase):
         indexed = [one.seq for one in versions if one.indexed]
         counts: list[tuple[Any, ...]] = []
         if indexed:
-            counts += self._rows(
-                _EVIDENCE_COUNTS, (versions[0].dataset, max(indexed), min(indexed))
+            given = (versions[0].dataset, max(indexed), min(indexed))
+            counts = self._cached(
+                ("evidence", *given), lambda: self._all(_EVIDENCE_COUNTS, given), len
             )
         return [_evidence_counts(one, counts) for one in versions]
 
@@ -209,9 +211,8 @@ class FileQueries(QueryBase):
         list[CopyRow]
             The datasets.
         """
-        rows = self._rows(
-            _COPIES, (version.dataset, version.seq, version.seq, version.dataset, limit)
-        )
+        given = (version.dataset, version.seq, version.seq, version.dataset, limit)
+        rows = self._cached(("copies", *given), lambda: self._all(_COPIES, given), len)
         return [
             CopyRow(name, RETENTION[retention_rank], files) for name, retention_rank, files in rows
         ]

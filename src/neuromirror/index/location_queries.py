@@ -202,6 +202,10 @@ class LocationQueries(QueryBase):
 
     def probe_summary(self, version: VersionRow) -> ProbeSummary:
         """Return counts of a version's files by their probes; it reads every file."""
+        key = "probes", version.dataset, version.seq
+        return self._cached(key, lambda: self._read_probe_summary(version))
+
+    def _read_probe_summary(self, version: VersionRow) -> ProbeSummary:
         # reading the locations of every file takes most of the time
         probed = self._row("SELECT 1 FROM locations WHERE probed_at IS NOT NULL LIMIT 1")
         joined = "locations" if probed else "(SELECT * FROM locations LIMIT 0)"

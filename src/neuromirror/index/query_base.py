@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from neuromirror.index.connection import STOPPED_MESSAGE, translate_errors
 from neuromirror.index.contents import CHECKED_BITS
@@ -19,8 +19,11 @@ from neuromirror.index.errors import (
     UnknownDatasetError,
     UnknownMirrorError,
 )
+from neuromirror.index.result_cache import ResultCache
 from neuromirror.index.rows import VersionRow
 from neuromirror.model import Digest, Evidence
+
+_T = TypeVar("_T")
 
 VERSION_COLUMNS = (
     "v.id, v.dataset, m.name, d.local_id, coalesce(d.source_uri, ''), v.seq, v.label, v.upstream, "
@@ -59,6 +62,7 @@ class QueryBase:
     path: Path
     _db: sqlite3.Connection
     _stop: Callable[[], bool] | None = None
+    _results: ResultCache | None = None
 
     def __init_subclass__(cls) -> None:
         """Report impossible rows as damage of the index."""
@@ -89,6 +93,18 @@ class QueryBase:
         """Return all rows, of a query without many or large ones: faster than :meth:`_rows`."""
         with translate_errors(self.path):
             return self._db.execute(sql, tuple(parameters)).fetchall()
+
+    def _cached(
+        self, key: Hashable, read: Callable[[], _T], size: Callable[[_T], int] = lambda _: 1
+    ) -> _T:
+        """Return a result that must not be changed: of an earlier call if the index is the same.
+
+        ``size`` returns the approximate size of a result, as a number of items.
+        """
+        if self._results is None:
+            return read()
+        with translate_errors(self.path):
+            return self._results.get(key, read, size)
 
     def _row(self, sql: str, parameters: Iterable[Any] = ()) -> tuple[Any, ...] | None:
         with translate_errors(self.path):

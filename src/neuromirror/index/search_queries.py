@@ -129,6 +129,12 @@ class MatchingFiles:
     is_complete: bool
 
 
+def _size(search: _Search) -> int:
+    """Return the approximate number of items of a search, for the cache."""
+    matched = sum(len(one.stems) + len(one.prefixes) for one in search.matches)
+    return matched + sum(1 + len(one.blocks) // 100 for one in search.candidates)
+
+
 def _batches(terms: Sequence[str]) -> Iterator[Sequence[str]]:
     return (
         terms[start : start + _TERMS_PER_QUERY] for start in range(0, len(terms), _TERMS_PER_QUERY)
@@ -215,7 +221,7 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
         if sort and sort not in SORTS:
             raise MalformedQueryError(f"there is no order {sort!r}; use {', '.join(SORTS)}")
         checked = self._check_filters(filters or {})
-        search = self._search(text)
+        search = self._cached(("search", text), lambda: self._search(text), _size)
         selected = self._selected(checked)
         chosen = self._sorted(
             [
@@ -228,8 +234,12 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
         page = chosen[start : start + limit]
         return FoundDatasets(
             rows=tuple(self._found_datasets(search, page)),
-            facets=self._facet_counts(
-                [one.dataset for one in search.candidates], checked, selected
+            facets=self._cached(
+                ("facets", text, tuple(checked.items())),
+                lambda: self._facet_counts(
+                    [one.dataset for one in search.candidates], checked, selected
+                ),
+                lambda counts: sum(map(len, counts.values())),
             ),
             total=len(chosen),
             exact=all(map(_is_sure, search.candidates)),
@@ -256,12 +266,16 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
         order = _ORDERS.get(sort)
         if order is None:
             return candidates
-        positions = {
-            dataset: position
-            for position, (dataset,) in enumerate(
-                self._all(f"SELECT dataset FROM listed_datasets ORDER BY {order}")
-            )
-        }
+        positions = self._cached(
+            ("order", sort),
+            lambda: {
+                dataset: position
+                for position, (dataset,) in enumerate(
+                    self._all(f"SELECT dataset FROM listed_datasets ORDER BY {order}")
+                )
+            },
+            len,
+        )
         return sorted(candidates, key=lambda one: positions.get(one.dataset, len(positions)))
 
     def _found_datasets(self, search: _Search, page: Sequence[Candidate]) -> Iterator[FoundDataset]:

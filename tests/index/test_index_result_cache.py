@@ -1,0 +1,80 @@
+"""Results of queries are kept while the index is unchanged, and no longer."""
+
+from __future__ import annotations
+
+import sqlite3
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from neuromirror.index import Index
+from neuromirror.index.result_cache import ResultCache
+from support.disk_journal import DiskJournal, placed_file
+
+NAME = "dandi:000001"
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    path = tmp_path / "some.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE t (n)")
+    connection.close()
+    return path
+
+
+def test_a_result_is_read_again_after_a_commit_of_another_connection(database: Path) -> None:
+    reads: list[int] = []
+    with sqlite3.connect(database) as reader, sqlite3.connect(database) as writer:
+        cache = ResultCache(reader)
+
+        def count() -> int:
+            reads.append(1)
+            return int(reader.execute("SELECT count(*) FROM t").fetchone()[0])
+
+        assert [cache.get("n", count, lambda _: 1) for _ in range(3)] == [0, 0, 0]
+        assert len(reads) == 1
+        writer.execute("INSERT INTO t VALUES (1)")
+        assert cache.get("n", count, lambda _: 1) == 0  # not committed
+        assert len(reads) == 1
+        writer.commit()
+        assert cache.get("n", count, lambda _: 1) == 1
+        assert cache.get("n", count, lambda _: 1) == 1
+        assert len(reads) == 2
+
+
+def repeat(number: int) -> list[int]:
+    return [number] * 4
+
+
+def test_the_size_of_all_results_is_limited(database: Path) -> None:
+    with sqlite3.connect(database) as reader:
+        cache = ResultCache(reader, max_size=20)
+        for number in range(100):
+            assert cache.get(number, partial(repeat, number), len) == [number] * 4
+            assert cache.size <= 20
+        assert cache.get("large", lambda: list(range(1000)), len) == list(range(1000))
+        assert cache.size <= 20
+        # the results used last are kept
+        assert cache.get(99, list, len) == [99] * 4
+        assert cache.get(0, list, len) == []
+
+
+def test_an_index_shows_each_version_at_once(journal: DiskJournal, tmp_path: Path) -> None:
+    path = tmp_path / "index.sqlite"
+    journal.mint([placed_file("recordings/one.nwb", 1)])
+    with Index.open(path) as writer:
+        writer.catch_up(journal)
+        with Index.open_readonly(path) as reader:
+            for _ in range(2):
+                assert reader.change_counts(NAME) == {1: (1, 0, 0)}
+                assert reader.find_datasets("two").total == 0
+                assert reader.find_datasets("").total == 1
+            journal.mint([placed_file("recordings/two.nwb", 2)])
+            journal.mint([placed_file("recordings/two.nwb", 2)], "000002")
+            writer.catch_up(journal)
+            assert reader.change_counts(NAME) == {1: (1, 0, 0), 2: (1, 1, 0)}
+            assert reader.find_datasets("two").total == 2
+            assert reader.find_datasets("").total == 2
