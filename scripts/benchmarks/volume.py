@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import resource
 import shutil
@@ -226,6 +227,34 @@ def intern_cutout(
     return cpu(cut)
 
 
+_INTERN_PROGRAM = """\
+import sys
+from intern.remote.boss import BossRemote
+from intern.resource.boss.resource import ChannelResource
+
+host, count, wide, high, deep, *chunk = sys.argv[1:]
+remote = BossRemote({"protocol": "http", "host": host, "token": "public"})
+channel = ChannelResource("em", "bench", "bench", type="image", datatype="uint8")
+wide, high, deep = int(wide), int(high), int(deep)
+for number in range(int(count)):
+    xs = [number * wide, (number + 1) * wide]
+    found = remote.get_cutout(
+        channel, 0, xs, [0, high], [0, deep], parallel=False, chunk_size=tuple(map(int, chunk))
+    )
+    assert found.shape == (deep, high, wide)
+"""
+
+
+def intern_program(
+    folder: Path, count: int, *, api: str, chunk: tuple[int, int, int]
+) -> tuple[float, dict[str, Any]]:
+    """Time the same as a program, from start to exit, as neuromirror's commands are timed."""
+    host = api.partition("://")[2]
+    given = [host, *map(str, (count, *BLOCK, *chunk))]
+    program = [sys.executable, "-c", _INTERN_PROGRAM, *given]
+    return cpu(lambda: subprocess.run(program, check=True, stdout=subprocess.DEVNULL))
+
+
 # --- crawl
 
 
@@ -308,6 +337,10 @@ def _lines(blocks: int) -> Iterator[dict[str, Any]]:
                     intern_cutout, api=api, parallel=False, chunk=(512, 512, 64), save=True
                 ),
                 "intern, whole": partial(intern_cutout, api=api, parallel=False, chunk=BLOCK),
+                "intern, sequential, start to exit": partial(
+                    intern_program, api=api, chunk=(512, 512, 64)
+                ),
+                "intern, whole, start to exit": partial(intern_program, api=api, chunk=BLOCK),
                 "intern, parallel": partial(
                     intern_cutout, api=api, parallel=True, chunk=(512, 512, 96)
                 ),
@@ -335,7 +368,22 @@ def _group(
     of: str, count: int, each: float | None, contenders: dict[str, Contender]
 ) -> Iterator[dict[str, Any]]:
     """Return the lines of one task; ``each`` is the number of counted items per MiB of voxels."""
+    lines = []
     for line in run_contenders("volume", contenders, [count], {}):
         rate = round(count / line["seconds"], 2)
         more = {} if each is None else {"mib_per_s": round(rate / each)}
-        yield {**line, "of": of, "per_s": rate, **more}
+        lines.append({**line, "of": of, "per_s": rate, **more})
+    for line in lines:
+        yield line | _speed_of_intern(line, lines)
+
+
+def _speed_of_intern(line: dict[str, Any], lines: list[dict[str, Any]]) -> dict[str, float]:
+    """Return how many times as fast as intern's fastest way a command of neuromirror is."""
+    if not line["what"].startswith("neuromirror"):
+        return {}
+    fastest: dict[str, float] = {}
+    for one in lines:
+        if one["what"].startswith("intern") and not one["what"].endswith("saved"):
+            name = "of_program" if one["what"].endswith("start to exit") else "of_intern"
+            fastest[name] = min(one["seconds"], fastest.get(name, math.inf))
+    return {name: round(seconds / line["seconds"], 2) for name, seconds in fastest.items()}
