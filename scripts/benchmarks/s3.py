@@ -205,12 +205,19 @@ IMPORTED: dict[str, Contender] = {
 
 @click.command("s3")
 @sizes_option(200_000)
-def s3_bench(files: tuple[int, ...], *, as_json: bool, write: bool) -> None:
+@click.option(
+    "--large",
+    multiple=True,
+    type=click.IntRange(1),
+    help="Objects of a bucket that only neuromirror mirrors, once, to show its memory; may be "
+    "given several times.",
+)
+def s3_bench(files: tuple[int, ...], large: tuple[int, ...], *, as_json: bool, write: bool) -> None:
     """List, mirror and revisit a bucket with neuromirror, boto3, aws and git annex import."""
-    report("s3", _lines(files), as_json=as_json, write=write)
+    report("s3", _lines(files, large), as_json=as_json, write=write)
 
 
-def _lines(sizes: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+def _lines(sizes: tuple[int, ...], large: tuple[int, ...]) -> Iterator[dict[str, Any]]:
     """Yield the lines of all programs; ``listings`` is the time in units of one listing."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
@@ -227,6 +234,9 @@ def _lines(sizes: tuple[int, ...]) -> Iterator[dict[str, Any]]:
             for what, run in ZARRS_LISTED.items():
                 line = in_own_process("s3", what, run, size, folder)
                 yield {**line, "listings": round(line["seconds"] / listing, 2), "of": READY_ZARRS}
+        for size in large:
+            line = in_own_process("s3", "neuromirror", mirror_bucket, size, folder)
+            yield {**line, "of": f"first sync of {size:,} objects"}
         for what, run in IMPORTED.items():
             count = min(SMALL, max(sizes))
             yield {**in_own_process("s3", what, run, count, folder), "of": "moto's server"}
