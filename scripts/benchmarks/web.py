@@ -24,6 +24,7 @@ import click
 
 from benchmarks.common import commit, machine, write_section
 from benchmarks.servers import expect
+from benchmarks.web_extras import DOWN_KBITS, LATENCY_MS, largest_paints, search_bytes
 from benchmarks.web_store import TERMS, Made, Sizes, ready
 from neuromirror.index import Index
 from neuromirror.web.addresses import (
@@ -337,11 +338,20 @@ def lines(
                 yield line("neuromirror", page, wrk(server, addresses, seconds, folder))
             if not pages:
                 yield line("neuromirror", "size of front", {"bytes": size, "unpacked": whole})
+                for one in extras(server, made):
+                    yield line(*one)
                 yield line("neuromirror", "memory", memory(server, found, folder))
         if not pages:
             with plain_datasette(made) as server:
                 for page, addresses in tables(made).items():
                     yield line("datasette", page, wrk(server, addresses, seconds, folder))
+
+
+def extras(server: Server, made: Made) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield what, page and figures of the front page's first paint, and of the search tables."""
+    yield "neuromirror", "paint of front", {"paint_ms": largest_paints(server.address)}
+    search, total = search_bytes(made.index)
+    yield "index", "search", {"search_bytes": search, "index_bytes": total}
 
 
 def _files_in(path: Path) -> int:
@@ -364,6 +374,20 @@ def as_table(results: list[dict[str, Any]]) -> str:
             rows += [
                 "",
                 f"The front page has {one['bytes']:,} bytes, {one['unpacked']:,} unpacked.",
+            ]
+        if one.get("paint_ms"):
+            paints = " and ".join(f"{ms} ms ({screen})" for screen, ms in one["paint_ms"].items())
+            rows += [
+                "",
+                f"Largest contentful paint of the front page in headless Chromium, with "
+                f"{LATENCY_MS} ms of latency per request and {DOWN_KBITS / 1000} Mbit/s: {paints}.",
+            ]
+        if "search_bytes" in one:
+            search, rest = one["search_bytes"], one["index_bytes"] - one["search_bytes"]
+            rows += [
+                "",
+                f"The tables of the search in metadata have {search / 1e6:.1f} MB, which is "
+                f"{search / rest:.1%} of the rest of the index ({rest / 1e6:,.0f} MB).",
             ]
         if "growth" in one:
             opened, left = one["descriptors"]
@@ -398,6 +422,7 @@ def as_table(results: list[dict[str, Any]]) -> str:
     type=click.Path(path_type=Path),
     help="Where the store is kept for the next run.",
 )
+@click.option("--lcp", is_flag=True, help="Only the first paint and the size of the search tables.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line on stdout.")
 @click.option("--write", is_flag=True, help="Update docs/explanation/benchmarks.md.")
 def web_bench(
@@ -410,14 +435,20 @@ def web_bench(
     pages: tuple[str, ...],
     cache: Path,
     *,
+    lcp: bool,
     as_json: bool,
     write: bool,
 ) -> None:
     """Request pages of the catalogue, by kind, with eight concurrent clients. Requires wrk."""
-    if shutil.which("wrk") is None:
+    if shutil.which("wrk") is None and not lcp:
         install_wrk()
     sizes = Sizes(datasets, versions, files, history, folder)
     made = ready(cache.expanduser(), sizes)
+    if lcp:
+        with catalogue(made) as server:
+            for _, page, figures in extras(server, made):
+                click.echo(json.dumps({"page": page, **figures}))
+        return
     results = []
     for line in lines(made, sizes, seconds, pages):
         results.append(line)
