@@ -23,6 +23,7 @@ from neuromirror.cli.demo import demo_command
 from neuromirror.cli.diff import diff_command
 from neuromirror.cli.digest import digest_command
 from neuromirror.cli.doctor import doctor_command
+from neuromirror.cli.drop import drop_command
 from neuromirror.cli.export import export_command
 from neuromirror.cli.export_lock import export_lock_command
 from neuromirror.cli.files import files_command
@@ -34,6 +35,7 @@ from neuromirror.cli.housekeeping import housekeeping_command
 from neuromirror.cli.keep import keep_command
 from neuromirror.cli.mirrors import mirrors_command
 from neuromirror.cli.pin import outdated_command, pin_command
+from neuromirror.cli.policies import policies_command
 from neuromirror.cli.publish import publish_command
 from neuromirror.cli.rebuild_index import rebuild_index_command
 from neuromirror.cli.repair import repair_command
@@ -115,7 +117,7 @@ main.add_section(
 main.add_section(
     "Data", [clone_command, get_command, cache_command, digest_command, export_command]
 )
-main.add_section("Keep", [keep_command, vault_command])
+main.add_section("Keep", [keep_command, policies_command, vault_command, drop_command])
 main.add_section(
     "Operate",
     [

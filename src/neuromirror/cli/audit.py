@@ -5,11 +5,18 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import HostMessages, Settings, settings_options
+from neuromirror.cli.vault import load_configured_vaults, vaults_option
+from neuromirror.model.errors import NeuromirrorError
+
+if TYPE_CHECKING:
+    from neuromirror.store import Store
 
 _MAX_SHOWN = 20
 """Maximum number of URLs in text output; --json prints all."""
@@ -38,11 +45,17 @@ _MAX_SHOWN = 20
     metavar="DAYS",
     help="Check only URLs that have not been checked for this many days.",
 )
+@vaults_option
 @settings_options
 def audit_command(
-    settings: Settings, names: tuple[str, ...], *, budget: int, older_than: float
+    settings: Settings,
+    names: tuple[str, ...],
+    *,
+    budget: int,
+    older_than: float,
+    vaults: Path | None,
 ) -> None:
-    """Check that the URLs of files still serve the recorded content.
+    """Check that the URLs of files, and the vaults, still have the recorded content.
 
     One run checks at most --budget URLs; run it repeatedly to check the whole store.
 
@@ -52,7 +65,11 @@ def audit_command(
     and "neuromirror show". All versions of a dataset are checked. Each server receives at most ten
     requests per second.
 
-    Exit code: 0 all checked URLs serve the content, 1 some do not or could not be checked.
+    Without names, each vault is also asked whether it still has its copies, at most --budget of
+    them; a copy that is gone does not count any more. "neuromirror vault check --full" reads them.
+
+    Exit code: 0 all checked URLs and vaults have the content, 1 some do not or could not be
+    checked.
     """
     from datetime import UTC, datetime, timedelta
 
@@ -106,4 +123,34 @@ def audit_command(
         settings.print_text(f"… and {named - _MAX_SHOWN} more (--json lists all)")
     summary = ", ".join(f"{count} {health}" for health, count in sorted(counts.items()))
     settings.print_text(f"{counts.total()} URLs checked" + (f": {summary}" if summary else ""))
+    if not names:
+        failed += _audit_vaults(settings, store, vaults, budget, older_than)
     sys.exit(1 if failed else 0)
+
+
+def _audit_vaults(
+    settings: Settings, store: Store, folder: Path | None, budget: int, days: float
+) -> int:
+    """Check the copies in all vaults; return the number of problems."""
+    from neuromirror.custody.copy_audit import audit_copies
+    from neuromirror.vault import open_ledger, open_vault
+
+    failed = 0
+    for config in load_configured_vaults(folder).vaults.values():
+        checked = lost = 0
+        try:
+            with open_ledger(store) as ledger, closing(open_vault(config, store)) as vault:
+                before = ledger.clock() - days * 86_400
+                for outcome in audit_copies(vault, ledger, before, budget):
+                    checked += 1
+                    lost += outcome.failed
+                    text = f"{outcome.status:<10} {config.name}: {outcome.key}  {outcome.message}"
+                    is_shown = outcome.failed and lost <= _MAX_SHOWN
+                    settings.emit("audit", outcome.to_json(), text if is_shown else None)
+        except NeuromirrorError as error:
+            failed += 1
+            record = {"kind": "vault", "status": "error", "vault": config.name}
+            settings.emit("audit", record | {"message": str(error)}, f"error      {error}")
+        failed += lost
+        settings.print_text(f"{checked} copies in {config.name} checked, {lost} lost or damaged")
+    return failed

@@ -99,7 +99,7 @@ def keep_command(
     rate = _parse_rate(limit_rate)
     with ExitStack() as stack:
         store = store_or_none(settings)
-        contents = stack.enter_context(_contents(settings, store, target, globs))
+        contents = stack.enter_context(selected_contents(settings, store, target, globs))
         line = stack.enter_context(ProgressLine())
         ledger = stack.enter_context(open_ledger(store))
         failed = False
@@ -127,10 +127,10 @@ def keep_command(
 
 
 @contextmanager
-def _contents(
+def selected_contents(
     settings: Settings, store: Store | None, target: str, globs: tuple[str, ...]
 ) -> Iterator[KeepContents]:
-    """Provide the contents of a lock file or of a version."""
+    """Provide the contents of a lock file or of a version, for the time of the block."""
     from neuromirror.custody.keep_plan import contents_of_lock, contents_of_version
     from neuromirror.lab.globs import escape
     from neuromirror.lab.lockfile import load_lock

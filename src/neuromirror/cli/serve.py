@@ -15,6 +15,7 @@ from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import NamedPath, Settings, settings_options
 from neuromirror.cli.publish import siblings_folder
 from neuromirror.cli.sync import format_result, worst_exit_code
+from neuromirror.cli.vault import load_configured_vaults, vaults_option
 from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -163,6 +164,7 @@ neuromirror serve --once""",
     help="Folder with sibling files; those with 'datasets' are kept up to date "
     "[default: $NEUROMIRROR_SIBLINGS, else ./siblings].",
 )
+@vaults_option
 @click.option("--once", is_flag=True, help="Run the jobs that are due now, then exit.")
 @settings_options
 def serve_command(
@@ -187,6 +189,7 @@ def serve_command(
     private_store: Path | None,
     backup: Path | None,
     siblings: Path | None,
+    vaults: Path | None,
     once: bool,
 ) -> None:
     """Run the service that keeps mirrors up to date.
@@ -255,6 +258,7 @@ def serve_command(
         housekeeping=HousekeepingSettings(
             backup_folder=None if backup is None else backup.absolute(),
             siblings_folder=siblings_folder(siblings).absolute(),
+            vaults_folder=_vaults_folder(vaults),
         ),
     )
     files = open_mirror_files(settings.mirrors_folder, names, Store(folder), options.private)
@@ -264,6 +268,15 @@ def serve_command(
         serve(store, index_path, files, options)
         return
     sys.exit(_serve_once(settings, store, index_path, files, options))
+
+
+def _vaults_folder(folder: Path | None) -> Path | None:
+    """Return the folder of vault files after a check of them; None if there is no vault."""
+    from neuromirror.config.policy_files import load_policies
+
+    configured = load_configured_vaults(folder)
+    load_policies(configured.folder, configured.vaults)
+    return configured.folder.absolute() if configured.vaults else None
 
 
 def _reject_datasets(names: tuple[str, ...]) -> None:

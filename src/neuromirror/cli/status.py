@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from neuromirror.cli.commands import command
@@ -13,6 +14,7 @@ from neuromirror.model.display import format_bytes
 
 if TYPE_CHECKING:
     from neuromirror.index import FailureRow, MirrorStatus
+    from neuromirror.service.custody_status import CustodyStatus
     from neuromirror.service.store_status import ScheduleSummary
 
 _MAX_SHOWN = 5
@@ -40,11 +42,17 @@ def status_command(settings: Settings) -> None:
     - features of the archive, as detected
     - if a service runs on the store: the jobs in progress and the time of the next one
 
-    --json prints one record per mirror, and one with status "error" per failure.
+    With vaults, it also has the contents that each policy keeps and how many of them lack copies,
+    the copies in each vault with the time of the oldest check and of the oldest full read, and the
+    last drill of each lock file.
+
+    --json prints one record per mirror, policy, vault and drill, and one with status "error" per
+    failure.
 
     Exit code: 0 no problem, 1 something fails, or the store is damaged or cannot be written, 3 an
     update is held.
     """
+    from neuromirror.service.custody_status import CustodyStatus
     from neuromirror.service.store_status import known_damage, schedule_summaries, unwritable_paths
 
     store = settings.store()
@@ -92,11 +100,48 @@ def status_command(settings: Settings) -> None:
         record = {**asdict(failure), "status": "error"}
         shown_text = None if failure.mirror in shown else f"failed  {_failure_text(failure)}"
         settings.emit("status", record, shown_text)
+    custody = CustodyStatus.load(store)
+    for record, text in _custody_lines(custody):
+        settings.emit("status", record, text)
+    for message in custody.problems():
+        code = 1
+        settings.emit("status", {"status": "error", "message": message}, f"failed  {message}")
     for message in (*known_damage(store), *unwritable_paths(store)):
         code = 1
         record = {"status": "error", "path": str(store.root), "message": message}
         settings.emit("status", record, f"damaged {message}")
     sys.exit(code)
+
+
+def _custody_lines(custody: CustodyStatus) -> Iterator[tuple[dict[str, object], str]]:
+    """Yield a record and a line per policy, vault and drill."""
+    for name, policy in custody.policies.policies.items():
+        fields = {field: getattr(policy, field) for field in policy.__struct_fields__}
+        text = f"policy {name}  {policy.contents} contents, {format_bytes(policy.bytes)}"
+        if policy.lacking:
+            text += f"; {policy.lacking} lack copies, {policy.announced} announced"
+        yield {"kind": "policy", "policy": name, "status": "ok", **fields}, text
+    for vault in custody.vaults:
+        text = f"vault {vault.name}  {vault.copies} copies, {format_bytes(vault.bytes)}"
+        if vault.oldest_check is not None and vault.oldest_read is not None:
+            text += f"; all checked since {_moment(vault.oldest_check)}"
+            text += (
+                f", all read since {_moment(vault.oldest_read) if vault.oldest_read else 'never'}"
+            )
+        if vault.damaged or vault.missing:
+            text += f"; {vault.damaged} damaged, {vault.missing} missing"
+        yield {**asdict(vault), "kind": "vault", "vault_kind": vault.kind, "status": "ok"}, text
+    for path, drill in custody.drills.items():
+        fields = {field: getattr(drill, field) for field in drill.__struct_fields__}
+        text = f"drill {path}  {_moment(drill.at)}: {drill.message}"
+        yield (
+            {"kind": "drill", "lock": path, "status": "ok" if drill.ok else "error", **fields},
+            text,
+        )
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def _mirror_lines(

@@ -36,7 +36,7 @@ from neuromirror.index.ledger import Ledger
 from neuromirror.index.ledger_rows import LedgerEvent, Wish
 from neuromirror.model import ConfigurationError
 from neuromirror.store import Store
-from neuromirror.vault import Vault, VaultError, open_vault
+from neuromirror.vault import Vault, VaultError, VaultUnavailableError, open_vault
 
 WISH_KIND: Final = "policy"
 """The kind of the wishes of policies in the ledger."""
@@ -114,6 +114,8 @@ class PolicyRun:
         Names of the policies to run; all for none.
     clock
         Returns POSIX seconds.
+    dry_run
+        Whether vaults that do not exist are not created; they count as empty.
     """
 
     def __init__(
@@ -125,6 +127,8 @@ class PolicyRun:
         policies: Policies,
         names: tuple[str, ...] = (),
         clock: Callable[[], float] = time.time,
+        *,
+        dry_run: bool = False,
     ) -> None:
         self._store = store
         self._index = index
@@ -133,6 +137,8 @@ class PolicyRun:
         self._policies = policies
         self._selected_policies = policies.find(names)
         self._clock = clock
+        self._dry_run = dry_run
+        self._is_unpublished = False
         self._vaults: dict[str, Vault] = {}
         self._selected: dict[str, SelectedContents] = {}
         self._progress: dict[str, _Progress] = {}
@@ -180,6 +186,7 @@ class PolicyRun:
             )
         keys = {one.key for some in self._selected.values() for one in some.wanted.contents}
         saved = PoliciesStatus.load(self._store)
+        self._is_unpublished = saved.is_copying
         self.plan = plan_copies(
             [one.wanted for one in self._selected.values()],
             self._copies(list(keys)),
@@ -205,6 +212,10 @@ class PolicyRun:
         """
         self._progress = {one.name: _Progress() for one in self._selected_policies}
         down: set[str] = set()
+        if self.plan.copies:
+            status = PoliciesStatus.load(self._store)
+            status.is_copying = True
+            status.save(self._store)
         for (policy_name, vault), group in groupby(
             self.plan.copies, key=lambda one: (one.policy.name, one.vault)
         ):
@@ -239,6 +250,8 @@ class PolicyRun:
         }
         copies = self._copies(list({key for some in contents.values() for key in some}))
         self._record_wishes()
+        if self._is_unpublished:
+            self._publish_all()
         found: list[Announcement] = []
         status = PoliciesStatus.load(self._store)
         status.forget_others([one.name for one in self._policies.settings.keep])
@@ -252,6 +265,7 @@ class PolicyRun:
             new = self._ledger.events.announce(policy.name, list(due), self._clock())
             found += _announcements(policy.name, [due[key] for key in new])
             status.policies[policy.name] = self._status(policy, contents, lacking, due)
+        status.is_copying = False
         status.at = now.isoformat(timespec="seconds")
         status.vaults = {name: one.problem for name, one in self.states.items() if one.problem}
         status.save(self._store)
@@ -267,12 +281,14 @@ class PolicyRun:
         problem = ""
         try:
             check_privacy(self._store, config)
-            vault = open_vault(config, self._store, create=not settings.read_only)
+            create = not (settings.read_only or self._dry_run)
+            vault = open_vault(config, self._store, create=create)
             self._closing.callback(vault.close)
             vault.check_access(write=not settings.read_only)
             self._vaults[name] = vault
         except (VaultError, ConfigurationError, OSError) as error:
-            problem = str(error)
+            is_new = self._dry_run and isinstance(error, VaultUnavailableError)
+            problem = "" if is_new else str(error)
         return VaultState(
             problem,
             settings.read_only,
@@ -335,6 +351,14 @@ class PolicyRun:
                 self._count(progress, outcome)
                 yield outcome
         publish_copies(self._store, selected.contents, target, self._present(target, items))
+
+    def _publish_all(self) -> None:
+        """Publish all copies: the last run was killed, and may not have published its own."""
+        for (policy, name), assigned in self.plan.assigned.items():
+            vault = self._vaults.get(name)
+            if vault is not None:
+                kept = self._present(vault, (one.key for one in assigned))
+                publish_copies(self._store, self._selected[policy].contents, vault, kept)
 
     def _present(self, vault: Vault, keys: Iterable[str]) -> list[str]:
         asked = list(keys)

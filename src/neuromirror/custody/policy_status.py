@@ -55,11 +55,14 @@ class PoliciesStatus(msgspec.Struct, forbid_unknown_fields=True):
         The result by name of the policy.
     vaults
         Why a vault could not be used, by its name.
+    is_copying
+        Whether a run is copying, or was killed while it did.
     """
 
     at: str = ""
     policies: dict[str, PolicyStatus] = {}
     vaults: dict[str, str] = {}
+    is_copying: bool = False
 
     @classmethod
     def load(cls, store: Store) -> Self:

@@ -151,6 +151,9 @@ def repair_copies(
     ]
     needed = ledger.wishes.needed(lost, vault.uuid)
     wanted = [key for key in lost if key in needed]
+    # what is gone and not to be kept needs no attention
+    gone = ledger.copies_in(vault.uuid, state="missing")
+    ledger.forget(vault.uuid, [one.key for one in gone if one.key not in needed])
     if not wanted or vault.config.settings.read_only:
         return
     upstream = {} if index is None else index.content_sources(wanted)

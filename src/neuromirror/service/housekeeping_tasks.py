@@ -25,6 +25,7 @@ from neuromirror.model import NeuromirrorError
 from neuromirror.net import is_local_name
 from neuromirror.publish import publish, record_outcome, sibling_datasets
 from neuromirror.service.backup import DEFAULT_GENERATIONS, back_up
+from neuromirror.service.custody_tasks import CustodyTasks
 from neuromirror.service.integrity import (
     IntegrityState,
     check_integrity,
@@ -68,7 +69,8 @@ class HousekeepingSettings:
     ``backup_folder`` receives the backups (None: no backups), of which the last
     ``backup_generations`` are kept. A location is probed again after ``audit_days`` (0: never),
     with ``audit_settings`` (None: see :func:`audit_settings_of`). Datasets are published to the
-    siblings whose files are in ``siblings_folder`` (None: to none).
+    siblings whose files are in ``siblings_folder`` (None: to none). The policies and vaults in
+    ``vaults_folder`` are run and read (None: none).
     """
 
     seconds: float = 60.0
@@ -77,6 +79,7 @@ class HousekeepingSettings:
     audit_days: float = 30.0
     audit_settings: AuditSettings | None = None
     siblings_folder: Path | None = None
+    vaults_folder: Path | None = None
 
 
 def housekeeping_tasks(
@@ -125,6 +128,12 @@ def housekeeping_tasks(
                 lambda: _publish(store, index_path, log, siblings, settings.seconds, is_stopping),
             )
         )
+    if settings.vaults_folder is not None:
+        custody = CustodyTasks(store, index_path, recorder, settings.vaults_folder, is_stopping)
+        found += [
+            HousekeepingTask("policies", HOUR, lambda: custody.run_policies(settings.seconds)),
+            HousekeepingTask("vaults", HOUR, lambda: custody.read_vaults(settings.seconds)),
+        ]
     if settings.audit_days:
         found.append(
             HousekeepingTask(

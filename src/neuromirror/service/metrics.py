@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 from neuromirror import __version__
 from neuromirror.index import Index, MirrorStatus, Schedule, TaskRow
 from neuromirror.model import NeuromirrorError, Traffic, total_traffic
+from neuromirror.service.custody_status import CustodyStatus
 from neuromirror.service.housekeeping_scheduler import HOUSEKEEPING_PREFIX
 from neuromirror.service.jobs import ALL_MIRRORS
 from neuromirror.service.schedule_writer import SUPERDATASET_PREFIX
@@ -293,6 +294,7 @@ class _StateCollector(Collector):
         )
         text = "Damaged items that the integrity check of store and index has found."
         yield _gauge("damaged_items", text, samples=[([], len(known_damage(self._store)))])
+        yield from _custody_metrics(CustodyStatus.load(self._store))
         yield from self._successes(served, {one.mirror: one for one in status}, readable)
         yield from self._disk()
 
@@ -338,6 +340,38 @@ class _StateCollector(Collector):
             free.add_metric([], usage.free)
             size.add_metric([], usage.total)
         yield from (free, size)
+
+
+def _custody_metrics(custody: CustodyStatus) -> Iterator[Metric]:
+    """Yield the state of policies, vaults and drills."""
+    policies = custody.policies.policies
+    for name, text, values in (
+        ("contents", "Contents that the policy keeps.", "contents"),
+        ("lacking_contents", "Contents with fewer copies than the policy wants.", "lacking"),
+        ("announced_contents", "Contents that the policy cannot keep in time.", "announced"),
+    ):
+        samples = [([_label(key)], getattr(one, values)) for key, one in policies.items()]
+        yield _gauge(f"policy_{name}", text, ["policy"], samples)
+    for name, text, values in (
+        ("copies", "Copies in the vault.", "copies"),
+        ("bytes", "Size of the copies in the vault.", "bytes"),
+        ("damaged_copies", "Copies with wrong bytes that are not repaired.", "damaged"),
+        ("missing_copies", "Copies that the vault has lost and that are not repaired.", "missing"),
+        (
+            "oldest_read_timestamp_seconds",
+            "When all bytes of the copy that was not read for the longest time were read.",
+            "oldest_read",
+        ),
+    ):
+        samples = [([_label(one.name)], getattr(one, values) or 0) for one in custody.vaults]
+        yield _gauge(f"vault_{name}", text, ["vault"], samples)
+    unusable = [([_label(name)], 1.0) for name in custody.policies.vaults]
+    yield _gauge("vault_unusable", "Vaults that the last run could not use.", ["vault"], unusable)
+    drills = custody.drills.values()
+    failed, text = sum(not one.ok for one in drills), "Lock files whose last drill failed."
+    yield _gauge("failed_drills", text, samples=[([], failed)])
+    oldest, text = min((one.at for one in drills), default=0), "Oldest last drill of a lock file."
+    yield _gauge("drill_oldest_timestamp_seconds", text, samples=[([], oldest)])
 
 
 def _schedule_metrics(

@@ -1,0 +1,79 @@
+"""The last drill of each lock file."""
+
+from __future__ import annotations
+
+from typing import Final, Self
+
+import msgspec
+
+from neuromirror.store import Store
+from neuromirror.store.durable_files import make_folder, write_atomically
+
+_STATE: Final = "drills"
+
+
+class DrillResult(msgspec.Struct, forbid_unknown_fields=True):
+    """The result of a drill.
+
+    Attributes
+    ----------
+    at
+        When it started, in POSIX seconds.
+    ok
+        Whether all pinned files were restored from the vaults and verified.
+    seconds
+        Duration of restoring and verifying.
+    files, bytes
+        Number and size of the restored files.
+    vaults
+        Names of the vaults.
+    blocked
+        What blocked upstream: ``kernel`` (the process had no network), or ``process`` (each
+        connection of the process was checked).
+    message
+        The result as text.
+    problems
+        What could not be restored or verified, the first ones.
+    """
+
+    at: float
+    ok: bool
+    seconds: float = 0.0
+    files: int = 0
+    bytes: int = 0
+    vaults: list[str] = []
+    blocked: str = ""
+    message: str = ""
+    problems: list[str] = []
+
+
+class DrillRecords(msgspec.Struct, forbid_unknown_fields=True):
+    """The last drill of each lock file, by its path."""
+
+    drills: dict[str, DrillResult] = {}
+
+    @classmethod
+    def load(cls, store: Store) -> Self:
+        """Return the recorded drills; none if there are none.
+
+        Parameters
+        ----------
+        store
+            The store.
+        """
+        try:
+            return msgspec.json.decode(store.task_state_path(_STATE).read_bytes(), type=cls)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return cls()
+
+    def save(self, store: Store) -> None:
+        """Save the drills.
+
+        Parameters
+        ----------
+        store
+            The store.
+        """
+        path = store.task_state_path(_STATE)
+        make_folder(path.parent)
+        write_atomically(path, msgspec.json.encode(self) + b"\n", durable=False)

@@ -1,0 +1,142 @@
+"""Housekeeping tasks for vaults: run policies, read vaults, repair copies, drill lock files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuromirror.config.policy_files import Policies, load_policies
+from neuromirror.config.vault_files import VaultConfig, load_vaults
+from neuromirror.crawl import JournalRecorder
+from neuromirror.custody.announcements import record_announcements
+from neuromirror.custody.keep import KeepOptions
+from neuromirror.custody.policies import PolicyRun
+from neuromirror.custody.policy_status import PoliciesStatus
+from neuromirror.custody.rolling_read import ReadSettings, read_due_copies, repair_copies
+from neuromirror.index import Index
+from neuromirror.model import NeuromirrorError, count_of
+from neuromirror.service.custody_status import damaged_vaults, policy_problems
+from neuromirror.store import Store
+from neuromirror.vault import Ledger, Vault, VaultError, open_ledger, open_vault
+
+_NAMED = 3
+
+
+class CustodyError(NeuromirrorError):
+    """Contents lack copies or are damaged, or a vault cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class CustodyTasks:
+    """The tasks of a service for vaults.
+
+    Attributes
+    ----------
+    store, index_path, recorder
+        The store, with its index and recorder.
+    folder
+        The folder of the vault files and of ``policies.toml``, read in each run.
+    is_stopping
+        Ends a running task early when it returns true.
+    """
+
+    store: Store
+    index_path: Path
+    recorder: JournalRecorder
+    folder: Path
+    is_stopping: Callable[[], bool]
+
+    def run_policies(self, seconds: float) -> str:
+        """Make the copies that policies lack, most urgent first.
+
+        Parameters
+        ----------
+        seconds
+            The time after which the run stops.
+
+        Returns
+        -------
+        str
+            A summary.
+
+        Raises
+        ------
+        CustodyError
+            Contents cannot be kept in time, or a vault cannot be used.
+        """
+        vaults, policies = self._load()
+        if not policies.settings.keep:
+            return "no policies"
+        options = KeepOptions(until=time.monotonic() + seconds, is_stopping=self.is_stopping)
+        with self._open() as (index, ledger):
+            run = PolicyRun(self.store, index, ledger, vaults, policies)
+            with run:
+                run.prepare()
+                copied = sum(one.status == "ok" for one in run.copy(options))
+                record_announcements(self.recorder, run.finish())
+        problems = policy_problems(PoliciesStatus.load(self.store))
+        if problems:
+            raise CustodyError("; ".join(problems[:_NAMED]))
+        return f"{count_of(copied, 'content')} copied"
+
+    def read_vaults(self, seconds: float) -> str:
+        """Read the copies that are due, and repair those that are damaged.
+
+        Parameters
+        ----------
+        seconds
+            The time after which the run stops.
+
+        Returns
+        -------
+        str
+            A summary.
+
+        Raises
+        ------
+        CustodyError
+            A copy is damaged and cannot be repaired, or a vault cannot be read.
+        """
+        configs, policies = self._load()
+        until = time.monotonic() + seconds
+        settings = ReadSettings(policies.settings.full_read_days, until, self.is_stopping)
+        problems: list[str] = []
+        read = repaired = 0
+        with self._open() as (index, ledger), ExitStack() as stack:
+            vaults = self._open_vaults(stack, configs, problems)
+            for vault in vaults:
+                try:
+                    read += sum(1 for _ in read_due_copies(vault, ledger, settings))
+                    options = KeepOptions(is_stopping=self.is_stopping)
+                    for one in repair_copies(vault, vaults, ledger, index, options):
+                        repaired += one.status == "ok"
+                except VaultError as error:
+                    problems.append(str(error))
+            problems += damaged_vaults(ledger.vaults())
+        if problems:
+            raise CustodyError("; ".join(problems[:_NAMED]))
+        text = f"{count_of(read, 'content')} read"
+        return f"{text}, {repaired} repaired" if repaired else text
+
+    def _load(self) -> tuple[dict[str, VaultConfig], Policies]:
+        vaults = load_vaults(self.folder)
+        return vaults, load_policies(self.folder, vaults)
+
+    @contextmanager
+    def _open(self) -> Iterator[tuple[Index, Ledger]]:
+        with Index.open_readonly(self.index_path) as index, open_ledger(self.store) as ledger:
+            yield index, ledger
+
+    def _open_vaults(
+        self, stack: ExitStack, configs: dict[str, VaultConfig], problems: list[str]
+    ) -> list[Vault]:
+        found = []
+        for config in configs.values():
+            try:
+                found.append(stack.enter_context(closing(open_vault(config, self.store))))
+            except NeuromirrorError as error:
+                problems.append(str(error))
+        return found

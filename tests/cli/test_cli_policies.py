@@ -1,0 +1,121 @@
+"""``neuromirror policies``, ``drop``, and what ``status`` shows of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from neuromirror.cli import main
+from neuromirror_demo import DemoArchive
+from support.mirror_harness import MirrorHarness
+from support.pinned_locks import pin_latest
+from support.vaults import write_vault
+
+POLICY = """
+[[keep]]
+name = "papers"
+what = "pins"
+locks = ["../locks"]
+vaults = ["nas", "cloud"]
+"""
+
+
+@pytest.fixture
+def lab(shared_demo: DemoArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with a mirror, a lock file, two vaults and a policy."""
+    mirror = MirrorHarness(shared_demo.mirrors, tmp_path / "store")
+    mirror.sync("demo:000001")
+    (tmp_path / "locks").mkdir()
+    pin_latest(mirror, tmp_path / "locks" / "datasets.lock", "demo:000001")
+    write_vault(tmp_path / "vaults", "nas")
+    (tmp_path / "vaults" / "cloud.toml").write_text(
+        f'kind = "directory"\npath = "{tmp_path}/cloud"\ncost_per_gb_month = 1e9\n'
+    )
+    (tmp_path / "vaults" / "policies.toml").write_text(POLICY)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def records(result: Result) -> list[dict[str, object]]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def of_kind(found: list[dict[str, object]], kind: str) -> list[dict[str, object]]:
+    return [one for one in found if one.get("kind") == kind]
+
+
+def test_a_dry_run_states_size_and_price_and_changes_nothing(lab: Path) -> None:
+    result = run("policies", "--dry-run", "--json")
+    found = records(result)
+    (policy,) = of_kind(found, "policy")
+    prices = {str(one["vault"]): one for one in of_kind(found, "vault")}
+    assert result.exit_code == 0
+    assert policy["planned"] == 2 * int(str(prices["nas"]["contents"]))
+    assert prices["cloud"]["per_month"] == prices["cloud"]["bytes"] != 0
+    assert prices["nas"]["per_month"] == 0
+    assert not (lab / "cloud").exists()
+
+
+def test_policies_are_run_and_their_copies_are_shown_and_protected(lab: Path) -> None:
+    assert run("policies").exit_code == 0
+    again = run("policies", "--json")
+    (policy,) = of_kind(records(again), "policy")
+    assert (again.exit_code, policy["status"], policy["lacking"]) == (0, "ok", 0)
+    status = records(run("status", "--json"))
+    (shown,) = of_kind(status, "policy")
+    assert shown["contents"] == policy["contents"]
+    assert {one["name"]: one["copies"] for one in of_kind(status, "vault")} == {
+        "nas": policy["contents"],
+        "cloud": policy["contents"],
+    }
+    refused = run("drop", "demo:000001", "--in", "nas", "--json")
+    assert refused.exit_code == 1
+    (plan,) = of_kind(records(refused), "plan")
+    assert plan["contents"] == 0
+
+
+def test_copies_that_no_policy_wants_are_listed_first_and_then_dropped(lab: Path) -> None:
+    assert run("keep", "demo:000001", "--in", "nas").exit_code == 0
+    assert run("keep", "demo:000001", "--in", "cloud").exit_code == 0
+    (plan,) = of_kind(records(run("drop", "demo:000001", "--in", "nas", "--json")), "plan")
+    assert int(str(plan["contents"])) > 0
+    assert run("drop", "demo:000001", "--in", "nas", "--confirm", "0" * 12).exit_code == 2
+    done = run("drop", "demo:000001", "--in", "nas", "--confirm", str(plan["id"]), "--json")
+    assert done.exit_code == 0
+    assert {one["status"] for one in records(done)} == {"ok"}
+    # the last copies stay
+    last = run("drop", "demo:000001", "--in", "cloud", "--json")
+    assert (last.exit_code, of_kind(records(last), "plan")[0]["contents"]) == (1, 0)
+
+
+def test_unknown_names_and_a_folder_without_policies_are_wrong_usage(lab: Path) -> None:
+    assert run("policies", "paper").exit_code == 2
+    assert run("drop", "demo:000001", "--in", "tape").exit_code == 2
+    (lab / "vaults" / "policies.toml").unlink()
+    assert run("policies").exit_code == 2
+
+
+def test_an_audit_finds_a_copy_that_was_removed_behind_our_back(lab: Path) -> None:
+    assert run("policies").exit_code == 0
+    copies = sorted(one for one in (lab / "vault-nas").rglob("annex/objects/**/*") if one.is_file())
+    copies[0].parent.chmod(0o755)
+    copies[0].unlink()
+    result = run("audit", "--older-than", "0", "--json", "--budget", "100")
+    lost = [one for one in records(result) if one.get("vault") and one["status"] == "error"]
+    assert result.exit_code == 1
+    assert [(one["vault"], one["key"]) for one in lost] == [("nas", copies[0].name)]
+    status = run("status", "--json")
+    assert status.exit_code == 1
+    (nas,) = [one for one in of_kind(records(status), "vault") if one["name"] == "nas"]
+    assert nas["missing"] == 1
+    # the next run of the policy replaces it
+    assert run("policies").exit_code == 0
+    assert copies[0].is_file()
+    assert run("status").exit_code == 0
