@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import random
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -105,8 +108,9 @@ def test_a_content_of_more_than_half_of_the_limit_is_not_cached(tmp_path: Path) 
 def test_only_the_owner_has_access(cache: PieceCache) -> None:
     write(cache, CONTENT, 0)
     write(cache, CONTENT[:MIB], 0)
-    for path in (cache.folder, *cache.folder.rglob("*")):
-        assert path.stat().st_mode & 0o077 == 0 or cache.folder.stat().st_mode & 0o777 == 0o700
+    files = [path for path in cache.folder.rglob("*") if path.is_file()]
+    assert len(files) == 2
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
     assert cache.folder.stat().st_mode & 0o777 == 0o700
 
 
@@ -204,3 +208,19 @@ def test_a_whole_content_that_was_cut_off_is_written_again(tmp_path: Path) -> No
     with cache.new_content(name) as file:
         file.write(b"content" * 100)
     assert cache.content(name).read(0, name.size) == b"content" * 100
+
+
+def test_clearing_waits_for_a_process_that_removes_contents(cache: PieceCache) -> None:
+    write(cache, CONTENT, 0)
+    (entry,) = cache.entries()
+    with (cache.folder / "lock").open("w") as lock, ThreadPoolExecutor(1) as threads:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert cache.prune(0) == (0, 0)
+        for remove in (lambda: cache.prune(0, wait=True), cache.clear):
+            write(cache, CONTENT, 0)
+            removed = threads.submit(remove)
+            time.sleep(0.1)
+            assert [*cache.entries()]
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            assert removed.result(30) == (1, entry.stored)
+            fcntl.flock(lock, fcntl.LOCK_EX)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,17 @@ def test_damaged_file_is_refused(tmp_path: Path, change: str) -> None:
     (tmp_path / "lines").write_bytes(content)
     with pytest.raises(ZstdFrameError), SortedLines(tmp_path / "lines", _key) as lines:
         list(lines.lines_from(b""))
+
+
+def test_long_lines_do_not_fill_the_memory(tmp_path: Path) -> None:
+    written = [b"%03d " % number + b"x" * (2 << 20) for number in range(60)]
+    (tmp_path / "lines").write_bytes(_written(written))
+    with SortedLines(tmp_path / "lines", _key) as lines:
+        tracemalloc.start()
+        try:
+            assert sum(1 for _ in lines.lines_from(b"")) == len(written)
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert held < 48 << 20
+        assert next(lines.lines_from(b"000")) == written[0]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import random
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from neuromirror import stream
 from neuromirror.cache import PieceCache, open_cache
+from neuromirror.cache.cached_content import CachedContent, Data
 from neuromirror.stream import ContentGoneError, WrongBytesError
+from neuromirror.stream.cache_filling import fill_cache
+from neuromirror.stream.trees import listed_file
+from support.block_digests import digests_of, etag_key
 from support.range_server import RangeServer, ServedTree
 
 MIB = 1 << 20
@@ -169,3 +175,45 @@ def test_a_content_is_read_without_a_cache_that_cannot_be_written(
         with stream.open(tree, "x.bin", verify="whole-objects", cache=cache) as opened:
             assert opened.read() == CONTENT
     assert cache.folder.read_bytes() == b"no folder"
+
+
+class SlowCache(PieceCache):
+    """A cache on a slow disk."""
+
+    def write(self, content: CachedContent, start: int, data: Data) -> None:
+        time.sleep(0.1)
+        super().write(content, start, data)
+
+
+def test_a_filled_cache_has_every_content(tmp_path: Path) -> None:
+    slow, contents = SlowCache(tmp_path / "pieces", 1 << 30), {"empty": b"", "parts": CONTENT}
+    contents["large"] = random.Random(3).randbytes(6 * MIB)
+    tree = ServedTree()
+    with RangeServer({f"/{path}": content for path, content in contents.items()}) as web:
+        tree.add("empty", b"", f"{web.url}/empty")
+        tree.add("large", contents["large"], f"{web.url}/large", piece_size=MIB)
+        # the MD5s of parts that are no multiple of a leaf, as from a lock file
+        part_size = 1_000_000
+        key = etag_key(CONTENT, part_size)
+        tree.files["parts"] = listed_file("parts", key, (f"{web.url}/parts",))
+        known = digests_of(CONTENT, MIB, part_size)
+        tree.digests["parts"] = replace(known, root=b"", layer=b"", sha256="")
+        found = {one.path: one for one in fill_cache(tree, (), slow)}
+    assert {path: one.status for path, one in found.items()} == {
+        "empty": "notneeded",
+        "parts": "ok",
+        "large": "ok",
+    }, found
+    for path in ("parts", "large"):
+        with stream.open(tree, path, cache=slow) as opened:  # without the server
+            assert opened.read() == contents[path]
+    assert len([*slow.entries()]) == 2
+
+
+def test_a_cache_that_cannot_be_filled_is_an_error(cache: PieceCache) -> None:
+    cache.folder.touch()
+    tree = ServedTree()
+    with RangeServer({"/x": CONTENT}) as web:
+        tree.add("x", CONTENT, f"{web.url}/x", piece_size=MIB)
+        (found,) = fill_cache(tree, (), cache)
+    assert found.status == "error"

@@ -251,7 +251,7 @@ def test_zeros_are_not_requested(server: RangeServer, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("piece_size", [None, 1 << 14])
 def test_shards_are_read_by_range_if_they_have_block_digests(
-    server: RangeServer, tmp_path: Path, piece_size: int | None
+    server: RangeServer, tmp_path: Path, piece_size: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = np.random.default_rng(7)
     voxels = drawn.integers(0, 60_000, (256, 256), "u2")
@@ -280,6 +280,15 @@ def test_shards_are_read_by_range_if_they_have_block_digests(
     else:
         assert server.bytes_requested < whole / 2
     assert np.array_equal(opened[...], voxels)
+    if piece_size is None:
+        for name, limit in (("piece_checks.MAX_WHOLE", 1000), ("verified_object.MAX_WHOLE", 1000)):
+            monkeypatch.setattr(f"neuromirror.stream.{name}", limit)
+        monkeypatch.setattr("neuromirror.stream.tree_objects._MAX_HELD", whole - 1)
+        server.requests.clear()
+        with pytest.raises(UnverifiableError):
+            open_zarr(tree)[:64, :64]
+        assert not [one for one in server.requests if one.path == "/c/0/0"]
+        monkeypatch.undo()
     damaged = bytearray(server.contents["/c/0/0"])
     damaged[100] ^= 1
     server.contents["/c/0/0"] = bytes(damaged)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from PIL import Image
 
 from neuromirror.index import Index
 from neuromirror.previews import Preview
 from neuromirror.previews.images import draw_plane
+from neuromirror.previews.zarr import preview_zarr
 from neuromirror.web.previews import PreviewService, PreviewUnavailableError, find_zarr
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.bucket_contents import FUSION
@@ -111,3 +113,39 @@ def test_a_plane_is_drawn_from_dark_to_bright() -> None:
     assert image.getpixel((39, 29)) > 250
     flat = draw_plane(np.full((2000, 3000), 7, "uint16"), "Flat")
     assert max(flat.width, flat.height) <= 768
+
+
+class FolderFiles:
+    """A folder as the files of a version."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.read: set[str] = set()
+
+    def git_document(self, path: str) -> bytes | None:
+        self.read.add(path)
+        file = self.folder / path
+        return file.read_bytes() if file.is_file() else None
+
+    def read_object(self, path: str, max_bytes: int) -> bytes | None:
+        return None
+
+    def has(self, path: str) -> bool:
+        return (self.folder / path).exists()
+
+    def entries(self, folder: str) -> Iterator[tuple[str, bool]]:
+        for one in sorted((self.folder / folder).iterdir()):
+            yield one.name, one.is_dir()
+
+
+def test_only_the_listed_arrays_of_a_large_zarr_are_read(tmp_path: Path) -> None:
+    group = zarr.create_group(tmp_path)
+    for number in range(60):
+        inner = group.create_group(f"{number:02}") if number % 2 else group
+        inner.create_array(f"{number:02}-array", shape=(2,), dtype="u1")
+    found = FolderFiles(tmp_path)
+    preview = preview_zarr(found, "")  # type: ignore[arg-type]
+    (table,) = preview.tables
+    assert len(table.rows) == 40
+    assert {row[0] for row in table.rows} >= {"00-array", "01/01-array"}
+    assert not {path for path in found.read if path.startswith("58")}

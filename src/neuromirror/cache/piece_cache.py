@@ -79,6 +79,11 @@ class PieceCache:
         self._unchecked: int | None = None
         self._failed = False
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether pieces are no longer written, because the folder could not be written."""
+        return self._failed
+
     def content(self, name: ContentName) -> CachedContent:
         """Return a content as far as it is in the cache, which may be not at all.
 
@@ -170,21 +175,28 @@ class PieceCache:
                     found = path.stat()
                     yield CachedEntry(path.name, found.st_blocks * 512, found.st_mtime, path)
 
-    def prune(self, limit: int | None = None) -> tuple[int, int]:
+    def prune(self, limit: int | None = None, *, wait: bool = False) -> tuple[int, int]:
         """Remove the least recently used contents until the cache is small enough.
 
         Parameters
         ----------
         limit
             The size in bytes; by default the limit of the cache.
+        wait
+            Wait for another process that is removing contents; else nothing is removed then.
 
         Returns
         -------
         tuple of (int, int)
             The number of removed contents, and their size on the disk in bytes.
+
+        Raises
+        ------
+        OSError
+            A content cannot be removed.
         """
         removed = freed = 0
-        with self._exclusive() as is_held:
+        with self._exclusive(wait=wait) as is_held:
             if not is_held:
                 return 0, 0
             found = sorted(self.entries(), key=lambda one: one.used)
@@ -204,9 +216,15 @@ class PieceCache:
         -------
         tuple of (int, int)
             Their number, and their size on the disk in bytes.
+
+        Raises
+        ------
+        OSError
+            A content cannot be removed.
         """
-        found = self.prune(-1)
+        found = self.prune(-1, wait=True)
         for name in (_WHOLE, _PIECES):
+            # other processes may write there
             shutil.rmtree(self.folder / name, ignore_errors=True)
         return found
 
@@ -228,7 +246,7 @@ class PieceCache:
             self.prune(int(self.limit * _KEPT))
 
     @contextmanager
-    def _exclusive(self) -> Iterator[bool]:
+    def _exclusive(self, *, wait: bool) -> Iterator[bool]:
         """Hold the lock of the cache; yields whether it is held, because another process may."""
         try:
             descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -236,7 +254,7 @@ class PieceCache:
             yield False
             return
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             is_held = True
         except BlockingIOError:
             is_held = False

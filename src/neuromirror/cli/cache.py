@@ -11,7 +11,7 @@ import click
 from neuromirror.cli.commands import argument, command
 from neuromirror.cli.common import Settings, settings_options
 from neuromirror.model.display import count_of, format_bytes
-from neuromirror.model.errors import ConfigurationError
+from neuromirror.model.errors import ConfigurationError, NeuromirrorError
 
 if TYPE_CHECKING:
     from neuromirror.cache import PieceCache
@@ -128,14 +128,18 @@ def _show(settings: Settings, cache: PieceCache) -> None:
 def _remove(settings: Settings, cache: PieceCache, action: str, size: str | None) -> None:
     from neuromirror.cache import parse_size
 
-    if action == "clear":
-        removed, freed = cache.clear()
-    else:
+    limit: int | None = -1
+    if action == "prune":
         try:
             limit = None if size is None else parse_size(size)
         except ValueError as error:
             raise ConfigurationError(f"--size: {error}") from None
-        removed, freed = cache.prune(limit)
+    try:
+        removed, freed = cache.clear() if action == "clear" else cache.prune(limit, wait=True)
+    except OSError as error:
+        raise NeuromirrorError(
+            f"{error.filename or cache.folder} cannot be removed from the cache: {error.strerror}"
+        ) from error
     settings.emit(
         "cache",
         {"folder": str(cache.folder), "removed": removed, "bytes": freed},

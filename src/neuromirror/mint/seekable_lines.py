@@ -32,6 +32,8 @@ _ENTRY = struct.Struct("<II")
 _FOOT = struct.Struct("<IBI")
 _FRAME_HEADER: Final = 18
 _CACHED_FRAMES: Final = 64
+_CACHED_BYTES: Final = 32 << 20
+"""Maximum size of the cached frames without that of the last one: a frame may be one long line."""
 
 
 def write_seekable_lines(file: IO[bytes], lines: Iterable[bytes]) -> None:
@@ -186,8 +188,11 @@ class SortedLines:
         lines = _decompress_lines(os.pread(self._file.fileno(), packed, offset), size)
         with self._lock:
             self._frames[number] = lines
-            while len(self._frames) > _CACHED_FRAMES:
-                self._frames.popitem(last=False)
+            held = sum(self._table[one][2] for one in self._frames)
+            while len(self._frames) > _CACHED_FRAMES or (
+                held > _CACHED_BYTES and len(self._frames) > 1
+            ):
+                held -= self._table[self._frames.popitem(last=False)[0]][2]
         return lines
 
 

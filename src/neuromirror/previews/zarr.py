@@ -56,8 +56,11 @@ class _FilesStore(ReadOnlyStore):
     def _has(self, key: str) -> bool:
         return self._files.has(self._path(key))
 
-    def _entries(self, folder: str) -> Iterable[tuple[str, bool]]:
+    def entries(self, folder: str) -> Iterable[tuple[str, bool]]:
+        """Return the names in a folder, each with whether it is a folder."""
         return self._files.entries(self._path(folder))
+
+    _entries = entries
 
     def _path(self, key: str) -> str:
         return "/".join(filter(None, (self._folder, key)))
@@ -85,13 +88,14 @@ def preview_zarr(files: VersionFiles, folder: str) -> Preview:
     """
     import zarr
 
-    opened = zarr.open(_FilesStore(files, folder), mode="r")
+    store = _FilesStore(files, folder)
+    opened = zarr.open(store, mode="r")
     if isinstance(opened, zarr.Array):
         return _preview([("", opened)], {}, opened)
     attributes = dict(opened.attrs)
     levels = list(_levels(opened, attributes))
     arrays = levels or [
-        (path, one) for path, one in _arrays(opened, "", _MAX_DEPTH) if one.ndim > 0
+        (path, one) for path, one in _arrays(store, opened, "", _MAX_DEPTH) if one.ndim > 0
     ]
     return _preview(arrays, attributes, _coarse(array for _, array in levels))
 
@@ -119,16 +123,24 @@ def _describe(array: zarr.Array[Any]) -> list[str]:
     return [sizes(array.shape), sizes(array.chunks), str(array.dtype)]
 
 
-def _arrays(group: zarr.Group, within: str, depth: int) -> Iterator[tuple[str, zarr.Array[Any]]]:
+def _arrays(
+    store: _FilesStore, group: zarr.Group, within: str, depth: int
+) -> Iterator[tuple[str, zarr.Array[Any]]]:
     """Yield the arrays of a group with their paths."""
     import zarr
 
-    for name, member in islice(group.members(), _MAX_ARRAYS):
+    # Group.members reads the metadata of all of them, which may be thousands
+    folders = (name for name, is_folder in store.entries(within.rstrip("/")) if is_folder)
+    for name in islice(folders, _MAX_ARRAYS):
+        try:
+            member = group[name]
+        except KeyError:
+            continue
         path = f"{within}{name}"
         if isinstance(member, zarr.Array):
             yield path, member
         elif depth:
-            yield from _arrays(member, f"{path}/", depth - 1)
+            yield from _arrays(store, member, f"{path}/", depth - 1)
 
 
 def _multiscale(attributes: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from neuromirror.cache import PieceCache
+from neuromirror.cache.cached_content import LEAF
 from neuromirror.lab.globs import WatchedGlobs
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import ConfigurationError, NeuromirrorError
@@ -15,6 +17,7 @@ from neuromirror.stream.opening import open_object
 from neuromirror.stream.stored_pieces import content_name
 from neuromirror.stream.transport import Transport
 from neuromirror.stream.trees import VersionTree
+from neuromirror.stream.verified_object import VerifiedObject
 from neuromirror.transfer.outcomes import Outcome, Status
 
 JOBS: Final = 4
@@ -22,6 +25,9 @@ JOBS: Final = 4
 
 _STEP: Final = 8 << 20
 _ACTION: Final = "cache"
+_WRITE_SECONDS: Final = 10.0
+_POLL_SECONDS: Final = 0.02
+"""How long, and how often, to look for pieces that are being written."""
 
 
 class CacheTooSmallError(ConfigurationError):
@@ -109,16 +115,38 @@ def _fill(tree: VersionTree, file: ListedFile, transport: Transport, cache: Piec
     name = content_name(file)
     if name is None:
         return outcome("impossible", "no digest of its content is known")
+    if not name.size:
+        return outcome("notneeded", "it is empty")
     cached = cache.content(name)
     if cached.has(0, name.size):
         return outcome("notneeded", "in the cache")
     try:
         content = open_object(tree, file, transport, "whole-objects", cache, memory=_STEP)
-        for start in range(0, content.size, _STEP):
-            content.read_ranges([(start, start + _STEP)])
-            content.forget(start)
+        if content.check.piece_size % LEAF == 0 or content.check.piece_size >= content.size:
+            for _ in _blocks(content):
+                pass
+        else:  # the cache does not keep leaves that two pieces share
+            with cache.new_content(name) as copy:
+                for block in _blocks(content):
+                    copy.write(block)
+            cached.pieces_path.unlink(missing_ok=True)
     except NeuromirrorError as error:
         return outcome("error", str(error))
-    if not cached.has(0, name.size):
-        return outcome("error", f"it was verified, but {cache.folder} cannot be written")
+    except OSError as error:
+        return outcome("error", _unwritable(cache, error.strerror or str(error)))
+    until = time.monotonic() + _WRITE_SECONDS
+    while not cached.has(0, name.size):  # a piece is written after it was handed over
+        if cache.has_failed or time.monotonic() > until:
+            return outcome("error", _unwritable(cache, "the disk is full, or not writable"))
+        time.sleep(_POLL_SECONDS)
     return outcome("ok")
+
+
+def _blocks(content: VerifiedObject) -> Iterator[bytes]:
+    for start in range(0, content.size, _STEP):
+        yield content.read_ranges([(start, start + _STEP)])[0]
+        content.forget(start)
+
+
+def _unwritable(cache: PieceCache, why: str) -> str:
+    return f"it was verified, but {cache.folder} cannot be written: {why}"

@@ -19,7 +19,7 @@ from neuromirror.model import (
 )
 from neuromirror.stream.errors import ExcludedFileError, UnverifiableError
 from neuromirror.stream.opening import open_object
-from neuromirror.stream.piece_checks import MAX_WHOLE, Verify, WholeCheck
+from neuromirror.stream.piece_checks import NoCheck, Verify, WholeCheck
 from neuromirror.stream.transport import Transport
 from neuromirror.stream.trees import VersionTree, content_checksum
 from neuromirror.stream.verified_object import VerifiedObject
@@ -146,7 +146,11 @@ class TreeObjects:
         if found is None or isinstance(found, bytes):
             return found
         opened = self._open(found, LEAF_SIZE)
-        if opened.check.piece_size > max(_MAX_HELD, MAX_WHOLE):
+        # of the latter, a part is read from a copy of the whole content
+        if opened.size > _MAX_HELD and (
+            opened.check.piece_size > _MAX_HELD
+            or (isinstance(opened.check, NoCheck) and opened.check.is_verified)
+        ):
             raise UnverifiableError(
                 f"{self._tree.name}: {found.path}: only the digest of the whole content of "
                 f"{opened.size} bytes is known, which is too large to verify a part of it; run "
