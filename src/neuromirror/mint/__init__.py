@@ -1,5 +1,6 @@
 """Write snapshots as git objects in packs: equal snapshots give equal object ids."""
 
+from neuromirror.mint.annex_branch import REMOTE_LOG
 from neuromirror.mint.commits import MINT_SPEC, commit_bytes
 from neuromirror.mint.custody_branch import (
     CustodyCommit,
@@ -34,6 +35,7 @@ from neuromirror.mint.zstd_lines import (
 __all__ = [
     "LONGEST_LINE",
     "MINT_SPEC",
+    "REMOTE_LOG",
     "BaseManifestDamagedError",
     "CustodyCommit",
     "CustodyRemote",

@@ -37,7 +37,7 @@ class CloneTree(GitTree):
         super().__init__(git_dir, commit, _annex_commit(git_dir), str(folder))
 
     def local_content(self, file: ListedFile) -> Path | None:
-        """Return the path of the content in the clone; None if it is missing there."""
+        """Return the path of the content in the clone or in a vault; None without one."""
         tree, _ = self._locate(file.path)
         if not isinstance(tree, CloneTree) or not file.key:
             return None
@@ -46,7 +46,7 @@ class CloneTree(GitTree):
             path = tree._objects / folder.decode() / name / name
             if path.exists():
                 return path
-        return None
+        return super().local_content(file)
 
     def _open_subdataset(self, path: str, commit: str) -> GitTree:
         try:

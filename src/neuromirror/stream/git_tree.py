@@ -9,12 +9,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from neuromirror.annex import (
+    VaultAddress,
     parse_key,
     parse_link_target,
     parse_pointer,
     strip_claim_prefix,
     url_log_path,
+    urls_with_copies,
 )
 from neuromirror.git import (
     GITLINK_MODE,
@@ -32,6 +36,7 @@ from neuromirror.store import Store, StoreDamagedError
 from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.stream.errors import StreamError
 from neuromirror.stream.manifest_tree import ManifestFiles
+from neuromirror.stream.published_copies import PublishedCopies
 from neuromirror.stream.trees import AccessRules, FolderEntry, listed_file
 from neuromirror.transfer.annex_branch import present_values
 from neuromirror.transfer.annex_settings import AnnexSettings
@@ -55,7 +60,8 @@ class GitTree:
         The name of the version, for messages.
     source_host
         The host of the archive, with its port, to which requests are allowed even if it is in a
-        private network, because the operator of the store named it; empty for none.
+        private network, because the operator of the store named it; empty for none. The same holds
+        for the hosts of vaults that the store names.
     store
         The store that has the subdatasets and block digests; None without a store.
     """
@@ -76,9 +82,11 @@ class GitTree:
         self._source_host = source_host
         self._subdatasets: dict[str, GitTree] = {}
         self._subdatasets_lock = threading.Lock()
-        is_local = bool(source_host) and is_local_name(_host_name(source_host))
-        hosts = frozenset((source_host,)) if is_local else frozenset[str]()
-        self._access = AccessRules(AnnexSettings.load(repository), hosts)
+        settings = AnnexSettings.load(repository)
+        self._copies = PublishedCopies(self._tree, annex_commit, None if store else settings)
+        named = {source_host} if store is None else {source_host, *self._copies.hosts()}
+        hosts = frozenset(one for one in named if one and is_local_name(_host_name(one)))
+        self._access = AccessRules(settings, hosts)
         self._digests = [BlockDigestsFolder.of_user()]
         if store is not None:
             self._digests.insert(0, BlockDigestsFolder.of_store(store))
@@ -103,8 +111,10 @@ class GitTree:
         if tree._records is not None:
             # one look-up instead of several in git; their URLs are those of the version
             found = tree._records.file(path, inner)
-            if tree._is_manifest or found is None or found.urls:
-                return found
+            if found is not None and (tree._is_manifest or found.urls):
+                return tree._with_copies(found)
+            if found is None:
+                return None
         content = tree._annexed_pointer(inner)
         if content is None:
             name = inner.rpartition("/")[2].encode("utf-8", "surrogateescape")
@@ -113,7 +123,7 @@ class GitTree:
                 raise tree._no_manifest_error(path)
             return None
         key = _annex_key(content)
-        return None if key is None else listed_file(path, key, tree._urls(key))
+        return None if key is None else tree._with_copies(listed_file(path, key, tree._urls(key)))
 
     def document(self, path: str) -> bytes | None:
         """Return the content of a plain file in git; None if there is no such file."""
@@ -152,8 +162,23 @@ class GitTree:
         return None
 
     def local_content(self, file: ListedFile) -> Path | None:
-        """Return None: a bare repository has no contents."""
-        return None
+        """Return the path of a copy in a vault on this machine; None without one."""
+        return self._locate(file.path)[0]._copies.local_copy(file.key)
+
+    def vaults(self, file: ListedFile) -> list[VaultAddress]:
+        """Return the vaults that have a copy of a file, the preferred ones first.
+
+        Parameters
+        ----------
+        file
+            A file of this state.
+
+        Returns
+        -------
+        list of VaultAddress
+            The vaults.
+        """
+        return self._locate(file.path)[0]._copies.vaults(file.key)
 
     def close(self) -> None:
         """Let the git processes finish."""
@@ -163,6 +188,13 @@ class GitTree:
             if self._records is not None:
                 self._records.close()
             self._tree.close()
+
+    def _with_copies(self, file: ListedFile) -> ListedFile:
+        """Return a file with the URLs of its copies in vaults."""
+        vaults = [one for one in self._copies.vaults(file.key) if one.is_url]
+        if not vaults:
+            return file
+        return replace(file, urls=urls_with_copies(file.key, file.urls, vaults))
 
     # --- entries
 

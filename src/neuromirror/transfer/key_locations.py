@@ -19,7 +19,6 @@ from neuromirror.annex import (
     parse_remote_log,
     strip_claim_prefix,
     url_glob,
-    vault_address,
 )
 from neuromirror.sources.volumes import VOLUME_REMOTE
 from neuromirror.transfer.annex_branch import (
@@ -32,6 +31,7 @@ from neuromirror.transfer.annex_branch import (
 )
 from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.transfer.block_bodies import is_block_url
+from neuromirror.transfer.enabled_vaults import enabled_vaults
 from neuromirror.transfer.s3_access import SCHEME
 
 _WEB_COST: Final = 200.0
@@ -115,7 +115,7 @@ class CloneRemotes:
         self._remote_configs = parse_remote_log(branch.file(b"remote.log"))
         webs = (uuid for uuid, one in self._remote_configs.items() if one.get("type") == "web")
         self._web_uuids = frozenset((WEB_UUID, *webs))
-        self._vaults = self._usable_vaults()
+        self._vaults = self._vault_costs()
         self._more_vaults = tuple(vaults)
         self._costs = self._remote_costs()
         self._webs, self._default_web_cost = self._web_remotes()
@@ -169,25 +169,13 @@ class CloneRemotes:
     def _is_supported(self, url: str) -> bool:
         return url.lower().startswith(self._schemes)
 
-    def _usable_vaults(self) -> dict[str, tuple[float, VaultAddress]]:
-        """Return the vaults whose copies are read here, with their costs, by UUID.
-
-        A vault at a path of this machine is used only if it is a remote of the clone: the branch
-        may come from another machine.
-        """
+    def _vault_costs(self) -> dict[str, tuple[float, VaultAddress]]:
+        """Return the vaults whose copies are read here, with their costs, by UUID."""
         found = {}
-        for uuid, config in self._remote_configs.items():
-            vault, name = vault_address(config), self._name_of(uuid)
-            if vault is None:
-                continue
-            cost = vault.cost
-            if name is not None:
-                if self._settings.is_true(f"remote.{name}.annex-ignore"):
-                    continue
-                cost = _parse_number(self._settings.get(f"remote.{name}.annex-cost"), cost)
-            remote_url = "" if name is None else self._settings.get(f"remote.{name}.url")
-            if vault.is_url or vault.base == remote_url:
-                found[uuid] = cost, vault
+        for uuid, vault in enabled_vaults(self._remote_configs, self._settings).items():
+            name = self._name_of(uuid)
+            given = "" if name is None else self._settings.get(f"remote.{name}.annex-cost")
+            found[uuid] = _parse_number(given, vault.cost), vault
         return found
 
     def _remote_costs(self) -> dict[str, float]:

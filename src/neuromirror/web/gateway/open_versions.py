@@ -15,7 +15,6 @@ from neuromirror.store import Store
 from neuromirror.stream import (
     Transport,
     VerifiedObject,
-    VersionTree,
     open_object,
     tree_of_version,
 )
@@ -39,7 +38,7 @@ class OpenVersion:
     """
 
     def __init__(self, store: Store, row: VersionRow, limits: RequestLimits) -> None:
-        self.tree: VersionTree = tree_of_version(store, row)
+        self.tree = tree_of_version(store, row)
         self._limits = limits
         self._lock = threading.Lock()
         self._transport: Transport | None = None

@@ -13,6 +13,7 @@ from functools import partial
 from itertools import islice
 from typing import Final, TypeVar
 
+from neuromirror.annex import VaultAddress, urls_with_copies
 from neuromirror.git import GitError, ObjectMissingError
 from neuromirror.index import FileRow, Index, LocationRow, UnknownFileError, VersionRow
 from neuromirror.lab.lock_manifests import ListedFile
@@ -252,10 +253,10 @@ class GatewayService:
         return await self._look(find)
 
     async def public_urls(self, row: VersionRow, file: ListedFile) -> list[str]:
-        """Return the URLs of a file at the archive that need no credentials.
+        """Return the URLs of a file that need no credentials.
 
-        Those that name the version of the object come first. URLs whose last probe failed are left
-        out.
+        Those of the archive that name the version of the object come first. URLs whose last probe
+        failed are left out. Copies in vaults are last, or first if a vault is preferred.
         """
 
         def look(index: Index) -> Sequence[str]:
@@ -269,9 +270,16 @@ class GatewayService:
                 return file.urls
             return _public_urls(index.locations(found.content, limit=_MAX_LOCATIONS))
 
-        urls = await self._reader.query(look)
+        def find_vaults() -> list[VaultAddress]:
+            with self._versions.use(row) as version:
+                return [one for one in version.tree.vaults(file) if one.is_url]
+
+        vaults = await self._look(find_vaults)
+        copies = {one.copy_url(file.key) for one in vaults}
+        urls = [url for url in await self._reader.query(look) if url not in copies]
         public = [url for url in urls if _may_redirect_to(url)]
-        return sorted(public, key=lambda url: url_version_id(url) is None)
+        public.sort(key=lambda url: url_version_id(url) is None)
+        return list(urls_with_copies(file.key, public, vaults))
 
     async def content_size(self, row: VersionRow, file: ListedFile) -> int:
         """Return the size in bytes of a content that can be verified.
