@@ -25,6 +25,7 @@ _BENCHES = (
     "verify",
     "volume",
     "get",
+    "keep",
     "first",
     "fanout",
     "pin",

@@ -43,6 +43,9 @@ from neuromirror.vault import CopyRefusedError, Presence, Vault, VaultError
 JOBS: Final = 8
 """Default number of concurrent copies."""
 
+_COPIES_PER_JOB: Final = 4
+"""Copies that the vault makes itself at a time, per job: they use no bandwidth of this machine."""
+
 _COMMIT_COUNT: Final = 1000
 _COMMIT_SECONDS: Final = 5.0
 _SAMPLE: Final = 32
@@ -80,7 +83,7 @@ class KeepOptions:
     Attributes
     ----------
     jobs
-        Number of concurrent copies.
+        Number of concurrent downloads; of copies that the vault makes itself, four times as many.
     allowed_hosts
         Hosts of archives, with their ports, that may be accessed whatever their addresses are.
     bytes_per_second
@@ -249,8 +252,12 @@ class _KeepRun:
 
     def _adopt(self) -> Iterator[KeepOutcome]:
         """Yield outcomes for contents that the vault has and that are not recorded."""
+        if not self._vault.has_listing and len(self._left) > _SAMPLE:
+            return  # storing a content that is there already changes nothing
 
         def check(one: Presence) -> tuple[Presence, str | None]:
+            if one.method == "listing" and not self._vault.is_checked_at_once:
+                (one,) = self._vault.presence([one.key])
             if is_proof(one):
                 return one, None
             return one, find_fault(self._vault, one.key, self._stop)
@@ -278,7 +285,8 @@ class _KeepRun:
             return None, ""
 
         items = [one for one in self._left.values() if any(map(self._vault.can_copy, one.urls))]
-        for stored, url in map_in_order(self._options.jobs, self._stop, copy, items):
+        jobs = _COPIES_PER_JOB * self._options.jobs
+        for stored, url in map_in_order(jobs, self._stop, copy, items):
             if stored is not None:
                 self._confirm(stored, "copied within the service", url)
                 self._options.report_bytes(stored.size)
@@ -395,6 +403,9 @@ class _KeepRun:
             return []
         # before they are recorded: a crash of the machine may lose what is not on the disk
         self._vault.flush()
+        # a new copy replaces one that was damaged, which the other methods prove by themselves
+        replaced = [stored.key for stored, _, _ in confirmed if stored.method == "git-annex"]
+        self._ledger.forget(self._vault.uuid, replaced)
         self._ledger.record(self._vault.uuid, [stored for stored, _, _ in confirmed])
         return [
             replace(

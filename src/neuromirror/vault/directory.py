@@ -102,6 +102,11 @@ class DirectoryVault:
         """True: files are looked up, not requested."""
         return True
 
+    @property
+    def has_listing(self) -> bool:
+        """True."""
+        return True
+
     def locations(self, key: str) -> tuple[str, ...]:
         """Return the ``file:`` URL of a content and, if the folder is served, its ``https:`` URL.
 

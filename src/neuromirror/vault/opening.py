@@ -44,7 +44,9 @@ def open_vault(config: VaultConfig, store: Store | None, *, create: bool = False
         from neuromirror.vault.s3 import S3Vault
 
         return S3Vault(config, create=create)
-    raise ConfigurationError(f"{config.path}: vaults of this kind are not supported yet")
+    from neuromirror.vault.special_remote import SpecialRemoteVault
+
+    return SpecialRemoteVault(config, _private_repository(config, store), create=create)
 
 
 def directory_path(config: VaultConfig, store: Store | None) -> Path:
@@ -77,6 +79,15 @@ def directory_path(config: VaultConfig, store: Store | None) -> Path:
             "with --store"
         )
     return store.root / "vaults" / config.name
+
+
+def _private_repository(config: VaultConfig, store: Store | None) -> Path:
+    """Return the folder of the private repository of a special remote."""
+    if store is not None:
+        return store.ledger_path.parent / "special-remotes" / f"{config.name}.git"
+    from platformdirs import user_data_path
+
+    return user_data_path("neuromirror") / "special-remotes" / f"{config.name}.git"
 
 
 def open_ledger(store: Store | None) -> Ledger:

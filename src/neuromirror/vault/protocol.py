@@ -56,6 +56,11 @@ class Vault(Protocol):
         """Whether :meth:`presence` of any number of keys is fast and free of charge."""
         ...
 
+    @property
+    def has_listing(self) -> bool:
+        """Whether the vault can list what it has, whoever stored it."""
+        ...
+
     def locations(self, key: str) -> tuple[str, ...]:
         """Return the URLs of a content for readers, whether or not the vault has it.
 

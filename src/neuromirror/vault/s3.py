@@ -85,6 +85,11 @@ class S3Vault:
         """False: each key is a request, or all objects are listed."""
         return False
 
+    @property
+    def has_listing(self) -> bool:
+        """True."""
+        return True
+
     def locations(self, key: str) -> tuple[str, ...]:
         """Return the public URL of a content if there is one, and its ``s3:`` URL.
 

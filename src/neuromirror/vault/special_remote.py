@@ -1,0 +1,400 @@
+"""A vault in a special remote of git-annex: rsync, rclone, WebDAV, ORA and others.
+
+git-annex transfers everything, from and to a private bare repository that has the configuration of
+the special remote. A content is in that repository only while it is transferred.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+
+from neuromirror.annex import hash_lower, key_file_name, parse_key
+from neuromirror.config.vault_files import SpecialRemoteVaultFile, VaultConfig
+from neuromirror.git import git_environment
+from neuromirror.index.ledger_rows import Stored
+from neuromirror.model import ConfigurationError
+from neuromirror.net import redact
+from neuromirror.store import file_lock
+from neuromirror.store.durable_files import make_folder
+from neuromirror.vault.errors import (
+    CopyMissingError,
+    CopyRefusedError,
+    VaultReadOnlyError,
+    VaultUnavailableError,
+)
+from neuromirror.vault.object_files import move_object, remove_object
+from neuromirror.vault.protocol import Presence
+
+_LOCK_WAIT: Final = 120.0
+_MAX_FAILURES: Final = 4
+"""Consecutive transfers that fail before the vault counts as unavailable."""
+_IDENTITY: Final = {
+    f"GIT_{role}_{what}": value
+    for role in ("AUTHOR", "COMMITTER")
+    for what, value in (("NAME", "neuromirror"), ("EMAIL", "vault@neuromirror.invalid"))
+}
+
+
+class SpecialRemoteVault:
+    """A vault in a special remote. Thread-safe.
+
+    Parameters
+    ----------
+    config
+        The configured vault.
+    folder
+        The private repository.
+    create
+        Whether to set up the special remote, unless the repository has it.
+
+    Attributes
+    ----------
+    config
+        The configured vault.
+    uuid
+        The git-annex UUID of the vault, computed from its type and options.
+
+    Raises
+    ------
+    VaultUnavailableError
+        The special remote is not set up, or cannot be.
+    ConfigurationError
+        Its contents would be encrypted.
+    """
+
+    def __init__(self, config: VaultConfig, folder: Path, *, create: bool = False) -> None:
+        assert isinstance(config.settings, SpecialRemoteVaultFile)
+        self.config = config
+        self._settings = config.settings
+        self._folder = folder
+        self._options = {"encryption": "none", **config.settings.options}
+        if self._options["encryption"] != "none":
+            raise ConfigurationError(
+                f"{config.path}: encryption: the cipher would be in this machine's private "
+                "repository only; use 'none'"
+            )
+        named = json.dumps([config.settings.type, self._options], sort_keys=True)
+        self.uuid = str(uuid.uuid5(uuid.NAMESPACE_URL, f"neuromirror-vault:{named}"))
+        self._lock = threading.Lock()
+        self._failures = 0
+        if create:
+            self._set_up()
+        elif not (folder / "HEAD").exists():
+            raise VaultUnavailableError(
+                f"vault {config.name}: its special remote is not set up on this machine; "
+                "'neuromirror keep' does it"
+            )
+
+    @property
+    def is_checked_at_once(self) -> bool:
+        """False: git-annex asks the special remote for each key."""
+        return False
+
+    @property
+    def has_listing(self) -> bool:
+        """False: special remotes cannot list their contents."""
+        return False
+
+    def locations(self, key: str) -> tuple[str, ...]:
+        """Return no URL: only git-annex can read the vault.
+
+        Parameters
+        ----------
+        key
+            Not used.
+
+        Returns
+        -------
+        tuple of str
+            Empty.
+        """
+        return ()
+
+    def remote_config(self) -> dict[str, str]:
+        """Return the configuration with which ``git annex enableremote`` sets it up in clones.
+
+        Returns
+        -------
+        dict[str, str]
+            The type and the options. It is not enabled by itself: it may run programs.
+        """
+        return {**self._options, "name": self.config.name, "type": self._settings.type}
+
+    def presence(self, keys: Sequence[str]) -> Iterator[Presence]:
+        """Yield what the special remote states about contents; one check per key.
+
+        Parameters
+        ----------
+        keys
+            Annex keys.
+
+        Yields
+        ------
+        Presence
+            One per key, in order; the size is that in the key.
+        """
+        if not keys:
+            return
+        command = ["checkpresentkey", "--batch", self.config.name]
+        done = self._run(*command, input="".join(f"{key}\n" for key in keys))
+        replies = done.stdout.split()
+        if len(replies) != len(keys):
+            raise self._unavailable(done.stderr)
+        for key, reply in zip(keys, replies, strict=True):
+            size = (parse_key(key).size or 0) if reply == "1" else None
+            yield Presence(key, size, "git-annex")
+
+    def store(self, key: str, path: Path, sha256: str | None = None) -> Stored:
+        """Store the content of a file, which the caller has verified with the key.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+        path
+            The file; it is not changed.
+        sha256
+            Not used.
+
+        Returns
+        -------
+        Stored
+            The content, which git-annex found in the special remote afterwards.
+
+        Raises
+        ------
+        VaultError
+            The whole vault cannot be used.
+        CopyRefusedError
+            git-annex could not store the content.
+        """
+        self.check_access(write=True)
+        draft = self._folder / "annex" / "tmp" / f"{uuid.uuid4()}"
+        shutil.copyfile(path, draft)
+        return self._send(key, draft)
+
+    def store_bytes(self, key: str, content: memoryview) -> Stored:
+        """Store a content that is in memory, and which the caller has verified with the key.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+        content
+            The bytes.
+
+        Returns
+        -------
+        Stored
+            As for :meth:`store`, which raises the same errors.
+        """
+        self.check_access(write=True)
+        draft = self._folder / "annex" / "tmp" / f"{uuid.uuid4()}"
+        draft.write_bytes(content)
+        return self._send(key, draft)
+
+    def _send(self, key: str, draft: Path) -> Stored:
+        size = draft.stat().st_size
+        draft.chmod(0o444)
+        move_object(os.fsencode(draft), self._object_path(key))
+        try:
+            done = self._run("copy", f"--key={key}", f"--to={self.config.name}")
+        finally:
+            remove_object(self._object_path(key))
+        if done.returncode:
+            raise self._refused(key, done.stderr)
+        (found,) = self.presence([key])
+        if found.size is None:
+            raise self._refused(key, "it is not there after it was stored")
+        self._failures = 0
+        return Stored(key, size, "git-annex")
+
+    def can_copy(self, url: str) -> bool:
+        """Return False: git-annex transfers everything through this machine.
+
+        Parameters
+        ----------
+        url
+            Not used.
+
+        Returns
+        -------
+        bool
+            False.
+        """
+        return False
+
+    def copy_from(self, key: str, url: str) -> Stored | None:
+        """Return None, see :meth:`can_copy`.
+
+        Parameters
+        ----------
+        key, url
+            Not used.
+
+        Returns
+        -------
+        None
+            Always.
+        """
+        return None
+
+    def open(self, key: str) -> BinaryIO:
+        """Download a content and open it; close it after use.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+
+        Returns
+        -------
+        BinaryIO
+            The bytes, which are not verified.
+
+        Raises
+        ------
+        CopyMissingError
+            The vault does not have it.
+        CopyRefusedError
+            git-annex could not download it.
+        """
+        done = self._run("get", f"--key={key}", f"--from={self.config.name}")
+        path = self._object_path(key)
+        try:
+            file = open(path, "rb")  # noqa: SIM115 - the caller closes it
+        except FileNotFoundError:
+            (found,) = self.presence([key])
+            if found.size is None:
+                raise CopyMissingError(f"vault {self.config.name}: no content of {key}") from None
+            raise self._refused(key, done.stderr) from None
+        # the open file keeps its bytes
+        remove_object(path)
+        return cast(BinaryIO, file)
+
+    def remove(self, key: str) -> None:
+        """Remove a content; it is no error if the vault does not have it.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+
+        Raises
+        ------
+        CopyRefusedError
+            git-annex could not remove it.
+        """
+        self.check_access(write=True)
+        self._run("setpresentkey", key, self.uuid, "1")
+        done = self._run("drop", "--force", f"--key={key}", f"--from={self.config.name}")
+        if done.returncode:
+            raise self._refused(key, done.stderr)
+
+    def keys(self) -> Iterator[tuple[str, int]]:
+        """Yield the annex key and the size of the contents that were stored from this machine."""
+        done = self._run("findkeys", f"--in={self.config.name}")
+        if done.returncode:
+            raise self._unavailable(done.stderr)
+        for one in self.presence(done.stdout.split()):
+            if one.size is not None:
+                yield one.key, one.size
+
+    def check_access(self, *, write: bool = False) -> None:
+        """Raise an error that states why the vault cannot be used.
+
+        Parameters
+        ----------
+        write
+            Whether it is to be written.
+
+        Raises
+        ------
+        VaultUnavailableError
+            git-annex is not installed.
+        VaultReadOnlyError
+            It is to be written, and the configuration forbids it.
+        """
+        if write and self.config.settings.read_only:
+            raise VaultReadOnlyError(f"{self.config.path}: the vault is read-only")
+        if shutil.which("git-annex") is None:
+            raise VaultUnavailableError(
+                f"vault {self.config.name}: git-annex is not installed; pip install git-annex"
+            )
+
+    def flush(self) -> None:
+        """Do nothing: git-annex confirms what is stored."""
+
+    def close(self) -> None:
+        """Do nothing: no process is left running."""
+
+    def _set_up(self) -> None:
+        self.check_access()
+        make_folder(self._folder.parent)
+        lock = self._folder.with_name(f".{self._folder.name}.lock")
+        with file_lock(lock, f"the vault {self.config.name}", _LOCK_WAIT):
+            if (self._folder / "neuromirror-ready").exists():
+                return
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.mkdir(mode=0o700)
+            name, kind = self.config.name, self._settings.type
+            options = [f"{option}={value}" for option, value in self._options.items()]
+            for command in (
+                ("git", "init", "-q", "--bare", str(self._folder)),
+                ("git", "annex", "init", "-q", "neuromirror"),
+                # bytes are verified here, so that wrong ones can be reported
+                ("git", "config", "annex.verify", "false"),
+                ("git", "annex", "initremote", "-q", name, f"type={kind}", *options,
+                 f"uuid={self.uuid}"),
+            ):  # fmt: skip
+                done = self._start(command)
+                if done.returncode:
+                    raise self._unavailable(done.stderr)
+            make_folder(self._folder / "annex" / "tmp")
+            (self._folder / "neuromirror-ready").touch()
+
+    def _run(self, *arguments: str, input: str = "") -> subprocess.CompletedProcess[str]:
+        return self._start(("git", "annex", *arguments), input)
+
+    def _start(self, command: Iterable[str], input: str = "") -> subprocess.CompletedProcess[str]:
+        environment = git_environment(self._folder, fetch_missing=True, credentials=True)
+        return subprocess.run(
+            list(command),
+            cwd=self._folder,
+            env={**environment, **_IDENTITY},
+            input=input,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+
+    def _object_path(self, key: str) -> bytes:
+        name = key_file_name(key)
+        folder = os.fsencode(self._folder / "annex" / "objects")
+        return b"/".join((folder, hash_lower(key), name, name))
+
+    def _refused(self, key: str, why: str) -> CopyRefusedError | VaultUnavailableError:
+        """Return the error of one content; after several in a row, that of the whole vault."""
+        with self._lock:
+            self._failures += 1
+            if self._failures >= _MAX_FAILURES:
+                return self._unavailable(why)
+        return CopyRefusedError(f"vault {self.config.name}: {key}: {_one_line(why)}")
+
+    def _unavailable(self, why: str) -> VaultUnavailableError:
+        return VaultUnavailableError(
+            f"vault {self.config.name}: git-annex cannot use the special remote: {_one_line(why)}"
+        )
+
+
+def _one_line(text: Any) -> str:
+    return redact(" ".join(str(text).split())[-600:]) or "no reason given"

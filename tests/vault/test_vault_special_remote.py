@@ -1,0 +1,86 @@
+"""The special-remote vault, with real git-annex and its special remote ``directory``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from neuromirror.config.vault_files import load_vault
+from neuromirror.model import ConfigurationError
+from neuromirror.vault import CopyMissingError, CopyRefusedError, VaultUnavailableError
+from neuromirror.vault.special_remote import SpecialRemoteVault
+from support.vaults import key_of
+
+
+def new_vault(tmp_path: Path, kind: str = "directory", **options: str) -> SpecialRemoteVault:
+    (tmp_path / "remote").mkdir(exist_ok=True)
+    given = options or {"directory": str(tmp_path / "remote")}
+    folder = tmp_path / "vaults"
+    folder.mkdir(exist_ok=True)
+    path = folder / "tape.toml"
+    lines = "".join(f'{name} = "{value}"\n' for name, value in given.items())
+    path.write_text(f'kind = "special-remote"\ntype = "{kind}"\n[options]\n{lines}')
+    return SpecialRemoteVault(load_vault(path), tmp_path / "private" / "tape.git", create=True)
+
+
+def test_a_content_is_stored_read_listed_and_removed(tmp_path: Path) -> None:
+    vault = new_vault(tmp_path)
+    content = b"some bytes" * 1000
+    key, other = key_of(content), key_of(b"other")
+    stored = vault.store_bytes(key, memoryview(content))
+    assert (stored.size, stored.method) == (10_000, "git-annex")
+    assert [one.size for one in vault.presence([key, other])] == [10_000, None]
+    with vault.open(key) as file:
+        assert file.read() == content
+    assert list(vault.keys()) == [(key, 10_000)]
+    # nothing stays in the private repository
+    assert not list((tmp_path / "private").rglob(f"*/{key}/{key}"))
+    vault.remove(key)
+    vault.remove(key)
+    with pytest.raises(CopyMissingError):
+        vault.open(key)
+
+
+def test_the_uuid_is_the_same_on_every_machine(tmp_path: Path) -> None:
+    vault = new_vault(tmp_path)
+    key = key_of(b"x")
+    vault.store_bytes(key, memoryview(b"x"))
+    shutil.rmtree(tmp_path / "private")
+    elsewhere = new_vault(tmp_path)
+    assert elsewhere.uuid == vault.uuid
+    with elsewhere.open(key) as file:
+        assert file.read() == b"x"
+
+
+def test_a_remote_that_is_gone_is_one_error_per_content_and_then_of_the_vault(
+    tmp_path: Path,
+) -> None:
+    vault = new_vault(tmp_path)
+    shutil.move(tmp_path / "remote", tmp_path / "unmounted")
+    errors = []
+    for number in range(4):
+        content = b"%d" % number
+        with pytest.raises((CopyRefusedError, VaultUnavailableError)) as caught:
+            vault.store_bytes(key_of(content), memoryview(content))
+        errors.append(type(caught.value))
+    assert errors == [CopyRefusedError] * 3 + [VaultUnavailableError]
+
+
+def test_what_cannot_be_set_up_is_one_error(tmp_path: Path) -> None:
+    with pytest.raises(VaultUnavailableError, match="no-such-type"):
+        new_vault(tmp_path, kind="no-such-type", url="x")
+    with pytest.raises(ConfigurationError, match="encryption"):
+        new_vault(tmp_path, directory=str(tmp_path / "remote"), encryption="shared")
+
+
+def test_wrong_bytes_are_returned_as_they_are(tmp_path: Path) -> None:
+    vault = new_vault(tmp_path)
+    key = key_of(b"right bytes")
+    vault.store_bytes(key, memoryview(b"right bytes"))
+    (stored,) = (path for path in (tmp_path / "remote").rglob("*") if path.is_file())
+    stored.chmod(0o644)
+    stored.write_bytes(b"wrong bytes")
+    with vault.open(key) as file:
+        assert file.read() == b"wrong bytes"
