@@ -31,6 +31,7 @@ REVIEWED = {
     "crawl.FailureLog(recorder)": "the recorder that crawl.open_recorder returned",
     "crawl.rebuild_index(progress)": _PROGRESS,
     "custody.KeepOptions(report_bytes)": _PROGRESS,
+    "custody.adopt_files(progress)": _PROGRESS,
     "index.RemoteIndex(sender)": "sends queries to the writer of the service (ADR 26)",
     "index.SandboxIndex(prepare)": "adds the SQL functions of Datasette to a connection",
     "mint.mint(label)": _PURE,
