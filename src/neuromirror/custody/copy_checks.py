@@ -6,9 +6,10 @@ import threading
 from typing import Final
 
 from neuromirror.index.ledger_rows import CheckMethod
+from neuromirror.model import NeuromirrorError
 from neuromirror.transfer.content_checks import check_for
 from neuromirror.transfer.key_checksums import key_checksum
-from neuromirror.vault import CopyMissingError, Presence, Vault
+from neuromirror.vault import CopyRefusedError, Presence, Vault
 
 _BLOCK: Final = 1 << 20
 
@@ -29,6 +30,10 @@ def read_method(key: str) -> CheckMethod:
     return "full-read" if key_checksum(key).algorithm else "size"
 
 
+class UncheckedCopyError(NeuromirrorError):
+    """A copy was not read to its end, so that nothing is known about its bytes."""
+
+
 def find_fault(vault: Vault, key: str, stop: threading.Event | None = None) -> str | None:
     """Read a copy completely; return why its bytes are not those of its key.
 
@@ -39,29 +44,36 @@ def find_fault(vault: Vault, key: str, stop: threading.Event | None = None) -> s
     key
         The annex key.
     stop
-        Ends the reading when it is set; the result is then a fault.
+        Ends the reading when it is set.
 
     Returns
     -------
     str or None
-        The reason; None if the bytes are right.
+        The reason: other bytes, or a bad sector of a disk; None if the bytes are right.
 
     Raises
     ------
+    CopyMissingError
+        The vault does not have it.
+    UncheckedCopyError
+        It was not read to its end, or the kind of its key is not supported.
     VaultError
         The vault cannot be read.
     """
     check = check_for(key)
     if check is None:
-        return "the kind of the key is not supported"
+        raise UncheckedCopyError(f"{key}: keys of this kind cannot be verified")
     try:
         with vault.open(key) as file:
             while block := file.read(_BLOCK):
                 check.update(block)
                 if stop is not None and stop.is_set():
-                    return "the check was stopped"
-    except CopyMissingError:
-        return "the vault does not have it"
+                    raise UncheckedCopyError(f"{key}: the check was stopped")
+    except CopyRefusedError as error:
+        raise UncheckedCopyError(str(error)) from error
+    except OSError as error:
+        vault.check_access()  # a disk that is gone says nothing about its copies
+        return f"its bytes cannot be read: {error}"
     return check.mismatch()
 
 

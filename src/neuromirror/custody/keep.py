@@ -18,7 +18,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from neuromirror.custody.copy_checks import find_fault, is_proof, read_method
+from neuromirror.custody.copy_checks import (
+    UncheckedCopyError,
+    find_fault,
+    is_proof,
+    read_method,
+)
 from neuromirror.custody.keep_plan import KeepItem
 from neuromirror.custody.sinks import UploadSink, open_sink
 from neuromirror.index.ledger import Ledger
@@ -38,7 +43,7 @@ from neuromirror.transfer.key_checksums import key_checksum
 from neuromirror.transfer.outcomes import Outcome, Status
 from neuromirror.transfer.rate_limit import RateLimit
 from neuromirror.transfer.work_tree import map_in_order
-from neuromirror.vault import CopyRefusedError, Presence, Vault, VaultError
+from neuromirror.vault import CopyMissingError, CopyRefusedError, Presence, Vault, VaultError
 
 JOBS: Final = 8
 """Default number of concurrent copies."""
@@ -256,18 +261,22 @@ class _KeepRun:
             return  # storing a content that is there already changes nothing
 
         def check(one: Presence) -> tuple[Presence, str | None]:
+            """Return what the vault has, with an empty reason if it was not read to its end."""
             if one.method == "listing" and not self._vault.is_checked_at_once:
                 (one,) = self._vault.presence([one.key])
             if is_proof(one):
                 return one, None
-            return one, find_fault(self._vault, one.key, self._stop)
+            try:
+                return one, find_fault(self._vault, one.key, self._stop)
+            except (CopyMissingError, UncheckedCopyError):
+                return one, ""
 
         present = (one for one in self._vault.presence(list(self._left)) if one.size is not None)
         for one, fault in map_in_order(self._options.jobs, self._stop, check, present):
             if fault is None:
                 method: CheckMethod = "s3-sha256" if is_proof(one) else read_method(one.key)
                 self._confirm(Stored(one.key, one.size or 0, method), "was in the vault")
-            elif not self._vault.config.settings.read_only:
+            elif fault:
                 self._vault.remove(one.key)
             yield from self._commit_if_due()
             if self._is_stopping():

@@ -14,7 +14,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from neuromirror.annex import parse_key
-from neuromirror.custody.copy_checks import find_fault, read_method
+from neuromirror.custody.copy_checks import UncheckedCopyError, find_fault, read_method
 from neuromirror.custody.keep import KeepOptions, KeepOutcome, run_keep
 from neuromirror.custody.keep_plan import KeepItem
 from neuromirror.custody.vault_copies import CopyTask, copy_between
@@ -22,7 +22,7 @@ from neuromirror.index import ContentSource, Index
 from neuromirror.index.ledger import Ledger
 from neuromirror.index.ledger_rows import LedgerCopy, LedgerEvent, Stored
 from neuromirror.transfer.work_tree import map_in_order
-from neuromirror.vault import Vault
+from neuromirror.vault import CopyMissingError, Vault
 
 _DAY: Final = 86_400.0
 _BATCH: Final = 256
@@ -90,8 +90,10 @@ def read_due_copies(vault: Vault, ledger: Ledger, settings: ReadSettings) -> Ite
             return one, None, False
         try:
             return one, find_fault(vault, one.key, stop), True
-        except OSError as error:  # a bad sector of a disk
-            return one, f"its bytes cannot be read: {error}", True
+        except CopyMissingError:
+            return one, "the vault does not have it", True
+        except UncheckedCopyError:
+            return one, None, False
 
     while not settings.is_over:
         oldest = ledger.least_recently("hashed", vault.uuid, _BATCH)
@@ -99,9 +101,11 @@ def read_due_copies(vault: Vault, ledger: Ledger, settings: ReadSettings) -> Ite
         if not due:
             return
         right: list[Stored] = []
+        count = 0
         for one, fault, is_read in map_in_order(_JOBS, stop, check, due):
             if not is_read:
                 continue
+            count += 1
             if fault is None:
                 right.append(Stored(one.key, one.size, read_method(one.key)))
                 yield _outcome(vault, one, "ok", "all bytes read")
@@ -111,6 +115,8 @@ def read_due_copies(vault: Vault, ledger: Ledger, settings: ReadSettings) -> Ite
             _mark(vault, ledger, one, fault, settings.clock())
             yield _outcome(vault, one, "error", fault)
         ledger.record(vault.uuid, right)
+        if not count:
+            return  # the same copies would be due once more
 
 
 def repair_copies(

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-from neuromirror.custody.copy_checks import find_fault, read_method
+from neuromirror.custody.copy_checks import UncheckedCopyError, find_fault, read_method
 from neuromirror.custody.keep import KeepOutcome
 from neuromirror.index.ledger import Ledger
 from neuromirror.index.ledger_rows import CheckMethod, LedgerEvent, Stored
 from neuromirror.transfer.key_checksums import key_checksum
 from neuromirror.transfer.work_tree import map_in_order
-from neuromirror.vault import Vault
+from neuromirror.vault import CopyMissingError, Vault
 
 _BATCH: Final = 1000
 _JOBS: Final = 4
@@ -73,17 +73,20 @@ def _read(
     """Read contents; record those that are right, and as damaged those that are recorded."""
     stop = threading.Event()
 
-    def check(key: str) -> tuple[str, str | None]:
-        return key, find_fault(vault, key, stop)
+    def check(key: str) -> tuple[str, str | None, bool]:
+        try:
+            return key, find_fault(vault, key, stop), True
+        except (CopyMissingError, UncheckedCopyError) as error:
+            return key, str(error), False
 
     right: list[Stored] = []
     damaged: list[str] = []
-    for key, fault in map_in_order(_JOBS, stop, check, keys):
+    for key, fault, is_read in map_in_order(_JOBS, stop, check, keys):
         if fault is None:
             right.append(Stored(key, sizes[key], read_method(key)))
             yield _outcome(vault, key, sizes[key], "ok", "read", read_method(key))
         else:
-            if key not in new:
+            if key not in new and is_read:
                 damaged.append(key)
             yield _outcome(vault, key, sizes[key], "error", fault)
     ledger.record(vault.uuid, right)
