@@ -127,3 +127,20 @@ def test_what_cannot_be_kept_in_time_is_an_event_and_a_failure(
     service.run("policies")
     events = [one for one in service.mirror.entries(EventRaised) if one.kind == "shortage"]
     assert len(events) == 1
+
+
+def test_lock_files_of_policies_are_drilled_and_a_failed_drill_is_a_failure(
+    service: Service, tmp_path: Path
+) -> None:
+    service.run("policies")
+    assert service.run("drill")[:2] == (0, [])
+    (path, record), *_ = CustodyStatus.load(service.mirror.store).drills.items()
+    assert (path, record.ok) == (str(tmp_path / "locks" / "datasets.lock"), True)
+    (lost, *_) = (one for one in tmp_path.rglob("vault-nas/annex/objects/**/*") if one.is_file())
+    lost.parent.chmod(0o755)
+    lost.unlink()
+    policies = tmp_path / "vaults" / "policies.toml"
+    policies.write_text(f"drill_days = 0.0000001\n{POLICY}")
+    failed, failures, page = service.run("drill")
+    assert (failed, [task for task, _ in failures]) == (1, ["drill"])
+    assert "neuromirror_failed_drills 1.0" in page

@@ -23,6 +23,7 @@ from neuromirror.cli.demo import demo_command
 from neuromirror.cli.diff import diff_command
 from neuromirror.cli.digest import digest_command
 from neuromirror.cli.doctor import doctor_command
+from neuromirror.cli.drill import drill_command
 from neuromirror.cli.drop import drop_command
 from neuromirror.cli.export import export_command
 from neuromirror.cli.export_lock import export_lock_command
@@ -117,7 +118,9 @@ main.add_section(
 main.add_section(
     "Data", [clone_command, get_command, cache_command, digest_command, export_command]
 )
-main.add_section("Keep", [keep_command, policies_command, vault_command, drop_command])
+main.add_section(
+    "Keep", [keep_command, policies_command, vault_command, drill_command, drop_command]
+)
 main.add_section(
     "Operate",
     [

@@ -12,6 +12,8 @@ from neuromirror.config.policy_files import Policies, load_policies
 from neuromirror.config.vault_files import VaultConfig, load_vaults
 from neuromirror.crawl import JournalRecorder
 from neuromirror.custody.announcements import record_announcements
+from neuromirror.custody.drill import run_drill
+from neuromirror.custody.drill_records import DrillRecords
 from neuromirror.custody.keep import KeepOptions
 from neuromirror.custody.policies import PolicyRun
 from neuromirror.custody.policy_status import PoliciesStatus
@@ -20,8 +22,9 @@ from neuromirror.index import Index
 from neuromirror.model import NeuromirrorError, count_of
 from neuromirror.service.custody_status import damaged_vaults, policy_problems
 from neuromirror.store import Store
-from neuromirror.vault import Ledger, Vault, VaultError, open_ledger, open_vault
+from neuromirror.vault import Ledger, LedgerEvent, Vault, VaultError, open_ledger, open_vault
 
+_DAY = 86_400.0
 _NAMED = 3
 
 
@@ -120,6 +123,49 @@ class CustodyTasks:
             raise CustodyError("; ".join(problems[:_NAMED]))
         text = f"{count_of(read, 'content')} read"
         return f"{text}, {repaired} repaired" if repaired else text
+
+    def run_drills(self) -> str:
+        """Drill the lock file of a policy whose last drill is oldest, if it is due.
+
+        Returns
+        -------
+        str
+            A summary.
+
+        Raises
+        ------
+        CustodyError
+            The lock file could not be restored from the vaults alone.
+        """
+        vaults, policies = self._load()
+        locks = self._locks(policies)
+        records = DrillRecords.load(self.store)
+        records.drills = {path: one for path, one in records.drills.items() if path in locks}
+        limit = time.time() - policies.settings.drill_days * _DAY
+        last = {path: records.drills[path].at if path in records.drills else 0.0 for path in locks}
+        due = sorted((at, path) for path, at in last.items() if at < limit)
+        if not due or not policies.settings.drill_days:
+            return "no drill is due"
+        path = due[0][1]
+        used = {name: vaults[name] for name in locks[path]}
+        result = run_drill(Path(path), used, self.store)
+        records.drills[path] = result
+        records.save(self.store)
+        with open_ledger(self.store) as ledger:
+            ledger.events.add([LedgerEvent(result.at, "drill", f"{path}: {result.message}")])
+        failed = [f"drill of {path}: {r.message}" for path, r in records.drills.items() if not r.ok]
+        if failed:
+            raise CustodyError("; ".join(failed[:_NAMED]))
+        return f"{path}: {result.message}"
+
+    def _locks(self, policies: Policies) -> dict[str, set[str]]:
+        """Return the lock files of the last runs of policies, with the vaults that have them."""
+        status, found = PoliciesStatus.load(self.store), dict[str, set[str]]()
+        for policy in policies.settings.keep:
+            if policy.name in status.policies:
+                for path in status.policies[policy.name].locks:
+                    found.setdefault(path, set()).update(policy.vaults)
+        return found
 
     def _load(self) -> tuple[dict[str, VaultConfig], Policies]:
         vaults = load_vaults(self.folder)

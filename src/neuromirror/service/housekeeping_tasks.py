@@ -133,6 +133,7 @@ def housekeeping_tasks(
         found += [
             HousekeepingTask("policies", HOUR, lambda: custody.run_policies(settings.seconds)),
             HousekeepingTask("vaults", HOUR, lambda: custody.read_vaults(settings.seconds)),
+            HousekeepingTask("drill", DAY / 4, custody.run_drills),
         ]
     if settings.audit_days:
         found.append(

@@ -1,0 +1,174 @@
+"""Drills: restore a lock file from vaults alone, with upstream and the mirror blocked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from neuromirror.annex import VaultKind, vault_address
+from neuromirror.config.vault_files import DirectoryVaultFile, S3VaultFile, VaultConfig
+from neuromirror.custody.drill_process import DrillOrder, DrillOutcome
+from neuromirror.custody.drill_records import DrillResult
+from neuromirror.model import NeuromirrorError, count_of
+from neuromirror.model.display import format_bytes
+from neuromirror.store import Store
+from neuromirror.vault import DirectoryVault, open_vault
+
+_NO_NETWORK: Final = ("unshare", "--net", "--map-root-user")
+
+
+class DrillFailedError(NeuromirrorError):
+    """The process of a drill ended without a result."""
+
+
+def run_drill(
+    lock: Path,
+    vaults: Mapping[str, VaultConfig],
+    store: Store | None,
+    *,
+    scratch: Path | None = None,
+    clock: Callable[[], float] = time.time,
+) -> DrillResult:
+    """Restore a lock file in a scratch folder from vaults alone, and verify every file.
+
+    Parameters
+    ----------
+    lock
+        The lock file, with its manifests beside it.
+    vaults
+        The configured vaults to use, by name.
+    store
+        The store, whose files are blocked; None without one.
+    scratch
+        Where to create the scratch folder, which is removed; None for the default of the system.
+    clock
+        Returns POSIX seconds.
+
+    Returns
+    -------
+    DrillResult
+        The result.
+
+    Raises
+    ------
+    DrillFailedError
+        The process ended without a result.
+    """
+    began = clock()
+    with TemporaryDirectory(prefix="drill-", dir=scratch) as folder:
+        order, problems = _order(lock, Path(folder), vaults, store)
+        is_local = not order.public and not order.others
+        command = [sys.executable, "-m", "neuromirror.custody.drill_process"]
+        without_network = is_local and _can_unshare()
+        if without_network:
+            command = [*_NO_NETWORK, *command]
+        done = subprocess.run(
+            command,
+            input=msgspec.json.encode(order),
+            env=_environment(Path(folder)),
+            capture_output=True,
+            check=False,
+        )
+        try:
+            outcome = msgspec.json.decode(done.stdout, type=DrillOutcome)
+        except msgspec.DecodeError as error:
+            last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+            raise DrillFailedError(
+                f"{lock}: the drill ended with exit code {done.returncode}: {''.join(last)}"
+            ) from error
+    outcome.problems = [*problems, *outcome.problems]
+    # a vault that cannot be used is no failure if the others have all contents
+    is_complete = not outcome.failed and outcome.verified >= outcome.files
+    text = (
+        f"{count_of(outcome.files, 'file')} ({format_bytes(outcome.bytes)}) restored from "
+        f"{', '.join(sorted(vaults))} and {outcome.verified} verified in {outcome.seconds:.0f} s"
+    )
+    if not is_complete:
+        text = f"{count_of(outcome.failed, 'problem')}: {'; '.join(outcome.problems[:3])}; {text}"
+    return DrillResult(
+        at=began,
+        ok=is_complete,
+        seconds=outcome.seconds,
+        files=outcome.files,
+        bytes=outcome.bytes,
+        vaults=sorted(vaults),
+        blocked="kernel" if without_network else "process",
+        message=text,
+        problems=outcome.problems,
+    )
+
+
+def _order(
+    lock: Path, into: Path, vaults: Mapping[str, VaultConfig], store: Store | None
+) -> tuple[DrillOrder, list[str]]:
+    """Return the order for the process, and why vaults cannot be used."""
+    problems: list[str] = []
+    order = DrillOrder(str(lock.absolute()), str(into), "")
+    if store is not None:
+        order.store = str(store.root)
+    for name, config in vaults.items():
+        order.vaults = str(config.path.parent.absolute())
+        try:
+            with ExitStack() as stack:
+                vault = stack.enter_context(closing(open_vault(config, store)))
+                vault.check_access()
+                remote = vault.remote_config()
+                address = None if remote is None else vault_address(remote)
+        except NeuromirrorError as error:
+            problems.append(f"vault {name}: {error}")
+            continue
+        if isinstance(vault, DirectoryVault):
+            order.folders.append(str(vault.path.absolute()))
+        elif address is not None and address.kind is VaultKind.S3:
+            order.public.append(address.base)
+        else:
+            order.others.append(name)
+        order.hosts += _hosts(config, () if address is None else (address.base,))
+    return order, problems
+
+
+def _hosts(config: VaultConfig, urls: Iterable[str]) -> list[str]:
+    """Return the hosts that a vault needs."""
+    settings = config.settings
+    found = {urlsplit(url).hostname for url in urls}
+    if isinstance(settings, DirectoryVaultFile):
+        return []
+    if isinstance(settings, S3VaultFile):
+        if settings.endpoint:
+            found.add(urlsplit(settings.endpoint).hostname)
+        else:
+            region = settings.region or "us-east-1"
+            found |= {
+                f"{settings.bucket}.s3.amazonaws.com",
+                f"{settings.bucket}.s3.{region}.amazonaws.com",
+            }
+    return sorted(filter(None, found))
+
+
+def _can_unshare() -> bool:
+    if shutil.which(_NO_NETWORK[0]) is None:
+        return False
+    done = subprocess.run([*_NO_NETWORK, "true"], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Return the environment of the process: its own cache, and no network for git."""
+    return os.environ | {
+        "NEUROMIRROR_CACHE": str(folder / "cache"),
+        "GIT_ALLOW_PROTOCOL": "file",
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "annex.security.allowed-url-schemes",
+        "GIT_CONFIG_VALUE_0": "none",
+    }

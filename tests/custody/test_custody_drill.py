@@ -1,0 +1,121 @@
+"""Drills: a lock file is restored from vaults alone, and everything else is really blocked."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from neuromirror.cli import main
+from neuromirror.config.vault_files import load_vaults
+from neuromirror.custody import drill
+from neuromirror.custody.drill import run_drill
+from neuromirror_demo import DemoArchive
+from support.loopback_http import QuietHandler, serving
+from support.mirror_harness import MirrorHarness
+from support.pinned_locks import pin_latest
+from support.vaults import write_vault
+
+
+@pytest.fixture
+def lab(shared_demo: DemoArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with a mirror, a lock file, and a vault in the store with its contents."""
+    mirror = MirrorHarness(shared_demo.mirrors, tmp_path / "store")
+    mirror.sync("demo:000001")
+    pin_latest(mirror, tmp_path / "datasets.lock", "demo:000001")
+    vault = tmp_path / "store" / "vaults" / "nas"
+    write_vault(tmp_path / "vaults", "nas", kind="directory", path=str(vault))
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(main, ["keep", "datasets.lock", "--in", "nas"]).exit_code == 0
+    return tmp_path
+
+
+def run(lab: Path) -> drill.DrillResult:
+    mirror = MirrorHarness(lab / "mirrors", lab / "store")
+    return run_drill(lab / "datasets.lock", load_vaults(lab / "vaults"), mirror.store)
+
+
+def copies(lab: Path) -> list[Path]:
+    folder = lab / "store" / "vaults" / "nas" / "annex" / "objects"
+    return sorted(one for one in folder.rglob("*") if one.is_file())
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_all_files_are_restored_and_verified(
+    lab: Path, isolated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not isolated:
+        monkeypatch.setattr(drill, "_NO_NETWORK", ("no-such-program",))
+    result = run(lab)
+    assert (result.ok, result.problems) == (True, [])
+    assert result.files == len(copies(lab)) > 0
+    assert result.bytes == sum(one.stat().st_size for one in copies(lab))
+    if not isolated:
+        assert result.blocked == "process"
+
+
+def test_a_copy_that_only_upstream_still_has_makes_a_drill_fail(
+    lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drill, "_NO_NETWORK", ("no-such-program",))
+    lost = copies(lab)[0]
+    lost.parent.chmod(0o755)
+    lost.unlink()
+    done = CliRunner().invoke(main, ["drill", "datasets.lock", "--json"])
+    assert done.exit_code == 1
+    (record,) = map(json.loads, done.stdout.splitlines())
+    assert record["status"] == "error"
+    assert record["problems"]
+    status = CliRunner().invoke(main, ["status", "--json"])
+    assert status.exit_code == 1
+    (shown,) = [
+        one for one in map(json.loads, status.stdout.splitlines()) if one.get("kind") == "drill"
+    ]
+    assert shown["status"] == "error"
+
+
+def test_wrong_bytes_in_a_vault_make_a_drill_fail(lab: Path) -> None:
+    damaged = copies(lab)[0]
+    content = damaged.read_bytes()
+    damaged.chmod(0o644)
+    damaged.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    assert not run(lab).ok
+
+
+def test_no_library_of_the_process_can_reach_another_host_or_read_the_store(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "store" / "vault").mkdir(parents=True)
+    (tmp_path / "store" / "secret").write_text("in the store")
+    (tmp_path / "store" / "vault" / "copy").write_text("in the vault")
+    script = f"""
+import http.client, socket, sqlite3, urllib.request
+from neuromirror.custody.drill_process import block
+refused = block([], [{str(tmp_path / "store")!r}], [{str(tmp_path / "store" / "vault")!r}])
+URL = "http://127.0.0.1:PORT/"
+def attempt(what):
+    try:
+        what()
+    except OSError as error:
+        return type(getattr(error, "reason", error)).__name__
+    return "allowed"
+print(attempt(lambda: urllib.request.urlopen(URL)))
+print(attempt(lambda: socket.create_connection(("127.0.0.1", PORT))))
+print(attempt(lambda: socket.getaddrinfo("example.org", 80)))
+print(attempt(lambda: open({str(tmp_path / "store" / "secret")!r})))
+print(attempt(lambda: open({str(tmp_path / "store" / "vault" / "copy")!r})))
+print(len(refused))
+"""
+    with serving(QuietHandler) as url:
+        port = url.rstrip("/").rpartition(":")[2]
+        done = subprocess.run(
+            [sys.executable, "-c", script.replace("PORT", port)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    *found, refused = done.stdout.split()
+    assert found == ["BlockedError"] * 4 + ["allowed"]
+    assert int(refused) == 3
