@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from neuromirror.index import (
     AmbiguousNameError,
     CopyRow,
+    FileRow,
     Index,
     LastVisit,
     MalformedQueryError,
@@ -487,3 +493,24 @@ def test_exceptions_and_evidence_of_a_version_are_kept(journal: DiskJournal, ind
     version = index.resolve(NAME)
     assert (version.exceptions, version.evidence, version.metadata_only) == (1, {"sha256": 1}, True)
     assert index.exceptions(version) == named
+
+
+def test_an_unfinished_query_may_be_collected_in_another_thread(
+    journal: DiskJournal, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.mint([placed_file(f"{number}", number) for number in range(9)])
+    index.catch_up(journal)
+    ignored: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+
+    def start_query() -> Iterator[FileRow]:
+        reader = Index.open_readonly(index.path)
+        rows = reader.files(reader.resolve(NAME))
+        next(rows)
+        return rows
+
+    with ThreadPoolExecutor(1) as threads:
+        rows = threads.submit(start_query).result()
+        del rows
+        gc.collect()
+    assert ignored == []

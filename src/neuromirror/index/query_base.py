@@ -87,7 +87,10 @@ class QueryBase:
 
     def _rows(self, sql: str, parameters: Iterable[Any] = ()) -> Iterator[tuple[Any, ...]]:
         with translate_errors(self.path):
-            yield from self._db.execute(sql, tuple(parameters))
+            # not "yield from", which closes the cursor of a generator that is left unfinished: the
+            # garbage collector may do that in another thread, where SQLite's connection refuses it
+            for row in self._db.execute(sql, tuple(parameters)):  # noqa: UP028
+                yield row
 
     def _all(self, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
         """Return all rows, of a query without many or large ones: faster than :meth:`_rows`."""

@@ -18,7 +18,7 @@ import msgspec
 from neuromirror.store import Store
 from neuromirror.web.gateway.modes import GatewayModes
 from neuromirror.web.gateway.service import GatewaySettings
-from neuromirror.web.server.memory import limit_memory_use
+from neuromirror.web.server.interpreter import prepare_interpreter
 from neuromirror.web.server.page_pool import (
     READY,
     PageCancellation,
@@ -44,7 +44,7 @@ def main() -> None:
     connection = socket.socket(fileno=options["socket"])
     connection.set_inheritable(False)
     application = _page_app(options)
-    limit_memory_use()
+    prepare_interpreter()
     asyncio.run(_serve(application, connection))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from neuromirror.store import Store
 from neuromirror.web.gateway.service import GatewaySettings
 from neuromirror.web.rate_limits import RequestLimiter
-from neuromirror.web.server.memory import limit_memory_use
+from neuromirror.web.server.interpreter import prepare_interpreter
 from neuromirror.web.site import catalogue_app
 
 _HEARTBEAT_SECONDS = 2
@@ -89,7 +89,7 @@ def serve_catalogue(
 
     from neuromirror.web.server.idle_timeout import IdleTimeoutProtocol
 
-    limit_memory_use()
+    prepare_interpreter()
 
     async def beating() -> None:
         if heartbeat is not None:
