@@ -353,7 +353,10 @@ class _DatasetRestorer:
         if self._options.offline:
             hint = "; the network was not used (--offline)"
         elif target.clones and not reached:
-            hint = "; no host could be reached, check the network"
+            hint = (
+                "; no host could be reached: check the network, or put the manifests of the lock "
+                "file (its folder datasets.lock.d) beside it"
+            )
         raise NotRestoredError(
             f"{target.name}: commit {target.commit} could not be restored: {why}{hint}"
         )
