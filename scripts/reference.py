@@ -14,6 +14,7 @@ import click
 from neuromirror.cli import main as program
 from neuromirror.cli.commands import Argument, Command, CommandGroup
 from neuromirror.config.mirror_files import MirrorFile
+from neuromirror.config.vault_files import VAULT_FILE
 from neuromirror.sources import source_kinds
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -177,7 +178,18 @@ def schema() -> str:
     return json.dumps(made, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-PAGES = (("reference/commands.md", reference), ("reference/mirror.schema.json", schema))
+def vault_schema() -> str:
+    """Return the JSON Schema of vault files."""
+    made = VAULT_FILE.json_schema()
+    made["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return json.dumps(made, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+PAGES = (
+    ("reference/commands.md", reference),
+    ("reference/mirror.schema.json", schema),
+    ("reference/vault.schema.json", vault_schema),
+)
 
 
 def main() -> int:

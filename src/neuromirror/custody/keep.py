@@ -1,7 +1,7 @@
 """Copy contents into a vault, verified on the way in.
 
-What the vault has is not downloaded: contents in the ledger are looked up, others that are in the
-vault are read and adopted. The rest is copied within S3 where that is possible, else downloaded. A
+Contents that the vault has are not downloaded: those in the ledger are looked up, others that are in
+the vault are read and adopted. The rest is copied within S3 where that is possible, else downloaded. A
 copy is recorded only after the vault confirmed it, so that a run that is killed can be repeated.
 """
 
@@ -220,11 +220,11 @@ class _KeepRun:
         """Yield outcomes for recorded copies that the vault still has."""
         lacking = set(self._ledger.missing(self._vault.uuid, list(self._left)))
         recorded = [key for key in self._left if key not in lacking]
-        asked = recorded
+        sample = recorded
         if not self._vault.is_checked_at_once:
-            asked = random.sample(recorded, min(_SAMPLE, len(recorded)))
-        lost = self._lost(asked)
-        if lost and len(asked) < len(recorded):
+            sample = random.sample(recorded, min(_SAMPLE, len(recorded)))
+        lost = self._lost(sample)
+        if lost and len(sample) < len(recorded):
             lost = self._lost(recorded)
         if lost:
             self._record_lost(lost)

@@ -13,7 +13,7 @@ from neuromirror.index.ledger_rows import CheckMethod, Stored
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """What a vault states about a content, without reading it.
+    """The statement of a vault about a content, without reading it.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class Vault(Protocol):
 
     @property
     def has_listing(self) -> bool:
-        """Whether the vault can list what it has, whoever stored it."""
+        """Whether the vault can list all its contents, also those that other machines stored."""
         ...
 
     def locations(self, key: str) -> tuple[str, ...]:

@@ -124,7 +124,7 @@ class SpecialRemoteVault:
         Returns
         -------
         dict[str, str]
-            The type and the options. It is not enabled by itself: it may run programs.
+            The type and the options. Clones do not enable it automatically: it may run programs.
         """
         return {**self._options, "name": self.config.name, "type": self._settings.type}
 
