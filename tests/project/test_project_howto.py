@@ -37,6 +37,7 @@ HOWTOS = sorted(
         "takedown.md",
     }
     - {"watch.md"}  # tests/lab has its commands, and those of interchange.md
+    - {"keep.md"}  # tests/cli and tests/vault have its commands: it needs a bucket
     - {"gateway.md"}  # tests/web has its examples
     - {"stream.md", "zarr.md"}  # tests/stream has their examples
 )

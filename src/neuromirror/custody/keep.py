@@ -1,8 +1,8 @@
 """Copy contents into a vault, verified on the way in.
 
-Contents that the vault has are not downloaded: those in the ledger are looked up, others that are in
-the vault are read and adopted. The rest is copied within S3 where that is possible, else downloaded. A
-copy is recorded only after the vault confirmed it, so that a run that is killed can be repeated.
+Contents that the vault has are not downloaded: those in the ledger are looked up, others are read
+and adopted. The rest is copied within S3 where that is possible, else downloaded. A copy is
+recorded only after the vault confirmed it, so that a run that is killed can be repeated.
 """
 
 from __future__ import annotations
