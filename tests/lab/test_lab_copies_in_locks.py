@@ -15,8 +15,11 @@ from neuromirror.cli import main
 from neuromirror.lab.lock_copies import add_vaults
 from neuromirror.lab.lockfile import LockUnusableError
 from neuromirror.lab.pinned_vaults import PinnedVault
+from neuromirror.lab.verify import verify
+from neuromirror.lab.verify.verification import Mode
 from neuromirror.model import ConfigurationError
 from neuromirror.stream import open_tree
+from support.foreign_pushes import run_checked
 from support.kept_dataset import NAME, REMOTE, KeptDataset
 from support.lock_folders import LockFolder, restore_lock
 from support.mirror_harness import run_git
@@ -154,3 +157,24 @@ def test_urls_of_copies_are_those_that_git_annex_requests() -> None:
     assert bare.copy_url(key).endswith(f"/{name}/{name}")
     bucket = VaultAddress(VaultKind.S3, "https://a.example/b/lab/")
     assert bucket.copy_url(key) == f"https://a.example/b/lab/{key.replace('%', '%25')}"
+
+
+@pytest.mark.parametrize("mode", ["remote", "full"])
+def test_verify_requests_copies_of_files_that_upstream_has_lost(
+    kept: KeptDataset, locked: LockFolder, serve_directory: Serve, tmp_path: Path, mode: Mode
+) -> None:
+    url = kept.serve(serve_directory)
+    locked.pin(NAME)
+    run_checked(tmp_path, "git", "clone", "-q", str(kept.harness.repository(NAME)), "clone")
+    run_checked(tmp_path / "clone", "git", "annex", "init", "-q")
+    run_checked(tmp_path / "clone", "git", "annex", "info", "--fast")
+    for target in (locked.lock, tmp_path / "clone"):
+        found = [one for one in verify(target, mode) if one.url]
+        assert not [one for one in found if str(one.url).startswith(url)], "upstream has them"
+    kept.stop_upstream()
+    (gone, *others) = kept.paths
+    kept.vault.remove(kept.paths[gone])
+    for target in (locked.lock, tmp_path / "clone"):
+        copies = {one.path: one for one in verify(target, mode) if str(one.url).startswith(url)}
+        assert {copies[path].status for path in others} == {"ok"}
+        assert copies[gone].failed

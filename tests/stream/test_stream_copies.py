@@ -77,6 +77,15 @@ def test_an_old_clone_is_read_from_the_vault(
         assert read(clone, path) == content
 
 
+def test_a_clone_that_is_not_initialized_has_the_urls_of_upstream(
+    kept: KeptDataset, tmp_path: Path
+) -> None:
+    kept.publish()
+    run_checked(tmp_path, "git", "clone", "-q", str(kept.harness.repository(NAME)), "clone")
+    path, content = next(iter(kept.contents.items()))
+    assert read(tmp_path / "clone", path) == content
+
+
 def test_wrong_bytes_of_a_vault_are_replaced_by_those_of_upstream(
     kept: KeptDataset, serve_directory: Serve
 ) -> None:

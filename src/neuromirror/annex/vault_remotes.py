@@ -63,6 +63,11 @@ class VaultAddress:
         """Whether the base is a URL, not a path on this machine."""
         return not self.base.startswith("/")
 
+    @property
+    def is_web(self) -> bool:
+        """Whether copies can be requested without credentials, from a web server."""
+        return self.base.startswith(("https://", "http://"))
+
     def copy_url(self, key: str) -> str:
         """Return the URL of the copy of a key; for a vault at a path, a URL with ``file``.
 

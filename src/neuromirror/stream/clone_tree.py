@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from neuromirror.annex import hash_lower, hash_mixed, key_file_name
@@ -66,6 +67,7 @@ def _annex_commit(git_dir: Path) -> str | None:
     others = (
         commit
         for name, commit in sorted(refs.items())
-        if name.startswith("refs/remotes/") and name.endswith("/git-annex")
+        # not custody/git-annex of a remote, which has no URLs
+        if re.fullmatch(r"refs/remotes/[^/]+/git-annex", name)
     )
     return found or next(others, None)

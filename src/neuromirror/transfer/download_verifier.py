@@ -56,7 +56,7 @@ class DownloadVerifier:
         except ValueError as error:
             return [Finding(status="error", path=path, key=file.key, message=str(error))]
         failed: list[Finding] = []
-        for url in file.urls:
+        for url in (*file.urls, *file.copies):
             found = self._verify_url(url, file.key, path, proof)
             if not found.failed:
                 return [*failed, found]

@@ -72,7 +72,7 @@ class Prober:
             proof = key_checksum(file.key)
         except ValueError as error:
             return [Finding(status="error", path=path, key=file.key, message=str(error))]
-        if not file.urls:
+        if not file.urls and not file.copies:
             message = "no URL is known for its content"
             return [
                 Finding(
@@ -82,8 +82,10 @@ class Prober:
         known = KnownDigests(file.key, proof, claims)
         if is_only_url is None:
             is_only_url = len(file.urls) == 1
-        found = []
-        for url in file.urls:
+        found: list[Finding] = []
+        for number, url in enumerate((*file.urls, *file.copies)):
+            if number >= len(file.urls) and any(one.health is Health.OK for one in found):
+                break
             answer, host = self._ask(url, known, is_only_url=is_only_url)
             found.append(
                 Finding(

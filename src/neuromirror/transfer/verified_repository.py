@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from neuromirror.annex import (
+    VaultAddress,
     log_path,
+    parse_remote_log,
     strip_claim_prefix,
     url_log_path,
+    vault_address,
 )
 from neuromirror.git import (
     MEMORY_LIMIT,
@@ -101,6 +104,7 @@ class VerifiedRepository:
         self._reader = ObjectReader(git_dir)
         self._lock = threading.Lock()
         self._annex = ""
+        self._vaults: dict[str, VaultAddress] | None = None
 
     @classmethod
     def at(cls, folder: Path) -> VerifiedRepository:
@@ -369,6 +373,28 @@ class VerifiedRepository:
         found = [strip_claim_prefix(value) for value in self._log_values(url_log_path(key))]
         return sorted(found, key=_url_rank)
 
+    def copies(self, key: str) -> list[str]:
+        """Return the URLs of copies in vaults at web servers, from the git-annex branch.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+
+        Returns
+        -------
+        list[str]
+            The URLs.
+        """
+        if self._vaults is None:
+            configs = parse_remote_log(self._log(b"remote.log"))
+            found = {uuid: vault_address(config) for uuid, config in configs.items()}
+            self._vaults = {uuid: one for uuid, one in found.items() if one and one.is_web}
+        if not self._vaults:
+            return []
+        present = self._log_values(log_path(key))
+        return [self._vaults[uuid].copy_url(key) for uuid in present if uuid in self._vaults]
+
     def equivalent_keys(self, key: str) -> list[str]:
         """Return the keys recorded for a VURL key when it was first downloaded.
 
@@ -389,13 +415,16 @@ class VerifiedRepository:
 
     def _log_values(self, path: bytes) -> list[str]:
         """Return the values that a log of the git-annex branch marks as present."""
+        return present_values(self._log(path))
+
+    def _log(self, path: bytes) -> bytes:
+        """Return a file of the git-annex branch; empty if it is missing."""
         self._annex = self._annex or self._annex_branch()
         try:
             with self._lock:
-                log = self._reader.read(f"{self._annex}:{path.decode()}")
+                return self._reader.read(f"{self._annex}:{path.decode()}")
         except ObjectMissingError:
-            return []
-        return present_values(log)
+            return b""
 
     def _annex_branch(self) -> str:
         """Return the git-annex branch; before "git annex init", the one of a remote."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from neuromirror.annex import VaultAddress
 from neuromirror.transfer.findings import Finding
 from neuromirror.transfer.outcomes import Status
 from neuromirror.transfer.verified_repository import (
@@ -26,7 +27,8 @@ class PinnedFile(NamedTuple):
     """A file to be checked at its URLs: git path, annex key, and URLs, the most exact first.
 
     ``web_urls`` are the URLs that need no special remote; they are known for files of a manifest.
-    ``parts`` is an ETag that the archive states beside the checksum in the key.
+    ``parts`` is an ETag that the archive states beside the checksum in the key. ``copies`` are URLs
+    in vaults, which are requested only if none of ``urls`` returns the file.
     """
 
     path: bytes
@@ -34,6 +36,7 @@ class PinnedFile(NamedTuple):
     urls: tuple[str, ...]
     web_urls: tuple[str, ...] = ()
     parts: MultipartEtag | None = None
+    copies: tuple[str, ...] = ()
 
 
 Item = Finding | PinnedFile
@@ -75,11 +78,18 @@ class VerifyScope:
         Whether a subdataset may contain selected files.
     missing_status
         Status of content and subdatasets that are not on this machine.
+    vaults
+        Vaults that may have copies, in addition to those that a clone knows.
     """
 
     is_selected: Callable[[bytes], bool] = select_all
     reaches: Callable[[bytes], bool] = select_all
     missing_status: Status = "impossible"
+    vaults: tuple[VaultAddress, ...] = ()
+
+    def copies(self, key: str) -> tuple[str, ...]:
+        """Return the URLs at which the vaults may have a content."""
+        return tuple(one.copy_url(key) for one in self.vaults if one.is_web)
 
 
 class EntryInspector(Protocol):

@@ -42,6 +42,7 @@ class GitUrlCollector:
     """Collects the annexed files of clones with their URLs, to be verified there."""
 
     def __init__(self, scope: VerifyScope) -> None:
+        self._scope = scope
         self._is_selected = scope.is_selected
 
     def inspect(
@@ -62,7 +63,9 @@ class GitUrlCollector:
             if key is None or not self._is_selected(path):
                 yield InspectedEntry(entry, key)
             else:
-                yield InspectedEntry(entry, key, (PinnedFile(path, key, tuple(clone.urls(key))),))
+                copies = (*self._scope.copies(key), *clone.copies(key))
+                file = PinnedFile(path, key, tuple(clone.urls(key)), copies=copies)
+                yield InspectedEntry(entry, key, (file,))
 
 
 @dataclass(slots=True)
@@ -113,7 +116,10 @@ def walk_manifest(
                     parts.append(one)
             elif scope.is_selected(at):
                 counts.add(1, one.size or 0)
-                yield manifest_item(one, at)
+                item = manifest_item(one, at)
+                if scope.vaults and isinstance(item, PinnedFile):
+                    item = item._replace(copies=scope.copies(one.key))
+                yield item
     except (LockManifestDamagedError, LockManifestMissingError) as error:
         counts.is_complete = False
         yield Finding(status="error", path=where, kind="manifest", message=str(error))

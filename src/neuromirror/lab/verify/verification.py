@@ -145,7 +145,8 @@ class _Verifier:
         """Yield findings for a dataset, compared with its pin."""
         manifest = lock.manifest_path(pin)
         expected = ExpectedState(pin.commit, pin.tree, pin.state, manifest)
-        scope = VerifyScope(missing_status=self._missing_status)
+        vaults = tuple(one.address for one in pin.copies)
+        scope = VerifyScope(missing_status=self._missing_status, vaults=vaults)
         if pin.paths:
             scope = replace(scope, is_selected=pin.matches, reaches=pin.reaches)
         counted = PinnedCounts()
