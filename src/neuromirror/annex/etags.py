@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
+DANDI_EMPTY_ETAG: Final = "d41d8cd98f00b204e9800998ecf8427e-0"
+"""The dandi-etag of no bytes, which has no part."""
+S3_EMPTY_ETAG: Final = "59adb24ef3cdbe0297f05b395827453f-1"
+"""The ETag that S3 returns for an upload of one empty part."""
 _BLOCK = 1024**2
 
 

@@ -104,11 +104,10 @@ class Settings:
         """
         if self.given_store is not None:
             return self.given_store
-        if _LOCAL_STORE.exists() or self.given_mirrors is not None or _LOCAL_MIRRORS.is_dir():
-            return _LOCAL_STORE
-        from platformdirs import user_data_path
+        from neuromirror.store.default_folder import default_store_folder
 
-        return user_data_path("neuromirror") / "store"
+        is_operator = self.given_mirrors is not None or _LOCAL_MIRRORS.is_dir()
+        return default_store_folder(is_local=is_operator)
 
     def mirrors(self) -> dict[str, Mirror]:
         """Load the local mirrors, and the built-in ones that they do not override, by name.

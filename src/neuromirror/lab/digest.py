@@ -359,7 +359,7 @@ def check_piece_size(text: str) -> int:
     Parameters
     ----------
     text
-        A number of bytes, with an optional unit KiB or MiB.
+        A size as for :func:`neuromirror.cache.parse_size`.
 
     Returns
     -------
@@ -371,13 +371,13 @@ def check_piece_size(text: str) -> int:
     ConfigurationError
         It is not the size of a piece.
     """
+    from neuromirror.cache import parse_size
     from neuromirror.model.block_digests import LEAF_SIZE, MAX_PIECE_SIZE
 
-    number, unit = text.strip(), 1
-    for name, bytes_in_unit in (("KiB", 1 << 10), ("MiB", 1 << 20)):
-        if number.endswith(name):
-            number, unit = number.removesuffix(name).strip(), bytes_in_unit
-    size = int(number) * unit if number.isdecimal() and len(number) < 10 else 0
+    try:
+        size = parse_size(text)
+    except ValueError:
+        size = 0
     if not LEAF_SIZE <= size <= MAX_PIECE_SIZE or size & (size - 1):
         raise ConfigurationError(
             f"{text[:40]!r} is not the size of a piece; choose a power of two from 16KiB to 64MiB"

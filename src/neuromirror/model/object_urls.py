@@ -38,3 +38,19 @@ def url_version_id(url: str) -> str | None:
         if pair.startswith(_VERSION):
             return unquote(pair[len(_VERSION) :]) or None
     return None
+
+
+def url_rank(url: str) -> tuple[bool, bool]:
+    """Return a sort key for the URLs of a file: object versions first, API URLs last.
+
+    Parameters
+    ----------
+    url
+        A URL of a file.
+
+    Returns
+    -------
+    tuple of (bool, bool)
+        The sort key.
+    """
+    return _VERSION not in url, url.endswith("/")

@@ -68,42 +68,26 @@ def _outcome(task: PreviewTask) -> Preview | PreviewFailure:
     )
     kind = preview_kind(task.path, task.size)
     assert kind is not None  # the catalogue asks for no others
-    if kind.name == "zarr":
-        return _zarr_outcome(files, task.folder)
     ranges = None
     try:
+        if kind.name == "zarr":
+            from neuromirror.previews.zarr import preview_zarr
+
+            return msgspec.structs.replace(preview_zarr(files, task.folder), verified=True)
         file = _open_verified(files, task, kind)
         if file is None:
             ranges = files.open_ranges(task.path, kind.max_part_bytes)
             file = cast(BinaryIO, io.BufferedReader(ranges, 1 << 16))
+        return _preview(file, task.path, kind, verified=ranges is None)
     except BlockUnavailableError as error:
         traceback.print_exc()
         return _failure(error.causes)
-    try:
-        return _preview(file, task.path, kind, verified=ranges is None)
     except MemoryError:
         return PreviewFailure("too-large")
     except Exception:  # noqa: BLE001 - a parser of hostile bytes may raise anything
         traceback.print_exc()
         if ranges is not None and ranges.failure is not None:
             return _failure([ranges.failure])
-        return PreviewFailure("unreadable")
-    finally:
-        files.close()
-
-
-def _zarr_outcome(files: VersionFiles, folder: str) -> Preview | PreviewFailure:
-    from neuromirror.previews.zarr import preview_zarr
-
-    try:
-        return msgspec.structs.replace(preview_zarr(files, folder), verified=True)
-    except BlockUnavailableError as error:
-        traceback.print_exc()
-        return _failure(error.causes)
-    except MemoryError:
-        return PreviewFailure("too-large")
-    except Exception:  # noqa: BLE001 - zarr-python reads hostile metadata
-        traceback.print_exc()
         return PreviewFailure("unreadable")
     finally:
         files.close()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from neuromirror.annex import key_digest, parse_key
+from neuromirror.annex.etags import S3_EMPTY_ETAG
 from neuromirror.model import (
     BlockDigests,
     ContentsDigested,
@@ -36,10 +37,8 @@ from neuromirror.store.store import Store
 
 _FOLDER: Final = "block-digests"
 _OWNER_MODE: Final = 0o700
-_ENTRY_CONTENTS: Final = 500
+ENTRY_CONTENTS: Final = 500
 """Maximum number of contents in a journal entry."""
-_EMPTY_ETAG: Final = "59adb24ef3cdbe0297f05b395827453f-1"
-"""The ETag that S3 returns for an upload of one empty part, which has no part here."""
 
 
 class BlockDigestsDamagedError(StoreDamagedError):
@@ -265,8 +264,8 @@ def digest_entries(contents: Sequence[DigestedContent], at: str) -> Iterator[Con
     ContentsDigested
         An entry with at most 500 of the contents.
     """
-    for start in range(0, len(contents), _ENTRY_CONTENTS):
-        yield ContentsDigested(list(contents[start : start + _ENTRY_CONTENTS]), at)
+    for start in range(0, len(contents), ENTRY_CONTENTS):
+        yield ContentsDigested(list(contents[start : start + ENTRY_CONTENTS]), at)
 
 
 def read_block_digests_file(path: Path, key: str | None = None) -> tuple[str, BlockDigests]:
@@ -371,7 +370,7 @@ def key_contradiction(key: str, digests: BlockDigests) -> str:
         if str(digests.part_size) != part_size:
             return f"the parts have {digests.part_size} bytes, expected {part_size}"
         etag = digests.parts_etag()
-        if etag != value and not (digests.size == 0 and value == _EMPTY_ETAG):
+        if etag != value and not (digests.size == 0 and value == S3_EMPTY_ETAG):
             return f"the ETag of the parts is {etag}, expected {value}"
     return ""
 

@@ -10,6 +10,7 @@ from neuromirror.index import Index
 from neuromirror.lab.addresses import find_address, version_at
 from neuromirror.model import DatasetRef
 from neuromirror.store import NotAStoreError, Store
+from neuromirror.store.default_folder import default_store_folder
 from neuromirror.store.private_store import is_private_store
 from neuromirror.stream.catalogue_tree import CatalogueTree, parse_catalogue_address
 from neuromirror.stream.clone_tree import CloneTree
@@ -97,10 +98,4 @@ def _version_tree(text: str, store: StrPath | None) -> GitTree:
 
 def _store_folder(store: StrPath | None) -> Path:
     given = store or os.environ.get("NEUROMIRROR_STORE")
-    if given is not None:
-        return Path(given)
-    if Path("store").exists():
-        return Path("store")
-    from platformdirs import user_data_path
-
-    return user_data_path("neuromirror") / "store"
+    return default_store_folder() if given is None else Path(given)

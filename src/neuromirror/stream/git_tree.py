@@ -31,6 +31,7 @@ from neuromirror.git import (
 )
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import DESCRIPTION_PATH, ZARR_METADATA, BlockDigests, parse_json
+from neuromirror.model.object_urls import url_rank
 from neuromirror.net import is_local_name
 from neuromirror.store import Store, StoreDamagedError
 from neuromirror.store.block_digests import BlockDigestsFolder
@@ -221,7 +222,7 @@ class GitTree:
             return ()
         log = self._tree.find(url_log_path(key).decode(), self._annex_commit)
         found = [strip_claim_prefix(value) for value in present_values(log or b"")]
-        found.sort(key=_url_rank)
+        found.sort(key=url_rank)
         return tuple(found[:_MAX_LOCATIONS])
 
     # --- subdatasets
@@ -324,10 +325,6 @@ def _path_order(entry: FolderEntry) -> bytes:
 def _annex_key(content: bytes) -> str | None:
     """Return the key that a link or a pointer file names."""
     return parse_link_target(content) or parse_pointer(content)
-
-
-def _url_rank(url: str) -> tuple[bool, bool]:
-    return "versionId=" not in url, url.endswith("/")
 
 
 def _host_name(host: str) -> str:

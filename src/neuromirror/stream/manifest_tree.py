@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from neuromirror.annex import strip_claim_prefix
 from neuromirror.lab.lock_manifests import ListedFile, manifest_entry
+from neuromirror.model.object_urls import url_rank
 from neuromirror.store.records import RecordLookup
 from neuromirror.stream.trees import FolderEntry
 
@@ -46,7 +47,7 @@ class ManifestFiles:
             return None
         found = manifest_entry(entry, "", "manifest")
         assert isinstance(found, ListedFile)
-        urls = sorted(map(strip_claim_prefix, found.urls), key=_has_no_version)
+        urls = sorted(map(strip_claim_prefix, found.urls), key=url_rank)
         return ListedFile(
             path, found.key, found.digest, found.size, tuple(urls), found.checked, False
         )
@@ -74,7 +75,3 @@ class ManifestFiles:
     def close(self) -> None:
         """Close the records."""
         self._records.close()
-
-
-def _has_no_version(url: str) -> bool:
-    return "versionId=" not in url

@@ -29,6 +29,7 @@ from neuromirror.model import (
 from neuromirror.model.block_digests import MAX_CONTENT_SIZE, MAX_PARTS, fitting_piece_size
 from neuromirror.store import Store, StoreDamagedError
 from neuromirror.store.block_digests import (
+    ENTRY_CONTENTS,
     BlockDigestsFolder,
     digest_entries,
     digested_content,
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 
 _BLOCK: Final = 1 << 20
 """Bytes that are passed to another thread together."""
-_ENTRY_CONTENTS: Final = 500
-"""Number of contents after which a journal entry is written."""
 _MAX_QUEUED: Final = 8
 """Blocks of a content that may wait for a thread."""
 
@@ -194,7 +193,7 @@ class BlockDigestsRecorder:
         if written is not None and in_store:
             with self._lock:
                 self._unrecorded.append(digested_content(key, written))
-            self._record(_ENTRY_CONTENTS)
+            self._record(ENTRY_CONTENTS)
         return ""
 
     def write_profile(self, key: str, ranges: tuple[tuple[int, int], ...]) -> None:

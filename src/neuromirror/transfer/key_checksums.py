@@ -15,6 +15,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from neuromirror.annex import EtagDigest, parse_key
+from neuromirror.annex.etags import DANDI_EMPTY_ETAG, S3_EMPTY_ETAG
 from neuromirror.cache import ContentName
 from neuromirror.model import Evidence
 
@@ -52,9 +53,6 @@ _HASHES: Final[Mapping[str, Callable[[], Hasher]]] = {
 _INSECURE: Final = frozenset({"", "md5", "sha1", "etag"})
 _ETAG: Final = re.compile(r"([0-9a-f]{32}-[0-9]{1,5})-([1-9][0-9]{0,14})")
 _EVIDENCE: Final = {"sha256": Evidence.SHA256, "md5": Evidence.MD5, "etag": Evidence.ETAG}
-
-_EMPTY_ETAGS: Final = ("d41d8cd98f00b204e9800998ecf8427e-0", "59adb24ef3cdbe0297f05b395827453f-1")
-"""ETags of no bytes: dandi-etag's, and the one S3 returns for an upload of one empty part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +97,7 @@ class KeyChecksum:
     def matches(self, checksum: str, size: int) -> bool:
         """Return whether ``checksum``, computed over ``size`` bytes, is the one in the key."""
         if self.algorithm == "etag" and size == 0:
-            return self.value in _EMPTY_ETAGS
+            return self.value in (DANDI_EMPTY_ETAG, S3_EMPTY_ETAG)
         return checksum == self.value
 
 

@@ -30,6 +30,7 @@ from neuromirror.git import (
     try_git,
 )
 from neuromirror.model import DESCRIPTION_PATH, NeuromirrorError, parse_description, path_to_text
+from neuromirror.model.object_urls import url_rank
 from neuromirror.transfer.annex_branch import present_values
 
 _ADJUSTED: Final = re.compile(r"refs/heads/adjusted/(.+)\([^()]*\)")
@@ -371,7 +372,7 @@ class VerifiedRepository:
             The URLs.
         """
         found = [strip_claim_prefix(value) for value in self._log_values(url_log_path(key))]
-        return sorted(found, key=_url_rank)
+        return sorted(found, key=url_rank)
 
     def copies(self, key: str) -> list[str]:
         """Return the URLs of copies in vaults at web servers, from the git-annex branch.
@@ -443,11 +444,6 @@ class VerifiedRepository:
         """Return the output of a git command, empty if it failed."""
         done = try_git(self.git_dir, *arguments, environment=MEMORY_LIMIT)
         return "" if done.returncode else done.stdout.strip()
-
-
-def _url_rank(url: str) -> tuple[bool, bool]:
-    """Return a sort key for URLs: object versions first, API URLs last."""
-    return "versionId=" not in url, url.endswith("/")
 
 
 def object_id(kind: str, content: bytes) -> str:

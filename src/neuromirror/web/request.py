@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,7 @@ from neuromirror.index.shapes import Answer
 from neuromirror.model import NeuromirrorError
 from neuromirror.web.basket import PARAMETER, Basket
 from neuromirror.web.error_suggestions import find_cause, suggest
+from neuromirror.web.gateway.byte_ranges import has_etag
 from neuromirror.web.gateway.errors import ContentUnavailableError
 from neuromirror.web.server.datasette_pool import (
     DatasetteBusyError,
@@ -69,7 +69,6 @@ _INTERNAL_ERROR_MESSAGE = (
     "Internal error of the catalogue; your request was valid. The operator's log has the details."
 )
 
-_TAG = re.compile(r'(?:W/)?("[^"]*")')
 _CORS_HEADERS = {
     "access-control-allow-origin": "*",
     "access-control-expose-headers": "ETag, Link, Retry-After",
@@ -154,8 +153,7 @@ class CatalogueRequest:
 
     def has_etag(self, tag: str) -> bool:
         """Whether the client's If-None-Match contains this ETag, quotes included."""
-        known = self._request.headers.get("if-none-match", "")
-        return known.strip() == "*" or tag in _TAG.findall(known)
+        return has_etag(self._request.headers.get("if-none-match", ""), tag)
 
     @property
     def base_url(self) -> str:

@@ -78,8 +78,12 @@ def is_not_modified(headers: Mapping[str, str], etag: str) -> bool:
 
     A weak ETag matches, too, as RFC 9110 requires. ``headers`` have names in lower case.
     """
-    known = headers.get("if-none-match", "").strip()
-    return bool(etag) and (known == "*" or etag in [tag for _, tag in _TAG.findall(known)])
+    return bool(etag) and has_etag(headers.get("if-none-match", ""), etag)
+
+
+def has_etag(known: str, etag: str) -> bool:
+    """Return whether a list of ETags has one, weak or not, or is ``*``."""
+    return known.strip() == "*" or etag in [tag for _, tag in _TAG.findall(known)]
 
 
 def is_precondition_failed(headers: Mapping[str, str], etag: str) -> bool:

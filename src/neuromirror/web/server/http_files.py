@@ -16,6 +16,8 @@ from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
+from neuromirror.web.gateway.byte_ranges import RangeNotSatisfiableError, has_etag, parse_ranges
+
 if TYPE_CHECKING:
     from neuromirror.web.site import Site
 
@@ -25,7 +27,6 @@ Send = Callable[[Message], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
 _CHUNK_SIZE = 1 << 18
-_RANGE = re.compile(rb"bytes=(?:([0-9]{1,18})-([0-9]{1,18})?|-([0-9]{1,18}))")
 _REPOSITORY_FILES = re.compile(
     r"HEAD|config|packed-refs|ria-layout-version|info/refs|refs/.+(?<!\.lock)"
     r"|objects/(?:info/(?:packs|alternates|http-alternates)|[0-9a-f]{2}/[0-9a-f]{38,62}"
@@ -114,25 +115,21 @@ def _is_not_modified(headers: Mapping[bytes, bytes], found: _OpenFile) -> bool:
     """Whether the client has the current file (RFC 9110, section 13.2.2)."""
     tags = headers.get(b"if-none-match")
     if tags is not None:
-        return b"*" in tags or found.etag in tags
+        return has_etag(tags.decode("latin-1"), found.etag.decode())
     return headers.get(b"if-modified-since") == found.modified
 
 
 def _requested_range(headers: Mapping[bytes, bytes], found: _OpenFile) -> tuple[int, int, int]:
     """Return first and last byte and the status; multiple ranges get the whole file."""
     whole = 0, found.size - 1, 200
-    match = _RANGE.fullmatch(headers.get(b"range", b"").replace(b" ", b""))
-    if match is None or headers.get(b"if-range", found.etag) not in (found.etag, found.modified):
+    header = headers.get(b"range", b"").replace(b" ", b"").decode("latin-1")
+    if "," in header or headers.get(b"if-range", found.etag) not in (found.etag, found.modified):
         return whole
-    first, last, tail = match.groups()
-    if tail is not None:
-        begin, end = max(0, found.size - int(tail)), found.size - 1
-    else:
-        begin = int(first)
-        end = found.size - 1 if last is None else min(int(last), found.size - 1)
-        if last is not None and int(last) < begin:
-            return whole
-    return (begin, end, 206) if begin <= end else (0, 0, 416)
+    try:
+        spans = parse_ranges(header, found.size)
+    except RangeNotSatisfiableError:
+        return 0, 0, 416
+    return whole if spans is None else (spans[0][0], spans[0][1] - 1, 206)
 
 
 async def _send_range(
