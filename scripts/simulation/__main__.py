@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -40,6 +43,8 @@ _NAMES = [one.name for one in POLICIES]
 @click.option("--ticks", is_flag=True, help="Instead: how long ticks of the real engine take.")
 @click.option("--costs", is_flag=True, help="Instead: crawl the demo archives for their costs.")
 @click.option("--plan", "planned", is_flag=True, help="Instead: what a first crawl takes.")
+@click.option("--custody", is_flag=True, help="Instead: what a year does to a lab's vaults.")
+@click.option("--copies", default=3, show_default=True, help="Copies of each content, as above.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.option("--write", is_flag=True, help="Update docs/explanation/scale.md and its plot.")
 def main(
@@ -54,6 +59,8 @@ def main(
     ticks: bool,
     costs: bool,
     planned: bool,
+    custody: bool,
+    copies: int,
     as_json: bool,
     write: bool,
 ) -> None:
@@ -67,6 +74,9 @@ def main(
     elif ticks:
         name, table = "simulate-ticks", _ticks_table
         lines = _ticks(draw(seed, datasets, days, 0), limits, seed)
+    elif custody:
+        name, table = "simulate-custody", _custody_table
+        lines = _custody(draw(seed, datasets, days, 0), seed, copies, down)
     elif planned:
         name, table = "simulate-plan", partial(plan_table, rate=rate, jobs=workers)
         lines = plan(draw(seed, datasets, days, 0), rate, workers)
@@ -100,6 +110,31 @@ def _ticks(world: World, limits: Limits, seed: int) -> Iterator[dict[str, Any]]:
     found = tick_line(world, limits, seed)
     load = round(os.getloadavg()[0], 1)
     yield {**found, "days": world.days, "load": load, "commit": commit(), "machine": machine()}
+
+
+def _custody(world: World, seed: int, copies: int, down: float) -> Iterator[dict[str, Any]]:
+    from simulation.custody import CustodySimulation, remove
+
+    folder = Path(tempfile.mkdtemp(prefix="simulate-custody-"))
+    try:
+        found = CustodySimulation(world, folder, seed, copies, down).run()
+    finally:
+        remove(folder)
+    yield {
+        **{"what": "custody", "n": len(world.subjects), "days": world.days, "seed": seed},
+        **{"copies": copies, "down_days": down, **asdict(found), "commit": commit()},
+    }
+
+
+def _custody_table(lines: list[dict[str, Any]]) -> str:
+    (one,) = lines
+    return (
+        f"{one['days']:g} days, {one['copies']} copies, one vault down for {one['down_days']:g} "
+        f"days, seed {one['seed']}: {one['pinned']:,} pinned contents, of which upstream deleted "
+        f"{one['deleted_upstream']:,}; {one['flips']:,} flipped bits, {one['repaired']:,} repaired "
+        f"copies; {one['lost']} contents lost; {one['short']} with fewer copies than wanted when "
+        f"upstream deleted them, {one['late']} of them not announced 7 days before."
+    )
 
 
 def _report(

@@ -239,3 +239,16 @@ def test_nothing_is_copied_outside_of_the_hours_unless_it_is_urgent(
     assert keeper.status()[1] > 1
     keeper.days = 17
     assert len(keeper.run()[0]) == 2
+
+
+def test_a_vault_whose_folder_is_gone_is_not_created_again(
+    keeper: Keeper, mirror: MirrorHarness, tmp_path: Path
+) -> None:
+    (tmp_path / "locks").mkdir()
+    pin_latest(mirror, tmp_path / "locks" / "datasets.lock", "demo:000001")
+    keeper.policies(PINS)
+    keeper.run()
+    (tmp_path / "vault-nas").rename(tmp_path / "unmounted")
+    keeper.run()
+    assert not (tmp_path / "vault-nas").exists()
+    assert "nas" in PoliciesStatus.load(mirror.store).vaults

@@ -181,9 +181,7 @@ class PolicyRun:
             for name in policy.vaults:
                 if name not in self.states:
                     self.states[name] = self._open(name)
-            self._selected[policy.name] = select_contents(
-                policy, self._policies, self._store, self._index
-            )
+            self._selected[policy.name] = self.select(policy)
         keys = {one.key for some in self._selected.values() for one in some.wanted.contents}
         saved = PoliciesStatus.load(self._store)
         self._is_unpublished = saved.is_copying
@@ -196,6 +194,21 @@ class PolicyRun:
             rates={name: one.rate for name, one in saved.policies.items() if one.rate},
         )
         return self.plan
+
+    def select(self, policy: Policy) -> SelectedContents:
+        """Return the contents that a policy keeps.
+
+        Parameters
+        ----------
+        policy
+            The policy.
+
+        Returns
+        -------
+        SelectedContents
+            The contents.
+        """
+        return select_contents(policy, self._policies, self._store, self._index)
 
     def copy(self, options: KeepOptions) -> Iterator[KeepOutcome]:
         """Make the planned copies, as far as time and hours allow.
@@ -281,7 +294,9 @@ class PolicyRun:
         problem = ""
         try:
             check_privacy(self._store, config)
-            create = not (settings.read_only or self._dry_run)
+            # a file system that is not mounted must not become a new vault
+            is_known = any(one.name == name and one.copies for one in self._ledger.vaults())
+            create = not (settings.read_only or self._dry_run or is_known)
             vault = open_vault(config, self._store, create=create)
             self._closing.callback(vault.close)
             vault.check_access(write=not settings.read_only)

@@ -151,6 +151,7 @@ def repair_copies(
     VaultError
         The vault cannot be written.
     """
+    ledger.add_vault(vault.uuid, vault.config.name, vault.config.settings.kind)
     lost = [
         *(one.key for one in ledger.copies_in(vault.uuid, state="damaged")),
         *(one.key for one in ledger.copies_in(vault.uuid, state="missing")),
