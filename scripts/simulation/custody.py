@@ -27,7 +27,7 @@ from neuromirror.custody.keep import KeepOptions
 from neuromirror.custody.keep_plan import KeepContents, KeepItem
 from neuromirror.custody.policies import PolicyRun
 from neuromirror.custody.policy_contents import SelectedContents, deletion_horizon
-from neuromirror.custody.policy_plan import PolicyContents, WantedContent
+from neuromirror.custody.policy_plan import PolicyContents, RequiredContent
 from neuromirror.custody.rolling_read import ReadSettings, read_due_copies, repair_copies
 from neuromirror.index import Index, RetainedFile
 from neuromirror.index.ledger import Ledger
@@ -167,7 +167,7 @@ class CustodySimulation:
         """Return the pinned contents with the horizons that a mirror would compute."""
         host = self.url.removeprefix("http://")
         kept = KeepContents(allowed_hosts=frozenset({host}))
-        wanted = []
+        required = []
         for one in self.contents.values():
             if one.pinned is None:
                 continue
@@ -177,8 +177,8 @@ class CustodySimulation:
             is_current = not one.observed_replaced
             file = RetainedFile("f", one.key, len(one.data), Retention.DRAFT, is_current, seen)
             horizon = deletion_horizon([file], DRAFT_DAYS, None)
-            wanted.append(WantedContent(one.key, len(one.data), one.dataset, horizon))
-        return SelectedContents(PolicyContents(policy, wanted), kept)
+            required.append(RequiredContent(one.key, len(one.data), one.dataset, horizon))
+        return SelectedContents(PolicyContents(policy, required), kept)
 
     def _configure(self) -> tuple[dict[str, VaultConfig], Policies]:
         folder = self.folder / "vaults"

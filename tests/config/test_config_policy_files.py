@@ -42,8 +42,8 @@ def write(folder: Path, text: str) -> Path:
 def test_a_file_with_two_policies(tmp_path: Path) -> None:
     policies = load_policies(write(tmp_path, GOOD), {"nas", "cloud"})
     first, second = policies.find(())
-    assert (first.wanted_copies, first.max_bytes, first.bytes_per_second) == (2, None, None)
-    assert (second.wanted_copies, second.max_bytes) == (1, 1_500_000_000)
+    assert (first.required_copies, first.max_bytes, first.bytes_per_second) == (2, None, None)
+    assert (second.required_copies, second.max_bytes) == (1, 1_500_000_000)
     assert second.bytes_per_second == 20_000_000
     assert policies.announce.days == 10
     assert policies.find(("hippocampus",)) == (second,)

@@ -8,8 +8,8 @@ from neuromirror.config.policy_files import Policy
 from neuromirror.custody.policy_plan import (
     CopyPlan,
     PolicyContents,
+    RequiredContent,
     VaultState,
-    WantedContent,
     plan_copies,
 )
 
@@ -28,15 +28,15 @@ def policy(**fields: object) -> Policy:
     return Policy.model_validate({"name": "p", "what": "all", "vaults": ["nas", "cloud"]} | fields)
 
 
-def content(name: str, days: float | None = None, size: int = GB) -> WantedContent:
+def content(name: str, days: float | None = None, size: int = GB) -> RequiredContent:
     """Return a content that upstream may delete in some days."""
     horizon = None if days is None else NOW + timedelta(days=days)
-    return WantedContent(f"MD5-s{size}--{name}", size, "dandi:000001", horizon)
+    return RequiredContent(f"MD5-s{size}--{name}", size, "dandi:000001", horizon)
 
 
 def plan(
     one: Policy,
-    contents: list[WantedContent],
+    contents: list[RequiredContent],
     copies: dict[str, set[str]] | None = None,
     vaults: dict[str, VaultState] | None = None,
     rates: dict[str, float] | None = None,
@@ -109,8 +109,8 @@ def test_a_budget_is_spent_on_content_about_to_be_deleted_and_the_rest_is_announ
     None
 ):
     one = policy(vaults=["nas"], max_gigabytes=2.5)
-    wanted = [content("a"), content("b", 25), content("c", 5), content("d", None, 400_000_000)]
-    found = plan(one, wanted)
+    required = [content("a"), content("b", 25), content("c", 5), content("d", None, 400_000_000)]
+    found = plan(one, required)
     assert names(found) == [("c", "nas"), ("b", "nas"), ("d", "nas")]
     (short,) = found.shortages
     assert (short.content.key[-1], short.reason, short.is_due) == ("a", "budget", True)
@@ -133,12 +133,12 @@ def test_what_cannot_be_copied_in_time_is_announced_at_once() -> None:
 
 
 def test_hours_and_measured_rates_reduce_what_can_be_copied_in_time() -> None:
-    wanted = [content("a", 20, 1000 * GB)]
+    required = [content("a", 20, 1000 * GB)]
     fast = policy(vaults=["nas"], megabytes_per_second=1)
-    assert plan(fast, wanted).shortages == []
+    assert plan(fast, required).shortages == []
     nightly = policy(vaults=["nas"], megabytes_per_second=1, hours="20:00-06:00")
-    assert [one.reason for one in plan(nightly, wanted).shortages] == ["rate"]
-    assert [one.reason for one in plan(fast, wanted, rates={"p": 4e5}).shortages] == ["rate"]
+    assert [one.reason for one in plan(nightly, required).shortages] == ["rate"]
+    assert [one.reason for one in plan(fast, required, rates={"p": 4e5}).shortages] == ["rate"]
 
 
 def test_two_policies_share_the_copies_that_both_want() -> None:

@@ -105,7 +105,7 @@ class Policy(BaseModel):
         return self
 
     @property
-    def wanted_copies(self) -> int:
+    def required_copies(self) -> int:
         """The number of copies wanted of each content."""
         return len(self.vaults) if self.copies is None else self.copies
 

@@ -31,7 +31,7 @@ from neuromirror.vault import DirectoryVault, open_vault
 
 
 class DrillOrder(msgspec.Struct):
-    """What the process has to do.
+    """The work for the process.
 
     Attributes
     ----------

@@ -54,7 +54,7 @@ class DrillRecords(msgspec.Struct, forbid_unknown_fields=True):
 
     @classmethod
     def load(cls, store: Store) -> Self:
-        """Return the recorded drills; none if there are none.
+        """Return the recorded drills; empty without a record.
 
         Parameters
         ----------

@@ -24,9 +24,9 @@ from neuromirror.custody.policy_plan import (
     CostEstimate,
     MissingCopies,
     PlannedCopy,
+    RequiredContent,
     ShortageReason,
     VaultState,
-    WantedContent,
     plan_copies,
 )
 from neuromirror.custody.policy_status import PoliciesStatus, PolicyStatus
@@ -87,7 +87,7 @@ class Announcement:
 
 @dataclass(slots=True)
 class _Progress:
-    """What a run did for a policy."""
+    """The result of a run for a policy."""
 
     copied: int = 0
     bytes: int = 0
@@ -96,7 +96,7 @@ class _Progress:
 
 
 class PolicyRun:
-    """One run of policies. A context manager.
+    """Runs policies once. A context manager.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ class PolicyRun:
 
     @property
     def costs(self) -> dict[str, CostEstimate]:
-        """What the planned copies add to each vault, by its name."""
+        """Size and price that the planned copies add to each vault, by its name."""
         return self.plan.costs(self.states)
 
     def prepare(self) -> CopyPlan:
@@ -182,11 +182,11 @@ class PolicyRun:
                 if name not in self.states:
                     self.states[name] = self._open(name)
             self._selected[policy.name] = self.select(policy)
-        keys = {one.key for some in self._selected.values() for one in some.wanted.contents}
+        keys = {one.key for some in self._selected.values() for one in some.required.contents}
         saved = PoliciesStatus.load(self._store)
         self._is_unpublished = saved.is_copying
         self.plan = plan_copies(
-            [one.wanted for one in self._selected.values()],
+            [one.required for one in self._selected.values()],
             self._copies(list(keys)),
             self.states,
             now=self.now,
@@ -254,11 +254,11 @@ class PolicyRun:
         Returns
         -------
         list[Announcement]
-            What has to be announced and was not announced before.
+            The shortages that were not announced before.
         """
         now = self.now
         contents = {
-            name: {one.key: one for one in some.wanted.contents}
+            name: {one.key: one for one in some.required.contents}
             for name, some in self._selected.items()
         }
         copies = self._copies(list({key for some in contents.values() for key in some}))
@@ -272,7 +272,8 @@ class PolicyRun:
             lacking = {
                 key: one
                 for key, one in contents[policy.name].items()
-                if sum(name in policy.vaults for name in copies.get(key, ())) < policy.wanted_copies
+                if sum(name in policy.vaults for name in copies.get(key, ()))
+                < policy.required_copies
             }
             due = self._due(policy, lacking, now)
             new = self._ledger.events.announce(policy.name, list(due), self._clock())
@@ -376,9 +377,9 @@ class PolicyRun:
                 publish_copies(self._store, self._selected[policy].contents, vault, kept)
 
     def _present(self, vault: Vault, keys: Iterable[str]) -> list[str]:
-        asked = list(keys)
-        lacking = set(self._ledger.missing(vault.uuid, asked))
-        return [key for key in asked if key not in lacking]
+        recorded = list(keys)
+        lacking = set(self._ledger.missing(vault.uuid, recorded))
+        return [key for key in recorded if key not in lacking]
 
     @staticmethod
     def _count(progress: _Progress, outcome: KeepOutcome) -> None:
@@ -413,7 +414,7 @@ class PolicyRun:
                 self._ledger.wishes.remove(one.id)
 
     def _due(
-        self, policy: Policy, lacking: Mapping[str, WantedContent], now: datetime
+        self, policy: Policy, lacking: Mapping[str, RequiredContent], now: datetime
     ) -> dict[str, MissingCopies]:
         """Return the contents whose missing copies have to be announced."""
         due = {
@@ -440,8 +441,8 @@ class PolicyRun:
     def _status(
         self,
         policy: Policy,
-        contents: Mapping[str, Mapping[str, WantedContent]],
-        lacking: Mapping[str, WantedContent],
+        contents: Mapping[str, Mapping[str, RequiredContent]],
+        lacking: Mapping[str, RequiredContent],
         due: Collection[str],
     ) -> PolicyStatus:
         mine = contents[policy.name]

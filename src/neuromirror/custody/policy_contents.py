@@ -14,7 +14,7 @@ from neuromirror.custody.keep_plan import (
     contents_of_version,
 )
 from neuromirror.custody.lock_sources import LockSourceError, find_locks
-from neuromirror.custody.policy_plan import PolicyContents, WantedContent
+from neuromirror.custody.policy_plan import PolicyContents, RequiredContent
 from neuromirror.index import (
     DatasetWithdrawnError,
     Index,
@@ -34,11 +34,11 @@ _SAFE = frozenset({Retention.PUBLISHED, Retention.VERSIONED_BUCKET})
 
 @dataclass(slots=True)
 class SelectedContents:
-    """What a policy keeps.
+    """The contents that a policy keeps.
 
     Attributes
     ----------
-    wanted
+    required
         The policy with its contents.
     contents
         The contents; without items of those that are to be located in :attr:`datasets`.
@@ -50,7 +50,7 @@ class SelectedContents:
         Lock files, manifests and records that cannot be read: their contents are not kept.
     """
 
-    wanted: PolicyContents
+    required: PolicyContents
     contents: KeepContents = field(default_factory=KeepContents)
     datasets: dict[str, set[str]] = field(default_factory=dict)
     locks: list[Lock] = field(default_factory=list)
@@ -116,14 +116,14 @@ def select_contents(
     horizons = _Horizons(store, index, policies.settings.draft_days)
     found = SelectedContents(PolicyContents(policy, ()))
     if policy.what == "pins":
-        wanted = _select_pins(found, policies, store, index, horizons)
+        required = _select_pins(found, policies, store, index, horizons)
     else:
-        wanted = [
+        required = [
             one
             for dataset in _selected_datasets(policy, index)
             for one in _select_dataset(found, policy, store, index, dataset, horizons)
         ]
-    found.wanted = PolicyContents(policy, wanted)
+    found.required = PolicyContents(policy, required)
     return found
 
 
@@ -141,7 +141,7 @@ def locate_contents(
     store, index
         The store and its index.
     """
-    policy = selected.wanted.policy
+    policy = selected.required.policy
     items = selected.contents.items
     for dataset, known in selected.datasets.items():
         left = known.intersection(keys) - items.keys()
@@ -157,10 +157,10 @@ def locate_contents(
 
 def _select_pins(
     found: SelectedContents, policies: Policies, store: Store, index: Index, horizons: _Horizons
-) -> list[WantedContent]:
-    policy = found.wanted.policy
+) -> list[RequiredContent]:
+    policy = found.required.policy
     cache = store.journal_path.parent / "pinned-locks"
-    wanted: dict[str, WantedContent] = {}
+    required: dict[str, RequiredContent] = {}
     for text in policy.locks:
         try:
             for lock in find_locks(_source(policies, text), cache):
@@ -172,26 +172,26 @@ def _select_pins(
                 found.problems += (
                     f"{lock.path}: {one.dataset}: {one.message}" for one in some.findings
                 )
-                wanted |= _wanted_of_lock(some, policy, horizons)
-                _merge(found.contents, some, wanted.keys())
+                required |= _contents_of_pins(some, policy, horizons)
+                _merge(found.contents, some, required.keys())
         except LockSourceError as error:
             found.problems.append(str(error))
-    return list(wanted.values())
+    return list(required.values())
 
 
 def _source(policies: Policies, text: str) -> Path:
     return (policies.path.parent / Path(text).expanduser()).resolve()
 
 
-def _wanted_of_lock(
+def _contents_of_pins(
     contents: KeepContents, policy: Policy, horizons: _Horizons
-) -> dict[str, WantedContent]:
+) -> dict[str, RequiredContent]:
     known: dict[str, datetime | None] = {}
     for owner, keys in contents.datasets.items():
         of_owner = horizons.of_dataset(f"{owner.mirror}:{owner.local_id}")
         known |= {key: of_owner[key] for key in keys & of_owner.keys()}
     return {
-        key: WantedContent(key, one.size or 0, one.dataset, known.get(key))
+        key: RequiredContent(key, one.size or 0, one.dataset, known.get(key))
         for key, one in contents.items.items()
         if policy.selects(one.dataset)
     }
@@ -228,7 +228,7 @@ def _select_dataset(
     index: Index,
     dataset: str,
     horizons: _Horizons,
-) -> Iterator[WantedContent]:
+) -> Iterator[RequiredContent]:
     """Yield the contents of a dataset; read records only where the index lacks the files."""
     published = policy.what == "published"
     globs = Globs(policy.paths)
@@ -251,7 +251,7 @@ def _select_dataset(
     found.datasets[dataset] = set(sizes)
     known = horizons.of_dataset(dataset)
     for key, size in sizes.items():
-        yield WantedContent(key, size, dataset, known.get(key))
+        yield RequiredContent(key, size, dataset, known.get(key))
 
 
 def _versions(index: Index, dataset: str, policy: Policy) -> Sequence[VersionRow]:

@@ -27,7 +27,7 @@ ShortageReason = Literal["vault", "budget", "rate", "upstream"]
 """
 
 
-class WantedContent(NamedTuple):
+class RequiredContent(NamedTuple):
     """A content that a policy keeps.
 
     Attributes
@@ -53,12 +53,12 @@ class PolicyContents:
     """A policy and the contents that it keeps."""
 
     policy: Policy
-    contents: Sequence[WantedContent]
+    contents: Sequence[RequiredContent]
 
 
 @dataclass(frozen=True, slots=True)
 class VaultState:
-    """What a plan has to know about a vault.
+    """The state of a vault, for a plan.
 
     Attributes
     ----------
@@ -90,7 +90,7 @@ class PlannedCopy(NamedTuple):
 
     policy: Policy
     vault: str
-    content: WantedContent
+    content: RequiredContent
     is_urgent: bool
     rank: int
 
@@ -102,7 +102,7 @@ class MissingCopies(NamedTuple):
     """
 
     policy: str
-    content: WantedContent
+    content: RequiredContent
     missing: int
     reason: ShortageReason
     detail: str
@@ -148,7 +148,7 @@ class CopyPlan:
     copies: list[PlannedCopy] = field(default_factory=list)
     shortages: list[MissingCopies] = field(default_factory=list)
     complete: dict[str, int] = field(default_factory=dict)
-    assigned: dict[tuple[str, str], list[WantedContent]] = field(default_factory=dict)
+    assigned: dict[tuple[str, str], list[RequiredContent]] = field(default_factory=dict)
 
     def costs(self, vaults: Mapping[str, VaultState]) -> dict[str, CostEstimate]:
         """Return what the copies add to each vault, by its name."""
@@ -171,7 +171,7 @@ class CopyPlan:
 
 
 def plan_copies(
-    wanted: Iterable[PolicyContents],
+    required: Iterable[PolicyContents],
     copies: Mapping[str, Collection[str]],
     vaults: Mapping[str, VaultState],
     *,
@@ -186,7 +186,7 @@ def plan_copies(
 
     Parameters
     ----------
-    wanted
+    required
         The policies, most important first, with their contents.
     copies
         Names of the vaults that have a content, by annex key; copies that do not count left out.
@@ -205,7 +205,7 @@ def plan_copies(
         The copies to make, and the contents that lack copies.
     """
     plan, planned = CopyPlan(), set[tuple[str, str]]()
-    for one in wanted:
+    for one in required:
         _plan_policy(plan, one, copies, vaults, planned, now, announce)
     plan.copies.sort(key=_priority)
     _find_late(plan, now, announce, rates or {})
@@ -229,16 +229,16 @@ def _plan_policy(
     for content in contents:
         have = copies.get(content.key, ())
         here = [name for name in policy.vaults if name in have or (name, content.key) in planned]
-        for name in here[: policy.wanted_copies]:
+        for name in here[: policy.required_copies]:
             used[name] += content.size
             plan.assigned.setdefault((policy.name, name), []).append(content)
-        if len(here) < policy.wanted_copies:
+        if len(here) < policy.required_copies:
             lacking.append((content, here))
     plan.complete[policy.name] = len(contents) - len(lacking)
     lacking.sort(key=lambda found: (_day(found[0].horizon), len(found[1]), found[0].size))
     for content, here in lacking:
         urgent = content.horizon is not None and content.horizon - now <= announce
-        missing, full = policy.wanted_copies - len(here), ""
+        missing, full = policy.required_copies - len(here), ""
         rest = [name for name in policy.vaults if name not in here]
         for name in rest:
             if not missing or not vaults[name].is_writable:
@@ -275,9 +275,9 @@ def _vault_problem(
     return "; ".join(problems)
 
 
-def _distinct(contents: Iterable[WantedContent]) -> list[WantedContent]:
+def _distinct(contents: Iterable[RequiredContent]) -> list[RequiredContent]:
     """Return each content once, with its earliest horizon."""
-    found: dict[str, WantedContent] = {}
+    found: dict[str, RequiredContent] = {}
     for one in contents:
         known = found.get(one.key)
         if known is None or (one.horizon or _FAR) < (known.horizon or _FAR):

@@ -66,7 +66,7 @@ class PoliciesStatus(msgspec.Struct, forbid_unknown_fields=True):
 
     @classmethod
     def load(cls, store: Store) -> Self:
-        """Return the saved results; empty ones if there are none.
+        """Return the saved results; empty ones without a file.
 
         Parameters
         ----------

@@ -157,19 +157,19 @@ def repair_copies(
         *(one.key for one in ledger.copies_in(vault.uuid, state="missing")),
     ]
     needed = ledger.wishes.needed(lost, vault.uuid)
-    wanted = [key for key in lost if key in needed]
-    # what is gone and not to be kept needs no attention
+    required = [key for key in lost if key in needed]
+    # missing contents that no policy keeps need no attention
     gone = ledger.copies_in(vault.uuid, state="missing")
     ledger.forget(vault.uuid, [one.key for one in gone if one.key not in needed])
-    if not wanted or vault.config.settings.read_only:
+    if not required or vault.config.settings.read_only:
         return
-    upstream = {} if index is None else index.content_sources(wanted)
-    items = {key: _item(key, upstream.get(key)) for key in wanted}
-    known = ledger.copies(wanted)
+    upstream = {} if index is None else index.content_sources(required)
+    items = {key: _item(key, upstream.get(key)) for key in required}
+    known = ledger.copies(required)
     by_uuid = {one.uuid: one for one in others if one.uuid != vault.uuid}
     tasks = [
         CopyTask(items[key], sources)
-        for key in wanted
+        for key in required
         if (sources := [by_uuid[one.vault] for one in known.get(key, ()) if one.vault in by_uuid])
     ]
     done: set[str | None] = set()
@@ -179,7 +179,7 @@ def repair_copies(
             yield _repaired(ledger, outcome)
     hosts = {urlsplit(ref.source_uri).netloc for one in upstream.values() for ref in one.datasets}
     options = replace(options, allowed_hosts=options.allowed_hosts | hosts)
-    left = [items[key] for key in wanted if key not in done]
+    left = [items[key] for key in required if key not in done]
     for outcome in run_keep(left, vault, ledger, options) if left else ():
         yield _repaired(ledger, outcome)
 

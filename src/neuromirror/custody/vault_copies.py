@@ -125,7 +125,7 @@ def copy_between(
     """
     folder = ledger.path.parent / "uploads"
     make_folder(folder, durable=False)
-    _remove_leftovers(folder)
+    _remove_old_files(folder)
     stop, rate = threading.Event(), None
     if options.bytes_per_second is not None:
         rate = RateLimit(options.bytes_per_second)
@@ -184,7 +184,7 @@ def _is_over(options: KeepOptions) -> bool:
     return late or options.is_stopping()
 
 
-def _remove_leftovers(folder: Path) -> None:
+def _remove_old_files(folder: Path) -> None:
     """Remove the temporary files of processes that were killed."""
     for one in folder.glob(f"{_PREFIX}*"):
         with suppress(OSError):

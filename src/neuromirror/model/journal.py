@@ -279,7 +279,7 @@ class EventRaised:
         The dataset's id in the mirror; empty for an event of the whole mirror.
     kind
         ``incident``, ``tombstone``, ``returned``, ``digest-upgrade``, ``unavailable``,
-        ``takedown`` or ``repair``.
+        ``takedown``, ``repair`` or ``shortage`` (a policy cannot keep content in time).
     message
         One sentence for the operator.
     at

@@ -80,6 +80,7 @@ EVENT_TEXT: Mapping[str, tuple[str, str]] = {
         "not available",
         "the archive does not allow this mirror to read it",
     ),
+    "shortage": ("lacks copies", "a vault of this mirror cannot keep content in time"),
     "unreadable-sidecar": (
         "unreadable metadata",
         "a metadata file cannot be read, because its JSON is invalid or access is denied",
