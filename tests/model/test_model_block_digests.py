@@ -111,8 +111,8 @@ def test_part_md5s_give_the_multipart_etag() -> None:
     ("size", "expected"),
     [
         (0, MIB),
-        (1 << 30, MIB),
-        ((1 << 30) + 1, 4 * MIB),
+        (4 << 30, MIB),
+        ((4 << 30) + 1, 4 * MIB),
         (8 << 40, 4 * MIB),
         ((8 << 40) + 1, 8 * MIB),
         (128 << 40, 64 * MIB),

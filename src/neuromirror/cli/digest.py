@@ -52,7 +52,7 @@ neuromirror digest ./clone --piece-size 256KiB""",
     metavar="SIZE",
     help="Size of a piece, a power of two from 16KiB to 64MiB. With small pieces, reading small "
     "parts transfers less, but the block digests are larger [default: 1MiB, 4MiB for files over "
-    "1 GiB].",
+    "4 GiB].",
 )
 @click.option(
     "--jobs",

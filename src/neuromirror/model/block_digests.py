@@ -46,7 +46,7 @@ MAX_ENCODED_BYTES: Final = MAX_HEAD_BYTES + 1 + MAX_LAYER_BYTES + MAX_PARTS * 16
 
 _HASH_BYTES: Final = 32
 _MD5_BYTES: Final = 16
-_LARGE: Final = 1 << 30
+_LARGE: Final = 4 << 30
 _PIECE_OF_SMALL: Final = 1 << 20
 _PIECE_OF_LARGE: Final = 4 << 20
 
@@ -359,7 +359,7 @@ class BlockDigestsHead(
 
 
 def default_piece_size(size: int) -> int:
-    """Return the piece size of a content: 1 MiB up to 1 GiB, 4 MiB above.
+    """Return the piece size of a content: 1 MiB up to 4 GiB, 4 MiB above.
 
     For contents of more than 8 TiB, it is that of :func:`fitting_piece_size`.
 
