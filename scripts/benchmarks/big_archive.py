@@ -29,10 +29,12 @@ from benchmarks.big_bucket import Keyspace, bucket_page
 from benchmarks.big_documents import LABEL, BigDocuments
 from benchmarks.big_keys import BUCKET, LAST_MODIFIED
 from benchmarks.big_plan import ArchivePlan, DandisetPlan
+from benchmarks.big_zarrs import BigZarr, ReadableZarr
 from neuromirror_demo.raw_server import RawServer
 
 _MAX_PAGE_SIZE: Final = 1000
 _UUID: Final = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+_RANGE: Final = re.compile(rb"(?im)^range:\s*bytes=(\d+)-(\d+)\s*$")
 _STATUS: Final = {
     200: "OK",
     206: "Partial Content",
@@ -49,15 +51,18 @@ Query = dict[str, str]
 class BigArchive:
     """The archive on two loopback ports, API and bucket, within a ``with`` block.
 
-    ``asked`` counts requests by kind, such as ``api versions`` or ``s3 head``.
+    With ``readable``, the Zarrs have contents. ``asked`` counts requests by kind, such as
+    ``api versions`` or ``s3 head``.
     """
 
-    def __init__(self, plan: ArchivePlan, *, port: int = 0, s3_port: int = 0) -> None:
+    def __init__(
+        self, plan: ArchivePlan, *, port: int = 0, s3_port: int = 0, readable: bool = False
+    ) -> None:
         self.plan = plan
         self.request_counts: Counter[str] = Counter()
         self._stack = ExitStack()
         self._lock = threading.Lock()
-        self._keys = Keyspace(self.plan)
+        self._keys = Keyspace(self.plan, ReadableZarr if readable else BigZarr)
         self._api = RawServer(self._answer_api, port)
         self._s3 = RawServer(self._answer_s3, s3_port)
         dandiset = r"/api/dandisets/([0-9]{6})"
@@ -80,7 +85,7 @@ class BigArchive:
     def __enter__(self) -> BigArchive:
         self._stack.enter_context(self._api)
         self._stack.enter_context(self._s3)
-        self._documents = BigDocuments(self.plan, self._api.url, self._s3.url)
+        self._documents = BigDocuments(self.plan, self._keys, self._api.url, self._s3.url)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -244,7 +249,7 @@ class BigArchive:
         }
         if key:
             self._count("s3", "head" if method == b"HEAD" else "object")
-            return self._object(method, key, query)
+            return self._object(method, key, query, head)
         versions = "versions" in query
         self._count("s3", "versions" if versions else "objects")
         page = bucket_page(self._keys, query, versions=versions)
@@ -252,7 +257,7 @@ class BigArchive:
             return _s3_error(501, "NotImplemented", method)
         return _reply(200, f'<?xml version="1.0" encoding="UTF-8"?>\n{page}'.encode(), _XML)
 
-    def _object(self, method: bytes, key: bytes, query: dict[str, bytes]) -> bytes:
+    def _object(self, method: bytes, key: bytes, query: dict[str, bytes], head: bytes) -> bytes:
         keys = self._keys.below(key)
         at = None if keys is None else keys.find(key)
         if keys is None or at is None:
@@ -260,6 +265,8 @@ class BigArchive:
         size, etag, version_id = keys.facts(at)
         if query.get("versionId", version_id.encode()) != version_id.encode():
             return _s3_error(404, "NoSuchVersion", method)
+        if method == b"GET" and isinstance(keys, ReadableZarr):
+            return _part(keys.content(at), head, f'ETag: "{etag}"\r\n')
         if method != b"HEAD":
             return _s3_error(501, "NotImplemented", method)
         parts = int(etag.partition("-")[2] or 0)
@@ -307,6 +314,18 @@ def _s3_error(status: int, code: str, method: bytes) -> bytes:
     return _reply(status, b"" if method == b"HEAD" else text, _XML)
 
 
+def _part(content: bytes, head: bytes, more: str) -> bytes:
+    """Return an object, or the requested range of it."""
+    found = _RANGE.search(head)
+    start, stop = (int(found[1]), int(found[2]) + 1) if found else (0, len(content))
+    body = content[start:stop]
+    status = 206 if found else 200
+    if found:
+        more += f"Content-Range: bytes {start}-{start + len(body) - 1}/{len(content)}\r\n"
+    top = f"HTTP/1.1 {status} {_STATUS[status]}\r\nContent-Length: {len(body)}\r\n{more}\r\n"
+    return top.encode() + body
+
+
 def _page(query: Query) -> tuple[int, int]:
     """Return number and size of the requested page."""
     number, size = query.get("page", "1"), query.get("page_size", "100")
@@ -337,6 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar=("BLOBS", "ENTRIES"),
         help="instead, a dandiset of so many blobs and one of a Zarr with so many entries",
     )
+    parser.add_argument("--readable", action="store_true", help="chunks have contents")
     parser.add_argument("--port", type=int, default=0, help="of the API; the bucket has the next")
     parser.add_argument("--dir", type=Path, help="folder for the mirror file (default: a new one)")
     parser.add_argument("--zarrs", action="store_true", help="let the mirror file take Zarrs too")
@@ -350,7 +370,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         signal.signal(number, lambda *_: ended.set())
     with ExitStack() as stack:
         archive = stack.enter_context(
-            BigArchive(plan, port=given.port, s3_port=given.port and given.port + 1)
+            BigArchive(
+                plan,
+                port=given.port,
+                s3_port=given.port and given.port + 1,
+                readable=given.readable,
+            )
         )
         if given.warm:
             archive.warm()

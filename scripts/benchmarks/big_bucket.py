@@ -20,8 +20,9 @@ _ZARR_PREFIX: Final = re.compile(rb"zarr/([0-9a-f-]{36})/")
 class Keyspace:
     """Finds the keys for a prefix or a key."""
 
-    def __init__(self, plan: ArchivePlan) -> None:
+    def __init__(self, plan: ArchivePlan, zarr: type[BigZarr] = BigZarr) -> None:
         self._plan = plan
+        self._zarr = zarr
         self._blobs = BlobKeys(plan.blobs)
 
     def below(self, prefix: bytes) -> Keys | None:
@@ -38,7 +39,7 @@ class Keyspace:
     def zarr(self, number: int) -> BigZarr:
         """Return the keys of a Zarr."""
         zarr_id = self._plan.zarrs.uuid(self._plan.zarrs.rank(number))
-        return BigZarr(number, self._plan.entries[number], f"zarr/{zarr_id}/".encode())
+        return self._zarr(number, self._plan.entries[number], f"zarr/{zarr_id}/".encode())
 
 
 def bucket_page(keyspace: Keyspace, query: Mapping[str, bytes], *, versions: bool) -> str | None:

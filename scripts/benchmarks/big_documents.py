@@ -27,11 +27,11 @@ _CONTEXT: Final = (
 class BigDocuments:
     """Returns the API's JSON; ``base`` and ``s3`` are the two URLs."""
 
-    def __init__(self, plan: ArchivePlan, base: str, s3: str) -> None:
+    def __init__(self, plan: ArchivePlan, keys: Keyspace, base: str, s3: str) -> None:
         self._plan = plan
         self._base = base
         self._s3 = f"{s3}/{BUCKET}"
-        self._keys = Keyspace(plan)
+        self._keys = keys
         self._checksums: dict[int, str] = {}
         self._sizes: dict[int, int] = {}
         self._rows = {published: self._row_template(published) for published in (False, True)}

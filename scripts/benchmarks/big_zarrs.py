@@ -8,6 +8,7 @@ ETags and version ids is drawn at once, and text is made of templates, a plane a
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
@@ -21,13 +22,15 @@ _HEAD: Final = (b".zattrs", b".zgroup", b"0/.zarray")
 _TAIL: Final = b"1/.zarray"
 _DOCUMENT_SIZE: Final = 343
 
+READABLE_CHUNK: Final = 8
+"""Rows and columns of a chunk with a content."""
+
 _Y: Final = sorted(map(str, range(_ROWS)))
 _X: Final = sorted(map(str, range(_COLUMNS)))
 _CHUNKS: Final = [f"{y}/{x}" for y in _Y for x in _X]
 """The chunks of a plane in the order of their names."""
-_SIZES: Final = [1_000_000 + number * 7919 % 5_000_000 for number in range(PLANE)]
+_SIZES: Final = tuple(1_000_000 + number * 7919 % 5_000_000 for number in range(PLANE))
 """Sizes of chunks in bytes; a row of a plane has 40 chunks."""
-_ROW_SIZES: Final = [sum(_SIZES[start : start + _COLUMNS]) for start in range(0, PLANE, _COLUMNS)]
 
 
 class BigZarr(Keys):
@@ -35,6 +38,8 @@ class BigZarr(Keys):
 
     ``number`` sets all that is drawn; it has so many ``entries``, at least 4.
     """
+
+    sizes: tuple[int, ...] = _SIZES
 
     def __init__(self, number: int, entries: int, prefix: bytes) -> None:
         self.number = number
@@ -62,7 +67,7 @@ class BigZarr(Keys):
         if chunk < 0:
             return _DOCUMENT_SIZE, self._document("etag", at), self._document("version", at)
         etags, versions = (self._drawn(kind, plane) for kind in ("etag", "version"))
-        return _SIZES[chunk], etags[chunk], versions[chunk]
+        return self.sizes[chunk], etags[chunk], versions[chunk]
 
     def _plane_and_chunk(self, at: int) -> tuple[int, int]:
         """Return plane and chunk; the plane after all whole ones is that of array 1."""
@@ -99,7 +104,9 @@ class BigZarr(Keys):
             until = min(chunk + end - at, most)
             etags = self._drawn("etag", plane)[chunk:until]
             folder = f"0/{_names(self.planes)[plane]}" if plane < self.planes else "1/0"
-            text = _rows(chunk, until, versions).replace("\0", f"{self.prefix.decode()}{folder}/")
+            text = _rows(self.sizes, chunk, until, versions).replace(
+                "\0", f"{self.prefix.decode()}{folder}/"
+            )
             if versions:
                 drawn = self._drawn("version", plane)[chunk:until]
                 both = [one for pair in zip(drawn, etags, strict=True) for one in pair]
@@ -115,7 +122,7 @@ class BigZarr(Keys):
     def size(self) -> int:
         """Return the bytes of all entries."""
         documents = (len(_HEAD) + 1) * _DOCUMENT_SIZE
-        return documents + self.planes * sum(_SIZES) + sum(_SIZES[: self.rest])
+        return documents + self.planes * sum(self.sizes) + sum(self.sizes[: self.rest])
 
     def checksum(self) -> str:
         """Return ``<md5>-<files>--<bytes>``, as the library ``compute_zarr_checksum`` does."""
@@ -139,16 +146,77 @@ class BigZarr(Keys):
     def _plane_digest(self, plane: int, chunks: int) -> str:
         etags = tuple(self._drawn("etag", plane)[:chunks])
         rows = []
-        texts = (_plane_json(chunks) % etags).split("\n")
+        texts = (_plane_json(self.sizes, chunks) % etags).split("\n")
         for number, text in enumerate(texts):
             used = min(_COLUMNS, chunks - number * _COLUMNS)
-            size = _ROW_SIZES[number] if used == _COLUMNS else sum(_SIZES[:chunks][-used:])
+            size = sum(self.sizes[number * _COLUMNS : number * _COLUMNS + used])
             md5 = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
             name = _Y[number]
             rows.append(f'{{"digest":"{md5}-{used}--{size}","name":"{name}","size":{size}}}')
         text = f'{{"directories":[{",".join(rows)}],"files":[]}}'
         md5 = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
-        return f"{md5}-{chunks}--{sum(_SIZES[:chunks])}"
+        return f"{md5}-{chunks}--{sum(self.sizes[:chunks])}"
+
+
+class ReadableZarr(BigZarr):
+    """A Zarr with contents: chunks of 8 × 8 random voxels, and valid documents."""
+
+    sizes = (2 * READABLE_CHUNK**2,) * PLANE
+
+    def content(self, at: int) -> bytes:
+        """Return the content of an entry."""
+        plane, chunk = self._plane_and_chunk(at)
+        return self._content_of_document(at) if chunk < 0 else self._chunk(plane, chunk)
+
+    def region(self, index: int, rows: int, columns: int) -> bytes:
+        """Return the first rows and columns of a plane of array 0, in whole chunks."""
+        plane = _names(self.planes).index(str(index))
+        lines = []
+        for y in range(rows // READABLE_CHUNK):
+            chunks = [
+                self._chunk(plane, _CHUNKS.index(f"{y}/{x}"))
+                for x in range(columns // READABLE_CHUNK)
+            ]
+            width = 2 * READABLE_CHUNK
+            for start in range(0, width * READABLE_CHUNK, width):
+                lines += [chunk[start : start + width] for chunk in chunks]
+        return b"".join(lines)
+
+    def _chunk(self, plane: int, chunk: int) -> bytes:
+        seed = f"chunk {self.number} {plane} {chunk}".encode()
+        return hashlib.shake_128(seed).digest(self.sizes[chunk])
+
+    def _content_of_document(self, at: int) -> bytes:
+        documents: dict[bytes, dict[str, object]] = {b".zattrs": {}, b".zgroup": {"zarr_format": 2}}
+        planes = self.planes if self._name(at) == b"0/.zarray" else 1
+        array = {
+            "zarr_format": 2,
+            "shape": [planes, _ROWS * READABLE_CHUNK, _COLUMNS * READABLE_CHUNK],
+            "chunks": [1, READABLE_CHUNK, READABLE_CHUNK],
+            "dtype": "<u2",
+            "order": "C",
+            "fill_value": 0,
+            "compressor": None,
+            "filters": None,
+            "dimension_separator": "/",
+        }
+        text = json.dumps(documents.get(self._name(at), array))
+        return text.encode().ljust(_DOCUMENT_SIZE)
+
+    def _document(self, kind: str, at: int) -> str:
+        if kind != "etag":
+            return super()._document(kind, at)
+        return hashlib.md5(self._content_of_document(at), usedforsecurity=False).hexdigest()
+
+    def _drawn(self, kind: str, plane: int) -> list[str]:
+        return super()._drawn(kind, plane) if kind != "etag" else self._etags(plane)
+
+    @lru_cache(4)  # noqa: B019 - there is one Zarr in a process
+    def _etags(self, plane: int) -> list[str]:
+        return [
+            hashlib.md5(self._chunk(plane, chunk), usedforsecurity=False).hexdigest()
+            for chunk in range(PLANE)
+        ]
 
 
 @lru_cache(64)
@@ -158,19 +226,19 @@ def _names(planes: int) -> list[str]:
 
 
 @lru_cache(2 * PLANE)
-def _rows(start: int, end: int, versions: bool) -> str:
+def _rows(sizes: tuple[int, ...], start: int, end: int, versions: bool) -> str:
     """A template of rows: NUL for what is before a chunk's name, then its version id, its ETag."""
     return "".join(
         row(f"\0{name}", size, "%s", "%s", versions=versions)
-        for name, size in zip(_CHUNKS[start:end], _SIZES[start:end], strict=True)
+        for name, size in zip(_CHUNKS[start:end], sizes[start:end], strict=True)
     )
 
 
 @lru_cache(PLANE)
-def _plane_json(chunks: int) -> str:
+def _plane_json(sizes: tuple[int, ...], chunks: int) -> str:
     """Return a template of the listings of a plane's folders, one per line, without ETags."""
     files = [
-        f'{{"digest":"%s","name":"{_X[number % _COLUMNS]}","size":{_SIZES[number]}}}'
+        f'{{"digest":"%s","name":"{_X[number % _COLUMNS]}","size":{sizes[number]}}}'
         for number in range(chunks)
     ]
     return "\n".join(

@@ -10,23 +10,30 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import venv
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from benchmarks import stream_task
+from benchmarks.big_documents import zarr_path
+from benchmarks.big_zarrs import ReadableZarr
 from benchmarks.common import MOMENT, commit, machine, report
+from benchmarks.servers import big_archive
 from benchmarks.stream_server import BUCKET
 from neuromirror_demo.catalogue_process import first_line
 
 _VERSION: Final = "bench:bench"
 _FILE: Final = "recording.nwb"
 _ZARR: Final = "image.zarr"
+_LARGE: Final = "big:000002"
+"""The dandiset with the Zarr of the task ``large``."""
 _CHUNKS: Final = 1000
 _CHUNK_SHAPE: Final = (128, 256)
 _ROWS_PER_CHUNK: Final = 8192
@@ -51,6 +58,7 @@ _CONTENDERS: Final[Mapping[str, Sequence[str]]] = {
     "sequential": ("neuromirror", "remfile", "fsspec", "curl"),
     "random": ("neuromirror", "remfile", "fsspec"),
     "zarr": ("neuromirror", "s3fs", "obstore"),
+    "large": ("neuromirror",),
 }
 """The programs of each task. ``second`` reads again what the one before it has cached."""
 
@@ -59,6 +67,7 @@ _OBJECTS: Final = {
     "sequential": "read in order",
     "random": f"{stream_task.RANDOM_READS} reads of {stream_task.RANDOM_BYTES >> 10} KiB",
     "zarr": f"{_CHUNKS:,} chunks of a Zarr",
+    "large": "a region of a Zarr whose chunks are in the manifest and not in git",
 }
 
 
@@ -88,6 +97,9 @@ _OBJECTS: Final = {
     show_default=True,
     help="Size of a piece in the block digests of the task 'random'.",
 )
+@click.option(
+    "--entries", default=5_000_000, show_default=True, help="Files of the Zarr of the task 'large'."
+)
 @click.option("--repeats", default=3, show_default=True, help="Runs of each; the best one counts.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Folder to keep the bucket in.")
 def stream_bench(
@@ -95,6 +107,7 @@ def stream_bench(
     latencies: tuple[int, ...],
     tasks: tuple[str, ...],
     piece_size: str,
+    entries: int,
     repeats: int,
     keep: Path | None,
     *,
@@ -104,7 +117,11 @@ def stream_bench(
     """Read parts of a large NWB file and a Zarr over HTTP, without downloading them."""
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as name:
         bench = _Bench(Path(name), keep or Path(name), piece_size, repeats)
-        lines = bench.lines(mib, latencies, tasks)
+        lines: Iterator[dict[str, Any]] = iter(())
+        if set(tasks) != {"large"}:
+            lines = bench.lines(mib, latencies, [one for one in tasks if one != "large"])
+        if "large" in tasks:
+            lines = chain(lines, bench.large_lines(entries))
         report("stream", lines, as_json=as_json, write=write, table=_table)
 
 
@@ -116,12 +133,13 @@ class _Bench:
         self._bucket = kept / "bucket"
         self._piece_size = piece_size
         self._repeats = repeats
-        self._pythons = {name: _environment(name) for name in _ENVIRONMENTS}
+        self._pythons: dict[str, Path] = {}
 
     def lines(
         self, mib: int, latencies: Sequence[int], tasks: Sequence[str]
     ) -> Iterator[dict[str, Any]]:
         """Yield the line of each program, task and latency."""
+        self._pythons = {name: _environment(name) for name in _ENVIRONMENTS}
         done = self._bucket / "done"
         if not done.exists():
             shutil.rmtree(self._bucket, ignore_errors=True)
@@ -131,6 +149,45 @@ class _Bench:
             with _served(self._bucket / BUCKET, latency) as address:
                 for task in tasks:
                     yield from self._contest(address, latency, task)
+
+    def large_lines(self, entries: int) -> Iterator[dict[str, Any]]:
+        """Mirror a Zarr of this many files, and yield the line of one region of it."""
+        folder = self._folder / "large"
+        home = folder / "home"
+        home.mkdir(parents=True)
+        case = {
+            "version": f"{_LARGE}@draft",
+            "zarr": zarr_path(0),
+            "store": str(folder / "store"),
+            "mirrors": str(folder / "mirrors"),
+        }
+        Path(case["mirrors"]).mkdir()
+        size = ("--two", "1", str(entries))
+        with big_archive(Path(case["mirrors"]), "--zarrs", "--readable", *size):
+            click.echo(f"mirroring a Zarr of {entries:,} files …", err=True)
+            begin = time.perf_counter()
+            _neuromirror(case, home, "sync", _LARGE)
+            synced = time.perf_counter() - begin
+            runs = []
+            for _ in range(self._repeats):
+                shutil.rmtree(home / ".cache", ignore_errors=True)
+                runs.append(self._measured("large", "neuromirror", case, home))
+            best = min(runs, key=lambda one: one["seconds"])
+            content = ReadableZarr(0, entries, b"").region(*stream_task.REGION)
+            if best.pop("digest") != hashlib.sha256(content).hexdigest():
+                raise SystemExit("bench: the region has other bytes than the archive")
+            yield {
+                "bench": "stream",
+                "task": "large",
+                "latency_ms": 0,
+                "what": "neuromirror",
+                **best,
+                "seconds": round(best["seconds"], 3),
+                "entries": entries,
+                "sync_s": round(synced, 1),
+                "commit": commit(),
+                "machine": machine(),
+            }
 
     def _contest(self, address: str, latency: int, task: str) -> Iterator[dict[str, Any]]:
         click.echo(f"{task}, {latency} ms away …", err=True)
@@ -170,6 +227,19 @@ class _Bench:
         self, task: str, what: str, case: dict[str, Any], home: Path, address: str
     ) -> dict[str, Any]:
         _ask(address, "clear")
+        line = self._measured(task, what, case, home)
+        counts = _ask(address, "counts")
+        return {
+            **line,
+            "seconds": round(line["seconds"], 3),
+            "requests": counts["requests"],
+            "mb": round(counts["bytes"] / 1e6, 1),
+        }
+
+    def _measured(
+        self, task: str, what: str, case: Mapping[str, Any], home: Path
+    ) -> dict[str, Any]:
+        """Run a task in a process of its own; return what it printed."""
         if what.startswith("neuromirror"):
             python = sys.executable
         else:
@@ -187,13 +257,7 @@ class _Bench:
         # lindi prints a warning at its end
         [printed] = [one for one in done.stdout.splitlines() if one.startswith("{")]
         line: dict[str, Any] = json.loads(printed)
-        counts = _ask(address, "counts")
-        return {
-            **line,
-            "seconds": round(line["seconds"], 3),
-            "requests": counts["requests"],
-            "mb": round(counts["bytes"] / 1e6, 1),
-        }
+        return line
 
     def _case(self, folder: Path, address: str, task: str) -> dict[str, Any]:
         """Mirror the bucket into a new store, and compute the block digests."""
@@ -238,7 +302,8 @@ def _table(lines: list[dict[str, Any]]) -> str:
             "|---|---:|---:|---:|---:|---:|---:|",
             *(
                 f"| {one['what']} | {one['seconds']} | {one['seconds'] / own:.2f}× "
-                f"| {one['cpu_s']} | {one['mb']} | {one['requests']} | {one['peak_mb']} |"
+                f"| {one['cpu_s']} | {one.get('mb', '')} | {one.get('requests', '')} "
+                f"| {one['peak_mb']} |"
                 for one in group
             ),
             "",

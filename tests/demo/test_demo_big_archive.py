@@ -18,7 +18,7 @@ import requests
 from benchmarks.big_archive import BigArchive
 from benchmarks.big_keys import BUCKET
 from benchmarks.big_plan import ArchivePlan
-from benchmarks.big_zarrs import BigZarr
+from benchmarks.big_zarrs import BigZarr, ReadableZarr
 
 SPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 SCALE = 0.002
@@ -393,3 +393,22 @@ def test_the_projects_own_source_lists_it_whole(big: BigArchive, tmp_path: Path)
     assert all(isinstance(one, FileRecord) for one in entries)
     assert listing.version.claimed_totals is not None
     assert len(entries) == listing.version.claimed_totals.files
+
+
+def test_a_readable_zarr_has_the_contents_that_its_listing_states() -> None:
+    plan = ArchivePlan.of_two(1, 1020)
+    keys = ReadableZarr(0, 1020, f"zarr/{plan.zarrs.uuid(plan.zarrs.rank(0))}/".encode())
+    with BigArchive(plan, readable=True) as running:
+        endpoint = f"{running.about()['s3']['endpoint']}/{BUCKET}"
+        for at in (0, 2, 3, 500, 1019):
+            content = get(f"{endpoint}/{keys[at].decode()}").content
+            size, etag, _ = keys.facts(at)
+            assert len(content) == size
+            assert hashlib.md5(content, usedforsecurity=False).hexdigest() == etag
+        part = requests.get(
+            f"{endpoint}/{keys[500].decode()}", headers={"Range": "bytes=3-9"}, timeout=60
+        )
+        assert (part.status_code, part.content) == (206, keys.content(500)[3:10])
+    first = keys.find(keys.prefix + b"0/0/0/0")
+    assert first is not None
+    assert keys.region(0, 8, 8) == keys.content(first)
