@@ -23,7 +23,7 @@ from support.foreign_pushes import run_checked
 from support.kept_dataset import NAME, REMOTE, KeptDataset
 from support.lock_folders import LockFolder, restore_lock
 from support.mirror_harness import run_git
-from support.vaults import OTHER_UUID
+from support.vaults import OTHER_UUID, write_vault
 
 Serve = Callable[[Path], str]
 
@@ -178,3 +178,27 @@ def test_verify_requests_copies_of_files_that_upstream_has_lost(
         copies = {one.path: one for one in verify(target, mode) if str(one.url).startswith(url)}
         assert {copies[path].status for path in others} == {"ok"}
         assert copies[gone].failed
+
+
+def test_keep_names_the_vault_in_the_lock_and_the_lock_is_restored_from_it(
+    kept: KeptDataset, locked: LockFolder, serve_directory: Serve, tmp_path: Path
+) -> None:
+    other = tmp_path / "other-vault"
+    url = serve_directory(other)
+    write_vault(tmp_path / "vaults", "lab", kind="directory", path=str(other), url=url)
+    locked.pin(NAME)
+    assert locked.pin_of(NAME).copies == ()
+    store = str(kept.harness.folder)
+    keep = ["keep", str(locked.file), "--in", "lab", "--vaults", str(tmp_path / "vaults")]
+    done = CliRunner().invoke(main, [*keep, "--store", store])
+    assert done.exit_code == 0, done.output
+    (named,) = locked.pin_of(NAME).copies
+    assert (named.name, named.kind, named.url) == ("lab", VaultKind.DIRECTORY, url)
+    written = locked.file.stat().st_mtime_ns
+    assert CliRunner().invoke(main, [*keep, "--store", store]).exit_code == 0
+    assert locked.file.stat().st_mtime_ns == written
+    kept.stop_upstream()
+    kept.remove_store()
+    found = restore_lock(locked.lock, tmp_path / "data")
+    assert found.only().status == "ok"
+    assert kept.read_all(found.folder(NAME)) == kept.contents

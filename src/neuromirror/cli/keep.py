@@ -86,7 +86,8 @@ def keep_command(
     vaults.md). What the vault has is not downloaded, whichever dataset or version it belongs to. A
     copy counts only after the vault confirmed it. An interrupted run can be repeated.
 
-    Clones of the mirror find the copies: the repository of each dataset names the vaults.
+    Clones of the mirror find the copies: the repository of each dataset names the vaults. So does
+    LOCK, for vaults with a URL, so that it can be restored without upstream and mirror.
 
     Exit code: 0 all contents are in the vaults, 1 a content could not be copied or has wrong bytes,
     2 wrong usage, or an unknown version, lock file or vault.
@@ -197,7 +198,7 @@ class _Run:
         self, target: str, globs: tuple[str, ...], jobs: int | None, rate: float | None
     ) -> None:
         from neuromirror.custody.keep import JOBS, KeepOptions, run_keep
-        from neuromirror.custody.keep_plan import publish_copies
+        from neuromirror.custody.keep_plan import name_in_lock, publish_copies
         from neuromirror.vault import Wish
 
         options = KeepOptions(
@@ -224,6 +225,8 @@ class _Run:
             if self.store is not None and kept:
                 self.report.line.show("publishing the locations")
                 publish_copies(self.store, self.contents, self.vault, kept)
+            if kind == "lock" and kept:
+                name_in_lock(Path(target), self.contents, self.vault, kept)
 
 
 @dataclass(slots=True)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from neuromirror.annex import parse_key
-from neuromirror.config.vault_files import VaultConfig
+from neuromirror.annex import VaultKind, parse_key
+from neuromirror.config.vault_files import S3VaultFile, VaultConfig
 from neuromirror.index import Index, UnknownDatasetError, UnknownVersionError, VersionRow
 from neuromirror.lab.digest import files_by_dataset, files_of_lock
-from neuromirror.lab.lockfile import Lock
+from neuromirror.lab.lock_copies import add_vaults
+from neuromirror.lab.lockfile import Lock, load_lock
+from neuromirror.lab.pinned_vaults import PinnedVault, pinned_vaults
 from neuromirror.mint import CustodyRemote
 from neuromirror.model import ConfigurationError, DatasetRef, path_to_text
 from neuromirror.store import Store
@@ -207,6 +210,47 @@ def publish_copies(
         for dataset, keys in contents.datasets.items()
         if not keys.isdisjoint(kept)
     )
+
+
+def name_in_lock(
+    path: Path, contents: KeepContents, vault: Vault, kept: Collection[str]
+) -> list[str]:
+    """Name a vault in a lock file, so that the file can be restored from the vault.
+
+    Parameters
+    ----------
+    path
+        The path of the lock file.
+    contents
+        Its contents.
+    vault
+        The vault. One in a folder without a URL is not named: lock files are used on other
+        machines.
+    kept
+        Annex keys that the vault has, verified.
+
+    Returns
+    -------
+    list of str
+        The names of the datasets whose pins changed.
+
+    Raises
+    ------
+    LockUnusableError
+        The file is not a valid lock file.
+    LockBusyError
+        Another process is writing it.
+    """
+    config, settings = vault.remote_config(), vault.config.settings
+    named = pinned_vaults([] if config is None else [(vault.uuid, config)])
+    if config is None and isinstance(settings, S3VaultFile):
+        url = f"s3://{settings.bucket}/{settings.prefix}"
+        named = (PinnedVault(vault.config.name, vault.uuid, VaultKind.S3, url),)
+    datasets = {one.name for one, keys in contents.datasets.items() if not keys.isdisjoint(kept)}
+    pins = {pin.name for pin in load_lock(path).datasets}
+    # the contents of subdatasets belong to one of the pins
+    chosen = pins if datasets - pins else pins & datasets
+    return add_vaults(path, dict.fromkeys(chosen, named)) if named else []
 
 
 def _pinned_versions(lock: Lock, index: Index) -> Iterator[VersionRow]:
