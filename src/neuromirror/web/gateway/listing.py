@@ -17,7 +17,7 @@ from neuromirror.web.request import BadRequestError, CatalogueRequest, PageNotFo
 
 _PINNED: Final = PINNED.replace(", no-transform", "")
 _MOVING: Final = MOVING.replace(", no-transform", "")
-"""Cache-Control of lists, which may be compressed on their way."""
+"""Cache-Control of lists, which a proxy may compress."""
 _PAGE_ENTRIES: Final = 2_000
 _JSON_ENTRIES: Final = 10_000
 _LINKED_ENTRIES: Final = 100_000
