@@ -16,7 +16,7 @@ class LineSorter:
     ``directory``, and merged while reading. The end of the block removes the files.
     """
 
-    def __init__(self, directory: Path, limit: int = 32 << 20) -> None:
+    def __init__(self, directory: Path, limit: int = 24 << 20) -> None:
         self._directory = directory
         self._limit = limit
         self._lines: list[bytes] = []
