@@ -1,0 +1,199 @@
+"""Faults during ``keep``: nothing counts that is not there, and the next run converges."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from keep_driver import content_of, items_at
+
+from neuromirror.custody.copy_checks import find_fault
+from neuromirror.custody.keep import KeepOptions, KeepOutcome, run_keep
+from neuromirror.vault import DirectoryVault, Ledger, Vault
+from neuromirror.vault.s3 import S3Vault
+from support.faulty_s3 import FaultyS3, faulty_s3
+from support.loopback_http import serving
+from support.vaults import write_vault
+
+DRIVER = Path(__file__).with_name("keep_driver.py")
+COUNT = 12
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server with the contents."""
+    folder = tmp_path_factory.mktemp("served")
+    for number in range(COUNT):
+        (folder / f"{number}.bin").write_bytes(content_of(number))
+    with serving(partial(_Quiet, directory=str(folder))) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[FaultyS3]:
+    with faulty_s3() as server:
+        yield server
+
+
+def s3_vault(server: FaultyS3, folder: Path, monkeypatch: pytest.MonkeyPatch) -> S3Vault:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setattr("neuromirror.vault.s3_requests._ATTEMPTS", 2)
+    bucket = server.make().name
+    config = write_vault(
+        *(folder / "vaults", "cloud"), kind="s3", bucket=bucket, endpoint=server.endpoint
+    )
+    return S3Vault(config, create=True)
+
+
+def keep(vault: Vault, folder: Path, url: str) -> list[KeepOutcome]:
+    options = KeepOptions(jobs=2, allowed_hosts=frozenset({urlsplit(url).netloc}))
+    with Ledger.open(folder / "custody.sqlite") as ledger:
+        return list(run_keep(items_at(url, COUNT), vault, ledger, options))
+
+
+def recorded(vault: Vault, folder: Path) -> set[str]:
+    with Ledger.open(folder / "custody.sqlite") as ledger:
+        return {one.key for one in ledger.copies_in(vault.uuid, state="present")}
+
+
+def assert_complete(vault: Vault, folder: Path, url: str) -> None:
+    """Check that the vault has right bytes for every key, and that exactly these are recorded."""
+    keys = {one.key for one in items_at(url, COUNT)}
+    assert recorded(vault, folder) == keys
+    assert dict(vault.keys()).keys() == keys
+    assert [find_fault(vault, key) for key in keys] == [None] * COUNT
+
+
+def assert_nothing_wrong(vault: Vault, folder: Path) -> None:
+    """Check that each recorded copy is there with the right bytes."""
+    assert [find_fault(vault, key) for key in recorded(vault, folder)] == [None] * len(
+        recorded(vault, folder)
+    )
+
+
+def drive(folder: Path, url: str, kill: int) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(DRIVER.parents[1]), "NEUROMIRROR_CACHE": "off"}
+    command = [sys.executable, str(DRIVER), str(folder), url, str(COUNT), str(kill)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.kill
+def test_killed_at_any_step_the_next_run_converges(tmp_path: Path, url: str) -> None:
+    config = write_vault(tmp_path / "vaults", kind="directory", path=str(tmp_path / "nas"))
+    kill, killed = 1, 0
+    while True:
+        with drive(tmp_path, url, kill) as process:
+            process.communicate(timeout=120)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+        killed += 1
+        if (tmp_path / "nas" / "annex" / "tmp").exists():
+            vault = DirectoryVault(config, tmp_path / "nas")
+            if (tmp_path / "custody.sqlite").exists():
+                with Ledger.open(tmp_path / "custody.sqlite") as ledger:
+                    ledger.add_vault(vault.uuid, "nas", "directory")
+                assert_nothing_wrong(vault, tmp_path)
+            # a complete name has the complete content, whatever was recorded
+            assert {find_fault(vault, key) for key in dict(vault.keys())} <= {None}
+        kill += 1 + kill // 3
+    assert killed > 5
+    assert_complete(DirectoryVault(config, tmp_path / "nas"), tmp_path, url)
+
+
+@pytest.mark.kill
+def test_two_keepers_at_once_store_each_content_once(tmp_path: Path, url: str) -> None:
+    config = write_vault(tmp_path / "vaults", kind="directory", path=str(tmp_path / "nas"))
+    with drive(tmp_path, url, 0) as first, drive(tmp_path, url, 0) as second:
+        outputs = [process.communicate(timeout=120)[0] for process in (first, second)]
+    for output in outputs:
+        assert set(json.loads(output)) <= {"ok", "notneeded"}
+    assert_complete(DirectoryVault(config, tmp_path / "nas"), tmp_path, url)
+
+
+def test_a_full_disk_is_an_error_and_the_rest_fits_later(
+    tmp_path: Path, url: str, mount_disk: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neuromirror.vault.directory.DISK_RESERVE", 0)
+    monkeypatch.setenv("NEUROMIRROR_CACHE", "off")
+    disk = mount_disk("3m")
+    config = write_vault(tmp_path / "vaults", kind="directory", path=str(disk / "vault"))
+    vault = DirectoryVault(config, disk / "vault", create=True)
+    filler = disk / "filler"
+    filler.write_bytes(b"x" * (1200 << 10))
+    found = keep(vault, tmp_path, url)
+    failed = [one for one in found if one.failed]
+    assert failed
+    assert {one.host for one in failed} == {"nas"}
+    assert "Traceback" not in str(failed)
+    assert recorded(vault, tmp_path) == {one.key for one in found if one.status == "ok"}
+    assert_nothing_wrong(vault, tmp_path)
+    filler.unlink()
+    subprocess.run(["mount", "-o", "remount,size=16m", str(disk)], check=True)
+    assert not any(one.failed for one in keep(vault, tmp_path, url))
+    assert_complete(vault, tmp_path, url)
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_storm_of_errors_ends_the_run_with_one_message(
+    tmp_path: Path, url: str, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    vault = s3_vault(s3_server, tmp_path, monkeypatch)
+    with s3_server.storm(status, "SlowDown" if status == 503 else "InternalError", "PUT"):
+        found = keep(vault, tmp_path, url)
+    assert not any(one.status == "ok" for one in found)
+    (last,) = (one for one in found if one.path == ".")
+    assert last.host == "cloud"
+    assert recorded(vault, tmp_path) == set()
+    assert not any(one.failed for one in keep(vault, tmp_path, url))
+    assert_complete(vault, tmp_path, url)
+
+
+def test_credentials_that_expire_half_way_keep_what_was_stored(
+    tmp_path: Path, url: str, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault = s3_vault(s3_server, tmp_path, monkeypatch)
+    stored = []
+
+    def expire(method: str, path: str) -> tuple[int, str] | None:
+        if method == "PUT":
+            stored.append(path)
+        return (400, "ExpiredToken") if len(stored) > COUNT // 2 else None
+
+    with s3_server.failing(expire):
+        found = keep(vault, tmp_path, url)
+    (last,) = (one for one in found if one.failed)
+    assert last.path == "."
+    assert "credentials" in last.message
+    kept = {one.key for one in found if one.status == "ok"}
+    assert recorded(vault, tmp_path) == kept == set(dict(vault.keys()))
+    assert kept
+    assert not any(one.failed for one in keep(vault, tmp_path, url))
+    assert_complete(vault, tmp_path, url)
+
+
+def test_a_bucket_that_was_emptied_is_noticed_and_filled(
+    tmp_path: Path, url: str, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault = s3_vault(s3_server, tmp_path, monkeypatch)
+    keep(vault, tmp_path, url)
+    for key, _ in list(vault.keys()):
+        s3_server.client.delete_object(Bucket=vault.config.settings.bucket, Key=key)  # type: ignore[union-attr]
+    assert {one.status for one in keep(vault, tmp_path, url)} == {"ok"}
+    assert_complete(vault, tmp_path, url)
