@@ -34,14 +34,14 @@ def test_a_result_is_read_again_after_a_commit_of_another_connection(database: P
             reads.append(1)
             return int(reader.execute("SELECT count(*) FROM t").fetchone()[0])
 
-        assert [cache.get("n", count, lambda _: 1) for _ in range(3)] == [0, 0, 0]
+        assert [cache.recall("n", count, lambda _: 1) for _ in range(3)] == [0, 0, 0]
         assert len(reads) == 1
         writer.execute("INSERT INTO t VALUES (1)")
-        assert cache.get("n", count, lambda _: 1) == 0  # not committed
+        assert cache.recall("n", count, lambda _: 1) == 0  # not committed
         assert len(reads) == 1
         writer.commit()
-        assert cache.get("n", count, lambda _: 1) == 1
-        assert cache.get("n", count, lambda _: 1) == 1
+        assert cache.recall("n", count, lambda _: 1) == 1
+        assert cache.recall("n", count, lambda _: 1) == 1
         assert len(reads) == 2
 
 
@@ -53,13 +53,13 @@ def test_the_size_of_all_results_is_limited(database: Path) -> None:
     with sqlite3.connect(database) as reader:
         cache = ResultCache(reader, max_size=20)
         for number in range(100):
-            assert cache.get(number, partial(repeat, number), len) == [number] * 4
+            assert cache.recall(number, partial(repeat, number), len) == [number] * 4
             assert cache.size <= 20
-        assert cache.get("large", lambda: list(range(1000)), len) == list(range(1000))
+        assert cache.recall("large", lambda: list(range(1000)), len) == list(range(1000))
         assert cache.size <= 20
         # the results used last are kept
-        assert cache.get(99, list, len) == [99] * 4
-        assert cache.get(0, list, len) == []
+        assert cache.recall(99, list, len) == [99] * 4
+        assert cache.recall(0, list, len) == []
 
 
 def test_an_index_shows_each_version_at_once(journal: DiskJournal, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ class QueryBase:
         if self._results is None:
             return read()
         with translate_errors(self.path):
-            return self._results.get(key, read, size)
+            return self._results.recall(key, read, size)
 
     def _row(self, sql: str, parameters: Iterable[Any] = ()) -> tuple[Any, ...] | None:
         with translate_errors(self.path):

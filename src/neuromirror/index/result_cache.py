@@ -31,7 +31,7 @@ class ResultCache:
         self._results: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self.size = 0
 
-    def get(self, key: Hashable, read: Callable[[], _T], size: Callable[[_T], int]) -> _T:
+    def recall(self, key: Hashable, read: Callable[[], _T], size: Callable[[_T], int]) -> _T:
         """Return the result with a key; ``read`` reads it, ``size`` returns its size."""
         # differs as soon as another connection has committed; the results below are then outdated
         (version,) = self._connection.execute("PRAGMA data_version").fetchone()
