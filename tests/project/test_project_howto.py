@@ -164,6 +164,22 @@ def test_datasets_are_published_as_the_page_says(
         assert {"lab/dandi", "lab/dandi--000002"} == set(forge.repositories)
 
 
+@pytest.mark.parametrize("checkout", [["dandi"]], indirect=True)
+def test_pins_are_kept_and_drilled_as_the_page_says(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checkout)
+    (checkout / "paper").mkdir()
+    for arguments in (
+        ["sync", "dandi:000002"],
+        ["pin", "dandi:000002", "--output", "paper/datasets.lock"],
+    ):
+        done = CliRunner().invoke(main, ["--mirrors", "mirrors", "--store", "store", *arguments])
+        assert done.exit_code == 0, done.output
+    vaults = {f"/{name}/vault": f"{tmp_path}/vault-{name}" for name in ("archive", "offsite")}
+    run_page("retention-plan.md", checkout, vaults)
+
+
 @pytest.mark.parametrize("page", HOWTOS)
 def test_a_how_to_has_commands(page: str) -> None:
     assert any(block.language == "console" for block in blocks(page))

@@ -448,7 +448,7 @@ class PolicyRun:
         mine = contents[policy.name]
         progress = self._progress.get(policy.name, _Progress())
         horizons = [one.horizon for one in lacking.values() if one.horizon is not None]
-        before = PoliciesStatus.load(self._store).policies.get(policy.name, PolicyStatus())
+        before = PoliciesStatus.load(self._store).policies.get(policy.name) or PolicyStatus()
         rate = progress.bytes / progress.seconds if progress.seconds > 1 else before.rate
         failed = [f"{mine[key].dataset}: {why}" for key, why in progress.failed.items()]
         return PolicyStatus(

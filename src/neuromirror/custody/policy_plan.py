@@ -155,7 +155,7 @@ class CopyPlan:
         found: dict[str, CostEstimate] = {}
         for one in self.copies:
             before, state, size = (
-                found.get(one.vault, CostEstimate()),
+                found.get(one.vault) or CostEstimate(),
                 vaults[one.vault],
                 one.content.size,
             )
