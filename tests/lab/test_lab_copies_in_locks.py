@@ -18,7 +18,7 @@ from neuromirror.lab.pinned_vaults import PinnedVault
 from neuromirror.lab.verify import verify
 from neuromirror.lab.verify.verification import Mode
 from neuromirror.model import ConfigurationError
-from neuromirror.stream import open_tree
+from neuromirror.stream import StreamError, open_tree
 from support.foreign_pushes import run_checked
 from support.kept_dataset import NAME, REMOTE, KeptDataset
 from support.lock_folders import LockFolder, restore_lock
@@ -72,6 +72,35 @@ def test_a_lock_opens_files_from_a_vault_only(
     for path, content in kept.contents.items():
         with neuromirror.open(locked.file, path, verify="whole-objects", cache=False) as file:
             assert file.read() == content
+
+
+def test_own_vault_files_are_used_without_upstream_and_mirror(
+    kept: KeptDataset, locked: LockFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked.pin(NAME)
+    assert not locked.pin_of(NAME).copies
+    kept.stop_upstream()
+    kept.remove_store()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    path, content = next(iter(kept.contents.items()))
+    with (
+        neuromirror.open(locked.file, path, verify="whole-objects", cache=False) as file,
+        pytest.raises(StreamError),
+    ):
+        file.read()
+
+    monkeypatch.chdir(kept.vault.config.path.parent.parent)  # with the folder "vaults"
+    with neuromirror.open(locked.file, path, verify="whole-objects", cache=False) as file:
+        assert file.read() == content
+    monkeypatch.chdir(empty)
+    monkeypatch.setenv("NEUROMIRROR_VAULTS", str(kept.vault.config.path.parent))
+    done = CliRunner().invoke(
+        main, ["restore", str(locked.file), "--into", str(tmp_path / "data"), "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    assert kept.read_all(tmp_path / "data" / "demo--000002") == kept.contents
 
 
 def test_upstream_is_used_as_long_as_it_exists(

@@ -79,7 +79,8 @@ def restore_command(
     bundle beside the lock file, the manifest alone. Commit, tree and state digest are checked for
     each of them, and a result that differs is rejected. The output has the number of files by
     checksum, and each file that could not be fetched with the reason. Content that upstream no
-    longer has comes from the vaults that the lock file names, and from those of --copies.
+    longer has comes from the vaults that the lock file names, from your own (the vault files in
+    $NEUROMIRROR_VAULTS, else ./vaults), and from those of --copies.
 
     With --offline the content is neither fetched nor checked, and the exit code is 0 if all
     repositories are restored; "neuromirror get" fetches the content later.
@@ -94,11 +95,12 @@ def restore_command(
     from neuromirror.lab.pinned_vaults import parse_location
     from neuromirror.lab.restore import restore
     from neuromirror.transfer import JOBS
+    from neuromirror.vault.own_vaults import own_vault_addresses
 
     refuse_address(lock, "a lock file", "pin")
     found = load_lock(lock / "datasets.lock" if lock.is_dir() else lock)
     store = settings.store() if (settings.store_folder / "neuromirror").is_dir() else None
-    vaults = [parse_location(one) for one in copies]
+    vaults = [*(parse_location(one) for one in copies), *own_vault_addresses()]
     counted = Tally()
     hosts = HostMessages("get")
     with progress_line("restoring") as progress:

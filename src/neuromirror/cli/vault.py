@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from neuromirror.store import Store
     from neuromirror.vault import LedgerVault
 
-_LOCAL_VAULTS = Path("vaults")
-
 
 def vaults_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the option ``--vaults``."""
@@ -69,11 +67,12 @@ def load_configured_vaults(folder: Path | None) -> ConfiguredVaults:
         credentials or programs.
     """
     from neuromirror.config.vault_files import load_vaults, refuse_unsafe_vaults
+    from neuromirror.vault.own_vaults import LOCAL_VAULTS
 
     given = folder
     if given is None and (value := os.environ.get("NEUROMIRROR_VAULTS")):
         given = Path(value)
-    found = given or _LOCAL_VAULTS
+    found = given or LOCAL_VAULTS
     vaults = load_vaults(found, required=given is not None)
     if given is None:
         refuse_unsafe_vaults(vaults, found)

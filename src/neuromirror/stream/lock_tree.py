@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import msgspec
 
@@ -18,6 +19,7 @@ from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.stream.lock_listing import LockListing
 from neuromirror.stream.trees import AccessRules, FolderEntry
 from neuromirror.transfer.annex_settings import AnnexSettings
+from neuromirror.vault.own_vaults import own_vault_addresses
 
 
 class LockTree:
@@ -35,11 +37,14 @@ class LockTree:
     ------
     LockUnusableError
         The file is not a valid lock file.
+    ConfigurationError
+        A vault file of the user is invalid.
     """
 
     def __init__(self, path: Path) -> None:
         self._lock: Lock = load_lock(path)
         self._access = AccessRules(AnnexSettings.load(Path(os.devnull)))
+        self._vaults = own_vault_addresses()
         self._digests = BlockDigestsFolder.of_user()
         self._listings: dict[str, LockListing] = {}
         self._pinned: list[LockBlockDigests] | None = None
@@ -117,7 +122,12 @@ class LockTree:
         return self._digests.read(file.key)
 
     def local_content(self, file: ListedFile) -> Path | None:
-        """Return None: there are no contents beside a lock file."""
+        """Return the path of a copy in one of the user's own vaults; None without one."""
+        for vault in self._vaults:
+            if not vault.is_url and file.key:
+                path = Path(unquote(vault.copy_url(file.key).removeprefix("file://")))
+                if path.is_file():
+                    return path
         return None
 
     def close(self) -> None:
@@ -153,7 +163,8 @@ class LockTree:
             if len(pins) != 1:
                 return None
             pin = pins[0]
-        vaults = [one.address for one in pin.copies]
+        own = (one for one in self._vaults if one.is_url)
+        vaults = [*(one.address for one in pin.copies), *own]
         return *self._inner(self._listing_of(pin), path), vaults
 
     def _inner(self, listing: LockListing, path: str) -> tuple[LockListing, str]:
