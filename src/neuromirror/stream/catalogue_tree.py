@@ -172,7 +172,8 @@ class CatalogueTree:
         # a folder has no description
         is_name = bool(path) and not path.endswith("/")
         url = f"{self._at}{quote(path, safe='/')}?format=json"
-        found = self._get(url, _File) if is_name else None
+        # the address of a folder without a slash leads to the list of its entries
+        found = self._get(url, _File, other="entries") if is_name else None
         with self._lock:
             self._files[path] = found
             while len(self._files) > _MAX_FILES:
@@ -195,13 +196,16 @@ class CatalogueTree:
                 raise StreamError(f"{address}: the catalogue returned a part of the list only")
             page = following
 
-    def _get(self, url: str, kind: type[T]) -> T | None:
-        """Return a validated JSON document; None if there is none."""
+    def _get(self, url: str, kind: type[T], other: str = "") -> T | None:
+        """Return a validated JSON document; None if there is none, or it has ``other``."""
         content = self._get_bytes(url, _MAX_JSON)
         if content is None:
             return None
         try:
-            return msgspec.json.decode(content, type=kind)
+            document = msgspec.json.decode(content)
+            if other and isinstance(document, dict) and other in document:
+                return None
+            return msgspec.convert(document, kind)
         except msgspec.DecodeError as error:
             raise StreamError(
                 f"{url}: not the response of a catalogue with a gateway: {error}"
