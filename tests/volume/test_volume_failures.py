@@ -255,6 +255,7 @@ def test_a_quota_until_tomorrow_stops_at_once(boss: DemoBoss, annex: AnnexReposi
     records = failures(annex)
     assert len(records) == 3
     assert len(boss.requests) == 1
+    assert all("tomorrow" in str(record["error-messages"]) for record in records)
 
 
 def test_an_array_says_until_when_a_quota_is_used_up(boss_mirror: BossMirror) -> None:
@@ -264,6 +265,7 @@ def test_an_array_says_until_when_a_quota_is_used_up(boss_mirror: BossMirror) ->
     with pytest.raises(BlockUnavailableError) as missing:
         array[:, :, :]
     (cause,) = missing.value.causes
+    assert "tomorrow" in str(missing.value)
     assert isinstance(
         cause.cause if isinstance(cause, CircuitOpenError) else cause, RetryAfterTooLongError
     )
