@@ -244,6 +244,8 @@ def test_changed_voxels_are_reported_once_for_a_dataset(
     records = failures(annex)
     digests = [str(record["error-messages"]).count("sha256 ") for record in records]
     assert digests == [1, 0, 0]
+    # each message is for all addresses
+    assert {one for record in records for one in counted_urls(record)} == {len(within)}
     assert max(map(length, records)) < 1500
 
 
