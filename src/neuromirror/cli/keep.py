@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     "keep",
     example="""\
 neuromirror keep datasets.lock --in nas
-neuromirror keep dandi:000027@0.210831.2033 'sub-01/**/*.nwb' --in nas --in cloud
+neuromirror keep dandi:000027 'sub-01/**/*.nwb' --in nas --in cloud
 neuromirror keep dandi:000027 --in nas --dry-run""",
 )
 @argument(
