@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from neuromirror.cli import main
+from neuromirror.cli import drop, main
+from neuromirror.store import Store, file_lock
+from neuromirror.vault import Ledger
 from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness
 from support.pinned_locks import pin_latest
@@ -93,6 +95,46 @@ def test_copies_that_no_policy_wants_are_listed_first_and_then_dropped(lab: Path
     # the last copies stay
     last = run("drop", "demo:000001", "--in", "cloud", "--json")
     assert (last.exit_code, of_kind(records(last), "plan")[0]["contents"]) == (1, 0)
+
+
+def test_a_keep_goes_on_if_some_of_its_copies_were_not_removed(lab: Path) -> None:
+    assert run("keep", "demo:000001", "--in", "nas").exit_code == 0
+    assert run("keep", "demo:000001", "--in", "cloud").exit_code == 0
+    lost = next(one for one in (lab / "cloud").rglob("annex/objects/**/*") if one.is_file())
+    lost.parent.chmod(0o755)
+    lost.unlink()
+    (plan,) = of_kind(records(run("drop", "demo:000001", "--in", "nas", "--json")), "plan")
+    done = run("drop", "demo:000001", "--in", "nas", "--confirm", str(plan["id"]), "--json")
+    assert done.exit_code == 1
+    assert {one["status"] for one in records(done)} == {"ok", "impossible"}
+    with Ledger.open(Store.open(lab / "store").ledger_path) as ledger:
+        (nas,) = [one.uuid for one in ledger.vaults() if one.name == "nas"]
+        assert ledger.wishes.needed([lost.name], nas) == {lost.name}
+
+
+def test_a_folder_with_two_vault_files_counts_as_one_copy(lab: Path) -> None:
+    (lab / "vaults" / "policies.toml").write_text("minimum_copies = 2\n")
+    write_vault(lab / "vaults", "share", kind="directory", path=str(lab / "vault-nas"))
+    assert run("keep", "demo:000001", "--in", "nas").exit_code == 0
+    assert run("keep", "demo:000001", "--in", "cloud").exit_code == 0
+    refused = run("drop", "demo:000001", "--in", "cloud", "--json")
+    (plan,) = of_kind(records(refused), "plan")
+    assert (refused.exit_code, plan["contents"]) == (1, 0)
+
+
+def test_nothing_is_removed_during_another_removal(
+    lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("keep", "demo:000001", "--in", "nas").exit_code == 0
+    assert run("keep", "demo:000001", "--in", "cloud").exit_code == 0
+    (plan,) = of_kind(records(run("drop", "demo:000001", "--in", "nas", "--json")), "plan")
+    monkeypatch.setattr(drop, "_LOCK_WAIT", 0.0)
+    path = Store.open(lab / "store").ledger_path.with_name("drop.lock")
+    confirmed = ("drop", "demo:000001", "--in", "nas", "--confirm", str(plan["id"]))
+    with file_lock(path, "the removal of copies"):
+        assert run(*confirmed).exit_code != 0
+        assert any(one.is_file() for one in (lab / "vault-nas").rglob("annex/objects/**/*"))
+    assert run(*confirmed).exit_code == 0
 
 
 def test_unknown_names_and_a_folder_without_policies_are_wrong_usage(lab: Path) -> None:

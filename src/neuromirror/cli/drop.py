@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from neuromirror.vault import Ledger, Vault
 
 _MAX_SHOWN = 20
+_LOCK_WAIT: Final = 60.0
+"""Seconds to wait for another removal."""
 
 
 @command(
@@ -61,7 +63,7 @@ def drop_command(
     A copy can be removed if no policy and no other "neuromirror keep" wants it in this vault, and
     if enough other vaults have the content now ("minimum_copies" in policies.toml, 1 by default).
     Each of them is asked; what the ledger states is not enough. A "neuromirror keep" of the same
-    target and globs ends with the removal.
+    target and globs ends with the removal of all its copies.
 
     Without --confirm nothing is changed: the copies are listed with an id. With it, exactly these
     copies are removed; if others could be removed by then, it is an error.
@@ -70,6 +72,7 @@ def drop_command(
     """
     from neuromirror.config.policy_files import load_policies
     from neuromirror.custody.drop import DropRules, plan_drop, run_drop
+    from neuromirror.store import file_lock
     from neuromirror.vault import open_ledger, open_vault
 
     configured = load_configured_vaults(vaults)
@@ -84,6 +87,10 @@ def drop_command(
         if store is not None and settings.index_path(store).is_file():
             index = stack.enter_context(settings.index())
         vault = stack.enter_context(closing(open_vault(config, store)))
+        if confirm is not None:
+            # two removals at the same time could each count the copies that the other one removes
+            path = ledger.path.with_name("drop.lock")
+            stack.enter_context(file_lock(path, "the removal of copies", _LOCK_WAIT))
         others = _open_others(stack, configured.vaults, config, store)
         released = _wishes_of_target(ledger, vault, target, globs)
         rules = DropRules(policies.settings.minimum_copies, released)
@@ -106,8 +113,9 @@ def drop_command(
         else:
             for outcome in run_drop(plan, ledger, store, index, confirm):
                 _show(settings, outcome, counts)
-            for number in released:
-                ledger.wishes.remove(number)
+            if not counts["error"] + counts["impossible"]:
+                for number in released:
+                    ledger.wishes.remove(number)
             settings.print_text(f"{counts['ok']} removed from {name}")
     sys.exit(1 if counts["error"] + counts["impossible"] else 0)
 

@@ -196,9 +196,12 @@ def _confirmed_copies(
     """Return the names of the other vaults that have each content now, by annex key."""
     recorded = ledger.copies(keys)
     found: dict[str, list[str]] = {}
+    seen = {vault.uuid}
     for other in others:
-        if other.uuid == vault.uuid:
+        # two vault files can name one folder or bucket, whose copies count once
+        if other.uuid in seen:
             continue
+        seen.add(other.uuid)
         sizes = {
             one.key: one.size for some in recorded.values() for one in _copies_in(some, other.uuid)
         }
