@@ -33,6 +33,7 @@ from neuromirror.store.digested_keys import digested_keys
 from neuromirror.store.durable_files import (
     FILE_MODE,
     FOLDER_MODE,
+    copy_atomically,
     fsync_path,
     fsync_tree,
     make_folder,
@@ -267,12 +268,5 @@ def _copy_repository(source_repository: Repository, target_repository: Repositor
 
 def _copy_file(path: Path, target: Path, scratch: Path) -> None:
     """Copy an immutable file; do nothing where the target exists or the source is missing."""
-    if target.exists() or not path.exists():
-        return
-    make_folder(target.parent)
-    draft = scratch / target.name
-    shutil.copyfile(path, draft)
-    draft.chmod(FILE_MODE)
-    fsync_path(draft)
-    os.replace(draft, target)
-    fsync_path(target.parent)
+    if path.exists() and not target.exists():
+        copy_atomically(path, target, scratch)

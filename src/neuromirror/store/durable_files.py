@@ -7,6 +7,7 @@ store's files are served.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import IO
@@ -57,6 +58,27 @@ def write_atomically(
         Path(name).unlink(missing_ok=True)
     if durable:
         fsync_path(path.parent)
+
+
+def copy_atomically(source: Path, target: Path, scratch: Path) -> None:
+    """Copy a file by a rename, so that no reader and no crash sees a part of it.
+
+    Parameters
+    ----------
+    source
+        The file.
+    target
+        The copy; it is created, with its folder, or replaced.
+    scratch
+        A scratch folder on the disk of ``target``.
+    """
+    make_folder(target.parent)
+    draft = scratch / target.name
+    shutil.copyfile(source, draft)
+    draft.chmod(FILE_MODE)
+    fsync_path(draft)
+    os.replace(draft, target)
+    fsync_path(target.parent)
 
 
 def finish_file(file: IO[bytes], mode: int = FILE_MODE) -> None:

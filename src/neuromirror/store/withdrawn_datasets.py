@@ -23,7 +23,13 @@ from pathlib import Path
 from neuromirror.model import DatasetRef, DatasetReinstated, DatasetWithdrawn, VersionMinted
 from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.store.digested_keys import digested_keys
-from neuromirror.store.durable_files import fsync_path, fsync_tree, make_folder, write_atomically
+from neuromirror.store.durable_files import (
+    copy_atomically,
+    fsync_path,
+    fsync_tree,
+    make_folder,
+    write_atomically,
+)
 from neuromirror.store.errors import StoreDamagedError
 from neuromirror.store.store import Store
 
@@ -94,20 +100,21 @@ def reinstate_dataset(store: Store, dataset: DatasetRef) -> None:
     """
     folder = withdrawn_folder(store) / dataset.dataset_id
     path_pairs = list(_path_pairs(store, dataset, folder))
-    # the repository last: its commits refer to the others
-    for served_path, withdrawn_path in reversed(path_pairs):
-        _move(withdrawn_path, served_path)
-        if not served_path.exists() and withdrawn_path.parts[len(folder.parts)] == "manifests":
-            # the manifest of a state that another dataset shared was withdrawn with that one
-            for other in folder.parent.glob(f"*/{withdrawn_path.relative_to(folder)}"):
-                _copy(other, served_path)
-    # likewise the block digests of contents
-    digests = BlockDigestsFolder.of_store(store)
-    for withdrawn in folder.parent.glob("*/block-digests"):
-        others = BlockDigestsFolder(withdrawn)
-        for key in sorted(digested_keys(store, dataset, others).keys):
-            if not digests.has(key):
-                _copy(others.path(key), digests.path(key))
+    with store.scratch() as scratch:
+        # the repository last: its commits refer to the others
+        for served_path, withdrawn_path in reversed(path_pairs):
+            _move(withdrawn_path, served_path)
+            if not served_path.exists() and withdrawn_path.parts[len(folder.parts)] == "manifests":
+                # the manifest of a state that another dataset shared was withdrawn with that one
+                for other in folder.parent.glob(f"*/{withdrawn_path.relative_to(folder)}"):
+                    copy_atomically(other, served_path, scratch)
+        # likewise the block digests of contents
+        digests = BlockDigestsFolder.of_store(store)
+        for withdrawn in folder.parent.glob("*/block-digests"):
+            others = BlockDigestsFolder(withdrawn)
+            for key in sorted(digested_keys(store, dataset, others).keys):
+                if not digests.has(key):
+                    copy_atomically(others.path(key), digests.path(key), scratch)
 
 
 def finish_reinstatement(store: Store, dataset: DatasetRef) -> None:
@@ -188,12 +195,6 @@ def _move(served_path: Path, withdrawn_path: Path) -> bool:
     fsync_path(served_path.parent)
     fsync_path(withdrawn_path.parent)
     return True
-
-
-def _copy(source: Path, target: Path) -> None:
-    make_folder(target.parent)
-    shutil.copy2(source, target)
-    fsync_path(target)
 
 
 def _remove(path: Path) -> None:
