@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from typing import Final
 
@@ -34,6 +35,10 @@ class UncheckedCopyError(NeuromirrorError):
     """A copy was not read to its end, so that nothing is known about its bytes."""
 
 
+class BadSectorError(UncheckedCopyError):
+    """The disk of a vault cannot return the bytes of a copy."""
+
+
 def find_fault(vault: Vault, key: str, stop: threading.Event | None = None) -> str | None:
     """Read a copy completely; return why its bytes are not those of its key.
 
@@ -60,6 +65,40 @@ def find_fault(vault: Vault, key: str, stop: threading.Event | None = None) -> s
     VaultError
         The vault cannot be read.
     """
+    try:
+        return find_mismatch(vault, key, stop)
+    except BadSectorError as error:
+        return str(error)
+
+
+def find_mismatch(vault: Vault, key: str, stop: threading.Event | None = None) -> str | None:
+    """Read a copy completely; return how its bytes differ from those of its key.
+
+    Parameters
+    ----------
+    vault
+        The vault.
+    key
+        The annex key.
+    stop
+        Ends the reading when it is set.
+
+    Returns
+    -------
+    str or None
+        The difference; None if the bytes are right.
+
+    Raises
+    ------
+    CopyMissingError
+        The vault does not have it.
+    BadSectorError
+        The disk cannot return its bytes.
+    UncheckedCopyError
+        It was not read to its end, or the kind of its key is not supported.
+    VaultError
+        The vault cannot be read.
+    """
     check = check_for(key)
     if check is None:
         raise UncheckedCopyError(f"{key}: keys of this kind cannot be verified")
@@ -73,7 +112,9 @@ def find_fault(vault: Vault, key: str, stop: threading.Event | None = None) -> s
         raise UncheckedCopyError(str(error)) from error
     except OSError as error:
         vault.check_access()  # a disk that is gone says nothing about its copies
-        return f"its bytes cannot be read: {error}"
+        why = f"its bytes cannot be read: {error}"
+        # other errors are those of the network, of this process or of permissions
+        raise (BadSectorError if error.errno == errno.EIO else UncheckedCopyError)(why) from error
     return check.mismatch()
 
 

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Final
 
 from neuromirror.custody.copy_checks import (
+    BadSectorError,
     UncheckedCopyError,
-    find_fault,
+    find_mismatch,
     is_proof,
     read_method,
 )
@@ -256,31 +257,57 @@ class _KeepRun:
         )
 
     def _adopt(self) -> Iterator[KeepOutcome]:
-        """Yield outcomes for contents that the vault has and that are not recorded."""
-        if not self._vault.has_listing and len(self._left) > _SAMPLE:
-            return  # storing a content that is there already changes nothing
+        """Yield outcomes for contents that the vault has and that are not recorded as present.
 
-        def check(one: Presence) -> tuple[Presence, str | None]:
-            """Return what the vault has, with an empty reason if it was not read to its end."""
-            if one.method == "listing" and not self._vault.is_checked_at_once:
-                (one,) = self._vault.presence([one.key])
-            if is_proof(one):
-                return one, None
+        Copies with wrong bytes are removed: a vault may store nothing under a key that it has.
+        """
+        keys = list(self._left)
+        damaged = {
+            key
+            for key, copies in self._ledger.copies(keys, all_states=True).items()
+            if any(one.vault == self._vault.uuid and one.state == "damaged" for one in copies)
+        }
+        if not self._vault.has_listing and len(keys) > _SAMPLE:
+            # each look-up takes a request; storing right bytes once more changes nothing
+            keys = [key for key in keys if key in damaged]
+
+        def check(one: Presence) -> tuple[Presence, CheckMethod | None, str]:
             try:
-                return one, find_fault(self._vault, one.key, self._stop)
-            except (CopyMissingError, UncheckedCopyError):
-                return one, ""
+                return *self._check_copy(one, one.key in damaged), ""
+            except (CopyRefusedError, UncheckedCopyError) as error:
+                return one, None, str(error)
 
-        present = (one for one in self._vault.presence(list(self._left)) if one.size is not None)
-        for one, fault in map_in_order(self._options.jobs, self._stop, check, present):
-            if fault is None:
-                method: CheckMethod = "s3-sha256" if is_proof(one) else read_method(one.key)
+        present = (one for one in self._vault.presence(keys) if one.size is not None)
+        for one, method, problem in map_in_order(self._options.jobs, self._stop, check, present):
+            if method is not None:
                 self._confirm(Stored(one.key, one.size or 0, method), "was in the vault")
-            elif fault:
-                self._vault.remove(one.key)
+            elif problem:
+                # a download would not replace it, and be recorded nevertheless
+                why = f"the copy in the vault could not be checked: {problem}; run keep again"
+                outcome = _outcome(self._name, self._left.pop(one.key), "error", why)
+                yield replace(outcome, host=self._name)
             yield from self._commit_if_due()
             if self._is_stopping():
                 return
+
+    def _check_copy(self, one: Presence, is_damaged: bool) -> tuple[Presence, CheckMethod | None]:
+        """Return how a copy was verified; None if the vault does not have the right bytes now."""
+        if one.method == "listing" and not self._vault.is_checked_at_once:
+            (one,) = self._vault.presence([one.key])
+        if is_proof(one) and not is_damaged:
+            return one, "s3-sha256"
+        if check_for(one.key) is None:
+            return one, None
+        try:
+            if find_mismatch(self._vault, one.key, self._stop) is None:
+                return one, read_method(one.key)
+        except CopyMissingError:
+            return one, None
+        except BadSectorError:
+            if not is_damaged:
+                raise
+        self._vault.remove(one.key)
+        return one, None
 
     def _copy_at_vault(self) -> Iterator[KeepOutcome]:
         """Yield outcomes for contents that the vault itself copies from where they are."""

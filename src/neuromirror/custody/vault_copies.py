@@ -43,7 +43,13 @@ class CopyTask(NamedTuple):
 
 
 def copy_content(
-    key: str, source: Vault, target: Vault, folder: Path, pace: Callable[[int], None]
+    key: str,
+    source: Vault,
+    target: Vault,
+    folder: Path,
+    pace: Callable[[int], None],
+    *,
+    replace: bool = False,
 ) -> Stored:
     """Copy a content between vaults; nothing is stored unless its bytes are right.
 
@@ -57,6 +63,9 @@ def copy_content(
         A folder for a temporary file.
     pace
         Called with the number of bytes that were read; may wait.
+    replace
+        Whether to remove first what the target has: git-annex does not send a content to a special
+        remote that has its key.
 
     Returns
     -------
@@ -68,9 +77,9 @@ def copy_content(
     DamagedCopyError
         The source has other bytes or none.
     VaultError
-        A vault cannot be used.
+        The target cannot be used.
     CopyRefusedError
-        The target did not store it.
+        The source could not be read, or the target did not store it.
     """
     check, sha256 = check_for(key), hashlib.sha256()
     if check is None:
@@ -86,8 +95,14 @@ def copy_content(
                     pace(len(block))
         except CopyMissingError as error:
             raise DamagedCopyError(str(error)) from error
+        except VaultError as error:
+            raise CopyRefusedError(str(error)) from error
+        except OSError as error:
+            raise CopyRefusedError(f"{source.config.name}: {key}: {error}") from error
         if (why := check.mismatch()) is not None:
             raise DamagedCopyError(f"{source.config.name}: {why}")
+        if replace:
+            target.remove(key)
         return target.store(key, path, sha256.hexdigest())
 
 
@@ -139,16 +154,14 @@ def copy_between(
         for source in task.sources:
             if _is_over(options):
                 return task, None, "", ""
+            key = task.item.key
+            replaced = not target.has_listing and _is_damaged(ledger, target, key)
             try:
-                stored = copy_content(task.item.key, source, target, folder, pace)
+                stored = copy_content(key, source, target, folder, pace, replace=replaced)
             except DamagedCopyError as error:
                 _mark_damaged(ledger, source, task.item, str(error), clock())
                 problems.append(str(error))
-            except (CopyRefusedError, VaultError) as error:
-                if isinstance(error, VaultError):
-                    with suppress(VaultError):
-                        source.check_access()
-                        raise
+            except CopyRefusedError as error:
                 problems.append(str(error))
             else:
                 options.report_bytes(stored.size)
@@ -165,6 +178,8 @@ def copy_between(
         )
         if stored is not None:
             target.flush()
+            if stored.method == "git-annex":  # does not show that the bytes are right
+                ledger.forget(target.uuid, [stored.key])
             ledger.record(target.uuid, [stored])
             yield replace(
                 outcome,
@@ -182,6 +197,11 @@ def copy_between(
 def _is_over(options: KeepOptions) -> bool:
     late = options.until is not None and time.monotonic() >= options.until
     return late or options.is_stopping()
+
+
+def _is_damaged(ledger: Ledger, vault: Vault, key: str) -> bool:
+    copies = ledger.copies([key], all_states=True).get(key, ())
+    return any(one.vault == vault.uuid and one.state == "damaged" for one in copies)
 
 
 def _remove_old_files(folder: Path) -> None:

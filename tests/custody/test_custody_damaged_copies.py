@@ -1,0 +1,195 @@
+"""Damaged and unreadable copies: replaced where the bytes are wrong, untouched where unknown."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+import pytest
+
+from neuromirror.config.vault_files import load_vault
+from neuromirror.custody.copy_checks import UncheckedCopyError, find_fault
+from neuromirror.custody.keep import KeepOptions, KeepOutcome, run_keep
+from neuromirror.custody.keep_plan import KeepItem
+from neuromirror.custody.rolling_read import repair_copies
+from neuromirror.custody.vault_copies import CopyTask, copy_between
+from neuromirror.index.ledger import Ledger
+from neuromirror.index.ledger_rows import Stored, Wish
+from neuromirror.vault import DirectoryVault, Vault, VaultError
+from neuromirror.vault.special_remote import SpecialRemoteVault
+from support.loopback_http import serving
+from support.vaults import directory_vault, key_of, put
+
+COUNT = 40
+"""More contents than are looked up one by one."""
+CONTENTS = [b"content %d" % number for number in range(COUNT)]
+KEYS = [key_of(content) for content in CONTENTS]
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server with the contents."""
+    folder = tmp_path_factory.mktemp("served")
+    for number, content in enumerate(CONTENTS):
+        (folder / f"{number}.bin").write_bytes(content)
+    with serving(partial(_Quiet, directory=str(folder))) as address:
+        yield address
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger.open(tmp_path / "custody.sqlite") as opened:
+        yield opened
+
+
+def special_remote(folder: Path) -> SpecialRemoteVault:
+    """Create a vault in a special remote of type ``directory``, at ``folder / "remote"``."""
+    (folder / "remote").mkdir()
+    (folder / "vaults").mkdir(exist_ok=True)
+    path = folder / "vaults" / "tape.toml"
+    path.write_text(
+        'kind = "special-remote"\ntype = "directory"\n'
+        f'[options]\ndirectory = "{folder / "remote"}"\n'
+    )
+    return SpecialRemoteVault(load_vault(path), folder / "private" / "tape.git", create=True)
+
+
+def items(url: str, count: int = COUNT) -> list[KeepItem]:
+    """Return contents of the server."""
+    return [
+        KeepItem("demo:1", "1", f"{n}.bin", key, len(CONTENTS[n]), (f"{url}/{n}.bin",))
+        for n, key in enumerate(KEYS[:count])
+    ]
+
+
+def keep(vault: Vault, ledger: Ledger, url: str, count: int = COUNT) -> list[KeepOutcome]:
+    """Copy contents of the server into a vault."""
+    options = KeepOptions(jobs=2, allowed_hosts=frozenset({urlsplit(url).netloc}))
+    return list(run_keep(items(url, count), vault, ledger, options))
+
+
+def damaged_in(vault: SpecialRemoteVault, ledger: Ledger, folder: Path, key: str) -> None:
+    """Record a copy that has the size of the key and wrong bytes."""
+    vault.store_bytes(key, memoryview(b"wrong by" + b"t" * (len(CONTENTS[0]) - 8)))
+    ledger.add_vault(vault.uuid, "tape", "special-remote")
+    ledger.record(vault.uuid, [Stored(key, len(CONTENTS[0]), "git-annex")])
+    ledger.mark(vault.uuid, [key], "damaged", "full-read")
+
+
+def state_of(vault: Vault, ledger: Ledger, key: str) -> str | None:
+    """Return the recorded state of a copy."""
+    copies = ledger.copies([key], all_states=True).get(key, ())
+    return next((one.state for one in copies if one.vault == vault.uuid), None)
+
+
+def test_a_damaged_copy_in_a_special_remote_is_replaced_among_many(
+    tmp_path: Path, ledger: Ledger, url: str
+) -> None:
+    vault = special_remote(tmp_path)
+    damaged_in(vault, ledger, tmp_path, KEYS[0])
+    assert {one.status for one in keep(vault, ledger, url)} == {"ok"}
+    assert state_of(vault, ledger, KEYS[0]) == "present"
+    assert find_fault(vault, KEYS[0]) is None
+
+
+def test_a_damaged_copy_in_a_special_remote_is_replaced_from_another_vault(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    vault, nas = special_remote(tmp_path), directory_vault(tmp_path)
+    damaged_in(vault, ledger, tmp_path, KEYS[0])
+    put(nas, tmp_path, CONTENTS[0])
+    ledger.add_vault(nas.uuid, "nas", "directory")
+    ledger.record(nas.uuid, [Stored(KEYS[0], len(CONTENTS[0]), "full-read")])
+    ledger.wishes.put(Wish("policy", "p", vault.uuid), [(KEYS[0], None)])
+    (repaired,) = repair_copies(vault, [nas, vault], ledger, None, KeepOptions())
+    assert (repaired.status, repaired.key) == ("ok", KEYS[0])
+    assert find_fault(vault, KEYS[0]) is None
+    assert state_of(vault, ledger, KEYS[0]) == "present"
+
+
+class _Unreadable(DirectoryVault):
+    """A vault on a disk that cannot return the bytes of one content: no file system does that."""
+
+    number = errno.ETIMEDOUT
+    key = KEYS[0]
+
+    def open(self, key: str) -> BinaryIO:
+        if key == self.key:
+            raise OSError(self.number, os.strerror(self.number))
+        return super().open(key)
+
+
+def unreadable(folder: Path, number: int, name: str = "nas") -> _Unreadable:
+    """Return a vault with two contents, of which the first cannot be read."""
+    whole = directory_vault(folder, name)
+    for content in CONTENTS[:2]:
+        put(whole, folder, content)
+    vault = _Unreadable(whole.config, whole.path)
+    vault.number = number
+    return vault
+
+
+@pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EMFILE, errno.EACCES, errno.ESTALE])
+def test_only_a_bad_sector_is_a_fault(tmp_path: Path, number: int) -> None:
+    vault = unreadable(tmp_path, number)
+    with pytest.raises(UncheckedCopyError):
+        find_fault(vault, KEYS[0])
+    vault.number = errno.EIO
+    assert find_fault(vault, KEYS[0])
+
+
+@pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EIO])
+def test_a_copy_that_cannot_be_read_is_not_removed_and_not_recorded(
+    tmp_path: Path, ledger: Ledger, url: str, number: int
+) -> None:
+    vault = unreadable(tmp_path, number)
+    before = Path(os.fsdecode(vault.object_path(KEYS[0]))).stat()
+    found = {one.key: one.status for one in keep(vault, ledger, url, 3)}
+    assert found == {KEYS[0]: "error", KEYS[1]: "ok", KEYS[2]: "ok"}
+    assert Path(os.fsdecode(vault.object_path(KEYS[0]))).stat() == before
+    assert state_of(vault, ledger, KEYS[0]) is None
+
+
+def test_a_recorded_bad_sector_is_replaced(tmp_path: Path, ledger: Ledger, url: str) -> None:
+    vault = unreadable(tmp_path, errno.EIO)
+    before = Path(os.fsdecode(vault.object_path(KEYS[0]))).stat()
+    ledger.add_vault(vault.uuid, "nas", "directory")
+    ledger.record(vault.uuid, [Stored(KEYS[0], len(CONTENTS[0]), "full-read")])
+    ledger.mark(vault.uuid, [KEYS[0]], "damaged", "full-read")
+    assert {one.status for one in keep(vault, ledger, url, 2)} == {"ok"}
+    assert Path(os.fsdecode(vault.object_path(KEYS[0]))).stat().st_ino != before.st_ino
+    assert state_of(vault, ledger, KEYS[0]) == "present"
+
+
+def test_a_source_that_cannot_be_read_is_the_problem_of_one_content(
+    tmp_path: Path, ledger: Ledger, url: str
+) -> None:
+    source = unreadable(tmp_path, errno.EIO)
+    target = directory_vault(tmp_path, "cloud")
+    for vault in (source, target):
+        ledger.add_vault(vault.uuid, vault.config.name, "directory")
+    tasks = [CopyTask(item, [source]) for item in items(url, 2)]
+    found = {one.key: one.status for one in copy_between(tasks, target, ledger, KeepOptions())}
+    assert found == {KEYS[0]: "error", KEYS[1]: "ok"}
+
+
+def test_a_target_that_is_gone_ends_copying(tmp_path: Path, ledger: Ledger, url: str) -> None:
+    source, target = unreadable(tmp_path, errno.EIO), directory_vault(tmp_path, "cloud")
+    for vault in (source, target):
+        ledger.add_vault(vault.uuid, vault.config.name, "directory")
+    target.path.rename(tmp_path / "away")
+    tasks = [CopyTask(item, [source]) for item in items(url, 2)[1:]]
+    with pytest.raises(VaultError):
+        list(copy_between(tasks, target, ledger, KeepOptions()))
