@@ -24,7 +24,7 @@ from neuromirror.model.display import format_bytes
 )
 @settings_options
 def backup_command(settings: Settings, folder: Path, *, keep: int) -> None:
-    """Back up the index and the schedule (not the repositories), even while the service runs.
+    """Back up index, schedule and ledger (not the repositories), even while the service runs.
 
     The backup is a folder in DIR that is named by its time. The whole backup is checked before
     older backups are deleted. All other parts of a store are plain files that any program can
@@ -65,7 +65,8 @@ def restore_index_command(settings: Settings, folder: Path) -> None:
     The entries of the journal after the backup are applied to the index. Without a backup, use
     "neuromirror rebuild-index", which reads the store alone and takes longer. The schedule is not
     restored, because the service does not need it: without a schedule, it reads the list of each
-    archive once more.
+    archive once more. Nor is the ledger, which may be newer than the backup; if it is lost, copy
+    custody.sqlite from the backup to the folder "neuromirror" of the store.
 
     Exit code: 0 success, 1 no intact backup of this store was found, 2 DIR has no backup.
     """

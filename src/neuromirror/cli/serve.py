@@ -155,7 +155,8 @@ neuromirror serve --once""",
     "--backup",
     type=NamedPath(),
     metavar="DIR",
-    help="Back up index and schedule to DIR every day [default: $NEUROMIRROR_BACKUP, else off].",
+    help="Back up index, schedule and ledger to DIR every day "
+    "[default: $NEUROMIRROR_BACKUP, else off].",
 )
 @click.option(
     "--siblings",

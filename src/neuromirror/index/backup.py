@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-from neuromirror.index import schedule, schema
+from neuromirror.index import ledger, schedule, schema
 from neuromirror.index.connection import (
     MIN_SQLITE_VERSION,
     READ_TIMEOUT,
@@ -30,11 +30,15 @@ from neuromirror.index.replay import Journal
 _STEPS = 100_000
 """Steps of SQLite's virtual machine (some milliseconds) between checks of the time limit."""
 
-_DATABASE_KINDS = {schema.APPLICATION_ID: "index", schedule.APPLICATION_ID: "schedule"}
+_DATABASE_KINDS = {
+    schema.APPLICATION_ID: "index",
+    schedule.APPLICATION_ID: "schedule",
+    ledger.APPLICATION_ID: "ledger",
+}
 
 
 def copy_database(source: Path, target: Path) -> None:
-    """Copy an index or a schedule to a new file and sync it to disk.
+    """Copy an index, a schedule or a ledger to a new file and sync it to disk.
 
     Parameters
     ----------

@@ -1,9 +1,10 @@
-"""Backups of the index and the schedule in several generations, and their restoration.
+"""Backups of index, schedule and ledger in several generations, and restoration of the index.
 
 ::
 
     <folder>/<UTC time>/index.sqlite      the index as it was at one moment
     <folder>/<UTC time>/schedule.sqlite   the schedule, where a service has run
+    <folder>/<UTC time>/custody.sqlite    the ledger of copies in vaults, where there is one
     <folder>/<UTC time>/backup.json       {"format": 1, "at", "position", "journal": "sha256:…"}
 
 ``position`` is the length of the journal that the index covered, ``journal`` the digest of that
@@ -84,7 +85,7 @@ class RestoredIndex:
 def back_up(
     store: Store, index_path: Path, folder: Path, keep: int = DEFAULT_GENERATIONS
 ) -> Generation:
-    """Copy the index and the schedule of a store to a new backup in a folder, and verify the copy.
+    """Copy the databases of a store to a new backup in a folder, and verify the copies.
 
     Then the oldest backups are removed, so that ``keep`` remain. A missing folder is created with
     access for its owner only. If the process is killed, older backups remain complete.
@@ -115,7 +116,7 @@ def back_up(
         draft = folder / f".new-{destination.name}"
         draft.mkdir(_PRIVATE_MODE)
         for path in _sources(store, index_path):
-            name = "index.sqlite" if path == index_path else "schedule.sqlite"
+            name = "index.sqlite" if path == index_path else path.name
             copy_database(path, draft / name)
             if wrong := integrity_errors(draft / name):
                 raise BackupError(
@@ -209,8 +210,9 @@ def _check_generation(store: Store, one: Generation) -> None:
 
 def _sources(store: Store, index_path: Path) -> Iterator[Path]:
     yield index_path
-    if store.schedule_path.exists():
-        yield store.schedule_path
+    for path in (store.schedule_path, store.ledger_path):
+        if path.exists():
+            yield path
 
 
 def _read_generation(folder: Path) -> Generation:
