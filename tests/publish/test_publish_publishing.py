@@ -25,6 +25,7 @@ from neuromirror.service.housekeeping_tasks import (
 from neuromirror.store import CUSTODY_BRANCH, Repository, dataset_ref_of
 from neuromirror.store.custody import publish_locations
 from neuromirror.store.private_store import open_private_store
+from neuromirror.store.ref_transaction import update_refs
 from support.forge_server import OWNER, Forge
 from support.mirror_harness import MirrorHarness
 from support.ssh_server import ssh_server
@@ -173,7 +174,7 @@ def test_a_new_version_is_pushed_without_force(publishing: Publishing, tmp_path:
     assert _refs(target) == before
     failures = CliRunner().invoke(main, ["status", "--json", "--store", str(publishing.store.root)])
     assert failures.exit_code == 1
-    assert '"publish"' in failures.stdout
+    assert '"publish disk"' in failures.stdout
 
 
 def test_a_repository_is_created_over_ssh(
@@ -203,6 +204,78 @@ def test_a_token_is_sent_to_the_host_of_the_api_only(
 
         assert refused["status"] == "error"
         assert not other.requests
+
+
+def test_a_token_is_not_sent_to_the_forge_of_an_earlier_sibling_file(
+    publishing: Publishing, forge: Forge, tmp_path: Path
+) -> None:
+    _add_forge(publishing, forge)
+    publishing.run(DATASET, "--to", "forge")
+    old = len(forge.requests)
+    with Forge(tmp_path / "new", TOKEN) as new:
+        _add_forge(publishing, new)
+
+        [done] = publishing.run(DATASET, "--to", "forge")
+
+        # nothing is known about the new forge
+        assert done["status"] == "ok"
+        assert done["created"]
+        assert _refs(new.git_dir(ALIAS)) == publishing.refs()
+    assert len(forge.requests) == old
+
+
+def test_a_ref_with_commits_of_others_is_not_deleted(
+    publishing: Publishing, tmp_path: Path
+) -> None:
+    publishing.add("disk", type="git", url=f"{tmp_path}/published/{{alias}}")
+    publishing.run(DATASET, "--to", "disk")
+    target = tmp_path / "published" / ALIAS
+    foreign = subprocess.run(
+        ["git", "-C", str(target), "commit-tree", "draft^{tree}", "-p", "draft", "-m", "own"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    subprocess.run(
+        ["git", "-C", str(target), "update-ref", "refs/heads/draft", foreign], check=True
+    )
+    repository = dict(publishing.store.aliases())[ALIAS]
+    draft = repository.refs()["refs/heads/draft"]
+    update_refs(repository.path, {"refs/heads/draft": draft}, {"refs/heads/draft": None})
+
+    [refused] = publishing.run(DATASET, "--to", "disk", code=1)
+
+    assert refused["status"] == "error"
+    assert _refs(target)["refs/heads/draft"] == foreign
+    # as it was pushed, it is deleted
+    subprocess.run(["git", "-C", str(target), "update-ref", "refs/heads/draft", draft], check=True)
+    publishing.run(DATASET, "--to", "disk")
+    assert "refs/heads/draft" not in _refs(target)
+
+
+def test_a_failure_at_one_sibling_is_not_cleared_by_another(
+    publishing: Publishing, forge: Forge, tmp_path: Path
+) -> None:
+    publishing.add("disk", type="git", url=f"{tmp_path}/published/{{alias}}")
+    forge.token = "another"
+    _add_forge(publishing, forge)
+    publishing.run(DATASET, "--to", "forge", code=1)
+    publishing.run(DATASET, "--to", "disk")
+    with Index.open_readonly(publishing.store.index_path) as index:
+        assert [one.dataset for one in index.failed_tasks("publish forge")] == [DATASET]
+
+
+def test_a_damaged_record_of_what_was_published_is_an_error(
+    publishing: Publishing, tmp_path: Path
+) -> None:
+    publishing.add("disk", type="git", url=f"{tmp_path}/published/{{alias}}")
+    publishing.run(DATASET, "--to", "disk")
+    publishing.store.task_state_path("publish-disk").write_text("{")
+
+    result = publishing.invoke(DATASET, "--to", "disk")
+
+    assert result.exit_code == 2
+    assert publishing.store.task_state_path("publish-disk").read_text() == "{"
 
 
 def test_a_refused_token_ends_the_run_with_one_message(
@@ -386,9 +459,9 @@ def test_the_service_publishes_what_a_sibling_file_selects(
     with pytest.raises(HousekeepingError):
         run()
     with Index.open_readonly(store.index_path) as index:
-        assert [one.dataset for one in index.failed_tasks("publish")] == [DATASET]
+        assert [one.dataset for one in index.failed_tasks("publish disk")] == [DATASET]
     head.rmdir()
     head.with_name("away").rename(head)
     run()
     with Index.open_readonly(store.index_path) as index:
-        assert not index.failed_tasks("publish")
+        assert not index.failed_tasks("publish disk")

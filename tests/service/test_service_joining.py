@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from neuromirror.cli import main
+from neuromirror.crawl import JournalRecorder
 from neuromirror.model import VersionMinted
 from neuromirror.store import Store
 from neuromirror_demo import DemoArchive
@@ -126,6 +127,27 @@ def _commit_foreign(origin: Path) -> None:
     git("update-server-info")
 
 
+def _commit_to(repository: Path, files: dict[str, str]) -> None:
+    """Commit files as the whole tree of ``main``."""
+
+    def git(*arguments: str, stdin: str = "") -> str:
+        return subprocess.run(
+            ["git", "-C", str(repository), "-c", "core.hooksPath=/dev/null", *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    lines = ""
+    for name, content in files.items():
+        blob = git("hash-object", "-w", "--stdin", stdin=content)
+        lines += f"100644 blob {blob}\t{name}\n"
+    commit = git("commit-tree", git("mktree", stdin=lines), "-m", "test")
+    git("update-ref", "refs/heads/main", commit)
+    git("update-server-info")
+
+
 def _rename_alias(origin: Path) -> None:
     link = origin / "alias" / "demo--000002"
     link.unlink()
@@ -164,6 +186,80 @@ def test_a_file_that_the_archive_has_otherwise_is_refused(
     assert refused["status"] == "error"
     [accepted] = join(mine, serve_directory(other.folder), DATASET, "--sample", "0")
     assert accepted["status"] == "ok"
+
+
+def test_a_dataset_that_was_taken_down_is_not_brought_back(
+    origin: Path, mine: MirrorHarness, serve_directory: Serve
+) -> None:
+    url = serve_directory(origin)
+    join(mine, url, DATASET)
+    common = ["--mirrors", str(mine.mirrors), "--store", str(mine.folder)]
+    taken = CliRunner().invoke(main, ["takedown", DATASET, "--reason", "test", *common])
+    assert taken.exit_code == 0, taken.output
+
+    [refused] = join(mine, url, DATASET, code=1)
+
+    assert refused["status"] == "error"
+    assert "demo--000002" not in dict(mine.store.aliases())
+
+
+def test_files_that_could_not_be_compared_do_not_count(
+    demo: DemoArchive, tmp_path: Path, serve_directory: Serve
+) -> None:
+    other = MirrorHarness(demo.mirrors, tmp_path / "other")
+    other.sync(DATASET)
+    shutil.copytree(demo.mirrors, tmp_path / "mirrors")
+    demo.__exit__(None, None, None)
+    mine = MirrorHarness(tmp_path / "mirrors", tmp_path / "mine")
+
+    [refused] = join(mine, serve_directory(other.folder), DATASET, code=1)
+    assert refused["status"] == "error"
+    assert not versions(mine.store)
+    [accepted] = join(mine, serve_directory(other.folder), DATASET, "--sample", "0")
+    assert accepted["status"] == "ok"
+
+
+def test_another_dataset_of_the_same_name_is_not_replaced(
+    origin: Path, mine: MirrorHarness, serve_directory: Serve
+) -> None:
+    mine.sync("demo:000001")
+    store = mine.store
+    link = store.root / "alias" / "demo--000002"
+    link.symlink_to((store.root / "alias" / "demo--000001").readlink())
+
+    [refused] = join(mine, serve_directory(origin), DATASET, code=1)
+
+    assert refused["status"] == "error"
+    assert link.readlink() == (store.root / "alias" / "demo--000001").readlink()
+
+
+def test_a_join_killed_before_its_last_step_is_completed(
+    origin: Path, mine: MirrorHarness, serve_directory: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = serve_directory(origin)
+    with monkeypatch.context() as patched:
+        patched.setattr(JournalRecorder, "append", _fail)
+        join(mine, url, DATASET, code=1)
+    assert not versions(mine.store)
+
+    [done] = join(mine, url, DATASET)
+
+    assert done["status"] == "ok"
+    assert versions(mine.store)
+
+
+def _fail(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_superdatasets_that_name_each_other_end(
+    origin: Path, mine: MirrorHarness, serve_directory: Serve
+) -> None:
+    top = origin / "alias" / "demo"
+    modules = '[submodule "a"]\n\tpath = a\n\turl = ../demo\n'
+    _commit_to(top.resolve(), {".gitmodules": modules})
+
+    assert join(mine, serve_directory(origin), "demo") == []
 
 
 def test_another_archive_of_the_same_name_is_refused(

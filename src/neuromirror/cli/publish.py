@@ -78,12 +78,16 @@ def publish_command(
 
     Exit code: 0 success, 1 some datasets failed (the others are published), 2 wrong usage.
     """
+    from neuromirror.crawl.failure_log import PUBLISH
     from neuromirror.publish import forget, publish, record_outcome, sibling_datasets
 
     sibling = find_sibling(siblings, sibling_name)
     store = settings.store()
     if forgotten is not None:
         found = forget(store, sibling, forgotten)
+        with settings.failure_log(store) as log:
+            if log is not None:
+                log.record_success(f"{PUBLISH} {sibling.name}", forgotten)
         status = "ok" if found else "notneeded"
         message = "forgotten" if found else f"it was not published to {sibling.name}"
         line = f"{status:<10} {forgotten}  {message}"
@@ -100,7 +104,7 @@ def publish_command(
         for outcome in publish(store, index, selected, sibling, check=check, dry_run=dry_run):
             code = max(code, int(outcome.failed))
             if log is not None and not dry_run:
-                record_outcome(log, outcome)
+                record_outcome(log, sibling, outcome)
             where = (outcome.page or outcome.target or "") if outcome.status == "ok" else ""
             line = f"{outcome.status:<10} {outcome.path}  {outcome.message}  {where}".rstrip()
             is_unchanged = outcome.status == "notneeded"

@@ -97,6 +97,8 @@ class SiblingFile(BaseModel):
             raise ValueError("'api' is missing: the address of the forge")
         if self.type == "gitlab" and not (self.site and self.owner):
             raise ValueError("gitlab needs 'site' and 'owner'")
+        if self.type == "gitlab" and self.private:
+            raise ValueError("'private' does not work with gitlab: set the visibility there")
         self.api = self.api or _DEFAULT_APIS.get(self.type, "")
         if self.api and urlsplit(self.api).scheme not in ("https", "http"):
             raise ValueError("'api' must be an http or https address")

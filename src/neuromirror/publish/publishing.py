@@ -21,7 +21,7 @@ from neuromirror.config.sibling_files import Sibling
 from neuromirror.crawl.failure_log import PUBLISH, FailureLog
 from neuromirror.git import git_environment, start_git
 from neuromirror.index import DatasetRow, Index, Tombstone
-from neuromirror.model import alias_of
+from neuromirror.model import ConfigurationError, alias_of
 from neuromirror.net import redact
 from neuromirror.publish.targets import RepositoryText, SiblingError, SiblingHost, Target
 from neuromirror.store import CUSTODY_BRANCH, Repository, Store
@@ -174,20 +174,22 @@ def forget(store: Store, sibling: Sibling, name: str) -> bool:
         return state.forget(alias_of(name))
 
 
-def record_outcome(log: FailureLog, outcome: PublishOutcome) -> None:
-    """Record the failure of a dataset, or that it is over.
+def record_outcome(log: FailureLog, sibling: Sibling, outcome: PublishOutcome) -> None:
+    """Record the failure of a dataset at a sibling, or that it is over.
 
     Parameters
     ----------
     log
         The store's log of failed tasks.
+    sibling
+        The sibling.
     outcome
         The outcome.
     """
     if outcome.failed:
-        log.record_failure(PUBLISH, outcome.message, outcome.path)
+        log.record_failure(f"{PUBLISH} {sibling.name}", outcome.message, outcome.path)
     else:
-        log.record_success(PUBLISH, outcome.path)
+        log.record_success(f"{PUBLISH} {sibling.name}", outcome.path)
 
 
 class _PublishState:
@@ -195,10 +197,16 @@ class _PublishState:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.repositories: dict[str, dict[str, Any]] = {}
         try:
-            self.repositories: dict[str, dict[str, Any]] = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            self.repositories = {}  # everything is compared with the sibling again
+            self.repositories = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(
+                f"{path}, the record of published datasets, cannot be read: {error}; restore it, "
+                "or remove it to compare all datasets with the sibling"
+            ) from error
 
     def record(self, alias: str, **values: Any) -> None:
         self.repositories[alias] = self.repositories.get(alias, {}) | values
@@ -260,6 +268,11 @@ class _Publisher:
         self._sibling = sibling
         self._state = state
         self._host = SiblingHost(sibling)
+        settings = sibling.settings
+        place = (settings.type, settings.api, settings.site, settings.owner, settings.access)
+        self._where = hashlib.sha256(
+            repr((*place, settings.url, settings.repository)).encode()
+        ).hexdigest()[:16]
         self._repositories = dict(store.aliases())
 
     def publish(self, item: _Item, *, check: bool, dry_run: bool) -> PublishOutcome:
@@ -269,6 +282,8 @@ class _Publisher:
             return _outcome(item, "notneeded", "it has no versions")
         text = self._text(item, refs)
         known = self._state.repositories.get(item.alias, {})
+        if known.get("at") != self._where:
+            known = {}
         described = hashlib.sha256(repr(text).encode()).hexdigest()
         is_pushed = known.get("refs") == refs and not check
         if is_pushed and known.get("described") == described:
@@ -283,7 +298,9 @@ class _Publisher:
             if known and not check
             else self._host.ensure_repository(repository.path, text)
         )
-        self._state.record(item.alias, url=target.url, page=target.page)
+        if not known:
+            self._state.forget(item.alias)
+        self._state.record(item.alias, url=target.url, page=target.page, at=self._where)
         if not is_pushed:
             self._push(repository, target.url, refs, known.get("refs", {}))
             self._state.record(item.alias, refs=refs)
@@ -324,9 +341,31 @@ class _Publisher:
     ) -> None:
         options, variables = self._host.push_configuration(url)
         specs = [f"{commit}:{name}" for name, commit in refs.items()]
-        specs += [f":{name}" for name in pushed if name not in refs]
-        done = subprocess.run(
-            ["git", *options, "push", "--porcelain", "--atomic", "--no-verify", "--", url, *specs],
+        gone = {name: commit for name, commit in pushed.items() if name not in refs}
+        if gone:
+            there = self._list_refs(repository, url, options, variables)
+            gone = {name: commit for name, commit in gone.items() if name in there}
+            specs += [f":{name}" for name in gone]
+        # a ref is deleted only where it is as it was pushed
+        leases = [f"--force-with-lease={name}:{commit}" for name, commit in gone.items()]
+        command = ["push", "--porcelain", "--atomic", "--no-verify", *leases, "--", url, *specs]
+        done = self._run_git(repository, [*options, *command], variables)
+        if done.returncode:
+            raise _push_error(url, done.stdout, done.stderr)
+
+    def _list_refs(
+        self, repository: Repository, url: str, options: list[str], variables: dict[str, str]
+    ) -> set[str]:
+        done = self._run_git(repository, [*options, "ls-remote", "-q", "--", url], variables)
+        if done.returncode:
+            raise _push_error(url, "", done.stderr)
+        return {line.partition("\t")[2] for line in done.stdout.splitlines()}
+
+    def _run_git(
+        self, repository: Repository, arguments: list[str], variables: dict[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["git", *arguments],
             env=git_environment(repository.path, credentials=True)
             | {"GIT_TERMINAL_PROMPT": "0"}
             | variables,
@@ -336,8 +375,6 @@ class _Publisher:
             errors="replace",
             check=False,
         )
-        if done.returncode:
-            raise _push_error(url, done.stdout, done.stderr)
 
 
 def _own_refs(repository: Repository, *, with_vaults: bool) -> dict[str, str]:

@@ -20,6 +20,7 @@ from neuromirror.net import redact
 
 _SECONDS: Final = 60
 _REMOTE: Final = "sibling"
+_STALL_LIMIT: Final = ("-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60")
 _GENERAL_REASONS: Final = ("unauthorized", "forbidden", "rate limit")
 """Parts of DataLad's messages about failures that are the same for all datasets."""
 
@@ -156,10 +157,13 @@ class SiblingHost:
         dict of str to str
             Variables.
         """
-        options = ["-c", "http.followRedirects=false"]
+        options = ["-c", "http.followRedirects=false", *_STALL_LIMIT]
         parts = urlsplit(url)
-        if self._settings.type in ("git", "gitlab") or parts.scheme not in ("http", "https"):
+        if parts.scheme not in ("http", "https"):
+            return options, {"GIT_SSH_COMMAND": shlex.join(_ssh_command())}
+        if self._settings.type in ("git", "gitlab"):
             return options, {}
+        self._check_push_url(url)
         host = f"{parts.scheme}://{parts.netloc}"
         helper = (
             '!f() { test "$1" = get && echo username=neuromirror && '
@@ -391,6 +395,14 @@ def _ensure_git_repository(url: str, branch: str) -> Target:
     return Target(str(path), created=True)
 
 
+def _ssh_command() -> list[str]:
+    """Return the user's command for SSH, which must neither ask nor wait for ever."""
+    return [
+        *shlex.split(os.environ.get("GIT_SSH_COMMAND", "ssh")),
+        *("-oBatchMode=yes", "-oConnectTimeout=30", "-oServerAliveInterval=30"),
+    ]
+
+
 def _create_over_ssh(url: str, branch: str) -> bool:
     """Create a bare repository by ``git init`` over SSH; return whether it was missing."""
     parts = urlsplit(url)
@@ -402,7 +414,7 @@ def _create_over_ssh(url: str, branch: str) -> bool:
         f"test -e {path}/HEAD || {{ git init -q --bare {path} && "
         f"git --git-dir={path} symbolic-ref HEAD refs/heads/{branch} && echo created; }}"
     )
-    ssh = shlex.split(os.environ.get("GIT_SSH_COMMAND", "ssh"))
+    ssh = _ssh_command()
     port = ["-p", str(parts.port)] if parts.port else []
     user = f"{parts.username}@" if parts.username else ""
     try:

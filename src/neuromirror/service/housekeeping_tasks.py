@@ -221,7 +221,7 @@ def _publish(
             names = sibling_datasets(index, sibling.settings.datasets)
             with closing(publish(store, index, names, sibling)) as outcomes:
                 for outcome in outcomes:
-                    record_outcome(log, outcome)
+                    record_outcome(log, sibling, outcome)
                     pushed += outcome.status == "ok"
                     if outcome.failed:
                         failed.append(f"{outcome.path}: {outcome.message}")

@@ -13,7 +13,7 @@ import random
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,7 +23,13 @@ from neuromirror.config.mirror_files import Mirror
 from neuromirror.crawl import JournalRecorder, Result, open_recorder
 from neuromirror.crawl.index_rebuild import restore_records
 from neuromirror.git import FSCK_OPTIONS, GitError, check_objects, git_environment, run_git
-from neuromirror.index import Index
+from neuromirror.index import (
+    DatasetWithdrawnError,
+    Index,
+    UnknownDatasetError,
+    UnknownMirrorError,
+    UnknownVersionError,
+)
 from neuromirror.lab.digest import files_of_version
 from neuromirror.lab.verify.verification import open_url_sessions
 from neuromirror.model import (
@@ -38,7 +44,7 @@ from neuromirror.net import NotFoundError, Session, redact
 from neuromirror.service.integrity import check_integrity
 from neuromirror.sources import Source
 from neuromirror.store import Store, dataset_ref_of, read_versions_from_git
-from neuromirror.store.dataset_move import copy_dataset
+from neuromirror.store.dataset_move import copy_dataset, dataset_entries
 from neuromirror.store.manifests import manifest_lines
 from neuromirror.store.repository import (
     ANNEX_BRANCH,
@@ -47,6 +53,7 @@ from neuromirror.store.repository import (
     PUBLISHED_BRANCH,
     TAG_PREFIX,
 )
+from neuromirror.store.withdrawn_datasets import find_withdrawn_datasets
 from neuromirror.transfer.findings import Health
 from neuromirror.transfer.url_checks import check_urls
 from neuromirror.transfer.verify_items import PinnedFile
@@ -153,7 +160,7 @@ def _join_dataset(
     store: Store,
     settings: JoinSettings,
 ) -> Result:
-    if dict(store.aliases()).get(alias) is not None:
+    if recorder.ask(lambda index: _has_versions(index, name)):
         return Result(name, "notneeded", "the store has it; update it with 'neuromirror sync'")
     with store.scratch() as folder:
         scratch = Store.open(folder / "store", create=True)
@@ -164,17 +171,56 @@ def _join_dataset(
         _check(scratch)
         checked, lost = _check_sample(scratch, name, store, settings)
         datasets = dict.fromkeys(dataset_ref_of(one) for one in entries)
+        _check_targets(store, datasets)
         for dataset in datasets:
             with store.lock(dataset.dataset_id, dataset.name, 60):
-                recorder.append(*copy_dataset(scratch, store, dataset))
+                known = _known_commits(store, dataset)
+                copied = copy_dataset(scratch, store, dataset)
+                recorder.append(
+                    *(
+                        one
+                        for one in copied
+                        if not (isinstance(one, VersionMinted) and one.commit in known)
+                    )
+                )
         recorder.catch_up()
     labels = tuple(one.label for one in entries if one.local_id == entries[-1].local_id)
     message = f"{len(labels)} versions copied"
     if settings.sample:
         message += f"; {checked} files compared with the archive"
     if lost:
-        message += f", which no longer has {lost} of them"
+        message += f"; the archive no longer has {lost} others"
     return Result(name, "ok", message, versions=labels)
+
+
+def _has_versions(index: Index, name: str) -> bool:
+    """Return whether a version is recorded; raises DatasetWithdrawnError."""
+    try:
+        index.resolve(name)
+    except DatasetWithdrawnError:
+        raise
+    except (UnknownDatasetError, UnknownMirrorError, UnknownVersionError):
+        return False
+    return True
+
+
+def _known_commits(store: Store, dataset: DatasetRef) -> set[str]:
+    """Return the commits of a dataset in the journal: subdatasets may belong to several others."""
+    return {one.commit for one in dataset_entries(store, dataset) if isinstance(one, VersionMinted)}
+
+
+def _check_targets(store: Store, datasets: Iterable[DatasetRef]) -> None:
+    """Raise JoinError if a dataset was taken down here, or if another one has its name."""
+    withdrawn, aliases = find_withdrawn_datasets(store), dict(store.aliases())
+    for one in datasets:
+        if one in withdrawn:
+            raise JoinError(
+                f"{one.name}: it was taken down in this store; 'neuromirror takedown --undo' "
+                "reinstates it"
+            )
+        there = aliases.get(one.alias)
+        if there is not None and there.path.resolve() != store.repository(one).path.resolve():
+            raise JoinError(f"{one.name}: the store has another dataset of this name")
 
 
 class _OtherMirror:
@@ -187,7 +233,7 @@ class _OtherMirror:
     def dataset_aliases(self, mirror: str, scratch: Path) -> list[str]:
         """Return the aliases of the datasets of a mirror, from its superdatasets."""
         found: list[str] = []
-        waiting = [mirror]
+        waiting, seen = [mirror], {mirror}
         while waiting:
             alias = waiting.pop()
             git_dir = scratch / f"{len(found)}-{alias}"
@@ -199,6 +245,9 @@ class _OtherMirror:
             commit = refs.get(MAIN_BRANCH)
             members = [] if commit is None else list(_members(git_dir, commit))
             for member in members:
+                if member in seen:
+                    continue
+                seen.add(member)
                 # the alias of a group is a prefix of those of its members
                 (waiting if self._is_superdataset(member) else found).append(member)
             shutil.rmtree(git_dir)
@@ -301,7 +350,8 @@ class _Copies:
     def _copy_one(self, alias: str, within: str) -> tuple[list[VersionMinted], set[str]]:
         git_dir = self._folder / "fetched"
         refs = self._other.fetch(alias, git_dir)
-        main = refs.get(PUBLISHED_BRANCH) or refs.get(MAIN_BRANCH)
+        if PUBLISHED_BRANCH not in refs and MAIN_BRANCH not in refs:
+            raise JoinError(f"{alias}: it has no branch with versions")
         dataset = self._check_identity(alias, git_dir, refs, within)
         repository = self._store.repository(dataset)
         repository.create()
@@ -311,7 +361,6 @@ class _Copies:
         repository.publish({}, refs)
         self._store.alias(dataset)
         shutil.rmtree(git_dir)
-        assert main is not None
         entries = list(read_versions_from_git(repository, set(), current_timestamp()))
         parts: set[str] = set()
         for entry in entries:
@@ -350,13 +399,18 @@ class _Copies:
                 f"{alias}: it was made from {dataset.source_uri}; your mirror file "
                 f"{self._mirror.name}.toml stands for {expected.source_uri}"
             )
+        if within and not first.within:
+            raise JoinError(f"{alias}: it is not a subdataset, but {within} has it as one")
         if uris[0][:2] != uris[1][:2]:
             raise JoinError(f"{alias}: {dataset.source_uri} is not of the archive of {within}")
         return dataset
 
     def _source_uri(self, alias: str) -> str:
-        local_id = alias.partition("--")[2].replace("--", "/")
-        return self._source.dataset(local_id).source_uri
+        return self._source.dataset(self._local_id(alias)).source_uri
+
+    @staticmethod
+    def _local_id(alias: str) -> str:
+        return alias.partition("--")[2].replace("--", "/")
 
 
 def _members(git_dir: Path, commit: str) -> Iterator[str]:
@@ -410,7 +464,8 @@ def _check_sample(
                     sample.append(item)
                 elif (place := chosen.randrange(count)) < settings.sample:
                     sample[place] = item
-    lost = 0
+    checked = lost = 0
+    problem = ""
     with open_url_sessions(store.root, None) as sessions:
         for finding in check_urls(
             (one._replace(urls=one.urls[:1]) for one in sample), sessions, jobs=_PROBES, full=False
@@ -420,5 +475,11 @@ def _check_sample(
                     f"{finding.path}: the archive has other content: {finding.message}; nothing "
                     "was added"
                 )
+            checked += finding.health is Health.OK
             lost += finding.health is Health.NOT_FOUND
-    return len(sample), lost
+            problem = problem if finding.health is Health.OK else finding.message
+    if sample and not checked + lost:
+        raise JoinError(
+            f"no file could be compared with the archive ({problem}); try later, or use --sample 0"
+        )
+    return checked, lost
