@@ -23,6 +23,7 @@ from neuromirror.web.addresses import dataset_address, file_address, search_addr
 
 _MAX_SUGGESTIONS = 5
 _MIN_SIMILARITY = 0.4
+_MAX_WRONG = 20
 
 
 def suggest(
@@ -54,17 +55,26 @@ def find_cause(
 ) -> str | None:
     """Return the key of the name and label that cause an error; None if none of them does.
 
-    A single one is always the cause.
+    A single one is always the cause. The search ends with the 20th name that is wrong in another
+    way, because each is compared with many names.
+
+    Raises
+    ------
+    QueryStoppedError
     """
     if len(names) == 1:
         return next(iter(names))
+    wrong = 0
     for text, (name, label) in names.items():
+        index.raise_if_stopped()  # the queries are too short to notice it
         try:
             index.resolve(name, label or "latest")
         except type(error):
             return text
         except NeuromirrorError:
-            continue
+            wrong += 1
+            if wrong == _MAX_WRONG:
+                break
     return None
 
 
