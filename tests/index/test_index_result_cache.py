@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -78,3 +79,34 @@ def test_an_index_shows_each_version_at_once(journal: DiskJournal, tmp_path: Pat
             assert reader.change_counts(NAME) == {1: (1, 0, 0), 2: (1, 1, 0)}
             assert reader.find_datasets("two").total == 2
             assert reader.find_datasets("").total == 2
+
+
+def test_the_size_of_keys_counts(database: Path) -> None:
+    with sqlite3.connect(database) as reader:
+        cache = ResultCache(reader, max_size=20)
+        for number in range(100):
+            key = "search", f"{number}".zfill(1000)
+            assert cache.recall(key, lambda: 1, lambda _: 1) == 1
+            assert len(cache._results) <= 2
+
+
+def test_facets_of_an_earlier_search_are_not_shown(
+    journal: DiskJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "index.sqlite"
+    journal.mint([placed_file("recordings/one.nwb", 1)])
+    with Index.open(path) as writer, Index.open_readonly(path) as reader:
+        writer.catch_up(journal)
+        journal.mint([placed_file("recordings/two.nwb", 2)], "000002")
+        select = reader._selected
+
+        def select_after_commit(filters: Mapping[str, Sequence[str]]) -> dict[str, set[int]]:
+            writer.catch_up(journal)
+            return select(filters)
+
+        with monkeypatch.context() as during:
+            during.setattr(reader, "_selected", select_after_commit)
+            assert reader.find_datasets("").total == 1
+        found = reader.find_datasets("")
+        assert found.total == 2
+        assert [one.count for one in found.facets["archive"]] == [2]

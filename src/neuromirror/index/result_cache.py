@@ -8,8 +8,9 @@ from collections.abc import Callable, Hashable
 from typing import Any, Final, TypeVar
 
 _T = TypeVar("_T")
+_ITEM_BYTES: Final = 100
 _MAX_SIZE: Final = 20_000
-"""Maximum size of all results together: numbers of items, each of about 100 bytes."""
+"""Maximum size of all results with their keys: numbers of items, each of about 100 bytes."""
 
 
 class ResultCache:
@@ -44,7 +45,7 @@ class ResultCache:
             known: _T = self._results[key][0]
             return known
         found = read()
-        added = size(found) + 1
+        added = size(found) + 1 + len(repr(key)) // _ITEM_BYTES
         if added <= self._max_size:
             self._results[key] = found, added
             self.size += added

@@ -108,6 +108,8 @@ class _Search:
     matches: Sequence[TermMatches]
     candidates: Sequence[Candidate]
     corrected: str = ""
+    token: object = field(default_factory=object)
+    """In the keys of cached results that were made of the candidates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +237,8 @@ class SearchQueries(MatchQueries, FacetQueries, DatasetQueries, FileQueries):
         return FoundDatasets(
             rows=tuple(self._found_datasets(search, page)),
             facets=self._cached(
-                ("facets", text, tuple(checked.items())),
+                # not the text: the index may have changed since the search
+                ("facets", search.token, tuple(checked.items())),
                 lambda: self._facet_counts(
                     [one.dataset for one in search.candidates], checked, selected
                 ),
