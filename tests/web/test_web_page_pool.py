@@ -21,7 +21,13 @@ import pytest
 from neuromirror.crawl import load_mirrors, open_recorder, rebuild_index
 from neuromirror.crawl.takedown import take_down
 from neuromirror.web.server import page_pool
-from neuromirror.web.server.page_pool import PagePool, PageProcessError
+from neuromirror.web.server.page_pool import (
+    PageCancellation,
+    PagePool,
+    PageProcessError,
+    default_processes,
+)
+from neuromirror.web.site import catalogue_app
 from support.mirror_harness import MirrorHarness
 from support.running_catalogue import RunningCatalogue, run_catalogue
 
@@ -260,6 +266,65 @@ def test_a_hanging_process_is_stopped(
         assert not first.is_running
 
     run(options_of(demo_harness), check)
+
+
+def test_a_page_that_takes_too_long_leaves_the_others(
+    demo_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check(pool: PagePool) -> None:
+        first = pool._processes[0]
+        assert first is not None
+        assert first._process is not None
+        assert first._writer is not None
+        os.kill(first._process.pid, signal.SIGSTOP)  # until it has two messages to read
+        monkeypatch.setattr(page_pool, "_TIMEOUT_SECONDS", 5.0)
+        slow = asyncio.ensure_future(first.respond(scope("/mirrors")))
+        while not first.pending:
+            await asyncio.sleep(0)
+        # the process does not reply to it
+        first._writer.write(page_pool.encode(PageCancellation(*first.pending)))
+        os.kill(first._process.pid, signal.SIGCONT)
+        monkeypatch.setattr(page_pool, "_TIMEOUT_SECONDS", 60.0)
+        assert (await first.respond(scope("/mirrors"))).status == 200
+        with pytest.raises(PageProcessError):
+            await slow
+        assert first.pending == {}
+        assert first.is_running
+        assert (await first.respond(scope("/mirrors"))).status == 200
+
+    run(options_of(demo_harness), check)
+
+
+def test_the_number_of_processors_is_known_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
+    assert 1 <= default_processes() <= page_pool.MAX_PROCESSES
+
+
+def test_the_pool_is_closed_with_the_catalogue(
+    demo_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check() -> None:
+        store = demo_harness.store
+        app = catalogue_app(store, store.index_path, processes=2)
+        received: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        running = asyncio.ensure_future(app({"type": "lifespan"}, received.get, sent.put))
+        await received.put({"type": "lifespan.startup"})
+        assert (await sent.get())["type"] == "lifespan.startup.complete"
+        await received.put({"type": "lifespan.shutdown"})
+        assert (await sent.get())["type"] == "lifespan.shutdown.complete"
+        running.cancel()
+
+    closed: list[PagePool] = []
+    close = PagePool.close
+
+    def counted(pool: PagePool) -> None:
+        closed.append(pool)
+        close(pool)
+
+    monkeypatch.setattr(PagePool, "close", counted)
+    asyncio.run(check())
+    assert len(closed) == 1
 
 
 def test_a_client_that_left_is_forgotten(demo_harness: MirrorHarness) -> None:

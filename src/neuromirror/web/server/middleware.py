@@ -84,6 +84,8 @@ def catalogue_middleware(app: App, datasette: Datasette, site: Site) -> App:
             async def send_closed(message: Message) -> None:
                 if message["type"] == "lifespan.shutdown.complete":
                     site.gateway.close()
+                    if site.pages is not None:
+                        site.pages.close()
                 await send(message)
 
             await app(scope, receive, send_closed)

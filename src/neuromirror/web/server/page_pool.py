@@ -46,7 +46,7 @@ class PageRequest(msgspec.Struct, frozen=True, tag=True):
 
 
 class PageCancellation(msgspec.Struct, frozen=True, tag=True):
-    """The client of a request has disconnected."""
+    """The client of a request has disconnected, or the page has taken too long."""
 
     number: int
 
@@ -66,7 +66,13 @@ class PageProcessError(NeuromirrorError):
 
 def default_processes() -> int:
     """Return the number of processors that this process may use, at most :data:`MAX_PROCESSES`."""
-    return min(len(os.sched_getaffinity(0)), MAX_PROCESSES)
+    return min(_processors(), MAX_PROCESSES)
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):  # macOS lacks it
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def encode(message: msgspec.Struct) -> bytes:
@@ -92,7 +98,7 @@ class _PageProcess:
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.is_ready = False
         self.is_running = True
-        self.started_at = time.monotonic()
+        self.started_at = self._replied_at = time.monotonic()
         self.pending: dict[int, asyncio.Future[PageReply]] = {}
         self._last_number = READY
         self._options = options
@@ -111,13 +117,15 @@ class _PageProcess:
             decoder = msgspec.msgpack.Decoder(PageReply)
             while True:
                 reply = decoder.decode(await receive(reader))
+                self._replied_at = time.monotonic()
                 if reply.number == READY:
                     self.is_ready = True
                 replying = self.pending.pop(reply.number, None)
                 if replying is not None and not replying.done():
                     replying.set_result(reply)
         except (EOFError, OSError, msgspec.DecodeError) as error:
-            logging.getLogger(__name__).warning("a process that makes pages exited: %r", error)
+            if self.is_running:  # it was not stopped
+                logging.getLogger(__name__).warning("a process that makes pages exited: %r", error)
         finally:
             self.stop()
 
@@ -133,6 +141,7 @@ class _PageProcess:
             scope["query_string"],
             list(scope["headers"]),
         )
+        started = time.monotonic()
         replying = self.pending[number] = asyncio.get_running_loop().create_future()
         try:
             self._writer.write(encode(request))
@@ -140,12 +149,19 @@ class _PageProcess:
                 reply: PageReply = await replying
                 return reply
         except TimeoutError:
-            self.stop()  # queries stop earlier: the process hangs
+            self._cancel(number)
+            if self._replied_at <= started:
+                self.stop()  # queries stop earlier: the process hangs
             raise PageProcessError(f"a page took more than {_TIMEOUT_SECONDS:g} s") from None
         except asyncio.CancelledError:
-            if self.pending.pop(number, None) is not None and self.is_running:
-                self._writer.write(encode(PageCancellation(number)))
+            self._cancel(number)
             raise
+
+    def _cancel(self, number: int) -> None:
+        """Give up a request, so that the process does not make its page."""
+        if self.pending.pop(number, None) is not None and self.is_running:
+            assert self._writer is not None
+            self._writer.write(encode(PageCancellation(number)))
 
     def stop(self) -> None:
         """Kill the process; its requests fail."""
