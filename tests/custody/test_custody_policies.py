@@ -208,6 +208,19 @@ def test_a_lock_that_cannot_be_read_is_a_problem_and_its_contents_stay_wanted(
         assert ledger.wishes.needed(keys) == set(keys)
 
 
+def test_a_lock_of_a_newer_release_is_a_problem_and_other_files_are_not(
+    keeper: Keeper, tmp_path: Path
+) -> None:
+    (tmp_path / "locks").mkdir()
+    newer = tmp_path / "locks" / "newer.lock"
+    newer.write_text("lock-version = 99\n")
+    (tmp_path / "locks" / "uv.lock").write_text("version = 1\n")
+    keeper.policies(PINS)
+    keeper.run()
+    (problem,) = PoliciesStatus.load(keeper.mirror.store).policies["papers"].problems
+    assert str(newer) in problem
+
+
 def test_pins_of_all_branches_and_tags_of_a_repository_are_kept(
     keeper: Keeper, mirror: MirrorHarness, tmp_path: Path
 ) -> None:

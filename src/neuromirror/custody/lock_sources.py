@@ -53,7 +53,7 @@ def find_locks(source: Path, cache: Path) -> Iterator[Lock | LockUnusableError]:
         for path in _walk(source, _MAX_DEPTH):
             found = _load(path)
             # other programs also have files with this suffix
-            if isinstance(found, Lock) or "lock-version" not in str(found):
+            if isinstance(found, Lock) or "has no lock-version" not in str(found):
                 yield found
     if is_bare or (source / ".git").exists():
         yield from _committed_locks(source, cache)
