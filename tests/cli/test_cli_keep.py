@@ -11,6 +11,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from neuromirror.lab.lockfile import load_lock
 from neuromirror.store import Store
 from neuromirror.vault import DirectoryVault, Ledger
 from neuromirror_demo import DemoArchive
@@ -79,12 +80,14 @@ def test_a_lock_is_kept_without_a_store(
     lock = tmp_path / "lab" / "datasets.lock"
     lock.parent.mkdir()
     keeper.run("pin", NAME, "--output", str(lock))
-    write_vault(tmp_path / "vaults", kind="directory", path=str(tmp_path / "own"))
+    url = "https://vault.example.org/nas"
+    write_vault(tmp_path / "vaults", kind="directory", path=str(tmp_path / "own"), url=url)
     monkeypatch.chdir(lock.parent)
     alone = keeper.with_changes(variables={**keeper.variables, "NEUROMIRROR_STORE": ""})
     _files, summary = split(alone.records("keep", str(lock), "--in", "nas"))
     assert summary["kept"] == 3
     assert not (lock.parent / "store").exists()
+    assert [[one.name for one in pin.copies] for pin in load_lock(lock).datasets] == [["nas"]]
     assert split(alone.records("keep", str(lock), "--in", "nas"))[1]["notneeded"] == 3
 
 
@@ -108,6 +111,38 @@ def test_an_unmounted_vault_is_one_error_and_nothing_is_created(
     done = keeper.run("vault", "show", "nas", code=1)
     assert "mounted" in done.err
     assert not (tmp_path / "disk").exists()
+
+
+def test_a_vault_with_copies_is_not_replaced_and_the_next_one_is_tried(
+    keeper: Shell, tmp_path: Path
+) -> None:
+    mounted = tmp_path / "disk"
+    write_vault(tmp_path / "vaults", kind="directory", path=str(mounted))
+    keeper.run("keep", NAME, "--in", "nas")
+    shutil.move(mounted, tmp_path / "unmounted")
+    mounted.mkdir()
+    directory_vault(tmp_path, "other")
+    records = keeper.records("keep", NAME, "--in", "nas", "--in", "other", code=1)
+    assert [(one["vault"], one["status"], one["path"]) for one in records[:1]] == [
+        ("nas", "error", ".")
+    ]
+    summaries = {one["vault"]: one for one in records if one.get("kind") == "summary"}
+    assert (summaries["nas"]["failed"], summaries["nas"]["kept"]) == (1, 0)
+    assert (summaries["other"]["failed"], summaries["other"]["kept"]) == (0, 3)
+    (tmp_path / "files").mkdir()
+    keeper.run("vault", "import", "nas", str(tmp_path / "files"), code=1)
+    assert list(mounted.iterdir()) == []
+
+
+def test_a_keep_goes_on_for_files_whose_manifest_is_missing(keeper: Shell, tmp_path: Path) -> None:
+    lock = tmp_path / "datasets.lock"
+    keeper.run("pin", NAME, "--output", str(lock))
+    files, _summary = split(keeper.records("keep", str(lock), "--in", "nas"))
+    keys = {one["key"] for one in files}
+    shutil.rmtree(tmp_path / "datasets.lock.d")
+    keeper.run("keep", str(lock), "--in", "nas", code=1)
+    with Ledger.open(Store.open(keeper.store).ledger_path) as ledger:
+        assert ledger.wishes.needed(sorted(keys)) == keys
 
 
 def test_damaged_bytes_of_the_right_size_are_found_by_a_full_check_and_replaced(

@@ -92,8 +92,8 @@ def keep_command(
     Exit code: 0 all contents are in the vaults, 1 a content could not be copied or has wrong bytes,
     2 wrong usage, or an unknown version, lock file or vault.
     """
-    from neuromirror.custody.keep_plan import check_privacy
-    from neuromirror.vault import open_ledger, open_vault
+    from neuromirror.custody.keep_plan import check_privacy, may_create
+    from neuromirror.vault import VaultError, open_ledger, open_vault
 
     configured = load_configured_vaults(vaults)
     chosen = [configured.find(name) for name in dict.fromkeys(names)]
@@ -113,9 +113,12 @@ def keep_command(
                 if dry_run:
                     _plan(config, store, ledger, report, contents)
                 else:
-                    vault = stack.enter_context(closing(open_vault(config, store, create=True)))
+                    create = may_create(config, ledger)
+                    vault = stack.enter_context(closing(open_vault(config, store, create=create)))
                     run = _Run(store, ledger, vault, contents, report)
                     run.keep(target, globs, jobs, rate)
+            except VaultError as error:
+                report.add_vault_error(str(error))
             except KeyboardInterrupt:
                 # do not wait for the threads that wait for a server
                 stack.close()
@@ -214,7 +217,10 @@ class _Run:
         kind = "lock" if Path(target).is_file() else "version"
         what = str(Path(target).absolute()) if kind == "lock" else target
         self.ledger.wishes.put(
-            Wish(kind, what, uuid, globs), ((key, one.size) for key, one in items.items())
+            Wish(kind, what, uuid, globs),
+            ((key, one.size) for key, one in items.items()),
+            # what cannot be read now is still to be kept
+            extend=bool(self.contents.findings),
         )
         try:
             for outcome in run_keep(items.values(), self.vault, self.ledger, options):
@@ -253,6 +259,12 @@ class _Report:
     def add_finding(self, record: dict[str, object], text: str) -> None:
         self.counts["error"] += 1
         self.settings.emit("keep", {**record, "action": "keep"}, f"error      {text}")
+
+    def add_vault_error(self, message: str) -> None:
+        from neuromirror.custody.keep import KeepOutcome
+
+        vault = self.vault
+        self.add(KeepOutcome("keep", "error", ".", message, host=vault, vault=vault))
 
     def add(self, outcome: KeepOutcome) -> None:
         self.counts[outcome.status] += 1

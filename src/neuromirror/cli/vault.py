@@ -265,7 +265,7 @@ def _check(settings: Settings, config: VaultConfig, *, full: bool) -> int:
 def _import(settings: Settings, config: VaultConfig, folder: Path) -> int:
     from neuromirror.cli.progress_line import ProgressLine
     from neuromirror.custody.adopt import adopt_files, contents_of_store, find_files
-    from neuromirror.custody.keep_plan import check_privacy, publish_copies
+    from neuromirror.custody.keep_plan import check_privacy, may_create, publish_copies
     from neuromirror.vault import open_ledger, open_vault
 
     if not folder.is_dir():
@@ -281,7 +281,8 @@ def _import(settings: Settings, config: VaultConfig, folder: Path) -> int:
         with settings.index() as index:
             contents = contents_of_store(index, {one.size for one in files})
         ledger = stack.enter_context(open_ledger(store))
-        vault = stack.enter_context(closing(open_vault(config, store, create=True)))
+        create = may_create(config, ledger)
+        vault = stack.enter_context(closing(open_vault(config, store, create=create)))
         try:
             for one in adopt_files(files, folder, contents.items, vault, ledger, line.show_bytes):
                 counts["error" if one.failed else "ok"] += 1

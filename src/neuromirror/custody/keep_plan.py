@@ -9,7 +9,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from neuromirror.annex import VaultKind, parse_key
-from neuromirror.config.vault_files import S3VaultFile, VaultConfig
+from neuromirror.config.vault_files import S3VaultFile, SpecialRemoteVaultFile, VaultConfig
 from neuromirror.index import Index, UnknownDatasetError, UnknownVersionError, VersionRow
 from neuromirror.lab.digest import files_by_dataset, files_of_lock
 from neuromirror.lab.lock_copies import add_vaults
@@ -22,7 +22,7 @@ from neuromirror.store.custody import publish_locations
 from neuromirror.store.private_store import is_private_store
 from neuromirror.transfer.findings import Finding
 from neuromirror.transfer.verify_items import Item
-from neuromirror.vault import Vault
+from neuromirror.vault import Ledger, Vault
 
 
 class KeepItem(NamedTuple):
@@ -178,6 +178,27 @@ def check_privacy(store: Store | None, vault: VaultConfig) -> None:
         )
 
 
+def may_create(vault: VaultConfig, ledger: Ledger) -> bool:
+    """Return whether a vault may be created where it does not exist.
+
+    Parameters
+    ----------
+    vault
+        The configured vault.
+    ledger
+        The ledger.
+
+    Returns
+    -------
+    bool
+        False if the vault has copies: a file system that is not mounted must not become a new
+        vault. True for special remotes, which remain the same vault if they are set up again.
+    """
+    if isinstance(vault.settings, SpecialRemoteVaultFile):
+        return True
+    return not any(one.name == vault.name and one.copies for one in ledger.vaults())
+
+
 def publish_copies(
     store: Store, contents: KeepContents, vault: Vault, kept: Collection[str]
 ) -> int:
@@ -248,6 +269,7 @@ def name_in_lock(
         named = (PinnedVault(vault.config.name, vault.uuid, VaultKind.S3, url),)
     datasets = {one.name for one, keys in contents.datasets.items() if not keys.isdisjoint(kept)}
     pins = {pin.name for pin in load_lock(path).datasets}
+    datasets |= {one.dataset for key, one in contents.items.items() if key in kept}
     # the contents of subdatasets belong to one of the pins
     chosen = pins if datasets - pins else pins & datasets
     return add_vaults(path, dict.fromkeys(chosen, named)) if named else []

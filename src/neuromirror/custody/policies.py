@@ -13,7 +13,7 @@ from typing import Final, Self
 from neuromirror.config.policy_files import Policies, Policy
 from neuromirror.config.vault_files import VaultConfig
 from neuromirror.custody.keep import KeepOptions, KeepOutcome, run_keep
-from neuromirror.custody.keep_plan import check_privacy, publish_copies
+from neuromirror.custody.keep_plan import check_privacy, may_create, publish_copies
 from neuromirror.custody.policy_contents import (
     SelectedContents,
     locate_contents,
@@ -295,9 +295,8 @@ class PolicyRun:
         problem = ""
         try:
             check_privacy(self._store, config)
-            # a file system that is not mounted must not become a new vault
-            is_known = any(one.name == name and one.copies for one in self._ledger.vaults())
-            create = not (settings.read_only or self._dry_run or is_known)
+            is_fixed = settings.read_only or self._dry_run
+            create = not is_fixed and may_create(config, self._ledger)
             vault = open_vault(config, self._store, create=create)
             self._closing.callback(vault.close)
             vault.check_access(write=not settings.read_only)
