@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler
@@ -17,7 +18,8 @@ from neuromirror.config.vault_files import load_vault
 from neuromirror.custody.copy_checks import UncheckedCopyError, find_fault
 from neuromirror.custody.keep import KeepOptions, KeepOutcome, run_keep
 from neuromirror.custody.keep_plan import KeepItem
-from neuromirror.custody.rolling_read import repair_copies
+from neuromirror.custody.rolling_read import ReadSettings, read_due_copies, repair_copies
+from neuromirror.custody.vault_check import check_vault
 from neuromirror.custody.vault_copies import CopyTask, copy_between
 from neuromirror.index.ledger import Ledger
 from neuromirror.index.ledger_rows import Stored, Wish
@@ -56,7 +58,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 def special_remote(folder: Path) -> SpecialRemoteVault:
     """Create a vault in a special remote of type ``directory``, at ``folder / "remote"``."""
-    (folder / "remote").mkdir()
+    (folder / "remote").mkdir(exist_ok=True)
     (folder / "vaults").mkdir(exist_ok=True)
     path = folder / "vaults" / "tape.toml"
     path.write_text(
@@ -193,3 +195,52 @@ def test_a_target_that_is_gone_ends_copying(tmp_path: Path, ledger: Ledger, url:
     tasks = [CopyTask(item, [source]) for item in items(url, 2)[1:]]
     with pytest.raises(VaultError):
         list(copy_between(tasks, target, ledger, KeepOptions()))
+
+
+def test_a_check_does_not_report_unread_and_damaged_copies_as_missing(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    vault = unreadable(tmp_path, errno.ETIMEDOUT)
+    ledger.add_vault(vault.uuid, "nas", "directory")
+    ledger.record(vault.uuid, [Stored(key, 9, "full-read") for key in KEYS[:2]])
+    wrong = Path(os.fsdecode(vault.object_path(KEYS[1])))
+    wrong.chmod(0o644)
+    wrong.write_bytes(b"CONTENT 1")
+    for _ in range(2):
+        found = {one.key: one.status for one in check_vault(vault, ledger, full=True)}
+        assert found == {KEYS[0]: "error", KEYS[1]: "error"}
+        assert state_of(vault, ledger, KEYS[0]) == "present"
+        assert state_of(vault, ledger, KEYS[1]) == "damaged"
+    assert [one.kind for one in ledger.events.latest(9)] == ["damaged"]
+    wrong.unlink()
+    list(check_vault(vault, ledger))
+    assert state_of(vault, ledger, KEYS[1]) == "missing"
+
+
+def test_a_check_finds_what_other_machines_stored_in_a_special_remote(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    vault = special_remote(tmp_path)
+    vault.store_bytes(KEYS[0], memoryview(CONTENTS[0]))
+    ledger.add_vault(vault.uuid, "tape", "special-remote")
+    ledger.record(vault.uuid, [Stored(key, 9, "git-annex") for key in KEYS[:2]])
+    shutil.rmtree(tmp_path / "private")
+    elsewhere = special_remote(tmp_path)
+    found = {one.key: one.status for one in check_vault(elsewhere, ledger)}
+    assert found == {KEYS[0]: "notneeded", KEYS[1]: "error"}
+    assert state_of(vault, ledger, KEYS[0]) == "present"
+    assert state_of(vault, ledger, KEYS[1]) == "missing"
+
+
+def test_copies_that_cannot_be_read_do_not_keep_others_from_being_read(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neuromirror.custody.rolling_read._BATCH", 1)
+    vault = unreadable(tmp_path, errno.ETIMEDOUT)
+    # the copy that cannot be read comes first
+    vault.key, other = sorted(KEYS[:2])
+    ledger.add_vault(vault.uuid, "nas", "directory")
+    ledger.record(vault.uuid, [Stored(key, 9, "listing") for key in KEYS[:2]])
+    found = [(one.key, one.status) for one in read_due_copies(vault, ledger, ReadSettings(100))]
+    assert found == [(vault.key, "error"), (other, "ok")]
+    assert state_of(vault, ledger, vault.key) == "present"

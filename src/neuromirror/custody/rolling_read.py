@@ -74,7 +74,8 @@ def read_due_copies(vault: Vault, ledger: Ledger, settings: ReadSettings) -> Ite
     Yields
     ------
     KeepOutcome
-        One per content that was read (action ``read``).
+        One per content that was read (action ``read``); one with status ``error`` and a host for
+        each that could not be read, of which nothing is known.
 
     Raises
     ------
@@ -92,20 +93,24 @@ def read_due_copies(vault: Vault, ledger: Ledger, settings: ReadSettings) -> Ite
             return one, find_fault(vault, one.key, stop), True
         except CopyMissingError:
             return one, "the vault does not have it", True
-        except UncheckedCopyError:
-            return one, None, False
+        except UncheckedCopyError as error:
+            return one, str(error), False
 
+    unread = 0
     while not settings.is_over:
-        oldest = ledger.least_recently("hashed", vault.uuid, _BATCH)
+        # those that could not be read stay the oldest ones
+        oldest = ledger.least_recently("hashed", vault.uuid, _BATCH, offset=unread)
         due = [one for one in oldest if one.hashed < before]
         if not due:
             return
         right: list[Stored] = []
-        count = 0
         for one, fault, is_read in map_in_order(_JOBS, stop, check, due):
             if not is_read:
+                if fault is not None:
+                    unread += 1
+                    outcome = _outcome(vault, one, "error", fault)
+                    yield replace(outcome, host=vault.config.name)
                 continue
-            count += 1
             if fault is None:
                 right.append(Stored(one.key, one.size, read_method(one.key)))
                 yield _outcome(vault, one, "ok", "all bytes read")
@@ -115,8 +120,6 @@ def read_due_copies(vault: Vault, ledger: Ledger, settings: ReadSettings) -> Ite
             _mark(vault, ledger, one, fault, settings.clock())
             yield _outcome(vault, one, "error", fault)
         ledger.record(vault.uuid, right)
-        if not count:
-            return  # the same copies would be due once more
 
 
 def repair_copies(

@@ -10,7 +10,7 @@ from typing import Final
 from neuromirror.custody.copy_checks import UncheckedCopyError, find_fault, read_method
 from neuromirror.custody.keep import KeepOutcome
 from neuromirror.index.ledger import Ledger
-from neuromirror.index.ledger_rows import CheckMethod, LedgerEvent, Stored
+from neuromirror.index.ledger_rows import CheckMethod, CopyState, LedgerEvent, Stored
 from neuromirror.transfer.key_checksums import key_checksum
 from neuromirror.transfer.work_tree import map_in_order
 from neuromirror.vault import CopyMissingError, Vault
@@ -45,7 +45,7 @@ def check_vault(vault: Vault, ledger: Ledger, *, full: bool = False) -> Iterator
     name, uuid = vault.config.name, vault.uuid
     ledger.add_vault(uuid, name, vault.config.settings.kind)
     started = ledger.clock()
-    listed = vault.keys()
+    listed = _listed(vault, ledger, started)
     while batch := dict(islice(listed, _BATCH)):
         yield from _check_batch(vault, ledger, batch, full=full)
     lost = ledger.finish_listing(uuid, started)
@@ -55,45 +55,75 @@ def check_vault(vault: Vault, ledger: Ledger, *, full: bool = False) -> Iterator
         yield _outcome(vault, key, None, "error", message)
 
 
+def _listed(vault: Vault, ledger: Ledger, started: float) -> Iterator[tuple[str, int]]:
+    """Yield the keys and sizes of contents; without a listing, also those that are recorded."""
+    yield from vault.keys()
+    last = ""
+    while not vault.has_listing and (copies := ledger.copies_in(vault.uuid, after=last)):
+        last = copies[-1].key
+        # other machines may have stored them
+        unseen = [one.key for one in copies if one.checked < started]
+        for one in vault.presence(unseen):
+            if one.size is not None:
+                yield one.key, one.size
+
+
 def _check_batch(
     vault: Vault, ledger: Ledger, batch: dict[str, int], *, full: bool
 ) -> Iterator[KeepOutcome]:
-    new = set(ledger.missing(vault.uuid, list(batch)))
-    known = [key for key in batch if key not in new and not full and _has_size(key, batch[key])]
+    states = {
+        one.key: one.state
+        for copies in ledger.copies(list(batch), all_states=True).values()
+        for one in copies
+        if one.vault == vault.uuid
+    }
+    present = [key for key in batch if states.get(key) == "present"]
+    known = [key for key in present if not full and _has_size(key, batch[key])]
     ledger.record(vault.uuid, [Stored(key, batch[key], "listing") for key in known])
     for key in known:
         yield _outcome(vault, key, batch[key], "notneeded", "in the vault")
     unknown = [key for key in batch if key not in set(known)]
-    yield from _read(vault, ledger, unknown, batch, new)
+    yield from _read(vault, ledger, unknown, batch, states)
 
 
 def _read(
-    vault: Vault, ledger: Ledger, keys: list[str], sizes: dict[str, int], new: set[str]
+    vault: Vault,
+    ledger: Ledger,
+    keys: list[str],
+    sizes: dict[str, int],
+    states: dict[str, CopyState],
 ) -> Iterator[KeepOutcome]:
-    """Read contents; record those that are right, and as damaged those that are recorded."""
+    """Read contents; record those that are right, and what was found about recorded ones."""
     stop = threading.Event()
 
-    def check(key: str) -> tuple[str, str | None, bool]:
+    def check(key: str) -> tuple[str, str | None, CheckMethod | None]:
         try:
-            return key, find_fault(vault, key, stop), True
-        except (CopyMissingError, UncheckedCopyError) as error:
-            return key, str(error), False
+            return key, find_fault(vault, key, stop), read_method(key)
+        except UncheckedCopyError as error:
+            return key, str(error), "listing"
+        except CopyMissingError as error:
+            return key, str(error), None
 
-    right: list[Stored] = []
+    confirmed: list[Stored] = []
     damaged: list[str] = []
-    for key, fault, is_read in map_in_order(_JOBS, stop, check, keys):
-        if fault is None:
-            right.append(Stored(key, sizes[key], read_method(key)))
-            yield _outcome(vault, key, sizes[key], "ok", "read", read_method(key))
-        else:
-            if key not in new and is_read:
-                damaged.append(key)
-            yield _outcome(vault, key, sizes[key], "error", fault)
-    ledger.record(vault.uuid, right)
+    for key, fault, method in map_in_order(_JOBS, stop, check, keys):
+        if fault is None and method is not None:
+            confirmed.append(Stored(key, sizes[key], method))
+            yield _outcome(vault, key, sizes[key], "ok", "read", method)
+            continue
+        if method == "listing" and _has_size(key, sizes[key]):
+            # it was listed, so that it is not missing; a damaged copy stays damaged
+            confirmed += [Stored(key, sizes[key], method)] if key in states else []
+        elif method is not None and key in states:
+            damaged.append(key)
+        yield _outcome(vault, key, sizes[key], "error", fault or "")
+    ledger.record(vault.uuid, confirmed)
     ledger.mark(vault.uuid, damaged, "damaged", "full-read")
     now, name = ledger.clock(), vault.config.name
     ledger.events.add(
-        LedgerEvent(now, "damaged", f"{name}: the bytes are wrong", name, key) for key in damaged
+        LedgerEvent(now, "damaged", f"{name}: the bytes are wrong", name, key)
+        for key in damaged
+        if states[key] != "damaged"
     )
 
 

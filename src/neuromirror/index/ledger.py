@@ -389,7 +389,7 @@ class Ledger:
         return [LedgerCopy(*row) for row in rows]
 
     def least_recently(
-        self, check: Literal["checked", "hashed"], vault: str, limit: int
+        self, check: Literal["checked", "hashed"], vault: str, limit: int, *, offset: int = 0
     ) -> list[LedgerCopy]:
         """Return the present copies of a vault that were not checked for the longest time.
 
@@ -401,6 +401,8 @@ class Ledger:
             The UUID of the vault.
         limit
             Maximum number of copies.
+        offset
+            Number of copies to skip.
 
         Returns
         -------
@@ -410,8 +412,9 @@ class Ledger:
         with self._file.reading() as db:
             rows = db.execute(
                 f"SELECT {_COPY} FROM vaults v JOIN copies c ON c.vault = v.id "
-                f"WHERE v.uuid = ? AND c.state = 'present' ORDER BY c.{check}, c.key LIMIT ?",
-                (vault, limit),
+                f"WHERE v.uuid = ? AND c.state = 'present' ORDER BY c.{check}, c.key LIMIT ? "
+                "OFFSET ?",
+                (vault, limit, offset),
             ).fetchall()
         return [LedgerCopy(*row) for row in rows]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -112,7 +113,13 @@ class CustodyTasks:
             vaults = self._open_vaults(stack, configs, problems)
             for vault in vaults:
                 try:
-                    read += sum(1 for _ in read_due_copies(vault, ledger, settings))
+                    found = Counter(
+                        one.host is None for one in read_due_copies(vault, ledger, settings)
+                    )
+                    read += found[True]
+                    if found[False]:
+                        count = count_of(found[False], "content")
+                        problems.append(f"vault {vault.config.name}: {count} could not be read")
                     options = KeepOptions(is_stopping=self.is_stopping)
                     for one in repair_copies(vault, vaults, ledger, index, options):
                         repaired += one.status == "ok"
