@@ -114,3 +114,18 @@ def test_a_read_only_vault_is_not_changed(tmp_path: Path) -> None:
     with pytest.raises(VaultReadOnlyError):
         reader.store(key, tmp_path / "source")
     assert [one.size for one in reader.presence([key])] == [1]
+
+
+def test_files_of_killed_processes_are_removed_when_the_vault_is_opened_for_writing(
+    tmp_path: Path,
+) -> None:
+    vault = directory_vault(tmp_path)
+    drafts = vault.annex_dir / "tmp"
+    for name in ("neuromirror-old", "neuromirror-new", "of-git-annex"):
+        (drafts / name).write_bytes(b"x")
+    for name in ("neuromirror-old", "of-git-annex"):
+        os.utime(drafts / name, (1, 1))
+    DirectoryVault(vault.config, vault.path)
+    assert len(list(drafts.iterdir())) == 3
+    directory_vault(tmp_path)
+    assert {one.name for one in drafts.iterdir()} == {"neuromirror-new", "of-git-annex"}

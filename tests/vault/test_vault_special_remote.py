@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,30 @@ def test_wrong_bytes_are_returned_as_they_are(tmp_path: Path) -> None:
     stored.write_bytes(b"wrong bytes")
     with vault.open(key) as file:
         assert file.read() == b"wrong bytes"
+
+
+def test_a_content_that_cannot_be_copied_leaves_no_file(
+    tmp_path: Path, mount_disk: Callable[[str], Path]
+) -> None:
+    (tmp_path / "private").symlink_to(mount_disk("4m"))
+    vault = new_vault(tmp_path)
+    content = b"x" * (8 << 20)
+    path = tmp_path / "source"
+    path.write_bytes(content)
+    with pytest.raises(CopyRefusedError):
+        vault.store(key_of(content), path)
+    with pytest.raises(CopyRefusedError):
+        vault.store_bytes(key_of(content), memoryview(content))
+    drafts = tmp_path / "private" / "tape.git" / "annex" / "tmp"
+    assert list(drafts.iterdir()) == []
+
+
+def test_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    new_vault(tmp_path)
+    drafts = tmp_path / "private" / "tape.git" / "annex" / "tmp"
+    for name in ("neuromirror-old", "neuromirror-new", "of-git-annex"):
+        (drafts / name).write_bytes(b"x")
+    for name in ("neuromirror-old", "of-git-annex"):
+        os.utime(drafts / name, (1, 1))
+    new_vault(tmp_path)
+    assert {one.name for one in drafts.iterdir()} == {"neuromirror-new", "of-git-annex"}

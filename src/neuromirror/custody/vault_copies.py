@@ -161,7 +161,7 @@ def copy_between(
             except DamagedCopyError as error:
                 _mark_damaged(ledger, source, task.item, str(error), clock())
                 problems.append(str(error))
-            except CopyRefusedError as error:
+            except (CopyRefusedError, OSError) as error:
                 problems.append(str(error))
             else:
                 options.report_bytes(stored.size)

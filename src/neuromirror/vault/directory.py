@@ -40,7 +40,12 @@ from neuromirror.vault.errors import (
     VaultReadOnlyError,
     VaultUnavailableError,
 )
-from neuromirror.vault.object_files import move_object, remove_object
+from neuromirror.vault.object_files import (
+    DRAFT_PREFIX,
+    move_object,
+    remove_object,
+    remove_old_drafts,
+)
 from neuromirror.vault.protocol import Presence
 
 _CONFIG = "[annex]\n\tuuid = {uuid}\n\tversion = 10\n"
@@ -95,6 +100,7 @@ class DirectoryVault:
         self._objects = os.fsencode(self.annex_dir / "objects")
         if create and not config.settings.read_only:
             _create(path)
+            remove_old_drafts(self.annex_dir / "tmp")
         self.uuid = self._read_uuid()
 
     @property
@@ -383,7 +389,7 @@ class DirectoryVault:
     @contextmanager
     def _new_file(self, key: str) -> Iterator[BinaryIO]:
         """Provide an empty file that becomes the content at the end of the block."""
-        handle, name = tempfile.mkstemp(prefix="neuromirror-", dir=self.annex_dir / "tmp")
+        handle, name = tempfile.mkstemp(prefix=DRAFT_PREFIX, dir=self.annex_dir / "tmp")
         try:
             with os.fdopen(handle, "wb") as target:
                 yield target

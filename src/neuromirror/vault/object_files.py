@@ -7,8 +7,16 @@ by a rename, so that it is complete under that name.
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
+from pathlib import Path
+from typing import Final
 
+DRAFT_PREFIX: Final = "neuromirror-"
+"""Start of the names of files that are not complete."""
+
+_LEFT_AFTER: Final = 86_400
+"""Seconds after which such a file belongs to no running process."""
 _WRITE_BITS = 0o222
 
 
@@ -67,6 +75,20 @@ def remove_object(path: bytes) -> bool:
     return found
 
 
+def remove_old_drafts(folder: Path) -> None:
+    """Remove incomplete files of processes that were killed, unless they were written today.
+
+    Parameters
+    ----------
+    folder
+        The folder of the files, ``annex/tmp`` of a repository.
+    """
+    for one in folder.glob(f"{DRAFT_PREFIX}*"):
+        with suppress(OSError):
+            if time.time() - one.stat().st_mtime > _LEFT_AFTER:
+                one.unlink()
+
+
 def write_all(file: int, content: memoryview) -> None:
     """Write all of ``content``: a write to a disk that fills up may be partial.
 
@@ -108,4 +130,12 @@ def make_object_folder(folder: bytes) -> bool:
     return True
 
 
-__all__ = ["freeze_folder", "make_object_folder", "move_object", "remove_object", "write_all"]
+__all__ = [
+    "DRAFT_PREFIX",
+    "freeze_folder",
+    "make_object_folder",
+    "move_object",
+    "remove_object",
+    "remove_old_drafts",
+    "write_all",
+]

@@ -13,6 +13,7 @@ import subprocess
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
@@ -30,7 +31,12 @@ from neuromirror.vault.errors import (
     VaultReadOnlyError,
     VaultUnavailableError,
 )
-from neuromirror.vault.object_files import move_object, remove_object
+from neuromirror.vault.object_files import (
+    DRAFT_PREFIX,
+    move_object,
+    remove_object,
+    remove_old_drafts,
+)
 from neuromirror.vault.protocol import Presence
 
 _LOCK_WAIT: Final = 120.0
@@ -87,6 +93,7 @@ class SpecialRemoteVault:
         self._failures = 0
         if create:
             self._set_up()
+            remove_old_drafts(folder / "annex" / "tmp")
         elif not (folder / "HEAD").exists():
             raise VaultUnavailableError(
                 f"vault {config.name}: its special remote is not set up on this machine; "
@@ -177,9 +184,9 @@ class SpecialRemoteVault:
             git-annex could not store the content.
         """
         self.check_access(write=True)
-        draft = self._folder / "annex" / "tmp" / f"{uuid.uuid4()}"
-        shutil.copyfile(path, draft)
-        return self._send(key, draft)
+        with self._draft(key) as draft:
+            shutil.copyfile(path, draft)
+            return self._send(key, draft)
 
     def store_bytes(self, key: str, content: memoryview) -> Stored:
         """Store a content that is in memory, and which the caller has verified with the key.
@@ -197,9 +204,20 @@ class SpecialRemoteVault:
             As for :meth:`store`, which raises the same errors.
         """
         self.check_access(write=True)
-        draft = self._folder / "annex" / "tmp" / f"{uuid.uuid4()}"
-        draft.write_bytes(content)
-        return self._send(key, draft)
+        with self._draft(key) as draft:
+            draft.write_bytes(content)
+            return self._send(key, draft)
+
+    @contextmanager
+    def _draft(self, key: str) -> Iterator[Path]:
+        """Provide the path of a temporary file; report that it cannot be written."""
+        draft = self._folder / "annex" / "tmp" / f"{DRAFT_PREFIX}{uuid.uuid4()}"
+        try:
+            yield draft
+        except OSError as error:
+            raise self._refused(key, str(error)) from error
+        finally:
+            draft.unlink(missing_ok=True)
 
     def _send(self, key: str, draft: Path) -> Stored:
         size = draft.stat().st_size
