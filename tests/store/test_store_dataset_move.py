@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import stat
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from neuromirror.annex import directory_vault_config
+from neuromirror.git import try_git
 from neuromirror.mint import CustodyRemote
 from neuromirror.model import (
     ContentsDigested,
@@ -51,6 +54,8 @@ from neuromirror.store.private_store import (
     require_public_store,
     restrict_to_owner,
 )
+from neuromirror.store.ref_transaction import update_refs
+from neuromirror.store.write_protection import is_protected
 from support.block_digests import claimed_digests
 from support.store_publisher import Publisher, dataset, git, git_refs, kill_steps, run_in_child
 from support.vaults import OTHER_UUID, VAULT_UUID
@@ -168,6 +173,36 @@ def test_copies_in_vaults_of_a_private_store_are_not_named_in_the_public_one(
     assert CUSTODY_BRANCH not in (public.repository(ONE).path / "info" / "refs").read_text()
     assert publish_locations(public, ONE, CustodyRemote(OTHER_UUID, "lab"), [key])
     assert dict(published_locations(public, ONE)) == {key: [OTHER_UUID]}
+
+
+@pytest.mark.parametrize("is_branch_deleted", [False, True], ids=["branch", "deleted branch"])
+def test_no_object_of_the_public_store_names_a_vault_of_the_private_one(
+    private: Store, public: Store, is_branch_deleted: bool
+) -> None:
+    vault = directory_vault_config("secret", "/srv/secret-vault")
+    key = "SHA256E-s1--" + "0" * 64
+    publish_locations(private, ONE, CustodyRemote(VAULT_UUID, "secret", vault), [key])
+    source, target = private.repository(ONE), public.repository(ONE)
+    custody = git_refs(source.path)[CUSTODY_BRANCH]
+    # housekeeping puts all objects into one pack
+    git(source.path, "repack", "-adkq")
+    if is_branch_deleted:
+        update_refs(source.path, {}, {CUSTODY_BRANCH: None})
+    refs = {name: sha for name, sha in source.refs().items() if name != CUSTODY_BRANCH}
+    move(private, public, ONE)
+    assert target.refs() == refs
+    assert is_protected(target.path)
+    assert try_git(target.path, "cat-file", "-e", custody).returncode != 0
+    command = ("git", "-C", target.path, "cat-file", "--batch-all-objects", "--batch")
+    content = subprocess.run(command, capture_output=True, check=True).stdout
+    assert b"x.bin" in content
+    assert b"secret" not in content
+    assert VAULT_UUID.encode() not in content
+    for path in target.path.rglob("*"):
+        assert path.is_dir() or custody.encode() not in path.read_bytes(), path
+    assert git(target.path, "fsck", "--strict", "--full", "--dangling") == ""
+    listed = (target.path / "objects" / "info" / "packs").read_text().split()[1::2]
+    assert listed == [path.name for path in (target.path / "objects" / "pack").glob("*.pack")]
 
 
 def test_a_moved_dataset_can_be_read_by_all(private: Store, public: Store) -> None:

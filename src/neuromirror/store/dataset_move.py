@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from neuromirror.git import try_git
@@ -40,6 +40,7 @@ from neuromirror.store.durable_files import (
     write_atomically,
 )
 from neuromirror.store.locks import file_lock
+from neuromirror.store.private_store import is_private_store
 from neuromirror.store.ref_transaction import update_refs
 from neuromirror.store.repository import CUSTODY_BRANCH, TAG_PREFIX, Repository, run_git
 from neuromirror.store.store import Store
@@ -90,8 +91,11 @@ def copy_dataset(source: Store, target: Store, dataset: DatasetRef) -> list[Jour
         for key in sorted(digested_keys(source, dataset).keys):
             _copy_file(BlockDigestsFolder.of_store(source).path(key), copies.path(key), scratch)
     if source_repository.exists() and not target_repository.refs():
-        _copy_repository(source_repository, target_repository)
+        _copy_repository(
+            source_repository, target_repository, only_reachable=is_private_store(source.root)
+        )
     if target_repository.exists():
+        target_repository.remove_stale_files()
         target_repository.update_server_info()
         target.alias(dataset)
     known = {dump_entry(entry) for entry in dataset_entries(target, dataset)}
@@ -245,25 +249,52 @@ def _is_ancestor(repository: Repository, commit: str, of: str) -> bool:
     return try_git(repository.path, "merge-base", "--is-ancestor", commit, of).returncode == 0
 
 
-def _copy_repository(source_repository: Repository, target_repository: Repository) -> None:
-    """Copy a repository under a temporary name, fsync it, and rename it."""
+def _copy_repository(
+    source_repository: Repository, target_repository: Repository, *, only_reachable: bool
+) -> None:
+    """Copy a repository under a temporary name, fsync it, and rename it.
+
+    Each store records the copies in its own vaults, so that the branch with them is not copied. Its
+    objects name vaults, and the packs of a public store are served: if there is the branch, or with
+    ``only_reachable``, only the objects that other refs reach are copied.
+    """
     draft = target_repository.path.with_name(f".new-{target_repository.path.name}")
     shutil.rmtree(draft, ignore_errors=True)
     make_folder(draft.parent)
-    shutil.copytree(source_repository.path, draft)
-    for folder, _, files in os.walk(draft):
-        Path(folder).chmod(FOLDER_MODE)
-        for name in files:
-            path = Path(folder, name)
-            path.chmod(FILE_MODE if path.stat().st_mode & 0o200 else FILE_MODE & 0o444)
-    # each store records the copies in its own vaults
-    update_refs(draft, {}, {CUSTODY_BRANCH: None})
-    protect(draft)
+    refs = source_repository.refs()
+    if refs.pop(CUSTODY_BRANCH, None) is not None or only_reachable:
+        Repository(draft).create()
+        _copy_reachable_objects(source_repository, draft, refs.values())
+        update_refs(draft, {}, refs)
+    else:
+        shutil.copytree(source_repository.path, draft)
+        for folder, _, files in os.walk(draft):
+            Path(folder).chmod(FOLDER_MODE)
+            for name in files:
+                path = Path(folder, name)
+                path.chmod(FILE_MODE if path.stat().st_mode & 0o200 else FILE_MODE & 0o444)
+        protect(draft)
     fsync_tree(draft)
     # a repository without refs is left over from a killed visit
     shutil.rmtree(target_repository.path, ignore_errors=True)
     os.rename(draft, target_repository.path)
     fsync_path(target_repository.path.parent)
+
+
+def _copy_reachable_objects(
+    source_repository: Repository, target: Path, commits: Iterable[str]
+) -> None:
+    """Write a pack with the given commits, and all objects that they refer to."""
+    # git writes temporary files to the objects of the repository in which it runs
+    alternates = target / "objects" / "info" / "alternates"
+    objects = (source_repository.path / "objects").absolute()
+    alternates.write_bytes(os.fsencode(objects) + b"\n")
+    run_git(
+        *(target, "pack-objects", "--revs", "--non-empty", "--delta-base-offset", "-q"),
+        str((target / "objects" / "pack" / "pack").absolute()),
+        stdin="".join(f"{commit}\n" for commit in commits),
+    )
+    alternates.unlink()
 
 
 def _copy_file(path: Path, target: Path, scratch: Path) -> None:

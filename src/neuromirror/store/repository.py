@@ -230,7 +230,7 @@ def _read_text(path: Path) -> str:
         return ""
 
 
-def run_git(repository: Path, *arguments: str) -> str:
+def run_git(repository: Path, *arguments: str, stdin: str = "") -> str:
     """Return the output of a git command on a store's repository.
 
     Parameters
@@ -239,6 +239,8 @@ def run_git(repository: Path, *arguments: str) -> str:
         The bare repository.
     *arguments
         The command and its arguments, without ``git``.
+    stdin
+        The command's input.
 
     Returns
     -------
@@ -251,6 +253,6 @@ def run_git(repository: Path, *arguments: str) -> str:
         The command failed; the message has git's own message.
     """
     try:
-        return git.run_git(repository, *arguments, umask=UMASK)
+        return git.run_git(repository, *arguments, stdin=stdin, umask=UMASK)
     except GitError as error:
         raise StoreDamagedError(str(error)) from error
