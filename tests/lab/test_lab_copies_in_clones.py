@@ -71,6 +71,35 @@ def test_datalad_gets_from_a_public_bucket(
     assert kept.read_all(tmp_path / "clone") == kept.contents
 
 
+def test_clones_do_not_use_a_bucket_that_became_private(
+    kept: KeptDataset, tmp_path: Path, moto: Buckets, serve_directory: Serve
+) -> None:
+    bucket = moto.make()
+    for path, key in kept.paths.items():
+        bucket.put(f"lab/{key}", kept.contents[path])
+    public = s3_vault_config(REMOTE, f"{moto.endpoint}/{bucket.name}/", bucket.name, "lab/")
+    kept.publish(public)
+    run_checked(tmp_path, "datalad", "clone", str(kept.harness.repository(NAME)), "old")
+    assert REMOTE in run_git(tmp_path / "old", "remote").split()
+    kept.conceal()
+    run_checked(tmp_path / "old", "datalad", "update")
+    run_checked(tmp_path, "datalad", "clone", str(kept.harness.repository(NAME)), "new")
+    # nothing was left out that the mirror still announces
+    address = remote_url(serve_directory(kept.harness.folder), ALIAS, None)
+    assert clone_dataset(address, tmp_path / "own") == []
+    kept.stop_upstream()
+    for name in ("old", "new", "own"):
+        clone = tmp_path / name
+        assert run_in(clone, "git", "annex", "get", ".").returncode != 0
+        assert {one.status for one in get(clone)} == {"error"}
+        assert kept.read_all(clone) == {}
+    for name in ("new", "own"):
+        assert REMOTE not in run_git(tmp_path / name, "remote").split()
+    kept.publish(public)
+    assert clone_dataset(address, tmp_path / "again") == []
+    assert REMOTE in run_git(tmp_path / "again", "remote").split()
+
+
 def test_an_old_clone_finds_the_copies_after_an_update(
     kept: KeptDataset, tmp_path: Path, serve_directory: Serve
 ) -> None:

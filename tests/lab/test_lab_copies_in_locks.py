@@ -153,6 +153,17 @@ def test_a_folder_with_copies_is_named_on_the_command_line(
     assert done.exit_code == 2
 
 
+def test_a_pin_does_not_name_a_vault_that_became_private(
+    kept: KeptDataset, locked: LockFolder, serve_directory: Serve
+) -> None:
+    kept.serve(serve_directory)
+    locked.pin(NAME)
+    assert len(locked.pin_of(NAME).copies) == 1
+    kept.conceal()
+    locked.pin(NAME)
+    assert locked.pin_of(NAME).copies == ()
+
+
 def test_vaults_are_added_to_and_removed_from_pins(kept: KeptDataset, locked: LockFolder) -> None:
     locked.pin(NAME)
     before = locked.file.read_text()

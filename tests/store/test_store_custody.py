@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from neuromirror.annex import directory_vault_config, parse_remote_log
+from neuromirror.annex import (
+    directory_vault_config,
+    parse_remote_log,
+    s3_vault_config,
+    vault_address,
+)
+from neuromirror.git import CommitTree
 from neuromirror.mint import CustodyRemote
 from neuromirror.model import NeuromirrorError
 from neuromirror.store import (
@@ -18,6 +25,7 @@ from neuromirror.store import (
     published_locations,
     published_remotes,
 )
+from neuromirror.stream.published_copies import PublishedCopies
 from support.store_publisher import Publisher, git, git_refs, kill_steps
 from support.vaults import OTHER_UUID, VAULT_UUID
 
@@ -86,6 +94,26 @@ def test_a_vault_that_moves_has_its_new_location_in_clones(publisher: Publisher)
     assert published_remotes(store, dataset) == {VAULT_UUID: moved.config}
     log = git(publisher.repository.path, "show", f"{CUSTODY_BRANCH}:remote.log")
     assert parse_remote_log(log.encode())[VAULT_UUID]["location"] == "https://new.example/lab"
+
+
+def test_a_vault_that_becomes_private_has_no_location_any_more(publisher: Publisher) -> None:
+    store, dataset = publisher.store, publisher.dataset
+    public = s3_vault_config("vault-lab", "https://bucket.example/", "bucket", "lab/")
+    publish_locations(store, dataset, CustodyRemote(VAULT_UUID, "vault-lab", public), KEYS[:2])
+    private = CustodyRemote(VAULT_UUID, "vault-lab")
+    assert publish_locations(store, dataset, private, KEYS[:2])
+    assert not publish_locations(store, dataset, private, KEYS[:2])
+    expected = {"autoenable": "false", "name": "vault-lab", "type": "S3"}
+    assert published_remotes(store, dataset) == {VAULT_UUID: expected}
+    assert vault_address(expected) is None
+    tree = CommitTree(publisher.repository.path, publisher.minted[-1].commit)
+    with closing(tree):
+        assert PublishedCopies(tree, None, None).vaults(KEYS[0]) == []
+    # the vault still has the copies
+    assert locations(publisher) == {key: [VAULT_UUID] for key in KEYS[:2]}
+    reopened = CustodyRemote(VAULT_UUID, "vault-lab", public)
+    assert publish_locations(store, dataset, reopened, KEYS[:2])
+    assert published_remotes(store, dataset) == {VAULT_UUID: public}
 
 
 def test_a_killed_publication_is_completed_by_the_next_one(

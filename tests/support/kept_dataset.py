@@ -58,6 +58,11 @@ class KeptDataset:
         remote = CustodyRemote(self.vault.uuid, config["name"], config)
         assert publish_locations(self.harness.store, self.dataset, remote, self.paths.values())
 
+    def conceal(self) -> None:
+        """Record in the store that clones cannot read the vault any more."""
+        remote = CustodyRemote(self.vault.uuid, REMOTE)
+        assert publish_locations(self.harness.store, self.dataset, remote, self.paths.values())
+
     def serve(self, serve_directory: Callable[[Path], str]) -> str:
         """Serve the vault, and name its URL in the store; return the URL."""
         url = serve_directory(self.vault.path)

@@ -21,7 +21,12 @@ from urllib.parse import urlsplit
 from neuromirror.annex.allowed_addresses import ALLOWED_ADDRESSES, is_private_host_allowed
 from neuromirror.annex.logs import parse_remote_log, remote_log
 from neuromirror.annex.url_remotes import special_remote, web_remote
-from neuromirror.annex.vault_remotes import VaultAddress, is_private_address, vault_address
+from neuromirror.annex.vault_remotes import (
+    VaultAddress,
+    is_private_address,
+    private_vault_config,
+    vault_address,
+)
 from neuromirror.model import NeuromirrorError
 
 RunGit = Callable[..., str]
@@ -90,7 +95,7 @@ def initialize(git: RunGit) -> list[SkippedRemote]:
         ]
     )
     for uuid, log_lines in lines.items():
-        config = parse_remote_log(log_lines[-1]).get(uuid, {})
+        config = parse_remote_log(b"\n".join(log_lines)).get(uuid, {})
         (name, *others) = names_by_uuid[uuid]
         vault = _vault_of(config, log_lines, allowed)
         is_own = vault is not None or all(map(is_own_remote, log_lines))
@@ -101,7 +106,7 @@ def initialize(git: RunGit) -> list[SkippedRemote]:
                     _restrict(git, name)
             except NeuromirrorError:
                 skipped.append(_skipped_remote(uuid, config))
-        elif any(b"autoenable=" in one for one in log_lines):
+        elif not _is_private_vault(config) and any(b"autoenable=" in one for one in log_lines):
             skipped.append(_skipped_remote(uuid, config))
     return skipped
 
@@ -145,20 +150,24 @@ def _vault_of(
     return vault if all(map(_is_vault_line, log_lines)) else None
 
 
+def _is_private_vault(config: dict[str, str]) -> bool:
+    return config == private_vault_config(config.get("name", ""), config.get("type", ""))
+
+
 def _is_vault_line(line: bytes) -> bool:
     """Return whether a line of ``remote.log`` is exactly one that neuromirror writes for a vault.
 
-    The vault may have moved: earlier lines have other URLs.
+    The vault may have moved, or been private: earlier lines have other URLs or none.
     """
     found = _TIMESTAMP.search(line)
     try:
         ((uuid, config),) = parse_remote_log(line).items()
-        vault = vault_address(config)
+        is_vault = vault_address(config) is not None or _is_private_vault(config)
     except ValueError:
         return False
     return (
         found is not None
-        and vault is not None
+        and is_vault
         and _UUID.fullmatch(uuid) is not None
         and _NAME.fullmatch(config["name"]) is not None
         and remote_log(uuid, config, int(found[1])) == line + b"\n"

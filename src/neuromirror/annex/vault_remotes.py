@@ -168,6 +168,26 @@ def s3_vault_config(
     }
 
 
+def private_vault_config(name: str, remote_type: str) -> dict[str, str]:
+    """Return the configuration of a vault that clones can no longer read, for ``remote.log``.
+
+    It replaces one with a location. git-annex does not enable it automatically.
+
+    Parameters
+    ----------
+    name
+        The name of the remote.
+    remote_type
+        The type in the configuration that it replaces.
+
+    Returns
+    -------
+    dict[str, str]
+        The configuration; :func:`vault_address` returns None for it.
+    """
+    return {"autoenable": "false", "name": name, "type": remote_type}
+
+
 def vault_address(config: Mapping[str, str]) -> VaultAddress | None:
     """Return where the copies of a vault are, from its configuration in ``remote.log``.
 
@@ -290,6 +310,7 @@ __all__ = [
     "directory_vault_config",
     "is_private_address",
     "is_vault_url",
+    "private_vault_config",
     "s3_vault_config",
     "urls_with_copies",
     "vault_address",

@@ -19,6 +19,7 @@ from neuromirror.annex import (
     merge_location_log,
     parse_log,
     parse_remote_log,
+    private_vault_config,
     remote_log,
     uuid_line,
 )
@@ -139,8 +140,8 @@ def write_custody_branch(
             lines += [b"%s\0%s%s" % (path, _REMOVED, uuid) for path in paths]
             lines.sort()
             settings = {UUID_LOG: [uuid_line(remote.name, remote.uuid, timestamp)]}
-            if remote.config is not None:
-                config = dict(remote.config)
+            config = _remote_config(reader, parent, remote)
+            if config is not None:
                 settings[REMOTE_LOG] = [remote_log(remote.uuid, config, timestamp)]
             writer = _CustodyWriter(pack, reader, timestamp, root)
             tree = writer.write_root(writer.merge_lines(lines), settings)
@@ -152,6 +153,22 @@ def write_custody_branch(
             return CustodyCommit(commit, pack.finish())
     finally:
         known.close()
+
+
+def _remote_config(
+    reader: ObjectReader, parent: str | None, remote: CustodyRemote
+) -> dict[str, str] | None:
+    """Return the configuration to write for a vault; None if the branch needs none.
+
+    git-annex uses the newest line of a remote, so that a vault that clones can no longer read needs
+    a line that replaces the one with its location.
+    """
+    if remote.config is not None:
+        return dict(remote.config)
+    old = {} if parent is None else read_custody_remotes(reader, parent)
+    if remote.uuid not in old:
+        return None
+    return private_vault_config(remote.name, old[remote.uuid]["type"])
 
 
 def _existing_logs(
