@@ -221,6 +221,29 @@ def test_a_lock_of_a_newer_release_is_a_problem_and_other_files_are_not(
     assert str(newer) in problem
 
 
+def test_an_error_in_one_dataset_is_a_problem_and_the_run_goes_on(
+    keeper: Keeper, mirror: MirrorHarness, tmp_path: Path
+) -> None:
+    (tmp_path / "locks").mkdir()
+    pin_latest(mirror, tmp_path / "locks" / "datasets.lock", "demo:000001")
+    keeper.policies(PINS)
+    busy = mirror.repository("demo:000001") / "packed-refs.lock"
+    busy.write_text("git is running")
+    outcomes, _ = keeper.run()
+    assert {one.vault for one in outcomes if one.path == "."} == {"nas", "cloud"}
+    contents, lacking, _ = keeper.status()
+    assert (contents > 0, lacking) == (True, 0)
+    assert PoliciesStatus.load(mirror.store).policies["papers"].problems
+    with keeper.ledger() as ledger:
+        keys = [one.key for one in outcomes if one.key is not None]
+        assert ledger.wishes.needed(keys) == set(keys) != set()
+    # the next run publishes the copies
+    busy.unlink()
+    assert keeper.run() == ([], [])
+    assert PoliciesStatus.load(mirror.store).policies["papers"].problems == []
+    assert run_git(mirror.repository("demo:000001"), "rev-parse", "custody/git-annex").strip()
+
+
 def test_pins_of_all_branches_and_tags_of_a_repository_are_kept(
     keeper: Keeper, mirror: MirrorHarness, tmp_path: Path
 ) -> None:

@@ -34,7 +34,7 @@ from neuromirror.custody.vault_copies import CopyTask, copy_between
 from neuromirror.index import Index
 from neuromirror.index.ledger import Ledger
 from neuromirror.index.ledger_rows import LedgerEvent, Wish
-from neuromirror.model import ConfigurationError
+from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.store import Store
 from neuromirror.vault import Vault, VaultError, VaultUnavailableError, open_vault
 
@@ -93,6 +93,7 @@ class _Progress:
     bytes: int = 0
     seconds: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
 
 
 class PolicyRun:
@@ -242,9 +243,14 @@ class PolicyRun:
             began = time.monotonic()
             try:
                 yield from self._copy_group(policy, self._vaults[vault], keys, options)
-            except VaultError as error:
-                down.add(vault)
-                self.states[vault] = replace(self.states[vault], problem=str(error))
+            except (NeuromirrorError, OSError) as error:
+                # the copies that were made before the error are not published yet
+                self._is_unpublished = True
+                if isinstance(error, VaultError):
+                    down.add(vault)
+                    self.states[vault] = replace(self.states[vault], problem=str(error))
+                else:
+                    self._progress[policy_name].problems.append(f"vault {vault}: {error}")
                 yield KeepOutcome("keep", "error", ".", str(error), host=vault, vault=vault)
             self._progress[policy_name].seconds += time.monotonic() - began
 
@@ -263,8 +269,7 @@ class PolicyRun:
         }
         copies = self._copies(list({key for some in contents.values() for key in some}))
         self._record_wishes()
-        if self._is_unpublished:
-            self._publish_all()
+        is_published = not self._is_unpublished or self._publish_all()
         found: list[Announcement] = []
         status = PoliciesStatus.load(self._store)
         status.forget_others([one.name for one in self._policies.settings.keep])
@@ -279,7 +284,7 @@ class PolicyRun:
             new = self._ledger.events.announce(policy.name, list(due), self._clock())
             found += _announcements(policy.name, [due[key] for key in new])
             status.policies[policy.name] = self._status(policy, contents, lacking, due)
-        status.is_copying = False
+        status.is_copying = not is_published
         status.at = now.isoformat(timespec="seconds")
         status.vaults = {name: one.problem for name, one in self.states.items() if one.problem}
         status.save(self._store)
@@ -367,13 +372,20 @@ class PolicyRun:
                 yield outcome
         publish_copies(self._store, selected.contents, target, self._present(target, items))
 
-    def _publish_all(self) -> None:
-        """Publish all copies: the last run was killed, and may not have published its own."""
+    def _publish_all(self) -> bool:
+        """Publish all copies, which a run that did not end well has not; return whether it did."""
+        is_published = True
         for (policy, name), assigned in self.plan.assigned.items():
             vault = self._vaults.get(name)
             if vault is not None:
                 kept = self._present(vault, (one.key for one in assigned))
-                publish_copies(self._store, self._selected[policy].contents, vault, kept)
+                try:
+                    publish_copies(self._store, self._selected[policy].contents, vault, kept)
+                except (NeuromirrorError, OSError) as error:
+                    is_published = False
+                    progress = self._progress.setdefault(policy, _Progress())
+                    progress.problems.append(f"vault {name}: {error}")
+        return is_published
 
     def _present(self, vault: Vault, keys: Iterable[str]) -> list[str]:
         recorded = list(keys)
@@ -450,6 +462,7 @@ class PolicyRun:
         before = PoliciesStatus.load(self._store).policies.get(policy.name) or PolicyStatus()
         rate = progress.bytes / progress.seconds if progress.seconds > 1 else before.rate
         failed = [f"{mine[key].dataset}: {why}" for key, why in progress.failed.items()]
+        failed += progress.problems
         return PolicyStatus(
             contents=len(mine),
             bytes=sum(one.size for one in mine.values()),
