@@ -86,6 +86,27 @@ def test_wrong_bytes_in_a_vault_make_a_drill_fail(lab: Path) -> None:
     assert not run(lab).ok
 
 
+def test_a_lock_is_restored_from_a_special_remote_that_keep_set_up_in_the_store(
+    lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEUROMIRROR_VAULTS", str(lab / "vaults"))
+    (lab / "remote").mkdir()
+    (lab / "vaults" / "tape.toml").write_text(
+        f'kind = "special-remote"\ntype = "directory"\n[options]\ndirectory = "{lab}/remote"\n'
+    )
+    kept = CliRunner().invoke(main, ["keep", "datasets.lock", "--in", "tape"])
+    assert kept.exit_code == 0, kept.output
+    done = CliRunner().invoke(main, ["drill", "datasets.lock", "--in", "tape", "--json"])
+    (record,) = map(json.loads, done.stdout.splitlines())
+    assert (done.exit_code, record["problems"], record["files"]) == (0, [], len(copies(lab)))
+
+
+def test_a_file_that_is_no_lock_is_wrong_usage_and_not_recorded(lab: Path) -> None:
+    (lab / "other.lock").write_text("version = 1\n")
+    assert CliRunner().invoke(main, ["drill", "other.lock"]).exit_code == 2
+    assert CliRunner().invoke(main, ["status"]).exit_code == 0
+
+
 def test_no_library_of_the_process_can_reach_another_host_or_read_the_store(
     tmp_path: Path,
 ) -> None:

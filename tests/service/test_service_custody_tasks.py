@@ -144,3 +144,17 @@ def test_lock_files_of_policies_are_drilled_and_a_failed_drill_is_a_failure(
     failed, failures, page = service.run("drill")
     assert (failed, [task for task, _ in failures]) == (1, ["drill"])
     assert "neuromirror_failed_drills 1.0" in page
+
+
+def test_a_drill_whose_process_fails_is_recorded_as_failed(
+    service: Service, tmp_path: Path
+) -> None:
+    service.run("policies")
+    assert service.run("drill")[:2] == (0, [])
+    (tmp_path / "locks" / "datasets.lock").write_text("not a lock file")
+    policies = tmp_path / "vaults" / "policies.toml"
+    policies.write_text(f"drill_days = 0.0000001\n{POLICY}")
+    failed, failures, _page = service.run("drill")
+    assert (failed, [task for task, _ in failures]) == (1, ["drill"])
+    (record,) = CustodyStatus.load(service.mirror.store).drills.values()
+    assert (record.ok, record.vaults) == (False, ["nas"])

@@ -49,11 +49,13 @@ def drill_command(
     """
     from neuromirror.custody.drill import run_drill
     from neuromirror.custody.drill_records import DrillRecords
+    from neuromirror.lab.lockfile import load_lock
 
     configured = load_configured_vaults(vaults)
     chosen = {name: configured.find(name) for name in names} or configured.vaults
     if not chosen:
         configured.find("NAME")
+    load_lock(lock)  # wrong usage is not recorded as a failed drill
     store = store_or_none(settings)
     result = run_drill(lock, chosen, store, scratch=scratch)
     if store is not None:

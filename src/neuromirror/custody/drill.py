@@ -28,10 +28,6 @@ from neuromirror.vault import DirectoryVault, open_vault
 _NO_NETWORK: Final = ("unshare", "--net", "--map-root-user")
 
 
-class DrillFailedError(NeuromirrorError):
-    """The process of a drill ended without a result."""
-
-
 def run_drill(
     lock: Path,
     vaults: Mapping[str, VaultConfig],
@@ -58,12 +54,7 @@ def run_drill(
     Returns
     -------
     DrillResult
-        The result.
-
-    Raises
-    ------
-    DrillFailedError
-        The process ended without a result.
+        The result; a failure if the process ended without one.
     """
     began = clock()
     with TemporaryDirectory(prefix="drill-", dir=scratch) as folder:
@@ -82,11 +73,10 @@ def run_drill(
         )
         try:
             outcome = msgspec.json.decode(done.stdout, type=DrillOutcome)
-        except msgspec.DecodeError as error:
+        except msgspec.DecodeError:
             last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
-            raise DrillFailedError(
-                f"{lock}: the drill ended with exit code {done.returncode}: {''.join(last)}"
-            ) from error
+            text = f"the drill ended with exit code {done.returncode}: {''.join(last)}"
+            return DrillResult(began, ok=False, vaults=sorted(vaults), message=text)
     outcome.problems = [*problems, *outcome.problems]
     # a vault that cannot be used is no failure if the others have all contents
     is_complete = not outcome.failed and outcome.verified >= outcome.files
@@ -117,6 +107,8 @@ def _order(
     order = DrillOrder(str(lock.absolute()), str(into), "")
     if store is not None:
         order.store = str(store.root)
+        # as in open_vault, which has no store in the process
+        order.special_remotes = str(store.ledger_path.parent / "special-remotes")
     for name, config in vaults.items():
         order.vaults = str(config.path.parent.absolute())
         try:

@@ -20,14 +20,20 @@ from typing import Any
 import msgspec
 
 from neuromirror.annex import VaultAddress, VaultKind
-from neuromirror.config.vault_files import DirectoryVaultFile, VaultConfig, load_vaults
+from neuromirror.config.vault_files import (
+    DirectoryVaultFile,
+    SpecialRemoteVaultFile,
+    VaultConfig,
+    load_vaults,
+)
 from neuromirror.custody.keep_plan import contents_of_lock
 from neuromirror.custody.vault_copies import copy_content
 from neuromirror.lab.lockfile import Lock, load_lock
 from neuromirror.lab.restore import restore
 from neuromirror.lab.verify import verify
 from neuromirror.model import NeuromirrorError
-from neuromirror.vault import DirectoryVault, open_vault
+from neuromirror.vault import DirectoryVault, Vault, open_vault
+from neuromirror.vault.special_remote import SpecialRemoteVault
 
 
 class DrillOrder(msgspec.Struct):
@@ -47,6 +53,9 @@ class DrillOrder(msgspec.Struct):
         The folder of the store; empty without one.
     hosts
         The hosts of the vaults.
+    special_remotes
+        The folder of the store with the private repositories of special remotes; empty without a
+        store.
     """
 
     lock: str
@@ -57,6 +66,7 @@ class DrillOrder(msgspec.Struct):
     others: list[str] = []
     store: str = ""
     hosts: list[str] = []
+    special_remotes: str = ""
 
 
 class DrillOutcome(msgspec.Struct):
@@ -183,6 +193,8 @@ def run(order: DrillOrder) -> DrillOutcome:
     began = time.monotonic()
     blocked = [order.store] if order.store else []
     readable = [*order.folders, str(Path(order.lock).parent), order.into]
+    if order.special_remotes:
+        readable.append(order.special_remotes)
     result = DrillOutcome(refused=block(order.hosts, blocked, readable))
     lock, into = load_lock(Path(order.lock)), Path(order.into) / "datasets"
     addresses = [
@@ -215,7 +227,7 @@ def _stage(order: DrillOrder, lock: Lock, result: DrillOutcome) -> Path:
     configs, left = load_vaults(Path(order.vaults)), dict(contents_of_lock(lock).items)
     for name in order.others:
         try:
-            with closing(open_vault(configs[name], None)) as vault:
+            with closing(_open(order, configs[name])) as vault:
                 for one in list(vault.presence(list(left))):
                     if one.size is not None:
                         copy_content(one.key, vault, staged, Path(order.into), lambda count: None)
@@ -223,6 +235,12 @@ def _stage(order: DrillOrder, lock: Lock, result: DrillOutcome) -> Path:
         except NeuromirrorError as error:
             _add(result, f"vault {name}: {error}")
     return folder
+
+
+def _open(order: DrillOrder, config: VaultConfig) -> Vault:
+    if order.special_remotes and isinstance(config.settings, SpecialRemoteVaultFile):
+        return SpecialRemoteVault(config, Path(order.special_remotes) / f"{config.name}.git")
+    return open_vault(config, None)
 
 
 def _add(result: DrillOutcome, problem: str) -> None:

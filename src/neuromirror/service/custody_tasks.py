@@ -23,7 +23,7 @@ from neuromirror.index import Index
 from neuromirror.model import NeuromirrorError, count_of
 from neuromirror.service.custody_status import damaged_vaults, policy_problems
 from neuromirror.store import Store
-from neuromirror.vault import Ledger, LedgerEvent, Vault, VaultError, open_ledger, open_vault
+from neuromirror.vault import Ledger, LedgerEvent, Vault, open_ledger, open_vault
 
 _DAY = 86_400.0
 _NAMED = 3
@@ -123,7 +123,7 @@ class CustodyTasks:
                     options = KeepOptions(is_stopping=self.is_stopping)
                     for one in repair_copies(vault, vaults, ledger, index, options):
                         repaired += one.status == "ok"
-                except VaultError as error:
+                except (NeuromirrorError, OSError) as error:
                     problems.append(str(error))
             problems += damaged_vaults(ledger.vaults())
         if problems:
