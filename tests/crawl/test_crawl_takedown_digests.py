@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from neuromirror.crawl import open_recorder, rebuild_index
+from neuromirror.crawl.results import Result
 from neuromirror.crawl.takedown import reinstate, take_down
+from neuromirror.git import ObjectMissingError
 from neuromirror.model import LEAF_SIZE, ContentsDigested, VersionMinted
 from neuromirror.store import dataset_ref_of
 from neuromirror.store.block_digests import BlockDigestsFolder, digested_content
@@ -170,3 +176,63 @@ def test_the_journal_has_the_digests_that_were_written(harness: ScriptedHarness)
     assert (written.piece_size, written.part_size) == (LEAF_SIZE, 2)
     (last,) = harness.entries(ContentsDigested)[-1].contents
     assert last == digested_content(key, written)
+
+
+def records_folder(harness: ScriptedHarness, dataset: str) -> Path:
+    name = dataset_ref_of(versions(harness)[dataset]).dataset_id
+    return harness.store.root / "neuromirror" / "records" / name[:3] / name[3:]
+
+
+def leave_to_git(harness: ScriptedHarness) -> None:
+    """Remove the files of b from records and index, as of a version that is not in the index."""
+    store = harness.store
+    store.append_entries(replace(versions(harness)["b"], label="large", indexed=False))
+    shutil.rmtree(records_folder(harness, "b"))
+    with closing(sqlite3.connect(store.index_path)) as index, index:
+        index.execute(
+            "DELETE FROM files WHERE dataset = (SELECT id FROM datasets WHERE local_id = 'b')"
+        )
+
+
+def test_digests_of_a_dataset_that_only_git_describes_stay(harness: ScriptedHarness) -> None:
+    key = keys(harness)
+    leave_to_git(harness)
+    assert withdraw(harness, "box:a") == []
+    assert stored(harness).has(key["shared"])
+    assert not stored(harness).has(key["own"])
+
+
+def test_all_digests_stay_if_files_of_another_dataset_are_unknown(harness: ScriptedHarness) -> None:
+    key = keys(harness)
+    lost = replace(versions(harness)["b"], commit="b" * 40, label="lost", files=0, indexed=False)
+    harness.store.append_entries(lost)
+    store, done = harness.store, list[Result]()
+    with open_recorder(store, store.index_path) as recorder, suppress(ObjectMissingError):
+        for one in take_down(store, recorder, "box:a", "a test", "me", {}):
+            done.append(one)  # until the index cannot be rebuilt
+    (failed,) = [one for one in done if one.visit == "failed"]
+    assert "box:b@lost" in failed.message
+    assert stored(harness).has(key["shared"])
+    assert stored(harness).has(key["own"])
+
+
+def test_a_killed_takedown_without_records_withdraws_digests(
+    harness: ScriptedHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = keys(harness)
+    repository = harness.store.repository(dataset_ref_of(versions(harness)["a"])).path
+    shutil.rmtree(records_folder(harness, "a"))
+    rename = os.rename
+
+    def rename_and_die(source: Path, target: Path) -> None:
+        rename(source, target)
+        if source == repository:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr(os, "rename", rename_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            withdraw(harness, "box:a")
+    assert not repository.exists()
+    withdraw(harness, "box:a")
+    assert not stored(harness).has(key["own"])

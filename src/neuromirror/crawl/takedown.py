@@ -27,10 +27,11 @@ from neuromirror.store import Store, StoreDamagedError, dataset_ref_of
 from neuromirror.store.block_digests import (
     BlockDigestsDamagedError,
     BlockDigestsFolder,
+    block_digests_name,
     digest_entries,
     digested_content,
 )
-from neuromirror.store.digested_keys import digested_keys
+from neuromirror.store.digested_keys import digested_keys, keys_of_version
 from neuromirror.store.preview_cache import delete_previews
 from neuromirror.store.private_store import require_public_store
 from neuromirror.store.withdrawn_datasets import (
@@ -91,12 +92,18 @@ def take_down(
     for dataset, entry in down.items():
         with store.lock(dataset.dataset_id, dataset.name, _WAIT):
             digested = digested_keys(store, dataset)
-            kept = _kept_keys(store, recorder, digested.keys)
+            kept, unknown = _kept_keys(store, recorder, digested.keys)
             # a rebuilt index has them by an entry after those of the datasets that have them, too
             recorder.record(*_digest_entries(store, kept))
             moved = withdraw_dataset(store, entry, sorted(digested.keys - kept))
         message = f"taken down: {entry.reason}"
         yield Result(dataset.name, "ok" if moved else "notneeded", message)
+        for name_of_other, problem in unknown.items():
+            message = (
+                "all block digests of its contents are still served, because the files of "
+                f"{name_of_other}, which may share them, are unknown: {problem}"
+            )
+            yield Result(dataset.name, "error", message, "failed")
         for label, problem in digested.problems.items():
             message = (
                 f"the block digests of version {label} may still be served, because its files are "
@@ -172,21 +179,32 @@ def reinstate(
     yield from _update_superdatasets(store, recorder, name, mirrors)
 
 
-def _kept_keys(store: Store, recorder: JournalRecorder, keys: Collection[str]) -> set[str]:
-    """Return the keys that datasets have which are not withdrawn."""
+def _kept_keys(
+    store: Store, recorder: JournalRecorder, keys: Collection[str]
+) -> tuple[set[str], dict[str, str]]:
+    """Return the keys that datasets have which are not withdrawn, and why files are unknown.
+
+    The reasons are by the name of the version; with one, all keys are kept.
+    """
     kept = recorder.ask(lambda index: index.shown_keys(keys))
     down = find_withdrawn_datasets(store)
+    names = set(map(block_digests_name, keys))
+    unknown: dict[str, str] = {}
     for _, entry in effective_entries(store):
         if len(kept) == len(keys):
             break
         if not isinstance(entry, VersionMinted) or entry.indexed:
             continue
         dataset = dataset_ref_of(entry)
-        if dataset not in down and store.has_records(dataset.dataset_id, entry.commit):
-            with suppress(StoreDamagedError):  # fsck reports it
-                records = store.records(dataset.dataset_id, entry.commit)
-                kept.update({placed.key for placed in records}.intersection(keys))
-    return kept
+        if dataset not in down:
+            try:
+                found = keys_of_version(store, dataset, entry, names)
+                if found is None:
+                    raise StoreDamagedError("its repository is missing")
+                kept.update(found)
+            except StoreDamagedError as error:
+                unknown[f"{dataset.name}@{entry.label}"] = str(error)
+    return (set(keys) if unknown else kept), unknown
 
 
 def _digest_entries(store: Store, keys: Collection[str]) -> list[ContentsDigested]:

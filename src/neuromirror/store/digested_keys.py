@@ -60,15 +60,48 @@ def digested_keys(
     found = DigestedKeys(set(), {})
     for version in versions.values() if names else ():
         try:
-            found.keys.update(_keys_of_version(store, dataset, version, names))
-        except (StoreDamagedError, ObjectMissingError, GitError, ValueError) as error:
+            # an interrupted takedown has moved everything that is missing
+            found.keys.update(keys_of_version(store, dataset, version, names) or ())
+        except StoreDamagedError as error:
             found.problems[version.label] = str(error)
     return found
 
 
+def keys_of_version(
+    store: Store, dataset: DatasetRef, version: VersionMinted, names: Collection[str]
+) -> set[str] | None:
+    """Return the keys of a version's files whose block digests have one of some names.
+
+    Parameters
+    ----------
+    store
+        The store.
+    dataset
+        The dataset.
+    version
+        The version. If its records are missing or damaged, its files are read from git.
+    names
+        Names as of :func:`~neuromirror.store.block_digests.block_digests_name`.
+
+    Returns
+    -------
+    set[str] or None
+        The annex keys; None if neither the records nor the repository exist.
+
+    Raises
+    ------
+    StoreDamagedError
+        If neither the records nor git can be read.
+    """
+    try:
+        return _keys_of_version(store, dataset, version, names)
+    except (ObjectMissingError, GitError, ValueError) as error:
+        raise StoreDamagedError(str(error)) from error
+
+
 def _keys_of_version(
     store: Store, dataset: DatasetRef, version: VersionMinted, names: Collection[str]
-) -> set[str]:
+) -> set[str] | None:
     damage: StoreDamagedError | None = None
     if store.has_records(dataset.dataset_id, version.commit):
         try:
@@ -83,7 +116,7 @@ def _keys_of_version(
         return _named_keys(load_snapshot_entries(lines), names)
     if damage is not None:
         raise damage
-    return set()  # an interrupted takedown has moved everything
+    return None
 
 
 def _named_keys(entries: Iterable[SnapshotEntry], names: Collection[str]) -> set[str]:

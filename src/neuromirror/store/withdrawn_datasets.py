@@ -67,8 +67,8 @@ def withdraw_dataset(store: Store, entry: DatasetWithdrawn, keys: Iterable[str] 
     """Move a dataset out of the served store; return whether anything had to be moved.
 
     ``keys`` are the annex keys whose block digests are moved, too. The alias is removed first, then
-    the repository is moved, then everything else. The caller holds the dataset's lock and has
-    appended the entry to the journal.
+    the block digests are moved, then the repository, then everything else. The caller holds the
+    dataset's lock and has appended the entry to the journal.
 
     Raises StoreDamagedError if the folder of withdrawn datasets cannot be created.
     """
@@ -88,7 +88,9 @@ def withdraw_dataset(store: Store, entry: DatasetWithdrawn, keys: Iterable[str] 
         alias.unlink()
         fsync_path(alias.parent)
         moved = True
-    for served_path, withdrawn_path in _path_pairs(store, dataset, folder, keys):
+    # first: after a crash, the keys are read again from the repository or the records
+    digests = list(_digests_pairs(store, folder, keys))
+    for served_path, withdrawn_path in (*digests, *_path_pairs(store, dataset, folder)):
         moved |= _move(served_path, withdrawn_path)
     return moved
 
@@ -99,7 +101,7 @@ def reinstate_dataset(store: Store, dataset: DatasetRef) -> None:
     The caller holds the dataset's lock, and calls :func:`finish_reinstatement` at the end.
     """
     folder = withdrawn_folder(store) / dataset.dataset_id
-    path_pairs = list(_path_pairs(store, dataset, folder))
+    path_pairs = [*_path_pairs(store, dataset, folder), *_digests_pairs(store, folder)]
     with store.scratch() as scratch:
         # the repository last: its commits refer to the others
         for served_path, withdrawn_path in reversed(path_pairs):
@@ -133,18 +135,21 @@ def finish_reinstatement(store: Store, dataset: DatasetRef) -> None:
         fsync_path(folder.parent)
 
 
-def _path_pairs(
-    store: Store, dataset: DatasetRef, folder: Path, keys: Iterable[str] = ()
+def _digests_pairs(
+    store: Store, folder: Path, keys: Iterable[str] = ()
 ) -> Iterator[tuple[Path, Path]]:
-    """Yield the paths of a dataset in the order of withdrawal: in the store, and outside."""
-    name = dataset.dataset_id
-    yield store.repository(dataset).path, folder / "repository"
-    # before the records, from which the keys are read again after a crash
+    """Yield the paths of block digests, of keys and of those moved before, as _path_pairs does."""
     digests, withdrawn = BlockDigestsFolder.of_store(store), folder / "block-digests"
     for served_path in map(digests.path, keys):
         yield served_path, withdrawn / served_path.relative_to(digests.root)
     for path in BlockDigestsFolder(withdrawn).paths():
         yield digests.root / path.relative_to(withdrawn), path
+
+
+def _path_pairs(store: Store, dataset: DatasetRef, folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield the other paths of a dataset in the order of withdrawal: in the store, and outside."""
+    name = dataset.dataset_id
+    yield store.repository(dataset).path, folder / "repository"
     for kind in _DATASET_FOLDERS:
         yield store.root / "neuromirror" / kind / name[:3] / name[3:], folder / kind
     yield store.root / "neuromirror" / "workspaces" / name, folder / "workspaces"
