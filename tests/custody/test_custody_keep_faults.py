@@ -197,3 +197,22 @@ def test_a_bucket_that_was_emptied_is_noticed_and_filled(
         s3_server.client.delete_object(Bucket=vault.config.settings.bucket, Key=key)  # type: ignore[union-attr]
     assert {one.status for one in keep(vault, tmp_path, url)} == {"ok"}
     assert_complete(vault, tmp_path, url)
+
+
+def test_a_copy_that_s3_refuses_to_describe_is_one_error(
+    tmp_path: Path, url: str, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault = s3_vault(s3_server, tmp_path, monkeypatch)
+    keep(vault, tmp_path, url)
+    (tmp_path / "custody.sqlite").unlink()
+    first = items_at(url, COUNT)[0].key
+
+    def refuse(method: str, path: str) -> tuple[int, str] | None:
+        return (400, "InvalidRequest") if method == "HEAD" and first in path else None
+
+    with s3_server.failing(refuse):
+        found = keep(vault, tmp_path, url)
+    assert {one.key for one in found if one.failed} == {first}
+    assert len(recorded(vault, tmp_path)) == COUNT - 1
+    assert not any(one.failed for one in keep(vault, tmp_path, url))
+    assert_complete(vault, tmp_path, url)

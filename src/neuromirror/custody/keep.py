@@ -237,9 +237,24 @@ class _KeepRun:
         """Return what the vault states about recorded copies that it lacks or that are damaged."""
         return {
             one.key: one
-            for one in self._vault.presence(keys)
+            for one in self._presence(keys)
             if one.size is None or one.size != (self._left[one.key].size or one.size)
         }
+
+    def _presence(self, keys: Sequence[str]) -> Iterator[Presence]:
+        """Yield what the vault states; a copy that it refuses to describe counts as listed."""
+        seen: set[str] = set()
+        try:
+            for one in self._vault.presence(keys):
+                seen.add(one.key)
+                yield one
+        except CopyRefusedError:
+            for key in keys:
+                if key not in seen:
+                    try:
+                        yield from self._vault.presence([key])
+                    except CopyRefusedError:
+                        yield Presence(key, self._left[key].size or 0, "listing")
 
     def _record_lost(self, lost: dict[str, Presence]) -> None:
         uuid, name, now = self._vault.uuid, self._name, self._ledger.clock()
@@ -277,7 +292,7 @@ class _KeepRun:
             except (CopyRefusedError, UncheckedCopyError) as error:
                 return one, None, str(error)
 
-        present = (one for one in self._vault.presence(keys) if one.size is not None)
+        present = (one for one in self._presence(keys) if one.size is not None)
         for one, method, problem in map_in_order(self._options.jobs, self._stop, check, present):
             if method is not None:
                 self._confirm(Stored(one.key, one.size or 0, method), "was in the vault")
@@ -294,6 +309,8 @@ class _KeepRun:
         """Return how a copy was verified; None if the vault does not have the right bytes now."""
         if one.method == "listing" and not self._vault.is_checked_at_once:
             (one,) = self._vault.presence([one.key])
+            if one.size is None:
+                return one, None
         if is_proof(one) and not is_damaged:
             return one, "s3-sha256"
         if check_for(one.key) is None:
