@@ -137,11 +137,14 @@ def test_nothing_is_removed_during_another_removal(
     assert run(*confirmed).exit_code == 0
 
 
-def test_unknown_names_and_a_folder_without_policies_are_wrong_usage(lab: Path) -> None:
+def test_unknown_names_and_a_folder_without_policies_change_no_wish(lab: Path) -> None:
     assert run("policies", "paper").exit_code == 2
     assert run("drop", "demo:000001", "--in", "tape").exit_code == 2
+    assert run("policies").exit_code == 0
     (lab / "vaults" / "policies.toml").unlink()
     assert run("policies").exit_code == 2
+    with Ledger.open(Store.open(lab / "store").ledger_path) as ledger:
+        assert {one.what for one in ledger.wishes.all()} == {"papers"}
 
 
 def test_an_audit_finds_a_copy_that_was_removed_behind_our_back(lab: Path) -> None:
