@@ -34,6 +34,8 @@ INPUTS = ("setup.cfg", "pyproject.toml", "constraints.txt", "src/neuromirror/__i
 CLIENTS = ROOT / "tests" / "clients"
 """Pinned packages of programs that tests start in environments of their own, ``<name>.txt``."""
 CLIENT_VENVS = ROOT / ".venv-clients"
+CLIENT_SECONDS = 900.0
+"""Time limit of an installation, so that CI does not wait for a package that does not come."""
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 """Programs that the browser tests can use; the first one that is installed is used."""
@@ -73,8 +75,8 @@ def give_up(text: str) -> NoReturn:
     raise SystemExit(1)
 
 
-def run(command: list[str | os.PathLike[str]], what: str) -> None:
-    """Run a program; print its output only if it fails."""
+def run(command: list[str | os.PathLike[str]], what: str, seconds: float | None = None) -> None:
+    """Run a program, for at most ``seconds``; print its output only if it fails."""
     surroundings = {name: value for name, value in os.environ.items() if name not in MISLEADING}
     surroundings |= {
         "DEBIAN_FRONTEND": "noninteractive",
@@ -85,16 +87,20 @@ def run(command: list[str | os.PathLike[str]], what: str) -> None:
         "PYTHONNOUSERSITE": "1",
     }
     with tempfile.TemporaryFile() as printed:
-        ended = subprocess.run(
-            command,
-            env=surroundings,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=printed,
-            stderr=subprocess.STDOUT,
-            close_fds=False,  # the child keeps the lock, even if this process is killed
-            check=False,
-        )
+        try:
+            ended = subprocess.run(
+                command,
+                env=surroundings,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                close_fds=False,  # the child keeps the lock, even if this process is killed
+                check=False,
+                timeout=seconds,
+            )
+        except subprocess.TimeoutExpired:
+            give_up(f"{what} took more than {seconds:g} s")
         if ended.returncode:
             printed.seek(0)
             sys.stderr.write(printed.read().decode(errors="replace"))
@@ -276,7 +282,10 @@ def make_client_environments() -> None:
 
     def make(pinned: Path) -> None:
         with suppress(SystemExit):
-            make_client_environment(pinned)
+            try:
+                make_client_environment(pinned)
+            except OSError as error:
+                say(f"creating .venv-clients/{pinned.stem} failed: {error}")
 
     with ThreadPoolExecutor(2) as several:
         list(several.map(make, sorted(CLIENTS.glob("*.txt"))))
@@ -294,7 +303,8 @@ def make_client_environment(pinned: Path) -> None:
     run([sys.executable, "-I", "-m", "venv", "--without-pip", folder], f"creating {folder}")
     python = folder / "bin" / "python"
     pip: list[str | os.PathLike[str]] = [PYTHON, "-I", "-m", "pip", "--python", python, "install"]
-    run([*pip, "--quiet", "--no-compile", "--requirement", pinned], f"installing {pinned.stem}")
+    pip += ["--quiet", "--no-compile", "--requirement", pinned]
+    run(pip, f"installing {pinned.stem}", CLIENT_SECONDS)
     complete.write_text(made_of)
 
 

@@ -75,3 +75,24 @@ def test_the_environment_of_a_program_is_replaced_when_its_pins_change(
     with pytest.raises(SystemExit):
         environment.make_client_environment(pinned)
     assert not (made / "complete").exists()
+
+
+def test_a_program_without_an_environment_does_not_stop_the_others(
+    environment: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clients = tmp_path / "clients"
+    clients.mkdir()
+    (clients / "empty.txt").write_text("# nothing\n", "utf-8")
+    (clients / "a.txt").mkdir()  # it cannot be read
+    monkeypatch.setattr(environment, "CLIENTS", clients)
+    monkeypatch.setattr(environment, "CLIENT_VENVS", tmp_path / "venvs")
+    monkeypatch.setattr(environment, "PYTHON", Path(sys.executable))
+    environment.make_client_environments()
+    assert (tmp_path / "venvs" / "empty" / "complete").exists()
+    assert not (tmp_path / "venvs" / "a" / "complete").exists()
+
+
+def test_a_program_that_hangs_is_stopped(environment: ModuleType) -> None:
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with pytest.raises(SystemExit):
+        environment.run(command, "waiting", 0.5)

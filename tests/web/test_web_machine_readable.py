@@ -21,7 +21,7 @@ from neuromirror.lab.cite.aind_documents import read as read_aind
 from neuromirror.lab.cite.dandi_documents import read
 from support.running_catalogue import RunningCatalogue, links, run_catalogue
 from support.scripted_source import ScriptedDataset, ScriptedHarness, files
-from support.volume_archives import EM
+from support.volume_archives import EM, VolumeArchives
 
 NAME = "demo:000002@0.240301.1055"
 
@@ -94,6 +94,9 @@ def test_the_harvest_feed_has_every_dataset_once(box: ScriptedHarness) -> None:
         first = site.get("/harvest.json?since=2000-01-01").json()
         assert len(first["datasets"]) == 50
         assert "since=2000-01-01" in first["next"]
+        with_offset = "/harvest.json?since=2000-01-01T00:00:00%2B00:00"
+        second = site.get(site.get(with_offset).json()["next"]).json()
+        assert len(second["datasets"]) == 10
         assert site.get("/harvest.json?since=yesterday").status_code == 400
 
 
@@ -171,6 +174,13 @@ def test_oembed_describes_the_preview_of_a_volume(volume_site: RunningCatalogue)
         (f"url=/file/{EM}@latest?path=none", 404),
     ):
         assert volume_site.get(f"/oembed?{query}").status_code == status
+
+
+def test_oembed_promises_no_picture_without_cutouts(volumes: VolumeArchives) -> None:
+    with run_catalogue(volumes.mirror_harness.store, "--no-cutouts") as site:
+        page = f"/volume/{EM}@latest"
+        assert [one for one in links(site.page(page)) if "/oembed?" in one] == []
+        assert site.get(f"/oembed?url={page}").json()["type"] == "link"
 
 
 def test_oembed_of_a_file_without_a_picture_is_a_link(site: RunningCatalogue) -> None:

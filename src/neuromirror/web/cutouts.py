@@ -118,6 +118,11 @@ class CutoutService:
         """Name of a missing required package; empty if all are installed."""
         return next((name for name in _REQUIRED_PACKAGES if find_spec(name) is None), "")
 
+    @property
+    def is_possible(self) -> bool:
+        """Whether voxels can be read at all; see :meth:`check_possible`."""
+        return self.is_allowed and not self.missing_package
+
     def describe(self, row: VersionRow) -> VolumeDescription:
         """Describe a version as a volume from its git files; raises NotAVolumeError."""
         name = row.name, row.commit

@@ -12,7 +12,6 @@ from neuromirror.index import FileRow, Index, VersionRow, shapes
 from neuromirror.model import alias_of
 from neuromirror.model.volumes import has_downloads, is_volume
 from neuromirror.web.citations import CitationData, read_citation
-from neuromirror.web.cutouts import CutoutService
 from neuromirror.web.pages.folders import file_tree
 from neuromirror.web.pages.growth_chart import growth_chart
 from neuromirror.web.pages.machine_readable import typed_links
@@ -73,7 +72,7 @@ async def dataset(request: CatalogueRequest) -> Response:
         readme=readme,
         data=data,
         alias=alias,
-        has_preview=context["is_volume"] and _has_preview(request.site.cutouts),
+        has_preview=context["is_volume"] and request.site.cutouts.is_possible,
         upstream=_upstream(found, context["links"], context["dataset"]["source"]),
         viewer_links=_viewer_links(context.pop("links"), context.pop("viewers")),
         **context,
@@ -152,10 +151,6 @@ def _levels_of_name(source: str) -> list[tuple[str, str]]:
     parts = rest.split("/")[1:]
     names = _BOSS_NAMES if scheme == "boss" else ()
     return list(zip(names, parts, strict=True)) if len(parts) == len(names) else []
-
-
-def _has_preview(cutouts: CutoutService) -> bool:
-    return cutouts.is_allowed and not cutouts.missing_package
 
 
 def _is_published(row: VersionRow) -> bool:

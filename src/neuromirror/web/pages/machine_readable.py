@@ -130,7 +130,9 @@ async def harvest(request: CatalogueRequest) -> Response:
             found.append({**document, "sdDatePublished": one.changed})
         return found
 
-    following = f"{base}/harvest.json?after={last}" + (f"&since={since}" if since else "")
+    following = f"{base}/harvest.json?after={last}" + (
+        f"&since={quote(since, safe=':')}" if since else ""
+    )
     return request.json_response(
         {
             "datasets": await site.reader.run_in_thread(describe),

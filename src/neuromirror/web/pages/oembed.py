@@ -11,7 +11,12 @@ from datasette.utils.asgi import Response
 
 from neuromirror.index import FileRow, Index, VersionRow
 from neuromirror.model.volumes import is_volume
-from neuromirror.volume import NotAVolumeError, middle_plane
+from neuromirror.volume import (
+    CutoutTooLargeError,
+    NotAVolumeError,
+    UnreadableVolumeError,
+    middle_plane,
+)
 from neuromirror.web.addresses import slice_address, thumbnail_address
 from neuromirror.web.previews import PreviewSource, PreviewUnavailableError, find_zarr
 from neuromirror.web.request import BadRequestError, CatalogueRequest, PageNotFoundError, view
@@ -92,12 +97,17 @@ def _find(
 
 
 async def _slice(request: CatalogueRequest, row: VersionRow) -> dict[str, Any] | None:
+    """Return the picture of a volume's middle plane; None if this catalogue cannot make it."""
     cutouts = request.site.cutouts
     try:
         found = await request.site.reader.run_in_thread(lambda: cutouts.describe(row))
         plane = middle_plane(found)
     except NotAVolumeError as error:
         raise PageNotFoundError(str(error)) from error
+    except (UnreadableVolumeError, CutoutTooLargeError):
+        return None
+    if not cutouts.is_possible:
+        return None
     (x0, x1), (y0, y1), _ = plane.cutout.region.box
     return {
         "url": request.base_url + slice_address(row.dataset_name, row.label),
