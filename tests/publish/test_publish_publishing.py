@@ -292,6 +292,20 @@ def test_a_refused_token_ends_the_run_with_one_message(
     assert TOKEN not in publishing.store.journal_path.read_text()
 
 
+def test_a_new_token_is_used_by_the_same_process(
+    publishing: Publishing, forge: Forge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _add_forge(publishing, forge)
+    publishing.run(DATASET, "--to", "forge")
+    forge.token = "renewed"
+    publishing.run(DATASET, "--to", "forge", "--check", code=1)
+
+    monkeypatch.setenv("DATALAD_CREDENTIAL_FORGE_TOKEN", "renewed")
+
+    [done] = publishing.run(DATASET, "--to", "forge", "--check")
+    assert done["status"] == "ok"
+
+
 def test_a_missing_token_is_named(publishing: Publishing, forge: Forge) -> None:
     _add_forge(publishing, forge, credential="nothere")
 

@@ -186,8 +186,10 @@ class SiblingHost:
         """Return the token of the credential, from DataLad's settings, environment or keyring."""
         if self._settings.type == "gitlab":
             return ""
+        from datalad import cfg  # type: ignore[import-untyped]
         from datalad.downloaders.credentials import Token  # type: ignore[import-untyped]
 
+        cfg.reload(force=True)  # a service runs for longer than a token is valid
         name = self._credential
         credential = Token(name)
         if not credential.is_known:
@@ -229,7 +231,7 @@ class SiblingHost:
         return Target(url, page, created=made["status"] == "ok" and not made.get("preexisted"))
 
     def _run_datalad(self, scratch: Path, text: RepositoryText) -> list[Mapping[str, Any]]:
-        from datalad import api  # type: ignore[import-untyped]
+        from datalad import api
 
         settings = self._settings
         common: dict[str, Any] = {
