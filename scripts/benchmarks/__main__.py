@@ -29,6 +29,7 @@ _BENCHES = (
     "first",
     "fanout",
     "pin",
+    "restore",
     "stream",
     "soak",
     "web",

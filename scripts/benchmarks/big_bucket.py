@@ -7,6 +7,7 @@ import binascii
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 from benchmarks.big_keys import BUCKET, BlobKeys, Keys, NoKeys
@@ -36,6 +37,7 @@ class Keyspace:
         rank = self._plan.zarrs.find(found[1].decode())
         return NoKeys() if rank is None else self.zarr(self._plan.zarrs.number(rank))
 
+    @lru_cache(16)  # noqa: B019 - there is one keyspace in a process
     def zarr(self, number: int) -> BigZarr:
         """Return the keys of a Zarr."""
         zarr_id = self._plan.zarrs.uuid(self._plan.zarrs.rank(number))

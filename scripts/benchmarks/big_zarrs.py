@@ -211,7 +211,7 @@ class ReadableZarr(BigZarr):
     def _drawn(self, kind: str, plane: int) -> list[str]:
         return super()._drawn(kind, plane) if kind != "etag" else self._etags(plane)
 
-    @lru_cache(4)  # noqa: B019 - there is one Zarr in a process
+    @lru_cache(4)  # noqa: B019 - a keyspace keeps its Zarrs
     def _etags(self, plane: int) -> list[str]:
         return [
             hashlib.md5(self._chunk(plane, chunk), usedforsecurity=False).hexdigest()

@@ -340,7 +340,20 @@ def plot(name: str) -> Iterator[Any]:
 
 
 _SHOWN = (
-    *("bench", "what", "of", "n", "seconds", "per_s", "peak_mb", "commit", "machine", "missing"),
+    *(
+        "bench",
+        "task",
+        "to",
+        "what",
+        "of",
+        "n",
+        "seconds",
+        "per_s",
+        "peak_mb",
+        "commit",
+        "machine",
+        "missing",
+    ),
 )
 
 

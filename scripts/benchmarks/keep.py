@@ -103,20 +103,22 @@ def _contest(
     folder: Path, server: S3Server, task: str, count: int, size: int
 ) -> Iterator[dict[str, Any]]:
     click.echo(f"{count} {task} files …", err=True)
+    unit = f"{size >> 20} MiB" if size >> 20 else f"{size >> 10} KiB"
     case = _fill(server, task, count, size)
     for target in ("directory", "s3"):
+        fields = {"task": task, "to": target, "of": f"{count:,} files of {unit} to {target}"}
         for what, run in CONTENDERS.items():
             most = _ANNEX_FILES[task] if what == "annex-copy" else count
             done = min(count, most)
             name = f"{task}-{target}-{what}"
             if what == "s5cmd" and _s5cmd() is None:
                 line = missing("keep", what, done, "s5cmd is not installed")
-                yield {**line, "task": task, "to": target}
+                yield {**line, **fields}
                 continue
             timed = partial(_timed, run, case, target, name)
             line = in_own_process("keep", what, timed, done, folder)
             speed = {"mb_per_s": round(done * size / 1e6 / line["seconds"], 1)}
-            yield {**line, "task": task, "to": target, **speed}
+            yield {**line, **fields, **speed}
 
 
 def _fill(server: S3Server, task: str, count: int, size: int) -> KeepCase:
@@ -169,10 +171,11 @@ def _timed(
     if run is _annex_copy:
         _prepare_annex(case, target, bucket, folder, count)
     os.sync()
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), sum(os.times()[:4])
     run(case, target, bucket, folder, count)
     os.sync()  # a copy counts once it is on the disk: neuromirror waits for that, the others do not
     seconds = time.perf_counter() - begin
+    cpu = sum(os.times()[:4]) - cpu
     if target == "s3":
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
         names = (one["Key"] for page in pages for one in page.get("Contents", ()))
@@ -185,14 +188,15 @@ def _timed(
     if target == "s3":
         subprocess.run([str(_s5cmd()), *_s5cmd_options(case), "rm", f"s3://{bucket}/*"],
                        stdout=subprocess.DEVNULL, check=False)  # fmt: skip
-    return seconds, {}
+    return seconds, {"cpu_s": round(cpu, 2)}
 
 
 def _neuromirror(case: KeepCase, target: str, bucket: str, folder: Path, count: int) -> None:
     from urllib.parse import urlsplit
 
     from neuromirror.config.vault_files import load_vault
-    from neuromirror.custody.keep import KeepOptions, run_keep
+    from neuromirror.custody.keep import run_keep
+    from neuromirror.custody.keep_outcomes import KeepOptions
     from neuromirror.custody.keep_plan import KeepItem
     from neuromirror.index.ledger import Ledger
     from neuromirror.vault import open_vault
@@ -279,7 +283,7 @@ def _rerun(folder: Path, count: int) -> Iterator[dict[str, Any]]:
     """Run keep once more over files that are in a directory vault."""
     click.echo(f"{count} kept files …", err=True)
     line = in_own_process("keep", "neuromirror", _time_rerun, count, folder)
-    yield {**line, "task": "rerun", "to": "directory"}
+    yield {**line, "task": "rerun", "to": "directory", "of": f"{count:,} kept files"}
 
 
 def _time_rerun(folder: Path, count: int) -> tuple[float, dict[str, Any]]:

@@ -23,6 +23,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._peak = 0
+        self._largest = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
@@ -40,16 +41,25 @@ class Memory:
     def peak_mb(self) -> int:
         """The peak of the sum over all processes, in MB."""
         if self._thread.ident is not None:
-            return round(max(_high_water(), self._peak) / 2**20)
+            return round(max(_high_water("self"), self._peak) / 2**20)
         both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
         unit = 1 if sys.platform == "darwin" else 1024
         return round(sum(resource.getrusage(who).ru_maxrss for who in both) * unit / 2**20)
 
+    @property
+    def largest_mb(self) -> int:
+        """The peak of the largest process that this process started, in MB.
+
+        0 without /proc, and if no process ran long enough to be sampled.
+        """
+        return round(self._largest / 2**20)
+
     def _look(self) -> None:
         session = _session("self")
         while not self._ended.wait(_EVERY):
-            processes = ["self", *_below("self", session)]
-            self._peak = max(self._peak, sum(map(_resident, processes)))
+            children = list(_below("self", session))
+            self._peak = max(self._peak, sum(map(_resident, ["self", *children])))
+            self._largest = max(self._largest, *map(_high_water, children), 0)
 
 
 def _below(process: str, session: str) -> Iterator[str]:
@@ -85,7 +95,10 @@ def _resident(process: str) -> int:
     return 0
 
 
-def _high_water() -> int:
-    """Return the peak memory of this process, in bytes."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+def _high_water(process: str) -> int:
+    """Return the peak memory of a process in bytes; 0 if it has exited."""
+    with suppress(OSError):
+        status = Path(f"/proc/{process}/status").read_text()
+        # a process that has exited and not been waited for has no memory
+        return int((status.partition("VmHWM:")[2].split() or ["0"])[0]) * 1024
+    return 0

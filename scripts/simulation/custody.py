@@ -23,7 +23,7 @@ from neuromirror.annex import sha256e_key
 from neuromirror.config.policy_files import Policies, Policy, PolicyFile
 from neuromirror.config.vault_files import VaultConfig, load_vaults
 from neuromirror.crawl import open_recorder
-from neuromirror.custody.keep import KeepOptions
+from neuromirror.custody.keep_outcomes import KeepOptions
 from neuromirror.custody.keep_plan import KeepContents, KeepItem
 from neuromirror.custody.policies import PolicyRun
 from neuromirror.custody.policy_contents import SelectedContents, deletion_horizon
@@ -288,7 +288,7 @@ class CustodySimulation:
         configs: dict[str, VaultConfig],
         policies: Policies,
     ) -> None:
-        run = SimulatedPolicyRun(store, index, ledger, configs, policies, clock=self.clock)
+        run = SimulatedPolicyRun(store, index, ledger, configs, policies)
         run.simulation = self
         with run:
             run.prepare()
@@ -300,7 +300,7 @@ class CustodySimulation:
                     self.result.announced += 1
         with ExitStack() as stack:
             vaults = [*self._open_vaults(stack, configs, store)]
-            settings = ReadSettings(self.full_read_days, clock=self.clock)
+            settings = ReadSettings(self.full_read_days)
             for vault in vaults:
                 for _ in read_due_copies(vault, ledger, settings):
                     pass

@@ -167,13 +167,18 @@ def test_many_processes_share_a_cache_that_is_pruned_all_the_time(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("0", 0), ("20GB", 20 * 10**9), ("500 MiB", 500 * MIB), ("1k", 1000), ("7b", 7)],
+    [
+        *(("0", 0), ("20GB", 20 * 10**9), ("500 MiB", 500 * MIB), ("1k", 1000), ("7b", 7)),
+        *(("1.5G", 1_500_000_000), ("0.50 GiB", 512 * MIB), ("1.2345k", 1234)),
+    ],
 )
 def test_sizes_have_units(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "x", "-1", "1.5GB", "1ib", "10 parsecs"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "-1", "1.5", "1.5b", ".5k", "1.", "1.k", "1ib", "10 parsecs"]
+)
 def test_other_texts_are_not_sizes(text: str) -> None:
     with pytest.raises(ValueError, match="size"):
         parse_size(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -29,6 +30,9 @@ def test_every_command_for_versions_takes_every_address(
         commit,
         f"swh:1:rev:{commit}",
         f"state:{expected['state']}",
+        # the archive has the prefix of test DOIs, and no built-in mirror that locates it
+        expected["doi"],
+        f"https://doi.org/{expected['doi']}",
         api(shared_demo, f"versions/{label}/"),
         f"https://mirror.example.org/dataset/{NAME}@{label}",
     ):
@@ -96,6 +100,42 @@ def test_names_of_other_programs_lead_to_the_command(synced: Shell) -> None:
     for name, command in (("download", "get"), ("restroe", "restore")):
         assert command in synced.run(name, code=2).err
     synced.run("qqqq", code=2)
+
+
+def test_the_command_that_mirrors_what_the_store_lacks_is_named(
+    synced: Shell, tmp_path: Path
+) -> None:
+    other = "aind:ecephys_625749_2022-08-03_15-15-06"
+    lock = str(tmp_path / "datasets.lock")
+    for text, name in (("demo:999999", "demo:999999"), (other.partition(":")[2], other)):
+        for command in (["show", text], ["cite", text], ["pin", text, "-o", lock]):
+            (failed,) = synced.records(*command, code=2)
+            assert f"'neuromirror sync {name}'" in failed["message"]
+
+
+def test_an_id_that_the_store_lacks_is_not_taken_for_a_name(synced: Shell) -> None:
+    for text in ("0" * 40, f"swh:1:rev:{'0' * 40}", f"state:sha256:{'0' * 64}"):
+        for command in ("show", "clone", "get"):
+            (failed,) = synced.records(command, text, code=2)
+            assert "--store" in failed["message"]
+
+
+def test_get_takes_what_is_not_a_path_for_an_address(
+    synced: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (commit,) = (
+        one["commit"]
+        for one in synced.records("versions", NAME)
+        if one["kind"] == "published" and one["version"].endswith("1026")
+    )
+    synced.run("get", commit)
+    synced.run("get", commit, "--into", "plain")
+    assert sorted(os.listdir("000002")) == sorted(os.listdir("plain"))
+    (failed,) = synced.records("get", "000022", "--into", "other", code=2)
+    assert "000022" in failed["message"]
+    (failed,) = synced.records("get", "000002", NAME, code=2)
+    assert NAME in failed["message"].split()
 
 
 def test_a_name_in_the_index_needs_no_mirror_file(synced: Shell, tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from neuromirror.cli import drop, main
+from neuromirror.model import DatasetRef
 from neuromirror.store import Store, file_lock
+from neuromirror.store.custody import published_locations
 from neuromirror.vault import Ledger
 from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness
@@ -120,6 +122,44 @@ def test_a_folder_with_two_vault_files_counts_as_one_copy(lab: Path) -> None:
     refused = run("drop", "demo:000001", "--in", "cloud", "--json")
     (plan,) = of_kind(records(refused), "plan")
     assert (refused.exit_code, plan["contents"]) == (1, 0)
+
+
+def test_copies_of_a_withdrawn_dataset_are_listed_first_and_then_dropped(
+    lab: Path, shared_demo: DemoArchive
+) -> None:
+    mirror = MirrorHarness(shared_demo.mirrors, lab / "store")
+    mirror.sync()
+    names = ["demo:000001", "demo:000002"]
+    assert run("keep", names[0], "--in", "nas").exit_code == 0
+    with mirror.index() as index:
+        own, others = ({one.key for one in index.retained_files(name)} for name in names)
+        (dataset,) = (
+            DatasetRef(one.mirror, one.local_id, one.source_uri)
+            for one in index.datasets()
+            if one.name == names[0]
+        )
+    folder = lab / "vault-nas" / "annex" / "objects"
+
+    def copies() -> set[str]:
+        return {one.name for one in folder.rglob("*") if one.is_file()}
+
+    kept = copies()
+    assert kept <= own
+    assert kept & others
+    assert kept - others
+    mirrors = ["--mirrors", str(shared_demo.mirrors)]
+    assert run("takedown", names[0], "--reason", "by request", *mirrors).exit_code == 0
+    drop = ["drop", names[0], "--in", "nas", "--json"]
+    listed = run(*drop)
+    (plan,) = of_kind(records(listed), "plan")
+    assert (listed.exit_code, set(plan["keys"])) == (0, kept - others)  # type: ignore[call-overload]
+    assert copies() == kept != others
+    done = run(*drop, "--confirm", str(plan["id"]))
+    assert (done.exit_code, copies()) == (0, kept & others)
+    # after a reinstatement, clones do not look for them there
+    assert run("takedown", names[0], "--undo", *mirrors).exit_code == 0
+    published = published_locations(mirror.store, dataset)
+    assert {key for key, vaults in published if vaults} == kept & others
 
 
 def test_nothing_is_removed_during_another_removal(

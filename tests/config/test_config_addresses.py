@@ -11,7 +11,7 @@ import pytest
 from neuromirror.config.addresses import (
     Address,
     enclosing_addresses,
-    parse_address,
+    parse_addresses,
     unknown_address,
 )
 from neuromirror.config.builtin_mirrors import load_known_mirrors
@@ -29,6 +29,10 @@ def mirrors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Mirror]:
         'source = "s3"\n[options]\nbucket = "lab-data"\nendpoint = "http://127.0.0.1:9000/s3"\n'
     )
     return load_known_mirrors(folder)
+
+
+def first_address(text: str, mirrors: dict[str, Mirror]) -> Address | None:
+    return next(parse_addresses(text, mirrors), None)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +121,7 @@ def mirrors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Mirror]:
 def test_an_address_names_a_dataset(
     text: str, expected: Address, mirrors: dict[str, Mirror]
 ) -> None:
-    assert parse_address(text, mirrors) == expected
+    assert first_address(text, mirrors) == expected
 
 
 @pytest.mark.parametrize("as_list", [True, False])
@@ -132,7 +136,7 @@ def test_a_neuroglancer_link_names_the_layer_that_it_contains(
     if not as_list:
         layers = {"em": {"source": source}}
     link = "https://neuroglancer-demo.appspot.com/#!" + quote(json.dumps({"layers": layers}))
-    assert parse_address(link, mirrors) == Address(f"bossdb-open-data:{LAYER}")
+    assert first_address(link, mirrors) == Address(f"bossdb-open-data:{LAYER}")
 
 
 @pytest.mark.parametrize(
@@ -147,13 +151,14 @@ def test_a_neuroglancer_link_names_the_layer_that_it_contains(
         ("dandi://unknown/000027", ()),
         ("https://neuroglancer-demo.appspot.com/#!{", ()),
         ("dandi:000027@", ("dandi:000027",)),
+        ("dandi:", ()),
         ("", ()),
     ],
 )
 def test_a_mistake_is_an_error_with_the_nearest_name(
     text: str, suggestions: tuple[str, ...], mirrors: dict[str, Mirror]
 ) -> None:
-    assert parse_address(text, mirrors) is None
+    assert first_address(text, mirrors) is None
     error = unknown_address(text, mirrors, ["demo:000002"])
     assert error.suggestions == suggestions
     assert error.exit_code == 2
@@ -164,7 +169,7 @@ def test_a_url_below_a_known_layer_names_a_path_in_it(mirrors: dict[str, Mirror]
     layer_url = f"precomputed://s3://bossdb-open-data/{LAYER}"
     for below in ("8_8_40", "8_8_40/0-64_0-64_0-16", None):
         url = f"{layer_url}/{below}" if below else layer_url
-        found = parse_address(url, mirrors)
+        found = first_address(url, mirrors)
         assert found is not None
         assert Address(layer, None, below) in enclosing_addresses(found)
         assert next(enclosing_addresses(found)) == found
@@ -184,7 +189,7 @@ def test_what_contains_channels_has_them_as_suggestions(
     mirrors: dict[str, Mirror], text: str
 ) -> None:
     names = ["bossdb:kasthuri2015/ac4/em", "bossdb:kasthuri2016/a/em", "dandi:000027"]
-    assert parse_address(text, mirrors) is None
+    assert first_address(text, mirrors) is None
     assert unknown_address(text, mirrors, names).suggestions == ("bossdb:kasthuri2015/ac4/em",)
 
 
@@ -200,6 +205,24 @@ def test_an_archive_of_the_lab_is_not_the_one_of_the_same_identifier(tmp_path: P
         'source = "dandi"\n[options]\napi = "http://127.0.0.1:9000/api"\n'
     )
     mirrors = load_known_mirrors(tmp_path)
-    found = parse_address("http://127.0.0.1:9000/api/dandisets/000001/versions/draft/", mirrors)
+    found = first_address("http://127.0.0.1:9000/api/dandisets/000001/versions/draft/", mirrors)
     assert found == Address("dandi:000001", "draft")
-    assert parse_address("https://dandiarchive.org/dandiset/000001", mirrors) is None
+    assert first_address("https://dandiarchive.org/dandiset/000001", mirrors) is None
+
+
+def test_the_name_of_an_asset_can_name_datasets_of_several_mirrors(tmp_path: Path) -> None:
+    (tmp_path / "lab.toml").write_text(
+        'source = "s3"\n[options]\nbucket = "lab-data"\nlayout = "aind"\n'
+    )
+    found = list(parse_addresses(ASSET, load_known_mirrors(tmp_path)))
+    assert found == [Address(f"aind:{ASSET}"), Address(f"lab:{ASSET}")]
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+def test_a_link_with_several_layers_names_the_first_only(
+    as_list: bool, mirrors: dict[str, Mirror]
+) -> None:
+    layers = [f"precomputed://s3://bossdb-open-data/{name}" for name in (LAYER, "a/b/c")]
+    sources = [{"source": one} for one in layers] if as_list else dict(enumerate(layers))
+    link = f"https://neuroglancer.bossdb.io/#!{quote(json.dumps({'layers': sources}))}"
+    assert list(parse_addresses(link, mirrors)) == [Address(f"bossdb-open-data:{LAYER}")]

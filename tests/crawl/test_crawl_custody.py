@@ -16,8 +16,8 @@ from neuromirror.store import (
     CUSTODY_BRANCH,
     dataset_ref_of,
     publish_locations,
-    published_locations,
 )
+from neuromirror.store.custody import published_locations
 from support.foreign_pushes import problems_of, repair_harness, run_checked, unprotect
 from support.mirror_harness import MirrorHarness, run_git
 from support.scripted_source import ScriptedDataset, ScriptedHarness, ScriptedSource, at, files

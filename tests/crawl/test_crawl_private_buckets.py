@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -374,6 +376,33 @@ def test_get_without_credentials_sends_nothing_and_names_the_bucket(
     wrong = got_files(clone, AWS_ACCESS_KEY_ID="AKIAUNKNOWNUNKNOWN00", AWS_SECRET_ACCESS_KEY="no")
     assert {one["status"] for one in wrong} == {"error"}
     assert not (clone / FILE).exists()
+
+
+def test_get_names_an_object_that_these_credentials_may_not_read(
+    lab: PrivateBucket, clone: Path
+) -> None:
+    keys = lab.server.new_user(f"{lab.bucket}/{FOLDER}/{FILE}")
+    shutil.rmtree(lab.home / ".aws")
+    write_profile(lab.home, keys, f"endpoint_url = {lab.server.endpoint}")
+    records = {str(one["path"]): one for one in got_files(clone, AWS_PROFILE=PROFILE)}
+    refused = records.pop(FILE)
+    assert refused["status"] == "error"
+    assert "403" in str(refused["message"])
+    assert {one["status"] for one in records.values()} == {"ok"}
+    assert not (clone / FILE).exists()
+    lab.assert_no_secret(clone, printed=(json.dumps(refused),))
+
+
+def test_get_reports_a_server_that_cannot_be_reached(lab: PrivateBucket, clone: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    shutil.rmtree(lab.home / ".aws")
+    write_profile(lab.home, lab.keys, f"endpoint_url = {endpoint}")
+    run_checked(clone, "git", "config", f"neuromirror.{lab.bucket}.endpoint", endpoint)
+    records = got_files(clone, AWS_PROFILE=PROFILE)
+    assert {one["status"] for one in records} == {"error"}
+    assert not (clone / FILE).exists()
+    lab.assert_no_secret(clone, printed=(json.dumps(records),))
 
 
 def test_get_signs_nothing_where_the_special_remote_is_not_enabled(

@@ -99,6 +99,35 @@ def test_clone_get_and_verify_leave_no_token(
     assert "X-Amz-" not in everything
 
 
+def test_clone_and_get_mirror_an_embargoed_dandiset_into_the_private_store(
+    embargo: EmbargoHarness, tmp_path: Path
+) -> None:
+    right = {
+        **embargo.environment(),
+        "NEUROMIRROR_PRIVATE_STORE": str(embargo.private),
+        token_variable(urlsplit(embargo.demo.api_url).netloc): embargo.demo.token,
+    }
+
+    def run(*command: str, code: int = 0, **changes: str) -> None:
+        environment = {**right, **changes}
+        done = run_in(tmp_path, "neuromirror", *command, environment=environment)
+        embargo.output.append(done.stdout.replace(FOLDER, ""))
+        assert done.returncode == code, done.stdout
+
+    name = f"demo:{ID}"
+    run("clone", name, "refused", code=2, DEMO_TOKEN="")
+    run("clone", name, "refused", code=2, NEUROMIRROR_PRIVATE_STORE="")
+    assert not embargo.private.exists()
+    run("clone", name, "clone", "--get", "**")
+    run("get", name, "--into", "plain")
+    for path in PATHS:
+        assert (tmp_path / "clone" / path).read_bytes() == (tmp_path / "plain" / path).read_bytes()
+    embargo.assert_no_canary_outside()
+    embargo.write_mirror_file(private=False)
+    run("clone", name, "refused", code=1, NEUROMIRROR_PRIVATE_STORE="")
+    assert not (tmp_path / "refused").exists()
+
+
 def test_files_are_got_with_the_keyring_entry_of_dandi(
     embargo: EmbargoHarness, private_clone: Path, isolated_home: Path
 ) -> None:

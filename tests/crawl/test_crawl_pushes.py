@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from neuromirror.store.write_protection import is_protected
 from neuromirror_demo import DemoArchive
 from neuromirror_demo.records import Description
 from support.foreign_pushes import run_checked, run_in, trust_remotes, unprotect
+from support.git_http import GitServer
 from support.mirror_harness import MirrorHarness
 
 NAME, ALIAS = "demo:000001", "demo--000001"
@@ -110,22 +110,19 @@ def test_hooks_of_a_user_allow_no_push(
     assert protected_harness.refs() == refs
 
 
-def test_a_push_over_http_is_refused(
-    protected_harness: MirrorHarness, tmp_path: Path, serve_directory: Callable[[Path], str]
-) -> None:
+def test_a_push_over_http_is_refused(protected_harness: MirrorHarness, tmp_path: Path) -> None:
     clone, before = tmp_path / "clone", repository_files(protected_harness)
-    run_checked(
-        tmp_path,
-        "git",
-        "clone",
-        f"{serve_directory(protected_harness.folder)}/alias/{ALIAS}",
-        str(clone),
-    )
-    (clone / "mine.txt").write_text("mine\n")
-    run_checked(clone, "git", "add", "mine.txt")
-    run_checked(clone, "git", "commit", "-m", "lab")
-    assert run_in(clone, "git", "push", "origin", "main").returncode != 0
-    assert repository_files(protected_harness) == before
+    with GitServer(protected_harness.folder) as server:
+        run_checked(tmp_path, "git", "clone", f"{server.url}/alias/{ALIAS}", str(clone))
+        (clone / "mine.txt").write_text("mine\n")
+        run_checked(clone, "git", "add", "mine.txt")
+        run_checked(clone, "git", "commit", "-m", "lab")
+        push = ("git", "push", "--no-verify", "origin", "HEAD:refs/heads/mine")
+        assert run_in(clone, *push).returncode != 0
+        assert repository_files(protected_harness) == before
+
+        unprotect(protected_harness)  # only the protection of the store refuses the push
+        assert run_in(clone, *push).returncode == 0
 
 
 def test_no_local_git_moves_a_ref(protected_harness: MirrorHarness) -> None:

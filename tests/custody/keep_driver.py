@@ -16,7 +16,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from neuromirror.config.vault_files import load_vault
-from neuromirror.custody.keep import KeepOptions, run_keep
+from neuromirror.custody.keep import run_keep
+from neuromirror.custody.keep_outcomes import KeepOptions
 from neuromirror.custody.keep_plan import KeepItem
 from neuromirror.vault import Ledger, open_vault
 from support.vaults import key_of

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,24 @@ import pytest
 from click.testing import CliRunner
 
 from neuromirror.cli import main
+from neuromirror.custody.adopt import adopt_files, find_files
+from neuromirror.custody.keep_outcomes import KeepOutcome
+from neuromirror.custody.keep_plan import KeepItem
 from neuromirror.model import DatasetRef
 from neuromirror.store import Store
 from neuromirror.store.custody import published_locations
-from neuromirror.vault import open_ledger
+from neuromirror.vault import Ledger, VaultError, open_ledger
+from neuromirror.vault.special_remote import SpecialRemoteVault
 from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness
-from support.vaults import write_vault
+from support.vaults import (
+    CONTENTS,
+    KEYS,
+    directory_vault,
+    key_of,
+    write_special_remote,
+    write_vault,
+)
 
 DATASET = "demo:000002"
 
@@ -161,3 +173,83 @@ def test_a_disk_that_is_full_keeps_what_was_stored(
     there = {path.name for path in (disk / "vault" / "annex" / "objects").rglob("SHA256E*.nwb")}
     assert stored_keys(mirrored)
     assert {key for key in stored_keys(mirrored) if key.endswith(".nwb")} <= there
+
+
+def test_a_content_that_the_vault_refuses_is_one_error_and_the_import_goes_on(
+    tmp_path: Path,
+) -> None:
+    contents = [b"content %d" % number for number in range(3)]
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    for number, content in enumerate(contents):
+        (folder / f"{number}.bin").write_bytes(content)
+    config = write_special_remote(tmp_path / "vaults")
+    remote, unmounted = tmp_path / "remote-tape", tmp_path / "unmounted"
+
+    def unmount(done: int, total: int) -> None:
+        if remote.exists() and done < total:
+            remote.rename(unmounted)
+
+    items = [KeepItem("demo:1", "1", "a", key_of(one), len(one), ()) for one in contents]
+    with (
+        Ledger.open(tmp_path / "custody.sqlite") as ledger,
+        closing(SpecialRemoteVault(config, tmp_path / "private.git", create=True)) as vault,
+    ):
+        chosen = {one.key: one for one in items}
+        outcomes = list(adopt_files(find_files(folder), folder, chosen, vault, ledger, unmount))
+        statuses = {one.key: one.status for one in outcomes}
+        assert [statuses[one.key] for one in items] == ["ok", "error", "error"]
+        assert ledger.missing(vault.uuid, list(chosen)) == [one.key for one in items[1:]]
+
+
+def test_a_copy_is_reported_after_it_is_recorded(tmp_path: Path) -> None:
+    folder, chosen = downloads(tmp_path)
+    vault = directory_vault(tmp_path)
+    with Ledger.open(tmp_path / "custody.sqlite") as ledger:
+        for outcome in adopt_files(find_files(folder), folder, chosen, vault, ledger):
+            assert outcome.status == "ok"
+            assert ledger.missing(vault.uuid, [outcome.key or ""]) == []
+        assert ledger.missing(vault.uuid, KEYS) == []
+
+
+def test_copies_that_may_not_be_on_the_disk_are_not_reported(tmp_path: Path) -> None:
+    folder, chosen = downloads(tmp_path)
+    vault = directory_vault(tmp_path)
+    reported: list[KeepOutcome] = []
+
+    def unmount(done: int, total: int) -> None:
+        if done == total:
+            vault.path.rename(tmp_path / "unmounted")
+
+    with Ledger.open(tmp_path / "custody.sqlite") as ledger:
+        outcomes = adopt_files(find_files(folder), folder, chosen, vault, ledger, unmount)
+        with pytest.raises(VaultError):
+            reported.extend(outcomes)
+        assert reported == []
+        assert ledger.missing(vault.uuid, KEYS) == list(KEYS)
+
+
+def test_a_second_import_publishes_what_the_first_one_could_not(
+    mirrored: MirrorHarness, tmp_path: Path
+) -> None:
+    busy = mirrored.repository(DATASET) / "packed-refs.lock"
+    busy.write_text("git is running")
+    import_folder(mirrored, tmp_path / "downloads", code=1)
+    keys = stored_keys(mirrored)
+    busy.unlink()
+    import_folder(mirrored, tmp_path / "downloads")
+    with mirrored.index() as index:
+        row = next(one for one in index.datasets() if one.name == DATASET)
+    dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
+    published = published_locations(Store.open(mirrored.folder), dataset)
+    assert {key for key, _ in published} == keys != set()
+
+
+def downloads(tmp_path: Path) -> tuple[Path, dict[str, KeepItem]]:
+    """Return a folder with files, and their contents by key."""
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    for number, content in enumerate(CONTENTS):
+        (folder / f"{number}.bin").write_bytes(content)
+    items = [KeepItem("demo:1", "1", "a", key_of(one), len(one), ()) for one in CONTENTS]
+    return folder, {one.key: one for one in items}

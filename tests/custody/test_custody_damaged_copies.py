@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
@@ -15,12 +16,16 @@ from urllib.parse import urlsplit
 import pytest
 
 from neuromirror.config.vault_files import load_vault
+from neuromirror.custody.adopt import adopt_files, find_files
+from neuromirror.custody.copy_audit import audit_copies
 from neuromirror.custody.copy_checks import UncheckedCopyError, find_fault
-from neuromirror.custody.keep import KeepOptions, KeepOutcome, run_keep
+from neuromirror.custody.drop import DropRules, plan_drop
+from neuromirror.custody.keep import run_keep
+from neuromirror.custody.keep_outcomes import KeepOptions, KeepOutcome
 from neuromirror.custody.keep_plan import KeepItem
 from neuromirror.custody.rolling_read import ReadSettings, read_due_copies, repair_copies
 from neuromirror.custody.vault_check import check_vault
-from neuromirror.custody.vault_copies import CopyTask, copy_between
+from neuromirror.custody.vault_copies import CopyTask, copy_between, fill_vault
 from neuromirror.index.ledger import Ledger
 from neuromirror.index.ledger_rows import Stored, Wish
 from neuromirror.vault import DirectoryVault, Vault, VaultError
@@ -106,6 +111,38 @@ def test_a_damaged_copy_in_a_special_remote_is_replaced_among_many(
     assert find_fault(vault, KEYS[0]) is None
 
 
+def test_wrong_bytes_that_are_not_recorded_do_not_count_as_kept(
+    tmp_path: Path, ledger: Ledger, url: str
+) -> None:
+    vault = special_remote(tmp_path)
+    vault.store_bytes(KEYS[0], memoryview(CONTENTS[0]))
+    (stored,) = (path for path in (tmp_path / "remote").rglob(KEYS[0]) if path.is_file())
+    stored.chmod(0o644)
+    stored.write_bytes(b"wrong bytes"[: len(CONTENTS[0])])
+    vault.store_bytes(KEYS[1], memoryview(CONTENTS[1]))
+    # more contents than are looked up one by one
+    methods = {one.key: one.method for one in keep(vault, ledger, url)}
+    assert find_fault(vault, KEYS[0]) is None
+    assert (methods[KEYS[0]], methods[KEYS[1]]) == ("git-annex", "full-read")
+    assert state_of(vault, ledger, KEYS[0]) == "present"
+
+
+def test_files_of_a_lab_replace_a_damaged_copy_in_a_special_remote(
+    tmp_path: Path, ledger: Ledger, url: str
+) -> None:
+    vault = special_remote(tmp_path)
+    damaged_in(vault, ledger, tmp_path, KEYS[0])
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    (folder / "a.bin").write_bytes(CONTENTS[0])
+    (found,) = adopt_files(
+        find_files(folder), folder, {one.key: one for one in items(url, 1)}, vault, ledger
+    )
+    assert (found.status, found.method) == ("ok", "git-annex")
+    assert find_fault(vault, KEYS[0]) is None
+    assert state_of(vault, ledger, KEYS[0]) == "present"
+
+
 def test_a_damaged_copy_in_a_special_remote_is_replaced_from_another_vault(
     tmp_path: Path, ledger: Ledger
 ) -> None:
@@ -188,6 +225,37 @@ def test_a_source_that_cannot_be_read_is_the_problem_of_one_content(
     assert found == {KEYS[0]: "error", KEYS[1]: "ok"}
 
 
+def test_a_failure_states_why_another_vault_did_not_have_the_content(
+    tmp_path: Path, ledger: Ledger, url: str
+) -> None:
+    source = unreadable(tmp_path, errno.EIO)
+    target = directory_vault(tmp_path, "cloud")
+    for vault in (source, target):
+        ledger.add_vault(vault.uuid, vault.config.name, "directory")
+    (item,) = items(url, 1)
+    options = KeepOptions(allowed_hosts=frozenset({urlsplit(url).netloc}))
+    (found,) = fill_vault([CopyTask(item._replace(urls=()), [source])], target, ledger, options)
+    assert (found.status, "nas" in found.message) == ("impossible", True)
+    (found,) = fill_vault([CopyTask(item, [source])], target, ledger, options)
+    assert (found.status, "nas" in found.message) == ("ok", True)
+
+
+def test_a_full_disk_for_temporary_files_is_not_blamed_on_the_source(
+    tmp_path: Path, ledger: Ledger, mount_disk: Callable[[str], Path]
+) -> None:
+    content = os.urandom(1 << 20)
+    source, target = directory_vault(tmp_path), directory_vault(tmp_path, "cloud")
+    for vault in (source, target):
+        ledger.add_vault(vault.uuid, vault.config.name, "directory")
+    key = put(source, tmp_path, content)
+    disk = mount_disk("256k")
+    (tmp_path / "uploads").symlink_to(disk)
+    task = CopyTask(KeepItem("demo:1", "1", "a.bin", key, len(content), ()), [source])
+    (found,) = copy_between([task], target, ledger, KeepOptions())
+    assert (found.status, "nas" in found.message) == ("error", False)
+    assert list(disk.iterdir()) == []
+
+
 def test_a_target_that_is_gone_ends_copying(tmp_path: Path, ledger: Ledger, url: str) -> None:
     source, target = unreadable(tmp_path, errno.EIO), directory_vault(tmp_path, "cloud")
     for vault in (source, target):
@@ -214,8 +282,12 @@ def test_a_check_does_not_report_unread_and_damaged_copies_as_missing(
         assert state_of(vault, ledger, KEYS[1]) == "damaged"
     assert [one.kind for one in ledger.events.latest(9)] == ["damaged"]
     wrong.unlink()
-    list(check_vault(vault, ledger))
-    assert state_of(vault, ledger, KEYS[1]) == "missing"
+    for _ in range(2):
+        found = {one.key: one.status for one in check_vault(vault, ledger)}
+        assert found[KEYS[1]] == "error"
+        assert state_of(vault, ledger, KEYS[1]) == "missing"
+    kinds = [one.kind for one in ledger.events.latest(9)]
+    assert kinds == ["missing", "damaged"]
 
 
 def test_a_check_finds_what_other_machines_stored_in_a_special_remote(
@@ -245,3 +317,31 @@ def test_copies_that_cannot_be_read_do_not_keep_others_from_being_read(
     found = [(one.key, one.status) for one in read_due_copies(vault, ledger, ReadSettings(100))]
     assert found == [(vault.key, "error"), (other, "ok")]
     assert state_of(vault, ledger, vault.key) == "present"
+
+
+def test_a_special_remote_that_states_no_size_has_its_copies(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    vault, nas = special_remote(tmp_path), directory_vault(tmp_path)
+    key = f"SHA256--{hashlib.sha256(CONTENTS[0]).hexdigest()}"
+    for one in (vault, nas):
+        ledger.add_vault(one.uuid, one.config.name, one.config.settings.kind)
+        ledger.record(one.uuid, [one.store_bytes(key, memoryview(CONTENTS[0]))])
+    size = len(CONTENTS[0])
+    for found in (
+        list(audit_copies(vault, ledger, ledger.clock() + 1, 1)),
+        list(check_vault(vault, ledger)),
+    ):
+        assert [one.failed for one in found] == [False]
+    item = KeepItem("demo:1", "1", "0.bin", key, size, ())
+    assert {one.status for one in run_keep([item], vault, ledger)} == {"notneeded"}
+    (copy,) = ledger.copies_in(vault.uuid)
+    assert (copy.state, copy.size) == ("present", size)
+    plan = plan_drop([item], nas, [vault], ledger, None, DropRules())
+    assert plan.items == [item]
+    # the size of a file is known
+    Path(os.fsdecode(nas.object_path(key))).chmod(0o644)
+    Path(os.fsdecode(nas.object_path(key))).write_bytes(b"")
+    (lost,) = audit_copies(nas, ledger, ledger.clock() + 1, 1)
+    assert lost.failed
+    assert state_of(nas, ledger, key) == "damaged"

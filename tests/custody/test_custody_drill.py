@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,19 @@ from neuromirror.cli import main
 from neuromirror.config.vault_files import load_vaults
 from neuromirror.custody import drill
 from neuromirror.custody.drill import run_drill
+from neuromirror.lab.lockfile import load_lock
 from neuromirror_demo import DemoArchive
+from support.faulty_s3 import FaultyS3, faulty_s3
 from support.loopback_http import QuietHandler, serving
 from support.mirror_harness import MirrorHarness
 from support.pinned_locks import pin_latest
 from support.vaults import write_vault
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[FaultyS3]:
+    with faulty_s3() as server:
+        yield server
 
 
 @pytest.fixture
@@ -52,6 +61,8 @@ def test_all_files_are_restored_and_verified(
         monkeypatch.setattr(drill, "_NO_NETWORK", ("no-such-program",))
     result = run(lab)
     assert (result.ok, result.problems) == (True, [])
+    (pin,) = load_lock(lab / "datasets.lock").datasets
+    assert result.commits == [pin.commit]
     assert result.files == len(copies(lab)) > 0
     assert result.bytes == sum(one.stat().st_size for one in copies(lab))
     if not isolated:
@@ -99,6 +110,43 @@ def test_a_lock_is_restored_from_a_special_remote_that_keep_set_up_in_the_store(
     done = CliRunner().invoke(main, ["drill", "datasets.lock", "--in", "tape", "--json"])
     (record,) = map(json.loads, done.stdout.splitlines())
     assert (done.exit_code, record["problems"], record["files"]) == (0, [], len(copies(lab)))
+
+
+@pytest.mark.parametrize("public", [False, True])
+def test_a_lock_is_restored_from_a_bucket(
+    lab: Path, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch, public: bool
+) -> None:
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "NEUROMIRROR_VAULTS": str(lab / "vaults"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    bucket = s3_server.make()
+    more = {"public_url": f"{s3_server.endpoint}/{bucket.name}/"} if public else {}
+    settings = {"kind": "s3", "bucket": bucket.name, "endpoint": s3_server.endpoint, **more}
+    write_vault(lab / "vaults", "cloud", **settings)
+    kept = CliRunner().invoke(main, ["keep", "datasets.lock", "--in", "cloud"])
+    assert kept.exit_code == 0, kept.output
+    drilled = ["drill", "datasets.lock", "--in", "cloud", "--json"]
+    done = CliRunner().invoke(main, drilled)
+    (record,) = map(json.loads, done.stdout.splitlines())
+    assert (done.exit_code, record["problems"], record["files"]) == (0, [], len(copies(lab)))
+    bucket.client.delete_object(Bucket=bucket.name, Key=copies(lab)[0].name)
+    assert CliRunner().invoke(main, drilled).exit_code == 1
+
+
+def test_a_drill_that_takes_too_long_fails_and_one_that_is_stopped_has_no_result(
+    lab: Path, tmp_path: Path
+) -> None:
+    store = MirrorHarness(lab / "mirrors", lab / "store").store
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    arguments = lab / "datasets.lock", load_vaults(lab / "vaults"), store
+    assert not run_drill(*arguments, scratch=scratch, seconds=0.0).ok
+    with pytest.raises(drill.DrillStoppedError):
+        run_drill(*arguments, scratch=scratch, is_stopping=lambda: True)
+    assert list(scratch.iterdir()) == []
 
 
 def test_a_file_that_is_no_lock_is_wrong_usage_and_not_recorded(lab: Path) -> None:

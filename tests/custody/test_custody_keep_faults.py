@@ -8,21 +8,27 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import pytest
 from keep_driver import content_of, items_at
 
+from neuromirror.custody.adopt import adopt_files, find_files
+from neuromirror.custody.copy_audit import audit_copies
 from neuromirror.custody.copy_checks import find_fault
-from neuromirror.custody.keep import KeepOptions, KeepOutcome, run_keep
-from neuromirror.vault import DirectoryVault, Ledger, Vault
+from neuromirror.custody.keep import run_keep
+from neuromirror.custody.keep_outcomes import KeepOptions, KeepOutcome
+from neuromirror.custody.rolling_read import ReadSettings, read_due_copies
+from neuromirror.vault import DirectoryVault, Ledger, Stored, Vault
 from neuromirror.vault.s3 import S3Vault
 from support.faulty_s3 import FaultyS3, faulty_s3
 from support.loopback_http import serving
-from support.vaults import write_vault
+from support.vaults import key_of, write_vault
 
 DRIVER = Path(__file__).with_name("keep_driver.py")
 COUNT = 12
@@ -216,3 +222,106 @@ def test_a_copy_that_s3_refuses_to_describe_is_one_error(
     assert len(recorded(vault, tmp_path)) == COUNT - 1
     assert not any(one.failed for one in keep(vault, tmp_path, url))
     assert_complete(vault, tmp_path, url)
+
+
+def test_a_file_that_s3_refuses_does_not_end_an_import(
+    tmp_path: Path, url: str, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault, folder = s3_vault(s3_server, tmp_path, monkeypatch), tmp_path / "downloads"
+    folder.mkdir()
+    items = {one.key: one for one in items_at(url, 3)}
+    for number, item in enumerate(items.values()):
+        with urlopen(item.urls[0]) as response:
+            (folder / f"{number}").write_bytes(response.read())
+    refused = next(iter(items))
+
+    def refuse(method: str, path: str) -> tuple[int, str] | None:
+        return (400, "InvalidRequest") if method == "PUT" and refused in path else None
+
+    with s3_server.failing(refuse), Ledger.open(tmp_path / "custody.sqlite") as ledger:
+        found = list(adopt_files(find_files(folder), folder, items, vault, ledger))
+    assert {one.key: one.status for one in found} == {
+        key: "error" if key == refused else "ok" for key in items
+    }
+    assert recorded(vault, tmp_path) == items.keys() - {refused}
+
+
+def test_an_audit_of_some_copies_does_not_list_the_bucket(
+    tmp_path: Path, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault = s3_vault(s3_server, tmp_path, monkeypatch)
+    key, count = key_of(b"present"), 310
+    vault.store_bytes(key, memoryview(b"present"))
+    with Ledger.open(tmp_path / "custody.sqlite") as ledger:
+        ledger.add_vault(vault.uuid, "cloud", "s3")
+        ledger.record(vault.uuid, [Stored(key_of(b"%d" % n), 1, "listing") for n in range(count)])
+        ledger.record(vault.uuid, [Stored(key, 7, "listing")])
+        s3_server.log.clear()
+        found = list(audit_copies(vault, ledger, ledger.clock() + 1, count + 1))
+    assert {one.key for one in found if not one.failed} == {key}
+    assert len(found) == count + 1
+    assert {line.partition(" ")[0] for line in s3_server.log} == {"HEAD"}
+
+
+def test_a_copy_that_s3_refuses_to_describe_does_not_end_an_audit(
+    tmp_path: Path, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault = s3_vault(s3_server, tmp_path, monkeypatch)
+    monkeypatch.setattr("neuromirror.custody.copy_audit._BATCH", 2)
+    keys = sorted(key_of(b"%d" % number) for number in range(5))
+    now = [1_800_000_000.0]
+    with Ledger.open(tmp_path / "custody.sqlite", lambda: now[0]) as ledger:
+        ledger.add_vault(vault.uuid, "cloud", "s3")
+        for number in range(5):
+            content = b"%d" % number
+            ledger.record(vault.uuid, [vault.store_bytes(key_of(content), memoryview(content))])
+        now[0] += 100
+
+        def refuse(method: str, path: str) -> tuple[int, str] | None:
+            return (400, "InvalidRequest") if method == "HEAD" and keys[0] in path else None
+
+        with s3_server.failing(refuse):
+            found = {one.key: one for one in audit_copies(vault, ledger, now[0], 100)}
+        assert {key for key, one in found.items() if one.failed} == {keys[0]}
+        assert found.keys() == set(keys)
+        assert found[keys[0]].host == "cloud"
+        checked = {one.key: one.checked for one in ledger.copies_in(vault.uuid)}
+    assert {key for key, at in checked.items() if at == now[0]} == set(keys[1:])
+
+
+def test_an_audit_that_is_stopped_records_what_it_confirmed(
+    tmp_path: Path, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault = s3_vault(s3_server, tmp_path, monkeypatch)
+    now = [1_800_000_000.0]
+    with Ledger.open(tmp_path / "custody.sqlite", lambda: now[0]) as ledger:
+        ledger.add_vault(vault.uuid, "cloud", "s3")
+        for content in (b"a", b"b"):
+            ledger.record(vault.uuid, [vault.store_bytes(key_of(content), memoryview(content))])
+        now[0] += 100
+        with closing(audit_copies(vault, ledger, now[0], 100)) as outcomes:  # type: ignore[type-var]
+            first = next(outcomes)
+        checked = {one.key: one.checked for one in ledger.copies_in(vault.uuid)}
+    assert {key for key, at in checked.items() if at == now[0]} == {first.key}
+
+
+def test_wrong_bytes_that_s3_refuses_to_describe_are_damaged(
+    tmp_path: Path, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault = s3_vault(s3_server, tmp_path, monkeypatch)
+    key = key_of(b"right")
+    s3_server.client.put_object(
+        Bucket=vault.config.settings.bucket,  # type: ignore[union-attr]
+        Key=key,
+        Body=b"wrong",
+    )
+
+    def refuse(method: str, path: str) -> tuple[int, str] | None:
+        return (400, "InvalidRequest") if method == "HEAD" and key in path else None
+
+    with Ledger.open(tmp_path / "custody.sqlite") as ledger, s3_server.failing(refuse):
+        ledger.add_vault(vault.uuid, "cloud", "s3")
+        ledger.record(vault.uuid, [Stored(key, 5, "listing")])
+        (found,) = read_due_copies(vault, ledger, ReadSettings(0))
+        (copy,) = ledger.copies_in(vault.uuid)
+    assert (found.failed, found.host, copy.state) == (True, None, "damaged")

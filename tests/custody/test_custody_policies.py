@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,15 +12,20 @@ import pytest
 
 from neuromirror.config.policy_files import POLICY_FILE, load_policies
 from neuromirror.config.vault_files import load_vaults
-from neuromirror.custody.keep import KeepOptions, KeepOutcome
-from neuromirror.custody.policies import Announcement, PolicyRun
+from neuromirror.custody.announcements import Announcement
+from neuromirror.custody.keep_outcomes import KeepOptions, KeepOutcome
+from neuromirror.custody.policies import PolicyRun
 from neuromirror.custody.policy_status import PoliciesStatus
 from neuromirror.index.ledger import Ledger
 from neuromirror.lab import PinRequest, pin
+from neuromirror.model import ConfigurationError, DatasetRef
+from neuromirror.service.custody_status import CustodyStatus
+from neuromirror.store import StoreBusyError
+from neuromirror.store.custody import published_locations
 from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness, run_git
 from support.pinned_locks import pin_latest
-from support.vaults import write_vault
+from support.vaults import write_special_remote, write_vault
 
 DAY = 86_400.0
 PINS = """
@@ -53,14 +58,14 @@ class Keeper:
         with Ledger.open(self.mirror.store.ledger_path, self.clock) as opened:
             yield opened
 
-    def run(self, **options: object) -> tuple[list[KeepOutcome], list[Announcement]]:
+    def run(self, *names: str, **options: object) -> tuple[list[KeepOutcome], list[Announcement]]:
         configs = load_vaults(self.vaults)
         policies = load_policies(self.vaults, configs)
         store = self.mirror.store
         with (
             self.mirror.index() as index,
             self.ledger() as ledger,
-            PolicyRun(store, index, ledger, configs, policies, clock=self.clock) as run,
+            PolicyRun(store, index, ledger, configs, policies, names) as run,
         ):
             run.prepare()
             outcomes = list(run.copy(KeepOptions(**options)))  # type: ignore[arg-type]
@@ -69,6 +74,15 @@ class Keeper:
     def status(self, name: str = "papers") -> tuple[int, int, int]:
         one = PoliciesStatus.load(self.mirror.store).policies[name]
         return one.contents, one.lacking, one.announced
+
+    def published(self, dataset: str) -> dict[str, set[str]]:
+        """Return the vaults of each content that the repository of a dataset names."""
+        with self.mirror.index() as index, self.ledger() as ledger:
+            row = next(one for one in index.datasets() if one.name == dataset)
+            names = {one.uuid: one.name for one in ledger.vaults()}
+        ref = DatasetRef(row.mirror, row.local_id, row.source_uri)
+        found = published_locations(self.mirror.store, ref)
+        return {key: {names[one] for one in vaults} for key, vaults in found}
 
     def copies(self) -> dict[str, int]:
         with self.ledger() as ledger:
@@ -288,3 +302,144 @@ def test_a_vault_whose_folder_is_gone_is_not_created_again(
     keeper.run()
     assert not (tmp_path / "vault-nas").exists()
     assert "nas" in PoliciesStatus.load(mirror.store).vaults
+
+
+def test_policies_of_another_folder_do_not_end_those_of_the_store(
+    keeper: Keeper, mirror: MirrorHarness, tmp_path: Path
+) -> None:
+    (tmp_path / "locks").mkdir()
+    pin_latest(mirror, tmp_path / "locks" / "datasets.lock", "demo:000001")
+    keeper.policies(PINS.replace(', "cloud"', ""))
+    keys = [one.key or "" for one in keeper.run()[0]]
+    first = keeper.vaults
+    keeper.vaults = tmp_path / "other" / "vaults"
+    keeper.vaults.parent.mkdir()
+    write_vault(keeper.vaults, "nas", kind="directory", path=str(tmp_path / "vault-nas"))
+    keeper.policies(PINS.replace(', "cloud"', "").replace("papers", "others"))
+    with pytest.raises(ConfigurationError):
+        keeper.run()
+    assert set(PoliciesStatus.load(mirror.store).policies) == {"papers"}
+    with keeper.ledger() as ledger:
+        assert ledger.wishes.needed(keys) == set(keys) != set()
+    # the folder was moved
+    first.rename(tmp_path / "away")
+    keeper.run()
+    assert set(PoliciesStatus.load(mirror.store).policies) == {"others"}
+
+
+def test_a_vault_that_fails_while_it_is_filled_is_a_problem_of_the_vault(
+    keeper: Keeper, mirror: MirrorHarness, tmp_path: Path
+) -> None:
+    write_special_remote(keeper.vaults)
+    remote, unmounted = tmp_path / "remote-tape", tmp_path / "unmounted"
+
+    def unmount(_: int) -> None:
+        if remote.exists():
+            remote.rename(unmounted)
+
+    keeper.policies('[[keep]]\nname = "papers"\nwhat = "all"\nvaults = ["tape"]\n')
+    outcomes, _ = keeper.run(jobs=1, report_bytes=unmount)
+    assert [one.vault for one in outcomes if one.key is None] == ["tape"]
+    assert list(PoliciesStatus.load(mirror.store).vaults) == ["tape"]
+    assert list(CustodyStatus.load(mirror.store).problems())
+    unmounted.rename(remote)
+    keeper.run()
+    assert not PoliciesStatus.load(mirror.store).vaults
+    assert keeper.status()[1:] == (0, 0)
+
+
+def test_copies_that_a_vault_refuses_are_announced_as_its_problem(
+    keeper: Keeper,
+    mirror: MirrorHarness,
+    demo: DemoArchive,
+    tmp_path: Path,
+    mount_disk: Callable[[str], Path],
+) -> None:
+    replace_after_pinning(mirror, demo, tmp_path / "locks")
+    full = mount_disk("64k")
+    write_vault(keeper.vaults, "nas", kind="directory", path=str(full / "vault"))
+    keeper.policies(PINS.replace(', "cloud"', ""))
+    keeper.days = 17
+    outcomes, (first,) = keeper.run()
+    assert {one.host for one in outcomes} == {"nas"}
+    assert first.reason == "vault"
+
+
+TWO = """
+[[keep]]
+name = "papers"
+what = "pins"
+locks = ["../locks"]
+vaults = ["nas"]
+
+[[keep]]
+name = "others"
+what = "pins"
+locks = ["../locks"]
+vaults = ["cloud"]
+"""
+
+
+def unpublished(keeper: Keeper, folder: Path) -> None:
+    """Make copies for two policies that could not be published yet."""
+    (folder / "locks").mkdir()
+    pin_latest(keeper.mirror, folder / "locks" / "datasets.lock", "demo:000001")
+    keeper.policies(TWO)
+    busy = keeper.mirror.repository("demo:000001") / "packed-refs.lock"
+    busy.write_text("git is running")
+    keeper.run()
+    busy.unlink()
+    assert all(keeper.copies().values())
+    assert keeper.published("demo:000001") == {}
+
+
+def test_a_run_of_one_policy_leaves_the_copies_of_the_others_to_be_published(
+    keeper: Keeper, tmp_path: Path
+) -> None:
+    unpublished(keeper, tmp_path)
+    keeper.run("papers")
+    assert set.union(*keeper.published("demo:000001").values()) == {"nas"}
+    keeper.run()
+    assert set.union(*keeper.published("demo:000001").values()) == {"nas", "cloud"}
+
+
+def test_copies_of_an_unavailable_vault_are_published_when_it_is_back(
+    keeper: Keeper, tmp_path: Path
+) -> None:
+    unpublished(keeper, tmp_path)
+    (tmp_path / "vault-cloud").rename(tmp_path / "unmounted")
+    keeper.run()
+    assert set.union(*keeper.published("demo:000001").values()) == {"nas"}
+    (tmp_path / "unmounted").rename(tmp_path / "vault-cloud")
+    keeper.run()
+    assert set.union(*keeper.published("demo:000001").values()) == {"nas", "cloud"}
+
+
+def test_a_run_of_one_policy_keeps_the_problems_of_the_vaults_of_the_others(
+    keeper: Keeper, tmp_path: Path
+) -> None:
+    unpublished(keeper, tmp_path)
+    (tmp_path / "vault-cloud").rename(tmp_path / "unmounted")
+    keeper.run()
+    keeper.run("papers")
+    assert set(PoliciesStatus.load(keeper.mirror.store).vaults) == {"cloud"}
+    # no policy names it any more
+    keeper.policies(TWO.replace("cloud", "nas"))
+    keeper.run("papers")
+    assert PoliciesStatus.load(keeper.mirror.store).vaults == {}
+
+
+def test_policies_are_not_run_during_another_run(keeper: Keeper, tmp_path: Path) -> None:
+    (tmp_path / "locks").mkdir()
+    pin_latest(keeper.mirror, tmp_path / "locks" / "datasets.lock", "demo:000001")
+    keeper.policies(TWO)
+    busy: list[bool] = []
+
+    def run_again(_: int) -> None:
+        with pytest.raises(StoreBusyError):
+            keeper.run()
+        busy.append(True)
+
+    keeper.run(report_bytes=run_again)
+    assert busy
+    assert keeper.run() == ([], [])

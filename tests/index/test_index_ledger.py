@@ -73,14 +73,13 @@ def test_copies_are_read_in_parts_and_by_age(ledger: Ledger) -> None:
     assert [one.key for one in ledger.least_recently("checked", NAS, 2)] == ["a", "c"]
 
 
-def test_wishes_name_what_their_vault_lacks(ledger: Ledger) -> None:
+def test_wishes_name_what_is_to_be_kept_in_their_vault(ledger: Ledger) -> None:
     wish = Wish("lock", "paper.lock", NAS, ("*.nwb",))
     number = ledger.wishes.put(wish, [("a", 10), ("b", None)])
     assert ledger.wishes.put(wish, [("a", 10), ("b", None), ("c", 3)]) == number
     ledger.record(NAS, stored("a"))
     ledger.record(CLOUD, stored("b"))
-    assert list(ledger.wishes.short(number)) == [("b", None), ("c", 3)]
-    assert ledger.wishes.needed(["a", "z"]) == {"a"}
+    assert ledger.wishes.needed(["a", "c", "z"]) == {"a", "c"}
     assert ledger.wishes.needed(["a"], CLOUD) == set()
     (found,) = ledger.wishes.all(NAS)
     assert (found.what, found.globs, found.id) == ("paper.lock", ("*.nwb",), number)
@@ -137,3 +136,9 @@ def test_each_content_is_announced_once_until_it_has_its_copies(ledger: Ledger) 
     assert events.announced() == {"other": 1, "p": 2}
     assert events.announce("p", [], 3.0) == []
     assert events.announce("p", ["a"], 4.0) == ["a"]
+
+
+def test_a_check_that_states_no_size_keeps_the_recorded_one(ledger: Ledger) -> None:
+    ledger.record(NAS, stored("a"))
+    ledger.record(NAS, [Stored("a", 0, "git-annex"), Stored("b", 0, "git-annex")])
+    assert {one.key: one.size for one in ledger.copies_in(NAS)} == {"a": 10, "b": 0}

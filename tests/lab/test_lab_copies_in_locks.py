@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import msgspec
 import pytest
@@ -197,6 +199,14 @@ def test_urls_of_copies_are_those_that_git_annex_requests() -> None:
     assert bare.copy_url(key).endswith(f"/{name}/{name}")
     bucket = VaultAddress(VaultKind.S3, "https://a.example/b/lab/")
     assert bucket.copy_url(key) == f"https://a.example/b/lab/{key.replace('%', '%25')}"
+    folder = VaultAddress(VaultKind.DIRECTORY, "/srv/my vault%20/\udcff")
+    path = folder.copy_path(key)
+    assert path is not None
+    assert str(path).startswith(f"{folder.base}/annex/objects/")
+    assert path.name == key.replace("%", "&s")
+    assert urlsplit(folder.copy_url(key)).scheme == "file"
+    assert unquote_to_bytes(urlsplit(folder.copy_url(key)).path) == os.fsencode(path)
+    assert bare.copy_path(key) is bucket.copy_path(key) is None
 
 
 @pytest.mark.parametrize("mode", ["remote", "full"])

@@ -7,13 +7,14 @@ import json
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from neuromirror.lab.cite import states_of_lock
 from neuromirror.lab.lock_manifests import ListedSubdataset, LockManifestHead, LockManifestWriter
-from neuromirror.lab.lockfile import Pin
+from neuromirror.lab.lockfile import Lock, Pin
 from neuromirror.model import NeuromirrorError
 from neuromirror.store import SafeFolder
 from support.crafted_repositories import (
@@ -261,51 +262,106 @@ def test_attributes_of_others_start_no_filter_of_this_machine(
     assert not marker.exists()
 
 
+_PROGRAM = b"#!/bin/sh\ntouch /tmp/owned\n"
+
+
+def _modules(settings: str) -> bytes:
+    return f'[submodule "x"]\n\tpath = x\n\turl = https://a.invalid/\n{settings}'.encode()
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("name", "content"),
     [
-        *(".git/hooks/post-checkout", ".GIT/config", "git~1/config", ".g\u200cit/config"),
-        *("../a", "a/../../b", "/a", "a//b", "./a"),
+        *(
+            (name, _PROGRAM)
+            for name in (
+                *(".git/hooks/post-checkout", ".GIT/config", "git~1/config", ".g\u200cit/config"),
+                *("../a", "a/../../b", "/a", "a//b", "./a"),
+            )
+        ),
+        (".gitmodules", _modules("\tupdate = !touch /tmp/owned\n")),
+        (".gitmodules", _modules("\turl = --upload-pack=touch /tmp/owned\n")),
+        (".gitmodules", _modules('[submodule "../../modules/x"]\n\tpath = y\n')),
+        (".gitmodules", None),
     ],
 )
 def test_a_manifest_holds_no_hooks(
-    crafted_repository: CraftedRepository, valid_pin: Pin, tmp_path: Path, name: str
+    crafted_repository: CraftedRepository,
+    valid_pin: Pin,
+    tmp_path: Path,
+    name: str,
+    content: bytes | None,
 ) -> None:
-    """Add a plain file of any name to a manifest with correct ids."""
-    state = state_of()
-    blob = crafted_repository.blob(b"#!/bin/sh\ntouch /tmp/owned\n")
+    """Add a plain file, or a link, of any name to a manifest with correct ids."""
+    lock = _lock_with_manifest(crafted_repository, valid_pin, tmp_path, name, content)
+    before = sorted(lock.path.parent.rglob("*"))
+    found = restore_lock(lock, tmp_path / "data", offline=True)
+    assert found.only().status == "error", found.only().message
+    assert list(found.into.iterdir()) == []
+    assert sorted(lock.path.parent.rglob("*")) == before
+
+
+def test_a_manifest_holds_a_valid_commit(
+    crafted_repository: CraftedRepository, valid_pin: Pin, tmp_path: Path
+) -> None:
+    """A commit object without an author has the pinned id, and git rejects it."""
+    written = partial(_lock_with_manifest, crafted_repository, valid_pin, tmp_path, "a", b"text")
+    found = restore_lock(written(), tmp_path / "data", offline=True)
+    assert found.only().status == "ok", found.only().message
+    found = restore_lock(written(author=False), tmp_path / "other", offline=True)
+    assert found.only().status == "error", found.only().message
+    assert list(found.into.iterdir()) == []
+
+
+def _lock_with_manifest(
+    crafted: CraftedRepository,
+    pin: Pin,
+    folder: Path,
+    name: str,
+    content: bytes | None,
+    *,
+    author: bool = True,
+) -> Lock:
+    """Write a lock file with a manifest of one plain file; without content, of one link."""
+    state = state_of() if content is not None else state_of(file_at(name))
     parts = name.encode().split(b"/")
-    inner = (FILE, parts[-1], blob)
+    inner = (FILE, parts[-1], crafted.blob(content or b""))
+    if content is None:
+        inner = (LINK, name.encode(), crafted.link())
     for part in reversed(parts[:-1]):
-        inner = (FOLDER, part, crafted_repository.tree(inner))
-    described = crafted_repository.description_entry(state)
-    tree = crafted_repository.tree(*sorted([inner, described], key=lambda one: one[1]))
-    commit = crafted_repository.commit(tree)
-    path = tmp_path / "paper" / "datasets.lock"
-    lock = write_lock(path, valid_pin, commit=commit, tree=tree, state=state, bundle=None)
+        inner = (FOLDER, part, crafted.tree(inner))
+    described = crafted.description_entry(state)
+    tree = crafted.tree(*sorted([inner, described], key=lambda one: one[1]))
+    commit = crafted.commit(tree)
+    text = crafted.git("cat-file", "commit", commit)
+    if not author:
+        text = "".join(line for line in text.splitlines(True) if not line.startswith("author "))
+        commit = crafted.write("commit", text.encode())
+    path = folder / "paper" / "datasets.lock"
+    files = int(content is None)
+    lock = write_lock(path, pin, commit=commit, tree=tree, state=state, bundle=None, files=files)
     head = LockManifestHead(
         manifest=1,
-        dataset=valid_pin.name,
-        dataset_id=valid_pin.dataset_id,
-        source=valid_pin.source,
+        dataset=pin.name,
+        dataset_id=pin.dataset_id,
+        source=pin.source,
         version="1.0",
         commit=commit,
         tree=tree,
         state=state,
         form="files",
-        commit_object=crafted_repository.git("cat-file", "commit", commit),
+        commit_object=text,
     )
-    folder = path.parent / "datasets.lock.d" / "demo--000002"
+    manifests = path.parent / "datasets.lock.d" / "demo--000002"
     with (
-        SafeFolder.open_path(folder, create=True) as opened,
+        SafeFolder.open_path(manifests, create=True) as opened,
         LockManifestWriter(opened, f"{commit}.jsonl.zst", head) as writer,
     ):
-        writer.add_plain(name, b"#!/bin/sh\ntouch /tmp/owned\n")
-        description = crafted_repository.git("cat-file", "blob", f"{described[2]}:dataset.json")
+        description = crafted.git("cat-file", "blob", f"{described[2]}:dataset.json")
         writer.add_plain(".neuromirror/dataset.json", description.encode())
+        if content is None:
+            writer.add(file_at(name))
+        else:
+            writer.add_plain(name, content)
         writer.finish()
-    before = sorted(path.parent.rglob("*"))
-    found = restore_lock(lock, tmp_path / "data", offline=True)
-    assert found.only().status == "error", found.only().message
-    assert list(found.into.iterdir()) == []
-    assert sorted(path.parent.rglob("*")) == before
+    return lock

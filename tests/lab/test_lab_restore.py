@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -328,6 +329,60 @@ def test_leftovers_of_a_killed_restore_are_removed(
     found = restore_lock(lock_template.lock, into)
     assert found.only().status == "ok"
     assert [path.name for path in into.iterdir()] == ["demo--000002"]
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from neuromirror.lab.lockfile import load_lock
+from neuromirror.lab.restore import restore
+
+lock, into, step = sys.argv[1:]
+
+def hook(event, arguments):
+    if event == "subprocess.Popen" and step in arguments[1]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(hook)
+list(restore(load_lock(Path(lock)), Path(into), offline=True))
+"""
+"""A restore that is killed before it starts a command of git with an argument."""
+
+
+@pytest.mark.parametrize("step", ["index-pack", "read-tree", "--reset", "annex"])
+def test_a_killed_restore_from_the_manifest_leaves_nothing(
+    lock_folder: LockFolder, tmp_path: Path, step: str
+) -> None:
+    lock_folder.delete_files(".bundle")
+    into = tmp_path / "data"
+    command = [sys.executable, "-c", _KILLED, str(lock_folder.file), str(into), step]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert [path.name for path in into.iterdir()] == [".neuromirror-restore"]
+    found = restore_lock(lock_folder.lock, into, offline=True)
+    assert found.only().status == "ok", found.only().message
+    assert [path.name for path in into.iterdir()] == ["demo--000002"]
+    folder = found.folder(PUBLISHED)
+    assert run(folder, "git", "status", "--porcelain") == ""
+    assert run(folder, "git", "fsck", "--no-dangling", "--no-progress").strip() == ""
+    assert [path.name for path in (folder / ".git").glob("index*")] == ["index"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "one bit"])
+def test_a_damaged_manifest_restores_nothing(
+    lock_folder: LockFolder, tmp_path: Path, damage: str
+) -> None:
+    lock_folder.delete_files(".bundle")
+    path = lock_folder.lock.manifest_path(lock_folder.pin_of(PUBLISHED))
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        del content[-10:]
+    else:
+        content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    found = restore_lock(lock_folder.lock, tmp_path / "data", offline=True)
+    assert found.only().status == "error"
+    assert str(path) in found.only().message
+    assert list(found.into.iterdir()) == []
 
 
 def test_two_restores_into_one_folder_exclude_each_other(

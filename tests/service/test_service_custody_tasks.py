@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from neuromirror.crawl import FailureLog, open_recorder
+from neuromirror.custody.drill_records import DrillRecords, DrillResult
 from neuromirror.index import Schedule
 from neuromirror.model import EventRaised
 from neuromirror.service.custody_status import CustodyStatus
+from neuromirror.service.custody_tasks import CustodyTasks
 from neuromirror.service.housekeeping_scheduler import HousekeepingScheduler
 from neuromirror.service.housekeeping_tasks import (
     HousekeepingSettings,
@@ -144,6 +146,34 @@ def test_lock_files_of_policies_are_drilled_and_a_failed_drill_is_a_failure(
     failed, failures, page = service.run("drill")
     assert (failed, [task for task, _ in failures]) == (1, ["drill"])
     assert "neuromirror_failed_drills 1.0" in page
+
+
+def test_a_drill_keeps_the_results_of_other_lock_files(service: Service, tmp_path: Path) -> None:
+    service.run("policies")
+    store, other = service.mirror.store, tmp_path / "other.lock"
+    other.write_text("drilled by another process at the same time")
+
+    def record_other() -> bool:
+        records = DrillRecords.load(store)
+        records.drills[str(other)] = DrillResult(1.0, ok=True)
+        records.drills[str(tmp_path / "gone.lock")] = DrillResult(1.0, ok=False)
+        records.save(store)
+        return False
+
+    with open_recorder(store, store.index_path) as recorder:
+        vaults = tmp_path / "vaults"
+        CustodyTasks(store, store.index_path, recorder, vaults, record_other).run_drills()
+    lock = str(tmp_path / "locks" / "datasets.lock")
+    assert set(DrillRecords.load(store).drills) == {lock, str(other)}
+
+
+def test_a_stopped_drill_is_no_result(service: Service, tmp_path: Path) -> None:
+    service.run("policies")
+    store = service.mirror.store
+    with open_recorder(store, store.index_path) as recorder:
+        tasks = CustodyTasks(store, store.index_path, recorder, tmp_path / "vaults", lambda: True)
+        tasks.run_drills()
+    assert DrillRecords.load(store).drills == {}
 
 
 def test_a_drill_whose_process_fails_is_recorded_as_failed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -105,47 +106,131 @@ def _remove_manifests(origin: Path) -> None:
     shutil.rmtree(origin / "manifests")
 
 
-def _commit_foreign(origin: Path) -> None:
-    """Add a file to the newest state, with a commit in the form of neuromirror's."""
+def _git(repository: Path, *arguments: str, stdin: str = "", identity: str = "") -> str:
+    name, email = "test", "test@example.org"
+    if identity:
+        name, _, email = identity.partition(" <")
+    who = {"NAME": name, "EMAIL": email.rstrip(">"), "DATE": "1709288799 +0000"}
+    environment = {
+        f"GIT_{role}_{key}": one for role in ("AUTHOR", "COMMITTER") for key, one in who.items()
+    }
+    return subprocess.run(
+        ["git", "-C", str(repository), "-c", "core.hooksPath=/dev/null", *arguments],
+        input=stdin,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+
+
+def _write(origin: Path, branch: str, path: str, content: str, mode: str = "100644") -> None:
+    """Replace the last commit of a branch by one with another file, as neuromirror writes it."""
     repository = Store.open(origin).root / "alias" / "demo--000002"
+    folder, _, name = path.rpartition("/")
+    blob = _git(repository, "hash-object", "-w", "--stdin", stdin=content)
 
-    def git(*arguments: str, stdin: str = "") -> str:
-        return subprocess.run(
-            ["git", "-C", str(repository), "-c", "core.hooksPath=/dev/null", *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+    def put(tree: str, name: str, entry: str) -> str:
+        lines = [
+            line
+            for line in _git(repository, "ls-tree", tree).splitlines()
+            if line.partition("\t")[2] != name
+        ]
+        return _git(repository, "mktree", stdin="\n".join([*lines, f"{entry}\t{name}", ""]))
 
-    blob = git("hash-object", "-w", "--stdin", stdin="foreign")
-    tree = git("mktree", stdin=f"{git('ls-tree', 'main')}\n100644 blob {blob}\tforeign.txt\n")
-    message = git("log", "-1", "--format=%B", "main")
-    commit = git("commit-tree", tree, "-p", "main", "-F", "-", stdin=message)
+    entry = f"{mode} blob {blob}"
+    if folder:
+        entry, name = f"040000 tree {put(f'{branch}:{folder}', name, entry)}", folder
+    tree = put(branch, name, entry)
+    parents = _git(repository, "log", "-1", "--format=%P", branch).split()
+    message = _git(repository, "log", "-1", "--format=%B", branch)
+    commit = _git(
+        repository,
+        "commit-tree",
+        tree,
+        *(f"-p{parent}" for parent in parents),
+        "-F-",
+        stdin=message,
+        identity=_git(repository, "log", "-1", "--format=%an <%ae>", branch),
+    )
     (repository / "hooks" / "reference-transaction").unlink(missing_ok=True)
-    git("update-ref", "refs/heads/main", commit)
-    git("update-server-info")
+    for ref in _git(
+        repository, "for-each-ref", f"--points-at={branch}", "--format=%(refname)"
+    ).split():
+        _git(repository, "update-ref", ref, commit)
+    _git(repository, "update-server-info")
+
+
+def _add_file(origin: Path) -> None:
+    _write(origin, "main", "foreign.txt", "foreign")
+
+
+def _link_elsewhere(origin: Path) -> None:
+    repository = Store.open(origin).root / "alias" / "demo--000002"
+    listed = _git(repository, "ls-tree", "-r", "main").splitlines()
+    name = next(line.partition("\t")[2] for line in listed if line.startswith("120000"))
+    target = _git(repository, "show", f"main:{name}")
+    _write(origin, "main", name, target.replace(".git/", "../.git/", 1), "120000")
+
+
+def _add_datalad_setting(origin: Path) -> None:
+    repository = Store.open(origin).root / "alias" / "demo--000002"
+    content = _git(repository, "show", "main:.datalad/config")
+    setting = '[datalad "get"]\n\tsubdataset-source-candidate-000x = https://evil.example/{id}'
+    _write(origin, "main", ".datalad/config", f"{content}\n{setting}\n")
+
+
+def _add_procedure(origin: Path) -> None:
+    _write(origin, "main", ".datalad/cfg_foreign.py", "print()")
+
+
+def _change_attributes(origin: Path) -> None:
+    _write(origin, "main", ".gitattributes", "* filter=foreign\n")
+
+
+def _add_submodule(origin: Path) -> None:
+    _write(origin, "main", ".gitmodules", '[submodule "x"]\n\tpath = x\n\turl = ../x\n')
+
+
+def _enable_foreign_remote(origin: Path) -> None:
+    line = (
+        "11111111-2222-5333-8444-555555555555 autoenable=true encryption=none externaltype=foreign "
+        "name=foreign type=external timestamp=1709288799s\n"
+    )
+    _write(origin, "git-annex", "remote.log", line)
+
+
+def _trust_web(origin: Path) -> None:
+    line = "00000000-0000-0000-0000-000000000001 1 timestamp=1709288799s\n"
+    _write(origin, "git-annex", "trust.log", line)
+
+
+def _require_contents(origin: Path) -> None:
+    line = "00000000-0000-0000-0000-000000000001 anything timestamp=1709288799s\n"
+    _write(origin, "git-annex", "required-content.log", line)
 
 
 def _commit_to(repository: Path, files: dict[str, str]) -> None:
     """Commit files as the whole tree of ``main``."""
-
-    def git(*arguments: str, stdin: str = "") -> str:
-        return subprocess.run(
-            ["git", "-C", str(repository), "-c", "core.hooksPath=/dev/null", *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-
     lines = ""
     for name, content in files.items():
-        blob = git("hash-object", "-w", "--stdin", stdin=content)
+        blob = _git(repository, "hash-object", "-w", "--stdin", stdin=content)
         lines += f"100644 blob {blob}\t{name}\n"
-    commit = git("commit-tree", git("mktree", stdin=lines), "-m", "test")
-    git("update-ref", "refs/heads/main", commit)
-    git("update-server-info")
+    commit = _git(repository, "commit-tree", _git(repository, "mktree", stdin=lines), "-m", "test")
+    _git(repository, "update-ref", "refs/heads/main", commit)
+    _git(repository, "update-server-info")
+
+
+def _serve_from_another_host(origin: Path) -> None:
+    """Name another host of the same server in all URLs of files."""
+    repository = Store.open(origin).root / "alias" / "demo--000002"
+    exported = _git(repository, "fast-export", "git-annex")
+    (repository / "hooks" / "reference-transaction").unlink(missing_ok=True)
+    # both hosts have nine characters, so that the lengths in the stream stay valid
+    changed = exported.replace("127.0.0.1", "localhost")
+    _git(repository, "fast-import", "--force", "--quiet", stdin=f"{changed}\n")
+    _git(repository, "repack", "-q", "-a", "-d")
+    _git(repository, "update-server-info")
 
 
 def _rename_alias(origin: Path) -> None:
@@ -155,7 +240,22 @@ def _rename_alias(origin: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [_change_manifest, _remove_manifests, _commit_foreign, _rename_alias]
+    "change",
+    [
+        _change_manifest,
+        _remove_manifests,
+        _rename_alias,
+        _serve_from_another_host,
+        _add_file,
+        _link_elsewhere,
+        _add_datalad_setting,
+        _add_procedure,
+        _change_attributes,
+        _add_submodule,
+        _enable_foreign_remote,
+        _trust_web,
+        _require_contents,
+    ],
 )
 def test_what_does_not_agree_is_refused(
     origin: Path,
@@ -170,6 +270,20 @@ def test_what_does_not_agree_is_refused(
     assert refused["status"] == "error"
     assert not versions(mine.store)
     assert not list(mine.store.aliases())
+
+
+def test_a_description_may_lack_the_subdatasets(
+    origin: Path, mine: MirrorHarness, serve_directory: Serve
+) -> None:
+    repository = Store.open(origin).root / "alias" / "demo--000002"
+    path = ".neuromirror/dataset.json"
+    description = json.loads(_git(repository, "show", f"main:{path}"))
+    del description["parts"]
+    _write(origin, "main", path, json.dumps(description))
+
+    [done] = join(mine, serve_directory(origin), DATASET)
+
+    assert done["status"] == "ok"
 
 
 def test_a_file_that_the_archive_has_otherwise_is_refused(
@@ -287,3 +401,24 @@ def test_only_web_servers_are_joined(mine: MirrorHarness, url: str) -> None:
 def test_an_unreachable_mirror_is_one_error(mine: MirrorHarness) -> None:
     [failed] = join(mine, "http://127.0.0.1:9", DATASET, code=1)
     assert failed["status"] == "error"
+
+
+def test_subdatasets_are_joined_too(
+    shared_demo: DemoArchive, tmp_path: Path, serve_directory: Serve
+) -> None:
+    mirrors = tmp_path / "mirrors"
+    mirrors.mkdir()
+    text = (shared_demo.mirrors / "demo.toml").read_text("utf-8")
+    (mirrors / "demo.toml").write_text(f"{text}\n[zarr]\ninline = 4\n", "utf-8")
+    other = MirrorHarness(mirrors, tmp_path / "other")
+    other.sync("demo:000005")
+    mine = MirrorHarness(other.mirrors, tmp_path / "mine")
+
+    done = join(mine, serve_directory(other.folder), "demo:000005")
+
+    assert {one["status"] for one in done} == {"ok"}, done
+    assert {name.partition("@")[0] for name in versions(mine.store)} > {"demo:000005"}
+    assert versions(mine.store) == versions(other.store)
+    results = mine.sync("demo:000005")
+    assert not any(one.versions for one in results.values())
+    assert mine.refs() == other.refs()

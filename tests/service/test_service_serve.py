@@ -224,7 +224,7 @@ def test_invalid_arguments_are_refused_before_anything_is_created(
         (["dmeo"], "'dmeo'"),
         (["--metrics", "here"], "'here' is not an address"),
         (["--worker-memory", "lots"], "'lots' is not a size"),
-        (["--worker-memory", "1M"], "a worker needs at least 256M"),
+        (["--worker-memory", "1M"], "a worker needs at least 256MiB"),
     ):
         done = subprocess.run(
             [sys.executable, "-m", "neuromirror", "serve", *arguments],

@@ -22,10 +22,9 @@ from neuromirror.store import (
     CUSTODY_BRANCH,
     Store,
     publish_locations,
-    published_locations,
-    published_remotes,
 )
-from neuromirror.stream.published_copies import PublishedCopies
+from neuromirror.store.custody import published_locations, published_remotes
+from neuromirror.transfer.published_copies import PublishedCopies
 from support.store_publisher import Publisher, git, git_refs, kill_steps
 from support.vaults import OTHER_UUID, VAULT_UUID
 

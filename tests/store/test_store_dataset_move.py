@@ -33,10 +33,10 @@ from neuromirror.store import (
     PUBLISHED_BRANCH,
     Store,
     publish_locations,
-    published_locations,
     read_versions_from_git,
 )
 from neuromirror.store.block_digests import BlockDigestsFolder
+from neuromirror.store.custody import published_locations
 from neuromirror.store.dataset_move import (
     DivergedHistoriesError,
     check_copy_complete,

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import requests
 
 import neuromirror
 from neuromirror.annex import directory_vault_config
+from neuromirror.crawl import JournalRecorder
+from neuromirror.git import ObjectMissingError
+from neuromirror.model import DESCRIPTION_PATH, LocationsChecked, NeuromirrorError
 from neuromirror.net import RequestLimits
 from neuromirror.stream import StreamError, open_tree
+from neuromirror.stream.git_tree import GitTree
+from neuromirror.transfer import published_copies
+from neuromirror.web.async_index import AsyncIndexReader
+from neuromirror.web.gateway.errors import ContentUnavailableError
+from neuromirror.web.gateway.modes import GatewayModes
+from neuromirror.web.gateway.service import GatewayService, GatewaySettings, StoredFile
 from support.dataset_clones import flip_bit
 from support.foreign_pushes import run_checked
 from support.kept_dataset import NAME, REMOTE, KeptDataset
-from support.running_catalogue import run_catalogue
+from support.running_catalogue import commands, links, run_catalogue
 
 Serve = Callable[[Path], str]
 LIMITS = RequestLimits(attempts=1, connect=2.0, read=5.0)
@@ -122,6 +134,90 @@ def test_the_gateway_serves_the_pinned_bytes_without_upstream(
             reply = site.get(f"/at/{NAME}@latest/{path}")
             assert reply.status_code == 200, reply.text
             assert reply.content == content
+
+
+@pytest.mark.parametrize("address", ["path", "http"])
+def test_a_version_that_the_gateway_has_open_is_read_from_a_new_vault(
+    kept: KeptDataset, serve_directory: Serve, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setattr(published_copies, "_REFRESH", -1.0)
+    kept.stop_upstream()
+    path, content = next(iter(kept.contents.items()))
+    store = kept.harness.store
+    settings = GatewaySettings(GatewayModes("proxy"), LIMITS)
+    gateway = GatewayService(store, AsyncIndexReader(store.index_path), settings)
+
+    async def read() -> bytes:
+        row = (await gateway.version(NAME, "latest")).row
+        found = await gateway.find_file(row, path)
+        assert isinstance(found, StoredFile)
+        parts = [one async for one in gateway.read(row, found.file, 0, len(content))]
+        return b"".join(parts)
+
+    async def run() -> None:
+        with pytest.raises(ContentUnavailableError):
+            await read()
+        if address == "path":
+            kept.publish()
+        else:
+            kept.serve(serve_directory)
+        assert await read() == content
+
+    try:
+        asyncio.run(run())
+    finally:
+        gateway.close()
+
+
+def git_processes() -> set[int]:
+    """The git processes that this process has started."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    children = [int(one) for task in tasks for one in task.read_text().split()]
+    return {one for one in children if Path(f"/proc/{one}/comm").read_text().strip() == "git"}
+
+
+def test_a_state_that_cannot_be_opened_leaves_no_process(kept: KeptDataset, tmp_path: Path) -> None:
+    repository, before = kept.harness.repository(NAME), git_processes()
+    with pytest.raises(ObjectMissingError):
+        GitTree(repository, "0" * 40, None, NAME)
+    assert git_processes() == before
+    (tmp_path / "damaged").write_text("{")
+    blob = run_checked(repository, "git", "hash-object", "-w", str(tmp_path / "damaged")).strip()
+    git = ("env", f"GIT_INDEX_FILE={tmp_path / 'index'}", "git")
+    entry = f"100644,{blob},{DESCRIPTION_PATH}"
+    run_checked(repository, *git, "update-index", "--add", "--cacheinfo", entry)
+    tree = run_checked(repository, *git, "write-tree").strip()
+    commit = run_checked(repository, "git", "commit-tree", "-m", "damaged", tree).strip()
+    with pytest.raises(NeuromirrorError):
+        GitTree(repository, commit, None, NAME)
+    assert git_processes() == before
+
+
+@pytest.mark.parametrize("mode", ["redirect", "off"])
+def test_a_file_that_only_a_vault_has_is_downloaded_from_it(
+    kept: KeptDataset, serve_directory: Serve, mode: str
+) -> None:
+    path, content = next(iter(kept.contents.items()))
+    mirror, local_id = NAME.split(":")
+    with kept.harness.index() as index:
+        found = index.file(index.resolve(NAME), path)
+        urls = [one.url for one in index.locations(found.content)]
+    with closing(JournalRecorder(kept.harness.store, kept.harness.store.index_path)) as recorder:
+        at = "2026-03-01T12:00:00+00:00"
+        recorder.record(LocationsChecked(mirror, local_id, {"not-found": urls}, at))
+    version = f"{NAME}@latest?path={quote(path)}"
+    with run_catalogue(kept.harness.store, f"--gateway={mode}") as site:
+        assert f"/download/{NAME}@" not in site.page(f"/file/{version}")
+        assert site.get(f"/download/{version}").status_code == 404
+    url = kept.serve(serve_directory)
+    kept.stop_upstream()
+    with run_catalogue(kept.harness.store, f"--gateway={mode}") as site:
+        page = site.page(f"/file/{version}")
+        (button,) = [one for one in links(page) if one.startswith("/download/")]
+        reply = site.get(button)
+        assert reply.content == content
+        assert reply.url.startswith(f"{url}/annex/objects/")
+        assert any(url in one for one in commands(page))
 
 
 def test_the_gateway_redirects_to_a_preferred_vault(

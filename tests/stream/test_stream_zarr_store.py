@@ -318,16 +318,17 @@ def test_parts_of_files_are_read(
     store.close()
 
 
-# --- 300 faults, seeded
+# --- 1,000 faults, seeded
 
 
+@pytest.mark.slow
 def test_faults_give_the_right_voxels_or_an_error(server: RangeServer, tmp_path: Path) -> None:
     served = ServedZarr(server, tmp_path)
     drawn = random.Random(22)
     chunks = [name for name in served.tree.files if name.startswith("c/")]
     counts = {"right": 0, "error": 0}
     named: set[tuple[str, str]] = set()
-    for number in range(300):
+    for number in range(1000):
         name = drawn.choice(chunks)
         row, column = (int(one) for one in name.split("/")[1:])
         content = server.contents[f"/{name}"]

@@ -7,24 +7,17 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from support.loopback_http import HttpService, ServiceHandler
+from support.git_http import GitHandler, answer_git
+from support.loopback_http import HttpService
 
 OWNER = "lab"
 USER = "curator"
-
-
-class _ForgeHandler(ServiceHandler):
-    def _other(self) -> None:
-        self.do_GET()
-
-    do_POST = do_PUT = do_PATCH = _other
 
 
 @dataclass
@@ -39,7 +32,7 @@ class Forge(HttpService):
     """Status codes of the next requests to the API."""
     requests: list[str] = field(default_factory=list)
     repositories: dict[str, dict[str, Any]] = field(default_factory=dict)
-    handler_type = _ForgeHandler
+    handler_type = GitHandler
 
     def git_dir(self, name: str, owner: str = OWNER) -> Path:
         return self.folder / owner / f"{name}.git"
@@ -111,40 +104,7 @@ class Forge(HttpService):
             handler.send_header("Content-Length", "0")
             handler.end_headers()
             return
-        if handler.headers.get("Transfer-Encoding") == "chunked":
-            body = _read_chunks(handler.rfile)
-        environment = os.environ | {
-            "GIT_PROJECT_ROOT": str(self.folder),
-            "GIT_HTTP_EXPORT_ALL": "1",
-            "REMOTE_USER": USER,
-            "PATH_INFO": path,
-            "QUERY_STRING": urlsplit(handler.path).query,
-            "REQUEST_METHOD": handler.command,
-            "CONTENT_TYPE": handler.headers.get("Content-Type", ""),
-            "CONTENT_LENGTH": str(len(body)),
-            "HTTP_CONTENT_ENCODING": handler.headers.get("Content-Encoding", ""),
-            "GIT_PROTOCOL": handler.headers.get("Git-Protocol", ""),
-        }
-        done = subprocess.run(
-            ["git", "http-backend"], input=body, env=environment, capture_output=True, check=True
-        )
-        head, _, content = done.stdout.partition(b"\r\n\r\n")
-        headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
-        handler.send_response(int(headers.pop("Status", "200 OK").split()[0]))
-        for name, value in headers.items():
-            handler.send_header(name, value)
-        handler.send_header("Content-Length", str(len(content)))
-        handler.end_headers()
-        handler.wfile.write(content)
-
-
-def _read_chunks(file: Any) -> bytes:
-    body = b""
-    while size := int(file.readline(), 16):
-        body += file.read(size)
-        file.readline()
-    file.readline()
-    return body
+        answer_git(handler, self.folder, path, body, USER)
 
 
 def _reply(handler: Any, status: int, content: Any) -> None:

@@ -105,20 +105,30 @@ def make_private_bucket(
     return made
 
 
+def _command_lines() -> Iterator[bytes]:
+    """Yield the command line of each process of the machine."""
+    for process in os.listdir("/proc"):
+        with suppress(OSError, ValueError):
+            yield Path("/proc", str(int(process)), "cmdline").read_bytes()
+
+
 @contextmanager
 def watched_processes(*secrets: str) -> Iterator[list[str]]:
-    """Yield the command lines that contained a secret while the context was open."""
+    """Yield the new command lines that contained a secret while the context was open.
+
+    Command lines that were already there, and copies of them (a shell that forks), are
+    not of the program under test: a shell that runs this test may quote anything.
+    """
     found: list[str] = []
+    before = set(_command_lines())
     done = threading.Event()
 
     def watch() -> None:
         while not done.is_set():
-            for process in os.listdir("/proc"):
-                with suppress(OSError, ValueError):
-                    line = Path("/proc", str(int(process)), "cmdline").read_bytes()
-                    found.extend(
-                        line.decode(errors="replace") for one in secrets if one.encode() in line
-                    )
+            for line in set(_command_lines()) - before:
+                found.extend(
+                    line.decode(errors="replace") for one in secrets if one.encode() in line
+                )
             done.wait(0.005)
 
     watching = threading.Thread(target=watch)

@@ -74,7 +74,8 @@ class SignedBuckets:
         iam.create_user(UserName=name)
         statements = [{"Effect": "Allow", "Action": "*", "Resource": "*"}]
         if denied:
-            statements.append({"Effect": "Deny", "Action": "s3:GetObject", "Resource": denied})
+            actions = ["s3:GetObject", "s3:GetObjectVersion"]
+            statements.append({"Effect": "Deny", "Action": actions, "Resource": denied})
         policy = {"Version": "2012-10-17", "Statement": statements}
         iam.put_user_policy(UserName=name, PolicyName="all", PolicyDocument=json.dumps(policy))
         made = iam.create_access_key(UserName=name)["AccessKey"]

@@ -7,16 +7,25 @@ from pathlib import Path
 
 from neuromirror.annex import sha256e_key
 from neuromirror.config.vault_files import VaultConfig, load_vault
+from neuromirror.index.ledger import Ledger
+from neuromirror.index.ledger_rows import Wish
 from neuromirror.vault import DirectoryVault
 
 VAULT_UUID = "6b2c1d1e-5f0a-4c57-9f3e-0d9a3c1b7e42"
 OTHER_UUID = "0d4f5a7c-91b3-4e0e-8a52-3f6c7b8d9e10"
 """UUIDs of vaults that need not exist."""
 
+CONTENTS = [b"content %d" % number for number in range(5)]
+"""Contents for :func:`filled`."""
+
 
 def key_of(content: bytes, name: str = "data.bin") -> str:
     """Return the annex key of a content."""
     return sha256e_key(len(content), hashlib.sha256(content).hexdigest(), name)
+
+
+KEYS = [key_of(content) for content in CONTENTS]
+"""Their annex keys."""
 
 
 def write_vault(folder: Path, name: str = "nas", **settings: object) -> VaultConfig:
@@ -46,3 +55,28 @@ def put(vault: DirectoryVault, folder: Path, content: bytes) -> str:
     path.write_bytes(content)
     vault.store(key, path)
     return key
+
+
+def write_special_remote(folder: Path, name: str = "tape") -> VaultConfig:
+    """Write the file of a vault in a special remote of type ``directory``, beside the folder."""
+    folder.mkdir(exist_ok=True)
+    remote = folder.parent / f"remote-{name}"
+    remote.mkdir(exist_ok=True)
+    path = folder / f"{name}.toml"
+    path.write_text(
+        f'kind = "special-remote"\ntype = "directory"\n[options]\ndirectory = "{remote}"\n'
+    )
+    return load_vault(path)
+
+
+def filled(folder: Path, ledger: Ledger, name: str, wish: bool = True) -> DirectoryVault:
+    """Return a vault with all contents, which a wish names."""
+    vault = directory_vault(folder, name)
+    ledger.add_vault(vault.uuid, name, "directory")
+    for content, key in zip(CONTENTS, KEYS, strict=True):
+        path = folder / "source"
+        path.write_bytes(content)
+        ledger.record(vault.uuid, [vault.store(key, path)])
+    if wish:
+        ledger.wishes.put(Wish("policy", "p", vault.uuid), [(key, None) for key in KEYS])
+    return vault

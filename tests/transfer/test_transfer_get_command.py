@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +46,36 @@ def test_outside_of_a_clone_it_exits_with_2(tmp_path: Path) -> None:
     done = run(tmp_path, "get")
     assert done.returncode == 2
     assert str(tmp_path) in done.stderr
+
+
+def test_a_missing_path_with_a_colon_below_a_folder_of_a_clone_is_no_address(
+    web_clone: WebClone,
+) -> None:
+    (web_clone.clone / "there").mkdir()  # as git clone creates it for a subdataset
+    for folder, above in ((web_clone.clone, ""), (web_clone.folder, "clone/")):
+        done = run(folder, "--json", "get", f"{above}small/1.dat", f"{above}there/task:rest.nwb")
+        records = {one["path"]: one for one in map(json.loads, done.stdout.splitlines())}
+        assert (done.returncode, len(records)) == (1, 2)
+        assert records["small/1.dat"]["status"] in ("ok", "notneeded")
+        shutil.rmtree(web_clone.clone / ".git" / "annex" / "tmp", ignore_errors=True)
+    mixed = run(web_clone.clone, "get", "small/1.dat", "demo:000001")
+    assert mixed.returncode == 2
+
+
+def test_a_clone_without_vaults_loads_neither_index_nor_mirror_files(web_clone: WebClone) -> None:
+    code = (
+        "import atexit, sys\n"
+        "from neuromirror.cli import main\n"
+        "names = ('neuromirror.index', 'pydantic')\n"
+        "atexit.register(lambda: print([name for name in names if name in sys.modules]))\n"
+        "main(['get', 'small'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=web_clone.clone,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -14,7 +14,7 @@ import pytest
 
 from neuromirror.lab import get
 from neuromirror.net import CircuitOpenError, HostCircuitBreaker, RequestLimits
-from neuromirror.transfer import fetcher
+from neuromirror.transfer import partial_content
 from support.web_clone import WebClone, WebHandler
 
 TWO, OTHER = "two/a.dat", "two/b.dat"
@@ -25,12 +25,12 @@ CLIENT_TIMEOUT = 36000.0
 """Seconds for which the client waits for a server in tests with long timeouts."""
 
 LONG_TIMEOUTS_CODE = f"""
-from neuromirror.transfer import fetcher
+from neuromirror.transfer import partial_content
 from neuromirror.net import RequestLimits
 
 made = RequestLimits.__init__
 RequestLimits.__init__ = lambda self, **named: made(self, **({{"read": {CLIENT_TIMEOUT}}} | named))
-fetcher._BODY_TIMEOUT = {CLIENT_TIMEOUT}
+partial_content._BODY_TIMEOUT = {CLIENT_TIMEOUT}
 """
 
 
@@ -105,15 +105,15 @@ def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
         made(self, **{"wait": 0.01, "wait_max": 0.02, "read": 0.25} | named)
 
     monkeypatch.setattr(RequestLimits, "__init__", init)
-    monkeypatch.setattr(fetcher, "_BODY_TIMEOUT", 0.5)
-    monkeypatch.setattr(fetcher, "_MIN_BYTES_PER_SECOND", 1 << 24)
+    monkeypatch.setattr(partial_content, "_BODY_TIMEOUT", 0.5)
+    monkeypatch.setattr(partial_content, "_MIN_BYTES_PER_SECOND", 1 << 24)
 
 
 @pytest.fixture
 def long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the client wait for any server for the duration of the test."""
     monkeypatch.setattr(RequestLimits, "__init__", RequestLimits.__init__)
-    monkeypatch.setattr(fetcher, "_BODY_TIMEOUT", fetcher._BODY_TIMEOUT)
+    monkeypatch.setattr(partial_content, "_BODY_TIMEOUT", partial_content._BODY_TIMEOUT)
     exec(LONG_TIMEOUTS_CODE, {})
 
 

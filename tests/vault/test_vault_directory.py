@@ -2,7 +2,12 @@
 
 import os
 import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -10,10 +15,12 @@ import pytest
 from neuromirror.model import ConfigurationError
 from neuromirror.vault import (
     CopyMissingError,
+    CopyRefusedError,
     DirectoryVault,
     VaultReadOnlyError,
     VaultUnavailableError,
 )
+from neuromirror.vault.object_files import move_object, remove_object
 from support.vaults import directory_vault, key_of, put, write_vault
 
 
@@ -129,3 +136,119 @@ def test_files_of_killed_processes_are_removed_when_the_vault_is_opened_for_writ
     assert len(list(drafts.iterdir())) == 3
     directory_vault(tmp_path)
     assert {one.name for one in drafts.iterdir()} == {"neuromirror-new", "of-git-annex"}
+
+
+def test_a_disk_that_is_not_mounted_says_nothing_about_copies(tmp_path: Path) -> None:
+    vault = directory_vault(tmp_path)
+    key = put(vault, tmp_path, b"x")
+    other = directory_vault(tmp_path, "other")
+    vault.path.rename(tmp_path / "unmounted")
+    for disk in ("none", "empty", "other"):
+        if disk == "empty":
+            vault.path.mkdir()
+        elif disk == "other":
+            vault.path.rmdir()
+            other.path.rename(vault.path)
+        for request in (vault.check_access, vault.flush, lambda: list(vault.keys())):
+            with pytest.raises(VaultUnavailableError):
+                request()
+        if disk != "other":
+            with pytest.raises(VaultUnavailableError):
+                list(vault.presence([key]))
+
+
+def test_a_disk_that_disappears_during_a_listing_says_nothing_about_copies(tmp_path: Path) -> None:
+    vault = directory_vault(tmp_path)
+    keys = {put(vault, tmp_path, b"%d" % number) for number in range(4)}
+    listed = vault.keys()
+    assert next(listed)[0] in keys
+    vault.path.rename(tmp_path / "unmounted")
+    with pytest.raises(VaultUnavailableError):
+        list(listed)
+
+
+def test_a_file_that_cannot_be_read_is_one_error_and_not_that_of_the_vault(tmp_path: Path) -> None:
+    vault = directory_vault(tmp_path)
+    with pytest.raises(CopyRefusedError):
+        vault.store(key_of(b"x"), tmp_path / "missing")
+    # reading the memory of a process at address 0 fails with EIO, as a bad sector does
+    with pytest.raises(CopyRefusedError):
+        vault.store(key_of(b"x"), Path("/proc/self/mem"))
+    assert list(vault.keys()) == []
+    assert list((vault.annex_dir / "tmp").iterdir()) == []
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A folder that other users can reach, unlike ``tmp_path``."""
+    with TemporaryDirectory(prefix="neuromirror-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@contextmanager
+def other_user() -> Iterator[None]:
+    """Become another user of the same group during the block."""
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_what_another_user_stored_is_one_error_and_not_that_of_the_vault(
+    shared_folder: Path,
+) -> None:
+    vault = directory_vault(shared_folder)
+    key, own = put(vault, shared_folder, b"of root"), key_of(b"own")
+    for one in (vault.path, *vault.path.rglob("*")):
+        if one.name != key:
+            one.chmod(0o775)
+    with other_user():
+        with pytest.raises(CopyRefusedError, match=key):
+            vault.remove(key)
+        with pytest.raises(CopyRefusedError, match=key):
+            vault.store_bytes(key, memoryview(b"of root"))
+        vault.store_bytes(own, memoryview(b"own"))
+        assert sorted(vault.keys()) == sorted([(key, 7), (own, 3)])
+        vault.remove(own)
+    assert list((vault.annex_dir / "tmp").iterdir()) == []
+
+
+def test_a_file_that_cannot_be_removed_is_one_error_and_not_that_of_the_vault(
+    tmp_path: Path,
+) -> None:
+    vault = directory_vault(tmp_path)
+    key = put(vault, tmp_path, b"x")
+    path = Path(os.fsdecode(vault.object_path(key)))
+    path.parent.chmod(0o755)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(CopyRefusedError, match=key):
+        vault.remove(key)
+
+
+def test_objects_are_stored_while_others_with_the_same_hash_are_removed(tmp_path: Path) -> None:
+    vault = directory_vault(tmp_path)
+    objects = os.fsencode(vault.annex_dir / "objects" / "abc" / "def")
+    done = threading.Event()
+
+    def store(name: bytes, count: int) -> None:
+        for _ in range(count):
+            source = os.fsencode(tmp_path) + b"/" + name
+            os.close(os.open(source, os.O_CREAT | os.O_WRONLY, 0o444))
+            move_object(source, objects + b"/" + name + b"/" + name)
+            assert remove_object(objects + b"/" + name + b"/" + name)
+
+    def disturb() -> None:
+        while not done.is_set():
+            store(b"other", 1)
+
+    with ThreadPoolExecutor(1) as pool:
+        disturbing = pool.submit(disturb)
+        try:
+            store(b"key", 1000)
+        finally:
+            done.set()
+        disturbing.result()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -250,6 +252,31 @@ def test_each_refusal_has_its_error(
     assert "canary" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("method", "request_vault"),
+    [
+        ("HEAD", S3Vault.check_access),
+        ("GET", lambda vault: list(vault.keys())),
+        ("GET", lambda vault: S3Vault(vault.config)),
+    ],
+)
+def test_a_refusal_that_is_not_of_a_content_is_an_error_of_the_vault(
+    vault: S3Vault,
+    s3_server: FaultyS3,
+    method: str,
+    request_vault: Callable[[S3Vault], object],
+) -> None:
+    storm = s3_server.storm(400, "AuthorizationHeaderMalformed", method)
+    with storm, pytest.raises(VaultUnavailableError, match=re.escape(str(vault.config.path))):
+        request_vault(vault)
+
+
+def test_an_empty_uuid_is_an_error_of_the_vault(vault: S3Vault, s3_server: FaultyS3) -> None:
+    s3_server.client.put_object(Bucket=bucket_of(vault), Key="lab/annex-uuid", Body=b"")
+    with pytest.raises(VaultUnavailableError):
+        S3Vault(vault.config)
+
+
 def test_a_server_that_is_down_and_a_missing_bucket_are_errors_of_the_vault(
     s3_server: FaultyS3, tmp_path: Path
 ) -> None:
@@ -278,3 +305,19 @@ def test_without_credentials_the_vault_can_only_be_read(
     assert remote is not None
     assert remote["fileprefix"] == "lab/"
     assert vault.remote_config() is None
+
+
+def test_failures_between_which_the_service_responds_are_not_those_of_the_vault(
+    vault: S3Vault, s3_server: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neuromirror.vault.s3_requests._MAX_FAILURES", 2)
+    key = key_of(b"missing")
+    with s3_server.storm(500, "InternalError", "PUT"):
+        for _ in range(2):
+            with pytest.raises(CopyRefusedError):
+                vault.store_bytes(key, memoryview(b"missing"))
+            with pytest.raises(CopyMissingError):
+                vault.open(key)
+        for expected in (CopyRefusedError, VaultUnavailableError):
+            with pytest.raises(expected):
+                vault.store_bytes(key, memoryview(b"missing"))

@@ -1,4 +1,4 @@
-"""The special-remote vault, with real git-annex and its special remote ``directory``."""
+"""The special-remote vault, with git-annex and the types ``directory`` and ``external``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -13,17 +14,21 @@ from neuromirror.config.vault_files import load_vault
 from neuromirror.model import ConfigurationError
 from neuromirror.vault import CopyMissingError, CopyRefusedError, VaultUnavailableError
 from neuromirror.vault.special_remote import SpecialRemoteVault
+from support.special_remotes import folder_remote, install_folder_remote
 from support.vaults import key_of
 
 
-def new_vault(tmp_path: Path, kind: str = "directory", **options: str) -> SpecialRemoteVault:
+def new_vault(
+    tmp_path: Path, kind: str = "directory", *, read_only: bool = False, **options: str
+) -> SpecialRemoteVault:
     (tmp_path / "remote").mkdir(exist_ok=True)
     given = options or {"directory": str(tmp_path / "remote")}
     folder = tmp_path / "vaults"
     folder.mkdir(exist_ok=True)
     path = folder / "tape.toml"
     lines = "".join(f'{name} = "{value}"\n' for name, value in given.items())
-    path.write_text(f'kind = "special-remote"\ntype = "{kind}"\n[options]\n{lines}')
+    settings = f'kind = "special-remote"\ntype = "{kind}"\nread_only = {str(read_only).lower()}\n'
+    path.write_text(f"{settings}[options]\n{lines}")
     return SpecialRemoteVault(load_vault(path), tmp_path / "private" / "tape.git", create=True)
 
 
@@ -70,6 +75,48 @@ def test_a_remote_that_is_gone_is_one_error_per_content_and_then_of_the_vault(
     assert errors == [CopyRefusedError] * 3 + [VaultUnavailableError]
 
 
+@pytest.mark.parametrize("reply", ["FAILURE", "UNKNOWN"])
+def test_an_unreachable_remote_says_nothing_about_its_contents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: Literal["FAILURE", "UNKNOWN"]
+) -> None:
+    install_folder_remote(tmp_path / "bin", monkeypatch)
+    vault = new_vault(tmp_path, "external", **folder_remote(tmp_path / "remote", reply))
+    key, other = key_of(b"content"), key_of(b"other")
+    vault.store_bytes(key, memoryview(b"content"))
+    assert [one.size for one in vault.presence([key, other])] == [7, None]
+    vault.check_access()
+    shutil.move(tmp_path / "remote", tmp_path / "unmounted")
+    for mounted in (False, True):
+        if mounted:
+            (tmp_path / "remote").mkdir()
+        for request in (
+            lambda: list(vault.presence([key])),
+            lambda: vault.open(key),
+            vault.check_access,
+            lambda: list(vault.keys()),
+        ):
+            with pytest.raises(VaultUnavailableError):
+                request()
+    (tmp_path / "remote").rmdir()
+    shutil.move(tmp_path / "unmounted", tmp_path / "remote")
+    assert [one.size for one in vault.presence([key, other])] == [7, None]
+
+
+def test_another_machine_reads_what_was_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_folder_remote(tmp_path / "bin", monkeypatch)
+    options = folder_remote(tmp_path / "remote", "UNKNOWN")
+    key = key_of(b"content")
+    vault = new_vault(tmp_path, "external", **options)
+    vault.store_bytes(key, memoryview(b"content"))
+    shutil.rmtree(tmp_path / "private")
+    elsewhere = new_vault(tmp_path, "external", **options)
+    assert elsewhere.uuid == vault.uuid
+    with elsewhere.open(key) as file:
+        assert file.read() == b"content"
+
+
 def test_what_cannot_be_set_up_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(VaultUnavailableError, match="no-such-type"):
         new_vault(tmp_path, kind="no-such-type", url="x")
@@ -77,11 +124,34 @@ def test_what_cannot_be_set_up_is_one_error(tmp_path: Path) -> None:
         new_vault(tmp_path, directory=str(tmp_path / "remote"), encryption="shared")
 
 
+def test_a_vault_that_was_set_up_read_only_can_be_written_later(tmp_path: Path) -> None:
+    new_vault(tmp_path, read_only=True)
+    vault = new_vault(tmp_path)
+    key, other = key_of(b"content"), key_of(b"other")
+    vault.store_bytes(key, memoryview(b"content"))
+    assert [one.size for one in vault.presence([key, other])] == [7, None]
+    # what was stored stays listed
+    assert list(new_vault(tmp_path, read_only=True).keys()) == [(key, 7)]
+
+
+def test_edited_options_are_set_up_again(tmp_path: Path) -> None:
+    first = new_vault(tmp_path)
+    (tmp_path / "other").mkdir()
+    key, other = key_of(b"content"), key_of(b"other")
+    vault = new_vault(tmp_path, directory=str(tmp_path / "other"))
+    vault.store_bytes(key, memoryview(b"content"))
+    assert [one.size for one in vault.presence([key, other])] == [7, None]
+    assert any(path.name == key for path in (tmp_path / "other").rglob("*"))
+    # without 'keep', the former options are not used with the contents of the new ones
+    with pytest.raises(VaultUnavailableError, match="set up"):
+        SpecialRemoteVault(first.config, tmp_path / "private" / "tape.git")
+
+
 def test_wrong_bytes_are_returned_as_they_are(tmp_path: Path) -> None:
     vault = new_vault(tmp_path)
     key = key_of(b"right bytes")
     vault.store_bytes(key, memoryview(b"right bytes"))
-    (stored,) = (path for path in (tmp_path / "remote").rglob("*") if path.is_file())
+    (stored,) = (path for path in (tmp_path / "remote").rglob(key) if path.is_file())
     stored.chmod(0o644)
     stored.write_bytes(b"wrong bytes")
     with vault.open(key) as file:
@@ -113,3 +183,20 @@ def test_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
         os.utime(drafts / name, (1, 1))
     new_vault(tmp_path)
     assert {one.name for one in drafts.iterdir()} == {"neuromirror-new", "of-git-annex"}
+
+
+def test_failures_between_which_a_content_is_read_are_not_those_of_the_vault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_folder_remote(tmp_path / "bin", monkeypatch)
+    vault = new_vault(tmp_path, "external", **folder_remote(tmp_path / "remote", "UNKNOWN"))
+    good, bad = key_of(b"good"), key_of(b"bad")
+    vault.store_bytes(good, memoryview(b"good"))
+    # neither written nor read as a file
+    (tmp_path / "remote" / bad).mkdir()
+    for _ in range(2):
+        for _ in range(3):
+            with pytest.raises(CopyRefusedError):
+                vault.open(bad)
+        with vault.open(good) as file:
+            assert file.read() == b"good"

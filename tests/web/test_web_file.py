@@ -114,6 +114,21 @@ def test_other_datasets_with_the_bytes_are_named_and_their_own_pages_name_this(
     assert any(one.startswith("/file/box:one@") for one in links(back))
 
 
+def test_breadcrumbs_lead_to_the_archive_the_dataset_the_version_and_the_folder(
+    box: ScriptedHarness, catalogue: RunningCatalogue
+) -> None:
+    with box.index() as index:
+        label = index.resolve("box:two").label
+    page = catalogue.page(f"/file/box:two@{label}?path=deep/copy.txt")
+    crumbs = links(page[page.index('class="crumbs"') : page.index("<h1>")])
+    version = f"/dataset/box:two@{label}"
+    assert crumbs == [
+        *("/", "/search?archive=box", "/dataset/box:two", version),
+        f"{version}?under=deep",
+    ]
+    assert all(catalogue.get(one).status_code == 200 for one in crumbs)
+
+
 def test_each_location_shows_its_last_probe(
     box: ScriptedHarness, catalogue: RunningCatalogue
 ) -> None:
@@ -149,6 +164,17 @@ def test_viewers_get_only_public_urls_of_known_formats(catalogue: RunningCatalog
     assert viewers(catalogue, "notes.txt") == []
     (address,) = viewers(catalogue, "brain.nii.gz")
     assert address.startswith("https://neuroglancer-demo.appspot.com/#!")
+
+
+def test_private_addresses_are_the_last_to_which_a_browser_is_redirected(
+    catalogue: RunningCatalogue,
+) -> None:
+    for address in (
+        "/at/box:000027@latest/inner.nwb",
+        "/download/box:000027@latest?path=inner.nwb",
+    ):
+        reply = catalogue.get(address, allow_redirects=False)
+        assert reply.headers["location"] == "http://a.org/x"
 
 
 def test_the_curl_command_downloads_the_file_of_the_checksum(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -143,6 +145,44 @@ def test_archive_that_fails_while_a_large_file_is_read_is_no_fault_of_the_file(
     previews.service = PreviewService(previews.harness.store)
     [found] = previews.preview("large.h5")
     assert (found.kind, found.verified) == ("hdf5", False)
+
+
+def git(repository: Path, *command: str, given: str = "") -> str:
+    """Run git in a repository; return its output."""
+    done = subprocess.run(
+        ["git", *command],
+        cwd=repository,
+        input=given,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("path", ["images/map.png", LARGE])
+def test_damaged_store_is_no_fault_of_the_file(previews: PreviewSite, path: str) -> None:
+    row = previews.row
+    repository = previews.harness.repository("demo:000001")
+    folders = "".join(f"040000 tree {'1' * 40}\t{name}\n" for name in ("behavior", "images"))
+    tree = git(repository, "mktree", "--missing", given=folders)
+    previews.row = replace(row, commit=git(repository, "commit-tree", "-m", "damaged", tree))
+    assert previews.status(path) == 500
+    assert previews.cached_files() == []
+    previews.row = row
+    previews.service = PreviewService(previews.harness.store)
+    assert previews.status(path) == 200
+
+
+def test_package_that_cannot_be_imported_is_no_fault_of_the_file(
+    previews: PreviewSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "PIL").mkdir()
+    (tmp_path / "PIL" / "__init__.py").write_text("raise ImportError")
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        assert previews.status("images/map.png") == 500
+    assert previews.cached_files() == []
 
 
 def test_unreadable_content_is_remembered(previews: PreviewSite) -> None:

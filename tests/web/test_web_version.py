@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 from urllib.parse import quote
 from xml.etree import ElementTree
@@ -17,6 +18,7 @@ import zstandard
 
 from neuromirror.annex import git_path
 from neuromirror.crawl import JournalRecorder
+from neuromirror.custody.drill_records import DrillRecords, DrillResult
 from neuromirror.model import FileRecord, Location, LocationsChecked
 from support.running_catalogue import (
     RunningCatalogue,
@@ -145,6 +147,34 @@ def test_the_manifest_is_of_the_state_that_the_page_names(catalogue: RunningCata
     )
     assert f"sha256:{hashlib.sha256(content).hexdigest()}" in visible_text(page)
     assert "compressed" in visible_text(page)
+
+
+def test_badge_shows_the_last_drill_of_the_version(
+    box: ScriptedHarness, catalogue: RunningCatalogue
+) -> None:
+    fresh = count()  # responses are cached for a moment
+
+    def label() -> str:
+        reply = catalogue.get(f"/badge/box:probed@latest.svg?show=drill&n={next(fresh)}")
+        return ElementTree.fromstring(reply.text).attrib["aria-label"]
+
+    def record(at: float, *commits: str, ok: bool) -> None:
+        records = DrillRecords.load(box.store)
+        records.drills[f"{len(records.drills)}.lock"] = DrillResult(at, ok, commits=list(commits))
+        records.save(box.store)
+
+    address = ".svg?show=drill"
+    commit = catalogue.api("/datasets/box:probed@latest")["commit"]
+    record(9.9e8, "0" * 40, ok=True)
+    assert not re.search(r"\d", label())
+    assert address not in catalogue.page(f"/dataset/box:probed@latest?n={next(fresh)}")
+    record(1.0e9, commit, ok=True)
+    passed = label()
+    assert "2001-09-09" in passed
+    assert address in catalogue.page(f"/dataset/box:probed@latest?n={next(fresh)}")
+    record(1.1e9, commit, ok=False)
+    assert "2004-11-09" in label()
+    assert label().replace("2004-11-09", "2001-09-09") != passed
 
 
 def test_badge_shows_only_the_last_probe(box: ScriptedHarness, catalogue: RunningCatalogue) -> None:

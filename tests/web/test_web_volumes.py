@@ -72,8 +72,13 @@ def test_the_pages_of_a_dataset_and_a_version_lead_to_the_volume(
     volume_site: RunningCatalogue,
 ) -> None:
     for path in (f"/dataset/{EM}", f"/dataset/{EM}@latest", f"/dataset/demo-precomputed:{LAYER}"):
-        (found,) = {one for one in links(volume_site.page(path)) if one.startswith("/volume/")}
-        assert 'action="/cutout/' in volume_site.page(found)
+        targets = {one for one in links(volume_site.page(path)) if one.startswith("/volume/")}
+        (found,) = {one.partition("#")[0] for one in targets}
+        page = volume_site.page(found)
+        assert 'action="/cutout/' in page
+        # where a browser cannot download the files, their list leads to the form for cutouts
+        assert (f"{found}#cut" in targets) is (EM in path)
+        assert 'id="cut"' in page
 
 
 def test_a_dataset_that_is_not_a_volume_has_no_volume_page(site: RunningCatalogue) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Final
 from urllib.parse import quote, urlsplit
 
@@ -83,11 +84,30 @@ class VaultAddress:
         """
         if self.kind is VaultKind.S3:
             return self.base + quote(key, safe="")
+        path = self.copy_path(key)
+        if path is not None:
+            return "file://" + quote(os.fsencode(path))
         name = quote(key_file_name(key), safe="")
-        path = f"/annex/objects/{os.fsdecode(hash_lower(key))}/{name}/{name}"
+        folder = f"/annex/objects/{os.fsdecode(hash_lower(key))}"
+        return f"{self.base.rstrip('/')}{folder}/{name}/{name}"
+
+    def copy_path(self, key: str) -> Path | None:
+        """Return the path of the copy of a key; None for a vault at a URL.
+
+        Parameters
+        ----------
+        key
+            The annex key.
+
+        Returns
+        -------
+        Path or None
+            The path; whether the vault has the copy is not known.
+        """
         if self.is_url:
-            return self.base.rstrip("/") + path
-        return "file://" + quote(self.base.rstrip("/")) + path
+            return None
+        name = os.fsdecode(key_file_name(key))
+        return Path(self.base, "annex", "objects", os.fsdecode(hash_lower(key)), name, name)
 
 
 def directory_vault_config(name: str, location: str, *, prefer: bool = False) -> dict[str, str]:

@@ -7,7 +7,7 @@
     <folder>/lock                held while old contents are removed
 
 The name has the digest and the size of a content. Nothing in the cache is trusted: readers verify
-what they read from it. So it needs no transactions: the map is written after the data, and a file
+the bytes that they read. So it needs no transactions: the map is written after the data, and a file
 that another process removes stays readable for those that have opened it.
 """
 

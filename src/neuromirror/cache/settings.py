@@ -20,7 +20,7 @@ SIZE_VARIABLE: Final = "NEUROMIRROR_CACHE_SIZE"
 
 _DEFAULT_SIZE: Final = 10 << 30
 _PART_OF_DISK: Final = 10
-_SIZE: Final = re.compile(r"(\d{1,15})\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_SIZE: Final = re.compile(r"(\d{1,15})(?:\.(\d{1,15}))?\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 _opened: dict[tuple[Path, int], PieceCache] = {}
 _lock = threading.Lock()
@@ -78,8 +78,8 @@ def parse_size(text: str) -> int:
     Parameters
     ----------
     text
-        A whole number with an optional unit: decimal such as ``20GB``, or binary such as
-        ``500 MiB``. Without a unit it is in bytes.
+        A number with an optional unit: decimal such as ``1.5GB``, or binary such as ``500 MiB``.
+        Without a unit it is a whole number of bytes.
 
     Returns
     -------
@@ -92,10 +92,11 @@ def parse_size(text: str) -> int:
         The text is not a size.
     """
     found = _SIZE.fullmatch(text.strip())
-    if found is None or (found[3] and not found[2]):
-        raise ValueError(f"{text!r} is not a size such as 20GB or 500MiB")
-    power = " kmgt".index(found[2].lower() or " ")
-    return int(found[1]) * int((1024 if found[3] else 1000) ** power)
+    if found is None or ((found[2] or found[4]) and not found[3]):
+        raise ValueError(f"{text!r} is not a size such as 1.5GB or 500MiB")
+    decimals = found[2] or ""
+    unit = int((1024 if found[4] else 1000) ** " kmgt".index(found[3].lower() or " "))
+    return int(found[1] + decimals) * unit // int(10 ** len(decimals))
 
 
 def _limit(folder: Path) -> int:

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 _URL_SLASH: Final = re.compile(r"^([a-z0-9+]+):/(?!/)")
 """The start of a URL, in which a path has one slash only."""
 _ASSET: Final = re.compile(r"_[0-9]{4}-[0-9]{2}-[0-9]{2}_[0-9]{2}-[0-9]{2}-[0-9]{2}[^/]*\Z")
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}\Z")
 
 
 def may_be_address(text: str) -> bool:
     """Return whether a text that names no file looks like an address."""
-    return ":" in text or text.startswith("10.") or bool(_ASSET.search(text))
+    return ":" in text or text.startswith("10.") or bool(_ASSET.search(text) or _COMMIT.match(text))
 
 
 def refuse_address(path: Path, expected: str, *commands: str) -> None:

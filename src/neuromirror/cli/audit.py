@@ -137,20 +137,22 @@ def _audit_vaults(
 
     failed = 0
     for config in load_configured_vaults(folder).vaults.values():
-        checked = lost = 0
+        checked = lost = unchecked = 0
         try:
             with open_ledger(store) as ledger, closing(open_vault(config, store)) as vault:
                 before = ledger.clock() - days * 86_400
                 for outcome in audit_copies(vault, ledger, before, budget):
                     checked += 1
-                    lost += outcome.failed
+                    unchecked += outcome.host is not None
+                    lost += outcome.failed and outcome.host is None
                     text = f"{outcome.status:<10} {config.name}: {outcome.key}  {outcome.message}"
-                    is_shown = outcome.failed and lost <= _MAX_SHOWN
+                    is_shown = outcome.failed and lost + unchecked <= _MAX_SHOWN
                     settings.emit("audit", outcome.to_json(), text if is_shown else None)
         except NeuromirrorError as error:
             failed += 1
             record = {"kind": "vault", "status": "error", "vault": config.name}
             settings.emit("audit", record | {"message": str(error)}, f"error      {error}")
-        failed += lost
-        settings.print_text(f"{checked} copies in {config.name} checked, {lost} lost or damaged")
+        failed += lost + unchecked
+        text = f"{checked - unchecked} copies in {config.name} checked, {lost} lost or damaged"
+        settings.print_text(text + (f", {unchecked} not checked" if unchecked else ""))
     return failed

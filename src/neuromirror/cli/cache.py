@@ -73,8 +73,8 @@ def cache_command(
     The variable NEUROMIRROR_CACHE names the folder, or is "off". NEUROMIRROR_CACHE_SIZE is the
     limit, such as 50GB [default: 10 GiB, or a tenth of the disk if that is less].
 
-    Exit code: 0 success, 1 a file could not be read or verified, 2 wrong usage, or the files do not
-    fit into the cache.
+    Exit code: 0 success, 1 if a file could not be read or verified, 2 wrong usage, or the files do
+    not fit into the cache.
     """
     from neuromirror.cache import open_cache
 

@@ -49,8 +49,9 @@ neuromirror catalogue --listen 127.0.0.1:8270 --trusted-proxy 127.0.0.1 \\
     "limits",
     multiple=True,
     metavar="KIND=NUMBER",
-    help="Requests per minute and client, for cutout, diff, gateway, preview, search or sql; 0 is "
-    "unlimited [default: cutout=60, diff=30, gateway=6000, preview=120, search=120, sql=60].",
+    help="Requests per minute and client, for cutout, diff, gateway, preview, search or sql, and "
+    "megabytes for gateway-mb; 0 is unlimited [default: cutout=60, diff=30, gateway=6000, "
+    "preview=120, search=120, sql=60, gateway-mb=6000].",
 )
 @click.option(
     "--gateway",

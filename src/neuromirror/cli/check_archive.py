@@ -46,7 +46,7 @@ def check_archive_command(settings: Settings, archive: str, output: Path | None)
     a mirror is saved in the store, if there is one, so that "neuromirror doctor --archives" can
     compare it with the archive later.
 
-    Exit code: 0 no rule is broken, 1 a rule is broken, 2 wrong usage or unknown archive.
+    Exit code: 0 no rule is broken, 1 if a rule is broken, 2 wrong usage or unknown archive.
     """
     from neuromirror.conformance import check_archive
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -133,7 +135,7 @@ def locate_clone(
                 raise
             found = named
         return found, remote_url(base, alias_of(found.dataset), found.version)
-    stored = _stored(settings, text)
+    stored = _find_stored(settings, text)
     if stored is None and (page := catalogue_page(text)) is not None:
         base, found = page
         label = None if found.label == "latest" else found.version
@@ -141,8 +143,19 @@ def locate_clone(
     if stored is None:
         reasons = _sync(settings, find_address(settings, text).dataset, line)
         stored = _synced(settings, text, reasons)
-    found, label = stored
-    return found, store_url(settings.store().root, alias_of(found.dataset), label)
+    root, found, label = stored
+    return found, store_url(root, alias_of(found.dataset), label)
+
+
+def _stores(settings: Settings) -> Iterator[Settings]:
+    """Yield the settings for the store, and for the private store if there is one."""
+    from neuromirror.cli.sync import private_store_folder
+    from neuromirror.store.private_store import is_private_store
+
+    yield settings
+    private = private_store_folder()
+    if private is not None and is_private_store(private):
+        yield replace(settings, given_store=private)
 
 
 def _named_elsewhere(text: str) -> Address | None:
@@ -155,18 +168,41 @@ def _named_elsewhere(text: str) -> Address | None:
     return Address(name, label or None)
 
 
-def _synced(settings: Settings, text: str, reasons: str) -> tuple[Address, str]:
-    """Resolve an address and the label of its version, after a sync."""
+def _synced(settings: Settings, text: str, reasons: str) -> tuple[Path, Address, str]:
+    """Resolve an address, its store and the label of its version, after a sync."""
     from neuromirror.index import UnknownDatasetError, UnknownMirrorError, UnknownVersionError
+    from neuromirror.lab.clone import CloneFailedError
+    from neuromirror.sources import EMBARGOED
 
-    try:
-        with settings.index() as index:
-            found, row = resolve_version(settings, index, text)
-    except (UnknownDatasetError, UnknownMirrorError) as error:
-        raise ConfigurationError(f"{text}: nothing was mirrored: {reasons}") from error
-    except UnknownVersionError as error:
-        raise ConfigurationError(f"{text}: the archive has no such version") from error
-    return found, row.label
+    for one in _stores(settings):
+        try:
+            with one.index() as index:
+                found, row = resolve_version(one, index, text)
+        except (UnknownDatasetError, UnknownMirrorError):
+            continue
+        except UnknownVersionError as error:
+            raise ConfigurationError(f"{text}: the archive has no such version") from error
+        return one.store().root, found, row.label
+    if reasons == EMBARGOED:
+        reasons += (
+            "; data that needs a credential is mirrored only into a private store: see "
+            "docs/howto/private.md"
+        )
+    raise CloneFailedError(f"{text}: nothing was mirrored: {reasons}")
+
+
+def _find_stored(settings: Settings, text: str) -> tuple[Path, Address, str] | None:
+    """Resolve an address, its store and the label of its version; None if no store has it."""
+    unknown = None
+    for one in _stores(settings):
+        try:
+            if (stored := _stored(one, text)) is not None:
+                return one.store().root, *stored
+        except UnknownAddressError as error:
+            unknown = unknown or error
+    if unknown is not None:
+        raise unknown
+    return None
 
 
 def _stored(settings: Settings, text: str) -> tuple[Address, str] | None:

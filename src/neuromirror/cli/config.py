@@ -16,7 +16,7 @@ def check_config_command(settings: Settings) -> None:
     Every file of the folder is checked, and every invalid file is reported. If there is neither
     --mirrors nor ./mirrors, the built-in files are checked.
 
-    Exit code: 0 all files are valid, 2 a file is invalid.
+    Exit code: 0 all files are valid, 2 if a file is invalid.
     """
     from neuromirror.config.builtin_mirrors import builtin_mirror_files
     from neuromirror.config.mirror_files import list_mirror_files, load_mirror

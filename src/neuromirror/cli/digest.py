@@ -90,7 +90,7 @@ def digest_command(
     "neuromirror pin --streamable" copies them beside a lock file. "neuromirror verify --full" and
     "neuromirror get" also record block digests.
 
-    Exit code: 0 all files have block digests or need none, 1 a file has wrong bytes or could not
+    Exit code: 0 all files have block digests or need none, 1 if a file has wrong bytes or could not
     be read, or a glob matches no file, 2 wrong usage, or an unknown version, lock file or folder.
     """
     from neuromirror.lab.digest import check_piece_size

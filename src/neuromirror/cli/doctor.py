@@ -29,7 +29,7 @@ def doctor_command(settings: Settings, *, offline: bool, archives: bool) -> None
     the broken rules are shown; --archives repeats these checks (at most 200 requests per archive)
     and prints every rule that changed.
 
-    Exit code: 0 no error (there may be warnings), 1 an error.
+    Exit code: 0 no error (there may be warnings), 1 errors.
     """
     from neuromirror.service.doctor import run_doctor_checks
 

@@ -15,11 +15,12 @@ from neuromirror.cli.common import Settings, settings_options
 from neuromirror.cli.keep import selected_contents
 from neuromirror.cli.vault import load_configured_vaults, store_or_none, vaults_option
 from neuromirror.model.display import count_of, format_bytes
-from neuromirror.model.errors import NeuromirrorError
+from neuromirror.model.errors import ConfigurationError, NeuromirrorError
 
 if TYPE_CHECKING:
     from neuromirror.config.vault_files import VaultConfig
-    from neuromirror.custody.keep import KeepOutcome
+    from neuromirror.custody.keep_outcomes import KeepOutcome
+    from neuromirror.model import DatasetRef
     from neuromirror.store import Store
     from neuromirror.vault import Ledger, Vault
 
@@ -60,10 +61,13 @@ def drop_command(
 ) -> None:
     """List the copies that can be removed from a vault; with --confirm, remove them.
 
-    A copy can be removed if no policy and no other "neuromirror keep" wants it in this vault, and
-    if enough other vaults have the content now ("minimum_copies" in policies.toml, 1 by default).
-    Each of them is asked; what the ledger states is not enough. A "neuromirror keep" of the same
-    target and globs ends with the removal of all its copies.
+    A copy can be removed if no policy and no other "neuromirror keep" requires it in this vault,
+    and if enough other vaults have the content now ("minimum_copies" in policies.toml, 1 by
+    default). Each of them is asked; what the ledger states is not enough. A "neuromirror keep" of
+    the same target and globs ends with the removal of all its copies.
+
+    Of a withdrawn DATASET, also the last copies can be removed, except for contents that other
+    datasets have.
 
     Without --confirm nothing is changed: the copies are listed with an id. With it, exactly these
     copies are removed; if others could be removed by then, it is an error.
@@ -72,6 +76,8 @@ def drop_command(
     """
     from neuromirror.config.policy_files import load_policies
     from neuromirror.custody.drop import DropRules, plan_drop, run_drop
+    from neuromirror.custody.keep_plan import contents_of_withdrawn
+    from neuromirror.index import DatasetWithdrawnError
     from neuromirror.store import file_lock
     from neuromirror.vault import open_ledger, open_vault
 
@@ -81,19 +87,28 @@ def drop_command(
     counts: Counter[str] = Counter()
     with ExitStack() as stack:
         store = store_or_none(settings)
-        contents = stack.enter_context(selected_contents(settings, store, target, globs))
         ledger = stack.enter_context(open_ledger(store))
         index = None
         if store is not None and settings.index_path(store).is_file():
             index = stack.enter_context(settings.index())
         vault = stack.enter_context(closing(open_vault(config, store)))
+        try:
+            contents = stack.enter_context(selected_contents(settings, store, target, globs))
+            withdrawn: dict[DatasetRef, set[str]] = {}
+        except DatasetWithdrawnError as error:
+            if globs or "@" in target:
+                raise ConfigurationError(
+                    f"{error}; name the dataset without a version and globs to remove its copies"
+                ) from None
+            contents = contents_of_withdrawn(settings.store(), target, vault.uuid)
+            withdrawn = contents.datasets
         if confirm is not None:
             # two removals at the same time could each count the copies that the other one removes
             path = ledger.path.with_name("drop.lock")
             stack.enter_context(file_lock(path, "the removal of copies", _LOCK_WAIT))
         others = _open_others(stack, configured.vaults, config, store)
-        released = _wishes_of_target(ledger, vault, target, globs)
-        rules = DropRules(policies.settings.minimum_copies, released)
+        released = _wishes_of_target(ledger, vault, target, None if withdrawn else globs)
+        rules = DropRules(policies.settings.minimum_copies, released, withdrawn)
         items = list(contents.items.values())
         plan = plan_drop(items, vault, others, ledger, index, rules)
         for outcome in plan.refused:
@@ -140,9 +155,18 @@ def _open_others(
 
 
 def _wishes_of_target(
-    ledger: Ledger, vault: Vault, target: str, globs: tuple[str, ...]
+    ledger: Ledger, vault: Vault, target: str, globs: tuple[str, ...] | None
 ) -> frozenset[int]:
-    """Return the numbers of the wishes that ``neuromirror keep`` recorded for a target."""
+    """Return the numbers of the wishes that ``neuromirror keep`` recorded for a target.
+
+    Without globs, of all versions of a dataset.
+    """
+    if globs is None:
+        return frozenset(
+            one.id
+            for one in ledger.wishes.all(vault.uuid)
+            if one.kind == "version" and one.what.partition("@")[0] == target
+        )
     names = {("version", target), ("lock", str(Path(target).absolute()))}
     return frozenset(
         one.id

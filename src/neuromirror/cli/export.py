@@ -111,8 +111,8 @@ def export_command(
     With --format torrent, a torrent (BitTorrent v2) is written for each file that has block digests
     ("neuromirror digest"). The URLs of the file are its web seeds. VERSION may be a lock file.
 
-    Exit code: 0 all files are written (now or by an earlier run), 1 a block could not be fetched or
-    a file not written, 2 wrong usage, such as a box that is not completely inside the volume.
+    Exit code: 0 all files are written (now or by an earlier run), 1 if a block could not be fetched
+    or a file not written, 2 wrong usage, such as a box that is not completely inside the volume.
     """
     if format in _REFERENCE_FORMATS:
         _export_references(settings, version, inner, format, output)

@@ -105,13 +105,19 @@ def get_command(
     sender. It is refused if its own configuration or hooks run programs that git-annex and DataLad
     did not set up; your own configuration (git config --global) is trusted.
 
-    Exit code: 0 all content is present, 1 a file could not be fetched (with the reason), 2 wrong
+    Exit code: 0 all content is present, 1 if a file could not be fetched (with the reason), 2 wrong
     usage, no clone, or a repository that is refused.
     """
     from neuromirror.transfer import JOBS, get
 
     here = Path.cwd()
-    addresses = [text for text in paths if not os.path.lexists(text) and may_be_address(text)]
+    needs_address = output is not None or overwrite
+    addresses = [
+        text
+        for text in paths
+        if not os.path.lexists(text)
+        and (needs_address or (may_be_address(text) and not _is_below_folder_of_clone(text)))
+    ]
     if addresses and len(addresses) == len(paths):
         from neuromirror.cli.clone import get_address
 
@@ -120,7 +126,12 @@ def get_command(
                 get_address(settings, text, output, jobs, overwrite=overwrite) for text in addresses
             )
         )
-    if output is not None or overwrite:
+    if addresses and not needs_address:
+        raise ConfigurationError(
+            f"{addresses[0]} does not exist and looks like an address; "
+            "use either addresses or paths of a clone"
+        )
+    if needs_address:
         option = "--overwrite" if output is None else "--into"
         raise ConfigurationError(
             f"{option} is for addresses; paths of a clone are fetched in place"
@@ -145,6 +156,12 @@ def get_command(
             line,
         )
     sys.exit(code)
+
+
+def _is_below_folder_of_clone(text: str) -> bool:
+    """Return whether a missing path is below a folder of a clone, such as a missing subdataset."""
+    folder = next(one for one in Path(text).parents if one.exists())
+    return folder != Path() and _is_in_repository(folder.absolute())
 
 
 def _is_in_repository(folder: Path) -> bool:

@@ -18,7 +18,7 @@ def holds_command(settings: Settings) -> None:
     [guards] in the mirror's configuration allows, or if files changed that must never change. Check
     the archive, then approve the update, or wait until the archive is repaired.
 
-    Exit code: 0 nothing is held, 3 an update is held.
+    Exit code: 0 nothing is held, 3 if an update is held.
     """
     with settings.index() as index:
         holds = list(index.open_holds())

@@ -45,7 +45,7 @@ def housekeeping_command(
     interrupted run loses nothing. A dataset that is being updated is skipped, so run it while no
     sync runs. The service does this automatically.
 
-    Exit code: 0 success, 1 a repository failed (the others are done), 2 wrong usage.
+    Exit code: 0 success, 1 if a repository failed (the others are done), 2 wrong usage.
     """
     from datetime import timedelta
 

@@ -23,7 +23,7 @@ from neuromirror.model.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from neuromirror.config.vault_files import VaultConfig
-    from neuromirror.custody.keep import KeepOutcome
+    from neuromirror.custody.keep_outcomes import KeepOutcome
     from neuromirror.custody.keep_plan import KeepContents
     from neuromirror.index import Index
     from neuromirror.store import Store
@@ -89,8 +89,8 @@ def keep_command(
     Clones of the mirror find the copies: the repository of each dataset names the vaults. So does
     LOCK, for vaults with a URL, so that it can be restored without upstream and mirror.
 
-    Exit code: 0 all contents are in the vaults, 1 a content could not be copied or has wrong bytes,
-    2 wrong usage, or an unknown version, lock file or vault.
+    Exit code: 0 all contents are in the vaults, 1 if a content could not be copied or has wrong
+    bytes, 2 wrong usage, or an unknown version, lock file or vault.
     """
     from neuromirror.custody.keep_plan import check_privacy, may_create
     from neuromirror.vault import VaultError, open_ledger, open_vault
@@ -174,7 +174,7 @@ def _plan(
     contents: KeepContents,
 ) -> None:
     """Report what would be copied; the vault need not exist yet."""
-    from neuromirror.custody.keep import planned_outcomes
+    from neuromirror.custody.keep_outcomes import planned_outcomes
     from neuromirror.vault import VaultUnavailableError, open_vault
 
     uuid = None
@@ -200,13 +200,15 @@ class _Run:
     def keep(
         self, target: str, globs: tuple[str, ...], jobs: int | None, rate: float | None
     ) -> None:
-        from neuromirror.custody.keep import JOBS, KeepOptions, run_keep
+        from neuromirror.custody.keep import run_keep
+        from neuromirror.custody.keep_outcomes import JOBS, KeepOptions
         from neuromirror.custody.keep_plan import name_in_lock, publish_copies
         from neuromirror.vault import Wish
 
         options = KeepOptions(
             jobs=jobs or JOBS,
             allowed_hosts=self.contents.allowed_hosts,
+            with_credentials=self.contents.are_public(self.store),
             bytes_per_second=rate,
             report_bytes=self.report.show_bytes,
         )
@@ -261,7 +263,7 @@ class _Report:
         self.settings.emit("keep", {**record, "action": "keep"}, f"error      {text}")
 
     def add_vault_error(self, message: str) -> None:
-        from neuromirror.custody.keep import KeepOutcome
+        from neuromirror.custody.keep_outcomes import KeepOutcome
 
         vault = self.vault
         self.add(KeepOutcome("keep", "error", ".", message, host=vault, vault=vault))

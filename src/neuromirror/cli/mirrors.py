@@ -47,7 +47,7 @@ def mirrors_command(settings: Settings, action: str, name: str | None) -> None:
 
     "show" prints the file of a mirror, as a template for one of your own.
 
-    Exit code: 0 success, 2 a file is invalid, or the mirror is unknown.
+    Exit code: 0 success, 2 if a file is invalid, or the mirror is unknown.
     """
     from neuromirror.config.builtin_mirrors import known_mirror_files
 

@@ -241,8 +241,8 @@ def outdated_command(settings: Settings, lock: Path, *, exit_code: bool) -> None
     newest published version (with the newest state if nothing is published). With --json, "newer"
     is true or false; if it is true, "version" is the newer version.
 
-    Exit code: 0 success, 1 the store lacks a dataset or a version, 2 an invalid lock file, 4 a pin
-    has a newer version (only with --exit-code).
+    Exit code: 0 success, 1 the store lacks a dataset or a version, 2 an invalid lock file, 4 if a
+    pin has a newer version (only with --exit-code).
     """
     from neuromirror.cli.watch import NEWS
     from neuromirror.lab import tally

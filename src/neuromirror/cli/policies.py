@@ -45,12 +45,12 @@ def policies_command(
     retention-plan.md). A service runs them every hour. Content that upstream may delete soon is
     copied first. What cannot be kept in time is an event, at least seven days before.
 
-    Exit code: 0 all contents have the wanted copies, 1 some do not, 2 wrong configuration.
+    Exit code: 0 all contents have the required copies, 1 some do not, 2 wrong configuration.
     """
     from neuromirror.config.policy_files import load_policies
     from neuromirror.crawl import open_recorder
     from neuromirror.custody.announcements import record_announcements
-    from neuromirror.custody.keep import KeepOptions
+    from neuromirror.custody.keep_outcomes import KeepOptions
     from neuromirror.custody.policies import PolicyRun
     from neuromirror.custody.policy_status import PoliciesStatus
     from neuromirror.vault import open_ledger

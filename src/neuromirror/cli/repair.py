@@ -29,7 +29,7 @@ def repair_command(settings: Settings, names: tuple[str, ...], *, dry_run: bool)
     and missing hooks that reject pushes are written. "neuromirror fsck" lists what needs repair.
     Stop the service, run repair, then run "neuromirror sync".
 
-    Exit code: 0 success, 1 a repository could not be repaired (the others are), 2 wrong usage.
+    Exit code: 0 success, 1 if a repository could not be repaired (the others are), 2 wrong usage.
     """
     from neuromirror.cli.housekeeping import aliases_of
     from neuromirror.crawl.repair import repair_repositories

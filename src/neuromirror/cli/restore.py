@@ -87,7 +87,7 @@ def restore_command(
 
     Existing files are kept: run the command again to continue after a failure.
 
-    Exit code: 0 success, 1 a dataset or file could not be restored, fetched or verified, 2 wrong
+    Exit code: 0 success, 1 if a dataset or file could not be restored, fetched or verified, 2 wrong
     usage, an invalid lock file, or other files in the folder of a dataset.
     """
     from neuromirror.lab import Tally

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -25,20 +24,20 @@ if TYPE_CHECKING:
     from neuromirror.service.serve import ServeOptions
     from neuromirror.store import Store
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)i?B?", re.IGNORECASE)
-_UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _MIN_WORKER_MEMORY = 256 << 20
 """Bytes that a worker needs to start."""
 
 
-def _parse_size(context: click.Context, option: click.Parameter, value: str) -> int:
-    """Parse a size such as ``4G`` or ``512M`` (powers of 1024) to bytes."""
-    found = _SIZE.fullmatch(value.strip())
-    if found is None:
-        raise click.BadParameter(f"'{value}' is not a size; write, for example, 4G or 512M")
-    size = int(float(found[1]) * 1024 ** _UNITS[found[2].lower()])
+def _parse_memory(context: click.Context, option: click.Parameter, value: str) -> int:
+    """Parse the memory of a worker."""
+    from neuromirror.cache import parse_size
+
+    try:
+        size = parse_size(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
     if size < _MIN_WORKER_MEMORY:
-        raise click.BadParameter(f"{value} is too little; a worker needs at least 256M")
+        raise click.BadParameter(f"{value} is too little; a worker needs at least 256MiB")
     return size
 
 
@@ -86,9 +85,9 @@ neuromirror serve --once""",
 )
 @click.option(
     "--worker-memory",
-    callback=_parse_size,
+    callback=_parse_memory,
     metavar="SIZE",
-    default="4G",
+    default="4GiB",
     show_default=True,
     help="Stop a worker that uses more memory; its update runs again later. Not with --executor "
     "threads.",
@@ -206,7 +205,7 @@ def serve_command(
     failure does not affect mirroring. --once is for cron, and to try a configuration.
 
     Exit code: 0 stopped by a signal, 1 something failed, 2 wrong usage or configuration; with
-    --once as "neuromirror sync": 3 an update is held for approval.
+    --once as "neuromirror sync": 3 if an update is held for approval.
     """
     from neuromirror.service.optional_dependencies import require_service, require_web
 

@@ -135,8 +135,8 @@ def sync_command(
     visit of a dataset. After Ctrl-C or SIGTERM, the datasets in progress and the number of
     remaining datasets are printed.
 
-    Exit code: 0 success, 1 a dataset failed (the others are done), 2 wrong usage or configuration,
-    3 an update is held for approval, 130 or 143 interrupted by a signal.
+    Exit code: 0 success, 1 if a dataset failed (the others are done), 2 wrong usage or
+    configuration, 3 if an update is held for approval, 130 or 143 interrupted by a signal.
     """
     from neuromirror.crawl import PrivateStore, Sync, parse_sync_requests
     from neuromirror.crawl import dry_run as dry_results
@@ -144,8 +144,7 @@ def sync_command(
     from neuromirror.store import Store
     from neuromirror.store.private_store import require_public_store
 
-    if private_store is None and (named := os.environ.get("NEUROMIRROR_PRIVATE_STORE")):
-        private_store = Path(named)
+    private_store = private_store or private_store_folder()
     mirrors = settings.mirrors()
     names = tuple(_dataset_name(settings, name, mirrors) for name in names)
     requests = parse_sync_requests(names, mirrors if names else settings.local_mirrors())
@@ -212,6 +211,12 @@ def _join(settings: Settings, requests: Sequence[SyncRequest], url: str, sample:
     return code
 
 
+def private_store_folder() -> Path | None:
+    """Return the folder of the private store that the environment names; None if it names none."""
+    named = os.environ.get("NEUROMIRROR_PRIVATE_STORE")
+    return Path(named) if named else None
+
+
 def sync_dataset(settings: Settings, name: str, line: ProgressLine) -> list[Result]:
     """Mirror a dataset for another command; print the results and return them.
 
@@ -225,12 +230,19 @@ def sync_dataset(settings: Settings, name: str, line: ProgressLine) -> list[Resu
     mirrors = settings.mirrors()
     requests = parse_sync_requests((name,), mirrors)
     require_public_store(settings.store_folder)
-    private = PrivateStore(None, Store(settings.store_folder.absolute()))
-    private.check_sources([request.mirror.open() for request in requests])
+    private = private_store_folder()
+    public = Store(settings.store_folder.absolute())
+    PrivateStore(private, public).check_sources([request.mirror.open() for request in requests])
     with line.paused():
         store = settings.store(create=True)
     with open_lease_manager(store.schedule_path, "sync") as leases:
-        run = Sync(store, settings.index_path(store), leases=leases, declared_mirrors=mirrors)
+        run = Sync(
+            store,
+            settings.index_path(store),
+            private=private,
+            leases=leases,
+            declared_mirrors=mirrors,
+        )
         results = []
         with _exit_on_signal(run):
             for result in run.results(requests):

@@ -141,8 +141,8 @@ def vault_command(
     clone. The files are not changed. Where the file system can do that, they share their data with
     the vault.
 
-    Exit code: 0 success, 1 a vault cannot be used, or has lost or damaged contents, 2 wrong usage
-    or configuration.
+    Exit code: 0 success, 1 if a vault cannot be used, or has lost or damaged contents, 2 wrong
+    usage or configuration.
     """
     if (action == "list") != (name is None):
         raise ConfigurationError(
@@ -273,7 +273,7 @@ def _import(settings: Settings, config: VaultConfig, folder: Path) -> int:
     store = settings.store()
     check_privacy(store, config)
     counts = {"ok": 0, "error": 0}
-    size, kept = 0, set()
+    size = 0
     with ExitStack() as stack:
         line = stack.enter_context(ProgressLine())
         line.show(f"listing {folder}")
@@ -286,13 +286,13 @@ def _import(settings: Settings, config: VaultConfig, folder: Path) -> int:
         try:
             for one in adopt_files(files, folder, contents.items, vault, ledger, line.show_bytes):
                 counts["error" if one.failed else "ok"] += 1
-                if not one.failed and one.key is not None:
-                    size += one.size or 0
-                    kept.add(one.key)
+                size += 0 if one.failed else one.size or 0
                 with line.paused():
                     text = f"{one.status:<10} {one.path}  {one.message}" if one.failed else None
                     settings.emit("vault", one.to_json(), text)
         finally:
+            # what the ledger has: also copies that an interrupted import has not published
+            kept = contents.items.keys() - set(ledger.missing(vault.uuid, list(contents.items)))
             publish_copies(store, contents, vault, kept)
     record = {
         **{"kind": "summary", "status": "error" if counts["error"] else "ok"},

@@ -20,7 +20,7 @@ UNDERSTOOD: Final = (
     "dandi:000027, dandi:000027@draft, a DOI, or a URL of the archive, its bucket (s3://…) or a "
     "catalogue"
 )
-"""Examples of the addresses that :func:`parse_address` understands, for messages."""
+"""Examples of the addresses that :func:`parse_addresses` understands, for messages."""
 
 _PAGES: Final = frozenset(
     {"dataset", "file", "volume", "checksums", "cite", "badge", "cutout", "slice"}
@@ -36,6 +36,10 @@ _CHANNELS: Final = re.compile(
 )
 """A project of BossDB, and a collection or experiment of any BOSS."""
 _NAME: Final = re.compile(r"([a-z0-9]+(?:-[a-z0-9]+)*):[^:/@\s][^:@\s]*(?:@\S+)?\Z", re.IGNORECASE)
+_STATE: Final = re.compile(
+    r"(?:swh:1:(?:rev|dir):)?[0-9a-f]{40}\Z|(?:state:)?(?:sha256:)?[0-9a-f]{64}\Z", re.IGNORECASE
+)
+"""A commit id, the SWHID of a commit or tree, and a state digest."""
 _SCHEMES: Final = frozenset({"doi", "md5", "sha256", "state", "swh"})
 _MAX_NAMED: Final = 3
 """Maximum number of suggestions."""
@@ -72,10 +76,11 @@ class Address:
         return self.version or "latest"
 
 
-def parse_address(text: str, mirrors: Mapping[str, Mirror]) -> Address | None:
+def parse_addresses(text: str, mirrors: Mapping[str, Mirror]) -> Iterator[Address]:
     """Resolve an address, without a request.
 
-    Commit ids, digests, DOIs and URLs of single files are in the index only.
+    Commit ids, digests, DOIs and URLs of single files are in the index only. The name of an asset
+    can be that of a dataset of several mirrors.
 
     Parameters
     ----------
@@ -84,20 +89,18 @@ def parse_address(text: str, mirrors: Mapping[str, Mirror]) -> Address | None:
     mirrors
         The known mirrors by name.
 
-    Returns
-    -------
-    Address or None
-        The name; None if no mirror has such addresses.
+    Yields
+    ------
+    Address
+        A name; nothing if no mirror has such addresses.
     """
     for candidate in _unwrap(text.strip()):
-        found = (
-            _catalogue_page(candidate, mirrors)
-            or _own_name(candidate, mirrors)
-            or _locate(candidate, mirrors)
-        )
-        if found is not None:
-            return found
-    return None
+        first = _catalogue_page(candidate) or _own_name(candidate, mirrors)
+        located = iter([first]) if first is not None else _locate(candidate, mirrors)
+        if (found := next(located, None)) is not None:
+            yield found
+            yield from located
+            return
 
 
 def enclosing_addresses(address: Address) -> Iterator[Address]:
@@ -144,6 +147,11 @@ def unknown_address(
     if (above := _CHANNELS.match(address)) is not None:
         return _above_channels(text, above, known)
     suggestions = tuple(_suggestions(address, mirrors, known))
+    if _STATE.match(address):
+        return UnknownAddressError(
+            f"{address}: no version in this store has this commit or state digest; sync the "
+            "dataset by its name or URL first, or specify the store that has it with --store"
+        )
     named = _NAME.match(address)
     if named is not None and named[1].lower() not in {*mirrors, *_SCHEMES}:
         return UnknownAddressError(
@@ -160,10 +168,10 @@ def _above_channels(text: str, found: re.Match[str], known: list[str]) -> Unknow
     """Return the error for an address above channels, with the known channels as suggestions."""
     start = "/".join(filter(None, found.groups())).lower() + "/"
     names = [one for one in known if one.partition(":")[2].lower().startswith(start)]
-    kind = "project or collection" if found[2] is None else "experiment"
+    kind = "a project or collection" if found[2] is None else "an experiment"
     experiment = found[2] or "<experiment>"
     return UnknownAddressError(
-        f"{text!r}: a {kind} of a BOSS has several channels, each a dataset; specify one, such as "
+        f"{text!r}: {kind} of a BOSS has several channels, each a dataset; specify one, such as "
         f"bossdb://{found[1]}/{experiment}/<channel>",
         names[:_MAX_NAMED],
     )
@@ -182,7 +190,7 @@ def _own_name(text: str, mirrors: Mapping[str, Mirror]) -> Address | None:
     return Address(name, label or None)
 
 
-def _locate(text: str, mirrors: Mapping[str, Mirror]) -> Address | None:
+def _locate(text: str, mirrors: Mapping[str, Mirror]) -> Iterator[Address]:
     from neuromirror.sources import SupportsLocate  # not needed for names in an index
 
     for name, mirror in mirrors.items():
@@ -190,8 +198,7 @@ def _locate(text: str, mirrors: Mapping[str, Mirror]) -> Address | None:
         if isinstance(source, SupportsLocate):
             found = source.locate(text)
             if found is not None:
-                return Address(f"{name}:{found.local_id}", found.version, found.path)
-    return None
+                yield Address(f"{name}:{found.local_id}", found.version, found.path)
 
 
 def catalogue_page(text: str) -> tuple[str, Address] | None:
@@ -223,7 +230,7 @@ def catalogue_page(text: str) -> tuple[str, Address] | None:
     return None
 
 
-def _catalogue_page(text: str, mirrors: Mapping[str, Mirror]) -> Address | None:
+def _catalogue_page(text: str) -> Address | None:
     """Parse the URL of a page such as ``/dataset/dandi:000027@draft``."""
     found = catalogue_page(text)
     return None if found is None else found[1]
@@ -271,7 +278,7 @@ def _suggestions(text: str, mirrors: Mapping[str, Mirror], known: list[str]) -> 
         yield from get_close_matches(name, known, 3)
         return
     source = mirrors[near].open()
-    for guess in dict.fromkeys((local_id, local_id.zfill(_ID_DIGITS))):
+    for guess in dict.fromkeys((local_id, local_id.zfill(_ID_DIGITS))) if local_id else ():
         try:
             source.dataset(guess)
         except (ValueError, ConfigurationError):

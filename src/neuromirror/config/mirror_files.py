@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -11,8 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from neuromirror.config.toml_files import check_file_name, load_toml, read_toml
 from neuromirror.model import ConfigurationError, DatasetRef
 from neuromirror.net import ListingLimits, RequestPolicy, validate_contact
 from neuromirror.sources import Source, open_source, source_requirements
@@ -20,7 +19,6 @@ from neuromirror.sources.api_tokens import api_key_variable, instance_at
 from neuromirror.sources.volumes.tokens import token_variable
 
 _T = TypeVar("_T")
-_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
 
 _RESERVED_NAMES = frozenset({"neuromirror"})
 """The alias of the superdataset above all mirrors."""
@@ -289,46 +287,8 @@ def load_mirror(path: Path) -> Mirror:
     ConfigurationError
         If the file cannot be read or is invalid; the message names the file and the field.
     """
-    name = path.stem
-    if not is_file_name(name) or name in _RESERVED_NAMES:
-        raise ConfigurationError(
-            f"{path}: '{name}' is not a valid name of a mirror; rename the file: lower-case "
-            "letters, digits and single hyphens, and not "
-            f"{' or '.join(sorted(_RESERVED_NAMES))}"
-        )
-    content = read_toml(path)
-    try:
-        return Mirror(name, path, MirrorFile.model_validate(content))
-    except ValidationError as error:
-        raise ConfigurationError(f"{path}: {describe_errors(error)}") from error
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Return the content of a configuration file.
-
-    Parameters
-    ----------
-    path
-        The path of the file.
-
-    Returns
-    -------
-    dict[str, Any]
-        The content.
-
-    Raises
-    ------
-    ConfigurationError
-        If the file cannot be read or is not TOML.
-    """
-    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would block
-        raise ConfigurationError(f"{path}: cannot be read: not a regular file; remove it")
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:  # ValueError: also UTF-8, too many digits
-        raise ConfigurationError(f"{path}: not valid TOML: {error}") from error
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+    name = check_file_name(path, "mirror", _RESERVED_NAMES)
+    return Mirror(name, path, load_toml(path, MirrorFile.model_validate))
 
 
 def refuse_unbound_credentials(folder: Path) -> None:
@@ -366,45 +326,6 @@ def refuse_unbound_credentials(folder: Path) -> None:
                 f"{path}: {problem}. A folder {folder} may be from others; if this file is your "
                 f"own, name the folder with --mirrors {folder}, or set NEUROMIRROR_MIRRORS"
             )
-
-
-def is_file_name(name: str) -> bool:
-    """Return whether a configuration file can have a name: lower case, digits, single hyphens.
-
-    Parameters
-    ----------
-    name
-        The name of the file, without ``.toml``.
-
-    Returns
-    -------
-    bool
-        Whether it can.
-    """
-    return _NAME.match(name) is not None
-
-
-def describe_errors(error: ValidationError) -> str:
-    """Return the message for a configuration file with invalid settings.
-
-    Parameters
-    ----------
-    error
-        The errors that pydantic found.
-
-    Returns
-    -------
-    str
-        The message, with the name of each field.
-    """
-    messages = []
-    for details in error.errors(include_url=False):
-        field = ".".join(str(key) for key in details["loc"])
-        if details["type"] == "extra_forbidden":
-            messages.append(f"unknown setting '{field}'")
-        else:
-            messages.append(f"'{field}': {details['msg'].removeprefix('Value error, ')}")
-    return "; ".join(messages)
 
 
 def list_mirror_files(folder: Path, *, allow_empty: bool = False) -> list[Path]:

@@ -10,9 +10,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from neuromirror.config.mirror_files import describe_errors, is_file_name, read_toml
+from neuromirror.config.toml_files import is_file_name, load_toml
 from neuromirror.model import ConfigurationError
 
 POLICY_FILE = "policies.toml"
@@ -106,7 +106,7 @@ class Policy(BaseModel):
 
     @property
     def required_copies(self) -> int:
-        """The number of copies wanted of each content."""
+        """The number of copies required of each content."""
         return len(self.vaults) if self.copies is None else self.copies
 
     @property
@@ -260,10 +260,7 @@ def load_policies(folder: Path, vaults: Collection[str] | None = None) -> Polici
     path = folder / POLICY_FILE
     if not path.exists():
         return Policies(path, PolicyFile())
-    try:
-        settings = PolicyFile.model_validate(read_toml(path))
-    except ValidationError as error:
-        raise ConfigurationError(f"{path}: {describe_errors(error)}") from error
+    settings = load_toml(path, PolicyFile.model_validate)
     for policy in settings.keep:
         for name in policy.vaults:
             if vaults is not None and name not in vaults:

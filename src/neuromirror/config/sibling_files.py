@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,20 +10,18 @@ from string import Formatter
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from neuromirror.model import ConfigurationError
+from neuromirror.config.toml_files import check_file_name, load_toml
 
 SiblingType = Literal["github", "gitlab", "gitea", "gin", "git"]
 
-_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
 _TOPIC = re.compile(r"[a-z0-9][a-z0-9-]{0,49}\Z")
 _FIELDS = frozenset({"name", "alias", "mirror", "id", "title"})
 _DEFAULT_APIS: Mapping[str, str] = {
     "github": "https://api.github.com",
     "gin": "https://gin.g-node.org",
 }
-_MAX_BYTES = 1 << 20
 
 
 class SiblingFile(BaseModel):
@@ -146,29 +143,8 @@ def load_sibling(path: Path) -> Sibling:
     ConfigurationError
         The name or the content of the file is invalid, or it cannot be read.
     """
-    if not _NAME.match(path.stem):
-        raise ConfigurationError(
-            f"{path}: '{path.stem}' is not a valid name of a sibling; rename the file: lower-case "
-            "letters, digits and single hyphens"
-        )
-    try:
-        if path.exists() and not path.is_file():
-            raise ConfigurationError(f"{path}: not a regular file; remove it")
-        if path.stat().st_size > _MAX_BYTES:
-            raise ConfigurationError(f"{path}: larger than 1 MiB; not a sibling file")
-        content = tomllib.loads(path.read_bytes().decode())
-        return Sibling(path.stem, SiblingFile.model_validate(content))
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, one['loc'])) or 'settings'}: "
-            f"{one['msg'].removeprefix('Value error, ')}"
-            for one in error.errors()
-        )
-        raise ConfigurationError(f"{path}: {problems}") from error
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # ValueError: also TOML and UTF-8
-        raise ConfigurationError(f"{path}: not valid TOML: {error}") from error
+    name = check_file_name(path, "sibling")
+    return Sibling(name, load_toml(path, SiblingFile.model_validate))
 
 
 def load_siblings(folder: Path) -> dict[str, Sibling]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
-from neuromirror.config.mirror_files import describe_errors, is_file_name, read_toml
+from neuromirror.config.policy_files import POLICY_FILE
+from neuromirror.config.toml_files import check_file_name, load_toml
 from neuromirror.model import ConfigurationError
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}\Z")
@@ -41,9 +42,6 @@ class _VaultFile(BaseModel):
     cost_per_1000_requests: float | None = Field(
         default=None, ge=0, description="Price of 1,000 requests that write."
     )
-    cost_per_gb_read: float | None = Field(
-        default=None, ge=0, description="Price of reading 1 GB from outside."
-    )
     prefer: bool = Field(
         default=False, description="Whether readers try this vault before upstream, not after."
     )
@@ -52,7 +50,8 @@ class _VaultFile(BaseModel):
     )
     private: bool = Field(
         default=False,
-        description="Whether the vault may have data of a private store; nobody else can read it.",
+        description="Whether the vault may have data of a private store. "
+        "Set it only if no other user can read the vault.",
     )
 
 
@@ -102,7 +101,7 @@ class S3VaultFile(_VaultFile):
     )
     public_url: str = Field(
         default="",
-        description="URL at which everybody can read the objects, without the prefix and their "
+        description="Public URL of the objects, without the prefix and their "
         "names [none: readers need credentials].",
     )
 
@@ -201,17 +200,8 @@ def load_vault(path: Path) -> VaultConfig:
     ConfigurationError
         If the file cannot be read or is invalid; the message names the file and the field.
     """
-    name = path.stem
-    if not is_file_name(name) or name in _RESERVED_NAMES:
-        raise ConfigurationError(
-            f"{path}: '{name}' is not a valid name of a vault; rename the file: lower-case "
-            f"letters, digits and single hyphens, and not {' or '.join(sorted(_RESERVED_NAMES))}"
-        )
-    content = read_toml(path)
-    try:
-        settings = VAULT_FILE.validate_python(content)
-    except ValidationError as error:
-        raise ConfigurationError(f"{path}: {describe_errors(error)}") from error
+    name = check_file_name(path, "vault", _RESERVED_NAMES)
+    settings = load_toml(path, VAULT_FILE.validate_python)
     if isinstance(settings, S3VaultFile) and bool(settings.object_lock) != bool(
         settings.retention_days
     ):
@@ -313,7 +303,7 @@ def refuse_unsafe_vaults(vaults: Mapping[str, VaultConfig], folder: Path) -> Non
 
 
 def _is_vault_file(path: Path) -> bool:
-    return path.suffix == ".toml" and path.name != "policies.toml"
+    return path.suffix == ".toml" and path.name != POLICY_FILE
 
 
 def _http_url(url: str) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from neuromirror.custody.keep import KeepOutcome
+from neuromirror.custody.copy_checks import record_copies
+from neuromirror.custody.keep_outcomes import KeepOutcome
 from neuromirror.custody.keep_plan import KeepContents, KeepItem
 from neuromirror.index import Index
 from neuromirror.index.ledger import Ledger
@@ -17,10 +19,11 @@ from neuromirror.index.ledger_rows import Stored
 from neuromirror.model import DatasetRef
 from neuromirror.transfer.byte_progress import ByteProgress
 from neuromirror.transfer.key_checksums import KeyChecksum, key_checksum
-from neuromirror.vault import Vault, VaultError
+from neuromirror.vault import CopyRefusedError, Vault, VaultError
 
 _BLOCK: Final = 1 << 20
 _COMMIT_COUNT: Final = 1000
+_COMMIT_SECONDS: Final = 5.0
 
 _Form = tuple[str, int]
 """Algorithm and part size of a checksum."""
@@ -120,8 +123,9 @@ def adopt_files(
     Yields
     ------
     KeepOutcome
-        One for each content that was found: ``ok``; or ``error`` if the file changed or could not
-        be read. Files with other contents have no outcome.
+        One for each content that was found: ``ok`` once its copy is durable and recorded; or
+        ``error`` if the file changed or could not be read, or the vault did not store it. Files
+        with other contents have no outcome.
 
     Raises
     ------
@@ -135,16 +139,27 @@ def adopt_files(
         adoption.add(items[key])
     relevant = [one for one in files if one.size in adoption.items_by_size]
     total, done = sum(one.size for one in relevant), 0
+    failure: VaultError | None = None
+    finished: list[KeepOutcome] = []
     try:
         for file in relevant:
             yield from adoption.adopt(file)
             done += file.size
             if progress is not None:
                 progress(done, total)
-            if len(adoption.stored) >= _COMMIT_COUNT:
-                adoption.commit()
+            if adoption.is_commit_due:
+                yield from adoption.commit()
+    except VaultError as error:
+        failure = error
     finally:
-        adoption.commit()
+        # also if the caller stops here: what is stored is not read once more
+        try:
+            finished = adoption.commit()
+        except VaultError as error:
+            failure = failure or error
+    yield from finished
+    if failure is not None:
+        raise failure
 
 
 class _Adoption:
@@ -155,13 +170,20 @@ class _Adoption:
         self._vault = vault
         self._ledger = ledger
         self.items_by_size: dict[int, dict[str, KeepItem]] = defaultdict(dict)
-        self.stored: list[Stored] = []
+        self._stored: list[tuple[Stored, KeepOutcome]] = []
+        self._committed = time.monotonic()
+
+    @property
+    def is_commit_due(self) -> bool:
+        is_late = time.monotonic() - self._committed > _COMMIT_SECONDS
+        return is_late or len(self._stored) >= _COMMIT_COUNT
 
     def add(self, item: KeepItem) -> None:
         if item.size is not None and key_checksum(item.key).algorithm:
             self.items_by_size[item.size][item.key] = item
 
     def adopt(self, file: FoundFile) -> Iterator[KeepOutcome]:
+        """Store a file under the keys that it has; yield outcomes for those that failed."""
         candidates = self.items_by_size[file.size]
         if not candidates:
             return
@@ -182,16 +204,18 @@ class _Adoption:
                     evidence=checksum.evidence,
                     checked="checked",
                     vault=self._vault.config.name,
-                    method="full-read",
                 )
-                stored = self._vault.store(key, file.path, _sha256(digests))
+                try:
+                    stored = self._vault.store(key, file.path)
+                except CopyRefusedError as error:
+                    yield replace(outcome, status="error", message=str(error), checked=None)
+                    continue
                 if _identity(file.path) != before:
                     self._vault.remove(key)
                     why = "the file was changed while it was read; it was not stored"
-                    yield replace(outcome, status="error", message=why, method=None, checked=None)
+                    yield replace(outcome, status="error", message=why, checked=None)
                     return
-                self.stored.append(stored)
-                yield outcome
+                self._stored.append((stored, replace(outcome, method=stored.method)))
         except VaultError:
             raise
         except OSError as error:
@@ -199,12 +223,13 @@ class _Adoption:
             name = self._vault.config.name
             yield KeepOutcome("keep", "error", path, why, size=file.size, vault=name)
 
-    def commit(self) -> None:
-        """Record the stored contents; a crash of the machine may lose others."""
-        if self.stored:
-            self._vault.flush()
-            self._ledger.record(self._vault.uuid, self.stored)
-            self.stored = []
+    def commit(self) -> list[KeepOutcome]:
+        """Make stored copies durable and record them; return their outcomes."""
+        self._committed = time.monotonic()
+        stored, self._stored = self._stored, []
+        if stored:
+            record_copies(self._vault, self._ledger, [one for one, _ in stored])
+        return [outcome for _, outcome in stored]
 
 
 def _identity(path: Path) -> tuple[int, int, int]:
@@ -228,7 +253,3 @@ def _digests(path: Path, checksums: Collection[KeyChecksum]) -> dict[_Form, str]
             for hasher in hashers.values():
                 hasher.update(block)
     return {form: hasher.hexdigest() for form, hasher in hashers.items()}
-
-
-def _sha256(digests: Mapping[_Form, str]) -> str | None:
-    return next((value for (algorithm, _), value in digests.items() if algorithm == "sha256"), None)

@@ -1,11 +1,13 @@
-"""Record in the journal what policies cannot keep in time."""
+"""What policies cannot keep in time, and its record in the journal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
 from neuromirror.crawl.recorder import Recorder
-from neuromirror.custody.policies import Announcement
+from neuromirror.custody.policy_plan import MissingCopies, ShortageReason
 from neuromirror.index import DatasetWithdrawnError, Index, UnknownDatasetError, UnknownMirrorError
 from neuromirror.model import EventRaised, current_timestamp
 
@@ -13,6 +15,72 @@ SHORTAGE = "shortage"
 """The kind of the events."""
 
 _MAX_KEYS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """Contents of a dataset that a policy cannot keep in time, announced for the first time.
+
+    Attributes
+    ----------
+    policy, dataset
+        The policy and the dataset.
+    reason, detail
+        Why.
+    contents, bytes
+        Number and size of the contents.
+    horizon
+        The earliest time at which upstream may delete one of them; None if no time is known.
+    keys
+        Their annex keys.
+    """
+
+    policy: str
+    dataset: str
+    reason: ShortageReason
+    detail: str
+    contents: int
+    bytes: int
+    horizon: datetime | None
+    keys: tuple[str, ...]
+
+    @property
+    def message(self) -> str:
+        """The announcement as text."""
+        when = "at any time" if self.horizon is None else f"from {self.horizon:%Y-%m-%d} on"
+        return (
+            f"policy {self.policy} lacks copies of {self.contents} contents ({self.bytes} bytes), "
+            f"which upstream may delete {when}: {self.detail}"
+        )
+
+
+def group_announcements(policy: str, missing: Sequence[MissingCopies]) -> list[Announcement]:
+    """Return one announcement per dataset and reason.
+
+    Parameters
+    ----------
+    policy
+        The name of the policy.
+    missing
+        The contents that lack copies.
+
+    Returns
+    -------
+    list of Announcement
+        The announcements.
+    """
+    groups: dict[tuple[str, ShortageReason], list[MissingCopies]] = {}
+    for one in missing:
+        groups.setdefault((one.content.dataset, one.reason), []).append(one)
+    return [
+        Announcement(
+            *(policy, dataset, reason, some[0].detail, len(some)),
+            bytes=sum(one.content.size for one in some),
+            horizon=min((one.content.horizon for one in some if one.content.horizon), default=None),
+            keys=tuple(one.content.key for one in some),
+        )
+        for (dataset, reason), some in groups.items()
+    ]
 
 
 def record_announcements(recorder: Recorder, announcements: Iterable[Announcement]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from neuromirror.custody.keep import KeepOutcome
+from neuromirror.custody.copy_checks import look_up_copies
+from neuromirror.custody.keep_outcomes import KeepOutcome
 from neuromirror.index.ledger import Ledger
 from neuromirror.index.ledger_rows import LedgerCopy, LedgerEvent, Stored
-from neuromirror.vault import Presence, Vault
+from neuromirror.vault import CopyRefusedError, Presence, Vault
 
-_BATCH = 1000
+_BATCH = 300
+"""Copies per request of a vault; of more, S3 lists the whole bucket."""
 
 
 def audit_copies(vault: Vault, ledger: Ledger, before: float, budget: int) -> Iterator[KeepOutcome]:
@@ -29,7 +32,8 @@ def audit_copies(vault: Vault, ledger: Ledger, before: float, budget: int) -> It
     Yields
     ------
     KeepOutcome
-        One per copy (action ``audit``).
+        One per copy (action ``audit``); one with status ``error`` and a host for each that the
+        vault refuses to describe, of which nothing is known.
 
     Raises
     ------
@@ -37,21 +41,31 @@ def audit_copies(vault: Vault, ledger: Ledger, before: float, budget: int) -> It
         The vault does not respond; no copy is reported as missing then.
     """
     vault.check_access()
+    unchecked = 0
     while budget > 0:
-        oldest = ledger.least_recently("checked", vault.uuid, min(budget, _BATCH))
+        # those that could not be checked stay the oldest ones
+        limit = min(budget, _BATCH)
+        oldest = ledger.least_recently("checked", vault.uuid, limit, offset=unchecked)
         due = {one.key: one for one in oldest if one.checked < before}
         if not due:
             return
         budget -= len(due)
         confirmed: list[Stored] = []
-        for found in vault.presence(list(due)):
-            copy = due.pop(found.key)
-            if found.size == copy.size:
-                confirmed.append(Stored(copy.key, copy.size, found.method))
-                yield _outcome(vault, copy, "ok", "the vault has it")
-            else:
-                yield _lost(vault, ledger, copy, found)
-        ledger.record(vault.uuid, confirmed)
+        try:
+            for key, found in look_up_copies(vault, list(due)):
+                copy = due[key]
+                if isinstance(found, CopyRefusedError):
+                    unchecked += 1
+                    outcome = _outcome(vault, copy, "error", f"it could not be checked: {found}")
+                    yield replace(outcome, host=vault.config.name)
+                elif found.agrees_with(copy.size):
+                    confirmed.append(Stored(copy.key, copy.size, found.method))
+                    yield _outcome(vault, copy, "ok", "the vault has it")
+                else:
+                    yield _lost(vault, ledger, copy, found)
+        finally:
+            # also if the vault fails, or the caller stops here
+            ledger.record(vault.uuid, confirmed)
 
 
 def _lost(vault: Vault, ledger: Ledger, copy: LedgerCopy, found: Presence) -> KeepOutcome:

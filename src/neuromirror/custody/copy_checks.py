@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import errno
 import threading
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
 
-from neuromirror.index.ledger_rows import CheckMethod
+from neuromirror.index.ledger import Ledger
+from neuromirror.index.ledger_rows import (
+    CheckMethod,
+    CopyState,
+    LedgerCopy,
+    LedgerEvent,
+    Stored,
+)
 from neuromirror.model import NeuromirrorError
 from neuromirror.transfer.content_checks import check_for
 from neuromirror.transfer.key_checksums import key_checksum
@@ -29,6 +37,147 @@ def read_method(key: str) -> CheckMethod:
         ``full-read``, or ``size`` if the key has no checksum.
     """
     return "full-read" if key_checksum(key).algorithm else "size"
+
+
+def record_copies(vault: Vault, ledger: Ledger, stored: Sequence[Stored]) -> None:
+    """Record what a vault stored, after it has made it durable.
+
+    Parameters
+    ----------
+    vault
+        The vault.
+    ledger
+        The ledger.
+    stored
+        The contents, as the vault confirmed them.
+
+    Raises
+    ------
+    VaultError
+        The vault cannot be written; nothing is recorded.
+    """
+    # before they are recorded: a crash of the machine may lose what is not on the disk
+    vault.flush()
+    # a new copy replaces one that was damaged, which the other methods prove by themselves
+    ledger.forget(vault.uuid, [one.key for one in stored if one.method == "git-annex"])
+    ledger.record(vault.uuid, stored)
+
+
+class Fault(NamedTuple):
+    """A recorded copy that is damaged or missing.
+
+    Attributes
+    ----------
+    key
+        The annex key.
+    state
+        The state of the copy.
+    message
+        What was found.
+    dataset
+        The name of a dataset that has the content; None if unknown.
+    """
+
+    key: str
+    state: CopyState
+    message: str
+    dataset: str | None = None
+
+
+def record_faults(
+    vault: Vault, ledger: Ledger, faults: Sequence[Fault], method: CheckMethod = "full-read"
+) -> None:
+    """Record faults of recorded copies, with an event for each that was not known.
+
+    Parameters
+    ----------
+    vault
+        The vault.
+    ledger
+        The ledger.
+    faults
+        The faults.
+    method
+        How damaged copies were found; missing ones are always found by a listing.
+    """
+    before = {
+        one.key: one.state
+        for copies in ledger.copies([one.key for one in faults], all_states=True).values()
+        for one in copies
+        if one.vault == vault.uuid
+    }
+    recorded = [one for one in faults if one.key in before]
+    for state, how in (("damaged", method), ("missing", "listing")):
+        keys = [one.key for one in recorded if one.state == state]
+        ledger.mark(vault.uuid, keys, state, how)  # type: ignore[arg-type]
+    now, name = ledger.clock(), vault.config.name
+    ledger.events.add(
+        LedgerEvent(now, one.state, f"{name}: {one.message}", name, one.key, one.dataset)
+        for one in recorded
+        if one.state != before[one.key] and one.state != "present"
+    )
+
+
+def recorded_copies(
+    vault: Vault, ledger: Ledger, state: CopyState | None = None
+) -> Iterator[LedgerCopy]:
+    """Yield the recorded copies of a vault, sorted by key.
+
+    Parameters
+    ----------
+    vault
+        The vault.
+    ledger
+        The ledger.
+    state
+        The state of the copies; None for all.
+
+    Yields
+    ------
+    LedgerCopy
+        The copies.
+    """
+    last = ""
+    while copies := ledger.copies_in(vault.uuid, after=last, state=state):
+        last = copies[-1].key
+        yield from copies
+
+
+def look_up_copies(
+    vault: Vault, keys: Sequence[str]
+) -> Iterator[tuple[str, Presence | CopyRefusedError]]:
+    """Yield what a vault states about contents; one that it refuses to describe is no failure.
+
+    Parameters
+    ----------
+    vault
+        The vault.
+    keys
+        The annex keys.
+
+    Yields
+    ------
+    tuple of str and Presence or CopyRefusedError
+        Each key with the statement, or the reason why there is none.
+
+    Raises
+    ------
+    VaultError
+        The vault does not respond.
+    """
+    left = dict.fromkeys(keys)
+    try:
+        for one in vault.presence(keys):
+            del left[one.key]
+            yield one.key, one
+    except CopyRefusedError:
+        for key in left:
+            try:
+                (found,) = vault.presence([key])
+            except CopyRefusedError as error:
+                yield key, error
+            else:
+                yield key, found
 
 
 class UncheckedCopyError(NeuromirrorError):
@@ -111,7 +260,7 @@ def find_mismatch(vault: Vault, key: str, stop: threading.Event | None = None) -
     except CopyRefusedError as error:
         raise UncheckedCopyError(str(error)) from error
     except OSError as error:
-        vault.check_access()  # a disk that is gone says nothing about its copies
+        vault.check_access()  # an unavailable disk does not show that its copies are damaged
         why = f"its bytes cannot be read: {error}"
         # other errors are those of the network, of this process or of permissions
         raise (BadSectorError if error.errno == errno.EIO else UncheckedCopyError)(why) from error

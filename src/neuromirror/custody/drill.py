@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,17 +16,26 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec.structs import replace
 
 from neuromirror.annex import VaultKind, vault_address
 from neuromirror.config.vault_files import DirectoryVaultFile, S3VaultFile, VaultConfig
 from neuromirror.custody.drill_process import DrillOrder, DrillOutcome
 from neuromirror.custody.drill_records import DrillResult
+from neuromirror.lab.lockfile import load_lock
 from neuromirror.model import NeuromirrorError, count_of
 from neuromirror.model.display import format_bytes
 from neuromirror.store import Store
 from neuromirror.vault import DirectoryVault, open_vault
+from neuromirror.vault.opening import special_remotes_folder
 
 _NO_NETWORK: Final = ("unshare", "--net", "--map-root-user")
+_POLL: Final = 0.5
+"""Seconds between checks whether to stop."""
+
+
+class DrillStoppedError(NeuromirrorError):
+    """A drill was stopped before it had a result."""
 
 
 def run_drill(
@@ -35,6 +45,8 @@ def run_drill(
     *,
     scratch: Path | None = None,
     clock: Callable[[], float] = time.time,
+    seconds: float | None = None,
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> DrillResult:
     """Restore a lock file in a scratch folder from vaults alone, and verify every file.
 
@@ -50,13 +62,23 @@ def run_drill(
         Where to create the scratch folder, which is removed; None for the default of the system.
     clock
         Returns POSIX seconds.
+    seconds
+        The time after which the process is killed; None for no limit.
+    is_stopping
+        Returns whether to stop.
 
     Returns
     -------
     DrillResult
         The result; a failure if the process ended without one.
+
+    Raises
+    ------
+    DrillStoppedError
+        The drill was stopped, which says nothing about the vaults.
     """
     began = clock()
+    failed = DrillResult(began, ok=False, vaults=sorted(vaults), commits=_pinned_commits(lock))
     with TemporaryDirectory(prefix="drill-", dir=scratch) as folder:
         order, problems = _order(lock, Path(folder), vaults, store)
         is_local = not order.public and not order.others
@@ -64,19 +86,17 @@ def run_drill(
         without_network = is_local and _can_unshare()
         if without_network:
             command = [*_NO_NETWORK, *command]
-        done = subprocess.run(
-            command,
-            input=msgspec.json.encode(order),
-            env=_environment(Path(folder)),
-            capture_output=True,
-            check=False,
-        )
+        until = None if seconds is None else time.monotonic() + seconds
+        done = _run(command, msgspec.json.encode(order), Path(folder), until, is_stopping)
+        if done is None:
+            text = f"the drill was not finished after {seconds:.0f} s"
+            return replace(failed, message=text)
         try:
             outcome = msgspec.json.decode(done.stdout, type=DrillOutcome)
         except msgspec.DecodeError:
             last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
             text = f"the drill ended with exit code {done.returncode}: {''.join(last)}"
-            return DrillResult(began, ok=False, vaults=sorted(vaults), message=text)
+            return replace(failed, message=text)
     outcome.problems = [*problems, *outcome.problems]
     # a vault that cannot be used is no failure if the others have all contents
     is_complete = not outcome.failed and outcome.verified >= outcome.files
@@ -86,17 +106,58 @@ def run_drill(
     )
     if not is_complete:
         text = f"{count_of(outcome.failed, 'problem')}: {'; '.join(outcome.problems[:3])}; {text}"
-    return DrillResult(
-        at=began,
+    return replace(
+        failed,
         ok=is_complete,
         seconds=outcome.seconds,
         files=outcome.files,
         bytes=outcome.bytes,
-        vaults=sorted(vaults),
         blocked="kernel" if without_network else "process",
         message=text,
         problems=outcome.problems,
     )
+
+
+def _pinned_commits(lock: Path) -> list[str]:
+    """Return the commits that a lock file pins with all their files."""
+    try:
+        return [one.commit for one in load_lock(lock).datasets if not one.paths]
+    except (NeuromirrorError, OSError):
+        return []  # the process reports it
+
+
+def _run(
+    command: list[str],
+    order: bytes,
+    folder: Path,
+    until: float | None,
+    is_stopping: Callable[[], bool],
+) -> subprocess.CompletedProcess[bytes] | None:
+    """Run the process; return None if it takes too long. It is killed with its own processes."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_environment(folder),
+        start_new_session=True,
+    )
+    left: bytes | None = order
+    try:
+        while True:
+            try:
+                out, error = process.communicate(left, timeout=_POLL)
+                return subprocess.CompletedProcess(command, process.returncode, out, error)
+            except subprocess.TimeoutExpired:
+                left = None  # the rest is still sent
+                if is_stopping():
+                    raise DrillStoppedError("the drill was stopped") from None
+                if until is not None and time.monotonic() >= until:
+                    return None
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
 
 def _order(
@@ -107,8 +168,8 @@ def _order(
     order = DrillOrder(str(lock.absolute()), str(into), "")
     if store is not None:
         order.store = str(store.root)
-        # as in open_vault, which has no store in the process
-        order.special_remotes = str(store.ledger_path.parent / "special-remotes")
+        # open_vault has no store in the process
+        order.special_remotes = str(special_remotes_folder(store))
     for name, config in vaults.items():
         order.vaults = str(config.path.parent.absolute())
         try:

@@ -34,6 +34,8 @@ class DrillResult(msgspec.Struct, forbid_unknown_fields=True):
         The result as text.
     problems
         What could not be restored or verified, the first ones.
+    commits
+        The commits of the versions that the lock file pins completely.
     """
 
     at: float
@@ -45,6 +47,7 @@ class DrillResult(msgspec.Struct, forbid_unknown_fields=True):
     blocked: str = ""
     message: str = ""
     problems: list[str] = []
+    commits: list[str] = []
 
 
 class DrillRecords(msgspec.Struct, forbid_unknown_fields=True):
@@ -65,6 +68,17 @@ class DrillRecords(msgspec.Struct, forbid_unknown_fields=True):
             return msgspec.json.decode(store.task_state_path(_STATE).read_bytes(), type=cls)
         except (FileNotFoundError, msgspec.DecodeError):
             return cls()
+
+    def last_of(self, commit: str) -> DrillResult | None:
+        """Return the last drill of a lock file that pins a version completely; None if none did.
+
+        Parameters
+        ----------
+        commit
+            The commit of the version.
+        """
+        found = [one for one in self.drills.values() if commit in one.commits]
+        return max(found, key=lambda one: one.at, default=None)
 
     def save(self, store: Store) -> None:
         """Save the drills.

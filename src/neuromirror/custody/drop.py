@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from neuromirror.custody.keep import KeepOutcome
+from neuromirror.custody.copy_checks import UncheckedCopyError, find_mismatch
+from neuromirror.custody.keep_outcomes import KeepOutcome
 from neuromirror.custody.keep_plan import KeepItem
-from neuromirror.index import Index
+from neuromirror.index import Index, UnindexedFiles
 from neuromirror.index.ledger import Ledger
-from neuromirror.index.ledger_rows import LedgerCopy, LedgerEvent
+from neuromirror.index.ledger_rows import LedgerCopy, LedgerEvent, Stored
 from neuromirror.mint import CustodyRemote
-from neuromirror.model import ConfigurationError, NeuromirrorError
+from neuromirror.model import ConfigurationError, DatasetRef, NeuromirrorError
 from neuromirror.store import Store
 from neuromirror.store.custody import publish_locations
-from neuromirror.vault import Vault, VaultError
+from neuromirror.vault import CopyMissingError, Vault, VaultError
 
 _BATCH = 500
 
@@ -26,7 +28,7 @@ class DropChangedError(ConfigurationError):
 
 @dataclass(frozen=True, slots=True)
 class DropRules:
-    """What protects copies.
+    """The rules that protect copies.
 
     Attributes
     ----------
@@ -35,10 +37,15 @@ class DropRules:
         other vault has.
     released
         Numbers of the wishes that the removal ends.
+    withdrawn
+        The withdrawn datasets that the contents belong to, with their annex keys. Their last copies
+        can be removed, unless other datasets have the contents, or may have them because the files
+        of large Zarrs are not in the index.
     """
 
     minimum_copies: int = 1
     released: frozenset[int] = frozenset()
+    withdrawn: Mapping[DatasetRef, Collection[str]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -56,6 +63,7 @@ class DropPlan:
     """
 
     vault: Vault
+    rules: DropRules = DropRules()
     items: list[KeepItem] = field(default_factory=list)
     refused: list[KeepOutcome] = field(default_factory=list)
 
@@ -96,7 +104,7 @@ def plan_drop(
     index
         The index, which knows what upstream promises to keep; None without one.
     rules
-        What protects copies.
+        The rules that protect copies.
 
     Returns
     -------
@@ -108,21 +116,38 @@ def plan_drop(
     VaultError
         The vault cannot be read.
     """
-    plan = DropPlan(vault)
+    plan = DropPlan(vault, rules)
     keys = [one.key for one in items]
-    lacking = set(ledger.missing(vault.uuid, keys))
+    recorded = ledger.copies(keys, all_states=True)
     protected = ledger.wishes.needed(keys, vault.uuid, without=rules.released)
     elsewhere = _confirmed_copies(keys, vault, others, ledger)
-    promised: set[str] = set()
+    promised, shared = set[str](), set[str]()
+    unindexed: list[UnindexedFiles] = []
+    if index is not None and rules.withdrawn:
+        shared = set(index.content_sources(keys))
+        unindexed = index.unindexed_files()
     if index is not None and not rules.minimum_copies:
         promised = {key for key, one in index.content_sources(keys).items() if one.is_promised}
     for item in items:
         copies = elsewhere.get(item.key, [])
-        if item.key in lacking:
+        own = next(_copies_in(recorded.get(item.key, ()), vault.uuid), None)
+        if own is None:
             plan.refused.append(_outcome(vault, item, "notneeded", "the vault does not have it"))
         elif item.key in protected:
-            why = "a policy or another 'neuromirror keep' wants it in this vault"
+            why = "a policy or another 'neuromirror keep' requires it in this vault"
             plan.refused.append(_outcome(vault, item, "impossible", why))
+        elif item.key in shared:
+            why = "other datasets have it"
+            plan.refused.append(_outcome(vault, item, "notneeded", why))
+        elif rules.withdrawn and unindexed and len(copies) < rules.minimum_copies:
+            largest = max(one.largest for one in unindexed)
+            why = (
+                "files of large Zarrs are not in the index, so other datasets may have it; set "
+                f"index_entries = {largest} in the mirror files and run 'neuromirror rebuild-index'"
+            )
+            plan.refused.append(_outcome(vault, item, "impossible", why))
+        elif rules.withdrawn or _is_lost(vault, item.key, own, copies):
+            plan.items.append(item)
         elif len(copies) < rules.minimum_copies:
             why = f"{len(copies)} other vaults have it, {rules.minimum_copies} are required"
             plan.refused.append(_outcome(vault, item, "impossible", why))
@@ -134,9 +159,25 @@ def plan_drop(
     return plan
 
 
+def _is_lost(vault: Vault, key: str, own: LedgerCopy, others: Collection[str]) -> bool:
+    """Return whether a copy that is recorded as missing or damaged has no right bytes now."""
+    if own.state == "present":
+        return False
+    if all(one.size is None for one in vault.presence([key])):
+        return True
+    if own.state == "missing":
+        return False
+    try:
+        return bool(others) or find_mismatch(vault, key) is not None
+    except CopyMissingError:
+        return True
+    except UncheckedCopyError:
+        return False  # its bytes may be readable later
+
+
 def run_drop(
     plan: DropPlan, ledger: Ledger, store: Store | None, index: Index | None, confirmed: str
-) -> Iterator[KeepOutcome]:
+) -> Generator[KeepOutcome, None, None]:
     """Remove the copies of a plan.
 
     Parameters
@@ -171,23 +212,37 @@ def run_drop(
     vault.check_access(write=True)
     for start in range(0, len(plan.items), _BATCH):
         batch = plan.items[start : start + _BATCH]
-        # no record first: a copy that is counted is there
-        ledger.forget(vault.uuid, [one.key for one in batch])
-        _unpublish(store, index, vault, [one.key for one in batch])
-        for item in batch:
-            try:
-                vault.remove(item.key)
-            except VaultError:
-                raise
-            except NeuromirrorError as error:
-                yield _outcome(vault, item, "error", str(error))
-            else:
+        keys = [one.key for one in batch]
+        states = {
+            one.key: one
+            for some in ledger.copies(keys, all_states=True).values()
+            for one in _copies_in(some, vault.uuid)
+        }
+        _publish(store, index, plan, removed=keys)
+        removed: list[LedgerEvent] = []
+        try:
+            for item in batch:
+                # no record first: a copy that is counted is there
+                ledger.forget(vault.uuid, [item.key])
+                try:
+                    vault.remove(item.key)
+                except NeuromirrorError as error:
+                    _record_again(vault, ledger, states[item.key])
+                    if isinstance(error, VaultError):
+                        raise
+                    yield _outcome(vault, item, "error", str(error))
+                    continue
+                message = f"{vault.config.name}: removed on request"
+                event = LedgerEvent(
+                    *(ledger.clock(), "removed", message),
+                    *(vault.config.name, item.key, item.dataset),
+                )
+                removed.append(event)
                 yield _outcome(vault, item, "ok", "removed")
-        name, now = vault.config.name, ledger.clock()
-        ledger.events.add(
-            LedgerEvent(now, "removed", f"{name}: removed on request", name, one.key, one.dataset)
-            for one in batch
-        )
+        finally:
+            ledger.events.add(removed)
+            lacking = set(ledger.missing(vault.uuid, keys))
+            _publish(store, index, plan, kept=[key for key in keys if key not in lacking])
 
 
 def _confirmed_copies(
@@ -206,7 +261,7 @@ def _confirmed_copies(
             one.key: one.size for some in recorded.values() for one in _copies_in(some, other.uuid)
         }
         for presence in other.presence(list(sizes)):
-            if presence.size == sizes[presence.key]:
+            if presence.agrees_with(sizes[presence.key]):
                 found.setdefault(presence.key, []).append(other.config.name)
     return found
 
@@ -215,19 +270,42 @@ def _copies_in(copies: Sequence[LedgerCopy], vault: str) -> Iterator[LedgerCopy]
     return (one for one in copies if one.vault == vault)
 
 
-def _unpublish(store: Store | None, index: Index | None, vault: Vault, keys: Sequence[str]) -> None:
-    """Record in the repositories of datasets that a vault has contents no more."""
-    if store is None or index is None:
+def _record_again(vault: Vault, ledger: Ledger, copy: LedgerCopy) -> None:
+    """Record a copy that was not removed, unless the vault does not confirm it."""
+    with suppress(NeuromirrorError):
+        for one in vault.presence([copy.key]):
+            if one.size is not None:
+                ledger.record(vault.uuid, [Stored(copy.key, one.size, one.method)])
+                if copy.state != "present":
+                    ledger.mark(vault.uuid, [copy.key], copy.state, one.method)
+
+
+def _publish(
+    store: Store | None,
+    index: Index | None,
+    plan: DropPlan,
+    kept: Sequence[str] = (),
+    removed: Sequence[str] = (),
+) -> None:
+    """Record in the repositories of datasets which contents a vault has, and has no more."""
+    keys, vault = [*kept, *removed], plan.vault
+    if store is None or index is None or not keys:
         return
     remote = CustodyRemote(vault.uuid, vault.config.name, vault.remote_config())
-    by_dataset: dict[object, list[str]] = {}
-    references = {}
+    by_dataset: dict[DatasetRef, set[str]] = {}
     for source in index.content_sources(keys).values():
-        for reference in source.datasets:
-            references[reference.dataset_id] = reference
-            by_dataset.setdefault(reference.dataset_id, []).append(source.key)
-    for dataset_id, some in by_dataset.items():
-        publish_locations(store, references[str(dataset_id)], remote, removed=sorted(some))
+        for dataset in source.datasets:
+            by_dataset.setdefault(dataset, set()).add(source.key)
+    withdrawn = plan.rules.withdrawn
+    by_dataset |= {dataset: set(keys).intersection(some) for dataset, some in withdrawn.items()}
+    for dataset, some in by_dataset.items():
+        if some:
+            publish_locations(
+                *(store, dataset, remote),
+                kept=sorted(some.intersection(kept)),
+                removed=sorted(some.intersection(removed)),
+                withdrawn=dataset in withdrawn,
+            )
 
 
 def _outcome(vault: Vault, item: KeepItem, status: str, message: str) -> KeepOutcome:

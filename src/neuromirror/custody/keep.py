@@ -12,23 +12,28 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from neuromirror.custody.copy_checks import (
     BadSectorError,
+    Fault,
     UncheckedCopyError,
     find_mismatch,
     is_proof,
+    look_up_copies,
     read_method,
+    record_copies,
+    record_faults,
 )
+from neuromirror.custody.keep_outcomes import KeepOptions, KeepOutcome, item_outcome
 from neuromirror.custody.keep_plan import KeepItem
 from neuromirror.custody.sinks import UploadSink, open_sink
 from neuromirror.index.ledger import Ledger
-from neuromirror.index.ledger_rows import CheckMethod, LedgerEvent, Stored
+from neuromirror.index.ledger_rows import CheckMethod, Stored
 from neuromirror.transfer.annex_objects import (
     AnnexObjectStore,
     InsufficientSpaceError,
@@ -41,19 +46,22 @@ from neuromirror.transfer.fetch_tasks import FetchResult, FetchTask
 from neuromirror.transfer.fetcher import MAX_IN_MEMORY
 from neuromirror.transfer.host_errors import displayed_url
 from neuromirror.transfer.key_checksums import key_checksum
-from neuromirror.transfer.outcomes import Outcome, Status
 from neuromirror.transfer.rate_limit import RateLimit
+from neuromirror.transfer.url_sessions import host_tokens, no_token
 from neuromirror.transfer.work_tree import map_in_order
 from neuromirror.vault import CopyMissingError, CopyRefusedError, Presence, Vault, VaultError
-
-JOBS: Final = 8
-"""Default number of concurrent copies."""
 
 _COPIES_PER_JOB: Final = 4
 """Copies that the vault makes itself at a time, per job: they use no bandwidth of this machine."""
 
+_DEFAULTS: Final = KeepOptions()
 _COMMIT_COUNT: Final = 1000
 _COMMIT_SECONDS: Final = 5.0
+_S3: Final = "s3://"
+_NEEDS_CREDENTIALS: Final = (
+    "it can be read with credentials only, and others may read the vault; set 'private = true' in "
+    "the vault's file if nobody else can, or keep a version of your public store"
+)
 _SAMPLE: Final = 32
 """Recorded copies that are looked up if looking up all of them takes a request each."""
 _MAX_QUEUED: Final = 2000
@@ -62,59 +70,11 @@ _BUSY_SECONDS: Final = 30.0
 _BUSY_POLL: Final = 0.2
 
 
-def _never() -> bool:
-    return False
-
-
-@dataclass(frozen=True, slots=True)
-class KeepOutcome(Outcome):
-    """The outcome of ``keep`` for one content, or for the rest of a run.
-
-    Parameters
-    ----------
-    vault
-        The name of the vault.
-    method
-        How the copy was verified.
-    """
-
-    vault: str | None = None
-    method: CheckMethod | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class KeepOptions:
-    """The options of a run.
-
-    Attributes
-    ----------
-    jobs
-        Number of concurrent downloads; of copies that the vault makes itself, four times as many.
-    allowed_hosts
-        Hosts of archives, with their ports, that may be accessed whatever their addresses are.
-    bytes_per_second
-        Limit for downloads; None for no limit.
-    until
-        When to stop, as :func:`time.monotonic`; None for no limit.
-    is_stopping
-        Returns whether to stop.
-    report_bytes
-        Called with the number of bytes that were received.
-    """
-
-    jobs: int = JOBS
-    allowed_hosts: frozenset[str] = frozenset()
-    bytes_per_second: float | None = None
-    until: float | None = None
-    is_stopping: Callable[[], bool] = _never
-    report_bytes: Callable[[int], None] = field(default=lambda count: None)
-
-
 def run_keep(
     items: Iterable[KeepItem],
     vault: Vault,
     ledger: Ledger,
-    options: KeepOptions = KeepOptions(),
+    options: KeepOptions = _DEFAULTS,
 ) -> Iterator[KeepOutcome]:
     """Copy contents into a vault.
 
@@ -147,34 +107,6 @@ def run_keep(
         yield from outcomes
 
 
-def planned_outcomes(
-    items: Iterable[KeepItem], name: str, uuid: str | None, ledger: Ledger
-) -> Iterator[KeepOutcome]:
-    """Yield the outcomes that a dry run reports; nothing is changed.
-
-    Parameters
-    ----------
-    items
-        The contents.
-    name, uuid
-        The vault; the UUID is None if it does not exist yet.
-    ledger
-        The ledger.
-
-    Yields
-    ------
-    KeepOutcome
-        One per content: ``ok`` if it would be copied, ``notneeded`` if it is recorded.
-    """
-    chosen = {one.key: one for one in items}
-    lacking = set(chosen if uuid is None else ledger.missing(uuid, list(chosen)))
-    for key, item in chosen.items():
-        if key in lacking:
-            yield _outcome(name, item, "ok", "would be copied")
-        else:
-            yield _outcome(name, item, "notneeded", "in the vault")
-
-
 class _KeepRun:
     """One run; see :func:`run_keep`. A content is in ``_left`` until its outcome is yielded."""
 
@@ -186,6 +118,7 @@ class _KeepRun:
         self._name = vault.config.name
         self._ledger = ledger
         self._options = options
+        self._is_anonymous = not (options.with_credentials or vault.config.settings.private)
         self._stop = threading.Event()
         self._busy: set[str] = set()
         self._confirmed: list[tuple[Stored, str, str | None]] = []
@@ -196,7 +129,7 @@ class _KeepRun:
         finished: list[KeepOutcome] = []
         try:
             for step in (self._look_up_recorded, self._adopt, self._copy_at_vault, self._download):
-                if self._left and not self._is_stopping():
+                if self._left and not self._options.is_over:
                     yield from step()
                     yield from self._commit()  # the next step is for what is left
         except VaultError as error:
@@ -213,10 +146,6 @@ class _KeepRun:
         if self._left:
             yield self._rest(failure)
 
-    def _is_stopping(self) -> bool:
-        until = self._options.until
-        return (until is not None and time.monotonic() >= until) or self._options.is_stopping()
-
     def _look_up_recorded(self) -> Iterator[KeepOutcome]:
         """Yield outcomes for recorded copies that the vault still has."""
         lacking = set(self._ledger.missing(self._vault.uuid, list(self._left)))
@@ -228,48 +157,32 @@ class _KeepRun:
         if lost and len(sample) < len(recorded):
             lost = self._lost(recorded)
         if lost:
-            self._record_lost(lost)
+            faults = [
+                Fault(key, "missing", "a recorded copy is missing", self._left[key].dataset)
+                if one.size is None
+                else Fault(key, "damaged", "the size is wrong", self._left[key].dataset)
+                for key, one in lost.items()
+            ]
+            record_faults(self._vault, self._ledger, faults, "listing")
         for key in recorded:
             if key not in lost:
-                yield _outcome(self._name, self._left.pop(key), "notneeded", "in the vault")
+                yield item_outcome(self._name, self._left.pop(key), "notneeded", "in the vault")
 
     def _lost(self, keys: Sequence[str]) -> dict[str, Presence]:
         """Return what the vault states about recorded copies that it lacks or that are damaged."""
         return {
             one.key: one
             for one in self._presence(keys)
-            if one.size is None or one.size != (self._left[one.key].size or one.size)
+            if not one.agrees_with(self._left[one.key].size)
         }
 
     def _presence(self, keys: Sequence[str]) -> Iterator[Presence]:
         """Yield what the vault states; a copy that it refuses to describe counts as listed."""
-        seen: set[str] = set()
-        try:
-            for one in self._vault.presence(keys):
-                seen.add(one.key)
+        for key, one in look_up_copies(self._vault, keys):
+            if isinstance(one, CopyRefusedError):
+                yield Presence(key, self._left[key].size or 0, "listing")
+            else:
                 yield one
-        except CopyRefusedError:
-            for key in keys:
-                if key not in seen:
-                    try:
-                        yield from self._vault.presence([key])
-                    except CopyRefusedError:
-                        yield Presence(key, self._left[key].size or 0, "listing")
-
-    def _record_lost(self, lost: dict[str, Presence]) -> None:
-        uuid, name, now = self._vault.uuid, self._name, self._ledger.clock()
-        missing = [key for key, one in lost.items() if one.size is None]
-        damaged = [key for key, one in lost.items() if one.size is not None]
-        self._ledger.mark(uuid, missing, "missing", "listing")
-        self._ledger.mark(uuid, damaged, "damaged", "listing")
-        self._ledger.events.add(
-            LedgerEvent(
-                *(now, "missing" if one.size is None else "damaged"),
-                f"{name} lost a recorded copy" if one.size is None else f"{name}: wrong size",
-                *(name, key, self._left[key].dataset),
-            )
-            for key, one in lost.items()
-        )
 
     def _adopt(self) -> Iterator[KeepOutcome]:
         """Yield outcomes for contents that the vault has and that are not recorded as present.
@@ -277,14 +190,13 @@ class _KeepRun:
         Copies with wrong bytes are removed: a vault may store nothing under a key that it has.
         """
         keys = list(self._left)
+        if not self._vault.has_listing and len(keys) > _SAMPLE:
+            return  # each look-up takes a request; storing a content replaces wrong bytes
         damaged = {
             key
             for key, copies in self._ledger.copies(keys, all_states=True).items()
             if any(one.vault == self._vault.uuid and one.state == "damaged" for one in copies)
         }
-        if not self._vault.has_listing and len(keys) > _SAMPLE:
-            # each look-up takes a request; storing right bytes once more changes nothing
-            keys = [key for key in keys if key in damaged]
 
         def check(one: Presence) -> tuple[Presence, CheckMethod | None, str]:
             try:
@@ -299,10 +211,10 @@ class _KeepRun:
             elif problem:
                 # a download would not replace it, and be recorded nevertheless
                 why = f"the copy in the vault could not be checked: {problem}; run keep again"
-                outcome = _outcome(self._name, self._left.pop(one.key), "error", why)
+                outcome = item_outcome(self._name, self._left.pop(one.key), "error", why)
                 yield replace(outcome, host=self._name)
             yield from self._commit_if_due()
-            if self._is_stopping():
+            if self._options.is_over:
                 return
 
     def _check_copy(self, one: Presence, is_damaged: bool) -> tuple[Presence, CheckMethod | None]:
@@ -331,8 +243,10 @@ class _KeepRun:
 
         def copy(item: KeepItem) -> tuple[Stored | None, str]:
             for url in item.urls:
-                if self._is_stopping():
+                if self._options.is_over:
                     break
+                if self._is_anonymous and url.startswith(_S3):
+                    continue
                 if (stored := self._vault.copy_from(item.key, url)) is not None:
                     return stored, url
             return None, ""
@@ -353,12 +267,14 @@ class _KeepRun:
         with ExitStack() as stack:
             uploads = self._ledger.path.parent / "uploads"
             sink = stack.enter_context(open_sink(self._vault, uploads))
-            sessions = stack.enter_context(open_sessions(settings, jobs, hosts))
+            tokens = no_token if self._is_anonymous else host_tokens(settings)
+            sessions = stack.enter_context(open_sessions(settings, jobs, hosts, tokens))
             s3 = stack.enter_context(closing(open_buckets(settings, jobs, hosts)))
             pool = DownloadPool(
                 *(sessions, s3, settings, sink, jobs, lambda key: None),
                 allowed_hosts=hosts,
                 rate=rate,
+                is_anonymous=self._is_anonymous,
             )
             try:
                 yield from self._feed(pool, sink)
@@ -370,11 +286,18 @@ class _KeepRun:
     def _feed(self, pool: DownloadPool, sink: AnnexObjectStore) -> Iterator[KeepOutcome]:
         waiting = deque(self._left.values())
         running = 0
-        while (waiting and not self._is_stopping()) or running:
-            while waiting and running < _MAX_QUEUED and not self._is_stopping():
+        while (waiting and not self._options.is_over) or running:
+            while waiting and running < _MAX_QUEUED and not self._options.is_over:
                 item = waiting.popleft()
-                if (reason := _reason_not_to_fetch(item)) is not None:
-                    yield _outcome(self._name, self._left.pop(item.key), "impossible", reason)
+                if self._is_anonymous:
+                    urls = tuple(url for url in item.urls if not url.startswith(_S3))
+                    reason = None if urls or not item.urls else _NEEDS_CREDENTIALS
+                    item = item._replace(urls=urls)
+                else:
+                    reason = None
+                reason = reason or _reason_not_to_fetch(item)
+                if reason is not None:
+                    yield item_outcome(self._name, self._left.pop(item.key), "impossible", reason)
                     continue
                 pool.put(FetchTask(item.key, item.size, item.urls))
                 running += 1
@@ -387,7 +310,7 @@ class _KeepRun:
                 else:
                     self._options.report_bytes(found[1])
             yield from self._commit_if_due()
-            if self._is_stopping() and running > self._options.jobs:
+            if self._options.is_over and running > self._options.jobs:
                 return
 
     def _finish_fetch(self, found: FetchResult, sink: AnnexObjectStore) -> Iterator[KeepOutcome]:
@@ -403,12 +326,10 @@ class _KeepRun:
             raise error
         if isinstance(error, OSError) and not isinstance(error, InsufficientSpaceError):
             self._vault.check_access(write=True)
-        if error is not None and not isinstance(error, CopyRefusedError):
-            host: str | None = self._name
-        else:
-            host = found.host
+        is_of_vault = error is not None and not isinstance(error, CopyRefusedError)
+        host = self._name if is_of_vault else found.host
         item = self._left.pop(key)
-        yield replace(_outcome(self._name, item, "error", "; ".join(found.errors)), host=host)
+        yield replace(item_outcome(self._name, item, "error", "; ".join(found.errors)), host=host)
 
     def _confirm_fetched(self, found: FetchResult, sink: AnnexObjectStore) -> None:
         assert found.check is not None
@@ -427,17 +348,17 @@ class _KeepRun:
             lacking = set(self._ledger.missing(self._vault.uuid, waiting))
             for key in waiting:
                 if key not in lacking:
-                    yield _outcome(
+                    yield item_outcome(
                         self._name, self._left.pop(key), "notneeded", "kept by another process"
                     )
             waiting = [key for key in waiting if key in lacking]
-            if waiting and (time.monotonic() >= until or self._is_stopping()):
+            if waiting and (time.monotonic() >= until or self._options.is_over):
                 break
             if waiting:
                 time.sleep(_BUSY_POLL)
         for key in waiting:
             why = "another process is storing it; run the command again when it has finished"
-            yield _outcome(self._name, self._left.pop(key), "error", why)
+            yield item_outcome(self._name, self._left.pop(key), "error", why)
 
     def _confirm(self, stored: Stored, message: str, url: str | None = None) -> None:
         self._confirmed.append((stored, message, url))
@@ -454,18 +375,13 @@ class _KeepRun:
         confirmed, self._confirmed = self._confirmed, []
         if not confirmed:
             return []
-        # before they are recorded: a crash of the machine may lose what is not on the disk
-        self._vault.flush()
-        # a new copy replaces one that was damaged, which the other methods prove by themselves
-        replaced = [stored.key for stored, _, _ in confirmed if stored.method == "git-annex"]
-        self._ledger.forget(self._vault.uuid, replaced)
-        self._ledger.record(self._vault.uuid, [stored for stored, _, _ in confirmed])
+        record_copies(self._vault, self._ledger, [stored for stored, _, _ in confirmed])
         return [
             replace(
-                _outcome(self._name, self._left.pop(stored.key), "ok", message),
+                item_outcome(self._name, self._left.pop(stored.key), "ok", message),
                 size=stored.size,
                 evidence=key_checksum(stored.key).evidence,
-                checked="checked",
+                checked="checked" if key_checksum(stored.key).algorithm else None,
                 method=stored.method,
                 url=url,
             )
@@ -485,15 +401,6 @@ class _KeepRun:
             host=name,
             vault=name,
         )
-
-
-def _outcome(name: str, item: KeepItem, status: Status, message: str) -> KeepOutcome:
-    return KeepOutcome(
-        *("keep", status, item.path, message, item.dataset, item.version),
-        key=item.key,
-        size=item.size,
-        vault=name,
-    )
 
 
 def _reason_not_to_fetch(item: KeepItem) -> str | None:

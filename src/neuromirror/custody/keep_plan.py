@@ -10,7 +10,13 @@ from urllib.parse import urlsplit
 
 from neuromirror.annex import VaultKind, parse_key
 from neuromirror.config.vault_files import S3VaultFile, SpecialRemoteVaultFile, VaultConfig
-from neuromirror.index import Index, UnknownDatasetError, UnknownVersionError, VersionRow
+from neuromirror.index import (
+    Index,
+    UnknownDatasetError,
+    UnknownMirrorError,
+    UnknownVersionError,
+    VersionRow,
+)
 from neuromirror.lab.digest import files_by_dataset, files_of_lock
 from neuromirror.lab.lock_copies import add_vaults
 from neuromirror.lab.lockfile import Lock, load_lock
@@ -18,8 +24,13 @@ from neuromirror.lab.pinned_vaults import PinnedVault, pinned_vaults
 from neuromirror.mint import CustodyRemote
 from neuromirror.model import ConfigurationError, DatasetRef, path_to_text
 from neuromirror.store import Store
-from neuromirror.store.custody import publish_locations
+from neuromirror.store.custody import publish_locations, published_locations
 from neuromirror.store.private_store import is_private_store
+from neuromirror.store.withdrawn_datasets import (
+    find_withdrawn_datasets,
+    find_withdrawn_folder,
+    withdrawn_folder,
+)
 from neuromirror.transfer.findings import Finding
 from neuromirror.transfer.verify_items import Item
 from neuromirror.vault import Ledger, Vault
@@ -77,6 +88,25 @@ class KeepContents:
     def bytes(self) -> int:
         """The size of all contents whose size is known."""
         return sum(one.size or 0 for one in self.items.values())
+
+    def are_public(self, store: Store | None) -> bool:
+        """Return whether all contents are those of datasets of a public store.
+
+        A lock file does not say whether its datasets are public.
+
+        Parameters
+        ----------
+        store
+            The store; None without a store.
+
+        Returns
+        -------
+        bool
+            Whether they are.
+        """
+        if store is None or is_private_store(store.root):
+            return False
+        return self.items.keys() <= set().union(*self.datasets.values())
 
     def add(self, dataset: str, label: str, item: Item) -> None:
         """Add a file or a finding of a version.
@@ -153,6 +183,50 @@ def contents_of_lock(
                 if not isinstance(item, Finding) and item.key in found.items:
                     found.datasets.setdefault(_reference(owner), set()).add(item.key)
     found.allowed_hosts = _hosts(found.datasets)
+    return found
+
+
+def contents_of_withdrawn(store: Store, name: str, vault: str) -> KeepContents:
+    """Collect the contents of a withdrawn dataset that a vault has according to its repository.
+
+    Parameters
+    ----------
+    store
+        The store.
+    name
+        The name of the dataset.
+    vault
+        The UUID of the vault.
+
+    Returns
+    -------
+    KeepContents
+        The contents, with their annex keys as paths: the index has no files of the dataset.
+
+    Raises
+    ------
+    ConfigurationError
+        The dataset is not withdrawn, or was deleted permanently.
+    """
+    mirror, _, local_id = name.partition(":")
+    found = KeepContents()
+    entries = find_withdrawn_datasets(store).items()
+    chosen = [
+        dataset
+        for dataset, entry in entries
+        if dataset.mirror == mirror and local_id in (entry.local_id, entry.within)
+    ]
+    if not any(find_withdrawn_folder(store, one) for one in chosen):
+        raise ConfigurationError(
+            f"{name}: its contents are unknown, since {withdrawn_folder(store)} does not have the "
+            "dataset; 'neuromirror vault check --full' reads what a vault has"
+        )
+    for dataset in chosen:
+        for key, uuids in published_locations(store, dataset, withdrawn=True):
+            if vault in uuids:
+                item = KeepItem(name, "", key, key, parse_key(key).size, ())
+                found.items.setdefault(key, item)
+                found.datasets.setdefault(dataset, set()).add(key)
     return found
 
 
@@ -280,7 +354,7 @@ def _pinned_versions(lock: Lock, index: Index) -> Iterator[VersionRow]:
     for pin in lock.datasets:
         try:
             yield index.resolve(pin.name, pin.commit)
-        except (UnknownDatasetError, UnknownVersionError):
+        except (UnknownMirrorError, UnknownDatasetError, UnknownVersionError):
             continue
 
 

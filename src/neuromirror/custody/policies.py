@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import groupby
 from typing import Final, Self
 
 from neuromirror.config.policy_files import Policies, Policy
 from neuromirror.config.vault_files import VaultConfig
-from neuromirror.custody.keep import KeepOptions, KeepOutcome, run_keep
+from neuromirror.custody.announcements import Announcement, group_announcements
+from neuromirror.custody.keep_outcomes import KeepOptions, KeepOutcome
 from neuromirror.custody.keep_plan import check_privacy, may_create, publish_copies
 from neuromirror.custody.policy_contents import (
     SelectedContents,
@@ -22,15 +23,13 @@ from neuromirror.custody.policy_contents import (
 from neuromirror.custody.policy_plan import (
     CopyPlan,
     CostEstimate,
-    MissingCopies,
-    PlannedCopy,
     RequiredContent,
-    ShortageReason,
     VaultState,
+    find_due,
     plan_copies,
 )
-from neuromirror.custody.policy_status import PoliciesStatus, PolicyStatus
-from neuromirror.custody.vault_copies import CopyTask, copy_between
+from neuromirror.custody.policy_status import PoliciesStatus, PolicyProgress, PolicyStatus
+from neuromirror.custody.vault_copies import CopyTask, fill_vault
 from neuromirror.index import Index
 from neuromirror.index.ledger import Ledger
 from neuromirror.index.ledger_rows import LedgerEvent, Wish
@@ -40,60 +39,6 @@ from neuromirror.vault import Vault, VaultError, VaultUnavailableError, open_vau
 
 WISH_KIND: Final = "policy"
 """The kind of the wishes of policies in the ledger."""
-
-_LAST_DAYS: Final = 8
-"""Days before a deletion upstream at which every missing copy is announced, whatever the reason.
-
-One more than the seven that are promised, because the service may be stopped for a day.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Announcement:
-    """Contents of a dataset that a policy cannot keep in time, announced for the first time.
-
-    Attributes
-    ----------
-    policy, dataset
-        The policy and the dataset.
-    reason, detail
-        Why.
-    contents, bytes
-        Number and size of the contents.
-    horizon
-        The earliest time at which upstream may delete one of them; None if no time is known.
-    keys
-        Their annex keys.
-    """
-
-    policy: str
-    dataset: str
-    reason: ShortageReason
-    detail: str
-    contents: int
-    bytes: int
-    horizon: datetime | None
-    keys: tuple[str, ...]
-
-    @property
-    def message(self) -> str:
-        """The announcement as text."""
-        when = "at any time" if self.horizon is None else f"from {self.horizon:%Y-%m-%d} on"
-        return (
-            f"policy {self.policy} lacks copies of {self.contents} contents ({self.bytes} bytes), "
-            f"which upstream may delete {when}: {self.detail}"
-        )
-
-
-@dataclass(slots=True)
-class _Progress:
-    """The result of a run for a policy."""
-
-    copied: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-    failed: dict[str, str] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
 
 
 class PolicyRun:
@@ -113,8 +58,6 @@ class PolicyRun:
         The policies.
     names
         Names of the policies to run; all for none.
-    clock
-        Returns POSIX seconds.
     dry_run
         Whether vaults that do not exist are not created; they count as empty.
     """
@@ -127,7 +70,6 @@ class PolicyRun:
         vaults: Mapping[str, VaultConfig],
         policies: Policies,
         names: tuple[str, ...] = (),
-        clock: Callable[[], float] = time.time,
         *,
         dry_run: bool = False,
     ) -> None:
@@ -137,12 +79,11 @@ class PolicyRun:
         self._configs = vaults
         self._policies = policies
         self._selected_policies = policies.find(names)
-        self._clock = clock
         self._dry_run = dry_run
         self._is_unpublished = False
         self._vaults: dict[str, Vault] = {}
         self._selected: dict[str, SelectedContents] = {}
-        self._progress: dict[str, _Progress] = {}
+        self._progress: dict[str, PolicyProgress] = {}
         self._closing = ExitStack()
         self.states: dict[str, VaultState] = {}
         """The state of each vault that a policy names."""
@@ -150,6 +91,10 @@ class PolicyRun:
         """The plan of :meth:`prepare`."""
 
     def __enter__(self) -> Self:
+        """Raise StoreBusyError during another run, whose results this one would replace."""
+        if not self._dry_run:
+            resource = f"the policy file {self._policies.path}"
+            self._closing.enter_context(self._store.lock("policies", resource))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -158,7 +103,7 @@ class PolicyRun:
     @property
     def now(self) -> datetime:
         """The time."""
-        return datetime.fromtimestamp(self._clock(), UTC)
+        return datetime.fromtimestamp(self._ledger.clock(), UTC)
 
     @property
     def problems(self) -> dict[str, list[str]]:
@@ -177,14 +122,21 @@ class PolicyRun:
         -------
         CopyPlan
             The plan.
+
+        Raises
+        ------
+        ConfigurationError
+            The policies of the store are in another file.
         """
+        saved = PoliciesStatus.load(self._store)
+        if not self._dry_run:
+            saved.check_file(self._policies.path)
         for policy in self._selected_policies:
             for name in policy.vaults:
                 if name not in self.states:
                     self.states[name] = self._open(name)
             self._selected[policy.name] = self.select(policy)
         keys = {one.key for some in self._selected.values() for one in some.required.contents}
-        saved = PoliciesStatus.load(self._store)
         self._is_unpublished = saved.is_copying
         self.plan = plan_copies(
             [one.required for one in self._selected.values()],
@@ -224,7 +176,7 @@ class PolicyRun:
         KeepOutcome
             One per content and vault that was tried, and one per vault that failed as a whole.
         """
-        self._progress = {one.name: _Progress() for one in self._selected_policies}
+        self._progress = {one.name: PolicyProgress() for one in self._selected_policies}
         down: set[str] = set()
         if self.plan.copies:
             status = PoliciesStatus.load(self._store)
@@ -233,7 +185,7 @@ class PolicyRun:
         for (policy_name, vault), group in groupby(
             self.plan.copies, key=lambda one: (one.policy.name, one.vault)
         ):
-            if _is_over(options):
+            if options.is_over:
                 return
             planned = list(group)
             policy, now = planned[0].policy, self.now
@@ -242,13 +194,17 @@ class PolicyRun:
                 continue
             began = time.monotonic()
             try:
-                yield from self._copy_group(policy, self._vaults[vault], keys, options)
+                for outcome in self._copy_group(policy, self._vaults[vault], keys, options):
+                    if outcome.key is None and outcome.status == "error":
+                        down.add(vault)
+                        self._set_problem(vault, outcome.message)
+                    yield outcome
             except (NeuromirrorError, OSError) as error:
                 # the copies that were made before the error are not published yet
                 self._is_unpublished = True
                 if isinstance(error, VaultError):
                     down.add(vault)
-                    self.states[vault] = replace(self.states[vault], problem=str(error))
+                    self._set_problem(vault, str(error))
                 else:
                     self._progress[policy_name].problems.append(f"vault {vault}: {error}")
                 yield KeepOutcome("keep", "error", ".", str(error), host=vault, vault=vault)
@@ -272,7 +228,7 @@ class PolicyRun:
         is_published = not self._is_unpublished or self._publish_all()
         found: list[Announcement] = []
         status = PoliciesStatus.load(self._store)
-        status.forget_others([one.name for one in self._policies.settings.keep])
+        status.forget_others(self._policies.settings.keep)
         for policy in self._selected_policies:
             lacking = {
                 key: one
@@ -280,16 +236,28 @@ class PolicyRun:
                 if sum(name in policy.vaults for name in copies.get(key, ()))
                 < policy.required_copies
             }
-            due = self._due(policy, lacking, now)
-            new = self._ledger.events.announce(policy.name, list(due), self._clock())
-            found += _announcements(policy.name, [due[key] for key in new])
-            status.policies[policy.name] = self._status(policy, contents, lacking, due)
+            due = find_due(
+                self.plan,
+                policy,
+                lacking,
+                self._progress.get(policy.name, PolicyProgress()).failed,
+                self.states,
+                now=now,
+                announce=self._policies.announce,
+            )
+            new = self._ledger.events.announce(policy.name, list(due), self._ledger.clock())
+            found += group_announcements(policy.name, [due[key] for key in new])
+            before = status.policies.get(policy.name) or PolicyStatus()
+            mine = contents[policy.name]
+            status.policies[policy.name] = self._status(policy, mine, lacking, due, before)
         status.is_copying = not is_published
+        status.file = str(self._policies.path.resolve())
         status.at = now.isoformat(timespec="seconds")
-        status.vaults = {name: one.problem for name, one in self.states.items() if one.problem}
+        for name, one in self.states.items():
+            status.set_problem(name, one.problem)
         status.save(self._store)
         self._ledger.events.add(
-            LedgerEvent(self._clock(), "shortage", one.message, dataset=one.dataset)
+            LedgerEvent(self._ledger.clock(), "shortage", one.message, dataset=one.dataset)
             for one in found
         )
         return found
@@ -316,6 +284,9 @@ class PolicyRun:
             settings.cost_per_1000_requests or 0.0,
         )
 
+    def _set_problem(self, vault: str, problem: str) -> None:
+        self.states[vault] = replace(self.states[vault], problem=problem)
+
     def _copies(self, keys: Sequence[str]) -> dict[str, set[str]]:
         """Return the names of the vaults that have each content, by annex key."""
         names = {one.uuid: one.name for one in self._ledger.vaults()}
@@ -335,55 +306,42 @@ class PolicyRun:
         selected = self._selected[policy.name]
         locate_contents(selected, keys, self._store, self._index)
         hosts = options.allowed_hosts | selected.contents.allowed_hosts
-        options = replace(options, allowed_hosts=hosts)
+        is_public = selected.contents.are_public(self._store)
+        options = replace(options, allowed_hosts=hosts, with_credentials=is_public)
         if policy.bytes_per_second is not None:
             options = replace(options, bytes_per_second=policy.bytes_per_second)
-        located, progress, elsewhere = (
-            selected.contents.items,
-            self._progress[policy.name],
-            self._copies(keys),
-        )
+        located, progress = selected.contents.items, self._progress[policy.name]
+        elsewhere = self._copies(keys)
         self._ledger.add_vault(target.uuid, target.config.name, target.config.settings.kind)
         items = {key: located[key] for key in keys if key in located}
         for key in keys:
             if key not in items:
-                progress.failed[key] = "no record states where its content is"
+                progress.failed[key] = "upstream", "no record states where its content is"
+        sources = {name: vault for name, vault in self._vaults.items() if vault is not target}
         tasks = [
-            CopyTask(item, sources)
+            CopyTask(item, [sources[name] for name in sources if name in elsewhere.get(key, ())])
             for key, item in items.items()
-            if (
-                sources := [
-                    vault
-                    for name, vault in self._vaults.items()
-                    if name in elsewhere.get(key, ()) and name != target.config.name
-                ]
-            )
         ]
-        done: set[str | None] = set()
-        for outcome in copy_between(tasks, target, self._ledger, options, self._clock):
-            if outcome.status == "ok":
-                done.add(outcome.key)
-                self._count(progress, outcome)
-                yield outcome
-        left = [item for key, item in items.items() if key not in done]
-        if left and not _is_over(options):
-            for outcome in run_keep(left, target, self._ledger, options):
-                self._count(progress, outcome)
-                yield outcome
+        for outcome in fill_vault(tasks, target, self._ledger, options):
+            progress.add(outcome)
+            yield outcome
         publish_copies(self._store, selected.contents, target, self._present(target, items))
 
     def _publish_all(self) -> bool:
-        """Publish all copies, which a run that did not end well has not; return whether it did."""
-        is_published = True
+        """Publish the copies of the run's policies; return whether no copy is unpublished now."""
+        is_complete = len(self._selected) == len(self._policies.settings.keep)
+        is_published = is_complete and not any(self.problems.values())
         for (policy, name), assigned in self.plan.assigned.items():
             vault = self._vaults.get(name)
-            if vault is not None:
+            if vault is None:
+                is_published = False
+            else:
                 kept = self._present(vault, (one.key for one in assigned))
                 try:
                     publish_copies(self._store, self._selected[policy].contents, vault, kept)
                 except (NeuromirrorError, OSError) as error:
                     is_published = False
-                    progress = self._progress.setdefault(policy, _Progress())
+                    progress = self._progress.setdefault(policy, PolicyProgress())
                     progress.problems.append(f"vault {name}: {error}")
         return is_published
 
@@ -391,14 +349,6 @@ class PolicyRun:
         recorded = list(keys)
         lacking = set(self._ledger.missing(vault.uuid, recorded))
         return [key for key in recorded if key not in lacking]
-
-    @staticmethod
-    def _count(progress: _Progress, outcome: KeepOutcome) -> None:
-        if outcome.status == "ok":
-            progress.copied += 1
-            progress.bytes += outcome.size or 0
-        elif outcome.failed and outcome.key is not None:
-            progress.failed[outcome.key] = outcome.message
 
     def _record_wishes(self) -> None:
         """Record which contents each vault has, or shall have, for a policy."""
@@ -424,44 +374,18 @@ class PolicyRun:
             if one.kind == WISH_KIND and is_over and (one.what, one.vault) not in current:
                 self._ledger.wishes.remove(one.id)
 
-    def _due(
-        self, policy: Policy, lacking: Mapping[str, RequiredContent], now: datetime
-    ) -> dict[str, MissingCopies]:
-        """Return the contents whose missing copies have to be announced."""
-        due = {
-            one.content.key: one
-            for one in self.plan.shortages
-            if one.policy == policy.name and one.is_due and one.content.key in lacking
-        }
-        failed = self._progress.get(policy.name, _Progress()).failed
-        planned = {one.content.key: one for one in self.plan.copies if one.policy == policy}
-        for key, content in lacking.items():
-            if key in due or content.horizon is None:
-                continue
-            left = content.horizon - now
-            reason: ShortageReason = "upstream" if key in failed else "rate"
-            if key not in failed and self.states[_vault_of(planned, key, policy)].problem:
-                reason = "vault"
-            limit = timedelta(days=_LAST_DAYS) if reason == "rate" else self._policies.announce
-            if left <= limit:
-                detail = failed.get(key) or self.states[_vault_of(planned, key, policy)].problem
-                detail = detail or "they are not copied yet"
-                due[key] = MissingCopies(policy.name, content, 1, reason, detail, is_due=True)
-        return due
-
     def _status(
         self,
         policy: Policy,
-        contents: Mapping[str, Mapping[str, RequiredContent]],
+        mine: Mapping[str, RequiredContent],
         lacking: Mapping[str, RequiredContent],
         due: Collection[str],
+        before: PolicyStatus,
     ) -> PolicyStatus:
-        mine = contents[policy.name]
-        progress = self._progress.get(policy.name, _Progress())
+        progress = self._progress.get(policy.name, PolicyProgress())
         horizons = [one.horizon for one in lacking.values() if one.horizon is not None]
-        before = PoliciesStatus.load(self._store).policies.get(policy.name) or PolicyStatus()
         rate = progress.bytes / progress.seconds if progress.seconds > 1 else before.rate
-        failed = [f"{mine[key].dataset}: {why}" for key, why in progress.failed.items()]
+        failed = [f"{mine[key].dataset}: {why}" for key, (_, why) in progress.failed.items()]
         failed += progress.problems
         return PolicyStatus(
             contents=len(mine),
@@ -474,28 +398,3 @@ class PolicyRun:
             problems=[*self._selected[policy.name].problems[:20], *sorted(set(failed))[:20]],
             locks=[str(one.path) for one in self._selected[policy.name].locks],
         )
-
-
-def _is_over(options: KeepOptions) -> bool:
-    late = options.until is not None and time.monotonic() >= options.until
-    return late or options.is_stopping()
-
-
-def _vault_of(planned: Mapping[str, PlannedCopy], key: str, policy: Policy) -> str:
-    return planned[key].vault if key in planned else policy.vaults[0]
-
-
-def _announcements(policy: str, missing: Sequence[MissingCopies]) -> list[Announcement]:
-    """Return one announcement per dataset and reason."""
-    groups: dict[tuple[str, ShortageReason], list[MissingCopies]] = {}
-    for one in missing:
-        groups.setdefault((one.content.dataset, one.reason), []).append(one)
-    return [
-        Announcement(
-            *(policy, dataset, reason, some[0].detail, len(some)),
-            bytes=sum(one.content.size for one in some),
-            horizon=min((one.content.horizon for one in some if one.content.horizon), default=None),
-            keys=tuple(one.content.key for one in some),
-        )
-        for (dataset, reason), some in groups.items()
-    ]

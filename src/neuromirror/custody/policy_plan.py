@@ -1,6 +1,6 @@
 """Which copies policies lack, in which order they are made, and which cannot be made in time.
 
-Pure functions of the wanted contents, the existing copies, the state of the vaults and the time.
+Pure functions of the required contents, the existing copies, the state of the vaults and the time.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from neuromirror.config.policy_files import Policy
 
@@ -18,6 +18,12 @@ PART_SIZE = 64 << 20
 
 _GIGABYTE = 10**9
 _FAR = datetime.max.replace(tzinfo=UTC)
+
+_LAST_DAYS: Final = 8
+"""Days before a deletion upstream at which every missing copy is announced, whatever the reason.
+
+One more than the seven that are promised, because the service may be stopped for a day.
+"""
 
 ShortageReason = Literal["vault", "budget", "rate", "upstream"]
 """Why copies are missing.
@@ -96,7 +102,7 @@ class PlannedCopy(NamedTuple):
 
 
 class MissingCopies(NamedTuple):
-    """A content with fewer copies than a policy wants, for a reason that outlasts the plan.
+    """A content with fewer copies than a policy requires, for a reason that outlasts the plan.
 
     ``is_due``: it has to be announced now.
     """
@@ -319,3 +325,57 @@ def _find_late(
             policy.name, content, count, "rate", detail, is_due=True
         )
     plan.shortages.extend(late.values())
+
+
+def find_due(
+    plan: CopyPlan,
+    policy: Policy,
+    lacking: Mapping[str, RequiredContent],
+    failed: Mapping[str, tuple[ShortageReason, str]],
+    vaults: Mapping[str, VaultState],
+    *,
+    now: datetime,
+    announce: timedelta,
+) -> dict[str, MissingCopies]:
+    """Find the contents whose missing copies have to be announced after a run.
+
+    Parameters
+    ----------
+    plan
+        The plan of the run.
+    policy
+        The policy.
+    lacking
+        The contents that still lack copies, by annex key.
+    failed
+        Why contents were not copied, by annex key.
+    vaults
+        The state of the vaults by name.
+    now
+        The time, with a time zone.
+    announce
+        How long before a deletion upstream missing copies are announced.
+
+    Returns
+    -------
+    dict
+        The contents to announce, by annex key.
+    """
+    due = {
+        one.content.key: one
+        for one in plan.shortages
+        if one.policy == policy.name and one.is_due and one.content.key in lacking
+    }
+    planned = {one.content.key: one.vault for one in plan.copies if one.policy == policy}
+    for key, content in lacking.items():
+        if key in due or content.horizon is None:
+            continue
+        problem = vaults[planned.get(key, policy.vaults[0])].problem
+        otherwise: tuple[ShortageReason, str] = (
+            ("vault", problem) if problem else ("rate", "they are not copied yet")
+        )
+        reason, detail = failed.get(key, otherwise)
+        limit = timedelta(days=_LAST_DAYS) if reason == "rate" else announce
+        if content.horizon - now <= limit:
+            due[key] = MissingCopies(policy.name, content, 1, reason, detail, is_due=True)
+    return due

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self
 
 import msgspec
 
+from neuromirror.config.policy_files import Policy
+from neuromirror.custody.keep_outcomes import KeepOutcome
+from neuromirror.custody.policy_plan import ShortageReason
+from neuromirror.model import ConfigurationError
 from neuromirror.store import Store
 from neuromirror.store.durable_files import make_folder, write_atomically
 
@@ -19,7 +25,7 @@ class PolicyStatus(msgspec.Struct, forbid_unknown_fields=True):
     contents, bytes
         Number and size of the contents that it keeps.
     lacking, lacking_bytes
-        Number and size of those that have fewer copies than wanted.
+        Number and size of those that have fewer copies than required.
     announced
         Number of those that cannot be kept in time.
     horizon
@@ -44,6 +50,40 @@ class PolicyStatus(msgspec.Struct, forbid_unknown_fields=True):
     locks: list[str] = []
 
 
+@dataclass(slots=True)
+class PolicyProgress:
+    """What a run copied for a policy.
+
+    Attributes
+    ----------
+    bytes, seconds
+        Size of the copies, and the time that they took.
+    failed
+        Why contents were not copied, by annex key.
+    problems
+        Other problems.
+    """
+
+    bytes: int = 0
+    seconds: float = 0.0
+    failed: dict[str, tuple[ShortageReason, str]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, outcome: KeepOutcome) -> None:
+        """Count the outcome for a content.
+
+        Parameters
+        ----------
+        outcome
+            The outcome.
+        """
+        if outcome.status == "ok":
+            self.bytes += outcome.size or 0
+        elif outcome.failed and outcome.key is not None:
+            reason: ShortageReason = "vault" if outcome.host == outcome.vault else "upstream"
+            self.failed[outcome.key] = reason, outcome.message
+
+
 class PoliciesStatus(msgspec.Struct, forbid_unknown_fields=True):
     """The results of the last runs of all policies.
 
@@ -56,13 +96,16 @@ class PoliciesStatus(msgspec.Struct, forbid_unknown_fields=True):
     vaults
         Why a vault could not be used, by its name.
     is_copying
-        Whether a run is copying, or was killed while it did.
+        Whether a run is copying, or copies of earlier runs are not published yet.
+    file
+        The path of the file of the policies; empty for never.
     """
 
     at: str = ""
     policies: dict[str, PolicyStatus] = {}
     vaults: dict[str, str] = {}
     is_copying: bool = False
+    file: str = ""
 
     @classmethod
     def load(cls, store: Store) -> Self:
@@ -90,12 +133,49 @@ class PoliciesStatus(msgspec.Struct, forbid_unknown_fields=True):
         make_folder(path.parent)
         write_atomically(path, msgspec.json.encode(self) + b"\n", durable=False)
 
-    def forget_others(self, names: Collection[str]) -> None:
-        """Remove the results of policies that no longer exist.
+    def check_file(self, path: Path) -> None:
+        """Refuse to run the policies of another file than before.
 
         Parameters
         ----------
-        names
-            The names of the policies.
+        path
+            The file.
+
+        Raises
+        ------
+        ConfigurationError
+            The other file still exists: each run would end what the other one keeps.
         """
+        if self.file and self.file != str(path.resolve()) and Path(self.file).exists():
+            raise ConfigurationError(
+                f"{path}: the policies of this store are in {self.file}, and what they keep would "
+                "not be kept any more; add these policies to that file, or remove it first"
+            )
+
+    def forget_others(self, policies: Collection[Policy]) -> None:
+        """Remove the results of policies that no longer exist, and vaults that none of them names.
+
+        Parameters
+        ----------
+        policies
+            The policies.
+        """
+        names = {one.name for one in policies}
+        vaults = {name for one in policies for name in one.vaults}
         self.policies = {name: one for name, one in self.policies.items() if name in names}
+        self.vaults = {name: why for name, why in self.vaults.items() if name in vaults}
+
+    def set_problem(self, vault: str, problem: str) -> None:
+        """Record the state of a vault.
+
+        Parameters
+        ----------
+        vault
+            The name of the vault.
+        problem
+            Why it could not be used; empty if it could.
+        """
+        if problem:
+            self.vaults[vault] = problem
+        else:
+            self.vaults.pop(vault, None)

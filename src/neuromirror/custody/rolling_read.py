@@ -14,15 +14,23 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from neuromirror.annex import parse_key
-from neuromirror.custody.copy_checks import UncheckedCopyError, find_fault, read_method
-from neuromirror.custody.keep import KeepOptions, KeepOutcome, run_keep
+from neuromirror.custody.copy_checks import (
+    Fault,
+    UncheckedCopyError,
+    find_fault,
+    look_up_copies,
+    read_method,
+    record_faults,
+    recorded_copies,
+)
+from neuromirror.custody.keep_outcomes import KeepOptions, KeepOutcome
 from neuromirror.custody.keep_plan import KeepItem
-from neuromirror.custody.vault_copies import CopyTask, copy_between
+from neuromirror.custody.vault_copies import CopyTask, fill_vault
 from neuromirror.index import ContentSource, Index
 from neuromirror.index.ledger import Ledger
-from neuromirror.index.ledger_rows import LedgerCopy, LedgerEvent, Stored
+from neuromirror.index.ledger_rows import CopyState, LedgerCopy, LedgerEvent, Stored
 from neuromirror.transfer.work_tree import map_in_order
-from neuromirror.vault import CopyMissingError, Vault
+from neuromirror.vault import CopyMissingError, CopyRefusedError, Vault
 
 _DAY: Final = 86_400.0
 _BATCH: Final = 256
@@ -41,14 +49,11 @@ class ReadSettings:
         When to stop, as :func:`time.monotonic`; None for no limit.
     is_stopping
         Returns whether to stop.
-    clock
-        Returns POSIX seconds.
     """
 
     days: float
     until: float | None = None
     is_stopping: Callable[[], bool] = lambda: False
-    clock: Callable[[], float] = time.time
 
     @property
     def is_over(self) -> bool:
@@ -83,7 +88,7 @@ def read_due_copies(vault: Vault, ledger: Ledger, settings: ReadSettings) -> Ite
         The vault cannot be read; no copy is reported as damaged then.
     """
     vault.check_access()
-    before = settings.clock() - 0.75 * settings.days * _DAY
+    before = ledger.clock() - 0.75 * settings.days * _DAY
     stop = threading.Event()
 
     def check(one: LedgerCopy) -> tuple[LedgerCopy, str | None, bool]:
@@ -104,22 +109,25 @@ def read_due_copies(vault: Vault, ledger: Ledger, settings: ReadSettings) -> Ite
         if not due:
             return
         right: list[Stored] = []
-        for one, fault, is_read in map_in_order(_JOBS, stop, check, due):
-            if not is_read:
-                if fault is not None:
-                    unread += 1
-                    outcome = _outcome(vault, one, "error", fault)
-                    yield replace(outcome, host=vault.config.name)
-                continue
-            if fault is None:
-                right.append(Stored(one.key, one.size, read_method(one.key)))
-                yield _outcome(vault, one, "ok", "all bytes read")
-                continue
-            # a vault that fails in the middle is no reason to distrust its copies
-            vault.check_access()
-            _mark(vault, ledger, one, fault, settings.clock())
-            yield _outcome(vault, one, "error", fault)
-        ledger.record(vault.uuid, right)
+        try:
+            for one, fault, is_read in map_in_order(_JOBS, stop, check, due):
+                if not is_read:
+                    if fault is not None:
+                        unread += 1
+                        outcome = _outcome(vault, one, "error", fault)
+                        yield replace(outcome, host=vault.config.name)
+                    continue
+                if fault is None:
+                    right.append(Stored(one.key, one.size, read_method(one.key)))
+                    yield _outcome(vault, one, "ok", "all bytes read")
+                    continue
+                # a vault that fails in the middle is no reason to distrust its copies
+                vault.check_access()
+                _record(vault, ledger, one, fault)
+                yield _outcome(vault, one, "error", fault)
+        finally:
+            # also if the vault fails, or the caller stops here: what was read is not read once more
+            ledger.record(vault.uuid, right)
 
 
 def repair_copies(
@@ -155,35 +163,27 @@ def repair_copies(
         The vault cannot be written.
     """
     ledger.add_vault(vault.uuid, vault.config.name, vault.config.settings.kind)
-    lost = [
-        *(one.key for one in ledger.copies_in(vault.uuid, state="damaged")),
-        *(one.key for one in ledger.copies_in(vault.uuid, state="missing")),
-    ]
-    needed = ledger.wishes.needed(lost, vault.uuid)
-    required = [key for key in lost if key in needed]
+    damaged = [one.key for one in recorded_copies(vault, ledger, "damaged")]
+    missing = [one.key for one in recorded_copies(vault, ledger, "missing")]
+    needed = ledger.wishes.needed([*damaged, *missing], vault.uuid)
+    required = [key for key in (*damaged, *missing) if key in needed]
     # missing contents that no policy keeps need no attention
-    gone = ledger.copies_in(vault.uuid, state="missing")
-    ledger.forget(vault.uuid, [one.key for one in gone if one.key not in needed])
+    ledger.forget(vault.uuid, [key for key in missing if key not in needed])
     if not required or vault.config.settings.read_only:
         return
     upstream = {} if index is None else index.content_sources(required)
-    items = {key: _item(key, upstream.get(key)) for key in required}
     known = ledger.copies(required)
     by_uuid = {one.uuid: one for one in others if one.uuid != vault.uuid}
     tasks = [
-        CopyTask(items[key], sources)
+        CopyTask(
+            _item(key, upstream.get(key)),
+            [by_uuid[one.vault] for one in known.get(key, ()) if one.vault in by_uuid],
+        )
         for key in required
-        if (sources := [by_uuid[one.vault] for one in known.get(key, ()) if one.vault in by_uuid])
     ]
-    done: set[str | None] = set()
-    for outcome in copy_between(tasks, vault, ledger, options, ledger.clock):
-        if outcome.status == "ok":
-            done.add(outcome.key)
-            yield _repaired(ledger, outcome)
     hosts = {urlsplit(ref.source_uri).netloc for one in upstream.values() for ref in one.datasets}
     options = replace(options, allowed_hosts=options.allowed_hosts | hosts)
-    left = [items[key] for key in required if key not in done]
-    for outcome in run_keep(left, vault, ledger, options) if left else ():
+    for outcome in fill_vault(tasks, vault, ledger, options):
         yield _repaired(ledger, outcome)
 
 
@@ -211,15 +211,12 @@ def _repaired(ledger: Ledger, outcome: KeepOutcome) -> KeepOutcome:
     return replace(outcome, action="repair")
 
 
-def _mark(vault: Vault, ledger: Ledger, copy: LedgerCopy, fault: str, now: float) -> None:
-    is_there = any(one.size is not None for one in vault.presence([copy.key]))
-    name = vault.config.name
-    if is_there:
-        ledger.mark(vault.uuid, [copy.key], "damaged", "full-read")
-        ledger.events.add([LedgerEvent(now, "damaged", f"{name}: {fault}", name, copy.key)])
-    else:
-        ledger.mark(vault.uuid, [copy.key], "missing", "listing")
-        ledger.events.add([LedgerEvent(now, "missing", f"{name}: {fault}", name, copy.key)])
+def _record(vault: Vault, ledger: Ledger, copy: LedgerCopy, fault: str) -> None:
+    # a copy that the vault refuses to describe is there
+    ((_, found),) = look_up_copies(vault, [copy.key])
+    is_there = isinstance(found, CopyRefusedError) or found.size is not None
+    state: CopyState = "damaged" if is_there else "missing"
+    record_faults(vault, ledger, [Fault(copy.key, state, fault)])
 
 
 def _outcome(vault: Vault, copy: LedgerCopy, status: str, message: str) -> KeepOutcome:

@@ -72,7 +72,7 @@ def open_sink(vault: Vault, uploads: Path) -> Iterator[AnnexObjectStore]:
         The object directory of a directory vault, else an :class:`UploadSink`.
     """
     if isinstance(vault, DirectoryVault):
-        with AnnexObjectStore(vault) as store:
+        with AnnexObjectStore(vault, bypass_page_cache=True) as store:
             yield store
         return
     folder = uploads / vault.uuid

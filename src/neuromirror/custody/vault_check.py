@@ -7,8 +7,15 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-from neuromirror.custody.copy_checks import UncheckedCopyError, find_fault, read_method
-from neuromirror.custody.keep import KeepOutcome
+from neuromirror.custody.copy_checks import (
+    Fault,
+    UncheckedCopyError,
+    find_fault,
+    read_method,
+    record_faults,
+    recorded_copies,
+)
+from neuromirror.custody.keep_outcomes import KeepOutcome
 from neuromirror.index.ledger import Ledger
 from neuromirror.index.ledger_rows import CheckMethod, CopyState, LedgerEvent, Stored
 from neuromirror.transfer.key_checksums import key_checksum
@@ -48,22 +55,23 @@ def check_vault(vault: Vault, ledger: Ledger, *, full: bool = False) -> Iterator
     listed = _listed(vault, ledger, started)
     while batch := dict(islice(listed, _BATCH)):
         yield from _check_batch(vault, ledger, batch, full=full)
-    lost = ledger.finish_listing(uuid, started)
     message = "the vault does not have it any more"
+    lost = ledger.finish_listing(uuid, started)
     ledger.events.add(LedgerEvent(ledger.clock(), "missing", message, name, key) for key in lost)
-    for key in lost:
-        yield _outcome(vault, key, None, "error", message)
+    # also those that were missing before
+    for one in recorded_copies(vault, ledger, "missing"):
+        yield _outcome(vault, one.key, None, "error", message)
 
 
 def _listed(vault: Vault, ledger: Ledger, started: float) -> Iterator[tuple[str, int]]:
     """Yield the keys and sizes of contents; without a listing, also those that are recorded."""
     yield from vault.keys()
-    last = ""
-    while not vault.has_listing and (copies := ledger.copies_in(vault.uuid, after=last)):
-        last = copies[-1].key
-        # other machines may have stored them
-        unseen = [one.key for one in copies if one.checked < started]
-        for one in vault.presence(unseen):
+    if vault.has_listing:
+        return
+    # other machines may have stored them
+    unseen = (one.key for one in recorded_copies(vault, ledger) if one.checked < started)
+    while some := list(islice(unseen, _BATCH)):
+        for one in vault.presence(some):
             if one.size is not None:
                 yield one.key, one.size
 
@@ -105,7 +113,7 @@ def _read(
             return key, str(error), None
 
     confirmed: list[Stored] = []
-    damaged: list[str] = []
+    damaged: list[Fault] = []
     for key, fault, method in map_in_order(_JOBS, stop, check, keys):
         if fault is None and method is not None:
             confirmed.append(Stored(key, sizes[key], method))
@@ -115,16 +123,10 @@ def _read(
             # it was listed, so that it is not missing; a damaged copy stays damaged
             confirmed += [Stored(key, sizes[key], method)] if key in states else []
         elif method is not None and key in states:
-            damaged.append(key)
+            damaged.append(Fault(key, "damaged", fault or ""))
         yield _outcome(vault, key, sizes[key], "error", fault or "")
     ledger.record(vault.uuid, confirmed)
-    ledger.mark(vault.uuid, damaged, "damaged", "full-read")
-    now, name = ledger.clock(), vault.config.name
-    ledger.events.add(
-        LedgerEvent(now, "damaged", f"{name}: the bytes are wrong", name, key)
-        for key in damaged
-        if states[key] != "damaged"
-    )
+    record_faults(vault, ledger, damaged)
 
 
 def _has_size(key: str, size: int) -> bool:

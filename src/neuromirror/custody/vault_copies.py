@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import threading
 import time
@@ -13,10 +12,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
-from neuromirror.custody.keep import JOBS, KeepOptions, KeepOutcome
+from neuromirror.custody.copy_checks import Fault, record_copies, record_faults
+from neuromirror.custody.keep import run_keep
+from neuromirror.custody.keep_outcomes import KeepOptions, KeepOutcome
 from neuromirror.custody.keep_plan import KeepItem
 from neuromirror.index.ledger import Ledger
-from neuromirror.index.ledger_rows import LedgerEvent, Stored
+from neuromirror.index.ledger_rows import Stored
 from neuromirror.model import NeuromirrorError
 from neuromirror.store.durable_files import make_folder
 from neuromirror.transfer.content_checks import check_for
@@ -48,8 +49,6 @@ def copy_content(
     target: Vault,
     folder: Path,
     pace: Callable[[int], None],
-    *,
-    replace: bool = False,
 ) -> Stored:
     """Copy a content between vaults; nothing is stored unless its bytes are right.
 
@@ -63,9 +62,6 @@ def copy_content(
         A folder for a temporary file.
     pace
         Called with the number of bytes that were read; may wait.
-    replace
-        Whether to remove first what the target has: git-annex does not send a content to a special
-        remote that has its key.
 
     Returns
     -------
@@ -80,30 +76,81 @@ def copy_content(
         The target cannot be used.
     CopyRefusedError
         The source could not be read, or the target did not store it.
+    OSError
+        The temporary file cannot be written.
     """
-    check, sha256 = check_for(key), hashlib.sha256()
+    check = check_for(key)
     if check is None:
         raise CopyRefusedError(f"{key}: the kind of the key is not supported")
     with TemporaryDirectory(dir=folder, prefix=_PREFIX) as temporary:
         path = Path(temporary) / "content"
-        try:
-            with source.open(key) as file, path.open("wb") as out:
-                while block := file.read(_BLOCK):
-                    check.update(block)
-                    sha256.update(block)
-                    out.write(block)
-                    pace(len(block))
-        except CopyMissingError as error:
-            raise DamagedCopyError(str(error)) from error
-        except VaultError as error:
-            raise CopyRefusedError(str(error)) from error
-        except OSError as error:
-            raise CopyRefusedError(f"{source.config.name}: {key}: {error}") from error
+        with path.open("wb") as out:
+            for block in _blocks(source, key):
+                check.update(block)
+                out.write(block)
+                pace(len(block))
         if (why := check.mismatch()) is not None:
             raise DamagedCopyError(f"{source.config.name}: {why}")
-        if replace:
-            target.remove(key)
-        return target.store(key, path, sha256.hexdigest())
+        return target.store(key, path)
+
+
+def _blocks(source: Vault, key: str) -> Iterator[bytes]:
+    """Yield the bytes of a copy; errors of the vault are those of the content."""
+    try:
+        with source.open(key) as file:
+            while block := file.read(_BLOCK):
+                yield block
+    except CopyMissingError as error:
+        raise DamagedCopyError(str(error)) from error
+    except VaultError as error:
+        raise CopyRefusedError(str(error)) from error
+    except OSError as error:
+        raise CopyRefusedError(f"{source.config.name}: {key}: {error}") from error
+
+
+def fill_vault(
+    tasks: Sequence[CopyTask],
+    target: Vault,
+    ledger: Ledger,
+    options: KeepOptions,
+) -> Iterator[KeepOutcome]:
+    """Copy contents into a vault: from other vaults that have them, else from upstream.
+
+    Parameters
+    ----------
+    tasks
+        The contents, in the order in which to copy them, with the vaults that have them, if any.
+    target, ledger, options
+        As for :func:`copy_between`.
+
+    Yields
+    ------
+    KeepOutcome
+        Those of :func:`~neuromirror.custody.keep.run_keep`; the message also states why a content
+        could not be copied from the other vaults.
+
+    Raises
+    ------
+    VaultError
+        The target cannot be used.
+    """
+    left = {one.item.key: one.item for one in tasks}
+    problems: dict[str | None, str] = {}
+    from_vaults = [one for one in tasks if one.sources]
+    for outcome in copy_between(from_vaults, target, ledger, options):
+        if outcome.status == "ok":
+            left.pop(outcome.key or "")
+            yield outcome
+        else:
+            problems[outcome.key] = outcome.message
+    if not left or options.is_over:
+        return
+    for outcome in run_keep(left.values(), target, ledger, options):
+        if (problem := problems.get(outcome.key)) is not None:
+            message = f"{outcome.message or 'from upstream'}; {problem}"
+            yield replace(outcome, message=message)
+        else:
+            yield outcome
 
 
 def copy_between(
@@ -111,7 +158,6 @@ def copy_between(
     target: Vault,
     ledger: Ledger,
     options: KeepOptions,
-    clock: Callable[[], float] = time.time,
 ) -> Iterator[KeepOutcome]:
     """Copy contents that other vaults have into a vault.
 
@@ -125,8 +171,6 @@ def copy_between(
         The ledger: the copies are added, and damaged copies that are found are marked.
     options
         The options, as for :func:`~neuromirror.custody.keep.run_keep`.
-    clock
-        Returns POSIX seconds, for events.
 
     Yields
     ------
@@ -152,23 +196,26 @@ def copy_between(
     def copy(task: CopyTask) -> tuple[CopyTask, Stored | None, str, str]:
         problems = []
         for source in task.sources:
-            if _is_over(options):
+            if options.is_over:
                 return task, None, "", ""
             key = task.item.key
-            replaced = not target.has_listing and _is_damaged(ledger, target, key)
             try:
-                stored = copy_content(key, source, target, folder, pace, replace=replaced)
+                stored = copy_content(key, source, target, folder, pace)
             except DamagedCopyError as error:
-                _mark_damaged(ledger, source, task.item, str(error), clock())
+                fault = Fault(key, "damaged", str(error), task.item.dataset)
+                record_faults(source, ledger, [fault])
                 problems.append(str(error))
-            except (CopyRefusedError, OSError) as error:
+            except CopyRefusedError as error:
                 problems.append(str(error))
+            except OSError as error:
+                problems.append(f"{folder}: {error.strerror}")
+                break  # other vaults do not help
             else:
                 options.report_bytes(stored.size)
                 return task, stored, source.config.name, ""
         return task, None, "", "; ".join(problems)
 
-    for task, stored, source, problem in map_in_order(JOBS, stop, copy, tasks):
+    for task, stored, source, problem in map_in_order(options.jobs, stop, copy, tasks):
         item = task.item
         outcome = KeepOutcome(
             *("keep", "error", item.path, problem, item.dataset, item.version),
@@ -177,31 +224,18 @@ def copy_between(
             vault=target.config.name,
         )
         if stored is not None:
-            target.flush()
-            if stored.method == "git-annex":  # does not show that the bytes are right
-                ledger.forget(target.uuid, [stored.key])
-            ledger.record(target.uuid, [stored])
+            record_copies(target, ledger, [stored])
             yield replace(
                 outcome,
                 status="ok",
                 message=f"from {source}",
                 size=stored.size,
                 method=stored.method,
-                checked="checked",
+                checked="checked" if key_checksum(stored.key).algorithm else None,
                 evidence=key_checksum(stored.key).evidence,
             )
         elif problem:
             yield outcome
-
-
-def _is_over(options: KeepOptions) -> bool:
-    late = options.until is not None and time.monotonic() >= options.until
-    return late or options.is_stopping()
-
-
-def _is_damaged(ledger: Ledger, vault: Vault, key: str) -> bool:
-    copies = ledger.copies([key], all_states=True).get(key, ())
-    return any(one.vault == vault.uuid and one.state == "damaged" for one in copies)
 
 
 def _remove_old_files(folder: Path) -> None:
@@ -210,10 +244,3 @@ def _remove_old_files(folder: Path) -> None:
         with suppress(OSError):
             if time.time() - one.stat().st_mtime > _LEFT_AFTER:
                 shutil.rmtree(one)
-
-
-def _mark_damaged(ledger: Ledger, vault: Vault, item: KeepItem, why: str, now: float) -> None:
-    name = vault.config.name
-    ledger.mark(vault.uuid, [item.key], "damaged", "full-read")
-    event = LedgerEvent(now, "damaged", why, name, item.key, item.dataset)
-    ledger.events.add([event])

@@ -12,13 +12,14 @@ from neuromirror.git.errors import (
     ObjectsRefusedError,
     PackIndexError,
 )
-from neuromirror.git.fsck import FSCK_OPTIONS, check_objects
+from neuromirror.git.fsck import FSCK_OPTIONS, check_objects, check_pack
 from neuromirror.git.objects import BatchObjectReader, ObjectReader, parse_tree
 from neuromirror.git.pack_indexes import KnownObjects
 from neuromirror.git.packs import BLOB, COMMIT, TREE, Pack, PackWriter
 from neuromirror.git.refs import is_ref_name, read_refs, ref_creation_commands
 from neuromirror.git.runner import (
     MEMORY_LIMIT,
+    PACK_MEMORY_OPTIONS,
     git_environment,
     run_git,
     start_git,
@@ -42,6 +43,7 @@ __all__ = [
     "FSCK_OPTIONS",
     "GITLINK_MODE",
     "MEMORY_LIMIT",
+    "PACK_MEMORY_OPTIONS",
     "REGULAR_FILE_MODE",
     "SYMLINK_MODE",
     "TREE",
@@ -62,6 +64,7 @@ __all__ = [
     "TreeBuilder",
     "TreeEntry",
     "check_objects",
+    "check_pack",
     "create_bundle",
     "create_bundle_of_commits",
     "git_environment",

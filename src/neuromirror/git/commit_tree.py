@@ -35,7 +35,11 @@ class CommitTree:
         self.commit = commit
         self._reader = ObjectReader(repository)
         self._lock = threading.RLock()
-        self._root = self._reader.read_commit_tree(commit)
+        try:
+            self._root = self._reader.read_commit_tree(commit)
+        except BaseException:
+            self._reader.__exit__()
+            raise
         self._folder_of = lru_cache(_CACHED_FOLDERS)(self._read_folder)
 
     def folder(self, path: str) -> dict[bytes, TreeEntry] | None:

@@ -9,6 +9,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -24,6 +25,15 @@ _MAX_BYTES: Final = 1 << 22
 _MAX_HEADER: Final = 10
 
 
+@dataclass(slots=True, eq=False)
+class _Pack:
+    """A pack with its index; the pack itself is opened for the first object that is read."""
+
+    index_path: Path
+    index: PackIndex
+    file: BinaryIO | None = None
+
+
 class PackedObjects:
     """The objects in the packs that a repository has when the first one is read.
 
@@ -36,7 +46,7 @@ class PackedObjects:
     def __init__(self, repository: Path) -> None:
         self._repository = repository
         self._open_files = ExitStack()
-        self._packs: list[tuple[PackIndex, BinaryIO]] = []
+        self._packs: list[_Pack] = []
         self._unopened: list[Path] | None = None
 
     def read(self, name: str) -> bytes | None:
@@ -68,7 +78,7 @@ class PackedObjects:
         self._packs, self._unopened = [], None
         self._open_files.close()
 
-    def _pack_contents(self) -> Iterator[tuple[PackIndex, BinaryIO]]:
+    def _pack_indexes(self) -> Iterator[_Pack]:
         """Yield the packs: the last one with an object first, then those not opened yet.
 
         Most versions have a pack of their own, so that few packs are opened.
@@ -78,23 +88,24 @@ class PackedObjects:
             paths = list(self._repository.glob("objects/pack/pack-*.idx"))
             # the newest first; it is popped from the end
             self._unopened = sorted(paths, key=_time) if len(paths) <= _MAX_PACKS else []
-        enter = self._open_files.enter_context
         while self._unopened:
             path = self._unopened.pop()
-            pack = enter(PackIndex(path)), enter(path.with_suffix(".pack").open("rb"))
+            pack = _Pack(path, self._open_files.enter_context(PackIndex(path)))
             self._packs.append(pack)
             yield pack
 
     def _read(self, sha: bytes) -> tuple[bytes, bytes]:
         """Return kind and content of an object; raises LookupError unless a pack holds it whole."""
-        for pack in self._pack_contents():
-            index, file = pack
-            offset = index.offset(sha)
+        for pack in self._pack_indexes():
+            offset = pack.index.offset(sha)
             if offset is not None:
                 if self._packs[0] is not pack:
                     self._packs.remove(pack)
                     self._packs.insert(0, pack)
-                return _unpack(file, offset, sha)
+                if pack.file is None:
+                    file = pack.index_path.with_suffix(".pack").open("rb")
+                    pack.file = self._open_files.enter_context(file)
+                return _unpack(pack.file, offset, sha)
         raise LookupError(sha.hex())
 
     def _read_path(self, kind: bytes, data: bytes, path: bytes) -> bytes | None:

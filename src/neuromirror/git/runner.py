@@ -14,6 +14,9 @@ from neuromirror.model import environment_without_secrets
 MEMORY_LIMIT = {"GIT_ALLOC_LIMIT": "2g"}
 """Variables that limit a single allocation of git: a small delta may expand to any size."""
 
+PACK_MEMORY_OPTIONS = ("-c", "core.packedGitWindowSize=1m", "-c", "core.packedGitLimit=64m")
+"""Options that limit the parts of packs in memory, of a git command that reads in their order."""
+
 # `git rev-parse --local-env-vars`, and the variables that redirect object lookups
 _REPOSITORY_VARIABLES = frozenset(
     f"GIT_{name}"

@@ -15,6 +15,15 @@ from neuromirror.index.query_base import (
 from neuromirror.index.rows import FileRow, VersionRow
 
 _PRESENT = "f.since <= ? AND (f.until IS NULL OR f.until > ?)"
+# CROSS JOIN keeps SQLite to the order of the paths
+_BETWEEN = (
+    "FROM files f CROSS JOIN contents c ON c.id = f.content "
+    f"WHERE f.dataset = ? AND f.path >= ? AND f.path < ? AND {_PRESENT}"
+)
+_MAX_GROUPED = 4000
+"""Number of files of a version up to which all files in a folder are read to list it."""
+_PATH = 12
+"""The position of the path in :data:`FILE_COLUMNS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,8 @@ class BrowseQueries(FileQueries):
         start : str
             The ``next`` of the last row of the previous page.
         max_counted : int
-            The maximum number of files counted below subfolders, in total.
+            The maximum number of files counted below subfolders, in total; small versions are
+            always counted.
 
         Yields
         ------
@@ -106,13 +116,13 @@ class BrowseQueries(FileQueries):
         # "0" sorts next after "/"
         end = f"{folder[:-1]}0" if folder else "\U0010ffff"
         at = max(start, folder)
+        if version.files <= _MAX_GROUPED and "/" not in at[len(folder) :]:
+            yield from self._grouped_entries(version, folder, at, end)
+            return
         claimants = self._claimants()
         while True:
-            # CROSS JOIN keeps SQLite to the order of the paths
             rows = self._rows(
-                f"SELECT {FILE_COLUMNS} FROM files f CROSS JOIN contents c ON c.id = f.content "
-                f"WHERE f.dataset = ? AND f.path >= ? AND f.path < ? AND {_PRESENT} "
-                "ORDER BY f.path",
+                f"SELECT {FILE_COLUMNS} {_BETWEEN} ORDER BY f.path",
                 (version.dataset, at, end, version.seq, version.seq),
             )
             path = None
@@ -131,6 +141,32 @@ class BrowseQueries(FileQueries):
             max_counted -= files
             whole = max_counted > 0
             yield FolderEntryRow(path, None, files if whole else None, size if whole else None, at)
+
+    def _grouped_entries(
+        self, version: VersionRow, folder: str, at: str, end: str
+    ) -> Iterator[FolderEntryRow]:
+        """Yield the entries of a folder from ``at`` to ``end``; reads all files in between."""
+        below = len(folder) + 1
+        given = (version.dataset, at, end, version.seq, version.seq)
+        files = {
+            row[_PATH]: row
+            for row in self._all(
+                f"SELECT {FILE_COLUMNS} {_BETWEEN} AND NOT instr(substr(f.path, ?), '/')",
+                (*given, below),
+            )
+        }
+        claimants = self._claimants()
+        for path, count, size in self._all(
+            "SELECT substr(f.path, 1, ?1 - 2 + instr(substr(f.path, ?1) || '/', '/')) AS entry, "
+            f"count(*), CAST(total(c.size) AS INTEGER) {_BETWEEN} "
+            "GROUP BY entry ORDER BY min(f.path)",
+            (below, *given),
+        ):
+            if path in files:
+                file = file_row(files[path], claimants)
+                yield FolderEntryRow(path, file, None, None, f"{path}\0")
+            else:
+                yield FolderEntryRow(path, None, count, size, f"{path}0")
 
     def _count_below(self, version: VersionRow, path: str, most: int) -> tuple[int, int]:
         row = self._row(

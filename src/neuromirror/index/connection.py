@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final, NoReturn
 from urllib.parse import quote
 
 from neuromirror.index import schema
@@ -51,6 +52,11 @@ _DAMAGE_CODES = (
 )
 
 
+DATABASE_ERRORS: Final = (sqlite3.Error, MemoryError, UnicodeDecodeError)
+"""What reading or writing a database may raise."""
+_DEFECTS: Final = (sqlite3.IntegrityError, sqlite3.ProgrammingError)
+
+
 @contextlib.contextmanager
 def translate_errors(path: Path) -> Iterator[None]:
     """Translate SQLite's errors into errors of the index; errors that are bugs pass unchanged.
@@ -73,34 +79,42 @@ def translate_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError):
-        raise
-    except (MemoryError, UnicodeDecodeError) as error:
+    except DATABASE_ERRORS as error:
+        raise_translated(error, path)
+
+
+def raise_translated(error: BaseException, path: Path) -> NoReturn:
+    """Raise the error of :func:`translate_errors` for one of :data:`DATABASE_ERRORS`.
+
+    For queries, of which pages make hundreds: a context manager takes longer than a short one.
+    """
+    if isinstance(error, (MemoryError, UnicodeDecodeError)):
         # an impossible length in a row, or an SQLite message that quotes a damaged schema
         raise damage_error(path, error) from error
-    except sqlite3.DatabaseError as error:
-        code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # the primary code
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise IndexBusyError(
-                f"the index {path} is locked by another process; try again later"
-            ) from error
-        if code == sqlite3.SQLITE_INTERRUPT:
-            raise QueryStoppedError(STOPPED_MESSAGE) from error
-        if code in _DAMAGE_CODES:
-            raise damage_error(path, error) from error
-        if code in (
-            sqlite3.SQLITE_FULL,
-            sqlite3.SQLITE_IOERR,
-            sqlite3.SQLITE_READONLY,
-            sqlite3.SQLITE_CANTOPEN,
-            sqlite3.SQLITE_PERM,
-            sqlite3.SQLITE_AUTH,
-        ):
-            raise IndexUnusableError(
-                f"the index {path} cannot be read or written ({error}); check free space and "
-                "permissions of its folder, then run the command again"
-            ) from error
-        raise
+    if not isinstance(error, sqlite3.DatabaseError) or isinstance(error, _DEFECTS):
+        raise error
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # the primary code
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        raise IndexBusyError(
+            f"the index {path} is locked by another process; try again later"
+        ) from error
+    if code == sqlite3.SQLITE_INTERRUPT:
+        raise QueryStoppedError(STOPPED_MESSAGE) from error
+    if code in _DAMAGE_CODES:
+        raise damage_error(path, error) from error
+    if code in (
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_AUTH,
+    ):
+        raise IndexUnusableError(
+            f"the index {path} cannot be read or written ({error}); check free space and "
+            "permissions of its folder, then run the command again"
+        ) from error
+    raise error
 
 
 class ReadConnection(sqlite3.Connection):

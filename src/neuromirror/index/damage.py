@@ -56,7 +56,7 @@ def _wrap_function(function: Callable[..., Any]) -> Callable[..., Any]:
             raise  # UnicodeEncodeError is caused by an argument
         except _DAMAGE_SYMPTOMS as error:
             raise damage_error(self.path, error) from error
-        return _wrap_iterator(self, found) if isinstance(found, Iterator) else found
+        return _wrap_iterator(self, found) if hasattr(found, "__next__") else found
 
     return wrapped
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from neuromirror.index.connection import translate_errors
+from neuromirror.index.database_file import DatabaseFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,41 +33,6 @@ class LeaseRow:
     until: float
 
 
-class ScheduleFile:
-    """The connection to the database of a schedule; several threads may share it.
-
-    A lock gives the connection to one thread at a time.
-    """
-
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path = path
-        self._db = connection
-        self._lock = threading.RLock()
-
-    def close(self) -> None:
-        """Close the file."""
-        with self._lock:
-            self._db.close()
-
-    @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection to this thread only."""
-        with self._lock, translate_errors(self.path):
-            yield self._db
-
-    @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection in a transaction, which an exception rolls back."""
-        with self.reading() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                db.execute("ROLLBACK")
-                raise
-
-
 class LeaseTable:
     """The leases of a schedule. Each method is one transaction.
 
@@ -79,7 +42,7 @@ class LeaseTable:
         The schedule.
     """
 
-    def __init__(self, file: ScheduleFile) -> None:
+    def __init__(self, file: DatabaseFile) -> None:
         self._file = file
 
     def claim(self, name: str, owner: str, now: float, seconds: float) -> int | None:

@@ -6,16 +6,12 @@ The file is beside the index. What it states about a vault can be restored from 
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, Literal, Self
-from urllib.parse import quote
 
-from neuromirror.index.connection import READ_TIMEOUT, translate_errors
-from neuromirror.index.errors import IndexUnusableError
-from neuromirror.index.lease_table import ScheduleFile
+from neuromirror.index.database_file import DatabaseFile, DatabaseFormat
 from neuromirror.index.ledger_rows import (
     HASH_METHODS,
     CheckMethod,
@@ -94,6 +90,15 @@ CREATE TABLE IF NOT EXISTS announcements (
 ) STRICT, WITHOUT ROWID;
 """
 
+_FORMAT: Final = DatabaseFormat(
+    kind="ledger",
+    application_id=APPLICATION_ID,
+    schema=SCHEMA,
+    tables=_TABLES,
+    synchronous="FULL",
+    replacement="move it away and run 'neuromirror vault check' for each vault to create a new one",
+)
+
 _HASHED = ", ".join(f"'{method}'" for method in HASH_METHODS)
 
 
@@ -109,16 +114,14 @@ class Ledger:
     clock
         Returns the time in POSIX seconds.
     wishes
-        What is to be kept.
+        The content to keep in each vault.
     events
         What happened.
     """
 
-    def __init__(
-        self, path: Path, connection: sqlite3.Connection, clock: Callable[[], float]
-    ) -> None:
-        self.path = path
-        self._file = ScheduleFile(path, connection)
+    def __init__(self, file: DatabaseFile, clock: Callable[[], float]) -> None:
+        self.path = file.path
+        self._file = file
         self.clock = clock
         self.wishes = WishTable(self._file, clock)
         self.events = EventTable(self._file)
@@ -144,17 +147,7 @@ class Ledger:
         IndexUnusableError
             The file is not a ledger or has another schema version.
         """
-        with translate_errors(path):
-            uri = f"file:{quote(str(path.absolute()))}?mode=rwc"
-            connection = sqlite3.connect(
-                uri, uri=True, timeout=READ_TIMEOUT, isolation_level=None, check_same_thread=False
-            )
-            try:
-                _prepare(connection, path)
-            except BaseException:
-                connection.close()
-                raise
-        return cls(path, connection, clock)
+        return cls(DatabaseFile.open(path, _FORMAT), clock)
 
     def __enter__(self) -> Self:
         return self
@@ -247,7 +240,8 @@ class Ledger:
             db.executemany(
                 "INSERT INTO copies (vault, key, size, kept, checked, hashed, method, state) "
                 f"VALUES (:vault, :key, :size, :now, :now, iif(:method IN ({_HASHED}), :now, 0), "
-                ":method, 'present') ON CONFLICT (vault, key) DO UPDATE SET size = excluded.size, "
+                ":method, 'present') ON CONFLICT (vault, key) DO UPDATE SET "
+                "size = iif(excluded.size, excluded.size, size), "
                 "kept = iif(state = 'present', kept, excluded.kept), checked = excluded.checked, "
                 "hashed = max(hashed, excluded.hashed), method = excluded.method, "
                 "state = iif(state = 'damaged' AND NOT excluded.hashed, state, 'present')",
@@ -420,23 +414,3 @@ class Ledger:
 
 
 _COPY = "v.uuid, c.key, c.size, c.kept, c.checked, c.hashed, c.method, c.state"
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if application not in (0, APPLICATION_ID):
-        raise IndexUnusableError(f"{path} is an SQLite database, but not a ledger of neuromirror")
-    if application and version != SCHEMA:
-        raise IndexUnusableError(
-            f"the ledger {path} has schema {version}, this release needs schema {SCHEMA}; "
-            "move it away and run 'neuromirror vault check' for each vault to create a new one"
-        )
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    if not application:
-        connection.executescript(
-            f"BEGIN IMMEDIATE; {_TABLES} PRAGMA application_id = {APPLICATION_ID}; "
-            f"PRAGMA user_version = {SCHEMA}; COMMIT;"
-        )

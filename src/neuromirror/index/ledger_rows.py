@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-CheckMethod = Literal[
-    "full-read", "s3-sha256", "s3-crc64nvme", "s3-etag", "size", "head", "listing", "git-annex"
-]
+CheckMethod = Literal["full-read", "s3-sha256", "s3-etag", "size", "head", "listing", "git-annex"]
 """How a copy was checked last.
 
 ``full-read``: all bytes were hashed here. ``s3-…``: S3 computed this checksum of the bytes that it
@@ -16,7 +14,7 @@ no checksum. ``head`` and ``listing``: the vault states the size.
 ``git-annex``: git-annex checked that the special remote has the key.
 """
 
-HASH_METHODS: Final = ("full-read", "size", "s3-sha256", "s3-crc64nvme", "s3-etag")
+HASH_METHODS: Final = ("full-read", "size", "s3-sha256", "s3-etag")
 """Checks that read all bytes; ``size`` is that of a key without a checksum."""
 
 CopyState = Literal["present", "damaged", "missing"]
@@ -111,7 +109,7 @@ class LedgerVault:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is to be kept in a vault.
+    """Content to keep in a vault.
 
     Attributes
     ----------

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final
 
-from neuromirror.index.lease_table import ScheduleFile
+from neuromirror.index.database_file import DatabaseFile
 from neuromirror.index.ledger_rows import LedgerEvent, Wish
 
 _CHUNK: Final = 20_000
@@ -17,7 +17,7 @@ _CHUNK: Final = 20_000
 class WishTable:
     """The wishes of a ledger. Each method is one transaction."""
 
-    def __init__(self, file: ScheduleFile, clock: Callable[[], float]) -> None:
+    def __init__(self, file: DatabaseFile, clock: Callable[[], float]) -> None:
         self._file = file
         self._clock = clock
 
@@ -95,28 +95,6 @@ class WishTable:
         with self._file.writing() as db:
             db.execute("DELETE FROM wishes WHERE id = ?", (number,))
 
-    def short(self, number: int) -> Iterator[tuple[str, int | None]]:
-        """Yield the contents of a wish of which its vault has no copy that counts.
-
-        Parameters
-        ----------
-        number
-            The number of the wish.
-
-        Yields
-        ------
-        tuple of (str, int or None)
-            Annex key, and size in bytes if it is known.
-        """
-        with self._file.reading() as db:
-            rows = db.execute(
-                "SELECT k.key, k.size FROM wishes w JOIN wish_keys k ON k.wish = w.id "
-                "WHERE w.id = ? AND NOT EXISTS (SELECT 1 FROM copies c WHERE c.vault = w.vault "
-                "AND c.key = k.key AND c.state = 'present') ORDER BY k.key",
-                (number,),
-            ).fetchall()
-        yield from rows
-
     def needed(
         self, keys: Sequence[str], vault: str | None = None, without: Collection[int] = ()
     ) -> set[str]:
@@ -155,7 +133,7 @@ class WishTable:
 class EventTable:
     """The events of a ledger. Each method is one transaction."""
 
-    def __init__(self, file: ScheduleFile) -> None:
+    def __init__(self, file: DatabaseFile) -> None:
         self._file = file
 
     def add(self, events: Iterable[LedgerEvent]) -> None:

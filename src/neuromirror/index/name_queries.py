@@ -68,7 +68,9 @@ class NameQueries(DatasetQueries):
         if not text or len(text) > MAX_QUERY_LENGTH * 4 or any(sign.isspace() for sign in text):
             return None
         text = text.encode("utf-8", "replace").decode().replace("\0", "")
-        return self._by_id(text) or self._by_doi(text) or self._by_url(text) or self._by_name(text)
+        return (
+            self._by_id(text) or self.match_doi(text) or self._by_url(text) or self._by_name(text)
+        )
 
     def _by_id(self, text: str) -> NameMatch | None:
         lowered = text.lower()
@@ -98,7 +100,19 @@ class NameQueries(DatasetQueries):
         )
         return NameMatch(*rows[0]) if len({name for name, _ in rows}) == 1 else None
 
-    def _by_doi(self, text: str) -> NameMatch | None:
+    def match_doi(self, text: str) -> NameMatch | None:
+        """Return the dataset or version that has a DOI; None without one, or if several have it.
+
+        Parameters
+        ----------
+        text
+            The DOI or its URL; any other text has no match.
+
+        Returns
+        -------
+        NameMatch | None
+            The dataset or version.
+        """
         form = _DOI.match(text)
         if form is None:
             return None

@@ -10,7 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from neuromirror.index.connection import STOPPED_MESSAGE, translate_errors
+from neuromirror.index.connection import (
+    DATABASE_ERRORS,
+    STOPPED_MESSAGE,
+    raise_translated,
+    translate_errors,
+)
 from neuromirror.index.contents import CHECKED_BITS
 from neuromirror.index.damage import wrap_query_methods
 from neuromirror.index.errors import (
@@ -86,16 +91,20 @@ class QueryBase:
             raise QueryStoppedError(STOPPED_MESSAGE)
 
     def _rows(self, sql: str, parameters: Iterable[Any] = ()) -> Iterator[tuple[Any, ...]]:
-        with translate_errors(self.path):
+        try:
             # not "yield from", which closes the cursor of a generator that is left unfinished: the
             # garbage collector may do that in another thread, where SQLite's connection refuses it
             for row in self._db.execute(sql, tuple(parameters)):  # noqa: UP028
                 yield row
+        except DATABASE_ERRORS as error:
+            raise_translated(error, self.path)
 
     def _all(self, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
         """Return all rows, of a query without many or large ones: faster than :meth:`_rows`."""
-        with translate_errors(self.path):
+        try:
             return self._db.execute(sql, tuple(parameters)).fetchall()
+        except DATABASE_ERRORS as error:
+            raise_translated(error, self.path)
 
     def _cached(
         self, key: Hashable, read: Callable[[], _T], size: Callable[[_T], int] = lambda _: 1
@@ -110,16 +119,18 @@ class QueryBase:
             return self._results.recall(key, read, size)
 
     def _row(self, sql: str, parameters: Iterable[Any] = ()) -> tuple[Any, ...] | None:
-        with translate_errors(self.path):
+        try:
             row: tuple[Any, ...] | None = self._db.execute(sql, tuple(parameters)).fetchone()
-            return row
+        except DATABASE_ERRORS as error:
+            raise_translated(error, self.path)
+        return row
 
-    def _mirror_number(self, name: str) -> int:
+    def _mirror_number(self, name: str, hint: str = "") -> int:
         found = self._row("SELECT id FROM mirrors WHERE name = ?", (name,))
         if found is None:
             names = [row[0] for row in self._rows("SELECT name FROM mirrors ORDER BY name")]
             known = f"the store has {', '.join(names)}" if names else "the store has no mirror yet"
-            raise UnknownMirrorError(f"mirror {name!r} is not in this store; {known}")
+            raise UnknownMirrorError(f"mirror {name!r} is not in this store; {known}", hint=hint)
         return int(found[0])
 
     def _dataset_number(self, name: str) -> int:
@@ -129,7 +140,8 @@ class QueryBase:
                 f"{name!r} is not the name of a dataset, which has the form <mirror>:<id>"
                 + self._close_names(name)
             )
-        number = self._mirror_number(mirror)
+        sync = f"if the archive has this dataset, 'neuromirror sync {name}' mirrors it"
+        number = self._mirror_number(mirror, sync)
         found = self._row(
             "SELECT id, withdrawn FROM datasets WHERE mirror = ? AND local_id = ?",
             (number, local_id),
@@ -137,8 +149,7 @@ class QueryBase:
         if found is None:
             raise UnknownDatasetError(
                 f"dataset {name!r} is not in this store{self._close_names(name)}",
-                hint="'neuromirror list' lists the datasets of the store; if the archive has this "
-                f"one, 'neuromirror sync {name}' mirrors it",
+                hint=f"'neuromirror list' lists the datasets of the store; {sync}",
             )
         if found[1]:
             tombstone = json.loads(found[1])

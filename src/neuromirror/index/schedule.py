@@ -6,17 +6,14 @@ but no data: every mirror is listed again, and due tasks are determined again.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Self
-from urllib.parse import quote
+from typing import Any, Final, Self
 
-from neuromirror.index.connection import READ_TIMEOUT, translate_errors
-from neuromirror.index.errors import IndexUnusableError
-from neuromirror.index.lease_table import LeaseTable, ScheduleFile
+from neuromirror.index.database_file import DatabaseFile, DatabaseFormat
+from neuromirror.index.lease_table import LeaseTable
 
 APPLICATION_ID = 0x6E6D7363  # "nmsc"
 SCHEMA = 2
@@ -51,6 +48,15 @@ CREATE TABLE IF NOT EXISTS leases (
     expires REAL  -- POSIX seconds; null: released
 ) STRICT, WITHOUT ROWID;
 """
+
+_FORMAT: Final = DatabaseFormat(
+    kind="schedule",
+    application_id=APPLICATION_ID,
+    schema=SCHEMA,
+    tables=_TABLES,
+    synchronous="NORMAL",
+    replacement="remove the file, it is re-created",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +125,9 @@ class Schedule:
         The leases.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path = path
-        self._file = ScheduleFile(path, connection)
+    def __init__(self, file: DatabaseFile) -> None:
+        self.path = file.path
+        self._file = file
         self.leases = LeaseTable(self._file)
 
     @classmethod
@@ -143,17 +149,7 @@ class Schedule:
         IndexUnusableError
             The file is not a schedule or has another schema version.
         """
-        with translate_errors(path):
-            uri = f"file:{quote(str(path.absolute()))}?mode=rwc"
-            connection = sqlite3.connect(
-                uri, uri=True, timeout=READ_TIMEOUT, isolation_level=None, check_same_thread=False
-            )
-            try:
-                _prepare(connection, path)
-            except BaseException:
-                connection.close()
-                raise
-        return cls(path, connection)
+        return cls(DatabaseFile.open(path, _FORMAT))
 
     def __enter__(self) -> Self:
         return self
@@ -319,22 +315,3 @@ def _task(row: tuple[Any, ...]) -> TaskRow:
     values = list(row)
     values[9] = bool(row[9])
     return TaskRow(*values)
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if application not in (0, APPLICATION_ID):
-        raise IndexUnusableError(f"{path} is an SQLite database, but not a schedule of neuromirror")
-    if application and version != SCHEMA:
-        raise IndexUnusableError(
-            f"the schedule {path} has schema {version}, this release needs schema {SCHEMA}; "
-            "remove the file, it is re-created"
-        )
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    if not application:
-        connection.executescript(
-            f"BEGIN IMMEDIATE; {_TABLES} PRAGMA application_id = {APPLICATION_ID}; "
-            f"PRAGMA user_version = {SCHEMA}; COMMIT;"
-        )

@@ -8,7 +8,7 @@ from pathlib import Path
 from neuromirror.config.addresses import (
     Address,
     enclosing_addresses,
-    parse_address,
+    parse_addresses,
     unknown_address,
 )
 from neuromirror.index import (
@@ -44,18 +44,25 @@ def find_address(text: str, mirrors_folder: Path, index: Index | None = None) ->
     UnknownAddressError
         The address is not understood.
     """
-    if index is not None and (named := indexed_name(index, text)) is not None:
-        return named
+    if index is not None:
+        if (named := indexed_name(index, text)) is not None:
+            return named
+        if (match := index.match_doi(text.strip())) is not None:
+            return Address(match.dataset, match.label or None)
     # reading mirror files needs modules that take as long to import as all others together
     from neuromirror.config.builtin_mirrors import load_known_mirrors
 
     mirrors = load_known_mirrors(mirrors_folder)
-    found = parse_address(text, mirrors)
+    found = None
+    for one in parse_addresses(text, mirrors):
+        if index is None:
+            return one
+        for known in enclosing_addresses(one) if "://" in text else [one]:
+            if indexed_name(index, known.dataset) is not None:
+                return known
+        found = found or one
     if found is not None:
-        if index is None or "://" not in text:
-            return found
-        known = (one for one in enclosing_addresses(found) if indexed_name(index, one.dataset))
-        return next(known, found)
+        return found
     # an empty label usually comes from an unset variable of a script
     if index is not None and not text.strip().endswith("@"):
         found = _indexed_match(index, text.strip())

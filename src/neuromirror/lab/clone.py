@@ -23,7 +23,8 @@ from neuromirror.git import (
 )
 from neuromirror.lab.clone_urls import refuse_clone_url, to_git_url
 from neuromirror.lab.globs import Globs
-from neuromirror.lab.restore_strategies import REMOTE_PROTOCOLS, STALL_LIMIT, run_git
+from neuromirror.lab.restore_strategies import REMOTE_PROTOCOLS, STALL_LIMIT
+from neuromirror.lab.work_trees import run_git
 from neuromirror.mint.documents import OWN_NAMES
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.model.programs import install_advice

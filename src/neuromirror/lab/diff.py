@@ -16,7 +16,6 @@ from typing import Literal
 import msgspec
 
 from neuromirror.annex import key_digest, parse_key
-from neuromirror.crawl import StateDifference
 from neuromirror.crawl.guards.difference import has_different_bytes
 from neuromirror.git import REGULAR_FILE_MODE, ObjectReader
 from neuromirror.index import Index, UnknownDatasetError, UnknownVersionError, VersionRow
@@ -36,6 +35,7 @@ from neuromirror.model import (
     diff_lines,
     dump_snapshot_entry,
     is_in_git,
+    load_changes,
     load_snapshot_entry,
     manifest_digest,
     path_to_text,
@@ -247,7 +247,7 @@ def diff(
     new
         The later state.
     scratch
-        A folder for temporary files of the size of the differences.
+        A folder for temporary files, which large differences need.
     recursive
         Compare the files of changed subdatasets that are available on both sides.
 
@@ -271,11 +271,10 @@ def _diff(
     lines = [_lines_as_in_git(side) if reduce else side.lines() for side in (old, new)]
     # the store often has the difference of two versions of one dataset
     known = None if reduce or old.git_dir != new.git_dir else new.changes_since(old.commit)
-    between = StateDifference(scratch / "difference", known or diff_lines(*lines))
     opened: list[tuple[SnapshotEntry, SnapshotEntry]] = []
     with ExitStack() as stack:
         removed, added, out = (stack.enter_context(LineSorter(scratch)) for _ in range(3))
-        for before, after in between.changes():
+        for before, after in load_changes(diff_lines(*lines) if known is None else known):
             subdataset = (before and before.subdataset) or (after and after.subdataset)
             if subdataset is not None or (before is not None and after is not None):
                 change = _at_same_path(before, after, below)

@@ -16,16 +16,12 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, urlsplit
 
+from neuromirror.net import parse_aws_host
+
 # the printable characters of URLs: a list cannot be broken by the others
 _URL_SAFE: Final = "/:@!$&'()*+,;=~?#[]%"
 # characters that programs may interpret as line breaks, or strip
 _AMBIGUOUS: Final = re.compile(r"\A\s|\s\Z|[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
-_AWS_BUCKET: Final = re.compile(
-    r"(?P<bucket>[a-z0-9.-]+)\.s3(?:[.-](?:dualstack\.)?[a-z0-9-]+)?\.amazonaws\.com(?:\.cn)?\Z"
-)
-_AWS_PATH_STYLE: Final = re.compile(
-    r"s3(?:[.-](?:dualstack\.)?[a-z0-9-]+)?\.amazonaws\.com(?:\.cn)?\Z"
-)
 _DVC_RESERVED: Final = re.compile(
     r"(?:\A|/)(?:[^/]*\.dvc|dvc\.yaml|dvc\.lock|\.dvcignore|\.gitignore|\.git)(?:/|\Z)"
 )
@@ -181,10 +177,8 @@ def s3_address(url: str, store: str = "") -> str | None:
     """
     parts = urlsplit(url)
     host, path = parts.hostname or "", parts.path.lstrip("/")
-    if found := _AWS_BUCKET.match(host):
-        address = f"{found['bucket']}/{path}"
-    elif _AWS_PATH_STYLE.match(host):
-        address = path
+    if (found := parse_aws_host(host)) is not None:
+        address = path if found.bucket is None else f"{found.bucket}/{path}"
     elif store and url.startswith(store):
         bucket = store.rstrip("/").rpartition("/")[2]
         address = f"{bucket}/{url[len(store) :].partition('?')[0]}"

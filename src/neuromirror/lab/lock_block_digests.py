@@ -1,8 +1,8 @@
 """The block digests beside a lock file: one file per pin, named by its sha256.
 
 The file is a sequence of encoded block digests (docs/reference/block-digests.md), sorted by key.
-The lock file has its path, and thereby its sha256: whoever trusts the lock file can trust the
-digests. The file itself is untrusted input.
+The lock file has its path, and thereby its sha256, so the digests are as trustworthy as the lock
+file. The file itself is untrusted input.
 """
 
 from __future__ import annotations

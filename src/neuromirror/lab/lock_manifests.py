@@ -372,6 +372,11 @@ class LockManifestReader:
     files
         Maximum number of files, as in the lock file; None if unknown.
 
+    Attributes
+    ----------
+    path, max_files
+        The parameters.
+
     Raises
     ------
     LockManifestMissingError
@@ -382,8 +387,8 @@ class LockManifestReader:
     """
 
     def __init__(self, path: Path, files: int | None = None) -> None:
-        self._path = path
-        self._files = files
+        self.path = path
+        self.max_files = files
         self._limits = FrameLimits(
             ratio_free_bytes=_FREE_BYTES,
             max_bytes=1 << 62 if files is None else 4 * _FREE_BYTES + files * _MAX_FILE_LINE,
@@ -415,9 +420,9 @@ class LockManifestReader:
                 last = path
                 state.add(canonical_line(found))
                 files += isinstance(found, ListedFile)
-                if self._files is not None and files > self._files:
+                if self.max_files is not None and files > self.max_files:
                     raise self._damaged(
-                        f"it lists more files than the {self._files} of the lock file"
+                        f"it lists more files than the {self.max_files} of the lock file"
                     )
             elif files or last:
                 raise self._damaged(f"{found.path!r} is not in the order of paths")
@@ -437,13 +442,13 @@ class LockManifestReader:
 
     def _lines(self) -> Iterator[bytes]:
         try:
-            with open_regular(self._path) as file:
+            with open_regular(self.path) as file:
                 yield from read_lines(file, self._limits)
         except NotARegularFileError as error:
             raise self._damaged("it is not a regular file") from error
         except (FileNotFoundError, NotADirectoryError) as error:
             raise LockManifestMissingError(
-                f"the manifest {self._path} is missing; copy it from the source of the lock file, "
+                f"the manifest {self.path} is missing; copy it from the source of the lock file, "
                 "or pin the dataset again"
             ) from error
         except ZstdFrameError as error:
@@ -451,7 +456,7 @@ class LockManifestReader:
 
     def _damaged(self, why: str) -> LockManifestDamagedError:
         return LockManifestDamagedError(
-            f"the manifest {self._path} is invalid: {why}; copy it from the source of the lock "
+            f"the manifest {self.path} is invalid: {why}; copy it from the source of the lock "
             "file, or pin the dataset again"
         )
 

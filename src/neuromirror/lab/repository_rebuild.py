@@ -16,32 +16,32 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from neuromirror.annex import UrlRemote, link_target, log_path, parse_remote_log
+from neuromirror.annex import link_target
 from neuromirror.git import (
     BLOB,
     COMMIT,
     GITLINK_MODE,
     REGULAR_FILE_MODE,
     SYMLINK_MODE,
-    ObjectReader,
+    Pack,
     PackWriter,
     TreeBuilder,
+    check_pack,
 )
+from neuromirror.lab.annex_rebuild import annex_branch_worker, write_annex_branch
 from neuromirror.lab.lock_manifests import (
     ListedFile,
     ListedSubdataset,
     LockManifestDamagedError,
-    LockManifestHead,
     LockManifestReader,
     ManifestEntry,
     PlainFile,
 )
-from neuromirror.mint import MINT_SPEC, LineSorter, commit_bytes
-from neuromirror.mint.annex_branch import REMOTE_LOG, TRUST_LOG, UUID_LOG, AnnexBranchWriter
 from neuromirror.model import path_to_text
 from neuromirror.store import ANNEX_BRANCH, TAG_PREFIX
 
-_COMMITTER_TIME = re.compile(r"^committer .* ([0-9]{1,12}) [+-][0-9]{4}$", re.MULTILINE)
+_MIN_WORKER_BYTES = 4 << 20
+"""Minimum size in bytes of a manifest for which a worker process is started."""
 _PARENT = re.compile(r"^parent ", re.MULTILINE)
 
 
@@ -59,44 +59,75 @@ def rebuild_repository(manifest: LockManifestReader, git_dir: Path) -> dict[str,
     dict
         The commits by the names of their refs, which the caller creates.
 
+    git checks the commit, its trees and its plain files. It has no checks for the other objects:
+    the links and the git-annex branch, which are written from valid keys.
+
     Raises
     ------
     LockManifestDamagedError
         The objects are not those that the head of the manifest names.
+    ObjectsRefusedError
+        git rejects an object.
+    AnnexWorkerError
+        The process that writes the git-annex branch failed.
     """
     head = manifest.head
+    if manifest.path.stat().st_size < _MIN_WORKER_BYTES:
+        _write_commit(manifest, git_dir)
+        annex, pack = write_annex_branch(manifest, git_dir)
+    else:
+        with annex_branch_worker(manifest, git_dir) as worker:
+            _write_commit(manifest, git_dir)
+            annex, pack = worker.result()
+    assert pack is not None
+    _place(pack)
+    return {f"{TAG_PREFIX}{head.version}": head.commit, ANNEX_BRANCH: annex.hex()}
+
+
+def _write_commit(manifest: LockManifestReader, git_dir: Path) -> None:
+    head = manifest.head
     packs = git_dir / "objects" / "pack"
-    with PackWriter(packs) as pack, LineSorter(git_dir) as logs, ObjectReader(git_dir) as reader:
-        tree = _write_tree(pack, manifest, logs)
-        commit = pack.add(COMMIT, head.commit_object.encode())
+    with PackWriter(packs) as checked, PackWriter(packs) as links:
+        tree = _write_tree(checked, links, manifest)
+        commit = checked.add(COMMIT, head.commit_object.encode())
         if (tree.hex(), commit.hex()) != (head.tree, head.commit):
             raise LockManifestDamagedError(
                 f"the manifest of {head.dataset}@{head.version} has the tree {tree.hex()} and the "
                 f"commit {commit.hex()}, but its head has {head.tree} and {head.commit}"
             )
-        annex = _write_annex(pack, reader, head, logs)
-        finished = pack.finish()
-    assert finished is not None
-    os.replace(finished.pack, packs / f"{finished.name}.pack")
-    os.replace(finished.index, packs / f"{finished.name}.idx")
+        finished = links.finish()
+        if finished is not None:
+            _place(finished)
+        finished = checked.finish()
+        assert finished is not None
+        path = _place(finished)
     if _PARENT.search(head.commit_object.partition("\n\n")[0]):
         (git_dir / "shallow").write_text(f"{head.commit}\n")
-    return {f"{TAG_PREFIX}{head.version}": head.commit, ANNEX_BRANCH: annex.hex()}
+    check_pack(git_dir, path)
 
 
-def _write_tree(pack: PackWriter, manifest: LockManifestReader, logs: LineSorter) -> bytes:
+def _place(pack: Pack) -> Path:
+    """Move a pack to its final name; return its path."""
+    path = pack.pack.with_name(f"{pack.name}.pack")
+    os.replace(pack.pack, path)
+    os.replace(pack.index, path.with_suffix(".idx"))
+    return path
+
+
+def _write_tree(checked: PackWriter, links: PackWriter, manifest: LockManifestReader) -> bytes:
+    """Write trees and plain files to one pack, links to another; return the id of the root tree."""
     with closing(iter(manifest)) as lines:
         # plain files are first in a manifest
         plain: list[_Entry] = []
         listed: Iterator[_Entry] = iter(())
         for line in lines:
             if not isinstance(line, PlainFile):
-                listed = _entries(pack, chain([line], lines), logs)
+                listed = _entries(links, chain([line], lines))
                 break
             plain.append(
-                _Entry(line.path.encode(), REGULAR_FILE_MODE, pack.add(BLOB, line.content))
+                _Entry(line.path.encode(), REGULAR_FILE_MODE, checked.add(BLOB, line.content))
             )
-        trees = TreeBuilder(pack)
+        trees = TreeBuilder(checked)
         for entry in _without_duplicates(merge(sorted(plain), listed)):
             trees.add(*entry)
         return trees.finish({})
@@ -123,52 +154,10 @@ def _without_duplicates(entries: Iterable[_Entry]) -> Iterator[_Entry]:
         yield entry
 
 
-def _entries(
-    pack: PackWriter, lines: Iterable[ManifestEntry], logs: LineSorter
-) -> Iterator[_Entry]:
+def _entries(pack: PackWriter, lines: Iterable[ManifestEntry]) -> Iterator[_Entry]:
     for one in lines:
         path = one.path.encode()
         if isinstance(one, ListedSubdataset):
             yield _Entry(path, GITLINK_MODE, bytes.fromhex(one.commit))
         elif isinstance(one, ListedFile) and one.in_git:
-            if one.urls:
-                urls = [url.encode() for url in one.urls]
-                logs.add(b"\0".join([log_path(one.key), *urls]))
             yield _Entry(path, SYMLINK_MODE, pack.add(BLOB, link_target(one.key, path)))
-
-
-def _write_annex(
-    pack: PackWriter, reader: ObjectReader, head: LockManifestHead, logs: Iterable[bytes]
-) -> bytes:
-    found = _COMMITTER_TIME.search(head.commit_object)
-    if found is None:
-        raise LockManifestDamagedError(
-            f"the manifest of {head.dataset} has a commit without a date"
-        )
-    stamp = int(found[1])
-    holders = [
-        UrlRemote(
-            uuid,
-            claims=config["type"] == "external",
-            urlinclude=config.get("urlinclude"),
-            urlexclude=config.get("urlexclude"),
-        )
-        for uuid, config in parse_remote_log(head.remotes.encode()).items()
-        if config.get("type") in ("external", "web")
-    ]
-    logged = {REMOTE_LOG: head.remotes, UUID_LOG: head.names, TRUST_LOG: head.trust}
-    settings = {
-        name: [line.encode() for line in text.splitlines(keepends=True)]
-        for name, text in logged.items()
-    }
-    try:
-        tree = AnnexBranchWriter(pack, reader, stamp, None, holders).write(logs, settings)
-    except ValueError as error:
-        raise LockManifestDamagedError(
-            f"the manifest of {head.dataset} is invalid: {error}"
-        ) from error
-    message = (
-        f"{head.dataset} {head.version}, made again of its manifest\n\nMirror-Spec: {MINT_SPEC}\n"
-    )
-    mirror = head.dataset.partition(":")[0]
-    return pack.add(COMMIT, commit_bytes(mirror, tree, None, stamp, message))

@@ -32,10 +32,13 @@ from neuromirror.lab.restore_strategies import (
     RestoreStrategy,
     RestoreTarget,
     StrategyFailedError,
+    restore_strategies,
+)
+from neuromirror.lab.work_trees import (
     has_annex,
     has_commit,
+    parallel_checkout,
     register_submodule,
-    restore_strategies,
     run_git,
 )
 from neuromirror.model import ConfigurationError, NeuromirrorError, StateDigest, count_of
@@ -49,7 +52,9 @@ from neuromirror.transfer.outcomes import Outcome, Status
 
 _SCRATCH = ".neuromirror-restore"
 _DRAFT = "dataset"
-_QUIET_OPTIONS = ("-c", "advice.detachedHead=false")
+_NO_COMMIT = ("-c", "annex.alwayscommit=false")
+"""Options of git with which git-annex keeps its records in its journal, where all its commands read
+them. Its next command commits them, for which git needs 0.9 GB with a million files."""
 _EDITED_HINT = "if the lock file was edited, restore it from git or pin the dataset again"
 
 
@@ -383,25 +388,17 @@ class _DatasetRestorer:
             raise StrategyFailedError(
                 "it lacks the git-annex branch, which has the URLs of the content"
             )
-        placed = self._examine(target, draft, root)
-        placed.strategy = strategy
         unfiltered = disabled_filters()
-        run_git(
-            draft,
-            *_QUIET_OPTIONS,
-            "checkout",
-            "-q",
-            "--detach",
-            target.commit,
-            environment=unfiltered,
-        )
         identity = committer_environment(draft) | unfiltered
-        placed.skipped_remotes = initialize(
-            lambda *args: run_git(draft, *args, environment=identity)
-        )
+        with parallel_checkout(draft, target.commit, unfiltered):
+            placed = self._examine(target, draft, root)
+            placed.skipped_remotes = initialize(
+                lambda *args: run_git(draft, *_NO_COMMIT, *args, environment=identity)
+            )
+        placed.strategy = strategy
         if not self._options.offline:
             # a command that lists remotes lets git-annex check once whether the origin has content
-            run_git(draft, "annex", "group", "here", environment=identity)
+            run_git(draft, *_NO_COMMIT, "annex", "group", "here", environment=identity)
         return placed
 
     def _examine(self, target: RestoreTarget, repository: Path, root: Path) -> _RestoredDataset:

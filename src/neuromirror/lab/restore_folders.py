@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from neuromirror.git import GitError
-from neuromirror.lab.restore_strategies import RestoreTarget, run_git
+from neuromirror.lab.restore_strategies import RestoreTarget
+from neuromirror.lab.work_trees import run_git
 from neuromirror.model import ConfigurationError
 from neuromirror.store import SafeFolder, Store
 from neuromirror.transfer.repository_check import check_restored_repository

@@ -7,20 +7,16 @@ caller verifies the result, which can differ from the pin.
 from __future__ import annotations
 
 import re
-import subprocess
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from neuromirror.git import (
     FSCK_OPTIONS,
-    MEMORY_LIMIT,
     GitError,
     ObjectsRefusedError,
     check_objects,
-    git_environment,
     read_bundle_refs,
     ref_creation_commands,
 )
@@ -34,8 +30,9 @@ from neuromirror.lab.lock_manifests import (
 )
 from neuromirror.lab.lockfile import Lock, Pin
 from neuromirror.lab.repository_rebuild import rebuild_repository
+from neuromirror.lab.work_trees import run_git
+from neuromirror.mint.annex_worker import AnnexWorkerError
 from neuromirror.model import NeuromirrorError
-from neuromirror.net import redact
 from neuromirror.store import ANNEX_BRANCH, TAG_PREFIX, Store
 
 STALL_LIMIT = ("-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60")
@@ -301,10 +298,9 @@ class ManifestStrategy:
             refs = rebuild_repository(reader, repository / ".git")
         except LockManifestMissingError as error:
             raise StrategyFailedError(f"{path} is missing") from error
-        except LockManifestDamagedError as error:
+        except (LockManifestDamagedError, ObjectsRefusedError, AnnexWorkerError) as error:
             raise StrategyFailedError(str(error)) from error
         run_git(repository, "update-ref", "--stdin", "-z", lines=ref_creation_commands(refs))
-        _check_objects(repository)
         _add_unreachable_origin(repository, self.target.origin_url)
 
 
@@ -340,72 +336,3 @@ def _fetch(repository: Path, url: str, refs: tuple[str, ...], protocols: str) ->
         environment={"GIT_ALLOW_PROTOCOL": protocols, "GIT_TERMINAL_PROMPT": "0"},
         credentials=True,
     )
-
-
-def run_git(
-    repository: Path,
-    *arguments: str,
-    lines: str = "",
-    environment: Mapping[str, str] | None = None,
-    credentials: bool = False,
-) -> str:
-    """Run a git command in a repository with a work tree; return its output.
-
-    Parameters
-    ----------
-    repository
-        The top folder of the repository's work tree.
-    *arguments
-        The command and its arguments, without ``git``.
-    lines
-        The input of the command.
-    environment
-        Further environment variables.
-    credentials
-        Whether variables that hold tokens and passwords are kept.
-
-    Raises
-    ------
-    GitError
-        The command failed.
-    """
-    kept = git_environment(repository, credentials=credentials)
-    del kept["GIT_DIR"]
-    done = subprocess.run(
-        ["git", "-C", str(repository), *arguments],
-        env=MEMORY_LIMIT | kept | dict(environment or {}),
-        input=lines,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if done.returncode:
-        messages = [line for line in done.stderr.splitlines() if line.strip()]
-        message = "; ".join(messages[:3]) or f"exit code {done.returncode}"
-        raise GitError(redact(message))
-    return done.stdout
-
-
-def has_commit(repository: Path, commit: str) -> bool:
-    """Return whether a repository has the object of a commit, given its id in hex."""
-    try:
-        run_git(repository, "cat-file", "-e", f"{commit}^{{commit}}")
-    except GitError:
-        return False
-    return True
-
-
-def has_annex(repository: Path) -> bool:
-    """Return whether a repository has a branch ``git-annex`` or ``origin/git-annex``."""
-    listed = ("refs/heads/git-annex", "refs/remotes/origin/git-annex")
-    return bool(run_git(repository, "for-each-ref", *listed).strip())
-
-
-def register_submodule(root: Path, one: ListedSubdataset) -> None:
-    """Mark a subdataset as active in the git configuration, as ``datalad get`` does."""
-    name = f"submodule.{one.path}"
-    run_git(root, "config", f"{name}.active", "true")
-    with suppress(GitError):
-        url = run_git(root / one.path, "config", "remote.origin.url").strip()
-        run_git(root, "config", f"{name}.url", url)

@@ -15,7 +15,7 @@ from neuromirror.mint.delta_writer import (
     UnsuitableBaseError,
     mint_delta,
 )
-from neuromirror.mint.documents import ria_url
+from neuromirror.mint.documents import OWN_NAMES, configuration_files, ria_url
 from neuromirror.mint.line_sorter import LineSorter
 from neuromirror.mint.seekable_lines import (
     SortedLines,
@@ -35,6 +35,7 @@ from neuromirror.mint.zstd_lines import (
 __all__ = [
     "LONGEST_LINE",
     "MINT_SPEC",
+    "OWN_NAMES",
     "REMOTE_LOG",
     "BaseManifestDamagedError",
     "CustodyCommit",
@@ -49,6 +50,7 @@ __all__ = [
     "UnsuitableBaseError",
     "ZstdFrameError",
     "commit_bytes",
+    "configuration_files",
     "decompress_frame",
     "mint",
     "mint_delta",

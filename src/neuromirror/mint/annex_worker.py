@@ -1,8 +1,8 @@
 """Write the git-annex branch of a large state in a worker process.
 
 The branches of a state share no object, so each process writes its own pack. Both read the same
-file of record lines. The worker reads its task as a JSON object from stdin, and writes its result
-as one to stdout.
+file, such as one of record lines. The worker reads its task as a JSON object from stdin, and writes
+its result as one to stdout.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -33,34 +34,21 @@ class AnnexWorker:
 
     Parameters
     ----------
-    records
-        The file with the record lines of the state.
-    repository
-        The bare repository of the dataset.
-    transaction
-        The mint, of which the worker does a part.
-    scratch
-        The directory in which packs are written.
+    module
+        The module that the process runs; it calls :func:`run_worker`.
+    task
+        The task of the worker, as a JSON object.
     """
 
-    def __init__(
-        self, records: Path, repository: Path, transaction: MintTransaction, scratch: Path
-    ) -> None:
-        task = {
-            "records": str(records),
-            "repository": str(repository),
-            "scratch": str(scratch),
-            "timestamp": transaction.timestamp,
-            "root": None if transaction.annex_root is None else transaction.annex_root.hex(),
-            "holders": [asdict(one) for one in transaction.holders],
-        }
+    def __init__(self, module: str, task: Mapping[str, Any]) -> None:
+        self._module = module
         self._task = json.dumps(task).encode()
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
             # -P: import nothing from the working directory
-            [sys.executable, "-P", "-m", "neuromirror.mint.annex_worker"],
+            [sys.executable, "-P", "-m", self._module],
             env=environment_without_secrets(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -79,7 +67,7 @@ class AnnexWorker:
         self._process.communicate()
 
     def result(self) -> tuple[bytes, Pack | None]:
-        """Wait for the process; return the 20-byte id of the branch's root tree, and the pack.
+        """Wait for the process; return the 20-byte id that it returned, and its pack.
 
         The pack is None if no object is new.
 
@@ -88,7 +76,7 @@ class AnnexWorker:
         OSError
             The worker failed with this error, for example on a full disk.
         AnnexWorkerError
-            The worker exited without a result.
+            The worker exited without a result, or reported why it has none.
         """
         assert self._process is not None
         stdout, stderr = self._process.communicate()
@@ -100,27 +88,71 @@ class AnnexWorker:
             ]
             raise AnnexWorkerError(
                 f"the process that writes the git-annex branch failed with exit code "
-                f"{self._process.returncode}: {stderr_lines[-1]}. Run the sync again."
+                f"{self._process.returncode}: {stderr_lines[-1]}. Run the command again."
             ) from None
+        if "error" in response:
+            raise AnnexWorkerError(response["error"])
         if "errno" in response:
             raise OSError(response["errno"], response["message"], response["file"])
         pack = response["pack"]
         if pack is None:
-            return bytes.fromhex(response["tree"]), None
+            return bytes.fromhex(response["id"]), None
         pack["pack"], pack["index"] = Path(pack["pack"]), Path(pack["index"])
-        return bytes.fromhex(response["tree"]), Pack(**pack)
+        return bytes.fromhex(response["id"]), Pack(**pack)
 
 
-def main() -> None:
-    """Run the worker process: read a task from stdin, run it, and write its result to stdout."""
+def snapshot_worker(
+    records: Path, repository: Path, transaction: MintTransaction, scratch: Path
+) -> AnnexWorker:
+    """Return the worker that writes the git-annex branch of a snapshot; its id is the root tree.
+
+    Parameters
+    ----------
+    records
+        The file with the record lines of the state.
+    repository
+        The bare repository of the dataset.
+    transaction
+        The mint, of which the worker does a part.
+    scratch
+        The directory in which packs are written.
+    """
+    task = {
+        "records": str(records),
+        "repository": str(repository),
+        "scratch": str(scratch),
+        "timestamp": transaction.timestamp,
+        "root": None if transaction.annex_root is None else transaction.annex_root.hex(),
+        "holders": [asdict(one) for one in transaction.holders],
+    }
+    return AnnexWorker("neuromirror.mint.annex_worker", task)
+
+
+def run_worker(write: Callable[[dict[str, Any]], tuple[bytes, Pack | None]]) -> None:
+    """Run a worker process: read a task from stdin, run it, and write its result to stdout.
+
+    Parameters
+    ----------
+    write
+        Runs the task; returns a 20-byte id, and the pack.
+    """
+    response: dict[str, Any]
     try:
-        response = _write(json.load(sys.stdin))
+        found, pack = write(json.load(sys.stdin))
+        response = {
+            "id": found.hex(),
+            "pack": None
+            if pack is None
+            else {**asdict(pack), "pack": str(pack.pack), "index": str(pack.index)},
+        }
+    except NeuromirrorError as error:
+        response = {"error": str(error)}
     except OSError as error:
         response = {"errno": error.errno, "message": error.strerror, "file": error.filename}
     json.dump(response, sys.stdout)
 
 
-def _write(task: dict[str, Any]) -> dict[str, Any]:
+def _write(task: dict[str, Any]) -> tuple[bytes, Pack | None]:
     repository, scratch = Path(task["repository"]), Path(task["scratch"])
     root = None if task["root"] is None else bytes.fromhex(task["root"])
     known = KnownObjects(repository / "objects")
@@ -138,17 +170,8 @@ def _write(task: dict[str, Any]) -> dict[str, Any]:
         tree = AnnexBranchWriter(pack, reader, task["timestamp"], root, holders).write(lines)
         done = pack.finish()
     known.close()
-    description = None
-    if done is not None:
-        description = {
-            "name": done.name,
-            "pack": str(done.pack),
-            "index": str(done.index),
-            "objects": done.objects,
-            "bytes": done.bytes,
-        }
-    return {"tree": tree.hex(), "pack": description}
+    return tree, done
 
 
 if __name__ == "__main__":
-    main()
+    run_worker(_write)

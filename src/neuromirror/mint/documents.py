@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from neuromirror.annex import find_pointer_key, fits_path_limits, git_path
 from neuromirror.git import (
@@ -25,6 +25,7 @@ from neuromirror.model import (
     path_to_text,
 )
 
+_CONFIG_PATH = b".datalad/config"
 OWN_NAMES = (b".datalad", b".neuromirror", b".gitattributes", b".gitmodules")
 
 _ATTRIBUTES = b"""\
@@ -162,16 +163,44 @@ def write_root_entries(
     dict[bytes, tuple[bytes, bytes]]
         Name → (mode, 20-byte id).
     """
-    dataset = header.version.dataset
-    config = b'[datalad "dataset"]\n\tid = %s\n' % dataset.dataset_id.encode()
+    files = configuration_files(
+        header.version.dataset.dataset_id,
+        {path: part["id"] for path, part in sums.subdatasets.items()},
+    )
+    config = files.pop(_CONFIG_PATH)
     entries = {
         b".datalad": (TREE_MODE, _write_folder(pack, b"config", config)),
         b".neuromirror": (TREE_MODE, _write_folder(pack, b"dataset.json", description)),
-        b".gitattributes": (REGULAR_FILE_MODE, pack.add(BLOB, _ATTRIBUTES)),
     }
-    if sums.subdatasets:
-        entries[b".gitmodules"] = (REGULAR_FILE_MODE, pack.add(BLOB, _gitmodules(sums)))
+    for name, content in files.items():
+        entries[name] = (REGULAR_FILE_MODE, pack.add(BLOB, content))
     return entries
+
+
+def configuration_files(dataset_id: str, subdatasets: Mapping[str, str]) -> dict[bytes, bytes]:
+    """Return the files of a dataset that configure git, git-annex and DataLad.
+
+    A minted commit has no other such files.
+
+    Parameters
+    ----------
+    dataset_id
+        The UUID of the dataset.
+    subdatasets
+        Path → UUID of the version's subdatasets.
+
+    Returns
+    -------
+    dict[bytes, bytes]
+        Path → content.
+    """
+    files = {
+        _CONFIG_PATH: b'[datalad "dataset"]\n\tid = %s\n' % dataset_id.encode(),
+        b".gitattributes": _ATTRIBUTES,
+    }
+    if subdatasets:
+        files[b".gitmodules"] = _gitmodules(subdatasets)
+    return files
 
 
 def ria_url(dataset_id: str) -> str:
@@ -196,11 +225,11 @@ def _write_folder(pack: PackWriter, name: bytes, content: bytes) -> bytes:
     return write_tree(pack, {name: (REGULAR_FILE_MODE, pack.add(BLOB, content))})
 
 
-def _gitmodules(sums: StateCounts) -> bytes:
-    if any(path.startswith("-") for path in sums.subdatasets):
+def _gitmodules(subdatasets: Mapping[str, str]) -> bytes:
+    if any(path.startswith("-") for path in subdatasets):
         raise ValueError("git rejects a submodule whose path starts with a dash")
     content = gitmodules_content(
-        Submodule(path, ria_url(part["id"]), part["id"]) for path, part in sums.subdatasets.items()
+        Submodule(path, ria_url(dataset_id), dataset_id) for path, dataset_id in subdatasets.items()
     )
     # git-annex would take a first line with such a path for a pointer
     return content if find_pointer_key(content) is None else b"\n" + content

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from neuromirror.git import BLOB, REGULAR_FILE_MODE, TreeBuilder
 from neuromirror.mint.annex_branch import annex_line
-from neuromirror.mint.annex_worker import AnnexWorker
+from neuromirror.mint.annex_worker import snapshot_worker
 from neuromirror.mint.line_sorter import LineSorter
 from neuromirror.mint.state_counts import StateCounts
 from neuromirror.mint.transaction import MintResult, MintTransaction, ParentCommits, tree_entry
@@ -124,7 +124,7 @@ def mint(
             and transaction.header.form == "files"
             and records.stat().st_size > _MIN_WORKER_BYTES
         ):
-            with AnnexWorker(records, repository, transaction, scratch) as worker:
+            with snapshot_worker(records, repository, transaction, scratch) as worker:
                 sums, tree = _write_main_tree(transaction, snapshot.read_files(), None)
                 annex_tree, pack = worker.result()
                 packs = () if pack is None else (pack,)

@@ -1,6 +1,6 @@
 """HTTP access to archives: a session with limits, retries and redaction, and an S3 lister."""
 
-from neuromirror.net.aws_signing import AwsSigner, aws_endpoint
+from neuromirror.net.aws_signing import AwsSigner, aws_endpoint, new_aws_session
 from neuromirror.net.circuit_breaker import HostCircuitBreaker
 from neuromirror.net.errors import (
     AccessDeniedError,
@@ -37,6 +37,7 @@ from neuromirror.net.responses import (
     content_length,
     parse_http_date,
 )
+from neuromirror.net.s3_addresses import AwsHost, parse_aws_host
 from neuromirror.net.s3_bucket import S3Bucket, S3Capabilities, bucket_url
 from neuromirror.net.s3_listing import S3Listing
 from neuromirror.net.s3_pages import ObjectRow
@@ -56,6 +57,7 @@ from neuromirror.net.webhook import WebhookError, post_json, webhook_host
 
 __all__ = [
     "AccessDeniedError",
+    "AwsHost",
     "AwsSigner",
     "CircuitOpenError",
     "ConnectionFactory",
@@ -105,8 +107,10 @@ __all__ = [
     "content_length",
     "count_traffic",
     "is_local_name",
+    "new_aws_session",
     "only_host_of",
     "origin",
+    "parse_aws_host",
     "parse_http_date",
     "permanent_refusal",
     "post_json",

@@ -86,8 +86,10 @@ class AwsSigner:
         """
         self._frozen_credentials()
 
-    def sign(self, method: str, url: str, headers: Mapping[str, str]) -> dict[str, str]:
-        """Return the headers that authenticate a request without a body.
+    def sign(
+        self, method: str, url: str, headers: Mapping[str, str], sha256: str | None = None
+    ) -> dict[str, str]:
+        """Return the headers that authenticate a request.
 
         Only the host and the ``x-amz-`` headers are signed, because a proxy may change others.
 
@@ -99,6 +101,8 @@ class AwsSigner:
             The URL of the request.
         headers
             The other headers of the request.
+        sha256
+            The sha256 of the body in hex; None for a request without a body.
 
         Returns
         -------
@@ -122,7 +126,10 @@ class AwsSigner:
         if self.requester_pays:
             signed["x-amz-request-payer"] = "requester"
         request = AWSRequest(method=method, url=_canonical_url(url), headers=signed)
-        S3SigV4Auth(credentials, "s3", self._region).add_auth(request)
+        auth = S3SigV4Auth(credentials, "s3", self._region)
+        if sha256 is not None:
+            auth.payload = lambda _request: sha256  # known, so that botocore need not compute it
+        auth.add_auth(request)
         return dict(request.headers.items())
 
     def _frozen_credentials(self) -> Any:
@@ -130,7 +137,7 @@ class AwsSigner:
         try:
             with self._lock:
                 if self._credentials is None:
-                    self._credentials = _new_session(self._profile).get_credentials()
+                    self._credentials = new_aws_session(self._profile).get_credentials()
                 if self._credentials is None:
                     raise CredentialsError(
                         f"{self.identity}: botocore finds no credentials; set AWS_PROFILE or"
@@ -168,7 +175,7 @@ def aws_endpoint(profile: str | None) -> tuple[str | None, str | None]:
         from botocore import UNSIGNED  # type: ignore[import-untyped]
         from botocore.config import Config  # type: ignore[import-untyped]
 
-        session = _new_session(profile)
+        session = new_aws_session(profile)
         client = session.create_client(
             "s3",
             region_name=session.get_config_variable("region") or _USUAL_REGION,
@@ -181,7 +188,19 @@ def aws_endpoint(profile: str | None) -> tuple[str | None, str | None]:
     return endpoint, region
 
 
-def _new_session(profile: str | None) -> Any:
+def new_aws_session(profile: str | None) -> Any:
+    """Return a session of botocore that logs no secrets.
+
+    Parameters
+    ----------
+    profile
+        The name of a profile in the AWS configuration; None for the default.
+
+    Returns
+    -------
+    botocore.session.Session
+        The session.
+    """
     from botocore.session import Session  # type: ignore[import-untyped]
 
     # At the level DEBUG botocore logs signed headers and the replies of credential services.

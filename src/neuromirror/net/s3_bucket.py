@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -56,7 +56,7 @@ class S3Capabilities:
     versions_listable
         Whether object versions can be listed.
     version_readable
-        Whether an object can be read by its version id.
+        Whether an object can be read by its version id; None also if the probed ones are refused.
     checksums_returned
         Whether HEAD returns S3's additional checksums.
     sample_version
@@ -620,31 +620,51 @@ class S3Bucket:
             versions, listable = [], False
         if not (checksums or listable):
             rows = self.page(prefix).rows[:_PROBE_ROWS]
-        sample = self._find_sample_version(rows, versions)
-        readable = sample and self.head(sample[0], version_id=sample[1]).status == 200
+        readable, sample = self.test_version_reads(self._sample_versions(rows, versions))
         return S3Capabilities(
-            listable,
-            readable,
-            self._returns_checksums(rows) if checksums else None,
-            sample if readable else None,
+            listable, readable, self._returns_checksums(rows) if checksums else None, sample
         )
 
-    def _find_sample_version(
+    def test_version_reads(
+        self, samples: Iterable[tuple[bytes, str]]
+    ) -> tuple[bool | None, tuple[bytes, str] | None]:
+        """Test whether objects can be read by version id, and return a sample that can be.
+
+        Parameters
+        ----------
+        samples
+            Keys and version ids. Those after the first conclusive one are not requested.
+
+        Returns
+        -------
+        bool or None
+            False if an object can be read without its version id only; None if no object can be
+            read, so that the permission is unknown.
+        tuple or None
+            The key and version id of a readable object version.
+        """
+        for sample in samples:
+            status = self.head(sample[0], version_id=sample[1]).status
+            if status == 200:
+                return True, sample
+            if status in _NOT_OFFERED and self.head(sample[0]).status == 200:
+                return False, None
+        return None, None
+
+    def _sample_versions(
         self, rows: list[ObjectRow], versions: list[ObjectRow]
-    ) -> tuple[bytes, str] | None:
-        """Return the key and version id of an object version; None if none is known."""
+    ) -> Iterator[tuple[bytes, str]]:
+        """Yield the keys and version ids of a few object versions."""
         named = [
             (row.key, row.version_id) for row in versions if row.version_id and not row.deleted
         ]
+        yield from named
         if not named:
             # HEAD returns the version id even if versions cannot be listed.
-            replies = ((row.key, self.head(row.key)) for row in rows)
-            for key, reply in replies:
-                version = reply.headers.get("x-amz-version-id", "null")
+            for row in rows:
+                version = self.head(row.key).headers.get("x-amz-version-id", "null")
                 if version != "null":
-                    named.append((key, version))
-                    break
-        return named[0] if named else None
+                    yield row.key, version
 
     def _returns_checksums(self, rows: list[ObjectRow]) -> bool | None:
         rows_with_checksums = [row for row in rows if row.checksum_algorithm]

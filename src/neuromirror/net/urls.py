@@ -8,6 +8,7 @@ import socket
 import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote_plus, urlsplit, urlunsplit
 
@@ -108,7 +109,9 @@ def clean_url(url: str) -> str:
         if not _is_secret(name, shared_access=shared_access)
     ]
     host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "&".join(kept), ""))
+    # without a host, two slashes at the start of the path would be read as the start of a host
+    path = parts.path if host else re.sub(r"\A//+", "/", parts.path)
+    return urlunsplit((parts.scheme, host, path, "&".join(kept), ""))
 
 
 def redact(text: str) -> str:
@@ -283,6 +286,12 @@ def permanent_refusal(url: str) -> str | None:
         host = urlsplit(url).hostname or ""
     except ValueError:
         return None
+    return _permanent_refusal_of_host(host)
+
+
+@lru_cache(maxsize=256)
+def _permanent_refusal_of_host(host: str) -> str | None:
+    """Return the reason for a host; the URLs of a dataset have few hosts."""
     address = literal_address(host)
     return (
         host_name_refusal(host) if address is None else address_refusal(address, allow_private=True)

@@ -50,7 +50,7 @@ class Table(msgspec.Struct, frozen=True):
     Attributes
     ----------
     caption
-        What the rows are.
+        A title for the rows.
     columns
         Headings.
     rows

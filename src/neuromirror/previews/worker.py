@@ -9,11 +9,13 @@ import sys
 import traceback
 from collections.abc import Iterable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 import msgspec
 
+from neuromirror.git import GitError, ObjectMissingError
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import AccessDeniedError, RequestLimits
 from neuromirror.previews.kinds import PreviewKind, preview_kind
@@ -68,6 +70,8 @@ def _outcome(task: PreviewTask) -> Preview | PreviewFailure:
     )
     kind = preview_kind(task.path, task.size)
     assert kind is not None  # the catalogue asks for no others
+    for package in kind.packages:
+        import_module(package)  # an error of the installation is no fault of the content
     ranges = None
     try:
         if kind.name == "zarr":
@@ -84,6 +88,8 @@ def _outcome(task: PreviewTask) -> Preview | PreviewFailure:
         return _failure(error.causes)
     except MemoryError:
         return PreviewFailure("too-large")
+    except (GitError, ObjectMissingError):
+        raise  # the store is damaged
     except Exception:  # noqa: BLE001 - a parser of hostile bytes may raise anything
         traceback.print_exc()
         if ranges is not None and ranges.failure is not None:

@@ -13,9 +13,9 @@ from neuromirror.config.policy_files import Policies, load_policies
 from neuromirror.config.vault_files import VaultConfig, load_vaults
 from neuromirror.crawl import JournalRecorder
 from neuromirror.custody.announcements import record_announcements
-from neuromirror.custody.drill import run_drill
+from neuromirror.custody.drill import DrillStoppedError, run_drill
 from neuromirror.custody.drill_records import DrillRecords
-from neuromirror.custody.keep import KeepOptions
+from neuromirror.custody.keep_outcomes import KeepOptions
 from neuromirror.custody.policies import PolicyRun
 from neuromirror.custody.policy_status import PoliciesStatus
 from neuromirror.custody.rolling_read import ReadSettings, read_due_copies, repair_copies
@@ -26,6 +26,7 @@ from neuromirror.store import Store
 from neuromirror.vault import Ledger, LedgerEvent, Vault, open_ledger, open_vault
 
 _DAY = 86_400.0
+_DRILL_SECONDS = _DAY / 4
 _NAMED = 3
 
 
@@ -92,7 +93,7 @@ class CustodyTasks:
         Parameters
         ----------
         seconds
-            The time after which the run stops.
+            The time after which reading stops; repairs have as much.
 
         Returns
         -------
@@ -106,12 +107,16 @@ class CustodyTasks:
         """
         configs, policies = self._load()
         until = time.monotonic() + seconds
-        settings = ReadSettings(policies.settings.full_read_days, until, self.is_stopping)
         problems: list[str] = []
         read = repaired = 0
         with self._open() as (index, ledger), ExitStack() as stack:
             vaults = self._open_vaults(stack, configs, problems)
-            for vault in vaults:
+            for number, vault in enumerate(vaults):
+                # the first vaults leave time for the others
+                share = max(0.0, until - time.monotonic()) / (len(vaults) - number)
+                settings = ReadSettings(
+                    policies.settings.full_read_days, time.monotonic() + share, self.is_stopping
+                )
                 try:
                     found = Counter(
                         one.host is None for one in read_due_copies(vault, ledger, settings)
@@ -120,7 +125,10 @@ class CustodyTasks:
                     if found[False]:
                         count = count_of(found[False], "content")
                         problems.append(f"vault {vault.config.name}: {count} could not be read")
-                    options = KeepOptions(is_stopping=self.is_stopping)
+                    # also if reading took all the time
+                    options = KeepOptions(
+                        until=time.monotonic() + seconds / len(vaults), is_stopping=self.is_stopping
+                    )
                     for one in repair_copies(vault, vaults, ledger, index, options):
                         repaired += one.status == "ok"
                 except (NeuromirrorError, OSError) as error:
@@ -147,7 +155,6 @@ class CustodyTasks:
         vaults, policies = self._load()
         locks = self._locks(policies)
         records = DrillRecords.load(self.store)
-        records.drills = {path: one for path, one in records.drills.items() if path in locks}
         limit = time.time() - policies.settings.drill_days * _DAY
         last = {path: records.drills[path].at if path in records.drills else 0.0 for path in locks}
         due = sorted((at, path) for path, at in last.items() if at < limit)
@@ -155,7 +162,21 @@ class CustodyTasks:
             return "no drill is due"
         path = due[0][1]
         used = {name: vaults[name] for name in locks[path]}
-        result = run_drill(Path(path), used, self.store)
+        try:
+            result = run_drill(
+                *(Path(path), used, self.store),
+                seconds=_DRILL_SECONDS,
+                is_stopping=self.is_stopping,
+            )
+        except DrillStoppedError as error:
+            return str(error)
+        # other processes may have drilled other lock files in the meantime
+        records = DrillRecords.load(self.store)
+        records.drills = {
+            known: one
+            for known, one in records.drills.items()
+            if known in locks or Path(known).exists()
+        }
         records.drills[path] = result
         records.save(self.store)
         with open_ledger(self.store) as ledger:

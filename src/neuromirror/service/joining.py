@@ -9,7 +9,6 @@ with its holds and failures, is not public; the versions are read back from git.
 
 from __future__ import annotations
 
-import random
 import re
 import shutil
 import subprocess
@@ -30,8 +29,6 @@ from neuromirror.index import (
     UnknownMirrorError,
     UnknownVersionError,
 )
-from neuromirror.lab.digest import files_of_version
-from neuromirror.lab.verify.verification import open_url_sessions
 from neuromirror.model import (
     ConfigurationError,
     DatasetRef,
@@ -41,7 +38,14 @@ from neuromirror.model import (
     current_timestamp,
 )
 from neuromirror.net import NotFoundError, Session, redact
-from neuromirror.service.integrity import check_integrity
+from neuromirror.service.join_checks import (
+    JoinError,
+    archive_hosts,
+    check_annex_settings,
+    check_ids,
+    check_sample,
+    check_version,
+)
 from neuromirror.sources import Source
 from neuromirror.store import Store, dataset_ref_of, read_versions_from_git
 from neuromirror.store.dataset_move import copy_dataset, dataset_entries
@@ -54,22 +58,12 @@ from neuromirror.store.repository import (
     TAG_PREFIX,
 )
 from neuromirror.store.withdrawn_datasets import find_withdrawn_datasets
-from neuromirror.transfer.findings import Health
-from neuromirror.transfer.url_checks import check_urls
-from neuromirror.transfer.verify_items import PinnedFile
 
 _HEADS: Final = (MAIN_BRANCH, PUBLISHED_BRANCH, DRAFT_BRANCH, ANNEX_BRANCH)
 _ALIAS: Final = re.compile(r"[a-z0-9][A-Za-z0-9._%+-]{0,250}")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _STALL_LIMIT: Final = ("-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60")
 _MAX_MANIFEST: Final = 1 << 36
-_MAX_NAMED: Final = 3
-_PROBES: Final = 8
-"""Number of files that are compared with the archive at the same time."""
-
-
-class JoinError(NeuromirrorError):
-    """A dataset of the other mirror cannot be used; nothing of it was added to the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +140,8 @@ def join(
             progress(name)
             try:
                 yield _join_dataset(alias, name, mirror, source, other, recorder, store, settings)
-            except (JoinError, GitError, NeuromirrorError, OSError) as error:
+            except (NeuromirrorError, OSError, ValueError) as error:
+                # a ValueError: a path in a description that no mirror writes
                 yield Result(name, "error", redact(str(error)))
 
 
@@ -168,8 +163,14 @@ def _join_dataset(
         entries = copies.copy(alias)
         with open_recorder(scratch, scratch.index_path) as scratch_recorder:
             scratch_recorder.record(*entries)
-        _check(scratch)
-        checked, lost = _check_sample(scratch, name, store, settings)
+        check_ids(scratch)
+        checked = lost = 0
+        if settings.sample:
+            with Index.open_readonly(scratch.index_path) as index:
+                hosts = archive_hosts(source, dataset_ref_of(entries[-1]), index, folder)
+            checked, lost = check_sample(
+                scratch, name, store, hosts, settings.sample, settings.seed
+            )
         datasets = dict.fromkeys(dataset_ref_of(one) for one in entries)
         _check_targets(store, datasets)
         for dataset in datasets:
@@ -335,6 +336,7 @@ class _Copies:
         self._source = source
         self._store = scratch
         self._folder = folder
+        self._ids: dict[str, str] = {}
 
     def copy(self, alias: str) -> list[VersionMinted]:
         """Copy a dataset; return the journal entries, with those of subdatasets first."""
@@ -355,6 +357,9 @@ class _Copies:
         dataset = self._check_identity(alias, git_dir, refs, within)
         repository = self._store.repository(dataset)
         repository.create()
+        # over plain HTTP, git stores single objects outside of packs
+        if any((git_dir / "objects").glob("[0-9a-f][0-9a-f]")):
+            run_git(git_dir, "repack", "-q", "-a", "-d")
         packs = repository.path / "objects" / "pack"
         for path in (git_dir / "objects" / "pack").iterdir():
             path.rename(packs / path.name)
@@ -362,6 +367,7 @@ class _Copies:
         self._store.alias(dataset)
         shutil.rmtree(git_dir)
         entries = list(read_versions_from_git(repository, set(), current_timestamp()))
+        check_annex_settings(repository.path)
         parts: set[str] = set()
         for entry in entries:
             if dataset_ref_of(entry) != dataset:
@@ -369,8 +375,13 @@ class _Copies:
                     f"{alias}: the version {entry.label} belongs to {entry.mirror}:"
                     f"{entry.local_id} of {entry.source_uri}"
                 )
+            subdatasets = check_version(repository.path, dataset, entry.commit)
             self._complete(dataset, entry)
-            parts.update(_members(repository.path, entry.commit))
+            for local_id, dataset_id in subdatasets:
+                part = alias_of(f"{dataset.mirror}:{local_id}")
+                if self._ids.setdefault(part, dataset_id) != dataset_id:
+                    raise JoinError(f"{alias}: {part} has two dataset ids in its versions")
+                parts.add(part)
         return entries, parts
 
     def _complete(self, dataset: DatasetRef, entry: VersionMinted) -> None:
@@ -399,6 +410,8 @@ class _Copies:
                 f"{alias}: it was made from {dataset.source_uri}; your mirror file "
                 f"{self._mirror.name}.toml stands for {expected.source_uri}"
             )
+        if within and dataset.dataset_id != self._ids[alias]:
+            raise JoinError(f"{alias}: {within} has another dataset of this name as a subdataset")
         if within and not first.within:
             raise JoinError(f"{alias}: it is not a subdataset, but {within} has it as one")
         if uris[0][:2] != uris[1][:2]:
@@ -429,57 +442,3 @@ def _members(git_dir: Path, commit: str) -> Iterator[str]:
         if url == alias or not _ALIAS.fullmatch(alias):
             raise JoinError(f"commit {commit}: {url!r} is not the URL of a subdataset of a mirror")
         yield alias
-
-
-def _check(scratch: Store) -> None:
-    """Raise JoinError if a recomputed id or digest differs."""
-    problems = [
-        f"{one.name}: {one.message}"
-        for one in check_integrity(
-            scratch, scratch.index_path, {name for name, _ in scratch.aliases()}
-        )
-        if one.status != "ok"
-    ]
-    if problems:
-        more = f"; and {len(problems) - _MAX_NAMED} more" if len(problems) > _MAX_NAMED else ""
-        raise JoinError(f"{'; '.join(problems[:_MAX_NAMED])}{more}")
-
-
-def _check_sample(
-    scratch: Store, name: str, store: Store, settings: JoinSettings
-) -> tuple[int, int]:
-    """Compare a sample of files with the archive; return how many were compared, and are gone."""
-    if not settings.sample:
-        return 0, 0
-    chosen = random.Random(settings.seed)
-    sample: list[PinnedFile] = []
-    with Index.open_readonly(scratch.index_path) as index:
-        files = files_of_version(scratch, index, index.resolve(name), ())
-        count = 0
-        for _, _, item in files:
-            if isinstance(item, PinnedFile) and item.urls:
-                # reservoir sampling: one pass over files of any number
-                count += 1
-                if len(sample) < settings.sample:
-                    sample.append(item)
-                elif (place := chosen.randrange(count)) < settings.sample:
-                    sample[place] = item
-    checked = lost = 0
-    problem = ""
-    with open_url_sessions(store.root, None) as sessions:
-        for finding in check_urls(
-            (one._replace(urls=one.urls[:1]) for one in sample), sessions, jobs=_PROBES, full=False
-        ):
-            if finding.health is Health.CHANGED:
-                raise JoinError(
-                    f"{finding.path}: the archive has other content: {finding.message}; nothing "
-                    "was added"
-                )
-            checked += finding.health is Health.OK
-            lost += finding.health is Health.NOT_FOUND
-            problem = problem if finding.health is Health.OK else finding.message
-    if sample and not checked + lost:
-        raise JoinError(
-            f"no file could be compared with the archive ({problem}); try later, or use --sample 0"
-        )
-    return checked, lost

@@ -2,8 +2,6 @@
 
 from neuromirror.store.custody import (
     publish_locations,
-    published_locations,
-    published_remotes,
     published_vaults,
 )
 from neuromirror.store.durable_files import write_atomically
@@ -65,8 +63,6 @@ __all__ = [
     "file_lock",
     "has_complete_commit",
     "publish_locations",
-    "published_locations",
-    "published_remotes",
     "published_vaults",
     "read_records_from_git",
     "read_versions_from_git",

@@ -164,7 +164,7 @@ class BlockDigestsFolder:
         Returns
         -------
         BlockDigests or None
-            What was written; None if the file has it already.
+            The digests written; None if the file has them already.
 
         Raises
         ------

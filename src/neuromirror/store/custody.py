@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from neuromirror.git import ObjectReader
 from neuromirror.mint import (
@@ -15,8 +18,9 @@ from neuromirror.mint import (
 from neuromirror.model import DatasetRef, NeuromirrorError
 from neuromirror.store.foreign_commits import is_own_commit
 from neuromirror.store.ref_transaction import update_refs
-from neuromirror.store.repository import CUSTODY_BRANCH
+from neuromirror.store.repository import CUSTODY_BRANCH, Repository
 from neuromirror.store.store import Store
+from neuromirror.store.withdrawn_datasets import find_withdrawn_folder
 
 _WAIT = 600.0
 """Seconds to wait for a visit of the dataset that is in progress."""
@@ -28,6 +32,8 @@ def publish_locations(
     remote: CustodyRemote,
     kept: Iterable[str] = (),
     removed: Iterable[str] = (),
+    *,
+    withdrawn: bool = False,
 ) -> bool:
     """Record in the dataset's repository which of its keys a vault has, for all who clone it.
 
@@ -44,6 +50,8 @@ def publish_locations(
         Keys of the dataset whose content is in the vault. The caller has verified that it is.
     removed
         Keys whose content is no longer in the vault.
+    withdrawn
+        Whether the dataset is withdrawn; nobody clones it, unless it is reinstated.
 
     Returns
     -------
@@ -57,7 +65,7 @@ def publish_locations(
     StoreBusyError
         Another process has had the lock of the dataset for ten minutes.
     """
-    repository = store.repository(dataset)
+    repository = _repository(store, dataset, withdrawn=withdrawn)
     if not repository.exists():
         raise NeuromirrorError(
             f"{dataset.name} is not in the store {store.root}: copies in {remote.name} cannot be "
@@ -71,7 +79,7 @@ def publish_locations(
                 f"{dataset.name}: another program wrote to {CUSTODY_BRANCH}; run 'neuromirror "
                 f"repair {dataset.name}', then repeat the command"
             )
-        with store.scratch() as scratch:
+        with _scratch(store, repository, withdrawn=withdrawn) as scratch:
             written = write_custody_branch(
                 *(repository.path, parent, remote, kept, removed, scratch),
                 mirror=dataset.mirror,
@@ -85,6 +93,22 @@ def publish_locations(
             update_refs(repository.path, {CUSTODY_BRANCH: parent}, {CUSTODY_BRANCH: written.commit})
         repository.update_server_info()
     return True
+
+
+def _repository(store: Store, dataset: DatasetRef, *, withdrawn: bool) -> Repository:
+    folder = find_withdrawn_folder(store, dataset) if withdrawn else None
+    return store.repository(dataset) if folder is None else Repository(folder / "repository")
+
+
+@contextmanager
+def _scratch(store: Store, repository: Repository, *, withdrawn: bool) -> Iterator[Path]:
+    """Provide a temporary folder on the disk of a repository."""
+    if withdrawn:
+        with TemporaryDirectory(dir=repository.path.parent) as folder:
+            yield Path(folder)
+    else:
+        with store.scratch() as scratch:
+            yield scratch
 
 
 def published_remotes(store: Store, dataset: DatasetRef) -> dict[str, dict[str, str]]:
@@ -108,20 +132,24 @@ def published_remotes(store: Store, dataset: DatasetRef) -> dict[str, dict[str, 
         return read_custody_remotes(reader, commit)
 
 
-def published_locations(store: Store, dataset: DatasetRef) -> Iterator[tuple[str, list[str]]]:
+def published_locations(
+    store: Store, dataset: DatasetRef, *, withdrawn: bool = False
+) -> Iterator[tuple[str, list[str]]]:
     """Yield each key with a published copy, and the UUIDs of the vaults that have it.
 
     Parameters
     ----------
     store, dataset
         The store and the dataset.
+    withdrawn
+        Whether the dataset is withdrawn.
 
     Yields
     ------
     tuple of str and list of str
         The key and the UUIDs, once per key.
     """
-    repository = store.repository(dataset)
+    repository = _repository(store, dataset, withdrawn=withdrawn)
     commit = repository.refs().get(CUSTODY_BRANCH)
     if commit is None:
         return

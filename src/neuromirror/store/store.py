@@ -99,8 +99,8 @@ class Store:
             )
         if not create:
             raise NotAStoreError(
-                f"there is no store at {root}; run 'neuromirror sync' to create one, or choose "
-                f"another folder with --store"
+                f"there is no store at {root.absolute()}; run 'neuromirror sync' to create one, or "
+                "choose another folder with --store"
             )
         store._create(marker)
         return store

@@ -91,7 +91,7 @@ def _version_tree(text: str, store: StrPath | None) -> GitTree:
     named = os.environ.get("NEUROMIRROR_INDEX")
     own = store is not None or named is None or is_private_store(opened.root)
     with Index.open_readonly(opened.index_path if own else Path(named or "")) as index:
-        # local mirror files are not read by default: they belong to whoever made the folder
+        # local mirror files are not read by default: another user may have written them
         mirrors = Path(os.environ.get("NEUROMIRROR_MIRRORS") or os.devnull)
         return tree_of_version(opened, version_at(index, find_address(text, mirrors, index)))
 

@@ -32,15 +32,14 @@ from neuromirror.git import (
 from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.model import DESCRIPTION_PATH, ZARR_METADATA, BlockDigests, parse_json
 from neuromirror.model.object_urls import url_rank
-from neuromirror.net import is_local_name
 from neuromirror.store import Store, StoreDamagedError
 from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.stream.errors import StreamError
 from neuromirror.stream.manifest_tree import ManifestFiles
-from neuromirror.stream.published_copies import PublishedCopies
 from neuromirror.stream.trees import AccessRules, FolderEntry, listed_file
 from neuromirror.transfer.annex_branch import present_values
 from neuromirror.transfer.annex_settings import AnnexSettings
+from neuromirror.transfer.published_copies import PublishedCopies, local_hosts
 
 _MAX_LOCATIONS: Final = 5
 """Maximum number of URLs per file; identical contents share their URLs."""
@@ -83,18 +82,20 @@ class GitTree:
         self._source_host = source_host
         self._subdatasets: dict[str, GitTree] = {}
         self._subdatasets_lock = threading.Lock()
-        settings = AnnexSettings.load(repository)
-        self._copies = PublishedCopies(self._tree, annex_commit, None if store else settings)
-        named = {source_host} if store is None else {source_host, *self._copies.hosts()}
-        hosts = frozenset(one for one in named if one and is_local_name(_host_name(one)))
-        self._access = AccessRules(settings, hosts)
-        self._digests = [BlockDigestsFolder.of_user()]
-        if store is not None:
-            self._digests.insert(0, BlockDigestsFolder.of_store(store))
-        description = self._description()
-        self._has_subdatasets = bool(_subdataset_ids(description))
-        self._is_manifest = description.get("form") == "manifest"
-        self._records = self._open_records(repository, commit)
+        try:
+            self._settings = AnnexSettings.load(repository)
+            settings = None if store else self._settings
+            self._copies = PublishedCopies(self._tree, annex_commit, settings)
+            self._digests = [BlockDigestsFolder.of_user()]
+            if store is not None:
+                self._digests.insert(0, BlockDigestsFolder.of_store(store))
+            description = self._description()
+            self._has_subdatasets = bool(_subdataset_ids(description))
+            self._is_manifest = description.get("form") == "manifest"
+            self._records = self._open_records(repository, commit)
+        except BaseException:
+            self._tree.close()
+            raise
 
     @property
     def name(self) -> str:
@@ -104,7 +105,8 @@ class GitTree:
     @property
     def access(self) -> AccessRules:
         """The rules for requests: the configuration of the repository."""
-        return self._access
+        vaults = set() if self._store is None else self._copies.hosts()
+        return AccessRules(self._settings, local_hosts({self._source_host, *vaults}))
 
     def file(self, path: str) -> ListedFile | None:
         """Return an annexed file with its URLs; None if there is no such annexed file."""
@@ -325,8 +327,3 @@ def _path_order(entry: FolderEntry) -> bytes:
 def _annex_key(content: bytes) -> str | None:
     """Return the key that a link or a pointer file names."""
     return parse_link_target(content) or parse_pointer(content)
-
-
-def _host_name(host: str) -> str:
-    """Return a host without its port and brackets."""
-    return host[1 : host.index("]")] if host.startswith("[") else host.partition(":")[0]

@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import unquote
 
 import msgspec
 
@@ -124,10 +123,9 @@ class LockTree:
     def local_content(self, file: ListedFile) -> Path | None:
         """Return the path of a copy in one of the user's own vaults; None without one."""
         for vault in self._vaults:
-            if not vault.is_url and file.key:
-                path = Path(unquote(vault.copy_url(file.key).removeprefix("file://")))
-                if path.is_file():
-                    return path
+            path = vault.copy_path(file.key) if file.key else None
+            if path is not None and path.is_file():
+                return path
         return None
 
     def close(self) -> None:

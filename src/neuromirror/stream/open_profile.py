@@ -75,7 +75,7 @@ def _read_ranges(content: VerifiedObject) -> tuple[ByteRange, ...]:
     with _RecordingFile(content) as file:
         try:
             with h5py.File(file, "r") as opened, suppress(Exception):
-                # what is read until a program fails is its profile
+                # the ranges read before a program fails are a valid profile
                 _read_like_a_program(opened, content.file.path)
         finally:
             if file.failure is not None:  # HDF5 replaces it by an error of its own

@@ -11,7 +11,6 @@ from typing import Final
 
 from neuromirror.annex import is_private_host_allowed
 from neuromirror.net import (
-    ConnectionFactory,
     HostCircuitBreaker,
     IncompleteResponseError,
     RequestLimits,
@@ -22,8 +21,9 @@ from neuromirror.stream.trees import AccessRules
 from neuromirror.transfer.block_bodies import BlockBodies
 from neuromirror.transfer.content_bodies import ContentBodies, ContentMismatchError
 from neuromirror.transfer.fetch_connections import FetchConnections
+from neuromirror.transfer.restricted_channels import RestrictedChannels
 from neuromirror.transfer.s3_access import SCHEME, S3Access
-from neuromirror.transfer.url_sessions import UrlSessions, no_token
+from neuromirror.transfer.url_sessions import UrlSessions, host_tokens, no_token
 
 STREAM_LIMITS: Final = RequestLimits(attempts=3, wait=0.5, read=30.0, per_host=16)
 """Limits of requests: a reader waits less long than a download does."""
@@ -70,7 +70,12 @@ class Transport:
         self._headers = settings.headers if has_credentials else {}
         breaker = HostCircuitBreaker()
         self._sessions = UrlSessions(
-            allowed, limits=limits, keys={}, breaker=breaker, allowed_hosts=hosts
+            allowed,
+            limits=limits,
+            keys={},
+            host_token=host_tokens(settings) if has_credentials else no_token,
+            breaker=breaker,
+            allowed_hosts=hosts,
         )
         self._buckets = S3Access(
             settings.subsections("neuromirror"),
@@ -78,9 +83,9 @@ class Transport:
             limits,
         )
         token: Callable[[str], str | None] = token_from_environment if has_credentials else no_token
-        self._blocks = BlockBodies(settings, token, hosts)
+        channels = RestrictedChannels() if has_credentials else None
+        self._blocks = BlockBodies(settings, token, hosts, channels)
         self._bodies = ContentBodies(self._blocks, breaker)
-        self._factory = ConnectionFactory(self._sessions.session_for)
         self._lock = threading.Lock()
         self._idle: list[FetchConnections] = []
         self._busy: set[FetchConnections] = set()
@@ -158,7 +163,7 @@ class Transport:
             if self._idle:
                 found = self._idle.pop()
             else:
-                found = FetchConnections(self._factory, self._buckets, self._headers)
+                found = FetchConnections(self._sessions, self._buckets, self._headers)
             self._busy.add(found)
         return found
 

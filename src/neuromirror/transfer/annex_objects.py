@@ -19,7 +19,7 @@ from typing import Final
 from neuromirror.annex import WEB_UUID, key_file_name
 from neuromirror.model import NeuromirrorError
 from neuromirror.transfer.object_sink import ObjectFolder
-from neuromirror.vault.object_files import freeze_folder, make_object_folder, write_all
+from neuromirror.vault.object_files import freeze_folder, move_object, write_all
 
 _WRITE_BITS: Final = 0o222
 _OWNER_READS: Final = 0o400
@@ -44,9 +44,12 @@ class AnnexObjectStore:
     ----------
     clone
         A clone (``.git/annex/objects``) or a directory vault.
+    bypass_page_cache
+        Whether to write large content directly to the disk.
     """
 
-    def __init__(self, clone: ObjectFolder) -> None:
+    def __init__(self, clone: ObjectFolder, *, bypass_page_cache: bool = False) -> None:
+        self.bypasses_page_cache = bypass_page_cache
         self._clone = clone
         annex = os.fsencode(clone.annex_dir)
         self._annex = annex
@@ -202,15 +205,10 @@ class AnnexObjectStore:
                 os.close(lock)
 
     def _move_to_object_path(self, key: str, path: bytes) -> None:
-        target = self._clone.object_paths(key)[0]
-        folder = os.path.dirname(target)
-        if not make_object_folder(folder):
-            if self._clone.find_object(key) is not None:
-                os.unlink(path)
-                return
-            os.chmod(folder, os.stat(folder).st_mode & 0o7777 | 0o200)
-        os.rename(path, target)
-        freeze_folder(folder)
+        if self._clone.find_object(key) is not None:
+            os.unlink(path)
+        else:
+            move_object(path, self._clone.object_paths(key)[0])
 
     def repair(self, key: str) -> bool:
         """Finish an object that a killed run left incomplete.

@@ -84,11 +84,13 @@ class PathSelection:
         self._chosen: dict[bytes, bool] = {}
         self._folders: dict[bytes, bytes | None] = {b"": None}
         real = os.path.realpath(top)
+        folders: dict[str, str] = {}
         for path in paths or ():
             # the last component may be the symlink of an annexed file: do not follow it
             folder, name = os.path.split(os.path.normpath(os.path.join(top, path)))
-            full = os.path.join(os.path.realpath(folder), name)
-            below = os.path.relpath(full, real)
+            if folder not in folders:
+                folders[folder] = os.path.realpath(folder)
+            below = os.path.relpath(os.path.join(folders[folder], name), real)
             if below == os.curdir:
                 self._all = True
             elif below == os.pardir or below.startswith(os.pardir + os.sep):

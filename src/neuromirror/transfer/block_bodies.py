@@ -15,6 +15,7 @@ from neuromirror.net import HostCircuitBreaker, OpenBody, RequestLimits
 from neuromirror.sources.volumes import PARALLEL, SCHEMES, fetch_block, parse_url
 from neuromirror.sources.volumes.tokens import token_from_environment, token_variable
 from neuromirror.transfer.annex_settings import AnnexSettings
+from neuromirror.transfer.restricted_channels import Pieces, RestrictedChannels
 from neuromirror.transfer.url_sessions import UrlSessions
 
 _MAX_BLOCKS: Final = 4
@@ -35,14 +36,14 @@ def is_block_url(url: str) -> bool:
 class BlockBodies:
     """Opens the chunk files of blocks. Thread-safe.
 
-    A channel that needs other credentials than the tokens is refused.
-
     Parameters
     ----------
     settings
         Configuration of the clone.
     token
         Returns the token for a host, or None; by default from the environment.
+    channels
+        Fetches blocks of restricted channels, too; None if they are refused.
     allowed_hosts
         Hosts that may be accessed whatever their addresses are.
     """
@@ -52,6 +53,7 @@ class BlockBodies:
         settings: AnnexSettings,
         token: Callable[[str], str | None] = token_from_environment,
         allowed_hosts: frozenset[str] = frozenset(),
+        channels: RestrictedChannels | None = None,
     ) -> None:
         # a host that fails once is not requested for each block
         breaker = HostCircuitBreaker(failures=2, seconds=0.0, retry_after=None)
@@ -59,6 +61,7 @@ class BlockBodies:
         self._sessions = UrlSessions(
             allowed, token, _LIMITS, {}, breaker=breaker, allowed_hosts=allowed_hosts
         )
+        self._channels = channels
         self._slots = threading.BoundedSemaphore(_MAX_BLOCKS)
 
     def close(self) -> None:
@@ -87,20 +90,24 @@ class BlockBodies:
             yield OpenBody(0, size, _zeros(size))
             return
         block = parse_url(url)
-        with (
-            self._slots,
-            closing(
-                fetch_block(
-                    self._sessions.session_for(url),
-                    block,
-                    size=size,
-                    token=self._sessions.token(block.host),
-                    token_name=token_variable(block.host),
-                    breaker=self._sessions.breaker,
-                    parallel=PARALLEL,
-                )
-            ) as pieces,
-        ):
+        token = self._sessions.token(block.host)
+
+        def fetch(token: str | None, is_counted: bool) -> Pieces:
+            return fetch_block(
+                self._sessions.session_for(url),
+                block,
+                size=size,
+                token=token,
+                token_name=token_variable(block.host),
+                breaker=self._sessions.breaker if is_counted else None,
+                parallel=PARALLEL,
+            )
+
+        if self._channels is None:
+            pieces = fetch(token, True)
+        else:
+            pieces = self._channels.fetch(block, token, fetch)
+        with self._slots, closing(pieces):
             yield OpenBody(0, size, map(memoryview, pieces))
 
 

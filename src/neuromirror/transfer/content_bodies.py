@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from neuromirror.model import NeuromirrorError
 from neuromirror.net import (
+    AccessDeniedError,
     HostCircuitBreaker,
     IncompleteResponseError,
     OpenBody,
@@ -86,15 +88,24 @@ class ContentBodies:
             return
         target = connections.target(url)
         self._breaker.check(target.url)
-        begun = False
-        try:
-            with target.connection.stream(
-                target.url, start=start, stop=stop, headers=target.headers, total=total
-            ) as body:
-                begun = True
-                self._breaker.record_success(target.url)
-                yield body
-        except UnreachableError:
-            if not begun:
+        request = partial(
+            target.connection.stream,
+            target.url,
+            start=start,
+            stop=stop,
+            headers=target.headers,
+            total=total,
+        )
+        with ExitStack() as stack:
+            try:
+                try:
+                    body = stack.enter_context(request())
+                except AccessDeniedError as error:
+                    if not connections.authorize(url, target, error):
+                        raise
+                    body = stack.enter_context(request())
+            except UnreachableError:
                 self._breaker.record_failure(target.url)
-            raise
+                raise
+            self._breaker.record_success(target.url)
+            yield body

@@ -12,7 +12,8 @@ from typing import Final
 
 from neuromirror.annex import is_private_host_allowed
 from neuromirror.cache import open_cache
-from neuromirror.net import ConnectionFactory, HostCircuitBreaker, RequestLimits
+from neuromirror.net import HostCircuitBreaker, RequestLimits, TokenSource
+from neuromirror.sources.volumes.tokens import token_from_environment
 from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.transfer.block_bodies import BlockBodies
 from neuromirror.transfer.cached_contents import CachedContents
@@ -21,6 +22,7 @@ from neuromirror.transfer.fetch_tasks import FetchResult, FetchTask
 from neuromirror.transfer.fetcher import Fetcher, is_fetched_in_memory
 from neuromirror.transfer.object_sink import ObjectSink
 from neuromirror.transfer.rate_limit import RateLimit
+from neuromirror.transfer.restricted_channels import RestrictedChannels
 from neuromirror.transfer.s3_access import S3Access
 from neuromirror.transfer.url_sessions import UrlSessions, no_token
 
@@ -37,11 +39,14 @@ ReceivedBytes = tuple[str, int]
 
 
 def open_sessions(
-    settings: AnnexSettings, jobs: int, allowed_hosts: frozenset[str] = frozenset()
+    settings: AnnexSettings,
+    jobs: int,
+    allowed_hosts: frozenset[str] = frozenset(),
+    host_token: Callable[[str], TokenSource | None] = no_token,
 ) -> UrlSessions:
-    """Return sessions for downloads into a clone.
+    """Return sessions for downloads.
 
-    They send no tokens: the headers in ``annex.http-headers`` go with each request instead.
+    The headers in ``annex.http-headers`` go with each request.
 
     Parameters
     ----------
@@ -51,11 +56,17 @@ def open_sessions(
         The number of concurrent downloads.
     allowed_hosts
         Hosts that may be accessed whatever their addresses are.
+    host_token
+        Returns the token that is sent to a host which refuses a request without it, or None. A
+        clone needs none: the special remote of git-annex sends it.
     """
     allowed = tuple(settings.allowed_addresses)
     breaker = HostCircuitBreaker()
     return UrlSessions(
-        *(allowed, no_token, _limits(jobs), {}), breaker=breaker, allowed_hosts=allowed_hosts
+        *(allowed, no_token, _limits(jobs), {}),
+        host_token=host_token,
+        breaker=breaker,
+        allowed_hosts=allowed_hosts,
     )
 
 
@@ -99,6 +110,9 @@ class DownloadPool:
         Hosts that may be accessed whatever their addresses are.
     rate
         Limits the bytes per second of all downloads; None for no limit.
+    is_anonymous
+        Whether to get only what everybody can read: without tokens for restricted channels, and
+        without the contents in the user's cache.
     """
 
     def __init__(
@@ -112,14 +126,20 @@ class DownloadPool:
         *,
         allowed_hosts: frozenset[str] = frozenset(),
         rate: RateLimit | None = None,
+        is_anonymous: bool = False,
     ) -> None:
-        self._connection_pool = ConnectionFactory(sessions.session_for)
+        self._sessions = sessions
         self._s3 = s3
         self._pause = sessions.limits.wait
         self._headers = settings.headers
-        self._blocks = BlockBodies(settings, allowed_hosts=allowed_hosts)
+        self._blocks = BlockBodies(
+            settings,
+            no_token if is_anonymous else token_from_environment,
+            allowed_hosts=allowed_hosts,
+            channels=None if is_anonymous else RestrictedChannels(),
+        )
         self._store = store
-        self._cached = CachedContents(open_cache())
+        self._cached = CachedContents(None if is_anonymous else open_cache())
         self._before_store = before_store
         self._breaker = sessions.breaker
         self._rate = rate
@@ -164,7 +184,7 @@ class DownloadPool:
         """Stop all downloads; return the results that were not taken yet.
 
         A thread that still waits for a server after the timeout is abandoned: when a reply arrives,
-        it notices the stop and writes nothing.
+        it notices the stop, and keeps at most its buffer (4 MiB) in the partial file.
         """
         self._stop.set()
         with suppress(queue.Empty):
@@ -192,7 +212,7 @@ class DownloadPool:
         self._results.put((key, more))
 
     def _work(self) -> None:
-        connections = FetchConnections(self._connection_pool, self._s3, self._headers)
+        connections = FetchConnections(self._sessions, self._s3, self._headers)
         self._open_connections.append(connections)
         fetcher = Fetcher(
             connections,

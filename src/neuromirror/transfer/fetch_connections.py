@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from neuromirror.model import NeuromirrorError
-from neuromirror.net import ConnectionFactory, PersistentConnection
+from neuromirror.net import AccessDeniedError, ConnectionFactory, PersistentConnection, Session
 from neuromirror.transfer.s3_access import SCHEME, S3Access
+from neuromirror.transfer.url_sessions import UrlSessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +25,15 @@ class FetchTarget:
         Additional headers.
     explain
         Returns the message for a failed request, without secrets.
+    session
+        The session of a plain URL at present.
     """
 
     connection: PersistentConnection
     url: str
     headers: Mapping[str, str]
     explain: Callable[[NeuromirrorError], str]
+    session: Session | None = None
 
 
 class FetchConnections:
@@ -37,8 +41,8 @@ class FetchConnections:
 
     Parameters
     ----------
-    factory
-        Creates the connections to plain URLs.
+    sessions
+        The sessions for plain URLs.
     s3
         The buckets of ``s3://`` URLs. Each has a connection of its own, so that no other URL, such
         as the target of a redirect, is requested with its credentials.
@@ -46,12 +50,11 @@ class FetchConnections:
         Headers for requests of plain URLs.
     """
 
-    def __init__(
-        self, factory: ConnectionFactory, s3: S3Access, headers: Mapping[str, str]
-    ) -> None:
+    def __init__(self, sessions: UrlSessions, s3: S3Access, headers: Mapping[str, str]) -> None:
+        self._sessions = sessions
         self._s3 = s3
         self._headers = headers
-        self._plain = factory.new_connection()
+        self._plain = ConnectionFactory(sessions.session_for).new_connection()
         self._buckets: dict[str, PersistentConnection] = {}
         self._aborted = False
 
@@ -68,7 +71,8 @@ class FetchConnections:
             It is no URL of an object.
         """
         if not url.startswith(f"{SCHEME}:"):
-            return FetchTarget(self._plain, url, self._headers, str)
+            session = self._sessions.session_for(url)
+            return FetchTarget(self._plain, url, self._headers, str, session)
         found = self._s3.object_with_credentials(url)
         connection = self._buckets.get(found.bucket.name)
         if connection is None:
@@ -78,6 +82,20 @@ class FetchConnections:
             if self._aborted:
                 connection.abort()
         return FetchTarget(connection, found.url, {}, found.explain)
+
+    def authorize(self, url: str, target: FetchTarget, error: AccessDeniedError) -> bool:
+        """Return whether a refused request of a URL can be repeated, with the token for its host.
+
+        A request that already had the token is not repeated.
+
+        Raises
+        ------
+        CredentialsError
+            The token cannot be read, or is required and not set.
+        """
+        if target.session is None:
+            return False
+        return self._sessions.authorize(url, target.session, is_required=error.status == 401)
 
     def explain(self, url: str, error: NeuromirrorError) -> str:
         """Return the message of an error of a URL."""

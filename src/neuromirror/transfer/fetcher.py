@@ -27,26 +27,22 @@ from neuromirror.transfer.content_bodies import ContentBodies, ContentMismatchEr
 from neuromirror.transfer.content_checks import ContentCheck
 from neuromirror.transfer.fetch_connections import FetchConnections
 from neuromirror.transfer.fetch_tasks import FetchResult, FetchTask
+from neuromirror.transfer.file_writers import DirectFileWriter, FileWriter
 from neuromirror.transfer.host_errors import displayed_url, host_at_fault, host_of
 from neuromirror.transfer.local_copies import open_local_copy
 from neuromirror.transfer.object_sink import ObjectSink
+from neuromirror.transfer.partial_content import PartialContent, body_timeout, update_check
 from neuromirror.transfer.s3_access import MalformedS3UrlError
-from neuromirror.vault import CopyRefusedError, VaultError
-from neuromirror.vault.object_files import write_all
+from neuromirror.vault.errors import CopyRefusedError, VaultError
 
 MAX_IN_MEMORY: Final = 1 << 19
 """Maximum size in bytes of content that is held in memory until it is verified."""
 
-_BLOCK: Final = 1 << 20
 _MAX_IDLE_ATTEMPTS: Final = 3
 """Consecutive attempts at one URL that may be cut off without a new byte."""
 
 _MAX_RESTARTS: Final = 2
-_BODY_TIMEOUT: Final = 300.0
 _REFUSED_STATUSES: Final = (401, 403)
-_MIN_BYTES_PER_SECOND: Final = 1 << 14
-"""Rate below which a server counts as stalled."""
-
 _SPACE_CHECK_INTERVAL: Final = 1 << 26
 """Bytes between two checks of the free space, for content of unknown size."""
 
@@ -108,6 +104,7 @@ class Fetcher:
         self._connections = connections
         self._bodies = ContentBodies(blocks, breaker)
         self._store = store
+        self._writer = DirectFileWriter() if store.bypasses_page_cache else FileWriter()
         self._cached = cached
         self._stop = stop
         self._report_bytes = report_bytes
@@ -160,11 +157,11 @@ class Fetcher:
             content = memoryview(b"")
             parts = bytearray()
             try:
-                with self._open_body(task, url, 0, _BODY_TIMEOUT) as body:
+                with self._open_body(task, url, 0, body_timeout(0)) as body:
                     begun = True
                     _check_length(size, body.start, body.length)
                     for piece in body.chunks:
-                        _update_check(check, piece)
+                        update_check(check, piece)
                         if len(piece) == size:
                             content = piece
                             break
@@ -185,7 +182,7 @@ class Fetcher:
             with self._store.reserve_space(task.size, there):
                 if not there and self._copy_cached(task, file, found):
                     return
-                growth = _PartialContent(task, file, self._report_bytes)
+                growth = PartialContent(task, file, self._writer, self._report_bytes)
                 growth.resume(self._check_stopped)
                 for url in task.urls:
                     try:
@@ -213,7 +210,7 @@ class Fetcher:
         found.check = check
         return True
 
-    def _extend(self, url: str, growth: _PartialContent) -> None:
+    def _extend(self, url: str, growth: PartialContent) -> None:
         """Download the rest of partial content; raises NetError or ContentMismatchError."""
         idle = restarts = 0
         while True:
@@ -229,14 +226,7 @@ class Fetcher:
                     begun = True
                     growth.start_at(body.start)
                     _check_length(growth.task.size, body.start, body.length)
-                    for piece in body.chunks:
-                        self._check_stopped()
-                        growth.append(piece)
-                        if (
-                            growth.task.size is None
-                            and growth.check.bytes_seen % _SPACE_CHECK_INTERVAL < len(piece)
-                        ):
-                            self._store.check_space()
+                    self._append(body, growth)
                 fault = growth.check.mismatch()
             except (IncompleteResponseError, RequestTimeoutError):
                 kept = growth.check.has_digest and growth.check.bytes_seen > had
@@ -256,6 +246,17 @@ class Fetcher:
             restarts += 1
             if not had or restarts > _MAX_RESTARTS:
                 raise ContentMismatchError(fault)
+
+    def _append(self, body: OpenBody, growth: PartialContent) -> None:
+        try:
+            for piece in body.chunks:
+                self._check_stopped()
+                growth.append(piece)
+                seen = growth.check.bytes_seen
+                if growth.task.size is None and seen % _SPACE_CHECK_INTERVAL < len(piece):
+                    self._store.check_space()
+        finally:
+            growth.flush()
 
     def _open_body(
         self, task: FetchTask, url: str, start: int, total: float | None
@@ -322,81 +323,6 @@ def _refused_message(hosts: Sequence[str]) -> str:
     )
 
 
-class _PartialContent:
-    """Content that grows in a file and is hashed as it grows."""
-
-    def __init__(
-        self, task: FetchTask, file: int, report_bytes: Callable[[str, int], None]
-    ) -> None:
-        self.task = task
-        self.check = task.check()
-        self._file = file
-        self._report_bytes = report_bytes
-        self._reported = 0
-
-    @property
-    def is_complete(self) -> bool:
-        return self.task.size is not None and self.check.bytes_seen >= self.task.size
-
-    def remaining_timeout(self) -> float | None:
-        """Return the seconds allowed for the remaining bytes, None if the size is unknown."""
-        if self.task.size is None:
-            return None
-        return _BODY_TIMEOUT + (self.task.size - self.check.bytes_seen) / _MIN_BYTES_PER_SECOND
-
-    def resume(self, look: Callable[[], None]) -> None:
-        """Hash the bytes of an earlier attempt, which are not trusted.
-
-        They are discarded if the key has no checksum to verify them with.
-        """
-        if not self.check.has_digest:
-            self.restart()
-            return
-        os.lseek(self._file, 0, os.SEEK_SET)
-        while block := os.read(self._file, _BLOCK):
-            look()
-            self.check.update(block)
-            self._report(len(block))
-        if self.task.size is not None and self.check.bytes_seen > self.task.size:
-            self.restart()
-
-    def start_at(self, start: int) -> None:
-        """Prepare for bytes from offset ``start``: the end of the file, or 0."""
-        if start != self.check.bytes_seen:
-            if start:
-                raise ContentMismatchError("the server sent another range than requested")
-            self.restart()
-
-    def restart(self) -> None:
-        """Discard all received bytes."""
-        if self._reported:
-            self._report_bytes(self.task.key, -self._reported)
-            self._reported = 0
-        os.ftruncate(self._file, 0)
-        os.lseek(self._file, 0, os.SEEK_SET)
-        self.check = self.task.check()
-
-    def append(self, piece: memoryview) -> None:
-        """Write and hash the next bytes."""
-        try:
-            _update_check(self.check, piece)
-        except ContentMismatchError:
-            self.restart()
-            raise
-        write_all(self._file, piece)
-        self._report(len(piece))
-
-    def _report(self, more: int) -> None:
-        self._reported += more
-        self._report_bytes(self.task.key, more)
-
-
 def _check_length(size: int | None, start: int, length: int | None) -> None:
     if size is not None and length is not None and start + length != size:
         raise ContentMismatchError(f"the URL has {start + length} bytes, expected {size}")
-
-
-def _update_check(check: ContentCheck, piece: memoryview) -> None:
-    check.update(piece)
-    if check.size is not None and check.bytes_seen > check.size:
-        raise ContentMismatchError(f"the URL has more than {check.size} bytes")

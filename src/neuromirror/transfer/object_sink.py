@@ -30,6 +30,11 @@ class ObjectFolder(Protocol):
 class ObjectSink(Protocol):
     """Stores verified content. Thread-safe."""
 
+    @property
+    def bypasses_page_cache(self) -> bool:
+        """Whether large content is written directly to the disk; it is not read again soon."""
+        ...
+
     def reserve_space(self, size: int | None, there: int = 0) -> AbstractContextManager[None]:
         """Reserve disk space for content while it is downloaded; ``there`` bytes are on disk."""
         ...

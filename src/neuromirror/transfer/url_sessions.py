@@ -17,13 +17,20 @@ from neuromirror.annex import ALLOWED_ADDRESSES, is_private_host_allowed
 from neuromirror.model import NeuromirrorError, environment_without_secrets
 from neuromirror.net import (
     CircuitOpenError,
+    CredentialsError,
     HostCircuitBreaker,
     NetError,
     RequestLimits,
     Session,
     TokenSource,
 )
-from neuromirror.sources.api_tokens import INSTANCES, api_key_variable, token_scheme
+from neuromirror.sources.api_tokens import (
+    INSTANCES,
+    api_key_variable,
+    host_token,
+    token_scheme,
+)
+from neuromirror.transfer.annex_settings import AnnexSettings
 
 VERIFY_LIMITS: Final = RequestLimits(attempts=4, wait_max=20.0, read=300.0)
 """Limits for verification. A volume host may take minutes before it sends the first byte."""
@@ -145,6 +152,40 @@ class UrlSessions:
             self._chosen[host] = found
         return found
 
+    def authorize(self, url: str, refused: Session, *, is_required: bool) -> bool:
+        """Send the token for the host of a URL with all later requests to it.
+
+        Parameters
+        ----------
+        url
+            A URL that was refused.
+        refused
+            The session of the refused request.
+        is_required
+            Whether the host asks for a token.
+
+        Returns
+        -------
+        bool
+            Whether there is a token that the refused request did not have.
+
+        Raises
+        ------
+        CredentialsError
+            The token cannot be read, or is required and not set.
+        """
+        authorized = self.authorized_session(url)
+        if authorized is not None:
+            return authorized is not refused
+        parts = urlsplit(url)
+        host = parts.netloc
+        if is_required and "@" not in host and parts.scheme == token_scheme(host):
+            token = self._host_token(host)
+            if token is not None:
+                message = f"no token for {host}: set {token.label}"
+                raise CredentialsError(message, identity=token.label)
+        return False
+
     def _session_with(self, host: str, token: TokenSource | None) -> Session | None:
         if token is None or not token.read():
             return None
@@ -175,6 +216,12 @@ class UrlSessions:
 
     def _is_private_host_allowed(self, host: str) -> bool:
         return host in self._allowed_hosts or is_private_host_allowed(host, self._allowed)
+
+
+def host_tokens(settings: AnnexSettings) -> Callable[[str], TokenSource]:
+    """Return a function that returns the token for a host: see :func:`host_token`."""
+    named = settings.subsections("neuromirror")
+    return lambda host: host_token(host, named.get((host, "instance")))
 
 
 def allowed_addresses(folder: Path) -> tuple[str, ...]:

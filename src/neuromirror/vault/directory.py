@@ -13,7 +13,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -36,28 +35,30 @@ from neuromirror.store.durable_files import make_folder
 from neuromirror.store.repository import Repository
 from neuromirror.vault.errors import (
     CopyMissingError,
+    CopyRefusedError,
     VaultFullError,
     VaultReadOnlyError,
     VaultUnavailableError,
 )
 from neuromirror.vault.object_files import (
-    DRAFT_PREFIX,
+    PARTIAL_PREFIX,
     move_object,
     remove_object,
-    remove_old_drafts,
+    remove_old_partials,
 )
-from neuromirror.vault.protocol import Presence
+from neuromirror.vault.protocol import Presence, Vault
 
 _CONFIG = "[annex]\n\tuuid = {uuid}\n\tversion = 10\n"
 _LOCK_WAIT: Final = 30.0
 _FICLONE: Final = 0x40049409
 """ioctl(2) of Linux: share the data of another file until one of them changes."""
+_BLOCK: Final = 1 << 20
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 DISK_RESERVE: Final = 100_000_000
 """Bytes that stay free on the disk, as ``annex.diskreserve`` by default."""
 
 
-class DirectoryVault:
+class DirectoryVault(Vault):
     """A vault in a folder. Thread-safe.
 
     Parameters
@@ -100,17 +101,12 @@ class DirectoryVault:
         self._objects = os.fsencode(self.annex_dir / "objects")
         if create and not config.settings.read_only:
             _create(path)
-            remove_old_drafts(self.annex_dir / "tmp")
+            remove_old_partials(self.annex_dir / "tmp")
         self.uuid = self._read_uuid()
 
     @property
     def is_checked_at_once(self) -> bool:
         """True: files are looked up, not requested."""
-        return True
-
-    @property
-    def has_listing(self) -> bool:
-        """True."""
         return True
 
     def locations(self, key: str) -> tuple[str, ...]:
@@ -156,15 +152,24 @@ class DirectoryVault:
         ------
         Presence
             One per key, in order.
+
+        Raises
+        ------
+        VaultUnavailableError
+            The folder cannot be read.
         """
         for key in keys:
             try:
                 size = os.stat(self.object_path(key)).st_size
             except (FileNotFoundError, NotADirectoryError):
                 size = None
+                if not os.path.isdir(self._objects):
+                    self.check_access()
+            except OSError as error:
+                raise self._error(error) from error
             yield Presence(key, size, "listing")
 
-    def store(self, key: str, path: Path, sha256: str | None = None) -> Stored:
+    def store(self, key: str, path: Path) -> Stored:
         """Store the content of a file, which the caller has verified with the key.
 
         The data are shared with the file where the file system can do that, otherwise copied.
@@ -175,8 +180,6 @@ class DirectoryVault:
             The annex key.
         path
             The file; it is not changed.
-        sha256
-            Not used.
 
         Returns
         -------
@@ -187,10 +190,16 @@ class DirectoryVault:
         ------
         VaultFullError
             The disk is full.
+        CopyRefusedError
+            The file cannot be read, or another user owns the folder of the content.
         """
         self.check_access(write=True)
         try:
-            with open(path, "rb") as source, self._new_file(key) as target:
+            source = open(path, "rb")  # noqa: SIM115 - only errors of this file are caught
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        try:
+            with source, self._new_file(key) as target:
                 size = _copy(source, target)
         except OSError as error:
             raise self._error(error) from error
@@ -215,6 +224,8 @@ class DirectoryVault:
         ------
         VaultFullError
             The disk is full.
+        CopyRefusedError
+            Another user owns the folder of the content.
         """
         self.check_access(write=True)
         try:
@@ -223,36 +234,6 @@ class DirectoryVault:
         except OSError as error:
             raise self._error(error) from error
         return Stored(key, len(content), "full-read")
-
-    def can_copy(self, url: str) -> bool:
-        """Return False: a folder has no server that could copy.
-
-        Parameters
-        ----------
-        url
-            Not used.
-
-        Returns
-        -------
-        bool
-            False.
-        """
-        return False
-
-    def copy_from(self, key: str, url: str) -> Stored | None:
-        """Return None: a folder has no server that could copy.
-
-        Parameters
-        ----------
-        key, url
-            Not used.
-
-        Returns
-        -------
-        None
-            Always.
-        """
-        return None
 
     def open(self, key: str) -> BinaryIO:
         """Open a content for reading; close it after use.
@@ -285,20 +266,39 @@ class DirectoryVault:
         ----------
         key
             The annex key.
+
+        Raises
+        ------
+        CopyRefusedError
+            The file cannot be removed, for example because another user stored it.
         """
         self.check_access(write=True)
-        remove_object(self.object_path(key))
+        try:
+            remove_object(self.object_path(key))
+        except OSError as error:
+            raise self._refused(key, "removed", error) from error
 
     def keys(self) -> Iterator[tuple[str, int]]:
-        """Yield the annex key and the size in bytes of all contents."""
+        """Yield the annex key and the size in bytes of all contents.
+
+        Raises
+        ------
+        VaultUnavailableError
+            The folder cannot be read, also if that happens during the listing.
+        """
         self.check_access()
-        for first in _folders(self._objects):
-            for second in _folders(first):
-                for folder in _folders(second):
-                    name = os.path.basename(folder)
-                    with suppress(FileNotFoundError, NotADirectoryError):
-                        size = os.stat(folder + b"/" + name).st_size
-                        yield key_from_file_name(name), size
+        try:
+            for first in _folders(self._objects):
+                for second in _folders(first):
+                    for folder in _folders(second):
+                        name = os.path.basename(folder)
+                        with suppress(FileNotFoundError, NotADirectoryError):
+                            size = os.stat(folder + b"/" + name).st_size
+                            yield key_from_file_name(name), size
+        except OSError as error:
+            raise self._error(error) from error
+        # without its disk, the rest of the folder is not found either
+        self.check_access()
 
     def check_access(self, *, write: bool = False) -> None:
         """Raise an error that states why the vault cannot be used.
@@ -317,15 +317,27 @@ class DirectoryVault:
         """
         if write and self.config.settings.read_only:
             raise VaultReadOnlyError(f"{self.config.path}: the vault is read-only")
-        if not os.access(self.annex_dir / "tmp" if write else self.path, os.W_OK if write else 0):
+        if self._read_uuid() != self.uuid:
             raise VaultUnavailableError(
-                f"vault {self.config.name}: {self.path} is missing"
-                + (" or cannot be written" if write else "")
-                + "; is its disk mounted?"
+                f"vault {self.config.name}: another vault is at {self.path}; is the right disk "
+                "mounted?"
+            )
+        folder = self.annex_dir / ("tmp" if write else "objects")
+        if not os.access(folder, os.X_OK | (os.W_OK if write else os.R_OK)):
+            raise VaultUnavailableError(
+                f"vault {self.config.name}: {folder} is missing or cannot be "
+                f"{'written' if write else 'read'}; is its disk mounted?"
             )
 
     def flush(self) -> None:
-        """Write everything that was stored to the disk."""
+        """Write everything that was stored to the disk.
+
+        Raises
+        ------
+        VaultUnavailableError
+            The folder is not that of the vault any more.
+        """
+        self.check_access()
         handle = os.open(self.annex_dir, os.O_RDONLY)
         try:
             if ctypes.CDLL(None, use_errno=True).syncfs(handle):
@@ -335,9 +347,6 @@ class DirectoryVault:
             os.sync()
         finally:
             os.close(handle)
-
-    def close(self) -> None:
-        """Do nothing: there are no connections."""
 
     def object_path(self, key: str) -> bytes:
         """Return the path of a content.
@@ -389,13 +398,18 @@ class DirectoryVault:
     @contextmanager
     def _new_file(self, key: str) -> Iterator[BinaryIO]:
         """Provide an empty file that becomes the content at the end of the block."""
-        handle, name = tempfile.mkstemp(prefix=DRAFT_PREFIX, dir=self.annex_dir / "tmp")
+        handle, name = tempfile.mkstemp(prefix=PARTIAL_PREFIX, dir=self.annex_dir / "tmp")
         try:
             with os.fdopen(handle, "wb") as target:
                 yield target
                 target.flush()
                 os.fchmod(target.fileno(), 0o444)
-            move_object(os.fsencode(name), self.object_path(key))
+            try:
+                move_object(os.fsencode(name), self.object_path(key))
+            except PermissionError as error:
+                if not os.access(self._objects, os.W_OK):
+                    raise
+                raise self._refused(key, "stored", error) from error
         finally:
             Path(name).unlink(missing_ok=True)
 
@@ -408,10 +422,16 @@ class DirectoryVault:
         except OSError as error:
             raise VaultUnavailableError(
                 f"vault {self.config.name}: there is no vault at {self.path} ({error.strerror}); "
-                "is its disk mounted? 'neuromirror keep' creates it"
+                "is its disk mounted? 'neuromirror keep' creates a new vault"
             ) from error
         raise ConfigurationError(
             f"{self.path} is a git repository without annex.uuid; choose another folder"
+        )
+
+    def _refused(self, key: str, action: str, error: OSError) -> CopyRefusedError:
+        return CopyRefusedError(
+            f"vault {self.config.name}: {key} cannot be {action}: {error.strerror}; change the "
+            f"owner or the permissions of {os.fsdecode(os.path.dirname(self.object_path(key)))}"
         )
 
     def _error(self, error: OSError) -> VaultFullError | VaultUnavailableError:
@@ -452,6 +472,18 @@ def _copy(source: BinaryIO, target: BinaryIO) -> int:
     try:
         fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
     except OSError:
-        shutil.copyfileobj(source, target, 1 << 20)
+        while block := _read(source):
+            target.write(block)
         target.flush()
     return os.fstat(target.fileno()).st_size
+
+
+def _read(source: BinaryIO) -> bytes:
+    try:
+        return source.read(_BLOCK)
+    except OSError as error:
+        raise _unreadable(source.name, error) from error
+
+
+def _unreadable(path: str | Path, error: OSError) -> CopyRefusedError:
+    return CopyRefusedError(f"{path} cannot be read: {error.strerror}")

@@ -12,12 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-DRAFT_PREFIX: Final = "neuromirror-"
+PARTIAL_PREFIX: Final = "neuromirror-"
 """Start of the names of files that are not complete."""
 
 _LEFT_AFTER: Final = 86_400
 """Seconds after which such a file belongs to no running process."""
 _WRITE_BITS = 0o222
+_ATTEMPTS: Final = 100
 
 
 def move_object(path: bytes, target: bytes) -> None:
@@ -31,9 +32,17 @@ def move_object(path: bytes, target: bytes) -> None:
         The path of the object.
     """
     folder = os.path.dirname(target)
-    if not make_object_folder(folder):
-        os.chmod(folder, os.stat(folder).st_mode & 0o7777 | 0o200)
-    os.rename(path, target)
+    for attempt in range(_ATTEMPTS):
+        try:
+            if not make_object_folder(folder):
+                os.chmod(folder, os.stat(folder).st_mode & 0o7777 | 0o200)
+            os.rename(path, target)
+            break
+        except (FileNotFoundError, FileExistsError):
+            # the removal of another object may remove empty hash directories meanwhile; then
+            # os.makedirs() reports that one exists which is no directory any more
+            if attempt == _ATTEMPTS - 1 or not os.path.exists(path):
+                raise
     freeze_folder(folder)
 
 
@@ -75,7 +84,7 @@ def remove_object(path: bytes) -> bool:
     return found
 
 
-def remove_old_drafts(folder: Path) -> None:
+def remove_old_partials(folder: Path) -> None:
     """Remove incomplete files of processes that were killed, unless they were written today.
 
     Parameters
@@ -83,7 +92,7 @@ def remove_old_drafts(folder: Path) -> None:
     folder
         The folder of the files, ``annex/tmp`` of a repository.
     """
-    for one in folder.glob(f"{DRAFT_PREFIX}*"):
+    for one in folder.glob(f"{PARTIAL_PREFIX}*"):
         with suppress(OSError):
             if time.time() - one.stat().st_mtime > _LEFT_AFTER:
                 one.unlink()
@@ -131,11 +140,11 @@ def make_object_folder(folder: bytes) -> bool:
 
 
 __all__ = [
-    "DRAFT_PREFIX",
+    "PARTIAL_PREFIX",
     "freeze_folder",
     "make_object_folder",
     "move_object",
     "remove_object",
-    "remove_old_drafts",
+    "remove_old_partials",
     "write_all",
 ]

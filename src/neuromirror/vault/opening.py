@@ -83,11 +83,31 @@ def directory_path(config: VaultConfig, store: Store | None) -> Path:
 
 def _private_repository(config: VaultConfig, store: Store | None) -> Path:
     """Return the folder of the private repository of a special remote."""
+    return special_remotes_folder(store) / f"{config.name}.git"
+
+
+def special_remotes_folder(store: Store | None) -> Path:
+    """Return the folder of the private repositories of special remotes.
+
+    Parameters
+    ----------
+    store
+        The store; None for the folder in the user's data folder.
+
+    Returns
+    -------
+    Path
+        The folder, which may be missing.
+    """
+    return _data_folder(store) / "special-remotes"
+
+
+def _data_folder(store: Store | None) -> Path:
     if store is not None:
-        return store.ledger_path.parent / "special-remotes" / f"{config.name}.git"
+        return store.ledger_path.parent
     from platformdirs import user_data_path
 
-    return user_data_path("neuromirror") / "special-remotes" / f"{config.name}.git"
+    return user_data_path("neuromirror")
 
 
 def open_ledger(store: Store | None) -> Ledger:
@@ -110,8 +130,6 @@ def open_ledger(store: Store | None) -> Ledger:
     """
     if store is not None:
         return Ledger.open(store.ledger_path)
-    from platformdirs import user_data_path
-
-    folder = user_data_path("neuromirror")
+    folder = _data_folder(None)
     make_folder(folder)
     return Ledger.open(folder / "custody.sqlite")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from neuromirror.config.vault_files import VaultConfig
 from neuromirror.index.ledger_rows import CheckMethod, Stored
@@ -20,7 +21,8 @@ class Presence:
     key
         The annex key.
     size
-        The size in bytes; None if the vault does not have it.
+        The size in bytes; None if the vault does not have it. Special remotes do not state it: it
+        is that in the key, or 0 if the key has none.
     method
         How the vault was asked.
     sha256
@@ -32,8 +34,20 @@ class Presence:
     method: CheckMethod
     sha256: str | None = None
 
+    def agrees_with(self, size: int | None) -> bool:
+        """Return whether the vault has the content, and states no other size than this one.
 
-class Vault(Protocol):
+        Parameters
+        ----------
+        size
+            The size in bytes; None if it is unknown.
+        """
+        if self.size is None:
+            return False
+        return size is None or self.size == size or self.method == "git-annex"
+
+
+class Vault(ABC):
     """A place with copies of content, named by annex keys. Thread-safe.
 
     A content is visible under its key only when it is complete. Methods raise a subclass of
@@ -54,12 +68,12 @@ class Vault(Protocol):
     @property
     def is_checked_at_once(self) -> bool:
         """Whether :meth:`presence` of any number of keys is fast and free of charge."""
-        ...
+        return False
 
     @property
     def has_listing(self) -> bool:
         """Whether the vault can list all its contents, also those that other machines stored."""
-        ...
+        return True
 
     def locations(self, key: str) -> tuple[str, ...]:
         """Return the URLs of a content for readers, whether or not the vault has it.
@@ -74,8 +88,9 @@ class Vault(Protocol):
         tuple of str
             ``file:``, ``https:`` or ``s3:`` URLs, best first; empty if only git-annex can read it.
         """
-        ...
+        return ()
 
+    @abstractmethod
     def remote_config(self) -> dict[str, str] | None:
         """Return the parameters of the git-annex remote with which clones read the vault.
 
@@ -84,8 +99,8 @@ class Vault(Protocol):
         dict[str, str] or None
             The fields of its line in ``remote.log``; None if others cannot read the vault.
         """
-        ...
 
+    @abstractmethod
     def presence(self, keys: Sequence[str]) -> Iterator[Presence]:
         """Yield what the vault states about contents, without reading them.
 
@@ -99,9 +114,9 @@ class Vault(Protocol):
         Presence
             One per key, in any order.
         """
-        ...
 
-    def store(self, key: str, path: Path, sha256: str | None = None) -> Stored:
+    @abstractmethod
+    def store(self, key: str, path: Path) -> Stored:
         """Store the content of a file, which the caller has verified with the key.
 
         Parameters
@@ -110,16 +125,14 @@ class Vault(Protocol):
             The annex key.
         path
             The file; it is not changed.
-        sha256
-            The sha256 of its bytes in hex, if the caller has computed it.
 
         Returns
         -------
         Stored
             How the vault confirmed that it has the bytes.
         """
-        ...
 
+    @abstractmethod
     def store_bytes(self, key: str, content: memoryview) -> Stored:
         """Store a content that is in memory, and which the caller has verified with the key.
 
@@ -135,7 +148,6 @@ class Vault(Protocol):
         Stored
             How the vault confirmed that it has the bytes.
         """
-        ...
 
     def can_copy(self, url: str) -> bool:
         """Return whether :meth:`copy_from` may succeed for a URL; nothing is requested.
@@ -150,7 +162,7 @@ class Vault(Protocol):
         bool
             Whether it may.
         """
-        ...
+        return False
 
     def copy_from(self, key: str, url: str) -> Stored | None:
         """Copy a content from a URL without transferring it to this machine, and verify it.
@@ -168,8 +180,9 @@ class Vault(Protocol):
             How the content was verified; None if the vault cannot copy from this URL or cannot
             verify the result, so that the content has to be downloaded.
         """
-        ...
+        return None
 
+    @abstractmethod
     def open(self, key: str) -> BinaryIO:
         """Open a content for reading; close it after use.
 
@@ -188,8 +201,8 @@ class Vault(Protocol):
         CopyMissingError
             The vault does not have it.
         """
-        ...
 
+    @abstractmethod
     def remove(self, key: str) -> None:
         """Remove a content; it is no error if the vault does not have it.
 
@@ -198,12 +211,12 @@ class Vault(Protocol):
         key
             The annex key.
         """
-        ...
 
+    @abstractmethod
     def keys(self) -> Iterator[tuple[str, int]]:
         """Yield the annex key and the size in bytes of all contents, as the vault lists them."""
-        ...
 
+    @abstractmethod
     def check_access(self, *, write: bool = False) -> None:
         """Raise an error that states why the vault cannot be used.
 
@@ -212,12 +225,9 @@ class Vault(Protocol):
         write
             Whether it is to be written.
         """
-        ...
 
-    def flush(self) -> None:
+    def flush(self) -> None:  # noqa: B027 - not abstract: most vaults need nothing here
         """Make everything that was stored durable, before it is recorded."""
-        ...
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - as flush
         """Close connections and helper processes."""
-        ...

@@ -12,7 +12,7 @@ import hashlib
 import io
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,7 +29,7 @@ from neuromirror.vault.errors import (
     VaultReadOnlyError,
     VaultUnavailableError,
 )
-from neuromirror.vault.protocol import Presence
+from neuromirror.vault.protocol import Presence, Vault
 from neuromirror.vault.s3_requests import S3Requests
 from neuromirror.vault.s3_sources import S3Source, find_source
 
@@ -47,7 +47,7 @@ _THREADS: Final = 16
 _BLOCK: Final = 1 << 20
 
 
-class S3Vault:
+class S3Vault(Vault):
     """A vault in a bucket. Thread-safe.
 
     Parameters
@@ -79,16 +79,6 @@ class S3Vault:
         self._refused_buckets: set[str] = set()
         self._lock = threading.Lock()
         self.uuid = self._read_uuid(create=create and not config.settings.read_only)
-
-    @property
-    def is_checked_at_once(self) -> bool:
-        """False: each key is a request, or all objects are listed."""
-        return False
-
-    @property
-    def has_listing(self) -> bool:
-        """True."""
-        return True
 
     def locations(self, key: str) -> tuple[str, ...]:
         """Return the public URL of a content if there is one, and its ``s3:`` URL.
@@ -157,7 +147,7 @@ class S3Vault:
             return Presence(key, None, "head")
         return Presence(key, found["ContentLength"], "head", _whole_sha256(found))
 
-    def store(self, key: str, path: Path, sha256: str | None = None) -> Stored:
+    def store(self, key: str, path: Path) -> Stored:
         """Upload the content of a file, which the caller has verified with the key.
 
         Parameters
@@ -166,8 +156,6 @@ class S3Vault:
             The annex key.
         path
             The file; it is not changed.
-        sha256
-            Not used: S3 verifies each part.
 
         Returns
         -------
@@ -243,7 +231,10 @@ class S3Vault:
             )
         if found.get("ChecksumSHA256") == encoded:
             return Stored(key, len(content), "s3-sha256")
-        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        if digest is not None and digest[0] == "md5":
+            md5 = digest[1]
+        else:
+            md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
         if found["ETag"].strip('"') == md5:
             return Stored(key, len(content), "s3-etag")
         if found.get("ChecksumSHA256") is None and self._reads_as(key, sha256.hex()):
@@ -442,9 +433,6 @@ class S3Vault:
         except CopyMissingError as error:
             raise self._no_bucket() from error
 
-    def flush(self) -> None:
-        """Do nothing: S3 confirms what is stored."""
-
     def close(self) -> None:
         """Close the connections."""
         self._requests.close()
@@ -469,15 +457,16 @@ class S3Vault:
         where = f"{self._settings.endpoint or 'https://s3.amazonaws.com'}/{self._bucket}/"
         default = str(uuid.uuid5(uuid.NAMESPACE_URL, where + self._prefix))
         name = self._prefix + _UUID_NAME
-        with self._requests.translated() as client:
-            try:
-                body = client.get_object(Bucket=self._bucket, Key=name)["Body"]
-            except client.exceptions.NoSuchKey:
-                if create:
+        try:
+            with self._requests.translated() as client:
+                body = client.get_object(Bucket=self._bucket, Key=name, Range="bytes=0-99")["Body"]
+                with body:
+                    found = body.read().decode("ascii", "replace").strip()
+        except CopyMissingError:
+            if create:
+                with self._requests.translated() as client:
                     client.put_object(Bucket=self._bucket, Key=name, Body=default.encode())
-                return default
-            with body:
-                found = body.read(100).decode("ascii", "replace").strip()
+            return default
         try:
             return str(uuid.UUID(found))
         except ValueError:
@@ -533,7 +522,7 @@ class _Body(io.RawIOBase):
         super().close()
 
 
-def _whole_sha256(found: dict[str, Any]) -> str | None:
+def _whole_sha256(found: Mapping[str, Any]) -> str | None:
     """Return the sha256 of a whole object in a response, in hex; None for that of its parts."""
     text = found.get("ChecksumSHA256")
     if text is None or "-" in text:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from neuromirror.config.vault_files import S3VaultFile, VaultConfig
 from neuromirror.model import NeuromirrorError
+from neuromirror.net import AwsSigner, new_aws_session
 from neuromirror.vault.errors import (
     CopyMissingError,
     CopyRefusedError,
@@ -16,6 +18,7 @@ from neuromirror.vault.errors import (
     VaultFullError,
     VaultUnavailableError,
 )
+from neuromirror.vault.s3_client import ObjectNotFoundError, S3Client
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError  # type: ignore[import-untyped]
@@ -33,6 +36,7 @@ _CREDENTIAL_CODES: Final = frozenset(
 )
 _FULL_CODES: Final = frozenset({"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull"})
 _MISSING_CODES: Final = frozenset({"NoSuchKey", "404", "NotFound", "NoSuchVersion"})
+_BUSY_CODES: Final = frozenset({"SlowDown", "RequestTimeout", "Throttling"})
 _BUCKET_CODES: Final = frozenset({"NoSuchBucket", "PermanentRedirect", "AllAccessDisabled"})
 
 
@@ -50,28 +54,33 @@ class S3Requests:
         self._config = config
         self._settings = config.settings
         self._lock = threading.Lock()
-        self._client: Any = None
+        self._client: S3Client | None = None
         self._failures = 0
 
     @property
-    def client(self) -> Any:
-        """The client of boto3, made on first use.
-
-        Raises
-        ------
-        VaultCredentialsError
-            The profile cannot be used.
-        """
+    def client(self) -> S3Client:
+        """The client, made on first use."""
         with self._lock:
             if self._client is None:
-                self._client = self._new_client()
+                is_signed = self._settings.credentials != "none"
+                self._client = S3Client(
+                    self._new_client,
+                    self._settings.endpoint or "",
+                    self._new_signer if is_signed else None,
+                )
             return self._client
+
+    def _new_signer(self) -> AwsSigner:
+        return AwsSigner(
+            self._settings.endpoint or "",
+            region=self._region,
+            profile=self._settings.profile or None,
+        )
 
     def _new_client(self) -> Any:
         import boto3  # type: ignore[import-untyped]
         from botocore import UNSIGNED  # type: ignore[import-untyped]
         from botocore.config import Config  # type: ignore[import-untyped]
-        from botocore.exceptions import BotoCoreError
 
         settings = self._settings
         config = Config(
@@ -84,16 +93,22 @@ class S3Requests:
             s3={"addressing_style": "path"} if settings.endpoint else None,
             signature_version=UNSIGNED if settings.credentials == "none" else None,
         )
-        try:
-            session = boto3.Session(profile_name=settings.profile or None)
-            return session.client(
-                "s3",
-                endpoint_url=settings.endpoint or None,
-                region_name=settings.region or session.region_name or "us-east-1",
-                config=config,
-            )
-        except BotoCoreError as error:
-            raise VaultCredentialsError(f"{self._config.path}: {error}") from None
+        session = boto3.Session(botocore_session=self._session)
+        return session.client(
+            "s3",
+            endpoint_url=settings.endpoint or None,
+            region_name=self._region,
+            config=config,
+        )
+
+    @cached_property
+    def _session(self) -> Any:
+        return new_aws_session(self._settings.profile or None)
+
+    @property
+    def _region(self) -> str:
+        configured: str | None = self._session.get_config_variable("region")
+        return self._settings.region or configured or "us-east-1"
 
     def close(self) -> None:
         """Close the connections."""
@@ -103,7 +118,7 @@ class S3Requests:
                 self._client = None
 
     @contextmanager
-    def translated(self, key: str = "") -> Iterator[Any]:
+    def translated(self, key: str = "") -> Iterator[S3Client]:
         """Yield the client; translate the errors of a request in the block.
 
         Parameters
@@ -120,26 +135,43 @@ class S3Requests:
         CopyRefusedError
             The object cannot be stored or read.
         """
-        from boto3.exceptions import Boto3Error  # type: ignore[import-untyped]
-        from botocore.exceptions import BotoCoreError, ClientError
-
         try:
             yield self.client
-        except ClientError as error:
-            raise self._explain(error, key) from None
-        except (BotoCoreError, Boto3Error, OSError) as error:
-            cause = error.__cause__ or error.__context__
-            if isinstance(cause, ClientError):
-                raise self._explain(cause, key) from None
-            raise self._explain_connection(error, key) from None
-        self._failures = 0
+        except NeuromirrorError:
+            raise
+        except ObjectNotFoundError:
+            self._reset_failures()
+            raise self._missing(key) from None
+        except Exception as error:  # noqa: BLE001 - the classes of boto3 are slow to load
+            raise self._translate(error, key) from None
+        self._reset_failures()
+
+    def _missing(self, key: str) -> CopyMissingError:
+        return CopyMissingError(f"vault {self._config.name}: no content of {key}")
+
+    def _translate(self, error: Exception, key: str) -> Exception:
+        """Return the error of a vault for an error of boto3; other errors are returned as such."""
+        from boto3.exceptions import Boto3Error  # type: ignore[import-untyped]
+        from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
+
+        if isinstance(error, ClientError):
+            return self._explain(error, key)
+        if not isinstance(error, BotoCoreError | Boto3Error | OSError):
+            return error
+        if isinstance(error, ProfileNotFound):
+            return VaultCredentialsError(f"{self._config.path}: {error}")
+        if isinstance(cause := error.__cause__ or error.__context__, ClientError):
+            return self._explain(cause, key)
+        return self._explain_connection(error, key)
 
     def _explain(self, error: ClientError, key: str) -> NeuromirrorError:
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         name, bucket = self._config.name, self._settings.bucket
+        if status < 500 and code not in _BUSY_CODES:
+            self._reset_failures()
         if code in _MISSING_CODES:
-            return CopyMissingError(f"vault {name}: no content of {key}")
+            return self._missing(key)
         if code in _BUCKET_CODES:
             return VaultUnavailableError(
                 f"vault {name}: bucket {bucket}: {code}; correct {self._config.path}"
@@ -151,9 +183,13 @@ class S3Requests:
             )
         if code in _FULL_CODES or status == 507:
             return VaultFullError(f"vault {name}: no space left in bucket {bucket} ({code})")
-        if status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling"):
+        if status >= 500 or code in _BUSY_CODES:
             return self._count_failure(f"HTTP {status} {code}", key)
-        return CopyRefusedError(f"vault {name}: {key or bucket}: HTTP {status} {code}")
+        if not key:
+            return VaultUnavailableError(
+                f"vault {name}: bucket {bucket}: HTTP {status} {code}; correct {self._config.path}"
+            )
+        return CopyRefusedError(f"vault {name}: {key}: HTTP {status} {code}")
 
     def _explain_connection(self, error: Exception, key: str) -> NeuromirrorError:
         kind = type(error).__name__
@@ -167,13 +203,20 @@ class S3Requests:
             return VaultUnavailableError(f"vault {self._config.name}: {where} cannot be reached")
         return self._count_failure(kind, key)
 
+    def _reset_failures(self) -> None:
+        """Record that the service responds."""
+        with self._lock:
+            self._failures = 0
+
     def _count_failure(self, what: str, key: str) -> NeuromirrorError:
         """Return the error of one content; after several in a row, that of the whole vault."""
-        self._failures += 1
+        with self._lock:
+            self._failures += 1
+            count = self._failures
         name = self._config.name
-        if self._failures >= _MAX_FAILURES or not key:
+        if count >= _MAX_FAILURES or not key:
             return VaultUnavailableError(
-                f"vault {name}: the service fails ({what}, {self._failures} requests in a row); "
+                f"vault {name}: the service fails ({what}, {count} requests in a row); "
                 "try again later"
             )
         return CopyRefusedError(f"vault {name}: {key}: {what}; try again later")

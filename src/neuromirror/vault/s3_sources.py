@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
-_VIRTUAL_HOST: Final = re.compile(
-    r"(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])\.s3([.-][a-z0-9-]+)?\.amazonaws\.com"
-)
-_PATH_HOST: Final = re.compile(r"s3([.-][a-z0-9-]+)?\.amazonaws\.com")
+from neuromirror.net import parse_aws_host
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +63,13 @@ def find_source(url: str, endpoint: str) -> S3Source | None:
             bucket, _, name = path.partition("/")
         elif host.endswith(f".{own.hostname}") and port == own.port:
             bucket, name = host.removesuffix(f".{own.hostname}"), path
-    elif parts.scheme == "https" and port in (None, 443):
-        if (found := _VIRTUAL_HOST.fullmatch(host)) is not None:
-            bucket, name = found["bucket"], path
-        elif _PATH_HOST.fullmatch(host):
-            bucket, _, name = path.partition("/")
+    elif (
+        parts.scheme == "https"
+        and port in (None, 443)
+        and (found := parse_aws_host(host)) is not None
+    ):
+        address = path if found.bucket is None else f"{found.bucket}/{path}"
+        bucket, _, name = address.partition("/")
     if not bucket or not name:
         return None
     version = parse_qs(parts.query).get("versionId", [None])[0]

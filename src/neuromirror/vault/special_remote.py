@@ -2,10 +2,15 @@
 
 git-annex transfers everything, from and to a private bare repository that has the configuration of
 the special remote. A content is in that repository only while it is transferred.
+
+The special remote also has a small content named by the UUID of the vault. Not all types of special
+remotes distinguish a missing content from a server that does not respond: a content is missing only
+if this one is found.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
-from neuromirror.annex import hash_lower, key_file_name, parse_key
+from neuromirror.annex import hash_lower, key_file_name, parse_key, sha256e_key
 from neuromirror.config.vault_files import SpecialRemoteVaultFile, VaultConfig
 from neuromirror.git import git_environment
 from neuromirror.index.ledger_rows import Stored
@@ -32,14 +37,17 @@ from neuromirror.vault.errors import (
     VaultUnavailableError,
 )
 from neuromirror.vault.object_files import (
-    DRAFT_PREFIX,
+    PARTIAL_PREFIX,
     move_object,
     remove_object,
-    remove_old_drafts,
+    remove_old_partials,
 )
-from neuromirror.vault.protocol import Presence
+from neuromirror.vault.protocol import Presence, Vault
 
+_READY: Final = "neuromirror-ready"
+"""File with the UUID of the vault that is set up, and whether the marker was stored."""
 _LOCK_WAIT: Final = 120.0
+_BLOCK: Final = 1 << 20
 _MAX_FAILURES: Final = 4
 """Consecutive transfers that fail before the vault counts as unavailable."""
 _IDENTITY: Final = {
@@ -49,7 +57,7 @@ _IDENTITY: Final = {
 }
 
 
-class SpecialRemoteVault:
+class SpecialRemoteVault(Vault):
     """A vault in a special remote. Thread-safe.
 
     Parameters
@@ -71,7 +79,7 @@ class SpecialRemoteVault:
     Raises
     ------
     VaultUnavailableError
-        The special remote is not set up, or cannot be.
+        The special remote is not set up with the type and the options, or cannot be.
     ConfigurationError
         Its contents would be encrypted.
     """
@@ -91,39 +99,22 @@ class SpecialRemoteVault:
         self.uuid = str(uuid.uuid5(uuid.NAMESPACE_URL, f"neuromirror-vault:{named}"))
         self._lock = threading.Lock()
         self._failures = 0
+        self._marker = f"neuromirror vault {self.uuid}\n".encode()
+        digest = hashlib.sha256(self._marker).hexdigest()
+        self._marker_key = sha256e_key(len(self._marker), digest, "vault.txt")
         if create:
             self._set_up()
-            remove_old_drafts(folder / "annex" / "tmp")
-        elif not (folder / "HEAD").exists():
+            remove_old_partials(folder / "annex" / "tmp")
+        elif not self._read_progress():
             raise VaultUnavailableError(
-                f"vault {config.name}: its special remote is not set up on this machine; "
-                "'neuromirror keep' does it"
+                f"vault {config.name}: its special remote is not set up on this machine with this "
+                "type and these options; 'neuromirror keep' does it"
             )
-
-    @property
-    def is_checked_at_once(self) -> bool:
-        """False: git-annex asks the special remote for each key."""
-        return False
 
     @property
     def has_listing(self) -> bool:
         """False: special remotes cannot list their contents."""
         return False
-
-    def locations(self, key: str) -> tuple[str, ...]:
-        """Return no URL: only git-annex can read the vault.
-
-        Parameters
-        ----------
-        key
-            Not used.
-
-        Returns
-        -------
-        tuple of str
-            Empty.
-        """
-        return ()
 
     def remote_config(self) -> dict[str, str]:
         """Return the configuration with which ``git annex enableremote`` sets it up in clones.
@@ -136,7 +127,7 @@ class SpecialRemoteVault:
         return {**self._options, "name": self.config.name, "type": self._settings.type}
 
     def presence(self, keys: Sequence[str]) -> Iterator[Presence]:
-        """Yield what the special remote states about contents; one check per key.
+        """Yield what the special remote states about contents; missing ones are checked twice.
 
         Parameters
         ----------
@@ -147,19 +138,42 @@ class SpecialRemoteVault:
         ------
         Presence
             One per key, in order; the size is that in the key.
+
+        Raises
+        ------
+        VaultUnavailableError
+            The special remote does not respond.
         """
+        found = self._find(keys)
+        if absent := [key for key in keys if key not in found]:
+            # git-annex reports a failed check as a missing key
+            found |= self._find(absent)
+            self._check_marker()
+        for key in keys:
+            yield Presence(key, (parse_key(key).size or 0) if key in found else None, "git-annex")
+
+    def _find(self, keys: Sequence[str]) -> set[str]:
+        """Return the keys that the special remote has; others are missing or were not checked."""
         if not keys:
-            return
+            return set()
         command = ["checkpresentkey", "--batch", self.config.name]
         done = self._run(*command, input="".join(f"{key}\n" for key in keys))
         replies = done.stdout.split()
         if len(replies) != len(keys):
             raise self._unavailable(done.stderr)
-        for key, reply in zip(keys, replies, strict=True):
-            size = (parse_key(key).size or 0) if reply == "1" else None
-            yield Presence(key, size, "git-annex")
+        return {key for key, reply in zip(keys, replies, strict=True) if reply == "1"}
 
-    def store(self, key: str, path: Path, sha256: str | None = None) -> Stored:
+    def _check_marker(self) -> None:
+        """Raise an error unless the special remote has the content that all vaults have."""
+        done = self._run("checkpresentkey", self._marker_key, self.config.name)
+        if done.returncode:
+            raise self._unavailable(
+                done.stderr
+                or "it cannot be reached, its disk is not mounted, or it was emptied: it does not "
+                f"have {self._marker_key}"
+            )
+
+    def store(self, key: str, path: Path) -> Stored:
         """Store the content of a file, which the caller has verified with the key.
 
         Parameters
@@ -168,8 +182,6 @@ class SpecialRemoteVault:
             The annex key.
         path
             The file; it is not changed.
-        sha256
-            Not used.
 
         Returns
         -------
@@ -183,10 +195,10 @@ class SpecialRemoteVault:
         CopyRefusedError
             git-annex could not store the content.
         """
-        self.check_access(write=True)
-        with self._draft(key) as draft:
-            shutil.copyfile(path, draft)
-            return self._send(key, draft)
+        self._refuse_read_only()
+        with self._partial(key) as partial:
+            shutil.copyfile(path, partial)
+            return self._send(key, partial)
 
     def store_bytes(self, key: str, content: memoryview) -> Stored:
         """Store a content that is in memory, and which the caller has verified with the key.
@@ -203,67 +215,53 @@ class SpecialRemoteVault:
         Stored
             As for :meth:`store`, which raises the same errors.
         """
-        self.check_access(write=True)
-        with self._draft(key) as draft:
-            draft.write_bytes(content)
-            return self._send(key, draft)
+        self._refuse_read_only()
+        with self._partial(key) as partial:
+            partial.write_bytes(content)
+            return self._send(key, partial)
 
     @contextmanager
-    def _draft(self, key: str) -> Iterator[Path]:
+    def _partial(self, key: str) -> Iterator[Path]:
         """Provide the path of a temporary file; report that it cannot be written."""
-        draft = self._folder / "annex" / "tmp" / f"{DRAFT_PREFIX}{uuid.uuid4()}"
+        partial = self._folder / "annex" / "tmp" / f"{PARTIAL_PREFIX}{uuid.uuid4()}"
         try:
-            yield draft
+            yield partial
         except OSError as error:
             raise self._refused(key, str(error)) from error
         finally:
-            draft.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
 
-    def _send(self, key: str, draft: Path) -> Stored:
-        size = draft.stat().st_size
-        draft.chmod(0o444)
-        move_object(os.fsencode(draft), self._object_path(key))
+    def _send(self, key: str, partial: Path) -> Stored:
+        size = partial.stat().st_size
+        # git-annex does not send a content whose key the special remote has
+        if self._run("checkpresentkey", key, self.config.name).returncode == 0:
+            if self._has_bytes(key, partial):
+                return Stored(key, size, "full-read")
+            self.remove(key)
+        partial.chmod(0o444)
+        move_object(os.fsencode(partial), self._object_path(key))
         try:
             done = self._run("copy", f"--key={key}", f"--to={self.config.name}")
         finally:
             remove_object(self._object_path(key))
         if done.returncode:
-            raise self._refused(key, done.stderr)
+            raise self._refused(key, done.stdout + done.stderr)
         (found,) = self.presence([key])
         if found.size is None:
-            raise self._refused(key, "it is not there after it was stored")
-        self._failures = 0
+            raise self._refused(key, "it is missing after it was stored")
+        self._reset_failures()
         return Stored(key, size, "git-annex")
 
-    def can_copy(self, url: str) -> bool:
-        """Return False: git-annex transfers everything through this machine.
-
-        Parameters
-        ----------
-        url
-            Not used.
-
-        Returns
-        -------
-        bool
-            False.
-        """
-        return False
-
-    def copy_from(self, key: str, url: str) -> Stored | None:
-        """Return None, see :meth:`can_copy`.
-
-        Parameters
-        ----------
-        key, url
-            Not used.
-
-        Returns
-        -------
-        None
-            Always.
-        """
-        return None
+    def _has_bytes(self, key: str, partial: Path) -> bool:
+        """Return whether the special remote has the bytes of a file under a key."""
+        try:
+            with self.open(key) as stored, partial.open("rb") as file:
+                while block := file.read(_BLOCK):
+                    if stored.read(len(block)) != block:
+                        return False
+                return not stored.read(1)
+        except CopyMissingError:
+            return False
 
     def open(self, key: str) -> BinaryIO:
         """Download a content and open it; close it after use.
@@ -285,7 +283,8 @@ class SpecialRemoteVault:
         CopyRefusedError
             git-annex could not download it.
         """
-        done = self._run("get", f"--key={key}", f"--from={self.config.name}")
+        # 'get' does nothing unless the content was stored from this machine
+        done = self._run("transferkey", key, f"--from={self.config.name}")
         path = self._object_path(key)
         try:
             file = open(path, "rb")  # noqa: SIM115 - the caller closes it
@@ -294,6 +293,7 @@ class SpecialRemoteVault:
             if found.size is None:
                 raise CopyMissingError(f"vault {self.config.name}: no content of {key}") from None
             raise self._refused(key, done.stderr) from None
+        self._reset_failures()
         # the open file keeps its bytes
         remove_object(path)
         return cast(BinaryIO, file)
@@ -311,11 +311,11 @@ class SpecialRemoteVault:
         CopyRefusedError
             git-annex could not remove it.
         """
-        self.check_access(write=True)
+        self._refuse_read_only()
         self._run("setpresentkey", key, self.uuid, "1")
         done = self._run("drop", "--force", f"--key={key}", f"--from={self.config.name}")
         if done.returncode:
-            raise self._refused(key, done.stderr)
+            raise self._refused(key, done.stdout + done.stderr)
 
     def keys(self) -> Iterator[tuple[str, int]]:
         """Yield the annex key and the size of the contents that were stored from this machine."""
@@ -323,7 +323,7 @@ class SpecialRemoteVault:
         if done.returncode:
             raise self._unavailable(done.stderr)
         for one in self.presence(done.stdout.split()):
-            if one.size is not None:
+            if one.size is not None and one.key != self._marker_key:
                 yield one.key, one.size
 
     def check_access(self, *, write: bool = False) -> None:
@@ -337,47 +337,73 @@ class SpecialRemoteVault:
         Raises
         ------
         VaultUnavailableError
-            git-annex is not installed.
+            git-annex is not installed, or the special remote does not respond.
         VaultReadOnlyError
             It is to be written, and the configuration forbids it.
         """
-        if write and self.config.settings.read_only:
+        if write:
+            self._refuse_read_only()
+        self._check_program()
+        self._check_marker()
+
+    def _refuse_read_only(self) -> None:
+        if self.config.settings.read_only:
             raise VaultReadOnlyError(f"{self.config.path}: the vault is read-only")
+
+    def _check_program(self) -> None:
         if shutil.which("git-annex") is None:
             raise VaultUnavailableError(
                 f"vault {self.config.name}: git-annex is not installed; pip install git-annex"
             )
 
-    def flush(self) -> None:
-        """Do nothing: git-annex confirms what is stored."""
-
-    def close(self) -> None:
-        """Do nothing: no process is left running."""
-
     def _set_up(self) -> None:
-        self.check_access()
+        self._check_program()
         make_folder(self._folder.parent)
         lock = self._folder.with_name(f".{self._folder.name}.lock")
         with file_lock(lock, f"the vault {self.config.name}", _LOCK_WAIT):
-            if (self._folder / "neuromirror-ready").exists():
-                return
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder.mkdir(mode=0o700)
-            name, kind = self.config.name, self._settings.type
-            options = [f"{option}={value}" for option, value in self._options.items()]
-            for command in (
-                ("git", "init", "-q", "--bare", str(self._folder)),
-                ("git", "annex", "init", "-q", "neuromirror"),
-                # bytes are verified here, so that wrong ones can be reported
-                ("git", "config", "annex.verify", "false"),
-                ("git", "annex", "initremote", "-q", name, f"type={kind}", *options,
-                 f"uuid={self.uuid}"),
-            ):  # fmt: skip
-                done = self._start(command)
-                if done.returncode:
-                    raise self._unavailable(done.stderr)
-            make_folder(self._folder / "annex" / "tmp")
-            (self._folder / "neuromirror-ready").touch()
+            progress = self._read_progress()
+            if not progress:
+                self._init_repository()
+                self._write_progress("configured")
+            if progress != "marked" and not self._settings.read_only:
+                self._store_marker()
+                self._write_progress("marked")
+
+    def _read_progress(self) -> str:
+        """Return ``configured`` or ``marked``; empty if not set up with this type and options."""
+        try:
+            named, _, progress = (self._folder / _READY).read_text("utf-8").partition(" ")
+        except FileNotFoundError:
+            return ""
+        return progress if named == self.uuid else ""
+
+    def _write_progress(self, progress: str) -> None:
+        (self._folder / _READY).write_text(f"{self.uuid} {progress}", "utf-8")
+
+    def _init_repository(self) -> None:
+        """Create the private repository, and set up the special remote in it."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(mode=0o700)
+        name, kind = self.config.name, self._settings.type
+        options = [f"{option}={value}" for option, value in self._options.items()]
+        for command in (
+            ("git", "init", "-q", "--bare", str(self._folder)),
+            ("git", "annex", "init", "-q", "neuromirror"),
+            # bytes are verified here, so that wrong ones can be reported
+            ("git", "config", "annex.verify", "false"),
+            ("git", "annex", "initremote", "-q", name, f"type={kind}", *options,
+             f"uuid={self.uuid}"),
+        ):  # fmt: skip
+            done = self._start(command)
+            if done.returncode:
+                raise self._unavailable(done.stderr)
+        make_folder(self._folder / "annex" / "tmp")
+
+    def _store_marker(self) -> None:
+        try:
+            self.store_bytes(self._marker_key, memoryview(self._marker))
+        except CopyRefusedError as error:
+            raise VaultUnavailableError(str(error)) from None
 
     def _run(self, *arguments: str, input: str = "") -> subprocess.CompletedProcess[str]:
         return self._start(("git", "annex", *arguments), input)
@@ -399,6 +425,10 @@ class SpecialRemoteVault:
         name = key_file_name(key)
         folder = os.fsencode(self._folder / "annex" / "objects")
         return b"/".join((folder, hash_lower(key), name, name))
+
+    def _reset_failures(self) -> None:
+        with self._lock:
+            self._failures = 0
 
     def _refused(self, key: str, why: str) -> CopyRefusedError | VaultUnavailableError:
         """Return the error of one content; after several in a row, that of the whole vault."""

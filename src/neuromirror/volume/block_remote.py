@@ -24,7 +24,6 @@ from neuromirror.annex import (
 )
 from neuromirror.model import NeuromirrorError, environment_without_secrets
 from neuromirror.net import (
-    CredentialsError,
     HostCircuitBreaker,
     IncompleteResponseError,
     NetError,
@@ -33,7 +32,6 @@ from neuromirror.net import (
     UnsafeAddressError,
     only_host_of,
 )
-from neuromirror.sources.api_tokens import InternToken
 from neuromirror.sources.volumes import (
     ITEM_SIZES,
     PARALLEL,
@@ -44,6 +42,7 @@ from neuromirror.sources.volumes import (
     parse_url,
 )
 from neuromirror.transfer.cached_contents import copy_cached
+from neuromirror.transfer.restricted_channels import Pieces, RestrictedChannels
 from neuromirror.volume.errors import BlockMismatchError, failure_group, summarize_failures
 from neuromirror.volume.tokens import token_from_environment, token_variable
 
@@ -55,7 +54,6 @@ _PROGRESS_SECONDS = 0.2
 
 _ATTEMPTS = 3
 _GONE_STATUSES = (404, 410)
-_REFUSED_STATUSES = (401, 403)
 _CREDENTIALS = "token"
 
 
@@ -84,7 +82,7 @@ class BlockRemote:
         # kept for all requests of this process
         self._breaker = HostCircuitBreaker(failures=2, seconds=0.0, retry_after=None)
         self._mismatch_counts: dict[str, int] = {}
-        self._restricted_channels: set[str] = set()
+        self._channels = RestrictedChannels()
 
     def initremote(self) -> None:
         """Copy the token for ``host`` from the environment to git-annex's credentials."""
@@ -225,12 +223,8 @@ class BlockRemote:
         token, name = token_from_environment(url.host), token_variable(url.host)
         if token is None and (token := self._stored_token(url.host)) is not None:
             name = f"git-annex's credentials of the remote for {url.host}"
-        channel = f"{url.host}/{url.path}"
-        own, problem = ("", "") if token is not None else _intern_token(url)
-        if own and channel in self._restricted_channels:
-            token = own
 
-        def fetch(token: str | None) -> Iterator[bytes | memoryview]:
+        def fetch(token: str | None, is_counted: bool) -> Pieces:
             return fetch_block(
                 self._session(url),
                 url,
@@ -239,24 +233,11 @@ class BlockRemote:
                 token_name=name,
                 progress=progress,
                 # a refused anonymous request is no failure of the host if there is a token
-                breaker=self._breaker if token is not None or not own else None,
+                breaker=self._breaker if is_counted else None,
                 parallel=PARALLEL,
             )
 
-        received = False
-        try:
-            for piece in fetch(token):
-                received = True
-                yield piece
-        except NetError as error:
-            if received or token is not None or error.status not in _REFUSED_STATUSES:
-                raise
-            if problem:
-                raise NetError(f"{error}; {problem}", url=error.url, status=error.status) from error
-            if not own:
-                raise
-            self._restricted_channels.add(channel)
-            yield from fetch(own)
+        yield from self._channels.fetch(url, token, fetch)
 
     def _stored_token(self, host: str) -> str | None:
         """Return the token in git-annex's credentials, if it is for this host."""
@@ -301,19 +282,6 @@ class BlockRemote:
 
 def _ignore(piece: object) -> None:
     """Discard a piece of a block, or a report of progress."""
-
-
-def _intern_token(url: BlockUrl) -> tuple[str, str]:
-    """Return the token in intern's file or variables, and why it cannot be read.
-
-    Public blocks are requested without it, so that they do not depend on the file.
-    """
-    if url.scheme != "boss":
-        return "", ""
-    try:
-        return InternToken(url.host, token_variable(url.host)).read(), ""
-    except CredentialsError as error:
-        return "", str(error)
 
 
 def _with_retries(step: Callable[[BlockUrl], None], url: BlockUrl) -> None:

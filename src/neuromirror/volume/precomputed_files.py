@@ -134,11 +134,10 @@ class LevelChunks:
                 return None
             if span[2] - span[1] > most + MAX_OVERHEAD:
                 raise ValueError(f"its index states {span[2] - span[1]} bytes")
-            found = self._shards.chunk(number)
-            if found is None:
+            content = self._shards.read(span)
+            if content is None:
                 return None
-            path, content = found
-            return path, unpack(content, self._storage.sharding.data_coding, most)
+            return span[0], unpack(content, self._storage.sharding.data_coding, most)
         for ending, coding in _ENDINGS.items():
             stored = self._objects.read_object(stem + ending, most + MAX_OVERHEAD)
             if stored is not None:

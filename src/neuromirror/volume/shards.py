@@ -14,6 +14,9 @@ from neuromirror.volume.chunk_encodings import unpack
 ReadRange = Callable[[str, int, int], bytes | None]
 """Return bytes of an object by path, start and stop; None if the version lacks the object."""
 
+ShardSpan = tuple[str, int, int]
+"""The path of a shard, and start and stop of a part of it."""
+
 _MAX_INDEX: Final = 1 << 26
 """Maximum size of a minishard index in bytes."""
 _CACHED_INDEXES: Final = 64
@@ -88,20 +91,11 @@ class ShardReader:
         self._indexes: OrderedDict[tuple[str, int], dict[int, tuple[int, int]]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def chunk(self, number: int) -> tuple[str, bytes] | None:
-        """Return the path of the shard and a chunk without its coding; None if it is missing.
+    def find(self, number: int) -> ShardSpan | None:
+        """Return where a chunk is stored; None if it is missing.
 
         Raises ValueError for a damaged index.
         """
-        found = self.find(number)
-        if found is None:
-            return None
-        path, start, stop = found
-        content = self._exactly(path, start, stop)
-        return None if content is None else (path, content)
-
-    def find(self, number: int) -> tuple[str, int, int] | None:
-        """Return path of the shard, start and stop of a stored chunk; None if it is missing."""
         sharding = self._sharding
         hashed = number >> sharding.preshift_bits
         minishard = hashed & (1 << sharding.minishard_bits) - 1
@@ -111,8 +105,12 @@ class ShardReader:
         span = self._index(path, minishard).get(number)
         return None if span is None else (path, *span)
 
-    def _exactly(self, path: str, start: int, stop: int) -> bytes | None:
-        """Return a part of a shard, which has all its bytes; None without the shard."""
+    def read(self, span: ShardSpan) -> bytes | None:
+        """Return a part of a shard, such as a chunk with its coding; None without the shard.
+
+        Raises ValueError if the shard ends before it.
+        """
+        path, start, stop = span
         content = self._read(path, start, stop)
         if content is not None and len(content) != stop - start:
             raise ValueError(f"the shard ends before byte {stop}, which its index names")
@@ -132,7 +130,7 @@ class ShardReader:
 
     def _read_index(self, path: str, minishard: int) -> dict[int, tuple[int, int]]:
         """Return start and stop of the chunks of a minishard, by number."""
-        head = self._exactly(path, 16 * minishard, 16 * minishard + 16)
+        head = self.read((path, 16 * minishard, 16 * minishard + 16))
         if head is None:
             return {}
         base = 16 << self._sharding.minishard_bits
@@ -141,7 +139,7 @@ class ShardReader:
             return {}
         if not 0 <= stop - start <= _MAX_INDEX:
             raise ValueError(f"a minishard index of {stop - start} bytes")
-        content = self._exactly(path, base + start, base + stop)
+        content = self.read((path, base + start, base + stop))
         assert content is not None
         table = unpack(content, self._sharding.index_coding, _MAX_INDEX)
         count, rest = divmod(len(table), 24)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, quote_plus
 
 _UNCHANGED: Final = re.compile(r"[\w.~-]*", re.ASCII).fullmatch
 _UNCHANGED_NAME: Final = re.compile(r"[\w.~/:-]*", re.ASCII).fullmatch
 """Texts that need no percent-encoding; pages have hundreds of URLs, and quote() is slow."""
+_MAX_REMEMBERED: Final = 200
+"""Maximum length of texts whose encoded form is kept for other URLs."""
 _ERRORS: Final = "surrogateescape"
 """How bytes of names that are not UTF-8 are encoded."""
 
@@ -130,7 +133,8 @@ def croissant_address(name: str, label: str) -> str:
 def badge_address(name: str, label: str, show: str = "") -> str:
     """Return the path of a version's badge, an SVG image for READMEs.
 
-    ``show`` is ``pinned`` for the version and its state (the default), or ``available``.
+    ``show`` is ``pinned`` for the version and its state (the default), ``available``, or
+    ``drill``.
     """
     query = _query({"show": show}) if show else ""
     return f"/badge/{_version(name, label)}.svg" + query
@@ -183,11 +187,22 @@ def _query(values: Mapping[str, str]) -> str:
 
 def _query_of_pairs(pairs: Iterable[tuple[str, str]], safe: str = "/:") -> str:
     """Return a query string with its question mark; empty without pairs. Keys are plain words."""
-    query = "&".join(
-        f"{key}={value if _UNCHANGED_NAME(value) else quote_plus(value, safe, None, _ERRORS)}"
-        for key, value in pairs
-    )
+    query = "&".join([f"{key}={_quoted(value, safe)}" for key, value in pairs])
     return f"?{query}" if query else ""
+
+
+def _quoted(value: str, safe: str) -> str:
+    if _UNCHANGED_NAME(value):
+        return value
+    if len(value) > _MAX_REMEMBERED:
+        return quote_plus(value, safe, None, _ERRORS)
+    return _quoted_short(value, safe)
+
+
+@lru_cache(maxsize=2000)
+def _quoted_short(value: str, safe: str) -> str:
+    """Return a quoted value; a page of results has its terms and facets in each of its links."""
+    return quote_plus(value, safe, None, _ERRORS)
 
 
 TEMPLATE_GLOBALS: Mapping[str, Callable[..., str]] = {

@@ -39,6 +39,7 @@ from neuromirror.volume import (
     read_voxels,
     to_display,
 )
+from neuromirror.volume.errors import CopyUnreadableError
 
 MAX_CONCURRENT: Final = 2
 """Maximum number of concurrent cutouts, and of concurrent previews."""
@@ -330,6 +331,12 @@ def _public_error(error: BlockUnavailableError, seconds: float) -> CutoutFailedE
         return CutoutFailedError(f"{block}: HTTP {statuses[0]} from the archive", 502)
     if network_errors:
         return CutoutFailedError(f"{block}: the archive cannot be reached; try again later", 502)
+    if error.causes and all(isinstance(one, CopyUnreadableError) for one in error.causes):
+        return CutoutFailedError(
+            f"{block}: its copy in a vault is damaged or cannot be read; the operator of this "
+            "catalogue can run 'neuromirror vault check --full'",
+            502,
+        )
     return CutoutFailedError(
         f"{block}: the archive now returns other content than that of this version, or this page "
         "may not request its location",

@@ -190,7 +190,7 @@ class PreviewService:
             folder=file.folder if isinstance(file, ZarrFolder) else "",
         )
         async with self._slots:
-            # the process gives up by itself after the time limit, unless it hangs
+            # the process exits after the time limit, unless it hangs
             status, output = await _run(msgspec.json.encode(task), self._seconds + _GRACE)
         if status == _TIMED_OUT:
             raise PreviewUnavailableError("Reading the file takes too long; try again later.", 504)

@@ -54,6 +54,10 @@ REQUEST_KINDS: Final[Mapping[str, RequestKind]] = {
     "sql": RequestKind("requests for tables", 60, 2, 8, 2),
 }
 
+MEGABYTES: Final = "gateway-mb"
+"""The name of the limit on the megabytes per minute that the gateway sends to a client."""
+_MEGABYTES_PER_MINUTE: Final = 6000
+
 _PATHS: Final = (
     ("cutout", re.compile(rb"/(?:cutout|slice)/")),
     ("preview", re.compile(rb"/(?:(?:preview|thumbnail)/|oembed\Z)")),
@@ -84,12 +88,14 @@ def parse_limits(given: Iterable[str]) -> dict[str, int]:
         If a text has another form or an unknown kind.
     """
     limits = {name: kind.per_minute for name, kind in REQUEST_KINDS.items()}
+    limits[MEGABYTES] = _MEGABYTES_PER_MINUTE
     for text in given:
         name, _, number = text.partition("=")
-        if name not in REQUEST_KINDS or not re.fullmatch(r"[0-9]{1,6}", number):
+        if name not in limits or not re.fullmatch(r"[0-9]{1,6}", number):
             raise ConfigurationError(
-                f"limit {text!r}: not KIND=NUMBER; the kinds are {', '.join(REQUEST_KINDS)}, the "
-                "number is in requests per minute and client, 0 for no limit"
+                f"limit {text!r}: not KIND=NUMBER; the kinds are {', '.join(limits)}, the "
+                f"number is in requests per minute and client ({MEGABYTES}: megabytes), 0 for no "
+                "limit"
             )
         limits[name] = int(number)
     return limits
@@ -210,6 +216,15 @@ class RequestLimiter:
                 503,
                 _BUSY_RETRY_SECONDS,
             )
+        megabytes = self._per_minute.get(MEGABYTES, 0)
+        wait = self._bucket_full_at.get((MEGABYTES, client), 0) - self._now() - 60
+        if name == "gateway" and megabytes and wait > 0:
+            raise RequestLimitError(
+                f"the limit for {kind.noun} is {megabytes} MB per minute and address; try again in "
+                f"{math.ceil(wait)} seconds",
+                429,
+                wait,
+            )
         wait = self._take_token(name, client)
         if wait > 0:
             raise RequestLimitError(
@@ -232,7 +247,17 @@ class RequestLimiter:
         wait = full_at - now - 60
         # tolerate rounding errors
         taken = wait < each / 1000
-        self._bucket_full_at[name, client] = full_at if taken else full_at - each
+        self._set_bucket(name, client, full_at if taken else full_at - each)
+        return 0 if taken else wait
+
+    def add_bytes(self, client: str, count: int) -> None:
+        """Count bytes that the gateway sent to a client, for the admission of its next request."""
+        megabytes = self._per_minute.get(MEGABYTES, 0)
+        if megabytes and count:
+            full_at = max(self._now(), self._bucket_full_at.pop((MEGABYTES, client), 0))
+            self._set_bucket(MEGABYTES, client, full_at + 60 * count / (megabytes * 1_000_000))
+
+    def _set_bucket(self, name: str, client: str, full_at: float) -> None:
+        self._bucket_full_at[name, client] = full_at
         while len(self._bucket_full_at) > self._clients:
             self._bucket_full_at.popitem(last=False)
-        return 0 if taken else wait

@@ -144,6 +144,7 @@ def catalogue_app(
     datasette = Datasette([], metadata={"title": title})
     found = DatasettePool(store.root, index_path, title=title, address=address, sql=sql)
     settings = gateway or GatewaySettings()
+    sites = processes + 1 if processes > 1 else 1  # those that make pages, and this one
     options = {
         "store": str(store.root.absolute()),
         "index": str(index_path.absolute()),
@@ -152,7 +153,7 @@ def catalogue_app(
         "cutouts": cutouts,
         "archives": dict(archives or {}),
         "gateway": asdict(settings.modes),
-        "processes": processes + 1,  # and this one
+        "processes": sites,
     }
     attach_site(
         datasette,
@@ -165,8 +166,8 @@ def catalogue_app(
         archives=archives,
         gateway=settings,
         tables=found,
-        pages=PagePool(processes, options) if processes > 1 else None,
-        processes=processes + 1 if processes > 1 else 1,
+        pages=PagePool(processes, options) if sites > 1 else None,
+        processes=sites,
     )
     return datasette.app()
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, TypeVar
 
 from neuromirror.index import Index, VersionRow
@@ -75,19 +75,18 @@ def compare_versions(
     counts, changes, number = ChangeCounts(), [], 0
     folders: dict[str, Counter[str]] = {}
     prefix = f"{under}/" if under else ""
-    with TemporaryDirectory(prefix="neuromirror-") as scratch:
-        before, after = (_stoppable(version_side(store, index, row), index) for row in (old, new))
-        within = (
-            change
-            for change in _until_stopped(diff(before, after, Path(scratch)), index)
-            if change.path.startswith(prefix)
-        )
-        for number, change in enumerate(within, 1):
-            counts.add(change)
-            folder = change.path[len(prefix) :].rpartition("/")[0].partition("/")[0]
-            folders.setdefault(folder, Counter())[change.kind] += 1
-            if offset < number <= offset + limit:
-                changes.append(change)
+    before, after = (_stoppable(version_side(store, index, row), index) for row in (old, new))
+    within = (
+        change
+        for change in _until_stopped(diff(before, after, Path(gettempdir())), index)
+        if change.path.startswith(prefix)
+    )
+    for number, change in enumerate(within, 1):
+        counts.add(change)
+        folder = change.path[len(prefix) :].rpartition("/")[0].partition("/")[0]
+        folders.setdefault(folder, Counter())[change.kind] += 1
+        if offset < number <= offset + limit:
+            changes.append(change)
     return VersionComparison(counts, changes, number, folders)
 
 

@@ -79,12 +79,12 @@ def unreadable_exception(component: ComponentEntry, error: NeuromirrorError) -> 
         detail = "the archive or its bucket refuses the Zarr, and no embargo is stated"
         return ExcludedEntry(component.path, REFUSED, detail, component.size)
     if not isinstance(error, ComponentUnavailableError):
-        detail = "its files are not what the archive says the Zarr is"
+        detail = "its files differ from the Zarr that the archive describes"
         return ExcludedEntry(component.path, NOT_PROVEN, detail, component.size)
     if is_pending_error(error):
         detail = "its files are still being written: the archive has no checksum of it"
     else:
-        detail = f"the archive does not let everybody read the Zarr ({error.reason})"
+        detail = f"the archive does not allow anonymous access to the Zarr ({error.reason})"
     return ExcludedEntry(component.path, error.reason, detail, component.size)
 
 

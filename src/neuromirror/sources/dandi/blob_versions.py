@@ -30,7 +30,7 @@ _PLAIN: Final = re.compile(
     r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
 )
 """URLs of blobs; two with equal first groups have the same bucket and root."""
-_ETAG: Final = re.compile(r"[0-9a-f]{32}(?:-[0-9]{1,9})?")
+_ETAG: Final = re.compile(r"[0-9a-f]{32}(?:-[1-9][0-9]{0,8})?")
 _MIN_REQUESTS: Final = 50
 """Single requests before the cost of listing all versions is determined."""
 _MIN_PARALLEL_COST: Final = 64
@@ -68,14 +68,16 @@ class BlobTable:
 
     def add(self, blob: uuid.UUID, row: ObjectRow) -> bool:
         """Add a blob's row; return False if its ETag or version id has another format."""
-        version_id = (row.version_id or "").encode()
+        version_id = row.version_id or ""
         md5, dash, parts = row.etag.partition("-")
-        if not _ETAG.fullmatch(row.etag) or len(version_id) != _VERSION_ID:
+        if not (
+            _ETAG.fullmatch(row.etag) and len(version_id) == _VERSION_ID and version_id.isascii()
+        ):
             return False
         digest = bytes.fromhex(md5)
         counted = int(parts) + 1 if dash else 0
         shard = self._shards[blob.int >> 116]
-        shard += self._RECORD.pack(blob.bytes, row.size, digest, counted, version_id)
+        shard += self._RECORD.pack(blob.bytes, row.size, digest, counted, version_id.encode())
         return True
 
     def get(self, blob: uuid.UUID) -> BlobVersion | None:

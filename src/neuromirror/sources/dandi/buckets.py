@@ -8,12 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from neuromirror.net import S3Bucket, S3Capabilities, Session, origin
+from neuromirror.net import S3Bucket, S3Capabilities, Session, origin, parse_aws_host
 
-_AWS: Final = re.compile(
-    r"(?:(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])\.)?"
-    r"s3(?:[.-](?:dualstack\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-[0-9]+))?\.amazonaws\.com(?:\.cn)?\Z"
-)
 _USUAL_REGION: Final = "us-east-1"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}\Z")
 
@@ -48,15 +44,15 @@ def parse_object_url(url: str) -> ObjectAddress:
     """
     scheme, host, port = origin(url)
     path = urlsplit(url).path.removeprefix("/")
-    aws = _AWS.match(host)
-    bucket = aws["bucket"] if aws else None
+    aws = parse_aws_host(host)
+    bucket = aws.bucket if aws else None
     if bucket is None:
         bucket, _, path = path.partition("/")
     if not _NAME.match(bucket):
         raise ValueError(f"{url[:200]!r} names no bucket")
     key = unquote_to_bytes(path)
     if aws:
-        return ObjectAddress(bucket, aws["region"], None, key)
+        return ObjectAddress(bucket, aws.region, None, key)
     usual = port == (443 if scheme == "https" else 80)
     shown = f"[{host}]" if ":" in host else host
     return ObjectAddress(bucket, None, f"{scheme}://{shown}{'' if usual else f':{port}'}", key)

@@ -95,7 +95,9 @@ class BucketListing(Listing):
         if not reading.is_current or self._reader.degraded.is_set():
             return None
         pages = reading.pages.memo()
-        return BucketMemo(reading.shape, reading.versions, reading.head_each, pages).dump()
+        # a refused sample may have been the only reason to request every object
+        head_each = reading.head_each and self._reader.found_odd_object
+        return BucketMemo(reading.shape, reading.versions, head_each, pages).dump()
 
     def find_present(self, paths: Sequence[bytes]) -> list[bytes]:
         """Return the given paths that exist in the bucket."""

@@ -20,12 +20,14 @@ from neuromirror.model import (
     VersionRef,
 )
 from neuromirror.net import (
+    AccessDeniedError,
     InvalidListingError,
     ObjectRow,
     S3Bucket,
     S3Capabilities,
     S3Listing,
     Session,
+    parse_aws_host,
 )
 from neuromirror.sources.errors import MalformedIdError
 from neuromirror.sources.protocol import Listing, Source, VisitContext
@@ -50,6 +52,8 @@ _ACCESS_HINT: Final = (
 )
 _PROBE_LIMIT: Final = 1000
 """Objects of a prefix that are checked for a version id: one page."""
+_MAX_SAMPLES: Final = 5
+"""Object versions that are requested until one is readable."""
 
 
 class BucketSource(Source):
@@ -255,7 +259,8 @@ class BucketSource(Source):
             )
         prefix = local_ids.prefix_of(self._segments(version.dataset.local_id))
         memo = None if moment is not None else load_memo(stored_memo, self._shape)
-        versions = moment is not None or self._lists_versions(prefix, memo)
+        listed = moment is not None or self._lists_versions(prefix, memo, context)
+        versions = listed is True
         if memo is not None and memo.versions != versions:
             memo = None
         workspace = context.workspace if context.workspace.is_dir() else None
@@ -290,6 +295,8 @@ class BucketSource(Source):
             on_mismatch=partial(self._doubt_objects, prefix),
             naming=naming,
         )
+        if listed is None:
+            reader.degraded.set()  # so that the next visit tests it again
         return BucketReading(
             version, reader, pages, memo, self._shape, moment is None, versions, head_each
         )
@@ -315,8 +322,12 @@ class BucketSource(Source):
             doubted=doubted,
         )
 
-    def _lists_versions(self, prefix: bytes, memo: BucketMemo | None) -> bool:
+    def _lists_versions(
+        self, prefix: bytes, memo: BucketMemo | None, context: VisitContext
+    ) -> bool | None:
         """Return whether versions can be listed and read, so that URLs have version ids.
+
+        None if this is unknown, because the bucket has refused the prefix's objects for a day.
 
         Lists of versions cannot be read in parallel, so they are requested only if they have ids.
         """
@@ -325,20 +336,39 @@ class BucketSource(Source):
             # The bucket's first objects have no version id; those of this prefix may have one.
             if memo is not None:
                 return memo.versions
-            return self._has_versions(prefix)
+            return self._has_versions(prefix, context)
         return capabilities.versions_listable and capabilities.version_readable is True
 
-    def _has_versions(self, prefix: bytes) -> bool:
-        """Return whether a prefix's first objects can be read by version id."""
+    def _has_versions(self, prefix: bytes, context: VisitContext) -> bool | None:
+        """Return whether a prefix's first objects can be read by version id; None if unknown.
+
+        Raises
+        ------
+        AccessDeniedError
+            If the bucket refuses the objects, for less than a day. Without version ids, the records
+            would be those of a state that the bucket never had.
+        """
         rows = self.bucket.objects(prefix, versions=True, connections=1).rows()
         try:
-            for row in islice(rows, _PROBE_LIMIT):
-                if row.version_id is not None and not row.deleted:
-                    reply = self.bucket.head(row.key, version_id=row.version_id)
-                    return reply.status == 200
+            samples = [
+                (row.key, row.version_id)
+                for row in islice(rows, _PROBE_LIMIT)
+                if row.version_id is not None and not row.deleted
+            ][:_MAX_SAMPLES]
         except InvalidListingError:
             return False
-        return False
+        readable, _ = self.bucket.test_version_reads(samples)
+        if readable is None and samples:
+            url = self.bucket.object_url(*samples[0])
+            if not context.record_refusal(url):
+                raise AccessDeniedError(
+                    f"{url}: the bucket lists object versions but refuses to return them, with and"
+                    " without a version id",
+                    url=url,
+                    status=403,
+                )
+            return None
+        return readable is True
 
     def _doubt_objects(self, prefix: bytes, keys: Sequence[bytes]) -> None:
         """Request these objects in later listings; after a second call, all of the prefix."""
@@ -360,7 +390,6 @@ def _describe_capability(answer: bool | None, yes: str, no: str) -> str:
     return "not tested" if answer is None else yes if answer else no
 
 
-_AWS: Final = r"s3(?:[.-][a-z0-9-]+)*(?:\.dualstack)?(?:\.[a-z0-9-]+)?\.amazonaws\.com(?:\.cn)?"
 _VERSION: Final = re.compile(r"\?versionId=[^&?]*\Z")
 
 
@@ -397,9 +426,10 @@ def key_of(address: str, bucket: str, endpoint: str | None) -> bytes | None:
             path = parts.path.removeprefix(base.path.rstrip("/")).lstrip("/")
             return _below(path, bucket)
         return unquote_to_bytes(path) if host == f"{bucket}.{base.netloc}".lower() else None
-    if re.fullmatch(rf"{re.escape(bucket.lower())}\.{_AWS}", host):
-        return unquote_to_bytes(path)
-    return _below(path, bucket) if re.fullmatch(_AWS, host) else None
+    aws = parse_aws_host(host)
+    if aws is None or aws.bucket not in (None, bucket.lower()):
+        return None
+    return _below(path, bucket) if aws.bucket is None else unquote_to_bytes(path)
 
 
 def _below(path: str, bucket: str) -> bytes | None:

@@ -162,6 +162,8 @@ class ListingReader:
         """One line per object that is listed but cannot be read."""
         self.refused_count = 0
         """Number of objects that the bucket lists but refuses to return."""
+        self.found_odd_object = False
+        """Whether an object's ETag is not an MD5, or its row in the listing is wrong."""
         self.documents: tuple[Document, ...] = ()
         """The metadata files, after the last entry."""
         self.facts = DatasetFacts(title=version.dataset.local_id)
@@ -333,6 +335,9 @@ class ListingReader:
     def _note(self, claims: ObjectClaims) -> ObjectClaims:
         if claims.opaque and not claims.refused:
             self._has_opaque_etag.set()
+        self.found_odd_object |= claims.contradicts_listing or (
+            claims.opaque and not claims.refused
+        )
         self.refused_count += claims.refused
         if claims.refused or claims.status != 200:
             self.degraded.set()

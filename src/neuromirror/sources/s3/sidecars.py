@@ -185,11 +185,10 @@ def without_secrets(content: bytes) -> bytes:
     """
     if not _MAY_HAVE_SECRETS.search(content):
         return content
+    text = content.decode("utf-8", "surrogateescape")
     try:
-        text = content.decode("utf-8")
         json.loads(text)
     except (ValueError, RecursionError):
-        text = content.decode("utf-8", "surrogateescape")
         return _clean(text).encode("utf-8", "surrogateescape")
     pieces: list[str] = []
     done = last = 0
@@ -207,7 +206,7 @@ def without_secrets(content: bytes) -> bytes:
             secret = _SECRET_MEMBER.fullmatch(value) is not None
     if not done:
         return content
-    return "".join([*pieces, text[done:]]).encode("utf-8")
+    return "".join([*pieces, text[done:]]).encode("utf-8", "surrogateescape")
 
 
 def one_line(value: object) -> str:

@@ -13,6 +13,7 @@ from neuromirror.lab.lock_manifests import ListedFile
 from neuromirror.net import RequestLimits
 from neuromirror.store import Store
 from neuromirror.stream import (
+    AccessRules,
     Transport,
     VerifiedObject,
     open_object,
@@ -30,6 +31,10 @@ _MAX_MEMORY: Final = 32 << 20
 """Maximum size in bytes of the pieces of the contents of one version that are kept."""
 
 
+_ContentName = tuple[str, tuple[str, ...]]
+"""The key of a content and its locations, which change when a copy is made."""
+
+
 class OpenVersion:
     """A version with the connections to its locations. Thread-safe.
 
@@ -41,10 +46,15 @@ class OpenVersion:
         self.tree = tree_of_version(store, row)
         self._limits = limits
         self._lock = threading.Lock()
-        self._transport: Transport | None = None
-        self._contents: OrderedDict[str, VerifiedObject] = OrderedDict()
-        self.has_encodings = self.tree.document(_ENCODINGS_DOCUMENT) is not None
-        """Whether names of files have the encoding of the stored object at their ends."""
+        self._access: AccessRules | None = None
+        self._transports: list[Transport] = []
+        self._contents: OrderedDict[_ContentName, VerifiedObject] = OrderedDict()
+        try:
+            self.has_encodings = self.tree.document(_ENCODINGS_DOCUMENT) is not None
+            """Whether names of files have the encoding of the stored object at their ends."""
+        except BaseException:
+            self.tree.close()
+            raise
 
     def content(self, file: ListedFile) -> VerifiedObject:
         """Open the content of a file, of which nothing is requested yet.
@@ -56,18 +66,22 @@ class OpenVersion:
         UnverifiableError
             No digest is known with which parts of the file could be verified.
         """
-        name = file.key or file.path
+        name = _content_name(file)
         with self._lock:
             found = self._contents.get(name)
             if found is not None:
                 self._contents.move_to_end(name)
                 return found
-            if self._transport is None:
-                self._transport = Transport(
-                    self.tree.access, limits=self._limits, has_credentials=False
+        access = self.tree.access
+        with self._lock:
+            if access != self._access:  # a vault has been added, whose host may be private
+                self._access = access
+                self._transports.append(
+                    Transport(access, limits=self._limits, has_credentials=False)
                 )
+            transport = self._transports[-1]
         # the cache of the machine: what one visitor reads, the next one need not wait for
-        found = open_object(self.tree, file, self._transport, memory=WINDOW)
+        found = open_object(self.tree, file, transport, memory=WINDOW)
         with self._lock:
             self._contents[name] = found
             held = sum(max(WINDOW, one.check.piece_size) for one in self._contents.values())
@@ -76,12 +90,21 @@ class OpenVersion:
                 held -= max(WINDOW, dropped.check.piece_size)
         return found
 
+    def forget(self, file: ListedFile) -> None:
+        """Close a content that could not be read: it may have other copies by the next request."""
+        with self._lock:
+            self._contents.pop(_content_name(file), None)
+
     def close(self) -> None:
         """Cancel requests in progress, and end the git processes."""
         with self._lock:
-            if self._transport is not None:
-                self._transport.close()
+            for one in self._transports:
+                one.close()
         self.tree.close()
+
+
+def _content_name(file: ListedFile) -> _ContentName:
+    return file.key or file.path, file.urls
 
 
 class _Slot:

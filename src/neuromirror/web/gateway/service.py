@@ -13,7 +13,7 @@ from functools import partial
 from itertools import islice
 from typing import Final, TypeVar
 
-from neuromirror.annex import VaultAddress, urls_with_copies
+from neuromirror.annex import VaultAddress, is_private_address, urls_with_copies
 from neuromirror.git import GitError, ObjectMissingError
 from neuromirror.index import FileRow, Index, LocationRow, UnknownFileError, VersionRow
 from neuromirror.lab.lock_manifests import ListedFile
@@ -175,7 +175,7 @@ class GatewayService:
         """
         mode = self.modes.of(row.mirror)
         if mode != "proxy":
-            return mode == "redirect" and bool(_public_urls(locations))
+            return mode == "redirect" and bool(public_urls(locations))
         is_small = file.size is not None and file.size <= MAX_WHOLE
         return (is_small and bool(file.digests)) or self._digests.has(file.key)
 
@@ -256,7 +256,8 @@ class GatewayService:
         """Return the URLs of a file that need no credentials.
 
         Those of the archive that name the version of the object come first. URLs whose last probe
-        failed are left out. Copies in vaults are last, or first if a vault is preferred.
+        failed are left out. Copies in vaults are last, or first if a vault is preferred,
+        and addresses in private networks come after all others.
         """
 
         def look(index: Index) -> Sequence[str]:
@@ -268,7 +269,7 @@ class GatewayService:
                 return file.urls  # in a subdataset
             if found.key != file.key:
                 return file.urls
-            return _public_urls(index.locations(found.content, limit=_MAX_LOCATIONS))
+            return public_urls(index.locations(found.content, limit=_MAX_LOCATIONS))
 
         def find_vaults() -> list[VaultAddress]:
             with self._versions.use(row) as version:
@@ -279,7 +280,7 @@ class GatewayService:
         urls = [url for url in await self._reader.query(look) if url not in copies]
         public = [url for url in urls if _may_redirect_to(url)]
         public.sort(key=lambda url: url_version_id(url) is None)
-        return list(urls_with_copies(file.key, public, vaults))
+        return sorted(urls_with_copies(file.key, public, vaults), key=is_private_address)
 
     async def content_size(self, row: VersionRow, file: ListedFile) -> int:
         """Return the size in bytes of a content that can be verified.
@@ -317,8 +318,12 @@ class GatewayService:
     def _read(self, row: VersionRow, file: ListedFile, start: int, stop: int) -> bytes:
         with self._versions.use(row) as version:
             content = version.content(file)
-            content.prefetch(start, min(stop, start + WINDOW))
-            return content.read_ranges([(start, min(stop, start + _BLOCK))])[0]
+            try:
+                content.prefetch(start, min(stop, start + WINDOW))
+                return content.read_ranges([(start, min(stop, start + _BLOCK))])[0]
+            except StreamError:
+                version.forget(file)
+                raise
 
     async def _run(self, work: Callable[[], T], limit: asyncio.Semaphore | None = None) -> T:
         """Run ``work`` in a thread of the gateway, with the time limit.
@@ -403,11 +408,13 @@ def _encoded_file(version: OpenVersion, path: str) -> StoredFile | None:
     return None
 
 
-def _public_urls(locations: Iterable[LocationRow]) -> list[str]:
-    """Return the URLs that need no credentials and whose last probe did not fail."""
-    return [
-        one.url for one in locations if one.result in (None, "ok") and _may_redirect_to(one.url)
-    ]
+def public_urls(locations: Iterable[LocationRow]) -> list[str]:
+    """Return the URLs that need no credentials and whose last probe did not fail.
+
+    Addresses in private networks come last.
+    """
+    found = [one.url for one in locations if one.result in (None, "ok")]
+    return sorted(filter(_may_redirect_to, found), key=is_private_address)
 
 
 def _may_redirect_to(url: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import suppress
 from difflib import unified_diff
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 from datasette.utils.asgi import Response
 
-from neuromirror.git import CommitTree
+from neuromirror.git import ObjectMissingError, ObjectReader
 from neuromirror.index import Index, MalformedQueryError, VersionRow, shapes
 from neuromirror.model import DatasetRef
 from neuromirror.store import Store
@@ -156,18 +156,9 @@ def _document_texts(
     row = versions[0]
     repository = store.repository(DatasetRef(row.mirror, row.local_id, row.source_uri))
     texts: dict[str, list[str]] = {}
-    with ExitStack() as stack:
-        trees = [
-            stack.enter_context(closing(CommitTree(repository.path, one.commit)))
-            for one in versions
-        ]
+    with ObjectReader(repository.path) as reader:
         for path in paths[:_MAX_TEXTS]:
-            # by id, for which no git process is started
-            entries = [tree.entry(path) for tree in trees]
-            was, now = (
-                _lines(tree.read_blob(entry[1])) if entry is not None else None
-                for tree, entry in zip(trees, entries, strict=True)
-            )
+            was, now = (_lines(reader, f"{one.commit}:{path}") for one in versions)
             if was is not None and now is not None:
                 lines = unified_diff(was, now, lineterm="", n=0)
                 texts[path] = [
@@ -176,12 +167,11 @@ def _document_texts(
     return texts
 
 
-def _lines(content: bytes) -> list[str] | None:
-    """Return the lines of a document; None if it is large, or no text."""
-    if len(content) > _MAX_TEXT_BYTES:
-        return None
-    with suppress(UnicodeDecodeError):
-        return content.decode().splitlines()
+def _lines(reader: ObjectReader, name: str) -> list[str] | None:
+    """Return the lines of a document by its name in git; None if it is large, or no text."""
+    with suppress(UnicodeDecodeError, ObjectMissingError):
+        content = reader.read(name)
+        return content.decode().splitlines() if len(content) <= _MAX_TEXT_BYTES else None
     return None
 
 

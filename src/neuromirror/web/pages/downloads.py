@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from datasette.utils.asgi import AsgiStream, Response
 
+from neuromirror.custody.drill_records import DrillRecords, DrillResult
 from neuromirror.index import FileRow, FilesNotIndexedError, Index, ProbeSummary, VersionRow
 from neuromirror.web.citations import FORMATS, format_citation
 from neuromirror.web.filters import pluralize
@@ -102,18 +104,23 @@ async def citation(request: CatalogueRequest) -> Response:
 async def badge(request: CatalogueRequest) -> Response:
     """Return a badge (SVG) with the version and its state.
 
-    With ``show=available`` it has the availability of the version's files instead.
+    With ``show=available`` it has the availability of the version's files instead, and with
+    ``show=drill`` the result of the last drill of a lock file that pins the version.
     """
     name, label, show = (
         request.path_parameter("name"),
         request.path_parameter("label"),
         request.query_parameter("show", "pinned"),
     )
-    if show not in ("pinned", "available"):
-        raise BadRequestError(f"show must be pinned or available, not {show[:40]!r}")
+    if show not in ("pinned", "available", "drill"):
+        raise BadRequestError(f"show must be pinned, available or drill, not {show[:40]!r}")
     row = await request.query_index(lambda index: index.resolve(name, label))
     if show == "pinned":
         labels = "version", f"{row.name} · state {row.state.removeprefix('sha256:')[:12]}"
+    elif show == "drill":
+        store = request.site.store
+        records = await request.site.reader.run_in_thread(lambda: DrillRecords.load(store))
+        labels = "drill", drill_label(records.last_of(row.commit))
     else:
         found = None
         if row.indexed and row.files <= _MAX_PROBED_FILES:
@@ -123,6 +130,14 @@ async def badge(request: CatalogueRequest) -> Response:
         labels = "available", availability_label(found)
     text = await request.render_template("badge.svg", left=labels[0], right=labels[1])
     return request.etag_response(text, "image/svg+xml; charset=utf-8")
+
+
+def drill_label(found: DrillResult | None) -> str:
+    """Return the text of a badge about the last drill of a version; None if there was none."""
+    if found is None:
+        return "no drill yet"
+    result = "restored from copies" if found.ok else "failed"
+    return f"{result}, {datetime.fromtimestamp(found.at, UTC):%Y-%m-%d}"
 
 
 def availability_label(found: ProbeSummary | None) -> str:

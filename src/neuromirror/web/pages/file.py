@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, unquote
 
 from datasette.utils.asgi import Response
 
-from neuromirror.index import Index, LocationRow, shapes
+from neuromirror.index import Index, LocationRow, VersionRow, shapes
 from neuromirror.model import alias_of
 from neuromirror.model.volumes import is_volume
 from neuromirror.web.addresses import gateway_address
+from neuromirror.web.gateway.errors import ContentUnavailableError
+from neuromirror.web.gateway.service import GatewayService, StoredFile, public_urls
 from neuromirror.web.occurrences import other_occurrences
-from neuromirror.web.pages.viewers import GatewayLinks, file_viewers, is_web
+from neuromirror.web.pages.viewers import GatewayLinks, file_viewers
 from neuromirror.web.request import CatalogueRequest, PageNotFoundError, view
 
 _MAX_LOCATIONS = 100
@@ -34,7 +37,7 @@ async def file(request: CatalogueRequest) -> Response:
     previews, gateway = request.site.previews, request.site.gateway
     links = GatewayLinks(request.base_url, gateway.modes)
 
-    def look(index: Index) -> dict[str, Any]:
+    def look(index: Index) -> tuple[VersionRow, bool, dict[str, Any]]:
         row = index.resolve(name, label)
         found = index.file(row, path)
         others, more = other_occurrences(index, row, found, _MAX_OTHER_LOCATIONS)
@@ -42,34 +45,43 @@ async def file(request: CatalogueRequest) -> Response:
         is_delivered = gateway.can_deliver(row, found, locations)
         is_verified = is_delivered and gateway.modes.of(row.mirror) == "proxy"
         own = request.base_url + gateway_address(row.dataset_name, row.label, path)
-        return {
-            "version": shapes.Version.of(row).plain(),
-            "file": shapes.File.of(found).plain(),
-            "locations": locations[:_MAX_LOCATIONS],
-            "has_more_locations": len(locations) > _MAX_LOCATIONS,
-            "has_preview": previews.is_possible(found),
-            "viewers": file_viewers(
-                row, path, locations, links.url(row, path) if is_delivered else ""
-            ),
-            "is_verified": is_verified,
-            "is_volume": is_volume(row.source_uri, index.links(row.dataset_name)),
-            "download": (address := own if is_verified else _download_url(locations)),
-            "stored_name": unquote(address.partition("?")[0].rpartition("/")[2]),
-            "spans": list(reversed(index.content_spans(row, path))),
-            "other_occurrences": [shapes.Occurrence.of(one).plain() for one in others],
-            "has_more_occurrences": more,
-        }
+        return (
+            row,
+            is_delivered,
+            {
+                "version": shapes.Version.of(row).plain(),
+                "file": shapes.File.of(found).plain(),
+                "locations": locations[:_MAX_LOCATIONS],
+                "has_more_locations": len(locations) > _MAX_LOCATIONS,
+                "has_preview": previews.is_possible(found),
+                "is_verified": is_verified,
+                "is_volume": is_volume(row.source_uri, index.links(row.dataset_name)),
+                "download": own if is_verified else _download_url(locations),
+                "spans": list(reversed(index.content_spans(row, path))),
+                "other_occurrences": [shapes.Occurrence.of(one).plain() for one in others],
+                "has_more_occurrences": more,
+            },
+        )
 
-    return await request.render_page(
-        "file", alias=alias_of(name), **await request.query_index(look)
-    )
+    row, is_delivered, context = await request.query_index(look)
+    download = context["download"]
+    is_copy = not download and bool(download := await _copy_url(gateway, row, path))
+    is_delivered = is_delivered or (is_copy and gateway.modes.of(row.mirror) == "redirect")
+    pinned_url = links.url(row, path) if is_delivered else ""
+    context |= {
+        "viewers": file_viewers(row, path, context["locations"], pinned_url),
+        "download": download,
+        "is_copy": is_copy,
+        "stored_name": unquote(download.partition("?")[0].rpartition("/")[2]),
+    }
+    return await request.render_page("file", alias=alias_of(name), **context)
 
 
 @view
 async def download(request: CatalogueRequest) -> Response:
     """Redirect to the content of a file: in the gateway if that verifies it, else at the archive.
 
-    At the archive, its object version is preferred.
+    At the archive, its object version is preferred; without a location there, a copy in a vault.
     """
     name, label, path = (
         request.path_parameter("name"),
@@ -79,16 +91,17 @@ async def download(request: CatalogueRequest) -> Response:
 
     gateway = request.site.gateway
 
-    def look(index: Index) -> str:
+    def look(index: Index) -> tuple[VersionRow, str]:
         row = index.resolve(name, label)
         found = index.file(row, path)
         locations = index.locations(found.content, limit=_MAX_LOCATIONS)
         is_proxy = gateway.modes.of(row.mirror) == "proxy"
         if is_proxy and gateway.can_deliver(row, found, locations):
-            return gateway_address(row.dataset_name, row.label, path)
-        return _download_url(locations)
+            return row, gateway_address(row.dataset_name, row.label, path)
+        return row, _download_url(locations)
 
-    url = await request.query_index(look)
+    row, url = await request.query_index(look)
+    url = url or await _copy_url(gateway, row, path)
     if not url:
         raise PageNotFoundError(
             "this file has no known location from which a browser can download; a clone may "
@@ -97,8 +110,15 @@ async def download(request: CatalogueRequest) -> Response:
     return Response.redirect(quote(url, safe=_URL_SAFE))
 
 
+async def _copy_url(gateway: GatewayService, row: VersionRow, path: str) -> str:
+    """Return the URL of a copy in a vault, for a file without a usable one in the index."""
+    with suppress(ContentUnavailableError):  # the store is damaged
+        found = await gateway.find_file(row, path)
+        if isinstance(found, StoredFile):
+            return next(iter(await gateway.public_urls(row, found.file)), "")
+    return ""
+
+
 def _download_url(locations: Sequence[LocationRow]) -> str:
     """Return the best web location that did not fail the last check; empty without one."""
-    return next(
-        (one.url for one in locations if is_web(one.url) and one.result in (None, "ok")), ""
-    )
+    return next(iter(public_urls(locations)), "")

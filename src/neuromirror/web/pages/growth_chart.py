@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-_WIDTH, _HEIGHT = 640.0, 150.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 10.0, 10.0, 24.0, 26.0
+_WIDTH, _HEIGHT = 640.0, 110.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 10.0, 10.0, 8.0, 8.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ _MAX_PIXELS: Final = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """What a URL shows: a volume, or the preview of a file or Zarr, or neither."""
+    """The resource of a URL: a volume, or the preview of a file or Zarr, or neither."""
 
     row: VersionRow
     volume: bool = False

@@ -176,10 +176,16 @@ def _rate_limited(
     if kind is None:
         return respond
 
+    client = client_key(scope)
+
     async def limited(to: Send) -> None:
+        async def send_counted(message: Message) -> None:
+            site.limiter.add_bytes(client, len(message.get("body", b"")))
+            await to(message)
+
         async with AsyncExitStack() as stack:
             try:
-                await stack.enter_async_context(site.limiter.admit(kind, client_key(scope)))
+                await stack.enter_async_context(site.limiter.admit(kind, client))
             except RequestLimitError as error:
                 if scope["path"].startswith(("/api/", "/at/")):
                     reply = problem_response(error.status, str(error))
@@ -189,6 +195,6 @@ def _rate_limited(
                     retry_after = (b"retry-after", b"%d" % error.retry_after)
                     await send_text(to, error.status, str(error), retry_after)
                 return
-            await respond(to)
+            await respond(send_counted if kind == "gateway" else to)
 
     return limited

@@ -186,14 +186,14 @@ class PagePool:
     Parameters
     ----------
     count
-        The number of processes; below 2, the catalogue's own process makes all pages.
+        The number of processes.
     options
         Their options: see :func:`neuromirror.web.server.page_process.main`.
     """
 
     def __init__(self, count: int, options: Mapping[str, Any]) -> None:
         self._options = options
-        self._processes: list[_PageProcess | None] = [None] * (count if count > 1 else 0)
+        self._processes: list[_PageProcess | None] = [None] * count
         self._in_progress = 0
 
     async def respond(

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from neuromirror.annex import VaultAddress, log_path, parse_remote_log, vault_address
 from neuromirror.git import CommitTree, read_refs
 from neuromirror.mint import REMOTE_LOG
+from neuromirror.net import is_local_name
+from neuromirror.store import CUSTODY_BRANCH
 from neuromirror.transfer.annex_branch import present_values
 from neuromirror.transfer.annex_settings import AnnexSettings
 from neuromirror.transfer.enabled_vaults import enabled_vaults
 
-_BRANCH: Final = "custody/git-annex"
+_BRANCH: Final = CUSTODY_BRANCH.removeprefix("refs/heads")
 _REFRESH: Final = 30.0
 """Seconds for which the refs of a repository are not read again."""
 
@@ -82,10 +84,9 @@ class PublishedCopies:
             The path; the bytes are not verified.
         """
         for vault in self.vaults(key):
-            if not vault.is_url:
-                path = unquote(vault.copy_url(key).removeprefix("file://"))
-                if os.path.isfile(path):
-                    return Path(path)
+            path = vault.copy_path(key)
+            if path is not None and path.is_file():
+                return path
         return None
 
     def hosts(self) -> set[str]:
@@ -113,7 +114,7 @@ class PublishedCopies:
 
     def _find_commits(self) -> tuple[str, ...]:
         refs = read_refs(self._tree.repository)
-        found = [commit for name, commit in sorted(refs.items()) if name.endswith(f"/{_BRANCH}")]
+        found = [commit for name, commit in sorted(refs.items()) if name.endswith(_BRANCH)]
         if self._annex_commit is not None and self._settings is not None:
             found.insert(0, self._annex_commit)
         return tuple(dict.fromkeys(found))
@@ -127,4 +128,21 @@ class PublishedCopies:
         return {uuid: vault for uuid, vault in found.items() if vault is not None}
 
 
-__all__ = ["PublishedCopies"]
+def local_hosts(hosts: Iterable[str]) -> frozenset[str]:
+    """Return the hosts that are this machine or addresses in private networks.
+
+    Parameters
+    ----------
+    hosts
+        Hosts with their ports, as in URLs; empty ones are ignored.
+
+    Returns
+    -------
+    frozenset of str
+        The hosts that are ``localhost`` or a private address; names are not resolved.
+    """
+    names = {host: urlsplit(f"//{host}").hostname for host in hosts}
+    return frozenset(host for host, name in names.items() if name and is_local_name(name))
+
+
+__all__ = ["PublishedCopies", "local_hosts"]

@@ -1,0 +1,138 @@
+"""Databases that several threads and processes write: the schedule and the ledger."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+from urllib.parse import quote
+
+from neuromirror.index.connection import READ_TIMEOUT, translate_errors
+from neuromirror.index.errors import IndexUnusableError
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseFormat:
+    """What a kind of database contains.
+
+    Attributes
+    ----------
+    kind
+        Its name, for messages.
+    application_id
+        The number with which SQLite marks its files.
+    schema
+        The version of its tables.
+    tables
+        The statements that create them.
+    synchronous
+        Whether a crash of the machine may lose the last transactions (``NORMAL``).
+    replacement
+        How to replace a file with another schema, for messages.
+    """
+
+    kind: str
+    application_id: int
+    schema: int
+    tables: str
+    synchronous: Literal["FULL", "NORMAL"]
+    replacement: str
+
+
+class DatabaseFile:
+    """A connection to a database; several threads may share it.
+
+    A lock gives the connection to one thread at a time.
+
+    Attributes
+    ----------
+    path
+        The file.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._db = connection
+        self._lock = threading.RLock()
+
+    @classmethod
+    def open(cls, path: Path, format: DatabaseFormat) -> Self:
+        """Open a file, or create it.
+
+        Parameters
+        ----------
+        path
+            The file; its folder must exist.
+        format
+            What it contains.
+
+        Returns
+        -------
+        Self
+            The connection; close it after use.
+
+        Raises
+        ------
+        IndexUnusableError
+            The file is something else, or has another schema.
+        """
+        with translate_errors(path):
+            uri = f"file:{quote(str(path.absolute()))}?mode=rwc"
+            connection = sqlite3.connect(
+                uri, uri=True, timeout=READ_TIMEOUT, isolation_level=None, check_same_thread=False
+            )
+            try:
+                _prepare(connection, path, format)
+            except BaseException:
+                connection.close()
+                raise
+        return cls(path, connection)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Yield the connection to this thread only."""
+        with self._lock, translate_errors(self.path):
+            yield self._db
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Yield the connection in a transaction, which an exception rolls back."""
+        with self.reading() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+
+
+def _prepare(connection: sqlite3.Connection, path: Path, format: DatabaseFormat) -> None:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application not in (0, format.application_id):
+        raise IndexUnusableError(
+            f"{path} is an SQLite database, but not a {format.kind} of neuromirror"
+        )
+    if application and version != format.schema:
+        raise IndexUnusableError(
+            f"the {format.kind} {path} has schema {version}, this release needs schema "
+            f"{format.schema}; {format.replacement}"
+        )
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA synchronous = {format.synchronous}")
+    connection.execute("PRAGMA foreign_keys = ON")
+    if not application:
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {format.tables} PRAGMA application_id = {format.application_id}; "
+            f"PRAGMA user_version = {format.schema}; COMMIT;"
+        )

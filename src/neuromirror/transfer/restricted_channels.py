@@ -1,0 +1,83 @@
+"""Blocks of restricted channels of a BOSS, read with the token of ``intern``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import closing
+from typing import Final
+
+from neuromirror.net import CredentialsError, NetError
+from neuromirror.sources.api_tokens import InternToken
+from neuromirror.sources.volumes import BlockUrl
+from neuromirror.sources.volumes.tokens import token_variable
+
+_REFUSED_STATUSES: Final = (401, 403)
+
+Pieces = Generator[bytes | memoryview, None, None]
+"""The bytes of a block, in parts."""
+
+BlockFetch = Callable[[str | None, bool], Pieces]
+"""Yields a block's bytes, given the token, and whether a refusal is a failure of the host."""
+
+
+class RestrictedChannels:
+    """Fetches blocks, those of channels that refuse anonymous requests with the user's token.
+
+    Public blocks are requested without it, so that they do not depend on the file of ``intern``.
+    Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._restricted_channels: set[str] = set()
+
+    def fetch(self, url: BlockUrl, token: str | None, fetch: BlockFetch) -> Pieces:
+        """Yield the bytes of a block.
+
+        Parameters
+        ----------
+        url
+            The block.
+        token
+            The token to use whatever the channel is; None for that of ``intern`` where required.
+        fetch
+            Requests the block.
+
+        Yields
+        ------
+        bytes or memoryview
+            A part of the block.
+
+        Raises
+        ------
+        NetError
+            The request failed.
+        """
+        channel = f"{url.host}/{url.path}"
+        own, problem = ("", "") if token is not None else _intern_token(url)
+        if own and channel in self._restricted_channels:
+            token = own
+        received = False
+        try:
+            with closing(fetch(token, token is not None or not own)) as pieces:
+                for piece in pieces:
+                    received = True
+                    yield piece
+        except NetError as error:
+            if received or token is not None or error.status not in _REFUSED_STATUSES:
+                raise
+            if problem:
+                raise NetError(f"{error}; {problem}", url=error.url, status=error.status) from error
+            if not own:
+                raise
+            self._restricted_channels.add(channel)
+            yield from fetch(own, True)
+
+
+def _intern_token(url: BlockUrl) -> tuple[str, str]:
+    """Return the token in intern's file or variables, and why it cannot be read."""
+    if url.scheme != "boss":
+        return "", ""
+    try:
+        return InternToken(url.host, token_variable(url.host)).read(), ""
+    except CredentialsError as error:
+        return "", str(error)

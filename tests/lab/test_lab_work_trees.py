@@ -1,0 +1,71 @@
+"""A checkout beside other work in a new repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from neuromirror.git import GitError
+from neuromirror.lab.work_trees import parallel_checkout
+from support.crafted_repositories import FILE, LINK, CraftedRepository
+from support.lock_folders import run
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> CraftedRepository:
+    """A new repository with a work tree, and without files."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    repository = CraftedRepository(folder / ".git")
+    repository.git("config", "core.bare", "false")
+    return repository
+
+
+def _commit(repository: CraftedRepository) -> str:
+    link = (LINK, b"x", repository.link())
+    return repository.commit(repository.tree((FILE, b"a", repository.blob(b"text")), link))
+
+
+def test_the_index_is_complete_at_once_and_the_work_tree_at_the_end(
+    repository: CraftedRepository,
+) -> None:
+    folder, commit = repository.path.parent, _commit(repository)
+    with parallel_checkout(folder, commit, {}):
+        assert run(folder, "git", "rev-parse", "HEAD").strip() == commit
+        assert run(folder, "git", "ls-files").split() == ["a", "x"]
+        # the index is not locked
+        run(folder, "git", "write-tree")
+    assert run(folder, "git", "status", "--porcelain") == ""
+    assert (folder / "a").read_text() == "text"
+    assert (folder / "x").is_symlink()
+    assert [path.name for path in repository.path.glob("index*")] == ["index"]
+
+
+def test_filters_of_git_annex_do_not_run(repository: CraftedRepository, tmp_path: Path) -> None:
+    folder, commit, marker = repository.path.parent, _commit(repository), tmp_path / "marker"
+    run(folder, "git", "config", "filter.annex.smudge", f"touch {marker}; cat")
+    (repository.path / "info").mkdir(exist_ok=True)
+    (repository.path / "info" / "attributes").write_text("* filter=annex\n")
+    with parallel_checkout(folder, commit, {}):
+        pass
+    assert (folder / "a").read_text() == "text"
+    assert not marker.exists()
+
+
+def test_a_failed_checkout_is_an_error(repository: CraftedRepository) -> None:
+    commit = repository.commit(repository.tree((FILE, b"a", "1" * 40)))
+    with (
+        pytest.raises(GitError, match="1" * 40),
+        parallel_checkout(repository.path.parent, commit, {}),
+    ):
+        pass
+
+
+def test_an_error_in_the_block_is_raised(repository: CraftedRepository) -> None:
+    commit = _commit(repository)
+    with (
+        pytest.raises(ZeroDivisionError),
+        parallel_checkout(repository.path.parent, commit, {}),
+    ):
+        raise ZeroDivisionError
