@@ -199,7 +199,7 @@ def _neuromirror(case: KeepCase, target: str, bucket: str, folder: Path, count: 
     from neuromirror.custody.keep_outcomes import KeepOptions
     from neuromirror.custody.keep_plan import KeepItem
     from neuromirror.index.ledger import Ledger
-    from neuromirror.vault import open_vault
+    from neuromirror.vault.opening import open_vault
 
     path = folder / "bench.toml"
     place = f'kind = "directory"\npath = "{folder}/target/vault"\n'
@@ -292,7 +292,7 @@ def _time_rerun(folder: Path, count: int) -> tuple[float, dict[str, Any]]:
     from neuromirror.custody.keep_plan import KeepItem
     from neuromirror.index.ledger import Ledger
     from neuromirror.index.ledger_rows import Stored
-    from neuromirror.vault import open_vault
+    from neuromirror.vault.opening import open_vault
 
     path = folder / "bench.toml"
     path.write_text(f'kind = "directory"\npath = "{folder}/vault"\n')

@@ -33,7 +33,8 @@ from neuromirror.index import Index, RetainedFile
 from neuromirror.index.ledger import Ledger
 from neuromirror.model import Retention
 from neuromirror.store import Store
-from neuromirror.vault import Vault, open_vault
+from neuromirror.vault.opening import open_vault
+from neuromirror.vault.protocol import Vault
 from simulation.world import DAY, EPOCH, SimulatedDataset, World
 
 DRAFT_DAYS = 30

@@ -11,9 +11,10 @@ from urllib.request import urlopen
 
 import pytest
 
+from neuromirror.index.ledger import Ledger
 from neuromirror.lab.lockfile import load_lock
 from neuromirror.store import Store
-from neuromirror.vault import DirectoryVault, Ledger
+from neuromirror.vault.directory import DirectoryVault
 from neuromirror_demo import DemoArchive
 from support.command_shell import Shell, folder_snapshot
 from support.vaults import directory_vault, write_vault

@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from neuromirror.cli import drop, main
+from neuromirror.index.ledger import Ledger
 from neuromirror.model import DatasetRef
 from neuromirror.store import Store, file_lock
 from neuromirror.store.custody import published_locations
-from neuromirror.vault import Ledger
 from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness
 from support.pinned_locks import pin_latest

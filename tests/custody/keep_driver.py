@@ -19,7 +19,8 @@ from neuromirror.config.vault_files import load_vault
 from neuromirror.custody.keep import run_keep
 from neuromirror.custody.keep_outcomes import KeepOptions
 from neuromirror.custody.keep_plan import KeepItem
-from neuromirror.vault import Ledger, open_vault
+from neuromirror.index.ledger import Ledger
+from neuromirror.vault.opening import open_vault
 from support.vaults import key_of
 
 _STEPS = frozenset({"os.rename", "os.remove", "os.mkdir", "os.chmod"})

@@ -17,10 +17,12 @@ from neuromirror.cli import main
 from neuromirror.custody.adopt import adopt_files, find_files
 from neuromirror.custody.keep_outcomes import KeepOutcome
 from neuromirror.custody.keep_plan import KeepItem
+from neuromirror.index.ledger import Ledger
 from neuromirror.model import DatasetRef
 from neuromirror.store import Store
 from neuromirror.store.custody import published_locations
-from neuromirror.vault import Ledger, VaultError, open_ledger
+from neuromirror.vault.errors import VaultError
+from neuromirror.vault.opening import open_ledger
 from neuromirror.vault.special_remote import SpecialRemoteVault
 from neuromirror_demo import DemoArchive
 from support.mirror_harness import MirrorHarness

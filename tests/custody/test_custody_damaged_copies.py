@@ -28,7 +28,9 @@ from neuromirror.custody.vault_check import check_vault
 from neuromirror.custody.vault_copies import CopyTask, copy_between, fill_vault
 from neuromirror.index.ledger import Ledger
 from neuromirror.index.ledger_rows import Stored, Wish
-from neuromirror.vault import DirectoryVault, Vault, VaultError
+from neuromirror.vault.directory import DirectoryVault
+from neuromirror.vault.errors import VaultError
+from neuromirror.vault.protocol import Vault
 from neuromirror.vault.special_remote import SpecialRemoteVault
 from support.loopback_http import serving
 from support.vaults import directory_vault, key_of, put

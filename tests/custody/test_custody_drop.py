@@ -11,7 +11,8 @@ from neuromirror.custody.drop import DropChangedError, DropRules, plan_drop, run
 from neuromirror.custody.keep_plan import KeepItem
 from neuromirror.index.ledger import Ledger
 from neuromirror.index.ledger_rows import CopyState, Wish
-from neuromirror.vault import DirectoryVault, VaultError
+from neuromirror.vault.directory import DirectoryVault
+from neuromirror.vault.errors import VaultError
 from neuromirror.vault.s3 import S3Vault
 from support.faulty_s3 import FaultyS3, faulty_s3
 from support.vaults import CONTENTS, KEYS, filled, write_vault

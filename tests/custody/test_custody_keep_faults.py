@@ -24,7 +24,10 @@ from neuromirror.custody.copy_checks import find_fault
 from neuromirror.custody.keep import run_keep
 from neuromirror.custody.keep_outcomes import KeepOptions, KeepOutcome
 from neuromirror.custody.rolling_read import ReadSettings, read_due_copies
-from neuromirror.vault import DirectoryVault, Ledger, Stored, Vault
+from neuromirror.index.ledger import Ledger
+from neuromirror.index.ledger_rows import Stored
+from neuromirror.vault.directory import DirectoryVault
+from neuromirror.vault.protocol import Vault
 from neuromirror.vault.s3 import S3Vault
 from support.faulty_s3 import FaultyS3, faulty_s3
 from support.loopback_http import serving

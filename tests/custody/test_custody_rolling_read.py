@@ -10,7 +10,8 @@ import pytest
 from neuromirror.custody.keep_outcomes import KeepOptions
 from neuromirror.custody.rolling_read import ReadSettings, read_due_copies, repair_copies
 from neuromirror.index.ledger import Ledger
-from neuromirror.vault import DirectoryVault, VaultError
+from neuromirror.vault.directory import DirectoryVault
+from neuromirror.vault.errors import VaultError
 from support.vaults import CONTENTS, KEYS, filled
 
 DAY = 86_400.0

@@ -15,6 +15,8 @@ import pytest
 from neuromirror.crawl import open_recorder
 from neuromirror.index import IndexUnusableError, Schedule, TaskRow
 from neuromirror.index.backup import integrity_errors, read_position
+from neuromirror.index.ledger import Ledger
+from neuromirror.index.ledger_rows import Stored
 from neuromirror.model import EventRaised, MirrorSeen
 from neuromirror.service.backup import (
     BackupError,
@@ -25,7 +27,7 @@ from neuromirror.service.backup import (
     restore_from_backup,
 )
 from neuromirror.store import StoreBusyError, file_lock
-from neuromirror.vault import Ledger, Stored, open_ledger
+from neuromirror.vault.opening import open_ledger
 from support.mirror_harness import MirrorHarness
 from support.synced_mirror import copy_mirror, dump_index, flip_bit
 from support.vaults import VAULT_UUID

@@ -9,7 +9,7 @@ from neuromirror.annex import sha256e_key
 from neuromirror.config.vault_files import VaultConfig, load_vault
 from neuromirror.index.ledger import Ledger
 from neuromirror.index.ledger_rows import Wish
-from neuromirror.vault import DirectoryVault
+from neuromirror.vault.directory import DirectoryVault
 
 VAULT_UUID = "6b2c1d1e-5f0a-4c57-9f3e-0d9a3c1b7e42"
 OTHER_UUID = "0d4f5a7c-91b3-4e0e-8a52-3f6c7b8d9e10"

@@ -13,10 +13,10 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from neuromirror.model import ConfigurationError
-from neuromirror.vault import (
+from neuromirror.vault.directory import DirectoryVault
+from neuromirror.vault.errors import (
     CopyMissingError,
     CopyRefusedError,
-    DirectoryVault,
     VaultReadOnlyError,
     VaultUnavailableError,
 )

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from neuromirror.annex import etag_of, md5e_key, sha256e_key, xs3etag_key
-from neuromirror.vault import (
+from neuromirror.vault.errors import (
     CopyMissingError,
     CopyRefusedError,
     VaultCredentialsError,

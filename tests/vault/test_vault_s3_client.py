@@ -17,7 +17,7 @@ from botocore.credentials import Credentials  # type: ignore[import-untyped]
 
 from neuromirror.annex import md5e_key
 from neuromirror.net import AwsSigner
-from neuromirror.vault import CopyRefusedError
+from neuromirror.vault.errors import CopyRefusedError
 from neuromirror.vault.s3 import S3Vault
 from neuromirror.vault.s3_client import S3Client
 from support.faulty_s3 import FaultyS3

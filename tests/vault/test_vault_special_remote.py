@@ -12,7 +12,7 @@ import pytest
 
 from neuromirror.config.vault_files import load_vault
 from neuromirror.model import ConfigurationError
-from neuromirror.vault import CopyMissingError, CopyRefusedError, VaultUnavailableError
+from neuromirror.vault.errors import CopyMissingError, CopyRefusedError, VaultUnavailableError
 from neuromirror.vault.special_remote import SpecialRemoteVault
 from support.special_remotes import folder_remote, install_folder_remote
 from support.vaults import key_of

@@ -133,7 +133,7 @@ def _audit_vaults(
 ) -> int:
     """Check the copies in all vaults; return the number of problems."""
     from neuromirror.custody.copy_audit import audit_copies
-    from neuromirror.vault import open_ledger, open_vault
+    from neuromirror.vault.opening import open_ledger, open_vault
 
     failed = 0
     for config in load_configured_vaults(folder).vaults.values():

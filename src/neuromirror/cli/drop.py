@@ -20,9 +20,10 @@ from neuromirror.model.errors import ConfigurationError, NeuromirrorError
 if TYPE_CHECKING:
     from neuromirror.config.vault_files import VaultConfig
     from neuromirror.custody.keep_outcomes import KeepOutcome
+    from neuromirror.index.ledger import Ledger
     from neuromirror.model import DatasetRef
     from neuromirror.store import Store
-    from neuromirror.vault import Ledger, Vault
+    from neuromirror.vault.protocol import Vault
 
 _MAX_SHOWN = 20
 _LOCK_WAIT: Final = 60.0
@@ -79,7 +80,7 @@ def drop_command(
     from neuromirror.custody.keep_plan import contents_of_withdrawn
     from neuromirror.index import DatasetWithdrawnError
     from neuromirror.store import file_lock
-    from neuromirror.vault import open_ledger, open_vault
+    from neuromirror.vault.opening import open_ledger, open_vault
 
     configured = load_configured_vaults(vaults)
     policies = load_policies(configured.folder, configured.vaults)
@@ -139,7 +140,7 @@ def _open_others(
     stack: ExitStack, vaults: dict[str, VaultConfig], config: VaultConfig, store: Store | None
 ) -> list[Vault]:
     """Open the other vaults; those that cannot be used do not count."""
-    from neuromirror.vault import open_vault
+    from neuromirror.vault.opening import open_vault
 
     found = []
     for other in vaults.values():

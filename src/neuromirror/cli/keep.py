@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from neuromirror.custody.keep_outcomes import KeepOutcome
     from neuromirror.custody.keep_plan import KeepContents
     from neuromirror.index import Index
+    from neuromirror.index.ledger import Ledger
     from neuromirror.store import Store
-    from neuromirror.vault import Ledger, Vault
+    from neuromirror.vault.protocol import Vault
 
 
 @command(
@@ -93,7 +94,8 @@ def keep_command(
     bytes, 2 wrong usage, or an unknown version, lock file or vault.
     """
     from neuromirror.custody.keep_plan import check_privacy, may_create
-    from neuromirror.vault import VaultError, open_ledger, open_vault
+    from neuromirror.vault.errors import VaultError
+    from neuromirror.vault.opening import open_ledger, open_vault
 
     configured = load_configured_vaults(vaults)
     chosen = [configured.find(name) for name in dict.fromkeys(names)]
@@ -175,7 +177,8 @@ def _plan(
 ) -> None:
     """Report what would be copied; the vault need not exist yet."""
     from neuromirror.custody.keep_outcomes import planned_outcomes
-    from neuromirror.vault import VaultUnavailableError, open_vault
+    from neuromirror.vault.errors import VaultUnavailableError
+    from neuromirror.vault.opening import open_vault
 
     uuid = None
     try:
@@ -203,7 +206,7 @@ class _Run:
         from neuromirror.custody.keep import run_keep
         from neuromirror.custody.keep_outcomes import JOBS, KeepOptions
         from neuromirror.custody.keep_plan import name_in_lock, publish_copies
-        from neuromirror.vault import Wish
+        from neuromirror.index.ledger_rows import Wish
 
         options = KeepOptions(
             jobs=jobs or JOBS,

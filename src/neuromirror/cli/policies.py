@@ -53,7 +53,7 @@ def policies_command(
     from neuromirror.custody.keep_outcomes import KeepOptions
     from neuromirror.custody.policies import PolicyRun
     from neuromirror.custody.policy_status import PoliciesStatus
-    from neuromirror.vault import open_ledger
+    from neuromirror.vault.opening import open_ledger
 
     configured = load_configured_vaults(vaults)
     policies = load_policies(configured.folder, configured.vaults)

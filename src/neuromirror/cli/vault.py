@@ -20,8 +20,8 @@ from neuromirror.model.errors import ConfigurationError, NeuromirrorError
 
 if TYPE_CHECKING:
     from neuromirror.config.vault_files import VaultConfig
+    from neuromirror.index.ledger_rows import LedgerVault
     from neuromirror.store import Store
-    from neuromirror.vault import LedgerVault
 
 
 def vaults_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -172,7 +172,7 @@ def vault_command(
 
 
 def _list(settings: Settings, chosen: list[VaultConfig], *, is_detailed: bool) -> int:
-    from neuromirror.vault import open_ledger
+    from neuromirror.vault.opening import open_ledger
 
     store = store_or_none(settings)
     with open_ledger(store) as ledger:
@@ -205,7 +205,7 @@ def _describe(
     config: VaultConfig, store: Store | None, totals: dict[str, LedgerVault]
 ) -> tuple[dict[str, Any], LedgerVault | None]:
     """Return the record of a vault for ``--json``, and its totals in the ledger."""
-    from neuromirror.vault import open_vault
+    from neuromirror.vault.opening import open_vault
 
     record: dict[str, Any] = {
         **{"status": "ok", "message": "", "vault": config.name, "kind": config.settings.kind},
@@ -234,7 +234,7 @@ def _describe(
 def _check(settings: Settings, config: VaultConfig, *, full: bool) -> int:
     from neuromirror.cli.progress_line import ProgressLine
     from neuromirror.custody.vault_check import check_vault
-    from neuromirror.vault import open_ledger, open_vault
+    from neuromirror.vault.opening import open_ledger, open_vault
 
     with ExitStack() as stack:
         store = store_or_none(settings)
@@ -266,7 +266,7 @@ def _import(settings: Settings, config: VaultConfig, folder: Path) -> int:
     from neuromirror.cli.progress_line import ProgressLine
     from neuromirror.custody.adopt import adopt_files, contents_of_store, find_files
     from neuromirror.custody.keep_plan import check_privacy, may_create, publish_copies
-    from neuromirror.vault import open_ledger, open_vault
+    from neuromirror.vault.opening import open_ledger, open_vault
 
     if not folder.is_dir():
         raise ConfigurationError(f"{folder}: no such folder")

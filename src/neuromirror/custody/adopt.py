@@ -19,7 +19,8 @@ from neuromirror.index.ledger_rows import Stored
 from neuromirror.model import DatasetRef
 from neuromirror.transfer.byte_progress import ByteProgress
 from neuromirror.transfer.key_checksums import KeyChecksum, key_checksum
-from neuromirror.vault import CopyRefusedError, Vault, VaultError
+from neuromirror.vault.errors import CopyRefusedError, VaultError
+from neuromirror.vault.protocol import Vault
 
 _BLOCK: Final = 1 << 20
 _COMMIT_COUNT: Final = 1000

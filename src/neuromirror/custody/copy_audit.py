@@ -9,7 +9,8 @@ from neuromirror.custody.copy_checks import look_up_copies
 from neuromirror.custody.keep_outcomes import KeepOutcome
 from neuromirror.index.ledger import Ledger
 from neuromirror.index.ledger_rows import LedgerCopy, LedgerEvent, Stored
-from neuromirror.vault import CopyRefusedError, Presence, Vault
+from neuromirror.vault.errors import CopyRefusedError
+from neuromirror.vault.protocol import Presence, Vault
 
 _BATCH = 300
 """Copies per request of a vault; of more, S3 lists the whole bucket."""

@@ -18,7 +18,8 @@ from neuromirror.index.ledger_rows import (
 from neuromirror.model import NeuromirrorError
 from neuromirror.transfer.content_checks import check_for
 from neuromirror.transfer.key_checksums import key_checksum
-from neuromirror.vault import CopyRefusedError, Presence, Vault
+from neuromirror.vault.errors import CopyRefusedError
+from neuromirror.vault.protocol import Presence, Vault
 
 _BLOCK: Final = 1 << 20
 

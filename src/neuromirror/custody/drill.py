@@ -26,8 +26,8 @@ from neuromirror.lab.lockfile import load_lock
 from neuromirror.model import NeuromirrorError, count_of
 from neuromirror.model.display import format_bytes
 from neuromirror.store import Store
-from neuromirror.vault import DirectoryVault, open_vault
-from neuromirror.vault.opening import special_remotes_folder
+from neuromirror.vault.directory import DirectoryVault
+from neuromirror.vault.opening import open_vault, special_remotes_folder
 
 _NO_NETWORK: Final = ("unshare", "--net", "--map-root-user")
 _POLL: Final = 0.5

@@ -32,7 +32,9 @@ from neuromirror.lab.lockfile import Lock, load_lock
 from neuromirror.lab.restore import restore
 from neuromirror.lab.verify import verify
 from neuromirror.model import NeuromirrorError
-from neuromirror.vault import DirectoryVault, Vault, open_vault
+from neuromirror.vault.directory import DirectoryVault
+from neuromirror.vault.opening import open_vault
+from neuromirror.vault.protocol import Vault
 from neuromirror.vault.special_remote import SpecialRemoteVault
 
 

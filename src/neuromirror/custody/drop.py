@@ -17,7 +17,8 @@ from neuromirror.mint import CustodyRemote
 from neuromirror.model import ConfigurationError, DatasetRef, NeuromirrorError
 from neuromirror.store import Store
 from neuromirror.store.custody import publish_locations
-from neuromirror.vault import CopyMissingError, Vault, VaultError
+from neuromirror.vault.errors import CopyMissingError, VaultError
+from neuromirror.vault.protocol import Vault
 
 _BATCH = 500
 

@@ -49,7 +49,8 @@ from neuromirror.transfer.key_checksums import key_checksum
 from neuromirror.transfer.rate_limit import RateLimit
 from neuromirror.transfer.url_sessions import host_tokens, no_token
 from neuromirror.transfer.work_tree import map_in_order
-from neuromirror.vault import CopyMissingError, CopyRefusedError, Presence, Vault, VaultError
+from neuromirror.vault.errors import CopyMissingError, CopyRefusedError, VaultError
+from neuromirror.vault.protocol import Presence, Vault
 
 _COPIES_PER_JOB: Final = 4
 """Copies that the vault makes itself at a time, per job: they use no bandwidth of this machine."""

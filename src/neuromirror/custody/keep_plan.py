@@ -17,6 +17,7 @@ from neuromirror.index import (
     UnknownVersionError,
     VersionRow,
 )
+from neuromirror.index.ledger import Ledger
 from neuromirror.lab.digest import files_by_dataset, files_of_lock
 from neuromirror.lab.lock_copies import add_vaults
 from neuromirror.lab.lockfile import Lock, load_lock
@@ -33,7 +34,7 @@ from neuromirror.store.withdrawn_datasets import (
 )
 from neuromirror.transfer.findings import Finding
 from neuromirror.transfer.verify_items import Item
-from neuromirror.vault import Ledger, Vault
+from neuromirror.vault.protocol import Vault
 
 
 class KeepItem(NamedTuple):

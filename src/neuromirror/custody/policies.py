@@ -35,7 +35,9 @@ from neuromirror.index.ledger import Ledger
 from neuromirror.index.ledger_rows import LedgerEvent, Wish
 from neuromirror.model import ConfigurationError, NeuromirrorError
 from neuromirror.store import Store
-from neuromirror.vault import Vault, VaultError, VaultUnavailableError, open_vault
+from neuromirror.vault.errors import VaultError, VaultUnavailableError
+from neuromirror.vault.opening import open_vault
+from neuromirror.vault.protocol import Vault
 
 WISH_KIND: Final = "policy"
 """The kind of the wishes of policies in the ledger."""

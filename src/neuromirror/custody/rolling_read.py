@@ -30,7 +30,8 @@ from neuromirror.index import ContentSource, Index
 from neuromirror.index.ledger import Ledger
 from neuromirror.index.ledger_rows import CopyState, LedgerCopy, LedgerEvent, Stored
 from neuromirror.transfer.work_tree import map_in_order
-from neuromirror.vault import CopyMissingError, CopyRefusedError, Vault
+from neuromirror.vault.errors import CopyMissingError, CopyRefusedError
+from neuromirror.vault.protocol import Vault
 
 _DAY: Final = 86_400.0
 _BATCH: Final = 256

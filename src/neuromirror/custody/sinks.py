@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuromirror.annex import key_file_name
+from neuromirror.index.ledger_rows import Stored
 from neuromirror.store.durable_files import make_folder
 from neuromirror.transfer.annex_objects import AnnexObjectStore
-from neuromirror.vault import DirectoryVault, Stored, Vault
-from neuromirror.vault.directory import DISK_RESERVE
+from neuromirror.vault.directory import DISK_RESERVE, DirectoryVault
+from neuromirror.vault.protocol import Vault
 
 
 class UploadSink(AnnexObjectStore):

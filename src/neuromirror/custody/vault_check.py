@@ -20,7 +20,8 @@ from neuromirror.index.ledger import Ledger
 from neuromirror.index.ledger_rows import CheckMethod, CopyState, LedgerEvent, Stored
 from neuromirror.transfer.key_checksums import key_checksum
 from neuromirror.transfer.work_tree import map_in_order
-from neuromirror.vault import CopyMissingError, Vault
+from neuromirror.vault.errors import CopyMissingError
+from neuromirror.vault.protocol import Vault
 
 _BATCH: Final = 1000
 _JOBS: Final = 4

@@ -24,7 +24,8 @@ from neuromirror.transfer.content_checks import check_for
 from neuromirror.transfer.key_checksums import key_checksum
 from neuromirror.transfer.rate_limit import RateLimit
 from neuromirror.transfer.work_tree import map_in_order
-from neuromirror.vault import CopyMissingError, CopyRefusedError, Vault, VaultError
+from neuromirror.vault.errors import CopyMissingError, CopyRefusedError, VaultError
+from neuromirror.vault.protocol import Vault
 
 _BLOCK: Final = 1 << 20
 _PREFIX: Final = "copy-"

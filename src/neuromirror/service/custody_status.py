@@ -8,9 +8,10 @@ from datetime import datetime
 
 from neuromirror.custody.drill_records import DrillRecords, DrillResult
 from neuromirror.custody.policy_status import PoliciesStatus
+from neuromirror.index.ledger import Ledger
+from neuromirror.index.ledger_rows import LedgerVault
 from neuromirror.model import NeuromirrorError, count_of
 from neuromirror.store import Store
-from neuromirror.vault import Ledger, LedgerVault
 
 
 @dataclass(slots=True)

@@ -20,10 +20,13 @@ from neuromirror.custody.policies import PolicyRun
 from neuromirror.custody.policy_status import PoliciesStatus
 from neuromirror.custody.rolling_read import ReadSettings, read_due_copies, repair_copies
 from neuromirror.index import Index
+from neuromirror.index.ledger import Ledger
+from neuromirror.index.ledger_rows import LedgerEvent
 from neuromirror.model import NeuromirrorError, count_of
 from neuromirror.service.custody_status import damaged_vaults, policy_problems
 from neuromirror.store import Store
-from neuromirror.vault import Ledger, LedgerEvent, Vault, open_ledger, open_vault
+from neuromirror.vault.opening import open_ledger, open_vault
+from neuromirror.vault.protocol import Vault
 
 _DAY = 86_400.0
 _DRILL_SECONDS = _DAY / 4

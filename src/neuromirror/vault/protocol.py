@@ -51,8 +51,8 @@ class Vault(ABC):
     """A place with copies of content, named by annex keys. Thread-safe.
 
     A content is visible under its key only when it is complete. Methods raise a subclass of
-    :class:`~neuromirror.vault.VaultError` if the whole vault cannot be used, and
-    :class:`~neuromirror.vault.CopyRefusedError` for a problem with one content.
+    :class:`~neuromirror.vault.errors.VaultError` if the whole vault cannot be used, and
+    :class:`~neuromirror.vault.errors.CopyRefusedError` for a problem with one content.
 
     Attributes
     ----------
