@@ -7,11 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import zstandard
 
-from neuromirror.lab.lock_manifests import LockManifestDamagedError, LockManifestReader
+from neuromirror.lab.lock_manifests import (
+    ListedFile,
+    LockManifestDamagedError,
+    LockManifestReader,
+    canonical_line,
+)
 from neuromirror.lab.repository_rebuild import rebuild_repository
+from neuromirror.model import StateDigest
 from support.lab_store import LabStore
 from support.lock_folders import PUBLISHED, LockFolder, restore_lock, run
 
@@ -169,6 +176,132 @@ def test_a_small_file_does_not_grow_without_end(tmp_path: Path) -> None:
     with pytest.raises(LockManifestDamagedError):
         found.extend(1 for _ in LockManifestReader(path))
     assert len(found) * len(line) < 120_000_000
+
+
+# --- lines of files that are validated without parsing them
+
+
+def compact(line: dict[str, Any]) -> bytes:
+    """Return a line as the writer of manifests encodes it."""
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def write_files(path: Path, lines: list[bytes], state: str) -> LockManifestReader:
+    return LockManifestReader(write_manifest(path, {**HEAD, "state": state}, *lines))
+
+
+def state_of(files: list[ListedFile]) -> str:
+    state = StateDigest()
+    for one in files:
+        state.add(canonical_line(one))
+    return state.value()
+
+
+def numbered_files(count: int) -> list[dict[str, Any]]:
+    urls = ["https://example.org/ü?versionId=1", "s3://b/k"]
+    kinds: list[dict[str, Any]] = [
+        {"urls": urls[:1]},
+        {"urls": urls, "checked": True, "git": False},
+        {"key": "", "digest": "none", "git": False},
+        {"key": "VURL--https&c%%x", "digest": "none", "size": None},
+        {"key": "XS3ETAG-s3--0-1-5", "digest": f"etag:{'d' * 32}-1-5", "size": 0},
+    ]
+    found = []
+    for number in range(count):
+        line = {**FILE, "path": f"ä/{number:06}.x", **kinds[number % len(kinds)]}
+        found.append({name: value for name, value in line.items() if value is not None})
+    return found
+
+
+def test_lines_of_files_are_validated_in_blocks(tmp_path: Path) -> None:
+    lines = numbered_files(5000)
+    files = [msgspec.convert(one, ListedFile) for one in lines]
+    state = state_of(files)
+    reader = write_files(tmp_path / "m", [*map(compact, lines)], state)
+    assert list(reader) == files
+    blocks = [one for one in reader.blocks() if isinstance(one, bytes)]
+    assert b"".join(blocks) == b"".join(compact(one) + b"\n" for one in lines)
+    other = write_files(tmp_path / "other", [json.dumps(one).encode() for one in lines], state)
+    assert list(other) == files
+    assert not [one for one in other.blocks() if isinstance(one, bytes)]
+    with pytest.raises(LockManifestDamagedError, match="have the state"):
+        list(write_files(tmp_path / "wrong", [*map(compact, lines)], STATE))
+
+
+ODD_LINES = [
+    *(
+        compact({**FILE, "path": one})
+        for one in (
+            *(
+                "b/.zarray",
+                ".a",
+                "b/.git/c",
+                "b//c",
+                "b/",
+                "/b",
+                ".",
+                "..",
+                "./b",
+                "b/../c",
+                ".git",
+            ),
+            *("b\\c", 'b"c', "b\nc", "b\tc", "b\x7fc", "b\u2028c", "b/.GIT", "-", "~", "", "ö/ü"),
+        )
+    ),
+    *(compact({**FILE, "key": one}) for one in ("", "x", "A--", "A-s1--", "A--b c", "A-x1--b", 3)),
+    *(compact({**FILE, "digest": one}) for one in ("", "md5:0", "sha1:" + "0" * 40, "None", None)),
+    *(compact({**FILE, "size": one}) for one in (-1, 1.5, True, "3", None, 10**18, 2**63, 2**64)),
+    *(compact({**FILE, "urls": one}) for one in ([], ["a", "b"], ["a\rb"], [1], None, "a", [""])),
+    *(compact({**FILE, "checked": one}) for one in (True, False, None, 1)),
+    *(compact({**FILE, "git": one}) for one in (True, False, None)),
+    compact({**FILE, "key": "", "git": False}),
+    compact({**FILE, "other": 1}),
+    compact(FILE)[:-1] + b',"size":4}',
+    compact(FILE).replace(b":3", b":03"),
+    compact(FILE).replace(b'"a"', b'"\xff"'),
+    compact(FILE).replace(b'"a"', b'"\xed\xa0\x80"'),
+    compact(FILE).replace(b'"a"', b'"a\x01"'),
+    compact(FILE).replace(b'"a"', b'"\\u0061"'),
+    compact(FILE) + b" ",
+    compact(FILE) + b"\r",
+    compact(FILE) + compact(FILE),
+]
+
+
+@pytest.mark.parametrize("line", ODD_LINES, ids=lambda line: repr(line)[:60])
+def test_a_line_in_a_block_is_read_as_alone(tmp_path: Path, line: bytes) -> None:
+    before, after = compact({**FILE, "path": "!"}), compact({**FILE, "path": "\U0001f9e0"})
+
+    def read(lines: list[bytes], state: str) -> list[Any] | str:
+        try:
+            return list(write_files(tmp_path / "m", lines, state))
+        except LockManifestDamagedError as error:
+            return str(error)
+
+    def spaced(one: bytes) -> bytes:
+        return one + b" "  # another form of the same line, which is parsed
+
+    alone = read([spaced(before), spaced(line), spaced(after)], STATE)
+    found = read([before, line, after], STATE)
+    assert isinstance(found, str)
+    assert found == alone
+    if "have the state" in found:
+        state = found.partition("have the state ")[2].partition(",")[0]
+        expected = read([spaced(before), spaced(line), spaced(after)], state)
+        assert read([before, line, after], state) == expected
+        assert len(expected) == 3
+
+
+@pytest.mark.parametrize("size", [1, 4000])
+def test_files_out_of_order_are_refused(tmp_path: Path, size: int) -> None:
+    lines = [compact({**FILE, "path": f"a{number:06}"}) for number in range(2 * size)]
+    for changed in (
+        [*lines[size:], *lines[:size]],
+        [*lines[:size], lines[size - 1], *lines[size:]],
+        [*lines, b'{"path":"z","content":""}'],
+    ):
+        with pytest.raises(LockManifestDamagedError, match="not in the order of paths"):
+            list(write_files(tmp_path / "m", changed, STATE))
 
 
 # --- changed manifests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +68,32 @@ def test_kept_listing_equals_the_manifest(
     opened = open_zarr(lock, zarrs.path(3))
     assert set(opened) >= {"0", "1", "10"}
     assert len([*cache.iterdir()]) == kept
+
+
+@pytest.mark.parametrize("path", ["", "\udcff", "\udcff\udcff", "\0", "~"])
+def test_names_that_no_file_has_are_not_found(
+    zarrs: StreamedZarrs, tmp_path: Path, path: str, cache: Path
+) -> None:
+    lock = load_lock(_pin(zarrs, tmp_path / "paper", "inline"))
+    (pin,) = lock.datasets
+    listing = LockListing(lock.manifest_path(pin), pin.commit, pin.state)
+    assert listing.file(path) is None
+    assert path == "" or listing.entries(path) is None
+    listing.close()
+
+
+def test_a_manifest_is_read_without_a_folder_to_keep_it(
+    zarrs: StreamedZarrs, tmp_path: Path, cache: Path
+) -> None:
+    lock = _pin(zarrs, tmp_path / "paper", "inline")
+    kept = open_tree(lock)
+    expected = _described(kept)
+    kept.close()
+    shutil.rmtree(cache)
+    cache.write_bytes(b"")
+    tree = open_tree(lock)
+    assert _described(tree) == expected
+    tree.close()
 
 
 def test_second_open_does_not_read_the_manifest(

@@ -24,8 +24,9 @@ import zstandard
 
 from neuromirror.annex import CLAIM_PREFIX, CLAIMED_LOCATION_KINDS
 from neuromirror.git import is_ref_name
+from neuromirror.lab.manifest_lines import file_lines
 from neuromirror.lab.regular_files import NotARegularFileError, open_regular
-from neuromirror.mint import LONGEST_LINE, FrameLimits, ZstdFrameError, decompress_frame, read_lines
+from neuromirror.mint import LONGEST_LINE, FrameLimits, ZstdFrameError, decompress_frame, join_lines
 from neuromirror.model import (
     CommitId,
     Count,
@@ -207,6 +208,7 @@ ManifestEntry = PlainFile | ListedFile | ListedSubdataset
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Line).decode
+_decode_files = msgspec.json.Decoder(ListedFile).decode_lines
 _decode_subdataset = msgspec.json.Decoder(_SubdatasetLine).decode
 _decode_head = msgspec.json.Decoder(LockManifestHead).decode
 
@@ -393,9 +395,9 @@ class LockManifestReader:
             ratio_free_bytes=_FREE_BYTES,
             max_bytes=1 << 62 if files is None else 4 * _FREE_BYTES + files * _MAX_FILE_LINE,
         )
-        for line in self._lines():
+        for line in self._blocks():
             try:
-                self.head = _head(line)
+                self.head = _head(line[:-1])
             except InvalidDocumentError as error:
                 raise self._damaged(f"its head is invalid: {error}") from None
             break
@@ -403,30 +405,47 @@ class LockManifestReader:
             raise self._damaged("it is empty or truncated")
 
     def __iter__(self) -> Generator[ManifestEntry, None, None]:
-        lines = self._lines()
-        next(lines)
-        state, last, files = StateDigest(), b"", 0
-        for number, line in enumerate(lines, 2):
-            try:
-                found = _line(line)
-            except (msgspec.DecodeError, RecursionError) as error:
-                raise self._damaged(str(invalid_document_error(error, f"line {number}"))) from None
-            except ValueError as error:
-                raise self._damaged(f"line {number} is invalid: {error}") from error
-            if not isinstance(found, PlainFile):
-                path = found.path.encode()
-                if path <= last:
+        for found in self.blocks():
+            if isinstance(found, bytes):
+                yield from _decode_files(found)
+            else:
+                yield found
+
+    def blocks(self) -> Generator[ManifestEntry | bytes, None, None]:
+        """Yield the entries, of which consecutive files may be a block of unparsed lines.
+
+        Yields
+        ------
+        ManifestEntry or bytes
+            An entry, or the validated lines of files, each with its newline and in the form of
+            :class:`ListedFile`.
+        """
+        state, last, files, number = StateDigest(), b"", 0, 1
+        blocks = self._blocks()
+        next(blocks)
+        for block in blocks:
+            if (lines := file_lines(block, last)) and not self._is_exceeded(files + lines.files):
+                last, files, number = lines.last, files + lines.files, number + lines.files
+                state.add(lines.canonical)
+                yield block
+                continue
+            for line in block.split(b"\n")[:-1]:
+                number += 1
+                found = self._entry(line, number)
+                if not isinstance(found, PlainFile):
+                    path = found.path.encode()
+                    if path <= last:
+                        raise self._damaged(f"{found.path!r} is not in the order of paths")
+                    last = path
+                    state.add(canonical_line(found))
+                    files += isinstance(found, ListedFile)
+                    if self._is_exceeded(files):
+                        raise self._damaged(
+                            f"it lists more files than the {self.max_files} of the lock file"
+                        )
+                elif files or last:
                     raise self._damaged(f"{found.path!r} is not in the order of paths")
-                last = path
-                state.add(canonical_line(found))
-                files += isinstance(found, ListedFile)
-                if self.max_files is not None and files > self.max_files:
-                    raise self._damaged(
-                        f"it lists more files than the {self.max_files} of the lock file"
-                    )
-            elif files or last:
-                raise self._damaged(f"{found.path!r} is not in the order of paths")
-            yield found
+                yield found
         if state.value() != self.head.state:
             raise self._damaged(f"its files have the state {state.value()}, not {self.head.state}")
 
@@ -440,10 +459,22 @@ class LockManifestReader:
         """
         return (line for line in self if not isinstance(line, PlainFile))
 
-    def _lines(self) -> Iterator[bytes]:
+    def _is_exceeded(self, files: int) -> bool:
+        return self.max_files is not None and files > self.max_files
+
+    def _entry(self, line: bytes, number: int) -> ManifestEntry:
+        try:
+            return _line(line)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise self._damaged(str(invalid_document_error(error, f"line {number}"))) from None
+        except ValueError as error:
+            raise self._damaged(f"line {number} is invalid: {error}") from error
+
+    def _blocks(self) -> Iterator[bytes]:
+        """Yield the lines with their newlines, in blocks; the first one is the first line."""
         try:
             with open_regular(self.path) as file:
-                yield from read_lines(file, self._limits)
+                yield from join_lines(decompress_frame(file, self._limits))
         except NotARegularFileError as error:
             raise self._damaged("it is not a regular file") from error
         except (FileNotFoundError, NotADirectoryError) as error:

@@ -29,6 +29,7 @@ from neuromirror.mint.zstd_lines import (
     FrameLimits,
     ZstdFrameError,
     decompress_frame,
+    join_lines,
     read_lines,
 )
 
@@ -52,6 +53,7 @@ __all__ = [
     "commit_bytes",
     "configuration_files",
     "decompress_frame",
+    "join_lines",
     "mint",
     "mint_delta",
     "next_commit_second",

@@ -44,7 +44,7 @@ def write_seekable_lines(file: IO[bytes], lines: Iterable[bytes]) -> None:
     file
         A new file, opened for writing bytes.
     lines
-        The lines without newlines.
+        The lines without newlines. An item may also be several lines, separated by newlines.
     """
     compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
     sizes: list[tuple[int, int]] = []

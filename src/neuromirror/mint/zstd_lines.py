@@ -116,30 +116,47 @@ def read_lines(file: IO[bytes], limits: FrameLimits | None = None) -> Iterator[b
 
 
 def split_lines(pieces: Iterable[bytes], max_line_bytes: int = LONGEST_LINE) -> Iterator[bytes]:
-    """Yield the lines of a text that comes in pieces, without newlines.
+    """Yield the lines of a text that comes in pieces, without newlines; see :func:`join_lines`."""
+    for block in join_lines(pieces, max_line_bytes):
+        lines = block.split(b"\n")
+        lines.pop()
+        yield from lines
 
-    Raises ZstdFrameError if a line is too long, or the last one has no newline.
+
+def join_lines(pieces: Iterable[bytes], max_line_bytes: int = LONGEST_LINE) -> Iterator[bytes]:
+    """Yield a text that comes in pieces as blocks of whole lines, with newlines.
 
     Parameters
     ----------
     pieces
         The content, split anywhere.
     max_line_bytes
-        The limit on the bytes of a line; at least the size of a piece.
+        Maximum number of bytes per line; at least the size of a piece.
+
+    Yields
+    ------
+    bytes
+        One line, or as many lines as a piece has.
+
+    Raises
+    ------
+    ZstdFrameError
+        A line is too long, or the last one has no newline.
     """
     rest: list[bytes] = []
     size = 0
     for piece in pieces:
-        first, newline, more = piece.partition(b"\n")
-        rest.append(first)
-        size += len(first)
-        if size > max_line_bytes:
+        first = piece.find(b"\n") + 1
+        rest.append(piece[:first] if first else piece)
+        size += len(rest[-1])
+        if size > max_line_bytes + bool(first):
             raise ZstdFrameError(f"a line of more than {max_line_bytes} bytes")
-        if not newline:
+        if not first:
             continue
         yield b"".join(rest)
-        *lines, last = more.split(b"\n")
-        yield from lines
-        rest, size = [last], len(last)
+        last = piece.rfind(b"\n") + 1
+        if last > first:
+            yield piece[first:last]
+        rest, size = [piece[last:]], len(piece) - last
     if size:
         raise ZstdFrameError("the last line has no newline")

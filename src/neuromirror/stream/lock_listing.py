@@ -36,12 +36,15 @@ _LARGE: Final = 1 << 20
 _SKIPPED_LINES: Final = 1000
 """Lines of a folder that are skipped one by one; after them its end is looked up."""
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
+_HEAD_KEY: Final = b"\xff"
+"""Follows all paths, which are in UTF-8."""
+
 _OWNER_MODE: Final = 0o700
 
 
 class _Head(msgspec.Struct):
-    """The first line: what is not an annexed file."""
+    """The last line: what is not an annexed file."""
 
     listing: int
     commit: str
@@ -92,7 +95,7 @@ class LockListing:
         if lines is None:
             lines = _read_manifest(path, commit, state, cached)
         self._lines = lines
-        head = _decode_head(next(self._lines.lines_from(b"")))
+        head = _decode_head(next(lines.lines_from(_HEAD_KEY)))
         self.documents = {
             name: base64.b64decode(content) for name, content in head.documents.items()
         }
@@ -105,8 +108,10 @@ class LockListing:
     def file(self, path: str) -> ListedFile | None:
         """Return an annexed file; None if the manifest has no such file."""
         key = path.encode("utf-8", "surrogateescape")
-        line = next(self._lines.lines_from(key), None) if path else None
-        return None if line is None or _line_key(line) != key else _decode(line)
+        line = next(self._lines.lines_from(key), None)
+        if line is None or _line_key(line) != key or key == _HEAD_KEY:
+            return None
+        return _decode(line)
 
     def entries(self, folder: str) -> Iterator[FolderEntry] | None:
         """Return the entries of a folder, sorted by name; None if there is no such folder."""
@@ -139,9 +144,7 @@ class LockListing:
                     # "0" is the character after the slash
                     lines = self._lines.lines_from(inner[:-1] + b"0")
                 continue
-            if not path:
-                continue
-            if not path.startswith(below):
+            if path == _HEAD_KEY or not path.startswith(below):
                 return
             name, slash, _ = path[len(below) :].partition(b"/")
             inner, skipped = (below + name + slash, 0) if slash else (b"", 0)
@@ -149,9 +152,9 @@ class LockListing:
 
 
 def _line_key(line: bytes) -> bytes:
-    """Return the path of a line; that of the head precedes all others."""
+    """Return the path of a line; that of the head follows all others."""
     if line.startswith(b'{"listing"'):
-        return b""
+        return _HEAD_KEY
     return _decode_path(line).path.encode("utf-8", "surrogateescape")
 
 
@@ -181,7 +184,7 @@ def _open_cached(cached: Path, commit: str, state: str) -> SortedLines | None:
     except (OSError, ZstdFrameError):
         return None
     with suppress(OSError, ZstdFrameError, msgspec.DecodeError, StopIteration):
-        head = _decode_head(next(lines.lines_from(b"")))
+        head = _decode_head(next(lines.lines_from(_HEAD_KEY)))
         if (head.listing, head.commit, head.state) == (_FORMAT, commit, state):
             return lines
     lines.close()
@@ -196,31 +199,32 @@ def _read_manifest(path: Path, commit: str, state: str, cached: Path | None) -> 
             f"the manifest {path} is of state {reader.head.state}, but {state} is pinned; copy "
             "it from the source of the lock file, or pin the dataset again"
         )
-    head = _Head(_FORMAT, commit, state, {}, [])
-    with tempfile.TemporaryFile(prefix="neuromirror-") as spool:
-        # the head is complete only at the end, where the reader compares the files with the state
-        for one in reader:
-            if isinstance(one, PlainFile):
-                head.documents[one.path] = base64.b64encode(one.content).decode()
-            elif isinstance(one, ListedSubdataset):
-                head.subdatasets.append(one)
-            else:
-                spool.write(_encode(one) + b"\n")
-        spool.seek(0)
-
-        def lines() -> Iterator[bytes]:
-            yield _encode(head)
-            for line in spool:
-                yield line[:-1]
-
-        if cached is not None:
-            with suppress(OSError):
-                return _write_cached(cached, lines())
-            spool.seek(0)
-        file = cast(IO[bytes], tempfile.TemporaryFile(prefix="neuromirror-"))  # noqa: SIM115
-        write_seekable_lines(file, lines())
+    if cached is not None:
+        with suppress(OSError):  # a full disk, or a folder without permissions
+            return _write_cached(cached, _listing_lines(reader))
+    file = cast(IO[bytes], tempfile.TemporaryFile(prefix="neuromirror-"))  # noqa: SIM115
+    try:
+        write_seekable_lines(file, _listing_lines(reader))
         file.flush()
-        return SortedLines(file, _line_key)
+    except BaseException:
+        file.close()
+        raise
+    return SortedLines(file, _line_key)
+
+
+def _listing_lines(reader: LockManifestReader) -> Iterator[bytes]:
+    """Yield the lines of a listing; the reader compares the files with the state at its end."""
+    head = _Head(_FORMAT, reader.head.commit, reader.head.state, {}, [])
+    for one in reader.blocks():
+        if isinstance(one, bytes):
+            yield one[:-1]
+        elif isinstance(one, PlainFile):
+            head.documents[one.path] = base64.b64encode(one.content).decode()
+        elif isinstance(one, ListedSubdataset):
+            head.subdatasets.append(one)
+        else:
+            yield _encode(one)
+    yield _encode(head)
 
 
 def _write_cached(cached: Path, lines: Iterator[bytes]) -> SortedLines:
