@@ -106,6 +106,43 @@ def test_then_clone_urls_those_of_the_lock_first(
     assert origin(found.folder(PUBLISHED)).startswith(address)
 
 
+@pytest.mark.parametrize("strategy", [STORE, MANIFEST])
+def test_git_annex_reads_no_index_of_all_files(
+    lock_template: LockFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    trace = tmp_path / "trace"
+    monkeypatch.setenv("GIT_TRACE", str(trace))
+    paper = lock_template.copy(tmp_path / "paper")
+    for bundle in paper.folder.rglob("*.bundle"):
+        bundle.unlink()
+    store = lock_template.mirror_harness.store if strategy == STORE else None
+    found = restore_lock(paper.lock, tmp_path / "data", store, offline=True)
+    assert found.strategies(PUBLISHED)[-1] == strategy
+    commands = trace.read_text()
+    assert "annex init" in commands
+    assert [one for one in ("diff-index", "update-index") if one in commands] == []
+    # git-annex agrees with the index of its branch, and commits to it
+    folder = found.folder(PUBLISHED)
+    files = run(folder, "git", "ls-tree", "-r", "--name-only", "git-annex")
+    run(folder, "git", "annex", "describe", "here", "changed")
+    assert "uuid.log" in run(folder, "git", "diff", "--name-only", "git-annex~1", "git-annex")
+    assert run(folder, "git", "ls-tree", "-r", "--name-only", "git-annex") == files
+
+
+def test_files_of_a_restored_dataset_can_be_unlocked(
+    lock_template: LockFolder, tmp_path: Path
+) -> None:
+    found = restore_lock(lock_template.lock, tmp_path / "data", lock_template.mirror_harness.store)
+    folder = found.folder(PUBLISHED)
+    name = run(folder, "git", "annex", "find").splitlines()[0]
+    run(folder, "git", "annex", "unlock", name)
+    assert not (folder / name).is_symlink()
+    with (folder / name).open("ab") as file:
+        file.write(b"more")
+    run(folder, "git", "annex", "lock", "--force", name)
+    assert_complete(folder, lock_template, PUBLISHED)
+
+
 def test_then_the_bundle(lock_template: LockFolder, tmp_path: Path) -> None:
     found = restore_lock(lock_template.lock, tmp_path / "data")
     done = found.only()

@@ -27,15 +27,15 @@ def _commit(repository: CraftedRepository) -> str:
     return repository.commit(repository.tree((FILE, b"a", repository.blob(b"text")), link))
 
 
-def test_the_index_is_complete_at_once_and_the_work_tree_at_the_end(
+def test_the_index_and_the_work_tree_are_complete_at_the_end(
     repository: CraftedRepository,
 ) -> None:
     folder, commit = repository.path.parent, _commit(repository)
     with parallel_checkout(folder, commit, {}):
-        assert run(folder, "git", "rev-parse", "HEAD").strip() == commit
-        assert run(folder, "git", "ls-files").split() == ["a", "x"]
         # the index is not locked
         run(folder, "git", "write-tree")
+    assert run(folder, "git", "rev-parse", "HEAD").strip() == commit
+    assert run(folder, "git", "ls-files").split() == ["a", "x"]
     assert run(folder, "git", "status", "--porcelain") == ""
     assert (folder / "a").read_text() == "text"
     assert (folder / "x").is_symlink()

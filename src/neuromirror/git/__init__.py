@@ -13,6 +13,7 @@ from neuromirror.git.errors import (
     PackIndexError,
 )
 from neuromirror.git.fsck import FSCK_OPTIONS, check_objects, check_pack
+from neuromirror.git.index_files import write_index_file
 from neuromirror.git.objects import BatchObjectReader, ObjectReader, parse_tree
 from neuromirror.git.pack_indexes import KnownObjects
 from neuromirror.git.packs import BLOB, COMMIT, TREE, Pack, PackWriter
@@ -78,5 +79,6 @@ __all__ = [
     "run_git",
     "start_git",
     "try_git",
+    "write_index_file",
     "write_tree",
 ]

@@ -40,6 +40,7 @@ from neuromirror.lab.work_trees import (
     parallel_checkout,
     register_submodule,
     run_git,
+    write_annex_index,
 )
 from neuromirror.model import ConfigurationError, NeuromirrorError, StateDigest, count_of
 from neuromirror.model.programs import install_advice
@@ -392,6 +393,7 @@ class _DatasetRestorer:
         identity = committer_environment(draft) | unfiltered
         with parallel_checkout(draft, target.commit, unfiltered):
             placed = self._examine(target, draft, root)
+            write_annex_index(draft)
             placed.skipped_remotes = initialize(
                 lambda *args: run_git(draft, *_NO_COMMIT, *args, environment=identity)
             )

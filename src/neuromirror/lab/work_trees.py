@@ -9,10 +9,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from neuromirror.git import MEMORY_LIMIT, PACK_MEMORY_OPTIONS, GitError, git_environment
+from neuromirror.git import (
+    MEMORY_LIMIT,
+    PACK_MEMORY_OPTIONS,
+    GitError,
+    git_environment,
+    write_index_file,
+)
 from neuromirror.lab.lock_manifests import ListedSubdataset
 from neuromirror.net import redact
 
+_ANNEX_REFS: Final = ("refs/heads/git-annex", "refs/remotes/origin/git-annex")
 _NO_ANNEX_FILTER: Final = tuple(
     option
     for setting in ("smudge=", "process=", "required=false")
@@ -80,9 +87,9 @@ def parallel_checkout(
 ) -> Iterator[None]:
     """Check out a commit in a new repository, in a process that runs beside the block.
 
-    HEAD and the index have the commit at the start of the block, so that git-annex can be
-    initialized in it; the work tree is complete at its end. git writes the files with an index of
-    its own, because two processes cannot lock one index. No hook and no filter of git-annex runs.
+    HEAD, the index and the work tree have the commit at the end of the block. In the block, the
+    repository has none of them, so that `git annex init` does not run `git status` on all files.
+    No hook and no filter of git-annex runs.
 
     Parameters
     ----------
@@ -100,8 +107,6 @@ def parallel_checkout(
     """
     git_dir = repository / ".git"
     index = git_dir / "index.checkout"
-    run_git(repository, "update-ref", "--no-deref", "HEAD", commit)
-    run_git(repository, "read-tree", commit)
     options = ("-C", str(repository), *PACK_MEMORY_OPTIONS, *_NO_ANNEX_FILTER)
     with subprocess.Popen(
         ["git", *options, "read-tree", "--reset", "-u", commit],
@@ -119,8 +124,35 @@ def parallel_checkout(
             process.kill()
     if process.returncode:
         raise _git_error(stderr, process.returncode)
-    # it has the file system's data of each file, which `git status` compares
     os.replace(index, git_dir / "index")
+    run_git(repository, "update-ref", "--no-deref", "HEAD", commit)
+
+
+def write_annex_index(repository: Path) -> None:
+    """Create the git-annex branch of a clone from that of its origin, and git-annex's index of it.
+
+    git-annex would write and compare the index with git, which needs 1 GB of memory with a million
+    files.
+
+    Parameters
+    ----------
+    repository
+        The top folder of the work tree, in which git-annex is not initialized.
+
+    Raises
+    ------
+    GitError
+        git cannot list the branch.
+    """
+    git_dir = repository / ".git"
+    listed = run_git(repository, "for-each-ref", "--format=%(objectname)", *_ANNEX_REFS)
+    commit = listed.split()[0]
+    run_git(repository, "update-ref", _ANNEX_REFS[0], commit)
+    annex = git_dir / "annex"
+    annex.mkdir()
+    write_index_file(git_dir, commit, annex / "index")
+    # the commit of which the index has all files
+    (annex / "index.lck").write_text(f"{commit}\n")
 
 
 def has_commit(repository: Path, commit: str) -> bool:
@@ -134,8 +166,7 @@ def has_commit(repository: Path, commit: str) -> bool:
 
 def has_annex(repository: Path) -> bool:
     """Return whether a repository has a branch ``git-annex`` or ``origin/git-annex``."""
-    listed = ("refs/heads/git-annex", "refs/remotes/origin/git-annex")
-    return bool(run_git(repository, "for-each-ref", *listed).strip())
+    return bool(run_git(repository, "for-each-ref", *_ANNEX_REFS).strip())
 
 
 def register_submodule(root: Path, one: ListedSubdataset) -> None:
