@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from neuromirror.config.mirror_files import ZarrLimits
-from neuromirror.index import effective_entries, is_indexed, rebuild_from_journal
+from neuromirror.index import VersionRow, effective_entries, is_indexed, rebuild_from_journal
 from neuromirror.model import (
+    AnnexBranchMoved,
     ContentsDigested,
     DatasetRef,
     MirrorSeen,
@@ -102,7 +103,13 @@ def _matches_limit(entry: VersionMinted, limits: Mapping[str, ZarrLimits]) -> bo
 
 
 def _complete_journal(store: Store, limits: Mapping[str, ZarrLimits]) -> None:
-    minted = [entry for _, entry in store.read_entries(0) if isinstance(entry, VersionMinted)]
+    minted: list[VersionMinted] = []
+    moved: list[AnnexBranchMoved] = []
+    for _, entry in store.read_entries(0):
+        if isinstance(entry, VersionMinted):
+            minted.append(entry)
+        elif isinstance(entry, AnnexBranchMoved) and entry.records:
+            moved.append(entry)
     known = {entry.commit for entry in minted}
     for alias, repository in store.aliases():
         if "--" in alias:
@@ -114,18 +121,35 @@ def _complete_journal(store: Store, limits: Mapping[str, ZarrLimits]) -> None:
                 for one in read_versions_from_git(repository, known, current_timestamp())
             ]
             if missing:
-                store.append_entries(*missing)
+                store.append_entries(*missing, *_moves_after(store, missing))
                 minted += missing
     # datasets that were taken down have no repository
     down = {(one.mirror, one.local_id) for one in find_withdrawn_datasets(store)}
-    for entry in minted:
-        if (entry.mirror, entry.local_id) in down:
-            continue
-        restore_records(store, dataset_ref_of(entry), entry.commit, entry.annex_commit, entry.kind)
+    minted = [one for one in minted if (one.mirror, one.local_id) not in down]
+    by_commit = {one.commit: one for one in minted}
+    for version in minted:
+        restore_records(store, dataset_ref_of(version), version)
+    for move in moved:
+        if move.commit in by_commit:
+            version = replace(by_commit[move.commit], annex_commit=move.annex_commit)
+            restore_records(store, dataset_ref_of(version), version, move.records)
+
+
+def _moves_after(store: Store, minted: Iterable[VersionMinted]) -> Iterator[AnnexBranchMoved]:
+    """Yield entries for the later records of versions whose own entries were lost."""
+    for one in minted:
+        dataset = dataset_ref_of(one)
+        records = store.newest_records(dataset.dataset_id, one.commit)
+        if records != one.commit:
+            names = (one.mirror, one.local_id, one.source_uri)
+            yield AnnexBranchMoved(*names, one.annex_commit, one.at, one.commit, records)
 
 
 def restore_records(
-    store: Store, dataset: DatasetRef, commit: str, annex_commit: str, kind: str
+    store: Store,
+    dataset: DatasetRef,
+    version: VersionMinted | VersionRow,
+    records: str | None = None,
 ) -> None:
     """Read a version's records back from git if the store lacks them.
 
@@ -133,16 +157,18 @@ def restore_records(
     ----------
     store, dataset
         The store and the dataset.
-    commit, annex_commit
-        The version's commits on its branch and on the git-annex branch, in hex.
-    kind
-        ``published`` or ``observed``.
+    version
+        The version.
+    records
+        The name of the records; by default, those of ``version``.
 
     Raises
     ------
     StoreDamagedError, ObjectMissingError
         git or the manifest cannot be read.
     """
-    if not store.has_records(dataset.dataset_id, commit):
-        lines = read_records_from_git(store.repository(dataset), commit, annex_commit, kind)
-        store.write_records(dataset.dataset_id, commit, lines)
+    name = records or version.records
+    if not store.has_records(dataset.dataset_id, name):
+        commits = version.commit, version.annex_commit
+        lines = read_records_from_git(store.repository(dataset), *commits, version.kind)
+        store.write_records(dataset.dataset_id, name, lines)

@@ -27,13 +27,16 @@ _MAX_LOCATIONS = 5
 _CONTENT_WIDTH = 12
 FILE_COLUMNS = f"{CONTENT_COLUMNS}, f.path, f.source_path, f.since, f.retention"
 
-# A URL that may be overwritten is omitted once it has had other bytes.
+# A URL that may be overwritten is omitted once it has had other bytes. Of an object's versions with
+# the same bytes, the last one comes first: upstream deletes earlier ones first.
 _LOCATIONS = """
 SELECT l.url, l.kind, l.version_id, l.probed_at, l.probe_result FROM locations l
 WHERE l.content = ? AND (l.rank = ? OR NOT EXISTS (
     SELECT 1 FROM locations o WHERE o.url_hash = l.url_hash AND o.url = l.url
     AND o.content <> l.content AND o.last_version > l.last_version))
-ORDER BY l.rank, l.id LIMIT ?
+ORDER BY l.rank, EXISTS (SELECT 1 FROM locations n WHERE n.url_hash = l.url_hash
+    AND n.content = l.content AND n.rank = l.rank
+    AND (n.last_version, n.id) > (l.last_version, l.id)), l.id LIMIT ?
 """
 
 _FOUND_FILES = f"""

@@ -188,6 +188,44 @@ def record_subdatasets(
     return RecordCounts(files, 0, subdatasets.count)
 
 
+def update_records(
+    connection: sqlite3.Connection,
+    dataset: int,
+    version: int,
+    seq: int,
+    lines: Iterable[bytes],
+    where: str,
+) -> None:
+    """Write new records of files that a version in the index has: digests and locations.
+
+    Parameters
+    ----------
+    connection, dataset, version, seq, where
+        As for :func:`record_files`.
+    lines
+        The new record lines.
+    """
+    contents = ContentWriter(connection)
+    locations = LocationWriter(connection, version, is_renewal=True)
+    rest = iter(lines)
+    while batch := list(islice(rest, _BATCH)):
+        parsed = [(short_hash(line), _parse_record(line, where)) for line in batch]
+        files = [(hashed, record) for hashed, record in parsed if record.subdataset is None]
+        ids, first_new = contents.resolve([record for _, record in files])
+        connection.executemany(
+            "UPDATE files SET content = ?, record_hash = ?, retention = max(retention, ?) "
+            "WHERE dataset = ? AND path = ? AND since <= ? AND (until IS NULL OR until > ?)",
+            (
+                (content, hashed, _RETENTION_RANKS[record.retention], dataset, record.git, seq, seq)
+                for content, (hashed, record) in zip(ids, files, strict=True)
+            ),
+        )
+        locations.add(
+            (content, content >= first_new, True, record.locations)
+            for content, (_, record) in zip(ids, files, strict=True)
+        )
+
+
 def _read_files(
     lines: Iterable[bytes], subdatasets: SubdatasetWriter, where: str
 ) -> Iterator[_File]:

@@ -12,11 +12,13 @@ from neuromirror.index.rows import DueLocation, FailingHost, FailureRow, ProbeSu
 
 _CONTENT_WIDTH = 12
 
-# A URL that has had other bytes since is not current, unless it names the object version.
+# A URL that has had other bytes since is not current, unless it names the object version. An object
+# version is not current after a later one with the same bytes.
 _IS_CURRENT = f"""
-(l.rank = {EXACT} OR NOT EXISTS (
-    SELECT 1 FROM locations o WHERE o.url_hash = l.url_hash AND o.url = l.url
-    AND o.content <> l.content AND o.last_version > l.last_version))
+NOT EXISTS (SELECT 1 FROM locations o WHERE o.url_hash = l.url_hash AND CASE l.rank
+    WHEN {EXACT} THEN o.rank = {EXACT} AND o.content = l.content
+        AND (o.last_version, o.id) > (l.last_version, l.id)
+    ELSE o.url = l.url AND o.content <> l.content AND o.last_version > l.last_version END)
 """
 
 _DUE = f"""

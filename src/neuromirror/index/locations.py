@@ -33,11 +33,23 @@ class LocationWriter:
     """Adds the locations of the files of one version to the tables.
 
     For use within one transaction, which the caller opens.
+
+    Parameters
+    ----------
+    connection
+        The connection.
+    version
+        The id of the version.
+    is_renewal
+        Whether the version is in the index already, so that its own locations become the last ones.
     """
 
-    def __init__(self, connection: sqlite3.Connection, version: int) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, version: int, *, is_renewal: bool = False
+    ) -> None:
         self._db = connection
         self._version = version
+        self._is_renewal = is_renewal
 
     def add(self, files: Iterable[tuple[int, bool, bool, Sequence[Location]]]) -> None:
         """Add the locations of files.
@@ -72,9 +84,14 @@ class LocationWriter:
                 new.append(
                     (at[0], rank(location), at[1], location.kind, version_id, plain, version)
                 )
-            elif changed and found[1] != version:
+            elif changed and (found[1] != version or self._is_renewal):
                 relearned.append((version, found[0]))
         self._db.executemany("UPDATE locations SET last_version = ? WHERE id = ?", relearned)
+        if self._is_renewal:
+            self._db.executemany(
+                "UPDATE locations SET id = (SELECT max(id) + 1 FROM locations) WHERE id = ?",
+                [(number,) for _, number in relearned],
+            )
         insert_rows(self._db, _COLUMNS, new)
 
     def add_new(self, contents: Sequence[int], records: Sequence[RecordLine]) -> None:

@@ -35,7 +35,7 @@ VERSION_COLUMNS = (
     "v.kind, v.state, v.commit_id, v.tree_id, v.annex_commit_id, nullif(v.time, ''), v.files, "
     "v.bytes, v.exception_count, v.evidence, v.title, v.license, v.doi, v.metadata_only, "
     "v.recorded_at, v.metadata_digest, v.form, v.manifest_only_files, "
-    "v.manifest_only_bytes, v.indexed"
+    "v.manifest_only_bytes, v.records, v.indexed"
 )
 VERSION_TABLES = "versions v JOIN datasets d ON d.id = v.dataset JOIN mirrors m ON m.id = d.mirror"
 CURRENT = """(CASE WHEN d.within <> '' THEN d.newest_version ELSE coalesce(

@@ -24,6 +24,7 @@ from neuromirror.index.file_writer import (
     record_changes,
     record_files,
     record_subdatasets,
+    update_records,
 )
 from neuromirror.index.query_base import CURRENT
 from neuromirror.index.urls import short_hash
@@ -49,6 +50,7 @@ from neuromirror.model import (
     TaskRecovered,
     VersionMinted,
     VisitEnded,
+    dump_snapshot_entry,
 )
 from neuromirror.model.object_urls import plain_url
 
@@ -134,7 +136,7 @@ def apply_entry(connection: sqlite3.Connection, entry: JournalEntry, journal: Jo
         case VersionMinted():
             _apply_version(connection, entry, journal)
         case AnnexBranchMoved():
-            pass  # compared with the refs of a repository; in no table
+            _apply_new_records(connection, entry, journal)
         case VisitEnded():
             _apply_visit(connection, entry)
         case LinksFound():
@@ -229,7 +231,7 @@ def _apply_version(connection: sqlite3.Connection, entry: VersionMinted, journal
     ).fetchone():
         return
     last = connection.execute(
-        "SELECT seq, commit_id, files, indexed FROM versions WHERE dataset = ? "
+        "SELECT seq, records, files, indexed FROM versions WHERE dataset = ? "
         "ORDER BY seq DESC LIMIT 1",
         (dataset,),
     ).fetchone()
@@ -286,11 +288,11 @@ def _insert_version(
         "INSERT INTO versions (dataset, seq, label, upstream, kind, state, commit_id, tree_id, "
         "annex_commit_id, time, files, bytes, exception_count, exceptions, evidence, title, "
         "license, doi, metadata_only, recorded_at, metadata_digest, attributes, form, "
-        "manifest_only_files, manifest_only_bytes, inline_components, indexed) "
+        "manifest_only_files, manifest_only_bytes, inline_components, indexed, records) "
         "VALUES (:dataset, :seq, :label, :upstream, :kind, :state, :commit, :tree, "
         ":annex_commit, :time, :files, :bytes, :exception_count, :exceptions, :evidence, :title, "
         ":license, :doi, :metadata_only, :at, :metadata, :attributes, :form, "
-        ":manifest_only_files, :manifest_only_bytes, :inline, :indexed)",
+        ":manifest_only_files, :manifest_only_bytes, :inline, :indexed, :commit)",
         values,
     ).lastrowid
     assert version is not None
@@ -336,7 +338,7 @@ def _write_files(
 ) -> RecordCounts:
     """Write the version's files and subdatasets.
 
-    ``last`` is the version before: seq, commit, files, indexed.
+    ``last`` is the version before: seq, name of its records, files, indexed.
 
     If the version is not indexed, write its subdatasets only; without any, its records are not
     read.
@@ -372,6 +374,34 @@ def _write_files(
             "the store is damaged: run `neuromirror fsck`"
         )
     return recorded
+
+
+def _apply_new_records(
+    connection: sqlite3.Connection, entry: AnnexBranchMoved, journal: Journal
+) -> None:
+    """Write what upstream states about the files of a version since it was recorded."""
+    dataset = _dataset_number(connection, entry.mirror, entry.local_id, entry.source_uri)
+    found = connection.execute(
+        "SELECT id, seq, indexed FROM versions WHERE dataset = ? AND commit_id = ? "
+        "AND records <> ?",
+        (dataset, entry.commit, entry.records),
+    ).fetchone()
+    if not entry.records or found is None:
+        return  # only the git-annex branch changed, or the entry was appended twice
+    version, seq, indexed = found
+    if indexed:
+        reference = DatasetRef(entry.mirror, entry.local_id, entry.source_uri)
+        where = f"{reference.name} (commit {entry.commit})"
+        changes = journal.record_changes(reference.dataset_id, entry.records)
+        if changes is None:
+            lines = journal.record_lines(reference.dataset_id, entry.records)
+        else:
+            lines = (dump_snapshot_entry(new) for _, new in changes[1] if new is not None)
+        update_records(connection, dataset, version, seq, lines, where)
+    connection.execute(
+        "UPDATE versions SET records = ?, annex_commit_id = ? WHERE id = ?",
+        (entry.records, entry.annex_commit, version),
+    )
 
 
 def _apply_visit(connection: sqlite3.Connection, entry: VisitEnded) -> None:

@@ -130,6 +130,9 @@ class VersionRow:
         The state digest.
     commit, tree, annex_commit : str
         The ids of the commit, of its tree and of the commit of the git-annex branch, in hex.
+    records : str
+        The name of its records in the store: the commit, or ``<commit>.<number>`` if upstream
+        stated other URLs or claims later.
     files, bytes : int
         Number and size of the files.
     title, license, doi
@@ -165,6 +168,7 @@ class VersionRow:
     form: str
     manifest_only_files: int
     manifest_only_bytes: int
+    records: str
     indexed: bool
 
     @property

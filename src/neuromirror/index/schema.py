@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 
 APPLICATION_ID = 0x6E6D6978  # "nmix"
-SCHEMA = 13
+SCHEMA = 14
 
 LAST_COMPONENT = "substr({0}, length(rtrim({0}, replace({0}, '/', ''))) + 1)"
 """SQL of the last component of a path or local id.
@@ -77,6 +77,7 @@ CREATE TABLE versions (
     manifest_only_bytes INTEGER NOT NULL,
     inline_components TEXT NOT NULL,  -- JSON: folders that are components
     indexed INTEGER NOT NULL,  -- 0: the table files has no rows of this version
+    records TEXT NOT NULL,  -- name in the store: the commit, or <commit>.<number> if they changed
     UNIQUE (dataset, seq),
     UNIQUE (dataset, commit_id)
 ) STRICT;

@@ -153,7 +153,7 @@ def version_side(store: Store, index: Index, row: VersionRow) -> DiffSide:
         return version_side(store, index, inner)
 
     dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
-    has_records = store.has_records(dataset.dataset_id, row.commit)
+    has_records = store.has_records(dataset.dataset_id, row.records)
     return DiffSide(
         row.name,
         store.repository(dataset).path,

@@ -39,8 +39,8 @@ def stored_record_lines(store: Store, row: VersionRow) -> Iterator[bytes]:
         The store or the repository cannot be read.
     """
     dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
-    if store.has_records(dataset.dataset_id, row.commit):
-        return store.record_lines(dataset.dataset_id, row.commit)
+    if store.has_records(dataset.dataset_id, row.records):
+        return store.record_lines(dataset.dataset_id, row.records)
     return read_records_from_git(store.repository(dataset), row.commit, row.annex_commit, row.kind)
 
 

@@ -18,6 +18,9 @@ from neuromirror.model.validation import Count, convert
 CommitText = Annotated[str, msgspec.Meta(pattern=r"^(?:[0-9a-f]{40})?\Z")]
 """A commit id in hex, or an empty string."""
 
+RecordsText = Annotated[str, msgspec.Meta(pattern=r"^(?:[0-9a-f]{40}(?:\.[1-9][0-9]{0,8})?)?\Z")]
+"""The name of records in the store, ``<commit>`` or ``<commit>.<number>``, or an empty string."""
+
 
 @dataclass(frozen=True, slots=True)
 class MirrorSeen:
@@ -139,19 +142,28 @@ class VersionMinted:
     indexed: bool = True
     in_subdatasets: int | None = None
 
+    @property
+    def records(self) -> str:
+        """The name of the records that the version was minted from."""
+        return self.commit
+
 
 @dataclass(frozen=True, slots=True)
 class AnnexBranchMoved:
-    """The git-annex branch of a dataset changed to ``annex_commit`` without a new version.
+    """Upstream states other URLs or claims for a version's files, and no new version.
 
     Attributes
     ----------
     mirror, local_id, source_uri
         The dataset: its mirror, its id in the mirror, and its URI at upstream.
     annex_commit
-        The new commit of the git-annex branch, in hex.
+        The commit of the git-annex branch, in hex.
     at
         The time, ISO 8601 in UTC.
+    commit
+        The commit of the version, in hex; empty if none of its records changed.
+    records
+        The name of the version's records in the store from now on; empty if they did not change.
     """
 
     mirror: str
@@ -159,6 +171,8 @@ class AnnexBranchMoved:
     source_uri: str
     annex_commit: CommitText
     at: str
+    commit: CommitText = ""
+    records: RecordsText = ""
 
 
 @dataclass(frozen=True, slots=True)

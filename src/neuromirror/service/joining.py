@@ -389,7 +389,7 @@ class _Copies:
         if manifest is None:
             raise JoinError(f"{dataset.name}: the other mirror lacks the manifest {entry.state}")
         self._store.add_manifest(entry.state, manifest)
-        restore_records(self._store, dataset, entry.commit, entry.annex_commit, entry.kind)
+        restore_records(self._store, dataset, entry)
 
     def _check_identity(
         self, alias: str, git_dir: Path, refs: dict[str, str], within: str

@@ -111,6 +111,14 @@ class _Dataset:
     def versions(self) -> list[_Version]:
         return list(self.by_commit.values())
 
+    def later_records(self, commit: str) -> list[str]:
+        """Return the names of the records that replaced those that a version was minted from."""
+        return [
+            one.records
+            for one in self.entries
+            if isinstance(one, AnnexBranchMoved) and one.records and one.commit == commit
+        ]
+
 
 class StoreChecker:
     """Checks the journal, repositories, records and manifests of a store, and its index.
@@ -318,20 +326,21 @@ class StoreChecker:
                     name, "manifest", CheckPosition(alias, number), "error", str(error)
                 )
             try:
-                self._check_records(known, version)
+                for records in (version.commit, *known.later_records(version.commit)):
+                    self._check_records(known, version, records)
             except StoreDamagedError as error:
                 yield CheckResult(name, "records", mark, "error", str(error))
             else:
                 yield CheckResult(name, "records", mark, message=f"{version.files} files")
 
-    def _check_records(self, known: _Dataset, version: _Version) -> None:
+    def _check_records(self, known: _Dataset, version: _Version, records: str) -> None:
         digest, files = StateDigest(), 0
-        for placed in self._store.records(known.dataset_id, version.commit):
+        for placed in self._store.records(known.dataset_id, records):
             digest.add(entry_line(placed))
             files += placed.subdataset is None
         if digest.value() != version.state or files != version.files:
             raise StoreDamagedError(
-                f"the records of commit {version.commit} have {files} files and the state "
+                f"the records {records} have {files} files and the state "
                 f"{digest.value()}, not {version.files} and {version.state}; restore the "
                 f"store's records from a backup, or move them away and run 'neuromirror "
                 "rebuild-index', which recovers all data that is in git"

@@ -3,6 +3,9 @@
 ``<commit>.jsonl.zst`` has record lines sorted by git path. ``<commit>.delta.zst`` has a first line
 ``{"base":"<commit>","depth":<n>}`` and then the lines that differ: ``-`` of the base, ``+`` of the
 version (model.changes). So the size of a version depends on its changes, not on the dataset.
+
+If upstream later states other URLs or claims for the same files, the version has further records
+with the names ``<commit>.1``, ``<commit>.2``, and so on. The last ones count.
 """
 
 from __future__ import annotations
@@ -23,7 +26,6 @@ from neuromirror.mint import (
     write_seekable_lines,
 )
 from neuromirror.model import (
-    CommitId,
     Count,
     InvalidDocumentError,
     LinePair,
@@ -38,6 +40,7 @@ from neuromirror.model import (
     patch_lines,
     reverse_pairs,
 )
+from neuromirror.model.journal import RecordsText
 from neuromirror.store.durable_files import finish_file, fsync_path, make_folder
 from neuromirror.store.errors import StoreDamagedError
 
@@ -46,6 +49,23 @@ MAX_DELTA_DEPTH = 16
 
 _SKIPPED_LINES = 1000
 """Lines of a folder that are skipped one by one; after them its end is looked up."""
+
+
+def next_records(name: str) -> str:
+    """Return the name of the records of a version that follow those of this name.
+
+    Parameters
+    ----------
+    name
+        ``<commit>`` or ``<commit>.<number>``.
+
+    Returns
+    -------
+    str
+        ``<commit>.<number>``.
+    """
+    commit, _, number = name.partition(".")
+    return f"{commit}.{int(number or 0) + 1}"
 
 
 class RecordsFolder:
@@ -63,6 +83,19 @@ class RecordsFolder:
     def has(self, dataset_id: str, commit: str) -> bool:
         """Return whether the folder has a version's records."""
         return any(self._path(dataset_id, commit, ending).exists() for ending in ("jsonl", "delta"))
+
+    def newest(self, dataset_id: str, commit: str) -> str:
+        """Return the name of a version's last records."""
+        name = commit
+        while self.has(dataset_id, following := next_records(name)):
+            name = following
+        return name
+
+    def remove_later(self, dataset_id: str, name: str) -> None:
+        """Remove the records of a version that follow those of this name."""
+        while self.has(dataset_id, name := next_records(name)):
+            for ending in ("jsonl", "delta"):
+                self._path(dataset_id, name, ending).unlink(missing_ok=True)
 
     def write(
         self, dataset_id: str, commit: str, record_lines: Iterable[bytes], scratch: Path
@@ -296,7 +329,7 @@ def _prepend(head: bytes, lines: Iterable[bytes]) -> Iterator[bytes]:
 class _DeltaHeader(msgspec.Struct):
     """The first line of a version that is stored as changes."""
 
-    base: CommitId
+    base: RecordsText
     depth: Count
 
 

@@ -409,6 +409,35 @@ class Store:
         with self.scratch() as scratch:
             return self._records.write_changes(dataset_id, commit, base, pairs, scratch)
 
+    def newest_records(self, dataset_id: str, commit: str) -> str:
+        """Return the name of a version's last records, which the other methods accept as a commit.
+
+        Parameters
+        ----------
+        dataset_id
+            The UUID of the dataset.
+        commit
+            The commit id in hex.
+
+        Returns
+        -------
+        str
+            ``<commit>``, or ``<commit>.<number>`` if upstream stated other URLs or claims later.
+        """
+        return self._records.newest(dataset_id, commit)
+
+    def remove_later_records(self, dataset_id: str, name: str) -> None:
+        """Remove the records of a version that follow those of this name.
+
+        Parameters
+        ----------
+        dataset_id
+            The UUID of the dataset.
+        name
+            The name of records, as from :meth:`newest_records`.
+        """
+        self._records.remove_later(dataset_id, name)
+
     def has_records(self, dataset_id: str, commit: str) -> bool:
         """Return whether the store has a version's records.
 

@@ -277,7 +277,8 @@ class GitTree:
         if self._store is None or not self._store.has_records(dataset_id, commit):
             return None
         try:
-            return ManifestFiles(self._store.record_lookup(dataset_id, commit))
+            newest = self._store.newest_records(dataset_id, commit)
+            return ManifestFiles(self._store.record_lookup(dataset_id, newest))
         except StoreDamagedError:
             if self._is_manifest:
                 raise

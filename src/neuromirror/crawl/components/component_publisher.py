@@ -103,7 +103,7 @@ class ComponentPublisher:
             and self._is_split_component(old.subdataset)
         ]
         if split:
-            lines = self._store.record_lines(self._publisher.dataset.dataset_id, row.commit)
+            lines = self._store.record_lines(self._publisher.dataset.dataset_id, row.records)
             whole = _CountingLines(self._flatten_lines(lines, split))
             found = StateDifference(
                 scratch / f"whole-since-{row.commit}", diff_lines(whole, snapshot.spool.lines())
@@ -137,7 +137,8 @@ class ComponentPublisher:
         root, upstream = entry.git_path, entry.record.path
         if upstream.startswith(b"-"):
             root = b"-" + root.removeprefix(b"%2D")  # only the link has the escape
-        for line in self._store.record_lines(component.dataset_id, component.commit):
+        records = self._store.newest_records(component.dataset_id, component.commit)
+        for line in self._store.record_lines(component.dataset_id, records):
             inner = load_snapshot_entry(line)
             yield dump_snapshot_entry(
                 SnapshotEntry(
@@ -155,7 +156,7 @@ class ComponentPublisher:
         for row in self._publisher.ask(lambda index: index.versions(name)):
             if row.commit == component.commit:
                 dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
-                restore_records(self._store, dataset, row.commit, row.annex_commit, row.kind)
+                restore_records(self._store, dataset, row)
 
 
 class _CountingLines:

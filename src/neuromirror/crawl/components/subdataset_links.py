@@ -146,14 +146,14 @@ class PreviousState:
         if self.row is None:
             return
         row, dataset_id = self.row, self._dataset.dataset_id
-        restore_records(self._store, self._dataset, row.commit, row.annex_commit, row.kind)
+        restore_records(self._store, self._dataset, row)
         upstream_paths: dict[bytes, bytes] = {}
         for path in paths:
             path_in_git = git_path(path)
             for one in (path_in_git, mark_clash(path_in_git), _link_path(path)):
                 upstream_paths[one] = path
         last = b"/"
-        for line in self._store.record_lines(dataset_id, row.commit):
+        for line in self._store.record_lines(dataset_id, row.records):
             path = line_path(line)
             if not path.startswith(last):
                 found = _root_of(path, upstream_paths)

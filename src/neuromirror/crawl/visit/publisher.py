@@ -63,6 +63,7 @@ from neuromirror.store.foreign_commits import (
     is_own_commit,
     read_history,
 )
+from neuromirror.store.records import next_records
 
 _DELTA_LIMIT = 50_000
 """Changed files above which a state is minted in full: a delta keeps its changes in memory."""
@@ -207,9 +208,7 @@ class Publisher:
             if missing:
                 missing = [replace(one, within=self._within) for one in missing]
                 for one in missing:
-                    restore_records(
-                        self._store, self.dataset, one.commit, one.annex_commit, one.kind
-                    )
+                    restore_records(self._store, self.dataset, one)
                 self._recorder.record(*map(self._apply_index_limit, missing))
         self.repository.update_server_info()
         self._store.alias(self.dataset)
@@ -252,12 +251,12 @@ class Publisher:
             The files before and after.
         """
         known, found = self._cached_difference
-        if found is None or known != (row.commit, snapshot.spool.path):
-            restore_records(self._store, self.dataset, row.commit, row.annex_commit, row.kind)
-            before = self._store.record_lines(self.dataset.dataset_id, row.commit)
-            target = scratch / f"since-{row.commit}"
+        if found is None or known != (row.records, snapshot.spool.path):
+            restore_records(self._store, self.dataset, row)
+            before = self._store.record_lines(self.dataset.dataset_id, row.records)
+            target = scratch / f"since-{row.records}"
             found = StateDifference(target, diff_lines(before, snapshot.spool.lines()))
-            self._cached_difference = ((row.commit, snapshot.spool.path), found)
+            self._cached_difference = ((row.records, snapshot.spool.path), found)
         return found
 
     def lost_documents(
@@ -336,12 +335,16 @@ class Publisher:
         difference = None if base is None else self.difference(base, snapshot, scratch)
         minted = self._mint(snapshot, parents, choose_label, scratch, base, difference)
         states = {row.commit: row for row in versions}
-        is_new = minted.commit != last and minted.commit not in states
+        known = states.get(minted.commit)
+        is_new = minted.commit != last and known is None
+        renewed = ""
         if is_new:
             self._store.add_manifest(minted.state, minted.manifest)
-            self._store_records(minted, snapshot, base, difference)
+            self._store_records(minted.commit, minted.files, snapshot, base, difference)
+        elif known is not None:
+            renewed = self._renew_records(known, snapshot, scratch)
         entry: JournalEntry
-        if is_new or minted.annex_commit != parents.annex:
+        if is_new or renewed or minted.annex_commit != parents.annex:
             new_refs = {ANNEX_BRANCH: minted.annex_commit}
             if is_new:
                 new_refs |= {branch: minted.commit, TAG_PREFIX + labels[-1]: minted.commit}
@@ -352,12 +355,12 @@ class Publisher:
             else:
                 dataset = self.dataset
                 moved = (dataset.mirror, dataset.local_id, dataset.source_uri, minted.annex_commit)
-                entry = AnnexBranchMoved(*moved, current_timestamp())
+                commit = minted.commit if renewed else ""
+                entry = AnnexBranchMoved(*moved, current_timestamp(), commit, renewed)
             for pack in minted.packs:
                 self.repository.add_pack(pack)
             move = RefMove({one: refs.get(one) for one in new_refs}, new_refs)
             self._recorder.publish(self.dataset, move, entry)
-        known = states.get(minted.commit)
         return PublishedState(
             label=labels[-1] if known is None else known.label,
             commit=minted.commit,
@@ -424,25 +427,38 @@ class Publisher:
             return None
         return versions[-1] if self._store.manifest_path(versions[-1].state).exists() else None
 
+    def _renew_records(self, row: VersionRow, snapshot: SpooledSnapshot, scratch: Path) -> str:
+        """Store what upstream states now about the files of a version, such as their URLs.
+
+        Returns the name of the records; empty if nothing changed.
+        """
+        difference = self.difference(row, snapshot, scratch)
+        if not difference.count:
+            return ""
+        # a visit that was killed may have left records that the journal lacks
+        self._store.remove_later_records(self.dataset.dataset_id, row.records)
+        name = next_records(row.records)
+        self._store_records(name, row.files, snapshot, row, difference)
+        return name
+
     def _store_records(
         self,
-        minted: MintResult,
+        name: str,
+        files: int,
         snapshot: SpooledSnapshot,
         base: VersionRow | None,
         difference: StateDifference | None,
     ) -> None:
-        name = self.dataset.dataset_id
+        dataset_id = self.dataset.dataset_id
         if (
             base is not None
             and difference is not None
-            and difference.count <= minted.files // _DELTA_SHARE
+            and difference.count <= files // _DELTA_SHARE
             and snapshot.spool.path.stat().st_size > _MIN_DELTA_BYTES
-            and self._store.write_record_changes(
-                name, minted.commit, base.commit, difference.pairs()
-            )
+            and self._store.write_record_changes(dataset_id, name, base.records, difference.pairs())
         ):
             return
-        self._store.write_records(name, minted.commit, snapshot.spool.lines())
+        self._store.write_records(dataset_id, name, snapshot.spool.lines())
 
     def _apply_index_limit(self, entry: VersionMinted) -> VersionMinted:
         """Return the entry with ``indexed`` as the mirror file's limit requires."""

@@ -68,8 +68,8 @@ class UnindexedContents:
     def _files(self, version: VersionRow) -> Iterator[SnapshotEntry]:
         """Yield the files whose ETag alone does not identify the content."""
         dataset = DatasetRef(version.mirror, version.local_id, version.source_uri)
-        restore_records(self._store, dataset, version.commit, version.annex_commit, version.kind)
-        for entry in self._store.records(dataset.dataset_id, version.commit):
+        restore_records(self._store, dataset, version)
+        for entry in self._store.records(dataset.dataset_id, version.records):
             record = entry.record
             if record.part_size is not None or record.digest("sha256") is not None:
                 yield entry

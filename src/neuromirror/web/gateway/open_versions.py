@@ -127,7 +127,7 @@ class OpenVersions:
     @contextmanager
     def use(self, row: VersionRow) -> Iterator[OpenVersion]:
         """Provide a version; it stays open at least until the end of the block."""
-        name = row.dataset_name, row.commit, row.annex_commit
+        name = row.dataset_name, row.records, row.annex_commit
         with self._lock:
             slot = self._slots.pop(name, None) or _Slot()
             self._slots[name] = slot

@@ -1,0 +1,204 @@
+"""An object that upstream writes again with the same bytes has another URL, and no new version."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from neuromirror import stream
+from neuromirror.annex import url_log_path
+from neuromirror.crawl.index_rebuild import rebuild_index
+from neuromirror.lab.remint import stored_record_lines
+from neuromirror.model import (
+    AnnexBranchMoved,
+    DatasetRef,
+    VersionMinted,
+    load_snapshot_entry,
+)
+from neuromirror_demo import DemoBuckets
+from neuromirror_demo.bucket_contents import MEAREC
+from support import killed_sync
+from support.foreign_pushes import problems_of
+from support.mirror_harness import MirrorHarness, run_git
+
+NAME = f"demo-aind-benchmark:{MEAREC}"
+PATH = "mearec_NP1.h5"
+KEY = f"{MEAREC}/{PATH}"
+CONTENT = b"the same bytes"
+
+
+@pytest.fixture
+def buckets(tmp_path: Path) -> Iterator[DemoBuckets]:
+    """Demo buckets, of which one keeps the versions of its objects."""
+    with DemoBuckets(tmp_path / "buckets") as running:
+        for mirror in running.mirrors.glob("*.toml"):
+            if mirror.stem != "demo-aind-benchmark":
+                mirror.unlink()
+        for key in running.present(bucket=running.benchmark):
+            if not key.startswith(MEAREC.encode()):
+                running.bucket(running.benchmark).expire(key)
+        running.put(KEY, CONTENT, bucket=running.benchmark)
+        yield running
+
+
+@pytest.fixture
+def bucket_harness(buckets: DemoBuckets, tmp_path: Path) -> MirrorHarness:
+    """A store that mirrors the bucket."""
+    harness = MirrorHarness(buckets.mirrors, tmp_path / "store")
+    assert harness.sync(NAME)[NAME].versions
+    return harness
+
+
+def write_again(buckets: DemoBuckets) -> str:
+    """Delete the object with all its versions, write it again, and return its URL."""
+    buckets.bucket(buckets.benchmark).expire(KEY.encode())
+    version = buckets.put(KEY, CONTENT, bucket=buckets.benchmark).version_id
+    assert version is not None
+    return buckets.url(KEY, bucket=buckets.benchmark, version_id=version)
+
+
+def stated_urls(harness: MirrorHarness) -> dict[str, list[str]]:
+    """Return the URLs of the object in the index, in the records and on the git-annex branch."""
+    with harness.index() as index:
+        row = index.resolve(NAME)
+        (file,) = [one for one in index.files(row) if one.path == PATH]
+        urls = [one.url for one in index.locations(file.content)]
+    entries = map(load_snapshot_entry, stored_record_lines(harness.store, row))
+    (record,) = [one.record for one in entries if one.git_path == PATH.encode()]
+    log = f"{row.annex_commit}:{url_log_path(file.key).decode()}"
+    lines = run_git(harness.repository(NAME), "show", log).splitlines()
+    assert row.annex_commit == harness.refs()[f"{alias()} refs/heads/git-annex"]
+    return {
+        "index": urls,
+        "records": [one.url for one in record.locations],
+        "git-annex": [line.split(" ", 2)[2] for line in lines],
+    }
+
+
+def dump(harness: MirrorHarness) -> list[str]:
+    with harness.index() as index:
+        return list(index.dump())
+
+
+def alias() -> str:
+    return NAME.replace(":", "--").replace("/", "--")
+
+
+def test_index_records_and_git_annex_have_the_new_url(
+    bucket_harness: MirrorHarness, buckets: DemoBuckets
+) -> None:
+    (old,) = stated_urls(bucket_harness)["records"]
+    new = write_again(buckets)
+    assert bucket_harness.sync(NAME)[NAME].versions == ()
+    stated = stated_urls(bucket_harness)
+    assert stated["index"] == [new, old]
+    assert stated["records"] == [new]
+    assert sorted(stated["git-annex"]) == sorted([new, old])
+    assert len(bucket_harness.entries(VersionMinted)) == 1
+
+
+def test_the_object_is_opened_by_its_new_url(
+    bucket_harness: MirrorHarness, buckets: DemoBuckets
+) -> None:
+    write_again(buckets)
+    bucket_harness.sync(NAME)
+    with stream.open(NAME, PATH, store=bucket_harness.folder) as opened:
+        assert opened.read() == CONTENT
+
+
+def test_only_the_new_url_is_audited(bucket_harness: MirrorHarness, buckets: DemoBuckets) -> None:
+    new = write_again(buckets)
+    with bucket_harness.index() as index:
+        due = len(index.due_locations(100, "9"))
+    bucket_harness.sync(NAME)
+    with bucket_harness.index() as index:
+        urls = [one.url for one in index.due_locations(100, "9")]
+    assert len(urls) == due
+    assert [url for url in urls if PATH in url] == [new]
+
+
+def test_a_rebuilt_index_is_the_same_and_an_unchanged_sync_writes_nothing(
+    bucket_harness: MirrorHarness, buckets: DemoBuckets
+) -> None:
+    for _ in range(2):
+        write_again(buckets)
+        bucket_harness.sync(NAME)
+    store = bucket_harness.store
+    before, files = dump(bucket_harness), bucket_harness.file_digests()
+    bucket_harness.sync(NAME, deep=True)
+    assert bucket_harness.entries(AnnexBranchMoved)[-1].records.endswith(".2")
+    assert bucket_harness.file_digests() == files
+    rebuild_index(store, store.index_path)
+    assert dump(bucket_harness) == before
+    assert problems_of(bucket_harness) == []
+
+
+def test_an_index_rebuilt_from_git_alone_has_the_new_url(
+    bucket_harness: MirrorHarness, buckets: DemoBuckets
+) -> None:
+    new = write_again(buckets)
+    bucket_harness.sync(NAME)
+    store = bucket_harness.store
+    for path in (bucket_harness.folder / "neuromirror" / "records").rglob("*.zst"):
+        path.unlink()
+    rebuild_index(store, store.index_path)
+    stated = stated_urls(bucket_harness)
+    assert all(new in urls for urls in stated.values())
+
+
+def test_after_the_old_version_returned_its_url_comes_first(
+    bucket_harness: MirrorHarness, buckets: DemoBuckets
+) -> None:
+    (old,) = stated_urls(bucket_harness)["records"]
+    bucket = buckets.bucket(buckets.benchmark)
+    kept = bucket._backend.get_bucket(bucket._inner).keys
+    new = buckets.put(KEY, CONTENT, bucket=buckets.benchmark)
+    bucket_harness.sync(NAME)
+    kept.setlist(KEY, [one for one in kept.getlist(KEY) if one is not new.kept])
+    bucket_harness.sync(NAME)
+    stated = stated_urls(bucket_harness)
+    assert stated["records"] == [old]
+    assert stated["index"][0] == old
+    assert len(stated["index"]) == 2
+
+
+def test_a_killed_sync_leads_to_the_same_urls(
+    bucket_harness: MirrorHarness, buckets: DemoBuckets, tmp_path: Path
+) -> None:
+    write_again(buckets)
+    undisturbed = MirrorHarness(buckets.mirrors, copied(bucket_harness, tmp_path / "undisturbed"))
+    steps = killed_sync.count_steps(buckets.mirrors, undisturbed.folder)
+    killed = {
+        copied(bucket_harness, tmp_path / f"killed-{step}"): step
+        for step in range(steps // 2, steps, 3)
+    }
+    killed_sync.kill_syncs(buckets.mirrors, killed)
+    for store in killed:
+        harness = MirrorHarness(buckets.mirrors, store)
+        harness.sync(NAME)
+        assert stated_urls(harness) == stated_urls(undisturbed)
+        assert problems_of(harness) == []
+
+
+def copied(harness: MirrorHarness, to: Path) -> Path:
+    return shutil.copytree(harness.folder, to, symlinks=True)
+
+
+def test_records_that_a_killed_sync_left_are_replaced(
+    bucket_harness: MirrorHarness, buckets: DemoBuckets
+) -> None:
+    with bucket_harness.index() as index:
+        row = index.resolve(NAME)
+    dataset_id = DatasetRef(row.mirror, row.local_id, row.source_uri).dataset_id
+    store = bucket_harness.store
+    lines = list(store.record_lines(dataset_id, row.records))
+    for name in (f"{row.commit}.1", f"{row.commit}.2"):
+        store.write_records(dataset_id, name, lines[:1])
+    new = write_again(buckets)
+    bucket_harness.sync(NAME)
+    assert stated_urls(bucket_harness)["records"] == [new]
+    assert store.newest_records(dataset_id, row.commit) == f"{row.commit}.1"
+    assert problems_of(bucket_harness) == []
