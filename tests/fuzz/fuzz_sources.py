@@ -204,7 +204,9 @@ def aind_sidecar(data: bytes) -> None:
 @target(
     "secrets",
     seeds=fixed_seeds(
-        json.dumps(_DESCRIPTION), 'token: "abc" # password=xyz\nhttps://a:b@c/?sig=1'
+        json.dumps(_DESCRIPTION),
+        'token: "abc" # password=xyz\nhttps://a:b@c/?sig=1',
+        "s://:b@" + "://@" * 5000,
     ),
     kind="json",
 )

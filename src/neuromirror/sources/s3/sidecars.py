@@ -54,7 +54,10 @@ _MAY_HAVE_SECRETS: Final = re.compile(
     rb"(?i)://|AKIA|ASIA|gh[oprsu]_|github_pat_|xox[abeprs]-|secret|token|password|passwd"
     rb"|api[_-]?key|private[_ -]?key|authorization|\\u"
 )
+_URL: Final = re.compile(r"://[^\s'\"<>]*")
 _REPLACED: Final = "***"
+_PASSES: Final = 4
+"""Number of times that a text is searched, because its parts may form other URLs."""
 _LONGEST_LINE: Final = 200
 _COLON: Final = re.compile(r"[ \t\n\r]*:")
 
@@ -181,8 +184,18 @@ def _members(text: str) -> tuple[list[tuple[str, int, int]], int]:
 def without_secrets(content: bytes) -> bytes:
     """Remove signed queries, user info in URLs, and named credentials from a document.
 
-    In JSON only the affected texts are serialized again; other content is searched as text.
+    In JSON only the affected texts are serialized again; other content is searched as text. What is
+    left of a text may be JSON, so that it is searched again.
     """
+    for _ in range(_PASSES):
+        cleaned = _without_secrets_once(content)
+        if cleaned == content:
+            break
+        content = cleaned
+    return content
+
+
+def _without_secrets_once(content: bytes) -> bytes:
     if not _MAY_HAVE_SECRETS.search(content):
         return content
     text = content.decode("utf-8", "surrogateescape")
@@ -218,6 +231,16 @@ def one_line(value: object) -> str:
 
 
 def _clean(text: str) -> str:
+    for _ in range(_PASSES):
+        cleaned = _clean_once(text)
+        if cleaned == text:
+            return text
+        text = cleaned
+    # what is left of a URL may form another one with the text beside it, any number of times
+    return _clean_once(_URL.sub(_REPLACED, text))
+
+
+def _clean_once(text: str) -> str:
     # passwords first: the end of a signed URL may be in one
     text = _PASSWORD_URL.sub(r"\1", text)
     text = _SIGNED.sub(_cleaned_url, text)
