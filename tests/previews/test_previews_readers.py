@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import h5py
 import numpy as np
 import pypdfium2
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from pynwb import NWBHDF5IO, NWBFile, TimeSeries
 from pynwb.ecephys import ElectricalSeries
 from pynwb.file import Subject
@@ -131,6 +132,19 @@ def test_image_preview_is_a_small_png(mode: str) -> None:
     assert shown.size == (768, 691) == (found.picture.width, found.picture.height)
     low, high = shown.convert("L").getextrema()
     assert high > low
+
+
+def test_image_of_another_format_starts_no_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    with pytest.raises(UnidentifiedImageError):
+        preview_image(io.BytesIO(content))
+    assert not (tmp_path / "started").exists()
 
 
 def test_image_with_too_many_pixels_is_refused() -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _SIDE: Final = 768
 """Maximum width and height of a preview in pixels."""
 _MAX_PIXELS: Final = 100_000_000
+_FORMATS: Final = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
+"""The formats that are read: for others, Pillow may start a program (Ghostscript for EPS)."""
 
 
 def preview_image(file: BinaryIO) -> Preview:
@@ -43,7 +45,7 @@ def preview_image(file: BinaryIO) -> Preview:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            opened = Image.open(file)
+            opened = Image.open(file, formats=_FORMATS)
         except Image.DecompressionBombError as error:
             raise MemoryError(str(error)) from error
     frames = getattr(opened, "n_frames", 1)

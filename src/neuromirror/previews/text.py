@@ -90,6 +90,7 @@ def preview_text(data: bytes, path: str, *, whole: bool) -> Preview:
     if whole and path.lower().endswith(".json"):
         with suppress(ValueError, RecursionError):  # invalid JSON is shown unchanged
             text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+            text = text.encode("utf-8", "backslashreplace").decode()  # escaped surrogates
     lines = text.splitlines()
     shown = [_shorten(line, _LINE) for line in lines[:_LINES]]
     more = not whole or len(lines) > _LINES
