@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import zstandard
@@ -73,6 +74,9 @@ def _encoded_block_digests() -> Sequence[bytes]:
         hasher.update(content)
         digests = hasher.finish(hashlib.sha256(content).hexdigest())
         found.append(encode_block_digests(_PLACED.key, digests))
+        if content:
+            profile = ((0, 1), (2, len(content)))
+            found.append(encode_block_digests(_PLACED.key, replace(digests, open_ranges=profile)))
     return found
 
 

@@ -22,6 +22,8 @@ _DATASET = re.compile(r"[a-z0-9*?-]+:\S+\Z")
 _HOURS = re.compile(r"(\d\d):(\d\d)-(\d\d):(\d\d)\Z")
 _GIGABYTE = 10**9
 _MEGABYTE = 10**6
+_MAX_DAYS = 36_500
+_MAX_NUMBER = 1e12
 
 
 class Policy(BaseModel):
@@ -60,11 +62,15 @@ class Policy(BaseModel):
     max_gigabytes: float | None = Field(
         default=None,
         gt=0,
+        le=_MAX_NUMBER,
         description="Maximum size of the contents of this policy in each vault (1 GB = 10^9 "
         "bytes) [no limit].",
     )
     megabytes_per_second: float | None = Field(
-        default=None, gt=0, description="Maximum rate of copying (1 MB = 10^6 bytes) [no limit]."
+        default=None,
+        gt=0,
+        le=_MAX_NUMBER,
+        description="Maximum rate of copying (1 MB = 10^6 bytes) [no limit].",
     )
     hours: str | None = Field(
         default=None,
@@ -162,22 +168,26 @@ class PolicyFile(BaseModel):
     draft_days: float = Field(
         default=30,
         ge=0,
+        le=_MAX_DAYS,
         description="Days for which an archive keeps the content of a draft after its replacement.",
     )
     announce_days: float = Field(
         default=14,
         ge=7,
+        le=_MAX_DAYS,
         description="Announce content that lacks copies this many days before upstream may delete "
         "it.",
     )
     full_read_days: float = Field(
         default=180,
         gt=0,
+        le=_MAX_DAYS,
         description="The service reads and hashes every content of every vault within this time.",
     )
     drill_days: float = Field(
         default=30,
         ge=0,
+        le=_MAX_DAYS,
         description="The service restores each lock file of a policy from the vaults alone after "
         "this time (0: never).",
     )

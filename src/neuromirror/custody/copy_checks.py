@@ -256,6 +256,8 @@ def find_mismatch(vault: Vault, key: str, stop: threading.Event | None = None) -
         with vault.open(key) as file:
             while block := file.read(_BLOCK):
                 check.update(block)
+                if check.is_too_long:
+                    break
                 if stop is not None and stop.is_set():
                     raise UncheckedCopyError(f"{key}: the check was stopped")
     except CopyRefusedError as error:

@@ -88,6 +88,8 @@ def copy_content(
         with path.open("wb") as out:
             for block in _blocks(source, key):
                 check.update(block)
+                if check.is_too_long:
+                    break
                 out.write(block)
                 pace(len(block))
         if (why := check.mismatch()) is not None:

@@ -6,8 +6,10 @@ them and merges them into the local lock file.
 
 from __future__ import annotations
 
+import errno
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,7 +173,20 @@ def _save(chunks: Iterator[bytes | memoryview], archive: Path, base: str) -> Non
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack the lock file and the manifests; any other member is an error."""
+    """Unpack the lock file and the manifests; raises BadZipFile for any other archive."""
+    try:
+        _unpack_members(archive, folder)
+    except (zlib.error, EOFError, ValueError, RuntimeError) as error:
+        # a RuntimeError: encrypted, or a method of compression that Python does not know
+        raise zipfile.BadZipFile(str(error) or "it is damaged") from error
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EEXIST, errno.EISDIR, errno.ENOTDIR):
+            # offsets before the start of the archive; members that contradict each other
+            raise zipfile.BadZipFile(error.strerror) from error
+        raise
+
+
+def _unpack_members(archive: Path, folder: Path) -> None:
     with zipfile.ZipFile(archive) as found:
         members = found.infolist()
         if len(members) > _MAX_FILES or sum(one.file_size for one in members) > _MAX_BYTES:

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, Self
 
-from neuromirror.lab.regular_files import NotARegularFileError, open_regular
 from neuromirror.model import (
     BlockDigests,
     InvalidDocumentError,
@@ -26,6 +25,7 @@ from neuromirror.model import (
 from neuromirror.model.block_digests import MAX_HEAD_BYTES, decode_head
 from neuromirror.store import SafeFolder, Store
 from neuromirror.store.block_digests import BlockDigestsFolder, block_digests_name, check_encoded
+from neuromirror.store.regular_files import NotARegularFileError, open_regular
 
 BLOCK_DIGESTS_ENDING: Final = ".block-digests"
 BLOCK_DIGESTS_NAME: Final = re.compile(rf"([0-9a-f]{{64}}){re.escape(BLOCK_DIGESTS_ENDING)}")

@@ -25,7 +25,6 @@ import zstandard
 from neuromirror.annex import CLAIM_PREFIX, CLAIMED_LOCATION_KINDS
 from neuromirror.git import is_ref_name
 from neuromirror.lab.manifest_lines import file_lines
-from neuromirror.lab.regular_files import NotARegularFileError, open_regular
 from neuromirror.mint import LONGEST_LINE, FrameLimits, ZstdFrameError, decompress_frame, join_lines
 from neuromirror.model import (
     CommitId,
@@ -48,6 +47,7 @@ from neuromirror.model import (
     subdataset_line,
 )
 from neuromirror.store import TAG_PREFIX, SafeFolder
+from neuromirror.store.regular_files import NotARegularFileError, open_regular
 
 MANIFEST_VERSION = 1
 _BLOCK = 1 << 18

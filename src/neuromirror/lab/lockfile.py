@@ -23,7 +23,6 @@ from neuromirror.lab.clone_urls import refuse_clone_url
 from neuromirror.lab.globs import Globs
 from neuromirror.lab.lock_comments import LockBlocks
 from neuromirror.lab.pinned_vaults import MOST_VAULTS, PinnedVault
-from neuromirror.lab.regular_files import NotARegularFileError, open_regular
 from neuromirror.lab.similar_paths import similar_paths
 from neuromirror.model import (
     CommitId,
@@ -39,6 +38,7 @@ from neuromirror.model import (
     check_values,
     escape_unprintable,
 )
+from neuromirror.store.regular_files import NotARegularFileError, open_regular
 
 LOCK_VERSION = 1
 

@@ -17,9 +17,9 @@ import msgspec
 
 from neuromirror.index import Index, UnknownVersionError, VersionRow
 from neuromirror.lab.lockfile import load_lock
-from neuromirror.lab.regular_files import NotARegularFileError, open_regular
 from neuromirror.model import ConfigurationError, NeuromirrorError, escape_unprintable
 from neuromirror.store import file_lock, write_atomically
+from neuromirror.store.regular_files import NotARegularFileError, open_regular
 
 NewsKind = Literal["version", "dataset", "incident"]
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from neuromirror.git import ObjectReader
+from neuromirror.annex import parse_remote_log
+from neuromirror.git import ObjectMissingError, ObjectReader
 from neuromirror.mint import (
+    REMOTE_LOG,
     CustodyRemote,
     read_custody_locations,
     read_custody_remotes,
@@ -18,7 +20,7 @@ from neuromirror.mint import (
 from neuromirror.model import DatasetRef, NeuromirrorError
 from neuromirror.store.foreign_commits import is_own_commit
 from neuromirror.store.ref_transaction import update_refs
-from neuromirror.store.repository import CUSTODY_BRANCH, Repository
+from neuromirror.store.repository import ANNEX_BRANCH, CUSTODY_BRANCH, Repository
 from neuromirror.store.store import Store
 from neuromirror.store.withdrawn_datasets import find_withdrawn_folder
 
@@ -73,6 +75,7 @@ def publish_locations(
         )
     with store.lock(dataset.dataset_id, dataset.name, _WAIT):
         repository.remove_stale_files()
+        _refuse_other_remote(repository, dataset, remote)
         parent = repository.refs().get(CUSTODY_BRANCH)
         if parent is not None and not is_own_commit(repository.path, parent):
             raise NeuromirrorError(
@@ -93,6 +96,18 @@ def publish_locations(
             update_refs(repository.path, {CUSTODY_BRANCH: parent}, {CUSTODY_BRANCH: written.commit})
         repository.update_server_info()
     return True
+
+
+def _refuse_other_remote(
+    repository: Repository, dataset: DatasetRef, remote: CustodyRemote
+) -> None:
+    """Raise NeuromirrorError if a vault states the UUID of a remote of the dataset itself."""
+    with ObjectReader(repository.path) as reader, suppress(ObjectMissingError):
+        if remote.uuid in parse_remote_log(reader.read(f"{ANNEX_BRANCH}:{REMOTE_LOG}")):
+            raise NeuromirrorError(
+                f"{remote.name} has the UUID {remote.uuid} of another remote of {dataset.name}; "
+                "nothing was recorded for those who clone it. Create the vault again elsewhere"
+            )
 
 
 def _repository(store: Store, dataset: DatasetRef, *, withdrawn: bool) -> Repository:

@@ -185,7 +185,10 @@ class CatalogueTree:
             for one in page.entries:
                 if "/" in one.name or one.name in ("", ".", ".."):
                     raise StreamError(f"{address}: the catalogue lists an invalid name")
-                size = one.size if one.key is None else parse_key(one.key).size
+                try:
+                    size = one.size if one.key is None else parse_key(one.key).size
+                except ValueError as error:
+                    raise StreamError(f"{address}: the catalogue lists {error}") from error
                 yield FolderEntry(one.name, one.type == "folder", size, one.key or "")
             if page.next is None or not page.entries:
                 return
@@ -206,7 +209,7 @@ class CatalogueTree:
             if other and isinstance(document, dict) and other in document:
                 return None
             return msgspec.convert(document, kind)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise StreamError(
                 f"{url}: not the response of a catalogue with a gateway: {error}"
             ) from error

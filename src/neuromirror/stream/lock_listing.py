@@ -26,8 +26,8 @@ from neuromirror.lab.lock_manifests import (
     LockManifestReader,
     PlainFile,
 )
-from neuromirror.lab.regular_files import open_regular
 from neuromirror.mint import SortedLines, ZstdFrameError, write_seekable_lines
+from neuromirror.store.regular_files import open_regular
 from neuromirror.stream.trees import FolderEntry
 
 _LARGE: Final = 1 << 20

@@ -58,6 +58,11 @@ class ContentCheck:
         """Whether wrong content of the right size would be detected."""
         return bool(self._hashers)
 
+    @property
+    def is_too_long(self) -> bool:
+        """Whether there are more bytes than the content has; there may be any number of others."""
+        return self.size is not None and self.bytes_seen > self.size
+
     def update(self, chunk: Chunk) -> None:
         """Add the next bytes.
 

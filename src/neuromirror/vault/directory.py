@@ -32,6 +32,7 @@ from neuromirror.index.ledger_rows import Stored
 from neuromirror.model import ConfigurationError
 from neuromirror.store import file_lock
 from neuromirror.store.durable_files import make_folder
+from neuromirror.store.regular_files import NotARegularFileError, open_regular
 from neuromirror.store.repository import Repository
 from neuromirror.vault.errors import (
     CopyMissingError,
@@ -46,7 +47,7 @@ from neuromirror.vault.object_files import (
     remove_object,
     remove_old_partials,
 )
-from neuromirror.vault.protocol import Presence, Vault
+from neuromirror.vault.protocol import Presence, Vault, parse_uuid
 
 _CONFIG = "[annex]\n\tuuid = {uuid}\n\tversion = 10\n"
 _LOCK_WAIT: Final = 30.0
@@ -252,9 +253,13 @@ class DirectoryVault(Vault):
         ------
         CopyMissingError
             The vault does not have it.
+        CopyRefusedError
+            A pipe or a device is in its place.
         """
         try:
-            return open(self.object_path(key), "rb")
+            return open_regular(self.object_path(key))
+        except NotARegularFileError as error:
+            raise CopyRefusedError(f"vault {self.config.name}: {key}: {error}") from error
         except (FileNotFoundError, NotADirectoryError) as error:
             self.check_access()
             raise CopyMissingError(f"vault {self.config.name}: no content of {key}") from error
@@ -406,6 +411,8 @@ class DirectoryVault(Vault):
                 os.fchmod(target.fileno(), 0o444)
             try:
                 move_object(os.fsencode(name), self.object_path(key))
+            except NotADirectoryError as error:
+                raise self._refused(key, "stored", error) from error
             except PermissionError as error:
                 if not os.access(self._objects, os.W_OK):
                     raise
@@ -418,7 +425,7 @@ class DirectoryVault(Vault):
             for line in (self.path / "config").read_text("utf-8", "replace").splitlines():
                 name, _, value = line.partition("=")
                 if name.strip() == "uuid":
-                    return value.strip()
+                    return self._checked_uuid(value.strip())
         except OSError as error:
             raise VaultUnavailableError(
                 f"vault {self.config.name}: there is no vault at {self.path} ({error.strerror}); "
@@ -427,6 +434,15 @@ class DirectoryVault(Vault):
         raise ConfigurationError(
             f"{self.path} is a git repository without annex.uuid; choose another folder"
         )
+
+    def _checked_uuid(self, text: str) -> str:
+        found = parse_uuid(text)
+        if found is None:
+            raise ConfigurationError(
+                f"{self.path}: annex.uuid is {text[:80]!r}, which is not the UUID of a repository; "
+                "choose another folder"
+            )
+        return found
 
     def _refused(self, key: str, action: str, error: OSError) -> CopyRefusedError:
         return CopyRefusedError(

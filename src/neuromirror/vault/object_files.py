@@ -1,11 +1,13 @@
 """Object files of a git-annex repository, as git-annex leaves them.
 
 An object is ``…/KEY/KEY``. Neither the file nor its folder is writable. A file gets its final name
-by a rename, so that it is complete under that name.
+by a rename, so that it is complete under that name. Folders of objects that are symbolic links are
+refused: other users may be allowed to write to a repository.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from contextlib import suppress
@@ -30,8 +32,14 @@ def move_object(path: bytes, target: bytes) -> None:
         The file, which is not writable.
     target
         The path of the object.
+
+    Raises
+    ------
+    NotADirectoryError
+        A symbolic link is in place of a folder of the object.
     """
     folder = os.path.dirname(target)
+    _refuse_links(folder)
     for attempt in range(_ATTEMPTS):
         try:
             if not make_object_folder(folder):
@@ -44,6 +52,15 @@ def move_object(path: bytes, target: bytes) -> None:
             if attempt == _ATTEMPTS - 1 or not os.path.exists(path):
                 raise
     freeze_folder(folder)
+
+
+def _refuse_links(folder: bytes) -> None:
+    """Raise NotADirectoryError if the folder of an object or a hash directory is a link."""
+    above = os.path.dirname(folder)
+    for one in (os.path.dirname(above), above, folder):
+        if os.path.islink(one):
+            why = "there is a symbolic link in place of a folder"
+            raise NotADirectoryError(errno.ENOTDIR, why, os.fsdecode(one))
 
 
 def freeze_folder(folder: bytes) -> None:
@@ -69,8 +86,14 @@ def remove_object(path: bytes) -> bool:
     -------
     bool
         Whether it was there.
+
+    Raises
+    ------
+    NotADirectoryError
+        A symbolic link is in place of a folder of the object.
     """
     folder = os.path.dirname(path)
+    _refuse_links(folder)
     try:
         os.chmod(folder, os.stat(folder).st_mode & 0o7777 | 0o200)
         os.unlink(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,27 @@ from typing import BinaryIO
 
 from neuromirror.config.vault_files import VaultConfig
 from neuromirror.index.ledger_rows import CheckMethod, Stored
+
+
+def parse_uuid(text: str) -> str | None:
+    """Return the UUID of a vault; None for other texts and for UUIDs that git-annex reserves.
+
+    Parameters
+    ----------
+    text
+        What a vault states as its UUID.
+
+    Returns
+    -------
+    str or None
+        The UUID in lower case.
+    """
+    try:
+        found = uuid.UUID(text)
+    except ValueError:
+        return None
+    # those of git-annex's own remotes, such as the web, are 1 and 2
+    return str(found) if found.int >> 64 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from neuromirror.vault.errors import (
     VaultReadOnlyError,
     VaultUnavailableError,
 )
-from neuromirror.vault.protocol import Presence, Vault
+from neuromirror.vault.protocol import Presence, Vault, parse_uuid
 from neuromirror.vault.s3_requests import S3Requests
 from neuromirror.vault.s3_sources import S3Source, find_source
 
@@ -461,26 +461,29 @@ class S3Vault(Vault):
             with self._requests.translated() as client:
                 body = client.get_object(Bucket=self._bucket, Key=name, Range="bytes=0-99")["Body"]
                 with body:
-                    found = body.read().decode("ascii", "replace").strip()
+                    found = body.read(100).decode("ascii", "replace").strip()
         except CopyMissingError:
             if create:
                 with self._requests.translated() as client:
                     client.put_object(Bucket=self._bucket, Key=name, Body=default.encode())
             return default
-        try:
-            return str(uuid.UUID(found))
-        except ValueError:
+        read = parse_uuid(found)
+        if read is None:
             raise VaultUnavailableError(
                 f"vault {self.config.name}: s3://{self._bucket}/{name} is not a UUID; choose "
                 "another prefix"
-            ) from None
+            )
+        return read
 
     def _reads_as(self, key: str, sha256: str) -> bool:
         """Return whether the stored bytes, read completely, have a sha256."""
         hashing = hashlib.sha256()
+        left = parse_key(key).size
         with self.open(key) as body:
             while block := body.read(_BLOCK):
                 hashing.update(block)
+                if left is not None and (left := left - len(block)) < 0:
+                    return False
         return hashing.hexdigest() == sha256
 
     def _refuse(self, key: str, why: str) -> CopyRefusedError:

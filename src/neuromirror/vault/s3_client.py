@@ -32,6 +32,7 @@ _MAX_FAILURES: Final = 8
 _MAX_REPLY: Final = 1 << 16
 _SAFE: Final = "/-_.~"
 _FIELD: Final = re.compile(rb"<(ETag|ChecksumSHA256|ChecksumType)>([^<]*)</\1>")
+_LENGTH: Final = re.compile(r"[0-9]{1,18}")
 _CODE: Final = re.compile(rb"<Code>([A-Za-z]+)</Code>")
 
 _HEADERS: Final[Mapping[str, Mapping[str, str]]] = {
@@ -243,14 +244,18 @@ def _parse_reply(
         if b"<CopyObjectResult" not in content:  # S3 reports late errors with status 200
             raise _UnexpectedReplyError
         fields = {
-            name.decode(): html.unescape(text.decode()) for name, text in _FIELD.findall(content)
+            name.decode(): html.unescape(text.decode("utf-8", "replace"))
+            for name, text in _FIELD.findall(content)
         }
         return {"CopyObjectResult": fields}
     found: dict[str, Any] = {"ETag": headers.get("etag", "")}
     if (checksum := headers.get("x-amz-checksum-sha256")) is not None:
         found["ChecksumSHA256"] = checksum
     if operation == "head_object":
-        found["ContentLength"] = int(headers["content-length"])
+        length = headers.get("content-length", "")
+        if not _LENGTH.fullmatch(length):
+            raise _UnexpectedReplyError
+        found["ContentLength"] = int(length)
     if operation == "get_object":
         found["Body"] = BytesIO(content)
     return found

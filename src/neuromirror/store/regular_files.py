@@ -14,7 +14,7 @@ class NotARegularFileError(NeuromirrorError):
     """The path is a pipe, a socket or a device."""
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path | bytes) -> BinaryIO:
     """Open a regular file for reading; the caller closes it.
 
     Raises
@@ -27,7 +27,7 @@ def open_regular(path: Path) -> BinaryIO:
     file = open(path, "rb", opener=_nonblocking_opener)  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise NotARegularFileError(f"{path} is not a regular file")
+        raise NotARegularFileError(f"{os.fsdecode(path)} is not a regular file")
     return file
 
 
