@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
+from urllib.parse import quote
+
+import pytest
 
 from neuromirror.lab.lockfile import load_lock
 from neuromirror_demo import SHARED
+from neuromirror_demo.bucket_contents import CCF, SORTED_0
 from support.browser_page_kinds import labels
 from support.browser_session import PHONE, BrowserSession, SessionFactory
-from support.browser_site import IMAGES, RELEASED, BrowserSite
+from support.browser_site import ASSET, GROWING, IMAGES, RELEASED, BrowserSite
+from support.running_catalogue import run_catalogue
+
+_DOWNLOADED = (
+    *((GROWING, "notes.txt"), (RELEASED, SHARED)),
+    *((f"demo-aind:{SORTED_0}", "output"), (f"demo-aind:{CCF}", "ccf_coordinates.csv")),
+    (ASSET, "ecephys_clipped/Record Node 104/settings.xml"),
+)
 
 _LABELLED = """() => [...document.querySelectorAll('table.cards td[data-label]')].map(one =>
     getComputedStyle(one, '::before').content)"""
@@ -43,21 +55,43 @@ def test_a_lock_file_of_two_datasets_is_collected_and_downloaded(
     assert walk.path.count("add=") == 2
 
 
-def test_a_file_is_downloaded_from_the_archive(
-    start_session: SessionFactory, site: BrowserSite, tmp_path: Path
+@pytest.mark.parametrize("mode", ["redirect", "proxy", "off"])
+def test_a_file_is_saved_under_its_name(
+    start_session: SessionFactory, site: BrowserSite, tmp_path: Path, mode: str
 ) -> None:
-    walk = start_session(site, accept_downloads=True)
-    page = walk.open(f"/dataset/{RELEASED}@latest?under={SHARED.rpartition('/')[0]}")
-    with page.expect_download() as waiting:
-        page.get_by_role("link", name="Download").first.click()
-    waiting.value.save_as(tmp_path / "file")
-    found = hashlib.sha256((tmp_path / "file").read_bytes()).hexdigest()
-    files = site.site.api(f"/datasets/{RELEASED}@latest/files")["files"]
-    assert found in {one["digests"]["sha256"] for one in files}
-    # the only request to another host is the download itself
-    (request,) = walk.errors
-    assert waiting.value.url in request
-    walk.errors.clear()
+    store = site.mirror_harness.store
+    with run_catalogue(store, f"--gateway={mode}") as running:
+        walk = start_session(BrowserSite(running, site.mirror_harness), accept_downloads=True)
+        for name, path in _DOWNLOADED:
+            page = walk.open(f"/file/{name}@latest?path={quote(path)}")
+            assert "verified by this catalogue" in walk.text
+            with page.expect_download() as waiting:
+                page.get_by_role("link", name=re.compile("^Download [0-9]")).click()
+            assert waiting.value.suggested_filename == path.rpartition("/")[2]
+            waiting.value.save_as(tmp_path / "file")
+            content = (tmp_path / "file").read_bytes()
+            digests = running.api(f"/datasets/{name}@latest/file?path={quote(path)}")["digests"]
+            expected = digests.get("sha256") or digests["md5"]
+            algorithm = "sha256" if "sha256" in digests else "md5"
+            assert hashlib.new(algorithm, content).hexdigest() == expected
+        # from the list of files of the version
+        page = walk.open(f"/dataset/{RELEASED}@latest?under={SHARED.rpartition('/')[0]}")
+        with page.expect_download() as waiting:
+            page.get_by_role("link", name="Download").first.click()
+        assert waiting.value.suggested_filename.endswith(".nwb")
+
+
+def test_a_file_of_an_archive_that_names_it_is_saved_under_its_name(
+    start_session: SessionFactory, site: BrowserSite
+) -> None:
+    with run_catalogue(site.mirror_harness.store, "--no-cutouts") as running:
+        walk = start_session(BrowserSite(running, site.mirror_harness), accept_downloads=True)
+        page = walk.open(f"/file/{RELEASED}@latest?path={quote(SHARED)}")
+        with page.expect_download() as waiting:
+            page.get_by_role("link", name=re.compile("^Download [0-9]")).click()
+        assert waiting.value.suggested_filename == SHARED.rpartition("/")[2]
+        assert not waiting.value.url.startswith(running.address)
+        walk.errors.clear()  # the request to the archive
 
 
 def test_versions_are_picked_from_lists(session: BrowserSession, site: BrowserSite) -> None:

@@ -9,7 +9,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-import requests
 
 from neuromirror.config.builtin_mirrors import mirror_titles
 from neuromirror.web.readmes import render
@@ -131,16 +130,14 @@ def test_a_catalogue_without_requests_to_archives_names_the_readme(
         assert 'id="readme"' in page
 
 
-def test_each_file_of_the_tree_is_downloaded_from_the_archive(site: RunningCatalogue) -> None:
+def test_each_file_of_the_tree_has_a_download(site: RunningCatalogue) -> None:
     page = site.page(f"/dataset/{NAME}")
     addresses = [one for one in links(page) if one.startswith("/download/")]
     files = {one["path"]: one for one in site.api(f"/datasets/{NAME}@latest/files")["files"]}
     assert len(addresses) == len(files)
     for address in addresses:
-        reply = site.get(address, allow_redirects=False)
-        assert reply.status_code == 302
         path = address.partition("path=")[2]
-        content = requests.get(reply.headers["location"], timeout=60).content
+        content = site.get(address).content
         assert hashlib.sha256(content).hexdigest() == files[path]["digests"]["sha256"]
     assert site.get(f"/download/{NAME}@latest?path=none").status_code == 404
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import unquote
 
 _VERSION = "versionId="
+_ASSET_DOWNLOAD = re.compile(r"https?://[^?#]+/assets/[^/?#]+/download/?")
 
 
 def plain_url(url: str) -> str:
@@ -38,6 +40,24 @@ def url_version_id(url: str) -> str | None:
         if pair.startswith(_VERSION):
             return unquote(pair[len(_VERSION) :]) or None
     return None
+
+
+def is_asset_download(url: str) -> bool:
+    """Return whether a URL is the download of an asset in the API of a DANDI archive.
+
+    The response names the file, so that browsers save it under its name.
+
+    Parameters
+    ----------
+    url
+        The URL of a file.
+
+    Returns
+    -------
+    bool
+        Whether it is such a URL.
+    """
+    return bool(_ASSET_DOWNLOAD.fullmatch(url))
 
 
 def url_rank(url: str) -> tuple[bool, bool]:

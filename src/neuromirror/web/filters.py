@@ -64,23 +64,23 @@ PROBE_RESULT_TEXT: Mapping[str, str] = {
 VISIT_RESULT_TEXT: Mapping[str, str] = {
     "full": "all files listed",
     "partial": "failed in part",
-    "held": "update on hold, waiting for approval",
+    "held": "update on hold",
     "waiting": "postponed: still changing",
     "not_found": "not found at the archive",
     "failed": "failed",
-    "unavailable": "not available to this mirror",
+    "unavailable": "not accessible to this catalogue",
 }
 EVENT_TEXT: Mapping[str, tuple[str, str]] = {
-    "tombstone": ("removed upstream", "the archive no longer lists the dataset"),
+    "tombstone": ("removed from the archive", "the archive no longer lists the dataset"),
     "returned": ("listed again", "the archive lists a removed dataset again"),
     "incident": ("incident", "content that must never change did change at the archive"),
-    "takedown": ("withdrawn", "the operator of this mirror withdrew the dataset"),
+    "takedown": ("withdrawn", "the operator of this catalogue withdrew the dataset"),
     "repair": ("repaired", "changes that another program made to a repository were undone"),
     "unavailable": (
         "not available",
-        "the archive does not allow this mirror to read it",
+        "the archive does not allow this catalogue to read it",
     ),
-    "shortage": ("lacks copies", "a vault of this mirror cannot keep content in time"),
+    "shortage": ("lacks copies", "files cannot be copied before the archive may delete them"),
     "unreadable-sidecar": (
         "unreadable metadata",
         "a metadata file cannot be read, because its JSON is invalid or access is denied",
@@ -226,7 +226,7 @@ def checksum_source(evidence: str, checked: bool, archive: str = "the archive") 
 
 
 def event_kind(kind: str) -> str:
-    """Return the text that visitors see for a kind of event, such as ``removed upstream``."""
+    """Return the text that visitors see for a kind of event, such as ``listed again``."""
     return EVENT_TEXT.get(kind, (kind.replace("-", " "), ""))[0]
 
 

@@ -61,7 +61,7 @@ _MEGABYTES_PER_MINUTE: Final = 6000
 _PATHS: Final = (
     ("cutout", re.compile(rb"/(?:cutout|slice)/")),
     ("preview", re.compile(rb"/(?:(?:preview|thumbnail)/|oembed\Z)")),
-    ("gateway", re.compile(rb"/at/")),
+    ("gateway", re.compile(rb"/(?:at|download)/")),
     ("diff", re.compile(rb"/(?:api/v1/)?diff\Z|/lock/|/croissant/")),
     ("search", re.compile(rb"/(?:find|search)\Z|/api/v1/(?:search\Z|datasets/.*/paths\Z)")),
     ("sql", re.compile(rb"/index(?:[/.]|\Z)")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -95,6 +95,7 @@ def catalogue_app(
     archives: Mapping[str, str] | None = None,
     gateway: GatewaySettings | None = None,
     processes: int = 1,
+    on_page_exit: Callable[[], None] = lambda: None,
 ) -> Any:
     """Return the site of a store as an ASGI application.
 
@@ -105,7 +106,8 @@ def catalogue_app(
     title, address
         Title and public URL of the site.
     cutouts
-        Whether visitors may request voxels and previews, and READMEs be read, from upstream.
+        Whether visitors may request voxels, previews and small files, and READMEs be read, from
+        upstream.
     sql
         Whether visitors may write SQL statements.
     limiter
@@ -116,6 +118,8 @@ def catalogue_app(
         How the content of files is delivered below ``/at/``; by default by redirects.
     processes
         The number of processes that make pages; 1 for this process alone.
+    on_page_exit
+        Called when one of these processes exited unexpectedly or was stopped because it hung.
 
     Raises
     ------
@@ -166,7 +170,7 @@ def catalogue_app(
         archives=archives,
         gateway=settings,
         tables=found,
-        pages=PagePool(processes, options) if sites > 1 else None,
+        pages=PagePool(processes, options, on_page_exit) if sites > 1 else None,
         processes=sites,
     )
     return datasette.app()
@@ -208,7 +212,7 @@ def attach_site(
         ReadmeService(store, is_allowed=cutouts, processes=processes),
         archives or {},
         ExampleSearches(),
-        GatewayService(store, reader, gateway or GatewaySettings()),
+        GatewayService(store, reader, gateway or GatewaySettings(), relays=cutouts),
         tables,
         pages,
     )

@@ -73,6 +73,10 @@ _SHOWN: Final = re.compile(
     r"|application/(?:json|jsonl|yaml|toml)|video/(?:mp4|webm)|audio/.+"
 )
 """Types that browsers may show; all others are saved."""
+_OPENED: Final = re.compile(
+    r"(?:audio|image|text|video)/.+|application/(?:json|pdf|xml|xhtml\+xml)"
+)
+"""Types that browsers open if an archive sends them."""
 _UNSAFE: Final = re.compile(r"[^\w.+ -]", re.ASCII)
 
 
@@ -90,14 +94,28 @@ def media_type(path: str) -> str:
     return found or "application/octet-stream"
 
 
-def content_disposition(path: str, kind: str) -> str:
+def may_open_in_browser(path: str) -> bool:
+    """Return whether a browser may open a file of an archive instead of saving it.
+
+    The name of the file decides, because the type that the archive states is not known.
+    """
+    return bool(_OPENED.fullmatch(media_type(path)))
+
+
+def content_disposition(path: str, kind: str, *, is_saved: bool = False) -> str:
     """Return the value of ``Content-Disposition`` for a file (RFC 6266).
 
-    It has the file's name, and whether a browser shows the file or saves it; ``kind`` is its media
-    type.
+    Parameters
+    ----------
+    path
+        The path of the file, whose name the value contains.
+    kind
+        The media type, which decides whether a browser shows the file or saves it.
+    is_saved
+        Whether a browser is to save the file also if it could show it.
     """
     name = path.rpartition("/")[2]
-    shown = "inline" if _SHOWN.fullmatch(kind) else "attachment"
+    shown = "inline" if _SHOWN.fullmatch(kind) and not is_saved else "attachment"
     plain = _UNSAFE.sub("_", name)
     extended = "" if plain == name else f"; filename*=UTF-8''{quote(name, safe='')}"
     return f'{shown}; filename="{plain}"{extended}'
@@ -115,7 +133,9 @@ def representation_digest(digest: str) -> dict[str, str]:
     return {"repr-digest": f"{name}=:{b64encode(bytes.fromhex(value)).decode()}:"}
 
 
-def content_headers(path: str, size: int | None, digest: str) -> dict[str, str]:
+def content_headers(
+    path: str, size: int | None, digest: str, *, is_saved: bool = False
+) -> dict[str, str]:
     """Return the headers of a file that do not depend on the request.
 
     Parameters
@@ -126,6 +146,8 @@ def content_headers(path: str, size: int | None, digest: str) -> dict[str, str]:
         Size in bytes; None if unknown, without ``Content-Length``.
     digest
         ``<algorithm>:<hex>``; empty if unknown, without ``ETag`` and digests.
+    is_saved
+        Whether a browser is to save the file, whatever its type.
 
     Returns
     -------
@@ -137,7 +159,7 @@ def content_headers(path: str, size: int | None, digest: str) -> dict[str, str]:
     headers = {
         **CORS_HEADERS,
         "content-type": kind + charset,
-        "content-disposition": content_disposition(path, kind),
+        "content-disposition": content_disposition(path, kind, is_saved=is_saved),
         "content-security-policy": SANDBOX,
         "accept-ranges": "bytes",
     }

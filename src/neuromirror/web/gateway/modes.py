@@ -30,6 +30,11 @@ class GatewayModes:
     default: GatewayMode = "redirect"
     by_mirror: Mapping[str, GatewayMode] = field(default_factory=dict)
 
+    @property
+    def by_name(self) -> dict[str, str]:
+        """The mode by mirror; the default has the name ``""``."""
+        return {"": self.default, **self.by_mirror}
+
     def of(self, mirror: str) -> GatewayMode:
         """Return the mode of a mirror."""
         return self.by_mirror.get(mirror, self.default)

@@ -56,9 +56,9 @@ async def deliver(request: CatalogueRequest) -> Any:
         )
     if not path or path.endswith("/"):
         return await list_folder(request, named, path[:-1])
-    found = await gateway.find_file(row, path) if _is_possible(path) else None
+    found = await gateway.find_file(row, path) if is_possible_path(path) else None
     if found is None:
-        if "range" not in request.headers and _is_possible(path):
+        if "range" not in request.headers and is_possible_path(path):
             # programs list a Zarr without the slash; a range can only be meant for a file
             folder = await gateway.list_folder(row, path, "", 1)
             if folder is not None:
@@ -68,9 +68,26 @@ async def deliver(request: CatalogueRequest) -> Any:
         raise PageNotFoundError(f"{row.name} has no file {path[:200]!r}")
     if request.query_parameter("format") == "json":
         return await describe_file(request, named, found)
+    return await _deliver_file(request, named, found)
+
+
+async def deliver_download(
+    request: CatalogueRequest, named: NamedVersion, found: StoredFile | Document
+) -> ContentResponse:
+    """Return the verified content of a file, which browsers save under the file's name."""
+    return await _deliver_file(request, named, found, is_saved=True)
+
+
+async def _deliver_file(
+    request: CatalogueRequest,
+    named: NamedVersion,
+    found: StoredFile | Document,
+    *,
+    is_saved: bool = False,
+) -> ContentResponse:
     if isinstance(found, Document):
-        return await _deliver_document(request, named, found)
-    return await _deliver_object(request, named, found)
+        return await _deliver_document(request, named, found, is_saved=is_saved)
+    return await _deliver_object(request, named, found, is_saved=is_saved)
 
 
 async def _named_version(request: CatalogueRequest) -> tuple[NamedVersion, str | None]:
@@ -97,7 +114,7 @@ async def _named_version(request: CatalogueRequest) -> tuple[NamedVersion, str |
     )
 
 
-def _is_possible(path: str) -> bool:
+def is_possible_path(path: str) -> bool:
     """Whether git can have a file at a path."""
     return "\0" not in path and not {"", ".", ".."} & set(path.split("/"))
 
@@ -109,7 +126,7 @@ def _to_folder(address: str) -> ContentResponse:
 
 
 async def _deliver_document(
-    request: CatalogueRequest, named: NamedVersion, document: Document
+    request: CatalogueRequest, named: NamedVersion, document: Document, *, is_saved: bool
 ) -> ContentResponse:
     content = document.content
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
@@ -118,7 +135,7 @@ async def _deliver_document(
         yield content[start:stop]
 
     headers = {
-        **content_headers(document.path, len(content), digest),
+        **content_headers(document.path, len(content), digest, is_saved=is_saved),
         **_version_headers(named),
         "neuromirror-verified": "yes",
     }
@@ -136,18 +153,18 @@ async def _deliver_document(
 
 
 async def _deliver_object(
-    request: CatalogueRequest, named: NamedVersion, stored: StoredFile
+    request: CatalogueRequest, named: NamedVersion, stored: StoredFile, *, is_saved: bool
 ) -> ContentResponse:
     gateway, file = request.site.gateway, stored.file
-    digest = key_digest(file.key)
+    digest = ":".join(key_digest(file.key) or ())
     headers = {
-        **content_headers(stored.path, file.size, "" if digest is None else ":".join(digest)),
+        **content_headers(stored.path, file.size, digest, is_saved=is_saved),
         **_version_headers(named),
         "neuromirror-key": quote(file.key, safe="-=:.,+&()%"),
     }
     if stored.encoding:
         headers["content-encoding"] = stored.encoding
-    if gateway.modes.of(named.row.mirror) != "proxy":
+    if not is_saved and gateway.modes.of(named.row.mirror) != "proxy":
         return await _redirect(request, named, file, headers)
     if early := conditional_response(request.headers, headers):
         return early
@@ -162,7 +179,7 @@ async def _deliver_object(
         name=f"{named.row.name}/{file.path}",
     )
     await reply.start()
-    gateway.counts["proxy"] += 1
+    gateway.counts["download" if is_saved else "proxy"] += 1
     return reply
 
 

@@ -14,12 +14,13 @@ from itertools import islice
 from typing import Final, TypeVar
 
 from neuromirror.annex import VaultAddress, is_private_address, urls_with_copies
-from neuromirror.git import GitError, ObjectMissingError
+from neuromirror.git import GitError, ObjectMissingError, read_refs
 from neuromirror.index import FileRow, Index, LocationRow, UnknownFileError, VersionRow
 from neuromirror.lab.lock_manifests import ListedFile
+from neuromirror.model import DatasetRef
 from neuromirror.model.object_urls import url_version_id
 from neuromirror.net import RequestLimits, clean_url
-from neuromirror.store import Store, StoreDamagedError
+from neuromirror.store import CUSTODY_BRANCH, Store, StoreDamagedError
 from neuromirror.store.block_digests import BlockDigestsFolder
 from neuromirror.stream import (
     ContentGoneError,
@@ -65,8 +66,8 @@ class GatewaySettings:
     seconds
         Time limit in seconds for the next bytes of a content.
     counts
-        Receives the number of responses by result (``document``, ``folder``, ``redirect``,
-        ``proxy``, or an error such as ``timeout``), and of verified ``bytes``.
+        Receives the number of responses by result (``document``, ``download``, ``folder``,
+        ``redirect``, ``proxy``, or an error such as ``timeout``), and of verified ``bytes``.
     """
 
     modes: GatewayModes = field(default_factory=GatewayModes)
@@ -152,10 +153,19 @@ class GatewayService:
         Answers queries of the index.
     settings
         The settings.
+    relays
+        Whether small files may be read from the archives for downloads in every mode.
     """
 
-    def __init__(self, store: Store, reader: AsyncIndexReader, settings: GatewaySettings) -> None:
-        self._reader = reader
+    def __init__(
+        self,
+        store: Store,
+        reader: AsyncIndexReader,
+        settings: GatewaySettings,
+        *,
+        relays: bool = False,
+    ) -> None:
+        self._store, self._reader, self._relays = store, reader, relays
         self.modes = settings.modes
         self.counts = settings.counts
         self._seconds = settings.seconds
@@ -176,8 +186,17 @@ class GatewayService:
         mode = self.modes.of(row.mirror)
         if mode != "proxy":
             return mode == "redirect" and bool(public_urls(locations))
-        is_small = file.size is not None and file.size <= MAX_WHOLE
-        return (is_small and bool(file.digests)) or self._digests.has(file.key)
+        return self.can_relay(row, file)
+
+    def can_relay(self, row: VersionRow, file: FileRow) -> bool:
+        """Return whether this catalogue sends the content of a file to a visitor who saves it.
+
+        In the mode ``proxy`` these are all files that can be verified, in other modes the small
+        ones.
+        """
+        if file.size is not None and file.size <= MAX_WHOLE and file.digests:
+            return self._relays or self.modes.of(row.mirror) == "proxy"
+        return self.modes.of(row.mirror) == "proxy" and self._digests.has(file.key)
 
     async def version(self, name: str, label: str) -> NamedVersion:
         """Return the version that dataset ``name`` has by ``label``.
@@ -282,6 +301,15 @@ class GatewayService:
         public.sort(key=lambda url: url_version_id(url) is None)
         return sorted(urls_with_copies(file.key, public, vaults), key=is_private_address)
 
+    async def has_copies(self, row: VersionRow) -> bool:
+        """Return whether a vault with copies of the dataset's contents is published."""
+        dataset = DatasetRef(row.mirror, row.local_id, row.source_uri)
+
+        def find() -> bool:
+            return CUSTODY_BRANCH in read_refs(self._store.repository(dataset).path)
+
+        return await self._look(find)
+
     async def content_size(self, row: VersionRow, file: ListedFile) -> int:
         """Return the size in bytes of a content that can be verified.
 
@@ -344,7 +372,9 @@ class GatewayService:
                 "timeout", "the archive takes too long to answer; try again later", 504
             ) from error
         except StreamError as error:
-            raise self._failure(*_describe(error)) from error
+            failure = self._failure(*_describe(error))
+            failure.is_changed = isinstance(error, WrongBytesError)
+            raise failure from error
 
     async def _look(self, work: Callable[[], T]) -> T:
         """Run ``work`` that reads the store only, in a thread."""

@@ -40,7 +40,8 @@ _SECURITY_HEADERS = (
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
 )
 
-_GATEWAY = b"/at/"
+_CONTENT = (b"/at/", b"/download/")
+"""Starts of paths whose responses have the content of files."""
 _GATEWAY_HEADERS = tuple((name.encode(), value.encode()) for name, value in CORS_HEADERS.items())
 _GATEWAY_PREFLIGHT = tuple(
     (name.encode(), value.encode()) for name, value in PREFLIGHT_HEADERS.items()
@@ -100,11 +101,11 @@ def catalogue_middleware(app: App, datasette: Datasette, site: Site) -> App:
             await send(message)
 
         path = scope.get("raw_path", scope["path"].encode()).partition(b"?")[0]
-        is_gateway = path.startswith(_GATEWAY)
+        is_gateway = path.startswith(_CONTENT)
         wrong = _malformed_request_message(scope, path)
         if wrong:
             await send_text(send_secured, 400, wrong)
-        elif scope["method"] == "OPTIONS" and path.startswith((b"/api/", _GATEWAY)):
+        elif scope["method"] == "OPTIONS" and path.startswith((b"/api/", *_CONTENT)):
             headers = _GATEWAY_PREFLIGHT if is_gateway else _PREFLIGHT_HEADERS
             start = {"type": "http.response.start", "status": 204, "headers": headers}
             await send_secured(start)

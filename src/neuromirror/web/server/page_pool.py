@@ -95,7 +95,8 @@ async def receive(reader: asyncio.StreamReader) -> bytes:
 class _PageProcess:
     """A process and the requests that it is answering; for one event loop."""
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self, options: Mapping[str, Any], on_exit: Callable[[], None]) -> None:
+        self._on_exit = on_exit
         self.is_ready = False
         self.is_running = True
         self.started_at = self._replied_at = time.monotonic()
@@ -126,6 +127,7 @@ class _PageProcess:
         except (EOFError, OSError, msgspec.DecodeError) as error:
             if self.is_running:  # it was not stopped
                 logging.getLogger(__name__).warning("a process that makes pages exited: %r", error)
+                self._on_exit()
         finally:
             self.stop()
 
@@ -150,8 +152,9 @@ class _PageProcess:
                 return reply
         except TimeoutError:
             self._cancel(number)
-            if self._replied_at <= started:
+            if self._replied_at <= started and self.is_running:
                 self.stop()  # queries stop earlier: the process hangs
+                self._on_exit()
             raise PageProcessError(f"a page took more than {_TIMEOUT_SECONDS:g} s") from None
         except asyncio.CancelledError:
             self._cancel(number)
@@ -189,10 +192,17 @@ class PagePool:
         The number of processes.
     options
         Their options: see :func:`neuromirror.web.server.page_process.main`.
+    on_exit
+        Called when a process exited unexpectedly or was stopped because it hung.
     """
 
-    def __init__(self, count: int, options: Mapping[str, Any]) -> None:
-        self._options = options
+    def __init__(
+        self,
+        count: int,
+        options: Mapping[str, Any],
+        on_exit: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._options, self._on_exit = options, on_exit
         self._processes: list[_PageProcess | None] = [None] * count
         self._in_progress = 0
 
@@ -226,7 +236,7 @@ class PagePool:
             if process is None or (
                 not process.is_running and time.monotonic() - process.started_at > _RESTART_SECONDS
             ):
-                self._processes[position] = _PageProcess(self._options)
+                self._processes[position] = _PageProcess(self._options, self._on_exit)
 
     def _least_busy(self) -> _PageProcess | None:
         ready = [one for one in self._processes if one is not None and one.is_ready]

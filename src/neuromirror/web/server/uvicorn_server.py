@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def serve_catalogue(
     processes: int = 1,
     on_ready: Callable[[], None],
     heartbeat: Callable[[Mapping[str, int]], None] | None = None,
+    on_stop: Callable[[], None] | None = None,
 ) -> None:
     """Serve the catalogue on a listening socket until the process is stopped.
 
@@ -65,7 +67,10 @@ def serve_catalogue(
         Called once before the first request.
     heartbeat
         Called every few seconds with the number of refused requests by kind, and the numbers of
-        the gateway, whose names start with ``gateway`` and a space.
+        the gateway, whose names start with ``gateway`` and a space; ``pages exited`` is the number
+        of processes that made pages and exited unexpectedly.
+    on_stop
+        Called once after the last response, before the signal that stopped the process ends it.
 
     Raises
     ------
@@ -73,6 +78,7 @@ def serve_catalogue(
         As :func:`~neuromirror.web.site.catalogue_app`.
     """
     limiter, settings = RequestLimiter(per_minute), gateway or GatewaySettings()
+    exits: Counter[str] = Counter()
     application = catalogue_app(
         store,
         index_path,
@@ -84,6 +90,7 @@ def serve_catalogue(
         archives=archives,
         gateway=settings,
         processes=processes,
+        on_page_exit=lambda: exits.update(["pages exited"]),
     )
     import uvicorn
 
@@ -94,7 +101,15 @@ def serve_catalogue(
     async def beating() -> None:
         if heartbeat is not None:
             counts = settings.counts.items()
-            heartbeat({**limiter.refused, **{f"gateway {name}": count for name, count in counts}})
+            heartbeat(
+                {**limiter.refused, **exits, **{f"gateway {name}": count for name, count in counts}}
+            )
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().shutdown(sockets)
+            if on_stop is not None:
+                on_stop()
 
     # it warns of each malformed request, which could fill the log
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
@@ -117,4 +132,4 @@ def serve_catalogue(
             callback_notify=beating,
             timeout_notify=_HEARTBEAT_SECONDS,
         )
-        uvicorn.Server(config).run(sockets=[listener])
+        Server(config).run(sockets=[listener])
