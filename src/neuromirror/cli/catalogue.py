@@ -114,6 +114,7 @@ def catalogue_command(
     "web".
     """
     from neuromirror.service.catalogue_process import SupervisorConnection
+    from neuromirror.service.catalogue_status import CatalogueStatusFile
     from neuromirror.service.listen_address import (
         bound_address,
         format_address,
@@ -149,12 +150,15 @@ def catalogue_command(
 
         url = f"http://{format_address(bound_address(listens))}"
 
+        store = settings.store()
+        status = CatalogueStatusFile(store, url, gateway.modes.by_name)
+
         def ready() -> None:
-            if supervised is None:
+            if supervised is None:  # else the service saves its status
+                status.update({})
                 line = f"the catalogue is at {url} (press Ctrl-C to stop)"
                 settings.emit("catalogue", {"url": url}, line)
 
-        store = settings.store()
         serve_catalogue(
             store,
             settings.index_path(store),
@@ -169,5 +173,6 @@ def catalogue_command(
             gateway=gateway,
             processes=processes or default_processes(),
             on_ready=ready,
-            heartbeat=beat,
+            heartbeat=beat or status.update,
+            on_stop=status.remove,
         )

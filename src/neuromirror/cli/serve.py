@@ -316,7 +316,7 @@ def _catalogue_options(
     proxies = proxies or _environment_values("NEUROMIRROR_CATALOGUE_TRUSTED_PROXIES")
     gateways = gateways or _environment_values("NEUROMIRROR_CATALOGUE_GATEWAY")
     parse_limits(limits)
-    parse_modes(gateways)
+    modes = parse_modes(gateways)
     parse_proxies(proxies)
     return CatalogueOptions(
         parse_listen_address(listen),
@@ -327,6 +327,7 @@ def _catalogue_options(
         gateways=gateways,
         proxies=proxies,
         sql=sql,
+        modes=modes.by_name,
     )
 
 

@@ -14,6 +14,7 @@ from neuromirror.model.display import format_bytes
 
 if TYPE_CHECKING:
     from neuromirror.index import FailureRow, MirrorStatus
+    from neuromirror.service.catalogue_status import CatalogueStatus
     from neuromirror.service.custody_status import CustodyStatus
     from neuromirror.service.store_status import ScheduleSummary
 
@@ -46,12 +47,16 @@ def status_command(settings: Settings) -> None:
     the copies in each vault with the time of the oldest check and of the oldest full read, and the
     last drill of each lock file.
 
-    --json prints one record per mirror, policy, vault and drill, and one with status "error" per
-    failure.
+    For each running catalogue it has the modes of the gateway, the responses of the gateway that
+    failed, and processes that exited unexpectedly.
+
+    --json prints one record per mirror, policy, vault, drill and catalogue, and one with status
+    "error" per failure.
 
     Exit code: 0 no problem, 1 something fails, or the store is damaged or cannot be written, 3 an
     update is held.
     """
+    from neuromirror.service.catalogue_status import catalogue_statuses
     from neuromirror.service.custody_status import CustodyStatus
     from neuromirror.service.store_status import known_damage, schedule_summaries, unwritable_paths
 
@@ -100,10 +105,10 @@ def status_command(settings: Settings) -> None:
         record = {**asdict(failure), "status": "error"}
         shown_text = None if failure.mirror in shown else f"failed  {_failure_text(failure)}"
         settings.emit("status", record, shown_text)
-    custody = CustodyStatus.load(store)
-    for record, text in _custody_lines(custody):
+    custody, catalogues = CustodyStatus.load(store), catalogue_statuses(store)
+    for record, text in (*_custody_lines(custody), *map(_catalogue_line, catalogues)):
         settings.emit("status", record, text)
-    for message in custody.problems():
+    for message in (*custody.problems(), *(text for one in catalogues for text in one.problems())):
         code = 1
         settings.emit("status", {"status": "error", "message": message}, f"failed  {message}")
     for message in (*known_damage(store), *unwritable_paths(store)):
@@ -138,6 +143,23 @@ def _custody_lines(custody: CustodyStatus) -> Iterator[tuple[dict[str, object], 
             {"kind": "drill", "lock": path, "status": "ok" if drill.ok else "error", **fields},
             text,
         )
+
+
+def _catalogue_line(one: CatalogueStatus) -> tuple[dict[str, object], str]:
+    """Return a record and a line about a running catalogue."""
+    modes = [f"{mirror} {mode}".lstrip() for mirror, mode in one.gateway.items()]
+    text = f"catalogue {one.url}  gateway {', '.join(modes)}"
+    failures = [f"{count} {reason}" for reason, count in one.gateway_failures.items()]
+    if failures:
+        text += f"; failed responses of the gateway: {', '.join(failures)}"
+    if one.page_exits:
+        text += f"; {one.page_exits} of its processes exited, the last at {_moment(one.exited_at)}"
+    record = {
+        **{"kind": "catalogue", "url": one.url, "status": "ok"},
+        **{"gateway": one.gateway, "counts": one.counts},
+        **{"exited_at": one.exited_at or None, "saved_at": one.saved_at},
+    }
+    return record, text
 
 
 def _moment(seconds: float) -> str:

@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,8 +30,10 @@ import msgspec
 from neuromirror.crawl import FailureLog
 from neuromirror.crawl.failure_log import CATALOGUE
 from neuromirror.model import NeuromirrorError
+from neuromirror.service.catalogue_status import RECENT_SECONDS, CatalogueStatusFile
 from neuromirror.service.listen_address import bound_address, format_address, open_listener
 from neuromirror.service.logs import log_event
+from neuromirror.store import Store
 
 _HEARTBEAT_TIMEOUT = 90.0
 """Seconds without a heartbeat after which the process is considered hung."""
@@ -70,7 +72,7 @@ class CatalogueOptions:
     ``title`` the title of its pages, both empty for the defaults of :mod:`neuromirror.web`;
     ``cutouts`` whether visitors may request voxels from upstream; ``limits``, ``gateways`` and
     ``proxies`` are the options ``--limit``, ``--gateway`` and ``--trusted-proxy``; ``sql`` whether
-    visitors may write SQL.
+    visitors may write SQL; ``modes`` the modes of the gateway by mirror (``""``: of all others).
     """
 
     listen: tuple[str, int]
@@ -81,6 +83,7 @@ class CatalogueOptions:
     gateways: tuple[str, ...] = ()
     proxies: tuple[str, ...] = ()
     sql: bool = False
+    modes: Mapping[str, str] = field(default_factory=dict)
 
 
 class SupervisedCatalogue:
@@ -88,8 +91,9 @@ class SupervisedCatalogue:
 
     ``command`` are its arguments. It gets the environment of this process without the variables
     that ``secret_variables()`` returns at each start. ``on_exit`` is called for each unexpected
-    exit, and ``log`` records the failure until the catalogue responds again. Raises
-    ConfigurationError if the address cannot be bound.
+    exit, and ``log`` records the failure until the catalogue responds again. Its status is saved in
+    ``store``, with the ``modes`` of the gateway. Raises ConfigurationError if the address cannot be
+    bound.
     """
 
     def __init__(
@@ -100,6 +104,8 @@ class SupervisedCatalogue:
         secret_variables: Callable[[], Collection[str]],
         on_exit: Callable[[], None],
         log: FailureLog,
+        store: Store,
+        modes: Mapping[str, str],
     ) -> None:
         self._log = log
         self._command = command
@@ -107,13 +113,14 @@ class SupervisedCatalogue:
         self._on_exit = on_exit
         self._socket = open_listener(address, "the catalogue")
         self.url = f"http://{format_address(bound_address(self._socket))}"
+        self._status = CatalogueStatusFile(store, self.url, modes)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._is_up = False
         self._has_died = False
         self.refused: Counter[str] = Counter()
-        """Refused requests by kind, over all restarts."""
+        """Refused requests by kind, and the other numbers of heartbeats, over all restarts."""
         self._thread = threading.Thread(target=self._supervise, name="catalogue")
 
     def __enter__(self) -> Self:
@@ -123,6 +130,7 @@ class SupervisedCatalogue:
     def __exit__(self, *_: object) -> None:
         self.stop()
         self._thread.join()
+        self._status.remove()
 
     @property
     def is_up(self) -> bool:
@@ -131,7 +139,13 @@ class SupervisedCatalogue:
 
     def remarks(self) -> list[str]:
         """Return degradations for the readiness check; the first start does not count."""
-        return ["degraded: the catalogue does not respond; mirroring continues"] * self._has_died
+        found = ["degraded: the catalogue does not respond; mirroring continues"] * self._has_died
+        if time.time() - self._status.status.exited_at < RECENT_SECONDS:
+            found.append(
+                "degraded: a process of the catalogue that made pages exited unexpectedly; it is "
+                "replaced"
+            )
+        return found
 
     def stop(self) -> None:
         """Close the listening socket and terminate the process, without waiting for its exit."""
@@ -222,6 +236,7 @@ class SupervisedCatalogue:
             for line in lines:
                 with suppress(msgspec.DecodeError):
                     self.refused.update(msgspec.json.decode(line, type=dict[str, int]))
+            self._status.update(self.refused)
             if not self._is_up:
                 self._is_up, self._has_died = True, False
                 with suppress(NeuromirrorError, OSError):

@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 from neuromirror import __version__
 from neuromirror.index import Index, MirrorStatus, Schedule, TaskRow
 from neuromirror.model import NeuromirrorError, Traffic, total_traffic
+from neuromirror.service.catalogue_status import PAGE_EXITS
 from neuromirror.service.custody_status import CustodyStatus
 from neuromirror.service.housekeeping_scheduler import HOUSEKEEPING_PREFIX
 from neuromirror.service.jobs import ALL_MIRRORS
@@ -134,10 +135,24 @@ class Metrics:
         self._tick_seconds.observe(seconds)
 
     def add_catalogue(
-        self, up: Callable[[], bool], refused: Callable[[], Mapping[str, int]]
+        self,
+        up: Callable[[], bool],
+        refused: Callable[[], Mapping[str, int]],
+        modes: Mapping[str, str],
     ) -> None:
-        """Add the catalogue: whether it responds, and how many requests it refused by kind."""
+        """Add the catalogue.
+
+        Parameters
+        ----------
+        up
+            Returns whether it responds.
+        refused
+            Returns how many requests it refused by kind, and the other numbers of heartbeats.
+        modes
+            The modes of the gateway by mirror.
+        """
         self._catalogue.up, self._catalogue.refused = up, refused
+        self._catalogue.modes = modes
 
     def catalogue_exited(self) -> None:
         """Count a restart of the catalogue."""
@@ -172,6 +187,7 @@ class _CatalogueCollector(Collector):
     def __init__(self) -> None:
         self.up: Callable[[], bool] | None = None
         self.refused: Callable[[], Mapping[str, int]] = dict
+        self.modes: Mapping[str, str] = {}
         self.restarts = 0
 
     def describe(self) -> Iterable[Metric]:
@@ -195,22 +211,36 @@ class _CatalogueCollector(Collector):
         )
         delivered = CounterMetricFamily(
             "neuromirror_catalogue_gateway",
-            "Responses of the catalogue's gateway by result (document, folder, proxy, "
-            "redirect), and its failures (failed, gone, timeout, unverifiable, wrong).",
+            "Responses of the catalogue's gateway by result (document, download, folder, "
+            "proxy, redirect), and its failures (failed, gone, timeout, unverifiable, wrong).",
             labels=["result"],
         )
         verified = CounterMetricFamily(
             "neuromirror_catalogue_gateway_bytes", "Verified bytes that the gateway delivered."
         )
+        exits = CounterMetricFamily(
+            "neuromirror_catalogue_page_process_exits",
+            "Processes of the catalogue that made pages and exited unexpectedly.",
+        )
+        modes = _gauge(
+            "catalogue_gateway_mode",
+            "1 for the mode of the gateway (off, proxy, redirect), by mirror (empty: all others).",
+            ("mirror", "mode"),
+            [((_label(name) if name else "", mode), 1) for name, mode in self.modes.items()],
+        )
+        if self.up is not None:
+            exits.add_metric([], self.refused().get(PAGE_EXITS, 0))
         for kind, count in sorted(self.refused().items()):
             name, _, result = kind.partition(" ")
+            if kind == PAGE_EXITS:
+                continue
             if not result:
                 refused.add_metric([_label(name)], count)
             elif result == "bytes":
                 verified.add_metric([], count)
             else:
                 delivered.add_metric([_label(result)], count)
-        yield from (up, restarts, refused, delivered, verified)
+        yield from (up, restarts, exits, refused, modes, delivered, verified)
 
 
 class _StateCollector(Collector):

@@ -356,8 +356,12 @@ def _supervised_catalogue(
         secret_variables=Secrets(files.mirrors).names,
         on_exit=running.metrics.catalogue_exited,
         log=running.log,
+        store=store,
+        modes=shown.modes,
     )
-    running.metrics.add_catalogue(lambda: supervised.is_up, lambda: dict(supervised.refused))
+    running.metrics.add_catalogue(
+        lambda: supervised.is_up, lambda: dict(supervised.refused), shown.modes
+    )
     return supervised
 
 

@@ -1,0 +1,138 @@
+"""The status of running catalogues, which each saves in the store, for ``status``."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from neuromirror.store import Store, write_atomically
+from neuromirror.store.durable_files import make_folder
+
+PAGE_EXITS: Final = "pages exited"
+"""The name of the number of processes that made pages and exited unexpectedly."""
+RECENT_SECONDS: Final = 3600.0
+"""Seconds for which such an exit is a problem."""
+
+_PREFIX: Final = "catalogue-"
+_SAVE_SECONDS: Final = 60.0
+"""Seconds between two saved states of a catalogue."""
+_LOST_SECONDS: Final = 180.0
+"""Seconds after its last saved state until a catalogue counts as lost."""
+_RESULTS: Final = ("document", "download", "folder", "redirect", "proxy", "bytes")
+"""Results of the gateway that are no failures."""
+
+
+class CatalogueStatus(msgspec.Struct, forbid_unknown_fields=True):
+    """The status of a catalogue.
+
+    Attributes
+    ----------
+    url
+        The URL at which it listens.
+    gateway
+        The mode of the gateway by mirror; that of all other mirrors has the name ``""``.
+    counts
+        Refused requests by kind, responses of the gateway (``gateway <result>``), and exited
+        processes, since the start.
+    exited_at
+        When a process that made pages exited last, in POSIX seconds; 0 if none did.
+    saved_at
+        When this status was saved, in POSIX seconds.
+    """
+
+    url: str
+    gateway: dict[str, str]
+    counts: dict[str, int] = {}
+    exited_at: float = 0.0
+    saved_at: float = 0.0
+
+    @property
+    def page_exits(self) -> int:
+        """Number of processes that made pages and exited unexpectedly."""
+        return self.counts.get(PAGE_EXITS, 0)
+
+    @property
+    def gateway_failures(self) -> dict[str, int]:
+        """Number of responses of the gateway that failed, by reason."""
+        found = {
+            name.removeprefix("gateway "): count
+            for name, count in self.counts.items()
+            if name.startswith("gateway ")
+        }
+        return {name: count for name, count in sorted(found.items()) if name not in _RESULTS}
+
+    def problems(self) -> Iterator[str]:
+        """Yield a message for everything that an operator has to look at."""
+        now = time.time()
+        if now - self.saved_at > _LOST_SECONDS:
+            yield (
+                f"catalogue {self.url}: not running since {_moment(self.saved_at)}, although it "
+                "was not stopped; see its log, and start it again"
+            )
+        elif now - self.exited_at < RECENT_SECONDS:
+            yield (
+                f"catalogue {self.url}: a process that made pages exited unexpectedly at "
+                f"{_moment(self.exited_at)}; it is replaced, and the log has the reason"
+            )
+
+
+class CatalogueStatusFile:
+    """Saves the status of a catalogue from time to time; thread-compatible.
+
+    Parameters
+    ----------
+    store
+        The store. If it cannot be written, nothing is saved.
+    url
+        The URL at which the catalogue listens.
+    gateway
+        The mode of the gateway by mirror.
+    """
+
+    def __init__(self, store: Store, url: str, gateway: Mapping[str, str]) -> None:
+        self.status = CatalogueStatus(url, dict(gateway))
+        name = re.sub(r"[^\w.-]+", "-", url.partition("://")[2])
+        self._path = store.task_state_path(_PREFIX + name)
+
+    def update(self, counts: Mapping[str, int]) -> None:
+        """Set the counts; save the status if a process exited, or a minute has passed."""
+        now, found = time.time(), self.status
+        has_exits = counts.get(PAGE_EXITS, 0) > found.page_exits
+        if has_exits:
+            found.exited_at = now
+        found.counts = dict(counts)
+        if has_exits or now - found.saved_at > _SAVE_SECONDS:
+            found.saved_at = now
+            with suppress(OSError):
+                make_folder(self._path.parent)
+                write_atomically(self._path, msgspec.json.encode(found) + b"\n", durable=False)
+
+    def remove(self) -> None:
+        """Remove the file of a catalogue that was stopped."""
+        with suppress(OSError):
+            self._path.unlink()
+
+
+def catalogue_statuses(store: Store) -> list[CatalogueStatus]:
+    """Return the status of each catalogue that was not stopped.
+
+    Parameters
+    ----------
+    store
+        The store.
+    """
+    found = []
+    for path in sorted(store.task_state_path(_PREFIX).parent.glob(f"{_PREFIX}*.json")):
+        with suppress(OSError, msgspec.DecodeError):
+            found.append(msgspec.json.decode(path.read_bytes(), type=CatalogueStatus))
+    return found
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

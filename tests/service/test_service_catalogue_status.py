@@ -1,0 +1,146 @@
+"""``status``, health checks and metrics have the gateway's modes and processes that exited."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from neuromirror.service import catalogue_status
+from neuromirror.service.catalogue_status import CatalogueStatusFile, catalogue_statuses
+from support.command_shell import Shell
+from support.mirror_harness import MirrorHarness
+from support.running_catalogue import run_catalogue
+from support.service_process import running_service
+
+MODES = ("proxy", "demo=redirect")
+
+
+def shell(harness: MirrorHarness) -> Shell:
+    return Shell(harness.mirrors, harness.folder)
+
+
+def status_of(harness: MirrorHarness, code: int) -> list[dict[str, Any]]:
+    """Return the records of ``status`` about catalogues."""
+    lines = shell(harness).run("--json", "status", code=code).out.splitlines()
+    return [one for one in map(json.loads, lines) if one.get("kind") == "catalogue"]
+
+
+def page_processes(pid: int) -> list[int]:
+    """Return the processes that make pages for a catalogue, directly below it."""
+    tasks = Path("/proc", str(pid), "task").glob("*/children")
+    children = [int(one) for path in tasks for one in path.read_text().split()]
+    return [
+        one
+        for one in children
+        if b"page_process" in Path("/proc", str(one), "cmdline").read_bytes()
+    ]
+
+
+def start_page_processes(address: str, pid: int) -> list[int]:
+    """Request pages at the same time until there are processes that make them."""
+    until = time.monotonic() + 60
+    while not (found := page_processes(pid)):
+        assert time.monotonic() < until
+        # different ones, because the responses to equal requests are cached
+        with ThreadPoolExecutor(8) as clients:
+            list(clients.map(requests.get, [f"{address}/mirrors?n={n}" for n in range(8)]))
+    return found
+
+
+def test_status_has_the_modes_of_a_catalogue_and_its_exited_processes(
+    copied_mirror_harness: MirrorHarness,
+) -> None:
+    harness = copied_mirror_harness
+    options = [f"--gateway={one}" for one in MODES]
+    assert status_of(harness, 0) == []
+    with run_catalogue(harness.store, "--processes=2", *options) as site:
+        (one,) = status_of(harness, 0)
+        assert one["url"] == site.address
+        assert one["gateway"] == {"": "proxy", "demo": "redirect"}
+        text = shell(harness).run("status").out
+        assert f"catalogue {site.address}  gateway proxy, demo redirect\n" in text
+        first, *_ = start_page_processes(site.address, site.pid)
+        os.kill(first, signal.SIGKILL)
+        until = time.monotonic() + 60
+        while not any(one.exited_at for one in catalogue_statuses(harness.store)):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        (one,) = status_of(harness, 1)
+        assert one["counts"]["pages exited"] == 1
+        shown = shell(harness).run("status", code=1)
+        assert "1 of its processes exited" in shown.out
+        assert f"catalogue {site.address}: a process that made pages exited" in shown.err
+    assert status_of(harness, 0) == []
+
+
+def test_a_catalogue_that_was_not_stopped_is_a_failure(
+    copied_mirror_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = copied_mirror_harness
+    with run_catalogue(harness.store) as site:
+        os.kill(site.pid, signal.SIGKILL)
+    (one,) = catalogue_statuses(harness.store)
+    assert one.url == site.address
+    monkeypatch.setattr(catalogue_status, "_LOST_SECONDS", -1.0)
+    (problem,) = one.problems()
+    assert f"{site.address}: not running since" in problem
+    assert problem in shell(harness).run("status", code=1).err
+
+
+def test_failed_responses_of_the_gateway_are_shown(copied_mirror_harness: MirrorHarness) -> None:
+    harness = copied_mirror_harness
+    file = CatalogueStatusFile(harness.store, "http://[::1]:8270", {"": "proxy"})
+    file.update({"gateway wrong": 2, "gateway proxy": 7, "gateway bytes": 900, "search": 3})
+    text = shell(harness).run("status").out
+    assert "gateway proxy; failed responses of the gateway: 2 wrong\n" in text
+    file.remove()
+    assert catalogue_statuses(harness.store) == []
+
+
+def test_a_damaged_status_is_ignored(copied_mirror_harness: MirrorHarness) -> None:
+    store = copied_mirror_harness.store
+    CatalogueStatusFile(store, "http://127.0.0.1:1", {}).update({})
+    path = store.task_state_path("catalogue-127.0.0.1-1")
+    path.write_text("{")
+    assert catalogue_statuses(store) == []
+
+
+def test_a_service_reports_the_modes_and_exited_processes_of_its_catalogue(
+    copied_mirror_harness: MirrorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = copied_mirror_harness
+    monkeypatch.setenv("NEUROMIRROR_CATALOGUE_PROCESSES", "2")
+    options = ("--catalogue", "127.0.0.1:0", "--executor", "threads", "--metrics", "127.0.0.1:0")
+    modes = [part for one in MODES for part in ("--catalogue-gateway", one)]
+    with running_service(harness, *options, *modes) as service:
+        health = service.wait_for("health server started")["message"].removesuffix("/healthz")
+        address = service.wait_for("catalogue started")["message"]
+
+        def metrics() -> list[str]:
+            return requests.get(f"{health}/metrics", timeout=300).text.splitlines()
+
+        assert 'neuromirror_catalogue_gateway_mode{mirror="",mode="proxy"} 1.0' in metrics()
+        assert 'neuromirror_catalogue_gateway_mode{mirror="demo",mode="redirect"} 1.0' in metrics()
+        assert "neuromirror_catalogue_page_process_exits_total 0.0" in metrics()
+        assert requests.get(f"{health}/readyz", timeout=300).text == "ok\n"
+        (catalogue,) = [
+            one
+            for one in service.children()
+            if b"--supervised" in Path("/proc", str(one), "cmdline").read_bytes()
+        ]
+        os.kill(start_page_processes(address, catalogue)[0], signal.SIGKILL)
+        service.wait(lambda: "neuromirror_catalogue_page_process_exits_total 1.0" in metrics())
+        ready = requests.get(f"{health}/readyz", timeout=300)
+        assert (ready.status_code, ready.text.count("degraded: a process of the")) == (200, 1)
+        (one,) = status_of(harness, 1)
+        assert (one["url"], one["gateway"][""]) == (address, "proxy")
+        assert service.send_signal(signal.SIGTERM, 60) == 0
+    assert catalogue_statuses(harness.store) == []
